@@ -1,0 +1,3 @@
+//! The client: what a job calls.
+
+fn main() {}

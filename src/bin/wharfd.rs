@@ -1,0 +1,3 @@
+//! The daemon: the only holder of the engine's socket.
+
+fn main() {}

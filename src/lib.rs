@@ -1,0 +1,12 @@
+//! Wharf builds container images for Jenkins jobs, each in a namespace of its own.
+//!
+//! The order below is the way of a call: a module uses what stands above it, never below. The
+//! daemon never uses `client`; `client` uses `names`, `wire` and the first line only.
+
+pub mod fault;
+
+pub mod names;
+
+pub mod wire;
+
+pub mod policy;

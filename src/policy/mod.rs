@@ -1,0 +1,197 @@
+//! What a caller may do. A [`Permit`] is made here and nowhere else.
+
+use std::{net::IpAddr, sync::Arc};
+
+use crate::{
+    fault::{Fault, Reason},
+    names::{Namespace, Reference, printable},
+};
+
+/// A subject that policy has allowed, and the rules that allowed it.
+#[derive(Debug)]
+pub struct Permit<T> {
+    subject: T,
+    rules: Arc<Rules>,
+}
+
+impl<T> Permit<T> {
+    /// What is allowed.
+    pub fn subject(&self) -> &T {
+        &self.subject
+    }
+
+    /// The rules that allowed it.
+    pub fn rules(&self) -> &Arc<Rules> {
+        &self.rules
+    }
+}
+
+/// The rules for one set of callers.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// How messages name these rules: "built-in", "serve[0]".
+    name: String,
+    namespaces: Pattern,
+}
+
+/// A pattern of job names: exact, or a prefix that ends in `*`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pattern(String);
+
+impl Pattern {
+    /// Reads a pattern; `*` is allowed as the last character only.
+    pub fn parse(text: &str) -> Result<Self, PatternError> {
+        match text.strip_suffix('*').unwrap_or(text) {
+            "" if text.is_empty() => Err(PatternError::Empty),
+            prefix if prefix.contains('*') => Err(PatternError::Star(text.to_owned())),
+            _ => Ok(Self(text.to_owned())),
+        }
+    }
+
+    /// Whether `job` matches.
+    pub fn matches(&self, job: &str) -> bool {
+        match self.0.strip_suffix('*') {
+            Some(prefix) => job.starts_with(prefix),
+            None => job == self.0,
+        }
+    }
+
+    /// As it was written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Why a pattern is refused.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum PatternError {
+    #[error("the pattern is empty; `*` matches every job")]
+    Empty,
+    #[error("`{0}`: `*` can only be the last character")]
+    Star(String),
+}
+
+impl Rules {
+    /// The built-in rules for jobs that match `namespaces`: any registry, loopback included; images
+    /// that are on the node; URLs but those of this node and its network; no Git.
+    pub fn built_in(name: impl Into<String>, namespaces: Pattern) -> Self {
+        Self { name: name.into(), namespaces }
+    }
+
+    /// How messages name these rules.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The jobs whose namespaces the caller may act in.
+    pub fn namespaces(&self) -> &Pattern {
+        &self.namespaces
+    }
+
+    /// Whether the caller may act in `namespace`.
+    pub fn namespace(self: &Arc<Self>, namespace: Namespace) -> Result<Permit<Namespace>, Fault> {
+        if self.namespaces.matches(namespace.job()) {
+            return Ok(Permit { subject: namespace, rules: Arc::clone(self) });
+        }
+        let text = format!(
+            "namespace `{}` is not yours: you may use `{}`",
+            printable(&namespace.to_string()),
+            self.namespaces.as_str()
+        );
+        Err(Fault::new(Reason::NamespaceDenied, text)
+            .hint("say `--namespace`, or ask the node's operator for a `[[serve]]` rule"))
+    }
+
+    /// Whether an image may be pulled from, or pushed to, the registry of `reference`.
+    pub fn registry(&self, _reference: &Reference) -> Result<(), Fault> {
+        // The built-in rules name no registries: all are open. Whole policies come in their own time.
+        Ok(())
+    }
+
+    /// Whether a build may fetch from `address`, an address that a URL's host has.
+    pub fn address(&self, url: &str, address: IpAddr) -> Result<(), Fault> {
+        if is_public(address) {
+            return Ok(());
+        }
+        let text = format!(
+            "`ADD {}` is not allowed: {address} is an address of this node or its network",
+            printable(url)
+        );
+        Err(Fault::new(Reason::SourceDenied, text).hint("copy the file into the build context instead"))
+    }
+}
+
+/// Whether an address is neither this node's nor its network's (RFC 6890 and its kin).
+fn is_public(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => {
+            let [a, b, ..] = v4.octets();
+            let shared = a == 100 && (64..128).contains(&b);
+            let benchmark = a == 198 && (18..20).contains(&b);
+            !(v4.is_loopback()
+                || v4.is_private()
+                || v4.is_link_local()
+                || v4.is_unspecified()
+                || v4.is_broadcast()
+                || v4.is_multicast()
+                || v4.is_documentation()
+                || a == 0
+                || a >= 240
+                || shared
+                || benchmark)
+        }
+        IpAddr::V6(v6) => {
+            let [first, second, ..] = v6.segments();
+            // NAT64 and 6to4 carry an IPv4 address that this node may route to itself.
+            let carries_v4 = first == 0x2002 || (first == 0x64 && second == 0xff9b);
+            !(v6.is_loopback()
+                || v6.is_unspecified()
+                || v6.is_multicast()
+                || v6.is_unique_local()
+                || v6.is_unicast_link_local()
+                || first & 0xffc0 == 0xfec0
+                || carries_v4
+                || v6.to_ipv4().is_some())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_caller_acts_only_in_namespaces_of_its_pattern() {
+        let rules = Arc::new(Rules::built_in("serve[0]", Pattern::parse("acme/*").unwrap()));
+        assert!(rules.namespace(Namespace::new("acme/app", "1").unwrap()).is_ok());
+        let fault = rules.namespace(Namespace::new("acmes", "1").unwrap()).unwrap_err();
+        assert_eq!(fault.reason(), Reason::NamespaceDenied);
+        assert!(Pattern::parse("a*b").is_err());
+    }
+
+    #[test]
+    fn addresses_of_the_node_and_its_network_are_not_public() {
+        for address in [
+            "127.0.0.1",
+            "10.1.2.3",
+            "172.17.0.1",
+            "192.168.1.1",
+            "169.254.169.254",
+            "100.64.0.1",
+            "0.0.0.0",
+            "::1",
+            "fe80::1",
+            "fd00::1",
+            "::ffff:127.0.0.1",
+            "64:ff9b::7f00:1",
+            "2002:7f00:1::",
+            "224.0.0.1",
+        ] {
+            assert!(!is_public(address.parse().unwrap()), "{address}");
+        }
+        for address in ["8.8.8.8", "2606:4700::1111", "172.32.0.1"] {
+            assert!(is_public(address.parse().unwrap()), "{address}");
+        }
+    }
+}
