@@ -1,0 +1,65 @@
+# shellcheck shell=bash disable=SC2034
+# Sourced by scripts/env: where things are kept, the versions, how to speak.
+
+CACHE=${WHARF_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/wharf}
+RUN=${WHARF_RUN:-$CACHE/run}
+
+say() { printf 'env: %s\n' "$*" >&2; }
+die() { printf 'env: error: %s\n' "$*" >&2; exit 1; }
+
+# The variables of `paths` are read by programs that know no quoting.
+for directory in "$CACHE" "$RUN"; do
+    case $directory in
+    /*) ;;
+    *) die "WHARF_CACHE and WHARF_RUN must be absolute paths, not \`$directory\`" ;;
+    esac
+    case $directory in
+    *[!A-Za-z0-9/._+@,:=-]*) die "WHARF_CACHE and WHARF_RUN may not hold spaces or quotes: \`$directory\`" ;;
+    esac
+done
+unset directory
+mkdir -p "$CACHE" "$RUN" 2>/dev/null || die "cannot create $CACHE and $RUN: set WHARF_CACHE to a directory that you may write to"
+
+# Versions. What is cached is keyed by them: a new one is fetched beside the old.
+GO_VERSION=1.26.8          # when the machine has none, or one older than GO_OLDEST
+GO_OLDEST=1.26
+DOCKERD_VERSION=v2.0.0-beta.24
+BUILDX_VERSION=v0.38.2
+BUF_VERSION=v1.75.0
+GRPC_VERSION=1.85.1
+KUBERNETES_VALIDATE_VERSION=1.37.0
+OLDEST_API=1.45            # Engine 26.1, the oldest that Wharf drives
+
+DEBS_DIR=$CACHE/debs-1
+REGISTRY_BIN=$DEBS_DIR/usr/bin/docker-registry
+BUSYBOX_BIN=$DEBS_DIR/bin/busybox
+GO_DIR=$CACHE/go-$GO_VERSION
+DOCKERD_DIR=$CACHE/dockerd-$DOCKERD_VERSION
+BUILDX_BIN=$CACHE/buildx-$BUILDX_VERSION/buildx
+BUF_BIN=$CACHE/buf-$BUF_VERSION/buf
+JARS_DIR=$CACHE/jars-1
+VENV_DIR=$CACHE/python-$GRPC_VERSION-$KUBERNETES_VALIDATE_VERSION
+ROOT_26=$CACHE/root-trixie-1
+ROOT_29=$CACHE/root-forky-1
+
+# Whether dotted version $1 is at least $2.
+at_least() { [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]; }
+
+# The name of an engine as part of a variable's.
+variable() { printf '%s' "$1" | tr 'a-z-' 'A-Z_'; }
+
+need_root() {
+    [ "$(id -u)" -eq 0 ] || die "$1 needs root; run the command as root"
+}
+
+# Runs a command whose output matters only if it fails.
+quietly() {
+    local log=$CACHE/log
+    mkdir -p "$log"
+    log=$log/$1.log
+    shift
+    if ! "$@" >"$log" 2>&1 </dev/null; then
+        tail -n 15 "$log" >&2
+        die "failed: $* (all of its output: $log)"
+    fi
+}

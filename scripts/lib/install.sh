@@ -1,0 +1,278 @@
+# shellcheck shell=bash disable=SC2154
+# Sourced by scripts/env: gets tools into the cache. What is there is whole: each
+# is made beside its place and moved into it, so a broken run leaves nothing that
+# a later one would take for finished.
+
+setup() {
+    local what=${1:-test}
+    case $what in
+    demo | test) ;;
+    *) die "setup knows \`demo\` and \`test\`, not \`$what\`" ;;
+    esac
+    command -v cargo >/dev/null || die "no Rust toolchain (cargo is not on PATH): install one, see https://rustup.rs"
+    lock_setup
+    ensure_packages "$what"
+    ensure_debs
+    [ "$what" = test ] || return 0
+    ensure_root 26
+    ensure_root 29
+    ensure_dockerd
+    ensure_go_tool buildx "$BUILDX_BIN" github.com/docker/buildx/cmd/buildx "$BUILDX_VERSION"
+    ensure_go_tool buf "$BUF_BIN" github.com/bufbuild/buf/cmd/buf "$BUF_VERSION"
+    ensure_jars
+    ensure_python
+}
+
+# One setting up at a time. The lock is held until this process ends.
+lock_setup() {
+    exec 8>"$CACHE/setup.lock"
+    flock -n 8 || { say "waiting for another setting up"; flock 8; }
+}
+
+# Directory to build something in; it goes when the script ends.
+scratch_directories=()
+scratch() {
+    SCRATCH=$(mktemp -d "$CACHE/tmp.XXXXXX")
+    scratch_directories+=("$SCRATCH")
+}
+remove_scratch() {
+    local directory
+    for directory in "${scratch_directories[@]}"; do
+        # Go's module cache is read-only.
+        chmod -R u+w "$directory" 2>/dev/null || true
+        rm -rf --one-file-system "$directory"
+    done
+}
+trap remove_scratch EXIT
+
+# --- Debian's and Ubuntu's packages -----------------------------------------
+
+apt() {
+    # Another apt may run (a machine's own upgrades do): wait for its lock.
+    DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 -q -y "$@"
+}
+
+apt_update() {
+    [ -z "${apt_updated:-}" ] || return 0
+    say "apt-get update"
+    # A third party's list that cannot be had is no reason to stop: what is then
+    # missing is named by the step that wanted it.
+    apt update >"$CACHE/apt-update.log" 2>&1 || say "apt-get update failed (see $CACHE/apt-update.log); going on with the lists there are"
+    apt_updated=1
+}
+
+install_packages() {
+    command -v apt-get >/dev/null || die "missing: $*; this machine has no apt-get: install them by its own means"
+    [ "$(id -u)" -eq 0 ] || die "missing packages: $*; as root: apt-get install -y --no-install-recommends $*"
+    apt_update
+    say "apt-get install $*"
+    mkdir -p "$CACHE/log"
+    quietly apt-install apt install --no-install-recommends "$@"
+}
+
+# Packages whose command is not there yet.
+ensure_packages() {
+    local missing=() command package
+    while read -r command package; do
+        command -v "$command" >/dev/null || missing+=("$package")
+    done <<'PACKAGES'
+curl curl
+gcc gcc
+nsenter util-linux
+htpasswd apache2-utils
+jq jq
+git git
+PACKAGES
+    # Static linking wants libc.a, and C parts of crates want the headers.
+    [ -n "$(find /usr/lib -maxdepth 2 -name libc.a -print -quit)" ] || missing+=(libc6-dev)
+    [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
+    if [ "$1" = test ]; then
+        command -v make >/dev/null || missing+=(make)
+        command -v debootstrap >/dev/null || missing+=(debootstrap)
+        command -v javac >/dev/null || missing+=(default-jdk-headless)
+        command -v mvn >/dev/null || missing+=(maven)
+        { command -v python3 && python3 -c 'import ensurepip, venv'; } >/dev/null 2>&1 || missing+=(python3-venv)
+    fi
+    [ ${#missing[@]} -eq 0 ] || install_packages "${missing[@]}"
+}
+
+# The registry and busybox out of their packages, unpacked and not installed: the
+# registry's package would start a service, busybox's would replace another.
+ensure_debs() {
+    [ ! -x "$REGISTRY_BIN" ] || [ ! -x "$BUSYBOX_BIN" ] || return 0
+    command -v apt-get >/dev/null || die "missing: docker-registry and busybox-static, which are taken from Debian's or Ubuntu's packages; this machine has no apt-get"
+    say "unpacking docker-registry and busybox-static"
+    scratch
+    local debs=$SCRATCH deb
+    if ! (cd "$debs" && apt-get -q -o APT::Sandbox::User="$(id -un)" download docker-registry busybox-static) >"$debs/log" 2>&1; then
+        [ "$(id -u)" -eq 0 ] || die "cannot download the packages docker-registry and busybox-static; as root: apt-get update"
+        apt_update
+        (cd "$debs" && quietly apt-download apt-get -q -o APT::Sandbox::User=root download docker-registry busybox-static)
+    fi
+    mkdir "$debs/tree"
+    for deb in "$debs"/*.deb; do dpkg-deb -x "$deb" "$debs/tree"; done
+    # Where / and /usr are one, packages put busybox below /usr.
+    if [ ! -e "$debs/tree/bin/busybox" ]; then mkdir -p "$debs/tree/bin" && cp "$debs/tree/usr/bin/busybox" "$debs/tree/bin/busybox"; fi
+    rm -rf "$DEBS_DIR"
+    mv "$debs/tree" "$DEBS_DIR"
+    if [ ! -x "$REGISTRY_BIN" ] || [ ! -x "$BUSYBOX_BIN" ]; then die "the packages docker-registry and busybox-static do not hold $REGISTRY_BIN and $BUSYBOX_BIN"; fi
+}
+
+# --- the engines -------------------------------------------------------------
+
+# All that starting an engine of a kind wants.
+ensure_engine() {
+    if command -v curl >/dev/null && [ -x "$ROOT_26/usr/sbin/dockerd" ]; then
+        [ "$1" != 26 ] || return 0
+        if [ -x "$ROOT_29/usr/sbin/dockerd" ] && [ -x "$DOCKERD_DIR/dockerd" ]; then return 0; fi
+    fi
+    lock_setup
+    command -v curl >/dev/null || install_packages curl
+    ensure_root 26
+    if [ "$1" = 29 ]; then
+        ensure_root 29
+        ensure_dockerd
+    fi
+    exec 8>&-
+}
+
+# A small Debian with an engine in it, for a private engine to run in. 26.1 is
+# Debian 13's; the newest engine runs beside Debian testing's containerd and runc.
+ensure_root() {
+    local root suite
+    case $1 in
+    26) root=$ROOT_26 suite=trixie ;;
+    29) root=$ROOT_29 suite=forky ;;
+    esac
+    [ ! -x "$root/usr/sbin/dockerd" ] || return 0
+    need_root "making a private engine"
+    command -v debootstrap >/dev/null || install_packages debootstrap
+    say "debootstrap $suite, the root of engine $1 (half a minute)"
+    local script=/usr/share/debootstrap/scripts/$suite
+    scratch
+    local new=$SCRATCH
+    if [ ! -e "$script" ]; then
+        # An older debootstrap does not know the suite; they are all as sid is.
+        script=/usr/share/debootstrap/scripts/sid
+    fi
+    local include=docker.io,docker-cli,iptables,ca-certificates,tini,procps,git,iproute2
+    # In a mount namespace, so that what it mounts goes even if it is killed.
+    quietly "debootstrap-$suite" unshare --mount --propagation private -- \
+        debootstrap --variant=minbase --include="$include" "$suite" "$new/root" "" "$script"
+    rm -rf "$new/root"/var/cache/apt/archives/*.deb "$new/root"/var/lib/apt/lists/*
+    if [ "$1" = 26 ]; then
+        case $(chroot "$new/root" /usr/sbin/dockerd --version) in
+        *' 26.1.'*) ;;
+        *) die "Debian $suite has no Engine 26.1 any more: $(chroot "$new/root" /usr/sbin/dockerd --version)" ;;
+        esac
+    fi
+    chmod 755 "$new/root"
+    rm -rf --one-file-system "$root"
+    mv "$new/root" "$root"
+}
+
+# The docker client: the machine's own if the engines accept it, else the one of
+# the 26 root, run on that root's libraries.
+docker_client() {
+    local version
+    if command -v docker >/dev/null; then
+        version=$(docker version --format '{{.Client.APIVersion}}' 2>/dev/null || true)
+        if [ -n "$version" ] && at_least "$version" "$OLDEST_API"; then
+            command -v docker
+            return
+        fi
+    fi
+    [ -x "$ROOT_26/usr/bin/docker" ] || return 0
+    local wrapper=$CACHE/docker-26
+    if [ ! -x "$wrapper" ]; then
+        local arch
+        arch=$(uname -m)-linux-gnu
+        cat >"$wrapper.$$" <<WRAPPER
+#!/bin/sh
+exec "$(echo "$ROOT_26"/usr/lib*/ld-linux-*.so.*)" --library-path "$ROOT_26/usr/lib/$arch" "$ROOT_26/usr/bin/docker" "\$@"
+WRAPPER
+        chmod 755 "$wrapper.$$"
+        mv "$wrapper.$$" "$wrapper"
+    fi
+    echo "$wrapper"
+}
+
+# --- Go ------------------------------------------------------------------------
+
+# Sets GO. An older Go than we want fetches the right one as a module, with the
+# module's checksum verified as any other's.
+ensure_go() {
+    [ -z "${GO:-}" ] || return 0
+    local version
+    if command -v go >/dev/null; then
+        version=$(go env GOVERSION 2>/dev/null || true)
+        if at_least "${version#go}" "$GO_OLDEST"; then
+            GO=$(command -v go)
+            return
+        fi
+    fi
+    GO=$GO_DIR/bin/go
+    [ ! -x "$GO" ] || return 0
+    command -v go >/dev/null || install_packages golang-go
+    local module
+    module=golang.org/toolchain@v0.0.1-go$GO_VERSION.linux-$(go env GOARCH)
+    say "Go $GO_VERSION"
+    scratch
+    local new=$SCRATCH
+    (cd "$new" && GOTOOLCHAIN=local GOFLAGS='' GOMODCACHE=$new/modules quietly go-toolchain go mod download "$module")
+    chmod -R u+w "$new"
+    # Modules carry no executable bits.
+    chmod -R a+x "$new/modules/golang.org/toolchain@"*/bin "$new/modules/golang.org/toolchain@"*/pkg/tool
+    rm -rf "$GO_DIR"
+    mv "$new/modules/golang.org/toolchain@"* "$GO_DIR"
+    "$GO" version >/dev/null || die "$GO does not run; delete $GO_DIR and try again"
+}
+
+# Builds a command of a Go module, as the module's own go.mod pins its dependencies.
+ensure_go_tool() {
+    local name=$1 binary=$2 package=$3 version=$4
+    [ ! -x "$binary" ] || return 0
+    ensure_go
+    say "building $name $version (a few minutes)"
+    scratch
+    local new=$SCRATCH
+    (
+        cd "$new"
+        unset GOROOT GOBIN
+        export CGO_ENABLED=0 GOTOOLCHAIN=local GOFLAGS=-buildvcs=false
+        quietly "go-$name" "$GO" mod init wharf.invalid/tools
+        # `go install` would refuse modules that replace a dependency.
+        quietly "go-$name" "$GO" get -tool "$package@$version"
+        quietly "go-$name" "$GO" build -trimpath -ldflags='-s -w' -o "$new/out/$name" "$package"
+    )
+    rm -rf "$(dirname "$binary")"
+    mv "$new/out" "$(dirname "$binary")"
+}
+
+ensure_dockerd() {
+    ensure_go_tool dockerd "$DOCKERD_DIR/dockerd" github.com/moby/moby/v2/cmd/dockerd "$DOCKERD_VERSION"
+}
+
+# --- Maven, Python ---------------------------------------------------------------
+
+ensure_jars() {
+    [ ! -d "$JARS_DIR" ] || return 0
+    say "jars of Jenkins' CPS interpreter"
+    scratch
+    cp "$scripts/lib/steps-pom.xml" "$SCRATCH/pom.xml"
+    quietly maven mvn --batch-mode -f "$SCRATCH/pom.xml" dependency:copy-dependencies \
+        -DincludeScope=runtime -DoutputDirectory="$SCRATCH/jars"
+    mv "$SCRATCH/jars" "$JARS_DIR"
+}
+
+ensure_python() {
+    [ ! -d "$VENV_DIR" ] || return 0
+    say "a Python with grpcio $GRPC_VERSION and kubernetes-validate $KUBERNETES_VALIDATE_VERSION"
+    # A virtual environment knows its own path, so it is made in its place and
+    # taken down again if it does not get finished.
+    quietly python-venv python3 -m venv --clear "$VENV_DIR.new"
+    quietly python-pip "$VENV_DIR.new/bin/python" -m pip install --quiet \
+        "grpcio==$GRPC_VERSION" "grpcio-tools==$GRPC_VERSION" "kubernetes-validate==$KUBERNETES_VALIDATE_VERSION"
+    # Only console scripts name the old path, and we call modules.
+    mv "$VENV_DIR.new" "$VENV_DIR"
+}
