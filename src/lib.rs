@@ -4,6 +4,7 @@
 //! daemon never uses `client`; `client` uses `names`, `wire` and the first line only.
 
 pub mod fault;
+pub mod tasks;
 
 pub mod names;
 
