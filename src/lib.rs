@@ -8,6 +8,8 @@ pub mod tasks;
 
 pub mod names;
 
+pub mod config;
+
 pub mod wire;
 
 pub mod policy;

@@ -1,11 +1,15 @@
 //! Names and values, one checked constructor each.
 
 pub mod job;
+pub mod pattern;
 mod printable;
 pub mod reference;
 pub mod secret;
+pub mod socket;
 
 pub use job::Namespace;
+pub use pattern::Pattern;
 pub use printable::printable;
 pub use reference::Reference;
 pub use secret::Secret;
+pub use socket::SocketPath;

@@ -1,0 +1,81 @@
+//! The configuration file.
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use serde::{Deserialize, Deserializer, de::Error as _};
+use toml::Spanned;
+
+use super::{EngineName, LogFormat, SocketMode, parse_seconds};
+use crate::names::{Pattern, SocketPath};
+
+/// The file as it is written. A key that it does not know is an error.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct File {
+    pub(super) listen: Vec<Socket>,
+    pub(super) listen_mode: Option<SocketMode>,
+    pub(super) listen_group: Option<Group>,
+    pub(super) state_dir: Option<PathBuf>,
+    pub(super) grace_period: Option<Seconds>,
+    pub(super) log_format: Option<LogFormat>,
+    pub(super) log_level: Option<String>,
+    pub(super) default_engine: Option<Spanned<EngineName>>,
+    pub(super) engines: BTreeMap<EngineName, Engine>,
+    pub(super) serve: Vec<Spanned<Serve>>,
+}
+
+/// `[engines.NAME]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Engine {
+    pub(super) socket: Socket,
+}
+
+/// `[[serve]]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Serve {
+    pub(super) uid: u32,
+    pub(super) namespaces: Pattern,
+    pub(super) engine: Option<Spanned<EngineName>>,
+}
+
+/// A socket's address.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(try_from = "String")]
+pub(super) struct Socket(pub(super) SocketPath);
+
+impl TryFrom<String> for Socket {
+    type Error = <SocketPath as std::str::FromStr>::Err;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse().map(Self)
+    }
+}
+
+/// A group's name or number.
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "a group's name or number")]
+pub(super) enum Group {
+    Id(u32),
+    Name(String),
+}
+
+/// A time: `25`, `"25s"`, `"5m"`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seconds(pub(super) Duration);
+
+impl<'de> Deserialize<'de> for Seconds {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged, expecting = "a time: 25, \"25s\" or \"5m\"")]
+        enum Written {
+            Seconds(u32),
+            Text(String),
+        }
+        match Written::deserialize(deserializer)? {
+            Written::Seconds(seconds) => Ok(Self(Duration::from_secs(seconds.into()))),
+            Written::Text(text) => parse_seconds(&text).map(Self).map_err(D::Error::custom),
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! What was typed, or set as `WHARFD_*`.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::Parser;
+
+use super::{LogFormat, SocketMode, parse_seconds};
+use crate::names::SocketPath;
+
+/// The only holder of a container engine's socket: builds and pushes images for jobs, each in a
+/// namespace of its own.
+#[derive(Clone, Debug, Default, Parser)]
+#[command(name = "wharfd", version, after_help = AFTER_HELP, max_term_width = 100)]
+pub struct Flags {
+    /// Unix socket to serve on, unix:///PATH; repeatable [default: unix:///run/wharf/wharf.sock]
+    #[arg(long, env = "WHARFD_LISTEN", value_name = "ADDR", value_delimiter = ',')]
+    pub listen: Vec<SocketPath>,
+
+    /// Mode of the sockets, octal [default: 0660]
+    #[arg(long, env = "WHARFD_LISTEN_MODE", value_name = "MODE")]
+    pub listen_mode: Option<SocketMode>,
+
+    /// Group of the sockets, by name or number [default: wharfd's own]
+    #[arg(long, env = "WHARFD_LISTEN_GROUP", value_name = "GROUP")]
+    pub listen_group: Option<String>,
+
+    /// Socket of the default engine, unix:///PATH [default: DOCKER_HOST, else unix:///var/run/docker.sock]
+    #[arg(long, env = "WHARFD_ENGINE", value_name = "ADDR")]
+    pub engine: Option<String>,
+
+    /// Directory for what must survive a restart [default: /var/lib/wharf]
+    #[arg(long, env = "WHARFD_STATE_DIR", value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+
+    /// Configuration file (TOML); flags override it
+    #[arg(long, env = "WHARFD_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// How long running builds may go on after SIGTERM: 25, 25s, 5m [default: 25s]
+    #[arg(long, env = "WHARFD_GRACE_PERIOD", value_name = "TIME", value_parser = parse_seconds)]
+    pub grace_period: Option<Duration>,
+
+    /// How the log looks [default: text]
+    #[arg(long, env = "WHARFD_LOG_FORMAT", value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+
+    /// What is logged: error, warn, info, debug, trace, or directives such as info,wharf=debug
+    /// [default: info]
+    #[arg(long, env = "WHARFD_LOG_LEVEL", value_name = "LEVEL")]
+    pub log_level: Option<String>,
+}
+
+const AFTER_HELP: &str = "\
+Exit status:
+  0  ended as asked, by SIGTERM or SIGINT
+  1  could not start or go on: the engine, the state directory, a socket
+  2  bad flags or configuration
+  3  ended, but builds had to be cancelled when the grace period was over
+  130, 143  a second SIGINT, SIGTERM ended it at once
+
+Signals:
+  SIGTERM, SIGINT  refuse new builds, let running ones end within the grace period,
+                   cancel the rest, end; a second one ends at once";

@@ -1,0 +1,374 @@
+//! What wharfd was told: flags, `WHARFD_*` and the configuration file, checked and made one.
+
+mod file;
+mod flags;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt, fs, io,
+    ops::Range,
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
+
+use clap::ValueEnum;
+use serde::Deserialize;
+
+use crate::names::{Pattern, SocketPath, printable, socket::SocketPathError};
+use file::File;
+pub use flags::Flags;
+
+const LISTEN: &str = "unix:///run/wharf/wharf.sock";
+const ENGINE: &str = "unix:///var/run/docker.sock";
+const STATE_DIR: &str = "/var/lib/wharf";
+/// Below the 30 s that Kubernetes gives a pod, so that what is cancelled can be cleaned up.
+const GRACE_PERIOD: Duration = Duration::from_secs(25);
+/// A configuration is a page; a file beyond this is another file.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// What wharfd does, complete and checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The sockets to serve on; at least one.
+    pub listen: Vec<SocketPath>,
+    /// Their mode.
+    pub listen_mode: SocketMode,
+    /// Their group; none: wharfd's own.
+    pub listen_group: Option<u32>,
+    /// The engines.
+    pub engines: Engines,
+    /// Who is served besides root and wharfd's own uid; each uid once.
+    pub serve: Vec<Serve>,
+    /// Where state is kept.
+    pub state_dir: PathBuf,
+    /// How long running builds may go on after SIGTERM.
+    pub grace_period: Duration,
+    /// How the log looks.
+    pub log_format: LogFormat,
+    /// What is logged, as tracing's directives.
+    pub log_level: String,
+}
+
+/// The engines by name, one of them the default.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Engines {
+    sockets: BTreeMap<EngineName, SocketPath>,
+    default: EngineName,
+}
+
+impl Engines {
+    /// The engine of whoever names none.
+    pub fn default_name(&self) -> &EngineName {
+        &self.default
+    }
+
+    /// Every engine and its socket.
+    pub fn iter(&self) -> impl Iterator<Item = (&EngineName, &SocketPath)> {
+        self.sockets.iter()
+    }
+}
+
+/// `[[serve]]`: a uid that is served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Serve {
+    /// The uid.
+    pub uid: u32,
+    /// The jobs whose namespaces it may act in.
+    pub namespaces: Pattern,
+    /// The engine that builds for it; one of the configuration's.
+    pub engine: EngineName,
+}
+
+/// An engine's name in the configuration: letters, digits, `_`, `-`, `.`; 1 to 63 of them.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "String")]
+pub struct EngineName(String);
+
+impl EngineName {
+    /// As it was written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for EngineName {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, Self::Error> {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
+        if (1..=63).contains(&name.len()) && name.bytes().all(plain) {
+            Ok(Self(name))
+        } else {
+            Err(format!(
+                "`{}` is not an engine's name: 1 to 63 letters, digits, `_`, `-` or `.`",
+                printable(&name)
+            ))
+        }
+    }
+}
+
+impl fmt::Display for EngineName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// How the log looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// A line an event, for people.
+    #[default]
+    Text,
+    /// An object an event, for machines.
+    Json,
+}
+
+/// The permission bits of a socket. Written in octal: `0660`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct SocketMode(u32);
+
+impl SocketMode {
+    /// The bits.
+    pub fn bits(self) -> u32 {
+        self.0
+    }
+}
+
+impl Default for SocketMode {
+    fn default() -> Self {
+        Self(0o660)
+    }
+}
+
+impl FromStr for SocketMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let digits = text.strip_prefix("0o").unwrap_or(text);
+        match u32::from_str_radix(digits, 8) {
+            Ok(mode) if mode <= 0o777 && !digits.starts_with('+') => Ok(Self(mode)),
+            _ => Err(format!("`{}` is not a mode; write it in octal: \"0660\"", printable(text))),
+        }
+    }
+}
+
+impl TryFrom<String> for SocketMode {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+/// Why the configuration is refused. Each names the flag, or the file and line.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum ConfigError {
+    #[error("cannot read {}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{}: more than {FILE_BYTES_MAX} bytes; this is not a configuration", .0.display())]
+    TooLarge(PathBuf),
+    #[error("{place}: {message}")]
+    File { place: String, message: String },
+    #[error("{origin}: {source}{}", engine_reason(source))]
+    Engine { origin: &'static str, source: SocketPathError },
+    #[error("--listen-group: no group `{0}` in /etc/group; give its number")]
+    Group(String),
+    #[error("{0} is not an absolute path; say where state is kept with --state-dir")]
+    StateDir(PathBuf),
+    #[error("--listen: {0} is given twice")]
+    ListenTwice(SocketPath),
+}
+
+/// Whoever asks for TCP should read why not.
+fn engine_reason(error: &SocketPathError) -> &'static str {
+    match error {
+        SocketPathError::Scheme(..) => {
+            ". wharfd runs on its engine's node and is the only one to reach it, \
+             which a network address cannot promise"
+        }
+        SocketPathError::Shape(_)
+        | SocketPathError::Relative(_)
+        | SocketPathError::TooLong(..)
+        | SocketPathError::Directory(_)
+        | SocketPathError::Control(_) => "",
+    }
+}
+
+impl Config {
+    /// Reads the file that the flags name, if any, and makes one of all.
+    pub fn load(flags: Flags) -> Result<Self, ConfigError> {
+        let file = match &flags.config {
+            Some(path) => Some((path.clone(), read(path)?)),
+            None => None,
+        };
+        let docker_host = std::env::var("DOCKER_HOST").ok().filter(|host| !host.is_empty());
+        Self::resolve(flags, file.as_ref().map(|(path, text)| (path.as_path(), text.as_str())), docker_host)
+    }
+
+    /// Flags override the file, the file the defaults.
+    fn resolve(
+        flags: Flags,
+        file: Option<(&Path, &str)>,
+        docker_host: Option<String>,
+    ) -> Result<Self, ConfigError> {
+        let (path, text) = file.unwrap_or((Path::new(""), ""));
+        let written: File = toml::from_str(text).map_err(|error| ConfigError::File {
+            place: place(path, text, error.span()),
+            message: error.message().trim_end().to_owned(),
+        })?;
+        let engines = engines(&flags, &written, docker_host, (path, text))?;
+        let serve = serve(&written, &engines, (path, text))?;
+
+        let mut listen = flags.listen;
+        if listen.is_empty() {
+            listen = written.listen.into_iter().map(|socket| socket.0).collect();
+        }
+        if listen.is_empty() {
+            listen = LISTEN.parse().into_iter().collect();
+        }
+        let mut seen = BTreeSet::new();
+        if let Some(twice) = listen.iter().find(|socket| !seen.insert(*socket)) {
+            return Err(ConfigError::ListenTwice(twice.clone()));
+        }
+
+        let group = flags.listen_group.map(|name| match name.parse() {
+            Ok(id) => file::Group::Id(id),
+            Err(_) => file::Group::Name(name),
+        });
+        let listen_group = match group.or(written.listen_group) {
+            Some(file::Group::Id(id)) => Some(id),
+            Some(file::Group::Name(name)) => Some(group_id(name)?),
+            None => None,
+        };
+
+        let state_dir = flags.state_dir.or(written.state_dir).unwrap_or_else(|| STATE_DIR.into());
+        if !state_dir.is_absolute() {
+            return Err(ConfigError::StateDir(state_dir));
+        }
+        Ok(Self {
+            listen,
+            listen_mode: flags.listen_mode.or(written.listen_mode).unwrap_or_default(),
+            listen_group,
+            engines,
+            serve,
+            state_dir,
+            grace_period: flags
+                .grace_period
+                .or(written.grace_period.map(|seconds| seconds.0))
+                .unwrap_or(GRACE_PERIOD),
+            log_format: flags.log_format.or(written.log_format).unwrap_or_default(),
+            log_level: flags.log_level.or(written.log_level).unwrap_or_else(|| "info".to_owned()),
+        })
+    }
+}
+
+fn read(path: &Path) -> Result<String, ConfigError> {
+    let failed = |source| ConfigError::Read { path: path.to_owned(), source };
+    if fs::metadata(path).map_err(failed)?.len() > FILE_BYTES_MAX {
+        return Err(ConfigError::TooLarge(path.to_owned()));
+    }
+    fs::read_to_string(path).map_err(failed)
+}
+
+/// `wharfd.toml:3`.
+fn place(path: &Path, text: &str, span: Option<Range<usize>>) -> String {
+    let before = span.and_then(|span| text.get(..span.start));
+    match before {
+        Some(before) => format!("{}:{}", path.display(), before.matches('\n').count() + 1),
+        None => path.display().to_string(),
+    }
+}
+
+/// The file's engines, or one that is called `default`; `--engine` is the default one's socket.
+fn engines(
+    flags: &Flags,
+    written: &File,
+    docker_host: Option<String>,
+    (path, text): (&Path, &str),
+) -> Result<Engines, ConfigError> {
+    let mut sockets: BTreeMap<EngineName, SocketPath> =
+        written.engines.iter().map(|(name, engine)| (name.clone(), engine.socket.0.clone())).collect();
+    let default = match (&written.default_engine, sockets.len()) {
+        (Some(name), 1..) if !sockets.contains_key(name.as_ref()) => {
+            let known: Vec<_> = sockets.keys().map(EngineName::as_str).collect();
+            return Err(ConfigError::File {
+                place: place(path, text, Some(name.span())),
+                message: format!(
+                    "default_engine: no engine `{}`; there are: {}",
+                    name.as_ref(),
+                    known.join(", ")
+                ),
+            });
+        }
+        (Some(name), _) => name.as_ref().clone(),
+        (None, 0 | 1) => sockets.keys().next().cloned().unwrap_or_else(|| EngineName("default".to_owned())),
+        (None, _) => {
+            return Err(ConfigError::File {
+                place: path.display().to_string(),
+                message: "several engines and no default_engine: say `default_engine = \"NAME\"`".to_owned(),
+            });
+        }
+    };
+    let (origin, address) = match (&flags.engine, docker_host) {
+        (Some(address), _) => ("--engine", Some(address.clone())),
+        (None, Some(host)) if sockets.is_empty() => ("DOCKER_HOST", Some(host)),
+        (None, _) => ("the default", sockets.is_empty().then(|| ENGINE.to_owned())),
+    };
+    if let Some(address) = address {
+        let socket = address.parse().map_err(|source| ConfigError::Engine { origin, source })?;
+        sockets.insert(default.clone(), socket);
+    }
+    Ok(Engines { sockets, default })
+}
+
+fn serve(written: &File, engines: &Engines, (path, text): (&Path, &str)) -> Result<Vec<Serve>, ConfigError> {
+    let mut served = BTreeMap::new();
+    for entry in &written.serve {
+        let error = |span, message| ConfigError::File { place: place(path, text, Some(span)), message };
+        let Serve { uid, namespaces, engine } = match &entry.as_ref().engine {
+            Some(name) if !engines.sockets.contains_key(name.as_ref()) => {
+                return Err(error(name.span(), format!("serve.engine: no engine `{}`", name.as_ref())));
+            }
+            name => Serve {
+                uid: entry.as_ref().uid,
+                namespaces: entry.as_ref().namespaces.clone(),
+                engine: name.as_ref().map_or(&engines.default, |name| name.as_ref()).clone(),
+            },
+        };
+        if served.insert(uid, Serve { uid, namespaces, engine }).is_some() {
+            return Err(error(entry.span(), format!("serve.uid: {uid} is served already, further up")));
+        }
+    }
+    Ok(served.into_values().collect())
+}
+
+/// A group's number. Its source is /etc/group alone: a static binary has no name service.
+fn group_id(name: String) -> Result<u32, ConfigError> {
+    let table = fs::read_to_string("/etc/group").unwrap_or_default();
+    let id = table.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next() == Some(&name)).then(|| fields.nth(1)?.parse().ok()).flatten()
+    });
+    id.ok_or(ConfigError::Group(name))
+}
+
+/// Reads `25`, `25s`, `5m` or `1h`.
+fn parse_seconds(text: &str) -> Result<Duration, String> {
+    let (digits, unit) = match text.char_indices().last() {
+        Some((at, 's')) => (text.get(..at), 1),
+        Some((at, 'm')) => (text.get(..at), 60),
+        Some((at, 'h')) => (text.get(..at), 3600),
+        _ => (Some(text), 1),
+    };
+    let seconds = digits.and_then(|digits| digits.parse::<u32>().ok());
+    seconds
+        .map(|seconds| Duration::from_secs(u64::from(seconds) * unit))
+        .ok_or_else(|| format!("`{}` is not a time; write it as 25, 25s, 5m or 1h", printable(text)))
+}
+
+#[cfg(test)]
+mod tests;

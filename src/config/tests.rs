@@ -1,0 +1,141 @@
+use clap::Parser as _;
+
+use super::*;
+
+fn flags(words: &[&str]) -> Flags {
+    Flags::try_parse_from(std::iter::once(&"wharfd").chain(words)).unwrap()
+}
+
+fn load(words: &[&str], file: &str) -> Result<Config, ConfigError> {
+    Config::resolve(flags(words), Some((Path::new("w.toml"), file)), None)
+}
+
+fn error(file: &str) -> String {
+    load(&[], file).unwrap_err().to_string()
+}
+
+#[test]
+fn without_anything_there_is_one_engine_and_one_socket() {
+    let config = Config::resolve(flags(&[]), None, None).unwrap();
+    assert_eq!(config.listen, [LISTEN.parse().unwrap()]);
+    assert_eq!(config.listen_mode.bits(), 0o660);
+    assert_eq!(config.engines.default_name().as_str(), "default");
+    assert_eq!(config.engines.sockets[config.engines.default_name()].to_string(), ENGINE);
+    assert_eq!(config.grace_period, Duration::from_secs(25));
+    assert!(config.serve.is_empty());
+}
+
+#[test]
+fn the_engine_is_the_flag_then_docker_host() {
+    let host = || Some("unix:///run/a.sock".to_owned());
+    let engine = |config: Config| config.engines.sockets[config.engines.default_name()].to_string();
+    let config = Config::resolve(flags(&[]), None, host()).unwrap();
+    assert_eq!(engine(config), "unix:///run/a.sock");
+    let config = Config::resolve(flags(&["--engine", "unix:///run/b.sock"]), None, host()).unwrap();
+    assert_eq!(engine(config), "unix:///run/b.sock");
+    let refused = Config::resolve(flags(&[]), None, Some("tcp://10.0.0.1:2375".to_owned())).unwrap_err();
+    let refused = refused.to_string();
+    assert!(refused.starts_with("DOCKER_HOST: `tcp://10.0.0.1:2375`: `tcp://` is not spoken"), "{refused}");
+    assert!(refused.contains("cannot promise"), "{refused}");
+}
+
+const TWO: &str = r#"
+listen = ["unix:///run/w.sock"]
+listen_mode = "0666"
+grace_period = "2m"
+default_engine = "shared"
+
+[engines.shared]
+socket = "unix:///run/shared.sock"
+
+[engines.secure]
+socket = "unix:///run/secure.sock"
+
+[[serve]]
+uid = 1000
+namespaces = "acme/*"
+engine = "secure"
+
+[[serve]]
+uid = 1001
+namespaces = "*"
+"#;
+
+#[test]
+fn a_file_names_engines_and_who_is_served() {
+    let config = load(&[], TWO).unwrap();
+    assert_eq!(config.listen_mode.bits(), 0o666);
+    assert_eq!(config.grace_period, Duration::from_secs(120));
+    let served: Vec<_> = config.serve.iter().map(|serve| (serve.uid, serve.engine.as_str())).collect();
+    assert_eq!(served, [(1000, "secure"), (1001, "shared")]);
+    assert!(config.serve[0].namespaces.matches("acme/app"));
+}
+
+#[test]
+fn flags_override_the_file() {
+    let words = ["--listen", "unix:///a.sock", "--listen", "unix:///b.sock", "--listen-mode", "0600"];
+    let config = load(&words, TWO).unwrap();
+    assert_eq!(config.listen.len(), 2);
+    assert_eq!(config.listen_mode.bits(), 0o600);
+    let config = load(&["--engine", "unix:///c.sock"], TWO).unwrap();
+    let sockets: Vec<_> = config.engines.iter().map(|(name, socket)| format!("{name} {socket}")).collect();
+    assert_eq!(sockets, ["secure unix:///run/secure.sock", "shared unix:///c.sock"]);
+}
+
+#[test]
+fn a_mistake_names_file_line_and_key() {
+    let wrong = error("listen_mode = \"0660\"\nlisten_mod = \"0660\"\n");
+    assert!(wrong.starts_with("w.toml:2: unknown field `listen_mod`"), "{wrong}");
+    let wrong = error("[engines.a]\nsocket = \"unix:///a\"\nsockt = 1\n");
+    assert!(wrong.starts_with("w.toml:3: unknown field `sockt`"), "{wrong}");
+    let wrong = error("\n[[serve]]\nuid = 1\nnamespaces = \"a*b\"\n");
+    assert_eq!(wrong, "w.toml:4: `a*b`: `*` can only be the last character");
+    let wrong = error("[[serve]]\nuid = 1\n");
+    assert!(wrong.starts_with("w.toml:1: missing field `namespaces`"), "{wrong}");
+    let wrong = error("[engines.a]\nsocket = \"tcp://a:1\"\n");
+    assert!(wrong.starts_with("w.toml:2: `tcp://a:1`"), "{wrong}");
+    let wrong = error("[engines.\"a b\"]\nsocket = \"unix:///a\"\n");
+    assert!(wrong.starts_with("w.toml:1: `a b` is not an engine's name"), "{wrong}");
+    let wrong = error("grace_period = \"soon\"\n");
+    assert!(wrong.starts_with("w.toml:1: `soon` is not a time"), "{wrong}");
+    let wrong = error("listen_mode = 660\n");
+    assert!(wrong.starts_with("w.toml:1: "), "{wrong}");
+    let wrong = error("a = = 1\n");
+    assert!(wrong.starts_with("w.toml:1: "), "{wrong}");
+}
+
+#[test]
+fn engines_that_are_named_must_be_there() {
+    let one = "[engines.a]\nsocket = \"unix:///a\"\n";
+    assert_eq!(load(&[], one).unwrap().engines.default_name().as_str(), "a");
+    let wrong = error(&format!("default_engine = \"b\"\n{one}"));
+    assert_eq!(wrong, "w.toml:1: default_engine: no engine `b`; there are: a");
+    let wrong = error(&format!("{one}[engines.b]\nsocket = \"unix:///b\"\n"));
+    assert!(wrong.contains("no default_engine"), "{wrong}");
+    let wrong = error(&format!("{one}[[serve]]\nuid = 1\nnamespaces = \"*\"\nengine = \"x\"\n"));
+    assert_eq!(wrong, "w.toml:6: serve.engine: no engine `x`");
+}
+
+#[test]
+fn a_uid_is_served_once() {
+    let wrong = error("[[serve]]\nuid = 1\nnamespaces = \"*\"\n\n[[serve]]\nuid = 1\nnamespaces = \"a\"\n");
+    assert_eq!(wrong, "w.toml:5: serve.uid: 1 is served already, further up");
+}
+
+#[test]
+fn modes_times_and_groups_are_read_as_people_write_them() {
+    assert_eq!("0660".parse::<SocketMode>().unwrap().bits(), 0o660);
+    for mode in ["", "8", "07777", "rw", "+7"] {
+        assert!(mode.parse::<SocketMode>().is_err(), "{mode}");
+    }
+    assert_eq!(parse_seconds("90"), Ok(Duration::from_secs(90)));
+    assert_eq!(parse_seconds("1h"), Ok(Duration::from_secs(3600)));
+    assert!(parse_seconds("s").is_err() && parse_seconds("").is_err() && parse_seconds("-1").is_err());
+    assert_eq!(group_id("root".to_owned()).unwrap(), 0);
+    assert!(matches!(group_id("no-such-group".to_owned()), Err(ConfigError::Group(_))));
+}
+
+#[test]
+fn help_is_well_formed() {
+    <Flags as clap::CommandFactory>::command().debug_assert();
+}

@@ -1,0 +1,88 @@
+//! Patterns of job names.
+
+use std::{fmt, str::FromStr};
+
+use super::printable;
+
+/// A pattern of job names: exact, or a prefix that ends in `*`.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(try_from = "String")]
+pub struct Pattern(String);
+
+/// Why a pattern is refused.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum PatternError {
+    #[error("the pattern is empty; `*` matches every job")]
+    Empty,
+    #[error("`{0}`: `*` can only be the last character")]
+    Star(String),
+}
+
+impl Pattern {
+    /// The pattern that every job matches.
+    pub fn any() -> Self {
+        Self("*".to_owned())
+    }
+
+    /// Whether `job` matches.
+    pub fn matches(&self, job: &str) -> bool {
+        match self.0.strip_suffix('*') {
+            Some(prefix) => job.starts_with(prefix),
+            None => job == self.0,
+        }
+    }
+
+    /// As it was written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Pattern {
+    type Err = PatternError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.strip_suffix('*').unwrap_or(text) {
+            "" if text.is_empty() => Err(PatternError::Empty),
+            prefix if prefix.contains('*') => Err(PatternError::Star(printable(text))),
+            _ => Ok(Self(text.to_owned())),
+        }
+    }
+}
+
+impl TryFrom<String> for Pattern {
+    type Error = PatternError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&printable(&self.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_ends_a_prefix() {
+        let pattern: Pattern = "acme/*".parse().unwrap();
+        assert!(pattern.matches("acme/app") && pattern.matches("acme/"));
+        assert!(!pattern.matches("acme") && !pattern.matches("acmes/app"));
+        let exact: Pattern = "acme/app".parse().unwrap();
+        assert!(exact.matches("acme/app") && !exact.matches("acme/app/main"));
+        assert!(Pattern::any().matches("x"));
+    }
+
+    #[test]
+    fn what_is_not_a_pattern_says_why() {
+        assert_eq!("".parse::<Pattern>(), Err(PatternError::Empty));
+        assert_eq!("a*b".parse::<Pattern>(), Err(PatternError::Star("a*b".into())));
+        assert_eq!("**".parse::<Pattern>(), Err(PatternError::Star("**".into())));
+    }
+}
