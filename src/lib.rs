@@ -13,3 +13,7 @@ pub mod config;
 pub mod wire;
 
 pub mod policy;
+
+pub mod store;
+
+pub mod engine;

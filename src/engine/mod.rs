@@ -1,0 +1,279 @@
+//! One Docker Engine: what wharfd asks of it, over the socket that wharfd alone holds.
+
+pub mod naming;
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use bollard::Docker;
+
+use crate::{
+    fault::{Fault, Reason},
+    names::printable,
+    store::Store,
+};
+use naming::Keys;
+
+/// Engine 26.1: the oldest whose BuildKit enforces all that wharfd relies on.
+const API_OLDEST: (u16, u16) = (1, 45);
+const ENGINE_OLDEST: &str = "26.1";
+/// A call that the engine does not begin to answer in this time has failed. Long: a removal waits
+/// for the disk, a pull for its registry.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// An engine. Cheap to clone.
+#[derive(Clone)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    name: String,
+    socket: PathBuf,
+    docker: Docker,
+    version: String,
+    api_version: (u16, u16),
+    platform: Platform,
+    store_kind: StoreKind,
+    registries: Registries,
+    keys: Keys,
+    store: Store,
+}
+
+/// An operating system and a processor.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Platform {
+    /// As Go calls it: `linux`.
+    pub os: String,
+    /// As Go calls it: `amd64`.
+    pub architecture: String,
+    /// `v7` of `linux/arm/v7`.
+    pub variant: Option<String>,
+}
+
+/// Where the engine keeps images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreKind {
+    /// The engine's own: an image's id is its config's digest.
+    Classic,
+    /// containerd's: an image's id is its manifest's or index's digest.
+    Containerd,
+}
+
+/// How the engine reaches registries.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Registries {
+    /// URLs that are asked in Docker Hub's place.
+    pub mirrors: Vec<String>,
+    /// Hosts that may answer in plain HTTP, or with a certificate that nobody vouches for.
+    pub insecure_hosts: Vec<String>,
+    /// Networks whose hosts are insecure: `127.0.0.0/8`.
+    pub insecure_networks: Vec<String>,
+}
+
+impl Engine {
+    /// Connects to the engine at `socket`, called `name` in the configuration, and finds out what it
+    /// is. An engine that is too old is refused.
+    pub async fn connect(name: &str, socket: &Path, keys: Keys, store: Store) -> Result<Self, Fault> {
+        let unreachable = |cause: bollard::errors::Error| {
+            Fault::new(
+                Reason::EngineUnavailable,
+                format!("cannot reach the engine `{name}` at unix://{}", socket.display()),
+            )
+            .hint("is it running, and may this user open the socket? --engine names another")
+            .caused_by(cause)
+        };
+        let path = socket.to_str().ok_or_else(|| {
+            let text = format!("the engine's socket must have a name in UTF-8: {}", socket.display());
+            Fault::new(Reason::EngineUnavailable, text)
+        })?;
+        let docker = Docker::connect_with_unix(path, ANSWER_TIMEOUT.as_secs(), bollard::API_DEFAULT_VERSION)
+            .map_err(unreachable)?
+            .negotiate_version()
+            .await
+            .map_err(unreachable)?;
+        let version = docker.version().await.map_err(unreachable)?;
+        let shown = version.version.unwrap_or_default();
+        let api_version = check_version(name, &shown, version.api_version.as_deref().unwrap_or_default())?;
+        let info = docker.info().await.map_err(unreachable)?;
+
+        let platform = Platform {
+            os: version.os.unwrap_or_else(|| "linux".to_owned()),
+            variant: variant(info.architecture.as_deref().unwrap_or_default()),
+            architecture: version.arch.unwrap_or_default(),
+        };
+        if platform.os != "linux" || platform.architecture.is_empty() {
+            let text = format!("the engine `{name}` runs on {platform}: wharfd serves Linux engines");
+            return Err(Fault::new(Reason::EngineLacks, text));
+        }
+        let containerd = info.driver_status.iter().flatten().any(|entry| {
+            matches!(entry.as_slice(), [key, value]
+                if key == "driver-type" && value == "io.containerd.snapshotter.v1")
+        });
+        let registries = info.registry_config.map(registries).unwrap_or_default();
+        let engine = Self {
+            inner: Arc::new(Inner {
+                name: name.to_owned(),
+                socket: socket.to_owned(),
+                docker,
+                version: shown,
+                api_version,
+                platform,
+                store_kind: if containerd { StoreKind::Containerd } else { StoreKind::Classic },
+                registries,
+                keys,
+                store,
+            }),
+        };
+        tracing::info!(engine = ?engine, "connected");
+        Ok(engine)
+    }
+
+    /// What the configuration calls it.
+    pub fn name(&self) -> &str {
+        &self.inner.name
+    }
+
+    /// Its socket.
+    pub fn socket(&self) -> &Path {
+        &self.inner.socket
+    }
+
+    /// Its version: `26.1.5`.
+    pub fn version(&self) -> &str {
+        &self.inner.version
+    }
+
+    /// The newest version of the Docker API that it speaks, major and minor.
+    pub fn api_version(&self) -> (u16, u16) {
+        self.inner.api_version
+    }
+
+    /// The platform that it builds for.
+    pub fn platform(&self) -> &Platform {
+        &self.inner.platform
+    }
+
+    /// Where it keeps images.
+    pub fn store_kind(&self) -> StoreKind {
+        self.inner.store_kind
+    }
+
+    /// How it reaches registries.
+    pub fn registries(&self) -> &Registries {
+        &self.inner.registries
+    }
+
+    /// The node's keyed hashes.
+    pub fn keys(&self) -> &Keys {
+        &self.inner.keys
+    }
+
+    /// What wharfd remembers.
+    pub fn store(&self) -> &Store {
+        &self.inner.store
+    }
+
+    /// The engine's ordinary API.
+    pub fn docker(&self) -> &Docker {
+        &self.inner.docker
+    }
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (major, minor) = self.inner.api_version;
+        f.debug_struct("Engine")
+            .field("name", &self.inner.name)
+            .field("socket", &self.inner.socket)
+            .field("version", &self.inner.version)
+            .field("api", &format_args!("{major}.{minor}"))
+            .field("platform", &format_args!("{}", self.inner.platform))
+            .field("store", &format_args!("{}", self.inner.store_kind))
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Display for Platform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.os, self.architecture)?;
+        match &self.variant {
+            Some(variant) => write!(f, "/{variant}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for StoreKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Classic => "classic",
+            Self::Containerd => "containerd",
+        })
+    }
+}
+
+fn check_version(name: &str, version: &str, api: &str) -> Result<(u16, u16), Fault> {
+    let parsed =
+        api.split_once('.').and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
+    match parsed {
+        Some(parsed) if parsed >= API_OLDEST => Ok(parsed),
+        _ => {
+            let (major, minor) = API_OLDEST;
+            let text = format!(
+                "the engine `{name}` is Docker Engine {} (API {}): wharfd needs {ENGINE_OLDEST} (API {major}.{minor}) or newer",
+                printable(version),
+                printable(api)
+            );
+            Err(Fault::new(Reason::EngineLacks, text)
+                .hint("upgrade the engine, or name another with --engine"))
+        }
+    }
+}
+
+/// The variant of a processor that `uname -m` tells; only 32-bit ARM has any that matter here.
+fn variant(machine: &str) -> Option<String> {
+    let version = machine.strip_prefix("armv")?.chars().next().filter(|digit| matches!(digit, '5'..='7'))?;
+    Some(format!("v{version}"))
+}
+
+fn registries(config: bollard::models::RegistryServiceConfig) -> Registries {
+    let insecure_hosts = config
+        .index_configs
+        .into_iter()
+        .flatten()
+        .filter(|(_, index)| index.secure == Some(false))
+        .map(|(host, _)| host)
+        .collect();
+    Registries {
+        mirrors: config.mirrors.unwrap_or_default(),
+        insecure_hosts,
+        insecure_networks: config.insecure_registry_cidrs.unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_engine_that_is_too_old_is_told_what_is_needed() {
+        assert_eq!(check_version("main", "26.1.5", "1.45").unwrap(), (1, 45));
+        for api in ["1.41", "1.9", "", "x"] {
+            let fault = check_version("main", "20.10.24", api).unwrap_err();
+            assert_eq!(fault.reason(), Reason::EngineLacks);
+            assert!(fault.text().contains("20.10.24") && fault.text().contains("26.1"), "{fault}");
+        }
+    }
+
+    #[test]
+    fn only_arm_has_variants() {
+        assert_eq!(variant("armv7l").as_deref(), Some("v7"));
+        assert_eq!(variant("aarch64"), None);
+        assert_eq!(variant("x86_64"), None);
+    }
+}

@@ -1,0 +1,255 @@
+//! The node's secret, and the keyed hashes that are made with it.
+
+use std::{
+    fmt,
+    fs::{self, File, OpenOptions},
+    io::{self, Read as _, Write as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use sha2::Sha256;
+
+use super::{NamespaceNames, PRIVATE_HOST};
+use crate::names::{Namespace, Secret, reference::Digest};
+
+const FILE_NAME: &str = "node.key";
+const KEY_BYTES: usize = 32;
+/// 128 bits: no two names meet by chance, and 32 digits fit a label of a host name (the salt is one).
+const HASH_DIGITS: usize = 32;
+const INSTANCE_DIGITS: usize = 16;
+
+/// Keyed hashes of names, of one length, useless to whoever lacks the node's secret. BuildKit joins
+/// keys with `/`: a name that were passed on as it is could reach into another's.
+#[derive(Clone)]
+pub struct Keys {
+    secret: Arc<Secret<[u8; KEY_BYTES]>>,
+    instance: Arc<str>,
+}
+
+/// Why the node's secret cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum KeyError {
+    #[error("cannot use `{}`", path.display())]
+    Io { path: PathBuf, source: io::Error },
+    #[error("`{}` is open to others (mode {mode:04o}): chmod 600 it", path.display())]
+    Mode { path: PathBuf, mode: u32 },
+    #[error("`{}` belongs to uid {uid}: it must be wharfd's own", path.display())]
+    Owner { path: PathBuf, uid: u32 },
+    #[error("`{}` must have {KEY_BYTES} bytes: remove it and a new one is made (caches will be cold)", path.display())]
+    Length { path: PathBuf },
+    #[error("cannot get random bytes")]
+    Random(#[source] getrandom::Error),
+}
+
+impl Keys {
+    /// Reads the secret in `state_dir`, which the store has locked, or makes one there.
+    pub fn load(state_dir: &Path) -> Result<Self, KeyError> {
+        let path = state_dir.join(FILE_NAME);
+        let failed = |source| KeyError::Io { path: path.clone(), source };
+        match File::open(&path) {
+            Ok(file) => read(&file, &path).map(Self::new),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let mut secret = [0; KEY_BYTES];
+                getrandom::fill(&mut secret).map_err(KeyError::Random)?;
+                create(&path, &secret).map_err(failed)?;
+                Ok(Self::new(secret))
+            }
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    fn new(secret: [u8; KEY_BYTES]) -> Self {
+        let mut keys = Self { secret: Arc::new(Secret::new(secret)), instance: Arc::from("") };
+        let mut instance = keys.hash("instance", []);
+        instance.truncate(INSTANCE_DIGITS);
+        keys.instance = instance.into();
+        keys
+    }
+
+    /// What tells this wharfd's names and labels from another's on the same engine. 16 digits.
+    pub fn instance(&self) -> &str {
+        &self.instance
+    }
+
+    /// The opaque name of a namespace.
+    pub fn namespace(&self, namespace: &Namespace) -> String {
+        self.hash("namespace", [namespace.job(), namespace.run()])
+    }
+
+    /// How the names of images of a namespace are made and read.
+    pub fn names(&self, namespace: &Namespace) -> NamespaceNames {
+        NamespaceNames::new(self, namespace)
+    }
+
+    /// The opaque name of a job.
+    pub fn job(&self, job: &str) -> String {
+        self.hash("job", [job])
+    }
+
+    /// What keeps a job's results of steps apart from other jobs'. Steps can print it.
+    pub fn salt(&self, job: &str) -> String {
+        self.hash("salt", [job])
+    }
+
+    /// The name space of a job's cache mounts, apart also by what the client asked for.
+    pub fn cache_mounts(&self, job: &str, client_value: Option<&str>) -> String {
+        match client_value {
+            None => self.hash("cache-mounts", [job]),
+            Some(value) => self.hash("cache-mounts", [job, value]),
+        }
+    }
+
+    /// The key of the directories that a session of a job sends: of each, its kind (`context`,
+    /// `dockerfile`) and its path in the workspace.
+    pub fn shared_key(&self, job: &str, directories: &[(&str, &str)]) -> String {
+        let directories = directories.iter().flat_map(|(kind, path)| [*kind, *path]);
+        self.hash("shared-key", std::iter::once(job).chain(directories))
+    }
+
+    /// What tells builds of a job apart that use other bases: its parts are a Dockerfile's path, a
+    /// target, and the like.
+    pub fn build(&self, job: &str, parts: &[&str]) -> String {
+        self.hash("build", std::iter::once(job).chain(parts.iter().copied()))
+    }
+
+    /// The name that holds an admitted image in the engine: by digest and exact platform, since one
+    /// digest may stand for an image of several.
+    pub fn hold(&self, digest: &Digest, platform: &str) -> String {
+        let hash = self.hash("hold", [digest.as_str(), platform]);
+        format!("{}{hash}:1", self.hold_prefix())
+    }
+
+    /// What every hold name begins with.
+    pub fn hold_prefix(&self) -> String {
+        format!("{PRIVATE_HOST}/{}/hold/", self.instance)
+    }
+
+    pub(super) fn reference(&self, reference: &str) -> String {
+        self.hash("reference", [reference])
+    }
+
+    /// HMAC-SHA256 of `domain` and `parts`, each with its length before it.
+    fn hash<'a>(&self, domain: &'a str, parts: impl IntoIterator<Item = &'a str>) -> String {
+        // A key that is shorter than HMAC's block is filled up with zeros (RFC 2104, section 2).
+        let mut block = hmac::digest::Key::<Hmac<Sha256>>::default();
+        for (to, from) in block.iter_mut().zip(self.secret.expose()) {
+            *to = *from;
+        }
+        let mut mac = Hmac::<Sha256>::new(&block);
+        for part in std::iter::once(domain).chain(parts) {
+            mac.update(&(part.len() as u64).to_be_bytes());
+            mac.update(part.as_bytes());
+        }
+        let mut digits: String =
+            mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+        digits.truncate(HASH_DIGITS);
+        digits
+    }
+}
+
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keys").field("instance", &self.instance).finish_non_exhaustive()
+    }
+}
+
+fn read(file: &File, path: &Path) -> Result<[u8; KEY_BYTES], KeyError> {
+    let failed = |source| KeyError::Io { path: path.to_owned(), source };
+    let metadata = file.metadata().map_err(failed)?;
+    let mode = metadata.mode() & 0o7777;
+    if mode & 0o077 != 0 {
+        return Err(KeyError::Mode { path: path.to_owned(), mode });
+    }
+    if metadata.uid() != rustix::process::geteuid().as_raw() {
+        return Err(KeyError::Owner { path: path.to_owned(), uid: metadata.uid() });
+    }
+    let mut content = Vec::with_capacity(KEY_BYTES + 1);
+    file.take(KEY_BYTES as u64 + 1).read_to_end(&mut content).map_err(failed)?;
+    content.try_into().map_err(|_| KeyError::Length { path: path.to_owned() })
+}
+
+/// Writes the whole file under another name first: a crash leaves no half of a key.
+fn create(path: &Path, secret: &[u8]) -> io::Result<()> {
+    let draft = path.with_extension("key.new");
+    match fs::remove_file(&draft) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
+    file.write_all(secret)?;
+    file.sync_all()?;
+    fs::rename(&draft, path)?;
+    match path.parent() {
+        Some(directory) => File::open(directory)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    pub(in super::super) fn keys(byte: u8) -> Keys {
+        Keys::new([byte; KEY_BYTES])
+    }
+
+    fn directory(name: &str) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("wharf-keys-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir_all(&path).unwrap();
+        path
+    }
+
+    #[test]
+    fn the_secret_is_made_once_and_kept_from_others() {
+        let path = directory("load");
+        let first = Keys::load(&path).unwrap();
+        let file = path.join(FILE_NAME);
+        assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(Keys::load(&path).unwrap().salt("a"), first.salt("a"));
+        assert!(!format!("{first:?}").contains("secret"));
+
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
+        let error = Keys::load(&path).unwrap_err();
+        assert!(error.to_string().contains("mode 0640"), "{error}");
+
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        fs::write(&file, [0; KEY_BYTES + 1]).unwrap();
+        assert!(matches!(Keys::load(&path), Err(KeyError::Length { .. })));
+
+        fs::remove_file(&file).unwrap();
+        assert_ne!(Keys::load(&path).unwrap().salt("a"), first.salt("a"));
+        fs::remove_dir_all(path).unwrap();
+    }
+
+    #[test]
+    fn no_two_uses_share_a_hash() {
+        let (one, two) = (keys(1), keys(2));
+        let namespace = |job: &str, run: &str| Namespace::new(job, run).unwrap();
+        let hashes = [
+            one.namespace(&namespace("a", "bc")),
+            one.namespace(&namespace("ab", "c")),
+            two.namespace(&namespace("a", "bc")),
+            one.job("a"),
+            one.salt("a"),
+            one.cache_mounts("a", None),
+            one.cache_mounts("a", Some("")),
+            one.cache_mounts("a", Some("x")),
+            one.shared_key("a", &[("context", "x"), ("dockerfile", "y")]),
+            one.shared_key("a", &[("context", "x")]),
+            one.shared_key("a", &[("context", "xdockerfile")]),
+            one.build("a", &["x"]),
+        ];
+        for (index, hash) in hashes.iter().enumerate() {
+            assert!(hash.len() == HASH_DIGITS && hash.bytes().all(|b| b.is_ascii_hexdigit()), "{hash}");
+            assert!(!hashes[..index].contains(hash), "{hash}");
+        }
+        assert_eq!(one.instance().len(), INSTANCE_DIGITS);
+    }
+}

@@ -1,0 +1,209 @@
+//! Private names: how an image of a namespace is called in the engine.
+//!
+//! `wharf.invalid/<instance>/<namespace>/<host>/<path>:<tag>`, where the host's port follows `__`.
+//! A digest goes into the tag, `…/digest/<host>/<path>:sha256-…`. What does not fit is hashed,
+//! `…/long/<hash>:1`, and the store knows what the hash stands for. `digest` and `long` are no hosts:
+//! those have a dot or a port, or are `localhost`.
+
+use super::{Keys, PRIVATE_HOST};
+use crate::names::{
+    Namespace, Reference,
+    reference::{Digest, NAME_BYTES_MAX},
+};
+
+const DIGEST_ROOM: &str = "digest";
+const LONG_ROOM: &str = "long";
+
+/// How the names of one namespace's images are made and read.
+#[derive(Clone, Debug)]
+pub struct NamespaceNames {
+    keys: Keys,
+    opaque: String,
+    prefix: String,
+}
+
+/// The name of an image in the engine.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PrivateName {
+    name: String,
+    /// The reference did not fit: the store must know what this hash stands for.
+    long: Option<String>,
+}
+
+/// What a private name of a namespace says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// The reference that the job uses.
+    Reference(Reference),
+    /// The hash of one, which the store knows.
+    Long(String),
+}
+
+impl NamespaceNames {
+    pub(super) fn new(keys: &Keys, namespace: &Namespace) -> Self {
+        let opaque = keys.namespace(namespace);
+        let prefix = format!("{PRIVATE_HOST}/{}/{opaque}/", keys.instance());
+        Self { keys: keys.clone(), opaque, prefix }
+    }
+
+    /// What every private name of the namespace begins with; it ends with a slash.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// The namespace's opaque name, by which the store knows it.
+    pub fn opaque(&self) -> &str {
+        &self.opaque
+    }
+
+    /// The name of `reference`, `:latest` where it says neither tag nor digest. Store what
+    /// [`PrivateName::long`] says before the name is used.
+    pub fn name(&self, reference: &Reference) -> PrivateName {
+        let reference = reference.clone().tagged();
+        let fitting = self
+            .encode(&reference)
+            .filter(|name| name.rsplit_once(':').is_some_and(|(name, _)| name.len() <= NAME_BYTES_MAX));
+        match fitting {
+            Some(name) => PrivateName { name, long: None },
+            None => {
+                let hash = self.keys.reference(&reference.to_string());
+                PrivateName { name: format!("{}{LONG_ROOM}/{hash}:1", self.prefix), long: Some(hash) }
+            }
+        }
+    }
+
+    /// Reads a name of the engine's; none when it is not this namespace's.
+    pub fn read(&self, name: &str) -> Option<Owner> {
+        let (repository, tag) = name.strip_prefix(&self.prefix)?.rsplit_once(':')?;
+        let (room, rest) = repository.split_once('/')?;
+        let text = match room {
+            LONG_ROOM => return Some(Owner::Long(rest.to_owned())),
+            DIGEST_ROOM => {
+                let (host, path) = rest.split_once('/')?;
+                format!("{}/{path}@{}", host.replacen("__", ":", 1), tag.replacen('-', ":", 1))
+            }
+            host => format!("{}/{rest}:{tag}", host.replacen("__", ":", 1)),
+        };
+        let reference = Reference::parse(&text).ok()?;
+        // A name that this code did not make is nobody's.
+        (self.name(&reference).name == name).then_some(Owner::Reference(reference))
+    }
+
+    fn encode(&self, reference: &Reference) -> Option<String> {
+        let host = reference.host();
+        let lower = host.bytes().all(|byte| !byte.is_ascii_uppercase());
+        if !lower || host.starts_with('[') {
+            return None;
+        }
+        let host = host.replacen(':', "__", 1);
+        let (prefix, path) = (&self.prefix, reference.path());
+        match (reference.tag(), reference.digest().map(Digest::as_str)) {
+            (Some(tag), None) => Some(format!("{prefix}{host}/{path}:{tag}")),
+            (None, Some(digest)) => {
+                Some(format!("{prefix}{DIGEST_ROOM}/{host}/{path}:{}", digest.replacen(':', "-", 1)))
+            }
+            (Some(_), Some(_)) | (None, None) => None,
+        }
+    }
+}
+
+impl PrivateName {
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.name
+    }
+
+    /// The hash that stands for a reference that did not fit.
+    pub fn long(&self) -> Option<&str> {
+        self.long.as_deref()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{super::keys::tests::keys, *};
+
+    fn names(job: &str) -> NamespaceNames {
+        keys(7).names(&Namespace::new(job, "1").unwrap())
+    }
+
+    fn reference(text: &str) -> Reference {
+        Reference::parse(text).unwrap()
+    }
+
+    #[test]
+    fn a_name_shows_the_reference_where_it_fits() {
+        let names = names("a");
+        let encoded = |text: &str| {
+            names.name(&reference(text)).as_str().strip_prefix(names.prefix()).unwrap().to_owned()
+        };
+        assert_eq!(encoded("app"), "docker.io/library/app:latest");
+        assert_eq!(encoded("127.0.0.1:5000/a/b:V1"), "127.0.0.1__5000/a/b:V1");
+        let digest = format!("sha256:{}", "a".repeat(64));
+        assert_eq!(
+            encoded(&format!("localhost/app@{digest}")),
+            format!("digest/localhost/app:sha256-{}", "a".repeat(64))
+        );
+        for long in ["[::1]:5000/app:1", "UPPER/app:1", &format!("app:1@{digest}"), &"a".repeat(200)] {
+            assert!(encoded(long).starts_with("long/"), "{long}");
+        }
+    }
+
+    #[test]
+    fn other_names_are_not_the_namespaces() {
+        let (ours, theirs) = (names("a"), names("b"));
+        let name = theirs.name(&reference("app:1"));
+        assert_eq!(ours.read(name.as_str()), None);
+        assert_eq!(ours.read("docker.io/library/app:1"), None);
+        assert_eq!(ours.read(&format!("{}docker.io/app:1", ours.prefix())), None);
+        assert_eq!(ours.read(&format!("{}:1", ours.prefix())), None);
+    }
+
+    fn any_reference() -> impl Strategy<Value = Reference> {
+        let host = prop_oneof![
+            Just("docker.io".to_owned()),
+            "(localhost|[a-z0-9]{1,8}(-[a-z0-9]{1,4})?(\\.[a-zA-Z0-9]{1,8}){1,3})(:[0-9]{1,4})?",
+            Just("[::1]:5000".to_owned()),
+            "[A-Z][a-zA-Z0-9]{0,6}",
+        ];
+        let path = prop_oneof![
+            "[a-z0-9]{1,6}((\\.|_|__|--?)[a-z0-9]{1,4}){0,2}(/[a-z0-9]{1,5}((\\.|__)[a-z0-9]{1,4})?){0,3}",
+            "(digest|long)/[a-z0-9.]{0,3}[a-z0-9]{1,3}",
+            "[a-z]{100,200}",
+        ];
+        let tag =
+            prop_oneof![Just(String::new()), ":[a-zA-Z0-9_][a-zA-Z0-9_.-]{0,127}", ":sha256-[0-9a-f]{64}"];
+        let digest = prop_oneof![3 => Just(String::new()), 1 => "@sha256:[0-9a-f]{64}"];
+        (host, path, tag, digest).prop_filter_map("not a reference", |(host, path, tag, digest)| {
+            Reference::parse(&format!("{host}/{path}{tag}{digest}")).ok()
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_name_is_a_reference_and_reads_back(reference in any_reference()) {
+            let names = names("job");
+            let name = names.name(&reference);
+            let parsed = Reference::parse(name.as_str()).unwrap();
+            prop_assert_eq!(parsed.to_string(), name.as_str());
+            prop_assert!(name.as_str().starts_with(names.prefix()));
+            match names.read(name.as_str()) {
+                Some(Owner::Reference(read)) => {
+                    prop_assert_eq!(name.long(), None);
+                    prop_assert_eq!(read, reference.tagged());
+                }
+                Some(Owner::Long(hash)) => prop_assert_eq!(name.long(), Some(hash.as_str())),
+                None => prop_assert!(false, "not read: {}", name.as_str()),
+            }
+        }
+
+        #[test]
+        fn two_references_never_share_a_name(one in any_reference(), two in any_reference()) {
+            let names = names("job");
+            let same = one.clone().tagged() == two.clone().tagged();
+            prop_assert_eq!(names.name(&one) == names.name(&two), same);
+        }
+    }
+}

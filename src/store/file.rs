@@ -1,0 +1,167 @@
+//! The file itself: the lock of its directory, its schema, and what becomes of a broken one.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use rusqlite::Connection;
+use rustix::{
+    fs::{FlockOperation, flock},
+    io::Errno,
+};
+
+pub(super) const NAME: &str = "wharf.sqlite";
+const LOCK_NAME: &str = "lock";
+
+const SCHEMA_VERSION: u32 = 1;
+
+/// One entry a version; an entry that was released is never changed.
+const SCHEMA: [&str; SCHEMA_VERSION as usize] = ["
+    -- A blob's diff id: the digest of what it holds, uncompressed. True for ever.
+    CREATE TABLE layer_facts (blob TEXT PRIMARY KEY, diff_id TEXT NOT NULL) WITHOUT ROWID;
+    -- The diff ids that an image claims for its layers. True for ever, unlike what is claimed.
+    CREATE TABLE layer_claims (
+        image TEXT NOT NULL, platform TEXT NOT NULL, position INTEGER NOT NULL,
+        blob TEXT NOT NULL, diff_id TEXT NOT NULL,
+        PRIMARY KEY (image, platform, position)) WITHOUT ROWID;
+    -- Public names in an engine that wharfd is using, and what they pointed to before.
+    CREATE TABLE journal (
+        engine TEXT NOT NULL, name TEXT NOT NULL, before TEXT,
+        PRIMARY KEY (engine, name)) WITHOUT ROWID;
+    -- What a namespace's references were admitted as.
+    CREATE TABLE pins (
+        namespace TEXT NOT NULL, reference TEXT NOT NULL, source TEXT NOT NULL, digest TEXT NOT NULL,
+        PRIMARY KEY (namespace, reference)) WITHOUT ROWID;
+    -- The references that a build used last time.
+    CREATE TABLE bases (
+        job TEXT NOT NULL, build TEXT NOT NULL, reference TEXT NOT NULL,
+        PRIMARY KEY (job, build, reference)) WITHOUT ROWID;
+    -- References that do not fit into a private name.
+    CREATE TABLE long_names (hash TEXT PRIMARY KEY, reference TEXT NOT NULL) WITHOUT ROWID;
+    -- Hold names, and when each was last of use (seconds since 1970).
+    CREATE TABLE holds (
+        engine TEXT NOT NULL, name TEXT NOT NULL, last_used INTEGER NOT NULL,
+        PRIMARY KEY (engine, name)) WITHOUT ROWID;
+"];
+
+/// Why the store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum StoreError {
+    #[error("another wharfd uses the state directory `{}`: stop it, or choose another --state-dir", path.display())]
+    Locked { path: PathBuf },
+    #[error("cannot use the state directory `{}`", path.display())]
+    Directory { path: PathBuf, source: io::Error },
+    #[error("cannot open `{}`", path.display())]
+    File { path: PathBuf, source: rusqlite::Error },
+}
+
+/// Makes the directory if need be, and locks it for as long as the file that is returned lives.
+pub(super) fn lock(directory: &Path) -> Result<File, StoreError> {
+    let failed = |source| StoreError::Directory { path: directory.to_owned(), source };
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(directory.join(LOCK_NAME))
+        .map_err(failed)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(Errno::WOULDBLOCK) => Err(StoreError::Locked { path: directory.to_owned() }),
+        Err(errno) => Err(failed(errno.into())),
+    }
+}
+
+/// Opens the file; one that is broken, or of a newer wharfd, is moved aside.
+pub(super) fn open(directory: &Path) -> Result<Connection, StoreError> {
+    let path = directory.join(NAME);
+    let failed = |source| StoreError::File { path: path.clone(), source };
+    match attempt(&path).map_err(failed)? {
+        Ok(connection) => return Ok(connection),
+        Err(why) => {
+            let aside = move_aside(&path)
+                .map_err(|source| StoreError::Directory { path: directory.to_owned(), source })?;
+            tracing::warn!(
+                file = %path.display(), aside = %aside.display(), why,
+                "the store is not readable: moved aside and begun anew; the next builds are slower"
+            );
+        }
+    }
+    match attempt(&path).map_err(failed)? {
+        Ok(connection) => Ok(connection),
+        // A file of ours, made a moment ago: the disk is at fault.
+        Err(_) => Err(failed(rusqlite::Error::SqliteFailure(
+            rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR),
+            None,
+        ))),
+    }
+}
+
+/// A connection; or why the file is of no use; or why it cannot be opened at all.
+fn attempt(path: &Path) -> rusqlite::Result<Result<Connection, &'static str>> {
+    let checked = Connection::open(path).and_then(|mut connection| {
+        connection.busy_timeout(Duration::from_secs(5))?;
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        // The journal of public names must be there after a power failure too.
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        let sound: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+        if sound != "ok" {
+            return Ok(Err("it is corrupt"));
+        }
+        migrate(&mut connection).map(|known| known.then_some(connection).ok_or("a newer wharfd made it"))
+    });
+    match checked {
+        Err(rusqlite::Error::SqliteFailure(error, _))
+            if matches!(
+                error.code,
+                rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt
+            ) =>
+        {
+            Ok(Err("it is corrupt"))
+        }
+        other => other,
+    }
+}
+
+/// Brings the schema up to date; false when it is newer than this wharfd.
+fn migrate(connection: &mut Connection) -> rusqlite::Result<bool> {
+    let version: u32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    if version > SCHEMA_VERSION {
+        return Ok(false);
+    }
+    let transaction = connection.transaction()?;
+    for (_, step) in (0..).zip(SCHEMA).skip_while(|(done, _)| *done < version) {
+        transaction.execute_batch(step)?;
+    }
+    transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+    transaction.commit()?;
+    Ok(true)
+}
+
+fn move_aside(path: &Path) -> io::Result<PathBuf> {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let suffix = format!(".aside-{}", since.as_millis());
+    // The write-ahead log belongs to the file: it must not meet the next one.
+    for part in ["-wal", "-shm"] {
+        let log = with_suffix(path, part);
+        match fs::rename(&log, with_suffix(&log, &suffix)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    let aside = with_suffix(path, &suffix);
+    fs::rename(path, &aside)?;
+    Ok(aside)
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}

@@ -1,0 +1,126 @@
+//! What wharfd remembers, in one SQLite file: facts, pins, and the journal of public names.
+//! Losing the file costs time, never safety. No secret is kept here.
+
+mod file;
+mod holds;
+mod journal;
+mod layers;
+mod pins;
+
+use std::path::Path;
+
+use rusqlite::Connection;
+use tokio::sync::{mpsc, oneshot};
+
+pub use file::StoreError;
+pub use journal::PublicName;
+pub use layers::LayerClaim;
+pub use pins::{Pin, PinSource};
+
+use crate::fault::Fault;
+
+/// Calls that wait for the file; more wait at the caller's.
+const QUEUE_CALLS: usize = 64;
+
+type Call = Box<dyn FnOnce(&mut Connection) + Send>;
+
+/// The store. Cheap to clone; the file closes with the last clone.
+#[derive(Clone, Debug)]
+pub struct Store {
+    calls: mpsc::Sender<Call>,
+}
+
+impl Store {
+    /// Opens the store in `state_dir`, and locks the directory: one wharfd has it at a time. A file
+    /// that is not readable is moved aside, and a new one begun.
+    pub fn open(state_dir: &Path) -> Result<Self, StoreError> {
+        let lock = file::lock(state_dir)?;
+        let mut connection = file::open(state_dir)?;
+        let (calls, mut queue) = mpsc::channel::<Call>(QUEUE_CALLS);
+        let serve = move || {
+            while let Some(call) = queue.blocking_recv() {
+                call(&mut connection);
+            }
+            // The file is closed before another wharfd may open it.
+            drop(connection);
+            drop(lock);
+        };
+        std::thread::Builder::new()
+            .name("store".to_owned())
+            .spawn(serve)
+            .map_err(|source| StoreError::Directory { path: state_dir.to_owned(), source })?;
+        Ok(Self { calls })
+    }
+
+    /// Runs `call` on the store's own thread: SQLite blocks, and has one writer.
+    async fn call<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, Fault> {
+        let (answer, answered) = oneshot::channel();
+        let call: Call = Box::new(move |connection| {
+            // The caller has gone: what it wanted is done all the same.
+            let _ = answer.send(call(connection));
+        });
+        self.calls.send(call).await.map_err(|_| Fault::internal("the store's thread has ended"))?;
+        answered.await.map_err(|_| Fault::internal("the store's thread has ended"))?.map_err(Fault::internal)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    pub(super) fn directory(name: &str) -> std::path::PathBuf {
+        let path = std::env::temp_dir().join(format!("wharf-store-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&path);
+        std::fs::create_dir_all(&path).unwrap();
+        path
+    }
+
+    #[tokio::test]
+    async fn a_directory_has_one_wharfd() {
+        let path = directory("lock");
+        let store = Store::open(&path).unwrap();
+        let second = Store::open(&path).unwrap_err();
+        assert!(matches!(second, StoreError::Locked { .. }), "{second}");
+        assert!(second.to_string().contains(path.to_str().unwrap()), "{second}");
+        store.remember_long_name("h", "docker.io/library/app:1").await.unwrap();
+        drop(store);
+        // The thread ends by itself a moment after its last owner.
+        let again = (0..1000).find_map(|_| match Store::open(&path) {
+            Err(StoreError::Locked { .. }) => {
+                std::thread::yield_now();
+                std::thread::sleep(std::time::Duration::from_millis(1));
+                None
+            }
+            opened => Some(opened),
+        });
+        let again = again.unwrap().unwrap();
+        assert_eq!(again.long_name("h").await.unwrap().as_deref(), Some("docker.io/library/app:1"));
+        std::fs::remove_dir_all(path).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_broken_or_newer_is_moved_aside() {
+        for (name, content) in
+            [("broken", &b"not a database, and long enough to look at"[..]), ("newer", b"")]
+        {
+            let path = directory(name);
+            let file = path.join(file::NAME);
+            std::fs::write(&file, content).unwrap();
+            if content.is_empty() {
+                let newer = Connection::open(&file).unwrap();
+                newer.pragma_update(None, "user_version", 9999).unwrap();
+            }
+            let store = Store::open(&path).unwrap();
+            assert_eq!(store.long_name("h").await.unwrap(), None);
+            let aside = std::fs::read_dir(&path)
+                .unwrap()
+                .filter(|entry| entry.as_ref().unwrap().file_name().to_str().unwrap().contains(".aside-"))
+                .count();
+            assert_eq!(aside, 1, "{name}");
+            std::fs::remove_dir_all(path).unwrap();
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! What is remembered of namespaces and jobs: pins, the bases of builds, names that do not fit.
+
+use rusqlite::{OptionalExtension as _, params};
+
+use super::Store;
+use crate::{
+    fault::Fault,
+    names::{Reference, reference::Digest},
+};
+
+/// What a reference was admitted as, in a namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pin {
+    /// Where the image came from.
+    pub source: PinSource,
+    /// The digest at the registry, or the id of the image on the node.
+    pub digest: Digest,
+}
+
+/// Where an admitted image came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PinSource {
+    /// A registry, which showed it to the namespace's job.
+    Registry,
+    /// The node: the operator put it there.
+    Node,
+}
+
+impl Store {
+    /// What `reference` is in `namespace`, an opaque name of one.
+    pub async fn pin(&self, namespace: &str, reference: &Reference) -> Result<Option<Pin>, Fault> {
+        let (namespace, reference) = (namespace.to_owned(), reference.to_string());
+        let found: Option<(String, String)> = self
+            .call(move |connection| {
+                connection
+                    .prepare_cached("SELECT source, digest FROM pins WHERE namespace = ? AND reference = ?")?
+                    .query_row([namespace, reference], |row| Ok((row.get(0)?, row.get(1)?)))
+                    .optional()
+            })
+            .await?;
+        Ok(found.and_then(|(source, digest)| {
+            let source = match source.as_str() {
+                "registry" => PinSource::Registry,
+                "node" => PinSource::Node,
+                _ => return None,
+            };
+            Some(Pin { source, digest: Digest::parse(&digest)? })
+        }))
+    }
+
+    /// Pins `reference` in `namespace`.
+    pub async fn set_pin(&self, namespace: &str, reference: &Reference, pin: &Pin) -> Result<(), Fault> {
+        let (namespace, reference, digest) =
+            (namespace.to_owned(), reference.to_string(), pin.digest.to_string());
+        let source = match pin.source {
+            PinSource::Registry => "registry",
+            PinSource::Node => "node",
+        };
+        self.call(move |connection| {
+            connection
+                .execute(
+                    "INSERT OR REPLACE INTO pins VALUES (?, ?, ?, ?)",
+                    params![namespace, reference, source, digest],
+                )
+                .map(drop)
+        })
+        .await
+    }
+
+    /// Forgets the pins of `namespace`.
+    pub async fn forget_pins(&self, namespace: &str) -> Result<(), Fault> {
+        let namespace = namespace.to_owned();
+        self.call(move |connection| {
+            connection.execute("DELETE FROM pins WHERE namespace = ?", [namespace]).map(drop)
+        })
+        .await
+    }
+
+    /// The references that `build` of `job` used last time; both are keys, not names.
+    pub async fn bases(&self, job: &str, build: &str) -> Result<Vec<Reference>, Fault> {
+        let (job, build) = (job.to_owned(), build.to_owned());
+        let rows: Vec<String> = self
+            .call(move |connection| {
+                connection
+                    .prepare_cached(
+                        "SELECT reference FROM bases WHERE job = ? AND build = ? ORDER BY reference",
+                    )?
+                    .query_map([job, build], |row| row.get(0))?
+                    .collect()
+            })
+            .await?;
+        Ok(rows.iter().filter_map(|reference| Reference::parse(reference).ok()).collect())
+    }
+
+    /// Remembers the references that `build` of `job` used.
+    pub async fn set_bases(&self, job: &str, build: &str, references: &[Reference]) -> Result<(), Fault> {
+        let mut references: Vec<String> = references.iter().map(ToString::to_string).collect();
+        references.sort();
+        references.dedup();
+        let (job, build) = (job.to_owned(), build.to_owned());
+        self.call(move |connection| {
+            let transaction = connection.transaction()?;
+            let known: Vec<String> = transaction
+                .prepare_cached("SELECT reference FROM bases WHERE job = ? AND build = ? ORDER BY reference")?
+                .query_map([&job, &build], |row| row.get(0))?
+                .collect::<rusqlite::Result<_>>()?;
+            // An unchanged rebuild, the usual case, does not wait for the disk.
+            if known == references {
+                return Ok(());
+            }
+            transaction.execute("DELETE FROM bases WHERE job = ? AND build = ?", [&job, &build])?;
+            for reference in &references {
+                transaction.execute("INSERT INTO bases VALUES (?, ?, ?)", [&job, &build, reference])?;
+            }
+            transaction.commit()
+        })
+        .await
+    }
+
+    /// The reference behind the hash in a private name.
+    pub async fn long_name(&self, hash: &str) -> Result<Option<String>, Fault> {
+        let hash = hash.to_owned();
+        self.call(move |connection| {
+            connection
+                .prepare_cached("SELECT reference FROM long_names WHERE hash = ?")?
+                .query_row([hash], |row| row.get(0))
+                .optional()
+        })
+        .await
+    }
+
+    /// Remembers the reference behind a hash.
+    pub async fn remember_long_name(&self, hash: &str, reference: &str) -> Result<(), Fault> {
+        let (hash, reference) = (hash.to_owned(), reference.to_owned());
+        self.call(move |connection| {
+            connection.execute("INSERT OR IGNORE INTO long_names VALUES (?, ?)", [hash, reference]).map(drop)
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn pins_and_bases_are_kept_apart() {
+        let path = crate::store::tests::directory("pins");
+        let store = Store::open(&path).unwrap();
+        let app = Reference::parse("app:1").unwrap();
+        let pin = |source, digit: &str| Pin {
+            source,
+            digest: Digest::parse(&format!("sha256:{}", digit.repeat(64))).unwrap(),
+        };
+        store.set_pin("a", &app, &pin(PinSource::Registry, "1")).await.unwrap();
+        store.set_pin("b", &app, &pin(PinSource::Node, "2")).await.unwrap();
+        assert_eq!(store.pin("a", &app).await.unwrap(), Some(pin(PinSource::Registry, "1")));
+        store.forget_pins("a").await.unwrap();
+        assert_eq!(store.pin("a", &app).await.unwrap(), None);
+        assert_eq!(store.pin("b", &app).await.unwrap(), Some(pin(PinSource::Node, "2")));
+
+        let base = Reference::parse("base:1").unwrap();
+        store.set_bases("job", "build", &[base.clone(), app.clone(), base.clone()]).await.unwrap();
+        assert_eq!(store.bases("job", "build").await.unwrap(), [app, base.clone()]);
+        store.set_bases("job", "build", std::slice::from_ref(&base)).await.unwrap();
+        assert_eq!(store.bases("job", "build").await.unwrap(), [base]);
+        assert!(store.bases("job", "other").await.unwrap().is_empty());
+        std::fs::remove_dir_all(path).unwrap();
+    }
+}
