@@ -1,6 +1,12 @@
 //! One Docker Engine: what wharfd asks of it, over the socket that wharfd alone holds.
 
+pub mod connection;
+pub mod filesync;
+pub mod gate;
+pub mod isolation;
 pub mod naming;
+pub mod session;
+pub mod solve;
 
 use std::{
     fmt,

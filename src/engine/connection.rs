@@ -1,0 +1,231 @@
+//! A raw connection to the engine's BuildKit, one for each build.
+//!
+//! One for each: BuildKit's HTTP/2 server admits 250 streams on a connection, and a build holds
+//! several for its whole length, so builds that shared one would wait for each other for ever.
+
+use std::{
+    io,
+    path::Path,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bollard_buildkit_proto::moby::buildkit::v1::{
+    InfoRequest, control_client::ControlClient, frontend::llb_bridge_client::LlbBridgeClient,
+};
+use http::{Request, Response, Uri, header};
+use http_body_util::Empty;
+use hyper::{
+    body::Incoming,
+    client::conn::{http1, http2},
+    rt::{Read, ReadBufCursor, Write},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::UnixStream;
+use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
+use tonic::body::Body;
+use tower::Service;
+
+use crate::{
+    fault::{Fault, Reason},
+    tasks::Group,
+};
+
+/// Graphs of large Dockerfiles come in one message; BuildKit's own clients allow 16 MiB.
+const MESSAGE_BYTES_MAX: usize = 16 << 20;
+/// 64 KiB, HTTP/2's default, halves the speed of what an exporter sends down (measured).
+const WINDOW_BYTES: u32 = 1 << 20;
+
+/// How BuildKit's gRPC is reached on an engine's socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialling {
+    /// Plain HTTP/2 on the socket: Engine 29.2 and newer.
+    PriorKnowledge,
+    /// An upgrade at `POST /grpc`. Goes with Engine 29.1, the last that needs it.
+    Upgrade,
+}
+
+/// A connection to BuildKit. Dropping it cuts the socket, which ends every call on it and so
+/// cancels what they run.
+#[derive(Debug)]
+pub struct Connection {
+    channel: Channel,
+    _cut: DropGuard,
+}
+
+/// What gRPC clients are made over.
+#[derive(Clone, Debug)]
+pub struct Channel(http2::SendRequest<Body>);
+
+impl Connection {
+    /// Connects to BuildKit at the engine's `socket`; `tasks` owns the connection's own task.
+    pub async fn dial(socket: &Path, dialling: Dialling, tasks: &Group) -> Result<Self, Fault> {
+        let unavailable = |error: &dyn std::fmt::Display| {
+            Fault::new(Reason::EngineUnavailable, "the engine's builder cannot be reached")
+                .hint("try again; if it stays so, the node's operator finds why in wharfd's log")
+                .caused_by(format!("BuildKit at {}: {error}", socket.display()))
+        };
+        let stream = UnixStream::connect(socket).await.map_err(|error| unavailable(&error))?;
+        let token = CancellationToken::new();
+        let io = Severable { io: TokioIo::new(stream), cut: Box::pin(token.clone().cancelled_owned()) };
+        let cut = token.drop_guard();
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder.initial_stream_window_size(WINDOW_BYTES).initial_connection_window_size(WINDOW_BYTES * 16);
+        let sender = match dialling {
+            Dialling::PriorKnowledge => {
+                let (sender, connection) =
+                    builder.handshake(io).await.map_err(|error| unavailable(&error))?;
+                tasks.spawn("engine connection", async move {
+                    if let Err(error) = connection.await {
+                        tracing::debug!(%error, "connection to BuildKit ended");
+                    }
+                });
+                sender
+            }
+            Dialling::Upgrade => {
+                let upgraded = upgrade(io, tasks).await.map_err(|error| unavailable(&error))?;
+                let (sender, connection) =
+                    builder.handshake(upgraded).await.map_err(|error| unavailable(&error))?;
+                tasks.spawn("engine connection", async move {
+                    if let Err(error) = connection.await {
+                        tracing::debug!(%error, "connection to BuildKit ended");
+                    }
+                });
+                sender
+            }
+        };
+        Ok(Self { channel: Channel(sender), _cut: cut })
+    }
+
+    /// Finds out how this engine's BuildKit is reached, by a call: a handshake alone proves
+    /// nothing, since older engines accept the connection and fail the first call in several ways.
+    pub async fn probe(socket: &Path, tasks: &Group) -> Result<Dialling, Fault> {
+        let mut last = None;
+        for dialling in [Dialling::PriorKnowledge, Dialling::Upgrade] {
+            let answer = async {
+                let connection = Self::dial(socket, dialling, tasks).await?;
+                // Engines packaged by distributions leave `Info` out; that, too, is BuildKit's answer.
+                match connection.control().info(InfoRequest {}).await {
+                    Ok(_) => Ok(dialling),
+                    Err(status) if status.code() == tonic::Code::Unimplemented => Ok(dialling),
+                    Err(status) => {
+                        Err(Fault::new(Reason::EngineUnavailable, "the engine's builder does not answer")
+                            .caused_by(status))
+                    }
+                }
+            };
+            match answer.await {
+                Ok(dialling) => return Ok(dialling),
+                Err(fault) => last = Some(fault),
+            }
+        }
+        Err(last.unwrap_or_else(|| Fault::internal("no way of dialling was tried")))
+    }
+
+    /// BuildKit's Control API.
+    pub fn control(&self) -> ControlClient<Channel> {
+        ControlClient::with_origin(self.channel.clone(), origin())
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// BuildKit's gateway API.
+    pub fn gateway(&self) -> LlbBridgeClient<Channel> {
+        LlbBridgeClient::with_origin(self.channel.clone(), origin())
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+}
+
+fn origin() -> Uri {
+    Uri::from_static("http://localhost")
+}
+
+async fn upgrade(
+    io: Severable,
+    tasks: &Group,
+) -> Result<hyper::upgrade::Upgraded, Box<dyn std::error::Error + Send + Sync>> {
+    let (mut sender, connection) = http1::handshake(io).await?;
+    tasks.spawn("engine upgrade", async move {
+        if let Err(error) = connection.with_upgrades().await {
+            tracing::debug!(%error, "connection to the engine ended");
+        }
+    });
+    let request = Request::post("/grpc")
+        .header(header::HOST, "localhost")
+        .header(header::CONNECTION, "Upgrade")
+        .header(header::UPGRADE, "h2c")
+        .body(Empty::<bytes::Bytes>::new())?;
+    let response = sender.send_request(request).await?;
+    if response.status() != http::StatusCode::SWITCHING_PROTOCOLS {
+        return Err(format!("POST /grpc answered {} instead of an upgrade", response.status()).into());
+    }
+    Ok(hyper::upgrade::on(response).await?)
+}
+
+impl Service<Request<Body>> for Channel {
+    type Response = Response<Incoming>;
+    type Error = hyper::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        Box::pin(self.0.send_request(request))
+    }
+}
+
+/// A socket that can be cut from outside. Dropping or aborting hyper's task does not close it:
+/// HTTP/2 runs in a task of its own, which would go on, and the build's steps with it.
+struct Severable {
+    io: TokioIo<UnixStream>,
+    cut: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+impl Severable {
+    fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        match self.cut.as_mut().poll(cx) {
+            Poll::Ready(()) => Err(io::ErrorKind::ConnectionAborted.into()),
+            Poll::Pending => Ok(()),
+        }
+    }
+}
+
+impl Read for Severable {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.check(cx)?;
+        Pin::new(&mut self.io).poll_read(cx, buffer)
+    }
+}
+
+impl Write for Severable {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.check(cx)?;
+        Pin::new(&mut self.io).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffers: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.check(cx)?;
+        Pin::new(&mut self.io).poll_write_vectored(cx, buffers)
+    }
+}

@@ -1,0 +1,194 @@
+//! `moby.filesync.v1.FileSync`: directories that BuildKit asks for, passed on message by message.
+//!
+//! The packets stay bytes here: what is relayed is never decoded, kept or counted.
+
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::{Buf as _, BufMut as _, Bytes};
+use futures_util::{StreamExt as _, future::BoxFuture};
+use http::Request as HttpRequest;
+use tonic::{
+    Request, Response, Status, Streaming,
+    body::Body,
+    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
+    metadata::MetadataMap,
+    server::{Grpc, NamedService, StreamingService},
+};
+use tower::Service;
+
+use super::session::{Messages, SessionClient};
+
+/// BuildKit sends 32 KiB of a file in a packet; a STAT can be larger by its extended attributes.
+const PACKET_BYTES_MAX: usize = 4 << 20;
+
+/// What BuildKit asks of a directory, from the call's metadata.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DirectoryRequest {
+    /// The directory's name: `context`, `dockerfile`.
+    pub name: String,
+    /// Only entries that match one of these; empty: all.
+    pub include_patterns: Vec<String>,
+    /// Entries that are left out.
+    pub exclude_patterns: Vec<String>,
+    /// Paths that are followed through symlinks.
+    pub follow_paths: Vec<String>,
+}
+
+impl DirectoryRequest {
+    fn from_metadata(metadata: &MetadataMap) -> Result<Self, Status> {
+        let name = values(metadata, "dir-name")?.into_iter().next();
+        Ok(Self {
+            name: name.ok_or_else(|| Status::invalid_argument("no dir-name"))?,
+            include_patterns: values(metadata, "include-patterns")?,
+            exclude_patterns: values(metadata, "exclude-patterns")?,
+            follow_paths: values(metadata, "followpaths")?,
+        })
+    }
+}
+
+/// The values of a key, decoded where `<key>-encoded: 1` says that they are encoded.
+fn values(metadata: &MetadataMap, key: &str) -> Result<Vec<String>, Status> {
+    let encoded = metadata.get(format!("{key}-encoded")).is_some_and(|value| value == "1");
+    let invalid = || Status::invalid_argument(format!("metadata {key} cannot be read"));
+    let mut texts = Vec::new();
+    for value in metadata.get_all(key) {
+        let text = value.to_str().map_err(|_| invalid())?;
+        texts.push(if encoded { query_unescape(text).ok_or_else(invalid)? } else { text.to_owned() });
+    }
+    Ok(texts)
+}
+
+/// Go's `url.QueryUnescape`: `%XX`, and `+` for a space.
+fn query_unescape(text: &str) -> Option<String> {
+    let mut bytes = text.bytes();
+    let mut decoded = Vec::with_capacity(text.len());
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    while let Some(byte) = bytes.next() {
+        decoded.push(match byte {
+            b'+' => b' ',
+            b'%' => digit(bytes.next()?)? * 16 + digit(bytes.next()?)?,
+            other => other,
+        });
+    }
+    String::from_utf8(decoded).ok()
+}
+
+/// The service that BuildKit calls.
+#[derive(Clone)]
+pub(super) struct FileSyncService {
+    client: Arc<dyn SessionClient>,
+}
+
+impl FileSyncService {
+    pub(super) fn new(client: Arc<dyn SessionClient>) -> Self {
+        Self { client }
+    }
+}
+
+impl NamedService for FileSyncService {
+    const NAME: &'static str = "moby.filesync.v1.FileSync";
+}
+
+impl Service<HttpRequest<Body>> for FileSyncService {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: HttpRequest<Body>) -> Self::Future {
+        let client = Arc::clone(&self.client);
+        Box::pin(async move {
+            if request.uri().path() != "/moby.filesync.v1.FileSync/DiffCopy" {
+                return Ok(Status::unimplemented("only DiffCopy is served").into_http());
+            }
+            let mut grpc = Grpc::new(BytesCodec).max_decoding_message_size(PACKET_BYTES_MAX);
+            Ok(grpc.streaming(DiffCopy(client), request).await)
+        })
+    }
+}
+
+struct DiffCopy(Arc<dyn SessionClient>);
+
+impl StreamingService<Bytes> for DiffCopy {
+    type Response = Bytes;
+    type ResponseStream = Messages;
+    type Future = BoxFuture<'static, Result<Response<Messages>, Status>>;
+
+    fn call(&mut self, request: Request<Streaming<Bytes>>) -> Self::Future {
+        let client = Arc::clone(&self.0);
+        Box::pin(async move {
+            let directory = DirectoryRequest::from_metadata(request.metadata())?;
+            let packets = request.into_inner().boxed();
+            client.sync(directory, packets).await.map(Response::new)
+        })
+    }
+}
+
+/// Messages as the bytes that they are.
+#[derive(Clone, Copy, Debug, Default)]
+struct BytesCodec;
+
+impl Codec for BytesCodec {
+    type Encode = Bytes;
+    type Decode = Bytes;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for BytesCodec {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn encode(&mut self, item: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buffer.put(item);
+        Ok(())
+    }
+}
+
+impl Decoder for BytesCodec {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        let length = buffer.remaining();
+        Ok(Some(buffer.copy_to_bytes(length)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metadata_become_a_request() {
+        let mut metadata = MetadataMap::new();
+        metadata.insert("dir-name", "context".parse().unwrap());
+        metadata.append("followpaths", "a+b%2F%c3%a4".parse().unwrap());
+        metadata.append("followpaths", "c".parse().unwrap());
+        metadata.insert("followpaths-encoded", "1".parse().unwrap());
+        metadata.append("exclude-patterns", "a+b".parse().unwrap());
+        let request = DirectoryRequest::from_metadata(&metadata).unwrap();
+        assert_eq!(request.name, "context");
+        assert_eq!(request.follow_paths, ["a b/ä", "c"]);
+        assert_eq!(request.exclude_patterns, ["a+b"]);
+        assert!(request.include_patterns.is_empty());
+        assert!(DirectoryRequest::from_metadata(&MetadataMap::new()).is_err());
+        metadata.append("followpaths", "%zz".parse().unwrap());
+        assert!(DirectoryRequest::from_metadata(&metadata).is_err());
+    }
+}

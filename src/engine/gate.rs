@@ -1,0 +1,439 @@
+//! The gate: judges the whole graph of a build before any of its steps has run.
+//!
+//! It is an allow-list of operations, source schemes, attributes and fields. What it does not know
+//! it refuses: a newer BuildKit's fields, which a decoder drops in silence, are seen by an
+//! operation being shorter when it is encoded again.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bollard_buildkit_proto::{
+    moby::buildkit::v1::frontend::{self, result},
+    pb::{
+        Definition, ExecOp, Mount, MountType, NetMode, Op, Platform, SecurityMode, SourceOp,
+        WorkerConstraints, op,
+    },
+};
+use prost::Message as _;
+
+use super::isolation::{JobKeys, SALT_ADDRESS};
+use crate::{
+    fault::{Fault, Reason},
+    names::printable,
+};
+
+/// A graph that was judged: the results that may be returned to BuildKit to run. Made by
+/// [`Gate::judge`] alone.
+#[derive(Debug)]
+pub struct Judged {
+    result: frontend::Result,
+}
+
+impl Judged {
+    /// What `Return` takes: references alone, since BuildKit keeps the graphs.
+    pub fn into_result(self) -> frontend::Result {
+        self.result
+    }
+}
+
+/// Why a graph does not run, for now or at all.
+#[derive(Debug)]
+pub enum Refusal {
+    /// It needs these URLs, which nobody has been asked for yet.
+    NeedsUrls(BTreeSet<String>),
+    /// It is refused.
+    Refused(Fault),
+}
+
+/// What a build's graph may hold.
+#[derive(Debug)]
+pub struct Gate<'a> {
+    /// The engine session that local directories come from.
+    pub session: &'a str,
+    /// The job's own keys.
+    pub keys: &'a JobKeys,
+    /// The engine's platform: `linux/amd64`, with a variant where it has one.
+    pub platform: &'a str,
+    /// The names of admitted images in the engine, and what the Dockerfile calls each.
+    pub images: &'a BTreeMap<String, String>,
+    /// Admitted URLs.
+    pub urls: &'a BTreeSet<String>,
+    /// The URL of the uploaded tar.
+    pub tar: Option<&'a str>,
+}
+
+impl Gate<'_> {
+    /// Judges every graph of a frontend's result.
+    pub fn judge(&self, result: frontend::Result) -> Result<Judged, Refusal> {
+        let mut urls = BTreeSet::new();
+        if !result.attestations.is_empty() {
+            return Err(refuse("attestations are not allowed"));
+        }
+        let judged = match result.result {
+            None => None,
+            Some(result::Result::Ref(reference)) => {
+                Some(result::Result::Ref(self.reference(reference, &mut urls)?))
+            }
+            Some(result::Result::Refs(map)) => {
+                let mut refs = std::collections::HashMap::new();
+                for (name, reference) in map.refs {
+                    refs.insert(name, self.reference(reference, &mut urls)?);
+                }
+                Some(result::Result::Refs(frontend::RefMap { refs }))
+            }
+            // Older forms come without the graph, so there is nothing to judge.
+            Some(result::Result::RefDeprecated(_) | result::Result::RefsDeprecated(_)) => {
+                return Err(refuse("the builder gave no graph to judge"));
+            }
+        };
+        if !urls.is_empty() {
+            return Err(Refusal::NeedsUrls(urls));
+        }
+        Ok(Judged { result: frontend::Result { result: judged, ..result } })
+    }
+
+    fn reference(
+        &self,
+        reference: frontend::Ref,
+        urls: &mut BTreeSet<String>,
+    ) -> Result<frontend::Ref, Refusal> {
+        match &reference.def {
+            Some(definition) => self.definition(definition, urls)?,
+            // `FROM scratch` with nothing in it has no graph, and then BuildKit gives no id either.
+            None if reference.id.is_empty() => {}
+            None => return Err(refuse("the builder gave no graph to judge")),
+        }
+        Ok(frontend::Ref { id: reference.id, def: None })
+    }
+
+    fn definition(&self, definition: &Definition, urls: &mut BTreeSet<String>) -> Result<(), Refusal> {
+        for bytes in &definition.def {
+            let op = Op::decode(bytes.as_slice()).map_err(|_| refuse("an operation cannot be read"))?;
+            if op.encoded_len() != bytes.len() {
+                return Err(refuse("an operation has fields that this wharfd does not know"));
+            }
+            self.op(&op, urls)?;
+        }
+        Ok(())
+    }
+
+    fn op(&self, op: &Op, urls: &mut BTreeSet<String>) -> Result<(), Refusal> {
+        if let Some(WorkerConstraints { filter }) = &op.constraints
+            && !filter.is_empty()
+        {
+            return Err(refuse("an operation chooses its worker"));
+        }
+        match &op.op {
+            // The last operation of a graph only points at its result.
+            None if op.inputs.len() == 1 => Ok(()),
+            None => Err(refuse("an operation has no kind")),
+            Some(op::Op::Exec(exec)) => self.platform(op.platform.as_ref()).and_then(|()| self.exec(exec)),
+            Some(op::Op::Source(source)) => {
+                self.source(source, urls)?;
+                if source.identifier.starts_with("docker-image://") {
+                    self.platform(op.platform.as_ref())
+                } else {
+                    Ok(())
+                }
+            }
+            Some(op::Op::File(_) | op::Op::Merge(_) | op::Op::Diff(_)) => Ok(()),
+            Some(op::Op::Build(_)) => Err(refuse("a nested build hides what it would run")),
+        }
+    }
+
+    fn platform(&self, platform: Option<&Platform>) -> Result<(), Refusal> {
+        let Some(platform) = platform else { return Ok(()) };
+        let mut name = format!("{}/{}", platform.os, platform.architecture);
+        // The engine's own variant may be said or left away; another one is another platform.
+        if !platform.variant.is_empty() && !self.platform.ends_with(&format!("/{name}/{}", platform.variant))
+        {
+            name = format!("{name}/{}", platform.variant);
+        }
+        let same = self.platform == name
+            || self.platform.strip_prefix(&name).is_some_and(|rest| rest.starts_with('/'));
+        if same {
+            return Ok(());
+        }
+        Err(Refusal::Refused(foreign_platform(&name, self.platform)))
+    }
+
+    fn source(&self, source: &SourceOp, urls: &mut BTreeSet<String>) -> Result<(), Refusal> {
+        let identifier = source.identifier.as_str();
+        let (scheme, rest) = identifier.split_once("://").unwrap_or_default();
+        match scheme {
+            "local" => {
+                if !matches!(rest, "context" | "dockerfile") {
+                    return Err(refuse(format!("the directory `{}` is not the build's", printable(rest))));
+                }
+                if source.attrs.get("local.session").is_some_and(|session| session != self.session) {
+                    return Err(refuse("a directory comes from another session"));
+                }
+                attributes(
+                    source,
+                    &[
+                        "local.session",
+                        "local.unique",
+                        "local.includepattern",
+                        "local.followpaths",
+                        "local.excludepatterns",
+                        "local.sharedkeyhint",
+                        "local.differ",
+                        "local.metadatatransfer",
+                        "local.metadatatransferexclude",
+                    ],
+                )
+            }
+            "docker-image" => {
+                let name = rest.split_once("@sha256:").map_or(rest, |(name, _)| name);
+                if !self.images.contains_key(name) && !self.images.contains_key(rest) {
+                    return Err(refuse("an image of the graph was not admitted"));
+                }
+                if source.attrs.get("image.resolvemode").is_none_or(|mode| mode != "local") {
+                    return Err(refuse("an image of the graph would be looked up at a registry"));
+                }
+                attributes(source, &["image.resolvemode", "image.recordtype"])
+            }
+            "http" | "https" => {
+                attributes(source, &["http.checksum", "http.filename", "http.perm", "http.uid", "http.gid"])?;
+                if self.tar != Some(identifier) && !self.urls.contains(identifier) {
+                    urls.insert(identifier.to_owned());
+                }
+                Ok(())
+            }
+            "git" => {
+                let text = format!(
+                    "`ADD {}` is not allowed: Git sources are fetched past all checks",
+                    printable(identifier)
+                );
+                Err(Refusal::Refused(
+                    Fault::new(Reason::SourceDenied, text)
+                        .hint("check the repository out in the job and COPY it"),
+                ))
+            }
+            _ => Err(refuse(format!("the source `{}` is of no allowed kind", printable(identifier)))),
+        }
+    }
+
+    fn exec(&self, exec: &ExecOp) -> Result<(), Refusal> {
+        match NetMode::try_from(exec.network) {
+            Ok(NetMode::Unset | NetMode::None) => {}
+            Ok(NetMode::Host) => {
+                return Err(Refusal::Refused(
+                    Fault::new(
+                        Reason::GraphDenied,
+                        "`RUN --network=host` is not allowed: it is the node's network",
+                    )
+                    .hint("leave `--network=host` away"),
+                ));
+            }
+            Err(_) => return Err(refuse("a step asks for a network that this wharfd does not know")),
+        }
+        match SecurityMode::try_from(exec.security) {
+            Ok(SecurityMode::Sandbox) => {}
+            Ok(SecurityMode::Insecure) | Err(_) => {
+                return Err(Refusal::Refused(
+                    Fault::new(
+                        Reason::GraphDenied,
+                        "`RUN --security=insecure` is not allowed: it is root on the node",
+                    )
+                    .hint("leave `--security=insecure` away"),
+                ));
+            }
+        }
+        if !exec.cdi_devices.is_empty() {
+            return Err(refuse("`RUN --device` is not allowed: devices are the node's"));
+        }
+        let meta = exec.meta.as_ref().ok_or_else(|| refuse("a step has no command"))?;
+        let salt = self.keys.salt_host();
+        let salted = meta.extra_hosts.iter().any(|host| host.host == salt && host.ip == SALT_ADDRESS);
+        if !salted {
+            return Err(refuse("a step's result would not be kept apart from other jobs'"));
+        }
+        if !meta.cgroup_parent.is_empty() {
+            return Err(refuse("a step chooses its control group"));
+        }
+        exec.mounts.iter().try_for_each(|mount| self.mount(mount))
+    }
+
+    fn mount(&self, mount: &Mount) -> Result<(), Refusal> {
+        match MountType::try_from(mount.mount_type) {
+            Ok(MountType::Bind | MountType::Secret | MountType::Tmpfs) => Ok(()),
+            Ok(MountType::Cache) => {
+                let id = mount.cache_opt.as_ref().map_or("", |cache| cache.id.as_str());
+                let own = id.strip_prefix(&self.keys.cache_mounts).is_some_and(|rest| rest.starts_with('/'));
+                if own { Ok(()) } else { Err(refuse("a cache mount is not the job's own")) }
+            }
+            Ok(MountType::Ssh) => Err(Refusal::Refused(
+                Fault::new(Reason::GraphDenied, "`RUN --mount=type=ssh` is not served yet")
+                    .hint("give the step a deploy key with `--secret`"),
+            )),
+            Err(_) => Err(refuse("a mount is of a kind that this wharfd does not know")),
+        }
+    }
+}
+
+/// A build for another platform than the engine's own.
+pub fn foreign_platform(asked: &str, own: &str) -> Fault {
+    let text = format!("the platform `{}` is not the engine's, which is `{own}`", printable(asked));
+    Fault::new(Reason::GraphDenied, text)
+        .hint("leave `--platform` away, or say `--platform=$BUILDPLATFORM` for a stage that only compiles")
+}
+
+fn attributes(source: &SourceOp, known: &[&str]) -> Result<(), Refusal> {
+    match source.attrs.keys().find(|key| !known.contains(&key.as_str())) {
+        None => Ok(()),
+        Some(key) => {
+            Err(refuse(format!("a source has the attribute `{}`, which is not allowed", printable(key))))
+        }
+    }
+}
+
+fn refuse(why: impl Into<std::borrow::Cow<'static, str>>) -> Refusal {
+    let why = why.into();
+    Refusal::Refused(Fault::new(Reason::GraphDenied, format!("the build graph is refused: {why}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use bollard_buildkit_proto::pb::{self, CacheOpt, HostIp, Input, Meta};
+
+    use super::*;
+
+    fn keys() -> JobKeys {
+        JobKeys { salt: "5a17".into(), cache_mounts: "cafe".into() }
+    }
+
+    fn judge(ops: &[Op]) -> Result<Judged, Refusal> {
+        judge_bytes(ops.iter().map(prost::Message::encode_to_vec).collect())
+    }
+
+    fn judge_bytes(def: Vec<Vec<u8>>) -> Result<Judged, Refusal> {
+        let keys = keys();
+        let images = BTreeMap::from([("wharf.invalid/h/1:1".to_owned(), "busybox".to_owned())]);
+        let urls = BTreeSet::from(["https://admitted.example/f".to_owned()]);
+        let gate = Gate {
+            session: "s1",
+            keys: &keys,
+            platform: "linux/amd64",
+            images: &images,
+            urls: &urls,
+            tar: Some("http://buildkit-session/t"),
+        };
+        let reference =
+            frontend::Ref { id: "r1".into(), def: Some(Definition { def, ..Definition::default() }) };
+        gate.judge(frontend::Result {
+            result: Some(result::Result::Ref(reference)),
+            ..frontend::Result::default()
+        })
+    }
+
+    fn exec() -> ExecOp {
+        let host = HostIp { host: keys().salt_host(), ip: SALT_ADDRESS.into() };
+        ExecOp { meta: Some(Meta { extra_hosts: vec![host], ..Meta::default() }), ..ExecOp::default() }
+    }
+
+    fn op(op: op::Op) -> Op {
+        Op { op: Some(op), ..Op::default() }
+    }
+
+    fn run(change: impl FnOnce(&mut ExecOp)) -> Result<Judged, Refusal> {
+        let mut exec = exec();
+        change(&mut exec);
+        judge(&[op(op::Op::Exec(exec))])
+    }
+
+    fn source(identifier: &str, attrs: &[(&str, &str)]) -> Result<Judged, Refusal> {
+        let attrs = attrs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        judge(&[op(op::Op::Source(SourceOp { identifier: identifier.to_owned(), attrs }))])
+    }
+
+    #[test]
+    fn an_ordinary_graph_runs() {
+        assert!(run(|_| {}).is_ok());
+        assert!(source("local://context", &[("local.session", "s1"), ("local.followpaths", "[]")]).is_ok());
+        assert!(source("docker-image://wharf.invalid/h/1:1", &[("image.resolvemode", "local")]).is_ok());
+        let digest = "a".repeat(64);
+        let with_digest = format!("docker-image://wharf.invalid/h/1:1@sha256:{digest}");
+        assert!(source(&with_digest, &[("image.resolvemode", "local")]).is_ok());
+        assert!(source("https://admitted.example/f", &[("http.checksum", "sha256:1")]).is_ok());
+        assert!(source("http://buildkit-session/t", &[]).is_ok());
+        let last = Op { inputs: vec![Input { digest: "d".into(), index: 0 }], ..Op::default() };
+        assert!(judge(&[last]).is_ok());
+    }
+
+    #[test]
+    fn a_step_without_salt_or_with_more_than_a_sandbox_is_refused() {
+        assert!(run(|exec| exec.meta.as_mut().unwrap().extra_hosts.clear()).is_err());
+        assert!(run(|exec| exec.meta.as_mut().unwrap().extra_hosts[0].ip = "1.2.3.4".into()).is_err());
+        assert!(run(|exec| exec.meta.as_mut().unwrap().cgroup_parent = "/x".into()).is_err());
+        assert!(run(|exec| exec.network = NetMode::Host.into()).is_err());
+        assert!(run(|exec| exec.network = 9).is_err());
+        assert!(run(|exec| exec.security = SecurityMode::Insecure.into()).is_err());
+        assert!(run(|exec| exec.cdi_devices = vec![pb::CdiDevice::default()]).is_err());
+        assert!(run(|exec| exec.meta = None).is_err());
+    }
+
+    #[test]
+    fn cache_mounts_are_the_jobs_own() {
+        let cache = |id: &str| {
+            let cache_opt = Some(CacheOpt { id: id.to_owned(), sharing: 0 });
+            let mount = Mount { mount_type: MountType::Cache.into(), cache_opt, ..Mount::default() };
+            run(|exec| exec.mounts = vec![mount])
+        };
+        assert!(cache("cafe/app").is_ok());
+        for foreign in ["app", "cafeb/app", "caf/app", "/cafe/app", ""] {
+            assert!(cache(foreign).is_err(), "{foreign}");
+        }
+    }
+
+    #[test]
+    fn sources_that_were_not_admitted_are_refused_or_learnt() {
+        for (identifier, attrs) in [
+            ("local://other", vec![]),
+            ("local://context", vec![("local.session", "s2")]),
+            ("local://context", vec![("local.unknown", "1")]),
+            ("docker-image://docker.io/library/busybox:latest", vec![("image.resolvemode", "local")]),
+            ("docker-image://wharf.invalid/h/1:10", vec![("image.resolvemode", "local")]),
+            ("docker-image://wharf.invalid/h/1:1", vec![("image.resolvemode", "default")]),
+            ("docker-image://wharf.invalid/h/1:1", vec![]),
+            ("git://example.com/x.git", vec![]),
+            ("oci-layout://x", vec![]),
+            ("docker-image+blob://x", vec![]),
+            ("https://admitted.example/f", vec![("http.header.authorization", "x")]),
+            ("nonsense", vec![]),
+        ] {
+            assert!(matches!(source(identifier, &attrs), Err(Refusal::Refused(_))), "{identifier} {attrs:?}");
+        }
+        let learnt = source("https://other.example/f", &[]).unwrap_err();
+        assert!(matches!(learnt, Refusal::NeedsUrls(urls) if urls.contains("https://other.example/f")));
+    }
+
+    #[test]
+    fn what_is_not_known_is_refused() {
+        assert!(judge(&[op(op::Op::Build(pb::BuildOp::default()))]).is_err());
+        assert!(judge(&[Op::default()]).is_err());
+        assert!(judge_bytes(vec![vec![0xff]]).is_err());
+        let constraints = Some(WorkerConstraints { filter: vec!["x".into()] });
+        assert!(judge(&[Op { constraints, ..op(op::Op::Exec(exec())) }]).is_err());
+        // Field 99 of an operation: a newer BuildKit's.
+        let mut newer = op(op::Op::Exec(exec())).encode_to_vec();
+        newer.extend([0x98, 0x06, 0x01]);
+        assert!(judge_bytes(vec![newer]).is_err());
+    }
+
+    #[test]
+    fn another_platform_is_refused() {
+        let on = |os: &str, architecture: &str, variant: &str| {
+            let platform = Platform {
+                os: os.into(),
+                architecture: architecture.into(),
+                variant: variant.into(),
+                ..Platform::default()
+            };
+            judge(&[Op { platform: Some(platform), ..op(op::Op::Exec(exec())) }])
+        };
+        assert!(on("linux", "amd64", "").is_ok());
+        assert!(on("linux", "arm64", "").is_err());
+        assert!(on("linux", "amd", "").is_err());
+        assert!(on("linux", "amd64", "v3").is_err());
+    }
+}

@@ -1,0 +1,137 @@
+//! What keeps one job's builds apart from another's inside one BuildKit: the frontend's attributes
+//! and the source policy that every pass carries.
+
+use std::collections::HashMap;
+
+use bollard_buildkit_proto::moby::buildkit::v1::sourcepolicy::{
+    MatchType, Policy, PolicyAction, Rule, Selector, Update,
+};
+
+use crate::wire::build::{BuildSpec, Network, RESERVED_SUFFIX};
+
+/// Keyed hashes of one job. Never the job's name: BuildKit joins such keys with `/`, so that one
+/// job's name could be the beginning of another's.
+#[derive(Clone, Debug)]
+pub struct JobKeys {
+    /// In the cache key of every RUN step: a result made with one job's secrets is no other's. It
+    /// can be printed inside a step, so it must be useless to others.
+    pub salt: String,
+    /// What cache mounts' ids begin with.
+    pub cache_mounts: String,
+}
+
+impl JobKeys {
+    /// The name that carries the salt in a step's /etc/hosts; it leaves no trace in the image.
+    pub fn salt_host(&self) -> String {
+        format!("{}.salt{RESERVED_SUFFIX}", self.salt)
+    }
+}
+
+/// The address that the salt's name has. It is never used.
+pub const SALT_ADDRESS: &str = "127.0.0.1";
+
+/// An image or URL that the source policy admits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// An image: what the Dockerfile says, in full, and the name in the engine that is used.
+    Image {
+        /// `docker.io/library/busybox:latest`.
+        named: String,
+        /// `wharf.invalid/…:1`.
+        target: String,
+    },
+    /// A URL, as it stands in the graph.
+    Url(String),
+    /// The uploaded tar, under its URL; with its digest once it has been read.
+    Tar {
+        /// `http://buildkit-session/…`.
+        url: String,
+        /// `sha256:…`.
+        digest: Option<String>,
+    },
+}
+
+/// The attributes of `dockerfile.v0` for a build. Each is named here: none is the client's own.
+pub fn attributes(spec: &BuildSpec, keys: &JobKeys, tar: Option<&str>) -> HashMap<String, String> {
+    let mut attributes = HashMap::new();
+    let mut set = |key: &str, value: String| attributes.insert(key.to_owned(), value);
+    for (key, value) in &spec.build_args {
+        set(&format!("build-arg:{key}"), value.clone());
+    }
+    for (key, value) in &spec.labels {
+        set(&format!("label:{key}"), value.clone());
+    }
+    set("build-arg:BUILDKIT_CACHE_MOUNT_NS", keys.cache_mounts.clone());
+    // Empty, it forces the built-in frontend: `# syntax=` would run one of the job's own choice.
+    set("cmdline", String::new());
+    set("filename", spec.dockerfile.clone());
+    set("image-resolve-mode", "local".to_owned());
+    let salt = format!("{}={SALT_ADDRESS}", keys.salt_host());
+    let hosts = spec.add_hosts.iter().map(|(host, address)| format!("{host}={address}")).chain([salt]);
+    set("add-hosts", hosts.collect::<Vec<_>>().join(","));
+    if !spec.target.is_empty() {
+        set("target", spec.target.clone());
+    }
+    if spec.no_cache {
+        set("no-cache", String::new());
+    }
+    if spec.network == Network::None {
+        set("force-network-mode", "none".to_owned());
+    }
+    if spec.shm_size > 0 {
+        set("shm-size", spec.shm_size.to_string());
+    }
+    if !spec.ulimits.is_empty() {
+        let ulimits = spec.ulimits.iter().map(|(name, soft, hard)| format!("{name}={soft}:{hard}"));
+        set("ulimit", ulimits.collect::<Vec<_>>().join(","));
+    }
+    if let Some(url) = tar {
+        set("context", url.to_owned());
+    }
+    attributes
+}
+
+/// The allow-list that BuildKit enforces while the frontend runs: nothing, then what was admitted.
+/// The last rule that matches a source decides.
+pub fn policy(sources: &[Source]) -> Policy {
+    let mut rules = vec![rule(PolicyAction::Deny, "*", None), rule(PolicyAction::Allow, "local://*", None)];
+    for source in sources {
+        match source {
+            Source::Image { named, target } => {
+                let target = format!("docker-image://{target}");
+                // A WILDCARD selector: with EXACT a CONVERT silently does nothing.
+                let update = Update { identifier: target.clone(), ..Update::default() };
+                rules.push(rule(PolicyAction::Convert, &format!("docker-image://{named}"), Some(update)));
+                rules.push(rule(PolicyAction::Allow, &target, None));
+                // Newer engines add the digest before they ask again. Not `…*`: that admits `:10` for `:1`.
+                rules.push(rule(PolicyAction::Allow, &format!("{target}@*"), None));
+            }
+            Source::Url(url) => {
+                // EXACT: a `*` in a URL is no pattern, and there is no way to escape one.
+                let mut allow = rule(PolicyAction::Allow, url, None);
+                if let Some(selector) = &mut allow.selector {
+                    selector.match_type = MatchType::Exact.into();
+                }
+                rules.push(allow);
+            }
+            Source::Tar { url, digest } => {
+                if let Some(digest) = digest {
+                    let attrs = HashMap::from([("http.checksum".to_owned(), digest.clone())]);
+                    let update = Update { identifier: url.clone(), attrs };
+                    rules.push(rule(PolicyAction::Convert, url, Some(update)));
+                }
+                rules.push(rule(PolicyAction::Allow, url, None));
+            }
+        }
+    }
+    Policy { version: 1, rules }
+}
+
+fn rule(action: PolicyAction, identifier: &str, updates: Option<Update>) -> Rule {
+    let selector = Selector {
+        identifier: identifier.to_owned(),
+        match_type: MatchType::Wildcard.into(),
+        ..Selector::default()
+    };
+    Rule { action: action.into(), selector: Some(selector), updates }
+}

@@ -1,0 +1,319 @@
+//! BuildKit's session: an HTTP/2 connection inside `Control.Session`, on which BuildKit is the
+//! client and calls us for directories, credentials, secrets and an uploaded context.
+//!
+//! What stands behind these calls is a [`SessionClient`]; this module knows only the protocol.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bollard_buildkit_proto::{
+    health,
+    moby::{
+        buildkit::{secrets::v1 as secrets, v1::BytesMessage},
+        filesync::v1 as filesync,
+        upload::v1 as upload,
+    },
+};
+use bytes::{Buf as _, Bytes, BytesMut};
+use futures_util::{Stream, StreamExt as _, future::BoxFuture, stream::BoxStream};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    service::TowerToHyperService,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::mpsc,
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::PollSender;
+use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap, service::Routes};
+
+use super::{
+    connection::Connection,
+    filesync::{DirectoryRequest, FileSyncService},
+};
+use crate::{
+    fault::{Fault, Reason},
+    names::Secret,
+};
+
+/// What BuildKit may call, by `x-docker-expose-session-grpc-method`.
+const METHODS: [&str; 5] = [
+    "/grpc.health.v1.Health/Check",
+    "/moby.filesync.v1.FileSync/DiffCopy",
+    "/moby.filesync.v1.Auth/Credentials",
+    "/moby.buildkit.secrets.v1.Secrets/GetSecret",
+    "/moby.upload.v1.Upload/Pull",
+];
+
+/// What is gathered into one message to BuildKit: larger ones are no faster (measured).
+const MESSAGE_BYTES: usize = 64 << 10;
+
+/// A stream of one side's messages.
+pub type Messages = BoxStream<'static, Result<Bytes, Status>>;
+
+/// Who answers when BuildKit asks. The answers are the caller's: hostile until BuildKit, or the
+/// registry, has judged them.
+pub trait SessionClient: Send + Sync + 'static {
+    /// Sends a directory: takes BuildKit's `fsutil.types.Packet`s, gives the client's.
+    fn sync(&self, request: DirectoryRequest, packets: Messages) -> BoxFuture<'_, Result<Messages, Status>>;
+
+    /// The credentials for a registry, by the host that BuildKit asks for.
+    fn credentials<'a>(
+        &'a self,
+        host: &'a str,
+    ) -> BoxFuture<'a, Result<filesync::CredentialsResponse, Status>>;
+
+    /// A secret, by id.
+    fn secret<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Secret<Vec<u8>>, Status>>;
+
+    /// The uploaded context, by the path of its URL. It can be read once.
+    fn upload(&self, path: &str) -> Result<Messages, Status>;
+}
+
+/// A session with BuildKit.
+#[derive(Clone, Debug)]
+pub struct Session {
+    id: String,
+}
+
+impl Session {
+    /// Names a session. `shared_key` decides which earlier syncs its directories are compared
+    /// with: whoever may choose it reads the files of others.
+    pub fn new(id: String) -> Self {
+        Self { id }
+    }
+
+    /// How solves name the session.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Serves the session on `connection` until BuildKit or the connection ends it.
+    pub async fn serve(
+        &self,
+        connection: &Connection,
+        shared_key: &str,
+        client: Arc<dyn SessionClient>,
+    ) -> Result<Infallible, Fault> {
+        let broken = |error: &dyn std::fmt::Display| {
+            Fault::new(Reason::EngineUnavailable, "the engine's builder ended the session")
+                .hint("try the build again")
+                .caused_by(error.to_string())
+        };
+        let (sender, receiver) = mpsc::channel(4);
+        let mut request = Request::new(ReceiverStream::new(receiver));
+        expose(request.metadata_mut(), &self.id, shared_key).map_err(Fault::internal)?;
+        let mut control = connection.control();
+        let call = Box::pin(async move { control.session(request).await.map(Response::into_inner) });
+        let io = SessionIo {
+            incoming: Incoming::Opening(call),
+            read: Bytes::new(),
+            outgoing: PollSender::new(sender),
+            write: BytesMut::new(),
+        };
+        let routes = Routes::new(FileSyncService::new(Arc::clone(&client)))
+            .add_service(filesync::auth_server::AuthServer::new(Answers(Arc::clone(&client))))
+            .add_service(secrets::secrets_server::SecretsServer::new(Answers(Arc::clone(&client))))
+            .add_service(upload::upload_server::UploadServer::new(Answers(client)))
+            .add_service(health::health_server::HealthServer::new(Healthy))
+            .prepare();
+        hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+            .serve_connection(TokioIo::new(io), TowerToHyperService::new(routes))
+            .await
+            .map_err(|error| broken(&error))?;
+        Err(broken(&"the session's connection was closed"))
+    }
+}
+
+fn expose(
+    metadata: &mut MetadataMap,
+    id: &str,
+    shared_key: &str,
+) -> Result<(), tonic::metadata::errors::InvalidMetadataValue> {
+    metadata.insert("x-docker-expose-session-uuid", id.parse()?);
+    metadata.insert("x-docker-expose-session-name", "wharf".parse()?);
+    metadata.insert("x-docker-expose-session-sharedkey", shared_key.parse()?);
+    for method in METHODS {
+        metadata.append("x-docker-expose-session-grpc-method", method.parse()?);
+    }
+    Ok(())
+}
+
+/// Unary calls and the upload, answered by the client.
+struct Answers(Arc<dyn SessionClient>);
+
+#[tonic::async_trait]
+impl filesync::auth_server::Auth for Answers {
+    async fn credentials(
+        &self,
+        request: Request<filesync::CredentialsRequest>,
+    ) -> Result<Response<filesync::CredentialsResponse>, Status> {
+        self.0.credentials(&request.get_ref().host).await.map(Response::new)
+    }
+
+    // Without the three below BuildKit takes the credentials and fetches tokens itself.
+    async fn fetch_token(
+        &self,
+        _: Request<filesync::FetchTokenRequest>,
+    ) -> Result<Response<filesync::FetchTokenResponse>, Status> {
+        Err(Status::unimplemented("tokens are fetched by the builder"))
+    }
+
+    async fn get_token_authority(
+        &self,
+        _: Request<filesync::GetTokenAuthorityRequest>,
+    ) -> Result<Response<filesync::GetTokenAuthorityResponse>, Status> {
+        Err(Status::unimplemented("tokens are fetched by the builder"))
+    }
+
+    async fn verify_token_authority(
+        &self,
+        _: Request<filesync::VerifyTokenAuthorityRequest>,
+    ) -> Result<Response<filesync::VerifyTokenAuthorityResponse>, Status> {
+        Err(Status::unimplemented("tokens are fetched by the builder"))
+    }
+}
+
+#[tonic::async_trait]
+impl secrets::secrets_server::Secrets for Answers {
+    async fn get_secret(
+        &self,
+        request: Request<secrets::GetSecretRequest>,
+    ) -> Result<Response<secrets::GetSecretResponse>, Status> {
+        let secret = self.0.secret(&request.get_ref().id).await?;
+        Ok(Response::new(secrets::GetSecretResponse { data: secret.expose().clone() }))
+    }
+}
+
+#[tonic::async_trait]
+impl upload::upload_server::Upload for Answers {
+    type PullStream = BoxStream<'static, Result<upload::BytesMessage, Status>>;
+
+    async fn pull(
+        &self,
+        request: Request<Streaming<upload::BytesMessage>>,
+    ) -> Result<Response<Self::PullStream>, Status> {
+        // The metadata that BuildKit's upload client sends: the path of `http://buildkit-session/…`.
+        let path = request.metadata().get("urlpath").and_then(|path| path.to_str().ok()).unwrap_or_default();
+        let stream = self.0.upload(path)?;
+        let stream = stream.map(|piece| piece.map(|bytes| upload::BytesMessage { data: bytes.into() }));
+        Ok(Response::new(stream.boxed()))
+    }
+}
+
+/// BuildKit asks every five seconds and drops a session that does not answer.
+struct Healthy;
+
+#[tonic::async_trait]
+impl health::health_server::Health for Healthy {
+    type WatchStream = BoxStream<'static, Result<health::HealthCheckResponse, Status>>;
+
+    async fn check(
+        &self,
+        _: Request<health::HealthCheckRequest>,
+    ) -> Result<Response<health::HealthCheckResponse>, Status> {
+        let serving = health::health_check_response::ServingStatus::Serving;
+        Ok(Response::new(health::HealthCheckResponse { status: serving.into() }))
+    }
+
+    async fn list(
+        &self,
+        _: Request<health::HealthListRequest>,
+    ) -> Result<Response<health::HealthListResponse>, Status> {
+        Err(Status::unimplemented("ask with Check"))
+    }
+
+    async fn watch(
+        &self,
+        _: Request<health::HealthCheckRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        Err(Status::unimplemented("ask with Check"))
+    }
+}
+
+/// The session's byte stream over the messages of `Control.Session`.
+struct SessionIo {
+    incoming: Incoming,
+    read: Bytes,
+    outgoing: PollSender<BytesMessage>,
+    write: BytesMut,
+}
+
+/// BuildKit's side of the call. Its response comes only after we have begun to serve.
+enum Incoming {
+    Opening(Pin<Box<dyn Future<Output = Result<Streaming<BytesMessage>, Status>> + Send>>),
+    Open(Box<Streaming<BytesMessage>>),
+}
+
+impl Incoming {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<BytesMessage, Status>>> {
+        loop {
+            match self {
+                Self::Opening(call) => match ready!(call.as_mut().poll(cx)) {
+                    Ok(stream) => *self = Self::Open(Box::new(stream)),
+                    Err(status) => return Poll::Ready(Some(Err(status))),
+                },
+                Self::Open(stream) => return Pin::new(stream.as_mut()).poll_next(cx),
+            }
+        }
+    }
+}
+
+impl AsyncRead for SessionIo {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        while self.read.is_empty() {
+            match ready!(self.incoming.poll_next(cx)) {
+                Some(Ok(message)) => self.read = message.data.into(),
+                Some(Err(status)) => return Poll::Ready(Err(io::Error::other(status))),
+                None => return Poll::Ready(Ok(())),
+            }
+        }
+        let length = self.read.len().min(buffer.remaining());
+        buffer.put_slice(&self.read.split_to(length));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl SessionIo {
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.write.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
+        ready!(self.outgoing.poll_reserve(cx)).map_err(gone)?;
+        let data = self.write.chunk().to_vec();
+        self.write.clear();
+        Poll::Ready(self.outgoing.send_item(BytesMessage { data }).map_err(gone))
+    }
+}
+
+impl AsyncWrite for SessionIo {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.write.len() >= MESSAGE_BYTES {
+            ready!(self.poll_send(cx))?;
+        }
+        self.write.extend_from_slice(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_send(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_send(cx))?;
+        self.outgoing.close();
+        Poll::Ready(Ok(()))
+    }
+}

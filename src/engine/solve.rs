@@ -1,0 +1,182 @@
+//! One pass of a build: `Control.Solve` without a frontend, and beside it, as BuildKit's gateway
+//! client, the frontend's call, the gate's judgement and the return of what may run.
+
+use std::{collections::HashMap, time::Duration};
+
+use bollard_buildkit_proto::moby::buildkit::v1::{
+    Exporter, SolveRequest, StatusRequest, StatusResponse, frontend, sourcepolicy::Policy,
+};
+use tonic::{Request, Status, metadata::MetadataValue};
+
+use super::{
+    connection::Connection,
+    gate::{Judged, Refusal},
+};
+
+/// How long the last facts may take once the build is over; BuildKit has them at hand.
+const LAST_FACTS: Duration = Duration::from_secs(10);
+
+/// What a pass asks for.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// Names the pass in BuildKit; unguessable, never used twice.
+    pub reference: String,
+    /// The session's id.
+    pub session: String,
+    /// The frontend's attributes.
+    pub attributes: HashMap<String, String>,
+    /// The source policy.
+    pub policy: Policy,
+    /// The names that the image gets in the engine.
+    pub names: Vec<String>,
+}
+
+/// How a pass ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// The image is made; BuildKit's facts about it.
+    Exported(HashMap<String, String>),
+    /// The frontend failed, or a source was denied. No step has run.
+    Frontend(Status),
+    /// The gate did not let the graph run.
+    Refused(Refusal),
+    /// A step, or the export, failed.
+    Failed(Status),
+}
+
+/// Where the facts of a pass go, and from when on they count.
+pub trait Facts: Send {
+    /// Facts, as BuildKit reports them. Awaited: a reader that is slow slows BuildKit down.
+    fn report(&mut self, facts: StatusResponse) -> impl Future<Output = ()> + Send;
+
+    /// The graph runs now: what was reported so far, and all that follows, stands.
+    fn runs(&mut self) -> impl Future<Output = ()> + Send;
+}
+
+/// Runs a pass to its end. Dropping the future cancels it: the call that it drops is what keeps
+/// BuildKit's steps running.
+pub async fn pass<F: Facts>(
+    connection: &Connection,
+    order: Order,
+    judge: impl FnOnce(frontend::Result) -> Result<Judged, Refusal> + Send,
+    facts: &mut F,
+) -> Ended {
+    let named = match MetadataValue::try_from(order.reference.as_str()) {
+        Ok(value) => value,
+        Err(error) => return Ended::Failed(Status::internal(error.to_string())),
+    };
+    let build = named.clone();
+    let mut control = connection.control();
+    let mut status_control = connection.control();
+    let mut gateway = connection.gateway();
+    let attributes = HashMap::from([("name".to_owned(), order.names.join(","))]);
+    let solve = control.solve(SolveRequest {
+        r#ref: order.reference.clone(),
+        session: order.session,
+        source_policy: Some(order.policy),
+        // Out of the engine's build history, which shows every build's arguments to everyone.
+        internal: true,
+        exporters: vec![Exporter { r#type: "moby".to_owned(), attrs: attributes }],
+        ..SolveRequest::default()
+    });
+    let frontend = async {
+        let mut request = Request::new(frontend::SolveRequest {
+            frontend: "dockerfile.v0".to_owned(),
+            frontend_opt: order.attributes,
+            allow_result_return: true,
+            allow_result_array_ref: true,
+            ..frontend::SolveRequest::default()
+        });
+        request.metadata_mut().insert("buildkit-controlapi-buildid", build);
+        gateway.solve(request).await
+    };
+    let status = async {
+        let request = StatusRequest { r#ref: order.reference.clone() };
+        status_control.status(request).await.map(tonic::Response::into_inner)
+    };
+    tokio::pin!(solve, frontend, status);
+
+    let mut stream = None;
+    let mut facts_open = true;
+    let result = loop {
+        tokio::select! {
+            ended = &mut solve => return match ended {
+                // It waits for `Return`, so an end before that is a failure whatever it says.
+                Ok(_) => Ended::Failed(Status::internal("the build ended before it began")),
+                Err(status) => Ended::Failed(status),
+            },
+            answer = &mut frontend => match answer {
+                Ok(response) => break response.into_inner().result.unwrap_or_default(),
+                Err(status) => return Ended::Frontend(status),
+            },
+            answer = next_facts(&mut status, &mut stream), if facts_open => match answer {
+                Some(response) => facts.report(response).await,
+                None => facts_open = false,
+            },
+        }
+    };
+    let judged = match judge(result) {
+        Ok(judged) => judged,
+        Err(refusal) => return Ended::Refused(refusal),
+    };
+    facts.runs().await;
+    let mut request =
+        Request::new(frontend::ReturnRequest { result: Some(judged.into_result()), error: None });
+    request.metadata_mut().insert("buildkit-controlapi-buildid", named);
+    let mut returner = connection.gateway();
+    let returned = returner.r#return(request);
+    tokio::pin!(returned);
+    let mut waiting = true;
+    let ended = loop {
+        tokio::select! {
+            ended = &mut solve => break ended,
+            answer = &mut returned, if waiting => match answer {
+                Ok(_) => waiting = false,
+                Err(status) => return Ended::Failed(status),
+            },
+            answer = next_facts(&mut status, &mut stream), if facts_open => match answer {
+                Some(response) => facts.report(response).await,
+                None => facts_open = false,
+            },
+        }
+    };
+    // The last facts, the failed step's output among them, come after the solve's answer.
+    let rest = async {
+        while let Some(response) = next_facts(&mut status, &mut stream).await {
+            facts.report(response).await;
+        }
+    };
+    if facts_open && tokio::time::timeout(LAST_FACTS, rest).await.is_err() {
+        tracing::warn!("BuildKit did not end its status after the build");
+    }
+    match ended {
+        Ok(response) => Ended::Exported(response.into_inner().exporter_response),
+        Err(status) => Ended::Failed(status),
+    }
+}
+
+async fn next_facts<F>(
+    opening: &mut std::pin::Pin<&mut F>,
+    stream: &mut Option<tonic::Streaming<StatusResponse>>,
+) -> Option<StatusResponse>
+where
+    F: Future<Output = Result<tonic::Streaming<StatusResponse>, Status>>,
+{
+    let stream = match stream {
+        Some(stream) => stream,
+        None => match opening.as_mut().await {
+            Ok(opened) => stream.insert(opened),
+            Err(error) => {
+                tracing::debug!(%error, "no status from BuildKit");
+                return None;
+            }
+        },
+    };
+    match stream.message().await {
+        Ok(message) => message,
+        Err(error) => {
+            tracing::debug!(%error, "status from BuildKit broke off");
+            None
+        }
+    }
+}

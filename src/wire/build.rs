@@ -1,0 +1,253 @@
+//! `wharf.v1.BuildSpec`, checked.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use super::v1;
+use crate::{
+    fault::{Fault, Reason},
+    names::{Reference, printable},
+};
+
+const TAGS_MAX: usize = 128;
+/// Linux's PATH_MAX: no real Dockerfile is refused.
+const PATH_BYTES_MAX: usize = 4096;
+const NAME_BYTES_MAX: usize = 255;
+/// What all arguments and labels may hold together; execve(2) allows a step less.
+const VALUES_BYTES_MAX: usize = 1 << 20;
+/// Names under this suffix are wharfd's own: they carry what keeps jobs' results apart.
+pub const RESERVED_SUFFIX: &str = ".wharf.invalid";
+
+/// A well-formed build.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BuildSpec {
+    /// The references that the image gets, each with a tag.
+    pub tags: Vec<Reference>,
+    /// The Dockerfile's path within its directory, or within the tar.
+    pub dockerfile: String,
+    /// The stage to build; empty: the last.
+    pub target: String,
+    /// Values of ARGs.
+    pub build_args: BTreeMap<String, String>,
+    /// Labels of the image.
+    pub labels: BTreeMap<String, String>,
+    /// Run every step anew.
+    pub no_cache: bool,
+    /// Ask the registry anew what a tag means.
+    pub pull: bool,
+    /// Push every tag.
+    pub push: bool,
+    /// Further lines for /etc/hosts.
+    pub add_hosts: Vec<(String, IpAddr)>,
+    /// The network of RUN steps.
+    pub network: Network,
+    /// Size of /dev/shm in bytes; 0: the engine's default.
+    pub shm_size: u64,
+    /// Limits of RUN steps: name, soft, hard.
+    pub ulimits: Vec<(String, i64, i64)>,
+    /// The platform that the client asked for; empty: the engine's own.
+    pub platform: String,
+}
+
+/// The network of RUN steps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Network {
+    /// The engine's default network.
+    #[default]
+    Default,
+    /// No network.
+    None,
+}
+
+impl BuildSpec {
+    /// Checks a spec from the wire.
+    pub fn from_wire(spec: v1::BuildSpec) -> Result<Self, Fault> {
+        let total: usize =
+            spec.build_args.iter().chain(&spec.labels).map(|(key, value)| key.len() + value.len()).sum();
+        if total > VALUES_BYTES_MAX {
+            return Err(Fault::invalid(
+                "spec.build_args",
+                "build arguments and labels exceed 1 MiB together",
+            ));
+        }
+        Ok(Self {
+            tags: tags(&spec.tags)?,
+            dockerfile: dockerfile(spec.dockerfile)?,
+            target: name("spec.target", spec.target)?,
+            build_args: values("spec.build_args", spec.build_args)?,
+            labels: values("spec.labels", spec.labels)?,
+            no_cache: spec.no_cache,
+            pull: spec.pull,
+            push: spec.push && !spec.tags.is_empty(),
+            add_hosts: spec.add_hosts.iter().map(|entry| add_host(entry)).collect::<Result<_, _>>()?,
+            network: network(&spec.network)?,
+            shm_size: u64::try_from(spec.shm_size)
+                .map_err(|_| Fault::invalid("spec.shm_size", "the size of /dev/shm cannot be negative"))?,
+            ulimits: ulimits(spec.ulimits)?,
+            platform: name("spec.platform", spec.platform)?,
+        })
+        .and_then(|checked: Self| {
+            if spec.push && checked.tags.is_empty() {
+                let text = "there is nothing to push: the image has no tag";
+                return Err(Fault::invalid("spec.push", text).hint("add `--tag`"));
+            }
+            Ok(checked)
+        })
+    }
+}
+
+fn tags(tags: &[String]) -> Result<Vec<Reference>, Fault> {
+    if tags.len() > TAGS_MAX {
+        return Err(Fault::invalid(
+            "spec.tags",
+            format!("{} tags; at most {TAGS_MAX} are allowed", tags.len()),
+        ));
+    }
+    let mut checked = Vec::with_capacity(tags.len());
+    for (index, tag) in tags.iter().enumerate() {
+        let field = || format!("spec.tags[{index}]");
+        let reference = Reference::parse(tag).map_err(|error| Fault::invalid(field(), error.to_string()))?;
+        if reference.digest().is_some() {
+            let text = format!("`{}`: a built image cannot be given a digest", printable(tag));
+            return Err(Fault::invalid(field(), text).hint("leave `@sha256:…` away"));
+        }
+        let reference = reference.tagged();
+        if !checked.contains(&reference) {
+            checked.push(reference);
+        }
+    }
+    Ok(checked)
+}
+
+fn dockerfile(path: String) -> Result<String, Fault> {
+    if path.is_empty() {
+        return Ok("Dockerfile".to_owned());
+    }
+    let leaves = path.split('/').any(|component| component == "..");
+    if path.len() > PATH_BYTES_MAX || path.starts_with('/') || leaves || path.chars().any(char::is_control) {
+        let text = format!("`{}` is not a path inside the Dockerfile's directory", printable(&path));
+        return Err(Fault::invalid("spec.dockerfile", text));
+    }
+    Ok(path)
+}
+
+fn name(field: &'static str, name: String) -> Result<String, Fault> {
+    if name.len() > NAME_BYTES_MAX || name.chars().any(char::is_control) {
+        return Err(Fault::invalid(field, format!("`{}` is not a name", printable(&name))));
+    }
+    Ok(name)
+}
+
+fn values(
+    field: &'static str,
+    values: std::collections::HashMap<String, String>,
+) -> Result<BTreeMap<String, String>, Fault> {
+    if values.keys().any(|key| key.is_empty() || key.contains(['=', '\0'])) {
+        return Err(Fault::invalid(field, "a name is empty, or holds `=` or a NUL"));
+    }
+    Ok(values.into_iter().collect())
+}
+
+/// `host:ip`, `host=ip`, also with an IPv6 address, in brackets or not.
+fn add_host(entry: &str) -> Result<(String, IpAddr), Fault> {
+    let field = "spec.add_hosts";
+    let invalid = |why: &str| Fault::invalid(field, format!("`{}`: {why}", printable(entry)));
+    let (host, address) = entry
+        .split_once('=')
+        .or_else(|| entry.split_once(':'))
+        .ok_or_else(|| invalid("write it as `host:ip`"))?;
+    let valid = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+    if host.is_empty() || host.len() > NAME_BYTES_MAX || !host.bytes().all(valid) {
+        return Err(invalid("its host is not a host's name"));
+    }
+    if host.to_ascii_lowercase().ends_with(RESERVED_SUFFIX) {
+        return Err(invalid("names under `wharf.invalid` are reserved"));
+    }
+    if address == "host-gateway" {
+        let text = "`host-gateway` is the node, which builds may not reach by name";
+        return Err(Fault::new(Reason::GraphDenied, text).hint("name an address"));
+    }
+    let bare = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(address);
+    let address = bare.parse().map_err(|_| invalid("its address is not an IP address"))?;
+    Ok((host.to_owned(), address))
+}
+
+fn network(network: &str) -> Result<Network, Fault> {
+    match network {
+        "" | "default" => Ok(Network::Default),
+        "none" => Ok(Network::None),
+        "host" => {
+            Err(Fault::new(Reason::GraphDenied, "`--network host` is not allowed: it is the node's network")
+                .hint("use `--network default` or `none`"))
+        }
+        other => {
+            Err(Fault::invalid("spec.network", format!("`{}` is not a network for builds", printable(other)))
+                .hint("use `default` or `none`"))
+        }
+    }
+}
+
+fn ulimits(ulimits: Vec<v1::Ulimit>) -> Result<Vec<(String, i64, i64)>, Fault> {
+    let mut checked: Vec<(String, i64, i64)> = Vec::with_capacity(ulimits.len());
+    for v1::Ulimit { name, soft, hard } in ulimits {
+        let invalid = |why: &str| Fault::invalid("spec.ulimits", format!("`{}`: {why}", printable(&name)));
+        if name.is_empty()
+            || !name.bytes().all(|byte| byte.is_ascii_lowercase())
+            || name.len() > NAME_BYTES_MAX
+        {
+            return Err(invalid("is not a limit's name"));
+        }
+        if soft < -1 || hard < -1 || (hard != -1 && (soft == -1 || soft > hard)) {
+            return Err(invalid("the soft limit exceeds the hard one"));
+        }
+        if checked.iter().any(|(other, ..)| *other == name) {
+            return Err(invalid("is there twice"));
+        }
+        checked.push((name, soft, hard));
+    }
+    Ok(checked)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(change: impl FnOnce(&mut v1::BuildSpec)) -> Result<BuildSpec, Fault> {
+        let mut spec = v1::BuildSpec::default();
+        change(&mut spec);
+        BuildSpec::from_wire(spec)
+    }
+
+    #[test]
+    fn an_empty_spec_is_a_build() {
+        let spec = check(|_| {}).unwrap();
+        assert_eq!(spec.dockerfile, "Dockerfile");
+        assert_eq!(spec.network, Network::Default);
+    }
+
+    #[test]
+    fn hosts_are_written_in_four_ways() {
+        let spec = check(|spec| {
+            spec.add_hosts = ["a:1.2.3.4", "b=::1", "c:[::1]", "d:::1"].map(str::to_owned).to_vec();
+        });
+        let hosts: Vec<_> =
+            spec.unwrap().add_hosts.into_iter().map(|(host, ip)| format!("{host} {ip}")).collect();
+        assert_eq!(hosts, ["a 1.2.3.4", "b ::1", "c ::1", "d ::1"]);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let field = |change: fn(&mut v1::BuildSpec)| check(change).unwrap_err().field().map(str::to_owned);
+        assert_eq!(
+            field(|spec| spec.tags = vec!["ok".into(), "Bad:".into()]).as_deref(),
+            Some("spec.tags[1]")
+        );
+        assert_eq!(field(|spec| spec.dockerfile = "a/../../b".into()).as_deref(), Some("spec.dockerfile"));
+        assert_eq!(field(|spec| spec.push = true).as_deref(), Some("spec.push"));
+        assert_eq!(field(|spec| spec.shm_size = -1).as_deref(), Some("spec.shm_size"));
+        assert_eq!(field(|spec| spec.add_hosts = vec!["a".into()]).as_deref(), Some("spec.add_hosts"));
+        let salted = |spec: &mut v1::BuildSpec| spec.add_hosts = vec!["x.Salt.WHARF.invalid:1.2.3.4".into()];
+        assert_eq!(field(salted).as_deref(), Some("spec.add_hosts"));
+        let host = check(|spec| spec.network = "host".into()).unwrap_err();
+        assert_eq!(host.reason(), Reason::GraphDenied);
+    }
+}
