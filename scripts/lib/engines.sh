@@ -190,9 +190,9 @@ engine_exec_net() {
     exec nsenter --net="/proc/$(engine_pid "$name")/ns/net" -- "$@"
 }
 
-# Finds the engine that the demo uses. What is not used, and why, goes to stderr.
+# Finds an engine for the demo. What is not used, and why, goes to stderr.
 engine_find() {
-    local socket
+    local name=${1:-demo} socket
     if [ -n "${DOCKER_HOST:-}" ]; then
         case $DOCKER_HOST in
         unix://*) set -- "${DOCKER_HOST#unix://}" ;;
@@ -213,8 +213,8 @@ engine_find() {
     done
     [ "$(id -u)" -eq 0 ] || die "no engine to use, and a private one needs root (namespaces, mounts): run as root, or start Docker Engine 26.1 or later and set DOCKER_HOST=unix://SOCKET"
     say "starting a private engine"
-    engine_up 26 demo
-    printf 'WHARF_ENGINE=%s\nWHARF_ENGINE_NAME=demo\n' "$RUN/demo/docker.sock"
+    engine_up 26 "$name"
+    printf 'WHARF_ENGINE=%s\nWHARF_ENGINE_NAME=%s\n' "$RUN/$name/docker.sock" "$name"
 }
 
 # Whether an engine answers at a socket and is new enough; says why not.

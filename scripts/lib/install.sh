@@ -237,7 +237,7 @@ ensure_go_tool() {
     scratch
     local new=$SCRATCH
     (
-        cd "$new"
+        cd "$new" || exit
         unset GOROOT GOBIN
         export CGO_ENABLED=0 GOTOOLCHAIN=local GOFLAGS=-buildvcs=false
         quietly "go-$name" "$GO" mod init wharf.invalid/tools

@@ -1,0 +1,43 @@
+# Two commands matter: `make demo` and `make test`. Each sets up all it needs,
+# through scripts/env, from a machine with nothing but a Rust toolchain.
+
+SHELL := bash
+.DEFAULT_GOAL := help
+.PHONY: help demo test check unit build engines down bench fuzz clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
+
+demo: ## build, push, pull back and run examples/hello with a real engine and registry
+	scripts/demo
+
+test: ## everything that must hold, on both engines, from nothing
+	scripts/test
+
+check: ## formatting and lints
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+
+unit: ## the tests that need no engine
+	cargo test --locked --lib --bins
+
+build: ## static release binaries
+	@. scripts/lib/cargo.sh && release build --bins && echo "$$BIN_DIR"
+
+engines: ## bring up the two engines that tests run on, and leave them up
+	scripts/env setup test
+	scripts/env up 26
+	scripts/env up 29
+
+down: ## stop them
+	scripts/env down 26
+	scripts/env down 29
+
+bench: ## measure beside docker build and buildx
+	benches/run
+
+fuzz: ## fuzz each target for a minute
+	fuzz/run
+
+clean: ## remove what cargo built; the tools' cache stays (scripts/env paths: WHARF_CACHE)
+	cargo clean
