@@ -5,6 +5,7 @@
 
 pub mod fault;
 pub mod tasks;
+pub mod telemetry;
 
 pub mod names;
 
@@ -12,7 +13,11 @@ pub mod config;
 
 pub mod wire;
 
+pub mod transport;
+
 pub mod policy;
+
+pub mod identity;
 
 pub mod store;
 

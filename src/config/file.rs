@@ -5,8 +5,11 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use serde::{Deserialize, Deserializer, de::Error as _};
 use toml::Spanned;
 
-use super::{EngineName, LogFormat, SocketMode, parse_seconds};
-use crate::names::{Pattern, SocketPath};
+use super::{EngineName, SocketMode, parse_seconds};
+use crate::{
+    names::{Pattern, SocketPath},
+    telemetry::{Filter, Format},
+};
 
 /// The file as it is written. A key that it does not know is an error.
 #[derive(Debug, Default, Deserialize)]
@@ -17,8 +20,8 @@ pub(super) struct File {
     pub(super) listen_group: Option<Group>,
     pub(super) state_dir: Option<PathBuf>,
     pub(super) grace_period: Option<Seconds>,
-    pub(super) log_format: Option<LogFormat>,
-    pub(super) log_level: Option<String>,
+    pub(super) log_format: Option<Format>,
+    pub(super) log_level: Option<Filter>,
     pub(super) default_engine: Option<Spanned<EngineName>>,
     pub(super) engines: BTreeMap<EngineName, Engine>,
     pub(super) serve: Vec<Spanned<Serve>>,

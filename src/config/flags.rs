@@ -4,8 +4,11 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::Parser;
 
-use super::{LogFormat, SocketMode, parse_seconds};
-use crate::names::SocketPath;
+use super::{SocketMode, parse_seconds};
+use crate::{
+    names::SocketPath,
+    telemetry::{Filter, Format},
+};
 
 /// The only holder of a container engine's socket: builds and pushes images for jobs, each in a
 /// namespace of its own.
@@ -42,12 +45,12 @@ pub struct Flags {
 
     /// How the log looks [default: text]
     #[arg(long, env = "WHARFD_LOG_FORMAT", value_name = "FORMAT")]
-    pub log_format: Option<LogFormat>,
+    pub log_format: Option<Format>,
 
     /// What is logged: error, warn, info, debug, trace, or directives such as info,wharf=debug
     /// [default: info]
     #[arg(long, env = "WHARFD_LOG_LEVEL", value_name = "LEVEL")]
-    pub log_level: Option<String>,
+    pub log_level: Option<Filter>,
 }
 
 const AFTER_HELP: &str = "\

@@ -12,10 +12,12 @@ use std::{
     time::Duration,
 };
 
-use clap::ValueEnum;
 use serde::Deserialize;
 
-use crate::names::{Pattern, SocketPath, printable, socket::SocketPathError};
+use crate::{
+    names::{Pattern, SocketPath, printable, socket::SocketPathError},
+    telemetry::{Filter, Format},
+};
 use file::File;
 pub use flags::Flags;
 
@@ -45,9 +47,9 @@ pub struct Config {
     /// How long running builds may go on after SIGTERM.
     pub grace_period: Duration,
     /// How the log looks.
-    pub log_format: LogFormat,
-    /// What is logged, as tracing's directives.
-    pub log_level: String,
+    pub log_format: Format,
+    /// What is logged.
+    pub log_level: Filter,
 }
 
 /// The engines by name, one of them the default.
@@ -112,17 +114,6 @@ impl fmt::Display for EngineName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
-}
-
-/// How the log looks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// A line an event, for people.
-    #[default]
-    Text,
-    /// An object an event, for machines.
-    Json,
 }
 
 /// The permission bits of a socket. Written in octal: `0660`.
@@ -209,6 +200,12 @@ impl Config {
         Self::resolve(flags, file.as_ref().map(|(path, text)| (path.as_path(), text.as_str())), docker_host)
     }
 
+    /// What `flags` and the text of a file come to.
+    #[cfg(test)]
+    pub(crate) fn with_file(flags: Flags, file: &str) -> Self {
+        Self::resolve(flags, Some((Path::new("wharfd.toml"), file)), None).unwrap()
+    }
+
     /// Flags override the file, the file the defaults.
     fn resolve(
         flags: Flags,
@@ -261,7 +258,7 @@ impl Config {
                 .or(written.grace_period.map(|seconds| seconds.0))
                 .unwrap_or(GRACE_PERIOD),
             log_format: flags.log_format.or(written.log_format).unwrap_or_default(),
-            log_level: flags.log_level.or(written.log_level).unwrap_or_else(|| "info".to_owned()),
+            log_level: flags.log_level.or(written.log_level).unwrap_or_default(),
         })
     }
 }

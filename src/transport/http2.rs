@@ -1,0 +1,231 @@
+//! HTTP/2 on accepted connections. Each is a task of a group, and carries its peer.
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    error::Error,
+    io,
+    pin::pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use http::{Request, Response};
+use hyper::{body::Incoming, server::conn::http2, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::io::Errno;
+use tokio::net::UnixStream;
+use tonic::body::Body;
+use tower::{Service, ServiceExt as _};
+use tracing::Instrument as _;
+
+use super::{Peer, unix::Listener};
+use crate::tasks::Group;
+
+/// What one stream may send unread: enough for a local socket at full speed.
+const STREAM_WINDOW: u32 = 1 << 20;
+/// Streams of one connection: a session, its build, and an attach for each thing BuildKit asks for.
+const STREAMS_MAX: u32 = 64;
+/// More than all streams together, so that one that is not read never stops another.
+const CONNECTION_WINDOW: u32 = STREAM_WINDOW * (STREAMS_MAX + 1);
+/// A piece of a file in one frame.
+const FRAME_MAX: u32 = 256 << 10;
+/// gRPC's own default for metadata.
+const HEADERS_MAX: u32 = 16 << 10;
+/// What may wait to be sent on one stream.
+const SEND_BUFFER: usize = 1 << 20;
+/// A client that is there says something at once: HTTP/2 begins with its preface.
+const FIRST_BYTES: Duration = Duration::from_secs(10);
+/// A client that is stopped, or whose machine is gone, is noticed after both.
+const PING_EVERY: Duration = Duration::from_secs(20);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a connection may finish what it has begun when wharfd ends.
+const GOODBYE: Duration = Duration::from_secs(2);
+/// Backing off when the process has no more file descriptors.
+const BACKOFF_MIN: Duration = Duration::from_millis(10);
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
+
+/// How much one user may have open.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections of one uid, over all sockets that share a [`Limits`] value's counts.
+    pub connections_per_uid: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { connections_per_uid: 512 }
+    }
+}
+
+/// Serves `service` on every connection to `listeners` until `connections` is cancelled. Each
+/// request carries its [`Peer`] as an extension. Returns when no connection is accepted any more;
+/// the connections themselves are waited for by waiting for `connections`.
+pub async fn serve<S>(listeners: Vec<Listener>, limits: Limits, connections: Group, service: S)
+where
+    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    let counts = Counts::new(limits);
+    let loops: Vec<_> = listeners
+        .into_iter()
+        .map(|listener| {
+            let accepting = accept(listener, counts.clone(), connections.clone(), service.clone());
+            connections.spawn("accept", accepting)
+        })
+        .collect();
+    for accepting in loops {
+        // A loop that panicked is in the log; the others go on.
+        let _ = accepting.await;
+    }
+}
+
+async fn accept<S>(listener: Listener, counts: Counts, connections: Group, service: S)
+where
+    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    let mut backoff = BACKOFF_MIN;
+    loop {
+        let stream = match connections.unless_cancelled(listener.accept()).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) if is_of_one_connection(&error) => continue,
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "cannot accept connections; trying again");
+                if connections.unless_cancelled(tokio::time::sleep(backoff)).await.is_err() {
+                    return;
+                }
+                backoff = (backoff * 2).min(BACKOFF_MAX);
+                continue;
+            }
+            Err(_) => return,
+        };
+        backoff = BACKOFF_MIN;
+        let peer = match stream.peer_cred() {
+            Ok(peer) => Peer { uid: peer.uid(), gid: peer.gid(), pid: peer.pid() },
+            Err(error) => {
+                tracing::warn!(%error, "a connection is closed: the kernel does not say whose it is");
+                continue;
+            }
+        };
+        let Some(place) = counts.take(peer.uid) else {
+            tracing::warn!(uid = peer.uid, "a connection is closed: its user has too many");
+            continue;
+        };
+        let span = tracing::info_span!("connection", uid = peer.uid, pid = peer.pid);
+        let (group, service) = (connections.child("connection"), service.clone());
+        let serving = async move {
+            connection(stream, peer, group, service).await;
+            drop(place);
+        };
+        drop(connections.spawn("connection", serving.instrument(span)));
+    }
+}
+
+/// Errors of accept(2) that are about the connection that came, not about the socket.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    matches!(errno, Some(Errno::CONNABORTED | Errno::INTR | Errno::PERM | Errno::PROTO))
+}
+
+async fn connection<S>(stream: UnixStream, peer: Peer, group: Group, service: S)
+where
+    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    let spoke = group.unless_cancelled(tokio::time::timeout(FIRST_BYTES, stream.readable())).await;
+    if !matches!(spoke, Ok(Ok(Ok(())))) {
+        tracing::debug!("closed: it said nothing");
+        return;
+    }
+    let answering = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer);
+        service.clone().oneshot(request)
+    });
+    let serving = http2::Builder::new(group.clone())
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_frame_size(FRAME_MAX)
+        .max_header_list_size(HEADERS_MAX)
+        .max_send_buf_size(SEND_BUFFER)
+        .keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), answering);
+    let mut serving = pin!(serving);
+    let ended = tokio::select! {
+        ended = serving.as_mut() => ended,
+        _ = group.cancelled() => {
+            serving.as_mut().graceful_shutdown();
+            match tokio::time::timeout(GOODBYE, serving).await {
+                Ok(ended) => ended,
+                Err(_) => return,
+            }
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(error = &error as &dyn Error, "a connection broke");
+    }
+}
+
+/// How many connections each user has.
+#[derive(Clone, Debug)]
+struct Counts {
+    limits: Limits,
+    by_uid: Arc<Mutex<HashMap<u32, usize>>>,
+}
+
+impl Counts {
+    fn new(limits: Limits) -> Self {
+        Self { limits, by_uid: Arc::default() }
+    }
+
+    /// A place for one more connection of `uid`, if there is one.
+    fn take(&self, uid: u32) -> Option<Place> {
+        let mut by_uid = self.by_uid.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = by_uid.entry(uid).or_default();
+        if *count >= self.limits.connections_per_uid {
+            return None;
+        }
+        *count += 1;
+        Some(Place { uid, counts: self.clone() })
+    }
+}
+
+/// A connection's place among its user's; free again when dropped.
+struct Place {
+    uid: u32,
+    counts: Counts,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut by_uid = self.counts.by_uid.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = by_uid.get_mut(&self.uid) {
+            *count -= 1;
+            if *count == 0 {
+                by_uid.remove(&self.uid);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_has_so_many_connections_and_gets_their_places_back() {
+        let counts = Counts::new(Limits { connections_per_uid: 2 });
+        let first = counts.take(1);
+        let second = counts.take(1);
+        assert!(first.is_some() && second.is_some());
+        assert!(counts.take(1).is_none());
+        assert!(counts.take(2).is_some(), "another user has places of its own");
+        drop(first);
+        assert!(counts.take(1).is_some());
+        drop(second);
+        assert!(counts.by_uid.lock().unwrap().is_empty());
+    }
+}

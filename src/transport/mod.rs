@@ -1,0 +1,38 @@
+//! Sockets: who connects, as the kernel says, and HTTP/2 for them.
+
+mod http2;
+pub mod unix;
+
+pub use http2::{Limits, serve};
+
+/// The process at the other end of a connection, as the kernel named it when the connection was
+/// accepted (`SO_PEERCRED`, unix(7)). A request without one was never accepted by a socket of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    uid: u32,
+    gid: u32,
+    pid: Option<i32>,
+}
+
+impl Peer {
+    /// Its user.
+    pub fn uid(&self) -> u32 {
+        self.uid
+    }
+
+    /// Its group.
+    pub fn gid(&self) -> u32 {
+        self.gid
+    }
+
+    /// Its process when it connected; another process may have the number since.
+    pub fn pid(&self) -> Option<i32> {
+        self.pid
+    }
+
+    /// A peer that no socket vouches for.
+    #[cfg(test)]
+    pub(crate) fn test(uid: u32) -> Self {
+        Self { uid, gid: uid, pid: None }
+    }
+}

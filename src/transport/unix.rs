@@ -1,0 +1,272 @@
+//! Unix sockets: bound so that no daemon takes another's place, removed when they end.
+
+use std::{
+    ffi::OsString,
+    fs, io,
+    os::{
+        fd::OwnedFd,
+        unix::{
+            fs::{FileTypeExt as _, MetadataExt as _},
+            net::UnixStream,
+        },
+    },
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    fs::{AtFlags, CWD, FlockOperation, Gid, Mode, OFlags, RenameFlags},
+    io::Errno,
+    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType},
+};
+use tokio::net::UnixListener;
+
+use crate::names::SocketPath;
+
+/// Connections that wait to be accepted; the kernel caps it at net.core.somaxconn.
+const BACKLOG: i32 = 1024;
+/// Whoever holds the directory's lock is binding or removing a socket: that is done in no time.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
+
+/// A socket that listens. Its file goes when it is dropped, unless another one has taken its place.
+#[derive(Debug)]
+pub struct Listener {
+    inner: UnixListener,
+    path: PathBuf,
+    /// The file that is ours.
+    file: (u64, u64),
+}
+
+/// Why a socket cannot be bound.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum BindError {
+    #[error("{}: another process answers on this socket; stop it, or say another --listen", .0.display())]
+    InUse(PathBuf),
+    #[error("{}: there is a file that is not a socket; remove it, or say another --listen", .0.display())]
+    NotASocket(PathBuf),
+    #[error("{}: its directory stays locked by another process", .0.display())]
+    Locked(PathBuf),
+    #[error("{}: cannot {what}", path.display())]
+    Io { path: PathBuf, what: &'static str, source: io::Error },
+}
+
+impl Listener {
+    /// Binds `socket` with `mode` and, if named, `group`. Its directory is made when it is missing;
+    /// the socket of a dead daemon is replaced, that of a live one is an error.
+    pub fn bind(socket: &SocketPath, mode: u32, group: Option<u32>) -> Result<Self, BindError> {
+        let path = socket.as_path();
+        let failed = |what| move |source: io::Error| BindError::Io { path: path.to_owned(), what, source };
+        let errno = |what| move |error: Errno| failed(what)(error.into());
+
+        let directory = path.parent().unwrap_or(Path::new("/"));
+        fs::create_dir_all(directory).map_err(failed("make its directory"))?;
+        let _lock = lock(directory, path)?;
+        remove_dead(path)?;
+
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let fd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+            .map_err(errno("make a socket"))?;
+        // Under a name of its own first: nobody finds the socket before its mode and group are right
+        // and it listens.
+        let fresh = fresh_name(path);
+        let address = SocketAddrUnix::new(&fresh).map_err(errno("bind: its path is too long"))?;
+        let _ = fs::remove_file(&fresh);
+        rustix::net::bind(&fd, &address).map_err(errno("bind"))?;
+        let ready = ready(&fd, &fresh, mode, group).map_err(errno("set its mode and group"));
+        let placed = ready.and_then(|()| {
+            rustix::fs::renameat_with(CWD, &fresh, CWD, path, RenameFlags::NOREPLACE)
+                .map_err(errno("name it"))
+        });
+        if placed.is_err() {
+            let _ = fs::remove_file(&fresh);
+        }
+        placed?;
+        let file = identity(path).map_err(failed("look at it"))?;
+        let inner = UnixListener::from_std(fd.into()).map_err(failed("watch it"))?;
+        Ok(Self { inner, path: path.to_owned(), file })
+    }
+
+    /// The socket's path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) async fn accept(&self) -> io::Result<tokio::net::UnixStream> {
+        self.inner.accept().await.map(|(stream, _)| stream)
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        let Some(directory) = self.path.parent() else { return };
+        let Ok(_lock) = lock(directory, &self.path) else { return };
+        if identity(&self.path).is_ok_and(|file| file == self.file) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn ready(fd: &OwnedFd, fresh: &Path, mode: u32, group: Option<u32>) -> Result<(), Errno> {
+    if let Some(group) = group {
+        rustix::fs::chownat(CWD, fresh, None, Some(Gid::from_raw(group)), AtFlags::SYMLINK_NOFOLLOW)?;
+    }
+    rustix::fs::chmod(fresh, Mode::from_raw_mode(mode))?;
+    rustix::net::listen(fd, BACKLOG)
+}
+
+/// `.wharf.sock.PID`, beside `path`.
+fn fresh_name(path: &Path) -> PathBuf {
+    let mut name = OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(format!(".{}", std::process::id()));
+    path.with_file_name(name)
+}
+
+/// Between the look at a dead daemon's socket and its removal, another daemon could put its own
+/// there: whoever binds or removes a socket holds the lock of its directory.
+fn lock(directory: &Path, path: &Path) -> Result<OwnedFd, BindError> {
+    let failed = |error: Errno| BindError::Io {
+        path: path.to_owned(),
+        what: "lock its directory",
+        source: error.into(),
+    };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let fd = rustix::fs::open(directory, flags, Mode::empty()).map_err(failed)?;
+    let deadline = Instant::now() + LOCK_WAIT;
+    loop {
+        match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(fd),
+            Err(Errno::WOULDBLOCK) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Err(Errno::WOULDBLOCK) => return Err(BindError::Locked(path.to_owned())),
+            Err(error) => return Err(failed(error)),
+        }
+    }
+}
+
+/// Removes the socket of a daemon that is dead: one that nobody answers on.
+fn remove_dead(path: &Path) -> Result<(), BindError> {
+    let failed = |what| move |source| BindError::Io { path: path.to_owned(), what, source };
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed("look at it")(error)),
+        Ok(metadata) if !metadata.file_type().is_socket() => {
+            return Err(BindError::NotASocket(path.to_owned()));
+        }
+        Ok(_) => {}
+    }
+    match UnixStream::connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            fs::remove_file(path).map_err(failed("remove a dead daemon's socket"))
+        }
+        // A full backlog, a lack of permission: whatever it is, somebody may be there.
+        Ok(_) | Err(_) => Err(BindError::InUse(path.to_owned())),
+    }
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    fs::symlink_metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    /// A directory that goes with the test.
+    struct Dir(PathBuf);
+
+    impl Dir {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("wharf-unix-{}-{name}", std::process::id()));
+            let _ = fs::remove_dir_all(&path);
+            Self(path)
+        }
+
+        fn socket(&self) -> SocketPath {
+            format!("unix://{}/w.sock", self.0.display()).parse().unwrap()
+        }
+
+        fn entries(&self) -> usize {
+            fs::read_dir(&self.0).unwrap().count()
+        }
+    }
+
+    impl Drop for Dir {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_socket_has_its_mode_and_goes_when_it_ends() {
+        let dir = Dir::new("mode");
+        let listener = Listener::bind(&dir.socket(), 0o606, None).unwrap();
+        let mode = fs::metadata(listener.path()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o606);
+        UnixStream::connect(listener.path()).unwrap();
+        drop(listener);
+        assert_eq!(dir.entries(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_live_daemon_keeps_its_socket() {
+        let dir = Dir::new("live");
+        let _listener = Listener::bind(&dir.socket(), 0o600, None).unwrap();
+        assert!(matches!(Listener::bind(&dir.socket(), 0o600, None), Err(BindError::InUse(_))));
+        assert_eq!(dir.entries(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_dead_daemons_socket_is_replaced() {
+        let dir = Dir::new("dead");
+        fs::create_dir_all(&dir.0).unwrap();
+        drop(std::os::unix::net::UnixListener::bind(dir.socket().as_path()).unwrap());
+        assert_eq!(dir.entries(), 1, "std leaves the file behind");
+        let listener = Listener::bind(&dir.socket(), 0o600, None).unwrap();
+        UnixStream::connect(listener.path()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_not_a_socket_stays() {
+        let dir = Dir::new("file");
+        fs::create_dir_all(&dir.0).unwrap();
+        fs::write(dir.socket().as_path(), "mine").unwrap();
+        assert!(matches!(Listener::bind(&dir.socket(), 0o600, None), Err(BindError::NotASocket(_))));
+        assert_eq!(fs::read_to_string(dir.socket().as_path()).unwrap(), "mine");
+    }
+
+    #[tokio::test]
+    async fn of_many_that_bind_at_once_one_wins() {
+        let dir = Dir::new("race");
+        fs::create_dir_all(&dir.0).unwrap();
+        drop(std::os::unix::net::UnixListener::bind(dir.socket().as_path()).unwrap());
+        let runtime = tokio::runtime::Handle::current();
+        let threads: Vec<_> = (0..8)
+            .map(|_| {
+                let (socket, runtime) = (dir.socket(), runtime.clone());
+                std::thread::spawn(move || {
+                    let _entered = runtime.enter();
+                    Listener::bind(&socket, 0o600, None)
+                })
+            })
+            .collect();
+        let bound: Vec<_> = threads.into_iter().filter_map(|thread| thread.join().unwrap().ok()).collect();
+        assert_eq!(bound.len(), 1);
+        UnixStream::connect(bound[0].path()).unwrap();
+        assert_eq!(dir.entries(), 1);
+    }
+
+    #[tokio::test]
+    async fn another_ones_socket_is_not_removed() {
+        let dir = Dir::new("other");
+        let first = Listener::bind(&dir.socket(), 0o600, None).unwrap();
+        fs::remove_file(first.path()).unwrap();
+        let second = Listener::bind(&dir.socket(), 0o600, None).unwrap();
+        drop(first);
+        UnixStream::connect(second.path()).unwrap();
+    }
+}
