@@ -110,7 +110,7 @@ final class Credentials {
         public Outcome ended(Program program, Program.Strand strand, Outcome body) {
             for (String file : files) {
                 try {
-                    PlainSteps.deleteTree(Path.of(file).getParent());
+                    PlainFiles.deleteTree(Path.of(file).getParent());
                 } catch (IOException e) {
                     throw new UncheckedIOException(e);
                 }

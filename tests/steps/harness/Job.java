@@ -27,6 +27,7 @@ public final class Job {
         buildVariables.put("JOB_BASE_NAME", name.substring(name.lastIndexOf('/') + 1));
         buildVariables.put("BUILD_NUMBER", Integer.toString(number));
         buildVariables.put("BUILD_TAG", "jenkins-" + name.replace('/', '-') + "-" + number);
+        vars.add(Path.of(System.getProperty("harness.declarative")));
         vars.add(Path.of(System.getProperty("harness.vars")));
     }
 
@@ -79,7 +80,7 @@ public final class Job {
         return jenkinsfile;
     }
 
-    Path workspace() {
+    public Path workspace() {
         return workspace;
     }
 

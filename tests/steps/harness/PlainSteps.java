@@ -8,7 +8,6 @@ import java.nio.file.Files;
 import java.nio.file.NoSuchFileException;
 import java.nio.file.Path;
 import java.nio.file.PathMatcher;
-import java.util.Comparator;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
@@ -59,7 +58,7 @@ final class PlainSteps {
         }));
         later.put("fileExists", atOnce((call, run, directory) -> Files.exists(directory.resolve(call.mainText("file")))));
         later.put("deleteDir", atOnce((call, run, directory) -> {
-            deleteTree(directory);
+            PlainFiles.deleteTree(directory);
             return null;
         }));
         later.put("archiveArtifacts", atOnce(PlainSteps::archive));
@@ -86,17 +85,6 @@ final class PlainSteps {
         run.underWay(ticket, cause -> timer.completeExceptionally(
             cause != null ? cause : new FlowInterruptedException("ABORTED", "gone")));
         strand.await(ticket);
-    }
-
-    static void deleteTree(Path directory) throws IOException {
-        if (!Files.exists(directory)) {
-            return;
-        }
-        try (Stream<Path> tree = Files.walk(directory)) {
-            for (Path path : tree.sorted(Comparator.reverseOrder()).toList()) {
-                Files.delete(path);
-            }
-        }
     }
 
     private static Object archive(StepCall call, Run run, Path directory) throws IOException, AbortException {

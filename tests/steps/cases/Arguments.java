@@ -1,0 +1,146 @@
+package cases;
+
+import static cases.Suite.check;
+import static cases.Suite.contains;
+import static cases.Suite.equal;
+
+import harness.Run;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Map;
+
+/** What a call of a step becomes on the client's command line, and which calls are refused. */
+final class Arguments {
+    private Arguments() {}
+
+    /** Texts that a shell, a CSV reader or an option parser would make something of. */
+    private static final List<String> HOSTILE = List.of(
+        "it's", "''", "\"quoted\"", "$HOME", "${HOME}", "$(touch pwned)", "`touch pwned`", "two\nlines", "ends\n",
+        "\n", " spaces  inside ", "-leading", "--push", "back\\slash", "\\", "*", "a;b&c|d>e", "#no", "~", "!x",
+        "ü€😀", "\t", "a,b=c", "%s", "");
+
+    static void addTo(Suite suite) {
+        suite.test("dockerBuild: the shortest useful call", () -> {
+            argumentsAre("dockerBuild(tag: 'app:1', push: true)", "build", "--push", "--tag=app:1", "--", ".");
+        });
+        suite.test("dockerBuild: no argument at all", () -> argumentsAre("dockerBuild()", "build", "--", "."));
+        suite.test("dockerBuild: every argument becomes its flag", () -> {
+            argumentsAre("""
+                dockerBuild(
+                    tag: ['app:1', "app:${1 + 1}"], context: 'src', file: 'src/Dockerfile.dev', target: 'test',
+                    buildArgs: [VERSION: 1.5, DEBUG: true, FROM_ENVIRONMENT: null], labels: ['org.example.team': 'a b'],
+                    noCache: true, pull: true, push: true, quiet: true, progress: 'plain', network: 'none',
+                    iidfile: 'image.id', addHosts: [db: '10.0.0.5', web: ['10.0.0.6', '10.0.0.7']], shmSize: '64m',
+                    ulimits: [nofile: '1024:2048', nproc: 64], namespace: 'acme/app#1', addr: 'unix:///w.sock',
+                    secrets: [one: [env: 'TOKEN'], two: [src: 'a,b.txt']])
+                """,
+                "--addr=unix:///w.sock", "--namespace=acme/app#1", "build",
+                "--add-host=db:10.0.0.5", "--add-host=web:10.0.0.6", "--add-host=web:10.0.0.7",
+                "--build-arg=VERSION=1.5", "--build-arg=DEBUG=true", "--build-arg=FROM_ENVIRONMENT",
+                "--file=src/Dockerfile.dev", "--iidfile=image.id", "--label=org.example.team=a b", "--network=none",
+                "--no-cache", "--progress=plain", "--pull", "--push", "--quiet",
+                "--secret=id=one,env=TOKEN", "--secret=id=two,\"src=a,b.txt\"", "--shm-size=64m",
+                "--tag=app:1", "--tag=app:2", "--target=test",
+                "--ulimit=nofile=1024:2048", "--ulimit=nproc=64", "--", "src");
+        });
+        suite.test("dockerBuild: false leaves a flag out", () ->
+            argumentsAre("dockerBuild(noCache: false, push: false)", "build", "--", "."));
+        suite.test("dockerPush: its arguments", () -> {
+            argumentsAre("dockerPush(tag: 'reg.example.com/app:1')", "push", "--", "reg.example.com/app:1");
+            argumentsAre("dockerPush(tag: 'a', quiet: true, namespace: 'n', addr: 'unix:///w')",
+                "--addr=unix:///w", "--namespace=n", "push", "--quiet", "--", "a");
+        });
+        suite.test("arguments arrive as they were written", Arguments::fidelity);
+        suite.test("arguments arrive as they were written, with a restart at every step", () -> {
+            try (Fake fake = Fake.onNode("dockerBuild(tag: \"it's \\$HOME\", buildArgs: [A: 'x\\ny'])")) {
+                fake.job().restartingAtEveryStep();
+                fake.run("SUCCESS");
+                equal(List.of("build", "--build-arg=A=x\ny", "--tag=it's $HOME"), own(fake.call()).subList(0, 3), "arguments");
+            }
+        });
+        suite.test("the job's name and number reach the client", () -> {
+            try (Fake fake = Fake.onNode("dockerBuild(tag: 'a')")) {
+                fake.run("SUCCESS");
+                Map<String, String> variables = fake.call().variables();
+                equal("acme/app/main", variables.get("JOB_NAME"), "JOB_NAME");
+                equal("42", variables.get("BUILD_NUMBER"), "BUILD_NUMBER");
+            }
+        });
+        refusals(suite);
+    }
+
+    private static void refusals(Suite suite) {
+        String known = "addHosts (map), addr (text), buildArgs (map), context (text), credentials (credentials), file (text), ";
+        Map<String, String> wrong = Map.ofEntries(
+            Map.entry("dockerBuild(tags: 'a')", "dockerBuild: there is no argument `tags`. Its arguments are: " + known),
+            Map.entry("dockerBuild(tag: 'a', push: 'true')", "`push` must be true or false, not text"),
+            Map.entry("dockerBuild(tag: true)", "`tag` must be text, not a boolean"),
+            Map.entry("dockerBuild(tag: null)", "`tag` must be text, not null"),
+            Map.entry("dockerBuild(tag: ['a', null])", "`tag` must be text, not null"),
+            Map.entry("dockerBuild(tag: [a: 1])", "`tag` must be text, not a map"),
+            Map.entry("dockerBuild(target: ['a'])", "`target` must be text, not a list"),
+            Map.entry("dockerBuild(buildArgs: ['A=1'])", "`buildArgs` must be a map, not a list"),
+            Map.entry("dockerBuild(buildArgs: [A: [:]])", "`buildArgs.A` must be text, not a map"),
+            Map.entry("dockerBuild(buildArgs: ['A=B': 1])", "the name `A=B` must not be empty or hold `=`"),
+            Map.entry("dockerBuild(labels: [a: null])", "`labels.a` must be text, not null"),
+            Map.entry("dockerBuild(secrets: 'npm')", "`secrets` must be a map, not text"),
+            Map.entry("dockerBuild(secrets: [npm: [path: 'x']])", "`secrets.npm` must be a credential's id, or one of"),
+            Map.entry("dockerBuild(tag: 'a\\u0000b')", "`tag` holds a NUL character"),
+            Map.entry("dockerBuild(context: '-')", "`context` is `-`, but a step has no standard input to read"),
+            Map.entry("dockerBuild(file: '-')", "`file` is `-`"),
+            Map.entry("dockerBuild(credentials: 'c')", "the tags name 0 registries"),
+            Map.entry("dockerBuild(tag: ['a/b', 'c.d/b'], credentials: 'c')", "the tags name 2 registries"),
+            Map.entry("dockerBuild(credentials: ['a\"b': 'c'])", "`a\"b` is not a registry's name"),
+            Map.entry("dockerBuild('a')", "dockerBuild takes named arguments, for example dockerBuild(tag: 'app:1', push: true)"),
+            Map.entry("dockerPush()", "dockerPush: `tag` is missing. Its arguments are: addr (text), credentials (credentials), "),
+            Map.entry("dockerPush(tag: ['a', 'b'])", "`tag` must be text, not a list"),
+            Map.entry("dockerPush('a')", "dockerPush takes named arguments"));
+        wrong.forEach((call, message) -> suite.test("refused: " + call, () -> {
+            try (Fake fake = Fake.onNode(call)) {
+                Run.Finished finished = fake.run("FAILURE");
+                contains(finished.log(), "ERROR: ");
+                contains(finished.log(), message);
+                equal(0, fake.calls().size(), "calls of the client");
+            }
+        }));
+    }
+
+    private static void fidelity() throws Exception {
+        StringBuilder pairs = new StringBuilder();
+        List<String> expected = new ArrayList<>();
+        for (int i = 0; i < HOSTILE.size(); i++) {
+            pairs.append("A").append(i).append(": ").append(literal(HOSTILE.get(i))).append(", ");
+            expected.add("--build-arg=A" + i + "=" + HOSTILE.get(i));
+        }
+        for (String operand : List.of("-leading", "it's $x\ny")) {
+            try (Fake fake = Fake.onNode("dockerBuild(buildArgs: [" + pairs + "], context: " + literal(operand) + ")")) {
+                fake.run("SUCCESS");
+                List<String> all = new ArrayList<>(List.of("build"));
+                all.addAll(expected);
+                all.addAll(List.of("--", operand));
+                equal(all, own(fake.call()), "arguments");
+                check(!java.nio.file.Files.exists(fake.job().workspace().resolve("pwned")), "a text was run by the shell");
+            }
+        }
+    }
+
+    /** The text as a literal of Groovy that means exactly it. */
+    private static String literal(String text) {
+        return "'" + text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n").replace("\t", "\\t") + "'";
+    }
+
+    private static void argumentsAre(String call, String... expected) throws Exception {
+        try (Fake fake = Fake.onNode(call)) {
+            fake.run("SUCCESS");
+            equal(List.of(expected), own(fake.call()), "arguments of " + call);
+            fake.nothingLeft();
+        }
+    }
+
+    /** Without the metadata file, which every call has and whose name is random. */
+    private static List<String> own(Fake.Call call) {
+        List<String> own = new ArrayList<>(call.arguments());
+        check(own.removeIf(a -> a.startsWith("--metadata-file=")), "no --metadata-file in " + call.arguments());
+        return own;
+    }
+}

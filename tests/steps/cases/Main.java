@@ -1,0 +1,16 @@
+package cases;
+
+/** The entry: {@code Main [part of a test's name]}. */
+public final class Main {
+    private Main() {}
+
+    public static void main(String[] arguments) {
+        Suite suite = new Suite();
+        Arguments.addTo(suite);
+        Results.addTo(suite);
+        Secrets.addTo(suite);
+        boolean passed = suite.run(arguments.length > 0 ? arguments[0] : "");
+        // A hung shell's thread must not keep the run from ending.
+        System.exit(passed ? 0 : 1);
+    }
+}

@@ -1,0 +1,108 @@
+package cases;
+
+import static cases.Suite.contains;
+import static cases.Suite.containsNot;
+import static cases.Suite.equal;
+
+import harness.Credential;
+import java.nio.charset.StandardCharsets;
+import java.util.Base64;
+
+/** Credentials reach the client, and nothing else that anyone reads. */
+final class Secrets {
+    private static final String SECRET = "s3cr3t-'\"$x,y";
+
+    private Secrets() {}
+
+    static void addTo(Suite suite) {
+        suite.test("a secret text goes by the environment", () -> {
+            try (Fake fake = Fake.onNode("dockerBuild(tag: 'a', secrets: [npm: 'npm-token'])")) {
+                fake.job().credential("npm-token", new Credential.SecretText(SECRET));
+                String log = fake.run("SUCCESS").log();
+                Fake.Call call = fake.call();
+                contains(call.arguments().toString(), "--secret=id=npm,env=WHARF_SECRET_0");
+                equal(SECRET, call.variables().get("WHARF_SECRET_0"), "the secret");
+                nowhere(fake, log, call, SECRET);
+            }
+        });
+        suite.test("a secret file goes by its path", () -> {
+            try (Fake fake = Fake.onNode("dockerBuild(tag: 'a', secrets: [npmrc: [file: 'npmrc-file'], t: [text: 'npm-token']])")) {
+                fake.job().credential("npmrc-file", new Credential.SecretFile(".npmrc", SECRET))
+                    .credential("npm-token", new Credential.SecretText("other"));
+                String log = fake.run("SUCCESS").log();
+                Fake.Call call = fake.call();
+                equal(SECRET, call.file("secret"), "the secret's file");
+                contains(call.arguments().toString(), "--secret=id=t,env=WHARF_SECRET_1");
+                nowhere(fake, log, call, SECRET);
+            }
+        });
+        suite.test("registry credentials make a private docker configuration", () -> {
+            try (Fake fake = Fake.onNode("dockerBuild(tag: 'reg.example.com:5000/a', push: true, credentials: 'reg')")) {
+                login(fake, "reg");
+                String log = fake.run("SUCCESS").log();
+                Fake.Call call = fake.call();
+                equal("{\"auths\":{\"reg.example.com:5000\":{\"auth\":\"" + base64("bob", SECRET) + "\"}}}",
+                    call.file("docker-config").trim(), "config.json");
+                equal("700\n600\n", call.file("modes"), "modes of the directory and of config.json");
+                nowhere(fake, log, call, SECRET);
+                nowhere(fake, log, call, base64("bob", SECRET));
+            }
+        });
+        suite.test("registry credentials for several registries", () -> {
+            try (Fake fake = Fake.onNode("dockerPush(tag: 'a:1', credentials: ['docker.io': 'hub', 'reg.example.com': 'long'])")) {
+                login(fake, "hub");
+                String password = "p".repeat(300);
+                fake.job().credential("long", new Credential.UsernamePassword("alice", password));
+                fake.run("SUCCESS");
+                equal("{\"auths\":{\"https://index.docker.io/v1/\":{\"auth\":\"" + base64("bob", SECRET)
+                    + "\"},\"reg.example.com\":{\"auth\":\"" + base64("alice", password) + "\"}}}",
+                    fake.call().file("docker-config").trim(), "config.json");
+            }
+        });
+        suite.test("the tags say whose registry one credential is", () -> {
+            try (Fake fake = Fake.onNode("dockerPush(tag: 'team/app:1', credentials: 'hub')")) {
+                login(fake, "hub");
+                fake.run("SUCCESS");
+                contains(fake.call().file("docker-config"), "\"https://index.docker.io/v1/\"");
+            }
+        });
+        suite.test("a credential that is not there fails before the client runs", () -> {
+            try (Fake fake = Fake.onNode("dockerBuild(tag: 'a', secrets: [npm: 'gone'])")) {
+                contains(fake.run("FAILURE").log(), "Could not find credentials entry with ID 'gone'");
+                equal(0, fake.calls().size(), "calls of the client");
+            }
+        });
+        suite.test("an abort leaves no password behind", () -> {
+            try (Fake fake = Fake.onNode("dockerBuild(tag: 'r.example/a', credentials: 'reg', secrets: [f: [file: 'f']])")) {
+                login(fake, "reg");
+                fake.job().credential("f", new Credential.SecretFile("f", "x"))
+                    .agent("FAKE_HANGS", "1").abortWhenLogged(line -> line.equals("fake: waiting"));
+                String log = fake.run("ABORTED").log();
+                nowhere(fake, log, fake.call(), SECRET);
+            }
+        });
+        suite.test("credentials with a restart at every step", () -> {
+            try (Fake fake = Fake.onNode("dockerBuild(tag: 'r.example/a', credentials: 'reg', secrets: [t: 't'])")) {
+                login(fake, "reg");
+                fake.job().credential("t", new Credential.SecretText("tt")).restartingAtEveryStep();
+                fake.run("SUCCESS");
+                contains(fake.call().file("docker-config"), base64("bob", SECRET));
+                equal("tt", fake.call().variables().get("WHARF_SECRET_0"), "the secret");
+            }
+        });
+    }
+
+    private static void login(Fake fake, String id) {
+        fake.job().credential(id, new Credential.UsernamePassword("bob", SECRET));
+    }
+
+    private static String base64(String user, String password) {
+        return Base64.getEncoder().encodeToString((user + ":" + password).getBytes(StandardCharsets.UTF_8));
+    }
+
+    private static void nowhere(Fake fake, String log, Fake.Call call, String secret) throws Exception {
+        containsNot(log, secret);
+        containsNot(call.arguments().toString(), secret);
+        fake.nothingLeft();
+    }
+}

@@ -1,0 +1,272 @@
+/*
+ * What a call of one of Wharf's steps means. Owns the check of its arguments against the step's table and
+ * the words that they become. Only text: nothing here calls a step.
+ */
+
+/** An argument that means nothing. The message goes to the Jenkinsfile's author. */
+class WharfUsage extends Exception {
+    WharfUsage(String message) {
+        super(message)
+    }
+}
+
+/**
+ * The plan of a call: `problem` if it means nothing, else
+ * `globals`, `words`, `operand`: the client's words, before and after its command;
+ * `secrets`: `--secret` flags whose file is known only once it is bound;
+ * `bindings`: the credentials to bind; `registries`: where to log in with which variables;
+ * `metadataFile`, `label`.
+ */
+@NonCPS
+Map planOf(Map request) {
+    Map plan = [problem: null, command: request.command, globals: [], words: [], operand: [],
+                secretFiles: [], bindings: [], registries: [], metadataFile: null, label: null]
+    try {
+        fill(plan, request.arguments, request.given)
+        plan.label = labelOf(request.step, request.given)
+    } catch (WharfUsage usage) {
+        String all = request.arguments.collect { argument -> argument.name + ' (' + argument.takes + ')' }.join(', ')
+        plan.problem = request.step + ': ' + usage.message + '. Its arguments are: ' + all
+    }
+    return plan
+}
+
+/** The client's whole command line. */
+@NonCPS
+List wordsOf(Map plan, String metadata, Map secretFiles) {
+    List words = ['wharf']
+    words.addAll(plan.globals)
+    words.add(plan.command)
+    words.addAll(plan.words)
+    for (Map secret in plan.secretFiles) {
+        words.add('--secret=' + field('id=' + secret.id) + ',' + field('src=' + secretFiles.get(secret.variable)))
+    }
+    words.add('--metadata-file=' + metadata)
+    words.add('--')
+    words.addAll(plan.operand)
+    return words
+}
+
+/** A reference without its tag and digest. A colon before the last slash is a port's. */
+@NonCPS
+String nameOf(String reference) {
+    String name = reference.tokenize('@').get(0)
+    int colon = name.lastIndexOf(':')
+    return colon > name.lastIndexOf('/') ? name.substring(0, colon) : name
+}
+
+@NonCPS
+void fill(Map plan, List arguments, Map given) {
+    Map values = [:]
+    for (entry in given.entrySet()) {
+        values.put(entry.key.toString(), entry.value)
+    }
+    List names = arguments.collect { argument -> argument.name }
+    for (String name in values.keySet()) {
+        if (!names.contains(name)) {
+            throw new WharfUsage("there is no argument `" + name + "`")
+        }
+    }
+    for (Map argument in arguments) {
+        if (values.containsKey(argument.name)) {
+            take(plan, argument, values.get(argument.name))
+        } else if (argument.otherwise != null) {
+            take(plan, argument, argument.otherwise)
+        } else if (argument.required) {
+            throw new WharfUsage("`" + argument.name + "` is missing")
+        }
+    }
+    if (values.containsKey('credentials')) {
+        logIn(plan, values.get('credentials'), values.get('tag'))
+    }
+}
+
+/** Puts one argument into the plan. */
+@NonCPS
+void take(Map plan, Map argument, Object value) {
+    String name = argument.name
+    List into = argument.global ? plan.globals : plan.words
+    switch (argument.takes) {
+        case 'boolean':
+            if (!(value instanceof Boolean)) {
+                throw new WharfUsage("`" + name + "` must be true or false, not " + kindOf(value))
+            }
+            if (value) {
+                into.add(argument.flag)
+            }
+            break
+        case 'text':
+            String text = textOf(name, value)
+            if (name == 'metadataFile') {
+                plan.metadataFile = text
+            } else if (argument.flag != null) {
+                into.add(argument.flag + '=' + text)
+            } else {
+                plan.operand.add(text)
+            }
+            if (text == '-' && ['context', 'file'].contains(name)) {
+                throw new WharfUsage("`" + name + "` is `-`, but a step has no standard input to read")
+            }
+            break
+        case 'list':
+            for (element in (value instanceof Collection ? value : [value])) {
+                into.add(argument.flag + '=' + textOf(name, element))
+            }
+            break
+        case 'map':
+            for (entry in mapOf(name, value).entrySet()) {
+                takeEntry(into, argument, entry.key.toString(), entry.value)
+            }
+            break
+        case 'secrets':
+            for (entry in mapOf(name, value).entrySet()) {
+                takeSecret(plan, entry.key.toString(), entry.value)
+            }
+            break
+    }
+}
+
+/** One `NAME=VALUE`; a list is one for each element, null (where it means something) the bare name. */
+@NonCPS
+void takeEntry(List into, Map argument, String key, Object value) {
+    String where = argument.name + '.' + key
+    if (key.isEmpty() || key.contains(argument.between)) {
+        throw new WharfUsage("`" + argument.name + "`: the name `" + key + "` must not be empty or hold `" + argument.between + "`")
+    }
+    textOf(argument.name, key)
+    if (value == null && argument.fromEnvironment) {
+        into.add(argument.flag + '=' + key)
+        return
+    }
+    for (element in (value instanceof Collection ? value : [value])) {
+        String text = element instanceof Boolean ? element.toString() : textOf(where, element)
+        into.add(argument.flag + '=' + key + argument.between + text)
+    }
+}
+
+/** A secret for the build: a credential's id, or one of `text`, `file` (ids), `env`, `src` as the key of a map. */
+@NonCPS
+void takeSecret(Map plan, String id, Object value) {
+    String where = 'secrets.' + id
+    Map source = value instanceof Map ? value : [text: value]
+    List kinds = source.keySet().collect { key -> key.toString() }
+    if (kinds.size() != 1 || !['text', 'file', 'env', 'src'].contains(kinds.get(0))) {
+        throw new WharfUsage("`" + where + "` must be a credential's id, or one of [text: ID], [file: ID], [env: NAME], [src: PATH]")
+    }
+    String kind = kinds.get(0)
+    String what = textOf(where, source.values().toList().get(0))
+    String variable = 'WHARF_SECRET_' + plan.bindings.size()
+    if (kind == 'text') {
+        plan.bindings.add([kind: 'text', id: what, variable: variable])
+        plan.words.add('--secret=' + field('id=' + id) + ',env=' + variable)
+    } else if (kind == 'file') {
+        plan.bindings.add([kind: 'file', id: what, variable: variable])
+        plan.secretFiles.add([id: id, variable: variable])
+    } else {
+        plan.words.add('--secret=' + field('id=' + id) + ',' + field(kind + '=' + what))
+    }
+}
+
+/** Registry credentials: an id for the registry of the tags, or a map from registry to id. */
+@NonCPS
+void logIn(Map plan, Object credentials, Object tag) {
+    Map wanted = [:]
+    if (credentials instanceof Map) {
+        for (entry in credentials.entrySet()) {
+            wanted.put(entry.key.toString(), textOf('credentials.' + entry.key, entry.value))
+        }
+    } else {
+        List registries = []
+        for (one in (tag == null ? [] : (tag instanceof Collection ? tag : [tag]))) {
+            String registry = registryOf(one.toString())
+            if (!registries.contains(registry)) {
+                registries.add(registry)
+            }
+        }
+        if (registries.size() != 1) {
+            throw new WharfUsage("`credentials` is one id, but the tags name " + registries.size()
+                + " registries; say which is whose, as in credentials: ['registry.example.com': 'ID']")
+        }
+        wanted.put(registries.get(0), textOf('credentials', credentials))
+    }
+    for (entry in wanted.entrySet()) {
+        String registry = entry.key
+        if (!registry.matches('[A-Za-z0-9._:/\\[\\]-]+')) {
+            throw new WharfUsage("`credentials`: `" + registry + "` is not a registry's name")
+        }
+        int number = plan.registries.size()
+        String user = 'WHARF_REGISTRY_USER_' + number
+        String password = 'WHARF_REGISTRY_PASSWORD_' + number
+        plan.bindings.add([kind: 'login', id: entry.value, user: user, password: password])
+        plan.registries.add([registry: configKeyOf(registry), user: user, password: password])
+    }
+}
+
+/** Docker's own rule: what stands before the first slash is a registry if it has a dot or a colon, or is localhost. */
+@NonCPS
+String registryOf(String reference) {
+    int slash = reference.indexOf('/')
+    String first = slash < 0 ? '' : reference.substring(0, slash)
+    return first.contains('.') || first.contains(':') || first == 'localhost' ? first : 'docker.io'
+}
+
+/** Docker Hub has a key of its own in docker's configuration. */
+@NonCPS
+String configKeyOf(String registry) {
+    List hub = ['docker.io', 'index.docker.io', 'registry-1.docker.io']
+    return hub.contains(registry) ? 'https://index.docker.io/v1/' : registry
+}
+
+@NonCPS
+String textOf(String name, Object value) {
+    if (!(value instanceof CharSequence) && !(value instanceof Number)) {
+        throw new WharfUsage("`" + name + "` must be text, not " + kindOf(value))
+    }
+    String text = value.toString()
+    if (text.contains('\u0000')) {
+        throw new WharfUsage("`" + name + "` holds a NUL character, which no command line can carry")
+    }
+    return text
+}
+
+@NonCPS
+Map mapOf(String name, Object value) {
+    if (!(value instanceof Map)) {
+        throw new WharfUsage("`" + name + "` must be a map, not " + kindOf(value))
+    }
+    return value
+}
+
+/** A field of a comma separated flag, quoted as CSV where it must be. */
+@NonCPS
+String field(String text) {
+    return text.contains(',') || text.contains('"') ? '"' + text.replace('"', '""') + '"' : text
+}
+
+@NonCPS
+String kindOf(Object value) {
+    if (value == null) {
+        return 'null'
+    }
+    if (value instanceof CharSequence) {
+        return 'text'
+    }
+    if (value instanceof Number) {
+        return 'a number'
+    }
+    if (value instanceof Boolean) {
+        return 'a boolean'
+    }
+    if (value instanceof Collection) {
+        return 'a list'
+    }
+    return value instanceof Map ? 'a map' : 'another kind of object'
+}
+
+/** What the step is called in Jenkins' views, which cut it at 100 characters. */
+@NonCPS
+String labelOf(String step, Map given) {
+    def tag = given.get('tag')
+    def first = tag instanceof Collection ? (tag.isEmpty() ? null : tag.toList().get(0)) : tag
+    return first == null ? step : step + ' ' + first
+}

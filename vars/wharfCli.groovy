@@ -1,0 +1,146 @@
+import groovy.json.JsonSlurper
+
+/*
+ * Runs the wharf client once for one of Wharf's steps. Not for Jenkinsfiles: use the steps.
+ *
+ * This alone calls `sh`. What the client answers is read from its metadata file, never from the console.
+ * Secrets reach it in the environment or in files, never in an argument or in the script's trace.
+ */
+
+/**
+ * `step` is the step's name, `command` the client's, `arguments` the step's table, `given` what the
+ * Jenkinsfile gave, `pushes` whether the image is in a registry afterwards.
+ */
+Map call(Map request) {
+    Map plan = wharfArguments.planOf(request)
+    if (plan.problem != null) {
+        error(plan.problem)
+    }
+    String scratch = pwd(tmp: true) + '/wharf-' + UUID.randomUUID().toString()
+    String metadata = plan.metadataFile == null ? scratch + '/metadata.json' : plan.metadataFile
+    try {
+        withBindings(plan.bindings) {
+            List words = wharfArguments.wordsOf(plan, metadata, secretFilesOf(plan.bindings))
+            int status = sh(script: scriptOf(scratch, plan.registries, words), label: plan.label, returnStatus: true)
+            if (status != 0) {
+                error(failureOf(plan.label, status))
+            }
+        }
+        return resultOf(readFile(file: metadata), request.pushes)
+    } finally {
+        dir(scratch) {
+            deleteDir()
+        }
+    }
+}
+
+/** Runs the body with the credentials that the call names. */
+void withBindings(List bindings, Closure body) {
+    if (bindings.isEmpty()) {
+        body()
+        return
+    }
+    List bound = []
+    for (int i = 0; i < bindings.size(); i++) {
+        Map one = bindings[i]
+        if (one.kind == 'text') {
+            bound.add(string(credentialsId: one.id, variable: one.variable))
+        } else if (one.kind == 'file') {
+            bound.add(file(credentialsId: one.id, variable: one.variable))
+        } else {
+            bound.add(usernamePassword(credentialsId: one.id,
+                usernameVariable: one.user, passwordVariable: one.password))
+        }
+    }
+    withCredentials(bound) {
+        body()
+    }
+}
+
+/** Where Jenkins has put the secret files, by variable: known only while they are bound. */
+Map secretFilesOf(List bindings) {
+    Map paths = [:]
+    for (int i = 0; i < bindings.size(); i++) {
+        Map one = bindings[i]
+        if (one.kind == 'file') {
+            paths.put(one.variable, env."${one.variable}")
+        }
+    }
+    return paths
+}
+
+/**
+ * The script. `exec`, so that wharf is the script's own process: its exit status is the script's, and
+ * the script has not ended before wharf has, also when Jenkins stops it.
+ */
+@NonCPS
+String scriptOf(String scratch, List registries, List words) {
+    List lines = ['{ set +x; } 2>/dev/null', "(umask 077; mkdir -p ${quoted(scratch)})".toString()]
+    if (!registries.isEmpty()) {
+        lines.addAll(logInLines(scratch, registries))
+    }
+    lines.add('set -x')
+    lines.add('exec ' + words.collect { word -> quoted(word) }.join(' '))
+    return lines.join('\n') + '\n'
+}
+
+/**
+ * A docker configuration of this call's own. The password goes from the environment through a pipe into
+ * a file that only this user can read. `base64` breaks its lines; unquoted, printf joins them again.
+ */
+@NonCPS
+List logInLines(String scratch, List registries) {
+    List lines = ["export DOCKER_CONFIG=${quoted(scratch)}".toString(), '(', 'umask 077', '{', "printf '{\"auths\":{'"]
+    String comma = ''
+    for (Map one in registries) {
+        lines.add("auth=\$(printf '%s:%s' \"\$${one.user}\" \"\$${one.password}\" | base64)".toString())
+        lines.add("printf '${comma}\"%s\":{\"auth\":\"' ${quoted(one.registry)}".toString())
+        lines.add('printf %s $auth')
+        lines.add("printf '\"}'")
+        comma = ','
+    }
+    lines.add("printf '}}\\n'")
+    lines.add('} > "$DOCKER_CONFIG/config.json"')
+    lines.add(')')
+    return lines
+}
+
+/** The word as the shell reads it back. Plain words stay as they are, for the trace's reader. */
+@NonCPS
+String quoted(String word) {
+    if (word.matches('[A-Za-z0-9_/:=.,@%+-]+')) {
+        return word
+    }
+    return "'" + word.replace("'", "'\\''") + "'"
+}
+
+/** What the client's exit status means to the reader of the log, who has its own message above. */
+@NonCPS
+String failureOf(String label, int status) {
+    Map meanings = [
+        (1): 'it failed; wharf says why above',
+        (2): 'wharf did not understand the arguments; it says which above',
+        (126): 'the wharf client on the agent cannot be run',
+        (127): 'the wharf client is not on the PATH of this agent; see docs/jenkins.md',
+    ]
+    String meaning = meanings.get(status)
+    return label + ': ' + (meaning == null ? 'wharf says why above' : meaning) + ' (exit status ' + status + ')'
+}
+
+/** The step's answer, a plain map of texts: it can be kept across steps. */
+@NonCPS
+Map resultOf(String json, boolean pushes) {
+    Map metadata = new JsonSlurper().parseText(json)
+    String id = metadata.get('containerimage.config.digest')
+    String digest = pushes ? metadata.get('containerimage.digest') : null
+    String names = metadata.get('image.name')
+    List tags = []
+    if (names != null) {
+        tags.addAll(names.tokenize(','))
+    }
+    String ref = tags.isEmpty() ? id : tags.get(0)
+    if (digest != null && !tags.isEmpty()) {
+        ref = wharfArguments.nameOf(ref) + '@' + digest
+    }
+    return [ref: ref, id: id, digest: digest, tags: tags]
+}
