@@ -79,15 +79,14 @@ ensure_packages() {
 curl curl
 gcc gcc
 nsenter util-linux
-htpasswd apache2-utils
 jq jq
-git git
 PACKAGES
     # Static linking wants libc.a, and C parts of crates want the headers.
     [ -n "$(find /usr/lib -maxdepth 2 -name libc.a -print -quit)" ] || missing+=(libc6-dev)
     [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
     if [ "$1" = test ]; then
-        command -v make >/dev/null || missing+=(make)
+        command -v htpasswd >/dev/null || missing+=(apache2-utils)
+        command -v git >/dev/null || missing+=(git)
         command -v debootstrap >/dev/null || missing+=(debootstrap)
         command -v javac >/dev/null || missing+=(default-jdk-headless)
         command -v mvn >/dev/null || missing+=(maven)
