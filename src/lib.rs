@@ -13,6 +13,8 @@ pub mod config;
 
 pub mod wire;
 
+pub mod client;
+
 pub mod transport;
 
 pub mod policy;

@@ -1,0 +1,4 @@
+//! The client: what a job calls. Uses `names`, `wire` and nothing of the daemon's.
+
+pub mod progress;
+pub mod report;

@@ -1,0 +1,504 @@
+//! What is known of a build: facts folded into steps, with bounded memory. Owns no clock and does
+//! no IO; every text in it is fit for a console.
+
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque, hash_map::Entry},
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{
+    source::Source,
+    text::{LineBuffer, one_line},
+};
+use crate::wire::v1;
+
+/// A graph of more steps than this was not written by a person.
+const VERTEXES_MAX: usize = 10_000;
+const STATUSES_MAX: usize = 20_000;
+const WARNINGS_MAX: usize = 1_000;
+const DETAILS_MAX: usize = 50;
+/// What of a step's output is kept, to be shown again when it fails.
+const TAIL_LINES_MAX: usize = 200;
+const TAIL_BYTES_MAX: usize = 64 * 1024;
+/// What of all steps' output is kept.
+const TAILS_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// How BuildKit's errors end when somebody else's failure, or a person, stopped a step.
+const CANCELED: &str = "context canceled";
+
+/// A time of the engine's clock, since the Unix epoch.
+type Moment = Duration;
+
+/// Names a step in its [`Model`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Id(usize);
+
+/// All steps of a build.
+#[derive(Debug, Default)]
+pub struct Model {
+    vertexes: Vec<Vertex>,
+    ids: HashMap<String, Id>,
+    /// Steps in the order in which they started: a step's number is its place here, from 1.
+    started: Vec<Id>,
+    warnings: Vec<Warning>,
+    status_count: usize,
+    tails_bytes: usize,
+    /// The latest time that a fact named.
+    latest: Moment,
+    /// When the engine's clock was seen to be where.
+    clock: Option<(Instant, Moment)>,
+}
+
+/// One step.
+#[derive(Debug, Default)]
+pub struct Vertex {
+    /// From 1, in order of start; 0: not started.
+    pub number: usize,
+    /// What a person should read.
+    pub name: String,
+    cached: bool,
+    error: String,
+    /// How long its earlier runs took: a step can start anew.
+    before: Duration,
+    begin: Option<Moment>,
+    end: Option<Moment>,
+    /// Its parts that move.
+    pub statuses: Vec<Status>,
+    status_ids: HashMap<String, usize>,
+    /// The end of its output.
+    pub tail: Tail,
+    output: LineBuffer,
+    /// When the line that is not ended yet began.
+    output_since: Option<Moment>,
+}
+
+/// How a step is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State<'a> {
+    /// It has not started.
+    Waiting,
+    /// It runs.
+    Running,
+    /// It is done.
+    Done,
+    /// Its result came from the cache.
+    Cached,
+    /// It was stopped before its end.
+    Canceled,
+    /// It failed, and why.
+    Failed(&'a str),
+}
+
+/// A part of a step that moves.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// What a person should read.
+    pub name: String,
+    /// How far it is, in bytes.
+    pub current: u64,
+    /// How far it goes; 0: not known.
+    pub total: u64,
+    begin: Option<Moment>,
+    end: Option<Moment>,
+}
+
+/// A line of a step's output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// How long after its step's start it was written.
+    pub after: Duration,
+    /// Without its newline.
+    pub text: Arc<str>,
+}
+
+/// The end of a step's output.
+#[derive(Debug, Default)]
+pub struct Tail {
+    /// At most 200 lines and 64 KiB.
+    pub lines: VecDeque<Line>,
+    /// How many lines came before these.
+    pub forgotten: u64,
+    bytes: usize,
+}
+
+/// A warning about the Dockerfile or the call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Warning {
+    /// The step it is about; none: the build as a whole.
+    pub vertex: Option<Id>,
+    /// The warning in a line.
+    pub short: String,
+    /// More lines.
+    pub details: Vec<String>,
+    /// Where to read on; may be empty.
+    pub url: String,
+    /// The lines it is about.
+    pub source: Option<Source>,
+}
+
+/// What a message of facts changed.
+#[derive(Debug, Default)]
+pub struct Changes {
+    /// Steps of which anything changed, lines included.
+    pub vertexes: BTreeSet<Id>,
+    /// Parts that moved, by their place in their step's `statuses`.
+    pub statuses: BTreeSet<(Id, usize)>,
+    /// Lines that were written.
+    pub lines: Vec<(Id, Line)>,
+    /// How many of the last warnings are new.
+    pub warnings: usize,
+}
+
+impl Model {
+    /// Takes in facts, in whatever order they come.
+    pub fn apply(&mut self, facts: &v1::Progress) -> Changes {
+        let mut changes = Changes::default();
+        for fact in &facts.vertexes {
+            self.apply_vertex(fact, &mut changes);
+        }
+        for fact in &facts.statuses {
+            self.apply_status(fact, &mut changes);
+        }
+        for fact in &facts.logs {
+            self.apply_log(fact, &mut changes);
+        }
+        for fact in &facts.warnings {
+            self.apply_warning(fact, &mut changes);
+        }
+        // A step's output and its end come in one message or in two: only here both are known.
+        for id in changes.vertexes.clone() {
+            self.settle(id, &mut changes);
+        }
+        changes
+    }
+
+    /// Says what time it is, so that the engine's clock can be followed.
+    pub fn tick(&mut self, now: Instant) {
+        if self.clock.is_none() || self.engine_time(now) < self.latest {
+            self.clock = Some((now, self.latest));
+        }
+    }
+
+    /// Ends what runs as cancelled: no more facts will come.
+    pub fn cancel(&mut self) -> Changes {
+        let mut changes = Changes::default();
+        let latest = self.latest;
+        for id in self.started.clone() {
+            if let Some(vertex) = self.vertex_mut(id).filter(|vertex| vertex.state() == State::Running) {
+                vertex.error = CANCELED.to_owned();
+                vertex.end = vertex.begin.max(Some(latest));
+                changes.vertexes.insert(id);
+                self.settle(id, &mut changes);
+            }
+        }
+        changes
+    }
+
+    /// The steps that have started, in that order.
+    pub fn started(&self) -> impl DoubleEndedIterator<Item = (Id, &Vertex)> {
+        self.started.iter().filter_map(|id| Some((*id, self.vertex(*id)?)))
+    }
+
+    /// How many steps there are.
+    pub fn total(&self) -> usize {
+        self.vertexes.len()
+    }
+
+    /// A step.
+    pub fn vertex(&self, id: Id) -> Option<&Vertex> {
+        self.vertexes.get(id.0)
+    }
+
+    /// A step by the digest that the API names it by.
+    pub fn by_digest(&self, digest: &str) -> Option<&Vertex> {
+        self.vertex(*self.ids.get(digest)?)
+    }
+
+    /// What was warned about.
+    pub fn warnings(&self) -> &[Warning] {
+        &self.warnings
+    }
+
+    /// How long a step has run, all its runs together.
+    pub fn elapsed(&self, vertex: &Vertex, now: Instant) -> Duration {
+        vertex.before.saturating_add(self.length(vertex.begin, vertex.end, now))
+    }
+
+    /// How long a step's part has moved.
+    pub fn moved(&self, status: &Status, now: Instant) -> Duration {
+        self.length(status.begin, status.end, now)
+    }
+
+    fn length(&self, begin: Option<Moment>, end: Option<Moment>, now: Instant) -> Duration {
+        let Some(begin) = begin else { return Duration::ZERO };
+        end.unwrap_or_else(|| self.engine_time(now)).saturating_sub(begin)
+    }
+
+    fn engine_time(&self, now: Instant) -> Moment {
+        match self.clock {
+            Some((seen, moment)) => moment.saturating_add(now.saturating_duration_since(seen)),
+            None => self.latest,
+        }
+    }
+
+    fn vertex_mut(&mut self, id: Id) -> Option<&mut Vertex> {
+        self.vertexes.get_mut(id.0)
+    }
+
+    /// The step of that digest, at its first mention a new one; none when there are too many.
+    fn enter(&mut self, digest: &str) -> Option<Id> {
+        if let Some(id) = self.ids.get(digest) {
+            return Some(*id);
+        }
+        if self.vertexes.len() >= VERTEXES_MAX {
+            return None;
+        }
+        let id = Id(self.vertexes.len());
+        self.vertexes.push(Vertex { name: one_line(digest), ..Vertex::default() });
+        self.ids.insert(digest.to_owned(), id);
+        Some(id)
+    }
+
+    /// Whatever moves or speaks has started, also when that fact has not come yet.
+    fn start(&mut self, id: Id) {
+        let number = self.started.len() + 1;
+        if let Some(vertex) = self.vertexes.get_mut(id.0)
+            && vertex.number == 0
+        {
+            vertex.number = number;
+            self.started.push(id);
+        }
+    }
+
+    fn at(&mut self, time: Option<&prost_types::Timestamp>) -> Option<Moment> {
+        let time = time?;
+        let seconds = u64::try_from(time.seconds).unwrap_or(0);
+        let moment = Duration::new(seconds, u32::try_from(time.nanos).unwrap_or(0).min(999_999_999));
+        self.latest = self.latest.max(moment);
+        Some(moment)
+    }
+
+    fn apply_vertex(&mut self, fact: &v1::Vertex, changes: &mut Changes) {
+        let (begin, end) = (self.at(fact.started.as_ref()), self.at(fact.completed.as_ref()));
+        let Some(id) = self.enter(&fact.digest) else { return };
+        let Some(vertex) = self.vertex_mut(id) else { return };
+        let begin = begin.or(end);
+        // BuildKit announces a step anew for each pass: that does not undo its start.
+        if begin < vertex.begin {
+            return;
+        }
+        let mut changed = false;
+        if !fact.name.is_empty() {
+            changed |= replace(&mut vertex.name, one_line(&fact.name));
+        }
+        if let Some(begin) = begin {
+            if let Some(known) = vertex.begin.filter(|known| *known != begin) {
+                let until = vertex.end.unwrap_or(begin).min(begin);
+                vertex.before = vertex.before.saturating_add(until.saturating_sub(known));
+            }
+            changed |= replace(&mut vertex.begin, Some(begin));
+            changed |= replace(&mut vertex.end, end);
+            changed |= replace(&mut vertex.cached, fact.cached);
+            changed |= replace(&mut vertex.error, one_line(&fact.error));
+            self.start(id);
+        }
+        if changed {
+            changes.vertexes.insert(id);
+        }
+    }
+
+    fn apply_status(&mut self, fact: &v1::VertexStatus, changes: &mut Changes) {
+        let (begin, end) = (self.at(fact.started.as_ref()), self.at(fact.completed.as_ref()));
+        let full = self.status_count >= STATUSES_MAX;
+        let Some(id) = self.enter(&fact.vertex) else { return };
+        self.start(id);
+        let Some(vertex) = self.vertexes.get_mut(id.0) else { return };
+        let status = Status {
+            name: one_line(if fact.name.is_empty() { &fact.id } else { &fact.name }),
+            current: u64::try_from(fact.current).unwrap_or(0),
+            total: u64::try_from(fact.total).unwrap_or(0),
+            begin: begin.or(end),
+            end,
+        };
+        let place = match vertex.status_ids.entry(fact.id.clone()) {
+            Entry::Occupied(known) => *known.get(),
+            Entry::Vacant(_) if full => return,
+            Entry::Vacant(new) => {
+                self.status_count += 1;
+                vertex.statuses.push(Status::default());
+                *new.insert(vertex.statuses.len() - 1)
+            }
+        };
+        if let Some(known) = vertex.statuses.get_mut(place)
+            && replace(known, status)
+        {
+            changes.vertexes.insert(id);
+            changes.statuses.insert((id, place));
+        }
+    }
+
+    fn apply_log(&mut self, fact: &v1::VertexLog, changes: &mut Changes) {
+        let at = self.at(fact.timestamp.as_ref());
+        let Some(id) = self.enter(&fact.vertex) else { return };
+        self.start(id);
+        let Some(vertex) = self.vertexes.get_mut(id.0) else { return };
+        let at = at.or(vertex.begin);
+        // A line has the time at which it began.
+        let mut since = vertex.output_since.or(at);
+        let texts = vertex.output.push(&fact.data);
+        for text in texts {
+            self.write(id, since, text, changes);
+            since = at;
+        }
+        if let Some(vertex) = self.vertex_mut(id) {
+            vertex.output_since = if vertex.output.is_empty() { None } else { since };
+        }
+        changes.vertexes.insert(id);
+    }
+
+    fn write(&mut self, id: Id, at: Option<Moment>, text: String, changes: &mut Changes) {
+        let Some(vertex) = self.vertexes.get_mut(id.0) else { return };
+        let after = at.unwrap_or_default().saturating_sub(vertex.begin.unwrap_or_default());
+        let line = Line { after, text: text.into() };
+        self.tails_bytes -= vertex.tail.bytes;
+        vertex.tail.push(line.clone());
+        self.tails_bytes += vertex.tail.bytes;
+        changes.lines.push((id, line));
+        while self.tails_bytes > TAILS_BYTES_MAX {
+            let Some(longest) = self.vertexes.iter_mut().max_by_key(|vertex| vertex.tail.bytes) else {
+                break;
+            };
+            self.tails_bytes -= longest.tail.bytes;
+            longest.tail.shorten(longest.tail.lines.len() / 2, usize::MAX);
+            self.tails_bytes += longest.tail.bytes;
+        }
+    }
+
+    fn apply_warning(&mut self, fact: &v1::VertexWarning, changes: &mut Changes) {
+        let vertex = if fact.vertex.is_empty() { None } else { self.ids.get(&fact.vertex).copied() };
+        let warning = Warning {
+            vertex: vertex.filter(|id| self.vertex(*id).is_some_and(|vertex| vertex.number > 0)),
+            short: one_line(&fact.short),
+            details: fact.details.iter().take(DETAILS_MAX).map(|line| one_line(line)).collect(),
+            url: one_line(&fact.url),
+            source: fact.source.as_ref().map(Source::new),
+        };
+        // Each pass of the frontend warns anew.
+        let known =
+            self.warnings.iter().any(|known| known.short == warning.short && known.source == warning.source);
+        if !known && self.warnings.len() < WARNINGS_MAX {
+            changes.vertexes.extend(warning.vertex);
+            changes.warnings += 1;
+            self.warnings.push(warning);
+        }
+    }
+
+    /// Once a step has ended, its last line has too, and its output matters only if it failed.
+    fn settle(&mut self, id: Id, changes: &mut Changes) {
+        let Some(vertex) = self.vertex_mut(id).filter(|vertex| vertex.end.is_some()) else { return };
+        let since = vertex.output_since.take();
+        if let Some(text) = vertex.output.end() {
+            self.write(id, since, text, changes);
+        }
+        let Some(vertex) = self.vertexes.get_mut(id.0) else { return };
+        if !matches!(vertex.state(), State::Failed(_)) {
+            self.tails_bytes -= vertex.tail.bytes;
+            vertex.tail = Tail::default();
+        }
+    }
+}
+
+impl Vertex {
+    /// How it is.
+    pub fn state(&self) -> State<'_> {
+        match self {
+            Self { number: 0, .. } => State::Waiting,
+            Self { end: None, .. } => State::Running,
+            Self { error, .. } if error.ends_with(CANCELED) => State::Canceled,
+            Self { error, .. } if !error.is_empty() => State::Failed(error),
+            Self { cached: true, .. } => State::Cached,
+            Self { .. } => State::Done,
+        }
+    }
+
+    /// Whether it has ended, however.
+    pub fn is_ended(&self) -> bool {
+        self.end.is_some()
+    }
+
+    /// When it ended, for ordering.
+    pub fn ended_at(&self) -> Option<Duration> {
+        self.end
+    }
+
+    /// The line of its output that is not ended yet.
+    pub fn partial_line(&self) -> Option<Line> {
+        let after = self.output_since.unwrap_or_default().saturating_sub(self.begin.unwrap_or_default());
+        self.output.peek().map(|text| Line { after, text: text.into() })
+    }
+}
+
+impl Status {
+    /// Whether it has ended.
+    pub fn is_ended(&self) -> bool {
+        self.end.is_some()
+    }
+}
+
+impl Line {
+    /// What it takes in memory: empty lines are not free.
+    pub(super) fn bytes(&self) -> usize {
+        size_of::<Self>() + self.text.len()
+    }
+}
+
+/// With its time before it, as buildx prints it: the later, the fewer digits.
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.after.as_secs_f64();
+        let digits = match self.after.as_secs() {
+            0..10 => 3,
+            10..100 => 2,
+            _ => 1,
+        };
+        write!(f, "{seconds:.digits$} {}", self.text)
+    }
+}
+
+impl Warning {
+    /// `text (line 3)`.
+    pub fn located(&self) -> String {
+        let line = self.source.as_ref().map_or(0, Source::line);
+        let place = format!(" (line {line})");
+        // BuildKit's checks say so themselves.
+        if line < 1 || self.short.ends_with(&place) {
+            self.short.clone()
+        } else {
+            self.short.clone() + &place
+        }
+    }
+}
+
+impl Tail {
+    fn push(&mut self, line: Line) {
+        self.bytes += line.bytes();
+        self.lines.push_back(line);
+        self.shorten(TAIL_LINES_MAX, TAIL_BYTES_MAX);
+    }
+
+    fn shorten(&mut self, lines_max: usize, bytes_max: usize) {
+        while self.lines.len() > lines_max || self.bytes > bytes_max {
+            let Some(line) = self.lines.pop_front() else { break };
+            self.bytes -= line.bytes();
+            self.forgotten += 1;
+        }
+    }
+}
+
+/// Puts `new` in; whether it is another.
+fn replace<T: PartialEq>(known: &mut T, new: T) -> bool {
+    let changed = *known != new;
+    *known = new;
+    changed
+}

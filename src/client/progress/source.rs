@@ -1,0 +1,52 @@
+//! Lines of a Dockerfile, as errors and warnings show them.
+
+use std::fmt;
+
+use super::text::{one_line, source_line};
+use crate::wire::v1;
+
+const LINES_MAX: usize = 100;
+
+/// Lines of a file, and which of them are meant. Fit for a console.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    file: String,
+    start: i64,
+    end: i64,
+    first: i64,
+    lines: Vec<String>,
+}
+
+impl Source {
+    /// Takes the lines as the API has them.
+    pub fn new(source: &v1::SourceLines) -> Self {
+        Self {
+            file: one_line(&source.filename),
+            start: source.start.into(),
+            end: source.end.max(source.start).into(),
+            first: source.first_text_line.into(),
+            lines: source.text.iter().take(LINES_MAX).map(|line| source_line(line)).collect(),
+        }
+    }
+
+    /// The first line that is meant, from 1.
+    pub fn line(&self) -> i64 {
+        self.start
+    }
+}
+
+/// As buildx prints it.
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}:{}", self.file, self.start)?;
+        if self.lines.is_empty() {
+            return Ok(());
+        }
+        writeln!(f, "--------------------")?;
+        for (number, line) in (self.first..).zip(&self.lines) {
+            let mark = if (self.start..=self.end).contains(&number) { ">>>" } else { "   " };
+            writeln!(f, "{}", format!(" {number:3} | {mark} {line}").trim_end())?;
+        }
+        writeln!(f, "--------------------")
+    }
+}
