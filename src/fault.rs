@@ -103,3 +103,16 @@ impl Error for Fault {
         self.source.as_ref().map(|source| source.as_ref() as &(dyn Error + 'static))
     }
 }
+
+/// An error and its sources on one line, for the operator. What an error says that its cause says
+/// too is said once.
+pub fn causes(error: &(dyn Error + 'static)) -> String {
+    let mut texts: Vec<String> = Vec::new();
+    for source in std::iter::successors(Some(error), |source| (*source).source()) {
+        let text = crate::names::printable(&source.to_string());
+        if !texts.iter().any(|said| said.contains(&text)) {
+            texts.push(text);
+        }
+    }
+    texts.join(": ")
+}

@@ -24,3 +24,7 @@ pub mod identity;
 pub mod store;
 
 pub mod engine;
+
+pub mod service;
+
+pub mod daemon;

@@ -5,7 +5,10 @@ use std::{
     future::Future,
     panic::AssertUnwindSafe,
     pin::Pin,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
 };
 
@@ -82,6 +85,7 @@ struct Node {
     tracker: TaskTracker,
     token: CancellationToken,
     cause: OnceLock<Cause>,
+    draining: AtomicBool,
 }
 
 impl Group {
@@ -96,8 +100,30 @@ impl Group {
     }
 
     fn new(name: &'static str, parent: Option<Self>, token: CancellationToken) -> Self {
-        let tracker = TaskTracker::new();
-        Self { node: Arc::new(Node { name, parent, tracker, token, cause: OnceLock::new() }) }
+        let (tracker, cause, draining) = (TaskTracker::new(), OnceLock::new(), AtomicBool::new(false));
+        Self { node: Arc::new(Node { name, parent, tracker, token, cause, draining }) }
+    }
+
+    /// A group below this one for work that begins; an error once this group, or one above it, is
+    /// cancelled or drains.
+    pub fn enter(&self, name: &'static str) -> Result<Self, Cause> {
+        if let Some(cause) = self.cancelled_by() {
+            return Err(cause);
+        }
+        if self.upwards().any(|group| group.node.draining.load(Ordering::Acquire)) {
+            return Err(Cause::ShuttingDown);
+        }
+        Ok(self.child(name))
+    }
+
+    /// Lets nothing [`enter`](Self::enter) any more; what runs goes on.
+    pub fn drain(&self) {
+        self.node.draining.store(true, Ordering::Release);
+    }
+
+    /// This group and all above it.
+    fn upwards(&self) -> impl Iterator<Item = &Self> {
+        std::iter::successors(Some(self), |group| group.node.parent.as_ref())
     }
 
     /// Runs `future` to its end, in a span of that name. It is not stopped by a cancel: it watches
@@ -154,8 +180,7 @@ impl Group {
 
     /// The nearest cause upwards: a group is cancelled by itself or by one above it.
     fn cause(&self) -> Cause {
-        let groups = std::iter::successors(Some(self), |group| group.node.parent.as_ref());
-        groups.filter_map(|group| group.node.cause.get()).next().copied().unwrap_or(Cause::Done)
+        self.upwards().find_map(|group| group.node.cause.get()).copied().unwrap_or(Cause::Done)
     }
 
     /// Cancels the group when the guard is dropped: a call's handler holds one, so that the work
@@ -166,8 +191,7 @@ impl Group {
 
     /// Keeps whoever waits for the group waiting until it is dropped.
     pub fn hold(&self) -> Hold {
-        let groups = std::iter::successors(Some(self), |group| group.node.parent.as_ref());
-        Hold { _tokens: groups.map(|group| group.node.tracker.token()).collect() }
+        Hold { _tokens: self.upwards().map(|group| group.node.tracker.token()).collect() }
     }
 
     /// Waits until no task of the group or of a group below runs. Does not cancel.
@@ -277,6 +301,17 @@ mod tests {
         let other = root.child("other");
         other.cancel(Cause::Failed);
         assert_eq!(other.cancelled_by(), Some(Cause::ShuttingDown));
+    }
+
+    #[tokio::test]
+    async fn what_drains_lets_nothing_in_and_what_runs_go_on() {
+        let root = Group::root();
+        let build = root.enter("build").unwrap();
+        root.drain();
+        assert_eq!(root.enter("build").unwrap_err(), Cause::ShuttingDown);
+        assert_eq!(build.enter("part").unwrap_err(), Cause::ShuttingDown);
+        assert_eq!(build.cancelled_by(), None);
+        assert_eq!(build.child("part").cancelled_by(), None);
     }
 
     #[tokio::test]

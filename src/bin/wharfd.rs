@@ -1,3 +1,44 @@
 //! The daemon: the only holder of the engine's socket.
 
-fn main() {}
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
+
+use clap::Parser as _;
+use wharf::{
+    config::{Config, Flags},
+    daemon::{self, Ended},
+    fault::causes,
+    telemetry,
+};
+
+fn main() -> ExitCode {
+    let config = match Config::load(Flags::parse()) {
+        Ok(config) => config,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "wharfd: {}", causes(&error));
+            return ExitCode::from(2);
+        }
+    };
+    telemetry::init(config.log_format, &config.log_level);
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!("cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(daemon::run(config)) {
+        Ok(Ended::Asked) => ExitCode::SUCCESS,
+        Ok(Ended::Aborted(signal)) => {
+            tracing::warn!(signal, "a second signal: ended at once");
+            // Not waiting for what still runs: that is what was asked.
+            std::process::exit(128 + signal);
+        }
+        Err(error) => {
+            tracing::error!("cannot start: {}", causes(&error));
+            ExitCode::FAILURE
+        }
+    }
+}

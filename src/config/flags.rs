@@ -55,10 +55,9 @@ pub struct Flags {
 
 const AFTER_HELP: &str = "\
 Exit status:
-  0  ended as asked, by SIGTERM or SIGINT
+  0  ended as asked, by SIGTERM or SIGINT; also when builds had to be cancelled
   1  could not start or go on: the engine, the state directory, a socket
   2  bad flags or configuration
-  3  ended, but builds had to be cancelled when the grace period was over
   130, 143  a second SIGINT, SIGTERM ended it at once
 
 Signals:

@@ -1,0 +1,199 @@
+//! wharfd's life: start, serve, drain, end.
+
+mod notify;
+
+use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::{
+    config::Config,
+    engine::{
+        Engine,
+        naming::{KeyError, Keys},
+    },
+    fault::Fault,
+    identity::Identities,
+    service::{self, Front, Work},
+    store::{Store, StoreError},
+    tasks::{Cause, Group, Task},
+    transport::{
+        self, Limits,
+        unix::{BindError, Listener},
+    },
+};
+use notify::{State, notify};
+
+/// How long what was cancelled may clean up.
+const CLEANUP: Duration = Duration::from_secs(15);
+/// How long connections may say goodbye; they have 2 seconds of their own.
+const GOODBYE: Duration = Duration::from_secs(5);
+
+/// Why wharfd cannot start.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum StartError {
+    #[error("{text}{}", .hint.as_ref().map(|hint| format!(" ({hint})")).unwrap_or_default())]
+    Engine { text: String, hint: Option<String>, source: Fault },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+    #[error("cannot listen: {0}")]
+    Bind(#[from] BindError),
+    #[error("cannot describe the API")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    #[error("cannot watch for signals")]
+    Signals(#[source] io::Error),
+}
+
+/// The operator reads what stopped the start, and why.
+impl From<Fault> for StartError {
+    fn from(source: Fault) -> Self {
+        Self::Engine { text: source.text().to_owned(), hint: source.hint_text().map(str::to_owned), source }
+    }
+}
+
+/// How wharfd ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// As it was asked to.
+    Asked,
+    /// At once, on a second signal: the signal's number.
+    Aborted(i32),
+}
+
+/// Serves as `config` says, until SIGTERM or SIGINT.
+pub async fn run(config: Config) -> Result<Ended, StartError> {
+    let mut signals = Signals::new().map_err(StartError::Signals)?;
+    let process = Group::root();
+    let started = tokio::select! {
+        started = start(&config, &process) => started?,
+        _ = signals.next() => return Ok(Ended::Asked),
+    };
+    notify(State::Ready);
+    signals.next().await;
+    notify(State::Stopping);
+    tokio::select! {
+        () = started.end(config.grace_period) => {}
+        signal = signals.next() => return Ok(Ended::Aborted(signal)),
+    }
+    process.cancel(Cause::ShuttingDown);
+    let _ = tokio::time::timeout(GOODBYE, process.close_and_wait()).await;
+    tracing::info!("ended");
+    Ok(Ended::Asked)
+}
+
+/// A wharfd that serves.
+struct Started {
+    work: Arc<Work>,
+    connections: Group,
+    accepting: Task<()>,
+}
+
+async fn start(config: &Config, process: &Group) -> Result<Started, StartError> {
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), "wharfd starts");
+    raise_open_files();
+    let store = Store::open(&config.state_dir)?;
+    let keys = Keys::load(&config.state_dir)?;
+    let mut engines = BTreeMap::new();
+    for (name, socket) in config.engines.iter() {
+        let engine = Engine::connect(name.as_str(), socket.as_path(), keys.clone(), store.clone()).await?;
+        engines.insert(name.clone(), engine);
+    }
+    let identities = Identities::new(config);
+    say_who_is_served(&identities);
+
+    let work = Work::new(process.child("work"));
+    let front = Front::new(identities, engines, Arc::clone(&work));
+    let services = service::services(front).await?;
+    let group = config.listen_group;
+    let listeners = config
+        .listen
+        .iter()
+        .map(|socket| Listener::bind(socket, config.listen_mode.bits(), group))
+        .collect::<Result<Vec<_>, _>>()?;
+    for socket in &config.listen {
+        tracing::info!(%socket, mode = format_args!("{:04o}", config.listen_mode.bits()), "listening");
+    }
+    let connections = process.child("connections");
+    let serving = transport::serve(listeners, Limits::default(), connections.clone(), services);
+    let accepting = process.spawn("accept", serving);
+    Ok(Started { work, connections, accepting })
+}
+
+impl Started {
+    /// Refuses new work, waits for what runs, cancels what is left, and closes.
+    async fn end(self, grace: Duration) {
+        let work = self.work.group();
+        work.drain();
+        tracing::info!(builds = self.work.builds(), ?grace, "shutting down: waiting for what runs");
+        if tokio::time::timeout(grace, work.close_and_wait()).await.is_err() {
+            tracing::warn!(builds = self.work.builds(), "the grace period is over: cancelling what runs");
+            work.cancel(Cause::ShuttingDown);
+            if tokio::time::timeout(CLEANUP, work.close_and_wait()).await.is_err() {
+                tracing::error!(tasks = work.running(), "not everything could be cleaned up");
+            }
+        }
+        self.connections.cancel(Cause::ShuttingDown);
+        // Its sockets' files go with it.
+        let _ = self.accepting.await;
+        let _ = tokio::time::timeout(GOODBYE, self.connections.close_and_wait()).await;
+    }
+}
+
+fn say_who_is_served(identities: &Identities) {
+    let mut said: Vec<&str> = Vec::new();
+    for caller in identities.iter() {
+        let rules = caller.rules();
+        tracing::info!(
+            "serving {caller} on engine `{}`: namespaces `{}`, {} rules",
+            caller.engine(),
+            rules.namespaces(),
+            rules.name()
+        );
+        if !said.contains(&rules.name()) {
+            said.push(rules.name());
+            for rule in rules.describe() {
+                tracing::info!("rules {}: {rule}", rules.name());
+            }
+        }
+    }
+    tracing::info!(
+        "everyone else is refused; an engine that others use too, by its socket, keeps no promise to jobs"
+    );
+}
+
+/// Every connection and every build takes file descriptors; the default of 1024 is for programs
+/// that use select(2).
+fn raise_open_files() {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current == maximum {
+        return;
+    }
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::warn!(%error, "cannot raise the limit on open files");
+    }
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// The next one's number.
+    async fn next(&mut self) -> i32 {
+        let kind = tokio::select! {
+            _ = self.terminate.recv() => SignalKind::terminate(),
+            _ = self.interrupt.recv() => SignalKind::interrupt(),
+        };
+        kind.as_raw_value()
+    }
+}

@@ -1,0 +1,67 @@
+//! The gRPC front door. A handler accepts, authorizes, does its work, answers.
+
+mod call;
+mod node;
+pub mod status;
+mod work;
+
+use std::{collections::BTreeMap, convert::Infallible, sync::Arc};
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use tonic::{body::Body, service::Routes};
+use tower::{Service, ServiceExt};
+
+pub use call::Call;
+pub use work::{Kind, Member, Work};
+
+use crate::{
+    config::EngineName,
+    engine::Engine,
+    identity::Identities,
+    wire::v1::{self, node_service_server::NodeServiceServer},
+};
+
+/// What all handlers share.
+#[derive(Debug)]
+pub struct Front {
+    identities: Identities,
+    engines: BTreeMap<EngineName, Engine>,
+    work: Arc<Work>,
+}
+
+impl Front {
+    /// A front door for `identities`; `engines` has every engine that they name.
+    pub fn new(identities: Identities, engines: BTreeMap<EngineName, Engine>, work: Arc<Work>) -> Arc<Self> {
+        Arc::new(Self { identities, engines, work })
+    }
+
+    /// The work that runs.
+    pub fn work(&self) -> &Arc<Work> {
+        &self.work
+    }
+}
+
+/// All services of the API, the health check (`grpc.health.v1`) and reflection
+/// (`grpc.reflection.v1`), as what a connection is served with.
+pub async fn services(
+    front: Arc<Front>,
+) -> Result<
+    impl Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send>
+    + Clone
+    + Send
+    + 'static,
+    tonic_reflection::server::Error,
+> {
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(v1::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()?;
+    let node = NodeServiceServer::from_arc(Arc::new(node::Node::new(Arc::clone(&front))));
+    let (reporter, health) = tonic_health::server::health_reporter();
+    // What listens serves: the engines were reached before.
+    reporter.set_service_status("", tonic_health::ServingStatus::Serving).await;
+    reporter.set_serving::<NodeServiceServer<node::Node>>().await;
+    let routes = Routes::new(node).add_service(health).add_service(reflection).prepare();
+    Ok(ServiceExt::<Request<Incoming>>::map_response(routes, status::complete))
+}

@@ -1,0 +1,287 @@
+//! Faults as gRPC statuses: the one map, and what may leave.
+
+use std::error::Error;
+
+use http::Response;
+use tonic::{Code, Status, body::Body};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+use crate::{
+    fault::{Fault, Reason},
+    wire::v1::ErrorReason,
+};
+
+/// google.rpc.ErrorInfo's domain.
+const DOMAIN: &str = "wharf";
+/// ErrorInfo's key for what the caller can do.
+const HINT: &str = "hint";
+/// A status travels in headers, and some clients take no more than 8 KiB of those (grpc-java). The
+/// text is there up to three times: percent-encoded, and in the details, which are base64.
+const TEXT_BYTES_MAX: usize = 1536;
+const HINT_BYTES_MAX: usize = 512;
+const FIELD_BYTES_MAX: usize = 256;
+const CUT: &str = "… (cut)";
+
+/// The status that a caller gets for `fault`: its public text, never its source.
+pub(super) fn from_fault(fault: &Fault) -> Status {
+    let (code, _) = describe(fault.reason());
+    let mut metadata = Vec::new();
+    if let Some(hint) = fault.hint_text() {
+        metadata.push((HINT.to_owned(), cut(hint, HINT_BYTES_MAX)));
+    }
+    let text = cut(fault.text(), TEXT_BYTES_MAX);
+    let mut details = details(fault.reason(), metadata);
+    if let Some(field) = fault.field() {
+        details.add_bad_request_violation(cut(field, FIELD_BYTES_MAX), text.as_str());
+    }
+    Status::with_error_details(code, text, details)
+}
+
+fn details(reason: Reason, metadata: Vec<(String, String)>) -> ErrorDetails {
+    let (_, name) = describe(reason);
+    let name = name.as_str_name();
+    let name = name.strip_prefix("ERROR_REASON_").unwrap_or(name);
+    ErrorDetails::with_error_info(
+        name,
+        DOMAIN,
+        metadata.into_iter().collect::<std::collections::HashMap<_, _>>(),
+    )
+}
+
+/// What `proto/wharf/v1/error.proto` says of each reason.
+fn describe(reason: Reason) -> (Code, ErrorReason) {
+    match reason {
+        Reason::InvalidInput => (Code::InvalidArgument, ErrorReason::InvalidInput),
+        Reason::UnknownCaller => (Code::Unauthenticated, ErrorReason::UnknownCaller),
+        Reason::NamespaceDenied => (Code::PermissionDenied, ErrorReason::NamespaceDenied),
+        Reason::SourceDenied => (Code::PermissionDenied, ErrorReason::SourceDenied),
+        Reason::GraphDenied => (Code::PermissionDenied, ErrorReason::GraphDenied),
+        Reason::ImageNotFound => (Code::NotFound, ErrorReason::ImageNotFound),
+        Reason::BaseImageNotFound => (Code::NotFound, ErrorReason::BaseImageNotFound),
+        Reason::RegistryDenied => (Code::PermissionDenied, ErrorReason::RegistryDenied),
+        Reason::RegistryUnavailable => (Code::Unavailable, ErrorReason::RegistryUnavailable),
+        Reason::ImageForged => (Code::FailedPrecondition, ErrorReason::ImageForged),
+        Reason::EngineUnavailable => (Code::Unavailable, ErrorReason::EngineUnavailable),
+        Reason::EngineFailed => (Code::Internal, ErrorReason::EngineFailed),
+        Reason::SessionNotFound => (Code::NotFound, ErrorReason::SessionNotFound),
+        Reason::StreamBroken => (Code::FailedPrecondition, ErrorReason::StreamBroken),
+        Reason::Cancelled => (Code::Cancelled, ErrorReason::Cancelled),
+        Reason::ShuttingDown => (Code::Unavailable, ErrorReason::ShuttingDown),
+        Reason::PushConflict => (Code::Aborted, ErrorReason::PushConflict),
+        Reason::EngineLacks => (Code::FailedPrecondition, ErrorReason::EngineLacks),
+        Reason::LimitReached => (Code::ResourceExhausted, ErrorReason::LimitReached),
+        Reason::Internal => (Code::Internal, ErrorReason::Internal),
+    }
+}
+
+/// Writes a fault to the operator's log, with what it was caused by.
+pub(super) fn log(fault: &Fault) {
+    let cause = causes(fault);
+    let (reason, text) = (fault.reason(), fault.text());
+    match reason {
+        Reason::Internal | Reason::EngineFailed => tracing::error!(?reason, cause, "{text}"),
+        Reason::EngineUnavailable
+        | Reason::EngineLacks
+        | Reason::RegistryUnavailable
+        | Reason::ImageForged
+        | Reason::UnknownCaller
+        | Reason::LimitReached => tracing::warn!(?reason, cause, "{text}"),
+        Reason::InvalidInput
+        | Reason::NamespaceDenied
+        | Reason::SourceDenied
+        | Reason::GraphDenied
+        | Reason::ImageNotFound
+        | Reason::BaseImageNotFound
+        | Reason::RegistryDenied
+        | Reason::SessionNotFound
+        | Reason::StreamBroken
+        | Reason::Cancelled
+        | Reason::ShuttingDown
+        | Reason::PushConflict => tracing::info!(?reason, cause, "{text}"),
+    }
+}
+
+/// `fault`'s sources, outermost first, on one line; none when it has none.
+fn causes(fault: &Fault) -> Option<String> {
+    fault.source().map(crate::fault::causes)
+}
+
+/// What a stream of requests broke with, as a fault: a message that is too large, a message that is
+/// none, a client that is gone.
+pub fn from_stream(status: Status) -> Fault {
+    match status.code() {
+        Code::OutOfRange | Code::ResourceExhausted => {
+            Fault::new(Reason::LimitReached, TOO_LARGE).caused_by(status)
+        }
+        Code::Internal | Code::InvalidArgument => {
+            Fault::new(Reason::InvalidInput, "a message is not what the API says").caused_by(status)
+        }
+        Code::Ok
+        | Code::Cancelled
+        | Code::Unknown
+        | Code::DeadlineExceeded
+        | Code::NotFound
+        | Code::AlreadyExists
+        | Code::PermissionDenied
+        | Code::FailedPrecondition
+        | Code::Aborted
+        | Code::Unimplemented
+        | Code::Unavailable
+        | Code::DataLoss
+        | Code::Unauthenticated => Fault::new(Reason::Cancelled, "the client is gone").caused_by(status),
+    }
+}
+
+const TOO_LARGE: &str = "a message is larger than 4 MiB, the most that wharfd takes";
+
+/// Completes a response that failed before a handler saw its request: tonic's statuses carry no
+/// reason, and its words for a message that is too large are about its decoder.
+pub(super) fn complete(response: Response<Body>) -> Response<Body> {
+    let Some(status) = Status::from_header_map(response.headers()) else { return response };
+    if !status.details().is_empty() {
+        return response;
+    }
+    let fault = match status.code() {
+        Code::OutOfRange => Fault::new(Reason::LimitReached, TOO_LARGE),
+        Code::Internal | Code::InvalidArgument => {
+            Fault::new(Reason::InvalidInput, "the request is not what the API says")
+        }
+        // An unknown method says so itself; health and reflection have words of their own.
+        Code::Ok
+        | Code::Cancelled
+        | Code::Unknown
+        | Code::DeadlineExceeded
+        | Code::NotFound
+        | Code::AlreadyExists
+        | Code::PermissionDenied
+        | Code::ResourceExhausted
+        | Code::FailedPrecondition
+        | Code::Aborted
+        | Code::Unimplemented
+        | Code::Unavailable
+        | Code::DataLoss
+        | Code::Unauthenticated => return response,
+    };
+    let fault = fault.caused_by(status);
+    log(&fault);
+    from_fault(&fault).into_http()
+}
+
+/// `text`, cut where its percent-encoded form (gRPC over HTTP2, "Status-Message") passes `max`.
+fn cut(text: &str, max: usize) -> String {
+    let encoded = |c: char| match c {
+        ' '..='~' if c != '%' => 1,
+        other => 3 * other.len_utf8(),
+    };
+    let room = |max: usize| {
+        let mut used = 0;
+        let fits = |&(_, c): &(usize, char)| {
+            used += encoded(c);
+            used <= max
+        };
+        text.char_indices().take_while(fits).last().map_or(0, |(at, c)| at + c.len_utf8())
+    };
+    if room(max) == text.len() {
+        return text.to_owned();
+    }
+    let mark: usize = CUT.chars().map(encoded).sum();
+    let end = room(max.saturating_sub(mark));
+    format!("{}{CUT}", text.get(..end).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: [Reason; 20] = [
+        Reason::InvalidInput,
+        Reason::UnknownCaller,
+        Reason::NamespaceDenied,
+        Reason::SourceDenied,
+        Reason::GraphDenied,
+        Reason::ImageNotFound,
+        Reason::BaseImageNotFound,
+        Reason::RegistryDenied,
+        Reason::RegistryUnavailable,
+        Reason::ImageForged,
+        Reason::EngineUnavailable,
+        Reason::EngineFailed,
+        Reason::SessionNotFound,
+        Reason::StreamBroken,
+        Reason::Cancelled,
+        Reason::ShuttingDown,
+        Reason::PushConflict,
+        Reason::EngineLacks,
+        Reason::LimitReached,
+        Reason::Internal,
+    ];
+
+    /// `INVALID_INPUT` and its code as error.proto's comments say: "… INVALID_ARGUMENT."
+    fn documented() -> Vec<(String, String)> {
+        let proto = include_str!("../../proto/wharf/v1/error.proto");
+        let mut comment = String::new();
+        let mut found = Vec::new();
+        for line in proto.lines().map(str::trim) {
+            if let Some(text) = line.strip_prefix("//") {
+                comment.push_str(text);
+            } else {
+                let name = line.split_once(" = ").and_then(|(name, _)| name.strip_prefix("ERROR_REASON_"));
+                if let Some(name) = name {
+                    let code = comment.trim_end_matches('.').rsplit([' ', '.']).next().unwrap();
+                    found.push((name.to_owned(), code.to_owned()));
+                }
+                comment.clear();
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn every_reason_has_the_code_that_the_proto_documents() {
+        let documented = documented();
+        assert_eq!(documented.len(), ALL.len() + 1, "error.proto and fault.rs name the same reasons");
+        for reason in ALL {
+            let status = from_fault(&Fault::new(reason, "text"));
+            let info = status.get_details_error_info().unwrap();
+            assert_eq!(info.domain, "wharf");
+            let code = format!("{:?}", status.code());
+            let (_, expected) = documented.iter().find(|(name, _)| *name == info.reason).unwrap();
+            assert_eq!(code.to_uppercase(), expected.replace('_', ""), "{}", info.reason);
+        }
+    }
+
+    #[test]
+    fn what_leaves_is_text_hint_and_field() {
+        let fault = Fault::invalid("spec.tags[0]", "`A`: lower case").hint("try `a`").caused_by("secret");
+        let status = from_fault(&fault);
+        assert_eq!(status.message(), "`A`: lower case");
+        assert_eq!(status.get_details_error_info().unwrap().metadata["hint"], "try `a`");
+        let request = status.get_details_bad_request().unwrap();
+        assert_eq!(request.field_violations[0].field, "spec.tags[0]");
+        assert!(!format!("{status:?}").contains("secret"));
+        assert_eq!(causes(&fault).as_deref(), Some("secret"));
+    }
+
+    #[test]
+    fn a_long_text_is_cut_to_what_headers_hold() {
+        for text in ["x".repeat(100_000), "é".repeat(100_000), "\u{1f600}%".repeat(50_000)] {
+            let status = from_fault(&Fault::invalid(text.clone(), text.clone()).hint(text));
+            assert!(status.message().ends_with(CUT));
+            let response = status.into_http::<Body>();
+            let size: usize =
+                response.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum();
+            assert!(size < 8 << 10, "{size}");
+        }
+        assert_eq!(cut("short", 5), "short");
+    }
+
+    #[test]
+    fn a_message_that_is_too_large_is_told_so() {
+        let tonics = Status::out_of_range("Error, decoded message length too large").into_http();
+        let status = Status::from_header_map(complete(tonics).headers()).unwrap();
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        assert!(status.message().contains("4 MiB"));
+        let unknown = Status::from_header_map(complete(Status::unimplemented("").into_http()).headers());
+        assert_eq!(unknown.unwrap().code(), Code::Unimplemented);
+    }
+}

@@ -1,0 +1,206 @@
+//! What runs: builds, pushes and pulls, by the namespace that they act in.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    ops::Deref,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use crate::{
+    config::EngineName,
+    fault::Fault,
+    names::Namespace,
+    policy::Permit,
+    tasks::{Cause, Group, Hold},
+};
+
+/// What a piece of work is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A build, or the session that builds belong to.
+    Build,
+    /// A push.
+    Push,
+    /// A pull.
+    Pull,
+    /// A change that is done in a moment: a tag, a removal.
+    Change,
+}
+
+impl Kind {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Build => "build",
+            Self::Push => "push",
+            Self::Pull => "pull",
+            Self::Change => "change",
+        }
+    }
+}
+
+/// All work, as groups of tasks: one a namespace, below it one a piece of work.
+pub struct Work {
+    group: Group,
+    namespaces: Mutex<HashMap<Key, Entry>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    engine: EngineName,
+    namespace: Namespace,
+}
+
+struct Entry {
+    group: Group,
+    members: usize,
+    builds: u32,
+}
+
+impl Work {
+    /// No work yet; `group` will own it.
+    pub fn new(group: Group) -> Arc<Self> {
+        Arc::new(Self { group, namespaces: Mutex::default() })
+    }
+
+    /// Begins a piece of work in a namespace: a group for its tasks. Fails once wharfd drains, and
+    /// while the namespace is being deleted.
+    pub fn begin(
+        self: &Arc<Self>,
+        engine: &EngineName,
+        namespace: &Permit<Namespace>,
+        kind: Kind,
+    ) -> Result<Member, Fault> {
+        let key = Key { engine: engine.clone(), namespace: namespace.subject().clone() };
+        let mut namespaces = self.namespaces();
+        let entry = match namespaces.get_mut(&key) {
+            Some(entry) => entry,
+            None => {
+                let group = self.group.enter("namespace")?;
+                namespaces.entry(key.clone()).or_insert(Entry { group, members: 0, builds: 0 })
+            }
+        };
+        let group = entry.group.enter(kind.as_str())?;
+        entry.members += 1;
+        entry.builds += u32::from(kind == Kind::Build);
+        let hold = group.hold();
+        Ok(Member { group, kind, key, work: Arc::clone(self), _hold: hold })
+    }
+
+    /// Cancels what runs in a namespace and waits for its end; how many builds that were.
+    pub async fn end(&self, engine: &EngineName, namespace: &Permit<Namespace>) -> u32 {
+        let key = Key { engine: engine.clone(), namespace: namespace.subject().clone() };
+        let Some((group, builds)) =
+            self.namespaces().get(&key).map(|entry| (entry.group.clone(), entry.builds))
+        else {
+            return 0;
+        };
+        group.cancel(Cause::NamespaceDeleted);
+        group.close_and_wait().await;
+        builds
+    }
+
+    /// The group that owns all work.
+    pub fn group(&self) -> &Group {
+        &self.group
+    }
+
+    /// How many builds run.
+    pub fn builds(&self) -> u32 {
+        self.namespaces().values().map(|entry| entry.builds).sum()
+    }
+
+    fn namespaces(&self) -> MutexGuard<'_, HashMap<Key, Entry>> {
+        self.namespaces.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Work").field("group", &self.group).finish_non_exhaustive()
+    }
+}
+
+/// A piece of work; a [`Group`] for its tasks. It counts as running until this is dropped, so its
+/// last task holds it.
+pub struct Member {
+    group: Group,
+    kind: Kind,
+    key: Key,
+    work: Arc<Work>,
+    _hold: Hold,
+}
+
+impl Deref for Member {
+    type Target = Group;
+
+    fn deref(&self) -> &Group {
+        &self.group
+    }
+}
+
+impl fmt::Debug for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Member").field("group", &self.group).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        let mut namespaces = self.work.namespaces();
+        let Some(entry) = namespaces.get_mut(&self.key) else { return };
+        entry.members -= 1;
+        entry.builds -= u32::from(self.kind == Kind::Build);
+        if entry.members == 0 {
+            namespaces.remove(&self.key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{fault::Reason, names::Pattern, policy::Rules};
+
+    fn permit(job: &str) -> Permit<Namespace> {
+        let rules = Arc::new(Rules::built_in("test", Pattern::any()));
+        rules.namespace(Namespace::new(job, "1").unwrap()).unwrap()
+    }
+
+    fn engine() -> EngineName {
+        "main".to_owned().try_into().unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_namespace_cancels_its_work_and_waits() {
+        let work = Work::new(Group::root());
+        let (ours, theirs) = (permit("a"), permit("b"));
+        let build = work.begin(&engine(), &ours, Kind::Build).unwrap();
+        let push = work.begin(&engine(), &ours, Kind::Push).unwrap();
+        let other = work.begin(&engine(), &theirs, Kind::Build).unwrap();
+        assert_eq!(work.builds(), 2);
+        for member in [build, push] {
+            let group = member.clone();
+            group.spawn("work", async move {
+                assert_eq!(member.cancelled().await, Cause::NamespaceDeleted);
+            });
+        }
+        assert_eq!(work.end(&engine(), &ours).await, 1);
+        assert_eq!(other.cancelled_by(), None);
+        assert_eq!(work.builds(), 1);
+        assert_eq!(work.end(&engine(), &ours).await, 0, "nothing runs any more");
+        assert!(work.begin(&engine(), &ours, Kind::Build).is_ok(), "its name can be used again");
+    }
+
+    #[tokio::test]
+    async fn nothing_begins_once_wharfd_drains() {
+        let work = Work::new(Group::root());
+        let running = work.begin(&engine(), &permit("a"), Kind::Build).unwrap();
+        work.group().drain();
+        for job in ["a", "b"] {
+            let fault = work.begin(&engine(), &permit(job), Kind::Build).unwrap_err();
+            assert_eq!(fault.reason(), Reason::ShuttingDown);
+        }
+        assert_eq!(running.cancelled_by(), None);
+    }
+}
