@@ -11,6 +11,7 @@ public final class Main {
         Results.addTo(suite);
         Secrets.addTo(suite);
         Rules.addTo(suite);
+        Docs.addTo(suite);
         boolean passed = suite.run(arguments.length > 0 ? arguments[0] : "");
         // A hung shell's thread must not keep the run from ending.
         System.exit(passed ? 0 : 1);
