@@ -1,3 +1,7 @@
 //! The client: what a job calls.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    wharf::client::main()
+}

@@ -1,7 +1,66 @@
-//! The client: what a job calls. Uses `names`, `wire` and nothing of the daemon's.
+//! The command line client, `wharf`.
 
-pub mod context;
-pub mod sync;
+mod args;
+
+mod options;
+mod units;
+
+mod connect;
+mod env;
+mod namespace;
+
+mod credentials;
+mod secrets;
+mod source;
+
+mod answers;
 
 pub mod progress;
 pub mod report;
+
+mod commands;
+
+mod files;
+mod print;
+mod signals;
+
+mod exit;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use args::Cli;
+use exit::{Exit, Failure, Stop};
+
+/// Runs the command that the process was called with.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let command = cli.command.name();
+    match run(cli) {
+        Ok(()) | Err(Stop::OutputClosed) => Exit::Done,
+        Err(Stop::Failed(failure)) => {
+            print::failure(&failure);
+            failure.exit
+        }
+        Err(Stop::Reported(exit)) => exit,
+        Err(Stop::Cancelled(exit)) => {
+            print::failure(&Failure::new(exit, format!("{command} cancelled")));
+            exit
+        }
+    }
+    .into()
+}
+
+fn run(cli: Cli) -> Result<(), Stop> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        // One reads and packs the context, one moves the connection's bytes.
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Exit::Failed, format!("cannot start: {error}")))?;
+    let result = runtime.block_on(commands::run(cli));
+    // A read of standard input, or of a file on a dead mount, cannot be called off: it is left.
+    runtime.shutdown_background();
+    result
+}

@@ -1,0 +1,403 @@
+//! What was typed: the command line, in the words of `docker` and `docker buildx`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use super::{
+    exit,
+    options::{self, AddHost, BuildArg, Label, SecretSource},
+    progress::Mode,
+    units,
+};
+use crate::{names::Reference, wire::v1::Ulimit};
+
+/// Build and push container images from a job, each job in a namespace of its own.
+#[derive(Debug, Parser)]
+#[command(name = "wharf", version, after_help = exit::HELP, disable_help_subcommand = true, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Flags of every command.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Global {
+    /// Where wharfd listens [env: WHARF_ADDR] [default: unix:///run/wharf/wharf.sock]
+    #[arg(long, global = true, value_name = "URL")]
+    pub(crate) addr: Option<String>,
+    /// The namespace to act in, split at the last `#` [env: WHARF_NAMESPACE] [default: Jenkins'
+    /// JOB_NAME#BUILD_NUMBER, else user/LOGIN#local]
+    #[arg(long, global = true, value_name = "JOB#RUN")]
+    pub(crate) namespace: Option<String>,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Build(Box<BuildArgs>),
+    Push(PushArgs),
+    Pull(PullArgs),
+    Tag(TagArgs),
+    Images(ImagesArgs),
+    Inspect(InspectArgs),
+    Rmi(RmiArgs),
+    Namespace(NamespaceArgs),
+    Version(VersionArgs),
+    Info(InfoArgs),
+}
+
+/// Build an image from a Dockerfile
+///
+/// The context is a directory, of which only what changed since the job's last build is sent; with
+/// `-`, it is a tar archive, or a Dockerfile alone, on standard input.
+#[derive(Args, Debug)]
+pub(crate) struct BuildArgs {
+    /// The build context: a directory, or `-` for standard input
+    #[arg(value_name = "PATH|-")]
+    pub(crate) context: PathBuf,
+    /// Name the image, `[HOST/]NAME[:TAG]`; repeatable
+    #[arg(short, long = "tag", value_name = "NAME", value_parser = options::tag)]
+    pub(crate) tags: Vec<Reference>,
+    /// The Dockerfile, or `-` for standard input [default: PATH/Dockerfile]
+    #[arg(short, long, value_name = "PATH")]
+    pub(crate) file: Option<PathBuf>,
+    /// Set an ARG of the Dockerfile; without a value, it is taken from the environment; repeatable
+    #[arg(long = "build-arg", value_name = "KEY[=VALUE]", value_parser = options::build_arg)]
+    pub(crate) build_args: Vec<BuildArg>,
+    /// Build this stage, not the last
+    #[arg(long, value_name = "STAGE")]
+    pub(crate) target: Option<String>,
+    /// Set a label of the image; repeatable
+    #[arg(long = "label", value_name = "KEY[=VALUE]", value_parser = options::label)]
+    pub(crate) labels: Vec<Label>,
+    /// Do not use results of earlier builds
+    #[arg(long)]
+    pub(crate) no_cache: bool,
+    /// Ask the registry anew for every base image
+    #[arg(long)]
+    pub(crate) pull: bool,
+    /// Push every tag when the image is built
+    #[arg(long, requires = "tags")]
+    pub(crate) push: bool,
+    /// Keep the image on the node: it always stays there, the flag is accepted for buildx's sake
+    #[arg(long)]
+    pub(crate) load: bool,
+    /// Print the image's id and nothing else
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    /// Write the image's id to a file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) iidfile: Option<PathBuf>,
+    /// Write what was built to a file, as JSON with buildx's keys
+    #[arg(long, value_name = "FILE")]
+    pub(crate) metadata_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) progress: ProgressArgs,
+    /// Add a line to /etc/hosts of RUN steps, `HOST:IP` or `HOST=IP`; repeatable
+    #[arg(long = "add-host", value_name = "HOST:IP", value_parser = options::add_host)]
+    pub(crate) add_hosts: Vec<AddHost>,
+    /// The network of RUN steps: `default` or `none`
+    #[arg(long, value_name = "MODE")]
+    pub(crate) network: Option<String>,
+    /// The size of /dev/shm in RUN steps: `64m`, `1g`
+    #[arg(long, value_name = "SIZE", value_parser = units::parse_size)]
+    pub(crate) shm_size: Option<i64>,
+    /// A limit of RUN steps, such as `nofile=1024:2048`; repeatable
+    #[arg(long = "ulimit", value_name = "NAME=SOFT[:HARD]", value_parser = options::ulimit)]
+    pub(crate) ulimits: Vec<Ulimit>,
+    /// A secret for RUN steps, from a file or a variable; repeatable
+    #[arg(long = "secret", value_name = "id=ID[,src=PATH|,env=VAR]", value_parser = options::secret)]
+    pub(crate) secrets: Vec<SecretSource>,
+    /// The platform to build for, `OS/ARCH`; another than the node's own is refused
+    #[arg(long, value_name = "PLATFORM")]
+    pub(crate) platform: Option<String>,
+}
+
+/// How progress is shown.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct ProgressArgs {
+    /// How progress is shown on standard error [env: WHARF_PROGRESS, BUILDKIT_PROGRESS] [default:
+    /// auto]
+    #[arg(long, value_enum, value_name = "STYLE")]
+    pub(crate) progress: Option<Mode>,
+}
+
+/// Push an image of the namespace to its registry
+#[derive(Args, Debug)]
+pub(crate) struct PushArgs {
+    /// The image's name, `[HOST/]NAME[:TAG]`
+    #[arg(value_name = "NAME", value_parser = options::tag)]
+    pub(crate) reference: Reference,
+    /// Print the name and nothing else
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    /// Write what was pushed to a file, as JSON with buildx's keys
+    #[arg(long, value_name = "FILE")]
+    pub(crate) metadata_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) progress: ProgressArgs,
+}
+
+/// Bring an image from a registry into the namespace
+#[derive(Args, Debug)]
+pub(crate) struct PullArgs {
+    /// The image's name, `[HOST/]NAME[:TAG|@DIGEST]`
+    #[arg(value_name = "NAME", value_parser = options::reference)]
+    pub(crate) reference: Reference,
+    /// Print the name and nothing else
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    #[command(flatten)]
+    pub(crate) progress: ProgressArgs,
+}
+
+/// Give an image of the namespace another name
+#[derive(Args, Debug)]
+pub(crate) struct TagArgs {
+    /// The image: a name or an id
+    #[arg(value_name = "IMAGE", value_parser = options::image)]
+    pub(crate) source: String,
+    /// The new name, `[HOST/]NAME[:TAG]`
+    #[arg(value_name = "NAME", value_parser = options::tag)]
+    pub(crate) target: Reference,
+}
+
+/// List the images of the namespace
+#[derive(Args, Debug)]
+pub(crate) struct ImagesArgs {
+    /// Only images of this repository, or with this tag
+    #[arg(value_name = "NAME", value_parser = options::repository)]
+    pub(crate) reference: Option<Reference>,
+    /// Print ids and nothing else
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    /// Do not shorten ids
+    #[arg(long)]
+    pub(crate) no_trunc: bool,
+    /// How to print: a table, or JSON, one object a line
+    #[arg(long, value_enum, default_value_t = TableFormat::Table)]
+    pub(crate) format: TableFormat,
+}
+
+/// Describe images of the namespace as JSON, as `docker inspect` does
+#[derive(Args, Debug)]
+pub(crate) struct InspectArgs {
+    /// The images: names or ids
+    #[arg(value_name = "IMAGE", required = true, value_parser = options::image)]
+    pub(crate) images: Vec<String>,
+}
+
+/// Remove images from the namespace
+#[derive(Args, Debug)]
+pub(crate) struct RmiArgs {
+    /// The images: names or ids
+    #[arg(value_name = "IMAGE", required = true, value_parser = options::image)]
+    pub(crate) images: Vec<String>,
+    /// Remove an image given by its id although several names are its
+    #[arg(short, long)]
+    pub(crate) force: bool,
+}
+
+/// Act on a whole namespace
+#[derive(Args, Debug)]
+pub(crate) struct NamespaceArgs {
+    #[command(subcommand)]
+    pub(crate) command: NamespaceCommand,
+}
+
+/// What to do with a namespace.
+#[derive(Debug, Subcommand)]
+pub(crate) enum NamespaceCommand {
+    Rm(NamespaceRmArgs),
+}
+
+/// Remove everything that a namespace owns, and cancel its builds
+#[derive(Args, Debug)]
+pub(crate) struct NamespaceRmArgs {
+    /// The namespace [default: the one that --namespace and the environment name]
+    #[arg(value_name = "JOB#RUN")]
+    pub(crate) name: Option<String>,
+}
+
+/// Show the versions of wharf and wharfd
+#[derive(Args, Debug)]
+pub(crate) struct VersionArgs {
+    /// How to print
+    #[arg(long, value_enum, default_value_t = TextFormat::Text)]
+    pub(crate) format: TextFormat,
+}
+
+/// Show who you are to wharfd, and the engine that serves you
+#[derive(Args, Debug)]
+pub(crate) struct InfoArgs {
+    /// How to print
+    #[arg(long, value_enum, default_value_t = TextFormat::Text)]
+    pub(crate) format: TextFormat,
+}
+
+/// A format of rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TableFormat {
+    /// A table for people
+    Table,
+    /// JSON, one object a line
+    Json,
+}
+
+/// A format of facts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TextFormat {
+    /// Text for people
+    Text,
+    /// JSON
+    Json,
+}
+
+impl Command {
+    /// What it is called in messages.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Build(_) => "build",
+            Self::Push(_) => "push",
+            Self::Pull(_) => "pull",
+            Self::Tag(_) => "tag",
+            Self::Images(_) => "images",
+            Self::Inspect(_) => "inspect",
+            Self::Rmi(_) => "rmi",
+            Self::Namespace(_) => "namespace",
+            Self::Version(_) => "version",
+            Self::Info(_) => "info",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{env, fmt::Write as _, fs};
+
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn parse(words: &[&str]) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(std::iter::once("wharf").chain(words.iter().copied()))
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn global_flags_stand_before_and_after_the_command() {
+        for words in [
+            &["--namespace", "a#1", "build", "."][..],
+            &["build", ".", "--namespace=a#1"],
+            &["namespace", "rm", "--namespace", "a#1"],
+        ] {
+            assert_eq!(parse(words).unwrap().global.namespace.as_deref(), Some("a#1"));
+        }
+    }
+
+    #[test]
+    fn a_build_has_dockers_flags() {
+        let words = [
+            "build",
+            "-t",
+            "app:1",
+            "--tag=b",
+            "-f",
+            "d/Dockerfile",
+            "--build-arg",
+            "A=1",
+            "--build-arg",
+            "B",
+            "--label",
+            "l=v",
+            "--no-cache",
+            "--pull",
+            "--push",
+            "--load",
+            "-q",
+            "--iidfile",
+            "i",
+            "--metadata-file",
+            "m",
+            "--progress=plain",
+            "--add-host",
+            "h:1.2.3.4",
+            "--network=none",
+            "--shm-size",
+            "64m",
+            "--ulimit",
+            "nofile=1:2",
+            "--secret",
+            "id=s,env=S",
+            "--target",
+            "t",
+            "--platform",
+            "linux/amd64",
+            "--",
+            "-dir",
+        ];
+        let Command::Build(args) = parse(&words).unwrap().command else { panic!("not a build") };
+        assert_eq!(args.context, PathBuf::from("-dir"));
+        assert_eq!(args.tags.len(), 2);
+        assert_eq!(args.shm_size, Some(64 << 20));
+        assert!(args.push && args.quiet && args.no_cache);
+    }
+
+    #[test]
+    fn what_is_wrong_is_bad_usage() {
+        for words in [
+            &[][..],
+            &["build"],
+            &["build", ".", ".."],
+            &["build", ".", "-t", "Foo/Bar"],
+            &["build", ".", "--push"],
+            &["build", ".", "--shm-size", "big"],
+            &["build", ".", "--cache-from", "x"],
+            &["push", "Foo"],
+            &["rmi"],
+            &["frobnicate"],
+        ] {
+            assert_eq!(parse(words).unwrap_err().exit_code(), 2, "{words:?}");
+        }
+    }
+
+    /// `docs/cli.md` has all help. `WHARF_DOCS=write` writes it anew.
+    #[test]
+    fn the_reference_is_up_to_date() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/cli.md");
+        let mut text = String::from(
+            "# The command line\n\nAll that `wharf --help` says. Made from the code: \
+             `WHARF_DOCS=write cargo test the_reference` writes it anew.\n",
+        );
+        describe(&mut text, &mut Cli::command().term_width(100), "");
+        if env::var_os("WHARF_DOCS").is_some_and(|what| what == "write") {
+            fs::create_dir_all(concat!(env!("CARGO_MANIFEST_DIR"), "/docs")).unwrap();
+            fs::write(path, &text).unwrap();
+        }
+        let written = fs::read_to_string(path).unwrap();
+        assert!(
+            text == written,
+            "docs/cli.md is out of date: run `WHARF_DOCS=write cargo test the_reference`"
+        );
+    }
+
+    fn describe(text: &mut String, command: &mut clap::Command, above: &str) {
+        let name = format!("{above}{}", command.get_name());
+        let help = command.clone().bin_name(&name).render_long_help().to_string();
+        let help: Vec<&str> = help.lines().map(str::trim_end).collect();
+        write!(text, "\n## `{name}`\n\n```text\n{}\n```\n", help.join("\n").trim_end()).unwrap();
+        let mut built = command.clone();
+        built.build();
+        for sub in built.get_subcommands_mut() {
+            describe(text, sub, &format!("{name} "));
+        }
+    }
+}

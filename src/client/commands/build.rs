@@ -1,0 +1,256 @@
+//! `wharf build`.
+
+use std::{collections::HashMap, pin::pin, sync::Arc, time::Duration};
+
+use tokio::{io::AsyncReadExt as _, sync::mpsc, time};
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::{Call, display, display::Display, metadata::Metadata};
+use crate::{
+    client::{
+        answers::{self, Answers, Client, Session},
+        args::BuildArgs,
+        credentials::DockerConfig,
+        env::Env,
+        exit::{Exit, Failure, Stop},
+        files,
+        namespace::to_wire,
+        print,
+        progress::{Mode, Outcome},
+        secrets::Secrets,
+        source::{Source, Tar},
+    },
+    names::Namespace,
+    wire::v1::{
+        BuildFailure, BuildRequest, BuildResult, BuildSpec, BuildStart, SessionOpen, build_request,
+        build_response::Response,
+    },
+};
+
+/// How long a cancelled build may take to say that it has stopped. wharfd stops it within 2 s of
+/// hearing of it, and hears of a client that is gone all the same.
+const CANCEL_TIMEOUT: Duration = Duration::from_millis(1500);
+/// A session that ended takes its builds with it; theirs is the better reason, in a moment.
+const REASON_TIMEOUT: Duration = Duration::from_secs(1);
+/// Pieces of a tar, and how many of them wait for the connection.
+const PIECE_BYTES: usize = 256 * 1024;
+const PIECES_MAX: usize = 2;
+
+/// How a build ended.
+enum Ended {
+    Built(BuildResult),
+    Failed(BuildFailure),
+}
+
+pub(super) async fn run(mut call: Call, args: BuildArgs) -> Result<(), Stop> {
+    // Whatever can be wrong here is told before wharfd is bothered.
+    let mode = display::mode(&call, args.progress, args.quiet)?;
+    let namespace = call.namespace()?;
+    let address = call.address()?;
+    let docker = DockerConfig::read(&call.env)?;
+    let secrets = Secrets::find(&args.secrets, &call.env)?;
+    let mut spec = spec(&args, &call.env)?;
+    for path in args.iidfile.iter().chain(&args.metadata_file) {
+        files::remove_stale(path)?;
+    }
+    let prepare = async {
+        let source = Source::open(&args.context, args.file.as_deref(), &call.env).await?;
+        Ok((source, address.connect().await?))
+    };
+    let (mut source, channel) = call.signals.guard(prepare).await?;
+    source.dockerfile().clone_into(&mut spec.dockerfile);
+    let tar = source.take_tar();
+    let answers = Arc::new(Answers::new(docker, secrets, source));
+
+    let mut display = Display::new(mode, "Building");
+    let ended =
+        build(&mut call, answers::client(channel), &namespace, spec, tar, &answers, &mut display).await;
+    match ended {
+        Ok(Ended::Built(result)) => {
+            display.finish(Outcome::Done);
+            done(&args, mode, &result)
+        }
+        Ok(Ended::Failed(failure)) => {
+            display.finish(Outcome::Failed(&failure));
+            Err(Stop::Reported(Exit::Failed))
+        }
+        Err(stop) => {
+            display.finish(Outcome::Stopped);
+            Err(match (stop, answers.take_failure()) {
+                // What wharfd says of a stream that broke is why it broke here.
+                (Stop::Failed(_), Some(failure)) => failure.into(),
+                (stop, _) => stop,
+            })
+        }
+    }
+}
+
+/// Opens a session, builds in it, and answers what the build asks for.
+async fn build(
+    call: &mut Call,
+    mut client: Client,
+    namespace: &Namespace,
+    spec: BuildSpec,
+    tar: Option<Tar>,
+    answers: &Arc<Answers>,
+    display: &mut Display,
+) -> Result<Ended, Stop> {
+    let open = SessionOpen {
+        namespace: Some(to_wire(namespace)),
+        directories: answers.directories(),
+        secrets: true,
+        credentials: true,
+    };
+    let opening = async { Ok(Session::open(&mut client, open).await?) };
+    let session = call.signals.guard(opening).await?;
+    let start = BuildStart {
+        namespace: Some(to_wire(namespace)),
+        session_id: session.id().to_owned(),
+        spec: Some(spec),
+        credentials: Vec::new(),
+    };
+    let (session, serving) = session.split();
+    let mut serving = pin!(serving.serve(client.clone(), Arc::clone(answers)));
+    let mut building = pin!(receive(&mut client, start, tar, display));
+    tokio::select! {
+        ended = &mut building => ended,
+        lost = &mut serving => match time::timeout(REASON_TIMEOUT, &mut building).await {
+            Ok(ended) => ended,
+            Err(_) => Err(lost.into()),
+        },
+        exit = call.signals.next() => {
+            // The end of the session cancels the build. Its last word comes when it has stopped; a
+            // second signal does not wait for it.
+            drop(session);
+            let stopped = async {
+                tokio::select! {
+                    _ = &mut building => {}
+                    _ = &mut serving => {}
+                }
+            };
+            tokio::select! {
+                _ = time::timeout(CANCEL_TIMEOUT, stopped) => {}
+                _ = call.signals.next() => {}
+            }
+            Err(Stop::Cancelled(exit))
+        }
+    }
+}
+
+/// Starts the build, sends its tar, and shows what comes back.
+async fn receive(
+    client: &mut Client,
+    start: BuildStart,
+    tar: Option<Tar>,
+    display: &mut Display,
+) -> Result<Ended, Stop> {
+    let (requests, sent) = mpsc::channel(PIECES_MAX);
+    let start = BuildRequest { request: Some(build_request::Request::Start(start)) };
+    requests.send(start).await.map_err(|_| Failure::lost())?;
+    let sending = async {
+        match send_tar(tar, requests).await {
+            // All is sent: what is left is wharfd's to say.
+            Ok(()) => std::future::pending().await,
+            Err(failure) => failure,
+        }
+    };
+    let receiving = async {
+        let mut responses = display.during(client.build(ReceiverStream::new(sent))).await?.into_inner();
+        loop {
+            match display.during(responses.message()).await?.and_then(|message| message.response) {
+                Some(Response::Progress(facts)) => display.update(&facts),
+                Some(Response::Result(result)) => return Ok(Ended::Built(result)),
+                Some(Response::Failure(failure)) => return Ok(Ended::Failed(failure)),
+                None => return Err(Failure::lost().into()),
+            }
+        }
+    };
+    tokio::select! {
+        ended = receiving => ended,
+        // The call is dropped: half a context never passes for a whole one.
+        failure = sending => Err(failure.into()),
+    }
+}
+
+async fn send_tar(tar: Option<Tar>, requests: mpsc::Sender<BuildRequest>) -> Result<(), Failure> {
+    let Some(mut tar) = tar else { return Ok(()) };
+    loop {
+        let mut piece = bytes::BytesMut::with_capacity(PIECE_BYTES);
+        let read = tar
+            .read_buf(&mut piece)
+            .await
+            .map_err(|error| Failure::new(Exit::Failed, format!("cannot read the context: {error}")))?;
+        if read == 0 {
+            return Ok(());
+        }
+        let request = BuildRequest { request: Some(build_request::Request::Tar(piece.freeze())) };
+        if requests.send(request).await.is_err() {
+            // wharfd wants no more: its answer says why.
+            return Ok(());
+        }
+    }
+}
+
+/// The build, in the API's words.
+fn spec(args: &BuildArgs, env: &Env) -> Result<BuildSpec, Failure> {
+    let mut build_args = HashMap::new();
+    for arg in &args.build_args {
+        let value = match &arg.value {
+            Some(value) => Some(value.clone()),
+            None => env.get_raw(&arg.key)?,
+        };
+        match value {
+            Some(value) => build_args.insert(arg.key.clone(), value),
+            None => build_args.remove(&arg.key),
+        };
+    }
+    let mut ulimits: Vec<crate::wire::v1::Ulimit> = Vec::new();
+    for limit in &args.ulimits {
+        ulimits.retain(|other| other.name != limit.name);
+        ulimits.push(limit.clone());
+    }
+    Ok(BuildSpec {
+        tags: args.tags.iter().map(ToString::to_string).collect(),
+        dockerfile: String::new(),
+        target: args.target.clone().unwrap_or_default(),
+        build_args,
+        labels: args.labels.iter().map(|label| (label.key.clone(), label.value.clone())).collect(),
+        no_cache: args.no_cache,
+        pull: args.pull,
+        push: args.push,
+        add_hosts: args.add_hosts.iter().map(|host| host.0.clone()).collect(),
+        network: args.network.clone().unwrap_or_default(),
+        shm_size: args.shm_size.unwrap_or_default(),
+        ulimits,
+        platform: args.platform.clone().unwrap_or_default(),
+    })
+}
+
+/// Tells of the image, to files and people.
+fn done(args: &BuildArgs, mode: Mode, result: &BuildResult) -> Result<(), Stop> {
+    if let Some(path) = &args.metadata_file {
+        // A registry's digest is known from the push, also where the engine itself has none.
+        let pushed = result.pushed.first().map_or("", |pushed| pushed.digest.as_str());
+        let digest = if result.digest.is_empty() { pushed } else { &result.digest };
+        Metadata {
+            config_digest: &result.config_digest,
+            descriptor: &result.descriptor,
+            digest,
+            names: &result.references,
+        }
+        .write(path)?;
+    }
+    // The last file: whoever waits for the id finds the rest there.
+    if let Some(path) = &args.iidfile {
+        files::write(path, result.image_id.as_bytes())?;
+    }
+    match mode {
+        Mode::Quiet => print::line(&result.image_id),
+        Mode::Auto | Mode::Plain | Mode::Tty => {
+            for pushed in &result.pushed {
+                print::note(format_args!("pushed {}@{}", pushed.reference, pushed.digest));
+            }
+            Ok(())
+        }
+    }
+}

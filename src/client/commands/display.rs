@@ -1,0 +1,81 @@
+//! Progress on standard error, while a call runs.
+
+use std::{
+    io::{Stderr, stderr},
+    pin::pin,
+    time::Duration,
+};
+
+use tokio::time::{self, Interval, MissedTickBehavior};
+
+use super::Call;
+use crate::{
+    client::{
+        args::ProgressArgs,
+        exit::Failure,
+        progress::{Mode, Outcome, Progress},
+    },
+    wire::v1,
+};
+use clap::ValueEnum as _;
+
+/// How often a terminal is redrawn.
+const TICK: Duration = Duration::from_millis(100);
+
+/// What is drawn on, from before the call to its end.
+pub(super) struct Display {
+    progress: Progress<Stderr>,
+    ticks: Interval,
+}
+
+impl Display {
+    pub(super) fn new(mode: Mode, doing: &'static str) -> Self {
+        let mut ticks = time::interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        Self { progress: Progress::new(mode, stderr()).doing(doing), ticks }
+    }
+
+    /// Keeps the picture alive while `next` is waited for.
+    pub(super) async fn during<T>(&mut self, next: impl Future<Output = T>) -> T {
+        let mut next = pin!(next);
+        loop {
+            tokio::select! {
+                value = &mut next => return value,
+                now = self.ticks.tick() => self.progress.tick(now.into_std()),
+            }
+        }
+    }
+
+    pub(super) fn update(&mut self, facts: &v1::Progress) {
+        self.progress.update(facts);
+    }
+
+    pub(super) fn finish(&mut self, outcome: Outcome<'_>) {
+        self.progress.finish(outcome);
+    }
+}
+
+/// How progress is shown: by the flags, else by the environment.
+pub(super) fn mode(call: &Call, args: ProgressArgs, quiet: bool) -> Result<Mode, Failure> {
+    if quiet {
+        return match args.progress {
+            None | Some(Mode::Auto | Mode::Quiet) => Ok(Mode::Quiet),
+            Some(Mode::Plain | Mode::Tty) => {
+                Err(Failure::usage("--quiet shows no progress: leave out --quiet or --progress"))
+            }
+        };
+    }
+    if let Some(mode) = args.progress {
+        return Ok(mode);
+    }
+    for name in ["WHARF_PROGRESS", "BUILDKIT_PROGRESS"] {
+        if let Some(value) = call.env.get(name)? {
+            return Mode::from_str(&value, true).map_err(|_| {
+                Failure::usage(format!(
+                    "{name}: there is no style `{value}`; there are auto, plain, tty, quiet"
+                ))
+            });
+        }
+    }
+    Ok(Mode::Auto)
+}

@@ -1,0 +1,156 @@
+//! `wharf images`.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde_json::json;
+
+use super::Call;
+use crate::{
+    client::{
+        args::{ImagesArgs, TableFormat},
+        exit::Stop,
+        namespace::to_wire,
+        print, units,
+    },
+    names::{Reference, printable},
+    wire::v1::{Image, ListImagesRequest},
+};
+
+const NONE: &str = "<none>";
+const COLUMNS: [&str; 5] = ["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"];
+/// Docker puts three spaces between the widest cell of a column and the next.
+const GAP: usize = 3;
+
+struct Row {
+    repository: String,
+    tag: String,
+    id: String,
+    created: i64,
+    size: i64,
+}
+
+pub(super) async fn run(mut call: Call, args: ImagesArgs) -> Result<(), Stop> {
+    let request = ListImagesRequest {
+        namespace: Some(to_wire(&call.namespace()?)),
+        reference: args.reference.as_ref().map(ToString::to_string).unwrap_or_default(),
+    };
+    let mut images = call.images().await?;
+    let listed =
+        call.signals.guard(async { Ok(images.list_images(request).await?.into_inner().images) }).await?;
+    if args.quiet {
+        for image in &listed {
+            print::line(if args.no_trunc { printable(&image.id) } else { short(&image.id) })?;
+        }
+        return Ok(());
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let rows: Vec<Row> = listed.iter().flat_map(|image| rows(image, args.no_trunc)).collect();
+    match args.format {
+        TableFormat::Table => print::text(&table(&rows, now)),
+        TableFormat::Json => {
+            for row in rows {
+                print::line(json!({
+                    "CreatedAt": units::rfc3339(row.created),
+                    "CreatedSince": since(row.created, now),
+                    "ID": row.id,
+                    "Repository": row.repository,
+                    "Size": units::human_size(row.size),
+                    "Tag": row.tag,
+                }))?;
+            }
+            Ok(())
+        }
+    }
+}
+
+/// A row for each reference, or one for an image that has none.
+fn rows(image: &Image, no_trunc: bool) -> Vec<Row> {
+    let row = |repository: String, tag: &str| Row {
+        repository,
+        tag: tag.to_owned(),
+        id: if no_trunc { printable(&image.id) } else { short(&image.id) },
+        created: image.created.as_ref().map_or(0, |created| created.seconds),
+        size: image.size,
+    };
+    if image.references.is_empty() {
+        return vec![row(NONE.to_owned(), NONE)];
+    }
+    let named = |reference: &String| match Reference::parse(reference) {
+        Ok(reference) => {
+            let tag = reference.tag().unwrap_or(NONE).to_owned();
+            let repository = Reference::parse(&reference.repository());
+            row(repository.map_or_else(|_| reference.repository(), |repository| repository.familiar()), &tag)
+        }
+        Err(_) => row(printable(reference), NONE),
+    };
+    image.references.iter().map(named).collect()
+}
+
+fn table(rows: &[Row], now: Duration) -> String {
+    let cells = rows.iter().map(|row| {
+        let created = since(row.created, now);
+        [row.repository.clone(), row.tag.clone(), row.id.clone(), created, units::human_size(row.size)]
+    });
+    let lines: Vec<[String; 5]> = std::iter::once(COLUMNS.map(str::to_owned)).chain(cells).collect();
+    let mut widths = [0; 5];
+    for line in &lines {
+        for (width, cell) in widths.iter_mut().zip(line) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    let mut text = String::new();
+    for line in &lines {
+        let mut written = String::new();
+        for (width, cell) in widths.iter().zip(line) {
+            let width = width + GAP;
+            written.push_str(&format!("{cell:<width$}"));
+        }
+        text.push_str(written.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+fn since(created: i64, now: Duration) -> String {
+    match u64::try_from(created) {
+        Ok(created) if created > 0 => {
+            format!("{} ago", units::human_age(now.saturating_sub(Duration::from_secs(created))))
+        }
+        Ok(_) | Err(_) => "N/A".to_owned(),
+    }
+}
+
+/// Docker's short form of an id: 12 digits.
+fn short(id: &str) -> String {
+    printable(&id.strip_prefix("sha256:").unwrap_or(id).chars().take(12).collect::<String>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_dockers() {
+        let image = |references: &[&str], size| Image {
+            id: format!("sha256:{}", "0123456789abcdef".repeat(4)),
+            references: references.iter().map(|&reference| reference.to_owned()).collect(),
+            created: Some(prost_types::Timestamp { seconds: 1_000_000, nanos: 0 }),
+            size,
+        };
+        let images = [
+            image(&["docker.io/library/app:1", "127.0.0.1:5000/acme/app:latest"], 77_800_000),
+            image(&[], 12),
+        ];
+        let rows: Vec<Row> = images.iter().flat_map(|image| rows(image, false)).collect();
+        assert_eq!(
+            table(&rows, Duration::from_secs(1_000_000 + 600)),
+            "\
+REPOSITORY                TAG      IMAGE ID       CREATED          SIZE
+app                       1        0123456789ab   10 minutes ago   77.8MB
+127.0.0.1:5000/acme/app   latest   0123456789ab   10 minutes ago   77.8MB
+<none>                    <none>   0123456789ab   10 minutes ago   12B
+"
+        );
+        assert_eq!(table(&[], Duration::ZERO), "REPOSITORY   TAG   IMAGE ID   CREATED   SIZE\n");
+    }
+}

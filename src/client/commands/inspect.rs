@@ -1,0 +1,29 @@
+//! `wharf inspect`.
+
+use super::{Call, json};
+use crate::{
+    client::{args::InspectArgs, exit::Stop, namespace::to_wire, print},
+    wire::v1::InspectImageRequest,
+};
+
+pub(super) async fn run(mut call: Call, args: InspectArgs) -> Result<(), Stop> {
+    let namespace = to_wire(&call.namespace()?);
+    let mut images = call.images().await?;
+    let (mut found, mut failures) = (Vec::new(), Vec::new());
+    for reference in args.images {
+        let request = InspectImageRequest { namespace: Some(namespace.clone()), reference };
+        let answer =
+            call.signals.guard(async { Ok(images.inspect_image(request).await?.into_inner()) }).await;
+        match answer {
+            Ok(answer) => found.push(answer.json),
+            Err(Stop::Failed(failure)) => failures.push(failure),
+            Err(stop) => return Err(stop),
+        }
+    }
+    // As docker does: what was found is an array, also where something was not.
+    print::line(json::indented(&format!("[{}]", found.join(",")), "    ")?)?;
+    for failure in &failures {
+        print::failure(failure);
+    }
+    failures.first().map_or(Ok(()), |failure| Err(Stop::Reported(failure.exit)))
+}

@@ -1,0 +1,35 @@
+//! `wharf namespace rm`.
+
+use super::{Call, rmi::familiar};
+use crate::{
+    client::{
+        args::NamespaceRmArgs,
+        exit::{Failure, Stop},
+        namespace::to_wire,
+        print,
+    },
+    names::Namespace,
+    wire::v1::{DeleteNamespaceRequest, namespace_service_client::NamespaceServiceClient},
+};
+
+pub(super) async fn run(mut call: Call, args: NamespaceRmArgs) -> Result<(), Stop> {
+    let namespace = match args.name {
+        // clap does not see a conflict with a flag that stands before the command.
+        Some(_) if call.global.namespace.is_some() => {
+            return Err(Failure::usage("two namespaces are named: leave out --namespace").into());
+        }
+        Some(name) => Namespace::parse(&name).map_err(Failure::from)?,
+        None => call.namespace()?,
+    };
+    let mut client = NamespaceServiceClient::new(call.address()?.connect().await?);
+    let request = DeleteNamespaceRequest { namespace: Some(to_wire(&namespace)) };
+    let deleted =
+        call.signals.guard(async { Ok(client.delete_namespace(request).await?.into_inner()) }).await?;
+    for reference in &deleted.references {
+        print::line(format_args!("Untagged: {}", familiar(reference)))?;
+    }
+    if deleted.cancelled_builds > 0 {
+        print::line(format_args!("Cancelled builds: {}", deleted.cancelled_builds))?;
+    }
+    print::line(format_args!("Deleted: {namespace}"))
+}

@@ -1,0 +1,45 @@
+//! `wharf pull`.
+
+use super::{Call, display, display::Display};
+use crate::{
+    client::{
+        args::PullArgs,
+        credentials::DockerConfig,
+        exit::{Failure, Stop},
+        namespace::to_wire,
+        print,
+        progress::{Mode, Outcome},
+    },
+    wire::v1::{PullImageRequest, PullImageResult, pull_image_response::Response},
+};
+
+pub(super) async fn run(mut call: Call, args: PullArgs) -> Result<(), Stop> {
+    let mode = display::mode(&call, args.progress, args.quiet)?;
+    let namespace = call.namespace()?;
+    let docker = DockerConfig::read(&call.env)?;
+    let host = args.reference.host();
+    let mut images = call.images().await?;
+    let mut display = Display::new(mode, "Pulling");
+    let pulling = async {
+        let request = PullImageRequest {
+            namespace: Some(to_wire(&namespace)),
+            reference: args.reference.to_string(),
+            credentials: docker.of(host).await?.map(|credentials| credentials.to_wire(host)),
+        };
+        let mut responses = images.pull_image(request).await?.into_inner();
+        loop {
+            match display.during(responses.message()).await?.and_then(|message| message.response) {
+                Some(Response::Progress(facts)) => display.update(&facts),
+                Some(Response::Result(result)) => return Ok(result),
+                None => return Err(Failure::lost().into()),
+            }
+        }
+    };
+    let result: Result<PullImageResult, Stop> = call.signals.guard(pulling).await;
+    display.finish(if result.is_ok() { Outcome::Done } else { Outcome::Stopped });
+    let result = result?;
+    if mode != Mode::Quiet {
+        print::line(format_args!("Digest: {}", result.digest))?;
+    }
+    print::line(&result.reference)
+}

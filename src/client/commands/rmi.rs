@@ -1,0 +1,41 @@
+//! `wharf rmi`.
+
+use super::Call;
+use crate::{
+    client::{args::RmiArgs, exit::Stop, namespace::to_wire, print},
+    names::Reference,
+    wire::v1::RemoveImageRequest,
+};
+
+pub(super) async fn run(mut call: Call, args: RmiArgs) -> Result<(), Stop> {
+    let namespace = to_wire(&call.namespace()?);
+    let mut images = call.images().await?;
+    let mut first = None;
+    for reference in args.images {
+        let request = RemoveImageRequest { namespace: Some(namespace.clone()), reference, force: args.force };
+        let removed =
+            call.signals.guard(async { Ok(images.remove_image(request).await?.into_inner()) }).await;
+        match removed {
+            Ok(removed) => {
+                for reference in &removed.untagged {
+                    print::line(format_args!("Untagged: {}", familiar(reference)))?;
+                }
+                for id in &removed.deleted {
+                    print::line(format_args!("Deleted: {id}"))?;
+                }
+            }
+            // As docker does: the others are removed all the same.
+            Err(Stop::Failed(failure)) => {
+                print::failure(&failure);
+                first.get_or_insert(failure.exit);
+            }
+            Err(stop) => return Err(stop),
+        }
+    }
+    first.map_or(Ok(()), |exit| Err(Stop::Reported(exit)))
+}
+
+/// A reference as docker shows it.
+pub(super) fn familiar(reference: &str) -> String {
+    Reference::parse(reference).map_or_else(|_| reference.to_owned(), |reference| reference.familiar())
+}

@@ -1,0 +1,184 @@
+//! The connection to wharfd: one HTTP/2 connection over its Unix socket.
+
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+    sync::Mutex,
+    time::Duration,
+};
+
+use hyper_util::rt::TokioIo;
+use tokio::{net::UnixStream, time};
+use tonic::transport::{Channel, Endpoint, Uri};
+use tower::service_fn;
+
+use super::{
+    env::Env,
+    exit::{Exit, Failure},
+};
+
+/// Where wharfd listens by default.
+const DEFAULT_ADDRESS: &str = "unix:///run/wharf/wharf.sock";
+
+/// The largest message either side may send: a message of the context's sync is smaller, and so is
+/// any answer.
+pub(crate) const MESSAGE_BYTES_MAX: usize = 16 << 20;
+
+/// How many streams wharfd may have open to us at once.
+pub(crate) const STREAMS_MAX: usize = 60;
+
+/// HTTP/2 windows: the connection's exceeds the sum of its streams', so that a stream which nobody
+/// reads cannot stop the others.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 64 << 20;
+const _: () = assert!(CONNECTION_WINDOW as usize > (STREAMS_MAX + 2) * STREAM_WINDOW as usize);
+
+/// A listening wharfd takes a connection at once; one that is stopped or stuck never does.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const KEEPALIVE: Duration = Duration::from_secs(10);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The address of a wharfd.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Address {
+    socket: PathBuf,
+}
+
+impl Address {
+    /// The address that `flag` names, else WHARF_ADDR, else the default.
+    pub(crate) fn resolve(flag: Option<&str>, env: &Env) -> Result<Self, Failure> {
+        match flag {
+            Some(url) => Self::parse(url),
+            None => Self::parse(env.get("WHARF_ADDR")?.as_deref().unwrap_or(DEFAULT_ADDRESS)),
+        }
+    }
+
+    fn parse(url: &str) -> Result<Self, Failure> {
+        let wrong = |text: String| Failure::usage(text).hint("write it as `unix:///PATH`, an absolute path");
+        let Some((scheme, path)) = url.split_once("://") else {
+            return Err(wrong(format!("`{url}` is not an address of wharfd")));
+        };
+        if scheme != "unix" {
+            return Err(wrong(format!(
+                "wharfd is not reached by `{scheme}://`: it listens on a Unix socket, which alone proves who calls"
+            )));
+        }
+        if !path.starts_with('/') || path.contains('\0') {
+            return Err(wrong(format!("`{url}` has no absolute path")));
+        }
+        Ok(Self { socket: path.into() })
+    }
+
+    /// Connects.
+    pub(crate) async fn connect(&self) -> Result<Channel, Failure> {
+        let stream = time::timeout(CONNECT_TIMEOUT, UnixStream::connect(&self.socket))
+            .await
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+            .map_err(|error| self.unreachable(&error))?;
+        // One connection a command: a build whose connection is gone is cancelled, so there is
+        // nothing that a second one could go on with.
+        let once = Mutex::new(Some(stream));
+        let connector = service_fn(move |_: Uri| {
+            let stream = once.lock().ok().and_then(|mut once| once.take());
+            async move { stream.map(TokioIo::new).ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected)) }
+        });
+        Endpoint::from_static("http://localhost")
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .http2_keep_alive_interval(KEEPALIVE)
+            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+            .keep_alive_while_idle(true)
+            .connect_with_connector(connector)
+            .await
+            .map_err(|error| self.unreachable(&io::Error::other(error)))
+    }
+
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "ErrorKind may grow; what is not named is told as it is"
+    )]
+    fn unreachable(&self, error: &io::Error) -> Failure {
+        let at = self;
+        let failure = |text: String, hint: &str| Failure::new(Exit::NoDaemon, text).hint(hint);
+        match error.kind() {
+            io::ErrorKind::NotFound => failure(
+                format!("cannot connect to wharfd at {at}: there is no such socket; is wharfd running?"),
+                "start wharfd, mount its socket's directory into this container, or name the socket by --addr or WHARF_ADDR",
+            ),
+            io::ErrorKind::ConnectionRefused if is_socket(&self.socket) => failure(
+                format!("cannot connect to wharfd at {at}: nobody listens; is wharfd running?"),
+                "start wharfd; a socket that was mounted alone is stale after wharfd's restart: mount its directory",
+            ),
+            io::ErrorKind::ConnectionRefused => failure(
+                format!("cannot connect to wharfd at {at}: that is not a socket"),
+                "name wharfd's socket by --addr or WHARF_ADDR",
+            ),
+            io::ErrorKind::PermissionDenied => failure(
+                format!("cannot connect to wharfd at {at}: permission denied for {}", whoami()),
+                "wharfd's --listen says which mode and group its socket has",
+            ),
+            io::ErrorKind::TimedOut => failure(
+                format!("cannot connect to wharfd at {at}: it does not answer"),
+                "is wharfd stopped or overloaded? its log says what it does",
+            ),
+            _ => failure(
+                format!("cannot connect to wharfd at {at}: {error}"),
+                "name wharfd's socket by --addr or WHARF_ADDR",
+            ),
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "unix://{}", self.socket.display())
+    }
+}
+
+fn is_socket(path: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt as _;
+    path.metadata().is_ok_and(|metadata| metadata.file_type().is_socket())
+}
+
+fn whoami() -> String {
+    format!("uid {}, gid {}", rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(url: &str) -> String {
+        Address::parse(url).unwrap_err().text
+    }
+
+    #[test]
+    fn an_address_is_a_socket() {
+        assert_eq!(Address::parse("unix:///a/b").unwrap(), Address { socket: "/a/b".into() });
+        assert!(refused("tcp://127.0.0.1:1").contains("tcp://"));
+        assert!(refused("unix://a").contains("absolute"));
+        assert!(refused("/run/x").contains("not an address"));
+        let env = Env::of(&[("WHARF_ADDR", "unix:///env")]);
+        assert_eq!(Address::resolve(None, &env).unwrap().socket, Path::new("/env"));
+        assert_eq!(Address::resolve(Some("unix:///flag"), &env).unwrap().socket, Path::new("/flag"));
+        let default = Address::resolve(None, &Env::of(&[("WHARF_ADDR", "")])).unwrap();
+        assert_eq!(default.socket, Path::new("/run/wharf/wharf.sock"));
+    }
+
+    #[tokio::test]
+    async fn each_way_of_not_answering_is_told_apart() {
+        let directory = std::env::temp_dir().join(format!("wharf-connect-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let said = async |name: &str| {
+            let failure = Address { socket: directory.join(name) }.connect().await.unwrap_err();
+            assert_eq!(failure.exit, Exit::NoDaemon);
+            failure.text
+        };
+        assert!(said("absent").await.contains("no such socket"));
+        drop(std::os::unix::net::UnixListener::bind(directory.join("stale")).unwrap());
+        assert!(said("stale").await.contains("nobody listens"));
+        std::fs::write(directory.join("file"), "").unwrap();
+        assert!(said("file").await.contains("not a socket"));
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
+}

@@ -1,0 +1,115 @@
+//! `config.json`, as docker's command line keeps it.
+
+use std::{collections::BTreeMap, fs, io, path::Path, path::PathBuf};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use serde::Deserialize;
+
+use super::Credentials;
+use crate::{client::exit::Failure, names::Secret};
+
+/// What of the docker config is about credentials.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Config {
+    path: PathBuf,
+    content: Content,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Content {
+    auths: BTreeMap<String, Entry>,
+    cred_helpers: BTreeMap<String, String>,
+    creds_store: String,
+}
+
+#[derive(Clone, Default, Deserialize)]
+#[serde(default)]
+struct Entry {
+    auth: String,
+    username: String,
+    password: String,
+    identitytoken: String,
+}
+
+impl std::fmt::Debug for Entry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("<entry>")
+    }
+}
+
+impl Config {
+    pub(super) fn read(path: &Path) -> Result<Self, Failure> {
+        let text = match fs::read(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(error) => {
+                return Err(Failure::usage(format!(
+                    "cannot read the docker config {}: {error}",
+                    path.display()
+                ))
+                .hint("make it readable, or set DOCKER_CONFIG to a directory with another"));
+            }
+        };
+        // The parser's own message can quote the file: only the place is told.
+        let content = serde_json::from_slice(&text).map_err(|error| {
+            let what = if error.is_data() { "has a value of an unexpected type" } else { "is not JSON" };
+            let place = format!("{}:{}:{}", path.display(), error.line(), error.column());
+            Failure::usage(format!("{place}: the docker config {what} here"))
+                .hint("correct it, or set DOCKER_CONFIG to a directory with another")
+        })?;
+        Ok(Self { path: path.to_owned(), content })
+    }
+
+    /// The name of the helper that keeps the credentials of `host`, whose key is `key`.
+    pub(super) fn helper(&self, key: &str, host: &str) -> Option<&str> {
+        let of_host = self.content.cred_helpers.get(key).or_else(|| self.content.cred_helpers.get(host));
+        of_host.or(Some(&self.content.creds_store)).filter(|name| !name.is_empty()).map(String::as_str)
+    }
+
+    /// The credentials that the file itself has under `key`.
+    pub(super) fn stored(&self, key: &str) -> Result<Option<Credentials>, Failure> {
+        let auths = &self.content.auths;
+        let found = auths
+            .get_key_value(key)
+            // Old entries are URLs, with whatever path.
+            .or_else(|| auths.iter().find(|(name, _)| hostname(name) == key));
+        match found {
+            Some((name, entry)) => entry.credentials().map_err(|()| {
+                Failure::usage(format!(
+                    "{}: `auth` of `{name}` is not base64 of `user:password`",
+                    self.path.display()
+                ))
+                .hint("log in again with `docker login`, or correct the entry")
+            }),
+            None => Ok(None),
+        }
+    }
+}
+
+impl Entry {
+    fn credentials(&self) -> Result<Option<Credentials>, ()> {
+        if !self.identitytoken.is_empty() {
+            return Ok(Some(Credentials::IdentityToken(Secret::new(self.identitytoken.clone()))));
+        }
+        let (username, password) = if self.auth.is_empty() {
+            (self.username.clone(), self.password.clone())
+        } else {
+            let decoded = STANDARD.decode(self.auth.trim()).map_err(|_| ())?;
+            let text = String::from_utf8(decoded).map_err(|_| ())?;
+            let (username, password) = text.split_once(':').ok_or(())?;
+            // Older versions of docker pad the password with NULs.
+            (username.to_owned(), password.trim_matches('\0').to_owned())
+        };
+        if username.is_empty() && password.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(Credentials::Password { username, password: Secret::new(password) }))
+    }
+}
+
+/// `https://reg.example/v2/` is `reg.example`.
+fn hostname(name: &str) -> &str {
+    let name = name.strip_prefix("https://").or_else(|| name.strip_prefix("http://")).unwrap_or(name);
+    name.split('/').next().unwrap_or_default()
+}

@@ -1,0 +1,216 @@
+//! Registry credentials, from the docker config of whoever runs the command.
+
+mod config;
+mod helper;
+
+use crate::{
+    client::{env::Env, exit::Failure},
+    names::Secret,
+    wire::v1,
+};
+
+use config::Config;
+
+/// Docker Hub's key in docker's config.
+const HUB_KEY: &str = "https://index.docker.io/v1/";
+/// What Docker Hub is called in references, in requests to it, and in hand-written configs.
+const HUB_HOSTS: [&str; 3] = ["docker.io", "index.docker.io", "registry-1.docker.io"];
+
+/// What logs in to a registry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Credentials {
+    /// A user and a password.
+    Password {
+        /// The user's name.
+        username: String,
+        /// The password, or a token in its place.
+        password: Secret<String>,
+    },
+    /// An OAuth2 refresh token.
+    IdentityToken(Secret<String>),
+}
+
+/// The docker config, read once a command.
+#[derive(Clone, Debug)]
+pub(crate) struct DockerConfig {
+    config: Config,
+}
+
+impl DockerConfig {
+    /// Reads `$DOCKER_CONFIG/config.json`, else `~/.docker/config.json`; without one there are no
+    /// credentials.
+    pub(crate) fn read(env: &Env) -> Result<Self, Failure> {
+        let directory = env.path("DOCKER_CONFIG").or_else(|| env.home().map(|home| home.join(".docker")));
+        let config = match directory {
+            Some(directory) => Config::read(&directory.join("config.json"))?,
+            None => Config::default(),
+        };
+        Ok(Self { config })
+    }
+
+    /// The credentials for the registry at `host`, as in an image reference.
+    pub(crate) async fn of(&self, host: &str) -> Result<Option<Credentials>, Failure> {
+        let hub = HUB_HOSTS.contains(&host);
+        let key = if hub { HUB_KEY } else { host };
+        if let Some(helper) = self.config.helper(key, host)
+            && let Some(credentials) = helper::get(helper, key).await?
+        {
+            return Ok(Some(credentials));
+        }
+        // `docker login` leaves an empty entry here for what a helper keeps.
+        if let Some(credentials) = self.config.stored(key)? {
+            return Ok(Some(credentials));
+        }
+        if hub {
+            for host in HUB_HOSTS {
+                if let Some(credentials) = self.config.stored(host)? {
+                    return Ok(Some(credentials));
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl Credentials {
+    /// The credentials as the API has them.
+    pub(crate) fn to_wire(&self, host: &str) -> v1::RegistryCredentials {
+        let mut wire = v1::RegistryCredentials { host: host.to_owned(), ..Default::default() };
+        match self {
+            Self::Password { username, password } => {
+                wire.username.clone_from(username);
+                wire.password.clone_from(password.expose());
+            }
+            Self::IdentityToken(token) => wire.identity_token.clone_from(token.expose()),
+        }
+        wire
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::PathBuf, process};
+
+    use super::*;
+
+    /// A docker config in a directory of its own.
+    struct Home(PathBuf);
+
+    impl Home {
+        fn of(name: &str, config: &str) -> Self {
+            let directory = std::env::temp_dir().join(format!("wharf-creds-{}-{name}", std::process::id()));
+            fs::create_dir_all(&directory).unwrap();
+            fs::write(directory.join("config.json"), config).unwrap();
+            Self(directory)
+        }
+
+        fn read(&self) -> Result<DockerConfig, Failure> {
+            DockerConfig::read(&Env::of(&[("DOCKER_CONFIG", self.0.to_str().unwrap())]))
+        }
+    }
+
+    impl Drop for Home {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn password(username: &str, password: &str) -> Option<Credentials> {
+        Some(Credentials::Password { username: username.into(), password: Secret::new(password.into()) })
+    }
+
+    #[tokio::test]
+    async fn hosts_match_as_in_docker() {
+        // YTpi is `a:b`, YzpkOmU= is `c:d:e`.
+        let home = Home::of(
+            "hosts",
+            r#"{"auths": {
+                "https://index.docker.io/v1/": {"auth": "YTpi"},
+                "https://reg.example/v2/": {"auth": "YzpkOmU="},
+                "127.0.0.1:5000": {"username": "u", "password": "p"},
+                "token.example": {"auth": "YTpi", "identitytoken": "t"},
+                "empty.example": {}
+            }, "HttpHeaders": {"x": "y"}}"#,
+        );
+        let config = home.read().unwrap();
+        for hub in HUB_HOSTS {
+            assert_eq!(config.of(hub).await.unwrap(), password("a", "b"), "{hub}");
+        }
+        assert_eq!(config.of("reg.example").await.unwrap(), password("c", "d:e"));
+        assert_eq!(config.of("127.0.0.1:5000").await.unwrap(), password("u", "p"));
+        let token = Some(Credentials::IdentityToken(Secret::new("t".into())));
+        assert_eq!(config.of("token.example").await.unwrap(), token);
+        for none in ["empty.example", "reg.example:5000", "127.0.0.1", "other.example"] {
+            assert_eq!(config.of(none).await.unwrap(), None, "{none}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_plain_entry_serves_the_hub() {
+        let home = Home::of("plain", r#"{"auths": {"docker.io": {"auth": "YTpi"}}}"#);
+        assert_eq!(home.read().unwrap().of("docker.io").await.unwrap(), password("a", "b"));
+    }
+
+    #[tokio::test]
+    async fn no_config_is_no_credentials() {
+        let env = Env::of(&[("DOCKER_CONFIG", "/nonexistent/wharf")]);
+        assert_eq!(DockerConfig::read(&env).unwrap().of("docker.io").await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_malformed_config_says_where_and_not_what() {
+        let home = Home::of("malformed", "{\"auths\": {\n  \"a\": \"hunter2\"}}");
+        let failure = home.read().unwrap_err();
+        assert!(failure.text.contains("config.json:2"), "{failure}");
+        assert!(!failure.text.contains("hunter2"), "{failure}");
+
+        let home = Home::of("base64", r#"{"auths": {"reg.example": {"auth": "hunter2!"}}}"#);
+        let failure = home.read().unwrap().of("reg.example").await.unwrap_err();
+        assert!(failure.text.contains("reg.example") && !failure.text.contains("hunter2"), "{failure}");
+    }
+
+    #[tokio::test]
+    async fn helpers_answer_for_their_hosts() {
+        let home = Home::of(
+            "helpers",
+            r#"{"auths": {"stored.example": {"auth": "YTpi"}},
+                "credHelpers": {"reg.example": "HELPER", "broken.example": "absent-helper"},
+                "credsStore": "STORE"}"#,
+        );
+        let script = |name: &str, body: &str| {
+            let path = home.0.join(name);
+            let text = format!("#!/bin/sh\n[ \"$1\" = get ] || exit 3\nread server\n{body}\n");
+            // Written by a process of its own: a test beside this one that forks now would hold
+            // the file open for writing, and then it cannot be run.
+            let write = r#"printf %s "$2" > "$1" && chmod +x "$1""#;
+            let arguments = ["-c", write, "sh", path.to_str().unwrap(), &text];
+            assert!(process::Command::new("sh").args(arguments).status().unwrap().success());
+            path
+        };
+        let helper = script(
+            "helper",
+            r#"printf '{"ServerURL":"%s","Username":"<token>","Secret":"for %s"}' "$server" "$server""#,
+        );
+        let store = script(
+            "store",
+            r#"case $server in
+            locked.example) echo 'the store is locked'; exit 1 ;;
+            https://index.docker.io/v1/) printf '{"Username":"u","Secret":"p"}' ;;
+            *) echo 'credentials not found in native keychain'; exit 1 ;;
+            esac"#,
+        );
+        let run = async |program: &PathBuf, key: &str| helper::run(program, "test", key).await;
+        let token = Some(Credentials::IdentityToken(Secret::new("for reg.example".into())));
+        assert_eq!(run(&helper, "reg.example").await.unwrap(), token);
+        assert_eq!(run(&store, HUB_KEY).await.unwrap(), password("u", "p"));
+        assert_eq!(run(&store, "other.example").await.unwrap(), None);
+        let failure = run(&store, "locked.example").await.unwrap_err();
+        assert!(failure.text.contains("the store is locked"), "{failure}");
+
+        let config = home.read().unwrap();
+        assert_eq!(config.config.helper("reg.example", "reg.example"), Some("HELPER"));
+        assert_eq!(config.config.helper(HUB_KEY, "docker.io"), Some("STORE"));
+        let failure = config.of("broken.example").await.unwrap_err();
+        assert!(failure.text.contains("docker-credential-absent-helper"), "{failure}");
+    }
+}

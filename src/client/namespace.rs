@@ -1,0 +1,56 @@
+//! Which namespace a command acts in.
+
+use super::{env::Env, exit::Failure};
+use crate::{names::Namespace, wire::v1};
+
+/// The run of a namespace that is not a Jenkins build's.
+const LOCAL_RUN: &str = "local";
+
+/// The namespace that `flag` names, else WHARF_NAMESPACE, else Jenkins' variables, else the user's
+/// own, so that a person can try it.
+pub(crate) fn resolve(flag: Option<&str>, env: &Env) -> Result<Namespace, Failure> {
+    if let Some(name) = flag {
+        return Ok(Namespace::parse(name)?);
+    }
+    if let Some(name) = env.get("WHARF_NAMESPACE")? {
+        return Ok(Namespace::parse(&name)?);
+    }
+    if let Some(job) = env.get("JOB_NAME")? {
+        let run = env.get("BUILD_NUMBER")?.unwrap_or_else(|| LOCAL_RUN.to_owned());
+        return Ok(Namespace::new(job, run)?);
+    }
+    Ok(Namespace::new(format!("user/{}", env.login()), LOCAL_RUN)?)
+}
+
+/// The namespace as the API has it.
+pub(crate) fn to_wire(namespace: &Namespace) -> v1::Namespace {
+    v1::Namespace { job: namespace.job().to_owned(), run: namespace.run().to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolved(flag: Option<&str>, env: &[(&str, &str)]) -> String {
+        resolve(flag, &Env::of(env)).unwrap().to_string()
+    }
+
+    #[test]
+    fn the_nearest_name_wins() {
+        let jenkins = [("JOB_NAME", "acme/feature%2Fx"), ("BUILD_NUMBER", "42")];
+        let named = [("WHARF_NAMESPACE", "acme/b#7"), ("JOB_NAME", "j"), ("BUILD_NUMBER", "1")];
+        assert_eq!(resolved(Some("a#1"), &named), "a#1");
+        assert_eq!(resolved(None, &named), "acme/b#7");
+        assert_eq!(resolved(None, &jenkins), "acme/feature%2Fx#42");
+        assert_eq!(resolved(None, &[("JOB_NAME", "a#b")]), "a#b#local");
+        assert_eq!(resolved(None, &[("WHARF_NAMESPACE", ""), ("JOB_NAME", "a")]), "a#local");
+        let own = resolved(None, &[]);
+        assert!(own.starts_with("user/") && own.ends_with("#local"), "{own}");
+    }
+
+    #[test]
+    fn a_wrong_name_is_bad_usage() {
+        let failure = resolve(Some("#1"), &Env::of(&[])).unwrap_err();
+        assert!(failure.text.contains("job is empty") && failure.hint.is_some(), "{failure:?}");
+    }
+}

@@ -1,0 +1,54 @@
+//! What a command writes: results on standard output, everything else on standard error.
+
+use std::{
+    fmt,
+    io::{self, Write as _},
+};
+
+use super::exit::{Exit, Failure, Stop};
+use crate::names::printable;
+
+/// Writes a line of the result.
+pub(crate) fn line(text: impl fmt::Display) -> Result<(), Stop> {
+    written(writeln!(io::stdout().lock(), "{text}"))
+}
+
+/// Writes a result of several lines, as it is.
+pub(crate) fn text(text: &str) -> Result<(), Stop> {
+    let mut out = io::stdout().lock();
+    written(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
+}
+
+fn written(result: io::Result<()>) -> Result<(), Stop> {
+    match result {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Stop::OutputClosed),
+        Err(error) => {
+            Err(Failure::new(Exit::Failed, format!("cannot write to standard output: {error}")).into())
+        }
+    }
+}
+
+/// Tells a person something beside the result.
+pub(crate) fn note(text: impl fmt::Display) {
+    // A closed standard error leaves nobody to tell.
+    let _ = writeln!(io::stderr().lock(), "{}", printable(&text.to_string()));
+}
+
+/// Tells a person what failed.
+pub(crate) fn failure(failure: &Failure) {
+    note_lines("ERROR", &failure.text);
+    if let Some(hint) = &failure.hint {
+        note_lines("hint", hint);
+    }
+}
+
+/// Text of several lines keeps them: each is made printable on its own.
+fn note_lines(label: &str, text: &str) {
+    let mut lines = text.lines();
+    note(format_args!("{label}: {}", lines.next().unwrap_or_default()));
+    for line in lines {
+        // Set in, so that text from outside cannot pass for a line of ours.
+        note(format_args!("  {line}"));
+    }
+}

@@ -1,0 +1,136 @@
+//! The secrets that a build may ask for by id.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use tokio::io::AsyncReadExt as _;
+
+use super::{
+    env::Env,
+    exit::{Exit, Failure},
+    options::{SecretFrom, SecretSource},
+};
+use crate::names::Secret;
+
+/// BuildKit's own limit (`session/secrets/secretsprovider`).
+const BYTES_MAX: u64 = 500 * 1024;
+
+/// Where each secret's value is. A file is read when it is asked for.
+#[derive(Debug, Default)]
+pub(crate) struct Secrets {
+    values: BTreeMap<String, Value>,
+}
+
+#[derive(Debug)]
+enum Value {
+    File(PathBuf),
+    Known(Secret<Vec<u8>>),
+}
+
+impl Secrets {
+    /// Looks for every source, so that one that is missing is told before anything is built.
+    pub(crate) fn find(sources: &[SecretSource], env: &Env) -> Result<Self, Failure> {
+        let mut values = BTreeMap::new();
+        for source in sources {
+            let value = match &source.from {
+                Some(SecretFrom::File(path)) => file(&source.id, path)?,
+                Some(SecretFrom::Env(name)) => match env.get_raw(name)? {
+                    Some(value) => known(&source.id, value)?,
+                    None => {
+                        return Err(Failure::usage(format!(
+                            "secret `{}`: the environment variable `{name}` is not set",
+                            source.id
+                        )));
+                    }
+                },
+                None => match env.get_raw(&source.id)? {
+                    Some(value) => known(&source.id, value)?,
+                    None => file(&source.id, Path::new(&source.id))?,
+                },
+            };
+            values.insert(source.id.clone(), value);
+        }
+        Ok(Self { values })
+    }
+
+    /// The secret `id`; none where the command line names none.
+    pub(crate) async fn get(&self, id: &str) -> Result<Option<Secret<Vec<u8>>>, Failure> {
+        let path = match self.values.get(id) {
+            None => return Ok(None),
+            Some(Value::Known(value)) => return Ok(Some(value.clone())),
+            Some(Value::File(path)) => path,
+        };
+        let read = async {
+            let mut value = Vec::new();
+            tokio::fs::File::open(path).await?.take(BYTES_MAX + 1).read_to_end(&mut value).await?;
+            Ok::<_, std::io::Error>(value)
+        };
+        let value = read.await.map_err(|error| {
+            Failure::new(Exit::Failed, format!("secret `{id}`: cannot read {}: {error}", path.display()))
+        })?;
+        check_size(id, value.len() as u64)?;
+        Ok(Some(Secret::new(value)))
+    }
+}
+
+fn file(id: &str, path: &Path) -> Result<Value, Failure> {
+    let metadata = fs::metadata(path)
+        .map_err(|error| Failure::usage(format!("secret `{id}`: cannot read {}: {error}", path.display())))?;
+    if metadata.is_dir() {
+        return Err(Failure::usage(format!("secret `{id}`: {} is a directory", path.display())));
+    }
+    check_size(id, metadata.len())?;
+    Ok(Value::File(path.to_owned()))
+}
+
+fn known(id: &str, value: String) -> Result<Value, Failure> {
+    check_size(id, value.len() as u64)?;
+    Ok(Value::Known(Secret::new(value.into_bytes())))
+}
+
+fn check_size(id: &str, bytes: u64) -> Result<(), Failure> {
+    if bytes > BYTES_MAX {
+        return Err(Failure::usage(format!("secret `{id}` is too big: a secret has at most 500 KiB")));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::options;
+
+    fn find(flags: &[&str], env: &[(&str, &str)]) -> Result<Secrets, Failure> {
+        let sources: Vec<_> = flags.iter().map(|flag| options::secret(flag).unwrap()).collect();
+        Secrets::find(&sources, &Env::of(env))
+    }
+
+    #[tokio::test]
+    async fn secrets_come_from_where_they_are_said_to_be() {
+        let path = std::env::temp_dir().join(format!("wharf-secret-{}", std::process::id()));
+        fs::write(&path, "of a file").unwrap();
+        let flag = format!("id=a,src={}", path.display());
+        let secrets = find(&[&flag, "id=b,env=V", "id=c"], &[("V", ""), ("c", "of c")]).unwrap();
+        let value = async |id| secrets.get(id).await.unwrap().map(|value| value.expose().clone());
+        assert_eq!(value("a").await.unwrap(), b"of a file");
+        assert_eq!(value("b").await.unwrap(), b"");
+        assert_eq!(value("c").await.unwrap(), b"of c");
+        assert_eq!(value("d").await, None);
+
+        // It grew after it was found.
+        fs::write(&path, vec![b'x'; 512_001]).unwrap();
+        assert!(secrets.get("a").await.unwrap_err().text.contains("too big"));
+        assert!(find(&[&flag], &[]).unwrap_err().text.contains("too big"));
+        fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn a_source_that_is_missing_is_named() {
+        assert!(find(&["id=a,src=/nonexistent/x"], &[]).unwrap_err().text.contains("/nonexistent/x"));
+        assert!(find(&["id=a,env=V"], &[]).unwrap_err().text.contains("`V`"));
+        assert!(find(&["id=a,src=/"], &[]).unwrap_err().text.contains("directory"));
+    }
+}
