@@ -21,6 +21,7 @@ List arguments() {
         [name: 'credentials', takes: 'credentials', flag: null],
         [name: 'metadataFile', takes: 'text', flag: '--metadata-file'],
         [name: 'namespace', takes: 'text', flag: '--namespace', global: true],
+        [name: 'progress', takes: 'text', flag: '--progress'],
         [name: 'quiet', takes: 'boolean', flag: '--quiet'],
         [name: 'tag', takes: 'text', flag: null, required: true],
     ]

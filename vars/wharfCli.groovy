@@ -119,8 +119,12 @@ String quoted(String word) {
 String failureOf(String label, int status) {
     Map meanings = [
         (1): 'it failed; wharf says why above',
-        (2): 'wharf did not understand the arguments; it says which above',
-        (126): 'the wharf client on the agent cannot be run',
+        (2): 'an argument or a file that it names is wrong; wharf says which above',
+        (3): 'not allowed; wharf says by whom above',
+        (4): 'wharfd cannot be reached; is its socket mounted into this agent?',
+        (5): 'the engine or a registry is unavailable, or a limit is reached; try again later',
+        (6): 'there is no such image; wharf says which above',
+        (126): 'the wharf client on this agent cannot be run',
         (127): 'the wharf client is not on the PATH of this agent; see docs/jenkins.md',
     ]
     String meaning = meanings.get(status)

@@ -15,6 +15,9 @@ mod source;
 
 mod answers;
 
+pub mod context;
+pub mod sync;
+
 pub mod progress;
 pub mod report;
 

@@ -29,7 +29,7 @@ final class Arguments {
                 dockerBuild(
                     tag: ['app:1', "app:${1 + 1}"], context: 'src', file: 'src/Dockerfile.dev', target: 'test',
                     buildArgs: [VERSION: 1.5, DEBUG: true, FROM_ENVIRONMENT: null], labels: ['org.example.team': 'a b'],
-                    noCache: true, pull: true, push: true, quiet: true, progress: 'plain', network: 'none',
+                    noCache: true, pull: true, push: true, quiet: true, load: true, platform: 'linux/amd64', progress: 'plain', network: 'none',
                     iidfile: 'image.id', addHosts: [db: '10.0.0.5', web: ['10.0.0.6', '10.0.0.7']], shmSize: '64m',
                     ulimits: [nofile: '1024:2048', nproc: 64], namespace: 'acme/app#1', addr: 'unix:///w.sock',
                     secrets: [one: [env: 'TOKEN'], two: [src: 'a,b.txt']])
@@ -37,8 +37,8 @@ final class Arguments {
                 "--addr=unix:///w.sock", "--namespace=acme/app#1", "build",
                 "--add-host=db:10.0.0.5", "--add-host=web:10.0.0.6", "--add-host=web:10.0.0.7",
                 "--build-arg=VERSION=1.5", "--build-arg=DEBUG=true", "--build-arg=FROM_ENVIRONMENT",
-                "--file=src/Dockerfile.dev", "--iidfile=image.id", "--label=org.example.team=a b", "--network=none",
-                "--no-cache", "--progress=plain", "--pull", "--push", "--quiet",
+                "--file=src/Dockerfile.dev", "--iidfile=image.id", "--label=org.example.team=a b", "--load", "--network=none",
+                "--no-cache", "--platform=linux/amd64", "--progress=plain", "--pull", "--push", "--quiet",
                 "--secret=id=one,env=TOKEN", "--secret=id=two,\"src=a,b.txt\"", "--shm-size=64m",
                 "--tag=app:1", "--tag=app:2", "--target=test",
                 "--ulimit=nofile=1024:2048", "--ulimit=nproc=64", "--", "src");
@@ -47,8 +47,8 @@ final class Arguments {
             argumentsAre("dockerBuild(noCache: false, push: false)", "build", "--", "."));
         suite.test("dockerPush: its arguments", () -> {
             argumentsAre("dockerPush(tag: 'reg.example.com/app:1')", "push", "--", "reg.example.com/app:1");
-            argumentsAre("dockerPush(tag: 'a', quiet: true, namespace: 'n', addr: 'unix:///w')",
-                "--addr=unix:///w", "--namespace=n", "push", "--quiet", "--", "a");
+            argumentsAre("dockerPush(tag: 'a', quiet: true, progress: 'plain', namespace: 'n', addr: 'unix:///w')",
+                "--addr=unix:///w", "--namespace=n", "push", "--progress=plain", "--quiet", "--", "a");
         });
         suite.test("arguments arrive as they were written", Arguments::fidelity);
         suite.test("arguments arrive as they were written, with a restart at every step", () -> {

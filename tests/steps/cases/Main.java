@@ -6,9 +6,12 @@ public final class Main {
 
     public static void main(String[] arguments) {
         Suite suite = new Suite();
+        Interpreter.addTo(suite);
         Arguments.addTo(suite);
         Results.addTo(suite);
         Secrets.addTo(suite);
+        Rules.addTo(suite);
+        Docs.addTo(suite);
         boolean passed = suite.run(arguments.length > 0 ? arguments[0] : "");
         // A hung shell's thread must not keep the run from ending.
         System.exit(passed ? 0 : 1);

@@ -8,6 +8,7 @@ import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.LinkedHashMap;
+import java.util.List;
 import java.util.Map;
 import java.util.stream.Stream;
 import org.codehaus.groovy.control.CompilerConfiguration;
@@ -65,6 +66,18 @@ public final class Library {
         } catch (IOException e) {
             throw new IllegalStateException("cannot read " + file, e);
         }
+    }
+
+    /** Fails unless Jenkins would take the text as a Jenkinsfile. */
+    public static void compiles(String jenkinsfile) {
+        new Library(List.of(), jenkinsfile);
+    }
+
+    /** The table of a step's arguments, as the step itself has it. */
+    @SuppressWarnings("unchecked")
+    public static List<Map<String, Object>> argumentsOf(Path folder, String step) {
+        PipelineScript script = new Library(List.of(folder), "").newVar(step);
+        return (List<Map<String, Object>>) script.getMetaClass().invokeMethod(script, "arguments", new Object[0]);
     }
 
     private Class<?> compile(String name, String text) {

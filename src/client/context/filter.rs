@@ -1,0 +1,81 @@
+//! What of a directory goes to the build: the patterns of one request, judged entry by entry.
+
+use std::path::Path;
+
+use super::{
+    Error, links,
+    patterns::{Matched, Patterns},
+};
+use crate::wire::v1::FileSync;
+
+/// The filter of one request.
+#[derive(Debug, Default)]
+pub struct Filter {
+    include: Option<Patterns>,
+    exclude: Option<Patterns>,
+}
+
+/// What becomes of an entry that is not passed over with all that is in it.
+pub(crate) struct Verdict {
+    /// Whether it is sent; a directory that is not may hold something that is.
+    pub(crate) wanted: bool,
+    pub(crate) include: Matched,
+    pub(crate) exclude: Matched,
+}
+
+impl Filter {
+    /// Reads the patterns of `request`; its follow paths are looked up under `root`, if there is one.
+    ///
+    /// # Errors
+    /// When a pattern is not well-formed or a directory on the way of a path cannot be read.
+    pub fn new(request: &FileSync, root: Option<&Path>) -> Result<Self, Error> {
+        let mut include = request.include_patterns.clone();
+        if !request.follow_paths.is_empty() {
+            let targets = match root {
+                Some(root) => links::follow(root, &request.follow_paths)?,
+                None => request.follow_paths.clone(),
+            };
+            if !targets.is_empty() {
+                include.extend(targets);
+                include = links::outermost(include);
+            }
+        }
+        let read = |lines: &[String]| {
+            let patterns = (!lines.is_empty()).then(|| Patterns::new(lines)).transpose();
+            patterns.map_err(Error::Pattern)
+        };
+        Ok(Self { include: read(&include)?, exclude: read(&request.exclude_patterns)? })
+    }
+
+    /// Judges an entry; `None` passes over it and all that is in it.
+    pub(crate) fn judge(
+        &self,
+        path: &str,
+        is_dir: bool,
+        include: &Matched,
+        exclude: &Matched,
+    ) -> Result<Option<Verdict>, Error> {
+        let mut verdict = Verdict { wanted: true, include: Matched::default(), exclude: Matched::default() };
+        if let Some(patterns) = &self.include {
+            let (matched, below) = patterns.matches(path, include).map_err(Error::Pattern)?;
+            if !matched {
+                if !is_dir || !patterns.may_match_inside(path, false) {
+                    return Ok(None);
+                }
+                verdict.wanted = false;
+            }
+            verdict.include = below;
+        }
+        if let Some(patterns) = &self.exclude {
+            let (matched, below) = patterns.matches(path, exclude).map_err(Error::Pattern)?;
+            if matched {
+                if !is_dir || !patterns.may_match_inside(path, true) {
+                    return Ok(None);
+                }
+                verdict.wanted = false;
+            }
+            verdict.exclude = below;
+        }
+        Ok(Some(verdict))
+    }
+}

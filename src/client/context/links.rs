@@ -1,0 +1,118 @@
+//! Follow paths: which patterns reach what a path names, through symlinks inside of the root.
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    fs, io,
+    path::Path,
+};
+
+use super::{Error, glob, path};
+
+/// Linux's own limit of symlinks on the way of one path.
+const HOPS_MAX: u32 = 40;
+
+/// A path on its way: what is resolved, what is still to come.
+struct Step {
+    at: String,
+    rest: String,
+    hops: u32,
+}
+
+/// The patterns, sorted, that match `paths` and every symlink on their way. A path that does not
+/// exist stays as it is. None at all means that one of them is the root: everything.
+pub(crate) fn follow(root: &Path, paths: &[String]) -> Result<Vec<String>, Error> {
+    let mut resolved = BTreeSet::new();
+    let mut seen = HashSet::new();
+    let mut steps: Vec<Step> =
+        paths.iter().map(|path| Step { at: String::new(), rest: relative(path), hops: 0 }).collect();
+    while let Some(Step { mut at, rest, hops }) = steps.pop() {
+        if rest == "." || rest == ".." || rest.starts_with("../") {
+            // The root itself, or a path out of it, which nothing matches and nobody looks at.
+            resolved.insert(rest);
+            continue;
+        }
+        let (part, rest) = rest.split_once('/').unwrap_or((&rest, ""));
+        if !at.is_empty() {
+            at.push('/');
+        }
+        at.push_str(part);
+        let targets = targets(root, &at)?;
+        if targets.is_empty() && !rest.is_empty() {
+            steps.push(Step { at, rest: rest.to_owned(), hops });
+            continue;
+        }
+        // A link to itself comes back here; one that grows on its way runs out of hops.
+        if hops < HOPS_MAX && seen.insert((at.clone(), rest.to_owned())) {
+            steps.extend(targets.into_iter().map(|target| Step {
+                at: String::new(),
+                rest: relative(&format!("{target}/{rest}")),
+                hops: hops + 1,
+            }));
+        }
+        resolved.insert(at);
+    }
+    Ok(outermost(resolved))
+}
+
+/// `path` from the root, cleaned; `.` is the root.
+fn relative(path: &str) -> String {
+    path::clean(&format!("./{path}"))
+}
+
+/// Without what lies inside of another one; nothing where one is the root.
+pub(crate) fn outermost(patterns: impl IntoIterator<Item = String>) -> Vec<String> {
+    let mut kept: Vec<String> = Vec::new();
+    for pattern in patterns {
+        if pattern == "." {
+            return Vec::new();
+        }
+        // Before the first one this drops what begins with a `/`, which matches nothing anyway.
+        let last = kept.last().map_or("", String::as_str);
+        if !pattern.strip_prefix(last).is_some_and(|rest| rest.starts_with('/')) {
+            kept.push(pattern);
+        }
+    }
+    kept
+}
+
+/// Where `at` points to, seen from the root, if it is a symlink; a wildcard in its last part
+/// stands for each symlink that it matches.
+fn targets(root: &Path, at: &str) -> Result<Vec<String>, Error> {
+    let parent = path::parent(at);
+    let name = at.rsplit_once('/').map_or(at, |(_, name)| name);
+    if !glob::has_wildcard(name) {
+        return Ok(target(root, parent, name)?.into_iter().collect());
+    }
+    let listing = match fs::read_dir(root.join(parent)) {
+        Ok(listing) => listing,
+        Err(error) if is_absent(&error) => return Ok(Vec::new()),
+        Err(error) => return Err(Error::read(parent, error)),
+    };
+    let mut found = Vec::new();
+    for entry in listing {
+        let entry = entry.map_err(|error| Error::read(parent, error))?;
+        // A name that no pattern can say is not matched by one.
+        let Some(name_here) = entry.file_name().to_str().map(str::to_owned) else { continue };
+        if glob::matches(name, &name_here) == Ok(true) {
+            found.extend(target(root, parent, &name_here)?);
+        }
+    }
+    Ok(found)
+}
+
+fn target(root: &Path, parent: &str, name: &str) -> Result<Option<String>, Error> {
+    match fs::read_link(root.join(parent).join(name)) {
+        // A target that no pattern can say is left to the walk, which names it.
+        Ok(link) => Ok(link.to_str().map(|link| {
+            if link.starts_with('/') { link.to_owned() } else { path::clean(&format!("/{parent}/{link}")) }
+        })),
+        // EINVAL: not a symlink.
+        Err(error) if is_absent(&error) || error.kind() == io::ErrorKind::InvalidInput => Ok(None),
+        Err(error) => Err(Error::read(&format!("{parent}/{name}"), error)),
+    }
+}
+
+/// Whether the file is not there, be it that what should hold it is no directory.
+pub(crate) fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}

@@ -1,0 +1,50 @@
+//! What a build may read of the job's files: the directories of its session, filtered.
+
+mod entry;
+mod filter;
+mod glob;
+mod links;
+mod path;
+mod patterns;
+mod regexp;
+mod tree;
+mod walk;
+
+use std::{io, path::PathBuf};
+
+pub use entry::Entry;
+pub use filter::Filter;
+pub use patterns::{Matched, PatternError, Patterns};
+pub use tree::{Entries, Tree};
+pub use walk::Walk;
+
+/// Why the files cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file or directory that the build needs.
+    #[error("cannot read {path:?}: {source}")]
+    Read {
+        /// Relative to the directory, where it is known.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A name that the sync has no way to say.
+    #[error("{0:?}: the name is not UTF-8; rename the file or exclude it in .dockerignore")]
+    NameNotUtf8(PathBuf),
+    /// A symlink's target that the sync has no way to say.
+    #[error("{0:?}: the symlink's target is not UTF-8; change it or exclude it in .dockerignore")]
+    LinkNotUtf8(PathBuf),
+    /// A file that is no longer what was announced.
+    #[error("{0:?} has changed while the build was reading it")]
+    Changed(PathBuf),
+    /// A pattern of .dockerignore, or a path of the Dockerfile.
+    #[error(transparent)]
+    Pattern(PatternError),
+}
+
+impl Error {
+    pub(crate) fn read(path: &str, source: io::Error) -> Self {
+        Self::Read { path: path.into(), source }
+    }
+}

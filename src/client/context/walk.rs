@@ -1,0 +1,200 @@
+//! The entries of a directory that a build may see, in the order in which the sync sends them.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    ffi::OsString,
+    fs::{self, Metadata},
+    os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
+    path::{Path, PathBuf},
+    vec,
+};
+
+use super::{
+    Error, Filter,
+    entry::{Entry, Scratch},
+    links::is_absent,
+    patterns::Matched,
+};
+
+/// Walks a directory: each entry that the filter lets through, after the directories that hold it,
+/// siblings by the bytes of their names. Symlinks are entries, never followed. What vanishes while
+/// it is walked is left out.
+///
+/// It looks at the disk as it goes: a listing for each open directory is what it keeps.
+pub struct Walk {
+    root: PathBuf,
+    filter: Filter,
+    levels: Vec<Level>,
+    ready: VecDeque<Result<Entry, Error>>,
+    /// The first path of each file that has several.
+    links: HashMap<(u64, u64), String>,
+    scratch: Scratch,
+}
+
+/// A directory that is being walked.
+struct Level {
+    /// Relative to the root, which is empty.
+    path: String,
+    children: vec::IntoIter<Child>,
+    include: Matched,
+    exclude: Matched,
+    /// Whether the directory itself has been yielded: one that only holds an entry that matches
+    /// is not, before the first one does.
+    yielded: bool,
+}
+
+struct Child {
+    name: OsString,
+    is_dir: bool,
+}
+
+impl Walk {
+    /// Starts at `root`, which has to be a directory.
+    ///
+    /// # Errors
+    /// When the root cannot be read.
+    pub(crate) fn new(root: &Path, filter: Filter) -> Result<Self, Error> {
+        let children = list(root).map_err(|source| Error::Read { path: root.into(), source })?;
+        let top = Level {
+            path: String::new(),
+            children,
+            include: Matched::default(),
+            exclude: Matched::default(),
+            yielded: true,
+        };
+        Ok(Self {
+            root: root.to_owned(),
+            filter,
+            levels: vec![top],
+            ready: VecDeque::new(),
+            links: HashMap::new(),
+            scratch: Scratch::new(),
+        })
+    }
+
+    /// Takes the next child of the innermost directory; `false` when the walk is over.
+    fn step(&mut self) -> bool {
+        let Some(level) = self.levels.last_mut() else { return false };
+        let Some(child) = level.children.next() else {
+            self.levels.pop();
+            return true;
+        };
+        if let Err(error) = self.visit(&child) {
+            self.ready.push_back(Err(error));
+            self.levels.clear();
+        }
+        true
+    }
+
+    fn visit(&mut self, child: &Child) -> Result<(), Error> {
+        let Some(level) = self.levels.last() else { return Ok(()) };
+        // A name that is not UTF-8 matters only if it is to be sent.
+        let name = child.name.to_string_lossy();
+        let path = if level.path.is_empty() { name.into_owned() } else { format!("{}/{name}", level.path) };
+        let (include, exclude) = (&level.include, &level.exclude);
+        let Some(verdict) = self.filter.judge(&path, child.is_dir, include, exclude)? else { return Ok(()) };
+
+        let file = self.root.join(&level.path).join(&child.name);
+        let mut is_dir = child.is_dir;
+        if verdict.wanted {
+            if child.name.to_str().is_none() {
+                return Err(Error::NameNotUtf8(file));
+            }
+            let Some((entry, metadata)) = self.entry(&file, path.clone())? else { return Ok(()) };
+            if !self.yield_parents()? {
+                return Ok(());
+            }
+            is_dir = metadata.is_dir();
+            let entry = self.linked(entry, &metadata);
+            self.ready.push_back(Ok(entry));
+        }
+        if !is_dir {
+            return Ok(());
+        }
+        let children = match list(&file) {
+            Ok(children) => children,
+            Err(error) if is_absent(&error) => return Ok(()),
+            // Nobody asked for it.
+            Err(error) if !verdict.wanted && error.kind() == std::io::ErrorKind::PermissionDenied => {
+                return Ok(());
+            }
+            Err(source) => return Err(Error::Read { path: file, source }),
+        };
+        let yielded = verdict.wanted;
+        self.levels.push(Level {
+            path,
+            children,
+            include: verdict.include,
+            exclude: verdict.exclude,
+            yielded,
+        });
+        Ok(())
+    }
+
+    /// Yields the directories above that have not been; `false` when one of them is gone.
+    fn yield_parents(&mut self) -> Result<bool, Error> {
+        for at in 0..self.levels.len() {
+            let Some(Level { path, yielded: false, .. }) = self.levels.get(at) else { continue };
+            let file = self.root.join(path);
+            match self.entry(&file, path.clone())? {
+                Some((entry, metadata)) if metadata.is_dir() => self.ready.push_back(Ok(entry)),
+                _ => return Ok(false),
+            }
+            if let Some(level) = self.levels.get_mut(at) {
+                level.yielded = true;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Describes `file`; `None` when it is gone.
+    fn entry(&mut self, file: &Path, path: String) -> Result<Option<(Entry, Metadata)>, Error> {
+        let described = fs::symlink_metadata(file)
+            .map_err(|error| Error::read(&path, error))
+            .and_then(|metadata| Ok((Entry::of(file, &path, &metadata, &mut self.scratch)?, metadata)));
+        match described {
+            Err(Error::Read { source, .. }) if is_absent(&source) => Ok(None),
+            described => described.map(Some),
+        }
+    }
+
+    /// Makes a further name of a file that has been yielded a link to the first.
+    fn linked(&mut self, mut entry: Entry, metadata: &Metadata) -> Entry {
+        if metadata.nlink() > 1 && !metadata.is_dir() && !metadata.is_symlink() {
+            let file = (metadata.dev(), metadata.ino());
+            match self.links.get(&file) {
+                Some(first) => entry.stat.linkname.clone_from(first),
+                None => {
+                    self.links.insert(file, entry.stat.path.clone());
+                }
+            }
+        }
+        entry
+    }
+}
+
+impl Iterator for Walk {
+    type Item = Result<Entry, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(entry) = self.ready.pop_front() {
+                return Some(entry);
+            }
+            if !self.step() {
+                return None;
+            }
+        }
+    }
+}
+
+/// What is in a directory, by the bytes of the names.
+fn list(directory: &Path) -> std::io::Result<vec::IntoIter<Child>> {
+    let mut children = fs::read_dir(directory)?
+        .map(|entry| {
+            entry.and_then(|entry| Ok(Child { is_dir: entry.file_type()?.is_dir(), name: entry.file_name() }))
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    children.sort_unstable_by(|a, b| a.name.as_bytes().cmp(b.name.as_bytes()));
+    Ok(children.into_iter())
+}

@@ -1,0 +1,343 @@
+//! Incremental context sync: announces a directory's entries, sends the files that are asked for.
+//!
+//! The protocol is fsutil's DiffCopy (tonistiigi/fsutil, `receive.go`). It knows nothing of how
+//! its packets travel: encoded ones come in as a stream and go out by [`Packets`].
+
+mod files;
+mod outgoing;
+mod progress;
+
+use std::{
+    error::Error as StdError,
+    future::Future,
+    io::{self, Read},
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use bollard_buildkit_proto::fsutil::types::{Packet, Stat, packet::PacketType};
+use bytes::{BufMut as _, Bytes, BytesMut};
+use files::{File, Files};
+use futures_util::{Stream, StreamExt as _};
+use prost::{Message as _, encoding};
+use tokio::{
+    runtime::Handle,
+    sync::mpsc,
+    task::{JoinError, JoinSet},
+    time::timeout,
+};
+
+pub use self::{
+    outgoing::{Outgoing, Packets, channel},
+    progress::{Progress, Snapshot},
+};
+use super::context::{self, Entry, Tree};
+use crate::{names::printable, wire::v1::FileSync};
+
+/// A file travels in pieces of this size; larger ones are slower, smaller ones no faster.
+const CHUNK_BYTES: usize = 64 * 1024;
+
+/// Files that are read at once.
+const READERS: usize = 4;
+
+/// Files that may wait for a reader before no more requests are taken.
+const QUEUE: usize = 128;
+
+/// How long a failed sync tries to say why to a receiver that may not listen.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Why a directory could not be sent.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Its files cannot be read.
+    #[error(transparent)]
+    Context(#[from] context::Error),
+    /// A file has less bytes than were announced.
+    #[error("{0:?} became shorter while the build was reading it")]
+    Shrank(PathBuf),
+    /// The receiver asks for what it cannot have.
+    #[error("the builder asked for entry {0}, which is not a file of this context, or asked twice")]
+    UnknownFile(u32),
+    /// The receiver sent what is no packet, or one that it does not send.
+    #[error("the builder broke the context sync's protocol: {0}")]
+    Protocol(String),
+    /// The receiver gave up.
+    #[error("the builder refused the context: {0}")]
+    Refused(String),
+    /// The stream ended before the sync did.
+    #[error("the context sync was cut off")]
+    Broken(#[source] Option<Box<dyn StdError + Send + Sync>>),
+    /// A thread of ours failed.
+    #[error("the context sync failed")]
+    Failed(#[source] JoinError),
+}
+
+/// Sends what `request` wants of `tree` to `out`, as the receiver asks for it in `requests`, and
+/// returns once the receiver has all that it wants. Memory is flat but for a table of the files'
+/// paths. Dropping it stops it.
+///
+/// # Errors
+/// When the files cannot be read or the receiver breaks off; the receiver is told as well.
+pub fn send<E>(
+    tree: Arc<Tree>,
+    request: FileSync,
+    requests: impl Stream<Item = Result<Bytes, E>> + Unpin + Send,
+    out: Outgoing,
+    progress: Arc<Progress>,
+) -> impl Future<Output = Result<(), Error>> + Send
+where
+    E: Into<Box<dyn StdError + Send + Sync>>,
+{
+    async move {
+        let stop = Stop::default();
+        let sender = Arc::new(Sender {
+            tree,
+            out: out.clone(),
+            runtime: Handle::current(),
+            files: Mutex::default(),
+            stopped: stop.0.clone(),
+            progress,
+        });
+        let outcome = serve(&sender, request, requests).await;
+        drop(stop);
+        match outcome {
+            Ok(()) => {
+                // The receiver has what it wants: whether it still hears this does not matter.
+                let _ = out.send(packet(PacketType::PacketFin, &[])).await;
+                Ok(())
+            }
+            Err(error) => {
+                if !matches!(error, Error::Refused(_) | Error::Broken(_)) {
+                    let text = error.to_string();
+                    let _ = timeout(FAREWELL, out.send(packet(PacketType::PacketErr, text.as_bytes()))).await;
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Tells the threads when nobody waits for them any more.
+#[derive(Default)]
+struct Stop(Arc<AtomicBool>);
+
+impl Drop for Stop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// What a thread came to.
+enum Done {
+    Walk(Result<(), Stopped>),
+    Read(Result<(), Stopped>),
+}
+
+/// Why a thread ended early.
+enum Stopped {
+    Error(Error),
+    /// Nobody takes the packets; the requests' stream knows why.
+    Closed,
+}
+
+impl From<Error> for Stopped {
+    fn from(error: Error) -> Self {
+        Self::Error(error)
+    }
+}
+
+impl From<context::Error> for Stopped {
+    fn from(error: context::Error) -> Self {
+        Self::Error(error.into())
+    }
+}
+
+impl From<outgoing::Closed> for Stopped {
+    fn from(_: outgoing::Closed) -> Self {
+        Self::Closed
+    }
+}
+
+/// Runs the walk and the readers, and feeds the latter with what is asked for.
+async fn serve<E>(
+    sender: &Arc<Sender>,
+    request: FileSync,
+    mut requests: impl Stream<Item = Result<Bytes, E>> + Unpin + Send,
+) -> Result<(), Error>
+where
+    E: Into<Box<dyn StdError + Send + Sync>>,
+{
+    let mut threads = JoinSet::new();
+    let walker = sender.clone();
+    threads.spawn_blocking(move || Done::Walk(walker.walk(&request)));
+    let (queue, waiting) = mpsc::channel(QUEUE);
+    let waiting = Arc::new(Mutex::new(waiting));
+    for _ in 0..READERS {
+        let (reader, waiting) = (sender.clone(), waiting.clone());
+        threads.spawn_blocking(move || Done::Read(reader.read_files(&waiting)));
+    }
+    drop(waiting);
+
+    let mut closed = false;
+    loop {
+        let ask = async {
+            // Room first: a request that has been taken must not be lost.
+            let room = queue.reserve().await.ok();
+            if closed {
+                (room, timeout(FAREWELL, requests.next()).await.ok().flatten())
+            } else {
+                (room, requests.next().await)
+            }
+        };
+        let (room, message) = tokio::select! {
+            asked = ask => asked,
+            Some(thread) = threads.join_next(), if !closed => {
+                match thread.map_err(Error::Failed)? {
+                    Done::Walk(Ok(())) | Done::Read(Ok(())) => {}
+                    Done::Walk(Err(Stopped::Error(error))) | Done::Read(Err(Stopped::Error(error))) => {
+                        return Err(error);
+                    }
+                    Done::Walk(Err(Stopped::Closed)) | Done::Read(Err(Stopped::Closed)) => closed = true,
+                }
+                continue;
+            }
+        };
+        let message = match message {
+            Some(Ok(message)) => message,
+            Some(Err(error)) => return Err(Error::Broken(Some(error.into()))),
+            None => return Err(Error::Broken(None)),
+        };
+        let packet = Packet::decode(message).map_err(|error| Error::Protocol(error.to_string()))?;
+        match packet.r#type() {
+            PacketType::PacketReq => {
+                let file = sender.ask(packet.id).ok_or(Error::UnknownFile(packet.id))?;
+                if let Some(room) = room {
+                    room.send(file);
+                }
+            }
+            PacketType::PacketFin => break,
+            PacketType::PacketErr => {
+                return Err(Error::Refused(printable(&String::from_utf8_lossy(&packet.data))));
+            }
+            PacketType::PacketStat | PacketType::PacketData => {
+                return Err(Error::Protocol(format!("{} from the receiver", packet.r#type().as_str_name())));
+            }
+        }
+    }
+    drop(queue);
+    while let Some(thread) = threads.join_next().await {
+        match thread.map_err(Error::Failed)? {
+            Done::Walk(Ok(())) | Done::Read(Ok(())) => {}
+            Done::Walk(Err(Stopped::Error(error))) | Done::Read(Err(Stopped::Error(error))) => {
+                return Err(error);
+            }
+            Done::Walk(Err(Stopped::Closed)) | Done::Read(Err(Stopped::Closed)) => {
+                return Err(Error::Broken(None));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What the threads of a sync share.
+struct Sender {
+    tree: Arc<Tree>,
+    out: Outgoing,
+    runtime: Handle,
+    files: Mutex<Files>,
+    stopped: Arc<AtomicBool>,
+    progress: Arc<Progress>,
+}
+
+impl Sender {
+    fn ask(&self, id: u32) -> Option<File> {
+        let file = self.files.lock().unwrap_or_else(PoisonError::into_inner).ask(id)?;
+        self.progress.ask(file.size);
+        Some(file)
+    }
+
+    fn put(&self, packet: Bytes) -> Result<(), Stopped> {
+        if self.stopped.load(Ordering::Relaxed) {
+            return Err(Stopped::Closed);
+        }
+        Ok(self.out.send_blocking(&self.runtime, packet)?)
+    }
+
+    /// Announces every entry, then that there are no more.
+    fn walk(&self, request: &FileSync) -> Result<(), Stopped> {
+        for entry in self.tree.entries(request)? {
+            let entry = entry?;
+            self.files.lock().unwrap_or_else(PoisonError::into_inner).announce(&entry);
+            self.progress.announce(&entry);
+            self.put(announcement(entry))?;
+        }
+        self.put(packet(PacketType::PacketStat, &[]))
+    }
+
+    /// Sends the files that wait, until there are no more to come.
+    fn read_files(&self, waiting: &Mutex<mpsc::Receiver<File>>) -> Result<(), Stopped> {
+        loop {
+            let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
+            let Some(file) = next else { return Ok(()) };
+            self.read(&file)?;
+        }
+    }
+
+    /// Sends a file: as many bytes as were announced, then the packet that ends it.
+    fn read(&self, file: &File) -> Result<(), Stopped> {
+        let mut left = file.size;
+        // An empty one is not opened: it may be a socket, which cannot be.
+        let mut bytes = (left > 0).then(|| self.tree.open(&file.path)).transpose()?;
+        while let Some(bytes) = bytes.as_mut().filter(|_| left > 0) {
+            let length = usize::try_from(left).map_or(CHUNK_BYTES, |left| left.min(CHUNK_BYTES));
+            let chunk = chunk(file.id, length, bytes).map_err(|error| match error.kind() {
+                io::ErrorKind::UnexpectedEof => Error::Shrank(file.path.as_str().into()),
+                _ => context::Error::read(&file.path, error).into(),
+            })?;
+            self.put(chunk)?;
+            left -= length as u64;
+            self.progress.send(length as u64);
+        }
+        self.put(
+            Packet { r#type: PacketType::PacketData.into(), id: file.id, ..Packet::default() }
+                .encode_to_vec()
+                .into(),
+        )?;
+        self.progress.finish();
+        Ok(())
+    }
+}
+
+fn packet(kind: PacketType, data: &[u8]) -> Bytes {
+    Packet { r#type: kind.into(), data: data.to_vec(), ..Packet::default() }.encode_to_vec().into()
+}
+
+fn announcement(entry: Entry) -> Bytes {
+    let stat: Stat = entry.stat;
+    Packet { r#type: PacketType::PacketStat.into(), stat: Some(stat), ..Packet::default() }
+        .encode_to_vec()
+        .into()
+}
+
+/// The next `length` bytes of a file as an encoded packet, read to where they are sent from.
+fn chunk(id: u32, length: usize, bytes: &mut dyn Read) -> io::Result<Bytes> {
+    let head = Packet { r#type: PacketType::PacketData.into(), id, ..Packet::default() };
+    let mut packet = BytesMut::with_capacity(head.encoded_len() + 16 + length);
+    head.encode_raw(&mut packet);
+    encoding::encode_key(DATA_FIELD, encoding::WireType::LengthDelimited, &mut packet);
+    encoding::encode_varint(length as u64, &mut packet);
+    let start = packet.len();
+    packet.put_bytes(0, length);
+    bytes.read_exact(packet.get_mut(start..).unwrap_or_default())?;
+    Ok(packet.freeze())
+}
+
+/// `data` in `fsutil.types.Packet`.
+const DATA_FIELD: u32 = 4;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,63 @@
+//! The packets on their way out, bounded in bytes: many small ones or a few large ones.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use futures_util::Stream;
+use tokio::{
+    runtime::Handle,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+};
+
+/// What may wait to be sent, in bytes: a few chunks of files, or some thousand announcements.
+const BYTES_MAX: u32 = 512 * 1024;
+
+/// What may wait to be sent, in packets.
+const PACKETS_MAX: usize = 1024;
+
+/// Where packets are put.
+#[derive(Clone, Debug)]
+pub struct Outgoing {
+    packets: mpsc::Sender<(Bytes, OwnedSemaphorePermit)>,
+    room: Arc<Semaphore>,
+}
+
+/// The encoded packets to send, in order. Ends when the sync has.
+#[derive(Debug)]
+pub struct Packets(mpsc::Receiver<(Bytes, OwnedSemaphorePermit)>);
+
+/// The other end is gone.
+#[derive(Debug)]
+pub(crate) struct Closed;
+
+/// A way out. Whoever does not read the packets stops those who put them in.
+pub fn channel() -> (Outgoing, Packets) {
+    let (sender, receiver) = mpsc::channel(PACKETS_MAX);
+    let room = Arc::new(Semaphore::new(usize::try_from(BYTES_MAX).unwrap_or(usize::MAX)));
+    (Outgoing { packets: sender, room }, Packets(receiver))
+}
+
+impl Outgoing {
+    pub(crate) async fn send(&self, packet: Bytes) -> Result<(), Closed> {
+        let bytes = u32::try_from(packet.len()).unwrap_or(BYTES_MAX).min(BYTES_MAX);
+        let room = self.room.clone().acquire_many_owned(bytes).await.map_err(|_| Closed)?;
+        self.packets.send((packet, room)).await.map_err(|_| Closed)
+    }
+
+    /// The same for a thread that may block.
+    pub(crate) fn send_blocking(&self, runtime: &Handle, packet: Bytes) -> Result<(), Closed> {
+        runtime.block_on(self.send(packet))
+    }
+}
+
+impl Stream for Packets {
+    type Item = Bytes;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        self.0.poll_recv(context).map(|received| received.map(|(packet, _room)| packet))
+    }
+}
