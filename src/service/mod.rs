@@ -3,6 +3,7 @@
 mod call;
 mod node;
 pub mod status;
+mod stream;
 mod work;
 
 use std::{collections::BTreeMap, convert::Infallible, sync::Arc};

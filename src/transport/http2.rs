@@ -213,7 +213,143 @@ impl Drop for Place {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use hyper_util::rt::TokioExecutor;
+    use tokio::{io::AsyncReadExt as _, sync::Notify};
+
     use super::*;
+    use crate::{names::SocketPath, tasks::Cause};
+
+    /// A socket that is served by `answer`.
+    struct Served {
+        socket: SocketPath,
+        connections: Group,
+    }
+
+    impl Served {
+        fn new<F>(name: &str, limits: Limits, answer: impl Fn(Peer) -> F + Clone + Send + 'static) -> Self
+        where
+            F: Future<Output = String> + Send + 'static,
+        {
+            let directory = std::env::temp_dir().join(format!("wharf-http2-{}-{name}", std::process::id()));
+            let socket: SocketPath = format!("unix://{}/w.sock", directory.display()).parse().unwrap();
+            let listener = Listener::bind(&socket, 0o600, None).unwrap();
+            let connections = Group::root().child("connections");
+            let service = tower::service_fn(move |request: Request<Incoming>| {
+                let answer = answer(*request.extensions().get::<Peer>().unwrap());
+                async { Ok(Response::new(Body::new(answer.await))) }
+            });
+            drop(connections.spawn("serve", serve(vec![listener], limits, connections.clone(), service)));
+            Self { socket, connections }
+        }
+
+        async fn connect(&self) -> UnixStream {
+            UnixStream::connect(self.socket.as_path()).await.unwrap()
+        }
+
+        async fn client(&self) -> hyper::client::conn::http2::SendRequest<Body> {
+            let io = TokioIo::new(self.connect().await);
+            let (sender, connection) =
+                hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+            drop(Group::root().spawn("client", connection));
+            sender
+        }
+    }
+
+    impl Drop for Served {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(self.socket.as_path().parent().unwrap());
+        }
+    }
+
+    fn request() -> Request<Body> {
+        Request::get("http://localhost/").body(Body::empty()).unwrap()
+    }
+
+    async fn text(response: Response<Incoming>) -> String {
+        let body = http_body_util::BodyExt::collect(response.into_body()).await.unwrap();
+        String::from_utf8(body.to_bytes().to_vec()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_request_carries_its_peer() {
+        let served = Served::new("peer", Limits::default(), |peer| async move { format!("{peer:?}") });
+        let response = served.client().await.send_request(request()).await.unwrap();
+        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        let peer = Peer { uid, gid, pid: Some(std::process::id().try_into().unwrap()) };
+        assert_eq!(text(response).await, format!("{peer:?}"));
+    }
+
+    #[tokio::test]
+    async fn a_user_with_too_many_connections_is_closed() {
+        let served =
+            Served::new("many", Limits { connections_per_uid: 1 }, |_| async { "answer".to_owned() });
+        let mut first = served.client().await;
+        text(first.send_request(request()).await.unwrap()).await;
+        assert_eq!(served.connect().await.read(&mut [0; 1]).await.unwrap(), 0, "closed");
+        text(first.send_request(request()).await.unwrap()).await;
+    }
+
+    #[tokio::test]
+    async fn a_client_that_goes_ends_its_request() {
+        let (started, dropped) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        struct Told(Arc<Notify>);
+        impl Drop for Told {
+            fn drop(&mut self) {
+                self.0.notify_one();
+            }
+        }
+        let (starts, drops) = (Arc::clone(&started), Arc::clone(&dropped));
+        let served = Served::new("gone", Limits::default(), move |_| {
+            let (starts, told) = (Arc::clone(&starts), Told(Arc::clone(&drops)));
+            async move {
+                starts.notify_one();
+                std::future::pending::<()>().await;
+                drop(told);
+                String::new()
+            }
+        });
+        let mut client = served.client().await;
+        {
+            let asked = client.send_request(request());
+            tokio::pin!(asked);
+            tokio::select! {
+                _ = &mut asked => panic!("it is never answered"),
+                () = started.notified() => {}
+            }
+        }
+        dropped.notified().await;
+    }
+
+    #[tokio::test]
+    async fn the_end_lets_a_request_finish_and_takes_no_more() {
+        let (started, finish) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let asked = Arc::new(AtomicUsize::new(0));
+        let (starts, finishes, counts) = (Arc::clone(&started), Arc::clone(&finish), Arc::clone(&asked));
+        let served = Served::new("end", Limits::default(), move |_| {
+            let (starts, finishes) = (Arc::clone(&starts), Arc::clone(&finishes));
+            counts.fetch_add(1, Ordering::SeqCst);
+            async move {
+                starts.notify_one();
+                finishes.notified().await;
+                "finished".to_owned()
+            }
+        });
+        let mut client = served.client().await;
+        let response = client.send_request(request());
+        let ended = async {
+            started.notified().await;
+            served.connections.cancel(Cause::ShuttingDown);
+            finish.notify_one();
+            served.connections.close_and_wait().await;
+        };
+        let (response, ()) = tokio::join!(response, ended);
+        assert_eq!(text(response.unwrap()).await, "finished");
+        assert!(client.send_request(request()).await.is_err());
+        assert_eq!(asked.load(Ordering::SeqCst), 1);
+        assert!(!served.socket.as_path().exists());
+    }
 
     #[test]
     fn a_user_has_so_many_connections_and_gets_their_places_back() {
