@@ -1,5 +1,6 @@
 //! What a build may read of the job's files: the directories of its session, filtered.
 
+mod archive;
 mod entry;
 mod filter;
 mod glob;
@@ -7,6 +8,7 @@ mod links;
 mod path;
 mod patterns;
 mod regexp;
+mod source;
 mod tree;
 mod walk;
 
@@ -15,6 +17,7 @@ use std::{io, path::PathBuf};
 pub use entry::Entry;
 pub use filter::Filter;
 pub use patterns::{Matched, PatternError, Patterns};
+pub use source::{Source, SourceError, Tar};
 pub use tree::{Entries, Tree};
 pub use walk::Walk;
 

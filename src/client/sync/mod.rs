@@ -340,4 +340,4 @@ fn chunk(id: u32, length: usize, bytes: &mut dyn Read) -> io::Result<Bytes> {
 const DATA_FIELD: u32 = 4;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

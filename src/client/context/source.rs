@@ -1,0 +1,286 @@
+//! What `wharf build PATH|-` and `-f FILE` mean: which directories a session offers, or which tar
+//! is sent, and what the Dockerfile is called in it.
+
+use std::{
+    ffi::OsStr,
+    fmt, fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+
+use super::{Tree, archive};
+use crate::wire::v1::LocalDirectory;
+
+/// A build context as a tar, possibly compressed.
+pub type Tar = Box<dyn AsyncRead + Send + Unpin>;
+
+/// A Dockerfile from standard input is held in memory; BuildKit itself reads none as large.
+const DOCKERFILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// What the Dockerfile is called unless `-f` says so.
+const DOCKERFILE: &str = "Dockerfile";
+
+/// The path of a directory that is made from standard input. Always the same one, so that the
+/// context beside it keeps what earlier builds have sent; the file in it has a fresh time instead.
+const STDIN: &str = "-";
+
+/// A build's files, found but not read.
+pub struct Source {
+    dockerfile: String,
+    directories: Vec<Directory>,
+    tar: Option<Tar>,
+}
+
+struct Directory {
+    name: &'static str,
+    path: String,
+    tree: Arc<Tree>,
+}
+
+/// Why there is nothing to build from.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// PATH is not there.
+    #[error("unable to prepare context: path {0:?} not found")]
+    ContextNotFound(PathBuf),
+    /// PATH is a file.
+    #[error("unable to prepare context: {0:?} is not a directory")]
+    ContextNotADirectory(PathBuf),
+    /// PATH is a URL.
+    #[error("unable to prepare context: {0} is a URL; fetch or clone it and name the directory")]
+    ContextRemote(String),
+    /// PATH cannot be looked at.
+    #[error("unable to prepare context: {path:?}: {source}")]
+    Context {
+        /// Which path.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// PATH or FILE cannot be said in UTF-8, as the API has it.
+    #[error("{0:?}: the path is not UTF-8; build from a directory whose path is")]
+    NotUtf8(PathBuf),
+    /// No Dockerfile.
+    #[error("failed to read dockerfile: {0:?} does not exist; name another one with -f")]
+    DockerfileNotFound(PathBuf),
+    /// A directory, or worse.
+    #[error("failed to read dockerfile: {0:?} is not a file; name the Dockerfile itself with -f")]
+    DockerfileNotAFile(PathBuf),
+    /// The Dockerfile cannot be looked at.
+    #[error("failed to read dockerfile: {path:?}: {source}")]
+    Dockerfile {
+        /// Which path.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// `-f - -`.
+    #[error("invalid argument: can't use stdin for both build context and dockerfile")]
+    StdinTwice,
+    /// `-f FILE -` with a Dockerfile on standard input.
+    #[error(
+        "ambiguous Dockerfile source: both stdin and -f name a Dockerfile; \
+         leave out -f, or send a tar of the context on stdin"
+    )]
+    StdinAmbiguous,
+    /// Nothing on standard input.
+    #[error("standard input is empty: expected {0}")]
+    StdinEmpty(&'static str),
+    /// Standard input cannot be read.
+    #[error("cannot read standard input: {0}")]
+    Stdin(#[source] io::Error),
+    /// A Dockerfile without an end.
+    #[error("the Dockerfile on standard input is larger than {} MiB", DOCKERFILE_BYTES_MAX >> 20)]
+    StdinTooLarge,
+}
+
+impl Source {
+    /// Finds what to build from. `workspace` is the job's, to which a directory's path is relative
+    /// where it lies inside: a later run that gets another workspace finds what it has sent.
+    ///
+    /// # Errors
+    /// When the context or the Dockerfile is not there, is not what it should be, or standard
+    /// input has neither.
+    pub async fn open(
+        context: &Path,
+        file: Option<&Path>,
+        workspace: Option<&Path>,
+        stdin: impl AsyncRead + Send + Unpin + 'static,
+    ) -> Result<Self, SourceError> {
+        let is_stdin = |path: &Path| path.as_os_str() == STDIN;
+        let workspace = workspace.and_then(|workspace| fs::canonicalize(workspace).ok());
+        let workspace = workspace.as_deref();
+        match (is_stdin(context), file) {
+            (true, Some(file)) if is_stdin(file) => Err(SourceError::StdinTwice),
+            (true, file) => Self::from_stdin(file, stdin).await,
+            (false, Some(file)) if is_stdin(file) => {
+                let context = context_directory(context, workspace)?;
+                let bytes = dockerfile_from(Vec::new(), stdin).await?;
+                Ok(Self::with_dockerfile(context, bytes))
+            }
+            (false, file) => {
+                let directory = context_directory(context, workspace)?;
+                let file = file.map_or_else(|| context.join(DOCKERFILE), Path::to_owned);
+                let (dockerfile, name) = dockerfile_directory(&file, workspace)?;
+                Ok(Self { dockerfile: name, directories: vec![directory, dockerfile], tar: None })
+            }
+        }
+    }
+
+    async fn from_stdin(
+        file: Option<&Path>,
+        mut stdin: impl AsyncRead + Send + Unpin + 'static,
+    ) -> Result<Self, SourceError> {
+        let mut head = Vec::with_capacity(archive::HEAD_BYTES);
+        let limit = archive::HEAD_BYTES as u64;
+        (&mut stdin).take(limit).read_to_end(&mut head).await.map_err(SourceError::Stdin)?;
+        if archive::is_archive(&head) {
+            let name = file.unwrap_or(Path::new(DOCKERFILE));
+            let dockerfile = name.to_str().ok_or_else(|| SourceError::NotUtf8(name.to_owned()))?.to_owned();
+            let tar: Tar = Box::new(io::Cursor::new(head).chain(stdin));
+            return Ok(Self { dockerfile, directories: Vec::new(), tar: Some(tar) });
+        }
+        if head.is_empty() {
+            return Err(SourceError::StdinEmpty("a Dockerfile, or a tar of the context"));
+        }
+        if file.is_some() {
+            return Err(SourceError::StdinAmbiguous);
+        }
+        let bytes = dockerfile_from(head, stdin).await?;
+        let context = Directory { name: "context", path: STDIN.into(), tree: Arc::new(Tree::empty()) };
+        Ok(Self::with_dockerfile(context, bytes))
+    }
+
+    fn with_dockerfile(context: Directory, bytes: Vec<u8>) -> Self {
+        let tree = Arc::new(Tree::file(DOCKERFILE, bytes.into()));
+        let dockerfile = Directory { name: "dockerfile", path: STDIN.into(), tree };
+        Self { dockerfile: DOCKERFILE.into(), directories: vec![context, dockerfile], tar: None }
+    }
+
+    /// What the Dockerfile is called, in its directory or in the tar.
+    pub fn dockerfile(&self) -> &str {
+        &self.dockerfile
+    }
+
+    /// The directories to offer in the session; none where a tar is sent.
+    pub fn directories(&self) -> Vec<LocalDirectory> {
+        let directory = |directory: &Directory| LocalDirectory {
+            name: directory.name.into(),
+            path: directory.path.clone(),
+        };
+        self.directories.iter().map(directory).collect()
+    }
+
+    /// The directory of that name, if it was offered.
+    pub fn tree(&self, name: &str) -> Option<Arc<Tree>> {
+        self.directories
+            .iter()
+            .find(|directory| directory.name == name)
+            .map(|directory| directory.tree.clone())
+    }
+
+    /// The tar to send, once.
+    pub fn take_tar(&mut self) -> Option<Tar> {
+        self.tar.take()
+    }
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Source")
+            .field("dockerfile", &self.dockerfile)
+            .field("directories", &self.directories())
+            .field("tar", &self.tar.is_some())
+            .finish()
+    }
+}
+
+/// Reads a Dockerfile from standard input, of which `head` has been read.
+async fn dockerfile_from(
+    mut head: Vec<u8>,
+    stdin: impl AsyncRead + Send + Unpin,
+) -> Result<Vec<u8>, SourceError> {
+    stdin.take(DOCKERFILE_BYTES_MAX + 1).read_to_end(&mut head).await.map_err(SourceError::Stdin)?;
+    if head.len() as u64 > DOCKERFILE_BYTES_MAX {
+        return Err(SourceError::StdinTooLarge);
+    }
+    if head.iter().all(u8::is_ascii_whitespace) {
+        return Err(SourceError::StdinEmpty("a Dockerfile"));
+    }
+    Ok(head)
+}
+
+fn context_directory(context: &Path, workspace: Option<&Path>) -> Result<Directory, SourceError> {
+    match fs::canonicalize(context) {
+        Ok(root) if root.is_dir() => {
+            let path = told_path(&root, workspace)?;
+            Ok(Directory { name: "context", path, tree: Arc::new(Tree::directory(root)) })
+        }
+        Ok(_) => Err(SourceError::ContextNotADirectory(context.to_owned())),
+        Err(error) => {
+            if let Some(url) = context.to_str().filter(|text| is_remote(text)) {
+                return Err(SourceError::ContextRemote(url.to_owned()));
+            }
+            Err(match error.kind() {
+                io::ErrorKind::NotFound => SourceError::ContextNotFound(context.to_owned()),
+                _ => SourceError::Context { path: context.to_owned(), source: error },
+            })
+        }
+    }
+}
+
+/// The directory that holds the Dockerfile, and the Dockerfile's name in it. No more of it is
+/// offered than BuildKit asks for.
+fn dockerfile_directory(file: &Path, workspace: Option<&Path>) -> Result<(Directory, String), SourceError> {
+    let file = match fs::symlink_metadata(file) {
+        // `dockerfile` does as well, as long as there is no `Dockerfile`.
+        Err(error) if error.kind() == io::ErrorKind::NotFound && file.ends_with(DOCKERFILE) => {
+            let lower = file.with_file_name("dockerfile");
+            if lower.exists() { lower } else { file.to_owned() }
+        }
+        _ => file.to_owned(),
+    };
+    let real = match fs::canonicalize(&file) {
+        Ok(real) if real.is_file() => real,
+        Ok(_) => return Err(SourceError::DockerfileNotAFile(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(SourceError::DockerfileNotFound(file));
+        }
+        Err(source) => return Err(SourceError::Dockerfile { path: file, source }),
+    };
+    let beside = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let root = fs::canonicalize(beside)
+        .map_err(|source| SourceError::Dockerfile { path: beside.to_owned(), source })?;
+    // A link into its own directory is sent as a link; another one leads nowhere for BuildKit, so
+    // what it leads to is offered instead.
+    let (root, name) = match (real.starts_with(&root), real.parent()) {
+        (false, Some(parent)) => (parent.to_owned(), real.file_name()),
+        _ => (root, file.file_name()),
+    };
+    let name = name.and_then(OsStr::to_str).ok_or_else(|| SourceError::NotUtf8(file.clone()))?.to_owned();
+    // What BuildKit's frontend looks for (`dockerui`): the file, its ignore file, and the other
+    // spelling.
+    let names = vec![name.clone(), format!("{name}.dockerignore"), "dockerfile".to_owned()];
+    let path = told_path(&root, workspace)?;
+    Ok((Directory { name: "dockerfile", path, tree: Arc::new(Tree::only(root, names)) }, name))
+}
+
+/// How wharfd is told where a directory is: both have to be canonical.
+fn told_path(directory: &Path, workspace: Option<&Path>) -> Result<String, SourceError> {
+    let inside = workspace.and_then(|workspace| directory.strip_prefix(workspace).ok());
+    let told = inside.map(|path| if path.as_os_str().is_empty() { Path::new(".") } else { path });
+    let told = told.unwrap_or(directory);
+    told.to_str().map(str::to_owned).ok_or_else(|| SourceError::NotUtf8(directory.to_owned()))
+}
+
+/// Whether Docker would take it for a URL or a Git repository.
+fn is_remote(context: &str) -> bool {
+    ["http://", "https://", "git://", "ssh://", "git@", "github.com/"]
+        .iter()
+        .any(|prefix| context.starts_with(prefix))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,163 @@
+//! What the command line means, on directories of the test's own.
+
+use std::os::unix::fs::symlink;
+
+use super::*;
+use crate::{client::sync::tests::Scratch, wire::v1::FileSync};
+
+async fn open(context: &Path, file: Option<&Path>, stdin: &[u8]) -> Result<Source, SourceError> {
+    Source::open(context, file, None, io::Cursor::new(stdin.to_vec())).await
+}
+
+fn paths(source: &Source, directory: &str, follow: &[&str]) -> Vec<String> {
+    let follow_paths = follow.iter().map(|path| (*path).to_owned()).collect();
+    let request = FileSync { directory: directory.into(), follow_paths, ..FileSync::default() };
+    let tree = source.tree(directory).unwrap();
+    tree.entries(&request).unwrap().map(|entry| entry.unwrap().stat.path).collect()
+}
+
+#[tokio::test]
+async fn a_directory_with_its_dockerfile() {
+    let dir = Scratch::new();
+    fs::write(dir.path().join("Dockerfile"), "FROM scratch").unwrap();
+    fs::write(dir.path().join("other"), "").unwrap();
+    let source = open(dir.path(), None, b"").await.unwrap();
+    assert_eq!(source.dockerfile(), "Dockerfile");
+    let told: Vec<_> = source.directories().into_iter().map(|dir| (dir.name, dir.path)).collect();
+    let path = fs::canonicalize(dir.path()).unwrap().to_str().unwrap().to_owned();
+    assert_eq!(told, [("context".to_owned(), path.clone()), ("dockerfile".to_owned(), path)]);
+    assert_eq!(paths(&source, "context", &[]), ["Dockerfile", "other"]);
+    // Nothing of the Dockerfile's directory but what makes it one.
+    assert_eq!(paths(&source, "dockerfile", &[]), ["Dockerfile"]);
+    assert_eq!(paths(&source, "dockerfile", &["other"]), [""; 0]);
+    assert_eq!(paths(&source, "dockerfile", &["."]), [""; 0]);
+    assert_eq!(paths(&source, "dockerfile", &["Dockerfile", "Dockerfile.dockerignore"]), ["Dockerfile"]);
+}
+
+#[tokio::test]
+async fn the_path_is_relative_to_the_workspace() {
+    let dir = Scratch::new();
+    fs::create_dir_all(dir.path().join("ws/app/docker")).unwrap();
+    let dockerfile = dir.path().join("ws/app/docker/prod");
+    fs::write(&dockerfile, "FROM scratch").unwrap();
+    let workspace = dir.path().join("ws");
+    let told = |context: PathBuf| {
+        let (dockerfile, workspace) = (dockerfile.clone(), workspace.clone());
+        async move {
+            let source =
+                Source::open(&context, Some(&dockerfile), Some(&workspace), tokio::io::empty()).await;
+            source.unwrap().directories().into_iter().map(|dir| dir.path).collect::<Vec<_>>()
+        }
+    };
+    assert_eq!(told(workspace.join("app")).await, ["app", "app/docker"]);
+    assert_eq!(told(workspace.clone()).await, [".", "app/docker"]);
+    let outside = fs::canonicalize(dir.path()).unwrap();
+    assert_eq!(told(dir.path().to_owned()).await, [outside.to_str().unwrap(), "app/docker"]);
+}
+
+#[tokio::test]
+async fn dockerfiles_by_other_names() {
+    let dir = Scratch::new();
+    fs::create_dir(dir.path().join("context")).unwrap();
+    fs::write(dir.path().join("context/dockerfile"), "FROM scratch").unwrap();
+    let source = open(&dir.path().join("context"), None, b"").await.unwrap();
+    assert_eq!(source.dockerfile(), "dockerfile");
+
+    fs::write(dir.path().join("prod"), "FROM scratch").unwrap();
+    fs::write(dir.path().join("prod.dockerignore"), "x").unwrap();
+    let source = open(&dir.path().join("context"), Some(&dir.path().join("prod")), b"").await.unwrap();
+    assert_eq!(source.dockerfile(), "prod");
+    assert_eq!(paths(&source, "dockerfile", &["prod", "prod.dockerignore"]), ["prod", "prod.dockerignore"]);
+
+    // A link beside its target goes as one; a link out of the directory is what it leads to.
+    symlink("prod", dir.path().join("link")).unwrap();
+    let source = open(&dir.path().join("context"), Some(&dir.path().join("link")), b"").await.unwrap();
+    assert_eq!(paths(&source, "dockerfile", &["link"]), ["link", "prod"]);
+    symlink("../prod", dir.path().join("context/Dockerfile")).unwrap();
+    let source = open(&dir.path().join("context"), None, b"").await.unwrap();
+    assert_eq!(
+        (source.dockerfile(), paths(&source, "dockerfile", &["prod"])),
+        ("prod", vec!["prod".to_owned()])
+    );
+}
+
+#[tokio::test]
+async fn a_dockerfile_from_stdin() {
+    let dir = Scratch::new();
+    fs::write(dir.path().join("f"), "").unwrap();
+    let source = open(dir.path(), Some(Path::new("-")), b"FROM scratch\n").await.unwrap();
+    assert_eq!(paths(&source, "context", &[]), ["f"]);
+    assert_eq!(paths(&source, "dockerfile", &["Dockerfile"]), ["Dockerfile"]);
+    let mut source = open(Path::new("-"), None, b"FROM scratch\n").await.unwrap();
+    assert!(source.take_tar().is_none());
+    assert_eq!(paths(&source, "context", &[]), [""; 0]);
+    assert_eq!(
+        (source.dockerfile(), paths(&source, "dockerfile", &[])),
+        ("Dockerfile", vec!["Dockerfile".into()])
+    );
+}
+
+#[tokio::test]
+async fn a_tar_from_stdin_is_passed_on_whole() {
+    let mut builder = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_ustar();
+    header.set_size(13);
+    header.set_cksum();
+    builder.append_data(&mut header, "build/Dockerfile", &b"FROM scratch\n"[..]).unwrap();
+    let tar = builder.into_inner().unwrap();
+    let mut source = open(Path::new("-"), Some(Path::new("build/Dockerfile")), &tar).await.unwrap();
+    assert_eq!((source.dockerfile(), source.directories()), ("build/Dockerfile", Vec::new()));
+    let mut passed = Vec::new();
+    source.take_tar().unwrap().read_to_end(&mut passed).await.unwrap();
+    assert_eq!(passed, tar);
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_named() {
+    let dir = Scratch::new();
+    let here = dir.path().to_str().unwrap();
+    fs::create_dir(dir.path().join("empty")).unwrap();
+    fs::create_dir(dir.path().join("empty/sub")).unwrap();
+    let (none, stdin) = (None, Some("-"));
+    let cases: [(&str, Option<&str>, &[u8], String); 9] = [
+        ("absent", none, b"", format!("unable to prepare context: path \"{here}/absent\" not found")),
+        (
+            "empty",
+            none,
+            b"",
+            format!("failed to read dockerfile: \"{here}/empty/Dockerfile\" does not exist; name another one with -f"),
+        ),
+        (
+            "empty",
+            Some("empty/sub"),
+            b"",
+            format!("failed to read dockerfile: \"{here}/empty/sub\" is not a file; name the Dockerfile itself with -f"),
+        ),
+        ("empty", stdin, b"", "standard input is empty: expected a Dockerfile".into()),
+        ("empty", stdin, b" \n", "standard input is empty: expected a Dockerfile".into()),
+        ("-", none, b"", "standard input is empty: expected a Dockerfile, or a tar of the context".into()),
+        ("-", stdin, b"", "invalid argument: can't use stdin for both build context and dockerfile".into()),
+        (
+            "-",
+            Some("prod"),
+            b"FROM scratch",
+            "ambiguous Dockerfile source: both stdin and -f name a Dockerfile; leave out -f, or send a tar of \
+             the context on stdin"
+                .into(),
+        ),
+        (
+            "https://example.org/x.git",
+            none,
+            b"",
+            "unable to prepare context: https://example.org/x.git is a URL; fetch or clone it and name the directory"
+                .into(),
+        ),
+    ];
+    for (context, file, input, expected) in cases {
+        let at =
+            |path: &str| if path == "-" || path.contains(':') { path.into() } else { dir.path().join(path) };
+        let file = file.map(at);
+        let error = open(&at(context), file.as_deref(), input).await.unwrap_err();
+        assert_eq!(error.to_string(), expected);
+    }
+}
