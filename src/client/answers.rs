@@ -5,10 +5,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bollard_buildkit_proto::moby::{
     buildkit::secrets::v1::GetSecretResponse, filesync::v1::CredentialsResponse,
 };
+use futures_util::{StreamExt as _, stream};
 use prost::Message as _;
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Streaming, transport::Channel};
+use tonic::{Code, Status, Streaming, transport::Channel};
 
 use super::{
     connect::{MESSAGE_BYTES_MAX, STREAMS_MAX},
@@ -16,15 +17,13 @@ use super::{
     exit::{Exit, Failure},
     secrets::Secrets,
     source::Source,
+    sync,
 };
 use crate::wire::v1::{
-    AttachRequest, AttachResponse, LocalDirectory, SessionOpen, SessionRequest, SessionResponse, StreamError,
-    StreamOpened, attach_request, build_service_client::BuildServiceClient, session_request,
+    AttachRequest, AttachResponse, FileSync, LocalDirectory, SessionOpen, SessionRequest, SessionResponse,
+    StreamError, StreamOpened, attach_request, build_service_client::BuildServiceClient, session_request,
     session_response, stream_opened,
 };
-
-/// Messages of one stream that wait for the connection, each of at most 64 KiB where there are many.
-const MESSAGES_MAX: usize = 4;
 
 /// A client of the build service.
 pub(crate) type Client = BuildServiceClient<Channel>;
@@ -134,35 +133,77 @@ impl Serving {
 }
 
 /// Carries one stream. Its failure is wharfd's to report, or is noted in `answers`.
-async fn answer(mut client: Client, answers: Arc<Answers>, stream: StreamOpened) {
-    let (requests, sent) = mpsc::channel(MESSAGES_MAX);
-    let first = attach_request::Request::StreamId(stream.stream_id);
-    if requests.send(AttachRequest { request: Some(first) }).await.is_err() {
-        return;
-    }
-    // A stream that is refused or broken shows in the build's own answer.
-    let Ok(responses) = client.attach(ReceiverStream::new(sent)).await else { return };
-    let mut responses = responses.into_inner();
-    let given = match stream.subject {
-        Some(stream_opened::Subject::Credentials(query)) => credentials(&answers, &query.host).await,
-        Some(stream_opened::Subject::Secret(query)) => secret(&answers, &query.id).await,
-        Some(stream_opened::Subject::FileSync(_)) | None => {
-            Err(NoAnswer::Failed(Failure::new(Exit::Failed, "wharfd asks for what this wharf does not know")))
+async fn answer(mut client: Client, answers: Arc<Answers>, announced: StreamOpened) {
+    let first = AttachRequest { request: Some(attach_request::Request::StreamId(announced.stream_id)) };
+    // A stream that is refused or cut off shows in the build's own answer.
+    let _ = match announced.subject {
+        Some(stream_opened::Subject::FileSync(request)) => sync(&mut client, &answers, first, request).await,
+        Some(stream_opened::Subject::Credentials(query)) => {
+            tell(&mut client, &answers, first, credentials(&answers, &query.host)).await
         }
+        Some(stream_opened::Subject::Secret(query)) => {
+            tell(&mut client, &answers, first, secret(&answers, &query.id)).await
+        }
+        None => tell(&mut client, &answers, first, async { Err(NoAnswer::unknown()) }).await,
     };
-    let request = match given {
-        Ok(message) => attach_request::Request::Message(message.into()),
-        Err(why) => attach_request::Request::Error(why.into_wire(&answers)),
+}
+
+/// Syncs a directory on a stream.
+async fn sync(
+    client: &mut Client,
+    answers: &Answers,
+    first: AttachRequest,
+    request: FileSync,
+) -> Result<(), Status> {
+    let Some(tree) = answers.source.tree(&request.directory) else {
+        return tell(client, answers, first, async { Err(NoAnswer::unknown()) }).await;
     };
-    if requests.send(AttachRequest { request: Some(request) }).await.is_ok() {
-        drop(requests);
-        drain(&mut responses).await;
+    let (out, packets) = sync::channel();
+    let message = |packet| AttachRequest { request: Some(attach_request::Request::Message(packet)) };
+    let requests = stream::once(async { first }).chain(packets.map(message));
+    let mut responses = client.attach(requests).await?.into_inner();
+    let asked = responses.by_ref().map(|response| response.map(|response| response.message));
+    match sync::send(tree, request, asked, out, Arc::default()).await {
+        // What broke on the way, or was refused, wharfd knows better.
+        Ok(()) | Err(sync::Error::Refused(_) | sync::Error::Broken(_)) => {}
+        Err(
+            error @ (sync::Error::Context(_)
+            | sync::Error::Shrank(_)
+            | sync::Error::UnknownFile(_)
+            | sync::Error::Protocol(_)
+            | sync::Error::Failed(_)),
+        ) => answers.fail(Failure::new(Exit::Failed, format!("cannot send the build context: {error}"))),
     }
+    drain(&mut responses).await
+}
+
+/// Sends the one message that a stream asks for.
+async fn tell(
+    client: &mut Client,
+    answers: &Answers,
+    first: AttachRequest,
+    message: impl Future<Output = Result<Vec<u8>, NoAnswer>>,
+) -> Result<(), Status> {
+    let (requests, sent) = mpsc::channel(2);
+    // Attached at once: wharfd does not wait as long as a credential helper may take.
+    let attached = client.attach(stream::once(async { first }).chain(ReceiverStream::new(sent)));
+    let answered = async {
+        let request = match message.await {
+            Ok(message) => attach_request::Request::Message(message.into()),
+            Err(why) => attach_request::Request::Error(why.into_wire(answers)),
+        };
+        // A stream that is gone has nobody to tell.
+        let _ = requests.send(AttachRequest { request: Some(request) }).await;
+        drop(requests);
+    };
+    let (attached, ()) = tokio::join!(attached, answered);
+    drain(&mut attached?.into_inner()).await
 }
 
 /// Reads a stream to its end, so that what was sent is not cut off by a reset.
-async fn drain(responses: &mut Streaming<AttachResponse>) {
-    while let Ok(Some(_)) = responses.message().await {}
+async fn drain(responses: &mut Streaming<AttachResponse>) -> Result<(), Status> {
+    while responses.message().await?.is_some() {}
+    Ok(())
 }
 
 /// Why a stream gets no answer.
@@ -174,6 +215,10 @@ enum NoAnswer {
 }
 
 impl NoAnswer {
+    fn unknown() -> Self {
+        Self::Failed(Failure::new(Exit::Failed, "wharfd asks for what this wharf does not have"))
+    }
+
     fn into_wire(self, answers: &Answers) -> StreamError {
         match self {
             Self::NotFound(message) => StreamError { code: Code::NotFound.into(), message },

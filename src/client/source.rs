@@ -1,8 +1,11 @@
 //! Seam until the context lands.
-use std::path::Path;
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use crate::{
-    client::{env::Env, exit::Failure},
+    client::{context::Tree, env::Env, exit::Failure},
     wire::v1::LocalDirectory,
 };
 
@@ -12,6 +15,7 @@ pub(crate) type Tar = Box<dyn tokio::io::AsyncRead + Send + Unpin>;
 /// Source.
 #[derive(Debug)]
 pub(crate) struct Source {
+    context: PathBuf,
     dockerfile: String,
 }
 
@@ -21,7 +25,10 @@ impl Source {
         if !context.is_dir() {
             return Err(Failure::usage(format!("{}: no such directory", context.display())));
         }
-        Ok(Self { dockerfile: file.map(|file| file.display().to_string()).unwrap_or_default() })
+        Ok(Self {
+            context: context.into(),
+            dockerfile: file.map(|file| file.display().to_string()).unwrap_or_default(),
+        })
     }
     /// Dockerfile.
     pub(crate) fn dockerfile(&self) -> &str {
@@ -33,6 +40,12 @@ impl Source {
     }
     /// Directories.
     pub(crate) fn directories(&self) -> Vec<LocalDirectory> {
-        Vec::new()
+        ["context", "dockerfile"]
+            .map(|name| LocalDirectory { name: name.to_owned(), path: self.context.display().to_string() })
+            .to_vec()
+    }
+    /// Tree.
+    pub(crate) fn tree(&self, _: &str) -> Option<Arc<Tree>> {
+        Some(Arc::new(Tree::directory(self.context.clone())))
     }
 }
