@@ -113,7 +113,7 @@ impl Failure {
     /// The connection to wharfd broke in the middle of a call.
     pub(crate) fn lost() -> Self {
         Self::new(Exit::NoDaemon, "lost the connection to wharfd")
-            .hint("wharfd stopped or was restarted: its log says why; then run the command again")
+            .hint("wharfd may have stopped or been restarted: its log says why; then run the command again")
     }
 
     /// Adds what to do.
@@ -182,8 +182,10 @@ fn without_info(status: &Status) -> Failure {
         return Failure::lost();
     }
     match status.code() {
-        Code::Unimplemented => Failure::new(Exit::Failed, "this wharfd does not know the command")
-            .hint("`wharf version` shows both versions; they should be the same"),
+        Code::Unimplemented => {
+            Failure::new(Exit::Failed, "the server at this address does not know the command")
+                .hint("is it wharfd's socket, and as new as this client? `wharf version` shows both versions")
+        }
         Code::OutOfRange | Code::ResourceExhausted => {
             Failure::new(Exit::Failed, format!("a message is too large: {}", status.message()))
         }

@@ -125,7 +125,8 @@ async fn build(
             let stopped = async {
                 tokio::select! {
                     _ = &mut building => {}
-                    _ = &mut serving => {}
+                    // Still answers: what runs may need it to end.
+                    _ = async { (&mut serving).await; std::future::pending::<()>().await } => {}
                 }
             };
             tokio::select! {
