@@ -1,6 +1,9 @@
 //! The session: what BuildKit and wharfd ask the client for while they build.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use bollard_buildkit_proto::moby::{
     buildkit::secrets::v1::GetSecretResponse, filesync::v1::CredentialsResponse,
@@ -13,10 +16,10 @@ use tonic::{Code, Status, Streaming, transport::Channel};
 
 use super::{
     connect::{MESSAGE_BYTES_MAX, STREAMS_MAX},
+    context::{Source, Tree},
     credentials::{Credentials, DockerConfig},
     exit::{Exit, Failure},
     secrets::Secrets,
-    source::Source,
     sync,
 };
 use crate::wire::v1::{
@@ -40,20 +43,24 @@ pub(crate) fn client(channel: Channel) -> Client {
 pub(crate) struct Answers {
     credentials: DockerConfig,
     secrets: Secrets,
-    source: Source,
+    directories: Vec<LocalDirectory>,
+    trees: BTreeMap<String, Arc<Tree>>,
     /// The first answer that could not be given: why a build failed, where wharfd only sees that.
     failure: Mutex<Option<Failure>>,
 }
 
 impl Answers {
     /// Answers from these.
-    pub(crate) fn new(credentials: DockerConfig, secrets: Secrets, source: Source) -> Self {
-        Self { credentials, secrets, source, failure: Mutex::new(None) }
+    pub(crate) fn new(credentials: DockerConfig, secrets: Secrets, source: &Source) -> Self {
+        let directories = source.directories();
+        let names = directories.iter().map(|directory| directory.name.clone());
+        let trees = names.filter_map(|name| source.tree(&name).map(|tree| (name, tree))).collect();
+        Self { credentials, secrets, directories, trees, failure: Mutex::new(None) }
     }
 
     /// The directories that the client can sync.
     pub(crate) fn directories(&self) -> Vec<LocalDirectory> {
-        self.source.directories()
+        self.directories.clone()
     }
 
     /// The first answer that could not be given.
@@ -155,7 +162,7 @@ async fn sync(
     first: AttachRequest,
     request: FileSync,
 ) -> Result<(), Status> {
-    let Some(tree) = answers.source.tree(&request.directory) else {
+    let Some(tree) = answers.trees.get(&request.directory).cloned() else {
         return tell(client, answers, first, async { Err(NoAnswer::unknown()) }).await;
     };
     let (out, packets) = sync::channel();

@@ -11,7 +11,6 @@ mod namespace;
 
 mod credentials;
 mod secrets;
-mod source;
 
 mod answers;
 

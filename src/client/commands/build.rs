@@ -2,7 +2,11 @@
 
 use std::{collections::HashMap, pin::pin, sync::Arc, time::Duration};
 
-use tokio::{io::AsyncReadExt as _, sync::mpsc, time};
+use tokio::{
+    io::{AsyncReadExt as _, stdin},
+    sync::mpsc,
+    time,
+};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::{Call, display, display::Display, metadata::Metadata};
@@ -10,6 +14,7 @@ use crate::{
     client::{
         answers::{self, Answers, Client, Session},
         args::BuildArgs,
+        context::{Source, Tar},
         credentials::DockerConfig,
         env::Env,
         exit::{Exit, Failure, Stop},
@@ -18,7 +23,6 @@ use crate::{
         print,
         progress::{Mode, Outcome},
         secrets::Secrets,
-        source::{Source, Tar},
     },
     names::Namespace,
     wire::v1::{
@@ -53,14 +57,18 @@ pub(super) async fn run(mut call: Call, args: BuildArgs) -> Result<(), Stop> {
     for path in args.iidfile.iter().chain(&args.metadata_file) {
         files::remove_stale(path)?;
     }
+    // Where a later run's checkout lies, however its agent names it.
+    let workspace = call.env.path("WORKSPACE");
     let prepare = async {
-        let source = Source::open(&args.context, args.file.as_deref(), &call.env).await?;
+        let source = Source::open(&args.context, args.file.as_deref(), workspace.as_deref(), stdin())
+            .await
+            .map_err(|error| Failure::usage(error.to_string()))?;
         Ok((source, address.connect().await?))
     };
     let (mut source, channel) = call.signals.guard(prepare).await?;
     source.dockerfile().clone_into(&mut spec.dockerfile);
     let tar = source.take_tar();
-    let answers = Arc::new(Answers::new(docker, secrets, source));
+    let answers = Arc::new(Answers::new(docker, secrets, &source));
 
     let mut display = Display::new(mode, "Building");
     let ended =
