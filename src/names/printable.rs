@@ -7,9 +7,10 @@ pub fn printable(text: &str) -> String {
 }
 
 fn escape(c: char) -> impl Iterator<Item = char> {
-    // U+202A.. and U+2066.. turn the direction of text around: they hide what is written.
+    // What turns the direction of text around, joins, tags or takes no room hides what is written.
     let hidden = c.is_control()
-        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
+        || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}');
     let escaped = hidden.then(|| c.escape_default());
     let plain = (!hidden).then_some(c);
     escaped.into_iter().flatten().chain(plain)
@@ -22,5 +23,6 @@ mod tests {
     #[test]
     fn escape_sequences_lose_their_power() {
         assert_eq!(printable("a\x1b[2Jb\nc\u{202e}d é"), "a\\u{1b}[2Jb\\nc\\u{202e}d é");
+        assert_eq!(printable("a\u{61c}b\u{2063}c\u{e0041}"), "a\\u{61c}b\\u{2063}c\\u{e0041}");
     }
 }

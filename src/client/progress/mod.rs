@@ -5,6 +5,8 @@ pub(super) mod facts;
 mod model;
 mod plain;
 mod source;
+#[cfg(test)]
+mod tests;
 mod text;
 mod tty;
 
