@@ -209,7 +209,7 @@ fn facts() -> impl Strategy<Value = v1::Progress> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(128) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(48) })]
 
     #[test]
     fn any_facts_become_text(messages in proptest::collection::vec(facts(), 1..12)) {
