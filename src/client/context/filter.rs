@@ -59,23 +59,25 @@ impl Filter {
         if let Some(patterns) = &self.include {
             let (matched, below) = patterns.matches(path, include).map_err(Error::Pattern)?;
             if !matched {
-                if !is_dir || !patterns.may_match_inside(path, false) {
+                if is_dir && !patterns.may_match_inside(path, false) {
                     return Ok(None);
                 }
                 verdict.wanted = false;
             }
             verdict.include = below;
         }
+        // A file that is out already is asked for all the same: a pattern that cannot be matched is
+        // an error whichever comes first.
         if let Some(patterns) = &self.exclude {
             let (matched, below) = patterns.matches(path, exclude).map_err(Error::Pattern)?;
             if matched {
-                if !is_dir || !patterns.may_match_inside(path, true) {
+                if is_dir && !patterns.may_match_inside(path, true) {
                     return Ok(None);
                 }
                 verdict.wanted = false;
             }
             verdict.exclude = below;
         }
-        Ok(Some(verdict))
+        Ok((verdict.wanted || is_dir).then_some(verdict))
     }
 }

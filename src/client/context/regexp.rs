@@ -12,6 +12,12 @@ use regex::Regex;
 /// Go's limit of a counted repetition.
 const REPEAT_MAX: u32 = 1000;
 
+/// The names in `[:alpha:]` and its like, the same here as there.
+const POSIX_CLASSES: [&str; 14] = [
+    "alnum", "alpha", "ascii", "blank", "cntrl", "digit", "graph", "lower", "print", "punct", "space",
+    "upper", "word", "xdigit",
+];
+
 /// Compiles Go's `expression`; `None` where Go refuses it, or where the two could differ.
 pub(crate) fn compile(expression: &str) -> Option<Regex> {
     let mut translation = Translation { out: String::new(), rest: expression };
@@ -221,8 +227,8 @@ impl<'a> Translation<'a> {
             if self.rest.starts_with("[:")
                 && let Some((name, rest)) = self.rest.get(2..).and_then(|rest| rest.split_once(":]"))
             {
-                // `regex` knows the same names, and refuses the same others.
-                if !name.strip_prefix('^').unwrap_or(name).bytes().all(|b| b.is_ascii_lowercase()) {
+                // Unknown names are an error in Go, and a class of these letters in `regex`.
+                if !POSIX_CLASSES.contains(&name.strip_prefix('^').unwrap_or(name)) {
                     return None;
                 }
                 let _ = write!(self.out, "[:{name}:]");
