@@ -99,7 +99,8 @@ async fn start(config: &Config, process: &Group) -> Result<Started, StartError> 
     let keys = Keys::load(&config.state_dir)?;
     let mut engines = BTreeMap::new();
     for (name, socket) in config.engines.iter() {
-        let engine = Engine::connect(name.as_str(), socket.as_path(), keys.clone(), store.clone()).await?;
+        let (keys, store) = (keys.clone(), store.clone());
+        let engine = Engine::connect(name.as_str(), socket.as_path(), keys, store, process).await?;
         engines.insert(name.clone(), engine);
     }
     let identities = Identities::new(config);

@@ -1,9 +1,13 @@
 //! One Docker Engine: what wharfd asks of it, over the socket that wharfd alone holds.
 
+pub mod admission;
 pub mod connection;
+mod facts;
+mod fault;
 pub mod filesync;
 pub mod gate;
 pub mod isolation;
+mod locks;
 pub mod naming;
 pub mod session;
 pub mod solve;
@@ -15,13 +19,15 @@ use std::{
     time::Duration,
 };
 
-use bollard::Docker;
+use bollard::{BollardRequest, Docker};
 
 use crate::{
     fault::{Fault, Reason},
     names::printable,
     store::Store,
+    tasks::Group,
 };
+use locks::Locks;
 use naming::Keys;
 
 /// Engine 26.1: the oldest whose BuildKit enforces all that wharfd relies on.
@@ -48,6 +54,9 @@ struct Inner {
     registries: Registries,
     keys: Keys,
     store: Store,
+    tasks: Group,
+    digests: Locks,
+    targets: Locks,
 }
 
 /// An operating system and a processor.
@@ -83,8 +92,15 @@ pub struct Registries {
 
 impl Engine {
     /// Connects to the engine at `socket`, called `name` in the configuration, and finds out what it
-    /// is. An engine that is too old is refused.
-    pub async fn connect(name: &str, socket: &Path, keys: Keys, store: Store) -> Result<Self, Fault> {
+    /// is. An engine that is too old is refused. What must not stop half-way runs in a group below
+    /// `tasks`.
+    pub async fn connect(
+        name: &str,
+        socket: &Path,
+        keys: Keys,
+        store: Store,
+        tasks: &Group,
+    ) -> Result<Self, Fault> {
         let unreachable = |cause: bollard::errors::Error| {
             Fault::new(
                 Reason::EngineUnavailable,
@@ -99,6 +115,7 @@ impl Engine {
         })?;
         let docker = Docker::connect_with_unix(path, ANSWER_TIMEOUT.as_secs(), bollard::API_DEFAULT_VERSION)
             .map_err(unreachable)?
+            .with_request_modifier(url_safe_login)
             .negotiate_version()
             .await
             .map_err(unreachable)?;
@@ -133,6 +150,9 @@ impl Engine {
                 registries,
                 keys,
                 store,
+                tasks: tasks.child("engine"),
+                digests: Locks::default(),
+                targets: Locks::default(),
             }),
         };
         tracing::info!(engine = ?engine, "connected");
@@ -221,6 +241,27 @@ impl fmt::Display for StoreKind {
             Self::Containerd => "containerd",
         })
     }
+}
+
+/// The engine reads this header as URL-safe base64 (RFC 4648, section 5) and takes what it cannot
+/// read for no login at all; bollard writes the ordinary kind.
+fn url_safe_login(mut request: BollardRequest) -> BollardRequest {
+    if let Some(value) = request.headers_mut().get_mut("x-registry-auth") {
+        let safe: Vec<u8> = value
+            .as_bytes()
+            .iter()
+            .map(|byte| match byte {
+                b'+' => b'-',
+                b'/' => b'_',
+                other => *other,
+            })
+            .collect();
+        if let Ok(mut safe) = http::HeaderValue::from_bytes(&safe) {
+            safe.set_sensitive(true);
+            *value = safe;
+        }
+    }
+    request
 }
 
 fn check_version(name: &str, version: &str, api: &str) -> Result<(u16, u16), Fault> {

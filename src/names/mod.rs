@@ -1,6 +1,7 @@
 //! Names and values, one checked constructor each.
 
 pub mod job;
+mod login;
 pub mod pattern;
 mod printable;
 pub mod reference;
@@ -8,6 +9,7 @@ pub mod secret;
 pub mod socket;
 
 pub use job::Namespace;
+pub use login::Login;
 pub use pattern::Pattern;
 pub use printable::printable;
 pub use reference::Reference;

@@ -161,6 +161,12 @@ impl Digest {
         valid.then(|| Self(text.to_owned()))
     }
 
+    /// The digest with these bytes.
+    pub fn from_sha256(bytes: [u8; 32]) -> Self {
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        Self(format!("sha256:{hex}"))
+    }
+
     /// `sha256:…`.
     pub fn as_str(&self) -> &str {
         &self.0

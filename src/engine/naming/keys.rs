@@ -123,6 +123,17 @@ impl Keys {
         format!("{}{hash}:1", self.hold_prefix())
     }
 
+    /// The name that holds an image which the operator has put on the node, by its id. Apart from
+    /// [`Keys::hold`]: nobody has proven access to it, and nobody need.
+    pub fn node_hold(&self, id: &Digest) -> String {
+        format!("{}{}:1", self.hold_prefix(), self.hash("node-hold", [id.as_str()]))
+    }
+
+    /// The name that keeps what an operator had under a public name, while wharfd uses that name.
+    pub fn kept(&self, public: &str) -> String {
+        format!("{PRIVATE_HOST}/{}/kept/{}:1", self.instance, self.hash("kept", [public]))
+    }
+
     /// What every hold name begins with.
     pub fn hold_prefix(&self) -> String {
         format!("{PRIVATE_HOST}/{}/hold/", self.instance)

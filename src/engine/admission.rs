@@ -1,0 +1,453 @@
+//! How an image becomes one that a namespace's builds may use: policy allows it, the caller has
+//! proven that it can read it, the engine has pulled and verified it, and a hold name keeps it.
+
+use std::{collections::HashMap, future::Future, pin::Pin, time::Duration};
+
+use bollard::{
+    auth::DockerCredentials,
+    models::{CreateImageInfo, ImageInspect},
+    query_parameters::{CreateImageOptions, RemoveImageOptions, TagImageOptions},
+};
+use futures_util::StreamExt as _;
+
+use super::{
+    Engine, StoreKind,
+    fault::{self, Failure},
+    naming::PRIVATE_HOST,
+};
+use crate::{
+    fault::{Fault, Reason},
+    names::{Login, Namespace, Reference, reference::Digest},
+    policy::Permit,
+    store::{Pin as Pinned, PinSource, PublicName},
+    tasks::{Cause, Group},
+    wire::progress::{Reporter, Step},
+};
+
+/// A registry that has not answered a question by then is not available.
+const REGISTRY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Where a caller's logins come from: its client, which is asked when a registry is.
+pub trait CredentialSource: Send + Sync {
+    /// The login for `host`, as in a reference: `docker.io`, `registry.example:5000`. None: the
+    /// registry is asked without.
+    fn credentials<'a>(
+        &'a self,
+        host: &'a str,
+    ) -> Pin<Box<dyn Future<Output = Result<Option<Login>, Fault>> + Send + 'a>>;
+}
+
+/// An image that a namespace's builds may use. Only [`Engine::admit`] makes one.
+#[derive(Clone, Debug)]
+pub struct Admitted {
+    reference: Reference,
+    digest: Option<Digest>,
+    target: String,
+}
+
+impl Admitted {
+    /// What the Dockerfile says, in full.
+    pub fn reference(&self) -> &Reference {
+        &self.reference
+    }
+
+    /// The digest that the registry has under it; none for an image of the namespace or the node.
+    pub fn digest(&self) -> Option<&Digest> {
+        self.digest.as_ref()
+    }
+
+    /// The name in the engine, of which BuildKit uses the image.
+    pub fn target(&self) -> &str {
+        &self.target
+    }
+
+    /// Whether the engine still has it: without, BuildKit would ask the network for its name.
+    pub async fn still_held(&self, engine: &Engine) -> Result<bool, Fault> {
+        Ok(engine.inspect_name(&self.target).await?.is_some())
+    }
+}
+
+impl Engine {
+    /// Admits `reference` (`:latest` where it says neither tag nor digest) to the builds of
+    /// `namespace`. The namespace's own images come first, then the operator's on this node, then the
+    /// registry. In a namespace a reference stays what it was at first; with `pull` the registry is
+    /// asked anew.
+    pub async fn admit(
+        &self,
+        namespace: &Permit<Namespace>,
+        reference: &Reference,
+        credentials: &dyn CredentialSource,
+        pull: bool,
+        reporter: &Reporter,
+    ) -> Result<Admitted, Fault> {
+        let reference = reference.clone().tagged();
+        if reference.host() == PRIVATE_HOST {
+            // Another namespace's name, a hold, or nothing: all the same to a caller.
+            return Err(fault::not_found(&reference));
+        }
+        let names = self.keys().names(namespace.subject());
+        let own = names.name(&reference).as_str().to_owned();
+        if self.inspect_name(&own).await?.is_some() {
+            return Ok(Admitted { reference, digest: None, target: own });
+        }
+        namespace.rules().registry(&reference)?;
+
+        let pin = if pull { None } else { self.store().pin(names.opaque(), &reference).await? };
+        if let Some(pin) = &pin
+            && let Some(admitted) = self.pinned(&reference, pin, reporter).await?
+        {
+            return Ok(admitted);
+        }
+        let pinned_digest = pin.filter(|pin| pin.source == PinSource::Registry).map(|pin| pin.digest);
+        let on_node = match pinned_digest {
+            Some(_) => OnNode::No,
+            None => self.on_node(&reference).await?,
+        };
+        if let OnNode::Operators(held) = on_node {
+            return self.admit_node(names.opaque(), reference, held).await;
+        }
+        match (self.admit_registry(&reference, pinned_digest.as_ref(), credentials, reporter).await, on_node)
+        {
+            (Ok((digest, target)), _) => {
+                let pin = Pinned { source: PinSource::Registry, digest: digest.clone() };
+                self.store().set_pin(names.opaque(), &reference, &pin).await?;
+                Ok(Admitted { reference, digest: Some(digest), target })
+            }
+            (Err(fault), OnNode::Unsure(held)) if fault.reason() == Reason::RegistryUnavailable => {
+                tracing::info!(%reference, %fault, "the node's image is used");
+                self.admit_node(names.opaque(), reference, held).await
+            }
+            (Err(fault), _) => Err(fault),
+        }
+    }
+
+    /// What the namespace has admitted already, if the engine still holds it.
+    async fn pinned(
+        &self,
+        reference: &Reference,
+        pin: &Pinned,
+        reporter: &Reporter,
+    ) -> Result<Option<Admitted>, Fault> {
+        let (target, digest) = match pin.source {
+            PinSource::Registry => (self.hold_name(&pin.digest), Some(pin.digest.clone())),
+            PinSource::Node => (self.keys().node_hold(&pin.digest), None),
+        };
+        if self.inspect_name(&target).await?.is_none() {
+            return Ok(None);
+        }
+        self.store().touch_hold(self.name(), &target).await?;
+        if let Some(digest) = &digest {
+            reporter.step(step_name(reference, digest)).await.done(true).await;
+        }
+        Ok(Some(Admitted { reference: reference.clone(), digest, target }))
+    }
+
+    /// Looks for an image that the operator has put on the node, and holds it.
+    async fn on_node(&self, reference: &Reference) -> Result<OnNode, Fault> {
+        // A push uses the public name for a moment: what is under it then is no operator's image.
+        let _lock = self.inner.targets.lock(&reference.to_string()).await;
+        let Some(image) = self.inspect_name(&reference.to_string()).await? else { return Ok(OnNode::No) };
+        if !self.is_for_platform(&image) || self.is_of_another_wharfd(&image) {
+            return Ok(OnNode::No);
+        }
+        let pulled = match self.store_kind() {
+            // A pull leaves the registry's digest; `docker load`, `import` and `build` leave none.
+            StoreKind::Classic => Some(image.repo_digests.iter().flatten().next().is_some()),
+            // Every image has a digest here. API 1.53 (Engine 29.2) says where it came from.
+            StoreKind::Containerd if self.api_version() >= (1, 53) => {
+                Some(image.identity.iter().any(|identity| identity.pull.iter().flatten().next().is_some()))
+            }
+            StoreKind::Containerd => None,
+        };
+        if pulled == Some(true) {
+            return Ok(OnNode::No);
+        }
+        let Some(id) = image.id.as_deref().and_then(Digest::parse) else { return Ok(OnNode::No) };
+        let hold = self.keys().node_hold(&id);
+        self.tag_name(id.as_str(), &hold).await?;
+        let held = Held { id, hold };
+        Ok(if pulled.is_some() { OnNode::Operators(held) } else { OnNode::Unsure(held) })
+    }
+
+    async fn admit_node(&self, namespace: &str, reference: Reference, held: Held) -> Result<Admitted, Fault> {
+        self.store().touch_hold(self.name(), &held.hold).await?;
+        let pin = Pinned { source: PinSource::Node, digest: held.id };
+        self.store().set_pin(namespace, &reference, &pin).await?;
+        Ok(Admitted { reference, digest: None, target: held.hold })
+    }
+
+    /// Proves that the caller can read the image, and has the engine pull it. The digest, and the
+    /// name that holds it.
+    async fn admit_registry(
+        &self,
+        reference: &Reference,
+        pinned: Option<&Digest>,
+        credentials: &dyn CredentialSource,
+        reporter: &Reporter,
+    ) -> Result<(Digest, String), Fault> {
+        let login = credentials.credentials(reference.host()).await?;
+        let asked = match pinned.or(reference.digest()) {
+            Some(digest) => reference.at(digest),
+            None => reference.clone(),
+        };
+        let digest = self.readable(&asked, login.as_ref()).await?;
+        let step = reporter.step(step_name(reference, &digest)).await;
+        let tasks = self.inner.tasks.child("pull");
+        let _cancel = tasks.cancel_on_drop(Cause::ClientGone);
+        let fetch = Fetch {
+            engine: self.clone(),
+            reference: reference.clone(),
+            hold: self.hold_name(&digest),
+            digest: digest.clone(),
+            login,
+            tasks: tasks.clone(),
+        };
+        // A task of its own: it must not stop between a pull and the removal of the public name.
+        let hold = tasks.spawn("pull", fetch.run(step)).await??;
+        tasks.cancel(Cause::Done);
+        Ok((digest, hold))
+    }
+
+    /// Asks the registry for the digest of `reference` with the caller's login.
+    async fn readable(&self, reference: &Reference, login: Option<&Login>) -> Result<Digest, Fault> {
+        let name = reference.to_string();
+        let question =
+            self.docker().inspect_registry_image(&name, login.map(|login| docker_login(reference, login)));
+        let answer = tokio::time::timeout(REGISTRY_TIMEOUT, question).await.map_err(|_| {
+            let text = format!(
+                "the registry {} does not answer in time for {}",
+                reference.host(),
+                reference.familiar()
+            );
+            Fault::new(Reason::RegistryUnavailable, text)
+        })?;
+        let answer =
+            answer.map_err(|error| fault::registry(reference, self.platform(), login.is_some(), error))?;
+        let digest = answer.descriptor.digest.as_deref().and_then(Digest::parse);
+        match digest {
+            Some(digest) if reference.digest().is_none_or(|asked| *asked == digest) => Ok(digest),
+            _ => {
+                let text = format!(
+                    "the registry {} gave no sound digest for {}",
+                    reference.host(),
+                    reference.familiar()
+                );
+                Err(Fault::new(Reason::RegistryUnavailable, text))
+            }
+        }
+    }
+
+    fn hold_name(&self, digest: &Digest) -> String {
+        self.keys().hold(digest, &self.platform().to_string())
+    }
+
+    fn is_for_platform(&self, image: &ImageInspect) -> bool {
+        let platform = self.platform();
+        image.os.as_deref() == Some(&platform.os)
+            && image.architecture.as_deref() == Some(&platform.architecture)
+    }
+
+    /// Whether another wharfd on this engine has it in a namespace: it may be pushing it, under a
+    /// public name that only that wharfd can lock.
+    fn is_of_another_wharfd(&self, image: &ImageInspect) -> bool {
+        let ours = format!("{PRIVATE_HOST}/{}/", self.keys().instance());
+        image.repo_tags.iter().flatten().any(|name| {
+            name.strip_prefix(PRIVATE_HOST).is_some_and(|rest| {
+                !name.starts_with(&ours) && rest.split('/').nth(2).is_some_and(|room| room != "hold")
+            })
+        })
+    }
+
+    /// What the engine has under a name, which is in full.
+    pub(crate) async fn inspect_name(&self, name: &str) -> Result<Option<ImageInspect>, Fault> {
+        match self.docker().inspect_image(name).await {
+            Ok(image) => Ok(Some(image)),
+            Err(error) if fault::failure(&error) == Failure::NotFound => Ok(None),
+            Err(error) => Err(fault::unexpected("look up an image", error)),
+        }
+    }
+
+    /// Gives `source`, a name or an id, the name `target` too.
+    pub(crate) async fn tag_name(&self, source: &str, target: &str) -> Result<(), Fault> {
+        let (repository, tag) = target.rsplit_once(':').unwrap_or((target, "latest"));
+        let options = TagImageOptions { repo: Some(repository.to_owned()), tag: Some(tag.to_owned()) };
+        self.docker()
+            .tag_image(source, Some(options))
+            .await
+            .map_err(|error| fault::unexpected("name an image", error))
+    }
+
+    /// Removes a name, and the image with its last one. A name that is not there is removed.
+    pub(crate) async fn remove_name(&self, name: &str) -> Result<(), Fault> {
+        match self.docker().remove_image(name, None::<RemoveImageOptions>, None).await {
+            Ok(_) => Ok(()),
+            Err(error) if fault::failure(&error) == Failure::NotFound => Ok(()),
+            Err(error) => Err(fault::unexpected("remove a name of an image", error)),
+        }
+    }
+}
+
+/// What the node has under a reference.
+enum OnNode {
+    /// Nothing that can be used without a registry's consent.
+    No,
+    /// An image that did not come from a registry.
+    Operators(Held),
+    /// An image of which this engine cannot say where it came from.
+    Unsure(Held),
+}
+
+struct Held {
+    id: Digest,
+    hold: String,
+}
+
+/// One image on its way from a registry into the engine, under its hold name.
+struct Fetch {
+    engine: Engine,
+    reference: Reference,
+    digest: Digest,
+    hold: String,
+    login: Option<Login>,
+    tasks: Group,
+}
+
+impl Fetch {
+    async fn run(self, step: Step) -> Result<String, Fault> {
+        match self.ensure(&step).await {
+            Ok(cached) => {
+                step.done(cached).await;
+                Ok(self.hold)
+            }
+            Err(fault) => {
+                step.failed(fault.text()).await;
+                Err(fault)
+            }
+        }
+    }
+
+    /// Whether it was there already.
+    async fn ensure(&self, step: &Step) -> Result<bool, Fault> {
+        let engine = &self.engine;
+        // Whoever comes second finds the first one's work done.
+        let _lock = self.tasks.unless_cancelled(engine.inner.digests.lock(self.digest.as_str())).await?;
+        let held = engine.inspect_name(&self.hold).await?;
+        let cached = held.is_some();
+        let image = match held {
+            Some(image) => image,
+            None => self.pull(step).await?,
+        };
+        if engine.store_kind() == StoreKind::Containerd {
+            // A hold says nothing here: the pull checks only what it fetches.
+            let verified = self.tasks.unless_cancelled(self.verify(&image, step)).await?;
+            if let Err(fault) = verified {
+                if fault.reason() == Reason::ImageForged {
+                    engine.remove_name(&self.hold).await?;
+                    engine.store().forget_hold(engine.name(), &self.hold).await?;
+                }
+                return Err(fault);
+            }
+        }
+        engine.store().touch_hold(engine.name(), &self.hold).await?;
+        Ok(cached)
+    }
+
+    async fn verify(&self, image: &ImageInspect, step: &Step) -> Result<(), Fault> {
+        self.engine.verify_layers(&self.reference, &self.digest, &self.hold, image, step).await
+    }
+
+    /// Pulls by digest and holds; the public digest reference goes if it was not there before.
+    async fn pull(&self, step: &Step) -> Result<ImageInspect, Fault> {
+        let engine = &self.engine;
+        let public = self.reference.at(&self.digest).to_string();
+        let before = engine.inspect_name(&public).await?.is_some();
+        if !before {
+            let entry = PublicName { name: public.clone(), before: None };
+            engine.store().journal_begin(engine.name(), &entry).await?;
+        }
+        let held = match self.tasks.unless_cancelled(self.stream(&public, step)).await {
+            Ok(Ok(())) => engine.tag_name(&public, &self.hold).await,
+            Ok(Err(fault)) => Err(fault),
+            Err(cause) => Err(cause.into()),
+        };
+        if !before {
+            // Even after a failure: it may have come too late.
+            engine.remove_name(&public).await?;
+            engine.store().journal_end(engine.name(), &public).await?;
+        }
+        held?;
+        let image = engine.inspect_name(&self.hold).await?;
+        match image {
+            Some(image) if engine.is_for_platform(&image) => Ok(image),
+            _ => {
+                engine.remove_name(&self.hold).await?;
+                Err(fault::wrong_platform(&self.reference, engine.platform()))
+            }
+        }
+    }
+
+    async fn stream(&self, public: &str, step: &Step) -> Result<(), Fault> {
+        let engine = &self.engine;
+        let options = CreateImageOptions {
+            from_image: Some(public.to_owned()),
+            platform: engine.platform().to_string(),
+            ..CreateImageOptions::default()
+        };
+        let login = self.login.as_ref().map(|login| docker_login(&self.reference, login));
+        let mut stream = std::pin::pin!(engine.docker().create_image(Some(options), None, login));
+        let mut sizes = HashMap::new();
+        while let Some(line) = stream.next().await {
+            let line = line.map_err(|error| {
+                fault::registry(&self.reference, engine.platform(), self.login.is_some(), error)
+            })?;
+            report(line, &mut sizes, step).await;
+        }
+        Ok(())
+    }
+}
+
+/// `pull reg/app:1@sha256:…`.
+fn step_name(reference: &Reference, digest: &Digest) -> String {
+    match reference.digest() {
+        Some(_) => format!("pull {}", reference.familiar()),
+        None => format!("pull {}@{digest}", reference.familiar()),
+    }
+}
+
+/// A line of a pull: how far a layer is. Only some lines say how large it is: `sizes` knows.
+async fn report(line: CreateImageInfo, sizes: &mut HashMap<String, u64>, step: &Step) {
+    let (Some(layer), Some(status)) = (line.id, line.status) else { return };
+    let detail = line.progress_detail.unwrap_or_default();
+    let bytes = |value: Option<i64>| value.and_then(|value| u64::try_from(value).ok()).unwrap_or(0);
+    let (current, total) = (bytes(detail.current), bytes(detail.total));
+    match status.as_str() {
+        "Downloading" => {
+            sizes.insert(layer.clone(), total);
+            step.moves(&layer, current, total, false).await;
+        }
+        "Extracting" if total > 0 => {
+            step.moves(&format!("extracting {layer}"), current, total, current == total).await;
+        }
+        "Download complete" | "Already exists" => {
+            let size = sizes.get(&layer).copied().unwrap_or(0);
+            step.moves(&layer, size, size, true).await;
+        }
+        _ => {}
+    }
+}
+
+/// A login as the engine wants it.
+pub(crate) fn docker_login(reference: &Reference, login: &Login) -> DockerCredentials {
+    let given = |value: &str| Some(value.to_owned()).filter(|value| !value.is_empty());
+    let server = match reference.host() {
+        "docker.io" => "https://index.docker.io/v1/",
+        host => host,
+    };
+    DockerCredentials {
+        username: given(&login.username),
+        password: given(login.password.expose()),
+        identitytoken: given(login.identity_token.expose()),
+        serveraddress: Some(server.to_owned()),
+        ..DockerCredentials::default()
+    }
+}

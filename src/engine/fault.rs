@@ -1,0 +1,216 @@
+//! The engine's errors, rebuilt: its texts name private images and are for the log alone.
+
+use bollard::errors::Error;
+
+use super::Platform;
+use crate::{
+    fault::{Fault, Reason},
+    names::Reference,
+};
+
+/// What became of a call, as far as callers act on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// 404.
+    NotFound,
+    /// 409: the image is in use.
+    Conflict,
+    /// The engine cannot be reached, or went away in the middle.
+    Unavailable,
+    /// Anything else.
+    Other,
+}
+
+pub(crate) fn failure(error: &Error) -> Failure {
+    if let Error::DockerResponseServerError { status_code, .. } = error {
+        return match status_code {
+            404 => Failure::NotFound,
+            409 => Failure::Conflict,
+            _ => Failure::Other,
+        };
+    }
+    let gone = matches!(
+        error,
+        Error::RequestTimeoutError
+            | Error::IOError { .. }
+            | Error::HyperResponseError { .. }
+            | Error::HyperLegacyError { .. }
+            | Error::SocketNotFoundError(_)
+    );
+    if gone { Failure::Unavailable } else { Failure::Other }
+}
+
+/// The fault of a call that should have succeeded; `doing` completes "the engine failed to …".
+pub(crate) fn unexpected(doing: &str, error: Error) -> Fault {
+    match failure(&error) {
+        Failure::Unavailable => {
+            Fault::new(Reason::EngineUnavailable, format!("the engine does not answer: it failed to {doing}"))
+                .hint("it may be restarting; try again")
+                .caused_by(error)
+        }
+        Failure::NotFound | Failure::Conflict | Failure::Other => {
+            Fault::new(Reason::EngineFailed, format!("the engine failed to {doing}; wharfd's log says why"))
+                .caused_by(error)
+        }
+    }
+}
+
+/// What a registry said through the engine, by the words that engines and registries have for it.
+/// They come before the status: engines answer 500 for most of them, or 200 and a line of text.
+const REFUSED: [&str; 5] = [
+    "no basic auth credentials",
+    "unauthorized",
+    "authentication required",
+    "authorization failed",
+    "denied",
+];
+const ABSENT: [&str; 5] =
+    ["manifest unknown", "name unknown", "not found: manifest", "repository name not known", ": not found"];
+const OTHER_PLATFORM: [&str; 3] =
+    ["no matching manifest", "no match for platform", "does not match the specified platform"];
+const FORGED: [&str; 4] = [
+    "layers from manifest don't match image configuration",
+    "wrong diff id",
+    "mismatched image rootfs",
+    "filesystem layer verification failed",
+];
+const DISK_FULL: [&str; 1] = ["no space left on device"];
+/// Why a registry did not answer, in words that are fit to show.
+const CAUSES: [(&str, &str); 8] = [
+    ("connection refused", "connection refused"),
+    ("no such host", "its name does not resolve"),
+    ("network is unreachable", "the network is unreachable"),
+    ("no route to host", "no route to host"),
+    ("certificate", "its certificate is not trusted"),
+    (
+        "http response to https client",
+        "it does not speak HTTPS, and is not one of the engine's insecure registries",
+    ),
+    ("timeout", "it does not answer in time"),
+    ("unexpected http status: 5", "it answers with an error of its own (5xx)"),
+];
+
+/// The fault of a question to a registry about `reference`, or of a pull or push.
+pub(crate) fn registry(reference: &Reference, platform: &Platform, logged_in: bool, error: Error) -> Fault {
+    let (status, message) = if let Error::DockerResponseServerError { status_code, message } = &error {
+        (*status_code, message.to_lowercase())
+    } else if let Error::DockerStreamError { error } = &error {
+        (200, error.to_lowercase())
+    } else {
+        return unexpected(&format!("ask the registry about {}", reference.familiar()), error);
+    };
+    // A repository may be called `denied`.
+    let message = message.replace(reference.path(), "");
+    let says = |words: &[&str]| words.iter().any(|word| message.contains(word));
+    let name = reference.familiar();
+    let host = reference.host();
+    let fault = if says(&FORGED) {
+        forged(reference)
+    } else if says(&DISK_FULL) {
+        Fault::new(Reason::EngineFailed, format!("cannot store {name}: the engine's disk is full"))
+    } else if says(&OTHER_PLATFORM) {
+        wrong_platform(reference, platform)
+    } else if matches!(status, 401 | 403) || says(&REFUSED) {
+        let text = if logged_in {
+            format!("the registry {host} refused your credentials for {name}, or there is no such image")
+        } else {
+            format!("the registry {host} does not show {name} without credentials, or there is no such image")
+        };
+        Fault::new(Reason::RegistryDenied, text).hint(format!("log in: docker login {host}"))
+    } else if status == 404 || says(&ABSENT) {
+        not_found(reference)
+    } else {
+        let cause = CAUSES.iter().find(|(word, _)| message.contains(word)).map(|(_, text)| *text);
+        let text = format!(
+            "the registry {host} is not available for {name}: {}",
+            cause.unwrap_or("wharfd's log says why")
+        );
+        Fault::new(Reason::RegistryUnavailable, text)
+    };
+    fault.caused_by(error)
+}
+
+/// No such image at the registry.
+pub(crate) fn not_found(reference: &Reference) -> Fault {
+    let text = format!("no such image: {} has no {}", reference.host(), reference.familiar());
+    Fault::new(Reason::BaseImageNotFound, text)
+}
+
+/// The image is for other platforms.
+pub(crate) fn wrong_platform(reference: &Reference, platform: &Platform) -> Fault {
+    let text = format!("{} has no image for {platform}, the engine's platform", reference.familiar());
+    Fault::new(Reason::BaseImageNotFound, text)
+}
+
+/// The image's config lies about its layers.
+pub(crate) fn forged(reference: &Reference) -> Fault {
+    let text =
+        format!("{} is refused: its config does not describe the layers that it has", reference.familiar());
+    Fault::new(Reason::ImageForged, text)
+        .hint("an image that was built and pushed by usual tools has no such fault")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reason(status_code: u16, message: &str) -> Reason {
+        let reference = Reference::parse("127.0.0.1:5000/app:1").unwrap();
+        let platform = Platform { os: "linux".into(), architecture: "amd64".into(), variant: None };
+        let error = match status_code {
+            200 => Error::DockerStreamError { error: message.into() },
+            _ => Error::DockerResponseServerError { status_code, message: message.into() },
+        };
+        let fault = registry(&reference, &platform, true, error);
+        assert!(fault.text().contains("127.0.0.1:5000"), "{fault}");
+        fault.reason()
+    }
+
+    /// As engines 26.1 and 29 say it.
+    #[test]
+    fn what_registries_say_is_told_apart() {
+        let head = "Head \"http://127.0.0.1:5000/v2/app/manifests/1\": ";
+        assert_eq!(reason(500, &format!("{head}no basic auth credentials")), Reason::RegistryDenied);
+        assert_eq!(reason(401, "unauthorized: authentication required"), Reason::RegistryDenied);
+        assert_eq!(
+            reason(
+                500,
+                "failed to resolve reference \"x\": pull access denied, repository does not exist or may require \
+                 authorization: authorization failed: no basic auth credentials"
+            ),
+            Reason::RegistryDenied
+        );
+        assert_eq!(reason(404, "manifest unknown: manifest unknown"), Reason::BaseImageNotFound);
+        assert_eq!(reason(404, "failed to resolve reference \"x\": x: not found"), Reason::BaseImageNotFound);
+        assert_eq!(
+            reason(200, "no matching manifest for linux/s390x in the manifest list entries"),
+            Reason::BaseImageNotFound
+        );
+        assert_eq!(reason(200, "layers from manifest don't match image configuration"), Reason::ImageForged);
+        assert_eq!(
+            reason(
+                500,
+                "Get \"http://127.0.0.1:5000/v2/\": dial tcp 127.0.0.1:5000: connect: connection refused"
+            ),
+            Reason::RegistryUnavailable
+        );
+        assert_eq!(
+            reason(500, "dial tcp: lookup registry.example: no such host"),
+            Reason::RegistryUnavailable
+        );
+        assert_eq!(
+            reason(500, "received unexpected HTTP status: 503 Service Unavailable"),
+            Reason::RegistryUnavailable
+        );
+        assert_eq!(reason(200, "write /x: no space left on device"), Reason::EngineFailed);
+    }
+
+    #[test]
+    fn an_engine_that_is_gone_is_not_the_callers_fault() {
+        let gone = || Error::IOError { err: std::io::ErrorKind::ConnectionRefused.into() };
+        assert_eq!(unexpected("list images", gone()).reason(), Reason::EngineUnavailable);
+        let reference = Reference::parse("app").unwrap();
+        let platform = Platform { os: "linux".into(), architecture: "amd64".into(), variant: None };
+        assert_eq!(registry(&reference, &platform, false, gone()).reason(), Reason::EngineUnavailable);
+    }
+}
