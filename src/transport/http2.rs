@@ -112,7 +112,7 @@ where
             tracing::warn!(uid = peer.uid, "a connection is closed: its user has too many");
             continue;
         };
-        let span = tracing::info_span!("connection", uid = peer.uid, pid = peer.pid);
+        let span = tracing::info_span!(parent: None, "connection", uid = peer.uid, pid = peer.pid);
         let (group, service) = (connections.child("connection"), service.clone());
         let serving = async move {
             connection(stream, peer, group, service).await;
@@ -232,12 +232,23 @@ mod tests {
         where
             F: Future<Output = String> + Send + 'static,
         {
+            Self::with(name, limits, move |request| answer(*request.extensions().get::<Peer>().unwrap()))
+        }
+
+        fn with<F>(
+            name: &str,
+            limits: Limits,
+            answer: impl Fn(Request<Incoming>) -> F + Clone + Send + 'static,
+        ) -> Self
+        where
+            F: Future<Output = String> + Send + 'static,
+        {
             let directory = std::env::temp_dir().join(format!("wharf-http2-{}-{name}", std::process::id()));
             let socket: SocketPath = format!("unix://{}/w.sock", directory.display()).parse().unwrap();
             let listener = Listener::bind(&socket, 0o600, None).unwrap();
             let connections = Group::root().child("connections");
             let service = tower::service_fn(move |request: Request<Incoming>| {
-                let answer = answer(*request.extensions().get::<Peer>().unwrap());
+                let answer = answer(request);
                 async { Ok(Response::new(Body::new(answer.await))) }
             });
             drop(connections.spawn("serve", serve(vec![listener], limits, connections.clone(), service)));
@@ -349,6 +360,46 @@ mod tests {
         assert!(client.send_request(request()).await.is_err());
         assert_eq!(asked.load(Ordering::SeqCst), 1);
         assert!(!served.socket.as_path().exists());
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_is_not_read_stops_no_other() {
+        let piece = bytes::Bytes::from(vec![0; 64 << 10]);
+        let stuck = Arc::new(Notify::new());
+        let reached = Arc::clone(&stuck);
+        let served = Served::with("stalled", Limits::default(), move |request: Request<Incoming>| {
+            let reached = Arc::clone(&reached);
+            async move {
+                if request.uri().path() == "/stalled" {
+                    reached.notify_one();
+                    // Its body is held, and never read.
+                    std::future::pending::<()>().await;
+                }
+                let body = http_body_util::BodyExt::collect(request.into_body()).await.unwrap();
+                body.to_bytes().len().to_string()
+            }
+        });
+        let mut client = served.client().await;
+        let body = |pieces: usize| {
+            let pieces = std::iter::repeat_n(piece.clone(), pieces).map(Ok::<_, Infallible>);
+            let frames = futures_util::stream::iter(pieces.map(|piece| piece.map(hyper::body::Frame::data)));
+            Body::new(http_body_util::StreamBody::new(frames))
+        };
+        // As many as a connection may have, less the one that runs; each fills its window.
+        let stalled: Vec<_> = (1..STREAMS_MAX)
+            .map(|_| client.send_request(Request::post("http://localhost/stalled").body(body(64)).unwrap()))
+            .collect();
+        let stalled = futures_util::future::join_all(stalled);
+        tokio::pin!(stalled);
+        let running = async {
+            stuck.notified().await;
+            let request = Request::post("http://localhost/running").body(body(512)).unwrap();
+            text(client.send_request(request).await.unwrap()).await
+        };
+        tokio::select! {
+            _ = &mut stalled => panic!("they are never answered"),
+            read = running => assert_eq!(read, (32 << 20).to_string()),
+        }
     }
 
     #[test]
