@@ -25,6 +25,8 @@ pub mod store;
 
 pub mod engine;
 
+pub mod build;
+
 pub mod service;
 
 pub mod daemon;

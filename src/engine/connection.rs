@@ -11,7 +11,7 @@ use std::{
 };
 
 use bollard_buildkit_proto::moby::buildkit::v1::{
-    InfoRequest, control_client::ControlClient, frontend::llb_bridge_client::LlbBridgeClient,
+    control_client::ControlClient, frontend::llb_bridge_client::LlbBridgeClient,
 };
 use http::{Request, Response, Uri, header};
 use http_body_util::Empty;
@@ -95,31 +95,6 @@ impl Connection {
             }
         };
         Ok(Self { channel: Channel(sender), _cut: cut })
-    }
-
-    /// Finds out how this engine's BuildKit is reached, by a call: a handshake alone proves
-    /// nothing, since older engines accept the connection and fail the first call in several ways.
-    pub async fn probe(socket: &Path, tasks: &Group) -> Result<Dialling, Fault> {
-        let mut last = None;
-        for dialling in [Dialling::PriorKnowledge, Dialling::Upgrade] {
-            let answer = async {
-                let connection = Self::dial(socket, dialling, tasks).await?;
-                // Engines packaged by distributions leave `Info` out; that, too, is BuildKit's answer.
-                match connection.control().info(InfoRequest {}).await {
-                    Ok(_) => Ok(dialling),
-                    Err(status) if status.code() == tonic::Code::Unimplemented => Ok(dialling),
-                    Err(status) => {
-                        Err(Fault::new(Reason::EngineUnavailable, "the engine's builder does not answer")
-                            .caused_by(status))
-                    }
-                }
-            };
-            match answer.await {
-                Ok(dialling) => return Ok(dialling),
-                Err(fault) => last = Some(fault),
-            }
-        }
-        Err(last.unwrap_or_else(|| Fault::internal("no way of dialling was tried")))
     }
 
     /// BuildKit's Control API.

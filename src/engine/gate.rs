@@ -26,9 +26,15 @@ use crate::{
 #[derive(Debug)]
 pub struct Judged {
     result: frontend::Result,
+    images: BTreeSet<String>,
 }
 
 impl Judged {
+    /// The names in the engine of the images that the graph uses.
+    pub fn images(&self) -> &BTreeSet<String> {
+        &self.images
+    }
+
     /// What `Return` takes: references alone, since BuildKit keeps the graphs.
     pub fn into_result(self) -> frontend::Result {
         self.result
@@ -42,6 +48,14 @@ pub enum Refusal {
     NeedsUrls(BTreeSet<String>),
     /// It is refused.
     Refused(Fault),
+}
+
+/// What a graph was seen to use.
+#[derive(Default)]
+struct Seen {
+    images: BTreeSet<String>,
+    /// URLs that were not admitted.
+    urls: BTreeSet<String>,
 }
 
 /// What a build's graph may hold.
@@ -64,19 +78,19 @@ pub struct Gate<'a> {
 impl Gate<'_> {
     /// Judges every graph of a frontend's result.
     pub fn judge(&self, result: frontend::Result) -> Result<Judged, Refusal> {
-        let mut urls = BTreeSet::new();
+        let mut seen = Seen::default();
         if !result.attestations.is_empty() {
             return Err(refuse("attestations are not allowed"));
         }
         let judged = match result.result {
             None => None,
             Some(result::Result::Ref(reference)) => {
-                Some(result::Result::Ref(self.reference(reference, &mut urls)?))
+                Some(result::Result::Ref(self.reference(reference, &mut seen)?))
             }
             Some(result::Result::Refs(map)) => {
                 let mut refs = std::collections::HashMap::new();
                 for (name, reference) in map.refs {
-                    refs.insert(name, self.reference(reference, &mut urls)?);
+                    refs.insert(name, self.reference(reference, &mut seen)?);
                 }
                 Some(result::Result::Refs(frontend::RefMap { refs }))
             }
@@ -85,19 +99,15 @@ impl Gate<'_> {
                 return Err(refuse("the builder gave no graph to judge"));
             }
         };
-        if !urls.is_empty() {
-            return Err(Refusal::NeedsUrls(urls));
+        if !seen.urls.is_empty() {
+            return Err(Refusal::NeedsUrls(seen.urls));
         }
-        Ok(Judged { result: frontend::Result { result: judged, ..result } })
+        Ok(Judged { result: frontend::Result { result: judged, ..result }, images: seen.images })
     }
 
-    fn reference(
-        &self,
-        reference: frontend::Ref,
-        urls: &mut BTreeSet<String>,
-    ) -> Result<frontend::Ref, Refusal> {
+    fn reference(&self, reference: frontend::Ref, seen: &mut Seen) -> Result<frontend::Ref, Refusal> {
         match &reference.def {
-            Some(definition) => self.definition(definition, urls)?,
+            Some(definition) => self.definition(definition, seen)?,
             // `FROM scratch` with nothing in it has no graph, and then BuildKit gives no id either.
             None if reference.id.is_empty() => {}
             None => return Err(refuse("the builder gave no graph to judge")),
@@ -105,18 +115,18 @@ impl Gate<'_> {
         Ok(frontend::Ref { id: reference.id, def: None })
     }
 
-    fn definition(&self, definition: &Definition, urls: &mut BTreeSet<String>) -> Result<(), Refusal> {
+    fn definition(&self, definition: &Definition, seen: &mut Seen) -> Result<(), Refusal> {
         for bytes in &definition.def {
             let op = Op::decode(bytes.as_slice()).map_err(|_| refuse("an operation cannot be read"))?;
             if op.encoded_len() != bytes.len() {
                 return Err(refuse("an operation has fields that this wharfd does not know"));
             }
-            self.op(&op, urls)?;
+            self.op(&op, seen)?;
         }
         Ok(())
     }
 
-    fn op(&self, op: &Op, urls: &mut BTreeSet<String>) -> Result<(), Refusal> {
+    fn op(&self, op: &Op, seen: &mut Seen) -> Result<(), Refusal> {
         if let Some(WorkerConstraints { filter }) = &op.constraints
             && !filter.is_empty()
         {
@@ -128,7 +138,7 @@ impl Gate<'_> {
             None => Err(refuse("an operation has no kind")),
             Some(op::Op::Exec(exec)) => self.platform(op.platform.as_ref()).and_then(|()| self.exec(exec)),
             Some(op::Op::Source(source)) => {
-                self.source(source, urls)?;
+                self.source(source, seen)?;
                 if source.identifier.starts_with("docker-image://") {
                     self.platform(op.platform.as_ref())
                 } else {
@@ -156,7 +166,7 @@ impl Gate<'_> {
         Err(Refusal::Refused(foreign_platform(&name, self.platform)))
     }
 
-    fn source(&self, source: &SourceOp, urls: &mut BTreeSet<String>) -> Result<(), Refusal> {
+    fn source(&self, source: &SourceOp, seen: &mut Seen) -> Result<(), Refusal> {
         let identifier = source.identifier.as_str();
         let (scheme, rest) = identifier.split_once("://").unwrap_or_default();
         match scheme {
@@ -183,10 +193,10 @@ impl Gate<'_> {
                 )
             }
             "docker-image" => {
-                let name = rest.split_once("@sha256:").map_or(rest, |(name, _)| name);
-                if !self.images.contains_key(name) && !self.images.contains_key(rest) {
-                    return Err(refuse("an image of the graph was not admitted"));
-                }
+                let bare = rest.split_once("@sha256:").map_or(rest, |(name, _)| name);
+                let name = [rest, bare].into_iter().find(|name| self.images.contains_key(*name));
+                let name = name.ok_or_else(|| refuse("an image of the graph was not admitted"))?;
+                seen.images.insert(name.to_owned());
                 if source.attrs.get("image.resolvemode").is_none_or(|mode| mode != "local") {
                     return Err(refuse("an image of the graph would be looked up at a registry"));
                 }
@@ -195,7 +205,7 @@ impl Gate<'_> {
             "http" | "https" => {
                 attributes(source, &["http.checksum", "http.filename", "http.perm", "http.uid", "http.gid"])?;
                 if self.tar != Some(identifier) && !self.urls.contains(identifier) {
-                    urls.insert(identifier.to_owned());
+                    seen.urls.insert(identifier.to_owned());
                 }
                 Ok(())
             }
@@ -271,11 +281,30 @@ impl Gate<'_> {
     }
 }
 
+/// What a Dockerfile's `# syntax=` asks for, by the sources that come with its graph.
+pub fn syntax_directive(result: &frontend::Result) -> Option<String> {
+    let reference = match result.result.as_ref()? {
+        result::Result::Ref(reference) => reference,
+        result::Result::Refs(map) => map.refs.values().next()?,
+        result::Result::RefDeprecated(_) | result::Result::RefsDeprecated(_) => return None,
+    };
+    let sources = reference.def.as_ref()?.source.as_ref()?;
+    let text = String::from_utf8_lossy(&sources.infos.first()?.data).into_owned();
+    // Directives stand before anything else, one a line.
+    text.lines().map_while(|line| line.trim().strip_prefix('#')).find_map(|line| {
+        let (key, value) = line.split_once('=')?;
+        key.trim().eq_ignore_ascii_case("syntax").then(|| value.trim().to_owned())
+    })
+}
+
+/// What to do about a platform that is not the engine's.
+pub const PLATFORM_HINT: &str =
+    "leave `--platform` away, or say `--platform=$BUILDPLATFORM` for a stage that only compiles";
+
 /// A build for another platform than the engine's own.
 pub fn foreign_platform(asked: &str, own: &str) -> Fault {
     let text = format!("the platform `{}` is not the engine's, which is `{own}`", printable(asked));
-    Fault::new(Reason::GraphDenied, text)
-        .hint("leave `--platform` away, or say `--platform=$BUILDPLATFORM` for a stage that only compiles")
+    Fault::new(Reason::GraphDenied, text).hint(PLATFORM_HINT)
 }
 
 fn attributes(source: &SourceOp, known: &[&str]) -> Result<(), Refusal> {

@@ -4,12 +4,15 @@ pub mod admission;
 pub mod connection;
 mod facts;
 mod fault;
+pub mod failure;
 pub mod filesync;
 pub mod gate;
 pub mod isolation;
 mod locks;
 pub mod naming;
+pub mod probe;
 pub mod session;
+pub mod shown;
 pub mod solve;
 
 use std::{

@@ -1,5 +1,6 @@
 //! The gRPC front door. A handler accepts, authorizes, does its work, answers.
 
+mod build;
 mod call;
 mod node;
 pub mod status;
@@ -20,7 +21,7 @@ use crate::{
     config::EngineName,
     engine::Engine,
     identity::Identities,
-    wire::v1::{self, node_service_server::NodeServiceServer},
+    wire::v1::{self, build_service_server::BuildServiceServer, node_service_server::NodeServiceServer},
 };
 
 /// What all handlers share.
@@ -59,10 +60,12 @@ pub async fn services(
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()?;
     let node = NodeServiceServer::from_arc(Arc::new(node::Node::new(Arc::clone(&front))));
+    let build = BuildServiceServer::from_arc(Arc::new(build::Build::new(Arc::clone(&front))));
     let (reporter, health) = tonic_health::server::health_reporter();
     // What listens serves: the engines were reached before.
     reporter.set_service_status("", tonic_health::ServingStatus::Serving).await;
     reporter.set_serving::<NodeServiceServer<node::Node>>().await;
-    let routes = Routes::new(node).add_service(health).add_service(reflection).prepare();
+    reporter.set_serving::<BuildServiceServer<build::Build>>().await;
+    let routes = Routes::new(node).add_service(build).add_service(health).add_service(reflection).prepare();
     Ok(ServiceExt::<Request<Incoming>>::map_response(routes, status::complete))
 }

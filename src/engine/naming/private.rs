@@ -13,6 +13,7 @@ use crate::names::{
 
 const DIGEST_ROOM: &str = "digest";
 const LONG_ROOM: &str = "long";
+const UNTAGGED_ROOM: &str = "untagged";
 
 /// How the names of one namespace's images are made and read.
 #[derive(Clone, Debug)]
@@ -70,6 +71,11 @@ impl NamespaceNames {
                 PrivateName { name: format!("{}{LONG_ROOM}/{hash}:1", self.prefix), long: Some(hash) }
             }
         }
+    }
+
+    /// The name of an image that was built without a tag; `id` tells it from others.
+    pub fn untagged(&self, id: &str) -> String {
+        format!("{}{UNTAGGED_ROOM}/{id}:1", self.prefix)
     }
 
     /// Reads a name of the engine's; none when it is not this namespace's.

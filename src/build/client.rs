@@ -1,0 +1,167 @@
+//! What stands behind a build: a client with a session, a tar, or both.
+
+use std::sync::Arc;
+
+use bollard_buildkit_proto::moby::{
+    buildkit::secrets::v1::GetSecretResponse, filesync::v1::CredentialsResponse,
+};
+use futures_util::{StreamExt as _, future::BoxFuture, stream};
+use prost::Message;
+use tonic::{Code, Status};
+
+use super::{
+    session::{Attached, ClientSession},
+    tar::Tar,
+};
+use crate::{
+    engine::{
+        filesync::DirectoryRequest,
+        session::{Messages, SessionClient},
+    },
+    fault::{Fault, Reason},
+    names::Secret,
+    registry::{CredentialSource, Login},
+    tasks::Group,
+    wire::v1::{self, attach_request::Request, stream_opened::Subject},
+};
+
+/// The client of one build.
+#[derive(Debug)]
+pub struct BuildClient {
+    /// Who syncs directories and answers for secrets and credentials, if anyone.
+    pub session: Option<Arc<ClientSession>>,
+    /// The context, where it comes as a tar.
+    pub tar: Option<Tar>,
+    /// Credentials that came with the call.
+    pub credentials: Vec<v1::RegistryCredentials>,
+    /// The build's tasks.
+    pub tasks: Group,
+}
+
+impl BuildClient {
+    fn session(&self) -> Result<&ClientSession, Status> {
+        self.session.as_deref().ok_or_else(|| Status::unimplemented("the build has no session"))
+    }
+
+    /// Asks the client one question, and takes its one message.
+    async fn ask<M: Message + Default>(&self, subject: Subject) -> Result<M, Status> {
+        let Attached { mut incoming, outgoing: _outgoing } = self.session()?.stream(subject).await?;
+        let message = match incoming.message().await?.and_then(|request| request.request) {
+            Some(Request::Message(message)) => message,
+            Some(Request::Error(error)) => return Err(client_error(error)),
+            Some(Request::StreamId(_)) | None => return Err(Status::aborted("the client gave no answer")),
+        };
+        M::decode(message).map_err(|_| Status::aborted("the client's answer cannot be read"))
+    }
+}
+
+/// The client's own words on why it cannot go on. They go to BuildKit and come back in a failure.
+fn client_error(error: v1::StreamError) -> Status {
+    let code = match Code::from(error.code) {
+        Code::Ok => Code::Unknown,
+        code => code,
+    };
+    Status::new(code, error.message)
+}
+
+impl SessionClient for BuildClient {
+    fn sync(
+        &self,
+        request: DirectoryRequest,
+        mut packets: Messages,
+    ) -> BoxFuture<'_, Result<Messages, Status>> {
+        Box::pin(async move {
+            let session = self.session()?;
+            if !session.offer().directories.iter().any(|(name, _)| *name == request.name) {
+                return Err(Status::not_found(format!("the client offers no directory `{}`", request.name)));
+            }
+            let Attached { incoming, outgoing } = session
+                .stream(Subject::FileSync(v1::FileSync {
+                    directory: request.name,
+                    include_patterns: request.include_patterns,
+                    exclude_patterns: request.exclude_patterns,
+                    follow_paths: request.follow_paths,
+                }))
+                .await?;
+            let tasks = self.tasks.clone();
+            self.tasks.spawn("file sync", async move {
+                // Ends with BuildKit's side; the client's side is the response below.
+                let relay = async {
+                    while let Some(Ok(message)) = packets.next().await {
+                        if outgoing.send(Ok(v1::AttachResponse { message })).await.is_err() {
+                            break;
+                        }
+                    }
+                };
+                let _ = tasks.unless_cancelled(relay).await;
+            });
+            let messages = stream::unfold(Some(incoming), |incoming| async move {
+                let mut incoming = incoming?;
+                match incoming.message().await {
+                    Ok(None) => None,
+                    Ok(Some(request)) => match request.request {
+                        Some(Request::Message(message)) => Some((Ok(message), Some(incoming))),
+                        Some(Request::Error(error)) => Some((Err(client_error(error)), None)),
+                        Some(Request::StreamId(_)) | None => {
+                            Some((Err(Status::invalid_argument("a message of the stream is empty")), None))
+                        }
+                    },
+                    Err(status) => {
+                        Some((Err(Status::new(status.code(), "the client broke the sync off")), None))
+                    }
+                }
+            });
+            let messages: Messages = messages.boxed();
+            Ok(messages)
+        })
+    }
+
+    fn credentials<'a>(&'a self, _host: &'a str) -> BoxFuture<'a, Result<CredentialsResponse, Status>> {
+        // A build's images are admitted before, and pushed after it: BuildKit itself asks no
+        // registry, so whoever makes it ask gets nothing.
+        Box::pin(async { Ok(CredentialsResponse::default()) })
+    }
+
+    fn secret<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Secret<Vec<u8>>, Status>> {
+        Box::pin(async move {
+            let offers = self.session.as_ref().is_some_and(|session| session.offer().secrets);
+            if !offers {
+                return Err(Status::not_found(format!("secret {id}: not found")));
+            }
+            let answer: GetSecretResponse =
+                self.ask(Subject::Secret(v1::SecretQuery { id: id.to_owned() })).await?;
+            Ok(Secret::new(answer.data))
+        })
+    }
+
+    fn upload(&self, path: &str) -> Result<Messages, Status> {
+        self.tar.as_ref().ok_or_else(|| Status::not_found("the build has no upload"))?.read(path)
+    }
+}
+
+impl CredentialSource for BuildClient {
+    fn credentials<'a>(&'a self, host: &'a str) -> BoxFuture<'a, Result<Option<Login>, Fault>> {
+        Box::pin(async move {
+            if let Some(found) = self.credentials.iter().find(|credentials| credentials.host == host) {
+                return Ok(Some(Login::from_wire(found.clone())));
+            }
+            let asks = self.session.as_ref().is_some_and(|session| session.offer().credentials);
+            if !asks {
+                return Ok(None);
+            }
+            let query = Subject::Credentials(v1::CredentialsQuery { host: host.to_owned() });
+            match self.ask::<CredentialsResponse>(query).await {
+                Ok(answer) if answer.secret.is_empty() => Ok(None),
+                Ok(answer) => Ok(Some(Login::from_answer(host, answer.username, answer.secret))),
+                Err(status) if status.code() == Code::NotFound => Ok(None),
+                Err(status) => Err(Fault::new(
+                    Reason::StreamBroken,
+                    format!(
+                        "the client could not answer for the credentials of {host}: {}",
+                        status.message()
+                    ),
+                )),
+            }
+        })
+    }
+}

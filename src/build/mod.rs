@@ -1,0 +1,6 @@
+//! The path of a build: from an order to an image, with everything that owns it on the way.
+
+pub mod client;
+pub mod running;
+pub mod session;
+pub mod tar;

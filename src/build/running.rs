@@ -1,0 +1,474 @@
+//! Builds that run: one solve each, in passes, until the frontend names no image or URL that was
+//! not admitted and the gate lets its graph run.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use bollard_buildkit_proto::moby::buildkit::v1::StatusResponse;
+use futures_util::future::join_all;
+use tonic::{Code, Status};
+
+use super::{client::BuildClient, session::random_id};
+use crate::{
+    engine::{
+        Engine, StoreKind,
+        admission::Admitted,
+        connection::Connection,
+        failure::Failure,
+        gate::{self, Gate, Refusal},
+        isolation::{self, JobKeys, Source},
+        naming::PRIVATE_HOST,
+        session::Session,
+        shown::Shown,
+        solve::{self, Ended, Facts},
+    },
+    fault::{Fault, Reason},
+    names::{Namespace, Reference, printable},
+    policy::Permit,
+    wire::{build::BuildSpec, progress::Reporter, v1},
+};
+
+/// A Dockerfile that names more images, or URLs one after the other, is no Dockerfile.
+const PASSES_MAX: usize = 64;
+/// Facts of a pass that may yet be denied; a pass makes a few dozen.
+const FACTS_HELD_MAX: usize = 1024;
+
+/// A build that was allowed.
+#[derive(Debug)]
+pub struct Order {
+    /// Where it runs.
+    pub namespace: Permit<Namespace>,
+    /// What it builds.
+    pub spec: BuildSpec,
+    /// Who stands behind it.
+    pub client: Arc<BuildClient>,
+}
+
+/// How a build ended. A failed step is an outcome, not a fault.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The image.
+    Built(v1::BuildResult),
+    /// The Dockerfile or a step failed.
+    Failed(v1::BuildFailure),
+}
+
+/// Runs a build to its end. Dropping the future cancels the build on the engine.
+pub async fn run(engine: &Engine, order: &Order, reporter: &Reporter) -> Result<Outcome, Fault> {
+    let mut build = Build::new(engine, order, reporter)?;
+    let tasks = &order.client.tasks;
+    let connection = Connection::dial(engine.socket(), engine.dialling(), tasks).await?;
+    let session = Session::new(random_id()?);
+    let shared_key = build.shared_key();
+    let serving = session.serve(&connection, &shared_key, order.client.clone());
+    let exported = tokio::select! {
+        ended = serving => match ended {
+            Err(fault) => return Err(fault),
+        },
+        ended = build.passes(&connection, &session) => ended?,
+    };
+    match exported {
+        Passed::Exported(facts) => build.finish(&facts).await.map(Outcome::Built),
+        Passed::Failed(failure) => Ok(Outcome::Failed(failure)),
+    }
+}
+
+enum Passed {
+    Exported(HashMap<String, String>),
+    Failed(v1::BuildFailure),
+}
+
+struct Build<'a> {
+    engine: &'a Engine,
+    order: &'a Order,
+    spec: BuildSpec,
+    reporter: &'a Reporter,
+    keys: JobKeys,
+    shown: Shown,
+    /// Admitted images by the name that BuildKit knows: `docker.io/library/busybox:latest`.
+    images: BTreeMap<String, Admitted>,
+    urls: BTreeSet<String>,
+    /// Sources that were asked for once: a second time ends the build.
+    asked: BTreeSet<String>,
+}
+
+impl<'a> Build<'a> {
+    fn new(engine: &'a Engine, order: &'a Order, reporter: &'a Reporter) -> Result<Self, Fault> {
+        let mut spec = order.spec.clone();
+        let own = engine.platform().to_string();
+        if !spec.platform.is_empty() && spec.platform != own {
+            return Err(gate::foreign_platform(&spec.platform, &own));
+        }
+        let job = order.namespace.subject().job();
+        // A client may divide its own job's cache mounts further, never leave the job.
+        let divided = spec.build_args.remove("BUILDKIT_CACHE_MOUNT_NS");
+        let keys = JobKeys {
+            salt: engine.keys().salt(job),
+            cache_mounts: engine.keys().cache_mounts(job, divided.as_deref()),
+        };
+        Ok(Self {
+            engine,
+            order,
+            spec,
+            reporter,
+            keys,
+            shown: Shown::new(engine.keys().names(order.namespace.subject())),
+            images: BTreeMap::new(),
+            urls: BTreeSet::new(),
+            asked: BTreeSet::new(),
+        })
+    }
+
+    fn job(&self) -> &'a str {
+        self.order.namespace.subject().job()
+    }
+
+    /// What the context sync is compared with: the job's own earlier syncs of the same directories.
+    fn shared_key(&self) -> String {
+        let session = self.order.client.session.as_ref();
+        let directories: Vec<(&str, &str)> = session
+            .iter()
+            .flat_map(|session| &session.offer().directories)
+            .map(|(name, path)| (name.as_str(), path.as_str()))
+            .collect();
+        self.engine.keys().shared_key(self.job(), &directories)
+    }
+
+    /// What this build is remembered by: another target or Dockerfile has other bases.
+    fn build_key(&self) -> String {
+        let session = self.order.client.session.as_ref();
+        let directory = session.iter().flat_map(|session| &session.offer().directories);
+        let path = directory.filter(|(name, _)| name == "dockerfile").map(|(_, path)| path.as_str()).next();
+        let parts = [path.unwrap_or_default(), self.spec.dockerfile.as_str(), self.spec.target.as_str()];
+        self.engine.keys().build(self.job(), &parts)
+    }
+
+    /// Passes until one runs. The first proves what the job's Dockerfile used last time, so that an
+    /// unchanged rebuild takes one.
+    async fn passes(&mut self, connection: &Connection, session: &Session) -> Result<Passed, Fault> {
+        let names = self.private_names().await?;
+        self.admit_bases().await?;
+        for _ in 0..PASSES_MAX {
+            self.hold_again().await?;
+            let order = solve::Order {
+                reference: random_id()?,
+                session: session.id().to_owned(),
+                attributes: isolation::attributes(&self.spec, &self.keys, self.tar_url().as_deref()),
+                policy: isolation::policy(&self.sources()),
+                names: names.clone(),
+            };
+            let targets = self.targets();
+            let tar = self.tar_url();
+            let platform = self.engine.platform().to_string();
+            let gate = Gate {
+                session: session.id(),
+                keys: &self.keys,
+                platform: &platform,
+                images: &targets,
+                urls: &self.urls,
+                tar: tar.as_deref(),
+            };
+            let (mut used, mut syntax) = (BTreeSet::new(), None);
+            let mut facts = PassFacts::new(self.reporter, &self.shown);
+            let judge = |result| {
+                syntax = gate::syntax_directive(&result);
+                let judged = gate.judge(result)?;
+                used = judged.images().clone();
+                Ok(judged)
+            };
+            let ended = solve::pass(connection, order, judge, &mut facts).await;
+            if let Some(syntax) = syntax.filter(|_| matches!(ended, Ended::Exported(_) | Ended::Failed(_))) {
+                let short = format!(
+                    "`# syntax={}` is ignored: the builder's own frontend is used",
+                    printable(&syntax)
+                );
+                self.reporter.warn(short, Vec::new()).await;
+            }
+            match ended {
+                Ended::Exported(exported) => {
+                    self.remember_bases(&used).await?;
+                    return Ok(Passed::Exported(exported));
+                }
+                Ended::Refused(Refusal::Refused(fault)) => {
+                    facts.runs().await;
+                    return Err(fault);
+                }
+                Ended::Refused(Refusal::NeedsUrls(urls)) => {
+                    for url in urls {
+                        self.admit_url(&url).await?;
+                    }
+                }
+                Ended::Frontend(status) => {
+                    let failure = Failure::read(&status);
+                    match failure.denied_source() {
+                        Some(source) => self.admit(source).await?,
+                        // An image is held for the engine's platform alone: for another one BuildKit
+                        // goes and asks the network for the hold's name, which nobody answers.
+                        None if failure.message.contains(PRIVATE_HOST) => {
+                            facts.runs().await;
+                            let line = failure
+                                .source
+                                .map_or(String::new(), |source| format!("Dockerfile:{}: ", source.start));
+                            let own = self.engine.platform();
+                            let text = format!(
+                                "{line}the stage asks for another platform than the engine's, which is `{own}`"
+                            );
+                            return Err(Fault::new(Reason::GraphDenied, text).hint(gate::PLATFORM_HINT));
+                        }
+                        None => {
+                            facts.runs().await;
+                            return self.failed(v1::BuildFailureKind::Dockerfile, &status, failure);
+                        }
+                    }
+                }
+                Ended::Failed(status) => {
+                    let failure = Failure::read(&status);
+                    match failure.denied_source() {
+                        Some(source) if !self.asked.contains(source) => self.admit(source).await?,
+                        _ => {
+                            facts.runs().await;
+                            return self.failed(v1::BuildFailureKind::Step, &status, failure);
+                        }
+                    }
+                }
+            }
+        }
+        let text = format!("the Dockerfile names more than {PASSES_MAX} images and URLs one after the other");
+        Err(Fault::new(Reason::LimitReached, text))
+    }
+
+    /// The names that the image gets in the engine. One without a tag needs one too: the image is
+    /// the namespace's.
+    async fn private_names(&self) -> Result<Vec<String>, Fault> {
+        let names = self.engine.keys().names(self.order.namespace.subject());
+        if self.spec.tags.is_empty() {
+            return Ok(vec![names.untagged(&random_id()?)]);
+        }
+        let mut private = Vec::with_capacity(self.spec.tags.len());
+        for tag in &self.spec.tags {
+            let name = names.name(tag);
+            if let Some(hash) = name.long() {
+                self.engine.store().remember_long_name(hash, &tag.to_string()).await?;
+            }
+            private.push(name.as_str().to_owned());
+        }
+        Ok(private)
+    }
+
+    fn tar_url(&self) -> Option<String> {
+        self.order.client.tar.as_ref().map(super::tar::Tar::url)
+    }
+
+    fn sources(&self) -> Vec<Source> {
+        let images = self.images.iter().map(|(named, admitted)| Source::Image {
+            named: named.clone(),
+            target: admitted.target().to_owned(),
+        });
+        let urls = self.urls.iter().cloned().map(Source::Url);
+        let tar = self
+            .order
+            .client
+            .tar
+            .as_ref()
+            .map(|tar| Source::Tar { url: tar.url(), digest: tar.digest().map(str::to_owned) });
+        images.chain(urls).chain(tar).collect()
+    }
+
+    fn targets(&self) -> BTreeMap<String, String> {
+        self.images.iter().map(|(named, admitted)| (admitted.target().to_owned(), named.clone())).collect()
+    }
+
+    async fn admit_bases(&mut self) -> Result<(), Fault> {
+        let job = self.engine.keys().job(self.job());
+        let bases = self.engine.store().bases(&job, &self.build_key()).await?;
+        let admissions = bases.iter().map(|reference| self.admission(reference));
+        for (reference, admitted) in bases.iter().zip(join_all(admissions).await) {
+            match admitted {
+                Ok(admitted) => self.admitted(&reference.to_string(), admitted),
+                // The Dockerfile may not name it any more; if it does, the frontend says so.
+                Err(fault) => tracing::debug!(%reference, %fault, "a base of last time is not admitted"),
+            }
+        }
+        Ok(())
+    }
+
+    async fn remember_bases(&self, used: &BTreeSet<String>) -> Result<(), Fault> {
+        let used: Vec<Reference> = self
+            .images
+            .iter()
+            .filter(|(_, admitted)| used.contains(admitted.target()))
+            .filter_map(|(named, _)| Reference::parse(named).ok())
+            .collect();
+        let job = self.engine.keys().job(self.job());
+        self.engine.store().set_bases(&job, &self.build_key(), &used).await
+    }
+
+    /// Holds can go between two passes: an operator prunes. Without its hold BuildKit would look
+    /// for the image elsewhere.
+    async fn hold_again(&mut self) -> Result<(), Fault> {
+        let mut lost = Vec::new();
+        for (named, admitted) in &self.images {
+            if !self.engine.still_held(admitted).await? {
+                lost.push(named.clone());
+            }
+        }
+        for named in lost {
+            self.images.remove(&named);
+            if let Ok(reference) = Reference::parse(&named) {
+                let admitted = self.admission(&reference).await?;
+                self.admitted(&named, admitted);
+            }
+        }
+        Ok(())
+    }
+
+    fn admission<'b>(
+        &'b self,
+        reference: &'b Reference,
+    ) -> impl Future<Output = Result<Admitted, Fault>> + use<'a, 'b> {
+        let client: &BuildClient = &self.order.client;
+        self.engine.admit(&self.order.namespace, reference, client, self.spec.pull, self.reporter)
+    }
+
+    fn admitted(&mut self, named: &str, admitted: Admitted) {
+        self.shown.admit(admitted.target(), named);
+        self.images.insert(named.to_owned(), admitted);
+    }
+
+    /// Admits a source that BuildKit's policy has denied.
+    async fn admit(&mut self, source: &str) -> Result<(), Fault> {
+        if !self.asked.insert(source.to_owned()) {
+            let text = format!("the builder refuses `{}` although it was admitted", self.shown.text(source));
+            return Err(Fault::new(Reason::EngineFailed, text));
+        }
+        let denied = |why: &str| {
+            let text = format!("the source `{}` is not allowed: {why}", printable(&self.shown.text(source)));
+            Fault::new(Reason::SourceDenied, text)
+        };
+        match source.split_once("://") {
+            Some(("docker-image", named)) => {
+                let reference = Reference::parse(named).map_err(|error| denied(&error.to_string()))?;
+                if reference.host() == PRIVATE_HOST {
+                    return Err(Fault::new(
+                        Reason::BaseImageNotFound,
+                        format!("there is no image `{}`", printable(&self.shown.text(named))),
+                    ));
+                }
+                let admitted = self.admission(&reference).await?;
+                self.admitted(named, admitted);
+                Ok(())
+            }
+            Some(("http" | "https", _)) => self.admit_url(source).await,
+            Some(("git", _)) => Err(denied("Git sources are fetched past all checks")
+                .hint("check the repository out in the job and COPY it")),
+            _ => Err(denied("it is of no allowed kind")),
+        }
+    }
+
+    /// Admits a URL that an `ADD` names: policy judges every address that its host has.
+    async fn admit_url(&mut self, url: &str) -> Result<(), Fault> {
+        let denied = |why: String| {
+            Fault::new(Reason::SourceDenied, format!("`ADD {}` is not allowed: {why}", printable(url)))
+                .hint("copy the file into the build context instead")
+        };
+        let uri: http::Uri = url.parse().map_err(|_| denied("it is not a URL".to_owned()))?;
+        let host = uri.host().ok_or_else(|| denied("it has no host".to_owned()))?;
+        let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
+        let addresses: Vec<IpAddr> = match bare.parse() {
+            Ok(address) => vec![address],
+            Err(_) => tokio::net::lookup_host((bare, 0))
+                .await
+                .map_err(|_| denied(format!("the host `{}` has no address", printable(bare))))?
+                .map(|address| address.ip())
+                .collect(),
+        };
+        for address in addresses {
+            self.order.namespace.rules().address(url, address)?;
+        }
+        self.urls.insert(url.to_owned());
+        Ok(())
+    }
+
+    fn failed(&self, kind: v1::BuildFailureKind, status: &Status, failure: Failure) -> Result<Passed, Fault> {
+        if let Some(cause) = self.order.client.tasks.cancelled_by() {
+            return Err(cause.into());
+        }
+        // BuildKit says `Unknown` for a failed step and for a Dockerfile that is wrong.
+        if matches!(status.code(), Code::Unavailable | Code::Cancelled) {
+            return Err(Fault::new(Reason::EngineUnavailable, "the engine's builder broke the build off")
+                .hint("try the build again")
+                .caused_by(status.clone()));
+        }
+        Ok(Passed::Failed(v1::BuildFailure {
+            kind: kind.into(),
+            message: self.shown.text(&failure.message),
+            vertex: failure.vertex.unwrap_or_default(),
+            exit_code: failure.exit_code.unwrap_or_default(),
+            source: failure.source,
+        }))
+    }
+
+    /// The image is made: what is it, and does it go to a registry?
+    async fn finish(&self, facts: &HashMap<String, String>) -> Result<v1::BuildResult, Fault> {
+        let fact = |key: &str| facts.get(key).cloned().unwrap_or_default();
+        let id = fact("containerimage.digest");
+        let config = facts.get("containerimage.config.digest").unwrap_or(&id).clone();
+        let digest = match self.engine.store_kind() {
+            StoreKind::Containerd => id.clone(),
+            StoreKind::Classic => String::new(),
+        };
+        let mut result = v1::BuildResult {
+            image_id: id,
+            config_digest: config,
+            digest,
+            references: self.spec.tags.iter().map(ToString::to_string).collect(),
+            ..v1::BuildResult::default()
+        };
+        if self.spec.push {
+            for tag in &self.spec.tags {
+                let client: &BuildClient = &self.order.client;
+                let image = self.engine.find_image(&self.order.namespace, &tag.to_string()).await?;
+                let digest =
+                    self.engine.push(&self.order.namespace, &image, tag, client, self.reporter).await?;
+                result.digest = digest.to_string();
+                result
+                    .pushed
+                    .push(v1::PushedReference { reference: tag.to_string(), digest: digest.to_string() });
+            }
+        }
+        Ok(result)
+    }
+}
+
+/// Facts of a pass: held back until it runs, since one that is denied is run again.
+struct PassFacts<'a> {
+    reporter: &'a Reporter,
+    shown: &'a Shown,
+    held: Option<Vec<v1::Progress>>,
+}
+
+impl<'a> PassFacts<'a> {
+    fn new(reporter: &'a Reporter, shown: &'a Shown) -> Self {
+        Self { reporter, shown, held: Some(Vec::new()) }
+    }
+}
+
+impl Facts for PassFacts<'_> {
+    async fn report(&mut self, facts: StatusResponse) {
+        let progress = self.shown.progress(facts);
+        match &mut self.held {
+            Some(held) if held.len() < FACTS_HELD_MAX => held.push(progress),
+            Some(_) => {}
+            None => self.reporter.report(progress).await,
+        }
+    }
+
+    async fn runs(&mut self) {
+        for progress in self.held.take().into_iter().flatten() {
+            self.reporter.report(progress).await;
+        }
+    }
+}

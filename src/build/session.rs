@@ -1,0 +1,241 @@
+//! Clients' sessions: which streams BuildKit has opened to whom, and who has attached.
+//!
+//! A session belongs to the caller that opened it, and a stream to its session: both are named by
+//! ids that cannot be guessed, and a caller that names another's gets the answer for one that is
+//! not there.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::{mpsc, oneshot};
+use tonic::{Status, Streaming};
+
+use crate::{
+    fault::{Fault, Reason},
+    names::{Namespace, printable},
+    tasks::Group,
+    wire::v1,
+};
+
+/// How long a client may take to attach to a stream that was announced. A client that lives does
+/// it in milliseconds.
+const ATTACH_TIMEOUT: Duration = Duration::from_secs(30);
+/// No Dockerfile syntax reaches more directories; a later `--build-context` needs some.
+const DIRECTORIES_MAX: usize = 64;
+const PATH_BYTES_MAX: usize = 4096;
+/// Messages on their way to a client: enough to keep it busy, little to hold for one that stalls.
+const OUTGOING_MESSAGES: usize = 4;
+const ANNOUNCEMENTS: usize = 16;
+
+/// A fresh id that cannot be guessed: 128 bits in hexadecimal.
+pub fn random_id() -> Result<String, Fault> {
+    let mut bytes = [0_u8; 16];
+    getrandom::fill(&mut bytes).map_err(|error| Fault::internal(error.to_string()))?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// All open sessions. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Sessions {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    sessions: HashMap<String, Arc<ClientSession>>,
+    streams: HashMap<String, Waiting>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    caller: String,
+    attached: oneshot::Sender<Attached>,
+}
+
+/// The two ends of a stream that a client has attached to.
+pub struct Attached {
+    /// What the client says.
+    pub incoming: Streaming<v1::AttachRequest>,
+    /// What the client hears. Dropping it ends the stream for the client.
+    pub outgoing: mpsc::Sender<Result<v1::AttachResponse, Status>>,
+}
+
+impl fmt::Debug for Attached {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Attached")
+    }
+}
+
+/// What a client said when it opened its session, checked.
+#[derive(Clone, Debug)]
+pub struct Offer {
+    /// Directories by name: `context`, `dockerfile`; with the path that keys their sync.
+    pub directories: Vec<(String, String)>,
+    /// Whether it answers for secrets.
+    pub secrets: bool,
+    /// Whether it answers for registry credentials.
+    pub credentials: bool,
+}
+
+impl Offer {
+    /// Checks what a client offers.
+    pub fn from_wire(open: v1::SessionOpen) -> Result<Self, Fault> {
+        if open.directories.len() > DIRECTORIES_MAX {
+            let text =
+                format!("{} directories; at most {DIRECTORIES_MAX} are allowed", open.directories.len());
+            return Err(Fault::invalid("open.directories", text));
+        }
+        let mut directories: Vec<(String, String)> = Vec::new();
+        for (index, directory) in open.directories.into_iter().enumerate() {
+            let field = format!("open.directories[{index}]");
+            if !matches!(directory.name.as_str(), "context" | "dockerfile") {
+                let text =
+                    format!("`{}`: a build reads `context` and `dockerfile`", printable(&directory.name));
+                return Err(Fault::invalid(field, text));
+            }
+            if directories.iter().any(|(name, _)| *name == directory.name) {
+                return Err(Fault::invalid(field, format!("`{}` is there twice", directory.name)));
+            }
+            if directory.path.len() > PATH_BYTES_MAX {
+                return Err(Fault::invalid(field, "its path has more than 4096 bytes"));
+            }
+            directories.push((directory.name, directory.path));
+        }
+        Ok(Self { directories, secrets: open.secrets, credentials: open.credentials })
+    }
+}
+
+/// One client's session.
+#[derive(Debug)]
+pub struct ClientSession {
+    id: String,
+    caller: String,
+    namespace: Namespace,
+    offer: Offer,
+    announcements: mpsc::Sender<v1::StreamOpened>,
+    sessions: Sessions,
+    tasks: Group,
+}
+
+impl Sessions {
+    /// Opens a session, and gives the announcements that its client must hear. The session ends
+    /// with `tasks`.
+    pub fn open(
+        &self,
+        caller: String,
+        namespace: Namespace,
+        offer: Offer,
+        tasks: Group,
+    ) -> Result<(Arc<ClientSession>, mpsc::Receiver<v1::StreamOpened>), Fault> {
+        let (announcements, receiver) = mpsc::channel(ANNOUNCEMENTS);
+        let session = Arc::new(ClientSession {
+            id: random_id()?,
+            caller,
+            namespace,
+            offer,
+            announcements,
+            sessions: self.clone(),
+            tasks,
+        });
+        self.lock().sessions.insert(session.id.clone(), Arc::clone(&session));
+        Ok((session, receiver))
+    }
+
+    /// Forgets a session. Streams that wait for its client wait no longer.
+    pub fn close(&self, session: &ClientSession) {
+        self.lock().sessions.remove(&session.id);
+    }
+
+    /// The caller's session of that id.
+    pub fn find(&self, caller: &str, id: &str) -> Result<Arc<ClientSession>, Fault> {
+        let found = self.lock().sessions.get(id).filter(|session| session.caller == caller).cloned();
+        found.ok_or_else(|| {
+            Fault::new(Reason::SessionNotFound, "there is no such session")
+                .hint("open one with Session first")
+        })
+    }
+
+    /// Hands a stream's ends to whoever waits for it.
+    pub fn attach(&self, caller: &str, id: &str, attached: Attached) -> Result<(), Fault> {
+        let not_found =
+            || Fault::new(Reason::SessionNotFound, "there is no such stream, or it is attached already");
+        let waiting = {
+            let mut state = self.lock();
+            match state.streams.get(id) {
+                Some(waiting) if waiting.caller == caller => state.streams.remove(id),
+                Some(_) | None => None,
+            }
+        };
+        waiting.ok_or_else(not_found)?.attached.send(attached).map_err(|_| not_found())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        // Nothing panics while it holds the lock; the maps are whole in any case.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ClientSession {
+    /// The session's id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The namespace that its builds act in.
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    /// What the client offers.
+    pub fn offer(&self) -> &Offer {
+        &self.offer
+    }
+
+    /// The group that ends with the session.
+    pub fn tasks(&self) -> &Group {
+        &self.tasks
+    }
+
+    /// Opens a stream to the client, and waits until it has attached.
+    pub async fn stream(&self, subject: v1::stream_opened::Subject) -> Result<Attached, Status> {
+        let id = random_id().map_err(|fault| Status::internal(fault.text().to_owned()))?;
+        let (sender, receiver) = oneshot::channel();
+        let waiting = Waiting { caller: self.caller.clone(), attached: sender };
+        self.sessions.lock().streams.insert(id.clone(), waiting);
+        let _forget = Forget { sessions: &self.sessions, id: &id };
+        let opened = v1::StreamOpened { stream_id: id.clone(), subject: Some(subject) };
+        let gone = || Status::unavailable("the client has gone");
+        let attached = async {
+            self.announcements.send(opened).await.map_err(|_| gone())?;
+            receiver.await.map_err(|_| gone())
+        };
+        tokio::select! {
+            attached = tokio::time::timeout(ATTACH_TIMEOUT, attached) => {
+                attached.unwrap_or_else(|_| Err(Status::deadline_exceeded("the client did not attach within 30 seconds")))
+            }
+            _ = self.tasks.cancelled() => Err(gone()),
+        }
+    }
+}
+
+/// Removes a stream that nobody has attached to when its opener stops waiting.
+struct Forget<'a> {
+    sessions: &'a Sessions,
+    id: &'a str,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.sessions.lock().streams.remove(self.id);
+    }
+}
+
+/// A channel for what a client hears on a stream.
+pub fn outgoing()
+-> (mpsc::Sender<Result<v1::AttachResponse, Status>>, mpsc::Receiver<Result<v1::AttachResponse, Status>>) {
+    mpsc::channel(OUTGOING_MESSAGES)
+}

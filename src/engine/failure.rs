@@ -1,0 +1,180 @@
+//! BuildKit's failures, read and told anew.
+//!
+//! Its statuses carry stack traces, JSON and names of private images: nothing of them is relayed
+//! but what is named here.
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use bollard_buildkit_proto::google::rpc::Status as RpcStatus;
+use prost::Message as _;
+use serde::Deserialize;
+use tonic::Status;
+
+use crate::wire::v1::SourceLines;
+
+/// How many lines around the failed ones are shown.
+const LINES_AROUND: i32 = 4;
+
+/// What a failed pass says.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Failure {
+    /// What went wrong, in BuildKit's words; names in it are the engine's.
+    pub message: String,
+    /// The vertex that failed.
+    pub vertex: Option<String>,
+    /// The exit code of the command that failed.
+    pub exit_code: Option<i32>,
+    /// The Dockerfile's lines that it is about.
+    pub source: Option<SourceLines>,
+}
+
+#[derive(Deserialize)]
+struct VertexDetail {
+    digest: String,
+}
+
+#[derive(Deserialize)]
+struct ExitDetail {
+    #[serde(rename = "Code")]
+    code: i64,
+}
+
+#[derive(Deserialize)]
+struct SourceDetail {
+    info: Option<InfoDetail>,
+    #[serde(default)]
+    ranges: Vec<RangeDetail>,
+}
+
+#[derive(Deserialize)]
+struct InfoDetail {
+    #[serde(default)]
+    filename: String,
+    #[serde(default)]
+    data: String,
+}
+
+#[derive(Deserialize)]
+struct RangeDetail {
+    start: Option<PositionDetail>,
+    end: Option<PositionDetail>,
+}
+
+#[derive(Deserialize)]
+struct PositionDetail {
+    #[serde(default)]
+    line: i32,
+}
+
+impl Failure {
+    /// Reads a status of BuildKit's. Its details are `Any`s with JSON in them.
+    pub fn read(status: &Status) -> Self {
+        let mut failure = Self { message: first_line(status.message()), ..Self::default() };
+        let Ok(details) = RpcStatus::decode(status.details()) else { return failure };
+        for detail in &details.details {
+            let kind = detail.type_url.rsplit_once('/').map_or(detail.type_url.as_str(), |(_, kind)| kind);
+            let json = detail.value.as_slice();
+            match kind {
+                "errdefs.Vertex+json" => {
+                    let vertex = serde_json::from_slice(json).ok().map(|vertex: VertexDetail| vertex.digest);
+                    failure.vertex = vertex.or(failure.vertex);
+                }
+                "gatewayapi.ExitMessage+json" => {
+                    let code = serde_json::from_slice(json).ok().map(|exit: ExitDetail| exit.code);
+                    failure.exit_code = code.and_then(|code| i32::try_from(code).ok()).or(failure.exit_code);
+                }
+                "errdefs.Source+json" if failure.source.is_none() => {
+                    failure.source = serde_json::from_slice(json).ok().and_then(source_lines);
+                }
+                _ => {}
+            }
+        }
+        failure
+    }
+
+    /// The name of the source that BuildKit's policy denied, if that is what failed: only a wish,
+    /// since a Dockerfile can print the same sentence.
+    pub fn denied_source(&self) -> Option<&str> {
+        denied_source(&self.message)
+    }
+}
+
+/// Reads `source "docker-image://…" denied by policy`, the last of such phrases.
+fn denied_source(message: &str) -> Option<&str> {
+    let end = message.rfind("\" denied by policy")?;
+    let before = message.get(..end)?;
+    let phrase = "source \"";
+    let start = before.rfind(phrase)? + phrase.len();
+    // Go quotes: with a backslash it is no name that could be admitted.
+    before.get(start..).filter(|name| !name.contains(['\\', '"']))
+}
+
+/// Stack traces begin on lines of their own.
+fn first_line(message: &str) -> String {
+    message.lines().next().unwrap_or_default().to_owned()
+}
+
+fn source_lines(detail: SourceDetail) -> Option<SourceLines> {
+    let info = detail.info?;
+    let data = BASE64_STANDARD.decode(info.data).ok()?;
+    let text = String::from_utf8_lossy(&data);
+    let lines = |position: &Option<PositionDetail>| position.as_ref().map(|position| position.line);
+    let start = detail.ranges.iter().filter_map(|range| lines(&range.start)).min()?;
+    let end = detail.ranges.iter().filter_map(|range| lines(&range.end)).max().unwrap_or(start).max(start);
+    Some(excerpt(info.filename, &text, start, end))
+}
+
+/// The lines `start..=end` of a file with some around them.
+pub fn excerpt(filename: String, text: &str, start: i32, end: i32) -> SourceLines {
+    let first = start.saturating_sub(LINES_AROUND).max(1);
+    let last = end.saturating_add(LINES_AROUND);
+    let skip = usize::try_from(first - 1).unwrap_or(0);
+    let take = usize::try_from(last - first + 1).unwrap_or(0).min(200);
+    let text = text.lines().skip(skip).take(take).map(str::to_owned).collect();
+    SourceLines { filename, start, end, text, first_text_line: first }
+}
+
+#[cfg(test)]
+mod tests {
+    use bollard_buildkit_proto::google::protobuf::Any;
+
+    use super::*;
+
+    #[test]
+    fn details_are_read_and_the_rest_is_left() {
+        let any = |kind: &str, value: &str| Any {
+            type_url: format!("github.com/moby/buildkit/{kind}"),
+            value: value.into(),
+        };
+        let data = BASE64_STANDARD.encode("FROM a\nRUN false\n");
+        let source = format!(
+            r#"{{"info":{{"filename":"Dockerfile","data":"{data}"}},"ranges":[{{"start":{{"line":2}},"end":{{"line":2}}}}]}}"#
+        );
+        let details = RpcStatus {
+            code: 2,
+            message: "x".into(),
+            details: vec![
+                any("stack.Stack+json", r#"{"frames":[{"File":"/secret.go"}]}"#),
+                any("errdefs.Vertex+json", r#"{"digest":"sha256:v"}"#),
+                any("gatewayapi.ExitMessage+json", r#"{"Code":3}"#),
+                any("errdefs.Source+json", &source),
+                any("errdefs.Vertex+json", "{broken"),
+            ],
+        };
+        let status =
+            Status::with_details(tonic::Code::Unknown, "failed\nstack", details.encode_to_vec().into());
+        let failure = Failure::read(&status);
+        assert_eq!(failure.message, "failed");
+        assert_eq!(failure.vertex.as_deref(), Some("sha256:v"));
+        assert_eq!(failure.exit_code, Some(3));
+        let lines = failure.source.unwrap();
+        assert_eq!((lines.start, lines.end, lines.text.len()), (2, 2, 2));
+    }
+
+    #[test]
+    fn a_denied_source_is_the_last_that_is_named() {
+        let message = r#"source "x" denied by policy: failed: source "docker-image://docker.io/library/a:1" denied by policy (did you mean b?)"#;
+        assert_eq!(denied_source(message), Some("docker-image://docker.io/library/a:1"));
+        assert_eq!(denied_source("denied by policy"), None);
+        assert_eq!(denied_source(r#"source "a\"b" denied by policy"#), None);
+    }
+}

@@ -1,0 +1,90 @@
+//! What an engine's BuildKit is, found out once when wharfd starts.
+
+use std::path::Path;
+
+use bollard_buildkit_proto::moby::buildkit::v1::{InfoRequest, SolveRequest, frontend::PingRequest};
+use tonic::{Code, Request};
+
+use super::connection::{Connection, Dialling};
+use crate::{
+    fault::{Fault, Reason},
+    tasks::Group,
+};
+
+/// What wharfd cannot do without, as BuildKit calls it in its LLB capabilities, and the first
+/// engine that has it.
+const NEEDED: [(&str, &str); 1] = [("source.policy", "26.1")];
+/// Names the build that exists only to be asked for its capabilities.
+const REFERENCE: &str = "wharf-probe";
+
+/// Finds out how BuildKit is reached at `socket`, and whether it has what wharfd needs.
+pub async fn probe(engine: &str, socket: &Path, tasks: &Group) -> Result<Dialling, Fault> {
+    let dialling = dialling(engine, socket, tasks).await?;
+    let connection = Connection::dial(socket, dialling, tasks).await?;
+    let capabilities = capabilities(&connection).await.map_err(|status| {
+        Fault::new(
+            Reason::EngineUnavailable,
+            format!("the builder of the engine `{engine}` does not say what it can do"),
+        )
+        .caused_by(status)
+    })?;
+    for (needed, since) in NEEDED {
+        if !capabilities.iter().any(|capability| capability == needed) {
+            let text = format!("the builder of the engine `{engine}` lacks `{needed}`");
+            return Err(Fault::new(Reason::EngineLacks, text)
+                .hint(format!("Docker Engine {since} and newer have it: upgrade the engine")));
+        }
+    }
+    Ok(dialling)
+}
+
+/// By a call: a handshake alone proves nothing, since older engines accept the connection and fail
+/// the first call in several ways.
+async fn dialling(engine: &str, socket: &Path, tasks: &Group) -> Result<Dialling, Fault> {
+    let mut last = None;
+    for dialling in [Dialling::PriorKnowledge, Dialling::Upgrade] {
+        let answered = match Connection::dial(socket, dialling, tasks).await {
+            Ok(connection) => connection.control().info(InfoRequest {}).await.map(drop),
+            Err(fault) => return Err(fault),
+        };
+        match answered {
+            Ok(()) => return Ok(dialling),
+            // Distributions' builds leave `Info` out; that, too, is BuildKit's answer.
+            Err(status) if status.code() == Code::Unimplemented => return Ok(dialling),
+            Err(status) => last = Some(status),
+        }
+    }
+    let text = format!("the builder of the engine `{engine}` does not answer");
+    let fault =
+        Fault::new(Reason::EngineLacks, text).hint("wharfd needs Docker Engine 26.1 or newer, with BuildKit");
+    Err(match last {
+        Some(status) => fault.caused_by(status),
+        None => fault,
+    })
+}
+
+/// BuildKit tells its capabilities to the frontend of a running build only.
+async fn capabilities(connection: &Connection) -> Result<Vec<String>, tonic::Status> {
+    let mut control = connection.control();
+    let solve = control.solve(SolveRequest {
+        r#ref: REFERENCE.to_owned(),
+        internal: true,
+        ..SolveRequest::default()
+    });
+    let mut gateway = connection.gateway();
+    let mut request = Request::new(PingRequest {});
+    request
+        .metadata_mut()
+        .insert("buildkit-controlapi-buildid", tonic::metadata::MetadataValue::from_static(REFERENCE));
+    tokio::select! {
+        // It waits for the frontend's result, which never comes: the dropped call ends it.
+        ended = solve => match ended {
+            Ok(_) => Err(tonic::Status::internal("the probe ended before it began")),
+            Err(status) => Err(status),
+        },
+        pong = gateway.ping(request) => {
+            let capabilities = pong?.into_inner().llb_caps;
+            Ok(capabilities.into_iter().filter(|capability| capability.enabled).map(|capability| capability.id).collect())
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! Builds: sessions, the streams that clients attach to, and the builds themselves.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::{StreamExt as _, stream, stream::BoxStream};
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{Front, Kind, call::Call};
+use crate::{
+    build::{
+        client::BuildClient,
+        running::{self, Order, Outcome},
+        session::{self, Attached, Offer, Sessions},
+        tar::Tar,
+    },
+    fault::{Fault, Reason},
+    tasks::{Cause, Group},
+    wire::{
+        build::BuildSpec,
+        progress::Reporter,
+        v1::{
+            self, attach_request, build_request, build_response, build_service_server, session_request,
+            session_response,
+        },
+    },
+};
+
+/// How long a call may take to say its first message: everything after it costs something.
+const FIRST_MESSAGE: Duration = Duration::from_secs(30);
+/// Facts on their way to a client: a client that is slow slows its own build down.
+const PROGRESS_MESSAGES: usize = 64;
+const TAR_PIECE_BYTES_MAX: usize = 1 << 20;
+
+type Responses<T> = BoxStream<'static, Result<T, Status>>;
+
+/// `wharf.v1.BuildService`.
+#[derive(Debug)]
+pub(super) struct Build {
+    front: Arc<Front>,
+    sessions: Sessions,
+}
+
+impl Build {
+    pub(super) fn new(front: Arc<Front>) -> Self {
+        Self { front, sessions: Sessions::default() }
+    }
+
+    async fn open(
+        &self,
+        call: &Call,
+        mut requests: Streaming<v1::SessionRequest>,
+    ) -> Result<Responses<v1::SessionResponse>, Fault> {
+        let Some(session_request::Request::Open(open)) = first(&mut requests).await?.request else {
+            return Err(Fault::invalid("open", "the first request must open the session"));
+        };
+        let permit = call.authorize(open.namespace.clone())?;
+        let offer = Offer::from_wire(open)?;
+        let member = self.front.work().begin(call.engine_name(), &permit, Kind::Build)?;
+        let tasks: Group = (*member).clone();
+        let (session, announcements) =
+            self.sessions.open(call.caller().to_string(), permit.subject().clone(), offer, tasks.clone())?;
+        let opened = v1::SessionOpened { session_id: session.id().to_owned() };
+        let (sessions, watched) = (self.sessions.clone(), tasks.clone());
+        tasks.spawn("session", async move {
+            let _member = member;
+            let ended = async { while let Ok(Some(_)) = requests.message().await {} };
+            if watched.unless_cancelled(ended).await.is_ok() {
+                watched.cancel(Cause::ClientGone);
+            }
+            sessions.close(&session);
+        });
+        let opened = stream::iter([Ok(session_response::Response::Opened(opened))]);
+        let announced =
+            ReceiverStream::new(announcements).map(|stream| Ok(session_response::Response::Stream(stream)));
+        let guard = tasks.cancel_on_drop(Cause::ClientGone);
+        let responses =
+            until_cancelled(opened.chain(announced).boxed(), tasks, call.clone()).map(move |response| {
+                let _ = &guard;
+                response.map(|response| v1::SessionResponse { response: Some(response) })
+            });
+        Ok(responses.boxed())
+    }
+
+    async fn attached(
+        &self,
+        call: &Call,
+        mut incoming: Streaming<v1::AttachRequest>,
+    ) -> Result<Responses<v1::AttachResponse>, Fault> {
+        let Some(attach_request::Request::StreamId(id)) = first(&mut incoming).await?.request else {
+            return Err(Fault::invalid("stream_id", "the first request must name the stream"));
+        };
+        let (outgoing, responses) = session::outgoing();
+        self.sessions.attach(&call.caller().to_string(), &id, Attached { incoming, outgoing })?;
+        Ok(ReceiverStream::new(responses).boxed())
+    }
+
+    async fn start(
+        &self,
+        call: &Call,
+        mut requests: Streaming<v1::BuildRequest>,
+    ) -> Result<Responses<v1::BuildResponse>, Fault> {
+        let Some(build_request::Request::Start(start)) = first(&mut requests).await?.request else {
+            return Err(Fault::invalid("start", "the first request must start the build"));
+        };
+        let namespace = call.authorize(start.namespace)?;
+        let spec = start.spec.ok_or_else(|| Fault::invalid("start.spec", "there is nothing to build"))?;
+        let spec = BuildSpec::from_wire(spec)?;
+        let session = if start.session_id.is_empty() {
+            None
+        } else {
+            let session = self.sessions.find(&call.caller().to_string(), &start.session_id)?;
+            if session.namespace() != namespace.subject() {
+                return Err(Fault::invalid("start.namespace", "the session is open in another namespace"));
+            }
+            Some(session)
+        };
+        // A build in a session lives in it; one alone counts by itself.
+        let (tasks, member) = match &session {
+            Some(session) => (session.tasks().child("build"), None),
+            None => {
+                let member = self.front.work().begin(call.engine_name(), &namespace, Kind::Build)?;
+                ((*member).clone(), Some(member))
+            }
+        };
+        let synced = session
+            .as_ref()
+            .is_some_and(|session| session.offer().directories.iter().any(|(name, _)| name == "context"));
+        let tar = if synced {
+            None
+        } else {
+            let (tar, pieces) = Tar::new()?;
+            tasks.spawn("tar", feed(requests, pieces, tasks.clone()));
+            Some(tar)
+        };
+        let client = BuildClient { session, tar, credentials: start.credentials, tasks: tasks.clone() };
+        let order = Order { namespace, spec, client: Arc::new(client) };
+        let (reporter, progress) = Reporter::channel(PROGRESS_MESSAGES);
+        let (sender, outcome) = oneshot::channel();
+        let (engine, owned) = (call.engine().clone(), tasks.clone());
+        tasks.spawn("build", async move {
+            let _member = member;
+            let outcome = match owned.unless_cancelled(running::run(&engine, &order, &reporter)).await {
+                Ok(outcome) => outcome,
+                Err(cause) => Err(cause.into()),
+            };
+            // Whoever asked has gone: nobody wants the answer.
+            let _ = sender.send(outcome);
+        });
+        let guard = tasks.cancel_on_drop(Cause::ClientGone);
+        let call = call.clone();
+        let progress =
+            ReceiverStream::new(progress).map(|progress| Ok(build_response::Response::Progress(progress)));
+        let ended = stream::once(async move {
+            match outcome.await {
+                Ok(Ok(Outcome::Built(result))) => Ok(build_response::Response::Result(result)),
+                Ok(Ok(Outcome::Failed(failure))) => Ok(build_response::Response::Failure(failure)),
+                Ok(Err(fault)) => Err(call.failed(&fault)),
+                Err(_) => Err(call.failed(&Fault::internal("the build's task has ended"))),
+            }
+        });
+        let responses = progress.chain(ended).map(move |response| {
+            let _ = &guard;
+            response.map(|response| v1::BuildResponse { response: Some(response) })
+        });
+        Ok(responses.boxed())
+    }
+}
+
+#[tonic::async_trait]
+impl build_service_server::BuildService for Build {
+    type SessionStream = Responses<v1::SessionResponse>;
+    type AttachStream = Responses<v1::AttachResponse>;
+    type BuildStream = Responses<v1::BuildResponse>;
+
+    async fn session(
+        &self,
+        request: Request<Streaming<v1::SessionRequest>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let call = self.front.accept(&request, "BuildService/Session")?;
+        call.answer(self.open(&call, request.into_inner())).await
+    }
+
+    async fn attach(
+        &self,
+        request: Request<Streaming<v1::AttachRequest>>,
+    ) -> Result<Response<Self::AttachStream>, Status> {
+        let call = self.front.accept(&request, "BuildService/Attach")?;
+        call.answer(self.attached(&call, request.into_inner())).await
+    }
+
+    async fn build(
+        &self,
+        request: Request<Streaming<v1::BuildRequest>>,
+    ) -> Result<Response<Self::BuildStream>, Status> {
+        let call = self.front.accept(&request, "BuildService/Build")?;
+        call.answer(self.start(&call, request.into_inner())).await
+    }
+}
+
+/// The first message of a client's stream.
+async fn first<T: Default>(requests: &mut Streaming<T>) -> Result<T, Fault> {
+    match tokio::time::timeout(FIRST_MESSAGE, requests.message()).await {
+        Ok(Ok(message)) => Ok(message.unwrap_or_default()),
+        Ok(Err(status)) => Err(super::status::from_stream(status)),
+        Err(_) => Err(Fault::new(Reason::StreamBroken, "the call said nothing for 30 seconds")),
+    }
+}
+
+/// Passes the tar's pieces on as BuildKit takes them.
+async fn feed(
+    mut requests: Streaming<v1::BuildRequest>,
+    pieces: mpsc::Sender<Result<bytes::Bytes, Status>>,
+    tasks: Group,
+) {
+    let fed = async {
+        loop {
+            let piece = match requests.message().await {
+                Ok(None) => break,
+                Ok(Some(v1::BuildRequest { request: Some(build_request::Request::Tar(piece)) }))
+                    if piece.len() <= TAR_PIECE_BYTES_MAX =>
+                {
+                    Ok(piece)
+                }
+                Ok(Some(_)) => {
+                    Err(Status::invalid_argument("only pieces of a tar, of at most 1 MiB, follow the start"))
+                }
+                Err(status) => Err(Status::new(status.code(), "the client broke the tar off")),
+            };
+            let broken = piece.is_err();
+            if pieces.send(piece).await.is_err() || broken {
+                break;
+            }
+        }
+    };
+    if tasks.unless_cancelled(fed).await.is_err() {
+        // Without it the tar would seem to end here.
+        let _ = pieces.send(Err(Status::cancelled("the build was cancelled"))).await;
+    }
+}
+
+/// The stream until its tasks are cancelled; then the reason, and the end.
+fn until_cancelled<T: Send + 'static>(
+    stream: BoxStream<'static, Result<T, Status>>,
+    tasks: Group,
+    call: Call,
+) -> impl stream::Stream<Item = Result<T, Status>> + Send {
+    stream::unfold(Some((stream, tasks, call)), |state| async move {
+        let (mut stream, tasks, call) = state?;
+        tokio::select! {
+            biased;
+            cause = tasks.cancelled() => match cause {
+                Cause::ClientGone | Cause::Done => None,
+                cause => Some((Err(call.failed(&cause.into())), None)),
+            },
+            item = stream.next() => item.map(|item| (item, Some((stream, tasks, call)))),
+        }
+    })
+}
