@@ -15,12 +15,12 @@ use super::{
 };
 use crate::{
     engine::{
+        admission::CredentialSource,
         filesync::DirectoryRequest,
         session::{Messages, SessionClient},
     },
     fault::{Fault, Reason},
-    names::Secret,
-    registry::{CredentialSource, Login},
+    names::{Login, Secret},
     tasks::Group,
     wire::v1::{self, attach_request::Request, stream_opened::Subject},
 };
@@ -143,7 +143,11 @@ impl CredentialSource for BuildClient {
     fn credentials<'a>(&'a self, host: &'a str) -> BoxFuture<'a, Result<Option<Login>, Fault>> {
         Box::pin(async move {
             if let Some(found) = self.credentials.iter().find(|credentials| credentials.host == host) {
-                return Ok(Some(Login::from_wire(found.clone())));
+                return Ok(Some(Login {
+                    username: found.username.clone(),
+                    password: Secret::new(found.password.clone()),
+                    identity_token: Secret::new(found.identity_token.clone()),
+                }));
             }
             let asks = self.session.as_ref().is_some_and(|session| session.offer().credentials);
             if !asks {
@@ -152,7 +156,17 @@ impl CredentialSource for BuildClient {
             let query = Subject::Credentials(v1::CredentialsQuery { host: host.to_owned() });
             match self.ask::<CredentialsResponse>(query).await {
                 Ok(answer) if answer.secret.is_empty() => Ok(None),
-                Ok(answer) => Ok(Some(Login::from_answer(host, answer.username, answer.secret))),
+                // As BuildKit has it: a secret without a name is an identity token.
+                Ok(answer) if answer.username.is_empty() => Ok(Some(Login {
+                    username: String::new(),
+                    password: Secret::new(String::new()),
+                    identity_token: Secret::new(answer.secret),
+                })),
+                Ok(answer) => Ok(Some(Login {
+                    username: answer.username,
+                    password: Secret::new(answer.secret),
+                    identity_token: Secret::new(String::new()),
+                })),
                 Err(status) if status.code() == Code::NotFound => Ok(None),
                 Err(status) => Err(Fault::new(
                     Reason::StreamBroken,

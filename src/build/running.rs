@@ -311,7 +311,7 @@ impl<'a> Build<'a> {
     async fn hold_again(&mut self) -> Result<(), Fault> {
         let mut lost = Vec::new();
         for (named, admitted) in &self.images {
-            if !self.engine.still_held(admitted).await? {
+            if !admitted.still_held(self.engine).await? {
                 lost.push(named.clone());
             }
         }
@@ -420,7 +420,7 @@ impl<'a> Build<'a> {
             StoreKind::Containerd => id.clone(),
             StoreKind::Classic => String::new(),
         };
-        let mut result = v1::BuildResult {
+        let result = v1::BuildResult {
             image_id: id,
             config_digest: config,
             digest,
@@ -428,16 +428,7 @@ impl<'a> Build<'a> {
             ..v1::BuildResult::default()
         };
         if self.spec.push {
-            for tag in &self.spec.tags {
-                let client: &BuildClient = &self.order.client;
-                let image = self.engine.find_image(&self.order.namespace, &tag.to_string()).await?;
-                let digest =
-                    self.engine.push(&self.order.namespace, &image, tag, client, self.reporter).await?;
-                result.digest = digest.to_string();
-                result
-                    .pushed
-                    .push(v1::PushedReference { reference: tag.to_string(), digest: digest.to_string() });
-            }
+            return Err(Fault::new(Reason::EngineLacks, "pushes come with the next commit"));
         }
         Ok(result)
     }

@@ -56,12 +56,15 @@ struct Waiting {
     attached: oneshot::Sender<Attached>,
 }
 
+/// What a client hears on a stream. Dropping it ends the stream for the client.
+pub type Outgoing = mpsc::Sender<Result<v1::AttachResponse, Status>>;
+
 /// The two ends of a stream that a client has attached to.
 pub struct Attached {
     /// What the client says.
     pub incoming: Streaming<v1::AttachRequest>,
-    /// What the client hears. Dropping it ends the stream for the client.
-    pub outgoing: mpsc::Sender<Result<v1::AttachResponse, Status>>,
+    /// What the client hears.
+    pub outgoing: Outgoing,
 }
 
 impl fmt::Debug for Attached {
@@ -235,7 +238,6 @@ impl Drop for Forget<'_> {
 }
 
 /// A channel for what a client hears on a stream.
-pub fn outgoing()
--> (mpsc::Sender<Result<v1::AttachResponse, Status>>, mpsc::Receiver<Result<v1::AttachResponse, Status>>) {
+pub fn outgoing() -> (Outgoing, mpsc::Receiver<Result<v1::AttachResponse, Status>>) {
     mpsc::channel(OUTGOING_MESSAGES)
 }

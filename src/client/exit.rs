@@ -1,5 +1,7 @@
 //! How a command ends: its exit status, and what it says when it fails.
 
+#![deny(clippy::wildcard_enum_match_arm, reason = "a new reason must be given its status")]
+
 use std::{error::Error, fmt, process::ExitCode};
 
 use tonic::{Code, Status};

@@ -3,8 +3,8 @@
 pub mod admission;
 pub mod connection;
 mod facts;
-mod fault;
 pub mod failure;
+mod fault;
 pub mod filesync;
 pub mod gate;
 pub mod isolation;
@@ -30,6 +30,7 @@ use crate::{
     store::Store,
     tasks::Group,
 };
+use connection::Dialling;
 use locks::Locks;
 use naming::Keys;
 
@@ -58,6 +59,7 @@ struct Inner {
     keys: Keys,
     store: Store,
     tasks: Group,
+    dialling: Dialling,
     digests: Locks,
     targets: Locks,
 }
@@ -126,6 +128,8 @@ impl Engine {
         let shown = version.version.unwrap_or_default();
         let api_version = check_version(name, &shown, version.api_version.as_deref().unwrap_or_default())?;
         let info = docker.info().await.map_err(unreachable)?;
+        let tasks = tasks.child("engine");
+        let dialling = probe::probe(name, socket, &tasks).await?;
 
         let platform = Platform {
             os: version.os.unwrap_or_else(|| "linux".to_owned()),
@@ -153,7 +157,8 @@ impl Engine {
                 registries,
                 keys,
                 store,
-                tasks: tasks.child("engine"),
+                tasks,
+                dialling,
                 digests: Locks::default(),
                 targets: Locks::default(),
             }),
@@ -205,6 +210,11 @@ impl Engine {
     /// What wharfd remembers.
     pub fn store(&self) -> &Store {
         &self.inner.store
+    }
+
+    /// How its BuildKit is reached.
+    pub fn dialling(&self) -> Dialling {
+        self.inner.dialling
     }
 
     /// The engine's ordinary API.

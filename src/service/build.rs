@@ -141,10 +141,11 @@ impl Build {
         let (engine, owned) = (call.engine().clone(), tasks.clone());
         tasks.spawn("build", async move {
             let _member = member;
-            let outcome = match owned.unless_cancelled(running::run(&engine, &order, &reporter)).await {
-                Ok(outcome) => outcome,
-                Err(cause) => Err(cause.into()),
-            };
+            let outcome =
+                match owned.unless_cancelled(Box::pin(running::run(&engine, &order, &reporter))).await {
+                    Ok(outcome) => outcome,
+                    Err(cause) => Err(cause.into()),
+                };
             // Whoever asked has gone: nobody wants the answer.
             let _ = sender.send(outcome);
         });

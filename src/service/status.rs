@@ -1,5 +1,7 @@
 //! Faults as gRPC statuses: the one map, and what may leave.
 
+#![deny(clippy::wildcard_enum_match_arm, reason = "a new reason must be given its code")]
+
 use std::error::Error;
 
 use http::Response;
