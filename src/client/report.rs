@@ -55,7 +55,7 @@ fn write_warnings(text: &mut String, model: &Model) -> std::fmt::Result {
         if !warning.url.is_empty() {
             writeln!(text, "   More info: {}", warning.url)?;
         }
-        if let Some(source) = &warning.source {
+        if let Some(source) = warning.source.as_ref().filter(|source| !source.is_bare()) {
             write!(text, "{source}")?;
         }
     }
@@ -145,7 +145,7 @@ ERROR: failed to solve: process "/bin/sh -c false" did not complete successfully
    Write it anew.
    More info: https://docs.docker.com/go/x/
 ";
-        assert_eq!(warnings(&model_of(&[facts])), format!("{expected}Dockerfile:2\n\n"));
+        assert_eq!(warnings(&model_of(&[facts])), format!("{expected}\n"));
         assert_eq!(warnings(&Model::default()), "");
         assert!(
             warnings(&model_of(&[Facts::new().warning("", "x", 0)])).starts_with("\n 1 warning found:\n")

@@ -33,6 +33,11 @@ impl Source {
     pub fn line(&self) -> i64 {
         self.start
     }
+
+    /// Whether it has no text to show.
+    pub fn is_bare(&self) -> bool {
+        self.lines.is_empty()
+    }
 }
 
 /// As buildx prints it.

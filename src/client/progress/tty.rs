@@ -34,6 +34,8 @@ pub(super) struct Tty {
     drawn: Option<Instant>,
     /// The widths of the rows that stand above the cursor.
     rows: Vec<usize>,
+    /// How wide the terminal was then.
+    columns: usize,
 }
 
 /// A terminal's size.
@@ -87,7 +89,7 @@ impl Tty {
     pub(super) fn new(now: Instant) -> Self {
         // As https://no-color.org asks.
         let colors = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        Self { doing: "Building", colors, begun: now, now, drawn: None, rows: Vec::new() }
+        Self { doing: "Building", colors, begun: now, now, drawn: None, rows: Vec::new(), columns: 0 }
     }
 
     pub(super) fn doing(&mut self, what: &'static str) {
@@ -193,6 +195,11 @@ impl Tty {
         let above: usize = self.rows.iter().map(|width| width.div_ceil(size.columns.max(1)).max(1)).sum();
         if above > 0 {
             let _ = write!(picture, "\x1b[{above}A");
+        }
+        if self.columns != size.columns {
+            // What was wrapped would be joined again when the terminal becomes wider.
+            picture += "\x1b[J";
+            self.columns = size.columns;
         }
         let ended = model.started().filter(|(_, vertex)| vertex.is_ended()).count();
         let seconds = self.now.saturating_duration_since(self.begun).as_secs_f64();
@@ -480,7 +487,7 @@ $ wharf build .
         assert_eq!(terminal.tty.rows, [23, 79, 79, 79]);
         let picture = terminal.tty.draw(&terminal.model, Size { columns: 40, rows: 24 });
         // As tmux and most others reflow them: each full row has become two.
-        assert!(picture.starts_with("\x1b[?25l\x1b[?7l\r\x1b[7A"), "{picture:?}");
+        assert!(picture.starts_with("\x1b[?25l\x1b[?7l\r\x1b[7A\x1b[J"), "{picture:?}");
     }
 
     #[test]
