@@ -47,6 +47,8 @@ pub(crate) struct Answers {
     trees: BTreeMap<String, Arc<Tree>>,
     /// The first answer that could not be given: why a build failed, where wharfd only sees that.
     failure: Mutex<Option<Failure>>,
+    /// The last secret that was asked for and is not there.
+    missing: Mutex<Option<String>>,
 }
 
 impl Answers {
@@ -55,7 +57,14 @@ impl Answers {
         let directories = source.directories();
         let names = directories.iter().map(|directory| directory.name.clone());
         let trees = names.filter_map(|name| source.tree(&name).map(|tree| (name, tree))).collect();
-        Self { credentials, secrets, directories, trees, failure: Mutex::new(None) }
+        Self {
+            credentials,
+            secrets,
+            directories,
+            trees,
+            failure: Mutex::default(),
+            missing: Mutex::default(),
+        }
     }
 
     /// The directories that the client can sync.
@@ -66,6 +75,11 @@ impl Answers {
     /// The first answer that could not be given.
     pub(crate) fn take_failure(&self) -> Option<Failure> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// The last secret that was asked for and is not there. A step may do without it.
+    pub(crate) fn missing_secret(&self) -> Option<String> {
+        self.missing.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn fail(&self, failure: Failure) {
@@ -252,9 +266,10 @@ async fn credentials(answers: &Answers, host: &str) -> Result<Vec<u8>, NoAnswer>
 async fn secret(answers: &Answers, id: &str) -> Result<Vec<u8>, NoAnswer> {
     match answers.secrets.get(id).await {
         Ok(Some(value)) => Ok(GetSecretResponse { data: value.expose().clone() }.encode_to_vec()),
-        Ok(None) => Err(NoAnswer::NotFound(format!(
-            "there is no secret `{id}`: give it by --secret id={id},src=PATH"
-        ))),
+        Ok(None) => {
+            *answers.missing.lock().unwrap_or_else(PoisonError::into_inner) = Some(id.to_owned());
+            Err(NoAnswer::NotFound(format!("there is no secret `{id}`")))
+        }
         Err(failure) => Err(NoAnswer::Failed(failure)),
     }
 }

@@ -35,8 +35,10 @@ const _: () = assert!(CONNECTION_WINDOW as usize > (STREAMS_MAX + 2) * STREAM_WI
 
 /// A listening wharfd takes a connection at once; one that is stopped or stuck never does.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-const KEEPALIVE: Duration = Duration::from_secs(10);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// A wharfd that is gone closes the connection; only one that hangs is noticed by its silence, and a
+/// node under load may be silent for a while.
+const KEEPALIVE: Duration = Duration::from_secs(15);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The address of a wharfd.
 #[derive(Clone, Debug, PartialEq, Eq)]

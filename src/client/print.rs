@@ -39,8 +39,13 @@ pub(crate) fn note(text: impl fmt::Display) {
 pub(crate) fn failure(failure: &Failure) {
     note_lines("ERROR", &failure.text);
     if let Some(hint) = &failure.hint {
-        note_lines("hint", hint);
+        self::hint(hint);
     }
+}
+
+/// Tells a person what to do.
+pub(crate) fn hint(hint: &str) {
+    note_lines("hint", hint);
 }
 
 /// Text of several lines keeps them: each is made printable on its own.

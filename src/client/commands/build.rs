@@ -80,6 +80,11 @@ pub(super) async fn run(mut call: Call, args: BuildArgs) -> Result<(), Stop> {
         }
         Ok(Ended::Failed(failure)) => {
             display.finish(Outcome::Failed(&failure));
+            if let Some(id) = answers.missing_secret().filter(|id| failure.message.contains(id)) {
+                print::hint(&format!(
+                    "give the secret by `--secret id={id},src=PATH` or `--secret id={id},env=VAR`"
+                ));
+            }
             Err(Stop::Reported(Exit::Failed))
         }
         Err(stop) => {
