@@ -99,7 +99,8 @@ final class Pipelines {
     private static void abort() throws Exception {
         try (Project project = new Project("abort")) {
             String mark = mark();
-            project.job().variable("MARK", mark).abortWhenLogged(stepRuns(mark, project));
+            project.job().variable("MARK", mark).abortWhenLogged(line ->
+                line.contains("step " + mark + " runs") && running(mark));
             String log = project.log("ABORTED");
             contains(log, "stopped by FlowInterruptedException");
             contains(log, "\ncleaned up\n");
@@ -153,6 +154,10 @@ final class Pipelines {
             project.job().credential("private-registry", new Credential.UsernamePassword(user, "wrong"));
             contains(project.log("FAILURE"), "not allowed; wharf says by whom above (exit status 3)");
         }
+        try (Project project = new Project("build-and-push")) {
+            project.job().variable("REGISTRY", System.getenv("PRIVATE_REGISTRY"));
+            contains(project.log("FAILURE"), "not allowed; wharf says by whom above (exit status 3)");
+        }
     }
 
     private static void gitCommit() throws Exception {
@@ -190,11 +195,7 @@ final class Pipelines {
         return Long.toString(ThreadLocalRandom.current().nextLong(1_000_000_000L, 9_000_000_000L));
     }
 
-    /** The step has said that it runs, and does. */
-    private static java.util.function.Predicate<String> stepRuns(String mark, Project project) {
-        return line -> line.contains("step " + mark + " runs") && running(mark);
-    }
-
+    /** The step's process is on the engine: the whole machine's processes are to be seen here. */
     private static boolean running(String mark) {
         try (Stream<ProcessHandle> all = ProcessHandle.allProcesses()) {
             return all.anyMatch(process -> commandLine(process).equals("sleep\0" + mark + "\0"));
