@@ -5,7 +5,7 @@ use std::{future::Future, time::Instant};
 use tonic::{Request, Response, Status};
 use tracing::{Instrument as _, Span};
 
-use super::{Front, status};
+use super::{Front, Member, status};
 use crate::{
     config::EngineName,
     engine::Engine,
@@ -114,4 +114,17 @@ impl Call {
         self.span.in_scope(|| status::log(fault));
         status::from_fault(fault)
     }
+}
+
+/// Does `work` to its end, also when the client goes: half of a change helps nobody.
+pub(super) async fn to_its_end<T: Send + 'static>(
+    member: Member,
+    work: impl Future<Output = Result<T, Fault>> + Send + 'static,
+) -> Result<T, Fault> {
+    let tasks = (*member).clone();
+    let held = async move {
+        let _member = member;
+        work.await
+    };
+    tasks.spawn("change", held.in_current_span()).await?
 }
