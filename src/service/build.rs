@@ -152,7 +152,7 @@ impl Build {
         let guard = tasks.cancel_on_drop(Cause::ClientGone);
         let call = call.clone();
         let progress =
-            ReceiverStream::new(progress).map(|progress| Ok(build_response::Response::Progress(progress)));
+            progress.into_stream().map(|progress| Ok(build_response::Response::Progress(progress)));
         let ended = stream::once(async move {
             match outcome.await {
                 Ok(Ok(Outcome::Built(result))) => Ok(build_response::Response::Result(result)),
