@@ -4,7 +4,7 @@
 
 use std::{
     cell::RefCell,
-    fs,
+    env, fs,
     io::{BufRead as _, BufReader, Write as _},
     os::unix::{
         fs::{PermissionsExt as _, symlink},
@@ -68,8 +68,9 @@ impl Drop for Oracle {
     }
 }
 
-/// The same cases every time.
+/// The same cases every time; PROPTEST_CASES=100000 goes on where these end.
 fn runner(cases: u32) -> TestRunner {
+    let cases = env::var("PROPTEST_CASES").map_or(cases, |cases| cases.parse().expect("a number of cases"));
     let config = Config { cases, failure_persistence: None, ..Config::default() };
     TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha))
 }
@@ -169,7 +170,7 @@ fn path() -> impl Strategy<Value = String> {
 fn patterns_match_as_in_docker() {
     let oracle = RefCell::new(Oracle::start("patterns"));
     let cases = (vec(line(), 1..5), vec(path(), 24));
-    let outcome = runner(4000).run(&cases, |(patterns, paths)| {
+    let outcome = runner(2000).run(&cases, |(patterns, paths)| {
         let theirs = oracle.borrow_mut().ask(&json!({ "patterns": patterns, "paths": paths }));
         let ours = match Patterns::new(&patterns) {
             Err(_) => {
@@ -340,7 +341,7 @@ fn ask(oracle: &mut Oracle, root: &Path, case: &Case) -> Result<Vec<Value>, Stri
 #[test]
 fn walks_yield_what_docker_sends() {
     let oracle = RefCell::new(Oracle::start("walks"));
-    let outcome = runner(1500).run(&case(false), |case| {
+    let outcome = runner(400).run(&case(false), |case| {
         let directory = Directory::of("plain", &case.files);
         let theirs = ask(&mut oracle.borrow_mut(), &directory.0, &case);
         let ours = walk(&directory.0, &case);
@@ -358,7 +359,7 @@ fn walks_yield_what_docker_sends() {
 #[test]
 fn follow_paths_reach_what_docker_reaches() {
     let oracle = RefCell::new(Oracle::start("links"));
-    let outcome = runner(1500).run(&case(true), |case| {
+    let outcome = runner(400).run(&case(true), |case| {
         let directory = Directory::of("links", &case.files);
         let theirs = ask(&mut oracle.borrow_mut(), &directory.0, &case);
         let ours = walk(&directory.0, &case);
