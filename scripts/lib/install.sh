@@ -17,6 +17,7 @@ setup() {
     ensure_root 26
     ensure_root 29
     ensure_dockerd
+    ensure_go
     ensure_go_tool buildx "$BUILDX_BIN" github.com/docker/buildx/cmd/buildx "$BUILDX_VERSION"
     ensure_go_tool buf "$BUF_BIN" github.com/bufbuild/buf/cmd/buf "$BUF_VERSION"
     ensure_jars

@@ -1,5 +1,6 @@
 //! Patterns and walks against Docker's own code: moby/patternmatcher and tonistiigi/fsutil answer
-//! the same questions in a process of their own (`oracle/`). Needs Go.
+//! the same questions in a process of their own (`oracle/`). Needs Go: `WHARF_GO` (scripts/env paths),
+//! else the one in PATH.
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may fail")]
 
 use std::{
@@ -38,9 +39,11 @@ impl Oracle {
     fn start(name: &str) -> Self {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/patterns/oracle");
         let binary = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("oracle-{name}"));
+        let go = env::var_os("WHARF_GO").unwrap_or_else(|| "go".into());
         let built =
-            Command::new("go").arg("build").arg("-o").arg(&binary).arg(".").current_dir(source).status();
-        let built = built.expect("`go` has to be in PATH: scripts/env setup test says what is missing");
+            Command::new(&go).args(["build", "-o"]).arg(&binary).arg(".").current_dir(source).status();
+        let built =
+            built.unwrap_or_else(|error| panic!("cannot run {go:?}, run scripts/env setup test: {error}"));
         assert!(built.success(), "tests/patterns/oracle does not build");
         let mut child = Command::new(binary)
             .stdin(Stdio::piped())

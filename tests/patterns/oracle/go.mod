@@ -1,6 +1,6 @@
 module github.com/wharf-build/wharf/tests/patterns/oracle
 
-go 1.26
+go 1.25.0
 
 require (
 	github.com/moby/patternmatcher v0.6.1
