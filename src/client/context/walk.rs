@@ -198,3 +198,6 @@ fn list(directory: &Path) -> std::io::Result<vec::IntoIter<Child>> {
     children.sort_unstable_by(|a, b| a.name.as_bytes().cmp(b.name.as_bytes()));
     Ok(children.into_iter())
 }
+
+#[cfg(test)]
+mod tests;
