@@ -1,0 +1,126 @@
+//! The command line, as a job runs it.
+
+use std::{env, ffi::OsStr, fs, path::PathBuf, time::Duration};
+
+use tokio::process::Command;
+
+use super::{
+    Registry, Test, Wharfd,
+    process::{Background, Output, command},
+};
+
+/// Long: a build waits for others on a busy machine.
+const TIMEOUT: Duration = Duration::from_secs(240);
+
+/// A job: a home of its own, a namespace, a wharfd.
+#[derive(Clone, Debug)]
+pub(crate) struct Wharf {
+    address: String,
+    namespace: String,
+    home: PathBuf,
+    uid: Option<u32>,
+}
+
+impl Wharf {
+    /// A job that acts in `namespace`, `JOB#RUN`.
+    pub(crate) fn new(test: &Test, wharfd: &Wharfd, namespace: &str) -> Self {
+        Self {
+            address: wharfd.address(),
+            namespace: namespace.to_owned(),
+            home: test.new_dir("home"),
+            uid: None,
+        }
+    }
+
+    /// The same job in another namespace.
+    pub(crate) fn in_namespace(&self, namespace: &str) -> Self {
+        Self { namespace: namespace.to_owned(), ..self.clone() }
+    }
+
+    /// The same job as another user.
+    pub(crate) fn as_uid(&self, uid: u32) -> Self {
+        Self { uid: Some(uid), ..self.clone() }
+    }
+
+    /// The same job at another address.
+    pub(crate) fn at(&self, address: &str) -> Self {
+        Self { address: address.to_owned(), ..self.clone() }
+    }
+
+    /// Its home directory, with its docker configuration in `docker/config.json`.
+    pub(crate) fn home(&self) -> &PathBuf {
+        &self.home
+    }
+
+    /// Logs in to a registry, as `docker login` would have done; `None` logs out of all.
+    pub(crate) fn login(&self, registry: &Registry, login: Option<(&str, &str)>) {
+        use base64::Engine as _;
+        let auths = match login {
+            None => serde_json::json!({}),
+            Some((user, password)) => {
+                let auth = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));
+                serde_json::json!({registry.host(): {"auth": auth}})
+            }
+        };
+        fs::create_dir_all(self.home.join("docker")).unwrap();
+        fs::write(self.home.join("docker/config.json"), serde_json::json!({"auths": auths}).to_string())
+            .unwrap();
+    }
+
+    /// A command that was not started yet.
+    pub(crate) fn command(&self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
+        let mut run = match self.uid {
+            None => command(env!("CARGO_BIN_EXE_wharf")),
+            Some(uid) => {
+                let mut run = command("setpriv");
+                run.args([format!("--reuid={uid}"), format!("--regid={uid}"), "--clear-groups".to_owned()]);
+                run.arg("--").arg(env!("CARGO_BIN_EXE_wharf"));
+                run
+            }
+        };
+        run.env_clear()
+            .env("PATH", env::var_os("PATH").unwrap_or_default())
+            .env("HOME", &self.home)
+            .env("DOCKER_CONFIG", self.home.join("docker"))
+            .env("WHARF_ADDR", &self.address)
+            .env("WHARF_NAMESPACE", &self.namespace)
+            .current_dir(&self.home)
+            .args(args);
+        run
+    }
+
+    /// Runs a command to its end.
+    pub(crate) async fn run(&self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Output {
+        Output::of(self.command(args), b"", TIMEOUT).await
+    }
+
+    /// Runs a command to its end, with standard input.
+    pub(crate) async fn run_with(
+        &self,
+        args: impl IntoIterator<Item = impl AsRef<OsStr>>,
+        input: &[u8],
+    ) -> Output {
+        Output::of(self.command(args), input, TIMEOUT).await
+    }
+
+    /// Starts a command beside the test.
+    pub(crate) fn start(&self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Background {
+        Background::start(self.command(args))
+    }
+
+    /// Builds a directory, with plain progress.
+    pub(crate) async fn build(&self, context: impl AsRef<OsStr>, flags: &[&str]) -> Output {
+        let mut args: Vec<&OsStr> = vec!["build".as_ref(), "--progress=plain".as_ref()];
+        args.extend(flags.iter().map(OsStr::new));
+        args.push(context.as_ref());
+        self.run(args).await
+    }
+
+    /// Builds a directory and returns the image's id.
+    pub(crate) async fn build_id(&self, context: impl AsRef<OsStr>, flags: &[&str]) -> String {
+        let mut args: Vec<&OsStr> = vec!["build".as_ref(), "--quiet".as_ref()];
+        args.extend(flags.iter().map(OsStr::new));
+        args.push(context.as_ref());
+        self.run(args).await.ok().stdout.trim().to_owned()
+    }
+}

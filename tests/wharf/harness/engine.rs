@@ -1,0 +1,199 @@
+//! The engine under test, by its bare socket: what no job ever holds.
+
+use std::{
+    collections::BTreeSet,
+    env, fs,
+    io::Read as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::Method;
+use serde_json::{Value, json};
+use tokio::process::Command;
+
+use super::{
+    http::{Answer, Call, Server},
+    process::{Output, command},
+    run::Kind,
+};
+
+/// A running engine.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    kind: Kind,
+    socket: PathBuf,
+    server: Server,
+}
+
+impl Engine {
+    /// The engine of this process, as `scripts/env paths` told it.
+    pub(crate) fn of_environment(kind: Kind) -> Self {
+        Self::at(kind, tool(&format!("WHARF_ENGINE_{}", kind.name)))
+    }
+
+    /// The engine at a socket.
+    pub(crate) fn at(kind: Kind, socket: impl Into<PathBuf>) -> Self {
+        let socket = socket.into();
+        Self { kind, server: Server::Unix(socket.clone()), socket }
+    }
+
+    /// `26` or `29`.
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Whether it keeps images in containerd's store.
+    pub(crate) fn is_containerd(&self) -> bool {
+        self.kind.store == "containerd"
+    }
+
+    /// Its socket.
+    pub(crate) fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Its socket as an address.
+    pub(crate) fn address(&self) -> String {
+        format!("unix://{}", self.socket.display())
+    }
+
+    pub(crate) fn call(&self, method: Method, path: &str) -> Call {
+        self.server.call(method, path)
+    }
+
+    pub(crate) fn get(&self, path: &str) -> Call {
+        self.server.get(path)
+    }
+
+    pub(crate) fn post(&self, path: &str) -> Call {
+        self.server.post(path)
+    }
+
+    /// Every name of every image.
+    pub(crate) async fn names(&self) -> BTreeSet<String> {
+        let images = self.get("/images/json?all=1").send().await.ok().json();
+        let names = images.as_array().unwrap().iter().flat_map(|image| {
+            let of = |key: &str| image[key].as_array().cloned().unwrap_or_default();
+            of("RepoTags").into_iter().chain(of("RepoDigests"))
+        });
+        names
+            .filter_map(|name| name.as_str().map(str::to_owned))
+            .filter(|name| !name.contains("<none>"))
+            .collect()
+    }
+
+    /// The names that begin with `prefix`.
+    pub(crate) async fn names_with_prefix(&self, prefix: &str) -> Vec<String> {
+        self.names().await.into_iter().filter(|name| name.starts_with(prefix)).collect()
+    }
+
+    /// What `docker inspect` says of an image.
+    pub(crate) async fn inspect(&self, name: &str) -> Option<Value> {
+        let answer = self.get(&format!("/images/{name}/json")).send().await;
+        (answer.status != 404).then(|| answer.ok().json())
+    }
+
+    /// The id of an image that is there.
+    pub(crate) async fn id(&self, name: &str) -> String {
+        let image = self.inspect(name).await.unwrap_or_else(|| panic!("the engine has no image {name}"));
+        image["Id"].as_str().unwrap().to_owned()
+    }
+
+    /// Names an image as an operator would.
+    pub(crate) async fn tag(&self, name: &str, repository: &str, tag: &str) {
+        self.post(&format!("/images/{name}/tag?repo={repository}&tag={tag}")).send().await.ok();
+    }
+
+    /// Removes a name, and the image with its last one; one that is not there is no error.
+    pub(crate) async fn remove_image(&self, name: &str) {
+        let answer = self.call(Method::DELETE, &format!("/images/{name}?force=1")).send().await;
+        assert!(answer.status.is_success() || answer.status == 404, "{answer}");
+    }
+
+    /// `docker pull`, by the API.
+    pub(crate) async fn pull(&self, name: &str, login: Option<&(String, String)>) -> Answer {
+        let mut call = self.post(&format!("/images/create?fromImage={name}"));
+        if let Some((user, password)) = login {
+            call = call.header("x-registry-auth", registry_auth(user, password));
+        }
+        call.send().await
+    }
+
+    /// Makes an image of a tar, under a name of the operator's.
+    pub(crate) async fn import(&self, repository: &str, tag: &str, tar: impl Into<Bytes>) -> String {
+        let path = format!("/images/create?fromSrc=-&repo={repository}&tag={tag}");
+        let answer = self.post(&path).body("application/x-tar", tar).send().await.ok();
+        assert!(!answer.text().contains("\"error\""), "{answer}");
+        self.id(&format!("{repository}:{tag}")).await
+    }
+
+    /// A file of an image.
+    pub(crate) async fn file(&self, image: &str, path: &str) -> Option<Vec<u8>> {
+        let body = json!({"Image": image, "Cmd": ["nothing"], "Labels": {"wharf-test": "read"}});
+        let created = self.post("/containers/create").json(&body).send().await.ok().json();
+        let id = created["Id"].as_str().unwrap();
+        let answer = self.get(&format!("/containers/{id}/archive?path={path}")).send().await;
+        self.call(Method::DELETE, &format!("/containers/{id}?force=1&v=1")).send().await.ok();
+        if answer.status == 404 {
+            return None;
+        }
+        let body = answer.ok().body;
+        let mut archive = tar::Archive::new(&*body);
+        let mut content = Vec::new();
+        archive.entries().unwrap().next()?.unwrap().read_to_end(&mut content).unwrap();
+        Some(content)
+    }
+
+    /// A file of an image, as text.
+    pub(crate) async fn text(&self, image: &str, path: &str) -> String {
+        let content = self.file(image, path).await.unwrap_or_else(|| panic!("{image} has no {path}"));
+        String::from_utf8(content).unwrap()
+    }
+
+    /// `buildx` on the bare socket, as someone without Wharf would run it.
+    pub(crate) fn buildx(&self, home: &Path) -> Command {
+        let mut command = command(tool("WHARF_BUILDX"));
+        command
+            .env_clear()
+            .env("PATH", env::var_os("PATH").unwrap_or_default())
+            .env("HOME", home)
+            .env("DOCKER_HOST", self.address())
+            .env("BUILDX_CONFIG", home.join("buildx"))
+            .env("DOCKER_CONFIG", home.join("docker"));
+        command
+    }
+
+    /// `buildx build` of a directory on the bare socket, with plain progress.
+    pub(crate) async fn buildx_build(&self, home: &Path, context: &Path, flags: &[&str]) -> Output {
+        let mut command = self.buildx(home);
+        command.args(["build", "--progress=plain"]).args(flags).arg(context);
+        Output::of(command, b"", Duration::from_secs(120)).await
+    }
+
+    /// Processes whose command line has `text`, anywhere below the engine's init.
+    pub(crate) fn processes_with(text: &str) -> Vec<u32> {
+        let processes = fs::read_dir("/proc").unwrap().filter_map(|entry| {
+            let pid: u32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
+            let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+            let words: Vec<_> = command.split(|byte| *byte == 0).collect();
+            // A shell that was told to run it has it as a part of a longer word.
+            words.iter().any(|word| *word == text.as_bytes()).then_some(pid)
+        });
+        processes.collect()
+    }
+}
+
+/// The value of X-Registry-Auth.
+pub(crate) fn registry_auth(user: &str, password: &str) -> String {
+    use base64::Engine as _;
+    let auth = json!({"username": user, "password": password});
+    base64::engine::general_purpose::URL_SAFE.encode(auth.to_string())
+}
+
+/// A program that `scripts/env paths` names.
+pub(crate) fn tool(name: &str) -> String {
+    env::var(name)
+        .unwrap_or_else(|_| panic!("{name} is not set: tests are started by `cargo test --test wharf`"))
+}

@@ -1,0 +1,207 @@
+//! What tests stand on: an engine, registries, daemons, the command line, and their end.
+
+pub(crate) mod cli;
+pub(crate) mod engine;
+pub(crate) mod http;
+pub(crate) mod image;
+pub(crate) mod process;
+pub(crate) mod registry;
+pub(crate) mod rpc;
+pub(crate) mod run;
+pub(crate) mod wharfd;
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    pin::Pin,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+pub(crate) use cli::Wharf;
+pub(crate) use engine::Engine;
+pub(crate) use image::Image;
+pub(crate) use registry::Registry;
+pub(crate) use wharfd::Wharfd;
+
+/// How long a state may take to come.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A test, before it has an engine.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Case {
+    /// `subject::what_must_hold`.
+    pub(crate) name: &'static str,
+    pub(crate) run: fn(Arc<Test>) -> Pin<Box<dyn Future<Output = ()>>>,
+}
+
+/// The table of a file's tests.
+macro_rules! cases {
+    ($($name:ident),* $(,)?) => {
+        /// This file's tests.
+        pub(crate) const CASES: &[$crate::harness::Case] = &[$($crate::harness::Case {
+            name: $crate::harness::short(concat!(module_path!(), "::", stringify!($name))),
+            run: |test| Box::pin($name(test)),
+        }),*];
+    };
+}
+pub(crate) use cases;
+
+/// A test's name without the crate's.
+pub(crate) const fn short(path: &'static str) -> &'static str {
+    let (_, short) = path.split_at("wharf::".len());
+    short
+}
+
+/// One test on one engine. What it starts ends with it.
+#[derive(Debug)]
+pub(crate) struct Test {
+    /// The test's name.
+    pub(crate) name: &'static str,
+    /// The engine that it runs on.
+    pub(crate) engine: Arc<Engine>,
+    dir: PathBuf,
+    number: usize,
+    registries: Mutex<Vec<Arc<Registry>>>,
+    daemons: Mutex<Vec<Arc<Wharfd>>>,
+}
+
+impl Test {
+    fn new(name: &'static str, engine: Arc<Engine>) -> Arc<Self> {
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let dir = std::env::temp_dir().join(format!("wharf-test-{}-{number}", std::process::id()));
+        fs::create_dir(&dir).unwrap();
+        // Other uids reach the socket in it.
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
+        Arc::new(Self { name, engine, dir, number, registries: Mutex::default(), daemons: Mutex::default() })
+    }
+
+    /// A directory of the test's own; it goes with it.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Text that no other test, and no earlier run, has.
+    pub(crate) fn unique(&self, what: &str) -> String {
+        let since = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap();
+        format!("{what}-{}-{}-{}", since.as_nanos(), std::process::id(), self.number)
+    }
+
+    /// Writes a build context: files and their contents. Returns its directory.
+    pub(crate) fn context(&self, name: &str, files: &[(&str, &str)]) -> PathBuf {
+        let context = self.dir.join(name);
+        fs::create_dir_all(&context).unwrap();
+        for (path, content) in files {
+            let path = context.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, content).unwrap();
+        }
+        context
+    }
+
+    /// A registry that everyone may use.
+    pub(crate) async fn registry(&self) -> Arc<Registry> {
+        self.keep(Registry::start(&self.new_dir("registry"), None).await)
+    }
+
+    /// A registry that wants a name and a password.
+    pub(crate) async fn private_registry(&self, user: &str, password: &str) -> Arc<Registry> {
+        self.keep(Registry::start(&self.new_dir("registry"), Some((user, password))).await)
+    }
+
+    fn keep(&self, registry: Registry) -> Arc<Registry> {
+        let registry = Arc::new(registry);
+        lock(&self.registries).push(Arc::clone(&registry));
+        registry
+    }
+
+    /// A wharfd for this test alone, on the test's engine.
+    pub(crate) async fn wharfd(&self) -> Arc<Wharfd> {
+        self.wharfd_with(None, &[]).await
+    }
+
+    /// A wharfd with a configuration file and further flags.
+    pub(crate) async fn wharfd_with(&self, config: Option<&str>, flags: &[&str]) -> Arc<Wharfd> {
+        let daemon = Wharfd::new(&self.new_dir("wharfd"), &self.engine, config, flags);
+        let daemon = Arc::new(daemon);
+        lock(&self.daemons).push(Arc::clone(&daemon));
+        daemon.start().await;
+        daemon
+    }
+
+    /// A new directory of the test's.
+    pub(crate) fn new_dir(&self, name: &str) -> PathBuf {
+        for number in 0.. {
+            let dir = self.dir.join(format!("{name}{number}"));
+            match fs::create_dir(&dir) {
+                Ok(()) => return dir,
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(error) => panic!("{}: {error}", dir.display()),
+            }
+        }
+        unreachable!("a directory that is not there yet")
+    }
+
+    /// Ends all that the test started; what could not be, and what wharfd left behind.
+    async fn clean_up(&self) -> Vec<String> {
+        let mut left = Vec::new();
+        let daemons = std::mem::take(&mut *lock(&self.daemons));
+        for daemon in &daemons {
+            left.extend(daemon.end().await);
+        }
+        let registries = std::mem::take(&mut *lock(&self.registries));
+        for registry in &registries {
+            let public = self.engine.names_with_prefix(&format!("{}/", registry.host())).await;
+            if !public.is_empty() {
+                left.push(format!("names left in the engine: {public:?}"));
+            }
+            for name in public {
+                self.engine.remove_image(&name).await;
+            }
+            registry.end().await;
+        }
+        // For `logs`.
+        *lock(&self.daemons) = daemons;
+        if let Err(error) = fs::remove_dir_all(&self.dir) {
+            left.push(format!("{}: {error}", self.dir.display()));
+        }
+        left
+    }
+
+    /// What the daemons logged last.
+    fn logs(&self) -> String {
+        lock(&self.daemons).iter().map(|daemon| daemon.log_tail()).collect()
+    }
+}
+
+/// A lock that a failed test does not poison.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Waits until `condition` gives something; fails after [`PATIENCE`].
+pub(crate) async fn wait_for<T>(what: &str, condition: impl AsyncFnMut() -> Option<T>) -> T {
+    wait_for_at_most(PATIENCE, what, condition).await
+}
+
+/// Waits until `condition` gives something; fails after `patience`.
+pub(crate) async fn wait_for_at_most<T>(
+    patience: Duration,
+    what: &str,
+    mut condition: impl AsyncFnMut() -> Option<T>,
+) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(it) = condition().await {
+            return it;
+        }
+        assert!(begun.elapsed() < patience, "waited {patience:?} for {what}");
+        // What is waited for is another process's state, of which nobody tells us.
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}

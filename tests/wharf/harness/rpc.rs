@@ -1,0 +1,108 @@
+//! A client of the API itself, as another program would be.
+
+use std::{path::Path, time::Duration};
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt as _, stream};
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tonic::{
+    Status,
+    transport::{Channel, Endpoint, Uri},
+};
+use wharf::wire::v1::{
+    BuildFailure, BuildRequest, BuildResult, BuildSpec, BuildStart, Namespace, Progress,
+    build_request::Request, build_response::Response, build_service_client::BuildServiceClient,
+};
+
+/// What a build's messages came to.
+#[derive(Debug, Default)]
+pub(crate) struct Build {
+    pub(crate) progress: Vec<Progress>,
+    pub(crate) result: Option<BuildResult>,
+    pub(crate) failure: Option<BuildFailure>,
+    pub(crate) status: Option<Status>,
+}
+
+/// Connects to a wharfd.
+pub(crate) async fn connect(socket: &Path) -> Channel {
+    let socket = socket.to_owned();
+    let connector = tower::service_fn(move |_: Uri| {
+        let socket = socket.clone();
+        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+    });
+    Endpoint::from_static("http://localhost").connect_with_connector(connector).await.unwrap()
+}
+
+/// A namespace, from `JOB#RUN`.
+pub(crate) fn namespace(name: &str) -> Namespace {
+    let (job, run) = name.rsplit_once('#').unwrap();
+    Namespace { job: job.to_owned(), run: run.to_owned() }
+}
+
+/// What starts a build.
+pub(crate) fn start(at: &str, spec: BuildSpec) -> BuildStart {
+    BuildStart { namespace: Some(namespace(at)), spec: Some(spec), ..BuildStart::default() }
+}
+
+/// Builds from a tar, to the end.
+pub(crate) async fn build_tar(channel: &Channel, start: BuildStart, tar: impl Into<Bytes>) -> Build {
+    let tar: Bytes = tar.into();
+    let pieces: Vec<_> =
+        (0..tar.len()).step_by(1 << 20).map(|at| tar.slice(at..tar.len().min(at + (1 << 20)))).collect();
+    build(channel, start, stream::iter(pieces)).await
+}
+
+/// Builds from pieces of a tar, to the end.
+pub(crate) async fn build(
+    channel: &Channel,
+    start: BuildStart,
+    pieces: impl Stream<Item = Bytes> + Send + 'static,
+) -> Build {
+    let first = BuildRequest { request: Some(Request::Start(start)) };
+    let pieces = pieces.map(|piece| BuildRequest { request: Some(Request::Tar(piece.into())) });
+    let mut client = BuildServiceClient::new(channel.clone()).max_decoding_message_size(16 << 20);
+    let mut build = Build::default();
+    let requests = stream::iter([first]).chain(pieces);
+    let mut responses = match client.build(requests).await {
+        Ok(responses) => responses.into_inner(),
+        Err(status) => return Build { status: Some(status), ..build },
+    };
+    loop {
+        let message = tokio::time::timeout(Duration::from_secs(240), responses.message()).await;
+        match message.expect("the build says something") {
+            Ok(Some(response)) => match response.response.expect("a response") {
+                Response::Progress(progress) => build.progress.push(progress),
+                Response::Result(result) => build.result = Some(result),
+                Response::Failure(failure) => build.failure = Some(failure),
+            },
+            Ok(None) => return build,
+            Err(status) => {
+                build.status = Some(status);
+                return build;
+            }
+        }
+    }
+}
+
+impl Build {
+    /// The result, if there is one.
+    #[track_caller]
+    pub(crate) fn ok(&self) -> &BuildResult {
+        self.result.as_ref().unwrap_or_else(|| {
+            panic!("the build failed: {:?} {:?}\n{}", self.failure, self.status, self.logs())
+        })
+    }
+
+    /// Everything that its steps wrote.
+    pub(crate) fn logs(&self) -> String {
+        let logs = self.progress.iter().flat_map(|progress| &progress.logs);
+        logs.map(|log| String::from_utf8_lossy(&log.data).into_owned()).collect()
+    }
+
+    /// The names of the steps that came from the cache.
+    pub(crate) fn cached(&self) -> Vec<&str> {
+        let vertexes = self.progress.iter().flat_map(|progress| &progress.vertexes);
+        vertexes.filter(|vertex| vertex.cached).map(|vertex| vertex.name.as_str()).collect()
+    }
+}

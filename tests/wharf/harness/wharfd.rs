@@ -1,0 +1,188 @@
+//! A wharfd of the test's own: its own state, its own socket.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use rustix::process::Signal;
+use tokio::net::UnixStream;
+use wharf::engine::naming::{Keys, PRIVATE_HOST};
+
+use super::{
+    Engine, PATIENCE, lock,
+    process::{Background, command, shell_status},
+    wait_for,
+};
+
+/// How many lines of its log a failure shows.
+const LOG_LINES: usize = 60;
+/// It ends within its grace period and a little.
+const END: Duration = Duration::from_secs(60);
+
+/// A daemon; it can be ended, killed and started again.
+#[derive(Debug)]
+pub(crate) struct Wharfd {
+    dir: PathBuf,
+    engine: String,
+    engine_socket: PathBuf,
+    flags: Vec<String>,
+    process: Mutex<Option<Arc<Background>>>,
+    earlier: Mutex<Vec<String>>,
+}
+
+impl Wharfd {
+    pub(super) fn new(dir: &Path, engine: &Engine, config: Option<&str>, flags: &[&str]) -> Self {
+        use std::os::unix::fs::PermissionsExt as _;
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).unwrap();
+        let mut flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        if let Some(config) = config {
+            let file = dir.join("wharfd.toml");
+            fs::write(&file, config).unwrap();
+            flags.extend(["--config".to_owned(), file.display().to_string()]);
+        }
+        Self {
+            dir: dir.to_owned(),
+            engine: engine.address(),
+            engine_socket: engine.socket().to_owned(),
+            flags,
+            process: Mutex::default(),
+            earlier: Mutex::default(),
+        }
+    }
+
+    /// The file that it listens at.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.dir.join("wharf.sock")
+    }
+
+    /// Its address, as `--addr` wants it.
+    pub(crate) fn address(&self) -> String {
+        format!("unix://{}", self.socket().display())
+    }
+
+    /// Its state directory.
+    pub(crate) fn state_dir(&self) -> PathBuf {
+        self.dir.join("state")
+    }
+
+    /// What the names of its images in the engine begin with.
+    pub(crate) fn prefix(&self) -> String {
+        format!("{PRIVATE_HOST}/{}/", self.keys().instance())
+    }
+
+    /// The hashes of this node.
+    pub(crate) fn keys(&self) -> Keys {
+        Keys::load(&self.state_dir()).unwrap()
+    }
+
+    /// Starts it and waits until it answers.
+    pub(crate) async fn start(&self) {
+        let process = self.spawn();
+        let socket = self.socket();
+        wait_for("wharfd to listen", async || {
+            if let Some(status) = process.ended().await {
+                panic!("wharfd ended with {}:\n{}", shell_status(status), process.lines().join("\n"));
+            }
+            UnixStream::connect(&socket).await.ok()
+        })
+        .await;
+    }
+
+    /// Starts it, whatever becomes of it.
+    pub(crate) fn spawn(&self) -> Arc<Background> {
+        let mut serve = command(env!("CARGO_BIN_EXE_wharfd"));
+        serve
+            .env_clear()
+            .env("PATH", env::var_os("PATH").unwrap_or_default())
+            .arg("--listen")
+            .arg(self.address())
+            .args(["--listen-mode", "0666", "--log-level", "info,wharf=debug"])
+            .arg("--state-dir")
+            .arg(self.state_dir())
+            .args(&self.flags);
+        if !self.flags.iter().any(|flag| flag == "--config" || flag == "--engine") {
+            serve.arg("--engine").arg(&self.engine);
+        }
+        let process = Arc::new(Background::start(serve));
+        if let Some(earlier) = lock(&self.process).replace(Arc::clone(&process)) {
+            lock(&self.earlier).extend(earlier.lines());
+        }
+        process
+    }
+
+    /// Its process.
+    pub(crate) fn process(&self) -> Arc<Background> {
+        lock(&self.process).clone().expect("wharfd was started")
+    }
+
+    /// What it has logged.
+    pub(crate) fn log(&self) -> Vec<String> {
+        let mut lines = lock(&self.earlier).clone();
+        lines.extend(lock(&self.process).iter().flat_map(|process| process.lines()));
+        lines
+    }
+
+    /// SIGKILL, and its end.
+    pub(crate) async fn kill(&self) {
+        let process = self.process();
+        process.signal(Signal::KILL);
+        process.wait(PATIENCE).await.unwrap();
+    }
+
+    /// SIGTERM, and the exit status.
+    pub(crate) async fn terminate(&self) -> i32 {
+        let process = self.process();
+        process.signal(Signal::TERM);
+        shell_status(process.wait(END).await.unwrap())
+    }
+
+    /// Ends it and removes its images from the engine; what was wrong.
+    pub(super) async fn end(&self) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let Some(process) = lock(&self.process).clone() else { return wrong };
+        if process.ended().await.is_none() {
+            process.signal(Signal::TERM);
+            match process.wait(END).await {
+                Ok(status) if shell_status(status) == 0 => {}
+                Ok(status) => wrong.push(format!("wharfd ended with {}", shell_status(status))),
+                Err(error) => {
+                    wrong.push(format!("wharfd: {error}"));
+                    process.signal(Signal::KILL);
+                    let _ = process.wait(PATIENCE).await;
+                }
+            }
+        }
+        if self.state_dir().join("node.key").exists() || fs::read_dir(self.state_dir()).is_ok() {
+            match Keys::load(&self.state_dir()) {
+                Err(error) => wrong.push(format!("{error}")),
+                Ok(keys) => {
+                    let prefix = format!("{PRIVATE_HOST}/{}/", keys.instance());
+                    let engine = super::http::Server::Unix(self.engine_socket.clone());
+                    remove_all(&engine, &prefix).await;
+                }
+            }
+        }
+        wrong
+    }
+
+    /// The end of its log.
+    pub(super) fn log_tail(&self) -> String {
+        let log = self.log();
+        let tail = &log[log.len().saturating_sub(LOG_LINES)..];
+        format!("-- wharfd, {} lines, the last of them:\n{}\n", log.len(), tail.join("\n"))
+    }
+}
+
+async fn remove_all(engine: &super::http::Server, prefix: &str) {
+    let images = engine.get("/images/json?all=1").send().await.ok().json();
+    let tags =
+        images.as_array().into_iter().flatten().flat_map(|image| image["RepoTags"].as_array().cloned());
+    for tag in tags.flatten().filter_map(|tag| tag.as_str().map(str::to_owned)) {
+        if tag.starts_with(prefix) {
+            engine.call(http::Method::DELETE, &format!("/images/{tag}?force=1")).send().await;
+        }
+    }
+}

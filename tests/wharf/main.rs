@@ -1,0 +1,39 @@
+//! The tests that touch an engine: the real binaries, two real engines, a real registry.
+//!
+//! The process that cargo starts lists the tests of each engine and starts itself once for each, in
+//! that engine's network namespace, where its registries listen on loopback. What those say is
+//! passed on, and one line closes it.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::large_futures,
+    clippy::wildcard_enum_match_arm,
+    reason = "a test that cannot go on fails, and says so"
+)]
+
+mod first_light;
+mod harness;
+
+use std::process::ExitCode;
+
+use libtest_mimic::Arguments;
+
+use harness::{Case, run};
+
+/// Every test, a file per subject.
+fn cases() -> Vec<Case> {
+    [first_light::CASES].concat()
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    match std::env::var(run::CHILD) {
+        Ok(engine) => run::tests_of(&engine, cases(), &arguments),
+        Err(_) => run::all(&cases(), &arguments),
+    }
+}
