@@ -18,6 +18,8 @@
 
 mod first_light;
 mod harness;
+mod names;
+mod registries;
 
 use std::process::ExitCode;
 
@@ -27,7 +29,7 @@ use harness::{Case, run};
 
 /// Every test, a file per subject.
 fn cases() -> Vec<Case> {
-    [first_light::CASES].concat()
+    [first_light::CASES, names::CASES, registries::CASES].concat()
 }
 
 fn main() -> ExitCode {

@@ -39,6 +39,11 @@ impl Wharf {
 
     /// The same job as another user.
     pub(crate) fn as_uid(&self, uid: u32) -> Self {
+        // The build's own directory may be closed to others.
+        let program = self.home.join("wharf");
+        if !program.exists() {
+            fs::copy(env!("CARGO_BIN_EXE_wharf"), program).unwrap();
+        }
         Self { uid: Some(uid), ..self.clone() }
     }
 
@@ -74,7 +79,7 @@ impl Wharf {
             Some(uid) => {
                 let mut run = command("setpriv");
                 run.args([format!("--reuid={uid}"), format!("--regid={uid}"), "--clear-groups".to_owned()]);
-                run.arg("--").arg(env!("CARGO_BIN_EXE_wharf"));
+                run.arg("--").arg(self.home.join("wharf"));
                 run
             }
         };
@@ -114,6 +119,17 @@ impl Wharf {
         args.extend(flags.iter().map(OsStr::new));
         args.push(context.as_ref());
         self.run(args).await
+    }
+
+    /// What `wharf images` lists: names and ids.
+    pub(crate) async fn images(&self) -> Vec<(String, String)> {
+        let listed = self.run(["images", "--no-trunc", "--format=json"]).await.ok().stdout;
+        let rows = listed.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        rows.map(|row| {
+            let text = |key: &str| row[key].as_str().unwrap().to_owned();
+            (format!("{}:{}", text("Repository"), text("Tag")), text("ID"))
+        })
+        .collect()
     }
 
     /// Builds a directory and returns the image's id.

@@ -109,6 +109,12 @@ impl Test {
         self.keep(Registry::start(&self.new_dir("registry"), None).await)
     }
 
+    /// Puts a base image that no other test has into a registry; its reference.
+    pub(crate) async fn base(&self, registry: &Registry) -> String {
+        Image::base(&self.unique("base")).push(registry, "base", "1").await;
+        registry.name("base:1")
+    }
+
     /// A registry that wants a name and a password.
     pub(crate) async fn private_registry(&self, user: &str, password: &str) -> Arc<Registry> {
         self.keep(Registry::start(&self.new_dir("registry"), Some((user, password))).await)

@@ -26,7 +26,8 @@ const END: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(crate) struct Wharfd {
     dir: PathBuf,
-    engine: String,
+    /// None when the configuration names engines.
+    engine: Option<String>,
     engine_socket: PathBuf,
     flags: Vec<String>,
     process: Mutex<Option<Arc<Background>>>,
@@ -37,6 +38,7 @@ impl Wharfd {
     pub(super) fn new(dir: &Path, engine: &Engine, config: Option<&str>, flags: &[&str]) -> Self {
         use std::os::unix::fs::PermissionsExt as _;
         fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).unwrap();
+        let named = config.is_some_and(|config| config.contains("[engines")) || flags.contains(&"--engine");
         let mut flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
         if let Some(config) = config {
             let file = dir.join("wharfd.toml");
@@ -45,7 +47,7 @@ impl Wharfd {
         }
         Self {
             dir: dir.to_owned(),
-            engine: engine.address(),
+            engine: (!named).then(|| engine.address()),
             engine_socket: engine.socket().to_owned(),
             flags,
             process: Mutex::default(),
@@ -103,8 +105,8 @@ impl Wharfd {
             .arg("--state-dir")
             .arg(self.state_dir())
             .args(&self.flags);
-        if !self.flags.iter().any(|flag| flag == "--config" || flag == "--engine") {
-            serve.arg("--engine").arg(&self.engine);
+        if let Some(engine) = &self.engine {
+            serve.arg("--engine").arg(engine);
         }
         let process = Arc::new(Background::start(serve));
         if let Some(earlier) = lock(&self.process).replace(Arc::clone(&process)) {

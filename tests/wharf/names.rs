@@ -1,0 +1,161 @@
+//! Names: a job's images are its own, whatever others call theirs.
+
+use std::sync::Arc;
+
+use wharf::names::Namespace;
+
+use crate::harness::{Test, Wharf, cases};
+
+cases![
+    an_earlier_image_is_a_base,
+    two_namespaces_never_meet,
+    ids_are_owned,
+    a_namespace_ends,
+    callers_stay_in_theirs
+];
+
+async fn an_earlier_image_is_a_base(test: Arc<Test>) {
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    let base = test.base(&registry).await;
+    let first = test.context("first", &[("Dockerfile", &format!("FROM {base}\nRUN echo one > /one\n"))]);
+    let mine = registry.name("mine:1");
+    let second = format!(
+        "ARG NAME=mine\nFROM {}/${{NAME}}:1 AS from\nRUN echo two > /two\n\
+         FROM from\nCOPY --from={mine} /one /copied\n\
+         RUN --mount=from={mine},target=/m cat /m/one /two /copied > /all\n",
+        registry.host()
+    );
+    let second = test.context("second", &[("Dockerfile", &second)]);
+    let job = Wharf::new(&test, &wharfd, "acme/app#1");
+    job.build_id(&first, &["-t", &mine]).await;
+    let id = job.build_id(&second, &[]).await;
+    assert_eq!(test.engine.text(&id, "/all").await, "one\ntwo\none\n");
+
+    // In another run of the job there is no such image.
+    job.in_namespace("acme/app#2").build(&second, &[]).await.ended(6).says(&["mine:1"]);
+}
+
+async fn two_namespaces_never_meet(test: Arc<Test>) {
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    let base = test.base(&registry).await;
+    let jobs = ["acme/app#1", "acme/app#2", "other#1"].map(|name| Wharf::new(&test, &wharfd, name));
+    let mut ids = Vec::new();
+    for (index, job) in jobs.iter().enumerate() {
+        let dockerfile = format!("FROM {base}\nRUN echo {index} > /whose\n");
+        let context = test.context(&format!("context{index}"), &[("Dockerfile", &dockerfile)]);
+        ids.push(job.build_id(&context, &["-t", "app:1"]).await);
+    }
+    for (index, job) in jobs.iter().enumerate() {
+        assert_eq!(job.images().await, [("app:1".to_owned(), ids[index].clone())]);
+        let described = job.run(["inspect", "app:1"]).await.ok().stdout;
+        let described: serde_json::Value = serde_json::from_str(&described).unwrap();
+        assert_eq!(described[0]["Id"], ids[index].as_str(), "{described}");
+        let text = described.to_string();
+        assert!(!text.contains("wharf.invalid"), "a private name leaks: {text}");
+        assert_eq!(test.engine.text(&ids[index], "/whose").await, format!("{index}\n"));
+    }
+    let [one, two, three] = &jobs;
+
+    two.run(["tag", "app:1", "app:2"]).await.ok();
+    one.run(["inspect", "app:2"]).await.ended(6).says(&["app:2"]);
+    two.run(["inspect", "app:2"]).await.ok();
+
+    let removed = one.run(["rmi", "app:1"]).await.ok().stdout;
+    assert!(removed.contains("Untagged: app:1"), "{removed}");
+    assert_eq!(one.images().await, []);
+    one.run(["rmi", "app:1"]).await.ended(6);
+    one.run(["push", &registry.name("app:1")]).await.ended(6);
+    let mut left = two.images().await;
+    left.sort();
+    let both = [("app:1".to_owned(), ids[1].clone()), ("app:2".to_owned(), ids[1].clone())];
+    assert_eq!(left, both);
+    assert_eq!(three.images().await, [("app:1".to_owned(), ids[2].clone())]);
+}
+
+async fn ids_are_owned(test: Arc<Test>) {
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    let base = test.base(&registry).await;
+    let context =
+        test.context("context", &[("Dockerfile", &format!("FROM {base}\nRUN echo mine > /mine\n"))]);
+    let (owner, other) = (Wharf::new(&test, &wharfd, "a#1"), Wharf::new(&test, &wharfd, "b#1"));
+    let id = owner.build_id(&context, &["-t", "app:1"]).await;
+    owner.run(["inspect", &id]).await.ok();
+    owner.run(["tag", &id, "app:2"]).await.ok();
+    for command in [&["inspect", &id][..], &["rmi", &id], &["rmi", "--force", &id], &["tag", &id, "stolen:1"]]
+    {
+        other.run(command).await.ended(6);
+    }
+    let base_id = test.engine.id(&id).await;
+    assert_eq!(base_id, id);
+    assert_eq!(other.images().await, []);
+    // Two names: docker wants it to be said twice.
+    owner.run(["rmi", &id]).await.ended(1);
+    owner.run(["rmi", "--force", &id]).await.ok();
+    assert_eq!(owner.images().await, []);
+}
+
+async fn a_namespace_ends(test: Arc<Test>) {
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    let base = test.base(&registry).await;
+    let context = test.context("context", &[("Dockerfile", &format!("FROM {base}\nRUN echo x > /x\n"))]);
+    let (one, two) = (Wharf::new(&test, &wharfd, "job#1"), Wharf::new(&test, &wharfd, "job#2"));
+    one.build_id(&context, &["-t", "app:1", "-t", "app:latest"]).await;
+    one.build_id(&context, &[]).await;
+    let kept = two.build_id(&context, &["-t", "app:1"]).await;
+
+    let ended = one.run(["namespace", "rm"]).await.ok().stdout;
+    assert!(ended.contains("Untagged: app:1") && ended.contains("Untagged: app:latest"), "{ended}");
+    assert!(!ended.contains("wharf.invalid"), "{ended}");
+    assert_eq!(one.images().await, []);
+    let keys = wharfd.keys();
+    let left = |run: &str| {
+        let names = keys.names(&Namespace::new("job", run).unwrap());
+        let (engine, prefix) = (Arc::clone(&test.engine), names.prefix().to_owned());
+        async move { engine.names_with_prefix(&prefix).await }
+    };
+    assert_eq!(left("1").await, Vec::<String>::new());
+    assert!(!left("2").await.is_empty());
+    assert_eq!(two.images().await, [("app:1".to_owned(), kept)]);
+
+    // It can be said again, also about a namespace that never was.
+    one.run(["namespace", "rm"]).await.ok();
+    one.run(["namespace", "rm", "never#1"]).await.ok();
+    one.build_id(&context, &["-t", "app:1"]).await;
+}
+
+async fn callers_stay_in_theirs(test: Arc<Test>) {
+    let config = "[[serve]]\nuid = 1000\nnamespaces = \"acme/*\"\n";
+    let wharfd = test.wharfd_with(Some(config), &[]).await;
+    let registry = test.registry().await;
+    let base = test.base(&registry).await;
+    let context = test.context("context", &[("Dockerfile", &format!("FROM {base}\n"))]);
+    let root = Wharf::new(&test, &wharfd, "other/app#1");
+    root.build_id(&context, &["-t", "app:1"]).await;
+
+    let served = root.as_uid(1000);
+    for command in [
+        &["build", context.to_str().unwrap()][..],
+        &["images"],
+        &["inspect", "app:1"],
+        &["rmi", "app:1"],
+        &["tag", "app:1", "b:1"],
+        &["push", "app:1"],
+        &["pull", &base],
+        &["namespace", "rm"],
+    ] {
+        served.run(command).await.ended(3).says(&["other/app#1", "acme/*"]);
+    }
+    let own = served.in_namespace("acme/app#1");
+    own.build_id(&context, &["-t", "app:1"]).await;
+    assert_eq!(own.images().await.len(), 1);
+    let info = own.run(["info"]).await.ok().stdout;
+    assert!(info.contains("uid 1000"), "{info}");
+
+    // A name that only begins like the pattern's.
+    served.in_namespace("acmes/app#1").run(["images"]).await.ended(3);
+    let stranger = own.as_uid(1001);
+    for command in [&["images"][..], &["info"], &["build", context.to_str().unwrap()], &["namespace", "rm"]] {
+        stranger.run(command).await.ended(3).says(&["uid 1001"]);
+    }
+    assert_eq!(root.images().await.len(), 1);
+}

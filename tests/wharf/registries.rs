@@ -1,0 +1,208 @@
+//! Registries: pushes, pulls and bases with the right credentials, with wrong ones and with none.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::harness::{
+    Image, Registry, Test, Wharf, cases,
+    image::{File, tar},
+};
+
+cases![
+    push_and_pull,
+    a_push_wants_credentials,
+    a_private_base_wants_credentials,
+    a_tag_stays_what_it_was,
+    an_operators_tag_survives,
+    an_operators_image_is_a_base,
+];
+
+const USER: &str = "builder";
+const PASSWORD: &str = "correct horse";
+
+fn metadata(job: &Wharf) -> Value {
+    serde_json::from_slice(&std::fs::read(job.home().join("metadata")).unwrap()).unwrap()
+}
+
+/// A context whose image is the test's alone, and needs no base.
+fn from_scratch(test: &Test, name: &str) -> std::path::PathBuf {
+    let content = test.unique(name);
+    test.context(name, &[("Dockerfile", "FROM scratch\nCOPY file /file\n"), ("file", &content)])
+}
+
+/// The digest of the config that a registry serves under a tag.
+async fn served_config(registry: &Registry, repository: &str, tag: &str) -> String {
+    let manifest = registry.manifest(repository, tag).await;
+    manifest["config"]["digest"].as_str().unwrap_or_else(|| panic!("no image: {manifest}")).to_owned()
+}
+
+async fn push_and_pull(test: Arc<Test>) {
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    let context = from_scratch(&test, "app");
+    let (one, two) = (registry.name("team/app:1"), registry.name("team/app:two"));
+    let flags = ["-t", &one, "-t", "local:1", "--metadata-file", "metadata", "--iidfile", "id"];
+    let local_only = job.build(&context, &[&flags[..], &["--push"]].concat()).await;
+    // `local:1` is Docker Hub's library: it cannot be pushed from here.
+    assert_ne!(local_only.status, 0);
+
+    let flags = ["-t", &one, "--push", "--metadata-file", "metadata", "--iidfile", "id"];
+    job.build(&context, &flags).await.ok();
+    let digest = registry.digest("team/app", "1").await.unwrap();
+    assert_eq!(metadata(&job)["containerimage.digest"], digest.as_str());
+    assert_eq!(metadata(&job)["image.name"], one.as_str());
+    let config = served_config(&registry, "team/app", "1").await;
+    assert_eq!(metadata(&job)["containerimage.config.digest"], config.as_str());
+    let id = std::fs::read_to_string(job.home().join("id")).unwrap();
+
+    job.run(["tag", &one, &two]).await.ok();
+    job.run(["push", &two, "--metadata-file", "metadata"]).await.ok();
+    assert_eq!(registry.digest("team/app", "two").await, Some(digest.clone()));
+    assert_eq!(metadata(&job)["containerimage.digest"], digest.as_str());
+    assert!(job.run(["push", &two]).await.ok().stdout.contains(&digest));
+
+    let other = job.in_namespace("other#1");
+    other.run(["inspect", &one]).await.ended(6);
+    let pulled = other.run(["pull", &one]).await.ok().stdout;
+    assert!(pulled.contains(&format!("Digest: {digest}")), "{pulled}");
+    let listed = other.images().await;
+    assert_eq!(listed.len(), 1, "{listed:?}");
+    assert_eq!(listed[0].0, one);
+    if test.engine.is_containerd() {
+        assert_eq!(listed[0].1, digest);
+    } else {
+        assert_eq!(listed[0].1, id);
+    }
+    other.run(["pull", &registry.name("team/none:1")]).await.ended(6).says(&["team/none:1"]);
+    assert_eq!(test.engine.names_with_prefix(registry.host()).await, Vec::<String>::new());
+}
+
+async fn a_push_wants_credentials(test: Arc<Test>) {
+    let (registry, wharfd) = tokio::join!(test.private_registry(USER, PASSWORD), test.wharfd());
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    let context = from_scratch(&test, "app");
+    let name = registry.name("app:1");
+    let id = job.build_id(&context, &["-t", &name]).await;
+    for login in [None, Some((USER, "wrong")), Some(("nobody", PASSWORD))] {
+        job.login(&registry, login);
+        job.run(["push", &name]).await.ended(3).says(&[registry.host()]);
+        job.build(&context, &["-t", &name, "--push"]).await.ended(3).says(&[registry.host()]);
+        assert_eq!(registry.digest("app", "1").await, None);
+    }
+    job.login(&registry, Some((USER, PASSWORD)));
+    job.run(["push", &name]).await.ok();
+    let first = registry.digest("app", "1").await.unwrap();
+    job.build(&context, &["-t", &registry.name("app:2"), "--push"]).await.ok();
+    assert_eq!(registry.digest("app", "2").await, Some(first));
+
+    // A pull proves the same.
+    let other = job.in_namespace("other#1");
+    other.run(["pull", &name]).await.ok();
+    other.login(&registry, Some((USER, "wrong")));
+    let third = job.in_namespace("third#1");
+    third.run(["pull", &name]).await.ended(3).says(&[registry.host()]);
+    assert_eq!(third.images().await, []);
+    assert!(!wharfd.log().join("\n").contains(PASSWORD), "the log has the password");
+    assert_eq!(test.engine.id(&id).await, id);
+}
+
+async fn a_private_base_wants_credentials(test: Arc<Test>) {
+    let (registry, wharfd) = tokio::join!(test.private_registry(USER, PASSWORD), test.wharfd());
+    let digest = Image::base(&test.unique("private")).push(&registry, "base", "1").await;
+    let base = registry.name("base:1");
+    let pinned = format!("{}@{digest}", registry.name("base"));
+    let builds = [&base, &pinned].map(|base| {
+        let name = base.replace(['/', ':', '@'], "-");
+        test.context(&name, &[("Dockerfile", &format!("FROM {base}\nRUN cat /mark > /copy\n"))])
+    });
+
+    let owner = Wharf::new(&test, &wharfd, "owner#1");
+    owner.login(&registry, Some((USER, PASSWORD)));
+    for context in &builds {
+        owner.build_id(context, &[]).await;
+    }
+    // The engine has it under its public name, too: an operator pulled it.
+    test.engine.pull(&base, registry.login()).await.ok();
+    assert!(test.engine.inspect(&base).await.is_some());
+
+    let other = Wharf::new(&test, &wharfd, "other#1");
+    for login in [None, Some((USER, "wrong"))] {
+        other.login(&registry, login);
+        for context in &builds {
+            for flags in [&[][..], &["--pull"], &["--no-cache"]] {
+                other.build(context, flags).await.ended(3).says(&[registry.host()]);
+            }
+        }
+        other.run(["pull", &base]).await.ended(3);
+    }
+    other.login(&registry, Some((USER, PASSWORD)));
+    for context in &builds {
+        other.build_id(context, &[]).await;
+    }
+    // It is the operator's, and stays.
+    assert!(test.engine.inspect(&base).await.is_some());
+    test.engine.remove_image(&base).await;
+    for name in test.engine.names_with_prefix(registry.host()).await {
+        test.engine.remove_image(&name).await;
+    }
+}
+
+async fn a_tag_stays_what_it_was(test: Arc<Test>) {
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    let marks = [test.unique("one"), test.unique("two")];
+    let base = registry.name("base:1");
+    Image::base(&marks[0]).push(&registry, "base", "1").await;
+    let context =
+        test.context("context", &[("Dockerfile", &format!("FROM {base}\nRUN cat /mark > /copy\n"))]);
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    let copy = async |job: &Wharf, flags: &[&str]| {
+        let id = job.build_id(&context, flags).await;
+        test.engine.text(&id, "/copy").await
+    };
+    assert_eq!(copy(&job, &[]).await, marks[0]);
+    Image::base(&marks[1]).push(&registry, "base", "1").await;
+    // A run sees one image under a tag, unless it asks anew; the next run sees the new one.
+    assert_eq!(copy(&job, &[]).await, marks[0]);
+    assert_eq!(copy(&job.in_namespace("job#2"), &[]).await, marks[1]);
+    assert_eq!(copy(&job, &["--pull"]).await, marks[1]);
+}
+
+async fn an_operators_tag_survives(test: Arc<Test>) {
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    let context = from_scratch(&test, "app");
+    let name = registry.name("app:1");
+    let operators = tar([("operators", File::Content(test.unique("operator").as_bytes(), 0o644))]);
+    let operators = test.engine.import(&registry.name("app"), "1", operators).await;
+
+    job.build(&context, &["-t", &name, "--push", "--metadata-file", "metadata"]).await.ok();
+    let pushed = registry.digest("app", "1").await.unwrap();
+    assert_eq!(metadata(&job)["containerimage.digest"], pushed.as_str());
+    assert_eq!(test.engine.id(&name).await, operators);
+    job.run(["push", &name]).await.ok();
+    assert_eq!(test.engine.id(&name).await, operators);
+
+    // A push that fails leaves it, too.
+    registry.end().await;
+    job.run(["push", &name]).await.ended(5).says(&[registry.host()]);
+    assert_eq!(test.engine.id(&name).await, operators);
+    test.engine.remove_image(&name).await;
+}
+
+async fn an_operators_image_is_a_base(test: Arc<Test>) {
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    let content = test.unique("operator");
+    let repository = registry.name("loaded");
+    let loaded = tar([("operators", File::Content(content.as_bytes(), 0o644))]);
+    let loaded = test.engine.import(&repository, "1", loaded).await;
+    let dockerfile = format!("FROM {repository}:1\nCOPY Dockerfile /\n");
+    let context = test.context("context", &[("Dockerfile", &dockerfile)]);
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    let before = registry.mark().await;
+    let id = job.build_id(&context, &[]).await;
+    assert_eq!(test.engine.text(&id, "/operators").await, content);
+    assert_eq!(registry.requests_since(&before).await, Vec::<String>::new());
+    assert_eq!(test.engine.id(&format!("{repository}:1")).await, loaded);
+    test.engine.remove_image(&format!("{repository}:1")).await;
+}
