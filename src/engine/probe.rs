@@ -14,9 +14,6 @@ use crate::{
 /// What wharfd cannot do without, as BuildKit calls it in its LLB capabilities, and the first
 /// engine that has it.
 const NEEDED: [(&str, &str); 1] = [("source.policy", "26.1")];
-/// Names the build that exists only to be asked for its capabilities.
-const REFERENCE: &str = "wharf-probe";
-
 /// Finds out how BuildKit is reached at `socket`, and whether it has what wharfd needs.
 pub async fn probe(engine: &str, socket: &Path, tasks: &Group) -> Result<Dialling, Fault> {
     let dialling = dialling(engine, socket, tasks).await?;
@@ -65,17 +62,17 @@ async fn dialling(engine: &str, socket: &Path, tasks: &Group) -> Result<Dialling
 
 /// BuildKit tells its capabilities to the frontend of a running build only.
 async fn capabilities(connection: &Connection) -> Result<Vec<String>, tonic::Status> {
+    // The build exists only to be asked. Several wharfd may ask one engine at once, and names of
+    // builds are unique in it.
+    let number = getrandom::u64().map_err(|error| tonic::Status::internal(error.to_string()))?;
+    let reference = format!("wharf-probe-{number:016x}");
     let mut control = connection.control();
-    let solve = control.solve(SolveRequest {
-        r#ref: REFERENCE.to_owned(),
-        internal: true,
-        ..SolveRequest::default()
-    });
+    let solve =
+        control.solve(SolveRequest { r#ref: reference.clone(), internal: true, ..SolveRequest::default() });
     let mut gateway = connection.gateway();
     let mut request = Request::new(PingRequest {});
-    request
-        .metadata_mut()
-        .insert("buildkit-controlapi-buildid", tonic::metadata::MetadataValue::from_static(REFERENCE));
+    let build = reference.parse().map_err(|_| tonic::Status::internal("a build's name is no header"))?;
+    request.metadata_mut().insert("buildkit-controlapi-buildid", build);
     tokio::select! {
         // It waits for the frontend's result, which never comes: the dropped call ends it.
         ended = solve => match ended {
