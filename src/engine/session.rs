@@ -102,10 +102,10 @@ impl Session {
         shared_key: &str,
         client: Arc<dyn SessionClient>,
     ) -> Result<Infallible, Fault> {
-        let broken = |error: &dyn std::fmt::Display| {
+        let broken = |cause: Box<dyn std::error::Error + Send + Sync>| {
             Fault::new(Reason::EngineUnavailable, "the engine's builder ended the session")
                 .hint("try the build again")
-                .caused_by(error.to_string())
+                .caused_by(cause)
         };
         let (sender, receiver) = mpsc::channel(4);
         let mut request = Request::new(ReceiverStream::new(receiver));
@@ -127,8 +127,8 @@ impl Session {
         hyper::server::conn::http2::Builder::new(TokioExecutor::new())
             .serve_connection(TokioIo::new(io), TowerToHyperService::new(routes))
             .await
-            .map_err(|error| broken(&error))?;
-        Err(broken(&"the session's connection was closed"))
+            .map_err(|error| broken(error.into()))?;
+        Err(broken("the session's connection was closed".into()))
     }
 }
 
