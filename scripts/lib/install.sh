@@ -16,8 +16,8 @@ setup() {
     [ "$what" = test ] || return 0
     ensure_root 26
     ensure_root 29
-    ensure_dockerd
     ensure_go
+    ensure_dockerd
     ensure_go_tool buildx "$BUILDX_BIN" github.com/docker/buildx/cmd/buildx "$BUILDX_VERSION"
     ensure_go_tool buf "$BUF_BIN" github.com/bufbuild/buf/cmd/buf "$BUF_VERSION"
     ensure_jars
@@ -199,20 +199,25 @@ WRAPPER
 
 # --- Go ------------------------------------------------------------------------
 
-# Sets GO. An older Go than we want fetches the right one as a module, with the
-# module's checksum verified as any other's.
-ensure_go() {
-    [ -z "${GO:-}" ] || return 0
+# The Go there is, if it is new enough.
+go_path() {
     local version
     if command -v go >/dev/null; then
         version=$(go env GOVERSION 2>/dev/null || true)
         if at_least "${version#go}" "$GO_OLDEST"; then
-            GO=$(command -v go)
+            command -v go
             return
         fi
     fi
+    [ ! -x "$GO_DIR/bin/go" ] || echo "$GO_DIR/bin/go"
+}
+
+# Sets GO. An older Go than we want fetches the right one as a module, with the
+# module's checksum verified as any other's.
+ensure_go() {
+    GO=${GO:-$(go_path)}
+    [ -z "$GO" ] || return 0
     GO=$GO_DIR/bin/go
-    [ ! -x "$GO" ] || return 0
     command -v go >/dev/null || install_packages golang-go
     local module
     module=golang.org/toolchain@v0.0.1-go$GO_VERSION.linux-$(go env GOARCH)

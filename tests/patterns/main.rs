@@ -40,8 +40,12 @@ impl Oracle {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/patterns/oracle");
         let binary = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("oracle-{name}"));
         let go = env::var_os("WHARF_GO").unwrap_or_else(|| "go".into());
-        let built =
-            Command::new(&go).args(["build", "-o"]).arg(&binary).arg(".").current_dir(source).status();
+        let built = Command::new(&go)
+            .args(["build", "-buildvcs=false", "-o"])
+            .arg(&binary)
+            .arg(".")
+            .current_dir(source)
+            .status();
         let built =
             built.unwrap_or_else(|error| panic!("cannot run {go:?}, run scripts/env setup test: {error}"));
         assert!(built.success(), "tests/patterns/oracle does not build");
