@@ -13,14 +13,14 @@ import java.util.List;
 import java.util.Map;
 import java.util.stream.Stream;
 
-/** A job on an agent whose {@code wharf} only records what reached it. */
+/** A job on an agent whose {@code wharf} only records what reached it. Its workspace has an awkward name. */
 final class Fake implements AutoCloseable {
     private final Path directory;
     private final Job job;
 
     Fake(String jenkinsfile) throws IOException {
         directory = Files.createTempDirectory("wharf-steps");
-        job = new Job("acme/app/main", 42, jenkinsfile, directory.resolve("workspace"))
+        job = new Job("acme/app/main", 42, jenkinsfile, directory.resolve("a job's workspace"))
             .agent("PATH", System.getProperty("cases.fake") + ":" + System.getenv("PATH"))
             .agent("FAKE_RECORD", directory.resolve("record").toString());
     }
@@ -95,7 +95,7 @@ final class Fake implements AutoCloseable {
 
     /** Nothing of a call's own may be left on the agent. */
     void nothingLeft() throws IOException {
-        Path temporary = directory.resolve("workspace@tmp");
+        Path temporary = directory.resolve(job.workspace().getFileName() + "@tmp");
         if (!Files.exists(temporary)) {
             return;
         }

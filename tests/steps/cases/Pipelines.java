@@ -14,6 +14,9 @@ import java.util.HexFormat;
 import java.util.List;
 import java.util.Map;
 import java.util.concurrent.ThreadLocalRandom;
+import java.util.concurrent.TimeUnit;
+import java.util.concurrent.locks.LockSupport;
+import java.util.function.BooleanSupplier;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 import java.util.stream.Stream;
@@ -22,6 +25,8 @@ import java.util.stream.Stream;
 final class Pipelines {
     /** How soon a step must be gone from the engine, counted from the build's end. */
     private static final long GONE_SECONDS = 2;
+    /** How soon the second of two builds at once must run. Generous: a busy machine is no failure. */
+    private static final long START_SECONDS = 60;
 
     private static final Registry REGISTRY = Registry.open();
 
@@ -99,8 +104,8 @@ final class Pipelines {
     private static void abort() throws Exception {
         try (Project project = new Project("abort")) {
             String mark = mark();
-            project.job().variable("MARK", mark).abortWhenLogged(line ->
-                line.contains("step " + mark + " runs") && running(mark));
+            project.job().variable("MARK", mark).abortWhenLogged(
+                line -> line.contains("step " + mark + " runs"), () -> runsOnTheEngine(mark));
             String log = project.log("ABORTED");
             contains(log, "stopped by FlowInterruptedException");
             contains(log, "\ncleaned up\n");
@@ -113,8 +118,10 @@ final class Pipelines {
     private static void abortParallel() throws Exception {
         try (Project project = new Project("abort-parallel")) {
             String mark = mark();
-            project.job().variable("MARK", mark).abortWhenLogged(line ->
-                line.contains("step " + mark) && line.endsWith(" runs") && running(mark + "1") && running(mark + "2"));
+            project.job().variable("MARK", mark).abortWhenLogged(line -> line.contains("step " + mark), () -> {
+                runsOnTheEngine(mark + "1");
+                runsOnTheEngine(mark + "2");
+            });
             String log = project.log("ABORTED");
             contains(log, "\nsomebody stopped it\n");
             containsNot(log, "must not be");
@@ -210,12 +217,22 @@ final class Pipelines {
         }
     }
 
+    /** The process of the step is there: an abort has something to stop. */
+    private static void runsOnTheEngine(String mark) {
+        await(START_SECONDS, () -> running(mark), "the step `sleep " + mark + "` does not run on the engine");
+    }
+
     /** The process of the step ends without another word from us. */
-    private static void goneFromTheEngine(String mark) throws InterruptedException {
-        long deadline = System.nanoTime() + GONE_SECONDS * 1_000_000_000L;
-        while (running(mark)) {
-            check(System.nanoTime() < deadline, "the step `sleep " + mark + "` runs on, on the engine");
-            Thread.sleep(20);
+    private static void goneFromTheEngine(String mark) {
+        await(GONE_SECONDS, () -> !running(mark), "the step `sleep " + mark + "` runs on, on the engine");
+    }
+
+    /** A process of another's has no event to wait for: it is looked at, often. */
+    private static void await(long seconds, BooleanSupplier condition, String otherwise) {
+        long deadline = System.nanoTime() + TimeUnit.SECONDS.toNanos(seconds);
+        while (!condition.getAsBoolean()) {
+            check(System.nanoTime() < deadline, otherwise);
+            LockSupport.parkNanos(TimeUnit.MILLISECONDS.toNanos(20));
         }
     }
 

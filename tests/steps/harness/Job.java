@@ -18,7 +18,7 @@ public final class Job {
     private final Map<String, Credential> credentials = new LinkedHashMap<>();
     private Path scm;
     private boolean restarts;
-    private Predicate<String> abortWhen;
+    private Abort abortWhen;
 
     public Job(String name, int number, String jenkinsfile, Path workspace) {
         this.jenkinsfile = jenkinsfile;
@@ -68,9 +68,17 @@ public final class Job {
 
     /** A person aborts the build once the log has such a line. */
     public Job abortWhenLogged(Predicate<String> line) {
-        abortWhen = line;
+        return abortWhenLogged(line, () -> { });
+    }
+
+    /** The same, once something else has come about that {@code await} waits for. */
+    public Job abortWhenLogged(Predicate<String> line, Runnable await) {
+        abortWhen = new Abort(line, await);
         return this;
     }
+
+    /** When a person aborts the build. */
+    record Abort(Predicate<String> line, Runnable await) {}
 
     List<Path> vars() {
         return vars;
@@ -104,7 +112,7 @@ public final class Job {
         return restarts;
     }
 
-    Optional<Predicate<String>> abortWhen() {
+    Optional<Abort> abortWhen() {
         return Optional.ofNullable(abortWhen);
     }
 }

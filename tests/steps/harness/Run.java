@@ -95,7 +95,10 @@ public final class Run {
         Files.createDirectories(job.workspace());
         library = new Library(job.vars(), job.jenkinsfile());
         program = new Program();
-        job.abortWhen().ifPresent(line -> console.when(line, this::abort));
+        job.abortWhen().ifPresent(when -> console.when(when.line(), () -> {
+            when.await().run();
+            abort();
+        }));
         program.start(new Continuable(library.newJenkinsfile()), Context.empty(), new MainEnd());
         while (true) {
             strand = program.runnable();
