@@ -7,6 +7,7 @@ use std::{
     sync::Arc,
 };
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bollard_buildkit_proto::moby::buildkit::v1::StatusResponse;
 use futures_util::future::join_all;
 use tonic::{Code, Status};
@@ -424,6 +425,7 @@ impl<'a> Build<'a> {
             image_id: id,
             config_digest: config,
             digest,
+            descriptor: descriptor(facts).unwrap_or_default(),
             references: self.spec.tags.iter().map(ToString::to_string).collect(),
             ..v1::BuildResult::default()
         };
@@ -432,6 +434,12 @@ impl<'a> Build<'a> {
         }
         Ok(result)
     }
+}
+
+/// The manifest's descriptor, which BuildKit gives as JSON in base64.
+fn descriptor(facts: &HashMap<String, String>) -> Option<String> {
+    let bytes = BASE64_STANDARD.decode(facts.get("containerimage.descriptor")?).ok()?;
+    String::from_utf8(bytes).ok()
 }
 
 /// Facts of a pass: held back until it runs, since one that is denied is run again.

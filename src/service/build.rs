@@ -3,11 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, stream, stream::BoxStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Front, Kind, call::Call};
+use super::{Call, Front, Kind, stream::Responses};
 use crate::{
     build::{
         client::BuildClient,
@@ -29,11 +29,7 @@ use crate::{
 
 /// How long a call may take to say its first message: everything after it costs something.
 const FIRST_MESSAGE: Duration = Duration::from_secs(30);
-/// Facts on their way to a client: a client that is slow slows its own build down.
-const PROGRESS_MESSAGES: usize = 64;
 const TAR_PIECE_BYTES_MAX: usize = 1 << 20;
-
-type Responses<T> = BoxStream<'static, Result<T, Status>>;
 
 /// `wharf.v1.BuildService`.
 #[derive(Debug)]
@@ -118,7 +114,7 @@ impl Build {
         };
         // A build in a session lives in it; one alone counts by itself.
         let (tasks, member) = match &session {
-            Some(session) => (session.tasks().child("build"), None),
+            Some(session) => (session.tasks().enter("build")?, None),
             None => {
                 let member = self.front.work().begin(call.engine_name(), &namespace, Kind::Build)?;
                 ((*member).clone(), Some(member))
@@ -136,37 +132,21 @@ impl Build {
         };
         let client = BuildClient { session, tar, credentials: start.credentials, tasks: tasks.clone() };
         let order = Order { namespace, spec, client: Arc::new(client) };
-        let (reporter, progress) = Reporter::channel(PROGRESS_MESSAGES);
-        let (sender, outcome) = oneshot::channel();
-        let (engine, owned) = (call.engine().clone(), tasks.clone());
-        tasks.spawn("build", async move {
-            let _member = member;
-            let outcome =
-                match owned.unless_cancelled(Box::pin(running::run(&engine, &order, &reporter))).await {
-                    Ok(outcome) => outcome,
-                    Err(cause) => Err(cause.into()),
-                };
-            // Whoever asked has gone: nobody wants the answer.
-            let _ = sender.send(outcome);
-        });
-        let guard = tasks.cancel_on_drop(Cause::ClientGone);
-        let call = call.clone();
-        let progress =
-            progress.into_stream().map(|progress| Ok(build_response::Response::Progress(progress)));
-        let ended = stream::once(async move {
-            match outcome.await {
-                Ok(Ok(Outcome::Built(result))) => Ok(build_response::Response::Result(result)),
-                Ok(Ok(Outcome::Failed(failure))) => Ok(build_response::Response::Failure(failure)),
-                Ok(Err(fault)) => Err(call.failed(&fault)),
-                Err(_) => Err(call.failed(&Fault::internal("the build's task has ended"))),
-            }
-        });
-        let responses = progress.chain(ended).map(move |response| {
-            let _ = &guard;
-            response.map(|response| v1::BuildResponse { response: Some(response) })
-        });
-        Ok(responses.boxed())
+        let engine = call.engine().clone();
+        let work =
+            |reporter: Reporter| async move { Box::pin(running::run(&engine, &order, &reporter)).await };
+        let progress = |progress| response(build_response::Response::Progress(progress));
+        Ok(super::stream::run(call, tasks, member, work, progress, |outcome| {
+            response(match outcome {
+                Outcome::Built(result) => build_response::Response::Result(result),
+                Outcome::Failed(failure) => build_response::Response::Failure(failure),
+            })
+        }))
     }
+}
+
+fn response(response: build_response::Response) -> v1::BuildResponse {
+    v1::BuildResponse { response: Some(response) }
 }
 
 #[tonic::async_trait]

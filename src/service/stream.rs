@@ -12,21 +12,22 @@ use tonic::Status;
 use super::{Call, Member};
 use crate::{
     fault::Fault,
-    tasks::{CancelOnDrop, Cause},
+    tasks::{CancelOnDrop, Cause, Group},
     wire::{progress::Reporter, v1},
 };
 
 /// Facts that wait for the client.
-const PROGRESS_MESSAGES: usize = 16;
+const PROGRESS_MESSAGES: usize = 64;
 
 /// A stream of responses.
 pub(super) type Responses<T> = BoxStream<'static, Result<T, Status>>;
 
-/// Runs `work` as a task of `member` and streams what it reports, then what it comes to. The end of
-/// the stream, or of the client, cancels the work.
+/// Runs `work` as a task of `tasks` and streams what it reports, then what it comes to. The end of
+/// the stream, or of the client, cancels the work. `member` counts as running until then.
 pub(super) fn run<R, T, F>(
     call: &Call,
-    member: Member,
+    tasks: Group,
+    member: Option<Member>,
     work: impl FnOnce(Reporter) -> F,
     progress: fn(v1::Progress) -> T,
     result: fn(R) -> T,
@@ -38,11 +39,12 @@ where
 {
     let (reporter, facts) = Reporter::channel(PROGRESS_MESSAGES);
     let (sender, outcome) = oneshot::channel();
-    let tasks = (*member).clone();
     let guard = tasks.cancel_on_drop(Cause::ClientGone);
-    let work = work(reporter);
+    let work = Box::pin(work(reporter));
+    let owned = tasks.clone();
     drop(tasks.spawn("work", async move {
-        let outcome = member.unless_cancelled(work).await.unwrap_or_else(|cause| Err(cause.into()));
+        let _member = member;
+        let outcome = owned.unless_cancelled(work).await.unwrap_or_else(|cause| Err(cause.into()));
         // The client may be gone: nobody wants the answer.
         let _ = sender.send(outcome);
     }));
