@@ -103,7 +103,8 @@ impl Shown {
         v1::VertexStatus {
             id: self.text(&status.id),
             vertex: status.vertex,
-            name: self.text(&status.name),
+            // BuildKit's own is an action, "transferring"; buildx shows the id too.
+            name: String::new(),
             current: status.current,
             total: status.total,
             started: status.started.map(timestamp),

@@ -36,6 +36,8 @@ pub(super) struct Plain {
     statuses: HashMap<(Id, usize), (Instant, Status)>,
     /// The name that each step was last introduced by.
     names: HashMap<Id, String>,
+    /// What was said of each step's end.
+    ends: HashMap<Id, String>,
     partial: Option<Partial>,
     out: String,
 }
@@ -47,6 +49,12 @@ struct News {
     lines: VecDeque<Line>,
     statuses: BTreeSet<usize>,
     warnings: Vec<usize>,
+}
+
+impl News {
+    fn is_empty(&self) -> bool {
+        self.lines.is_empty() && self.statuses.is_empty() && self.warnings.is_empty()
+    }
 }
 
 /// The line of the current step that is not ended yet.
@@ -68,6 +76,7 @@ impl Plain {
             waiting_bytes: 0,
             statuses: HashMap::new(),
             names: HashMap::new(),
+            ends: HashMap::new(),
             partial: None,
             out: String::new(),
         }
@@ -167,6 +176,12 @@ impl Plain {
     /// Gives the step the word, and prints what it has to say.
     fn speak(&mut self, model: &Model, id: Id) {
         let (Some(news), Some(vertex)) = (self.news.remove(&id), model.vertex(id)) else { return };
+        let end = self.end(model, vertex);
+        if self.current != Some(id) && news.is_empty() && end.is_some() && end.as_ref() == self.ends.get(&id)
+        {
+            // BuildKit goes through some steps once per pass, and at once.
+            return;
+        }
         let News { lines, statuses, warnings, .. } = news;
         let number = vertex.number;
         self.introduce(model, id, vertex);
@@ -185,17 +200,21 @@ impl Plain {
             }
             self.partial = None;
         }
-        let end = match vertex.state() {
-            State::Waiting | State::Running => return,
-            State::Done => {
-                format!("DONE {:.1}s", model.elapsed(vertex, self.now).as_secs_f64())
-            }
-            State::Cached => "CACHED".to_owned(),
-            State::Canceled => "CANCELED".to_owned(),
-            State::Failed(error) => format!("ERROR: {error}"),
-        };
-        self.say(format_args!("#{number} {end}"));
-        self.current = None;
+        if let Some(end) = end {
+            self.say(format_args!("#{number} {end}"));
+            self.ends.insert(id, end);
+            self.current = None;
+        }
+    }
+
+    fn end(&self, model: &Model, vertex: &Vertex) -> Option<String> {
+        match vertex.state() {
+            State::Waiting | State::Running => None,
+            State::Done => Some(format!("DONE {:.1}s", model.elapsed(vertex, self.now).as_secs_f64())),
+            State::Cached => Some("CACHED".to_owned()),
+            State::Canceled => Some("CANCELED".to_owned()),
+            State::Failed(error) => Some(format!("ERROR: {error}")),
+        }
     }
 
     fn introduce(&mut self, model: &Model, id: Id, vertex: &Vertex) {
@@ -409,6 +428,15 @@ mod tests {
 #2 CANCELED
 "
         );
+    }
+
+    #[test]
+    fn a_step_that_runs_again_at_once_is_not_repeated() {
+        let mut console = Console::new();
+        console.see(0, Facts::new().done("a", "A", 0, 100));
+        console.see(500, Facts::new().done("a", "A", 400, 410));
+        console.see(900, Facts::new().done("a", "A", 500, 900));
+        assert_eq!(console.finish(), "#1 A\n#1 DONE 0.1s\n\n#1 A\n#1 DONE 0.5s\n");
     }
 
     #[test]
