@@ -55,9 +55,6 @@ fn write_warnings(text: &mut String, model: &Model) -> std::fmt::Result {
         if !warning.url.is_empty() {
             writeln!(text, "   More info: {}", warning.url)?;
         }
-        if let Some(source) = warning.source.as_ref().filter(|source| !source.is_bare()) {
-            write!(text, "{source}")?;
-        }
     }
     writeln!(text)
 }

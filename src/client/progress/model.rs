@@ -8,10 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{
-    source::Source,
-    text::{LineBuffer, one_line},
-};
+use super::text::{LineBuffer, one_line};
 use crate::wire::v1;
 
 /// A graph of more steps than this was not written by a person.
@@ -133,8 +130,8 @@ pub struct Warning {
     pub details: Vec<String>,
     /// Where to read on; may be empty.
     pub url: String,
-    /// The lines it is about.
-    pub source: Option<Source>,
+    /// The first line that it is about, from 1; 0: none.
+    pub line: i32,
 }
 
 /// What a message of facts changed.
@@ -382,11 +379,11 @@ impl Model {
             short: one_line(&fact.short),
             details: fact.details.iter().take(DETAILS_MAX).map(|line| one_line(line)).collect(),
             url: one_line(&fact.url),
-            source: fact.source.as_ref().map(Source::new),
+            line: fact.source.as_ref().map_or(0, |source| source.start),
         };
         // Each pass of the frontend warns anew.
         let known =
-            self.warnings.iter().any(|known| known.short == warning.short && known.source == warning.source);
+            self.warnings.iter().any(|known| known.short == warning.short && known.line == warning.line);
         if !known && self.warnings.len() < WARNINGS_MAX {
             changes.vertexes.extend(warning.vertex);
             changes.warnings += 1;
@@ -427,11 +424,6 @@ impl Vertex {
         self.end.is_some()
     }
 
-    /// When it ended, for ordering.
-    pub fn ended_at(&self) -> Option<Duration> {
-        self.end
-    }
-
     /// The line of its output that is not ended yet.
     pub fn partial_line(&self) -> Option<Line> {
         let after = self.output_since.unwrap_or_default().saturating_sub(self.begin.unwrap_or_default());
@@ -469,10 +461,9 @@ impl fmt::Display for Line {
 impl Warning {
     /// `text (line 3)`.
     pub fn located(&self) -> String {
-        let line = self.source.as_ref().map_or(0, Source::line);
-        let place = format!(" (line {line})");
+        let place = format!(" (line {})", self.line);
         // BuildKit's checks say so themselves.
-        if line < 1 || self.short.ends_with(&place) {
+        if self.line < 1 || self.short.ends_with(&place) {
             self.short.clone()
         } else {
             self.short.clone() + &place

@@ -82,7 +82,8 @@ impl Plain {
         }
     }
 
-    /// Takes in what changed; returns what is to be printed now.
+    /// Takes in what changed; returns what cannot wait for the next tick. The rest waits for it, so
+    /// that what happens at once is told in order.
     pub(super) fn update(&mut self, model: &Model, changes: Changes) -> String {
         for id in &changes.vertexes {
             if model.vertex(*id).is_some_and(|vertex| vertex.number > 0) {
@@ -104,7 +105,11 @@ impl Plain {
                 None => self.say(format_args!("WARN: {}", warning.located())),
             }
         }
-        self.flush(model);
+        while self.waiting_bytes > WAITING_BYTES_MAX {
+            let longest = self.news.iter().max_by_key(|(_, news)| news.lines.len()).map(|(id, _)| *id);
+            let Some(id) = longest else { break };
+            self.speak(model, id);
+        }
         std::mem::take(&mut self.out)
     }
 
@@ -137,20 +142,11 @@ impl Plain {
             self.speak(model, id);
         }
         // What has ended says all it has, whoever speaks: it is short and it is news.
-        let mut ended: Vec<(Id, Option<Duration>)> = self
-            .news
-            .keys()
-            .filter_map(|id| model.vertex(*id).map(|vertex| (*id, vertex)))
-            .filter(|(_, vertex)| vertex.is_ended())
-            .map(|(id, vertex)| (id, vertex.ended_at()))
-            .collect();
-        ended.sort_by_key(|(_, at)| *at);
-        for (id, _) in ended {
-            self.speak(model, id);
-        }
-        while self.waiting_bytes > WAITING_BYTES_MAX {
-            let longest = self.news.iter().max_by_key(|(_, news)| news.lines.len()).map(|(id, _)| *id);
-            let Some(id) = longest else { break };
+        let ended = self.news.keys().filter_map(|id| Some((*id, model.vertex(*id)?)));
+        let mut ended: Vec<(usize, Id)> =
+            ended.filter(|(_, vertex)| vertex.is_ended()).map(|(id, vertex)| (vertex.number, id)).collect();
+        ended.sort_unstable();
+        for (_, id) in ended {
             self.speak(model, id);
         }
         let next = match self.current {
@@ -428,6 +424,19 @@ mod tests {
 #2 CANCELED
 "
         );
+    }
+
+    #[test]
+    fn what_happens_at_once_is_told_in_order() {
+        let mut console = Console::new();
+        let (model, plain) = (&mut console.model, &mut console.plain);
+        for facts in [Facts::new().started("a", "A", 0), Facts::new().cached("b", "B", 3).cached("c", "C", 2)]
+        {
+            let changes = model.apply(&facts.0);
+            assert_eq!(plain.update(model, changes), "");
+        }
+        console.see(50, Facts::new().done("a", "A", 0, 50));
+        assert_eq!(console.finish(), "#1 A\n#1 DONE 0.1s\n\n#2 B\n#2 CACHED\n\n#3 C\n#3 CACHED\n");
     }
 
     #[test]

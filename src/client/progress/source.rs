@@ -1,4 +1,4 @@
-//! Lines of a Dockerfile, as errors and warnings show them.
+//! Lines of a Dockerfile, as an error shows them.
 
 use std::fmt;
 
@@ -27,16 +27,6 @@ impl Source {
             first: source.first_text_line.into(),
             lines: source.text.iter().take(LINES_MAX).map(|line| source_line(line)).collect(),
         }
-    }
-
-    /// The first line that is meant, from 1.
-    pub fn line(&self) -> i64 {
-        self.start
-    }
-
-    /// Whether it has no text to show.
-    pub fn is_bare(&self) -> bool {
-        self.lines.is_empty()
     }
 }
 
