@@ -1,7 +1,13 @@
 //! Patterns and walks against Docker's own code: moby/patternmatcher and tonistiigi/fsutil answer
 //! the same questions in a process of their own (`oracle/`). Needs Go: `WHARF_GO` (scripts/env paths),
 //! else the one in PATH.
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may fail")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test may fail"
+)]
 
 use std::{
     cell::RefCell,

@@ -9,7 +9,6 @@ mod progress;
 
 use std::{
     error::Error as StdError,
-    future::Future,
     io::{self, Read},
     path::PathBuf,
     sync::{
@@ -82,41 +81,39 @@ pub enum Error {
 ///
 /// # Errors
 /// When the files cannot be read or the receiver breaks off; the receiver is told as well.
-pub fn send<E>(
+pub async fn send<E>(
     tree: Arc<Tree>,
     request: FileSync,
     requests: impl Stream<Item = Result<Bytes, E>> + Unpin + Send,
     out: Outgoing,
     progress: Arc<Progress>,
-) -> impl Future<Output = Result<(), Error>> + Send
+) -> Result<(), Error>
 where
     E: Into<Box<dyn StdError + Send + Sync>>,
 {
-    async move {
-        let stop = Stop::default();
-        let sender = Arc::new(Sender {
-            tree,
-            out: out.clone(),
-            runtime: Handle::current(),
-            files: Mutex::default(),
-            stopped: stop.0.clone(),
-            progress,
-        });
-        let outcome = serve(&sender, request, requests).await;
-        drop(stop);
-        match outcome {
-            Ok(()) => {
-                // The receiver has what it wants: whether it still hears this does not matter.
-                let _ = out.send(packet(PacketType::PacketFin, &[])).await;
-                Ok(())
+    let stop = Stop::default();
+    let sender = Arc::new(Sender {
+        tree,
+        out: out.clone(),
+        runtime: Handle::current(),
+        files: Mutex::default(),
+        stopped: stop.0.clone(),
+        progress,
+    });
+    let outcome = serve(&sender, request, requests).await;
+    drop(stop);
+    match outcome {
+        Ok(()) => {
+            // The receiver has what it wants: whether it still hears this does not matter.
+            let _ = out.send(packet(PacketType::PacketFin, &[])).await;
+            Ok(())
+        }
+        Err(error) => {
+            if !matches!(error, Error::Refused(_) | Error::Broken(_)) {
+                let text = error.to_string();
+                let _ = timeout(FAREWELL, out.send(packet(PacketType::PacketErr, text.as_bytes()))).await;
             }
-            Err(error) => {
-                if !matches!(error, Error::Refused(_) | Error::Broken(_)) {
-                    let text = error.to_string();
-                    let _ = timeout(FAREWELL, out.send(packet(PacketType::PacketErr, text.as_bytes()))).await;
-                }
-                Err(error)
-            }
+            Err(error)
         }
     }
 }
