@@ -131,7 +131,8 @@ void take(Map plan, Map argument, Object value) {
 void takeEntry(List into, Map argument, String key, Object value) {
     String where = argument.name + '.' + key
     if (key.isEmpty() || key.contains(argument.between)) {
-        throw new WharfUsage("`" + argument.name + "`: the name `" + key + "` must not be empty or hold `" + argument.between + "`")
+        throw new WharfUsage("`" + argument.name + "`: the name `" + key + "` must not be empty or hold `"
+            + argument.between + "`")
     }
     textOf(argument.name, key)
     if (value == null && argument.fromEnvironment) {
@@ -151,7 +152,8 @@ void takeSecret(Map plan, String id, Object value) {
     Map source = value instanceof Map ? value : [text: value]
     List kinds = source.keySet().collect { key -> key.toString() }
     if (kinds.size() != 1 || !['text', 'file', 'env', 'src'].contains(kinds.get(0))) {
-        throw new WharfUsage("`" + where + "` must be a credential's id, or one of [text: ID], [file: ID], [env: NAME], [src: PATH]")
+        throw new WharfUsage("`" + where + "` must be a credential's id, or one of [text: ID], [file: ID], "
+            + "[env: NAME], [src: PATH]")
     }
     String kind = kinds.get(0)
     String what = textOf(where, source.values().toList().get(0))

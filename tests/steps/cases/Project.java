@@ -61,9 +61,8 @@ final class Project implements AutoCloseable {
 
     /** The client, as the job's agent would call it. */
     String wharf(String... arguments) throws Exception {
-        String[] command = Stream.concat(
-            Stream.of(System.getProperty("cases.client"), "--namespace", jobName() + "#7"), Stream.of(arguments)).toArray(String[]::new);
-        return run(directory, command);
+        Stream<String> start = Stream.of(System.getProperty("cases.client"), "--namespace", jobName() + "#7");
+        return run(directory, Stream.concat(start, Stream.of(arguments)).toArray(String[]::new));
     }
 
     private static void copy(Path from, Path to) throws IOException {

@@ -2,14 +2,12 @@ package harness;
 
 import java.util.ArrayList;
 import java.util.List;
-import java.util.concurrent.locks.Condition;
 import java.util.concurrent.locks.ReentrantLock;
 import java.util.function.Predicate;
 
 /** The build's log, with secrets masked on their way in. Many strands write, a test may wait for a line. */
 public final class Console {
     private final ReentrantLock lock = new ReentrantLock();
-    private final Condition written = lock.newCondition();
     private final List<String> lines = new ArrayList<>();
     private final List<Watch> watches = new ArrayList<>();
 
@@ -25,7 +23,6 @@ public final class Console {
                 lines.add(line);
                 watches.removeIf(watch -> watch.line().test(line) && due.add(watch.action()));
             }
-            written.signalAll();
         } finally {
             lock.unlock();
         }

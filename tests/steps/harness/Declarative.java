@@ -77,7 +77,8 @@ final class Declarative extends CompilationCustomizer {
             String name = call.getMethodAsString();
             ClosureExpression inner = bodyOf(call);
             switch (name) {
-                case "agent" -> put(map, name, new ConstantExpression(call.getArguments().getText().contains("none") ? "none" : "any"));
+                case "agent" -> put(map, name, new ConstantExpression(
+                    call.getArguments().getText().contains("none") ? "none" : "any"));
                 case "environment" -> put(map, name, environment(inner));
                 case "options" -> put(map, name, options(inner));
                 case "stages", "parallel" -> put(map, name, stages(inner));

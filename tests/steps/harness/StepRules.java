@@ -107,7 +107,8 @@ public final class StepRules {
                 "call(Map = [:], Closure = null) does not accept `step { }`: add call(Closure)");
         }
         if (!isNonCps(method) && Set.of("toString", "compareTo", "equals", "hashCode").contains(method.getName())) {
-            report(file, method.getLineNumber(), "`" + method.getName() + "` is called by Java, which cannot run CPS code: @NonCPS");
+            report(file, method.getLineNumber(),
+                "`" + method.getName() + "` is called by Java, which cannot run CPS code: @NonCPS");
         }
     }
 
