@@ -3,6 +3,7 @@ package cases;
 import static cases.Suite.check;
 import static cases.Suite.equal;
 
+import harness.Credential;
 import harness.Library;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -35,6 +36,9 @@ final class Docs {
             });
         }
         suite.test("every flag of the client is an argument, and the other way round", Docs::flags);
+        for (String page : List.of("README.md", "docs/jenkins.md")) {
+            suite.test("the first Jenkinsfile of " + page + " runs", () -> firstJenkinsfile(page));
+        }
         suite.test("the Groovy of docs/jenkins.md and docs/steps.md compiles", () -> {
             for (String page : List.of("jenkins.md", "steps.md")) {
                 Matcher blocks = Pattern.compile("(?s)```groovy\n(.*?)```").matcher(Library.read(ROOT.resolve("docs/" + page)));
@@ -46,6 +50,19 @@ final class Docs {
                 check(count >= 3, page + " has " + count + " blocks of Groovy");
             }
         });
+    }
+
+    /** A newcomer copies the first block. */
+    private static void firstJenkinsfile(String page) throws Exception {
+        Matcher block = Pattern.compile("(?s)```groovy\n(.*?)```").matcher(Library.read(ROOT.resolve(page)));
+        check(block.find(), page + " has no Jenkinsfile");
+        try (Fake fake = new Fake(block.group(1))) {
+            fake.job().credential("registry", new Credential.UsernamePassword("jenkins", "secret"));
+            fake.run("SUCCESS");
+            List<String> arguments = fake.call().arguments();
+            check(arguments.contains("--push") && arguments.contains("--tag=registry.example.com/shop/app:42"),
+                "the client was called with " + arguments);
+        }
     }
 
     /** The client is asked where there is one: its help is what users read. */
