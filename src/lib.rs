@@ -25,6 +25,8 @@ pub mod store;
 
 pub mod engine;
 
+pub mod registry;
+
 pub mod build;
 
 pub mod service;

@@ -101,6 +101,7 @@ async fn start(config: &Config, process: &Group) -> Result<Started, StartError> 
     for (name, socket) in config.engines.iter() {
         let (keys, store) = (keys.clone(), store.clone());
         let engine = Engine::connect(name.as_str(), socket.as_path(), keys, store, process).await?;
+        engine.recover().await?;
         engines.insert(name.clone(), engine);
     }
     let identities = Identities::new(config);

@@ -6,14 +6,13 @@ use std::{collections::HashMap, future::Future, pin::Pin, time::Duration};
 use bollard::{
     auth::DockerCredentials,
     models::{CreateImageInfo, ImageInspect},
-    query_parameters::{CreateImageOptions, RemoveImageOptions, TagImageOptions},
+    query_parameters::CreateImageOptions,
 };
 use futures_util::StreamExt as _;
 
 use super::{
-    Engine, StoreKind,
-    fault::{self, Failure},
-    naming::PRIVATE_HOST,
+    Engine, StoreKind, fault,
+    naming::{self, PRIVATE_HOST, Room},
 };
 use crate::{
     fault::{Fault, Reason},
@@ -90,6 +89,19 @@ impl Engine {
         if self.inspect_name(&own).await?.is_some() {
             return Ok(Admitted { reference, digest: None, target: own });
         }
+        self.admit_foreign(namespace, reference, credentials, pull, reporter).await
+    }
+
+    /// Admits an image that is not the namespace's own.
+    pub(super) async fn admit_foreign(
+        &self,
+        namespace: &Permit<Namespace>,
+        reference: Reference,
+        credentials: &dyn CredentialSource,
+        pull: bool,
+        reporter: &Reporter,
+    ) -> Result<Admitted, Fault> {
+        let names = self.keys().names(namespace.subject());
         namespace.rules().registry(&reference)?;
 
         let pin = if pull { None } else { self.store().pin(names.opaque(), &reference).await? };
@@ -147,7 +159,7 @@ impl Engine {
         // A push uses the public name for a moment: what is under it then is no operator's image.
         let _lock = self.inner.targets.lock(&reference.to_string()).await;
         let Some(image) = self.inspect_name(&reference.to_string()).await? else { return Ok(OnNode::No) };
-        if !self.is_for_platform(&image) || self.is_of_another_wharfd(&image) {
+        if !self.is_for_platform(&image) || self.is_brought(&image) {
             return Ok(OnNode::No);
         }
         let pulled = match self.store_kind() {
@@ -185,6 +197,7 @@ impl Engine {
         credentials: &dyn CredentialSource,
         reporter: &Reporter,
     ) -> Result<(Digest, String), Fault> {
+        self.settle_what_is_left().await;
         let login = credentials.credentials(reference.host()).await?;
         let asked = match pinned.or(reference.digest()) {
             Some(digest) => reference.at(digest),
@@ -247,43 +260,18 @@ impl Engine {
             && image.architecture.as_deref() == Some(&platform.architecture)
     }
 
-    /// Whether another wharfd on this engine has it in a namespace: it may be pushing it, under a
-    /// public name that only that wharfd can lock.
-    fn is_of_another_wharfd(&self, image: &ImageInspect) -> bool {
-        let ours = format!("{PRIVATE_HOST}/{}/", self.keys().instance());
-        image.repo_tags.iter().flatten().any(|name| {
-            name.strip_prefix(PRIVATE_HOST).is_some_and(|rest| {
-                !name.starts_with(&ours) && rest.split('/').nth(2).is_some_and(|room| room != "hold")
-            })
+    /// Whether a wharfd has brought this image to the node, from a registry or for a namespace: then
+    /// its public name is no proof that an operator has put it there. A namespace of our own is none
+    /// against it, since nobody looks while we push.
+    fn is_brought(&self, image: &ImageInspect) -> bool {
+        image.repo_tags.iter().flatten().filter_map(|name| naming::room(name)).any(|(instance, room)| {
+            let ours = instance == self.keys().instance();
+            match room {
+                Room::Node | Room::Kept => false,
+                Room::Hold => true,
+                Room::Namespace => !ours,
+            }
         })
-    }
-
-    /// What the engine has under a name, which is in full.
-    pub(crate) async fn inspect_name(&self, name: &str) -> Result<Option<ImageInspect>, Fault> {
-        match self.docker().inspect_image(name).await {
-            Ok(image) => Ok(Some(image)),
-            Err(error) if fault::failure(&error) == Failure::NotFound => Ok(None),
-            Err(error) => Err(fault::unexpected("look up an image", error)),
-        }
-    }
-
-    /// Gives `source`, a name or an id, the name `target` too.
-    pub(crate) async fn tag_name(&self, source: &str, target: &str) -> Result<(), Fault> {
-        let (repository, tag) = target.rsplit_once(':').unwrap_or((target, "latest"));
-        let options = TagImageOptions { repo: Some(repository.to_owned()), tag: Some(tag.to_owned()) };
-        self.docker()
-            .tag_image(source, Some(options))
-            .await
-            .map_err(|error| fault::unexpected("name an image", error))
-    }
-
-    /// Removes a name, and the image with its last one. A name that is not there is removed.
-    pub(crate) async fn remove_name(&self, name: &str) -> Result<(), Fault> {
-        match self.docker().remove_image(name, None::<RemoveImageOptions>, None).await {
-            Ok(_) => Ok(()),
-            Err(error) if fault::failure(&error) == Failure::NotFound => Ok(()),
-            Err(error) => Err(fault::unexpected("remove a name of an image", error)),
-        }
     }
 }
 
@@ -362,7 +350,7 @@ impl Fetch {
         let public = self.reference.at(&self.digest).to_string();
         let before = engine.inspect_name(&public).await?.is_some();
         if !before {
-            let entry = PublicName { name: public.clone(), before: None };
+            let entry = PublicName { name: public.clone(), ..PublicName::default() };
             engine.store().journal_begin(engine.name(), &entry).await?;
         }
         let held = match self.tasks.unless_cancelled(self.stream(&public, step)).await {
@@ -372,8 +360,7 @@ impl Fetch {
         };
         if !before {
             // Even after a failure: it may have come too late.
-            engine.remove_name(&public).await?;
-            engine.store().journal_end(engine.name(), &public).await?;
+            self.settle(&public).await;
         }
         held?;
         let image = engine.inspect_name(&self.hold).await?;
@@ -383,6 +370,14 @@ impl Fetch {
                 engine.remove_name(&self.hold).await?;
                 Err(fault::wrong_platform(&self.reference, engine.platform()))
             }
+        }
+    }
+
+    /// Removes the public name. What cannot be removed now is when the engine answers again.
+    async fn settle(&self, public: &str) {
+        let engine = &self.engine;
+        if let Err(fault) = engine.settle(public).await {
+            engine.unsettled(&fault);
         }
     }
 

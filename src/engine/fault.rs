@@ -112,9 +112,9 @@ pub(crate) fn registry(reference: &Reference, platform: &Platform, logged_in: bo
         wrong_platform(reference, platform)
     } else if matches!(status, 401 | 403) || says(&REFUSED) {
         let text = if logged_in {
-            format!("the registry {host} refused your credentials for {name}, or there is no such image")
+            format!("the registry {host} refused your credentials for {name}")
         } else {
-            format!("the registry {host} does not show {name} without credentials, or there is no such image")
+            format!("the registry {host} does not serve {name} without credentials")
         };
         Fault::new(Reason::RegistryDenied, text).hint(format!("log in: docker login {host}"))
     } else if status == 404 || says(&ABSENT) {
@@ -128,6 +128,18 @@ pub(crate) fn registry(reference: &Reference, platform: &Platform, logged_in: bo
         Fault::new(Reason::RegistryUnavailable, text)
     };
     fault.caused_by(error)
+}
+
+/// The same of a push: there, what is absent is the repository.
+pub(crate) fn push(target: &Reference, platform: &Platform, logged_in: bool, error: Error) -> Fault {
+    let fault = registry(target, platform, logged_in, error);
+    match fault.reason() {
+        Reason::BaseImageNotFound => {
+            let text = format!("the registry {} has no repository for {}", target.host(), target.familiar());
+            Fault::new(Reason::BaseImageNotFound, text).caused_by(fault)
+        }
+        _ => fault,
+    }
 }
 
 /// No such image at the registry.

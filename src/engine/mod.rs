@@ -4,13 +4,16 @@ pub mod admission;
 pub mod connection;
 mod facts;
 pub mod failure;
-mod fault;
+pub(crate) mod fault;
 pub mod filesync;
 pub mod gate;
+pub mod image;
 pub mod isolation;
+pub(crate) mod lines;
 mod locks;
 pub mod naming;
 pub mod probe;
+mod recovery;
 pub mod session;
 pub mod shown;
 pub mod solve;
@@ -18,7 +21,7 @@ pub mod solve;
 use std::{
     fmt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -62,6 +65,8 @@ struct Inner {
     dialling: Dialling,
     digests: Locks,
     targets: Locks,
+    /// A public name could not be given back; the journal has it.
+    unsettled: AtomicBool,
 }
 
 /// An operating system and a processor.
@@ -161,6 +166,7 @@ impl Engine {
                 dialling,
                 digests: Locks::default(),
                 targets: Locks::default(),
+                unsettled: AtomicBool::new(false),
             }),
         };
         tracing::info!(engine = ?engine, "connected");
@@ -215,6 +221,16 @@ impl Engine {
     /// How its BuildKit is reached.
     pub fn dialling(&self) -> Dialling {
         self.inner.dialling
+    }
+
+    /// The tasks that must not stop half-way.
+    pub(crate) fn tasks(&self) -> &Group {
+        &self.inner.tasks
+    }
+
+    /// One lock a push target, by its reference in full.
+    pub(crate) fn targets(&self) -> &Locks {
+        &self.inner.targets
     }
 
     /// The engine's ordinary API.

@@ -28,9 +28,10 @@ const SCHEMA: [&str; SCHEMA_VERSION as usize] = ["
         image TEXT NOT NULL, platform TEXT NOT NULL, position INTEGER NOT NULL,
         blob TEXT NOT NULL, diff_id TEXT NOT NULL,
         PRIMARY KEY (image, platform, position)) WITHOUT ROWID;
-    -- Public names in an engine that wharfd is using, and what they pointed to before.
+    -- Public names in an engine that wharfd is using: the image that it puts there, and the one that
+    -- was there before, and the digest references that ours had (one a line).
     CREATE TABLE journal (
-        engine TEXT NOT NULL, name TEXT NOT NULL, before TEXT,
+        engine TEXT NOT NULL, name TEXT NOT NULL, ours TEXT, before TEXT, digests TEXT NOT NULL,
         PRIMARY KEY (engine, name)) WITHOUT ROWID;
     -- What a namespace's references were admitted as.
     CREATE TABLE pins (

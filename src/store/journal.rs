@@ -6,28 +6,36 @@ use super::Store;
 use crate::fault::Fault;
 
 /// A public name that wharfd uses for a moment.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PublicName {
     /// The name in the engine: `reg.example/app:1`, `reg.example/app@sha256:…`.
     pub name: String,
+    /// The id of the image that wharfd puts there; none: whatever a digest stands for.
+    pub ours: Option<String>,
     /// The id of the image that the operator had under it; none: nothing.
     pub before: Option<String>,
+    /// The digest references that the image that wharfd puts there had in the name's repository.
+    pub digests: Vec<String>,
 }
 
 impl Store {
-    /// Writes down that wharfd is about to use a public name. An entry that is there already, left
-    /// by a crash, says what the operator had: it stays.
+    /// Writes down that wharfd is about to use a public name.
     pub async fn journal_begin(&self, engine: &str, public: &PublicName) -> Result<(), Fault> {
         let (engine, public) = (engine.to_owned(), public.clone());
         self.call(move |connection| {
             connection
                 .execute(
-                    "INSERT OR IGNORE INTO journal VALUES (?, ?, ?)",
-                    params![engine, public.name, public.before],
+                    "INSERT OR REPLACE INTO journal VALUES (?, ?, ?, ?, ?)",
+                    params![engine, public.name, public.ours, public.before, public.digests.join("\n")],
                 )
                 .map(drop)
         })
         .await
+    }
+
+    /// What is written down of a name.
+    pub async fn journal_entry(&self, engine: &str, name: &str) -> Result<Option<PublicName>, Fault> {
+        Ok(self.journal(engine).await?.into_iter().find(|entry| entry.name == name))
     }
 
     /// Strikes a name out: the engine is as it was.
@@ -44,8 +52,18 @@ impl Store {
         let engine = engine.to_owned();
         self.call(move |connection| {
             connection
-                .prepare_cached("SELECT name, before FROM journal WHERE engine = ? ORDER BY name")?
-                .query_map([engine], |row| Ok(PublicName { name: row.get(0)?, before: row.get(1)? }))?
+                .prepare_cached(
+                    "SELECT name, ours, before, digests FROM journal WHERE engine = ? ORDER BY name",
+                )?
+                .query_map([engine], |row| {
+                    let digests: String = row.get(3)?;
+                    Ok(PublicName {
+                        name: row.get(0)?,
+                        ours: row.get(1)?,
+                        before: row.get(2)?,
+                        digests: digests.lines().map(str::to_owned).collect(),
+                    })
+                })?
                 .collect()
         })
         .await
@@ -57,13 +75,18 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_first_entry_of_a_name_stays() {
+    async fn names_are_listed_until_struck_out() {
         let path = crate::store::tests::directory("journal");
         let store = Store::open(&path).unwrap();
-        let before = |before: &str| PublicName { name: "reg/app:1".into(), before: Some(before.into()) };
-        store.journal_begin("main", &before("operators")).await.unwrap();
-        store.journal_begin("main", &before("ours, left by a crash")).await.unwrap();
-        assert_eq!(store.journal("main").await.unwrap(), [before("operators")]);
+        let entry = PublicName {
+            name: "reg/app:1".into(),
+            ours: Some("a".into()),
+            before: Some("b".into()),
+            digests: vec!["reg/app@sha256:1".into(), "reg/app@sha256:2".into()],
+        };
+        store.journal_begin("main", &entry).await.unwrap();
+        assert_eq!(store.journal("main").await.unwrap(), [entry.clone()]);
+        assert_eq!(store.journal_entry("main", "reg/app:1").await.unwrap(), Some(entry));
         assert!(store.journal("other").await.unwrap().is_empty());
         store.journal_end("main", "reg/app:1").await.unwrap();
         assert!(store.journal("main").await.unwrap().is_empty());

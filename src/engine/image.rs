@@ -1,0 +1,333 @@
+//! The images of a namespace: found by the names and ids that are the namespace's own, and by no
+//! others. "Not yours" and "not there" are one answer.
+
+use std::collections::BTreeMap;
+
+use bollard::{
+    models::{ImageInspect, ImageSummary},
+    query_parameters::{ListImagesOptions, RemoveImageOptions, TagImageOptions},
+};
+
+use super::{
+    Engine,
+    admission::CredentialSource,
+    fault::{self, Failure},
+    naming::{NamespaceNames, Owner, PRIVATE_HOST, PrivateName},
+};
+use crate::{
+    fault::{Fault, Reason},
+    names::{Namespace, Reference, printable, reference::Digest},
+    policy::Permit,
+    wire::progress::Reporter,
+};
+
+/// An image of a namespace. Only a look-up in that namespace makes one.
+#[derive(Clone, Debug)]
+pub struct OwnedImage {
+    id: Digest,
+    /// By reference, the name in the engine.
+    names: BTreeMap<Reference, String>,
+    created: i64,
+    size: i64,
+}
+
+/// What a removal has removed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// The references, in full.
+    pub untagged: Vec<Reference>,
+    /// The ids of images that went with their last reference.
+    pub deleted: Vec<Digest>,
+}
+
+impl OwnedImage {
+    /// The id in the engine.
+    pub fn id(&self) -> &Digest {
+        &self.id
+    }
+
+    /// The references in the namespace, in full; at least one.
+    pub fn references(&self) -> impl Iterator<Item = &Reference> {
+        self.names.keys()
+    }
+
+    /// When it was made, in seconds since 1970.
+    pub fn created(&self) -> i64 {
+        self.created
+    }
+
+    /// Its size on the node in bytes.
+    pub fn size(&self) -> i64 {
+        self.size
+    }
+
+    /// A name in the engine by which it is found.
+    pub(crate) fn private(&self) -> &str {
+        self.names.values().next().map_or(self.id.as_str(), String::as_str)
+    }
+}
+
+impl Engine {
+    /// The images of a namespace, newest first.
+    pub async fn images(&self, namespace: &Permit<Namespace>) -> Result<Vec<OwnedImage>, Fault> {
+        let names = self.keys().names(namespace.subject());
+        let all = self
+            .docker()
+            .list_images(None::<ListImagesOptions>)
+            .await
+            .map_err(|error| fault::unexpected("list images", error))?;
+        let mut images = Vec::new();
+        for summary in all {
+            images.extend(self.owned(&names, summary).await?);
+        }
+        images.sort_by_key(|image| std::cmp::Reverse(image.created));
+        Ok(images)
+    }
+
+    /// Finds an image of a namespace by reference, by id, or by the beginning of an id, as `docker`
+    /// does.
+    pub async fn find_image(&self, namespace: &Permit<Namespace>, text: &str) -> Result<OwnedImage, Fault> {
+        let mut images = self.images(namespace).await?;
+        if let Ok(reference) = Reference::parse(text) {
+            let reference = reference.tagged();
+            if let Some(found) = images.iter().position(|image| image.names.contains_key(&reference)) {
+                return Ok(images.swap_remove(found));
+            }
+        }
+        let hex = text.strip_prefix("sha256:").unwrap_or(text);
+        images.retain(|image| !hex.is_empty() && hex_of(&image.id).starts_with(hex));
+        match (images.pop(), images.is_empty()) {
+            (Some(image), true) => Ok(image),
+            (Some(_), false) => {
+                let text = format!("several images have an id that begins with `{}`", printable(text));
+                Err(Fault::invalid("reference", text).hint("give more of the id"))
+            }
+            (None, _) => Err(no_such_image(text)),
+        }
+    }
+
+    /// Gives an image of the namespace another reference there. One that names another image moves.
+    pub async fn tag_image(
+        &self,
+        namespace: &Permit<Namespace>,
+        image: &OwnedImage,
+        target: &Reference,
+    ) -> Result<(), Fault> {
+        check_target("target", target)?;
+        let target = self.private_name(namespace.subject(), target).await?;
+        self.tag_name(image.private(), target.as_str()).await
+    }
+
+    /// Brings an image into the namespace: an admission, and a name there.
+    pub async fn pull_image(
+        &self,
+        namespace: &Permit<Namespace>,
+        reference: &Reference,
+        credentials: &dyn CredentialSource,
+        reporter: &Reporter,
+    ) -> Result<(Option<Digest>, OwnedImage), Fault> {
+        let reference = reference.clone().tagged();
+        if reference.host() == PRIVATE_HOST {
+            return Err(fault::not_found(&reference));
+        }
+        let admitted = self.admit_foreign(namespace, reference.clone(), credentials, true, reporter).await?;
+        let name = self.private_name(namespace.subject(), &reference).await?;
+        self.tag_name(admitted.target(), name.as_str()).await?;
+        let image = self.find_image(namespace, &reference.to_string()).await?;
+        Ok((admitted.digest().cloned(), image))
+    }
+
+    /// Removes a reference from the namespace, and the image with its last one. By id, an image that
+    /// has several references is removed only with `force`.
+    pub async fn remove_image(
+        &self,
+        namespace: &Permit<Namespace>,
+        text: &str,
+        force: bool,
+    ) -> Result<Removed, Fault> {
+        let image = self.find_image(namespace, text).await?;
+        let named = Reference::parse(text).ok().map(Reference::tagged);
+        let named = named.and_then(|reference| image.names.get_key_value(&reference));
+        let mut removed = Removed::default();
+        match named {
+            Some((reference, name)) => self.remove_own(reference, name, &image.id, &mut removed).await?,
+            None if image.names.len() > 1 && !force => {
+                let text = format!(
+                    "image {} has {} references: remove them one by one, or with --force all at once",
+                    printable(text),
+                    image.names.len()
+                );
+                return Err(Fault::invalid("reference", text));
+            }
+            None => {
+                for (reference, name) in &image.names {
+                    self.remove_own(reference, name, &image.id, &mut removed).await?;
+                }
+            }
+        }
+        Ok(removed)
+    }
+
+    /// What `docker inspect` shows of an image, with the namespace's names and no others.
+    pub async fn inspect_image(
+        &self,
+        namespace: &Permit<Namespace>,
+        text: &str,
+    ) -> Result<(OwnedImage, serde_json::Value), Fault> {
+        let image = self.find_image(namespace, text).await?;
+        let all = self.inspect_name(image.private()).await?.ok_or_else(|| no_such_image(text))?;
+        // Named one by one: what a later engine adds may tell of other namespaces.
+        let shown = ImageInspect {
+            id: all.id,
+            repo_tags: Some(
+                image.references().filter(|r| r.tag().is_some()).map(Reference::familiar).collect(),
+            ),
+            repo_digests: Some(
+                image.references().filter(|r| r.digest().is_some()).map(Reference::familiar).collect(),
+            ),
+            comment: all.comment,
+            created: all.created,
+            author: all.author,
+            config: all.config,
+            architecture: all.architecture,
+            variant: all.variant,
+            os: all.os,
+            os_version: all.os_version,
+            size: all.size,
+            root_fs: all.root_fs,
+            ..ImageInspect::default()
+        };
+        Ok((image, serde_json::to_value(shown).map_err(Fault::internal)?))
+    }
+
+    /// Removes all that a namespace has in the engine and in the store: images, references, pins.
+    /// Holds are the node's. A namespace that has nothing is removed.
+    pub async fn delete_namespace(&self, namespace: &Permit<Namespace>) -> Result<Vec<Reference>, Fault> {
+        let mut removed = Removed::default();
+        for image in self.images(namespace).await? {
+            for (reference, name) in &image.names {
+                self.remove_own(reference, name, &image.id, &mut removed).await?;
+            }
+        }
+        self.store().forget_pins(self.keys().names(namespace.subject()).opaque()).await?;
+        removed.untagged.sort();
+        Ok(removed.untagged)
+    }
+
+    /// The name in the engine of a reference of a namespace, fit to be used: the store knows it if it
+    /// had to be shortened.
+    pub async fn private_name(
+        &self,
+        namespace: &Namespace,
+        reference: &Reference,
+    ) -> Result<PrivateName, Fault> {
+        let name = self.keys().names(namespace).name(reference);
+        if let Some(hash) = name.long() {
+            let reference = reference.clone().tagged().to_string();
+            self.store().remember_long_name(hash, &reference).await?;
+        }
+        Ok(name)
+    }
+
+    async fn owned(
+        &self,
+        names: &NamespaceNames,
+        summary: ImageSummary,
+    ) -> Result<Option<OwnedImage>, Fault> {
+        let mut owned = BTreeMap::new();
+        for name in summary.repo_tags {
+            let reference = match names.read(&name) {
+                Some(Owner::Reference(reference)) => reference,
+                Some(Owner::Long(hash)) => {
+                    let known = self.store().long_name(&hash).await?;
+                    match known.and_then(|known| Reference::parse(&known).ok()) {
+                        Some(reference) => reference,
+                        // The store was lost: the name itself is all that is left to call it by.
+                        None => match Reference::parse(&name) {
+                            Ok(reference) => reference,
+                            Err(_) => continue,
+                        },
+                    }
+                }
+                None => continue,
+            };
+            owned.insert(reference, name);
+        }
+        let Some(id) = Digest::parse(&summary.id).filter(|_| !owned.is_empty()) else { return Ok(None) };
+        Ok(Some(OwnedImage { id, names: owned, created: summary.created, size: summary.size }))
+    }
+
+    async fn remove_own(
+        &self,
+        reference: &Reference,
+        name: &str,
+        id: &Digest,
+        removed: &mut Removed,
+    ) -> Result<(), Fault> {
+        let items = match self.docker().remove_image(name, None::<RemoveImageOptions>, None).await {
+            Ok(items) => items,
+            Err(error) if fault::failure(&error) == Failure::NotFound => return Ok(()),
+            Err(error) if fault::failure(&error) == Failure::Conflict => {
+                let text = format!("{} is in use by a container", reference.familiar());
+                return Err(Fault::invalid("reference", text).caused_by(error));
+            }
+            Err(error) => return Err(fault::unexpected("remove an image", error)),
+        };
+        removed.untagged.push(reference.clone());
+        if items.iter().any(|item| item.deleted.as_deref() == Some(id.as_str())) {
+            removed.deleted.push(id.clone());
+        }
+        Ok(())
+    }
+
+    /// What the engine has under a name, which is in full.
+    pub(crate) async fn inspect_name(&self, name: &str) -> Result<Option<ImageInspect>, Fault> {
+        match self.docker().inspect_image(name).await {
+            Ok(image) => Ok(Some(image)),
+            Err(error) if fault::failure(&error) == Failure::NotFound => Ok(None),
+            Err(error) => Err(fault::unexpected("look up an image", error)),
+        }
+    }
+
+    /// Gives `source`, a name or an id, the name `target` too.
+    pub(crate) async fn tag_name(&self, source: &str, target: &str) -> Result<(), Fault> {
+        let (repository, tag) = target.rsplit_once(':').unwrap_or((target, "latest"));
+        let options = TagImageOptions { repo: Some(repository.to_owned()), tag: Some(tag.to_owned()) };
+        self.docker()
+            .tag_image(source, Some(options))
+            .await
+            .map_err(|error| fault::unexpected("name an image", error))
+    }
+
+    /// Removes a name, and the image with its last one. A name that is not there is removed.
+    pub(crate) async fn remove_name(&self, name: &str) -> Result<(), Fault> {
+        match self.docker().remove_image(name, None::<RemoveImageOptions>, None).await {
+            Ok(_) => Ok(()),
+            Err(error) if fault::failure(&error) == Failure::NotFound => Ok(()),
+            Err(error) => Err(fault::unexpected("remove a name of an image", error)),
+        }
+    }
+}
+
+/// Refuses what is no reference for a new name.
+pub(crate) fn check_target(field: &'static str, target: &Reference) -> Result<(), Fault> {
+    if target.digest().is_some() {
+        let text = format!(
+            "`{}` has a digest: an image gets a name and a tag, its digest is its own",
+            target.familiar()
+        );
+        return Err(Fault::invalid(field, text));
+    }
+    if target.host() == PRIVATE_HOST {
+        return Err(Fault::invalid(field, format!("names under `{PRIVATE_HOST}` are wharfd's own")));
+    }
+    Ok(())
+}
+
+fn no_such_image(text: &str) -> Fault {
+    Fault::new(Reason::ImageNotFound, format!("no such image in this namespace: {}", printable(text)))
+}
+
+fn hex_of(digest: &Digest) -> &str {
+    digest.as_str().strip_prefix("sha256:").unwrap_or_default()
+}

@@ -1,0 +1,104 @@
+//! Calls whose answers are lines of JSON of which bollard's types keep too little.
+
+use bollard::{auth::DockerCredentials, errors::Error};
+use bytes::Bytes;
+use futures_util::TryStreamExt as _;
+use http::{Request, StatusCode, header};
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader, Lines},
+    net::UnixStream,
+};
+use tokio_util::io::StreamReader;
+
+use super::Engine;
+
+/// An error's text; the engine's are some hundred bytes.
+const ERROR_BYTES_MAX: usize = 64 << 10;
+
+/// A line of a push.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct Line {
+    /// The layer that it is about.
+    pub(crate) id: Option<String>,
+    /// What happens, in words.
+    pub(crate) status: Option<String>,
+    /// How far it is.
+    #[serde(rename = "progressDetail", default)]
+    pub(crate) progress: Progress,
+    error: Option<String>,
+}
+
+/// How far something is.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+pub(crate) struct Progress {
+    /// Bytes so far; more than the total, when that was an estimate.
+    #[serde(default)]
+    pub(crate) current: u64,
+    /// Bytes in all; 0: not known.
+    #[serde(default)]
+    pub(crate) total: u64,
+}
+
+type Body =
+    StreamReader<std::pin::Pin<Box<dyn futures_util::Stream<Item = std::io::Result<Bytes>> + Send>>, Bytes>;
+
+/// The lines of an answer. Dropping it ends the call.
+pub(crate) struct Answer {
+    lines: Lines<BufReader<Body>>,
+}
+
+impl Answer {
+    /// The next line; an error that it tells of is one.
+    pub(crate) async fn next(&mut self) -> Result<Option<Line>, Error> {
+        loop {
+            let Some(line) = self.lines.next_line().await? else { return Ok(None) };
+            if line.trim().is_empty() {
+                continue;
+            }
+            let line: Line = serde_json::from_str(&line)?;
+            return match line.error {
+                Some(error) => Err(Error::DockerStreamError { error }),
+                None => Ok(Some(line)),
+            };
+        }
+    }
+}
+
+impl Engine {
+    /// Posts to `path`, with its query, and reads lines.
+    pub(crate) async fn post_lines(&self, path: &str, login: &DockerCredentials) -> Result<Answer, Error> {
+        use base64::{Engine as _, engine::general_purpose::URL_SAFE};
+
+        let mut login = http::HeaderValue::try_from(URL_SAFE.encode(serde_json::to_vec(login)?))
+            .map_err(http::Error::from)?;
+        login.set_sensitive(true);
+        let version = self.docker().client_version();
+        let request = Request::post(format!("/v{version}{path}"))
+            .header(header::HOST, "docker")
+            .header("x-registry-auth", login)
+            .body(Empty::<Bytes>::new())?;
+        let stream = UnixStream::connect(self.socket()).await?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        // It ends when its answer is dropped.
+        drop(self.tasks().spawn("connection", connection));
+        let response = sender.send_request(request).await?;
+        let status = response.status();
+        if status != StatusCode::OK {
+            #[derive(Default, Deserialize)]
+            struct Refusal {
+                #[serde(default)]
+                message: String,
+            }
+            let body = Limited::new(response.into_body(), ERROR_BYTES_MAX).collect().await;
+            let body = body.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+            let Refusal { message } = serde_json::from_slice(&body).unwrap_or_default();
+            return Err(Error::DockerResponseServerError { status_code: status.as_u16(), message });
+        }
+        let body = response.into_body().into_data_stream().map_err(std::io::Error::other);
+        let body: Body = StreamReader::new(Box::pin(body));
+        Ok(Answer { lines: BufReader::new(body).lines() })
+    }
+}

@@ -1,0 +1,90 @@
+//! Public names that wharfd uses for a moment are given back, also after a crash: the journal in the
+//! store says what each pointed to before.
+
+use std::sync::atomic::Ordering;
+
+use super::Engine;
+use crate::{
+    fault::Fault,
+    names::{Reference, reference::Digest},
+    store::PublicName,
+};
+
+impl Engine {
+    /// Gives back every public name that an earlier wharfd left in use. Called before anyone is
+    /// served.
+    pub async fn recover(&self) -> Result<(), Fault> {
+        for entry in self.store().journal(self.name()).await? {
+            tracing::info!(engine = self.name(), name = entry.name, "giving a public name back");
+            let _lock = match entry.name.split_once('@') {
+                Some((_, digest)) => self.inner.digests.lock(digest).await,
+                None => self.inner.targets.lock(&entry.name).await,
+            };
+            self.settle(&entry.name).await?;
+        }
+        Ok(())
+    }
+
+    /// Notes that a name could not be given back; the next pull or push tries again.
+    pub(crate) fn unsettled(&self, fault: &Fault) {
+        tracing::warn!(engine = self.name(), %fault, "a public name could not be given back");
+        self.inner.unsettled.store(true, Ordering::Relaxed);
+    }
+
+    /// Gives back what could not be given back before. Called without a lock.
+    pub(crate) async fn settle_what_is_left(&self) {
+        if self.inner.unsettled.swap(false, Ordering::Relaxed)
+            && let Err(fault) = self.recover().await
+        {
+            self.unsettled(&fault);
+        }
+    }
+
+    /// Gives a public name back, if the journal has it. Called with the name's lock.
+    pub(crate) async fn settle(&self, name: &str) -> Result<(), Fault> {
+        let Some(entry) = self.store().journal_entry(self.name(), name).await? else { return Ok(()) };
+        match Reference::parse(name) {
+            Ok(reference) if reference.digest().is_none() => self.settle_tag(&reference, &entry).await?,
+            _ => self.remove_name(name).await?,
+        }
+        self.store().journal_end(self.name(), name).await
+    }
+
+    async fn settle_tag(&self, target: &Reference, entry: &PublicName) -> Result<(), Fault> {
+        let kept = self.keys().kept(&entry.name);
+        let now = self.inspect_name(&entry.name).await?;
+        // Whoever has moved the name since has meant it.
+        if now.is_some_and(|now| now.id == entry.ours && now.id != entry.before) {
+            match &entry.before {
+                Some(_) if self.inspect_name(&kept).await?.is_some() => {
+                    self.tag_name(&kept, &entry.name).await?;
+                }
+                _ => self.remove_name(&entry.name).await?,
+            }
+        }
+        // The classic store remembers what a push has made of the image, under the public repository.
+        if let Some(id) = entry.ours.as_deref().and_then(Digest::parse) {
+            for digest in self.digests_of(target, &id).await? {
+                if !entry.digests.contains(&digest) {
+                    self.remove_name(&digest).await?;
+                }
+            }
+        }
+        self.remove_name(&kept).await
+    }
+
+    /// The digest references, in full, that an image has in the repository of `target`. The
+    /// containerd store makes them up from tags: there are none to remove.
+    pub(crate) async fn digests_of(&self, target: &Reference, id: &Digest) -> Result<Vec<String>, Fault> {
+        if self.store_kind() == super::StoreKind::Containerd {
+            return Ok(Vec::new());
+        }
+        let image = self.inspect_name(id.as_str()).await?;
+        let digests = image.and_then(|image| image.repo_digests).unwrap_or_default();
+        let references = digests.iter().filter_map(|digest| Reference::parse(digest).ok());
+        Ok(references
+            .filter(|digest| digest.repository() == target.repository())
+            .map(|digest| digest.to_string())
+            .collect())
+    }
+}

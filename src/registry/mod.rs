@@ -1,0 +1,3 @@
+//! What goes to registries.
+
+pub mod target;

@@ -1,0 +1,216 @@
+//! Pushes: one of a target at a time. Engines push by name only, and have one table of names: two
+//! jobs that push one reference at once could push each other's image.
+
+use crate::{
+    engine::{
+        Engine, StoreKind,
+        admission::docker_login,
+        fault,
+        image::{OwnedImage, check_target},
+        lines::{Line, Progress},
+    },
+    fault::{Fault, Reason},
+    names::{Login, Namespace, Reference, reference::Digest},
+    policy::Permit,
+    store::PublicName,
+    tasks::{Cause, Group},
+    wire::progress::{Reporter, Step},
+};
+
+/// Another wharfd on the same engine may take the name away between tag and push. It does not do so
+/// for ever.
+const ATTEMPTS: usize = 3;
+
+impl Engine {
+    /// Pushes an image of the namespace to `target` (`:latest` where it says no tag). The digest of
+    /// the manifest that the registry has then.
+    pub async fn push(
+        &self,
+        namespace: &Permit<Namespace>,
+        image: &OwnedImage,
+        target: &Reference,
+        login: Option<&Login>,
+        reporter: &Reporter,
+    ) -> Result<Digest, Fault> {
+        check_target("reference", target)?;
+        namespace.rules().registry(target)?;
+        let target = target.clone().tagged();
+        self.settle_what_is_left().await;
+        let step = reporter.step(format!("push {}", target.familiar())).await;
+        let tasks = self.tasks().child("push");
+        let _cancel = tasks.cancel_on_drop(Cause::ClientGone);
+        let push = Push {
+            engine: self.clone(),
+            image: image.clone(),
+            target,
+            login: login.cloned(),
+            tasks: tasks.clone(),
+        };
+        // A task of its own: it must not stop before the name is given back.
+        let digest = tasks.spawn("push", push.run(step)).await??;
+        tasks.cancel(Cause::Done);
+        Ok(digest)
+    }
+}
+
+struct Push {
+    engine: Engine,
+    image: OwnedImage,
+    target: Reference,
+    login: Option<Login>,
+    tasks: Group,
+}
+
+/// How an attempt ended.
+enum Attempt {
+    Pushed(Digest),
+    /// Another image was pushed, or none: someone moved the name.
+    Moved,
+}
+
+impl Push {
+    async fn run(self, mut step: Step) -> Result<Digest, Fault> {
+        match self.push(&step).await {
+            Ok(digest) => {
+                step.rename(format!("push {}@{digest}", self.target.familiar())).await;
+                step.done(false).await;
+                Ok(digest)
+            }
+            Err(fault) => {
+                step.failed(fault.text()).await;
+                Err(fault)
+            }
+        }
+    }
+
+    async fn push(&self, step: &Step) -> Result<Digest, Fault> {
+        let name = self.target.to_string();
+        let _lock = self.tasks.unless_cancelled(self.engine.targets().lock(&name)).await?;
+        for _ in 0..ATTEMPTS {
+            match self.attempt(&name, step).await? {
+                Attempt::Pushed(digest) => return Ok(digest),
+                Attempt::Moved => {
+                    tracing::warn!(target_name = name, "another has pushed under this name at the same time");
+                }
+            }
+        }
+        let text = format!("another push to {} won every time", self.target.familiar());
+        Err(Fault::new(Reason::PushConflict, text).hint("push again when it is over"))
+    }
+
+    /// Takes the public name, pushes, and gives it back.
+    async fn attempt(&self, name: &str, step: &Step) -> Result<Attempt, Fault> {
+        let engine = &self.engine;
+        // What an attempt before could not give back.
+        engine.settle(name).await?;
+        let before = engine.inspect_name(name).await?.and_then(|image| image.id);
+        let entry = PublicName {
+            name: name.to_owned(),
+            ours: Some(self.image.id().to_string()),
+            before: before.clone(),
+            digests: engine.digests_of(&self.target, self.image.id()).await?,
+        };
+        engine.store().journal_begin(engine.name(), &entry).await?;
+        let pushed = self.attempt_journalled(name, before.as_deref(), step).await;
+        if let Err(fault) = engine.settle(name).await {
+            engine.unsettled(&fault);
+        }
+        pushed
+    }
+
+    async fn attempt_journalled(
+        &self,
+        name: &str,
+        before: Option<&str>,
+        step: &Step,
+    ) -> Result<Attempt, Fault> {
+        let engine = &self.engine;
+        if before != Some(self.image.id().as_str()) {
+            if before.is_some() {
+                // Without a name a prune would take it meanwhile.
+                engine.tag_name(name, &engine.keys().kept(name)).await?;
+            }
+            engine.tag_name(self.image.private(), name).await?;
+        }
+        let pushed = self.tasks.unless_cancelled(self.stream(step)).await?;
+        let digest = match pushed {
+            Ok(digest) => digest,
+            Err(fault) if !self.is_ours(name).await? => {
+                tracing::debug!(%fault, "the name was moved");
+                return Ok(Attempt::Moved);
+            }
+            Err(fault) => return Err(fault),
+        };
+        Ok(if self.is_pushed(&digest).await? { Attempt::Pushed(digest) } else { Attempt::Moved })
+    }
+
+    async fn is_ours(&self, name: &str) -> Result<bool, Fault> {
+        let now = self.engine.inspect_name(name).await?.and_then(|image| image.id);
+        Ok(now.as_deref() == Some(self.image.id().as_str()))
+    }
+
+    /// Whether the manifest that was pushed is this image's.
+    async fn is_pushed(&self, digest: &Digest) -> Result<bool, Fault> {
+        match self.engine.store_kind() {
+            // An image is its manifest.
+            StoreKind::Containerd => Ok(digest == self.image.id()),
+            // The engine notes which image it has made a manifest of.
+            StoreKind::Classic => self.is_ours(&self.target.at(digest).to_string()).await,
+        }
+    }
+
+    /// Pushes what is under the name; the digest of the manifest.
+    async fn stream(&self, step: &Step) -> Result<Digest, Fault> {
+        let engine = &self.engine;
+        let failed = |error| fault::push(&self.target, engine.platform(), self.login.is_some(), error);
+        let login = self.login.as_ref().map(|login| docker_login(&self.target, login)).unwrap_or_default();
+        let path = format!(
+            "/images/{}/push?tag={}",
+            self.target.repository(),
+            self.target.tag().unwrap_or("latest")
+        );
+        let mut answer = engine.post_lines(&path, &login).await.map_err(failed)?;
+        let mut digest = None;
+        while let Some(line) = answer.next().await.map_err(failed)? {
+            digest = line.status.as_deref().and_then(pushed_digest).or(digest);
+            report(line, step).await;
+        }
+        digest.ok_or_else(|| Fault::new(Reason::EngineFailed, "the engine did not say what it has pushed"))
+    }
+}
+
+/// The digest in `1: digest: sha256:… size: 734`, the last line of a push: both stores write it, and
+/// only one of them repeats it in a field.
+fn pushed_digest(status: &str) -> Option<Digest> {
+    let (_, rest) = status.split_once("digest: ")?;
+    Digest::parse(rest.split_whitespace().next()?)
+}
+
+/// A line of a push: how far a layer is.
+async fn report(line: Line, step: &Step) {
+    let (Some(layer), Some(status)) = (line.id, line.status) else { return };
+    let Progress { current, total } = line.progress;
+    match status.as_str() {
+        "Pushing" => step.moves(&layer, current, total.max(current), false).await,
+        "Pushed" | "Layer already exists" => step.moves(&layer, total, total, true).await,
+        // The rest of such a line is another repository's name.
+        status if status.starts_with("Mounted from ") => step.moves(&layer, total, total, true).await,
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_digest_is_in_the_last_line() {
+        let hex = "a".repeat(64);
+        assert_eq!(
+            pushed_digest(&format!("1: digest: sha256:{hex} size: 734")),
+            Digest::parse(&format!("sha256:{hex}"))
+        );
+        assert_eq!(pushed_digest("The push refers to repository [reg/app]"), None);
+        assert_eq!(pushed_digest("1: digest: sha256:1 size: 7"), None);
+    }
+}
