@@ -27,6 +27,8 @@ pub struct OwnedImage {
     id: Digest,
     /// By reference, the name in the engine.
     names: BTreeMap<Reference, String>,
+    /// Names in the engine of builds without a tag.
+    untagged: Vec<String>,
     created: i64,
     size: i64,
 }
@@ -46,7 +48,7 @@ impl OwnedImage {
         &self.id
     }
 
-    /// The references in the namespace, in full; at least one.
+    /// The references in the namespace, in full; none for an image that was built without a tag.
     pub fn references(&self) -> impl Iterator<Item = &Reference> {
         self.names.keys()
     }
@@ -63,7 +65,7 @@ impl OwnedImage {
 
     /// A name in the engine by which it is found.
     pub(crate) fn private(&self) -> &str {
-        self.names.values().next().map_or(self.id.as_str(), String::as_str)
+        self.names.values().chain(&self.untagged).next().map_or(self.id.as_str(), String::as_str)
     }
 }
 
@@ -150,7 +152,9 @@ impl Engine {
         let named = named.and_then(|reference| image.names.get_key_value(&reference));
         let mut removed = Removed::default();
         match named {
-            Some((reference, name)) => self.remove_own(reference, name, &image.id, &mut removed).await?,
+            Some((reference, name)) if image.names.len() > 1 => {
+                self.remove_own(Some(reference), name, &image.id, &mut removed).await?;
+            }
             None if image.names.len() > 1 && !force => {
                 let text = format!(
                     "image {} has {} references: remove them one by one, or with --force all at once",
@@ -159,11 +163,8 @@ impl Engine {
                 );
                 return Err(Fault::invalid("reference", text));
             }
-            None => {
-                for (reference, name) in &image.names {
-                    self.remove_own(reference, name, &image.id, &mut removed).await?;
-                }
-            }
+            // With its last reference goes the image.
+            Some(_) | None => self.remove_all(&image, &mut removed).await?,
         }
         Ok(removed)
     }
@@ -205,9 +206,7 @@ impl Engine {
     pub async fn delete_namespace(&self, namespace: &Permit<Namespace>) -> Result<Vec<Reference>, Fault> {
         let mut removed = Removed::default();
         for image in self.images(namespace).await? {
-            for (reference, name) in &image.names {
-                self.remove_own(reference, name, &image.id, &mut removed).await?;
-            }
+            self.remove_all(&image, &mut removed).await?;
         }
         self.store().forget_pins(self.keys().names(namespace.subject()).opaque()).await?;
         removed.untagged.sort();
@@ -235,6 +234,7 @@ impl Engine {
         summary: ImageSummary,
     ) -> Result<Option<OwnedImage>, Fault> {
         let mut owned = BTreeMap::new();
+        let mut untagged = Vec::new();
         for name in summary.repo_tags {
             let reference = match names.read(&name) {
                 Some(Owner::Reference(reference)) => reference,
@@ -249,17 +249,34 @@ impl Engine {
                         },
                     }
                 }
+                Some(Owner::Untagged) => {
+                    untagged.push(name);
+                    continue;
+                }
                 None => continue,
             };
             owned.insert(reference, name);
         }
-        let Some(id) = Digest::parse(&summary.id).filter(|_| !owned.is_empty()) else { return Ok(None) };
-        Ok(Some(OwnedImage { id, names: owned, created: summary.created, size: summary.size }))
+        if owned.is_empty() && untagged.is_empty() {
+            return Ok(None);
+        }
+        let Some(id) = Digest::parse(&summary.id) else { return Ok(None) };
+        Ok(Some(OwnedImage { id, names: owned, untagged, created: summary.created, size: summary.size }))
+    }
+
+    async fn remove_all(&self, image: &OwnedImage, removed: &mut Removed) -> Result<(), Fault> {
+        for (reference, name) in &image.names {
+            self.remove_own(Some(reference), name, &image.id, removed).await?;
+        }
+        for name in &image.untagged {
+            self.remove_own(None, name, &image.id, removed).await?;
+        }
+        Ok(())
     }
 
     async fn remove_own(
         &self,
-        reference: &Reference,
+        reference: Option<&Reference>,
         name: &str,
         id: &Digest,
         removed: &mut Removed,
@@ -268,12 +285,13 @@ impl Engine {
             Ok(items) => items,
             Err(error) if fault::failure(&error) == Failure::NotFound => return Ok(()),
             Err(error) if fault::failure(&error) == Failure::Conflict => {
-                let text = format!("{} is in use by a container", reference.familiar());
+                let shown = reference.map_or_else(|| id.to_string(), Reference::familiar);
+                let text = format!("{shown} is in use by a container");
                 return Err(Fault::invalid("reference", text).caused_by(error));
             }
             Err(error) => return Err(fault::unexpected("remove an image", error)),
         };
-        removed.untagged.push(reference.clone());
+        removed.untagged.extend(reference.cloned());
         if items.iter().any(|item| item.deleted.as_deref() == Some(id.as_str())) {
             removed.deleted.push(id.clone());
         }

@@ -64,7 +64,7 @@ impl Shown {
         }
         match self.names.read(bare) {
             Some(Owner::Reference(reference)) => reference.to_string(),
-            Some(Owner::Long(_)) | None => "(private image)".to_owned(),
+            Some(Owner::Long(_) | Owner::Untagged) | None => "(private image)".to_owned(),
         }
     }
 

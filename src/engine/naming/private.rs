@@ -38,6 +38,8 @@ pub enum Owner {
     Reference(Reference),
     /// The hash of one, which the store knows.
     Long(String),
+    /// None: the image was built without a tag.
+    Untagged,
 }
 
 impl NamespaceNames {
@@ -84,6 +86,7 @@ impl NamespaceNames {
         let (room, rest) = repository.split_once('/')?;
         let text = match room {
             LONG_ROOM => return Some(Owner::Long(rest.to_owned())),
+            UNTAGGED_ROOM => return Some(Owner::Untagged),
             DIGEST_ROOM => {
                 let (host, path) = rest.split_once('/')?;
                 format!("{}/{path}@{}", host.replacen("__", ":", 1), tag.replacen('-', ":", 1))
@@ -160,6 +163,8 @@ mod tests {
     #[test]
     fn other_names_are_not_the_namespaces() {
         let (ours, theirs) = (names("a"), names("b"));
+        assert_eq!(ours.read(&ours.untagged("1")), Some(Owner::Untagged));
+        assert_eq!(ours.read(&theirs.untagged("1")), None);
         let name = theirs.name(&reference("app:1"));
         assert_eq!(ours.read(name.as_str()), None);
         assert_eq!(ours.read("docker.io/library/app:1"), None);
@@ -201,7 +206,7 @@ mod tests {
                     prop_assert_eq!(read, reference.tagged());
                 }
                 Some(Owner::Long(hash)) => prop_assert_eq!(name.long(), Some(hash.as_str())),
-                None => prop_assert!(false, "not read: {}", name.as_str()),
+                Some(Owner::Untagged) | None => prop_assert!(false, "not read: {}", name.as_str()),
             }
         }
 
