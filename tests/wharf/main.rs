@@ -16,6 +16,8 @@
     reason = "a test that cannot go on fails, and says so"
 )]
 
+mod cancel;
+mod errors;
 mod first_light;
 mod harness;
 mod names;
@@ -29,7 +31,7 @@ use harness::{Case, run};
 
 /// Every test, a file per subject.
 fn cases() -> Vec<Case> {
-    [first_light::CASES, names::CASES, registries::CASES].concat()
+    [first_light::CASES, names::CASES, registries::CASES, cancel::CASES, errors::CASES].concat()
 }
 
 fn main() -> ExitCode {

@@ -133,10 +133,15 @@ impl Test {
 
     /// A wharfd with a configuration file and further flags.
     pub(crate) async fn wharfd_with(&self, config: Option<&str>, flags: &[&str]) -> Arc<Wharfd> {
-        let daemon = Wharfd::new(&self.new_dir("wharfd"), &self.engine, config, flags);
-        let daemon = Arc::new(daemon);
-        lock(&self.daemons).push(Arc::clone(&daemon));
+        let daemon = self.wharfd_unstarted(config, flags);
         daemon.start().await;
+        daemon
+    }
+
+    /// A wharfd that the test starts itself.
+    pub(crate) fn wharfd_unstarted(&self, config: Option<&str>, flags: &[&str]) -> Arc<Wharfd> {
+        let daemon = Arc::new(Wharfd::new(&self.new_dir("wharfd"), &self.engine, config, flags));
+        lock(&self.daemons).push(Arc::clone(&daemon));
         daemon
     }
 

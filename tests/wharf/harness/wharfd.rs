@@ -157,7 +157,7 @@ impl Wharfd {
                 }
             }
         }
-        if self.state_dir().join("node.key").exists() || fs::read_dir(self.state_dir()).is_ok() {
+        if self.state_dir().is_dir() {
             match Keys::load(&self.state_dir()) {
                 Err(error) => wrong.push(format!("{error}")),
                 Ok(keys) => {

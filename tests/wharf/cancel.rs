@@ -1,0 +1,246 @@
+//! The end of a build before its end: by its client, by its namespace, by the daemon.
+
+use std::{sync::Arc, time::Duration};
+
+use rustix::process::Signal;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use wharf::wire::v1::BuildSpec;
+
+use crate::harness::{
+    Engine, Image, Test, Wharf, Wharfd, cases,
+    image::{File, context_tar, tar},
+    process::{Background, shell_status},
+    registry::{Broken, BrokenRegistry},
+    rpc, wait_for, wait_for_at_most,
+};
+
+cases![
+    by_sigint,
+    by_sigterm,
+    by_sigkill,
+    by_the_end_of_the_namespace,
+    by_a_dropped_call,
+    the_daemon_dies_in_a_build,
+    the_daemon_dies_in_a_push,
+    the_daemon_drains,
+    the_grace_period_ends,
+];
+
+/// A cancelled build's step is gone within this time.
+const GONE: Duration = Duration::from_secs(2);
+
+/// A build whose step runs until it is stopped.
+struct Endless {
+    context: std::path::PathBuf,
+    /// The argument of its `sleep`, which no other process has.
+    seconds: String,
+    base: String,
+}
+
+impl Endless {
+    async fn new(test: &Test) -> Self {
+        let registry = test.registry().await;
+        let base = test.base(&registry).await;
+        // 30 years or so, and its own.
+        let seconds = format!("9{:09}", u32::from_str_radix(&fresh_digits(test), 10).unwrap());
+        let dockerfile = format!("FROM {base}\nRUN exec sleep {seconds}\n");
+        let context = test.context("endless", &[("Dockerfile", &dockerfile)]);
+        Self { context, seconds, base }
+    }
+
+    fn start(&self, job: &Wharf) -> Background {
+        job.start(["build", "--progress=plain", "-t", "app:1", self.context.to_str().unwrap()])
+    }
+
+    async fn runs(&self, build: &Background) {
+        wait_for("the step to run", async || {
+            if let Some(status) = build.ended().await {
+                panic!("the build ended with {status}:\n{}", build.lines().join("\n"));
+            }
+            (!Engine::processes_with(&self.seconds).is_empty()).then_some(())
+        })
+        .await;
+    }
+
+    async fn gone(&self) {
+        wait_for_at_most(GONE, "the step's end", async || {
+            Engine::processes_with(&self.seconds).is_empty().then_some(())
+        })
+        .await;
+    }
+
+    /// Another build of the same job works.
+    async fn next_build_works(&self, test: &Test, job: &Wharf) {
+        let context =
+            test.context("next", &[("Dockerfile", &format!("FROM {}\nRUN echo well\n", self.base))]);
+        job.build_id(&context, &["-t", "next:1"]).await;
+    }
+}
+
+fn fresh_digits(test: &Test) -> String {
+    let unique = test.unique("");
+    let digits: String = unique.chars().filter(char::is_ascii_digit).collect();
+    digits.chars().rev().skip(2).take(9).collect()
+}
+
+async fn by_signal(test: &Test, signal: Signal, status: i32) {
+    let (endless, wharfd) = tokio::join!(Endless::new(test), test.wharfd());
+    let job = Wharf::new(test, &wharfd, "job#1");
+    let build = endless.start(&job);
+    endless.runs(&build).await;
+    build.signal(signal);
+    endless.gone().await;
+    let ended = build.wait(GONE).await.unwrap();
+    assert_eq!(shell_status(ended), status, "{:?}", build.lines());
+    if signal != Signal::KILL {
+        let said = build.lines().join("\n");
+        assert!(said.contains("cancelled"), "{said}");
+    }
+    assert_eq!(job.images().await, []);
+    endless.next_build_works(test, &job).await;
+}
+
+async fn by_sigint(test: Arc<Test>) {
+    by_signal(&test, Signal::INT, 130).await;
+}
+
+async fn by_sigterm(test: Arc<Test>) {
+    by_signal(&test, Signal::TERM, 143).await;
+}
+
+async fn by_sigkill(test: Arc<Test>) {
+    by_signal(&test, Signal::KILL, 137).await;
+}
+
+async fn by_the_end_of_the_namespace(test: Arc<Test>) {
+    let (endless, wharfd) = tokio::join!(Endless::new(&test), test.wharfd());
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    let build = endless.start(&job);
+    endless.runs(&build).await;
+    let ended = job.run(["namespace", "rm"]).await.ok();
+    assert!(ended.stdout.contains("Cancelled builds: 1"), "{ended}");
+    endless.gone().await;
+    let status = build.wait(GONE).await.unwrap();
+    assert_eq!(shell_status(status), 1, "{:?}", build.lines());
+    endless.next_build_works(&test, &job).await;
+}
+
+/// A client in another language has no session: the end of its call is all there is.
+async fn by_a_dropped_call(test: Arc<Test>) {
+    let (endless, wharfd) = tokio::join!(Endless::new(&test), test.wharfd());
+    let dockerfile = std::fs::read_to_string(endless.context.join("Dockerfile")).unwrap();
+    let socket = wharfd.socket();
+    let build = tokio::spawn(async move {
+        let channel = rpc::connect(&socket).await;
+        let start = rpc::start("job#1", BuildSpec::default());
+        rpc::build_tar(&channel, start, context_tar(&[("Dockerfile", &dockerfile)])).await
+    });
+    wait_for("the step to run", async || {
+        assert!(!build.is_finished(), "the build ended");
+        (!Engine::processes_with(&endless.seconds).is_empty()).then_some(())
+    })
+    .await;
+    build.abort();
+    endless.gone().await;
+}
+
+async fn the_daemon_dies_in_a_build(test: Arc<Test>) {
+    let (endless, wharfd) = tokio::join!(Endless::new(&test), test.wharfd());
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    let build = endless.start(&job);
+    endless.runs(&build).await;
+    wharfd.kill().await;
+    endless.gone().await;
+    let status = build.wait(GONE).await.unwrap();
+    assert_eq!(shell_status(status), 4, "{:?}", build.lines());
+    wharfd.start().await;
+    assert_eq!(job.images().await, []);
+    endless.next_build_works(&test, &job).await;
+}
+
+async fn the_daemon_dies_in_a_push(test: Arc<Test>) {
+    let (silent, wharfd) = tokio::join!(BrokenRegistry::start(Broken::Silent), test.wharfd());
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    let content = test.unique("app");
+    let context =
+        test.context("context", &[("Dockerfile", "FROM scratch\nCOPY file /\n"), ("file", &content)]);
+    let (repository, name) = (format!("{}/app", silent.host()), format!("{}/app:1", silent.host()));
+    let free = format!("{}/free:1", silent.host());
+    let id = job.build_id(&context, &["-t", &name, "-t", &free]).await;
+    let operators = tar([("operators", File::Content(content.as_bytes(), 0o644))]);
+    let operators = test.engine.import(&repository, "1", operators).await;
+
+    for name in [&name, &free] {
+        let connections = silent.connections();
+        let push = job.start(["push", name]);
+        wait_for("the push to reach the registry", async || {
+            if let Some(status) = push.ended().await {
+                panic!("the push ended with {status}:\n{}", push.lines().join("\n"));
+            }
+            (silent.connections() > connections).then_some(())
+        })
+        .await;
+        if !test.engine.is_containerd() {
+            // The classic store pushes by the public name: for a moment it is the job's.
+            assert_eq!(test.engine.id(name).await, id);
+        }
+        wharfd.kill().await;
+        push.wait(GONE).await.unwrap();
+        wharfd.start().await;
+    }
+    assert_eq!(test.engine.id(&name).await, operators);
+    assert!(test.engine.inspect(&free).await.is_none());
+    assert_eq!(job.images().await.len(), 2);
+    job.build_id(&context, &["-t", &name]).await;
+    test.engine.remove_image(&name).await;
+    let left = test.engine.names_with_prefix(silent.host()).await;
+    assert_eq!(left, Vec::<String>::new());
+}
+
+/// A build that waits for its context, so that the test says when it goes on.
+async fn held_back(
+    wharfd: &Wharfd,
+    base: &str,
+) -> (mpsc::Sender<bytes::Bytes>, tokio::task::JoinHandle<rpc::Build>, Vec<u8>) {
+    let channel = rpc::connect(&wharfd.socket()).await;
+    let (pieces, sent) = mpsc::channel(1);
+    let start = rpc::start("job#1", BuildSpec { tags: vec!["held:1".to_owned()], ..BuildSpec::default() });
+    let build = tokio::spawn(async move { rpc::build(&channel, start, ReceiverStream::new(sent)).await });
+    let tar = context_tar(&[("Dockerfile", &format!("FROM {base}\nRUN echo done > /done\n"))]);
+    // BuildKit reads on: the build is in its middle.
+    pieces.send(tar[..512].to_vec().into()).await.unwrap();
+    pieces.send(tar[512..700].to_vec().into()).await.unwrap();
+    (pieces, build, tar[700..].to_vec())
+}
+
+async fn the_daemon_drains(test: Arc<Test>) {
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    Image::base(&test.unique("base")).push(&registry, "base", "1").await;
+    let (pieces, build, rest) = held_back(&wharfd, &registry.name("base:1")).await;
+    let process = wharfd.process();
+    process.signal(Signal::TERM);
+    process.says("that it waits", |line| line.contains("shutting down").then_some(())).await;
+    // Whoever comes now is sent away, to another wharfd or to later.
+    let late = test.context("late", &[("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")]);
+    Wharf::new(&test, &wharfd, "job#2").build(&late, &[]).await.ended(4);
+    assert!(process.ended().await.is_none());
+    pieces.send(rest.into()).await.unwrap();
+    drop(pieces);
+    build.await.unwrap().ok();
+    let ended = process.wait(Duration::from_secs(10)).await.unwrap();
+    assert_eq!(shell_status(ended), 0);
+    assert!(!wharfd.socket().exists());
+}
+
+async fn the_grace_period_ends(test: Arc<Test>) {
+    let endless = Endless::new(&test).await;
+    let wharfd = test.wharfd_with(None, &["--grace-period", "1"]).await;
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    let build = endless.start(&job);
+    endless.runs(&build).await;
+    assert_eq!(wharfd.terminate().await, 0);
+    endless.gone().await;
+    let status = build.wait(GONE).await.unwrap();
+    assert_eq!(shell_status(status), 4, "{:?}", build.lines());
+}

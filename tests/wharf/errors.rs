@@ -1,0 +1,244 @@
+//! Errors: each with a message that says what is wrong, where, and what to do, and with the exit
+//! status that `wharf --help` documents.
+
+use std::{fs, sync::Arc};
+
+use tokio::{io::copy_bidirectional, net::UnixListener, net::UnixStream, task::JoinSet};
+use tonic::Code;
+use tonic_types::StatusExt as _;
+use wharf::wire::v1::{BuildSpec, ListImagesRequest, image_service_client::ImageServiceClient};
+
+use crate::harness::{
+    Test, Wharf, cases,
+    process::shell_status,
+    registry::{Broken, BrokenRegistry},
+    rpc, wait_for,
+};
+
+cases![
+    no_daemon,
+    no_engine,
+    an_engine_that_goes,
+    the_dockerfile,
+    the_context,
+    a_failed_step,
+    an_unknown_base,
+    a_registry_that_does_not_work,
+    an_invalid_reference,
+    an_oversized_message,
+];
+
+const BROKEN: &str = "FROM scratch\nCOPPY a b\n";
+
+async fn no_daemon(test: Arc<Test>) {
+    let wharfd = test.wharfd().await;
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    let context = test.context("context", &[("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")]);
+    let nowhere = format!("unix://{}/nobody.sock", test.dir().display());
+    for command in [&["build", context.to_str().unwrap()][..], &["images"], &["push", "a:1"], &["info"]] {
+        job.at(&nowhere).run(command).await.ended(4).says(&["nobody.sock", "--addr"]);
+    }
+    job.at("tcp://127.0.0.1:1").run(["images"]).await.ended(2).says(&["unix://"]);
+    // A socket that was left behind.
+    wharfd.kill().await;
+    job.run(["images"]).await.ended(4).says(&["nobody listens"]);
+}
+
+async fn no_engine(test: Arc<Test>) {
+    let nowhere = format!("unix://{}/no-engine.sock", test.dir().display());
+    let daemon = test.wharfd_unstarted(None, &["--engine", &nowhere]);
+    let process = daemon.spawn();
+    let ended = wait_for("wharfd to give up", async || process.ended().await).await;
+    let log = process.lines().join("\n");
+    assert_eq!(shell_status(ended), 1, "{log}");
+    assert!(log.contains("no-engine.sock") && log.contains("--engine"), "{log}");
+
+    let daemon = test.wharfd_unstarted(None, &["--engine", "tcp://10.0.0.1:2375"]);
+    let process = daemon.spawn();
+    let ended = wait_for("wharfd to give up", async || process.ended().await).await;
+    assert_eq!(shell_status(ended), 2, "{:?}", process.lines());
+}
+
+/// An engine that can be taken away: a socket that passes on to the real one.
+struct Relay {
+    tasks: JoinSet<()>,
+    path: std::path::PathBuf,
+}
+
+impl Relay {
+    fn start(test: &Test) -> Self {
+        let path = test.dir().join("engine.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let engine = test.engine.socket().to_owned();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let mut relays = JoinSet::new();
+            while let Ok((mut client, _)) = listener.accept().await {
+                let engine = engine.clone();
+                relays.spawn(async move {
+                    let mut engine = UnixStream::connect(engine).await.unwrap();
+                    let _ = copy_bidirectional(&mut client, &mut engine).await;
+                });
+            }
+        });
+        Self { tasks, path }
+    }
+
+    async fn stop(&mut self) {
+        self.tasks.shutdown().await;
+        fs::remove_file(&self.path).unwrap();
+    }
+}
+
+async fn an_engine_that_goes(test: Arc<Test>) {
+    let mut relay = Relay::start(&test);
+    let address = format!("unix://{}", relay.path.display());
+    let wharfd = test.wharfd_with(None, &["--engine", &address]).await;
+    let context = test.context("context", &[("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")]);
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    job.build_id(&context, &["-t", "app:1"]).await;
+    relay.stop().await;
+    job.build(&context, &["-t", "app:1"]).await.ended(5).says(&["engine"]);
+    job.run(["images"]).await.ended(5).says(&["engine"]);
+    // It comes back, and wharfd needs no restart.
+    let _relay = Relay::start(&test);
+    job.build_id(&context, &["-t", "app:1"]).await;
+    assert_eq!(job.images().await.len(), 1);
+    assert_eq!(wharfd.terminate().await, 0);
+}
+
+async fn the_dockerfile(test: Arc<Test>) {
+    let wharfd = test.wharfd().await;
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    let context = test.context("context", &[("other", "x")]);
+    job.build(&context, &[]).await.ended(2).says(&["Dockerfile"]);
+    job.build(&context, &["-f", "nope/Dockerfile.x"]).await.ended(2).says(&["nope/Dockerfile.x"]);
+
+    let context = test.context("broken", &[("Dockerfile", BROKEN)]);
+    let shown = job.build(&context, &[]).await.ended(1).says(&["Dockerfile:2", "COPPY", ">>>"]);
+    for leaked in ["goroutine", "github.com/", "type.googleapis.com"] {
+        assert!(!shown.stderr.contains(leaked), "{shown}");
+    }
+    let context = test.context("stage", &[("Dockerfile", "FROM scratch AS one\nCOPY Dockerfile /\n")]);
+    job.build(&context, &["--target", "two"]).await.ended(1).says(&["two"]);
+    let context = test.context("copy", &[("Dockerfile", "FROM scratch\nCOPY missing /\n")]);
+    job.build(&context, &[]).await.ended(1).says(&["missing", "Dockerfile:2"]);
+    let context = test.context("empty", &[("Dockerfile", "")]);
+    job.build(&context, &[]).await.ended(1);
+    let context = test
+        .context("platform", &[("Dockerfile", "FROM --platform=linux/s390x scratch\nCOPY Dockerfile /\n")]);
+    job.build(&context, &[]).await.ended(3).says(&["s390x"]);
+    let fine = test.context("fine", &[("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")]);
+    job.build(&fine, &["--platform", "linux/s390x"]).await.ended(3).says(&["s390x"]);
+}
+
+async fn the_context(test: Arc<Test>) {
+    let wharfd = test.wharfd().await;
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    job.build("no/such/directory", &[]).await.ended(2).says(&["no/such/directory"]);
+    let context = test.context("context", &[("Dockerfile", "FROM scratch\nCOPY . /\n")]);
+    let file = context.join("Dockerfile");
+    job.build(&file, &[]).await.ended(2).says(&["Dockerfile"]);
+    job.build("https://example.com/x.git", &[]).await.ended(2).says(&["https://example.com/x.git"]);
+}
+
+async fn a_failed_step(test: Arc<Test>) {
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    let base = test.base(&registry).await;
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    let dockerfile =
+        format!("FROM {base}\nRUN echo before\nRUN echo the reason >&2; exit 42\nRUN echo after\n");
+    let context = test.context("context", &[("Dockerfile", &dockerfile)]);
+    let shown = job.build(&context, &["-t", "app:1", "--iidfile", "id"]).await.ended(1);
+    let shown = shown.says(&["42", "Dockerfile:3", ">>> RUN echo the reason"]);
+    // Once as it came, once at the end.
+    assert!(shown.stderr.matches("the reason").count() >= 3, "{shown}");
+    assert!(!job.home().join("id").exists());
+    assert_eq!(job.images().await, []);
+    job.run(["inspect", "app:1"]).await.ended(6);
+
+    // Escape sequences do not reach a terminal.
+    let dockerfile = format!("FROM {base}\nRUN printf '\\033]0;owned\\007\\033[2J\\n'; false\n");
+    let context = test.context("hostile", &[("Dockerfile", &dockerfile)]);
+    let shown = job.build(&context, &[]).await.ended(1);
+    assert!(!shown.stderr.contains('\u{1b}') && !shown.stderr.contains('\u{7}'), "{shown}");
+}
+
+async fn an_unknown_base(test: Arc<Test>) {
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    for base in [registry.name("none:1"), registry.name(&format!("none@sha256:{}", "a".repeat(64)))] {
+        let context =
+            test.context("context", &[("Dockerfile", &format!("FROM {base}\nCOPY Dockerfile /\n"))]);
+        let shown = job.build(&context, &[]).await.ended(6).says(&[&base]);
+        assert!(!shown.stderr.contains("wharf.invalid"), "{shown}");
+    }
+    let copy = registry.name("none:1");
+    let context =
+        test.context("copy", &[("Dockerfile", &format!("FROM scratch\nCOPY --from={copy} /a /a\n"))]);
+    job.build(&context, &[]).await.ended(6).says(&[&copy]);
+}
+
+async fn a_registry_that_does_not_work(test: Arc<Test>) {
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    let down = registry.host().to_owned();
+    registry.end().await;
+    let unavailable = BrokenRegistry::start(Broken::Unavailable).await;
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    let fine = test.context("fine", &[("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")]);
+    for host in [&down, unavailable.host()] {
+        let context = test.context("context", &[("Dockerfile", &format!("FROM {host}/app:1\n"))]);
+        job.build(&context, &[]).await.ended(5).says(&[host]);
+        let name = format!("{host}/app:1");
+        job.run(["pull", &name]).await.ended(5).says(&[host]);
+        job.build(&fine, &["-t", &name, "--push"]).await.ended(5).says(&[host]);
+        // The image is there all the same: the push can be tried again.
+        job.run(["push", &name]).await.ended(5).says(&[host]);
+    }
+}
+
+async fn an_invalid_reference(test: Arc<Test>) {
+    let wharfd = test.wharfd().await;
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    let context = test.context("context", &[("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")]);
+    job.build(&context, &["-t", "Foo/bar"]).await.ended(2).says(&["Foo/bar", "foo/bar"]);
+    for command in [["push", "a b"], ["pull", "a:b:c"], ["images", "UP/x"]] {
+        job.run(command).await.ended(2).says(&[command[1]]);
+    }
+    let context = test.context("from", &[("Dockerfile", "FROM scratch\nCOPY --from=Foo/bar /a /a\n")]);
+    job.build(&context, &[]).await.ended(1).says(&["Foo/bar"]);
+
+    let channel = rpc::connect(&wharfd.socket()).await;
+    let spec = BuildSpec { tags: vec!["Foo/bar".to_owned()], ..BuildSpec::default() };
+    let status = rpc::build_tar(&channel, rpc::start("job#1", spec), Vec::new()).await.status.unwrap();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    let details = status.get_error_details();
+    assert_eq!(details.error_info().unwrap().reason, "INVALID_INPUT");
+    assert!(details.bad_request().unwrap().field_violations[0].field.contains("tags"), "{details:?}");
+}
+
+async fn an_oversized_message(test: Arc<Test>) {
+    let wharfd = test.wharfd().await;
+    let channel = rpc::connect(&wharfd.socket()).await;
+    let request =
+        ListImagesRequest { namespace: Some(rpc::namespace("job#1")), reference: "a".repeat(5 << 20) };
+    let status = ImageServiceClient::new(channel.clone()).list_images(request).await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+    assert_eq!(status.get_error_details().error_info().unwrap().reason, "LIMIT_REACHED");
+
+    let label = [("l".to_owned(), "a".repeat(5 << 20))].into();
+    let spec = BuildSpec { labels: label, ..BuildSpec::default() };
+    let status = rpc::build_tar(&channel, rpc::start("job#1", spec), Vec::new()).await.status.unwrap();
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+
+    // By the command line: larger than any file that is a Dockerfile.
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    let context = test.context("context", &[("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")]);
+    let arguments: Vec<String> = (0..80).map(|n| format!("--label=l{n}={}", "a".repeat(100 << 10))).collect();
+    let flags: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let shown = job.build(&context, &flags).await;
+    assert!(matches!(shown.status, 2 | 5), "{}", shown.stderr);
+    assert!(shown.stderr.contains("4 MiB") || shown.stderr.contains("too large"), "{}", shown.stderr);
+    // The daemon is well.
+    job.build_id(&context, &[]).await;
+}
