@@ -201,15 +201,15 @@ async fn an_invalid_reference(test: Arc<Test>) {
     let wharfd = test.wharfd().await;
     let job = Wharf::new(&test, &wharfd, "job#1");
     let context = test.context("context", &[("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")]);
-    job.build(&context, &["-t", "Foo/bar"]).await.ended(2).says(&["Foo/bar", "foo/bar"]);
+    job.build(&context, &["-t", "foo/Bar"]).await.ended(2).says(&["foo/Bar", "foo/bar"]);
     for command in [["push", "a b"], ["pull", "a:b:c"], ["images", "UP/x"]] {
         job.run(command).await.ended(2).says(&[command[1]]);
     }
-    let context = test.context("from", &[("Dockerfile", "FROM scratch\nCOPY --from=Foo/bar /a /a\n")]);
-    job.build(&context, &[]).await.ended(1).says(&["Foo/bar"]);
+    let context = test.context("from", &[("Dockerfile", "FROM scratch\nCOPY --from=foo/Bar /a /a\n")]);
+    job.build(&context, &[]).await.ended(1).says(&["foo/Bar"]);
 
     let channel = rpc::connect(&wharfd.socket()).await;
-    let spec = BuildSpec { tags: vec!["Foo/bar".to_owned()], ..BuildSpec::default() };
+    let spec = BuildSpec { tags: vec!["foo/Bar".to_owned()], ..BuildSpec::default() };
     let status = rpc::build_tar(&channel, rpc::start("job#1", spec), Vec::new()).await.status.unwrap();
     assert_eq!(status.code(), Code::InvalidArgument);
     let details = status.get_error_details();

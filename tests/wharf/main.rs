@@ -22,6 +22,7 @@ mod first_light;
 mod harness;
 mod names;
 mod registries;
+mod sync;
 
 use std::process::ExitCode;
 
@@ -31,7 +32,7 @@ use harness::{Case, run};
 
 /// Every test, a file per subject.
 fn cases() -> Vec<Case> {
-    [first_light::CASES, names::CASES, registries::CASES, cancel::CASES, errors::CASES].concat()
+    [first_light::CASES, names::CASES, registries::CASES, cancel::CASES, errors::CASES, sync::CASES].concat()
 }
 
 fn main() -> ExitCode {

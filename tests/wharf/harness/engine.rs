@@ -172,6 +172,28 @@ impl Engine {
         Output::of(command, b"", Duration::from_secs(120)).await
     }
 
+    /// Build caches that are worth forgetting: contexts of 16 MiB and more.
+    pub(crate) async fn large_caches(&self) -> BTreeSet<String> {
+        let usage = self.get("/system/df?type=build-cache").send().await.ok().json();
+        let caches = usage["BuildCache"].as_array().cloned().unwrap_or_default();
+        caches
+            .iter()
+            .filter(|cache| cache["Size"].as_u64().unwrap_or(0) >= 16 << 20)
+            .filter(|cache| cache["Type"] == "source.local" || cache["Type"] == "regular")
+            .filter(|cache| cache["InUse"] != true)
+            .filter_map(|cache| cache["ID"].as_str().map(str::to_owned))
+            .collect()
+    }
+
+    /// Forgets large caches that are not among `before`: a test's contexts would fill the disk.
+    pub(crate) async fn forget_large_caches(&self, before: &BTreeSet<String>) {
+        for id in self.large_caches().await.difference(before) {
+            let filters = json!({"id": {id: true}}).to_string();
+            let filters: String = filters.bytes().map(|byte| format!("%{byte:02x}")).collect();
+            self.post(&format!("/build/prune?all=1&filters={filters}")).send().await.ok();
+        }
+    }
+
     /// Processes whose command line has `text`, anywhere below the engine's init.
     pub(crate) fn processes_with(text: &str) -> Vec<u32> {
         let processes = fs::read_dir("/proc").unwrap().filter_map(|entry| {

@@ -8,6 +8,7 @@ pub(crate) mod process;
 pub(crate) mod registry;
 pub(crate) mod rpc;
 pub(crate) mod run;
+pub(crate) mod session;
 pub(crate) mod wharfd;
 
 use std::{

@@ -1,0 +1,214 @@
+//! A client with a session, built from the client library's own walk and sync, that counts what it
+//! is asked for and what it sends.
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{Arc, Mutex},
+};
+
+use bollard_buildkit_proto::fsutil::types::{Packet, packet::PacketType};
+use futures_util::{StreamExt as _, stream};
+use prost::Message as _;
+use tokio::{sync::mpsc, task::JoinSet};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+use wharf::{
+    client::{context::Tree, sync},
+    wire::v1::{
+        AttachRequest, BuildSpec, BuildStart, FileSync, LocalDirectory, SessionOpen, SessionRequest,
+        StreamOpened, attach_request, build_service_client::BuildServiceClient, session_request,
+        session_response, stream_opened::Subject,
+    },
+};
+
+use super::{lock, rpc};
+
+/// A client that syncs directories.
+#[derive(Debug)]
+pub(crate) struct Client {
+    pub(crate) channel: Channel,
+    pub(crate) namespace: String,
+    /// Name, path in the workspace, content.
+    pub(crate) directories: Vec<(String, String, Arc<Tree>)>,
+}
+
+/// What one sync of a directory came to.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Synced {
+    pub(crate) directory: String,
+    /// The entries' paths.
+    pub(crate) announced: Vec<String>,
+    /// The paths of files that were asked for.
+    pub(crate) asked: Vec<String>,
+    /// Bytes of files that were sent.
+    pub(crate) data: usize,
+}
+
+/// An open session: what it hears, and what keeps it open.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) id: String,
+    pub(crate) announced: tonic::Streaming<wharf::wire::v1::SessionResponse>,
+    pub(crate) requests: mpsc::Sender<SessionRequest>,
+}
+
+impl Client {
+    /// A client of one directory, which has the Dockerfile as well.
+    pub(crate) fn of(channel: &Channel, namespace: &str, directory: &Path) -> Self {
+        let tree = Arc::new(Tree::directory(directory));
+        let named = |name: &str| (name.to_owned(), "workspace".to_owned(), Arc::clone(&tree));
+        Self {
+            channel: channel.clone(),
+            namespace: namespace.to_owned(),
+            directories: vec![named("context"), named("dockerfile")],
+        }
+    }
+
+    /// Opens a session.
+    pub(crate) async fn open(&self) -> Session {
+        let open = SessionOpen {
+            namespace: Some(rpc::namespace(&self.namespace)),
+            directories: self
+                .directories
+                .iter()
+                .map(|(name, path, _)| LocalDirectory { name: name.clone(), path: path.clone() })
+                .collect(),
+            ..SessionOpen::default()
+        };
+        let (requests, sent) = mpsc::channel(1);
+        requests.send(SessionRequest { request: Some(session_request::Request::Open(open)) }).await.unwrap();
+        let mut client = BuildServiceClient::new(self.channel.clone());
+        let mut announced = client.session(ReceiverStream::new(sent)).await.unwrap().into_inner();
+        match announced.message().await.unwrap().and_then(|message| message.response) {
+            Some(session_response::Response::Opened(opened)) => {
+                Session { id: opened.session_id, announced, requests }
+            }
+            other => panic!("the session is not open: {other:?}"),
+        }
+    }
+
+    /// What starts a build in a session.
+    pub(crate) fn start(&self, session: &Session, spec: BuildSpec) -> BuildStart {
+        BuildStart { session_id: session.id.clone(), ..rpc::start(&self.namespace, spec) }
+    }
+
+    /// Builds in a session of its own; what was built, and each sync of it.
+    pub(crate) async fn build(&self, spec: BuildSpec) -> (rpc::Build, Vec<Synced>) {
+        let mut session = self.open().await;
+        let start = self.start(&session, spec);
+        let syncs = Arc::<Mutex<Vec<Synced>>>::default();
+        let mut answers = JoinSet::new();
+        let building = rpc::build(&self.channel, start, stream::empty());
+        tokio::pin!(building);
+        let build = loop {
+            tokio::select! {
+                build = &mut building => break build,
+                message = session.announced.message() => {
+                    let Ok(Some(message)) = message else { continue };
+                    let Some(session_response::Response::Stream(opened)) = message.response else { continue };
+                    answers.spawn(self.answer(opened, Arc::clone(&syncs)));
+                }
+            }
+        };
+        drop(session);
+        let syncs = lock(&syncs).clone();
+        (build, syncs)
+    }
+
+    fn answer(
+        &self,
+        opened: StreamOpened,
+        syncs: Arc<Mutex<Vec<Synced>>>,
+    ) -> impl Future<Output = ()> + use<> {
+        let Some(Subject::FileSync(request)) = opened.subject else {
+            panic!("only directories were offered: {opened:?}")
+        };
+        let directory = self.directories.iter().find(|(name, ..)| *name == request.directory);
+        let tree = Arc::clone(&directory.expect("a directory that was offered").2);
+        sync(self.channel.clone(), opened.stream_id, request, tree, syncs)
+    }
+}
+
+/// Syncs a directory on a stream.
+async fn sync(
+    channel: Channel,
+    id: String,
+    request: FileSync,
+    tree: Arc<Tree>,
+    syncs: Arc<Mutex<Vec<Synced>>>,
+) {
+    let seen = Arc::new(Mutex::new(Synced { directory: request.directory.clone(), ..Synced::default() }));
+    let asked = Arc::<Mutex<Vec<u32>>>::default();
+    let (out, packets) = sync::channel();
+    let counted = Arc::clone(&seen);
+    let messages = packets.map(move |bytes| {
+        let packet = Packet::decode(bytes.clone()).unwrap();
+        let mut seen = lock(&counted);
+        match (packet.r#type(), &packet.stat) {
+            (PacketType::PacketStat, Some(stat)) => seen.announced.push(stat.path.clone()),
+            (PacketType::PacketData, _) => seen.data += packet.data.len(),
+            _ => {}
+        }
+        AttachRequest { request: Some(attach_request::Request::Message(bytes)) }
+    });
+    let first = AttachRequest { request: Some(attach_request::Request::StreamId(id)) };
+    let mut client = BuildServiceClient::new(channel).max_decoding_message_size(16 << 20);
+    let requests = stream::iter([first]).chain(messages);
+    let mut responses = client.attach(requests).await.unwrap().into_inner();
+    let noted = Arc::clone(&asked);
+    let requests = responses.by_ref().map(move |response| {
+        response.map(|response| {
+            let packet = Packet::decode(response.message.clone()).unwrap();
+            if packet.r#type() == PacketType::PacketReq {
+                lock(&noted).push(packet.id);
+            }
+            response.message
+        })
+    });
+    let _ = sync::send(tree, request, requests, out, Arc::default()).await;
+    while let Ok(Some(_)) = responses.message().await {}
+    let mut seen = lock(&seen).clone();
+    seen.asked = lock(&asked).iter().map(|id| seen.announced[*id as usize].clone()).collect();
+    seen.asked.sort();
+    lock(&syncs).push(seen);
+}
+
+/// The syncs of the build context, in one.
+pub(crate) fn of_context(syncs: &[Synced]) -> Synced {
+    let mut all = Synced::default();
+    for sync in syncs.iter().filter(|sync| sync.directory == "context") {
+        all.announced.extend(sync.announced.iter().cloned());
+        all.asked.extend(sync.asked.iter().cloned());
+        all.data += sync.data;
+    }
+    all
+}
+
+/// Files by size, for a context.
+pub(crate) fn write_files(directory: &Path, files: usize, bytes: usize) -> BTreeMap<String, usize> {
+    // Not compressible, and different in each file.
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let noise: Vec<u8> = std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    })
+    .take(bytes / files / 4 + 8192)
+    .flatten()
+    .collect();
+    let mut written = BTreeMap::new();
+    for index in 0..files {
+        let folder = format!("d{:03}", index / 100);
+        if index % 100 == 0 {
+            std::fs::create_dir_all(directory.join(&folder)).unwrap();
+        }
+        let size = bytes / files + usize::from(index < bytes % files);
+        let path = format!("{folder}/f{index:05}");
+        let at = (index * 7) % (noise.len() - size);
+        std::fs::write(directory.join(&path), &noise[at..at + size]).unwrap();
+        written.insert(path, size);
+    }
+    written
+}

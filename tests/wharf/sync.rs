@@ -1,0 +1,194 @@
+//! Incremental sync: what is sent, and that every context gives its own files.
+
+use std::{
+    fs::{self, File},
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use wharf::wire::v1::BuildSpec;
+
+use crate::harness::{
+    Test, Wharf, cases, rpc,
+    session::{self, Client, of_context},
+};
+
+cases![
+    twenty_thousand_files,
+    equal_contexts_of_one_job,
+    equal_dockerfiles_from_standard_input,
+    ignored_files,
+    a_dockerfile_outside_of_the_context,
+    a_tar_from_standard_input,
+];
+
+const FILES: usize = 20_000;
+const BYTES: usize = 237 << 20;
+
+async fn twenty_thousand_files(test: Arc<Test>) {
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    let base = test.base(&registry).await;
+    let caches = test.engine.large_caches().await;
+    let dockerfile = format!(
+        "FROM {base}\nRUN --mount=type=bind,target=/c find /c/d* -type f | wc -l > /count && cp /c/d123/f12345 /one\n"
+    );
+    let context = test.context("context", &[("Dockerfile", &dockerfile)]);
+    let written = {
+        let context = context.clone();
+        tokio::task::spawn_blocking(move || session::write_files(&context, FILES, BYTES)).await.unwrap()
+    };
+    let channel = rpc::connect(&wharfd.socket()).await;
+    let client = Client::of(&channel, "job#1", &context);
+
+    let (build, syncs) = client.build(BuildSpec::default()).await;
+    let id = build.ok().image_id.clone();
+    assert_eq!(test.engine.text(&id, "/count").await, format!("{FILES}\n"));
+    let cold = of_context(&syncs);
+    assert_eq!(cold.asked.len(), FILES + 1, "the files, and the Dockerfile");
+    assert_eq!(cold.data, BYTES + dockerfile.len());
+
+    let (build, syncs) = client.build(BuildSpec::default()).await;
+    assert_eq!(build.ok().image_id, id);
+    let untouched = of_context(&syncs);
+    assert!(untouched.announced.len() > FILES, "{}", untouched.announced.len());
+    assert_eq!((untouched.asked, untouched.data), (Vec::<String>::new(), 0));
+
+    let (path, size) = ("d123/f12345", written["d123/f12345"]);
+    fs::write(context.join(path), vec![b'x'; size]).unwrap();
+    // In another run of the job: what was sent is the job's.
+    let client = Client { namespace: "job#2".to_owned(), ..client };
+    let (build, syncs) = client.build(BuildSpec::default()).await;
+    let changed = of_context(&syncs);
+    assert_eq!((changed.asked, changed.data), (vec![path.to_owned()], size));
+    let file = test.engine.file(&build.ok().image_id, "/one").await.unwrap();
+    assert!(file == vec![b'x'; size], "the changed file is not in the image");
+
+    // Another job has sent nothing yet, whatever it claims.
+    let client = Client { namespace: "other#1".to_owned(), ..client };
+    let (build, syncs) = client.build(BuildSpec::default()).await;
+    build.ok();
+    assert_eq!(of_context(&syncs).asked.len(), FILES + 1);
+    test.engine.forget_large_caches(&caches).await;
+}
+
+/// Sets a file's time, so that nothing but its content tells it from another.
+fn set_time(path: &Path) {
+    let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
+}
+
+fn twin(test: &Test, path: &str, content: &str) -> std::path::PathBuf {
+    let context = test.context(path, &[("Dockerfile", "FROM scratch\nCOPY file /\n"), ("file", content)]);
+    for file in ["Dockerfile", "file"] {
+        set_time(&context.join(file));
+    }
+    context
+}
+
+async fn equal_contexts_of_one_job(test: Arc<Test>) {
+    let wharfd = test.wharfd().await;
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    let build = async |path: &str, content: &str| {
+        let context = twin(&test, path, content);
+        let id = job.build_id(&context, &[]).await;
+        assert_eq!(test.engine.text(&id, "/file").await, content, "{path}");
+    };
+    // In turn: the last components are equal, too.
+    build("one/app", "content 1").await;
+    build("two/app", "content 2").await;
+    build("one/app", "content 1").await;
+    // At once.
+    tokio::join!(
+        build("three/app", "content 3"),
+        build("four/app", "content 4"),
+        build("five/app", "content 5"),
+        build("six/app", "content 6"),
+    );
+    // The same path in another job's workspace.
+    let other = Wharf::new(&test, &wharfd, "other#1");
+    let id = other.build_id(twin(&test, "one/app", "content 7"), &[]).await;
+    assert_eq!(test.engine.text(&id, "/file").await, "content 7");
+}
+
+async fn equal_dockerfiles_from_standard_input(test: Arc<Test>) {
+    let wharfd = test.wharfd().await;
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    let context = test.context("context", &[("one", "1"), ("two", "2"), ("six", "6")]);
+    let build = async |name: &str, content: &str| {
+        let dockerfile = format!("FROM scratch\nCOPY {name} /file\n");
+        let args = ["build", "-q", "-f", "-", context.to_str().unwrap()];
+        let id = job.run_with(args, dockerfile.as_bytes()).await.ok().stdout;
+        assert_eq!(test.engine.text(id.trim(), "/file").await, content);
+    };
+    build("one", "1").await;
+    build("two", "2").await;
+    build("one", "1").await;
+    tokio::join!(build("one", "1"), build("two", "2"), build("six", "6"));
+    // Without any context.
+    let id = job.run_with(["build", "-q", "-"], b"FROM scratch\nENV A=1\n").await.ok().stdout;
+    let image = test.engine.inspect(id.trim()).await.unwrap();
+    assert!(image["Config"]["Env"].to_string().contains("A=1"), "{image}");
+}
+
+async fn ignored_files(test: Arc<Test>) {
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    let base = test.base(&registry).await;
+    let dockerfile = format!("FROM {base}\nCOPY . /c\nRUN cd /c && find . -type f | sort > /list\n");
+    let context = test.context(
+        "context",
+        &[
+            ("Dockerfile", &dockerfile),
+            ("other.Dockerfile", &dockerfile),
+            (".dockerignore", "# comment\n*.log\n!keep.log\nnode_modules\n**/deep/*.tmp\nDockerfile\n"),
+            ("other.Dockerfile.dockerignore", "*\n!src\n"),
+            ("a.log", ""),
+            ("keep.log", ""),
+            ("src/b.log", ""),
+            ("src/main", ""),
+            ("src/deep/x.tmp", ""),
+            ("node_modules/m/index.js", ""),
+        ],
+    );
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    let id = job.build_id(&context, &[]).await;
+    assert_eq!(
+        test.engine.text(&id, "/list").await,
+        "./.dockerignore\n./keep.log\n./other.Dockerfile\n./other.Dockerfile.dockerignore\n./src/b.log\n./src/main\n"
+    );
+    let file = context.join("other.Dockerfile");
+    let id = job.build_id(&context, &["-f", file.to_str().unwrap()]).await;
+    assert_eq!(test.engine.text(&id, "/list").await, "./src/b.log\n./src/deep/x.tmp\n./src/main\n");
+}
+
+async fn a_dockerfile_outside_of_the_context(test: Arc<Test>) {
+    let wharfd = test.wharfd().await;
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    let context =
+        test.context("context", &[("file", "inside"), ("Dockerfile", "FROM scratch\nCOPY wrong /\n")]);
+    let outside =
+        test.context("outside", &[("My.Dockerfile", "FROM scratch\nCOPY file /\n"), ("file", "outside")]);
+    let file = outside.join("My.Dockerfile");
+    let id = job.build_id(&context, &["-f", file.to_str().unwrap()]).await;
+    assert_eq!(test.engine.text(&id, "/file").await, "inside");
+    fs::write(&file, "FROM scratch\nCOPY file /other\n").unwrap();
+    let id = job.build_id(&context, &["-f", file.to_str().unwrap()]).await;
+    assert_eq!(test.engine.text(&id, "/other").await, "inside");
+}
+
+async fn a_tar_from_standard_input(test: Arc<Test>) {
+    let wharfd = test.wharfd().await;
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    let content = test.unique("tar");
+    let tar = crate::harness::image::context_tar(&[
+        ("d/Dockerfile.x", "FROM scratch\nCOPY file /\n"),
+        ("file", &content),
+    ]);
+    let id = job.run_with(["build", "-q", "-f", "d/Dockerfile.x", "-"], &tar).await.ok().stdout;
+    assert_eq!(test.engine.text(id.trim(), "/file").await, content);
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    std::io::Write::write_all(&mut gzip, &tar).unwrap();
+    let again =
+        job.run_with(["build", "-q", "-f", "d/Dockerfile.x", "-"], &gzip.finish().unwrap()).await.ok();
+    assert_eq!(test.engine.text(again.stdout.trim(), "/file").await, content);
+}
