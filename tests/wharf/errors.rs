@@ -202,7 +202,7 @@ async fn an_invalid_reference(test: Arc<Test>) {
     let job = Wharf::new(&test, &wharfd, "job#1");
     let context = test.context("context", &[("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")]);
     job.build(&context, &["-t", "foo/Bar"]).await.ended(2).says(&["foo/Bar", "foo/bar"]);
-    for command in [["push", "a b"], ["pull", "a:b:c"], ["images", "UP/x"]] {
+    for command in [["push", "a b"], ["pull", "a:b:c"], ["images", "a/UP"]] {
         job.run(command).await.ended(2).says(&[command[1]]);
     }
     let context = test.context("from", &[("Dockerfile", "FROM scratch\nCOPY --from=foo/Bar /a /a\n")]);
