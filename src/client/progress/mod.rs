@@ -5,6 +5,7 @@ pub(super) mod facts;
 mod model;
 mod plain;
 mod source;
+mod step;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -15,8 +16,9 @@ use std::{
     time::Instant,
 };
 
-pub use model::{Changes, Id, Line, Model, State, Status, Tail, Vertex, Warning};
+pub use model::{Changes, Id, Model};
 pub use source::Source;
+pub use step::{Line, State, Status, Tail, Vertex, Warning};
 pub(in crate::client) use text::one_line;
 
 use self::{plain::Plain, tty::Tty};

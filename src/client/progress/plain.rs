@@ -9,7 +9,8 @@ use std::{
 };
 
 use super::{
-    model::{Changes, Id, Line, Model, State, Status, Vertex},
+    model::{Changes, Id, Model},
+    step::{Line, State, Status, Vertex},
     text,
 };
 

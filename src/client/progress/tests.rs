@@ -114,6 +114,21 @@ fn quiet_says_only_why_it_failed() {
 }
 
 #[test]
+fn what_was_stopped_says_so() {
+    let shown = |mode| {
+        let mut out = Vec::new();
+        let mut progress = Progress::new(mode, &mut out);
+        progress.update(&Facts::new().started("a", "A", 0).log("a", 0, "half a line").0);
+        progress.finish(Outcome::Stopped);
+        String::from_utf8(out).unwrap()
+    };
+    assert_eq!(shown(Mode::Plain), "#1 A\n#1 0.000 half a line\n#1 CANCELED\n");
+    let picture = shown(Mode::Tty);
+    assert!(picture.contains(" => CANCELED A ") && !picture.contains("FINISHED"), "{picture:?}");
+    assert_eq!(shown(Mode::Quiet), "");
+}
+
+#[test]
 fn a_closed_console_stops_nothing() {
     struct Closed;
     impl Write for Closed {

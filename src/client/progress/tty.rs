@@ -6,7 +6,8 @@ use std::{
 };
 
 use super::{
-    model::{Id, Model, State, Status, Vertex},
+    model::{Id, Model},
+    step::{State, Status, Vertex},
     text::{bytes, cut, untabbed, width},
 };
 
@@ -128,7 +129,10 @@ impl Tty {
     }
 
     pub(super) fn draw_last(&mut self, model: &Model, size: Size) -> String {
-        let all = model.started().filter(|(_, vertex)| vertex.is_ended()).count() == model.total();
+        let states: Vec<State<'_>> = model.started().map(|(_, vertex)| vertex.state()).collect();
+        let failed = states.iter().any(|state| matches!(state, State::Failed(_)));
+        let stopped = states.contains(&State::Canceled) && !failed;
+        let all = states.len() == model.total() && !states.contains(&State::Running) && !stopped;
         let rows = self.rows_of(model, size);
         let picture = self.paint(model, size, &rows, if all { " FINISHED" } else { "" });
         self.rows.clear();

@@ -1,0 +1,187 @@
+//! What is known of one step: how it is, what moves in it, what it wrote.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{model::Id, text::LineBuffer};
+
+/// What of a step's output is kept, to be shown again when it fails.
+pub(super) const TAIL_LINES_MAX: usize = 200;
+pub(super) const TAIL_BYTES_MAX: usize = 64 * 1024;
+/// How BuildKit's errors end when somebody else's failure, or a person, stopped a step.
+pub(super) const CANCELED: &str = "context canceled";
+
+/// A time of the engine's clock, since the Unix epoch.
+pub(super) type Moment = Duration;
+
+/// One step.
+#[derive(Debug, Default)]
+pub struct Vertex {
+    /// From 1, in order of start; 0: not started.
+    pub number: usize,
+    /// What a person should read.
+    pub name: String,
+    pub(super) cached: bool,
+    pub(super) error: String,
+    /// How long its earlier runs took: a step can start anew.
+    pub(super) before: Duration,
+    pub(super) begin: Option<Moment>,
+    pub(super) end: Option<Moment>,
+    /// Its parts that move.
+    pub statuses: Vec<Status>,
+    pub(super) status_ids: HashMap<String, usize>,
+    /// The end of its output.
+    pub tail: Tail,
+    pub(super) output: LineBuffer,
+    /// When the line that is not ended yet began.
+    pub(super) output_since: Option<Moment>,
+}
+
+/// How a step is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State<'a> {
+    /// It has not started.
+    Waiting,
+    /// It runs.
+    Running,
+    /// It is done.
+    Done,
+    /// Its result came from the cache.
+    Cached,
+    /// It was stopped before its end.
+    Canceled,
+    /// It failed, and why.
+    Failed(&'a str),
+}
+
+/// A part of a step that moves.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// What a person should read.
+    pub name: String,
+    /// How far it is, in bytes.
+    pub current: u64,
+    /// How far it goes; 0: not known.
+    pub total: u64,
+    pub(super) begin: Option<Moment>,
+    pub(super) end: Option<Moment>,
+}
+
+/// A line of a step's output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// How long after its step's start it was written.
+    pub after: Duration,
+    /// Without its newline.
+    pub text: Arc<str>,
+}
+
+/// The end of a step's output.
+#[derive(Debug, Default)]
+pub struct Tail {
+    /// At most 200 lines and 64 KiB.
+    pub lines: VecDeque<Line>,
+    /// How many lines came before these.
+    pub forgotten: u64,
+    pub(super) bytes: usize,
+}
+
+/// A warning about the Dockerfile or the call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Warning {
+    /// The step it is about; none: the build as a whole.
+    pub vertex: Option<Id>,
+    /// The warning in a line.
+    pub short: String,
+    /// More lines.
+    pub details: Vec<String>,
+    /// Where to read on; may be empty.
+    pub url: String,
+    /// The first line that it is about, from 1; 0: none.
+    pub line: i32,
+}
+
+impl Vertex {
+    /// How it is.
+    pub fn state(&self) -> State<'_> {
+        match self {
+            Self { number: 0, .. } => State::Waiting,
+            Self { end: None, .. } => State::Running,
+            Self { error, .. } if error.ends_with(CANCELED) => State::Canceled,
+            Self { error, .. } if !error.is_empty() => State::Failed(error),
+            Self { cached: true, .. } => State::Cached,
+            Self { .. } => State::Done,
+        }
+    }
+
+    /// Whether it has ended, however.
+    pub fn is_ended(&self) -> bool {
+        self.end.is_some()
+    }
+
+    /// The line of its output that is not ended yet.
+    pub fn partial_line(&self) -> Option<Line> {
+        let after = self.output_since.unwrap_or_default().saturating_sub(self.begin.unwrap_or_default());
+        self.output.peek().map(|text| Line { after, text: text.into() })
+    }
+}
+
+impl Status {
+    /// Whether it has ended.
+    pub fn is_ended(&self) -> bool {
+        self.end.is_some()
+    }
+}
+
+impl Line {
+    /// What it takes in memory: empty lines are not free.
+    pub(super) fn bytes(&self) -> usize {
+        size_of::<Self>() + self.text.len()
+    }
+}
+
+/// With its time before it, as buildx prints it: the later, the fewer digits.
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.after.as_secs_f64();
+        let digits = match self.after.as_secs() {
+            0..10 => 3,
+            10..100 => 2,
+            _ => 1,
+        };
+        write!(f, "{seconds:.digits$} {}", self.text)
+    }
+}
+
+impl Warning {
+    /// `text (line 3)`.
+    pub fn located(&self) -> String {
+        let place = format!(" (line {})", self.line);
+        // BuildKit's checks say so themselves.
+        if self.line < 1 || self.short.ends_with(&place) {
+            self.short.clone()
+        } else {
+            self.short.clone() + &place
+        }
+    }
+}
+
+impl Tail {
+    pub(super) fn push(&mut self, line: Line) {
+        self.bytes += line.bytes();
+        self.lines.push_back(line);
+        self.shorten(TAIL_LINES_MAX, TAIL_BYTES_MAX);
+    }
+
+    pub(super) fn shorten(&mut self, lines_max: usize, bytes_max: usize) {
+        while self.lines.len() > lines_max || self.bytes > bytes_max {
+            let Some(line) = self.lines.pop_front() else { break };
+            self.bytes -= line.bytes();
+            self.forgotten += 1;
+        }
+    }
+}
