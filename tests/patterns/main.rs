@@ -9,6 +9,8 @@
     reason = "a test may fail"
 )]
 
+mod receive;
+
 use std::{
     cell::RefCell,
     env, fs,
@@ -43,19 +45,7 @@ struct Oracle {
 
 impl Oracle {
     fn start(name: &str) -> Self {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/patterns/oracle");
-        let binary = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("oracle-{name}"));
-        let go = env::var_os("WHARF_GO").unwrap_or_else(|| "go".into());
-        let built = Command::new(&go)
-            .args(["build", "-buildvcs=false", "-o"])
-            .arg(&binary)
-            .arg(".")
-            .current_dir(source)
-            .status();
-        let built =
-            built.unwrap_or_else(|error| panic!("cannot run {go:?}, run scripts/env setup test: {error}"));
-        assert!(built.success(), "tests/patterns/oracle does not build");
-        let mut child = Command::new(binary)
+        let mut child = Command::new(build_oracle(name))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -79,6 +69,18 @@ impl Drop for Oracle {
         drop(self.questions.take());
         self.child.wait().expect("the oracle ends with its input");
     }
+}
+
+/// Builds the oracle, for each test its own: they run side by side.
+fn build_oracle(name: &str) -> PathBuf {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/patterns/oracle");
+    let binary = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("oracle-{name}"));
+    let go = env::var_os("WHARF_GO").unwrap_or_else(|| "go".into());
+    let built = Command::new(&go).args(["build", "-o"]).arg(&binary).arg(".").current_dir(source).status();
+    let built =
+        built.unwrap_or_else(|error| panic!("cannot run {go:?}, run scripts/env setup test: {error}"));
+    assert!(built.success(), "tests/patterns/oracle does not build");
+    binary
 }
 
 /// The same cases every time; PROPTEST_CASES=100000 goes on where these end.
@@ -223,8 +225,8 @@ enum Kind {
 }
 
 fn case(links: bool) -> impl Strategy<Value = Case> {
-    let target =
-        (select(vec!["", "/", "../", "./"]), path()).prop_map(|(prefix, path)| format!("{prefix}{path}"));
+    let target = (select(vec!["", "/", "../", "./", "/../", "a/../../", "/a/../../"]), path())
+        .prop_map(|(prefix, path)| format!("{prefix}{path}"));
     let kind = prop_oneof![
         3 => Just(Kind::Directory),
         6 => select(vec![0o644, 0o755, 0o4755, 0o2755, 0o1777, 0o600]).prop_map(Kind::File),

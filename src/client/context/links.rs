@@ -104,7 +104,8 @@ fn target(root: &Path, parent: &str, name: &str) -> Result<Option<String>, Error
     match fs::read_link(root.join(parent).join(name)) {
         // A target that no pattern can say is left to the walk, which names it.
         Ok(link) => Ok(link.to_str().map(|link| {
-            if link.starts_with('/') { link.to_owned() } else { path::clean(&format!("/{parent}/{link}")) }
+            let from = if link.starts_with('/') { "" } else { parent };
+            path::clean(&format!("/{from}/{link}"))
         })),
         // EINVAL: not a symlink.
         Err(error) if is_absent(&error) || error.kind() == io::ErrorKind::InvalidInput => Ok(None),

@@ -1,5 +1,6 @@
 // What Docker's own code makes of patterns and directories, for comparison:
-// one question as JSON a line on stdin, one answer a line on stdout.
+// one question as JSON a line on stdin, one answer a line on stdout. With
+// `receive DIRECTORY` it is the other end of a sync instead.
 package main
 
 import (
@@ -35,6 +36,12 @@ type answer struct {
 }
 
 func main() {
+	if len(os.Args) == 3 && os.Args[1] == "receive" {
+		if err := receive(os.Args[2]); err != nil {
+			log.Fatal(err)
+		}
+		return
+	}
 	questions := bufio.NewScanner(os.Stdin)
 	questions.Buffer(nil, 1<<20)
 	answers := json.NewEncoder(os.Stdout)
