@@ -2,6 +2,9 @@
 
 mod build;
 mod call;
+mod credentials;
+mod image;
+mod namespace;
 mod node;
 pub mod status;
 mod stream;
@@ -21,7 +24,10 @@ use crate::{
     config::EngineName,
     engine::Engine,
     identity::Identities,
-    wire::v1::{self, build_service_server::BuildServiceServer, node_service_server::NodeServiceServer},
+    wire::v1::{
+        self, build_service_server::BuildServiceServer, image_service_server::ImageServiceServer,
+        namespace_service_server::NamespaceServiceServer, node_service_server::NodeServiceServer,
+    },
 };
 
 /// What all handlers share.
@@ -61,11 +67,21 @@ pub async fn services(
         .build_v1()?;
     let node = NodeServiceServer::from_arc(Arc::new(node::Node::new(Arc::clone(&front))));
     let build = BuildServiceServer::from_arc(Arc::new(build::Build::new(Arc::clone(&front))));
+    let image = ImageServiceServer::from_arc(Arc::new(image::Images::new(Arc::clone(&front))));
+    let namespace = NamespaceServiceServer::from_arc(Arc::new(namespace::Namespaces::new(front)));
     let (reporter, health) = tonic_health::server::health_reporter();
     // What listens serves: the engines were reached before.
     reporter.set_service_status("", tonic_health::ServingStatus::Serving).await;
     reporter.set_serving::<NodeServiceServer<node::Node>>().await;
     reporter.set_serving::<BuildServiceServer<build::Build>>().await;
-    let routes = Routes::new(node).add_service(build).add_service(health).add_service(reflection).prepare();
+    reporter.set_serving::<ImageServiceServer<image::Images>>().await;
+    reporter.set_serving::<NamespaceServiceServer<namespace::Namespaces>>().await;
+    let routes = Routes::new(node)
+        .add_service(build)
+        .add_service(image)
+        .add_service(namespace)
+        .add_service(health)
+        .add_service(reflection)
+        .prepare();
     Ok(ServiceExt::<Request<Incoming>>::map_response(routes, status::complete))
 }

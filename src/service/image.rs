@@ -1,0 +1,201 @@
+//! `ImageService`: the images of a namespace.
+
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status};
+
+use super::{
+    Front, Kind,
+    call::to_its_end,
+    credentials::Presented,
+    stream::{self, Responses},
+};
+use crate::{
+    engine::image::OwnedImage,
+    fault::Fault,
+    names::Reference,
+    wire::v1::{self, image_service_server::ImageService, pull_image_response, push_image_response},
+};
+
+/// `ImageService`.
+#[derive(Debug)]
+pub(super) struct Images {
+    front: Arc<Front>,
+}
+
+impl Images {
+    pub(super) fn new(front: Arc<Front>) -> Self {
+        Self { front }
+    }
+}
+
+#[tonic::async_trait]
+impl ImageService for Images {
+    type PushImageStream = Responses<v1::PushImageResponse>;
+    type PullImageStream = Responses<v1::PullImageResponse>;
+
+    async fn push_image(
+        &self,
+        request: Request<v1::PushImageRequest>,
+    ) -> Result<Response<Self::PushImageStream>, Status> {
+        let call = self.front.accept(&request, "PushImage")?;
+        let request = request.into_inner();
+        call.answer(async {
+            let permit = call.authorize(request.namespace)?;
+            let reference = reference("reference", &request.reference)?.tagged();
+            let credentials = Presented::from_wire(request.credentials)?;
+            let member = self.front.work().begin(call.engine_name(), &permit, Kind::Push)?;
+            let engine = call.engine().clone();
+            let work = move |reporter| async move {
+                let image = engine.find_image(&permit, &reference.to_string()).await?;
+                let login = credentials.of(reference.host());
+                let digest = engine.push(&permit, &image, &reference, login, &reporter).await?;
+                Ok(v1::PushImageResult { reference: reference.to_string(), digest: digest.to_string() })
+            };
+            Ok(stream::run(&call, (*member).clone(), Some(member), work, pushing, pushed))
+        })
+        .await
+    }
+
+    async fn pull_image(
+        &self,
+        request: Request<v1::PullImageRequest>,
+    ) -> Result<Response<Self::PullImageStream>, Status> {
+        let call = self.front.accept(&request, "PullImage")?;
+        let request = request.into_inner();
+        call.answer(async {
+            let permit = call.authorize(request.namespace)?;
+            let reference = reference("reference", &request.reference)?.tagged();
+            let credentials = Presented::from_wire(request.credentials)?;
+            let member = self.front.work().begin(call.engine_name(), &permit, Kind::Pull)?;
+            let engine = call.engine().clone();
+            let work = move |reporter| async move {
+                let (digest, image) = engine.pull_image(&permit, &reference, &credentials, &reporter).await?;
+                Ok(v1::PullImageResult {
+                    reference: reference.to_string(),
+                    digest: digest.as_ref().map(ToString::to_string).unwrap_or_default(),
+                    image_id: image.id().to_string(),
+                })
+            };
+            Ok(stream::run(&call, (*member).clone(), Some(member), work, pulling, pulled))
+        })
+        .await
+    }
+
+    async fn tag_image(
+        &self,
+        request: Request<v1::TagImageRequest>,
+    ) -> Result<Response<v1::TagImageResponse>, Status> {
+        let call = self.front.accept(&request, "TagImage")?;
+        let request = request.into_inner();
+        call.answer(async {
+            let permit = call.authorize(request.namespace)?;
+            let target = reference("target", &request.target)?.tagged();
+            let member = self.front.work().begin(call.engine_name(), &permit, Kind::Change)?;
+            let engine = call.engine().clone();
+            to_its_end(member, async move {
+                let image = engine.find_image(&permit, &request.source).await?;
+                engine.tag_image(&permit, &image, &target).await?;
+                Ok(v1::TagImageResponse {})
+            })
+            .await
+        })
+        .await
+    }
+
+    async fn list_images(
+        &self,
+        request: Request<v1::ListImagesRequest>,
+    ) -> Result<Response<v1::ListImagesResponse>, Status> {
+        let call = self.front.accept(&request, "ListImages")?;
+        let request = request.into_inner();
+        call.answer(async {
+            let permit = call.authorize(request.namespace)?;
+            let filter = match request.reference.as_str() {
+                "" => None,
+                text => Some(reference("reference", text)?),
+            };
+            let images = call.engine().images(&permit).await?;
+            let images = images.iter().filter_map(|image| listed(image, filter.as_ref())).collect();
+            Ok(v1::ListImagesResponse { images })
+        })
+        .await
+    }
+
+    async fn inspect_image(
+        &self,
+        request: Request<v1::InspectImageRequest>,
+    ) -> Result<Response<v1::InspectImageResponse>, Status> {
+        let call = self.front.accept(&request, "InspectImage")?;
+        let request = request.into_inner();
+        call.answer(async {
+            let permit = call.authorize(request.namespace)?;
+            let (image, json) = call.engine().inspect_image(&permit, &request.reference).await?;
+            Ok(v1::InspectImageResponse { image: listed(&image, None), json: json.to_string() })
+        })
+        .await
+    }
+
+    async fn remove_image(
+        &self,
+        request: Request<v1::RemoveImageRequest>,
+    ) -> Result<Response<v1::RemoveImageResponse>, Status> {
+        let call = self.front.accept(&request, "RemoveImage")?;
+        let request = request.into_inner();
+        call.answer(async {
+            let permit = call.authorize(request.namespace)?;
+            let member = self.front.work().begin(call.engine_name(), &permit, Kind::Change)?;
+            let engine = call.engine().clone();
+            to_its_end(member, async move {
+                let removed = engine.remove_image(&permit, &request.reference, request.force).await?;
+                Ok(v1::RemoveImageResponse {
+                    untagged: removed.untagged.iter().map(ToString::to_string).collect(),
+                    deleted: removed.deleted.iter().map(ToString::to_string).collect(),
+                })
+            })
+            .await
+        })
+        .await
+    }
+}
+
+fn reference(field: &'static str, text: &str) -> Result<Reference, Fault> {
+    Reference::parse(text).map_err(|error| Fault::invalid(field, error.to_string()))
+}
+
+/// An image with the references that `filter` matches: a repository's, or the one that it says. None
+/// when it has none of those.
+fn listed(image: &OwnedImage, filter: Option<&Reference>) -> Option<v1::Image> {
+    let matches = |reference: &&Reference| {
+        filter.is_none_or(|filter| {
+            reference.repository() == filter.repository()
+                && (filter.tag().is_none() || filter.tag() == reference.tag())
+                && (filter.digest().is_none() || filter.digest() == reference.digest())
+        })
+    };
+    let references: Vec<_> = image.references().filter(matches).map(ToString::to_string).collect();
+    let created = prost_types::Timestamp { seconds: image.created(), nanos: 0 };
+    let whole = filter.is_none() || !references.is_empty();
+    whole.then(|| v1::Image {
+        id: image.id().to_string(),
+        references,
+        created: Some(created),
+        size: image.size(),
+    })
+}
+
+fn pushing(progress: v1::Progress) -> v1::PushImageResponse {
+    v1::PushImageResponse { response: Some(push_image_response::Response::Progress(progress)) }
+}
+
+fn pushed(result: v1::PushImageResult) -> v1::PushImageResponse {
+    v1::PushImageResponse { response: Some(push_image_response::Response::Result(result)) }
+}
+
+fn pulling(progress: v1::Progress) -> v1::PullImageResponse {
+    v1::PullImageResponse { response: Some(pull_image_response::Response::Progress(progress)) }
+}
+
+fn pulled(result: v1::PullImageResult) -> v1::PullImageResponse {
+    v1::PullImageResponse { response: Some(pull_image_response::Response::Result(result)) }
+}

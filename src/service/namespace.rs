@@ -1,0 +1,48 @@
+//! `NamespaceService`: the end of a namespace.
+
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status};
+
+use super::Front;
+use crate::wire::v1::{
+    DeleteNamespaceRequest, DeleteNamespaceResponse, namespace_service_server::NamespaceService,
+};
+
+/// `NamespaceService`.
+#[derive(Debug)]
+pub(super) struct Namespaces {
+    front: Arc<Front>,
+}
+
+impl Namespaces {
+    pub(super) fn new(front: Arc<Front>) -> Self {
+        Self { front }
+    }
+}
+
+#[tonic::async_trait]
+impl NamespaceService for Namespaces {
+    async fn delete_namespace(
+        &self,
+        request: Request<DeleteNamespaceRequest>,
+    ) -> Result<Response<DeleteNamespaceResponse>, Status> {
+        let call = self.front.accept(&request, "DeleteNamespace")?;
+        call.answer(async {
+            let permit = call.authorize(request.into_inner().namespace)?;
+            let (engine, name) = (call.engine().clone(), call.engine_name().clone());
+            let work = Arc::clone(self.front.work());
+            // Not in the namespace's own group, which it cancels; to its end, also when the client goes.
+            let tasks = work.group().enter("delete namespace")?;
+            tasks
+                .spawn("delete namespace", async move {
+                    let cancelled_builds = work.end(&name, &permit).await;
+                    let references = engine.delete_namespace(&permit).await?;
+                    let references = references.iter().map(ToString::to_string).collect();
+                    Ok(DeleteNamespaceResponse { references, cancelled_builds })
+                })
+                .await?
+        })
+        .await
+    }
+}
