@@ -85,3 +85,6 @@ pub async fn services(
         .prepare();
     Ok(ServiceExt::<Request<Incoming>>::map_response(routes, status::complete))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,121 @@
+//! The front door through a real socket, without an engine.
+
+use hyper_util::rt::TokioIo;
+use tonic::{
+    Code,
+    transport::{Channel, Endpoint},
+};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+use tonic_reflection::pb::v1::{
+    ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+    server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+};
+use tonic_types::StatusExt as _;
+
+use super::*;
+use crate::{
+    config::{Config, Flags},
+    names::SocketPath,
+    tasks::Group,
+    transport::{self, Limits, unix::Listener},
+    wire::v1::{namespace_service_client::NamespaceServiceClient, node_service_client::NodeServiceClient},
+};
+
+struct Door {
+    socket: SocketPath,
+    channel: Channel,
+}
+
+impl Door {
+    async fn new(name: &str) -> Self {
+        let directory = std::env::temp_dir().join(format!("wharf-service-{}-{name}", std::process::id()));
+        let socket: SocketPath = format!("unix://{}/w.sock", directory.display()).parse().unwrap();
+        let listener = Listener::bind(&socket, 0o600, None).unwrap();
+        let process = Group::root();
+        let work = Work::new(process.child("work"));
+        let identities = Identities::new(&Config::with_file(Flags::default(), ""));
+        let front = Front::new(identities, BTreeMap::new(), work);
+        let services = services(front).await.unwrap();
+        let connections = process.child("connections");
+        let serving = transport::serve(vec![listener], Limits::default(), connections, services);
+        drop(process.spawn("serve", serving));
+        let path = socket.as_path().to_owned();
+        let connect = tower::service_fn(move |_| {
+            let path = path.clone();
+            async { tokio::net::UnixStream::connect(path).await.map(TokioIo::new) }
+        });
+        let channel =
+            Endpoint::from_static("http://localhost").connect_with_connector(connect).await.unwrap();
+        Self { socket, channel }
+    }
+
+    fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(self.socket.as_path().parent().unwrap());
+    }
+}
+
+#[tokio::test]
+async fn every_service_is_healthy_and_describes_itself() {
+    let door = Door::new("health").await;
+    let mut described = Vec::new();
+    let asked = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let mut answers = ServerReflectionClient::new(door.channel())
+        .server_reflection_info(futures_util::stream::iter([asked]))
+        .await
+        .unwrap()
+        .into_inner();
+    while let Some(answer) = answers.message().await.unwrap() {
+        let Some(MessageResponse::ListServicesResponse(list)) = answer.message_response else {
+            panic!("{answer:?}")
+        };
+        described.extend(list.service.into_iter().map(|service| service.name));
+    }
+    let mut health = HealthClient::new(door.channel());
+    let own: Vec<_> = described.iter().filter(|name| name.starts_with("wharf.")).cloned().collect();
+    assert_eq!(own.len(), 4, "{described:?}");
+    for service in own.into_iter().chain([String::new()]) {
+        let answer = health.check(HealthCheckRequest { service: service.clone() }).await.unwrap();
+        assert_eq!(answer.into_inner().status(), ServingStatus::Serving, "{service}");
+    }
+}
+
+#[tokio::test]
+async fn a_message_that_is_too_large_is_a_limit_with_a_reason() {
+    let door = Door::new("large").await;
+    let namespace = v1::Namespace { job: "j".repeat(5 << 20), run: "1".into() };
+    let request = v1::DeleteNamespaceRequest { namespace: Some(namespace) };
+    let status = NamespaceServiceClient::new(door.channel()).delete_namespace(request).await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+    assert_eq!(status.get_details_error_info().unwrap().reason, "LIMIT_REACHED");
+}
+
+#[tokio::test]
+async fn an_unknown_method_is_unimplemented() {
+    let door = Door::new("unknown").await;
+    let mut client = tonic::client::Grpc::new(door.channel());
+    client.ready().await.unwrap();
+    let codec = tonic_prost::ProstCodec::<v1::GetInfoRequest, v1::GetInfoResponse>::default();
+    let path = http::uri::PathAndQuery::from_static("/wharf.v1.NodeService/Nothing");
+    let answer = client.unary(tonic::Request::new(v1::GetInfoRequest {}), path, codec).await;
+    assert_eq!(answer.unwrap_err().code(), Code::Unimplemented);
+}
+
+#[tokio::test]
+async fn what_wharfd_itself_gets_wrong_is_internal_and_says_no_more() {
+    let door = Door::new("internal").await;
+    let status = NodeServiceClient::new(door.channel()).get_info(v1::GetInfoRequest {}).await.unwrap_err();
+    assert_eq!(status.code(), Code::Internal);
+    assert_eq!(status.get_details_error_info().unwrap().reason, "INTERNAL");
+    assert!(!status.message().contains("engine"), "{status:?}");
+}
