@@ -3,7 +3,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test check unit build engines down clean
+.PHONY: help demo test check unit build engines down bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
@@ -32,6 +32,9 @@ engines: ## bring up the two engines that tests run on, and leave them up
 down: ## stop them
 	scripts/env down 26
 	scripts/env down 29
+
+bench: ## measure beside docker build and buildx, on both engines
+	benches/run
 
 clean: ## remove what cargo built; the tools' cache stays (scripts/env paths: WHARF_CACHE)
 	cargo clean
