@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
@@ -16,7 +17,7 @@ use super::{client::BuildClient, session::random_id};
 use crate::{
     engine::{
         Engine, StoreKind,
-        admission::Admitted,
+        admission::{Admitted, CredentialSource},
         connection::Connection,
         failure::Failure,
         gate::{self, Gate, Refusal},
@@ -36,6 +37,8 @@ use crate::{
 const PASSES_MAX: usize = 64;
 /// Facts of a pass that may yet be denied; a pass makes a few dozen.
 const FACTS_HELD_MAX: usize = 1024;
+/// How long a pass is held back: a denied one takes some 20 ms.
+const HOLD: Duration = Duration::from_millis(500);
 
 /// A build that was allowed.
 #[derive(Debug)]
@@ -421,7 +424,7 @@ impl<'a> Build<'a> {
             StoreKind::Containerd => id.clone(),
             StoreKind::Classic => String::new(),
         };
-        let result = v1::BuildResult {
+        let mut result = v1::BuildResult {
             image_id: id,
             config_digest: config,
             digest,
@@ -430,7 +433,17 @@ impl<'a> Build<'a> {
             ..v1::BuildResult::default()
         };
         if self.spec.push {
-            return Err(Fault::new(Reason::EngineLacks, "pushes come with the next commit"));
+            let client: &BuildClient = &self.order.client;
+            // By id: the run may build the same tag twice at once.
+            let image = self.engine.find_image(&self.order.namespace, &result.image_id).await?;
+            for tag in &self.spec.tags {
+                let login = CredentialSource::credentials(client, tag.host()).await?;
+                let pushing =
+                    self.engine.push(&self.order.namespace, &image, tag, login.as_ref(), self.reporter);
+                let digest = pushing.await?.to_string();
+                result.digest.clone_from(&digest);
+                result.pushed.push(v1::PushedReference { reference: tag.to_string(), digest });
+            }
         }
         Ok(result)
     }
@@ -442,32 +455,47 @@ fn descriptor(facts: &HashMap<String, String>) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-/// Facts of a pass: held back until it runs, since one that is denied is run again.
+/// Facts of a pass: held back for a moment, since one that is denied is run again. A pass that takes
+/// longer than a moment is shown as it goes, but for its errors, which may be no more than the denial.
 struct PassFacts<'a> {
     reporter: &'a Reporter,
     shown: &'a Shown,
-    held: Option<Vec<v1::Progress>>,
+    begun: Instant,
+    held: Vec<v1::Progress>,
+    runs: bool,
 }
 
 impl<'a> PassFacts<'a> {
     fn new(reporter: &'a Reporter, shown: &'a Shown) -> Self {
-        Self { reporter, shown, held: Some(Vec::new()) }
+        Self { reporter, shown, begun: Instant::now(), held: Vec::new(), runs: false }
+    }
+
+    async fn release(&mut self) {
+        let mut rest = Vec::new();
+        for mut progress in self.held.drain(..) {
+            if !self.runs {
+                let errors = progress.vertexes.extract_if(.., |vertex| !vertex.error.is_empty()).collect();
+                rest.push(v1::Progress { vertexes: errors, ..v1::Progress::default() });
+            }
+            self.reporter.report(progress).await;
+        }
+        rest.retain(|progress| !progress.vertexes.is_empty());
+        self.held = rest;
     }
 }
 
 impl Facts for PassFacts<'_> {
     async fn report(&mut self, facts: StatusResponse) {
-        let progress = self.shown.progress(facts);
-        match &mut self.held {
-            Some(held) if held.len() < FACTS_HELD_MAX => held.push(progress),
-            Some(_) => {}
-            None => self.reporter.report(progress).await,
+        if self.held.len() < FACTS_HELD_MAX {
+            self.held.push(self.shown.progress(facts));
+        }
+        if self.runs || self.begun.elapsed() > HOLD {
+            self.release().await;
         }
     }
 
     async fn runs(&mut self) {
-        for progress in self.held.take().into_iter().flatten() {
-            self.reporter.report(progress).await;
-        }
+        self.runs = true;
+        self.release().await;
     }
 }
