@@ -62,8 +62,9 @@ impl std::error::Error for Cause {}
 impl From<Cause> for Fault {
     fn from(cause: Cause) -> Self {
         match cause {
-            Cause::ShuttingDown => Self::new(Reason::ShuttingDown, "wharfd is shutting down")
-                .hint("try again in a moment"),
+            Cause::ShuttingDown => {
+                Self::new(Reason::ShuttingDown, "wharfd is shutting down").hint("try again in a moment")
+            }
             Cause::ClientGone | Cause::NamespaceDeleted | Cause::Failed | Cause::Done => {
                 Self::new(Reason::Cancelled, format!("cancelled: {cause}"))
             }

@@ -94,37 +94,38 @@ impl Rules {
     }
 }
 
-/// Whether an address is neither this node's nor its network's (RFC 6890 and its kin).
+/// Whether an address is neither this node's nor its network's, nor one that leads to such: IANA's
+/// special-purpose registries (RFC 6890) and what has been entered there since.
 fn is_public(address: IpAddr) -> bool {
     match address.to_canonical() {
         IpAddr::V4(v4) => {
-            let [a, b, ..] = v4.octets();
+            let [a, b, c, _] = v4.octets();
             let shared = a == 100 && (64..128).contains(&b);
+            let protocols = (a, b, c) == (192, 0, 0);
+            let relays_v6 = (a, b, c) == (192, 88, 99);
             let benchmark = a == 198 && (18..20).contains(&b);
+            let reserved = a == 0 || a >= 240;
             !(v4.is_loopback()
                 || v4.is_private()
                 || v4.is_link_local()
-                || v4.is_unspecified()
-                || v4.is_broadcast()
                 || v4.is_multicast()
                 || v4.is_documentation()
-                || a == 0
-                || a >= 240
                 || shared
-                || benchmark)
+                || protocols
+                || relays_v6
+                || benchmark
+                || reserved)
         }
         IpAddr::V6(v6) => {
             let [first, second, ..] = v6.segments();
-            // NAT64 and 6to4 carry an IPv4 address that this node may route to itself.
-            let carries_v4 = first == 0x2002 || (first == 0x64 && second == 0xff9b);
-            !(v6.is_loopback()
-                || v6.is_unspecified()
-                || v6.is_multicast()
-                || v6.is_unique_local()
-                || v6.is_unicast_link_local()
-                || first & 0xffc0 == 0xfec0
-                || carries_v4
-                || v6.to_ipv4().is_some())
+            // Only 2000::/3 is given out to networks: unlike any other, NAT64's included, which may
+            // lead to an IPv4 address of this node.
+            let global = first & 0xe000 == 0x2000;
+            // Teredo and its kin, documentation, 6to4, documentation again.
+            let special = (first == 0x2001 && (second < 0x200 || second == 0xdb8))
+                || first == 0x2002
+                || (first == 0x3fff && second < 0x1000);
+            global && !special
         }
     }
 }
@@ -157,11 +158,18 @@ mod tests {
             "::ffff:127.0.0.1",
             "64:ff9b::7f00:1",
             "2002:7f00:1::",
+            "::127.0.0.1",
+            "2001:0:7f00:1::",
+            "2001:db8::1",
+            "3fff::1",
+            "ff02::1",
+            "192.0.0.1",
+            "255.255.255.255",
             "224.0.0.1",
         ] {
             assert!(!is_public(address.parse().unwrap()), "{address}");
         }
-        for address in ["8.8.8.8", "2606:4700::1111", "172.32.0.1"] {
+        for address in ["8.8.8.8", "2606:4700::1111", "2001:4860:4860::8888", "172.32.0.1", "100.128.0.1"] {
             assert!(is_public(address.parse().unwrap()), "{address}");
         }
     }
