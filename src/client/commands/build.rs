@@ -1,7 +1,9 @@
 //! `wharf build`.
 
-use std::{collections::HashMap, pin::pin, sync::Arc, time::Duration};
+use std::{collections::HashMap, future::ready, pin::pin, sync::Arc, time::Duration};
 
+use bytes::BytesMut;
+use futures_util::{Stream, StreamExt as _, stream};
 use tokio::{
     io::{AsyncReadExt as _, stdin},
     sync::mpsc,
@@ -160,7 +162,8 @@ async fn receive(
 ) -> Result<Ended, Stop> {
     let (requests, sent) = mpsc::channel(PIECES_MAX);
     let start = BuildRequest { request: Some(build_request::Request::Start(start)) };
-    requests.send(start).await.map_err(|_| Failure::lost())?;
+    requests.send(Some(start)).await.map_err(|_| Failure::lost())?;
+    let sent = until_whole(sent);
     let sending = async {
         match send_tar(tar, requests).await {
             // All is sent: what is left is wharfd's to say.
@@ -169,7 +172,7 @@ async fn receive(
         }
     };
     let receiving = async {
-        let mut responses = display.during(client.build(ReceiverStream::new(sent))).await?.into_inner();
+        let mut responses = display.during(client.build(sent)).await?.into_inner();
         loop {
             match display.during(responses.message()).await?.and_then(|message| message.response) {
                 Some(Response::Progress(facts)) => display.update(&facts),
@@ -181,28 +184,41 @@ async fn receive(
     };
     tokio::select! {
         ended = receiving => ended,
-        // The call is dropped: half a context never passes for a whole one.
         failure = sending => Err(failure.into()),
     }
 }
 
-async fn send_tar(tar: Option<Tar>, requests: mpsc::Sender<BuildRequest>) -> Result<(), Failure> {
-    let Some(mut tar) = tar else { return Ok(()) };
-    loop {
-        let mut piece = bytes::BytesMut::with_capacity(PIECE_BYTES);
-        let read = tar
-            .read_buf(&mut piece)
-            .await
-            .map_err(|error| Failure::new(Exit::Failed, format!("cannot read the context: {error}")))?;
-        if read == 0 {
-            return Ok(());
-        }
-        let request = BuildRequest { request: Some(build_request::Request::Tar(piece.freeze())) };
-        if requests.send(request).await.is_err() {
-            // wharfd wants no more: its answer says why.
-            return Ok(());
+/// The requests up to the `None` that says that they are whole. When they are cut off before it,
+/// the stream does not end: half a tar would pass for a whole one. The connection's end ends it.
+fn until_whole(
+    requests: mpsc::Receiver<Option<BuildRequest>>,
+) -> impl Stream<Item = BuildRequest> + Send + 'static {
+    ReceiverStream::new(requests)
+        .chain(stream::pending())
+        .take_while(|request| ready(request.is_some()))
+        .filter_map(ready)
+}
+
+async fn send_tar(tar: Option<Tar>, requests: mpsc::Sender<Option<BuildRequest>>) -> Result<(), Failure> {
+    if let Some(mut tar) = tar {
+        loop {
+            let mut piece = BytesMut::with_capacity(PIECE_BYTES);
+            let read = tar
+                .read_buf(&mut piece)
+                .await
+                .map_err(|error| Failure::new(Exit::Failed, format!("cannot read the context: {error}")))?;
+            if read == 0 {
+                break;
+            }
+            let request = BuildRequest { request: Some(build_request::Request::Tar(piece.freeze())) };
+            if requests.send(Some(request)).await.is_err() {
+                // wharfd wants no more: its answer says why.
+                return Ok(());
+            }
         }
     }
+    let _ = requests.send(None).await;
+    Ok(())
 }
 
 /// The build, in the API's words.
@@ -268,3 +284,6 @@ fn done(args: &BuildArgs, mode: Mode, result: &BuildResult) -> Result<(), Stop> 
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
