@@ -120,7 +120,7 @@ String failureOf(String label, int status) {
     Map meanings = [
         (1): 'it failed; wharf says why above',
         (2): 'an argument or a file that it names is wrong; wharf says which above',
-        (3): 'not allowed; wharf says by whom above',
+        (3): 'not allowed; wharf says by whom above (the argument `credentials` logs in to a registry)',
         (4): 'wharfd cannot be reached; is its socket mounted into this agent?',
         (5): 'the engine or a registry is unavailable, or a limit is reached; try again later',
         (6): 'there is no such image; wharf says which above',

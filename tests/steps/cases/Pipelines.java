@@ -28,6 +28,9 @@ final class Pipelines {
     /** How soon the second of two builds at once must run. Generous: a busy machine is no failure. */
     private static final long START_SECONDS = 60;
 
+    private static final String REFUSED =
+        "not allowed; wharf says by whom above (the argument `credentials` logs in to a registry) (exit status 3)";
+
     private static final Registry REGISTRY = Registry.open();
 
     private Pipelines() {}
@@ -159,11 +162,11 @@ final class Pipelines {
         // The engine has the base by now: only the credentials can refuse it.
         try (Project project = new Project("private-base")) {
             project.job().credential("private-registry", new Credential.UsernamePassword(user, "wrong"));
-            contains(project.log("FAILURE"), "not allowed; wharf says by whom above (exit status 3)");
+            contains(project.log("FAILURE"), REFUSED);
         }
         try (Project project = new Project("build-and-push")) {
             project.job().variable("REGISTRY", System.getenv("PRIVATE_REGISTRY"));
-            contains(project.log("FAILURE"), "not allowed; wharf says by whom above (exit status 3)");
+            contains(project.log("FAILURE"), REFUSED);
         }
     }
 
