@@ -22,7 +22,10 @@ use crate::{
     fault::{Fault, Reason},
     names::{Login, Secret},
     tasks::Group,
-    wire::v1::{self, attach_request::Request, stream_opened::Subject},
+    wire::{
+        credentials::Logins,
+        v1::{self, attach_request::Request, stream_opened::Subject},
+    },
 };
 
 /// The client of one build.
@@ -32,8 +35,8 @@ pub struct BuildClient {
     pub session: Option<Arc<ClientSession>>,
     /// The context, where it comes as a tar.
     pub tar: Option<Tar>,
-    /// Credentials that came with the call.
-    pub credentials: Vec<v1::RegistryCredentials>,
+    /// Logins that came with the call.
+    pub logins: Logins,
     /// The build's tasks.
     pub tasks: Group,
 }
@@ -142,12 +145,8 @@ impl SessionClient for BuildClient {
 impl CredentialSource for BuildClient {
     fn credentials<'a>(&'a self, host: &'a str) -> BoxFuture<'a, Result<Option<Login>, Fault>> {
         Box::pin(async move {
-            if let Some(found) = self.credentials.iter().find(|credentials| credentials.host == host) {
-                return Ok(Some(Login {
-                    username: found.username.clone(),
-                    password: Secret::new(found.password.clone()),
-                    identity_token: Secret::new(found.identity_token.clone()),
-                }));
+            if let Some(login) = self.logins.of(host) {
+                return Ok(Some(login.clone()));
             }
             let asks = self.session.as_ref().is_some_and(|session| session.offer().credentials);
             if !asks {

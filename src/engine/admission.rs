@@ -20,7 +20,10 @@ use crate::{
     policy::Permit,
     store::{Pin as Pinned, PinSource, PublicName},
     tasks::{Cause, Group},
-    wire::progress::{Reporter, Step},
+    wire::{
+        credentials::Logins,
+        progress::{Reporter, Step},
+    },
 };
 
 /// A registry that has not answered a question by then is not available.
@@ -34,6 +37,15 @@ pub trait CredentialSource: Send + Sync {
         &'a self,
         host: &'a str,
     ) -> Pin<Box<dyn Future<Output = Result<Option<Login>, Fault>> + Send + 'a>>;
+}
+
+impl CredentialSource for Logins {
+    fn credentials<'a>(
+        &'a self,
+        host: &'a str,
+    ) -> Pin<Box<dyn Future<Output = Result<Option<Login>, Fault>> + Send + 'a>> {
+        Box::pin(std::future::ready(Ok(self.of(host).cloned())))
+    }
 }
 
 /// An image that a namespace's builds may use. Only [`Engine::admit`] makes one.

@@ -19,6 +19,7 @@ use crate::{
     tasks::{Cause, Group},
     wire::{
         build::BuildSpec,
+        credentials::Logins,
         progress::Reporter,
         v1::{
             self, attach_request, build_request, build_response, build_service_server, session_request,
@@ -103,6 +104,7 @@ impl Build {
         let namespace = call.authorize(start.namespace)?;
         let spec = start.spec.ok_or_else(|| Fault::invalid("start.spec", "there is nothing to build"))?;
         let spec = BuildSpec::from_wire(spec)?;
+        let logins = Logins::from_wire("start.credentials", start.credentials)?;
         let session = if start.session_id.is_empty() {
             None
         } else {
@@ -130,7 +132,7 @@ impl Build {
             tasks.spawn("tar", feed(requests, pieces, tasks.clone()));
             Some(tar)
         };
-        let client = BuildClient { session, tar, credentials: start.credentials, tasks: tasks.clone() };
+        let client = BuildClient { session, tar, logins, tasks: tasks.clone() };
         let order = Order { namespace, spec, client: Arc::new(client) };
         let engine = call.engine().clone();
         let work =

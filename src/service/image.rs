@@ -7,14 +7,16 @@ use tonic::{Request, Response, Status};
 use super::{
     Front, Kind,
     call::to_its_end,
-    credentials::Presented,
     stream::{self, Responses},
 };
 use crate::{
     engine::image::OwnedImage,
     fault::Fault,
     names::Reference,
-    wire::v1::{self, image_service_server::ImageService, pull_image_response, push_image_response},
+    wire::{
+        credentials::Logins,
+        v1::{self, image_service_server::ImageService, pull_image_response, push_image_response},
+    },
 };
 
 /// `ImageService`.
@@ -43,7 +45,7 @@ impl ImageService for Images {
         call.answer(async {
             let permit = call.authorize(request.namespace)?;
             let reference = reference("reference", &request.reference)?.tagged();
-            let credentials = Presented::from_wire(request.credentials)?;
+            let credentials = Logins::from_wire("credentials", request.credentials)?;
             let member = self.front.work().begin(call.engine_name(), &permit, Kind::Push)?;
             let engine = call.engine().clone();
             let work = move |reporter| async move {
@@ -66,7 +68,7 @@ impl ImageService for Images {
         call.answer(async {
             let permit = call.authorize(request.namespace)?;
             let reference = reference("reference", &request.reference)?.tagged();
-            let credentials = Presented::from_wire(request.credentials)?;
+            let credentials = Logins::from_wire("credentials", request.credentials)?;
             let member = self.front.work().begin(call.engine_name(), &permit, Kind::Pull)?;
             let engine = call.engine().clone();
             let work = move |reporter| async move {

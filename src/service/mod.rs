@@ -2,7 +2,6 @@
 
 mod build;
 mod call;
-mod credentials;
 mod image;
 mod namespace;
 mod node;

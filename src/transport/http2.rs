@@ -22,8 +22,9 @@ use tracing::Instrument as _;
 use super::{Peer, unix::Listener};
 use crate::tasks::Group;
 
-/// What one stream may send unread: enough for a local socket at full speed.
-const STREAM_WINDOW: u32 = 1 << 20;
+/// What one stream may send unread: enough for a local socket at full speed, and little enough that a
+/// client which fills every window of a connection costs some 16 MiB.
+const STREAM_WINDOW: u32 = 256 << 10;
 /// Streams of one connection: a session, its build, and an attach for each thing BuildKit asks for.
 const STREAMS_MAX: u32 = 64;
 /// More than all streams together, so that one that is not read never stops another.

@@ -1,6 +1,7 @@
 //! The API's generated types, and what turns them into the project's own.
 
 pub mod build;
+pub mod credentials;
 pub mod progress;
 
 /// `wharf.v1`, as `proto/wharf/v1` documents it.

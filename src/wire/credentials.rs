@@ -1,0 +1,61 @@
+//! `wharf.v1.RegistryCredentials`, checked.
+
+use super::v1;
+use crate::{
+    fault::Fault,
+    names::{Login, Secret},
+};
+
+/// A build names no more registries.
+const LOGINS_MAX: usize = 64;
+
+/// The logins that came with a call, each for one registry. Kept in memory while the call lives.
+#[derive(Clone, Debug, Default)]
+pub struct Logins(Vec<(String, Login)>);
+
+impl Logins {
+    /// Checks credentials from the wire; `field` is where they stood.
+    pub fn from_wire(
+        field: &'static str,
+        credentials: impl IntoIterator<Item = v1::RegistryCredentials>,
+    ) -> Result<Self, Fault> {
+        let mut logins = Vec::new();
+        for v1::RegistryCredentials { host, username, password, identity_token } in credentials {
+            if host.is_empty() {
+                return Err(Fault::invalid(field, "credentials name no registry").hint("set their host"));
+            }
+            if logins.len() == LOGINS_MAX {
+                return Err(Fault::invalid(field, format!("more than {LOGINS_MAX} registries")));
+            }
+            let (password, identity_token) = (Secret::new(password), Secret::new(identity_token));
+            logins.push((host, Login { username, password, identity_token }));
+        }
+        Ok(Self(logins))
+    }
+
+    /// The login for `host`. Another registry's password is not for this one.
+    pub fn of(&self, host: &str) -> Option<&Login> {
+        self.0.iter().find(|(own, _)| own == host).map(|(_, login)| login)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_login_is_for_its_own_registry_and_is_not_shown() {
+        let credentials = v1::RegistryCredentials {
+            host: "a.example".into(),
+            username: "u".into(),
+            password: "hunter2".into(),
+            identity_token: String::new(),
+        };
+        let logins = Logins::from_wire("credentials", [credentials]).unwrap();
+        assert_eq!(logins.of("a.example").unwrap().password.expose(), "hunter2");
+        assert!(logins.of("b.example").is_none());
+        assert!(!format!("{logins:?}").contains("hunter2"));
+        let nameless = Logins::from_wire("credentials", [v1::RegistryCredentials::default()]);
+        assert_eq!(nameless.unwrap_err().field(), Some("credentials"));
+    }
+}
