@@ -128,12 +128,6 @@ impl Drop for Stop {
     }
 }
 
-/// What a thread came to.
-enum Done {
-    Walk(Result<(), Stopped>),
-    Read(Result<(), Stopped>),
-}
-
 /// Why a thread ended early.
 enum Stopped {
     Error(Error),
@@ -170,12 +164,12 @@ where
 {
     let mut threads = JoinSet::new();
     let walker = sender.clone();
-    threads.spawn_blocking(move || Done::Walk(walker.walk(&request)));
+    threads.spawn_blocking(move || walker.walk(&request));
     let (queue, waiting) = mpsc::channel(QUEUE);
     let waiting = Arc::new(Mutex::new(waiting));
     for _ in 0..READERS {
         let (reader, waiting) = (sender.clone(), waiting.clone());
-        threads.spawn_blocking(move || Done::Read(reader.read_files(&waiting)));
+        threads.spawn_blocking(move || reader.read_files(&waiting));
     }
     drop(waiting);
 
@@ -194,11 +188,9 @@ where
             asked = ask => asked,
             Some(thread) = threads.join_next(), if !closed => {
                 match thread.map_err(Error::Failed)? {
-                    Done::Walk(Ok(())) | Done::Read(Ok(())) => {}
-                    Done::Walk(Err(Stopped::Error(error))) | Done::Read(Err(Stopped::Error(error))) => {
-                        return Err(error);
-                    }
-                    Done::Walk(Err(Stopped::Closed)) | Done::Read(Err(Stopped::Closed)) => closed = true,
+                    Ok(()) => {}
+                    Err(Stopped::Error(error)) => return Err(error),
+                    Err(Stopped::Closed) => closed = true,
                 }
                 continue;
             }
@@ -228,13 +220,9 @@ where
     drop(queue);
     while let Some(thread) = threads.join_next().await {
         match thread.map_err(Error::Failed)? {
-            Done::Walk(Ok(())) | Done::Read(Ok(())) => {}
-            Done::Walk(Err(Stopped::Error(error))) | Done::Read(Err(Stopped::Error(error))) => {
-                return Err(error);
-            }
-            Done::Walk(Err(Stopped::Closed)) | Done::Read(Err(Stopped::Closed)) => {
-                return Err(Error::Broken(None));
-            }
+            Ok(()) => {}
+            Err(Stopped::Error(error)) => return Err(error),
+            Err(Stopped::Closed) => return Err(Error::Broken(None)),
         }
     }
     Ok(())

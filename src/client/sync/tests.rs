@@ -242,6 +242,24 @@ async fn a_receiver_that_does_not_read_stops_the_sender() {
 }
 
 #[tokio::test]
+async fn a_sync_that_is_dropped_ends_its_threads() {
+    let dir = Scratch::new();
+    fs::File::create(dir.path().join("large")).unwrap().set_len(64 * 1024 * 1024).unwrap();
+    let mut receiver = Receiver::of(Tree::directory(dir.path()), all());
+    receiver.stats().await;
+    receiver.ask(0).await;
+    receiver.next().await.unwrap();
+    receiver.sync.abort();
+    assert!(receiver.sync.await.unwrap_err().is_cancelled());
+    // Each thread holds the way out: its end is the end of the last one.
+    let mut rest = 0;
+    while let Some(packet) = receiver.packets.next().await {
+        rest += packet.len();
+    }
+    assert!(rest <= 1024 * 1024, "{rest} bytes came after it");
+}
+
+#[tokio::test]
 async fn the_receivers_error_and_a_broken_stream_are_told_apart() {
     let receiver = Receiver::of(Tree::empty(), all());
     receiver.say(PacketType::PacketErr, 0, b"no space left\x1b[2J").await;
