@@ -15,7 +15,7 @@ use crate::{
     },
     fault::Fault,
     identity::Identities,
-    service::{self, Front, Work},
+    service::{self, Front, Health, Work},
     store::{Store, StoreError},
     tasks::{Cause, Group, Task},
     transport::{
@@ -88,6 +88,7 @@ pub async fn run(config: Config) -> Result<Ended, StartError> {
 /// A wharfd that serves.
 struct Started {
     work: Arc<Work>,
+    health: Health,
     connections: Group,
     accepting: Task<()>,
 }
@@ -109,7 +110,7 @@ async fn start(config: &Config, process: &Group) -> Result<Started, StartError> 
 
     let work = Work::new(process.child("work"));
     let front = Front::new(identities, engines, Arc::clone(&work));
-    let services = service::services(front).await?;
+    let (services, health) = service::services(front).await?;
     let group = config.listen_group;
     let listeners = config
         .listen
@@ -122,7 +123,7 @@ async fn start(config: &Config, process: &Group) -> Result<Started, StartError> 
     let connections = process.child("connections");
     let serving = transport::serve(listeners, Limits::default(), connections.clone(), services);
     let accepting = process.spawn("accept", serving);
-    Ok(Started { work, connections, accepting })
+    Ok(Started { work, health, connections, accepting })
 }
 
 impl Started {
@@ -130,6 +131,7 @@ impl Started {
     async fn end(self, grace: Duration) {
         let work = self.work.group();
         work.drain();
+        self.health.draining().await;
         tracing::info!(builds = self.work.builds(), ?grace, "shutting down: waiting for what runs");
         if tokio::time::timeout(grace, work.close_and_wait()).await.is_err() {
             tracing::warn!(builds = self.work.builds(), "the grace period is over: cancelling what runs");

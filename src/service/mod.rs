@@ -49,15 +49,29 @@ impl Front {
     }
 }
 
+/// What the health check answers: for `""`, whether wharfd takes new work.
+#[derive(Clone, Debug)]
+pub struct Health(tonic_health::server::HealthReporter);
+
+impl Health {
+    /// wharfd takes no new work any more.
+    pub async fn draining(&self) {
+        self.0.set_service_status("", tonic_health::ServingStatus::NotServing).await;
+    }
+}
+
 /// All services of the API, the health check (`grpc.health.v1`) and reflection
 /// (`grpc.reflection.v1`), as what a connection is served with.
 pub async fn services(
     front: Arc<Front>,
 ) -> Result<
-    impl Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send>
-    + Clone
-    + Send
-    + 'static,
+    (
+        impl Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send>
+        + Clone
+        + Send
+        + 'static,
+        Health,
+    ),
     tonic_reflection::server::Error,
 > {
     let reflection = tonic_reflection::server::Builder::configure()
@@ -82,7 +96,7 @@ pub async fn services(
         .add_service(health)
         .add_service(reflection)
         .prepare();
-    Ok(ServiceExt::<Request<Incoming>>::map_response(routes, status::complete))
+    Ok((ServiceExt::<Request<Incoming>>::map_response(routes, status::complete), Health(reporter)))
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ use crate::{
 struct Door {
     socket: SocketPath,
     channel: Channel,
+    health: Health,
 }
 
 impl Door {
@@ -37,7 +38,7 @@ impl Door {
         let work = Work::new(process.child("work"));
         let identities = Identities::new(&Config::with_file(Flags::default(), ""));
         let front = Front::new(identities, BTreeMap::new(), work);
-        let services = services(front).await.unwrap();
+        let (services, health) = services(front).await.unwrap();
         let connections = process.child("connections");
         let serving = transport::serve(vec![listener], Limits::default(), connections, services);
         drop(process.spawn("serve", serving));
@@ -48,7 +49,7 @@ impl Door {
         });
         let channel =
             Endpoint::from_static("http://localhost").connect_with_connector(connect).await.unwrap();
-        Self { socket, channel }
+        Self { socket, channel, health }
     }
 
     fn channel(&self) -> Channel {
@@ -88,6 +89,9 @@ async fn every_service_is_healthy_and_describes_itself() {
         let answer = health.check(HealthCheckRequest { service: service.clone() }).await.unwrap();
         assert_eq!(answer.into_inner().status(), ServingStatus::Serving, "{service}");
     }
+    door.health.draining().await;
+    let answer = health.check(HealthCheckRequest::default()).await.unwrap();
+    assert_eq!(answer.into_inner().status(), ServingStatus::NotServing);
 }
 
 #[tokio::test]
