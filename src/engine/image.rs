@@ -213,6 +213,23 @@ impl Engine {
         Ok(removed.untagged)
     }
 
+    /// The manifests that the engine has of an image that is an index.
+    pub(crate) async fn manifests_of(&self, id: &Digest) -> Result<Vec<Digest>, Fault> {
+        let options = ListImagesOptions { manifests: true, ..ListImagesOptions::default() };
+        let all = self
+            .docker()
+            .list_images(Some(options))
+            .await
+            .map_err(|error| fault::unexpected("list images", error))?;
+        let found = all.into_iter().find(|summary| summary.id == id.as_str());
+        let manifests = found.and_then(|summary| summary.manifests).unwrap_or_default();
+        Ok(manifests
+            .iter()
+            .filter(|manifest| manifest.available)
+            .filter_map(|manifest| Digest::parse(&manifest.id))
+            .collect())
+    }
+
     /// The name in the engine of a reference of a namespace, fit to be used: the store knows it if it
     /// had to be shortened.
     pub async fn private_name(

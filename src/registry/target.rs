@@ -152,8 +152,9 @@ impl Push {
     /// Whether the manifest that was pushed is this image's.
     async fn is_pushed(&self, digest: &Digest) -> Result<bool, Fault> {
         match self.engine.store_kind() {
-            // An image is its manifest.
-            StoreKind::Containerd => Ok(digest == self.image.id()),
+            // An image is its manifest, or an index of which the engine pushes what it has.
+            StoreKind::Containerd => Ok(digest == self.image.id()
+                || self.engine.manifests_of(self.image.id()).await?.contains(digest)),
             // The engine notes which image it has made a manifest of.
             StoreKind::Classic => self.is_ours(&self.target.at(digest).to_string()).await,
         }

@@ -85,7 +85,7 @@ mod tests {
             digests: vec!["reg/app@sha256:1".into(), "reg/app@sha256:2".into()],
         };
         store.journal_begin("main", &entry).await.unwrap();
-        assert_eq!(store.journal("main").await.unwrap(), [entry.clone()]);
+        assert_eq!(store.journal("main").await.unwrap(), std::slice::from_ref(&entry));
         assert_eq!(store.journal_entry("main", "reg/app:1").await.unwrap(), Some(entry));
         assert!(store.journal("other").await.unwrap().is_empty());
         store.journal_end("main", "reg/app:1").await.unwrap();
