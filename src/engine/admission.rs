@@ -1,29 +1,22 @@
 //! How an image becomes one that a namespace's builds may use: policy allows it, the caller has
 //! proven that it can read it, the engine has pulled and verified it, and a hold name keeps it.
 
-use std::{collections::HashMap, future::Future, pin::Pin, time::Duration};
+use std::{future::Future, pin::Pin, time::Duration};
 
-use bollard::{
-    auth::DockerCredentials,
-    models::{CreateImageInfo, ImageInspect},
-    query_parameters::CreateImageOptions,
-};
-use futures_util::StreamExt as _;
+use bollard::models::ImageInspect;
 
 use super::{
     Engine, StoreKind, fault,
-    naming::{self, PRIVATE_HOST, Room},
+    fetch::{Fetch, docker_login},
+    naming::PRIVATE_HOST,
 };
 use crate::{
     fault::{Fault, Reason},
     names::{Login, Namespace, Reference, reference::Digest},
     policy::Permit,
-    store::{Pin as Pinned, PinSource, PublicName},
-    tasks::{Cause, Group},
-    wire::{
-        credentials::Logins,
-        progress::{Reporter, Step},
-    },
+    store::{Pin as Pinned, PinSource},
+    tasks::Cause,
+    wire::{credentials::Logins, progress::Reporter},
 };
 
 /// A registry that has not answered a question by then is not available.
@@ -266,24 +259,10 @@ impl Engine {
         self.keys().hold(digest, &self.platform().to_string())
     }
 
-    fn is_for_platform(&self, image: &ImageInspect) -> bool {
+    pub(super) fn is_for_platform(&self, image: &ImageInspect) -> bool {
         let platform = self.platform();
         image.os.as_deref() == Some(&platform.os)
             && image.architecture.as_deref() == Some(&platform.architecture)
-    }
-
-    /// Whether a wharfd has brought this image to the node, from a registry or for a namespace: then
-    /// its public name is no proof that an operator has put it there. A namespace of our own is none
-    /// against it, since nobody looks while we push.
-    fn is_brought(&self, image: &ImageInspect) -> bool {
-        image.repo_tags.iter().flatten().filter_map(|name| naming::room(name)).any(|(instance, room)| {
-            let ours = instance == self.keys().instance();
-            match room {
-                Room::Node | Room::Kept => false,
-                Room::Hold => true,
-                Room::Namespace => !ours,
-            }
-        })
     }
 }
 
@@ -302,159 +281,10 @@ struct Held {
     hold: String,
 }
 
-/// One image on its way from a registry into the engine, under its hold name.
-struct Fetch {
-    engine: Engine,
-    reference: Reference,
-    digest: Digest,
-    hold: String,
-    login: Option<Login>,
-    tasks: Group,
-}
-
-impl Fetch {
-    async fn run(self, step: Step) -> Result<String, Fault> {
-        match self.ensure(&step).await {
-            Ok(cached) => {
-                step.done(cached).await;
-                Ok(self.hold)
-            }
-            Err(fault) => {
-                step.failed(fault.text()).await;
-                Err(fault)
-            }
-        }
-    }
-
-    /// Whether it was there already.
-    async fn ensure(&self, step: &Step) -> Result<bool, Fault> {
-        let engine = &self.engine;
-        // Whoever comes second finds the first one's work done.
-        let _lock = self.tasks.unless_cancelled(engine.inner.digests.lock(self.digest.as_str())).await?;
-        let held = engine.inspect_name(&self.hold).await?;
-        let cached = held.is_some();
-        let image = match held {
-            Some(image) => image,
-            None => self.pull(step).await?,
-        };
-        if engine.store_kind() == StoreKind::Containerd {
-            // A hold says nothing here: the pull checks only what it fetches.
-            let verified = self.tasks.unless_cancelled(self.verify(&image, step)).await?;
-            if let Err(fault) = verified {
-                if fault.reason() == Reason::ImageForged {
-                    engine.remove_name(&self.hold).await?;
-                    engine.store().forget_hold(engine.name(), &self.hold).await?;
-                }
-                return Err(fault);
-            }
-        }
-        engine.store().touch_hold(engine.name(), &self.hold).await?;
-        Ok(cached)
-    }
-
-    async fn verify(&self, image: &ImageInspect, step: &Step) -> Result<(), Fault> {
-        self.engine.verify_layers(&self.reference, &self.digest, &self.hold, image, step).await
-    }
-
-    /// Pulls by digest and holds; the public digest reference goes if it was not there before.
-    async fn pull(&self, step: &Step) -> Result<ImageInspect, Fault> {
-        let engine = &self.engine;
-        let public = self.reference.at(&self.digest).to_string();
-        let before = engine.inspect_name(&public).await?.is_some();
-        if !before {
-            let entry = PublicName { name: public.clone(), ..PublicName::default() };
-            engine.store().journal_begin(engine.name(), &entry).await?;
-        }
-        let held = match self.tasks.unless_cancelled(self.stream(&public, step)).await {
-            Ok(Ok(())) => engine.tag_name(&public, &self.hold).await,
-            Ok(Err(fault)) => Err(fault),
-            Err(cause) => Err(cause.into()),
-        };
-        if !before {
-            // Even after a failure: it may have come too late.
-            self.settle(&public).await;
-        }
-        held?;
-        let image = engine.inspect_name(&self.hold).await?;
-        match image {
-            Some(image) if engine.is_for_platform(&image) => Ok(image),
-            _ => {
-                engine.remove_name(&self.hold).await?;
-                Err(fault::wrong_platform(&self.reference, engine.platform()))
-            }
-        }
-    }
-
-    /// Removes the public name. What cannot be removed now is when the engine answers again.
-    async fn settle(&self, public: &str) {
-        let engine = &self.engine;
-        if let Err(fault) = engine.settle(public).await {
-            engine.unsettled(&fault);
-        }
-    }
-
-    async fn stream(&self, public: &str, step: &Step) -> Result<(), Fault> {
-        let engine = &self.engine;
-        let options = CreateImageOptions {
-            from_image: Some(public.to_owned()),
-            platform: engine.platform().to_string(),
-            ..CreateImageOptions::default()
-        };
-        let login = self.login.as_ref().map(|login| docker_login(&self.reference, login));
-        let mut stream = std::pin::pin!(engine.docker().create_image(Some(options), None, login));
-        let mut sizes = HashMap::new();
-        while let Some(line) = stream.next().await {
-            let line = line.map_err(|error| {
-                fault::registry(&self.reference, engine.platform(), self.login.is_some(), error)
-            })?;
-            report(line, &mut sizes, step).await;
-        }
-        Ok(())
-    }
-}
-
 /// `pull reg/app:1@sha256:…`.
 fn step_name(reference: &Reference, digest: &Digest) -> String {
     match reference.digest() {
         Some(_) => format!("pull {}", reference.familiar()),
         None => format!("pull {}@{digest}", reference.familiar()),
-    }
-}
-
-/// A line of a pull: how far a layer is. Only some lines say how large it is: `sizes` knows.
-async fn report(line: CreateImageInfo, sizes: &mut HashMap<String, u64>, step: &Step) {
-    let (Some(layer), Some(status)) = (line.id, line.status) else { return };
-    let detail = line.progress_detail.unwrap_or_default();
-    let bytes = |value: Option<i64>| value.and_then(|value| u64::try_from(value).ok()).unwrap_or(0);
-    let (current, total) = (bytes(detail.current), bytes(detail.total));
-    match status.as_str() {
-        "Downloading" => {
-            sizes.insert(layer.clone(), total);
-            step.moves(&layer, current, total, false).await;
-        }
-        "Extracting" if total > 0 => {
-            step.moves(&format!("extracting {layer}"), current, total, current == total).await;
-        }
-        "Download complete" | "Already exists" => {
-            let size = sizes.get(&layer).copied().unwrap_or(0);
-            step.moves(&layer, size, size, true).await;
-        }
-        _ => {}
-    }
-}
-
-/// A login as the engine wants it.
-pub(crate) fn docker_login(reference: &Reference, login: &Login) -> DockerCredentials {
-    let given = |value: &str| Some(value.to_owned()).filter(|value| !value.is_empty());
-    let server = match reference.host() {
-        "docker.io" => "https://index.docker.io/v1/",
-        host => host,
-    };
-    DockerCredentials {
-        username: given(&login.username),
-        password: given(login.password.expose()),
-        identitytoken: given(login.identity_token.expose()),
-        serveraddress: Some(server.to_owned()),
-        ..DockerCredentials::default()
     }
 }

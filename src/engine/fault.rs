@@ -40,6 +40,11 @@ pub(crate) fn failure(error: &Error) -> Failure {
     if gone { Failure::Unavailable } else { Failure::Other }
 }
 
+/// Whether a pull has lost its image: someone removed its name before the pull was over.
+pub(crate) fn is_lost(error: &Error) -> bool {
+    matches!(error, Error::DockerStreamError { error } if error.starts_with("No such image"))
+}
+
 /// The fault of a call that should have succeeded; `doing` completes "the engine failed to …".
 pub(crate) fn unexpected(doing: &str, error: Error) -> Fault {
     match failure(&error) {

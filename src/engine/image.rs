@@ -12,7 +12,7 @@ use super::{
     Engine,
     admission::CredentialSource,
     fault::{self, Failure},
-    naming::{NamespaceNames, Owner, PRIVATE_HOST, PrivateName},
+    naming::{self, NamespaceNames, Owner, PRIVATE_HOST, PrivateName, Room},
 };
 use crate::{
     fault::{Fault, Reason},
@@ -326,12 +326,47 @@ impl Engine {
 
     /// Gives `source`, a name or an id, the name `target` too.
     pub(crate) async fn tag_name(&self, source: &str, target: &str) -> Result<(), Fault> {
+        match self.tag_if_there(source, target).await? {
+            true => Ok(()),
+            false => Err(Fault::new(Reason::EngineFailed, "an image is gone that was there a moment ago")),
+        }
+    }
+
+    /// The same; false when there is no `source`.
+    pub(crate) async fn tag_if_there(&self, source: &str, target: &str) -> Result<bool, Fault> {
         let (repository, tag) = target.rsplit_once(':').unwrap_or((target, "latest"));
         let options = TagImageOptions { repo: Some(repository.to_owned()), tag: Some(tag.to_owned()) };
-        self.docker()
-            .tag_image(source, Some(options))
-            .await
-            .map_err(|error| fault::unexpected("name an image", error))
+        match self.docker().tag_image(source, Some(options)).await {
+            Ok(()) => Ok(true),
+            Err(error) if fault::failure(&error) == Failure::NotFound => Ok(false),
+            Err(error) => Err(fault::unexpected("name an image", error)),
+        }
+    }
+
+    /// Whether a wharfd has brought this image to the node, from a registry or for a namespace: then
+    /// its public name is no proof that an operator has put it there. A namespace of our own is none
+    /// against it, since nobody looks while we push.
+    pub(crate) fn is_brought(&self, image: &ImageInspect) -> bool {
+        self.rooms(image).any(|(ours, room)| match room {
+            Room::Node | Room::Kept => false,
+            Room::Hold => true,
+            Room::Namespace => !ours,
+        })
+    }
+
+    /// Whether another wharfd on this engine has given the image the public name that it has: it is
+    /// in a namespace there, and that wharfd did not find it on the node.
+    pub(crate) fn is_pushed_by_another(&self, image: &ImageInspect) -> bool {
+        self.rooms(image).any(|(ours, room)| !ours && room == Room::Namespace)
+            && !self.rooms(image).any(|(_, room)| room == Room::Node)
+    }
+
+    /// The rooms of wharfds that an image is in, and whether each is of our own.
+    fn rooms<'a>(&'a self, image: &'a ImageInspect) -> impl Iterator<Item = (bool, Room)> + 'a {
+        let names = image.repo_tags.iter().flatten();
+        names
+            .filter_map(|name| naming::room(name))
+            .map(|(instance, room)| (instance == self.keys().instance(), room))
     }
 
     /// Removes a name, and the image with its last one. A name that is not there is removed.

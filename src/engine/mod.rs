@@ -5,6 +5,7 @@ pub mod connection;
 mod facts;
 pub mod failure;
 pub(crate) mod fault;
+pub(crate) mod fetch;
 pub mod filesync;
 pub mod gate;
 pub mod image;

@@ -3,9 +3,8 @@
 
 use crate::{
     engine::{
-        Engine, StoreKind,
-        admission::docker_login,
-        fault,
+        Engine, StoreKind, fault,
+        fetch::docker_login,
         image::{OwnedImage, check_target},
         lines::{Line, Progress},
     },
@@ -103,7 +102,9 @@ impl Push {
         let engine = &self.engine;
         // What an attempt before could not give back.
         engine.settle(name).await?;
-        let before = engine.inspect_name(name).await?.and_then(|image| image.id);
+        // Another wharfd's push at the same time is nothing to be restored.
+        let before = engine.inspect_name(name).await?.filter(|image| !engine.is_pushed_by_another(image));
+        let before = before.and_then(|image| image.id);
         let entry = PublicName {
             name: name.to_owned(),
             ours: Some(self.image.id().to_string()),
@@ -126,9 +127,9 @@ impl Push {
     ) -> Result<Attempt, Fault> {
         let engine = &self.engine;
         if before != Some(self.image.id().as_str()) {
-            if before.is_some() {
+            if let Some(before) = before {
                 // Without a name a prune would take it meanwhile.
-                engine.tag_name(name, &engine.keys().kept(name)).await?;
+                engine.tag_name(before, &engine.keys().kept(name)).await?;
             }
             engine.tag_name(self.image.private(), name).await?;
         }
