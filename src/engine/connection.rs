@@ -34,7 +34,10 @@ use crate::{
 /// Graphs of large Dockerfiles come in one message; BuildKit's own clients allow 16 MiB.
 const MESSAGE_BYTES_MAX: usize = 16 << 20;
 /// 64 KiB, HTTP/2's default, halves the speed of what an exporter sends down (measured).
-const WINDOW_BYTES: u32 = 1 << 20;
+const STREAM_WINDOW: u32 = 1 << 20;
+/// Far more than the streams of a build together: h2 ends a connection whose unread frames, each
+/// counted for 256 bytes, cost more than half its window, and a session's frames are small.
+const CONNECTION_WINDOW: u32 = 64 << 20;
 
 /// How BuildKit's gRPC is reached on an engine's socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +73,7 @@ impl Connection {
         let io = Severable { io: TokioIo::new(stream), cut: Box::pin(token.clone().cancelled_owned()) };
         let cut = token.drop_guard();
         let mut builder = http2::Builder::new(TokioExecutor::new());
-        builder.initial_stream_window_size(WINDOW_BYTES).initial_connection_window_size(WINDOW_BYTES * 16);
+        builder.initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(CONNECTION_WINDOW);
         let sender = match dialling {
             Dialling::PriorKnowledge => {
                 let (sender, connection) =

@@ -55,6 +55,14 @@ const METHODS: [&str; 5] = [
 /// What is gathered into one message to BuildKit: larger ones are no faster (measured).
 const MESSAGE_BYTES: usize = 64 << 10;
 
+/// What BuildKit may send unread on one stream. It asks for each file of a context in a frame of some
+/// ten bytes, and h2 ends a connection whose unread frames cost more than half its window (a frame
+/// counts for 256 bytes): 64 KiB of such frames are 1.6 MiB, which the connection's window leaves
+/// room for several times over.
+const STREAM_WINDOW: u32 = 64 << 10;
+const CONNECTION_WINDOW: u32 = 16 << 20;
+const _: () = assert!(4 * (STREAM_WINDOW / 10) * 256 <= CONNECTION_WINDOW / 2);
+
 /// A stream of one side's messages.
 pub type Messages = BoxStream<'static, Result<Bytes, Status>>;
 
@@ -125,6 +133,8 @@ impl Session {
             .add_service(health::health_server::HealthServer::new(Healthy))
             .prepare();
         hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
             .serve_connection(TokioIo::new(io), TowerToHyperService::new(routes))
             .await
             .map_err(|error| broken(error.into()))?;
