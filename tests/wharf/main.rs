@@ -20,6 +20,7 @@ mod cancel;
 mod errors;
 mod first_light;
 mod harness;
+mod hostile;
 mod names;
 mod registries;
 mod sync;
@@ -32,7 +33,20 @@ use harness::{Case, run};
 
 /// Every test, a file per subject.
 fn cases() -> Vec<Case> {
-    [first_light::CASES, names::CASES, registries::CASES, cancel::CASES, errors::CASES, sync::CASES].concat()
+    [
+        first_light::CASES,
+        names::CASES,
+        registries::CASES,
+        sync::CASES,
+        cancel::CASES,
+        errors::CASES,
+        hostile::graph::CASES,
+        hostile::sources::CASES,
+        hostile::cache::CASES,
+        hostile::streams::CASES,
+        hostile::forged::CASES,
+    ]
+    .concat()
 }
 
 fn main() -> ExitCode {

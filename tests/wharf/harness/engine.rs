@@ -207,6 +207,13 @@ impl Engine {
     }
 }
 
+/// `scripts/env`, which owns engines.
+pub(super) fn env_script(arguments: &[&str]) -> Command {
+    let mut script = command(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/env"));
+    script.args(arguments);
+    script
+}
+
 /// The value of X-Registry-Auth.
 pub(crate) fn registry_auth(user: &str, password: &str) -> String {
     use base64::Engine as _;

@@ -26,9 +26,12 @@ use std::{
 pub(crate) use cli::Wharf;
 pub(crate) use engine::Engine;
 pub(crate) use image::Image;
+use process::Output;
 pub(crate) use registry::Registry;
 pub(crate) use wharfd::Wharfd;
 
+/// How long an engine may take to start.
+const ENGINE_PATIENCE: Duration = Duration::from_secs(120);
 /// How long a state may take to come.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -69,6 +72,8 @@ pub(crate) struct Test {
     number: usize,
     registries: Mutex<Vec<Arc<Registry>>>,
     daemons: Mutex<Vec<Arc<Wharfd>>>,
+    /// Throw-away engines, by name.
+    engines: Mutex<Vec<String>>,
 }
 
 impl Test {
@@ -79,7 +84,15 @@ impl Test {
         fs::create_dir(&dir).unwrap();
         // Other uids reach the socket in it.
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
-        Arc::new(Self { name, engine, dir, number, registries: Mutex::default(), daemons: Mutex::default() })
+        Arc::new(Self {
+            name,
+            engine,
+            dir,
+            number,
+            registries: Mutex::default(),
+            daemons: Mutex::default(),
+            engines: Mutex::default(),
+        })
     }
 
     /// A directory of the test's own; it goes with it.
@@ -121,6 +134,11 @@ impl Test {
         self.keep(Registry::start(&self.new_dir("registry"), Some((user, password))).await)
     }
 
+    /// A registry of the engine `name`'s own that has what `registry` has.
+    pub(crate) async fn registry_beside(&self, registry: &Registry, name: &str) -> Arc<Registry> {
+        self.keep(Registry::start_in(registry.dir(), name).await)
+    }
+
     fn keep(&self, registry: Registry) -> Arc<Registry> {
         let registry = Arc::new(registry);
         lock(&self.registries).push(Arc::clone(&registry));
@@ -144,6 +162,18 @@ impl Test {
         let daemon = Arc::new(Wharfd::new(&self.new_dir("wharfd"), &self.engine, config, flags));
         lock(&self.daemons).push(Arc::clone(&daemon));
         daemon
+    }
+
+    /// An engine of the same kind that nobody else has, empty: its name and itself.
+    pub(crate) async fn throw_away_engine(&self) -> (String, Engine) {
+        let kind = self.engine.kind();
+        let name = format!("test-{}-{}-{}", kind.name, std::process::id(), self.number);
+        lock(&self.engines).push(name.clone());
+        Output::of(engine::env_script(&["up", kind.name, &name]), b"", ENGINE_PATIENCE).await.ok();
+        let paths = Output::of(engine::env_script(&["paths"]), b"", ENGINE_PATIENCE).await.ok().stdout;
+        let variable = format!("WHARF_ENGINE_{}=", name.to_uppercase().replace('-', "_"));
+        let socket = paths.lines().find_map(|line| line.strip_prefix(&variable)).unwrap();
+        (name, Engine::at(kind, socket))
     }
 
     /// A new directory of the test's.
@@ -176,6 +206,13 @@ impl Test {
                 self.engine.remove_image(&name).await;
             }
             registry.end().await;
+        }
+        for name in std::mem::take(&mut *lock(&self.engines)) {
+            let down =
+                Output::of(engine::env_script(&["down", "--purge", &name]), b"", ENGINE_PATIENCE).await;
+            if down.status != 0 {
+                left.push(down.to_string());
+            }
         }
         // For `logs`.
         *lock(&self.daemons) = daemons;

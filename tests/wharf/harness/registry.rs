@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -12,10 +12,10 @@ use std::{
 
 use rustix::process::Signal;
 use serde_json::json;
-use tokio::{io::AsyncReadExt as _, net::TcpListener};
+use tokio::{io::AsyncReadExt as _, net::TcpListener, process::Command};
 
 use super::{
-    engine::tool,
+    engine::{env_script, tool},
     http::{Call, Server},
     process::{Background, command},
 };
@@ -28,6 +28,7 @@ const MANIFESTS: &str = "application/vnd.oci.image.manifest.v1+json, application
 #[derive(Debug)]
 pub(crate) struct Registry {
     process: Background,
+    dir: PathBuf,
     host: String,
     server: Server,
     login: Option<(String, String)>,
@@ -35,6 +36,16 @@ pub(crate) struct Registry {
 
 impl Registry {
     pub(super) async fn start(dir: &Path, login: Option<(&str, &str)>) -> Self {
+        Self::serve(dir, login, command(tool("WHARF_REGISTRY_BIN"))).await
+    }
+
+    /// Serves what another registry has stored in `dir`, on the loopback of the engine `name`.
+    pub(super) async fn start_in(dir: &Path, name: &str) -> Self {
+        let serve = env_script(&["exec-net", name, &tool("WHARF_REGISTRY_BIN")]);
+        Self::serve(dir, None, serve).await
+    }
+
+    async fn serve(dir: &Path, login: Option<(&str, &str)>, mut serve: Command) -> Self {
         let mut config = json!({
             "version": "0.1",
             "log": {"level": "info", "accesslog": {"disabled": false}},
@@ -56,8 +67,7 @@ impl Registry {
         // YAML is a superset of JSON.
         let file = dir.join("config.yml");
         fs::write(&file, config.to_string()).unwrap();
-        let mut serve = command(tool("WHARF_REGISTRY_BIN"));
-        serve.arg("serve").arg(&file).env_clear();
+        serve.arg("serve").arg(&file);
         let process = Background::start(serve);
         let host = process
             .says("the registry's address", |line| {
@@ -66,7 +76,12 @@ impl Registry {
             })
             .await;
         let login = login.map(|(user, password)| (user.to_owned(), password.to_owned()));
-        Self { process, server: Server::Tcp(host.clone()), host, login }
+        Self { process, dir: dir.to_owned(), server: Server::Tcp(host.clone()), host, login }
+    }
+
+    /// Where it keeps what it has.
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// Its host and port, as in references.

@@ -34,6 +34,26 @@ pub(crate) async fn connect(socket: &Path) -> Channel {
     Endpoint::from_static("http://localhost").connect_with_connector(connector).await.unwrap()
 }
 
+/// Connects to a wharfd as another user: the kernel notes who connects.
+pub(crate) async fn connect_as(socket: &Path, uid: u32) -> Channel {
+    let socket = socket.to_owned();
+    let stream = std::thread::spawn(move || {
+        // Of this thread alone, which ends here.
+        let id = rustix::process::Uid::from_raw(uid);
+        rustix::thread::set_thread_res_uid(id, id, id).unwrap();
+        std::os::unix::net::UnixStream::connect(socket).unwrap()
+    })
+    .join()
+    .unwrap();
+    stream.set_nonblocking(true).unwrap();
+    let once = std::sync::Mutex::new(Some(UnixStream::from_std(stream).unwrap()));
+    let connector = tower::service_fn(move |_: Uri| {
+        let stream = super::lock(&once).take();
+        async move { stream.map(TokioIo::new).ok_or(std::io::Error::from(std::io::ErrorKind::NotConnected)) }
+    });
+    Endpoint::from_static("http://localhost").connect_with_connector(connector).await.unwrap()
+}
+
 /// A namespace, from `JOB#RUN`.
 pub(crate) fn namespace(name: &str) -> Namespace {
     let (job, run) = name.rsplit_once('#').unwrap();

@@ -1,0 +1,148 @@
+//! What one job's builds leave for another's: cache mounts, results made with secrets, contexts.
+
+use std::{
+    fs,
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use crate::harness::{Engine, Test, Wharf, cases, process::Output};
+
+cases![cache_mounts, results_made_with_secrets, contexts];
+
+async fn cache_mounts(test: Arc<Test>) {
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    let base = test.base(&registry).await;
+    let (id, secret) = (test.unique("id"), test.unique("secret"));
+    let context = |name: &str, id: &str, step: &str| {
+        let dockerfile = format!(
+            "FROM {base}\nARG BUILDKIT_CACHE_MOUNT_NS\nRUN --mount=type=cache,id={id},target=/c {step}\n"
+        );
+        test.context(name, &[("Dockerfile", &dockerfile)])
+    };
+    let leave = context("leave", &id, &format!("echo {secret} > /c/secret"));
+    let look = context("look", &id, "cat /c/* > /seen 2>/dev/null; true");
+
+    let home = test.new_dir("bare");
+    test.engine.buildx_build(&home, &leave, &[]).await.ok();
+    let found = seen_on_bare_engine(&test.engine, &home, &look).await;
+    assert_eq!(found, format!("{secret}\n"), "on the bare engine it is one directory for all");
+
+    let (victim, thief) = (Wharf::new(&test, &wharfd, "acme#1"), Wharf::new(&test, &wharfd, "acme/app#1"));
+    victim.build_id(&leave, &[]).await;
+    let seen = async |job: &Wharf, context: &Path, flags: &[&str]| {
+        let id = job.build_id(context, &[&["--no-cache"], flags].concat()).await;
+        test.engine.text(&id, "/seen").await
+    };
+    // The job's own next run has it: that is what it is for.
+    assert_eq!(seen(&victim.in_namespace("acme#2"), &look, &[]).await, format!("{secret}\n"));
+
+    let hash = wharfd.keys().cache_mounts("acme", None);
+    let argument = format!("BUILDKIT_CACHE_MOUNT_NS={hash}");
+    assert_eq!(seen(&thief, &look, &[]).await, "");
+    assert_eq!(seen(&thief, &look, &["--build-arg", &argument]).await, "");
+    assert_eq!(seen(&thief, &look, &["--build-arg", "BUILDKIT_CACHE_MOUNT_NS="]).await, "");
+    for (index, id) in
+        [format!("{hash}/{id}"), format!("../{hash}/{id}"), format!("app/{id}")].iter().enumerate()
+    {
+        let look = context(&format!("look{index}"), id, "cat /c/* > /seen 2>/dev/null; true");
+        assert_eq!(seen(&thief, &look, &[]).await, "", "{id}");
+    }
+}
+
+/// Builds a context without Wharf and gives its `/seen`.
+async fn seen_on_bare_engine(engine: &Engine, home: &Path, context: &Path) -> String {
+    built_on_bare_engine(engine, home, context, &[], "/seen").await
+}
+
+async fn built_on_bare_engine(
+    engine: &Engine,
+    home: &Path,
+    context: &Path,
+    flags: &[&str],
+    path: &str,
+) -> String {
+    let id = home.join("iid");
+    let mut all = vec!["--load", "--iidfile", id.to_str().unwrap()];
+    all.extend(flags);
+    engine.buildx_build(home, context, &all).await.ok();
+    let id = fs::read_to_string(id).unwrap();
+    let text = engine.text(&id, path).await;
+    engine.remove_image(&id).await;
+    text
+}
+
+async fn results_made_with_secrets(test: Arc<Test>) {
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    let base = test.base(&registry).await;
+    let dockerfile = format!("FROM {base}\nRUN --mount=type=secret,id=s cp /run/secrets/s /seen\n");
+    let context = test.context("context", &[("Dockerfile", &dockerfile)]);
+    let secrets: Vec<(String, String)> = ["one", "two"]
+        .map(|name| {
+            let (file, secret) = (test.dir().join(name), test.unique(name));
+            fs::write(&file, &secret).unwrap();
+            (format!("id=s,src={}", file.display()), secret)
+        })
+        .into();
+    let home = test.new_dir("bare");
+    for (flag, _) in &secrets {
+        let seen = built_on_bare_engine(&test.engine, &home, &context, &["--secret", flag], "/seen").await;
+        assert_eq!(seen, secrets[0].1, "on the bare engine the second gets what the first made");
+    }
+    for (job, (flag, secret)) in ["one#1", "two#1"].into_iter().zip(&secrets) {
+        let job = Wharf::new(&test, &wharfd, job);
+        let id = job.build_id(&context, &["--secret", flag]).await;
+        assert_eq!(test.engine.text(&id, "/seen").await, *secret);
+        // Nothing of what keeps them apart is in the image.
+        let image = test.engine.inspect(&id).await.unwrap().to_string();
+        assert!(!image.contains("wharf.invalid") && !image.contains(secret), "{image}");
+        let hosts = test.engine.file(&id, "/etc/hosts").await;
+        assert!(hosts.is_none_or(|hosts| hosts.is_empty()), "the salt is in the image");
+    }
+    let log = wharfd.log().join("\n");
+    assert!(secrets.iter().all(|(_, secret)| !log.contains(secret)), "a secret is in the log");
+
+    // A job cannot take another's salt: the suffix is reserved.
+    let salt = format!("{}.salt.wharf.invalid", wharfd.keys().salt("one"));
+    let thief = Wharf::new(&test, &wharfd, "thief#1");
+    let (flag, secret) = (&secrets[1].0, &secrets[1].1);
+    let add = format!("{salt}:127.0.0.1");
+    let refused = thief.build(&context, &["--secret", flag, "--add-host", &add]).await;
+    assert!(matches!(refused.status, 2 | 3), "{refused}");
+    let id = thief.build_id(&context, &["--secret", flag]).await;
+    assert_eq!(test.engine.text(&id, "/seen").await, *secret);
+}
+
+/// BuildKit does not ask for a file of which it has one with the same path, size and time.
+async fn contexts(test: Arc<Test>) {
+    let wharfd = test.wharfd().await;
+    let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    let twin = |path: &str, content: &str| {
+        let context =
+            test.context(path, &[("Dockerfile", "FROM scratch\nCOPY file /seen\n"), ("file", content)]);
+        for file in ["Dockerfile", "file"] {
+            let file = fs::File::options().write(true).open(context.join(file)).unwrap();
+            file.set_modified(time).unwrap();
+        }
+        context
+    };
+    let (secret, guess) = (test.unique("secret"), test.unique("guess!"));
+    assert_eq!(secret.len(), guess.len());
+    let name = test.unique("app");
+    let (victims, thiefs) = (twin(&format!("one/{name}"), &secret), twin(&format!("two/{name}"), &guess));
+    let home = test.new_dir("bare");
+    let seen = seen_on_bare_engine(&test.engine, &home, &victims).await;
+    assert_eq!(seen, secret);
+    let seen = seen_on_bare_engine(&test.engine, &home, &thiefs).await;
+    assert_eq!(seen, secret, "on the bare engine the second gets the first's file");
+
+    // Both jobs say that it is the same path of their workspaces.
+    for (job, context, content) in [("victim#1", &victims, &secret), ("thief#1", &thiefs, &guess)] {
+        let job = Wharf::new(&test, &wharfd, job);
+        let mut build = job.command(["build", "-q", context.to_str().unwrap()]);
+        build.env("WORKSPACE", context.parent().unwrap());
+        let id = Output::of(build, b"", Duration::from_secs(120)).await.ok().stdout;
+        assert_eq!(test.engine.text(id.trim(), "/seen").await, *content);
+    }
+}

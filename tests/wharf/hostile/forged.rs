@@ -1,0 +1,89 @@
+//! A base image whose config names another image's layers over its own.
+
+use std::sync::Arc;
+
+use crate::harness::{
+    Image, Test, Wharf, cases,
+    image::{File, Layer},
+};
+
+cases![a_forged_image_poisons_a_bare_engine, a_forged_image_is_refused];
+
+/// A good image, and one that claims to be it.
+struct Images {
+    good: Image,
+    forged: Image,
+    content: String,
+}
+
+impl Images {
+    fn new(test: &Test) -> Self {
+        let content = test.unique("good");
+        let layer = |content: &str| Layer::of([("data", File::Content(content.as_bytes(), 0o644))]);
+        let good = Image::of(vec![Layer::busybox(), layer(&content)]);
+        let evil = Image::of(vec![Layer::busybox(), layer("evil")]);
+        let forged = Image { diff_ids: good.diff_ids.clone(), ..evil };
+        Self { good, forged, content }
+    }
+}
+
+/// On an engine of its own: it stays poisoned.
+async fn a_forged_image_poisons_a_bare_engine(test: Arc<Test>) {
+    let images = Images::new(&test);
+    // Filled here, served there: the engine's loopback is another one.
+    let (registry, (name, engine)) = tokio::join!(test.registry(), test.throw_away_engine());
+    images.good.push(&registry, "good", "1").await;
+    images.forged.push(&registry, "forged", "1").await;
+    let there = test.registry_beside(&registry, &name).await;
+
+    let home = test.new_dir("bare");
+    let build = async |base: &str| {
+        let dockerfile = format!("FROM {}\nRUN cp /data /seen && echo {base}\n", there.name(base));
+        let context =
+            test.context(&format!("bare-{}", base.replace(':', "-")), &[("Dockerfile", &dockerfile)]);
+        let id = home.join("iid");
+        engine.buildx_build(&home, &context, &["--load", "--iidfile", id.to_str().unwrap()]).await.ok();
+        engine.text(&std::fs::read_to_string(id).unwrap(), "/seen").await
+    };
+    assert_eq!(build("forged:1").await, "evil");
+    assert_eq!(build("good:1").await, "evil", "the good image is poisoned on a bare engine");
+}
+
+async fn a_forged_image_is_refused(test: Arc<Test>) {
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    let (victim, thief) = (Wharf::new(&test, &wharfd, "victim#1"), Wharf::new(&test, &wharfd, "thief#1"));
+    // Before the good one was ever here, and after it.
+    for good_first in [false, true] {
+        let images = Images::new(&test);
+        let name = if good_first { "first" } else { "later" };
+        images.good.push(&registry, &format!("good-{name}"), "1").await;
+        images.forged.push(&registry, &format!("forged-{name}"), "1").await;
+        let (good, forged) =
+            (registry.name(&format!("good-{name}:1")), registry.name(&format!("forged-{name}:1")));
+        let build = async |job: &Wharf, base: &str, flags: &[&str]| {
+            let dockerfile = format!("FROM {base}\nRUN cp /data /seen\n");
+            let context = test.context(&base.replace(['/', ':'], "-"), &[("Dockerfile", &dockerfile)]);
+            job.build(&context, &[flags, &["--iidfile", "id"]].concat()).await
+        };
+        let good_is_good = async |flags: &[&str]| {
+            build(&victim, &good, flags).await.ok();
+            let id = std::fs::read_to_string(victim.home().join("id")).unwrap();
+            assert_eq!(test.engine.text(&id, "/seen").await, images.content);
+        };
+        if good_first {
+            good_is_good(&[]).await;
+        }
+        build(&thief, &forged, &[]).await.ended(3).says(&[&forged]);
+        build(&thief, &forged, &["--pull", "--no-cache"]).await.ended(3);
+        thief.run(["pull", &forged]).await.ended(3);
+        assert_eq!(thief.images().await, []);
+
+        good_is_good(&["--no-cache"]).await;
+        let pushed = registry.name(&format!("pushed-{name}:1"));
+        let context = test.context(&format!("push-{name}"), &[("Dockerfile", &format!("FROM {good}\n"))]);
+        victim.build(&context, &["-t", &pushed, "--push"]).await.ok();
+        let manifest = registry.manifest(&format!("pushed-{name}"), "1").await;
+        let layers = manifest["layers"].to_string();
+        assert!(!layers.contains(&images.forged.layers[1].digest), "the victim pushes the thief's layer");
+    }
+}

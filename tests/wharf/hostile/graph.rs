@@ -1,0 +1,129 @@
+//! What a step may not be, and what frontend may make the graph.
+
+use std::sync::Arc;
+
+use wharf::{
+    names::{Namespace, Reference},
+    wire::v1::BuildSpec,
+};
+
+use crate::harness::{Test, Wharf, cases, image::context_tar, rpc};
+
+cases![host_networking, insecure_steps, a_frontend_of_the_jobs_own, names_of_other_namespaces];
+
+async fn host_networking(test: Arc<Test>) {
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    let base = test.base(&registry).await;
+    let dockerfile = |network: &str| {
+        format!("FROM {base}\nRUN {network} wget -q -O /got http://{}/v2/\n", registry.host())
+    };
+    let hostile = test.context("hostile", &[("Dockerfile", &dockerfile("--network=host"))]);
+    let home = test.new_dir("bare");
+    test.engine.buildx_build(&home, &hostile, &["--allow", "network.host"]).await.ok();
+
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    let before = registry.mark().await;
+    job.build(&hostile, &[]).await.ended(3).says(&["--network=host"]);
+    job.build(&hostile, &["--no-cache"]).await.ended(3);
+    let plain = test.context("plain", &[("Dockerfile", &dockerfile(""))]);
+    let flag = job.build(&plain, &["--network", "host"]).await;
+    assert!(matches!(flag.status, 2 | 3), "{flag}");
+    // Its own loopback has no registry.
+    job.build(&plain, &[]).await.ended(1);
+    let fetched = registry.requests_since(&before).await;
+    assert!(!fetched.iter().any(|request| request.starts_with("GET /v2/ 200")), "{fetched:?}");
+
+    // By the API, past the command line.
+    let channel = rpc::connect(&wharfd.socket()).await;
+    let spec = BuildSpec { network: "host".to_owned(), ..BuildSpec::default() };
+    let tar = context_tar(&[("Dockerfile", &dockerfile(""))]);
+    let status = rpc::build_tar(&channel, rpc::start("job#1", spec), tar).await.status.unwrap();
+    assert!(
+        matches!(status.code(), tonic::Code::InvalidArgument | tonic::Code::PermissionDenied),
+        "{status:?}"
+    );
+}
+
+/// The engines do not grant it on their bare sockets either, unless they are told to.
+async fn insecure_steps(test: Arc<Test>) {
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    let base = test.base(&registry).await;
+    let dockerfile = format!("FROM {base}\nRUN --security=insecure id > /id\n");
+    let hostile = test.context("hostile", &[("Dockerfile", &dockerfile)]);
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    let shown = job.build(&hostile, &[]).await;
+    assert!(matches!(shown.status, 1 | 3), "{shown}");
+    assert!(shown.stderr.contains("security"), "{shown}");
+}
+
+async fn a_frontend_of_the_jobs_own(test: Arc<Test>) {
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    let frontend = registry.name("frontend:1");
+    let dockerfile = format!("# syntax={frontend}\nFROM scratch\nCOPY Dockerfile /\n");
+    let hostile = test.context("hostile", &[("Dockerfile", &dockerfile)]);
+    let asked = |requests: Vec<String>| requests.iter().any(|request| request.contains("/frontend/"));
+    let home = test.new_dir("bare");
+    let before = registry.mark().await;
+    test.engine.buildx_build(&home, &hostile, &[]).await;
+    assert!(asked(registry.requests_since(&before).await), "the bare engine fetches the frontend");
+
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    let before = registry.mark().await;
+    job.build(&hostile, &[]).await.ok().says(&[&frontend, "ignored"]);
+    let plain = test.context("plain", &[("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")]);
+    for argument in ["BUILDKIT_SYNTAX", "build-arg:BUILDKIT_SYNTAX", "cmdline", "source"] {
+        let argument = format!("{argument}={frontend}");
+        job.build(&plain, &["--build-arg", &argument]).await;
+    }
+    let requests = registry.requests_since(&before).await;
+    assert!(!asked(requests.clone()), "{requests:?}");
+}
+
+async fn names_of_other_namespaces(test: Arc<Test>) {
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    let base = test.base(&registry).await;
+    let secret = test.unique("secret");
+    let dockerfile = format!("FROM {base}\nCOPY secret /secret\n");
+    let context = test.context("victim", &[("Dockerfile", &dockerfile), ("secret", &secret)]);
+    let victim = Wharf::new(&test, &wharfd, "victim#1");
+    let id = victim.build_id(&context, &["-t", "app:1"]).await;
+
+    // The name that the engine has it under, which no job can guess: the test knows the node's key.
+    let names = wharfd.keys().names(&Namespace::new("victim", "1").unwrap());
+    let private = names.name(&Reference::parse("app:1").unwrap()).as_str().to_owned();
+    assert_eq!(test.engine.id(&private).await, id);
+    let rest = private.strip_prefix("wharf.").unwrap();
+    let dockerfiles = [
+        format!("FROM {private}\nRUN cat /secret\n"),
+        format!("ARG A=wharf.\nFROM ${{A}}{rest}\nRUN cat /secret\n"),
+        format!("FROM {base}\nCOPY --from={private} /secret /stolen\nRUN cat /stolen\n"),
+        format!("FROM {base}\nRUN --mount=from={private},target=/m cat /m/secret\n"),
+        format!("FROM {base} AS a\nFROM {private} AS b\nFROM a\nCOPY --from=b /secret /stolen\n"),
+    ];
+    let (home, job) = (test.new_dir("bare"), Wharf::new(&test, &wharfd, "thief#1"));
+    for (index, dockerfile) in dockerfiles.iter().enumerate() {
+        let hostile = test.context(&format!("hostile{index}"), &[("Dockerfile", dockerfile)]);
+        test.engine.buildx_build(&home, &hostile, &["--no-cache"]).await.ok();
+        let refused = job.build(&hostile, &["--no-cache"]).await.ended(6);
+        assert!(!refused.stderr.contains(&secret), "{refused}");
+        // It is the victim's, but even the victim has no business with that name.
+        victim.build(&hostile, &[]).await.ended(6);
+    }
+    // A hold, which is nobody's.
+    let holds = test.engine.names_with_prefix(&format!("{}hold/", wharfd.prefix())).await;
+    assert!(!holds.is_empty());
+    for hold in holds.iter().filter(|hold| !hold.contains('@')) {
+        let hostile = test.context("hold", &[("Dockerfile", &format!("FROM {hold}\nRUN cat /mark\n"))]);
+        job.build(&hostile, &[]).await.ended(6);
+        for command in [&["inspect", hold][..], &["rmi", hold], &["pull", hold], &["tag", hold, "mine:1"]] {
+            let refused = job.run(command).await;
+            assert!(matches!(refused.status, 2 | 3 | 6), "{refused}");
+        }
+    }
+    // Nobody may call an image of his own like that.
+    for command in [&["tag", "app:1", &private][..], &["push", &private], &["inspect", &private]] {
+        let refused = victim.run(command).await;
+        assert!(refused.status != 0 || command[0] == "tag", "{refused}");
+    }
+    assert_eq!(test.engine.id(&private).await, id);
+}

@@ -1,0 +1,8 @@
+//! Attacks of one job on the node or on another job. Each is shown to work on the engine's bare
+//! socket first, and is then tried through Wharf.
+
+pub(crate) mod cache;
+pub(crate) mod forged;
+pub(crate) mod graph;
+pub(crate) mod sources;
+pub(crate) mod streams;

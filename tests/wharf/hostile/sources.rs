@@ -1,0 +1,73 @@
+//! What a build may not fetch: the node's own network, and Git repositories.
+
+use std::sync::Arc;
+
+use crate::harness::{
+    Test, Wharf, cases,
+    registry::{Broken, BrokenRegistry},
+};
+
+cases![urls_of_the_node, git_repositories];
+
+async fn urls_of_the_node(test: Arc<Test>) {
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    let port = registry.host().rsplit_once(':').unwrap().1.to_owned();
+    let add = |url: &str| format!("FROM scratch\nADD {url} /stolen\n");
+    let hostile = test.context("bare", &[("Dockerfile", &add(&format!("http://{}/v2/", registry.host())))]);
+    let home = test.new_dir("bare");
+    let before = registry.mark().await;
+    test.engine.buildx_build(&home, &hostile, &["--no-cache", "--network=none"]).await.ok();
+    assert!(!registry.requests_since(&before).await.is_empty());
+
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    let before = registry.mark().await;
+    for (index, dockerfile) in [
+        add(&format!("http://127.0.0.1:{port}/v2/")),
+        add(&format!("http://localhost:{port}/v2/")),
+        add(&format!("http://127.1:{port}/v2/")),
+        add(&format!("http://2130706433:{port}/v2/")),
+        add(&format!("http://0x7f000001:{port}/v2/")),
+        add(&format!("http://0.0.0.0:{port}/v2/")),
+        add(&format!("http://[::1]:{port}/v2/")),
+        add(&format!("http://[::ffff:127.0.0.1]:{port}/v2/")),
+        add(&format!("http://user:password@127.0.0.1:{port}/v2/")),
+        add("http://169.254.169.254/latest/meta-data/"),
+        add("http://10.0.0.1/"),
+        format!("FROM scratch\nARG H=127.0.0.\nADD http://${{H}}1:{port}/v2/ /stolen\n"),
+        format!("FROM scratch AS a\nADD http://127.0.0.1:{port}/v2/ /stolen\nFROM scratch\nCOPY --from=a /stolen /\n"),
+        format!("FROM scratch\nADD --checksum=sha256:{} http://127.0.0.1:{port}/v2/ /stolen\n", "0".repeat(64)),
+    ]
+    .iter()
+    .enumerate()
+    {
+        let hostile = test.context(&format!("hostile{index}"), &[("Dockerfile", dockerfile)]);
+        let refused = job.build(&hostile, &[]).await;
+        // What is no address at all, to some resolver, cannot be found; the others are refused.
+        assert!(refused.status == 3 || (refused.status != 0 && dockerfile.contains("http://0x")), "{dockerfile}{refused}");
+        assert!(!refused.stderr.contains("password"), "{refused}");
+    }
+    assert_eq!(registry.requests_since(&before).await, Vec::<String>::new());
+}
+
+async fn git_repositories(test: Arc<Test>) {
+    let (server, wharfd) = tokio::join!(BrokenRegistry::start(Broken::Unavailable), test.wharfd());
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    let home = test.new_dir("bare");
+    for (index, url) in [
+        format!("http://{}/x.git", server.host()),
+        format!("http://{}/x.git#{}", server.host(), "a".repeat(40)),
+        format!("git://{}/x.git#{}", server.host(), "a".repeat(40)),
+    ]
+    .iter()
+    .enumerate()
+    {
+        let dockerfile = format!("FROM scratch\nADD {url} /stolen\n");
+        let hostile = test.context(&format!("hostile{index}"), &[("Dockerfile", &dockerfile)]);
+        let connections = server.connections();
+        test.engine.buildx_build(&home, &hostile, &[]).await;
+        assert!(server.connections() > connections, "the bare engine asks the server: {url}");
+        let connections = server.connections();
+        job.build(&hostile, &[]).await.ended(3).says(&["ADD"]);
+        assert_eq!(server.connections(), connections, "{url}");
+    }
+}

@@ -1,0 +1,145 @@
+//! Streams and sessions of one caller, in the hands of another.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::stream;
+use tonic::{Code, transport::Channel};
+use tonic_types::StatusExt as _;
+use wharf::wire::v1::{
+    AttachRequest, BuildSpec, attach_request, build_service_client::BuildServiceClient, session_response,
+};
+
+use crate::harness::{
+    Test, cases,
+    image::context_tar,
+    rpc,
+    session::{Client, Session},
+};
+
+cases![sessions_and_streams_of_others, a_stream_is_attached_once, a_stalled_stream_stops_no_other];
+
+const CONFIG: &str = "[[serve]]\nuid = 1000\nnamespaces = \"*\"\n";
+
+async fn attach(channel: &Channel, id: &str) -> tonic::Status {
+    let first = AttachRequest { request: Some(attach_request::Request::StreamId(id.to_owned())) };
+    let mut client = BuildServiceClient::new(channel.clone());
+    let requests = stream::iter([first]);
+    match client.attach(requests).await {
+        Err(status) => status,
+        Ok(responses) => responses.into_inner().message().await.expect_err("the stream is refused"),
+    }
+}
+
+fn assert_not_found(status: &tonic::Status) {
+    assert_eq!(status.code(), Code::NotFound, "{status:?}");
+    assert_eq!(status.get_error_details().error_info().unwrap().reason, "SESSION_NOT_FOUND");
+}
+
+/// Starts a build in a session and waits for its first stream, which nobody answers.
+async fn first_stream(
+    client: &Client,
+    session: &mut Session,
+) -> (tokio::task::JoinHandle<rpc::Build>, String) {
+    let (channel, start) = (client.channel.clone(), client.start(session, BuildSpec::default()));
+    let build = tokio::spawn(async move { rpc::build(&channel, start, stream::empty()).await });
+    let message = tokio::time::timeout(Duration::from_secs(60), session.announced.message()).await;
+    let message = message.expect("a stream is announced").unwrap().unwrap();
+    let Some(session_response::Response::Stream(opened)) = message.response else {
+        panic!("no stream: {message:?}")
+    };
+    (build, opened.stream_id)
+}
+
+async fn sessions_and_streams_of_others(test: Arc<Test>) {
+    let wharfd = test.wharfd_with(Some(CONFIG), &[]).await;
+    let context = test.context("context", &[("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")]);
+    let victim = Client::of(&rpc::connect(&wharfd.socket()).await, "victim#1", &context);
+    let thief = rpc::connect_as(&wharfd.socket(), 1000).await;
+    let mut session = victim.open().await;
+
+    // A build in the victim's session, in either's namespace.
+    for namespace in ["victim#1", "thief#1"] {
+        let start = wharf::wire::v1::BuildStart {
+            session_id: session.id.clone(),
+            ..rpc::start(namespace, BuildSpec::default())
+        };
+        let status = rpc::build(&thief, start, stream::empty()).await.status.unwrap();
+        assert_not_found(&status);
+    }
+    let (build, stream) = first_stream(&victim, &mut session).await;
+    let taken = attach(&thief, &stream).await;
+    assert_not_found(&taken);
+    // The same words as for what is not there.
+    let guessed = attach(&thief, &"0".repeat(32)).await;
+    assert_eq!(taken.message(), guessed.message());
+    drop(session);
+    let ended = build.await.unwrap();
+    assert!(ended.result.is_none() && ended.status.is_some(), "{ended:?}");
+
+    // In its own namespace a session is not to be used for another.
+    let session = victim.open().await;
+    let start = wharf::wire::v1::BuildStart {
+        session_id: session.id.clone(),
+        ..rpc::start("victim#2", BuildSpec::default())
+    };
+    let status = rpc::build(&victim.channel, start, stream::empty()).await.status.unwrap();
+    assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+
+    // An ended session's id is nothing.
+    let id = session.id.clone();
+    drop(session);
+    crate::harness::wait_for("the session's end", async || {
+        let start = wharf::wire::v1::BuildStart {
+            session_id: id.clone(),
+            ..rpc::start("victim#1", BuildSpec::default())
+        };
+        let status = rpc::build(&victim.channel, start, stream::empty()).await.status?;
+        (status.code() == Code::NotFound).then_some(())
+    })
+    .await;
+}
+
+async fn a_stream_is_attached_once(test: Arc<Test>) {
+    let wharfd = test.wharfd().await;
+    let context = test.context("context", &[("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")]);
+    let client = Client::of(&rpc::connect(&wharfd.socket()).await, "job#1", &context);
+    let mut session = client.open().await;
+    let (build, id) = first_stream(&client, &mut session).await;
+    let first = AttachRequest { request: Some(attach_request::Request::StreamId(id.clone())) };
+    let (hold, requests) = tokio::sync::mpsc::channel(1);
+    hold.send(first).await.unwrap();
+    let mut attached = BuildServiceClient::new(client.channel.clone());
+    let attached = attached.attach(tokio_stream::wrappers::ReceiverStream::new(requests)).await.unwrap();
+    assert_not_found(&attach(&client.channel, &id).await);
+    drop((attached, hold));
+    let ended = build.await.unwrap();
+    assert!(ended.result.is_none(), "a stream that broke off fails the build: {ended:?}");
+}
+
+/// One connection, two builds: the first one's stream is attached, and then neither side of it
+/// moves.
+async fn a_stalled_stream_stops_no_other(test: Arc<Test>) {
+    let wharfd = test.wharfd().await;
+    let context = test.context("context", &[("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")]);
+    let channel = rpc::connect(&wharfd.socket()).await;
+    let stalled = Client::of(&channel, "stalled#1", &context);
+    let mut session = stalled.open().await;
+    let (build, id) = first_stream(&stalled, &mut session).await;
+    let first = AttachRequest { request: Some(attach_request::Request::StreamId(id)) };
+    let (hold, requests) = tokio::sync::mpsc::channel(1);
+    hold.send(first).await.unwrap();
+    let mut attached = BuildServiceClient::new(channel.clone());
+    let attached = attached.attach(tokio_stream::wrappers::ReceiverStream::new(requests)).await.unwrap();
+
+    let files = test.context("files", &[("Dockerfile", "FROM scratch\nCOPY . /\n")]);
+    crate::harness::session::write_files(&files, 200, 24 << 20);
+    let (running, syncs) = Client::of(&channel, "running#1", &files).build(BuildSpec::default()).await;
+    running.ok();
+    assert!(crate::harness::session::of_context(&syncs).data > 24 << 20);
+    let tar = context_tar(&[("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")]);
+    rpc::build_tar(&channel, rpc::start("tar#1", BuildSpec::default()), tar).await.ok();
+
+    assert!(!build.is_finished());
+    drop((session, attached, hold));
+    assert!(build.await.unwrap().result.is_none());
+}
