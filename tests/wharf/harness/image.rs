@@ -35,6 +35,8 @@ pub(crate) struct Image {
     pub(crate) layers: Vec<Layer>,
     /// What its config says of its layers; a forger says other things.
     pub(crate) diff_ids: Vec<String>,
+    /// A label: two images of equal layers are two images by it.
+    pub(crate) label: String,
 }
 
 impl Layer {
@@ -72,7 +74,7 @@ impl Image {
     /// An image of `layers`, lowest first.
     pub(crate) fn of(layers: Vec<Layer>) -> Self {
         let diff_ids = layers.iter().map(|layer| layer.diff_id.clone()).collect();
-        Self { layers, diff_ids }
+        Self { layers, diff_ids, label: String::new() }
     }
 
     /// An image that steps can run on; `/mark` has the text that makes it its own.
@@ -92,7 +94,7 @@ impl Image {
             "architecture": architecture,
             "os": "linux",
             "created": "2024-01-01T00:00:00Z",
-            "config": {"Env": ["PATH=/bin"], "Cmd": ["sh"]},
+            "config": {"Env": ["PATH=/bin"], "Cmd": ["sh"], "Labels": {"test": self.label}},
             "rootfs": {"type": "layers", "diff_ids": self.diff_ids},
             "history": history,
         })

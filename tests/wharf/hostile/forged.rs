@@ -7,7 +7,11 @@ use crate::harness::{
     image::{File, Layer},
 };
 
-cases![a_forged_image_poisons_a_bare_engine, a_forged_image_is_refused];
+cases![
+    a_forged_image_poisons_a_bare_engine,
+    a_forged_image_is_refused,
+    a_config_of_another_image_gives_that_image,
+];
 
 /// A good image, and one that claims to be it.
 struct Images {
@@ -22,7 +26,7 @@ impl Images {
         let layer = |content: &str| Layer::of([("data", File::Content(content.as_bytes(), 0o644))]);
         let good = Image::of(vec![Layer::busybox(), layer(&content)]);
         let evil = Image::of(vec![Layer::busybox(), layer("evil")]);
-        let forged = Image { diff_ids: good.diff_ids.clone(), ..evil };
+        let forged = Image { diff_ids: good.diff_ids.clone(), label: "forged".to_owned(), ..evil };
         Self { good, forged, content }
     }
 }
@@ -86,4 +90,30 @@ async fn a_forged_image_is_refused(test: Arc<Test>) {
         let layers = manifest["layers"].to_string();
         assert!(!layers.contains(&images.forged.layers[1].digest), "the victim pushes the thief's layer");
     }
+}
+
+/// With the very config of the good image, an engine that has that one may not even look at the
+/// layers. Whatever it does, the forger's files are not what anybody gets.
+async fn a_config_of_another_image_gives_that_image(test: Arc<Test>) {
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    let images = Images::new(&test);
+    let forged = Image { label: images.good.label.clone(), ..images.forged };
+    images.good.push(&registry, "good", "1").await;
+    forged.push(&registry, "forged", "1").await;
+    let build = async |job: &str, base: &str| {
+        let dockerfile = format!("FROM {}\nRUN cp /data /seen\n", registry.name(base));
+        let context = test.context(&base.replace(':', "-"), &[("Dockerfile", &dockerfile)]);
+        let job = Wharf::new(&test, &wharfd, job);
+        let shown = job.build(&context, &["--no-cache", "--iidfile", "id"]).await;
+        if shown.status != 0 {
+            return Err(shown.status);
+        }
+        let id = std::fs::read_to_string(job.home().join("id")).unwrap();
+        Ok(test.engine.text(&id, "/seen").await)
+    };
+    let good = Ok(images.content.clone());
+    assert_eq!(build("victim#1", "good:1").await, good);
+    let thief = build("thief#1", "forged:1").await;
+    assert!(thief == Err(3) || thief == good, "{thief:?}");
+    assert_eq!(build("victim#2", "good:1").await, good);
 }

@@ -15,7 +15,7 @@ async fn host_networking(test: Arc<Test>) {
     let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
     let base = test.base(&registry).await;
     let dockerfile = |network: &str| {
-        format!("FROM {base}\nRUN {network} wget -q -O /got http://{}/v2/\n", registry.host())
+        format!("FROM {base}\nRUN {network} wget -q -O /got http://{}/v2/_catalog\n", registry.host())
     };
     let hostile = test.context("hostile", &[("Dockerfile", &dockerfile("--network=host"))]);
     let home = test.new_dir("bare");
@@ -31,7 +31,7 @@ async fn host_networking(test: Arc<Test>) {
     // Its own loopback has no registry.
     job.build(&plain, &[]).await.ended(1);
     let fetched = registry.requests_since(&before).await;
-    assert!(!fetched.iter().any(|request| request.starts_with("GET /v2/ 200")), "{fetched:?}");
+    assert!(!fetched.iter().any(|request| request.contains("_catalog")), "{fetched:?}");
 
     // By the API, past the command line.
     let channel = rpc::connect(&wharfd.socket()).await;
