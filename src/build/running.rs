@@ -28,7 +28,7 @@ use crate::{
         solve::{self, Ended, Facts},
     },
     fault::{Fault, Reason},
-    names::{Namespace, Reference, printable},
+    names::{Namespace, Reference, printable, printable_url},
     policy::Permit,
     wire::{build::BuildSpec, progress::Reporter, v1},
 };
@@ -349,7 +349,8 @@ impl<'a> Build<'a> {
             return Err(Fault::new(Reason::EngineFailed, text));
         }
         let denied = |why: &str| {
-            let text = format!("the source `{}` is not allowed: {why}", printable(&self.shown.text(source)));
+            let text =
+                format!("the source `{}` is not allowed: {why}", printable_url(&self.shown.text(source)));
             Fault::new(Reason::SourceDenied, text)
         };
         match source.split_once("://") {
@@ -375,7 +376,7 @@ impl<'a> Build<'a> {
     /// Admits a URL that an `ADD` names: policy judges every address that its host has.
     async fn admit_url(&mut self, url: &str) -> Result<(), Fault> {
         let denied = |why: String| {
-            Fault::new(Reason::SourceDenied, format!("`ADD {}` is not allowed: {why}", printable(url)))
+            Fault::new(Reason::SourceDenied, format!("`ADD {}` is not allowed: {why}", printable_url(url)))
                 .hint("copy the file into the build context instead")
         };
         let uri: http::Uri = url.parse().map_err(|_| denied("it is not a URL".to_owned()))?;

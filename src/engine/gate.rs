@@ -18,7 +18,7 @@ use prost::Message as _;
 use super::isolation::{JobKeys, SALT_ADDRESS};
 use crate::{
     fault::{Fault, Reason},
-    names::printable,
+    names::{printable, printable_url},
 };
 
 /// A graph that was judged: the results that may be returned to BuildKit to run. Made by
@@ -212,14 +212,14 @@ impl Gate<'_> {
             "git" => {
                 let text = format!(
                     "`ADD {}` is not allowed: Git sources are fetched past all checks",
-                    printable(identifier)
+                    printable_url(identifier)
                 );
                 Err(Refusal::Refused(
                     Fault::new(Reason::SourceDenied, text)
                         .hint("check the repository out in the job and COPY it"),
                 ))
             }
-            _ => Err(refuse(format!("the source `{}` is of no allowed kind", printable(identifier)))),
+            _ => Err(refuse(format!("the source `{}` is of no allowed kind", printable_url(identifier)))),
         }
     }
 

@@ -6,6 +6,17 @@ pub fn printable(text: &str) -> String {
     text.chars().flat_map(escape).collect()
 }
 
+/// A URL, printable, without the user and the password that may be written in it.
+pub fn printable_url(url: &str) -> String {
+    let hidden = url.split_once("://").and_then(|(scheme, rest)| {
+        let authority = rest.find(['/', '?', '#']).map_or(rest, |end| rest.split_at(end).0);
+        let (user, _) = authority.rsplit_once('@')?;
+        // As BuildKit writes it in its steps.
+        Some(format!("{scheme}://xxxxx:xxxxx{}", rest.split_at(user.len()).1))
+    });
+    printable(hidden.as_deref().unwrap_or(url))
+}
+
 fn escape(c: char) -> impl Iterator<Item = char> {
     // What turns the direction of text around, joins, tags or takes no room hides what is written.
     let hidden = c.is_control()
@@ -19,6 +30,16 @@ fn escape(c: char) -> impl Iterator<Item = char> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_logs_in_is_not_shown() {
+        assert_eq!(printable_url("http://a:b@host:1/x@y"), "http://xxxxx:xxxxx@host:1/x@y");
+        assert_eq!(printable_url("https://token@host"), "https://xxxxx:xxxxx@host");
+        assert_eq!(printable_url("https://a:b@c@host?q"), "https://xxxxx:xxxxx@host?q");
+        for plain in ["https://host/a@b", "git@host:x", "http://host?a@b"] {
+            assert_eq!(printable_url(plain), plain);
+        }
+    }
 
     #[test]
     fn escape_sequences_lose_their_power() {

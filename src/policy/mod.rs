@@ -4,7 +4,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use crate::{
     fault::{Fault, Reason},
-    names::{Namespace, Pattern, Reference, printable},
+    names::{Namespace, Pattern, Reference, printable, printable_url},
 };
 
 /// A subject that policy has allowed, and the rules that allowed it.
@@ -88,7 +88,7 @@ impl Rules {
         }
         let text = format!(
             "`ADD {}` is not allowed: {address} is an address of this node or its network",
-            printable(url)
+            printable_url(url)
         );
         Err(Fault::new(Reason::SourceDenied, text).hint("copy the file into the build context instead"))
     }
