@@ -119,11 +119,14 @@ impl Problem {
             }
             Self::Unfetched(blob) => {
                 let text = format!(
-                    "{} is refused: the engine took layer {blob} for one that it has and did not fetch it, \
-                     so nobody knows what is in it",
+                    "{} is refused: its config calls layer {blob} by the name of one that the engine has, so the \
+                     engine did not fetch it, and nobody knows what is in it",
                     reference.familiar()
                 );
-                Fault::new(Reason::ImageForged, text)
+                Fault::new(Reason::ImageForged, text).hint(
+                    "if the image is genuine, another one has this layer in another compression: the node's \
+                     operator can remove that one",
+                )
             }
         }
     }

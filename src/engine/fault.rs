@@ -73,15 +73,16 @@ const ABSENT: [&str; 5] =
     ["manifest unknown", "name unknown", "not found: manifest", "repository name not known", ": not found"];
 const OTHER_PLATFORM: [&str; 3] =
     ["no matching manifest", "no match for platform", "does not match the specified platform"];
-const FORGED: [&str; 4] = [
+const FORGED: [&str; 5] = [
     "layers from manifest don't match image configuration",
+    "number of layers and diffids don't match",
     "wrong diff id",
     "mismatched image rootfs",
     "filesystem layer verification failed",
 ];
 const DISK_FULL: [&str; 1] = ["no space left on device"];
 /// Why a registry did not answer, in words that are fit to show.
-const CAUSES: [(&str, &str); 8] = [
+const CAUSES: [(&str, &str); 12] = [
     ("connection refused", "connection refused"),
     ("no such host", "its name does not resolve"),
     ("network is unreachable", "the network is unreachable"),
@@ -92,6 +93,10 @@ const CAUSES: [(&str, &str); 8] = [
         "it does not speak HTTPS, and is not one of the engine's insecure registries",
     ),
     ("timeout", "it does not answer in time"),
+    ("deadline exceeded", "it does not answer in time"),
+    ("server misbehaving", "its name does not resolve"),
+    ("connection reset", "it closed the connection"),
+    ("eof", "it closed the connection"),
     ("unexpected http status: 5", "it answers with an error of its own (5xx)"),
 ];
 
@@ -124,13 +129,17 @@ pub(crate) fn registry(reference: &Reference, platform: &Platform, logged_in: bo
         Fault::new(Reason::RegistryDenied, text).hint(format!("log in: docker login {host}"))
     } else if status == 404 || says(&ABSENT) {
         not_found(reference)
-    } else {
-        let cause = CAUSES.iter().find(|(word, _)| message.contains(word)).map(|(_, text)| *text);
-        let text = format!(
-            "the registry {host} is not available for {name}: {}",
-            cause.unwrap_or("wharfd's log says why")
-        );
+    } else if let Some((_, cause)) = CAUSES.iter().find(|(word, _)| message.contains(word)) {
+        Fault::new(
+            Reason::RegistryUnavailable,
+            format!("the registry {host} is not available for {name}: {cause}"),
+        )
+    } else if status >= 500 {
+        let text = format!("the registry {host} is not available for {name}; wharfd's log says why");
         Fault::new(Reason::RegistryUnavailable, text)
+    } else {
+        let text = format!("the engine failed on {name} at {host}; wharfd's log says why");
+        Fault::new(Reason::EngineFailed, text)
     };
     fault.caused_by(error)
 }
@@ -220,6 +229,9 @@ mod tests {
             Reason::RegistryUnavailable
         );
         assert_eq!(reason(200, "write /x: no space left on device"), Reason::EngineFailed);
+        assert_eq!(reason(200, "something new"), Reason::EngineFailed);
+        assert_eq!(reason(200, "number of layers and diffIDs don't match: 2 != 1"), Reason::ImageForged);
+        assert_eq!(reason(200, "unexpected EOF"), Reason::RegistryUnavailable);
     }
 
     #[test]
