@@ -55,7 +55,7 @@ pub(super) async fn run(mut call: Call, args: BuildArgs) -> Result<(), Stop> {
     let address = call.address()?;
     let docker = DockerConfig::read(&call.env)?;
     let secrets = Secrets::find(&args.secrets, &call.env)?;
-    let mut spec = spec(&args, &call.env)?;
+    let mut spec = spec(&args, &call.env, &docker)?;
     for path in args.iidfile.iter().chain(&args.metadata_file) {
         files::remove_stale(path)?;
     }
@@ -222,8 +222,9 @@ async fn send_tar(tar: Option<Tar>, requests: mpsc::Sender<Option<BuildRequest>>
 }
 
 /// The build, in the API's words.
-fn spec(args: &BuildArgs, env: &Env) -> Result<BuildSpec, Failure> {
-    let mut build_args = HashMap::new();
+fn spec(args: &BuildArgs, env: &Env, docker: &DockerConfig) -> Result<BuildSpec, Failure> {
+    let proxies = docker.proxies().map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let mut build_args: HashMap<String, String> = proxies.collect();
     for arg in &args.build_args {
         let value = match &arg.value {
             Some(value) => Some(value.clone()),

@@ -1,6 +1,10 @@
 //! `config.json`, as docker's command line keeps it.
 
-use std::{collections::BTreeMap, fs, io, path::Path, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    fmt, fs, io,
+    path::{Path, PathBuf},
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::Deserialize;
@@ -21,6 +25,17 @@ struct Content {
     auths: BTreeMap<String, Entry>,
     cred_helpers: BTreeMap<String, String>,
     creds_store: String,
+    proxies: BTreeMap<String, Proxies>,
+}
+
+#[derive(Clone, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Proxies {
+    http_proxy: String,
+    https_proxy: String,
+    ftp_proxy: String,
+    no_proxy: String,
+    all_proxy: String,
 }
 
 #[derive(Clone, Default, Deserialize)]
@@ -32,9 +47,16 @@ struct Entry {
     identitytoken: String,
 }
 
-impl std::fmt::Debug for Entry {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("<entry>")
+    }
+}
+
+// A proxy's URL may hold a password.
+impl fmt::Debug for Proxies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("<proxies>")
     }
 }
 
@@ -65,6 +87,24 @@ impl Config {
     pub(super) fn helper(&self, key: &str, host: &str) -> Option<&str> {
         let of_host = self.content.cred_helpers.get(key).or_else(|| self.content.cred_helpers.get(host));
         of_host.or(Some(&self.content.creds_store)).filter(|name| !name.is_empty()).map(String::as_str)
+    }
+
+    /// The proxies for builds, as the variables that hold them.
+    pub(super) fn proxies(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        // Docker knows others, by the address of its daemon: there is one wharfd here.
+        let proxies = self.content.proxies.get("default").into_iter();
+        let variables = proxies.flat_map(|proxies| {
+            [
+                ("HTTP_PROXY", "http_proxy", &proxies.http_proxy),
+                ("HTTPS_PROXY", "https_proxy", &proxies.https_proxy),
+                ("FTP_PROXY", "ftp_proxy", &proxies.ftp_proxy),
+                ("NO_PROXY", "no_proxy", &proxies.no_proxy),
+                ("ALL_PROXY", "all_proxy", &proxies.all_proxy),
+            ]
+        });
+        variables
+            .filter(|(.., value)| !value.is_empty())
+            .flat_map(|(upper, lower, value)| [(upper, value.as_str()), (lower, value.as_str())])
     }
 
     /// The credentials that the file itself has under `key`.

@@ -48,6 +48,11 @@ impl DockerConfig {
         Ok(Self { config })
     }
 
+    /// The proxies for builds, as the ARGs that docker makes of them.
+    pub(crate) fn proxies(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.config.proxies()
+    }
+
     /// The credentials for the registry at `host`, as in an image reference.
     pub(crate) async fn of(&self, host: &str) -> Result<Option<Credentials>, Failure> {
         let hub = HUB_HOSTS.contains(&host);
@@ -149,6 +154,25 @@ mod tests {
     async fn a_plain_entry_serves_the_hub() {
         let home = Home::of("plain", r#"{"auths": {"docker.io": {"auth": "YTpi"}}}"#);
         assert_eq!(home.read().unwrap().of("docker.io").await.unwrap(), password("a", "b"));
+    }
+
+    #[test]
+    fn proxies_are_dockers_args() {
+        let home = Home::of(
+            "proxies",
+            r#"{"proxies": {"default": {"httpProxy": "http://proxy:1", "noProxy": "x"}, "tcp://h": {"ftpProxy": "y"}}}"#,
+        );
+        let config = home.read().unwrap();
+        let proxies: Vec<_> = config.proxies().collect();
+        assert_eq!(
+            proxies,
+            [
+                ("HTTP_PROXY", "http://proxy:1"),
+                ("http_proxy", "http://proxy:1"),
+                ("NO_PROXY", "x"),
+                ("no_proxy", "x")
+            ]
+        );
     }
 
     #[tokio::test]
