@@ -17,6 +17,7 @@
 )]
 
 mod cancel;
+mod commands;
 mod errors;
 mod first_light;
 mod harness;
@@ -40,6 +41,7 @@ fn cases() -> Vec<Case> {
         sync::CASES,
         cancel::CASES,
         errors::CASES,
+        commands::CASES,
         hostile::graph::CASES,
         hostile::sources::CASES,
         hostile::cache::CASES,
