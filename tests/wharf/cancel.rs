@@ -43,7 +43,7 @@ impl Endless {
         let registry = test.registry().await;
         let base = test.base(&registry).await;
         // 30 years or so, and its own.
-        let seconds = format!("9{:09}", u32::from_str_radix(&fresh_digits(test), 10).unwrap());
+        let seconds = format!("9{:09}", fresh_digits(test).parse::<u32>().unwrap());
         let dockerfile = format!("FROM {base}\nRUN exec sleep {seconds}\n");
         let context = test.context("endless", &[("Dockerfile", &dockerfile)]);
         Self { context, seconds, base }

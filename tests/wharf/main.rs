@@ -11,8 +11,8 @@
     clippy::indexing_slicing,
     clippy::print_stdout,
     clippy::print_stderr,
-    clippy::large_futures,
-    clippy::wildcard_enum_match_arm,
+    clippy::unreachable,
+    clippy::disallowed_methods,
     reason = "a test that cannot go on fails, and says so"
 )]
 

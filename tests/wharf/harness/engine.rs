@@ -101,11 +101,6 @@ impl Engine {
         image["Id"].as_str().unwrap().to_owned()
     }
 
-    /// Names an image as an operator would.
-    pub(crate) async fn tag(&self, name: &str, repository: &str, tag: &str) {
-        self.post(&format!("/images/{name}/tag?repo={repository}&tag={tag}")).send().await.ok();
-    }
-
     /// Removes a name, and the image with its last one; one that is not there is no error.
     pub(crate) async fn remove_image(&self, name: &str) {
         let answer = self.call(Method::DELETE, &format!("/images/{name}?force=1")).send().await;
@@ -201,7 +196,7 @@ impl Engine {
             let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
             let words: Vec<_> = command.split(|byte| *byte == 0).collect();
             // A shell that was told to run it has it as a part of a longer word.
-            words.iter().any(|word| *word == text.as_bytes()).then_some(pid)
+            words.contains(&text.as_bytes()).then_some(pid)
         });
         processes.collect()
     }

@@ -40,8 +40,11 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct Case {
     /// `subject::what_must_hold`.
     pub(crate) name: &'static str,
-    pub(crate) run: fn(Arc<Test>) -> Pin<Box<dyn Future<Output = ()>>>,
+    pub(crate) run: fn(Arc<Test>) -> Running,
 }
+
+/// A test that runs.
+pub(crate) type Running = Pin<Box<dyn Future<Output = ()>>>;
 
 /// The table of a file's tests.
 macro_rules! cases {
@@ -64,8 +67,6 @@ pub(crate) const fn short(path: &'static str) -> &'static str {
 /// One test on one engine. What it starts ends with it.
 #[derive(Debug)]
 pub(crate) struct Test {
-    /// The test's name.
-    pub(crate) name: &'static str,
     /// The engine that it runs on.
     pub(crate) engine: Arc<Engine>,
     dir: PathBuf,
@@ -77,7 +78,7 @@ pub(crate) struct Test {
 }
 
 impl Test {
-    fn new(name: &'static str, engine: Arc<Engine>) -> Arc<Self> {
+    fn new(engine: Arc<Engine>) -> Arc<Self> {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("wharf-test-{}-{number}", std::process::id()));
@@ -85,7 +86,6 @@ impl Test {
         // Other uids reach the socket in it.
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
         Arc::new(Self {
-            name,
             engine,
             dir,
             number,
@@ -207,7 +207,8 @@ impl Test {
             }
             registry.end().await;
         }
-        for name in std::mem::take(&mut *lock(&self.engines)) {
+        let engines = std::mem::take(&mut *lock(&self.engines));
+        for name in engines {
             let down =
                 Output::of(engine::env_script(&["down", "--purge", &name]), b"", ENGINE_PATIENCE).await;
             if down.status != 0 {

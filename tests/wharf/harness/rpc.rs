@@ -80,7 +80,7 @@ pub(crate) async fn build(
     pieces: impl Stream<Item = Bytes> + Send + 'static,
 ) -> Build {
     let first = BuildRequest { request: Some(Request::Start(start)) };
-    let pieces = pieces.map(|piece| BuildRequest { request: Some(Request::Tar(piece.into())) });
+    let pieces = pieces.map(|piece| BuildRequest { request: Some(Request::Tar(piece)) });
     let mut client = BuildServiceClient::new(channel.clone()).max_decoding_message_size(16 << 20);
     let mut build = Build::default();
     let requests = stream::iter([first]).chain(pieces);

@@ -230,7 +230,7 @@ pub(crate) fn tests_of(engine: &str, cases: Vec<Case>, arguments: &Arguments) ->
 }
 
 async fn one(case: Case, engine: Arc<Engine>) -> Result<(), String> {
-    let test = Test::new(case.name, engine);
+    let test = Test::new(engine);
     let begun = Instant::now();
     let body = AssertUnwindSafe((case.run)(Arc::clone(&test))).catch_unwind();
     let mut error = match tokio::time::timeout(TEST_TIMEOUT, body).await {

@@ -50,7 +50,7 @@ pub(crate) struct Synced {
 pub(crate) struct Session {
     pub(crate) id: String,
     pub(crate) announced: tonic::Streaming<wharf::wire::v1::SessionResponse>,
-    pub(crate) requests: mpsc::Sender<SessionRequest>,
+    _open: mpsc::Sender<SessionRequest>,
 }
 
 impl Client {
@@ -82,7 +82,7 @@ impl Client {
         let mut announced = client.session(ReceiverStream::new(sent)).await.unwrap().into_inner();
         match announced.message().await.unwrap().and_then(|message| message.response) {
             Some(session_response::Response::Opened(opened)) => {
-                Session { id: opened.session_id, announced, requests }
+                Session { id: opened.session_id, announced, _open: requests }
             }
             other => panic!("the session is not open: {other:?}"),
         }
