@@ -1,13 +1,13 @@
 //! Wharf builds container images for Jenkins jobs, each in a namespace of its own.
 //!
 //! The order below is the way of a call: a module uses what stands above it, never below. The
-//! daemon never uses `client`; `client` uses `names`, `wire` and the first line only.
+//! daemon never uses `client`; `client` uses `names`, `wire` and `fault` only.
+
+pub mod names;
 
 pub mod fault;
 pub mod tasks;
 pub mod telemetry;
-
-pub mod names;
 
 pub mod config;
 

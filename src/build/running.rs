@@ -247,17 +247,13 @@ impl<'a> Build<'a> {
     /// The names that the image gets in the engine. One without a tag needs one too: the image is
     /// the namespace's.
     async fn private_names(&self) -> Result<Vec<String>, Fault> {
-        let names = self.engine.keys().names(self.order.namespace.subject());
+        let namespace = self.order.namespace.subject();
         if self.spec.tags.is_empty() {
-            return Ok(vec![names.untagged(&random_id()?)]);
+            return Ok(vec![self.engine.keys().names(namespace).untagged(&random_id()?)]);
         }
         let mut private = Vec::with_capacity(self.spec.tags.len());
         for tag in &self.spec.tags {
-            let name = names.name(tag);
-            if let Some(hash) = name.long() {
-                self.engine.store().remember_long_name(hash, &tag.to_string()).await?;
-            }
-            private.push(name.as_str().to_owned());
+            private.push(self.engine.private_name(namespace, tag).await?.as_str().to_owned());
         }
         Ok(private)
     }

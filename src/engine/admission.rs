@@ -44,17 +44,11 @@ impl CredentialSource for Logins {
 /// An image that a namespace's builds may use. Only [`Engine::admit`] makes one.
 #[derive(Clone, Debug)]
 pub struct Admitted {
-    reference: Reference,
     digest: Option<Digest>,
     target: String,
 }
 
 impl Admitted {
-    /// What the Dockerfile says, in full.
-    pub fn reference(&self) -> &Reference {
-        &self.reference
-    }
-
     /// The digest that the registry has under it; none for an image of the namespace or the node.
     pub fn digest(&self) -> Option<&Digest> {
         self.digest.as_ref()
@@ -92,7 +86,7 @@ impl Engine {
         let names = self.keys().names(namespace.subject());
         let own = names.name(&reference).as_str().to_owned();
         if self.inspect_name(&own).await?.is_some() {
-            return Ok(Admitted { reference, digest: None, target: own });
+            return Ok(Admitted { digest: None, target: own });
         }
         self.admit_foreign(namespace, reference, credentials, pull, reporter).await
     }
@@ -128,7 +122,7 @@ impl Engine {
             (Ok((digest, target)), _) => {
                 let pin = Pinned { source: PinSource::Registry, digest: digest.clone() };
                 self.store().set_pin(names.opaque(), &reference, &pin).await?;
-                Ok(Admitted { reference, digest: Some(digest), target })
+                Ok(Admitted { digest: Some(digest), target })
             }
             (Err(fault), OnNode::Unsure(held)) if fault.reason() == Reason::RegistryUnavailable => {
                 tracing::info!(%reference, %fault, "the node's image is used");
@@ -156,7 +150,7 @@ impl Engine {
         if let Some(digest) = &digest {
             reporter.step(step_name(reference, digest)).await.done(true).await;
         }
-        Ok(Some(Admitted { reference: reference.clone(), digest, target }))
+        Ok(Some(Admitted { digest, target }))
     }
 
     /// Looks for an image that the operator has put on the node, and holds it.
@@ -190,7 +184,7 @@ impl Engine {
         self.store().touch_hold(self.name(), &held.hold).await?;
         let pin = Pinned { source: PinSource::Node, digest: held.id };
         self.store().set_pin(namespace, &reference, &pin).await?;
-        Ok(Admitted { reference, digest: None, target: held.hold })
+        Ok(Admitted { digest: None, target: held.hold })
     }
 
     /// Proves that the caller can read the image, and has the engine pull it. The digest, and the

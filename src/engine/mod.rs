@@ -59,7 +59,6 @@ struct Inner {
     api_version: (u16, u16),
     platform: Platform,
     store_kind: StoreKind,
-    registries: Registries,
     keys: Keys,
     store: Store,
     tasks: Group,
@@ -88,17 +87,6 @@ pub enum StoreKind {
     Classic,
     /// containerd's: an image's id is its manifest's or index's digest.
     Containerd,
-}
-
-/// How the engine reaches registries.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Registries {
-    /// URLs that are asked in Docker Hub's place.
-    pub mirrors: Vec<String>,
-    /// Hosts that may answer in plain HTTP, or with a certificate that nobody vouches for.
-    pub insecure_hosts: Vec<String>,
-    /// Networks whose hosts are insecure: `127.0.0.0/8`.
-    pub insecure_networks: Vec<String>,
 }
 
 impl Engine {
@@ -150,7 +138,6 @@ impl Engine {
             matches!(entry.as_slice(), [key, value]
                 if key == "driver-type" && value == "io.containerd.snapshotter.v1")
         });
-        let registries = info.registry_config.map(registries).unwrap_or_default();
         let engine = Self {
             inner: Arc::new(Inner {
                 name: name.to_owned(),
@@ -160,7 +147,6 @@ impl Engine {
                 api_version,
                 platform,
                 store_kind: if containerd { StoreKind::Containerd } else { StoreKind::Classic },
-                registries,
                 keys,
                 store,
                 tasks,
@@ -202,11 +188,6 @@ impl Engine {
     /// Where it keeps images.
     pub fn store_kind(&self) -> StoreKind {
         self.inner.store_kind
-    }
-
-    /// How it reaches registries.
-    pub fn registries(&self) -> &Registries {
-        &self.inner.registries
     }
 
     /// The node's keyed hashes.
@@ -316,21 +297,6 @@ fn check_version(name: &str, version: &str, api: &str) -> Result<(u16, u16), Fau
 fn variant(machine: &str) -> Option<String> {
     let version = machine.strip_prefix("armv")?.chars().next().filter(|digit| matches!(digit, '5'..='7'))?;
     Some(format!("v{version}"))
-}
-
-fn registries(config: bollard::models::RegistryServiceConfig) -> Registries {
-    let insecure_hosts = config
-        .index_configs
-        .into_iter()
-        .flatten()
-        .filter(|(_, index)| index.secure == Some(false))
-        .map(|(host, _)| host)
-        .collect();
-    Registries {
-        mirrors: config.mirrors.unwrap_or_default(),
-        insecure_hosts,
-        insecure_networks: config.insecure_registry_cidrs.unwrap_or_default(),
-    }
 }
 
 #[cfg(test)]
