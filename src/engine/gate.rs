@@ -21,6 +21,10 @@ use crate::{
     names::{printable, printable_url},
 };
 
+/// The key of the image's config (OCI image-spec, config.md) in a result's metadata, also with a
+/// platform behind it.
+const IMAGE_CONFIG: &str = "containerimage.config";
+
 /// A graph that was judged: the results that may be returned to BuildKit to run. Made by
 /// [`Gate::judge`] alone.
 #[derive(Debug)]
@@ -82,6 +86,11 @@ impl Gate<'_> {
         if !result.attestations.is_empty() {
             return Err(refuse("attestations are not allowed"));
         }
+        for (key, value) in &result.metadata {
+            if key.starts_with(IMAGE_CONFIG) {
+                self.config(value)?;
+            }
+        }
         let judged = match result.result {
             None => None,
             Some(result::Result::Ref(reference)) => {
@@ -103,6 +112,20 @@ impl Gate<'_> {
             return Err(Refusal::NeedsUrls(seen.urls));
         }
         Ok(Judged { result: frontend::Result { result: judged, ..result }, images: seen.images })
+    }
+
+    /// The config of the image that comes out: `FROM --platform=… scratch` shows nowhere else.
+    fn config(&self, json: &[u8]) -> Result<(), Refusal> {
+        #[derive(serde::Deserialize)]
+        struct Config {
+            os: String,
+            architecture: String,
+            #[serde(default)]
+            variant: String,
+        }
+        let Config { os, architecture, variant } =
+            serde_json::from_slice(json).map_err(|_| refuse("the image's config cannot be read"))?;
+        self.platform(Some(&Platform { os, architecture, variant, ..Platform::default() }))
     }
 
     fn reference(&self, reference: frontend::Ref, seen: &mut Seen) -> Result<frontend::Ref, Refusal> {
@@ -447,6 +470,27 @@ mod tests {
         let mut newer = op(op::Op::Exec(exec())).encode_to_vec();
         newer.extend([0x98, 0x06, 0x01]);
         assert!(judge_bytes(vec![newer]).is_err());
+    }
+
+    #[test]
+    fn an_image_for_another_platform_is_refused() {
+        let keys = keys();
+        let (images, urls) = (BTreeMap::new(), BTreeSet::new());
+        let gate = Gate {
+            session: "s1",
+            keys: &keys,
+            platform: "linux/amd64",
+            images: &images,
+            urls: &urls,
+            tar: None,
+        };
+        let judge = |config: &str| {
+            let metadata = [("containerimage.config".to_owned(), config.as_bytes().to_vec())].into();
+            gate.judge(frontend::Result { metadata, ..frontend::Result::default() })
+        };
+        assert!(judge(r#"{"os":"linux","architecture":"amd64","rootfs":{}}"#).is_ok());
+        assert!(judge(r#"{"os":"linux","architecture":"s390x"}"#).is_err());
+        assert!(judge("{}").is_err());
     }
 
     #[test]

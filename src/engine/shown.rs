@@ -64,7 +64,8 @@ impl Shown {
         }
         match self.names.read(bare) {
             Some(Owner::Reference(reference)) => reference.to_string(),
-            Some(Owner::Long(_) | Owner::Untagged) | None => "(private image)".to_owned(),
+            Some(Owner::Untagged) => "(untagged)".to_owned(),
+            Some(Owner::Long(_)) | None => "(private image)".to_owned(),
         }
     }
 
@@ -147,4 +148,37 @@ fn log(log: control::VertexLog) -> v1::VertexLog {
 
 fn timestamp(time: bollard_buildkit_proto::google::protobuf::Timestamp) -> prost_types::Timestamp {
     prost_types::Timestamp { seconds: time.seconds, nanos: time.nanos }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{engine::naming::Keys, names::Namespace};
+
+    #[test]
+    fn names_of_the_engine_become_the_jobs() {
+        let directory = std::env::temp_dir().join(format!("wharf-shown-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let keys = Keys::load(&directory).unwrap();
+        std::fs::remove_dir_all(&directory).unwrap();
+        let own = keys.names(&Namespace::new("acme", "1").unwrap());
+        let other = keys.names(&Namespace::new("other", "1").unwrap());
+        let app = Reference::parse("app:1").unwrap();
+        let mut shown = Shown::new(own.clone());
+        shown.admit("wharf.invalid/i/hold/h:1", "docker.io/library/busybox:1");
+        let text = |text: &str| shown.text(text);
+        assert_eq!(text("[1/2] FROM wharf.invalid/i/hold/h:1"), "[1/2] FROM docker.io/library/busybox:1");
+        assert_eq!(
+            text("resolve wharf.invalid/i/hold/h:1@sha256:ab: not found"),
+            "resolve docker.io/library/busybox:1@sha256:ab: not found"
+        );
+        assert_eq!(
+            text(&format!("naming to {}", own.name(&app).as_str())),
+            "naming to docker.io/library/app:1"
+        );
+        assert_eq!(text(&format!("naming to {}", own.untagged("0"))), "naming to (untagged)");
+        let foreign = text(&format!("{} and wharf.invalid", other.name(&app).as_str()));
+        assert_eq!(foreign, "(private image) and (private image)");
+        assert_eq!(text("nothing of ours"), "nothing of ours");
+    }
 }
