@@ -161,19 +161,21 @@ impl Engine {
         if !self.is_for_platform(&image) || self.is_brought(&image) {
             return Ok(OnNode::No);
         }
+        let Some(id) = image.id.as_deref().and_then(Digest::parse) else { return Ok(OnNode::No) };
         let pulled = match self.store_kind() {
             // A pull leaves the registry's digest; `docker load`, `import` and `build` leave none.
             StoreKind::Classic => Some(image.repo_digests.iter().flatten().next().is_some()),
-            // Every image has a digest here. API 1.53 (Engine 29.2) says where it came from.
+            // Every image has a digest here. API 1.53 (Engine 29.2) says where it came from, or was
+            // pushed to.
             StoreKind::Containerd if self.api_version() >= (1, 53) => {
-                Some(image.identity.iter().any(|identity| identity.pull.iter().flatten().next().is_some()))
+                let pushed = self.store().pushed(self.name(), &id).await?;
+                Some(origins(&image).any(|origin| !pushed.iter().any(|ours| ours == origin)))
             }
             StoreKind::Containerd => None,
         };
         if pulled == Some(true) {
             return Ok(OnNode::No);
         }
-        let Some(id) = image.id.as_deref().and_then(Digest::parse) else { return Ok(OnNode::No) };
         let hold = self.keys().node_hold(&id);
         self.tag_name(id.as_str(), &hold).await?;
         let held = Held { id, hold };
@@ -258,6 +260,12 @@ impl Engine {
         image.os.as_deref() == Some(&platform.os)
             && image.architecture.as_deref() == Some(&platform.architecture)
     }
+}
+
+/// The repositories that a containerd store has pulled an image from, or pushed it to.
+pub(crate) fn origins(image: &ImageInspect) -> impl Iterator<Item = &str> {
+    let pulls = image.identity.iter().flat_map(|identity| identity.pull.iter().flatten());
+    pulls.map(|pull| pull.repository.as_deref().unwrap_or_default())
 }
 
 /// What the node has under a reference.

@@ -3,7 +3,9 @@
 
 use crate::{
     engine::{
-        Engine, StoreKind, fault,
+        Engine, StoreKind,
+        admission::origins,
+        fault,
         fetch::docker_login,
         image::{OwnedImage, check_target},
         lines::{Line, Progress},
@@ -133,7 +135,11 @@ impl Push {
             }
             engine.tag_name(self.image.private(), name).await?;
         }
+        let origins = self.origins().await?;
         let pushed = self.tasks.unless_cancelled(self.stream(step)).await?;
+        for origin in self.origins().await?.iter().filter(|origin| !origins.contains(origin)) {
+            engine.store().learn_pushed(engine.name(), self.image.id(), origin).await?;
+        }
         let digest = match pushed {
             Ok(digest) => digest,
             Err(fault) if !self.is_ours(name).await? => {
@@ -143,6 +149,12 @@ impl Push {
             Err(fault) => return Err(fault),
         };
         Ok(if self.is_pushed(&digest).await? { Attempt::Pushed(digest) } else { Attempt::Moved })
+    }
+
+    /// Where the engine says that the image comes from; a push adds to it.
+    async fn origins(&self) -> Result<Vec<String>, Fault> {
+        let image = self.engine.inspect_name(self.image.private()).await?;
+        Ok(image.iter().flat_map(origins).map(str::to_owned).collect())
     }
 
     async fn is_ours(&self, name: &str) -> Result<bool, Fault> {

@@ -33,6 +33,10 @@ const SCHEMA: [&str; SCHEMA_VERSION as usize] = ["
     CREATE TABLE journal (
         engine TEXT NOT NULL, name TEXT NOT NULL, ours TEXT, before TEXT, digests TEXT NOT NULL,
         PRIMARY KEY (engine, name)) WITHOUT ROWID;
+    -- Repositories that an engine calls an image's origin because wharfd has pushed it there.
+    CREATE TABLE pushed (
+        engine TEXT NOT NULL, image TEXT NOT NULL, repository TEXT NOT NULL,
+        PRIMARY KEY (engine, image, repository)) WITHOUT ROWID;
     -- What a namespace's references were admitted as.
     CREATE TABLE pins (
         namespace TEXT NOT NULL, reference TEXT NOT NULL, source TEXT NOT NULL, digest TEXT NOT NULL,

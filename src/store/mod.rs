@@ -6,6 +6,7 @@ mod holds;
 mod journal;
 mod layers;
 mod pins;
+mod pushed;
 
 use std::path::Path;
 
