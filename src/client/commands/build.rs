@@ -26,7 +26,7 @@ use crate::{
         progress::{Mode, Outcome},
         secrets::Secrets,
     },
-    names::Namespace,
+    names::{Namespace, printable},
     wire::v1::{
         BuildFailure, BuildRequest, BuildResult, BuildSpec, BuildStart, SessionOpen, build_request,
         build_response::Response,
@@ -276,7 +276,7 @@ fn done(args: &BuildArgs, mode: Mode, result: &BuildResult) -> Result<(), Stop> 
         files::write(path, result.image_id.as_bytes())?;
     }
     match mode {
-        Mode::Quiet => print::line(&result.image_id),
+        Mode::Quiet => print::line(printable(&result.image_id)),
         Mode::Auto | Mode::Plain | Mode::Tty => {
             for pushed in &result.pushed {
                 print::note(format_args!("pushed {}@{}", pushed.reference, pushed.digest));

@@ -10,6 +10,7 @@ use crate::{
         print,
         progress::{Mode, Outcome},
     },
+    names::printable,
     wire::v1::{PullImageRequest, PullImageResult, pull_image_response::Response},
 };
 
@@ -39,7 +40,7 @@ pub(super) async fn run(mut call: Call, args: PullArgs) -> Result<(), Stop> {
     display.finish(if result.is_ok() { Outcome::Done } else { Outcome::Stopped });
     let result = result?;
     if mode != Mode::Quiet {
-        print::line(format_args!("Digest: {}", result.digest))?;
+        print::line(format_args!("Digest: {}", printable(&result.digest)))?;
     }
-    print::line(&result.reference)
+    print::line(printable(&result.reference))
 }

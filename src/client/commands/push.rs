@@ -11,6 +11,7 @@ use crate::{
         print,
         progress::{Mode, Outcome},
     },
+    names::printable,
     wire::v1::{PushImageRequest, PushImageResult, push_image_response::Response},
 };
 
@@ -47,10 +48,10 @@ pub(super) async fn run(mut call: Call, args: PushArgs) -> Result<(), Stop> {
         Metadata { digest: &result.digest, names, ..Metadata::default() }.write(path)?;
     }
     match mode {
-        Mode::Quiet => print::line(&result.reference),
+        Mode::Quiet => print::line(printable(&result.reference)),
         Mode::Auto | Mode::Plain | Mode::Tty => {
             let tag = args.reference.tag().unwrap_or_default();
-            print::line(format_args!("{tag}: digest: {}", result.digest))
+            print::line(format_args!("{tag}: digest: {}", printable(&result.digest)))
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::Call;
 use crate::{
     client::{args::RmiArgs, exit::Stop, namespace::to_wire, print},
-    names::Reference,
+    names::{Reference, printable},
     wire::v1::RemoveImageRequest,
 };
 
@@ -21,7 +21,7 @@ pub(super) async fn run(mut call: Call, args: RmiArgs) -> Result<(), Stop> {
                     print::line(format_args!("Untagged: {}", familiar(reference)))?;
                 }
                 for id in &removed.deleted {
-                    print::line(format_args!("Deleted: {id}"))?;
+                    print::line(format_args!("Deleted: {}", printable(id)))?;
                 }
             }
             // As docker does: the others are removed all the same.
@@ -37,5 +37,5 @@ pub(super) async fn run(mut call: Call, args: RmiArgs) -> Result<(), Stop> {
 
 /// A reference as docker shows it.
 pub(super) fn familiar(reference: &str) -> String {
-    Reference::parse(reference).map_or_else(|_| reference.to_owned(), |reference| reference.familiar())
+    Reference::parse(reference).map_or_else(|_| printable(reference), |reference| reference.familiar())
 }

@@ -274,12 +274,12 @@ async fn a_signal_ends_the_session_and_waits_for_the_build() {
     let mut trial = Trial::begin("signal", None).await;
     let (mut requests, _session) = trial.session().await;
     let (_build, responses) = trial.build().await;
-    kill_process(getpid(), Signal::HUP).unwrap();
+    kill_process(getpid(), Signal::TERM).unwrap();
     assert!(requests.message().await.unwrap().is_none());
     // It waits for this, and stops at once when it comes.
     assert!(trial.ended.try_recv().is_err());
     responses.send(Err(Status::cancelled("cancelled"))).await.unwrap();
-    assert!(matches!(trial.ended.await.unwrap(), Err(Stop::Cancelled(Exit::HungUp))));
+    assert!(matches!(trial.ended.await.unwrap(), Err(Stop::Cancelled(Exit::Terminated))));
 }
 
 #[tokio::test]
@@ -288,10 +288,10 @@ async fn a_second_signal_does_not_wait() {
     let mut trial = Trial::begin("twice", None).await;
     let (mut requests, _session) = trial.session().await;
     let (_build, _responses) = trial.build().await;
-    kill_process(getpid(), Signal::TERM).unwrap();
-    assert!(requests.message().await.unwrap().is_none());
     kill_process(getpid(), Signal::INT).unwrap();
-    assert!(matches!(trial.ended.await.unwrap(), Err(Stop::Cancelled(Exit::Terminated))));
+    assert!(requests.message().await.unwrap().is_none());
+    kill_process(getpid(), Signal::TERM).unwrap();
+    assert!(matches!(trial.ended.await.unwrap(), Err(Stop::Cancelled(Exit::Interrupted))));
 }
 
 #[tokio::test]
