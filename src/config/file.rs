@@ -19,6 +19,7 @@ pub(super) struct File {
     pub(super) listen_mode: Option<SocketMode>,
     pub(super) listen_group: Option<Group>,
     pub(super) state_dir: Option<PathBuf>,
+    pub(super) client_dir: Option<PathBuf>,
     pub(super) grace_period: Option<Seconds>,
     pub(super) log_format: Option<Format>,
     pub(super) log_level: Option<Filter>,

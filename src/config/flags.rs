@@ -35,6 +35,10 @@ pub struct Flags {
     #[arg(long, env = "WHARFD_STATE_DIR", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
 
+    /// Directory to put the client `wharf` into, for agents that mount it [default: none]
+    #[arg(long, env = "WHARFD_CLIENT_DIR", value_name = "DIR")]
+    pub client_dir: Option<PathBuf>,
+
     /// Configuration file (TOML); flags override it
     #[arg(long, env = "WHARFD_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,

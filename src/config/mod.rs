@@ -44,6 +44,8 @@ pub struct Config {
     pub serve: Vec<Serve>,
     /// Where state is kept.
     pub state_dir: PathBuf,
+    /// Where the client is put for agents; none: nowhere.
+    pub client_dir: Option<PathBuf>,
     /// How long running builds may go on after SIGTERM.
     pub grace_period: Duration,
     /// How the log looks.
@@ -170,6 +172,8 @@ pub enum ConfigError {
     Group(String),
     #[error("{0} is not an absolute path; say where state is kept with --state-dir")]
     StateDir(PathBuf),
+    #[error("{0} is not an absolute path; say where the client is put with --client-dir")]
+    ClientDir(PathBuf),
     #[error("--listen: {0} is given twice")]
     ListenTwice(SocketPath),
 }
@@ -246,6 +250,10 @@ impl Config {
         if !state_dir.is_absolute() {
             return Err(ConfigError::StateDir(state_dir));
         }
+        let client_dir = flags.client_dir.or(written.client_dir);
+        if let Some(relative) = client_dir.as_ref().filter(|directory| !directory.is_absolute()) {
+            return Err(ConfigError::ClientDir(relative.clone()));
+        }
         Ok(Self {
             listen,
             listen_mode: flags.listen_mode.or(written.listen_mode).unwrap_or_default(),
@@ -253,6 +261,7 @@ impl Config {
             engines,
             serve,
             state_dir,
+            client_dir,
             grace_period: flags
                 .grace_period
                 .or(written.grace_period.map(|seconds| seconds.0))

@@ -83,6 +83,17 @@ fn flags_override_the_file() {
 }
 
 #[test]
+fn the_client_goes_nowhere_or_where_it_is_said() {
+    assert_eq!(load(&[], "").unwrap().client_dir, None);
+    let file = "client_dir = \"/run/wharf/bin\"\n";
+    assert_eq!(load(&[], file).unwrap().client_dir.as_deref(), Some(Path::new("/run/wharf/bin")));
+    let flag = load(&["--client-dir", "/opt/wharf"], file).unwrap();
+    assert_eq!(flag.client_dir.as_deref(), Some(Path::new("/opt/wharf")));
+    let wrong = error("client_dir = \"bin\"\n");
+    assert!(wrong.starts_with("bin is not an absolute path"), "{wrong}");
+}
+
+#[test]
 fn a_mistake_names_file_line_and_key() {
     let wrong = error("listen_mode = \"0660\"\nlisten_mod = \"0660\"\n");
     assert!(wrong.starts_with("w.toml:2: unknown field `listen_mod`"), "{wrong}");

@@ -1,5 +1,6 @@
 //! wharfd's life: start, serve, drain, end.
 
+mod client_dir;
 mod notify;
 
 use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
@@ -23,6 +24,7 @@ use crate::{
         unix::{BindError, Listener},
     },
 };
+use client_dir::ClientError;
 use notify::{State, notify};
 
 /// How long what was cancelled may clean up.
@@ -40,6 +42,8 @@ pub enum StartError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Keys(#[from] KeyError),
+    #[error(transparent)]
+    Client(#[from] ClientError),
     #[error("cannot listen: {0}")]
     Bind(#[from] BindError),
     #[error("cannot describe the API")]
@@ -111,6 +115,11 @@ async fn start(config: &Config, process: &Group) -> Result<Started, StartError> 
     let work = Work::new(process.child("work"));
     let front = Front::new(identities, engines, Arc::clone(&work));
     let (services, health) = service::services(front).await?;
+    // Before there is a socket to call: who finds the one finds the other.
+    if let Some(directory) = &config.client_dir {
+        let client = client_dir::put(directory)?;
+        tracing::info!(client = %client.display(), "the client for agents");
+    }
     let group = config.listen_group;
     let listeners = config
         .listen
