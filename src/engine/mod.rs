@@ -44,6 +44,8 @@ const ENGINE_OLDEST: &str = "26.1";
 /// A call that the engine does not begin to answer in this time has failed. Long: a removal waits
 /// for the disk, a pull for its registry.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(300);
+/// How long an engine may take to say its version, which costs it nothing.
+const VERSION_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// An engine. Cheap to clone.
 #[derive(Clone)]
@@ -213,6 +215,25 @@ impl Engine {
     /// One lock a push target, by its reference in full.
     pub(crate) fn targets(&self) -> &Locks {
         &self.inner.targets
+    }
+
+    /// Whether the engine answers, and is the one that was found at the start: another version may
+    /// be spoken to in another way.
+    pub async fn check(&self) -> Result<(), Fault> {
+        let asked = tokio::time::timeout(VERSION_TIMEOUT, self.docker().version());
+        let asked = asked.await.unwrap_or(Err(bollard::errors::Error::RequestTimeoutError));
+        let answered = asked.map_err(|error| fault::unexpected("say its version", error))?;
+        let version = answered.version.unwrap_or_default();
+        if version == self.version() {
+            return Ok(());
+        }
+        let text = format!(
+            "the engine `{}` was {} when wharfd started, and is {} now",
+            self.name(),
+            printable(self.version()),
+            printable(&version)
+        );
+        Err(Fault::new(Reason::EngineUnavailable, text).hint("wharfd must be restarted"))
     }
 
     /// The engine's ordinary API.

@@ -36,6 +36,10 @@ impl NodeService for Node {
             image_store: engine.store_kind().to_string(),
             namespaces: caller.rules().namespaces().to_string(),
         };
-        call.answer(async { Ok(info) }).await
+        call.answer(async {
+            engine.check().await?;
+            Ok(info)
+        })
+        .await
     }
 }
