@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Builds a directory with Wharf and pushes the image, through stubs made from the published protos.
+"""Builds a directory with Wharf and pushes the image, by stubs made from the published protos.
 
-    pip install grpcio grpcio-tools
-    python -m grpc_tools.protoc -I ../../proto --python_out=. --grpc_python_out=. ../../proto/wharf/v1/*.proto
-    ./build.py unix:///run/wharf/wharf.sock acme/app 42 registry.example.com/app:1 DIRECTORY [ARG=VALUE ...]
+    pip install grpcio grpcio-status grpcio-tools
+    python3 -m grpc_tools.protoc -I ../../proto --python_out=. --grpc_python_out=. ../../proto/wharf/v1/*.proto
+    ./build.py ADDRESS JOB RUN REFERENCE DIRECTORY [ARG=VALUE ...]
 
-Exit status: 0 built and pushed, 1 the build failed, 3 refused, 4 wharfd cannot be reached or failed.
+ADDRESS is unix:///run/wharf/wharf.sock. REGISTRY_USER and REGISTRY_PASSWORD log in to REFERENCE's registry.
+Exit status: 0 pushed, 1 the build failed, 2 bad usage, 3 not allowed, 4 anything else.
 """
 import os
 import sys
@@ -13,71 +14,85 @@ import tarfile
 import threading
 
 import grpc
-from grpc_status import rpc_status
 from google.rpc import error_details_pb2
+from grpc_status import rpc_status
 
 from wharf.v1 import build_pb2, build_pb2_grpc, namespace_pb2, registry_pb2
 
-PIECE = 256 * 1024
+# gRPC's C core makes an authority out of a socket's path that HTTP does not allow, and wharfd refuses.
+OPTIONS = [("grpc.default_authority", "localhost")]
+REFUSED = {grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED}
 
 
 def requests(start, directory):
-    """The start, then the directory as a tar, made while it is sent."""
+    """The start, then the directory as a tar, which is made while it is sent."""
     yield build_pb2.BuildRequest(start=start)
     read, write = os.pipe()
+    failed = []
 
     def pack():
-        with os.fdopen(write, "wb") as pipe, tarfile.open(fileobj=pipe, mode="w|") as tar:
-            tar.add(directory, arcname=".")
+        try:
+            with os.fdopen(write, "wb") as pipe, tarfile.open(fileobj=pipe, mode="w|") as tar:
+                tar.add(directory, arcname=".")
+        except Exception as error:  # Told below: this thread's own end would tell nobody.
+            failed.append(error)
 
-    threading.Thread(target=pack, daemon=True).start()
-    with os.fdopen(read, "rb") as pipe:
-        while piece := pipe.read(PIECE):
+    packing = threading.Thread(target=pack, daemon=True)
+    packing.start()
+    with os.fdopen(read, "rb", buffering=0) as pipe:
+        while piece := pipe.read(256 * 1024):
             yield build_pb2.BuildRequest(tar=piece)
+    packing.join()
+    if failed:  # Raised here it cancels the build: half a tar must not look like a whole one.
+        raise failed[0]
+
+
+def printable(text):
+    """What a job printed, without the power to drive a terminal."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def follow(responses):
-    """Shows what happens; gives the last response, which says how it ended."""
+    """Shows what happens; returns the last response, which says how the build ended."""
     shown = set()
     for response in responses:
-        if response.WhichOneof("response") != "progress":
-            return response
-        for vertex in response.progress.vertexes:
-            if vertex.HasField("completed") and vertex.digest not in shown:
-                shown.add(vertex.digest)
-                print("CACHED" if vertex.cached else "done  ", ascii(vertex.name)[1:-1])
+        for step in response.progress.vertexes:
+            if step.HasField("completed") and step.digest not in shown:
+                shown.add(step.digest)
+                print("ERROR" if step.error else "CACHED" if step.cached else "DONE", printable(step.name))
         for log in response.progress.logs:
-            print("      |", ascii(log.data.decode(errors="replace").rstrip())[1:-1])
-    return None
+            for line in log.data.decode(errors="replace").splitlines():
+                print("  |", printable(line))
+    return response
 
 
-def main(address, job, run, reference, directory, *arguments):
-    credentials = []
-    if user := os.environ.get("REGISTRY_USER"):
-        host = reference.split("/")[0]
-        credentials.append(registry_pb2.RegistryCredentials(
-            host=host, username=user, password=os.environ["REGISTRY_PASSWORD"]))
+def build(address, job, run, reference, directory, *arguments):
+    """Builds and pushes; returns the exit status."""
+    login = registry_pb2.RegistryCredentials(
+        host=reference.split("/")[0], username=os.environ.get("REGISTRY_USER", ""),
+        password=os.environ.get("REGISTRY_PASSWORD", ""))
     start = build_pb2.BuildStart(
-        namespace=namespace_pb2.Namespace(job=job, run=run),
-        credentials=credentials,
+        namespace=namespace_pb2.Namespace(job=job, run=run), credentials=[login] if login.username else [],
         spec=build_pb2.BuildSpec(
-            tags=[reference], push=True, build_args=dict(argument.split("=", 1) for argument in arguments)))
-    with grpc.insecure_channel(address) as channel:
+            tags=[reference], push=True, build_args=dict(word.split("=", 1) for word in arguments)))
+    with grpc.insecure_channel(address, OPTIONS) as channel:
         try:
             end = follow(build_pb2_grpc.BuildServiceStub(channel).Build(requests(start, directory)))
         except grpc.RpcError as error:
-            print(f"{error.code().name}: {error.details()}", file=sys.stderr)
-            for detail in getattr(rpc_status.from_call(error), "details", ()):
+            print(f"{error.code().name}: {printable(error.details())}", file=sys.stderr)
+            status = rpc_status.from_call(error)
+            for detail in status.details if status else ():
                 info = error_details_pb2.ErrorInfo()
-                if detail.Unpack(info):
-                    print(info.reason, info.metadata.get("hint", ""), file=sys.stderr)
-            return 3 if error.code() == grpc.StatusCode.PERMISSION_DENIED else 4
-    if end is not None and end.HasField("result"):
-        print(f"pushed {end.result.pushed[0].reference}@{end.result.pushed[0].digest}")
-        return 0
-    print("failed:", end.failure.message if end else "no answer", file=sys.stderr)
-    return 1
+                if detail.Unpack(info):  # Its reason is one of ErrorReason's: what a program can act on.
+                    print(f"{info.reason}: {printable(info.metadata['hint'])}", file=sys.stderr)
+            return 3 if error.code() in REFUSED else 4
+    if end.HasField("failure"):
+        print("failed:", printable(end.failure.message), file=sys.stderr)
+        return 1
+    print(*(f"pushed {pushed.reference}@{pushed.digest}" for pushed in end.result.pushed), sep="\n")
+    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    usable = len(sys.argv) > 5 and os.path.isdir(sys.argv[5]) and all("=" in word for word in sys.argv[6:])
+    sys.exit(build(*sys.argv[1:]) if usable else print(__doc__, file=sys.stderr) or 2)

@@ -277,7 +277,9 @@ ensure_python() {
     # taken down again if it does not get finished.
     quietly python-venv python3 -m venv --clear "$VENV_DIR.new"
     quietly python-pip "$VENV_DIR.new/bin/python" -m pip install --quiet \
-        "grpcio==$GRPC_VERSION" "grpcio-tools==$GRPC_VERSION" "kubernetes-validate==$KUBERNETES_VALIDATE_VERSION"
+        "grpcio==$GRPC_VERSION" "grpcio-tools==$GRPC_VERSION" "grpcio-status==$GRPC_VERSION" \
+        "grpcio-health-checking==$GRPC_VERSION" "grpcio-reflection==$GRPC_VERSION" \
+        "kubernetes-validate==$KUBERNETES_VALIDATE_VERSION"
     # Only console scripts name the old path, and we call modules.
     mv "$VENV_DIR.new" "$VENV_DIR"
 }

@@ -13,7 +13,7 @@ use crate::{
         client::BuildClient,
         running::{self, Order, Outcome},
         session::{self, Attached, Offer, Sessions},
-        tar::Tar,
+        tar::{Beginning, Tar},
     },
     fault::{Fault, Reason},
     tasks::{Cause, Group},
@@ -198,24 +198,33 @@ async fn feed(
     tasks: Group,
 ) {
     let fed = async {
-        loop {
-            let piece = match requests.message().await {
-                Ok(None) => break,
+        let mut beginning = Beginning::default();
+        let broken = loop {
+            match requests.message().await {
+                Ok(None) => {
+                    if let Some(rest) = beginning.end() {
+                        let _ = pieces.send(Ok(rest)).await;
+                    }
+                    return;
+                }
                 Ok(Some(v1::BuildRequest { request: Some(build_request::Request::Tar(piece)) }))
                     if piece.len() <= TAR_PIECE_BYTES_MAX =>
                 {
-                    Ok(piece)
+                    for piece in beginning.pass(piece) {
+                        if pieces.send(Ok(piece)).await.is_err() {
+                            return;
+                        }
+                    }
                 }
                 Ok(Some(_)) => {
-                    Err(Status::invalid_argument("only pieces of a tar, of at most 1 MiB, follow the start"))
+                    break Status::invalid_argument(
+                        "only pieces of a tar, of at most 1 MiB, follow the start",
+                    );
                 }
-                Err(status) => Err(Status::new(status.code(), "the client broke the tar off")),
-            };
-            let broken = piece.is_err();
-            if pieces.send(piece).await.is_err() || broken {
-                break;
+                Err(status) => break Status::new(status.code(), "the client broke the tar off"),
             }
-        }
+        };
+        let _ = pieces.send(Err(broken)).await;
     };
     if tasks.unless_cancelled(fed).await.is_err() {
         // Without it the tar would seem to end here.

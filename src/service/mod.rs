@@ -61,7 +61,7 @@ impl Health {
 }
 
 /// All services of the API, the health check (`grpc.health.v1`) and reflection
-/// (`grpc.reflection.v1`), as what a connection is served with.
+/// (`grpc.reflection.v1`, and the `v1alpha` that many clients still speak), as what a connection is served with.
 pub async fn services(
     front: Arc<Front>,
 ) -> Result<
@@ -74,10 +74,11 @@ pub async fn services(
     ),
     tonic_reflection::server::Error,
 > {
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(v1::FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()?;
+    let described = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(v1::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
     let node = NodeServiceServer::from_arc(Arc::new(node::Node::new(Arc::clone(&front))));
     let build = BuildServiceServer::from_arc(Arc::new(build::Build::new(Arc::clone(&front))));
     let image = ImageServiceServer::from_arc(Arc::new(image::Images::new(Arc::clone(&front))));
@@ -94,7 +95,8 @@ pub async fn services(
         .add_service(image)
         .add_service(namespace)
         .add_service(health)
-        .add_service(reflection)
+        .add_service(described().build_v1()?)
+        .add_service(described().build_v1alpha()?)
         .prepare();
     Ok((ServiceExt::<Request<Incoming>>::map_response(routes, status::complete), Health(reporter)))
 }

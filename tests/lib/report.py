@@ -1,0 +1,23 @@
+"""Runs a file's unittest cases, a line a test, and counts them as every runner of ours does."""
+import sys
+import unittest
+
+
+def main(name):
+    """Runs the caller's tests; `name` says of what they are, and on which engine: `python [26]`."""
+    what, _, engine = name.partition(" ")
+
+    class Result(unittest.TextTestResult):
+        def getDescription(self, test):
+            return f"{what}::{getattr(test, '_testMethodName', test).removeprefix('test_')} {engine}".rstrip()
+
+    parts = sys.argv[1:]
+    loader = unittest.TestLoader()
+    suite = loader.loadTestsFromModule(sys.modules["__main__"])
+    if parts:
+        chosen = [test for group in suite for test in group if all(part in test.id() for part in parts)]
+        suite = unittest.TestSuite([loader.suiteClass([test]) for test in chosen])
+    result = unittest.TextTestRunner(sys.stdout, verbosity=2, resultclass=Result).run(suite)
+    failed = len(result.failures) + len(result.errors) + len(result.skipped)
+    print(f"{max(result.testsRun - failed, 0)} passed, {failed} failed", flush=True)
+    sys.exit(bool(failed or not result.testsRun))
