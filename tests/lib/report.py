@@ -9,7 +9,9 @@ def main(name):
 
     class Result(unittest.TextTestResult):
         def getDescription(self, test):
-            return f"{what}::{getattr(test, '_testMethodName', test).removeprefix('test_')} {engine}".rstrip()
+            # A class that could not be set up is no test, but counts as one that failed.
+            name = getattr(test, "_testMethodName", test.id())
+            return f"{what}::{name.removeprefix('test_')} {engine}".rstrip()
 
     parts = sys.argv[1:]
     loader = unittest.TestLoader()
@@ -19,5 +21,6 @@ def main(name):
         suite = unittest.TestSuite([loader.suiteClass([test]) for test in chosen])
     result = unittest.TextTestRunner(sys.stdout, verbosity=2, resultclass=Result).run(suite)
     failed = len(result.failures) + len(result.errors) + len(result.skipped)
-    print(f"{max(result.testsRun - failed, 0)} passed, {failed} failed", flush=True)
+    passed = result.testsRun - len(result.failures) - len(result.errors) - len(result.skipped)
+    print(f"{max(passed, 0)} passed, {failed} failed", flush=True)
     sys.exit(bool(failed or not result.testsRun))

@@ -1,0 +1,190 @@
+"""The files of deploy/ and the operator's page, against the tools and the binaries that they are for."""
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+import unittest
+
+import manifest
+import yaml
+
+ROOT = pathlib.Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "tests/lib"))
+import report  # noqa: E402
+
+WHARFD = os.path.join(os.environ["WHARF_BIN_DIR"], "wharfd")
+DEPLOY = ROOT / "deploy"
+PAGE = (ROOT / "docs/operating.md").read_text()
+OLDEST_KUBERNETES = (1, 28)
+
+
+def run(*command, **options):
+    return subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60, **options)
+
+
+class Case(unittest.TestCase):
+    def setUp(self):
+        self.dir = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+
+    def succeeds(self, *command):
+        done = run(*command)
+        self.assertEqual(done.returncode, 0, done.stdout)
+        return done.stdout
+
+    def fails(self, *command):
+        done = run(*command)
+        self.assertNotEqual(done.returncode, 0, done.stdout)
+        return done.stdout
+
+
+class Systemd(Case):
+    UNIT = (DEPLOY / "wharfd.service").read_text()
+
+    def unit(self, text):
+        """A unit whose program is there, as systemd wants it."""
+        path = self.dir / "wharfd.service"
+        path.write_text(text.replace("/usr/local/bin/wharfd", WHARFD))
+        return str(path)
+
+    def test_the_unit_is_right(self):
+        said = self.succeeds("systemd-analyze", "verify", "--man=no", self.unit(self.UNIT))
+        self.assertEqual(said, "")
+        wrong = self.UNIT.replace("RestartSec=2", "RestartSecs=2")
+        self.assertIn("RestartSecs", run("systemd-analyze", "verify", "--man=no", self.unit(wrong)).stdout)
+
+    def test_the_unit_is_hardened(self):
+        check = "systemd-analyze", "security", "--offline=true", "--threshold=15"
+        self.succeeds(*check, self.unit(self.UNIT))
+        self.fails(*check, self.unit(self.UNIT.replace("CapabilityBoundingSet=\n", "")))
+
+    def test_its_configuration_is_one(self):
+        # The engine is not there: a status of 2 would be the configuration's.
+        done = run(WHARFD, "--config", DEPLOY / "wharfd.toml", "--engine", f"unix://{self.dir}/no.sock",
+                   "--state-dir", self.dir / "state")
+        self.assertEqual(done.returncode, 1, done.stdout)
+        self.assertIn("cannot reach the engine `default`", done.stdout)
+
+
+class Kubernetes(Case):
+    def validate(self, version, path):
+        return (sys.executable, "-m", "kubernetes_validate", "--strict", "--kubernetes-version", version, str(path))
+
+    def versions(self):
+        import kubernetes_validate
+        schemas = pathlib.Path(kubernetes_validate.__file__).parent / "kubernetes-json-schema"
+        found = {tuple(map(int, name.groups())) for path in schemas.iterdir()
+                 if (name := re.match(r"v(\d+)\.(\d+)\.\d+-local-strict", path.name))}
+        return [f"{major}.{minor}" for major, minor in sorted(found) if (major, minor) >= OLDEST_KUBERNETES]
+
+    def test_the_manifest_is_valid(self):
+        versions = self.versions()
+        self.assertGreaterEqual(len(versions), 10)
+        for version in versions:
+            said = self.succeeds(*self.validate(version, manifest.FILE))
+            self.assertEqual(said.count(f"passed for resource"), len(manifest.DOCUMENTS), said)
+
+    def test_a_manifest_that_is_wrong_is_not(self):
+        wrong = self.dir / "wrong.yaml"
+        text = manifest.FILE.read_text()
+        for good, bad in ("readOnly: true", "readonly: true"), ("runAsUser: 0", "runAsUser: root"):
+            self.assertIn(good, text)
+            wrong.write_text(text.replace(good, bad))
+            self.fails(*self.validate("1.34", wrong))
+
+    def test_its_configuration_is_one(self):
+        config = self.dir / "wharfd.toml"
+        config.write_text(manifest.DOCUMENTS["ConfigMap", "wharfd"]["data"]["wharfd.toml"])
+        done = run(WHARFD, "--config", config, "--engine", f"unix://{self.dir}/no.sock",
+                   "--state-dir", self.dir / "state")
+        self.assertEqual(done.returncode, 1, done.stdout)
+        self.assertIn("cannot reach the engine `default`", done.stdout)
+
+    def test_pods_end_after_wharfd_does(self):
+        # 25 s of grace, and then 15 s of cleaning up and 5 s of goodbyes, twice.
+        for seconds in (manifest.DOCUMENTS["DaemonSet", "wharfd"]["spec"]["template"]["spec"]["terminationGracePeriodSeconds"],
+                        int(re.search(r"(?m)^TimeoutStopSec=(\d+)$", Systemd.UNIT)[1])):
+            self.assertGreaterEqual(seconds, 25 + 15 + 2 * 5)
+
+    def test_both_configurations_say_the_same(self):
+        # Apart from the engine's socket, which has another name in the pod.
+        settings = [re.sub(r"(?m)^socket = .*$|^\s*#.*$|^\n", "", text)
+                    for text in ((DEPLOY / "wharfd.toml").read_text(),
+                                 manifest.DOCUMENTS["ConfigMap", "wharfd"]["data"]["wharfd.toml"])]
+        self.assertEqual(*(sorted(line for line in text.splitlines() if line) for text in settings))
+
+
+class Page(Case):
+    """docs/operating.md says what the binaries and the code do."""
+
+    def test_every_flag_and_variable_is_told(self):
+        said = self.succeeds(WHARFD, "--help")
+        flags = set(re.findall(r"(?m)^ +(?:-\w, )?(--[\w-]+)", said)) - {"--help", "--version"}
+        variables = set(re.findall(r"WHARFD_\w+", said))
+        self.assertGreaterEqual(len(flags), 10)
+        for name in flags | variables:
+            self.assertRegex(PAGE, rf"`{name}[ `]", name)
+        for name in set(re.findall(r"WHARFD_\w*[A-Z]", PAGE)):
+            self.assertIn(name, variables)
+        for name in set(re.findall(r"`(--[a-z-]+) ", PAGE)) & {f"--{v[7:].lower().replace('_', '-')}" for v in variables}:
+            self.assertIn(name, flags)
+
+    def keys(self, text):
+        """The keys that wharfd would take where it finds one that it does not know."""
+        config = self.dir / "wharfd.toml"
+        config.write_text(text)
+        said = self.fails(WHARFD, "--config", config)
+        self.assertIn("unknown field `zzz`", said)
+        return set(re.findall(r"`(\w+)`", said)) - {"zzz"}
+
+    def test_every_key_is_told(self):
+        for text, among in (("zzz = 1\n", 10), ("[engines.a]\nsocket = \"unix:///a\"\nzzz = 1\n", 1),
+                            ("[[serve]]\nzzz = 1\n", 3)):
+            keys = self.keys(text)
+            self.assertGreaterEqual(len(keys), among)
+            for key in keys:
+                self.assertRegex(PAGE, rf"\b{key}\b")
+
+    def test_every_message_is_one(self):
+        """In the table of messages, what stands for a name is `…`."""
+        code = " ".join(re.sub(r'\\\n\s*|"\s*\n\s*"', "", path.read_text()) for path in (ROOT / "src").rglob("*.rs"))
+        code = re.sub(r"\{[^{}]*\}", "…", code)
+        table = PAGE[PAGE.index("## When something fails"):]
+        messages = re.findall(r"(?m)^\| `` ?(.+?) ?`` \||^\| `([^`]+)` \|", table)
+        self.assertGreaterEqual(len(messages), 8)
+        for message in (double or single for double, single in messages):
+            for part in filter(None, (part.strip(" `") for part in message.split("…"))):
+                self.assertIn(part, code, message)
+
+    def test_examples_are_configurations(self):
+        examples = re.findall(r"(?s)```toml\n(.*?)```", PAGE)
+        self.assertGreaterEqual(len(examples), 2)
+        for number, text in enumerate(examples):
+            config = self.dir / f"{number}.toml"
+            config.write_text(text)
+            done = run(WHARFD, "--config", config, "--engine", f"unix://{self.dir}/no.sock",
+                       "--listen-group", "0", "--state-dir", self.dir / "state")
+            self.assertEqual(done.returncode, 1, done.stdout)
+            self.assertIn("cannot reach the engine", done.stdout)
+
+    def test_links_lead_somewhere(self):
+        for page in (ROOT / "README.md", ROOT / "docs/operating.md"):
+            for link in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+                if "://" not in link:
+                    self.assertTrue((page.parent / link).exists(), f"{page.name}: {link}")
+
+
+class Client(Case):
+    def test_a_client_that_is_missing_stops_the_start(self):
+        lonely = self.dir / "wharfd"
+        lonely.write_bytes(pathlib.Path(WHARFD).read_bytes())
+        lonely.chmod(0o755)
+        done = run(lonely, "--engine", f"unix://{os.environ['WHARF_ENGINE_26']}", "--listen", f"unix://{self.dir}/w.sock",
+                   "--state-dir", self.dir / "state", "--client-dir", self.dir / "bin")
+        self.assertEqual(done.returncode, 1, done.stdout)
+        self.assertIn(f"no client at {self.dir}/wharf", done.stdout)
+        self.assertFalse((self.dir / "w.sock").exists())
+
+
+report.main("deploy")
