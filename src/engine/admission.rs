@@ -156,9 +156,16 @@ impl Engine {
     /// Looks for an image that the operator has put on the node, and holds it.
     async fn on_node(&self, reference: &Reference) -> Result<OnNode, Fault> {
         // A push uses the public name for a moment: what is under it then is no operator's image.
-        let _lock = self.inner.targets.lock(&reference.to_string()).await;
-        let Some(image) = self.inspect_name(&reference.to_string()).await? else { return Ok(OnNode::No) };
-        if !self.is_for_platform(&image) || self.is_brought(&image) {
+        let name = reference.to_string();
+        let _lock = self.inner.targets.lock(&name).await;
+        if reference.digest().is_none() {
+            // One that could not be given back at its end.
+            self.settle(&name).await?;
+        }
+        let Some(image) = self.inspect_name(&name).await? else { return Ok(OnNode::No) };
+        // A digest finds an image under any tag of its repository, of which only one is locked here.
+        let in_namespace = reference.digest().is_some() && self.is_in_namespace(&image);
+        if in_namespace || self.is_brought(&image) || !self.is_for_platform(&image) {
             return Ok(OnNode::No);
         }
         let Some(id) = image.id.as_deref().and_then(Digest::parse) else { return Ok(OnNode::No) };

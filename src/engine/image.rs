@@ -354,6 +354,11 @@ impl Engine {
         })
     }
 
+    /// Whether an image is in a namespace of any wharfd's.
+    pub(crate) fn is_in_namespace(&self, image: &ImageInspect) -> bool {
+        self.rooms(image).any(|(_, room)| room == Room::Namespace)
+    }
+
     /// Whether another wharfd on this engine has given the image the public name that it has: it is
     /// in a namespace there, and that wharfd did not find it on the node.
     pub(crate) fn is_pushed_by_another(&self, image: &ImageInspect) -> bool {
