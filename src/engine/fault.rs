@@ -82,7 +82,7 @@ const FORGED: [&str; 5] = [
 ];
 const DISK_FULL: [&str; 1] = ["no space left on device"];
 /// Why a registry did not answer, in words that are fit to show.
-const CAUSES: [(&str, &str); 12] = [
+const CAUSES: [(&str, &str); 16] = [
     ("connection refused", "connection refused"),
     ("no such host", "its name does not resolve"),
     ("network is unreachable", "the network is unreachable"),
@@ -98,6 +98,11 @@ const CAUSES: [(&str, &str); 12] = [
     ("connection reset", "it closed the connection"),
     ("eof", "it closed the connection"),
     ("unexpected http status: 5", "it answers with an error of its own (5xx)"),
+    // containerd: `unexpected status from HEAD request to URL: 503 Service Unavailable`.
+    (": 500 internal server error", "it answers with an error of its own (500)"),
+    (": 502 bad gateway", "it answers with an error of its own (502)"),
+    (": 503 service unavailable", "it answers with an error of its own (503)"),
+    (": 504 gateway timeout", "it answers with an error of its own (504)"),
 ];
 
 /// The fault of a question to a registry about `reference`, or of a pull or push.
@@ -222,6 +227,13 @@ mod tests {
         );
         assert_eq!(
             reason(500, "dial tcp: lookup registry.example: no such host"),
+            Reason::RegistryUnavailable
+        );
+        assert_eq!(
+            reason(
+                200,
+                "unknown: unexpected status from HEAD request to http://127.0.0.1:5000/v2/app/blobs/sha256:7: 503 Service Unavailable"
+            ),
             Reason::RegistryUnavailable
         );
         assert_eq!(

@@ -208,9 +208,9 @@ async fn held_back(
     let start = rpc::start("job#1", BuildSpec { tags: vec!["held:1".to_owned()], ..BuildSpec::default() });
     let build = tokio::spawn(async move { rpc::build(&channel, start, ReceiverStream::new(sent)).await });
     let tar = context_tar(&[("Dockerfile", &format!("FROM {base}\nRUN echo done > /done\n"))]);
-    // BuildKit reads on: the build is in its middle.
-    pieces.send(tar[..512].to_vec().into()).await.unwrap();
-    pieces.send(tar[512..700].to_vec().into()).await.unwrap();
+    pieces.send(tar[..700].to_vec().into()).await.unwrap();
+    let begun = |line: &str| (line.contains("BuildService/Build") && line.contains("answered")).then_some(());
+    wharfd.process().says("that the build has begun", begun).await;
     (pieces, build, tar[700..].to_vec())
 }
 

@@ -89,7 +89,7 @@ async fn ids_are_owned(test: Arc<Test>) {
     assert_eq!(base_id, id);
     assert_eq!(other.images().await, []);
     // Two names: docker wants it to be said twice.
-    owner.run(["rmi", &id]).await.ended(1);
+    owner.run(["rmi", &id]).await.ended(2).says(&["--force"]);
     owner.run(["rmi", "--force", &id]).await.ok();
     assert_eq!(owner.images().await, []);
 }

@@ -67,10 +67,7 @@ async fn built_on_bare_engine(
     let mut all = vec!["--load", "--iidfile", id.to_str().unwrap()];
     all.extend(flags);
     engine.buildx_build(home, context, &all).await.ok();
-    let id = fs::read_to_string(id).unwrap();
-    let text = engine.text(&id, path).await;
-    engine.remove_image(&id).await;
-    text
+    engine.text(&fs::read_to_string(id).unwrap(), path).await
 }
 
 async fn results_made_with_secrets(test: Arc<Test>) {
