@@ -155,7 +155,8 @@ impl<'a> Build<'a> {
     async fn passes(&mut self, connection: &Connection, session: &Session) -> Result<Passed, Fault> {
         let names = self.private_names().await?;
         self.admit_bases().await?;
-        for _ in 0..PASSES_MAX {
+        for pass in 1..=PASSES_MAX {
+            tracing::debug!(pass, "a pass of the frontend");
             self.hold_again().await?;
             let order = solve::Order {
                 reference: random_id()?,

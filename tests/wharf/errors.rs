@@ -1,9 +1,8 @@
 //! Errors: each with a message that says what is wrong, where, and what to do, and with the exit
 //! status that `wharf --help` documents.
 
-use std::{fs, sync::Arc};
+use std::sync::Arc;
 
-use tokio::{io::copy_bidirectional, net::UnixListener, net::UnixStream, task::JoinSet};
 use tonic::Code;
 use tonic_types::StatusExt as _;
 use wharf::wire::v1::{BuildSpec, ListImagesRequest, image_service_client::ImageServiceClient};
@@ -12,6 +11,7 @@ use crate::harness::{
     Test, Wharf, cases,
     process::shell_status,
     registry::{Broken, BrokenRegistry},
+    relay::Relay,
     rpc, wait_for,
 };
 
@@ -59,41 +59,9 @@ async fn no_engine(test: Arc<Test>) {
     assert_eq!(shell_status(ended), 2, "{:?}", process.lines());
 }
 
-/// An engine that can be taken away: a socket that passes on to the real one.
-struct Relay {
-    tasks: JoinSet<()>,
-    path: std::path::PathBuf,
-}
-
-impl Relay {
-    fn start(test: &Test) -> Self {
-        let path = test.dir().join("engine.sock");
-        let listener = UnixListener::bind(&path).unwrap();
-        let engine = test.engine.socket().to_owned();
-        let mut tasks = JoinSet::new();
-        tasks.spawn(async move {
-            let mut relays = JoinSet::new();
-            while let Ok((mut client, _)) = listener.accept().await {
-                let engine = engine.clone();
-                relays.spawn(async move {
-                    let mut engine = UnixStream::connect(engine).await.unwrap();
-                    let _ = copy_bidirectional(&mut client, &mut engine).await;
-                });
-            }
-        });
-        Self { tasks, path }
-    }
-
-    async fn stop(&mut self) {
-        self.tasks.shutdown().await;
-        fs::remove_file(&self.path).unwrap();
-    }
-}
-
 async fn an_engine_that_goes(test: Arc<Test>) {
-    let mut relay = Relay::start(&test);
-    let address = format!("unix://{}", relay.path.display());
-    let wharfd = test.wharfd_with(None, &["--engine", &address]).await;
+    let relay = Relay::start(&test);
+    let wharfd = test.wharfd_with(None, &["--engine", &relay.address()]).await;
     let context = test.context("context", &[("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")]);
     let job = Wharf::new(&test, &wharfd, "job#1");
     job.build_id(&context, &["-t", "app:1"]).await;
@@ -125,9 +93,11 @@ async fn the_dockerfile(test: Arc<Test>) {
     job.build(&context, &[]).await.ended(1).says(&["missing", "Dockerfile:2"]);
     let context = test.context("empty", &[("Dockerfile", "")]);
     job.build(&context, &[]).await.ended(1);
-    let context = test
-        .context("platform", &[("Dockerfile", "FROM --platform=linux/s390x scratch\nCOPY Dockerfile /\n")]);
-    job.build(&context, &[]).await.ended(3).says(&["s390x"]);
+    let registry = test.registry().await;
+    let base = test.base(&registry).await;
+    let dockerfile = format!("FROM --platform=linux/s390x {base}\nCOPY Dockerfile /\n");
+    let context = test.context("platform", &[("Dockerfile", &dockerfile)]);
+    job.build(&context, &[]).await.ended(3).says(&["Dockerfile:1", "platform"]);
     let fine = test.context("fine", &[("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")]);
     job.build(&fine, &["--platform", "linux/s390x"]).await.ended(3).says(&["s390x"]);
 }

@@ -18,10 +18,12 @@
 
 mod cancel;
 mod commands;
+mod concurrency;
 mod errors;
 mod first_light;
 mod harness;
 mod hostile;
+mod memory;
 mod names;
 mod registries;
 mod sync;
@@ -41,6 +43,8 @@ fn cases() -> Vec<Case> {
         sync::CASES,
         cancel::CASES,
         errors::CASES,
+        memory::CASES,
+        concurrency::CASES,
         commands::CASES,
         hostile::graph::CASES,
         hostile::sources::CASES,

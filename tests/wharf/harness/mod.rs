@@ -6,6 +6,7 @@ pub(crate) mod http;
 pub(crate) mod image;
 pub(crate) mod process;
 pub(crate) mod registry;
+pub(crate) mod relay;
 pub(crate) mod rpc;
 pub(crate) mod run;
 pub(crate) mod session;

@@ -143,6 +143,19 @@ impl Registry {
         requests
     }
 
+    /// Every request until now.
+    pub(crate) fn all_requests(&self) -> Vec<String> {
+        self.process.lines().iter().filter_map(|line| access(line)).collect()
+    }
+
+    /// The digests of all manifests that a repository has ever been given.
+    pub(crate) fn stored_manifests(&self, repository: &str) -> Vec<String> {
+        let revisions =
+            format!("data/docker/registry/v2/repositories/{repository}/_manifests/revisions/sha256");
+        let entries = fs::read_dir(self.dir.join(revisions)).unwrap();
+        entries.map(|entry| format!("sha256:{}", entry.unwrap().file_name().to_str().unwrap())).collect()
+    }
+
     /// Stops it: nobody answers at its address.
     pub(crate) async fn end(&self) {
         if self.process.ended().await.is_none() {

@@ -1,0 +1,190 @@
+//! Memory: a context of any size goes through both processes in pieces, and who does not read stops
+//! who sends.
+
+use std::{
+    fs,
+    path::Path,
+    process::Stdio,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use tokio::{io::AsyncWriteExt as _, sync::Mutex, time::Instant};
+use wharf::wire::v1::BuildSpec;
+
+use crate::harness::{Test, Wharf, cases, image::context_tar, relay::Relay, rpc, wait_for};
+
+cases![by_sync, by_tar, who_does_not_read_stops_who_sends];
+
+const SMALL: usize = 50 << 20;
+const LARGE: usize = 1 << 30;
+/// How much more a context that is twenty times as large may take.
+const MORE: u64 = 10 << 20;
+/// One at a time: they fill the disk, and the machine.
+static HEAVY: Mutex<()> = Mutex::const_new(());
+
+/// The peaks of two processes.
+#[derive(Debug)]
+struct Peaks {
+    client: u64,
+    daemon: u64,
+}
+
+/// The peak of a process' resident memory in bytes; none when it has ended.
+fn peak(pid: i32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kilobytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kilobytes << 10)
+}
+
+/// The step that makes BuildKit ask for the whole context.
+fn dockerfile(base: &str) -> String {
+    format!("FROM {base}\nRUN --mount=type=bind,target=/c cat /c/d/* | wc -c > /bytes\n")
+}
+
+const FILES: usize = 16;
+
+/// Runs `wharf build` and notes both processes' peaks.
+async fn measured(test: &Test, base: &str, bytes: usize, by_tar: bool) -> Peaks {
+    let wharfd = test.wharfd().await;
+    let job = Wharf::new(test, &wharfd, "job#1");
+    let piece = vec![0x5a_u8; bytes / FILES];
+    let context = test.new_dir("context");
+    let mut command = if by_tar {
+        job.command(["build", "-q", "-"])
+    } else {
+        fs::write(context.join("Dockerfile"), dockerfile(base)).unwrap();
+        fs::create_dir(context.join("d")).unwrap();
+        for index in 0..FILES {
+            fs::write(context.join(format!("d/f{index}")), &piece).unwrap();
+        }
+        job.command(["build", "-q", context.to_str().unwrap()])
+    };
+    let mut client =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdin = client.stdin.take().unwrap();
+    let head = by_tar.then(|| context_tar(&[("Dockerfile", &dockerfile(base))]));
+    let feed = tokio::spawn(async move {
+        let Some(mut head) = head else { return };
+        // A tar ends with two empty blocks.
+        head.truncate(head.len() - 1024);
+        let _ = stdin.write_all(&head).await;
+        for index in 0..FILES {
+            let mut header = tar::Header::new_gnu();
+            header.set_path(format!("d/f{index}")).unwrap();
+            header.set_size(piece.len() as u64);
+            header.set_mode(0o644);
+            header.set_cksum();
+            let _ = stdin.write_all(header.as_bytes()).await;
+            let _ = stdin.write_all(&piece).await;
+            let rest = piece.len().next_multiple_of(512) - piece.len();
+            let _ = stdin.write_all(&vec![0; rest]).await;
+        }
+        let _ = stdin.write_all(&[0; 1024]).await;
+    });
+    let pid = i32::try_from(client.id().unwrap()).unwrap();
+    let mut ended = tokio::spawn(client.wait_with_output());
+    let mut seen = 0;
+    let output = loop {
+        tokio::select! {
+            output = &mut ended => break output.unwrap().unwrap(),
+            () = tokio::time::sleep(Duration::from_millis(5)) => seen = seen.max(peak(pid).unwrap_or(0)),
+        }
+    };
+    feed.await.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let id = String::from_utf8(output.stdout).unwrap();
+    let wanted = bytes / FILES * FILES;
+    assert_eq!(test.engine.text(id.trim(), "/bytes").await, format!("{wanted}\n"));
+    let daemon = peak(wharfd.process().pid().as_raw_nonzero().get()).unwrap();
+    assert!(seen > 0);
+    wharfd.terminate().await;
+    fs::remove_dir_all(context).unwrap();
+    Peaks { client: seen, daemon }
+}
+
+async fn compared(test: &Test, by_tar: bool) {
+    let _one_at_a_time = HEAVY.lock().await;
+    let registry = test.registry().await;
+    let base = test.base(&registry).await;
+    let caches = test.engine.large_caches().await;
+    let small = measured(test, &base, SMALL, by_tar).await;
+    let large = measured(test, &base, LARGE, by_tar).await;
+    test.engine.forget_large_caches(&caches).await;
+    assert!(large.client < small.client + MORE, "{small:?} {large:?}");
+    assert!(large.daemon < small.daemon + MORE, "{small:?} {large:?}");
+}
+
+async fn by_sync(test: Arc<Test>) {
+    compared(&test, false).await;
+}
+
+async fn by_tar(test: Arc<Test>) {
+    compared(&test, true).await;
+}
+
+/// The engine stops reading: the client's pieces are taken no more. It reads on: so does the build.
+async fn who_does_not_read_stops_who_sends(test: Arc<Test>) {
+    const PIECE: usize = 256 << 10;
+    const PIECES: usize = 400;
+    let relay = Relay::start(&test);
+    let wharfd = test.wharfd_with(None, &["--engine", &relay.address()]).await;
+    let sent = Arc::<AtomicUsize>::default();
+    let counted = Arc::clone(&sent);
+    let mut head = context_tar(&[("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")]);
+    head.truncate(head.len() - 1024);
+    let mut header = tar::Header::new_gnu();
+    header.set_path("large").unwrap();
+    header.set_size((PIECE * PIECES) as u64);
+    header.set_cksum();
+    head.extend(header.as_bytes());
+    let (go, gone) = tokio::sync::oneshot::channel::<()>();
+    // The first piece alone, until the relay stands still.
+    let pieces = stream::once(async move { Bytes::from(head) })
+        .chain(stream::once(async move {
+            let _ = gone.await;
+            Bytes::new()
+        }))
+        .chain(stream::iter(0..PIECES).map(move |_| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            Bytes::from(vec![0; PIECE])
+        }))
+        .chain(stream::iter([Bytes::from(vec![0; 1024])]));
+    let channel = rpc::connect(&wharfd.socket()).await;
+    let build =
+        tokio::spawn(
+            async move { rpc::build(&channel, rpc::start("job#1", BuildSpec::default()), pieces).await },
+        );
+    // BuildKit asks for the tar only when it reads the Dockerfile.
+    let asked = |line: &str| (line.contains("BuildService/Build") && line.contains("answered")).then_some(());
+    wharfd.process().says("that the build has begun", asked).await;
+    relay.pause();
+    go.send(()).unwrap();
+
+    // It stands still when nothing was sent for two seconds.
+    let mut last = (0, Instant::now());
+    wait_for("the sender to stop", async || {
+        let now = sent.load(Ordering::Relaxed);
+        if now != last.0 {
+            last = (now, Instant::now());
+        }
+        (last.1.elapsed() > Duration::from_secs(2)).then_some(())
+    })
+    .await;
+    assert!(!build.is_finished());
+    let taken = last.0 * PIECE;
+    assert!(taken < 24 << 20, "{taken} bytes were taken, which nobody reads");
+    let memory = peak(wharfd.process().pid().as_raw_nonzero().get()).unwrap();
+    relay.resume();
+    build.await.unwrap().ok();
+    assert_eq!(sent.load(Ordering::Relaxed), PIECES);
+    assert!(memory < 200 << 20, "{memory}");
+    assert!(Path::new(&wharfd.socket()).exists());
+    assert_eq!(wharfd.terminate().await, 0);
+}
