@@ -51,6 +51,11 @@ impl Background {
         Self { pid, child, lines, readers: Mutex::new(vec![out, err]) }
     }
 
+    /// Its process id.
+    pub(crate) fn pid(&self) -> Pid {
+        self.pid
+    }
+
     /// What it has said until now.
     pub(crate) fn lines(&self) -> Vec<String> {
         lock(&self.lines).clone()
