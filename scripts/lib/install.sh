@@ -88,6 +88,7 @@ PACKAGES
     if [ "$1" = test ]; then
         command -v htpasswd >/dev/null || missing+=(apache2-utils)
         command -v git >/dev/null || missing+=(git)
+        command -v systemd-analyze >/dev/null || missing+=(systemd)
         command -v debootstrap >/dev/null || missing+=(debootstrap)
         command -v javac >/dev/null || missing+=(default-jdk-headless)
         command -v mvn >/dev/null || missing+=(maven)

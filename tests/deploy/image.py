@@ -58,8 +58,7 @@ def import_agent():
     with tarfile.open(fileobj=data, mode="w") as tar:
         def add(name, content=None, **fields):
             entry = tarfile.TarInfo(name)
-            vars_of = {"mode": 0o755, **fields}
-            for field, value in vars_of.items():
+            for field, value in {"mode": 0o755, **fields}.items():
                 setattr(entry, field, value)
             entry.size = len(content or b"")
             tar.addfile(entry, io.BytesIO(content or b""))
@@ -158,7 +157,7 @@ class Deployed(unittest.TestCase):
         client = NODE / "run/wharf/bin/wharf"
         self.assertEqual(client.read_bytes(), (BIN / "wharf").read_bytes())
         self.assertEqual(client.stat().st_mode & 0o777, 0o755)
-        self.assertIn(run(WHARFD, "--version").split()[1], self.in_agent("wharf", "version"))
+        self.assertIn(run(BIN / "wharfd", "--version").split()[1], self.in_agent("wharf", "version"))
 
     def test_an_agent_builds_pushes_and_runs(self):
         context = self.context("app", f"FROM {REGISTRY}/busybox:1\nCOPY hello /\nRUN cat hello hello >/twice\nCMD cat /twice")
@@ -171,7 +170,6 @@ class Deployed(unittest.TestCase):
         self.assertIn("uid 1000", self.in_agent("wharf", "info"))
 
     def test_an_agent_has_no_way_to_the_engine(self):
-        search = "find", "/", "-xdev", "-type", "s"
         everything = "sh", "-c", "find / -type s 2>/dev/null; grep -o '[^ ]*docker[^ ]*sock[^ ]*' /proc/self/mountinfo"
         # The search finds the socket where it is.
         there = docker("run", "--rm", "--network=none", f"--mount=type=bind,src={SHARED_ON_NODE}/docker.sock,dst=/var/run/docker.sock",
@@ -225,5 +223,4 @@ class Deployed(unittest.TestCase):
         self.assertIn("/run/wharf/wharf.sock", said)
 
 
-WHARFD = BIN / "wharfd"
 report.main(f"image [{ENGINE}]")

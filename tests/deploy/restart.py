@@ -17,7 +17,8 @@ import report  # noqa: E402
 ENGINE = os.environ["ENGINE"]
 SOCKET = os.environ[f"WHARF_ENGINE_{ENGINE}"]
 BIN = pathlib.Path(os.environ["WHARF_BIN_DIR"])
-ALIVE = [*manifest.wharfd(tempfile.mkdtemp(), "").probes["livenessProbe"]]
+with tempfile.TemporaryDirectory() as files:
+    ALIVE = manifest.wharfd(files, "").probes["livenessProbe"]
 START_SECONDS = 60
 BUSYBOX = "busybox-on-the-node:1"
 
