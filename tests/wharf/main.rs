@@ -16,6 +16,7 @@
     reason = "a test that cannot go on fails, and says so"
 )]
 
+mod authorization;
 mod cancel;
 mod commands;
 mod concurrency;
@@ -45,6 +46,7 @@ fn cases() -> Vec<Case> {
         errors::CASES,
         memory::CASES,
         concurrency::CASES,
+        authorization::CASES,
         commands::CASES,
         hostile::graph::CASES,
         hostile::sources::CASES,

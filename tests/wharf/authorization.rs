@@ -1,0 +1,151 @@
+//! Every call of the API, by those who may not make it.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use futures_util::stream;
+use prost_types::FileDescriptorSet;
+use tonic::{Code, Status, transport::Channel};
+use tonic_types::StatusExt as _;
+use wharf::wire::v1::{
+    self, AttachRequest, BuildRequest, BuildSpec, DeleteNamespaceRequest, FILE_DESCRIPTOR_SET,
+    GetInfoRequest, InspectImageRequest, ListImagesRequest, PullImageRequest, PushImageRequest,
+    RemoveImageRequest, SessionOpen, SessionRequest, TagImageRequest, attach_request, build_request,
+    build_service_client::BuildServiceClient, image_service_client::ImageServiceClient,
+    namespace_service_client::NamespaceServiceClient, node_service_client::NodeServiceClient,
+    session_request,
+};
+
+use crate::harness::{Test, Wharf, cases, rpc};
+
+cases![every_call_is_judged];
+
+/// What a caller does not own.
+const VICTIM: &str = "victim#1";
+const CONFIG: &str = "[[serve]]\nuid = 1000\nnamespaces = \"own/*\"\n";
+
+/// Makes a call of the API about the victim's namespace, and gives its refusal.
+async fn refusal(method: &str, channel: &Channel, id: &str) -> Option<Status> {
+    let namespace = Some(rpc::namespace(VICTIM));
+    let (reference, source, target) = ("app:1".to_owned(), id.to_owned(), "stolen:1".to_owned());
+    let mut builds = BuildServiceClient::new(channel.clone());
+    let mut images = ImageServiceClient::new(channel.clone());
+    match method {
+        "BuildService/Session" => {
+            let open = SessionOpen { namespace, ..SessionOpen::default() };
+            let open = SessionRequest { request: Some(session_request::Request::Open(open)) };
+            match builds.session(stream::iter([open])).await {
+                Ok(answers) => answers.into_inner().message().await.err(),
+                Err(status) => Some(status),
+            }
+        }
+        "BuildService/Attach" => {
+            let request = AttachRequest { request: Some(attach_request::Request::StreamId("0".repeat(32))) };
+            match builds.attach(stream::iter([request])).await {
+                Ok(answers) => answers.into_inner().message().await.err(),
+                Err(status) => Some(status),
+            }
+        }
+        "BuildService/Build" => {
+            let start = rpc::start(VICTIM, BuildSpec::default());
+            let start = BuildRequest { request: Some(build_request::Request::Start(start)) };
+            match builds.build(stream::iter([start])).await {
+                Ok(answers) => answers.into_inner().message().await.err(),
+                Err(status) => Some(status),
+            }
+        }
+        "ImageService/PushImage" => {
+            let request = PushImageRequest { namespace, reference, credentials: None };
+            match images.push_image(request).await {
+                Ok(answers) => answers.into_inner().message().await.err(),
+                Err(status) => Some(status),
+            }
+        }
+        "ImageService/PullImage" => {
+            let request = PullImageRequest { namespace, reference, credentials: None };
+            match images.pull_image(request).await {
+                Ok(answers) => answers.into_inner().message().await.err(),
+                Err(status) => Some(status),
+            }
+        }
+        "ImageService/TagImage" => {
+            images.tag_image(TagImageRequest { namespace, source, target }).await.err()
+        }
+        "ImageService/ListImages" => {
+            images.list_images(ListImagesRequest { namespace, ..Default::default() }).await.err()
+        }
+        "ImageService/InspectImage" => {
+            images.inspect_image(InspectImageRequest { namespace, reference }).await.err()
+        }
+        "ImageService/RemoveImage" => {
+            images.remove_image(RemoveImageRequest { namespace, reference, force: true }).await.err()
+        }
+        "NamespaceService/DeleteNamespace" => {
+            let mut namespaces = NamespaceServiceClient::new(channel.clone());
+            namespaces.delete_namespace(DeleteNamespaceRequest { namespace }).await.err()
+        }
+        "NodeService/GetInfo" => {
+            NodeServiceClient::new(channel.clone()).get_info(GetInfoRequest {}).await.err()
+        }
+        // A call that this table does not know is one that nobody has tried.
+        unknown => panic!("{unknown} is not tried: add it here"),
+    }
+}
+
+/// The calls of the API: `ImageService/PushImage`.
+fn methods() -> BTreeSet<String> {
+    let described = <FileDescriptorSet as prost::Message>::decode(FILE_DESCRIPTOR_SET).unwrap();
+    let files = described.file.iter().filter(|file| file.package() == "wharf.v1");
+    files
+        .flat_map(|file| &file.service)
+        .flat_map(|service| {
+            service.method.iter().map(move |method| format!("{}/{}", service.name(), method.name()))
+        })
+        .collect()
+}
+
+#[track_caller]
+fn assert_refused(method: &str, status: Option<Status>, code: Code, reason: &str) {
+    let status = status.unwrap_or_else(|| panic!("{method} is not refused"));
+    assert_eq!(status.code(), code, "{method}: {status:?}");
+    let details = status.get_error_details();
+    let info = details.error_info().unwrap_or_else(|| panic!("{method}: no details: {status:?}"));
+    assert_eq!((info.domain.as_str(), info.reason.as_str()), ("wharf", reason), "{method}");
+}
+
+async fn every_call_is_judged(test: Arc<Test>) {
+    let wharfd = test.wharfd_with(Some(CONFIG), &[]).await;
+    let context = test.context("context", &[("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")]);
+    let victim = Wharf::new(&test, &wharfd, VICTIM);
+    let id = victim.build_id(&context, &["-t", "app:1"]).await;
+
+    let stranger = rpc::connect_as(&wharfd.socket(), 1001).await;
+    let other = rpc::connect_as(&wharfd.socket(), 1000).await;
+    let methods = methods();
+    assert!(methods.len() >= 11, "{methods:?}");
+    for method in &methods {
+        let refused = refusal(method, &stranger, &id).await;
+        assert_refused(method, refused, Code::Unauthenticated, "UNKNOWN_CALLER");
+
+        let refused = refusal(method, &other, &id).await;
+        match method.as_str() {
+            // About no namespace: a stream of another caller is one that is not there.
+            "BuildService/Attach" => assert_refused(method, refused, Code::NotFound, "SESSION_NOT_FOUND"),
+            // What everyone who is served may know.
+            "NodeService/GetInfo" => assert!(refused.is_none()),
+            _ => assert_refused(method, refused, Code::PermissionDenied, "NAMESPACE_DENIED"),
+        }
+    }
+    assert_eq!(victim.images().await, [("app:1".to_owned(), id)]);
+
+    // A namespace that is none.
+    let (long, channel) = ("j".repeat(1025), rpc::connect(&wharfd.socket()).await);
+    for (job, run) in [("", "1"), ("job", ""), ("a\nb", "1"), (long.as_str(), "1")] {
+        let namespace = Some(v1::Namespace { job: job.to_owned(), run: run.to_owned() });
+        let mut images = ImageServiceClient::new(channel.clone());
+        let status = images.list_images(ListImagesRequest { namespace, ..Default::default() }).await.err();
+        assert_refused("ImageService/ListImages", status, Code::InvalidArgument, "INVALID_INPUT");
+    }
+    let mut images = ImageServiceClient::new(channel);
+    let status = images.list_images(ListImagesRequest::default()).await.err();
+    assert_refused("ImageService/ListImages", status, Code::InvalidArgument, "INVALID_INPUT");
+}
