@@ -387,6 +387,9 @@ impl<'a> Build<'a> {
                 .map(|address| address.ip())
                 .collect(),
         };
+        if addresses.is_empty() {
+            return Err(denied(format!("the host `{}` has no address", printable(bare))));
+        }
         for address in addresses {
             self.order.namespace.rules().address(url, address)?;
         }
@@ -398,8 +401,10 @@ impl<'a> Build<'a> {
         if let Some(cause) = self.order.client.tasks.cancelled_by() {
             return Err(cause.into());
         }
-        // BuildKit says `Unknown` for a failed step and for a Dockerfile that is wrong.
-        if matches!(status.code(), Code::Unavailable | Code::Cancelled) {
+        // BuildKit says `Unknown` for a failed step and for a Dockerfile that is wrong. What broke on the
+        // way here has a source, which no status from the wire has.
+        let broken = std::error::Error::source(status).is_some();
+        if broken || matches!(status.code(), Code::Unavailable | Code::Cancelled) {
             return Err(Fault::new(Reason::EngineUnavailable, "the engine's builder broke the build off")
                 .hint("try the build again")
                 .caused_by(status.clone()));

@@ -84,7 +84,8 @@ pub async fn run(config: Config) -> Result<Ended, StartError> {
         signal = signals.next() => return Ok(Ended::Aborted(signal)),
     }
     process.cancel(Cause::ShuttingDown);
-    let _ = tokio::time::timeout(GOODBYE, process.close_and_wait()).await;
+    // A push or a pull that was broken off gives its public name back.
+    let _ = tokio::time::timeout(CLEANUP, process.close_and_wait()).await;
     tracing::info!("ended");
     Ok(Ended::Asked)
 }

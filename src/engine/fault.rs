@@ -161,6 +161,12 @@ pub(crate) fn push(target: &Reference, platform: &Platform, logged_in: bool, err
     }
 }
 
+/// The registry neither goes on nor breaks off.
+pub(crate) fn stalled(reference: &Reference) -> Fault {
+    let text = format!("the registry {} stopped in the middle of {}", reference.host(), reference.familiar());
+    Fault::new(Reason::RegistryUnavailable, text).hint("try again; if it stays so, look at the registry")
+}
+
 /// No such image at the registry.
 pub(crate) fn not_found(reference: &Reference) -> Fault {
     let text = format!("no such image: {} has no {}", reference.host(), reference.familiar());

@@ -9,7 +9,7 @@ use bollard::{
 };
 use futures_util::StreamExt as _;
 
-use super::{Engine, StoreKind, fault};
+use super::{Engine, STALL_TIMEOUT, StoreKind, fault};
 use crate::{
     fault::{Fault, Reason},
     names::{Login, Reference, reference::Digest},
@@ -148,7 +148,9 @@ impl Fetch {
         let mut stream = std::pin::pin!(engine.docker().create_image(Some(options), None, login));
         let mut sizes = HashMap::new();
         let mut pulled = Pulled::Found;
-        while let Some(line) = stream.next().await {
+        loop {
+            let line = tokio::time::timeout(STALL_TIMEOUT, stream.next()).await;
+            let Some(line) = line.map_err(|_| fault::stalled(&self.reference))? else { return Ok(pulled) };
             match line {
                 Ok(line) => {
                     if line.status.as_deref().is_some_and(|status| status.starts_with(MADE)) {
@@ -163,7 +165,6 @@ impl Fetch {
                 }
             }
         }
-        Ok(pulled)
     }
 }
 

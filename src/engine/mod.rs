@@ -46,6 +46,9 @@ const ENGINE_OLDEST: &str = "26.1";
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(300);
 /// How long an engine may take to say its version, which costs it nothing.
 const VERSION_TIMEOUT: Duration = Duration::from_secs(5);
+/// A pull or a push of which the engine says nothing for so long is stuck at its registry, and whoever
+/// waits for the same image or name is stuck with it. Long: a large layer is unpacked without a word.
+pub(crate) const STALL_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// An engine. Cheap to clone.
 #[derive(Clone)]

@@ -5,14 +5,14 @@ use std::sync::atomic::Ordering;
 
 use super::Engine;
 use crate::{
-    fault::Fault,
+    fault::{Fault, causes},
     names::{Reference, reference::Digest},
     store::PublicName,
 };
 
 impl Engine {
     /// Gives back every public name that an earlier wharfd left in use. Called before anyone is
-    /// served.
+    /// served. One that cannot be given back now (a container uses it) is tried again later.
     pub async fn recover(&self) -> Result<(), Fault> {
         for entry in self.store().journal(self.name()).await? {
             tracing::info!(engine = self.name(), name = entry.name, "giving a public name back");
@@ -20,14 +20,17 @@ impl Engine {
                 Some((_, digest)) => self.inner.digests.lock(digest).await,
                 None => self.inner.targets.lock(&entry.name).await,
             };
-            self.settle(&entry.name).await?;
+            if let Err(fault) = self.settle(&entry.name).await {
+                self.unsettled(&fault);
+            }
         }
         Ok(())
     }
 
     /// Notes that a name could not be given back; the next pull or push tries again.
     pub(crate) fn unsettled(&self, fault: &Fault) {
-        tracing::warn!(engine = self.name(), %fault, "a public name could not be given back");
+        let cause = causes(fault);
+        tracing::warn!(engine = self.name(), cause, "a public name could not be given back");
         self.inner.unsettled.store(true, Ordering::Relaxed);
     }
 

@@ -1,9 +1,11 @@
 //! Pushes: one of a target at a time. Engines push by name only, and have one table of names: two
 //! jobs that push one reference at once could push each other's image.
 
+use tokio::time::timeout;
+
 use crate::{
     engine::{
-        Engine, StoreKind,
+        Engine, STALL_TIMEOUT, StoreKind,
         admission::origins,
         fault,
         fetch::docker_login,
@@ -183,9 +185,13 @@ impl Push {
             self.target.repository(),
             self.target.tag().unwrap_or("latest")
         );
-        let mut answer = engine.post_lines(&path, &login).await.map_err(failed)?;
+        let stalled = |_| fault::stalled(&self.target);
+        let answer = timeout(STALL_TIMEOUT, engine.post_lines(&path, &login)).await;
+        let mut answer = answer.map_err(stalled)?.map_err(failed)?;
         let mut digest = None;
-        while let Some(line) = answer.next().await.map_err(failed)? {
+        while let Some(line) =
+            timeout(STALL_TIMEOUT, answer.next()).await.map_err(stalled)?.map_err(failed)?
+        {
             digest = line.status.as_deref().and_then(pushed_digest).or(digest);
             report(line, step).await;
         }
