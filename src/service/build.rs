@@ -54,7 +54,7 @@ impl Build {
         };
         let permit = call.authorize(open.namespace.clone())?;
         let offer = Offer::from_wire(open)?;
-        let member = self.front.work().begin(call.engine_name(), &permit, Kind::Build)?;
+        let member = self.front.work().begin(call.engine_name(), &permit, Kind::Session)?;
         let tasks: Group = (*member).clone();
         let (session, announcements) =
             self.sessions.open(call.caller().to_string(), permit.subject().clone(), offer, tasks.clone())?;
@@ -114,13 +114,11 @@ impl Build {
             }
             Some(session)
         };
-        // A build in a session lives in it; one alone counts by itself.
-        let (tasks, member) = match &session {
-            Some(session) => (session.tasks().enter("build")?, None),
-            None => {
-                let member = self.front.work().begin(call.engine_name(), &namespace, Kind::Build)?;
-                ((*member).clone(), Some(member))
-            }
+        let member = self.front.work().begin(call.engine_name(), &namespace, Kind::Build)?;
+        // A build in a session ends with it.
+        let tasks = match &session {
+            Some(session) => session.tasks().enter("build")?,
+            None => (*member).clone(),
         };
         let synced = session
             .as_ref()

@@ -54,7 +54,7 @@ impl ImageService for Images {
                 let digest = engine.push(&permit, &image, &reference, login, &reporter).await?;
                 Ok(v1::PushImageResult { reference: reference.to_string(), digest: digest.to_string() })
             };
-            Ok(stream::run(&call, (*member).clone(), Some(member), work, pushing, pushed))
+            Ok(stream::run(&call, (*member).clone(), member, work, pushing, pushed))
         })
         .await
     }
@@ -79,7 +79,7 @@ impl ImageService for Images {
                     image_id: image.id().to_string(),
                 })
             };
-            Ok(stream::run(&call, (*member).clone(), Some(member), work, pulling, pulled))
+            Ok(stream::run(&call, (*member).clone(), member, work, pulling, pulled))
         })
         .await
     }

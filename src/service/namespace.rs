@@ -36,10 +36,10 @@ impl NamespaceService for Namespaces {
             let tasks = work.group().enter("delete namespace")?;
             tasks
                 .spawn("delete namespace", async move {
-                    let cancelled_builds = work.end(&name, &permit).await;
+                    let end = work.end(&name, &permit).await;
                     let references = engine.delete_namespace(&permit).await?;
                     let references = references.iter().map(ToString::to_string).collect();
-                    Ok(DeleteNamespaceResponse { references, cancelled_builds })
+                    Ok(DeleteNamespaceResponse { references, cancelled_builds: end.builds() })
                 })
                 .await?
         })

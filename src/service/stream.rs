@@ -27,7 +27,7 @@ pub(super) type Responses<T> = BoxStream<'static, Result<T, Status>>;
 pub(super) fn run<R, T, F>(
     call: &Call,
     tasks: Group,
-    member: Option<Member>,
+    member: Member,
     work: impl FnOnce(Reporter) -> F,
     progress: fn(v1::Progress) -> T,
     result: fn(R) -> T,

@@ -18,8 +18,10 @@ use crate::{
 /// What a piece of work is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// A build, or the session that builds belong to.
+    /// A build.
     Build,
+    /// The session that builds belong to.
+    Session,
     /// A push.
     Push,
     /// A pull.
@@ -32,6 +34,7 @@ impl Kind {
     fn as_str(self) -> &'static str {
         match self {
             Self::Build => "build",
+            Self::Session => "session",
             Self::Push => "push",
             Self::Pull => "pull",
             Self::Change => "change",
@@ -84,20 +87,28 @@ impl Work {
         entry.members += 1;
         entry.builds += u32::from(kind == Kind::Build);
         let hold = group.hold();
-        Ok(Member { group, kind, key, work: Arc::clone(self), _hold: hold })
+        let place = Place { kind: Some(kind), key, work: Arc::clone(self) };
+        Ok(Member { group, _place: place, _hold: hold })
     }
 
-    /// Cancels what runs in a namespace and waits for its end; how many builds that were.
-    pub async fn end(&self, engine: &EngineName, namespace: &Permit<Namespace>) -> u32 {
+    /// Cancels what runs in a namespace and waits for its end. Nothing begins there until what is
+    /// returned is dropped.
+    pub async fn end(self: &Arc<Self>, engine: &EngineName, namespace: &Permit<Namespace>) -> End {
         let key = Key { engine: engine.clone(), namespace: namespace.subject().clone() };
-        let Some((group, builds)) =
-            self.namespaces().get(&key).map(|entry| (entry.group.clone(), entry.builds))
-        else {
-            return 0;
+        let (group, builds) = {
+            let mut namespaces = self.namespaces();
+            let entry = namespaces.entry(key.clone()).or_insert_with(|| Entry {
+                group: self.group.child("namespace"),
+                members: 0,
+                builds: 0,
+            });
+            entry.members += 1;
+            (entry.group.clone(), entry.builds)
         };
+        let place = Place { kind: None, key, work: Arc::clone(self) };
         group.cancel(Cause::NamespaceDeleted);
         group.close_and_wait().await;
-        builds
+        End { builds, _place: place }
     }
 
     /// The group that owns all work.
@@ -125,10 +136,32 @@ impl fmt::Debug for Work {
 /// last task holds it.
 pub struct Member {
     group: Group,
-    kind: Kind,
+    // Given back before whoever waits for the group goes on.
+    _place: Place,
+    _hold: Hold,
+}
+
+/// The end of a namespace: nothing begins in it until this is dropped.
+#[derive(Debug)]
+#[must_use = "dropping it opens the namespace again"]
+pub struct End {
+    builds: u32,
+    _place: Place,
+}
+
+impl End {
+    /// How many builds were cancelled.
+    pub fn builds(&self) -> u32 {
+        self.builds
+    }
+}
+
+/// Keeps a namespace's entry: as a piece of work, or as what ends it.
+#[derive(Debug)]
+struct Place {
+    kind: Option<Kind>,
     key: Key,
     work: Arc<Work>,
-    _hold: Hold,
 }
 
 impl Deref for Member {
@@ -145,12 +178,12 @@ impl fmt::Debug for Member {
     }
 }
 
-impl Drop for Member {
+impl Drop for Place {
     fn drop(&mut self) {
         let mut namespaces = self.work.namespaces();
         let Some(entry) = namespaces.get_mut(&self.key) else { return };
         entry.members -= 1;
-        entry.builds -= u32::from(self.kind == Kind::Build);
+        entry.builds -= u32::from(self.kind == Some(Kind::Build));
         if entry.members == 0 {
             namespaces.remove(&self.key);
         }
@@ -185,10 +218,13 @@ mod tests {
                 assert_eq!(member.cancelled().await, Cause::NamespaceDeleted);
             });
         }
-        assert_eq!(work.end(&engine(), &ours).await, 1);
+        let end = work.end(&engine(), &ours).await;
+        assert_eq!(end.builds(), 1);
         assert_eq!(other.cancelled_by(), None);
         assert_eq!(work.builds(), 1);
-        assert_eq!(work.end(&engine(), &ours).await, 0, "nothing runs any more");
+        assert!(work.begin(&engine(), &ours, Kind::Build).is_err(), "what it had is being removed");
+        assert_eq!(work.end(&engine(), &ours).await.builds(), 0, "nothing runs any more");
+        drop(end);
         assert!(work.begin(&engine(), &ours, Kind::Build).is_ok(), "its name can be used again");
     }
 
