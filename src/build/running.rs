@@ -154,6 +154,7 @@ impl<'a> Build<'a> {
     /// unchanged rebuild takes one.
     async fn passes(&mut self, connection: &Connection, session: &Session) -> Result<Passed, Fault> {
         let names = self.private_names().await?;
+        let before = self.engine.ids_of(names.iter().map(String::as_str)).await?;
         self.admit_bases().await?;
         for pass in 1..=PASSES_MAX {
             tracing::debug!(pass, "a pass of the frontend");
@@ -194,6 +195,7 @@ impl<'a> Build<'a> {
             }
             match ended {
                 Ended::Exported(exported) => {
+                    self.engine.keep_replaced(self.order.namespace.subject(), before).await?;
                     self.remember_bases(&used).await?;
                     return Ok(Passed::Exported(exported));
                 }

@@ -1,7 +1,7 @@
 //! The images of a namespace: found by the names and ids that are the namespace's own, and by no
 //! others. "Not yours" and "not there" are one answer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bollard::{
     models::{ImageInspect, ImageSummary},
@@ -117,7 +117,46 @@ impl Engine {
     ) -> Result<(), Fault> {
         check_target("target", target)?;
         let target = self.private_name(namespace.subject(), target).await?;
-        self.tag_name(image.private(), target.as_str()).await
+        self.move_name(namespace.subject(), image.private(), target.as_str()).await
+    }
+
+    /// Gives `source` a name of the namespace's, which may name another image so far.
+    async fn move_name(&self, namespace: &Namespace, source: &str, target: &str) -> Result<(), Fault> {
+        let before = self.ids_of([target]).await?;
+        self.tag_name(source, target).await?;
+        self.keep_replaced(namespace, before).await
+    }
+
+    /// The ids of what these names stand for, before they move to other images.
+    pub(crate) async fn ids_of(
+        &self,
+        names: impl IntoIterator<Item = &str>,
+    ) -> Result<BTreeSet<Digest>, Fault> {
+        let mut ids = BTreeSet::new();
+        for name in names {
+            let id = self.inspect_name(name).await?.and_then(|image| image.id);
+            ids.extend(id.as_deref().and_then(Digest::parse));
+        }
+        Ok(ids)
+    }
+
+    /// An image whose last name went to another one stays the namespace's, as `docker` shows it
+    /// under `<none>`: without a name it would be nobody's, and stay when the namespace goes.
+    pub(crate) async fn keep_replaced(
+        &self,
+        namespace: &Namespace,
+        before: BTreeSet<Digest>,
+    ) -> Result<(), Fault> {
+        let names = self.keys().names(namespace);
+        for id in before {
+            let Some(image) = self.inspect_name(id.as_str()).await? else { continue };
+            let named = image.repo_tags.iter().flatten().any(|name| names.read(name).is_some());
+            if !named {
+                // A prune may have been faster: then there is nothing to keep.
+                self.tag_if_there(id.as_str(), &names.untagged(hex_of(&id))).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Brings an image into the namespace: an admission, and a name there.
@@ -134,7 +173,7 @@ impl Engine {
         }
         let admitted = self.admit_foreign(namespace, reference.clone(), credentials, true, reporter).await?;
         let name = self.private_name(namespace.subject(), &reference).await?;
-        self.tag_name(admitted.target(), name.as_str()).await?;
+        self.move_name(namespace.subject(), admitted.target(), name.as_str()).await?;
         let image = self.find_image(namespace, &reference.to_string()).await?;
         Ok((admitted.digest().cloned(), image))
     }
