@@ -4,13 +4,17 @@
 
 use std::{
     collections::HashMap,
+    fmt,
     io::{self, Cursor, Read},
 };
 
 use bollard::models::ImageInspect;
 use bytes::{Buf as _, Bytes};
 use futures_util::StreamExt as _;
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, IgnoredAny, MapAccess, Visitor},
+};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
@@ -132,16 +136,110 @@ impl Problem {
     }
 }
 
+/// What else an object holds. The engine takes a name in any case, and of two the last: a document
+/// that it would read in another way than we do is refused.
+struct Others;
+
+impl<'de> Deserialize<'de> for Others {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        const READ: [&str; 10] = [
+            "architecture",
+            "config",
+            "diff_ids",
+            "digest",
+            "layers",
+            "manifests",
+            "os",
+            "platform",
+            "rootfs",
+            "variant",
+        ];
+        /// As Go's encoding/json compares names: these two are the only letters whose other case is
+        /// ASCII.
+        fn folded(name: &str) -> String {
+            name.replace('\u{17f}', "s").replace('\u{212a}', "k").to_ascii_lowercase()
+        }
+        struct Names;
+        impl<'de> Visitor<'de> for Names {
+            type Value = Others;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Others, A::Error> {
+                while let Some((name, _)) = map.next_entry::<String, IgnoredAny>()? {
+                    let folded = folded(&name);
+                    if folded != name && READ.contains(&folded.as_str()) {
+                        return Err(de::Error::custom("a name is in another case"));
+                    }
+                }
+                Ok(Others)
+            }
+        }
+        deserializer.deserialize_map(Names)
+    }
+}
+
 #[derive(Deserialize)]
 struct Descriptor {
     digest: String,
     platform: Option<DescriptorPlatform>,
+    #[serde(flatten)]
+    _others: Others,
 }
 
 #[derive(Deserialize)]
 struct DescriptorPlatform {
-    os: Option<String>,
-    architecture: Option<String>,
+    #[serde(default)]
+    os: String,
+    #[serde(default)]
+    architecture: String,
+    #[serde(default)]
+    variant: String,
+    #[serde(flatten)]
+    _others: Others,
+}
+
+/// Whether the engine uses the manifest of a descriptor for its own platform.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Use {
+    /// It takes this one, or another of this kind.
+    Takes,
+    /// It might, for want of a better one.
+    Might,
+    Never,
+}
+
+impl Descriptor {
+    fn used_on(&self, own: &Platform) -> Use {
+        let Some(platform) = &self.platform else { return Use::Might };
+        // containerd's `platforms.Normalize`: in any case, under several names, and without an
+        // operating system for its own.
+        let os = platform.os.to_ascii_lowercase();
+        let architecture = platform.architecture.to_ascii_lowercase();
+        let architecture = match architecture.as_str() {
+            "x86_64" | "x86-64" => "amd64",
+            "aarch64" => "arm64",
+            "i386" => "386",
+            "armhf" | "armel" => "arm",
+            other => other,
+        };
+        if !(os.is_empty() || os == own.os) || architecture != own.architecture {
+            return Use::Never;
+        }
+        let variant = platform.variant.to_ascii_lowercase();
+        let usual = match architecture {
+            "amd64" => "v1",
+            "arm64" => "v8",
+            _ => "",
+        };
+        if variant.is_empty() || variant == usual || own.variant.as_ref() == Some(&variant) {
+            Use::Takes
+        } else {
+            Use::Might
+        }
+    }
 }
 
 /// An image manifest or an index (OCI image specification): one has `config`, the other `manifests`.
@@ -152,17 +250,23 @@ struct Manifest {
     layers: Vec<Descriptor>,
     #[serde(default)]
     manifests: Vec<Descriptor>,
+    #[serde(flatten)]
+    _others: Others,
 }
 
 #[derive(Deserialize)]
 struct Config {
     rootfs: RootFs,
+    #[serde(flatten)]
+    _others: Others,
 }
 
 #[derive(Deserialize)]
 struct RootFs {
     #[serde(default)]
     diff_ids: Vec<String>,
+    #[serde(flatten)]
+    _others: Others,
 }
 
 /// What the image `root` claims of its layers, for each of its manifests that the engine might use.
@@ -172,15 +276,21 @@ fn claims_of(
     platform: &Platform,
     image: &ImageInspect,
 ) -> Result<Vec<LayerClaim>, Problem> {
-    let top = parse(json, root).ok_or(Problem::Incomplete)?;
-    let children = top.manifests.iter().filter(|child| {
-        child.platform.as_ref().is_none_or(|of| {
-            of.os.as_deref() == Some(&platform.os)
-                && of.architecture.as_deref() == Some(&platform.architecture)
-        })
-    });
-    let mut manifests: Vec<Manifest> =
-        children.filter_map(|child| parse(json, &Digest::parse(&child.digest)?)).collect();
+    let top = parse(json, root)?.ok_or(Problem::Incomplete)?;
+    let mut manifests = Vec::new();
+    for child in &top.manifests {
+        let used = child.used_on(platform);
+        if used == Use::Never {
+            continue;
+        }
+        let digest = Digest::parse(&child.digest).ok_or(Problem::Forged)?;
+        match parse(json, &digest)? {
+            Some(manifest) => manifests.push(manifest),
+            // Of several the engine takes one, and not by which of them it has.
+            None if used == Use::Takes => return Err(Problem::Incomplete),
+            None => {}
+        }
+    }
     if top.config.is_some() {
         manifests.push(top);
     }
@@ -188,6 +298,9 @@ fn claims_of(
         return Err(Problem::OtherPlatform);
     }
     let only = manifests.len() == 1;
+    // What the engine itself has read, if it says so.
+    let read = image.root_fs.as_ref().and_then(|root| root.layers.as_ref());
+    let mut is_read = read.is_none();
     let mut claims = Vec::new();
     for manifest in manifests {
         let config = manifest.config.as_ref().and_then(|config| json.get(&Digest::parse(&config.digest)?));
@@ -197,9 +310,10 @@ fn claims_of(
             }
             // An image of which the engine lacks a blob is exported as its manifest alone. Its
             // config is there: the engine has checked its digest, and says what it has read in it.
-            None if only => image.root_fs.as_ref().and_then(|root| root.layers.clone()).unwrap_or_default(),
+            None if only => read.cloned().unwrap_or_default(),
             None => return Err(Problem::Incomplete),
         };
+        is_read |= read == Some(&diff_ids);
         if diff_ids.len() != manifest.layers.len() {
             return Err(Problem::Forged);
         }
@@ -209,11 +323,12 @@ fn claims_of(
             claims.push(LayerClaim { blob, diff_id });
         }
     }
-    Ok(claims)
+    if is_read { Ok(claims) } else { Err(Problem::Forged) }
 }
 
-fn parse(json: &HashMap<Digest, Bytes>, digest: &Digest) -> Option<Manifest> {
-    serde_json::from_slice(json.get(digest)?).ok()
+fn parse(json: &HashMap<Digest, Bytes>, digest: &Digest) -> Result<Option<Manifest>, Problem> {
+    let Some(document) = json.get(digest) else { return Ok(None) };
+    serde_json::from_slice(document).map(Some).map_err(|_| Problem::Forged)
 }
 
 /// Reads an OCI layout in a tar. Each blob must be what its name says.
@@ -426,8 +541,42 @@ mod tests {
         assert_eq!(claims(&documents[1..], manifest.as_bytes(), &inspected), expected);
         assert_eq!(claims(&documents[1..], manifest.as_bytes(), &none), Err(Problem::Forged));
         assert_eq!(claims(&documents[..2], index.as_bytes(), &none), Err(Problem::Incomplete));
+        // A child that the engine would take must be there, under whatever name it has its platform.
+        let absent = digest(b"absent");
+        for architecture in ["amd64", "x86_64", "AMD64", "x86-64"] {
+            let index =
+                format!(r#"{{"manifests":[{},{}]}}"#, child(architecture, &absent), child("amd64", &own));
+            let documents = [documents[0], documents[1], index.as_bytes()];
+            assert_eq!(claims(&documents, index.as_bytes(), &none), Err(Problem::Incomplete), "{index}");
+        }
+        // The engine has read something else.
+        let root_fs = bollard::models::ImageInspectRootFs {
+            typ: "layers".to_owned(),
+            layers: Some(vec![digest(b"other").to_string()]),
+        };
+        let otherwise = ImageInspect { root_fs: Some(root_fs), ..ImageInspect::default() };
+        assert_eq!(claims(&documents, index.as_bytes(), &otherwise), Err(Problem::Forged));
         let other = format!(r#"{{"manifests":[{}]}}"#, child("arm64", &own));
         let with_other = [documents[1], other.as_bytes()];
         assert_eq!(claims(&with_other, other.as_bytes(), &none), Err(Problem::OtherPlatform));
+    }
+    #[test]
+    fn what_go_reads_otherwise_is_refused() {
+        fn is_read<T: serde::de::DeserializeOwned>(text: &str) -> bool {
+            serde_json::from_str::<T>(text).is_ok()
+        }
+        assert!(is_read::<Config>(r#"{"rootfs":{"diff_ids":[]},"config":{"OS":"x"},"os":"linux","x":1}"#));
+        assert!(!is_read::<Config>(r#"{"rootfs":{"diff_ids":[]},"RootFS":{"diff_ids":["x"]}}"#));
+        assert!(!is_read::<Config>(r#"{"rootfs":{"diff_ids":[]},"rootfs":{"diff_ids":["x"]}}"#));
+        assert!(!is_read::<Config>(r#"{"rootfs":{"diff_ids":[],"diff_id\u017f":["x"]}}"#));
+        assert!(is_read::<Manifest>(r#"{"layers":[{"digest":"a","size":1}],"mediaType":"m"}"#));
+        for text in [
+            r#"{"layers":[],"Layers":[{"digest":"a"}]}"#,
+            r#"{"layers":[{"digest":"a","Digest":"b"}]}"#,
+            r#"{"manifests":[{"digest":"a","platform":{"os":"x"},"PLATFORM":null}]}"#,
+            r#"{"manifests":[{"digest":"a","platform":{"os":"x","Os":"linux"}}]}"#,
+        ] {
+            assert!(!is_read::<Manifest>(text), "{text}");
+        }
     }
 }
