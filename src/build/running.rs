@@ -163,7 +163,7 @@ impl<'a> Build<'a> {
                 reference: random_id()?,
                 session: session.id().to_owned(),
                 attributes: isolation::attributes(&self.spec, &self.keys, self.tar_url().as_deref()),
-                policy: isolation::policy(&self.sources()),
+                policy: isolation::policy(&self.sources(), &self.keys),
                 names: names.clone(),
             };
             let targets = self.targets();

@@ -15,7 +15,7 @@ use bollard_buildkit_proto::{
 };
 use prost::Message as _;
 
-use super::isolation::{JobKeys, SALT_ADDRESS};
+use super::isolation::{HTTP_PERM, JobKeys, SALT_ADDRESS};
 use crate::{
     fault::{Fault, Reason},
     names::{printable, printable_url},
@@ -226,7 +226,10 @@ impl Gate<'_> {
                 attributes(source, &["image.resolvemode", "image.recordtype"])
             }
             "http" | "https" => {
-                attributes(source, &["http.checksum", "http.filename", "http.perm", "http.uid", "http.gid"])?;
+                if source.attrs.get(HTTP_PERM).is_some_and(|perm| *perm != self.keys.http_perm()) {
+                    return Err(refuse("what a URL gives would not be kept apart from other jobs'"));
+                }
+                attributes(source, &["http.checksum", "http.filename", HTTP_PERM])?;
                 if self.tar != Some(identifier) && !self.urls.contains(identifier) {
                     seen.urls.insert(identifier.to_owned());
                 }
@@ -451,6 +454,8 @@ mod tests {
             ("oci-layout://x", vec![]),
             ("docker-image+blob://x", vec![]),
             ("https://admitted.example/f", vec![("http.header.authorization", "x")]),
+            ("https://admitted.example/f", vec![("http.perm", "384")]),
+            ("https://admitted.example/f", vec![("http.uid", "1")]),
             ("nonsense", vec![]),
         ] {
             assert!(matches!(source(identifier, &attrs), Err(Refusal::Refused(_))), "{identifier} {attrs:?}");

@@ -25,7 +25,22 @@ impl JobKeys {
     pub fn salt_host(&self) -> String {
         format!("{}.salt{RESERVED_SUFFIX}", self.salt)
     }
+
+    /// The salt of what is fetched by URL, which BuildKit finds by its content's digest alone:
+    /// `ADD --checksum` would give anybody what another job has fetched, its uploaded tar too. It is
+    /// the source's `http.perm`, which no Dockerfile sets: BuildKit keeps all of it in the cache key
+    /// (an `int`), and makes a file's mode of the low 32 bits, here what it makes without.
+    pub fn http_perm(&self) -> String {
+        let salt = self.salt.bytes().fold(0_i64, |salt, byte| {
+            let digit = char::from(byte).to_digit(16).unwrap_or_default();
+            (salt << 4 | i64::from(digit)) & 0x7fff_ffff
+        });
+        (salt << 32 | 0o600).to_string()
+    }
 }
+
+/// The attribute that carries [`JobKeys::http_perm`].
+pub const HTTP_PERM: &str = "http.perm";
 
 /// The address that the salt's name has. It is never used.
 pub const SALT_ADDRESS: &str = "127.0.0.1";
@@ -93,7 +108,7 @@ pub fn attributes(spec: &BuildSpec, keys: &JobKeys, tar: Option<&str>) -> HashMa
 
 /// The allow-list that BuildKit enforces while the frontend runs: nothing, then what was admitted.
 /// The last rule that matches a source decides.
-pub fn policy(sources: &[Source]) -> Policy {
+pub fn policy(sources: &[Source], keys: &JobKeys) -> Policy {
     let mut rules = vec![rule(PolicyAction::Deny, "*", None), rule(PolicyAction::Allow, "local://*", None)];
     for source in sources {
         match source {
@@ -106,25 +121,25 @@ pub fn policy(sources: &[Source]) -> Policy {
                 // Newer engines add the digest before they ask again. Not `…*`: that admits `:10` for `:1`.
                 rules.push(rule(PolicyAction::Allow, &format!("{target}@*"), None));
             }
-            Source::Url(url) => {
-                // EXACT: a `*` in a URL is no pattern, and there is no way to escape one.
-                let mut allow = rule(PolicyAction::Allow, url, None);
-                if let Some(selector) = &mut allow.selector {
-                    selector.match_type = MatchType::Exact.into();
-                }
-                rules.push(allow);
-            }
-            Source::Tar { url, digest } => {
-                if let Some(digest) = digest {
-                    let attrs = HashMap::from([("http.checksum".to_owned(), digest.clone())]);
-                    let update = Update { identifier: url.clone(), attrs };
-                    rules.push(rule(PolicyAction::Convert, url, Some(update)));
-                }
-                rules.push(rule(PolicyAction::Allow, url, None));
-            }
+            Source::Url(url) => rules.extend(fetched(url, keys, None)),
+            Source::Tar { url, digest } => rules.extend(fetched(url, keys, digest.as_deref())),
         }
     }
     Policy { version: 1, rules }
+}
+
+/// Allows a URL, and gives it attributes of ours.
+fn fetched(url: &str, keys: &JobKeys, digest: Option<&str>) -> [Rule; 2] {
+    let mut attrs = HashMap::from([(HTTP_PERM.to_owned(), keys.http_perm())]);
+    attrs.extend(digest.map(|digest| ("http.checksum".to_owned(), digest.to_owned())));
+    let update = Update { identifier: url.to_owned(), attrs };
+    // EXACT: a `*` in a URL is no pattern, and there is no way to escape one.
+    [rule(PolicyAction::Convert, url, Some(update)), rule(PolicyAction::Allow, url, None)].map(|mut rule| {
+        if let Some(selector) = &mut rule.selector {
+            selector.match_type = MatchType::Exact.into();
+        }
+        rule
+    })
 }
 
 fn rule(action: PolicyAction, identifier: &str, updates: Option<Update>) -> Rule {

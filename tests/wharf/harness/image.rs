@@ -11,6 +11,7 @@ use sha2::{Digest as _, Sha256};
 use super::{Registry, engine::tool};
 
 const MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+const INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 const CONFIG: &str = "application/vnd.docker.container.image.v1+json";
 const LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
 
@@ -102,7 +103,18 @@ impl Image {
 
     /// Puts it into a registry and returns its digest there.
     pub(crate) async fn push(&self, registry: &Registry, repository: &str, tag: &str) -> String {
-        let config = Bytes::from(self.config().to_string());
+        self.push_with_config(registry, repository, tag, self.config().to_string()).await
+    }
+
+    /// The same with a config of the caller's own making.
+    pub(crate) async fn push_with_config(
+        &self,
+        registry: &Registry,
+        repository: &str,
+        tag: &str,
+        config: String,
+    ) -> String {
+        let config = Bytes::from(config);
         push_blob(registry, repository, &config).await;
         for layer in &self.layers {
             push_blob(registry, repository, &layer.blob).await;
@@ -115,10 +127,35 @@ impl Image {
                 json!({"mediaType": LAYER, "size": layer.blob.len(), "digest": layer.digest})
             }).collect::<Vec<_>>(),
         });
-        let path = format!("/v2/{repository}/manifests/{tag}");
-        let answer = registry.call(Method::PUT, &path).body(MANIFEST, manifest.to_string()).send().await.ok();
-        answer.header("docker-content-digest").unwrap()
+        push_manifest(registry, repository, tag, MANIFEST, &manifest).await
     }
+}
+
+/// An index of manifests that the repository has by these tags, each for a platform.
+pub(crate) async fn push_index(registry: &Registry, repository: &str, tag: &str, of: &[(&str, Value)]) {
+    let mut manifests = Vec::new();
+    for (child, platform) in of {
+        let path = format!("/v2/{repository}/manifests/{child}");
+        let call = registry.call(Method::GET, &path).header("accept", MANIFEST);
+        let body = call.send().await.ok().body;
+        manifests.push(json!({
+            "mediaType": MANIFEST, "size": body.len(), "digest": digest(&body), "platform": platform,
+        }));
+    }
+    let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests});
+    push_manifest(registry, repository, tag, INDEX, &index).await;
+}
+
+async fn push_manifest(
+    registry: &Registry,
+    repository: &str,
+    tag: &str,
+    kind: &str,
+    manifest: &Value,
+) -> String {
+    let path = format!("/v2/{repository}/manifests/{tag}");
+    let answer = registry.call(Method::PUT, &path).body(kind, manifest.to_string()).send().await.ok();
+    answer.header("docker-content-digest").unwrap()
 }
 
 async fn push_blob(registry: &Registry, repository: &str, blob: &Bytes) {

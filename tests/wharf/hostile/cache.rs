@@ -7,9 +7,16 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use crate::harness::{Engine, Test, Wharf, cases, process::Output};
+use wharf::wire::v1::BuildSpec;
 
-cases![cache_mounts, results_made_with_secrets, contexts];
+use crate::harness::{
+    Engine, Test, Wharf, cases,
+    image::{context_tar, digest},
+    process::Output,
+    rpc,
+};
+
+cases![cache_mounts, results_made_with_secrets, contexts, fetched_by_digest];
 
 async fn cache_mounts(test: Arc<Test>) {
     let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
@@ -144,4 +151,39 @@ async fn contexts(test: Arc<Test>) {
         let id = Output::of(build, b"", Duration::from_secs(120)).await.ok().stdout;
         assert_eq!(test.engine.text(id.trim(), "/seen").await, *content);
     }
+}
+
+/// BuildKit finds what it has fetched by URL by its name and digest, whatever the URL: a context that
+/// came as a tar is `context`, and its digest need not be secret.
+async fn fetched_by_digest(test: Arc<Test>) {
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    let base = test.base(&registry).await;
+    let tar =
+        |secret: &str| context_tar(&[("Dockerfile", "FROM scratch\nCOPY secret /\n"), ("secret", secret)]);
+    // No engine of the tests reaches that address: nothing is fetched from it.
+    let thief = |name: &str, tar: &[u8]| {
+        let dockerfile = format!(
+            "FROM {base}\nADD --checksum={} http://1.1.1.1/context /t\nRUN tr -d '\\0' </t >/seen\n",
+            digest(tar)
+        );
+        test.context(name, &[("Dockerfile", &dockerfile)])
+    };
+
+    let (home, secret) = (test.new_dir("bare"), test.unique("secret"));
+    let mut build = test.engine.buildx(&home);
+    build.args(["build", "--progress=plain", "-"]);
+    Output::of(build, &tar(&secret), Duration::from_secs(120)).await.ok();
+    let seen = seen_on_bare_engine(&test.engine, &home, &thief("bare-thief", &tar(&secret))).await;
+    assert!(seen.contains(&secret), "on the bare engine whoever knows the digest has the context: {seen}");
+
+    let secret = test.unique("secret");
+    let channel = rpc::connect(&wharfd.socket()).await;
+    let victim =
+        async |job: &str| rpc::build_tar(&channel, rpc::start(job, BuildSpec::default()), tar(&secret)).await;
+    victim("victim#1").await.ok();
+    let job = Wharf::new(&test, &wharfd, "thief#1");
+    let refused = job.build(&thief("thief", &tar(&secret)), &[]).await.ended(1);
+    assert!(refused.to_string().contains("1.1.1.1"), "it is fetched: {refused}");
+    // The victim's own next run has it.
+    assert!(victim("victim#2").await.cached().iter().any(|name| name.contains("secret")));
 }

@@ -2,15 +2,18 @@
 
 use std::sync::Arc;
 
+use serde_json::{Value, json};
+
 use crate::harness::{
     Image, Test, Wharf, cases,
-    image::{File, Layer},
+    image::{File, Layer, push_index},
 };
 
 cases![
     a_forged_image_poisons_a_bare_engine,
     a_forged_image_is_refused,
     a_config_of_another_image_gives_that_image,
+    a_forged_image_in_disguise_is_refused,
 ];
 
 /// A good image, and one that claims to be it.
@@ -28,6 +31,11 @@ impl Images {
         let evil = Image::of(vec![Layer::busybox(), layer("evil")]);
         let forged = Image { diff_ids: good.diff_ids.clone(), label: "forged".to_owned(), ..evil };
         Self { good, forged, content }
+    }
+
+    /// What the forger's config would say if it were honest.
+    fn evil_diff_ids(&self) -> Vec<String> {
+        self.forged.layers.iter().map(|layer| layer.diff_id.clone()).collect()
     }
 }
 
@@ -116,4 +124,55 @@ async fn a_config_of_another_image_gives_that_image(test: Arc<Test>) {
     let thief = build("thief#1", "forged:1").await;
     assert!(thief == Err(3) || thief == good, "{thief:?}");
     assert_eq!(build("victim#2", "good:1").await, good);
+}
+
+/// What the engine reads and who checks it reads otherwise. The forger's layer is on the node already,
+/// under an honest name, so nothing is missing.
+async fn a_forged_image_in_disguise_is_refused(test: Arc<Test>) {
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    let (victim, thief) = (Wharf::new(&test, &wharfd, "victim#1"), Wharf::new(&test, &wharfd, "thief#1"));
+    let images = Images::new(&test);
+    let honest =
+        Image { diff_ids: images.evil_diff_ids(), label: "honest".to_owned(), ..images.forged.clone() };
+    images.good.push(&registry, "good", "1").await;
+    images.good.push(&registry, "disguised", "good").await;
+    images.forged.push(&registry, "disguised", "forged").await;
+    honest.push(&registry, "disguised", "honest").await;
+    let name = |tag: &str| registry.name(&format!("disguised:{tag}"));
+    // Pulled, and not yet built from: whose layers BuildKit would take for the good one's is open.
+    victim.run(["pull", &registry.name("good:1")]).await.ok();
+    for tag in ["honest", "good"] {
+        thief.run(["pull", &name(tag)]).await.ok();
+    }
+
+    // Go takes a name in any case, and of two the last.
+    let config = honest.config().to_string();
+    let rootfs = json!({"type": "layers", "diff_ids": images.good.diff_ids});
+    let config = format!("{},\"RootFS\":{rootfs}}}", config.strip_suffix('}').unwrap());
+    honest.push_with_config(&registry, "disguised", "case", config).await;
+    let platform = |os: &str, architecture: &str| json!({"os": os, "architecture": architecture});
+    let own = images.good.config();
+    let (os, architecture) = (own["os"].as_str().unwrap(), own["architecture"].as_str().unwrap());
+    let other = if architecture == "amd64" { "x86_64" } else { "aarch64" };
+    let disguises: [(&str, Value); 3] = [
+        ("alias", platform(os, other)),
+        ("upper", platform("Linux", architecture)),
+        ("empty", platform("", architecture)),
+    ];
+    for (tag, forged) in &disguises {
+        let of = [("forged", forged.clone()), ("good", platform(os, architecture))];
+        push_index(&registry, "disguised", tag, &of).await;
+    }
+    for tag in ["case", "alias", "upper", "empty"] {
+        let context = test.context(tag, &[("Dockerfile", &format!("FROM {}\nRUN cat /data\n", name(tag)))]);
+        thief.build(&context, &[]).await.ended(3).says(&[&name(tag)]);
+        thief.run(["pull", &name(tag)]).await.ended(3);
+    }
+
+    let dockerfile = format!("FROM {}\nRUN cp /data /seen\n", registry.name("good:1"));
+    let context = test.context("victim", &[("Dockerfile", &dockerfile)]);
+    let pushed = registry.name("pushed:1");
+    victim.build(&context, &["-t", &pushed, "--push"]).await.ok();
+    let manifest = registry.manifest("pushed", "1").await["layers"].to_string();
+    assert!(!manifest.contains(&images.forged.layers[1].digest), "the victim pushes the thief's layer");
 }
