@@ -8,13 +8,25 @@ use std::{
 
 use super::exit::{Exit, Failure};
 
-/// Removes what an earlier command left at `path`, so that nobody takes it for this one's.
-pub(crate) fn remove_stale(path: &Path) -> Result<(), Failure> {
-    if !is_plain(path) {
-        return Ok(());
+/// Makes sure that `path` can be written later, and removes what an earlier command left there, so
+/// that nobody takes it for this one's.
+pub(crate) fn prepare(path: &Path) -> Result<(), Failure> {
+    let wrong = |why: &dyn std::fmt::Display| {
+        Failure::usage(format!("cannot write {}: {why}", path.display()))
+            .hint("name a file in a directory that is there and can be written to")
+    };
+    if is_plain(path) {
+        return fs::remove_file(path).map_err(|error| wrong(&error));
     }
-    fs::remove_file(path)
-        .map_err(|error| Failure::usage(format!("cannot replace {}: {error}", path.display())))
+    if path.is_dir() || path.file_name().is_none() {
+        return Err(wrong(&"it is a directory"));
+    }
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match directory.metadata() {
+        Ok(metadata) if metadata.is_dir() => Ok(()),
+        Ok(_) => Err(wrong(&format_args!("{} is not a directory", directory.display()))),
+        Err(error) => Err(wrong(&error)),
+    }
 }
 
 /// Writes `content` to `path`, at once: a reader sees all of it or nothing.
@@ -53,21 +65,25 @@ mod tests {
         let directory = std::env::temp_dir().join(format!("wharf-files-{}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
         let path = directory.join("id");
-        remove_stale(&path).unwrap();
+        prepare(&path).unwrap();
         for content in ["one", "two"] {
             write(&path, content.as_bytes()).unwrap();
             assert_eq!(fs::read_to_string(&path).unwrap(), content);
         }
         assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
-        remove_stale(&path).unwrap();
+        prepare(&path).unwrap();
         assert!(!path.exists());
         let link = directory.join("link");
         std::os::unix::fs::symlink("/dev/null", &link).unwrap();
-        remove_stale(&link).unwrap();
+        prepare(&link).unwrap();
         write(&link, b"x").unwrap();
         assert!(link.is_symlink());
         let failure = write(&directory.join("absent/id"), b"x").unwrap_err();
         assert!(failure.text.contains("absent/id"), "{failure}");
+        for wrong in ["absent/id", "", "link/id"] {
+            let failure = prepare(&directory.join(wrong)).unwrap_err();
+            assert_eq!(failure.exit, Exit::Usage, "{wrong}: {failure}");
+        }
         fs::remove_dir_all(&directory).unwrap();
     }
 }

@@ -300,6 +300,11 @@ async fn files_of_a_build(test: Arc<Test>) {
     fs::write(context.join("Dockerfile"), "FROM scratch\nCOPY absent /\n").unwrap();
     job.build(&context, &flags).await.ended(1);
     assert!(!id.exists() && !metadata.exists());
+    // What cannot be written is told before anything is built.
+    for flag in ["--iidfile=absent/id", "--metadata-file=."] {
+        let shown = job.build(&context, &[flag]).await.ended(2).says(&["cannot write"]);
+        assert!(!shown.stderr.contains("load build definition"), "{shown}");
+    }
     // A device is written to, and stays one.
     fs::write(context.join("Dockerfile"), "FROM scratch\nCOPY file /\n").unwrap();
     let shown = job.run(["build", "-q", "--iidfile", "/dev/stdout", context.to_str().unwrap()]).await;

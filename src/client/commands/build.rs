@@ -57,7 +57,7 @@ pub(super) async fn run(mut call: Call, args: BuildArgs) -> Result<(), Stop> {
     let secrets = Secrets::find(&args.secrets, &call.env)?;
     let mut spec = spec(&args, &call.env, &docker)?;
     for path in args.iidfile.iter().chain(&args.metadata_file) {
-        files::remove_stale(path)?;
+        files::prepare(path)?;
     }
     // Where a later run's checkout lies, however its agent names it.
     let workspace = call.env.path("WORKSPACE");

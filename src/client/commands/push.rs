@@ -20,7 +20,7 @@ pub(super) async fn run(mut call: Call, args: PushArgs) -> Result<(), Stop> {
     let namespace = call.namespace()?;
     let docker = DockerConfig::read(&call.env)?;
     if let Some(path) = &args.metadata_file {
-        files::remove_stale(path)?;
+        files::prepare(path)?;
     }
     let host = args.reference.host();
     let mut images = call.images().await?;
