@@ -1,6 +1,6 @@
 //! What stands behind a build: a client with a session, a tar, or both.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bollard_buildkit_proto::moby::{
     buildkit::secrets::v1::GetSecretResponse, filesync::v1::CredentialsResponse,
@@ -28,6 +28,9 @@ use crate::{
     },
 };
 
+/// How long a client that has attached may take for one answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(300);
+
 /// The client of one build.
 #[derive(Debug)]
 pub struct BuildClient {
@@ -46,10 +49,14 @@ impl BuildClient {
         self.session.as_deref().ok_or_else(|| Status::unimplemented("the build has no session"))
     }
 
-    /// Asks the client one question, and takes its one message.
+    /// Asks the client one question, and takes its one message. A person may have to confirm what a
+    /// credential helper tells; a client that says nothing holds a build's place.
     async fn ask<M: Message + Default>(&self, subject: Subject) -> Result<M, Status> {
         let Attached { mut incoming, outgoing: _outgoing } = self.session()?.stream(subject).await?;
-        let message = match incoming.message().await?.and_then(|request| request.request) {
+        let answer = tokio::time::timeout(ANSWER_TIMEOUT, incoming.message()).await;
+        let answer =
+            answer.map_err(|_| Status::deadline_exceeded("the client gave no answer within 5 minutes"))?;
+        let message = match answer?.and_then(|request| request.request) {
             Some(Request::Message(message)) => message,
             Some(Request::Error(error)) => return Err(client_error(error)),
             Some(Request::StreamId(_)) | None => return Err(Status::aborted("the client gave no answer")),

@@ -67,7 +67,7 @@ pub async fn run(engine: &Engine, order: &Order, reporter: &Reporter) -> Result<
     let connection = Connection::dial(engine.socket(), engine.dialling(), tasks).await?;
     let session = Session::new(random_id()?);
     let shared_key = build.shared_key();
-    let serving = session.serve(&connection, &shared_key, order.client.clone());
+    let serving = session.serve(&connection, &shared_key, order.client.clone(), tasks);
     let exported = tokio::select! {
         ended = serving => match ended {
             Err(fault) => return Err(fault),

@@ -4,10 +4,12 @@
 //! several for its whole length, so builds that shared one would wait for each other for ever.
 
 use std::{
+    error::Error,
     io,
     path::Path,
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bollard_buildkit_proto::moby::buildkit::v1::{
@@ -20,7 +22,7 @@ use hyper::{
     client::conn::{http1, http2},
     rt::{Read, ReadBufCursor, Write},
 };
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
 use tonic::body::Body;
@@ -38,6 +40,8 @@ const STREAM_WINDOW: u32 = 1 << 20;
 /// Far more than the streams of a build together: h2 ends a connection whose unread frames, each
 /// counted for 256 bytes, cost more than half its window, and a session's frames are small.
 const CONNECTION_WINDOW: u32 = 64 << 20;
+/// An engine that lives upgrades a connection in milliseconds.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How BuildKit's gRPC is reached on an engine's socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,36 +72,21 @@ impl Connection {
                 .hint("try again; if it stays so, the node's operator finds why in wharfd's log")
                 .caused_by(format!("BuildKit at {}: {error}", socket.display()))
         };
-        let stream = UnixStream::connect(socket).await.map_err(|error| unavailable(&error))?;
-        let token = CancellationToken::new();
-        let io = Severable { io: TokioIo::new(stream), cut: Box::pin(token.clone().cancelled_owned()) };
-        let cut = token.drop_guard();
-        let mut builder = http2::Builder::new(TokioExecutor::new());
-        builder.initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(CONNECTION_WINDOW);
-        let sender = match dialling {
-            Dialling::PriorKnowledge => {
-                let (sender, connection) =
-                    builder.handshake(io).await.map_err(|error| unavailable(&error))?;
-                tasks.spawn("engine connection", async move {
-                    if let Err(error) = connection.await {
-                        tracing::debug!(%error, "connection to BuildKit ended");
-                    }
-                });
-                sender
-            }
-            Dialling::Upgrade => {
-                let upgraded = upgrade(io, tasks).await.map_err(|error| unavailable(&error))?;
-                let (sender, connection) =
-                    builder.handshake(upgraded).await.map_err(|error| unavailable(&error))?;
-                tasks.spawn("engine connection", async move {
-                    if let Err(error) = connection.await {
-                        tracing::debug!(%error, "connection to BuildKit ended");
-                    }
-                });
-                sender
-            }
+        let connecting = async {
+            let stream = UnixStream::connect(socket).await?;
+            let token = CancellationToken::new();
+            let io = Severable { io: TokioIo::new(stream), cut: Box::pin(token.clone().cancelled_owned()) };
+            let cut = token.drop_guard();
+            let sender = match dialling {
+                Dialling::PriorKnowledge => http2(io, tasks).await?,
+                Dialling::Upgrade => http2(upgrade(io, tasks).await?, tasks).await?,
+            };
+            Ok::<_, Box<dyn Error + Send + Sync>>(Self { channel: Channel(sender), _cut: cut })
         };
-        Ok(Self { channel: Channel(sender), _cut: cut })
+        match tokio::time::timeout(DIAL_TIMEOUT, connecting).await {
+            Ok(connected) => connected.map_err(|error| unavailable(error.as_ref())),
+            Err(elapsed) => Err(unavailable(&elapsed)),
+        }
     }
 
     /// BuildKit's Control API.
@@ -117,10 +106,27 @@ fn origin() -> Uri {
     Uri::from_static("http://localhost")
 }
 
+async fn http2<I>(io: I, tasks: &Group) -> Result<http2::SendRequest<Body>, hyper::Error>
+where
+    I: Read + Write + Unpin + Send + 'static,
+{
+    let (sender, connection) = http2::Builder::new(tasks.clone())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .handshake(io)
+        .await?;
+    tasks.spawn("engine connection", async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "connection to BuildKit ended");
+        }
+    });
+    Ok(sender)
+}
+
 async fn upgrade(
     io: Severable,
     tasks: &Group,
-) -> Result<hyper::upgrade::Upgraded, Box<dyn std::error::Error + Send + Sync>> {
+) -> Result<hyper::upgrade::Upgraded, Box<dyn Error + Send + Sync>> {
     let (mut sender, connection) = http1::handshake(io).await?;
     tasks.spawn("engine upgrade", async move {
         if let Err(error) = connection.with_upgrades().await {

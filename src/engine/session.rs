@@ -22,10 +22,7 @@ use bollard_buildkit_proto::{
 };
 use bytes::{Buf as _, Bytes, BytesMut};
 use futures_util::{Stream, StreamExt as _, future::BoxFuture, stream::BoxStream};
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo},
-    service::TowerToHyperService,
-};
+use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::mpsc,
@@ -41,6 +38,7 @@ use super::{
 use crate::{
     fault::{Fault, Reason},
     names::Secret,
+    tasks::Group,
 };
 
 /// What BuildKit may call, by `x-docker-expose-session-grpc-method`.
@@ -92,8 +90,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// Names a session. `shared_key` decides which earlier syncs its directories are compared
-    /// with: whoever may choose it reads the files of others.
+    /// A session of that name, which must be unguessable.
     pub fn new(id: String) -> Self {
         Self { id }
     }
@@ -103,12 +100,15 @@ impl Session {
         &self.id
     }
 
-    /// Serves the session on `connection` until BuildKit or the connection ends it.
+    /// Serves the session on `connection` until BuildKit or the connection ends it; `tasks` owns its
+    /// streams. `shared_key` decides which earlier syncs its directories are compared with: whoever
+    /// may choose it reads the files of others.
     pub async fn serve(
         &self,
         connection: &Connection,
         shared_key: &str,
         client: Arc<dyn SessionClient>,
+        tasks: &Group,
     ) -> Result<Infallible, Fault> {
         let broken = |cause: Box<dyn std::error::Error + Send + Sync>| {
             Fault::new(Reason::EngineUnavailable, "the engine's builder ended the session")
@@ -132,7 +132,7 @@ impl Session {
             .add_service(upload::upload_server::UploadServer::new(Answers(client)))
             .add_service(health::health_server::HealthServer::new(Healthy))
             .prepare();
-        hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+        hyper::server::conn::http2::Builder::new(tasks.clone())
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .serve_connection(TokioIo::new(io), TowerToHyperService::new(routes))
