@@ -69,28 +69,26 @@ impl BuildSpec {
                 "build arguments and labels exceed 1 MiB together",
             ));
         }
+        let tags = tags(&spec.tags)?;
+        if spec.push && tags.is_empty() {
+            let text = "there is nothing to push: the image has no tag";
+            return Err(Fault::invalid("spec.push", text).hint("add `--tag`"));
+        }
         Ok(Self {
-            tags: tags(&spec.tags)?,
+            tags,
             dockerfile: dockerfile(spec.dockerfile)?,
             target: name("spec.target", spec.target)?,
             build_args: values("spec.build_args", spec.build_args)?,
             labels: values("spec.labels", spec.labels)?,
             no_cache: spec.no_cache,
             pull: spec.pull,
-            push: spec.push && !spec.tags.is_empty(),
+            push: spec.push,
             add_hosts: spec.add_hosts.iter().map(|entry| add_host(entry)).collect::<Result<_, _>>()?,
             network: network(&spec.network)?,
             shm_size: u64::try_from(spec.shm_size)
                 .map_err(|_| Fault::invalid("spec.shm_size", "the size of /dev/shm cannot be negative"))?,
             ulimits: ulimits(spec.ulimits)?,
             platform: name("spec.platform", spec.platform)?,
-        })
-        .and_then(|checked: Self| {
-            if spec.push && checked.tags.is_empty() {
-                let text = "there is nothing to push: the image has no tag";
-                return Err(Fault::invalid("spec.push", text).hint("add `--tag`"));
-            }
-            Ok(checked)
         })
     }
 }
