@@ -32,3 +32,6 @@ pub mod build;
 pub mod service;
 
 pub mod daemon;
+
+#[cfg(test)]
+mod layers;

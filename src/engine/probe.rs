@@ -1,9 +1,10 @@
 //! What an engine's BuildKit is, found out once when wharfd starts.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use bollard_buildkit_proto::moby::buildkit::v1::{InfoRequest, SolveRequest, frontend::PingRequest};
-use tonic::{Code, Request};
+use tokio::time::timeout;
+use tonic::{Code, Request, Status};
 
 use super::connection::{Connection, Dialling};
 use crate::{
@@ -14,11 +15,15 @@ use crate::{
 /// What wharfd cannot do without, as BuildKit calls it in its LLB capabilities, and the first
 /// engine that has it.
 const NEEDED: [(&str, &str); 1] = [("source.policy", "26.1")];
+/// How long BuildKit may take for an answer that costs it nothing: a start must end in one way or the
+/// other.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+
 /// Finds out how BuildKit is reached at `socket`, and whether it has what wharfd needs.
 pub async fn probe(engine: &str, socket: &Path, tasks: &Group) -> Result<Dialling, Fault> {
     let dialling = dialling(engine, socket, tasks).await?;
     let connection = Connection::dial(socket, dialling, tasks).await?;
-    let capabilities = capabilities(&connection).await.map_err(|status| {
+    let capabilities = answer(capabilities(&connection)).await.map_err(|status| {
         Fault::new(
             Reason::EngineUnavailable,
             format!("the builder of the engine `{engine}` does not say what it can do"),
@@ -41,14 +46,17 @@ async fn dialling(engine: &str, socket: &Path, tasks: &Group) -> Result<Dialling
     let mut last = None;
     for dialling in [Dialling::PriorKnowledge, Dialling::Upgrade] {
         let answered = match Connection::dial(socket, dialling, tasks).await {
-            Ok(connection) => connection.control().info(InfoRequest {}).await.map(drop),
+            Ok(connection) => answer(connection.control().info(InfoRequest {})).await.map(drop),
             Err(fault) => return Err(fault),
         };
         match answered {
             Ok(()) => return Ok(dialling),
             // Distributions' builds leave `Info` out; that, too, is BuildKit's answer.
             Err(status) if status.code() == Code::Unimplemented => return Ok(dialling),
-            Err(status) => last = Some(status),
+            Err(status) => {
+                tracing::debug!(?dialling, %status, "not how BuildKit is reached");
+                last = Some(status);
+            }
         }
     }
     let text = format!("the builder of the engine `{engine}` does not answer");
@@ -60,23 +68,28 @@ async fn dialling(engine: &str, socket: &Path, tasks: &Group) -> Result<Dialling
     })
 }
 
+async fn answer<T>(question: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    let late = |_| Err(Status::deadline_exceeded("no answer in time"));
+    timeout(ANSWER_TIMEOUT, question).await.unwrap_or_else(late)
+}
+
 /// BuildKit tells its capabilities to the frontend of a running build only.
-async fn capabilities(connection: &Connection) -> Result<Vec<String>, tonic::Status> {
+async fn capabilities(connection: &Connection) -> Result<Vec<String>, Status> {
     // The build exists only to be asked. Several wharfd may ask one engine at once, and names of
     // builds are unique in it.
-    let number = getrandom::u64().map_err(|error| tonic::Status::internal(error.to_string()))?;
+    let number = getrandom::u64().map_err(|error| Status::internal(error.to_string()))?;
     let reference = format!("wharf-probe-{number:016x}");
     let mut control = connection.control();
     let solve =
         control.solve(SolveRequest { r#ref: reference.clone(), internal: true, ..SolveRequest::default() });
     let mut gateway = connection.gateway();
     let mut request = Request::new(PingRequest {});
-    let build = reference.parse().map_err(|_| tonic::Status::internal("a build's name is no header"))?;
+    let build = reference.parse().map_err(|_| Status::internal("a build's name is no header"))?;
     request.metadata_mut().insert("buildkit-controlapi-buildid", build);
     tokio::select! {
         // It waits for the frontend's result, which never comes: the dropped call ends it.
         ended = solve => match ended {
-            Ok(_) => Err(tonic::Status::internal("the probe ended before it began")),
+            Ok(_) => Err(Status::internal("the probe ended before it began")),
             Err(status) => Err(status),
         },
         pong = gateway.ping(request) => {

@@ -11,7 +11,7 @@ use crate::{
     names::Secret,
 };
 
-/// A helper that asks a person or a slow service; wharfd waits as long for its answer.
+/// A helper that asks a person or a slow service; wharfd waits longer for the answer.
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// Of what a helper says when it fails, what fits a line.
 const SAID_CHARS_MAX: usize = 200;
