@@ -84,6 +84,23 @@ impl Engine {
             .collect()
     }
 
+    /// The ids of images that have no name.
+    pub(crate) async fn nameless(&self) -> BTreeSet<String> {
+        let images = self.get("/images/json?filters=%7B%22dangling%22%3A%7B%22true%22%3Atrue%7D%7D");
+        let images = images.send().await.ok().json();
+        let ids = images.as_array().into_iter().flatten().filter_map(|image| image["Id"].as_str());
+        ids.map(str::to_owned).collect()
+    }
+
+    /// Removes images without a name that are not among `before`: builds on the bare socket leave
+    /// them, and names that move.
+    pub(crate) async fn forget_nameless(&self, before: &BTreeSet<String>) {
+        for id in self.nameless().await.difference(before) {
+            // One that is another's parent stays, and goes with it.
+            self.call(Method::DELETE, &format!("/images/{id}")).send().await;
+        }
+    }
+
     /// The names that begin with `prefix`.
     pub(crate) async fn names_with_prefix(&self, prefix: &str) -> Vec<String> {
         self.names().await.into_iter().filter(|name| name.starts_with(prefix)).collect()
