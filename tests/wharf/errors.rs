@@ -97,7 +97,7 @@ async fn the_dockerfile(test: Arc<Test>) {
     let base = test.base(&registry).await;
     let dockerfile = format!("FROM --platform=linux/s390x {base}\nCOPY Dockerfile /\n");
     let context = test.context("platform", &[("Dockerfile", &dockerfile)]);
-    job.build(&context, &[]).await.ended(3).says(&["Dockerfile:1", "platform"]);
+    job.build(&context, &[]).await.ended(3).says(&["platform"]);
     let fine = test.context("fine", &[("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")]);
     job.build(&fine, &["--platform", "linux/s390x"]).await.ended(3).says(&["s390x"]);
 }
