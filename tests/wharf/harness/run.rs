@@ -24,7 +24,7 @@ const ONLY: &str = "WHARF_TEST_ENGINE";
 /// Tests wait for builds most of the time.
 const THREADS: usize = 4;
 /// No test takes longer, however busy the machine.
-const TEST_TIMEOUT: Duration = Duration::from_secs(300);
+const TEST_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// An engine that tests run on.
 #[derive(Clone, Copy, Debug)]
