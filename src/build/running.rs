@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    error::Error as _,
     net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -403,10 +404,7 @@ impl<'a> Build<'a> {
         if let Some(cause) = self.order.client.tasks.cancelled_by() {
             return Err(cause.into());
         }
-        // BuildKit says `Unknown` for a failed step and for a Dockerfile that is wrong. What broke on the
-        // way here has a source, which no status from the wire has.
-        let broken = std::error::Error::source(status).is_some();
-        if broken || matches!(status.code(), Code::Unavailable | Code::Cancelled) {
+        if is_broken_off(status) {
             return Err(Fault::new(Reason::EngineUnavailable, "the engine's builder broke the build off")
                 .hint("try the build again")
                 .caused_by(status.clone()));
@@ -452,6 +450,13 @@ impl<'a> Build<'a> {
         }
         Ok(result)
     }
+}
+
+/// Whether BuildKit went away, and did not say that the build failed: it says `Unknown` for a failed
+/// step and for a Dockerfile that is wrong. What broke on the way here has a source, which no status
+/// from the wire has.
+fn is_broken_off(status: &Status) -> bool {
+    status.source().is_some() || matches!(status.code(), Code::Unavailable | Code::Cancelled)
 }
 
 /// The manifest's descriptor, which BuildKit gives as JSON in base64.
@@ -502,5 +507,18 @@ impl Facts for PassFacts<'_> {
     async fn runs(&mut self) {
         self.runs = true;
         self.release().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_builder_that_goes_away_is_no_failed_step() {
+        let cut = Status::from_error(Box::new(std::io::Error::from(std::io::ErrorKind::ConnectionReset)));
+        assert!(is_broken_off(&cut), "{cut:?}");
+        assert!(is_broken_off(&Status::unavailable("the engine ends")));
+        assert!(!is_broken_off(&Status::unknown("process \"false\" did not complete successfully")));
     }
 }

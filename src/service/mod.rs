@@ -5,7 +5,7 @@ mod call;
 mod image;
 mod namespace;
 mod node;
-pub mod status;
+mod status;
 mod stream;
 mod work;
 

@@ -110,7 +110,7 @@ fn causes(fault: &Fault) -> Option<String> {
 
 /// What a stream of requests broke with, as a fault: a message that is too large, a message that is
 /// none, a client that is gone.
-pub fn from_stream(status: Status) -> Fault {
+pub(super) fn from_stream(status: Status) -> Fault {
     match status.code() {
         Code::OutOfRange | Code::ResourceExhausted => {
             Fault::new(Reason::LimitReached, TOO_LARGE).caused_by(status)
