@@ -107,6 +107,21 @@ class Restart(unittest.TestCase):
         self.assertEqual(run(*client, *ALIVE[1:]).returncode, 0)
         self.assertIsNone(process.poll(), "it is the same wharfd")
 
+    def test_an_engine_of_another_version_is_not_taken_for_the_same(self):
+        path = self.dir / "engine.sock"
+        path.symlink_to(SOCKET)
+        process, client = self.start("upgraded", path)
+        engine("down")
+        self.addCleanup(engine, "up")
+        path.unlink()
+        path.symlink_to(os.environ["OTHER_ENGINE"])
+        alive = run(*client, *ALIVE[1:])
+        self.assertEqual(alive.returncode, 5, alive.stdout)
+        self.assertRegex(alive.stdout, "the engine `default` was .* when wharfd started, and is .* now")
+        process.terminate()
+        self.assertEqual(process.wait(60), 0)
+        self.start("upgraded", path)
+
     def test_a_mounted_socket_goes_stale_and_the_liveness_probe_sees_it(self):
         """What the DaemonSet's comment says: of an engine that makes a new socket at its start."""
         mounted = self.dir / "docker.sock"
