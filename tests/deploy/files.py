@@ -107,6 +107,14 @@ class Kubernetes(Case):
                         int(re.search(r"(?m)^TimeoutStopSec=(\d+)$", Systemd.UNIT)[1])):
             self.assertGreaterEqual(seconds, 25 + 15 + 2 * 5)
 
+    def test_the_pod_template_of_the_jenkins_page_is_the_agents(self):
+        (template,) = (document for text in re.findall(r"(?s)```yaml\n(.*?)```", (ROOT / "docs/jenkins.md").read_text())
+                       for document in yaml.safe_load_all(text) if document.get("kind") == "Pod")
+        agent = manifest.DOCUMENTS["Pod", "jenkins-agent"]["spec"]
+        self.assertEqual(template["spec"]["volumes"], agent["volumes"])
+        for name in "name", "env", "volumeMounts":
+            self.assertEqual(template["spec"]["containers"][0][name], agent["containers"][0][name])
+
     def test_both_configurations_say_the_same(self):
         # Apart from the engine's socket, which has another name in the pod.
         settings = [re.sub(r"(?m)^socket = .*$|^\s*#.*$|^\n", "", text)
