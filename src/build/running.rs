@@ -6,15 +6,13 @@ use std::{
     error::Error as _,
     net::IpAddr,
     sync::Arc,
-    time::{Duration, Instant},
 };
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use bollard_buildkit_proto::moby::buildkit::v1::StatusResponse;
 use futures_util::future::join_all;
 use tonic::{Code, Status};
 
-use super::{client::BuildClient, session::random_id};
+use super::{client::BuildClient, pass_facts::PassFacts, session::random_id};
 use crate::{
     engine::{
         Engine, StoreKind,
@@ -36,10 +34,6 @@ use crate::{
 
 /// A Dockerfile that names more images, or URLs one after the other, is no Dockerfile.
 const PASSES_MAX: usize = 64;
-/// Facts of a pass that may yet be denied; a pass makes a few dozen.
-const FACTS_HELD_MAX: usize = 1024;
-/// How long a pass is held back: a denied one takes some 20 ms.
-const HOLD: Duration = Duration::from_millis(500);
 
 /// A build that was allowed.
 #[derive(Debug)]
@@ -463,51 +457,6 @@ fn is_broken_off(status: &Status) -> bool {
 fn descriptor(facts: &HashMap<String, String>) -> Option<String> {
     let bytes = BASE64_STANDARD.decode(facts.get("containerimage.descriptor")?).ok()?;
     String::from_utf8(bytes).ok()
-}
-
-/// Facts of a pass: held back for a moment, since one that is denied is run again. A pass that takes
-/// longer than a moment is shown as it goes, but for its errors, which may be no more than the denial.
-struct PassFacts<'a> {
-    reporter: &'a Reporter,
-    shown: &'a Shown,
-    begun: Instant,
-    held: Vec<v1::Progress>,
-    runs: bool,
-}
-
-impl<'a> PassFacts<'a> {
-    fn new(reporter: &'a Reporter, shown: &'a Shown) -> Self {
-        Self { reporter, shown, begun: Instant::now(), held: Vec::new(), runs: false }
-    }
-
-    async fn release(&mut self) {
-        let mut rest = Vec::new();
-        for mut progress in self.held.drain(..) {
-            if !self.runs {
-                let errors = progress.vertexes.extract_if(.., |vertex| !vertex.error.is_empty()).collect();
-                rest.push(v1::Progress { vertexes: errors, ..v1::Progress::default() });
-            }
-            self.reporter.report(progress).await;
-        }
-        rest.retain(|progress| !progress.vertexes.is_empty());
-        self.held = rest;
-    }
-}
-
-impl Facts for PassFacts<'_> {
-    async fn report(&mut self, facts: StatusResponse) {
-        if self.held.len() < FACTS_HELD_MAX {
-            self.held.push(self.shown.progress(facts));
-        }
-        if self.runs || self.begun.elapsed() > HOLD {
-            self.release().await;
-        }
-    }
-
-    async fn runs(&mut self) {
-        self.runs = true;
-        self.release().await;
-    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,60 @@
+//! What a client hears of a pass, and when: a pass that is denied is run again, and should not show.
+
+use std::time::{Duration, Instant};
+
+use bollard_buildkit_proto::moby::buildkit::v1::StatusResponse;
+
+use crate::{
+    engine::{shown::Shown, solve::Facts},
+    wire::{progress::Reporter, v1},
+};
+
+/// Facts of a pass that may yet be denied; a pass makes a few dozen.
+const FACTS_HELD_MAX: usize = 1024;
+/// How long a pass is held back: a denied one takes some 20 ms.
+const HOLD: Duration = Duration::from_millis(500);
+
+/// Facts of a pass: held back for a moment, since one that is denied is run again. A pass that takes
+/// longer than a moment is shown as it goes, but for its errors, which may be no more than the denial.
+pub(super) struct PassFacts<'a> {
+    reporter: &'a Reporter,
+    shown: &'a Shown,
+    begun: Instant,
+    held: Vec<v1::Progress>,
+    runs: bool,
+}
+
+impl<'a> PassFacts<'a> {
+    pub(super) fn new(reporter: &'a Reporter, shown: &'a Shown) -> Self {
+        Self { reporter, shown, begun: Instant::now(), held: Vec::new(), runs: false }
+    }
+
+    async fn release(&mut self) {
+        let mut rest = Vec::new();
+        for mut progress in self.held.drain(..) {
+            if !self.runs {
+                let errors = progress.vertexes.extract_if(.., |vertex| !vertex.error.is_empty()).collect();
+                rest.push(v1::Progress { vertexes: errors, ..v1::Progress::default() });
+            }
+            self.reporter.report(progress).await;
+        }
+        rest.retain(|progress| !progress.vertexes.is_empty());
+        self.held = rest;
+    }
+}
+
+impl Facts for PassFacts<'_> {
+    async fn report(&mut self, facts: StatusResponse) {
+        if self.held.len() < FACTS_HELD_MAX {
+            self.held.push(self.shown.progress(facts));
+        }
+        if self.runs || self.begun.elapsed() > HOLD {
+            self.release().await;
+        }
+    }
+
+    async fn runs(&mut self) {
+        self.runs = true;
+        self.release().await;
+    }
+}
