@@ -104,12 +104,20 @@ impl Error for Fault {
     }
 }
 
+/// How much of one cause is told.
+const CAUSE_BYTES_MAX: usize = 4 << 10;
+
 /// An error and its sources on one line, for the operator. What an error says that its cause says
 /// too is said once.
 pub fn causes(error: &(dyn Error + 'static)) -> String {
     let mut texts: Vec<String> = Vec::new();
     for source in std::iter::successors(Some(error), |source| (*source).source()) {
-        let text = crate::names::printable(&source.to_string());
+        let mut text = crate::names::printable(&source.to_string());
+        // A registry, say, may tell as much as it likes, and is heard as often as a job asks it.
+        if text.len() > CAUSE_BYTES_MAX {
+            text.truncate(text.floor_char_boundary(CAUSE_BYTES_MAX));
+            text.push('…');
+        }
         if !texts.iter().any(|said| said.contains(&text)) {
             texts.push(text);
         }

@@ -29,6 +29,12 @@ use crate::{
     },
 };
 
+/// A message of a build: a piece of its tar, what its steps are told, a file's attributes.
+const BUILD_MESSAGE_BYTES_MAX: usize = 2 << 20;
+/// Any request but a build's: a namespace, a reference, a login. Such a request is read before it is
+/// known who asks, and each of a user's streams may hold one.
+const REQUEST_BYTES_MAX: usize = 64 << 10;
+
 /// What all handlers share.
 #[derive(Debug)]
 pub struct Front {
@@ -79,11 +85,16 @@ pub async fn services(
             .register_encoded_file_descriptor_set(v1::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let node = NodeServiceServer::from_arc(Arc::new(node::Node::new(Arc::clone(&front))));
-    let build = BuildServiceServer::from_arc(Arc::new(build::Build::new(Arc::clone(&front))));
-    let image = ImageServiceServer::from_arc(Arc::new(image::Images::new(Arc::clone(&front))));
-    let namespace = NamespaceServiceServer::from_arc(Arc::new(namespace::Namespaces::new(front)));
+    let node = NodeServiceServer::from_arc(Arc::new(node::Node::new(Arc::clone(&front))))
+        .max_decoding_message_size(REQUEST_BYTES_MAX);
+    let build = BuildServiceServer::from_arc(Arc::new(build::Build::new(Arc::clone(&front))))
+        .max_decoding_message_size(BUILD_MESSAGE_BYTES_MAX);
+    let image = ImageServiceServer::from_arc(Arc::new(image::Images::new(Arc::clone(&front))))
+        .max_decoding_message_size(REQUEST_BYTES_MAX);
+    let namespace = NamespaceServiceServer::from_arc(Arc::new(namespace::Namespaces::new(front)))
+        .max_decoding_message_size(REQUEST_BYTES_MAX);
     let (reporter, health) = tonic_health::server::health_reporter();
+    let health = health.max_decoding_message_size(REQUEST_BYTES_MAX);
     // What listens serves: the engines were reached before.
     reporter.set_service_status("", tonic_health::ServingStatus::Serving).await;
     reporter.set_serving::<NodeServiceServer<node::Node>>().await;
@@ -95,8 +106,8 @@ pub async fn services(
         .add_service(image)
         .add_service(namespace)
         .add_service(health)
-        .add_service(described().build_v1()?)
-        .add_service(described().build_v1alpha()?)
+        .add_service(described().build_v1()?.max_decoding_message_size(REQUEST_BYTES_MAX))
+        .add_service(described().build_v1alpha()?.max_decoding_message_size(REQUEST_BYTES_MAX))
         .prepare();
     Ok((ServiceExt::<Request<Incoming>>::map_response(routes, status::complete), Health(reporter)))
 }

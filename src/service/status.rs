@@ -134,7 +134,8 @@ pub(super) fn from_stream(status: Status) -> Fault {
     }
 }
 
-const TOO_LARGE: &str = "a message is larger than 4 MiB, the most that wharfd takes";
+const TOO_LARGE: &str =
+    "a message is larger than what wharfd takes, 2 MiB of a build's and 64 KiB of any other request";
 
 /// Completes a response that failed before a handler saw its request: tonic's statuses carry no
 /// reason, and its words for a message that is too large are about its decoder.
@@ -282,7 +283,7 @@ mod tests {
         let tonics = Status::out_of_range("Error, decoded message length too large").into_http();
         let status = Status::from_header_map(complete(tonics).headers()).unwrap();
         assert_eq!(status.code(), Code::ResourceExhausted);
-        assert!(status.message().contains("4 MiB"));
+        assert!(status.message().contains("2 MiB"));
         let unknown = Status::from_header_map(complete(Status::unimplemented("").into_http()).headers());
         assert_eq!(unknown.unwrap().code(), Code::Unimplemented);
     }

@@ -11,11 +11,12 @@ use std::{
 };
 
 use http::{Request, Response};
+use http_body_util::BodyExt as _;
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::io::Errno;
 use tokio::net::UnixStream;
-use tonic::body::Body;
+use tonic::{Status, body::Body};
 use tower::{Service, ServiceExt as _};
 use tracing::Instrument as _;
 
@@ -51,11 +52,15 @@ const BACKOFF_MAX: Duration = Duration::from_secs(1);
 pub struct Limits {
     /// Connections of one uid, over all sockets that share a [`Limits`] value's counts.
     pub connections_per_uid: usize,
+    /// Calls of one uid that run at once, over all its connections. Each may cost a stream's window
+    /// and a message that is not yet whole.
+    pub calls_per_uid: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections_per_uid: 512 }
+        // Six calls for each of 150 builds, and some.
+        Self { connections_per_uid: 512, calls_per_uid: 1024 }
     }
 }
 
@@ -67,11 +72,13 @@ where
     S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
 {
-    let counts = Counts::new(limits);
+    let counts = Counts::new(limits.connections_per_uid);
+    let calls = Counts::new(limits.calls_per_uid);
     let loops: Vec<_> = listeners
         .into_iter()
         .map(|listener| {
-            let accepting = accept(listener, counts.clone(), connections.clone(), service.clone());
+            let counts = (counts.clone(), calls.clone());
+            let accepting = accept(listener, counts, connections.clone(), service.clone());
             connections.spawn("accept", accepting)
         })
         .collect();
@@ -81,7 +88,7 @@ where
     }
 }
 
-async fn accept<S>(listener: Listener, counts: Counts, connections: Group, service: S)
+async fn accept<S>(listener: Listener, (counts, calls): (Counts, Counts), connections: Group, service: S)
 where
     S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
@@ -114,9 +121,9 @@ where
             continue;
         };
         let span = tracing::info_span!(parent: None, "connection", uid = peer.uid, pid = peer.pid);
-        let (group, service) = (connections.child("connection"), service.clone());
+        let (group, calls, service) = (connections.child("connection"), calls.clone(), service.clone());
         let serving = async move {
-            connection(stream, peer, group, service).await;
+            connection(stream, peer, calls, group, service).await;
             drop(place);
         };
         drop(connections.spawn("connection", serving.instrument(span)));
@@ -129,7 +136,7 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(errno, Some(Errno::CONNABORTED | Errno::INTR | Errno::PERM | Errno::PROTO))
 }
 
-async fn connection<S>(stream: UnixStream, peer: Peer, group: Group, service: S)
+async fn connection<S>(stream: UnixStream, peer: Peer, calls: Counts, group: Group, service: S)
 where
     S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
@@ -141,7 +148,21 @@ where
     }
     let answering = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(peer);
-        service.clone().oneshot(request)
+        let (place, service) = (calls.take(peer.uid), service.clone());
+        async move {
+            let Some(place) = place else {
+                tracing::warn!("a call is refused: its user has too many");
+                return Ok::<_, Infallible>(too_many_calls());
+            };
+            let response = service.oneshot(request).await?;
+            // The call runs as long as its answer does.
+            Ok(response.map(|body| {
+                Body::new(body.map_frame(move |frame| {
+                    let _held = &place;
+                    frame
+                }))
+            }))
+        }
     });
     let serving = http2::Builder::new(group.clone())
         .timer(TokioTimer::new())
@@ -170,23 +191,29 @@ where
     }
 }
 
-/// How many connections each user has.
+/// The answer to a call beyond its user's last.
+fn too_many_calls() -> Response<Body> {
+    Status::resource_exhausted("too many calls of your user run at once; try again when some have ended")
+        .into_http()
+}
+
+/// How many connections or calls each user has.
 #[derive(Clone, Debug)]
 struct Counts {
-    limits: Limits,
+    max: usize,
     by_uid: Arc<Mutex<HashMap<u32, usize>>>,
 }
 
 impl Counts {
-    fn new(limits: Limits) -> Self {
-        Self { limits, by_uid: Arc::default() }
+    fn new(max: usize) -> Self {
+        Self { max, by_uid: Arc::default() }
     }
 
-    /// A place for one more connection of `uid`, if there is one.
+    /// A place for one more of `uid`, if there is one.
     fn take(&self, uid: u32) -> Option<Place> {
         let mut by_uid = self.by_uid.lock().unwrap_or_else(PoisonError::into_inner);
         let count = by_uid.entry(uid).or_default();
-        if *count >= self.limits.connections_per_uid {
+        if *count >= self.max {
             return None;
         }
         *count += 1;
@@ -194,7 +221,7 @@ impl Counts {
     }
 }
 
-/// A connection's place among its user's; free again when dropped.
+/// A connection's or a call's place among its user's; free again when dropped.
 struct Place {
     uid: u32,
     counts: Counts,
@@ -295,12 +322,48 @@ mod tests {
 
     #[tokio::test]
     async fn a_user_with_too_many_connections_is_closed() {
-        let served =
-            Served::new("many", Limits { connections_per_uid: 1 }, |_| async { "answer".to_owned() });
+        let served = Served::new("many", Limits { connections_per_uid: 1, ..Limits::default() }, |_| async {
+            "answer".to_owned()
+        });
         let mut first = served.client().await;
         text(first.send_request(request()).await.unwrap()).await;
         assert_eq!(served.connect().await.read(&mut [0; 1]).await.unwrap(), 0, "closed");
         text(first.send_request(request()).await.unwrap()).await;
+    }
+
+    #[tokio::test]
+    async fn a_user_with_too_many_calls_is_refused_until_one_ends() {
+        let (started, finish) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (starts, finishes) = (Arc::clone(&started), Arc::clone(&finish));
+        let limits = Limits { calls_per_uid: 1, ..Limits::default() };
+        let served = Served::new("calls", limits, move |_| {
+            let (starts, finishes) = (Arc::clone(&starts), Arc::clone(&finishes));
+            async move {
+                starts.notify_one();
+                finishes.notified().await;
+                "answer".to_owned()
+            }
+        });
+        let first = served.client().await.send_request(request());
+        let first = Group::root().spawn("first", first);
+        started.notified().await;
+        // On a connection of its own.
+        let mut other = served.client().await;
+        let refused = other.send_request(request()).await.unwrap();
+        let status = Status::from_header_map(refused.headers()).unwrap();
+        assert_eq!(status.code(), tonic::Code::ResourceExhausted);
+
+        finish.notify_one();
+        assert_eq!(text(first.await.unwrap().unwrap()).await, "answer");
+        finish.notify_one();
+        // The place is free a moment after the answer's last byte.
+        let answer = loop {
+            let answer = other.send_request(request()).await.unwrap();
+            if Status::from_header_map(answer.headers()).is_none() {
+                break answer;
+            }
+        };
+        assert_eq!(text(answer).await, "answer");
     }
 
     #[tokio::test]
@@ -405,7 +468,7 @@ mod tests {
 
     #[test]
     fn a_user_has_so_many_connections_and_gets_their_places_back() {
-        let counts = Counts::new(Limits { connections_per_uid: 2 });
+        let counts = Counts::new(2);
         let first = counts.take(1);
         let second = counts.take(1);
         assert!(first.is_some() && second.is_some());
