@@ -105,7 +105,9 @@ class Deployed(unittest.TestCase):
         on_node("ln", "-sf", f"{SHARED_ON_NODE}/docker.sock", "/run/docker.sock")
         for path, kind in cls.wharfd.host_paths.items():
             if kind == "DirectoryOrCreate":
-                on_node("install", "-d", "-m", "0755", path)
+                # This engine's alone: engines of a kind share their root's files.
+                on_node("mkdir", "-p", path)
+                on_node("mount", "-t", "tmpfs", "-o", "mode=0755", "tmpfs", path)
             else:
                 on_node("test", "-S", path)
 
@@ -124,7 +126,10 @@ class Deployed(unittest.TestCase):
         cls.addClassCleanup(docker, "rm", "--force", cls.agents)
 
     def in_agent(self, *command, **options):
-        return docker("exec", self.agents, *command, **options)
+        try:
+            return docker("exec", self.agents, *command, **options)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n-- what wharfd said:\n{docker('logs', '--tail=10', self.container)}") from None
 
     def context(self, name, dockerfile):
         """A build context in the agent."""
