@@ -13,6 +13,9 @@ use super::{
     gate::{Judged, Refusal},
 };
 
+/// How often BuildKit is asked anew about a pass that it does not know yet; it waits 3 to 10 seconds
+/// each time.
+const ATTEMPTS: usize = 20;
 /// How long the last facts may take once the build is over; BuildKit has them at hand.
 const LAST_FACTS: Duration = Duration::from_secs(10);
 
@@ -80,19 +83,32 @@ pub async fn pass<F: Facts>(
         ..SolveRequest::default()
     });
     let frontend = async {
-        let mut request = Request::new(frontend::SolveRequest {
+        let asked = frontend::SolveRequest {
             frontend: "dockerfile.v0".to_owned(),
             frontend_opt: order.attributes,
             allow_result_return: true,
             allow_result_array_ref: true,
             ..frontend::SolveRequest::default()
-        });
-        request.metadata_mut().insert("buildkit-controlapi-buildid", build);
-        gateway.solve(request).await
+        };
+        let mut attempts = ATTEMPTS;
+        loop {
+            let mut request = Request::new(asked.clone());
+            request.metadata_mut().insert("buildkit-controlapi-buildid", build.clone());
+            match gateway.solve(request).await {
+                Err(status) if attempts > 0 && is_not_yet_known(&status) => attempts -= 1,
+                answer => return answer,
+            }
+        }
     };
     let status = async {
-        let request = StatusRequest { r#ref: order.reference.clone() };
-        status_control.status(request).await.map(tonic::Response::into_inner)
+        let mut attempts = ATTEMPTS;
+        loop {
+            let request = StatusRequest { r#ref: order.reference.clone() };
+            match status_control.status(request).await {
+                Err(status) if attempts > 0 && is_not_yet_known(&status) => attempts -= 1,
+                answer => return answer.map(tonic::Response::into_inner),
+            }
+        }
     };
     tokio::pin!(solve, frontend, status);
 
@@ -153,6 +169,12 @@ pub async fn pass<F: Facts>(
         Ok(response) => Ended::Exported(response.into_inner().exporter_response),
         Err(status) => Ended::Failed(status),
     }
+}
+
+/// Whether BuildKit has not come to the pass itself yet. It waits some seconds for it, which a busy
+/// engine may need for each of many builds.
+fn is_not_yet_known(status: &Status) -> bool {
+    status.message().contains("no such job")
 }
 
 async fn next_facts<F>(
