@@ -61,9 +61,21 @@ impl Background {
         lock(&self.lines).clone()
     }
 
-    /// Whether it has ended.
+    /// Whether it has ended; then all its output is there.
     pub(crate) async fn ended(&self) -> Option<ExitStatus> {
-        self.child.lock().await.try_wait().unwrap()
+        let status = self.child.lock().await.try_wait().unwrap();
+        if status.is_some() {
+            self.drained().await;
+        }
+        status
+    }
+
+    /// Waits for the last of the output of a process that has ended.
+    async fn drained(&self) {
+        let readers = std::mem::take(&mut *lock(&self.readers));
+        for reader in readers {
+            let _ = tokio::time::timeout(Duration::from_secs(5), reader).await;
+        }
     }
 
     /// Sends it a signal.
@@ -76,18 +88,16 @@ impl Background {
         let waited = tokio::time::timeout(patience, async { self.child.lock().await.wait().await.unwrap() });
         let status =
             waited.await.map_err(|_| format!("process {} did not end", self.pid.as_raw_nonzero()))?;
-        let readers = std::mem::take(&mut *lock(&self.readers));
-        for reader in readers {
-            let _ = tokio::time::timeout(Duration::from_secs(5), reader).await;
-        }
+        self.drained().await;
         Ok(status)
     }
 
     /// Waits until it has said a line that `wanted` takes.
     pub(crate) async fn says<T>(&self, what: &str, mut wanted: impl FnMut(&str) -> Option<T>) -> T {
         wait_for_at_most(super::PATIENCE, what, async || {
+            let ended = self.ended().await.is_some();
             let found = lock(&self.lines).iter().find_map(|line| wanted(line));
-            if found.is_none() && self.ended().await.is_some() {
+            if found.is_none() && ended {
                 let lines = self.lines().join("\n");
                 panic!("it ended while the test waited for {what}:\n{lines}");
             }
