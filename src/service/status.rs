@@ -108,63 +108,34 @@ fn causes(fault: &Fault) -> Option<String> {
     fault.source().map(crate::fault::causes)
 }
 
-/// What a stream of requests broke with, as a fault: a message that is too large, a message that is
-/// none, a client that is gone.
-pub(super) fn from_stream(status: Status) -> Fault {
-    match status.code() {
-        Code::OutOfRange | Code::ResourceExhausted => {
-            Fault::new(Reason::LimitReached, TOO_LARGE).caused_by(status)
-        }
-        Code::Internal | Code::InvalidArgument => {
-            Fault::new(Reason::InvalidInput, "a message is not what the API says").caused_by(status)
-        }
-        Code::Ok
-        | Code::Cancelled
-        | Code::Unknown
-        | Code::DeadlineExceeded
-        | Code::NotFound
-        | Code::AlreadyExists
-        | Code::PermissionDenied
-        | Code::FailedPrecondition
-        | Code::Aborted
-        | Code::Unimplemented
-        | Code::Unavailable
-        | Code::DataLoss
-        | Code::Unauthenticated => Fault::new(Reason::Cancelled, "the client is gone").caused_by(status),
-    }
-}
-
 const TOO_LARGE: &str =
     "a message is larger than what wharfd takes, 2 MiB of a build's and 64 KiB of any other request";
 
+/// What tonic found wrong with a message before a handler saw it: its own words are about its decoder.
+fn undecoded(code: Code) -> Option<Fault> {
+    if code == Code::OutOfRange {
+        return Some(Fault::new(Reason::LimitReached, TOO_LARGE));
+    }
+    matches!(code, Code::Internal | Code::InvalidArgument)
+        .then(|| Fault::new(Reason::InvalidInput, "a message is not what the API says"))
+}
+
+/// What a stream of requests broke with, as a fault: a message that is too large, a message that is
+/// none, a client that is gone.
+pub(super) fn from_stream(status: Status) -> Fault {
+    undecoded(status.code())
+        .unwrap_or_else(|| Fault::new(Reason::Cancelled, "the client is gone"))
+        .caused_by(status)
+}
+
 /// Completes a response that failed before a handler saw its request: tonic's statuses carry no
-/// reason, and its words for a message that is too large are about its decoder.
+/// reason. An unknown method says so itself; health and reflection have words of their own.
 pub(super) fn complete(response: Response<Body>) -> Response<Body> {
     let Some(status) = Status::from_header_map(response.headers()) else { return response };
     if !status.details().is_empty() {
         return response;
     }
-    let fault = match status.code() {
-        Code::OutOfRange => Fault::new(Reason::LimitReached, TOO_LARGE),
-        Code::Internal | Code::InvalidArgument => {
-            Fault::new(Reason::InvalidInput, "the request is not what the API says")
-        }
-        // An unknown method says so itself; health and reflection have words of their own.
-        Code::Ok
-        | Code::Cancelled
-        | Code::Unknown
-        | Code::DeadlineExceeded
-        | Code::NotFound
-        | Code::AlreadyExists
-        | Code::PermissionDenied
-        | Code::ResourceExhausted
-        | Code::FailedPrecondition
-        | Code::Aborted
-        | Code::Unimplemented
-        | Code::Unavailable
-        | Code::DataLoss
-        | Code::Unauthenticated => return response,
-    };
+    let Some(fault) = undecoded(status.code()) else { return response };
     let fault = fault.caused_by(status);
     log(&fault);
     from_fault(&fault).into_http()
