@@ -1,0 +1,241 @@
+//! What the documents of an image claim of its layers: manifests, indexes and configs, read as the
+//! engine reads them.
+
+use std::collections::HashMap;
+
+use bollard::models::ImageInspect;
+use bytes::Bytes;
+use serde::Deserialize;
+
+use super::{Problem, strict::Strict};
+use crate::{engine::Platform, names::reference::Digest, store::LayerClaim};
+
+/// What the image `root` claims of its layers, for each of its manifests that the engine might use.
+pub(super) fn claims_of(
+    root: &Digest,
+    json: &HashMap<Digest, Bytes>,
+    platform: &Platform,
+    image: &ImageInspect,
+) -> Result<Vec<LayerClaim>, Problem> {
+    let top = parse(json, root)?.ok_or(Problem::Incomplete)?;
+    let mut manifests = Vec::new();
+    for Strict(child) in &top.manifests {
+        let used = child.used_on(platform);
+        if used == Use::Never {
+            continue;
+        }
+        let digest = Digest::parse(&child.digest).ok_or(Problem::Forged)?;
+        match parse(json, &digest)? {
+            Some(manifest) => manifests.push(manifest),
+            // Of several the engine takes one, and not by which of them it has.
+            None if used == Use::Takes => return Err(Problem::Incomplete),
+            None => {}
+        }
+    }
+    if top.config.is_some() {
+        manifests.push(top);
+    }
+    if manifests.is_empty() {
+        return Err(Problem::OtherPlatform);
+    }
+    let only = manifests.len() == 1;
+    // What the engine itself has read, if it says so.
+    let read = image.root_fs.as_ref().and_then(|root| root.layers.as_ref());
+    let mut is_read = read.is_none();
+    let mut claims = Vec::new();
+    for manifest in manifests {
+        let config =
+            manifest.config.as_ref().and_then(|Strict(config)| json.get(&Digest::parse(&config.digest)?));
+        let diff_ids = match config {
+            Some(config) => {
+                let Strict(config) =
+                    serde_json::from_slice::<Strict<Config>>(config).map_err(|_| Problem::Forged)?;
+                config.rootfs.0.diff_ids
+            }
+            // An image of which the engine lacks a blob is exported as its manifest alone. Its
+            // config is there: the engine has checked its digest, and says what it has read in it.
+            None if only => read.cloned().unwrap_or_default(),
+            None => return Err(Problem::Incomplete),
+        };
+        is_read |= read == Some(&diff_ids);
+        if diff_ids.len() != manifest.layers.len() {
+            return Err(Problem::Forged);
+        }
+        for (Strict(layer), diff_id) in manifest.layers.iter().zip(&diff_ids) {
+            let blob = Digest::parse(&layer.digest).ok_or(Problem::Forged)?;
+            let diff_id = Digest::parse(diff_id).ok_or(Problem::Forged)?;
+            claims.push(LayerClaim { blob, diff_id });
+        }
+    }
+    if is_read { Ok(claims) } else { Err(Problem::Forged) }
+}
+
+fn parse(json: &HashMap<Digest, Bytes>, digest: &Digest) -> Result<Option<Manifest>, Problem> {
+    let Some(document) = json.get(digest) else { return Ok(None) };
+    let Strict(manifest) = serde_json::from_slice(document).map_err(|_| Problem::Forged)?;
+    Ok(Some(manifest))
+}
+
+#[derive(Deserialize)]
+struct Descriptor {
+    digest: String,
+    platform: Option<Strict<DescriptorPlatform>>,
+}
+
+#[derive(Deserialize)]
+struct DescriptorPlatform {
+    #[serde(default)]
+    os: String,
+    #[serde(default)]
+    architecture: String,
+    #[serde(default)]
+    variant: String,
+}
+
+/// Whether the engine uses the manifest of a descriptor for its own platform.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Use {
+    /// It takes this one, or another of this kind.
+    Takes,
+    /// It might, for want of a better one.
+    Might,
+    Never,
+}
+
+impl Descriptor {
+    fn used_on(&self, own: &Platform) -> Use {
+        let Some(Strict(platform)) = &self.platform else { return Use::Might };
+        // containerd's `platforms.Normalize`: in any case, under several names, and without an
+        // operating system for its own.
+        let os = platform.os.to_ascii_lowercase();
+        let architecture = platform.architecture.to_ascii_lowercase();
+        let architecture = match architecture.as_str() {
+            "x86_64" | "x86-64" => "amd64",
+            "aarch64" => "arm64",
+            "i386" => "386",
+            "armhf" | "armel" => "arm",
+            other => other,
+        };
+        if !(os.is_empty() || os == own.os) || architecture != own.architecture {
+            return Use::Never;
+        }
+        let variant = platform.variant.to_ascii_lowercase();
+        let usual = match architecture {
+            "amd64" => "v1",
+            "arm64" => "v8",
+            _ => "",
+        };
+        if variant.is_empty() || variant == usual || own.variant.as_ref() == Some(&variant) {
+            Use::Takes
+        } else {
+            Use::Might
+        }
+    }
+}
+
+/// An image manifest or an index (OCI image specification): one has `config`, the other `manifests`.
+#[derive(Deserialize)]
+struct Manifest {
+    config: Option<Strict<Descriptor>>,
+    #[serde(default)]
+    layers: Vec<Strict<Descriptor>>,
+    #[serde(default)]
+    manifests: Vec<Strict<Descriptor>>,
+}
+
+#[derive(Deserialize)]
+struct Config {
+    rootfs: Strict<RootFs>,
+}
+
+#[derive(Deserialize)]
+struct RootFs {
+    #[serde(default)]
+    diff_ids: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use sha2::{Digest as _, Sha256};
+
+    use super::*;
+
+    fn digest(bytes: &[u8]) -> Digest {
+        Digest::from_sha256(Sha256::digest(bytes).into())
+    }
+
+    fn claims(documents: &[&[u8]], root: &[u8], image: &ImageInspect) -> Result<Vec<LayerClaim>, Problem> {
+        let json = documents.iter().map(|bytes| (digest(bytes), Bytes::copy_from_slice(bytes))).collect();
+        let platform = Platform { os: "linux".into(), architecture: "amd64".into(), variant: None };
+        claims_of(&digest(root), &json, &platform, image)
+    }
+
+    #[test]
+    fn claims_are_read_from_the_manifest_of_the_platform() {
+        let (blob, diff_id) = (digest(b"blob"), digest(b"diff"));
+        let config = format!(r#"{{"rootfs":{{"type":"layers","diff_ids":["{diff_id}"]}}}}"#);
+        let manifest = format!(
+            r#"{{"config":{{"digest":"{}"}},"layers":[{{"digest":"{blob}"}}]}}"#,
+            digest(config.as_bytes())
+        );
+        let child = |architecture: &str, digest: &Digest| {
+            format!(r#"{{"digest":"{digest}","platform":{{"os":"linux","architecture":"{architecture}"}}}}"#)
+        };
+        let own = digest(manifest.as_bytes());
+        let index =
+            format!(r#"{{"manifests":[{},{}]}}"#, child("arm64", &digest(b"absent")), child("amd64", &own));
+        let expected = Ok(vec![LayerClaim { blob, diff_id: diff_id.clone() }]);
+        let none = ImageInspect::default();
+        let documents = [config.as_bytes(), manifest.as_bytes(), index.as_bytes()];
+        assert_eq!(claims(&documents, manifest.as_bytes(), &none), expected);
+        assert_eq!(claims(&documents, index.as_bytes(), &none), expected);
+        // The engine lacks a layer, and exports the manifest alone.
+        let root_fs = bollard::models::ImageInspectRootFs {
+            typ: "layers".to_owned(),
+            layers: Some(vec![diff_id.to_string()]),
+        };
+        let inspected = ImageInspect { root_fs: Some(root_fs), ..ImageInspect::default() };
+        assert_eq!(claims(&documents[1..], manifest.as_bytes(), &inspected), expected);
+        assert_eq!(claims(&documents[1..], manifest.as_bytes(), &none), Err(Problem::Forged));
+        assert_eq!(claims(&documents[..2], index.as_bytes(), &none), Err(Problem::Incomplete));
+        // A child that the engine would take must be there, under whatever name it has its platform.
+        let absent = digest(b"absent");
+        for architecture in ["amd64", "x86_64", "AMD64", "x86-64"] {
+            let index =
+                format!(r#"{{"manifests":[{},{}]}}"#, child(architecture, &absent), child("amd64", &own));
+            let documents = [documents[0], documents[1], index.as_bytes()];
+            assert_eq!(claims(&documents, index.as_bytes(), &none), Err(Problem::Incomplete), "{index}");
+        }
+        // The engine has read something else.
+        let root_fs = bollard::models::ImageInspectRootFs {
+            typ: "layers".to_owned(),
+            layers: Some(vec![digest(b"other").to_string()]),
+        };
+        let otherwise = ImageInspect { root_fs: Some(root_fs), ..ImageInspect::default() };
+        assert_eq!(claims(&documents, index.as_bytes(), &otherwise), Err(Problem::Forged));
+        let other = format!(r#"{{"manifests":[{}]}}"#, child("arm64", &own));
+        let with_other = [documents[1], other.as_bytes()];
+        assert_eq!(claims(&with_other, other.as_bytes(), &none), Err(Problem::OtherPlatform));
+    }
+
+    #[test]
+    fn what_go_reads_otherwise_is_refused() {
+        fn is_read<T: serde::de::DeserializeOwned>(text: &str) -> bool {
+            serde_json::from_str::<Strict<T>>(text).is_ok()
+        }
+        assert!(is_read::<Config>(r#"{"rootfs":{"diff_ids":[]},"config":{"OS":"x"},"os":"linux","x":1}"#));
+        assert!(!is_read::<Config>(r#"{"rootfs":{"diff_ids":[]},"RootFS":{"diff_ids":["x"]}}"#));
+        assert!(!is_read::<Config>(r#"{"rootfs":{"diff_ids":[]},"rootfs":{"diff_ids":["x"]}}"#));
+        assert!(!is_read::<Config>(r#"{"rootfs":{"diff_ids":[],"diff_id\u017f":["x"]}}"#));
+        assert!(is_read::<Manifest>(r#"{"layers":[{"digest":"a","size":1}],"mediaType":"m"}"#));
+        for text in [
+            r#"{"layers":[],"Layers":[{"digest":"a"}]}"#,
+            r#"{"layers":[{"digest":"a","Digest":"b"}]}"#,
+            r#"{"manifests":[{"digest":"a","platform":{"os":"x"},"PLATFORM":null}]}"#,
+            r#"{"manifests":[{"digest":"a","platform":{"os":"x","Os":"linux"}}]}"#,
+        ] {
+            assert!(!is_read::<Manifest>(text), "{text}");
+        }
+        assert!(!is_read::<Config>(r#"[{"diff_ids":[]}]"#), "a list is no object");
+    }
+}

@@ -1,0 +1,75 @@
+//! JSON objects that Go reads as we do. The engine (`encoding/json`) takes a name in any case, and of
+//! two that are the same the last: a document that it would read in another way is refused.
+
+use std::{fmt, marker::PhantomData};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{
+        self, DeserializeSeed, MapAccess, Visitor,
+        value::{MapAccessDeserializer, StringDeserializer},
+    },
+};
+
+/// The names that are read of an image's documents, wherever they stand.
+const READ: [&str; 10] = [
+    "architecture",
+    "config",
+    "diff_ids",
+    "digest",
+    "layers",
+    "manifests",
+    "os",
+    "platform",
+    "rootfs",
+    "variant",
+];
+
+/// An object of which no name is one of [`READ`] in another case. That none is there twice, `T`'s
+/// derived implementation sees to.
+pub(super) struct Strict<T>(pub(super) T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Strict<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Object<T> {
+            type Value = T;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(Checked(map)))
+            }
+        }
+
+        deserializer.deserialize_map(Object(PhantomData)).map(Strict)
+    }
+}
+
+/// Passes an object on and looks at its names.
+struct Checked<A>(A);
+
+impl<'de, A: MapAccess<'de>> MapAccess<'de> for Checked<A> {
+    type Error = A::Error;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, A::Error> {
+        let Some(name) = self.0.next_key::<String>()? else { return Ok(None) };
+        let folded = folded(&name);
+        if folded != name && READ.contains(&folded.as_str()) {
+            return Err(de::Error::custom("a name is in another case"));
+        }
+        seed.deserialize(StringDeserializer::new(name)).map(Some)
+    }
+
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, A::Error> {
+        self.0.next_value_seed(seed)
+    }
+}
+
+/// A name as `encoding/json` compares it: these two are the only letters whose other case is ASCII.
+fn folded(name: &str) -> String {
+    name.replace('\u{17f}', "s").replace('\u{212a}', "k").to_ascii_lowercase()
+}
