@@ -184,7 +184,7 @@ async fn sync(
     let requests = stream::once(async { first }).chain(packets.map(message));
     let mut responses = client.attach(requests).await?.into_inner();
     let asked = responses.by_ref().map(|response| response.map(|response| response.message));
-    match sync::send(tree, request, asked, out, Arc::default()).await {
+    match sync::send(tree, request, asked, out).await {
         // What broke on the way, or was refused, wharfd knows better.
         Ok(()) | Err(sync::Error::Refused(_) | sync::Error::Broken(_)) => {}
         Err(

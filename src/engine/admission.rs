@@ -148,7 +148,7 @@ impl Engine {
         }
         self.store().touch_hold(self.name(), &target).await?;
         if let Some(digest) = &digest {
-            reporter.step(step_name(reference, digest)).await.done(true).await;
+            reporter.step(step_name(reference, digest)).done(true);
         }
         Ok(Some(Admitted { digest, target }))
     }
@@ -212,7 +212,7 @@ impl Engine {
             None => reference.clone(),
         };
         let digest = self.readable(&asked, login.as_ref()).await?;
-        let step = reporter.step(step_name(reference, &digest)).await;
+        let step = reporter.step(step_name(reference, &digest));
         let tasks = self.inner.tasks.child("pull");
         let _cancel = tasks.cancel_on_drop(Cause::ClientGone);
         let fetch = Fetch {

@@ -49,11 +49,11 @@ impl Fetch {
     pub(super) async fn run(self, step: Step) -> Result<String, Fault> {
         match self.ensure(&step).await {
             Ok(cached) => {
-                step.done(cached).await;
+                step.done(cached);
                 Ok(self.hold)
             }
             Err(fault) => {
-                step.failed(fault.text()).await;
+                step.failed(fault.text());
                 Err(fault)
             }
         }
@@ -156,7 +156,7 @@ impl Fetch {
                     if line.status.as_deref().is_some_and(|status| status.starts_with(MADE)) {
                         pulled = Pulled::Made;
                     }
-                    report(line, &mut sizes, step).await;
+                    report(line, &mut sizes, step);
                 }
                 Err(error) if fault::is_lost(&error) => return Ok(Pulled::Lost),
                 Err(error) => {
@@ -169,7 +169,7 @@ impl Fetch {
 }
 
 /// A line of a pull: how far a layer is. Only some lines say how large it is: `sizes` knows.
-async fn report(line: CreateImageInfo, sizes: &mut HashMap<String, u64>, step: &Step) {
+fn report(line: CreateImageInfo, sizes: &mut HashMap<String, u64>, step: &Step) {
     let (Some(layer), Some(status)) = (line.id, line.status) else { return };
     let detail = line.progress_detail.unwrap_or_default();
     let bytes = |value: Option<i64>| value.and_then(|value| u64::try_from(value).ok()).unwrap_or(0);
@@ -177,14 +177,14 @@ async fn report(line: CreateImageInfo, sizes: &mut HashMap<String, u64>, step: &
     match status.as_str() {
         "Downloading" => {
             sizes.insert(layer.clone(), total);
-            step.moves(&layer, current, total, false).await;
+            step.moves(&layer, current, total, false);
         }
         "Extracting" if total > 0 => {
-            step.moves(&format!("extracting {layer}"), current, total, current == total).await;
+            step.moves(&format!("extracting {layer}"), current, total, current == total);
         }
         "Download complete" | "Already exists" => {
             let size = sizes.get(&layer).copied().unwrap_or(0);
-            step.moves(&layer, size, size, true).await;
+            step.moves(&layer, size, size, true);
         }
         _ => {}
     }

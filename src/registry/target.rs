@@ -39,7 +39,7 @@ impl Engine {
         namespace.rules().registry(target)?;
         let target = target.clone().tagged();
         self.settle_what_is_left().await;
-        let step = reporter.step(format!("push {}", target.familiar())).await;
+        let step = reporter.step(format!("push {}", target.familiar()));
         let tasks = self.tasks().child("push");
         let _cancel = tasks.cancel_on_drop(Cause::ClientGone);
         let push = Push {
@@ -75,12 +75,12 @@ impl Push {
     async fn run(self, mut step: Step) -> Result<Digest, Fault> {
         match self.push(&step).await {
             Ok(digest) => {
-                step.rename(format!("push {}@{digest}", self.target.familiar())).await;
-                step.done(false).await;
+                step.rename(format!("push {}@{digest}", self.target.familiar()));
+                step.done(false);
                 Ok(digest)
             }
             Err(fault) => {
-                step.failed(fault.text()).await;
+                step.failed(fault.text());
                 Err(fault)
             }
         }
@@ -193,7 +193,7 @@ impl Push {
             timeout(STALL_TIMEOUT, answer.next()).await.map_err(stalled)?.map_err(failed)?
         {
             digest = line.status.as_deref().and_then(pushed_digest).or(digest);
-            report(line, step).await;
+            report(line, step);
         }
         digest.ok_or_else(|| Fault::new(Reason::EngineFailed, "the engine did not say what it has pushed"))
     }
@@ -207,14 +207,14 @@ fn pushed_digest(status: &str) -> Option<Digest> {
 }
 
 /// A line of a push: how far a layer is.
-async fn report(line: Line, step: &Step) {
+fn report(line: Line, step: &Step) {
     let (Some(layer), Some(status)) = (line.id, line.status) else { return };
     let Progress { current, total } = line.progress;
     match status.as_str() {
-        "Pushing" => step.moves(&layer, current, total.max(current), false).await,
-        "Pushed" | "Layer already exists" => step.moves(&layer, total, total, true).await,
+        "Pushing" => step.moves(&layer, current, total.max(current), false),
+        "Pushed" | "Layer already exists" => step.moves(&layer, total, total, true),
         // The rest of such a line is another repository's name.
-        status if status.starts_with("Mounted from ") => step.moves(&layer, total, total, true).await,
+        status if status.starts_with("Mounted from ") => step.moves(&layer, total, total, true),
         _ => {}
     }
 }

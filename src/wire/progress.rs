@@ -52,12 +52,12 @@ impl Reporter {
     }
 
     /// Starts a step of wharfd's own: `pull reg/app:1`.
-    pub async fn step(&self, name: impl Into<String>) -> Step {
+    pub fn step(&self, name: impl Into<String>) -> Step {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let digest = format!("wharf:{}", NEXT.fetch_add(1, Ordering::Relaxed));
         let vertex = v1::Vertex { digest, name: name.into(), started: Some(now()), ..v1::Vertex::default() };
         let step = Step { reporter: self.clone(), vertex };
-        step.send().await;
+        step.send();
         step
     }
 
@@ -123,7 +123,7 @@ pub struct Step {
 
 impl Step {
     /// Reports a part that moves: `current` of `total` bytes; 0 for a total not known.
-    pub async fn moves(&self, part: &str, current: u64, total: u64, done: bool) {
+    pub fn moves(&self, part: &str, current: u64, total: u64, done: bool) {
         let status = v1::VertexStatus {
             id: part.to_owned(),
             vertex: self.vertex.digest.clone(),
@@ -137,26 +137,26 @@ impl Step {
     }
 
     /// Gives the step a better name, once it is known: `pull reg/app:1@sha256:…`.
-    pub async fn rename(&mut self, name: impl Into<String>) {
+    pub fn rename(&mut self, name: impl Into<String>) {
         self.vertex.name = name.into();
-        self.send().await;
+        self.send();
     }
 
     /// Ends the step; `cached` when nothing had to be done.
-    pub async fn done(mut self, cached: bool) {
+    pub fn done(mut self, cached: bool) {
         self.vertex.cached = cached;
         self.vertex.completed = Some(now());
-        self.send().await;
+        self.send();
     }
 
     /// Ends the step with an error.
-    pub async fn failed(mut self, error: impl Into<String>) {
+    pub fn failed(mut self, error: impl Into<String>) {
         self.vertex.error = error.into();
         self.vertex.completed = Some(now());
-        self.send().await;
+        self.send();
     }
 
-    async fn send(&self) {
+    fn send(&self) {
         let vertexes = vec![self.vertex.clone()];
         self.reporter.steps.add(v1::Progress { vertexes, ..v1::Progress::default() });
     }
@@ -178,12 +178,12 @@ mod tests {
     #[tokio::test]
     async fn a_reader_that_does_not_read_gets_the_newest_of_a_step() {
         let (reporter, mut facts) = Reporter::channel(1);
-        let mut step = reporter.step("pull app:1").await;
+        let mut step = reporter.step("pull app:1");
         for current in 0..1000 {
-            step.moves(if current % 2 == 0 { "a" } else { "b" }, current, 1000, false).await;
+            step.moves(if current % 2 == 0 { "a" } else { "b" }, current, 1000, false);
         }
-        step.rename("pull app:1@sha256:…").await;
-        step.done(false).await;
+        step.rename("pull app:1@sha256:…");
+        step.done(false);
         drop(reporter);
         let progress = facts.next().await.unwrap();
         let newest: Vec<_> =

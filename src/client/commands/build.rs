@@ -11,7 +11,11 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::{Call, display, display::Display, metadata::Metadata};
+use super::{
+    Call, display,
+    display::{Display, Message},
+    metadata::Metadata,
+};
 use crate::{
     client::{
         answers::{self, Answers, Client, Session},
@@ -28,8 +32,8 @@ use crate::{
     },
     names::{Namespace, printable},
     wire::v1::{
-        BuildFailure, BuildRequest, BuildResult, BuildSpec, BuildStart, SessionOpen, build_request,
-        build_response::Response,
+        BuildFailure, BuildRequest, BuildResponse, BuildResult, BuildSpec, BuildStart, SessionOpen,
+        build_request, build_response::Response,
     },
 };
 
@@ -172,15 +176,15 @@ async fn receive(
         }
     };
     let receiving = async {
-        let mut responses = display.during(client.build(sent)).await?.into_inner();
-        loop {
-            match display.during(responses.message()).await?.and_then(|message| message.response) {
-                Some(Response::Progress(facts)) => display.update(&facts),
-                Some(Response::Result(result)) => return Ok(Ended::Built(result)),
-                Some(Response::Failure(failure)) => return Ok(Ended::Failed(failure)),
-                None => return Err(Failure::lost().into()),
-            }
-        }
+        let responses = display.during(client.build(sent)).await?.into_inner();
+        let read = |message: BuildResponse| {
+            Some(match message.response? {
+                Response::Progress(facts) => Message::Progress(facts),
+                Response::Result(result) => Message::Result(Ended::Built(result)),
+                Response::Failure(failure) => Message::Result(Ended::Failed(failure)),
+            })
+        };
+        Ok(display.follow(responses, read).await?)
     };
     tokio::select! {
         ended = receiving => ended,

@@ -6,7 +6,9 @@ use std::{
     time::Duration,
 };
 
+use clap::ValueEnum as _;
 use tokio::time::{self, Interval, MissedTickBehavior};
+use tonic::Streaming;
 
 use super::Call;
 use crate::{
@@ -17,7 +19,6 @@ use crate::{
     },
     wire::v1,
 };
-use clap::ValueEnum as _;
 
 /// How often a terminal is redrawn.
 const TICK: Duration = Duration::from_millis(100);
@@ -26,6 +27,12 @@ const TICK: Duration = Duration::from_millis(100);
 pub(super) struct Display {
     progress: Progress<Stderr>,
     ticks: Interval,
+}
+
+/// What a call with progress answers, message by message.
+pub(super) enum Message<R> {
+    Progress(v1::Progress),
+    Result(R),
 }
 
 impl Display {
@@ -48,6 +55,21 @@ impl Display {
 
     pub(super) fn update(&mut self, facts: &v1::Progress) {
         self.progress.update(facts);
+    }
+
+    /// Shows a stream of progress until its result comes.
+    pub(super) async fn follow<M, R>(
+        &mut self,
+        mut messages: Streaming<M>,
+        read: impl Fn(M) -> Option<Message<R>>,
+    ) -> Result<R, Failure> {
+        loop {
+            match self.during(messages.message()).await?.and_then(&read) {
+                Some(Message::Progress(facts)) => self.update(&facts),
+                Some(Message::Result(result)) => return Ok(result),
+                None => return Err(Failure::lost()),
+            }
+        }
     }
 
     pub(super) fn finish(&mut self, outcome: Outcome<'_>) {

@@ -1,17 +1,20 @@
 //! `wharf pull`.
 
-use super::{Call, display, display::Display};
+use super::{
+    Call, display,
+    display::{Display, Message},
+};
 use crate::{
     client::{
         args::PullArgs,
         credentials::DockerConfig,
-        exit::{Failure, Stop},
+        exit::Stop,
         namespace::to_wire,
         print,
         progress::{Mode, Outcome},
     },
     names::printable,
-    wire::v1::{PullImageRequest, PullImageResult, pull_image_response::Response},
+    wire::v1::{PullImageRequest, PullImageResponse, pull_image_response::Response},
 };
 
 pub(super) async fn run(mut call: Call, args: PullArgs) -> Result<(), Stop> {
@@ -27,16 +30,16 @@ pub(super) async fn run(mut call: Call, args: PullArgs) -> Result<(), Stop> {
             reference: args.reference.to_string(),
             credentials: docker.of(host).await?.map(|credentials| credentials.to_wire(host)),
         };
-        let mut responses = images.pull_image(request).await?.into_inner();
-        loop {
-            match display.during(responses.message()).await?.and_then(|message| message.response) {
-                Some(Response::Progress(facts)) => display.update(&facts),
-                Some(Response::Result(result)) => return Ok(result),
-                None => return Err(Failure::lost().into()),
-            }
-        }
+        let responses = images.pull_image(request).await?.into_inner();
+        let read = |message: PullImageResponse| {
+            Some(match message.response? {
+                Response::Progress(facts) => Message::Progress(facts),
+                Response::Result(result) => Message::Result(result),
+            })
+        };
+        Ok(display.follow(responses, read).await?)
     };
-    let result: Result<PullImageResult, Stop> = call.signals.guard(pulling).await;
+    let result = call.signals.guard(pulling).await;
     display.finish(if result.is_ok() { Outcome::Done } else { Outcome::Stopped });
     let result = result?;
     if mode != Mode::Quiet {

@@ -1,18 +1,22 @@
 //! `wharf push`.
 
-use super::{Call, display, display::Display, metadata::Metadata};
+use super::{
+    Call, display,
+    display::{Display, Message},
+    metadata::Metadata,
+};
 use crate::{
     client::{
         args::PushArgs,
         credentials::DockerConfig,
-        exit::{Failure, Stop},
+        exit::Stop,
         files,
         namespace::to_wire,
         print,
         progress::{Mode, Outcome},
     },
     names::printable,
-    wire::v1::{PushImageRequest, PushImageResult, push_image_response::Response},
+    wire::v1::{PushImageRequest, PushImageResponse, push_image_response::Response},
 };
 
 pub(super) async fn run(mut call: Call, args: PushArgs) -> Result<(), Stop> {
@@ -31,16 +35,16 @@ pub(super) async fn run(mut call: Call, args: PushArgs) -> Result<(), Stop> {
             reference: args.reference.to_string(),
             credentials: docker.of(host).await?.map(|credentials| credentials.to_wire(host)),
         };
-        let mut responses = images.push_image(request).await?.into_inner();
-        loop {
-            match display.during(responses.message()).await?.and_then(|message| message.response) {
-                Some(Response::Progress(facts)) => display.update(&facts),
-                Some(Response::Result(result)) => return Ok(result),
-                None => return Err(Failure::lost().into()),
-            }
-        }
+        let responses = images.push_image(request).await?.into_inner();
+        let read = |message: PushImageResponse| {
+            Some(match message.response? {
+                Response::Progress(facts) => Message::Progress(facts),
+                Response::Result(result) => Message::Result(result),
+            })
+        };
+        Ok(display.follow(responses, read).await?)
     };
-    let result: Result<PushImageResult, Stop> = call.signals.guard(pushing).await;
+    let result = call.signals.guard(pushing).await;
     display.finish(if result.is_ok() { Outcome::Done } else { Outcome::Stopped });
     let result = result?;
     if let Some(path) = &args.metadata_file {

@@ -5,7 +5,6 @@
 
 mod files;
 mod outgoing;
-mod progress;
 
 use std::{
     error::Error as StdError,
@@ -30,10 +29,7 @@ use tokio::{
     time::timeout,
 };
 
-pub use self::{
-    outgoing::{Outgoing, Packets, channel},
-    progress::{Progress, Snapshot},
-};
+pub use self::outgoing::{Outgoing, Packets, channel};
 use super::context::{self, Entry, Tree};
 use crate::{names::printable, wire::v1::FileSync};
 
@@ -86,7 +82,6 @@ pub async fn send<E>(
     request: FileSync,
     requests: impl Stream<Item = Result<Bytes, E>> + Unpin + Send,
     out: Outgoing,
-    progress: Arc<Progress>,
 ) -> Result<(), Error>
 where
     E: Into<Box<dyn StdError + Send + Sync>>,
@@ -98,7 +93,6 @@ where
         runtime: Handle::current(),
         files: Mutex::default(),
         stopped: stop.0.clone(),
-        progress,
     });
     let outcome = serve(&sender, request, requests).await;
     drop(stop);
@@ -235,14 +229,11 @@ struct Sender {
     runtime: Handle,
     files: Mutex<Files>,
     stopped: Arc<AtomicBool>,
-    progress: Arc<Progress>,
 }
 
 impl Sender {
     fn ask(&self, id: u32) -> Option<File> {
-        let file = self.files.lock().unwrap_or_else(PoisonError::into_inner).ask(id)?;
-        self.progress.ask(file.size);
-        Some(file)
+        self.files.lock().unwrap_or_else(PoisonError::into_inner).ask(id)
     }
 
     fn put(&self, packet: Bytes) -> Result<(), Stopped> {
@@ -257,7 +248,6 @@ impl Sender {
         for entry in self.tree.entries(request)? {
             let entry = entry?;
             self.files.lock().unwrap_or_else(PoisonError::into_inner).announce(&entry);
-            self.progress.announce(&entry);
             self.put(announcement(entry))?;
         }
         self.put(packet(PacketType::PacketStat, &[]))
@@ -285,15 +275,12 @@ impl Sender {
             })?;
             self.put(chunk)?;
             left -= length as u64;
-            self.progress.send(length as u64);
         }
         self.put(
             Packet { r#type: PacketType::PacketData.into(), id: file.id, ..Packet::default() }
                 .encode_to_vec()
                 .into(),
-        )?;
-        self.progress.finish();
-        Ok(())
+        )
     }
 }
 

@@ -61,3 +61,33 @@ impl Stream for Packets {
         self.0.poll_recv(context).map(|received| received.map(|(packet, _room)| packet))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::{FutureExt as _, StreamExt as _};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_receiver_that_does_not_read_stops_the_sender() {
+        let (out, mut packets) = channel();
+        let packet = Bytes::from(vec![0; 64 * 1024]);
+        let mut waiting = 0;
+        while out.send(packet.clone()).now_or_never().is_some() {
+            waiting += packet.len();
+        }
+        assert_eq!(waiting, 512 * 1024);
+        packets.next().await.unwrap();
+        assert!(out.send(packet.clone()).now_or_never().is_some());
+        assert!(out.send(packet).now_or_never().is_none());
+    }
+
+    #[tokio::test]
+    async fn many_small_packets_are_bounded_too() {
+        let (out, _packets) = channel();
+        // Unconstrained: tokio would have the task yield after a hundred or so.
+        let send = || tokio::task::unconstrained(out.send(Bytes::from_static(b"s"))).now_or_never();
+        let sent = (0..2 * PACKETS_MAX).take_while(|_| send().is_some());
+        assert_eq!(sent.count(), PACKETS_MAX);
+    }
+}

@@ -41,7 +41,6 @@ struct Receiver {
     requests: Requests,
     packets: Packets,
     sync: tokio::task::JoinHandle<Result<(), Error>>,
-    progress: Arc<Progress>,
 }
 
 impl Receiver {
@@ -49,10 +48,8 @@ impl Receiver {
     fn of(tree: Tree, request: FileSync) -> Self {
         let (requests, incoming) = mpsc::channel(8);
         let (out, packets) = channel();
-        let progress = Arc::<Progress>::default();
-        let sync =
-            tokio::spawn(send(Arc::new(tree), request, ReceiverStream::new(incoming), out, progress.clone()));
-        Self { requests, packets, sync, progress }
+        let sync = tokio::spawn(send(Arc::new(tree), request, ReceiverStream::new(incoming), out));
+        Self { requests, packets, sync }
     }
 
     async fn next(&mut self) -> Option<Packet> {
@@ -132,9 +129,6 @@ async fn sends_what_is_asked_for() {
     assert_eq!(receiver.next().await.unwrap().r#type(), PacketType::PacketFin);
     assert_eq!(receiver.next().await, None);
     receiver.sync.await.unwrap().unwrap();
-    let sent = large.len() as u64 + 4;
-    let expected = Snapshot { entries: 5, announced: sent + 13, asked: sent, sent, files: 3 };
-    assert_eq!(receiver.progress.snapshot(), expected);
 }
 
 #[tokio::test]
@@ -222,20 +216,13 @@ async fn a_file_that_grew_is_sent_as_announced() {
 }
 
 #[tokio::test]
-async fn a_receiver_that_does_not_read_stops_the_sender() {
+async fn a_receiver_that_goes_ends_the_sender() {
     let dir = Scratch::new();
-    let size = 64 * 1024 * 1024;
-    fs::File::create(dir.path().join("large")).unwrap().set_len(size).unwrap();
+    fs::File::create(dir.path().join("large")).unwrap().set_len(64 * 1024 * 1024).unwrap();
     let mut receiver = Receiver::of(Tree::directory(dir.path()), all());
     receiver.stats().await;
     receiver.ask(0).await;
-    // The reader runs on beside this: it may be ahead, but not by much.
-    let mut taken = 0;
-    while taken < size / 2 {
-        taken += receiver.next().await.unwrap().data.len() as u64;
-        let ahead = receiver.progress.snapshot().sent.saturating_sub(taken);
-        assert!(ahead <= 1024 * 1024, "{ahead} bytes wait");
-    }
+    receiver.next().await.unwrap();
     drop(receiver.packets);
     drop(receiver.requests);
     assert!(matches!(receiver.sync.await.unwrap(), Err(Error::Broken(_))));

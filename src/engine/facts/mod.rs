@@ -73,11 +73,11 @@ impl Engine {
             }
             if done - reported >= REPORT_BYTES {
                 reported = done;
-                step.moves("verifying layers", done, 0, false).await;
+                step.moves("verifying layers", done, 0, false);
             }
         }
         drop(pieces);
-        step.moves("verifying layers", done, done, true).await;
+        step.moves("verifying layers", done, done, true);
         hashing.await.map_err(Fault::internal)?.map_err(|error| {
             Fault::new(Reason::EngineFailed, "the engine exports an image that is not sound").caused_by(error)
         })

@@ -166,7 +166,7 @@ async fn sync(
             response.message
         })
     });
-    let _ = sync::send(tree, request, requests, out, Arc::default()).await;
+    let _ = sync::send(tree, request, requests, out).await;
     while let Ok(Some(_)) = responses.message().await {}
     let mut seen = lock(&seen).clone();
     seen.asked = lock(&asked).iter().map(|id| seen.announced[*id as usize].clone()).collect();
