@@ -154,23 +154,23 @@ impl<'a> Build<'a> {
         for pass in 1..=PASSES_MAX {
             tracing::debug!(pass, "a pass of the frontend");
             self.hold_again().await?;
+            let sources = self.sources();
             let order = solve::Order {
                 reference: random_id()?,
                 session: session.id().to_owned(),
                 attributes: isolation::attributes(&self.spec, &self.keys, self.tar_url().as_deref()),
-                policy: isolation::policy(&self.sources(), &self.keys),
+                policy: isolation::policy(&sources, &self.keys),
                 names: names.clone(),
             };
             let targets = self.targets();
-            let tar = self.tar_url();
+            let fetched = isolation::fetched(&sources, &self.keys);
             let platform = self.engine.platform().to_string();
             let gate = Gate {
                 session: session.id(),
                 keys: &self.keys,
                 platform: &platform,
                 images: &targets,
-                urls: &self.urls,
-                tar: tar.as_deref(),
+                fetched: &fetched,
             };
             let (mut used, mut syntax) = (BTreeSet::new(), None);
             let mut facts = PassFacts::new(self.reporter, &self.shown);

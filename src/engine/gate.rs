@@ -15,7 +15,10 @@ use bollard_buildkit_proto::{
 };
 use prost::Message as _;
 
-use super::isolation::{HTTP_PERM, JobKeys, SALT_ADDRESS};
+use super::{
+    graph::{self, Attributes},
+    isolation::{HTTP_PERM, JobKeys, SALT_ADDRESS},
+};
 use crate::{
     fault::{Fault, Reason},
     names::{printable, printable_url},
@@ -39,7 +42,8 @@ impl Judged {
         &self.images
     }
 
-    /// What `Return` takes: references alone, since BuildKit keeps the graphs.
+    /// What `Return` takes: references, since BuildKit keeps the graphs. One with a graph of its own
+    /// has none that BuildKit knows yet.
     pub fn into_result(self) -> frontend::Result {
         self.result
     }
@@ -73,10 +77,8 @@ pub struct Gate<'a> {
     pub platform: &'a str,
     /// The names of admitted images in the engine, and what the Dockerfile calls each.
     pub images: &'a BTreeMap<String, String>,
-    /// Admitted URLs.
-    pub urls: &'a BTreeSet<String>,
-    /// The URL of the uploaded tar.
-    pub tar: Option<&'a str>,
+    /// Admitted URLs, the uploaded tar's among them, and the attributes that each gets.
+    pub fetched: &'a Attributes,
 }
 
 impl Gate<'_> {
@@ -129,13 +131,16 @@ impl Gate<'_> {
     }
 
     fn reference(&self, reference: frontend::Ref, seen: &mut Seen) -> Result<frontend::Ref, Refusal> {
-        match &reference.def {
-            Some(definition) => self.definition(definition, seen)?,
+        let def = match &reference.def {
+            Some(definition) => {
+                self.definition(definition, seen)?;
+                graph::with_attributes(definition, self.fetched)
+            }
             // `FROM scratch` with nothing in it has no graph, and then BuildKit gives no id either.
-            None if reference.id.is_empty() => {}
+            None if reference.id.is_empty() => None,
             None => return Err(refuse("the builder gave no graph to judge")),
-        }
-        Ok(frontend::Ref { id: reference.id, def: None })
+        };
+        Ok(frontend::Ref { id: reference.id, def })
     }
 
     fn definition(&self, definition: &Definition, seen: &mut Seen) -> Result<(), Refusal> {
@@ -230,7 +235,7 @@ impl Gate<'_> {
                     return Err(refuse("what a URL gives would not be kept apart from other jobs'"));
                 }
                 attributes(source, &["http.checksum", "http.filename", HTTP_PERM])?;
-                if self.tar != Some(identifier) && !self.urls.contains(identifier) {
+                if !self.fetched.contains_key(identifier) {
                     seen.urls.insert(identifier.to_owned());
                 }
                 Ok(())
@@ -364,15 +369,11 @@ mod tests {
     fn judge_bytes(def: Vec<Vec<u8>>) -> Result<Judged, Refusal> {
         let keys = keys();
         let images = BTreeMap::from([("wharf.invalid/h/1:1".to_owned(), "busybox".to_owned())]);
-        let urls = BTreeSet::from(["https://admitted.example/f".to_owned()]);
-        let gate = Gate {
-            session: "s1",
-            keys: &keys,
-            platform: "linux/amd64",
-            images: &images,
-            urls: &urls,
-            tar: Some("http://buildkit-session/t"),
-        };
+        let fetched = ["https://admitted.example/f", "http://buildkit-session/t"];
+        let fetched =
+            fetched.map(|url| (url.to_owned(), [(HTTP_PERM.to_owned(), keys.http_perm())].into())).into();
+        let gate =
+            Gate { session: "s1", keys: &keys, platform: "linux/amd64", images: &images, fetched: &fetched };
         let reference =
             frontend::Ref { id: "r1".into(), def: Some(Definition { def, ..Definition::default() }) };
         gate.judge(frontend::Result {
@@ -480,15 +481,9 @@ mod tests {
     #[test]
     fn an_image_for_another_platform_is_refused() {
         let keys = keys();
-        let (images, urls) = (BTreeMap::new(), BTreeSet::new());
-        let gate = Gate {
-            session: "s1",
-            keys: &keys,
-            platform: "linux/amd64",
-            images: &images,
-            urls: &urls,
-            tar: None,
-        };
+        let (images, fetched) = (BTreeMap::new(), Attributes::new());
+        let gate =
+            Gate { session: "s1", keys: &keys, platform: "linux/amd64", images: &images, fetched: &fetched };
         let judge = |config: &str| {
             let metadata = [("containerimage.config".to_owned(), config.as_bytes().to_vec())].into();
             gate.judge(frontend::Result { metadata, ..frontend::Result::default() })

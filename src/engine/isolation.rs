@@ -7,6 +7,7 @@ use bollard_buildkit_proto::moby::buildkit::v1::sourcepolicy::{
     MatchType, Policy, PolicyAction, Rule, Selector, Update,
 };
 
+use super::graph::Attributes;
 use crate::wire::build::{BuildSpec, Network, RESERVED_SUFFIX};
 
 /// Keyed hashes of one job. Never the job's name: BuildKit joins such keys with `/`, so that one
@@ -121,25 +122,40 @@ pub fn policy(sources: &[Source], keys: &JobKeys) -> Policy {
                 // Newer engines add the digest before they ask again. Not `…*`: that admits `:10` for `:1`.
                 rules.push(rule(PolicyAction::Allow, &format!("{target}@*"), None));
             }
-            Source::Url(url) => rules.extend(fetched(url, keys, None)),
-            Source::Tar { url, digest } => rules.extend(fetched(url, keys, digest.as_deref())),
+            // Below.
+            Source::Url(_) | Source::Tar { .. } => {}
         }
+    }
+    for (url, attrs) in fetched(sources, keys) {
+        let update = Update { identifier: url.clone(), attrs: attrs.into_iter().collect() };
+        rules.extend([(PolicyAction::Convert, Some(update)), (PolicyAction::Allow, None)].map(
+            |(action, update)| {
+                let mut rule = rule(action, &url, update);
+                if let Some(selector) = &mut rule.selector {
+                    // A `*` in a URL is no pattern, and there is no way to escape one.
+                    selector.match_type = MatchType::Exact.into();
+                }
+                rule
+            },
+        ));
     }
     Policy { version: 1, rules }
 }
 
-/// Allows a URL, and gives it attributes of ours.
-fn fetched(url: &str, keys: &JobKeys, digest: Option<&str>) -> [Rule; 2] {
-    let mut attrs = HashMap::from([(HTTP_PERM.to_owned(), keys.http_perm())]);
-    attrs.extend(digest.map(|digest| ("http.checksum".to_owned(), digest.to_owned())));
-    let update = Update { identifier: url.to_owned(), attrs };
-    // EXACT: a `*` in a URL is no pattern, and there is no way to escape one.
-    [rule(PolicyAction::Convert, url, Some(update)), rule(PolicyAction::Allow, url, None)].map(|mut rule| {
-        if let Some(selector) = &mut rule.selector {
-            selector.match_type = MatchType::Exact.into();
-        }
-        rule
-    })
+/// The URLs among the sources, and the attributes of ours that each gets: from the source policy in
+/// what the frontend fetches, from [`super::graph`] in the graph that it gives.
+pub fn fetched(sources: &[Source], keys: &JobKeys) -> Attributes {
+    let attributes = sources.iter().filter_map(|source| {
+        let (url, digest) = match source {
+            Source::Image { .. } => return None,
+            Source::Url(url) => (url, None),
+            Source::Tar { url, digest } => (url, digest.as_ref()),
+        };
+        let checksum = digest.map(|digest| ("http.checksum".to_owned(), digest.clone()));
+        let perm = (HTTP_PERM.to_owned(), keys.http_perm());
+        Some((url.clone(), [perm].into_iter().chain(checksum).collect()))
+    });
+    attributes.collect()
 }
 
 fn rule(action: PolicyAction, identifier: &str, updates: Option<Update>) -> Rule {

@@ -8,6 +8,7 @@ pub(crate) mod fault;
 pub(crate) mod fetch;
 pub mod filesync;
 pub mod gate;
+pub mod graph;
 pub mod image;
 pub mod isolation;
 pub(crate) mod lines;

@@ -4,15 +4,22 @@
 use std::{collections::HashMap, time::Duration};
 
 use bollard_buildkit_proto::moby::buildkit::v1::{
-    Exporter, SolveRequest, StatusRequest, StatusResponse, frontend, sourcepolicy::Policy,
+    Exporter, SolveRequest, StatusRequest, StatusResponse,
+    frontend::{self, result},
+    sourcepolicy::Policy,
 };
-use tonic::{Request, Status, metadata::MetadataValue};
+use tonic::{
+    Request, Status,
+    metadata::{Ascii, MetadataValue},
+};
 
 use super::{
     connection::Connection,
     gate::{Judged, Refusal},
 };
 
+/// The metadata key by which a call of the gateway names its pass.
+const BUILD: &str = "buildkit-controlapi-buildid";
 /// How often BuildKit is asked anew about a pass that it does not know yet; it waits 3 to 10 seconds
 /// each time.
 const ATTEMPTS: usize = 20;
@@ -93,7 +100,7 @@ pub async fn pass<F: Facts>(
         let mut attempts = ATTEMPTS;
         loop {
             let mut request = Request::new(asked.clone());
-            request.metadata_mut().insert("buildkit-controlapi-buildid", build.clone());
+            request.metadata_mut().insert(BUILD, build.clone());
             match gateway.solve(request).await {
                 Err(status) if attempts > 0 && is_not_yet_known(&status) => attempts -= 1,
                 answer => return answer,
@@ -136,18 +143,14 @@ pub async fn pass<F: Facts>(
         Err(refusal) => return Ended::Refused(refusal),
     };
     facts.runs().await;
-    let mut request =
-        Request::new(frontend::ReturnRequest { result: Some(judged.into_result()), error: None });
-    request.metadata_mut().insert("buildkit-controlapi-buildid", named);
-    let mut returner = connection.gateway();
-    let returned = returner.r#return(request);
+    let returned = hand_back(connection, named, judged.into_result());
     tokio::pin!(returned);
     let mut waiting = true;
     let ended = loop {
         tokio::select! {
             ended = &mut solve => break ended,
             answer = &mut returned, if waiting => match answer {
-                Ok(_) => waiting = false,
+                Ok(()) => waiting = false,
                 Err(status) => return Ended::Failed(status),
             },
             answer = next_facts(&mut status, &mut stream), if facts_open => match answer {
@@ -169,6 +172,38 @@ pub async fn pass<F: Facts>(
         Ok(response) => Ended::Exported(response.into_inner().exporter_response),
         Err(status) => Ended::Failed(status),
     }
+}
+
+/// Returns what runs now; first a graph that BuildKit does not know becomes one that it does.
+async fn hand_back(
+    connection: &Connection,
+    build: MetadataValue<Ascii>,
+    mut result: frontend::Result,
+) -> Result<(), Status> {
+    let mut gateway = connection.gateway();
+    let references: Vec<&mut frontend::Ref> = match &mut result.result {
+        Some(result::Result::Ref(reference)) => vec![reference],
+        Some(result::Result::Refs(map)) => map.refs.values_mut().collect(),
+        Some(result::Result::RefDeprecated(_) | result::Result::RefsDeprecated(_)) | None => Vec::new(),
+    };
+    for reference in references {
+        let Some(definition) = reference.def.take() else { continue };
+        let mut request = Request::new(frontend::SolveRequest {
+            definition: Some(definition),
+            allow_result_return: true,
+            allow_result_array_ref: true,
+            ..frontend::SolveRequest::default()
+        });
+        request.metadata_mut().insert(BUILD, build.clone());
+        let known = gateway.solve(request).await?.into_inner().result.and_then(|result| result.result);
+        let Some(result::Result::Ref(known)) = known else {
+            return Err(Status::internal("the builder did not take the graph"));
+        };
+        reference.id = known.id;
+    }
+    let mut request = Request::new(frontend::ReturnRequest { result: Some(result), error: None });
+    request.metadata_mut().insert(BUILD, build);
+    gateway.r#return(request).await.map(drop)
 }
 
 /// Whether BuildKit has not come to the pass itself yet. It waits some seconds for it, which a busy

@@ -4,9 +4,13 @@ use std::sync::Arc;
 
 use wharf::wire::v1::BuildSpec;
 
-use crate::harness::{Image, Test, Wharf, cases, image::context_tar, rpc};
+use crate::harness::{
+    Image, Test, Wharf, cases,
+    image::{context_tar, digest},
+    rpc,
+};
 
-cases![sync, tar];
+cases![sync, tar, fetched_steps_are_told_as_others];
 
 fn dockerfile(base: &str) -> String {
     format!("FROM {base}\nCOPY file /file\nRUN cat /mark /file > /both\n")
@@ -45,6 +49,49 @@ async fn tar(test: Arc<Test>) {
     let before = registry.mark().await;
     let again = rpc::build_tar(&channel, start, context).await;
     assert_eq!(again.ok().image_id, first.ok().image_id);
-    assert!(again.cached().iter().any(|name| name.contains("cat /mark")), "{:?}", again.cached());
+    let cached = again.cached();
+    assert!(cached.contains(&"[2/3] COPY file /file"), "{cached:?}");
+    assert!(cached.contains(&"[3/3] RUN cat /mark /file > /both"), "{cached:?}");
     assert_eq!(registry.requests_since(&before).await, Vec::<String>::new());
+}
+
+/// Steps on what BuildKit fetches by URL, an uploaded tar too: names, the cache, the lines of one that
+/// fails.
+async fn fetched_steps_are_told_as_others(test: Arc<Test>) {
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    let base = test.base(&registry).await;
+    let channel = rpc::connect(&wharfd.socket()).await;
+    let mark = test.unique("mark");
+    let dockerfile = format!("FROM {base}\nCOPY file /file\nRUN cat /file; exit 3\n");
+    let context = context_tar(&[("Dockerfile", &dockerfile), ("file", &mark)]);
+    let start = |spec: BuildSpec| rpc::start("acme/app#1", spec);
+    let failed = rpc::build_tar(&channel, start(BuildSpec::default()), context.clone()).await;
+    let failure = failed.failure.as_ref().unwrap();
+    let step = failed.vertex("[3/3] RUN cat /file; exit 3");
+    assert_eq!((failure.exit_code, &failure.vertex), (3, &step.digest));
+    assert!(failed.progress.iter().any(|facts| facts.logs.iter().any(|log| log.vertex == step.digest)));
+    let lines = failure.source.as_ref().unwrap();
+    assert_eq!((lines.filename.as_str(), lines.start, lines.end), ("Dockerfile", 3, 3));
+    assert!(lines.text.contains(&"RUN cat /file; exit 3".to_owned()), "{lines:?}");
+
+    let dockerfile =
+        format!("FROM {base}\nCOPY file /file\nRUN cat /proc/sys/kernel/random/uuid > /random\n");
+    let context = context_tar(&[("Dockerfile", &dockerfile), ("file", &mark)]);
+    let random = async |no_cache: bool| {
+        let spec = BuildSpec { no_cache, ..BuildSpec::default() };
+        let built = rpc::build_tar(&channel, start(spec), context.clone()).await;
+        test.engine.text(&built.ok().image_id, "/random").await
+    };
+    let first = random(false).await;
+    assert_eq!(random(false).await, first);
+    assert_ne!(random(true).await, first);
+
+    // What the job's tar had brought is there for a URL of the same checksum: the engine reaches none.
+    let url = format!("--checksum={} http://1.1.1.1/context /t", digest(&context));
+    let dockerfile = format!("FROM {base}\nADD {url}\nRUN grep -q {mark} /t && exit 4\n");
+    let context = test.context("add", &[("Dockerfile", &dockerfile)]);
+    let job = Wharf::new(&test, &wharfd, "acme/app#1");
+    let add = format!("[2/3] ADD {url}");
+    let run = format!("[3/3] RUN grep -q {mark} /t && exit 4");
+    job.build(&context, &[]).await.ended(1).says(&[&add, &run, "Dockerfile:3", ">>> RUN grep"]);
 }

@@ -11,7 +11,7 @@ use tonic::{
     transport::{Channel, Endpoint, Uri},
 };
 use wharf::wire::v1::{
-    BuildFailure, BuildRequest, BuildResult, BuildSpec, BuildStart, Namespace, Progress,
+    BuildFailure, BuildRequest, BuildResult, BuildSpec, BuildStart, Namespace, Progress, Vertex,
     build_request::Request, build_response::Response, build_service_client::BuildServiceClient,
 };
 
@@ -118,6 +118,13 @@ impl Build {
     pub(crate) fn logs(&self) -> String {
         let logs = self.progress.iter().flat_map(|progress| &progress.logs);
         logs.map(|log| String::from_utf8_lossy(&log.data).into_owned()).collect()
+    }
+
+    /// The step of this name.
+    #[track_caller]
+    pub(crate) fn vertex(&self, name: &str) -> &Vertex {
+        let mut vertexes = self.progress.iter().flat_map(|progress| &progress.vertexes);
+        vertexes.find(|vertex| vertex.name == name).unwrap_or_else(|| panic!("no step `{name}` in {self:?}"))
     }
 
     /// The names of the steps that came from the cache.
