@@ -23,13 +23,13 @@ use hyper::{
     rt::{Read, ReadBufCursor, Write},
 };
 use hyper_util::rt::TokioIo;
-use tokio::net::UnixStream;
+use tokio::{io::BufWriter, net::UnixStream};
 use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
 use tonic::body::Body;
 use tower::Service;
 
 use crate::{
-    fault::{Fault, Reason},
+    fault::{Fault, Reason, causes},
     tasks::Group,
 };
 
@@ -75,7 +75,10 @@ impl Connection {
         let connecting = async {
             let stream = UnixStream::connect(socket).await?;
             let token = CancellationToken::new();
-            let io = Severable { io: TokioIo::new(stream), cut: Box::pin(token.clone().cancelled_owned()) };
+            let io = Severable {
+                io: TokioIo::new(BufWriter::new(stream)),
+                cut: Box::pin(token.clone().cancelled_owned()),
+            };
             let cut = token.drop_guard();
             let sender = match dialling {
                 Dialling::PriorKnowledge => http2(io, tasks).await?,
@@ -117,7 +120,7 @@ where
         .await?;
     tasks.spawn("engine connection", async move {
         if let Err(error) = connection.await {
-            tracing::debug!(%error, "connection to BuildKit ended");
+            tracing::debug!(error = causes(&error), "connection to BuildKit ended");
         }
     });
     Ok(sender)
@@ -130,7 +133,7 @@ async fn upgrade(
     let (mut sender, connection) = http1::handshake(io).await?;
     tasks.spawn("engine upgrade", async move {
         if let Err(error) = connection.with_upgrades().await {
-            tracing::debug!(%error, "connection to the engine ended");
+            tracing::debug!(error = causes(&error), "connection to the engine ended");
         }
     });
     let request = Request::post("/grpc")
@@ -161,8 +164,12 @@ impl Service<Request<Body>> for Channel {
 
 /// A socket that can be cut from outside. Dropping or aborting hyper's task does not close it:
 /// HTTP/2 runs in a task of its own, which would go on, and the build's steps with it.
+///
+/// What is written goes out when it is flushed: h2 writes the client's preface and the settings that
+/// must follow it apart, in two tasks, and Go's server ends a connection on which the second comes
+/// two seconds after the first. That is soon when many builds begin at once.
 struct Severable {
-    io: TokioIo<UnixStream>,
+    io: TokioIo<BufWriter<UnixStream>>,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
@@ -193,10 +200,12 @@ impl Write for Severable {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check(cx)?;
         Pin::new(&mut self.io).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check(cx)?;
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
 
@@ -211,5 +220,45 @@ impl Write for Severable {
     ) -> Poll<io::Result<usize>> {
         self.check(cx)?;
         Pin::new(&mut self.io).poll_write_vectored(cx, buffers)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Read as _, os::unix::net::UnixListener};
+
+    use super::*;
+
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    /// RFC 9113, 4.1: a frame's type is its head's fourth byte, 4 for SETTINGS.
+    const FRAME_HEAD: usize = 9;
+
+    /// Go's server waits two seconds for the settings once it has the preface.
+    #[tokio::test]
+    async fn the_preface_and_the_settings_go_out_together() {
+        let directory = std::env::temp_dir().join(format!("wharf-connection-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let socket = directory.join("engine.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let tasks = Group::root();
+        // This thread runs the connection's own task too, and has not come to it when `dial` returns.
+        let connection = Connection::dial(&socket, Dialling::PriorKnowledge, &tasks).await.unwrap();
+        let (mut engine, _) = listener.accept().unwrap();
+        engine.set_nonblocking(true).unwrap();
+        let mut first = [0; 1024];
+        let read = loop {
+            match engine.read(&mut first) {
+                Ok(read) => break read,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => tokio::task::yield_now().await,
+                Err(error) => panic!("{error}"),
+            }
+        };
+        let settings = first[..read].strip_prefix(PREFACE).expect("HTTP/2's preface");
+        assert!(settings.len() >= FRAME_HEAD, "the preface came alone");
+        assert_eq!(settings[3], 4, "{settings:?}");
+
+        drop(connection);
+        tasks.close_and_wait().await;
+        std::fs::remove_dir_all(directory).unwrap();
     }
 }
