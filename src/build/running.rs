@@ -12,7 +12,7 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use futures_util::future::join_all;
 use tonic::{Code, Status};
 
-use super::{client::BuildClient, pass_facts::PassFacts, session::random_id};
+use super::{client::BuildClient, pass_facts::PassFacts, session::random_id, tar::Tar};
 use crate::{
     engine::{
         Engine, StoreKind,
@@ -78,6 +78,13 @@ pub async fn run(engine: &Engine, order: &Order, reporter: &Reporter) -> Result<
 enum Passed {
     Exported(HashMap<String, String>),
     Failed(v1::BuildFailure),
+}
+
+/// What follows from a pass.
+enum Next {
+    /// Another pass, once these sources are admitted.
+    Admit(Vec<String>),
+    End(Result<Passed, Fault>),
 }
 
 struct Build<'a> {
@@ -154,92 +161,106 @@ impl<'a> Build<'a> {
         for pass in 1..=PASSES_MAX {
             tracing::debug!(pass, "a pass of the frontend");
             self.hold_again().await?;
-            let sources = self.sources();
-            let order = solve::Order {
-                reference: random_id()?,
-                session: session.id().to_owned(),
-                attributes: isolation::attributes(&self.spec, &self.keys, self.tar_url().as_deref()),
-                policy: isolation::policy(&sources, &self.keys),
-                names: names.clone(),
-            };
-            let targets = self.targets();
-            let fetched = isolation::fetched(&sources, &self.keys);
-            let platform = self.engine.platform().to_string();
-            let gate = Gate {
-                session: session.id(),
-                keys: &self.keys,
-                platform: &platform,
-                images: &targets,
-                fetched: &fetched,
-            };
-            let (mut used, mut syntax) = (BTreeSet::new(), None);
             let mut facts = PassFacts::new(self.reporter, &self.shown);
-            let judge = |result| {
-                syntax = gate::syntax_directive(&result);
-                let judged = gate.judge(result)?;
-                used = judged.images().clone();
-                Ok(judged)
-            };
-            let ended = solve::pass(connection, order, judge, &mut facts).await;
-            if let Some(syntax) = syntax.filter(|_| matches!(ended, Ended::Exported(_) | Ended::Failed(_))) {
-                let short = format!(
-                    "`# syntax={}` is ignored: the builder's own frontend is used",
-                    printable(&syntax)
-                );
-                self.reporter.warn(short, Vec::new()).await;
-            }
-            match ended {
-                Ended::Exported(exported) => {
-                    self.engine.keep_replaced(self.order.namespace.subject(), before).await?;
-                    self.remember_bases(&used).await?;
-                    return Ok(Passed::Exported(exported));
+            let (ended, used) = Box::pin(self.pass(connection, session, &names, &mut facts)).await?;
+            match self.next(ended) {
+                Next::Admit(sources) => {
+                    for source in &sources {
+                        self.admit(source).await?;
+                    }
                 }
-                Ended::Refused(Refusal::Refused(fault)) => {
+                Next::End(end) => {
                     facts.runs().await;
-                    return Err(fault);
-                }
-                Ended::Refused(Refusal::NeedsUrls(urls)) => {
-                    for url in urls {
-                        self.admit_url(&url).await?;
+                    if matches!(end, Ok(Passed::Exported(_))) {
+                        self.engine.keep_replaced(self.order.namespace.subject(), before).await?;
+                        self.remember_bases(&used).await?;
                     }
-                }
-                Ended::Frontend(status) => {
-                    let failure = Failure::read(&status);
-                    match failure.denied_source() {
-                        Some(source) => self.admit(source).await?,
-                        // An image is held for the engine's platform alone: for another one BuildKit
-                        // goes and asks the network for the hold's name, which nobody answers.
-                        None if failure.message.contains(PRIVATE_HOST) => {
-                            facts.runs().await;
-                            let line = failure
-                                .source
-                                .map_or(String::new(), |source| format!("Dockerfile:{}: ", source.start));
-                            let own = self.engine.platform();
-                            let text = format!(
-                                "{line}the stage asks for another platform than the engine's, which is `{own}`"
-                            );
-                            return Err(Fault::new(Reason::GraphDenied, text).hint(gate::PLATFORM_HINT));
-                        }
-                        None => {
-                            facts.runs().await;
-                            return self.failed(v1::BuildFailureKind::Dockerfile, &status, failure);
-                        }
-                    }
-                }
-                Ended::Failed(status) => {
-                    let failure = Failure::read(&status);
-                    match failure.denied_source() {
-                        Some(source) if !self.asked.contains(source) => self.admit(source).await?,
-                        _ => {
-                            facts.runs().await;
-                            return self.failed(v1::BuildFailureKind::Step, &status, failure);
-                        }
-                    }
+                    return end;
                 }
             }
         }
         let text = format!("the Dockerfile names more than {PASSES_MAX} images and URLs one after the other");
         Err(Fault::new(Reason::LimitReached, text))
+    }
+
+    /// One pass: how it ended, and the images that its graph uses.
+    async fn pass(
+        &self,
+        connection: &Connection,
+        session: &Session,
+        names: &[String],
+        facts: &mut PassFacts<'_>,
+    ) -> Result<(Ended, BTreeSet<String>), Fault> {
+        let tar = self.order.client.tar.as_ref().map(Tar::url);
+        let sources = self.sources();
+        let order = solve::Order {
+            reference: random_id()?,
+            session: session.id().to_owned(),
+            attributes: isolation::attributes(&self.spec, &self.keys, tar.as_deref()),
+            policy: isolation::policy(&sources, &self.keys),
+            names: names.to_vec(),
+        };
+        let targets = self.targets();
+        let fetched = isolation::fetched(&sources, &self.keys);
+        let platform = self.engine.platform().to_string();
+        let gate = Gate {
+            session: session.id(),
+            keys: &self.keys,
+            platform: &platform,
+            images: &targets,
+            fetched: &fetched,
+        };
+        let (mut used, mut syntax) = (BTreeSet::new(), None);
+        let judge = |result| {
+            syntax = gate::syntax_directive(&result);
+            let judged = gate.judge(result)?;
+            used = judged.images().clone();
+            Ok(judged)
+        };
+        let ended = solve::pass(connection, order, judge, facts).await;
+        // Once, by the pass that runs.
+        if let Some(syntax) = syntax.filter(|_| matches!(ended, Ended::Exported(_) | Ended::Failed(_))) {
+            let short =
+                format!("`# syntax={}` is ignored: the builder's own frontend is used", printable(&syntax));
+            self.reporter.warn(short, Vec::new()).await;
+        }
+        Ok((ended, used))
+    }
+
+    /// What follows from how a pass ended.
+    fn next(&self, ended: Ended) -> Next {
+        match ended {
+            Ended::Exported(exported) => Next::End(Ok(Passed::Exported(exported))),
+            Ended::Refused(Refusal::Refused(fault)) => Next::End(Err(fault)),
+            Ended::Refused(Refusal::NeedsUrls(urls)) => Next::Admit(urls.into_iter().collect()),
+            Ended::Frontend(status) => {
+                let failure = Failure::read(&status);
+                match failure.denied_source() {
+                    Some(source) => Next::Admit(vec![source.to_owned()]),
+                    // An image is held for the engine's platform alone: for another one BuildKit goes
+                    // and asks the network for the hold's name, which nobody answers.
+                    None if failure.message.contains(PRIVATE_HOST) => {
+                        Next::End(Err(self.foreign_platform(&failure)))
+                    }
+                    None => Next::End(self.failed(v1::BuildFailureKind::Dockerfile, &status, failure)),
+                }
+            }
+            Ended::Failed(status) => {
+                let failure = Failure::read(&status);
+                match failure.denied_source() {
+                    Some(source) if !self.asked.contains(source) => Next::Admit(vec![source.to_owned()]),
+                    _ => Next::End(self.failed(v1::BuildFailureKind::Step, &status, failure)),
+                }
+            }
+        }
+    }
+
+    fn foreign_platform(&self, failure: &Failure) -> Fault {
+        let line =
+            failure.source.as_ref().map_or(String::new(), |source| format!("Dockerfile:{}: ", source.start));
+        let own = self.engine.platform();
+        let text = format!("{line}the stage asks for another platform than the engine's, which is `{own}`");
+        Fault::new(Reason::GraphDenied, text).hint(gate::PLATFORM_HINT)
     }
 
     /// The names that the image gets in the engine. One without a tag needs one too: the image is
@@ -254,10 +275,6 @@ impl<'a> Build<'a> {
             private.push(self.engine.private_name(namespace, tag).await?.as_str().to_owned());
         }
         Ok(private)
-    }
-
-    fn tar_url(&self) -> Option<String> {
-        self.order.client.tar.as_ref().map(super::tar::Tar::url)
     }
 
     fn sources(&self) -> Vec<Source> {

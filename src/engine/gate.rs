@@ -367,19 +367,27 @@ mod tests {
     }
 
     fn judge_bytes(def: Vec<Vec<u8>>) -> Result<Judged, Refusal> {
-        let keys = keys();
-        let images = BTreeMap::from([("wharf.invalid/h/1:1".to_owned(), "busybox".to_owned())]);
-        let fetched = ["https://admitted.example/f", "http://buildkit-session/t"];
-        let fetched =
-            fetched.map(|url| (url.to_owned(), [(HTTP_PERM.to_owned(), keys.http_perm())].into())).into();
-        let gate =
-            Gate { session: "s1", keys: &keys, platform: "linux/amd64", images: &images, fetched: &fetched };
         let reference =
             frontend::Ref { id: "r1".into(), def: Some(Definition { def, ..Definition::default() }) };
-        gate.judge(frontend::Result {
+        judge_result(frontend::Result {
             result: Some(result::Result::Ref(reference)),
             ..frontend::Result::default()
         })
+    }
+
+    fn judge_result(result: frontend::Result) -> Result<Judged, Refusal> {
+        let keys = keys();
+        let fetched = ["https://admitted.example/f", "http://buildkit-session/t"];
+        let gate = Gate {
+            session: "s1",
+            keys: &keys,
+            platform: "linux/amd64",
+            images: &BTreeMap::from([("wharf.invalid/h/1:1".to_owned(), "busybox".to_owned())]),
+            fetched: &fetched
+                .map(|url| (url.to_owned(), [(HTTP_PERM.to_owned(), keys.http_perm())].into()))
+                .into(),
+        };
+        gate.judge(result)
     }
 
     fn exec() -> ExecOp {
@@ -480,13 +488,9 @@ mod tests {
 
     #[test]
     fn an_image_for_another_platform_is_refused() {
-        let keys = keys();
-        let (images, fetched) = (BTreeMap::new(), Attributes::new());
-        let gate =
-            Gate { session: "s1", keys: &keys, platform: "linux/amd64", images: &images, fetched: &fetched };
         let judge = |config: &str| {
             let metadata = [("containerimage.config".to_owned(), config.as_bytes().to_vec())].into();
-            gate.judge(frontend::Result { metadata, ..frontend::Result::default() })
+            judge_result(frontend::Result { metadata, ..frontend::Result::default() })
         };
         assert!(judge(r#"{"os":"linux","architecture":"amd64","rootfs":{}}"#).is_ok());
         assert!(judge(r#"{"os":"linux","architecture":"s390x"}"#).is_err());
