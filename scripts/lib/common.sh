@@ -7,14 +7,15 @@ RUN=${WHARF_RUN:-$CACHE/run}
 say() { printf 'env: %s\n' "$*" >&2; }
 die() { printf 'env: error: %s\n' "$*" >&2; exit 1; }
 
-# The variables of `paths` are read by programs that know no quoting.
+# The variables of `paths` are read by programs that know no quoting, and mount
+# options have separators of their own.
 for directory in "$CACHE" "$RUN"; do
     case $directory in
     /*) ;;
     *) die "WHARF_CACHE and WHARF_RUN must be absolute paths, not \`$directory\`" ;;
     esac
     case $directory in
-    *[!A-Za-z0-9/._+@,:=-]*) die "WHARF_CACHE and WHARF_RUN may not hold spaces or quotes: \`$directory\`" ;;
+    *[!A-Za-z0-9/._+@-]*) die "WHARF_CACHE and WHARF_RUN may hold letters, digits and /._+@- only: \`$directory\`" ;;
     esac
 done
 unset directory
@@ -39,8 +40,8 @@ BUILDX_BIN=$CACHE/buildx-$BUILDX_VERSION/buildx
 BUF_BIN=$CACHE/buf-$BUF_VERSION/buf
 JARS_DIR=$CACHE/jars-1
 VENV_DIR=$CACHE/python-2-$GRPC_VERSION-$KUBERNETES_VALIDATE_VERSION
-ROOT_26=$CACHE/root-trixie-1
-ROOT_29=$CACHE/root-forky-1
+ROOT_26=$CACHE/root-trixie-2
+ROOT_29=$CACHE/root-forky-2
 
 # Whether dotted version $1 is at least $2.
 at_least() { [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]; }

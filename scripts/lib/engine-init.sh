@@ -14,15 +14,18 @@ echo "${stat%% *} ${fields[19]}" >"$STATE/pid"
 ulimit -n "$(ulimit -Hn)"
 ulimit -u unlimited 2>/dev/null || true
 
-# pivot_root wants a mount point; a plain chroot would not do, since runc's own
-# pivot_root would then fail.
-mount --bind "$ROOT" "$ROOT"
-# What is written below these is this engine's alone: one root serves several.
-for directory in mnt run tmp root etc/docker; do
-    mkdir -p "$ROOT/$directory"
-    mount -t tmpfs -o mode=0755 tmpfs "$ROOT/$directory"
-done
-mkdir -p "$ROOT"/{mnt/old,run/engine,run/bin,var/lib/docker}
+# One root serves several engines, one after another and side by side: what is
+# written into it (by a container that mounts a path of its host, for example) is
+# this engine's alone, and goes with it. It has to be a mount of its own for
+# pivot_root; a plain chroot would not do, since runc's own pivot_root would fail.
+mkdir -p "$STATE/root"
+mount -t tmpfs tmpfs "$STATE/root"
+mkdir "$STATE"/root/{upper,work,merged}
+mount -t overlay -o "lowerdir=$ROOT,upperdir=$STATE/root/upper,workdir=$STATE/root/work" overlay "$STATE/root/merged"
+ROOT=$STATE/root/merged
+for directory in run tmp; do mount -t tmpfs -o mode=0755 tmpfs "$ROOT/$directory"; done
+chmod 1777 "$ROOT/tmp"
+mkdir -p "$ROOT"/{mnt/old,run/engine,run/bin,etc/docker,var/lib/docker}
 mount -t proc proc "$ROOT/proc"
 mount --rbind /sys "$ROOT/sys"
 mount --rbind /dev "$ROOT/dev"

@@ -184,7 +184,7 @@ docker_client() {
         fi
     fi
     [ -x "$ROOT_26/usr/bin/docker" ] || return 0
-    local wrapper=$CACHE/docker-26
+    local wrapper=$CACHE/docker-${ROOT_26##*/}
     if [ ! -x "$wrapper" ]; then
         local arch
         arch=$(uname -m)-linux-gnu
