@@ -170,11 +170,19 @@ impl Wharfd {
         wrong
     }
 
-    /// The end of its log.
+    /// The end of its log, and before it whatever it complained about.
     pub(super) fn log_tail(&self) -> String {
         let log = self.log();
-        let tail = &log[log.len().saturating_sub(LOG_LINES)..];
-        format!("-- wharfd, {} lines, the last of them:\n{}\n", log.len(), tail.join("\n"))
+        let (head, tail) = log.split_at(log.len().saturating_sub(LOG_LINES));
+        let complains =
+            |line: &&String| [" WARN ", " ERROR ", "reason="].iter().any(|word| line.contains(word));
+        let complaints: Vec<&str> = head.iter().filter(complains).map(String::as_str).collect();
+        format!(
+            "-- wharfd, {} lines; what it complained about, and the last of them:\n{}\n…\n{}\n",
+            log.len(),
+            complaints.join("\n"),
+            tail.join("\n")
+        )
     }
 }
 
