@@ -4,9 +4,12 @@ use std::{path::Path, time::Duration};
 
 use bollard_buildkit_proto::moby::buildkit::v1::{InfoRequest, SolveRequest, frontend::PingRequest};
 use tokio::time::timeout;
-use tonic::{Code, Request, Status};
+use tonic::{Code, Status, metadata::AsciiMetadataValue};
 
-use super::connection::{Connection, Dialling};
+use super::{
+    connection::{Connection, Dialling},
+    solve::{of_build, once_known},
+};
 use crate::{
     fault::{Fault, Reason},
     tasks::Group,
@@ -82,17 +85,20 @@ async fn capabilities(connection: &Connection) -> Result<Vec<String>, Status> {
     let mut control = connection.control();
     let solve =
         control.solve(SolveRequest { r#ref: reference.clone(), internal: true, ..SolveRequest::default() });
-    let mut gateway = connection.gateway();
-    let mut request = Request::new(PingRequest {});
-    let build = reference.parse().map_err(|_| Status::internal("a build's name is no header"))?;
-    request.metadata_mut().insert("buildkit-controlapi-buildid", build);
+    let build: AsciiMetadataValue =
+        reference.parse().map_err(|_| Status::internal("a build's name is no header"))?;
+    let ping = once_known(&reference, || {
+        let request = of_build(&build, PingRequest {});
+        let mut gateway = connection.gateway();
+        async move { gateway.ping(request).await }
+    });
     tokio::select! {
         // It waits for the frontend's result, which never comes: the dropped call ends it.
         ended = solve => match ended {
             Ok(_) => Err(Status::internal("the probe ended before it began")),
             Err(status) => Err(status),
         },
-        pong = gateway.ping(request) => {
+        pong = ping => {
             let capabilities = pong?.into_inner().llb_caps;
             Ok(capabilities.into_iter().filter(|capability| capability.enabled).map(|capability| capability.id).collect())
         }

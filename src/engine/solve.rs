@@ -8,20 +8,17 @@ use bollard_buildkit_proto::moby::buildkit::v1::{
     frontend::{self, result},
     sourcepolicy::Policy,
 };
-use tonic::{
-    Request, Status,
-    metadata::{Ascii, MetadataValue},
-};
+use tonic::{Request, Response, Status, metadata::AsciiMetadataValue};
 
 use super::{
     connection::Connection,
     gate::{Judged, Refusal},
 };
 
-/// The metadata key by which a call of the gateway names its pass.
+/// The metadata key by which a call of the gateway names its build.
 const BUILD: &str = "buildkit-controlapi-buildid";
-/// How often BuildKit is asked anew about a pass that it does not know yet; it waits 3 to 10 seconds
-/// each time.
+/// How often BuildKit is asked about a build that it does not know yet; it waits 3 to 10 seconds each
+/// time.
 const ATTEMPTS: usize = 20;
 /// How long the last facts may take once the build is over; BuildKit has them at hand.
 const LAST_FACTS: Duration = Duration::from_secs(10);
@@ -71,14 +68,11 @@ pub async fn pass<F: Facts>(
     judge: impl FnOnce(frontend::Result) -> Result<Judged, Refusal> + Send,
     facts: &mut F,
 ) -> Ended {
-    let named = match MetadataValue::try_from(order.reference.as_str()) {
+    let build = match AsciiMetadataValue::try_from(order.reference.as_str()) {
         Ok(value) => value,
         Err(error) => return Ended::Failed(Status::internal(error.to_string())),
     };
-    let build = named.clone();
     let mut control = connection.control();
-    let mut status_control = connection.control();
-    let mut gateway = connection.gateway();
     let attributes = HashMap::from([("name".to_owned(), order.names.join(","))]);
     let solve = control.solve(SolveRequest {
         r#ref: order.reference.clone(),
@@ -89,34 +83,24 @@ pub async fn pass<F: Facts>(
         exporters: vec![Exporter { r#type: "moby".to_owned(), attrs: attributes }],
         ..SolveRequest::default()
     });
-    let frontend = async {
-        let asked = frontend::SolveRequest {
-            frontend: "dockerfile.v0".to_owned(),
-            frontend_opt: order.attributes,
-            allow_result_return: true,
-            allow_result_array_ref: true,
-            ..frontend::SolveRequest::default()
-        };
-        let mut attempts = ATTEMPTS;
-        loop {
-            let mut request = Request::new(asked.clone());
-            request.metadata_mut().insert(BUILD, build.clone());
-            match gateway.solve(request).await {
-                Err(status) if attempts > 0 && is_not_yet_known(&status) => attempts -= 1,
-                answer => return answer,
-            }
-        }
+    let asked = frontend::SolveRequest {
+        frontend: "dockerfile.v0".to_owned(),
+        frontend_opt: order.attributes,
+        allow_result_return: true,
+        allow_result_array_ref: true,
+        ..frontend::SolveRequest::default()
     };
-    let status = async {
-        let mut attempts = ATTEMPTS;
-        loop {
-            let request = StatusRequest { r#ref: order.reference.clone() };
-            match status_control.status(request).await {
-                Err(status) if attempts > 0 && is_not_yet_known(&status) => attempts -= 1,
-                answer => return answer.map(tonic::Response::into_inner),
-            }
-        }
-    };
+    let reference = order.reference.as_str();
+    let frontend = once_known(reference, || {
+        let request = of_build(&build, asked.clone());
+        let mut gateway = connection.gateway();
+        async move { gateway.solve(request).await }
+    });
+    let status = once_known(reference, || {
+        let request = StatusRequest { r#ref: reference.to_owned() };
+        let mut control = connection.control();
+        async move { control.status(request).await.map(Response::into_inner) }
+    });
     tokio::pin!(solve, frontend, status);
 
     let mut stream = None;
@@ -143,7 +127,7 @@ pub async fn pass<F: Facts>(
         Err(refusal) => return Ended::Refused(refusal),
     };
     facts.runs().await;
-    let returned = hand_back(connection, named, judged.into_result());
+    let returned = hand_back(connection, &build, judged.into_result());
     tokio::pin!(returned);
     let mut waiting = true;
     let ended = loop {
@@ -177,7 +161,7 @@ pub async fn pass<F: Facts>(
 /// Returns what runs now; first a graph that BuildKit does not know becomes one that it does.
 async fn hand_back(
     connection: &Connection,
-    build: MetadataValue<Ascii>,
+    build: &AsciiMetadataValue,
     mut result: frontend::Result,
 ) -> Result<(), Status> {
     let mut gateway = connection.gateway();
@@ -188,28 +172,45 @@ async fn hand_back(
     };
     for reference in references {
         let Some(definition) = reference.def.take() else { continue };
-        let mut request = Request::new(frontend::SolveRequest {
+        let asked = frontend::SolveRequest {
             definition: Some(definition),
             allow_result_return: true,
             allow_result_array_ref: true,
             ..frontend::SolveRequest::default()
-        });
-        request.metadata_mut().insert(BUILD, build.clone());
-        let known = gateway.solve(request).await?.into_inner().result.and_then(|result| result.result);
+        };
+        let known =
+            gateway.solve(of_build(build, asked)).await?.into_inner().result.and_then(|result| result.result);
         let Some(result::Result::Ref(known)) = known else {
             return Err(Status::internal("the builder did not take the graph"));
         };
         reference.id = known.id;
     }
-    let mut request = Request::new(frontend::ReturnRequest { result: Some(result), error: None });
-    request.metadata_mut().insert(BUILD, build);
-    gateway.r#return(request).await.map(drop)
+    let returned = frontend::ReturnRequest { result: Some(result), error: None };
+    gateway.r#return(of_build(build, returned)).await.map(drop)
 }
 
-/// Whether BuildKit has not come to the pass itself yet. It waits some seconds for it, which a busy
-/// engine may need for each of many builds.
-fn is_not_yet_known(status: &Status) -> bool {
-    status.message().contains("no such job")
+/// A gateway's call about the build of that name.
+pub(super) fn of_build<T>(build: &AsciiMetadataValue, message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert(BUILD, build.clone());
+    request
+}
+
+/// Asks about the build `reference` until BuildKit knows it. It waits some seconds for a build that
+/// it has not come to, and a busy engine needs longer for each of many.
+pub(super) async fn once_known<T, F>(reference: &str, mut ask: impl FnMut() -> F) -> Result<T, Status>
+where
+    F: Future<Output = Result<T, Status>>,
+{
+    // With its name, which nobody can guess: a Dockerfile may print the phrase.
+    let unknown = format!("no such job {reference}");
+    for _ in 1..ATTEMPTS {
+        match ask().await {
+            Err(status) if status.message().contains(&unknown) => {}
+            answer => return answer,
+        }
+    }
+    ask().await
 }
 
 async fn next_facts<F>(
@@ -235,5 +236,32 @@ where
             tracing::debug!(%error, "status from BuildKit broke off");
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How a call ends whose answers are these, one after the other.
+    async fn asked(answers: impl IntoIterator<Item = Result<u32, &str>>) -> (Result<u32, String>, usize) {
+        let mut answers = answers.into_iter();
+        let mut calls = 0;
+        let ended = once_known("ref", || {
+            calls += 1;
+            std::future::ready(answers.next().unwrap().map_err(Status::unknown))
+        })
+        .await;
+        (ended.map_err(|status| status.message().to_owned()), calls)
+    }
+
+    #[tokio::test]
+    async fn a_build_that_is_not_known_yet_is_asked_about_again() {
+        let unknown = "no such job ref";
+        assert_eq!(asked([Err(unknown), Err(unknown), Ok(1)]).await, (Ok(1), 3));
+        let never = std::iter::repeat(Err(unknown));
+        assert_eq!(asked(never).await, (Err(unknown.to_owned()), ATTEMPTS));
+        let printed = "no such job other";
+        assert_eq!(asked([Err(printed), Ok(1)]).await, (Err(printed.to_owned()), 1));
     }
 }
