@@ -35,6 +35,9 @@ use crate::{
 
 /// Graphs of large Dockerfiles come in one message; BuildKit's own clients allow 16 MiB.
 const MESSAGE_BYTES_MAX: usize = 16 << 20;
+/// The details of a failed step come as a trailer, with the whole Dockerfile in them; this is what
+/// BuildKit's own clients take.
+const HEADERS_BYTES_MAX: u32 = 16 << 20;
 /// 64 KiB, HTTP/2's default, halves the speed of what an exporter sends down (measured).
 const STREAM_WINDOW: u32 = 1 << 20;
 /// Far more than the streams of a build together: h2 ends a connection whose unread frames, each
@@ -116,6 +119,7 @@ where
     let (sender, connection) = http2::Builder::new(tasks.clone())
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(HEADERS_BYTES_MAX)
         .handshake(io)
         .await?;
     tasks.spawn("engine connection", async move {

@@ -61,6 +61,10 @@ const STREAM_WINDOW: u32 = 64 << 10;
 const CONNECTION_WINDOW: u32 = 16 << 20;
 const _: () = assert!(4 * (STREAM_WINDOW / 10) * 256 <= CONNECTION_WINDOW / 2);
 
+/// BuildKit asks for a directory with its exclude patterns, which are all of `.dockerignore`, and the
+/// paths that the Dockerfile copies as headers. This is what `docker buildx` takes.
+const HEADERS_BYTES_MAX: u32 = 1 << 20;
+
 /// A stream of one side's messages.
 pub type Messages = BoxStream<'static, Result<Bytes, Status>>;
 
@@ -110,11 +114,8 @@ impl Session {
         client: Arc<dyn SessionClient>,
         tasks: &Group,
     ) -> Result<Infallible, Fault> {
-        let broken = |cause: Box<dyn std::error::Error + Send + Sync>| {
-            Fault::new(Reason::EngineUnavailable, "the engine's builder ended the session")
-                .hint("try the build again")
-                .caused_by(cause)
-        };
+        let unavailable =
+            |text: &'static str| Fault::new(Reason::EngineUnavailable, text).hint("try the build again");
         let (sender, receiver) = mpsc::channel(4);
         let mut request = Request::new(ReceiverStream::new(receiver));
         expose(request.metadata_mut(), &self.id, shared_key).map_err(Fault::internal)?;
@@ -135,10 +136,13 @@ impl Session {
         hyper::server::conn::http2::Builder::new(tasks.clone())
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_header_list_size(HEADERS_BYTES_MAX)
             .serve_connection(TokioIo::new(io), TowerToHyperService::new(routes))
             .await
-            .map_err(|error| broken(error.into()))?;
-        Err(broken("the session's connection was closed".into()))
+            .map_err(|error| {
+                unavailable("the session with the engine's builder broke off").caused_by(error)
+            })?;
+        Err(unavailable("the engine's builder ended the session"))
     }
 }
 

@@ -127,6 +127,11 @@ async fn a_failed_step(test: Arc<Test>) {
     assert_eq!(job.images().await, []);
     job.run(["inspect", "app:1"]).await.ended(6);
 
+    // BuildKit tells a failed step with the whole Dockerfile, in a header.
+    let dockerfile = format!("FROM {base}\n{}RUN exit 43\n", "# what the next step does\n".repeat(5000));
+    let context = test.context("long", &[("Dockerfile", &dockerfile)]);
+    job.build(&context, &[]).await.ended(1).says(&["43", "Dockerfile:5002", ">>> RUN exit 43"]);
+
     // Escape sequences do not reach a terminal.
     let dockerfile = format!("FROM {base}\nRUN printf '\\033]0;owned\\007\\033[2J\\n'; false\n");
     let context = test.context("hostile", &[("Dockerfile", &dockerfile)]);

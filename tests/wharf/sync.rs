@@ -19,6 +19,7 @@ cases![
     equal_contexts_of_one_job,
     equal_dockerfiles_from_standard_input,
     ignored_files,
+    hundreds_of_patterns,
     a_dockerfile_outside_of_the_context,
     a_tar_from_standard_input,
 ];
@@ -159,6 +160,30 @@ async fn ignored_files(test: Arc<Test>) {
     let file = context.join("other.Dockerfile");
     let id = job.build_id(&context, &["-f", file.to_str().unwrap()]).await;
     assert_eq!(test.engine.text(&id, "/list").await, "./src/b.log\n./src/deep/x.tmp\n./src/main\n");
+}
+
+/// BuildKit asks for a directory with all patterns of `.dockerignore`, and all paths that the Dockerfile
+/// copies, in the call's headers.
+async fn hundreds_of_patterns(test: Arc<Test>) {
+    const PATTERNS: usize = 500;
+    let wharfd = test.wharfd().await;
+    let paths: Vec<String> = (0..PATTERNS).map(|index| format!("services/of/the/monorepo/{index}")).collect();
+    let ignored: String = paths.iter().map(|path| format!("{path}/target\n")).collect();
+    let copied: Vec<String> = paths.iter().map(|path| format!("{path}/file")).collect();
+    let dockerfile = format!("FROM scratch\nCOPY {} /files/\nCOPY . /all/\n", copied.join(" "));
+    let context = test.context("context", &[("Dockerfile", &dockerfile), (".dockerignore", &ignored)]);
+    for (path, file) in paths.iter().zip(&copied) {
+        fs::create_dir_all(context.join(path)).unwrap();
+        fs::write(context.join(file), path).unwrap();
+    }
+    let last = context.join(&paths[PATTERNS - 1]);
+    fs::write(last.join("target"), "not sent").unwrap();
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    let id = job.build_id(&context, &[]).await;
+    assert_eq!(test.engine.text(&id, "/files/file").await, paths[PATTERNS - 1]);
+    let all = format!("/all/{}", paths[PATTERNS - 1]);
+    assert!(test.engine.file(&id, &format!("{all}/file")).await.is_some());
+    assert!(test.engine.file(&id, &format!("{all}/target")).await.is_none());
 }
 
 async fn a_dockerfile_outside_of_the_context(test: Arc<Test>) {
