@@ -8,7 +8,7 @@ use bollard::models::ImageInspect;
 use super::{
     Engine, StoreKind, fault,
     fetch::{Fetch, docker_login},
-    naming::PRIVATE_HOST,
+    naming::{self, PRIVATE_HOST},
 };
 use crate::{
     fault::{Fault, Reason},
@@ -112,13 +112,14 @@ impl Engine {
         let pinned_digest = pin.filter(|pin| pin.source == PinSource::Registry).map(|pin| pin.digest);
         let on_node = match pinned_digest {
             Some(_) => OnNode::No,
-            None => self.on_node(&reference).await?,
+            None => self.on_node(names.opaque(), &reference).await?,
         };
         if let OnNode::Operators(held) = on_node {
             return self.admit_node(names.opaque(), reference, held).await;
         }
-        match (self.admit_registry(&reference, pinned_digest.as_ref(), credentials, reporter).await, on_node)
-        {
+        let admitted =
+            self.admit_registry(names.opaque(), &reference, pinned_digest.as_ref(), credentials, reporter);
+        match (admitted.await, on_node) {
             (Ok((digest, target)), _) => {
                 let pin = Pinned { source: PinSource::Registry, digest: digest.clone() };
                 self.store().set_pin(names.opaque(), &reference, &pin).await?;
@@ -146,7 +147,6 @@ impl Engine {
         if self.inspect_name(&target).await?.is_none() {
             return Ok(None);
         }
-        self.store().touch_hold(self.name(), &target).await?;
         if let Some(digest) = &digest {
             reporter.step(step_name(reference, digest)).done(true);
         }
@@ -154,7 +154,7 @@ impl Engine {
     }
 
     /// Looks for an image that the operator has put on the node, and holds it.
-    async fn on_node(&self, reference: &Reference) -> Result<OnNode, Fault> {
+    async fn on_node(&self, namespace: &str, reference: &Reference) -> Result<OnNode, Fault> {
         // A push uses the public name for a moment: what is under it then is no operator's image.
         let name = reference.to_string();
         let _lock = self.inner.targets.lock(&name).await;
@@ -184,13 +184,14 @@ impl Engine {
             return Ok(OnNode::No);
         }
         let hold = self.keys().node_hold(&id);
+        self.store().hold(self.name(), &hold, namespace).await?;
+        let _lock = self.inner.holds.lock(&hold).await;
         self.tag_name(id.as_str(), &hold).await?;
         let held = Held { id, hold };
         Ok(if pulled.is_some() { OnNode::Operators(held) } else { OnNode::Unsure(held) })
     }
 
     async fn admit_node(&self, namespace: &str, reference: Reference, held: Held) -> Result<Admitted, Fault> {
-        self.store().touch_hold(self.name(), &held.hold).await?;
         let pin = Pinned { source: PinSource::Node, digest: held.id };
         self.store().set_pin(namespace, &reference, &pin).await?;
         Ok(Admitted { digest: None, target: held.hold })
@@ -200,6 +201,7 @@ impl Engine {
     /// name that holds it.
     async fn admit_registry(
         &self,
+        namespace: &str,
         reference: &Reference,
         pinned: Option<&Digest>,
         credentials: &dyn CredentialSource,
@@ -217,6 +219,7 @@ impl Engine {
         let _cancel = tasks.cancel_on_drop(Cause::ClientGone);
         let fetch = Fetch {
             engine: self.clone(),
+            namespace: namespace.to_owned(),
             reference: reference.clone(),
             hold: self.hold_name(&digest),
             digest: digest.clone(),
@@ -258,7 +261,8 @@ impl Engine {
         }
     }
 
-    fn hold_name(&self, digest: &Digest) -> String {
+    /// The name that holds an image of a registry's.
+    pub(super) fn hold_name(&self, digest: &Digest) -> String {
         self.keys().hold(digest, &self.platform().to_string())
     }
 
@@ -269,10 +273,12 @@ impl Engine {
     }
 }
 
-/// The repositories that a containerd store has pulled an image from, or pushed it to.
+/// The repositories that a containerd store has pulled an image from, or pushed it to. A builder that
+/// uses an image by a name of wharfd's notes that as one too.
 pub(crate) fn origins(image: &ImageInspect) -> impl Iterator<Item = &str> {
     let pulls = image.identity.iter().flat_map(|identity| identity.pull.iter().flatten());
-    pulls.map(|pull| pull.repository.as_deref().unwrap_or_default())
+    let repositories = pulls.map(|pull| pull.repository.as_deref().unwrap_or_default());
+    repositories.filter(|repository| naming::room(repository).is_none())
 }
 
 /// What the node has under a reference.

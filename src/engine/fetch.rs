@@ -37,6 +37,8 @@ enum Pulled {
 /// One image on its way.
 pub(super) struct Fetch {
     pub(super) engine: Engine,
+    /// Whom it is for, by the opaque name.
+    pub(super) namespace: String,
     pub(super) reference: Reference,
     pub(super) digest: Digest,
     pub(super) hold: String,
@@ -62,8 +64,9 @@ impl Fetch {
     /// Whether it was there already.
     async fn ensure(&self, step: &Step) -> Result<bool, Fault> {
         let engine = &self.engine;
+        engine.store().hold(engine.name(), &self.hold, &self.namespace).await?;
         // Whoever comes second finds the first one's work done.
-        let _lock = self.tasks.unless_cancelled(engine.inner.digests.lock(self.digest.as_str())).await?;
+        let _lock = self.tasks.unless_cancelled(engine.inner.holds.lock(&self.hold)).await?;
         let held = engine.inspect_name(&self.hold).await?;
         let cached = held.is_some();
         let image = match held {
@@ -81,7 +84,6 @@ impl Fetch {
                 return Err(fault);
             }
         }
-        engine.store().touch_hold(engine.name(), &self.hold).await?;
         Ok(cached)
     }
 

@@ -240,14 +240,16 @@ impl Engine {
         Ok((image, serde_json::to_value(shown).map_err(Fault::internal)?))
     }
 
-    /// Removes all that a namespace has in the engine and in the store: images, references, pins.
-    /// Holds are the node's. A namespace that has nothing is removed.
+    /// Removes all that a namespace has in the engine and in the store: images, references, pins, and
+    /// what was held for it and for no other. A namespace that has nothing is removed.
     pub async fn delete_namespace(&self, namespace: &Permit<Namespace>) -> Result<Vec<Reference>, Fault> {
         let mut removed = Removed::default();
         for image in self.images(namespace).await? {
             self.remove_all(&image, &mut removed).await?;
         }
-        self.store().forget_pins(self.keys().names(namespace.subject()).opaque()).await?;
+        let names = self.keys().names(namespace.subject());
+        self.store().forget_pins(names.opaque()).await?;
+        self.release_holds(names.opaque()).await?;
         removed.untagged.sort();
         Ok(removed.untagged)
     }

@@ -9,6 +9,7 @@ pub(crate) mod fetch;
 pub mod filesync;
 pub mod gate;
 pub mod graph;
+mod holds;
 pub mod image;
 pub mod isolation;
 pub(crate) mod lines;
@@ -69,7 +70,7 @@ struct Inner {
     store: Store,
     tasks: Group,
     dialling: Dialling,
-    digests: Locks,
+    holds: Locks,
     targets: Locks,
     /// A public name could not be given back; the journal has it.
     unsettled: AtomicBool,
@@ -157,7 +158,7 @@ impl Engine {
                 store,
                 tasks,
                 dialling,
-                digests: Locks::default(),
+                holds: Locks::default(),
                 targets: Locks::default(),
                 unsettled: AtomicBool::new(false),
             }),

@@ -11,13 +11,21 @@ use crate::{
 };
 
 impl Engine {
-    /// Gives back every public name that an earlier wharfd left in use. Called before anyone is
-    /// served. One that cannot be given back now (a container uses it) is tried again later.
+    /// Puts right what an earlier wharfd has left behind. Called before anyone is served.
     pub async fn recover(&self) -> Result<(), Fault> {
+        self.give_names_back().await?;
+        self.remove_lost_holds().await
+    }
+
+    /// Gives back every public name that is in use no more. One that cannot be given back now (a
+    /// container uses it) is tried again later.
+    async fn give_names_back(&self) -> Result<(), Fault> {
         for entry in self.store().journal(self.name()).await? {
             tracing::info!(engine = self.name(), name = entry.name, "giving a public name back");
-            let _lock = match entry.name.split_once('@') {
-                Some((_, digest)) => self.inner.digests.lock(digest).await,
+            // A pull's name has the digest, a push's the tag.
+            let digest = entry.name.split_once('@').and_then(|(_, digest)| Digest::parse(digest));
+            let _lock = match digest {
+                Some(digest) => self.inner.holds.lock(&self.hold_name(&digest)).await,
                 None => self.inner.targets.lock(&entry.name).await,
             };
             if let Err(fault) = self.settle(&entry.name).await {
@@ -37,7 +45,7 @@ impl Engine {
     /// Gives back what could not be given back before. Called without a lock.
     pub(crate) async fn settle_what_is_left(&self) {
         if self.inner.unsettled.swap(false, Ordering::Relaxed)
-            && let Err(fault) = self.recover().await
+            && let Err(fault) = self.give_names_back().await
         {
             self.unsettled(&fault);
         }

@@ -47,10 +47,11 @@ const SCHEMA: [&str; SCHEMA_VERSION as usize] = ["
         PRIMARY KEY (job, build, reference)) WITHOUT ROWID;
     -- References that do not fit into a private name.
     CREATE TABLE long_names (hash TEXT PRIMARY KEY, reference TEXT NOT NULL) WITHOUT ROWID;
-    -- Hold names, and when each was last of use (seconds since 1970).
+    -- Hold names, and the namespaces that each is of use to.
     CREATE TABLE holds (
-        engine TEXT NOT NULL, name TEXT NOT NULL, last_used INTEGER NOT NULL,
-        PRIMARY KEY (engine, name)) WITHOUT ROWID;
+        engine TEXT NOT NULL, name TEXT NOT NULL, namespace TEXT NOT NULL,
+        PRIMARY KEY (engine, name, namespace)) WITHOUT ROWID;
+    CREATE INDEX holds_of ON holds (engine, namespace);
 "];
 
 /// Why the store cannot be opened.

@@ -1,53 +1,65 @@
-//! When each hold was last of use: the least recently used go first when the disk is short.
-
-use std::time::{SystemTime, UNIX_EPOCH};
-
-use rusqlite::params;
+//! Which namespaces an image is held for: it goes with the last of them.
 
 use super::Store;
 use crate::fault::Fault;
 
-/// A hold that is used every second need not be written down every second.
-const RESOLUTION_SECONDS: i64 = 60;
-
 impl Store {
-    /// Notes that a hold is of use now.
-    pub async fn touch_hold(&self, engine: &str, name: &str) -> Result<(), Fault> {
-        let (engine, name) = (engine.to_owned(), name.to_owned());
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let now = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
+    /// Notes that `hold`, a name in `engine`, is of use to `namespace`, an opaque name of one. Called
+    /// before the name is looked for: whoever lets go of it then finds that it is still wanted.
+    pub async fn hold(&self, engine: &str, hold: &str, namespace: &str) -> Result<(), Fault> {
+        let row = [engine.to_owned(), hold.to_owned(), namespace.to_owned()];
         self.call(move |connection| {
-            connection
-                .execute(
-                    "INSERT INTO holds VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET last_used = ?3 \
-                     WHERE last_used < ?3 - ?4",
-                    params![engine, name, now, RESOLUTION_SECONDS],
-                )
-                .map(drop)
+            connection.prepare_cached("INSERT OR IGNORE INTO holds VALUES (?, ?, ?)")?.execute(row).map(drop)
         })
         .await
     }
 
-    /// Forgets a hold that was removed.
-    pub async fn forget_hold(&self, engine: &str, name: &str) -> Result<(), Fault> {
-        let (engine, name) = (engine.to_owned(), name.to_owned());
-        self.call(move |connection| {
-            connection.execute("DELETE FROM holds WHERE engine = ? AND name = ?", [engine, name]).map(drop)
-        })
-        .await
-    }
-
-    /// The holds of an engine, the least recently used first.
-    pub async fn holds(&self, engine: &str) -> Result<Vec<String>, Fault> {
-        let engine = engine.to_owned();
+    /// What is held for `namespace`.
+    pub async fn holds_of(&self, engine: &str, namespace: &str) -> Result<Vec<String>, Fault> {
+        let key = [engine.to_owned(), namespace.to_owned()];
         self.call(move |connection| {
             connection
-                .prepare_cached("SELECT name FROM holds WHERE engine = ? ORDER BY last_used, name")?
-                .query_map([engine], |row| row.get(0))?
+                .prepare("SELECT name FROM holds WHERE engine = ? AND namespace = ? ORDER BY name")?
+                .query_map(key, |row| row.get(0))?
                 .collect()
         })
         .await
     }
+
+    /// `hold` is of no more use to `namespace`; whether it is to others.
+    pub async fn let_go(&self, engine: &str, hold: &str, namespace: &str) -> Result<bool, Fault> {
+        let row = [engine.to_owned(), hold.to_owned(), namespace.to_owned()];
+        let key = [engine.to_owned(), hold.to_owned()];
+        self.call(move |connection| {
+            let transaction = connection.transaction()?;
+            transaction.execute("DELETE FROM holds WHERE engine = ? AND name = ? AND namespace = ?", row)?;
+            let held = is_held(&transaction, key)?;
+            transaction.commit()?;
+            Ok(held)
+        })
+        .await
+    }
+
+    /// Whether `hold` is of use to any namespace.
+    pub async fn is_held(&self, engine: &str, hold: &str) -> Result<bool, Fault> {
+        let key = [engine.to_owned(), hold.to_owned()];
+        self.call(move |connection| is_held(connection, key)).await
+    }
+
+    /// Forgets a hold that was removed.
+    pub async fn forget_hold(&self, engine: &str, hold: &str) -> Result<(), Fault> {
+        let key = [engine.to_owned(), hold.to_owned()];
+        self.call(move |connection| {
+            connection.execute("DELETE FROM holds WHERE engine = ? AND name = ?", key).map(drop)
+        })
+        .await
+    }
+}
+
+fn is_held(connection: &rusqlite::Connection, key: [String; 2]) -> rusqlite::Result<bool> {
+    connection
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM holds WHERE engine = ? AND name = ?)")?
+        .query_row(key, |row| row.get(0))
 }
 
 #[cfg(test)]
@@ -55,15 +67,22 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn holds_are_listed_until_forgotten() {
+    async fn a_hold_goes_with_its_last_namespace() {
         let path = crate::store::tests::directory("holds");
         let store = Store::open(&path).unwrap();
-        store.touch_hold("main", "a").await.unwrap();
-        store.touch_hold("main", "a").await.unwrap();
-        store.touch_hold("main", "b").await.unwrap();
-        store.touch_hold("other", "c").await.unwrap();
-        store.forget_hold("main", "a").await.unwrap();
-        assert_eq!(store.holds("main").await.unwrap(), ["b"]);
+        for (engine, hold, namespace) in
+            [("main", "a", "one"), ("main", "a", "one"), ("main", "a", "two"), ("other", "a", "two")]
+        {
+            store.hold(engine, hold, namespace).await.unwrap();
+        }
+        store.hold("main", "b", "two").await.unwrap();
+        assert_eq!(store.holds_of("main", "two").await.unwrap(), ["a", "b"]);
+        assert!(store.let_go("main", "a", "two").await.unwrap());
+        assert!(!store.let_go("main", "a", "one").await.unwrap());
+        assert!(!store.is_held("main", "a").await.unwrap());
+        assert!(store.is_held("other", "a").await.unwrap());
+        store.forget_hold("main", "b").await.unwrap();
+        assert!(store.holds_of("main", "two").await.unwrap().is_empty());
         std::fs::remove_dir_all(path).unwrap();
     }
 }

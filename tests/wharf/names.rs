@@ -1,16 +1,21 @@
 //! Names: a job's images are its own, whatever others call theirs.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use wharf::names::Namespace;
 
-use crate::harness::{Test, Wharf, cases};
+use crate::harness::{
+    Test, Wharf, cases,
+    image::{File, tar},
+};
 
 cases![
     an_earlier_image_is_a_base,
     two_namespaces_never_meet,
     ids_are_owned,
     a_namespace_ends,
+    a_base_goes_with_its_last_namespace,
+    namespaces_that_end_leave_others_their_base,
     callers_stay_in_theirs
 ];
 
@@ -121,6 +126,61 @@ async fn a_namespace_ends(test: Arc<Test>) {
     one.run(["namespace", "rm"]).await.ok();
     one.run(["namespace", "rm", "never#1"]).await.ok();
     one.build_id(&context, &["-t", "app:1"]).await;
+}
+
+async fn a_base_goes_with_its_last_namespace(test: Arc<Test>) {
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    let base = test.base(&registry).await;
+    let loaded = registry.name("loaded:1");
+    let image = tar([("mark", File::Content(test.unique("loaded").as_bytes(), 0o644))]);
+    test.engine.import(loaded.strip_suffix(":1").unwrap(), "1", image).await;
+    let dockerfile = format!("FROM {base} AS base\nFROM {loaded}\nCOPY --from=base /mark /copy\n");
+    let context = test.context("context", &[("Dockerfile", &dockerfile)]);
+    let rooms = async || {
+        let names = test.engine.names_with_prefix(&wharfd.prefix()).await;
+        let room = |name: &String| name.split('/').nth(2).unwrap().to_owned();
+        names.iter().filter(|name| !name.contains('@')).map(room).collect::<BTreeSet<_>>()
+    };
+    let both = BTreeSet::from(["hold".to_owned(), "node".to_owned()]);
+    let (one, two) = (Wharf::new(&test, &wharfd, "job#1"), Wharf::new(&test, &wharfd, "job#2"));
+    one.build_id(&context, &["-t", "app:1"]).await;
+    two.build_id(&context, &["-t", "app:1"]).await;
+    one.run(["namespace", "rm"]).await.ok();
+    assert!(rooms().await.is_superset(&both), "the other run's bases have gone");
+    two.run(["namespace", "rm"]).await.ok();
+    assert_eq!(rooms().await, BTreeSet::new());
+    assert!(test.engine.inspect(&loaded).await.is_some(), "the operator's image has gone");
+
+    // What nobody can tell any more whom it is for goes at the next start.
+    one.build_id(&context, &[]).await;
+    wharfd.terminate().await;
+    std::fs::remove_file(wharfd.state_dir().join("wharf.sqlite")).unwrap();
+    wharfd.start().await;
+    assert!(rooms().await.is_disjoint(&both), "{:?}", rooms().await);
+    one.build_id(&context, &[]).await;
+    // What is known stays.
+    wharfd.terminate().await;
+    wharfd.start().await;
+    assert!(rooms().await.is_superset(&both));
+    test.engine.remove_image(&loaded).await;
+}
+
+/// One run ends while another begins with the same base, again and again.
+async fn namespaces_that_end_leave_others_their_base(test: Arc<Test>) {
+    const ROUNDS: usize = 15;
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    let base = test.base(&registry).await;
+    let context =
+        test.context("context", &[("Dockerfile", &format!("FROM {base}\nRUN cat /mark > /copy\n"))]);
+    let runs = async |job: &str| {
+        for round in 0..ROUNDS {
+            let job = Wharf::new(&test, &wharfd, &format!("{job}#{round}"));
+            job.build_id(&context, &["-t", "app:1"]).await;
+            job.run(["namespace", "rm"]).await.ok();
+        }
+    };
+    tokio::join!(runs("one"), runs("two"), runs("three"));
+    assert_eq!(test.engine.names_with_prefix(&wharfd.prefix()).await, Vec::<String>::new());
 }
 
 async fn callers_stay_in_theirs(test: Arc<Test>) {

@@ -16,6 +16,7 @@ cases![
     a_tag_stays_what_it_was,
     an_operators_tag_survives,
     an_operators_image_is_a_base,
+    a_base_that_has_gone_comes_back,
 ];
 
 const USER: &str = "builder";
@@ -205,4 +206,29 @@ async fn an_operators_image_is_a_base(test: Arc<Test>) {
     assert_eq!(registry.requests_since(&before).await, Vec::<String>::new());
     assert_eq!(test.engine.id(&format!("{repository}:1")).await, loaded);
     test.engine.remove_image(&format!("{repository}:1")).await;
+}
+
+/// The engine's builder keeps what it has unpacked of a base that has gone, and then a pull does not
+/// fetch those layers again. What comes of it is whole all the same, also for a wharfd that has never
+/// seen them.
+async fn a_base_that_has_gone_comes_back(test: Arc<Test>) {
+    let (registry, elsewhere, wharfd) = tokio::join!(test.registry(), test.registry(), test.wharfd());
+    let mark = test.unique("base");
+    Image::base(&mark).push(&registry, "base", "1").await;
+    let dockerfile = format!("FROM {}\nRUN cat /mark > /copy\n", registry.name("base:1"));
+    let context = test.context("context", &[("Dockerfile", &dockerfile)]);
+    let first = Wharf::new(&test, &wharfd, "first#1");
+    first.build(&context, &["-t", &registry.name("app:1"), "--push"]).await.ok();
+    first.run(["namespace", "rm"]).await.ok();
+    assert_eq!(test.engine.names_with_prefix(&wharfd.prefix()).await, Vec::<String>::new());
+
+    let wharfd = test.wharfd().await;
+    let second = Wharf::new(&test, &wharfd, "second#1");
+    let app = elsewhere.name("app:1");
+    let id = second.build_id(&context, &["-t", &app]).await;
+    assert_eq!(test.engine.text(&id, "/copy").await, mark);
+    second.run(["push", &app]).await.ok();
+    second.run(["namespace", "rm"]).await.ok();
+    let third = Wharf::new(&test, &wharfd, "third#1");
+    third.run(["pull", &app]).await.ok();
 }

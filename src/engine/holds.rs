@@ -1,0 +1,52 @@
+//! Holds: names of wharfd's by which the engine keeps the images that namespaces have admitted. An
+//! image goes with the last namespace that it is held for; what the engine's builder has unpacked of
+//! it stays in the builder's own cache.
+
+use bollard::query_parameters::ListImagesOptions;
+
+use super::{
+    Engine, fault,
+    naming::{self, Room},
+};
+use crate::fault::{Fault, causes};
+
+impl Engine {
+    /// Lets go of what is held for `namespace`, an opaque name of one, and for no other.
+    pub(super) async fn release_holds(&self, namespace: &str) -> Result<(), Fault> {
+        for hold in self.store().holds_of(self.name(), namespace).await? {
+            let _lock = self.inner.holds.lock(&hold).await;
+            if !self.store().let_go(self.name(), &hold, namespace).await? {
+                self.remove_hold(&hold).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the holds that are of use to no namespace: a crash between the two halves of a release
+    /// leaves one, the loss of the store all. Called before anyone is served.
+    pub(super) async fn remove_lost_holds(&self) -> Result<(), Fault> {
+        let images = self
+            .docker()
+            .list_images(None::<ListImagesOptions>)
+            .await
+            .map_err(|error| fault::unexpected("list images", error))?;
+        for name in images.iter().flat_map(|image| &image.repo_tags) {
+            let ours = naming::room(name).filter(|(instance, _)| *instance == self.keys().instance());
+            if matches!(ours, Some((_, Room::Hold | Room::Node)))
+                && !self.store().is_held(self.name(), name).await?
+            {
+                tracing::info!(engine = self.name(), name, "removing an image that is held for nobody");
+                self.remove_hold(name).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whoever lets go has no part in what keeps the name: a container of the operator's, perhaps.
+    async fn remove_hold(&self, hold: &str) {
+        if let Err(fault) = self.remove_name(hold).await {
+            let cause = causes(&fault);
+            tracing::warn!(engine = self.name(), hold, cause, "a hold stays until the next start");
+        }
+    }
+}
