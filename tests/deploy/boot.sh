@@ -5,9 +5,17 @@
 #   FILES    a directory that the node has as /srv/wharf
 #   ENGINE   the directory of an engine's socket, which the node has as /srv/engine
 #   SCRATCH  an empty directory
+#   CGROUP   an empty cgroup of version 2, which is the node's root
 #
-# All of it ends with its first process. The cgroup that it starts in is the node's root.
+# All of it ends with its first process.
 set -euo pipefail
+
+# The node's systemd hands out controllers, if there are any, which it may not while the root of
+# its cgroups has a process that it cannot move: so nothing joins but this one, which becomes systemd.
+if [ -n "${CGROUP:-}" ]; then
+    echo 0 >"$CGROUP/cgroup.procs"
+    exec env -u CGROUP unshare --cgroup "$0"
+fi
 
 mount -t tmpfs -o mode=0755 tmpfs "$SCRATCH"
 mkdir "$SCRATCH"/{upper,work,node}
@@ -20,14 +28,7 @@ for directory in run tmp var/lib root home mnt srv etc/systemd/system lib/system
     mkdir -p "$node/$directory"
     mount -t tmpfs -o mode=0755 tmpfs "$node/$directory"
 done
-if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
-    mount -t cgroup2 cgroup2 "$node/sys/fs/cgroup"
-else
-    # Without controllers: a hierarchy to keep track of processes is what systemd cannot do without.
-    mount -t tmpfs -o mode=0755 tmpfs "$node/sys/fs/cgroup"
-    mkdir "$node/sys/fs/cgroup/systemd"
-    mount -t cgroup -o none,name=systemd cgroup "$node/sys/fs/cgroup/systemd"
-fi
+mount -t cgroup2 cgroup2 "$node/sys/fs/cgroup"
 # What systemd changes of the kernel is not the node's alone.
 mount --bind "$node/proc/sys" "$node/proc/sys"
 mount -o remount,bind,ro "$node/proc/sys"

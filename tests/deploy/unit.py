@@ -1,4 +1,5 @@
 """The systemd unit under a real systemd, installed as docs/operating.md says."""
+import contextlib
 import os
 import pathlib
 import re
@@ -22,16 +23,20 @@ START_SECONDS = 60
 AGENT = "setpriv --reuid=1000 --regid=1000 --clear-groups env HOME=/tmp PATH=/run/wharf/bin wharf --namespace acme/app#1"
 
 
-def make_cgroup():
-    """A cgroup for the node's processes; in version 1, of systemd's own hierarchy where there is one."""
-    top = pathlib.Path("/sys/fs/cgroup")
-    if not (top / "cgroup.controllers").exists():
-        top = top / "systemd"
-        if not top.exists():
-            return None
-    path = top / f"wharf-node-{os.getpid()}"
-    path.mkdir()
-    return path
+@contextlib.contextmanager
+def new_cgroup():
+    """A cgroup for the node's processes, of version 2: a machine of version 1 has that one too, without controllers."""
+    mounts = (line.split() for line in pathlib.Path("/proc/self/mounts").read_text().splitlines())
+    top = next((pathlib.Path(mount[1]) for mount in mounts if mount[2] == "cgroup2"), None)
+    with contextlib.ExitStack() as stack:
+        if not top:
+            top = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            subprocess.run(["mount", "-t", "cgroup2", "cgroup2", top], check=True)
+            stack.callback(subprocess.run, ["umount", top], check=True)
+        path = top / f"wharf-node-{os.getpid()}"
+        path.mkdir()
+        stack.callback(remove_cgroup, path)
+        yield path
 
 
 def remove_cgroup(path):
@@ -48,16 +53,13 @@ class Unit(unittest.TestCase):
         files.chmod(0o755)
         for file in BIN / "wharf", BIN / "wharfd", ROOT / "deploy/wharfd.toml", ROOT / "deploy/wharfd.service":
             shutil.copy(file, files)
-        cgroup = make_cgroup()
-        if cgroup:
-            cls.addClassCleanup(remove_cgroup, cgroup)
-        join = f"echo $$ >{cgroup}/cgroup.procs; " if cgroup else ""
-        boot = "exec unshare --mount --pid --uts --ipc --net --cgroup --fork --kill-child=KILL --propagation=private -- \"$@\""
+        cgroup = cls.enterClassContext(new_cgroup())
+        boot = "unshare", "--mount", "--pid", "--uts", "--ipc", "--net", "--fork", "--kill-child=KILL", "--propagation=private", "--"
         cls.log = tempfile.TemporaryFile("w+")
         cls.addClassCleanup(cls.log.close)
         cls.boot = subprocess.Popen(
-            ["sh", "-c", join + boot, "-", ROOT / "tests/deploy/boot.sh"], stdin=subprocess.DEVNULL, stdout=cls.log, stderr=cls.log,
-            env={**os.environ, "FILES": str(files), "ENGINE": str(SOCKET.parent), "SCRATCH": scratch}, start_new_session=True)
+            [*boot, ROOT / "tests/deploy/boot.sh"], stdin=subprocess.DEVNULL, stdout=cls.log, stderr=cls.log, start_new_session=True,
+            env={**os.environ, "FILES": str(files), "ENGINE": str(SOCKET.parent), "SCRATCH": scratch, "CGROUP": str(cgroup)})
         cls.addClassCleanup(cls.end)
         cls.wait_for("systemd", lambda: cls.systemd() and cls.on_node("systemctl is-system-running --wait", check=False) in
                      ("running\n", "degraded\n"))
