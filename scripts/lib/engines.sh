@@ -57,6 +57,10 @@ engine_answers() {
     curl --silent --fail --output /dev/null --max-time 5 --unix-socket "$1" http://engine/_ping
 }
 
+# The parent of an engine's cgroups: its own among all engines of the machine, so that
+# it can be taken away.
+cgroup_parent() { printf '/wharf-engine%s' "$(tr / - <<<"$RUN/$1")"; }
+
 # Whether an engine is one that nobody shares: any but `26` and `29`.
 throw_away() { [ "$1" != 26 ] && [ "$1" != 29 ]; }
 
@@ -118,11 +122,10 @@ engine_up() {
 
 # What differs from the engine's defaults. 29 takes the containerd store by itself,
 # but only for new data; both are said, so that each kind is what its name says.
-# The parent of its cgroups is its own, so that they can be taken away.
 engine_config() {
     local containerd_store=false
     [ "$1" = 26 ] || containerd_store=true
-    printf '{"features": {"containerd-snapshotter": %s}, "cgroup-parent": "/wharf-engine-%s"}\n' "$containerd_store" "$2"
+    printf '{"features": {"containerd-snapshotter": %s}, "cgroup-parent": "%s"}\n' "$containerd_store" "$(cgroup_parent "$2")"
 }
 
 engine_down() {
@@ -151,7 +154,7 @@ engine_down() {
         fi
     fi
     rm -f "$RUN/$name/docker.sock" "$RUN/$name/pid"
-    remove_cgroups "/wharf-engine-$name"
+    remove_cgroups "$(cgroup_parent "$name")"
     if [ -n "$purge" ] || throw_away "$name"; then remove_state "$name"; fi
     rm -f "$RUN/$name.lock"
     say "engine $name is down"
