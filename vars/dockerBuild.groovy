@@ -12,7 +12,15 @@ Map call(Map given = [:]) {
 }
 
 Map call(Object given) {
-    error("dockerBuild takes named arguments, for example dockerBuild(tag: 'app:1', push: true)")
+    refuse()
+}
+
+Map call(Object first, Object second, Object... rest) {
+    refuse()
+}
+
+void refuse() {
+    error("dockerBuild takes named arguments, and nothing else: for example dockerBuild(tag: 'app:1', push: true)")
 }
 
 /**

@@ -10,7 +10,15 @@ Map call(Map given = [:]) {
 }
 
 Map call(Object given) {
-    error("dockerPush takes named arguments, for example dockerPush(tag: 'registry.example.com/app:1')")
+    refuse()
+}
+
+Map call(Object first, Object second, Object... rest) {
+    refuse()
+}
+
+void refuse() {
+    error("dockerPush takes named arguments, and nothing else: for example dockerPush(tag: 'registry.example.com/app:1')")
 }
 
 /** As in dockerBuild. */

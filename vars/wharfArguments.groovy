@@ -26,7 +26,8 @@ Map planOf(Map request) {
         plan.label = labelOf(request.step, request.given)
     } catch (WharfUsage usage) {
         String all = request.arguments.collect { argument -> argument.name + ' (' + argument.takes + ')' }.join(', ')
-        plan.problem = request.step + ': ' + usage.message + '. Its arguments are: ' + all
+        String end = usage.message.endsWith('?') ? ' ' : '. '
+        plan.problem = request.step + ': ' + usage.message + end + 'Its arguments are: ' + all
     }
     return plan
 }
@@ -64,7 +65,7 @@ void fill(Map plan, List arguments, Map given) {
     List names = arguments.collect { argument -> argument.name }
     for (String name in values.keySet()) {
         if (!names.contains(name)) {
-            throw new WharfUsage("there is no argument `" + name + "`")
+            throw new WharfUsage("there is no argument `" + name + "`" + meant(name, names))
         }
     }
     for (Map argument in arguments) {
@@ -109,7 +110,7 @@ void take(Map plan, Map argument, Object value) {
             }
             break
         case 'list':
-            for (element in (value instanceof Collection ? value : [value])) {
+            for (element in listOf(value)) {
                 into.add(argument.flag + '=' + textOf(name, element))
             }
             break
@@ -139,7 +140,7 @@ void takeEntry(List into, Map argument, String key, Object value) {
         into.add(argument.flag + '=' + key)
         return
     }
-    for (element in (value instanceof Collection ? value : [value])) {
+    for (element in listOf(value)) {
         String text = element instanceof Boolean ? element.toString() : textOf(where, element)
         into.add(argument.flag + '=' + key + argument.between + text)
     }
@@ -178,8 +179,12 @@ void logIn(Map plan, Object credentials, Object tag) {
             wanted.put(entry.key.toString(), textOf('credentials.' + entry.key, entry.value))
         }
     } else {
+        if (!(credentials instanceof CharSequence)) {
+            throw new WharfUsage("`credentials` must be a credential's id, or a map from registry to id, not "
+                + kindOf(credentials))
+        }
         List registries = []
-        for (one in (tag == null ? [] : (tag instanceof Collection ? tag : [tag]))) {
+        for (one in (tag == null ? [] : listOf(tag))) {
             String registry = registryOf(one.toString())
             if (!registries.contains(registry)) {
                 registries.add(registry)
@@ -217,6 +222,34 @@ String registryOf(String reference) {
 String configKeyOf(String registry) {
     List hub = ['docker.io', 'index.docker.io', 'registry-1.docker.io']
     return hub.contains(registry) ? 'https://index.docker.io/v1/' : registry
+}
+
+/** What the author of an unknown name may have had in mind: `tags`, `build-arg`, `dockerfile`, `credentialsId`. */
+@NonCPS
+String meant(String name, List names) {
+    String plain = name.toLowerCase().replace('-', '').replace('_', '')
+    List alike = []
+    for (String one in names) {
+        String known = one.toLowerCase()
+        if (plain.length() > 2 && (known.contains(plain) || plain.contains(known))) {
+            alike.add('`' + one + '`')
+        }
+    }
+    return alike.isEmpty() ? '' : '; is ' + alike.join(' or ') + ' meant?'
+}
+
+/** The elements of a list, of a set, or of an array as `split` makes it; anything else is one element. */
+@NonCPS
+List listOf(Object value) {
+    List all = []
+    if (value instanceof Collection || value instanceof Object[]) {
+        for (element in value) {
+            all.add(element)
+        }
+    } else {
+        all.add(value)
+    }
+    return all
 }
 
 @NonCPS
@@ -259,7 +292,7 @@ String kindOf(Object value) {
     if (value instanceof Boolean) {
         return 'a boolean'
     }
-    if (value instanceof Collection) {
+    if (value instanceof Collection || value instanceof Object[]) {
         return 'a list'
     }
     return value instanceof Map ? 'a map' : 'another kind of object'
@@ -268,7 +301,6 @@ String kindOf(Object value) {
 /** What the step is called in Jenkins' views, which cut it at 100 characters. */
 @NonCPS
 String labelOf(String step, Map given) {
-    def tag = given.get('tag')
-    def first = tag instanceof Collection ? (tag.isEmpty() ? null : tag.toList().get(0)) : tag
-    return first == null ? step : step + ' ' + first
+    List tags = listOf(given.get('tag'))
+    return tags.isEmpty() || tags.get(0) == null ? step : step + ' ' + tags.get(0)
 }

@@ -16,7 +16,8 @@ Map call(Map request) {
     if (plan.problem != null) {
         error(plan.problem)
     }
-    String scratch = pwd(tmp: true) + '/wharf-' + UUID.randomUUID().toString()
+    // Beside the workspace, also inside of `dir`: what lies in the workspace can be in a context, for all to see.
+    String scratch = (env.WORKSPACE_TMP ?: pwd(tmp: true)) + '/wharf-' + UUID.randomUUID().toString()
     String metadata = plan.metadataFile == null ? scratch + '/metadata.json' : plan.metadataFile
     try {
         withBindings(plan.bindings) {

@@ -19,6 +19,9 @@ final class Arguments {
         "\n", " spaces  inside ", "-leading", "--push", "back\\slash", "\\", "*", "a;b&c|d>e", "#no", "~", "!x",
         "ü€😀", "\t", "a,b=c", "%s", "");
 
+    private static final String NAMED =
+        "dockerBuild takes named arguments, and nothing else: for example dockerBuild(tag: 'app:1', push: true)";
+
     static void addTo(Suite suite) {
         suite.test("dockerBuild: the shortest useful call", () -> {
             argumentsAre("dockerBuild(tag: 'app:1', push: true)", "build", "--push", "--tag=app:1", "--", ".");
@@ -45,6 +48,11 @@ final class Arguments {
         });
         suite.test("dockerBuild: false leaves a flag out", () ->
             argumentsAre("dockerBuild(noCache: false, push: false)", "build", "--", "."));
+        suite.test("dockerBuild: a list may be a set, or an array as split makes it", () -> {
+            argumentsAre("dockerBuild(tag: ['a:1', 'a:2'] as Set)", "build", "--tag=a:1", "--tag=a:2", "--", ".");
+            argumentsAre("dockerBuild(tag: 'a:1 a:2'.split(' '), addHosts: [db: '10.0.0.5 10.0.0.6'.split()])",
+                "build", "--add-host=db:10.0.0.5", "--add-host=db:10.0.0.6", "--tag=a:1", "--tag=a:2", "--", ".");
+        });
         suite.test("dockerPush: its arguments", () -> {
             argumentsAre("dockerPush(tag: 'reg.example.com/app:1')", "push", "--", "reg.example.com/app:1");
             argumentsAre("dockerPush(tag: 'a', quiet: true, progress: 'plain', namespace: 'n', addr: 'unix:///w')",
@@ -72,7 +80,11 @@ final class Arguments {
     private static void refusals(Suite suite) {
         String known = "addHosts (map), addr (text), buildArgs (map), context (text), credentials (credentials), file (text), ";
         Map<String, String> wrong = Map.ofEntries(
-            Map.entry("dockerBuild(tags: 'a')", "dockerBuild: there is no argument `tags`. Its arguments are: " + known),
+            Map.entry("dockerBuild(image: 'a')", "dockerBuild: there is no argument `image`. Its arguments are: " + known),
+            Map.entry("dockerBuild(tags: 'a')", "there is no argument `tags`; is `tag` meant? Its arguments are: " + known),
+            Map.entry("dockerBuild(dockerfile: 'a')", "there is no argument `dockerfile`; is `file` meant?"),
+            Map.entry("dockerBuild('build-arg': 'A=1')", "there is no argument `build-arg`; is `buildArgs` meant?"),
+            Map.entry("dockerPush(tag: 'a', credentialsId: 'c')", "no argument `credentialsId`; is `credentials` meant?"),
             Map.entry("dockerBuild(tag: 'a', push: 'true')", "`push` must be true or false, not text"),
             Map.entry("dockerBuild(tag: true)", "`tag` must be text, not a boolean"),
             Map.entry("dockerBuild(tag: null)", "`tag` must be text, not null"),
@@ -91,10 +103,18 @@ final class Arguments {
             Map.entry("dockerBuild(credentials: 'c')", "the tags name 0 registries"),
             Map.entry("dockerBuild(tag: ['a/b', 'c.d/b'], credentials: 'c')", "the tags name 2 registries"),
             Map.entry("dockerBuild(credentials: ['a\"b': 'c'])", "`a\"b` is not a registry's name"),
-            Map.entry("dockerBuild('a')", "dockerBuild takes named arguments, for example dockerBuild(tag: 'app:1', push: true)"),
+            Map.entry("dockerBuild(tag: 'a', credentials: ['c'])", "`credentials` must be a credential's id, or a map from registry to id, not a list"),
+            Map.entry("dockerBuild(tag: 'a', credentials: null)", "`credentials` must be a credential's id, or a map from registry to id, not null"),
+            Map.entry("dockerBuild('a')", NAMED),
+            Map.entry("dockerBuild(null)", NAMED),
+            Map.entry("dockerBuild('a', '--pull .')", NAMED),
+            Map.entry("dockerBuild('a', 'b', 'c')", NAMED),
+            Map.entry("dockerBuild('a', tag: 'b')", NAMED),
+            Map.entry("dockerBuild(tag: 'b') { echo 'x' }", NAMED),
             Map.entry("dockerPush()", "dockerPush: `tag` is missing. Its arguments are: addr (text), credentials (credentials), "),
             Map.entry("dockerPush(tag: ['a', 'b'])", "`tag` must be text, not a list"),
-            Map.entry("dockerPush('a')", "dockerPush takes named arguments"));
+            Map.entry("dockerPush('a')", "dockerPush takes named arguments, and nothing else"),
+            Map.entry("dockerPush('a', 'b')", "dockerPush takes named arguments, and nothing else"));
         wrong.forEach((call, message) -> suite.test("refused: " + call, () -> {
             try (Fake fake = Fake.onNode(call)) {
                 Run.Finished finished = fake.run("FAILURE");

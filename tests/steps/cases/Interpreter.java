@@ -91,6 +91,20 @@ final class Interpreter {
                 contains(log, "\ncleaning\n");
             }
         });
+        suite.test("harness: with failFast, a failing branch stops the others", () -> {
+            try (Fake fake = Fake.onNode("""
+                sh 'mkfifo ready'
+                parallel(
+                    a: { sh 'read line < ready; exit 7' },
+                    b: { sh 'trap "echo b got TERM; exit 1" TERM; echo > ready; cat ready'; echo 'b went on' },
+                    failFast: true)
+                """)) {
+                String log = fake.run("FAILURE").log();
+                contains(log, "\nb got TERM\n");
+                containsNot(log, "b went on");
+                contains(log, "script returned exit code 7");
+            }
+        });
         suite.test("harness: a failing branch lets the others end", () -> {
             try (Fake fake = Fake.onNode("parallel a: { sh 'exit 7' }, b: { sh 'echo b1'; sh 'echo b2' }")) {
                 String log = fake.run("FAILURE").log();

@@ -5,6 +5,7 @@ import harness.PlainFiles;
 import harness.Run;
 import java.io.IOException;
 import java.nio.file.Files;
+import java.nio.file.LinkOption;
 import java.nio.file.Path;
 import java.util.List;
 import java.util.Map;
@@ -17,11 +18,13 @@ final class Project implements AutoCloseable {
     private final String name;
     private final String commit;
 
-    Project(String name) throws Exception {
-        this.name = name;
+    /** A project of {@code pipelines/} by its name, or another by its directory. */
+    Project(String where) throws Exception {
+        Path source = Path.of(System.getProperty("cases.pipelines")).resolve(where);
+        name = source.getFileName().toString();
         directory = Files.createTempDirectory("project");
         Path repository = directory.resolve("repository");
-        copy(Path.of(System.getProperty("cases.pipelines")).resolve(name), repository);
+        copy(source, repository);
         run(repository, "git", "init", "-q");
         run(repository, "git", "add", "-A");
         run(repository, "git", "-c", "user.name=Test", "-c", "user.email=test@example.com", "commit", "-qm", name);
@@ -67,8 +70,9 @@ final class Project implements AutoCloseable {
 
     private static void copy(Path from, Path to) throws IOException {
         try (Stream<Path> tree = Files.walk(from)) {
-            for (Path path : tree.toList()) {
-                Files.copy(path, to.resolve(from.relativize(path).toString()));
+            // A directory that is a repository already has its own history, which is not what is tried.
+            for (Path path : tree.filter(path -> !from.relativize(path).startsWith(".git")).toList()) {
+                Files.copy(path, to.resolve(from.relativize(path).toString()), LinkOption.NOFOLLOW_LINKS);
             }
         }
     }

@@ -1,5 +1,6 @@
 package cases;
 
+import static cases.Suite.check;
 import static cases.Suite.contains;
 import static cases.Suite.containsNot;
 import static cases.Suite.equal;
@@ -46,6 +47,15 @@ final class Secrets {
                 equal("700\n600\n", call.file("modes"), "modes of the directory and of config.json");
                 nowhere(fake, log, call, SECRET);
                 nowhere(fake, log, call, base64("bob", SECRET));
+            }
+        });
+        suite.test("the docker configuration is never in the workspace, where a context can be", () -> {
+            try (Fake fake = Fake.onNode("dir('sub') { dockerBuild(tag: 'r.example/a', credentials: 'reg') }")) {
+                login(fake, "reg");
+                fake.run("SUCCESS");
+                String where = fake.call().variables().get("DOCKER_CONFIG");
+                check(where.startsWith(fake.job().workspace() + "@tmp/"), "DOCKER_CONFIG is " + where);
+                fake.nothingLeft();
             }
         });
         suite.test("registry credentials for several registries", () -> {

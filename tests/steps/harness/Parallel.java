@@ -4,10 +4,15 @@ import com.cloudbees.groovy.cps.Outcome;
 import groovy.lang.Closure;
 import hudson.AbortException;
 import java.io.Serializable;
+import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.Map;
+import org.jenkinsci.plugins.workflow.steps.FlowInterruptedException;
 
-/** {@code parallel a: { … }, b: { … }}: a strand for each branch; the step answers when all have ended. */
+/**
+ * {@code parallel a: { … }, b: { … }}: a strand for each branch; the step answers when all have ended. With {@code
+ * failFast: true}, the first that fails stops the others.
+ */
 final class Parallel {
     private Parallel() {}
 
@@ -17,21 +22,25 @@ final class Parallel {
 
     private static void start(StepCall call, Run run, Program.Strand strand) throws AbortException {
         Map<String, Closure<?>> branches = new LinkedHashMap<>();
+        boolean failFast = false;
         for (Map.Entry<String, Object> branch : call.named().entrySet()) {
-            if (!(branch.getValue() instanceof Closure<?> body)) {
+            if (branch.getKey().equals("failFast") && branch.getValue() instanceof Boolean wanted) {
+                failFast = wanted;
+            } else if (!(branch.getValue() instanceof Closure<?> body)) {
                 throw new AbortException("parallel: the branch `" + branch.getKey() + "` is not a closure");
+            } else {
+                branches.put(branch.getKey(), body);
             }
-            branches.put(branch.getKey(), body);
         }
         if (branches.isEmpty()) {
             strand.goOn(new Outcome(new LinkedHashMap<>(), null));
             return;
         }
-        Together together = new Together(run.newTicket(), branches.size());
+        Together together = new Together(run.newTicket(), branches.size(), failFast);
         strand.await(together.ticket);
         branches.forEach((name, body) -> {
             run.log("[Pipeline] { (Branch: " + name + ")");
-            run.program().start(body, strand.context(), new BranchEnd(together, name));
+            together.strands.add(run.program().start(body, strand.context(), new BranchEnd(together, name)).id);
         });
     }
 
@@ -40,12 +49,15 @@ final class Parallel {
         private static final long serialVersionUID = 1L;
 
         private final long ticket;
+        private final boolean failFast;
         private final Map<String, Object> answers = new LinkedHashMap<>();
+        private final ArrayList<Integer> strands = new ArrayList<>();
         private int running;
         private Throwable firstFailure;
 
-        private Together(long ticket, int branches) {
+        private Together(long ticket, int branches, boolean failFast) {
             this.ticket = ticket;
+            this.failFast = failFast;
             running = branches;
         }
     }
@@ -59,6 +71,11 @@ final class Parallel {
                 Run.current().log("Failed in branch " + name);
                 if (together.firstFailure == null) {
                     together.firstFailure = body.getAbnormal();
+                    if (together.failFast) {
+                        together.strands.remove((Object) strand.id);
+                        Run.current().stop(together.strands,
+                            new FlowInterruptedException("ABORTED", "Failed in branch " + name));
+                    }
                 } else if (together.firstFailure != body.getAbnormal()) {
                     together.firstFailure.addSuppressed(body.getAbnormal());
                 }

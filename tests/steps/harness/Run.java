@@ -264,6 +264,16 @@ public final class Run {
             new FlowInterruptedException("ABORTED", "Timeout has been exceeded"), ticket, null));
     }
 
+    /** Stops the steps that some strands wait for. */
+    void stop(List<Integer> strands, Throwable cause) {
+        for (Program.Strand waiting : program.strands()) {
+            Live step = live.get(waiting.ticket());
+            if (step != null && strands.contains(waiting.id)) {
+                step.stop(cause);
+            }
+        }
+    }
+
     /** A person aborts the build. Jenkins sets the result before the program hears of it. */
     void abort() {
         console.println("Aborted by Test", List.of());
