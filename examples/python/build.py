@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Builds a directory with Wharf and pushes the image, by stubs made from the published protos.
 
-    pip install grpcio grpcio-status grpcio-tools
+    cd examples/python && pip install grpcio grpcio-status grpcio-tools
     python3 -m grpc_tools.protoc -I ../../proto --python_out=. --grpc_python_out=. ../../proto/wharf/v1/*.proto
     ./build.py ADDRESS JOB RUN REFERENCE DIRECTORY [ARG=VALUE ...]
 
 ADDRESS is unix:///run/wharf/wharf.sock. REGISTRY_USER and REGISTRY_PASSWORD log in to REFERENCE's registry.
-Exit status: 0 pushed, 1 the build failed, 2 bad usage, 3 not allowed, 4 anything else.
+Exit status: 0 pushed, 1 the build failed, 2 bad usage, 3 not allowed, 4 anything else, 130 Ctrl-C.
 """
 import os
 import sys
@@ -21,7 +21,7 @@ from wharf.v1 import build_pb2, build_pb2_grpc, namespace_pb2, registry_pb2
 
 # gRPC's C core makes an authority out of a socket's path that HTTP does not allow, and wharfd refuses.
 OPTIONS = [("grpc.default_authority", "localhost")]
-REFUSED = {grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED}
+STATUS = {grpc.StatusCode.PERMISSION_DENIED: 3, grpc.StatusCode.UNAUTHENTICATED: 3, grpc.StatusCode.INVALID_ARGUMENT: 2}
 
 
 def requests(start, directory):
@@ -59,10 +59,10 @@ def follow(responses):
         for step in response.progress.vertexes:
             if step.HasField("completed") and step.digest not in shown:
                 shown.add(step.digest)
-                print("ERROR" if step.error else "CACHED" if step.cached else "DONE", printable(step.name))
+                print("ERROR" if step.error else "CACHED" if step.cached else "DONE", printable(step.name), flush=True)
         for log in response.progress.logs:
             for line in log.data.decode(errors="replace").splitlines():
-                print("  |", printable(line))
+                print("  |", printable(line), flush=True)
     return response
 
 
@@ -80,12 +80,13 @@ def build(address, job, run, reference, directory, *arguments):
             end = follow(build_pb2_grpc.BuildServiceStub(channel).Build(requests(start, directory)))
         except grpc.RpcError as error:
             print(f"{error.code().name}: {printable(error.details())}", file=sys.stderr)
-            status = rpc_status.from_call(error)
-            for detail in status.details if status else ():
+            for detail in getattr(rpc_status.from_call(error), "details", ()):
                 info = error_details_pb2.ErrorInfo()
                 if detail.Unpack(info):  # Its reason is one of ErrorReason's: what a program can act on.
                     print(f"{info.reason}: {printable(info.metadata['hint'])}", file=sys.stderr)
-            return 3 if error.code() in REFUSED else 4
+            return STATUS.get(error.code(), 4)
+        except KeyboardInterrupt:  # Leaving the channel's block ends the call, and so the build.
+            return 130
     if end.HasField("failure"):
         print("failed:", printable(end.failure.message), file=sys.stderr)
         return 1

@@ -2,6 +2,7 @@
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -114,6 +115,26 @@ class Example(unittest.TestCase):
         status, _, err = self.build("FROM scratch\nLABEL a=b\n", address=f"unix://{self.dir}/none.sock")
         self.assertEqual(status, 4, err)
         self.assertTrue(err.startswith("UNAVAILABLE: "), err)
+
+    def test_a_reference_that_is_none(self):
+        status, _, err = self.build("FROM scratch\nLABEL a=b\n", reference="UPPER:1")
+        self.assertEqual(status, 2, err)
+        self.assertRegex(err, r"(?m)\AINVALID_ARGUMENT: `UPPER:1` .*\nINVALID_INPUT: ")
+
+    def test_progress_is_shown_at_once_and_ctrl_c_ends_it(self):
+        pathlib.Path(self.dir, "Dockerfile").write_text(
+            f"FROM {REGISTRY}/busybox:1\nRUN echo started {os.getpid()} && sleep 1000\n")
+        command = [sys.executable, build.__file__, ADDRESS, "python/app", "1", f"{REGISTRY}/app:1", self.dir]
+        # A shell's background jobs, as these tests are, have SIGINT ignored.
+        heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+        with subprocess.Popen(command, preexec_fn=heard, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+            self.assertTrue(any(line == f"  | started {os.getpid()}\n" for line in running.stdout))
+            running.send_signal(signal.SIGINT)
+            try:
+                _, err = running.communicate(timeout=60)
+            finally:
+                running.kill()
+        self.assertEqual((running.returncode, err), (130, ""))
 
     def test_bad_usage(self):
         for words in [], [ADDRESS, "a", "1", "b", "/no/such/directory"], [ADDRESS, "a", "1", "b", self.dir, "VERSION"]:
