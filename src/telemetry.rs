@@ -5,7 +5,7 @@ use std::io::{IsTerminal as _, stderr};
 use tracing::{Level, Metadata};
 use tracing_subscriber::{
     EnvFilter, Layer as _,
-    filter::{ParseError, filter_fn},
+    filter::{LevelFilter, ParseError, filter_fn},
     layer::SubscriberExt as _,
     util::SubscriberInitExt as _,
 };
@@ -32,16 +32,32 @@ impl Default for Filter {
     }
 }
 
+/// Why a text is no filter.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum FilterError {
+    #[error("`{0}` is not a level; write error, warn, info, debug or trace")]
+    Level(String),
+    #[error(transparent)]
+    Directives(#[from] ParseError),
+}
+
 impl std::str::FromStr for Filter {
-    type Err = ParseError;
+    type Err = FilterError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        EnvFilter::builder().parse(text).map(|_| Self(text.to_owned()))
+        // A bare word that is no level is the name of a module to tracing, and switches off all
+        // others: a level that is misspelt would be a daemon without a log.
+        let bare = |directive: &&str| directive.chars().all(|letter| letter.is_ascii_alphanumeric());
+        match text.split(',').map(str::trim).filter(bare).find(|word| word.parse::<LevelFilter>().is_err()) {
+            Some(word) => Err(FilterError::Level(word.to_owned())),
+            None => Ok(EnvFilter::builder().parse(text).map(|_| Self(text.to_owned()))?),
+        }
     }
 }
 
 impl TryFrom<String> for Filter {
-    type Error = ParseError;
+    type Error = FilterError;
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
         text.parse()
@@ -79,9 +95,11 @@ mod tests {
 
     #[test]
     fn a_filter_is_a_level_or_directives() {
-        for filter in ["info", "debug", "info,wharf::build=debug"] {
+        for filter in ["info", "DEBUG", "off", "info,wharf::build=debug", "warn, wharf::engine"] {
             assert!(filter.parse::<Filter>().is_ok(), "{filter}");
         }
-        assert!("wharf=loud".parse::<Filter>().is_err());
+        for filter in ["wharf=loud", "loud", "info,loud"] {
+            assert!(filter.parse::<Filter>().is_err(), "{filter}");
+        }
     }
 }

@@ -300,14 +300,9 @@ fn engines(
         written.engines.iter().map(|(name, engine)| (name.clone(), engine.socket.0.clone())).collect();
     let default = match (&written.default_engine, sockets.len()) {
         (Some(name), 1..) if !sockets.contains_key(name.as_ref()) => {
-            let known: Vec<_> = sockets.keys().map(EngineName::as_str).collect();
             return Err(ConfigError::File {
                 place: place(path, text, Some(name.span())),
-                message: format!(
-                    "default_engine: no engine `{}`; there are: {}",
-                    name.as_ref(),
-                    known.join(", ")
-                ),
+                message: no_engine("default_engine", name.as_ref(), &sockets),
             });
         }
         (Some(name), _) => name.as_ref().clone(),
@@ -328,7 +323,25 @@ fn engines(
         let socket = address.parse().map_err(|source| ConfigError::Engine { origin, source })?;
         sockets.insert(default.clone(), socket);
     }
+    let mut names = BTreeMap::new();
+    for (name, socket) in &sockets {
+        if let Some(other) = names.insert(socket.as_path(), name) {
+            return Err(ConfigError::File {
+                place: path.display().to_string(),
+                message: format!(
+                    "engines.{} and engines.{} are one engine, at {socket}: nothing would keep their jobs apart",
+                    other.as_str(),
+                    name.as_str()
+                ),
+            });
+        }
+    }
     Ok(Engines { sockets, default })
+}
+
+fn no_engine(key: &str, name: &EngineName, known: &BTreeMap<EngineName, SocketPath>) -> String {
+    let known: Vec<_> = known.keys().map(EngineName::as_str).collect();
+    format!("{key}: no engine `{}`; there are: {}", name.as_str(), known.join(", "))
 }
 
 fn serve(written: &File, engines: &Engines, (path, text): (&Path, &str)) -> Result<Vec<Serve>, ConfigError> {
@@ -337,7 +350,7 @@ fn serve(written: &File, engines: &Engines, (path, text): (&Path, &str)) -> Resu
         let error = |span, message| ConfigError::File { place: place(path, text, Some(span)), message };
         let Serve { uid, namespaces, engine } = match &entry.as_ref().engine {
             Some(name) if !engines.sockets.contains_key(name.as_ref()) => {
-                return Err(error(name.span(), format!("serve.engine: no engine `{}`", name.as_ref())));
+                return Err(error(name.span(), no_engine("serve.engine", name.as_ref(), &engines.sockets)));
             }
             name => Serve {
                 uid: entry.as_ref().uid,

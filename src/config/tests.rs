@@ -124,7 +124,18 @@ fn engines_that_are_named_must_be_there() {
     let wrong = error(&format!("{one}[engines.b]\nsocket = \"unix:///b\"\n"));
     assert!(wrong.contains("no default_engine"), "{wrong}");
     let wrong = error(&format!("{one}[[serve]]\nuid = 1\nnamespaces = \"*\"\nengine = \"x\"\n"));
-    assert_eq!(wrong, "w.toml:6: serve.engine: no engine `x`");
+    assert_eq!(wrong, "w.toml:6: serve.engine: no engine `x`; there are: a");
+}
+
+#[test]
+fn two_names_are_two_engines() {
+    let wrong = error(
+        "default_engine = \"a\"\n[engines.a]\nsocket = \"unix:///x\"\n[engines.b]\nsocket = \"unix:///x\"\n",
+    );
+    assert_eq!(
+        wrong,
+        "w.toml: engines.a and engines.b are one engine, at unix:///x: nothing would keep their jobs apart"
+    );
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt as _},
     path::{Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -88,11 +88,13 @@ pub(super) fn lock(directory: &Path) -> Result<File, StoreError> {
 pub(super) fn open(directory: &Path) -> Result<Connection, StoreError> {
     let path = directory.join(NAME);
     let failed = |source| StoreError::File { path: path.clone(), source };
+    let directory_failed = |source| StoreError::Directory { path: directory.to_owned(), source };
+    keep_private(&path).map_err(directory_failed)?;
     match attempt(&path).map_err(failed)? {
         Ok(connection) => return Ok(connection),
         Err(why) => {
-            let aside = move_aside(&path)
-                .map_err(|source| StoreError::Directory { path: directory.to_owned(), source })?;
+            let aside = move_aside(&path).map_err(directory_failed)?;
+            keep_private(&path).map_err(directory_failed)?;
             tracing::warn!(
                 file = %path.display(), aside = %aside.display(), why,
                 "the store is not readable: moved aside and begun anew; the next builds are slower"
@@ -107,6 +109,13 @@ pub(super) fn open(directory: &Path) -> Result<Connection, StoreError> {
             None,
         ))),
     }
+}
+
+/// Makes the file if need be, for this user alone: it says what jobs build, and the directory may have been
+/// made by somebody else, for all to read. SQLite gives its other files the mode of this one.
+fn keep_private(path: &Path) -> io::Result<()> {
+    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)?;
+    file.set_permissions(fs::Permissions::from_mode(0o600))
 }
 
 /// A connection; or why the file is of no use; or why it cannot be opened at all.

@@ -103,6 +103,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn its_files_are_for_this_user_alone() {
+        use std::{fs, os::unix::fs::PermissionsExt as _};
+        let path = directory("modes");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        let store = Store::open(&path).unwrap();
+        store.remember_long_name("h", "docker.io/library/app:1").await.unwrap();
+        for entry in fs::read_dir(&path).unwrap() {
+            let entry = entry.unwrap();
+            assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{entry:?}");
+        }
+        fs::remove_dir_all(path).unwrap();
+    }
+
+    #[tokio::test]
     async fn a_file_that_is_broken_or_newer_is_moved_aside() {
         for (name, content) in
             [("broken", &b"not a database, and long enough to look at"[..]), ("newer", b"")]
