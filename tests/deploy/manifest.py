@@ -10,8 +10,9 @@ DOCUMENTS = {(document["kind"], document["metadata"]["name"]): document for docu
 
 # What Kubernetes does with these makes no difference to a single container on one node.
 ELSEWHERE = {
-    "pod": {"nodeSelector", "priorityClassName", "enableServiceLinks", "terminationGracePeriodSeconds", "dnsPolicy"},
-    "container": {"name", "image", "args", "livenessProbe", "readinessProbe"},
+    "pod": {"nodeSelector", "priorityClassName", "enableServiceLinks", "terminationGracePeriodSeconds", "dnsPolicy",
+            "restartPolicy"},
+    "container": {"name", "image", "args", "command", "livenessProbe", "readinessProbe"},
 }
 
 
