@@ -117,7 +117,7 @@ impl Address {
             ),
             io::ErrorKind::PermissionDenied => failure(
                 format!("cannot connect to wharfd at {at}: permission denied for {}", whoami()),
-                "wharfd's --listen says which mode and group its socket has",
+                "wharfd's --listen-mode and --listen-group say who may open its socket",
             ),
             io::ErrorKind::TimedOut => failure(
                 format!("cannot connect to wharfd at {at}: it does not answer"),

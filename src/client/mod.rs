@@ -2,6 +2,7 @@
 
 mod args;
 
+mod lacking;
 mod options;
 mod units;
 
@@ -37,7 +38,17 @@ use exit::{Exit, Failure, Stop};
 
 /// Runs the command that the process was called with.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let words = std::env::args_os().filter_map(|word| word.into_string().ok());
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => match lacking::explained(&error, words) {
+            Some(failure) => {
+                print::failure(&failure);
+                return failure.exit.into();
+            }
+            None => error.exit(),
+        },
+    };
     let command = cli.command.name();
     match run(cli) {
         Ok(()) | Err(Stop::OutputClosed) => Exit::Done,
