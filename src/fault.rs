@@ -18,6 +18,7 @@ pub enum Reason {
     RegistryDenied,
     RegistryUnavailable,
     ImageForged,
+    ImageUnsupported,
     EngineUnavailable,
     EngineFailed,
     SessionNotFound,

@@ -18,7 +18,7 @@ use crate::{
         Engine, StoreKind,
         admission::{Admitted, CredentialSource},
         connection::Connection,
-        failure::Failure,
+        failure::{self, Failure},
         gate::{self, Gate, Refusal},
         isolation::{self, JobKeys, Source},
         naming::PRIVATE_HOST,
@@ -34,6 +34,8 @@ use crate::{
 
 /// A Dockerfile that names more images, or URLs one after the other, is no Dockerfile.
 const PASSES_MAX: usize = 64;
+/// What a failure says of itself; a step's command is in it, which may be anything.
+const MESSAGE_BYTES_MAX: usize = 16 << 10;
 
 /// A build that was allowed.
 #[derive(Debug)]
@@ -415,14 +417,22 @@ impl<'a> Build<'a> {
         if let Some(cause) = self.order.client.tasks.cancelled_by() {
             return Err(cause.into());
         }
-        if is_broken_off(status) {
+        if is_broken_off(status) && !failure::is_untold(status) {
             return Err(Fault::new(Reason::EngineUnavailable, "the engine's builder broke the build off")
                 .hint("try the build again")
                 .caused_by(status.clone()));
         }
+        let mut message = self.shown.text(&failure.message);
+        if message.len() > MESSAGE_BYTES_MAX {
+            message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
+            message.push('…');
+        }
+        if failure::is_untold(status) && self.order.client.tar.is_some() {
+            message.push_str(", or the context not a tar archive");
+        }
         Ok(Passed::Failed(v1::BuildFailure {
             kind: kind.into(),
-            message: self.shown.text(&failure.message),
+            message,
             vertex: failure.vertex.unwrap_or_default(),
             exit_code: failure.exit_code.unwrap_or_default(),
             source: failure.source,

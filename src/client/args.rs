@@ -29,8 +29,8 @@ pub(crate) struct Global {
     /// Where wharfd listens [env: WHARF_ADDR] [default: unix:///run/wharf/wharf.sock]
     #[arg(long, global = true, value_name = "URL")]
     pub(crate) addr: Option<String>,
-    /// The namespace to act in, split at the last `#` [env: WHARF_NAMESPACE] [default: Jenkins'
-    /// JOB_NAME#BUILD_NUMBER, else user/LOGIN#local]
+    /// The namespace to act in, split at the last `#`; `JOB` alone is `JOB#local` [env:
+    /// WHARF_NAMESPACE] [default: Jenkins' JOB_NAME#BUILD_NUMBER, else user/LOGIN#local]
     #[arg(long, global = true, value_name = "JOB#RUN")]
     pub(crate) namespace: Option<String>,
 }
@@ -48,6 +48,23 @@ pub(crate) enum Command {
     Namespace(NamespaceArgs),
     Version(VersionArgs),
     Info(InfoArgs),
+    /// Says where credentials come from
+    #[command(hide = true, disable_help_flag = true, alias = "logout")]
+    Login(LoginArgs),
+}
+
+/// Whatever docker takes: none of it is used.
+#[derive(Args)]
+pub(crate) struct LoginArgs {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    _ignored: Vec<std::ffi::OsString>,
+}
+
+impl std::fmt::Debug for LoginArgs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // A password may be among them.
+        f.write_str("LoginArgs")
+    }
 }
 
 /// Build an image from a Dockerfile
@@ -216,6 +233,8 @@ pub(crate) enum NamespaceCommand {
 }
 
 /// Remove everything that a namespace owns, and cancel its builds
+///
+/// A namespace that owns nothing is no error, so that the end of a pipeline can always call it.
 #[derive(Args, Debug)]
 pub(crate) struct NamespaceRmArgs {
     /// The namespace [default: the one that --namespace and the environment name]
@@ -271,6 +290,7 @@ impl Command {
             Self::Namespace(_) => "namespace",
             Self::Version(_) => "version",
             Self::Info(_) => "info",
+            Self::Login(_) => "login",
         }
     }
 }
@@ -396,7 +416,7 @@ mod tests {
         write!(text, "\n## `{name}`\n\n```text\n{}\n```\n", help.join("\n").trim_end()).unwrap();
         let mut built = command.clone();
         built.build();
-        for sub in built.get_subcommands_mut() {
+        for sub in built.get_subcommands_mut().filter(|sub| !sub.is_hide_set()) {
             describe(text, sub, &format!("{name} "));
         }
     }

@@ -233,6 +233,7 @@ fn of_reason(reason: ErrorReason, code: Code) -> Exit {
         | ErrorReason::StreamBroken
         | ErrorReason::Cancelled
         | ErrorReason::PushConflict
+        | ErrorReason::ImageUnsupported
         | ErrorReason::EngineLacks
         | ErrorReason::Internal => Exit::Failed,
     }

@@ -241,9 +241,9 @@ impl Engine {
             let text = format!(
                 "the registry {} does not answer in time for {}",
                 reference.host(),
-                reference.familiar()
+                fault::in_registry(reference)
             );
-            Fault::new(Reason::RegistryUnavailable, text)
+            fault::hub_named(reference, Fault::new(Reason::RegistryUnavailable, text))
         })?;
         let answer =
             answer.map_err(|error| fault::registry(reference, self.platform(), login.is_some(), error))?;
@@ -254,7 +254,7 @@ impl Engine {
                 let text = format!(
                     "the registry {} gave no sound digest for {}",
                     reference.host(),
-                    reference.familiar()
+                    fault::in_registry(reference)
                 );
                 Err(Fault::new(Reason::RegistryUnavailable, text))
             }

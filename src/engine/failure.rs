@@ -3,6 +3,8 @@
 //! Its statuses carry stack traces, JSON and names of private images: nothing of them is relayed
 //! but what is named here.
 
+use std::error::Error as _;
+
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bollard_buildkit_proto::google::rpc::Status as RpcStatus;
 use prost::Message as _;
@@ -66,9 +68,10 @@ struct PositionDetail {
 }
 
 impl Failure {
-    /// Reads a status of BuildKit's. Its details are `Any`s with JSON in them.
+    /// Reads what a failed call came back with: a status of BuildKit's, whose details are `Any`s with
+    /// JSON in them, or none that could be sent.
     pub fn read(status: &Status) -> Self {
-        let mut failure = Self { message: first_line(status.message()), ..Self::default() };
+        let mut failure = Self { message: message(status), ..Self::default() };
         let Ok(details) = RpcStatus::decode(status.details()) else { return failure };
         for detail in &details.details {
             let kind = detail.type_url.rsplit_once('/').map_or(detail.type_url.as_str(), |(_, kind)| kind);
@@ -109,8 +112,34 @@ fn denied_source(message: &str) -> Option<&str> {
 }
 
 /// Stack traces begin on lines of their own.
-fn first_line(message: &str) -> String {
-    message.lines().next().unwrap_or_default().to_owned()
+fn message(status: &Status) -> String {
+    if is_untold(status) {
+        return "the builder could not say what is wrong, as it cannot where the Dockerfile is not UTF-8 text"
+            .to_owned();
+    }
+    let line = status.message().lines().next().unwrap_or_default();
+    if NOT_UTF8.iter().any(|phrase| line.ends_with(phrase)) {
+        return "the Dockerfile is not UTF-8 text".to_owned();
+    }
+    line.to_owned()
+}
+
+/// How BuildKit, and our own decoder, refuse a graph with a step's text in it.
+const NOT_UTF8: [&str; 2] = ["string field contains invalid UTF-8", "data is not UTF-8 encoded"];
+
+/// Whether BuildKit has failed and could not say why: grpc-go cannot send a status whose text is not
+/// UTF-8, or that is longer than we take (`writeStatus`), and resets the call instead.
+pub fn is_untold(status: &Status) -> bool {
+    let mut source = status.source();
+    while let Some(error) = source {
+        if let Some(error) = error.downcast_ref::<h2::Error>() {
+            return error.is_reset()
+                && error.is_remote()
+                && error.reason() == Some(h2::Reason::INTERNAL_ERROR);
+        }
+        source = error.source();
+    }
+    false
 }
 
 fn source_lines(detail: SourceDetail) -> Option<SourceLines> {
@@ -168,6 +197,21 @@ mod tests {
         assert_eq!(failure.exit_code, Some(3));
         let lines = failure.source.unwrap();
         assert_eq!((lines.start, lines.end, lines.text.len()), (2, 2, 2));
+    }
+
+    #[test]
+    fn text_that_is_not_utf8_is_the_dockerfiles_fault() {
+        for message in [
+            "failed to marshal LLB definition: string field contains invalid UTF-8",
+            "failed to decode Protobuf message: Ref.def: invalid string value: data is not UTF-8 encoded",
+        ] {
+            let failure = Failure::read(&Status::internal(message));
+            assert_eq!(failure.message, "the Dockerfile is not UTF-8 text");
+        }
+        let reset = |reason: h2::Reason| Status::from_error(Box::new(h2::Error::from(reason)));
+        // Of our own making, and so no word of BuildKit's.
+        assert!(!is_untold(&reset(h2::Reason::INTERNAL_ERROR)));
+        assert!(!is_untold(&Status::internal("x")));
     }
 
     #[test]

@@ -117,12 +117,15 @@ pub(crate) fn registry(reference: &Reference, platform: &Platform, logged_in: bo
     // A repository may be called `denied`.
     let message = message.replace(reference.path(), "");
     let says = |words: &[&str]| words.iter().any(|word| message.contains(word));
-    let name = reference.familiar();
+    let name = in_registry(reference);
     let host = reference.host();
     let fault = if says(&FORGED) {
         forged(reference)
     } else if says(&DISK_FULL) {
-        Fault::new(Reason::EngineFailed, format!("cannot store {name}: the engine's disk is full"))
+        Fault::new(
+            Reason::EngineFailed,
+            format!("cannot store {}: the engine's disk is full", reference.familiar()),
+        )
     } else if says(&OTHER_PLATFORM) {
         wrong_platform(reference, platform)
     } else if matches!(status, 401 | 403) || says(&REFUSED) {
@@ -146,6 +149,10 @@ pub(crate) fn registry(reference: &Reference, platform: &Platform, logged_in: bo
         let text = format!("the engine failed on {name} at {host}; wharfd's log says why");
         Fault::new(Reason::EngineFailed, text)
     };
+    let fault = match fault.reason() {
+        Reason::RegistryDenied | Reason::RegistryUnavailable => hub_named(reference, fault),
+        _ => fault,
+    };
     fault.caused_by(error)
 }
 
@@ -154,7 +161,8 @@ pub(crate) fn push(target: &Reference, platform: &Platform, logged_in: bool, err
     let fault = registry(target, platform, logged_in, error);
     match fault.reason() {
         Reason::BaseImageNotFound => {
-            let text = format!("the registry {} has no repository for {}", target.host(), target.familiar());
+            let text =
+                format!("the registry {} has no repository for {}", target.host(), in_registry(target));
             Fault::new(Reason::BaseImageNotFound, text).caused_by(fault)
         }
         _ => fault,
@@ -163,20 +171,51 @@ pub(crate) fn push(target: &Reference, platform: &Platform, logged_in: bool, err
 
 /// The registry neither goes on nor breaks off.
 pub(crate) fn stalled(reference: &Reference) -> Fault {
-    let text = format!("the registry {} stopped in the middle of {}", reference.host(), reference.familiar());
+    let text =
+        format!("the registry {} stopped in the middle of {}", reference.host(), in_registry(reference));
     Fault::new(Reason::RegistryUnavailable, text).hint("try again; if it stays so, look at the registry")
 }
 
 /// No such image at the registry.
 pub(crate) fn not_found(reference: &Reference) -> Fault {
-    let text = format!("no such image: {} has no {}", reference.host(), reference.familiar());
-    Fault::new(Reason::BaseImageNotFound, text)
+    hub_named(reference, Fault::new(Reason::BaseImageNotFound, format!("no such image: {reference}")))
+}
+
+/// The name as its registry has it, for a sentence that names the registry too.
+pub(crate) fn in_registry(reference: &Reference) -> String {
+    let familiar = reference.familiar();
+    let within = familiar.strip_prefix(reference.host()).and_then(|rest| rest.strip_prefix('/'));
+    within.map(str::to_owned).unwrap_or(familiar)
+}
+
+/// Says of an image of Docker Hub's that a name without a registry means those.
+pub(crate) fn hub_named(reference: &Reference, fault: Fault) -> Fault {
+    if reference.host() != "docker.io" {
+        return fault;
+    }
+    let hub = format!(
+        "a name without a registry is Docker Hub's, here {reference}; another registry's begins with its host, \
+         as in registry.example.com/{}",
+        reference.familiar()
+    );
+    let hint = fault.hint_text().map_or_else(|| hub.clone(), |said| format!("{said}; {hub}"));
+    fault.hint(hint)
 }
 
 /// The image is for other platforms.
 pub(crate) fn wrong_platform(reference: &Reference, platform: &Platform) -> Fault {
     let text = format!("{} has no image for {platform}, the engine's platform", reference.familiar());
     Fault::new(Reason::BaseImageNotFound, text)
+}
+
+/// The image's index lists another index.
+pub(crate) fn nested(reference: &Reference) -> Fault {
+    let text = format!(
+        "{} is an index within an index, of which the engine does not show the layers",
+        reference.familiar()
+    );
+    Fault::new(Reason::ImageUnsupported, text)
+        .hint("name the inner index or the image itself, by its digest: `docker buildx imagetools inspect` shows both")
 }
 
 /// The image's config lies about its layers.

@@ -1,7 +1,10 @@
 //! The images of a namespace: found by the names and ids that are the namespace's own, and by no
 //! others. "Not yours" and "not there" are one answer.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use bollard::{
     models::{ImageInspect, ImageSummary},
@@ -104,7 +107,7 @@ impl Engine {
                 let text = format!("several images have an id that begins with `{}`", printable(text));
                 Err(Fault::invalid("reference", text).hint("give more of the id"))
             }
-            (None, _) => Err(no_such_image(text)),
+            (None, _) => Err(no_such_image(namespace.subject(), text)),
         }
     }
 
@@ -215,7 +218,10 @@ impl Engine {
         text: &str,
     ) -> Result<(OwnedImage, serde_json::Value), Fault> {
         let image = self.find_image(namespace, text).await?;
-        let all = self.inspect_name(image.private()).await?.ok_or_else(|| no_such_image(text))?;
+        let all = self
+            .inspect_name(image.private())
+            .await?
+            .ok_or_else(|| no_such_image(namespace.subject(), text))?;
         // Named one by one: what a later engine adds may tell of other namespaces.
         let shown = ImageInspect {
             id: all.id,
@@ -241,17 +247,22 @@ impl Engine {
     }
 
     /// Removes all that a namespace has in the engine and in the store: images, references, pins, and
-    /// what was held for it and for no other. A namespace that has nothing is removed.
-    pub async fn delete_namespace(&self, namespace: &Permit<Namespace>) -> Result<Vec<Reference>, Fault> {
+    /// what was held for it and for no other. A namespace that has nothing is removed. How many images
+    /// it had, and their references.
+    pub async fn delete_namespace(
+        &self,
+        namespace: &Permit<Namespace>,
+    ) -> Result<(usize, Vec<Reference>), Fault> {
         let mut removed = Removed::default();
-        for image in self.images(namespace).await? {
-            self.remove_all(&image, &mut removed).await?;
+        let images = self.images(namespace).await?;
+        for image in &images {
+            self.remove_all(image, &mut removed).await?;
         }
         let names = self.keys().names(namespace.subject());
         self.store().forget_pins(names.opaque()).await?;
         self.release_holds(names.opaque()).await?;
         removed.untagged.sort();
-        Ok(removed.untagged)
+        Ok((images.len(), removed.untagged))
     }
 
     /// The manifests that the engine has of an image that is an index.
@@ -426,7 +437,7 @@ impl Engine {
 }
 
 /// Refuses what is no reference for a new name.
-pub(crate) fn check_target(field: &'static str, target: &Reference) -> Result<(), Fault> {
+pub(crate) fn check_target(field: impl Into<Cow<'static, str>>, target: &Reference) -> Result<(), Fault> {
     if target.digest().is_some() {
         let text = format!(
             "`{}` has a digest: an image gets a name and a tag, its digest is its own",
@@ -440,8 +451,11 @@ pub(crate) fn check_target(field: &'static str, target: &Reference) -> Result<()
     Ok(())
 }
 
-fn no_such_image(text: &str) -> Fault {
-    Fault::new(Reason::ImageNotFound, format!("no such image in this namespace: {}", printable(text)))
+fn no_such_image(namespace: &Namespace, text: &str) -> Fault {
+    let name = Reference::parse(text).map_or_else(|_| printable(text), |reference| reference.familiar());
+    let text = format!("no such image in the namespace {}: {name}", printable(&namespace.to_string()));
+    Fault::new(Reason::ImageNotFound, text)
+        .hint("`wharf images` lists what is there; a job sees its own namespace and no other")
 }
 
 fn hex_of(digest: &Digest) -> &str {

@@ -15,6 +15,7 @@ use crate::{
         session::{self, Attached, Offer, Sessions},
         tar::{Beginning, Tar},
     },
+    engine::image::check_target,
     fault::{Fault, Reason},
     tasks::{Cause, Group},
     wire::{
@@ -104,6 +105,9 @@ impl Build {
         let namespace = call.authorize(start.namespace)?;
         let spec = start.spec.ok_or_else(|| Fault::invalid("start.spec", "there is nothing to build"))?;
         let spec = BuildSpec::from_wire(spec)?;
+        for (index, tag) in spec.tags.iter().enumerate() {
+            check_target(format!("start.spec.tags[{index}]"), tag)?;
+        }
         let logins = Logins::from_wire("start.credentials", start.credentials)?;
         let session = if start.session_id.is_empty() {
             None

@@ -37,9 +37,12 @@ impl NamespaceService for Namespaces {
             tasks
                 .spawn("delete namespace", async move {
                     let end = work.end(&name, &permit).await;
-                    let references = engine.delete_namespace(&permit).await?;
-                    let references = references.iter().map(ToString::to_string).collect();
-                    Ok(DeleteNamespaceResponse { references, cancelled_builds: end.builds() })
+                    let (images, references) = engine.delete_namespace(&permit).await?;
+                    Ok(DeleteNamespaceResponse {
+                        references: references.iter().map(ToString::to_string).collect(),
+                        cancelled_builds: end.builds(),
+                        images: u32::try_from(images).unwrap_or(u32::MAX),
+                    })
                 })
                 .await?
         })

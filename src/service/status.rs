@@ -63,6 +63,7 @@ fn describe(reason: Reason) -> (Code, ErrorReason) {
         Reason::RegistryDenied => (Code::PermissionDenied, ErrorReason::RegistryDenied),
         Reason::RegistryUnavailable => (Code::Unavailable, ErrorReason::RegistryUnavailable),
         Reason::ImageForged => (Code::FailedPrecondition, ErrorReason::ImageForged),
+        Reason::ImageUnsupported => (Code::FailedPrecondition, ErrorReason::ImageUnsupported),
         Reason::EngineUnavailable => (Code::Unavailable, ErrorReason::EngineUnavailable),
         Reason::EngineFailed => (Code::Internal, ErrorReason::EngineFailed),
         Reason::SessionNotFound => (Code::NotFound, ErrorReason::SessionNotFound),
@@ -94,6 +95,7 @@ pub(super) fn log(fault: &Fault) {
         | Reason::GraphDenied
         | Reason::ImageNotFound
         | Reason::BaseImageNotFound
+        | Reason::ImageUnsupported
         | Reason::RegistryDenied
         | Reason::SessionNotFound
         | Reason::StreamBroken
@@ -167,7 +169,7 @@ fn cut(text: &str, max: usize) -> String {
 mod tests {
     use super::*;
 
-    const ALL: [Reason; 20] = [
+    const ALL: [Reason; 21] = [
         Reason::InvalidInput,
         Reason::UnknownCaller,
         Reason::NamespaceDenied,
@@ -178,6 +180,7 @@ mod tests {
         Reason::RegistryDenied,
         Reason::RegistryUnavailable,
         Reason::ImageForged,
+        Reason::ImageUnsupported,
         Reason::EngineUnavailable,
         Reason::EngineFailed,
         Reason::SessionNotFound,

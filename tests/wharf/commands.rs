@@ -248,7 +248,8 @@ async fn images_and_their_names(test: Arc<Test>) {
     let described: Value = serde_json::from_str(&described).unwrap();
     assert_eq!((&described[0]["Id"], &described[1]["Id"]), (&id.as_str().into(), &id.as_str().into()));
     // As docker does: what is there is shown, and what is not makes the status.
-    let shown = job.run(["inspect", "app:3", "absent"]).await.ended(6).says(&["absent"]);
+    let shown = job.run(["inspect", "app:3", "absent"]).await.ended(6);
+    let shown = shown.says(&["no such image in the namespace job#1: absent", "`wharf images`"]);
     assert_eq!(serde_json::from_str::<Value>(&shown.stdout).unwrap().as_array().unwrap().len(), 1);
 
     let removed = job.run(["rmi", "app:3", "absent", "app"]).await.ended(6).says(&["absent"]);
@@ -256,6 +257,13 @@ async fn images_and_their_names(test: Arc<Test>) {
     let removed = job.run(["rmi", short]).await.ok().stdout;
     assert_eq!(removed, format!("Untagged: reg.example:5000/team/app:2\nDeleted: {id}\n"));
     assert_eq!(job.run(["images", "-q"]).await.ok().stdout, "");
+
+    job.build_id(&context, &[]).await;
+    assert_eq!(job.run(["namespace", "rm"]).await.ok().stdout, "Deleted: job#1\n");
+    for args in [&["namespace", "rm"][..], &["namespace", "rm", "never-there#1"]] {
+        let shown = job.run(args).await.ok().stdout;
+        assert!(shown.starts_with("Nothing to delete: "), "{shown}");
+    }
 }
 
 async fn versions(test: Arc<Test>) {
@@ -281,6 +289,14 @@ async fn versions(test: Arc<Test>) {
     command.env_remove("WHARF_NAMESPACE").env("JOB_NAME", "acme/feature%2Fx").env("BUILD_NUMBER", "42");
     let info = Output::of(command, b"", crate::harness::PATIENCE).await.ok().stdout;
     assert!(info.contains("acme/feature%2Fx#42"), "{info}");
+    let info = job.run(["info", "--namespace=foo"]).await.ok().stdout;
+    assert!(info.contains(" Namespace: foo#local\n"), "{info}");
+
+    // Who looks for docker's logins is told where they are.
+    for args in [&["login"][..], &["login", "-u", "me", "-phunter2", "reg.example"], &["logout", "--help"]] {
+        let shown = job.run(args).await.ended(2).says(&["`docker login HOST`", "DOCKER_CONFIG"]);
+        assert!(!shown.stderr.contains("hunter2"), "{shown}");
+    }
 }
 
 async fn files_of_a_build(test: Arc<Test>) {

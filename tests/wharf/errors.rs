@@ -21,6 +21,7 @@ cases![
     an_engine_that_goes,
     the_dockerfile,
     the_context,
+    a_context_that_is_none,
     a_failed_step,
     an_unknown_base,
     a_registry_that_does_not_work,
@@ -112,6 +113,24 @@ async fn the_context(test: Arc<Test>) {
     job.build("https://example.com/x.git", &[]).await.ended(2).says(&["https://example.com/x.git"]);
 }
 
+/// Neither an archive nor text: BuildKit cannot even say so.
+async fn a_context_that_is_none(test: Arc<Test>) {
+    let wharfd = test.wharfd().await;
+    let junk = [0xff, 0].repeat(2000);
+    let channel = rpc::connect(&wharfd.socket()).await;
+    let built = rpc::build_tar(&channel, rpc::start("job#1", BuildSpec::default()), junk.clone()).await;
+    let failure = built.failure.unwrap_or_else(|| panic!("{:?}", built.status));
+    assert!(failure.message.contains("not a tar archive"), "{failure:?}");
+
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    job.run_with(["build", "-"], &junk).await.ended(2).says(&["neither a tar archive nor a Dockerfile"]);
+    let context = test.context("context", &[("file", "x")]);
+    std::fs::write(context.join("Dockerfile"), &junk).unwrap();
+    job.build(&context, &[]).await.ended(1).says(&["the Dockerfile is not UTF-8 text"]);
+    std::fs::write(context.join("Dockerfile"), b"FROM scratch\nCOPY file /\nRUN echo caf\xe9\n").unwrap();
+    job.build(&context, &[]).await.ended(1).says(&["the Dockerfile is not UTF-8 text"]);
+}
+
 async fn a_failed_step(test: Arc<Test>) {
     let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
     let base = test.base(&registry).await;
@@ -170,6 +189,11 @@ async fn a_registry_that_does_not_work(test: Arc<Test>) {
         // The image is there all the same: the push can be tried again.
         job.run(["push", &name]).await.ended(5).says(&[host]);
     }
+    // A name without a registry: none of the engines reaches Docker Hub.
+    let context = test.context("hub", &[("Dockerfile", "FROM alpine\n")]);
+    let says = ["docker.io/library/alpine:latest", "registry.example.com/alpine:latest"];
+    job.build(&context, &[]).await.ended(5).says(&says);
+    job.run(["pull", "alpine"]).await.ended(5).says(&says);
 }
 
 async fn an_invalid_reference(test: Arc<Test>) {
@@ -177,6 +201,7 @@ async fn an_invalid_reference(test: Arc<Test>) {
     let job = Wharf::new(&test, &wharfd, "job#1");
     let context = test.context("context", &[("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")]);
     job.build(&context, &["-t", "foo/Bar"]).await.ended(2).says(&["foo/Bar", "foo/bar"]);
+    job.build(&context, &["-t", "wharf.invalid/x"]).await.ended(2).says(&["wharf.invalid"]);
     for command in [["push", "a b"], ["pull", "a:b:c"], ["images", "a/UP"]] {
         job.run(command).await.ended(2).says(&[command[1]]);
     }

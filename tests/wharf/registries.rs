@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::harness::{
     Image, Registry, Test, Wharf, cases,
-    image::{File, tar},
+    image::{File, push_index, tar},
 };
 
 cases![
@@ -17,6 +17,7 @@ cases![
     an_operators_tag_survives,
     an_operators_image_is_a_base,
     a_base_that_has_gone_comes_back,
+    an_index_within_an_index,
 ];
 
 const USER: &str = "builder";
@@ -205,6 +206,11 @@ async fn an_operators_image_is_a_base(test: Arc<Test>) {
     assert_eq!(test.engine.text(&id, "/operators").await, content);
     assert_eq!(registry.requests_since(&before).await, Vec::<String>::new());
     assert_eq!(test.engine.id(&format!("{repository}:1")).await, loaded);
+    // In another run too, although the store has noted the name that the first one used.
+    job.in_namespace("job#2").build_id(&context, &[]).await;
+    // No registry has given it a digest.
+    let pulled = job.run(["pull", &format!("{repository}:1")]).await.ok().stdout;
+    assert_eq!(pulled, format!("{repository}:1\n"));
     test.engine.remove_image(&format!("{repository}:1")).await;
 }
 
@@ -231,4 +237,24 @@ async fn a_base_that_has_gone_comes_back(test: Arc<Test>) {
     second.run(["namespace", "rm"]).await.ok();
     let third = Wharf::new(&test, &wharfd, "third#1");
     third.run(["pull", &app]).await.ok();
+}
+
+async fn an_index_within_an_index(test: Arc<Test>) {
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    let image = Image::base(&test.unique("base"));
+    image.push(&registry, "base", "image").await;
+    let config = image.config();
+    let platform = serde_json::json!({"os": config["os"], "architecture": config["architecture"]});
+    push_index(&registry, "base", "index", &[("image", platform.clone())]).await;
+    push_index(&registry, "base", "nested", &[("index", platform)]).await;
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    job.run(["pull", &registry.name("base:index")]).await.ok();
+    let nested = registry.name("base:nested");
+    let pulled = job.run(["pull", &nested]).await;
+    if test.engine.is_containerd() {
+        // Its layers cannot be verified there.
+        pulled.ended(1).says(&[&nested, "index within an index"]);
+    } else {
+        pulled.ok();
+    }
 }

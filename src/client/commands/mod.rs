@@ -65,5 +65,11 @@ pub(super) async fn run(cli: Cli) -> Result<(), Stop> {
         },
         Command::Version(args) => version::run(call, args).await,
         Command::Info(args) => info::run(call, args).await,
+        Command::Login(_) => Err(Failure::usage("wharf has no logins of its own: it uses the docker configuration's")
+            .hint(
+                "run `docker login HOST`, or name a directory with a `config.json` by DOCKER_CONFIG; in a Jenkinsfile, \
+                 `withDockerRegistry` does it, or the step's `credentials`",
+            )
+            .into()),
     }
 }

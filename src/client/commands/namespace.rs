@@ -31,5 +31,9 @@ pub(super) async fn run(mut call: Call, args: NamespaceRmArgs) -> Result<(), Sto
     if deleted.cancelled_builds > 0 {
         print::line(format_args!("Cancelled builds: {}", deleted.cancelled_builds))?;
     }
+    if deleted.images == 0 && deleted.references.is_empty() && deleted.cancelled_builds == 0 {
+        // No failure: a pipeline's end says it whether or not anything was built.
+        return print::line(format_args!("Nothing to delete: {namespace} has no images and no builds"));
+    }
     print::line(format_args!("Deleted: {namespace}"))
 }

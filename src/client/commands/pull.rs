@@ -42,7 +42,8 @@ pub(super) async fn run(mut call: Call, args: PullArgs) -> Result<(), Stop> {
     let result = call.signals.guard(pulling).await;
     display.finish(if result.is_ok() { Outcome::Done } else { Outcome::Stopped });
     let result = result?;
-    if mode != Mode::Quiet {
+    // An image that the operator has put on the node has no digest at a registry.
+    if mode != Mode::Quiet && !result.digest.is_empty() {
         print::line(format_args!("Digest: {}", printable(&result.digest)))?;
     }
     print::line(printable(&result.reference))

@@ -88,6 +88,9 @@ pub enum SourceError {
     /// Nothing on standard input.
     #[error("standard input is empty: expected {0}")]
     StdinEmpty(&'static str),
+    /// Something else on standard input.
+    #[error("standard input is neither a tar archive nor a Dockerfile")]
+    StdinBinary,
     /// Standard input cannot be read.
     #[error("cannot read standard input: {0}")]
     Stdin(#[source] io::Error),
@@ -144,6 +147,9 @@ impl Source {
         }
         if head.is_empty() {
             return Err(SourceError::StdinEmpty("a Dockerfile, or a tar of the context"));
+        }
+        if head.contains(&0) {
+            return Err(SourceError::StdinBinary);
         }
         if file.is_some() {
             return Err(SourceError::StdinAmbiguous);

@@ -26,6 +26,7 @@ pub(super) fn claims_of(
         }
         let digest = Digest::parse(&child.digest).ok_or(Problem::Forged)?;
         match parse(json, &digest)? {
+            Some(manifest) if manifest.config.is_none() => return Err(Problem::Nested),
             Some(manifest) => manifests.push(manifest),
             // Of several the engine takes one, and not by which of them it has.
             None if used == Use::Takes => return Err(Problem::Incomplete),
@@ -213,6 +214,10 @@ mod tests {
         };
         let otherwise = ImageInspect { root_fs: Some(root_fs), ..ImageInspect::default() };
         assert_eq!(claims(&documents, index.as_bytes(), &otherwise), Err(Problem::Forged));
+        // An index of the index.
+        let nested = format!(r#"{{"manifests":[{}]}}"#, child("amd64", &digest(index.as_bytes())));
+        let with_nested = [documents.as_slice(), &[nested.as_bytes()]].concat();
+        assert_eq!(claims(&with_nested, nested.as_bytes(), &none), Err(Problem::Nested));
         let other = format!(r#"{{"manifests":[{}]}}"#, child("arm64", &own));
         let with_other = [documents[1], other.as_bytes()];
         assert_eq!(claims(&with_other, other.as_bytes(), &none), Err(Problem::OtherPlatform));

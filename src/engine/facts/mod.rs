@@ -6,7 +6,7 @@ mod blobs;
 mod claims;
 mod strict;
 
-use bollard::models::ImageInspect;
+use bollard::{errors::Error, models::ImageInspect};
 use futures_util::StreamExt as _;
 use tokio::sync::mpsc;
 
@@ -22,6 +22,8 @@ use crate::{
 
 /// Pieces of the export on their way to the thread that hashes.
 const PIECES: usize = 16;
+/// How containerd's export says that what an index lists is no image (`archive/exporter.go`).
+const NO_IMAGE: &str = "unable to create manifests file";
 /// How many bytes pass between two reports.
 const REPORT_BYTES: u64 = 4 << 20;
 
@@ -39,7 +41,7 @@ impl Engine {
         let platform = self.platform().to_string();
         let mut claims = self.store().layer_claims(digest, &platform).await?;
         if claims.is_empty() {
-            let exported = self.hash_export(hold, step).await?;
+            let exported = self.hash_export(reference, hold, step).await?;
             for (blob, diff_id) in exported.layers {
                 self.store().learn_layer(&blob, &diff_id).await?;
             }
@@ -58,8 +60,14 @@ impl Engine {
     }
 
     /// Reads the image as the engine stores it, and hashes all of it, with flat memory.
-    async fn hash_export(&self, hold: &str, step: &Step) -> Result<Exported, Fault> {
-        let failed = |error| fault::unexpected("export an image", error);
+    async fn hash_export(&self, reference: &Reference, hold: &str, step: &Step) -> Result<Exported, Fault> {
+        let failed = |error| match error {
+            // What containerd exports of an index it takes for images.
+            Error::DockerResponseServerError { ref message, .. } if message.contains(NO_IMAGE) => {
+                fault::nested(reference).caused_by(error)
+            }
+            error => fault::unexpected("export an image", error),
+        };
         let (pieces, received) = mpsc::channel(PIECES);
         let hashing = tokio::task::spawn_blocking(move || read_export(Pieces::new(received)));
         let mut stream = std::pin::pin!(self.docker().export_image(hold));
@@ -91,6 +99,7 @@ enum Problem {
     OtherPlatform,
     Unfetched(Digest),
     Incomplete,
+    Nested,
 }
 
 impl Problem {
@@ -101,6 +110,7 @@ impl Problem {
                 let text = format!("the engine has pulled {} only in part", reference.familiar());
                 Fault::new(Reason::EngineFailed, text)
             }
+            Self::Nested => fault::nested(reference),
             Self::Unfetched(blob) => {
                 let text = format!(
                     "{} is refused: its config calls layer {blob} by the name of one that the engine has, so the \

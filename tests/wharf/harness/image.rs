@@ -136,10 +136,11 @@ pub(crate) async fn push_index(registry: &Registry, repository: &str, tag: &str,
     let mut manifests = Vec::new();
     for (child, platform) in of {
         let path = format!("/v2/{repository}/manifests/{child}");
-        let call = registry.call(Method::GET, &path).header("accept", MANIFEST);
-        let body = call.send().await.ok().body;
+        let call = registry.call(Method::GET, &path).header("accept", format!("{MANIFEST}, {INDEX}"));
+        let answer = call.send().await.ok();
+        let (kind, body) = (answer.header("content-type"), answer.body);
         manifests.push(json!({
-            "mediaType": MANIFEST, "size": body.len(), "digest": digest(&body), "platform": platform,
+            "mediaType": kind, "size": body.len(), "digest": digest(&body), "platform": platform,
         }));
     }
     let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests});
