@@ -446,7 +446,10 @@ pub(crate) fn check_target(field: impl Into<Cow<'static, str>>, target: &Referen
         return Err(Fault::invalid(field, text));
     }
     if target.host() == PRIVATE_HOST {
-        return Err(Fault::invalid(field, format!("names under `{PRIVATE_HOST}` are wharfd's own")));
+        return Err(Fault::invalid(
+            field,
+            format!("names under `{PRIVATE_HOST}` are wharfd's own: choose another host"),
+        ));
     }
     Ok(())
 }
