@@ -22,6 +22,7 @@ use bollard_buildkit_proto::{
 };
 use bytes::{Buf as _, Bytes, BytesMut};
 use futures_util::{Stream, StreamExt as _, future::BoxFuture, stream::BoxStream};
+use hyper::server::conn::http2;
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -64,6 +65,12 @@ const _: () = assert!(4 * (STREAM_WINDOW / 10) * 256 <= CONNECTION_WINDOW / 2);
 /// BuildKit asks for a directory with its exclude patterns, which are all of `.dockerignore`, and the
 /// paths that the Dockerfile copies as headers. This is what `docker buildx` takes.
 const HEADERS_BYTES_MAX: u32 = 1 << 20;
+
+/// Calls of BuildKit's that may run at once.
+const STREAMS_MAX: u32 = 200;
+/// Calls that BuildKit may take back before they were looked at. h2 ends a connection beyond 20, and
+/// a failed step takes back all that the others have asked.
+const RESETS_MAX: usize = STREAMS_MAX as usize;
 
 /// A stream of one side's messages.
 pub type Messages = BoxStream<'static, Result<Bytes, Status>>;
@@ -127,23 +134,32 @@ impl Session {
             outgoing: PollSender::new(sender),
             write: BytesMut::new(),
         };
-        let routes = Routes::new(FileSyncService::new(Arc::clone(&client)))
-            .add_service(filesync::auth_server::AuthServer::new(Answers(Arc::clone(&client))))
-            .add_service(secrets::secrets_server::SecretsServer::new(Answers(Arc::clone(&client))))
-            .add_service(upload::upload_server::UploadServer::new(Answers(client)))
-            .add_service(health::health_server::HealthServer::new(Healthy))
-            .prepare();
-        hyper::server::conn::http2::Builder::new(tasks.clone())
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_header_list_size(HEADERS_BYTES_MAX)
-            .serve_connection(TokioIo::new(io), TowerToHyperService::new(routes))
-            .await
-            .map_err(|error| {
-                unavailable("the session with the engine's builder broke off").caused_by(error)
-            })?;
+        answer(io, client, tasks).await.map_err(|error| {
+            unavailable("the session with the engine's builder broke off").caused_by(error)
+        })?;
         Err(unavailable("the engine's builder ended the session"))
     }
+}
+
+/// Answers the calls that come on `io` until it ends.
+async fn answer<I>(io: I, client: Arc<dyn SessionClient>, tasks: &Group) -> hyper::Result<()>
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let routes = Routes::new(FileSyncService::new(Arc::clone(&client)))
+        .add_service(filesync::auth_server::AuthServer::new(Answers(Arc::clone(&client))))
+        .add_service(secrets::secrets_server::SecretsServer::new(Answers(Arc::clone(&client))))
+        .add_service(upload::upload_server::UploadServer::new(Answers(client)))
+        .add_service(health::health_server::HealthServer::new(Healthy))
+        .prepare();
+    http2::Builder::new(tasks.clone())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(HEADERS_BYTES_MAX)
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_pending_accept_reset_streams(RESETS_MAX)
+        .serve_connection(TokioIo::new(io), TowerToHyperService::new(routes))
+        .await
 }
 
 fn expose(
@@ -329,5 +345,84 @@ impl AsyncWrite for SessionIo {
         ready!(self.poll_send(cx))?;
         self.outgoing.close();
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    /// A client that has nothing.
+    struct Nothing;
+
+    impl SessionClient for Nothing {
+        fn sync(&self, _: DirectoryRequest, _: Messages) -> BoxFuture<'_, Result<Messages, Status>> {
+            Box::pin(async { Err(Status::not_found("nothing")) })
+        }
+
+        fn credentials<'a>(
+            &'a self,
+            _: &'a str,
+        ) -> BoxFuture<'a, Result<filesync::CredentialsResponse, Status>> {
+            Box::pin(async { Err(Status::not_found("nothing")) })
+        }
+
+        fn secret<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Secret<Vec<u8>>, Status>> {
+            Box::pin(async { Err(Status::not_found("nothing")) })
+        }
+
+        fn upload(&self, _: &str) -> Result<Messages, Status> {
+            Err(Status::not_found("nothing"))
+        }
+    }
+
+    // RFC 9113, 6: types of frames.
+    const HEADERS: u8 = 1;
+    const RST_STREAM: u8 = 3;
+    const SETTINGS: u8 = 4;
+    const PING: u8 = 6;
+    const GOAWAY: u8 = 7;
+
+    fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+    }
+
+    /// As when a step fails beside others that wait for their secrets, and wharfd is late to look.
+    #[tokio::test]
+    async fn calls_that_are_taken_back_unseen_end_nothing() {
+        const CALLS: u32 = 100;
+        let path = b"/moby.buildkit.secrets.v1.Secrets/GetSecret";
+        // RFC 7541: POST and http of the static table, then a literal path.
+        let mut headers = vec![0x83, 0x86, 0x04, u8::try_from(path.len()).unwrap()];
+        headers.extend(path);
+        let mut said = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+        said.extend(frame(SETTINGS, 0, 0, &[]));
+        let streams = || (0..CALLS).map(|call| 2 * call + 1);
+        said.extend(streams().flat_map(|stream| frame(HEADERS, 0x4, stream, &headers)));
+        said.extend(streams().flat_map(|stream| frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes())));
+        said.extend(frame(PING, 0, 0, b"all read"));
+
+        let (mut buildkit, io) = tokio::io::duplex(64 << 10);
+        buildkit.write_all(&said).await.unwrap();
+        let tasks = Group::root();
+        let answering = tasks.clone();
+        let served = tasks.spawn("answer", async move { answer(io, Arc::new(Nothing), &answering).await });
+        loop {
+            let mut head = [0; 9];
+            buildkit.read_exact(&mut head).await.unwrap();
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            let mut payload = vec![0; usize::try_from(length).unwrap()];
+            buildkit.read_exact(&mut payload).await.unwrap();
+            assert_ne!(head[3], GOAWAY, "{}", String::from_utf8_lossy(&payload));
+            if (head[3], &*payload) == (PING, b"all read") {
+                break;
+            }
+        }
+        drop(buildkit);
+        let _ = served.await;
+        tasks.close_and_wait().await;
     }
 }
