@@ -133,6 +133,8 @@ async fn by_tar(test: Arc<Test>) {
 async fn who_does_not_read_stops_who_sends(test: Arc<Test>) {
     const PIECE: usize = 256 << 10;
     const PIECES: usize = 400;
+    /// What the engine reads before it stops.
+    const FIRST: usize = 16;
     let relay = Relay::start(&test);
     let wharfd = test.wharfd_with(None, &["--engine", &relay.address()]).await;
     let sent = Arc::<AtomicUsize>::default();
@@ -145,25 +147,28 @@ async fn who_does_not_read_stops_who_sends(test: Arc<Test>) {
     header.set_cksum();
     head.extend(header.as_bytes());
     let (go, gone) = tokio::sync::oneshot::channel::<()>();
-    // The first piece alone, until the relay stands still.
+    let pieces = move |count: usize| {
+        let counted = Arc::clone(&counted);
+        stream::iter(0..count).map(move |_| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            Bytes::from(vec![0; PIECE])
+        })
+    };
+    // The first ones alone, until the relay stands still.
     let pieces = stream::once(async move { Bytes::from(head) })
+        .chain(pieces(FIRST))
         .chain(stream::once(async move {
             let _ = gone.await;
             Bytes::new()
         }))
-        .chain(stream::iter(0..PIECES).map(move |_| {
-            counted.fetch_add(1, Ordering::Relaxed);
-            Bytes::from(vec![0; PIECE])
-        }))
+        .chain(pieces(PIECES - FIRST))
         .chain(stream::iter([Bytes::from(vec![0; 1024])]));
     let channel = rpc::connect(&wharfd.socket()).await;
     let build =
         tokio::spawn(
             async move { rpc::build(&channel, rpc::start("job#1", BuildSpec::default()), pieces).await },
         );
-    // BuildKit asks for the tar only when it reads the Dockerfile.
-    let asked = |line: &str| (line.contains("BuildService/Build") && line.contains("answered")).then_some(());
-    wharfd.process().says("that the build has begun", asked).await;
+    wait_for("the engine to read", async || (relay.passed() >= FIRST * PIECE).then_some(())).await;
     relay.pause();
     go.send(()).unwrap();
 

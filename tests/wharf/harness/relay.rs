@@ -1,6 +1,13 @@
 //! An engine that can be taken away, or stands still: a socket that passes on to the real one.
 
-use std::{fs, path::PathBuf, sync::Arc};
+use std::{
+    fs,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
@@ -17,6 +24,7 @@ pub(crate) struct Relay {
     tasks: JoinSet<()>,
     path: PathBuf,
     paused: Arc<watch::Sender<bool>>,
+    passed: Arc<AtomicUsize>,
 }
 
 impl Relay {
@@ -26,28 +34,34 @@ impl Relay {
         let listener = UnixListener::bind(&path).unwrap();
         let engine = test.engine.socket().to_owned();
         let paused = Arc::new(watch::Sender::new(false));
-        let state = Arc::clone(&paused);
+        let passed = Arc::<AtomicUsize>::default();
+        let (state, count) = (Arc::clone(&paused), Arc::clone(&passed));
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             let mut relays = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
-                let (engine, state) = (engine.clone(), Arc::clone(&state));
+                let (engine, state, count) = (engine.clone(), Arc::clone(&state), Arc::clone(&count));
                 relays.spawn(async move {
                     let engine = UnixStream::connect(engine).await.unwrap();
                     let (client, engine) = (client.into_split(), engine.into_split());
                     tokio::join!(
-                        pass_on(client.0, engine.1, state.subscribe()),
-                        pass_on(engine.0, client.1, state.subscribe()),
+                        pass_on(client.0, engine.1, state.subscribe(), &count),
+                        pass_on(engine.0, client.1, state.subscribe(), &count),
                     );
                 });
             }
         });
-        Self { tasks, path, paused }
+        Self { tasks, path, paused, passed }
     }
 
     /// Its address.
     pub(crate) fn address(&self) -> String {
         format!("unix://{}", self.path.display())
+    }
+
+    /// How many bytes it has passed on, both ways.
+    pub(crate) fn passed(&self) -> usize {
+        self.passed.load(Ordering::Relaxed)
     }
 
     /// Passes nothing on.
@@ -71,6 +85,7 @@ async fn pass_on(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     mut paused: watch::Receiver<bool>,
+    passed: &AtomicUsize,
 ) {
     let mut buffer = vec![0; 32 << 10];
     loop {
@@ -81,6 +96,7 @@ async fn pass_on(
         if paused.wait_for(|paused| !paused).await.is_err() || to.write_all(&buffer[..read]).await.is_err() {
             break;
         }
+        passed.fetch_add(read, Ordering::Relaxed);
     }
     let _ = to.shutdown().await;
 }
