@@ -20,6 +20,9 @@ Map call(Map request) {
     String scratch = (env.WORKSPACE_TMP ?: pwd(tmp: true)) + '/wharf-' + UUID.randomUUID().toString()
     String metadata = plan.metadataFile == null ? scratch + '/metadata.json' : plan.metadataFile
     try {
+        // By the agent and not by the script, whose user is another where the agent and its `container` are: what
+        // a root there made, this user could not clean up.
+        writeFile(file: scratch + '/.made-by-the-agent', text: '')
         withBindings(plan.bindings) {
             List words = wharfArguments.wordsOf(plan, metadata, secretFilesOf(plan.bindings))
             int status = sh(script: scriptOf(scratch, plan.registries, words), label: plan.label, returnStatus: true)
@@ -76,7 +79,7 @@ Map secretFilesOf(List bindings) {
  */
 @NonCPS
 String scriptOf(String scratch, List registries, List words) {
-    List lines = ['{ set +x; } 2>/dev/null', "(umask 077; mkdir -p ${quoted(scratch)})".toString()]
+    List lines = ['{ set +x; } 2>/dev/null']
     if (!registries.isEmpty()) {
         lines.addAll(logInLines(scratch, registries))
     }

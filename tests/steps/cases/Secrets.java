@@ -44,7 +44,8 @@ final class Secrets {
                 Fake.Call call = fake.call();
                 equal("{\"auths\":{\"reg.example.com:5000\":{\"auth\":\"" + base64("bob", SECRET) + "\"}}}",
                     call.file("docker-config").trim(), "config.json");
-                equal("700\n600\n", call.file("modes"), "modes of the directory and of config.json");
+                // The directory is the agent's, who has to clean up what a root in a container leaves there.
+                equal("755\n600\n", call.file("modes"), "modes of the directory and of config.json");
                 nowhere(fake, log, call, SECRET);
                 nowhere(fake, log, call, base64("bob", SECRET));
             }
