@@ -17,10 +17,11 @@ use rustix::{
 pub(super) const NAME: &str = "wharf.sqlite";
 const LOCK_NAME: &str = "lock";
 
-const SCHEMA_VERSION: u32 = 1;
+const SCHEMA_VERSION: u32 = 2;
 
 /// One entry a version; an entry that was released is never changed.
-const SCHEMA: [&str; SCHEMA_VERSION as usize] = ["
+pub(super) const SCHEMA: [&str; SCHEMA_VERSION as usize] = [
+    "
     -- A blob's diff id: the digest of what it holds, uncompressed. True for ever.
     CREATE TABLE layer_facts (blob TEXT PRIMARY KEY, diff_id TEXT NOT NULL) WITHOUT ROWID;
     -- The diff ids that an image claims for its layers. True for ever, unlike what is claimed.
@@ -47,12 +48,21 @@ const SCHEMA: [&str; SCHEMA_VERSION as usize] = ["
         PRIMARY KEY (job, build, reference)) WITHOUT ROWID;
     -- References that do not fit into a private name.
     CREATE TABLE long_names (hash TEXT PRIMARY KEY, reference TEXT NOT NULL) WITHOUT ROWID;
-    -- Hold names, and the namespaces that each is of use to.
+    -- Hold names, and when each was last of use (seconds since 1970).
+    CREATE TABLE holds (
+        engine TEXT NOT NULL, name TEXT NOT NULL, last_used INTEGER NOT NULL,
+        PRIMARY KEY (engine, name)) WITHOUT ROWID;
+",
+    "
+    -- Hold names, and the namespaces that each is of use to. Of those so far nobody knows: an
+    -- engine's recovery takes them away, and a pin without its hold is admitted anew.
+    DROP TABLE holds;
     CREATE TABLE holds (
         engine TEXT NOT NULL, name TEXT NOT NULL, namespace TEXT NOT NULL,
         PRIMARY KEY (engine, name, namespace)) WITHOUT ROWID;
     CREATE INDEX holds_of ON holds (engine, namespace);
-"];
+",
+];
 
 /// Why the store cannot be opened.
 #[derive(Debug, thiserror::Error)]

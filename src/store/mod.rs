@@ -138,4 +138,21 @@ mod tests {
             std::fs::remove_dir_all(path).unwrap();
         }
     }
+
+    #[tokio::test]
+    async fn an_older_file_is_brought_up_to_date() {
+        let path = directory("older");
+        let older = Connection::open(path.join(file::NAME)).unwrap();
+        older.execute_batch(file::SCHEMA[0]).unwrap();
+        older.execute("INSERT INTO long_names VALUES ('h', 'docker.io/library/app:1')", []).unwrap();
+        older.execute("INSERT INTO holds VALUES ('main', 'hold', 1)", []).unwrap();
+        older.pragma_update(None, "user_version", 1).unwrap();
+        drop(older);
+        let store = Store::open(&path).unwrap();
+        assert_eq!(store.long_name("h").await.unwrap().as_deref(), Some("docker.io/library/app:1"));
+        assert!(!store.is_held("main", "hold").await.unwrap());
+        store.hold("main", "hold", "namespace").await.unwrap();
+        assert!(store.is_held("main", "hold").await.unwrap());
+        std::fs::remove_dir_all(path).unwrap();
+    }
 }
