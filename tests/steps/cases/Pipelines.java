@@ -44,6 +44,7 @@ final class Pipelines {
         suite.test(on + "a failing step, with post", Pipelines::failingStep);
         suite.test(on + "an abort in the middle", Pipelines::abort);
         suite.test(on + "an abort of two builds at once, declarative", Pipelines::abortParallel);
+        suite.test(on + "a branch that fails stops the other's build", Pipelines::failFast);
         suite.test(on + "secrets of text and of files", Pipelines::secrets);
         suite.test(on + "a private base image", Pipelines::privateBase);
         suite.test(on + "tagged with the Git commit", Pipelines::gitCommit);
@@ -130,6 +131,17 @@ final class Pipelines {
             containsNot(log, "must not be");
             goneFromTheEngine(mark + "1");
             goneFromTheEngine(mark + "2");
+        }
+    }
+
+    private static void failFast() throws Exception {
+        try (Project project = new Project("fail-fast")) {
+            String mark = mark();
+            project.job().variable("MARK", mark);
+            String log = project.log("FAILURE");
+            contains(log, "script returned exit code 7");
+            containsNot(log, "exit status");
+            goneFromTheEngine(mark);
         }
     }
 

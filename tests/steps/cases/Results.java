@@ -67,6 +67,21 @@ final class Results {
             "+ exec wharf build --build-arg=A=two words --push --tag=app:1 --metadata-file="));
         suite.test("a failed build fails the step and says which", () -> failure(1,
             "ERROR: dockerBuild app:1: it failed; wharf says why above (exit status 1)"));
+        suite.test("a build that failed may be tried again", () -> {
+            try (Fake fake = Fake.onNode("""
+                int tries = 0
+                retry(3) {
+                    tries++
+                    withEnv(["FAKE_STATUS=${tries < 3 ? '5' : ''}"]) {
+                        echo "ref=${dockerBuild(tag: 'app:1').ref}"
+                    }
+                }
+                """)) {
+                contains(fake.run("SUCCESS").log(), "\nref=app:1\n");
+                equal(3, fake.calls().size(), "calls of the client");
+                fake.nothingLeft();
+            }
+        });
         suite.test("a status that the step does not know is told", () -> failure(77, "(exit status 77)"));
         suite.test("an agent without the client says what is missing", () -> {
             try (Fake fake = Fake.onNode("dockerBuild(tag: 'app:1')")) {

@@ -58,6 +58,12 @@ final class Secrets {
                 check(where.startsWith(fake.job().workspace() + "@tmp/"), "DOCKER_CONFIG is " + where);
                 fake.nothingLeft();
             }
+            try (Fake fake = Fake.onNode("ws('other') { dockerBuild(tag: 'r.example/a', credentials: 'reg') }")) {
+                login(fake, "reg");
+                fake.run("SUCCESS");
+                String where = fake.call().variables().get("DOCKER_CONFIG");
+                check(where.startsWith(fake.job().workspace().resolve("other") + "@tmp/"), "DOCKER_CONFIG is " + where);
+            }
         });
         suite.test("registry credentials for several registries", () -> {
             try (Fake fake = Fake.onNode("dockerPush(tag: 'a:1', credentials: ['docker.io': 'hub', 'reg.example.com': 'long'])")) {

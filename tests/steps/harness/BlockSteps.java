@@ -1,6 +1,7 @@
 package harness;
 
 import com.cloudbees.groovy.cps.Outcome;
+import groovy.lang.Closure;
 import hudson.AbortException;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -45,6 +46,17 @@ final class BlockSteps {
         });
         later.put("withEnv", BlockSteps::withEnv);
         later.put("timeout", BlockSteps::timeout);
+        later.put("retry", (call, run, strand) -> {
+            int count = ((Number) call.main("count")).intValue();
+            strand.enter(call.requireBody(), new Object[0], strand.context(), new Retry(call.requireBody(), count - 1));
+        });
+        later.put("ws", (call, run, strand) -> {
+            Path workspace = strand.context().requireDirectory().resolve(call.mainText("dir"));
+            Files.createDirectories(workspace);
+            run.log("Running in " + workspace);
+            enter(call, strand, strand.context().withWorkspace(workspace).withVariables(Map.of(
+                "WORKSPACE", workspace.toString(), "WORKSPACE_TMP", workspace + "@tmp")));
+        });
         later.put("catchError", (call, run, strand) -> {
             call.allow("message", "buildResult", "stageResult");
             strand.enter(call.requireBody(), new Object[0], strand.context(),
@@ -93,6 +105,20 @@ final class BlockSteps {
         public Outcome ended(Program program, Program.Strand strand, Outcome body) {
             Run.current().forget(ticket);
             return body;
+        }
+    }
+
+    /** A failure inside begins the body anew, an abort goes on. */
+    private record Retry(Closure<?> body, int left) implements Program.End {
+        @Override
+        public Outcome ended(Program program, Program.Strand strand, Outcome outcome) {
+            Throwable failure = outcome.getAbnormal();
+            if (failure == null || left == 0 || failure instanceof FlowInterruptedException) {
+                return outcome;
+            }
+            Run.current().log("ERROR: " + failure.getMessage() + "\nRetrying", strand.context());
+            strand.enter(body, new Object[0], strand.context(), new Retry(body, left - 1));
+            return null;
         }
     }
 
