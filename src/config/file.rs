@@ -39,9 +39,16 @@ pub(super) struct Engine {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Serve {
+    #[serde(deserialize_with = "uid")]
     pub(super) uid: u32,
     pub(super) namespaces: Pattern,
     pub(super) engine: Option<Spanned<EngineName>>,
+}
+
+/// A number, and not a login name: the users of containers have none on the node.
+fn uid<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    u32::deserialize(deserializer)
+        .map_err(|_| D::Error::custom("uid: a user's number is expected, as `id -u USER` prints it"))
 }
 
 /// A socket's address.

@@ -101,6 +101,8 @@ fn a_mistake_names_file_line_and_key() {
     assert!(wrong.starts_with("w.toml:3: unknown field `sockt`"), "{wrong}");
     let wrong = error("\n[[serve]]\nuid = 1\nnamespaces = \"a*b\"\n");
     assert_eq!(wrong, "w.toml:4: `a*b`: `*` can only be the last character");
+    let wrong = error("[[serve]]\nuid = \"jenkins\"\nnamespaces = \"*\"\n");
+    assert_eq!(wrong, "w.toml:2: uid: a user's number is expected, as `id -u USER` prints it");
     let wrong = error("[[serve]]\nuid = 1\n");
     assert!(wrong.starts_with("w.toml:1: missing field `namespaces`"), "{wrong}");
     let wrong = error("[engines.a]\nsocket = \"tcp://a:1\"\n");
