@@ -76,11 +76,6 @@ impl Call {
         self.caller.engine()
     }
 
-    /// The call's span, for tasks that work for it.
-    pub fn span(&self) -> &Span {
-        &self.span
-    }
-
     /// Allows the call to act in the namespace that its request names.
     pub fn authorize(&self, namespace: Option<v1::Namespace>) -> Result<Permit<Namespace>, Fault> {
         let v1::Namespace { job, run } =

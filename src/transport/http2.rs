@@ -110,7 +110,7 @@ where
         };
         backoff = BACKOFF_MIN;
         let peer = match stream.peer_cred() {
-            Ok(peer) => Peer { uid: peer.uid(), gid: peer.gid(), pid: peer.pid() },
+            Ok(peer) => Peer { uid: peer.uid(), pid: peer.pid() },
             Err(error) => {
                 tracing::warn!(%error, "a connection is closed: the kernel does not say whose it is");
                 continue;
@@ -315,8 +315,8 @@ mod tests {
     async fn a_request_carries_its_peer() {
         let served = Served::new("peer", Limits::default(), |peer| async move { format!("{peer:?}") });
         let response = served.client().await.send_request(request()).await.unwrap();
-        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-        let peer = Peer { uid, gid, pid: Some(std::process::id().try_into().unwrap()) };
+        let uid = rustix::process::geteuid().as_raw();
+        let peer = Peer { uid, pid: Some(std::process::id().try_into().unwrap()) };
         assert_eq!(text(response).await, format!("{peer:?}"));
     }
 

@@ -10,7 +10,7 @@ pub use http2::{Limits, serve};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer {
     uid: u32,
-    gid: u32,
+    /// Its process then; another one may have the number since.
     pid: Option<i32>,
 }
 
@@ -20,19 +20,9 @@ impl Peer {
         self.uid
     }
 
-    /// Its group.
-    pub fn gid(&self) -> u32 {
-        self.gid
-    }
-
-    /// Its process when it connected; another process may have the number since.
-    pub fn pid(&self) -> Option<i32> {
-        self.pid
-    }
-
     /// A peer that no socket vouches for.
     #[cfg(test)]
     pub(crate) fn test(uid: u32) -> Self {
-        Self { uid, gid: uid, pid: None }
+        Self { uid, pid: None }
     }
 }

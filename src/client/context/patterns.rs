@@ -83,14 +83,6 @@ impl Patterns {
         Ok((matched, Matched(each)))
     }
 
-    /// Whether `path` or a directory above it matches, with nothing known of the latter.
-    ///
-    /// # Errors
-    /// When a pattern that decides cannot be matched.
-    pub fn matches_alone(&self, path: &str) -> Result<bool, PatternError> {
-        Ok(self.matches(path, &Matched::default())?.0)
-    }
-
     /// Whether something inside of `directory` could be matched by a pattern, or by an exception
     /// where `exceptions` asks for those.
     pub(crate) fn may_match_inside(&self, directory: &str, exceptions: bool) -> bool {
