@@ -131,7 +131,8 @@ async fn start(config: &Config, process: &Group) -> Result<Started, StartError> 
         tracing::info!(%socket, mode = format_args!("{:04o}", config.listen_mode.bits()), "listening");
     }
     let connections = process.child("connections");
-    let serving = transport::serve(listeners, Limits::default(), connections.clone(), services);
+    let serving =
+        transport::serve(listeners, Limits::default(), connections.clone(), services, service::refuse);
     let accepting = process.spawn("accept", serving);
     Ok(Started { work, health, connections, accepting })
 }

@@ -17,6 +17,7 @@ use tonic::{body::Body, service::Routes};
 use tower::{Service, ServiceExt};
 
 pub use call::Call;
+pub use status::refuse;
 pub use work::{Kind, Member, Work};
 
 use crate::{

@@ -138,9 +138,13 @@ pub(super) fn complete(response: Response<Body>) -> Response<Body> {
         return response;
     }
     let Some(fault) = undecoded(status.code()) else { return response };
-    let fault = fault.caused_by(status);
-    log(&fault);
-    from_fault(&fault).into_http()
+    refuse(&fault.caused_by(status))
+}
+
+/// The answer to a call that no handler sees.
+pub fn refuse(fault: &Fault) -> Response<Body> {
+    log(fault);
+    from_fault(fault).into_http()
 }
 
 /// `text`, cut where its percent-encoded form (gRPC over HTTP2, "Status-Message") passes `max`.

@@ -31,6 +31,10 @@ struct Door {
 
 impl Door {
     async fn new(name: &str) -> Self {
+        Self::with(name, Limits::default()).await
+    }
+
+    async fn with(name: &str, limits: Limits) -> Self {
         let directory = std::env::temp_dir().join(format!("wharf-service-{}-{name}", std::process::id()));
         let socket: SocketPath = format!("unix://{}/w.sock", directory.display()).parse().unwrap();
         let listener = Listener::bind(&socket, 0o600, None).unwrap();
@@ -40,7 +44,7 @@ impl Door {
         let front = Front::new(identities, BTreeMap::new(), work);
         let (services, health) = services(front).await.unwrap();
         let connections = process.child("connections");
-        let serving = transport::serve(vec![listener], Limits::default(), connections, services);
+        let serving = transport::serve(vec![listener], limits, connections, services, refuse);
         drop(process.spawn("serve", serving));
         let path = socket.as_path().to_owned();
         let connect = tower::service_fn(move |_| {
@@ -100,6 +104,14 @@ async fn a_message_that_is_too_large_is_a_limit_with_a_reason() {
     let namespace = v1::Namespace { job: "j".repeat(5 << 20), run: "1".into() };
     let request = v1::DeleteNamespaceRequest { namespace: Some(namespace) };
     let status = NamespaceServiceClient::new(door.channel()).delete_namespace(request).await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+    assert_eq!(status.get_details_error_info().unwrap().reason, "LIMIT_REACHED");
+}
+
+#[tokio::test]
+async fn a_call_too_many_is_a_limit_with_a_reason() {
+    let door = Door::with("many", Limits { calls_per_uid: 0, ..Limits::default() }).await;
+    let status = NodeServiceClient::new(door.channel()).get_info(v1::GetInfoRequest {}).await.unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
     assert_eq!(status.get_details_error_info().unwrap().reason, "LIMIT_REACHED");
 }

@@ -16,12 +16,15 @@ use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::io::Errno;
 use tokio::net::UnixStream;
-use tonic::{Status, body::Body};
+use tonic::body::Body;
 use tower::{Service, ServiceExt as _};
 use tracing::Instrument as _;
 
 use super::{Peer, unix::Listener};
-use crate::tasks::Group;
+use crate::{
+    fault::{Fault, Reason},
+    tasks::Group,
+};
 
 /// What one stream may send unread: enough for a local socket at full speed, and little enough that a
 /// client which fills every window of a connection costs some 16 MiB.
@@ -65,15 +68,21 @@ impl Default for Limits {
 }
 
 /// Serves `service` on every connection to `listeners` until `connections` is cancelled. Each
-/// request carries its [`Peer`] as an extension. Returns when no connection is accepted any more;
-/// the connections themselves are waited for by waiting for `connections`.
-pub async fn serve<S>(listeners: Vec<Listener>, limits: Limits, connections: Group, service: S)
-where
+/// request carries its [`Peer`] as an extension; what is beyond the limits is answered by `refuse`.
+/// Returns when no connection is accepted any more; the connections themselves are waited for by
+/// waiting for `connections`.
+pub async fn serve<S>(
+    listeners: Vec<Listener>,
+    limits: Limits,
+    connections: Group,
+    service: S,
+    refuse: fn(&Fault) -> Response<Body>,
+) where
     S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
 {
     let counts = Counts::new(limits.connections_per_uid);
-    let calls = Counts::new(limits.calls_per_uid);
+    let calls = Calls { counts: Counts::new(limits.calls_per_uid), refuse };
     let loops: Vec<_> = listeners
         .into_iter()
         .map(|listener| {
@@ -88,7 +97,7 @@ where
     }
 }
 
-async fn accept<S>(listener: Listener, (counts, calls): (Counts, Counts), connections: Group, service: S)
+async fn accept<S>(listener: Listener, (counts, calls): (Counts, Calls), connections: Group, service: S)
 where
     S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
@@ -136,7 +145,7 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(errno, Some(Errno::CONNABORTED | Errno::INTR | Errno::PERM | Errno::PROTO))
 }
 
-async fn connection<S>(stream: UnixStream, peer: Peer, calls: Counts, group: Group, service: S)
+async fn connection<S>(stream: UnixStream, peer: Peer, calls: Calls, group: Group, service: S)
 where
     S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
@@ -148,11 +157,10 @@ where
     }
     let answering = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(peer);
-        let (place, service) = (calls.take(peer.uid), service.clone());
+        let (calls, service) = (calls.clone(), service.clone());
         async move {
-            let Some(place) = place else {
-                tracing::warn!("a call is refused: its user has too many");
-                return Ok::<_, Infallible>(too_many_calls());
+            let Some(place) = calls.counts.take(peer.uid) else {
+                return Ok::<_, Infallible>(calls.refused(peer.uid));
             };
             let response = service.oneshot(request).await?;
             // The call runs as long as its answer does.
@@ -191,10 +199,19 @@ where
     }
 }
 
-/// The answer to a call beyond its user's last.
-fn too_many_calls() -> Response<Body> {
-    Status::resource_exhausted("too many calls of your user run at once; try again when some have ended")
-        .into_http()
+/// The calls of each user, and what those beyond its last get.
+#[derive(Clone)]
+struct Calls {
+    counts: Counts,
+    refuse: fn(&Fault) -> Response<Body>,
+}
+
+impl Calls {
+    /// The answer to a call of `uid` that has no place.
+    fn refused(&self, uid: u32) -> Response<Body> {
+        let text = format!("uid {uid} has {} calls that run at once: no more are taken", self.counts.max);
+        (self.refuse)(&Fault::new(Reason::LimitReached, text).hint("try again when some have ended"))
+    }
 }
 
 /// How many connections or calls each user has.
@@ -279,7 +296,9 @@ mod tests {
                 let answer = answer(request);
                 async { Ok(Response::new(Body::new(answer.await))) }
             });
-            drop(connections.spawn("serve", serve(vec![listener], limits, connections.clone(), service)));
+            let refuse = |fault: &Fault| Response::new(Body::new(fault.text().to_owned()));
+            let serving = serve(vec![listener], limits, connections.clone(), service, refuse);
+            drop(connections.spawn("serve", serving));
             Self { socket, connections }
         }
 
@@ -349,21 +368,20 @@ mod tests {
         started.notified().await;
         // On a connection of its own.
         let mut other = served.client().await;
-        let refused = other.send_request(request()).await.unwrap();
-        let status = Status::from_header_map(refused.headers()).unwrap();
-        assert_eq!(status.code(), tonic::Code::ResourceExhausted);
+        let refused = text(other.send_request(request()).await.unwrap()).await;
+        assert!(refused.contains("1 calls that run at once"), "{refused}");
 
         finish.notify_one();
         assert_eq!(text(first.await.unwrap().unwrap()).await, "answer");
         finish.notify_one();
         // The place is free a moment after the answer's last byte.
         let answer = loop {
-            let answer = other.send_request(request()).await.unwrap();
-            if Status::from_header_map(answer.headers()).is_none() {
+            let answer = text(other.send_request(request()).await.unwrap()).await;
+            if answer != refused {
                 break answer;
             }
         };
-        assert_eq!(text(answer).await, "answer");
+        assert_eq!(answer, "answer");
     }
 
     #[tokio::test]
