@@ -61,7 +61,7 @@ pub enum Outcome {
 pub async fn run(engine: &Engine, order: &Order, reporter: &Reporter) -> Result<Outcome, Fault> {
     let mut build = Build::new(engine, order, reporter)?;
     let tasks = &order.client.tasks;
-    let connection = Connection::dial(engine.socket(), engine.dialling(), tasks).await?;
+    let connection = engine.dial(tasks).await?;
     let session = Session::new(random_id()?);
     let shared_key = build.shared_key();
     let serving = session.serve(&connection, &shared_key, order.client.clone(), tasks);

@@ -36,7 +36,7 @@ use crate::{
     store::Store,
     tasks::Group,
 };
-use connection::Dialling;
+use connection::{Connection, Dialler};
 use locks::Locks;
 use naming::Keys;
 
@@ -69,7 +69,7 @@ struct Inner {
     keys: Keys,
     store: Store,
     tasks: Group,
-    dialling: Dialling,
+    dialler: Dialler,
     holds: Locks,
     targets: Locks,
     /// A public name could not be given back; the journal has it.
@@ -157,7 +157,7 @@ impl Engine {
                 keys,
                 store,
                 tasks,
-                dialling,
+                dialler: Dialler::new(socket.to_owned(), dialling),
                 holds: Locks::default(),
                 targets: Locks::default(),
                 unsettled: AtomicBool::new(false),
@@ -207,9 +207,9 @@ impl Engine {
         &self.inner.store
     }
 
-    /// How its BuildKit is reached.
-    pub fn dialling(&self) -> Dialling {
-        self.inner.dialling
+    /// A connection to its BuildKit; `tasks` owns its tasks.
+    pub async fn dial(&self, tasks: &Group) -> Result<Connection, Fault> {
+        self.inner.dialler.connect(tasks).await
     }
 
     /// The tasks that must not stop half-way.

@@ -2,9 +2,9 @@
 
 use std::{path::Path, time::Duration};
 
-use bollard_buildkit_proto::moby::buildkit::v1::{InfoRequest, SolveRequest, frontend::PingRequest};
+use bollard_buildkit_proto::moby::buildkit::v1::{SolveRequest, frontend::PingRequest};
 use tokio::time::timeout;
-use tonic::{Code, Status, metadata::AsciiMetadataValue};
+use tonic::{Status, metadata::AsciiMetadataValue};
 
 use super::{
     connection::{Connection, Dialling},
@@ -43,19 +43,12 @@ pub async fn probe(engine: &str, socket: &Path, tasks: &Group) -> Result<Diallin
     Ok(dialling)
 }
 
-/// By a call: a handshake alone proves nothing, since older engines accept the connection and fail
-/// the first call in several ways.
+/// By the first that is answered on.
 async fn dialling(engine: &str, socket: &Path, tasks: &Group) -> Result<Dialling, Fault> {
     let mut last = None;
     for dialling in [Dialling::PriorKnowledge, Dialling::Upgrade] {
-        let answered = match Connection::dial(socket, dialling, tasks).await {
-            Ok(connection) => answer(connection.control().info(InfoRequest {})).await.map(drop),
-            Err(fault) => return Err(fault),
-        };
-        match answered {
+        match Connection::dial(socket, dialling, tasks).await?.answers().await {
             Ok(()) => return Ok(dialling),
-            // Distributions' builds leave `Info` out; that, too, is BuildKit's answer.
-            Err(status) if status.code() == Code::Unimplemented => return Ok(dialling),
             Err(status) => {
                 tracing::debug!(?dialling, %status, "not how BuildKit is reached");
                 last = Some(status);
