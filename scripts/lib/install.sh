@@ -9,6 +9,7 @@ setup() {
     demo | test) ;;
     *) die "setup knows \`demo\` and \`test\`, not \`$what\`" ;;
     esac
+    [ "$what" != test ] || need_root "setting up the tests' engines"
     command -v cargo >/dev/null || die "no Rust toolchain (cargo is not on PATH): install one, see https://rustup.rs"
     lock_setup
     ensure_packages "$what"
@@ -147,7 +148,11 @@ ensure_root() {
     esac
     [ ! -x "$root/usr/sbin/dockerd" ] || return 0
     need_root "making a private engine"
-    command -v debootstrap >/dev/null || install_packages debootstrap
+    local missing=()
+    command -v debootstrap >/dev/null || missing+=(debootstrap)
+    # Ubuntu's debootstrap comes without it, and would then check no signature.
+    [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || missing+=(debian-archive-keyring)
+    [ ${#missing[@]} -eq 0 ] || install_packages "${missing[@]}"
     say "debootstrap $suite, the root of engine $1 (half a minute)"
     local script=/usr/share/debootstrap/scripts/$suite
     scratch
