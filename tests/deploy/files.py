@@ -107,6 +107,12 @@ class Kubernetes(Case):
                         int(re.search(r"(?m)^TimeoutStopSec=(\d+)$", Systemd.UNIT)[1])):
             self.assertGreaterEqual(seconds, 25 + 15 + 2 * 5)
 
+    def test_both_limit_its_memory_alike(self):
+        (container,) = manifest.DOCUMENTS["DaemonSet", "wharfd"]["spec"]["template"]["spec"]["containers"]
+        limit = re.search(r"(?m)^MemoryMax=(\d+)M$", Systemd.UNIT)[1]
+        self.assertEqual(container["resources"]["limits"]["memory"], f"{limit}Mi")
+        self.assertIn(f"{limit} MiB", PAGE)
+
     def test_the_pod_template_of_the_jenkins_page_is_the_agents(self):
         (template,) = (document for text in re.findall(r"(?s)```yaml\n(.*?)```", (ROOT / "docs/jenkins.md").read_text())
                        for document in yaml.safe_load_all(text) if document.get("kind") == "Pod")
