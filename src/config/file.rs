@@ -15,7 +15,7 @@ use crate::{
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct File {
-    pub(super) listen: Vec<Socket>,
+    pub(super) listen: Vec<SocketPath>,
     pub(super) listen_mode: Option<SocketMode>,
     pub(super) listen_group: Option<Group>,
     pub(super) state_dir: Option<PathBuf>,
@@ -32,7 +32,7 @@ pub(super) struct File {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Engine {
-    pub(super) socket: Socket,
+    pub(super) socket: SocketPath,
 }
 
 /// `[[serve]]`.
@@ -49,19 +49,6 @@ pub(super) struct Serve {
 fn uid<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
     u32::deserialize(deserializer)
         .map_err(|_| D::Error::custom("uid: a user's number is expected, as `id -u USER` prints it"))
-}
-
-/// A socket's address.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(try_from = "String")]
-pub(super) struct Socket(pub(super) SocketPath);
-
-impl TryFrom<String> for Socket {
-    type Error = <SocketPath as std::str::FromStr>::Err;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse().map(Self)
-    }
 }
 
 /// A group's name or number.

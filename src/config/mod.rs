@@ -226,7 +226,7 @@ impl Config {
 
         let mut listen = flags.listen;
         if listen.is_empty() {
-            listen = written.listen.into_iter().map(|socket| socket.0).collect();
+            listen = written.listen;
         }
         if listen.is_empty() {
             listen = LISTEN.parse().into_iter().collect();
@@ -297,7 +297,7 @@ fn engines(
     (path, text): (&Path, &str),
 ) -> Result<Engines, ConfigError> {
     let mut sockets: BTreeMap<EngineName, SocketPath> =
-        written.engines.iter().map(|(name, engine)| (name.clone(), engine.socket.0.clone())).collect();
+        written.engines.iter().map(|(name, engine)| (name.clone(), engine.socket.clone())).collect();
     let default = match (&written.default_engine, sockets.len()) {
         (Some(name), 1..) if !sockets.contains_key(name.as_ref()) => {
             return Err(ConfigError::File {

@@ -12,7 +12,8 @@ use super::printable;
 const PATH_BYTES_MAX: usize = 107;
 
 /// An absolute path of a Unix socket. Written `unix:///PATH`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Deserialize)]
+#[serde(try_from = "String")]
 pub struct SocketPath(PathBuf);
 
 /// Why a socket's address is refused.
