@@ -1,14 +1,6 @@
 //! HTTP/2 on accepted connections. Each is a task of a group, and carries its peer.
 
-use std::{
-    collections::HashMap,
-    convert::Infallible,
-    error::Error,
-    io,
-    pin::pin,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{convert::Infallible, error::Error, io, pin::pin, time::Duration};
 
 use http::{Request, Response};
 use http_body_util::BodyExt as _;
@@ -20,11 +12,12 @@ use tonic::body::Body;
 use tower::{Service, ServiceExt as _};
 use tracing::Instrument as _;
 
-use super::{Peer, unix::Listener};
-use crate::{
-    fault::{Fault, Reason},
-    tasks::Group,
+use super::{
+    Peer,
+    limits::{Calls, Counts, Limits},
+    unix::Listener,
 };
+use crate::{fault::Fault, tasks::Group};
 
 /// What one stream may send unread: enough for a local socket at full speed, and little enough that a
 /// client which fills every window of a connection costs some 16 MiB.
@@ -50,23 +43,6 @@ const GOODBYE: Duration = Duration::from_secs(2);
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
-/// How much one user may have open.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Connections of one uid, over all sockets that share a [`Limits`] value's counts.
-    pub connections_per_uid: usize,
-    /// Calls of one uid that run at once, over all its connections. Each may cost a stream's window
-    /// and a message that is not yet whole.
-    pub calls_per_uid: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        // Six calls for each of 150 builds, and some.
-        Self { connections_per_uid: 512, calls_per_uid: 1024 }
-    }
-}
-
 /// Serves `service` on every connection to `listeners` until `connections` is cancelled. Each
 /// request carries its [`Peer`] as an extension; what is beyond the limits is answered by `refuse`.
 /// Returns when no connection is accepted any more; the connections themselves are waited for by
@@ -82,7 +58,7 @@ pub async fn serve<S>(
     S::Future: Send,
 {
     let counts = Counts::new(limits.connections_per_uid);
-    let calls = Calls { counts: Counts::new(limits.calls_per_uid), refuse };
+    let calls = Calls::new(limits.calls_per_uid, refuse);
     let loops: Vec<_> = listeners
         .into_iter()
         .map(|listener| {
@@ -159,7 +135,7 @@ where
         request.extensions_mut().insert(peer);
         let (calls, service) = (calls.clone(), service.clone());
         async move {
-            let Some(place) = calls.counts.take(peer.uid) else {
+            let Some(place) = calls.take(peer.uid) else {
                 return Ok::<_, Infallible>(calls.refused(peer.uid));
             };
             let response = service.oneshot(request).await?;
@@ -199,66 +175,12 @@ where
     }
 }
 
-/// The calls of each user, and what those beyond its last get.
-#[derive(Clone)]
-struct Calls {
-    counts: Counts,
-    refuse: fn(&Fault) -> Response<Body>,
-}
-
-impl Calls {
-    /// The answer to a call of `uid` that has no place.
-    fn refused(&self, uid: u32) -> Response<Body> {
-        let text = format!("uid {uid} has {} calls that run at once: no more are taken", self.counts.max);
-        (self.refuse)(&Fault::new(Reason::LimitReached, text).hint("try again when some have ended"))
-    }
-}
-
-/// How many connections or calls each user has.
-#[derive(Clone, Debug)]
-struct Counts {
-    max: usize,
-    by_uid: Arc<Mutex<HashMap<u32, usize>>>,
-}
-
-impl Counts {
-    fn new(max: usize) -> Self {
-        Self { max, by_uid: Arc::default() }
-    }
-
-    /// A place for one more of `uid`, if there is one.
-    fn take(&self, uid: u32) -> Option<Place> {
-        let mut by_uid = self.by_uid.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = by_uid.entry(uid).or_default();
-        if *count >= self.max {
-            return None;
-        }
-        *count += 1;
-        Some(Place { uid, counts: self.clone() })
-    }
-}
-
-/// A connection's or a call's place among its user's; free again when dropped.
-struct Place {
-    uid: u32,
-    counts: Counts,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut by_uid = self.counts.by_uid.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = by_uid.get_mut(&self.uid) {
-            *count -= 1;
-            if *count == 0 {
-                by_uid.remove(&self.uid);
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
 
     use hyper_util::rt::TokioExecutor;
     use tokio::{io::AsyncReadExt as _, sync::Notify};
@@ -482,19 +404,5 @@ mod tests {
             _ = &mut stalled => panic!("they are never answered"),
             read = running => assert_eq!(read, (32 << 20).to_string()),
         }
-    }
-
-    #[test]
-    fn a_user_has_so_many_connections_and_gets_their_places_back() {
-        let counts = Counts::new(2);
-        let first = counts.take(1);
-        let second = counts.take(1);
-        assert!(first.is_some() && second.is_some());
-        assert!(counts.take(1).is_none());
-        assert!(counts.take(2).is_some(), "another user has places of its own");
-        drop(first);
-        assert!(counts.take(1).is_some());
-        drop(second);
-        assert!(counts.by_uid.lock().unwrap().is_empty());
     }
 }

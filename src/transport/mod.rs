@@ -1,9 +1,11 @@
 //! Sockets: who connects, as the kernel says, and HTTP/2 for them.
 
 mod http2;
+mod limits;
 pub mod unix;
 
-pub use http2::{Limits, serve};
+pub use http2::serve;
+pub use limits::Limits;
 
 /// The process at the other end of a connection, as the kernel named it when the connection was
 /// accepted (`SO_PEERCRED`, unix(7)). A request without one was never accepted by a socket of ours.
