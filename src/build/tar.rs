@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tonic::Status;
 
 use super::session::random_id;
-use crate::{engine::session::Messages, fault::Fault};
+use crate::{engine::session::Messages, fault::Fault, names::reference::Digest};
 
 /// Pieces on their way to BuildKit. Each is at most 1 MiB, and usually far less.
 const PIECES: usize = 2;
@@ -79,7 +79,7 @@ fn root_entry() -> Bytes {
 pub struct Tar {
     path: String,
     pieces: Mutex<Option<mpsc::Receiver<Result<Bytes, Status>>>>,
-    digest: Arc<OnceLock<String>>,
+    digest: Arc<OnceLock<Digest>>,
 }
 
 impl Tar {
@@ -98,7 +98,7 @@ impl Tar {
 
     /// The digest, once the tar has been read: `sha256:…`.
     pub fn digest(&self) -> Option<&str> {
-        self.digest.get().map(String::as_str)
+        self.digest.get().map(Digest::as_str)
     }
 
     /// The tar's pieces, by the URL's path. It can be read once.
@@ -119,9 +119,8 @@ impl Tar {
                     }
                     Some(Err(status)) => Some((Err(status), (pieces, None))),
                     None => {
-                        let hex: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
                         // Set once: the pieces can be taken once.
-                        let _ = digest.set(format!("sha256:{hex}"));
+                        let _ = digest.set(Digest::from_sha256(hash.finalize().into()));
                         None
                     }
                 }
