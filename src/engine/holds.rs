@@ -2,10 +2,8 @@
 //! image goes with the last namespace that it is held for; what the engine's builder has unpacked of
 //! it stays in the builder's own cache.
 
-use bollard::query_parameters::ListImagesOptions;
-
 use super::{
-    Engine, fault,
+    Engine,
     naming::{self, Room},
 };
 use crate::fault::{Fault, causes};
@@ -25,11 +23,7 @@ impl Engine {
     /// Removes the holds that are of use to no namespace: a crash between the two halves of a release
     /// leaves one, the loss of the store all. Called before anyone is served.
     pub(super) async fn remove_lost_holds(&self) -> Result<(), Fault> {
-        let images = self
-            .docker()
-            .list_images(None::<ListImagesOptions>)
-            .await
-            .map_err(|error| fault::unexpected("list images", error))?;
+        let images = self.all_images(None).await?;
         for name in images.iter().flat_map(|image| &image.repo_tags) {
             let ours = naming::room(name).filter(|(instance, _)| *instance == self.keys().instance());
             if matches!(ours, Some((_, Room::Hold | Room::Node)))

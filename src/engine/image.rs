@@ -76,13 +76,8 @@ impl Engine {
     /// The images of a namespace, newest first.
     pub async fn images(&self, namespace: &Permit<Namespace>) -> Result<Vec<OwnedImage>, Fault> {
         let names = self.keys().names(namespace.subject());
-        let all = self
-            .docker()
-            .list_images(None::<ListImagesOptions>)
-            .await
-            .map_err(|error| fault::unexpected("list images", error))?;
         let mut images = Vec::new();
-        for summary in all {
+        for summary in self.all_images(None).await? {
             images.extend(self.owned(&names, summary).await?);
         }
         images.sort_by_key(|image| std::cmp::Reverse(image.created));
@@ -265,15 +260,20 @@ impl Engine {
         Ok((images.len(), removed.untagged))
     }
 
+    /// The engine's images, whoever's they are.
+    pub(super) async fn all_images(
+        &self,
+        options: Option<ListImagesOptions>,
+    ) -> Result<Vec<ImageSummary>, Fault> {
+        let listed = self.docker().list_images(options).await;
+        listed.map_err(|error| fault::unexpected("list images", error))
+    }
+
     /// The manifests that the engine has of an image that is an index.
     pub(crate) async fn manifests_of(&self, id: &Digest) -> Result<Vec<Digest>, Fault> {
         let options = ListImagesOptions { manifests: true, ..ListImagesOptions::default() };
-        let all = self
-            .docker()
-            .list_images(Some(options))
-            .await
-            .map_err(|error| fault::unexpected("list images", error))?;
-        let found = all.into_iter().find(|summary| summary.id == id.as_str());
+        let found =
+            self.all_images(Some(options)).await?.into_iter().find(|summary| summary.id == id.as_str());
         let manifests = found.and_then(|summary| summary.manifests).unwrap_or_default();
         Ok(manifests
             .iter()
