@@ -1,9 +1,10 @@
 //! How an image becomes one that a namespace's builds may use: policy allows it, the caller has
 //! proven that it can read it, the engine has pulled and verified it, and a hold name keeps it.
 
-use std::{future::Future, pin::Pin, time::Duration};
+use std::time::Duration;
 
 use bollard::models::ImageInspect;
+use futures_util::future::BoxFuture;
 
 use super::{
     Engine, StoreKind, fault,
@@ -26,17 +27,11 @@ const REGISTRY_TIMEOUT: Duration = Duration::from_secs(60);
 pub trait CredentialSource: Send + Sync {
     /// The login for `host`, as in a reference: `docker.io`, `registry.example:5000`. None: the
     /// registry is asked without.
-    fn credentials<'a>(
-        &'a self,
-        host: &'a str,
-    ) -> Pin<Box<dyn Future<Output = Result<Option<Login>, Fault>> + Send + 'a>>;
+    fn credentials<'a>(&'a self, host: &'a str) -> BoxFuture<'a, Result<Option<Login>, Fault>>;
 }
 
 impl CredentialSource for Logins {
-    fn credentials<'a>(
-        &'a self,
-        host: &'a str,
-    ) -> Pin<Box<dyn Future<Output = Result<Option<Login>, Fault>> + Send + 'a>> {
+    fn credentials<'a>(&'a self, host: &'a str) -> BoxFuture<'a, Result<Option<Login>, Fault>> {
         Box::pin(std::future::ready(Ok(self.of(host).cloned())))
     }
 }
