@@ -7,7 +7,10 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Call, Front, Kind, stream::Responses};
+use super::{
+    Call, Front, Kind,
+    stream::{Responses, guarded},
+};
 use crate::{
     build::{
         client::BuildClient,
@@ -73,12 +76,9 @@ impl Build {
         let announced =
             ReceiverStream::new(announcements).map(|stream| Ok(session_response::Response::Stream(stream)));
         let guard = tasks.cancel_on_drop(Cause::ClientGone);
-        let responses =
-            until_cancelled(opened.chain(announced).boxed(), tasks, call.clone()).map(move |response| {
-                let _ = &guard;
-                response.map(|response| v1::SessionResponse { response: Some(response) })
-            });
-        Ok(responses.boxed())
+        let responses = until_cancelled(opened.chain(announced).boxed(), tasks, call.clone())
+            .map(|response| response.map(|response| v1::SessionResponse { response: Some(response) }));
+        Ok(guarded(responses, guard))
     }
 
     async fn attached(

@@ -1,10 +1,5 @@
 //! A call whose answer is a stream: progress while its work runs, then the result.
 
-use std::{
-    pin::Pin,
-    task::{Context, Poll},
-};
-
 use futures_util::{Stream, StreamExt as _, stream, stream::BoxStream};
 use tokio::sync::oneshot;
 use tonic::Status;
@@ -57,19 +52,18 @@ where
         }
     });
     let shown = facts.into_stream().map(move |facts| Ok(progress(facts)));
-    Guarded { inner: shown.chain(ended).boxed(), _guard: guard }.boxed()
+    guarded(shown.chain(ended), guard)
 }
 
 /// A stream that cancels its work when it is dropped.
-struct Guarded<T> {
-    inner: Responses<T>,
-    _guard: CancelOnDrop,
-}
-
-impl<T> Stream for Guarded<T> {
-    type Item = Result<T, Status>;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.inner.poll_next_unpin(context)
-    }
+pub(super) fn guarded<T>(
+    responses: impl Stream<Item = Result<T, Status>> + Send + 'static,
+    guard: CancelOnDrop,
+) -> Responses<T> {
+    responses
+        .map(move |response| {
+            let _held = &guard;
+            response
+        })
+        .boxed()
 }
