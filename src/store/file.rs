@@ -15,7 +15,7 @@ use rustix::{
 };
 
 pub(super) const NAME: &str = "wharf.sqlite";
-const LOCK_NAME: &str = "lock";
+pub(super) const LOCK_NAME: &str = "lock";
 
 const SCHEMA_VERSION: u32 = 2;
 
