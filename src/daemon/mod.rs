@@ -44,7 +44,7 @@ pub enum StartError {
     Keys(#[from] KeyError),
     #[error(transparent)]
     Client(#[from] ClientError),
-    #[error("cannot listen: {0}")]
+    #[error("cannot listen")]
     Bind(#[from] BindError),
     #[error("cannot describe the API")]
     Reflection(#[from] tonic_reflection::server::Error),

@@ -29,7 +29,7 @@ impl<T> Permit<T> {
 /// The rules for one set of callers.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Rules {
-    /// How messages name these rules: "built-in", "serve[0]".
+    /// How messages name these rules: "built-in", "serve uid 1000".
     name: String,
     namespaces: Pattern,
 }
