@@ -101,6 +101,14 @@ impl Gate<'_> {
             Some(result::Result::Refs(map)) => {
                 let mut refs = std::collections::HashMap::new();
                 for (name, reference) in map.refs {
+                    // An empty entry is encoded without its value, of which Go makes a null pointer:
+                    // BuildKit 0.13 looks through it, and the engine is gone.
+                    if reference == frontend::Ref::default() {
+                        return Err(refuse(
+                            "an image with nothing in it is not built for a list of platforms: leave \
+                             BUILDKIT_MULTI_PLATFORM away",
+                        ));
+                    }
                     refs.insert(name, self.reference(reference, &mut seen)?);
                 }
                 Some(result::Result::Refs(frontend::RefMap { refs }))
@@ -484,6 +492,17 @@ mod tests {
         let mut newer = op(op::Op::Exec(exec())).encode_to_vec();
         newer.extend([0x98, 0x06, 0x01]);
         assert!(judge_bytes(vec![newer]).is_err());
+    }
+
+    #[test]
+    fn an_entry_that_would_be_a_null_pointer_is_refused() {
+        let judge = |id: &str, def: Option<Definition>| {
+            let refs = [("linux/amd64".to_owned(), frontend::Ref { id: id.to_owned(), def })].into();
+            let result = Some(result::Result::Refs(frontend::RefMap { refs }));
+            judge_result(frontend::Result { result, ..frontend::Result::default() })
+        };
+        assert!(judge("", None).is_err());
+        assert!(judge("r1", Some(Definition::default())).is_ok());
     }
 
     #[test]

@@ -9,7 +9,13 @@ use wharf::{
 
 use crate::harness::{Test, Wharf, cases, image::context_tar, rpc};
 
-cases![host_networking, insecure_steps, a_frontend_of_the_jobs_own, names_of_other_namespaces];
+cases![
+    host_networking,
+    insecure_steps,
+    a_frontend_of_the_jobs_own,
+    names_of_other_namespaces,
+    a_result_of_platforms_with_nothing_in_it,
+];
 
 async fn host_networking(test: Arc<Test>) {
     let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
@@ -126,4 +132,19 @@ async fn names_of_other_namespaces(test: Arc<Test>) {
         assert!(refused.status != 0 || command[0] == "tag", "{refused}");
     }
     assert_eq!(test.engine.id(&private).await, id);
+}
+
+/// BuildKit's own clients write such a result in a way that the engine outlives: there is no attack on
+/// the bare socket.
+async fn a_result_of_platforms_with_nothing_in_it(test: Arc<Test>) {
+    let wharfd = test.wharfd().await;
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    let context = test.context(
+        "context",
+        &[("Dockerfile", "FROM scratch\n"), ("file/Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")],
+    );
+    let platforms = ["--build-arg", "BUILDKIT_MULTI_PLATFORM=1"];
+    job.build(&context, &platforms).await.ended(3).says(&["BUILDKIT_MULTI_PLATFORM"]);
+    job.build(&context, &[]).await.ok();
+    job.build(context.join("file"), &platforms).await.ok();
 }
