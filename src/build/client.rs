@@ -10,6 +10,7 @@ use prost::Message;
 use tonic::{Code, Status};
 
 use super::{
+    packets::Sender,
     session::{Attached, ClientSession},
     tar::Tar,
 };
@@ -105,12 +106,15 @@ impl SessionClient for BuildClient {
                 };
                 let _ = tasks.unless_cancelled(relay).await;
             });
-            let messages = stream::unfold(Some(incoming), |incoming| async move {
-                let mut incoming = incoming?;
+            let messages = stream::unfold(Some((incoming, Sender::default())), |state| async move {
+                let (mut incoming, mut sender) = state?;
                 match incoming.message().await {
                     Ok(None) => None,
                     Ok(Some(request)) => match request.request {
-                        Some(Request::Message(message)) => Some((Ok(message), Some(incoming))),
+                        Some(Request::Message(message)) => Some(match sender.pass(message) {
+                            Ok(message) => (Ok(message), Some((incoming, sender))),
+                            Err(refused) => (Err(refused), None),
+                        }),
                         Some(Request::Error(error)) => Some((Err(client_error(error)), None)),
                         Some(Request::StreamId(_)) | None => {
                             Some((Err(Status::invalid_argument("a message of the stream is empty")), None))

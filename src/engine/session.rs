@@ -75,8 +75,8 @@ const RESETS_MAX: usize = STREAMS_MAX as usize;
 /// A stream of one side's messages.
 pub type Messages = BoxStream<'static, Result<Bytes, Status>>;
 
-/// Who answers when BuildKit asks. The answers are the caller's: hostile until BuildKit, or the
-/// registry, has judged them.
+/// Who answers when BuildKit asks. BuildKit trusts the answers: what comes from a caller was judged
+/// before.
 pub trait SessionClient: Send + Sync + 'static {
     /// Sends a directory: takes BuildKit's `fsutil.types.Packet`s, gives the client's.
     fn sync(&self, request: DirectoryRequest, packets: Messages) -> BoxFuture<'_, Result<Messages, Status>>;

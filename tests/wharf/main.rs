@@ -53,6 +53,7 @@ fn cases() -> Vec<Case> {
         hostile::cache::CASES,
         hostile::streams::CASES,
         hostile::forged::CASES,
+        hostile::files::CASES,
     ]
     .concat()
 }

@@ -1,0 +1,187 @@
+//! What a client may say while it sends a directory: `fsutil.types.Packet`s, judged one by one.
+//!
+//! BuildKit's receiver runs as root on the node and trusts its sender in more points than are safe
+//! with a sender that is a job's. So what goes to it is encoded anew from what was understood here,
+//! and is what an honest sender says.
+
+use bollard_buildkit_proto::fsutil::types::{Packet, Stat, packet::PacketType};
+use bytes::Bytes;
+use prost::Message as _;
+use tonic::Status;
+
+use crate::names::printable;
+
+/// The bits of Go's `os.FileMode` that say what an entry is (`io/fs`, `ModeType`); a character device
+/// has two of them.
+mod kind {
+    pub(super) const DIR: u32 = 1 << 31;
+    pub(super) const SYMLINK: u32 = 1 << 27;
+    pub(super) const DEVICE: u32 = 1 << 26;
+    pub(super) const NAMED_PIPE: u32 = 1 << 25;
+    pub(super) const SOCKET: u32 = 1 << 24;
+    pub(super) const CHAR_DEVICE: u32 = 1 << 21;
+    pub(super) const IRREGULAR: u32 = 1 << 19;
+    pub(super) const ALL: u32 = DIR | SYMLINK | DEVICE | NAMED_PIPE | SOCKET | CHAR_DEVICE | IRREGULAR;
+}
+
+/// One client's packets on one stream.
+#[derive(Debug, Default)]
+pub(super) struct Sender {
+    /// All entries were announced.
+    listed: bool,
+}
+
+impl Sender {
+    /// A packet as it goes on to BuildKit.
+    pub(super) fn pass(&mut self, message: Bytes) -> Result<Bytes, Status> {
+        let mut packet =
+            Packet::decode(message).map_err(|_| refused("a packet of the sync cannot be read"))?;
+        let kind = PacketType::try_from(packet.r#type);
+        match (kind, &mut packet.stat) {
+            (Ok(PacketType::PacketStat), stat) => {
+                // BuildKit closes a channel at the end of the list, and uses it for the next entry: Go
+                // ends the whole engine.
+                if self.listed {
+                    return Err(refused("the list of entries goes on after its end"));
+                }
+                match stat {
+                    Some(stat) => entry(stat)?,
+                    None => self.listed = true,
+                }
+            }
+            (Ok(PacketType::PacketData | PacketType::PacketFin | PacketType::PacketErr), None) => {}
+            (Ok(_) | Err(_), _) => return Err(refused("a packet is none that a sender of files sends")),
+        }
+        Ok(packet.encode_to_vec().into())
+    }
+}
+
+/// Judges an entry, and takes away what it may not have.
+fn entry(stat: &mut Stat) -> Result<(), Status> {
+    // Up to July 2026 BuildKit took `..` for a name, and replaced the directory that it keeps the
+    // client's files in.
+    let inside = |component: &str| !matches!(component, "" | "." | "..");
+    if !stat.path.split('/').all(inside) {
+        return Err(refused(format!("`{}` is not a path inside the directory", printable(&stat.path))));
+    }
+    let one_kind = matches!(
+        stat.mode & kind::ALL,
+        0 | kind::DIR | kind::SYMLINK | kind::DEVICE | kind::NAMED_PIPE | kind::SOCKET
+    ) || stat.mode & kind::ALL == kind::DEVICE | kind::CHAR_DEVICE;
+    if !one_kind {
+        return Err(refused(format!("`{}` is of no kind that files have", printable(&stat.path))));
+    }
+    if stat.mode & kind::SYMLINK != 0 {
+        // Up to October 2026 BuildKit set them on what the link points to, wherever on the node that is.
+        stat.xattrs.clear();
+    }
+    // `security.selinux` and the like are about the client's machine; `trusted.overlay…` would be read
+    // by the kernel of this one.
+    stat.xattrs.retain(|name, _| name == "security.capability" || name.starts_with("user."));
+    Ok(())
+}
+
+fn refused(why: impl Into<String>) -> Status {
+    Status::invalid_argument(why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pass(sender: &mut Sender, packet: &Packet) -> Result<Packet, Status> {
+        sender.pass(packet.encode_to_vec().into()).map(|bytes| Packet::decode(bytes).unwrap())
+    }
+
+    fn announced(stat: Stat) -> Packet {
+        Packet { r#type: PacketType::PacketStat.into(), stat: Some(stat), ..Packet::default() }
+    }
+
+    fn file(path: &str) -> Stat {
+        Stat { path: path.to_owned(), mode: 0o644, ..Stat::default() }
+    }
+
+    fn other(kind: PacketType) -> Packet {
+        Packet { r#type: kind.into(), ..Packet::default() }
+    }
+
+    #[test]
+    fn an_honest_sender_is_heard() {
+        let mut sender = Sender::default();
+        let capability = [("security.capability".to_owned(), vec![1])].into();
+        let device = kind::DEVICE | kind::CHAR_DEVICE | 0o666;
+        for packet in [
+            announced(Stat { mode: kind::DIR | 0o755, ..file("a") }),
+            announced(Stat { xattrs: capability, ..file("a/b") }),
+            announced(Stat { mode: kind::SYMLINK | 0o777, linkname: "/etc".into(), ..file("c") }),
+            announced(Stat { mode: device, ..file("d") }),
+            announced(Stat { linkname: "a/b".into(), ..file("..e") }),
+            other(PacketType::PacketStat),
+            Packet { id: 1, data: vec![7; 9], ..other(PacketType::PacketData) },
+            other(PacketType::PacketFin),
+        ] {
+            assert_eq!(pass(&mut sender, &packet).unwrap(), packet);
+        }
+    }
+
+    #[test]
+    fn a_list_has_one_end() {
+        for after in [other(PacketType::PacketStat), announced(file("a"))] {
+            let mut sender = Sender::default();
+            pass(&mut sender, &other(PacketType::PacketStat)).unwrap();
+            assert!(pass(&mut sender, &after).is_err());
+        }
+    }
+
+    #[test]
+    fn entries_stay_inside() {
+        for path in ["", ".", "..", "/", "/etc", "../a", "a/..", "a/../b", "a//b", "a/"] {
+            assert!(pass(&mut Sender::default(), &announced(file(path))).is_err(), "{path}");
+        }
+    }
+
+    #[test]
+    fn an_entry_is_one_thing() {
+        for mode in [
+            kind::DIR | kind::SYMLINK,
+            kind::SYMLINK | kind::DEVICE,
+            kind::CHAR_DEVICE,
+            kind::NAMED_PIPE | kind::CHAR_DEVICE,
+            kind::IRREGULAR,
+        ] {
+            let entry = announced(Stat { mode, ..file("a") });
+            assert!(pass(&mut Sender::default(), &entry).is_err(), "{mode:o}");
+        }
+    }
+
+    #[test]
+    fn attributes_are_the_files_own() {
+        let xattrs = ["security.capability", "user.x", "security.selinux", "trusted.overlay.redirect"]
+            .map(|name| (name.to_owned(), vec![1]));
+        let left = |mode| {
+            let entry = announced(Stat { mode, xattrs: xattrs.clone().into(), ..file("a") });
+            let passed = pass(&mut Sender::default(), &entry).unwrap().stat.unwrap().xattrs;
+            passed.into_keys().collect::<std::collections::BTreeSet<_>>()
+        };
+        assert_eq!(left(0o644), ["security.capability", "user.x"].map(str::to_owned).into());
+        assert!(left(kind::SYMLINK | 0o777).is_empty());
+    }
+
+    #[test]
+    fn nothing_else_passes() {
+        for packet in [
+            other(PacketType::PacketReq),
+            Packet { r#type: 9, ..Packet::default() },
+            Packet { stat: Some(file("a")), ..other(PacketType::PacketData) },
+        ] {
+            assert!(pass(&mut Sender::default(), &packet).is_err(), "{packet:?}");
+        }
+        assert!(Sender::default().pass(Bytes::from_static(b"\xff")).is_err());
+        // A field that is not known here does not reach whoever knows it.
+        let bytes = [other(PacketType::PacketFin).encode_to_vec(), vec![0x98, 0x06, 0x01]].concat();
+        assert_eq!(
+            Sender::default().pass(bytes.into()).unwrap(),
+            other(PacketType::PacketFin).encode_to_vec()
+        );
+    }
+}

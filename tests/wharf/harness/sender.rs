@@ -1,0 +1,171 @@
+//! A sender of directories that says what it is told to: to wharfd, or to BuildKit itself.
+
+use std::{future::ready, sync::Arc};
+
+use bollard_buildkit_proto::{
+    fsutil::types::{Packet, Stat, packet::PacketType},
+    moby::{buildkit::v1::SolveRequest, filesync::v1::CredentialsResponse},
+};
+use bytes::Bytes;
+use futures_util::{StreamExt as _, future::BoxFuture, stream, stream::BoxStream};
+use prost::Message as _;
+use tokio::{sync::mpsc, task::JoinSet};
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::{Status, transport::Channel};
+use wharf::{
+    engine::{
+        connection::{Connection, Dialling},
+        filesync::DirectoryRequest,
+        session::{Messages, Session, SessionClient},
+    },
+    names::Secret,
+    tasks::Group,
+    wire::v1::{
+        AttachRequest, BuildSpec, StreamOpened, attach_request, build_service_client::BuildServiceClient,
+        session_response, stream_opened::Subject,
+    },
+};
+
+use super::{Engine, Test, rpc, session::Client};
+
+/// What is said of the context, whatever is asked; of the Dockerfile's directory, the truth.
+#[derive(Clone, Debug)]
+pub(crate) struct Sender {
+    pub(crate) dockerfile: String,
+    pub(crate) context: Vec<Packet>,
+}
+
+/// An entry is announced.
+pub(crate) fn announced(stat: Stat) -> Packet {
+    Packet { r#type: PacketType::PacketStat.into(), stat: Some(stat), ..Packet::default() }
+}
+
+/// All entries were announced.
+pub(crate) fn end_of_list() -> Packet {
+    Packet { r#type: PacketType::PacketStat.into(), ..Packet::default() }
+}
+
+/// A regular file.
+pub(crate) fn file(path: &str) -> Stat {
+    Stat { path: path.to_owned(), mode: 0o644, ..Stat::default() }
+}
+
+impl Sender {
+    /// What is said of a directory to whoever says these packets.
+    fn speak(&self, directory: &str, heard: BoxStream<'static, Bytes>) -> BoxStream<'static, Bytes> {
+        let (packets, content) = if directory == "dockerfile" {
+            let content = Bytes::from(self.dockerfile.clone());
+            let size = content.len().try_into().unwrap();
+            (vec![announced(Stat { size, ..file("Dockerfile") }), end_of_list()], content)
+        } else {
+            (self.context.clone(), Bytes::new())
+        };
+        let answers = heard.flat_map(move |message| {
+            let heard = Packet::decode(message).unwrap();
+            let data = |data: &[u8]| Packet {
+                r#type: PacketType::PacketData.into(),
+                id: heard.id,
+                data: data.to_vec(),
+                ..Packet::default()
+            };
+            stream::iter(match heard.r#type() {
+                PacketType::PacketReq if content.is_empty() => vec![Some(data(&[]))],
+                PacketType::PacketReq => vec![Some(data(&content)), Some(data(&[]))],
+                // BuildKit waits for the end of what is said.
+                PacketType::PacketFin => vec![Some(heard), None],
+                _ => Vec::new(),
+            })
+        });
+        let said =
+            stream::iter(packets).map(Some).chain(answers).take_while(|packet| ready(packet.is_some()));
+        said.map(|packet| packet.unwrap().encode_to_vec().into()).boxed()
+    }
+
+    /// Builds through wharfd.
+    pub(crate) async fn build(&self, test: &Test, channel: &Channel, namespace: &str) -> rpc::Build {
+        let client = Client::of(channel, namespace, test.dir());
+        let mut session = client.open().await;
+        let building = rpc::build(channel, client.start(&session, BuildSpec::default()), stream::empty());
+        tokio::pin!(building);
+        let mut streams = JoinSet::new();
+        loop {
+            tokio::select! {
+                build = &mut building => return build,
+                message = session.announced.message() => {
+                    let Ok(Some(message)) = message else { continue };
+                    let Some(session_response::Response::Stream(opened)) = message.response else { continue };
+                    streams.spawn(self.clone().attach(channel.clone(), opened));
+                }
+            }
+        }
+    }
+
+    async fn attach(self, channel: Channel, opened: StreamOpened) {
+        let Some(Subject::FileSync(request)) = opened.subject else { panic!("only directories are offered") };
+        let (sender, heard) = mpsc::unbounded_channel();
+        let said = self.speak(&request.directory, UnboundedReceiverStream::new(heard).boxed());
+        let (requests, sent) = mpsc::unbounded_channel();
+        let request = |request| AttachRequest { request: Some(request) };
+        requests.send(request(attach_request::Request::StreamId(opened.stream_id))).unwrap();
+        let say = said.for_each(move |message| {
+            // wharfd may have heard enough.
+            let _ = requests.send(request(attach_request::Request::Message(message)));
+            ready(())
+        });
+        let hear = async {
+            let mut client = BuildServiceClient::new(channel);
+            let attached = client.attach(UnboundedReceiverStream::new(sent)).await;
+            let mut responses = attached.unwrap().into_inner();
+            while let Ok(Some(response)) = responses.message().await {
+                let _ = sender.send(response.message);
+            }
+            drop(sender);
+        };
+        tokio::join!(say, hear);
+    }
+
+    /// Builds on the engine's bare socket.
+    pub(crate) async fn build_on_bare_engine(&self, test: &Test, engine: &Engine) -> Result<(), String> {
+        let tasks = Group::root();
+        let dialling = if engine.is_containerd() { Dialling::PriorKnowledge } else { Dialling::Upgrade };
+        let connection =
+            Connection::dial(engine.socket(), dialling, &tasks).await.map_err(|fault| fault.to_string())?;
+        let session = Session::new(test.unique("session"));
+        let mut control = connection.control();
+        let solve = control.solve(SolveRequest {
+            r#ref: test.unique("build"),
+            session: session.id().to_owned(),
+            frontend: "dockerfile.v0".to_owned(),
+            internal: true,
+            ..SolveRequest::default()
+        });
+        let key = test.unique("key");
+        let ended = tokio::select! {
+            ended = session.serve(&connection, &key, Arc::new(self.clone()), &tasks) =>
+                ended.map(drop).map_err(|fault| fault.to_string()),
+            ended = solve => ended.map(drop).map_err(|status| status.to_string()),
+        };
+        drop(connection);
+        ended
+    }
+}
+
+impl SessionClient for Sender {
+    fn sync(&self, request: DirectoryRequest, packets: Messages) -> BoxFuture<'_, Result<Messages, Status>> {
+        let heard = packets.filter_map(|message| ready(message.ok())).boxed();
+        let said: Messages = self.speak(&request.name, heard).map(Ok).boxed();
+        Box::pin(ready(Ok(said)))
+    }
+
+    fn credentials<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<CredentialsResponse, Status>> {
+        Box::pin(ready(Ok(CredentialsResponse::default())))
+    }
+
+    fn secret<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Secret<Vec<u8>>, Status>> {
+        Box::pin(ready(Err(Status::not_found("no secret"))))
+    }
+
+    fn upload(&self, _: &str) -> Result<Messages, Status> {
+        Err(Status::not_found("no upload"))
+    }
+}

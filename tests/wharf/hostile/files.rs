@@ -1,0 +1,94 @@
+//! What a client says of its files, which BuildKit writes on the node as root.
+
+use std::{fs, future::pending, path::PathBuf, sync::Arc};
+
+use bollard_buildkit_proto::fsutil::types::{Packet, Stat};
+
+use crate::harness::{
+    Engine, Test, cases, rpc,
+    sender::{Sender, announced, end_of_list, file},
+    wait_for,
+};
+
+cases![attributes_of_files_of_the_node, an_entry_outside, a_list_that_goes_on_after_its_end];
+
+const SYMLINK: u32 = 1 << 27;
+
+fn sender(context: Vec<Packet>) -> Sender {
+    Sender { dockerfile: "FROM scratch\nCOPY . /\n".to_owned(), context }
+}
+
+/// A link's attributes are set on what it points to, in the engine's own tree of files.
+async fn attributes_of_files_of_the_node(test: Arc<Test>) {
+    let wharfd = test.wharfd().await;
+    let directory = test.engine.socket().parent().unwrap();
+    let name = test.unique("victim");
+    let victim = directory.join(&name);
+    fs::write(&victim, "").unwrap();
+    let hostile = |attribute: &str| {
+        // The engine sees its directory here.
+        let link = Stat { mode: SYMLINK | 0o777, linkname: format!("/run/engine/{name}"), ..file("link") };
+        let xattrs = [(attribute.to_owned(), b"1".to_vec())].into();
+        sender(vec![announced(Stat { xattrs, ..link }), end_of_list()])
+    };
+    let attributes = || {
+        let mut names = vec![0; 4096];
+        let length = rustix::fs::listxattr(&victim, &mut names[..]).unwrap();
+        String::from_utf8(names[..length].to_vec()).unwrap()
+    };
+    hostile("user.bare").build_on_bare_engine(&test, &test.engine).await.unwrap();
+    assert!(attributes().contains("user.bare"), "on the bare engine it is set: {}", attributes());
+
+    let channel = rpc::connect(&wharfd.socket()).await;
+    hostile("user.wharf").build(&test, &channel, "job#1").await.ok();
+    assert!(!attributes().contains("user.wharf"), "{}", attributes());
+    fs::remove_file(victim).unwrap();
+}
+
+/// An entry called `..` takes the place of the directory that the engine keeps the client's files in.
+async fn an_entry_outside(test: Arc<Test>) {
+    let hostile = sender(vec![announced(file("..")), end_of_list()]);
+    // The newest engine refuses it itself.
+    if !test.engine.is_containerd() {
+        let (_, engine) = test.throw_away_engine().await;
+        tokio::select! {
+            () = wait_for("a file of ours", async || layers_that_are_files(&engine).map(drop)) => {}
+            // The engine may not come to its end.
+            () = async {
+                let _ = hostile.build_on_bare_engine(&test, &engine).await;
+                pending().await
+            } => {}
+        }
+    }
+    let wharfd = test.wharfd().await;
+    let channel = rpc::connect(&wharfd.socket()).await;
+    let refused = hostile.build(&test, &channel, "job#1").await;
+    assert!(format!("{:?}", refused.failure.unwrap()).contains("`..` is not a path inside"));
+    assert_eq!(layers_that_are_files(&test.engine), None);
+}
+
+/// What stands where the classic store has a directory for each layer.
+fn layers_that_are_files(engine: &Engine) -> Option<PathBuf> {
+    let layers = fs::read_dir(engine.socket().parent().unwrap().join("data/overlay2")).ok()?;
+    layers.map(|layer| layer.unwrap().path()).find(|layer| layer.is_file())
+}
+
+async fn a_list_that_goes_on_after_its_end(test: Arc<Test>) {
+    let hostile =
+        [sender(vec![end_of_list(), end_of_list()]), sender(vec![end_of_list(), announced(file("file"))])];
+    let (_, engine) = test.throw_away_engine().await;
+    let _ = hostile[0].build_on_bare_engine(&test, &engine).await;
+    wait_for("the bare engine's end", async || (!is_up(&engine).await).then_some(())).await;
+
+    let wharfd = test.wharfd().await;
+    let channel = rpc::connect(&wharfd.socket()).await;
+    for hostile in hostile {
+        let refused = hostile.build(&test, &channel, "job#1").await;
+        assert!(format!("{:?}", refused.failure.unwrap()).contains("after its end"));
+    }
+    sender(vec![announced(file("file")), end_of_list()]).build(&test, &channel, "job#1").await.ok();
+}
+
+async fn is_up(engine: &Engine) -> bool {
+    tokio::net::UnixStream::connect(engine.socket()).await.is_ok()
+}
