@@ -26,7 +26,7 @@ pub struct Call {
 }
 
 impl Front {
-    /// Accepts a call of `method`, or refuses whoever is not known.
+    /// Accepts a call of `method`, `SERVICE/METHOD` for the log, or refuses whoever is not known.
     pub fn accept<T>(&self, request: &Request<T>, method: &'static str) -> Result<Call, Status> {
         let span = tracing::info_span!(
             "call",

@@ -40,7 +40,7 @@ impl ImageService for Images {
         &self,
         request: Request<v1::PushImageRequest>,
     ) -> Result<Response<Self::PushImageStream>, Status> {
-        let call = self.front.accept(&request, "PushImage")?;
+        let call = self.front.accept(&request, "ImageService/PushImage")?;
         let request = request.into_inner();
         call.answer(async {
             let permit = call.authorize(request.namespace)?;
@@ -63,7 +63,7 @@ impl ImageService for Images {
         &self,
         request: Request<v1::PullImageRequest>,
     ) -> Result<Response<Self::PullImageStream>, Status> {
-        let call = self.front.accept(&request, "PullImage")?;
+        let call = self.front.accept(&request, "ImageService/PullImage")?;
         let request = request.into_inner();
         call.answer(async {
             let permit = call.authorize(request.namespace)?;
@@ -88,7 +88,7 @@ impl ImageService for Images {
         &self,
         request: Request<v1::TagImageRequest>,
     ) -> Result<Response<v1::TagImageResponse>, Status> {
-        let call = self.front.accept(&request, "TagImage")?;
+        let call = self.front.accept(&request, "ImageService/TagImage")?;
         let request = request.into_inner();
         call.answer(async {
             let permit = call.authorize(request.namespace)?;
@@ -109,7 +109,7 @@ impl ImageService for Images {
         &self,
         request: Request<v1::ListImagesRequest>,
     ) -> Result<Response<v1::ListImagesResponse>, Status> {
-        let call = self.front.accept(&request, "ListImages")?;
+        let call = self.front.accept(&request, "ImageService/ListImages")?;
         let request = request.into_inner();
         call.answer(async {
             let permit = call.authorize(request.namespace)?;
@@ -128,7 +128,7 @@ impl ImageService for Images {
         &self,
         request: Request<v1::InspectImageRequest>,
     ) -> Result<Response<v1::InspectImageResponse>, Status> {
-        let call = self.front.accept(&request, "InspectImage")?;
+        let call = self.front.accept(&request, "ImageService/InspectImage")?;
         let request = request.into_inner();
         call.answer(async {
             let permit = call.authorize(request.namespace)?;
@@ -142,7 +142,7 @@ impl ImageService for Images {
         &self,
         request: Request<v1::RemoveImageRequest>,
     ) -> Result<Response<v1::RemoveImageResponse>, Status> {
-        let call = self.front.accept(&request, "RemoveImage")?;
+        let call = self.front.accept(&request, "ImageService/RemoveImage")?;
         let request = request.into_inner();
         call.answer(async {
             let permit = call.authorize(request.namespace)?;

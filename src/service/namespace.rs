@@ -27,7 +27,7 @@ impl NamespaceService for Namespaces {
         &self,
         request: Request<DeleteNamespaceRequest>,
     ) -> Result<Response<DeleteNamespaceResponse>, Status> {
-        let call = self.front.accept(&request, "DeleteNamespace")?;
+        let call = self.front.accept(&request, "NamespaceService/DeleteNamespace")?;
         call.answer(async {
             let permit = call.authorize(request.into_inner().namespace)?;
             let (engine, name) = (call.engine().clone(), call.engine_name().clone());

@@ -22,7 +22,7 @@ impl Node {
 #[tonic::async_trait]
 impl NodeService for Node {
     async fn get_info(&self, request: Request<GetInfoRequest>) -> Result<Response<GetInfoResponse>, Status> {
-        let call = self.front.accept(&request, "GetInfo")?;
+        let call = self.front.accept(&request, "NodeService/GetInfo")?;
         let (caller, engine) = (call.caller(), call.engine());
         let (major, minor) = engine.api_version();
         let info = GetInfoResponse {
