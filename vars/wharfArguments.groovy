@@ -13,7 +13,7 @@ class WharfUsage extends Exception {
 /**
  * The plan of a call: `problem` if it means nothing, else
  * `globals`, `words`, `operand`: the client's words, before and after its command;
- * `secrets`: `--secret` flags whose file is known only once it is bound;
+ * `secretFiles`: `--secret` flags whose file is known only once it is bound;
  * `bindings`: the credentials to bind; `registries`: where to log in with which variables;
  * `metadataFile`, `label`.
  */
