@@ -1,14 +1,15 @@
 //! One pass of a build: `Control.Solve` without a frontend, and beside it, as BuildKit's gateway
 //! client, the frontend's call, the gate's judgement and the return of what may run.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, future, time::Duration};
 
 use bollard_buildkit_proto::moby::buildkit::v1::{
     Exporter, SolveRequest, StatusRequest, StatusResponse,
     frontend::{self, result},
     sourcepolicy::Policy,
 };
-use tonic::{Request, Response, Status, metadata::AsciiMetadataValue};
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
+use tonic::{Request, Response, Status, Streaming, metadata::AsciiMetadataValue};
 
 use super::{
     connection::Connection,
@@ -72,25 +73,11 @@ pub async fn pass<F: Facts>(
         Ok(value) => value,
         Err(error) => return Ended::Failed(Status::internal(error.to_string())),
     };
+    let reference = order.reference.clone();
+    let reference = reference.as_str();
+    let (solve, asked) = requests(order);
     let mut control = connection.control();
-    let attributes = HashMap::from([("name".to_owned(), order.names.join(","))]);
-    let solve = control.solve(SolveRequest {
-        r#ref: order.reference.clone(),
-        session: order.session,
-        source_policy: Some(order.policy),
-        // Out of the engine's build history, which shows every build's arguments to everyone.
-        internal: true,
-        exporters: vec![Exporter { r#type: "moby".to_owned(), attrs: attributes }],
-        ..SolveRequest::default()
-    });
-    let asked = frontend::SolveRequest {
-        frontend: "dockerfile.v0".to_owned(),
-        frontend_opt: order.attributes,
-        allow_result_return: true,
-        allow_result_array_ref: true,
-        ..frontend::SolveRequest::default()
-    };
-    let reference = order.reference.as_str();
+    let solve = control.solve(solve);
     let frontend = once_known(reference, || {
         let request = of_build(&build, asked.clone());
         let mut gateway = connection.gateway();
@@ -101,10 +88,9 @@ pub async fn pass<F: Facts>(
         let mut control = connection.control();
         async move { control.status(request).await.map(Response::into_inner) }
     });
-    tokio::pin!(solve, frontend, status);
+    let told = facts_of(status);
+    tokio::pin!(solve, frontend, told);
 
-    let mut stream = None;
-    let mut facts_open = true;
     let result = loop {
         tokio::select! {
             ended = &mut solve => return match ended {
@@ -116,10 +102,7 @@ pub async fn pass<F: Facts>(
                 Ok(response) => break response.into_inner().result.unwrap_or_default(),
                 Err(status) => return Ended::Frontend(status),
             },
-            answer = next_facts(&mut status, &mut stream), if facts_open => match answer {
-                Some(response) => facts.report(response).await,
-                None => facts_open = false,
-            },
+            Some(response) = told.next() => facts.report(response).await,
         }
     };
     let judged = match judge(result) {
@@ -137,25 +120,56 @@ pub async fn pass<F: Facts>(
                 Ok(()) => waiting = false,
                 Err(status) => return Ended::Failed(status),
             },
-            answer = next_facts(&mut status, &mut stream), if facts_open => match answer {
-                Some(response) => facts.report(response).await,
-                None => facts_open = false,
-            },
+            Some(response) = told.next() => facts.report(response).await,
         }
     };
     // The last facts, the failed step's output among them, come after the solve's answer.
     let rest = async {
-        while let Some(response) = next_facts(&mut status, &mut stream).await {
+        while let Some(response) = told.next().await {
             facts.report(response).await;
         }
     };
-    if facts_open && tokio::time::timeout(LAST_FACTS, rest).await.is_err() {
+    if tokio::time::timeout(LAST_FACTS, rest).await.is_err() {
         tracing::warn!("BuildKit did not end its status after the build");
     }
     match ended {
         Ok(response) => Ended::Exported(response.into_inner().exporter_response),
         Err(status) => Ended::Failed(status),
     }
+}
+
+/// What BuildKit is asked for, and what its frontend is.
+fn requests(order: Order) -> (SolveRequest, frontend::SolveRequest) {
+    let attributes = HashMap::from([("name".to_owned(), order.names.join(","))]);
+    let solve = SolveRequest {
+        r#ref: order.reference,
+        session: order.session,
+        source_policy: Some(order.policy),
+        // Out of the engine's build history, which shows every build's arguments to everyone.
+        internal: true,
+        exporters: vec![Exporter { r#type: "moby".to_owned(), attrs: attributes }],
+        ..SolveRequest::default()
+    };
+    let frontend = frontend::SolveRequest {
+        frontend: "dockerfile.v0".to_owned(),
+        frontend_opt: order.attributes,
+        allow_result_return: true,
+        allow_result_array_ref: true,
+        ..frontend::SolveRequest::default()
+    };
+    (solve, frontend)
+}
+
+/// The facts that BuildKit tells, until it ends or breaks off.
+fn facts_of(
+    opening: impl Future<Output = Result<Streaming<StatusResponse>, Status>>,
+) -> impl Stream<Item = StatusResponse> {
+    let answers = stream::once(opening).try_flatten();
+    let facts = answers.filter_map(|answer| {
+        let told = answer.inspect_err(|error| tracing::debug!(%error, "no more status from BuildKit"));
+        future::ready(told.ok())
+    });
+    facts.fuse()
 }
 
 /// Returns what runs now; first a graph that BuildKit does not know becomes one that it does.
@@ -211,32 +225,6 @@ where
         }
     }
     ask().await
-}
-
-async fn next_facts<F>(
-    opening: &mut std::pin::Pin<&mut F>,
-    stream: &mut Option<tonic::Streaming<StatusResponse>>,
-) -> Option<StatusResponse>
-where
-    F: Future<Output = Result<tonic::Streaming<StatusResponse>, Status>>,
-{
-    let stream = match stream {
-        Some(stream) => stream,
-        None => match opening.as_mut().await {
-            Ok(opened) => stream.insert(opened),
-            Err(error) => {
-                tracing::debug!(%error, "no status from BuildKit");
-                return None;
-            }
-        },
-    };
-    match stream.message().await {
-        Ok(message) => message,
-        Err(error) => {
-            tracing::debug!(%error, "status from BuildKit broke off");
-            None
-        }
-    }
 }
 
 #[cfg(test)]
