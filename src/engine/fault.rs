@@ -8,9 +8,9 @@ use crate::{
     names::Reference,
 };
 
-/// What became of a call, as far as callers act on it.
+/// How a call failed, as far as callers act on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Failure {
+pub(super) enum Kind {
     /// 404.
     NotFound,
     /// 409: the image is in use.
@@ -21,12 +21,12 @@ pub(crate) enum Failure {
     Other,
 }
 
-pub(crate) fn failure(error: &Error) -> Failure {
+pub(super) fn kind(error: &Error) -> Kind {
     if let Error::DockerResponseServerError { status_code, .. } = error {
         return match status_code {
-            404 => Failure::NotFound,
-            409 => Failure::Conflict,
-            _ => Failure::Other,
+            404 => Kind::NotFound,
+            409 => Kind::Conflict,
+            _ => Kind::Other,
         };
     }
     let gone = matches!(
@@ -37,23 +37,23 @@ pub(crate) fn failure(error: &Error) -> Failure {
             | Error::HyperLegacyError { .. }
             | Error::SocketNotFoundError(_)
     );
-    if gone { Failure::Unavailable } else { Failure::Other }
+    if gone { Kind::Unavailable } else { Kind::Other }
 }
 
 /// Whether a pull has lost its image: someone removed its name before the pull was over.
-pub(crate) fn is_lost(error: &Error) -> bool {
+pub(super) fn is_lost(error: &Error) -> bool {
     matches!(error, Error::DockerStreamError { error } if error.starts_with("No such image"))
 }
 
 /// The fault of a call that should have succeeded; `doing` completes "the engine failed to …".
-pub(crate) fn unexpected(doing: &str, error: Error) -> Fault {
-    match failure(&error) {
-        Failure::Unavailable => {
+pub(super) fn unexpected(doing: &str, error: Error) -> Fault {
+    match kind(&error) {
+        Kind::Unavailable => {
             Fault::new(Reason::EngineUnavailable, format!("the engine does not answer: it failed to {doing}"))
                 .hint("it may be restarting; try again")
                 .caused_by(error)
         }
-        Failure::NotFound | Failure::Conflict | Failure::Other => {
+        Kind::NotFound | Kind::Conflict | Kind::Other => {
             Fault::new(Reason::EngineFailed, format!("the engine failed to {doing}; wharfd's log says why"))
                 .caused_by(error)
         }
@@ -106,7 +106,7 @@ const CAUSES: [(&str, &str); 16] = [
 ];
 
 /// The fault of a question to a registry about `reference`, or of a pull or push.
-pub(crate) fn registry(reference: &Reference, platform: &Platform, logged_in: bool, error: Error) -> Fault {
+pub(super) fn registry(reference: &Reference, platform: &Platform, logged_in: bool, error: Error) -> Fault {
     let (status, message) = if let Error::DockerResponseServerError { status_code, message } = &error {
         (*status_code, message.to_lowercase())
     } else if let Error::DockerStreamError { error } = &error {
@@ -177,19 +177,19 @@ pub(crate) fn stalled(reference: &Reference) -> Fault {
 }
 
 /// No such image at the registry.
-pub(crate) fn not_found(reference: &Reference) -> Fault {
+pub(super) fn not_found(reference: &Reference) -> Fault {
     hub_named(reference, Fault::new(Reason::BaseImageNotFound, format!("no such image: {reference}")))
 }
 
 /// The name as its registry has it, for a sentence that names the registry too.
-pub(crate) fn in_registry(reference: &Reference) -> String {
+pub(super) fn in_registry(reference: &Reference) -> String {
     let familiar = reference.familiar();
     let within = familiar.strip_prefix(reference.host()).and_then(|rest| rest.strip_prefix('/'));
     within.map(str::to_owned).unwrap_or(familiar)
 }
 
 /// Says of an image of Docker Hub's that a name without a registry means those.
-pub(crate) fn hub_named(reference: &Reference, fault: Fault) -> Fault {
+pub(super) fn hub_named(reference: &Reference, fault: Fault) -> Fault {
     if reference.host() != "docker.io" {
         return fault;
     }
@@ -203,13 +203,13 @@ pub(crate) fn hub_named(reference: &Reference, fault: Fault) -> Fault {
 }
 
 /// The image is for other platforms.
-pub(crate) fn wrong_platform(reference: &Reference, platform: &Platform) -> Fault {
+pub(super) fn wrong_platform(reference: &Reference, platform: &Platform) -> Fault {
     let text = format!("{} has no image for {platform}, the engine's platform", reference.familiar());
     Fault::new(Reason::BaseImageNotFound, text)
 }
 
 /// The image's index lists another index.
-pub(crate) fn nested(reference: &Reference) -> Fault {
+pub(super) fn nested(reference: &Reference) -> Fault {
     let text = format!(
         "{} is an index within an index, of which the engine does not show the layers",
         reference.familiar()
@@ -219,7 +219,7 @@ pub(crate) fn nested(reference: &Reference) -> Fault {
 }
 
 /// The image's config lies about its layers.
-pub(crate) fn forged(reference: &Reference) -> Fault {
+pub(super) fn forged(reference: &Reference) -> Fault {
     let text =
         format!("{} is refused: its config does not describe the layers that it has", reference.familiar());
     Fault::new(Reason::ImageForged, text)

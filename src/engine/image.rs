@@ -14,7 +14,7 @@ use bollard::{
 use super::{
     Engine,
     admission::CredentialSource,
-    fault::{self, Failure},
+    fault::{self, Kind},
     naming::{self, NamespaceNames, Owner, PRIVATE_HOST, PrivateName, Room},
 };
 use crate::{
@@ -352,8 +352,8 @@ impl Engine {
     ) -> Result<(), Fault> {
         let items = match self.docker().remove_image(name, None::<RemoveImageOptions>, None).await {
             Ok(items) => items,
-            Err(error) if fault::failure(&error) == Failure::NotFound => return Ok(()),
-            Err(error) if fault::failure(&error) == Failure::Conflict => {
+            Err(error) if fault::kind(&error) == Kind::NotFound => return Ok(()),
+            Err(error) if fault::kind(&error) == Kind::Conflict => {
                 let shown = reference.map_or_else(|| id.to_string(), Reference::familiar);
                 let text = format!("{shown} is in use by a container");
                 return Err(Fault::invalid("reference", text).caused_by(error));
@@ -371,7 +371,7 @@ impl Engine {
     pub(crate) async fn inspect_name(&self, name: &str) -> Result<Option<ImageInspect>, Fault> {
         match self.docker().inspect_image(name).await {
             Ok(image) => Ok(Some(image)),
-            Err(error) if fault::failure(&error) == Failure::NotFound => Ok(None),
+            Err(error) if fault::kind(&error) == Kind::NotFound => Ok(None),
             Err(error) => Err(fault::unexpected("look up an image", error)),
         }
     }
@@ -390,7 +390,7 @@ impl Engine {
         let options = TagImageOptions { repo: Some(repository.to_owned()), tag: Some(tag.to_owned()) };
         match self.docker().tag_image(source, Some(options)).await {
             Ok(()) => Ok(true),
-            Err(error) if fault::failure(&error) == Failure::NotFound => Ok(false),
+            Err(error) if fault::kind(&error) == Kind::NotFound => Ok(false),
             Err(error) => Err(fault::unexpected("name an image", error)),
         }
     }
@@ -430,7 +430,7 @@ impl Engine {
     pub(crate) async fn remove_name(&self, name: &str) -> Result<(), Fault> {
         match self.docker().remove_image(name, None::<RemoveImageOptions>, None).await {
             Ok(_) => Ok(()),
-            Err(error) if fault::failure(&error) == Failure::NotFound => Ok(()),
+            Err(error) if fault::kind(&error) == Kind::NotFound => Ok(()),
             Err(error) => Err(fault::unexpected("remove a name of an image", error)),
         }
     }
