@@ -14,8 +14,11 @@ use crate::{names::Reference, wire::v1::Ulimit};
 
 /// Build and push container images from a job, each job in a namespace of its own.
 #[derive(Debug, Parser)]
-#[command(name = "wharf", version, after_help = exit::HELP, disable_help_subcommand = true, max_term_width = 100)]
+#[command(name = "wharf", version, after_help = exit::HELP, disable_version_flag = true, max_term_width = 100)]
 pub(crate) struct Cli {
+    /// Print version
+    #[arg(short, short_alias = 'V', long, action = clap::ArgAction::Version)]
+    version: (),
     #[command(flatten)]
     pub(crate) global: Global,
     #[command(subcommand)]
@@ -416,7 +419,8 @@ mod tests {
         write!(text, "\n## `{name}`\n\n```text\n{}\n```\n", help.join("\n").trim_end()).unwrap();
         let mut built = command.clone();
         built.build();
-        for sub in built.get_subcommands_mut().filter(|sub| !sub.is_hide_set()) {
+        // `help` says again what stands here.
+        for sub in built.get_subcommands_mut().filter(|sub| !sub.is_hide_set() && sub.get_name() != "help") {
             describe(text, sub, &format!("{name} "));
         }
     }

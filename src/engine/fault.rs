@@ -40,6 +40,17 @@ pub(super) fn kind(error: &Error) -> Kind {
     if gone { Kind::Unavailable } else { Kind::Other }
 }
 
+/// Why an engine that is asked who it is does not say so: bollard's own words are about its client.
+pub(crate) fn no_answer(error: Error) -> Box<dyn std::error::Error + Send + Sync> {
+    match error {
+        Error::JsonDataError { .. } | Error::JsonSerdeError { .. } | Error::HyperResponseError { .. } => {
+            "what answers there is no Docker Engine".into()
+        }
+        Error::HyperLegacyError { err } => err.into(),
+        other => other.into(),
+    }
+}
+
 /// Whether a pull has lost its image: someone removed its name before the pull was over.
 pub(super) fn is_lost(error: &Error) -> bool {
     matches!(error, Error::DockerStreamError { error } if error.starts_with("No such image"))

@@ -107,13 +107,13 @@ impl Engine {
         store: Store,
         tasks: &Group,
     ) -> Result<Self, Fault> {
-        let unreachable = |cause: bollard::errors::Error| {
+        let unreachable = |cause| {
             Fault::new(
                 Reason::EngineUnavailable,
                 format!("cannot reach the engine `{name}` at unix://{}", socket.display()),
             )
             .hint("is it running, and may this user open the socket? --engine names another")
-            .caused_by(cause)
+            .caused_by(fault::no_answer(cause))
         };
         let path = socket.to_str().ok_or_else(|| {
             let text = format!("the engine's socket must have a name in UTF-8: {}", socket.display());

@@ -32,6 +32,8 @@ pub enum ReferenceError {
         "`{0}` is not an image reference: `{1}` is not a valid tag (letters, digits, `_`, `.`, `-`; at most 128)"
     )]
     Tag(String, String),
+    #[error("`{0}` is not an image reference: a tag has no `/`; try `{1}`")]
+    SlashInTag(String, String),
     #[error("`{0}` is not an image reference: its digest must be `sha256:` and 64 hexadecimal digits")]
     Digest(String),
     #[error("`{0}` is not an image reference: a repository's name has at most 255 bytes")]
@@ -76,14 +78,14 @@ impl Reference {
         let host = if host == "index.docker.io" { DEFAULT_HOST } else { host };
         let path = if host == DEFAULT_HOST && !path.contains('/') { format!("library/{path}") } else { path };
         if !is_host(host) {
-            return Err(ReferenceError::Shape(shown()));
+            return Err(slash_in_tag(text).unwrap_or_else(|| ReferenceError::Shape(shown())));
         }
         if !is_path(&path) {
             let lower = path.to_lowercase();
             return Err(if lower != path && is_path(&lower) {
                 ReferenceError::UpperCase(shown(), text.replace(name, &name.to_lowercase()))
             } else {
-                ReferenceError::Shape(shown())
+                slash_in_tag(text).unwrap_or_else(|| ReferenceError::Shape(shown()))
             });
         }
         if host.len() + 1 + path.len() > NAME_BYTES_MAX {
@@ -227,6 +229,18 @@ fn is_path_component(component: &str) -> bool {
     })
 }
 
+/// The error of a reference that is one but for slashes in its tag: a branch's name was put there.
+fn slash_in_tag(text: &str) -> Option<ReferenceError> {
+    let (name, tag) = text.rsplit_once(':')?;
+    // A port that is none.
+    if !name.contains('/') && is_host_like(name) {
+        return None;
+    }
+    let tried = format!("{name}:{}", tag.replace('/', "-"));
+    let sound = tag.contains('/') && Reference::parse(&tried).is_ok();
+    sound.then(|| ReferenceError::SlashInTag(crate::names::printable(text), tried))
+}
+
 fn is_tag(tag: &str) -> bool {
     let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
     tag.len() <= TAG_BYTES_MAX
@@ -264,6 +278,11 @@ mod tests {
         assert!(matches!(error("app:"), ReferenceError::Tag(..)));
         assert!(matches!(error("app:-x"), ReferenceError::Tag(..)));
         assert!(matches!(error("app@sha256:1"), ReferenceError::Digest(_)));
+        for (branch, tried) in
+            [("app:a/b", "app:a-b"), ("x.y:1/app:a/b", "x.y:1/app:a-b"), ("team/app:a/b/c", "team/app:a-b-c")]
+        {
+            assert_eq!(error(branch), ReferenceError::SlashInTag(branch.into(), tried.into()));
+        }
         for shape in ["/app", "a//b", "a/", "-a", "a.-b/c", "a b", "app\n", "x.y:99999/app", "a___b"] {
             assert!(matches!(error(shape), ReferenceError::Shape(_)), "{shape:?}: {:?}", error(shape));
         }

@@ -17,6 +17,7 @@ cases![
     secrets_that_are_not_there,
     standard_input,
     credential_helpers,
+    a_docker_config_of_somebody_else,
     images_and_their_names,
     versions,
     files_of_a_build,
@@ -172,6 +173,24 @@ async fn standard_input(test: Arc<Test>) {
     // Half a tar is no context.
     let half = tar.get(..700).unwrap();
     assert_ne!(job.run_with(["build", "-q", "-"], half).await.status, 0);
+}
+
+/// An agent's `HOME` may be root's, and the agent another user's.
+async fn a_docker_config_of_somebody_else(test: Arc<Test>) {
+    let wharfd = test.wharfd().await;
+    let job = Wharf::new(&test, &wharfd, "job#1").as_uid(1000);
+    let config = job.home().join(".docker/config.json");
+    fs::create_dir(config.parent().unwrap()).unwrap();
+    fs::write(&config, "{}").unwrap();
+    fs::set_permissions(&config, fs::Permissions::from_mode(0o600)).unwrap();
+    let pull = async |named: Option<&std::path::Path>| {
+        let mut pull = job.command(["pull", "app:1"]);
+        pull.env_remove("DOCKER_CONFIG").envs(named.map(|path| ("DOCKER_CONFIG", path)));
+        Output::of(pull, b"", crate::harness::PATIENCE).await
+    };
+    // wharfd's answer: this user is not served.
+    pull(None).await.ended(3).says(&["WARNING: no credentials", config.to_str().unwrap()]);
+    pull(config.parent()).await.ended(2).says(&["cannot read the docker config"]);
 }
 
 async fn credential_helpers(test: Arc<Test>) {

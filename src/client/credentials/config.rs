@@ -10,7 +10,10 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::Deserialize;
 
 use super::Credentials;
-use crate::{client::exit::Failure, names::Secret};
+use crate::{
+    client::{exit::Failure, print},
+    names::Secret,
+};
 
 /// What of the docker config is about credentials.
 #[derive(Clone, Debug, Default)]
@@ -61,10 +64,19 @@ impl fmt::Debug for Proxies {
 }
 
 impl Config {
-    pub(super) fn read(path: &Path) -> Result<Self, Failure> {
+    /// Reads the file at `path`; one that is not there says nothing. One that may not be read is
+    /// somebody else's (an agent's `HOME` may be root's) unless it `is_named` by the user.
+    pub(super) fn read(path: &Path, is_named: bool) -> Result<Self, Failure> {
         let text = match fs::read(path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && !is_named => {
+                print::note(format_args!(
+                    "WARNING: no credentials: cannot read the docker config {}: {error}",
+                    path.display()
+                ));
+                return Ok(Self::default());
+            }
             Err(error) => {
                 return Err(Failure::usage(format!(
                     "cannot read the docker config {}: {error}",

@@ -40,9 +40,10 @@ impl DockerConfig {
     /// Reads `$DOCKER_CONFIG/config.json`, else `~/.docker/config.json`; without one there are no
     /// credentials.
     pub(crate) fn read(env: &Env) -> Result<Self, Failure> {
-        let directory = env.path("DOCKER_CONFIG").or_else(|| env.home().map(|home| home.join(".docker")));
-        let config = match directory {
-            Some(directory) => Config::read(&directory.join("config.json"))?,
+        let named = env.path("DOCKER_CONFIG");
+        let is_named = named.is_some();
+        let config = match named.or_else(|| env.home().map(|home| home.join(".docker"))) {
+            Some(directory) => Config::read(&directory.join("config.json"), is_named)?,
             None => Config::default(),
         };
         Ok(Self { config })
