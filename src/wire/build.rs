@@ -9,6 +9,8 @@ use crate::{
 };
 
 const TAGS_MAX: usize = 128;
+/// Linux has 16 (setrlimit(2)).
+const ULIMITS_MAX: usize = 64;
 /// Linux's PATH_MAX: no real Dockerfile is refused.
 const PATH_BYTES_MAX: usize = 4096;
 const NAME_BYTES_MAX: usize = 255;
@@ -185,6 +187,10 @@ fn network(network: &str) -> Result<Network, Fault> {
 }
 
 fn ulimits(ulimits: Vec<v1::Ulimit>) -> Result<Vec<(String, i64, i64)>, Fault> {
+    if ulimits.len() > ULIMITS_MAX {
+        let text = format!("{} limits; at most {ULIMITS_MAX} are allowed", ulimits.len());
+        return Err(Fault::invalid("spec.ulimits", text));
+    }
     let mut checked: Vec<(String, i64, i64)> = Vec::with_capacity(ulimits.len());
     for v1::Ulimit { name, soft, hard } in ulimits {
         let invalid = |why: &str| Fault::invalid("spec.ulimits", format!("`{}`: {why}", printable(&name)));
@@ -243,6 +249,10 @@ mod tests {
         assert_eq!(field(|spec| spec.push = true).as_deref(), Some("spec.push"));
         assert_eq!(field(|spec| spec.shm_size = -1).as_deref(), Some("spec.shm_size"));
         assert_eq!(field(|spec| spec.add_hosts = vec!["a".into()]).as_deref(), Some("spec.add_hosts"));
+        let limit = |name: usize| v1::Ulimit { name: "a".repeat(name), soft: 1, hard: 1 };
+        let limits = |count: usize| check(|spec| spec.ulimits = (1..=count).map(limit).collect());
+        assert!(limits(64).is_ok());
+        assert_eq!(limits(65).unwrap_err().field(), Some("spec.ulimits"));
         let salted = |spec: &mut v1::BuildSpec| spec.add_hosts = vec!["x.Salt.WHARF.invalid:1.2.3.4".into()];
         assert_eq!(field(salted).as_deref(), Some("spec.add_hosts"));
         let host = check(|spec| spec.network = "host".into()).unwrap_err();
