@@ -29,6 +29,7 @@ use std::{
 };
 
 use bollard::{BollardRequest, Docker};
+use tokio::sync::Semaphore;
 
 use crate::{
     fault::{Fault, Reason},
@@ -51,6 +52,9 @@ const VERSION_TIMEOUT: Duration = Duration::from_secs(5);
 /// A pull or a push of which the engine says nothing for so long is stuck at its registry, and whoever
 /// waits for the same image or name is stuck with it. Long: a large layer is unpacked without a word.
 pub(crate) const STALL_TIMEOUT: Duration = Duration::from_secs(600);
+/// How many images have their layers verified at once. Each holds its manifests and configs, up to
+/// 64 MiB, and what a decoder looks back at, up to 128 MiB: jobs choose both.
+const VERIFIED_AT_ONCE: usize = 4;
 
 /// An engine. Cheap to clone.
 #[derive(Clone)]
@@ -72,6 +76,8 @@ struct Inner {
     dialler: Dialler,
     holds: Locks,
     targets: Locks,
+    /// Places for images whose layers are verified.
+    verifying: Semaphore,
     /// A public name could not be given back; the journal has it.
     unsettled: AtomicBool,
 }
@@ -160,6 +166,7 @@ impl Engine {
                 dialler: Dialler::new(socket.to_owned(), dialling),
                 holds: Locks::default(),
                 targets: Locks::default(),
+                verifying: Semaphore::new(VERIFIED_AT_ONCE),
                 unsettled: AtomicBool::new(false),
             }),
         };

@@ -41,6 +41,7 @@ impl Engine {
         let platform = self.platform().to_string();
         let mut claims = self.store().layer_claims(digest, &platform).await?;
         if claims.is_empty() {
+            let _place = self.inner.verifying.acquire().await.map_err(Fault::internal)?;
             let exported = self.hash_export(reference, hold, step).await?;
             for (blob, diff_id) in exported.layers {
                 self.store().learn_layer(&blob, &diff_id).await?;
