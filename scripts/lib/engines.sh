@@ -125,7 +125,11 @@ engine_up() {
 engine_config() {
     local containerd_store=false
     [ "$1" = 26 ] || containerd_store=true
-    printf '{"features": {"containerd-snapshotter": %s}, "cgroup-parent": "%s"}\n' "$containerd_store" "$(cgroup_parent "$2")"
+    # A throw-away engine lets builds ask for what Wharf must refuse.
+    local builder='{}'
+    ! throw_away "$2" || builder='{"entitlements": {"security-insecure": true}}'
+    printf '{"features": {"containerd-snapshotter": %s}, "builder": %s, "cgroup-parent": "%s"}\n' \
+        "$containerd_store" "$builder" "$(cgroup_parent "$2")"
 }
 
 engine_down() {

@@ -159,9 +159,20 @@ impl Test {
         daemon
     }
 
+    /// A wharfd on a throw-away engine.
+    pub(crate) async fn wharfd_on(&self, engine: &Engine) -> Arc<Wharfd> {
+        let daemon = self.unstarted(engine, None, &[]);
+        daemon.start().await;
+        daemon
+    }
+
     /// A wharfd that the test starts itself.
     pub(crate) fn wharfd_unstarted(&self, config: Option<&str>, flags: &[&str]) -> Arc<Wharfd> {
-        let daemon = Arc::new(Wharfd::new(&self.new_dir("wharfd"), &self.engine, config, flags));
+        self.unstarted(&self.engine, config, flags)
+    }
+
+    fn unstarted(&self, engine: &Engine, config: Option<&str>, flags: &[&str]) -> Arc<Wharfd> {
+        let daemon = Arc::new(Wharfd::new(&self.new_dir("wharfd"), engine, config, flags));
         lock(&self.daemons).push(Arc::clone(&daemon));
         daemon
     }

@@ -7,7 +7,7 @@ use wharf::{
     wire::v1::BuildSpec,
 };
 
-use crate::harness::{Test, Wharf, cases, image::context_tar, rpc};
+use crate::harness::{Test, Wharf, cases, engine::tool, image::context_tar, rpc};
 
 cases![
     host_networking,
@@ -50,16 +50,33 @@ async fn host_networking(test: Arc<Test>) {
     );
 }
 
-/// The engines do not grant it on their bare sockets either, unless they are told to.
+/// The engines grant it on their bare sockets where they are told to.
 async fn insecure_steps(test: Arc<Test>) {
-    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
-    let base = test.base(&registry).await;
-    let dockerfile = format!("FROM {base}\nRUN --security=insecure id > /id\n");
-    let hostile = test.context("hostile", &[("Dockerfile", &dockerfile)]);
+    let (_, engine) = test.throw_away_engine().await;
+    let wharfd = test.wharfd_on(&engine).await;
+    let dockerfile = |flag: &str| {
+        format!(
+            "FROM scratch\nCOPY busybox /\nRUN {flag} [\"/busybox\", \"mount\", \"-t\", \"tmpfs\", \"none\", \"/proc\"]\n"
+        )
+    };
+    let context = |name: &str, flag: &str| {
+        let context = test.context(name, &[("Dockerfile", &dockerfile(flag))]);
+        std::fs::copy(tool("WHARF_BUSYBOX"), context.join("busybox")).unwrap();
+        context
+    };
+    let hostile = context("hostile", "--security=insecure");
     let job = Wharf::new(&test, &wharfd, "job#1");
-    let shown = job.build(&hostile, &[]).await;
-    assert!(matches!(shown.status, 1 | 3), "{shown}");
-    assert!(shown.stderr.contains("security"), "{shown}");
+    if test.engine.is_containerd() {
+        let home = test.new_dir("bare");
+        engine.buildx_build(&home, &hostile, &["--allow", "security.insecure"]).await.ok();
+        job.build(&hostile, &[]).await.ended(3).says(&["--security=insecure"]);
+        job.build(&hostile, &["--no-cache"]).await.ended(3);
+    } else {
+        // Its own frontend does not know the flag.
+        job.build(&hostile, &[]).await.ended(1).says(&["security"]);
+    }
+    // Any other step may not.
+    job.build(context("plain", ""), &[]).await.ended(1);
 }
 
 async fn a_frontend_of_the_jobs_own(test: Arc<Test>) {
