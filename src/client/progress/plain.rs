@@ -249,11 +249,7 @@ impl Plain {
         if before.is_some_and(|(_, shown)| shown == *status) {
             return;
         }
-        let size = match (status.current, status.total) {
-            (0, 0) => String::new(),
-            (current, 0) => format!(" {}", text::bytes(current)),
-            (current, total) => format!(" {} / {}", text::bytes(current), text::bytes(total)),
-        };
+        let size = text::amount(status.current, status.total);
         let time = if moved > Duration::from_millis(10) {
             format!(" {:.1}s", moved.as_secs_f64())
         } else {

@@ -210,8 +210,17 @@ pub(super) fn untabbed(text: &str) -> String {
     spaced
 }
 
+/// How far something is, of how much, with a space before it; empty where neither is known.
+pub(super) fn amount(current: u64, total: u64) -> String {
+    match (current, total) {
+        (0, 0) => String::new(),
+        (current, 0) => format!(" {}", bytes(current)),
+        (current, total) => format!(" {} / {}", bytes(current), bytes(total)),
+    }
+}
+
 /// A size in decimal units, as `docker` shows it: `154B`, `12.30MB`.
-pub(super) fn bytes(count: u64) -> String {
+fn bytes(count: u64) -> String {
     const UNITS: [&str; 6] = ["kB", "MB", "GB", "TB", "PB", "EB"];
     if count < 1000 {
         return format!("{count}B");

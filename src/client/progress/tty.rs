@@ -8,7 +8,7 @@ use std::{
 use super::{
     model::{Id, Model},
     step::{State, Status, Vertex},
-    text::{bytes, cut, untabbed, width},
+    text::{amount, cut, untabbed, width},
 };
 
 /// Ten pictures a second are as many as a person can read.
@@ -173,11 +173,7 @@ impl Tty {
     fn row_of_part(&self, model: &Model, vertex: &Vertex, status: &Status, size: Size) -> Row {
         let moving = !status.is_ended() && !vertex.is_ended();
         let right = format!("{:.1}s", model.moved(status, self.now).as_secs_f64());
-        let amount = match (status.current, status.total) {
-            (0, 0) => String::new(),
-            (current, 0) => format!(" {}", bytes(current)),
-            (current, total) => format!(" {} / {}", bytes(current), bytes(total)),
-        };
+        let amount = amount(status.current, status.total);
         // The size is what moves: the name gives way to it.
         let room = size.columns.saturating_sub(" => => ".len() + amount.len() + right.len() + 2);
         let mut name = short_digest(&status.name);
