@@ -83,7 +83,7 @@ impl SessionClient for BuildClient {
     ) -> BoxFuture<'_, Result<Messages, Status>> {
         Box::pin(async move {
             let session = self.session()?;
-            if !session.offer().directories.iter().any(|(name, _)| *name == request.name) {
+            if session.offer().directory(&request.name).is_none() {
                 return Err(Status::not_found(format!("the client offers no directory `{}`", request.name)));
             }
             let Attached { incoming, outgoing } = session

@@ -148,8 +148,7 @@ impl<'a> Build<'a> {
     /// What this build is remembered by: another target or Dockerfile has other bases.
     fn build_key(&self) -> String {
         let session = self.order.client.session.as_ref();
-        let directory = session.iter().flat_map(|session| &session.offer().directories);
-        let path = directory.filter(|(name, _)| name == "dockerfile").map(|(_, path)| path.as_str()).next();
+        let path = session.and_then(|session| session.offer().directory("dockerfile"));
         let parts = [path.unwrap_or_default(), self.spec.dockerfile.as_str(), self.spec.target.as_str()];
         self.engine.keys().build(self.job(), &parts)
     }

@@ -104,6 +104,11 @@ impl Offer {
         }
         Ok(Self { directories, secrets: open.secrets, credentials: open.credentials })
     }
+
+    /// The path of the directory of that name, if it is offered.
+    pub fn directory(&self, name: &str) -> Option<&str> {
+        self.directories.iter().find(|(own, _)| own == name).map(|(_, path)| path.as_str())
+    }
 }
 
 /// One client's session.

@@ -124,9 +124,7 @@ impl Build {
             Some(session) => session.tasks().enter("build")?,
             None => (*member).clone(),
         };
-        let synced = session
-            .as_ref()
-            .is_some_and(|session| session.offer().directories.iter().any(|(name, _)| name == "context"));
+        let synced = session.as_ref().is_some_and(|session| session.offer().directory("context").is_some());
         let tar = if synced {
             None
         } else {
