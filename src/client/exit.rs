@@ -9,11 +9,11 @@ use tonic_types::StatusExt as _;
 
 use crate::{
     names::{job::NamespaceError, printable, reference::ReferenceError},
-    wire::v1::ErrorReason,
+    wire::{
+        error::{DOMAIN, HINT, reason_of},
+        v1::ErrorReason,
+    },
 };
-
-/// The domain of wharfd's google.rpc.ErrorInfo.
-const DOMAIN: &str = "wharf";
 
 /// An exit status, as [`HELP`] documents each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,10 +171,10 @@ impl From<Status> for Failure {
         let Some(info) = details.error_info().filter(|info| info.domain == DOMAIN) else {
             return without_info(&status);
         };
-        let reason = ErrorReason::from_str_name(&format!("ERROR_REASON_{}", info.reason));
+        let reason = reason_of(&info.reason);
         // A newer wharfd may have reasons that this client does not know.
         let exit = reason.map_or_else(|| of_code(status.code()), |reason| of_reason(reason, status.code()));
-        Self { exit, text: status.message().to_owned(), hint: info.metadata.get("hint").cloned() }
+        Self { exit, text: status.message().to_owned(), hint: info.metadata.get(HINT).cloned() }
     }
 }
 

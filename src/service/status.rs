@@ -10,13 +10,12 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::{
     fault::{Fault, Reason},
-    wire::v1::ErrorReason,
+    wire::{
+        error::{DOMAIN, HINT, name_of},
+        v1::ErrorReason,
+    },
 };
 
-/// google.rpc.ErrorInfo's domain.
-const DOMAIN: &str = "wharf";
-/// ErrorInfo's key for what the caller can do.
-const HINT: &str = "hint";
 /// A status travels in headers, and some clients take no more than 8 KiB of those (grpc-java). The
 /// text is there up to three times: percent-encoded, and in the details, which are base64.
 const TEXT_BYTES_MAX: usize = 1536;
@@ -41,10 +40,8 @@ pub(super) fn from_fault(fault: &Fault) -> Status {
 
 fn details(reason: Reason, metadata: Vec<(String, String)>) -> ErrorDetails {
     let (_, name) = describe(reason);
-    let name = name.as_str_name();
-    let name = name.strip_prefix("ERROR_REASON_").unwrap_or(name);
     ErrorDetails::with_error_info(
-        name,
+        name_of(name),
         DOMAIN,
         metadata.into_iter().collect::<std::collections::HashMap<_, _>>(),
     )

@@ -2,6 +2,7 @@
 
 pub mod build;
 pub mod credentials;
+pub mod error;
 pub mod progress;
 
 /// `wharf.v1`, as `proto/wharf/v1` documents it.
