@@ -171,7 +171,7 @@ async fn one_pass_for_a_rebuild(test: Arc<Test>) {
 
 async fn two_engines(test: Arc<Test>) {
     let other = if test.engine.is_containerd() { "WHARF_ENGINE_26" } else { "WHARF_ENGINE_29" };
-    let other = env::var(other).expect("both engines are up");
+    let other = env::var(other).expect("this test wants both engines: run `make engines`");
     let config = format!(
         "default_engine = \"own\"\n[engines.own]\nsocket = \"{}\"\n[engines.other]\nsocket = \"unix://{other}\"\n\
          [[serve]]\nuid = 1000\nnamespaces = \"*\"\nengine = \"other\"\n",
