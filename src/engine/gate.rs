@@ -58,6 +58,12 @@ pub enum Refusal {
     Refused(Fault),
 }
 
+impl From<Fault> for Refusal {
+    fn from(fault: Fault) -> Self {
+        Self::Refused(fault)
+    }
+}
+
 /// What a graph was seen to use.
 #[derive(Default)]
 struct Seen {
@@ -199,7 +205,7 @@ impl Gate<'_> {
         if same {
             return Ok(());
         }
-        Err(Refusal::Refused(foreign_platform(&name, self.platform)))
+        Err(foreign_platform(&name, self.platform).into())
     }
 
     fn source(&self, source: &SourceOp, seen: &mut Seen) -> Result<(), Refusal> {
@@ -253,10 +259,8 @@ impl Gate<'_> {
                     "`ADD {}` is not allowed: Git sources are fetched past all checks",
                     printable_url(identifier)
                 );
-                Err(Refusal::Refused(
-                    Fault::new(Reason::SourceDenied, text)
-                        .hint("check the repository out in the job and COPY it"),
-                ))
+                let hint = "check the repository out in the job and COPY it";
+                Err(Fault::new(Reason::SourceDenied, text).hint(hint).into())
             }
             _ => Err(refuse(format!("the source `{}` is of no allowed kind", printable_url(identifier)))),
         }
@@ -266,26 +270,18 @@ impl Gate<'_> {
         match NetMode::try_from(exec.network) {
             Ok(NetMode::Unset | NetMode::None) => {}
             Ok(NetMode::Host) => {
-                return Err(Refusal::Refused(
-                    Fault::new(
-                        Reason::GraphDenied,
-                        "`RUN --network=host` is not allowed: it is the node's network",
-                    )
-                    .hint("leave `--network=host` away"),
-                ));
+                let text = "`RUN --network=host` is not allowed: it is the node's network";
+                let hint = "leave `--network=host` away";
+                return Err(Fault::new(Reason::GraphDenied, text).hint(hint).into());
             }
             Err(_) => return Err(refuse("a step asks for a network that this wharfd does not know")),
         }
         match SecurityMode::try_from(exec.security) {
             Ok(SecurityMode::Sandbox) => {}
             Ok(SecurityMode::Insecure) | Err(_) => {
-                return Err(Refusal::Refused(
-                    Fault::new(
-                        Reason::GraphDenied,
-                        "`RUN --security=insecure` is not allowed: it is root on the node",
-                    )
-                    .hint("leave `--security=insecure` away"),
-                ));
+                let text = "`RUN --security=insecure` is not allowed: it is root on the node";
+                let hint = "leave `--security=insecure` away";
+                return Err(Fault::new(Reason::GraphDenied, text).hint(hint).into());
             }
         }
         if !exec.cdi_devices.is_empty() {
@@ -311,10 +307,11 @@ impl Gate<'_> {
                 let own = id.strip_prefix(&self.keys.cache_mounts).is_some_and(|rest| rest.starts_with('/'));
                 if own { Ok(()) } else { Err(refuse("a cache mount is not the job's own")) }
             }
-            Ok(MountType::Ssh) => Err(Refusal::Refused(
-                Fault::new(Reason::GraphDenied, "`RUN --mount=type=ssh` is not served yet")
-                    .hint("give the step a deploy key with `--secret`"),
-            )),
+            Ok(MountType::Ssh) => {
+                let text = "`RUN --mount=type=ssh` is not served yet";
+                let hint = "give the step a deploy key with `--secret`";
+                Err(Fault::new(Reason::GraphDenied, text).hint(hint).into())
+            }
             Err(_) => Err(refuse("a mount is of a kind that this wharfd does not know")),
         }
     }
@@ -357,7 +354,7 @@ fn attributes(source: &SourceOp, known: &[&str]) -> Result<(), Refusal> {
 
 fn refuse(why: impl Into<std::borrow::Cow<'static, str>>) -> Refusal {
     let why = why.into();
-    Refusal::Refused(Fault::new(Reason::GraphDenied, format!("the build graph is refused: {why}")))
+    Fault::new(Reason::GraphDenied, format!("the build graph is refused: {why}")).into()
 }
 
 #[cfg(test)]
