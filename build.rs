@@ -10,11 +10,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     let files = PROTOS.map(|name| format!("proto/wharf/v1/{name}.proto"));
     let descriptors = protox::compile(&files, ["proto"])?;
-    // Reflection serves the descriptors, comments stripped by nothing: they are the reference.
+    // Reflection serves the descriptors with their comments: they are the reference.
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("wharf.v1.bin"), descriptors.encode_to_vec())?;
     tonic_prost_build::configure()
-        // A relayed message is passed on as it came, never copied.
+        // What is passed on is not copied.
         .bytes(".wharf.v1.AttachRequest")
         .bytes(".wharf.v1.AttachResponse")
         .bytes(".wharf.v1.BuildRequest")

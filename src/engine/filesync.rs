@@ -1,6 +1,6 @@
 //! `moby.filesync.v1.FileSync`: directories that BuildKit asks for, passed on message by message.
 //!
-//! The packets stay bytes here: what is relayed is never decoded, kept or counted.
+//! The packets stay bytes here: the [`SessionClient`] that answers judges what it says.
 
 use std::{
     convert::Infallible,
