@@ -86,6 +86,7 @@ impl SessionClient for BuildClient {
             if session.offer().directory(&request.name).is_none() {
                 return Err(Status::not_found(format!("the client offers no directory `{}`", request.name)));
             }
+            let sender = Sender::of(&request);
             let Attached { incoming, outgoing } = session
                 .stream(Subject::FileSync(v1::FileSync {
                     directory: request.name,
@@ -106,7 +107,7 @@ impl SessionClient for BuildClient {
                 };
                 let _ = tasks.unless_cancelled(relay).await;
             });
-            let messages = stream::unfold(Some((incoming, Sender::default())), |state| async move {
+            let messages = stream::unfold(Some((incoming, sender)), |state| async move {
                 let (mut incoming, mut sender) = state?;
                 match incoming.message().await {
                     Ok(None) => None,

@@ -9,10 +9,9 @@ use bytes::Bytes;
 use prost::Message as _;
 use tonic::Status;
 
-use crate::names::printable;
+use crate::{engine::filesync::DirectoryRequest, names::printable};
 
-/// The bits of Go's `os.FileMode` that say what an entry is (`io/fs`, `ModeType`); a character device
-/// has two of them.
+/// The bits of Go's `os.FileMode` that say what an entry is (`io/fs`, `ModeType`).
 mod kind {
     pub(super) const DIR: u32 = 1 << 31;
     pub(super) const SYMLINK: u32 = 1 << 27;
@@ -29,9 +28,18 @@ mod kind {
 pub(super) struct Sender {
     /// All entries were announced.
     listed: bool,
+    /// BuildKit itself reads of what it is sent.
+    is_read: bool,
 }
 
 impl Sender {
+    /// A sender of what BuildKit asks for. The Dockerfile and `.dockerignore` it reads itself.
+    pub(super) fn of(request: &DirectoryRequest) -> Self {
+        let mut paths = request.include_patterns.iter().chain(&request.follow_paths);
+        let is_read = request.name != "context" || paths.any(|path| path.ends_with(".dockerignore"));
+        Self { is_read, ..Self::default() }
+    }
+
     /// A packet as it goes on to BuildKit.
     pub(super) fn pass(&mut self, message: Bytes) -> Result<Bytes, Status> {
         let mut packet =
@@ -45,7 +53,7 @@ impl Sender {
                     return Err(refused("the list of entries goes on after its end"));
                 }
                 match stat {
-                    Some(stat) => entry(stat)?,
+                    Some(stat) => entry(stat, self.is_read)?,
                     None => self.listed = true,
                 }
             }
@@ -57,19 +65,22 @@ impl Sender {
 }
 
 /// Judges an entry, and takes away what it may not have.
-fn entry(stat: &mut Stat) -> Result<(), Status> {
+fn entry(stat: &mut Stat, is_read: bool) -> Result<(), Status> {
     // Up to July 2026 BuildKit took `..` for a name, and replaced the directory that it keeps the
     // client's files in.
     let inside = |component: &str| !matches!(component, "" | "." | "..");
     if !stat.path.split('/').all(inside) {
         return Err(refused(format!("`{}` is not a path inside the directory", printable(&stat.path))));
     }
-    let one_kind = matches!(
-        stat.mode & kind::ALL,
-        0 | kind::DIR | kind::SYMLINK | kind::DEVICE | kind::NAMED_PIPE | kind::SOCKET
-    ) || stat.mode & kind::ALL == kind::DEVICE | kind::CHAR_DEVICE;
-    if !one_kind {
-        return Err(refused(format!("`{}` is of no kind that files have", printable(&stat.path))));
+    match stat.mode & kind::ALL {
+        0 | kind::DIR | kind::SYMLINK | kind::SOCKET => {}
+        // Whoever opens one waits for ever.
+        kind::NAMED_PIPE if !is_read => {}
+        // BuildKit would read the node's own device, be it a disk or endless.
+        _ => {
+            let text = format!("`{}` is a device, or no file that can be built from", printable(&stat.path));
+            return Err(refused(format!("{text}: leave it out with .dockerignore")));
+        }
     }
     if stat.mode & kind::SYMLINK != 0 {
         // Up to October 2026 BuildKit set them on what the link points to, wherever on the node that is.
@@ -109,12 +120,11 @@ mod tests {
     fn an_honest_sender_is_heard() {
         let mut sender = Sender::default();
         let capability = [("security.capability".to_owned(), vec![1])].into();
-        let device = kind::DEVICE | kind::CHAR_DEVICE | 0o666;
         for packet in [
             announced(Stat { mode: kind::DIR | 0o755, ..file("a") }),
             announced(Stat { xattrs: capability, ..file("a/b") }),
             announced(Stat { mode: kind::SYMLINK | 0o777, linkname: "/etc".into(), ..file("c") }),
-            announced(Stat { mode: device, ..file("d") }),
+            announced(Stat { mode: kind::NAMED_PIPE | 0o666, ..file("d") }),
             announced(Stat { linkname: "a/b".into(), ..file("..e") }),
             other(PacketType::PacketStat),
             Packet { id: 1, data: vec![7; 9], ..other(PacketType::PacketData) },
@@ -144,7 +154,9 @@ mod tests {
     fn an_entry_is_one_thing() {
         for mode in [
             kind::DIR | kind::SYMLINK,
-            kind::SYMLINK | kind::DEVICE,
+            kind::SYMLINK | kind::NAMED_PIPE,
+            kind::DEVICE,
+            kind::DEVICE | kind::CHAR_DEVICE,
             kind::CHAR_DEVICE,
             kind::NAMED_PIPE | kind::CHAR_DEVICE,
             kind::IRREGULAR,
@@ -152,6 +164,18 @@ mod tests {
             let entry = announced(Stat { mode, ..file("a") });
             assert!(pass(&mut Sender::default(), &entry).is_err(), "{mode:o}");
         }
+        let pipe = announced(Stat { mode: kind::NAMED_PIPE, ..file("a") });
+        let asked = |name: &str, path: &str| {
+            let follow_paths = vec![path.to_owned()];
+            Sender::of(&DirectoryRequest {
+                name: name.to_owned(),
+                follow_paths,
+                ..DirectoryRequest::default()
+            })
+        };
+        assert!(pass(&mut asked("context", "a"), &pipe).is_ok());
+        assert!(pass(&mut asked("context", ".dockerignore"), &pipe).is_err());
+        assert!(pass(&mut asked("dockerfile", "Dockerfile"), &pipe).is_err());
     }
 
     #[test]

@@ -28,10 +28,11 @@ use wharf::{
 
 use super::{Engine, Test, rpc, session::Client};
 
-/// What is said of the context, whatever is asked; of the Dockerfile's directory, the truth.
+/// What is said of the context, whatever is asked, and of the Dockerfile.
 #[derive(Clone, Debug)]
 pub(crate) struct Sender {
-    pub(crate) dockerfile: String,
+    pub(crate) dockerfile: Stat,
+    pub(crate) text: &'static str,
     pub(crate) context: Vec<Packet>,
 }
 
@@ -54,9 +55,9 @@ impl Sender {
     /// What is said of a directory to whoever says these packets.
     fn speak(&self, directory: &str, heard: BoxStream<'static, Bytes>) -> BoxStream<'static, Bytes> {
         let (packets, content) = if directory == "dockerfile" {
-            let content = Bytes::from(self.dockerfile.clone());
-            let size = content.len().try_into().unwrap();
-            (vec![announced(Stat { size, ..file("Dockerfile") }), end_of_list()], content)
+            let size = self.text.len().try_into().unwrap();
+            let entry = Stat { size, ..self.dockerfile.clone() };
+            (vec![announced(entry), end_of_list()], Bytes::from(self.text))
         } else {
             (self.context.clone(), Bytes::new())
         };

@@ -10,12 +10,18 @@ use crate::harness::{
     wait_for,
 };
 
-cases![attributes_of_files_of_the_node, an_entry_outside, a_list_that_goes_on_after_its_end];
+cases![
+    devices_of_the_node,
+    attributes_of_files_of_the_node,
+    an_entry_outside,
+    a_list_that_goes_on_after_its_end
+];
 
 const SYMLINK: u32 = 1 << 27;
+const CHAR_DEVICE: u32 = 1 << 26 | 1 << 21;
 
 fn sender(context: Vec<Packet>) -> Sender {
-    Sender { dockerfile: "FROM scratch\nCOPY . /\n".to_owned(), context }
+    Sender { dockerfile: file("Dockerfile"), text: "FROM scratch\nCOPY . /\n", context }
 }
 
 /// A link's attributes are set on what it points to, in the engine's own tree of files.
@@ -43,6 +49,24 @@ async fn attributes_of_files_of_the_node(test: Arc<Test>) {
     hostile("user.wharf").build(&test, &channel, "job#1").await.ok();
     assert!(!attributes().contains("user.wharf"), "{}", attributes());
     fs::remove_file(victim).unwrap();
+}
+
+/// BuildKit opens what it is sent as a Dockerfile, outside of any container: here `/dev/null`, which ends.
+async fn devices_of_the_node(test: Arc<Test>) {
+    let null = Stat { mode: CHAR_DEVICE | 0o666, devmajor: 1, devminor: 3, ..file("Dockerfile") };
+    let hostile = Sender { dockerfile: null.clone(), text: "", context: vec![end_of_list()] };
+    let read = hostile.build_on_bare_engine(&test, &test.engine).await.unwrap_err();
+    // The newest engine looks before it opens.
+    let said = if test.engine.is_containerd() { "not a regular file" } else { "cannot be empty" };
+    assert!(read.contains(said), "{read}");
+
+    let wharfd = test.wharfd().await;
+    let channel = rpc::connect(&wharfd.socket()).await;
+    let ignored = Stat { path: ".dockerignore".to_owned(), ..null };
+    for hostile in [hostile, sender(vec![announced(ignored), end_of_list()])] {
+        let refused = hostile.build(&test, &channel, "job#1").await;
+        assert!(format!("{refused:?}").contains("is a device"), "{refused:?}");
+    }
 }
 
 /// An entry called `..` takes the place of the directory that the engine keeps the client's files in.
