@@ -5,4 +5,5 @@ mod packets;
 mod pass_facts;
 pub mod running;
 pub mod session;
+mod sources;
 pub mod tar;

@@ -2,32 +2,29 @@
 //! not admitted and the gate lets its graph run.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     error::Error as _,
-    net::IpAddr,
     sync::Arc,
 };
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use futures_util::future::join_all;
 use tonic::{Code, Status};
 
-use super::{client::BuildClient, pass_facts::PassFacts, session::random_id, tar::Tar};
+use super::{client::BuildClient, pass_facts::PassFacts, session::random_id, sources::Sources, tar::Tar};
 use crate::{
     engine::{
         Engine, StoreKind,
-        admission::{Admitted, CredentialSource},
+        admission::CredentialSource,
         connection::Connection,
         failure::{self, Failure},
         gate::{self, Gate, Refusal},
-        isolation::{self, JobKeys, Source},
+        isolation::{self, JobKeys},
         naming::PRIVATE_HOST,
         session::Session,
-        shown::Shown,
         solve::{self, Ended, Facts},
     },
     fault::{Fault, Reason},
-    names::{Namespace, Reference, printable, printable_url},
+    names::{Namespace, printable},
     policy::Permit,
     wire::{build::BuildSpec, progress::Reporter, v1},
 };
@@ -95,12 +92,7 @@ struct Build<'a> {
     spec: BuildSpec,
     reporter: &'a Reporter,
     keys: JobKeys,
-    shown: Shown,
-    /// Admitted images by the name that BuildKit knows: `docker.io/library/busybox:latest`.
-    images: BTreeMap<String, Admitted>,
-    urls: BTreeSet<String>,
-    /// Sources that were asked for once: a second time ends the build.
-    asked: BTreeSet<String>,
+    sources: Sources<'a>,
 }
 
 impl<'a> Build<'a> {
@@ -117,17 +109,7 @@ impl<'a> Build<'a> {
             salt: engine.keys().salt(job),
             cache_mounts: engine.keys().cache_mounts(job, divided.as_deref()),
         };
-        Ok(Self {
-            engine,
-            order,
-            spec,
-            reporter,
-            keys,
-            shown: Shown::new(engine.keys().names(order.namespace.subject())),
-            images: BTreeMap::new(),
-            urls: BTreeSet::new(),
-            asked: BTreeSet::new(),
-        })
+        Ok(Self { engine, order, spec, reporter, keys, sources: Sources::new(engine, order, reporter) })
     }
 
     fn job(&self) -> &'a str {
@@ -145,36 +127,28 @@ impl<'a> Build<'a> {
         self.engine.keys().shared_key(self.job(), &directories)
     }
 
-    /// What this build is remembered by: another target or Dockerfile has other bases.
-    fn build_key(&self) -> String {
-        let session = self.order.client.session.as_ref();
-        let path = session.and_then(|session| session.offer().directory("dockerfile"));
-        let parts = [path.unwrap_or_default(), self.spec.dockerfile.as_str(), self.spec.target.as_str()];
-        self.engine.keys().build(self.job(), &parts)
-    }
-
     /// Passes until one runs. The first proves what the job's Dockerfile used last time, so that an
     /// unchanged rebuild takes one.
     async fn passes(&mut self, connection: &Connection, session: &Session) -> Result<Passed, Fault> {
         let names = self.private_names().await?;
         let before = self.engine.ids_of(names.iter().map(String::as_str)).await?;
-        self.admit_bases().await?;
+        self.sources.admit_bases().await?;
         for pass in 1..=PASSES_MAX {
             tracing::debug!(pass, "a pass of the frontend");
-            self.hold_again().await?;
-            let mut facts = PassFacts::new(self.reporter, &self.shown);
+            self.sources.hold_again().await?;
+            let mut facts = PassFacts::new(self.reporter, self.sources.shown());
             let (ended, used) = Box::pin(self.pass(connection, session, &names, &mut facts)).await?;
             match self.next(ended) {
                 Next::Admit(sources) => {
                     for source in &sources {
-                        self.admit(source).await?;
+                        self.sources.admit(source).await?;
                     }
                 }
                 Next::End(end) => {
                     facts.runs().await;
                     if matches!(end, Ok(Passed::Exported(_))) {
                         self.engine.keep_replaced(self.order.namespace.subject(), before).await?;
-                        self.remember_bases(&used).await?;
+                        self.sources.remember_bases(&used).await?;
                     }
                     return end;
                 }
@@ -193,7 +167,7 @@ impl<'a> Build<'a> {
         facts: &mut PassFacts<'_>,
     ) -> Result<(Ended, BTreeSet<String>), Fault> {
         let tar = self.order.client.tar.as_ref().map(Tar::url);
-        let sources = self.sources();
+        let sources = self.sources.list();
         let order = solve::Order {
             reference: random_id()?,
             session: session.id().to_owned(),
@@ -201,7 +175,7 @@ impl<'a> Build<'a> {
             policy: isolation::policy(&sources, &self.keys),
             names: names.to_vec(),
         };
-        let targets = self.targets();
+        let targets = self.sources.targets();
         let fetched = isolation::fetched(&sources, &self.keys);
         let platform = self.engine.platform().to_string();
         let gate = Gate {
@@ -249,7 +223,9 @@ impl<'a> Build<'a> {
             Ended::Failed(status) => {
                 let failure = Failure::read(&status);
                 match failure.denied_source() {
-                    Some(source) if !self.asked.contains(source) => Next::Admit(vec![source.to_owned()]),
+                    Some(source) if !self.sources.has_been_asked_for(source) => {
+                        Next::Admit(vec![source.to_owned()])
+                    }
                     _ => Next::End(self.failed(v1::BuildFailureKind::Step, &status, failure)),
                 }
             }
@@ -278,140 +254,6 @@ impl<'a> Build<'a> {
         Ok(private)
     }
 
-    fn sources(&self) -> Vec<Source> {
-        let images = self.images.iter().map(|(named, admitted)| Source::Image {
-            named: named.clone(),
-            target: admitted.target().to_owned(),
-        });
-        let urls = self.urls.iter().cloned().map(Source::Url);
-        let tar = self
-            .order
-            .client
-            .tar
-            .as_ref()
-            .map(|tar| Source::Tar { url: tar.url(), digest: tar.digest().map(str::to_owned) });
-        images.chain(urls).chain(tar).collect()
-    }
-
-    fn targets(&self) -> BTreeMap<String, String> {
-        self.images.iter().map(|(named, admitted)| (admitted.target().to_owned(), named.clone())).collect()
-    }
-
-    async fn admit_bases(&mut self) -> Result<(), Fault> {
-        let job = self.engine.keys().job(self.job());
-        let bases = self.engine.store().bases(&job, &self.build_key()).await?;
-        let admissions = bases.iter().map(|reference| self.admission(reference));
-        for (reference, admitted) in bases.iter().zip(join_all(admissions).await) {
-            match admitted {
-                Ok(admitted) => self.admitted(&reference.to_string(), admitted),
-                // The Dockerfile may not name it any more; if it does, the frontend says so.
-                Err(fault) => tracing::debug!(%reference, %fault, "a base of last time is not admitted"),
-            }
-        }
-        Ok(())
-    }
-
-    async fn remember_bases(&self, used: &BTreeSet<String>) -> Result<(), Fault> {
-        let used: Vec<Reference> = self
-            .images
-            .iter()
-            .filter(|(_, admitted)| used.contains(admitted.target()))
-            .filter_map(|(named, _)| Reference::parse(named).ok())
-            .collect();
-        let job = self.engine.keys().job(self.job());
-        self.engine.store().set_bases(&job, &self.build_key(), &used).await
-    }
-
-    /// Holds can go between two passes: an operator prunes. Without its hold BuildKit would look
-    /// for the image elsewhere.
-    async fn hold_again(&mut self) -> Result<(), Fault> {
-        let mut lost = Vec::new();
-        for (named, admitted) in &self.images {
-            if !admitted.still_held(self.engine).await? {
-                lost.push(named.clone());
-            }
-        }
-        for named in lost {
-            self.images.remove(&named);
-            if let Ok(reference) = Reference::parse(&named) {
-                let admitted = self.admission(&reference).await?;
-                self.admitted(&named, admitted);
-            }
-        }
-        Ok(())
-    }
-
-    fn admission<'b>(
-        &'b self,
-        reference: &'b Reference,
-    ) -> impl Future<Output = Result<Admitted, Fault>> + use<'a, 'b> {
-        let client: &BuildClient = &self.order.client;
-        self.engine.admit(&self.order.namespace, reference, client, self.spec.pull, self.reporter)
-    }
-
-    fn admitted(&mut self, named: &str, admitted: Admitted) {
-        self.shown.admit(admitted.target(), named);
-        self.images.insert(named.to_owned(), admitted);
-    }
-
-    /// Admits a source that BuildKit's policy has denied.
-    async fn admit(&mut self, source: &str) -> Result<(), Fault> {
-        if !self.asked.insert(source.to_owned()) {
-            let text = format!("the builder refuses `{}` although it was admitted", self.shown.text(source));
-            return Err(Fault::new(Reason::EngineFailed, text));
-        }
-        let denied = |why: &str| {
-            let text =
-                format!("the source `{}` is not allowed: {why}", printable_url(&self.shown.text(source)));
-            Fault::new(Reason::SourceDenied, text)
-        };
-        match source.split_once("://") {
-            Some(("docker-image", named)) => {
-                let reference = Reference::parse(named).map_err(|error| denied(&error.to_string()))?;
-                if reference.host() == PRIVATE_HOST {
-                    return Err(Fault::new(
-                        Reason::BaseImageNotFound,
-                        format!("there is no image `{}`", printable(&self.shown.text(named))),
-                    ));
-                }
-                let admitted = self.admission(&reference).await?;
-                self.admitted(named, admitted);
-                Ok(())
-            }
-            Some(("http" | "https", _)) => self.admit_url(source).await,
-            Some(("git", _)) => Err(denied("Git sources are fetched past all checks")
-                .hint("check the repository out in the job and COPY it")),
-            _ => Err(denied("it is of no allowed kind")),
-        }
-    }
-
-    /// Admits a URL that an `ADD` names: policy judges every address that its host has.
-    async fn admit_url(&mut self, url: &str) -> Result<(), Fault> {
-        let denied = |why: String| {
-            Fault::new(Reason::SourceDenied, format!("`ADD {}` is not allowed: {why}", printable_url(url)))
-                .hint("copy the file into the build context instead")
-        };
-        let uri: http::Uri = url.parse().map_err(|_| denied("it is not a URL".to_owned()))?;
-        let host = uri.host().ok_or_else(|| denied("it has no host".to_owned()))?;
-        let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
-        let addresses: Vec<IpAddr> = match bare.parse() {
-            Ok(address) => vec![address],
-            Err(_) => tokio::net::lookup_host((bare, 0))
-                .await
-                .map_err(|_| denied(format!("the host `{}` has no address", printable(bare))))?
-                .map(|address| address.ip())
-                .collect(),
-        };
-        if addresses.is_empty() {
-            return Err(denied(format!("the host `{}` has no address", printable(bare))));
-        }
-        for address in addresses {
-            self.order.namespace.rules().address(url, address)?;
-        }
-        self.urls.insert(url.to_owned());
-        Ok(())
-    }
-
     fn failed(&self, kind: v1::BuildFailureKind, status: &Status, failure: Failure) -> Result<Passed, Fault> {
         if let Some(cause) = self.order.client.tasks.cancelled_by() {
             return Err(cause.into());
@@ -421,7 +263,7 @@ impl<'a> Build<'a> {
                 .hint("try the build again")
                 .caused_by(status.clone()));
         }
-        let mut message = self.shown.text(&failure.message);
+        let mut message = self.sources.shown().text(&failure.message);
         if message.len() > MESSAGE_BYTES_MAX {
             message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
             message.push('…');

@@ -356,7 +356,9 @@ impl Engine {
             Err(error) if fault::kind(&error) == Kind::Conflict => {
                 let shown = reference.map_or_else(|| id.to_string(), Reference::familiar);
                 let text = format!("{shown} is in use by a container");
-                return Err(Fault::invalid("reference", text).caused_by(error));
+                return Err(Fault::invalid("reference", text)
+                    .hint("whoever runs the container, which is no job of wharfd's, has to remove it first")
+                    .caused_by(error));
             }
             Err(error) => return Err(fault::unexpected("remove an image", error)),
         };

@@ -1,0 +1,201 @@
+//! What a build may use: the images and URLs that were admitted to it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use futures_util::future::join_all;
+
+use super::{client::BuildClient, running::Order};
+use crate::{
+    engine::{Engine, admission::Admitted, isolation::Source, naming::PRIVATE_HOST, shown::Shown},
+    fault::{Fault, Reason},
+    names::{Reference, printable, printable_url},
+    wire::progress::Reporter,
+};
+
+/// The sources of one build.
+pub(super) struct Sources<'a> {
+    engine: &'a Engine,
+    order: &'a Order,
+    reporter: &'a Reporter,
+    shown: Shown,
+    /// Admitted images by the name that BuildKit knows: `docker.io/library/busybox:latest`.
+    images: BTreeMap<String, Admitted>,
+    urls: BTreeSet<String>,
+    /// Sources that were asked for once: a second time ends the build.
+    asked: BTreeSet<String>,
+}
+
+impl<'a> Sources<'a> {
+    /// None yet, but for the tar that comes with the order.
+    pub(super) fn new(engine: &'a Engine, order: &'a Order, reporter: &'a Reporter) -> Self {
+        Self {
+            engine,
+            order,
+            reporter,
+            shown: Shown::new(engine.keys().names(order.namespace.subject())),
+            images: BTreeMap::new(),
+            urls: BTreeSet::new(),
+            asked: BTreeSet::new(),
+        }
+    }
+
+    /// What turns their names in the engine back into the Dockerfile's.
+    pub(super) fn shown(&self) -> &Shown {
+        &self.shown
+    }
+
+    /// Whether a source was admitted because BuildKit's policy had denied it.
+    pub(super) fn has_been_asked_for(&self, source: &str) -> bool {
+        self.asked.contains(source)
+    }
+
+    /// What this build is remembered by: another target or Dockerfile has other bases.
+    fn build_key(&self) -> String {
+        let session = self.order.client.session.as_ref();
+        let path = session.and_then(|session| session.offer().directory("dockerfile"));
+        let spec = &self.order.spec;
+        let parts = [path.unwrap_or_default(), spec.dockerfile.as_str(), spec.target.as_str()];
+        self.engine.keys().build(self.order.namespace.subject().job(), &parts)
+    }
+
+    /// All of it, as BuildKit's source policy takes it.
+    pub(super) fn list(&self) -> Vec<Source> {
+        let images = self.images.iter().map(|(named, admitted)| Source::Image {
+            named: named.clone(),
+            target: admitted.target().to_owned(),
+        });
+        let urls = self.urls.iter().cloned().map(Source::Url);
+        let tar = self
+            .order
+            .client
+            .tar
+            .as_ref()
+            .map(|tar| Source::Tar { url: tar.url(), digest: tar.digest().map(str::to_owned) });
+        images.chain(urls).chain(tar).collect()
+    }
+
+    /// The names of admitted images in the engine, and what the Dockerfile calls each.
+    pub(super) fn targets(&self) -> BTreeMap<String, String> {
+        self.images.iter().map(|(named, admitted)| (admitted.target().to_owned(), named.clone())).collect()
+    }
+
+    /// Proves what this build used last time. The Dockerfile may not name it any more.
+    pub(super) async fn admit_bases(&mut self) -> Result<(), Fault> {
+        let job = self.engine.keys().job(self.order.namespace.subject().job());
+        let bases = self.engine.store().bases(&job, &self.build_key()).await?;
+        let admissions = bases.iter().map(|reference| self.admission(reference));
+        for (reference, admitted) in bases.iter().zip(join_all(admissions).await) {
+            match admitted {
+                Ok(admitted) => self.admitted(&reference.to_string(), admitted),
+                // If the Dockerfile still names it, the frontend says so.
+                Err(fault) => tracing::debug!(%reference, %fault, "a base of last time is not admitted"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Remembers what the build used; `used` has names in the engine.
+    pub(super) async fn remember_bases(&self, used: &BTreeSet<String>) -> Result<(), Fault> {
+        let used: Vec<Reference> = self
+            .images
+            .iter()
+            .filter(|(_, admitted)| used.contains(admitted.target()))
+            .filter_map(|(named, _)| Reference::parse(named).ok())
+            .collect();
+        let job = self.engine.keys().job(self.order.namespace.subject().job());
+        self.engine.store().set_bases(&job, &self.build_key(), &used).await
+    }
+
+    /// Holds can go between two passes: an operator prunes. Without its hold BuildKit would look
+    /// for the image elsewhere.
+    pub(super) async fn hold_again(&mut self) -> Result<(), Fault> {
+        let mut lost = Vec::new();
+        for (named, admitted) in &self.images {
+            if !admitted.still_held(self.engine).await? {
+                lost.push(named.clone());
+            }
+        }
+        for named in lost {
+            self.images.remove(&named);
+            if let Ok(reference) = Reference::parse(&named) {
+                let admitted = self.admission(&reference).await?;
+                self.admitted(&named, admitted);
+            }
+        }
+        Ok(())
+    }
+
+    fn admission<'b>(
+        &'b self,
+        reference: &'b Reference,
+    ) -> impl Future<Output = Result<Admitted, Fault>> + use<'a, 'b> {
+        let client: &BuildClient = &self.order.client;
+        self.engine.admit(&self.order.namespace, reference, client, self.order.spec.pull, self.reporter)
+    }
+
+    fn admitted(&mut self, named: &str, admitted: Admitted) {
+        self.shown.admit(admitted.target(), named);
+        self.images.insert(named.to_owned(), admitted);
+    }
+
+    /// Admits a source that BuildKit's policy has denied.
+    pub(super) async fn admit(&mut self, source: &str) -> Result<(), Fault> {
+        if !self.asked.insert(source.to_owned()) {
+            let text = format!("the builder refuses `{}` although it was admitted", self.shown.text(source));
+            return Err(Fault::new(Reason::EngineFailed, text));
+        }
+        let denied = |why: &str| {
+            let text =
+                format!("the source `{}` is not allowed: {why}", printable_url(&self.shown.text(source)));
+            Fault::new(Reason::SourceDenied, text)
+        };
+        match source.split_once("://") {
+            Some(("docker-image", named)) => {
+                let reference = Reference::parse(named).map_err(|error| denied(&error.to_string()))?;
+                if reference.host() == PRIVATE_HOST {
+                    return Err(Fault::new(
+                        Reason::BaseImageNotFound,
+                        format!("there is no image `{}`", printable(&self.shown.text(named))),
+                    ));
+                }
+                let admitted = self.admission(&reference).await?;
+                self.admitted(named, admitted);
+                Ok(())
+            }
+            Some(("http" | "https", _)) => self.admit_url(source).await,
+            Some(("git", _)) => Err(denied("Git sources are fetched past all checks")
+                .hint("check the repository out in the job and COPY it")),
+            _ => Err(denied("it is of no allowed kind")),
+        }
+    }
+
+    /// Admits a URL that an `ADD` names: policy judges every address that its host has.
+    async fn admit_url(&mut self, url: &str) -> Result<(), Fault> {
+        let denied = |why: String| {
+            Fault::new(Reason::SourceDenied, format!("`ADD {}` is not allowed: {why}", printable_url(url)))
+                .hint("copy the file into the build context instead")
+        };
+        let uri: http::Uri = url.parse().map_err(|_| denied("it is not a URL".to_owned()))?;
+        let host = uri.host().ok_or_else(|| denied("it has no host".to_owned()))?;
+        let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
+        let addresses: Vec<IpAddr> = match bare.parse() {
+            Ok(address) => vec![address],
+            Err(_) => tokio::net::lookup_host((bare, 0))
+                .await
+                .map_err(|_| denied(format!("the host `{}` has no address", printable(bare))))?
+                .map(|address| address.ip())
+                .collect(),
+        };
+        if addresses.is_empty() {
+            return Err(denied(format!("the host `{}` has no address", printable(bare))));
+        }
+        for address in addresses {
+            self.order.namespace.rules().address(url, address)?;
+        }
+        self.urls.insert(url.to_owned());
+        Ok(())
+    }
+}
