@@ -23,6 +23,10 @@ use crate::{
 /// A registry that has not answered a question by then is not available.
 const REGISTRY_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How many manifests an index may list. The containerd store looks at each of them whenever images
+/// are listed, which 10,000 of them bring to a halt; a real one has some dozens, attestations included.
+const MANIFESTS_MAX: usize = 256;
+
 /// Where a caller's logins come from: its client, which is asked when a registry is.
 pub trait CredentialSource: Send + Sync {
     /// The login for `host`, as in a reference: `docker.io`, `registry.example:5000`. None: the
@@ -242,6 +246,9 @@ impl Engine {
         })?;
         let answer =
             answer.map_err(|error| fault::registry(reference, self.platform(), login.is_some(), error))?;
+        if answer.platforms.len() > MANIFESTS_MAX {
+            return Err(fault::too_many_manifests(reference, answer.platforms.len(), MANIFESTS_MAX));
+        }
         let digest = answer.descriptor.digest.as_deref().and_then(Digest::parse);
         match digest {
             Some(digest) if reference.digest().is_none_or(|asked| *asked == digest) => Ok(digest),

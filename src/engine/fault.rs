@@ -229,6 +229,12 @@ pub(super) fn nested(reference: &Reference) -> Fault {
         .hint("name the inner index or the image itself, by its digest: `docker buildx imagetools inspect` shows both")
 }
 
+/// The image's index lists more images than one for each platform there is.
+pub(super) fn too_many_manifests(reference: &Reference, count: usize, max: usize) -> Fault {
+    let text = format!("{} is an index of {count} images; at most {max} are served", reference.familiar());
+    Fault::new(Reason::ImageUnsupported, text).hint("name one of them by its digest")
+}
+
 /// The image's config lies about its layers.
 pub(super) fn forged(reference: &Reference) -> Fault {
     let text =

@@ -18,6 +18,7 @@ cases![
     an_operators_image_is_a_base,
     a_base_that_has_gone_comes_back,
     an_index_within_an_index,
+    an_index_of_too_many,
 ];
 
 const USER: &str = "builder";
@@ -237,6 +238,27 @@ async fn a_base_that_has_gone_comes_back(test: Arc<Test>) {
     second.run(["namespace", "rm"]).await.ok();
     let third = Wharf::new(&test, &wharfd, "third#1");
     third.run(["pull", &app]).await.ok();
+}
+
+/// An engine with the containerd store looks at each manifest whenever it lists its images.
+async fn an_index_of_too_many(test: Arc<Test>) {
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    let image = Image::base(&test.unique("base"));
+    image.push(&registry, "base", "image").await;
+    let config = image.config();
+    let platform = |variant: usize| match variant {
+        0 => serde_json::json!({"os": config["os"], "architecture": config["architecture"]}),
+        _ => serde_json::json!({"os": "linux", "architecture": "s390x", "variant": variant.to_string()}),
+    };
+    let of = |count| (0..count).map(|variant| ("image", platform(variant))).collect::<Vec<_>>();
+    push_index(&registry, "base", "many", &of(257)).await;
+    push_index(&registry, "base", "some", &of(64)).await;
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    job.run(["pull", &registry.name("base:some")]).await.ok();
+    let before = registry.mark().await;
+    job.run(["pull", &registry.name("base:many")]).await.ended(1).says(&["index of 257 images"]);
+    let asked = registry.requests_since(&before).await;
+    assert!(!asked.iter().any(|request| request.contains("/blobs/")), "{asked:?}");
 }
 
 async fn an_index_within_an_index(test: Arc<Test>) {
