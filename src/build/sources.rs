@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    time::Duration,
 };
 
 use futures_util::future::join_all;
@@ -14,6 +15,9 @@ use crate::{
     names::{Reference, printable, printable_url},
     wire::progress::Reporter,
 };
+
+/// What a resolver may take, which may be a job's own host's.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The sources of one build.
 pub(super) struct Sources<'a> {
@@ -183,11 +187,13 @@ impl<'a> Sources<'a> {
         let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
         let addresses: Vec<IpAddr> = match bare.parse() {
             Ok(address) => vec![address],
-            Err(_) => tokio::net::lookup_host((bare, 0))
-                .await
-                .map_err(|_| denied(format!("the host `{}` has no address", printable(bare))))?
-                .map(|address| address.ip())
-                .collect(),
+            Err(_) => match tokio::time::timeout(LOOKUP_TIMEOUT, tokio::net::lookup_host((bare, 0))).await {
+                Ok(found) => found.into_iter().flatten().map(|address| address.ip()).collect(),
+                Err(_) => {
+                    let text = format!("the address of `{}` cannot be looked up in time", printable(bare));
+                    return Err(Fault::new(Reason::EngineUnavailable, text).hint("try again"));
+                }
+            },
         };
         if addresses.is_empty() {
             return Err(denied(format!("the host `{}` has no address", printable(bare))));
