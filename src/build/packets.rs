@@ -66,11 +66,15 @@ impl Sender {
 
 /// Judges an entry, and takes away what it may not have.
 fn entry(stat: &mut Stat, is_read: bool) -> Result<(), Status> {
-    // Up to July 2026 BuildKit took `..` for a name, and replaced the directory that it keeps the
+    // Engine 26.1's BuildKit takes `..` for a name, and replaces the directory that it keeps the
     // client's files in.
-    let inside = |component: &str| !matches!(component, "" | "." | "..");
-    if !stat.path.split('/').all(inside) {
-        return Err(refused(format!("`{}` is not a path inside the directory", printable(&stat.path))));
+    let inside = |path: &str| path.split('/').all(|name| !matches!(name, "" | "." | ".."));
+    // A file's link is its earlier name, a symlink's whatever it says.
+    let is_further_name = stat.mode & kind::ALL == 0 && !stat.linkname.is_empty();
+    for path in [Some(&stat.path), is_further_name.then_some(&stat.linkname)].into_iter().flatten() {
+        if !inside(path) {
+            return Err(refused(format!("`{}` is not a path inside the directory", printable(path))));
+        }
     }
     match stat.mode & kind::ALL {
         0 | kind::DIR | kind::SYMLINK | kind::SOCKET => {}
@@ -83,7 +87,8 @@ fn entry(stat: &mut Stat, is_read: bool) -> Result<(), Status> {
         }
     }
     if stat.mode & kind::SYMLINK != 0 {
-        // Up to October 2026 BuildKit set them on what the link points to, wherever on the node that is.
+        // BuildKit sets them on what the link points to, wherever on the node that is (seen on 26.1 and
+        // on the newest engine).
         stat.xattrs.clear();
     }
     // `security.selinux` and the like are about the client's machine; `trusted.overlay…` would be read
@@ -147,6 +152,10 @@ mod tests {
     fn entries_stay_inside() {
         for path in ["", ".", "..", "/", "/etc", "../a", "a/..", "a/../b", "a//b", "a/"] {
             assert!(pass(&mut Sender::default(), &announced(file(path))).is_err(), "{path}");
+            if !path.is_empty() {
+                let link = Stat { linkname: path.to_owned(), ..file("a") };
+                assert!(pass(&mut Sender::default(), &announced(link)).is_err(), "{path}");
+            }
         }
     }
 
