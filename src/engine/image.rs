@@ -24,6 +24,9 @@ use crate::{
     wire::progress::Reporter,
 };
 
+/// How often the engine is asked for its images when one of them goes while it lists them.
+const LISTINGS_MAX: usize = 20;
+
 /// An image of a namespace. Only a look-up in that namespace makes one.
 #[derive(Clone, Debug)]
 pub struct OwnedImage {
@@ -265,8 +268,16 @@ impl Engine {
         &self,
         options: Option<ListImagesOptions>,
     ) -> Result<Vec<ImageSummary>, Fault> {
-        let listed = self.docker().list_images(options).await;
-        listed.map_err(|error| fault::unexpected("list images", error))
+        let mut left = LISTINGS_MAX;
+        loop {
+            left -= 1;
+            match self.docker().list_images(options.clone()).await {
+                // The containerd store looks into each image as it lists them, and cannot look into one
+                // that is being removed meanwhile: by another job, say.
+                Err(error) if left > 0 && fault::kind(&error) == Kind::NotFound => {}
+                listed => return listed.map_err(|error| fault::unexpected("list images", error)),
+            }
+        }
     }
 
     /// The manifests that the engine has of an image that is an index.

@@ -1,6 +1,6 @@
 //! Names: a job's images are its own, whatever others call theirs.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{cell::Cell, collections::BTreeSet, sync::Arc};
 
 use wharf::names::Namespace;
 
@@ -16,6 +16,7 @@ cases![
     a_namespace_ends,
     a_base_goes_with_its_last_namespace,
     namespaces_that_end_leave_others_their_base,
+    images_are_listed_while_others_go,
     callers_stay_in_theirs
 ];
 
@@ -163,6 +164,35 @@ async fn a_base_goes_with_its_last_namespace(test: Arc<Test>) {
     wharfd.start().await;
     assert!(rooms().await.is_superset(&both));
     test.engine.remove_image(&loaded).await;
+}
+
+/// The containerd store looks into each image as it lists them.
+async fn images_are_listed_while_others_go(test: Arc<Test>) {
+    const LISTINGS: usize = 60;
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    let listed = Cell::new(false);
+    let listing = async {
+        for _ in 0..LISTINGS {
+            job.run(["images"]).await.ok();
+        }
+        listed.set(true);
+    };
+    let going = async |number: usize| {
+        let names: Vec<String> = (0..10).map(|tag| registry.name(&format!("app{number}:{tag}"))).collect();
+        while !listed.get() {
+            for name in &names {
+                let content = test.unique(name);
+                let image = tar([("file", File::Content(content.as_bytes(), 0o644))]);
+                let (repository, tag) = name.rsplit_once(':').unwrap();
+                test.engine.import(repository, tag, image).await;
+            }
+            for name in &names {
+                test.engine.remove_image(name).await;
+            }
+        }
+    };
+    tokio::join!(listing, going(1), going(2), going(3));
 }
 
 /// One run ends while another begins with the same base, again and again.
