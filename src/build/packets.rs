@@ -9,19 +9,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use tonic::Status;
 
-use crate::{engine::filesync::DirectoryRequest, names::printable};
-
-/// The bits of Go's `os.FileMode` that say what an entry is (`io/fs`, `ModeType`).
-mod kind {
-    pub(super) const DIR: u32 = 1 << 31;
-    pub(super) const SYMLINK: u32 = 1 << 27;
-    pub(super) const DEVICE: u32 = 1 << 26;
-    pub(super) const NAMED_PIPE: u32 = 1 << 25;
-    pub(super) const SOCKET: u32 = 1 << 24;
-    pub(super) const CHAR_DEVICE: u32 = 1 << 21;
-    pub(super) const IRREGULAR: u32 = 1 << 19;
-    pub(super) const ALL: u32 = DIR | SYMLINK | DEVICE | NAMED_PIPE | SOCKET | CHAR_DEVICE | IRREGULAR;
-}
+use crate::{engine::filesync::DirectoryRequest, names::printable, wire::mode};
 
 /// One client's packets on one stream.
 #[derive(Debug, Default)]
@@ -70,23 +58,23 @@ fn entry(stat: &mut Stat, is_read: bool) -> Result<(), Status> {
     // client's files in.
     let inside = |path: &str| path.split('/').all(|name| !matches!(name, "" | "." | ".."));
     // A file's link is its earlier name, a symlink's whatever it says.
-    let is_further_name = stat.mode & kind::ALL == 0 && !stat.linkname.is_empty();
+    let is_further_name = stat.mode & mode::TYPE == 0 && !stat.linkname.is_empty();
     for path in [Some(&stat.path), is_further_name.then_some(&stat.linkname)].into_iter().flatten() {
         if !inside(path) {
             return Err(refused(format!("`{}` is not a path inside the directory", printable(path))));
         }
     }
-    match stat.mode & kind::ALL {
-        0 | kind::DIR | kind::SYMLINK | kind::SOCKET => {}
+    match stat.mode & mode::TYPE {
+        0 | mode::DIR | mode::SYMLINK | mode::SOCKET => {}
         // Whoever opens one waits for ever.
-        kind::NAMED_PIPE if !is_read => {}
+        mode::NAMED_PIPE if !is_read => {}
         // BuildKit would read the node's own device, be it a disk or endless.
         _ => {
             let text = format!("`{}` is a device, or no file that can be built from", printable(&stat.path));
             return Err(refused(format!("{text}: leave it out with .dockerignore")));
         }
     }
-    if stat.mode & kind::SYMLINK != 0 {
+    if stat.mode & mode::SYMLINK != 0 {
         // BuildKit sets them on what the link points to, wherever on the node that is (seen on 26.1 and
         // on the newest engine).
         stat.xattrs.clear();
@@ -126,10 +114,10 @@ mod tests {
         let mut sender = Sender::default();
         let capability = [("security.capability".to_owned(), vec![1])].into();
         for packet in [
-            announced(Stat { mode: kind::DIR | 0o755, ..file("a") }),
+            announced(Stat { mode: mode::DIR | 0o755, ..file("a") }),
             announced(Stat { xattrs: capability, ..file("a/b") }),
-            announced(Stat { mode: kind::SYMLINK | 0o777, linkname: "/etc".into(), ..file("c") }),
-            announced(Stat { mode: kind::NAMED_PIPE | 0o666, ..file("d") }),
+            announced(Stat { mode: mode::SYMLINK | 0o777, linkname: "/etc".into(), ..file("c") }),
+            announced(Stat { mode: mode::NAMED_PIPE | 0o666, ..file("d") }),
             announced(Stat { linkname: "a/b".into(), ..file("..e") }),
             other(PacketType::PacketStat),
             Packet { id: 1, data: vec![7; 9], ..other(PacketType::PacketData) },
@@ -162,18 +150,18 @@ mod tests {
     #[test]
     fn an_entry_is_one_thing() {
         for mode in [
-            kind::DIR | kind::SYMLINK,
-            kind::SYMLINK | kind::NAMED_PIPE,
-            kind::DEVICE,
-            kind::DEVICE | kind::CHAR_DEVICE,
-            kind::CHAR_DEVICE,
-            kind::NAMED_PIPE | kind::CHAR_DEVICE,
-            kind::IRREGULAR,
+            mode::DIR | mode::SYMLINK,
+            mode::SYMLINK | mode::NAMED_PIPE,
+            mode::DEVICE,
+            mode::DEVICE | mode::CHAR_DEVICE,
+            mode::CHAR_DEVICE,
+            mode::NAMED_PIPE | mode::CHAR_DEVICE,
+            mode::IRREGULAR,
         ] {
             let entry = announced(Stat { mode, ..file("a") });
             assert!(pass(&mut Sender::default(), &entry).is_err(), "{mode:o}");
         }
-        let pipe = announced(Stat { mode: kind::NAMED_PIPE, ..file("a") });
+        let pipe = announced(Stat { mode: mode::NAMED_PIPE, ..file("a") });
         let asked = |name: &str, path: &str| {
             let follow_paths = vec![path.to_owned()];
             Sender::of(&DirectoryRequest {
@@ -197,7 +185,7 @@ mod tests {
             passed.into_keys().collect::<std::collections::BTreeSet<_>>()
         };
         assert_eq!(left(0o644), ["security.capability", "user.x"].map(str::to_owned).into());
-        assert!(left(kind::SYMLINK | 0o777).is_empty());
+        assert!(left(mode::SYMLINK | 0o777).is_empty());
     }
 
     #[test]

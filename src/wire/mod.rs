@@ -3,6 +3,7 @@
 pub mod build;
 pub mod credentials;
 pub mod error;
+pub mod mode;
 pub mod progress;
 
 /// `wharf.v1`, as `proto/wharf/v1` documents it.

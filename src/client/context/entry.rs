@@ -14,20 +14,7 @@ use rustix::{
 };
 
 use super::Error;
-
-/// Go's `os.FileMode`, whose type bits are not those of `st_mode` (`io/fs`).
-pub(crate) mod mode {
-    pub(crate) const DIR: u32 = 1 << 31;
-    pub(crate) const SYMLINK: u32 = 1 << 27;
-    pub(crate) const DEVICE: u32 = 1 << 26;
-    pub(crate) const NAMED_PIPE: u32 = 1 << 25;
-    pub(crate) const SETUID: u32 = 1 << 23;
-    pub(crate) const SETGID: u32 = 1 << 22;
-    pub(crate) const CHAR_DEVICE: u32 = 1 << 21;
-    pub(crate) const STICKY: u32 = 1 << 20;
-    /// What is not a regular file has one of these.
-    pub(crate) const TYPE: u32 = DIR | SYMLINK | DEVICE | NAMED_PIPE | CHAR_DEVICE | 1 << 24 | 1 << 19;
-}
+use crate::wire::mode;
 
 /// Linux's limit of a list of attributes and of a value.
 const XATTR_BYTES_MAX: usize = 64 * 1024;
