@@ -21,6 +21,9 @@ pub type Attributes = BTreeMap<String, BTreeMap<String, String>>;
 /// An operation names its inputs by their digests, so that all that comes of a changed source
 /// changes too. The graph is one that was judged: what cannot be read stays as it is.
 pub fn with_attributes(definition: &Definition, attributes: &Attributes) -> Option<Definition> {
+    if attributes.is_empty() {
+        return None;
+    }
     // Digests, by those that the operations had.
     let mut changed = BTreeMap::new();
     let mut graph = Definition::default();
@@ -58,7 +61,6 @@ fn with_attributes_in(
     changed: &BTreeMap<String, String>,
 ) -> Option<Vec<u8>> {
     let mut op = Op::decode(bytes).ok()?;
-    let encode = [by_number, kind_last].into_iter().find(|encode| encode(&op) == bytes).unwrap_or(kind_last);
     let mut changes = false;
     if let Some(op::Op::Source(source)) = &mut op.op
         && let Some(own) = attributes.get(&source.identifier)
@@ -73,12 +75,16 @@ fn with_attributes_in(
             changes = true;
         }
     }
-    changes.then(|| encode(&op))
+    changes.then(|| encode_as(bytes, &op))
 }
 
-// BuildKit tells by an operation's digest what it has done already in a build, the upload of the tar
-// among it, and a newer one takes the digest of its own encoding. So an operation is encoded as
-// BuildKit does it, which is seen in what it has sent.
+/// Encodes what has become of an operation as BuildKit encodes it, which is seen in what it has sent.
+/// It tells by an operation's digest what it has done already in a build, the upload of the tar among
+/// it, and a newer one takes the digest of its own encoding.
+fn encode_as(sent: &[u8], op: &Op) -> Vec<u8> {
+    let is_by_number = Op::decode(sent).is_ok_and(|before| by_number(&before) == sent);
+    if is_by_number { by_number(op) } else { kind_last(op) }
+}
 
 /// As Gogo's protobuf (BuildKit 0.13) has it.
 fn by_number(op: &Op) -> Vec<u8> {
