@@ -2,6 +2,8 @@
 
 use std::{borrow::Cow, error::Error, fmt};
 
+use crate::names::{printable, shortened};
+
 type Source = Box<dyn Error + Send + Sync>;
 
 /// Why a call failed, as `wharf.v1.ErrorReason` documents each.
@@ -113,12 +115,8 @@ const CAUSE_BYTES_MAX: usize = 4 << 10;
 pub fn causes(error: &(dyn Error + 'static)) -> String {
     let mut texts: Vec<String> = Vec::new();
     for source in std::iter::successors(Some(error), |source| (*source).source()) {
-        let mut text = crate::names::printable(&source.to_string());
         // A registry, say, may tell as much as it likes, and is heard as often as a job asks it.
-        if text.len() > CAUSE_BYTES_MAX {
-            text.truncate(text.floor_char_boundary(CAUSE_BYTES_MAX));
-            text.push('…');
-        }
+        let text = shortened(printable(&source.to_string()), CAUSE_BYTES_MAX);
         if !texts.iter().any(|said| said.contains(&text)) {
             texts.push(text);
         }

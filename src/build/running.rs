@@ -24,7 +24,7 @@ use crate::{
         solve::{self, Ended, Facts},
     },
     fault::{Fault, Reason},
-    names::{Namespace, printable},
+    names::{Namespace, printable, shortened},
     policy::Permit,
     wire::{build::BuildSpec, progress::Reporter, v1},
 };
@@ -43,6 +43,13 @@ pub struct Order {
     pub spec: BuildSpec,
     /// Who stands behind it.
     pub client: Arc<BuildClient>,
+}
+
+impl Order {
+    /// The job that it is for.
+    pub(super) fn job(&self) -> &str {
+        self.namespace.subject().job()
+    }
 }
 
 /// How a build ended. A failed step is an outcome, not a fault.
@@ -102,7 +109,7 @@ impl<'a> Build<'a> {
         if !spec.platform.is_empty() && spec.platform != own {
             return Err(gate::foreign_platform(&spec.platform, &own));
         }
-        let job = order.namespace.subject().job();
+        let job = order.job();
         // A client may divide its own job's cache mounts further, never leave the job.
         let divided = spec.build_args.remove("BUILDKIT_CACHE_MOUNT_NS");
         let keys = JobKeys {
@@ -110,10 +117,6 @@ impl<'a> Build<'a> {
             cache_mounts: engine.keys().cache_mounts(job, divided.as_deref()),
         };
         Ok(Self { engine, order, spec, reporter, keys, sources: Sources::new(engine, order, reporter) })
-    }
-
-    fn job(&self) -> &'a str {
-        self.order.namespace.subject().job()
     }
 
     /// What the context sync is compared with: the job's own earlier syncs of the same directories.
@@ -124,7 +127,7 @@ impl<'a> Build<'a> {
             .flat_map(|session| &session.offer().directories)
             .map(|(name, path)| (name.as_str(), path.as_str()))
             .collect();
-        self.engine.keys().shared_key(self.job(), &directories)
+        self.engine.keys().shared_key(self.order.job(), &directories)
     }
 
     /// Passes until one runs. The first proves what the job's Dockerfile used last time, so that an
@@ -168,15 +171,15 @@ impl<'a> Build<'a> {
     ) -> Result<(Ended, BTreeSet<String>), Fault> {
         let tar = self.order.client.tar.as_ref().map(Tar::url);
         let sources = self.sources.list();
+        let fetched = isolation::fetched(&sources, &self.keys);
         let order = solve::Order {
             reference: random_id()?,
             session: session.id().to_owned(),
             attributes: isolation::attributes(&self.spec, &self.keys, tar.as_deref()),
-            policy: isolation::policy(&sources, &self.keys),
+            policy: isolation::policy(&sources, &fetched),
             names: names.to_vec(),
         };
         let targets = self.sources.targets();
-        let fetched = isolation::fetched(&sources, &self.keys);
         let platform = self.engine.platform().to_string();
         let gate = Gate {
             session: session.id(),
@@ -263,11 +266,7 @@ impl<'a> Build<'a> {
                 .hint("try the build again")
                 .caused_by(status.clone()));
         }
-        let mut message = self.sources.shown().text(&failure.message);
-        if message.len() > MESSAGE_BYTES_MAX {
-            message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
-            message.push('…');
-        }
+        let mut message = shortened(self.sources.shown().text(&failure.message), MESSAGE_BYTES_MAX);
         if failure::is_untold(status) && self.order.client.tar.is_some() {
             message.push_str(", or the context not a tar archive");
         }

@@ -62,7 +62,7 @@ impl<'a> Sources<'a> {
         let path = session.and_then(|session| session.offer().directory("dockerfile"));
         let spec = &self.order.spec;
         let parts = [path.unwrap_or_default(), spec.dockerfile.as_str(), spec.target.as_str()];
-        self.engine.keys().build(self.order.namespace.subject().job(), &parts)
+        self.engine.keys().build(self.order.job(), &parts)
     }
 
     /// All of it, as BuildKit's source policy takes it.
@@ -88,7 +88,7 @@ impl<'a> Sources<'a> {
 
     /// Proves what this build used last time. The Dockerfile may not name it any more.
     pub(super) async fn admit_bases(&mut self) -> Result<(), Fault> {
-        let job = self.engine.keys().job(self.order.namespace.subject().job());
+        let job = self.engine.keys().job(self.order.job());
         let bases = self.engine.store().bases(&job, &self.build_key()).await?;
         let admissions = bases.iter().map(|reference| self.admission(reference));
         for (reference, admitted) in bases.iter().zip(join_all(admissions).await) {
@@ -109,7 +109,7 @@ impl<'a> Sources<'a> {
             .filter(|(_, admitted)| used.contains(admitted.target()))
             .filter_map(|(named, _)| Reference::parse(named).ok())
             .collect();
-        let job = self.engine.keys().job(self.order.namespace.subject().job());
+        let job = self.engine.keys().job(self.order.job());
         self.engine.store().set_bases(&job, &self.build_key(), &used).await
     }
 

@@ -108,38 +108,34 @@ pub fn attributes(spec: &BuildSpec, keys: &JobKeys, tar: Option<&str>) -> HashMa
 }
 
 /// The allow-list that BuildKit enforces while the frontend runs: nothing, then what was admitted.
-/// The last rule that matches a source decides.
-pub fn policy(sources: &[Source], keys: &JobKeys) -> Policy {
+/// The last rule that matches a source decides. `fetched` is what [`fetched`] makes of the sources.
+pub fn policy(sources: &[Source], fetched: &Attributes) -> Policy {
     let mut rules = vec![rule(PolicyAction::Deny, "*", None), rule(PolicyAction::Allow, "local://*", None)];
     for source in sources {
-        match source {
-            Source::Image { named, target } => {
-                let target = format!("docker-image://{target}");
-                // A WILDCARD selector: with EXACT a CONVERT silently does nothing.
-                let update = Update { identifier: target.clone(), ..Update::default() };
-                rules.push(rule(PolicyAction::Convert, &format!("docker-image://{named}"), Some(update)));
-                rules.push(rule(PolicyAction::Allow, &target, None));
-                // Newer engines add the digest before they ask again. Not `…*`: that admits `:10` for `:1`.
-                rules.push(rule(PolicyAction::Allow, &format!("{target}@*"), None));
-            }
-            // Below.
-            Source::Url(_) | Source::Tar { .. } => {}
-        }
+        let Source::Image { named, target } = source else { continue };
+        let target = format!("docker-image://{target}");
+        // A WILDCARD selector: with EXACT a CONVERT silently does nothing.
+        let update = Update { identifier: target.clone(), ..Update::default() };
+        rules.push(rule(PolicyAction::Convert, &format!("docker-image://{named}"), Some(update)));
+        rules.push(rule(PolicyAction::Allow, &target, None));
+        // Newer engines add the digest before they ask again. Not `…*`: that admits `:10` for `:1`.
+        rules.push(rule(PolicyAction::Allow, &format!("{target}@*"), None));
     }
-    for (url, attrs) in fetched(sources, keys) {
-        let update = Update { identifier: url.clone(), attrs: attrs.into_iter().collect() };
-        rules.extend([(PolicyAction::Convert, Some(update)), (PolicyAction::Allow, None)].map(
-            |(action, update)| {
-                let mut rule = rule(action, &url, update);
-                if let Some(selector) = &mut rule.selector {
-                    // A `*` in a URL is no pattern, and there is no way to escape one.
-                    selector.match_type = MatchType::Exact.into();
-                }
-                rule
-            },
-        ));
+    for (url, attributes) in fetched {
+        let attrs = attributes.clone().into_iter().collect();
+        let update = Update { identifier: url.clone(), attrs };
+        rules.push(exact(rule(PolicyAction::Convert, url, Some(update))));
+        rules.push(exact(rule(PolicyAction::Allow, url, None)));
     }
     Policy { version: 1, rules }
+}
+
+/// A rule for a URL: a `*` in one is no pattern, and there is no way to escape it.
+fn exact(mut rule: Rule) -> Rule {
+    if let Some(selector) = &mut rule.selector {
+        selector.match_type = MatchType::Exact.into();
+    }
+    rule
 }
 
 /// The URLs among the sources, and the attributes of ours that each gets: from the source policy in

@@ -6,6 +6,15 @@ pub fn printable(text: &str) -> String {
     text.chars().flat_map(escape).collect()
 }
 
+/// `text`, and of a longer one its first `max` bytes and a mark that there was more.
+pub fn shortened(mut text: String, max: usize) -> String {
+    if text.len() > max {
+        text.truncate(text.floor_char_boundary(max));
+        text.push('…');
+    }
+    text
+}
+
 /// A URL, printable, without the user and the password that may be written in it.
 pub fn printable_url(url: &str) -> String {
     let hidden = url.split_once("://").and_then(|(scheme, rest)| {
@@ -39,6 +48,12 @@ mod tests {
         for plain in ["https://host/a@b", "git@host:x", "http://host?a@b"] {
             assert_eq!(printable_url(plain), plain);
         }
+    }
+
+    #[test]
+    fn a_text_is_cut_between_its_characters() {
+        assert_eq!(shortened("aé".to_owned(), 3), "aé");
+        assert_eq!(shortened("aéb".to_owned(), 2), "a…");
     }
 
     #[test]

@@ -53,10 +53,6 @@ impl Display {
         }
     }
 
-    pub(super) fn update(&mut self, facts: &v1::Progress) {
-        self.progress.update(facts);
-    }
-
     /// Shows a stream of progress until its result comes.
     pub(super) async fn follow<M, R>(
         &mut self,
@@ -65,7 +61,7 @@ impl Display {
     ) -> Result<R, Failure> {
         loop {
             match self.during(messages.message()).await?.and_then(&read) {
-                Some(Message::Progress(facts)) => self.update(&facts),
+                Some(Message::Progress(facts)) => self.progress.update(&facts),
                 Some(Message::Result(result)) => return Ok(result),
                 None => return Err(Failure::lost()),
             }
