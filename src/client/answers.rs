@@ -176,7 +176,7 @@ async fn sync(
     first: AttachRequest,
     request: FileSync,
 ) -> Result<(), Status> {
-    let Some(tree) = answers.trees.get(&request.directory).cloned() else {
+    let Some(tree) = answers.trees.get(&request.directory).map(|tree| tree.answering(&request)) else {
         return tell(client, answers, first, async { Err(NoAnswer::unknown()) }).await;
     };
     let (out, packets) = sync::channel();

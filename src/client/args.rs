@@ -74,6 +74,9 @@ impl std::fmt::Debug for LoginArgs {
 ///
 /// The context is a directory, of which only what changed since the job's last build is sent; with
 /// `-`, it is a tar archive, or a Dockerfile alone, on standard input.
+///
+/// A Dockerfile or .dockerignore that is a link must lead to a file in the context or beside it, and
+/// an ignore file that is there must be readable; anything else is an error.
 #[derive(Args, Debug)]
 pub(crate) struct BuildArgs {
     /// The build context: a directory, or `-` for standard input

@@ -1,6 +1,7 @@
 //! What a build may read of the job's files: the directories of its session, filtered.
 
 mod archive;
+mod dockerfile;
 mod entry;
 mod filter;
 mod glob;
@@ -8,6 +9,7 @@ mod links;
 mod path;
 mod patterns;
 mod regexp;
+mod resolve;
 mod source;
 mod tree;
 mod walk;

@@ -2,28 +2,32 @@
 //! is sent, and what the Dockerfile is called in it.
 
 use std::{
-    ffi::OsStr,
     fmt, fs, io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
-use super::{Tree, archive};
+use super::{
+    Tree, archive,
+    dockerfile::{self, Dockerfile, IGNORE},
+    resolve::resolve,
+};
 use crate::wire::v1::LocalDirectory;
 
 /// A build context as a tar, possibly compressed.
 pub type Tar = Box<dyn AsyncRead + Send + Unpin>;
 
-/// A Dockerfile from standard input is held in memory; BuildKit itself reads none as large.
-const DOCKERFILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// A Dockerfile and an ignore file are held in memory; BuildKit itself reads none as large.
+pub(super) const DOCKERFILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// What the Dockerfile is called unless `-f` says so.
-const DOCKERFILE: &str = "Dockerfile";
+pub(super) const DOCKERFILE: &str = "Dockerfile";
 
 /// The path of a directory that is made from standard input. Always the same one, so that the
-/// context beside it keeps what earlier builds have sent; the file in it has a fresh time instead.
+/// context beside it keeps what earlier builds have sent.
 const STDIN: &str = "-";
 
 /// A build's files, found but not read.
@@ -76,6 +80,33 @@ pub enum SourceError {
         /// Why.
         source: io::Error,
     },
+    /// `.dockerignore` is a directory, a pipe.
+    #[error("failed to read {0:?}: it is not a file; remove it, or put the file in its place")]
+    IgnoreNotAFile(PathBuf),
+    /// `.dockerignore` is there and cannot be read: without it the build would get too much.
+    #[error("failed to read {path:?}: {source}; make it readable, or remove it")]
+    Ignore {
+        /// Which path.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A link of the repository leads out of it: what is there is not the repository's to name.
+    #[error(
+        "{link:?} is a link that leads out of {of}, to {target:?}: it is not followed; \
+         put what the build needs in its place, or name that itself on the command line"
+    )]
+    LeadsOut {
+        /// The link.
+        link: PathBuf,
+        /// Out of where.
+        of: &'static str,
+        /// Where it leads.
+        target: PathBuf,
+    },
+    /// A Dockerfile or an ignore file without an end.
+    #[error("{0:?} is larger than {max} MiB", max = DOCKERFILE_BYTES_MAX >> 20)]
+    TooLarge(PathBuf),
     /// `-f - -`.
     #[error("invalid argument: can't use stdin for both build context and dockerfile")]
     StdinTwice,
@@ -119,15 +150,27 @@ impl Source {
             (true, Some(file)) if is_stdin(file) => Err(SourceError::StdinTwice),
             (true, file) => Self::from_stdin(file, stdin).await,
             (false, Some(file)) if is_stdin(file) => {
-                let context = context_directory(context, workspace)?;
+                let root = context_root(context, workspace)?;
                 let bytes = dockerfile_from(Vec::new(), stdin).await?;
+                let ignore = dockerfile::ignore(context, &root, IGNORE, &root)?;
+                let context = context_directory(root, ignore, workspace)?;
                 Ok(Self::with_dockerfile(context, bytes))
             }
             (false, file) => {
-                let directory = context_directory(context, workspace)?;
+                let root = context_root(context, workspace)?;
                 let file = file.map_or_else(|| context.join(DOCKERFILE), Path::to_owned);
-                let (dockerfile, name) = dockerfile_directory(&file, workspace)?;
-                Ok(Self { dockerfile: name, directories: vec![directory, dockerfile], tar: None })
+                let Dockerfile { directory, name, text, ignore } = Dockerfile::read(&file, &root, workspace)?;
+                // Where the Dockerfile has an ignore file of its own, BuildKit reads no other.
+                let general = match ignore {
+                    Some(_) => None,
+                    None => dockerfile::ignore(context, &root, IGNORE, &root)?,
+                };
+                let ignore = ignore.map(|bytes| (format!("{name}{IGNORE}"), bytes));
+                let tree = Tree::files([(name.clone(), text)].into_iter().chain(ignore));
+                let path = told_path(&directory, workspace)?;
+                let dockerfile = Directory { name: "dockerfile", path, tree: Arc::new(tree) };
+                let context = context_directory(root, general, workspace)?;
+                Ok(Self { dockerfile: name, directories: vec![context, dockerfile], tar: None })
             }
         }
     }
@@ -160,7 +203,7 @@ impl Source {
     }
 
     fn with_dockerfile(context: Directory, bytes: Vec<u8>) -> Self {
-        let tree = Arc::new(Tree::file(DOCKERFILE, bytes.into()));
+        let tree = Arc::new(Tree::files([(DOCKERFILE.to_owned(), bytes.into())]));
         let dockerfile = Directory { name: "dockerfile", path: STDIN.into(), tree };
         Self { dockerfile: DOCKERFILE.into(), directories: vec![context, dockerfile], tar: None }
     }
@@ -218,11 +261,12 @@ async fn dockerfile_from(
     Ok(head)
 }
 
-fn context_directory(context: &Path, workspace: Option<&Path>) -> Result<Directory, SourceError> {
-    match fs::canonicalize(context) {
-        Ok(root) if root.is_dir() => {
-            let path = told_path(&root, workspace)?;
-            Ok(Directory { name: "context", path, tree: Arc::new(Tree::directory(root)) })
+/// The context's directory, without symlinks; none of the workspace's leads out of that.
+fn context_root(context: &Path, workspace: Option<&Path>) -> Result<PathBuf, SourceError> {
+    match resolve(context) {
+        Ok(root) if root.real.is_dir() => {
+            dockerfile::stay(&root, workspace, "the workspace")?;
+            Ok(root.real)
         }
         Ok(_) => Err(SourceError::ContextNotADirectory(context.to_owned())),
         Err(error) => {
@@ -237,40 +281,17 @@ fn context_directory(context: &Path, workspace: Option<&Path>) -> Result<Directo
     }
 }
 
-/// The directory that holds the Dockerfile, and the Dockerfile's name in it. No more of it is
-/// offered than BuildKit asks for.
-fn dockerfile_directory(file: &Path, workspace: Option<&Path>) -> Result<(Directory, String), SourceError> {
-    let file = match fs::symlink_metadata(file) {
-        // `dockerfile` does as well, as long as there is no `Dockerfile`.
-        Err(error) if error.kind() == io::ErrorKind::NotFound && file.ends_with(DOCKERFILE) => {
-            let lower = file.with_file_name("dockerfile");
-            if lower.exists() { lower } else { file.to_owned() }
-        }
-        _ => file.to_owned(),
-    };
-    let real = match fs::canonicalize(&file) {
-        Ok(real) if real.is_file() => real,
-        Ok(_) => return Err(SourceError::DockerfileNotAFile(file)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(SourceError::DockerfileNotFound(file));
-        }
-        Err(source) => return Err(SourceError::Dockerfile { path: file, source }),
-    };
-    let beside = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let root = fs::canonicalize(beside)
-        .map_err(|source| SourceError::Dockerfile { path: beside.to_owned(), source })?;
-    // A link into its own directory is sent as a link; another one leads nowhere for BuildKit, so
-    // what it leads to is offered instead.
-    let (root, name) = match (real.starts_with(&root), real.parent()) {
-        (false, Some(parent)) => (parent.to_owned(), real.file_name()),
-        _ => (root, file.file_name()),
-    };
-    let name = name.and_then(OsStr::to_str).ok_or_else(|| SourceError::NotUtf8(file.clone()))?.to_owned();
-    // What BuildKit's frontend looks for (`dockerui`): the file, its ignore file, and the other
-    // spelling.
-    let names = vec![name.clone(), format!("{name}.dockerignore"), "dockerfile".to_owned()];
+fn context_directory(
+    root: PathBuf,
+    ignore: Option<Bytes>,
+    workspace: Option<&Path>,
+) -> Result<Directory, SourceError> {
     let path = told_path(&root, workspace)?;
-    Ok((Directory { name: "dockerfile", path, tree: Arc::new(Tree::only(root, names)) }, name))
+    let mut tree = Tree::directory(root);
+    if let Some(bytes) = ignore {
+        tree = tree.with_ignore_file(bytes);
+    }
+    Ok(Directory { name: "context", path, tree: Arc::new(tree) })
 }
 
 /// How wharfd is told where a directory is: both have to be canonical.

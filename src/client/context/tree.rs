@@ -1,10 +1,11 @@
-//! A directory that a session offers: on the disk, or one file that came from elsewhere.
+//! A directory that a session offers: on the disk, or files that are held in memory.
 
 use std::{
     fs::{self, OpenOptions},
     io::Read,
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
+    sync::Arc,
     time::SystemTime,
 };
 
@@ -12,7 +13,7 @@ use bollard_buildkit_proto::fsutil::types::Stat;
 use bytes::{Buf as _, Bytes};
 use rustix::fs::OFlags;
 
-use super::{Entry, Error, Filter, Walk, links::is_absent, patterns::Matched};
+use super::{Entry, Error, Filter, Walk, dockerfile::IGNORE, links::is_absent, patterns::Matched};
 use crate::wire::v1::FileSync;
 
 /// Entries in the order of the sync.
@@ -24,34 +25,51 @@ pub struct Tree(Content);
 
 #[derive(Debug)]
 enum Content {
-    Directory { root: PathBuf, only: Vec<String> },
-    File { name: String, bytes: Bytes, mod_time: i64 },
-    Empty,
+    Directory { root: PathBuf, ignore: Option<Arc<Tree>> },
+    Files { files: Vec<(String, Bytes)>, mod_time: i64 },
 }
 
 impl Tree {
     /// A directory on the disk, with all that is in it.
     pub fn directory(root: impl Into<PathBuf>) -> Self {
-        Self(Content::Directory { root: root.into(), only: Vec::new() })
+        Self(Content::Directory { root: root.into(), ignore: None })
     }
 
-    /// A directory on the disk of which no more than the files of these names can be had, and what
-    /// they link to in it.
-    pub(crate) fn only(root: impl Into<PathBuf>, names: Vec<String>) -> Self {
-        Self(Content::Directory { root: root.into(), only: names })
+    /// The same directory, of which BuildKit reads this `.dockerignore`, whatever stands there by
+    /// then.
+    #[must_use]
+    pub(crate) fn with_ignore_file(self, bytes: Bytes) -> Self {
+        let own = Arc::new(Self::files([(IGNORE.to_owned(), bytes)]));
+        match self.0 {
+            Content::Directory { root, .. } => Self(Content::Directory { root, ignore: Some(own) }),
+            files @ Content::Files { .. } => Self(files),
+        }
     }
 
-    /// One file that is not on the disk. Its time is now: BuildKit takes two files of equal path,
-    /// size and time for one.
-    pub fn file(name: impl Into<String>, bytes: Bytes) -> Self {
+    /// Plain files that are held in memory. Their time is now: BuildKit takes two files of equal
+    /// path, size and time for one.
+    pub fn files(files: impl IntoIterator<Item = (String, Bytes)>) -> Self {
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let mod_time = i64::try_from(since.as_nanos()).unwrap_or(i64::MAX);
-        Self(Content::File { name: name.into(), bytes, mod_time })
+        let mut files: Vec<_> = files.into_iter().collect();
+        files.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        Self(Content::Files { files, mod_time })
     }
 
     /// Nothing.
     pub fn empty() -> Self {
-        Self(Content::Empty)
+        Self::files([])
+    }
+
+    /// What answers `request`: the directory itself, or its `.dockerignore` alone, if that is all
+    /// that BuildKit looks for.
+    pub(crate) fn answering(self: &Arc<Self>, request: &FileSync) -> Arc<Self> {
+        let mut asked = request.include_patterns.iter().chain(&request.follow_paths).peekable();
+        let only = asked.peek().is_some() && asked.all(|path| path == IGNORE);
+        match &self.0 {
+            Content::Directory { ignore: Some(ignore), .. } if only => Arc::clone(ignore),
+            Content::Directory { .. } | Content::Files { .. } => Arc::clone(self),
+        }
     }
 
     /// The entries that `request` asks for.
@@ -60,33 +78,27 @@ impl Tree {
     /// When the directory cannot be read, or a pattern is not well-formed.
     pub fn entries(&self, request: &FileSync) -> Result<Entries, Error> {
         match &self.0 {
-            Content::Empty => Ok(Box::new(std::iter::empty())),
-            Content::Directory { root, only } if only.is_empty() => {
+            Content::Directory { root, .. } => {
                 Ok(Box::new(Walk::new(root, Filter::new(request, Some(root))?)?))
             }
-            Content::Directory { root, only } => {
-                let mut request = request.clone();
-                request.include_patterns.clear();
-                if request.follow_paths.is_empty() {
-                    request.follow_paths.clone_from(only);
-                }
-                request.follow_paths.retain(|path| only.contains(path));
-                if request.follow_paths.is_empty() {
-                    return Ok(Box::new(std::iter::empty()));
-                }
-                Ok(Box::new(Walk::new(root, Filter::new(&request, Some(root))?)?))
-            }
-            Content::File { name, bytes, mod_time } => {
+            Content::Files { files, mod_time } => {
+                let filter = Filter::new(request, None)?;
                 let none = Matched::default();
-                let verdict = Filter::new(request, None)?.judge(name, false, &none, &none)?;
-                let stat = Stat {
-                    path: name.clone(),
-                    mode: 0o644,
-                    size: i64::try_from(bytes.len()).unwrap_or(i64::MAX),
-                    mod_time: *mod_time,
-                    ..Stat::default()
-                };
-                Ok(Box::new(verdict.map(|_| Ok(Entry { stat })).into_iter()))
+                let mut entries = Vec::with_capacity(files.len());
+                for (name, bytes) in files {
+                    if filter.judge(name, false, &none, &none)?.is_none() {
+                        continue;
+                    }
+                    let stat = Stat {
+                        path: name.clone(),
+                        mode: 0o644,
+                        size: i64::try_from(bytes.len()).unwrap_or(i64::MAX),
+                        mod_time: *mod_time,
+                        ..Stat::default()
+                    };
+                    entries.push(Ok(Entry { stat }));
+                }
+                Ok(Box::new(entries.into_iter()))
             }
         }
     }
@@ -98,8 +110,10 @@ impl Tree {
     pub(crate) fn open(&self, path: &str) -> Result<Box<dyn Read + Send>, Error> {
         match &self.0 {
             Content::Directory { root, .. } => open_regular(&root.join(path), path),
-            Content::File { name, bytes, .. } if name == path => Ok(Box::new(bytes.clone().reader())),
-            Content::File { .. } | Content::Empty => Err(Error::Changed(path.into())),
+            Content::Files { files, .. } => match files.iter().find(|(name, _)| name == path) {
+                Some((_, bytes)) => Ok(Box::new(bytes.clone().reader())),
+                None => Err(Error::Changed(path.into())),
+            },
         }
     }
 }

@@ -279,7 +279,7 @@ async fn a_walk_that_fails_tells_the_receiver() {
 
 #[tokio::test]
 async fn a_file_from_elsewhere() {
-    let tree = Tree::file("Dockerfile", Bytes::from_static(b"FROM scratch\n"));
+    let tree = Tree::files([("Dockerfile".to_owned(), Bytes::from_static(b"FROM scratch\n"))]);
     let request =
         FileSync { follow_paths: vec!["Dockerfile".into(), "Dockerfile.dockerignore".into()], ..all() };
     let mut receiver = Receiver::of(tree, request);

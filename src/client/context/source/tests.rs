@@ -16,6 +16,15 @@ fn paths(source: &Source, directory: &str, follow: &[&str]) -> Vec<String> {
     tree.entries(&request).unwrap().map(|entry| entry.unwrap().stat.path).collect()
 }
 
+/// What BuildKit would read as that file.
+fn content(source: &Source, directory: &str, name: &str) -> String {
+    let follow_paths = vec![name.to_owned()];
+    let tree = source.tree(directory).unwrap().answering(&FileSync { follow_paths, ..FileSync::default() });
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut tree.open(name).unwrap(), &mut text).unwrap();
+    text
+}
+
 #[tokio::test]
 async fn a_directory_with_its_dockerfile() {
     let dir = Scratch::new();
@@ -30,7 +39,7 @@ async fn a_directory_with_its_dockerfile() {
     // Nothing of the Dockerfile's directory but what makes it one.
     assert_eq!(paths(&source, "dockerfile", &[]), ["Dockerfile"]);
     assert_eq!(paths(&source, "dockerfile", &["other"]), [""; 0]);
-    assert_eq!(paths(&source, "dockerfile", &["."]), [""; 0]);
+    assert_eq!(paths(&source, "dockerfile", &["."]), ["Dockerfile"]);
     assert_eq!(paths(&source, "dockerfile", &["Dockerfile", "Dockerfile.dockerignore"]), ["Dockerfile"]);
 }
 
@@ -69,16 +78,123 @@ async fn dockerfiles_by_other_names() {
     assert_eq!(source.dockerfile(), "prod");
     assert_eq!(paths(&source, "dockerfile", &["prod", "prod.dockerignore"]), ["prod", "prod.dockerignore"]);
 
-    // A link beside its target goes as one; a link out of the directory is what it leads to.
+    // A link inside of its directory or of the context is what it leads to, under its own name.
     symlink("prod", dir.path().join("link")).unwrap();
+    fs::write(dir.path().join("link.dockerignore"), "y").unwrap();
     let source = open(&dir.path().join("context"), Some(&dir.path().join("link")), b"").await.unwrap();
-    assert_eq!(paths(&source, "dockerfile", &["link"]), ["link", "prod"]);
-    symlink("../prod", dir.path().join("context/Dockerfile")).unwrap();
-    let source = open(&dir.path().join("context"), None, b"").await.unwrap();
-    assert_eq!(
-        (source.dockerfile(), paths(&source, "dockerfile", &["prod"])),
-        ("prod", vec!["prod".to_owned()])
-    );
+    assert_eq!(paths(&source, "dockerfile", &["link", "prod"]), ["link"]);
+    assert_eq!(content(&source, "dockerfile", "link"), "FROM scratch");
+    assert_eq!(content(&source, "dockerfile", "link.dockerignore"), "y");
+    symlink("context/dockerfile", dir.path().join("inside")).unwrap();
+    let source = open(&dir.path().join("context"), Some(&dir.path().join("inside")), b"").await.unwrap();
+    assert_eq!(content(&source, "dockerfile", "inside"), "FROM scratch");
+}
+
+/// A repository with links that lead out of it, beside a user's file that is none of its business.
+fn repository() -> Scratch {
+    let dir = Scratch::new();
+    for path in ["repo/docker", "home/.docker"] {
+        fs::create_dir_all(dir.path().join(path)).unwrap();
+    }
+    fs::write(dir.path().join("home/.docker/Dockerfile"), "secret").unwrap();
+    fs::write(dir.path().join("repo/good"), "FROM scratch").unwrap();
+    for (link, target) in [
+        ("repo/relative", "../home/.docker/Dockerfile"),
+        ("repo/proc", "/proc/self/environ"),
+        ("repo/root", "/proc/self/root/etc/passwd"),
+        ("repo/chain", "docker/next"),
+        ("repo/docker/next", "../relative"),
+        ("repo/directory", "../home/.docker"),
+        ("repo/Dockerfile", "relative"),
+        ("repo/inner", "directory"),
+        ("user", "home"),
+    ] {
+        symlink(target, dir.path().join(link)).unwrap();
+    }
+    symlink(dir.path().join("home/.docker/Dockerfile"), dir.path().join("repo/absolute")).unwrap();
+    dir
+}
+
+#[tokio::test]
+async fn no_link_of_a_repository_is_followed_out_of_it() {
+    let dir = repository();
+    let at = |path: &str| dir.path().join(path);
+    let files = [
+        "relative",
+        "proc",
+        "root",
+        "chain",
+        "Dockerfile",
+        "absolute",
+        "directory/Dockerfile",
+        "inner/Dockerfile",
+    ];
+    for file in files {
+        let error = open(&at("repo"), Some(&at("repo").join(file)), b"").await.unwrap_err();
+        let link = file.split('/').next().unwrap();
+        assert!(matches!(error, SourceError::LeadsOut { .. }), "{file}: {error}");
+        assert!(error.to_string().contains(&format!("/repo/{link}\" is a link")), "{error}");
+    }
+    assert!(matches!(open(&at("repo"), None, b"").await.unwrap_err(), SourceError::LeadsOut { .. }));
+    // The user's own words and links are followed.
+    for file in ["home/.docker/Dockerfile", "user/.docker/Dockerfile"] {
+        let source = open(&at("repo"), Some(&at(file)), b"").await.unwrap();
+        assert_eq!(content(&source, "dockerfile", "Dockerfile"), "secret", "{file}");
+    }
+    // Where the context is a part of the workspace, its links are the repository's, too.
+    for (context, file) in [("repo/directory", "repo/good"), ("repo/docker", "repo/directory/Dockerfile")] {
+        let (context, file) = (at(context), at(file));
+        open(&context, Some(&file), b"").await.unwrap();
+        let workspace = at("repo");
+        let opened = Source::open(&context, Some(&file), Some(&workspace), tokio::io::empty()).await;
+        let error = opened.unwrap_err().to_string();
+        assert!(error.contains("/repo/directory\" is a link that leads out of the workspace"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn an_ignore_file_that_is_there_is_used() {
+    let dir = Scratch::new();
+    let at = |path: &str| dir.path().join(path);
+    fs::create_dir_all(at("context/rules")).unwrap();
+    fs::write(at("context/rules/ignored"), "secret").unwrap();
+    fs::write(at("context/Dockerfile"), "FROM scratch").unwrap();
+    fs::write(at("shared"), "secret").unwrap();
+    let ignore = at("context/.dockerignore");
+    // Its root is the context's for BuildKit, which would not find this one.
+    symlink(at("context/rules/ignored"), &ignore).unwrap();
+    let source = open(&at("context"), None, b"").await.unwrap();
+    assert_eq!(content(&source, "context", ".dockerignore"), "secret");
+    // In the context itself it stays a link.
+    assert!(paths(&source, "context", &["rules"]).contains(&"rules/ignored".to_owned()));
+    let source = open(&at("context"), Some(Path::new("-")), b"FROM scratch").await.unwrap();
+    assert_eq!(content(&source, "context", ".dockerignore"), "secret");
+
+    let own = at("context/Dockerfile.dockerignore");
+    for path in [&ignore, &own] {
+        let _ = fs::remove_file(path);
+        for target in ["../shared", "absent", ".dockerignore", "/proc/self/environ", "rules"] {
+            symlink(target, path).unwrap();
+            let error = open(&at("context"), None, b"").await.unwrap_err().to_string();
+            assert!(error.contains(path.to_str().unwrap()), "{target}: {error}");
+            fs::remove_file(path).unwrap();
+        }
+        let socket = std::os::unix::net::UnixListener::bind(path).unwrap();
+        assert!(
+            open(&at("context"), None, b"").await.unwrap_err().to_string().contains(path.to_str().unwrap())
+        );
+        drop(socket);
+        fs::remove_file(path).unwrap();
+        fs::create_dir(path).unwrap();
+        let error = open(&at("context"), None, b"").await.unwrap_err();
+        assert!(matches!(error, SourceError::IgnoreNotAFile(_)), "{error}");
+        fs::remove_dir(path).unwrap();
+    }
+    // BuildKit reads no other where the Dockerfile has its own.
+    fs::write(&own, "own").unwrap();
+    symlink("../shared", &ignore).unwrap();
+    let source = open(&at("context"), None, b"").await.unwrap();
+    assert_eq!(content(&source, "dockerfile", "Dockerfile.dockerignore"), "own");
 }
 
 #[tokio::test]
