@@ -10,6 +10,7 @@ use prost::Message;
 use tonic::{Code, Status};
 
 use super::{
+    ignored::IgnoreFiles,
     packets::Sender,
     session::{Attached, ClientSession},
     tar::Tar,
@@ -86,7 +87,7 @@ impl SessionClient for BuildClient {
             if session.offer().directory(&request.name).is_none() {
                 return Err(Status::not_found(format!("the client offers no directory `{}`", request.name)));
             }
-            let sender = Sender::of(&request);
+            let (sender, ignored) = (Sender::of(&request), IgnoreFiles::of(&request));
             let Attached { incoming, outgoing } = session
                 .stream(Subject::FileSync(v1::FileSync {
                     directory: request.name,
@@ -107,15 +108,17 @@ impl SessionClient for BuildClient {
                 };
                 let _ = tasks.unless_cancelled(relay).await;
             });
-            let messages = stream::unfold(Some((incoming, sender)), |state| async move {
-                let (mut incoming, mut sender) = state?;
+            let messages = stream::unfold(Some((incoming, sender, ignored)), |state| async move {
+                let (mut incoming, mut sender, mut ignored) = state?;
                 match incoming.message().await {
                     Ok(None) => None,
                     Ok(Some(request)) => match request.request {
-                        Some(Request::Message(message)) => Some(match sender.pass(message) {
-                            Ok(message) => (Ok(message), Some((incoming, sender))),
-                            Err(refused) => (Err(refused), None),
-                        }),
+                        Some(Request::Message(message)) => {
+                            Some(match sender.pass(message).and_then(|message| ignored.pass(message)) {
+                                Ok(message) => (Ok(message), Some((incoming, sender, ignored))),
+                                Err(refused) => (Err(refused), None),
+                            })
+                        }
                         Some(Request::Error(error)) => Some((Err(client_error(error)), None)),
                         Some(Request::StreamId(_)) | None => {
                             Some((Err(Status::invalid_argument("a message of the stream is empty")), None))

@@ -5,5 +5,6 @@ pub(crate) mod cache;
 pub(crate) mod files;
 pub(crate) mod forged;
 pub(crate) mod graph;
+pub(crate) mod repository;
 pub(crate) mod sources;
 pub(crate) mod streams;

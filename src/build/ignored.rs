@@ -1,0 +1,190 @@
+//! Ignore files that a client announces and BuildKit could not read. It takes them for none and
+//! goes on (`frontend/dockerui`), and what they leave out would be in the image.
+
+use std::collections::HashMap;
+
+use bollard_buildkit_proto::fsutil::types::{Packet, packet::PacketType};
+use bytes::Bytes;
+use prost::Message as _;
+use tonic::Status;
+
+use crate::{engine::filesync::DirectoryRequest, names::printable, wire::mode};
+
+/// What an ignore file is called, or how its name ends.
+const SUFFIX: &str = ".dockerignore";
+
+/// Entries of such a sync that are remembered: a file, the links to it, their directories.
+const ENTRIES_MAX: usize = 1000;
+
+/// Linux's own limit of symlinks on the way of one path.
+const HOPS_MAX: usize = 40;
+
+/// The ignore files that one sync is asked for.
+#[derive(Debug)]
+pub(super) struct IgnoreFiles {
+    asked: Vec<String>,
+    entries: HashMap<String, Entry>,
+}
+
+#[derive(Debug)]
+enum Entry {
+    File,
+    Directory,
+    Link(String),
+    Other,
+}
+
+impl IgnoreFiles {
+    /// Those that BuildKit reads of what it asks for here.
+    pub(super) fn of(request: &DirectoryRequest) -> Self {
+        let paths = request.include_patterns.iter().chain(&request.follow_paths);
+        let asked = paths.filter(|path| path.ends_with(SUFFIX)).cloned().collect();
+        Self { asked, entries: HashMap::new() }
+    }
+
+    /// Passes a packet on that the judge of packets has passed.
+    pub(super) fn pass(&mut self, message: Bytes) -> Result<Bytes, Status> {
+        if self.asked.is_empty() {
+            return Ok(message);
+        }
+        let packet = Packet::decode(message.clone())
+            .map_err(|_| Status::invalid_argument("a packet of the sync cannot be read"))?;
+        if packet.r#type() != PacketType::PacketStat {
+            return Ok(message);
+        }
+        match packet.stat {
+            Some(stat) => {
+                if self.entries.len() == ENTRIES_MAX {
+                    let text = format!("more than {ENTRIES_MAX} entries came for {}", self.asked.join(", "));
+                    return Err(Status::invalid_argument(printable(&text)));
+                }
+                let entry = match stat.mode & mode::TYPE {
+                    0 => Entry::File,
+                    mode::DIR => Entry::Directory,
+                    mode::SYMLINK => Entry::Link(stat.linkname),
+                    _ => Entry::Other,
+                };
+                self.entries.insert(stat.path, entry);
+            }
+            None => {
+                let unusable = self.asked.iter().find(|path| !self.is_usable(path));
+                if let Some(path) = unusable {
+                    return Err(Status::invalid_argument(format!(
+                        "`{}` is there and cannot be read: it is not a file, or a link to none of this \
+                         directory; without it the build would get what it leaves out",
+                        printable(path)
+                    )));
+                }
+                // The list has ended: nothing more is asked of it.
+                self.asked.clear();
+            }
+        }
+        Ok(message)
+    }
+
+    /// Whether BuildKit can read the file, or finds none.
+    fn is_usable(&self, path: &str) -> bool {
+        if !self.entries.contains_key(path) {
+            return true;
+        }
+        let mut at: Vec<&str> = Vec::new();
+        let mut left: Vec<&str> = path.split('/').rev().collect();
+        let mut hops = 0;
+        let mut is_file = false;
+        while let Some(name) = left.pop() {
+            match name {
+                "" | "." => continue,
+                ".." => {
+                    at.pop();
+                    is_file = false;
+                    continue;
+                }
+                name => at.push(name),
+            }
+            match self.entries.get(&at.join("/")) {
+                Some(Entry::File) => is_file = true,
+                Some(Entry::Directory) => is_file = false,
+                Some(Entry::Link(target)) => {
+                    hops += 1;
+                    if hops > HOPS_MAX {
+                        return false;
+                    }
+                    // An absolute one begins at the directory's root.
+                    if target.starts_with('/') {
+                        at.clear();
+                    } else {
+                        at.pop();
+                    }
+                    left.extend(target.split('/').rev());
+                    is_file = false;
+                }
+                Some(Entry::Other) | None => return false,
+            }
+        }
+        is_file
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bollard_buildkit_proto::fsutil::types::Stat;
+
+    use super::*;
+
+    fn judged(asked: &str, entries: &[(&str, u32, &str)]) -> Result<(), Status> {
+        let request =
+            DirectoryRequest { follow_paths: vec![asked.to_owned()], ..DirectoryRequest::default() };
+        let mut files = IgnoreFiles::of(&request);
+        let announced = |stat| {
+            Packet { r#type: PacketType::PacketStat.into(), stat, ..Packet::default() }.encode_to_vec()
+        };
+        for (path, mode, link) in entries {
+            let stat =
+                Stat { path: (*path).into(), mode: *mode, linkname: (*link).into(), ..Stat::default() };
+            files.pass(announced(Some(stat)).into())?;
+        }
+        files.pass(announced(None).into()).map(drop)
+    }
+
+    #[test]
+    fn an_ignore_file_can_be_read_or_is_not_there() {
+        let (file, link, dir) = (0o644, mode::SYMLINK | 0o777, mode::DIR | 0o755);
+        for entries in [
+            &[][..],
+            &[(".dockerignore", file, "")],
+            &[(".dockerignore", link, "rules"), ("rules", file, "")],
+            &[(".dockerignore", link, "/d/../d/./rules"), ("d", dir, ""), ("d/rules", file, "")],
+            &[
+                (".dockerignore", link, "../d/rules"),
+                ("d", link, "e"),
+                ("e", dir, ""),
+                ("e/rules", link, "../x"),
+                ("x", file, ""),
+            ],
+        ] {
+            judged(".dockerignore", entries).unwrap();
+        }
+        for entries in [
+            &[(".dockerignore", dir, "")][..],
+            &[(".dockerignore", mode::SOCKET, "")],
+            &[(".dockerignore", link, "../shared")],
+            &[(".dockerignore", link, ".dockerignore")],
+            &[(".dockerignore", link, "d"), ("d", dir, "")],
+            &[(".dockerignore", link, "")],
+        ] {
+            let refused = judged(".dockerignore", entries).unwrap_err();
+            assert!(refused.message().contains("`.dockerignore` is there and cannot be read"), "{refused}");
+        }
+        assert!(judged("a.Dockerfile.dockerignore", &[("a.Dockerfile.dockerignore", link, "x")]).is_err());
+        // What nobody reads may be whatever it is.
+        judged("a", &[(".dockerignore", link, "../shared")]).unwrap();
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let names: Vec<String> = (0..=ENTRIES_MAX).map(|name| name.to_string()).collect();
+        let entries: Vec<_> = names.iter().map(|name| (name.as_str(), 0o644, "")).collect();
+        assert!(judged("x.dockerignore", &entries).is_err());
+        judged("x", &entries).unwrap();
+    }
+}

@@ -1,0 +1,95 @@
+//! What a pull request can put into a repository, against the agent that builds it: the agent's own
+//! files must not come out, and what the repository leaves out of its images must stay out.
+
+use std::{fs, os::unix::fs::symlink, sync::Arc};
+
+use bollard_buildkit_proto::fsutil::types::Stat;
+
+use crate::harness::{
+    Test, Wharf, cases, rpc,
+    sender::{Sender, announced, end_of_list, file},
+};
+
+cases![links_out_of_a_repository, ignore_files_that_cannot_be_used, an_ignore_file_that_leads_nowhere,];
+
+const SYMLINK: u32 = 1 << 27;
+
+async fn links_out_of_a_repository(test: Arc<Test>) {
+    let wharfd = test.wharfd().await;
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    let secret = test.unique("secret");
+    let home = job.home().join("agent");
+    fs::create_dir(&home).unwrap();
+    // Where a file is taken for a Dockerfile, its lines come back in the error.
+    fs::write(home.join("config.json"), format!("{{\"auth\": \"{secret}\"}}\n")).unwrap();
+    let context = test.context("context", &[("good", "FROM scratch\nENV A=1\n")]);
+    let typed = home.join("config.json");
+    job.build(&context, &["-f", typed.to_str().unwrap()]).await.ended(1).says(&[&secret]);
+
+    symlink(&typed, context.join("Dockerfile")).unwrap();
+    symlink(&home, context.join("docker")).unwrap();
+    symlink("/proc/self/environ", context.join("environ")).unwrap();
+    symlink(&typed, context.join("good.dockerignore")).unwrap();
+    let cases = [
+        ("Dockerfile", "Dockerfile"),
+        ("docker/config.json", "docker"),
+        ("environ", "environ"),
+        ("good", "good.dockerignore"),
+    ];
+    for (file, link) in cases {
+        let file = context.join(file);
+        let refused = job.build(&context, &["-f", file.to_str().unwrap()]).await.ended(2);
+        let refused = refused.says(&[context.join(link).to_str().unwrap(), "is a link that leads out of"]);
+        assert!(!format!("{refused}").contains(&secret), "{refused}");
+    }
+    job.build(&context, &[]).await.ended(2).says(&["/Dockerfile", "is a link that leads out of"]);
+    fs::remove_file(context.join("good.dockerignore")).unwrap();
+    let file = context.join("good");
+    job.build(&context, &["-f", file.to_str().unwrap()]).await.ok();
+}
+
+async fn ignore_files_that_cannot_be_used(test: Arc<Test>) {
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    let base = test.base(&registry).await;
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    let dockerfile = format!("FROM {base}\nCOPY . /c\nRUN ls -a /c > /list\n");
+    let context =
+        test.context("context", &[("Dockerfile", &dockerfile), ("key", ""), ("rules/all", "key\n")]);
+    let shared = job.home().join("shared");
+    fs::write(&shared, "key\n").unwrap();
+    let ignore = context.join(".dockerignore");
+    let listed = async |id: &str| test.engine.text(id, "/list").await;
+    assert!(listed(&job.build_id(&context, &[]).await).await.contains("key"));
+
+    // Nobody else can read it: not even this job, which is not root.
+    fs::write(&ignore, "key\n").unwrap();
+    fs::set_permissions(&ignore, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let other = job.as_uid(1001);
+    other.build(&context, &[]).await.ended(2).says(&[ignore.to_str().unwrap(), "Permission denied"]);
+    fs::remove_file(&ignore).unwrap();
+    for target in [shared.to_str().unwrap(), "absent", "rules"] {
+        symlink(target, &ignore).unwrap();
+        job.build(&context, &[]).await.ended(2).says(&[ignore.to_str().unwrap()]);
+        fs::remove_file(&ignore).unwrap();
+    }
+    // A link that stays inside is followed, also where BuildKit would not find its end.
+    for target in ["rules/all", context.join("rules/all").to_str().unwrap()] {
+        symlink(target, &ignore).unwrap();
+        assert!(!listed(&job.build_id(&context, &[]).await).await.contains("key"), "{target}");
+        fs::remove_file(&ignore).unwrap();
+    }
+}
+
+/// A client that is not ours may send such a link; BuildKit takes the file for none.
+async fn an_ignore_file_that_leads_nowhere(test: Arc<Test>) {
+    let link = Stat { mode: SYMLINK | 0o777, linkname: "../shared".to_owned(), ..file(".dockerignore") };
+    let context = vec![announced(link), announced(file("key")), end_of_list()];
+    let sender = Sender { dockerfile: file("Dockerfile"), text: "FROM scratch\nCOPY key /\n", context };
+    sender.build_on_bare_engine(&test, &test.engine).await.unwrap();
+
+    let wharfd = test.wharfd().await;
+    let channel = rpc::connect(&wharfd.socket()).await;
+    let refused = sender.build(&test, &channel, "job#1").await;
+    let text = format!("{refused:?}");
+    assert!(text.contains("`.dockerignore` is there and cannot be read"), "{text}");
+}
