@@ -1,6 +1,9 @@
 //! What stands behind a build: a client with a session, a tar, or both.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use bollard_buildkit_proto::moby::{
     buildkit::secrets::v1::GetSecretResponse, filesync::v1::CredentialsResponse,
@@ -11,7 +14,7 @@ use tonic::{Code, Status};
 
 use super::{
     ignored::IgnoreFiles,
-    packets::Sender,
+    packets::Judge,
     session::{Attached, ClientSession},
     tar::Tar,
 };
@@ -67,6 +70,12 @@ impl BuildClient {
     }
 }
 
+/// Each side's packets are judged by what the other has said.
+fn lock(sync: &Mutex<Judge>) -> MutexGuard<'_, Judge> {
+    // Nothing panics while it holds the lock.
+    sync.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The client's own words on why it cannot go on. They go to BuildKit and come back in a failure.
 fn client_error(error: v1::StreamError) -> Status {
     let code = match Code::from(error.code) {
@@ -87,7 +96,7 @@ impl SessionClient for BuildClient {
             if session.offer().directory(&request.name).is_none() {
                 return Err(Status::not_found(format!("the client offers no directory `{}`", request.name)));
             }
-            let (sender, ignored) = (Sender::of(&request), IgnoreFiles::of(&request));
+            let (sync, ignored) = (Arc::new(Mutex::new(Judge::of(&request))), IgnoreFiles::of(&request));
             let Attached { incoming, outgoing } = session
                 .stream(Subject::FileSync(v1::FileSync {
                     directory: request.name,
@@ -97,27 +106,31 @@ impl SessionClient for BuildClient {
                 }))
                 .await?;
             let tasks = self.tasks.clone();
+            let judge = Arc::clone(&sync);
             self.tasks.spawn("file sync", async move {
                 // Ends with BuildKit's side; the client's side is the response below.
                 let relay = async {
                     while let Some(Ok(message)) = packets.next().await {
-                        if outgoing.send(Ok(v1::AttachResponse { message })).await.is_err() {
+                        let judged = lock(&judge).builder_says(message);
+                        let response = judged.map(|message| v1::AttachResponse { message });
+                        let goes_on = response.is_ok();
+                        if outgoing.send(response).await.is_err() || !goes_on {
                             break;
                         }
                     }
                 };
                 let _ = tasks.unless_cancelled(relay).await;
             });
-            let messages = stream::unfold(Some((incoming, sender, ignored)), |state| async move {
-                let (mut incoming, mut sender, mut ignored) = state?;
+            let messages = stream::unfold(Some((incoming, sync, ignored)), |state| async move {
+                let (mut incoming, sync, mut ignored) = state?;
                 match incoming.message().await {
                     Ok(None) => None,
                     Ok(Some(request)) => match request.request {
                         Some(Request::Message(message)) => {
-                            Some(match sender.pass(message).and_then(|message| ignored.pass(message)) {
-                                Ok(message) => (Ok(message), Some((incoming, sender, ignored))),
-                                Err(refused) => (Err(refused), None),
-                            })
+                            let judged = lock(&sync).client_says(message);
+                            let judged = judged.and_then(|message| ignored.pass(message));
+                            let goes_on = judged.is_ok();
+                            Some((judged, goes_on.then_some((incoming, sync, ignored))))
                         }
                         Some(Request::Error(error)) => Some((Err(client_error(error)), None)),
                         Some(Request::StreamId(_)) | None => {

@@ -1,8 +1,10 @@
-//! What a client may say while it sends a directory: `fsutil.types.Packet`s, judged one by one.
+//! A sync's packets (`fsutil.types.Packet`), judged one by one in both directions.
 //!
 //! BuildKit's receiver runs as root on the node and trusts its sender in more points than are safe
-//! with a sender that is a job's. So what goes to it is encoded anew from what was understood here,
-//! and is what an honest sender says.
+//! when the sender is a job's. So it gets what an honest sender says, encoded anew from what was
+//! understood here, and the client hears of BuildKit which files it wants and no more.
+
+use std::collections::HashMap;
 
 use bollard_buildkit_proto::fsutil::types::{Packet, Stat, packet::PacketType};
 use bytes::Bytes;
@@ -11,25 +13,42 @@ use tonic::Status;
 
 use crate::{engine::filesync::DirectoryRequest, names::printable, wire::mode};
 
-/// One client's packets on one stream.
+/// Each entry costs us eight bytes, and BuildKit some hundred: no real context is refused.
+const ENTRIES_MAX: usize = 2 << 20;
+
+/// One sync of one directory: who has said what so far.
 #[derive(Debug, Default)]
-pub(super) struct Sender {
+pub(super) struct Judge {
+    /// The entries that were announced, by their number.
+    entries: Vec<Announced>,
     /// All entries were announced.
     listed: bool,
-    /// BuildKit itself reads of what it is sent.
+    /// Bytes that are still to come of each file that BuildKit has asked for.
+    open: HashMap<u32, u64>,
+    /// BuildKit has all that it wants.
+    finished: bool,
+    /// BuildKit parses some of these files itself: the Dockerfile, `.dockerignore`.
     is_read: bool,
 }
 
-impl Sender {
-    /// A sender of what BuildKit asks for. The Dockerfile and `.dockerignore` it reads itself.
+/// A file's size, until BuildKit has asked for it; anything else has no bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Announced(u64);
+
+impl Announced {
+    const WITHOUT_BYTES: Self = Self(u64::MAX);
+}
+
+impl Judge {
+    /// A sync of what BuildKit asks for.
     pub(super) fn of(request: &DirectoryRequest) -> Self {
         let mut paths = request.include_patterns.iter().chain(&request.follow_paths);
         let is_read = request.name != "context" || paths.any(|path| path.ends_with(".dockerignore"));
         Self { is_read, ..Self::default() }
     }
 
-    /// A packet as it goes on to BuildKit.
-    pub(super) fn pass(&mut self, message: Bytes) -> Result<Bytes, Status> {
+    /// The client's packet as it goes on to BuildKit.
+    pub(super) fn client_says(&mut self, message: Bytes) -> Result<Bytes, Status> {
         let mut packet =
             Packet::decode(message).map_err(|_| refused("a packet of the sync cannot be read"))?;
         let kind = PacketType::try_from(packet.r#type);
@@ -41,40 +60,116 @@ impl Sender {
                     return Err(refused("the list of entries goes on after its end"));
                 }
                 match stat {
-                    Some(stat) => entry(stat, self.is_read)?,
+                    Some(stat) => self.announce(stat)?,
                     None => self.listed = true,
                 }
+                packet.data.clear();
             }
-            (Ok(PacketType::PacketData | PacketType::PacketFin | PacketType::PacketErr), None) => {}
+            (Ok(PacketType::PacketData), None) => self.data(packet.id, packet.data.len())?,
+            (Ok(PacketType::PacketFin), None) if self.finished => packet.data.clear(),
+            (Ok(PacketType::PacketErr), None) => {}
             (Ok(_) | Err(_), _) => return Err(refused("a packet is none that a sender of files sends")),
         }
         Ok(packet.encode_to_vec().into())
+    }
+
+    /// BuildKit's packet as it goes on to the client. Its texts name files of the node, and the names
+    /// that it makes for itself: none of them goes on.
+    pub(super) fn builder_says(&mut self, message: Bytes) -> Result<Bytes, Status> {
+        let broken = || Status::internal("the builder broke the sync's protocol");
+        let packet = Packet::decode(message).map_err(|_| broken())?;
+        let (kind, id) = match packet.r#type() {
+            PacketType::PacketReq => {
+                let index = usize::try_from(packet.id).map_err(|_| broken())?;
+                let entry = self.entries.get_mut(index).ok_or_else(broken)?;
+                // A file is sent once: what was asked for is a file no more.
+                let Announced(size) = std::mem::replace(entry, Announced::WITHOUT_BYTES);
+                if size == u64::MAX {
+                    return Err(broken());
+                }
+                self.open.insert(packet.id, size);
+                (PacketType::PacketReq, packet.id)
+            }
+            PacketType::PacketFin => {
+                self.finished = true;
+                (PacketType::PacketFin, 0)
+            }
+            PacketType::PacketErr => {
+                tracing::debug!(
+                    text = printable(&String::from_utf8_lossy(&packet.data)),
+                    "BuildKit ended a sync"
+                );
+                (PacketType::PacketErr, 0)
+            }
+            PacketType::PacketStat | PacketType::PacketData => return Err(broken()),
+        };
+        Ok(Packet { r#type: kind.into(), id, ..Packet::default() }.encode_to_vec().into())
+    }
+
+    /// Notes an entry that is fit to be announced.
+    fn announce(&mut self, stat: &mut Stat) -> Result<(), Status> {
+        if self.entries.len() >= ENTRIES_MAX {
+            return Err(refused(format!("the directory has more than {ENTRIES_MAX} entries")));
+        }
+        entry(stat, self.is_read)?;
+        let has_bytes = stat.mode & mode::TYPE == 0 && stat.linkname.is_empty();
+        let size = u64::try_from(stat.size)
+            .map_err(|_| refused(format!("`{}` has no size", printable(&stat.path))))?;
+        self.entries.push(if has_bytes { Announced(size) } else { Announced::WITHOUT_BYTES });
+        Ok(())
+    }
+
+    /// Bytes of a file; none are its end. BuildKit's checksum of a file is made of the size that was
+    /// announced and of the bytes that come before the end, but it writes what comes after the end as
+    /// well: the next job that copies an honest file with that checksum would get the other's bytes.
+    fn data(&mut self, id: u32, length: usize) -> Result<(), Status> {
+        let Some(left) = self.open.get_mut(&id) else {
+            return Err(refused(format!("bytes of entry {id}, for which the builder does not wait")));
+        };
+        let length = length as u64;
+        match left.checked_sub(length) {
+            Some(0) if length == 0 => {
+                self.open.remove(&id);
+            }
+            Some(still) if length > 0 => *left = still,
+            Some(_) => return Err(refused(format!("entry {id} ends before all of its bytes have come"))),
+            None => return Err(refused(format!("entry {id} has more bytes than were announced"))),
+        }
+        Ok(())
     }
 }
 
 /// Judges an entry, and takes away what it may not have.
 fn entry(stat: &mut Stat, is_read: bool) -> Result<(), Status> {
-    // Engine 26.1's BuildKit takes `..` for a name, and replaces the directory that it keeps the
-    // client's files in.
-    let inside = |path: &str| path.split('/').all(|name| !matches!(name, "" | "." | ".."));
+    let kind = stat.mode & mode::TYPE;
     // A file's link is its earlier name, a symlink's whatever it says.
-    let is_further_name = stat.mode & mode::TYPE == 0 && !stat.linkname.is_empty();
+    let is_further_name = kind == 0 && !stat.linkname.is_empty();
     for path in [Some(&stat.path), is_further_name.then_some(&stat.linkname)].into_iter().flatten() {
-        if !inside(path) {
-            return Err(refused(format!("`{}` is not a path inside the directory", printable(path))));
-        }
+        inside(path)?;
     }
-    match stat.mode & mode::TYPE {
-        0 | mode::DIR | mode::SYMLINK | mode::SOCKET => {}
+    let shown = || printable(&stat.path);
+    match kind {
+        // Whatever is written in the place of a link without a target makes BuildKit say under which
+        // name it tried: no file system has such a link.
+        mode::SYMLINK if stat.linkname.is_empty() || stat.linkname.contains('\0') => {
+            return Err(refused(format!("`{}` is a link that points nowhere", shown())));
+        }
+        0 | mode::DIR | mode::SYMLINK => {}
         // Whoever opens one waits for ever.
         mode::NAMED_PIPE if !is_read => {}
         // BuildKit would read the node's own device, be it a disk or endless.
         _ => {
-            let text = format!("`{}` is a device, or no file that can be built from", printable(&stat.path));
+            let text = format!("`{}` is a device, or no file that can be built from", shown());
             return Err(refused(format!("{text}: leave it out with .dockerignore")));
         }
     }
-    if stat.mode & mode::SYMLINK != 0 {
+    if kind != mode::SYMLINK && !is_further_name {
+        stat.linkname.clear();
+    }
+    // As any client of Docker's says: files are root's, and nothing is a device.
+    (stat.uid, stat.gid, stat.devmajor, stat.devminor) = (0, 0, 0, 0);
+    stat.mode &= mode::TYPE | mode::SETUID | mode::SETGID | mode::STICKY | 0o777;
+    if kind == mode::SYMLINK {
         // BuildKit sets them on what the link points to, wherever on the node that is (seen on 26.1 and
         // on the newest engine).
         stat.xattrs.clear();
@@ -85,124 +180,34 @@ fn entry(stat: &mut Stat, is_read: bool) -> Result<(), Status> {
     Ok(())
 }
 
+/// Refuses paths that lead out of the directory, and those that BuildKit makes there for itself.
+fn inside(path: &str) -> Result<(), Status> {
+    // Engine 26.1's BuildKit takes `..` for a name, and replaces the directory that it keeps the
+    // client's files in.
+    if path.contains('\0') || path.split('/').any(|name| matches!(name, "" | "." | "..")) {
+        return Err(refused(format!("`{}` is not a path inside the directory", printable(path))));
+    }
+    if path == METADATA_FILE || path.split('/').any(is_temporary) {
+        let text = format!("`{}` has the name of a file that the builder makes for itself", printable(path));
+        return Err(refused(format!("{text}: leave it out with .dockerignore")));
+    }
+    Ok(())
+}
+
+/// Written beside a directory's files where only their names are synced (fsutil, `receive.go`).
+const METADATA_FILE: &str = ".fsutil-metadata";
+
+/// Whether BuildKit may write what has changed under this name before it renames it (fsutil,
+/// `nextSuffix`): `.tmp.` and nine digits, which it guesses badly. It opens the name without a look at
+/// what is there, and a link would lead it to any file of the node.
+fn is_temporary(name: &str) -> bool {
+    let number = name.split_at_checked(5).filter(|(prefix, _)| prefix.eq_ignore_ascii_case(".tmp."));
+    number.is_some_and(|(_, number)| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
 fn refused(why: impl Into<String>) -> Status {
     Status::invalid_argument(why)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn pass(sender: &mut Sender, packet: &Packet) -> Result<Packet, Status> {
-        sender.pass(packet.encode_to_vec().into()).map(|bytes| Packet::decode(bytes).unwrap())
-    }
-
-    fn announced(stat: Stat) -> Packet {
-        Packet { r#type: PacketType::PacketStat.into(), stat: Some(stat), ..Packet::default() }
-    }
-
-    fn file(path: &str) -> Stat {
-        Stat { path: path.to_owned(), mode: 0o644, ..Stat::default() }
-    }
-
-    fn other(kind: PacketType) -> Packet {
-        Packet { r#type: kind.into(), ..Packet::default() }
-    }
-
-    #[test]
-    fn an_honest_sender_is_heard() {
-        let mut sender = Sender::default();
-        let capability = [("security.capability".to_owned(), vec![1])].into();
-        for packet in [
-            announced(Stat { mode: mode::DIR | 0o755, ..file("a") }),
-            announced(Stat { xattrs: capability, ..file("a/b") }),
-            announced(Stat { mode: mode::SYMLINK | 0o777, linkname: "/etc".into(), ..file("c") }),
-            announced(Stat { mode: mode::NAMED_PIPE | 0o666, ..file("d") }),
-            announced(Stat { linkname: "a/b".into(), ..file("..e") }),
-            other(PacketType::PacketStat),
-            Packet { id: 1, data: vec![7; 9], ..other(PacketType::PacketData) },
-            other(PacketType::PacketFin),
-        ] {
-            assert_eq!(pass(&mut sender, &packet).unwrap(), packet);
-        }
-    }
-
-    #[test]
-    fn a_list_has_one_end() {
-        for after in [other(PacketType::PacketStat), announced(file("a"))] {
-            let mut sender = Sender::default();
-            pass(&mut sender, &other(PacketType::PacketStat)).unwrap();
-            assert!(pass(&mut sender, &after).is_err());
-        }
-    }
-
-    #[test]
-    fn entries_stay_inside() {
-        for path in ["", ".", "..", "/", "/etc", "../a", "a/..", "a/../b", "a//b", "a/"] {
-            assert!(pass(&mut Sender::default(), &announced(file(path))).is_err(), "{path}");
-            if !path.is_empty() {
-                let link = Stat { linkname: path.to_owned(), ..file("a") };
-                assert!(pass(&mut Sender::default(), &announced(link)).is_err(), "{path}");
-            }
-        }
-    }
-
-    #[test]
-    fn an_entry_is_one_thing() {
-        for mode in [
-            mode::DIR | mode::SYMLINK,
-            mode::SYMLINK | mode::NAMED_PIPE,
-            mode::DEVICE,
-            mode::DEVICE | mode::CHAR_DEVICE,
-            mode::CHAR_DEVICE,
-            mode::NAMED_PIPE | mode::CHAR_DEVICE,
-            mode::IRREGULAR,
-        ] {
-            let entry = announced(Stat { mode, ..file("a") });
-            assert!(pass(&mut Sender::default(), &entry).is_err(), "{mode:o}");
-        }
-        let pipe = announced(Stat { mode: mode::NAMED_PIPE, ..file("a") });
-        let asked = |name: &str, path: &str| {
-            let follow_paths = vec![path.to_owned()];
-            Sender::of(&DirectoryRequest {
-                name: name.to_owned(),
-                follow_paths,
-                ..DirectoryRequest::default()
-            })
-        };
-        assert!(pass(&mut asked("context", "a"), &pipe).is_ok());
-        assert!(pass(&mut asked("context", ".dockerignore"), &pipe).is_err());
-        assert!(pass(&mut asked("dockerfile", "Dockerfile"), &pipe).is_err());
-    }
-
-    #[test]
-    fn attributes_are_the_files_own() {
-        let xattrs = ["security.capability", "user.x", "security.selinux", "trusted.overlay.redirect"]
-            .map(|name| (name.to_owned(), vec![1]));
-        let left = |mode| {
-            let entry = announced(Stat { mode, xattrs: xattrs.clone().into(), ..file("a") });
-            let passed = pass(&mut Sender::default(), &entry).unwrap().stat.unwrap().xattrs;
-            passed.into_keys().collect::<std::collections::BTreeSet<_>>()
-        };
-        assert_eq!(left(0o644), ["security.capability", "user.x"].map(str::to_owned).into());
-        assert!(left(mode::SYMLINK | 0o777).is_empty());
-    }
-
-    #[test]
-    fn nothing_else_passes() {
-        for packet in [
-            other(PacketType::PacketReq),
-            Packet { r#type: 9, ..Packet::default() },
-            Packet { stat: Some(file("a")), ..other(PacketType::PacketData) },
-        ] {
-            assert!(pass(&mut Sender::default(), &packet).is_err(), "{packet:?}");
-        }
-        assert!(Sender::default().pass(Bytes::from_static(b"\xff")).is_err());
-        // A field that is not known here does not reach whoever knows it.
-        let bytes = [other(PacketType::PacketFin).encode_to_vec(), vec![0x98, 0x06, 0x01]].concat();
-        assert_eq!(
-            Sender::default().pass(bytes.into()).unwrap(),
-            other(PacketType::PacketFin).encode_to_vec()
-        );
-    }
-}
+mod tests;

@@ -266,7 +266,7 @@ impl<'a> Build<'a> {
                 .hint("try the build again")
                 .caused_by(status.clone()));
         }
-        let mut message = shortened(self.sources.shown().text(&failure.message), MESSAGE_BYTES_MAX);
+        let mut message = shortened(self.sources.shown().error(&failure.message), MESSAGE_BYTES_MAX);
         if failure::is_untold(status) && self.order.client.tar.is_some() {
             message.push_str(", or the context not a tar archive");
         }

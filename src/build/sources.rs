@@ -39,7 +39,7 @@ impl<'a> Sources<'a> {
             engine,
             order,
             reporter,
-            shown: Shown::new(engine.keys().names(order.namespace.subject())),
+            shown: Shown::new(engine.keys().names(order.namespace.subject()), engine.root()),
             images: BTreeMap::new(),
             urls: BTreeSet::new(),
             asked: BTreeSet::new(),

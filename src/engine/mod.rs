@@ -15,6 +15,7 @@ pub mod isolation;
 pub(crate) mod lines;
 mod locks;
 pub mod naming;
+mod paths;
 pub mod probe;
 mod recovery;
 pub mod session;
@@ -69,6 +70,8 @@ struct Inner {
     version: String,
     api_version: (u16, u16),
     platform: Platform,
+    /// The directory of its files.
+    root: String,
     store_kind: StoreKind,
     keys: Keys,
     store: Store,
@@ -159,6 +162,7 @@ impl Engine {
                 version: shown,
                 api_version,
                 platform,
+                root: info.docker_root_dir.unwrap_or_default(),
                 store_kind: if containerd { StoreKind::Containerd } else { StoreKind::Classic },
                 keys,
                 store,
@@ -197,6 +201,11 @@ impl Engine {
     /// The platform that it builds for.
     pub fn platform(&self) -> &Platform {
         &self.inner.platform
+    }
+
+    /// The directory on the node in which it keeps its files.
+    pub fn root(&self) -> &str {
+        &self.inner.root
     }
 
     /// Where it keeps images.

@@ -7,6 +7,7 @@ use bollard_buildkit_proto::moby::buildkit::v1 as control;
 use super::{
     failure,
     naming::{NamespaceNames, Owner, PRIVATE_HOST},
+    paths,
 };
 use crate::{
     names::Reference,
@@ -17,13 +18,14 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Shown {
     names: NamespaceNames,
+    root: String,
     admitted: BTreeMap<String, String>,
 }
 
 impl Shown {
-    /// The names of a namespace.
-    pub fn new(names: NamespaceNames) -> Self {
-        Self { names, admitted: BTreeMap::new() }
+    /// The names of a namespace, in an engine whose files are under `root`.
+    pub fn new(names: NamespaceNames, root: &str) -> Self {
+        Self { names, root: root.to_owned(), admitted: BTreeMap::new() }
     }
 
     /// `target`, a name in the engine, is shown as `named`.
@@ -52,6 +54,11 @@ impl Shown {
         }
         shown.push_str(rest);
         shown
+    }
+
+    /// An error of the engine's, without its names and without paths of its own.
+    pub fn error(&self, text: &str) -> String {
+        self.text(&paths::without(text, &self.root))
     }
 
     fn name(&self, name: &str) -> String {
@@ -87,7 +94,7 @@ impl Shown {
             cached: vertex.cached,
             started: vertex.started.map(timestamp),
             completed: vertex.completed.map(timestamp),
-            error: self.text(vertex.error.lines().next().unwrap_or_default()),
+            error: self.error(vertex.error.lines().next().unwrap_or_default()),
         }
     }
 
@@ -164,7 +171,7 @@ mod tests {
         let own = keys.names(&Namespace::new("acme", "1").unwrap());
         let other = keys.names(&Namespace::new("other", "1").unwrap());
         let app = Reference::parse("app:1").unwrap();
-        let mut shown = Shown::new(own.clone());
+        let mut shown = Shown::new(own.clone(), "/var/lib/docker");
         shown.admit("wharf.invalid/i/hold/h:1", "docker.io/library/busybox:1");
         let text = |text: &str| shown.text(text);
         assert_eq!(text("[1/2] FROM wharf.invalid/i/hold/h:1"), "[1/2] FROM docker.io/library/busybox:1");

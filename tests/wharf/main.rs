@@ -54,6 +54,7 @@ fn cases() -> Vec<Case> {
         hostile::streams::CASES,
         hostile::forged::CASES,
         hostile::files::CASES,
+        hostile::receiver::CASES,
         hostile::repository::CASES,
     ]
     .concat()

@@ -1,10 +1,17 @@
 //! A sender of directories that says what it is told to: to wharfd, or to BuildKit itself.
 
-use std::{future::ready, sync::Arc};
+use std::{
+    collections::HashMap,
+    future::ready,
+    sync::{Arc, Mutex},
+};
 
 use bollard_buildkit_proto::{
     fsutil::types::{Packet, Stat, packet::PacketType},
-    moby::{buildkit::v1::SolveRequest, filesync::v1::CredentialsResponse},
+    moby::{
+        buildkit::v1::{Exporter, SolveRequest},
+        filesync::v1::CredentialsResponse,
+    },
 };
 use bytes::Bytes;
 use futures_util::{StreamExt as _, future::BoxFuture, stream, stream::BoxStream};
@@ -26,7 +33,7 @@ use wharf::{
     },
 };
 
-use super::{Engine, Test, rpc, session::Client};
+use super::{Engine, Test, lock, rpc, session::Client};
 
 /// What is said of the context, whatever is asked, and of the Dockerfile.
 #[derive(Clone, Debug)]
@@ -34,6 +41,24 @@ pub(crate) struct Sender {
     pub(crate) dockerfile: Stat,
     pub(crate) text: &'static str,
     pub(crate) context: Vec<Packet>,
+    /// The bytes of each packet that answers when a file of the context is asked for.
+    pub(crate) bytes: &'static [&'static [u8]],
+    /// Stays when the receiver has failed, which then waits for it.
+    pub(crate) stays: bool,
+    /// What is heard about the context.
+    pub(crate) heard: Arc<Mutex<Vec<Packet>>>,
+}
+
+/// An empty file.
+pub(crate) const NO_BYTES: &[&[u8]] = &[b""];
+
+/// How the engine's bare socket is asked to build.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Bare {
+    /// Decides which earlier syncs the directories are compared with.
+    pub(crate) key: String,
+    /// The name that the image gets, if any.
+    pub(crate) name: Option<String>,
 }
 
 /// An entry is announced.
@@ -51,18 +76,36 @@ pub(crate) fn file(path: &str) -> Stat {
     Stat { path: path.to_owned(), mode: 0o644, ..Stat::default() }
 }
 
+/// A sender of this context, all of which the Dockerfile copies; its files are empty.
+pub(crate) fn sender(context: Vec<Packet>) -> Sender {
+    Sender {
+        dockerfile: file("Dockerfile"),
+        text: "FROM scratch\nCOPY . /\n",
+        context,
+        bytes: NO_BYTES,
+        stays: false,
+        heard: Arc::default(),
+    }
+}
+
 impl Sender {
     /// What is said of a directory to whoever says these packets.
     fn speak(&self, directory: &str, heard: BoxStream<'static, Bytes>) -> BoxStream<'static, Bytes> {
-        let (packets, content) = if directory == "dockerfile" {
+        let (packets, bytes) = if directory == "dockerfile" {
             let size = self.text.len().try_into().unwrap();
             let entry = Stat { size, ..self.dockerfile.clone() };
-            (vec![announced(entry), end_of_list()], Bytes::from(self.text))
+            let text: Vec<&[u8]> = [self.text.as_bytes(), b""].into();
+            (vec![announced(entry), end_of_list()], text)
         } else {
-            (self.context.clone(), Bytes::new())
+            (self.context.clone(), self.bytes.to_vec())
         };
+        let log = (directory != "dockerfile").then(|| Arc::clone(&self.heard));
+        let stays = self.stays;
         let answers = heard.flat_map(move |message| {
             let heard = Packet::decode(message).unwrap();
+            if let Some(log) = &log {
+                lock(log).push(heard.clone());
+            }
             let data = |data: &[u8]| Packet {
                 r#type: PacketType::PacketData.into(),
                 id: heard.id,
@@ -70,10 +113,10 @@ impl Sender {
                 ..Packet::default()
             };
             stream::iter(match heard.r#type() {
-                PacketType::PacketReq if content.is_empty() => vec![Some(data(&[]))],
-                PacketType::PacketReq => vec![Some(data(&content)), Some(data(&[]))],
+                PacketType::PacketReq => bytes.iter().map(|bytes| Some(data(bytes))).collect(),
                 // BuildKit waits for the end of what is said.
                 PacketType::PacketFin => vec![Some(heard), None],
+                PacketType::PacketErr if !stays => vec![None],
                 _ => Vec::new(),
             })
         });
@@ -127,6 +170,11 @@ impl Sender {
 
     /// Builds on the engine's bare socket.
     pub(crate) async fn build_on_bare_engine(&self, test: &Test, engine: &Engine) -> Result<(), String> {
+        self.build_bare(test, engine, &Bare { key: test.unique("key"), name: None }).await
+    }
+
+    /// Builds on the engine's bare socket, as `bare` says.
+    pub(crate) async fn build_bare(&self, test: &Test, engine: &Engine, bare: &Bare) -> Result<(), String> {
         let tasks = Group::root();
         let dialling = if engine.is_containerd() { Dialling::PriorKnowledge } else { Dialling::Upgrade };
         let connection =
@@ -138,17 +186,22 @@ impl Sender {
             session: session.id().to_owned(),
             frontend: "dockerfile.v0".to_owned(),
             internal: true,
+            exporters: bare.name.iter().map(|name| exported(name)).collect(),
             ..SolveRequest::default()
         });
-        let key = test.unique("key");
         let ended = tokio::select! {
-            ended = session.serve(&connection, &key, Arc::new(self.clone()), &tasks) =>
+            ended = session.serve(&connection, &bare.key, Arc::new(self.clone()), &tasks) =>
                 ended.map(drop).map_err(|fault| fault.to_string()),
             ended = solve => ended.map(drop).map_err(|status| status.to_string()),
         };
         drop(connection);
         ended
     }
+}
+
+fn exported(name: &str) -> Exporter {
+    let attrs = HashMap::from([("name".to_owned(), name.to_owned())]);
+    Exporter { r#type: "moby".to_owned(), attrs }
 }
 
 impl SessionClient for Sender {

@@ -2,11 +2,11 @@
 
 use std::{fs, future::pending, path::PathBuf, sync::Arc};
 
-use bollard_buildkit_proto::fsutil::types::{Packet, Stat};
+use bollard_buildkit_proto::fsutil::types::Stat;
 
 use crate::harness::{
     Engine, Test, cases, rpc,
-    sender::{Sender, announced, end_of_list, file},
+    sender::{Sender, announced, end_of_list, file, sender},
     wait_for,
 };
 
@@ -19,10 +19,6 @@ cases![
 
 const SYMLINK: u32 = 1 << 27;
 const CHAR_DEVICE: u32 = 1 << 26 | 1 << 21;
-
-fn sender(context: Vec<Packet>) -> Sender {
-    Sender { dockerfile: file("Dockerfile"), text: "FROM scratch\nCOPY . /\n", context }
-}
 
 /// A link's attributes are set on what it points to, in the engine's own tree of files.
 async fn attributes_of_files_of_the_node(test: Arc<Test>) {
@@ -54,7 +50,7 @@ async fn attributes_of_files_of_the_node(test: Arc<Test>) {
 /// BuildKit opens what it is sent as a Dockerfile, outside of any container: here `/dev/null`, which ends.
 async fn devices_of_the_node(test: Arc<Test>) {
     let null = Stat { mode: CHAR_DEVICE | 0o666, devmajor: 1, devminor: 3, ..file("Dockerfile") };
-    let hostile = Sender { dockerfile: null.clone(), text: "", context: vec![end_of_list()] };
+    let hostile = Sender { dockerfile: null.clone(), text: "", ..sender(vec![end_of_list()]) };
     let read = hostile.build_on_bare_engine(&test, &test.engine).await.unwrap_err();
     // The newest engine looks before it opens.
     let said = if test.engine.is_containerd() { "not a regular file" } else { "cannot be empty" };
@@ -71,7 +67,7 @@ async fn devices_of_the_node(test: Arc<Test>) {
 
 /// An entry called `..` takes the place of the directory that the engine keeps the client's files in.
 async fn an_entry_outside(test: Arc<Test>) {
-    let hostile = sender(vec![announced(file("..")), end_of_list()]);
+    let hostile = Sender { stays: true, ..sender(vec![announced(file("..")), end_of_list()]) };
     // The newest engine refuses it itself.
     if !test.engine.is_containerd() {
         let (_, engine) = test.throw_away_engine().await;
@@ -87,7 +83,7 @@ async fn an_entry_outside(test: Arc<Test>) {
     let wharfd = test.wharfd().await;
     let channel = rpc::connect(&wharfd.socket()).await;
     let refused = hostile.build(&test, &channel, "job#1").await;
-    assert!(format!("{:?}", refused.failure.unwrap()).contains("`..` is not a path inside"));
+    assert!(format!("{refused:?}").contains("`..` is not a path inside"), "{refused:?}");
     assert_eq!(layers_that_are_files(&test.engine), None);
 }
 

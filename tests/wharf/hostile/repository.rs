@@ -7,7 +7,7 @@ use bollard_buildkit_proto::fsutil::types::Stat;
 
 use crate::harness::{
     Test, Wharf, cases, rpc,
-    sender::{Sender, announced, end_of_list, file},
+    sender::{Sender, announced, end_of_list, file, sender},
 };
 
 cases![links_out_of_a_repository, ignore_files_that_cannot_be_used, an_ignore_file_that_leads_nowhere,];
@@ -84,7 +84,7 @@ async fn ignore_files_that_cannot_be_used(test: Arc<Test>) {
 async fn an_ignore_file_that_leads_nowhere(test: Arc<Test>) {
     let link = Stat { mode: SYMLINK | 0o777, linkname: "../shared".to_owned(), ..file(".dockerignore") };
     let context = vec![announced(link), announced(file("key")), end_of_list()];
-    let sender = Sender { dockerfile: file("Dockerfile"), text: "FROM scratch\nCOPY key /\n", context };
+    let sender = Sender { text: "FROM scratch\nCOPY key /\n", ..sender(context) };
     sender.build_on_bare_engine(&test, &test.engine).await.unwrap();
 
     let wharfd = test.wharfd().await;

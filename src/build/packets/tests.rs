@@ -1,0 +1,225 @@
+use super::*;
+
+fn said(sync: &mut Judge, packet: &Packet) -> Result<Packet, Status> {
+    sync.client_says(packet.encode_to_vec().into()).map(|bytes| Packet::decode(bytes).unwrap())
+}
+
+fn heard(sync: &mut Judge, packet: &Packet) -> Result<Packet, Status> {
+    sync.builder_says(packet.encode_to_vec().into()).map(|bytes| Packet::decode(bytes).unwrap())
+}
+
+fn announced(stat: Stat) -> Packet {
+    Packet { r#type: PacketType::PacketStat.into(), stat: Some(stat), ..Packet::default() }
+}
+
+fn file(path: &str) -> Stat {
+    Stat { path: path.to_owned(), mode: 0o644, ..Stat::default() }
+}
+
+fn other(kind: PacketType) -> Packet {
+    Packet { r#type: kind.into(), ..Packet::default() }
+}
+
+fn asked(id: u32) -> Packet {
+    Packet { id, ..other(PacketType::PacketReq) }
+}
+
+fn data(id: u32, bytes: &[u8]) -> Packet {
+    Packet { id, data: bytes.to_vec(), ..other(PacketType::PacketData) }
+}
+
+/// A sync in which BuildKit has asked for the one file, of three bytes.
+fn of_a_file() -> Judge {
+    let mut sync = Judge::default();
+    said(&mut sync, &announced(Stat { size: 3, ..file("a") })).unwrap();
+    heard(&mut sync, &asked(0)).unwrap();
+    sync
+}
+
+#[test]
+fn an_honest_sync_passes() {
+    let mut sync = Judge::default();
+    let capability = [("security.capability".to_owned(), vec![1])].into();
+    for packet in [
+        announced(Stat { mode: mode::DIR | 0o755, ..file("a") }),
+        announced(Stat { xattrs: capability, size: 9, ..file("a/b") }),
+        announced(Stat { mode: mode::SYMLINK | 0o777, linkname: "/etc".into(), ..file("c") }),
+        announced(Stat { mode: mode::NAMED_PIPE | 0o666, ..file("d") }),
+        announced(Stat { linkname: "a/b".into(), ..file("..e") }),
+        announced(file("f")),
+        other(PacketType::PacketStat),
+    ] {
+        assert_eq!(said(&mut sync, &packet).unwrap(), packet);
+    }
+    for packet in [asked(1), asked(5)] {
+        assert_eq!(heard(&mut sync, &packet).unwrap(), packet);
+    }
+    for packet in [data(1, &[7; 4]), data(5, &[]), data(1, &[7; 5]), data(1, &[])] {
+        assert_eq!(said(&mut sync, &packet).unwrap(), packet);
+    }
+    let fin = other(PacketType::PacketFin);
+    assert_eq!(heard(&mut sync, &fin).unwrap(), fin);
+    assert_eq!(said(&mut sync, &fin).unwrap(), fin);
+}
+
+#[test]
+fn a_file_has_the_bytes_that_were_announced_and_one_end() {
+    for (hostile, text) in [
+        (vec![data(0, &[1; 4])], "more bytes"),
+        (vec![data(0, &[1; 2]), data(0, &[1; 2])], "more bytes"),
+        (vec![data(0, &[])], "ends before"),
+        (vec![data(0, &[1; 2]), data(0, &[])], "ends before"),
+        (vec![data(0, &[1; 3]), data(0, &[]), data(0, b"evil")], "does not wait"),
+        (vec![data(0, &[1; 3]), data(0, &[]), data(0, &[])], "does not wait"),
+        (vec![data(1, &[])], "does not wait"),
+    ] {
+        let mut sync = of_a_file();
+        let (last, before) = hostile.split_last().unwrap();
+        for packet in before {
+            said(&mut sync, packet).unwrap();
+        }
+        let refused = said(&mut sync, last).unwrap_err();
+        assert!(refused.message().contains(text), "{hostile:?}: {refused}");
+    }
+    // Nothing is sent before it was asked for, and nothing ends before BuildKit has said so.
+    let mut sync = Judge::default();
+    said(&mut sync, &announced(file("a"))).unwrap();
+    assert!(said(&mut sync, &data(0, &[])).is_err());
+    assert!(said(&mut sync, &other(PacketType::PacketFin)).is_err());
+    assert!(said(&mut sync, &announced(Stat { size: -1, ..file("b") })).is_err());
+}
+
+#[test]
+fn the_builder_asks_once_for_files_that_were_announced() {
+    let link = Stat { mode: mode::SYMLINK | 0o777, linkname: "a".into(), ..file("b") };
+    for (entry, asks) in [(file("a"), vec![0, 0]), (file("a"), vec![1]), (link, vec![0])] {
+        let mut sync = Judge::default();
+        said(&mut sync, &announced(entry)).unwrap();
+        let (last, before) = asks.split_last().unwrap();
+        for id in before {
+            heard(&mut sync, &asked(*id)).unwrap();
+        }
+        assert!(heard(&mut sync, &asked(*last)).is_err(), "{asks:?}");
+    }
+}
+
+#[test]
+fn the_builders_own_words_stay_here() {
+    let error =
+        Packet { data: b"failed to symlink /x/.tmp.474270919".into(), ..other(PacketType::PacketErr) };
+    assert_eq!(heard(&mut Judge::default(), &error).unwrap(), other(PacketType::PacketErr));
+    for packet in [other(PacketType::PacketStat), data(0, b"x")] {
+        assert!(heard(&mut Judge::default(), &packet).is_err());
+    }
+    let padded = Packet { data: b"/var/lib".into(), ..other(PacketType::PacketFin) };
+    assert_eq!(heard(&mut Judge::default(), &padded).unwrap(), other(PacketType::PacketFin));
+}
+
+#[test]
+fn no_entry_has_a_name_of_the_builders_own() {
+    for path in [".tmp.474270919", "a/.tmp.1", ".tmp.000000001/a", ".TMP.474270919", ".fsutil-metadata"] {
+        assert!(said(&mut Judge::default(), &announced(file(path))).is_err(), "{path}");
+        let link = Stat { linkname: path.to_owned(), ..file("a") };
+        assert!(said(&mut Judge::default(), &announced(link)).is_err(), "{path}");
+        for kind in [mode::DIR, mode::SYMLINK, mode::NAMED_PIPE] {
+            let entry = Stat { mode: kind, linkname: "a".to_owned(), ..file(path) };
+            assert!(said(&mut Judge::default(), &announced(entry)).is_err(), "{path}");
+        }
+    }
+    for path in [".tmp", ".tmp.", ".tmp.a1", "x.tmp.1", ".tmp.1a", ".tmp-1", ".t", "a/.fsutil-metadata"] {
+        assert!(said(&mut Judge::default(), &announced(file(path))).is_ok(), "{path}");
+    }
+}
+
+#[test]
+fn a_link_points_somewhere_and_a_directory_nowhere() {
+    for target in ["", "a\0b"] {
+        let link = Stat { mode: mode::SYMLINK | 0o777, linkname: target.to_owned(), ..file("a") };
+        assert!(said(&mut Judge::default(), &announced(link)).is_err(), "{target:?}");
+    }
+    let directory = Stat {
+        mode: mode::DIR | 1 << 30 | 0o755,
+        linkname: "/etc".into(),
+        uid: 7,
+        gid: 7,
+        devmajor: 1,
+        devminor: 3,
+        ..file("a")
+    };
+    let passed = said(&mut Judge::default(), &announced(directory)).unwrap();
+    assert_eq!(passed, announced(Stat { mode: mode::DIR | 0o755, ..file("a") }));
+}
+
+#[test]
+fn a_list_has_one_end() {
+    for after in [other(PacketType::PacketStat), announced(file("a"))] {
+        let mut sync = Judge::default();
+        said(&mut sync, &other(PacketType::PacketStat)).unwrap();
+        assert!(said(&mut sync, &after).is_err());
+    }
+}
+
+#[test]
+fn entries_stay_inside() {
+    for path in ["", ".", "..", "/", "/etc", "../a", "a/..", "a/../b", "a//b", "a/", "a\0b"] {
+        assert!(said(&mut Judge::default(), &announced(file(path))).is_err(), "{path}");
+        if !path.is_empty() {
+            let link = Stat { linkname: path.to_owned(), ..file("a") };
+            assert!(said(&mut Judge::default(), &announced(link)).is_err(), "{path}");
+        }
+    }
+}
+
+#[test]
+fn an_entry_is_one_thing() {
+    for mode in [
+        mode::DIR | mode::SYMLINK,
+        mode::SYMLINK | mode::NAMED_PIPE,
+        mode::DEVICE,
+        mode::DEVICE | mode::CHAR_DEVICE,
+        mode::CHAR_DEVICE,
+        mode::NAMED_PIPE | mode::CHAR_DEVICE,
+        mode::IRREGULAR,
+        mode::SOCKET,
+    ] {
+        let entry = announced(Stat { mode, ..file("a") });
+        assert!(said(&mut Judge::default(), &entry).is_err(), "{mode:o}");
+    }
+    let pipe = announced(Stat { mode: mode::NAMED_PIPE, ..file("a") });
+    let asked = |name: &str, path: &str| {
+        let follow_paths = vec![path.to_owned()];
+        Judge::of(&DirectoryRequest { name: name.to_owned(), follow_paths, ..DirectoryRequest::default() })
+    };
+    assert!(said(&mut asked("context", "a"), &pipe).is_ok());
+    assert!(said(&mut asked("context", ".dockerignore"), &pipe).is_err());
+    assert!(said(&mut asked("dockerfile", "Dockerfile"), &pipe).is_err());
+}
+
+#[test]
+fn attributes_are_the_files_own() {
+    let xattrs = ["security.capability", "user.x", "security.selinux", "trusted.overlay.redirect"]
+        .map(|name| (name.to_owned(), vec![1]));
+    let left = |mode, link: &str| {
+        let entry =
+            announced(Stat { mode, xattrs: xattrs.clone().into(), linkname: link.into(), ..file("a") });
+        let passed = said(&mut Judge::default(), &entry).unwrap().stat.unwrap().xattrs;
+        passed.into_keys().collect::<std::collections::BTreeSet<_>>()
+    };
+    assert_eq!(left(0o644, ""), ["security.capability", "user.x"].map(str::to_owned).into());
+    assert!(left(mode::SYMLINK | 0o777, "b").is_empty());
+}
+
+#[test]
+fn nothing_else_passes() {
+    for packet in [
+        other(PacketType::PacketReq),
+        Packet { r#type: 9, ..Packet::default() },
+        Packet { stat: Some(file("a")), ..other(PacketType::PacketData) },
+    ] {
+        assert!(said(&mut Judge::default(), &packet).is_err(), "{packet:?}");
+    }
+    assert!(Judge::default().client_says(Bytes::from_static(b"\xff")).is_err());
+    // A field that is not known here does not reach whoever knows it.
+    let bytes = [announced(file("a")).encode_to_vec(), vec![0x98, 0x06, 0x01]].concat();
+    assert_eq!(Judge::default().client_says(bytes.into()).unwrap(), announced(file("a")).encode_to_vec());
+}

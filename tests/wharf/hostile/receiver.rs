@@ -1,0 +1,178 @@
+//! What BuildKit's receiver of files does as root on the node: the names that it makes for itself, and
+//! the moment at which it takes a file's checksum.
+
+use std::{fs, os::unix::fs::PermissionsExt as _, sync::Arc};
+
+use bollard_buildkit_proto::fsutil::types::{Packet, Stat, packet::PacketType};
+
+use crate::harness::{
+    Engine, Test, cases, lock, rpc,
+    sender::{Bare, NO_BYTES, Sender, announced, end_of_list, file, sender},
+};
+
+cases![names_of_the_receivers_own, what_the_receiver_says, bytes_after_the_end];
+
+const SYMLINK: u32 = 1 << 27;
+const SETUID: u32 = 1 << 23;
+
+fn link(path: &str, target: &str) -> Packet {
+    let size = target.len().try_into().unwrap();
+    announced(Stat { mode: SYMLINK | 0o777, linkname: target.to_owned(), size, ..file(path) })
+}
+
+fn context(entries: impl IntoIterator<Item = Packet>) -> Vec<Packet> {
+    entries.into_iter().chain([end_of_list()]).collect()
+}
+
+/// What changed is written under a temporary name first, which is opened through a link: whoever
+/// guesses it writes any file of the node. The receiver tells it, by a link that it cannot make.
+async fn names_of_the_receivers_own(test: Arc<Test>) {
+    let directory = test.engine.socket().parent().unwrap();
+    let name = test.unique("victim");
+    let victim = directory.join(&name);
+    fs::write(&victim, "safe!").unwrap();
+    fs::set_permissions(&victim, fs::Permissions::from_mode(0o600)).unwrap();
+    // The engine sees its directory here.
+    let target = format!("/run/engine/{name}");
+    let bare = Bare { key: test.unique("key"), name: None };
+    let mut before = sender(Vec::new());
+    // Others take numbers meanwhile.
+    for _ in 0..5 {
+        let (first, second) = (told(&test, &bare).await, told(&test, &bare).await);
+        let mut names: Vec<String> = numbers_after(first, second).take(300).map(temporary).collect();
+        names.sort();
+        let with = |x: Stat| context(names.iter().map(|name| link(name, &target)).chain([announced(x)]));
+        before = sender(with(file("x")));
+        before.build_bare(&test, &test.engine, &bare).await.unwrap();
+        let changed = with(Stat { mode: SETUID | 0o755, size: 5, ..file("x") });
+        let hostile = Sender { bytes: &[b"owned", b""], ..sender(changed) };
+        if hostile.build_bare(&test, &test.engine, &bare).await.is_ok() {
+            break;
+        }
+    }
+    assert_eq!(fs::read_to_string(&victim).unwrap(), "owned", "on the bare engine it is overwritten");
+    let mode = fs::metadata(&victim).unwrap().permissions().mode();
+    assert_eq!(mode & 0o7777, 0o4755, "and made setuid");
+    fs::remove_file(&victim).unwrap();
+
+    let wharfd = test.wharfd().await;
+    let channel = rpc::connect(&wharfd.socket()).await;
+    let refused = before.build(&test, &channel, "job#1").await;
+    let text = format!("{:?}", refused.failure.unwrap());
+    assert!(text.contains("the name of a file that the builder makes for itself"), "{text}");
+    // And it is not told.
+    sender(context([announced(file("a"))])).build(&test, &channel, "job#1").await.ok();
+    let asking = sender(context([link("a", "")]));
+    let refused = asking.build(&test, &channel, "job#1").await;
+    let text = format!("{refused:?}");
+    assert!(text.contains("`a` is a link that points nowhere") && !text.contains(".tmp."), "{text}");
+}
+
+/// The number in the receiver's next temporary name.
+async fn told(test: &Test, bare: &Bare) -> u32 {
+    sender(context([announced(file("a"))])).build_bare(test, &test.engine, bare).await.unwrap();
+    let refused = sender(context([link("a", "")])).build_bare(test, &test.engine, bare).await.unwrap_err();
+    let (_, number) = refused.split_once(".tmp.").unwrap_or_else(|| panic!("no name is told: {refused}"));
+    number[..9].parse().unwrap()
+}
+
+fn temporary(number: u32) -> String {
+    format!(".tmp.{number:09}")
+}
+
+const NUMBERS: u32 = 1_000_000_000;
+
+/// The numbers that follow `second`, which came some time after `first` (fsutil, `nextSuffix`).
+fn numbers_after(first: u32, second: u32) -> impl Iterator<Item = u32> {
+    let states = |from| std::iter::successors(Some(from), |state: &u32| Some(step(*state)));
+    let candidates = (0..=u32::MAX / NUMBERS).filter_map(|k| first.checked_add(k.checked_mul(NUMBERS)?));
+    let state = candidates
+        .filter_map(|first| states(first).skip(1).take(1000).find(|state| state % NUMBERS == second))
+        .next()
+        .expect("both numbers are of one generator");
+    states(state).skip(1).map(|state| state % NUMBERS)
+}
+
+fn step(state: u32) -> u32 {
+    state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223)
+}
+
+/// The receiver's errors name files of the node.
+async fn what_the_receiver_says(test: Arc<Test>) {
+    let hostile = sender(context([announced(file(&"n".repeat(300)))]));
+    let said = hostile.build_on_bare_engine(&test, &test.engine).await.unwrap_err();
+    assert!(said.contains("file name too long"), "{said}");
+    let of_the_node = said.split(['"', ' ', ':']).find(|word| word.starts_with('/')).map(|path| {
+        let end = path.find("/nnn").expect("the path of the file");
+        path[..end].trim_end_matches(|c: char| c.is_ascii_digit()).to_owned()
+    });
+    let heard = std::mem::take(&mut *lock(&hostile.heard));
+    assert!(heard.iter().any(|packet| !packet.data.is_empty()), "{heard:?}");
+
+    let wharfd = test.wharfd().await;
+    let channel = rpc::connect(&wharfd.socket()).await;
+    let failed = hostile.build(&test, &channel, "job#1").await;
+    let text = format!("{failed:?}");
+    assert!(text.contains("file name too long"), "what is wrong is told: {text}");
+    if let Some(path) = of_the_node {
+        assert!(!text.contains(&path), "{path}: {text}");
+    }
+    assert!(!text.contains("/var/lib/docker") && !text.contains("buildkit-mount"), "{text}");
+    let heard = std::mem::take(&mut *lock(&hostile.heard));
+    assert!(heard.iter().any(|packet| packet.r#type() == PacketType::PacketErr), "{heard:?}");
+    assert!(heard.iter().all(|packet| packet.data.is_empty()), "{heard:?}");
+}
+
+/// A checksum is taken at a file's end, and bytes that come later are written all the same: an honest
+/// file with that checksum is another job's cache hit.
+async fn bytes_after_the_end(test: Arc<Test>) {
+    let name = test.unique("module");
+    let honest = sender(context([announced(file(&name))]));
+    let hostile = Sender { bytes: &[b"", b"evil"], ..honest.clone() };
+    let path = format!("/{name}");
+
+    let copied = test.unique("copied");
+    poison(&test, &hostile).await;
+    let bare = Bare { key: test.unique("key"), name: Some(format!("{copied}:1")) };
+    honest.build_bare(&test, &test.engine, &bare).await.unwrap();
+    let found = content(&test.engine, &format!("{copied}:1"), &path).await;
+    assert_eq!(found, b"evil", "on the bare engine an empty file has the other's bytes");
+    test.engine.remove_image(&format!("{copied}:1")).await;
+
+    let wharfd = test.wharfd().await;
+    let channel = rpc::connect(&wharfd.socket()).await;
+    let name = test.unique("module");
+    let context = |size| context([announced(Stat { size, ..file(&name) })]);
+    const HOSTILE: [(i64, &[&[u8]], &str); 5] = [
+        (0, &[b"", b"evil"], "for which the builder does not wait"),
+        (0, &[b"evil", b""], "more bytes than were announced"),
+        (4, &[b"", b"evil"], "ends before all of its bytes have come"),
+        (4, &[b"evil", b"more", b""], "more bytes than were announced"),
+        (4, &[b"evil", b"", b"more"], "for which the builder does not wait"),
+    ];
+    for (size, bytes, text) in HOSTILE {
+        let hostile = Sender { bytes, ..sender(context(size)) };
+        let refused = hostile.build(&test, &channel, "thief#1").await;
+        let failure = format!("{:?}", refused.failure);
+        // BuildKit may have taken the file before it hears that the sync has failed.
+        assert!(refused.result.is_some() || failure.contains(text), "{size} {bytes:?}: {refused:?}");
+    }
+    let honest = Sender { bytes: NO_BYTES, ..sender(context(0)) };
+    let built = honest.build(&test, &channel, "victim#1").await;
+    let found = content(&test.engine, &built.ok().image_id, &format!("/{name}")).await;
+    assert_eq!(found, b"");
+}
+
+/// Tries until BuildKit has taken bytes after a file's end: there is a moment for them.
+async fn poison(test: &Test, hostile: &Sender) {
+    for _ in 0..500 {
+        if hostile.build_on_bare_engine(test, &test.engine).await.is_ok() {
+            return;
+        }
+    }
+    panic!("no bytes were taken after a file's end");
+}
+
+async fn content(engine: &Engine, image: &str, path: &str) -> Vec<u8> {
+    engine.file(image, path).await.unwrap_or_else(|| panic!("{image} has no {path}"))
+}
