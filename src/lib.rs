@@ -23,6 +23,8 @@ pub mod identity;
 
 pub mod store;
 
+pub mod buildkit;
+
 pub mod engine;
 
 pub mod registry;

@@ -19,11 +19,11 @@ use super::{
     tar::Tar,
 };
 use crate::{
-    engine::{
-        admission::CredentialSource,
+    buildkit::{
         filesync::DirectoryRequest,
         session::{Messages, SessionClient},
     },
+    engine::admission::CredentialSource,
     fault::{Fault, Reason},
     names::{Login, Secret},
     tasks::Group,

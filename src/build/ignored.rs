@@ -8,7 +8,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use tonic::Status;
 
-use crate::{engine::filesync::DirectoryRequest, names::printable, wire::mode};
+use crate::{buildkit::filesync::DirectoryRequest, names::printable, wire::mode};
 
 /// What an ignore file is called, or how its name ends.
 const SUFFIX: &str = ".dockerignore";

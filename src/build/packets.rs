@@ -11,7 +11,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use tonic::Status;
 
-use crate::{engine::filesync::DirectoryRequest, names::printable, wire::mode};
+use crate::{buildkit::filesync::DirectoryRequest, names::printable, wire::mode};
 
 /// Each entry costs us eight bytes, and BuildKit some hundred: no real context is refused.
 const ENTRIES_MAX: usize = 2 << 20;

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use bollard_buildkit_proto::moby::buildkit::v1::StatusResponse;
 
 use crate::{
-    engine::{shown::Shown, solve::Facts},
+    buildkit::solve::Facts,
+    engine::shown::Shown,
     wire::{progress::Reporter, v1},
 };
 

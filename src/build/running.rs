@@ -12,16 +12,18 @@ use tonic::{Code, Status};
 
 use super::{client::BuildClient, pass_facts::PassFacts, session::random_id, sources::Sources, tar::Tar};
 use crate::{
+    buildkit::{
+        connection::Connection,
+        failure::{self, Failure},
+        session::Session,
+        solve::{self, Ended, Facts},
+    },
     engine::{
         Engine, StoreKind,
         admission::CredentialSource,
-        connection::Connection,
-        failure::{self, Failure},
         gate::{self, Gate, Refusal},
         isolation::{self, JobKeys},
         naming::PRIVATE_HOST,
-        session::Session,
-        solve::{self, Ended, Facts},
     },
     fault::{Fault, Reason},
     names::{Namespace, printable, shortened},
@@ -168,7 +170,7 @@ impl<'a> Build<'a> {
         session: &Session,
         names: &[String],
         facts: &mut PassFacts<'_>,
-    ) -> Result<(Ended, BTreeSet<String>), Fault> {
+    ) -> Result<(Ended<Refusal>, BTreeSet<String>), Fault> {
         let tar = self.order.client.tar.as_ref().map(Tar::url);
         let sources = self.sources.list();
         let fetched = isolation::fetched(&sources, &self.keys);
@@ -206,7 +208,7 @@ impl<'a> Build<'a> {
     }
 
     /// What follows from how a pass ended.
-    fn next(&self, ended: Ended) -> Next {
+    fn next(&self, ended: Ended<Refusal>) -> Next {
         match ended {
             Ended::Exported(exported) => Next::End(Ok(Passed::Exported(exported))),
             Ended::Refused(Refusal::Refused(fault)) => Next::End(Err(fault)),

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tonic::Status;
 
 use super::session::random_id;
-use crate::{engine::session::Messages, fault::Fault, names::reference::Digest};
+use crate::{buildkit::session::Messages, fault::Fault, names::reference::Digest};
 
 /// Pieces on their way to BuildKit. Each is at most 1 MiB, and usually far less.
 const PIECES: usize = 2;

@@ -20,6 +20,7 @@ use super::{
     isolation::{HTTP_PERM, JobKeys, SALT_ADDRESS},
 };
 use crate::{
+    buildkit::solve,
     fault::{Fault, Reason},
     names::{printable, printable_url},
 };
@@ -41,10 +42,12 @@ impl Judged {
     pub fn images(&self) -> &BTreeSet<String> {
         &self.images
     }
+}
 
-    /// What `Return` takes: references, since BuildKit keeps the graphs. One with a graph of its own
-    /// has none that BuildKit knows yet.
-    pub fn into_result(self) -> frontend::Result {
+impl solve::Judged for Judged {
+    /// References, since BuildKit keeps the graphs. One with a graph of its own has none that BuildKit
+    /// knows yet.
+    fn into_result(self) -> frontend::Result {
         self.result
     }
 }

@@ -1,12 +1,9 @@
 //! One Docker Engine: what wharfd asks of it, over the socket that wharfd alone holds.
 
 pub mod admission;
-pub mod connection;
 mod facts;
-pub mod failure;
 pub(crate) mod fault;
 pub(crate) mod fetch;
-pub mod filesync;
 pub mod gate;
 pub mod graph;
 mod holds;
@@ -16,11 +13,8 @@ pub(crate) mod lines;
 mod locks;
 pub mod naming;
 mod paths;
-pub mod probe;
 mod recovery;
-pub mod session;
 pub mod shown;
-pub mod solve;
 
 use std::{
     fmt,
@@ -33,12 +27,15 @@ use bollard::{BollardRequest, Docker};
 use tokio::sync::Semaphore;
 
 use crate::{
+    buildkit::{
+        connection::{Connection, Dialler},
+        probe,
+    },
     fault::{Fault, Reason},
     names::printable,
     store::Store,
     tasks::Group,
 };
-use connection::{Connection, Dialler};
 use locks::Locks;
 use naming::Keys;
 

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use bollard_buildkit_proto::moby::buildkit::v1 as control;
 
 use super::{
-    failure,
     naming::{NamespaceNames, Owner, PRIVATE_HOST},
     paths,
 };
+use crate::buildkit::failure;
 use crate::{
     names::Reference,
     wire::v1::{self, LogStream},

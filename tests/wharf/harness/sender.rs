@@ -20,7 +20,7 @@ use tokio::{sync::mpsc, task::JoinSet};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{Status, transport::Channel};
 use wharf::{
-    engine::{
+    buildkit::{
         connection::{Connection, Dialling},
         filesync::DirectoryRequest,
         session::{Messages, Session, SessionClient},

@@ -11,10 +11,7 @@ use bollard_buildkit_proto::moby::buildkit::v1::{
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use tonic::{Request, Response, Status, Streaming, metadata::AsciiMetadataValue};
 
-use super::{
-    connection::Connection,
-    gate::{Judged, Refusal},
-};
+use super::connection::Connection;
 
 /// The metadata key by which a call of the gateway names its build.
 const BUILD: &str = "buildkit-controlapi-buildid";
@@ -39,15 +36,22 @@ pub struct Order {
     pub names: Vec<String>,
 }
 
-/// How a pass ended.
+/// A result of the frontend's whose graph may run. Only a judge makes one, so that no result reaches
+/// BuildKit unjudged.
+pub trait Judged {
+    /// The result as it is returned to BuildKit.
+    fn into_result(self) -> frontend::Result;
+}
+
+/// How a pass ended, for a judge that refuses with an `R`.
 #[derive(Debug)]
-pub enum Ended {
+pub enum Ended<R> {
     /// The image is made; BuildKit's facts about it.
     Exported(HashMap<String, String>),
     /// The frontend failed, or a source was denied. No step has run.
     Frontend(Status),
-    /// The gate did not let the graph run.
-    Refused(Refusal),
+    /// The judge did not let the graph run.
+    Refused(R),
     /// A step, or the export, failed.
     Failed(Status),
 }
@@ -63,12 +67,12 @@ pub trait Facts: Send {
 
 /// Runs a pass to its end. Dropping the future cancels it: the call that it drops is what keeps
 /// BuildKit's steps running.
-pub async fn pass<F: Facts>(
+pub async fn pass<F: Facts, J: Judged, R>(
     connection: &Connection,
     order: Order,
-    judge: impl FnOnce(frontend::Result) -> Result<Judged, Refusal> + Send,
+    judge: impl FnOnce(frontend::Result) -> Result<J, R> + Send,
     facts: &mut F,
-) -> Ended {
+) -> Ended<R> {
     let build = match AsciiMetadataValue::try_from(order.reference.as_str()) {
         Ok(value) => value,
         Err(error) => return Ended::Failed(Status::internal(error.to_string())),

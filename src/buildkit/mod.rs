@@ -1,0 +1,9 @@
+//! BuildKit's protocol: connections, sessions, solves and its failures. It knows no Docker, no
+//! namespace and no store.
+
+pub mod connection;
+pub mod failure;
+pub mod filesync;
+pub mod probe;
+pub mod session;
+pub mod solve;
