@@ -1,9 +1,13 @@
 //! The path of a build: from an order to an image, with everything that owns it on the way.
 
 pub mod client;
+pub mod gate;
 mod ignored;
+pub mod isolation;
 mod packets;
 mod pass_facts;
+mod paths;
+mod rename;
 pub mod running;
 pub mod session;
 mod sources;

@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use bollard_buildkit_proto::moby::buildkit::v1::StatusResponse;
 
+use super::rename::Renaming;
 use crate::{
     buildkit::solve::Facts,
-    engine::shown::Shown,
     wire::{progress::Reporter, v1},
 };
 
@@ -19,14 +19,14 @@ const HOLD: Duration = Duration::from_millis(500);
 /// longer than a moment is shown as it goes, but for its errors, which may be no more than the denial.
 pub(super) struct PassFacts<'a> {
     reporter: &'a Reporter,
-    shown: &'a Shown,
+    shown: &'a Renaming,
     begun: Instant,
     held: Vec<v1::Progress>,
     runs: bool,
 }
 
 impl<'a> PassFacts<'a> {
-    pub(super) fn new(reporter: &'a Reporter, shown: &'a Shown) -> Self {
+    pub(super) fn new(reporter: &'a Reporter, shown: &'a Renaming) -> Self {
         Self { reporter, shown, begun: Instant::now(), held: Vec::new(), runs: false }
     }
 

@@ -10,7 +10,15 @@ use std::{
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use tonic::{Code, Status};
 
-use super::{client::BuildClient, pass_facts::PassFacts, session::random_id, sources::Sources, tar::Tar};
+use super::{
+    client::BuildClient,
+    gate::{self, Gate, Refusal},
+    isolation::{self, JobKeys},
+    pass_facts::PassFacts,
+    session::random_id,
+    sources::Sources,
+    tar::Tar,
+};
 use crate::{
     buildkit::{
         connection::Connection,
@@ -18,13 +26,7 @@ use crate::{
         session::Session,
         solve::{self, Ended, Facts},
     },
-    engine::{
-        Engine, StoreKind,
-        admission::CredentialSource,
-        gate::{self, Gate, Refusal},
-        isolation::{self, JobKeys},
-        naming::PRIVATE_HOST,
-    },
+    engine::{Engine, StoreKind, admission::CredentialSource, naming::PRIVATE_HOST},
     fault::{Fault, Reason},
     names::{Namespace, printable, shortened},
     policy::Permit,

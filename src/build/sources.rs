@@ -8,9 +8,9 @@ use std::{
 
 use futures_util::future::join_all;
 
-use super::{client::BuildClient, running::Order};
+use super::{client::BuildClient, isolation::Source, rename::Renaming, running::Order};
 use crate::{
-    engine::{Engine, admission::Admitted, isolation::Source, naming::PRIVATE_HOST, shown::Shown},
+    engine::{Engine, admission::Admitted, naming::PRIVATE_HOST},
     fault::{Fault, Reason},
     names::{Reference, printable, printable_url},
     wire::progress::Reporter,
@@ -24,7 +24,7 @@ pub(super) struct Sources<'a> {
     engine: &'a Engine,
     order: &'a Order,
     reporter: &'a Reporter,
-    shown: Shown,
+    shown: Renaming,
     /// Admitted images by the name that BuildKit knows: `docker.io/library/busybox:latest`.
     images: BTreeMap<String, Admitted>,
     urls: BTreeSet<String>,
@@ -39,7 +39,7 @@ impl<'a> Sources<'a> {
             engine,
             order,
             reporter,
-            shown: Shown::new(engine.keys().names(order.namespace.subject()), engine.root()),
+            shown: Renaming::new(engine.keys().names(order.namespace.subject()), engine.root()),
             images: BTreeMap::new(),
             urls: BTreeSet::new(),
             asked: BTreeSet::new(),
@@ -47,7 +47,7 @@ impl<'a> Sources<'a> {
     }
 
     /// What turns their names in the engine back into the Dockerfile's.
-    pub(super) fn shown(&self) -> &Shown {
+    pub(super) fn shown(&self) -> &Renaming {
         &self.shown
     }
 

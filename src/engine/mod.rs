@@ -4,17 +4,12 @@ pub mod admission;
 mod facts;
 pub(crate) mod fault;
 pub(crate) mod fetch;
-pub mod gate;
-pub mod graph;
 mod holds;
 pub mod image;
-pub mod isolation;
 pub(crate) mod lines;
 mod locks;
 pub mod naming;
-mod paths;
 mod recovery;
-pub mod shown;
 
 use std::{
     fmt,

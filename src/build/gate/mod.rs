@@ -4,6 +4,8 @@
 //! it refuses: a newer BuildKit's fields, which a decoder drops in silence, are seen by an
 //! operation being shorter when it is encoded again.
 
+pub mod definition;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use bollard_buildkit_proto::{
@@ -15,10 +17,9 @@ use bollard_buildkit_proto::{
 };
 use prost::Message as _;
 
-use super::{
-    graph::{self, Attributes},
-    isolation::{HTTP_PERM, JobKeys, SALT_ADDRESS},
-};
+use definition::Attributes;
+
+use super::isolation::{HTTP_PERM, JobKeys, SALT_ADDRESS};
 use crate::{
     buildkit::solve,
     fault::{Fault, Reason},
@@ -151,7 +152,7 @@ impl Gate<'_> {
         let def = match &reference.def {
             Some(definition) => {
                 self.definition(definition, seen)?;
-                graph::with_attributes(definition, self.fetched)
+                definition::with_attributes(definition, self.fetched)
             }
             // `FROM scratch` with nothing in it has no graph, and then BuildKit gives no id either.
             None if reference.id.is_empty() => None,

@@ -7,7 +7,7 @@ use bollard_buildkit_proto::moby::buildkit::v1::sourcepolicy::{
     MatchType, Policy, PolicyAction, Rule, Selector, Update,
 };
 
-use super::graph::Attributes;
+use super::gate::definition::Attributes;
 use crate::wire::build::{BuildSpec, Network, RESERVED_SUFFIX};
 
 /// Keyed hashes of one job. Never the job's name: BuildKit joins such keys with `/`, so that one

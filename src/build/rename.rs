@@ -4,39 +4,37 @@ use std::collections::BTreeMap;
 
 use bollard_buildkit_proto::moby::buildkit::v1 as control;
 
-use super::{
-    naming::{NamespaceNames, Owner, PRIVATE_HOST},
-    paths,
-};
-use crate::buildkit::failure;
+use super::paths;
 use crate::{
+    buildkit::failure,
+    engine::naming::{NamespaceNames, Owner, PRIVATE_HOST},
     names::Reference,
     wire::v1::{self, LogStream},
 };
 
 /// Turns the engine's names into the job's.
 #[derive(Clone, Debug)]
-pub struct Shown {
+pub(super) struct Renaming {
     names: NamespaceNames,
     root: String,
     admitted: BTreeMap<String, String>,
 }
 
-impl Shown {
+impl Renaming {
     /// The names of a namespace, in an engine whose files are under `root`.
-    pub fn new(names: NamespaceNames, root: &str) -> Self {
+    pub(super) fn new(names: NamespaceNames, root: &str) -> Self {
         Self { names, root: root.to_owned(), admitted: BTreeMap::new() }
     }
 
     /// `target`, a name in the engine, is shown as `named`.
-    pub fn admit(&mut self, target: &str, named: &str) {
+    pub(super) fn admit(&mut self, target: &str, named: &str) {
         let shown =
             Reference::parse(named).map_or_else(|_| named.to_owned(), |reference| reference.to_string());
         self.admitted.insert(target.to_owned(), shown);
     }
 
     /// `text` without any name of the engine's own.
-    pub fn text(&self, text: &str) -> String {
+    pub(super) fn text(&self, text: &str) -> String {
         let mut shown = String::with_capacity(text.len());
         let mut rest = text;
         while let Some(at) = rest.find(PRIVATE_HOST) {
@@ -57,7 +55,7 @@ impl Shown {
     }
 
     /// An error of the engine's, without its names and without paths of its own.
-    pub fn error(&self, text: &str) -> String {
+    pub(super) fn error(&self, text: &str) -> String {
         self.text(&paths::without(text, &self.root))
     }
 
@@ -77,7 +75,7 @@ impl Shown {
     }
 
     /// BuildKit's facts as the API's.
-    pub fn progress(&self, facts: control::StatusResponse) -> v1::Progress {
+    pub(super) fn progress(&self, facts: control::StatusResponse) -> v1::Progress {
         v1::Progress {
             vertexes: facts.vertexes.into_iter().map(|vertex| self.vertex(vertex)).collect(),
             statuses: facts.statuses.into_iter().map(|status| self.status(status)).collect(),
@@ -171,7 +169,7 @@ mod tests {
         let own = keys.names(&Namespace::new("acme", "1").unwrap());
         let other = keys.names(&Namespace::new("other", "1").unwrap());
         let app = Reference::parse("app:1").unwrap();
-        let mut shown = Shown::new(own.clone(), "/var/lib/docker");
+        let mut shown = Renaming::new(own.clone(), "/var/lib/docker");
         shown.admit("wharf.invalid/i/hold/h:1", "docker.io/library/busybox:1");
         let text = |text: &str| shown.text(text);
         assert_eq!(text("[1/2] FROM wharf.invalid/i/hold/h:1"), "[1/2] FROM docker.io/library/busybox:1");
