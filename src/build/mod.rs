@@ -1,6 +1,7 @@
 //! The path of a build: from an order to an image, with everything that owns it on the way.
 
 pub mod client;
+mod convert;
 pub mod gate;
 mod ignored;
 pub mod isolation;

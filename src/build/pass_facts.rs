@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bollard_buildkit_proto::moby::buildkit::v1::StatusResponse;
 
-use super::rename::Renaming;
+use super::{convert, rename::Renaming};
 use crate::{
     buildkit::solve::Facts,
     wire::{progress::Reporter, v1},
@@ -19,15 +19,15 @@ const HOLD: Duration = Duration::from_millis(500);
 /// longer than a moment is shown as it goes, but for its errors, which may be no more than the denial.
 pub(super) struct PassFacts<'a> {
     reporter: &'a Reporter,
-    shown: &'a Renaming,
+    renaming: &'a Renaming,
     begun: Instant,
     held: Vec<v1::Progress>,
     runs: bool,
 }
 
 impl<'a> PassFacts<'a> {
-    pub(super) fn new(reporter: &'a Reporter, shown: &'a Renaming) -> Self {
-        Self { reporter, shown, begun: Instant::now(), held: Vec::new(), runs: false }
+    pub(super) fn new(reporter: &'a Reporter, renaming: &'a Renaming) -> Self {
+        Self { reporter, renaming, begun: Instant::now(), held: Vec::new(), runs: false }
     }
 
     async fn release(&mut self) {
@@ -47,7 +47,7 @@ impl<'a> PassFacts<'a> {
 impl Facts for PassFacts<'_> {
     async fn report(&mut self, facts: StatusResponse) {
         if self.held.len() < FACTS_HELD_MAX {
-            self.held.push(self.shown.progress(facts));
+            self.held.push(convert::progress(self.renaming.facts(facts)));
         }
         if self.runs || self.begun.elapsed() > HOLD {
             self.release().await;

@@ -1,4 +1,4 @@
-//! What people see of the engine's names: the Dockerfile's, never the engine's own.
+//! Turns the engine's names back into the Dockerfile's in all that a client sees.
 
 use std::collections::BTreeMap;
 
@@ -6,10 +6,8 @@ use bollard_buildkit_proto::moby::buildkit::v1 as control;
 
 use super::paths;
 use crate::{
-    buildkit::failure,
     engine::naming::{NamespaceNames, Owner, PRIVATE_HOST},
     names::Reference,
-    wire::v1::{self, LogStream},
 };
 
 /// Turns the engine's names into the job's.
@@ -74,85 +72,31 @@ impl Renaming {
         }
     }
 
-    /// BuildKit's facts as the API's.
-    pub(super) fn progress(&self, facts: control::StatusResponse) -> v1::Progress {
-        v1::Progress {
-            vertexes: facts.vertexes.into_iter().map(|vertex| self.vertex(vertex)).collect(),
-            statuses: facts.statuses.into_iter().map(|status| self.status(status)).collect(),
-            logs: facts.logs.into_iter().map(log).collect(),
-            warnings: facts.warnings.into_iter().map(|warning| self.warning(warning)).collect(),
+    /// BuildKit's facts with the job's names.
+    pub(super) fn facts(&self, mut facts: control::StatusResponse) -> control::StatusResponse {
+        for vertex in &mut facts.vertexes {
+            vertex.name = self.vertex_name(&vertex.name);
+            vertex.error = self.error(vertex.error.lines().next().unwrap_or_default());
         }
-    }
-
-    fn vertex(&self, vertex: control::Vertex) -> v1::Vertex {
-        v1::Vertex {
-            digest: vertex.digest,
-            name: self.vertex_name(&vertex.name),
-            inputs: vertex.inputs,
-            cached: vertex.cached,
-            started: vertex.started.map(timestamp),
-            completed: vertex.completed.map(timestamp),
-            error: self.error(vertex.error.lines().next().unwrap_or_default()),
+        for status in &mut facts.statuses {
+            status.id = self.text(&status.id);
         }
+        for warning in &mut facts.warnings {
+            for text in std::iter::once(&mut warning.short).chain(&mut warning.detail) {
+                *text = self.text(&String::from_utf8_lossy(text)).into();
+            }
+        }
+        facts
     }
 
     fn vertex_name(&self, name: &str) -> String {
-        // Under this URL BuildKit fetches the tar that a client has sent.
+        // BuildKit fetches the tar that a client has sent from this URL.
         if name.starts_with("http://buildkit-session/") {
             "[internal] load remote build context".to_owned()
         } else {
             self.text(name)
         }
     }
-
-    fn status(&self, status: control::VertexStatus) -> v1::VertexStatus {
-        v1::VertexStatus {
-            id: self.text(&status.id),
-            vertex: status.vertex,
-            // BuildKit's own is an action, "transferring"; buildx shows the id too.
-            name: String::new(),
-            current: status.current,
-            total: status.total,
-            started: status.started.map(timestamp),
-            completed: status.completed.map(timestamp),
-        }
-    }
-
-    fn warning(&self, warning: control::VertexWarning) -> v1::VertexWarning {
-        let text = |bytes: &[u8]| self.text(&String::from_utf8_lossy(bytes));
-        let start =
-            warning.ranges.iter().filter_map(|range| range.start.as_ref()).map(|start| start.line).min();
-        let end = warning.ranges.iter().filter_map(|range| range.end.as_ref()).map(|end| end.line).max();
-        let source = warning.info.zip(start).map(|(info, start)| {
-            let end = end.unwrap_or(start).max(start);
-            failure::excerpt(info.filename, &String::from_utf8_lossy(&info.data), start, end)
-        });
-        v1::VertexWarning {
-            vertex: warning.vertex,
-            short: text(&warning.short),
-            details: warning.detail.iter().map(|line| text(line)).collect(),
-            url: warning.url,
-            source,
-        }
-    }
-}
-
-fn log(log: control::VertexLog) -> v1::VertexLog {
-    let stream = match log.stream {
-        1 => LogStream::Stdout,
-        2 => LogStream::Stderr,
-        _ => LogStream::Unspecified,
-    };
-    v1::VertexLog {
-        vertex: log.vertex,
-        stream: stream.into(),
-        data: log.msg.into(),
-        timestamp: log.timestamp.map(timestamp),
-    }
-}
-
-fn timestamp(time: bollard_buildkit_proto::google::protobuf::Timestamp) -> prost_types::Timestamp {
-    prost_types::Timestamp { seconds: time.seconds, nanos: time.nanos }
 }
 
 #[cfg(test)]

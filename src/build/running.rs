@@ -143,7 +143,7 @@ impl<'a> Build<'a> {
         for pass in 1..=PASSES_MAX {
             tracing::debug!(pass, "a pass of the frontend");
             self.sources.hold_again().await?;
-            let mut facts = PassFacts::new(self.reporter, self.sources.shown());
+            let mut facts = PassFacts::new(self.reporter, self.sources.renaming());
             let (ended, used) = Box::pin(self.pass(connection, session, &names, &mut facts)).await?;
             match self.next(ended) {
                 Next::Admit(sources) => {
@@ -270,7 +270,7 @@ impl<'a> Build<'a> {
                 .hint("try the build again")
                 .caused_by(status.clone()));
         }
-        let mut message = shortened(self.sources.shown().error(&failure.message), MESSAGE_BYTES_MAX);
+        let mut message = shortened(self.sources.renaming().error(&failure.message), MESSAGE_BYTES_MAX);
         if failure::is_untold(status) && self.order.client.tar.is_some() {
             message.push_str(", or the context not a tar archive");
         }

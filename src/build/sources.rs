@@ -24,7 +24,7 @@ pub(super) struct Sources<'a> {
     engine: &'a Engine,
     order: &'a Order,
     reporter: &'a Reporter,
-    shown: Renaming,
+    renaming: Renaming,
     /// Admitted images by the name that BuildKit knows: `docker.io/library/busybox:latest`.
     images: BTreeMap<String, Admitted>,
     urls: BTreeSet<String>,
@@ -39,7 +39,7 @@ impl<'a> Sources<'a> {
             engine,
             order,
             reporter,
-            shown: Renaming::new(engine.keys().names(order.namespace.subject()), engine.root()),
+            renaming: Renaming::new(engine.keys().names(order.namespace.subject()), engine.root()),
             images: BTreeMap::new(),
             urls: BTreeSet::new(),
             asked: BTreeSet::new(),
@@ -47,8 +47,8 @@ impl<'a> Sources<'a> {
     }
 
     /// What turns their names in the engine back into the Dockerfile's.
-    pub(super) fn shown(&self) -> &Renaming {
-        &self.shown
+    pub(super) fn renaming(&self) -> &Renaming {
+        &self.renaming
     }
 
     /// Whether a source was admitted because BuildKit's policy had denied it.
@@ -141,19 +141,20 @@ impl<'a> Sources<'a> {
     }
 
     fn admitted(&mut self, named: &str, admitted: Admitted) {
-        self.shown.admit(admitted.target(), named);
+        self.renaming.admit(admitted.target(), named);
         self.images.insert(named.to_owned(), admitted);
     }
 
     /// Admits a source that BuildKit's policy has denied.
     pub(super) async fn admit(&mut self, source: &str) -> Result<(), Fault> {
         if !self.asked.insert(source.to_owned()) {
-            let text = format!("the builder refuses `{}` although it was admitted", self.shown.text(source));
+            let text =
+                format!("the builder refuses `{}` although it was admitted", self.renaming.text(source));
             return Err(Fault::new(Reason::EngineFailed, text));
         }
         let denied = |why: &str| {
             let text =
-                format!("the source `{}` is not allowed: {why}", printable_url(&self.shown.text(source)));
+                format!("the source `{}` is not allowed: {why}", printable_url(&self.renaming.text(source)));
             Fault::new(Reason::SourceDenied, text)
         };
         match source.split_once("://") {
@@ -162,7 +163,7 @@ impl<'a> Sources<'a> {
                 if reference.host() == PRIVATE_HOST {
                     return Err(Fault::new(
                         Reason::BaseImageNotFound,
-                        format!("there is no image `{}`", printable(&self.shown.text(named))),
+                        format!("there is no image `{}`", printable(&self.renaming.text(named))),
                     ));
                 }
                 let admitted = self.admission(&reference).await?;
