@@ -311,9 +311,13 @@ impl Gate<'_> {
                 let own = id.strip_prefix(&self.keys.cache_mounts).is_some_and(|rest| rest.starts_with('/'));
                 if own { Ok(()) } else { Err(refuse("a cache mount is not the job's own")) }
             }
+            // The session has no SSH agent: BuildKit leaves the mount out where it may.
+            Ok(MountType::Ssh) if mount.ssh_opt.as_ref().is_some_and(|ssh| ssh.optional) => Ok(()),
             Ok(MountType::Ssh) => {
-                let text = "`RUN --mount=type=ssh` is not served yet";
-                let hint = "give the step a deploy key with `--secret`";
+                let text =
+                    "a step needs an SSH agent (`RUN --mount=type=ssh,required=true`), and none is forwarded";
+                let hint = "give the step a deploy key with `--secret`, or leave out `required=true` if it can do \
+                            without";
                 Err(Fault::new(Reason::GraphDenied, text).hint(hint).into())
             }
             Err(_) => Err(refuse("a mount is of a kind that this wharfd does not know")),
@@ -443,6 +447,18 @@ mod tests {
         assert!(run(|exec| exec.security = SecurityMode::Insecure.into()).is_err());
         assert!(run(|exec| exec.cdi_devices = vec![pb::CdiDevice::default()]).is_err());
         assert!(run(|exec| exec.meta = None).is_err());
+    }
+
+    #[test]
+    fn an_ssh_agent_is_nothing_that_a_step_may_need() {
+        let mounted = |ssh_opt| {
+            let mount = Mount { mount_type: MountType::Ssh.into(), ssh_opt, ..Mount::default() };
+            run(|exec| exec.mounts = vec![mount])
+        };
+        assert!(mounted(Some(pb::SshOpt { optional: true, ..pb::SshOpt::default() })).is_ok());
+        assert!(mounted(Some(pb::SshOpt::default())).is_err());
+        // BuildKit would panic.
+        assert!(mounted(None).is_err());
     }
 
     #[test]
