@@ -2,13 +2,15 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
 use super::{
     exit,
     options::{self, AddHost, BuildArg, Label, SecretSource},
+    platform::{Platform, platform},
     progress::Mode,
     units,
+    unused::UnusedArgs,
 };
 use crate::{names::Reference, wire::v1::Ulimit};
 
@@ -23,6 +25,41 @@ pub(crate) struct Cli {
     pub(crate) global: Global,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+impl Cli {
+    /// Reads a command line, the program's name first.
+    ///
+    /// # Errors
+    /// When it is wrong, or asks for help.
+    pub(crate) fn read<W>(words: impl IntoIterator<Item = W>) -> Result<Self, clap::Error>
+    where
+        W: Into<std::ffi::OsString> + Clone,
+    {
+        Self::from_arg_matches(&Self::definition().try_get_matches_from(words)?)
+    }
+
+    /// The command and all below it, with flags as pflag reads docker's: a switch may be given a
+    /// value, and of what is given twice the last counts.
+    pub(crate) fn definition() -> clap::Command {
+        as_pflag(Self::command())
+    }
+}
+
+fn as_pflag(command: clap::Command) -> clap::Command {
+    let command = command.args_override_self(true).mut_subcommands(as_pflag);
+    command.mut_args(|arg| match arg.get_action() {
+        ArgAction::SetTrue => arg
+            .action(ArgAction::Set)
+            .value_parser(options::switch)
+            .num_args(0..=1)
+            .require_equals(true)
+            .default_missing_value("true")
+            .default_value("false")
+            .hide_default_value(true)
+            .value_name("BOOL"),
+        _ => arg,
+    })
 }
 
 /// Flags of every command.
@@ -88,7 +125,8 @@ pub(crate) struct BuildArgs {
     /// The Dockerfile, or `-` for standard input [default: PATH/Dockerfile]
     #[arg(short, long, value_name = "PATH")]
     pub(crate) file: Option<PathBuf>,
-    /// Set an ARG of the Dockerfile; without a value, it is taken from the environment; repeatable
+    /// Set an ARG of the Dockerfile; without a value, it is taken from the environment, as
+    /// SOURCE_DATE_EPOCH always is; repeatable
     #[arg(long = "build-arg", value_name = "KEY[=VALUE]", value_parser = options::build_arg)]
     pub(crate) build_args: Vec<BuildArg>,
     /// Build this stage, not the last
@@ -104,7 +142,7 @@ pub(crate) struct BuildArgs {
     #[arg(long)]
     pub(crate) pull: bool,
     /// Push every tag when the image is built
-    #[arg(long, requires = "tags")]
+    #[arg(long)]
     pub(crate) push: bool,
     /// Keep the image on the node: it always stays there, the flag is accepted for buildx's sake
     #[arg(long)]
@@ -120,8 +158,8 @@ pub(crate) struct BuildArgs {
     pub(crate) metadata_file: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) progress: ProgressArgs,
-    /// Add a line to /etc/hosts of RUN steps, `HOST:IP` or `HOST=IP`; repeatable
-    #[arg(long = "add-host", value_name = "HOST:IP", value_parser = options::add_host)]
+    /// Add a line to /etc/hosts of RUN steps, `HOST:IP` or `HOST=IP`, several with commas; repeatable
+    #[arg(long = "add-host", value_name = "HOST:IP", value_delimiter = ',', value_parser = options::add_host)]
     pub(crate) add_hosts: Vec<AddHost>,
     /// The network of RUN steps: `default` or `none`
     #[arg(long, value_name = "MODE")]
@@ -135,9 +173,11 @@ pub(crate) struct BuildArgs {
     /// A secret for RUN steps, from a file or a variable; repeatable
     #[arg(long = "secret", value_name = "id=ID[,src=PATH|,env=VAR]", value_parser = options::secret)]
     pub(crate) secrets: Vec<SecretSource>,
-    /// The platform to build for, `OS/ARCH`; another than the node's own is refused
-    #[arg(long, value_name = "PLATFORM")]
-    pub(crate) platform: Option<String>,
+    /// The platform to build for, `OS/ARCH`, or `local`; another than the node's own is refused
+    #[arg(long = "platform", value_name = "PLATFORM", value_delimiter = ',', value_parser = platform)]
+    pub(crate) platforms: Vec<Platform>,
+    #[command(flatten)]
+    pub(crate) unused: UnusedArgs,
 }
 
 /// How progress is shown.
@@ -302,129 +342,4 @@ impl Command {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{env, fmt::Write as _, fs};
-
-    use clap::CommandFactory as _;
-
-    use super::*;
-
-    fn parse(words: &[&str]) -> Result<Cli, clap::Error> {
-        Cli::try_parse_from(std::iter::once("wharf").chain(words.iter().copied()))
-    }
-
-    #[test]
-    fn the_definition_is_sound() {
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn global_flags_stand_before_and_after_the_command() {
-        for words in [
-            &["--namespace", "a#1", "build", "."][..],
-            &["build", ".", "--namespace=a#1"],
-            &["namespace", "rm", "--namespace", "a#1"],
-        ] {
-            assert_eq!(parse(words).unwrap().global.namespace.as_deref(), Some("a#1"));
-        }
-    }
-
-    #[test]
-    fn a_build_has_dockers_flags() {
-        let words = [
-            "build",
-            "-t",
-            "app:1",
-            "--tag=b",
-            "-f",
-            "d/Dockerfile",
-            "--build-arg",
-            "A=1",
-            "--build-arg",
-            "B",
-            "--label",
-            "l=v",
-            "--no-cache",
-            "--pull",
-            "--push",
-            "--load",
-            "-q",
-            "--iidfile",
-            "i",
-            "--metadata-file",
-            "m",
-            "--progress=plain",
-            "--add-host",
-            "h:1.2.3.4",
-            "--network=none",
-            "--shm-size",
-            "64m",
-            "--ulimit",
-            "nofile=1:2",
-            "--secret",
-            "id=s,env=S",
-            "--target",
-            "t",
-            "--platform",
-            "linux/amd64",
-            "--",
-            "-dir",
-        ];
-        let Command::Build(args) = parse(&words).unwrap().command else { panic!("not a build") };
-        assert_eq!(args.context, PathBuf::from("-dir"));
-        assert_eq!(args.tags.len(), 2);
-        assert_eq!(args.shm_size, Some(64 << 20));
-        assert!(args.push && args.quiet && args.no_cache);
-    }
-
-    #[test]
-    fn what_is_wrong_is_bad_usage() {
-        for words in [
-            &[][..],
-            &["build"],
-            &["build", ".", ".."],
-            &["build", ".", "-t", "Foo/Bar"],
-            &["build", ".", "--push"],
-            &["build", ".", "--shm-size", "big"],
-            &["build", ".", "--cache-from", "x"],
-            &["push", "Foo"],
-            &["rmi"],
-            &["frobnicate"],
-        ] {
-            assert_eq!(parse(words).unwrap_err().exit_code(), 2, "{words:?}");
-        }
-    }
-
-    /// `docs/cli.md` has all help. `WHARF_DOCS=write` writes it anew.
-    #[test]
-    fn the_reference_is_up_to_date() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/cli.md");
-        let mut text = String::from(
-            "# The command line\n\nAll that `wharf --help` says. Made from the code: \
-             `WHARF_DOCS=write cargo test the_reference` writes it anew.\n",
-        );
-        describe(&mut text, &mut Cli::command().term_width(100), "");
-        if env::var_os("WHARF_DOCS").is_some_and(|what| what == "write") {
-            fs::create_dir_all(concat!(env!("CARGO_MANIFEST_DIR"), "/docs")).unwrap();
-            fs::write(path, &text).unwrap();
-        }
-        let written = fs::read_to_string(path).unwrap();
-        assert!(
-            text == written,
-            "docs/cli.md is out of date: run `WHARF_DOCS=write cargo test the_reference`"
-        );
-    }
-
-    fn describe(text: &mut String, command: &mut clap::Command, above: &str) {
-        let name = format!("{above}{}", command.get_name());
-        let help = command.clone().bin_name(&name).render_long_help().to_string();
-        let help: Vec<&str> = help.lines().map(str::trim_end).collect();
-        write!(text, "\n## `{name}`\n\n```text\n{}\n```\n", help.join("\n").trim_end()).unwrap();
-        let mut built = command.clone();
-        built.build();
-        // `help` says again what stands here.
-        for sub in built.get_subcommands_mut().filter(|sub| !sub.is_hide_set() && sub.get_name() != "help") {
-            describe(text, sub, &format!("{name} "));
-        }
-    }
-}
+mod tests;

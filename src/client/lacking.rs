@@ -1,33 +1,31 @@
-//! Flags of `docker buildx build` that wharf has not: who types one is told what to do instead, where the
-//! parser could only guess at a flag of ours.
+//! Flags of `docker buildx build` that wharf does not support, each with what to do instead; clap would
+//! only suggest a similar flag.
+
+use std::ffi::OsString;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use super::exit::Failure;
 
-/// Flags, and what to do without them.
+/// The flags, and what to do without them.
 const FLAGS: &[(&[&str], &str)] = &[
-    (&["--cache-from", "--cache-to"], "leave it away: the node's own cache is always used, and no other"),
-    (&["--output", "-o"], "leave it away: the image stays on the node, and `--push` pushes it"),
+    (&["--cache-from", "--cache-to"], "leave it out: the node's own cache is always used, and no other"),
+    (&["--output", "-o"], "leave it out: the image stays on the node, and `--push` pushes it"),
     (&["--ssh"], "fetch what the build needs into its context, or give a step its key by `--secret`"),
     (&["--build-context"], "put it into the context, or build it first and name it in FROM"),
-    (&["--provenance", "--sbom", "--attest"], "leave it away: images carry no attestations"),
+    (&["--provenance", "--sbom", "--attest"], "leave it out: images carry no attestations"),
     (&["--annotation"], "use `--label`, whose labels are in the image's config"),
-    (&["--builder"], "leave it away: wharfd's engine builds, and --addr names another wharfd"),
-    (&["--allow"], "leave it away: no step is privileged, or has the node's network"),
+    (&["--builder"], "leave it out: wharfd's engine builds, and --addr names another wharfd"),
+    (&["--allow"], "leave it out: no step is privileged, or has the node's network"),
     (
         &["--no-cache-filter"],
         "use `--no-cache`, or an ARG that changes, before the steps that are to run again",
     ),
-    (&["--call", "--check"], "leave it away: warnings about the Dockerfile are shown with every build"),
-    (
-        &["--rm", "--force-rm", "--compress", "--squash", "--isolation", "--security-opt", "--memory", "-m"],
-        "leave it away: the builder that had it is gone, and BuildKit has not",
-    ),
+    (&["--call", "--check"], "leave it out: warnings about the Dockerfile are shown with every build"),
 ];
 
-/// What is said about a flag of buildx's, if that is what the parser has stumbled over.
-pub(super) fn explained(error: &clap::Error, words: impl IntoIterator<Item = String>) -> Option<Failure> {
+/// What to do without the flag, if the parser's error is about one of these.
+pub(super) fn explained(error: &clap::Error, words: impl IntoIterator<Item = OsString>) -> Option<Failure> {
     if error.kind() != ErrorKind::UnknownArgument || !words.into_iter().any(|word| word == "build") {
         return None;
     }
@@ -38,14 +36,12 @@ pub(super) fn explained(error: &clap::Error, words: impl IntoIterator<Item = Str
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser as _;
-
     use super::*;
     use crate::client::args::Cli;
 
     fn explain(words: &[&str]) -> Option<Failure> {
-        let words = ["wharf"].iter().chain(words).map(|word| (*word).to_owned());
-        explained(&Cli::try_parse_from(words.clone()).unwrap_err(), words)
+        let words = ["wharf"].iter().chain(words).map(OsString::from);
+        explained(&Cli::read(words.clone()).unwrap_err(), words)
     }
 
     #[test]

@@ -4,7 +4,9 @@ mod args;
 
 mod lacking;
 mod options;
+mod platform;
 mod units;
+mod unused;
 
 mod connect;
 mod env;
@@ -31,17 +33,15 @@ mod exit;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-
 use args::Cli;
 use exit::{Exit, Failure, Stop};
 
 /// Runs the command that the process was called with.
 pub fn main() -> ExitCode {
-    let words = std::env::args_os().filter_map(|word| word.into_string().ok());
-    let cli = match Cli::try_parse() {
+    let words = std::env::args_os();
+    let cli = match Cli::read(words) {
         Ok(cli) => cli,
-        Err(error) => match lacking::explained(&error, words) {
+        Err(error) => match lacking::explained(&error, std::env::args_os()) {
             Some(failure) => {
                 print::failure(&failure);
                 return failure.exit.into();

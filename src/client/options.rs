@@ -90,6 +90,15 @@ pub(crate) fn image(text: &str) -> Result<String, String> {
     if id { Ok(text.to_owned()) } else { repository(text).map(|_| text.to_owned()) }
 }
 
+/// A switch's value, as Go's `strconv.ParseBool` takes them.
+pub(crate) fn switch(text: &str) -> Result<bool, String> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err("write `true` or `false`".to_owned()),
+    }
+}
+
 /// `KEY[=VALUE]` of `--build-arg`.
 pub(crate) fn build_arg(text: &str) -> Result<BuildArg, String> {
     let (key, value) = match text.split_once('=') {

@@ -26,6 +26,7 @@ mod harness;
 mod hostile;
 mod memory;
 mod names;
+mod pasted;
 mod registries;
 mod sync;
 
@@ -48,6 +49,7 @@ fn cases() -> Vec<Case> {
         concurrency::CASES,
         authorization::CASES,
         commands::CASES,
+        pasted::CASES,
         hostile::graph::CASES,
         hostile::sources::CASES,
         hostile::cache::CASES,

@@ -26,6 +26,7 @@ use crate::{
         exit::{Exit, Failure, Stop},
         files,
         namespace::to_wire,
+        platform::Platform,
         print,
         progress::{Mode, Outcome},
         secrets::Secrets,
@@ -46,6 +47,9 @@ const REASON_TIMEOUT: Duration = Duration::from_secs(1);
 const PIECE_BYTES: usize = 256 * 1024;
 const PIECES_MAX: usize = 2;
 
+/// The time that a reproducible image has: everything that makes one reads this variable.
+const SOURCE_DATE_EPOCH: &str = "SOURCE_DATE_EPOCH";
+
 /// How a build ended.
 enum Ended {
     Built(BuildResult),
@@ -55,6 +59,9 @@ enum Ended {
 pub(super) async fn run(mut call: Call, args: BuildArgs) -> Result<(), Stop> {
     // Whatever can be wrong here is told before wharfd is bothered.
     let mode = display::mode(&call, args.progress, args.quiet)?;
+    if args.push && args.tags.is_empty() {
+        return Err(Failure::usage("`--push` needs a name to push").hint("name the image by `--tag`").into());
+    }
     let namespace = call.namespace()?;
     let address = call.address()?;
     let docker = DockerConfig::read(&call.env)?;
@@ -62,6 +69,9 @@ pub(super) async fn run(mut call: Call, args: BuildArgs) -> Result<(), Stop> {
     let mut spec = spec(&args, &call.env, &docker)?;
     for path in args.iidfile.iter().chain(&args.metadata_file) {
         files::prepare(path)?;
+    }
+    for (flag, why) in args.unused.missed() {
+        print::note(format_args!("WARN: `{flag}` has no effect: {why}"));
     }
     // Where a later run's checkout lies, however its agent names it.
     let workspace = call.env.path("WORKSPACE");
@@ -239,6 +249,12 @@ fn spec(args: &BuildArgs, env: &Env, docker: &DockerConfig) -> Result<BuildSpec,
             None => build_args.remove(&arg.key),
         };
     }
+    // As buildx passes it on (docs/build-repro.md in BuildKit); who names it by a flag means that.
+    if !args.build_args.iter().any(|arg| arg.key == SOURCE_DATE_EPOCH)
+        && let Some(epoch) = env.get(SOURCE_DATE_EPOCH)?
+    {
+        build_args.insert(SOURCE_DATE_EPOCH.to_owned(), epoch);
+    }
     let mut ulimits: Vec<crate::wire::v1::Ulimit> = Vec::new();
     for limit in &args.ulimits {
         ulimits.retain(|other| other.name != limit.name);
@@ -257,8 +273,21 @@ fn spec(args: &BuildArgs, env: &Env, docker: &DockerConfig) -> Result<BuildSpec,
         network: args.network.clone().unwrap_or_default(),
         shm_size: args.shm_size.unwrap_or_default(),
         ulimits,
-        platform: args.platform.clone().unwrap_or_default(),
+        platform: platform(&args.platforms)?,
     })
+}
+
+/// The one platform that is built for; empty: the node's own.
+fn platform(asked: &[Platform]) -> Result<String, Failure> {
+    match asked {
+        [] => Ok(String::new()),
+        [first, others @ ..] if others.iter().all(|other| other == first) => Ok(match first {
+            Platform::Local => String::new(),
+            Platform::Named(named) => named.to_string(),
+        }),
+        _ => Err(Failure::usage("`--platform` names several platforms, and a build is for one")
+            .hint("build for each on a node of that platform")),
+    }
 }
 
 /// Tells of the image, to files and people.

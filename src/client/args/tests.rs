@@ -1,0 +1,186 @@
+//! Command lines, and the page that is made of them.
+
+use std::{env, fmt::Write as _, fs};
+
+use super::*;
+
+fn parse(words: &[&str]) -> Result<Cli, clap::Error> {
+    Cli::read(std::iter::once("wharf").chain(words.iter().copied()))
+}
+
+#[test]
+fn the_definition_is_sound() {
+    Cli::definition().debug_assert();
+}
+
+#[test]
+fn global_flags_stand_before_and_after_the_command() {
+    for words in [
+        &["--namespace", "a#1", "build", "."][..],
+        &["build", ".", "--namespace=a#1"],
+        &["namespace", "rm", "--namespace", "a#1"],
+    ] {
+        assert_eq!(parse(words).unwrap().global.namespace.as_deref(), Some("a#1"));
+    }
+}
+
+#[test]
+fn a_build_has_dockers_flags() {
+    let words = [
+        "build",
+        "-t",
+        "app:1",
+        "--tag=b",
+        "-f",
+        "d/Dockerfile",
+        "--build-arg",
+        "A=1",
+        "--build-arg",
+        "B",
+        "--label",
+        "l=v",
+        "--no-cache",
+        "--pull",
+        "--push",
+        "--load",
+        "-q",
+        "--iidfile",
+        "i",
+        "--metadata-file",
+        "m",
+        "--progress=plain",
+        "--add-host",
+        "h:1.2.3.4",
+        "--network=none",
+        "--shm-size",
+        "64m",
+        "--ulimit",
+        "nofile=1:2",
+        "--secret",
+        "id=s,env=S",
+        "--target",
+        "t",
+        "--platform",
+        "linux/amd64",
+        "--",
+        "-dir",
+    ];
+    let Command::Build(args) = parse(&words).unwrap().command else { panic!("not a build") };
+    assert_eq!(args.context, PathBuf::from("-dir"));
+    assert_eq!(args.tags.len(), 2);
+    assert_eq!(args.shm_size, Some(64 << 20));
+    assert!(args.push && args.quiet && args.no_cache);
+}
+
+fn build_of(words: &[&str]) -> BuildArgs {
+    let words: Vec<&str> = [&["build", "."], words].concat();
+    let Command::Build(args) = parse(&words).unwrap_or_else(|error| panic!("{words:?}: {error}")).command
+    else {
+        panic!("not a build")
+    };
+    *args
+}
+
+#[test]
+fn flags_are_read_as_pflag_reads_them() {
+    for (words, no_cache) in [
+        (&[][..], false),
+        (&["--no-cache"], true),
+        (&["--no-cache=true"], true),
+        (&["--no-cache=T"], true),
+        (&["--no-cache=1"], true),
+        (&["--no-cache=false"], false),
+        (&["--no-cache", "--no-cache"], true),
+        (&["--no-cache", "--no-cache=FALSE"], false),
+    ] {
+        assert_eq!(build_of(words).no_cache, no_cache, "{words:?}");
+    }
+    assert!(build_of(&["-q=true", "--push=false", "--pull=true"]).quiet);
+    let args = build_of(&["-qf", "x"]);
+    assert_eq!((args.quiet, args.file), (true, Some("x".into())));
+    assert_eq!(build_of(&["--target", "a", "--target=b"]).target.as_deref(), Some("b"));
+    assert_eq!(build_of(&["--progress=plain", "--progress=auto"]).progress.progress, Some(Mode::Auto));
+    let hosts = build_of(&["--add-host", "a:1.2.3.4,b=::1", "--add-host=c:1.2.3.4"]).add_hosts;
+    assert_eq!(
+        hosts.iter().map(|host| host.0.as_str()).collect::<Vec<_>>(),
+        ["a:1.2.3.4", "b=::1", "c:1.2.3.4"]
+    );
+    // Values with commas of their own stay whole.
+    let args =
+        build_of(&["--build-arg", "A=1,2", "--build-arg", "A=3", "--label", "l=1,2", "-t", "a", "-t=b"]);
+    assert_eq!((args.build_args.len(), args.labels.len(), args.tags.len()), (2, 1, 2));
+    assert_eq!(args.labels[0].value, "1,2");
+    assert_eq!(build_of(&["--platform", "linux/amd64,Linux/x86_64", "--platform=local"]).platforms.len(), 3);
+}
+
+#[test]
+fn flags_of_the_old_builder_do_nothing() {
+    let quiet = ["--rm", "--rm=false", "--force-rm", "--compress"];
+    assert_eq!(build_of(&quiet).unused.missed().count(), 0);
+    let missed = [
+        "--squash",
+        "--isolation=default",
+        "--security-opt=a=b",
+        "-m",
+        "1g",
+        "--memory-swap=-1",
+        "-c",
+        "2",
+        "--cpu-period=1",
+        "--cpu-quota",
+        "-1",
+        "--cpuset-cpus=0",
+        "--cpuset-mems=0",
+    ];
+    assert_eq!(build_of(&missed).unused.missed().count(), 10);
+}
+
+#[test]
+fn what_is_wrong_is_bad_usage() {
+    for words in [
+        &[][..],
+        &["build"],
+        &["build", ".", ".."],
+        &["build", ".", "-t", "Foo/Bar"],
+        &["build", ".", "--no-cache=yes"],
+        &["build", ".", "--platform", "pdp11"],
+        &["build", ".", "--cpu-quota=much"],
+        &["build", ".", "--shm-size", "big"],
+        &["build", ".", "--cache-from", "x"],
+        &["push", "Foo"],
+        &["rmi"],
+        &["frobnicate"],
+    ] {
+        assert_eq!(parse(words).unwrap_err().exit_code(), 2, "{words:?}");
+    }
+}
+
+/// `docs/cli.md` has all help. `WHARF_DOCS=write` writes it anew.
+#[test]
+fn the_reference_is_up_to_date() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/cli.md");
+    let mut text = String::from(
+        "# The command line\n\nAll that `wharf --help` says. Made from the code: \
+         `WHARF_DOCS=write cargo test the_reference` writes it anew.\n",
+    );
+    describe(&mut text, &mut Cli::definition().term_width(100), "");
+    if env::var_os("WHARF_DOCS").is_some_and(|what| what == "write") {
+        fs::create_dir_all(concat!(env!("CARGO_MANIFEST_DIR"), "/docs")).unwrap();
+        fs::write(path, &text).unwrap();
+    }
+    let written = fs::read_to_string(path).unwrap();
+    assert!(text == written, "docs/cli.md is out of date: run `WHARF_DOCS=write cargo test the_reference`");
+}
+
+fn describe(text: &mut String, command: &mut clap::Command, above: &str) {
+    let name = format!("{above}{}", command.get_name());
+    let help = command.clone().bin_name(&name).render_long_help().to_string();
+    let help: Vec<&str> = help.lines().map(str::trim_end).collect();
+    write!(text, "\n## `{name}`\n\n```text\n{}\n```\n", help.join("\n").trim_end()).unwrap();
+    let mut built = command.clone();
+    built.build();
+    // `help` says again what stands here.
+    for sub in built.get_subcommands_mut().filter(|sub| !sub.is_hide_set() && sub.get_name() != "help") {
+        describe(text, sub, &format!("{name} "));
+    }
+}
