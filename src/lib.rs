@@ -27,7 +27,7 @@ pub mod buildkit;
 
 pub mod engine;
 
-pub mod registry;
+pub mod images;
 
 pub mod build;
 

@@ -23,8 +23,8 @@ use crate::{
         filesync::DirectoryRequest,
         session::{Messages, SessionClient},
     },
-    engine::admission::CredentialSource,
     fault::{Fault, Reason},
+    images::admission::CredentialSource,
     names::{Login, Secret},
     tasks::Group,
     wire::{

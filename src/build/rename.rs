@@ -6,7 +6,7 @@ use bollard_buildkit_proto::moby::buildkit::v1 as control;
 
 use super::paths;
 use crate::{
-    engine::naming::{NamespaceNames, Owner, PRIVATE_HOST},
+    images::naming::{NamespaceNames, Owner, PRIVATE_HOST},
     names::Reference,
 };
 
@@ -102,7 +102,7 @@ impl Renaming {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{engine::naming::Keys, names::Namespace};
+    use crate::{images::naming::Keys, names::Namespace};
 
     #[test]
     fn names_of_the_engine_become_the_jobs() {

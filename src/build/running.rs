@@ -26,8 +26,8 @@ use crate::{
         session::Session,
         solve::{self, Ended, Facts},
     },
-    engine::{Engine, StoreKind, admission::CredentialSource, naming::PRIVATE_HOST},
     fault::{Fault, Reason},
+    images::{Images, admission::CredentialSource, naming::PRIVATE_HOST},
     names::{Namespace, printable, shortened},
     policy::Permit,
     wire::{build::BuildSpec, progress::Reporter, v1},
@@ -66,10 +66,10 @@ pub enum Outcome {
 }
 
 /// Runs a build to its end. Dropping the future cancels the build on the engine.
-pub async fn run(engine: &Engine, order: &Order, reporter: &Reporter) -> Result<Outcome, Fault> {
-    let mut build = Build::new(engine, order, reporter)?;
+pub async fn run(images: &Images, order: &Order, reporter: &Reporter) -> Result<Outcome, Fault> {
+    let mut build = Build::new(images, order, reporter)?;
     let tasks = &order.client.tasks;
-    let connection = engine.dial(tasks).await?;
+    let connection = images.engine().dial(tasks).await?;
     let session = Session::new(random_id()?);
     let shared_key = build.shared_key();
     let serving = session.serve(&connection, &shared_key, order.client.clone(), tasks);
@@ -98,7 +98,7 @@ enum Next {
 }
 
 struct Build<'a> {
-    engine: &'a Engine,
+    images: &'a Images,
     order: &'a Order,
     spec: BuildSpec,
     reporter: &'a Reporter,
@@ -107,9 +107,9 @@ struct Build<'a> {
 }
 
 impl<'a> Build<'a> {
-    fn new(engine: &'a Engine, order: &'a Order, reporter: &'a Reporter) -> Result<Self, Fault> {
+    fn new(images: &'a Images, order: &'a Order, reporter: &'a Reporter) -> Result<Self, Fault> {
         let mut spec = order.spec.clone();
-        let own = engine.platform().to_string();
+        let own = images.engine().platform().to_string();
         if !spec.platform.is_empty() && spec.platform != own {
             return Err(gate::foreign_platform(&spec.platform, &own));
         }
@@ -117,10 +117,10 @@ impl<'a> Build<'a> {
         // A client may divide its own job's cache mounts further, never leave the job.
         let divided = spec.build_args.remove("BUILDKIT_CACHE_MOUNT_NS");
         let keys = JobKeys {
-            salt: engine.keys().salt(job),
-            cache_mounts: engine.keys().cache_mounts(job, divided.as_deref()),
+            salt: images.keys().salt(job),
+            cache_mounts: images.keys().cache_mounts(job, divided.as_deref()),
         };
-        Ok(Self { engine, order, spec, reporter, keys, sources: Sources::new(engine, order, reporter) })
+        Ok(Self { images, order, spec, reporter, keys, sources: Sources::new(images, order, reporter) })
     }
 
     /// What the context sync is compared with: the job's own earlier syncs of the same directories.
@@ -131,14 +131,14 @@ impl<'a> Build<'a> {
             .flat_map(|session| &session.offer().directories)
             .map(|(name, path)| (name.as_str(), path.as_str()))
             .collect();
-        self.engine.keys().shared_key(self.order.job(), &directories)
+        self.images.keys().shared_key(self.order.job(), &directories)
     }
 
     /// Passes until one runs. The first proves what the job's Dockerfile used last time, so that an
     /// unchanged rebuild takes one.
     async fn passes(&mut self, connection: &Connection, session: &Session) -> Result<Passed, Fault> {
         let names = self.private_names().await?;
-        let before = self.engine.ids_of(names.iter().map(String::as_str)).await?;
+        let before = self.images.engine().ids_of(names.iter().map(String::as_str)).await?;
         self.sources.admit_bases().await?;
         for pass in 1..=PASSES_MAX {
             tracing::debug!(pass, "a pass of the frontend");
@@ -154,7 +154,7 @@ impl<'a> Build<'a> {
                 Next::End(end) => {
                     facts.runs().await;
                     if matches!(end, Ok(Passed::Exported(_))) {
-                        self.engine.keep_replaced(self.order.namespace.subject(), before).await?;
+                        self.images.keep_replaced(self.order.namespace.subject(), before).await?;
                         self.sources.remember_bases(&used).await?;
                     }
                     return end;
@@ -184,7 +184,7 @@ impl<'a> Build<'a> {
             names: names.to_vec(),
         };
         let targets = self.sources.targets();
-        let platform = self.engine.platform().to_string();
+        let platform = self.images.engine().platform().to_string();
         let gate = Gate {
             session: session.id(),
             keys: &self.keys,
@@ -242,7 +242,7 @@ impl<'a> Build<'a> {
     fn foreign_platform(&self, failure: &Failure) -> Fault {
         let line =
             failure.source.as_ref().map_or(String::new(), |source| format!("Dockerfile:{}: ", source.start));
-        let own = self.engine.platform();
+        let own = self.images.engine().platform();
         let text = format!("{line}the stage asks for another platform than the engine's, which is `{own}`");
         Fault::new(Reason::GraphDenied, text).hint(gate::PLATFORM_HINT)
     }
@@ -252,11 +252,11 @@ impl<'a> Build<'a> {
     async fn private_names(&self) -> Result<Vec<String>, Fault> {
         let namespace = self.order.namespace.subject();
         if self.spec.tags.is_empty() {
-            return Ok(vec![self.engine.keys().names(namespace).untagged(&random_id()?)]);
+            return Ok(vec![self.images.keys().names(namespace).untagged(&random_id()?)]);
         }
         let mut private = Vec::with_capacity(self.spec.tags.len());
         for tag in &self.spec.tags {
-            private.push(self.engine.private_name(namespace, tag).await?.as_str().to_owned());
+            private.push(self.images.private_name(namespace, tag).await?.as_str().to_owned());
         }
         Ok(private)
     }
@@ -288,10 +288,8 @@ impl<'a> Build<'a> {
         let fact = |key: &str| facts.get(key).cloned().unwrap_or_default();
         let id = fact("containerimage.digest");
         let config = facts.get("containerimage.config.digest").unwrap_or(&id).clone();
-        let digest = match self.engine.store_kind() {
-            StoreKind::Containerd => id.clone(),
-            StoreKind::Classic => String::new(),
-        };
+        let store = self.images.engine().image_store();
+        let digest = store.manifest_digest(&id).unwrap_or_default().to_owned();
         let mut result = v1::BuildResult {
             image_id: id,
             config_digest: config,
@@ -303,11 +301,11 @@ impl<'a> Build<'a> {
         if self.spec.push {
             let client: &BuildClient = &self.order.client;
             // By id: the run may build the same tag twice at once.
-            let image = self.engine.find_image(&self.order.namespace, &result.image_id).await?;
+            let image = self.images.find_image(&self.order.namespace, &result.image_id).await?;
             for tag in &self.spec.tags {
                 let login = CredentialSource::credentials(client, tag.host()).await?;
                 let pushing =
-                    self.engine.push(&self.order.namespace, &image, tag, login.as_ref(), self.reporter);
+                    self.images.push(&self.order.namespace, &image, tag, login.as_ref(), self.reporter);
                 let digest = pushing.await?.to_string();
                 result.digest.clone_from(&digest);
                 result.pushed.push(v1::PushedReference { reference: tag.to_string(), digest });

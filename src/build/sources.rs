@@ -10,8 +10,8 @@ use futures_util::future::join_all;
 
 use super::{client::BuildClient, isolation::Source, rename::Renaming, running::Order};
 use crate::{
-    engine::{Engine, admission::Admitted, naming::PRIVATE_HOST},
     fault::{Fault, Reason},
+    images::{Images, admission::Admitted, naming::PRIVATE_HOST},
     names::{Reference, printable, printable_url},
     wire::progress::Reporter,
 };
@@ -21,12 +21,12 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The sources of one build.
 pub(super) struct Sources<'a> {
-    engine: &'a Engine,
+    images: &'a Images,
     order: &'a Order,
     reporter: &'a Reporter,
     renaming: Renaming,
     /// Admitted images by the name that BuildKit knows: `docker.io/library/busybox:latest`.
-    images: BTreeMap<String, Admitted>,
+    admitted: BTreeMap<String, Admitted>,
     urls: BTreeSet<String>,
     /// Sources that were asked for once: a second time ends the build.
     asked: BTreeSet<String>,
@@ -34,13 +34,13 @@ pub(super) struct Sources<'a> {
 
 impl<'a> Sources<'a> {
     /// None yet, but for the tar that comes with the order.
-    pub(super) fn new(engine: &'a Engine, order: &'a Order, reporter: &'a Reporter) -> Self {
+    pub(super) fn new(images: &'a Images, order: &'a Order, reporter: &'a Reporter) -> Self {
         Self {
-            engine,
+            images,
             order,
             reporter,
-            renaming: Renaming::new(engine.keys().names(order.namespace.subject()), engine.root()),
-            images: BTreeMap::new(),
+            renaming: Renaming::new(images.keys().names(order.namespace.subject()), images.engine().root()),
+            admitted: BTreeMap::new(),
             urls: BTreeSet::new(),
             asked: BTreeSet::new(),
         }
@@ -62,12 +62,12 @@ impl<'a> Sources<'a> {
         let path = session.and_then(|session| session.offer().directory("dockerfile"));
         let spec = &self.order.spec;
         let parts = [path.unwrap_or_default(), spec.dockerfile.as_str(), spec.target.as_str()];
-        self.engine.keys().build(self.order.job(), &parts)
+        self.images.keys().build(self.order.job(), &parts)
     }
 
     /// All of it, as BuildKit's source policy takes it.
     pub(super) fn list(&self) -> Vec<Source> {
-        let images = self.images.iter().map(|(named, admitted)| Source::Image {
+        let images = self.admitted.iter().map(|(named, admitted)| Source::Image {
             named: named.clone(),
             target: admitted.target().to_owned(),
         });
@@ -83,13 +83,13 @@ impl<'a> Sources<'a> {
 
     /// The names of admitted images in the engine, and what the Dockerfile calls each.
     pub(super) fn targets(&self) -> BTreeMap<String, String> {
-        self.images.iter().map(|(named, admitted)| (admitted.target().to_owned(), named.clone())).collect()
+        self.admitted.iter().map(|(named, admitted)| (admitted.target().to_owned(), named.clone())).collect()
     }
 
     /// Proves what this build used last time. The Dockerfile may not name it any more.
     pub(super) async fn admit_bases(&mut self) -> Result<(), Fault> {
-        let job = self.engine.keys().job(self.order.job());
-        let bases = self.engine.store().bases(&job, &self.build_key()).await?;
+        let job = self.images.keys().job(self.order.job());
+        let bases = self.images.store().bases(&job, &self.build_key()).await?;
         let admissions = bases.iter().map(|reference| self.admission(reference));
         for (reference, admitted) in bases.iter().zip(join_all(admissions).await) {
             match admitted {
@@ -104,26 +104,26 @@ impl<'a> Sources<'a> {
     /// Remembers what the build used; `used` has names in the engine.
     pub(super) async fn remember_bases(&self, used: &BTreeSet<String>) -> Result<(), Fault> {
         let used: Vec<Reference> = self
-            .images
+            .admitted
             .iter()
             .filter(|(_, admitted)| used.contains(admitted.target()))
             .filter_map(|(named, _)| Reference::parse(named).ok())
             .collect();
-        let job = self.engine.keys().job(self.order.job());
-        self.engine.store().set_bases(&job, &self.build_key(), &used).await
+        let job = self.images.keys().job(self.order.job());
+        self.images.store().set_bases(&job, &self.build_key(), &used).await
     }
 
     /// Holds can go between two passes: an operator prunes. Without its hold BuildKit would look
     /// for the image elsewhere.
     pub(super) async fn hold_again(&mut self) -> Result<(), Fault> {
         let mut lost = Vec::new();
-        for (named, admitted) in &self.images {
-            if !admitted.still_held(self.engine).await? {
+        for (named, admitted) in &self.admitted {
+            if !admitted.still_held(self.images).await? {
                 lost.push(named.clone());
             }
         }
         for named in lost {
-            self.images.remove(&named);
+            self.admitted.remove(&named);
             if let Ok(reference) = Reference::parse(&named) {
                 let admitted = self.admission(&reference).await?;
                 self.admitted(&named, admitted);
@@ -137,12 +137,12 @@ impl<'a> Sources<'a> {
         reference: &'b Reference,
     ) -> impl Future<Output = Result<Admitted, Fault>> + use<'a, 'b> {
         let client: &BuildClient = &self.order.client;
-        self.engine.admit(&self.order.namespace, reference, client, self.order.spec.pull, self.reporter)
+        self.images.admit(&self.order.namespace, reference, client, self.order.spec.pull, self.reporter)
     }
 
     fn admitted(&mut self, named: &str, admitted: Admitted) {
         self.renaming.admit(admitted.target(), named);
-        self.images.insert(named.to_owned(), admitted);
+        self.admitted.insert(named.to_owned(), admitted);
     }
 
     /// Admits a source that BuildKit's policy has denied.

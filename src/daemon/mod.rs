@@ -10,12 +10,13 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     config::Config,
-    engine::{
-        Engine,
-        naming::{KeyError, Keys},
-    },
+    engine::Engine,
     fault::Fault,
     identity::Identities,
+    images::{
+        Images,
+        naming::{KeyError, Keys},
+    },
     service::{self, Front, Health, Work},
     store::{Store, StoreError},
     tasks::{Cause, Group, Task},
@@ -106,9 +107,10 @@ async fn start(config: &Config, process: &Group) -> Result<Started, StartError> 
     let mut engines = BTreeMap::new();
     for (name, socket) in config.engines.iter() {
         let (keys, store) = (keys.clone(), store.clone());
-        let engine = Engine::connect(name.as_str(), socket.as_path(), keys, store, process).await?;
-        engine.recover().await?;
-        engines.insert(name.clone(), engine);
+        let engine = Engine::connect(name.as_str(), socket.as_path(), process).await?;
+        let images = Images::new(engine, keys, store, process);
+        images.recover().await?;
+        engines.insert(name.clone(), images);
     }
     let identities = Identities::new(config);
     say_who_is_served(&identities);

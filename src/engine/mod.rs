@@ -1,25 +1,18 @@
 //! One Docker Engine: what wharfd asks of it, over the socket that wharfd alone holds.
 
-pub mod admission;
-mod facts;
-pub(crate) mod fault;
-pub(crate) mod fetch;
-mod holds;
-pub mod image;
-pub(crate) mod lines;
-mod locks;
-pub mod naming;
-mod recovery;
+pub(crate) mod docker;
+pub mod image_store;
 
 use std::{
     fmt,
     path::{Path, PathBuf},
-    sync::{Arc, atomic::AtomicBool},
+    sync::Arc,
     time::Duration,
 };
 
 use bollard::{BollardRequest, Docker};
-use tokio::sync::Semaphore;
+use docker::fault;
+use image_store::ImageStore;
 
 use crate::{
     buildkit::{
@@ -28,11 +21,8 @@ use crate::{
     },
     fault::{Fault, Reason},
     names::printable,
-    store::Store,
     tasks::Group,
 };
-use locks::Locks;
-use naming::Keys;
 
 /// Engine 26.1: the oldest whose BuildKit enforces all that wharfd relies on.
 const API_OLDEST: (u16, u16) = (1, 45);
@@ -45,9 +35,6 @@ const VERSION_TIMEOUT: Duration = Duration::from_secs(5);
 /// A pull or a push of which the engine says nothing for so long is stuck at its registry, and whoever
 /// waits for the same image or name is stuck with it. Long: a large layer is unpacked without a word.
 pub(crate) const STALL_TIMEOUT: Duration = Duration::from_secs(600);
-/// How many images have their layers verified at once. Each holds its manifests and configs, up to
-/// 64 MiB, and what a decoder looks back at, up to 128 MiB: jobs choose both.
-const VERIFIED_AT_ONCE: usize = 4;
 
 /// An engine. Cheap to clone.
 #[derive(Clone)]
@@ -64,17 +51,9 @@ struct Inner {
     platform: Platform,
     /// The directory of its files.
     root: String,
-    store_kind: StoreKind,
-    keys: Keys,
-    store: Store,
+    image_store: ImageStore,
     tasks: Group,
     dialler: Dialler,
-    holds: Locks,
-    targets: Locks,
-    /// Places for images whose layers are verified.
-    verifying: Semaphore,
-    /// A public name could not be given back; the journal has it.
-    unsettled: AtomicBool,
 }
 
 /// An operating system and a processor.
@@ -88,26 +67,11 @@ pub struct Platform {
     pub variant: Option<String>,
 }
 
-/// Where the engine keeps images.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StoreKind {
-    /// The engine's own: an image's id is its config's digest.
-    Classic,
-    /// containerd's: an image's id is its manifest's or index's digest.
-    Containerd,
-}
-
 impl Engine {
     /// Connects to the engine at `socket`, called `name` in the configuration, and finds out what it
     /// is. An engine that is too old is refused. What must not stop half-way runs in a group below
     /// `tasks`.
-    pub async fn connect(
-        name: &str,
-        socket: &Path,
-        keys: Keys,
-        store: Store,
-        tasks: &Group,
-    ) -> Result<Self, Fault> {
+    pub async fn connect(name: &str, socket: &Path, tasks: &Group) -> Result<Self, Fault> {
         let unreachable = |cause| {
             Fault::new(
                 Reason::EngineUnavailable,
@@ -142,10 +106,6 @@ impl Engine {
             let text = format!("the engine `{name}` runs on {platform}: wharfd serves Linux engines");
             return Err(Fault::new(Reason::EngineLacks, text));
         }
-        let containerd = info.driver_status.iter().flatten().any(|entry| {
-            matches!(entry.as_slice(), [key, value]
-                if key == "driver-type" && value == "io.containerd.snapshotter.v1")
-        });
         let engine = Self {
             inner: Arc::new(Inner {
                 name: name.to_owned(),
@@ -154,16 +114,10 @@ impl Engine {
                 version: shown,
                 api_version,
                 platform,
+                image_store: ImageStore::of(&info, api_version),
                 root: info.docker_root_dir.unwrap_or_default(),
-                store_kind: if containerd { StoreKind::Containerd } else { StoreKind::Classic },
-                keys,
-                store,
                 tasks,
                 dialler: Dialler::new(socket.to_owned(), dialling),
-                holds: Locks::default(),
-                targets: Locks::default(),
-                verifying: Semaphore::new(VERIFIED_AT_ONCE),
-                unsettled: AtomicBool::new(false),
             }),
         };
         tracing::info!(engine = ?engine, "connected");
@@ -201,18 +155,8 @@ impl Engine {
     }
 
     /// Where it keeps images.
-    pub fn store_kind(&self) -> StoreKind {
-        self.inner.store_kind
-    }
-
-    /// The node's keyed hashes.
-    pub fn keys(&self) -> &Keys {
-        &self.inner.keys
-    }
-
-    /// What wharfd remembers.
-    pub fn store(&self) -> &Store {
-        &self.inner.store
+    pub fn image_store(&self) -> ImageStore {
+        self.inner.image_store
     }
 
     /// A connection to its BuildKit; `tasks` owns its tasks.
@@ -223,11 +167,6 @@ impl Engine {
     /// The tasks that must not stop half-way.
     pub(crate) fn tasks(&self) -> &Group {
         &self.inner.tasks
-    }
-
-    /// One lock a push target, by its reference in full.
-    pub(crate) fn targets(&self) -> &Locks {
-        &self.inner.targets
     }
 
     /// Whether the engine answers, and is the one that was found at the start: another version may
@@ -264,7 +203,7 @@ impl fmt::Debug for Engine {
             .field("version", &self.inner.version)
             .field("api", &format_args!("{major}.{minor}"))
             .field("platform", &format_args!("{}", self.inner.platform))
-            .field("store", &format_args!("{}", self.inner.store_kind))
+            .field("store", &format_args!("{}", self.inner.image_store))
             .finish_non_exhaustive()
     }
 }
@@ -276,15 +215,6 @@ impl fmt::Display for Platform {
             Some(variant) => write!(f, "/{variant}"),
             None => Ok(()),
         }
-    }
-}
-
-impl fmt::Display for StoreKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Classic => "classic",
-            Self::Containerd => "containerd",
-        })
     }
 }
 

@@ -18,8 +18,8 @@ use crate::{
         session::{self, Attached, Offer, Sessions},
         tar::{Beginning, Tar},
     },
-    engine::image::check_target,
     fault::{Fault, Reason},
+    images::owned::check_target,
     tasks::{Cause, Group},
     wire::{
         build::BuildSpec,
@@ -134,9 +134,9 @@ impl Build {
         };
         let client = BuildClient { session, tar, logins, tasks: tasks.clone() };
         let order = Order { namespace, spec, client: Arc::new(client) };
-        let engine = call.engine().clone();
+        let images = call.images().clone();
         let work =
-            |reporter: Reporter| async move { Box::pin(running::run(&engine, &order, &reporter)).await };
+            |reporter: Reporter| async move { Box::pin(running::run(&images, &order, &reporter)).await };
         let progress = |progress| response(build_response::Response::Progress(progress));
         Ok(super::stream::run(call, tasks, member, work, progress, |outcome| {
             response(match outcome {

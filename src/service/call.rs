@@ -11,6 +11,7 @@ use crate::{
     engine::Engine,
     fault::{Fault, Reason},
     identity::Caller,
+    images::Images,
     names::{Namespace, printable},
     policy::Permit,
     transport::Peer,
@@ -21,7 +22,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Call {
     caller: Caller,
-    engine: Engine,
+    images: Images,
     span: Span,
 }
 
@@ -41,22 +42,22 @@ impl Front {
             }
             accepted
         });
-        let (caller, engine) = accepted.map_err(|fault| status::from_fault(&fault))?;
+        let (caller, images) = accepted.map_err(|fault| status::from_fault(&fault))?;
         span.record("caller", tracing::field::display(&caller));
-        Ok(Call { caller, engine, span })
+        Ok(Call { caller, images, span })
     }
 
-    fn identify<T>(&self, request: &Request<T>) -> Result<(Caller, Engine), Fault> {
+    fn identify<T>(&self, request: &Request<T>) -> Result<(Caller, Images), Fault> {
         let peer = request
             .extensions()
             .get::<Peer>()
             .ok_or_else(|| Fault::new(Reason::UnknownCaller, "nobody vouches for this connection"))?;
         let caller = self.identities.identify(peer)?;
-        let engine = self
+        let images = self
             .engines
             .get(caller.engine())
             .ok_or_else(|| Fault::internal(format!("no engine `{}`", caller.engine())))?;
-        Ok((caller, engine.clone()))
+        Ok((caller, images.clone()))
     }
 }
 
@@ -68,7 +69,12 @@ impl Call {
 
     /// The engine that works for the caller.
     pub fn engine(&self) -> &Engine {
-        &self.engine
+        self.images.engine()
+    }
+
+    /// The images of that engine.
+    pub fn images(&self) -> &Images {
+        &self.images
     }
 
     /// The engine's name in the configuration.

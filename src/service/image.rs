@@ -10,8 +10,8 @@ use super::{
     stream::{self, Responses},
 };
 use crate::{
-    engine::image::OwnedImage,
     fault::Fault,
+    images::owned::OwnedImage,
     names::Reference,
     wire::{
         credentials::Logins,
@@ -47,11 +47,11 @@ impl ImageService for Images {
             let reference = reference("reference", &request.reference)?.tagged();
             let credentials = Logins::from_wire("credentials", request.credentials)?;
             let member = self.front.work().begin(call.engine_name(), &permit, Kind::Push)?;
-            let engine = call.engine().clone();
+            let images = call.images().clone();
             let work = move |reporter| async move {
-                let image = engine.find_image(&permit, &reference.to_string()).await?;
+                let image = images.find_image(&permit, &reference.to_string()).await?;
                 let login = credentials.of(reference.host());
-                let digest = engine.push(&permit, &image, &reference, login, &reporter).await?;
+                let digest = images.push(&permit, &image, &reference, login, &reporter).await?;
                 Ok(v1::PushImageResult { reference: reference.to_string(), digest: digest.to_string() })
             };
             Ok(stream::run(&call, (*member).clone(), member, work, pushing, pushed))
@@ -70,9 +70,9 @@ impl ImageService for Images {
             let reference = reference("reference", &request.reference)?.tagged();
             let credentials = Logins::from_wire("credentials", request.credentials)?;
             let member = self.front.work().begin(call.engine_name(), &permit, Kind::Pull)?;
-            let engine = call.engine().clone();
+            let images = call.images().clone();
             let work = move |reporter| async move {
-                let (digest, image) = engine.pull_image(&permit, &reference, &credentials, &reporter).await?;
+                let (digest, image) = images.pull_image(&permit, &reference, &credentials, &reporter).await?;
                 Ok(v1::PullImageResult {
                     reference: reference.to_string(),
                     digest: digest.as_ref().map(ToString::to_string).unwrap_or_default(),
@@ -94,10 +94,10 @@ impl ImageService for Images {
             let permit = call.authorize(request.namespace)?;
             let target = reference("target", &request.target)?.tagged();
             let member = self.front.work().begin(call.engine_name(), &permit, Kind::Change)?;
-            let engine = call.engine().clone();
+            let images = call.images().clone();
             to_its_end(member, async move {
-                let image = engine.find_image(&permit, &request.source).await?;
-                engine.tag_image(&permit, &image, &target).await?;
+                let image = images.find_image(&permit, &request.source).await?;
+                images.tag_image(&permit, &image, &target).await?;
                 Ok(v1::TagImageResponse {})
             })
             .await
@@ -117,7 +117,7 @@ impl ImageService for Images {
                 "" => None,
                 text => Some(reference("reference", text)?),
             };
-            let images = call.engine().images(&permit).await?;
+            let images = call.images().list(&permit).await?;
             let images = images.iter().filter_map(|image| listed(image, filter.as_ref())).collect();
             Ok(v1::ListImagesResponse { images })
         })
@@ -132,7 +132,7 @@ impl ImageService for Images {
         let request = request.into_inner();
         call.answer(async {
             let permit = call.authorize(request.namespace)?;
-            let (image, json) = call.engine().inspect_image(&permit, &request.reference).await?;
+            let (image, json) = call.images().inspect_image(&permit, &request.reference).await?;
             Ok(v1::InspectImageResponse { image: listed(&image, None), json: json.to_string() })
         })
         .await
@@ -147,9 +147,9 @@ impl ImageService for Images {
         call.answer(async {
             let permit = call.authorize(request.namespace)?;
             let member = self.front.work().begin(call.engine_name(), &permit, Kind::Change)?;
-            let engine = call.engine().clone();
+            let images = call.images().clone();
             to_its_end(member, async move {
-                let removed = engine.remove_image(&permit, &request.reference, request.force).await?;
+                let removed = images.remove_image(&permit, &request.reference, request.force).await?;
                 Ok(v1::RemoveImageResponse {
                     untagged: removed.untagged.iter().map(ToString::to_string).collect(),
                     deleted: removed.deleted.iter().map(ToString::to_string).collect(),

@@ -22,8 +22,8 @@ pub use work::{Kind, Member, Work};
 
 use crate::{
     config::EngineName,
-    engine::Engine,
     identity::Identities,
+    images::Images,
     wire::v1::{
         self, build_service_server::BuildServiceServer, image_service_server::ImageServiceServer,
         namespace_service_server::NamespaceServiceServer, node_service_server::NodeServiceServer,
@@ -40,13 +40,13 @@ const REQUEST_BYTES_MAX: usize = 64 << 10;
 #[derive(Debug)]
 pub struct Front {
     identities: Identities,
-    engines: BTreeMap<EngineName, Engine>,
+    engines: BTreeMap<EngineName, Images>,
     work: Arc<Work>,
 }
 
 impl Front {
     /// A front door for `identities`; `engines` has every engine that they name.
-    pub fn new(identities: Identities, engines: BTreeMap<EngineName, Engine>, work: Arc<Work>) -> Arc<Self> {
+    pub fn new(identities: Identities, engines: BTreeMap<EngineName, Images>, work: Arc<Work>) -> Arc<Self> {
         Arc::new(Self { identities, engines, work })
     }
 

@@ -30,14 +30,14 @@ impl NamespaceService for Namespaces {
         let call = self.front.accept(&request, "NamespaceService/DeleteNamespace")?;
         call.answer(async {
             let permit = call.authorize(request.into_inner().namespace)?;
-            let (engine, name) = (call.engine().clone(), call.engine_name().clone());
+            let (images, name) = (call.images().clone(), call.engine_name().clone());
             let work = Arc::clone(self.front.work());
             // Not in the namespace's own group, which it cancels; to its end, also when the client goes.
             let tasks = work.group().enter("delete namespace")?;
             tasks
                 .spawn("delete namespace", async move {
                     let end = work.end(&name, &permit).await;
-                    let (images, references) = engine.delete_namespace(&permit).await?;
+                    let (images, references) = images.delete_namespace(&permit).await?;
                     Ok(DeleteNamespaceResponse {
                         references: references.iter().map(ToString::to_string).collect(),
                         cancelled_builds: end.builds(),

@@ -33,7 +33,7 @@ impl NodeService for Node {
             engine_version: engine.version().to_owned(),
             engine_api_version: format!("{major}.{minor}"),
             platform: engine.platform().to_string(),
-            image_store: engine.store_kind().to_string(),
+            image_store: engine.image_store().to_string(),
             namespaces: caller.rules().namespaces().to_string(),
         };
         call.answer(async {

@@ -9,7 +9,7 @@ use std::{
 
 use rustix::process::Signal;
 use tokio::net::UnixStream;
-use wharf::engine::naming::{Keys, PRIVATE_HOST};
+use wharf::images::naming::{Keys, PRIVATE_HOST};
 
 use super::{
     Engine, PATIENCE, lock,

@@ -8,24 +8,21 @@ use std::{
 
 use bollard::{
     models::{ImageInspect, ImageSummary},
-    query_parameters::{ListImagesOptions, RemoveImageOptions, TagImageOptions},
+    query_parameters::RemoveImageOptions,
 };
 
 use super::{
-    Engine,
+    Images,
     admission::CredentialSource,
-    fault::{self, Kind},
     naming::{self, NamespaceNames, Owner, PRIVATE_HOST, PrivateName, Room},
 };
 use crate::{
+    engine::docker::fault::{self, Kind},
     fault::{Fault, Reason},
     names::{Namespace, Reference, printable, reference::Digest},
     policy::Permit,
     wire::progress::Reporter,
 };
-
-/// How often the engine is asked for its images when one of them goes while it lists them.
-const LISTINGS_MAX: usize = 20;
 
 /// An image of a namespace. Only a look-up in that namespace makes one.
 #[derive(Clone, Debug)]
@@ -75,12 +72,12 @@ impl OwnedImage {
     }
 }
 
-impl Engine {
+impl Images {
     /// The images of a namespace, newest first.
-    pub async fn images(&self, namespace: &Permit<Namespace>) -> Result<Vec<OwnedImage>, Fault> {
+    pub async fn list(&self, namespace: &Permit<Namespace>) -> Result<Vec<OwnedImage>, Fault> {
         let names = self.keys().names(namespace.subject());
         let mut images = Vec::new();
-        for summary in self.all_images(None).await? {
+        for summary in self.engine().list_images(None).await? {
             images.extend(self.owned(&names, summary).await?);
         }
         images.sort_by_key(|image| std::cmp::Reverse(image.created));
@@ -90,7 +87,7 @@ impl Engine {
     /// Finds an image of a namespace by reference, by id, or by the beginning of an id, as `docker`
     /// does.
     pub async fn find_image(&self, namespace: &Permit<Namespace>, text: &str) -> Result<OwnedImage, Fault> {
-        let mut images = self.images(namespace).await?;
+        let mut images = self.list(namespace).await?;
         if let Ok(reference) = Reference::parse(text) {
             let reference = reference.tagged();
             if let Some(found) = images.iter().position(|image| image.names.contains_key(&reference)) {
@@ -123,22 +120,9 @@ impl Engine {
 
     /// Gives `source` a name of the namespace's, which may name another image so far.
     async fn move_name(&self, namespace: &Namespace, source: &str, target: &str) -> Result<(), Fault> {
-        let before = self.ids_of([target]).await?;
-        self.tag_name(source, target).await?;
+        let before = self.engine().ids_of([target]).await?;
+        self.engine().tag_name(source, target).await?;
         self.keep_replaced(namespace, before).await
-    }
-
-    /// The ids of what these names stand for, before they move to other images.
-    pub(crate) async fn ids_of(
-        &self,
-        names: impl IntoIterator<Item = &str>,
-    ) -> Result<BTreeSet<Digest>, Fault> {
-        let mut ids = BTreeSet::new();
-        for name in names {
-            let id = self.inspect_name(name).await?.and_then(|image| image.id);
-            ids.extend(id.as_deref().and_then(Digest::parse));
-        }
-        Ok(ids)
     }
 
     /// An image whose last name went to another one stays the namespace's, as `docker` shows it
@@ -150,11 +134,11 @@ impl Engine {
     ) -> Result<(), Fault> {
         let names = self.keys().names(namespace);
         for id in before {
-            let Some(image) = self.inspect_name(id.as_str()).await? else { continue };
+            let Some(image) = self.engine().inspect_name(id.as_str()).await? else { continue };
             let named = image.repo_tags.iter().flatten().any(|name| names.read(name).is_some());
             if !named {
                 // A prune may have been faster: then there is nothing to keep.
-                self.tag_if_there(id.as_str(), &names.untagged(hex_of(&id))).await?;
+                self.engine().tag_if_there(id.as_str(), &names.untagged(hex_of(&id))).await?;
             }
         }
         Ok(())
@@ -217,6 +201,7 @@ impl Engine {
     ) -> Result<(OwnedImage, serde_json::Value), Fault> {
         let image = self.find_image(namespace, text).await?;
         let all = self
+            .engine()
             .inspect_name(image.private())
             .await?
             .ok_or_else(|| no_such_image(namespace.subject(), text))?;
@@ -252,7 +237,7 @@ impl Engine {
         namespace: &Permit<Namespace>,
     ) -> Result<(usize, Vec<Reference>), Fault> {
         let mut removed = Removed::default();
-        let images = self.images(namespace).await?;
+        let images = self.list(namespace).await?;
         for image in &images {
             self.remove_all(image, &mut removed).await?;
         }
@@ -261,36 +246,6 @@ impl Engine {
         self.release_holds(names.opaque()).await?;
         removed.untagged.sort();
         Ok((images.len(), removed.untagged))
-    }
-
-    /// The engine's images, whoever's they are.
-    pub(super) async fn all_images(
-        &self,
-        options: Option<ListImagesOptions>,
-    ) -> Result<Vec<ImageSummary>, Fault> {
-        let mut left = LISTINGS_MAX;
-        loop {
-            left -= 1;
-            match self.docker().list_images(options.clone()).await {
-                // The containerd store looks into each image as it lists them, and cannot look into one
-                // that is being removed meanwhile: by another job, say.
-                Err(error) if left > 0 && fault::kind(&error) == Kind::NotFound => {}
-                listed => return listed.map_err(|error| fault::unexpected("list images", error)),
-            }
-        }
-    }
-
-    /// The manifests that the engine has of an image that is an index.
-    pub(crate) async fn manifests_of(&self, id: &Digest) -> Result<Vec<Digest>, Fault> {
-        let options = ListImagesOptions { manifests: true, ..ListImagesOptions::default() };
-        let found =
-            self.all_images(Some(options)).await?.into_iter().find(|summary| summary.id == id.as_str());
-        let manifests = found.and_then(|summary| summary.manifests).unwrap_or_default();
-        Ok(manifests
-            .iter()
-            .filter(|manifest| manifest.available)
-            .filter_map(|manifest| Digest::parse(&manifest.id))
-            .collect())
     }
 
     /// The name in the engine of a reference of a namespace, fit to be used: the store knows it if it
@@ -361,7 +316,7 @@ impl Engine {
         id: &Digest,
         removed: &mut Removed,
     ) -> Result<(), Fault> {
-        let items = match self.docker().remove_image(name, None::<RemoveImageOptions>, None).await {
+        let items = match self.engine().docker().remove_image(name, None::<RemoveImageOptions>, None).await {
             Ok(items) => items,
             Err(error) if fault::kind(&error) == Kind::NotFound => return Ok(()),
             Err(error) if fault::kind(&error) == Kind::Conflict => {
@@ -378,34 +333,6 @@ impl Engine {
             removed.deleted.push(id.clone());
         }
         Ok(())
-    }
-
-    /// What the engine has under a name, which is in full.
-    pub(crate) async fn inspect_name(&self, name: &str) -> Result<Option<ImageInspect>, Fault> {
-        match self.docker().inspect_image(name).await {
-            Ok(image) => Ok(Some(image)),
-            Err(error) if fault::kind(&error) == Kind::NotFound => Ok(None),
-            Err(error) => Err(fault::unexpected("look up an image", error)),
-        }
-    }
-
-    /// Gives `source`, a name or an id, the name `target` too.
-    pub(crate) async fn tag_name(&self, source: &str, target: &str) -> Result<(), Fault> {
-        match self.tag_if_there(source, target).await? {
-            true => Ok(()),
-            false => Err(Fault::new(Reason::EngineFailed, "an image is gone that was there a moment ago")),
-        }
-    }
-
-    /// The same; false when there is no `source`.
-    pub(crate) async fn tag_if_there(&self, source: &str, target: &str) -> Result<bool, Fault> {
-        let (repository, tag) = target.rsplit_once(':').unwrap_or((target, "latest"));
-        let options = TagImageOptions { repo: Some(repository.to_owned()), tag: Some(tag.to_owned()) };
-        match self.docker().tag_image(source, Some(options)).await {
-            Ok(()) => Ok(true),
-            Err(error) if fault::kind(&error) == Kind::NotFound => Ok(false),
-            Err(error) => Err(fault::unexpected("name an image", error)),
-        }
     }
 
     /// Whether a wharfd has brought this image to the node, from a registry or for a namespace: then
@@ -437,15 +364,6 @@ impl Engine {
         names
             .filter_map(|name| naming::room(name))
             .map(|(instance, room)| (instance == self.keys().instance(), room))
-    }
-
-    /// Removes a name, and the image with its last one. A name that is not there is removed.
-    pub(crate) async fn remove_name(&self, name: &str) -> Result<(), Fault> {
-        match self.docker().remove_image(name, None::<RemoveImageOptions>, None).await {
-            Ok(_) => Ok(()),
-            Err(error) if fault::kind(&error) == Kind::NotFound => Ok(()),
-            Err(error) => Err(fault::unexpected("remove a name of an image", error)),
-        }
     }
 }
 

@@ -3,14 +3,19 @@
 
 use tokio::time::timeout;
 
+use super::{
+    Images,
+    admission::origins,
+    fetch::docker_login,
+    owned::{OwnedImage, check_target},
+};
 use crate::{
     engine::{
-        Engine, STALL_TIMEOUT, StoreKind,
-        admission::origins,
-        fault,
-        fetch::docker_login,
-        image::{OwnedImage, check_target},
-        lines::{Line, Progress},
+        STALL_TIMEOUT,
+        docker::{
+            fault,
+            lines::{Line, Progress},
+        },
     },
     fault::{Fault, Reason},
     names::{Login, Namespace, Reference, reference::Digest},
@@ -24,7 +29,7 @@ use crate::{
 /// for ever.
 const ATTEMPTS: usize = 3;
 
-impl Engine {
+impl Images {
     /// Pushes an image of the namespace to `target` (`:latest` where it says no tag). The digest of
     /// the manifest that the registry has then.
     pub async fn push(
@@ -40,10 +45,10 @@ impl Engine {
         let target = target.clone().tagged();
         self.settle_what_is_left().await;
         let step = reporter.step(format!("push {}", target.familiar()));
-        let tasks = self.tasks().child("push");
+        let tasks = self.inner.tasks.child("push");
         let _cancel = tasks.cancel_on_drop(Cause::ClientGone);
         let push = Push {
-            engine: self.clone(),
+            images: self.clone(),
             image: image.clone(),
             target,
             login: login.cloned(),
@@ -57,7 +62,7 @@ impl Engine {
 }
 
 struct Push {
-    engine: Engine,
+    images: Images,
     image: OwnedImage,
     target: Reference,
     login: Option<Login>,
@@ -88,7 +93,7 @@ impl Push {
 
     async fn push(&self, step: &Step) -> Result<Digest, Fault> {
         let name = self.target.to_string();
-        let _lock = self.tasks.unless_cancelled(self.engine.targets().lock(&name)).await?;
+        let _lock = self.tasks.unless_cancelled(self.images.inner.targets.lock(&name)).await?;
         for _ in 0..ATTEMPTS {
             match self.attempt(&name, step).await? {
                 Attempt::Pushed(digest) => return Ok(digest),
@@ -103,11 +108,11 @@ impl Push {
 
     /// Takes the public name, pushes, and gives it back.
     async fn attempt(&self, name: &str, step: &Step) -> Result<Attempt, Fault> {
-        let engine = &self.engine;
+        let (images, engine) = (&self.images, self.images.engine());
         // What an attempt before could not give back.
-        engine.settle(name).await?;
+        images.settle(name).await?;
         // Another wharfd's push at the same time is nothing to be restored.
-        let before = engine.inspect_name(name).await?.filter(|image| !engine.is_pushed_by_another(image));
+        let before = engine.inspect_name(name).await?.filter(|image| !images.is_pushed_by_another(image));
         let before = before.and_then(|image| image.id);
         let entry = PublicName {
             name: name.to_owned(),
@@ -115,10 +120,10 @@ impl Push {
             before: before.clone(),
             digests: engine.digests_of(&self.target, self.image.id()).await?,
         };
-        engine.store().journal_begin(engine.name(), &entry).await?;
+        images.store().journal_begin(engine.name(), &entry).await?;
         let pushed = self.attempt_journalled(name, before.as_deref(), step).await;
-        if let Err(fault) = engine.settle(name).await {
-            engine.unsettled(&fault);
+        if let Err(fault) = images.settle(name).await {
+            images.unsettled(&fault);
         }
         pushed
     }
@@ -129,18 +134,18 @@ impl Push {
         before: Option<&str>,
         step: &Step,
     ) -> Result<Attempt, Fault> {
-        let engine = &self.engine;
+        let (images, engine) = (&self.images, self.images.engine());
         if before != Some(self.image.id().as_str()) {
             if let Some(before) = before {
                 // Without a name a prune would take it meanwhile.
-                engine.tag_name(before, &engine.keys().kept(name)).await?;
+                engine.tag_name(before, &images.keys().kept(name)).await?;
             }
             engine.tag_name(self.image.private(), name).await?;
         }
         let origins = self.origins().await?;
         let pushed = self.tasks.unless_cancelled(self.stream(step)).await?;
         for origin in self.origins().await?.iter().filter(|origin| !origins.contains(origin)) {
-            engine.store().learn_pushed(engine.name(), self.image.id(), origin).await?;
+            images.store().learn_pushed(engine.name(), self.image.id(), origin).await?;
         }
         let digest = match pushed {
             Ok(digest) => digest,
@@ -155,29 +160,24 @@ impl Push {
 
     /// Where the engine says that the image comes from; a push adds to it.
     async fn origins(&self) -> Result<Vec<String>, Fault> {
-        let image = self.engine.inspect_name(self.image.private()).await?;
+        let image = self.images.engine().inspect_name(self.image.private()).await?;
         Ok(image.iter().flat_map(origins).map(str::to_owned).collect())
     }
 
     async fn is_ours(&self, name: &str) -> Result<bool, Fault> {
-        let now = self.engine.inspect_name(name).await?.and_then(|image| image.id);
+        let now = self.images.engine().inspect_name(name).await?.and_then(|image| image.id);
         Ok(now.as_deref() == Some(self.image.id().as_str()))
     }
 
     /// Whether the manifest that was pushed is this image's.
     async fn is_pushed(&self, digest: &Digest) -> Result<bool, Fault> {
-        match self.engine.store_kind() {
-            // An image is its manifest, or an index of which the engine pushes what it has.
-            StoreKind::Containerd => Ok(digest == self.image.id()
-                || self.engine.manifests_of(self.image.id()).await?.contains(digest)),
-            // The engine notes which image it has made a manifest of.
-            StoreKind::Classic => self.is_ours(&self.target.at(digest).to_string()).await,
-        }
+        let engine = self.images.engine();
+        engine.image_store().is_manifest_of(engine, digest, &self.target, self.image.id()).await
     }
 
     /// Pushes what is under the name; the digest of the manifest.
     async fn stream(&self, step: &Step) -> Result<Digest, Fault> {
-        let engine = &self.engine;
+        let engine = self.images.engine();
         let failed = |error| fault::push(&self.target, engine.platform(), self.login.is_some(), error);
         let login = self.login.as_ref().map(|login| docker_login(&self.target, login)).unwrap_or_default();
         let path = format!(

@@ -2,15 +2,15 @@
 
 use bollard::errors::Error;
 
-use super::Platform;
 use crate::{
+    engine::Platform,
     fault::{Fault, Reason},
     names::Reference,
 };
 
 /// How a call failed, as far as callers act on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// 404.
     NotFound,
     /// 409: the image is in use.
@@ -21,7 +21,7 @@ pub(super) enum Kind {
     Other,
 }
 
-pub(super) fn kind(error: &Error) -> Kind {
+pub(crate) fn kind(error: &Error) -> Kind {
     if let Error::DockerResponseServerError { status_code, .. } = error {
         return match status_code {
             404 => Kind::NotFound,
@@ -52,12 +52,12 @@ pub(crate) fn no_answer(error: Error) -> Box<dyn std::error::Error + Send + Sync
 }
 
 /// Whether a pull has lost its image: someone removed its name before the pull was over.
-pub(super) fn is_lost(error: &Error) -> bool {
+pub(crate) fn is_lost(error: &Error) -> bool {
     matches!(error, Error::DockerStreamError { error } if error.starts_with("No such image"))
 }
 
 /// The fault of a call that should have succeeded; `doing` completes "the engine failed to …".
-pub(super) fn unexpected(doing: &str, error: Error) -> Fault {
+pub(crate) fn unexpected(doing: &str, error: Error) -> Fault {
     match kind(&error) {
         Kind::Unavailable => {
             Fault::new(Reason::EngineUnavailable, format!("the engine does not answer: it failed to {doing}"))
@@ -117,7 +117,7 @@ const CAUSES: [(&str, &str); 16] = [
 ];
 
 /// The fault of a question to a registry about `reference`, or of a pull or push.
-pub(super) fn registry(reference: &Reference, platform: &Platform, logged_in: bool, error: Error) -> Fault {
+pub(crate) fn registry(reference: &Reference, platform: &Platform, logged_in: bool, error: Error) -> Fault {
     let (status, message) = if let Error::DockerResponseServerError { status_code, message } = &error {
         (*status_code, message.to_lowercase())
     } else if let Error::DockerStreamError { error } = &error {
@@ -188,19 +188,19 @@ pub(crate) fn stalled(reference: &Reference) -> Fault {
 }
 
 /// No such image at the registry.
-pub(super) fn not_found(reference: &Reference) -> Fault {
+pub(crate) fn not_found(reference: &Reference) -> Fault {
     hub_named(reference, Fault::new(Reason::BaseImageNotFound, format!("no such image: {reference}")))
 }
 
 /// The name as its registry has it, for a sentence that names the registry too.
-pub(super) fn in_registry(reference: &Reference) -> String {
+pub(crate) fn in_registry(reference: &Reference) -> String {
     let familiar = reference.familiar();
     let within = familiar.strip_prefix(reference.host()).and_then(|rest| rest.strip_prefix('/'));
     within.map(str::to_owned).unwrap_or(familiar)
 }
 
 /// Says of an image of Docker Hub's that a name without a registry means those.
-pub(super) fn hub_named(reference: &Reference, fault: Fault) -> Fault {
+pub(crate) fn hub_named(reference: &Reference, fault: Fault) -> Fault {
     if reference.host() != "docker.io" {
         return fault;
     }
@@ -214,13 +214,13 @@ pub(super) fn hub_named(reference: &Reference, fault: Fault) -> Fault {
 }
 
 /// The image is for other platforms.
-pub(super) fn wrong_platform(reference: &Reference, platform: &Platform) -> Fault {
+pub(crate) fn wrong_platform(reference: &Reference, platform: &Platform) -> Fault {
     let text = format!("{} has no image for {platform}, the engine's platform", reference.familiar());
     Fault::new(Reason::BaseImageNotFound, text)
 }
 
 /// The image's index lists another index.
-pub(super) fn nested(reference: &Reference) -> Fault {
+pub(crate) fn nested(reference: &Reference) -> Fault {
     let text = format!(
         "{} is an index within an index, of which the engine does not show the layers",
         reference.familiar()
@@ -230,13 +230,13 @@ pub(super) fn nested(reference: &Reference) -> Fault {
 }
 
 /// The image's index lists more images than one for each platform there is.
-pub(super) fn too_many_manifests(reference: &Reference, count: usize, max: usize) -> Fault {
+pub(crate) fn too_many_manifests(reference: &Reference, count: usize, max: usize) -> Fault {
     let text = format!("{} is an index of {count} images; at most {max} are served", reference.familiar());
     Fault::new(Reason::ImageUnsupported, text).hint("name one of them by its digest")
 }
 
 /// The image's config lies about its layers.
-pub(super) fn forged(reference: &Reference) -> Fault {
+pub(crate) fn forged(reference: &Reference) -> Fault {
     let text =
         format!("{} is refused: its config does not describe the layers that it has", reference.familiar());
     Fault::new(Reason::ImageForged, text)

@@ -9,8 +9,9 @@ use bollard::{
 };
 use futures_util::StreamExt as _;
 
-use super::{Engine, STALL_TIMEOUT, StoreKind, fault};
+use super::Images;
 use crate::{
+    engine::{STALL_TIMEOUT, docker::fault},
     fault::{Fault, Reason},
     names::{Login, Reference, reference::Digest},
     store::PublicName,
@@ -36,7 +37,7 @@ enum Pulled {
 
 /// One image on its way.
 pub(super) struct Fetch {
-    pub(super) engine: Engine,
+    pub(super) images: Images,
     /// Whom it is for, by the opaque name.
     pub(super) namespace: String,
     pub(super) reference: Reference,
@@ -63,23 +64,23 @@ impl Fetch {
 
     /// Whether it was there already.
     async fn ensure(&self, step: &Step) -> Result<bool, Fault> {
-        let engine = &self.engine;
-        engine.store().hold(engine.name(), &self.hold, &self.namespace).await?;
+        let (images, engine) = (&self.images, self.images.engine());
+        images.store().hold(engine.name(), &self.hold, &self.namespace).await?;
         // Whoever comes second finds the first one's work done.
-        let _lock = self.tasks.unless_cancelled(engine.inner.holds.lock(&self.hold)).await?;
+        let _lock = self.tasks.unless_cancelled(images.inner.holds.lock(&self.hold)).await?;
         let held = engine.inspect_name(&self.hold).await?;
         let cached = held.is_some();
         let image = match held {
             Some(image) => image,
             None => self.pull(step).await?,
         };
-        if engine.store_kind() == StoreKind::Containerd {
+        if !engine.image_store().checks_layers() {
             // A hold says nothing here: the pull checks only what it fetches.
             let verified = self.tasks.unless_cancelled(self.verify(&image, step)).await?;
             if let Err(fault) = verified {
                 if fault.reason() == Reason::ImageForged {
                     engine.remove_name(&self.hold).await?;
-                    engine.store().forget_hold(engine.name(), &self.hold).await?;
+                    images.store().forget_hold(engine.name(), &self.hold).await?;
                 }
                 return Err(fault);
             }
@@ -88,12 +89,12 @@ impl Fetch {
     }
 
     async fn verify(&self, image: &ImageInspect, step: &Step) -> Result<(), Fault> {
-        self.engine.verify_layers(&self.reference, &self.digest, &self.hold, image, step).await
+        self.images.verify_layers(&self.reference, &self.digest, &self.hold, image, step).await
     }
 
     /// Pulls by digest and holds; the public digest reference goes if it was not there before.
     async fn pull(&self, step: &Step) -> Result<ImageInspect, Fault> {
-        let engine = &self.engine;
+        let (images, engine) = (&self.images, self.images.engine());
         let public = self.reference.at(&self.digest).to_string();
         if engine.inspect_name(&public).await?.is_none() {
             self.journal(&public).await?;
@@ -103,8 +104,8 @@ impl Fetch {
             Err(cause) => Err(cause.into()),
         };
         // Even after a failure: it may have come too late.
-        if let Err(fault) = engine.settle(&public).await {
-            engine.unsettled(&fault);
+        if let Err(fault) = images.settle(&public).await {
+            images.unsettled(&fault);
         }
         held?;
         match engine.inspect_name(&self.hold).await? {
@@ -119,7 +120,7 @@ impl Fetch {
     /// Writes down that the public name is none of the operator's.
     async fn journal(&self, public: &str) -> Result<(), Fault> {
         let entry = PublicName { name: public.to_owned(), ..PublicName::default() };
-        self.engine.store().journal_begin(self.engine.name(), &entry).await
+        self.images.store().journal_begin(self.images.engine().name(), &entry).await
     }
 
     async fn pull_and_hold(&self, public: &str, step: &Step) -> Result<(), Fault> {
@@ -131,7 +132,7 @@ impl Fetch {
                 Pulled::Found => {}
                 Pulled::Lost => continue,
             }
-            if self.engine.tag_if_there(public, &self.hold).await? {
+            if self.images.engine().tag_if_there(public, &self.hold).await? {
                 return Ok(());
             }
         }
@@ -140,7 +141,7 @@ impl Fetch {
     }
 
     async fn stream(&self, public: &str, step: &Step) -> Result<Pulled, Fault> {
-        let engine = &self.engine;
+        let engine = self.images.engine();
         let options = CreateImageOptions {
             from_image: Some(public.to_owned()),
             platform: engine.platform().to_string(),

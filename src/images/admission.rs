@@ -7,11 +7,12 @@ use bollard::models::ImageInspect;
 use futures_util::future::BoxFuture;
 
 use super::{
-    Engine, StoreKind, fault,
+    Images,
     fetch::{Fetch, docker_login},
     naming::{self, PRIVATE_HOST},
 };
 use crate::{
+    engine::{docker::fault, image_store},
     fault::{Fault, Reason},
     names::{Login, Namespace, Reference, reference::Digest},
     policy::Permit,
@@ -40,7 +41,7 @@ impl CredentialSource for Logins {
     }
 }
 
-/// An image that a namespace's builds may use. Only [`Engine::admit`] makes one.
+/// An image that a namespace's builds may use. Only [`Images::admit`] makes one.
 #[derive(Clone, Debug)]
 pub struct Admitted {
     digest: Option<Digest>,
@@ -59,12 +60,12 @@ impl Admitted {
     }
 
     /// Whether the engine still has it: without, BuildKit would ask the network for its name.
-    pub async fn still_held(&self, engine: &Engine) -> Result<bool, Fault> {
-        Ok(engine.inspect_name(&self.target).await?.is_some())
+    pub async fn still_held(&self, images: &Images) -> Result<bool, Fault> {
+        Ok(images.engine().inspect_name(&self.target).await?.is_some())
     }
 }
 
-impl Engine {
+impl Images {
     /// Admits `reference` (`:latest` where it says neither tag nor digest) to the builds of
     /// `namespace`. The namespace's own images come first, then the operator's on this node, then the
     /// registry. In a namespace a reference stays what it was at first; with `pull` the registry is
@@ -84,7 +85,7 @@ impl Engine {
         }
         let names = self.keys().names(namespace.subject());
         let own = names.name(&reference).as_str().to_owned();
-        if self.inspect_name(&own).await?.is_some() {
+        if self.engine().inspect_name(&own).await?.is_some() {
             return Ok(Admitted { digest: None, target: own });
         }
         self.admit_foreign(namespace, reference, credentials, pull, reporter).await
@@ -143,7 +144,7 @@ impl Engine {
             PinSource::Registry => (self.hold_name(&pin.digest), Some(pin.digest.clone())),
             PinSource::Node => (self.keys().node_hold(&pin.digest), None),
         };
-        if self.inspect_name(&target).await?.is_none() {
+        if self.engine().inspect_name(&target).await?.is_none() {
             return Ok(None);
         }
         if let Some(digest) = &digest {
@@ -161,31 +162,24 @@ impl Engine {
             // One that could not be given back at its end.
             self.settle(&name).await?;
         }
-        let Some(image) = self.inspect_name(&name).await? else { return Ok(OnNode::No) };
+        let Some(image) = self.engine().inspect_name(&name).await? else { return Ok(OnNode::No) };
         // A digest finds an image under any tag of its repository, of which only one is locked here.
         let in_namespace = reference.digest().is_some() && self.is_in_namespace(&image);
-        if in_namespace || self.is_brought(&image) || !self.is_for_platform(&image) {
+        if in_namespace || self.is_brought(&image) || !self.engine().is_for_platform(&image) {
             return Ok(OnNode::No);
         }
         let Some(id) = image.id.as_deref().and_then(Digest::parse) else { return Ok(OnNode::No) };
-        let pulled = match self.store_kind() {
-            // A pull leaves the registry's digest; `docker load`, `import` and `build` leave none.
-            StoreKind::Classic => Some(image.repo_digests.iter().flatten().next().is_some()),
-            // Every image has a digest here. API 1.53 (Engine 29.2) says where it came from, or was
-            // pushed to.
-            StoreKind::Containerd if self.api_version() >= (1, 53) => {
-                let pushed = self.store().pushed(self.name(), &id).await?;
-                Some(origins(&image).any(|origin| !pushed.iter().any(|ours| ours == origin)))
-            }
-            StoreKind::Containerd => None,
-        };
+        let pushed = self.store().pushed(self.engine().name(), &id).await?;
+        let is_excused =
+            |origin: &str| naming::room(origin).is_some() || pushed.iter().any(|ours| ours == origin);
+        let pulled = self.engine().image_store().is_pulled(&image, is_excused);
         if pulled == Some(true) {
             return Ok(OnNode::No);
         }
         let hold = self.keys().node_hold(&id);
-        self.store().hold(self.name(), &hold, namespace).await?;
+        self.store().hold(self.engine().name(), &hold, namespace).await?;
         let _lock = self.inner.holds.lock(&hold).await;
-        self.tag_name(id.as_str(), &hold).await?;
+        self.engine().tag_name(id.as_str(), &hold).await?;
         let held = Held { id, hold };
         Ok(if pulled.is_some() { OnNode::Operators(held) } else { OnNode::Unsure(held) })
     }
@@ -217,7 +211,7 @@ impl Engine {
         let tasks = self.inner.tasks.child("pull");
         let _cancel = tasks.cancel_on_drop(Cause::ClientGone);
         let fetch = Fetch {
-            engine: self.clone(),
+            images: self.clone(),
             namespace: namespace.to_owned(),
             reference: reference.clone(),
             hold: self.hold_name(&digest),
@@ -234,8 +228,10 @@ impl Engine {
     /// Asks the registry for the digest of `reference` with the caller's login.
     async fn readable(&self, reference: &Reference, login: Option<&Login>) -> Result<Digest, Fault> {
         let name = reference.to_string();
-        let question =
-            self.docker().inspect_registry_image(&name, login.map(|login| docker_login(reference, login)));
+        let question = self
+            .engine()
+            .docker()
+            .inspect_registry_image(&name, login.map(|login| docker_login(reference, login)));
         let answer = tokio::time::timeout(REGISTRY_TIMEOUT, question).await.map_err(|_| {
             let text = format!(
                 "the registry {} does not answer in time for {}",
@@ -244,8 +240,8 @@ impl Engine {
             );
             fault::hub_named(reference, Fault::new(Reason::RegistryUnavailable, text))
         })?;
-        let answer =
-            answer.map_err(|error| fault::registry(reference, self.platform(), login.is_some(), error))?;
+        let answer = answer
+            .map_err(|error| fault::registry(reference, self.engine().platform(), login.is_some(), error))?;
         if answer.platforms.len() > MANIFESTS_MAX {
             return Err(fault::too_many_manifests(reference, answer.platforms.len(), MANIFESTS_MAX));
         }
@@ -265,22 +261,14 @@ impl Engine {
 
     /// The name that holds an image of a registry's.
     pub(super) fn hold_name(&self, digest: &Digest) -> String {
-        self.keys().hold(digest, &self.platform().to_string())
-    }
-
-    pub(super) fn is_for_platform(&self, image: &ImageInspect) -> bool {
-        let platform = self.platform();
-        image.os.as_deref() == Some(&platform.os)
-            && image.architecture.as_deref() == Some(&platform.architecture)
+        self.keys().hold(digest, &self.engine().platform().to_string())
     }
 }
 
-/// The repositories that a containerd store has pulled an image from, or pushed it to. A builder that
+/// The repositories that the engine says it has pulled an image from, or pushed it to. A builder that
 /// uses an image by a name of wharfd's notes that as one too.
 pub(crate) fn origins(image: &ImageInspect) -> impl Iterator<Item = &str> {
-    let pulls = image.identity.iter().flat_map(|identity| identity.pull.iter().flatten());
-    let repositories = pulls.map(|pull| pull.repository.as_deref().unwrap_or_default());
-    repositories.filter(|repository| naming::room(repository).is_none())
+    image_store::origins(image).filter(|repository| naming::room(repository).is_none())
 }
 
 /// What the node has under a reference.

@@ -13,8 +13,10 @@ use tokio::sync::mpsc;
 use blobs::{Exported, Pieces, read_export};
 use claims::claims_of;
 
-use super::{Engine, fault};
+use super::Images;
+
 use crate::{
+    engine::docker::fault,
     fault::{Fault, Reason},
     names::{Reference, reference::Digest},
     wire::progress::Step,
@@ -27,7 +29,7 @@ const NO_IMAGE: &str = "unable to create manifests file";
 /// How many bytes pass between two reports.
 const REPORT_BYTES: u64 = 4 << 20;
 
-impl Engine {
+impl Images {
     /// Checks each layer of the image under `hold` against its config. Facts that are known are not
     /// looked for again.
     pub(super) async fn verify_layers(
@@ -38,7 +40,7 @@ impl Engine {
         image: &ImageInspect,
         step: &Step,
     ) -> Result<(), Fault> {
-        let platform = self.platform().to_string();
+        let platform = self.engine().platform().to_string();
         let mut claims = self.store().layer_claims(digest, &platform).await?;
         if claims.is_empty() {
             let _place = self.inner.verifying.acquire().await.map_err(Fault::internal)?;
@@ -46,7 +48,7 @@ impl Engine {
             for (blob, diff_id) in exported.layers {
                 self.store().learn_layer(&blob, &diff_id).await?;
             }
-            let read = claims_of(digest, &exported.json, self.platform(), image);
+            let read = claims_of(digest, &exported.json, self.engine().platform(), image);
             claims = read.map_err(|problem| problem.fault(reference))?;
             self.store().learn_claims(digest, &platform, claims.clone()).await?;
         }
@@ -71,7 +73,7 @@ impl Engine {
         };
         let (pieces, received) = mpsc::channel(PIECES);
         let hashing = tokio::task::spawn_blocking(move || read_export(Pieces::new(received)));
-        let mut stream = std::pin::pin!(self.docker().export_image(hold));
+        let mut stream = std::pin::pin!(self.engine().docker().export_image(hold));
         let (mut done, mut reported) = (0, 0);
         while let Some(piece) = stream.next().await {
             let piece = piece.map_err(failed)?;

@@ -3,14 +3,14 @@
 
 use std::sync::atomic::Ordering;
 
-use super::Engine;
+use super::Images;
 use crate::{
     fault::{Fault, causes},
     names::{Reference, reference::Digest},
     store::PublicName,
 };
 
-impl Engine {
+impl Images {
     /// Puts right what an earlier wharfd has left behind. Called before anyone is served.
     pub async fn recover(&self) -> Result<(), Fault> {
         self.give_names_back().await?;
@@ -20,8 +20,8 @@ impl Engine {
     /// Gives back every public name that is in use no more. One that cannot be given back now (a
     /// container uses it) is tried again later.
     async fn give_names_back(&self) -> Result<(), Fault> {
-        for entry in self.store().journal(self.name()).await? {
-            tracing::info!(engine = self.name(), name = entry.name, "giving a public name back");
+        for entry in self.store().journal(self.engine().name()).await? {
+            tracing::info!(engine = self.engine().name(), name = entry.name, "giving a public name back");
             // A pull's name has the digest, a push's the tag.
             let digest = entry.name.split_once('@').and_then(|(_, digest)| Digest::parse(digest));
             let _lock = match digest {
@@ -38,7 +38,7 @@ impl Engine {
     /// Notes that a name could not be given back; the next pull or push tries again.
     pub(crate) fn unsettled(&self, fault: &Fault) {
         let cause = causes(fault);
-        tracing::warn!(engine = self.name(), cause, "a public name could not be given back");
+        tracing::warn!(engine = self.engine().name(), cause, "a public name could not be given back");
         self.inner.unsettled.store(true, Ordering::Relaxed);
     }
 
@@ -53,49 +53,36 @@ impl Engine {
 
     /// Gives a public name back, if the journal has it. Called with the name's lock.
     pub(crate) async fn settle(&self, name: &str) -> Result<(), Fault> {
-        let Some(entry) = self.store().journal_entry(self.name(), name).await? else { return Ok(()) };
+        let Some(entry) = self.store().journal_entry(self.engine().name(), name).await? else {
+            return Ok(());
+        };
         match Reference::parse(name) {
             Ok(reference) if reference.digest().is_none() => self.settle_tag(&reference, &entry).await?,
-            _ => self.remove_name(name).await?,
+            _ => self.engine().remove_name(name).await?,
         }
-        self.store().journal_end(self.name(), name).await
+        self.store().journal_end(self.engine().name(), name).await
     }
 
     async fn settle_tag(&self, target: &Reference, entry: &PublicName) -> Result<(), Fault> {
         let kept = self.keys().kept(&entry.name);
-        let now = self.inspect_name(&entry.name).await?;
+        let now = self.engine().inspect_name(&entry.name).await?;
         // Whoever has moved the name since has meant it.
         if now.is_some_and(|now| now.id == entry.ours && now.id != entry.before) {
             match &entry.before {
-                Some(_) if self.inspect_name(&kept).await?.is_some() => {
-                    self.tag_name(&kept, &entry.name).await?;
+                Some(_) if self.engine().inspect_name(&kept).await?.is_some() => {
+                    self.engine().tag_name(&kept, &entry.name).await?;
                 }
-                _ => self.remove_name(&entry.name).await?,
+                _ => self.engine().remove_name(&entry.name).await?,
             }
         }
         // The classic store remembers what a push has made of the image, under the public repository.
         if let Some(id) = entry.ours.as_deref().and_then(Digest::parse) {
-            for digest in self.digests_of(target, &id).await? {
+            for digest in self.engine().digests_of(target, &id).await? {
                 if !entry.digests.contains(&digest) {
-                    self.remove_name(&digest).await?;
+                    self.engine().remove_name(&digest).await?;
                 }
             }
         }
-        self.remove_name(&kept).await
-    }
-
-    /// The digest references, in full, that an image has in the repository of `target`. The
-    /// containerd store makes them up from tags: there are none to remove.
-    pub(crate) async fn digests_of(&self, target: &Reference, id: &Digest) -> Result<Vec<String>, Fault> {
-        if self.store_kind() == super::StoreKind::Containerd {
-            return Ok(Vec::new());
-        }
-        let image = self.inspect_name(id.as_str()).await?;
-        let digests = image.and_then(|image| image.repo_digests).unwrap_or_default();
-        let references = digests.iter().filter_map(|digest| Reference::parse(digest).ok());
-        Ok(references
-            .filter(|digest| digest.repository() == target.repository())
-            .map(|digest| digest.to_string())
-            .collect())
+        self.engine().remove_name(&kept).await
     }
 }

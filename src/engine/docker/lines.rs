@@ -13,7 +13,7 @@ use tokio::{
 };
 use tokio_util::io::StreamReader;
 
-use super::Engine;
+use crate::engine::Engine;
 
 /// An error's text; the engine's are some hundred bytes.
 const ERROR_BYTES_MAX: usize = 64 << 10;

@@ -3,17 +3,17 @@
 //! it stays in the builder's own cache.
 
 use super::{
-    Engine,
+    Images,
     naming::{self, Room},
 };
 use crate::fault::{Fault, causes};
 
-impl Engine {
+impl Images {
     /// Lets go of what is held for `namespace`, an opaque name of one, and for no other.
     pub(super) async fn release_holds(&self, namespace: &str) -> Result<(), Fault> {
-        for hold in self.store().holds_of(self.name(), namespace).await? {
+        for hold in self.store().holds_of(self.engine().name(), namespace).await? {
             let _lock = self.inner.holds.lock(&hold).await;
-            if !self.store().let_go(self.name(), &hold, namespace).await? {
+            if !self.store().let_go(self.engine().name(), &hold, namespace).await? {
                 self.remove_hold(&hold).await;
             }
         }
@@ -23,13 +23,17 @@ impl Engine {
     /// Removes the holds that are of use to no namespace: a crash between the two halves of a release
     /// leaves one, the loss of the store all. Called before anyone is served.
     pub(super) async fn remove_lost_holds(&self) -> Result<(), Fault> {
-        let images = self.all_images(None).await?;
+        let images = self.engine().list_images(None).await?;
         for name in images.iter().flat_map(|image| &image.repo_tags) {
             let ours = naming::room(name).filter(|(instance, _)| *instance == self.keys().instance());
             if matches!(ours, Some((_, Room::Hold | Room::Node)))
-                && !self.store().is_held(self.name(), name).await?
+                && !self.store().is_held(self.engine().name(), name).await?
             {
-                tracing::info!(engine = self.name(), name, "removing an image that is held for nobody");
+                tracing::info!(
+                    engine = self.engine().name(),
+                    name,
+                    "removing an image that is held for nobody"
+                );
                 self.remove_hold(name).await;
             }
         }
@@ -38,9 +42,9 @@ impl Engine {
 
     /// Whoever lets go has no part in what keeps the name: a container of the operator's, perhaps.
     async fn remove_hold(&self, hold: &str) {
-        if let Err(fault) = self.remove_name(hold).await {
+        if let Err(fault) = self.engine().remove_name(hold).await {
             let cause = causes(&fault);
-            tracing::warn!(engine = self.name(), hold, cause, "a hold stays until the next start");
+            tracing::warn!(engine = self.engine().name(), hold, cause, "a hold stays until the next start");
         }
     }
 }

@@ -1,0 +1,196 @@
+//! The engine's image store: looking images up, naming and removing them, and where the two stores that
+//! Docker has differ.
+//!
+//! Names are in full here and not judged: whose a name is, and what may be done with it, the callers
+//! know.
+
+mod classic;
+mod containerd;
+
+use std::{collections::BTreeSet, fmt};
+
+use bollard::{
+    models::{ImageInspect, ImageSummary, SystemInfo},
+    query_parameters::{ListImagesOptions, RemoveImageOptions, TagImageOptions},
+};
+
+use super::{
+    Engine,
+    docker::fault::{self, Kind},
+};
+use crate::{
+    fault::{Fault, Reason},
+    names::{Reference, reference::Digest},
+};
+
+/// How many times a listing is retried when an image disappears during it.
+const LISTINGS_MAX: usize = 20;
+
+/// Where the engine keeps images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ImageStore {
+    /// The engine's own: an image's id is its config's digest.
+    Classic,
+    /// containerd's: an image's id is its manifest's or index's digest.
+    Containerd {
+        /// It says which repositories an image was pulled from or pushed to.
+        tells_origins: bool,
+    },
+}
+
+impl ImageStore {
+    pub(super) fn of(info: &SystemInfo, api_version: (u16, u16)) -> Self {
+        if containerd::is_used(info) {
+            Self::Containerd { tells_origins: api_version >= containerd::API_WITH_ORIGINS }
+        } else {
+            Self::Classic
+        }
+    }
+
+    /// Whether a pull checks each layer against the image's config.
+    pub(crate) fn checks_layers(self) -> bool {
+        match self {
+            Self::Classic => true,
+            Self::Containerd { .. } => false,
+        }
+    }
+
+    /// The digest of an image's manifest, where its id is that.
+    pub(crate) fn manifest_digest(self, id: &str) -> Option<&str> {
+        match self {
+            Self::Classic => None,
+            Self::Containerd { .. } => Some(id),
+        }
+    }
+
+    /// Whether an image came from a registry; none where the store cannot say. `is_excused` says which
+    /// of the repositories that the store knows it by prove nothing.
+    pub(crate) fn is_pulled(self, image: &ImageInspect, is_excused: impl Fn(&str) -> bool) -> Option<bool> {
+        match self {
+            Self::Classic => Some(classic::is_pulled(image)),
+            Self::Containerd { tells_origins: false } => None,
+            Self::Containerd { tells_origins: true } => {
+                Some(containerd::origins(image).any(|origin| !is_excused(origin)))
+            }
+        }
+    }
+
+    /// The digest references, in full, that a push or a pull has left in the repository of `target`.
+    pub(crate) fn digest_references(self, image: &ImageInspect, target: &Reference) -> Vec<String> {
+        match self {
+            Self::Classic => classic::digest_references(image, target),
+            // It makes them up from tags: there are none to remove.
+            Self::Containerd { .. } => Vec::new(),
+        }
+    }
+
+    /// Whether the manifest `digest`, which was pushed to `target`, is that of the image `id`.
+    pub(crate) async fn is_manifest_of(
+        self,
+        engine: &Engine,
+        digest: &Digest,
+        target: &Reference,
+        id: &Digest,
+    ) -> Result<bool, Fault> {
+        match self {
+            Self::Classic => classic::is_manifest_of(engine, digest, target, id).await,
+            Self::Containerd { .. } => containerd::is_manifest_of(engine, digest, id).await,
+        }
+    }
+}
+
+impl fmt::Display for ImageStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Classic => "classic",
+            Self::Containerd { .. } => "containerd",
+        })
+    }
+}
+
+/// The repositories that an image was pulled from or pushed to, as far as the store tells them.
+pub(crate) fn origins(image: &ImageInspect) -> impl Iterator<Item = &str> {
+    containerd::origins(image)
+}
+
+impl Engine {
+    /// The images, whoever's they are.
+    pub(crate) async fn list_images(
+        &self,
+        options: Option<ListImagesOptions>,
+    ) -> Result<Vec<ImageSummary>, Fault> {
+        let mut left = LISTINGS_MAX;
+        loop {
+            left -= 1;
+            match self.docker().list_images(options.clone()).await {
+                // The containerd store looks into each image as it lists them, and cannot look into one
+                // that is being removed meanwhile: by another job, say.
+                Err(error) if left > 0 && fault::kind(&error) == Kind::NotFound => {}
+                listed => return listed.map_err(|error| fault::unexpected("list images", error)),
+            }
+        }
+    }
+
+    /// What is under a name or an id.
+    pub(crate) async fn inspect_name(&self, name: &str) -> Result<Option<ImageInspect>, Fault> {
+        match self.docker().inspect_image(name).await {
+            Ok(image) => Ok(Some(image)),
+            Err(error) if fault::kind(&error) == Kind::NotFound => Ok(None),
+            Err(error) => Err(fault::unexpected("look up an image", error)),
+        }
+    }
+
+    /// The ids of the images that these names stand for; a name that is not there has none.
+    pub(crate) async fn ids_of(
+        &self,
+        names: impl IntoIterator<Item = &str>,
+    ) -> Result<BTreeSet<Digest>, Fault> {
+        let mut ids = BTreeSet::new();
+        for name in names {
+            let id = self.inspect_name(name).await?.and_then(|image| image.id);
+            ids.extend(id.as_deref().and_then(Digest::parse));
+        }
+        Ok(ids)
+    }
+
+    /// Gives `source`, a name or an id, the name `target` too.
+    pub(crate) async fn tag_name(&self, source: &str, target: &str) -> Result<(), Fault> {
+        match self.tag_if_there(source, target).await? {
+            true => Ok(()),
+            false => Err(Fault::new(Reason::EngineFailed, "an image is gone that was there a moment ago")),
+        }
+    }
+
+    /// The same; false when there is no `source`.
+    pub(crate) async fn tag_if_there(&self, source: &str, target: &str) -> Result<bool, Fault> {
+        let (repository, tag) = target.rsplit_once(':').unwrap_or((target, "latest"));
+        let options = TagImageOptions { repo: Some(repository.to_owned()), tag: Some(tag.to_owned()) };
+        match self.docker().tag_image(source, Some(options)).await {
+            Ok(()) => Ok(true),
+            Err(error) if fault::kind(&error) == Kind::NotFound => Ok(false),
+            Err(error) => Err(fault::unexpected("name an image", error)),
+        }
+    }
+
+    /// Removes a name, and the image with its last one. A name that is not there is removed.
+    pub(crate) async fn remove_name(&self, name: &str) -> Result<(), Fault> {
+        match self.docker().remove_image(name, None::<RemoveImageOptions>, None).await {
+            Ok(_) => Ok(()),
+            Err(error) if fault::kind(&error) == Kind::NotFound => Ok(()),
+            Err(error) => Err(fault::unexpected("remove a name of an image", error)),
+        }
+    }
+
+    /// The digest references, in full, that the image `id` has in the repository of `target`.
+    pub(crate) async fn digests_of(&self, target: &Reference, id: &Digest) -> Result<Vec<String>, Fault> {
+        let image = self.inspect_name(id.as_str()).await?;
+        Ok(image.map(|image| self.image_store().digest_references(&image, target)).unwrap_or_default())
+    }
+
+    /// Whether an image is for the platform that the engine builds for.
+    pub(crate) fn is_for_platform(&self, image: &ImageInspect) -> bool {
+        let platform = self.platform();
+        image.os.as_deref() == Some(&platform.os)
+            && image.architecture.as_deref() == Some(&platform.architecture)
+    }
+}

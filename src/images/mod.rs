@@ -1,0 +1,87 @@
+//! The images of one engine: which namespace owns which, what a build may use, how an image comes from
+//! a registry and goes to one, and under which names the engine has it meanwhile.
+
+pub mod admission;
+pub(crate) mod fetch;
+mod holds;
+mod layers;
+mod locks;
+pub mod naming;
+pub mod owned;
+pub mod push;
+mod recovery;
+
+use std::{
+    fmt,
+    sync::{Arc, atomic::AtomicBool},
+};
+
+use tokio::sync::Semaphore;
+
+use crate::{engine::Engine, store::Store, tasks::Group};
+use locks::Locks;
+use naming::Keys;
+
+/// How many images have their layers verified at once. Each holds its manifests and configs, up to
+/// 64 MiB, and what a decoder looks back at, up to 128 MiB: jobs choose both.
+const VERIFIED_AT_ONCE: usize = 4;
+
+/// The images of an engine. Cheap to clone.
+#[derive(Clone)]
+pub struct Images {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    engine: Engine,
+    keys: Keys,
+    store: Store,
+    tasks: Group,
+    /// One lock a hold.
+    holds: Locks,
+    /// One lock a push target, by its reference in full.
+    targets: Locks,
+    /// Places for images whose layers are verified.
+    verifying: Semaphore,
+    /// A public name could not be given back; the journal has it.
+    unsettled: AtomicBool,
+}
+
+impl Images {
+    /// The images of `engine`. What must not stop half-way runs in a group below `tasks`.
+    pub fn new(engine: Engine, keys: Keys, store: Store, tasks: &Group) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                engine,
+                keys,
+                store,
+                tasks: tasks.child("images"),
+                holds: Locks::default(),
+                targets: Locks::default(),
+                verifying: Semaphore::new(VERIFIED_AT_ONCE),
+                unsettled: AtomicBool::new(false),
+            }),
+        }
+    }
+
+    /// The engine that has them.
+    pub fn engine(&self) -> &Engine {
+        &self.inner.engine
+    }
+
+    /// The node's keyed hashes.
+    pub fn keys(&self) -> &Keys {
+        &self.inner.keys
+    }
+
+    /// What wharfd remembers.
+    pub(crate) fn store(&self) -> &Store {
+        &self.inner.store
+    }
+}
+
+impl fmt::Debug for Images {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Images").field("engine", self.engine()).finish_non_exhaustive()
+    }
+}

@@ -1,3 +1,0 @@
-//! What goes to registries.
-
-pub mod target;
