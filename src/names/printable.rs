@@ -6,6 +6,34 @@ pub fn printable(text: &str) -> String {
     text.chars().flat_map(escape).collect()
 }
 
+/// `text` as [`printable`] has it, but with the joiners that words of many scripts and emoji are
+/// written with, where they stand in one. Fit for a log, not for a name that is compared by eye.
+pub fn printable_words(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut before = None;
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        let in_word = |c: char| !c.is_ascii() && !is_hidden(c);
+        let joins = match c {
+            '\u{200b}'..='\u{200d}' => {
+                before.is_some_and(in_word) && chars.peek().copied().is_some_and(in_word)
+            }
+            // The tags of a flag.
+            '\u{e0020}'..='\u{e007f}' => matches!(before, Some('\u{1f3f4}' | '\u{e0020}'..='\u{e007f}')),
+            _ => false,
+        };
+        if joins {
+            shown.push(c);
+            before = Some(c);
+        } else {
+            shown.extend(escape(c));
+            // What was escaped begins no flag and no word.
+            before = Some(c).filter(|c| !is_hidden(*c));
+        }
+    }
+    shown
+}
+
 /// `text`, and of a longer one its first `max` bytes and a mark that there was more.
 pub fn shortened(mut text: String, max: usize) -> String {
     if text.len() > max {
@@ -26,11 +54,15 @@ pub fn printable_url(url: &str) -> String {
     printable(hidden.as_deref().unwrap_or(url))
 }
 
-fn escape(c: char) -> impl Iterator<Item = char> {
-    // What turns the direction of text around, joins, tags or takes no room hides what is written.
-    let hidden = c.is_control()
+/// Bidi controls, joiners, tag characters and zero-width characters can hide text.
+fn is_hidden(c: char) -> bool {
+    c.is_control()
         || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}');
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
+fn escape(c: char) -> impl Iterator<Item = char> {
+    let hidden = is_hidden(c);
     let escaped = hidden.then(|| c.escape_default());
     let plain = (!hidden).then_some(c);
     escaped.into_iter().flatten().chain(plain)
@@ -54,6 +86,16 @@ mod tests {
     fn a_text_is_cut_between_its_characters() {
         assert_eq!(shortened("aé".to_owned(), 3), "aé");
         assert_eq!(shortened("aéb".to_owned(), 2), "a…");
+    }
+
+    #[test]
+    fn joiners_stay_in_words() {
+        for word in ["می\u{200c}رود", "👩\u{200d}💻", "🏴\u{e0067}\u{e007f}"] {
+            assert_eq!(printable_words(word), word);
+            assert_ne!(printable(word), word);
+        }
+        assert_eq!(printable_words("a\u{200d}é"), "a\\u{200d}é");
+        assert_eq!(printable_words("\u{1b}[2Jé\u{202e}é"), "\\u{1b}[2Jé\\u{202e}é");
     }
 
     #[test]

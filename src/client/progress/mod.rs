@@ -2,6 +2,7 @@
 
 #[cfg(test)]
 pub(super) mod facts;
+mod lines;
 mod model;
 mod plain;
 mod source;

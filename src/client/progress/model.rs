@@ -20,6 +20,9 @@ const DETAILS_MAX: usize = 50;
 /// What of all steps' output is kept.
 const TAILS_BYTES_MAX: usize = 4 * 1024 * 1024;
 
+/// What of all steps' lines that have no newline yet is kept.
+const UNFINISHED_BYTES_MAX: usize = 8 * 1024 * 1024;
+
 /// Names a step in its [`Model`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Id(usize);
@@ -34,6 +37,7 @@ pub struct Model {
     warnings: Vec<Warning>,
     status_count: usize,
     tails_bytes: usize,
+    unfinished_bytes: usize,
     /// The latest time that a fact named.
     latest: Moment,
     /// When the engine's clock was seen to be where.
@@ -247,17 +251,29 @@ impl Model {
         self.start(id);
         let Some(vertex) = self.vertexes.get_mut(id.0) else { return };
         let at = at.or(vertex.begin);
-        // A line has the time at which it began.
-        let mut since = vertex.output_since.or(at);
-        let texts = vertex.output.push(&fact.data);
-        for text in texts {
+        self.unfinished_bytes -= vertex.unfinished_bytes();
+        let lines = vertex.write(fact.stream(), at, &fact.data);
+        self.unfinished_bytes += vertex.unfinished_bytes();
+        for (since, text) in lines {
             self.write(id, since, text, changes);
-            since = at;
-        }
-        if let Some(vertex) = self.vertex_mut(id) {
-            vertex.output_since = if vertex.output.is_empty() { None } else { since };
         }
         changes.vertexes.insert(id);
+        while self.unfinished_bytes > UNFINISHED_BYTES_MAX {
+            let ids = (0..self.vertexes.len()).map(Id);
+            let longest = ids.max_by_key(|id| self.vertex(*id).map_or(0, Vertex::unfinished_bytes));
+            let Some(longest) = longest else { break };
+            self.end_lines(longest, changes);
+            changes.vertexes.insert(longest);
+        }
+    }
+
+    /// Ends a step's lines that have no newline yet.
+    fn end_lines(&mut self, id: Id, changes: &mut Changes) {
+        let Some(vertex) = self.vertexes.get_mut(id.0) else { return };
+        self.unfinished_bytes -= vertex.unfinished_bytes();
+        for (since, text) in vertex.end_lines() {
+            self.write(id, since, text, changes);
+        }
     }
 
     fn write(&mut self, id: Id, at: Option<Moment>, text: String, changes: &mut Changes) {
@@ -299,11 +315,10 @@ impl Model {
 
     /// Once a step has ended, its last line has too, and its output matters only if it failed.
     fn settle(&mut self, id: Id, changes: &mut Changes) {
-        let Some(vertex) = self.vertex_mut(id).filter(|vertex| vertex.end.is_some()) else { return };
-        let since = vertex.output_since.take();
-        if let Some(text) = vertex.output.end() {
-            self.write(id, since, text, changes);
+        if self.vertex(id).is_none_or(|vertex| vertex.end.is_none()) {
+            return;
         }
+        self.end_lines(id, changes);
         let Some(vertex) = self.vertexes.get_mut(id.0) else { return };
         if !matches!(vertex.state(), State::Failed(_)) {
             self.tails_bytes -= vertex.tail.bytes;
@@ -320,154 +335,4 @@ fn replace<T: PartialEq>(known: &mut T, new: T) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::client::progress::{
-        facts::{Clock, Facts, model_of},
-        step::TAIL_BYTES_MAX,
-    };
-
-    fn of(model: &Model, digest: &str) -> (usize, String, String) {
-        let vertex = model.by_digest(digest).unwrap();
-        (vertex.number, vertex.name.clone(), format!("{:?}", vertex.state()))
-    }
-
-    fn millis(model: &Model, digest: &str) -> u128 {
-        // What has ended needs no clock.
-        model.elapsed(model.by_digest(digest).unwrap(), Instant::now()).as_millis()
-    }
-
-    #[test]
-    fn steps_are_numbered_as_they_start() {
-        let model = model_of(&[
-            Facts::new().announced("a", "A").announced("b", "B").announced("c", "C"),
-            Facts::new().started("b", "B", 10),
-            Facts::new().cached("c", "C", 20).started("a", "A", 20),
-        ]);
-        assert_eq!(
-            model.started().map(|(_, vertex)| vertex.name.as_str()).collect::<Vec<_>>(),
-            ["B", "C", "A"]
-        );
-        assert_eq!(of(&model, "c"), (2, "C".into(), "Cached".into()));
-        assert_eq!(of(&model, "a"), (3, "A".into(), "Running".into()));
-    }
-
-    #[test]
-    fn later_facts_replace_earlier_ones_and_stale_ones_do_not() {
-        let mut model = model_of(&[
-            Facts::new().started("a", "pull x", 0),
-            Facts::new().failed("a", "pull x@sha256:1", 0, 50, "denied"),
-            // A second pass announces it anew.
-            Facts::new().announced("a", "stale"),
-        ]);
-        assert_eq!(of(&model, "a"), (1, "pull x@sha256:1".into(), r#"Failed("denied")"#.into()));
-        assert!(
-            model.apply(&Facts::new().failed("a", "pull x@sha256:1", 0, 50, "denied").0).vertexes.is_empty()
-        );
-        // It runs again, and both runs count.
-        assert_eq!(model.apply(&Facts::new().started("a", "", 100).0).vertexes.len(), 1);
-        assert_eq!(of(&model, "a"), (1, "pull x@sha256:1".into(), "Running".into()));
-        model.apply(&Facts::new().done("a", "", 100, 130).0);
-        assert_eq!((of(&model, "a").2.as_str(), millis(&model, "a")), ("Done", 80));
-    }
-
-    #[test]
-    fn runs_that_overlap_count_once() {
-        let model =
-            model_of(&[Facts::new().done("a", "A", 0, 100).done("a", "A", 60, 150).started("a", "A", 10)]);
-        assert_eq!(millis(&model, "a"), 150);
-    }
-
-    #[test]
-    fn what_speaks_has_started_also_before_it_is_announced() {
-        let mut model =
-            model_of(&[Facts::new().log("a", 5, "hello\n").status("b", "part", (1, 2), (5, None))]);
-        assert_eq!(of(&model, "a"), (2, "a".into(), "Running".into()));
-        assert_eq!(of(&model, "b"), (1, "b".into(), "Running".into()));
-        model.apply(&Facts::new().failed("a", "A", 2, 9, "no").0);
-        assert_eq!(model.by_digest("a").unwrap().tail.lines.len(), 1);
-        assert_eq!(of(&model, "a").1, "A");
-    }
-
-    #[test]
-    fn a_steps_end_ends_its_last_line() {
-        let mut model = Model::default();
-        let changes = model.apply(&Facts::new().log("a", 5, "one\ntwo").failed("a", "A", 0, 9, "no").0);
-        assert_eq!(changes.lines.iter().map(|(_, line)| &*line.text).collect::<Vec<_>>(), ["one", "two"]);
-        let late = model.apply(&Facts::new().log("a", 8, "late").0);
-        assert_eq!(late.lines.len(), 1);
-        assert_eq!(late.lines[0].1.to_string(), "0.008 late");
-    }
-
-    #[test]
-    fn only_the_output_that_may_be_repeated_is_kept() {
-        let mut model = Model::default();
-        let long = format!("{}\n", "x".repeat(1000)).repeat(70);
-        for step in 0..100 {
-            let digest = format!("d{step}");
-            model.apply(
-                &Facts::new().started(&digest, "", 0).log(&digest, 0, &long).log(&digest, 0, "end\n").0,
-            );
-            assert!(model.by_digest(&digest).unwrap().tail.bytes <= TAIL_BYTES_MAX);
-            assert!(model.tails_bytes <= TAILS_BYTES_MAX);
-        }
-        let kept: usize = model.vertexes.iter().map(|vertex| vertex.tail.bytes).sum();
-        assert_eq!(kept, model.tails_bytes);
-        assert!(
-            model.vertexes.iter().all(|vertex| vertex
-                .tail
-                .lines
-                .back()
-                .is_some_and(|line| &*line.text == "end"))
-        );
-        for step in 0..100 {
-            model.apply(&Facts::new().done(&format!("d{step}"), "", 0, 1).0);
-        }
-        assert_eq!(model.tails_bytes, 0);
-    }
-
-    #[test]
-    fn counts_are_bounded() {
-        let mut model = Model::default();
-        for count in 0..VERTEXES_MAX + 10 {
-            model.apply(
-                &Facts::new()
-                    .status(&count.to_string(), "", (0, 0), (0, None))
-                    .warning("", &count.to_string(), 0)
-                    .0,
-            );
-        }
-        for count in 0..STATUSES_MAX {
-            model.apply(&Facts::new().status("1", &count.to_string(), (0, 0), (0, None)).0);
-        }
-        assert_eq!((model.total(), model.warnings().len()), (VERTEXES_MAX, WARNINGS_MAX));
-        assert_eq!(model.vertexes.iter().map(|vertex| vertex.statuses.len()).sum::<usize>(), STATUSES_MAX);
-    }
-
-    #[test]
-    fn running_time_follows_the_engines_clock() {
-        let clock = Clock::start();
-        let mut model = model_of(&[Facts::new().started("a", "A", 0)]);
-        // The first message was a second under way, the next one was not.
-        model.tick(clock.at(1000));
-        model.apply(&Facts::new().log("a", 1500, "x").0);
-        model.tick(clock.at(1500));
-        model.tick(clock.at(1700));
-        let vertex = model.by_digest("a").unwrap();
-        assert_eq!(model.elapsed(vertex, clock.at(2000)).as_millis(), 2000);
-    }
-
-    #[test]
-    fn a_stop_cancels_what_runs() {
-        let mut model = model_of(&[Facts::new()
-            .done("a", "A", 0, 5)
-            .started("b", "B", 0)
-            .announced("c", "C")
-            .log("d", 7, "x")]);
-        let changes = model.cancel();
-        assert_eq!((changes.vertexes.len(), changes.lines.len()), (2, 1));
-        let states = ["a", "b", "c", "d"].map(|digest| of(&model, digest).2);
-        assert_eq!(states, ["Done", "Canceled", "Waiting", "Canceled"]);
-        assert_eq!(millis(&model, "b"), 7);
-    }
-}
+mod tests;

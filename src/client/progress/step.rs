@@ -7,11 +7,14 @@ use std::{
     time::Duration,
 };
 
-use super::{model::Id, text::LineBuffer};
+use super::{lines::LineBuffer, model::Id};
+use crate::wire::v1::LogStream;
 
 /// What of a step's output is kept, to be shown again when it fails.
 pub(super) const TAIL_LINES_MAX: usize = 200;
 pub(super) const TAIL_BYTES_MAX: usize = 64 * 1024;
+/// How much of one line.
+const TAIL_LINE_BYTES_MAX: usize = 16 * 1024;
 /// How BuildKit's errors end when somebody else's failure, or a person, stopped a step.
 pub(super) const CANCELED: &str = "context canceled";
 
@@ -36,10 +39,22 @@ pub struct Vertex {
     pub(super) status_ids: HashMap<String, usize>,
     /// The end of its output.
     pub tail: Tail,
-    pub(super) output: LineBuffer,
-    /// When the line that is not ended yet began.
-    pub(super) output_since: Option<Moment>,
+    /// Standard output and standard error: what one has begun, the other does not end.
+    pub(super) outputs: [Output; 2],
+    /// Which of them spoke last.
+    pub(super) spoke_last: usize,
 }
+
+/// One of a step's output streams.
+#[derive(Debug, Default)]
+pub(super) struct Output {
+    lines: LineBuffer,
+    /// When the line that is not ended yet began.
+    since: Option<Moment>,
+}
+
+/// A line of output, and when it began.
+pub(super) type Timed = (Option<Moment>, String);
 
 /// How a step is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,10 +138,41 @@ impl Vertex {
         self.end.is_some()
     }
 
-    /// The line of its output that is not ended yet.
+    /// The line of its output that is not ended yet; where both streams have one, the newer.
     pub fn partial_line(&self) -> Option<Line> {
-        let after = self.output_since.unwrap_or_default().saturating_sub(self.begin.unwrap_or_default());
-        self.output.peek().map(|text| Line { after, text: text.into() })
+        let [out, error] = &self.outputs;
+        let streams = if self.spoke_last == 0 { [out, error] } else { [error, out] };
+        let (output, text) = streams.into_iter().find_map(|output| Some((output, output.lines.peek()?)))?;
+        let after = output.since.unwrap_or_default().saturating_sub(self.begin.unwrap_or_default());
+        Some(Line { after, text: text.into() })
+    }
+
+    /// Takes in what a stream wrote at a time; returns the lines that it ends.
+    pub(super) fn write(&mut self, stream: LogStream, at: Option<Moment>, data: &[u8]) -> Vec<Timed> {
+        self.spoke_last = usize::from(stream == LogStream::Stderr);
+        let Some(output) = self.outputs.get_mut(self.spoke_last) else { return Vec::new() };
+        // A line has the time at which it began.
+        let mut since = output.since.or(at);
+        let lines = output.lines.push(data).into_iter();
+        let lines = lines.map(|line| (std::mem::replace(&mut since, at), line)).collect();
+        output.since = if output.lines.is_empty() { None } else { since };
+        lines
+    }
+
+    /// Ends the lines that have no newline yet.
+    pub(super) fn end_lines(&mut self) -> Vec<Timed> {
+        let ended = |output: &mut Output| {
+            let since = output.since.take();
+            output.lines.end().into_iter().map(move |line| (since, line)).collect::<Vec<_>>()
+        };
+        let mut lines: Vec<Timed> = self.outputs.iter_mut().flat_map(ended).collect();
+        lines.sort_by_key(|(since, _)| *since);
+        lines
+    }
+
+    /// What the lines that have no newline yet take in memory.
+    pub(super) fn unfinished_bytes(&self) -> usize {
+        self.outputs.iter().map(|output| output.lines.bytes()).sum()
     }
 }
 
@@ -171,7 +217,12 @@ impl Warning {
 }
 
 impl Tail {
-    pub(super) fn push(&mut self, line: Line) {
+    pub(super) fn push(&mut self, mut line: Line) {
+        if line.bytes() > TAIL_LINE_BYTES_MAX {
+            // Its end is as likely to say why the step failed as its beginning.
+            let from = line.text.ceil_char_boundary(line.text.len().saturating_sub(TAIL_LINE_BYTES_MAX));
+            line.text = format!("...{}", line.text.get(from..).unwrap_or_default()).into();
+        }
         self.bytes += line.bytes();
         self.lines.push_back(line);
         self.shorten(TAIL_LINES_MAX, TAIL_BYTES_MAX);
