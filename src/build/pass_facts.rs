@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bollard_buildkit_proto::moby::buildkit::v1::StatusResponse;
+use tonic::{Code, Status};
 
 use super::{convert, rename::Renaming};
 use crate::{
@@ -23,11 +24,13 @@ pub(super) struct PassFacts<'a> {
     begun: Instant,
     held: Vec<v1::Progress>,
     runs: bool,
+    /// Why no more facts come, until that was said.
+    broken: Option<Status>,
 }
 
 impl<'a> PassFacts<'a> {
     pub(super) fn new(reporter: &'a Reporter, renaming: &'a Renaming) -> Self {
-        Self { reporter, renaming, begun: Instant::now(), held: Vec::new(), runs: false }
+        Self { reporter, renaming, begun: Instant::now(), held: Vec::new(), runs: false, broken: None }
     }
 
     async fn release(&mut self) {
@@ -41,6 +44,25 @@ impl<'a> PassFacts<'a> {
         }
         rest.retain(|progress| !progress.vertexes.is_empty());
         self.held = rest;
+        if self.runs
+            && let Some(why) = self.broken.take()
+        {
+            self.warn(&why).await;
+        }
+    }
+
+    /// A log that ends in the middle of a build that goes on must say so.
+    async fn warn(&self, why: &Status) {
+        let details = match why.code() {
+            Code::ResourceExhausted | Code::OutOfRange => vec![
+                "one message about the build was too large: each warning about a Dockerfile carries all of it"
+                    .to_owned(),
+                "`# check=skip=all` as the Dockerfile's first line leaves the warnings out".to_owned(),
+            ],
+            _ => Vec::new(),
+        };
+        let short = "the rest of the build's log is missing: BuildKit broke it off";
+        self.reporter.warn(short, details).await;
     }
 }
 
@@ -50,6 +72,14 @@ impl Facts for PassFacts<'_> {
             self.held.push(convert::progress(self.renaming.facts(facts)));
         }
         if self.runs || self.begun.elapsed() > HOLD {
+            self.release().await;
+        }
+    }
+
+    async fn broke_off(&mut self, why: Status) {
+        tracing::warn!(error = %why, "BuildKit broke off the build's status");
+        self.broken = Some(why);
+        if self.runs {
             self.release().await;
         }
     }

@@ -1,7 +1,7 @@
 //! One pass of a build: `Control.Solve` without a frontend, and beside it, as BuildKit's gateway
 //! client, the frontend's call, the gate's judgement and the return of what may run.
 
-use std::{collections::HashMap, future, time::Duration};
+use std::{collections::HashMap, time::Duration};
 
 use bollard_buildkit_proto::moby::buildkit::v1::{
     Exporter, SolveRequest, StatusRequest, StatusResponse,
@@ -61,6 +61,9 @@ pub trait Facts: Send {
     /// Facts, as BuildKit reports them. Awaited: a reader that is slow slows BuildKit down.
     fn report(&mut self, facts: StatusResponse) -> impl Future<Output = ()> + Send;
 
+    /// BuildKit has broken off, with this: no more facts come, although the build goes on.
+    fn broke_off(&mut self, why: Status) -> impl Future<Output = ()> + Send;
+
     /// The graph runs now: what was reported so far, and all that follows, stands.
     fn runs(&mut self) -> impl Future<Output = ()> + Send;
 }
@@ -106,7 +109,7 @@ pub async fn pass<F: Facts, J: Judged, R>(
                 Ok(response) => break response.into_inner().result.unwrap_or_default(),
                 Err(status) => return Ended::Frontend(status),
             },
-            Some(response) = told.next() => facts.report(response).await,
+            Some(answer) = told.next() => tell(facts, answer).await,
         }
     };
     let judged = match judge(result) {
@@ -124,13 +127,13 @@ pub async fn pass<F: Facts, J: Judged, R>(
                 Ok(()) => waiting = false,
                 Err(status) => return Ended::Failed(status),
             },
-            Some(response) = told.next() => facts.report(response).await,
+            Some(answer) = told.next() => tell(facts, answer).await,
         }
     };
     // The last facts, the failed step's output among them, come after the solve's answer.
     let rest = async {
-        while let Some(response) = told.next().await {
-            facts.report(response).await;
+        while let Some(answer) = told.next().await {
+            tell(facts, answer).await;
         }
     };
     if tokio::time::timeout(LAST_FACTS, rest).await.is_err() {
@@ -164,16 +167,18 @@ fn requests(order: Order) -> (SolveRequest, frontend::SolveRequest) {
     (solve, frontend)
 }
 
-/// The facts that BuildKit tells, until it ends or breaks off.
+/// The facts that BuildKit tells, until it ends or breaks off with an error.
 fn facts_of(
     opening: impl Future<Output = Result<Streaming<StatusResponse>, Status>>,
-) -> impl Stream<Item = StatusResponse> {
-    let answers = stream::once(opening).try_flatten();
-    let facts = answers.filter_map(|answer| {
-        let told = answer.inspect_err(|error| tracing::debug!(%error, "no more status from BuildKit"));
-        future::ready(told.ok())
-    });
-    facts.fuse()
+) -> impl Stream<Item = Result<StatusResponse, Status>> {
+    stream::once(opening).try_flatten().fuse()
+}
+
+async fn tell<F: Facts>(facts: &mut F, answer: Result<StatusResponse, Status>) {
+    match answer {
+        Ok(response) => facts.report(response).await,
+        Err(status) => facts.broke_off(status).await,
+    }
 }
 
 /// Returns what runs now; first a graph that BuildKit does not know becomes one that it does.

@@ -24,6 +24,7 @@ mod errors;
 mod first_light;
 mod harness;
 mod hostile;
+mod logs;
 mod memory;
 mod names;
 mod pasted;
@@ -50,6 +51,7 @@ fn cases() -> Vec<Case> {
         authorization::CASES,
         commands::CASES,
         pasted::CASES,
+        logs::CASES,
         hostile::graph::CASES,
         hostile::sources::CASES,
         hostile::cache::CASES,

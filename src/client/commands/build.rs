@@ -50,6 +50,11 @@ const PIECES_MAX: usize = 2;
 /// The time that a reproducible image has: everything that makes one reads this variable.
 const SOURCE_DATE_EPOCH: &str = "SOURCE_DATE_EPOCH";
 
+/// What chooses among the warnings about a Dockerfile, as its `# check=` does.
+const CHECK: &str = "BUILDKIT_DOCKERFILE_CHECK";
+/// A hundred warnings about a Dockerfile of this size fit into the 16 MiB that are read of one message.
+const CHECKED_BYTES_MAX: usize = 128 * 1024;
+
 /// How a build ended.
 enum Ended {
     Built(BuildResult),
@@ -83,6 +88,7 @@ pub(super) async fn run(mut call: Call, args: BuildArgs) -> Result<(), Stop> {
     };
     let (mut source, channel) = call.signals.guard(prepare).await?;
     source.dockerfile().clone_into(&mut spec.dockerfile);
+    leave_checks_out(source.dockerfile_text(), &mut spec.build_args);
     let tar = source.take_tar();
     let answers = Arc::new(Answers::new(docker, secrets, &source));
 
@@ -275,6 +281,27 @@ fn spec(args: &BuildArgs, env: &Env, docker: &DockerConfig) -> Result<BuildSpec,
         ulimits,
         platform: platform(&args.platforms)?,
     })
+}
+
+/// Each warning carries the whole Dockerfile, and BuildKit sends all warnings in one message: with a
+/// generated Dockerfile it is too large to be read, and the rest of the log is lost. Such a Dockerfile
+/// is built without its warnings, unless it or the caller says which are wanted.
+fn leave_checks_out(dockerfile: &[u8], build_args: &mut HashMap<String, String>) {
+    let says_which = || {
+        let text = String::from_utf8_lossy(dockerfile);
+        let directives = text.lines().map_while(|line| line.trim_start().strip_prefix('#'));
+        let mut keys = directives.filter_map(|line| line.split_once('=')).map(|(key, _)| key.trim());
+        keys.any(|key| key.eq_ignore_ascii_case("check"))
+    };
+    if dockerfile.len() <= CHECKED_BYTES_MAX || build_args.contains_key(CHECK) || says_which() {
+        return;
+    }
+    build_args.insert(CHECK.to_owned(), "skip=all".to_owned());
+    print::note(format_args!(
+        "the Dockerfile has {} kB: warnings about it are left out, and `--build-arg {CHECK}=skip=none` brings \
+         them back",
+        dockerfile.len() / 1000,
+    ));
 }
 
 /// The one platform that is built for; empty: the node's own.

@@ -33,6 +33,7 @@ const STDIN: &str = "-";
 /// A build's files, found but not read.
 pub struct Source {
     dockerfile: String,
+    text: Bytes,
     directories: Vec<Directory>,
     tar: Option<Tar>,
 }
@@ -166,11 +167,11 @@ impl Source {
                     None => dockerfile::ignore(context, &root, IGNORE, &root)?,
                 };
                 let ignore = ignore.map(|bytes| (format!("{name}{IGNORE}"), bytes));
-                let tree = Tree::files([(name.clone(), text)].into_iter().chain(ignore));
+                let tree = Tree::files([(name.clone(), text.clone())].into_iter().chain(ignore));
                 let path = told_path(&directory, workspace)?;
                 let dockerfile = Directory { name: "dockerfile", path, tree: Arc::new(tree) };
                 let context = context_directory(root, general, workspace)?;
-                Ok(Self { dockerfile: name, directories: vec![context, dockerfile], tar: None })
+                Ok(Self { dockerfile: name, text, directories: vec![context, dockerfile], tar: None })
             }
         }
     }
@@ -186,7 +187,7 @@ impl Source {
             let name = file.unwrap_or(Path::new(DOCKERFILE));
             let dockerfile = name.to_str().ok_or_else(|| SourceError::NotUtf8(name.to_owned()))?.to_owned();
             let tar: Tar = Box::new(io::Cursor::new(head).chain(stdin));
-            return Ok(Self { dockerfile, directories: Vec::new(), tar: Some(tar) });
+            return Ok(Self { dockerfile, text: Bytes::new(), directories: Vec::new(), tar: Some(tar) });
         }
         if head.is_empty() {
             return Err(SourceError::StdinEmpty("a Dockerfile, or a tar of the context"));
@@ -203,14 +204,20 @@ impl Source {
     }
 
     fn with_dockerfile(context: Directory, bytes: Vec<u8>) -> Self {
-        let tree = Arc::new(Tree::files([(DOCKERFILE.to_owned(), bytes.into())]));
+        let text = Bytes::from(bytes);
+        let tree = Arc::new(Tree::files([(DOCKERFILE.to_owned(), text.clone())]));
         let dockerfile = Directory { name: "dockerfile", path: STDIN.into(), tree };
-        Self { dockerfile: DOCKERFILE.into(), directories: vec![context, dockerfile], tar: None }
+        Self { dockerfile: DOCKERFILE.into(), text, directories: vec![context, dockerfile], tar: None }
     }
 
     /// What the Dockerfile is called, in its directory or in the tar.
     pub fn dockerfile(&self) -> &str {
         &self.dockerfile
+    }
+
+    /// What the Dockerfile says; nothing where it is in the tar.
+    pub fn dockerfile_text(&self) -> &[u8] {
+        &self.text
     }
 
     /// The directories to offer in the session; none where a tar is sent.

@@ -31,6 +31,21 @@ use crate::{
 
 type Responses<T> = BoxStream<'static, Result<T, Status>>;
 
+#[test]
+fn a_large_dockerfile_is_built_without_its_warnings() {
+    let checks = |head: &str, bytes: usize, args: &[(&str, &str)]| {
+        let text = format!("{head}FROM scratch\n{}", "#".repeat(bytes));
+        let mut args = args.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        leave_checks_out(text.as_bytes(), &mut args);
+        args.remove(CHECK)
+    };
+    assert_eq!(checks("", CHECKED_BYTES_MAX, &[]).as_deref(), Some("skip=all"));
+    assert_eq!(checks("# syntax=docker/dockerfile:1\n", CHECKED_BYTES_MAX, &[]).as_deref(), Some("skip=all"));
+    assert_eq!(checks("", 1000, &[]), None);
+    assert_eq!(checks("# syntax=x\n# Check = error=true\n", CHECKED_BYTES_MAX, &[]), None);
+    assert_eq!(checks("", CHECKED_BYTES_MAX, &[(CHECK, "")]).as_deref(), Some(""));
+}
+
 /// What a fake wharfd is asked.
 enum Asked {
     /// A session was opened; announcements go here, their sender's end ends it.

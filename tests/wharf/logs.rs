@@ -1,0 +1,75 @@
+//! The plain log: every text of every step is in it, as it was written.
+
+use std::sync::Arc;
+
+use crate::harness::{Test, Wharf, cases, process::Output};
+
+cases![what_a_step_has_written, a_log_that_breaks_off];
+
+/// What the steps of a build have written, a line each.
+fn written(built: &Output) -> Vec<&str> {
+    let line = |line| {
+        let (number, rest) = str::strip_prefix(line, "#")?.split_once(' ')?;
+        let (time, text) = rest.split_once(' ')?;
+        number.parse::<u32>().ok()?;
+        time.parse::<f64>().ok().map(|_| text)
+    };
+    built.stderr.lines().filter_map(line).collect()
+}
+
+async fn what_a_step_has_written(test: Arc<Test>) {
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    let base = test.base(&registry).await;
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    let report = format!("{{\"report\":\"{}\"}}", "0123456789".repeat(3000));
+    let words = "می\u{200c}رود 👩\u{200d}💻 é";
+    // The streams come by two ways: the marker is there once what went before it was read.
+    let script = "cat /report; echo\ncat /words; echo\n\
+                  printf 'FATAL: disk full\\rcleaning\\n'\nprintf '10%%\\r50%%\\r100%% done\\n'\n\
+                  printf '\\tindented  \\033[31mred\\033[0m\\r\\n'\n\
+                  printf 'half a '\necho other >&2\nsleep 1\nprintf 'line\\n'\nprintf 'no newline'\n";
+    let dockerfile = format!("FROM {base}\nCOPY report words script /\nRUN sh /script\n");
+    let context = test.context(
+        "context",
+        &[("Dockerfile", &dockerfile), ("report", &report), ("words", words), ("script", script)],
+    );
+    let built = job.build(&context, &[]).await.ok();
+    let lines: Vec<&str> = written(&built).into_iter().filter(|line| *line != "other").collect();
+    assert_eq!(
+        lines,
+        [
+            report.as_str(),
+            words,
+            "FATAL: disk full",
+            "cleaning",
+            "100% done",
+            "\tindented  red",
+            "half a line",
+            "no newline"
+        ]
+    );
+    assert!(written(&built).contains(&"other"), "{built}");
+}
+
+/// Each warning carries the whole Dockerfile, and all of them come in one message.
+async fn a_log_that_breaks_off(test: Arc<Test>) {
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    let base = test.base(&registry).await;
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    let stage = |number: usize| {
+        let label = format!("LABEL generated.{number}=\"{}\"\n", "x".repeat(60));
+        format!("FROM {base} as stage{number}\n{}RUN echo said by {number}\n", label.repeat(50))
+    };
+    let dockerfile: String = (0..100).map(stage).collect();
+    let context = test.context("context", &[("Dockerfile", &dockerfile)]);
+    let flags = ["--no-cache", "--target=stage1"];
+    let built = job.build(&context, &flags).await.ok().says(&["warnings about it are left out"]);
+    assert_eq!(written(&built), ["said by 1"]);
+
+    // Who wants the warnings is told what they cost.
+    let all = [&flags[..], &["--build-arg=BUILDKIT_DOCKERFILE_CHECK=skip=none"]].concat();
+    let built = job.build(&context, &all).await.ok();
+    assert!(!built.stderr.contains("are left out"), "{built}");
+    let broken = built.stderr.contains("the rest of the build's log is missing");
+    assert!(broken || written(&built) == ["said by 1"], "{built}");
+}
