@@ -1,6 +1,6 @@
 //! The log: events and spans to standard error, as text or JSON.
 
-use std::io::{IsTerminal as _, stderr};
+use std::io::{self, IsTerminal as _, Write, stderr};
 
 use tracing::{Level, Metadata};
 use tracing_subscriber::{
@@ -9,6 +9,8 @@ use tracing_subscriber::{
     layer::SubscriberExt as _,
     util::SubscriberInitExt as _,
 };
+
+use crate::names::{printable, printable_json};
 
 /// How the log looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
@@ -67,9 +69,11 @@ impl TryFrom<String> for Filter {
 /// Sends events and panics to standard error from now on. To be called once.
 pub fn init(format: Format, filter: &Filter) {
     let filter = EnvFilter::builder().parse_lossy(&filter.0);
-    let layer = tracing_subscriber::fmt::layer().with_writer(stderr);
+    let colored = stderr().is_terminal() && matches!(format, Format::Text);
+    let layer =
+        tracing_subscriber::fmt::layer().with_writer(move || Lines { out: stderr(), format, colored });
     let layer = match format {
-        Format::Text => layer.with_ansi(stderr().is_terminal()).boxed(),
+        Format::Text => layer.with_ansi(colored).boxed(),
         Format::Json => layer.json().flatten_event(true).boxed(),
     };
     let layer = layer.with_filter(filter_fn(may_be_logged));
@@ -82,6 +86,50 @@ pub fn init(format: Format, filter: &Filter) {
     }));
 }
 
+/// Where events go, a line each. Text from outside is in many of them, in the end also where nobody
+/// thought of it: it must not begin a line of its own, nor drive whoever reads the log.
+struct Lines<W> {
+    out: W,
+    format: Format,
+    colored: bool,
+}
+
+impl<W: Write> Write for Lines<W> {
+    /// Takes an event, which comes in one piece.
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(event);
+        let text = text.strip_suffix('\n').unwrap_or(&text);
+        let mut line = match self.format {
+            Format::Json => printable_json(text),
+            Format::Text if self.colored => colored(text),
+            Format::Text => printable(text),
+        };
+        line.push('\n');
+        self.out.write_all(line.as_bytes())?;
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+/// `text`, printable but for colours: the log's own cannot be told from others, which do no harm.
+fn colored(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    let mut parts = text.split("\x1b[");
+    line.push_str(&printable(parts.next().unwrap_or_default()));
+    for part in parts {
+        let digits = part.find(|c: char| !c.is_ascii_digit() && c != ';').unwrap_or(part.len());
+        let (parameters, rest) = part.split_at(digits);
+        match rest.strip_prefix('m') {
+            Some(rest) => line.extend(["\x1b[", parameters, "m", &printable(rest)]),
+            None => line.push_str(&printable(&format!("\x1b[{part}"))),
+        }
+    }
+    line
+}
+
 /// Below `info`, libraries log headers and bodies, which can hold credentials: whatever the filter
 /// says, only wharf's own modules are heard there.
 fn may_be_logged(metadata: &Metadata<'_>) -> bool {
@@ -92,6 +140,26 @@ fn may_be_logged(metadata: &Metadata<'_>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_event_is_one_line() {
+        let hostile = "denied\n2026-01-01T00:00:00Z  INFO forged\r\x1b[2J\u{9b}6n\u{202e}x";
+        let written = |format, colored, event: &str| {
+            let mut lines = Lines { out: Vec::new(), format, colored };
+            lines.write_all(event.as_bytes()).unwrap();
+            String::from_utf8(lines.out).unwrap()
+        };
+        let text = "denied\\n2026-01-01T00:00:00Z  INFO forged\\r\\u{1b}[2J\\u{9b}6n\\u{202e}x\n";
+        assert_eq!(written(Format::Text, false, &format!("{hostile}\n")), text);
+        let event = format!("\x1b[2m\x1b[32m INFO\x1b[0m {hostile}\n");
+        assert_eq!(written(Format::Text, true, &event), format!("\x1b[2m\x1b[32m INFO\x1b[0m {text}"));
+        let event = format!("{{\"message\":{}}}\n", serde_json::json!(hostile));
+        let written = written(Format::Json, false, &event);
+        assert_eq!(written.matches('\n').count(), 1);
+        assert!(!written.contains(['\u{9b}', '\u{202e}']), "{written}");
+        let read = |json: &str| serde_json::from_str::<serde_json::Value>(json).unwrap();
+        assert_eq!(read(&written), read(&event));
+    }
 
     #[test]
     fn a_filter_is_a_level_or_directives() {

@@ -11,7 +11,7 @@ pub mod socket;
 pub use job::Namespace;
 pub use login::Login;
 pub use pattern::Pattern;
-pub use printable::{printable, printable_url, printable_words, shortened};
+pub use printable::{printable, printable_json, printable_url, printable_words, shortened};
 pub use reference::Reference;
 pub use secret::Secret;
 pub use socket::SocketPath;

@@ -1,5 +1,7 @@
 //! Text from outside, made fit for a terminal and a log.
 
+use std::fmt::Write as _;
+
 /// `text` with control and format characters escaped as Rust writes them, so that it cannot drive
 /// a terminal or forge a line of a log.
 pub fn printable(text: &str) -> String {
@@ -29,6 +31,23 @@ pub fn printable_words(text: &str) -> String {
             shown.extend(escape(c));
             // What was escaped begins no flag and no word.
             before = Some(c).filter(|c| !is_hidden(*c));
+        }
+    }
+    shown
+}
+
+/// JSON that a person may read: what could drive a terminal or hide text is escaped as JSON has it, so
+/// that it stays the same JSON. What ASCII controls it has are white space between its tokens.
+pub fn printable_json(json: &str) -> String {
+    let mut shown = String::with_capacity(json.len());
+    for c in json.chars() {
+        if c < ' ' || !is_hidden(c) {
+            shown.push(c);
+            continue;
+        }
+        for unit in c.encode_utf16(&mut [0; 2]) {
+            // Writing to a string does not fail.
+            let _ = write!(shown, "\\u{unit:04x}");
         }
     }
     shown
@@ -86,6 +105,15 @@ mod tests {
     fn a_text_is_cut_between_its_characters() {
         assert_eq!(shortened("aé".to_owned(), 3), "aé");
         assert_eq!(shortened("aéb".to_owned(), 2), "a…");
+    }
+
+    #[test]
+    fn json_stays_the_same_json() {
+        let json = "{\n\t\"a\u{9b}2J\": \"é\u{202e}\u{7f}\u{200b}\u{e0041}\\u001b\"\n}";
+        let shown = printable_json(json);
+        assert_eq!(shown, "{\n\t\"a\\u009b2J\": \"é\\u202e\\u007f\\u200b\\udb40\\udc41\\u001b\"\n}");
+        let read = |json: &str| serde_json::from_str::<serde_json::Value>(json).unwrap();
+        assert_eq!(read(&shown), read(json));
     }
 
     #[test]

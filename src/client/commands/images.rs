@@ -12,7 +12,7 @@ use crate::{
         namespace::to_wire,
         print, units,
     },
-    names::{Reference, printable},
+    names::{Reference, printable, printable_json},
     wire::v1::{Image, ListImagesRequest},
 };
 
@@ -49,14 +49,15 @@ pub(super) async fn run(mut call: Call, args: ImagesArgs) -> Result<(), Stop> {
         TableFormat::Table => print::text(&table(&rows, now)),
         TableFormat::Json => {
             for row in rows {
-                print::line(json!({
+                let row = json!({
                     "CreatedAt": units::rfc3339(row.created),
                     "CreatedSince": since(row.created, now),
                     "ID": row.id,
                     "Repository": row.repository,
                     "Size": units::human_size(row.size),
                     "Tag": row.tag,
-                }))?;
+                });
+                print::line(printable_json(&row.to_string()))?;
             }
             Ok(())
         }

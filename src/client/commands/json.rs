@@ -2,9 +2,13 @@
 
 use serde_json::{Deserializer, Serializer, ser::PrettyFormatter};
 
-use crate::client::exit::{Exit, Failure};
+use crate::{
+    client::exit::{Exit, Failure},
+    names::printable_json,
+};
 
-/// `text`, indented, its keys in the order that they have: docker's is known to its readers.
+/// `text`, indented, its keys in the order that they have: docker's is known to its readers. What could
+/// drive their terminal or hide text is escaped.
 pub(super) fn indented(text: &str, indent: &str) -> Result<String, Failure> {
     let failed = |error: &dyn std::fmt::Display| {
         Failure::new(Exit::Failed, format!("wharfd's answer is not the JSON that it should be: {error}"))
@@ -15,7 +19,7 @@ pub(super) fn indented(text: &str, indent: &str) -> Result<String, Failure> {
     serde_transcode::transcode(&mut from, &mut to)
         .and_then(|()| from.end())
         .map_err(|error| failed(&error))?;
-    String::from_utf8(written).map_err(|error| failed(&error))
+    String::from_utf8(written).map(|text| printable_json(&text)).map_err(|error| failed(&error))
 }
 
 #[cfg(test)]
@@ -30,6 +34,12 @@ mod tests {
             indented,
             "[\n  {\n    \"b\": 1,\n    \"a\": [],\n    \"c\": {\n      \"x\": \"é\\u001b\"\n    }\n  }\n]"
         );
+    }
+
+    #[test]
+    fn nothing_drives_a_terminal() {
+        let shown = indented("{\"x\u{9b}\":\"a\u{202e}b\"}", " ").unwrap();
+        assert_eq!(shown, "{\n \"x\\u009b\": \"a\\u202eb\"\n}");
     }
 
     #[test]
