@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
 use super::{
-    exit,
+    env, exit,
     options::{self, AddHost, BuildArg, Label, SecretSource},
     platform::{Platform, platform},
     progress::Mode,
@@ -16,7 +16,7 @@ use crate::{names::Reference, wire::v1::Ulimit};
 
 /// Build and push container images from a job, each job in a namespace of its own.
 #[derive(Debug, Parser)]
-#[command(name = "wharf", version, after_help = exit::HELP, disable_version_flag = true, max_term_width = 100)]
+#[command(name = "wharf", version, after_help = exit::HELP, after_long_help = help(), disable_version_flag = true, max_term_width = 100)]
 pub(crate) struct Cli {
     /// Print version
     #[arg(short, short_alias = 'V', long, action = clap::ArgAction::Version)]
@@ -25,6 +25,10 @@ pub(crate) struct Cli {
     pub(crate) global: Global,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+fn help() -> String {
+    format!("{}\n\n{}", exit::HELP, env::help())
 }
 
 impl Cli {

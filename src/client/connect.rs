@@ -13,7 +13,7 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
 
 use super::{
-    env::Env,
+    env::{self, Env},
     exit::{Exit, Failure},
 };
 
@@ -51,7 +51,7 @@ impl Address {
     pub(crate) fn resolve(flag: Option<&str>, env: &Env) -> Result<Self, Failure> {
         match flag {
             Some(url) => Self::parse(url),
-            None => Self::parse(env.get("WHARF_ADDR")?.as_deref().unwrap_or(DEFAULT_ADDRESS)),
+            None => Self::parse(env.get(env::WHARF_ADDR)?.as_deref().unwrap_or(DEFAULT_ADDRESS)),
         }
     }
 

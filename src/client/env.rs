@@ -1,8 +1,71 @@
 //! The environment that a command was started in. Read once, so that tests can have their own.
 
-use std::{collections::BTreeMap, env, ffi::OsString, fs, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    env,
+    ffi::{OsStr, OsString},
+    fmt::Write as _,
+    fs,
+    path::PathBuf,
+};
 
-use super::exit::Failure;
+use super::{exit::Failure, progress::Console};
+
+/// A variable that wharf itself reads.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Variable {
+    pub(crate) name: &'static str,
+    about: &'static str,
+}
+
+macro_rules! variables {
+    ($($(#[doc = $about:literal])+ $name:ident;)+) => {
+        $($(#[doc = $about])+
+        pub(crate) const $name: Variable =
+            Variable { name: stringify!($name), about: concat!($($about),+) };)+
+
+        /// All of them, as the help lists them.
+        const ALL: &[Variable] = &[$($name),+];
+    };
+}
+
+variables! {
+    /// Where wharfd listens, unless --addr says so
+    WHARF_ADDR;
+    /// The namespace to act in, JOB#RUN, unless --namespace says so
+    WHARF_NAMESPACE;
+    /// How progress is shown, unless --progress says so
+    WHARF_PROGRESS;
+    /// The same, after WHARF_PROGRESS
+    BUILDKIT_PROGRESS;
+    /// Jenkins' name of the job: with BUILD_NUMBER, the default namespace
+    JOB_NAME;
+    /// Jenkins' number of the run
+    BUILD_NUMBER;
+    /// Jenkins' workspace: what was sent from it counts for the job's other ones
+    WORKSPACE;
+    /// The directory of docker's config.json: logins, credential helpers, proxies
+    DOCKER_CONFIG;
+    /// The home directory, where .docker is without DOCKER_CONFIG
+    HOME;
+    /// The time of reproducible images, passed on as a build argument
+    SOURCE_DATE_EPOCH;
+    /// The kind of terminal: without one, or with `dumb`, progress is plain
+    TERM;
+    /// If it is not empty, progress has no colours
+    NO_COLOR;
+}
+
+/// The table of variables, for `--help`.
+pub(crate) fn help() -> String {
+    let width = ALL.iter().map(|variable| variable.name.len()).max().unwrap_or(0);
+    let mut text = String::from("Environment:\n");
+    for Variable { name, about } in ALL {
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "  {name:<width$} {about}");
+    }
+    text
+}
 
 /// The environment's variables.
 #[derive(Clone, Debug, Default)]
@@ -23,13 +86,13 @@ impl Env {
     }
 
     /// A variable's value; one that is empty counts as not set.
-    pub(crate) fn get(&self, name: &str) -> Result<Option<String>, Failure> {
-        Ok(self.get_raw(name)?.filter(|value| !value.is_empty()))
+    pub(crate) fn get(&self, variable: Variable) -> Result<Option<String>, Failure> {
+        Ok(self.named(variable.name)?.filter(|value| !value.is_empty()))
     }
 
-    /// A variable's value as it is.
-    pub(crate) fn get_raw(&self, name: &str) -> Result<Option<String>, Failure> {
-        match self.variables.get(&OsString::from(name)) {
+    /// The value, as it is, of a variable that somebody else has named.
+    pub(crate) fn named(&self, name: &str) -> Result<Option<String>, Failure> {
+        match self.variables.get(OsStr::new(name)) {
             Some(value) => match value.to_str() {
                 Some(value) => Ok(Some(value.to_owned())),
                 None => Err(Failure::usage(format!("the environment variable {name} is not UTF-8"))),
@@ -39,13 +102,26 @@ impl Env {
     }
 
     /// A variable that is a path.
-    pub(crate) fn path(&self, name: &str) -> Option<PathBuf> {
-        self.variables.get(&OsString::from(name)).filter(|value| !value.is_empty()).map(PathBuf::from)
+    pub(crate) fn path(&self, variable: Variable) -> Option<PathBuf> {
+        self.set(variable).map(PathBuf::from)
+    }
+
+    /// What standard error can show, where it is a terminal.
+    pub(crate) fn console(&self) -> Console {
+        Console {
+            is_dumb: self.set(TERM).is_none_or(|term| term == "dumb"),
+            // As https://no-color.org asks.
+            colors: self.set(NO_COLOR).is_none(),
+        }
+    }
+
+    fn set(&self, variable: Variable) -> Option<&OsString> {
+        self.variables.get(OsStr::new(variable.name)).filter(|value| !value.is_empty())
     }
 
     /// The user's home.
     pub(crate) fn home(&self) -> Option<PathBuf> {
-        self.path("HOME").or_else(|| passwd(5).map(PathBuf::from))
+        self.path(HOME).or_else(|| passwd(5).map(PathBuf::from))
     }
 
     /// The user's login name, else the number.
@@ -60,4 +136,49 @@ fn passwd(field: usize) -> Option<String> {
     let uid = rustix::process::geteuid().as_raw().to_string();
     let entry = users.lines().find(|line| line.split(':').nth(2) == Some(&uid))?;
     entry.split(':').nth(field).filter(|value| !value.is_empty()).map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn the_table_fits_a_page() {
+        let help = help();
+        assert_eq!(help.lines().count(), ALL.len() + 1);
+        assert!(help.lines().all(|line| line.len() <= 100), "{help}");
+    }
+
+    #[test]
+    fn a_terminal_says_what_it_can() {
+        let console = |variables: &[(&str, &str)]| {
+            let Console { is_dumb, colors } = Env::of(variables).console();
+            (is_dumb, colors)
+        };
+        assert_eq!(console(&[]), (true, true));
+        assert_eq!(console(&[("TERM", ""), ("NO_COLOR", "")]), (true, true));
+        assert_eq!(console(&[("TERM", "dumb")]), (true, true));
+        assert_eq!(console(&[("TERM", "xterm"), ("NO_COLOR", "1")]), (false, false));
+    }
+
+    /// Whoever reads a variable past this table leaves it out of the help.
+    #[test]
+    fn nobody_else_reads_the_environment() {
+        let mut left = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src/client")];
+        let mut seen = 0;
+        while let Some(path) = left.pop() {
+            if path.is_dir() {
+                left.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+                continue;
+            }
+            let text = fs::read_to_string(&path).unwrap();
+            let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+            seen += usize::from(code.contains("env::var"));
+            let may = path.ends_with("env.rs") || path.ends_with("tests.rs");
+            assert!(may || !code.contains("env::var"), "{path:?}");
+        }
+        assert!(seen > 0);
+    }
 }

@@ -21,7 +21,7 @@ pub mod context;
 pub mod sync;
 
 pub mod progress;
-pub mod report;
+pub mod summary;
 
 mod commands;
 

@@ -1,6 +1,9 @@
 //! Which namespace a command acts in.
 
-use super::{env::Env, exit::Failure};
+use super::{
+    env::{self, Env},
+    exit::Failure,
+};
 use crate::{names::Namespace, wire::v1};
 
 /// The run of a namespace that is not a Jenkins build's.
@@ -12,11 +15,11 @@ pub(crate) fn resolve(flag: Option<&str>, env: &Env) -> Result<Namespace, Failur
     if let Some(name) = flag {
         return Ok(Namespace::parse(name)?);
     }
-    if let Some(name) = env.get("WHARF_NAMESPACE")? {
+    if let Some(name) = env.get(env::WHARF_NAMESPACE)? {
         return Ok(Namespace::parse(&name)?);
     }
-    if let Some(job) = env.get("JOB_NAME")? {
-        let run = env.get("BUILD_NUMBER")?.unwrap_or_else(|| LOCAL_RUN.to_owned());
+    if let Some(job) = env.get(env::JOB_NAME)? {
+        let run = env.get(env::BUILD_NUMBER)?.unwrap_or_else(|| LOCAL_RUN.to_owned());
         return Ok(Namespace::new(job, run)?);
     }
     Ok(Namespace::new(format!("user/{}", env.login()), LOCAL_RUN)?)

@@ -37,7 +37,7 @@ impl Secrets {
         for source in sources {
             let value = match &source.from {
                 Some(SecretFrom::File(path)) => file(&source.id, path)?,
-                Some(SecretFrom::Env(name)) => match env.get_raw(name)? {
+                Some(SecretFrom::Env(name)) => match env.named(name)? {
                     Some(value) => known(&source.id, value)?,
                     None => {
                         return Err(Failure::usage(format!(
@@ -46,7 +46,7 @@ impl Secrets {
                         )));
                     }
                 },
-                None => match env.get_raw(&source.id)? {
+                None => match env.named(&source.id)? {
                     Some(value) => known(&source.id, value)?,
                     None => file(&source.id, Path::new(&source.id))?,
                 },

@@ -22,7 +22,7 @@ use crate::{
         args::BuildArgs,
         context::{Source, Tar},
         credentials::DockerConfig,
-        env::Env,
+        env::{self, Env, SOURCE_DATE_EPOCH},
         exit::{Exit, Failure, Stop},
         files,
         namespace::to_wire,
@@ -46,9 +46,6 @@ const REASON_TIMEOUT: Duration = Duration::from_secs(1);
 /// Pieces of a tar, and how many of them wait for the connection.
 const PIECE_BYTES: usize = 256 * 1024;
 const PIECES_MAX: usize = 2;
-
-/// The time that a reproducible image has: everything that makes one reads this variable.
-const SOURCE_DATE_EPOCH: &str = "SOURCE_DATE_EPOCH";
 
 /// What chooses among the warnings about a Dockerfile, as its `# check=` does.
 const CHECK: &str = "BUILDKIT_DOCKERFILE_CHECK";
@@ -79,7 +76,7 @@ pub(super) async fn run(mut call: Call, args: BuildArgs) -> Result<(), Stop> {
         print::note(format_args!("WARN: `{flag}` has no effect: {why}"));
     }
     // Where a later run's checkout lies, however its agent names it.
-    let workspace = call.env.path("WORKSPACE");
+    let workspace = call.env.path(env::WORKSPACE);
     let prepare = async {
         let source = Source::open(&args.context, args.file.as_deref(), workspace.as_deref(), stdin())
             .await
@@ -92,7 +89,7 @@ pub(super) async fn run(mut call: Call, args: BuildArgs) -> Result<(), Stop> {
     let tar = source.take_tar();
     let answers = Arc::new(Answers::new(docker, secrets, &source));
 
-    let mut display = Display::new(mode, "Building");
+    let mut display = Display::new(call.env.console(), mode, "Building");
     let ended =
         build(&mut call, answers::client(channel), &namespace, spec, tar, &answers, &mut display).await;
     match ended {
@@ -248,7 +245,7 @@ fn spec(args: &BuildArgs, env: &Env, docker: &DockerConfig) -> Result<BuildSpec,
     for arg in &args.build_args {
         let value = match &arg.value {
             Some(value) => Some(value.clone()),
-            None => env.get_raw(&arg.key)?,
+            None => env.named(&arg.key)?,
         };
         match value {
             Some(value) => build_args.insert(arg.key.clone(), value),
@@ -256,10 +253,10 @@ fn spec(args: &BuildArgs, env: &Env, docker: &DockerConfig) -> Result<BuildSpec,
         };
     }
     // As buildx passes it on (docs/build-repro.md in BuildKit); who names it by a flag means that.
-    if !args.build_args.iter().any(|arg| arg.key == SOURCE_DATE_EPOCH)
+    if !args.build_args.iter().any(|arg| arg.key == SOURCE_DATE_EPOCH.name)
         && let Some(epoch) = env.get(SOURCE_DATE_EPOCH)?
     {
-        build_args.insert(SOURCE_DATE_EPOCH.to_owned(), epoch);
+        build_args.insert(SOURCE_DATE_EPOCH.name.to_owned(), epoch);
     }
     let mut ulimits: Vec<crate::wire::v1::Ulimit> = Vec::new();
     for limit in &args.ulimits {

@@ -14,8 +14,9 @@ use super::Call;
 use crate::{
     client::{
         args::ProgressArgs,
+        env,
         exit::Failure,
-        progress::{Mode, Outcome, Progress},
+        progress::{Console, Mode, Outcome, Progress},
     },
     wire::v1,
 };
@@ -36,10 +37,10 @@ pub(super) enum Message<R> {
 }
 
 impl Display {
-    pub(super) fn new(mode: Mode, doing: &'static str) -> Self {
+    pub(super) fn new(console: Console, mode: Mode, doing: &'static str) -> Self {
         let mut ticks = time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        Self { progress: Progress::new(mode, stderr()).doing(doing), ticks }
+        Self { progress: Progress::new(mode, stderr(), console).doing(doing), ticks }
     }
 
     /// Keeps the picture alive while `next` is waited for.
@@ -86,11 +87,12 @@ pub(super) fn mode(call: &Call, args: ProgressArgs, quiet: bool) -> Result<Mode,
     if let Some(mode) = args.progress {
         return Ok(mode);
     }
-    for name in ["WHARF_PROGRESS", "BUILDKIT_PROGRESS"] {
-        if let Some(value) = call.env.get(name)? {
+    for variable in [env::WHARF_PROGRESS, env::BUILDKIT_PROGRESS] {
+        if let Some(value) = call.env.get(variable)? {
             return Mode::from_str(&value, true).map_err(|_| {
                 Failure::usage(format!(
-                    "{name}: there is no style `{value}`; there are auto, plain, tty, quiet"
+                    "{}: there is no style `{value}`; there are auto, plain, tty, quiet",
+                    variable.name
                 ))
             });
         }

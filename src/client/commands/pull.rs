@@ -23,7 +23,7 @@ pub(super) async fn run(mut call: Call, args: PullArgs) -> Result<(), Stop> {
     let docker = DockerConfig::read(&call.env)?;
     let host = args.reference.host();
     let mut images = call.images().await?;
-    let mut display = Display::new(mode, "Pulling");
+    let mut display = Display::new(call.env.console(), mode, "Pulling");
     let pulling = async {
         let request = PullImageRequest {
             namespace: Some(to_wire(&namespace)),

@@ -28,7 +28,7 @@ pub(super) async fn run(mut call: Call, args: PushArgs) -> Result<(), Stop> {
     }
     let host = args.reference.host();
     let mut images = call.images().await?;
-    let mut display = Display::new(mode, "Pushing");
+    let mut display = Display::new(call.env.console(), mode, "Pushing");
     let pushing = async {
         let request = PushImageRequest {
             namespace: Some(to_wire(&namespace)),

@@ -4,7 +4,10 @@ mod config;
 mod helper;
 
 use crate::{
-    client::{env::Env, exit::Failure},
+    client::{
+        env::{self, Env},
+        exit::Failure,
+    },
     names::Secret,
     wire::v1,
 };
@@ -40,7 +43,7 @@ impl DockerConfig {
     /// Reads `$DOCKER_CONFIG/config.json`, else `~/.docker/config.json`; without one there are no
     /// credentials.
     pub(crate) fn read(env: &Env) -> Result<Self, Failure> {
-        let named = env.path("DOCKER_CONFIG");
+        let named = env.path(env::DOCKER_CONFIG);
         let is_named = named.is_some();
         let config = match named.or_else(|| env.home().map(|home| home.join(".docker"))) {
             Some(directory) => Config::read(&directory.join("config.json"), is_named)?,

@@ -23,7 +23,7 @@ pub use step::{Line, State, Status, Tail, Vertex, Warning};
 pub(in crate::client) use text::one_line;
 
 use self::{plain::Plain, tty::Tty};
-use super::report;
+use super::summary;
 use crate::wire::v1;
 
 /// How progress is shown.
@@ -38,6 +38,15 @@ pub enum Mode {
     Tty,
     /// Nothing, except why it failed.
     Quiet,
+}
+
+/// What standard error can show, if it is a terminal.
+#[derive(Clone, Copy, Debug)]
+pub struct Console {
+    /// Nothing but lines.
+    pub is_dumb: bool,
+    /// Colours.
+    pub colors: bool,
 }
 
 /// How it ended.
@@ -70,13 +79,13 @@ enum View {
 
 impl<W: Write + Send> Progress<W> {
     /// Shows progress on `out`, which is standard error or stands for it.
-    pub fn new(mode: Mode, out: W) -> Self {
-        let dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
+    pub fn new(mode: Mode, out: W, console: Console) -> Self {
+        let is_terminal = std::io::stderr().is_terminal() && !console.is_dumb;
         let now = Instant::now();
         let view = match mode {
-            Mode::Auto if std::io::stderr().is_terminal() && !dumb => View::Tty(Tty::new(now)),
+            Mode::Auto if is_terminal => View::Tty(Tty::new(now, console.colors)),
             Mode::Auto | Mode::Plain => View::Plain(Plain::new(now)),
-            Mode::Tty => View::Tty(Tty::new(now)),
+            Mode::Tty => View::Tty(Tty::new(now, console.colors)),
             Mode::Quiet => View::Quiet,
         };
         Self { model: Model::default(), view, out }
@@ -123,10 +132,10 @@ impl<W: Write + Send> Progress<W> {
             View::Quiet => String::new(),
         };
         if !matches!(self.view, View::Quiet) {
-            text += &report::warnings(&self.model);
+            text += &summary::warnings(&self.model);
         }
         if let Outcome::Failed(failure) = outcome {
-            text += &report::failure(failure, &self.model);
+            text += &summary::failure(failure, &self.model);
         }
         self.write(&text);
     }

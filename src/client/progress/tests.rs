@@ -12,6 +12,8 @@ use crate::client::progress::{
 const HOSTILE: &str = "a\x1b[2J\x1b[1;1H\x1b]0;title\x07\x1b]52;c;eA==\x1b\\\x1bP+q\x1b\\\x1bc\x1b#8\u{9b}6n\u{9d}0;t\u{9c}\
     \u{202e}b\u{2066}\u{200b}\u{feff}\u{61c}\x08\x08\x7f\x00\x0b\x0c\x0e\u{85}\r\r\nERROR: forged\n\x1b[?25l\x1b[?1049h\x1b";
 
+const CONSOLE: Console = Console { is_dumb: false, colors: true };
+
 /// One of everything, all of it hostile.
 fn hostile() -> Facts {
     let mut facts = Facts::new()
@@ -45,7 +47,7 @@ fn hostile_failure() -> v1::BuildFailure {
 fn written(mode: Mode, messages: &[v1::Progress]) -> String {
     let clock = Clock::start();
     let mut out = Vec::new();
-    let mut progress = Progress::new(mode, &mut out);
+    let mut progress = Progress::new(mode, &mut out, CONSOLE);
     for (place, facts) in (1..).zip(messages) {
         progress.update(facts);
         progress.tick(clock.at(place * 100));
@@ -99,7 +101,7 @@ fn hostile_text_cannot_drive_a_console() {
 fn quiet_says_only_why_it_failed() {
     let clock = Clock::start();
     let mut out = Vec::new();
-    let mut progress = Progress::new(Mode::Quiet, &mut out);
+    let mut progress = Progress::new(Mode::Quiet, &mut out, CONSOLE);
     progress.update(&Facts::new().log("b", 0, "why\n").warning("", "w", 0).failed("b", "RUN x", 0, 1, "e").0);
     progress.tick(clock.at(100));
     progress.finish(Outcome::Done);
@@ -117,7 +119,7 @@ fn quiet_says_only_why_it_failed() {
 fn what_was_stopped_says_so() {
     let shown = |mode| {
         let mut out = Vec::new();
-        let mut progress = Progress::new(mode, &mut out);
+        let mut progress = Progress::new(mode, &mut out, CONSOLE);
         progress.update(&Facts::new().started("a", "A", 0).log("a", 0, "half a line").0);
         progress.finish(Outcome::Stopped);
         String::from_utf8(out).unwrap()
@@ -139,7 +141,7 @@ fn a_closed_console_stops_nothing() {
             Ok(())
         }
     }
-    let mut progress = Progress::new(Mode::Plain, Closed);
+    let mut progress = Progress::new(Mode::Plain, Closed, CONSOLE);
     progress.update(&hostile().0);
     progress.finish(Outcome::Stopped);
 }
@@ -241,7 +243,7 @@ proptest! {
     ) {
         let clock = Clock::start();
         let mut model = Model::default();
-        let mut tty = Tty::new(clock.at(0));
+        let mut tty = Tty::new(clock.at(0), true);
         for facts in &messages {
             model.apply(facts);
             model.tick(clock.at(100));

@@ -87,9 +87,7 @@ impl Size {
 }
 
 impl Tty {
-    pub(super) fn new(now: Instant) -> Self {
-        // As https://no-color.org asks.
-        let colors = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    pub(super) fn new(now: Instant, colors: bool) -> Self {
         Self { doing: "Building", colors, begun: now, now, drawn: None, rows: Vec::new(), columns: 0 }
     }
 
@@ -303,7 +301,7 @@ mod tests {
     impl Terminal {
         fn new(columns: usize, rows: usize) -> Self {
             let clock = Clock::start();
-            let tty = Tty { colors: true, ..Tty::new(clock.at(0)) };
+            let tty = Tty::new(clock.at(0), true);
             let mut parser = vt100::Parser::new(cells(rows), cells(columns), 1000);
             parser.process(b"$ wharf build .\r\n");
             Self { parser, size: Size { columns, rows }, clock, model: Model::default(), tty }
@@ -503,7 +501,7 @@ $ wharf build .
     #[test]
     fn frames_are_not_drawn_faster_than_they_are_seen() {
         let clock = Clock::start();
-        let mut tty = Tty::new(clock.at(0));
+        let mut tty = Tty::new(clock.at(0), true);
         let model = Model::default();
         let drawn = (0..1000).filter(|millis| !tty.frame(&model, clock.at(*millis)).is_empty()).count();
         assert_eq!(drawn, 10);

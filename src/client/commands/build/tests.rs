@@ -134,7 +134,7 @@ impl Trial {
             let context = std::env::temp_dir();
             let source = Source::open(&context, Some(std::path::Path::new("-")), None, &b"FROM scratch"[..]);
             let answers = Arc::new(Answers::new(docker, secrets, &source.await.unwrap()));
-            let mut display = Display::new(Mode::Quiet, "Building");
+            let mut display = Display::new(Env::of(&[]).console(), Mode::Quiet, "Building");
             let (client, namespace) = (answers::client(channel), call.namespace().unwrap());
             let ended =
                 build(&mut call, client, &namespace, BuildSpec::default(), tar, &answers, &mut display).await;
