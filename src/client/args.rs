@@ -92,6 +92,8 @@ pub(crate) enum Command {
     Namespace(NamespaceArgs),
     Version(VersionArgs),
     Info(InfoArgs),
+    Completion(CompletionArgs),
+    Man(ManArgs),
     /// Says where credentials come from
     #[command(hide = true, disable_help_flag = true, alias = "logout")]
     Login(LoginArgs),
@@ -308,6 +310,24 @@ pub(crate) struct InfoArgs {
     pub(crate) format: TextFormat,
 }
 
+/// Print what a shell needs to complete wharf's command lines
+///
+/// For bash: `wharf completion bash > /etc/bash_completion.d/wharf`.
+#[derive(Args, Debug)]
+pub(crate) struct CompletionArgs {
+    /// The shell
+    #[arg(value_name = "SHELL", value_enum)]
+    pub(crate) shell: clap_complete::Shell,
+}
+
+/// Write the man pages to a directory, such as /usr/local/share/man/man1
+#[derive(Args, Debug)]
+pub(crate) struct ManArgs {
+    /// The directory
+    #[arg(value_name = "DIRECTORY")]
+    pub(crate) directory: PathBuf,
+}
+
 /// A format of rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum TableFormat {
@@ -340,6 +360,8 @@ impl Command {
             Self::Namespace(_) => "namespace",
             Self::Version(_) => "version",
             Self::Info(_) => "info",
+            Self::Completion(_) => "completion",
+            Self::Man(_) => "man",
             Self::Login(_) => "login",
         }
     }

@@ -8,6 +8,7 @@ mod inspect;
 mod json;
 mod metadata;
 mod namespace;
+mod pages;
 mod pull;
 mod push;
 mod rmi;
@@ -65,6 +66,8 @@ pub(super) async fn run(cli: Cli) -> Result<(), Stop> {
         },
         Command::Version(args) => version::run(call, args).await,
         Command::Info(args) => info::run(call, args).await,
+        Command::Completion(args) => pages::completion(&args),
+        Command::Man(args) => pages::man(&args),
         Command::Login(_) => Err(Failure::usage("wharf has no logins of its own: it uses the docker configuration's")
             .hint(
                 "run `docker login HOST`, or name a directory with a `config.json` by DOCKER_CONFIG; in a Jenkinsfile, \
