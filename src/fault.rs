@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, error::Error, fmt};
 
-use crate::names::{printable, shortened};
+use crate::names::{NoRandomness, printable, shortened};
 
 type Source = Box<dyn Error + Send + Sync>;
 
@@ -104,6 +104,12 @@ impl fmt::Display for Fault {
 impl Error for Fault {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         self.source.as_ref().map(|source| source.as_ref() as &(dyn Error + 'static))
+    }
+}
+
+impl From<NoRandomness> for Fault {
+    fn from(error: NoRandomness) -> Self {
+        Self::internal(error)
     }
 }
 

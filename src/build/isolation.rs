@@ -8,7 +8,10 @@ use bollard_buildkit_proto::moby::buildkit::v1::sourcepolicy::{
 };
 
 use super::gate::definition::Attributes;
-use crate::wire::build::{BuildSpec, Network, RESERVED_SUFFIX};
+use crate::{
+    names::RESERVED_HOST,
+    wire::build::{BuildSpec, Network},
+};
 
 /// Keyed hashes of one job. Never the job's name: BuildKit joins such keys with `/`, so that one
 /// job's name could be the beginning of another's.
@@ -24,7 +27,7 @@ pub struct JobKeys {
 impl JobKeys {
     /// The name that carries the salt in a step's /etc/hosts; it leaves no trace in the image.
     pub fn salt_host(&self) -> String {
-        format!("{}.salt{RESERVED_SUFFIX}", self.salt)
+        format!("{}.salt.{RESERVED_HOST}", self.salt)
     }
 
     /// The salt of what is fetched by URL, which BuildKit finds by its content's digest alone:

@@ -6,8 +6,8 @@ use bollard_buildkit_proto::moby::buildkit::v1 as control;
 
 use super::paths;
 use crate::{
-    images::naming::{NamespaceNames, Owner, PRIVATE_HOST},
-    names::Reference,
+    images::naming::{NamespaceNames, Owner},
+    names::{RESERVED_HOST, Reference},
 };
 
 /// Turns the engine's names into the job's.
@@ -35,7 +35,7 @@ impl Renaming {
     pub(super) fn text(&self, text: &str) -> String {
         let mut shown = String::with_capacity(text.len());
         let mut rest = text;
-        while let Some(at) = rest.find(PRIVATE_HOST) {
+        while let Some(at) = rest.find(RESERVED_HOST) {
             let (before, from) = rest.split_at(at);
             shown.push_str(before);
             let in_name =

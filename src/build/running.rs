@@ -15,7 +15,6 @@ use super::{
     gate::{self, Gate, Refusal},
     isolation::{self, JobKeys},
     pass_facts::PassFacts,
-    session::random_id,
     sources::Sources,
     tar::Tar,
 };
@@ -27,8 +26,8 @@ use crate::{
         solve::{self, Ended, Facts},
     },
     fault::{Fault, Reason},
-    images::{Images, admission::CredentialSource, naming::PRIVATE_HOST},
-    names::{Namespace, printable, shortened},
+    images::{Images, admission::CredentialSource},
+    names::{Namespace, RESERVED_HOST, printable, random_id, shortened},
     policy::Permit,
     wire::{build::BuildSpec, progress::Reporter, v1},
 };
@@ -221,7 +220,7 @@ impl<'a> Build<'a> {
                     Some(source) => Next::Admit(vec![source.to_owned()]),
                     // An image is held for the engine's platform alone: for another one BuildKit goes
                     // and asks the network for the hold's name, which nobody answers.
-                    None if failure.message.contains(PRIVATE_HOST) => {
+                    None if failure.message.contains(RESERVED_HOST) => {
                         Next::End(Err(self.foreign_platform(&failure)))
                     }
                     None => Next::End(self.failed(v1::BuildFailureKind::Dockerfile, &status, failure)),

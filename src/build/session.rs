@@ -16,7 +16,7 @@ use tonic::{Status, Streaming};
 
 use crate::{
     fault::{Fault, Reason},
-    names::{Namespace, printable},
+    names::{CallerId, Namespace, printable, random_id},
     tasks::Group,
     wire::v1,
 };
@@ -29,13 +29,6 @@ const PATH_BYTES_MAX: usize = 4096;
 /// Messages on their way to a client: enough to keep it busy, little to hold for one that stalls.
 const OUTGOING_MESSAGES: usize = 4;
 const ANNOUNCEMENTS: usize = 16;
-
-/// A fresh id that cannot be guessed: 128 bits in hexadecimal.
-pub fn random_id() -> Result<String, Fault> {
-    let mut bytes = [0_u8; 16];
-    getrandom::fill(&mut bytes).map_err(|error| Fault::internal(error.to_string()))?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
-}
 
 /// All open sessions. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -51,7 +44,7 @@ struct State {
 
 #[derive(Debug)]
 struct Waiting {
-    caller: String,
+    caller: CallerId,
     attached: oneshot::Sender<Attached>,
 }
 
@@ -115,7 +108,7 @@ impl Offer {
 #[derive(Debug)]
 pub struct ClientSession {
     id: String,
-    caller: String,
+    caller: CallerId,
     namespace: Namespace,
     offer: Offer,
     announcements: mpsc::Sender<v1::StreamOpened>,
@@ -128,7 +121,7 @@ impl Sessions {
     /// with `tasks`.
     pub fn open(
         &self,
-        caller: String,
+        caller: CallerId,
         namespace: Namespace,
         offer: Offer,
         tasks: Group,
@@ -153,8 +146,8 @@ impl Sessions {
     }
 
     /// The caller's session of that id.
-    pub fn find(&self, caller: &str, id: &str) -> Result<Arc<ClientSession>, Fault> {
-        let found = self.lock().sessions.get(id).filter(|session| session.caller == caller).cloned();
+    pub fn find(&self, caller: &CallerId, id: &str) -> Result<Arc<ClientSession>, Fault> {
+        let found = self.lock().sessions.get(id).filter(|session| session.caller == *caller).cloned();
         found.ok_or_else(|| {
             Fault::new(Reason::SessionNotFound, "there is no such session")
                 .hint("open one with Session first")
@@ -162,13 +155,13 @@ impl Sessions {
     }
 
     /// Hands a stream's ends to whoever waits for it.
-    pub fn attach(&self, caller: &str, id: &str, attached: Attached) -> Result<(), Fault> {
+    pub fn attach(&self, caller: &CallerId, id: &str, attached: Attached) -> Result<(), Fault> {
         let not_found =
             || Fault::new(Reason::SessionNotFound, "there is no such stream, or it is attached already");
         let waiting = {
             let mut state = self.lock();
             match state.streams.get(id) {
-                Some(waiting) if waiting.caller == caller => state.streams.remove(id),
+                Some(waiting) if waiting.caller == *caller => state.streams.remove(id),
                 Some(_) | None => None,
             }
         };
@@ -204,7 +197,7 @@ impl ClientSession {
 
     /// Opens a stream to the client, and waits until it has attached.
     pub async fn stream(&self, subject: v1::stream_opened::Subject) -> Result<Attached, Status> {
-        let id = random_id().map_err(|fault| Status::internal(fault.text().to_owned()))?;
+        let id = random_id().map_err(|error| Status::internal(error.to_string()))?;
         let (sender, receiver) = oneshot::channel();
         let waiting = Waiting { caller: self.caller.clone(), attached: sender };
         self.sessions.lock().streams.insert(id.clone(), waiting);

@@ -11,7 +11,7 @@ use futures_util::future::join_all;
 use super::{client::BuildClient, isolation::Source, rename::Renaming, running::Order};
 use crate::{
     fault::{Fault, Reason},
-    images::{Images, admission::Admitted, naming::PRIVATE_HOST},
+    images::{Images, admission::Admitted},
     names::{Reference, printable, printable_url},
     wire::progress::Reporter,
 };
@@ -160,7 +160,7 @@ impl<'a> Sources<'a> {
         match source.split_once("://") {
             Some(("docker-image", named)) => {
                 let reference = Reference::parse(named).map_err(|error| denied(&error.to_string()))?;
-                if reference.host() == PRIVATE_HOST {
+                if reference.is_reserved() {
                     return Err(Fault::new(
                         Reason::BaseImageNotFound,
                         format!("there is no image `{}`", printable(&self.renaming.text(named))),

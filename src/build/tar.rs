@@ -8,8 +8,11 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 use tonic::Status;
 
-use super::session::random_id;
-use crate::{buildkit::session::Messages, fault::Fault, names::reference::Digest};
+use crate::{
+    buildkit::session::Messages,
+    fault::Fault,
+    names::{random_id, reference::Digest},
+};
 
 /// Pieces on their way to BuildKit. Each is at most 1 MiB, and usually far less.
 const PIECES: usize = 2;

@@ -5,9 +5,9 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use serde::{Deserialize, Deserializer, de::Error as _};
 use toml::Spanned;
 
-use super::{EngineName, SocketMode, parse_seconds};
+use super::{SocketMode, parse_seconds};
 use crate::{
-    names::{Pattern, SocketPath},
+    names::{EngineName, Pattern, SocketPath},
     telemetry::{Filter, Format},
 };
 

@@ -5,7 +5,7 @@ mod flags;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt, fs, io,
+    fs, io,
     ops::Range,
     path::{Path, PathBuf},
     str::FromStr,
@@ -15,7 +15,7 @@ use std::{
 use serde::Deserialize;
 
 use crate::{
-    names::{Pattern, SocketPath, printable, socket::SocketPathError},
+    names::{EngineName, Pattern, SocketPath, printable, socket::SocketPathError},
     telemetry::{Filter, Format},
 };
 use file::File;
@@ -82,40 +82,6 @@ pub struct Serve {
     pub namespaces: Pattern,
     /// The engine that builds for it; one of the configuration's.
     pub engine: EngineName,
-}
-
-/// An engine's name in the configuration: letters, digits, `_`, `-`, `.`; 1 to 63 of them.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize)]
-#[serde(try_from = "String")]
-pub struct EngineName(String);
-
-impl EngineName {
-    /// As it was written.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl TryFrom<String> for EngineName {
-    type Error = String;
-
-    fn try_from(name: String) -> Result<Self, Self::Error> {
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
-        if (1..=63).contains(&name.len()) && name.bytes().all(plain) {
-            Ok(Self(name))
-        } else {
-            Err(format!(
-                "`{}` is not an engine's name: 1 to 63 letters, digits, `_`, `-` or `.`",
-                printable(&name)
-            ))
-        }
-    }
-}
-
-impl fmt::Display for EngineName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
 }
 
 /// The permission bits of a socket. Written in octal: `0660`.
@@ -306,7 +272,7 @@ fn engines(
             });
         }
         (Some(name), _) => name.as_ref().clone(),
-        (None, 0 | 1) => sockets.keys().next().cloned().unwrap_or_else(|| EngineName("default".to_owned())),
+        (None, 0 | 1) => sockets.keys().next().cloned().unwrap_or_default(),
         (None, _) => {
             return Err(ConfigError::File {
                 place: path.display().to_string(),

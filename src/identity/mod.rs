@@ -3,9 +3,9 @@
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use crate::{
-    config::{Config, EngineName},
+    config::Config,
     fault::{Fault, Reason},
-    names::Pattern,
+    names::{CallerId, EngineName, Pattern},
     policy::Rules,
     transport::Peer,
 };
@@ -13,12 +13,17 @@ use crate::{
 /// A proven caller: what it is, by which rules it is judged, and which engine works for it.
 #[derive(Clone, Debug)]
 pub struct Caller {
-    uid: u32,
+    id: CallerId,
     rules: Arc<Rules>,
     engine: EngineName,
 }
 
 impl Caller {
+    /// Who it is, for whatever is kept or counted by caller.
+    pub fn id(&self) -> &CallerId {
+        &self.id
+    }
+
     /// The rules that say what it may do.
     pub fn rules(&self) -> &Arc<Rules> {
         &self.rules
@@ -32,19 +37,19 @@ impl Caller {
 
 impl fmt::Display for Caller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "uid {}", self.uid)
+        self.id.fmt(f)
     }
 }
 
 /// Everyone who is served.
 #[derive(Debug)]
 pub struct Identities {
-    by_uid: BTreeMap<u32, Caller>,
+    callers: BTreeMap<CallerId, Caller>,
 }
 
 impl Identities {
-    /// Root and wharfd's own uid, on the default engine, and whom the configuration names; what it
-    /// says of those two replaces the default.
+    /// Root and wharfd's own uid, on the default engine, plus every `[[serve]]` entry; an entry for
+    /// either of these two uids replaces its default.
     pub fn new(config: &Config) -> Self {
         Self::with_own_uid(config, rustix::process::geteuid().as_raw())
     }
@@ -53,19 +58,21 @@ impl Identities {
         let built_in = Arc::new(Rules::built_in("built-in", Pattern::any()));
         let own = [0, own_uid].map(|uid| {
             let engine = config.engines.default_name().clone();
-            (uid, Caller { uid, rules: Arc::clone(&built_in), engine })
+            Caller { id: CallerId::Uid(uid), rules: Arc::clone(&built_in), engine }
         });
         let named = config.serve.iter().map(|serve| {
             let rules = Rules::built_in(format!("serve uid {}", serve.uid), serve.namespaces.clone());
-            (serve.uid, Caller { uid: serve.uid, rules: Arc::new(rules), engine: serve.engine.clone() })
+            Caller { id: CallerId::Uid(serve.uid), rules: Arc::new(rules), engine: serve.engine.clone() }
         });
-        Self { by_uid: own.into_iter().chain(named).collect() }
+        let callers = own.into_iter().chain(named).map(|caller| (caller.id.clone(), caller));
+        Self { callers: callers.collect() }
     }
 
     /// Who `peer` is.
     pub fn identify(&self, peer: &Peer) -> Result<Caller, Fault> {
-        self.by_uid.get(&peer.uid()).cloned().ok_or_else(|| {
-            let uid = peer.uid();
+        // Each scheme has its peers; a new kind of peer does not compile until one takes it.
+        let Peer::User { uid, .. } = *peer;
+        self.callers.get(&CallerId::Uid(uid)).cloned().ok_or_else(|| {
             let hint = format!(
                 "the node's operator can serve it: `[[serve]]` with `uid = {uid}` and `namespaces = \"…\"` \
                  in wharfd's configuration"
@@ -74,9 +81,9 @@ impl Identities {
         })
     }
 
-    /// Everyone who is served, by uid.
+    /// Everyone who is served, in a fixed order.
     pub fn iter(&self) -> impl Iterator<Item = &Caller> {
-        self.by_uid.values()
+        self.callers.values()
     }
 }
 
@@ -87,6 +94,10 @@ mod tests {
     use super::*;
     use crate::{config::Flags, names::Namespace};
 
+    fn user(uid: u32) -> Peer {
+        Peer::User { uid, pid: None }
+    }
+
     fn identities(file: &str) -> Identities {
         let flags = Flags::try_parse_from(["wharfd"]).unwrap();
         Identities::with_own_uid(&Config::with_file(flags, file), 998)
@@ -95,9 +106,9 @@ mod tests {
     #[test]
     fn root_and_wharfds_own_uid_are_served_and_nobody_else() {
         let identities = identities("");
-        assert_eq!(identities.identify(&Peer::test(0)).unwrap().to_string(), "uid 0");
-        assert!(identities.identify(&Peer::test(998)).is_ok());
-        let fault = identities.identify(&Peer::test(1000)).unwrap_err();
+        assert_eq!(identities.identify(&user(0)).unwrap().to_string(), "uid 0");
+        assert!(identities.identify(&user(998)).is_ok());
+        let fault = identities.identify(&user(1000)).unwrap_err();
         assert_eq!(fault.reason(), Reason::UnknownCaller);
         assert!(fault.hint_text().unwrap().contains("uid = 1000"));
     }
@@ -117,10 +128,10 @@ mod tests {
             engine = "b"
             "#,
         );
-        let caller = identities.identify(&Peer::test(1000)).unwrap();
+        let caller = identities.identify(&user(1000)).unwrap();
         assert_eq!(caller.engine().as_str(), "b");
         assert!(caller.rules().namespace(Namespace::new("acme/app", "1").unwrap()).is_ok());
         assert!(caller.rules().namespace(Namespace::new("other/app", "1").unwrap()).is_err());
-        assert_eq!(identities.identify(&Peer::test(0)).unwrap().engine().as_str(), "a");
+        assert_eq!(identities.identify(&user(0)).unwrap().engine().as_str(), "a");
     }
 }

@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use super::{
     Images,
     fetch::{Fetch, docker_login},
-    naming::{self, PRIVATE_HOST},
+    naming,
 };
 use crate::{
     engine::{docker::fault, image_store},
@@ -79,7 +79,7 @@ impl Images {
         reporter: &Reporter,
     ) -> Result<Admitted, Fault> {
         let reference = reference.clone().tagged();
-        if reference.host() == PRIVATE_HOST {
+        if reference.is_reserved() {
             // Another namespace's name, a hold, or nothing: all the same to a caller.
             return Err(fault::not_found(&reference));
         }

@@ -14,12 +14,12 @@ use bollard::{
 use super::{
     Images,
     admission::CredentialSource,
-    naming::{self, NamespaceNames, Owner, PRIVATE_HOST, PrivateName, Room},
+    naming::{self, NamespaceNames, Owner, PrivateName, Room},
 };
 use crate::{
     engine::docker::fault::{self, Kind},
     fault::{Fault, Reason},
-    names::{Namespace, Reference, printable, reference::Digest},
+    names::{Namespace, RESERVED_HOST, Reference, printable, reference::Digest},
     policy::Permit,
     wire::progress::Reporter,
 };
@@ -153,7 +153,7 @@ impl Images {
         reporter: &Reporter,
     ) -> Result<(Option<Digest>, OwnedImage), Fault> {
         let reference = reference.clone().tagged();
-        if reference.host() == PRIVATE_HOST {
+        if reference.is_reserved() {
             return Err(fault::not_found(&reference));
         }
         let admitted = self.admit_foreign(namespace, reference.clone(), credentials, true, reporter).await?;
@@ -376,10 +376,10 @@ pub(crate) fn check_target(field: impl Into<Cow<'static, str>>, target: &Referen
         );
         return Err(Fault::invalid(field, text));
     }
-    if target.host() == PRIVATE_HOST {
+    if target.is_reserved() {
         return Err(Fault::invalid(
             field,
-            format!("names under `{PRIVATE_HOST}` are wharfd's own: choose another host"),
+            format!("names under `{RESERVED_HOST}` are wharfd's own: choose another host"),
         ));
     }
     Ok(())

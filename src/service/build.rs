@@ -61,7 +61,7 @@ impl Build {
         let member = self.front.work().begin(call.engine_name(), &permit, Kind::Session)?;
         let tasks: Group = (*member).clone();
         let (session, announcements) =
-            self.sessions.open(call.caller().to_string(), permit.subject().clone(), offer, tasks.clone())?;
+            self.sessions.open(call.caller().id().clone(), permit.subject().clone(), offer, tasks.clone())?;
         let opened = v1::SessionOpened { session_id: session.id().to_owned() };
         let (sessions, watched) = (self.sessions.clone(), tasks.clone());
         tasks.spawn("session", async move {
@@ -90,7 +90,7 @@ impl Build {
             return Err(Fault::invalid("stream_id", "the first request must name the stream"));
         };
         let (outgoing, responses) = session::outgoing();
-        self.sessions.attach(&call.caller().to_string(), &id, Attached { incoming, outgoing })?;
+        self.sessions.attach(call.caller().id(), &id, Attached { incoming, outgoing })?;
         Ok(ReceiverStream::new(responses).boxed())
     }
 
@@ -112,7 +112,7 @@ impl Build {
         let session = if start.session_id.is_empty() {
             None
         } else {
-            let session = self.sessions.find(&call.caller().to_string(), &start.session_id)?;
+            let session = self.sessions.find(call.caller().id(), &start.session_id)?;
             if session.namespace() != namespace.subject() {
                 return Err(Fault::invalid("start.namespace", "the session is open in another namespace"));
             }

@@ -7,12 +7,11 @@ use tracing::{Instrument as _, Span};
 
 use super::{Front, Member, status};
 use crate::{
-    config::EngineName,
     engine::Engine,
     fault::{Fault, Reason},
     identity::Caller,
     images::Images,
-    names::{Namespace, printable},
+    names::{EngineName, Namespace, printable},
     policy::Permit,
     transport::Peer,
     wire::v1,

@@ -21,9 +21,9 @@ pub use status::refuse;
 pub use work::{Kind, Member, Work};
 
 use crate::{
-    config::EngineName,
     identity::Identities,
     images::Images,
+    names::EngineName,
     wire::v1::{
         self, build_service_server::BuildServiceServer, image_service_server::ImageServiceServer,
         namespace_service_server::NamespaceServiceServer, node_service_server::NodeServiceServer,

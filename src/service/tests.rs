@@ -110,7 +110,7 @@ async fn a_message_that_is_too_large_is_a_limit_with_a_reason() {
 
 #[tokio::test]
 async fn a_call_too_many_is_a_limit_with_a_reason() {
-    let door = Door::with("many", Limits { calls_per_uid: 0, ..Limits::default() }).await;
+    let door = Door::with("many", Limits { calls_per_caller: 0, ..Limits::default() }).await;
     let status = NodeServiceClient::new(door.channel()).get_info(v1::GetInfoRequest {}).await.unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
     assert_eq!(status.get_details_error_info().unwrap().reason, "LIMIT_REACHED");

@@ -8,9 +8,8 @@ use std::{
 };
 
 use crate::{
-    config::EngineName,
     fault::Fault,
-    names::Namespace,
+    names::{EngineName, Namespace},
     policy::Permit,
     tasks::{Cause, Group, Hold},
 };

@@ -17,7 +17,7 @@ use super::{
     limits::{Calls, Counts, Limits},
     unix::Listener,
 };
-use crate::{fault::Fault, tasks::Group};
+use crate::{fault::Fault, names::CallerId, tasks::Group};
 
 /// What one stream may send unread: enough for a local socket at full speed, and little enough that a
 /// client which fills every window of a connection costs some 16 MiB.
@@ -57,8 +57,8 @@ pub async fn serve<S>(
     S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
 {
-    let counts = Counts::new(limits.connections_per_uid);
-    let calls = Calls::new(limits.calls_per_uid, refuse);
+    let counts = Counts::new(limits.connections_per_caller);
+    let calls = Calls::new(limits.calls_per_caller, refuse);
     let loops: Vec<_> = listeners
         .into_iter()
         .map(|listener| {
@@ -95,17 +95,18 @@ where
         };
         backoff = BACKOFF_MIN;
         let peer = match stream.peer_cred() {
-            Ok(peer) => Peer { uid: peer.uid(), pid: peer.pid() },
+            Ok(peer) => Peer::User { uid: peer.uid(), pid: peer.pid() },
             Err(error) => {
                 tracing::warn!(%error, "a connection is closed: the kernel does not say whose it is");
                 continue;
             }
         };
-        let Some(place) = counts.take(peer.uid) else {
-            tracing::warn!(uid = peer.uid, "a connection is closed: its user has too many");
+        let Peer::User { uid, pid } = peer;
+        let Some(place) = counts.take(&CallerId::Uid(uid)) else {
+            tracing::warn!(uid, "a connection is closed: its user has too many");
             continue;
         };
-        let span = tracing::info_span!(parent: None, "connection", uid = peer.uid, pid = peer.pid);
+        let span = tracing::info_span!(parent: None, "connection", uid, pid);
         let (group, calls, service) = (connections.child("connection"), calls.clone(), service.clone());
         let serving = async move {
             connection(stream, peer, calls, group, service).await;
@@ -132,11 +133,12 @@ where
         return;
     }
     let answering = service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(peer);
-        let (calls, service) = (calls.clone(), service.clone());
+        request.extensions_mut().insert(peer.clone());
+        let Peer::User { uid, .. } = peer;
+        let (calls, service, caller) = (calls.clone(), service.clone(), CallerId::Uid(uid));
         async move {
-            let Some(place) = calls.take(peer.uid) else {
-                return Ok::<_, Infallible>(calls.refused(peer.uid));
+            let Some(place) = calls.take(&caller) else {
+                return Ok::<_, Infallible>(calls.refused(&caller));
             };
             let response = service.oneshot(request).await?;
             // The call runs as long as its answer does.
@@ -199,7 +201,9 @@ mod tests {
         where
             F: Future<Output = String> + Send + 'static,
         {
-            Self::with(name, limits, move |request| answer(*request.extensions().get::<Peer>().unwrap()))
+            Self::with(name, limits, move |request| {
+                answer(request.extensions().get::<Peer>().unwrap().clone())
+            })
         }
 
         fn with<F>(
@@ -257,15 +261,16 @@ mod tests {
         let served = Served::new("peer", Limits::default(), |peer| async move { format!("{peer:?}") });
         let response = served.client().await.send_request(request()).await.unwrap();
         let uid = rustix::process::geteuid().as_raw();
-        let peer = Peer { uid, pid: Some(std::process::id().try_into().unwrap()) };
+        let peer = Peer::User { uid, pid: Some(std::process::id().try_into().unwrap()) };
         assert_eq!(text(response).await, format!("{peer:?}"));
     }
 
     #[tokio::test]
     async fn a_user_with_too_many_connections_is_closed() {
-        let served = Served::new("many", Limits { connections_per_uid: 1, ..Limits::default() }, |_| async {
-            "answer".to_owned()
-        });
+        let served =
+            Served::new("many", Limits { connections_per_caller: 1, ..Limits::default() }, |_| async {
+                "answer".to_owned()
+            });
         let mut first = served.client().await;
         text(first.send_request(request()).await.unwrap()).await;
         assert_eq!(served.connect().await.read(&mut [0; 1]).await.unwrap(), 0, "closed");
@@ -276,7 +281,7 @@ mod tests {
     async fn a_user_with_too_many_calls_is_refused_until_one_ends() {
         let (started, finish) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let (starts, finishes) = (Arc::clone(&started), Arc::clone(&finish));
-        let limits = Limits { calls_per_uid: 1, ..Limits::default() };
+        let limits = Limits { calls_per_caller: 1, ..Limits::default() };
         let served = Served::new("calls", limits, move |_| {
             let (starts, finishes) = (Arc::clone(&starts), Arc::clone(&finishes));
             async move {

@@ -1,4 +1,4 @@
-//! How much one user may have open: counts, and places among them.
+//! How much one caller may have open: counts, and places among them.
 
 use std::{
     collections::HashMap,
@@ -8,26 +8,29 @@ use std::{
 use http::Response;
 use tonic::body::Body;
 
-use crate::fault::{Fault, Reason};
+use crate::{
+    fault::{Fault, Reason},
+    names::CallerId,
+};
 
-/// How much one user may have open.
+/// How much one caller may have open.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Connections of one uid, over all sockets.
-    pub connections_per_uid: usize,
-    /// Calls of one uid that run at once, over all its connections. Each may cost a stream's window
+    /// Connections of one caller, over all sockets.
+    pub connections_per_caller: usize,
+    /// Calls of one caller that run at once, over all its connections. Each may cost a stream's window
     /// and a message that is not yet whole.
-    pub calls_per_uid: usize,
+    pub calls_per_caller: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         // Six calls for each of 150 builds, and some.
-        Self { connections_per_uid: 512, calls_per_uid: 1024 }
+        Self { connections_per_caller: 512, calls_per_caller: 1024 }
     }
 }
 
-/// The calls of each user, and what those beyond its last get.
+/// The calls of each caller, and what those beyond its last get.
 #[derive(Clone)]
 pub(super) struct Calls {
     counts: Counts,
@@ -39,55 +42,55 @@ impl Calls {
         Self { counts: Counts::new(max), refuse }
     }
 
-    /// A place for one more of `uid`, if there is one.
-    pub(super) fn take(&self, uid: u32) -> Option<Place> {
-        self.counts.take(uid)
+    /// A place for one more of `caller`, if there is one.
+    pub(super) fn take(&self, caller: &CallerId) -> Option<Place> {
+        self.counts.take(caller)
     }
 
-    /// The answer to a call of `uid` that has no place.
-    pub(super) fn refused(&self, uid: u32) -> Response<Body> {
-        let text = format!("uid {uid} has {} calls that run at once: no more are taken", self.counts.max);
+    /// The answer to a call of `caller` that has no place.
+    pub(super) fn refused(&self, caller: &CallerId) -> Response<Body> {
+        let text = format!("{caller} has {} calls that run at once: no more are taken", self.counts.max);
         (self.refuse)(&Fault::new(Reason::LimitReached, text).hint("try again when some have ended"))
     }
 }
 
-/// How many connections or calls each user has.
+/// How many connections or calls each caller has.
 #[derive(Clone, Debug)]
 pub(super) struct Counts {
     max: usize,
-    by_uid: Arc<Mutex<HashMap<u32, usize>>>,
+    by_caller: Arc<Mutex<HashMap<CallerId, usize>>>,
 }
 
 impl Counts {
     pub(super) fn new(max: usize) -> Self {
-        Self { max, by_uid: Arc::default() }
+        Self { max, by_caller: Arc::default() }
     }
 
-    /// A place for one more of `uid`, if there is one.
-    pub(super) fn take(&self, uid: u32) -> Option<Place> {
-        let mut by_uid = self.by_uid.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = by_uid.entry(uid).or_default();
+    /// A place for one more of `caller`, if there is one.
+    pub(super) fn take(&self, caller: &CallerId) -> Option<Place> {
+        let mut by_caller = self.by_caller.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = by_caller.entry(caller.clone()).or_default();
         if *count >= self.max {
             return None;
         }
         *count += 1;
-        Some(Place { uid, counts: self.clone() })
+        Some(Place { caller: caller.clone(), counts: self.clone() })
     }
 }
 
-/// A connection's or a call's place among its user's; free again when dropped.
+/// A connection's or a call's place among its caller's; free again when dropped.
 pub(super) struct Place {
-    uid: u32,
+    caller: CallerId,
     counts: Counts,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut by_uid = self.counts.by_uid.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = by_uid.get_mut(&self.uid) {
+        let mut by_caller = self.counts.by_caller.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = by_caller.get_mut(&self.caller) {
             *count -= 1;
             if *count == 0 {
-                by_uid.remove(&self.uid);
+                by_caller.remove(&self.caller);
             }
         }
     }
@@ -100,14 +103,14 @@ mod tests {
     #[test]
     fn a_user_has_so_many_connections_and_gets_their_places_back() {
         let counts = Counts::new(2);
-        let first = counts.take(1);
-        let second = counts.take(1);
+        let first = counts.take(&CallerId::Uid(1));
+        let second = counts.take(&CallerId::Uid(1));
         assert!(first.is_some() && second.is_some());
-        assert!(counts.take(1).is_none());
-        assert!(counts.take(2).is_some(), "another user has places of its own");
+        assert!(counts.take(&CallerId::Uid(1)).is_none());
+        assert!(counts.take(&CallerId::Uid(2)).is_some(), "another user has places of its own");
         drop(first);
-        assert!(counts.take(1).is_some());
+        assert!(counts.take(&CallerId::Uid(1)).is_some());
         drop(second);
-        assert!(counts.by_uid.lock().unwrap().is_empty());
+        assert!(counts.by_caller.lock().unwrap().is_empty());
     }
 }

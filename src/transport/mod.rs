@@ -7,24 +7,16 @@ pub mod unix;
 pub use http2::serve;
 pub use limits::Limits;
 
-/// The process at the other end of a connection, as the kernel named it when the connection was
-/// accepted (`SO_PEERCRED`, unix(7)). A request without one was never accepted by a socket of ours.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Peer {
-    uid: u32,
-    /// Its process then; another one may have the number since.
-    pid: Option<i32>,
-}
-
-impl Peer {
-    /// Its user.
-    pub fn uid(&self) -> u32 {
-        self.uid
-    }
-
-    /// A peer that no socket vouches for.
-    #[cfg(test)]
-    pub(crate) fn test(uid: u32) -> Self {
-        Self { uid, pid: None }
-    }
+/// The other end of a connection, as it was vouched for when the connection was accepted. A request
+/// without one was never accepted by a socket of ours. Other kinds of sockets bring other kinds of
+/// peers: a certificate chain, the pod that a socket was made for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// A process of this node, as the kernel names it (`SO_PEERCRED`, unix(7)).
+    User {
+        /// Its user.
+        uid: u32,
+        /// Its number then; another process may have it since.
+        pid: Option<i32>,
+    },
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use super::v1;
 use crate::{
     fault::{Fault, Reason},
-    names::{Reference, printable},
+    names::{RESERVED_HOST, Reference, is_reserved_host, printable},
 };
 
 const TAGS_MAX: usize = 128;
@@ -16,8 +16,6 @@ const PATH_BYTES_MAX: usize = 4096;
 const NAME_BYTES_MAX: usize = 255;
 /// What all arguments and labels may hold together; execve(2) allows a step less.
 const VALUES_BYTES_MAX: usize = 1 << 20;
-/// Names under this suffix are wharfd's own: they carry what keeps jobs' results apart.
-pub const RESERVED_SUFFIX: &str = ".wharf.invalid";
 
 /// A well-formed build.
 #[derive(Clone, Debug, PartialEq)]
@@ -159,8 +157,8 @@ fn add_host(entry: &str) -> Result<(String, IpAddr), Fault> {
     if host.is_empty() || host.len() > NAME_BYTES_MAX || !host.bytes().all(valid) {
         return Err(invalid("its host is not a host's name"));
     }
-    if host.to_ascii_lowercase().ends_with(RESERVED_SUFFIX) {
-        return Err(invalid("names under `wharf.invalid` are reserved"));
+    if is_reserved_host(host) {
+        return Err(invalid(&format!("names under `{RESERVED_HOST}` are reserved")));
     }
     if address == "host-gateway" {
         let text = "`host-gateway` is the node, which builds may not reach by name";

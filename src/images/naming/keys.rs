@@ -12,8 +12,8 @@ use std::{
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
-use super::{HOLD_ROOM, KEPT_ROOM, NODE_ROOM, NamespaceNames, PRIVATE_HOST};
-use crate::names::{Namespace, Secret, reference::Digest};
+use super::{HOLD_ROOM, KEPT_ROOM, NODE_ROOM, NamespaceNames};
+use crate::names::{Namespace, RESERVED_HOST, Secret, reference::Digest};
 
 const FILE_NAME: &str = "node.key";
 const KEY_BYTES: usize = 32;
@@ -120,18 +120,18 @@ impl Keys {
     /// digest may stand for an image of several.
     pub fn hold(&self, digest: &Digest, platform: &str) -> String {
         let hash = self.hash("hold", [digest.as_str(), platform]);
-        format!("{PRIVATE_HOST}/{}/{HOLD_ROOM}/{hash}:1", self.instance)
+        format!("{RESERVED_HOST}/{}/{HOLD_ROOM}/{hash}:1", self.instance)
     }
 
     /// The name that holds an image which the operator has put on the node, by its id. Apart from
     /// [`Keys::hold`]: nobody has proven access to it, and nobody need.
     pub fn node_hold(&self, id: &Digest) -> String {
-        format!("{PRIVATE_HOST}/{}/{NODE_ROOM}/{}:1", self.instance, self.hash("node-hold", [id.as_str()]))
+        format!("{RESERVED_HOST}/{}/{NODE_ROOM}/{}:1", self.instance, self.hash("node-hold", [id.as_str()]))
     }
 
     /// The name that keeps what an operator had under a public name, while wharfd uses that name.
     pub fn kept(&self, public: &str) -> String {
-        format!("{PRIVATE_HOST}/{}/{KEPT_ROOM}/{}:1", self.instance, self.hash("kept", [public]))
+        format!("{RESERVED_HOST}/{}/{KEPT_ROOM}/{}:1", self.instance, self.hash("kept", [public]))
     }
 
     pub(super) fn reference(&self, reference: &str) -> String {

@@ -1,7 +1,6 @@
 //! Names in the engine: what of a caller's names goes there, and as what.
 //!
-//! Everything of wharfd's is called `wharf.invalid/<instance>/…`: RFC 6761 reserves `.invalid`, so
-//! the engine can fetch nothing under such a name.
+//! Everything of wharfd's is called `wharf.invalid/<instance>/…`, see `names/reserved.rs`.
 
 mod keys;
 mod private;
@@ -9,8 +8,7 @@ mod private;
 pub use keys::{KeyError, Keys};
 pub use private::{NamespaceNames, Owner, PrivateName};
 
-/// The host of every name of wharfd's.
-pub const PRIVATE_HOST: &str = "wharf.invalid";
+use crate::names::RESERVED_HOST;
 
 const HOLD_ROOM: &str = "hold";
 const NODE_ROOM: &str = "node";
@@ -31,7 +29,7 @@ pub enum Room {
 
 /// The instance and the room of a name of any wharfd's; none for other names.
 pub fn room(name: &str) -> Option<(&str, Room)> {
-    let (instance, rest) = name.strip_prefix(PRIVATE_HOST)?.strip_prefix('/')?.split_once('/')?;
+    let (instance, rest) = name.strip_prefix(RESERVED_HOST)?.strip_prefix('/')?.split_once('/')?;
     let room = match rest.split_once('/')?.0 {
         HOLD_ROOM => Room::Hold,
         NODE_ROOM => Room::Node,

@@ -5,9 +5,9 @@
 //! `…/long/<hash>:1`, and the store knows what the hash stands for. `digest` and `long` are no hosts:
 //! those have a dot or a port, or are `localhost`.
 
-use super::{Keys, PRIVATE_HOST};
+use super::Keys;
 use crate::names::{
-    Namespace, Reference,
+    Namespace, RESERVED_HOST, Reference,
     reference::{Digest, NAME_BYTES_MAX},
 };
 
@@ -45,7 +45,7 @@ pub enum Owner {
 impl NamespaceNames {
     pub(super) fn new(keys: &Keys, namespace: &Namespace) -> Self {
         let opaque = keys.namespace(namespace);
-        let prefix = format!("{PRIVATE_HOST}/{}/{opaque}/", keys.instance());
+        let prefix = format!("{RESERVED_HOST}/{}/{opaque}/", keys.instance());
         Self { keys: keys.clone(), opaque, prefix }
     }
 

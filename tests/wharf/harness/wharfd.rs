@@ -9,7 +9,7 @@ use std::{
 
 use rustix::process::Signal;
 use tokio::net::UnixStream;
-use wharf::images::naming::{Keys, PRIVATE_HOST};
+use wharf::{images::naming::Keys, names::RESERVED_HOST};
 
 use super::{
     Engine, PATIENCE, lock,
@@ -72,7 +72,7 @@ impl Wharfd {
 
     /// What the names of its images in the engine begin with.
     pub(crate) fn prefix(&self) -> String {
-        format!("{PRIVATE_HOST}/{}/", self.keys().instance())
+        format!("{RESERVED_HOST}/{}/", self.keys().instance())
     }
 
     /// The hashes of this node.
@@ -161,7 +161,7 @@ impl Wharfd {
             match Keys::load(&self.state_dir()) {
                 Err(error) => wrong.push(format!("{error}")),
                 Ok(keys) => {
-                    let prefix = format!("{PRIVATE_HOST}/{}/", keys.instance());
+                    let prefix = format!("{RESERVED_HOST}/{}/", keys.instance());
                     let engine = super::http::Server::Unix(self.engine_socket.clone());
                     remove_all(&engine, &prefix).await;
                 }

@@ -1,0 +1,46 @@
+//! What the configuration calls an engine.
+
+use std::fmt;
+
+use super::printable;
+
+/// An engine's name in the configuration: letters, digits, `_`, `-`, `.`; 1 to 63 of them.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Deserialize)]
+#[serde(try_from = "String")]
+pub struct EngineName(String);
+
+impl EngineName {
+    /// As it was written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The engine of a configuration that names none.
+impl Default for EngineName {
+    fn default() -> Self {
+        Self("default".to_owned())
+    }
+}
+
+impl TryFrom<String> for EngineName {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, Self::Error> {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
+        if (1..=63).contains(&name.len()) && name.bytes().all(plain) {
+            Ok(Self(name))
+        } else {
+            Err(format!(
+                "`{}` is not an engine's name: 1 to 63 letters, digits, `_`, `-` or `.`",
+                printable(&name)
+            ))
+        }
+    }
+}
+
+impl fmt::Display for EngineName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
