@@ -192,9 +192,9 @@ impl<'a> Build<'a> {
             fetched: &fetched,
         };
         let (mut used, mut syntax) = (BTreeSet::new(), None);
-        let judge = |result| {
-            syntax = gate::syntax_directive(&result);
-            let judged = gate.judge(result)?;
+        let judge = |answer: solve::Answer| {
+            let judged = gate.judge(answer)?;
+            syntax = judged.syntax().map(str::to_owned);
             used = judged.images().clone();
             Ok(judged)
         };

@@ -8,19 +8,21 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::{Buf as _, BufMut as _, Bytes};
+use bytes::Bytes;
 use futures_util::{StreamExt as _, future::BoxFuture};
 use http::Request as HttpRequest;
 use tonic::{
     Request, Response, Status, Streaming,
     body::Body,
-    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
     metadata::MetadataMap,
     server::{Grpc, NamedService, StreamingService},
 };
 use tower::Service;
 
-use super::session::{Messages, SessionClient};
+use super::{
+    raw::RawCodec,
+    session::{Messages, SessionClient},
+};
 
 /// BuildKit sends 32 KiB of a file in a packet; a STAT can be larger by its extended attributes.
 const PACKET_BYTES_MAX: usize = 4 << 20;
@@ -108,7 +110,7 @@ impl Service<HttpRequest<Body>> for FileSyncService {
             if request.uri().path() != "/moby.filesync.v1.FileSync/DiffCopy" {
                 return Ok(Status::unimplemented("only DiffCopy is served").into_http());
             }
-            let mut grpc = Grpc::new(BytesCodec).max_decoding_message_size(PACKET_BYTES_MAX);
+            let mut grpc = Grpc::new(RawCodec).max_decoding_message_size(PACKET_BYTES_MAX);
             Ok(grpc.streaming(DiffCopy(client), request).await)
         })
     }
@@ -128,45 +130,6 @@ impl StreamingService<Bytes> for DiffCopy {
             let packets = request.into_inner().boxed();
             client.sync(directory, packets).await.map(Response::new)
         })
-    }
-}
-
-/// Messages as the bytes that they are.
-#[derive(Clone, Copy, Debug, Default)]
-struct BytesCodec;
-
-impl Codec for BytesCodec {
-    type Encode = Bytes;
-    type Decode = Bytes;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl Encoder for BytesCodec {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn encode(&mut self, item: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        buffer.put(item);
-        Ok(())
-    }
-}
-
-impl Decoder for BytesCodec {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        let length = buffer.remaining();
-        Ok(Some(buffer.copy_to_bytes(length)))
     }
 }
 

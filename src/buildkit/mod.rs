@@ -5,5 +5,7 @@ pub mod connection;
 pub mod failure;
 pub mod filesync;
 pub mod probe;
+mod raw;
 pub mod session;
 pub mod solve;
+pub mod wire_form;

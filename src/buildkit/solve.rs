@@ -8,10 +8,15 @@ use bollard_buildkit_proto::moby::buildkit::v1::{
     frontend::{self, result},
     sourcepolicy::Policy,
 };
+use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
+use prost::Message as _;
 use tonic::{Request, Response, Status, Streaming, metadata::AsciiMetadataValue};
 
-use super::connection::Connection;
+use super::{
+    connection::Connection,
+    wire_form::{Field, PLAIN, Shape, is_understood},
+};
 
 /// The metadata key by which a call of the gateway names its build.
 const BUILD: &str = "buildkit-controlapi-buildid";
@@ -35,6 +40,45 @@ pub struct Order {
     /// The names that the image gets in the engine.
     pub names: Vec<String>,
 }
+
+/// What the frontend has answered.
+#[derive(Debug)]
+pub struct Answer {
+    sent: Bytes,
+    read: frontend::SolveResponse,
+}
+
+impl Answer {
+    /// Reads a `SolveResponse`.
+    pub fn read(sent: Bytes) -> Result<Self, Status> {
+        let read = frontend::SolveResponse::decode(sent.clone());
+        Ok(Self { read: read.map_err(|error| Status::internal(error.to_string()))?, sent })
+    }
+
+    /// What it says, if nothing of it is unknown here: BuildKit keeps the answer, and would run what is
+    /// not seen here with what is judged.
+    pub fn understood(self) -> Option<frontend::Result> {
+        is_understood(&self.sent, &self.read.encode_to_vec(), &SOLVE_RESPONSE)
+            .then(|| self.read.result.unwrap_or_default())
+    }
+}
+
+/// Where maps are in an answer.
+static SOLVE_RESPONSE: Shape = Shape(&[(3, Field::Message(&RESULT))]);
+static RESULT: Shape = Shape(&[
+    (3, Field::Message(&REF)),
+    (4, Field::Message(&REF_MAP)),
+    (10, Field::Map(&PLAIN)),
+    (12, Field::Map(&ATTESTATIONS)),
+]);
+static REF_MAP: Shape = Shape(&[(1, Field::Map(&REF))]);
+static REF: Shape = Shape(&[(2, Field::Message(&DEFINITION))]);
+static DEFINITION: Shape = Shape(&[(2, Field::Map(&OP_METADATA)), (3, Field::Message(&SOURCE))]);
+static OP_METADATA: Shape = Shape(&[(2, Field::Map(&PLAIN)), (5, Field::Map(&PLAIN))]);
+static SOURCE: Shape = Shape(&[(1, Field::Map(&PLAIN)), (2, Field::Message(&SOURCE_INFO))]);
+static SOURCE_INFO: Shape = Shape(&[(3, Field::Message(&DEFINITION))]);
+static ATTESTATIONS: Shape = Shape(&[(1, Field::Message(&ATTESTATION))]);
+static ATTESTATION: Shape = Shape(&[(2, Field::Map(&PLAIN)), (3, Field::Message(&REF))]);
 
 /// A result of the frontend's whose graph may run. Only a judge makes one, so that no result reaches
 /// BuildKit unjudged.
@@ -73,7 +117,7 @@ pub trait Facts: Send {
 pub async fn pass<F: Facts, J: Judged, R>(
     connection: &Connection,
     order: Order,
-    judge: impl FnOnce(frontend::Result) -> Result<J, R> + Send,
+    judge: impl FnOnce(Answer) -> Result<J, R> + Send,
     facts: &mut F,
 ) -> Ended<R> {
     let build = match AsciiMetadataValue::try_from(order.reference.as_str()) {
@@ -86,9 +130,8 @@ pub async fn pass<F: Facts, J: Judged, R>(
     let mut control = connection.control();
     let solve = control.solve(solve);
     let frontend = once_known(reference, || {
-        let request = of_build(&build, asked.clone());
-        let mut gateway = connection.gateway();
-        async move { gateway.solve(request).await }
+        let request = of_build(&build, Bytes::from(asked.encode_to_vec()));
+        async { Answer::read(connection.raw("/moby.buildkit.v1.frontend.LLBBridge/Solve", request).await?) }
     });
     let status = once_known(reference, || {
         let request = StatusRequest { r#ref: reference.to_owned() };
@@ -98,7 +141,7 @@ pub async fn pass<F: Facts, J: Judged, R>(
     let told = facts_of(status);
     tokio::pin!(solve, frontend, told);
 
-    let result = loop {
+    let answer = loop {
         tokio::select! {
             ended = &mut solve => return match ended {
                 // It waits for `Return`, so an end before that is a failure whatever it says.
@@ -106,13 +149,13 @@ pub async fn pass<F: Facts, J: Judged, R>(
                 Err(status) => Ended::Failed(status),
             },
             answer = &mut frontend => match answer {
-                Ok(response) => break response.into_inner().result.unwrap_or_default(),
+                Ok(answer) => break answer,
                 Err(status) => return Ended::Frontend(status),
             },
             Some(answer) = told.next() => tell(facts, answer).await,
         }
     };
-    let judged = match judge(result) {
+    let judged = match judge(answer) {
         Ok(judged) => judged,
         Err(refusal) => return Ended::Refused(refusal),
     };
@@ -239,6 +282,49 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A message as Go sends it: with every entry of a map whole.
+    fn delimited(number: u8, parts: &[&[u8]]) -> Vec<u8> {
+        let parts = parts.concat();
+        let mut field = vec![number << 3 | 2, u8::try_from(parts.len()).unwrap()];
+        assert!(parts.len() < 0x80);
+        field.extend(parts);
+        field
+    }
+
+    #[test]
+    fn an_answer_with_anything_unknown_in_it_is_none() {
+        let answer = |hidden: [&[u8]; 5]| {
+            let [of_metadata, of_definition, of_reference, of_map, of_result] = hidden;
+            let empty = delimited(2, &[]);
+            let description = delimited(2, &[&delimited(1, &[b"llb.customname"]), &empty]);
+            let metadata =
+                delimited(2, &[&delimited(1, &[b"b"]), &delimited(2, &[&description, of_metadata])]);
+            let other = delimited(2, &[&delimited(1, &[b"a"]), &empty]);
+            let definition = delimited(2, &[&metadata, &other, of_definition]);
+            let reference = delimited(2, &[&delimited(1, &[b"r1"]), &definition, of_reference]);
+            let refs = delimited(1, &[&delimited(1, &[b"linux/amd64"]), &reference]);
+            Answer::read(delimited(3, &[&delimited(4, &[&refs, of_map]), of_result]).into()).unwrap()
+        };
+        let nothing: &[u8] = &[];
+        assert!(answer([nothing; 5]).understood().is_some());
+        for hidden in
+            [&[0xf8_u8, 0x01, 0x00][..], &[0xf8, 0x01, 0x01], &[0xfa, 0x01, 0x00], &[0xfa, 0x01, 0x01, 0x01]]
+        {
+            for place in 0..5 {
+                let mut all = [nothing; 5];
+                all[place] = hidden;
+                assert!(answer(all).understood().is_none(), "{hidden:?} at {place}");
+            }
+        }
+    }
+
+    #[test]
+    fn text_that_is_no_text_is_told_as_the_decoder_tells_it() {
+        let bytes = delimited(3, &[&delimited(3, &[&delimited(1, &[&[0xff]])])]);
+        let status = Answer::read(bytes.into()).unwrap_err();
+        assert!(status.message().ends_with("data is not UTF-8 encoded"), "{status:?}");
+    }
 
     /// How a call ends whose answers are these, one after the other.
     async fn asked(answers: impl IntoIterator<Item = Result<u32, &str>>) -> (Result<u32, String>, usize) {

@@ -1,8 +1,8 @@
 //! The gate: judges the whole graph of a build before any of its steps has run.
 //!
 //! It is an allow-list of operations, source schemes, attributes and fields. What it does not know
-//! it refuses: a newer BuildKit's fields, which a decoder drops in silence, are seen by an
-//! operation being shorter when it is encoded again.
+//! it refuses: a newer BuildKit's fields, which a decoder drops without a word, are seen when what
+//! was understood is encoded again and compared (`buildkit::wire_form`).
 
 pub mod definition;
 
@@ -21,7 +21,10 @@ use definition::Attributes;
 
 use super::isolation::{HTTP_PERM, JobKeys, SALT_ADDRESS};
 use crate::{
-    buildkit::solve,
+    buildkit::{
+        solve,
+        wire_form::{Field, PLAIN, Shape, is_understood},
+    },
     fault::{Fault, Reason},
     names::{printable, printable_url},
 };
@@ -30,15 +33,25 @@ use crate::{
 /// platform behind it.
 const IMAGE_CONFIG: &str = "containerimage.config";
 
+/// Where maps are in an operation.
+static OP: Shape = Shape(&[(3, Field::Message(&SOURCE_OP))]);
+static SOURCE_OP: Shape = Shape(&[(2, Field::Map(&PLAIN))]);
+
 /// A graph that was judged: the results that may be returned to BuildKit to run. Made by
 /// [`Gate::judge`] alone.
 #[derive(Debug)]
 pub struct Judged {
     result: frontend::Result,
     images: BTreeSet<String>,
+    syntax: Option<String>,
 }
 
 impl Judged {
+    /// What the Dockerfile's `# syntax=` asks for.
+    pub fn syntax(&self) -> Option<&str> {
+        self.syntax.as_deref()
+    }
+
     /// The names in the engine of the images that the graph uses.
     pub fn images(&self) -> &BTreeSet<String> {
         &self.images
@@ -92,9 +105,16 @@ pub struct Gate<'a> {
 }
 
 impl Gate<'_> {
+    /// Judges what a frontend has answered.
+    pub fn judge(&self, answer: solve::Answer) -> Result<Judged, Refusal> {
+        let result = answer.understood();
+        self.result(result.ok_or_else(|| refuse("it has fields that this wharfd does not know"))?)
+    }
+
     /// Judges every graph of a frontend's result.
-    pub fn judge(&self, result: frontend::Result) -> Result<Judged, Refusal> {
+    fn result(&self, result: frontend::Result) -> Result<Judged, Refusal> {
         let mut seen = Seen::default();
+        let syntax = syntax_directive(&result);
         if !result.attestations.is_empty() {
             return Err(refuse("attestations are not allowed"));
         }
@@ -131,7 +151,7 @@ impl Gate<'_> {
         if !seen.urls.is_empty() {
             return Err(Refusal::NeedsUrls(seen.urls));
         }
-        Ok(Judged { result: frontend::Result { result: judged, ..result }, images: seen.images })
+        Ok(Judged { result: frontend::Result { result: judged, ..result }, images: seen.images, syntax })
     }
 
     /// The config of the image that comes out: `FROM --platform=… scratch` shows nowhere else.
@@ -164,7 +184,7 @@ impl Gate<'_> {
     fn definition(&self, definition: &Definition, seen: &mut Seen) -> Result<(), Refusal> {
         for bytes in &definition.def {
             let op = Op::decode(bytes.as_slice()).map_err(|_| refuse("an operation cannot be read"))?;
-            if op.encoded_len() != bytes.len() {
+            if !is_understood(bytes, &op.encode_to_vec(), &OP) {
                 return Err(refuse("an operation has fields that this wharfd does not know"));
             }
             self.op(&op, seen)?;
@@ -326,7 +346,7 @@ impl Gate<'_> {
 }
 
 /// What a Dockerfile's `# syntax=` asks for, by the sources that come with its graph.
-pub fn syntax_directive(result: &frontend::Result) -> Option<String> {
+fn syntax_directive(result: &frontend::Result) -> Option<String> {
     let reference = match result.result.as_ref()? {
         result::Result::Ref(reference) => reference,
         result::Result::Refs(map) => map.refs.values().next()?,
@@ -400,7 +420,7 @@ mod tests {
                 .map(|url| (url.to_owned(), [(HTTP_PERM.to_owned(), keys.http_perm())].into()))
                 .into(),
         };
-        gate.judge(result)
+        gate.result(result)
     }
 
     fn exec() -> ExecOp {
@@ -508,6 +528,20 @@ mod tests {
         // Field 99 of an operation: a newer BuildKit's.
         let mut newer = op(op::Op::Exec(exec())).encode_to_vec();
         newer.extend([0x98, 0x06, 0x01]);
+        assert!(judge_bytes(vec![newer]).is_err());
+        // One that a number in few bytes makes room for: all lengths are as they were.
+        let made = pb::FileActionMkDir { mode: -1, ..pb::FileActionMkDir::default() };
+        let action = pb::FileAction {
+            action: Some(pb::file_action::Action::Mkdir(made)),
+            ..pb::FileAction::default()
+        };
+        let sent = op(op::Op::File(pb::FileOp { actions: vec![action] })).encode_to_vec();
+        let long = [[0xff; 9].as_slice(), &[1]].concat();
+        let at = sent.windows(10).position(|bytes| bytes == long).unwrap();
+        let mut newer = sent.clone();
+        newer[at..at + 10].copy_from_slice(&[0xff, 0xff, 0xff, 0xff, 0x0f, 0x98, 0x06, 0x80, 0x80, 0x01]);
+        assert_eq!(Op::decode(&newer[..]).unwrap(), Op::decode(&sent[..]).unwrap());
+        assert!(judge_bytes(vec![sent]).is_ok());
         assert!(judge_bytes(vec![newer]).is_err());
     }
 

@@ -16,7 +16,8 @@ use std::{
 use bollard_buildkit_proto::moby::buildkit::v1::{
     InfoRequest, control_client::ControlClient, frontend::llb_bridge_client::LlbBridgeClient,
 };
-use http::{Request, Response, Uri, header};
+use bytes::Bytes;
+use http::{Request, Response, Uri, header, uri::PathAndQuery};
 use http_body_util::Empty;
 use hyper::{
     body::Incoming,
@@ -25,9 +26,10 @@ use hyper::{
 };
 use tokio::{net::UnixStream, sync::Semaphore};
 use tokio_util::sync::DropGuard;
-use tonic::{Code, Status, body::Body};
+use tonic::{Code, Status, body::Body, client::Grpc};
 use tower::Service;
 
+use super::raw::RawCodec;
 use crate::{
     fault::{Fault, Reason, causes},
     tasks::Group,
@@ -153,6 +155,19 @@ impl Connection {
     pub fn control(&self) -> ControlClient<Channel> {
         ControlClient::with_origin(self.channel.clone(), origin())
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// A call of BuildKit's whose messages stay bytes: what comes back is looked at as it came.
+    pub(super) async fn raw(
+        &self,
+        path: &'static str,
+        request: tonic::Request<Bytes>,
+    ) -> Result<Bytes, Status> {
+        let mut client =
+            Grpc::with_origin(self.channel.clone(), origin()).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        client.ready().await.map_err(|error| Status::from_error(error.into()))?;
+        let path = PathAndQuery::from_static(path);
+        client.unary(request, path, RawCodec).await.map(tonic::Response::into_inner)
     }
 
     /// BuildKit's gateway API.
