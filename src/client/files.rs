@@ -52,8 +52,18 @@ fn write_beside(path: &Path, content: &[u8]) -> io::Result<()> {
     written
 }
 
+/// Whether `path` is a file, or a link that is replaced by one. A repository's link may lead to any file
+/// of the agent's; those of the system, such as /dev/stdout, are meant.
 fn is_plain(path: &Path) -> bool {
-    path.symlink_metadata().is_ok_and(|metadata| metadata.is_file())
+    match path.symlink_metadata() {
+        Ok(metadata) if metadata.is_symlink() => {
+            let directory = path.parent().and_then(|directory| directory.canonicalize().ok());
+            let is_systems = directory.is_some_and(|at| at.starts_with("/dev") || at.starts_with("/proc"));
+            !is_systems && path.metadata().map_or(true, |target| target.is_file())
+        }
+        Ok(metadata) => metadata.is_file(),
+        Err(_) => false,
+    }
 }
 
 #[cfg(test)]
@@ -78,6 +88,22 @@ mod tests {
         prepare(&link).unwrap();
         write(&link, b"x").unwrap();
         assert!(link.is_symlink());
+        // A link to a file, or to none, is replaced: the file may be anybody's.
+        let others = directory.join("others");
+        for target in [&others, &directory.join("nothing")] {
+            fs::write(&others, "keep").unwrap();
+            for prepared in [true, false] {
+                let linked = directory.join("linked");
+                let _ = fs::remove_file(&linked);
+                std::os::unix::fs::symlink(target, &linked).unwrap();
+                if prepared {
+                    prepare(&linked).unwrap();
+                }
+                write(&linked, b"x").unwrap();
+                assert_eq!(fs::read_to_string(&linked).unwrap(), "x");
+                assert_eq!(fs::read_to_string(&others).unwrap(), "keep");
+            }
+        }
         let failure = write(&directory.join("absent/id"), b"x").unwrap_err();
         assert!(failure.text.contains("absent/id"), "{failure}");
         for wrong in ["absent/id", "", "link/id"] {
