@@ -1,4 +1,4 @@
-//! The session: what BuildKit and wharfd ask the client for while they build.
+//! The client's side of a session: answers the requests of BuildKit and wharfd during a build.
 
 use std::{
     collections::BTreeMap,
@@ -38,16 +38,16 @@ pub(crate) fn client(channel: Channel) -> Client {
         .max_encoding_message_size(MESSAGE_BYTES_MAX)
 }
 
-/// What the client answers with.
+/// Everything the client answers with.
 #[derive(Debug)]
 pub(crate) struct Answers {
     credentials: DockerConfig,
     secrets: Secrets,
     directories: Vec<LocalDirectory>,
     trees: BTreeMap<String, Arc<Tree>>,
-    /// The first answer that could not be given: why a build failed, where wharfd only sees that.
+    /// The first request that could not be answered. wharfd sees only that the build failed; this is why.
     failure: Mutex<Option<Failure>>,
-    /// The last secret that was asked for and is not there.
+    /// The last secret that was requested but not given.
     missing: Mutex<Option<String>>,
 }
 
@@ -72,12 +72,12 @@ impl Answers {
         self.directories.clone()
     }
 
-    /// The first answer that could not be given.
+    /// The first request that could not be answered.
     pub(crate) fn take_failure(&self) -> Option<Failure> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// The last secret that was asked for and is not there. A step may do without it.
+    /// The last secret that was requested but not given. The step may not need it.
     pub(crate) fn missing_secret(&self) -> Option<String> {
         self.missing.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -87,11 +87,11 @@ impl Answers {
     }
 }
 
-/// An open session. Its end, also by being dropped, cancels its builds.
+/// An open session. Ending or dropping it cancels its builds.
 #[derive(Debug)]
 pub(crate) struct Session {
     id: String,
-    // The request side: held open as long as the session is.
+    // The request side, held open for as long as the session is.
     requests: mpsc::Sender<SessionRequest>,
     announced: Streaming<SessionResponse>,
 }
@@ -111,18 +111,18 @@ impl Session {
         }
     }
 
-    /// Names the session in its builds.
+    /// The id by which builds name the session.
     pub(crate) fn id(&self) -> &str {
         &self.id
     }
 
-    /// What ends the session in order: dropping it tells wharfd that nothing more comes.
+    /// Splits off the handle that ends the session: dropping it tells wharfd that nothing more follows.
     pub(crate) fn split(self) -> (mpsc::Sender<SessionRequest>, Serving) {
         (self.requests, Serving { announced: self.announced })
     }
 }
 
-/// The side of a session that answers.
+/// The answering side of a session.
 #[derive(Debug)]
 pub(crate) struct Serving {
     announced: Streaming<SessionResponse>,
@@ -142,7 +142,7 @@ impl Serving {
                 Ok(Some(SessionResponse { response: Some(session_response::Response::Stream(stream)) })) => {
                     running.spawn(answer(client.clone(), Arc::clone(&answers), stream));
                 }
-                // Nothing that this client knows; a newer wharfd may say more.
+                // Unknown to this client; a newer wharfd may send more.
                 Ok(Some(SessionResponse {
                     response: Some(session_response::Response::Opened(_)) | None,
                 })) => {}
@@ -153,10 +153,10 @@ impl Serving {
     }
 }
 
-/// Carries one stream. Its failure is wharfd's to report, or is noted in `answers`.
+/// Serves one stream. wharfd reports its failure, unless `answers` notes it.
 async fn answer(mut client: Client, answers: Arc<Answers>, announced: StreamOpened) {
     let first = AttachRequest { request: Some(attach_request::Request::StreamId(announced.stream_id)) };
-    // A stream that is refused or cut off shows in the build's own answer.
+    // A refused or broken stream shows in the build's own result.
     let _ = match announced.subject {
         Some(stream_opened::Subject::FileSync(request)) => sync(&mut client, &answers, first, request).await,
         Some(stream_opened::Subject::Credentials(query)) => {
@@ -185,7 +185,7 @@ async fn sync(
     let mut responses = client.attach(requests).await?.into_inner();
     let asked = responses.by_ref().map(|response| response.map(|response| response.message));
     match sync::send(tree, request, asked, out).await {
-        // What broke on the way, or was refused, wharfd knows better.
+        // wharfd has the better reason for a broken or refused stream.
         Ok(()) | Err(sync::Error::Refused(_) | sync::Error::Broken(_)) => {}
         Err(
             error @ (sync::Error::Context(_)
@@ -206,14 +206,14 @@ async fn tell(
     message: impl Future<Output = Result<Vec<u8>, NoAnswer>>,
 ) -> Result<(), Status> {
     let (requests, sent) = mpsc::channel(2);
-    // Attached at once: wharfd does not wait as long as a credential helper may take.
+    // Attach first: a credential helper may take longer than wharfd waits.
     let attached = client.attach(stream::once(async { first }).chain(ReceiverStream::new(sent)));
     let answered = async {
         let request = match message.await {
             Ok(message) => attach_request::Request::Message(message.into()),
             Err(why) => attach_request::Request::Error(why.into_wire(answers)),
         };
-        // A stream that is gone has nobody to tell.
+        // If the stream is gone, nobody is waiting for the answer.
         let _ = requests.send(AttachRequest { request: Some(request) }).await;
         drop(requests);
     };
@@ -221,7 +221,7 @@ async fn tell(
     drain(&mut attached?.into_inner()).await
 }
 
-/// Reads a stream to its end, so that what was sent is not cut off by a reset.
+/// Reads a stream to its end: dropping it earlier would reset it and lose what was sent.
 async fn drain(responses: &mut Streaming<AttachResponse>) -> Result<(), Status> {
     while responses.message().await?.is_some() {}
     Ok(())
@@ -229,15 +229,18 @@ async fn drain(responses: &mut Streaming<AttachResponse>) -> Result<(), Status> 
 
 /// Why a stream gets no answer.
 enum NoAnswer {
-    /// There is no such thing; whether that is an error is the asker's business.
+    /// It does not exist; whoever asked decides whether that is an error.
     NotFound(String),
-    /// It cannot be told.
+    /// It could not be read.
     Failed(Failure),
 }
 
 impl NoAnswer {
     fn unknown() -> Self {
-        Self::Failed(Failure::new(Exit::Failed, "wharfd asks for what this wharf does not have"))
+        Self::Failed(Failure::new(
+            Exit::Failed,
+            "wharfd asked for something that this version of wharf does not have",
+        ))
     }
 
     fn into_wire(self, answers: &Answers) -> StreamError {

@@ -43,8 +43,8 @@ impl Cli {
         Self::from_arg_matches(&Self::definition().try_get_matches_from(words)?)
     }
 
-    /// The command and all below it, with flags as pflag reads docker's: a switch may be given a
-    /// value, and of what is given twice the last counts.
+    /// The command tree, reading flags as docker's pflag does: a switch may have a value, and the last
+    /// of several values wins.
     pub(crate) fn definition() -> clap::Command {
         as_pflag(Self::command())
     }
@@ -94,12 +94,12 @@ pub(crate) enum Command {
     Info(InfoArgs),
     Completion(CompletionArgs),
     Man(ManArgs),
-    /// Says where credentials come from
+    /// Explain where credentials come from
     #[command(hide = true, disable_help_flag = true, alias = "logout")]
     Login(LoginArgs),
 }
 
-/// Whatever docker takes: none of it is used.
+/// Accepts the arguments of `docker login` and ignores them.
 #[derive(Args)]
 pub(crate) struct LoginArgs {
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -115,11 +115,11 @@ impl std::fmt::Debug for LoginArgs {
 
 /// Build an image from a Dockerfile
 ///
-/// The context is a directory, of which only what changed since the job's last build is sent; with
-/// `-`, it is a tar archive, or a Dockerfile alone, on standard input.
+/// The context is a directory, or, with `-`, a tar archive or a lone Dockerfile on standard input. Of a
+/// directory, only the changes since the job's last build are sent.
 ///
-/// A Dockerfile or .dockerignore that is a link must lead to a file in the context or beside it, and
-/// an ignore file that is there must be readable; anything else is an error.
+/// A Dockerfile or .dockerignore that is a symlink must point to a file in the context or in its own
+/// directory, and an ignore file must be readable if it exists; anything else is an error.
 #[derive(Args, Debug)]
 pub(crate) struct BuildArgs {
     /// The build context: a directory, or `-` for standard input
@@ -144,13 +144,13 @@ pub(crate) struct BuildArgs {
     /// Do not use results of earlier builds
     #[arg(long)]
     pub(crate) no_cache: bool,
-    /// Ask the registry anew for every base image
+    /// Ask the registry for every base image again
     #[arg(long)]
     pub(crate) pull: bool,
     /// Push every tag when the image is built
     #[arg(long)]
     pub(crate) push: bool,
-    /// Keep the image on the node: it always stays there, the flag is accepted for buildx's sake
+    /// Accepted for compatibility with buildx: the image always stays on the node
     #[arg(long)]
     pub(crate) load: bool,
     /// Print the image's id and nothing else
@@ -179,7 +179,7 @@ pub(crate) struct BuildArgs {
     /// A secret for RUN steps, from a file or a variable; repeatable
     #[arg(long = "secret", value_name = "id=ID[,src=PATH|,env=VAR]", value_parser = options::secret)]
     pub(crate) secrets: Vec<SecretSource>,
-    /// The platform to build for, `OS/ARCH`, or `local`; another than the node's own is refused
+    /// The platform to build for, `OS/ARCH` or `local`; only the node's own is supported
     #[arg(long = "platform", value_name = "PLATFORM", value_delimiter = ',', value_parser = platform)]
     pub(crate) platforms: Vec<Platform>,
     #[command(flatten)]
@@ -266,7 +266,7 @@ pub(crate) struct RmiArgs {
     /// The images: names or ids
     #[arg(value_name = "IMAGE", required = true, value_parser = options::image)]
     pub(crate) images: Vec<String>,
-    /// Remove an image given by its id although several names are its
+    /// Remove an image given by its id even if it has several names
     #[arg(short, long)]
     pub(crate) force: bool,
 }
@@ -286,7 +286,7 @@ pub(crate) enum NamespaceCommand {
 
 /// Remove everything that a namespace owns, and cancel its builds
 ///
-/// A namespace that owns nothing is no error, so that the end of a pipeline can always call it.
+/// An empty namespace is not an error, so a pipeline can always call this at its end.
 #[derive(Args, Debug)]
 pub(crate) struct NamespaceRmArgs {
     /// The namespace [default: the one that --namespace and the environment name]
@@ -328,7 +328,7 @@ pub(crate) struct ManArgs {
     pub(crate) directory: PathBuf,
 }
 
-/// A format of rows.
+/// A format for a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum TableFormat {
     /// A table for people
@@ -337,7 +337,7 @@ pub(crate) enum TableFormat {
     Json,
 }
 
-/// A format of facts.
+/// A format for a single result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum TextFormat {
     /// Text for people
@@ -347,7 +347,7 @@ pub(crate) enum TextFormat {
 }
 
 impl Command {
-    /// What it is called in messages.
+    /// Its name in messages.
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Build(_) => "build",

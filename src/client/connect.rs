@@ -20,8 +20,7 @@ use super::{
 /// Where wharfd listens by default.
 const DEFAULT_ADDRESS: &str = "unix:///run/wharf/wharf.sock";
 
-/// The largest message either side may send: a message of the context's sync is smaller, and so is
-/// any answer.
+/// The largest message that either side may send. Context sync messages and answers are smaller.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 16 << 20;
 
 /// How many streams wharfd may have open to us at once.
@@ -33,10 +32,10 @@ const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 64 << 20;
 const _: () = assert!(CONNECTION_WINDOW as usize > (STREAMS_MAX + 2) * STREAM_WINDOW as usize);
 
-/// A listening wharfd takes a connection at once; one that is stopped or stuck never does.
+/// A running wharfd accepts at once; one that is stopped or stuck never does.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// A wharfd that is gone closes the connection; only one that hangs is noticed by its silence, and a
-/// node under load may be silent for a while.
+/// A wharfd that exits closes the connection, so these only detect one that hangs. A node under load
+/// may be silent for a while.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -62,7 +61,7 @@ impl Address {
         };
         if scheme != "unix" {
             return Err(wrong(format!(
-                "wharfd is not reached by `{scheme}://`: it listens on a Unix socket, which alone proves who calls"
+                "wharfd cannot be reached by `{scheme}://`: it listens on a Unix socket, the only kind that proves who is calling"
             )));
         }
         if !path.starts_with('/') || path.contains('\0') {
@@ -77,8 +76,8 @@ impl Address {
             .await
             .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
             .map_err(|error| self.unreachable(&error))?;
-        // One connection a command: a build whose connection is gone is cancelled, so there is
-        // nothing that a second one could go on with.
+        // One connection per command: losing it cancels the build, so a second connection would have
+        // nothing to resume.
         let once = Mutex::new(Some(stream));
         let connector = service_fn(move |_: Uri| {
             let stream = once.lock().ok().and_then(|mut once| once.take());
@@ -97,7 +96,7 @@ impl Address {
 
     #[expect(
         clippy::wildcard_enum_match_arm,
-        reason = "ErrorKind may grow; what is not named is told as it is"
+        reason = "ErrorKind may grow; other kinds are reported as they are"
     )]
     fn unreachable(&self, error: &io::Error) -> Failure {
         let at = self;
@@ -108,8 +107,8 @@ impl Address {
                 "start wharfd, mount its socket's directory into this container, or name the socket by --addr or WHARF_ADDR",
             ),
             io::ErrorKind::ConnectionRefused if is_socket(&self.socket) => failure(
-                format!("cannot connect to wharfd at {at}: nobody listens; is wharfd running?"),
-                "start wharfd; a socket that was mounted alone is stale after wharfd's restart: mount its directory",
+                format!("cannot connect to wharfd at {at}: nothing is listening; is wharfd running?"),
+                "start wharfd; if the socket itself is mounted, it goes stale when wharfd restarts: mount its directory instead",
             ),
             io::ErrorKind::ConnectionRefused => failure(
                 format!("cannot connect to wharfd at {at}: that is not a socket"),
@@ -117,11 +116,11 @@ impl Address {
             ),
             io::ErrorKind::PermissionDenied => failure(
                 format!("cannot connect to wharfd at {at}: permission denied for {}", whoami()),
-                "wharfd's --listen-mode and --listen-group say who may open its socket",
+                "wharfd's --listen-mode and --listen-group decide who may open its socket",
             ),
             io::ErrorKind::TimedOut => failure(
                 format!("cannot connect to wharfd at {at}: it does not answer"),
-                "is wharfd stopped or overloaded? its log says what it does",
+                "is wharfd stopped or overloaded? its log may say",
             ),
             _ => failure(
                 format!("cannot connect to wharfd at {at}: {error}"),
@@ -178,7 +177,7 @@ mod tests {
         };
         assert!(said("absent").await.contains("no such socket"));
         drop(std::os::unix::net::UnixListener::bind(directory.join("stale")).unwrap());
-        assert!(said("stale").await.contains("nobody listens"));
+        assert!(said("stale").await.contains("nothing is listening"));
         std::fs::write(directory.join("file"), "").unwrap();
         assert!(said("file").await.contains("not a socket"));
         std::fs::remove_dir_all(&directory).unwrap();

@@ -1,4 +1,4 @@
-//! The environment that a command was started in. Read once, so that tests can have their own.
+//! The environment variables of a command. They are read once, so that tests can supply their own.
 
 use std::{
     collections::BTreeMap,
@@ -42,7 +42,7 @@ variables! {
     JOB_NAME;
     /// Jenkins' number of the run
     BUILD_NUMBER;
-    /// Jenkins' workspace: what was sent from it counts for the job's other ones
+    /// Jenkins' workspace: the job's workspaces share what has been sent
     WORKSPACE;
     /// The directory of docker's config.json: logins, credential helpers, proxies
     DOCKER_CONFIG;
@@ -50,9 +50,9 @@ variables! {
     HOME;
     /// The time of reproducible images, passed on as a build argument
     SOURCE_DATE_EPOCH;
-    /// The kind of terminal: without one, or with `dumb`, progress is plain
+    /// The kind of terminal: progress is plain if it is unset or `dumb`
     TERM;
-    /// If it is not empty, progress has no colours
+    /// If not empty, progress is shown without colours
     NO_COLOR;
 }
 
@@ -90,7 +90,7 @@ impl Env {
         Ok(self.named(variable.name)?.filter(|value| !value.is_empty()))
     }
 
-    /// The value, as it is, of a variable that somebody else has named.
+    /// The unchanged value of a variable that the command line names.
     pub(crate) fn named(&self, name: &str) -> Result<Option<String>, Failure> {
         match self.variables.get(OsStr::new(name)) {
             Some(value) => match value.to_str() {
@@ -163,7 +163,7 @@ mod tests {
         assert_eq!(console(&[("TERM", "xterm"), ("NO_COLOR", "1")]), (false, false));
     }
 
-    /// Whoever reads a variable past this table leaves it out of the help.
+    /// A variable that is read elsewhere would be missing from the help.
     #[test]
     fn nobody_else_reads_the_environment() {
         let mut left = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src/client")];

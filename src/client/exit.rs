@@ -1,4 +1,4 @@
-//! How a command ends: its exit status, and what it says when it fails.
+//! The end of a command: exit statuses and failure messages.
 
 #![deny(clippy::wildcard_enum_match_arm, reason = "a new reason must be given its status")]
 
@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-/// An exit status, as [`HELP`] documents each.
+/// An exit status; [`HELP`] documents each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
     /// The command did what it says.
@@ -26,9 +26,9 @@ pub(crate) enum Exit {
     Usage,
     /// Not allowed.
     Denied,
-    /// No wharfd answers.
+    /// wharfd does not answer.
     NoDaemon,
-    /// wharfd answers, but what it needs does not: the engine, a registry.
+    /// wharfd answers, but something it needs does not: the engine, a registry.
     Unavailable,
     /// No such image.
     NotFound,
@@ -45,7 +45,7 @@ pub(crate) const HELP: &str = "\
 Exit status:
     0  done
     1  the build failed (its Dockerfile or a step of it), or the command failed in another way
-    2  bad usage: a flag, a value or a file that the command line names
+    2  bad usage: a flag, a value, or a file that the command line names
     3  not allowed: by wharfd's policy, or by a registry with these credentials
     4  cannot connect to wharfd, or the connection was lost
     5  the engine or a registry is unavailable, or a limit is reached: try again later
@@ -63,7 +63,7 @@ impl Exit {
             Self::NoDaemon => 4,
             Self::Unavailable => 5,
             Self::NotFound => 6,
-            // As shells have it: 128 and the signal's number.
+            // As in shells: 128 plus the signal's number.
             Self::HungUp => 128 + 1,
             Self::Interrupted => 128 + 2,
             Self::Terminated => 128 + 15,
@@ -80,9 +80,9 @@ impl From<Exit> for ExitCode {
 /// Why a command stops early.
 #[derive(Debug)]
 pub(crate) enum Stop {
-    /// It failed, and nobody has said so yet.
+    /// It failed, which is still to be reported.
     Failed(Failure),
-    /// It failed, and its report is written.
+    /// It failed, which has been reported.
     Reported(Exit),
     /// A signal stopped it.
     Cancelled(Exit),
@@ -90,12 +90,12 @@ pub(crate) enum Stop {
     OutputClosed,
 }
 
-/// What a person reads about a failure.
+/// A failure, as the user reads it.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Failure {
     /// The status to exit with.
     pub(crate) exit: Exit,
-    /// What is wrong and where. May hold hostile text: written by `print` only.
+    /// What is wrong, and where. May contain hostile text: only `print` may write it.
     pub(crate) text: String,
     /// What to do about it.
     pub(crate) hint: Option<String>,
@@ -115,7 +115,7 @@ impl Failure {
     /// The connection to wharfd broke in the middle of a call.
     pub(crate) fn lost() -> Self {
         Self::new(Exit::NoDaemon, "lost the connection to wharfd")
-            .hint("wharfd may have stopped or been restarted: its log says why; then run the command again")
+            .hint("wharfd may have been stopped or restarted: its log says why; run the command again once it is up")
     }
 
     /// Adds what to do.
@@ -172,22 +172,25 @@ impl From<Status> for Failure {
             return without_info(&status);
         };
         let reason = reason_of(&info.reason);
-        // A newer wharfd may have reasons that this client does not know.
+        // A newer wharfd may have reasons that are unknown here.
         let exit = reason.map_or_else(|| of_code(status.code()), |reason| of_reason(reason, status.code()));
         Self { exit, text: status.message().to_owned(), hint: info.metadata.get(HINT).cloned() }
     }
 }
 
-/// A status that wharfd did not make: the connection's, the transport's, or another server's.
+/// A status that is not wharfd's own: the connection's, the transport's, or another server's.
 fn without_info(status: &Status) -> Failure {
     if status.source().is_some() || status.code() == Code::Unavailable {
         return Failure::lost();
     }
     match status.code() {
-        Code::Unimplemented => {
-            Failure::new(Exit::Failed, "the server at this address does not know the command")
-                .hint("is it wharfd's socket, and as new as this client? `wharf version` shows both versions")
-        }
+        Code::Unimplemented => Failure::new(
+            Exit::Failed,
+            "the server at this address does not know the command",
+        )
+        .hint(
+            "is it wharfd's socket, and is wharfd as new as this client? `wharf version` shows both versions",
+        ),
         Code::OutOfRange | Code::ResourceExhausted => {
             Failure::new(Exit::Failed, format!("a message is too large: {}", status.message()))
         }
@@ -207,7 +210,7 @@ fn without_info(status: &Status) -> Failure {
         | Code::Unavailable
         | Code::DataLoss => Failure::new(
             of_code(status.code()),
-            format!("the server at this address answers as wharfd would not: {}", status.message()),
+            format!("the server at this address does not answer like wharfd: {}", status.message()),
         )
         .hint("is it wharfd's socket that --addr or WHARF_ADDR names?"),
     }

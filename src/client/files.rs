@@ -1,4 +1,4 @@
-//! Files that other programs wait for: whole, or not there.
+//! Files that other programs wait for: they appear complete or not at all.
 
 use std::{
     fs,
@@ -8,12 +8,12 @@ use std::{
 
 use super::exit::{Exit, Failure};
 
-/// Makes sure that `path` can be written later, and removes what an earlier command left there, so
-/// that nobody takes it for this one's.
+/// Checks that `path` can be written later, and removes the result of an earlier command so that it
+/// cannot be mistaken for this one's.
 pub(crate) fn prepare(path: &Path) -> Result<(), Failure> {
     let wrong = |why: &dyn std::fmt::Display| {
         Failure::usage(format!("cannot write {}: {why}", path.display()))
-            .hint("name a file in a directory that is there and can be written to")
+            .hint("name a file in an existing, writable directory")
     };
     if is_plain(path) {
         return fs::remove_file(path).map_err(|error| wrong(&error));
@@ -29,7 +29,7 @@ pub(crate) fn prepare(path: &Path) -> Result<(), Failure> {
     }
 }
 
-/// Writes `content` to `path`, at once: a reader sees all of it or nothing.
+/// Writes `content` to `path` atomically: a reader sees all of it or nothing.
 pub(crate) fn write(path: &Path, content: &[u8]) -> Result<(), Failure> {
     write_beside(path, content)
         .map_err(|error| Failure::new(Exit::Failed, format!("cannot write {}: {error}", path.display())))
@@ -37,7 +37,7 @@ pub(crate) fn write(path: &Path, content: &[u8]) -> Result<(), Failure> {
 
 fn write_beside(path: &Path, content: &[u8]) -> io::Result<()> {
     if path.symlink_metadata().is_ok() && !is_plain(path) {
-        // A pipe, a device, or a link to one, such as /dev/stdout: it stays what it is.
+        // A pipe, a device, or a link to one, such as /dev/stdout: write to it, do not replace it.
         return fs::OpenOptions::new().write(true).truncate(true).open(path)?.write_all(content);
     }
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
@@ -52,8 +52,8 @@ fn write_beside(path: &Path, content: &[u8]) -> io::Result<()> {
     written
 }
 
-/// Whether `path` is a file, or a link that is replaced by one. A repository's link may lead to any file
-/// of the agent's; those of the system, such as /dev/stdout, are meant.
+/// Whether `path` is a file, or a link to replace with one: a repository's link may point to any file of
+/// the agent. The system's own links, such as /dev/stdout, are followed.
 fn is_plain(path: &Path) -> bool {
     match path.symlink_metadata() {
         Ok(metadata) if metadata.is_symlink() => {

@@ -11,16 +11,13 @@ use super::exit::Failure;
 const FLAGS: &[(&[&str], &str)] = &[
     (&["--cache-from", "--cache-to"], "leave it out: the node's own cache is always used, and no other"),
     (&["--output", "-o"], "leave it out: the image stays on the node, and `--push` pushes it"),
-    (&["--ssh"], "fetch what the build needs into its context, or give a step its key by `--secret`"),
-    (&["--build-context"], "put it into the context, or build it first and name it in FROM"),
+    (&["--ssh"], "fetch the files into the context before the build, or give a step a key with `--secret`"),
+    (&["--build-context"], "copy it into the context, or build it first and name it in FROM"),
     (&["--provenance", "--sbom", "--attest"], "leave it out: images carry no attestations"),
-    (&["--annotation"], "use `--label`, whose labels are in the image's config"),
-    (&["--builder"], "leave it out: wharfd's engine builds, and --addr names another wharfd"),
-    (&["--allow"], "leave it out: no step is privileged, or has the node's network"),
-    (
-        &["--no-cache-filter"],
-        "use `--no-cache`, or an ARG that changes, before the steps that are to run again",
-    ),
+    (&["--annotation"], "use `--label`, which sets labels in the image's config"),
+    (&["--builder"], "leave it out: wharfd's engine builds; `--addr` selects another wharfd"),
+    (&["--allow"], "leave it out: no step may be privileged or use the node's network"),
+    (&["--no-cache-filter"], "use `--no-cache`, or change an ARG that stands before the steps to run again"),
     (&["--call", "--check"], "leave it out: warnings about the Dockerfile are shown with every build"),
 ];
 

@@ -67,13 +67,13 @@ pub fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<(), Stop> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        // One reads and packs the context, one moves the connection's bytes.
+        // One thread reads and packs the context, the other serves the connection.
         .worker_threads(2)
         .enable_all()
         .build()
         .map_err(|error| Failure::new(Exit::Failed, format!("cannot start: {error}")))?;
     let result = runtime.block_on(commands::run(cli));
-    // A read of standard input, or of a file on a dead mount, cannot be called off: it is left.
+    // A blocked read of standard input or of a dead mount cannot be cancelled: leave it behind.
     runtime.shutdown_background();
     result
 }

@@ -1,4 +1,4 @@
-//! Which namespace a command acts in.
+//! Resolves the namespace that a command acts in.
 
 use super::{
     env::{self, Env},
@@ -9,8 +9,8 @@ use crate::{names::Namespace, wire::v1};
 /// The run of a namespace that is not a Jenkins build's.
 const LOCAL_RUN: &str = "local";
 
-/// The namespace that `flag` names, else WHARF_NAMESPACE, else Jenkins' variables, else the user's
-/// own, so that a person can try it.
+/// The namespace from `flag`, else WHARF_NAMESPACE, else Jenkins' variables, else the user's own, so
+/// that it can be tried outside of a job.
 pub(crate) fn resolve(flag: Option<&str>, env: &Env) -> Result<Namespace, Failure> {
     if let Some(name) = flag {
         return Ok(Namespace::parse(name)?);

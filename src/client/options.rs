@@ -28,7 +28,7 @@ const ULIMITS: [&str; 15] = [
 pub(crate) struct BuildArg {
     /// The ARG's name.
     pub(crate) key: String,
-    /// Its value; none: the environment's, if that has one.
+    /// Its value; `None` takes the environment's, if there is one.
     pub(crate) value: Option<String>,
 }
 
@@ -50,7 +50,7 @@ pub(crate) struct AddHost(pub(crate) String);
 pub(crate) struct SecretSource {
     /// The id that the Dockerfile names.
     pub(crate) id: String,
-    /// Where its value is; none: the variable of that name, else the file.
+    /// Where its value is; `None` means the variable of that name, else the file.
     pub(crate) from: Option<SecretFrom>,
 }
 
@@ -63,11 +63,11 @@ pub(crate) enum SecretFrom {
     Env(String),
 }
 
-/// A name that an image can get: without a digest, with the tag `latest` where it has none.
+/// A new name for an image: no digest, and the tag `latest` if none is given.
 pub(crate) fn tag(text: &str) -> Result<Reference, String> {
     let reference = Reference::parse(text).map_err(|error| error.to_string())?;
     if reference.digest().is_some() {
-        return Err("a name with a digest cannot be given; leave out `@` and what follows".to_owned());
+        return Err("a new name cannot have a digest; leave out `@` and everything after it".to_owned());
     }
     Ok(reference.tagged())
 }
@@ -138,7 +138,7 @@ pub(crate) fn add_host(text: &str) -> Result<AddHost, String> {
 pub(crate) fn ulimit(text: &str) -> Result<Ulimit, String> {
     let (name, limits) = text.split_once('=').ok_or("write it as `NAME=SOFT[:HARD]`")?;
     if !ULIMITS.contains(&name) {
-        return Err(format!("there is no limit `{name}`; there are {}", ULIMITS.join(", ")));
+        return Err(format!("there is no limit `{name}`; the limits are {}", ULIMITS.join(", ")));
     }
     let number = |limit: &str| match limit.parse::<i64>() {
         Ok(number) if number >= -1 => Ok(number),
@@ -165,12 +165,12 @@ pub(crate) fn secret(text: &str) -> Result<SecretSource, String> {
             "src" | "source" => source = Some(value.to_owned()),
             "env" => env = Some(value.to_owned()),
             "type" => kind = Some(value.to_owned()),
-            _ => return Err(format!("there is no key `{key}`; there are id, src, source, env, type")),
+            _ => return Err(format!("there is no key `{key}`; the keys are id, src, source, env and type")),
         }
     }
-    let id = id.filter(|id| !id.is_empty()).ok_or("its id is missing: `id=ID`")?;
+    let id = id.filter(|id| !id.is_empty()).ok_or("the id is missing: write `id=ID`")?;
     let from = match (kind.as_deref(), source, env) {
-        (_, Some(_), Some(_)) => return Err("it has both a file and a variable".to_owned()),
+        (_, Some(_), Some(_)) => return Err("it names both a file and a variable".to_owned()),
         (None | Some("file"), Some(path), None) => Some(SecretFrom::File(path.into())),
         (None | Some("env"), None, Some(name)) | (Some("env"), Some(name), None) => {
             Some(SecretFrom::Env(name))
@@ -179,7 +179,7 @@ pub(crate) fn secret(text: &str) -> Result<SecretSource, String> {
         (Some("env"), None, None) => Some(SecretFrom::Env(id.clone())),
         (None, None, None) => None,
         (Some("file"), None, Some(_)) => return Err("type=file goes with src=PATH, not with env".to_owned()),
-        (Some(kind), _, _) => return Err(format!("there is no type `{kind}`; there are file and env")),
+        (Some(kind), _, _) => return Err(format!("there is no type `{kind}`; the types are file and env")),
     };
     Ok(SecretSource { id, from })
 }
@@ -202,7 +202,7 @@ fn csv(line: &str) -> Result<Vec<String>, String> {
         } else {
             while let Some(c) = rest.next_if(|c| *c != ',') {
                 if c == '"' {
-                    return Err("a quote stands within a field: quote the whole `\"key=value\"`".to_owned());
+                    return Err("a quote is inside a field: quote the whole `\"key=value\"`".to_owned());
                 }
                 field.push(c);
             }

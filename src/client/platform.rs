@@ -30,7 +30,7 @@ pub(crate) struct Named {
 pub(crate) fn platform(text: &str) -> Result<Platform, String> {
     let wrong = || "write it as `OS/ARCH`, for example `linux/amd64`".to_owned();
     let named = |system: String, (architecture, variant): (String, String)| {
-        // A plain `arm` is the seventh.
+        // `arm` without a variant means v7.
         let variant = if architecture == "arm" && variant.is_empty() { "v7".to_owned() } else { variant };
         Platform::Named(Named { system, architecture, variant })
     };
@@ -49,7 +49,7 @@ pub(crate) fn platform(text: &str) -> Result<Platform, String> {
             } else if ARCHITECTURES.contains(&architecture.0.as_str()) {
                 Ok(named("linux".to_owned(), architecture))
             } else {
-                Err(format!("`{one}` is no operating system or architecture that is known; {}", wrong()))
+                Err(format!("`{one}` is not a known operating system or architecture; {}", wrong()))
             }
         }
         [os, arch] => Ok(named(system(os), architecture(arch, ""))),

@@ -1,4 +1,4 @@
-//! What a command writes: results on standard output, everything else on standard error.
+//! Output of commands: results go to standard output, everything else to standard error.
 
 use std::{
     fmt,
@@ -13,7 +13,7 @@ pub(crate) fn line(text: impl fmt::Display) -> Result<(), Stop> {
     written(writeln!(io::stdout().lock(), "{text}"))
 }
 
-/// Writes a result of several lines, as it is.
+/// Writes a result of several lines unchanged.
 pub(crate) fn text(text: &str) -> Result<(), Stop> {
     let mut out = io::stdout().lock();
     written(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
@@ -29,13 +29,13 @@ fn written(result: io::Result<()>) -> Result<(), Stop> {
     }
 }
 
-/// Tells a person something beside the result.
+/// Tells the user something besides the result.
 pub(crate) fn note(text: impl fmt::Display) {
-    // A closed standard error leaves nobody to tell.
+    // If standard error is closed, nobody is reading.
     let _ = writeln!(io::stderr().lock(), "{}", printable(&text.to_string()));
 }
 
-/// Tells a person what failed.
+/// Reports a failure.
 pub(crate) fn failure(failure: &Failure) {
     note_lines("ERROR", &failure.text);
     if let Some(hint) = &failure.hint {
@@ -43,17 +43,17 @@ pub(crate) fn failure(failure: &Failure) {
     }
 }
 
-/// Tells a person what to do.
+/// Prints a hint about what to do.
 pub(crate) fn hint(hint: &str) {
     note_lines("hint", hint);
 }
 
-/// Text of several lines keeps them: each is made printable on its own.
+/// Keeps the line breaks of `text`, and makes each line printable.
 fn note_lines(label: &str, text: &str) {
     let mut lines = text.lines();
     note(format_args!("{label}: {}", lines.next().unwrap_or_default()));
     for line in lines {
-        // Set in, so that text from outside cannot pass for a line of ours.
+        // Indented, so that text from outside cannot pass for a line of our own.
         note(format_args!("  {line}"));
     }
 }

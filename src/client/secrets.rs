@@ -18,7 +18,7 @@ use crate::names::Secret;
 /// BuildKit's own limit (`session/secrets/secretsprovider`).
 const BYTES_MAX: u64 = 500 * 1024;
 
-/// Where each secret's value is. A file is read when it is asked for.
+/// Where each secret's value is. A file is read when the build asks for it.
 #[derive(Debug, Default)]
 pub(crate) struct Secrets {
     values: BTreeMap<String, Value>,
@@ -31,7 +31,7 @@ enum Value {
 }
 
 impl Secrets {
-    /// Looks for every source, so that one that is missing is told before anything is built.
+    /// Checks that every source exists, so that a missing one is reported before the build starts.
     pub(crate) fn find(sources: &[SecretSource], env: &Env) -> Result<Self, Failure> {
         let mut values = BTreeMap::new();
         for source in sources {
@@ -93,7 +93,7 @@ fn known(id: &str, value: String) -> Result<Value, Failure> {
 
 fn check_size(id: &str, bytes: u64) -> Result<(), Failure> {
     if bytes > BYTES_MAX {
-        return Err(Failure::usage(format!("secret `{id}` is too big: a secret has at most 500 KiB")));
+        return Err(Failure::usage(format!("secret `{id}` is too large: the limit is 500 KiB")));
     }
     Ok(())
 }
@@ -122,8 +122,8 @@ mod tests {
 
         // It grew after it was found.
         fs::write(&path, vec![b'x'; 512_001]).unwrap();
-        assert!(secrets.get("a").await.unwrap_err().text.contains("too big"));
-        assert!(find(&[&flag], &[]).unwrap_err().text.contains("too big"));
+        assert!(secrets.get("a").await.unwrap_err().text.contains("too large"));
+        assert!(find(&[&flag], &[]).unwrap_err().text.contains("too large"));
         fs::remove_file(&path).unwrap();
     }
 

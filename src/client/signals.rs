@@ -6,8 +6,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::exit::{Exit, Failure, Stop};
 
-/// SIGINT, SIGTERM and SIGHUP, from when it is made on. A SIGHUP that was ignored when the command
-/// was started stays so: that is what `nohup` asks for.
+/// Catches SIGINT, SIGTERM and SIGHUP from its creation on. A SIGHUP that was ignored when the command
+/// started stays ignored, as `nohup` intends.
 #[derive(Debug)]
 pub(crate) struct Signals {
     interrupt: Signal,
@@ -16,7 +16,7 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    /// Takes the signals over.
+    /// Starts catching the signals.
     pub(crate) fn take() -> Result<Self, Failure> {
         let ignored = ignored(&fs::read_to_string("/proc/self/status").unwrap_or_default());
         let hang_up = SignalKind::hangup();
@@ -31,7 +31,7 @@ impl Signals {
         all().map_err(|error| Failure::new(Exit::Failed, format!("cannot listen for signals: {error}")))
     }
 
-    /// Waits for a signal, and says what to exit with.
+    /// Waits for a signal; returns the exit status for it.
     pub(crate) async fn next(&mut self) -> Exit {
         tokio::select! {
             _ = self.interrupt.recv() => Exit::Interrupted,
@@ -40,7 +40,7 @@ impl Signals {
         }
     }
 
-    /// Runs `call`, dropped by a signal.
+    /// Runs `call`, and drops it when a signal comes.
     pub(crate) async fn guard<T>(&mut self, call: impl Future<Output = Result<T, Stop>>) -> Result<T, Stop> {
         tokio::select! {
             result = call => result,
@@ -58,7 +58,7 @@ async fn received(signal: Option<&mut Signal>) {
     }
 }
 
-/// The ignored signals of proc_pid_status(5), a bit each, signal 1 the lowest.
+/// The mask of ignored signals (proc_pid_status(5)); bit 0 is signal 1.
 fn ignored(status: &str) -> u64 {
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)

@@ -1,12 +1,12 @@
-//! What is said once a build has ended: its warnings, and why it failed.
+//! The text after a build: its warnings, and why it failed.
 
 use std::fmt::Write as _;
 
 use super::progress::{Model, Source, State, Tail, Vertex, one_line};
 use crate::wire::v1;
 
-/// Why the build failed, as buildx says it: the failing step's output, the Dockerfile's lines
-/// around it, and the error. Fit for a console; ends with a newline.
+/// Why the build failed, in buildx's form: the failed step's output, the Dockerfile's lines around it,
+/// and the error. Safe for a console; ends with a newline.
 pub fn failure(failure: &v1::BuildFailure, model: &Model) -> String {
     let mut text = String::new();
     let failed = |vertex: &&Vertex| matches!(vertex.state(), State::Failed(_));

@@ -1,4 +1,4 @@
-//! Sizes and ages as docker's command line reads and writes them.
+//! Sizes and ages in the form that docker's command line uses.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ pub(crate) fn parse_size(text: &str) -> Result<i64, String> {
         _ => return Err(wrong()),
     };
     let bytes = number * 1024f64.powi(power);
-    // Within the range in which a double counts whole bytes: 8 PiB.
+    // A double counts whole bytes exactly up to 8 PiB.
     if !(0.0..=9_007_199_254_740_992.0).contains(&bytes) {
         return Err(wrong());
     }
@@ -47,7 +47,7 @@ pub(crate) fn human_size(bytes: i64) -> String {
         _ => 2,
     };
     let number = format!("{size:.decimals$}");
-    // Go's `%.4g` writes no zeros at the end: `4.5MB`.
+    // Go's `%.4g` writes no trailing zeros: `4.5MB`.
     let number =
         if number.contains('.') { number.trim_end_matches('0').trim_end_matches('.') } else { &number };
     format!("{number}{unit}")

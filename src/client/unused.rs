@@ -1,8 +1,8 @@
-//! Flags of `docker build` that nothing is left to do for.
+//! Flags of the old `docker build` that no longer have an effect.
 
 use clap::Args;
 
-/// Flags of the builder before BuildKit, which buildx takes and does nothing with.
+/// Flags of the builder before BuildKit. buildx accepts and ignores them, too.
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct UnusedArgs {
     #[arg(long, hide = true)]
@@ -34,7 +34,7 @@ pub(crate) struct UnusedArgs {
 }
 
 impl UnusedArgs {
-    /// What somebody may miss: each flag, and why it does nothing.
+    /// The given flags whose effect a user may miss, each with the reason why it has none.
     pub(crate) fn missed(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
         const LIMITS: &str = "BuildKit does not limit a single build";
         let flags = [

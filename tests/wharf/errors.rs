@@ -42,7 +42,7 @@ async fn no_daemon(test: Arc<Test>) {
     job.at("tcp://127.0.0.1:1").run(["images"]).await.ended(2).says(&["unix://"]);
     // A socket that was left behind.
     wharfd.kill().await;
-    job.run(["images"]).await.ended(4).says(&["nobody listens"]);
+    job.run(["images"]).await.ended(4).says(&["nothing is listening"]);
 }
 
 async fn no_engine(test: Arc<Test>) {

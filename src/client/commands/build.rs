@@ -38,18 +38,18 @@ use crate::{
     },
 };
 
-/// How long a cancelled build may take to say that it has stopped. wharfd stops it within 2 s of
-/// hearing of it, and hears of a client that is gone all the same.
+/// How long to wait for a cancelled build to report that it has stopped. wharfd stops it within 2 s even
+/// if the client is gone.
 const CANCEL_TIMEOUT: Duration = Duration::from_millis(1500);
-/// A session that ended takes its builds with it; theirs is the better reason, in a moment.
+/// A build ends with its session; wait this long for the build's own, better error.
 const REASON_TIMEOUT: Duration = Duration::from_secs(1);
-/// Pieces of a tar, and how many of them wait for the connection.
+/// The size of a tar's pieces, and how many may wait for the connection.
 const PIECE_BYTES: usize = 256 * 1024;
 const PIECES_MAX: usize = 2;
 
-/// What chooses among the warnings about a Dockerfile, as its `# check=` does.
+/// The build argument that selects warnings about a Dockerfile, like its `# check=` directive.
 const CHECK: &str = "BUILDKIT_DOCKERFILE_CHECK";
-/// A hundred warnings about a Dockerfile of this size fit into the 16 MiB that are read of one message.
+/// With a Dockerfile of this size, a hundred warnings fit into a message, which has at most 16 MiB.
 const CHECKED_BYTES_MAX: usize = 128 * 1024;
 
 /// How a build ended.
@@ -59,7 +59,7 @@ enum Ended {
 }
 
 pub(super) async fn run(mut call: Call, args: BuildArgs) -> Result<(), Stop> {
-    // Whatever can be wrong here is told before wharfd is bothered.
+    // Check everything that can be checked here before calling wharfd.
     let mode = display::mode(&call, args.progress, args.quiet)?;
     if args.push && args.tags.is_empty() {
         return Err(Failure::usage("`--push` needs a name to push").hint("name the image by `--tag`").into());
@@ -75,7 +75,7 @@ pub(super) async fn run(mut call: Call, args: BuildArgs) -> Result<(), Stop> {
     for (flag, why) in args.unused.missed() {
         print::note(format_args!("WARN: `{flag}` has no effect: {why}"));
     }
-    // Where a later run's checkout lies, however its agent names it.
+    // The checkout's location, which differs between agents and runs.
     let workspace = call.env.path(env::WORKSPACE);
     let prepare = async {
         let source = Source::open(&args.context, args.file.as_deref(), workspace.as_deref(), stdin())
@@ -109,7 +109,7 @@ pub(super) async fn run(mut call: Call, args: BuildArgs) -> Result<(), Stop> {
         Err(stop) => {
             display.finish(Outcome::Stopped);
             Err(match (stop, answers.take_failure()) {
-                // What wharfd says of a stream that broke is why it broke here.
+                // wharfd only sees a broken stream; the failure here is the reason.
                 (Stop::Failed(_), Some(failure)) => failure.into(),
                 (stop, _) => stop,
             })
@@ -151,13 +151,13 @@ async fn build(
             Err(_) => Err(lost.into()),
         },
         exit = call.signals.next() => {
-            // The end of the session cancels the build. Its last word comes when it has stopped; a
-            // second signal does not wait for it.
+            // Ending the session cancels the build. Wait for the build to stop, unless a second signal
+            // comes.
             drop(session);
             let stopped = async {
                 tokio::select! {
                     _ = &mut building => {}
-                    // Still answers: what runs may need it to end.
+                    // Keep answering: running steps may need it in order to end.
                     _ = async { (&mut serving).await; std::future::pending::<()>().await } => {}
                 }
             };
@@ -183,7 +183,7 @@ async fn receive(
     let sent = until_whole(sent);
     let sending = async {
         match send_tar(tar, requests).await {
-            // All is sent: what is left is wharfd's to say.
+            // Everything is sent; now it is up to wharfd.
             Ok(()) => std::future::pending().await,
             Err(failure) => failure,
         }
@@ -205,8 +205,8 @@ async fn receive(
     }
 }
 
-/// The requests up to the `None` that says that they are whole. When they are cut off before it,
-/// the stream does not end: half a tar would pass for a whole one. The connection's end ends it.
+/// The requests up to the `None` that marks their end. If they break off before it, the stream stays
+/// open until the connection ends: otherwise half a tar could pass for a whole one.
 fn until_whole(
     requests: mpsc::Receiver<Option<BuildRequest>>,
 ) -> impl Stream<Item = BuildRequest> + Send + 'static {
@@ -229,7 +229,7 @@ async fn send_tar(tar: Option<Tar>, requests: mpsc::Sender<Option<BuildRequest>>
             }
             let request = BuildRequest { request: Some(build_request::Request::Tar(piece.freeze())) };
             if requests.send(Some(request)).await.is_err() {
-                // wharfd wants no more: its answer says why.
+                // wharfd has stopped reading; its answer says why.
                 return Ok(());
             }
         }
@@ -238,7 +238,7 @@ async fn send_tar(tar: Option<Tar>, requests: mpsc::Sender<Option<BuildRequest>>
     Ok(())
 }
 
-/// The build, in the API's words.
+/// The build as the API describes it.
 fn spec(args: &BuildArgs, env: &Env, docker: &DockerConfig) -> Result<BuildSpec, Failure> {
     let proxies = docker.proxies().map(|(name, value)| (name.to_owned(), value.to_owned()));
     let mut build_args: HashMap<String, String> = proxies.collect();
@@ -252,7 +252,7 @@ fn spec(args: &BuildArgs, env: &Env, docker: &DockerConfig) -> Result<BuildSpec,
             None => build_args.remove(&arg.key),
         };
     }
-    // As buildx passes it on (docs/build-repro.md in BuildKit); who names it by a flag means that.
+    // As buildx does (docs/build-repro.md in BuildKit); a flag takes precedence.
     if !args.build_args.iter().any(|arg| arg.key == SOURCE_DATE_EPOCH.name)
         && let Some(epoch) = env.get(SOURCE_DATE_EPOCH)?
     {
@@ -280,9 +280,9 @@ fn spec(args: &BuildArgs, env: &Env, docker: &DockerConfig) -> Result<BuildSpec,
     })
 }
 
-/// Each warning carries the whole Dockerfile, and BuildKit sends all warnings in one message: with a
-/// generated Dockerfile it is too large to be read, and the rest of the log is lost. Such a Dockerfile
-/// is built without its warnings, unless it or the caller says which are wanted.
+/// Turns warnings off for a large Dockerfile, unless it or the caller selects some. Each warning carries
+/// the whole Dockerfile, and BuildKit sends all warnings in one message: if that is too large to be
+/// read, the rest of the log is lost.
 fn leave_checks_out(dockerfile: &[u8], build_args: &mut HashMap<String, String>) {
     let says_which = || {
         let text = String::from_utf8_lossy(dockerfile);
@@ -301,7 +301,7 @@ fn leave_checks_out(dockerfile: &[u8], build_args: &mut HashMap<String, String>)
     ));
 }
 
-/// The one platform that is built for; empty: the node's own.
+/// The platform to build for; empty for the node's own.
 fn platform(asked: &[Platform]) -> Result<String, Failure> {
     match asked {
         [] => Ok(String::new()),
@@ -314,10 +314,10 @@ fn platform(asked: &[Platform]) -> Result<String, Failure> {
     }
 }
 
-/// Tells of the image, to files and people.
+/// Reports the image, to files and to the user.
 fn done(args: &BuildArgs, mode: Mode, result: &BuildResult) -> Result<(), Stop> {
     if let Some(path) = &args.metadata_file {
-        // A registry's digest is known from the push, also where the engine itself has none.
+        // The push knows the registry's digest even if the engine has none.
         let pushed = result.pushed.first().map_or("", |pushed| pushed.digest.as_str());
         let digest = if result.digest.is_empty() { pushed } else { &result.digest };
         Metadata {
@@ -328,7 +328,7 @@ fn done(args: &BuildArgs, mode: Mode, result: &BuildResult) -> Result<(), Stop> 
         }
         .write(path)?;
     }
-    // The last file: whoever waits for the id finds the rest there.
+    // Written last: a program that waits for the id then finds the other files, too.
     if let Some(path) = &args.iidfile {
         files::write(path, result.image_id.as_bytes())?;
     }

@@ -24,13 +24,13 @@ use crate::{
 /// How often a terminal is redrawn.
 const TICK: Duration = Duration::from_millis(100);
 
-/// What is drawn on, from before the call to its end.
+/// The progress display, from before the call to its end.
 pub(super) struct Display {
     progress: Progress<Stderr>,
     ticks: Interval,
 }
 
-/// What a call with progress answers, message by message.
+/// A message of a call that reports progress.
 pub(super) enum Message<R> {
     Progress(v1::Progress),
     Result(R),
@@ -43,7 +43,7 @@ impl Display {
         Self { progress: Progress::new(mode, stderr(), console).doing(doing), ticks }
     }
 
-    /// Keeps the picture alive while `next` is waited for.
+    /// Keeps the picture moving while waiting for `next`.
     pub(super) async fn during<T>(&mut self, next: impl Future<Output = T>) -> T {
         let mut next = pin!(next);
         loop {
@@ -74,7 +74,7 @@ impl Display {
     }
 }
 
-/// How progress is shown: by the flags, else by the environment.
+/// The progress mode, from the flags, else from the environment.
 pub(super) fn mode(call: &Call, args: ProgressArgs, quiet: bool) -> Result<Mode, Failure> {
     if quiet {
         return match args.progress {
@@ -91,7 +91,7 @@ pub(super) fn mode(call: &Call, args: ProgressArgs, quiet: bool) -> Result<Mode,
         if let Some(value) = call.env.get(variable)? {
             return Mode::from_str(&value, true).map_err(|_| {
                 Failure::usage(format!(
-                    "{}: there is no style `{value}`; there are auto, plain, tty, quiet",
+                    "{}: there is no style `{value}`; the styles are auto, plain, tty and quiet",
                     variable.name
                 ))
             });

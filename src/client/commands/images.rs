@@ -18,7 +18,7 @@ use crate::{
 
 const NONE: &str = "<none>";
 const COLUMNS: [&str; 5] = ["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"];
-/// Docker puts three spaces between the widest cell of a column and the next.
+/// Docker puts three spaces between the widest cell of a column and the next column.
 const GAP: usize = 3;
 
 struct Row {
@@ -64,7 +64,7 @@ pub(super) async fn run(mut call: Call, args: ImagesArgs) -> Result<(), Stop> {
     }
 }
 
-/// A row for each reference, or one for an image that has none.
+/// A row for each reference, or a single one for an image without any.
 fn rows(image: &Image, no_trunc: bool) -> Vec<Row> {
     let row = |repository: String, tag: &str| Row {
         repository,

@@ -65,7 +65,7 @@ pub(super) async fn get(call: &mut Call) -> Result<GetInfoResponse, Stop> {
     call.signals.guard(asked).await
 }
 
-/// Lines of a name and a value; a heading has no value.
+/// Formats lines of a name and a value; a heading has no value.
 pub(super) fn listing(fields: &[(&str, &str)]) -> String {
     let line = |(name, value): &(&str, &str)| {
         if value.is_empty() { format!("{name}\n") } else { format!("{name}: {}\n", printable(value)) }

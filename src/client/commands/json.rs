@@ -7,8 +7,8 @@ use crate::{
     names::printable_json,
 };
 
-/// `text`, indented, its keys in the order that they have: docker's is known to its readers. What could
-/// drive their terminal or hide text is escaped.
+/// Indents `text` and keeps the order of its keys: docker's order is familiar to readers. Characters that
+/// could drive a terminal or hide text are escaped.
 pub(super) fn indented(text: &str, indent: &str) -> Result<String, Failure> {
     let failed = |error: &dyn std::fmt::Display| {
         Failure::new(Exit::Failed, format!("wharfd's answer is not the JSON that it should be: {error}"))

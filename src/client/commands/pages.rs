@@ -1,4 +1,4 @@
-//! `wharf completion` and `wharf man`: what shells and `man` know of wharf, from its own definition.
+//! `wharf completion` and `wharf man`, generated from the definition of the command line.
 
 use clap_complete::Shell;
 
@@ -21,7 +21,7 @@ fn completions(shell: Shell) -> String {
 pub(super) fn man(args: &ManArgs) -> Result<(), Stop> {
     clap_mangen::generate_to(Cli::definition(), &args.directory).map_err(|error| {
         let text = format!("cannot write man pages to {}: {error}", args.directory.display());
-        Failure::new(Exit::Failed, text).hint("name a directory that is there and can be written to").into()
+        Failure::new(Exit::Failed, text).hint("name an existing, writable directory").into()
     })
 }
 

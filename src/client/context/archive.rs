@@ -1,21 +1,21 @@
-//! Telling an archive from a Dockerfile by its first bytes.
+//! Tells an archive from a Dockerfile by its first bytes.
 
-/// As many bytes as [`is_archive`] looks at: a tar's first header.
+/// How many bytes [`is_archive`] looks at: a tar's first header.
 pub(crate) const HEAD_BYTES: usize = 512;
 
-/// What begins a compressed stream: bzip2, gzip, xz, Zstandard.
+/// The first bytes of compressed streams: bzip2, gzip, xz, Zstandard.
 const COMPRESSED: [&[u8]; 4] =
     [b"BZh", &[0x1f, 0x8b, 0x08], &[0xfd, b'7', b'z', b'X', b'Z', 0], &[0x28, 0xb5, 0x2f, 0xfd]];
 
-/// Where a tar's header has its checksum (POSIX pax, ustar interchange format).
+/// The checksum field of a tar header (POSIX pax, ustar interchange format).
 const CHECKSUM: std::ops::Range<usize> = 148..156;
 
-/// Whether `head` begins a tar, or something compressed that can only be one.
+/// Whether `head` is the beginning of a tar, or of compressed data, which can only be a tar.
 pub(crate) fn is_archive(head: &[u8]) -> bool {
     COMPRESSED.iter().any(|magic| head.starts_with(magic)) || is_tar_header(head)
 }
 
-/// Whether the header's checksum is right. The oldest tars have no magic, and no text has this.
+/// Whether the header's checksum is right. The oldest tars have no magic number, and no text passes this.
 fn is_tar_header(head: &[u8]) -> bool {
     let (Some(header), Some(field)) = (head.get(..HEAD_BYTES), head.get(CHECKSUM)) else { return false };
     let digits: String = field

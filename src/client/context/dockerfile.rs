@@ -1,7 +1,7 @@
-//! The Dockerfile and the ignore files, as the command line and the repository name them.
+//! Finds and reads the Dockerfile and the ignore files.
 //!
-//! They are read here and offered as plain files: BuildKit takes an ignore file that it cannot read
-//! for none, and would build with all that it leaves out.
+//! They are offered to BuildKit as plain files: if it cannot read an ignore file, it carries on without
+//! one, and the build would get everything that the file excludes.
 
 use std::{
     ffi::OsStr,
@@ -19,22 +19,22 @@ use super::{
     source::{DOCKERFILE, DOCKERFILE_BYTES_MAX, SourceError},
 };
 
-/// What a context's ignore file is called, unless one is the Dockerfile's own.
+/// The name of a context's ignore file. A Dockerfile may have its own, with this as a suffix.
 pub(crate) const IGNORE: &str = ".dockerignore";
 
-/// A Dockerfile, and the ignore file of its own that lies beside it.
+/// A Dockerfile, and its own ignore file if there is one beside it.
 pub(crate) struct Dockerfile {
     /// The directory that holds it, without symlinks.
     pub(crate) directory: PathBuf,
-    /// As it was named there, be it a link.
+    /// Its name in that directory, even if that is a link.
     pub(crate) name: String,
     pub(crate) text: Bytes,
     pub(crate) ignore: Option<Bytes>,
 }
 
 impl Dockerfile {
-    /// Reads `file`. None of the links that lie in `context` or in `workspace` may lead out of it,
-    /// and the Dockerfile itself, if it is a link, has to stay in the context or its own directory.
+    /// Reads `file`. No link inside `context` or `workspace` may lead out of it, and if the Dockerfile
+    /// itself is a link, it must point into the context or its own directory.
     pub(crate) fn read(file: &Path, context: &Path, workspace: Option<&Path>) -> Result<Self, SourceError> {
         let not_read = |path: &Path| {
             let path = path.to_owned();
@@ -77,7 +77,8 @@ impl Dockerfile {
     }
 }
 
-/// Reads the ignore file `name` of `directory`, which was named `told`; none if it is not there.
+/// Reads the ignore file `name` of `directory`, if it exists. `told` is the user's name for the
+/// directory.
 pub(crate) fn ignore(
     told: &Path,
     directory: &Path,
@@ -104,7 +105,7 @@ pub(crate) fn ignore(
     }
 }
 
-/// Refuses what a link that lies in `area` leads to, if that is outside.
+/// Fails if a link inside `area` leads out of it.
 pub(crate) fn stay(found: &Resolved, area: Option<&Path>, called: &'static str) -> Result<(), SourceError> {
     match area.and_then(|area| found.leaves(area)) {
         Some(link) => {
@@ -126,7 +127,7 @@ fn stay_in_either(
     Err(SourceError::LeadsOut { link: told.to_owned(), of: "the build context", target: found.real.clone() })
 }
 
-/// Opens whatever stands there, which must neither block nor be followed.
+/// Opens whatever is there, without blocking on a pipe or following a link.
 fn open(path: &Path) -> io::Result<(fs::File, Metadata)> {
     let flags = i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits()).unwrap_or_default();
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
@@ -134,7 +135,7 @@ fn open(path: &Path) -> io::Result<(fs::File, Metadata)> {
     Ok((file, metadata))
 }
 
-/// The file's bytes; none if there are too many.
+/// The file's bytes, or none if there are too many.
 fn read(file: &fs::File) -> io::Result<Option<Bytes>> {
     let mut bytes = Vec::new();
     file.take(DOCKERFILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;

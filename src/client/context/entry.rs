@@ -1,4 +1,4 @@
-//! What the sync says of a file: `fsutil.types.Stat`.
+//! A file's description in the sync: `fsutil.types.Stat`.
 
 use std::{
     fs::{self, Metadata},
@@ -16,18 +16,18 @@ use rustix::{
 use super::Error;
 use crate::wire::mode;
 
-/// Linux's limit of a list of attributes and of a value.
+/// Linux's size limit for a list of attributes, and for a value.
 const XATTR_BYTES_MAX: usize = 64 * 1024;
 
 /// A file, directory or link as it is announced.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
-    /// As it goes over the wire; the path is relative to the root.
+    /// As sent; the path is relative to the root.
     pub stat: Stat,
 }
 
 impl Entry {
-    /// Whether its bytes can be asked for.
+    /// Whether it has content that can be requested.
     pub fn is_file(&self) -> bool {
         self.stat.mode & mode::TYPE == 0
     }
@@ -37,7 +37,7 @@ impl Entry {
         u64::try_from(self.stat.size).unwrap_or(0)
     }
 
-    /// Describes what is at `file`; owners are left out, as Docker does.
+    /// Describes `file`, without its owner, as Docker does.
     pub(crate) fn of(
         file: &Path,
         path: &str,
@@ -66,7 +66,7 @@ impl Entry {
     }
 }
 
-/// `st_mode` as Go has it. A socket is announced as an empty file: there is no tar of one.
+/// `st_mode` in Go's encoding. A socket is announced as an empty file, since a tar cannot contain one.
 fn go_mode(st_mode: u32) -> u32 {
     use rustix::fs::{FileType, Mode};
     let kind = match FileType::from_raw_mode(st_mode) {
@@ -82,7 +82,7 @@ fn go_mode(st_mode: u32) -> u32 {
     special.fold(kind | (st_mode & 0o777), |all, bit| all | bit)
 }
 
-/// Room to read attributes into, kept from one file to the next.
+/// Buffers for attributes, reused from file to file.
 pub(crate) struct Scratch {
     names: Box<[u8]>,
     value: Box<[u8]>,
@@ -93,8 +93,7 @@ impl Scratch {
         Self { names: vec![0; XATTR_BYTES_MAX].into(), value: vec![0; XATTR_BYTES_MAX].into() }
     }
 
-    /// All extended attributes but macOS's, like BuildKit's own client; one that cannot be read is
-    /// left out.
+    /// Reads all extended attributes but macOS's, like BuildKit's own client, and skips unreadable ones.
     fn xattrs(&mut self, file: &Path, stat: &mut Stat) -> io::Result<()> {
         let length = match llistxattr(file, &mut *self.names) {
             Ok(length) => length,

@@ -1,4 +1,4 @@
-//! What of a directory goes to the build: the patterns of one request, judged entry by entry.
+//! Decides, entry by entry, which part of a directory goes to the build: the patterns of one request.
 
 use std::path::Path;
 
@@ -15,16 +15,16 @@ pub struct Filter {
     exclude: Option<Patterns>,
 }
 
-/// What becomes of an entry that is not passed over with all that is in it.
+/// The decision on an entry that is not skipped with everything in it.
 pub(crate) struct Verdict {
-    /// Whether it is sent; a directory that is not may hold something that is.
+    /// Whether to send it. An unwanted directory may contain wanted entries.
     pub(crate) wanted: bool,
     pub(crate) include: Matched,
     pub(crate) exclude: Matched,
 }
 
 impl Filter {
-    /// Reads the patterns of `request`; its follow paths are looked up under `root`, if there is one.
+    /// Reads the patterns of `request`, and resolves its follow paths under `root`, if there is one.
     ///
     /// # Errors
     /// When a pattern is not well-formed or a directory on the way of a path cannot be read.
@@ -47,7 +47,7 @@ impl Filter {
         Ok(Self { include: read(&include)?, exclude: read(&request.exclude_patterns)? })
     }
 
-    /// Judges an entry; `None` passes over it and all that is in it.
+    /// Judges an entry; `None` skips it and everything in it.
     pub(crate) fn judge(
         &self,
         path: &str,
@@ -66,8 +66,8 @@ impl Filter {
             }
             verdict.include = below;
         }
-        // A file that is out already is asked for all the same: a pattern that cannot be matched is
-        // an error whichever comes first.
+        // Even an unwanted file is matched: a pattern that cannot be matched is an error regardless of
+        // the order.
         if let Some(patterns) = &self.exclude {
             let (matched, below) = patterns.matches(path, exclude).map_err(Error::Pattern)?;
             if matched {

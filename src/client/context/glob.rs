@@ -6,8 +6,8 @@ pub(crate) struct BadPattern;
 
 /// Whether `pattern` is well-formed.
 pub(crate) fn check(pattern: &str) -> Result<(), BadPattern> {
-    // As Docker asks: whether "." matches. A pattern's error may hide behind its first mismatch,
-    // and such a pattern is accepted, there as here.
+    // Docker's own check: does "." match? An error behind the first mismatch goes unnoticed, and such
+    // a pattern is accepted there as here.
     matches(pattern, ".").map(drop)
 }
 
@@ -20,7 +20,7 @@ pub(crate) fn matches(pattern: &str, name: &str) -> Result<bool, BadPattern> {
         if star && chunk.is_empty() {
             return Ok(!name.contains('/'));
         }
-        // The last chunk has to use up the name; an earlier one leaves the rest to its followers.
+        // The last chunk must use up the name; earlier chunks leave the rest to those after them.
         let fits = |left: &str| left.is_empty() || !rest.is_empty();
         if let Some(left) = match_chunk(chunk, name)?
             && fits(left)
@@ -67,8 +67,8 @@ fn next_chunk(pattern: &str) -> (bool, &str, &str) {
     (star, after, "")
 }
 
-/// What of `name` is left after `chunk`, which has no star; the chunk is read to its end even
-/// after a mismatch, for its errors.
+/// The rest of `name` after `chunk`, which contains no star. The chunk is read to its end even after a
+/// mismatch, to find its errors.
 fn match_chunk<'a>(chunk: &str, name: &'a str) -> Result<Option<&'a str>, BadPattern> {
     let mut failed = false;
     let mut name = name.chars();
@@ -119,7 +119,7 @@ fn class(chunk: &mut std::str::Chars<'_>, found: Option<char>) -> Result<bool, B
     Ok(within != negated)
 }
 
-/// One end of a range; something has to follow it, at least the `]`.
+/// One end of a range; something must follow it, at least the `]`.
 fn class_char(text: &str) -> Result<(char, &str), BadPattern> {
     let text = match text.strip_prefix('\\') {
         Some(escaped) => escaped,

@@ -1,4 +1,4 @@
-//! Follow paths: which patterns reach what a path names, through symlinks inside of the root.
+//! Follow paths: finds the patterns that match the target of a path, through symlinks inside the root.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -8,18 +8,18 @@ use std::{
 
 use super::{Error, glob, path};
 
-/// Linux's own limit of symlinks on the way of one path.
+/// Linux's own limit on symlinks in the resolution of a path.
 const HOPS_MAX: u32 = 40;
 
-/// A path on its way: what is resolved, what is still to come.
+/// A partly resolved path: the part that is done, and the rest.
 struct Step {
     at: String,
     rest: String,
     hops: u32,
 }
 
-/// The patterns, sorted, that match `paths` and every symlink on their way. A path that does not
-/// exist stays as it is. None at all means that one of them is the root: everything.
+/// The sorted patterns that match `paths` and every symlink on their way. Paths that do not exist are
+/// kept unchanged. An empty result means everything: one of the paths is the root.
 pub(crate) fn follow(root: &Path, paths: &[String]) -> Result<Vec<String>, Error> {
     let mut resolved = BTreeSet::new();
     let mut seen = HashSet::new();
@@ -27,7 +27,7 @@ pub(crate) fn follow(root: &Path, paths: &[String]) -> Result<Vec<String>, Error
         paths.iter().map(|path| Step { at: String::new(), rest: relative(path), hops: 0 }).collect();
     while let Some(Step { mut at, rest, hops }) = steps.pop() {
         if rest == "." || rest == ".." || rest.starts_with("../") {
-            // The root itself, or a path out of it, which nothing matches and nobody looks at.
+            // The root itself, or a path out of it, which matches nothing and is never looked up.
             resolved.insert(rest);
             continue;
         }
@@ -41,7 +41,7 @@ pub(crate) fn follow(root: &Path, paths: &[String]) -> Result<Vec<String>, Error
             steps.push(Step { at, rest: rest.to_owned(), hops });
             continue;
         }
-        // A link to itself comes back here; one that grows on its way runs out of hops.
+        // This stops a link to itself; a link that grows with each round runs out of hops.
         if hops < HOPS_MAX && seen.insert((at.clone(), rest.to_owned())) {
             steps.extend(targets.into_iter().map(|target| Step {
                 at: String::new(),
@@ -59,14 +59,14 @@ fn relative(path: &str) -> String {
     path::clean(&format!("./{path}"))
 }
 
-/// Without what lies inside of another one; nothing where one is the root.
+/// Drops patterns that lie inside another one; drops all if one is the root.
 pub(crate) fn outermost(patterns: impl IntoIterator<Item = String>) -> Vec<String> {
     let mut kept: Vec<String> = Vec::new();
     for pattern in patterns {
         if pattern == "." {
             return Vec::new();
         }
-        // Before the first one this drops what begins with a `/`, which matches nothing anyway.
+        // With nothing kept yet, this drops patterns that begin with `/`; they match nothing anyway.
         let last = kept.last().map_or("", String::as_str);
         if !pattern.strip_prefix(last).is_some_and(|rest| rest.starts_with('/')) {
             kept.push(pattern);
@@ -75,8 +75,8 @@ pub(crate) fn outermost(patterns: impl IntoIterator<Item = String>) -> Vec<Strin
     kept
 }
 
-/// Where `at` points to, seen from the root, if it is a symlink; a wildcard in its last part
-/// stands for each symlink that it matches.
+/// The targets of `at`, relative to the root, if it is a symlink. A wildcard in its last part stands
+/// for every symlink that it matches.
 fn targets(root: &Path, at: &str) -> Result<Vec<String>, Error> {
     let parent = path::parent(at);
     let name = at.rsplit_once('/').map_or(at, |(_, name)| name);
@@ -91,7 +91,7 @@ fn targets(root: &Path, at: &str) -> Result<Vec<String>, Error> {
     let mut found = Vec::new();
     for entry in listing {
         let entry = entry.map_err(|error| Error::read(parent, error))?;
-        // A name that no pattern can say is not matched by one.
+        // No pattern can match a name that is not UTF-8.
         let Some(name_here) = entry.file_name().to_str().map(str::to_owned) else { continue };
         if glob::matches(name, &name_here) == Ok(true) {
             found.extend(target(root, parent, &name_here)?);
@@ -102,7 +102,7 @@ fn targets(root: &Path, at: &str) -> Result<Vec<String>, Error> {
 
 fn target(root: &Path, parent: &str, name: &str) -> Result<Option<String>, Error> {
     match fs::read_link(root.join(parent).join(name)) {
-        // A target that no pattern can say is left to the walk, which names it.
+        // A target that is not UTF-8 is left to the walk, which reports it.
         Ok(link) => Ok(link.to_str().map(|link| {
             let from = if link.starts_with('/') { "" } else { parent };
             path::clean(&format!("/{from}/{link}"))
@@ -113,7 +113,7 @@ fn target(root: &Path, parent: &str, name: &str) -> Result<Option<String>, Error
     }
 }
 
-/// Whether the file is not there, be it that what should hold it is no directory.
+/// Whether the file does not exist, or its parent is not a directory.
 pub(crate) fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }

@@ -1,4 +1,4 @@
-//! What a build may read of the job's files: the directories of its session, filtered.
+//! The job's files that a build may read: the directories of its session, filtered.
 
 mod archive;
 mod dockerfile;
@@ -34,14 +34,14 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
-    /// A name that the sync has no way to say.
+    /// A file name that the sync cannot carry.
     #[error("{0:?}: the name is not UTF-8; rename the file or exclude it in .dockerignore")]
     NameNotUtf8(PathBuf),
-    /// A symlink's target that the sync has no way to say.
+    /// A symlink's target that the sync cannot carry.
     #[error("{0:?}: the symlink's target is not UTF-8; change it or exclude it in .dockerignore")]
     LinkNotUtf8(PathBuf),
-    /// A file that is no longer what was announced.
-    #[error("{0:?} has changed while the build was reading it")]
+    /// A file that is no longer the one that was announced.
+    #[error("{0:?} changed while the build was reading it")]
     Changed(PathBuf),
     /// A pattern of .dockerignore, or a path of the Dockerfile.
     #[error(transparent)]

@@ -1,4 +1,4 @@
-//! Paths as the patterns' language has them: Go's `path/filepath` on a Unix, on text alone.
+//! Paths as patterns use them: Go's `path/filepath` on Unix, on text alone.
 
 /// `path` in its shortest form: no `.`, no empty part, `..` only at the start (`filepath.Clean`).
 pub(crate) fn clean(path: &str) -> String {
@@ -22,7 +22,7 @@ pub(crate) fn clean(path: &str) -> String {
     }
 }
 
-/// What stands before the last part: `a` of `a/b`; empty where there is one part only.
+/// Everything before the last part: `a` of `a/b`; empty if there is only one part.
 pub(crate) fn parent(path: &str) -> &str {
     path.rsplit_once('/').map_or("", |(parent, _)| parent)
 }

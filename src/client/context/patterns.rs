@@ -21,13 +21,13 @@ pub struct Patterns {
     patterns: Vec<Pattern>,
 }
 
-/// Which of the patterns match a directory: what its entries need to know of it.
+/// Which patterns match a directory; its entries inherit this.
 #[derive(Clone, Debug, Default)]
 pub struct Matched(Box<[bool]>);
 
 #[derive(Debug)]
 struct Pattern {
-    /// Whether it began with `!`: what it matches is taken out again.
+    /// Whether it began with `!`: its matches are exempt again.
     exception: bool,
     /// Cleaned, without the `!`.
     text: String,
@@ -40,12 +40,12 @@ enum Kind {
     Prefix(usize),
     Suffix,
     Regex(Regex),
-    /// An error when it is asked, and only then: a pattern that no path gets to does no harm.
+    /// Fails when it is matched, and only then: a pattern that no path reaches does no harm.
     Invalid,
 }
 
 impl Patterns {
-    /// Reads patterns, one a line of `.dockerignore`; blank ones count for nothing.
+    /// Reads patterns, one per line of `.dockerignore`; blank lines are skipped.
     ///
     /// # Errors
     /// When one is not well-formed.
@@ -59,8 +59,8 @@ impl Patterns {
         Ok(Self { patterns })
     }
 
-    /// Whether `path` matches, and what its own entries need to know, if it is a directory. `above`
-    /// is what the directory that holds it gave; the default for an entry of the root.
+    /// Whether `path` matches, and, for a directory, the state that its entries inherit. `above` is the
+    /// state of the parent directory, or the default for an entry of the root.
     ///
     /// # Errors
     /// When a pattern that decides cannot be matched.
@@ -69,7 +69,7 @@ impl Patterns {
         let mut each = vec![false; self.patterns.len()].into_boxed_slice();
         for (at, (pattern, own)) in self.patterns.iter().zip(&mut each).enumerate() {
             let inherited = above.0.get(at).copied().unwrap_or(false);
-            // What an earlier pattern has settled needs no look at this one.
+            // This pattern could not change the outcome so far.
             if !inherited && pattern.exception != matched {
                 continue;
             }
@@ -83,13 +83,13 @@ impl Patterns {
         Ok((matched, Matched(each)))
     }
 
-    /// Whether something inside of `directory` could be matched by a pattern, or by an exception
-    /// where `exceptions` asks for those.
+    /// Whether a pattern could match something inside `directory`; with `exceptions`, whether an
+    /// exception could.
     pub(crate) fn may_match_inside(&self, directory: &str, exceptions: bool) -> bool {
         self.patterns.iter().filter(|pattern| pattern.exception == exceptions).any(|pattern| {
             let text = pattern.text.strip_suffix("/**").unwrap_or(&pattern.text);
             let text = text.strip_suffix("/*").unwrap_or(text);
-            // Wildcards may match anything; a plain one has to lead into the directory.
+            // Wildcards may match anything; a plain pattern must lead into the directory.
             text.contains(['*', '[', ']', '?', '^', '\\'])
                 || text == directory
                 || text.strip_prefix(directory).is_some_and(|rest| rest.starts_with('/'))
@@ -99,8 +99,7 @@ impl Patterns {
 
 impl Pattern {
     fn new(line: &str) -> Result<Self, PatternError> {
-        // Cleaned before the `!` is taken off, as Docker does: `!./a` stays `./a`, and matches
-        // nothing.
+        // Docker cleans the pattern before it removes the `!`: `!./a` stays `./a` and matches nothing.
         let cleaned = path::clean(line);
         let (exception, text) = match cleaned.strip_prefix('!') {
             Some("") => return Err(PatternError::Bare),
@@ -129,7 +128,7 @@ impl Pattern {
 }
 
 impl Kind {
-    /// Writes the regular expression that Docker writes, and finds whether one is needed.
+    /// Writes the same regular expression as Docker, and decides whether it is needed.
     fn of(text: &str) -> Self {
         #[derive(PartialEq)]
         enum Shape {
@@ -168,7 +167,7 @@ impl Kind {
                     expression.push_str("[^/]");
                     shape = Shape::Regex;
                 }
-                // Docker means to escape `{`, `|` and `}` too, but does not.
+                // Docker intends to escape `{`, `|` and `}`, too, but does not.
                 '.' | '+' | '(' | ')' | '$' => {
                     expression.push('\\');
                     expression.push(c);

@@ -1,5 +1,5 @@
-//! Where a path leads, and by which symlinks. A pull request can put a link anywhere in a
-//! repository; one that leads out of it must not be followed.
+//! Resolves paths, and remembers the symlinks on the way. A pull request can put a link anywhere in a
+//! repository; a link that leads out of it must not be followed.
 
 use std::{
     collections::VecDeque,
@@ -11,19 +11,19 @@ use std::{
 
 use rustix::io::Errno;
 
-/// Linux's own limit of symlinks on the way of one path.
+/// Linux's own limit on symlinks in the resolution of a path.
 const HOPS_MAX: usize = 40;
 
-/// A path without symlinks, and the symlinks that led there.
+/// A path free of symlinks, and the symlinks that led to it.
 #[derive(Debug)]
 pub(crate) struct Resolved {
     pub(crate) real: PathBuf,
-    /// Where each symlink lies, its directory without symlinks.
+    /// The location of each symlink, in a directory free of symlinks.
     links: Vec<PathBuf>,
 }
 
 impl Resolved {
-    /// The first symlink that lies inside of `area`, if the path ends outside.
+    /// The first symlink inside `area`, if the path ends outside.
     pub(crate) fn leaves(&self, area: &Path) -> Option<&Path> {
         let inside = |path: &Path| path.starts_with(area);
         let link = self.links.iter().find(|link| inside(link) && *link != area)?;
@@ -34,7 +34,7 @@ impl Resolved {
 /// Follows all symlinks of `path`, which must exist.
 ///
 /// # Errors
-/// Those of the system, also where there are too many symlinks.
+/// The system's own, including the one for too many symlinks.
 pub(crate) fn resolve(path: &Path) -> io::Result<Resolved> {
     let mut real = env::current_dir()?;
     let mut links = Vec::new();

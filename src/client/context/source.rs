@@ -1,5 +1,5 @@
-//! What `wharf build PATH|-` and `-f FILE` mean: which directories a session offers, or which tar
-//! is sent, and what the Dockerfile is called in it.
+//! Interprets `wharf build PATH|-` and `-f FILE`: the directories that the session offers, or the tar to
+//! send, and the Dockerfile's name in them.
 
 use std::{
     fmt, fs, io,
@@ -23,14 +23,14 @@ pub type Tar = Box<dyn AsyncRead + Send + Unpin>;
 /// A Dockerfile and an ignore file are held in memory; BuildKit itself reads none as large.
 pub(super) const DOCKERFILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
-/// What the Dockerfile is called unless `-f` says so.
+/// The Dockerfile's name unless `-f` gives another one.
 pub(super) const DOCKERFILE: &str = "Dockerfile";
 
 /// The path of a directory that is made from standard input. Always the same one, so that the
 /// context beside it keeps what earlier builds have sent.
 const STDIN: &str = "-";
 
-/// A build's files, found but not read.
+/// A build's files: found, but not read except for the Dockerfile and the ignore file.
 pub struct Source {
     dockerfile: String,
     text: Bytes,
@@ -56,7 +56,7 @@ pub enum SourceError {
     /// PATH is a URL.
     #[error("unable to prepare context: {0} is a URL; fetch or clone it and name the directory")]
     ContextRemote(String),
-    /// PATH cannot be looked at.
+    /// PATH cannot be read.
     #[error("unable to prepare context: {path:?}: {source}")]
     Context {
         /// Which path.
@@ -64,16 +64,16 @@ pub enum SourceError {
         /// Why.
         source: io::Error,
     },
-    /// PATH or FILE cannot be said in UTF-8, as the API has it.
+    /// PATH or FILE is not UTF-8, which the API requires.
     #[error("{0:?}: the path is not UTF-8; build from a directory whose path is")]
     NotUtf8(PathBuf),
     /// No Dockerfile.
     #[error("failed to read dockerfile: {0:?} does not exist; name another one with -f")]
     DockerfileNotFound(PathBuf),
-    /// A directory, or worse.
+    /// A directory, a pipe or a device.
     #[error("failed to read dockerfile: {0:?} is not a file; name the Dockerfile itself with -f")]
     DockerfileNotAFile(PathBuf),
-    /// The Dockerfile cannot be looked at.
+    /// The Dockerfile cannot be read.
     #[error("failed to read dockerfile: {path:?}: {source}")]
     Dockerfile {
         /// Which path.
@@ -82,9 +82,9 @@ pub enum SourceError {
         source: io::Error,
     },
     /// `.dockerignore` is a directory, a pipe.
-    #[error("failed to read {0:?}: it is not a file; remove it, or put the file in its place")]
+    #[error("failed to read {0:?}: it is not a file; replace it with one, or remove it")]
     IgnoreNotAFile(PathBuf),
-    /// `.dockerignore` is there and cannot be read: without it the build would get too much.
+    /// `.dockerignore` exists but cannot be read: without it, the build would get too much.
     #[error("failed to read {path:?}: {source}; make it readable, or remove it")]
     Ignore {
         /// Which path.
@@ -92,10 +92,10 @@ pub enum SourceError {
         /// Why.
         source: io::Error,
     },
-    /// A link of the repository leads out of it: what is there is not the repository's to name.
+    /// A link of the repository leads out of it, to files that the repository must not choose.
     #[error(
-        "{link:?} is a link that leads out of {of}, to {target:?}: it is not followed; \
-         put what the build needs in its place, or name that itself on the command line"
+        "{link:?} is a link that leads out of {of}, to {target:?}, and is not followed; \
+         replace it with the file or directory itself, or name that on the command line"
     )]
     LeadsOut {
         /// The link.
@@ -132,8 +132,8 @@ pub enum SourceError {
 }
 
 impl Source {
-    /// Finds what to build from. `workspace` is the job's, to which a directory's path is relative
-    /// where it lies inside: a later run that gets another workspace finds what it has sent.
+    /// Finds the files to build from. Paths inside `workspace`, the job's, are sent relative to it, so
+    /// that a later run in another workspace finds what this one has sent.
     ///
     /// # Errors
     /// When the context or the Dockerfile is not there, is not what it should be, or standard
@@ -210,17 +210,17 @@ impl Source {
         Self { dockerfile: DOCKERFILE.into(), text, directories: vec![context, dockerfile], tar: None }
     }
 
-    /// What the Dockerfile is called, in its directory or in the tar.
+    /// The Dockerfile's name, in its directory or in the tar.
     pub fn dockerfile(&self) -> &str {
         &self.dockerfile
     }
 
-    /// What the Dockerfile says; nothing where it is in the tar.
+    /// The Dockerfile's text; empty if it is in the tar.
     pub fn dockerfile_text(&self) -> &[u8] {
         &self.text
     }
 
-    /// The directories to offer in the session; none where a tar is sent.
+    /// The directories to offer in the session; none if a tar is sent.
     pub fn directories(&self) -> Vec<LocalDirectory> {
         let directory = |directory: &Directory| LocalDirectory {
             name: directory.name.into(),
@@ -253,7 +253,7 @@ impl fmt::Debug for Source {
     }
 }
 
-/// Reads a Dockerfile from standard input, of which `head` has been read.
+/// Reads the rest of a Dockerfile from standard input, after `head`.
 async fn dockerfile_from(
     mut head: Vec<u8>,
     stdin: impl AsyncRead + Send + Unpin,
@@ -268,7 +268,7 @@ async fn dockerfile_from(
     Ok(head)
 }
 
-/// The context's directory, without symlinks; none of the workspace's leads out of that.
+/// The context's directory, free of symlinks. No link in the workspace may lead out of it.
 fn context_root(context: &Path, workspace: Option<&Path>) -> Result<PathBuf, SourceError> {
     match resolve(context) {
         Ok(root) if root.real.is_dir() => {
@@ -301,7 +301,7 @@ fn context_directory(
     Ok(Directory { name: "context", path, tree: Arc::new(tree) })
 }
 
-/// How wharfd is told where a directory is: both have to be canonical.
+/// The path of a directory as wharfd is told it. Both arguments must be canonical.
 fn told_path(directory: &Path, workspace: Option<&Path>) -> Result<String, SourceError> {
     let inside = workspace.and_then(|workspace| directory.strip_prefix(workspace).ok());
     let told = inside.map(|path| if path.as_os_str().is_empty() { Path::new(".") } else { path });

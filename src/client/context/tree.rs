@@ -1,4 +1,4 @@
-//! A directory that a session offers: on the disk, or files that are held in memory.
+//! A directory that a session offers: on disk, or made of files in memory.
 
 use std::{
     fs::{self, OpenOptions},
@@ -30,12 +30,12 @@ enum Content {
 }
 
 impl Tree {
-    /// A directory on the disk, with all that is in it.
+    /// A directory on disk with everything in it.
     pub fn directory(root: impl Into<PathBuf>) -> Self {
         Self(Content::Directory { root: root.into(), ignore: None })
     }
 
-    /// The same directory, of which BuildKit reads this `.dockerignore`, whatever stands there by
+    /// The same directory with a fixed `.dockerignore`: BuildKit gets this one, whatever is on disk by
     /// then.
     #[must_use]
     pub(crate) fn with_ignore_file(self, bytes: Bytes) -> Self {
@@ -46,8 +46,8 @@ impl Tree {
         }
     }
 
-    /// Plain files that are held in memory. Their time is now: BuildKit takes two files of equal
-    /// path, size and time for one.
+    /// Plain files in memory. Their modification time is now, since BuildKit assumes that files of the
+    /// same path, size and time are equal.
     pub fn files(files: impl IntoIterator<Item = (String, Bytes)>) -> Self {
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let mod_time = i64::try_from(since.as_nanos()).unwrap_or(i64::MAX);
@@ -61,8 +61,8 @@ impl Tree {
         Self::files([])
     }
 
-    /// What answers `request`: the directory itself, or its `.dockerignore` alone, if that is all
-    /// that BuildKit looks for.
+    /// The tree that answers `request`: this one, or the fixed `.dockerignore` if BuildKit asks for
+    /// nothing else.
     pub(crate) fn answering(self: &Arc<Self>, request: &FileSync) -> Arc<Self> {
         let mut asked = request.include_patterns.iter().chain(&request.follow_paths).peekable();
         let only = asked.peek().is_some() && asked.all(|path| path == IGNORE);
@@ -119,7 +119,7 @@ impl Tree {
 }
 
 fn open_regular(file: &Path, path: &str) -> Result<Box<dyn Read + Send>, Error> {
-    // Whatever stands there by now, opening it must neither block nor follow it.
+    // Whatever is there by now, opening it must not block or follow a link.
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits();
     let flags = i32::try_from(flags).unwrap_or_default();
     let opened = OpenOptions::new().read(true).custom_flags(flags).open(file);

@@ -1,4 +1,4 @@
-//! The entries of a directory that a build may see, in the order in which the sync sends them.
+//! Walks the entries of a directory that a build may see, in the sync's order.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -16,11 +16,11 @@ use super::{
     patterns::Matched,
 };
 
-/// Walks a directory: each entry that the filter lets through, after the directories that hold it,
-/// siblings by the bytes of their names. Symlinks are entries, never followed. What vanishes while
-/// it is walked is left out.
+/// Walks a directory: yields each entry that the filter accepts, after its parent directories, siblings
+/// sorted by the bytes of their names. Symlinks are entries and never followed. Entries that vanish
+/// during the walk are left out.
 ///
-/// It looks at the disk as it goes: a listing for each open directory is what it keeps.
+/// It reads the disk as it goes, and holds one listing per open directory.
 pub struct Walk {
     root: PathBuf,
     filter: Filter,
@@ -38,8 +38,8 @@ struct Level {
     children: vec::IntoIter<Child>,
     include: Matched,
     exclude: Matched,
-    /// Whether the directory itself has been yielded: one that only holds an entry that matches
-    /// is not, before the first one does.
+    /// Whether the directory itself has been yielded. One that does not match is only yielded when
+    /// something in it does.
     yielded: bool,
 }
 
@@ -49,7 +49,7 @@ struct Child {
 }
 
 impl Walk {
-    /// Starts at `root`, which has to be a directory.
+    /// Starts at `root`, which must be a directory.
     ///
     /// # Errors
     /// When the root cannot be read.
@@ -88,7 +88,7 @@ impl Walk {
 
     fn visit(&mut self, child: &Child) -> Result<(), Error> {
         let Some(level) = self.levels.last() else { return Ok(()) };
-        // A name that is not UTF-8 matters only if it is to be sent.
+        // A name that is not UTF-8 only matters if it must be sent.
         let name = child.name.to_string_lossy();
         let path = if level.path.is_empty() { name.into_owned() } else { format!("{}/{name}", level.path) };
         let (include, exclude) = (&level.include, &level.exclude);
@@ -114,7 +114,7 @@ impl Walk {
         let children = match list(&file) {
             Ok(children) => children,
             Err(error) if is_absent(&error) => return Ok(()),
-            // Nobody asked for it.
+            // It was not requested.
             Err(error) if !verdict.wanted && error.kind() == std::io::ErrorKind::PermissionDenied => {
                 return Ok(());
             }
@@ -131,7 +131,7 @@ impl Walk {
         Ok(())
     }
 
-    /// Yields the directories above that have not been; `false` when one of them is gone.
+    /// Yields the parent directories that are still missing; `false` if one of them is gone.
     fn yield_parents(&mut self) -> Result<bool, Error> {
         for at in 0..self.levels.len() {
             let Some(Level { path, yielded: false, .. }) = self.levels.get(at) else { continue };
@@ -158,7 +158,7 @@ impl Walk {
         }
     }
 
-    /// Makes a further name of a file that has been yielded a link to the first.
+    /// Turns a further name of a file that has been yielded into a hard link to the first.
     fn linked(&mut self, mut entry: Entry, metadata: &Metadata) -> Entry {
         if metadata.nlink() > 1 && !metadata.is_dir() && !metadata.is_symlink() {
             let file = (metadata.dev(), metadata.ino());
@@ -188,7 +188,7 @@ impl Iterator for Walk {
     }
 }
 
-/// What is in a directory, by the bytes of the names.
+/// The entries of a directory, sorted by the bytes of their names.
 fn list(directory: &Path) -> std::io::Result<vec::IntoIter<Child>> {
     let mut children = fs::read_dir(directory)?
         .map(|entry| {

@@ -1,23 +1,23 @@
-//! A stream of a step's output, cut into lines for a log: nothing that it wrote is lost but what a
-//! terminal would have overwritten.
+//! Splits a stream of a step's output into lines for a log. Only text that a terminal would have
+//! overwritten is lost.
 
 use super::text::{Segment, segments, width};
 
-/// A step that writes no newline must not make us keep its output; what is longer goes on in a
-/// line of its own. BuildKit itself cuts a step's output at two of these.
+/// The longest line: a step that writes no newline must not make us keep all its output. Longer ones
+/// continue on a new line. BuildKit itself truncates a step's output at twice this size.
 const LINE_BYTES_MAX: usize = 1024 * 1024;
 
-/// Cuts a stream into lines, whatever pieces it comes in.
+/// Splits a stream into lines, in whatever pieces it arrives.
 #[derive(Debug, Default)]
 pub(super) struct LineBuffer {
-    /// What came after the last newline or carriage return, as it was written.
+    /// The raw text after the last newline or carriage return.
     rest: Vec<u8>,
-    /// What a carriage return left to be overwritten, fit for a console.
+    /// The text before the last carriage return, safe for a console, which may yet be overwritten.
     left: Option<String>,
 }
 
 impl LineBuffer {
-    /// Adds output; returns the lines that it ends, fit for a console.
+    /// Adds output; returns the lines that it completes, safe for a console.
     pub(super) fn push(&mut self, data: &[u8]) -> Vec<String> {
         let mut lines = Vec::new();
         for piece in data.split_inclusive(|byte| matches!(byte, b'\n' | b'\r')) {
@@ -37,7 +37,7 @@ impl LineBuffer {
         lines
     }
 
-    /// Ends the line that has no newline yet; it may have left others.
+    /// Ends the unfinished line, which may turn out to be several.
     pub(super) fn end(&mut self) -> Vec<String> {
         let mut lines = Vec::new();
         self.end_segment(&mut lines);
@@ -45,7 +45,7 @@ impl LineBuffer {
         lines
     }
 
-    /// The line that has no newline yet.
+    /// The unfinished line.
     pub(super) fn peek(&self) -> Option<String> {
         if self.is_empty() {
             return None;
@@ -59,12 +59,12 @@ impl LineBuffer {
         self.rest.is_empty() && self.left.is_none()
     }
 
-    /// What it holds.
+    /// How many bytes it holds.
     pub(super) fn bytes(&self) -> usize {
         self.rest.len() + self.left.as_ref().map_or(0, String::len)
     }
 
-    /// The segment is whole: it overwrites what was left, or that is a line of its own.
+    /// Completes a segment: it either overwrites the text before it, or that becomes a line of its own.
     fn end_segment(&mut self, lines: &mut Vec<String>) {
         if self.rest.is_empty() {
             return;
@@ -103,7 +103,7 @@ impl LineBuffer {
     /// Makes room: ends the line here.
     fn shorten(&mut self, lines: &mut Vec<String>) {
         let end = match std::str::from_utf8(&self.rest) {
-            // The last character is not all there yet.
+            // The last character is still incomplete.
             Err(error) if error.error_len().is_none() && error.valid_up_to() > 0 => error.valid_up_to(),
             _ => self.rest.len(),
         };

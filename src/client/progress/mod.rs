@@ -1,4 +1,4 @@
-//! How a running build, push or pull is shown. Owns the console while one runs.
+//! Shows a running build, push or pull. Owns the console while it runs.
 
 #[cfg(test)]
 pub(super) mod facts;
@@ -29,40 +29,40 @@ use crate::wire::v1;
 /// How progress is shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Mode {
-    /// `tty` where standard error is a terminal, else `plain`.
+    /// `tty` if standard error is a terminal, else `plain`.
     #[default]
     Auto,
     /// Lines that stay, for a log.
     Plain,
     /// A picture of the build, redrawn as it goes.
     Tty,
-    /// Nothing, except why it failed.
+    /// Nothing but the reason for a failure.
     Quiet,
 }
 
-/// What standard error can show, if it is a terminal.
+/// Capabilities of standard error, if it is a terminal.
 #[derive(Clone, Copy, Debug)]
 pub struct Console {
-    /// Nothing but lines.
+    /// It can only show lines.
     pub is_dumb: bool,
-    /// Colours.
+    /// It can show colours.
     pub colors: bool,
 }
 
-/// How it ended.
+/// The outcome of what was shown.
 #[derive(Clone, Copy, Debug)]
 pub enum Outcome<'a> {
-    /// As it should.
+    /// Success.
     Done,
     /// The Dockerfile or one of its steps failed.
     Failed(&'a v1::BuildFailure),
-    /// It was stopped, or its call failed; the caller says why.
+    /// It was stopped, or its call failed; the caller reports why.
     Stopped,
 }
 
-/// Shows progress on a console. Its owner calls [`update`](Self::update) with what comes and
-/// [`tick`](Self::tick) about ten times a second. What cannot be written is lost: a closed console
-/// does not stop a build.
+/// Shows progress on a console. Its owner calls [`update`](Self::update) with each message and
+/// [`tick`](Self::tick) about ten times a second. Write errors are ignored: a closed console does not
+/// stop a build.
 #[derive(Debug)]
 pub struct Progress<W> {
     model: Model,
@@ -78,7 +78,7 @@ enum View {
 }
 
 impl<W: Write + Send> Progress<W> {
-    /// Shows progress on `out`, which is standard error or stands for it.
+    /// Shows progress on `out`, which is standard error or a stand-in for it.
     pub fn new(mode: Mode, out: W, console: Console) -> Self {
         let is_terminal = std::io::stderr().is_terminal() && !console.is_dumb;
         let now = Instant::now();
@@ -91,7 +91,7 @@ impl<W: Write + Send> Progress<W> {
         Self { model: Model::default(), view, out }
     }
 
-    /// What is being done, for the headline: `Building` when not said.
+    /// Sets the headline's verb; `Building` by default.
     #[must_use]
     pub fn doing(mut self, what: &'static str) -> Self {
         if let View::Tty(tty) = &mut self.view {
@@ -100,7 +100,7 @@ impl<W: Write + Send> Progress<W> {
         self
     }
 
-    /// Takes facts in.
+    /// Takes in a message of progress.
     pub fn update(&mut self, facts: &v1::Progress) {
         let changes = self.model.apply(facts);
         if let View::Plain(plain) = &mut self.view {
@@ -109,7 +109,7 @@ impl<W: Write + Send> Progress<W> {
         }
     }
 
-    /// Says what time it is.
+    /// Advances the clock.
     pub fn tick(&mut self, now: Instant) {
         self.model.tick(now);
         let text = match &mut self.view {
@@ -120,7 +120,7 @@ impl<W: Write + Send> Progress<W> {
         self.write(&text);
     }
 
-    /// Shows what has not been shown yet, the warnings, and why it failed.
+    /// Shows everything that is still to be shown, the warnings, and the reason for a failure.
     pub fn finish(&mut self, outcome: Outcome<'_>) {
         let changes = match outcome {
             Outcome::Done | Outcome::Failed(_) => Changes::default(),

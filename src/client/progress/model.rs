@@ -1,5 +1,5 @@
-//! What is known of a build: facts folded into steps, with bounded memory. Owns no clock and does
-//! no IO; every text in it is fit for a console.
+//! The state of a build: progress messages folded into steps, in bounded memory. Has no clock and does
+//! no IO; all text in it is safe for a console.
 
 use std::{
     collections::{BTreeSet, HashMap, hash_map::Entry},
@@ -12,15 +12,15 @@ use super::{
 };
 use crate::wire::v1;
 
-/// A graph of more steps than this was not written by a person.
+/// No graph that a person wrote has more steps than this.
 const VERTEXES_MAX: usize = 10_000;
 const STATUSES_MAX: usize = 20_000;
 const WARNINGS_MAX: usize = 1_000;
 const DETAILS_MAX: usize = 50;
-/// What of all steps' output is kept.
+/// How much of all steps' output is kept.
 const TAILS_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// What of all steps' lines that have no newline yet is kept.
+/// How much of all steps' unfinished lines is kept.
 const UNFINISHED_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// Names a step in its [`Model`].
@@ -32,24 +32,24 @@ pub struct Id(usize);
 pub struct Model {
     vertexes: Vec<Vertex>,
     ids: HashMap<String, Id>,
-    /// Steps in the order in which they started: a step's number is its place here, from 1.
+    /// Steps in starting order: a step's number is its position here, from 1.
     started: Vec<Id>,
     warnings: Vec<Warning>,
     status_count: usize,
     tails_bytes: usize,
     unfinished_bytes: usize,
-    /// The latest time that a fact named.
+    /// The latest time seen in a message.
     latest: Moment,
-    /// When the engine's clock was seen to be where.
+    /// Our clock's and the engine's time at one moment.
     clock: Option<(Instant, Moment)>,
 }
 
-/// What a message of facts changed.
+/// The changes that a message of progress made.
 #[derive(Debug, Default)]
 pub struct Changes {
-    /// Steps of which anything changed, lines included.
+    /// Steps with any change, including new lines.
     pub vertexes: BTreeSet<Id>,
-    /// Parts that moved, by their place in their step's `statuses`.
+    /// Parts that progressed, by their position in their step's `statuses`.
     pub statuses: BTreeSet<(Id, usize)>,
     /// Lines that were written.
     pub lines: Vec<(Id, Line)>,
@@ -58,7 +58,7 @@ pub struct Changes {
 }
 
 impl Model {
-    /// Takes in facts, in whatever order they come.
+    /// Takes in a message; the order of facts does not matter.
     pub fn apply(&mut self, facts: &v1::Progress) -> Changes {
         let mut changes = Changes::default();
         for fact in &facts.vertexes {
@@ -73,21 +73,21 @@ impl Model {
         for fact in &facts.warnings {
             self.apply_warning(fact, &mut changes);
         }
-        // A step's output and its end come in one message or in two: only here both are known.
+        // A step's output and its end may come in one message or in two: only now are both known.
         for id in changes.vertexes.clone() {
             self.settle(id, &mut changes);
         }
         changes
     }
 
-    /// Says what time it is, so that the engine's clock can be followed.
+    /// Advances the clock, to keep track of the engine's.
     pub fn tick(&mut self, now: Instant) {
         if self.clock.is_none() || self.engine_time(now) < self.latest {
             self.clock = Some((now, self.latest));
         }
     }
 
-    /// Ends what runs as cancelled: no more facts will come.
+    /// Marks running steps as cancelled: no more messages will come.
     pub fn cancel(&mut self) -> Changes {
         let mut changes = Changes::default();
         let latest = self.latest;
@@ -102,7 +102,7 @@ impl Model {
         changes
     }
 
-    /// The steps that have started, in that order.
+    /// The started steps, in starting order.
     pub fn started(&self) -> impl DoubleEndedIterator<Item = (Id, &Vertex)> {
         self.started.iter().filter_map(|id| Some((*id, self.vertex(*id)?)))
     }
@@ -127,12 +127,12 @@ impl Model {
         &self.warnings
     }
 
-    /// How long a step has run, all its runs together.
+    /// How long a step has run, in all its runs together.
     pub fn elapsed(&self, vertex: &Vertex, now: Instant) -> Duration {
         vertex.before.saturating_add(self.length(vertex.begin, vertex.end, now))
     }
 
-    /// How long a step's part has moved.
+    /// How long a step's part has been in progress.
     pub fn moved(&self, status: &Status, now: Instant) -> Duration {
         self.length(status.begin, status.end, now)
     }
@@ -153,7 +153,7 @@ impl Model {
         self.vertexes.get_mut(id.0)
     }
 
-    /// The step of that digest, at its first mention a new one; none when there are too many.
+    /// The step with this digest, added at its first mention; none if there are too many.
     fn enter(&mut self, digest: &str) -> Option<Id> {
         if let Some(id) = self.ids.get(digest) {
             return Some(*id);
@@ -167,7 +167,7 @@ impl Model {
         Some(id)
     }
 
-    /// Whatever moves or speaks has started, also when that fact has not come yet.
+    /// A step with progress or output has started, even if the message that says so is still to come.
     fn start(&mut self, id: Id) {
         let number = self.started.len() + 1;
         if let Some(vertex) = self.vertexes.get_mut(id.0)
@@ -191,7 +191,7 @@ impl Model {
         let Some(id) = self.enter(&fact.digest) else { return };
         let Some(vertex) = self.vertex_mut(id) else { return };
         let begin = begin.or(end);
-        // BuildKit announces a step anew for each pass: that does not undo its start.
+        // BuildKit announces a step again in each pass, which does not undo its start.
         if begin < vertex.begin {
             return;
         }
@@ -303,7 +303,7 @@ impl Model {
             url: one_line(&fact.url),
             line: fact.source.as_ref().map_or(0, |source| source.start),
         };
-        // Each pass of the frontend warns anew.
+        // Each pass of the frontend repeats its warnings.
         let known =
             self.warnings.iter().any(|known| known.short == warning.short && known.line == warning.line);
         if !known && self.warnings.len() < WARNINGS_MAX {
@@ -313,7 +313,7 @@ impl Model {
         }
     }
 
-    /// Once a step has ended, its last line has too, and its output matters only if it failed.
+    /// When a step has ended, so has its last line, and its output only matters if it failed.
     fn settle(&mut self, id: Id, changes: &mut Changes) {
         if self.vertex(id).is_none_or(|vertex| vertex.end.is_none()) {
             return;

@@ -1,5 +1,5 @@
-//! Progress as lines that stay: for a CI system's console. One step speaks at a time; what others
-//! write meanwhile waits for their turn.
+//! Progress as permanent lines, for a CI system's console. One step speaks at a time; the output of the
+//! others waits for their turn.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -14,12 +14,12 @@ use super::{
     text,
 };
 
-/// How long a step's news waits before it interrupts the step that speaks.
+/// How long a step's news waits before it interrupts the speaking step.
 const TURN: Duration = Duration::from_secs(5);
-/// The news of a part that moves are worth a line when it ends, and this often before.
+/// A part's progress gets a line when it ends, and before that, after this time and then this often.
 const STATUS_FIRST: Duration = Duration::from_secs(1);
 const STATUS_AGAIN: Duration = Duration::from_secs(5);
-/// A line without its end is shown as it is after this time: something may wait for an answer.
+/// An unfinished line is shown after this time: a program may be waiting for an answer.
 const PARTIAL_AFTER: Duration = Duration::from_secs(5);
 /// How much output may wait for its step's turn.
 const WAITING_BYTES_MAX: usize = 256 * 1024;
@@ -28,22 +28,22 @@ const WAITING_BYTES_MAX: usize = 256 * 1024;
 #[derive(Debug)]
 pub(super) struct Plain {
     now: Instant,
-    /// The step that speaks.
+    /// The speaking step.
     current: Option<Id>,
     any: bool,
     news: BTreeMap<Id, News>,
     waiting_bytes: usize,
-    /// What of each part was shown last, and when.
+    /// The last shown state of each part, and when it was shown.
     statuses: HashMap<(Id, usize), (Instant, Status)>,
-    /// The name that each step was last introduced by.
+    /// The name under which each step was last introduced.
     names: HashMap<Id, String>,
-    /// What was said of each step's end.
+    /// The last line shown about each step's end.
     ends: HashMap<Id, String>,
     partial: Option<Partial>,
     out: String,
 }
 
-/// What a step has to say at its next turn.
+/// A step's news for its next turn.
 #[derive(Debug)]
 struct News {
     since: Instant,
@@ -58,7 +58,7 @@ impl News {
     }
 }
 
-/// The line of the current step that is not ended yet.
+/// The unfinished line of the speaking step.
 #[derive(Debug)]
 struct Partial {
     of: Id,
@@ -83,8 +83,8 @@ impl Plain {
         }
     }
 
-    /// Takes in what changed; returns what cannot wait for the next tick. The rest waits for it, so
-    /// that what happens at once is told in order.
+    /// Takes in changes; returns the text that cannot wait for the next tick. The rest waits, so that
+    /// simultaneous events are told in order.
     pub(super) fn update(&mut self, model: &Model, changes: Changes) -> String {
         for id in &changes.vertexes {
             if model.vertex(*id).is_some_and(|vertex| vertex.number > 0) {
@@ -114,7 +114,7 @@ impl Plain {
         std::mem::take(&mut self.out)
     }
 
-    /// Time has passed: returns what is to be printed now.
+    /// Advances the clock; returns the text to print now.
     pub(super) fn tick(&mut self, model: &Model, now: Instant) -> String {
         self.now = now;
         self.flush(model);
@@ -122,7 +122,7 @@ impl Plain {
         std::mem::take(&mut self.out)
     }
 
-    /// Nothing more will come: returns all that waited.
+    /// Returns all that is still waiting; nothing more will come.
     pub(super) fn finish(&mut self, model: &Model) -> String {
         self.flush(model);
         let waiting: Vec<Id> = self.news.keys().copied().collect();
@@ -142,7 +142,7 @@ impl Plain {
         if let Some(id) = self.current.filter(|id| self.news.contains_key(id)) {
             self.speak(model, id);
         }
-        // What has ended says all it has, whoever speaks: it is short and it is news.
+        // Ended steps report at once, whichever step speaks: it is short, and it is news.
         let ended = self.news.keys().filter_map(|id| Some((*id, model.vertex(*id)?)));
         let mut ended: Vec<(usize, Id)> =
             ended.filter(|(_, vertex)| vertex.is_ended()).map(|(id, vertex)| (vertex.number, id)).collect();
@@ -152,7 +152,7 @@ impl Plain {
         }
         let next = match self.current {
             None => self.longest_waiting(Duration::ZERO),
-            // Whoever spoke before waits for its turn like the others.
+            // The previous speaker waits for its turn like the others.
             Some(_) => self.longest_waiting(TURN),
         };
         if let Some(id) = next {
@@ -170,13 +170,13 @@ impl Plain {
         self.now.saturating_duration_since(then)
     }
 
-    /// Gives the step the word, and prints what it has to say.
+    /// Lets the step speak, and prints its news.
     fn speak(&mut self, model: &Model, id: Id) {
         let (Some(news), Some(vertex)) = (self.news.remove(&id), model.vertex(id)) else { return };
         let end = self.end(model, vertex);
         if self.current != Some(id) && news.is_empty() && end.is_some() && end.as_ref() == self.ends.get(&id)
         {
-            // BuildKit goes through some steps once per pass, and at once.
+            // BuildKit repeats some steps in each pass, in no time.
             return;
         }
         let News { lines, statuses, warnings, .. } = news;
@@ -190,7 +190,7 @@ impl Plain {
         }
         for line in lines {
             self.waiting_bytes -= line.bytes();
-            // It was shown before it ended, and nothing came after.
+            // Already shown while it was unfinished, and unchanged since.
             let shown = self.partial.take_if(|partial| partial.of == id && partial.shown);
             if shown.is_none_or(|shown| shown.text != line.text) {
                 self.say(format_args!("#{number} {line}"));
@@ -241,7 +241,7 @@ impl Plain {
                 None => moved >= STATUS_FIRST,
             };
         if !due {
-            // It is said later, unless it moves on or ends before.
+            // Too early; it stays news until it is due.
             self.hear(id).statuses.insert(place);
             return;
         }
@@ -259,7 +259,7 @@ impl Plain {
         self.say(format_args!("#{} {}{size}{time}{done}", vertex.number, status.name));
     }
 
-    /// Shows what the current step has begun to write and left there.
+    /// Shows the speaking step's unfinished line if it has been there for a while.
     fn show_partial(&mut self, model: &Model) {
         let now = self.now;
         let Some((id, vertex)) = self.current.and_then(|id| Some((id, model.vertex(id)?))) else { return };

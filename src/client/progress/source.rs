@@ -7,7 +7,7 @@ use crate::wire::v1;
 
 const LINES_MAX: usize = 100;
 
-/// Lines of a file, and which of them are meant. Fit for a console.
+/// Lines of a file, some of them marked. Safe for a console.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
     file: String,

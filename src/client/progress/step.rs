@@ -1,4 +1,4 @@
-//! What is known of one step: how it is, what moves in it, what it wrote.
+//! One step: its state, the progress of its parts, its output.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -10,12 +10,12 @@ use std::{
 use super::{lines::LineBuffer, model::Id};
 use crate::wire::v1::LogStream;
 
-/// What of a step's output is kept, to be shown again when it fails.
+/// How much of a step's output is kept, to be repeated if it fails.
 pub(super) const TAIL_LINES_MAX: usize = 200;
 pub(super) const TAIL_BYTES_MAX: usize = 64 * 1024;
-/// How much of one line.
+/// How much of a single line is kept.
 const TAIL_LINE_BYTES_MAX: usize = 16 * 1024;
-/// How BuildKit's errors end when somebody else's failure, or a person, stopped a step.
+/// The end of BuildKit's errors for a step that was stopped by another step's failure or by a person.
 pub(super) const CANCELED: &str = "context canceled";
 
 /// A time of the engine's clock, since the Unix epoch.
@@ -24,24 +24,24 @@ pub(super) type Moment = Duration;
 /// One step.
 #[derive(Debug, Default)]
 pub struct Vertex {
-    /// From 1, in order of start; 0: not started.
+    /// From 1, in starting order; 0 if it has not started.
     pub number: usize,
-    /// What a person should read.
+    /// The name to show.
     pub name: String,
     pub(super) cached: bool,
     pub(super) error: String,
-    /// How long its earlier runs took: a step can start anew.
+    /// The time of its earlier runs: a step can start again.
     pub(super) before: Duration,
     pub(super) begin: Option<Moment>,
     pub(super) end: Option<Moment>,
-    /// Its parts that move.
+    /// Its parts that show progress.
     pub statuses: Vec<Status>,
     pub(super) status_ids: HashMap<String, usize>,
     /// The end of its output.
     pub tail: Tail,
-    /// Standard output and standard error: what one has begun, the other does not end.
+    /// Standard output and standard error, each with its own unfinished line.
     pub(super) outputs: [Output; 2],
-    /// Which of them spoke last.
+    /// The one that wrote last.
     pub(super) spoke_last: usize,
 }
 
@@ -49,14 +49,14 @@ pub struct Vertex {
 #[derive(Debug, Default)]
 pub(super) struct Output {
     lines: LineBuffer,
-    /// When the line that is not ended yet began.
+    /// When the unfinished line began.
     since: Option<Moment>,
 }
 
 /// A line of output, and when it began.
 pub(super) type Timed = (Option<Moment>, String);
 
-/// How a step is.
+/// The state of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State<'a> {
     /// It has not started.
@@ -73,14 +73,14 @@ pub enum State<'a> {
     Failed(&'a str),
 }
 
-/// A part of a step that moves.
+/// A part of a step that shows progress.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
-    /// What a person should read.
+    /// The name to show.
     pub name: String,
     /// How far it is, in bytes.
     pub current: u64,
-    /// How far it goes; 0: not known.
+    /// How far it goes; 0 if unknown.
     pub total: u64,
     pub(super) begin: Option<Moment>,
     pub(super) end: Option<Moment>,
@@ -89,7 +89,7 @@ pub struct Status {
 /// A line of a step's output.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
-    /// How long after its step's start it was written.
+    /// The time since its step's start.
     pub after: Duration,
     /// Without its newline.
     pub text: Arc<str>,
@@ -100,7 +100,7 @@ pub struct Line {
 pub struct Tail {
     /// At most 200 lines and 64 KiB.
     pub lines: VecDeque<Line>,
-    /// How many lines came before these.
+    /// How many lines before these are no longer kept.
     pub forgotten: u64,
     pub(super) bytes: usize,
 }
@@ -108,7 +108,7 @@ pub struct Tail {
 /// A warning about the Dockerfile or the call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Warning {
-    /// The step it is about; none: the build as a whole.
+    /// The step it is about, or none for the whole build.
     pub vertex: Option<Id>,
     /// The warning in a line.
     pub short: String,
@@ -116,12 +116,12 @@ pub struct Warning {
     pub details: Vec<String>,
     /// Where to read on; may be empty.
     pub url: String,
-    /// The first line that it is about, from 1; 0: none.
+    /// The first line that it is about, from 1; 0 if none.
     pub line: i32,
 }
 
 impl Vertex {
-    /// How it is.
+    /// Its state.
     pub fn state(&self) -> State<'_> {
         match self {
             Self { number: 0, .. } => State::Waiting,
@@ -133,12 +133,12 @@ impl Vertex {
         }
     }
 
-    /// Whether it has ended, however.
+    /// Whether it has ended, in whatever way.
     pub fn is_ended(&self) -> bool {
         self.end.is_some()
     }
 
-    /// The line of its output that is not ended yet; where both streams have one, the newer.
+    /// The unfinished line of its output; if both streams have one, that of the last to write.
     pub fn partial_line(&self) -> Option<Line> {
         let [out, error] = &self.outputs;
         let streams = if self.spoke_last == 0 { [out, error] } else { [error, out] };
@@ -147,7 +147,7 @@ impl Vertex {
         Some(Line { after, text: text.into() })
     }
 
-    /// Takes in what a stream wrote at a time; returns the lines that it ends.
+    /// Takes in output of a stream; returns the lines that it completes.
     pub(super) fn write(&mut self, stream: LogStream, at: Option<Moment>, data: &[u8]) -> Vec<Timed> {
         self.spoke_last = usize::from(stream == LogStream::Stderr);
         let Some(output) = self.outputs.get_mut(self.spoke_last) else { return Vec::new() };
@@ -159,7 +159,7 @@ impl Vertex {
         lines
     }
 
-    /// Ends the lines that have no newline yet.
+    /// Ends the unfinished lines.
     pub(super) fn end_lines(&mut self) -> Vec<Timed> {
         let ended = |output: &mut Output| {
             let since = output.since.take();
@@ -170,7 +170,7 @@ impl Vertex {
         lines
     }
 
-    /// What the lines that have no newline yet take in memory.
+    /// The memory that the unfinished lines take.
     pub(super) fn unfinished_bytes(&self) -> usize {
         self.outputs.iter().map(|output| output.lines.bytes()).sum()
     }
@@ -184,13 +184,13 @@ impl Status {
 }
 
 impl Line {
-    /// What it takes in memory: empty lines are not free.
+    /// Its memory use: empty lines are not free, either.
     pub(super) fn bytes(&self) -> usize {
         size_of::<Self>() + self.text.len()
     }
 }
 
-/// With its time before it, as buildx prints it: the later, the fewer digits.
+/// Preceded by its time, as buildx prints it: the later, the fewer digits.
 impl fmt::Display for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = self.after.as_secs_f64();
@@ -207,7 +207,7 @@ impl Warning {
     /// `text (line 3)`.
     pub fn located(&self) -> String {
         let place = format!(" (line {})", self.line);
-        // BuildKit's checks say so themselves.
+        // BuildKit's checks add this themselves.
         if self.line < 1 || self.short.ends_with(&place) {
             self.short.clone()
         } else {
@@ -219,7 +219,7 @@ impl Warning {
 impl Tail {
     pub(super) fn push(&mut self, mut line: Line) {
         if line.bytes() > TAIL_LINE_BYTES_MAX {
-            // Its end is as likely to say why the step failed as its beginning.
+            // The end is at least as likely as the beginning to say why the step failed.
             let from = line.text.ceil_char_boundary(line.text.len().saturating_sub(TAIL_LINE_BYTES_MAX));
             line.text = format!("...{}", line.text.get(from..).unwrap_or_default()).into();
         }

@@ -1,22 +1,22 @@
-//! Text from a build made fit for a console: lines, widths, sizes and times.
+//! Makes text from a build safe for a console; widths, sizes and times.
 
 use unicode_width::UnicodeWidthChar as _;
 
 use crate::names::printable_words;
 
-/// No name or error is worth more than this of a console.
+/// The longest name or error that is shown.
 const NAME_BYTES_MAX: usize = 4 * 1024;
 
-/// A part of a line, between the carriage returns, fit for a console.
+/// The part of a line between two carriage returns, safe for a console.
 #[derive(Debug, Default)]
 pub(super) struct Segment {
     pub(super) text: String,
-    /// Whether it erases whatever stood there before.
+    /// Whether it erases the text that was there before.
     pub(super) erases: bool,
 }
 
-/// The segments of a line of output: without escape sequences, with what a backspace takes back.
-/// Tabs stay; other control characters are escaped.
+/// The segments of a line of output, without escape sequences and with backspaces applied. Tabs are
+/// kept; other control characters are escaped.
 pub(super) fn segments(text: &str) -> Vec<Segment> {
     let mut segments = Vec::new();
     let mut segment = Segment::default();
@@ -38,7 +38,7 @@ pub(super) fn segments(text: &str) -> Vec<Segment> {
     segments
 }
 
-/// Text of a log: control characters are escaped but tabs, and joiners stay in their words.
+/// Escapes control characters other than tabs; joiners within words are kept.
 fn log_text(text: &str) -> String {
     let cells: Vec<String> = text.split('\t').map(printable_words).collect();
     cells.join("\t")
@@ -75,10 +75,10 @@ fn without_sequences(text: &str) -> String {
     kept
 }
 
-/// What a terminal would make of a part of a text.
+/// A piece of text as a terminal would interpret it.
 enum Piece {
     Char(char),
-    /// Erases what is behind the cursor, or all of the line.
+    /// Erases the line behind the cursor, or all of it.
     Erase {
         all: bool,
     },
@@ -86,9 +86,9 @@ enum Piece {
     Home,
 }
 
-/// Takes `text` apart: sequences that would colour it, move the cursor, or set a title are dropped
-/// (ECMA-48, sections 5.3 to 5.6). An introducer without an end loses only itself, so that a stray
-/// one does not hide the rest of the line.
+/// Splits `text` into pieces, and drops sequences that would colour it, move the cursor, or set a title
+/// (ECMA-48, sections 5.3 to 5.6). Of an unterminated sequence only the introducer is dropped, so that a
+/// stray one does not hide the rest of the line.
 fn pieces(text: &str, mut each: impl FnMut(Piece)) {
     let mut rest = text.chars();
     while let Some(c) = rest.next() {
@@ -133,7 +133,7 @@ fn end_of_csi(rest: &mut std::str::Chars<'_>) -> Option<char> {
     rest.find(|c| !matches!(c, ' '..='?')).filter(|c| matches!(c, '@'..='~'))
 }
 
-/// Anything up to a string terminator; xterm takes a BEL for one.
+/// Skips to a string terminator; xterm accepts a BEL as one.
 fn end_of_string(rest: &mut std::str::Chars<'_>) -> bool {
     while let Some(c) = rest.next() {
         match c {
@@ -145,12 +145,12 @@ fn end_of_string(rest: &mut std::str::Chars<'_>) -> bool {
     false
 }
 
-/// How many columns a terminal gives `text`.
+/// The width of `text` in columns of a terminal.
 pub(super) fn width(text: &str) -> usize {
     text.chars().map(|c| c.width().unwrap_or(0)).sum()
 }
 
-/// `text` in at most `columns`, with three dots where it was cut.
+/// `text` in at most `columns`; three dots mark where it was cut.
 pub(super) fn cut(text: &str, columns: usize) -> String {
     if width(text) <= columns {
         return text.to_owned();
@@ -185,7 +185,7 @@ pub(super) fn untabbed(text: &str) -> String {
     spaced
 }
 
-/// How far something is, of how much, with a space before it; empty where neither is known.
+/// Progress and total, preceded by a space; empty if neither is known.
 pub(super) fn amount(current: u64, total: u64) -> String {
     match (current, total) {
         (0, 0) => String::new(),
@@ -204,7 +204,7 @@ fn bytes(count: u64) -> String {
     let mut value = count as f64;
     let mut unit = "B";
     for next in UNITS {
-        // What would be shown as 1000.00 belongs to the next unit.
+        // A value that would be shown as 1000.00 belongs to the next unit.
         if value < 999.995 {
             break;
         }

@@ -1,4 +1,4 @@
-//! Progress as a picture that is redrawn in place: for a person at a terminal.
+//! Progress as a picture that is redrawn in place, for a person at a terminal.
 
 use std::{
     fmt::Write as _,
@@ -11,18 +11,18 @@ use super::{
     text::{amount, cut, untabbed, width},
 };
 
-/// Ten pictures a second are as many as a person can read.
+/// The time between pictures: a person cannot read more than ten a second.
 const FRAME: Duration = Duration::from_millis(100);
-/// How many of its last lines a running step shows.
+/// How many of its last lines a running step shows at most.
 const WINDOW_ROWS_MAX: usize = 6;
 const BAR_COLUMNS: usize = 20;
-/// A name of at least this width stands before a bar; where there is no room, the bar goes.
+/// The least width of a name before a bar; if there is no room for both, the bar is left out.
 const BAR_NAME_COLUMNS: usize = 19;
 
-/// Without the cursor, and without wrapping: a row that a terminal takes for wider than we do must
-/// not become two.
+/// Hides the cursor and turns wrapping off: a row that the terminal considers wider than we do must not
+/// become two.
 const BEGIN: &str = "\x1b[?25l\x1b[?7l\r";
-/// All is as it was, after every picture: a client that is killed leaves a terminal in order.
+/// Restores both after every picture, so that a killed client leaves the terminal in order.
 const END: &str = "\x1b[J\x1b[?7h\x1b[?25h";
 
 /// Draws a [`Model`] as a picture.
@@ -35,7 +35,7 @@ pub(super) struct Tty {
     drawn: Option<Instant>,
     /// The widths of the rows that stand above the cursor.
     rows: Vec<usize>,
-    /// How wide the terminal was then.
+    /// The terminal's width at that time.
     columns: usize,
 }
 
@@ -57,11 +57,11 @@ struct Row {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// A step that runs, and may show its output.
+    /// A running step, which may show its output.
     Running(Id),
-    /// A part of a step that runs.
+    /// A part of a running step.
     Moving,
-    /// What has ended.
+    /// Something that has ended.
     Ended,
 }
 
@@ -95,7 +95,7 @@ impl Tty {
         self.doing = what;
     }
 
-    /// Time has passed: returns what draws the picture anew, if it is time.
+    /// Advances the clock; returns the text that redraws the picture, if it is due.
     pub(super) fn frame(&mut self, model: &Model, now: Instant) -> String {
         self.now = now;
         if self.drawn.is_some_and(|drawn| now.saturating_duration_since(drawn) < FRAME) {
@@ -105,7 +105,7 @@ impl Tty {
         self.draw(model, Size::of_terminal())
     }
 
-    /// Draws the last picture, whatever its height; it stays.
+    /// Draws the last picture in full; it stays.
     pub(super) fn finish(&mut self, model: &Model) -> String {
         self.draw_last(model, Size::of_terminal())
     }
@@ -115,7 +115,7 @@ impl Tty {
         let mut rows = self.rows_of(model, size);
         fit(&mut rows, limit);
         let mut free = limit.saturating_sub(rows.len());
-        // The step that started last is the one that a person waits for.
+        // The step that started last is the one the user is waiting for.
         for place in (0..rows.len()).rev() {
             let Some(Kind::Running(id)) = rows.get(place).map(|row| row.kind) else { continue };
             let window = model.vertex(id).map(|vertex| window(vertex, free.min(WINDOW_ROWS_MAX)));
@@ -172,7 +172,7 @@ impl Tty {
         let moving = !status.is_ended() && !vertex.is_ended();
         let right = format!("{:.1}s", model.moved(status, self.now).as_secs_f64());
         let amount = amount(status.current, status.total);
-        // The size is what moves: the name gives way to it.
+        // The size changes, so the name gives way to it.
         let room = size.columns.saturating_sub(" => => ".len() + amount.len() + right.len() + 2);
         let mut name = short_digest(&status.name);
         let mut bar = String::new();
@@ -186,16 +186,16 @@ impl Tty {
     }
 
     fn paint(&mut self, model: &Model, size: Size, rows: &[Row], end: &str) -> String {
-        // The last column stays free: some terminals wrap as soon as it is written.
+        // Keep the last column free: some terminals wrap as soon as it is written.
         let columns = size.columns.saturating_sub(1);
         let mut picture = BEGIN.to_owned();
-        // A terminal that became narrower has wrapped the rows that no longer fit.
+        // A terminal that has become narrower has wrapped the rows that no longer fit.
         let above: usize = self.rows.iter().map(|width| width.div_ceil(size.columns.max(1)).max(1)).sum();
         if above > 0 {
             let _ = write!(picture, "\x1b[{above}A");
         }
         if self.columns != size.columns {
-            // What was wrapped would be joined again when the terminal becomes wider.
+            // Wrapped rows would be joined again if the terminal became wider.
             picture += "\x1b[J";
             self.columns = size.columns;
         }
@@ -238,7 +238,7 @@ impl Color {
     }
 }
 
-/// Leaves at most `limit` rows: first the oldest of what has ended goes, then parts.
+/// Keeps at most `limit` rows: drops the oldest ended ones first, then parts.
 fn fit(rows: &mut Vec<Row>, limit: usize) {
     let mut excess = rows.len().saturating_sub(limit);
     for may_go in [|kind| kind == Kind::Ended, |kind| kind == Kind::Moving, |_| true] {
@@ -276,7 +276,7 @@ fn bar_of(current: u64, total: u64) -> String {
     format!("[{:<BAR_COLUMNS$}]", "=".repeat(filled) + head)
 }
 
-/// Twelve digits name a layer well enough, and leave room for its bar.
+/// Twelve digits identify a layer well enough, and leave room for its bar.
 fn short_digest(name: &str) -> String {
     match name.strip_prefix("sha256:") {
         Some(hex) if hex.len() == 64 => format!("sha256:{}", hex.get(..12).unwrap_or(hex)),

@@ -1,4 +1,4 @@
-//! Which files have been announced, by the number that the receiver asks for.
+//! The announced files, by the numbers by which the receiver asks for them.
 
 use std::collections::HashSet;
 
@@ -12,7 +12,7 @@ pub(crate) struct File {
     pub(crate) size: u64,
 }
 
-/// The regular files of a sync. One allocation for all the paths: a context may have a million.
+/// The regular files of a sync. All paths share one allocation: a context may have a million.
 #[derive(Debug, Default)]
 pub(crate) struct Files {
     announced: u32,
@@ -24,13 +24,13 @@ pub(crate) struct Files {
 #[derive(Debug)]
 struct Record {
     id: u32,
-    /// Where its path ends in `paths`; it begins where the one before ends.
+    /// The end of its path in `paths`; it begins at the end of the previous one.
     end: usize,
     size: u64,
 }
 
 impl Files {
-    /// Counts an entry in; the caller announces it next.
+    /// Records an entry, which the caller announces next.
     pub(crate) fn announce(&mut self, entry: &Entry) {
         if entry.is_file() {
             self.paths.push_str(&entry.stat.path);
@@ -39,7 +39,7 @@ impl Files {
         self.announced += 1;
     }
 
-    /// The file that `id` names; once only, and only what has been announced.
+    /// The announced file with this id; each can be requested once.
     pub(crate) fn ask(&mut self, id: u32) -> Option<File> {
         let at = self.records.binary_search_by_key(&id, |record| record.id).ok()?;
         let record = self.records.get(at)?;

@@ -1,7 +1,7 @@
-//! Incremental context sync: announces a directory's entries, sends the files that are asked for.
+//! Incremental context sync: announces a directory's entries, and sends the files that are requested.
 //!
-//! The protocol is fsutil's DiffCopy (tonistiigi/fsutil, `receive.go`). It knows nothing of how
-//! its packets travel: encoded ones come in as a stream and go out by [`Packets`].
+//! The protocol is fsutil's DiffCopy (tonistiigi/fsutil, `receive.go`). The transport is not its concern:
+//! encoded packets come in as a stream and go out through [`Packets`].
 
 mod files;
 mod outgoing;
@@ -42,7 +42,7 @@ const READERS: usize = 4;
 /// Files that may wait for a reader before no more requests are taken.
 const QUEUE: usize = 128;
 
-/// How long a failed sync tries to say why to a receiver that may not listen.
+/// How long a failed sync tries to tell a receiver, which may not be reading, why it failed.
 const FAREWELL: Duration = Duration::from_secs(2);
 
 /// Why a directory could not be sent.
@@ -51,13 +51,13 @@ pub enum Error {
     /// Its files cannot be read.
     #[error(transparent)]
     Context(#[from] context::Error),
-    /// A file has less bytes than were announced.
+    /// A file has fewer bytes than announced.
     #[error("{0:?} became shorter while the build was reading it")]
     Shrank(PathBuf),
-    /// The receiver asks for what it cannot have.
+    /// The receiver requested something that it cannot have.
     #[error("the builder asked for entry {0}, which is not a file of this context, or asked twice")]
     UnknownFile(u32),
-    /// The receiver sent what is no packet, or one that it does not send.
+    /// The receiver sent something that is not a packet, or a packet that only senders send.
     #[error("the builder broke the context sync's protocol: {0}")]
     Protocol(String),
     /// The receiver gave up.
@@ -71,9 +71,9 @@ pub enum Error {
     Failed(#[source] JoinError),
 }
 
-/// Sends what `request` wants of `tree` to `out`, as the receiver asks for it in `requests`, and
-/// returns once the receiver has all that it wants. Memory is flat but for a table of the files'
-/// paths. Dropping it stops it.
+/// Sends the part of `tree` that matches `request` to `out`, as the receiver requests it in `requests`,
+/// and returns when the receiver has everything it wants. Memory use is constant but for a table of the
+/// files' paths. Dropping the future stops the sync.
 ///
 /// # Errors
 /// When the files cannot be read or the receiver breaks off; the receiver is told as well.
@@ -98,7 +98,7 @@ where
     drop(stop);
     match outcome {
         Ok(()) => {
-            // The receiver has what it wants: whether it still hears this does not matter.
+            // The receiver has everything; it does not matter whether this still reaches it.
             let _ = out.send(packet(PacketType::PacketFin, &[])).await;
             Ok(())
         }
@@ -112,7 +112,7 @@ where
     }
 }
 
-/// Tells the threads when nobody waits for them any more.
+/// Tells the threads that nobody waits for them any more.
 #[derive(Default)]
 struct Stop(Arc<AtomicBool>);
 
@@ -125,7 +125,7 @@ impl Drop for Stop {
 /// Why a thread ended early.
 enum Stopped {
     Error(Error),
-    /// Nobody takes the packets; the requests' stream knows why.
+    /// Nobody reads the packets; the stream of requests knows why.
     Closed,
 }
 
@@ -147,7 +147,7 @@ impl From<outgoing::Closed> for Stopped {
     }
 }
 
-/// Runs the walk and the readers, and feeds the latter with what is asked for.
+/// Runs the walk and the readers, and hands the readers the requests.
 async fn serve<E>(
     sender: &Arc<Sender>,
     request: FileSync,
@@ -170,7 +170,7 @@ where
     let mut closed = false;
     loop {
         let ask = async {
-            // Room first: a request that has been taken must not be lost.
+            // Reserve room first: a request that has been received must not be lost.
             let room = queue.reserve().await.ok();
             if closed {
                 (room, timeout(FAREWELL, requests.next()).await.ok().flatten())

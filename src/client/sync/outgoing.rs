@@ -1,4 +1,4 @@
-//! The packets on their way out, bounded in bytes: many small ones or a few large ones.
+//! A queue of outgoing packets, bounded in bytes: many small ones or a few large ones.
 
 use std::{
     pin::Pin,
@@ -13,20 +13,20 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
 };
 
-/// What may wait to be sent, in bytes: a few chunks of files, or some thousand announcements.
+/// How many bytes may be queued: a few chunks of files, or some thousand announcements.
 const BYTES_MAX: u32 = 512 * 1024;
 
-/// What may wait to be sent, in packets.
+/// How many packets may be queued.
 const PACKETS_MAX: usize = 1024;
 
-/// Where packets are put.
+/// The sending end of the queue.
 #[derive(Clone, Debug)]
 pub struct Outgoing {
     packets: mpsc::Sender<(Bytes, OwnedSemaphorePermit)>,
     room: Arc<Semaphore>,
 }
 
-/// The encoded packets to send, in order. Ends when the sync has.
+/// The encoded packets to send, in order. Ends with the sync.
 #[derive(Debug)]
 pub struct Packets(mpsc::Receiver<(Bytes, OwnedSemaphorePermit)>);
 
@@ -34,7 +34,7 @@ pub struct Packets(mpsc::Receiver<(Bytes, OwnedSemaphorePermit)>);
 #[derive(Debug)]
 pub(crate) struct Closed;
 
-/// A way out. Whoever does not read the packets stops those who put them in.
+/// Makes a queue. A reader that stops reading stops the senders.
 pub fn channel() -> (Outgoing, Packets) {
     let (sender, receiver) = mpsc::channel(PACKETS_MAX);
     let room = Arc::new(Semaphore::new(usize::try_from(BYTES_MAX).unwrap_or(usize::MAX)));
@@ -48,7 +48,7 @@ impl Outgoing {
         self.packets.send((packet, room)).await.map_err(|_| Closed)
     }
 
-    /// The same for a thread that may block.
+    /// The same, for a thread that may block.
     pub(crate) fn send_blocking(&self, runtime: &Handle, packet: Bytes) -> Result<(), Closed> {
         runtime.block_on(self.send(packet))
     }
