@@ -8,7 +8,7 @@ use std::{
 
 use futures_util::future::join_all;
 
-use super::{client::BuildClient, isolation::Source, rename::Renaming, running::Order};
+use super::{client::BuildClient, gate, isolation::Source, rename::Renaming, running::Order};
 use crate::{
     fault::{Fault, Reason},
     images::{Images, admission::Admitted},
@@ -171,8 +171,7 @@ impl<'a> Sources<'a> {
                 Ok(())
             }
             Some(("http" | "https", _)) => self.admit_url(source).await,
-            Some(("git", _)) => Err(denied("Git sources are fetched past all checks")
-                .hint("check the repository out in the job and COPY it")),
+            Some(("git", _)) => Err(gate::git_denied(&self.renaming.text(source))),
             _ => Err(denied("it is of no allowed kind")),
         }
     }

@@ -5,28 +5,30 @@
 //! was understood is encoded again and compared (`buildkit::wire_form`).
 
 pub mod definition;
+mod exec;
+mod platform;
+mod source;
+
+pub use platform::{PLATFORM_HINT, foreign_platform};
+pub use source::git_denied;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bollard_buildkit_proto::{
     moby::buildkit::v1::frontend::{self, result},
-    pb::{
-        Definition, ExecOp, Mount, MountType, NetMode, Op, Platform, SecurityMode, SourceOp,
-        WorkerConstraints, op,
-    },
+    pb::{Definition, Op, WorkerConstraints, op},
 };
 use prost::Message as _;
 
 use definition::Attributes;
 
-use super::isolation::{HTTP_PERM, JobKeys, SALT_ADDRESS};
+use super::isolation::JobKeys;
 use crate::{
     buildkit::{
         solve,
         wire_form::{Field, PLAIN, Shape, is_understood},
     },
     fault::{Fault, Reason},
-    names::{printable, printable_url},
 };
 
 /// The key of the image's config (OCI image-spec, config.md) in a result's metadata, also with a
@@ -135,8 +137,8 @@ impl Gate<'_> {
                     // BuildKit 0.13 looks through it, and the engine is gone.
                     if reference == frontend::Ref::default() {
                         return Err(refuse(
-                            "an image with nothing in it is not built for a list of platforms: leave \
-                             BUILDKIT_MULTI_PLATFORM away",
+                            "an image with nothing in it is not built for a list of platforms: omit \
+                             BUILDKIT_MULTI_PLATFORM",
                         ));
                     }
                     refs.insert(name, self.reference(reference, &mut seen)?);
@@ -152,20 +154,6 @@ impl Gate<'_> {
             return Err(Refusal::NeedsUrls(seen.urls));
         }
         Ok(Judged { result: frontend::Result { result: judged, ..result }, images: seen.images, syntax })
-    }
-
-    /// The config of the image that comes out: `FROM --platform=… scratch` shows nowhere else.
-    fn config(&self, json: &[u8]) -> Result<(), Refusal> {
-        #[derive(serde::Deserialize)]
-        struct Config {
-            os: String,
-            architecture: String,
-            #[serde(default)]
-            variant: String,
-        }
-        let Config { os, architecture, variant } =
-            serde_json::from_slice(json).map_err(|_| refuse("the image's config cannot be read"))?;
-        self.platform(Some(&Platform { os, architecture, variant, ..Platform::default() }))
     }
 
     fn reference(&self, reference: frontend::Ref, seen: &mut Seen) -> Result<frontend::Ref, Refusal> {
@@ -202,145 +190,17 @@ impl Gate<'_> {
             // The last operation of a graph only points at its result.
             None if op.inputs.len() == 1 => Ok(()),
             None => Err(refuse("an operation has no kind")),
-            Some(op::Op::Exec(exec)) => self.platform(op.platform.as_ref()).and_then(|()| self.exec(exec)),
+            Some(op::Op::Exec(exec)) => self.on_platform(op.platform.as_ref()).and_then(|()| self.exec(exec)),
             Some(op::Op::Source(source)) => {
                 self.source(source, seen)?;
                 if source.identifier.starts_with("docker-image://") {
-                    self.platform(op.platform.as_ref())
+                    self.on_platform(op.platform.as_ref())
                 } else {
                     Ok(())
                 }
             }
             Some(op::Op::File(_) | op::Op::Merge(_) | op::Op::Diff(_)) => Ok(()),
             Some(op::Op::Build(_)) => Err(refuse("a nested build hides what it would run")),
-        }
-    }
-
-    fn platform(&self, platform: Option<&Platform>) -> Result<(), Refusal> {
-        let Some(platform) = platform else { return Ok(()) };
-        let mut name = format!("{}/{}", platform.os, platform.architecture);
-        // The engine's own variant may be said or left away; another one is another platform.
-        if !platform.variant.is_empty() && !self.platform.ends_with(&format!("/{name}/{}", platform.variant))
-        {
-            name = format!("{name}/{}", platform.variant);
-        }
-        let same = self.platform == name
-            || self.platform.strip_prefix(&name).is_some_and(|rest| rest.starts_with('/'));
-        if same {
-            return Ok(());
-        }
-        Err(foreign_platform(&name, self.platform).into())
-    }
-
-    fn source(&self, source: &SourceOp, seen: &mut Seen) -> Result<(), Refusal> {
-        let identifier = source.identifier.as_str();
-        let (scheme, rest) = identifier.split_once("://").unwrap_or_default();
-        match scheme {
-            "local" => {
-                if !matches!(rest, "context" | "dockerfile") {
-                    return Err(refuse(format!("the directory `{}` is not the build's", printable(rest))));
-                }
-                if source.attrs.get("local.session").is_some_and(|session| session != self.session) {
-                    return Err(refuse("a directory comes from another session"));
-                }
-                attributes(
-                    source,
-                    &[
-                        "local.session",
-                        "local.unique",
-                        "local.includepattern",
-                        "local.followpaths",
-                        "local.excludepatterns",
-                        "local.sharedkeyhint",
-                        "local.differ",
-                        "local.metadatatransfer",
-                        "local.metadatatransferexclude",
-                    ],
-                )
-            }
-            "docker-image" => {
-                let bare = rest.split_once("@sha256:").map_or(rest, |(name, _)| name);
-                let name = [rest, bare].into_iter().find(|name| self.images.contains_key(*name));
-                let name = name.ok_or_else(|| refuse("an image of the graph was not admitted"))?;
-                seen.images.insert(name.to_owned());
-                if source.attrs.get("image.resolvemode").is_none_or(|mode| mode != "local") {
-                    return Err(refuse("an image of the graph would be looked up at a registry"));
-                }
-                attributes(source, &["image.resolvemode", "image.recordtype"])
-            }
-            "http" | "https" => {
-                if source.attrs.get(HTTP_PERM).is_some_and(|perm| *perm != self.keys.http_perm()) {
-                    return Err(refuse("what a URL gives would not be kept apart from other jobs'"));
-                }
-                attributes(source, &["http.checksum", "http.filename", HTTP_PERM])?;
-                if !self.fetched.contains_key(identifier) {
-                    seen.urls.insert(identifier.to_owned());
-                }
-                Ok(())
-            }
-            "git" => {
-                let text = format!(
-                    "`ADD {}` is not allowed: Git sources are fetched past all checks",
-                    printable_url(identifier)
-                );
-                let hint = "check the repository out in the job and COPY it";
-                Err(Fault::new(Reason::SourceDenied, text).hint(hint).into())
-            }
-            _ => Err(refuse(format!("the source `{}` is of no allowed kind", printable_url(identifier)))),
-        }
-    }
-
-    fn exec(&self, exec: &ExecOp) -> Result<(), Refusal> {
-        match NetMode::try_from(exec.network) {
-            Ok(NetMode::Unset | NetMode::None) => {}
-            Ok(NetMode::Host) => {
-                let text = "`RUN --network=host` is not allowed: it is the node's network";
-                let hint = "leave `--network=host` away";
-                return Err(Fault::new(Reason::GraphDenied, text).hint(hint).into());
-            }
-            Err(_) => return Err(refuse("a step asks for a network that this wharfd does not know")),
-        }
-        match SecurityMode::try_from(exec.security) {
-            Ok(SecurityMode::Sandbox) => {}
-            Ok(SecurityMode::Insecure) | Err(_) => {
-                let text = "`RUN --security=insecure` is not allowed: it is root on the node";
-                let hint = "leave `--security=insecure` away";
-                return Err(Fault::new(Reason::GraphDenied, text).hint(hint).into());
-            }
-        }
-        if !exec.cdi_devices.is_empty() {
-            return Err(refuse("`RUN --device` is not allowed: devices are the node's"));
-        }
-        let meta = exec.meta.as_ref().ok_or_else(|| refuse("a step has no command"))?;
-        let salt = self.keys.salt_host();
-        let salted = meta.extra_hosts.iter().any(|host| host.host == salt && host.ip == SALT_ADDRESS);
-        if !salted {
-            return Err(refuse("a step's result would not be kept apart from other jobs'"));
-        }
-        if !meta.cgroup_parent.is_empty() {
-            return Err(refuse("a step chooses its control group"));
-        }
-        exec.mounts.iter().try_for_each(|mount| self.mount(mount))
-    }
-
-    fn mount(&self, mount: &Mount) -> Result<(), Refusal> {
-        match MountType::try_from(mount.mount_type) {
-            Ok(MountType::Bind | MountType::Secret | MountType::Tmpfs) => Ok(()),
-            Ok(MountType::Cache) => {
-                let id = mount.cache_opt.as_ref().map_or("", |cache| cache.id.as_str());
-                let own = id.strip_prefix(&self.keys.cache_mounts).is_some_and(|rest| rest.starts_with('/'));
-                if own { Ok(()) } else { Err(refuse("a cache mount is not the job's own")) }
-            }
-            // The session has no SSH agent: BuildKit leaves the mount out where it may.
-            Ok(MountType::Ssh) if mount.ssh_opt.as_ref().is_some_and(|ssh| ssh.optional) => Ok(()),
-            Ok(MountType::Ssh) => {
-                let text =
-                    "a step needs an SSH agent (`RUN --mount=type=ssh,required=true`), and none is forwarded";
-                let hint = "give the step a deploy key with `--secret`, or leave out `required=true` if it can do \
-                            without";
-                Err(Fault::new(Reason::GraphDenied, text).hint(hint).into())
-            }
-            Err(_) => Err(refuse("a mount is of a kind that this wharfd does not know")),
         }
     }
 }
@@ -361,25 +221,6 @@ fn syntax_directive(result: &frontend::Result) -> Option<String> {
     })
 }
 
-/// What to do about a platform that is not the engine's.
-pub const PLATFORM_HINT: &str =
-    "leave `--platform` away, or say `--platform=$BUILDPLATFORM` for a stage that only compiles";
-
-/// A build for another platform than the engine's own.
-pub fn foreign_platform(asked: &str, own: &str) -> Fault {
-    let text = format!("the platform `{}` is not the engine's, which is `{own}`", printable(asked));
-    Fault::new(Reason::GraphDenied, text).hint(PLATFORM_HINT)
-}
-
-fn attributes(source: &SourceOp, known: &[&str]) -> Result<(), Refusal> {
-    match source.attrs.keys().find(|key| !known.contains(&key.as_str())) {
-        None => Ok(()),
-        Some(key) => {
-            Err(refuse(format!("a source has the attribute `{}`, which is not allowed", printable(key))))
-        }
-    }
-}
-
 fn refuse(why: impl Into<std::borrow::Cow<'static, str>>) -> Refusal {
     let why = why.into();
     Fault::new(Reason::GraphDenied, format!("the build graph is refused: {why}")).into()
@@ -387,15 +228,18 @@ fn refuse(why: impl Into<std::borrow::Cow<'static, str>>) -> Refusal {
 
 #[cfg(test)]
 mod tests {
-    use bollard_buildkit_proto::pb::{self, CacheOpt, HostIp, Input, Meta};
+    use bollard_buildkit_proto::pb::{self, ExecOp, HostIp, Input, Meta, SourceOp};
 
-    use super::*;
+    use super::{
+        super::isolation::{HTTP_PERM, SALT_ADDRESS},
+        *,
+    };
 
     fn keys() -> JobKeys {
         JobKeys { salt: "5a17".into(), cache_mounts: "cafe".into() }
     }
 
-    fn judge(ops: &[Op]) -> Result<Judged, Refusal> {
+    pub(super) fn judge(ops: &[Op]) -> Result<Judged, Refusal> {
         judge_bytes(ops.iter().map(prost::Message::encode_to_vec).collect())
     }
 
@@ -408,7 +252,7 @@ mod tests {
         })
     }
 
-    fn judge_result(result: frontend::Result) -> Result<Judged, Refusal> {
+    pub(super) fn judge_result(result: frontend::Result) -> Result<Judged, Refusal> {
         let keys = keys();
         let fetched = ["https://admitted.example/f", "http://buildkit-session/t"];
         let gate = Gate {
@@ -423,22 +267,22 @@ mod tests {
         gate.result(result)
     }
 
-    fn exec() -> ExecOp {
+    pub(super) fn exec() -> ExecOp {
         let host = HostIp { host: keys().salt_host(), ip: SALT_ADDRESS.into() };
         ExecOp { meta: Some(Meta { extra_hosts: vec![host], ..Meta::default() }), ..ExecOp::default() }
     }
 
-    fn op(op: op::Op) -> Op {
+    pub(super) fn op(op: op::Op) -> Op {
         Op { op: Some(op), ..Op::default() }
     }
 
-    fn run(change: impl FnOnce(&mut ExecOp)) -> Result<Judged, Refusal> {
+    pub(super) fn run(change: impl FnOnce(&mut ExecOp)) -> Result<Judged, Refusal> {
         let mut exec = exec();
         change(&mut exec);
         judge(&[op(op::Op::Exec(exec))])
     }
 
-    fn source(identifier: &str, attrs: &[(&str, &str)]) -> Result<Judged, Refusal> {
+    pub(super) fn source(identifier: &str, attrs: &[(&str, &str)]) -> Result<Judged, Refusal> {
         let attrs = attrs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         judge(&[op(op::Op::Source(SourceOp { identifier: identifier.to_owned(), attrs }))])
     }
@@ -455,67 +299,6 @@ mod tests {
         assert!(source("http://buildkit-session/t", &[]).is_ok());
         let last = Op { inputs: vec![Input { digest: "d".into(), index: 0 }], ..Op::default() };
         assert!(judge(&[last]).is_ok());
-    }
-
-    #[test]
-    fn a_step_without_salt_or_with_more_than_a_sandbox_is_refused() {
-        assert!(run(|exec| exec.meta.as_mut().unwrap().extra_hosts.clear()).is_err());
-        assert!(run(|exec| exec.meta.as_mut().unwrap().extra_hosts[0].ip = "1.2.3.4".into()).is_err());
-        assert!(run(|exec| exec.meta.as_mut().unwrap().cgroup_parent = "/x".into()).is_err());
-        assert!(run(|exec| exec.network = NetMode::Host.into()).is_err());
-        assert!(run(|exec| exec.network = 9).is_err());
-        assert!(run(|exec| exec.security = SecurityMode::Insecure.into()).is_err());
-        assert!(run(|exec| exec.cdi_devices = vec![pb::CdiDevice::default()]).is_err());
-        assert!(run(|exec| exec.meta = None).is_err());
-    }
-
-    #[test]
-    fn an_ssh_agent_is_nothing_that_a_step_may_need() {
-        let mounted = |ssh_opt| {
-            let mount = Mount { mount_type: MountType::Ssh.into(), ssh_opt, ..Mount::default() };
-            run(|exec| exec.mounts = vec![mount])
-        };
-        assert!(mounted(Some(pb::SshOpt { optional: true, ..pb::SshOpt::default() })).is_ok());
-        assert!(mounted(Some(pb::SshOpt::default())).is_err());
-        // BuildKit would panic.
-        assert!(mounted(None).is_err());
-    }
-
-    #[test]
-    fn cache_mounts_are_the_jobs_own() {
-        let cache = |id: &str| {
-            let cache_opt = Some(CacheOpt { id: id.to_owned(), sharing: 0 });
-            let mount = Mount { mount_type: MountType::Cache.into(), cache_opt, ..Mount::default() };
-            run(|exec| exec.mounts = vec![mount])
-        };
-        assert!(cache("cafe/app").is_ok());
-        for foreign in ["app", "cafeb/app", "caf/app", "/cafe/app", ""] {
-            assert!(cache(foreign).is_err(), "{foreign}");
-        }
-    }
-
-    #[test]
-    fn sources_that_were_not_admitted_are_refused_or_learnt() {
-        for (identifier, attrs) in [
-            ("local://other", vec![]),
-            ("local://context", vec![("local.session", "s2")]),
-            ("local://context", vec![("local.unknown", "1")]),
-            ("docker-image://docker.io/library/busybox:latest", vec![("image.resolvemode", "local")]),
-            ("docker-image://wharf.invalid/h/1:10", vec![("image.resolvemode", "local")]),
-            ("docker-image://wharf.invalid/h/1:1", vec![("image.resolvemode", "default")]),
-            ("docker-image://wharf.invalid/h/1:1", vec![]),
-            ("git://example.com/x.git", vec![]),
-            ("oci-layout://x", vec![]),
-            ("docker-image+blob://x", vec![]),
-            ("https://admitted.example/f", vec![("http.header.authorization", "x")]),
-            ("https://admitted.example/f", vec![("http.perm", "384")]),
-            ("https://admitted.example/f", vec![("http.uid", "1")]),
-            ("nonsense", vec![]),
-        ] {
-            assert!(matches!(source(identifier, &attrs), Err(Refusal::Refused(_))), "{identifier} {attrs:?}");
-        }
-        let learnt = source("https://other.example/f", &[]).unwrap_err();
-        assert!(matches!(learnt, Refusal::NeedsUrls(urls) if urls.contains("https://other.example/f")));
     }
 
     #[test]
@@ -554,33 +337,5 @@ mod tests {
         };
         assert!(judge("", None).is_err());
         assert!(judge("r1", Some(Definition::default())).is_ok());
-    }
-
-    #[test]
-    fn an_image_for_another_platform_is_refused() {
-        let judge = |config: &str| {
-            let metadata = [("containerimage.config".to_owned(), config.as_bytes().to_vec())].into();
-            judge_result(frontend::Result { metadata, ..frontend::Result::default() })
-        };
-        assert!(judge(r#"{"os":"linux","architecture":"amd64","rootfs":{}}"#).is_ok());
-        assert!(judge(r#"{"os":"linux","architecture":"s390x"}"#).is_err());
-        assert!(judge("{}").is_err());
-    }
-
-    #[test]
-    fn another_platform_is_refused() {
-        let on = |os: &str, architecture: &str, variant: &str| {
-            let platform = Platform {
-                os: os.into(),
-                architecture: architecture.into(),
-                variant: variant.into(),
-                ..Platform::default()
-            };
-            judge(&[Op { platform: Some(platform), ..op(op::Op::Exec(exec())) }])
-        };
-        assert!(on("linux", "amd64", "").is_ok());
-        assert!(on("linux", "arm64", "").is_err());
-        assert!(on("linux", "amd", "").is_err());
-        assert!(on("linux", "amd64", "v3").is_err());
     }
 }

@@ -1,0 +1,109 @@
+//! What a step may be: a sandbox on the default network, with mounts of the job's own.
+
+use bollard_buildkit_proto::pb::{ExecOp, Mount, MountType, NetMode, SecurityMode};
+
+use super::{Gate, Refusal, refuse};
+use crate::{
+    build::isolation::SALT_ADDRESS,
+    fault::{Fault, Reason},
+};
+
+impl Gate<'_> {
+    pub(super) fn exec(&self, exec: &ExecOp) -> Result<(), Refusal> {
+        match NetMode::try_from(exec.network) {
+            Ok(NetMode::Unset | NetMode::None) => {}
+            Ok(NetMode::Host) => {
+                let text = "`RUN --network=host` is not allowed: it is the node's network";
+                let hint = "omit `--network=host`";
+                return Err(Fault::new(Reason::GraphDenied, text).hint(hint).into());
+            }
+            Err(_) => return Err(refuse("a step asks for a network that this wharfd does not know")),
+        }
+        match SecurityMode::try_from(exec.security) {
+            Ok(SecurityMode::Sandbox) => {}
+            Ok(SecurityMode::Insecure) | Err(_) => {
+                let text = "`RUN --security=insecure` is not allowed: it is root on the node";
+                let hint = "omit `--security=insecure`";
+                return Err(Fault::new(Reason::GraphDenied, text).hint(hint).into());
+            }
+        }
+        if !exec.cdi_devices.is_empty() {
+            return Err(refuse("`RUN --device` is not allowed: devices are the node's"));
+        }
+        let meta = exec.meta.as_ref().ok_or_else(|| refuse("a step has no command"))?;
+        let salt = self.keys.salt_host();
+        let salted = meta.extra_hosts.iter().any(|host| host.host == salt && host.ip == SALT_ADDRESS);
+        if !salted {
+            return Err(refuse("a step's result would not be kept apart from other jobs'"));
+        }
+        if !meta.cgroup_parent.is_empty() {
+            return Err(refuse("a step chooses its control group"));
+        }
+        exec.mounts.iter().try_for_each(|mount| self.mount(mount))
+    }
+
+    fn mount(&self, mount: &Mount) -> Result<(), Refusal> {
+        match MountType::try_from(mount.mount_type) {
+            Ok(MountType::Bind | MountType::Secret | MountType::Tmpfs) => Ok(()),
+            Ok(MountType::Cache) => {
+                let id = mount.cache_opt.as_ref().map_or("", |cache| cache.id.as_str());
+                let own = id.strip_prefix(&self.keys.cache_mounts).is_some_and(|rest| rest.starts_with('/'));
+                if own { Ok(()) } else { Err(refuse("a cache mount is not the job's own")) }
+            }
+            // The session has no SSH agent: BuildKit leaves the mount out where it may.
+            Ok(MountType::Ssh) if mount.ssh_opt.as_ref().is_some_and(|ssh| ssh.optional) => Ok(()),
+            Ok(MountType::Ssh) => {
+                let text =
+                    "a step needs an SSH agent (`RUN --mount=type=ssh,required=true`), and none is forwarded";
+                let hint = "give the step a deploy key with `--secret`, or leave out `required=true` if it can do \
+                            without";
+                Err(Fault::new(Reason::GraphDenied, text).hint(hint).into())
+            }
+            Err(_) => Err(refuse("a mount is of a kind that this wharfd does not know")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bollard_buildkit_proto::pb::{self, CacheOpt};
+
+    use super::{super::tests::run, *};
+
+    #[test]
+    fn a_step_without_salt_or_with_more_than_a_sandbox_is_refused() {
+        assert!(run(|exec| exec.meta.as_mut().unwrap().extra_hosts.clear()).is_err());
+        assert!(run(|exec| exec.meta.as_mut().unwrap().extra_hosts[0].ip = "1.2.3.4".into()).is_err());
+        assert!(run(|exec| exec.meta.as_mut().unwrap().cgroup_parent = "/x".into()).is_err());
+        assert!(run(|exec| exec.network = NetMode::Host.into()).is_err());
+        assert!(run(|exec| exec.network = 9).is_err());
+        assert!(run(|exec| exec.security = SecurityMode::Insecure.into()).is_err());
+        assert!(run(|exec| exec.cdi_devices = vec![pb::CdiDevice::default()]).is_err());
+        assert!(run(|exec| exec.meta = None).is_err());
+    }
+
+    #[test]
+    fn an_ssh_agent_is_nothing_that_a_step_may_need() {
+        let mounted = |ssh_opt| {
+            let mount = Mount { mount_type: MountType::Ssh.into(), ssh_opt, ..Mount::default() };
+            run(|exec| exec.mounts = vec![mount])
+        };
+        assert!(mounted(Some(pb::SshOpt { optional: true, ..pb::SshOpt::default() })).is_ok());
+        assert!(mounted(Some(pb::SshOpt::default())).is_err());
+        // BuildKit would panic.
+        assert!(mounted(None).is_err());
+    }
+
+    #[test]
+    fn cache_mounts_are_the_jobs_own() {
+        let cache = |id: &str| {
+            let cache_opt = Some(CacheOpt { id: id.to_owned(), sharing: 0 });
+            let mount = Mount { mount_type: MountType::Cache.into(), cache_opt, ..Mount::default() };
+            run(|exec| exec.mounts = vec![mount])
+        };
+        assert!(cache("cafe/app").is_ok());
+        for foreign in ["app", "cafeb/app", "caf/app", "/cafe/app", ""] {
+            assert!(cache(foreign).is_err(), "{foreign}");
+        }
+    }
+}

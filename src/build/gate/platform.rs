@@ -1,0 +1,92 @@
+//! The platform of a graph's operations and of its image: the engine's own.
+
+use bollard_buildkit_proto::pb::Platform;
+
+use super::{Gate, Refusal, refuse};
+use crate::{
+    fault::{Fault, Reason},
+    names::printable,
+};
+
+/// What to do about a platform that is not the engine's.
+pub const PLATFORM_HINT: &str =
+    "omit `--platform`, or say `--platform=$BUILDPLATFORM` for a stage that only compiles";
+
+/// A build for another platform than the engine's own.
+pub fn foreign_platform(asked: &str, own: &str) -> Fault {
+    let text = format!("the platform `{}` is not the engine's, which is `{own}`", printable(asked));
+    Fault::new(Reason::GraphDenied, text).hint(PLATFORM_HINT)
+}
+
+impl Gate<'_> {
+    /// The config of the image that comes out: `FROM --platform=… scratch` shows nowhere else.
+    pub(super) fn config(&self, json: &[u8]) -> Result<(), Refusal> {
+        #[derive(serde::Deserialize)]
+        struct Config {
+            os: String,
+            architecture: String,
+            #[serde(default)]
+            variant: String,
+        }
+        let Config { os, architecture, variant } =
+            serde_json::from_slice(json).map_err(|_| refuse("the image's config cannot be read"))?;
+        self.on_platform(Some(&Platform { os, architecture, variant, ..Platform::default() }))
+    }
+
+    pub(super) fn on_platform(&self, platform: Option<&Platform>) -> Result<(), Refusal> {
+        let Some(platform) = platform else { return Ok(()) };
+        let mut name = format!("{}/{}", platform.os, platform.architecture);
+        // The engine's own variant may be said or omitted; another one is another platform.
+        if !platform.variant.is_empty() && !self.platform.ends_with(&format!("/{name}/{}", platform.variant))
+        {
+            name = format!("{name}/{}", platform.variant);
+        }
+        let same = self.platform == name
+            || self.platform.strip_prefix(&name).is_some_and(|rest| rest.starts_with('/'));
+        if same {
+            return Ok(());
+        }
+        Err(foreign_platform(&name, self.platform).into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bollard_buildkit_proto::{
+        moby::buildkit::v1::frontend,
+        pb::{Op, op},
+    };
+
+    use super::{
+        super::tests::{exec, judge, judge_result, op},
+        *,
+    };
+
+    #[test]
+    fn an_image_for_another_platform_is_refused() {
+        let judge = |config: &str| {
+            let metadata = [("containerimage.config".to_owned(), config.as_bytes().to_vec())].into();
+            judge_result(frontend::Result { metadata, ..frontend::Result::default() })
+        };
+        assert!(judge(r#"{"os":"linux","architecture":"amd64","rootfs":{}}"#).is_ok());
+        assert!(judge(r#"{"os":"linux","architecture":"s390x"}"#).is_err());
+        assert!(judge("{}").is_err());
+    }
+
+    #[test]
+    fn another_platform_is_refused() {
+        let on = |os: &str, architecture: &str, variant: &str| {
+            let platform = Platform {
+                os: os.into(),
+                architecture: architecture.into(),
+                variant: variant.into(),
+                ..Platform::default()
+            };
+            judge(&[Op { platform: Some(platform), ..op(op::Op::Exec(exec())) }])
+        };
+        assert!(on("linux", "amd64", "").is_ok());
+        assert!(on("linux", "arm64", "").is_err());
+        assert!(on("linux", "amd", "").is_err());
+        assert!(on("linux", "amd64", "v3").is_err());
+    }
+}
