@@ -15,6 +15,8 @@ use super::{
 const FRAME: Duration = Duration::from_millis(100);
 /// How many of its last lines a running step shows at most.
 const WINDOW_ROWS_MAX: usize = 6;
+/// No terminal shows more than this of a line.
+const ROW_BYTES_MAX: usize = 4 * 1024;
 const BAR_COLUMNS: usize = 20;
 /// The least width of a name before a bar; if there is no room for both, the bar is left out.
 const BAR_NAME_COLUMNS: usize = 19;
@@ -259,7 +261,7 @@ fn window(vertex: &Vertex, rows_max: usize) -> Vec<Row> {
         .filter(|line| !line.text.trim().is_empty())
         .take(rows_max)
         .map(|line| Row {
-            left: format!(" => => # {}", untabbed(&line.text)),
+            left: format!(" => => # {}", untabbed(beginning(&line.text))),
             right: String::new(),
             color: Color::Faint,
             kind: Kind::Moving,
@@ -267,6 +269,11 @@ fn window(vertex: &Vertex, rows_max: usize) -> Vec<Row> {
         .collect();
     rows.reverse();
     rows
+}
+
+/// As much of a line as any terminal shows: the whole can have a megabyte, ten times a second.
+fn beginning(text: &str) -> &str {
+    text.get(..text.floor_char_boundary(ROW_BYTES_MAX)).unwrap_or(text)
 }
 
 fn bar_of(current: u64, total: u64) -> String {
