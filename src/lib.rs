@@ -31,6 +31,8 @@ pub mod images;
 
 pub mod build;
 
+pub mod front;
+
 pub mod service;
 
 pub mod daemon;

@@ -18,7 +18,7 @@ use tokio_util::{
     sync::CancellationToken,
     task::{TaskTracker, task_tracker::TaskTrackerToken},
 };
-use tracing::Instrument as _;
+use tracing::{Instrument as _, Span};
 
 use crate::fault::{Fault, Reason};
 
@@ -135,6 +135,8 @@ impl Group {
     {
         let held = self.hold();
         let span = tracing::debug_span!("task", task = name);
+        // Without a span of its own it stays in its spawner's, which says whose call it is.
+        let span = if span.is_disabled() { Span::current() } else { span };
         let tracked = async move {
             let outcome = AssertUnwindSafe(future).catch_unwind().await;
             if outcome.is_err() {
@@ -275,6 +277,8 @@ impl From<Panicked> for Fault {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use tokio::sync::oneshot;
 
     use super::*;
@@ -344,6 +348,44 @@ mod tests {
         assert_eq!(stopped.await, Ok(Err(Cause::ClientGone)));
         finish.send(()).unwrap();
         assert_eq!(cleanup.await, Ok(true));
+    }
+
+    #[tokio::test]
+    async fn a_task_stays_in_the_span_of_whoever_spawns_it() {
+        let written = Arc::new(Mutex::new(Vec::new()));
+        // The level of an operator's log: the spans of tasks are not in it.
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::INFO)
+            .with_ansi(false)
+            .with_writer({
+                let written = Arc::clone(&written);
+                move || Written(Arc::clone(&written))
+            })
+            .finish();
+        let _default = tracing::subscriber::set_default(subscriber);
+        let group = Group::root();
+        let spawned = tracing::info_span!("call", caller = 7).in_scope(|| {
+            let inner = group.clone();
+            group.spawn("outer", async move {
+                inner.spawn("inner", async { tracing::info!("something happens") }).await
+            })
+        });
+        spawned.await.unwrap().unwrap();
+        let log = String::from_utf8(written.lock().unwrap().clone()).unwrap();
+        assert!(log.contains("call{caller=7}"), "{log}");
+    }
+
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
     }
 
     #[tokio::test]

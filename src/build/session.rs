@@ -45,6 +45,7 @@ struct State {
 #[derive(Debug)]
 struct Waiting {
     caller: CallerId,
+    namespace: Namespace,
     attached: oneshot::Sender<Attached>,
 }
 
@@ -154,8 +155,8 @@ impl Sessions {
         })
     }
 
-    /// Hands a stream's ends to whoever waits for it.
-    pub fn attach(&self, caller: &CallerId, id: &str, attached: Attached) -> Result<(), Fault> {
+    /// Hands a stream's ends to whoever waits for it; the namespace of its session.
+    pub fn attach(&self, caller: &CallerId, id: &str, attached: Attached) -> Result<Namespace, Fault> {
         let not_found =
             || Fault::new(Reason::SessionNotFound, "there is no such stream, or it is attached already");
         let waiting = {
@@ -165,7 +166,9 @@ impl Sessions {
                 Some(_) | None => None,
             }
         };
-        waiting.ok_or_else(not_found)?.attached.send(attached).map_err(|_| not_found())
+        let Waiting { namespace, attached: waits, .. } = waiting.ok_or_else(not_found)?;
+        waits.send(attached).map_err(|_| not_found())?;
+        Ok(namespace)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
@@ -199,7 +202,8 @@ impl ClientSession {
     pub async fn stream(&self, subject: v1::stream_opened::Subject) -> Result<Attached, Status> {
         let id = random_id().map_err(|error| Status::internal(error.to_string()))?;
         let (sender, receiver) = oneshot::channel();
-        let waiting = Waiting { caller: self.caller.clone(), attached: sender };
+        let waiting =
+            Waiting { caller: self.caller.clone(), namespace: self.namespace.clone(), attached: sender };
         self.sessions.lock().streams.insert(id.clone(), waiting);
         let _forget = Forget { sessions: &self.sessions, id: &id };
         let opened = v1::StreamOpened { stream_id: id.clone(), subject: Some(subject) };

@@ -12,12 +12,13 @@ use crate::{
     config::Config,
     engine::Engine,
     fault::Fault,
+    front::{Front, Work},
     identity::Identities,
     images::{
         Images,
         naming::{KeyError, Keys},
     },
-    service::{self, Front, Health, Work},
+    service::{self, Health},
     store::{Store, StoreError},
     tasks::{Cause, Group, Task},
     transport::{
@@ -112,7 +113,7 @@ async fn start(config: &Config, process: &Group) -> Result<Started, StartError> 
         images.recover().await?;
         engines.insert(name.clone(), images);
     }
-    let identities = Identities::new(config);
+    let identities = Arc::new(Identities::new(config));
     say_who_is_served(&identities);
 
     let work = Work::new(process.child("work"));

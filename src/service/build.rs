@@ -8,7 +8,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    Call, Front, Kind,
+    accept, authorize, begin, status,
     stream::{Responses, guarded},
 };
 use crate::{
@@ -19,6 +19,7 @@ use crate::{
         tar::{Beginning, Tar},
     },
     fault::{Fault, Reason},
+    front::{Call, End, Front, Kind},
     images::owned::check_target,
     tasks::{Cause, Group},
     wire::{
@@ -56,19 +57,25 @@ impl Build {
         let Some(session_request::Request::Open(open)) = first(&mut requests).await?.request else {
             return Err(Fault::invalid("open", "the first request must open the session"));
         };
-        let permit = call.authorize(open.namespace.clone())?;
+        let permit = authorize(call, open.namespace.clone())?;
         let offer = Offer::from_wire(open)?;
-        let member = self.front.work().begin(call.engine_name(), &permit, Kind::Session)?;
-        let tasks: Group = (*member).clone();
+        let member = self.front.begin(call, &permit, Kind::Session)?;
+        let tasks = member.tasks().clone();
         let (session, announcements) =
             self.sessions.open(call.caller().id().clone(), permit.subject().clone(), offer, tasks.clone())?;
         let opened = v1::SessionOpened { session_id: session.id().to_owned() };
-        let (sessions, watched) = (self.sessions.clone(), tasks.clone());
+        let (sessions, watched, ending) = (self.sessions.clone(), tasks.clone(), call.clone());
         tasks.spawn("session", async move {
             let _member = member;
             let ended = async { while let Ok(Some(_)) = requests.message().await {} };
-            if watched.unless_cancelled(ended).await.is_ok() {
-                watched.cancel(Cause::ClientGone);
+            match watched.unless_cancelled(ended).await {
+                Ok(()) => {
+                    watched.cancel(Cause::ClientGone);
+                    ending.ended(&End::Done);
+                }
+                // However its client leaves: that is the end of a session.
+                Err(Cause::ClientGone) => ending.ended(&End::Done),
+                Err(cause) => ending.ended(&End::Fault(&cause.into())),
             }
             sessions.close(&session);
         });
@@ -76,7 +83,7 @@ impl Build {
         let announced =
             ReceiverStream::new(announcements).map(|stream| Ok(session_response::Response::Stream(stream)));
         let guard = tasks.cancel_on_drop(Cause::ClientGone);
-        let responses = until_cancelled(opened.chain(announced).boxed(), tasks, call.clone())
+        let responses = until_cancelled(opened.chain(announced).boxed(), tasks)
             .map(|response| response.map(|response| v1::SessionResponse { response: Some(response) }));
         Ok(guarded(responses, guard))
     }
@@ -90,8 +97,9 @@ impl Build {
             return Err(Fault::invalid("stream_id", "the first request must name the stream"));
         };
         let (outgoing, responses) = session::outgoing();
-        self.sessions.attach(call.caller().id(), &id, Attached { incoming, outgoing })?;
-        Ok(ReceiverStream::new(responses).boxed())
+        let namespace = self.sessions.attach(call.caller().id(), &id, Attached { incoming, outgoing })?;
+        call.acts_in(&namespace);
+        Ok(to_the_end(ReceiverStream::new(responses), call.clone()))
     }
 
     async fn start(
@@ -102,7 +110,7 @@ impl Build {
         let Some(build_request::Request::Start(start)) = first(&mut requests).await?.request else {
             return Err(Fault::invalid("start", "the first request must start the build"));
         };
-        let namespace = call.authorize(start.namespace)?;
+        let namespace = authorize(call, start.namespace)?;
         let spec = start.spec.ok_or_else(|| Fault::invalid("start.spec", "there is nothing to build"))?;
         let spec = BuildSpec::from_wire(spec)?;
         for (index, tag) in spec.tags.iter().enumerate() {
@@ -118,11 +126,11 @@ impl Build {
             }
             Some(session)
         };
-        let member = self.front.work().begin(call.engine_name(), &namespace, Kind::Build)?;
+        let member = self.front.begin(call, &namespace, Kind::Build)?;
         // A build in a session ends with it.
         let tasks = match &session {
             Some(session) => session.tasks().enter("build")?,
-            None => (*member).clone(),
+            None => member.tasks().clone(),
         };
         let synced = session.as_ref().is_some_and(|session| session.offer().directory("context").is_some());
         let tar = if synced {
@@ -139,12 +147,20 @@ impl Build {
             |reporter: Reporter| async move { Box::pin(running::run(&images, &order, &reporter)).await };
         let progress = |progress| response(build_response::Response::Progress(progress));
         Ok(super::stream::run(call, tasks, member, work, progress, |outcome| {
-            response(match outcome {
-                Outcome::Built(result) => build_response::Response::Result(result),
-                Outcome::Failed(failure) => build_response::Response::Failure(failure),
-            })
+            let (end, outcome) = match outcome {
+                Outcome::Built(result) => (End::Done, build_response::Response::Result(result)),
+                Outcome::Failed(failure) => {
+                    (End::Failed(kind_of(&failure)), build_response::Response::Failure(failure))
+                }
+            };
+            (end, response(outcome))
         }))
     }
+}
+
+/// A failure's kind, as the log names it: `COMMAND`. Its message is the job's.
+fn kind_of(failure: &v1::BuildFailure) -> &'static str {
+    failure.kind().as_str_name().trim_start_matches("BUILD_FAILURE_KIND_")
 }
 
 fn response(response: build_response::Response) -> v1::BuildResponse {
@@ -161,24 +177,24 @@ impl build_service_server::BuildService for Build {
         &self,
         request: Request<Streaming<v1::SessionRequest>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
-        let call = self.front.accept(&request, "BuildService/Session")?;
-        call.answer(self.open(&call, request.into_inner())).await
+        let call = accept(&self.front, &request, "BuildService/Session")?;
+        begin(&call, self.open(&call, request.into_inner())).await
     }
 
     async fn attach(
         &self,
         request: Request<Streaming<v1::AttachRequest>>,
     ) -> Result<Response<Self::AttachStream>, Status> {
-        let call = self.front.accept(&request, "BuildService/Attach")?;
-        call.answer(self.attached(&call, request.into_inner())).await
+        let call = accept(&self.front, &request, "BuildService/Attach")?;
+        begin(&call, self.attached(&call, request.into_inner())).await
     }
 
     async fn build(
         &self,
         request: Request<Streaming<v1::BuildRequest>>,
     ) -> Result<Response<Self::BuildStream>, Status> {
-        let call = self.front.accept(&request, "BuildService/Build")?;
-        call.answer(self.start(&call, request.into_inner())).await
+        let call = accept(&self.front, &request, "BuildService/Build")?;
+        begin(&call, self.start(&call, request.into_inner())).await
     }
 }
 
@@ -186,7 +202,7 @@ impl build_service_server::BuildService for Build {
 async fn first<T: Default>(requests: &mut Streaming<T>) -> Result<T, Fault> {
     match tokio::time::timeout(FIRST_MESSAGE, requests.message()).await {
         Ok(Ok(message)) => Ok(message.unwrap_or_default()),
-        Ok(Err(status)) => Err(super::status::from_stream(status)),
+        Ok(Err(status)) => Err(status::from_stream(status)),
         Err(_) => Err(Fault::new(Reason::StreamBroken, "the call said nothing for 30 seconds")),
     }
 }
@@ -232,21 +248,32 @@ async fn feed(
     }
 }
 
+/// The stream of an attached call, which ends with it.
+fn to_the_end<T: Send + 'static>(responses: ReceiverStream<Result<T, Status>>, call: Call) -> Responses<T> {
+    let next = |(mut responses, call): (ReceiverStream<Result<T, Status>>, Call)| async move {
+        let item = responses.next().await;
+        if item.is_none() {
+            call.ended(&End::Done);
+        }
+        item.map(|item| (item, (responses, call)))
+    };
+    stream::unfold((responses, call), next).boxed()
+}
+
 /// The stream until its tasks are cancelled; then the reason, and the end.
 fn until_cancelled<T: Send + 'static>(
     stream: BoxStream<'static, Result<T, Status>>,
     tasks: Group,
-    call: Call,
 ) -> impl stream::Stream<Item = Result<T, Status>> + Send {
-    stream::unfold(Some((stream, tasks, call)), |state| async move {
-        let (mut stream, tasks, call) = state?;
+    stream::unfold(Some((stream, tasks)), |state| async move {
+        let (mut stream, tasks) = state?;
         tokio::select! {
             biased;
             cause = tasks.cancelled() => match cause {
                 Cause::ClientGone | Cause::Done => None,
-                cause => Some((Err(call.failed(&cause.into())), None)),
+                cause => Some((Err(status::from_fault(&cause.into())), None)),
             },
-            item = stream.next() => item.map(|item| (item, Some((stream, tasks, call)))),
+            item = stream.next() => item.map(|item| (item, Some((stream, tasks)))),
         }
     })
 }

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
 use super::{
-    Front, Kind,
-    call::to_its_end,
+    accept, answer, authorize, begin,
     stream::{self, Responses},
 };
 use crate::{
     fault::Fault,
+    front::{End, Front, Kind},
     images::owned::OwnedImage,
     names::Reference,
     wire::{
@@ -40,13 +40,13 @@ impl ImageService for Images {
         &self,
         request: Request<v1::PushImageRequest>,
     ) -> Result<Response<Self::PushImageStream>, Status> {
-        let call = self.front.accept(&request, "ImageService/PushImage")?;
+        let call = accept(&self.front, &request, "ImageService/PushImage")?;
         let request = request.into_inner();
-        call.answer(async {
-            let permit = call.authorize(request.namespace)?;
+        begin(&call, async {
+            let permit = authorize(&call, request.namespace)?;
             let reference = reference("reference", &request.reference)?.tagged();
             let credentials = Logins::from_wire("credentials", request.credentials)?;
-            let member = self.front.work().begin(call.engine_name(), &permit, Kind::Push)?;
+            let member = self.front.begin(&call, &permit, Kind::Push)?;
             let images = call.images().clone();
             let work = move |reporter| async move {
                 let image = images.find_image(&permit, &reference.to_string()).await?;
@@ -54,7 +54,9 @@ impl ImageService for Images {
                 let digest = images.push(&permit, &image, &reference, login, &reporter).await?;
                 Ok(v1::PushImageResult { reference: reference.to_string(), digest: digest.to_string() })
             };
-            Ok(stream::run(&call, (*member).clone(), member, work, pushing, pushed))
+            Ok(stream::run(&call, member.tasks().clone(), member, work, pushing, |result| {
+                (End::Done, pushed(result))
+            }))
         })
         .await
     }
@@ -63,13 +65,13 @@ impl ImageService for Images {
         &self,
         request: Request<v1::PullImageRequest>,
     ) -> Result<Response<Self::PullImageStream>, Status> {
-        let call = self.front.accept(&request, "ImageService/PullImage")?;
+        let call = accept(&self.front, &request, "ImageService/PullImage")?;
         let request = request.into_inner();
-        call.answer(async {
-            let permit = call.authorize(request.namespace)?;
+        begin(&call, async {
+            let permit = authorize(&call, request.namespace)?;
             let reference = reference("reference", &request.reference)?.tagged();
             let credentials = Logins::from_wire("credentials", request.credentials)?;
-            let member = self.front.work().begin(call.engine_name(), &permit, Kind::Pull)?;
+            let member = self.front.begin(&call, &permit, Kind::Pull)?;
             let images = call.images().clone();
             let work = move |reporter| async move {
                 let (digest, image) = images.pull_image(&permit, &reference, &credentials, &reporter).await?;
@@ -79,7 +81,9 @@ impl ImageService for Images {
                     image_id: image.id().to_string(),
                 })
             };
-            Ok(stream::run(&call, (*member).clone(), member, work, pulling, pulled))
+            Ok(stream::run(&call, member.tasks().clone(), member, work, pulling, |result| {
+                (End::Done, pulled(result))
+            }))
         })
         .await
     }
@@ -88,19 +92,20 @@ impl ImageService for Images {
         &self,
         request: Request<v1::TagImageRequest>,
     ) -> Result<Response<v1::TagImageResponse>, Status> {
-        let call = self.front.accept(&request, "ImageService/TagImage")?;
+        let call = accept(&self.front, &request, "ImageService/TagImage")?;
         let request = request.into_inner();
-        call.answer(async {
-            let permit = call.authorize(request.namespace)?;
+        answer(&call, async {
+            let permit = authorize(&call, request.namespace)?;
             let target = reference("target", &request.target)?.tagged();
-            let member = self.front.work().begin(call.engine_name(), &permit, Kind::Change)?;
+            let member = self.front.begin(&call, &permit, Kind::Change)?;
             let images = call.images().clone();
-            to_its_end(member, async move {
-                let image = images.find_image(&permit, &request.source).await?;
-                images.tag_image(&permit, &image, &target).await?;
-                Ok(v1::TagImageResponse {})
-            })
-            .await
+            member
+                .to_its_end(async move {
+                    let image = images.find_image(&permit, &request.source).await?;
+                    images.tag_image(&permit, &image, &target).await?;
+                    Ok(v1::TagImageResponse {})
+                })
+                .await
         })
         .await
     }
@@ -109,10 +114,10 @@ impl ImageService for Images {
         &self,
         request: Request<v1::ListImagesRequest>,
     ) -> Result<Response<v1::ListImagesResponse>, Status> {
-        let call = self.front.accept(&request, "ImageService/ListImages")?;
+        let call = accept(&self.front, &request, "ImageService/ListImages")?;
         let request = request.into_inner();
-        call.answer(async {
-            let permit = call.authorize(request.namespace)?;
+        answer(&call, async {
+            let permit = authorize(&call, request.namespace)?;
             let filter = match request.reference.as_str() {
                 "" => None,
                 text => Some(reference("reference", text)?),
@@ -128,10 +133,10 @@ impl ImageService for Images {
         &self,
         request: Request<v1::InspectImageRequest>,
     ) -> Result<Response<v1::InspectImageResponse>, Status> {
-        let call = self.front.accept(&request, "ImageService/InspectImage")?;
+        let call = accept(&self.front, &request, "ImageService/InspectImage")?;
         let request = request.into_inner();
-        call.answer(async {
-            let permit = call.authorize(request.namespace)?;
+        answer(&call, async {
+            let permit = authorize(&call, request.namespace)?;
             let (image, json) = call.images().inspect_image(&permit, &request.reference).await?;
             Ok(v1::InspectImageResponse { image: listed(&image, None), json: json.to_string() })
         })
@@ -142,20 +147,21 @@ impl ImageService for Images {
         &self,
         request: Request<v1::RemoveImageRequest>,
     ) -> Result<Response<v1::RemoveImageResponse>, Status> {
-        let call = self.front.accept(&request, "ImageService/RemoveImage")?;
+        let call = accept(&self.front, &request, "ImageService/RemoveImage")?;
         let request = request.into_inner();
-        call.answer(async {
-            let permit = call.authorize(request.namespace)?;
-            let member = self.front.work().begin(call.engine_name(), &permit, Kind::Change)?;
+        answer(&call, async {
+            let permit = authorize(&call, request.namespace)?;
+            let member = self.front.begin(&call, &permit, Kind::Change)?;
             let images = call.images().clone();
-            to_its_end(member, async move {
-                let removed = images.remove_image(&permit, &request.reference, request.force).await?;
-                Ok(v1::RemoveImageResponse {
-                    untagged: removed.untagged.iter().map(ToString::to_string).collect(),
-                    deleted: removed.deleted.iter().map(ToString::to_string).collect(),
+            member
+                .to_its_end(async move {
+                    let removed = images.remove_image(&permit, &request.reference, request.force).await?;
+                    Ok(v1::RemoveImageResponse {
+                        untagged: removed.untagged.iter().map(ToString::to_string).collect(),
+                        deleted: removed.deleted.iter().map(ToString::to_string).collect(),
+                    })
                 })
-            })
-            .await
+                .await
         })
         .await
     }

@@ -1,29 +1,27 @@
-//! The gRPC front door. A handler accepts, authorizes, does its work, answers.
+//! The gRPC door. A handler accepts, authorizes, does its work, answers.
 
 mod build;
-mod call;
 mod image;
 mod namespace;
 mod node;
 mod status;
 mod stream;
-mod work;
 
-use std::{collections::BTreeMap, convert::Infallible, sync::Arc};
+use std::{convert::Infallible, future::Future, sync::Arc};
 
 use http::{Request, Response};
 use hyper::body::Incoming;
-use tonic::{body::Body, service::Routes};
+use tonic::{Status, body::Body, service::Routes};
 use tower::{Service, ServiceExt};
 
-pub use call::Call;
 pub use status::refuse;
-pub use work::{Kind, Member, Work};
 
 use crate::{
-    identity::Identities,
-    images::Images,
-    names::EngineName,
+    fault::Fault,
+    front::{Call, Front},
+    names::Namespace,
+    policy::Permit,
+    transport::Peer,
     wire::v1::{
         self, build_service_server::BuildServiceServer, image_service_server::ImageServiceServer,
         namespace_service_server::NamespaceServiceServer, node_service_server::NodeServiceServer,
@@ -36,24 +34,34 @@ const BUILD_MESSAGE_BYTES_MAX: usize = 2 << 20;
 /// known who asks, and each of a user's streams may hold one.
 const REQUEST_BYTES_MAX: usize = 64 << 10;
 
-/// What all handlers share.
-#[derive(Debug)]
-pub struct Front {
-    identities: Identities,
-    engines: BTreeMap<EngineName, Images>,
-    work: Arc<Work>,
+/// Accepts a call of `method`, `SERVICE/METHOD`.
+fn accept<T>(front: &Front, request: &tonic::Request<T>, method: &'static str) -> Result<Call, Status> {
+    front.accept(request.extensions().get::<Peer>(), method).map_err(|fault| status::from_fault(&fault))
 }
 
-impl Front {
-    /// A front door for `identities`; `engines` has every engine that they name.
-    pub fn new(identities: Identities, engines: BTreeMap<EngineName, Images>, work: Arc<Work>) -> Arc<Self> {
-        Arc::new(Self { identities, engines, work })
-    }
+/// Allows the call to act in the namespace that its request names.
+fn authorize(call: &Call, namespace: Option<v1::Namespace>) -> Result<Permit<Namespace>, Fault> {
+    let v1::Namespace { job, run } =
+        namespace.ok_or_else(|| Fault::invalid("namespace", "the request names no namespace"))?;
+    let namespace =
+        Namespace::new(job, run).map_err(|error| Fault::invalid("namespace", error.to_string()))?;
+    call.authorize(namespace)
+}
 
-    /// The work that runs.
-    pub fn work(&self) -> &Arc<Work> {
-        &self.work
-    }
+/// Does a call's work; what it comes to is the answer.
+async fn answer<T>(
+    call: &Call,
+    work: impl Future<Output = Result<T, Fault>>,
+) -> Result<tonic::Response<T>, Status> {
+    call.answer(work).await.map(tonic::Response::new).map_err(|fault| status::from_fault(&fault))
+}
+
+/// Begins a call whose answer is a stream, which says how it ends.
+async fn begin<T>(
+    call: &Call,
+    work: impl Future<Output = Result<T, Fault>>,
+) -> Result<tonic::Response<T>, Status> {
+    call.begin(work).await.map(tonic::Response::new).map_err(|fault| status::from_fault(&fault))
 }
 
 /// What the health check answers: for `""`, whether wharfd takes new work.
@@ -81,6 +89,7 @@ pub async fn services(
     ),
     tonic_reflection::server::Error,
 > {
+    let completing = Arc::clone(&front);
     let described = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(v1::FILE_DESCRIPTOR_SET)
@@ -110,7 +119,8 @@ pub async fn services(
         .add_service(described().build_v1()?.max_decoding_message_size(REQUEST_BYTES_MAX))
         .add_service(described().build_v1alpha()?.max_decoding_message_size(REQUEST_BYTES_MAX))
         .prepare();
-    Ok((ServiceExt::<Request<Incoming>>::map_response(routes, status::complete), Health(reporter)))
+    let complete = move |response| status::complete(response, |fault| completing.refused(fault));
+    Ok((ServiceExt::<Request<Incoming>>::map_response(routes, complete), Health(reporter)))
 }
 
 #[cfg(test)]

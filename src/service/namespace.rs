@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
-use super::Front;
-use crate::wire::v1::{
-    DeleteNamespaceRequest, DeleteNamespaceResponse, namespace_service_server::NamespaceService,
+use super::{accept, answer, authorize};
+use crate::{
+    front::Front,
+    wire::v1::{DeleteNamespaceRequest, DeleteNamespaceResponse, namespace_service_server::NamespaceService},
 };
 
 /// `NamespaceService`.
@@ -27,9 +28,9 @@ impl NamespaceService for Namespaces {
         &self,
         request: Request<DeleteNamespaceRequest>,
     ) -> Result<Response<DeleteNamespaceResponse>, Status> {
-        let call = self.front.accept(&request, "NamespaceService/DeleteNamespace")?;
-        call.answer(async {
-            let permit = call.authorize(request.into_inner().namespace)?;
+        let call = accept(&self.front, &request, "NamespaceService/DeleteNamespace")?;
+        answer(&call, async {
+            let permit = authorize(&call, request.into_inner().namespace)?;
             let (images, name) = (call.images().clone(), call.engine_name().clone());
             let work = Arc::clone(self.front.work());
             // Not in the namespace's own group, which it cancels; to its end, also when the client goes.

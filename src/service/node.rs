@@ -4,8 +4,11 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
-use super::Front;
-use crate::wire::v1::{GetInfoRequest, GetInfoResponse, node_service_server::NodeService};
+use super::{accept, answer};
+use crate::{
+    front::Front,
+    wire::v1::{GetInfoRequest, GetInfoResponse, node_service_server::NodeService},
+};
 
 /// `NodeService`.
 #[derive(Debug)]
@@ -22,7 +25,7 @@ impl Node {
 #[tonic::async_trait]
 impl NodeService for Node {
     async fn get_info(&self, request: Request<GetInfoRequest>) -> Result<Response<GetInfoResponse>, Status> {
-        let call = self.front.accept(&request, "NodeService/GetInfo")?;
+        let call = accept(&self.front, &request, "NodeService/GetInfo")?;
         let (caller, engine) = (call.caller(), call.engine());
         let (major, minor) = engine.api_version();
         let info = GetInfoResponse {
@@ -36,7 +39,7 @@ impl NodeService for Node {
             image_store: engine.image_store().to_string(),
             namespaces: caller.rules().namespaces().to_string(),
         };
-        call.answer(async {
+        answer(&call, async {
             engine.check().await?;
             Ok(info)
         })

@@ -2,8 +2,6 @@
 
 #![deny(clippy::wildcard_enum_match_arm, reason = "a new reason must be given its code")]
 
-use std::error::Error;
-
 use http::Response;
 use tonic::{Code, Status, body::Body};
 use tonic_types::{ErrorDetails, StatusExt as _};
@@ -74,39 +72,6 @@ fn describe(reason: Reason) -> (Code, ErrorReason) {
     }
 }
 
-/// Writes a fault to the operator's log, with what it was caused by.
-pub(super) fn log(fault: &Fault) {
-    let cause = causes(fault);
-    let (reason, text) = (fault.reason(), fault.text());
-    match reason {
-        Reason::Internal | Reason::EngineFailed => tracing::error!(?reason, cause, "{text}"),
-        Reason::EngineUnavailable
-        | Reason::EngineLacks
-        | Reason::RegistryUnavailable
-        | Reason::ImageForged
-        | Reason::UnknownCaller
-        | Reason::LimitReached => tracing::warn!(?reason, cause, "{text}"),
-        Reason::InvalidInput
-        | Reason::NamespaceDenied
-        | Reason::SourceDenied
-        | Reason::GraphDenied
-        | Reason::ImageNotFound
-        | Reason::BaseImageNotFound
-        | Reason::ImageUnsupported
-        | Reason::RegistryDenied
-        | Reason::SessionNotFound
-        | Reason::StreamBroken
-        | Reason::Cancelled
-        | Reason::ShuttingDown
-        | Reason::PushConflict => tracing::info!(?reason, cause, "{text}"),
-    }
-}
-
-/// `fault`'s sources, outermost first, on one line; none when it has none.
-fn causes(fault: &Fault) -> Option<String> {
-    fault.source().map(crate::fault::causes)
-}
-
 const TOO_LARGE: &str =
     "a message is larger than what wharfd takes, 2 MiB of a build's and 64 KiB of any other request";
 
@@ -128,19 +93,21 @@ pub(super) fn from_stream(status: Status) -> Fault {
 }
 
 /// Completes a response that failed before a handler saw its request: tonic's statuses carry no
-/// reason. An unknown method says so itself; health and reflection have words of their own.
-pub(super) fn complete(response: Response<Body>) -> Response<Body> {
+/// reason. An unknown method says so itself; health and reflection have words of their own. `refused` is
+/// told of it.
+pub(super) fn complete(response: Response<Body>, refused: impl Fn(&Fault)) -> Response<Body> {
     let Some(status) = Status::from_header_map(response.headers()) else { return response };
     if !status.details().is_empty() {
         return response;
     }
     let Some(fault) = undecoded(status.code()) else { return response };
-    refuse(&fault.caused_by(status))
+    let fault = fault.caused_by(status);
+    refused(&fault);
+    refuse(&fault)
 }
 
 /// The answer to a call that no handler sees.
 pub fn refuse(fault: &Fault) -> Response<Body> {
-    log(fault);
     from_fault(fault).into_http()
 }
 
@@ -237,7 +204,6 @@ mod tests {
         let request = status.get_details_bad_request().unwrap();
         assert_eq!(request.field_violations[0].field, "spec.tags[0]");
         assert!(!format!("{status:?}").contains("secret"));
-        assert_eq!(causes(&fault).as_deref(), Some("secret"));
     }
 
     #[test]
@@ -256,10 +222,11 @@ mod tests {
     #[test]
     fn a_message_that_is_too_large_is_told_so() {
         let tonics = Status::out_of_range("Error, decoded message length too large").into_http();
-        let status = Status::from_header_map(complete(tonics).headers()).unwrap();
+        let status = Status::from_header_map(complete(tonics, |_| {}).headers()).unwrap();
         assert_eq!(status.code(), Code::ResourceExhausted);
         assert!(status.message().contains("2 MiB"));
-        let unknown = Status::from_header_map(complete(Status::unimplemented("").into_http()).headers());
+        let unknown =
+            Status::from_header_map(complete(Status::unimplemented("").into_http(), |_| {}).headers());
         assert_eq!(unknown.unwrap().code(), Code::Unimplemented);
     }
 }

@@ -4,9 +4,10 @@ use futures_util::{Stream, StreamExt as _, stream, stream::BoxStream};
 use tokio::sync::oneshot;
 use tonic::Status;
 
-use super::{Call, Member};
+use super::status;
 use crate::{
     fault::Fault,
+    front::{Call, End, Member},
     tasks::{CancelOnDrop, Cause, Group},
     wire::{progress::Reporter, v1},
 };
@@ -18,14 +19,15 @@ const PROGRESS_MESSAGES: usize = 64;
 pub(super) type Responses<T> = BoxStream<'static, Result<T, Status>>;
 
 /// Runs `work` as a task of `tasks` and streams what it reports, then what it comes to. The end of
-/// the stream, or of the client, cancels the work. `member` counts as running until then.
+/// the stream, or of the client, cancels the work; the end of the work is the call's. `member` counts
+/// as running until then.
 pub(super) fn run<R, T, F>(
     call: &Call,
     tasks: Group,
     member: Member,
     work: impl FnOnce(Reporter) -> F,
     progress: fn(v1::Progress) -> T,
-    result: fn(R) -> T,
+    result: fn(R) -> (End<'static>, T),
 ) -> Responses<T>
 where
     R: Send + 'static,
@@ -37,19 +39,27 @@ where
     let guard = tasks.cancel_on_drop(Cause::ClientGone);
     let work = Box::pin(work(reporter));
     let owned = tasks.clone();
+    let call = call.clone();
     drop(tasks.spawn("work", async move {
         let _member = member;
         let outcome = owned.unless_cancelled(work).await.unwrap_or_else(|cause| Err(cause.into()));
+        let answer = match outcome {
+            Ok(outcome) => {
+                let (end, answer) = result(outcome);
+                call.ended(&end);
+                Ok(answer)
+            }
+            Err(fault) => {
+                call.ended(&End::Fault(&fault));
+                Err(status::from_fault(&fault))
+            }
+        };
         // The client may be gone: nobody wants the answer.
-        let _ = sender.send(outcome);
+        let _ = sender.send(answer);
     }));
-    let call = call.clone();
     let ended = stream::once(async move {
-        match outcome.await {
-            Ok(Ok(outcome)) => Ok(result(outcome)),
-            Ok(Err(fault)) => Err(call.failed(&fault)),
-            Err(_) => Err(call.failed(&Fault::internal("the task of a call has ended without an answer"))),
-        }
+        let panicked = |_| Err(status::from_fault(&Fault::internal("the task of a call has panicked")));
+        outcome.await.unwrap_or_else(panicked)
     });
     let shown = facts.into_stream().map(move |facts| Ok(progress(facts)));
     guarded(shown.chain(ended), guard)

@@ -1,5 +1,7 @@
 //! The front door through a real socket, without an engine.
 
+use std::collections::BTreeMap;
+
 use hyper_util::rt::TokioIo;
 use tonic::{
     Code,
@@ -17,6 +19,8 @@ use tonic_types::StatusExt as _;
 use super::*;
 use crate::{
     config::{Config, Flags},
+    front::Work,
+    identity::Identities,
     names::SocketPath,
     tasks::Group,
     transport::{self, Limits, unix::Listener},
@@ -40,7 +44,7 @@ impl Door {
         let listener = Listener::bind(&socket, 0o600, None).unwrap();
         let process = Group::root();
         let work = Work::new(process.child("work"));
-        let identities = Identities::new(&Config::with_file(Flags::default(), ""));
+        let identities = Arc::new(Identities::new(&Config::with_file(Flags::default(), "")));
         let front = Front::new(identities, BTreeMap::new(), work);
         let (services, health) = services(front).await.unwrap();
         let connections = process.child("connections");

@@ -14,10 +14,10 @@ use tracing::Instrument as _;
 
 use super::{
     Peer,
-    limits::{Calls, Counts, Limits},
+    limits::{Calls, Counts, LINE_EVERY, Limits},
     unix::Listener,
 };
-use crate::{fault::Fault, names::CallerId, tasks::Group};
+use crate::{fault::Fault, names::CallerId, tasks::Group, telemetry::Repeats};
 
 /// What one stream may send unread: enough for a local socket at full speed, and little enough that a
 /// client which fills every window of a connection costs some 16 MiB.
@@ -79,6 +79,7 @@ where
     S::Future: Send,
 {
     let mut backoff = BACKOFF_MIN;
+    let lines = Repeats::every(LINE_EVERY);
     loop {
         let stream = match connections.unless_cancelled(listener.accept()).await {
             Ok(Ok(stream)) => stream,
@@ -103,10 +104,13 @@ where
         };
         let Peer::User { uid, pid } = peer;
         let Some(place) = counts.take(&CallerId::Uid(uid)) else {
-            tracing::warn!(uid, "a connection is closed: its user has too many");
+            if let Some(said) = lines.may_say(CallerId::Uid(uid)) {
+                let unlogged = said.unsaid();
+                tracing::warn!(uid, unlogged, "a connection is closed: its user has too many");
+            }
             continue;
         };
-        let span = tracing::info_span!(parent: None, "connection", uid, pid);
+        let span = tracing::error_span!(parent: None, "connection", uid, pid);
         let (group, calls, service) = (connections.child("connection"), calls.clone(), service.clone());
         let serving = async move {
             connection(stream, peer, calls, group, service).await;

@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use http::Response;
@@ -11,7 +12,11 @@ use tonic::body::Body;
 use crate::{
     fault::{Fault, Reason},
     names::CallerId,
+    telemetry::Repeats,
 };
+
+/// How often it is said that a caller is beyond its limits.
+pub(super) const LINE_EVERY: Duration = Duration::from_secs(1);
 
 /// How much one caller may have open.
 #[derive(Clone, Copy, Debug)]
@@ -34,12 +39,13 @@ impl Default for Limits {
 #[derive(Clone)]
 pub(super) struct Calls {
     counts: Counts,
+    lines: Arc<Repeats<CallerId>>,
     refuse: fn(&Fault) -> Response<Body>,
 }
 
 impl Calls {
     pub(super) fn new(max: usize, refuse: fn(&Fault) -> Response<Body>) -> Self {
-        Self { counts: Counts::new(max), refuse }
+        Self { counts: Counts::new(max), lines: Arc::new(Repeats::every(LINE_EVERY)), refuse }
     }
 
     /// A place for one more of `caller`, if there is one.
@@ -50,6 +56,9 @@ impl Calls {
     /// The answer to a call of `caller` that has no place.
     pub(super) fn refused(&self, caller: &CallerId) -> Response<Body> {
         let text = format!("{caller} has {} calls that run at once: no more are taken", self.counts.max);
+        if let Some(said) = self.lines.may_say(caller.clone()) {
+            tracing::warn!(unlogged = said.unsaid(), "calls are refused: {text}");
+        }
         (self.refuse)(&Fault::new(Reason::LimitReached, text).hint("try again when some have ended"))
     }
 }

@@ -209,13 +209,13 @@ async fn held_back(
     let build = tokio::spawn(async move { rpc::build(&channel, start, ReceiverStream::new(sent)).await });
     let tar = context_tar(&[("Dockerfile", &format!("FROM {base}\nRUN echo done > /done\n"))]);
     pieces.send(tar[..700].to_vec().into()).await.unwrap();
-    let begun = |line: &str| (line.contains("BuildService/Build") && line.contains("answered")).then_some(());
+    let begun = |line: &str| (line.contains("BuildService/Build") && line.contains("begun")).then_some(());
     wharfd.process().says("that the build has begun", begun).await;
     (pieces, build, tar[700..].to_vec())
 }
 
 async fn the_daemon_drains(test: Arc<Test>) {
-    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd_in_detail());
     Image::base(&test.unique("base")).push(&registry, "base", "1").await;
     let (pieces, build, rest) = held_back(&wharfd, &registry.name("base:1")).await;
     let process = wharfd.process();

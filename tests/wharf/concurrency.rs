@@ -122,7 +122,7 @@ fn passes(log: &[String]) -> usize {
 }
 
 async fn ten_bases(test: Arc<Test>) {
-    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd_in_detail());
     let mut dockerfile = String::new();
     for index in 0..10 {
         let mark = test.unique(&format!("base{index}"));
@@ -148,7 +148,7 @@ async fn ten_bases(test: Arc<Test>) {
 }
 
 async fn one_pass_for_a_rebuild(test: Arc<Test>) {
-    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd_in_detail());
     let base = test.base(&registry).await;
     let dockerfile = format!("FROM {base}\nCOPY file /\nRUN cat /file\n");
     let context = test.context("context", &[("Dockerfile", &dockerfile), ("file", "x")]);

@@ -27,6 +27,7 @@ mod hostile;
 mod logs;
 mod memory;
 mod names;
+mod outcomes;
 mod pasted;
 mod registries;
 mod sync;
@@ -52,6 +53,7 @@ fn cases() -> Vec<Case> {
         commands::CASES,
         pasted::CASES,
         logs::CASES,
+        outcomes::CASES,
         hostile::graph::CASES,
         hostile::sources::CASES,
         hostile::cache::CASES,

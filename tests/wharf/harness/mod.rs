@@ -159,6 +159,11 @@ impl Test {
         daemon
     }
 
+    /// A wharfd whose log has more than an operator's, for what can be seen nowhere else.
+    pub(crate) async fn wharfd_in_detail(&self) -> Arc<Wharfd> {
+        self.wharfd_with(None, &["--log-level", "info,wharf=debug"]).await
+    }
+
     /// A wharfd on a throw-away engine.
     pub(crate) async fn wharfd_on(&self, engine: &Engine) -> Arc<Wharfd> {
         let daemon = self.unstarted(engine, None, &[]);

@@ -101,7 +101,7 @@ impl Wharfd {
             .env("PATH", env::var_os("PATH").unwrap_or_default())
             .arg("--listen")
             .arg(self.address())
-            .args(["--listen-mode", "0666", "--log-level", "info,wharf=debug"])
+            .args(["--listen-mode", "0666"])
             .arg("--state-dir")
             .arg(self.state_dir())
             .args(&self.flags);

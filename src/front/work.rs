@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     fmt,
-    ops::Deref,
+    future::Future,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -131,8 +131,8 @@ impl fmt::Debug for Work {
     }
 }
 
-/// A piece of work; a [`Group`] for its tasks. It counts as running until this is dropped, so its
-/// last task holds it.
+/// A piece of work, with a group for its tasks. It counts as running until this is dropped, so its last
+/// task holds it.
 pub struct Member {
     group: Group,
     // Given back before whoever waits for the group goes on.
@@ -163,11 +163,23 @@ struct Place {
     work: Arc<Work>,
 }
 
-impl Deref for Member {
-    type Target = Group;
-
-    fn deref(&self) -> &Group {
+impl Member {
+    /// The group of its tasks.
+    pub fn tasks(&self) -> &Group {
         &self.group
+    }
+
+    /// Does `work` to its end, also when the client goes: half of a change helps nobody.
+    pub fn to_its_end<T: Send + 'static>(
+        self,
+        work: impl Future<Output = Result<T, Fault>> + Send + 'static,
+    ) -> impl Future<Output = Result<T, Fault>> + Send {
+        let (tasks, work) = (self.group.clone(), Box::pin(work));
+        let held = async move {
+            let _member = self;
+            work.await
+        };
+        async move { tasks.spawn("change", held).await? }
     }
 }
 
@@ -212,14 +224,14 @@ mod tests {
         let other = work.begin(&engine(), &theirs, Kind::Build).unwrap();
         assert_eq!(work.builds(), 2);
         for member in [build, push] {
-            let group = member.clone();
+            let group = member.tasks().clone();
             group.spawn("work", async move {
-                assert_eq!(member.cancelled().await, Cause::NamespaceDeleted);
+                assert_eq!(member.tasks().cancelled().await, Cause::NamespaceDeleted);
             });
         }
         let end = work.end(&engine(), &ours).await;
         assert_eq!(end.builds(), 1);
-        assert_eq!(other.cancelled_by(), None);
+        assert_eq!(other.tasks().cancelled_by(), None);
         assert_eq!(work.builds(), 1);
         assert!(work.begin(&engine(), &ours, Kind::Build).is_err(), "what it had is being removed");
         assert_eq!(work.end(&engine(), &ours).await.builds(), 0, "nothing runs any more");
@@ -236,6 +248,6 @@ mod tests {
             let fault = work.begin(&engine(), &permit(job), Kind::Build).unwrap_err();
             assert_eq!(fault.reason(), Reason::ShuttingDown);
         }
-        assert_eq!(running.cancelled_by(), None);
+        assert_eq!(running.tasks().cancelled_by(), None);
     }
 }

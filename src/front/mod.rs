@@ -1,0 +1,84 @@
+//! What every front door of wharfd has in common, whatever is spoken at it: a call is accepted,
+//! authorized, does its work, and ends with one outcome.
+
+mod call;
+mod outcome;
+mod work;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+pub use call::Call;
+pub use outcome::End;
+pub use work::{Kind, Member, Work};
+
+use crate::{
+    fault::{Fault, Reason},
+    identity::{Caller, Identities},
+    images::Images,
+    names::{EngineName, Namespace},
+    policy::Permit,
+    transport::Peer,
+};
+use outcome::{Lines, Record};
+
+/// What all doors and all their handlers share.
+#[derive(Debug)]
+pub struct Front {
+    identities: Arc<Identities>,
+    engines: BTreeMap<EngineName, Images>,
+    work: Arc<Work>,
+    lines: Arc<Lines>,
+}
+
+impl Front {
+    /// A front for `identities`; `engines` has every engine that they name.
+    pub fn new(
+        identities: Arc<Identities>,
+        engines: BTreeMap<EngineName, Images>,
+        work: Arc<Work>,
+    ) -> Arc<Self> {
+        Arc::new(Self { identities, engines, work, lines: Arc::default() })
+    }
+
+    /// Accepts a call of `method`, as the log names it, or refuses whoever is not known. `peer` is the
+    /// other end of the connection that it came on.
+    pub fn accept(&self, peer: Option<&Peer>, method: &'static str) -> Result<Call, Fault> {
+        let record = Record::begin(method, &self.lines);
+        match self.identify(peer) {
+            Ok((caller, images)) => Ok(Call::new(caller, images, record)),
+            Err(fault) => {
+                record.end(&End::Fault(&fault));
+                Err(fault)
+            }
+        }
+    }
+
+    fn identify(&self, peer: Option<&Peer>) -> Result<(Caller, Images), Fault> {
+        let peer =
+            peer.ok_or_else(|| Fault::new(Reason::UnknownCaller, "nobody vouches for this connection"))?;
+        let caller = self.identities.identify(peer)?;
+        let images = self
+            .engines
+            .get(caller.engine())
+            .ok_or_else(|| Fault::internal(format!("no engine `{}`", caller.engine())))?;
+        Ok((caller, images.clone()))
+    }
+
+    /// Notes a call that was refused before any handler saw it.
+    pub fn refused(&self, fault: &Fault) {
+        self.lines.unseen(fault);
+    }
+
+    /// Begins the work of a call: a group for its tasks. Fails once wharfd drains, and while the
+    /// namespace is being deleted.
+    pub fn begin(&self, call: &Call, namespace: &Permit<Namespace>, kind: Kind) -> Result<Member, Fault> {
+        let member = self.work.begin(call.engine_name(), namespace, kind)?;
+        call.record().works(kind);
+        Ok(member)
+    }
+
+    /// The work that runs.
+    pub fn work(&self) -> &Arc<Work> {
+        &self.work
+    }
+}

@@ -1,0 +1,200 @@
+//! How a call ended: one record a call, one line of the log. Whoever counts calls, or keeps a history
+//! of them, reads it here.
+
+#![deny(clippy::wildcard_enum_match_arm, reason = "a new reason must be given its level")]
+
+use std::{
+    error::Error,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tracing::Span;
+
+use super::Kind;
+use crate::{
+    fault::{Fault, Reason, causes},
+    names::{CallerId, Namespace, printable},
+    telemetry::Repeats,
+};
+
+/// How often a line of one kind is said that a caller can cause at will.
+const LINE_EVERY: Duration = Duration::from_secs(1);
+/// The same, for all who are not served together: they are nobody's jobs.
+const STRANGERS_LINE_EVERY: Duration = Duration::from_secs(60);
+
+/// How a call ended.
+#[derive(Debug)]
+pub enum End<'a> {
+    /// It did what was asked.
+    Done,
+    /// It was done, and what it did has failed for a reason of the job's own, of that kind.
+    Failed(&'static str),
+    /// It could not be done.
+    Fault(&'a Fault),
+    /// Its client went before it was over.
+    ClientGone,
+}
+
+impl End<'_> {
+    fn reason(&self) -> Option<Reason> {
+        match self {
+            Self::Done | Self::Failed(_) => None,
+            Self::Fault(fault) => Some(fault.reason()),
+            Self::ClientGone => Some(Reason::Cancelled),
+        }
+    }
+}
+
+/// What keeps the log readable: how often it was said that a call of some kind ended.
+#[derive(Debug)]
+pub(super) struct Lines {
+    callers: Repeats<(CallerId, &'static str, Option<Reason>)>,
+    strangers: Repeats<()>,
+    unseen: Repeats<Reason>,
+}
+
+impl Lines {
+    /// Logs a call that was refused before anybody was asked who calls.
+    pub(super) fn unseen(&self, fault: &Fault) {
+        if let Some(said) = self.unseen.may_say(fault.reason()) {
+            log_fault(fault, None, said.unsaid());
+        }
+    }
+}
+
+impl Default for Lines {
+    fn default() -> Self {
+        Self {
+            callers: Repeats::every(LINE_EVERY),
+            strangers: Repeats::every(STRANGERS_LINE_EVERY),
+            unseen: Repeats::every(LINE_EVERY),
+        }
+    }
+}
+
+/// A call, from its beginning to its end.
+#[derive(Debug)]
+pub(super) struct Record {
+    method: &'static str,
+    span: Span,
+    begun: Instant,
+    caller: OnceLock<CallerId>,
+    /// It did work that is worth a line each time.
+    worked: AtomicBool,
+    ended: AtomicBool,
+    lines: Arc<Lines>,
+}
+
+impl Record {
+    pub(super) fn begin(method: &'static str, lines: &Arc<Lines>) -> Self {
+        // An error's level: no filter that leaves any line leaves it without caller and namespace.
+        let span = tracing::error_span!(
+            "call",
+            method,
+            caller = tracing::field::Empty,
+            namespace = tracing::field::Empty
+        );
+        Self {
+            method,
+            span,
+            begun: Instant::now(),
+            caller: OnceLock::new(),
+            worked: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+            lines: Arc::clone(lines),
+        }
+    }
+
+    pub(super) fn span(&self) -> &Span {
+        &self.span
+    }
+
+    pub(super) fn accepted(&self, caller: &CallerId) {
+        self.span.record("caller", tracing::field::display(caller));
+        let _ = self.caller.set(caller.clone());
+    }
+
+    pub(super) fn acts_in(&self, namespace: &Namespace) {
+        self.span.record("namespace", printable(&namespace.to_string()));
+    }
+
+    pub(super) fn works(&self, kind: Kind) {
+        let worked = match kind {
+            Kind::Build | Kind::Push | Kind::Pull => true,
+            Kind::Session | Kind::Change => false,
+        };
+        self.worked.fetch_or(worked, Ordering::Relaxed);
+    }
+
+    /// Logs how the call ended. The first end stands.
+    pub(super) fn end(&self, end: &End<'_>) {
+        if self.ended.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let reason = end.reason();
+        // What the engine has worked for is never left out. What was refused, or is done in no time,
+        // a job can ask for as often as it likes.
+        let always = reason.is_none() && self.worked.load(Ordering::Relaxed);
+        let unlogged = if always {
+            None
+        } else {
+            let said = match self.caller.get() {
+                Some(caller) => self.lines.callers.may_say((caller.clone(), self.method, reason)),
+                None => self.lines.strangers.may_say(()),
+            };
+            let Some(said) = said else { return };
+            said.unsaid()
+        };
+        let elapsed =
+            Duration::from_millis(u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX));
+        self.span.in_scope(|| match end {
+            End::Done => tracing::info!(?elapsed, unlogged, "ended"),
+            End::Failed(failed) => tracing::info!(?elapsed, unlogged, failed, "ended"),
+            End::ClientGone => {
+                tracing::info!(?elapsed, unlogged, reason = ?Reason::Cancelled, "ended: the client went");
+            }
+            End::Fault(fault) => log_fault(fault, Some(elapsed), unlogged),
+        });
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        self.end(&End::ClientGone);
+    }
+}
+
+/// A fault, for the operator, with what it was caused by.
+fn log_fault(fault: &Fault, elapsed: Option<Duration>, unlogged: Option<u64>) {
+    let elapsed = elapsed.map(tracing::field::debug);
+    let cause = fault.source().map(causes);
+    let (reason, text) = (fault.reason(), fault.text());
+    match reason {
+        Reason::Internal | Reason::EngineFailed => {
+            tracing::error!(elapsed, unlogged, ?reason, cause, "ended: {text}");
+        }
+        Reason::EngineUnavailable
+        | Reason::EngineLacks
+        | Reason::RegistryUnavailable
+        | Reason::ImageForged
+        | Reason::UnknownCaller
+        | Reason::LimitReached => tracing::warn!(elapsed, unlogged, ?reason, cause, "ended: {text}"),
+        Reason::InvalidInput
+        | Reason::NamespaceDenied
+        | Reason::SourceDenied
+        | Reason::GraphDenied
+        | Reason::ImageNotFound
+        | Reason::BaseImageNotFound
+        | Reason::ImageUnsupported
+        | Reason::RegistryDenied
+        | Reason::SessionNotFound
+        | Reason::StreamBroken
+        | Reason::Cancelled
+        | Reason::ShuttingDown
+        | Reason::PushConflict => tracing::info!(elapsed, unlogged, ?reason, cause, "ended: {text}"),
+    }
+}

@@ -1,0 +1,101 @@
+//! Lines that somebody can cause at will: said once in a while, and counted meanwhile.
+
+use std::{
+    collections::HashMap,
+    hash::Hash,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+/// Kinds that are remembered. Kinds are not to be chosen by jobs; should they be, lines get lost and
+/// memory does not.
+const KINDS_MAX: usize = 4096;
+
+/// Lets one line of each kind pass in a while.
+#[derive(Debug)]
+pub struct Repeats<K> {
+    every: Duration,
+    kinds: Mutex<HashMap<K, Kind>>,
+}
+
+#[derive(Debug)]
+struct Kind {
+    said: Instant,
+    unsaid: u64,
+}
+
+/// Permission to say a line: how many of its kind were not said since the last one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Said {
+    unsaid: u64,
+}
+
+impl Said {
+    /// How many lines of the kind were left out since the last that was said; none when none was.
+    pub fn unsaid(self) -> Option<u64> {
+        (self.unsaid > 0).then_some(self.unsaid)
+    }
+}
+
+impl<K: Eq + Hash> Repeats<K> {
+    /// One line of each kind in `every`.
+    pub fn every(every: Duration) -> Self {
+        Self { every, kinds: Mutex::default() }
+    }
+
+    /// Whether a line of `kind` may be said now; none when it is only counted.
+    pub fn may_say(&self, kind: K) -> Option<Said> {
+        self.at(kind, Instant::now())
+    }
+
+    fn at(&self, kind: K, now: Instant) -> Option<Said> {
+        let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = kinds.get_mut(&kind) {
+            if now.duration_since(known.said) < self.every {
+                known.unsaid += 1;
+                return None;
+            }
+            let unsaid = std::mem::take(&mut known.unsaid);
+            known.said = now;
+            return Some(Said { unsaid });
+        }
+        if kinds.len() >= KINDS_MAX {
+            kinds.retain(|_, kind| now.duration_since(kind.said) < self.every);
+        }
+        if kinds.len() >= KINDS_MAX {
+            return None;
+        }
+        kinds.insert(kind, Kind { said: now, unsaid: 0 });
+        Some(Said { unsaid: 0 })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kind_is_said_once_in_a_while_with_a_count() {
+        let repeats = Repeats::every(Duration::from_secs(1));
+        let begin = Instant::now();
+        let at = |kind, millis| repeats.at(kind, begin + Duration::from_millis(millis)).map(Said::unsaid);
+        assert_eq!(at("a", 0), Some(None));
+        assert_eq!(at("a", 1), None);
+        assert_eq!(at("b", 2), Some(None), "another kind has a line of its own");
+        assert_eq!(at("a", 999), None);
+        assert_eq!(at("a", 1000), Some(Some(2)));
+        assert_eq!(at("a", 2000), Some(None));
+    }
+
+    #[test]
+    fn kinds_without_end_take_no_memory_without_end() {
+        let repeats = Repeats::every(Duration::from_secs(1));
+        let begin = Instant::now();
+        for kind in 0..2 * KINDS_MAX {
+            repeats.at(kind, begin);
+        }
+        assert_eq!(repeats.kinds.lock().unwrap().len(), KINDS_MAX);
+        assert!(repeats.at(usize::MAX, begin + Duration::from_secs(1)).is_some());
+        assert_eq!(repeats.kinds.lock().unwrap().len(), 1);
+    }
+}

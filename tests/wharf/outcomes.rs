@@ -1,0 +1,84 @@
+//! What the log says of calls, at its default level.
+
+use std::{sync::Arc, time::Instant};
+
+use tonic::Code;
+use wharf::wire::v1::{
+    GetInfoRequest, InspectImageRequest, image_service_client::ImageServiceClient,
+    node_service_client::NodeServiceClient,
+};
+
+use crate::harness::{Test, Wharf, Wharfd, cases, rpc};
+
+cases![each_call_has_an_end, no_level_hides_whose_it_is, a_job_does_not_fill_the_log];
+
+/// Waits for a line that has all of `texts`.
+async fn line(wharfd: &Wharfd, texts: &[&str]) -> String {
+    let has = |line: &str| texts.iter().all(|text| line.contains(text)).then(|| line.to_owned());
+    wharfd.process().says(&format!("a line with {texts:?}"), has).await
+}
+
+async fn each_call_has_an_end(test: Arc<Test>) {
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    let base = test.base(&registry).await;
+    let context = test.context("context", &[("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")]);
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    let tag = registry.name("app:1");
+    job.build(&context, &["-t", &tag]).await.ok();
+    job.run(["push", &tag]).await.ok();
+    job.run(["pull", &base]).await.ok();
+    job.run(["tag", &tag, "app:2"]).await.ok();
+    job.run(["inspect", "nothing"]).await;
+    let broken = test.context("broken", &[("Dockerfile", &format!("FROM {base}\nRUN exit 3\n"))]);
+    job.build(&broken, &[]).await.ended(1);
+    job.run(["namespace", "rm"]).await.ok();
+
+    for (method, how) in [
+        ("BuildService/Session", "ended"),
+        ("BuildService/Attach", "ended"),
+        ("BuildService/Build", "ended"),
+        ("BuildService/Build", "failed=\"STEP\""),
+        ("ImageService/PushImage", "ended"),
+        ("ImageService/PullImage", "ended"),
+        ("ImageService/TagImage", "ended"),
+        ("ImageService/InspectImage", "ended: no such image"),
+        ("ImageService/InspectImage", "reason=ImageNotFound"),
+        ("NamespaceService/DeleteNamespace", "ended"),
+    ] {
+        let call = format!("call{{method=\"{method}\" caller=uid 0 namespace=\"job#1\"}}: ");
+        let line = line(&wharfd, &[&call, how]).await;
+        assert!(line.contains(" elapsed="), "{line}");
+    }
+}
+
+async fn no_level_hides_whose_it_is(test: Arc<Test>) {
+    let registry = test.registry().await;
+    let wharfd = test.wharfd_with(None, &["--log-level", "warn"]).await;
+    registry.end().await;
+    Wharf::new(&test, &wharfd, "job#7").run(["pull", &registry.name("app:1")]).await.ended(5);
+    let whose = "call{method=\"ImageService/PullImage\" caller=uid 0 namespace=\"job#7\"}: ";
+    line(&wharfd, &[" WARN ", whose, "reason=RegistryUnavailable"]).await;
+}
+
+async fn a_job_does_not_fill_the_log(test: Arc<Test>) {
+    let wharfd = test.wharfd().await;
+    let ours = rpc::connect(&wharfd.socket()).await;
+    let stranger = rpc::connect_as(&wharfd.socket(), 1001).await;
+    let (mut images, mut node) = (ImageServiceClient::new(ours), NodeServiceClient::new(stranger));
+    let begun = Instant::now();
+    let counted = |line: &String| line.contains("InspectImage") && line.contains(" unlogged=");
+    let mut calls = 0;
+    while !wharfd.log().iter().any(counted) {
+        // It names no namespace, and costs nothing to say.
+        let refused = images.inspect_image(InspectImageRequest::default()).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument);
+        assert_eq!(node.get_info(GetInfoRequest {}).await.unwrap_err().code(), Code::Unauthenticated);
+        calls += 1;
+    }
+    let (log, seconds) = (wharfd.log(), usize::try_from(begun.elapsed().as_secs()).unwrap());
+    let inspects = log.iter().filter(|line| line.contains("InspectImage")).count();
+    assert!(calls > 3 * (seconds + 2), "{calls} calls in {seconds} s are no attack");
+    assert!(inspects <= seconds + 2, "{calls} calls, {inspects} lines in {seconds} s");
+    let strangers = log.iter().filter(|line| line.contains("uid 1001 is not served")).count();
+    assert_eq!(strangers, 1 + seconds / 60, "{calls} calls in {seconds} s");
+}
