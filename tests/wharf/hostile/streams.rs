@@ -6,7 +6,8 @@ use futures_util::stream;
 use tonic::{Code, transport::Channel};
 use tonic_types::StatusExt as _;
 use wharf::wire::v1::{
-    AttachRequest, BuildSpec, attach_request, build_service_client::BuildServiceClient, session_response,
+    AttachRequest, BuildSpec, BuildStart, SessionOpen, SessionRequest, StreamError, attach_request,
+    build_service_client::BuildServiceClient, session_request, session_response,
 };
 
 use crate::harness::{
@@ -14,9 +15,15 @@ use crate::harness::{
     image::context_tar,
     rpc,
     session::{Client, Session},
+    wait_for,
 };
 
-cases![sessions_and_streams_of_others, a_stream_is_attached_once, a_stalled_stream_stops_no_other];
+cases![
+    sessions_and_streams_of_others,
+    a_stream_is_attached_once,
+    a_stalled_stream_stops_no_other,
+    an_answer_that_begins_a_line_of_the_log,
+];
 
 const CONFIG: &str = "[[serve]]\nuid = 1000\nnamespaces = \"*\"\n";
 
@@ -142,4 +149,46 @@ async fn a_stalled_stream_stops_no_other(test: Arc<Test>) {
     assert!(!build.is_finished());
     drop((session, attached, hold));
     assert!(build.await.unwrap().result.is_none());
+}
+
+/// A client's own words on why it has no credentials are in the log, and may hold anything.
+async fn an_answer_that_begins_a_line_of_the_log(test: Arc<Test>) {
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    let channel = rpc::connect(&wharfd.socket()).await;
+    let mut client = BuildServiceClient::new(channel.clone());
+    let open =
+        SessionOpen { namespace: Some(rpc::namespace("job#1")), credentials: true, ..SessionOpen::default() };
+    let open = SessionRequest { request: Some(session_request::Request::Open(open)) };
+    // Open until the sender is dropped, at the test's end.
+    let (requests, sent) = tokio::sync::mpsc::channel(1);
+    requests.send(open).await.unwrap();
+    let sent = tokio_stream::wrappers::ReceiverStream::new(sent);
+    let mut announced = client.session(sent).await.unwrap().into_inner();
+    let mut next = async || announced.message().await.unwrap().and_then(|message| message.response).unwrap();
+    let session_response::Response::Opened(opened) = next().await else { panic!("the session is not open") };
+
+    let start = BuildStart { session_id: opened.session_id, ..rpc::start("job#1", BuildSpec::default()) };
+    let dockerfile = format!("FROM {}\n", registry.name("absent:1"));
+    let tar = context_tar(&[("Dockerfile", &dockerfile)]);
+    let answering = async {
+        let session_response::Response::Stream(asked) = next().await else { panic!("no stream") };
+        let forged = "no helper\n2026-01-01T00:00:00.000000Z  INFO forged: nothing happened\r\x1b[2J";
+        let error = StreamError { code: Code::Unknown.into(), message: forged.to_owned() };
+        let answer =
+            [attach_request::Request::StreamId(asked.stream_id), attach_request::Request::Error(error)]
+                .map(|request| AttachRequest { request: Some(request) });
+        let mut responses = client.attach(stream::iter(answer)).await.unwrap().into_inner();
+        while let Ok(Some(_)) = responses.message().await {}
+    };
+    let (build, ()) = tokio::join!(rpc::build_tar(&channel, start, tar), answering);
+    assert!(build.result.is_none(), "{build:?}");
+    let log = wait_for("what the client said", async || {
+        let log = wharfd.log();
+        log.iter().any(|line| line.contains("forged")).then_some(log)
+    })
+    .await;
+    for line in log.iter().filter(|line| line.contains("forged")) {
+        assert!(line.contains("\\n2026-01-01T00:00:00.000000Z  INFO forged"), "{line}");
+        assert!(!line.contains(['\r', '\u{1b}']), "{line:?}");
+    }
 }
