@@ -33,6 +33,8 @@ pub mod build;
 
 pub mod front;
 
+pub mod janitor;
+
 pub mod service;
 
 pub mod daemon;

@@ -31,6 +31,11 @@ impl Renaming {
         self.admitted.insert(target.to_owned(), shown);
     }
 
+    /// `target`, a name in the engine, is shown as this text.
+    pub(super) fn show(&mut self, target: &str, shown: &str) {
+        self.admitted.insert(target.to_owned(), shown.to_owned());
+    }
+
     /// `text` without any name of the engine's own.
     pub(super) fn text(&self, text: &str) -> String {
         let mut shown = String::with_capacity(text.len());

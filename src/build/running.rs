@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     error::Error as _,
+    pin::Pin,
     sync::Arc,
 };
 
@@ -26,7 +27,7 @@ use crate::{
         solve::{self, Ended, Facts},
     },
     fault::{Fault, Reason},
-    images::{Images, admission::CredentialSource},
+    images::{Images, admission::CredentialSource, owned::OwnedImage},
     names::{Namespace, RESERVED_HOST, printable, random_id, shortened},
     policy::Permit,
     wire::{build::BuildSpec, progress::Reporter, v1},
@@ -64,36 +65,76 @@ pub enum Outcome {
     Failed(v1::BuildFailure),
 }
 
-/// Runs a build to its end. Dropping the future cancels the build on the engine.
+/// Runs a build to its end. It watches its client's tasks and must not be dropped: a build that is
+/// cancelled waits until BuildKit has ended it, and removes what it has made.
 pub async fn run(images: &Images, order: &Order, reporter: &Reporter) -> Result<Outcome, Fault> {
     let mut build = Build::new(images, order, reporter)?;
     let tasks = &order.client.tasks;
-    let connection = images.engine().dial(tasks).await?;
-    let session = Session::new(random_id()?);
-    let shared_key = build.shared_key();
-    let serving = session.serve(&connection, &shared_key, order.client.clone(), tasks);
-    let exported = tokio::select! {
-        ended = serving => match ended {
-            Err(fault) => return Err(fault),
-        },
-        ended = build.passes(&connection, &session) => ended?,
+    let export = images.begin_export(&order.namespace).await?;
+    build.sources.show_export(export.name());
+    let passed = build.make(export.name()).await;
+    // What is cancelled at the last moment was cancelled.
+    let passed = match tasks.cancelled_by() {
+        Some(cause) if passed.is_ok() => Err(Unmade { fault: cause.into(), is_over: true }),
+        _ => passed,
     };
-    match exported {
-        Passed::Exported(facts) => build.finish(&facts).await.map(Outcome::Built),
-        Passed::Failed(failure) => Ok(Outcome::Failed(failure)),
+    match passed {
+        Ok(Passed::Exported(facts)) => {
+            // Not to be cancelled: a name and what it replaces move together.
+            let image = export.tag(&order.spec.tags).await;
+            let finished = match image {
+                Ok(image) => tasks.unless_cancelled(build.finish(&facts, &image)).await,
+                Err(fault) => Ok(Err(fault)),
+            };
+            export.release().await?;
+            finished?.map(Outcome::Built)
+        }
+        Ok(Passed::Failed { failure, is_over }) => {
+            export.discard(is_over).await;
+            Ok(Outcome::Failed(failure))
+        }
+        Err(Unmade { fault, is_over }) => {
+            export.discard(is_over).await;
+            Err(fault)
+        }
     }
 }
 
 enum Passed {
     Exported(HashMap<String, String>),
-    Failed(v1::BuildFailure),
+    Failed { failure: v1::BuildFailure, is_over: bool },
+}
+
+/// Why there is no image.
+struct Unmade {
+    fault: Fault,
+    /// BuildKit makes none later.
+    is_over: bool,
+}
+
+impl From<Fault> for Unmade {
+    fn from(fault: Fault) -> Self {
+        Self { fault, is_over: true }
+    }
+}
+
+/// Awaits `future` unless the build is stopped.
+async fn unless_stopped<T>(
+    stop: Pin<&mut (impl Future<Output = Fault> + Send)>,
+    future: impl Future<Output = T>,
+) -> Result<T, Fault> {
+    tokio::select! {
+        biased;
+        fault = stop => Err(fault),
+        output = future => Ok(output),
+    }
 }
 
 /// What follows from a pass.
 enum Next {
     /// Another pass, once these sources are admitted.
     Admit(Vec<String>),
-    End(Result<Passed, Fault>),
+    End(Result<Passed, Unmade>),
 }
 
 struct Build<'a> {
@@ -133,27 +174,57 @@ impl<'a> Build<'a> {
         self.images.keys().shared_key(self.order.job(), &directories)
     }
 
+    /// Has BuildKit make the image, called `name` in the engine.
+    async fn make(&mut self, name: &str) -> Result<Passed, Unmade> {
+        let client = &self.order.client;
+        let engine = self.images.engine();
+        // The engine's own tasks: the connection outlives the build's, until BuildKit has ended it.
+        let connection = client.tasks.unless_cancelled(engine.dial(engine.tasks())).await;
+        let connection = connection.map_err(Fault::from)??;
+        let session = Session::new(random_id().map_err(Fault::internal)?);
+        let shared_key = self.shared_key();
+        let serving = session.serve(&connection, &shared_key, client.clone(), &client.tasks);
+        let stop = std::pin::pin!(async {
+            tokio::select! {
+                biased;
+                cause = client.tasks.cancelled() => cause.into(),
+                ended = serving => match ended {
+                    Err(fault) => fault,
+                },
+            }
+        });
+        self.passes(&connection, &session, name, stop).await
+    }
+
     /// Passes until one runs. The first proves what the job's Dockerfile used last time, so that an
     /// unchanged rebuild takes one.
-    async fn passes(&mut self, connection: &Connection, session: &Session) -> Result<Passed, Fault> {
-        let names = self.private_names().await?;
-        let before = self.images.engine().ids_of(names.iter().map(String::as_str)).await?;
-        self.sources.admit_bases().await?;
+    async fn passes(
+        &mut self,
+        connection: &Connection,
+        session: &Session,
+        name: &str,
+        mut stop: Pin<&mut (impl Future<Output = Fault> + Send)>,
+    ) -> Result<Passed, Unmade> {
+        unless_stopped(stop.as_mut(), self.sources.admit_bases()).await??;
         for pass in 1..=PASSES_MAX {
             tracing::debug!(pass, "a pass of the frontend");
-            self.sources.hold_again().await?;
+            unless_stopped(stop.as_mut(), self.sources.hold_again()).await??;
             let mut facts = PassFacts::new(self.reporter, self.sources.renaming());
-            let (ended, used) = Box::pin(self.pass(connection, session, &names, &mut facts)).await?;
+            let (ended, used) =
+                Box::pin(self.pass(connection, session, name, &mut facts, stop.as_mut())).await?;
             match self.next(ended) {
                 Next::Admit(sources) => {
                     for source in &sources {
-                        self.sources.admit(source).await?;
+                        unless_stopped(stop.as_mut(), self.sources.admit(source)).await??;
                     }
                 }
                 Next::End(end) => {
-                    facts.runs().await;
+                    // Nobody hears of a build that was stopped.
+                    if !matches!(&end, Err(Unmade { .. }) if self.order.client.tasks.cancelled_by().is_some())
+                    {
+                        facts.runs().await;
+                    }
                     if matches!(end, Ok(Passed::Exported(_))) {
-                        self.images.keep_replaced(self.order.namespace.subject(), before).await?;
                         self.sources.remember_bases(&used).await?;
                     }
                     return end;
@@ -161,7 +232,7 @@ impl<'a> Build<'a> {
             }
         }
         let text = format!("the Dockerfile names more than {PASSES_MAX} images and URLs one after the other");
-        Err(Fault::new(Reason::LimitReached, text))
+        Err(Fault::new(Reason::LimitReached, text).into())
     }
 
     /// One pass: how it ended, and the images that its graph uses.
@@ -169,18 +240,19 @@ impl<'a> Build<'a> {
         &self,
         connection: &Connection,
         session: &Session,
-        names: &[String],
+        name: &str,
         facts: &mut PassFacts<'_>,
+        stop: Pin<&mut (impl Future<Output = Fault> + Send)>,
     ) -> Result<(Ended<Refusal>, BTreeSet<String>), Fault> {
         let tar = self.order.client.tar.as_ref().map(Tar::url);
         let sources = self.sources.list();
         let fetched = isolation::fetched(&sources, &self.keys);
         let order = solve::Order {
-            reference: random_id()?,
+            reference: random_id().map_err(Fault::internal)?,
             session: session.id().to_owned(),
             attributes: isolation::attributes(&self.spec, &self.keys, tar.as_deref()),
             policy: isolation::policy(&sources, &fetched),
-            names: names.to_vec(),
+            name: name.to_owned(),
         };
         let targets = self.sources.targets();
         let platform = self.images.engine().platform().to_string();
@@ -198,7 +270,7 @@ impl<'a> Build<'a> {
             used = judged.images().clone();
             Ok(judged)
         };
-        let ended = solve::pass(connection, order, judge, facts).await;
+        let ended = solve::pass(connection, order, judge, facts, stop).await;
         // Once, by the pass that runs.
         if let Some(syntax) = syntax.filter(|_| matches!(ended, Ended::Exported(_) | Ended::Failed(_))) {
             let short =
@@ -212,7 +284,8 @@ impl<'a> Build<'a> {
     fn next(&self, ended: Ended<Refusal>) -> Next {
         match ended {
             Ended::Exported(exported) => Next::End(Ok(Passed::Exported(exported))),
-            Ended::Refused(Refusal::Refused(fault)) => Next::End(Err(fault)),
+            Ended::Refused(Refusal::Refused(fault)) => Next::End(Err(fault.into())),
+            Ended::Stopped { fault, is_over } => Next::End(Err(Unmade { fault, is_over })),
             Ended::Refused(Refusal::NeedsUrls(urls)) => Next::Admit(urls.into_iter().collect()),
             Ended::Frontend(status) => {
                 let failure = Failure::read(&status);
@@ -221,7 +294,7 @@ impl<'a> Build<'a> {
                     // An image is held for the engine's platform alone: for another one BuildKit goes
                     // and asks the network for the hold's name, which nobody answers.
                     None if failure.message.contains(RESERVED_HOST) => {
-                        Next::End(Err(self.foreign_platform(&failure)))
+                        Next::End(Err(self.foreign_platform(&failure).into()))
                     }
                     None => Next::End(self.failed(v1::BuildFailureKind::Dockerfile, &status, failure)),
                 }
@@ -246,44 +319,43 @@ impl<'a> Build<'a> {
         Fault::new(Reason::GraphDenied, text).hint(gate::PLATFORM_HINT)
     }
 
-    /// The names that the image gets in the engine. One without a tag needs one too: the image is
-    /// the namespace's.
-    async fn private_names(&self) -> Result<Vec<String>, Fault> {
-        let namespace = self.order.namespace.subject();
-        if self.spec.tags.is_empty() {
-            return Ok(vec![self.images.keys().names(namespace).untagged(&random_id()?)]);
-        }
-        let mut private = Vec::with_capacity(self.spec.tags.len());
-        for tag in &self.spec.tags {
-            private.push(self.images.private_name(namespace, tag).await?.as_str().to_owned());
-        }
-        Ok(private)
-    }
-
-    fn failed(&self, kind: v1::BuildFailureKind, status: &Status, failure: Failure) -> Result<Passed, Fault> {
+    fn failed(
+        &self,
+        kind: v1::BuildFailureKind,
+        status: &Status,
+        failure: Failure,
+    ) -> Result<Passed, Unmade> {
+        // BuildKit has answered, or nobody knows.
+        let is_over = !is_broken_off(status);
         if let Some(cause) = self.order.client.tasks.cancelled_by() {
-            return Err(cause.into());
+            return Err(Unmade { fault: cause.into(), is_over });
         }
-        if is_broken_off(status) && !failure::is_untold(status) {
-            return Err(Fault::new(Reason::EngineUnavailable, "the engine's builder broke the build off")
+        if !is_over && !failure::is_untold(status) {
+            let fault = Fault::new(Reason::EngineUnavailable, "the engine's builder broke the build off")
                 .hint("try the build again")
-                .caused_by(status.clone()));
+                .caused_by(status.clone());
+            return Err(Unmade { fault, is_over });
         }
         let mut message = shortened(self.sources.renaming().error(&failure.message), MESSAGE_BYTES_MAX);
         if failure::is_untold(status) && self.order.client.tar.is_some() {
             message.push_str(", or the context not a tar archive");
         }
-        Ok(Passed::Failed(v1::BuildFailure {
+        let failure = v1::BuildFailure {
             kind: kind.into(),
             message,
             vertex: failure.vertex.unwrap_or_default(),
             exit_code: failure.exit_code.unwrap_or_default(),
             source: failure.source,
-        }))
+        };
+        Ok(Passed::Failed { failure, is_over })
     }
 
     /// The image is made: what is it, and does it go to a registry?
-    async fn finish(&self, facts: &HashMap<String, String>) -> Result<v1::BuildResult, Fault> {
+    async fn finish(
+        &self,
+        facts: &HashMap<String, String>,
+        image: &OwnedImage,
+    ) -> Result<v1::BuildResult, Fault> {
         let fact = |key: &str| facts.get(key).cloned().unwrap_or_default();
         let id = fact("containerimage.digest");
         let config = facts.get("containerimage.config.digest").unwrap_or(&id).clone();
@@ -299,12 +371,16 @@ impl<'a> Build<'a> {
         };
         if self.spec.push {
             let client: &BuildClient = &self.order.client;
-            // By id: the run may build the same tag twice at once.
-            let image = self.images.find_image(&self.order.namespace, &result.image_id).await?;
             for tag in &self.spec.tags {
                 let login = CredentialSource::credentials(client, tag.host()).await?;
-                let pushing =
-                    self.images.push(&self.order.namespace, &image, tag, login.as_ref(), self.reporter);
+                let pushing = self.images.push(
+                    &self.order.namespace,
+                    image,
+                    tag,
+                    login.as_ref(),
+                    self.reporter,
+                    &client.tasks,
+                );
                 let digest = pushing.await?.to_string();
                 result.digest.clone_from(&digest);
                 result.pushed.push(v1::PushedReference { reference: tag.to_string(), digest });

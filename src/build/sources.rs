@@ -51,6 +51,14 @@ impl<'a> Sources<'a> {
         &self.renaming
     }
 
+    /// What the image is called in the engine while it is made: people see its references.
+    pub(super) fn show_export(&mut self, name: &str) {
+        let tags: Vec<String> = self.order.spec.tags.iter().map(ToString::to_string).collect();
+        if !tags.is_empty() {
+            self.renaming.show(name, &tags.join(", "));
+        }
+    }
+
     /// Whether a source was admitted because BuildKit's policy had denied it.
     pub(super) fn has_been_asked_for(&self, source: &str) -> bool {
         self.asked.contains(source)
@@ -137,7 +145,14 @@ impl<'a> Sources<'a> {
         reference: &'b Reference,
     ) -> impl Future<Output = Result<Admitted, Fault>> + use<'a, 'b> {
         let client: &BuildClient = &self.order.client;
-        self.images.admit(&self.order.namespace, reference, client, self.order.spec.pull, self.reporter)
+        self.images.admit(
+            &self.order.namespace,
+            reference,
+            client,
+            self.order.spec.pull,
+            self.reporter,
+            &client.tasks,
+        )
     }
 
     fn admitted(&mut self, named: &str, admitted: Admitted) {

@@ -1,6 +1,6 @@
 //! What an engine's BuildKit is, found out once when wharfd starts.
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::atomic::AtomicBool, time::Duration};
 
 use bollard_buildkit_proto::moby::buildkit::v1::{SolveRequest, frontend::PingRequest};
 use tokio::time::timeout;
@@ -80,7 +80,8 @@ async fn capabilities(connection: &Connection) -> Result<Vec<String>, Status> {
         control.solve(SolveRequest { r#ref: reference.clone(), internal: true, ..SolveRequest::default() });
     let build: AsciiMetadataValue =
         reference.parse().map_err(|_| Status::internal("a build's name is no header"))?;
-    let ping = once_known(&reference, || {
+    let never = AtomicBool::new(false);
+    let ping = once_known(&reference, &never, || {
         let request = of_build(&build, PingRequest {});
         let mut gateway = connection.gateway();
         async move { gateway.ping(request).await }

@@ -1,7 +1,12 @@
 //! One pass of a build: `Control.Solve` without a frontend, and beside it, as BuildKit's gateway
 //! client, the frontend's call, the gate's judgement and the return of what may run.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    pin::Pin,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use bollard_buildkit_proto::moby::buildkit::v1::{
     Exporter, SolveRequest, StatusRequest, StatusResponse,
@@ -17,14 +22,18 @@ use super::{
     connection::Connection,
     wire_form::{Field, PLAIN, Shape, is_understood},
 };
+use crate::fault::Fault;
 
 /// The metadata key by which a call of the gateway names its build.
 const BUILD: &str = "buildkit-controlapi-buildid";
 /// How often BuildKit is asked about a build that it does not know yet; it waits 3 to 10 seconds each
 /// time.
 const ATTEMPTS: usize = 20;
-/// How long the last facts may take once the build is over; BuildKit has them at hand.
+/// How long BuildKit may take for its next facts once the build is over; it has them at hand.
 const LAST_FACTS: Duration = Duration::from_secs(10);
+/// How long a pass that was stopped may take to end. The classic store's export looks at no cancel, and
+/// reads the whole image.
+const STOP: Duration = Duration::from_secs(120);
 
 /// What a pass asks for.
 #[derive(Clone, Debug)]
@@ -37,8 +46,8 @@ pub struct Order {
     pub attributes: HashMap<String, String>,
     /// The source policy.
     pub policy: Policy,
-    /// The names that the image gets in the engine.
-    pub names: Vec<String>,
+    /// The name that the image gets in the engine.
+    pub name: String,
 }
 
 /// What the frontend has answered.
@@ -98,6 +107,13 @@ pub enum Ended<R> {
     Refused(R),
     /// A step, or the export, failed.
     Failed(Status),
+    /// The pass was stopped.
+    Stopped {
+        /// Why.
+        fault: Fault,
+        /// BuildKit has ended it, too: what it has not made by now it never will.
+        is_over: bool,
+    },
 }
 
 /// Where the facts of a pass go, and from when on they count.
@@ -112,13 +128,15 @@ pub trait Facts: Send {
     fn runs(&mut self) -> impl Future<Output = ()> + Send;
 }
 
-/// Runs a pass to its end. Dropping the future cancels it: the call that it drops is what keeps
-/// BuildKit's steps running.
+/// Runs a pass to its end, or until `stop` ends. To stop is two things: the call that keeps BuildKit's
+/// steps running is dropped, and BuildKit is waited for, which may be in the middle of an export.
+/// Dropping the future does the first alone.
 pub async fn pass<F: Facts, J: Judged, R>(
     connection: &Connection,
     order: Order,
     judge: impl FnOnce(Answer) -> Result<J, R> + Send,
     facts: &mut F,
+    stop: Pin<&mut (impl Future<Output = Fault> + Send)>,
 ) -> Ended<R> {
     let build = match AsciiMetadataValue::try_from(order.reference.as_str()) {
         Ok(value) => value,
@@ -126,20 +144,52 @@ pub async fn pass<F: Facts, J: Judged, R>(
     };
     let reference = order.reference.clone();
     let reference = reference.as_str();
-    let (solve, asked) = requests(order);
-    let mut control = connection.control();
-    let solve = control.solve(solve);
-    let frontend = once_known(reference, || {
-        let request = of_build(&build, Bytes::from(asked.encode_to_vec()));
-        async { Answer::read(connection.raw("/moby.buildkit.v1.frontend.LLBBridge/Solve", request).await?) }
-    });
-    let status = once_known(reference, || {
+    let stopped = AtomicBool::new(false);
+    let status = once_known(reference, &stopped, || {
         let request = StatusRequest { r#ref: reference.to_owned() };
         let mut control = connection.control();
         async move { control.status(request).await.map(Response::into_inner) }
     });
-    let told = facts_of(status);
-    tokio::pin!(solve, frontend, told);
+    let mut told = std::pin::pin!(facts_of(status));
+    let driven = Box::pin(drive(connection, order, &build, judge, facts, told.as_mut()));
+    let fault = tokio::select! {
+        biased;
+        fault = stop => fault,
+        ended = driven => return ended,
+    };
+    stopped.store(true, Ordering::Relaxed);
+    // Its status ends when BuildKit has let go of the build.
+    let over = async {
+        loop {
+            match told.next().await {
+                Some(Ok(_)) => {}
+                Some(Err(status)) => return is_unknown(&status, reference),
+                None => return true,
+            }
+        }
+    };
+    Ended::Stopped { fault, is_over: tokio::time::timeout(STOP, over).await.unwrap_or(false) }
+}
+
+/// The calls of a pass, from the solve to its end.
+async fn drive<F: Facts, J: Judged, R>(
+    connection: &Connection,
+    order: Order,
+    build: &AsciiMetadataValue,
+    judge: impl FnOnce(Answer) -> Result<J, R> + Send,
+    facts: &mut F,
+    mut told: Pin<&mut (impl Stream<Item = Result<StatusResponse, Status>> + Send)>,
+) -> Ended<R> {
+    let reference = order.reference.clone();
+    let (solve, asked) = requests(order);
+    let mut control = connection.control();
+    let solve = control.solve(solve);
+    let never = AtomicBool::new(false);
+    let frontend = once_known(&reference, &never, || {
+        let request = of_build(build, Bytes::from(asked.encode_to_vec()));
+        async { Answer::read(connection.raw("/moby.buildkit.v1.frontend.LLBBridge/Solve", request).await?) }
+    });
+    tokio::pin!(solve, frontend);
 
     let answer = loop {
         tokio::select! {
@@ -160,7 +210,7 @@ pub async fn pass<F: Facts, J: Judged, R>(
         Err(refusal) => return Ended::Refused(refusal),
     };
     facts.runs().await;
-    let returned = hand_back(connection, &build, judged.into_result());
+    let returned = hand_back(connection, build, judged.into_result());
     tokio::pin!(returned);
     let mut waiting = true;
     let ended = loop {
@@ -173,14 +223,17 @@ pub async fn pass<F: Facts, J: Judged, R>(
             Some(answer) = told.next() => tell(facts, answer).await,
         }
     };
-    // The last facts, the failed step's output among them, come after the solve's answer.
-    let rest = async {
-        while let Some(answer) = told.next().await {
-            tell(facts, answer).await;
+    // The last facts, the failed step's output among them, come after the solve's answer. A reader may
+    // take as long as it likes for them; BuildKit may not.
+    loop {
+        match tokio::time::timeout(LAST_FACTS, told.next()).await {
+            Ok(Some(answer)) => tell(facts, answer).await,
+            Ok(None) => break,
+            Err(_) => {
+                tracing::warn!("BuildKit did not end its status after the build");
+                break;
+            }
         }
-    };
-    if tokio::time::timeout(LAST_FACTS, rest).await.is_err() {
-        tracing::warn!("BuildKit did not end its status after the build");
     }
     match ended {
         Ok(response) => Ended::Exported(response.into_inner().exporter_response),
@@ -190,7 +243,7 @@ pub async fn pass<F: Facts, J: Judged, R>(
 
 /// What BuildKit is asked for, and what its frontend is.
 fn requests(order: Order) -> (SolveRequest, frontend::SolveRequest) {
-    let attributes = HashMap::from([("name".to_owned(), order.names.join(","))]);
+    let attributes = HashMap::from([("name".to_owned(), order.name)]);
     let solve = SolveRequest {
         r#ref: order.reference,
         session: order.session,
@@ -262,17 +315,26 @@ pub(super) fn of_build<T>(build: &AsciiMetadataValue, message: T) -> Request<T> 
     request
 }
 
+/// Whether BuildKit says that it has no such build. With its name, which nobody can guess: a Dockerfile
+/// may print the phrase.
+fn is_unknown(status: &Status, reference: &str) -> bool {
+    status.message().contains(&format!("no such job {reference}"))
+}
+
 /// Asks about the build `reference` until BuildKit knows it. It waits some seconds for a build that
-/// it has not come to, and a busy engine needs longer for each of many.
-pub(super) async fn once_known<T, F>(reference: &str, mut ask: impl FnMut() -> F) -> Result<T, Status>
+/// it has not come to, and a busy engine needs longer for each of many. Once `stopped`, a build that is
+/// not known is over.
+pub(super) async fn once_known<T, F>(
+    reference: &str,
+    stopped: &AtomicBool,
+    mut ask: impl FnMut() -> F,
+) -> Result<T, Status>
 where
     F: Future<Output = Result<T, Status>>,
 {
-    // With its name, which nobody can guess: a Dockerfile may print the phrase.
-    let unknown = format!("no such job {reference}");
     for _ in 1..ATTEMPTS {
         match ask().await {
-            Err(status) if status.message().contains(&unknown) => {}
+            Err(status) if is_unknown(&status, reference) && !stopped.load(Ordering::Relaxed) => {}
             answer => return answer,
         }
     }
@@ -330,7 +392,7 @@ mod tests {
     async fn asked(answers: impl IntoIterator<Item = Result<u32, &str>>) -> (Result<u32, String>, usize) {
         let mut answers = answers.into_iter();
         let mut calls = 0;
-        let ended = once_known("ref", || {
+        let ended = once_known("ref", &AtomicBool::new(false), || {
             calls += 1;
             std::future::ready(answers.next().unwrap().map_err(Status::unknown))
         })

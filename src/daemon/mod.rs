@@ -18,6 +18,7 @@ use crate::{
         Images,
         naming::{KeyError, Keys},
     },
+    janitor,
     service::{self, Health},
     store::{Store, StoreError},
     tasks::{Cause, Group, Task},
@@ -109,8 +110,9 @@ async fn start(config: &Config, process: &Group) -> Result<Started, StartError> 
     for (name, socket) in config.engines.iter() {
         let (keys, store) = (keys.clone(), store.clone());
         let engine = Engine::connect(name.as_str(), socket.as_path(), process).await?;
-        let images = Images::new(engine, keys, store, process);
+        let images = Images::new(engine, keys, store);
         images.recover().await?;
+        janitor::look_after(images.clone(), process);
         engines.insert(name.clone(), images);
     }
     let identities = Arc::new(Identities::new(config));

@@ -17,7 +17,7 @@ use crate::{
     names::{Login, Namespace, Reference, reference::Digest},
     policy::Permit,
     store::{Pin as Pinned, PinSource},
-    tasks::Cause,
+    tasks::{Cause, Group},
     wire::{credentials::Logins, progress::Reporter},
 };
 
@@ -69,7 +69,7 @@ impl Images {
     /// Admits `reference` (`:latest` where it says neither tag nor digest) to the builds of
     /// `namespace`. The namespace's own images come first, then the operator's on this node, then the
     /// registry. In a namespace a reference stays what it was at first; with `pull` the registry is
-    /// asked anew.
+    /// asked anew. What must not stop half-way runs in a group below `tasks`.
     pub async fn admit(
         &self,
         namespace: &Permit<Namespace>,
@@ -77,6 +77,7 @@ impl Images {
         credentials: &dyn CredentialSource,
         pull: bool,
         reporter: &Reporter,
+        tasks: &Group,
     ) -> Result<Admitted, Fault> {
         let reference = reference.clone().tagged();
         if reference.is_reserved() {
@@ -88,7 +89,7 @@ impl Images {
         if self.engine().inspect_name(&own).await?.is_some() {
             return Ok(Admitted { digest: None, target: own });
         }
-        self.admit_foreign(namespace, reference, credentials, pull, reporter).await
+        self.admit_foreign(namespace, reference, credentials, pull, reporter, tasks).await
     }
 
     /// Admits an image that is not the namespace's own.
@@ -99,6 +100,7 @@ impl Images {
         credentials: &dyn CredentialSource,
         pull: bool,
         reporter: &Reporter,
+        tasks: &Group,
     ) -> Result<Admitted, Fault> {
         let names = self.keys().names(namespace.subject());
         namespace.rules().registry(&reference)?;
@@ -117,8 +119,14 @@ impl Images {
         if let OnNode::Operators(held) = on_node {
             return self.admit_node(names.opaque(), reference, held).await;
         }
-        let admitted =
-            self.admit_registry(names.opaque(), &reference, pinned_digest.as_ref(), credentials, reporter);
+        let admitted = self.admit_registry(
+            names.opaque(),
+            &reference,
+            pinned_digest.as_ref(),
+            credentials,
+            reporter,
+            tasks,
+        );
         match (admitted.await, on_node) {
             (Ok((digest, target)), _) => {
                 let pin = Pinned { source: PinSource::Registry, digest: digest.clone() };
@@ -199,8 +207,8 @@ impl Images {
         pinned: Option<&Digest>,
         credentials: &dyn CredentialSource,
         reporter: &Reporter,
+        tasks: &Group,
     ) -> Result<(Digest, String), Fault> {
-        self.settle_what_is_left().await;
         let login = credentials.credentials(reference.host()).await?;
         let asked = match pinned.or(reference.digest()) {
             Some(digest) => reference.at(digest),
@@ -208,7 +216,8 @@ impl Images {
         };
         let digest = self.readable(&asked, login.as_ref()).await?;
         let step = reporter.step(step_name(reference, &digest));
-        let tasks = self.inner.tasks.child("pull");
+        // Below the caller's: its namespace does not end before the public name is given back.
+        let tasks = tasks.child("pull");
         let _cancel = tasks.cancel_on_drop(Cause::ClientGone);
         let fetch = Fetch {
             images: self.clone(),

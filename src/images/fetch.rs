@@ -93,7 +93,7 @@ impl Fetch {
     }
 
     /// Pulls by digest and holds; the public digest reference goes if it was not there before.
-    async fn pull(&self, step: &Step) -> Result<ImageInspect, Fault> {
+    async fn pull(&self, step: &Step) -> Result<Box<ImageInspect>, Fault> {
         let (images, engine) = (&self.images, self.images.engine());
         let public = self.reference.at(&self.digest).to_string();
         if engine.inspect_name(&public).await?.is_none() {

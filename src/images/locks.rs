@@ -19,6 +19,11 @@ impl Locks {
         self.of(name).lock_owned().await
     }
 
+    /// The lock of `name`, unless someone has it.
+    pub(crate) fn try_lock(&self, name: &str) -> Option<OwnedMutexGuard<()>> {
+        self.of(name).try_lock_owned().ok()
+    }
+
     fn of(&self, name: &str) -> Arc<tokio::sync::Mutex<()>> {
         let mut by_name = self.by_name.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(lock) = by_name.get(name).and_then(Weak::upgrade) {
@@ -43,7 +48,9 @@ mod tests {
         let held = locks.lock("a").await;
         assert!(locks.lock("a").now_or_never().is_none());
         assert!(locks.lock("b").now_or_never().is_some());
+        assert!(locks.try_lock("a").is_none());
         drop(held);
+        assert!(locks.try_lock("a").is_some());
         assert!(locks.lock("a").now_or_never().is_some());
         drop(locks.lock("c").await);
         assert_eq!(locks.by_name.lock().unwrap().len(), 1);

@@ -2,6 +2,7 @@
 //! a registry and goes to one, and under which names the engine has it meanwhile.
 
 pub mod admission;
+pub mod exports;
 pub(crate) mod fetch;
 mod holds;
 mod layers;
@@ -11,14 +12,12 @@ pub mod owned;
 pub mod push;
 mod recovery;
 
-use std::{
-    fmt,
-    sync::{Arc, atomic::AtomicBool},
-};
+use std::{fmt, sync::Arc};
 
 use tokio::sync::Semaphore;
 
-use crate::{engine::Engine, store::Store, tasks::Group};
+use crate::{engine::Engine, store::Store};
+use exports::Exporting;
 use locks::Locks;
 use naming::Keys;
 
@@ -36,30 +35,31 @@ struct Inner {
     engine: Engine,
     keys: Keys,
     store: Store,
-    tasks: Group,
     /// One lock a hold.
     holds: Locks,
     /// One lock a push target, by its reference in full.
     targets: Locks,
+    /// One lock a namespace whose names move, by its opaque name.
+    moves: Locks,
+    /// Names under which images are made.
+    exporting: Exporting,
     /// Places for images whose layers are verified.
     verifying: Semaphore,
-    /// A public name could not be given back; the journal has it.
-    unsettled: AtomicBool,
 }
 
 impl Images {
-    /// The images of `engine`. What must not stop half-way runs in a group below `tasks`.
-    pub fn new(engine: Engine, keys: Keys, store: Store, tasks: &Group) -> Self {
+    /// The images of `engine`.
+    pub fn new(engine: Engine, keys: Keys, store: Store) -> Self {
         Self {
             inner: Arc::new(Inner {
                 engine,
                 keys,
                 store,
-                tasks: tasks.child("images"),
                 holds: Locks::default(),
                 targets: Locks::default(),
+                moves: Locks::default(),
+                exporting: Exporting::default(),
                 verifying: Semaphore::new(VERIFIED_AT_ONCE),
-                unsettled: AtomicBool::new(false),
             }),
         }
     }

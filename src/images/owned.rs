@@ -1,10 +1,7 @@
 //! The images of a namespace: found by the names and ids that are the namespace's own, and by no
 //! others. "Not yours" and "not there" are one answer.
 
-use std::{
-    borrow::Cow,
-    collections::{BTreeMap, BTreeSet},
-};
+use std::{borrow::Cow, collections::BTreeMap};
 
 use bollard::{
     models::{ImageInspect, ImageSummary},
@@ -16,11 +13,14 @@ use super::{
     admission::CredentialSource,
     naming::{self, NamespaceNames, Owner, PrivateName, Room},
 };
+use prost_types::Timestamp;
+
 use crate::{
     engine::docker::fault::{self, Kind},
     fault::{Fault, Reason},
     names::{Namespace, RESERVED_HOST, Reference, printable, reference::Digest},
     policy::Permit,
+    tasks::Group,
     wire::progress::Reporter,
 };
 
@@ -32,6 +32,14 @@ pub struct OwnedImage {
     names: BTreeMap<Reference, String>,
     /// Names in the engine of builds without a tag.
     untagged: Vec<String>,
+    created: i64,
+    size: i64,
+}
+
+/// What the engine says of an image.
+struct Found {
+    id: String,
+    names: Vec<String>,
     created: i64,
     size: i64,
 }
@@ -65,11 +73,6 @@ impl OwnedImage {
     pub fn size(&self) -> i64 {
         self.size
     }
-
-    /// A name in the engine by which it is found.
-    pub(crate) fn private(&self) -> &str {
-        self.names.values().chain(&self.untagged).next().map_or(self.id.as_str(), String::as_str)
-    }
 }
 
 impl Images {
@@ -78,7 +81,8 @@ impl Images {
         let names = self.keys().names(namespace.subject());
         let mut images = Vec::new();
         for summary in self.engine().list_images(None).await? {
-            images.extend(self.owned(&names, summary).await?);
+            let ImageSummary { id, repo_tags, created, size, .. } = summary;
+            images.extend(self.owned(&names, Found { id, names: repo_tags, created, size }).await?);
         }
         images.sort_by_key(|image| std::cmp::Reverse(image.created));
         Ok(images)
@@ -87,14 +91,19 @@ impl Images {
     /// Finds an image of a namespace by reference, by id, or by the beginning of an id, as `docker`
     /// does.
     pub async fn find_image(&self, namespace: &Permit<Namespace>, text: &str) -> Result<OwnedImage, Fault> {
-        let mut images = self.list(namespace).await?;
         if let Ok(reference) = Reference::parse(text) {
-            let reference = reference.tagged();
-            if let Some(found) = images.iter().position(|image| image.names.contains_key(&reference)) {
-                return Ok(images.swap_remove(found));
+            let name = self.keys().names(namespace.subject()).name(&reference);
+            if let Some(image) = self.engine().inspect_name(name.as_str()).await? {
+                return self.owned_by(namespace.subject(), image, text).await;
             }
         }
         let hex = text.strip_prefix("sha256:").unwrap_or(text);
+        if let Some(id) = Digest::parse(&format!("sha256:{hex}")) {
+            let image = self.engine().inspect_name(id.as_str()).await?;
+            let image = image.ok_or_else(|| no_such_image(namespace.subject(), text))?;
+            return self.owned_by(namespace.subject(), image, text).await;
+        }
+        let mut images = self.list(namespace).await?;
         images.retain(|image| !hex.is_empty() && hex_of(&image.id).starts_with(hex));
         match (images.pop(), images.is_empty()) {
             (Some(image), true) => Ok(image),
@@ -106,6 +115,36 @@ impl Images {
         }
     }
 
+    /// Finds an image by its name in the engine; `text` is what a caller calls it.
+    pub(super) async fn find_by_name(
+        &self,
+        namespace: &Namespace,
+        name: &str,
+        text: &str,
+    ) -> Result<OwnedImage, Fault> {
+        let image = self.engine().inspect_name(name).await?;
+        let image = image.ok_or_else(|| no_such_image(namespace, text))?;
+        self.owned_by(namespace, image, text).await
+    }
+
+    /// The image as the namespace has it; one without a name there is not there.
+    async fn owned_by(
+        &self,
+        namespace: &Namespace,
+        image: Box<ImageInspect>,
+        text: &str,
+    ) -> Result<OwnedImage, Fault> {
+        let created = image.created.as_deref().and_then(|created| created.parse::<Timestamp>().ok());
+        let found = Found {
+            id: image.id.unwrap_or_default(),
+            names: image.repo_tags.unwrap_or_default(),
+            created: created.map_or(0, |created| created.seconds),
+            size: image.size.unwrap_or_default(),
+        };
+        let owned = self.owned(&self.keys().names(namespace), found).await?;
+        owned.ok_or_else(|| no_such_image(namespace, text))
+    }
+
     /// Gives an image of the namespace another reference there. One that names another image moves.
     pub async fn tag_image(
         &self,
@@ -115,51 +154,56 @@ impl Images {
     ) -> Result<(), Fault> {
         check_target("target", target)?;
         let target = self.private_name(namespace.subject(), target).await?;
-        self.move_name(namespace.subject(), image.private(), target.as_str()).await
+        self.move_name(namespace.subject(), image.id().as_str(), target.as_str()).await
     }
 
-    /// Gives `source` a name of the namespace's, which may name another image so far.
-    async fn move_name(&self, namespace: &Namespace, source: &str, target: &str) -> Result<(), Fault> {
-        let before = self.engine().ids_of([target]).await?;
-        self.engine().tag_name(source, target).await?;
-        self.keep_replaced(namespace, before).await
-    }
-
-    /// An image whose last name went to another one stays the namespace's, as `docker` shows it
-    /// under `<none>`: without a name it would be nobody's, and stay when the namespace goes.
-    pub(crate) async fn keep_replaced(
+    /// Gives `source` a name of the namespace's, which may name another image so far. That one stays the
+    /// namespace's, as `docker` shows it under `<none>`: without a name it would be nobody's, and stay
+    /// when the namespace goes. It has its new name before it loses the old one.
+    pub(super) async fn move_name(
         &self,
         namespace: &Namespace,
-        before: BTreeSet<Digest>,
+        source: &str,
+        target: &str,
     ) -> Result<(), Fault> {
-        let names = self.keys().names(namespace);
-        for id in before {
-            let Some(image) = self.engine().inspect_name(id.as_str()).await? else { continue };
-            let named = image.repo_tags.iter().flatten().any(|name| names.read(name).is_some());
-            if !named {
-                // A prune may have been faster: then there is nothing to keep.
-                self.engine().tag_if_there(id.as_str(), &names.untagged(hex_of(&id))).await?;
-            }
+        let (engine, names) = (self.engine(), self.keys().names(namespace));
+        // Nobody else takes names from the image in between.
+        let _lock = self.inner.moves.lock(names.opaque()).await;
+        let before = engine.inspect_name(target).await?.and_then(|image| image.id);
+        let kept = before.as_deref().and_then(Digest::parse).map(|id| names.untagged(hex_of(&id)));
+        if let Some((id, kept)) = before.as_deref().zip(kept.as_deref()) {
+            // A prune may have been faster: then there is nothing to keep.
+            engine.tag_if_there(id, kept).await?;
+        }
+        engine.tag_name(source, target).await?;
+        let Some(kept) = kept else { return Ok(()) };
+        let image = engine.inspect_name(&kept).await?;
+        let others = image.iter().flat_map(|image| image.repo_tags.iter().flatten());
+        if others.into_iter().any(|name| *name != kept && names.read(name).is_some()) {
+            engine.remove_name(&kept).await?;
         }
         Ok(())
     }
 
-    /// Brings an image into the namespace: an admission, and a name there.
+    /// Brings an image into the namespace: an admission, which ends with `tasks`, and a name there. Not to
+    /// be dropped: a name and what it replaces move together.
     pub async fn pull_image(
         &self,
         namespace: &Permit<Namespace>,
         reference: &Reference,
         credentials: &dyn CredentialSource,
         reporter: &Reporter,
+        tasks: &Group,
     ) -> Result<(Option<Digest>, OwnedImage), Fault> {
         let reference = reference.clone().tagged();
         if reference.is_reserved() {
             return Err(fault::not_found(&reference));
         }
-        let admitted = self.admit_foreign(namespace, reference.clone(), credentials, true, reporter).await?;
+        let admitted = self.admit_foreign(namespace, reference.clone(), credentials, true, reporter, tasks);
+        let admitted = tasks.unless_cancelled(admitted).await??;
         let name = self.private_name(namespace.subject(), &reference).await?;
         self.move_name(namespace.subject(), admitted.target(), name.as_str()).await?;
-        let image = self.find_image(namespace, &reference.to_string()).await?;
+        let image = self.find_by_name(namespace.subject(), name.as_str(), &reference.to_string()).await?;
         Ok((admitted.digest().cloned(), image))
     }
 
@@ -202,7 +246,7 @@ impl Images {
         let image = self.find_image(namespace, text).await?;
         let all = self
             .engine()
-            .inspect_name(image.private())
+            .inspect_name(image.id().as_str())
             .await?
             .ok_or_else(|| no_such_image(namespace.subject(), text))?;
         // Named one by one: what a later engine adds may tell of other namespaces.
@@ -263,14 +307,10 @@ impl Images {
         Ok(name)
     }
 
-    async fn owned(
-        &self,
-        names: &NamespaceNames,
-        summary: ImageSummary,
-    ) -> Result<Option<OwnedImage>, Fault> {
+    async fn owned(&self, names: &NamespaceNames, found: Found) -> Result<Option<OwnedImage>, Fault> {
         let mut owned = BTreeMap::new();
         let mut untagged = Vec::new();
-        for name in summary.repo_tags {
+        for name in found.names {
             let reference = match names.read(&name) {
                 Some(Owner::Reference(reference)) => reference,
                 Some(Owner::Long(hash)) => {
@@ -295,8 +335,8 @@ impl Images {
         if owned.is_empty() && untagged.is_empty() {
             return Ok(None);
         }
-        let Some(id) = Digest::parse(&summary.id) else { return Ok(None) };
-        Ok(Some(OwnedImage { id, names: owned, untagged, created: summary.created, size: summary.size }))
+        let Some(id) = Digest::parse(&found.id) else { return Ok(None) };
+        Ok(Some(OwnedImage { id, names: owned, untagged, created: found.created, size: found.size }))
     }
 
     async fn remove_all(&self, image: &OwnedImage, removed: &mut Removed) -> Result<(), Fault> {

@@ -39,13 +39,14 @@ impl Images {
         target: &Reference,
         login: Option<&Login>,
         reporter: &Reporter,
+        tasks: &Group,
     ) -> Result<Digest, Fault> {
         check_target("reference", target)?;
         namespace.rules().registry(target)?;
         let target = target.clone().tagged();
-        self.settle_what_is_left().await;
         let step = reporter.step(format!("push {}", target.familiar()));
-        let tasks = self.inner.tasks.child("push");
+        // Below the caller's: its namespace does not end before the name is given back.
+        let tasks = tasks.child("push");
         let _cancel = tasks.cancel_on_drop(Cause::ClientGone);
         let push = Push {
             images: self.clone(),
@@ -140,7 +141,7 @@ impl Push {
                 // Without a name a prune would take it meanwhile.
                 engine.tag_name(before, &images.keys().kept(name)).await?;
             }
-            engine.tag_name(self.image.private(), name).await?;
+            engine.tag_name(self.image.id().as_str(), name).await?;
         }
         let origins = self.origins().await?;
         let pushed = self.tasks.unless_cancelled(self.stream(step)).await?;
@@ -160,8 +161,8 @@ impl Push {
 
     /// Where the engine says that the image comes from; a push adds to it.
     async fn origins(&self) -> Result<Vec<String>, Fault> {
-        let image = self.images.engine().inspect_name(self.image.private()).await?;
-        Ok(image.iter().flat_map(origins).map(str::to_owned).collect())
+        let image = self.images.engine().inspect_name(self.image.id().as_str()).await?;
+        Ok(image.iter().flat_map(|image| origins(image)).map(str::to_owned).collect())
     }
 
     async fn is_ours(&self, name: &str) -> Result<bool, Fault> {

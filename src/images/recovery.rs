@@ -1,8 +1,6 @@
 //! Public names that wharfd uses for a moment are given back, also after a crash: the journal in the
 //! store says what each pointed to before.
 
-use std::sync::atomic::Ordering;
-
 use super::Images;
 use crate::{
     fault::{Fault, causes},
@@ -13,21 +11,23 @@ use crate::{
 impl Images {
     /// Puts right what an earlier wharfd has left behind. Called before anyone is served.
     pub async fn recover(&self) -> Result<(), Fault> {
+        self.remove_late_exports().await?;
         self.give_names_back().await?;
         self.remove_lost_holds().await
     }
 
-    /// Gives back every public name that is in use no more. One that cannot be given back now (a
-    /// container uses it) is tried again later.
-    async fn give_names_back(&self) -> Result<(), Fault> {
+    /// Gives back every public name that nobody uses any more. One that cannot be given back now (a
+    /// container uses it) stays in the journal; one that a push or a pull uses is its own to give back.
+    pub async fn give_names_back(&self) -> Result<(), Fault> {
         for entry in self.store().journal(self.engine().name()).await? {
-            tracing::info!(engine = self.engine().name(), name = entry.name, "giving a public name back");
             // A pull's name has the digest, a push's the tag.
             let digest = entry.name.split_once('@').and_then(|(_, digest)| Digest::parse(digest));
-            let _lock = match digest {
-                Some(digest) => self.inner.holds.lock(&self.hold_name(&digest)).await,
-                None => self.inner.targets.lock(&entry.name).await,
+            let lock = match digest {
+                Some(digest) => self.inner.holds.try_lock(&self.hold_name(&digest)),
+                None => self.inner.targets.try_lock(&entry.name),
             };
+            let Some(_lock) = lock else { continue };
+            tracing::info!(engine = self.engine().name(), name = entry.name, "giving a public name back");
             if let Err(fault) = self.settle(&entry.name).await {
                 self.unsettled(&fault);
             }
@@ -35,20 +35,10 @@ impl Images {
         Ok(())
     }
 
-    /// Notes that a name could not be given back; the next pull or push tries again.
+    /// Says that a name could not be given back; the janitor tries again.
     pub(crate) fn unsettled(&self, fault: &Fault) {
         let cause = causes(fault);
         tracing::warn!(engine = self.engine().name(), cause, "a public name could not be given back");
-        self.inner.unsettled.store(true, Ordering::Relaxed);
-    }
-
-    /// Gives back what could not be given back before. Called without a lock.
-    pub(crate) async fn settle_what_is_left(&self) {
-        if self.inner.unsettled.swap(false, Ordering::Relaxed)
-            && let Err(fault) = self.give_names_back().await
-        {
-            self.unsettled(&fault);
-        }
     }
 
     /// Gives a public name back, if the journal has it. Called with the name's lock.

@@ -47,11 +47,11 @@ impl ImageService for Images {
             let reference = reference("reference", &request.reference)?.tagged();
             let credentials = Logins::from_wire("credentials", request.credentials)?;
             let member = self.front.begin(&call, &permit, Kind::Push)?;
-            let images = call.images().clone();
+            let (images, tasks) = (call.images().clone(), member.tasks().clone());
             let work = move |reporter| async move {
                 let image = images.find_image(&permit, &reference.to_string()).await?;
                 let login = credentials.of(reference.host());
-                let digest = images.push(&permit, &image, &reference, login, &reporter).await?;
+                let digest = images.push(&permit, &image, &reference, login, &reporter, &tasks).await?;
                 Ok(v1::PushImageResult { reference: reference.to_string(), digest: digest.to_string() })
             };
             Ok(stream::run(&call, member.tasks().clone(), member, work, pushing, |result| {
@@ -72,9 +72,10 @@ impl ImageService for Images {
             let reference = reference("reference", &request.reference)?.tagged();
             let credentials = Logins::from_wire("credentials", request.credentials)?;
             let member = self.front.begin(&call, &permit, Kind::Pull)?;
-            let images = call.images().clone();
+            let (images, tasks) = (call.images().clone(), member.tasks().clone());
             let work = move |reporter| async move {
-                let (digest, image) = images.pull_image(&permit, &reference, &credentials, &reporter).await?;
+                let pulled = images.pull_image(&permit, &reference, &credentials, &reporter, &tasks);
+                let (digest, image) = pulled.await?;
                 Ok(v1::PullImageResult {
                     reference: reference.to_string(),
                     digest: digest.as_ref().map(ToString::to_string).unwrap_or_default(),

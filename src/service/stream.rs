@@ -19,8 +19,8 @@ const PROGRESS_MESSAGES: usize = 64;
 pub(super) type Responses<T> = BoxStream<'static, Result<T, Status>>;
 
 /// Runs `work` as a task of `tasks` and streams what it reports, then what it comes to. The end of
-/// the stream, or of the client, cancels the work; the end of the work is the call's. `member` counts
-/// as running until then.
+/// the stream, or of the client, cancels `tasks`, which the work watches; the client is answered then,
+/// and the call and `member` end with the work.
 pub(super) fn run<R, T, F>(
     call: &Call,
     tasks: Group,
@@ -42,16 +42,24 @@ where
     let call = call.clone();
     drop(tasks.spawn("work", async move {
         let _member = member;
-        let outcome = owned.unless_cancelled(work).await.unwrap_or_else(|cause| Err(cause.into()));
-        let answer = match outcome {
-            Ok(outcome) => {
+        let mut work = work;
+        let answer = match owned.unless_cancelled(&mut work).await {
+            Ok(Ok(outcome)) => {
                 let (end, answer) = result(outcome);
                 call.ended(&end);
                 Ok(answer)
             }
-            Err(fault) => {
+            Ok(Err(fault)) => {
                 call.ended(&End::Fault(&fault));
                 Err(status::from_fault(&fault))
+            }
+            Err(cause) => {
+                let fault = Fault::from(cause);
+                let _ = sender.send(Err(status::from_fault(&fault)));
+                // To begin to stop and to have stopped are two things.
+                drop(work.await);
+                call.ended(&End::Fault(&fault));
+                return;
             }
         };
         // The client may be gone: nobody wants the answer.

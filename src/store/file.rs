@@ -17,7 +17,7 @@ use rustix::{
 pub(super) const NAME: &str = "wharf.sqlite";
 pub(super) const LOCK_NAME: &str = "lock";
 
-const SCHEMA_VERSION: u32 = 2;
+const SCHEMA_VERSION: u32 = 3;
 
 /// One entry a version; an entry that was released is never changed.
 pub(super) const SCHEMA: [&str; SCHEMA_VERSION as usize] = [
@@ -61,6 +61,12 @@ pub(super) const SCHEMA: [&str; SCHEMA_VERSION as usize] = [
         engine TEXT NOT NULL, name TEXT NOT NULL, namespace TEXT NOT NULL,
         PRIMARY KEY (engine, name, namespace)) WITHOUT ROWID;
     CREATE INDEX holds_of ON holds (engine, namespace);
+",
+    "
+    -- Names under which builds make their images, and since when (seconds since 1970).
+    CREATE TABLE exports (
+        engine TEXT NOT NULL, name TEXT NOT NULL, since INTEGER NOT NULL,
+        PRIMARY KEY (engine, name)) WITHOUT ROWID;
 ",
 ];
 

@@ -1,6 +1,7 @@
 //! What wharfd remembers, in one SQLite file: facts, pins, and the journal of public names.
 //! Losing the file costs time, never safety. No secret is kept here.
 
+mod exports;
 mod file;
 mod holds;
 mod journal;
@@ -13,6 +14,7 @@ use std::path::Path;
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
+pub use exports::Export;
 pub use file::StoreError;
 pub use journal::PublicName;
 pub use layers::LayerClaim;

@@ -21,6 +21,7 @@ mod cancel;
 mod commands;
 mod concurrency;
 mod errors;
+mod export;
 mod first_light;
 mod harness;
 mod hostile;
@@ -47,6 +48,7 @@ fn cases() -> Vec<Case> {
         sync::CASES,
         cancel::CASES,
         errors::CASES,
+        export::CASES,
         memory::CASES,
         concurrency::CASES,
         authorization::CASES,

@@ -7,7 +7,7 @@
 mod classic;
 mod containerd;
 
-use std::{collections::BTreeSet, fmt};
+use std::fmt;
 
 use bollard::{
     models::{ImageInspect, ImageSummary, SystemInfo},
@@ -132,25 +132,12 @@ impl Engine {
     }
 
     /// What is under a name or an id.
-    pub(crate) async fn inspect_name(&self, name: &str) -> Result<Option<ImageInspect>, Fault> {
-        match self.docker().inspect_image(name).await {
-            Ok(image) => Ok(Some(image)),
+    pub(crate) async fn inspect_name(&self, name: &str) -> Result<Option<Box<ImageInspect>>, Fault> {
+        match Box::pin(self.docker().inspect_image(name)).await {
+            Ok(image) => Ok(Some(Box::new(image))),
             Err(error) if fault::kind(&error) == Kind::NotFound => Ok(None),
             Err(error) => Err(fault::unexpected("look up an image", error)),
         }
-    }
-
-    /// The ids of the images that these names stand for; a name that is not there has none.
-    pub(crate) async fn ids_of(
-        &self,
-        names: impl IntoIterator<Item = &str>,
-    ) -> Result<BTreeSet<Digest>, Fault> {
-        let mut ids = BTreeSet::new();
-        for name in names {
-            let id = self.inspect_name(name).await?.and_then(|image| image.id);
-            ids.extend(id.as_deref().and_then(Digest::parse));
-        }
-        Ok(ids)
     }
 
     /// Gives `source`, a name or an id, the name `target` too.

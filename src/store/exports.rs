@@ -1,0 +1,82 @@
+//! Names in an engine under which builds make their images. A build that is cut off may make its image
+//! afterwards: its name is written down until somebody has looked.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rusqlite::params;
+
+use super::Store;
+use crate::fault::Fault;
+
+/// A name under which a build makes, or made, its image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Export {
+    /// The name in the engine.
+    pub name: String,
+    /// How long ago the build began.
+    pub age: Duration,
+}
+
+impl Store {
+    /// Writes down that a build is about to make an image under `name`.
+    pub async fn export_begin(&self, engine: &str, name: &str) -> Result<(), Fault> {
+        let (engine, name, now) = (engine.to_owned(), name.to_owned(), now());
+        self.call(move |connection| {
+            connection
+                .execute("INSERT OR REPLACE INTO exports VALUES (?, ?, ?)", params![engine, name, now])
+                .map(drop)
+        })
+        .await
+    }
+
+    /// Strikes a name out: nothing is made under it any more.
+    pub async fn export_end(&self, engine: &str, name: &str) -> Result<(), Fault> {
+        let (engine, name) = (engine.to_owned(), name.to_owned());
+        self.call(move |connection| {
+            connection.execute("DELETE FROM exports WHERE engine = ? AND name = ?", [engine, name]).map(drop)
+        })
+        .await
+    }
+
+    /// The names that are written down.
+    pub async fn exports(&self, engine: &str) -> Result<Vec<Export>, Fault> {
+        let (engine, now) = (engine.to_owned(), now());
+        self.call(move |connection| {
+            connection
+                .prepare_cached("SELECT name, since FROM exports WHERE engine = ? ORDER BY name")?
+                .query_map([engine], |row| {
+                    let since: i64 = row.get(1)?;
+                    let age = u64::try_from(now.saturating_sub(since)).unwrap_or(0);
+                    Ok(Export { name: row.get(0)?, age: Duration::from_secs(age) })
+                })?
+                .collect()
+        })
+        .await
+    }
+}
+
+/// Seconds since 1970.
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_name_is_there_until_it_is_struck_out() {
+        let directory = crate::store::tests::directory("exports");
+        let store = Store::open(&directory).unwrap();
+        store.export_begin("main", "a").await.unwrap();
+        store.export_begin("main", "b").await.unwrap();
+        store.export_begin("other", "c").await.unwrap();
+        store.export_end("main", "a").await.unwrap();
+        let names: Vec<String> =
+            store.exports("main").await.unwrap().into_iter().map(|export| export.name).collect();
+        assert_eq!(names, ["b"]);
+        assert!(store.exports("main").await.unwrap()[0].age < Duration::from_secs(60));
+        std::fs::remove_dir_all(directory).unwrap();
+    }
+}

@@ -1,0 +1,166 @@
+//! Builds that end in the middle of an export. The classic store's looks at no cancel: it names the
+//! image seconds later.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use rustix::process::Signal;
+
+use crate::harness::{
+    Test, Wharf, Wharfd, cases,
+    process::{Background, shell_status},
+    wait_for,
+};
+
+cases![
+    the_client_is_interrupted,
+    the_namespace_ends,
+    the_daemon_dies,
+    builds_of_one_tag_keep_what_each_has_made
+];
+
+/// A build of an image whose export takes seconds.
+struct Large {
+    context: PathBuf,
+    base: String,
+}
+
+impl Large {
+    async fn new(test: &Test) -> Self {
+        let registry = test.registry().await;
+        let base = test.base(&registry).await;
+        let context = Self::context(test, &base, "large");
+        Self { context, base }
+    }
+
+    fn context(test: &Test, base: &str, name: &str) -> PathBuf {
+        let mark = test.unique(name);
+        let step = format!("dd if=/dev/zero of=/large bs=1M count=600 && echo {mark} > /mark");
+        test.context(name, &[("Dockerfile", &format!("FROM {base}\nRUN {step}\n"))])
+    }
+
+    fn start(&self, job: &Wharf) -> Background {
+        job.start(["build", "--progress=plain", "-t", "app:1", self.context.to_str().unwrap()])
+    }
+
+    /// The image that the job has under the name so far.
+    async fn small(&self, test: &Test, job: &Wharf) -> String {
+        let dockerfile = format!("FROM {}\nRUN echo {} > /mark\n", self.base, test.unique("small"));
+        let context = test.context("small", &[("Dockerfile", &dockerfile)]);
+        job.build_id(&context, &["-t", "app:1"]).await
+    }
+}
+
+/// Waits until a build exports its image.
+async fn exports(build: &Background) {
+    wait_for("the export", async || {
+        if let Some(status) = build.ended().await {
+            panic!("the build ended with {status}:\n{}", build.lines().join("\n"));
+        }
+        build.lines().iter().any(|line| line.contains("exporting layers")).then_some(())
+    })
+    .await;
+}
+
+/// Shows that the bare engine names an image after its build was cancelled. It takes as long as any
+/// other export of this size.
+async fn bare_engine_names_late(test: &Test, base: &str) {
+    // The containerd store's export looks at the cancel.
+    if test.engine.is_containerd() {
+        return;
+    }
+    let context = Large::context(test, base, "bare");
+    let name = format!("{}:1", test.unique("late"));
+    let mut buildx = test.engine.buildx(&test.new_dir("bare-home"));
+    buildx.args(["build", "--progress=plain", "-t", &name]).arg(&context);
+    let build = Background::start(buildx);
+    exports(&build).await;
+    build.signal(Signal::KILL);
+    build.wait(Duration::from_secs(10)).await.unwrap();
+    wait_for("the image of a build that was cancelled", async || test.engine.inspect(&name).await).await;
+    test.engine.remove_image(&name).await;
+}
+
+async fn the_client_is_interrupted(test: Arc<Test>) {
+    let (large, wharfd) = tokio::join!(Large::new(&test), test.wharfd());
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    let before = large.small(&test, &job).await;
+    let build = large.start(&job);
+    exports(&build).await;
+    build.signal(Signal::INT);
+    let ended = build.wait(Duration::from_secs(10)).await.unwrap();
+    assert_eq!(shell_status(ended), 130, "{:?}", build.lines());
+    bare_engine_names_late(&test, &large.base).await;
+    // The name is what it was, and the other image is gone.
+    wait_for("the end of the build", async || {
+        (job.images().await == [("app:1".to_owned(), before.clone())]).then_some(())
+    })
+    .await;
+    nothing_is_left(&test, &wharfd, &job).await;
+}
+
+/// Ends the namespace, and looks at the engine.
+async fn nothing_is_left(test: &Test, wharfd: &Wharfd, job: &Wharf) {
+    job.run(["namespace", "rm"]).await.ok();
+    assert_eq!(test.engine.names_with_prefix(&wharfd.prefix()).await, Vec::<String>::new());
+}
+
+async fn the_namespace_ends(test: Arc<Test>) {
+    let (large, wharfd) = tokio::join!(Large::new(&test), test.wharfd());
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    large.small(&test, &job).await;
+    let build = large.start(&job);
+    exports(&build).await;
+    let ended = job.run(["namespace", "rm"]).await.ok();
+    assert!(ended.stdout.contains("Cancelled builds: 1"), "{ended}");
+    // At once: the end of a namespace is the end of its builds.
+    let left = test.engine.names_with_prefix(&wharfd.prefix()).await;
+    assert_eq!(left, Vec::<String>::new());
+    build.wait(Duration::from_secs(10)).await.unwrap();
+    bare_engine_names_late(&test, &large.base).await;
+    assert_eq!(test.engine.names_with_prefix(&wharfd.prefix()).await, Vec::<String>::new());
+}
+
+async fn the_daemon_dies(test: Arc<Test>) {
+    let (large, wharfd) = tokio::join!(Large::new(&test), test.wharfd());
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    let before = large.small(&test, &job).await;
+    let build = large.start(&job);
+    exports(&build).await;
+    wharfd.kill().await;
+    build.wait(Duration::from_secs(10)).await.unwrap();
+    wharfd.start().await;
+    // It is the engine's to end, and the next wharfd's to look.
+    bare_engine_names_late(&test, &large.base).await;
+    wait_for("the image of the build to go", async || {
+        (job.images().await == [("app:1".to_owned(), before.clone())]).then_some(())
+    })
+    .await;
+    nothing_is_left(&test, &wharfd, &job).await;
+}
+
+/// Parallel builds of one tag: each pushes and tells of its own image.
+async fn builds_of_one_tag_keep_what_each_has_made(test: Arc<Test>) {
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    let tag = registry.name("app:1");
+    let builds = (0..6).map(|number| {
+        let mark = test.unique(&format!("mark{number}"));
+        let context = test.context(
+            &format!("one-of-many{number}"),
+            &[("Dockerfile", "FROM scratch\nCOPY mark /\n"), ("mark", &mark)],
+        );
+        let (job, tag, iid) = (&job, &tag, test.dir().join(format!("iid{number}")));
+        async move {
+            let flags = ["-t", tag, "--push", "--iidfile", iid.to_str().unwrap()];
+            job.build(&context, &flags).await.ok();
+            (std::fs::read_to_string(&iid).unwrap().trim().to_owned(), mark)
+        }
+    });
+    for (id, mark) in futures_util::future::join_all(builds).await {
+        assert_eq!(test.engine.text(&id, "/mark").await, mark);
+    }
+    // One has the name; the others are the namespace's all the same, and go with it.
+    let images = job.images().await;
+    assert_eq!((images.len(), images.iter().filter(|(name, _)| *name == tag).count()), (6, 1), "{images:?}");
+    nothing_is_left(&test, &wharfd, &job).await;
+}
