@@ -14,7 +14,11 @@ use tonic::Status;
 use crate::{buildkit::filesync::DirectoryRequest, names::printable, wire::mode};
 
 /// Each entry costs us eight bytes, and BuildKit some hundred: no real context is refused.
-const ENTRIES_MAX: usize = 2 << 20;
+pub(super) const ENTRIES_MAX: usize = 2 << 20;
+
+/// A file that BuildKit reads whole, into the engine's own memory. A Dockerfile that a program has made
+/// can have 900 kB.
+pub(super) const READ_BYTES_MAX: u64 = 1 << 20;
 
 /// One sync of one directory: who has said what so far.
 #[derive(Debug, Default)]
@@ -181,7 +185,7 @@ fn entry(stat: &mut Stat, is_read: bool) -> Result<(), Status> {
 }
 
 /// Refuses paths that lead out of the directory, and those that BuildKit makes there for itself.
-fn inside(path: &str) -> Result<(), Status> {
+pub(super) fn inside(path: &str) -> Result<(), Status> {
     // Engine 26.1's BuildKit takes `..` for a name, and replaces the directory that it keeps the
     // client's files in.
     if path.contains('\0') || path.split('/').any(|name| matches!(name, "" | "." | "..")) {

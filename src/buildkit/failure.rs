@@ -11,10 +11,13 @@ use prost::Message as _;
 use serde::Deserialize;
 use tonic::Status;
 
-use crate::wire::v1::SourceLines;
+use crate::{names::shortened, wire::v1::SourceLines};
 
 /// How many lines around the failed ones are shown.
 const LINES_AROUND: i32 = 4;
+/// How much of a line is shown, and of all: a line may be a whole file.
+const LINE_BYTES_MAX: usize = 4 << 10;
+const EXCERPT_BYTES_MAX: usize = 32 << 10;
 
 /// What a failed pass says.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -158,7 +161,14 @@ pub fn excerpt(filename: String, text: &str, start: i32, end: i32) -> SourceLine
     let last = end.saturating_add(LINES_AROUND);
     let skip = usize::try_from(first - 1).unwrap_or(0);
     let take = usize::try_from(last - first + 1).unwrap_or(0).min(200);
-    let text = text.lines().skip(skip).take(take).map(str::to_owned).collect();
+    let mut left = EXCERPT_BYTES_MAX;
+    let lines = text.lines().skip(skip).take(take).map(|line| shortened(line.to_owned(), LINE_BYTES_MAX));
+    let text = lines
+        .map_while(|line| {
+            left = left.checked_sub(line.len())?;
+            Some(line)
+        })
+        .collect();
     SourceLines { filename, start, end, text, first_text_line: first }
 }
 
@@ -197,6 +207,16 @@ mod tests {
         assert_eq!(failure.exit_code, Some(3));
         let lines = failure.source.unwrap();
         assert_eq!((lines.start, lines.end, lines.text.len()), (2, 2, 2));
+    }
+
+    #[test]
+    fn an_excerpt_is_bounded() {
+        let long = "x".repeat(1 << 20);
+        let text = [long.as_str(); 100].join("\n");
+        let lines = excerpt("Dockerfile".to_owned(), &text, 1, 100);
+        assert!(lines.text.iter().all(|line| line.len() <= LINE_BYTES_MAX + 10));
+        assert!(lines.text.iter().map(String::len).sum::<usize>() <= EXCERPT_BYTES_MAX);
+        assert_eq!(excerpt(String::new(), "a\nb\nc", 2, 2).text, ["a", "b", "c"]);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::{
         client::BuildClient,
         running::{self, Order, Outcome},
         session::{self, Attached, Offer, Sessions},
-        tar::{Beginning, Tar},
+        tar::{Passage, Tar},
     },
     fault::{Fault, Reason},
     front::{Call, End, Front, Kind},
@@ -137,7 +137,8 @@ impl Build {
             None
         } else {
             let (tar, pieces) = Tar::new()?;
-            tasks.spawn("tar", feed(requests, pieces, tasks.clone()));
+            let passage = Passage::new(&spec.dockerfile);
+            tasks.spawn("tar", feed(requests, passage, pieces, tasks.clone()));
             Some(tar)
         };
         let client = BuildClient { session, tar, logins, tasks: tasks.clone() };
@@ -207,40 +208,46 @@ async fn first<T: Default>(requests: &mut Streaming<T>) -> Result<T, Fault> {
     }
 }
 
-/// Passes the tar's pieces on as BuildKit takes them.
+/// Passes the tar on as BuildKit takes it.
 async fn feed(
     mut requests: Streaming<v1::BuildRequest>,
+    mut passage: Passage,
     pieces: mpsc::Sender<Result<bytes::Bytes, Status>>,
     tasks: Group,
 ) {
     let fed = async {
-        let mut beginning = Beginning::default();
-        let broken = loop {
-            match requests.message().await {
-                Ok(None) => {
-                    if let Some(rest) = beginning.end() {
-                        let _ = pieces.send(Ok(rest)).await;
-                    }
-                    return;
-                }
+        let last = loop {
+            let piece = match requests.message().await {
+                Ok(None) => break passage.end(),
                 Ok(Some(v1::BuildRequest { request: Some(build_request::Request::Tar(piece)) }))
                     if piece.len() <= TAR_PIECE_BYTES_MAX =>
                 {
-                    for piece in beginning.pass(piece) {
+                    piece
+                }
+                Ok(Some(_)) => {
+                    break Err(Status::invalid_argument(
+                        "only pieces of a tar, of at most 1 MiB, follow the start",
+                    ));
+                }
+                Err(status) => break Err(Status::new(status.code(), "the client broke the tar off")),
+            };
+            passage.take(piece);
+            let refused = loop {
+                match passage.passed() {
+                    Ok(Some(piece)) => {
                         if pieces.send(Ok(piece)).await.is_err() {
                             return;
                         }
                     }
+                    Ok(None) => break None,
+                    Err(status) => break Some(status),
                 }
-                Ok(Some(_)) => {
-                    break Status::invalid_argument(
-                        "only pieces of a tar, of at most 1 MiB, follow the start",
-                    );
-                }
-                Err(status) => break Status::new(status.code(), "the client broke the tar off"),
+            };
+            if let Some(status) = refused {
+                break Err(status);
             }
         };
-        let _ = pieces.send(Err(broken)).await;
+        let _ = pieces.send(last).await;
     };
     if tasks.unless_cancelled(fed).await.is_err() {
         // Without it the tar would seem to end here.

@@ -64,6 +64,7 @@ fn cases() -> Vec<Case> {
         hostile::files::CASES,
         hostile::receiver::CASES,
         hostile::repository::CASES,
+        hostile::tar::CASES,
     ]
     .concat()
 }

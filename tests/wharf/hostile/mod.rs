@@ -9,3 +9,4 @@ pub(crate) mod receiver;
 pub(crate) mod repository;
 pub(crate) mod sources;
 pub(crate) mod streams;
+pub(crate) mod tar;

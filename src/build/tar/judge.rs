@@ -1,0 +1,260 @@
+//! A tar, judged entry by entry as it passes, and written anew.
+
+use std::{
+    collections::HashSet,
+    hash::{BuildHasher as _, RandomState},
+};
+
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use tonic::Status;
+
+use super::{
+    entry::{self, BLOCK_BYTES, Entry, Extensions, Kind, is_header, padding},
+    refused,
+};
+use crate::{
+    build::packets::{ENTRIES_MAX, READ_BYTES_MAX},
+    names::printable,
+};
+
+/// An extended header holds a path and attributes, of 64 KiB at most each.
+const EXTENSION_BYTES_MAX: u64 = 1 << 20;
+/// Links that are remembered, by eight bytes each.
+const LINKS_MAX: usize = 1 << 20;
+
+/// What comes next.
+#[derive(Debug)]
+enum State {
+    Header,
+    /// An extension of that kind, of which so much is still to come, and what fills its last block.
+    Extension(u8, usize, usize),
+    /// A file's bytes.
+    File {
+        left: u64,
+        padding: usize,
+        path: String,
+    },
+    /// Bytes of no use.
+    Skip(u64),
+    /// One empty block: another one ends the tar.
+    Empty,
+    End,
+}
+
+/// What a Dockerfile is read with.
+#[derive(Debug)]
+pub(super) struct Judge {
+    state: State,
+    gathered: BytesMut,
+    extensions: Extensions,
+    entries: usize,
+    /// The hashes of the paths that are symlinks.
+    links: HashSet<u64>,
+    hasher: RandomState,
+    /// Files that the builder itself reads.
+    read: [String; 2],
+}
+
+impl Judge {
+    /// Of a tar whose Dockerfile has this path. The root goes before its entries: BuildKit takes what it
+    /// fetches for a tar, and not for a Dockerfile, if the first 1024 bytes hold an entry
+    /// (`frontend/dockerui`, `isArchive`), and an extended header may take as much.
+    pub(super) fn new(dockerfile: &str, out: &mut BytesMut) -> Self {
+        Entry::root().write(out);
+        let names: Vec<&str> = dockerfile.split('/').filter(|name| !matches!(*name, "" | ".")).collect();
+        let dockerfile = names.join("/");
+        Self {
+            state: State::Header,
+            gathered: BytesMut::new(),
+            extensions: Extensions::default(),
+            entries: 0,
+            links: HashSet::new(),
+            hasher: RandomState::new(),
+            read: [format!("{dockerfile}.dockerignore"), dockerfile],
+        }
+    }
+
+    /// Reads on, and writes what goes on to the builder.
+    pub(super) fn pass(&mut self, mut bytes: Bytes, out: &mut BytesMut) -> Result<(), Status> {
+        while !bytes.is_empty() {
+            match &mut self.state {
+                State::Header | State::Empty => {
+                    if let Some(block) = self.gather(&mut bytes, BLOCK_BYTES) {
+                        self.header(&block, out)?;
+                    }
+                }
+                State::Extension(kind, length, padding) => {
+                    let (kind, length, padding) = (*kind, *length, *padding);
+                    if let Some(body) = self.gather(&mut bytes, length + padding) {
+                        let body = body.get(..length).unwrap_or_default();
+                        match kind {
+                            b'x' => self.extensions.records(body)?,
+                            kind => self.extensions.long(kind, body),
+                        }
+                        self.state = State::Header;
+                    }
+                }
+                State::File { left, padding, .. } => {
+                    let now = bytes.split_to(at_most(*left, bytes.len()));
+                    *left -= now.len() as u64;
+                    out.put_slice(&now);
+                    if *left == 0 {
+                        out.put_bytes(0, *padding);
+                        self.state = State::Skip(*padding as u64);
+                    }
+                }
+                State::Skip(left) => {
+                    let now = at_most(*left, bytes.len());
+                    *left -= now as u64;
+                    bytes.advance(now);
+                    if *left == 0 {
+                        self.state = State::Header;
+                    }
+                }
+                State::End => return Ok(()),
+            }
+            if matches!(self.state, State::Skip(0)) {
+                self.state = State::Header;
+            }
+        }
+        Ok(())
+    }
+
+    /// The end, once all has come.
+    pub(super) fn end(&self, out: &mut BytesMut) -> Result<(), Status> {
+        match &self.state {
+            State::Header | State::Empty | State::End if self.gathered.is_empty() => {
+                out.put_bytes(0, 2 * BLOCK_BYTES);
+                Ok(())
+            }
+            State::File { path, .. } => {
+                Err(refused(format!("the tar ends in the middle of `{}`", printable(path))))
+            }
+            _ => Err(refused("the tar ends in the middle of an entry")),
+        }
+    }
+
+    /// The next `length` bytes, once they have come.
+    fn gather(&mut self, bytes: &mut Bytes, length: usize) -> Option<Bytes> {
+        if self.gathered.is_empty() && bytes.len() >= length {
+            return Some(bytes.split_to(length));
+        }
+        let missing = length - self.gathered.len();
+        self.gathered.extend_from_slice(&bytes.split_to(missing.min(bytes.len())));
+        (self.gathered.len() == length).then(|| self.gathered.split().freeze())
+    }
+
+    fn header(&mut self, block: &[u8], out: &mut BytesMut) -> Result<(), Status> {
+        if block.iter().all(|byte| *byte == 0) {
+            // What follows the end of a tar is nobody's.
+            self.state = if matches!(self.state, State::Empty) { State::End } else { State::Empty };
+            return Ok(());
+        }
+        if matches!(self.state, State::Empty) || !is_header(block) {
+            return Err(refused(format!("the tar is broken after {} entries", self.entries)));
+        }
+        self.entries += 1;
+        if self.entries > ENTRIES_MAX {
+            return Err(refused(format!("the tar has more than {ENTRIES_MAX} entries")));
+        }
+        let shown = || printable(&String::from_utf8_lossy(entry::name(block)));
+        let kind = match block.get(156).copied().unwrap_or_default() {
+            kind @ (b'x' | b'L' | b'K') => {
+                let size = entry::size(block).filter(|size| *size <= EXTENSION_BYTES_MAX);
+                let size = size.and_then(|size| usize::try_from(size).ok()).ok_or_else(|| {
+                    refused(format!(
+                        "the tar has an extended header of more than {EXTENSION_BYTES_MAX} bytes"
+                    ))
+                })?;
+                self.state = State::Extension(kind, size, padding(size as u64));
+                return Ok(());
+            }
+            // About all entries that follow: Go, and so the engine, takes none of it.
+            b'g' => {
+                let size = entry::size(block).filter(|size| *size <= EXTENSION_BYTES_MAX);
+                let size = size.ok_or_else(|| refused("the tar has a global header that is too large"))?;
+                self.state = State::Skip(size + padding(size) as u64);
+                return Ok(());
+            }
+            // The oldest tars have no kind for directories.
+            0 if entry::name(block).ends_with(b"/") => Kind::Directory,
+            0 | b'0' => Kind::File,
+            b'1' => Kind::Link,
+            b'2' => Kind::Symlink,
+            b'5' => Kind::Directory,
+            b'S' => return Err(entry::sparse()),
+            // The engine makes the node's own device of it, be it a disk or endless, and reads it.
+            b'3' | b'4' => {
+                return Err(refused(format!("`{}` is a device: leave it out of the tar", shown())));
+            }
+            // Whoever opens one waits for ever.
+            b'6' => return Err(refused(format!("`{}` is a pipe: leave it out of the tar", shown()))),
+            _ => return Err(refused(format!("`{}` is of no kind that can be built from", shown()))),
+        };
+        let entry = Entry::read(kind, block, std::mem::take(&mut self.extensions))?;
+        self.judge(&entry)?;
+        entry.write(out);
+        let padding = padding(entry.size);
+        self.state = match entry.size {
+            0 => State::Header,
+            left => State::File { left, padding, path: entry.path },
+        };
+        Ok(())
+    }
+
+    fn judge(&mut self, entry: &Entry) -> Result<(), Status> {
+        let shown = || printable(&entry.path);
+        if entry.path.is_empty() && entry.kind != Kind::Directory {
+            return Err(refused("the tar's root is not a directory"));
+        }
+        if entry.kind == Kind::Symlink && (entry.target.is_empty() || entry.target.contains('\0')) {
+            return Err(refused(format!("`{}` is a link that points nowhere", shown())));
+        }
+        if entry.kind == Kind::Link && entry.target.is_empty() {
+            return Err(refused(format!("`{}` is a further name of nothing", shown())));
+        }
+        for (at, _) in entry.path.match_indices('/') {
+            let parent = entry.path.get(..at).unwrap_or_default();
+            if self.links.contains(&self.hasher.hash_one(parent)) {
+                let text = format!("`{}` lies behind the link `{}`", shown(), printable(parent));
+                return Err(refused(format!("{text}: give it the path that the link leads to")));
+            }
+        }
+        for read in &self.read {
+            self.judge_read(read, entry)?;
+        }
+        let path = self.hasher.hash_one(entry.path.as_str());
+        if entry.kind != Kind::Symlink {
+            self.links.remove(&path);
+        } else if self.links.insert(path) && self.links.len() > LINKS_MAX {
+            return Err(refused(format!("the tar has more than {LINKS_MAX} links")));
+        }
+        Ok(())
+    }
+
+    /// Judges an entry by what `read`, a file that the builder reads, may be.
+    fn judge_read(&self, read: &str, entry: &Entry) -> Result<(), Status> {
+        let is_link = matches!(entry.kind, Kind::Symlink | Kind::Link);
+        let shown = || printable(&entry.path);
+        if is_link
+            && (entry.path == read
+                || read.strip_prefix(&entry.path).is_some_and(|rest| rest.starts_with('/')))
+        {
+            let text = format!("`{}` is a link, and the builder reads `{}`", shown(), printable(read));
+            return Err(refused(format!("{text}: name the file itself with `-f`")));
+        }
+        if entry.path == read && entry.size > READ_BYTES_MAX {
+            return Err(too_large(read));
+        }
+        Ok(())
+    }
+}
+
+/// A file that the builder reads whole.
+pub(super) fn too_large(path: &str) -> Status {
+    refused(format!("`{}` has more than {} MiB", printable(path), READ_BYTES_MAX >> 20))
+}
+
+fn at_most(left: u64, length: usize) -> usize {
+    usize::try_from(left).unwrap_or(usize::MAX).min(length)
+}

@@ -1,0 +1,218 @@
+//! A context that comes as a tar: read once, judged and hashed as it passes, held nowhere.
+
+mod entry;
+mod judge;
+mod unpack;
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::{StreamExt as _, stream};
+use sha2::{Digest as _, Sha256};
+use tokio::sync::mpsc;
+use tonic::Status;
+
+use judge::Judge;
+use unpack::Unpack;
+
+use super::packets::READ_BYTES_MAX;
+use crate::{
+    buildkit::session::Messages,
+    fault::Fault,
+    names::{random_id, reference::Digest},
+};
+
+/// Pieces on their way to BuildKit. Each is a few MiB at most, and usually far less.
+const PIECES: usize = 2;
+
+/// Bytes of a tar's beginning by which it is told from a Dockerfile: its first header.
+const BEGIN_BYTES: usize = entry::BLOCK_BYTES;
+
+/// What a client sends for a context, judged and written anew as it passes.
+///
+/// It is a tar, perhaps compressed, or a lone Dockerfile. BuildKit would unpack a tar with the node's
+/// own devices in it, and read them.
+pub struct Passage {
+    dockerfile: String,
+    /// What has come and was not looked at yet.
+    input: Bytes,
+    state: State,
+}
+
+enum State {
+    /// Gathered until it tells what it is.
+    Begin(BytesMut),
+    /// A lone Dockerfile, as far as it has come.
+    Text(BytesMut),
+    Tar(Box<(Unpack, Judge)>),
+}
+
+impl fmt::Debug for Passage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Passage")
+    }
+}
+
+impl Passage {
+    /// Of a context whose Dockerfile has this path in it.
+    pub fn new(dockerfile: &str) -> Self {
+        let dockerfile = dockerfile.to_owned();
+        Self { dockerfile, input: Bytes::new(), state: State::Begin(BytesMut::new()) }
+    }
+
+    /// Takes the next piece, once [`Self::passed`] has none of the last one any more.
+    pub fn take(&mut self, piece: Bytes) {
+        self.input = piece;
+    }
+
+    /// What goes on to the builder, in pieces of a few MiB at most; none if more has to come first.
+    ///
+    /// # Errors
+    /// When the builder may not have what has come.
+    pub fn passed(&mut self) -> Result<Option<Bytes>, Status> {
+        let mut out = BytesMut::new();
+        while out.is_empty() && !self.input.is_empty() {
+            match &mut self.state {
+                State::Begin(gathered) => {
+                    let missing = BEGIN_BYTES.saturating_sub(gathered.len());
+                    gathered.extend_from_slice(&self.input.split_to(missing.min(self.input.len())));
+                    if gathered.len() == BEGIN_BYTES {
+                        let begin = gathered.split().freeze();
+                        self.begin(&begin, &mut out)?;
+                        self.input = [begin, std::mem::take(&mut self.input)].concat().into();
+                    }
+                }
+                State::Text(text) => {
+                    text.extend_from_slice(&std::mem::take(&mut self.input));
+                    if text.len() as u64 > READ_BYTES_MAX {
+                        let text = "the context is no tar archive, and too large for a Dockerfile";
+                        return Err(refused(format!("{text} of at most {} MiB", READ_BYTES_MAX >> 20)));
+                    }
+                }
+                State::Tar(tar) => {
+                    let (unpack, judge) = tar.as_mut();
+                    let bytes = self.input.split_to(unpack.takes().min(self.input.len()));
+                    let bytes = unpack.pass(&bytes)?.map_or(bytes, Bytes::from);
+                    judge.pass(bytes, &mut out)?;
+                }
+            }
+        }
+        Ok((!out.is_empty()).then(|| out.freeze()))
+    }
+
+    /// What goes on when no piece comes any more.
+    ///
+    /// # Errors
+    /// When it ends too early, or the builder may not have what has come.
+    pub fn end(mut self) -> Result<Bytes, Status> {
+        let mut out = BytesMut::new();
+        if let State::Begin(gathered) = &mut self.state {
+            let begin = gathered.split().freeze();
+            self.begin(&begin, &mut out)?;
+            self.input = begin;
+            while let Some(more) = self.passed()? {
+                out.extend_from_slice(&more);
+            }
+        }
+        match self.state {
+            State::Begin(_) => {}
+            State::Text(text) => {
+                if text.contains(&0) {
+                    return Err(refused("the context is neither a tar archive nor a Dockerfile"));
+                }
+                out.extend_from_slice(&text);
+            }
+            State::Tar(mut tar) => {
+                let (unpack, judge) = tar.as_mut();
+                judge.pass(unpack.end()?.into(), &mut out)?;
+                judge.end(&mut out)?;
+            }
+        }
+        Ok(out.freeze())
+    }
+
+    /// Finds what it is by its beginning.
+    fn begin(&mut self, begin: &[u8], out: &mut BytesMut) -> Result<(), Status> {
+        let unpack = match Unpack::of(begin)? {
+            Some(unpack) => Some(unpack),
+            // A tar without entries is one, too.
+            None if entry::is_header(begin) || is_empty_tar(begin) => Some(Unpack::plain()),
+            None => None,
+        };
+        self.state = match unpack {
+            Some(unpack) => State::Tar(Box::new((unpack, Judge::new(&self.dockerfile, out)))),
+            None => State::Text(BytesMut::new()),
+        };
+        Ok(())
+    }
+}
+
+fn is_empty_tar(begin: &[u8]) -> bool {
+    begin.len() == BEGIN_BYTES && begin.iter().all(|byte| *byte == 0)
+}
+
+fn refused(why: impl Into<String>) -> Status {
+    Status::invalid_argument(why)
+}
+
+/// A tar that BuildKit fetches under a URL of its own.
+#[derive(Debug)]
+pub struct Tar {
+    path: String,
+    pieces: Mutex<Option<mpsc::Receiver<Result<Bytes, Status>>>>,
+    digest: Arc<OnceLock<Digest>>,
+}
+
+impl Tar {
+    /// A tar, and the end that its pieces are put into. The tar ends when that end is dropped, so
+    /// whoever breaks off must put an error in first.
+    pub fn new() -> Result<(Self, mpsc::Sender<Result<Bytes, Status>>), Fault> {
+        let (sender, receiver) = mpsc::channel(PIECES);
+        let path = format!("/{}", random_id()?);
+        Ok((Self { path, pieces: Mutex::new(Some(receiver)), digest: Arc::default() }, sender))
+    }
+
+    /// The URL that BuildKit asks the session for (`session/upload` in BuildKit).
+    pub fn url(&self) -> String {
+        format!("http://buildkit-session{}", self.path)
+    }
+
+    /// The digest, once the tar has been read: `sha256:…`.
+    pub fn digest(&self) -> Option<&str> {
+        self.digest.get().map(Digest::as_str)
+    }
+
+    /// The tar's pieces, by the URL's path. It can be read once.
+    pub fn read(&self, path: &str) -> Result<Messages, Status> {
+        let pieces = (path == self.path)
+            .then(|| self.pieces.lock().unwrap_or_else(PoisonError::into_inner).take())
+            .flatten()
+            .ok_or_else(|| Status::not_found("there is no such upload, or it was read already"))?;
+        let digest = Arc::clone(&self.digest);
+        let stream = stream::unfold((pieces, Some(Sha256::new())), move |(mut pieces, hash)| {
+            let digest = Arc::clone(&digest);
+            async move {
+                let mut hash = hash?;
+                match pieces.recv().await {
+                    Some(Ok(piece)) => {
+                        hash.update(&piece);
+                        Some((Ok(piece), (pieces, Some(hash))))
+                    }
+                    Some(Err(status)) => Some((Err(status), (pieces, None))),
+                    None => {
+                        // Set once: the pieces can be taken once.
+                        let _ = digest.set(Digest::from_sha256(hash.finalize().into()));
+                        None
+                    }
+                }
+            }
+        });
+        Ok(stream.boxed())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,152 @@
+//! What a tar may hold that the engine unpacks and reads, as root and outside of any container.
+
+use std::{
+    fs::{self, OpenOptions},
+    os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use tar::{EntryType, Header};
+use wharf::wire::v1::BuildSpec;
+
+use crate::harness::{Engine, Test, cases, image::context_tar, process::Output, rpc, wait_for};
+
+cases![devices_in_a_tar, a_pipe_that_is_read, links_out_of_a_tar, tars_that_are_compressed];
+
+/// A tar of one entry that is no file.
+fn of_entry(kind: EntryType, path: &str, device: (u32, u32)) -> Vec<u8> {
+    let mut header = Header::new_ustar();
+    header.set_entry_type(kind);
+    header.set_path(path).unwrap();
+    header.set_mode(0o666);
+    header.set_size(0);
+    header.set_device_major(device.0).unwrap();
+    header.set_device_minor(device.1).unwrap();
+    header.set_cksum();
+    let mut tar = tar::Builder::new(Vec::new());
+    tar.append(&header, &[][..]).unwrap();
+    tar.into_inner().unwrap()
+}
+
+/// `buildx build -` on the bare socket.
+async fn on_bare_engine(test: &Test, engine: &Engine, dockerfile: &str, tar: &[u8]) -> Output {
+    let mut command = engine.buildx(&test.new_dir("bare"));
+    command.args(["build", "--progress=plain", "-f", dockerfile, "-"]);
+    Output::of(command, tar, Duration::from_secs(120)).await
+}
+
+/// The failure of a build of `tar` through wharfd.
+async fn refused(channel: &tonic::transport::Channel, dockerfile: &str, tar: Vec<u8>) -> String {
+    let spec = BuildSpec { dockerfile: dockerfile.to_owned(), ..BuildSpec::default() };
+    let build = rpc::build_tar(channel, rpc::start("job#1", spec), tar).await;
+    // The Dockerfile's failure, and no word of trying again.
+    build.failure.unwrap_or_else(|| panic!("no failure: {:?} {:?}", build.result, build.status)).message
+}
+
+/// BuildKit opens the node's own device: here `/dev/null`, which ends.
+async fn devices_in_a_tar(test: Arc<Test>) {
+    let hostile = of_entry(EntryType::Char, "Dockerfile", (1, 3));
+    let read = on_bare_engine(&test, &test.engine, "Dockerfile", &hostile).await;
+    // The newest engine looks before it opens.
+    let said = if test.engine.is_containerd() { "not a regular file" } else { "cannot be empty" };
+    read.ended(1).says(&[said]);
+
+    let wharfd = test.wharfd().await;
+    let channel = rpc::connect(&wharfd.socket()).await;
+    let message = refused(&channel, "Dockerfile", hostile).await;
+    assert!(message.contains("`Dockerfile` is a device"), "{message}");
+    let beside = [
+        context_tar(&[("Dockerfile", "FROM scratch\nCOPY . /\n")])[..1024].to_vec(),
+        of_entry(EntryType::Block, "disk", (8, 0)),
+    ];
+    let message = refused(&channel, "Dockerfile", beside.concat()).await;
+    assert!(message.contains("`disk` is a device"), "{message}");
+}
+
+/// Whoever opens a pipe waits for its other end: on the bare engine a thread of dockerd's, for ever.
+async fn a_pipe_that_is_read(test: Arc<Test>) {
+    let (_, engine) = test.throw_away_engine().await;
+    let name = test.unique("pipe");
+    let hostile = of_entry(EntryType::Fifo, &name, (0, 0));
+    let building = on_bare_engine(&test, &engine, &name, &hostile);
+    let files = engine.socket().parent().unwrap().to_owned();
+    let opened = wait_for("somebody who reads the pipe", async || {
+        let pipe = found(&files, &name)?;
+        // Without a reader it cannot be opened so.
+        let no_wait = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+        OpenOptions::new().write(true).custom_flags(no_wait).open(pipe).ok()
+    });
+    tokio::select! {
+        read = building => panic!("nobody waits: {read}"),
+        // Dropped, it is the pipe's end.
+        _pipe = opened => {}
+    }
+
+    let wharfd = test.wharfd().await;
+    let channel = rpc::connect(&wharfd.socket()).await;
+    let message = refused(&channel, &name, hostile).await;
+    assert!(message.contains("is a pipe"), "{message}");
+}
+
+/// The pipe of that name below a directory.
+fn found(directory: &Path, name: &str) -> Option<PathBuf> {
+    fs::read_dir(directory).ok()?.flatten().find_map(|entry| {
+        let kind = entry.file_type().ok()?;
+        if kind.is_dir() {
+            found(&entry.path(), name)
+        } else {
+            (kind.is_fifo() && entry.file_name().to_str() == Some(name)).then(|| entry.path())
+        }
+    })
+}
+
+async fn links_out_of_a_tar(test: Arc<Test>) {
+    let wharfd = test.wharfd().await;
+    let channel = rpc::connect(&wharfd.socket()).await;
+    let mut header = Header::new_ustar();
+    header.set_size(0);
+    header.set_mode(0o644);
+    for (kind, path, target, why) in [
+        (EntryType::Link, "Dockerfile", "../../etc/shadow", "is not a path inside"),
+        (EntryType::Symlink, "Dockerfile", "other", "is a link"),
+        (EntryType::Regular, ".tmp.123456789", "", "makes for itself"),
+    ] {
+        header.set_entry_type(kind);
+        let mut tar = tar::Builder::new(Vec::new());
+        if kind == EntryType::Regular {
+            tar.append_data(&mut header, path, &[][..]).unwrap();
+        } else {
+            tar.append_link(&mut header, path, target).unwrap();
+        }
+        let message = refused(&channel, "", tar.into_inner().unwrap()).await;
+        assert!(message.contains(why), "{message}");
+    }
+    // What a link in the context points to is the step's business.
+    let mut tar = tar::Builder::new(Vec::new());
+    header.set_entry_type(EntryType::Symlink);
+    tar.append_link(&mut header, "link", "/etc/shadow").unwrap();
+    header.set_entry_type(EntryType::Regular);
+    let text = "FROM scratch\nCOPY . /\n";
+    header.set_size(text.len() as u64);
+    tar.append_data(&mut header, "Dockerfile", text.as_bytes()).unwrap();
+    let tar = tar.into_inner().unwrap();
+    rpc::build_tar(&channel, rpc::start("job#1", BuildSpec::default()), tar).await.ok();
+}
+
+async fn tars_that_are_compressed(test: Arc<Test>) {
+    let wharfd = test.wharfd().await;
+    let channel = rpc::connect(&wharfd.socket()).await;
+    let mark = test.unique("mark");
+    let tar = context_tar(&[("Dockerfile", "FROM scratch\nCOPY . /\n"), ("file", &mark)]);
+    let compressed = zstd::encode_all(&tar[..], 3).unwrap();
+    let built = rpc::build_tar(&channel, rpc::start("job#1", BuildSpec::default()), compressed).await;
+    assert_eq!(test.engine.text(&built.ok().image_id, "/file").await, mark);
+    // A device is seen through it.
+    let device = zstd::encode_all(&of_entry(EntryType::Char, "Dockerfile", (1, 3))[..], 3).unwrap();
+    let message = refused(&channel, "", device).await;
+    assert!(message.contains("is a device"), "{message}");
+    let message = refused(&channel, "", b"BZh91AY&SY".to_vec()).await;
+    assert!(message.contains("compressed by bzip2: send it plain"), "{message}");
+}
