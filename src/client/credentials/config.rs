@@ -1,4 +1,4 @@
-//! `config.json`, as docker's command line keeps it.
+//! `config.json`, as docker's command line keeps it and as Go reads it.
 
 use std::{
     collections::BTreeMap,
@@ -7,23 +7,25 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use serde::Deserialize;
+use serde::de::MapAccess;
 
-use super::Credentials;
+use super::{
+    Credentials,
+    go::{self, Fields},
+};
 use crate::{
     client::{exit::Failure, print},
     names::Secret,
 };
 
-/// What of the docker config is about credentials.
+/// The parts of the docker config that wharf uses.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Config {
     path: PathBuf,
     content: Content,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
+#[derive(Clone, Debug, Default)]
 struct Content {
     auths: BTreeMap<String, Entry>,
     cred_helpers: BTreeMap<String, String>,
@@ -31,8 +33,7 @@ struct Content {
     proxies: BTreeMap<String, Proxies>,
 }
 
-#[derive(Clone, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
+#[derive(Clone, Default)]
 struct Proxies {
     http_proxy: String,
     https_proxy: String,
@@ -41,13 +42,49 @@ struct Proxies {
     all_proxy: String,
 }
 
-#[derive(Clone, Default, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Default)]
 struct Entry {
     auth: String,
     username: String,
     password: String,
-    identitytoken: String,
+    identity_token: String,
+}
+
+impl Fields for Content {
+    fn member<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<Option<()>, A::Error> {
+        match name {
+            "auths" => go::structs(map, &mut self.auths),
+            "credhelpers" => go::texts(map, &mut self.cred_helpers),
+            "credsstore" => go::text(map, &mut self.creds_store),
+            "proxies" => go::structs(map, &mut self.proxies),
+            _ => Ok(None),
+        }
+    }
+}
+
+impl Fields for Proxies {
+    fn member<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<Option<()>, A::Error> {
+        match name {
+            "httpproxy" => go::text(map, &mut self.http_proxy),
+            "httpsproxy" => go::text(map, &mut self.https_proxy),
+            "ftpproxy" => go::text(map, &mut self.ftp_proxy),
+            "noproxy" => go::text(map, &mut self.no_proxy),
+            "allproxy" => go::text(map, &mut self.all_proxy),
+            _ => Ok(None),
+        }
+    }
+}
+
+impl Fields for Entry {
+    fn member<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<Option<()>, A::Error> {
+        match name {
+            "auth" => go::text(map, &mut self.auth),
+            "username" => go::text(map, &mut self.username),
+            "password" => go::text(map, &mut self.password),
+            "identitytoken" => go::text(map, &mut self.identity_token),
+            _ => Ok(None),
+        }
+    }
 }
 
 impl fmt::Debug for Entry {
@@ -85,17 +122,12 @@ impl Config {
                 .hint("make it readable, or set DOCKER_CONFIG to a directory with another"));
             }
         };
-        // The parser's own message can quote the file: only the place is told.
-        let content = serde_json::from_slice(&text).map_err(|error| {
-            let what = if error.is_data() { "has a value of an unexpected type" } else { "is not JSON" };
-            let place = format!("{}:{}:{}", path.display(), error.line(), error.column());
-            Failure::usage(format!("{place}: the docker config {what} here"))
-                .hint("correct it, or set DOCKER_CONFIG to a directory with another")
-        })?;
+        let content = go::first_value(&text).map_err(|error| malformed(path, &error))?;
         Ok(Self { path: path.to_owned(), content })
     }
 
-    /// The name of the helper that keeps the credentials of `host`, whose key is `key`.
+    /// The name of the helper that keeps the credentials of `host`, whose key is `key`. A host's own entry
+    /// without a name means the file itself, whatever `credsStore` says.
     pub(super) fn helper(&self, key: &str, host: &str) -> Option<&str> {
         let of_host = self.content.cred_helpers.get(key).or_else(|| self.content.cred_helpers.get(host));
         of_host.or(Some(&self.content.creds_store)).filter(|name| !name.is_empty()).map(String::as_str)
@@ -132,22 +164,32 @@ impl Config {
                     "{}: `auth` of `{name}` is not base64 of `user:password`",
                     self.path.display()
                 ))
-                .hint("log in again with `docker login`, or correct the entry")
+                .hint("log in again with `wharf login`, or correct the entry")
             }),
             None => Ok(None),
         }
     }
 }
 
+/// The parser's own message can quote the file: only the place is told.
+pub(super) fn malformed(path: &Path, error: &serde_json::Error) -> Failure {
+    let what = if error.is_data() { "has a value of an unexpected type" } else { "is not JSON" };
+    let place = format!("{}:{}:{}", path.display(), error.line(), error.column());
+    Failure::usage(format!("{place}: the docker config {what} here"))
+        .hint("correct it, or set DOCKER_CONFIG to a directory with another")
+}
+
 impl Entry {
     fn credentials(&self) -> Result<Option<Credentials>, ()> {
-        if !self.identitytoken.is_empty() {
-            return Ok(Some(Credentials::IdentityToken(Secret::new(self.identitytoken.clone()))));
+        if !self.identity_token.is_empty() {
+            return Ok(Some(Credentials::IdentityToken(Secret::new(self.identity_token.clone()))));
         }
         let (username, password) = if self.auth.is_empty() {
             (self.username.clone(), self.password.clone())
         } else {
-            let decoded = STANDARD.decode(self.auth.trim()).map_err(|_| ())?;
+            // Go skips line ends in base64, which `base64` without `-w0` makes.
+            let auth = self.auth.replace(['\r', '\n'], "");
+            let decoded = STANDARD.decode(auth.trim()).map_err(|_| ())?;
             let text = String::from_utf8(decoded).map_err(|_| ())?;
             let (username, password) = text.split_once(':').ok_or(())?;
             // Older versions of docker pad the password with NULs.
@@ -161,7 +203,7 @@ impl Entry {
 }
 
 /// `https://reg.example/v2/` is `reg.example`.
-fn hostname(name: &str) -> &str {
+pub(super) fn hostname(name: &str) -> &str {
     let name = name.strip_prefix("https://").or_else(|| name.strip_prefix("http://")).unwrap_or(name);
     name.split('/').next().unwrap_or_default()
 }

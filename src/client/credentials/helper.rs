@@ -1,11 +1,14 @@
 //! Docker's credential helpers: programs that keep credentials elsewhere.
 
-use std::{path::Path, process::Stdio, time::Duration};
+use std::{path::PathBuf, process::Stdio, time::Duration};
 
-use serde::Deserialize;
+use serde::de::MapAccess;
 use tokio::{io::AsyncWriteExt as _, process::Command, time};
 
-use super::Credentials;
+use super::{
+    Credentials,
+    go::{self, Fields},
+};
 use crate::{
     client::exit::{Exit, Failure},
     names::Secret,
@@ -21,49 +24,94 @@ const TOKEN_USER: &str = "<token>";
 /// `credentials/error.go`).
 const NOT_FOUND: &str = "credentials not found in native keychain";
 
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
+#[derive(Default)]
 struct Answer {
     username: String,
     secret: String,
 }
 
-/// Asks `docker-credential-NAME` for the credentials of `server`.
-pub(super) async fn get(name: &str, server: &str) -> Result<Option<Credentials>, Failure> {
-    let program = format!("docker-credential-{name}");
-    if name.contains('/') {
-        return Err(Failure::usage(format!("the docker config names the credential helper `{name}`"))
-            .hint("a helper's name has no `/`: the program `docker-credential-NAME` is looked for in PATH"));
+impl Fields for Answer {
+    fn member<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<Option<()>, A::Error> {
+        match name {
+            "username" => go::text(map, &mut self.username),
+            "secret" => go::text(map, &mut self.secret),
+            _ => Ok(None),
+        }
     }
-    run(Path::new(&program), &program, server).await
 }
 
-pub(super) async fn run(program: &Path, name: &str, server: &str) -> Result<Option<Credentials>, Failure> {
-    let failed =
-        |what: String| Failure::new(Exit::Failed, format!("credential helper {name}, for {server}: {what}"));
-    let asked = async {
-        let mut child = Command::new(program)
-            .arg("get")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()?;
-        if let Some(mut stdin) = child.stdin.take() {
-            // A helper that does not read has its say in its exit status.
-            let _ = stdin.write_all(format!("{server}\n").as_bytes()).await;
-        }
-        child.wait_with_output().await
+/// Asks `docker-credential-NAME` for the credentials of `server`.
+pub(super) async fn get(name: &str, server: &str) -> Result<Option<Credentials>, Failure> {
+    get_by(&Helper::named(name)?, server).await
+}
+
+pub(super) async fn get_by(helper: &Helper, server: &str) -> Result<Option<Credentials>, Failure> {
+    // As docker does: some helpers take all that they read for the server, a line end too.
+    let Some(output) = helper.run("get", server, server).await? else {
+        return Ok(None);
     };
-    let output = match time::timeout(TIMEOUT, asked).await {
-        Ok(Ok(output)) => output,
-        Ok(Err(error)) => {
-            return Err(failed(format!("cannot run it: {error}"))
-                .hint("install it, or remove it from credHelpers or credsStore of the docker config"));
+    // The answer holds the secret, which no message may.
+    let answer: Answer = go::first_value(&output)
+        .map_err(|_| helper.failed(server, "its answer is not what docker specifies"))?;
+    let secret = Secret::new(answer.secret);
+    Ok(match answer.username.as_str() {
+        _ if secret.expose().is_empty() && answer.username.is_empty() => None,
+        TOKEN_USER => Some(Credentials::IdentityToken(secret)),
+        _ => Some(Credentials::Password { username: answer.username, password: secret }),
+    })
+}
+
+/// A helper's program.
+pub(super) struct Helper {
+    pub(super) program: PathBuf,
+    pub(super) name: String,
+}
+
+impl Helper {
+    /// `docker-credential-NAME`.
+    pub(super) fn named(name: &str) -> Result<Self, Failure> {
+        if name.contains('/') {
+            return Err(Failure::usage(format!("the docker config names the credential helper `{name}`"))
+                .hint(
+                    "a helper's name has no `/`: the program `docker-credential-NAME` is looked for in PATH",
+                ));
         }
-        Err(_) => return Err(failed(format!("no answer within {} seconds", TIMEOUT.as_secs()))),
-    };
-    if !output.status.success() {
+        let name = format!("docker-credential-{name}");
+        Ok(Self { program: PathBuf::from(&name), name })
+    }
+
+    /// Runs `action` with `input`; the output, or nothing if it has nothing for `server`.
+    async fn run(&self, action: &str, server: &str, input: &str) -> Result<Option<Vec<u8>>, Failure> {
+        let asked = async {
+            let mut child = Command::new(&self.program)
+                .arg(action)
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .kill_on_drop(true)
+                .spawn()?;
+            if let Some(mut stdin) = child.stdin.take() {
+                // A helper that does not read has its say in its exit status.
+                let _ = stdin.write_all(input.as_bytes()).await;
+            }
+            child.wait_with_output().await
+        };
+        let output = match time::timeout(TIMEOUT, asked).await {
+            Ok(Ok(output)) => output,
+            Ok(Err(error)) => {
+                return Err(self
+                    .failed(server, format_args!("cannot run it: {error}"))
+                    .hint("install it, or remove it from credHelpers or credsStore of the docker config"));
+            }
+            Err(_) => {
+                return Err(
+                    self.failed(server, format_args!("no answer within {} seconds", TIMEOUT.as_secs()))
+                );
+            }
+        };
+        if output.status.success() {
+            return Ok(Some(output.stdout));
+        }
         let said = String::from_utf8_lossy(&output.stdout);
         if said.trim() == NOT_FOUND {
             return Ok(None);
@@ -71,15 +119,10 @@ pub(super) async fn run(program: &Path, name: &str, server: &str) -> Result<Opti
         let errors = String::from_utf8_lossy(&output.stderr);
         let line = said.lines().chain(errors.lines()).map(str::trim).find(|line| !line.is_empty());
         let said = line.unwrap_or("it says nothing").chars().take(SAID_CHARS_MAX).collect::<String>();
-        return Err(failed(format!("{}: {said}", output.status)));
+        Err(self.failed(server, format_args!("{}: {said}", output.status)))
     }
-    // The answer holds the secret: what is wrong with it is told, what it is never.
-    let answer: Answer = serde_json::from_slice(&output.stdout)
-        .map_err(|_| failed("its answer is not what docker specifies".to_owned()))?;
-    let secret = Secret::new(answer.secret);
-    Ok(match answer.username.as_str() {
-        _ if secret.expose().is_empty() && answer.username.is_empty() => None,
-        TOKEN_USER => Some(Credentials::IdentityToken(secret)),
-        _ => Some(Credentials::Password { username: answer.username, password: secret }),
-    })
+
+    fn failed(&self, server: &str, what: impl std::fmt::Display) -> Failure {
+        Failure::new(Exit::Failed, format!("credential helper {}, for {server}: {what}", self.name))
+    }
 }

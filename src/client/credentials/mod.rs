@@ -1,6 +1,7 @@
 //! Registry credentials, from the docker config of whoever runs the command.
 
 mod config;
+mod go;
 mod helper;
 
 use crate::{
@@ -100,7 +101,7 @@ impl Credentials {
 mod tests {
     use std::{fs, path::PathBuf, process};
 
-    use super::*;
+    use super::{helper::Helper, *};
 
     /// A docker config in a directory of its own.
     struct Home(PathBuf);
@@ -160,6 +161,32 @@ mod tests {
         assert_eq!(home.read().unwrap().of("docker.io").await.unwrap(), password("a", "b"));
     }
 
+    #[tokio::test]
+    async fn a_config_is_read_as_docker_reads_it() {
+        for (name, text) in [
+            ("case", r#"{"AUTHS": {"r.example": {"Auth": "YTpi"}}}"#),
+            ("after", r#"{"auths": {"r.example": {"auth": "YTpi"}}} }"#),
+            (
+                "null",
+                r#"{"credHelpers": null, "credsStore": null, "proxies": {"default": null}, "auths":
+                {"r.example": {"auth": "YTpi", "identitytoken": null}, "o.example": null}}"#,
+            ),
+            ("ends", r#"{"auths": {"r.example": {"auth": "YT\r\npi\n"}}}"#),
+            (
+                "no-helper",
+                r#"{"credsStore": "absent", "credHelpers": {"r.example": ""},
+                "auths": {"r.example": {"auth": "YTpi"}}}"#,
+            ),
+        ] {
+            let home = Home::of(name, text);
+            assert_eq!(home.read().unwrap().of("r.example").await.unwrap(), password("a", "b"), "{name}");
+        }
+        for (name, text) in [("nothing", ""), ("lines", "\n"), ("only-null", "null")] {
+            let home = Home::of(name, text);
+            assert_eq!(home.read().unwrap().of("r.example").await.unwrap(), None, "{name}");
+        }
+    }
+
     #[test]
     fn proxies_are_dockers_args() {
         let home = Home::of(
@@ -207,7 +234,9 @@ mod tests {
         );
         let script = |name: &str, body: &str| {
             let path = home.0.join(name);
-            let text = format!("#!/bin/sh\n[ \"$1\" = get ] || exit 3\nread server\n{body}\n");
+            let text = format!(
+                "#!/bin/sh\n[ \"$1\" = get ] || exit 3\nserver=$(cat; echo .)\nserver=${{server%.}}\n{body}\n"
+            );
             // Written by a process of its own: a test beside this one that forks now would hold
             // the file open for writing, and then it cannot be run.
             let write = r#"printf %s "$2" > "$1" && chmod +x "$1""#;
@@ -222,16 +251,22 @@ mod tests {
         let store = script(
             "store",
             r#"case $server in
+            odd.example) printf '{"secret":"p","USERNAME":"u","more":null} and more' ;;
+            none.example) printf '{"Username":null}' ;;
             locked.example) echo 'the store is locked'; exit 1 ;;
             https://index.docker.io/v1/) printf '{"Username":"u","Secret":"p"}' ;;
             *) echo 'credentials not found in native keychain'; exit 1 ;;
             esac"#,
         );
-        let run = async |program: &PathBuf, key: &str| helper::run(program, "test", key).await;
+        let run = async |program: &PathBuf, key: &str| {
+            helper::get_by(&Helper { program: program.clone(), name: "test".into() }, key).await
+        };
         let token = Some(Credentials::IdentityToken(Secret::new("for reg.example".into())));
         assert_eq!(run(&helper, "reg.example").await.unwrap(), token);
         assert_eq!(run(&store, HUB_KEY).await.unwrap(), password("u", "p"));
         assert_eq!(run(&store, "other.example").await.unwrap(), None);
+        assert_eq!(run(&store, "odd.example").await.unwrap(), password("u", "p"));
+        assert_eq!(run(&store, "none.example").await.unwrap(), None);
         let failure = run(&store, "locked.example").await.unwrap_err();
         assert!(failure.text.contains("the store is locked"), "{failure}");
 
