@@ -32,17 +32,24 @@ Map planOf(Map request) {
     return plan
 }
 
-/** The client's whole command line. */
+/** The client's whole command line; see `shown` in wharfCli for what is not a text in it. */
 @NonCPS
-List wordsOf(Map plan, String metadata, Map secretFiles) {
+List wordsOf(Map plan, Map secretFiles) {
     List words = ['wharf']
     words.addAll(plan.globals)
     words.add(plan.command)
     words.addAll(plan.words)
     for (Map secret in plan.secretFiles) {
-        words.add('--secret=' + field('id=' + secret.id) + ',' + field('src=' + secretFiles.get(secret.variable)))
+        String source = 'src=' + secretFiles.get(secret.variable)
+        if (field(source) == source) {
+            words.add([before: '--secret=' + field('id=' + secret.id) + ',src=', variable: secret.variable, after: ''])
+        } else {
+            words.add('--secret=' + field('id=' + secret.id) + ',' + field(source))
+        }
     }
-    words.add('--metadata-file=' + metadata)
+    words.add(plan.metadataFile == null
+        ? [before: '--metadata-file=', variable: 'WHARF_STEP_SCRATCH', after: '/metadata.json']
+        : '--metadata-file=' + plan.metadataFile)
     words.add('--')
     words.addAll(plan.operand)
     return words

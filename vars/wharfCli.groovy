@@ -19,15 +19,18 @@ Map call(Map request) {
     // Beside the workspace, also inside of `dir`: what lies in the workspace can be in a context, for all to see.
     String scratch = (env.WORKSPACE_TMP ?: pwd(tmp: true)) + '/wharf-' + UUID.randomUUID().toString()
     String metadata = plan.metadataFile == null ? scratch + '/metadata.json' : plan.metadataFile
+    String directory = pwd()
     try {
         // By the agent and not by the script, whose user is another where the agent and its `container` are: what
         // a root there made, this user could not clean up.
         writeFile(file: scratch + '/.made-by-the-agent', text: '')
-        withBindings(plan.bindings) {
-            List words = wharfArguments.wordsOf(plan, metadata, secretFilesOf(plan.bindings))
-            int status = sh(script: scriptOf(scratch, plan.registries, words), label: plan.label, returnStatus: true)
-            if (status != 0) {
-                error(failureOf(plan.label, status))
+        inWorkspace(directory) {
+            withBindings(plan.bindings) {
+                List words = wharfArguments.wordsOf(plan, secretFilesOf(plan.bindings))
+                int status = runIn(directory, scratch, plan, words)
+                if (status != 0) {
+                    error(failureOf(plan.label, status))
+                }
             }
         }
         return resultOf(readFile(file: metadata), request.pushes)
@@ -35,6 +38,27 @@ Map call(Map request) {
         dir(scratch) {
             deleteDir()
         }
+    }
+}
+
+/**
+ * Jenkins puts secret files and a script's control files beside the directory where it binds and runs: below
+ * `dir`, that can be in the context. Beside the workspace it is not.
+ */
+void inWorkspace(String directory, Closure body) {
+    if (env.WORKSPACE == null || directory == env.WORKSPACE) {
+        body()
+        return
+    }
+    dir(env.WORKSPACE) {
+        body()
+    }
+}
+
+/** The script finds paths in variables: where a container has the workspace elsewhere, Jenkins rewrites those alone. */
+int runIn(String directory, String scratch, Map plan, List words) {
+    return withEnv(["WHARF_STEP_DIRECTORY=${directory}", "WHARF_STEP_SCRATCH=${scratch}"]) {
+        sh(script: scriptOf(plan, words), label: plan.label, returnStatus: true)
     }
 }
 
@@ -78,13 +102,16 @@ Map secretFilesOf(List bindings) {
  * the script has not ended before wharf has, also when Jenkins stops it.
  */
 @NonCPS
-String scriptOf(String scratch, List registries, List words) {
+String scriptOf(Map plan, List words) {
     List lines = ['{ set +x; } 2>/dev/null']
-    if (!registries.isEmpty()) {
-        lines.addAll(logInLines(scratch, registries))
+    if (!plan.registries.isEmpty()) {
+        lines.addAll(logInLines(plan.registries))
     }
+    // As `dir` itself, this makes the directory.
+    lines.add('mkdir -p -- "$WHARF_STEP_DIRECTORY"')
+    lines.add('cd -- "$WHARF_STEP_DIRECTORY"')
     lines.add('set -x')
-    lines.add('exec ' + words.collect { word -> quoted(word) }.join(' '))
+    lines.add('exec ' + words.collect { word -> shown(word) }.join(' '))
     return lines.join('\n') + '\n'
 }
 
@@ -93,8 +120,8 @@ String scriptOf(String scratch, List registries, List words) {
  * a file that only this user can read. `base64` breaks its lines; unquoted, printf joins them again.
  */
 @NonCPS
-List logInLines(String scratch, List registries) {
-    List lines = ["export DOCKER_CONFIG=${quoted(scratch)}".toString(), '(', 'umask 077', '{', "printf '{\"auths\":{'"]
+List logInLines(List registries) {
+    List lines = ['export DOCKER_CONFIG="$WHARF_STEP_SCRATCH"', '(', 'umask 077', '{', "printf '{\"auths\":{'"]
     String comma = ''
     for (Map one in registries) {
         lines.add("auth=\$(printf '%s:%s' \"\$${one.user}\" \"\$${one.password}\" | base64)".toString())
@@ -107,6 +134,12 @@ List logInLines(String scratch, List registries) {
     lines.add('} > "$DOCKER_CONFIG/config.json"')
     lines.add(')')
     return lines
+}
+
+/** A word of the command line: a text, or `[before, variable, after]` for a path that a variable has. */
+@NonCPS
+String shown(Object word) {
+    return word instanceof Map ? quoted(word.before) + '"$' + word.variable + '"' + quoted(word.after) : quoted(word)
 }
 
 /** The word as the shell reads it back. Plain words stay as they are, for the trace's reader. */

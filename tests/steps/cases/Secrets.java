@@ -7,7 +7,9 @@ import static cases.Suite.equal;
 
 import harness.Credential;
 import java.nio.charset.StandardCharsets;
+import java.nio.file.Path;
 import java.util.Base64;
+import java.util.List;
 
 /** Credentials reach the client, and nothing else that anyone reads. */
 final class Secrets {
@@ -35,6 +37,31 @@ final class Secrets {
                 equal(SECRET, call.file("secret"), "the secret's file");
                 contains(call.arguments().toString(), "--secret=id=t,env=WHARF_SECRET_1");
                 nowhere(fake, log, call, SECRET);
+            }
+        });
+        for (String call : List.of(
+                "dockerBuild(tag: 'r.example/a', context: '../..', secrets: [f: [file: 'f']])",
+                "dockerBuild(tag: 'r.example/a', context: '../..', secrets: [t: 't'], credentials: 'reg')",
+                "dockerPush(tag: 'r.example/a', credentials: 'reg')",
+                "dockerBuild(context: '../..')")) {
+            suite.test("nothing of Jenkins' own is in the workspace, where a context can be: " + call, () -> {
+                try (Fake fake = Fake.onNode("dir('services/new cart') { " + call + " }")) {
+                    login(fake, "reg");
+                    fake.job().credential("f", new Credential.SecretFile("f", SECRET))
+                        .credential("t", new Credential.SecretText(SECRET));
+                    fake.run("SUCCESS");
+                    Path workspace = fake.job().workspace();
+                    containsNot(fake.call().file("workspace").replace(workspace.toString(), ""), "@tmp");
+                    equal(workspace.resolve("services/new cart") + "\n", fake.call().file("directory"), "the directory");
+                    fake.nothingLeft();
+                }
+            });
+        }
+        suite.test("a secret file's path may need quotes", () -> {
+            try (Fake fake = Fake.onNode("ws('a, \"b\" c') { dockerBuild(secrets: [f: [file: 'f']]) }")) {
+                fake.job().credential("f", new Credential.SecretFile("f", SECRET));
+                fake.run("SUCCESS");
+                equal(SECRET, fake.call().file("secret"), "the secret's file");
             }
         });
         suite.test("registry credentials make a private docker configuration", () -> {
