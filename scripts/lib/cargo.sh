@@ -2,16 +2,16 @@
 # Sourced by the demo, the tests and the benches: the one way that Wharf is built for
 # use. Binaries are static, since `wharf` runs in whatever image an agent has.
 
-root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd)
+crate=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd)
 # An explicit target keeps the flags from proc macros, which cannot be static.
 TARGET=$(rustc -vV | sed -n 's/^host: //p')
 # shellcheck disable=SC2034
-BIN_DIR=${CARGO_TARGET_DIR:-$root/target}/$TARGET/release
+BIN_DIR=${CARGO_TARGET_DIR:-$crate/target}/$TARGET/release
 export RUSTFLAGS="-C target-feature=+crt-static"
 
 # release build --bins ; release test ; release clippy --all-targets
 release() {
     local command=$1
     shift
-    (cd "$root" && cargo "$command" --release --locked --target "$TARGET" "$@")
+    (cd "$crate" && cargo "$command" --release --locked --target "$TARGET" "$@")
 }

@@ -88,6 +88,7 @@ PACKAGES
     [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
     if [ "$1" = test ]; then
         command -v htpasswd >/dev/null || missing+=(apache2-utils)
+        command -v shellcheck >/dev/null || missing+=(shellcheck)
         command -v git >/dev/null || missing+=(git)
         command -v systemd-analyze >/dev/null || missing+=(systemd)
         command -v debootstrap >/dev/null || missing+=(debootstrap)

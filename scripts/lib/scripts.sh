@@ -1,0 +1,28 @@
+# shellcheck shell=bash
+# Sourced by make check and scripts/test: which files are shell scripts.
+
+# Prints the path of each script that Git knows: by its name, or by its first line.
+shell_scripts() {
+    local file line
+    git ls-files --cached --others --exclude-standard | while read -r file; do
+        case $file in
+        *.sh) printf '%s\n' "$file" ;;
+        *)
+            [ -f "$file" ] || continue
+            LC_ALL=C read -r -n 64 line <"$file" 2>/dev/null || true
+            case $line in
+            '#!'*bash* | '#!'*/sh*) printf '%s\n' "$file" ;;
+            esac
+            ;;
+        esac
+    done
+}
+
+# Fails if ShellCheck finds anything, whatever it calls its weight.
+lint_scripts() {
+    command -v shellcheck >/dev/null || { echo "shellcheck is not there: run scripts/env setup test" >&2; return 1; }
+    local scripts
+    mapfile -t scripts < <(shell_scripts)
+    [ ${#scripts[@]} -gt 0 ] || { echo "no shell script was found" >&2; return 1; }
+    shellcheck --external-sources "${scripts[@]}"
+}
