@@ -372,15 +372,9 @@ impl<'a> Build<'a> {
         if self.spec.push {
             let client: &BuildClient = &self.order.client;
             for tag in &self.spec.tags {
+                let target = self.order.namespace.push_to(tag.clone())?;
                 let login = CredentialSource::credentials(client, tag.host()).await?;
-                let pushing = self.images.push(
-                    &self.order.namespace,
-                    image,
-                    tag,
-                    login.as_ref(),
-                    self.reporter,
-                    &client.tasks,
-                );
+                let pushing = self.images.push(image, &target, login.as_ref(), self.reporter, &client.tasks);
                 let digest = pushing.await?.to_string();
                 result.digest.clone_from(&digest);
                 result.pushed.push(v1::PushedReference { reference: tag.to_string(), digest });

@@ -13,6 +13,7 @@ use crate::{
     fault::{Fault, Reason},
     images::{Images, admission::Admitted},
     names::{Reference, printable, printable_url},
+    policy::{Fetch, Permit},
     wire::progress::Reporter,
 };
 
@@ -27,7 +28,8 @@ pub(super) struct Sources<'a> {
     renaming: Renaming,
     /// Admitted images by the name that BuildKit knows: `docker.io/library/busybox:latest`.
     admitted: BTreeMap<String, Admitted>,
-    urls: BTreeSet<String>,
+    /// URLs by what the graph calls them.
+    urls: BTreeMap<String, Permit<Fetch>>,
     /// Sources that were asked for once: a second time ends the build.
     asked: BTreeSet<String>,
 }
@@ -41,7 +43,7 @@ impl<'a> Sources<'a> {
             reporter,
             renaming: Renaming::new(images.keys().names(order.namespace.subject()), images.engine().root()),
             admitted: BTreeMap::new(),
-            urls: BTreeSet::new(),
+            urls: BTreeMap::new(),
             asked: BTreeSet::new(),
         }
     }
@@ -79,7 +81,7 @@ impl<'a> Sources<'a> {
             named: named.clone(),
             target: admitted.target().to_owned(),
         });
-        let urls = self.urls.iter().cloned().map(Source::Url);
+        let urls = self.urls.values().map(|permit| Source::Url(permit.subject().url().to_owned()));
         let tar = self
             .order
             .client
@@ -203,20 +205,22 @@ impl<'a> Sources<'a> {
         let addresses: Vec<IpAddr> = match bare.parse() {
             Ok(address) => vec![address],
             Err(_) => match tokio::time::timeout(LOOKUP_TIMEOUT, tokio::net::lookup_host((bare, 0))).await {
-                Ok(found) => found.into_iter().flatten().map(|address| address.ip()).collect(),
-                Err(_) => {
-                    let text = format!("the address of `{}` cannot be looked up in time", printable(bare));
-                    return Err(Fault::new(Reason::EngineUnavailable, text).hint("try again"));
-                }
+                Ok(Ok(found)) => found.map(|address| address.ip()).collect(),
+                Ok(Err(error)) => return Err(unknown_host(bare, &printable(&error.to_string()))),
+                Err(_) => return Err(unknown_host(bare, "no name server answers in time")),
             },
         };
         if addresses.is_empty() {
             return Err(denied(format!("the host `{}` has no address", printable(bare))));
         }
-        for address in addresses {
-            self.order.namespace.rules().address(url, address)?;
-        }
-        self.urls.insert(url.to_owned());
+        let permit = self.order.namespace.fetch(url, &addresses)?;
+        self.urls.insert(url.to_owned(), permit);
         Ok(())
     }
+}
+
+/// A host that has no address for now: a name server that fails says nothing of what is allowed.
+fn unknown_host(host: &str, cause: &str) -> Fault {
+    let text = format!("the address of `{}` cannot be looked up: {cause}", printable(host));
+    Fault::new(Reason::EngineUnavailable, text).hint("check the name; if it is right, try again")
 }

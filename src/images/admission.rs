@@ -15,7 +15,7 @@ use crate::{
     engine::{docker::fault, image_store},
     fault::{Fault, Reason},
     names::{Login, Namespace, Reference, reference::Digest},
-    policy::Permit,
+    policy::{Permit, PullFrom},
     store::{Pin as Pinned, PinSource},
     tasks::{Cause, Group},
     wire::{credentials::Logins, progress::Reporter},
@@ -103,7 +103,7 @@ impl Images {
         tasks: &Group,
     ) -> Result<Admitted, Fault> {
         let names = self.keys().names(namespace.subject());
-        namespace.rules().registry(&reference)?;
+        let from = namespace.pull_from(reference.clone())?;
 
         let pin = if pull { None } else { self.store().pin(names.opaque(), &reference).await? };
         if let Some(pin) = &pin
@@ -119,14 +119,8 @@ impl Images {
         if let OnNode::Operators(held) = on_node {
             return self.admit_node(names.opaque(), reference, held).await;
         }
-        let admitted = self.admit_registry(
-            names.opaque(),
-            &reference,
-            pinned_digest.as_ref(),
-            credentials,
-            reporter,
-            tasks,
-        );
+        let admitted =
+            self.admit_registry(names.opaque(), &from, pinned_digest.as_ref(), credentials, reporter, tasks);
         match (admitted.await, on_node) {
             (Ok((digest, target)), _) => {
                 let pin = Pinned { source: PinSource::Registry, digest: digest.clone() };
@@ -203,12 +197,13 @@ impl Images {
     async fn admit_registry(
         &self,
         namespace: &str,
-        reference: &Reference,
+        from: &Permit<PullFrom>,
         pinned: Option<&Digest>,
         credentials: &dyn CredentialSource,
         reporter: &Reporter,
         tasks: &Group,
     ) -> Result<(Digest, String), Fault> {
+        let reference = from.subject().reference();
         let login = credentials.credentials(reference.host()).await?;
         let asked = match pinned.or(reference.digest()) {
             Some(digest) => reference.at(digest),

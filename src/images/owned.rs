@@ -11,7 +11,7 @@ use bollard::{
 use super::{
     Images,
     admission::CredentialSource,
-    naming::{self, NamespaceNames, Owner, PrivateName, Room},
+    naming::{self, Owner, PrivateName, Room},
 };
 use prost_types::Timestamp;
 
@@ -27,6 +27,7 @@ use crate::{
 /// An image of a namespace. Only a look-up in that namespace makes one.
 #[derive(Clone, Debug)]
 pub struct OwnedImage {
+    namespace: Namespace,
     id: Digest,
     /// By reference, the name in the engine.
     names: BTreeMap<Reference, String>,
@@ -54,6 +55,11 @@ pub struct Removed {
 }
 
 impl OwnedImage {
+    /// The namespace that it was found in.
+    pub(super) fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
     /// The id in the engine.
     pub fn id(&self) -> &Digest {
         &self.id
@@ -78,11 +84,12 @@ impl OwnedImage {
 impl Images {
     /// The images of a namespace, newest first.
     pub async fn list(&self, namespace: &Permit<Namespace>) -> Result<Vec<OwnedImage>, Fault> {
-        let names = self.keys().names(namespace.subject());
         let mut images = Vec::new();
         for summary in self.engine().list_images(None).await? {
             let ImageSummary { id, repo_tags, created, size, .. } = summary;
-            images.extend(self.owned(&names, Found { id, names: repo_tags, created, size }).await?);
+            images.extend(
+                self.owned(namespace.subject(), Found { id, names: repo_tags, created, size }).await?,
+            );
         }
         images.sort_by_key(|image| std::cmp::Reverse(image.created));
         Ok(images)
@@ -141,7 +148,7 @@ impl Images {
             created: created.map_or(0, |created| created.seconds),
             size: image.size.unwrap_or_default(),
         };
-        let owned = self.owned(&self.keys().names(namespace), found).await?;
+        let owned = self.owned(namespace, found).await?;
         owned.ok_or_else(|| no_such_image(namespace, text))
     }
 
@@ -307,7 +314,8 @@ impl Images {
         Ok(name)
     }
 
-    async fn owned(&self, names: &NamespaceNames, found: Found) -> Result<Option<OwnedImage>, Fault> {
+    async fn owned(&self, namespace: &Namespace, found: Found) -> Result<Option<OwnedImage>, Fault> {
+        let names = self.keys().names(namespace);
         let mut owned = BTreeMap::new();
         let mut untagged = Vec::new();
         for name in found.names {
@@ -336,7 +344,15 @@ impl Images {
             return Ok(None);
         }
         let Some(id) = Digest::parse(&found.id) else { return Ok(None) };
-        Ok(Some(OwnedImage { id, names: owned, untagged, created: found.created, size: found.size }))
+        let namespace = namespace.clone();
+        Ok(Some(OwnedImage {
+            namespace,
+            id,
+            names: owned,
+            untagged,
+            created: found.created,
+            size: found.size,
+        }))
     }
 
     async fn remove_all(&self, image: &OwnedImage, removed: &mut Removed) -> Result<(), Fault> {

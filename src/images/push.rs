@@ -18,8 +18,8 @@ use crate::{
         },
     },
     fault::{Fault, Reason},
-    names::{Login, Namespace, Reference, reference::Digest},
-    policy::Permit,
+    names::{Login, Reference, reference::Digest},
+    policy::{Permit, PushTo},
     store::PublicName,
     tasks::{Cause, Group},
     wire::progress::{Reporter, Step},
@@ -30,19 +30,23 @@ use crate::{
 const ATTEMPTS: usize = 3;
 
 impl Images {
-    /// Pushes an image of the namespace to `target` (`:latest` where it says no tag). The digest of
-    /// the manifest that the registry has then.
+    /// Pushes an image of a namespace to where its images may go (`:latest` where that says no tag). The
+    /// digest of the manifest that the registry has then. What must not stop half-way runs in a group
+    /// below `tasks`.
     pub async fn push(
         &self,
-        namespace: &Permit<Namespace>,
         image: &OwnedImage,
-        target: &Reference,
+        target: &Permit<PushTo>,
         login: Option<&Login>,
         reporter: &Reporter,
         tasks: &Group,
     ) -> Result<Digest, Fault> {
+        let target = target.subject();
+        if target.namespace() != image.namespace() {
+            return Err(Fault::internal("an image is pushed by the leave of another namespace"));
+        }
+        let target = target.reference();
         check_target("reference", target)?;
-        namespace.rules().registry(target)?;
         let target = target.clone().tagged();
         let step = reporter.step(format!("push {}", target.familiar()));
         // Below the caller's: its namespace does not end before the name is given back.

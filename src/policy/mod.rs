@@ -26,6 +26,73 @@ impl<T> Permit<T> {
     }
 }
 
+/// An image that may be pulled into a namespace.
+#[derive(Debug)]
+pub struct PullFrom(Reference);
+
+/// A reference that an image of a namespace may be pushed to.
+#[derive(Debug)]
+pub struct PushTo {
+    namespace: Namespace,
+    reference: Reference,
+}
+
+/// A URL that a build may fetch from.
+#[derive(Debug)]
+pub struct Fetch(String);
+
+impl PullFrom {
+    /// The image.
+    pub fn reference(&self) -> &Reference {
+        &self.0
+    }
+}
+
+impl PushTo {
+    /// The namespace whose images may go there.
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    /// Where they may go.
+    pub fn reference(&self) -> &Reference {
+        &self.reference
+    }
+}
+
+impl Fetch {
+    /// The URL, as it stands in the graph.
+    pub fn url(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Permit<Namespace> {
+    fn permit<T>(&self, subject: T) -> Permit<T> {
+        Permit { subject, rules: Arc::clone(&self.rules) }
+    }
+
+    /// Whether `reference` may be pulled into the namespace.
+    pub fn pull_from(&self, reference: Reference) -> Result<Permit<PullFrom>, Fault> {
+        self.rules.registry(&reference)?;
+        Ok(self.permit(PullFrom(reference)))
+    }
+
+    /// Whether an image of the namespace may be pushed to `reference`.
+    pub fn push_to(&self, reference: Reference) -> Result<Permit<PushTo>, Fault> {
+        self.rules.registry(&reference)?;
+        Ok(self.permit(PushTo { namespace: self.subject.clone(), reference }))
+    }
+
+    /// Whether a build in the namespace may fetch from `url`, whose host has these addresses.
+    pub fn fetch(&self, url: &str, addresses: &[IpAddr]) -> Result<Permit<Fetch>, Fault> {
+        for address in addresses {
+            self.rules.address(url, *address)?;
+        }
+        Ok(self.permit(Fetch(url.to_owned())))
+    }
+}
+
 /// The rules for one set of callers.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Rules {
@@ -76,13 +143,13 @@ impl Rules {
     }
 
     /// Whether an image may be pulled from, or pushed to, the registry of `reference`.
-    pub fn registry(&self, _reference: &Reference) -> Result<(), Fault> {
+    fn registry(&self, _reference: &Reference) -> Result<(), Fault> {
         // The built-in rules name no registries: all are open. Whole policies come in their own time.
         Ok(())
     }
 
     /// Whether a build may fetch from `address`, an address that a URL's host has.
-    pub fn address(&self, url: &str, address: IpAddr) -> Result<(), Fault> {
+    fn address(&self, url: &str, address: IpAddr) -> Result<(), Fault> {
         if is_public(address) {
             return Ok(());
         }

@@ -50,8 +50,9 @@ impl ImageService for Images {
             let (images, tasks) = (call.images().clone(), member.tasks().clone());
             let work = move |reporter| async move {
                 let image = images.find_image(&permit, &reference.to_string()).await?;
+                let target = permit.push_to(reference.clone())?;
                 let login = credentials.of(reference.host());
-                let digest = images.push(&permit, &image, &reference, login, &reporter, &tasks).await?;
+                let digest = images.push(&image, &target, login, &reporter, &tasks).await?;
                 Ok(v1::PushImageResult { reference: reference.to_string(), digest: digest.to_string() })
             };
             Ok(stream::run(&call, member.tasks().clone(), member, work, pushing, |result| {
