@@ -29,7 +29,10 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(daemon::run(config)) {
+    let ended = runtime.block_on(daemon::run(config));
+    // A thread that still reads the store, say, has nothing left to do.
+    runtime.shutdown_background();
+    match ended {
         Ok(Ended::Asked) => ExitCode::SUCCESS,
         Ok(Ended::Aborted(signal)) => {
             tracing::warn!(signal, "a second signal: ended at once");

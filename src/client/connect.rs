@@ -34,6 +34,8 @@ const _: () = assert!(CONNECTION_WINDOW as usize > (STREAMS_MAX + 2) * STREAM_WI
 
 /// A running wharfd accepts at once; one that is stopped or stuck never does.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How soon a socket is tried again that has too many waiting.
+const AGAIN: Duration = Duration::from_millis(20);
 /// A wharfd that exits closes the connection, so these only detect one that hangs. A node under load
 /// may be silent for a while.
 const KEEPALIVE: Duration = Duration::from_secs(15);
@@ -72,7 +74,7 @@ impl Address {
 
     /// Connects.
     pub(crate) async fn connect(&self) -> Result<Channel, Failure> {
-        let stream = time::timeout(CONNECT_TIMEOUT, UnixStream::connect(&self.socket))
+        let stream = time::timeout(CONNECT_TIMEOUT, self.socket_connected())
             .await
             .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
             .map_err(|error| self.unreachable(&error))?;
@@ -92,6 +94,17 @@ impl Address {
             .connect_with_connector(connector)
             .await
             .map_err(|error| self.unreachable(&io::Error::other(error)))
+    }
+
+    /// A connection to the socket. One that has as many waiting as it may have says so at once
+    /// (unix(7): EAGAIN): many jobs begin together, and wharfd takes the next in a moment.
+    async fn socket_connected(&self) -> io::Result<UnixStream> {
+        loop {
+            match UnixStream::connect(&self.socket).await {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => time::sleep(AGAIN).await,
+                connected => return connected,
+            }
+        }
     }
 
     #[expect(
@@ -164,6 +177,27 @@ mod tests {
         assert_eq!(Address::resolve(Some("unix:///flag"), &env).unwrap().socket, Path::new("/flag"));
         let default = Address::resolve(None, &Env::of(&[("WHARF_ADDR", "")])).unwrap();
         assert_eq!(default.socket, Path::new("/run/wharf/wharf.sock"));
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_is_full_is_tried_again() {
+        use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
+        let directory = std::env::temp_dir().join(format!("wharf-full-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let socket = directory.join("full");
+        let listener = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+        rustix::net::bind(&listener, &SocketAddrUnix::new(&socket).unwrap()).unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        let mut waiting = Vec::new();
+        while let Ok(stream) = UnixStream::connect(&socket).await {
+            waiting.push(stream);
+        }
+        let address = Address { socket };
+        let mut connecting = std::pin::pin!(address.socket_connected());
+        assert!(futures_util::poll!(connecting.as_mut()).is_pending(), "it waits");
+        rustix::net::accept(&listener).unwrap();
+        connecting.await.unwrap();
+        std::fs::remove_dir_all(&directory).unwrap();
     }
 
     #[tokio::test]

@@ -3,7 +3,7 @@
 mod client_dir;
 mod notify;
 
-use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc, time::Duration};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -23,7 +23,7 @@ use crate::{
     store::{Store, StoreError},
     tasks::{Cause, Group, Task},
     transport::{
-        self, Limits,
+        self, Limits, Who,
         unix::{BindError, Listener},
     },
 };
@@ -75,6 +75,8 @@ pub enum Ended {
 pub async fn run(config: Config) -> Result<Ended, StartError> {
     let mut signals = Signals::new().map_err(StartError::Signals)?;
     let process = Group::root();
+    let hangups = signal(SignalKind::hangup()).map_err(StartError::Signals)?;
+    drop(process.spawn("hangups", ignore_hangups(hangups, process.clone())));
     let started = tokio::select! {
         started = start(&config, &process) => started?,
         _ = signals.next() => return Ok(Ended::Asked),
@@ -104,8 +106,7 @@ struct Started {
 async fn start(config: &Config, process: &Group) -> Result<Started, StartError> {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "wharfd starts");
     raise_open_files();
-    let store = Store::open(&config.state_dir)?;
-    let keys = Keys::load(&config.state_dir)?;
+    let (store, keys) = state(config.state_dir.clone()).await?;
     let mut engines = BTreeMap::new();
     for (name, socket) in config.engines.iter() {
         let (keys, store) = (keys.clone(), store.clone());
@@ -119,6 +120,8 @@ async fn start(config: &Config, process: &Group) -> Result<Started, StartError> 
     say_who_is_served(&identities);
 
     let work = Work::new(process.child("work"));
+    let served = Arc::clone(&identities);
+    let who: Who = Arc::new(move |peer| served.identify(peer).ok().map(|caller| caller.id().clone()));
     let front = Front::new(identities, engines, Arc::clone(&work));
     let (services, health) = service::services(front).await?;
     // Before there is a socket to call: who finds the one finds the other.
@@ -127,19 +130,37 @@ async fn start(config: &Config, process: &Group) -> Result<Started, StartError> 
         tracing::info!(client = %client.display(), "the client for agents");
     }
     let group = config.listen_group;
-    let listeners = config
-        .listen
-        .iter()
-        .map(|socket| Listener::bind(socket, config.listen_mode.bits(), group))
-        .collect::<Result<Vec<_>, _>>()?;
+    let binding = config.listen.iter().map(|socket| Listener::bind(socket, config.listen_mode.bits(), group));
+    let listeners = futures_util::future::try_join_all(binding).await?;
     for socket in &config.listen {
         tracing::info!(%socket, mode = format_args!("{:04o}", config.listen_mode.bits()), "listening");
     }
     let connections = process.child("connections");
     let serving =
-        transport::serve(listeners, Limits::default(), connections.clone(), services, service::refuse);
+        transport::serve(listeners, who, Limits::default(), connections.clone(), services, service::refuse);
     let accepting = process.spawn("accept", serving);
     Ok(Started { work, health, connections, accepting })
+}
+
+/// Opens what wharfd remembers. That reads all of it, which takes a while after a long life: signals are
+/// heard meanwhile.
+async fn state(directory: PathBuf) -> Result<(Store, Keys), StartError> {
+    let opening = tokio::task::spawn_blocking(move || (Store::open(&directory), Keys::load(&directory)));
+    let (store, keys) = opening.await.map_err(Fault::internal)?;
+    Ok((store?, keys?))
+}
+
+/// A terminal that closes sends SIGHUP, and so does whoever hopes that the configuration is read again:
+/// neither may end the builds that run.
+async fn ignore_hangups(mut hangups: Signal, process: Group) {
+    let said = async {
+        while hangups.recv().await.is_some() {
+            tracing::warn!(
+                "SIGHUP is ignored: the configuration is read at the start alone; restart wharfd to have it read"
+            );
+        }
+    };
+    let _ = process.unless_cancelled(said).await;
 }
 
 impl Started {

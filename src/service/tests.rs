@@ -41,14 +41,17 @@ impl Door {
     async fn with(name: &str, limits: Limits) -> Self {
         let directory = std::env::temp_dir().join(format!("wharf-service-{}-{name}", std::process::id()));
         let socket: SocketPath = format!("unix://{}/w.sock", directory.display()).parse().unwrap();
-        let listener = Listener::bind(&socket, 0o600, None).unwrap();
+        let listener = Listener::bind(&socket, 0o600, None).await.unwrap();
         let process = Group::root();
         let work = Work::new(process.child("work"));
         let identities = Arc::new(Identities::new(&Config::with_file(Flags::default(), "")));
+        let served = Arc::clone(&identities);
+        let who: transport::Who =
+            Arc::new(move |peer| served.identify(peer).ok().map(|caller| caller.id().clone()));
         let front = Front::new(identities, BTreeMap::new(), work);
         let (services, health) = services(front).await.unwrap();
         let connections = process.child("connections");
-        let serving = transport::serve(vec![listener], limits, connections, services, refuse);
+        let serving = transport::serve(vec![listener], who, limits, connections, services, refuse);
         drop(process.spawn("serve", serving));
         let path = socket.as_path().to_owned();
         let connect = tower::service_fn(move |_| {

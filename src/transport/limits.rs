@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    hash::Hash,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -17,6 +18,8 @@ use crate::{
 
 /// How often it is said that a caller is beyond its limits.
 pub(super) const LINE_EVERY: Duration = Duration::from_secs(1);
+/// The same, of all who are not served together.
+pub(super) const STRANGERS_LINE_EVERY: Duration = Duration::from_secs(60);
 
 /// How much one caller may have open.
 #[derive(Clone, Copy, Debug)]
@@ -26,19 +29,31 @@ pub struct Limits {
     /// Calls of one caller that run at once, over all its connections. Each may cost a stream's window
     /// and a message that is not yet whole.
     pub calls_per_caller: usize,
+    /// Connections of one user that is not served.
+    pub connections_per_stranger: usize,
+    /// Connections of all such users: one of them can be many, in a user namespace.
+    pub connections_of_strangers: usize,
+    /// How long a client may take to begin. One that is there begins at once.
+    pub handshake: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         // Six calls for each of 150 builds, and some.
-        Self { connections_per_caller: 512, calls_per_caller: 1024 }
+        Self {
+            connections_per_caller: 512,
+            calls_per_caller: 1024,
+            connections_per_stranger: 4,
+            connections_of_strangers: 64,
+            handshake: Duration::from_secs(10),
+        }
     }
 }
 
 /// The calls of each caller, and what those beyond its last get.
 #[derive(Clone)]
 pub(super) struct Calls {
-    counts: Counts,
+    counts: Counts<CallerId>,
     lines: Arc<Repeats<CallerId>>,
     refuse: fn(&Fault) -> Response<Body>,
 }
@@ -49,7 +64,7 @@ impl Calls {
     }
 
     /// A place for one more of `caller`, if there is one.
-    pub(super) fn take(&self, caller: &CallerId) -> Option<Place> {
+    pub(super) fn take(&self, caller: &CallerId) -> Option<Place<CallerId>> {
         self.counts.take(caller)
     }
 
@@ -63,43 +78,50 @@ impl Calls {
     }
 }
 
-/// How many connections or calls each caller has.
-#[derive(Clone, Debug)]
-pub(super) struct Counts {
+/// How many connections or calls each has, by whoever `K` tells apart.
+#[derive(Debug)]
+pub(super) struct Counts<K> {
     max: usize,
-    by_caller: Arc<Mutex<HashMap<CallerId, usize>>>,
+    by: Arc<Mutex<HashMap<K, usize>>>,
 }
 
-impl Counts {
+impl<K> Clone for Counts<K> {
+    fn clone(&self) -> Self {
+        Self { max: self.max, by: Arc::clone(&self.by) }
+    }
+}
+
+impl<K: Clone + Eq + Hash> Counts<K> {
     pub(super) fn new(max: usize) -> Self {
-        Self { max, by_caller: Arc::default() }
+        Self { max, by: Arc::default() }
     }
 
-    /// A place for one more of `caller`, if there is one.
-    pub(super) fn take(&self, caller: &CallerId) -> Option<Place> {
-        let mut by_caller = self.by_caller.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = by_caller.entry(caller.clone()).or_default();
-        if *count >= self.max {
+    /// A place for one more of `whose`, if there is one.
+    pub(super) fn take(&self, whose: &K) -> Option<Place<K>> {
+        let mut by = self.by.lock().unwrap_or_else(PoisonError::into_inner);
+        // What is refused leaves nothing behind.
+        let count = by.get(whose).copied().unwrap_or_default();
+        if count >= self.max {
             return None;
         }
-        *count += 1;
-        Some(Place { caller: caller.clone(), counts: self.clone() })
+        by.insert(whose.clone(), count + 1);
+        Some(Place { whose: whose.clone(), counts: self.clone() })
     }
 }
 
-/// A connection's or a call's place among its caller's; free again when dropped.
-pub(super) struct Place {
-    caller: CallerId,
-    counts: Counts,
+/// A connection's or a call's place; free again when dropped.
+pub(super) struct Place<K: Clone + Eq + Hash> {
+    whose: K,
+    counts: Counts<K>,
 }
 
-impl Drop for Place {
+impl<K: Clone + Eq + Hash> Drop for Place<K> {
     fn drop(&mut self) {
-        let mut by_caller = self.counts.by_caller.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = by_caller.get_mut(&self.caller) {
+        let mut by = self.counts.by.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = by.get_mut(&self.whose) {
             *count -= 1;
             if *count == 0 {
-                by_caller.remove(&self.caller);
+                by.remove(&self.whose);
             }
         }
     }
@@ -120,6 +142,6 @@ mod tests {
         drop(first);
         assert!(counts.take(&CallerId::Uid(1)).is_some());
         drop(second);
-        assert!(counts.by_caller.lock().unwrap().is_empty());
+        assert!(counts.by.lock().unwrap().is_empty());
     }
 }

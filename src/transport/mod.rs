@@ -1,10 +1,12 @@
-//! Sockets: who connects, as the kernel says, and HTTP/2 for them.
+//! Sockets: who connects, as the kernel says, whether there is a place for it, and what is spoken.
 
+mod accept;
+mod begun;
 mod http2;
 mod limits;
 pub mod unix;
 
-pub use http2::serve;
+pub use accept::{Who, serve};
 pub use limits::Limits;
 
 /// The other end of a connection, as it was vouched for when the connection was accepted. A request

@@ -15,7 +15,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, CWD, FlockOperation, Gid, Mode, OFlags, RenameFlags},
+    fs::{AtFlags, CWD, FileType, FlockOperation, Gid, Mode, OFlags, RenameFlags},
     io::Errno,
     net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType},
 };
@@ -25,7 +25,7 @@ use crate::names::SocketPath;
 
 /// Connections that wait to be accepted; the kernel caps it at net.core.somaxconn.
 const BACKLOG: i32 = 1024;
-/// Whoever holds the directory's lock is binding or removing a socket: that is done in no time.
+/// Whoever holds the lock is binding or removing the socket: that is done in no time.
 const LOCK_WAIT: Duration = Duration::from_secs(5);
 
 /// A socket that listens. Its file goes when it is dropped, unless another one has taken its place.
@@ -45,8 +45,10 @@ pub enum BindError {
     InUse(PathBuf),
     #[error("{}: there is a file that is not a socket; remove it, or say another --listen", .0.display())]
     NotASocket(PathBuf),
-    #[error("{}: its directory stays locked by another process", .0.display())]
+    #[error("{}: another process holds it locked; stop the other wharfd", .0.display())]
     Locked(PathBuf),
+    #[error("{}: is not wharfd's own; remove it", .0.display())]
+    ForeignLock(PathBuf),
     #[error("{}: cannot {what}", path.display())]
     Io { path: PathBuf, what: &'static str, source: io::Error },
 }
@@ -54,14 +56,14 @@ pub enum BindError {
 impl Listener {
     /// Binds `socket` with `mode` and, if named, `group`. Its directory is made when it is missing;
     /// the socket of a dead daemon is replaced, that of a live one is an error.
-    pub fn bind(socket: &SocketPath, mode: u32, group: Option<u32>) -> Result<Self, BindError> {
+    pub async fn bind(socket: &SocketPath, mode: u32, group: Option<u32>) -> Result<Self, BindError> {
         let path = socket.as_path();
         let failed = |what| move |source: io::Error| BindError::Io { path: path.to_owned(), what, source };
         let errno = |what| move |error: Errno| failed(what)(error.into());
 
         let directory = path.parent().unwrap_or(Path::new("/"));
         fs::create_dir_all(directory).map_err(failed("make its directory"))?;
-        let _lock = lock(directory, path)?;
+        let _lock = lock(path).await?;
         remove_dead(path)?;
 
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -99,8 +101,8 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        let Some(directory) = self.path.parent() else { return };
-        let Ok(_lock) = lock(directory, &self.path) else { return };
+        // Another wharfd that binds at this moment replaces the file, or finds that nobody answers there.
+        let Ok(Some(_lock)) = open_lock(&self.path).and_then(|fd| try_lock(fd, &self.path)) else { return };
         if identity(&self.path).is_ok_and(|file| file == self.file) {
             let _ = fs::remove_file(&self.path);
         }
@@ -123,25 +125,54 @@ fn fresh_name(path: &Path) -> PathBuf {
     path.with_file_name(name)
 }
 
+/// `.wharf.sock.lock`, beside `path`.
+fn lock_name(path: &Path) -> PathBuf {
+    let mut name = OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(".lock");
+    path.with_file_name(name)
+}
+
 /// Between the look at a dead daemon's socket and its removal, another daemon could put its own
-/// there: whoever binds or removes a socket holds the lock of its directory.
-fn lock(directory: &Path, path: &Path) -> Result<OwnedFd, BindError> {
-    let failed = |error: Errno| BindError::Io {
-        path: path.to_owned(),
-        what: "lock its directory",
-        source: error.into(),
-    };
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let fd = rustix::fs::open(directory, flags, Mode::empty()).map_err(failed)?;
+/// there: whoever binds or removes a socket holds its lock. The lock is a file that nobody else can
+/// open: whoever can open a file can lock it, and everybody can open the socket's directory. It stays:
+/// were it removed, two could each hold a lock of that name.
+async fn lock(path: &Path) -> Result<OwnedFd, BindError> {
     let deadline = Instant::now() + LOCK_WAIT;
     loop {
-        match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(fd),
-            Err(Errno::WOULDBLOCK) if Instant::now() < deadline => {
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            Err(Errno::WOULDBLOCK) => return Err(BindError::Locked(path.to_owned())),
-            Err(error) => return Err(failed(error)),
+        if let Some(held) = try_lock(open_lock(path)?, path)? {
+            return Ok(held);
+        }
+        if Instant::now() >= deadline {
+            return Err(BindError::Locked(lock_name(path)));
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+fn open_lock(path: &Path) -> Result<OwnedFd, BindError> {
+    let name = lock_name(path);
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let failed = |error: Errno| BindError::Io {
+        path: name.clone(),
+        what: "open this lock file",
+        source: error.into(),
+    };
+    let fd = rustix::fs::open(&name, flags, Mode::RUSR | Mode::WUSR).map_err(failed)?;
+    let file = rustix::fs::fstat(&fd).map_err(failed)?;
+    let own = file.st_uid == rustix::process::geteuid().as_raw()
+        && FileType::from_raw_mode(file.st_mode).is_file()
+        && file.st_mode & 0o077 == 0;
+    if own { Ok(fd) } else { Err(BindError::ForeignLock(name)) }
+}
+
+/// Locks the file; none while another holds it.
+fn try_lock(fd: OwnedFd, path: &Path) -> Result<Option<OwnedFd>, BindError> {
+    match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(fd)),
+        Err(Errno::WOULDBLOCK) => Ok(None),
+        Err(error) => {
+            Err(BindError::Io { path: lock_name(path), what: "lock this file", source: error.into() })
         }
     }
 }
@@ -191,7 +222,8 @@ mod tests {
         }
 
         fn entries(&self) -> usize {
-            fs::read_dir(&self.0).unwrap().count()
+            let names = fs::read_dir(&self.0).unwrap().map(|entry| entry.unwrap().file_name());
+            names.filter(|name| name != ".w.sock.lock").count()
         }
     }
 
@@ -204,7 +236,7 @@ mod tests {
     #[tokio::test]
     async fn a_socket_has_its_mode_and_goes_when_it_ends() {
         let dir = Dir::new("mode");
-        let listener = Listener::bind(&dir.socket(), 0o606, None).unwrap();
+        let listener = Listener::bind(&dir.socket(), 0o606, None).await.unwrap();
         let mode = fs::metadata(listener.path()).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o606);
         UnixStream::connect(listener.path()).unwrap();
@@ -215,8 +247,8 @@ mod tests {
     #[tokio::test]
     async fn a_live_daemon_keeps_its_socket() {
         let dir = Dir::new("live");
-        let _listener = Listener::bind(&dir.socket(), 0o600, None).unwrap();
-        assert!(matches!(Listener::bind(&dir.socket(), 0o600, None), Err(BindError::InUse(_))));
+        let _listener = Listener::bind(&dir.socket(), 0o600, None).await.unwrap();
+        assert!(matches!(Listener::bind(&dir.socket(), 0o600, None).await, Err(BindError::InUse(_))));
         assert_eq!(dir.entries(), 1);
     }
 
@@ -226,7 +258,7 @@ mod tests {
         fs::create_dir_all(&dir.0).unwrap();
         drop(std::os::unix::net::UnixListener::bind(dir.socket().as_path()).unwrap());
         assert_eq!(dir.entries(), 1, "std leaves the file behind");
-        let listener = Listener::bind(&dir.socket(), 0o600, None).unwrap();
+        let listener = Listener::bind(&dir.socket(), 0o600, None).await.unwrap();
         UnixStream::connect(listener.path()).unwrap();
     }
 
@@ -235,7 +267,7 @@ mod tests {
         let dir = Dir::new("file");
         fs::create_dir_all(&dir.0).unwrap();
         fs::write(dir.socket().as_path(), "mine").unwrap();
-        assert!(matches!(Listener::bind(&dir.socket(), 0o600, None), Err(BindError::NotASocket(_))));
+        assert!(matches!(Listener::bind(&dir.socket(), 0o600, None).await, Err(BindError::NotASocket(_))));
         assert_eq!(fs::read_to_string(dir.socket().as_path()).unwrap(), "mine");
     }
 
@@ -244,17 +276,10 @@ mod tests {
         let dir = Dir::new("race");
         fs::create_dir_all(&dir.0).unwrap();
         drop(std::os::unix::net::UnixListener::bind(dir.socket().as_path()).unwrap());
-        let runtime = tokio::runtime::Handle::current();
-        let threads: Vec<_> = (0..8)
-            .map(|_| {
-                let (socket, runtime) = (dir.socket(), runtime.clone());
-                std::thread::spawn(move || {
-                    let _entered = runtime.enter();
-                    Listener::bind(&socket, 0o600, None)
-                })
-            })
-            .collect();
-        let bound: Vec<_> = threads.into_iter().filter_map(|thread| thread.join().unwrap().ok()).collect();
+        let socket = dir.socket();
+        let binding = (0..8).map(|_| Listener::bind(&socket, 0o600, None));
+        let bound = futures_util::future::join_all(binding).await;
+        let bound: Vec<_> = bound.into_iter().filter_map(Result::ok).collect();
         assert_eq!(bound.len(), 1);
         UnixStream::connect(bound[0].path()).unwrap();
         assert_eq!(dir.entries(), 1);
@@ -263,10 +288,44 @@ mod tests {
     #[tokio::test]
     async fn another_ones_socket_is_not_removed() {
         let dir = Dir::new("other");
-        let first = Listener::bind(&dir.socket(), 0o600, None).unwrap();
+        let first = Listener::bind(&dir.socket(), 0o600, None).await.unwrap();
         fs::remove_file(first.path()).unwrap();
-        let second = Listener::bind(&dir.socket(), 0o600, None).unwrap();
+        let second = Listener::bind(&dir.socket(), 0o600, None).await.unwrap();
         drop(first);
         UnixStream::connect(second.path()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_reads_the_directory_locks_nobody_out() {
+        let dir = Dir::new("locked");
+        fs::create_dir_all(&dir.0).unwrap();
+        let directory = fs::File::open(&dir.0).unwrap();
+        rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive).unwrap();
+        let listener = Listener::bind(&dir.socket(), 0o606, None).await.unwrap();
+        let lock = fs::metadata(lock_name(listener.path())).unwrap().permissions().mode();
+        assert_eq!(lock & 0o777, 0o600);
+    }
+
+    #[tokio::test]
+    async fn a_lock_file_that_others_can_open_is_refused() {
+        let dir = Dir::new("foreign");
+        fs::create_dir_all(&dir.0).unwrap();
+        let lock = lock_name(dir.socket().as_path());
+        fs::write(&lock, "").unwrap();
+        fs::set_permissions(&lock, fs::Permissions::from_mode(0o644)).unwrap();
+        let refused = Listener::bind(&dir.socket(), 0o600, None).await.unwrap_err();
+        assert!(matches!(refused, BindError::ForeignLock(named) if named == lock));
+    }
+
+    #[tokio::test]
+    async fn a_lock_that_is_free_again_lets_who_waits_in() {
+        let dir = Dir::new("waits");
+        fs::create_dir_all(&dir.0).unwrap();
+        let held = try_lock(open_lock(dir.socket().as_path()).unwrap(), dir.socket().as_path()).unwrap();
+        let socket = dir.socket();
+        let mut binding = std::pin::pin!(Listener::bind(&socket, 0o600, None));
+        assert!(futures_util::poll!(binding.as_mut()).is_pending(), "the runtime is not held up");
+        drop(held);
+        binding.await.unwrap();
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
+use rustix::process::Signal;
 use tonic::Code;
 use wharf::wire::v1::{
     GetInfoRequest, InspectImageRequest, image_service_client::ImageServiceClient,
@@ -10,12 +11,21 @@ use wharf::wire::v1::{
 
 use crate::harness::{Test, Wharf, Wharfd, cases, rpc};
 
-cases![each_call_has_an_end, no_level_hides_whose_it_is, a_job_does_not_fill_the_log];
+cases![a_hangup_ends_nothing, each_call_has_an_end, no_level_hides_whose_it_is, a_job_does_not_fill_the_log];
 
 /// Waits for a line that has all of `texts`.
 async fn line(wharfd: &Wharfd, texts: &[&str]) -> String {
     let has = |line: &str| texts.iter().all(|text| line.contains(text)).then(|| line.to_owned());
     wharfd.process().says(&format!("a line with {texts:?}"), has).await
+}
+
+async fn a_hangup_ends_nothing(test: Arc<Test>) {
+    let wharfd = test.wharfd().await;
+    for _ in 0..2 {
+        wharfd.process().signal(Signal::HUP);
+    }
+    line(&wharfd, &[" WARN ", "SIGHUP is ignored"]).await;
+    Wharf::new(&test, &wharfd, "job#1").run(["info"]).await.ok();
 }
 
 async fn each_call_has_an_end(test: Arc<Test>) {
