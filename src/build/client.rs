@@ -15,6 +15,7 @@ use tonic::{Code, Status};
 use super::{
     ignored::IgnoreFiles,
     packets::Judge,
+    patience::{Patience, minutes},
     session::{Attached, ClientSession},
     tar::Tar,
 };
@@ -59,8 +60,10 @@ impl BuildClient {
     async fn ask<M: Message + Default>(&self, subject: Subject) -> Result<M, Status> {
         let Attached { mut incoming, outgoing: _outgoing } = self.session()?.stream(subject).await?;
         let answer = tokio::time::timeout(ANSWER_TIMEOUT, incoming.message()).await;
-        let answer =
-            answer.map_err(|_| Status::deadline_exceeded("the client gave no answer within 5 minutes"))?;
+        let answer = answer.map_err(|_| {
+            let text = format!("the client gave no answer within {}", minutes(ANSWER_TIMEOUT));
+            Status::deadline_exceeded(text)
+        })?;
         let message = match answer?.and_then(|request| request.request) {
             Some(Request::Message(message)) => message,
             Some(Request::Error(error)) => return Err(client_error(error)),
@@ -121,16 +124,21 @@ impl SessionClient for BuildClient {
                 };
                 let _ = tasks.unless_cancelled(relay).await;
             });
-            let messages = stream::unfold(Some((incoming, sync, ignored)), |state| async move {
-                let (mut incoming, sync, mut ignored) = state?;
-                match incoming.message().await {
+            let begun = (incoming, sync, ignored, Patience::begin());
+            let messages = stream::unfold(Some(begun), |state| async move {
+                let (mut incoming, sync, mut ignored, patience) = state?;
+                let message = match patience.wait(incoming.message()).await {
+                    Ok(message) => message,
+                    Err(silent) => return Some((Err(silent), None)),
+                };
+                match message {
                     Ok(None) => None,
                     Ok(Some(request)) => match request.request {
                         Some(Request::Message(message)) => {
                             let judged = lock(&sync).client_says(message);
                             let judged = judged.and_then(|message| ignored.pass(message));
                             let goes_on = judged.is_ok();
-                            Some((judged, goes_on.then_some((incoming, sync, ignored))))
+                            Some((judged, goes_on.then_some((incoming, sync, ignored, patience))))
                         }
                         Some(Request::Error(error)) => Some((Err(client_error(error)), None)),
                         Some(Request::StreamId(_)) | None => {

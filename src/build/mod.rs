@@ -8,6 +8,7 @@ pub mod isolation;
 mod packets;
 mod pass_facts;
 mod paths;
+pub mod patience;
 mod rename;
 pub mod running;
 pub mod session;

@@ -14,6 +14,7 @@ use std::{
 use tokio::sync::{mpsc, oneshot};
 use tonic::{Status, Streaming};
 
+use super::patience::minutes;
 use crate::{
     fault::{Fault, Reason},
     names::{CallerId, Namespace, printable, random_id},
@@ -92,7 +93,8 @@ impl Offer {
                 return Err(Fault::invalid(field, format!("`{}` is there twice", directory.name)));
             }
             if directory.path.len() > PATH_BYTES_MAX {
-                return Err(Fault::invalid(field, "its path has more than 4096 bytes"));
+                let text = format!("its path has more than {PATH_BYTES_MAX} bytes");
+                return Err(Fault::invalid(field, text));
             }
             directories.push((directory.name, directory.path));
         }
@@ -214,7 +216,10 @@ impl ClientSession {
         };
         tokio::select! {
             attached = tokio::time::timeout(ATTACH_TIMEOUT, attached) => {
-                attached.unwrap_or_else(|_| Err(Status::deadline_exceeded("the client did not attach within 30 seconds")))
+                attached.unwrap_or_else(|_| {
+                    let text = format!("the client did not attach within {}", minutes(ATTACH_TIMEOUT));
+                    Err(Status::deadline_exceeded(text))
+                })
             }
             _ = self.tasks.cancelled() => Err(gone()),
         }

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     build::{
         client::BuildClient,
+        patience::{Patience, minutes},
         running::{self, Order, Outcome},
         session::{self, Attached, Offer, Sessions},
         tar::{Passage, Tar},
@@ -204,7 +205,10 @@ async fn first<T: Default>(requests: &mut Streaming<T>) -> Result<T, Fault> {
     match tokio::time::timeout(FIRST_MESSAGE, requests.message()).await {
         Ok(Ok(message)) => Ok(message.unwrap_or_default()),
         Ok(Err(status)) => Err(status::from_stream(status)),
-        Err(_) => Err(Fault::new(Reason::StreamBroken, "the call said nothing for 30 seconds")),
+        Err(_) => {
+            let text = format!("the call said nothing for {}", minutes(FIRST_MESSAGE));
+            Err(Fault::new(Reason::StreamBroken, text))
+        }
     }
 }
 
@@ -216,8 +220,13 @@ async fn feed(
     tasks: Group,
 ) {
     let fed = async {
+        let patience = Patience::begin();
         let last = loop {
-            let piece = match requests.message().await {
+            let message = match patience.wait(requests.message()).await {
+                Ok(message) => message,
+                Err(silent) => break Err(silent),
+            };
+            let piece = match message {
                 Ok(None) => break passage.end(),
                 Ok(Some(v1::BuildRequest { request: Some(build_request::Request::Tar(piece)) }))
                     if piece.len() <= TAR_PIECE_BYTES_MAX =>
@@ -225,9 +234,10 @@ async fn feed(
                     piece
                 }
                 Ok(Some(_)) => {
-                    break Err(Status::invalid_argument(
-                        "only pieces of a tar, of at most 1 MiB, follow the start",
-                    ));
+                    break Err(Status::invalid_argument(format!(
+                        "only pieces of a tar, of at most {} MiB, follow the start",
+                        TAR_PIECE_BYTES_MAX >> 20
+                    )));
                 }
                 Err(status) => break Err(Status::new(status.code(), "the client broke the tar off")),
             };

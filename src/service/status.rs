@@ -6,6 +6,7 @@ use http::Response;
 use tonic::{Code, Status, body::Body};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
+use super::{BUILD_MESSAGE_BYTES_MAX, REQUEST_BYTES_MAX};
 use crate::{
     fault::{Fault, Reason},
     wire::{
@@ -72,13 +73,15 @@ fn describe(reason: Reason) -> (Code, ErrorReason) {
     }
 }
 
-const TOO_LARGE: &str =
-    "a message is larger than what wharfd takes, 2 MiB of a build's and 64 KiB of any other request";
-
 /// What tonic found wrong with a message before a handler saw it: its own words are about its decoder.
 fn undecoded(code: Code) -> Option<Fault> {
     if code == Code::OutOfRange {
-        return Some(Fault::new(Reason::LimitReached, TOO_LARGE));
+        let text = format!(
+            "a message is larger than wharfd takes: {} MiB of a build's, {} KiB of any other request",
+            BUILD_MESSAGE_BYTES_MAX >> 20,
+            REQUEST_BYTES_MAX >> 10
+        );
+        return Some(Fault::new(Reason::LimitReached, text));
     }
     matches!(code, Code::Internal | Code::InvalidArgument)
         .then(|| Fault::new(Reason::InvalidInput, "a message is not what the API says"))

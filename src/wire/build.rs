@@ -66,7 +66,7 @@ impl BuildSpec {
         if total > VALUES_BYTES_MAX {
             return Err(Fault::invalid(
                 "spec.build_args",
-                "build arguments and labels exceed 1 MiB together",
+                format!("build arguments and labels exceed {} MiB together", VALUES_BYTES_MAX >> 20),
             ));
         }
         let tags = tags(&spec.tags)?;

@@ -1,0 +1,90 @@
+//! How long a client that streams may be silent, and how long it may stream.
+
+use std::{
+    future::Future,
+    time::{Duration, Instant},
+};
+
+use tonic::Status;
+
+/// A client that walks a large tree on a slow disk says something now and then.
+const IDLE: Duration = Duration::from_secs(300);
+/// What is streamed for longer is not a context.
+const WHOLE: Duration = Duration::from_secs(2 * 3600);
+
+/// The patience with one stream of a client's. It runs only while wharfd waits for the client: a
+/// BuildKit that does not read costs the client nothing.
+#[derive(Debug)]
+pub struct Patience {
+    idle: Duration,
+    whole: Duration,
+    begun: Instant,
+}
+
+impl Patience {
+    /// For a stream that begins now.
+    pub fn begin() -> Self {
+        Self::with(IDLE, WHOLE)
+    }
+
+    fn with(idle: Duration, whole: Duration) -> Self {
+        Self { idle, whole, begun: Instant::now() }
+    }
+
+    /// What the client says next, or why it is not waited for any longer.
+    pub async fn wait<T>(&self, next: impl Future<Output = T>) -> Result<T, Status> {
+        let left = self.whole.saturating_sub(self.begun.elapsed());
+        let (patience, why) = if left < self.idle {
+            (left, format!("the client has not ended its stream within {}", minutes(self.whole)))
+        } else {
+            (self.idle, format!("the client has said nothing for {}", minutes(self.idle)))
+        };
+        tokio::time::timeout(patience, next).await.map_err(|_| Status::deadline_exceeded(why))
+    }
+}
+
+/// A time, as a message has it: `5 minutes`, `30 seconds`.
+pub fn minutes(time: Duration) -> String {
+    match time.as_secs() {
+        seconds if seconds >= 60 && seconds % 60 == 0 => format!("{} minutes", seconds / 60),
+        seconds => format!("{seconds} seconds"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(3600);
+    const SHORT: Duration = Duration::from_millis(20);
+
+    #[tokio::test]
+    async fn who_is_silent_is_waited_for_so_long() {
+        let patience = Patience::with(SHORT, LONG);
+        assert_eq!(patience.wait(ready(1)).await.unwrap(), 1);
+        let silent = patience.wait(pending::<()>()).await.unwrap_err();
+        assert_eq!(silent.code(), tonic::Code::DeadlineExceeded);
+        assert!(silent.message().contains("said nothing"), "{silent}");
+    }
+
+    #[tokio::test]
+    async fn who_never_ends_is_waited_for_so_long() {
+        let patience = Patience::with(LONG, SHORT);
+        let endless = loop {
+            // Always a word more, a moment later.
+            let word = tokio::time::sleep(SHORT / 4);
+            if let Err(status) = patience.wait(word).await {
+                break status;
+            }
+        };
+        assert!(endless.message().contains("has not ended"), "{endless}");
+    }
+
+    #[test]
+    fn times_are_said_as_people_say_them() {
+        assert_eq!(minutes(IDLE), "5 minutes");
+        assert_eq!(minutes(Duration::from_secs(30)), "30 seconds");
+    }
+}
