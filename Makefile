@@ -3,7 +3,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test check unit build engines down bench clean
+.PHONY: help demo test check unit deny build engines down bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
@@ -23,6 +23,10 @@ check: ## formatting and lints, of Rust and of scripts
 
 unit: ## the tests that need no engine
 	@. scripts/lib/cargo.sh && release test --lib --bins
+
+deny: ## what is among the dependencies: licences, bans, duplicates, sources
+	scripts/env setup test
+	@eval "$$(scripts/env paths)" && "$$WHARF_DENY" --locked check --hide-inclusion-graph licenses bans sources
 
 build: ## static release binaries
 	@. scripts/lib/cargo.sh && release build --bins && echo "$$BIN_DIR"
