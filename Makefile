@@ -22,7 +22,7 @@ check: ## formatting and lints, of Rust and of scripts
 	@. scripts/lib/cargo.sh && release clippy --all-targets -- -D warnings
 
 unit: ## the tests that need no engine
-	@. scripts/lib/cargo.sh && release test --lib --bins
+	@. scripts/lib/cargo.sh && release test --lib --bins --test layout
 
 deny: ## what is among the dependencies: licences, bans, duplicates, sources
 	scripts/env setup test

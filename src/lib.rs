@@ -38,6 +38,3 @@ pub mod janitor;
 pub mod service;
 
 pub mod daemon;
-
-#[cfg(test)]
-mod layers;

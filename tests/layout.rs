@@ -1,0 +1,206 @@
+//! The layout, held to by tests that read the sources: who uses whom, how long a file is, and that no
+//! test is forgotten.
+#![expect(clippy::unwrap_used, reason = "a test may fail")]
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// The daemon never uses it, and it uses no more than these.
+const CLIENT: &str = "client";
+const CLIENTS_OWN: [&str; 4] = [CLIENT, "names", "fault", "wire"];
+
+/// A longer file is two files.
+const LINES_MAX: usize = 400;
+/// The exceptions, with the most that each may have. An entry may shrink or go; none grows, and none comes without a
+/// reason that a reviewer accepts.
+const LONGER: [(&str, usize); 7] = [
+    // One state machine of a terminal, with the screens that it must draw.
+    ("src/client/progress/tty.rs", 525),
+    // One format, with each of its lines in a test.
+    ("src/client/progress/plain.rs", 493),
+    // They grew while others were split; each wants its tests in a file of their own.
+    ("src/images/owned.rs", 460),
+    ("src/buildkit/session.rs", 428),
+    ("src/build/running.rs", 411),
+    ("src/buildkit/solve.rs", 412),
+    // One table of questions to Docker's own code.
+    ("tests/patterns/main.rs", 416),
+];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Every Rust file below a directory, with its text.
+fn rust_files(below: &str) -> BTreeMap<PathBuf, String> {
+    let (mut left, mut found) = (vec![root().join(below)], BTreeMap::new());
+    while let Some(path) = left.pop() {
+        if path.is_dir() {
+            left.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = fs::read_to_string(&path).unwrap();
+            found.insert(path.strip_prefix(root()).unwrap().to_owned(), text);
+        }
+    }
+    found
+}
+
+/// The modules of `lib.rs`, in its order.
+fn modules() -> Vec<String> {
+    let lines = include_str!("../src/lib.rs").lines();
+    lines.filter_map(|line| Some(line.strip_prefix("pub mod ")?.strip_suffix(';')?.to_owned())).collect()
+}
+
+/// Every source file of a module, without its tests.
+fn sources(module: &str) -> Vec<(PathBuf, String)> {
+    let src = root().join("src");
+    let (mut left, mut found) = (vec![src.join(module), src.join(format!("{module}.rs"))], Vec::new());
+    while let Some(path) = left.pop() {
+        if path.is_dir() {
+            left.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        } else if path.is_file() && !path.ends_with("tests.rs") {
+            let text = fs::read_to_string(&path).unwrap();
+            let code = text.split("#[cfg(test)]\nmod tests").next().unwrap().to_owned();
+            found.push((path, code));
+        }
+    }
+    found
+}
+
+/// The modules that `crate::…` and `crate::{…}` name.
+fn used(code: &str) -> Vec<String> {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let name = |text: &str| text.split(|c| !is_name(c)).next().unwrap_or_default().to_owned();
+    let mut names = Vec::new();
+    for after in code.split("crate::").skip(1) {
+        let Some(list) = after.strip_prefix('{') else {
+            names.push(name(after));
+            continue;
+        };
+        let mut depth = 0;
+        let mut begins = true;
+        for (at, c) in list.char_indices() {
+            match c {
+                '{' => depth += 1,
+                '}' if depth == 0 => break,
+                '}' => depth -= 1,
+                ',' if depth == 0 => begins = true,
+                c if is_name(c) && depth == 0 && begins => {
+                    names.push(name(&list[at..]));
+                    begins = false;
+                }
+                _ => {}
+            }
+        }
+    }
+    names
+}
+
+#[test]
+fn lists_and_paths_are_read() {
+    let code = "use crate::{\n    a::{x, y},\n    b,\n};\nuse crate::c::z; crate::d::e()";
+    assert_eq!(used(code), ["a", "b", "c", "d"]);
+}
+
+#[test]
+fn a_module_uses_what_stands_above_it() {
+    let modules = modules();
+    let place = |name: &str| modules.iter().position(|module| module == name);
+    assert!(place("names") < place("engine") && place("engine") < place("daemon"), "{modules:?}");
+    for (own, module) in modules.iter().enumerate() {
+        let sources = sources(module);
+        assert!(!sources.is_empty(), "{module} has no sources");
+        for (path, code) in sources {
+            for name in used(&code) {
+                let Some(other) = place(&name) else { continue };
+                let path = path.display();
+                assert!(other <= own, "{path} uses `{name}`, which stands below `{module}` in lib.rs");
+                if module == CLIENT {
+                    assert!(CLIENTS_OWN.contains(&name.as_str()), "{path}: the client uses `{name}`");
+                } else {
+                    assert!(name != CLIENT, "{path}: the daemon uses the client");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn no_file_is_too_long() {
+    let mut longer: BTreeMap<PathBuf, usize> =
+        LONGER.iter().map(|(path, lines)| (PathBuf::from(path), *lines)).collect();
+    for (path, text) in rust_files("src").into_iter().chain(rust_files("tests")) {
+        let lines = text.lines().count();
+        let allowed = longer.remove(&path);
+        let path = path.display();
+        match allowed {
+            None => assert!(lines <= LINES_MAX, "{path} has {lines} lines: split it ({LINES_MAX} at most)"),
+            Some(most) => {
+                assert!(lines <= most, "{path} has grown to {lines} lines from {most}: split it");
+                assert!(lines > LINES_MAX, "{path} has {lines} lines: take it off the list of exceptions");
+            }
+        }
+    }
+    assert!(longer.is_empty(), "exceptions for files that are gone: {longer:?}");
+}
+
+/// Cargo compiles a file only if another declares it, and says nothing of one that nobody does.
+#[test]
+fn no_file_is_forgotten() {
+    let mut files = rust_files("src");
+    files.extend(rust_files("tests/wharf"));
+    let mut seen = 0;
+    for path in files.keys() {
+        let stem = path.file_stem().unwrap().to_str().unwrap();
+        let directory = path.parent().unwrap();
+        // Cargo itself names these.
+        if ["main", "lib"].contains(&stem) || directory.ends_with("src/bin") {
+            continue;
+        }
+        let (name, above) = match stem {
+            "mod" => (directory.file_name().unwrap().to_str().unwrap(), directory.parent().unwrap()),
+            _ => (stem, directory),
+        };
+        let parents =
+            [above.join("mod.rs"), above.join("lib.rs"), above.join("main.rs"), above.with_extension("rs")];
+        let declared =
+            parents.iter().filter_map(|parent| files.get(parent)).flat_map(|text| text.lines()).any(|line| {
+                let line = line.trim_start();
+                let line = line.strip_prefix("pub").map_or(line, |rest| {
+                    rest.strip_prefix('(')
+                        .and_then(|rest| rest.split_once(") "))
+                        .map_or(rest, |(_, rest)| rest)
+                });
+                line.trim_start() == format!("mod {name};")
+            });
+        assert!(declared, "{} is compiled by nobody: no `mod {name};` above it", path.display());
+        seen += 1;
+    }
+    assert!(seen > 100, "{seen} files were seen");
+}
+
+/// A file's cases run only if `main.rs` lists them, and a case only if its file's `cases!` does.
+#[test]
+fn no_test_is_forgotten() {
+    let files = rust_files("tests/wharf");
+    let listed = &files[Path::new("tests/wharf/main.rs")];
+    let mut seen = 0;
+    for (path, text) in &files {
+        let inside = path.strip_prefix("tests/wharf").unwrap();
+        let stem = inside.file_stem().unwrap().to_str().unwrap();
+        if inside.starts_with("harness") || ["main", "mod"].contains(&stem) {
+            continue;
+        }
+        let path = path.display();
+        let list = text.split_once("cases![").and_then(|(_, rest)| rest.split_once(']'));
+        assert!(list.is_some(), "{path} has no `cases!`");
+        let module = inside.with_extension("").to_str().unwrap().replace('/', "::");
+        let line = format!("        {module}::CASES,");
+        assert!(listed.lines().any(|other| other == line), "main.rs does not list {module}::CASES");
+        seen += 1;
+    }
+    assert!(seen > 15, "{seen} files were seen");
+}
