@@ -402,6 +402,11 @@ impl Images {
         })
     }
 
+    /// Whether we hold an image that the operator has put on the node.
+    pub(crate) fn is_held_for_node(&self, image: &ImageInspect) -> bool {
+        self.rooms(image).any(|(ours, room)| ours && room == Room::Node)
+    }
+
     /// Whether an image is in a namespace of any wharfd's.
     pub(crate) fn is_in_namespace(&self, image: &ImageInspect) -> bool {
         self.rooms(image).any(|(_, room)| room == Room::Namespace)

@@ -149,8 +149,13 @@ impl Push {
         }
         let origins = self.origins().await?;
         let pushed = self.tasks.unless_cancelled(self.stream(step)).await?;
-        for origin in self.origins().await?.iter().filter(|origin| !origins.contains(origin)) {
-            images.store().learn_pushed(engine.name(), self.image.id(), origin).await?;
+        // The engine calls where it was pushed an origin. That excuses an image that was the node's own
+        // before: one that a namespace has made stays a stranger to the others, also once the operator
+        // has pulled it.
+        if self.is_of_node().await? {
+            for origin in self.origins().await?.iter().filter(|origin| !origins.contains(origin)) {
+                images.store().learn_pushed(engine.name(), self.image.id(), origin).await?;
+            }
         }
         let digest = match pushed {
             Ok(digest) => digest,
@@ -161,6 +166,12 @@ impl Push {
             Err(fault) => return Err(fault),
         };
         Ok(if self.is_pushed(&digest).await? { Attempt::Pushed(digest) } else { Attempt::Moved })
+    }
+
+    /// Whether the image was admitted as one that the operator has put on the node.
+    async fn is_of_node(&self) -> Result<bool, Fault> {
+        let image = self.images.engine().inspect_name(self.image.id().as_str()).await?;
+        Ok(image.is_some_and(|image| self.images.is_held_for_node(&image)))
     }
 
     /// Where the engine says that the image comes from; a push adds to it.

@@ -16,6 +16,7 @@ cases![
     a_tag_stays_what_it_was,
     an_operators_tag_survives,
     an_operators_image_is_a_base,
+    an_image_that_a_job_has_pushed_is_not_the_operators,
     a_base_that_has_gone_comes_back,
     an_index_within_an_index,
     an_index_of_too_many,
@@ -218,6 +219,27 @@ async fn an_operators_image_is_a_base(test: Arc<Test>) {
 /// The engine's builder keeps what it has unpacked of a base that has gone, and then a pull does not
 /// fetch those layers again. What comes of it is whole all the same, also for a wharfd that has never
 /// seen them.
+/// The engine calls the registry that an image was pushed to its origin. On the node it is there for
+/// everybody without the registry's leave, if that counts as the operator's own.
+async fn an_image_that_a_job_has_pushed_is_not_the_operators(test: Arc<Test>) {
+    let (registry, wharfd) = tokio::join!(test.private_registry("user", "secret"), test.wharfd());
+    let (owner, other) = (Wharf::new(&test, &wharfd, "owner#1"), Wharf::new(&test, &wharfd, "other#1"));
+    owner.login(&registry, Some(("user", "secret")));
+    let name = registry.name("app:1");
+    let secret = test.unique("secret");
+    let context = test.context("app", &[("Dockerfile", "FROM scratch\nCOPY file /\n"), ("file", &secret)]);
+    owner.build_id(&context, &["-t", &name, "--push"]).await;
+    let login = ("user".to_owned(), "secret".to_owned());
+    test.engine.pull(&name, Some(&login)).await.ok();
+    assert!(test.engine.inspect(&name).await.is_some(), "the operator has pulled it");
+    other.login(&registry, None);
+    let theft = test.context("theft", &[("Dockerfile", &format!("FROM {name}\n"))]);
+    let refused = other.build(&theft, &["-t", "stolen:1"]).await;
+    assert_eq!(refused.status, 3, "{refused}");
+    assert_eq!(other.images().await, []);
+    test.engine.remove_image(&name).await;
+}
+
 async fn a_base_that_has_gone_comes_back(test: Arc<Test>) {
     let (registry, elsewhere, wharfd) = tokio::join!(test.registry(), test.registry(), test.wharfd());
     let mark = test.unique("base");
