@@ -1,12 +1,15 @@
-//! A value that must not be printed.
+//! A value that must not be printed, and does not stay in memory.
 
-use std::fmt;
+use std::{fmt, hint::black_box};
 
-/// A secret: its `Debug` shows nothing, and it has no `Display`.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret<T>(T);
+use zeroize::Zeroize;
 
-impl<T> Secret<T> {
+/// A secret: its `Debug` shows nothing, and it has no `Display`. Its memory is wiped when it goes; what it
+/// was made from, and what was made from it, is its maker's to care for.
+#[derive(Clone)]
+pub struct Secret<T: Zeroize>(T);
+
+impl<T: Zeroize> Secret<T> {
     /// Hides `value`.
     pub fn new(value: T) -> Self {
         Self(value)
@@ -18,8 +21,55 @@ impl<T> Secret<T> {
     }
 }
 
-impl<T> fmt::Debug for Secret<T> {
+impl<T: Zeroize> Drop for Secret<T> {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
+
+/// Takes as long whatever the bytes are, so that nobody learns by the clock how much of a guess is
+/// right. Their number is no secret.
+impl<T: Zeroize + AsRef<[u8]>> PartialEq for Secret<T> {
+    fn eq(&self, other: &Self) -> bool {
+        let (own, other) = (self.0.as_ref(), other.0.as_ref());
+        let different = own.iter().zip(other).fold(0, |different, (a, b)| black_box(different | (a ^ b)));
+        own.len() == other.len() && different == 0
+    }
+}
+
+impl<T: Zeroize + AsRef<[u8]>> Eq for Secret<T> {}
+
+impl<T: Zeroize> fmt::Debug for Secret<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("<secret>")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::Cell, rc::Rc};
+
+    use super::*;
+
+    #[test]
+    fn equal_is_every_byte() {
+        let secret = |text: &str| Secret::new(text.to_owned());
+        assert_eq!(secret("hunter2"), secret("hunter2"));
+        for other in ["hunter1", "gunter2", "hunter", "hunter22", ""] {
+            assert_ne!(secret("hunter2"), secret(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn it_is_wiped_when_it_goes() {
+        struct Told(Rc<Cell<bool>>);
+        impl Zeroize for Told {
+            fn zeroize(&mut self) {
+                self.0.set(true);
+            }
+        }
+        let wiped = Rc::new(Cell::new(false));
+        drop(Secret::new(Told(Rc::clone(&wiped))));
+        assert!(wiped.get());
     }
 }
