@@ -46,6 +46,8 @@ pub struct BuildClient {
     pub tar: Option<Tar>,
     /// Logins that came with the call.
     pub logins: Logins,
+    /// The length of the longest build argument.
+    pub longest_argument: u64,
     /// The build's tasks.
     pub tasks: Group,
 }
@@ -99,7 +101,8 @@ impl SessionClient for BuildClient {
             if session.offer().directory(&request.name).is_none() {
                 return Err(Status::not_found(format!("the client offers no directory `{}`", request.name)));
             }
-            let (sync, ignored) = (Arc::new(Mutex::new(Judge::of(&request))), IgnoreFiles::of(&request));
+            let judge = Judge::of(&request).with_longest_argument(self.longest_argument);
+            let (sync, ignored) = (Arc::new(Mutex::new(judge)), IgnoreFiles::of(&request));
             let Attached { incoming, outgoing } = session
                 .stream(Subject::FileSync(v1::FileSync {
                     directory: request.name,

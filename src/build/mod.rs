@@ -2,6 +2,7 @@
 
 pub mod client;
 mod convert;
+mod dockerfile;
 pub mod gate;
 mod ignored;
 pub mod isolation;

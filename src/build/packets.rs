@@ -11,6 +11,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use tonic::Status;
 
+use super::dockerfile;
 use crate::{buildkit::filesync::DirectoryRequest, names::printable, wire::mode};
 
 /// Each entry costs us eight bytes, and BuildKit some hundred: no real context is refused.
@@ -19,6 +20,8 @@ pub(super) const ENTRIES_MAX: usize = 2 << 20;
 /// A file that BuildKit reads whole, into the engine's own memory. A Dockerfile that a program has made
 /// can have 900 kB.
 pub(super) const READ_BYTES_MAX: u64 = 1 << 20;
+/// Of all such files of a sync: the Dockerfile and its ignore file.
+const READ_IN_ALL_BYTES_MAX: u64 = 4 << 20;
 
 /// One sync of one directory: who has said what so far.
 #[derive(Debug, Default)]
@@ -33,6 +36,14 @@ pub(super) struct Judge {
     finished: bool,
     /// BuildKit parses some of these files itself: the Dockerfile, `.dockerignore`.
     is_read: bool,
+    /// It reads all of them whole.
+    is_read_whole: bool,
+    /// Bytes of the files that it reads whole.
+    read: u64,
+    /// Texts of Dockerfiles, as far as they have come.
+    texts: Option<HashMap<u32, Vec<u8>>>,
+    /// The length of the build's longest argument.
+    longest_argument: u64,
 }
 
 /// A file's size, until BuildKit has asked for it; anything else has no bytes.
@@ -48,7 +59,20 @@ impl Judge {
     pub(super) fn of(request: &DirectoryRequest) -> Self {
         let mut paths = request.include_patterns.iter().chain(&request.follow_paths);
         let is_read = request.name != "context" || paths.any(|path| path.ends_with(".dockerignore"));
-        Self { is_read, ..Self::default() }
+        let is_dockerfile = request.name != "context";
+        let mut all = request.include_patterns.iter().chain(&request.follow_paths).peekable();
+        let is_ignore_file = all.peek().is_some() && all.all(|path| path.ends_with(".dockerignore"));
+        Self {
+            is_read,
+            is_read_whole: is_dockerfile || is_ignore_file,
+            texts: is_dockerfile.then(HashMap::new),
+            ..Self::default()
+        }
+    }
+
+    /// The same for a build whose longest argument has that length.
+    pub(super) fn with_longest_argument(self, longest_argument: u64) -> Self {
+        Self { longest_argument, ..self }
     }
 
     /// The client's packet as it goes on to BuildKit.
@@ -69,7 +93,7 @@ impl Judge {
                 }
                 packet.data.clear();
             }
-            (Ok(PacketType::PacketData), None) => self.data(packet.id, packet.data.len())?,
+            (Ok(PacketType::PacketData), None) => self.data(packet.id, &packet.data)?,
             (Ok(PacketType::PacketFin), None) if self.finished => packet.data.clear(),
             (Ok(PacketType::PacketErr), None) => {}
             (Ok(_) | Err(_), _) => return Err(refused("a packet is none that a sender of files sends")),
@@ -92,6 +116,9 @@ impl Judge {
                     return Err(broken());
                 }
                 self.open.insert(packet.id, size);
+                if let Some(texts) = &mut self.texts {
+                    texts.insert(packet.id, Vec::new());
+                }
                 (PacketType::PacketReq, packet.id)
             }
             PacketType::PacketFin => {
@@ -119,6 +146,17 @@ impl Judge {
         let has_bytes = stat.mode & mode::TYPE == 0 && stat.linkname.is_empty();
         let size = u64::try_from(stat.size)
             .map_err(|_| refused(format!("`{}` has no size", printable(&stat.path))))?;
+        if self.is_read_whole && has_bytes {
+            self.read = self.read.saturating_add(size);
+            if size > READ_BYTES_MAX || self.read > READ_IN_ALL_BYTES_MAX {
+                return Err(refused(format!(
+                    "`{}` is too large: the builder reads files of at most {} MiB, and {} MiB in all",
+                    printable(&stat.path),
+                    READ_BYTES_MAX >> 20,
+                    READ_IN_ALL_BYTES_MAX >> 20
+                )));
+            }
+        }
         self.entries.push(if has_bytes { Announced(size) } else { Announced::WITHOUT_BYTES });
         Ok(())
     }
@@ -126,16 +164,25 @@ impl Judge {
     /// Bytes of a file; none are its end. BuildKit's checksum of a file is made of the size that was
     /// announced and of the bytes that come before the end, but it writes what comes after the end as
     /// well: the next job that copies an honest file with that checksum would get the other's bytes.
-    fn data(&mut self, id: u32, length: usize) -> Result<(), Status> {
+    fn data(&mut self, id: u32, data: &[u8]) -> Result<(), Status> {
         let Some(left) = self.open.get_mut(&id) else {
             return Err(refused(format!("bytes of entry {id}, for which the builder does not wait")));
         };
-        let length = length as u64;
+        let length = data.len() as u64;
         match left.checked_sub(length) {
             Some(0) if length == 0 => {
                 self.open.remove(&id);
+                if let Some(text) = self.texts.as_mut().and_then(|texts| texts.remove(&id)) {
+                    dockerfile::judge(&text, self.longest_argument).map_err(refused)?;
+                }
             }
-            Some(still) if length > 0 => *left = still,
+            Some(still) if length > 0 => {
+                *left = still;
+                // No longer than was announced.
+                if let Some(text) = self.texts.as_mut().and_then(|texts| texts.get_mut(&id)) {
+                    text.extend_from_slice(data);
+                }
+            }
             Some(_) => return Err(refused(format!("entry {id} ends before all of its bytes have come"))),
             None => return Err(refused(format!("entry {id} has more bytes than were announced"))),
         }

@@ -134,15 +134,16 @@ impl Build {
             None => member.tasks().clone(),
         };
         let synced = session.as_ref().is_some_and(|session| session.offer().directory("context").is_some());
+        let longest_argument = spec.build_args.values().map(String::len).max().unwrap_or(0) as u64;
         let tar = if synced {
             None
         } else {
             let (tar, pieces) = Tar::new()?;
-            let passage = Passage::new(&spec.dockerfile);
+            let passage = Passage::new(&spec.dockerfile, longest_argument);
             tasks.spawn("tar", feed(requests, passage, pieces, tasks.clone()));
             Some(tar)
         };
-        let client = BuildClient { session, tar, logins, tasks: tasks.clone() };
+        let client = BuildClient { session, tar, logins, longest_argument, tasks: tasks.clone() };
         let order = Order { namespace, spec, client: Arc::new(client) };
         let images = call.images().clone();
         let work =

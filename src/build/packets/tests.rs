@@ -223,3 +223,44 @@ fn nothing_else_passes() {
     let bytes = [announced(file("a")).encode_to_vec(), vec![0x98, 0x06, 0x01]].concat();
     assert_eq!(Judge::default().client_says(bytes.into()).unwrap(), announced(file("a")).encode_to_vec());
 }
+
+#[test]
+fn files_that_are_read_whole_are_bounded() {
+    let asked = |name: &str, paths: &[&str]| {
+        let follow_paths = paths.iter().map(|path| (*path).to_owned()).collect();
+        Judge::of(&DirectoryRequest { name: name.to_owned(), follow_paths, ..DirectoryRequest::default() })
+    };
+    let large = |bytes: i64| announced(Stat { size: bytes, ..file("a") });
+    for (name, paths) in [("dockerfile", &["Dockerfile"][..]), ("context", &[".dockerignore"])] {
+        assert!(said(&mut asked(name, paths), &large(1 << 20)).is_ok());
+        let refused = said(&mut asked(name, paths), &large((1 << 20) + 1)).unwrap_err();
+        assert!(refused.message().contains("`a` is too large"), "{refused}");
+        let mut many = asked(name, paths);
+        for _ in 0..4 {
+            said(&mut many, &large(1 << 20)).unwrap();
+        }
+        assert!(said(&mut many, &large(1)).is_err());
+    }
+    for paths in [&[][..], &["a"], &[".dockerignore", "a"]] {
+        assert!(said(&mut asked("context", paths), &large(1 << 40)).is_ok());
+    }
+}
+
+#[test]
+fn a_dockerfile_is_judged_before_its_end_has_gone_on() {
+    let text = format!("FROM scratch\nENV a=aaaaaaaaaaaaaaaa\n{}", "ENV a=$a$a\n".repeat(25));
+    let ends = |name: &str| {
+        let mut judge = Judge::of(&DirectoryRequest { name: name.to_owned(), ..DirectoryRequest::default() });
+        let size = text.len().try_into().unwrap();
+        said(&mut judge, &announced(Stat { size, ..file("a") })).unwrap();
+        judge.builder_says(other(PacketType::PacketReq).encode_to_vec().into()).unwrap();
+        for part in text.as_bytes().chunks(100) {
+            let data = Packet { data: part.to_vec(), ..other(PacketType::PacketData) };
+            said(&mut judge, &data).unwrap();
+        }
+        said(&mut judge, &other(PacketType::PacketData))
+    };
+    let refused = ends("dockerfile").unwrap_err();
+    assert!(refused.message().contains("line 18: the value of a variable"), "{refused}");
+    assert!(ends("context").is_ok());
+}

@@ -13,7 +13,10 @@ use super::{
     refused,
 };
 use crate::{
-    build::packets::{ENTRIES_MAX, READ_BYTES_MAX},
+    build::{
+        dockerfile,
+        packets::{ENTRIES_MAX, READ_BYTES_MAX},
+    },
     names::printable,
 };
 
@@ -41,7 +44,7 @@ enum State {
     End,
 }
 
-/// What a Dockerfile is read with.
+/// A tar's entries, as far as they have come.
 #[derive(Debug)]
 pub(super) struct Judge {
     state: State,
@@ -51,15 +54,18 @@ pub(super) struct Judge {
     /// The hashes of the paths that are symlinks.
     links: HashSet<u64>,
     hasher: RandomState,
-    /// Files that the builder itself reads.
+    /// Files that the builder itself reads: the Dockerfile is the last.
     read: [String; 2],
+    /// The Dockerfile's text, while it comes.
+    text: Option<Vec<u8>>,
+    longest_argument: u64,
 }
 
 impl Judge {
     /// Of a tar whose Dockerfile has this path. The root goes before its entries: BuildKit takes what it
     /// fetches for a tar, and not for a Dockerfile, if the first 1024 bytes hold an entry
     /// (`frontend/dockerui`, `isArchive`), and an extended header may take as much.
-    pub(super) fn new(dockerfile: &str, out: &mut BytesMut) -> Self {
+    pub(super) fn new(dockerfile: &str, longest_argument: u64, out: &mut BytesMut) -> Self {
         Entry::root().write(out);
         let names: Vec<&str> = dockerfile.split('/').filter(|name| !matches!(*name, "" | ".")).collect();
         let dockerfile = names.join("/");
@@ -71,6 +77,8 @@ impl Judge {
             links: HashSet::new(),
             hasher: RandomState::new(),
             read: [format!("{dockerfile}.dockerignore"), dockerfile],
+            text: None,
+            longest_argument,
         }
     }
 
@@ -98,7 +106,13 @@ impl Judge {
                     let now = bytes.split_to(at_most(*left, bytes.len()));
                     *left -= now.len() as u64;
                     out.put_slice(&now);
+                    if let Some(text) = &mut self.text {
+                        text.extend_from_slice(&now);
+                    }
                     if *left == 0 {
+                        if let Some(text) = self.text.take() {
+                            dockerfile::judge(&text, self.longest_argument).map_err(refused)?;
+                        }
                         out.put_bytes(0, *padding);
                         self.state = State::Skip(*padding as u64);
                     }
@@ -194,6 +208,9 @@ impl Judge {
         let entry = Entry::read(kind, block, std::mem::take(&mut self.extensions))?;
         self.judge(&entry)?;
         entry.write(out);
+        let [_, dockerfile] = &self.read;
+        // No larger than may be read.
+        self.text = (entry.size > 0 && entry.path == *dockerfile).then(Vec::new);
         let padding = padding(entry.size);
         self.state = match entry.size {
             0 => State::Header,

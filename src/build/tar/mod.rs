@@ -18,7 +18,7 @@ use tonic::Status;
 use judge::Judge;
 use unpack::Unpack;
 
-use super::packets::READ_BYTES_MAX;
+use super::{dockerfile, packets::READ_BYTES_MAX};
 use crate::{
     buildkit::session::Messages,
     fault::Fault,
@@ -37,6 +37,7 @@ const BEGIN_BYTES: usize = entry::BLOCK_BYTES;
 /// own devices in it, and read them.
 pub struct Passage {
     dockerfile: String,
+    longest_argument: u64,
     /// What has come and was not looked at yet.
     input: Bytes,
     state: State,
@@ -57,10 +58,11 @@ impl fmt::Debug for Passage {
 }
 
 impl Passage {
-    /// Of a context whose Dockerfile has this path in it.
-    pub fn new(dockerfile: &str) -> Self {
+    /// Of a context whose Dockerfile has this path in it, for a build whose longest argument has that
+    /// length.
+    pub fn new(dockerfile: &str, longest_argument: u64) -> Self {
         let dockerfile = dockerfile.to_owned();
-        Self { dockerfile, input: Bytes::new(), state: State::Begin(BytesMut::new()) }
+        Self { dockerfile, longest_argument, input: Bytes::new(), state: State::Begin(BytesMut::new()) }
     }
 
     /// Takes the next piece, once [`Self::passed`] has none of the last one any more.
@@ -123,6 +125,7 @@ impl Passage {
                 if text.contains(&0) {
                     return Err(refused("the context is neither a tar archive nor a Dockerfile"));
                 }
+                dockerfile::judge(&text, self.longest_argument).map_err(refused)?;
                 out.extend_from_slice(&text);
             }
             State::Tar(mut tar) => {
@@ -143,7 +146,9 @@ impl Passage {
             None => None,
         };
         self.state = match unpack {
-            Some(unpack) => State::Tar(Box::new((unpack, Judge::new(&self.dockerfile, out)))),
+            Some(unpack) => {
+                State::Tar(Box::new((unpack, Judge::new(&self.dockerfile, self.longest_argument, out))))
+            }
             None => State::Text(BytesMut::new()),
         };
         Ok(())

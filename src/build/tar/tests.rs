@@ -45,7 +45,7 @@ fn of_entry(kind: EntryType, path: &str, target: &str) -> Vec<u8> {
 
 /// What comes of `sent` in pieces of `size`.
 fn passed_in(sent: &[u8], size: usize) -> Result<Vec<u8>, String> {
-    let mut passage = Passage::new("deploy/./Dockerfile");
+    let mut passage = Passage::new("deploy/./Dockerfile", 0);
     let mut passed = Vec::new();
     for piece in sent.chunks(size) {
         passage.take(Bytes::copy_from_slice(piece));
@@ -226,6 +226,15 @@ fn a_dockerfile_in_a_tar_is_not_endless() {
 }
 
 #[test]
+fn a_dockerfile_without_measure_is_refused() {
+    let doubling = format!("FROM scratch\nENV a=aaaaaaaaaaaaaaaa\n{}", "ENV a=$a$a\n".repeat(25));
+    for sent in [doubling.as_bytes().to_vec(), of_files(&[("deploy/Dockerfile", doubling.as_bytes())])] {
+        refused_with(&sent, "line 18: the value of a variable");
+    }
+    assert!(passed(&of_files(&[("Dockerfile", doubling.as_bytes())])).is_ok());
+}
+
+#[test]
 fn a_tar_that_ends_early_or_is_broken_is_refused() {
     let sent = of_files(&[("a", &[1; 700])]);
     refused_with(&sent[..900], "in the middle of `a`");
@@ -269,7 +278,7 @@ fn compressed_tars_are_bounded() {
         zeros.write_all(&[0; 1 << 20]).unwrap();
     }
     let sent = zeros.finish().unwrap();
-    let mut passage = Passage::new("Dockerfile");
+    let mut passage = Passage::new("Dockerfile", 0);
     let mut largest = 0;
     let refused = sent.chunks(1 << 20).find_map(|piece| {
         passage.take(Bytes::copy_from_slice(piece));

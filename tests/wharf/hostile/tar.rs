@@ -11,9 +11,15 @@ use std::{
 use tar::{EntryType, Header};
 use wharf::wire::v1::BuildSpec;
 
-use crate::harness::{Engine, Test, cases, image::context_tar, process::Output, rpc, wait_for};
+use crate::harness::{Engine, Test, Wharf, cases, image::context_tar, process::Output, rpc, wait_for};
 
-cases![devices_in_a_tar, a_pipe_that_is_read, links_out_of_a_tar, tars_that_are_compressed];
+cases![
+    devices_in_a_tar,
+    a_pipe_that_is_read,
+    links_out_of_a_tar,
+    tars_that_are_compressed,
+    dockerfiles_without_measure,
+];
 
 /// A tar of one entry that is no file.
 fn of_entry(kind: EntryType, path: &str, device: (u32, u32)) -> Vec<u8> {
@@ -149,4 +155,31 @@ async fn tars_that_are_compressed(test: Arc<Test>) {
     assert!(message.contains("is a device"), "{message}");
     let message = refused(&channel, "", b"BZh91AY&SY".to_vec()).await;
     assert!(message.contains("compressed by bzip2: send it plain"), "{message}");
+}
+
+/// The engine's own memory holds what a Dockerfile's variables grow to. Here it is little, but twelve
+/// lines more would be half a GiB.
+async fn dockerfiles_without_measure(test: Arc<Test>) {
+    let doubling = "ARG a=$a$a\n".repeat(13);
+    let text = format!("FROM scratch\nARG a=aaaaaaaaaaaaaaaa\n{doubling}COPY file /\n");
+    let hostile = context_tar(&[("Dockerfile", &text), ("file", "")]);
+    on_bare_engine(&test, &test.engine, "Dockerfile", &hostile).await.ok();
+
+    let wharfd = test.wharfd().await;
+    let channel = rpc::connect(&wharfd.socket()).await;
+    let large = "#".repeat((1 << 20) + 1);
+    for (text, why) in [
+        (&text, "line 14: the value of a variable would have more than 1 MiB"),
+        (&format!("FROM scratch\nLABEL a={}\n", "${a:-".repeat(300)), "line 2: more than 256"),
+        (&large, "has more than 1 MiB"),
+    ] {
+        let message = refused(&channel, "", context_tar(&[("Dockerfile", text), ("file", "")])).await;
+        assert!(message.contains(why), "{message}");
+    }
+    // By a sync, too.
+    let context = test.context("context", &[("Dockerfile", &text), ("file", "")]);
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    job.build(&context, &[]).await.ended(1).says(&["line 14: the value of a variable"]);
+    let context = test.context("large", &[("Dockerfile", &large)]);
+    job.build(&context, &[]).await.ended(1).says(&["is too large"]);
 }

@@ -1,0 +1,274 @@
+//! What a Dockerfile's text may cost BuildKit, whose frontend expands it in the engine's own memory.
+//!
+//! It is an estimate, and rather a high one: of each variable only a length is known here, and nothing
+//! of the images that a Dockerfile is built from. No real Dockerfile comes near the limits.
+
+use std::collections::HashMap;
+
+use super::packets::READ_BYTES_MAX;
+
+/// `${a:-${b:-…}}`: BuildKit goes down a level of its stack for each.
+const NESTING_MAX: usize = 256;
+/// Of one variable's value. Linux gives no program a variable of more than 128 KiB.
+const VALUE_BYTES_MAX: u64 = 1 << 20;
+/// Of all lines once their variables are replaced.
+const EXPANDED_BYTES_MAX: u64 = 64 << 20;
+/// What a variable is taken for of which nothing is known: a path, a version.
+const UNKNOWN_BYTES: u64 = 256;
+
+/// Judges a Dockerfile by its text; `longest` is the length of the longest build argument. The error
+/// says why, and where.
+pub(super) fn judge(text: &[u8], longest: u64) -> Result<(), String> {
+    if text.len() as u64 > READ_BYTES_MAX {
+        return Err(format!("the Dockerfile has more than {} MiB", READ_BYTES_MAX >> 20));
+    }
+    let text = String::from_utf8_lossy(text);
+    let mut judge = Judge { escape: escape(&text), longest, lengths: HashMap::new(), expanded: 0 };
+    let (mut instruction, mut begins) = (String::new(), 1);
+    for (line, number) in text.split('\n').zip(1_usize..) {
+        let line = line.trim_end();
+        if instruction.is_empty() {
+            begins = number;
+        }
+        // A comment between two lines of an instruction is no part of it, but a here-document's is text.
+        if line.trim_start().starts_with('#') {
+            judge.line(line).map_err(|why| format!("line {number}: {why}"))?;
+            continue;
+        }
+        if let Some(line) = line.strip_suffix(judge.escape) {
+            instruction.push_str(line);
+            continue;
+        }
+        instruction.push_str(line);
+        judge.line(&instruction).map_err(|why| format!("line {begins}: {why}"))?;
+        instruction.clear();
+    }
+    judge.line(&instruction).map_err(|why| format!("line {begins}: {why}"))
+}
+
+/// The character that joins lines: a directive before anything else may choose it.
+fn escape(text: &str) -> char {
+    let directives = text.lines().map_while(|line| line.trim().strip_prefix('#'));
+    let chosen = directives
+        .filter_map(|line| line.split_once('='))
+        .find_map(|(key, value)| key.trim().eq_ignore_ascii_case("escape").then(|| value.trim().to_owned()));
+    if chosen.as_deref() == Some("`") { '`' } else { '\\' }
+}
+
+struct Judge {
+    escape: char,
+    longest: u64,
+    /// How long the value of each variable may be.
+    lengths: HashMap<String, u64>,
+    expanded: u64,
+}
+
+impl Judge {
+    /// An instruction, or a line of a here-document, which is taken for one.
+    fn line(&mut self, line: &str) -> Result<(), String> {
+        if nesting(line) > NESTING_MAX {
+            return Err(format!("more than {NESTING_MAX} `${{…}}` inside one another"));
+        }
+        let mut rest = line.trim_start();
+        let mut keyword = "";
+        while let Some((word, after)) = rest.split_once(char::is_whitespace) {
+            (keyword, rest) = (word, after.trim_start());
+            if !keyword.eq_ignore_ascii_case("ONBUILD") {
+                break;
+            }
+        }
+        let is = |names: &[&str]| names.iter().any(|name| keyword.eq_ignore_ascii_case(name));
+        // What these run is replaced by a shell, in the step.
+        if is(&["RUN", "CMD", "ENTRYPOINT", "SHELL", "HEALTHCHECK"]) {
+            return Ok(());
+        }
+        if is(&["ENV", "ARG"]) {
+            self.assign(rest, is(&["ARG"]))
+        } else {
+            let length = self.length(line);
+            self.add(length)
+        }
+    }
+
+    /// `NAME=VALUE …`, or `ENV NAME VALUE`; all values are of before.
+    fn assign(&mut self, rest: &str, is_argument: bool) -> Result<(), String> {
+        let words = words(rest, self.escape);
+        let pairs: Vec<(&str, &str)> = match words.first() {
+            Some(first) if is_argument || first.contains('=') => {
+                words.iter().map(|word| word.split_once('=').unwrap_or((word, ""))).collect()
+            }
+            Some(first) => vec![(first, rest.get(first.len()..).unwrap_or_default())],
+            None => return Ok(()),
+        };
+        let given = if is_argument { self.longest.max(UNKNOWN_BYTES) } else { 0 };
+        let now: Vec<(String, u64)> =
+            pairs.iter().map(|(name, value)| ((*name).to_owned(), self.length(value).max(given))).collect();
+        for (name, length) in now {
+            if length > VALUE_BYTES_MAX.max(given) {
+                let limit = VALUE_BYTES_MAX >> 20;
+                return Err(format!("the value of a variable would have more than {limit} MiB"));
+            }
+            self.add(length)?;
+            self.lengths.insert(name, length);
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, length: u64) -> Result<(), String> {
+        self.expanded = self.expanded.saturating_add(length);
+        if self.expanded > EXPANDED_BYTES_MAX {
+            let limit = EXPANDED_BYTES_MAX >> 20;
+            return Err(format!("with its variables replaced, the Dockerfile has more than {limit} MiB"));
+        }
+        Ok(())
+    }
+
+    /// How long a text may be once its variables are replaced.
+    fn length(&self, text: &str) -> u64 {
+        // What each name adds, from the last to the first: what lies inside of others comes before them.
+        let mut added: Vec<(usize, u64)> = Vec::new();
+        for (at, _) in text.rmatch_indices('$') {
+            let rest = text.get(at + 1..).unwrap_or_default();
+            let named = rest.strip_prefix('{').unwrap_or(rest);
+            let name =
+                named.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').next().unwrap_or_default();
+            if name.is_empty() {
+                continue;
+            }
+            let mut own = self.lengths.get(name).copied().unwrap_or(UNKNOWN_BYTES);
+            let after = named.strip_prefix(name).unwrap_or_default();
+            // `${NAME/PATTERN/TEXT}` can put the text in the place of every byte.
+            if named.len() < rest.len() && after.starts_with('/') {
+                let length = closed(after);
+                let end = text.len() - after.len() + length;
+                let inside = added.iter().rev().take_while(|(at, _)| *at < end);
+                let inside = inside.fold(length as u64, |sum, (_, length)| sum.saturating_add(*length));
+                own = own.saturating_mul(inside.max(1));
+            }
+            added.push((at, own));
+        }
+        added.iter().fold(text.len() as u64, |sum, (_, length)| sum.saturating_add(*length))
+    }
+}
+
+/// How much of a text lies before the brace that closes it.
+fn closed(text: &str) -> usize {
+    let (mut depth, mut before) = (0_usize, ' ');
+    for (at, c) in text.char_indices() {
+        match (before, c) {
+            ('$', '{') => depth += 1,
+            (_, '}') if depth == 0 && before != '\\' => return at,
+            (_, '}') => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        before = c;
+    }
+    text.len()
+}
+
+/// The words of an instruction, with their quotes.
+fn words(text: &str, escape: char) -> Vec<&str> {
+    let (mut words, mut begin) = (Vec::new(), None);
+    let (mut quote, mut escaped) = (None, false);
+    for (at, c) in text.char_indices() {
+        if c.is_whitespace() && quote.is_none() && !escaped {
+            words.extend(begin.take().and_then(|begin| text.get(begin..at)));
+            continue;
+        }
+        begin.get_or_insert(at);
+        if escaped {
+            escaped = false;
+        } else if c == escape && quote != Some('\'') {
+            escaped = true;
+        } else if quote == Some(c) {
+            quote = None;
+        } else if quote.is_none() && matches!(c, '"' | '\'') {
+            quote = Some(c);
+        }
+    }
+    words.extend(begin.and_then(|begin| text.get(begin..)));
+    words
+}
+
+/// How deep `${` goes.
+fn nesting(line: &str) -> usize {
+    let (mut depth, mut deepest, mut before) = (0_usize, 0, ' ');
+    for c in line.chars() {
+        match (before, c) {
+            ('$', '{') => depth += 1,
+            (_, '}') => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        deepest = deepest.max(depth);
+        before = c;
+    }
+    deepest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn refused(text: &str, why: &str) {
+        let refused = judge(text.as_bytes(), 0).unwrap_err();
+        assert!(refused.contains(why), "{refused}");
+    }
+
+    #[test]
+    fn what_doubles_is_refused_with_its_line() {
+        let doubling = |line: &str| format!("FROM scratch\nENV a=aaaaaaaaaaaaaaaa\n{}", line.repeat(25));
+        refused(&doubling("ENV a=$a$a\n"), "line 18: the value of a variable");
+        for line in [
+            "ENV a=${a}$a\n",
+            "env  a \\\n # between\n $a$a\n",
+            "ENV a=\"x b=$a $a\"\n",
+            "ARG a=$a$a\n",
+            "ONBUILD ENV a=$a$a\n",
+            "ENV a=${a:-x}${a:+$a}\n",
+            "ENV b=$a$a\nENV a=$b\n",
+        ] {
+            refused(&doubling(line), "the value of a variable");
+        }
+        refused(&format!("# escape=`\n{}", doubling("ENV a=`\n$a$a\n")), "the value of a variable");
+        // A text for each byte of another.
+        refused(
+            &format!("ENV a={}\nENV a=${{a//a/$a}}\nENV a=${{a//a/$a}}\n", "a".repeat(4000)),
+            "the value of a variable",
+        );
+        refused(&format!("ENV a={}\n# {}", "a".repeat(100_000), "$a".repeat(1000)), "line 2: with its");
+        refused(&format!("LABEL a={}", "$x".repeat(300_000)), "with its variables replaced");
+    }
+
+    #[test]
+    fn a_long_build_argument_counts() {
+        let text = format!("FROM scratch\nARG a\nLABEL {}", "x=$a ".repeat(1000));
+        assert_eq!(judge(text.as_bytes(), 0), Ok(()));
+        assert!(judge(text.as_bytes(), 100_000).unwrap_err().contains("line 3: with its variables"));
+        assert_eq!(judge(b"ARG a\nENV b=x\n", 3 << 20), Ok(()));
+    }
+
+    #[test]
+    fn what_nests_is_refused() {
+        let nested = |depth: usize| format!("ENV a={}x{}", "${a:-".repeat(depth), "}".repeat(depth));
+        refused(&nested(257), "line 1: more than 256");
+        refused(&format!("FROM x\nRUN {}", "${".repeat(300)), "line 2: more than 256");
+        assert_eq!(judge(nested(20).as_bytes(), 0), Ok(()));
+        refused(&"#".repeat((1 << 20) + 1), "more than 1 MiB");
+    }
+
+    #[test]
+    fn real_ones_are_let_through() {
+        let path = "ENV PATH=/opt/x/bin:$PATH HOME=\"/a b\" X='${PATH}'\n".repeat(100);
+        let steps = "RUN a=${b} && echo \"$a$a\" \\\n # why\n && true\n".repeat(20_000);
+        let platform = "ARG P\nENV Q=${P//\\//-}${P:-x}\n".repeat(100);
+        for text in
+            ["", "FROM scratch", "FROM a\r\nENV a b $c\r\n", "ENV", "ENV =", "ARG", &path, &steps, &platform]
+        {
+            assert_eq!(judge(text.as_bytes(), 1000), Ok(()), "{}", text.get(..20).unwrap_or(text));
+        }
+        let labels: String = (0..30_000).map(|n| format!("LABEL l{n}=some-text-$VERSION\n")).collect();
+        assert_eq!(judge(labels.as_bytes(), 0), Ok(()));
+        assert_eq!(judge(&[0xff; 100], 0), Ok(()));
+    }
+}
