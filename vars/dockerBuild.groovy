@@ -4,54 +4,17 @@
  *     def image = dockerBuild(tag: 'registry.example.com/app:1', push: true)
  *     echo image.digest
  *
- * docs/steps.md has every argument; the table below is what it is checked against.
+ * docs/steps.md has every argument. wharfBuild is the same step: call that where another library has a
+ * dockerBuild of its own, since whichever is loaded first hides the other.
  */
 Map call(Map given = [:]) {
-    return wharfCli(step: 'dockerBuild', command: 'build', arguments: arguments(), given: given,
-        pushes: given.push == true)
+    return wharfBuild.run('dockerBuild', given)
 }
 
 Map call(Object given) {
-    refuse()
+    wharfBuild.refuse('dockerBuild')
 }
 
 Map call(Object first, Object second, Object... rest) {
-    refuse()
-}
-
-void refuse() {
-    error("dockerBuild takes named arguments, and nothing else: for example dockerBuild(tag: 'app:1', push: true)")
-}
-
-/**
- * The arguments: their name, what they take, and the flag that each becomes. `between` stands between the
- * two halves of a map's entry. The one without a flag is the operand.
- */
-@NonCPS
-List arguments() {
-    return [
-        [name: 'addHosts', takes: 'map', flag: '--add-host', between: ':'],
-        [name: 'addr', takes: 'text', flag: '--addr', global: true],
-        [name: 'buildArgs', takes: 'map', flag: '--build-arg', between: '=', fromEnvironment: true],
-        [name: 'context', takes: 'text', flag: null, otherwise: '.'],
-        [name: 'credentials', takes: 'credentials', flag: null],
-        [name: 'file', takes: 'text', flag: '--file'],
-        [name: 'iidfile', takes: 'text', flag: '--iidfile'],
-        [name: 'labels', takes: 'map', flag: '--label', between: '='],
-        [name: 'load', takes: 'boolean', flag: '--load'],
-        [name: 'metadataFile', takes: 'text', flag: '--metadata-file'],
-        [name: 'namespace', takes: 'text', flag: '--namespace', global: true],
-        [name: 'network', takes: 'text', flag: '--network'],
-        [name: 'noCache', takes: 'boolean', flag: '--no-cache'],
-        [name: 'platform', takes: 'text', flag: '--platform'],
-        [name: 'progress', takes: 'text', flag: '--progress'],
-        [name: 'pull', takes: 'boolean', flag: '--pull'],
-        [name: 'push', takes: 'boolean', flag: '--push'],
-        [name: 'quiet', takes: 'boolean', flag: '--quiet'],
-        [name: 'secrets', takes: 'secrets', flag: '--secret'],
-        [name: 'shmSize', takes: 'text', flag: '--shm-size'],
-        [name: 'tag', takes: 'list', flag: '--tag'],
-        [name: 'target', takes: 'text', flag: '--target'],
-        [name: 'ulimits', takes: 'map', flag: '--ulimit', between: '='],
-    ]
+    wharfBuild.refuse('dockerBuild')
 }

@@ -14,13 +14,12 @@ class WharfUsage extends Exception {
  * The plan of a call: `problem` if it means nothing, else
  * `globals`, `words`, `operand`: the client's words, before and after its command;
  * `secretFiles`: `--secret` flags whose file is known only once it is bound;
- * `bindings`: the credentials to bind; `registries`: where to log in with which variables;
- * `metadataFile`, `label`.
+ * `bindings`: the credentials to bind; `warnings`: what may be a mistake; `metadataFile`, `label`.
  */
 @NonCPS
 Map planOf(Map request) {
     Map plan = [problem: null, command: request.command, globals: [], words: [], operand: [],
-                secretFiles: [], bindings: [], registries: [], metadataFile: null, label: null]
+                secretFiles: [], bindings: [], warnings: [], metadataFile: null, label: null]
     try {
         fill(plan, request.arguments, request.given)
         plan.label = labelOf(request.step, request.given)
@@ -76,7 +75,7 @@ void fill(Map plan, List arguments, Map given) {
         }
     }
     for (Map argument in arguments) {
-        if (values.containsKey(argument.name)) {
+        if (values.get(argument.name) != null) {
             take(plan, argument, values.get(argument.name))
         } else if (argument.otherwise != null) {
             take(plan, argument, argument.otherwise)
@@ -84,8 +83,13 @@ void fill(Map plan, List arguments, Map given) {
             throw new WharfUsage("`" + argument.name + "` is missing")
         }
     }
-    if (values.containsKey('credentials')) {
-        logIn(plan, values.get('credentials'), values.get('tag'))
+    if (values.get('credentials') != null) {
+        logIn(plan, values.get('credentials'))
+    }
+    for (element in listOf(values.get('tag'))) {
+        if (element.toString().endsWith(':null')) {
+            plan.warnings.add("`tag` is `" + element + "`: a variable in it may not be set")
+        }
     }
 }
 
@@ -134,7 +138,7 @@ void take(Map plan, Map argument, Object value) {
     }
 }
 
-/** One `NAME=VALUE`; a list is one for each element, null (where it means something) the bare name. */
+/** One `NAME=VALUE`; a list is one for each element, null the bare name where the environment has the value. */
 @NonCPS
 void takeEntry(List into, Map argument, String key, Object value) {
     String where = argument.name + '.' + key
@@ -156,6 +160,9 @@ void takeEntry(List into, Map argument, String key, Object value) {
 /** A secret for the build: a credential's id, or one of `text`, `file` (ids), `env`, `src` as the key of a map. */
 @NonCPS
 void takeSecret(Map plan, String id, Object value) {
+    if (value == null) {
+        return
+    }
     String where = 'secrets.' + id
     Map source = value instanceof Map ? value : [text: value]
     List kinds = source.keySet().collect { key -> key.toString() }
@@ -177,58 +184,32 @@ void takeSecret(Map plan, String id, Object value) {
     }
 }
 
-/** Registry credentials: an id for the registry of the tags, or a map from registry to id. */
+/** Registry credentials: an id for the registry of the names, or a map from registry to id. */
 @NonCPS
-void logIn(Map plan, Object credentials, Object tag) {
-    Map wanted = [:]
+void logIn(Map plan, Object credentials) {
     if (credentials instanceof Map) {
         for (entry in credentials.entrySet()) {
-            wanted.put(entry.key.toString(), textOf('credentials.' + entry.key, entry.value))
-        }
-    } else {
-        if (!(credentials instanceof CharSequence)) {
-            throw new WharfUsage("`credentials` must be a credential's id, or a map from registry to id, not "
-                + kindOf(credentials))
-        }
-        List registries = []
-        for (one in (tag == null ? [] : listOf(tag))) {
-            String registry = registryOf(one.toString())
-            if (!registries.contains(registry)) {
-                registries.add(registry)
+            if (entry.value != null) {
+                String registry = textOf('credentials', entry.key.toString())
+                addLogin(plan, registry + '=', textOf('credentials.' + registry, entry.value))
             }
         }
-        if (registries.size() != 1) {
-            throw new WharfUsage("`credentials` is one id, but the tags name " + registries.size()
-                + " registries; say which is whose, as in credentials: ['registry.example.com': 'ID']")
-        }
-        wanted.put(registries.get(0), textOf('credentials', credentials))
-    }
-    for (entry in wanted.entrySet()) {
-        String registry = entry.key
-        if (!registry.matches('[A-Za-z0-9._:/\\[\\]-]+')) {
-            throw new WharfUsage("`credentials`: `" + registry + "` is not a registry's name")
-        }
-        int number = plan.registries.size()
-        String user = 'WHARF_REGISTRY_USER_' + number
-        String password = 'WHARF_REGISTRY_PASSWORD_' + number
-        plan.bindings.add([kind: 'login', id: entry.value, user: user, password: password])
-        plan.registries.add([registry: configKeyOf(registry), user: user, password: password])
+    } else if (credentials instanceof CharSequence) {
+        addLogin(plan, '', textOf('credentials', credentials))
+    } else {
+        throw new WharfUsage("`credentials` must be a credential's id, or a map from registry to id, not "
+            + kindOf(credentials))
     }
 }
 
-/** Docker's own rule: what stands before the first slash is a registry if it has a dot or a colon, or is localhost. */
+/** The client takes the login from variables, and adds it to those of docker's configuration. */
 @NonCPS
-String registryOf(String reference) {
-    int slash = reference.indexOf('/')
-    String first = slash < 0 ? '' : reference.substring(0, slash)
-    return first.contains('.') || first.contains(':') || first == 'localhost' ? first : 'docker.io'
-}
-
-/** Docker Hub has a key of its own in docker's configuration. */
-@NonCPS
-String configKeyOf(String registry) {
-    List hub = ['docker.io', 'index.docker.io', 'registry-1.docker.io']
-    return hub.contains(registry) ? 'https://index.docker.io/v1/' : registry
+void addLogin(Map plan, String registry, String id) {
+    int number = plan.bindings.size()
+    String user = 'WHARF_REGISTRY_USER_' + number
+    String password = 'WHARF_REGISTRY_PASSWORD_' + number
+    plan.bindings.add([kind: 'login', id: id, user: user, password: password])
+    plan.words.add('--login=' + registry + user + ':' + password)
 }
 
 /** What the author of an unknown name may have had in mind: `tags`, `build-arg`, `dockerfile`, `credentialsId`. */
@@ -245,15 +226,17 @@ String meant(String name, List names) {
     return alike.isEmpty() ? '' : '; is ' + alike.join(' or ') + ' meant?'
 }
 
-/** The elements of a list, of a set, or of an array as `split` makes it; anything else is one element. */
+/** The elements of a list, of a set, or of an array as `split` makes it; anything else is one element. None is null. */
 @NonCPS
 List listOf(Object value) {
     List all = []
     if (value instanceof Collection || value instanceof Object[]) {
         for (element in value) {
-            all.add(element)
+            if (element != null) {
+                all.add(element)
+            }
         }
-    } else {
+    } else if (value != null) {
         all.add(value)
     }
     return all
@@ -309,5 +292,5 @@ String kindOf(Object value) {
 @NonCPS
 String labelOf(String step, Map given) {
     List tags = listOf(given.get('tag'))
-    return tags.isEmpty() || tags.get(0) == null ? step : step + ' ' + tags.get(0)
+    return tags.isEmpty() ? step : step + ' ' + tags.get(0)
 }

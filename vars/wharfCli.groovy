@@ -16,6 +16,9 @@ Map call(Map request) {
     if (plan.problem != null) {
         error(plan.problem)
     }
+    for (int i = 0; i < plan.warnings.size(); i++) {
+        echo('WARNING: ' + request.step + ': ' + plan.warnings[i])
+    }
     // Beside the workspace, also inside of `dir`: what lies in the workspace can be in a context, for all to see.
     String scratch = (env.WORKSPACE_TMP ?: pwd(tmp: true)) + '/wharf-' + UUID.randomUUID().toString()
     String metadata = plan.metadataFile == null ? scratch + '/metadata.json' : plan.metadataFile
@@ -104,36 +107,12 @@ Map secretFilesOf(List bindings) {
 @NonCPS
 String scriptOf(Map plan, List words) {
     List lines = ['{ set +x; } 2>/dev/null']
-    if (!plan.registries.isEmpty()) {
-        lines.addAll(logInLines(plan.registries))
-    }
     // As `dir` itself, this makes the directory.
     lines.add('mkdir -p -- "$WHARF_STEP_DIRECTORY"')
     lines.add('cd -- "$WHARF_STEP_DIRECTORY"')
     lines.add('set -x')
     lines.add('exec ' + words.collect { word -> shown(word) }.join(' '))
     return lines.join('\n') + '\n'
-}
-
-/**
- * A docker configuration of this call's own. The password goes from the environment through a pipe into
- * a file that only this user can read. `base64` breaks its lines; unquoted, printf joins them again.
- */
-@NonCPS
-List logInLines(List registries) {
-    List lines = ['export DOCKER_CONFIG="$WHARF_STEP_SCRATCH"', '(', 'umask 077', '{', "printf '{\"auths\":{'"]
-    String comma = ''
-    for (Map one in registries) {
-        lines.add("auth=\$(printf '%s:%s' \"\$${one.user}\" \"\$${one.password}\" | base64)".toString())
-        lines.add("printf '${comma}\"%s\":{\"auth\":\"' ${quoted(one.registry)}".toString())
-        lines.add('printf %s $auth')
-        lines.add("printf '\"}'")
-        comma = ','
-    }
-    lines.add("printf '}}\\n'")
-    lines.add('} > "$DOCKER_CONFIG/config.json"')
-    lines.add(')')
-    return lines
 }
 
 /** A word of the command line: a text, or `[before, variable, after]` for a path that a variable has. */

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
 use super::{
+    credentials::LoginFlag,
     env, exit,
     options::{self, AddHost, BuildArg, Label, SecretSource},
     platform::{Platform, platform},
@@ -183,7 +184,18 @@ pub(crate) struct BuildArgs {
     #[arg(long = "platform", value_name = "PLATFORM", value_delimiter = ',', value_parser = platform)]
     pub(crate) platforms: Vec<Platform>,
     #[command(flatten)]
+    pub(crate) logins: LoginsArgs,
+    #[command(flatten)]
     pub(crate) unused: UnusedArgs,
+}
+
+/// Logins of this command alone.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct LoginsArgs {
+    /// Log in to a registry with the user's name and password that two environment variables hold, before
+    /// docker's logins; without HOST, to the registry of the image's name; repeatable
+    #[arg(long = "login", value_name = "[HOST=]USER_VAR:PASSWORD_VAR")]
+    pub(crate) flags: Vec<LoginFlag>,
 }
 
 /// How progress is shown.
@@ -208,6 +220,8 @@ pub(crate) struct PushArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) metadata_file: Option<PathBuf>,
     #[command(flatten)]
+    pub(crate) logins: LoginsArgs,
+    #[command(flatten)]
     pub(crate) progress: ProgressArgs,
 }
 
@@ -220,6 +234,8 @@ pub(crate) struct PullArgs {
     /// Print the name and nothing else
     #[arg(short, long)]
     pub(crate) quiet: bool,
+    #[command(flatten)]
+    pub(crate) logins: LoginsArgs,
     #[command(flatten)]
     pub(crate) progress: ProgressArgs,
 }

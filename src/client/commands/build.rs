@@ -66,7 +66,7 @@ pub(super) async fn run(mut call: Call, args: BuildArgs) -> Result<(), Stop> {
     }
     let namespace = call.namespace()?;
     let address = call.address()?;
-    let docker = DockerConfig::read(&call.env)?;
+    let docker = DockerConfig::read(&call.env)?.with_logins(&args.logins.flags, &args.tags, &call.env)?;
     let secrets = Secrets::find(&args.secrets, &call.env)?;
     let mut spec = spec(&args, &call.env, &docker)?;
     for path in args.iidfile.iter().chain(&args.metadata_file) {

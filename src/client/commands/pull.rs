@@ -20,7 +20,8 @@ use crate::{
 pub(super) async fn run(mut call: Call, args: PullArgs) -> Result<(), Stop> {
     let mode = display::mode(&call, args.progress, args.quiet)?;
     let namespace = call.namespace()?;
-    let docker = DockerConfig::read(&call.env)?;
+    let named = std::slice::from_ref(&args.reference);
+    let docker = DockerConfig::read(&call.env)?.with_logins(&args.logins.flags, named, &call.env)?;
     let host = args.reference.host();
     let mut images = call.images().await?;
     let mut display = Display::new(call.env.console(), mode, "Pulling");

@@ -22,7 +22,8 @@ use crate::{
 pub(super) async fn run(mut call: Call, args: PushArgs) -> Result<(), Stop> {
     let mode = display::mode(&call, args.progress, args.quiet)?;
     let namespace = call.namespace()?;
-    let docker = DockerConfig::read(&call.env)?;
+    let named = std::slice::from_ref(&args.reference);
+    let docker = DockerConfig::read(&call.env)?.with_logins(&args.logins.flags, named, &call.env)?;
     if let Some(path) = &args.metadata_file {
         files::prepare(path)?;
     }

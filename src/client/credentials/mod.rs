@@ -3,17 +3,20 @@
 mod config;
 mod go;
 mod helper;
+mod logins;
 
 use crate::{
     client::{
         env::{self, Env},
         exit::Failure,
     },
-    names::Secret,
+    names::{Reference, Secret},
     wire::v1,
 };
 
 use config::Config;
+pub(crate) use logins::LoginFlag;
+use logins::Logins;
 
 /// Docker Hub's key in docker's config.
 const HUB_KEY: &str = "https://index.docker.io/v1/";
@@ -38,6 +41,7 @@ pub(crate) enum Credentials {
 #[derive(Clone, Debug)]
 pub(crate) struct DockerConfig {
     config: Config,
+    logins: Logins,
 }
 
 impl DockerConfig {
@@ -50,7 +54,20 @@ impl DockerConfig {
             Some(directory) => Config::read(&directory.join("config.json"), is_named)?,
             None => Config::default(),
         };
-        Ok(Self { config })
+        Ok(Self { config, logins: Logins::default() })
+    }
+
+    /// Adds the logins of `--login` for this call. A flag without a registry is for that of the names in
+    /// `named`.
+    pub(crate) fn with_logins(
+        mut self,
+        flags: &[LoginFlag],
+        named: &[Reference],
+        env: &Env,
+    ) -> Result<Self, Failure> {
+        let hosts: Vec<_> = named.iter().map(Reference::host).collect();
+        self.logins = Logins::read(flags, &hosts, env)?;
+        Ok(self)
     }
 
     /// The proxies for builds, as the ARGs that docker makes of them.
@@ -60,6 +77,9 @@ impl DockerConfig {
 
     /// The credentials for the registry at `host`, as in an image reference.
     pub(crate) async fn of(&self, host: &str) -> Result<Option<Credentials>, Failure> {
+        if let Some(credentials) = self.logins.of(host) {
+            return Ok(Some(credentials.clone()));
+        }
         let hub = HUB_HOSTS.contains(&host);
         let key = if hub { HUB_KEY } else { host };
         if let Some(helper) = self.config.helper(key, host)
@@ -80,6 +100,11 @@ impl DockerConfig {
         }
         Ok(None)
     }
+}
+
+/// The host of a registry, Docker Hub's by one name.
+fn hub(host: &str) -> &str {
+    if HUB_HOSTS.contains(&host) { "docker.io" } else { host }
 }
 
 impl Credentials {
@@ -159,6 +184,22 @@ mod tests {
     async fn a_plain_entry_serves_the_hub() {
         let home = Home::of("plain", r#"{"auths": {"docker.io": {"auth": "YTpi"}}}"#);
         assert_eq!(home.read().unwrap().of("docker.io").await.unwrap(), password("a", "b"));
+    }
+
+    #[tokio::test]
+    async fn a_login_adds_to_the_config() {
+        let home = Home::of(
+            "logins",
+            r#"{"auths": {"r.example": {"auth": "YTpi"}, "o.example": {"auth": "YTpi"}},
+                "credHelpers": {"h.example": "absent"}, "proxies": {"default": {"noProxy": "x"}}}"#,
+        );
+        let env = Env::of(&[("U", "u"), ("P", "p")]);
+        let flags = ["r.example=U:P", "h.example=U:P"].map(LoginFlag::from);
+        let config = home.read().unwrap().with_logins(&flags, &[], &env).unwrap();
+        assert_eq!(config.of("r.example").await.unwrap(), password("u", "p"));
+        assert_eq!(config.of("h.example").await.unwrap(), password("u", "p"));
+        assert_eq!(config.of("o.example").await.unwrap(), password("a", "b"));
+        assert_eq!(config.proxies().count(), 2);
     }
 
     #[tokio::test]

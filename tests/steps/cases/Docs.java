@@ -32,6 +32,8 @@ final class Docs {
                 Map<String, String> kinds = new TreeMap<>();
                 arguments(step).forEach(a -> kinds.put((String) a.get("name"), (String) a.get("takes")));
                 equal(kinds, told, "arguments");
+                String other = Library.read(ROOT.resolve("vars/" + step.replace("docker", "wharf") + ".txt"));
+                equal(help.replace(step, step.replace("docker", "wharf")), other, "the help by the step's second name");
                 check(!help.contains("<") && !help.contains("&"), "Jenkins shows the page with HTML escaped: no < or &");
             });
         }
@@ -103,6 +105,6 @@ final class Docs {
     }
 
     private static List<Map<String, Object>> arguments(String step) {
-        return Library.argumentsOf(ROOT.resolve("vars"), step);
+        return Library.argumentsOf(ROOT.resolve("vars"), step.replace("docker", "wharf"));
     }
 }

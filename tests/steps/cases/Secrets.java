@@ -1,14 +1,11 @@
 package cases;
 
-import static cases.Suite.check;
 import static cases.Suite.contains;
 import static cases.Suite.containsNot;
 import static cases.Suite.equal;
 
 import harness.Credential;
-import java.nio.charset.StandardCharsets;
 import java.nio.file.Path;
-import java.util.Base64;
 import java.util.List;
 
 /** Credentials reach the client, and nothing else that anyone reads. */
@@ -64,50 +61,27 @@ final class Secrets {
                 equal(SECRET, fake.call().file("secret"), "the secret's file");
             }
         });
-        suite.test("registry credentials make a private docker configuration", () -> {
-            try (Fake fake = Fake.onNode("dockerBuild(tag: 'reg.example.com:5000/a', push: true, credentials: 'reg')")) {
+        suite.test("a login goes by the environment, and adds to the agent's own docker configuration", () -> {
+            try (Fake fake = Fake.onNode("dockerBuild(tag: 'reg.example.com:5000/a', push: true, credentials: 'reg', secrets: [t: 't'])")) {
                 login(fake, "reg");
+                fake.job().credential("t", new Credential.SecretText("other"));
                 String log = fake.run("SUCCESS").log();
                 Fake.Call call = fake.call();
-                equal("{\"auths\":{\"reg.example.com:5000\":{\"auth\":\"" + base64("bob", SECRET) + "\"}}}",
-                    call.file("docker-config").trim(), "config.json");
-                // The directory is the agent's, who has to clean up what a root in a container leaves there.
-                equal("755\n600\n", call.file("modes"), "modes of the directory and of config.json");
+                contains(call.arguments().toString(), "--login=WHARF_REGISTRY_USER_1:WHARF_REGISTRY_PASSWORD_1");
+                equal("bob", call.variables().get("WHARF_REGISTRY_USER_1"), "the user");
+                equal(SECRET, call.variables().get("WHARF_REGISTRY_PASSWORD_1"), "the password");
+                equal(false, call.variables().containsKey("DOCKER_CONFIG"), "DOCKER_CONFIG is set");
                 nowhere(fake, log, call, SECRET);
-                nowhere(fake, log, call, base64("bob", SECRET));
-            }
-        });
-        suite.test("the docker configuration is never in the workspace, where a context can be", () -> {
-            try (Fake fake = Fake.onNode("dir('sub') { dockerBuild(tag: 'r.example/a', credentials: 'reg') }")) {
-                login(fake, "reg");
-                fake.run("SUCCESS");
-                String where = fake.call().variables().get("DOCKER_CONFIG");
-                check(where.startsWith(fake.job().workspace() + "@tmp/"), "DOCKER_CONFIG is " + where);
-                fake.nothingLeft();
-            }
-            try (Fake fake = Fake.onNode("ws('other') { dockerBuild(tag: 'r.example/a', credentials: 'reg') }")) {
-                login(fake, "reg");
-                fake.run("SUCCESS");
-                String where = fake.call().variables().get("DOCKER_CONFIG");
-                check(where.startsWith(fake.job().workspace().resolve("other") + "@tmp/"), "DOCKER_CONFIG is " + where);
             }
         });
         suite.test("registry credentials for several registries", () -> {
-            try (Fake fake = Fake.onNode("dockerPush(tag: 'a:1', credentials: ['docker.io': 'hub', 'reg.example.com': 'long'])")) {
+            try (Fake fake = Fake.onNode("dockerPush(tag: 'a:1', credentials: ['docker.io': 'hub', 'reg.example.com': 'long', 'x.y': null])")) {
                 login(fake, "hub");
-                String password = "p".repeat(300);
-                fake.job().credential("long", new Credential.UsernamePassword("alice", password));
+                fake.job().credential("long", new Credential.UsernamePassword("alice", "p".repeat(300)));
                 fake.run("SUCCESS");
-                equal("{\"auths\":{\"https://index.docker.io/v1/\":{\"auth\":\"" + base64("bob", SECRET)
-                    + "\"},\"reg.example.com\":{\"auth\":\"" + base64("alice", password) + "\"}}}",
-                    fake.call().file("docker-config").trim(), "config.json");
-            }
-        });
-        suite.test("the tags say whose registry one credential is", () -> {
-            try (Fake fake = Fake.onNode("dockerPush(tag: 'team/app:1', credentials: 'hub')")) {
-                login(fake, "hub");
-                fake.run("SUCCESS");
-                contains(fake.call().file("docker-config"), "\"https://index.docker.io/v1/\"");
+                contains(fake.call().arguments().toString(), "--login=docker.io=WHARF_REGISTRY_USER_0:WHARF_REGISTRY_PASSWORD_0, "
+                    + "--login=reg.example.com=WHARF_REGISTRY_USER_1:WHARF_REGISTRY_PASSWORD_1, --metadata-file");
+                equal("alice", fake.call().variables().get("WHARF_REGISTRY_USER_1"), "the second user");
             }
         });
         suite.test("a credential that is not there fails before the client runs", () -> {
@@ -130,7 +104,7 @@ final class Secrets {
                 login(fake, "reg");
                 fake.job().credential("t", new Credential.SecretText("tt")).restartingAtEveryStep();
                 fake.run("SUCCESS");
-                contains(fake.call().file("docker-config"), base64("bob", SECRET));
+                equal(SECRET, fake.call().variables().get("WHARF_REGISTRY_PASSWORD_1"), "the password");
                 equal("tt", fake.call().variables().get("WHARF_SECRET_0"), "the secret");
             }
         });
@@ -138,10 +112,6 @@ final class Secrets {
 
     private static void login(Fake fake, String id) {
         fake.job().credential(id, new Credential.UsernamePassword("bob", SECRET));
-    }
-
-    private static String base64(String user, String password) {
-        return Base64.getEncoder().encodeToString((user + ":" + password).getBytes(StandardCharsets.UTF_8));
     }
 
     private static void nowhere(Fake fake, String log, Fake.Call call, String secret) throws Exception {
