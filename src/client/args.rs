@@ -95,23 +95,33 @@ pub(crate) enum Command {
     Info(InfoArgs),
     Completion(CompletionArgs),
     Man(ManArgs),
-    /// Explain where credentials come from
-    #[command(hide = true, disable_help_flag = true, alias = "logout")]
     Login(LoginArgs),
+    Logout(LogoutArgs),
 }
 
-/// Accepts the arguments of `docker login` and ignores them.
-#[derive(Args)]
+/// Save a login for a registry where docker keeps it
+///
+/// That is docker's config (~/.docker, or DOCKER_CONFIG), or the credential helper that it names. For one
+/// command alone, see `--login` of build, push and pull.
+#[derive(Args, Debug)]
 pub(crate) struct LoginArgs {
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    _ignored: Vec<std::ffi::OsString>,
+    /// The registry, `HOST[:PORT]` [default: Docker Hub]
+    #[arg(value_name = "HOST")]
+    pub(crate) host: Option<String>,
+    /// The user's name
+    #[arg(short, long, value_name = "NAME")]
+    pub(crate) username: Option<String>,
+    /// Read the password from standard input
+    #[arg(long)]
+    pub(crate) password_stdin: bool,
 }
 
-impl std::fmt::Debug for LoginArgs {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // A password may be among them.
-        f.write_str("LoginArgs")
-    }
+/// Remove the login for a registry from where docker keeps it
+#[derive(Args, Debug)]
+pub(crate) struct LogoutArgs {
+    /// The registry, `HOST[:PORT]` [default: Docker Hub]
+    #[arg(value_name = "HOST")]
+    pub(crate) host: Option<String>,
 }
 
 /// Build an image from a Dockerfile
@@ -379,6 +389,7 @@ impl Command {
             Self::Completion(_) => "completion",
             Self::Man(_) => "man",
             Self::Login(_) => "login",
+            Self::Logout(_) => "logout",
         }
     }
 }

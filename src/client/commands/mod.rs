@@ -6,6 +6,7 @@ mod images;
 mod info;
 mod inspect;
 mod json;
+mod login;
 mod metadata;
 mod namespace;
 mod pages;
@@ -68,11 +69,7 @@ pub(super) async fn run(cli: Cli) -> Result<(), Stop> {
         Command::Info(args) => info::run(call, args).await,
         Command::Completion(args) => pages::completion(&args),
         Command::Man(args) => pages::man(&args),
-        Command::Login(_) => Err(Failure::usage("wharf has no logins of its own: it uses the docker configuration's")
-            .hint(
-                "run `docker login HOST`, or name a directory with a `config.json` by DOCKER_CONFIG; in a Jenkinsfile, \
-                 `withDockerRegistry` does it, or the step's `credentials`",
-            )
-            .into()),
+        Command::Login(args) => login::login(call, args).await,
+        Command::Logout(args) => login::logout(call, args).await,
     }
 }

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, process::Stdio, time::Duration};
 
 use serde::de::MapAccess;
+use serde_json::json;
 use tokio::{io::AsyncWriteExt as _, process::Command, time};
 
 use super::{
@@ -59,6 +60,22 @@ pub(super) async fn get_by(helper: &Helper, server: &str) -> Result<Option<Crede
         TOKEN_USER => Some(Credentials::IdentityToken(secret)),
         _ => Some(Credentials::Password { username: answer.username, password: secret }),
     })
+}
+
+/// Has `docker-credential-NAME` keep a login for `server`.
+pub(super) async fn store(
+    name: &str,
+    server: &str,
+    username: &str,
+    password: &Secret<String>,
+) -> Result<(), Failure> {
+    let login = json!({ "ServerURL": server, "Username": username, "Secret": password.expose() });
+    Helper::named(name)?.run("store", server, &login.to_string()).await.map(drop)
+}
+
+/// Has `docker-credential-NAME` forget the login for `server`, if it has one.
+pub(super) async fn erase(name: &str, server: &str) -> Result<(), Failure> {
+    Helper::named(name)?.run("erase", server, server).await.map(drop)
 }
 
 /// A helper's program.

@@ -3,7 +3,10 @@
 mod config;
 mod go;
 mod helper;
+mod keeper;
 mod logins;
+
+use std::path::PathBuf;
 
 use crate::{
     client::{
@@ -15,6 +18,7 @@ use crate::{
 };
 
 use config::Config;
+pub(crate) use keeper::Keeper;
 pub(crate) use logins::LoginFlag;
 use logins::Logins;
 
@@ -48,9 +52,8 @@ impl DockerConfig {
     /// Reads `$DOCKER_CONFIG/config.json`, else `~/.docker/config.json`; without one there are no
     /// credentials.
     pub(crate) fn read(env: &Env) -> Result<Self, Failure> {
-        let named = env.path(env::DOCKER_CONFIG);
-        let is_named = named.is_some();
-        let config = match named.or_else(|| env.home().map(|home| home.join(".docker"))) {
+        let (directory, is_named) = directory(env);
+        let config = match directory {
             Some(directory) => Config::read(&directory.join("config.json"), is_named)?,
             None => Config::default(),
         };
@@ -102,6 +105,14 @@ impl DockerConfig {
     }
 }
 
+/// The directory of docker's config, and whether a variable names it.
+fn directory(env: &Env) -> (Option<PathBuf>, bool) {
+    match env.path(env::DOCKER_CONFIG) {
+        Some(named) => (Some(named), true),
+        None => (env.home().map(|home| home.join(".docker")), false),
+    }
+}
+
 /// The host of a registry, Docker Hub's by one name.
 fn hub(host: &str) -> &str {
     if HUB_HOSTS.contains(&host) { "docker.io" } else { host }
@@ -124,7 +135,7 @@ impl Credentials {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, path::PathBuf, process};
+    use std::{fs, process};
 
     use super::{helper::Helper, *};
 

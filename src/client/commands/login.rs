@@ -1,0 +1,60 @@
+//! `wharf login` and `wharf logout`: what `docker login` writes to docker's configuration.
+
+use std::io::Read as _;
+
+use super::Call;
+use crate::{
+    client::{
+        args::{LoginArgs, LogoutArgs},
+        credentials::Keeper,
+        exit::{Exit, Failure, Stop},
+        print,
+    },
+    names::{Secret, printable},
+};
+
+/// Longer than any token of a registry.
+const PASSWORD_BYTES_MAX: u64 = 64 * 1024;
+
+pub(super) async fn login(mut call: Call, args: LoginArgs) -> Result<(), Stop> {
+    let (Some(username), true) = (args.username.filter(|name| !name.is_empty()), args.password_stdin) else {
+        return Err(Failure::usage("`wharf login` needs `--username` and `--password-stdin`")
+            .hint("pipe the password in: `printf %s \"$PASSWORD\" | wharf login --username NAME --password-stdin HOST`")
+            .into());
+    };
+    let keeper = Keeper::of(args.host.as_deref(), &call.env)?;
+    let password = password()?;
+    let saving = async { Ok(keeper.save(&username, &password).await?) };
+    let place = call.signals.guard(saving).await?;
+    print::line(format_args!(
+        "Saved the login for {} in {}; the registry checks it at the next push or pull",
+        printable(keeper.host()),
+        printable(&place)
+    ))
+}
+
+pub(super) async fn logout(mut call: Call, args: LogoutArgs) -> Result<(), Stop> {
+    let keeper = Keeper::of(args.host.as_deref(), &call.env)?;
+    let removing = async { Ok(keeper.remove().await?) };
+    call.signals.guard(removing).await?;
+    print::line(format_args!("Removed the login for {}", printable(keeper.host())))
+}
+
+/// Standard input without its last line end, as docker reads it.
+fn password() -> Result<Secret<String>, Failure> {
+    let mut text = String::new();
+    let read = std::io::stdin().lock().take(PASSWORD_BYTES_MAX + 1).read_to_string(&mut text);
+    let count = read.map_err(|error| {
+        Failure::new(Exit::Usage, format!("cannot read the password from standard input: {error}"))
+    })?;
+    if count as u64 > PASSWORD_BYTES_MAX {
+        return Err(Failure::usage("the password on standard input has more than 64 KiB"));
+    }
+    let password = text.strip_suffix('\n').unwrap_or(&text);
+    let password = password.strip_suffix('\r').unwrap_or(password);
+    if password.is_empty() {
+        return Err(Failure::usage("there is no password on standard input")
+            .hint("is the variable that is piped in set?"));
+    }
+    Ok(Secret::new(password.to_owned()))
+}
