@@ -27,6 +27,8 @@ pub mod buildkit;
 
 pub mod engine;
 
+pub mod registry;
+
 pub mod images;
 
 pub mod build;

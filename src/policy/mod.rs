@@ -163,7 +163,7 @@ impl Rules {
 
 /// Whether an address is neither this node's nor its network's, nor one that leads to such: IANA's
 /// special-purpose registries (RFC 6890) and what has been entered there since.
-fn is_public(address: IpAddr) -> bool {
+pub(crate) fn is_public(address: IpAddr) -> bool {
     match address.to_canonical() {
         IpAddr::V4(v4) => {
             let [a, b, c, _] = v4.octets();

@@ -1,0 +1,170 @@
+//! One request and its answer, on a connection of its own, read at the pace of whoever wants it.
+
+use std::{future::Future, pin::Pin, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, Request, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::{connect::Io, error::Error};
+
+/// How long a server may think before it answers.
+const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(30);
+/// A server that has sent less than this in this time drips.
+const PACE_BYTES: u64 = 64 << 10;
+const PACE_TIME: Duration = Duration::from_secs(30);
+/// An answer's head.
+const HEAD_BYTES_MAX: usize = 64 << 10;
+/// What is read of a refusal.
+const REFUSAL_BYTES_MAX: usize = 64 << 10;
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
+
+type Driver = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
+
+/// An answer whose body is not read yet.
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    body: Incoming,
+    /// The connection; none once it is over.
+    driver: Option<Driver>,
+    pace: Pace,
+}
+
+/// Sends `request`, and waits for the head of its answer.
+pub(super) async fn exchange(link: Box<dyn Io>, request: Request<Full<Bytes>>) -> Result<Answer, Error> {
+    let exchanging = async {
+        let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
+            .max_buf_size(HEAD_BYTES_MAX)
+            .handshake(TokioIo::new(link))
+            .await?;
+        let mut driver: Driver = Box::pin(connection);
+        let mut asking = std::pin::pin!(sender.send_request(request));
+        let answer = tokio::select! {
+            biased;
+            answer = &mut asking => return Ok((answer?, Some(driver))),
+            ended = driver.as_mut() => {
+                // What it has read before, it has passed on.
+                let answer = asking.await;
+                ended?;
+                answer?
+            }
+        };
+        hyper::Result::Ok((answer, None))
+    };
+    let exchanged = timeout(FIRST_BYTE_TIMEOUT, exchanging).await.map_err(|_| Error::stalled())?;
+    let (answer, driver) = exchanged.map_err(Error::broken)?;
+    let (head, body) = answer.into_parts();
+    Ok(Answer { status: head.status, headers: head.headers, body, driver, pace: Pace::new(Instant::now()) })
+}
+
+impl Answer {
+    /// The next piece of the body; none at its end.
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        loop {
+            let frame = timeout_at(self.pace.deadline(), self.frame());
+            let Some(frame) = frame.await.map_err(|_| Error::stalled())? else { return Ok(None) };
+            let Ok(data) = frame.map_err(Error::broken)?.into_data() else { continue };
+            if !self.pace.passed(data.len(), Instant::now()) {
+                return Err(Error::stalled());
+            }
+            if !data.is_empty() {
+                return Ok(Some(data));
+            }
+        }
+    }
+
+    async fn frame(&mut self) -> Option<hyper::Result<hyper::body::Frame<Bytes>>> {
+        let Some(driver) = &mut self.driver else { return self.body.frame().await };
+        tokio::select! {
+            biased;
+            frame = self.body.frame() => return frame,
+            _ = driver.as_mut() => {}
+        }
+        self.driver = None;
+        // The body says whether it was broken off.
+        self.body.frame().await
+    }
+
+    /// The whole body, which is called `what`.
+    pub(super) async fn read(mut self, what: &str, max: usize) -> Result<Bytes, Error> {
+        let mut bytes = BytesMut::new();
+        while let Some(piece) = self.next().await? {
+            if bytes.len() + piece.len() > max {
+                return Err(Error::too_large(what, max));
+            }
+            bytes.extend_from_slice(&piece);
+        }
+        Ok(bytes.freeze())
+    }
+
+    /// The answer, if it is one of success.
+    pub(super) async fn ok(mut self) -> Result<Self, Error> {
+        if self.status == StatusCode::OK {
+            return Ok(self);
+        }
+        let mut said = Vec::new();
+        let reading = async {
+            while let Ok(Some(piece)) = self.next().await {
+                if said.len() + piece.len() > REFUSAL_BYTES_MAX {
+                    break;
+                }
+                said.extend_from_slice(&piece);
+            }
+        };
+        // The status says enough, if the words do not come.
+        let _ = timeout(REFUSAL_TIMEOUT, reading).await;
+        Err(Error::of_status(self.status, &said))
+    }
+}
+
+/// Bytes over time, in windows.
+#[derive(Debug)]
+struct Pace {
+    since: Instant,
+    bytes: u64,
+}
+
+impl Pace {
+    fn new(now: Instant) -> Self {
+        Self { since: now, bytes: 0 }
+    }
+
+    /// When the server is too slow, if nothing comes.
+    fn deadline(&self) -> Instant {
+        self.since + PACE_TIME
+    }
+
+    /// Whether it is quick enough with what has come now.
+    fn passed(&mut self, bytes: usize, now: Instant) -> bool {
+        self.bytes += bytes as u64;
+        if self.bytes >= PACE_BYTES {
+            *self = Self::new(now);
+            return true;
+        }
+        now < self.deadline()
+    }
+}
+
+#[cfg(test)]
+mod unit {
+    use super::*;
+
+    #[test]
+    fn a_drip_is_no_stream() {
+        let begun = Instant::now();
+        let mut pace = Pace::new(begun);
+        let seconds = |seconds| begun + Duration::from_secs(seconds);
+        for second in 1..30 {
+            assert!(pace.passed(1, seconds(second)));
+        }
+        assert!(!pace.passed(1, seconds(30)));
+        let mut pace = Pace::new(begun);
+        for minute in 1..30 {
+            assert!(pace.passed(100 << 10, seconds(25 * minute)));
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! Why a registry has not given what it was asked for.
+
+use std::{fmt, io, net::IpAddr};
+
+use http::StatusCode;
+
+use crate::{
+    engine::docker::fault,
+    fault::{Fault, Reason},
+    names::{Reference, printable, shortened},
+};
+
+/// How much of a registry's own sentence is told.
+const SAYS_BYTES_MAX: usize = 200;
+
+/// What failed, as far as callers act on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Nobody answered: no name, no connection, no TLS.
+    Unreachable,
+    /// It answers, and cannot serve now: 429, 5xx, a connection that breaks or drips.
+    Unavailable,
+    /// It wants another login: 401.
+    Unauthorized,
+    /// It serves this to others, or to nobody: 403.
+    Denied,
+    /// 404.
+    NotFound,
+    /// What it answers is nothing that an image may be made of.
+    Unsupported,
+    /// It sends wharfd on to where wharfd does not go.
+    Misled,
+    /// Anything else.
+    Other,
+}
+
+/// A question to a registry that failed.
+#[derive(Debug)]
+pub struct Error {
+    kind: Kind,
+    /// A clause: "it answers 503".
+    text: String,
+    says: Option<String>,
+    cause: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl Error {
+    pub(super) fn new(kind: Kind, text: impl Into<String>) -> Self {
+        Self { kind, text: text.into(), says: None, cause: None }
+    }
+
+    #[must_use]
+    pub(super) fn caused_by(mut self, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        self.cause = Some(cause.into());
+        self
+    }
+
+    /// The same, of another kind.
+    #[must_use]
+    pub(super) fn of_kind(self, kind: Kind) -> Self {
+        Self { kind, ..self }
+    }
+
+    pub(super) fn bad_address(host: &str) -> Self {
+        Self::new(Kind::Other, format!("`{}` is no address of a server", printable(host)))
+    }
+
+    pub(super) fn stalled() -> Self {
+        Self::new(Kind::Unavailable, "it does not answer in time")
+    }
+
+    pub(super) fn broken(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::new(Kind::Unavailable, "it closed the connection").caused_by(cause)
+    }
+
+    pub(super) fn too_large(what: &str, max: usize) -> Self {
+        Self::new(Kind::Unsupported, format!("{what} is larger than {} MiB", max >> 20))
+    }
+
+    pub(super) fn refused_address(host: &str, address: IpAddr) -> Self {
+        let text = format!("it sends wharfd to {} ({address}), on the node's own network", printable(host));
+        Self::new(Kind::Misled, text)
+    }
+
+    /// A connection that was not made.
+    pub(super) fn unreachable(cause: io::Error) -> Self {
+        let text = match cause.kind() {
+            io::ErrorKind::ConnectionRefused => "connection refused",
+            io::ErrorKind::NetworkUnreachable => "the network is unreachable",
+            io::ErrorKind::HostUnreachable => "no route to host",
+            io::ErrorKind::TimedOut => "it does not answer in time",
+            _ => "there is no connection to it",
+        };
+        Self::new(Kind::Unreachable, text).caused_by(cause)
+    }
+
+    /// By the status, and the registry's own words.
+    pub(super) fn of_status(status: StatusCode, body: &[u8]) -> Self {
+        let (kind, text) = match status {
+            StatusCode::UNAUTHORIZED => (Kind::Unauthorized, "it wants credentials".to_owned()),
+            StatusCode::FORBIDDEN => (Kind::Denied, "it refuses".to_owned()),
+            StatusCode::NOT_FOUND => (Kind::NotFound, "it has no such image".to_owned()),
+            StatusCode::TOO_MANY_REQUESTS => {
+                (Kind::Unavailable, "it serves no more requests for now (429)".to_owned())
+            }
+            _ if status.is_server_error() => {
+                (Kind::Unavailable, format!("it answers with an error of its own ({})", status.as_u16()))
+            }
+            _ => (Kind::Other, format!("it answers {}", status.as_u16())),
+        };
+        let (code, says) = said(body);
+        // Some registries say with 401 or 400 what these codes say.
+        let kind = match (kind, code.as_deref()) {
+            (_, Some("TOOMANYREQUESTS")) => Kind::Unavailable,
+            (Kind::Other, Some("MANIFEST_UNKNOWN" | "NAME_UNKNOWN" | "BLOB_UNKNOWN")) => Kind::NotFound,
+            (Kind::Other, Some("DENIED")) => Kind::Denied,
+            (kind, _) => kind,
+        };
+        Self { kind, text, says, cause: None }
+    }
+
+    /// What failed.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The clause that says it: "connection refused".
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The fault of a question about `reference`.
+    pub fn fault(self, reference: &Reference, logged_in: bool) -> Fault {
+        let host = reference.host();
+        let name = fault::in_registry(reference);
+        let says = self.says.as_ref().map(|says| format!("; the registry says: {says}")).unwrap_or_default();
+        let text = &self.text;
+        let log_in = || format!("log in: docker login {host}");
+        let fault = match self.kind {
+            Kind::Unreachable | Kind::Unavailable => {
+                let text = format!("the registry {host} is not available for {name}: {text}{says}");
+                Fault::new(Reason::RegistryUnavailable, text)
+            }
+            Kind::Unauthorized if logged_in => {
+                let text = format!("the registry {host} refused your credentials for {name}{says}");
+                Fault::new(Reason::RegistryDenied, text).hint(log_in())
+            }
+            Kind::Unauthorized => {
+                let text = format!("the registry {host} does not serve {name} without credentials{says}");
+                Fault::new(Reason::RegistryDenied, text).hint(log_in())
+            }
+            Kind::Denied => {
+                let text = format!("the registry {host} refuses {name}{says}");
+                let fault = Fault::new(Reason::RegistryDenied, text);
+                if logged_in { fault } else { fault.hint(log_in()) }
+            }
+            Kind::NotFound => return fault::not_found(reference).caused_by(self),
+            Kind::Unsupported => {
+                let text = format!("the registry {host} gave no image for {name}: {text}");
+                Fault::new(Reason::ImageUnsupported, text)
+            }
+            Kind::Misled => {
+                let text = format!("the registry {host} is not asked for {name}: {text}");
+                Fault::new(Reason::RegistryDenied, text)
+            }
+            Kind::Other => {
+                let text = format!("the registry {host} does not serve {name}: {text}{says}");
+                Fault::new(Reason::RegistryDenied, text)
+            }
+        };
+        let fault = match fault.reason() {
+            Reason::RegistryDenied | Reason::RegistryUnavailable => fault::hub_named(reference, fault),
+            _ => fault,
+        };
+        fault.caused_by(self)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)?;
+        self.says.as_ref().map_or(Ok(()), |says| write!(f, " ({says})"))
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.cause.as_ref().map(|cause| cause.as_ref() as &(dyn std::error::Error + 'static))
+    }
+}
+
+/// The first error of a body as the distribution specification has it: its code, and its sentence on
+/// one line, without markup and URLs.
+fn said(body: &[u8]) -> (Option<String>, Option<String>) {
+    let Ok(document) = serde_json::from_slice::<serde_json::Value>(body) else { return (None, None) };
+    let first = document.pointer("/errors/0");
+    let of = |name: &str| Some(first?.get(name)?.as_str()?.to_owned());
+    // Token servers have neither list nor code.
+    let message = of("message").or_else(|| {
+        let text = document.get("details").or_else(|| document.get("error_description"))?;
+        Some(text.as_str()?.to_owned())
+    });
+    let sentence = message.and_then(|message| {
+        let words = message.split_whitespace().filter(|word| !word.contains("://"));
+        let sentence = words.collect::<Vec<_>>().join(" ");
+        let plain = !sentence.is_empty() && !sentence.contains(['<', '>']);
+        plain.then(|| shortened(printable(&sentence), SAYS_BYTES_MAX))
+    });
+    (of("code"), sentence)
+}
+
+#[cfg(test)]
+mod unit {
+    use super::*;
+
+    fn fault(status: u16, body: &str, logged_in: bool) -> Fault {
+        let reference = Reference::parse("reg.example/denied/app:1").unwrap();
+        Error::of_status(StatusCode::from_u16(status).unwrap(), body.as_bytes()).fault(&reference, logged_in)
+    }
+
+    #[test]
+    fn what_a_registry_answers_is_told_apart_by_status_and_code() {
+        let errors = |code: &str, message: &str| {
+            serde_json::json!({"errors": [{"code": code, "message": message}]}).to_string()
+        };
+        for (status, body, reason) in [
+            (401, String::new(), Reason::RegistryDenied),
+            (403, errors("DENIED", "blocked by policy"), Reason::RegistryDenied),
+            (404, errors("MANIFEST_UNKNOWN", "manifest unknown"), Reason::BaseImageNotFound),
+            (400, errors("NAME_UNKNOWN", "x"), Reason::BaseImageNotFound),
+            (429, errors("TOOMANYREQUESTS", "pull rate limit"), Reason::RegistryUnavailable),
+            (403, errors("TOOMANYREQUESTS", "pull rate limit"), Reason::RegistryUnavailable),
+            (500, "<html>".to_owned(), Reason::RegistryUnavailable),
+            (503, String::new(), Reason::RegistryUnavailable),
+            (418, String::new(), Reason::RegistryDenied),
+        ] {
+            assert_eq!(fault(status, &body, true).reason(), reason, "{status} {body}");
+        }
+        assert!(fault(401, "", false).hint_text().unwrap().contains("docker login"));
+        assert_eq!(fault(403, "", true).hint_text(), None);
+    }
+
+    #[test]
+    fn the_registrys_own_sentence_is_one_printable_line() {
+        let long = "a".repeat(500);
+        for (message, told) in [
+            ("pull rate\nlimit,\tsee https://evil.example/x now", Some("pull rate limit, see now")),
+            ("\u{1b}[2Jx", Some("\\u{1b}[2Jx")),
+            ("<b>bold</b>", None),
+            ("", None),
+            (long.as_str(), Some("aaaa")),
+        ] {
+            let body = serde_json::json!({"errors": [{"code": "X", "message": message}]}).to_string();
+            let text = fault(429, &body, false).text().to_owned();
+            match told {
+                Some(told) => assert!(text.contains(&format!("the registry says: {told}")), "{text}"),
+                None => assert!(!text.contains("the registry says"), "{text}"),
+            }
+            assert!(text.len() < 400 && !text.contains('\n'), "{text}");
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! Where an engine looks for a registry, and what it trusts there: what its `/info` says of that.
+
+use std::net::IpAddr;
+
+use bollard::models::SystemInfo;
+
+use super::{error::Error, proxy::Proxies};
+
+/// What a reference calls Docker Hub, and the host that serves it.
+const HUB: &str = "docker.io";
+const HUB_SERVER: &str = "registry-1.docker.io";
+
+/// The registries as one engine reaches them.
+#[derive(Clone, Debug, Default)]
+pub struct Reach {
+    mirrors: Vec<Endpoint>,
+    /// Hosts that `insecure-registries` names, with their ports.
+    insecure: Vec<String>,
+    networks: Vec<Network>,
+    pub(super) proxies: Proxies,
+}
+
+/// A scheme and a host with its port: what a login may be sent to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Origin {
+    pub(super) secure: bool,
+    /// Without the brackets of an IPv6 address.
+    pub(super) host: String,
+    pub(super) port: u16,
+}
+
+/// A server of a registry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Endpoint {
+    pub(super) origin: Origin,
+    /// Before `/v2/`; mirrors may have one.
+    pub(super) prefix: String,
+    /// As the directory of its certificates is called: the port only where it was written.
+    pub(super) name: String,
+    /// Another's images: no login is for it.
+    pub(super) is_mirror: bool,
+}
+
+/// `10.0.0.0/8`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Network {
+    address: IpAddr,
+    bits: u8,
+}
+
+impl Reach {
+    /// As the engine says it. The proxies of wharfd's own environment come first.
+    pub fn of(info: &SystemInfo) -> Self {
+        let config = info.registry_config.clone().unwrap_or_default();
+        let indexes = config.index_configs.unwrap_or_default();
+        let hub = indexes.get(HUB).and_then(|hub| hub.mirrors.clone()).unwrap_or_default();
+        let named = config.mirrors.unwrap_or_default();
+        let mirrors = if named.is_empty() { hub } else { named };
+        Self {
+            mirrors: mirrors.iter().filter_map(|url| Endpoint::mirror(url)).collect(),
+            insecure: indexes
+                .iter()
+                .filter(|(_, index)| index.secure == Some(false))
+                .map(|(host, _)| host.to_ascii_lowercase())
+                .collect(),
+            networks: config
+                .insecure_registry_cidrs
+                .unwrap_or_default()
+                .iter()
+                .filter_map(|text| Network::parse(text))
+                .collect(),
+            proxies: Proxies::of_environment().or(Proxies::of(
+                info.http_proxy.as_deref(),
+                info.https_proxy.as_deref(),
+                info.no_proxy.as_deref(),
+            )),
+        }
+    }
+
+    /// The servers to ask for the images of `host`, as in a reference, in their order.
+    pub(super) fn endpoints(&self, host: &str) -> Result<Vec<Endpoint>, Error> {
+        let (mirrors, server) = if host == HUB { (&*self.mirrors, HUB_SERVER) } else { (&[][..], host) };
+        let origin = Origin::parse("https", server).ok_or_else(|| Error::bad_address(server))?;
+        let own =
+            Endpoint { origin, prefix: String::new(), name: server.to_ascii_lowercase(), is_mirror: false };
+        Ok(mirrors.iter().cloned().chain([own]).collect())
+    }
+
+    /// Whether the engine takes this server without TLS, or with a certificate that nobody vouches
+    /// for. `addresses` are what its name stands for.
+    pub(super) fn is_insecure(&self, name: &str, addresses: &[IpAddr]) -> bool {
+        self.insecure.iter().any(|host| host == name) || self.is_insecure_network(addresses)
+    }
+
+    fn is_insecure_network(&self, addresses: &[IpAddr]) -> bool {
+        // One is enough for the engine. It is not for a login, which goes to any of them.
+        !addresses.is_empty()
+            && addresses.iter().all(|address| self.networks.iter().any(|network| network.contains(*address)))
+    }
+}
+
+impl Origin {
+    /// Reads `host[:port]`.
+    pub(super) fn parse(scheme: &str, authority: &str) -> Option<Self> {
+        let secure = match scheme {
+            "https" => true,
+            "http" => false,
+            _ => return None,
+        };
+        let authority: http::uri::Authority = authority.parse().ok()?;
+        if authority.as_str().contains('@') {
+            return None;
+        }
+        let host = authority.host();
+        let host = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
+        let port = match authority.port() {
+            Some(_) => authority.port_u16()?,
+            None if secure => 443,
+            None => 80,
+        };
+        let sound = !host.is_empty() && !host.contains('%');
+        sound.then(|| Self { secure, host: host.to_ascii_lowercase(), port })
+    }
+
+    /// The same host and port without TLS; a port that was not written is HTTP's own.
+    pub(super) fn plain(&self) -> Self {
+        let port = if self.port == 443 { 80 } else { self.port };
+        Self { secure: false, port, ..self.clone() }
+    }
+
+    /// As a URL and the `Host` header have it.
+    pub(super) fn authority(&self) -> String {
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        match (self.secure, self.port) {
+            (true, 443) | (false, 80) => host,
+            (_, port) => format!("{host}:{port}"),
+        }
+    }
+}
+
+impl Endpoint {
+    fn mirror(url: &str) -> Option<Self> {
+        let (scheme, rest) = url.split_once("://")?;
+        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let prefix = path.trim_end_matches('/');
+        let prefix = if prefix.is_empty() { String::new() } else { format!("/{prefix}") };
+        let origin = Origin::parse(scheme, authority)?;
+        Some(Self { origin, prefix, name: authority.to_ascii_lowercase(), is_mirror: true })
+    }
+}
+
+impl Network {
+    fn parse(text: &str) -> Option<Self> {
+        let (address, bits) = text.split_once('/')?;
+        let address: IpAddr = address.parse().ok()?;
+        let bits = bits.parse().ok()?;
+        let most = if address.is_ipv4() { 32 } else { 128 };
+        (bits <= most).then_some(Self { address, bits })
+    }
+
+    fn contains(self, address: IpAddr) -> bool {
+        is_within(address, self.address, self.bits)
+    }
+}
+
+/// Whether `address` has the first `bits` of `network`.
+pub(super) fn is_within(address: IpAddr, network: IpAddr, bits: u8) -> bool {
+    let shared = match (address.to_canonical(), network.to_canonical()) {
+        (IpAddr::V4(one), IpAddr::V4(other)) => (one.to_bits() ^ other.to_bits()).leading_zeros(),
+        (IpAddr::V6(one), IpAddr::V6(other)) => (one.to_bits() ^ other.to_bits()).leading_zeros(),
+        _ => return false,
+    };
+    shared >= u32::from(bits)
+}
+
+#[cfg(test)]
+mod unit {
+    use super::*;
+
+    fn reach() -> Reach {
+        let info = serde_json::json!({"RegistryConfig": {
+            "InsecureRegistryCIDRs": ["127.0.0.0/8", "::1/128", "10.9.0.0/16"],
+            "IndexConfigs": {
+                "docker.io": {"Name": "docker.io", "Mirrors": ["https://mirror.example/"], "Secure": true},
+                "Old.example:5000": {"Name": "old.example:5000", "Secure": false},
+            },
+            "Mirrors": ["https://mirror.example/", "http://10.9.0.1:5000/hub/"],
+        }});
+        Reach::of(&serde_json::from_value(info).unwrap())
+    }
+
+    #[test]
+    fn docker_hubs_mirrors_come_before_its_server_and_no_other_registry_has_them() {
+        let names = |host: &str| -> Vec<(String, bool)> {
+            let endpoints = reach().endpoints(host).unwrap();
+            let shown = |endpoint: Endpoint| {
+                let origin = endpoint.origin;
+                let scheme = if origin.secure { "https" } else { "http" };
+                let url = format!("{scheme}://{}{}", origin.authority(), endpoint.prefix);
+                (url, endpoint.is_mirror)
+            };
+            endpoints.into_iter().map(shown).collect()
+        };
+        let hub = [
+            ("https://mirror.example".to_owned(), true),
+            ("http://10.9.0.1:5000/hub".to_owned(), true),
+            ("https://registry-1.docker.io".to_owned(), false),
+        ];
+        assert_eq!(names("docker.io"), hub);
+        assert_eq!(names("old.example:5000"), [("https://old.example:5000".to_owned(), false)]);
+        assert_eq!(names("[::1]:5000"), [("https://[::1]:5000".to_owned(), false)]);
+    }
+
+    #[test]
+    fn a_registry_is_insecure_by_its_name_or_by_all_its_addresses() {
+        let is = |name: &str, addresses: &[&str]| {
+            let addresses: Vec<IpAddr> = addresses.iter().map(|text| text.parse().unwrap()).collect();
+            reach().is_insecure(name, &addresses)
+        };
+        assert!(is("old.example:5000", &["192.0.2.1"]));
+        assert!(!is("old.example", &["192.0.2.1"]));
+        assert!(is("new.example", &["10.9.3.4"]) && is("new.example", &["127.0.0.1", "::1"]));
+        assert!(!is("new.example", &["10.10.3.4"]));
+        assert!(!is("new.example", &["127.0.0.1", "192.0.2.1"]));
+        assert!(!is("new.example", &[]));
+    }
+}

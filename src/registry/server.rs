@@ -1,0 +1,354 @@
+//! One server of a registry: how it is spoken to, whom it is shown, and where it may send wharfd.
+//!
+//! A login goes to the server itself, by TLS or where the engine takes the server without, and to the
+//! token server that it names, by TLS that is verified, or by the same rule. A redirect to another
+//! server takes nothing along, and none leads further inwards than the registry itself is.
+
+use std::{net::IpAddr, sync::Arc};
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, StatusCode, Uri, header};
+use http_body_util::Full;
+
+use super::{
+    answer::{Answer, exchange},
+    auth::{self, TokenRequest},
+    certs::{Certs, Verify},
+    challenge::{Challenge, challenges},
+    connect::{self, Inwards, Io},
+    error::{Error, Kind},
+    reach::{Endpoint, Origin, Reach},
+};
+use crate::names::{Login, printable, shortened};
+
+/// As many as the engine follows, and more than any registry needs.
+const REDIRECTS_MAX: usize = 5;
+/// A token has some kilobytes.
+const TOKEN_BYTES_MAX: usize = 1 << 20;
+const USER_AGENT: &str = concat!("wharfd/", env!("CARGO_PKG_VERSION"));
+
+/// A server, and what it has said of itself.
+pub(super) struct Server {
+    certs: Arc<Certs>,
+    reach: Reach,
+    endpoint: Endpoint,
+    /// The repository's path.
+    path: String,
+    login: Option<Login>,
+    session: Option<Session>,
+}
+
+/// How the server was reached.
+#[derive(Clone, Debug)]
+struct Session {
+    origin: Origin,
+    insecure: bool,
+    inwards: Inwards,
+    /// What its name stood for when that was decided; none through a proxy.
+    addresses: Vec<IpAddr>,
+    authorization: Option<HeaderValue>,
+}
+
+/// A server to which the registry sends wharfd: a path of an origin.
+struct Hop {
+    origin: Origin,
+    path: String,
+}
+
+impl Server {
+    pub(super) fn new(
+        certs: Arc<Certs>,
+        reach: Reach,
+        endpoint: Endpoint,
+        path: &str,
+        login: Option<Login>,
+    ) -> Self {
+        Self { certs, reach, endpoint, path: path.to_owned(), login, session: None }
+    }
+
+    /// A manifest or a blob: `manifests/latest`.
+    pub(super) async fn get(&mut self, what: &str, accept: Option<&'static str>) -> Result<Answer, Error> {
+        let path = format!("{}/v2/{}/{what}", self.endpoint.prefix, self.path);
+        let (mut session, mut link) = match self.session.take() {
+            Some(session) => (session, None),
+            None => {
+                let (session, link) = self.open().await?;
+                (session, Some(link))
+            }
+        };
+        let mut answer = self.ask(&session, link.take(), &path, accept).await?;
+        if answer.status == StatusCode::UNAUTHORIZED
+            && let Some(authorization) = self.authorize(&session, wanted(&answer)).await?
+        {
+            session.authorization = Some(authorization);
+            answer = self.ask(&session, None, &path, accept).await?;
+        }
+        self.session = Some(session.clone());
+        self.redirected(&session, answer, &path, accept).await?.ok().await
+    }
+
+    /// Finds out how the server is spoken to: by TLS, or by the engine's leave without.
+    async fn open(&self) -> Result<(Session, Box<dyn Io>), Error> {
+        let origin = self.endpoint.origin.clone();
+        let proxied = self.reach.proxies.for_origin(&origin).is_some();
+        let addresses = match connect::lookup(&origin.host).await {
+            Ok(addresses) => addresses,
+            // The proxy may know it.
+            Err(_) if proxied => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        let insecure = self.reach.is_insecure(&self.endpoint.name, &addresses);
+        let session = |origin, address: Option<IpAddr>| Session {
+            origin,
+            insecure,
+            // Through a proxy nobody is on a network of the node's.
+            inwards: address.map_or(Inwards::Public, Inwards::of),
+            addresses: addresses.clone(),
+            authorization: None,
+        };
+        match self.connect(&origin, &addresses, self.verify(insecure), true).await {
+            Ok((link, address)) => Ok((session(origin, address), link)),
+            Err(error) if insecure && origin.secure && error.kind() == Kind::Unreachable => {
+                let plain = origin.plain();
+                match self.connect(&plain, &addresses, Verify::No, false).await {
+                    Ok((link, address)) => Ok((session(plain, address), link)),
+                    Err(_) => Err(error),
+                }
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn verify(&self, insecure: bool) -> Verify {
+        if insecure { Verify::No } else { Verify::Yes }
+    }
+
+    /// A connection, and the address that it goes to, unless a proxy makes it.
+    async fn connect(
+        &self,
+        origin: &Origin,
+        addresses: &[IpAddr],
+        verify: Verify,
+        with_key: bool,
+    ) -> Result<(Box<dyn Io>, Option<IpAddr>), Error> {
+        let (stream, address): (Box<dyn Io>, _) = match self.reach.proxies.for_origin(origin) {
+            Some(proxy) => {
+                // It is no registry: none of the engine's certificates are for it.
+                let roots = self.certs.config("", Verify::Yes, false)?;
+                (connect::through(proxy, origin, roots).await?, None)
+            }
+            None => {
+                let (stream, address) = connect::tcp(addresses, origin.port).await?;
+                (Box::new(stream), Some(address))
+            }
+        };
+        if !origin.secure {
+            return Ok((stream, address));
+        }
+        let config = self.certs.config(&self.endpoint.name, verify, with_key)?;
+        Ok((connect::tls(stream, &origin.host, config).await?, address))
+    }
+
+    async fn ask(
+        &self,
+        session: &Session,
+        link: Option<Box<dyn Io>>,
+        path: &str,
+        accept: Option<&'static str>,
+    ) -> Result<Answer, Error> {
+        let link = match link {
+            Some(link) => link,
+            None => {
+                let verify = self.verify(session.insecure);
+                self.connect(&session.origin, &session.addresses, verify, true).await?.0
+            }
+        };
+        let authorization = session.authorization.as_ref();
+        self.exchange(link, &session.origin, get(path, accept, authorization)?).await
+    }
+
+    async fn addresses(&self, origin: &Origin) -> Result<Vec<IpAddr>, Error> {
+        match self.reach.proxies.for_origin(origin) {
+            Some(_) => Ok(Vec::new()),
+            None => connect::lookup(&origin.host).await,
+        }
+    }
+
+    /// Sends a request whose URI is a path.
+    async fn exchange(
+        &self,
+        link: Box<dyn Io>,
+        origin: &Origin,
+        mut request: Request<Full<Bytes>>,
+    ) -> Result<Answer, Error> {
+        let host =
+            HeaderValue::from_str(&origin.authority()).map_err(|_| Error::bad_address(&origin.host))?;
+        request.headers_mut().insert(header::HOST, host);
+        request.headers_mut().insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
+        if let Some(proxy) = self.reach.proxies.for_origin(origin).filter(|_| !origin.secure) {
+            let whole = format!("http://{}{}", origin.authority(), request.uri());
+            *request.uri_mut() = whole.parse().map_err(|_| Error::bad_address(&origin.host))?;
+            if let Some(authorization) = &proxy.authorization {
+                request.headers_mut().insert(header::PROXY_AUTHORIZATION, authorization.clone());
+            }
+        }
+        exchange(link, request).await
+    }
+
+    /// What answers a 401: the login itself, or a token that the login gets; none: there is no login.
+    async fn authorize(
+        &self,
+        session: &Session,
+        challenge: Option<Challenge>,
+    ) -> Result<Option<HeaderValue>, Error> {
+        let Some(challenge) = challenge else { return Ok(None) };
+        match challenge {
+            Challenge::Basic => {
+                let may_see = session.origin.secure || session.insecure;
+                let login = self.login.as_ref().filter(|login| may_see && !login.username.is_empty());
+                Ok(login.and_then(|login| auth::basic(&login.username, login.password.expose())))
+            }
+            Challenge::Bearer { realm, service } => {
+                let scope = format!("repository:{}:pull", self.path);
+                let hop = Hop::to(session, "", &realm)?;
+                if !self.may_see_login(session, &hop.origin) {
+                    let shown = shortened(printable(&realm), 200);
+                    let text = format!("its token server {shown} is not asked, since it is without TLS");
+                    return Err(Error::new(Kind::Misled, text));
+                }
+                let login = self.login.as_ref();
+                let token = TokenRequest { service: service.as_deref(), scope: &scope, login };
+                let answer = self.hop(session, &hop.origin, token.request(&hop.path)?).await?;
+                if answer.status.is_redirection() {
+                    return Err(Error::new(Kind::Misled, "its token server sends wharfd elsewhere"));
+                }
+                let answer = answer.ok().await.map_err(denied)?;
+                Ok(Some(auth::bearer(&answer.read("its token", TOKEN_BYTES_MAX).await?)?))
+            }
+        }
+    }
+
+    /// Whether a token server is asked at all: it sees the login, and gives what stands for it.
+    fn may_see_login(&self, session: &Session, realm: &Origin) -> bool {
+        realm.secure || (session.insecure && self.is_insecure_hop(session, realm))
+    }
+
+    /// Whether the engine would take this server without a certificate: it is the registry's own host,
+    /// or named by itself.
+    fn is_insecure_hop(&self, session: &Session, origin: &Origin) -> bool {
+        let literal: Vec<IpAddr> = origin.host.parse().into_iter().collect();
+        session.insecure
+            && (origin.host == session.origin.host || self.reach.is_insecure(&origin.authority(), &literal))
+    }
+
+    /// Follows redirects.
+    async fn redirected(
+        &self,
+        session: &Session,
+        mut answer: Answer,
+        path: &str,
+        accept: Option<&'static str>,
+    ) -> Result<Answer, Error> {
+        let mut at = Hop { origin: session.origin.clone(), path: path.to_owned() };
+        for _ in 0..REDIRECTS_MAX {
+            let location = answer.headers.get(header::LOCATION).and_then(|value| value.to_str().ok());
+            let Some(location) = location.filter(|_| answer.status.is_redirection()) else {
+                return Ok(answer);
+            };
+            let from = Session { origin: at.origin.clone(), ..session.clone() };
+            at = Hop::to(&from, &at.path, location)?;
+            if !at.origin.secure && !self.is_insecure_hop(session, &at.origin) {
+                return Err(Error::new(Kind::Misled, "it sends wharfd to a server without TLS"));
+            }
+            answer = if at.origin == session.origin {
+                self.ask(session, None, &at.path, accept).await?
+            } else {
+                self.hop(session, &at.origin, get(&at.path, accept, None)?).await?
+            };
+        }
+        Err(Error::new(Kind::Misled, "its redirects do not end"))
+    }
+
+    /// Asks a server that the registry names, unless it is further inwards than the registry.
+    async fn hop(
+        &self,
+        session: &Session,
+        origin: &Origin,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Answer, Error> {
+        let mut addresses = self.addresses(origin).await?;
+        let own = origin.host == session.origin.host;
+        if !own {
+            let literal: Vec<IpAddr> = origin.host.parse().into_iter().collect();
+            let judged = if addresses.is_empty() { &literal } else { &addresses };
+            let far = judged.iter().find(|address| !is_admitted(session.inwards, **address)).copied();
+            addresses.retain(|address| is_admitted(session.inwards, *address));
+            match far {
+                Some(far) if addresses.is_empty() => {
+                    return Err(Error::refused_address(&origin.host, far));
+                }
+                _ => {}
+            }
+        }
+        let verify = self.verify(self.is_insecure_hop(session, origin));
+        let (link, _) = self.connect(origin, &addresses, verify, own).await.map_err(|error| {
+            let text =
+                format!("{}, to which it sends wharfd: {}", printable(&origin.authority()), error.text());
+            Error::new(error.kind(), text).caused_by(error)
+        })?;
+        self.exchange(link, origin, request).await
+    }
+}
+
+/// What a 401 asks for.
+fn wanted(answer: &Answer) -> Option<Challenge> {
+    let values = answer.headers.get_all(header::WWW_AUTHENTICATE);
+    challenges(values.iter().filter_map(|value| value.to_str().ok())).into_iter().next()
+}
+
+/// Whether a registry may send wharfd to `address`.
+fn is_admitted(registry: Inwards, address: IpAddr) -> bool {
+    let inwards = Inwards::of(address);
+    inwards == Inwards::Public || (inwards != Inwards::Never && inwards <= registry)
+}
+
+/// A token server that gives none refuses the login, whatever it calls that.
+fn denied(error: Error) -> Error {
+    match error.kind() {
+        Kind::Denied | Kind::NotFound | Kind::Other => error.of_kind(Kind::Unauthorized),
+        _ => error,
+    }
+}
+
+fn get(
+    path: &str,
+    accept: Option<&'static str>,
+    authorization: Option<&HeaderValue>,
+) -> Result<Request<Full<Bytes>>, Error> {
+    let mut request = Request::builder().uri(path);
+    if let Some(accept) = accept {
+        request = request.header(header::ACCEPT, accept);
+    }
+    if let Some(authorization) = authorization {
+        request = request.header(header::AUTHORIZATION, authorization);
+    }
+    request.body(Full::default()).map_err(|_| Error::bad_address(path))
+}
+
+impl Hop {
+    /// Reads a URL, or a path of the server that names it.
+    fn to(from: &Session, path: &str, url: &str) -> Result<Self, Error> {
+        let bad = || Error::new(Kind::Misled, format!("it names {}", shortened(printable(url), 200)));
+        let uri: Uri = url.split('#').next().unwrap_or_default().parse().map_err(|_| bad())?;
+        let target = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+        let Some(authority) = uri.authority() else {
+            // A path that does not begin at the root is no registry's.
+            let rooted = !path.is_empty() && target.starts_with('/') && uri.scheme().is_none();
+            let here = Self { origin: from.origin.clone(), path: target.to_owned() };
+            return rooted.then_some(here).ok_or_else(bad);
+        };
+        let origin =
+            Origin::parse(uri.scheme_str().unwrap_or_default(), authority.as_str()).ok_or_else(bad)?;
+        Ok(Self { origin, path: target.to_owned() })
+    }
+}
