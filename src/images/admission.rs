@@ -1,16 +1,10 @@
 //! How an image becomes one that a namespace's builds may use: policy allows it, the caller has
 //! proven that it can read it, the engine has pulled and verified it, and a hold name keeps it.
 
-use std::time::Duration;
-
 use bollard::models::ImageInspect;
 use futures_util::future::BoxFuture;
 
-use super::{
-    Images,
-    fetch::{Fetch, docker_login},
-    naming,
-};
+use super::{Images, fetch::Fetch, naming};
 use crate::{
     engine::{docker::fault, image_store},
     fault::{Fault, Reason},
@@ -20,13 +14,6 @@ use crate::{
     tasks::{Cause, Group},
     wire::{credentials::Logins, progress::Reporter},
 };
-
-/// A registry that has not answered a question by then is not available.
-const REGISTRY_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// How many manifests an index may list. The containerd store looks at each of them whenever images
-/// are listed, which 10,000 of them bring to a halt; a real one has some dozens, attestations included.
-const MANIFESTS_MAX: usize = 256;
 
 /// Where a caller's logins come from: its client, which is asked when a registry is.
 pub trait CredentialSource: Send + Sync {
@@ -227,40 +214,6 @@ impl Images {
         let hold = tasks.spawn("pull", fetch.run(step)).await??;
         tasks.cancel(Cause::Done);
         Ok((digest, hold))
-    }
-
-    /// Asks the registry for the digest of `reference` with the caller's login.
-    async fn readable(&self, reference: &Reference, login: Option<&Login>) -> Result<Digest, Fault> {
-        let name = reference.to_string();
-        let question = self
-            .engine()
-            .docker()
-            .inspect_registry_image(&name, login.map(|login| docker_login(reference, login)));
-        let answer = tokio::time::timeout(REGISTRY_TIMEOUT, question).await.map_err(|_| {
-            let text = format!(
-                "the registry {} does not answer in time for {}",
-                reference.host(),
-                fault::in_registry(reference)
-            );
-            fault::hub_named(reference, Fault::new(Reason::RegistryUnavailable, text))
-        })?;
-        let answer = answer
-            .map_err(|error| fault::registry(reference, self.engine().platform(), login.is_some(), error))?;
-        if answer.platforms.len() > MANIFESTS_MAX {
-            return Err(fault::too_many_manifests(reference, answer.platforms.len(), MANIFESTS_MAX));
-        }
-        let digest = answer.descriptor.digest.as_deref().and_then(Digest::parse);
-        match digest {
-            Some(digest) if reference.digest().is_none_or(|asked| *asked == digest) => Ok(digest),
-            _ => {
-                let text = format!(
-                    "the registry {} gave no sound digest for {}",
-                    reference.host(),
-                    fault::in_registry(reference)
-                );
-                Err(Fault::new(Reason::RegistryUnavailable, text))
-            }
-        }
     }
 
     /// The name that holds an image of a registry's.

@@ -164,11 +164,24 @@ impl Fetch {
                 Err(error) if fault::is_lost(&error) => return Ok(Pulled::Lost),
                 Err(error) => {
                     let logged_in = self.login.is_some();
-                    return Err(fault::registry(&self.reference, engine.platform(), logged_in, error));
+                    let fault = fault::registry(&self.reference, engine.platform(), logged_in, error);
+                    return Err(one_sided(fault));
                 }
             }
         }
     }
+}
+
+/// Says of a registry that does not answer the engine that it has answered wharfd.
+fn one_sided(fault: Fault) -> Fault {
+    if fault.reason() != Reason::RegistryUnavailable {
+        return fault;
+    }
+    let said = fault.hint_text().map(|said| format!("{said}; ")).unwrap_or_default();
+    fault.hint(format!(
+        "{said}it has just answered wharfd: if it stays so, the node's operator must see why the engine does not \
+         reach it"
+    ))
 }
 
 /// A line of a pull: how far a layer is. Only some lines say how large it is: `sizes` knows.

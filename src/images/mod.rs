@@ -9,17 +9,21 @@ mod layers;
 mod locks;
 pub mod naming;
 pub mod owned;
+mod proof;
 pub mod push;
 mod recovery;
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Instant};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
 
-use crate::{engine::Engine, store::Store};
+use crate::{engine::Engine, registry, store::Store};
 use exports::Exporting;
 use locks::Locks;
 use naming::Keys;
+
+/// Where an engine has what it trusts of single registries; wharfd goes by the same.
+const CERTS_DIRECTORY: &str = "/etc/docker/certs.d";
 
 /// How many images have their layers verified at once. Each holds its manifests and configs, up to
 /// 64 MiB, and what a decoder looks back at, up to 128 MiB: jobs choose both.
@@ -45,6 +49,9 @@ struct Inner {
     exporting: Exporting,
     /// Places for images whose layers are verified.
     verifying: Semaphore,
+    registries: registry::Client,
+    /// How the engine reaches registries, and when it said so.
+    reach: Mutex<Option<(Instant, registry::Reach)>>,
 }
 
 impl Images {
@@ -60,6 +67,8 @@ impl Images {
                 moves: Locks::default(),
                 exporting: Exporting::default(),
                 verifying: Semaphore::new(VERIFIED_AT_ONCE),
+                registries: registry::Client::new(CERTS_DIRECTORY.into()),
+                reach: Mutex::default(),
             }),
         }
     }

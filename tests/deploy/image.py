@@ -154,7 +154,7 @@ class Deployed(unittest.TestCase):
         self.assertRegex(status, r"(?m)^CapEff:\s+0+$")
         self.assertRegex(status, r"(?m)^Seccomp:\s+2$")
         self.assertEqual({mount["Destination"] for mount in found["Mounts"]},
-                         {"/etc/wharf", "/run/engine/docker.sock", "/run/wharf", "/var/lib/wharf"})
+                         {"/etc/docker/certs.d", "/etc/wharf", "/run/engine/docker.sock", "/run/wharf", "/var/lib/wharf"})
 
     def test_agents_have_the_client_of_the_same_version(self):
         client = NODE / "run/wharf/bin/wharf"

@@ -29,9 +29,9 @@ class Container:
 
     def __init__(self, pod, files, seen):
         """`files` is a directory for the contents of config maps, `seen` the engine's path of it."""
-        containers, volumes, token = take(
+        containers, volumes, token, host_network = take(
             {name: value for name, value in pod.items() if name not in ELSEWHERE["pod"]},
-            ["containers", "volumes", "automountServiceAccountToken"], "pod")
+            ["containers", "volumes", "automountServiceAccountToken", "hostNetwork"], "pod")
         assert token is False, "the pod has a token for the API server"
         (container,) = containers
         self.image, self.args = container["image"], container.get("args", [])
@@ -41,6 +41,8 @@ class Container:
             {name: value for name, value in container.items() if name not in ELSEWHERE["container"]},
             ["env", "securityContext", "resources", "volumeMounts"], "container")
         self.flags = [*self._security(**security), *(f"--env={entry['name']}={entry['value']}" for entry in env or [])]
+        if host_network:
+            self.flags.append("--network=host")
         if resources:
             self.flags.append(f"--memory={resources['limits']['memory'].removesuffix('i').lower()}")
         self.host_paths = {}

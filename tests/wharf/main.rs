@@ -61,6 +61,7 @@ fn cases() -> Vec<Case> {
         hostile::cache::CASES,
         hostile::streams::CASES,
         hostile::forged::CASES,
+        hostile::proof::CASES,
         hostile::files::CASES,
         hostile::receiver::CASES,
         hostile::repository::CASES,

@@ -71,6 +71,24 @@ pub(super) fn claims_of(
     if is_read { Ok(claims) } else { Err(Problem::Forged) }
 }
 
+/// The manifests that an index lists, and which of them the engine might use for `platform`. An image
+/// lists none.
+pub(in crate::images) fn children(document: &[u8], platform: &Platform) -> Result<Children, Problem> {
+    let Strict(index) = serde_json::from_slice::<Strict<Index>>(document).map_err(|_| Problem::Forged)?;
+    let listed = index.manifests.unwrap_or_default();
+    let used = listed.iter().filter(|Strict(child)| child.used_on(platform) != Use::Never);
+    let used = used.map(|Strict(child)| Digest::parse(&child.digest).ok_or(Problem::Forged));
+    Ok(Children { used: used.collect::<Result<_, _>>()?, count: listed.len() })
+}
+
+/// What an index lists.
+pub(in crate::images) struct Children {
+    /// The manifests that the engine might use.
+    pub(in crate::images) used: Vec<Digest>,
+    /// How many there are.
+    pub(in crate::images) count: usize,
+}
+
 fn parse(json: &HashMap<Digest, Bytes>, digest: &Digest) -> Result<Option<Manifest>, Problem> {
     let Some(document) = json.get(digest) else { return Ok(None) };
     let Strict(manifest) = serde_json::from_slice(document).map_err(|_| Problem::Forged)?;
@@ -142,6 +160,12 @@ struct Manifest {
     layers: Vec<Strict<Descriptor>>,
     #[serde(default)]
     manifests: Vec<Strict<Descriptor>>,
+}
+
+/// An index alone: what an image has beside is not read.
+#[derive(Deserialize)]
+struct Index {
+    manifests: Option<Vec<Strict<Descriptor>>>,
 }
 
 #[derive(Deserialize)]

@@ -3,7 +3,7 @@
 //! another image's is believed. So each blob is hashed here, once for all time.
 
 mod blobs;
-mod claims;
+pub(super) mod claims;
 mod strict;
 
 use bollard::{errors::Error, models::ImageInspect};
@@ -97,7 +97,7 @@ impl Images {
 
 /// Why an image is not admitted.
 #[derive(Debug, PartialEq, Eq)]
-enum Problem {
+pub(super) enum Problem {
     Forged,
     OtherPlatform,
     Unfetched(Digest),
@@ -106,7 +106,7 @@ enum Problem {
 }
 
 impl Problem {
-    fn fault(self, reference: &Reference) -> Fault {
+    pub(super) fn fault(self, reference: &Reference) -> Fault {
         match self {
             Self::Forged => fault::forged(reference),
             Self::OtherPlatform | Self::Incomplete => {

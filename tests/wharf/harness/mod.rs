@@ -9,6 +9,7 @@ pub(crate) mod registry;
 pub(crate) mod relay;
 pub(crate) mod rpc;
 pub(crate) mod run;
+pub(crate) mod script;
 pub(crate) mod sender;
 pub(crate) mod session;
 pub(crate) mod wharfd;

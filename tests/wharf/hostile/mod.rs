@@ -5,6 +5,7 @@ pub(crate) mod cache;
 pub(crate) mod files;
 pub(crate) mod forged;
 pub(crate) mod graph;
+pub(crate) mod proof;
 pub(crate) mod receiver;
 pub(crate) mod repository;
 pub(crate) mod sources;

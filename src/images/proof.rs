@@ -1,0 +1,169 @@
+//! The proof that a caller can read an image: the registry shows the bytes of its manifest to the
+//! caller's own login, and wharfd hashes them.
+//!
+//! A digest that a registry merely claims proves nothing: the engine, asked for another image's by
+//! whoever runs a registry, finds it on the node and fetches nothing. For the same reason an index
+//! proves no more than itself, and each manifest that the engine might use of it is shown, too.
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+use tokio::time::timeout;
+
+use super::{Images, fetch::docker_login, layers::claims::children};
+use crate::{
+    engine::docker::fault,
+    fault::{Fault, Reason},
+    names::{Login, Reference, reference::Digest},
+    registry::{Error, Kind, Manifest, Reach, Repository},
+};
+
+/// A registry that has not shown an image by then is not available.
+const REGISTRY_TIMEOUT: Duration = Duration::from_secs(60);
+/// What the engine may take to say whether it reaches a registry that wharfd does not.
+const DIAGNOSIS_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long the engine's word on how it reaches registries is good: it reads its configuration anew
+/// when it is told to.
+const REACH_TTL: Duration = Duration::from_secs(60);
+
+/// How many manifests an index may list. The containerd store looks at each of them whenever images
+/// are listed, which 10,000 of them bring to a halt; a real one has some dozens, attestations included.
+const MANIFESTS_MAX: usize = 256;
+/// How many of them wharfd reads: of a real index one is for the engine's platform.
+const USED_MAX: usize = 32;
+
+/// Why nothing is proven.
+enum Unproven {
+    Registry(Error),
+    Image(Fault),
+}
+
+impl From<Error> for Unproven {
+    fn from(error: Error) -> Self {
+        Self::Registry(error)
+    }
+}
+
+impl Images {
+    /// The digest of the manifest or index that the registry shows to `login` under `reference`.
+    pub(super) async fn readable(
+        &self,
+        reference: &Reference,
+        login: Option<&Login>,
+    ) -> Result<Digest, Fault> {
+        // Boxed: each build that waits for it would hold all of it.
+        let proven = timeout(REGISTRY_TIMEOUT, Box::pin(self.prove(reference, login))).await;
+        match proven {
+            Ok(Ok(digest)) => Ok(digest),
+            Ok(Err(Unproven::Image(fault))) => Err(fault),
+            Ok(Err(Unproven::Registry(error))) if error.kind() == Kind::Unreachable => {
+                Err(Box::pin(self.unreachable(reference, login, error)).await)
+            }
+            Ok(Err(Unproven::Registry(error))) => Err(error.fault(reference, login.is_some())),
+            Err(_) => {
+                let text = format!(
+                    "the registry {} does not answer in time for {}",
+                    reference.host(),
+                    fault::in_registry(reference)
+                );
+                Err(fault::hub_named(reference, Fault::new(Reason::RegistryUnavailable, text)))
+            }
+        }
+    }
+
+    async fn prove(&self, reference: &Reference, login: Option<&Login>) -> Result<Digest, Unproven> {
+        let mut repository = self.repository(reference, login).await.map_err(Unproven::Image)?;
+        let top = repository.manifest(reference).await?;
+        let mut seen = BTreeSet::from([top.digest().clone()]);
+        let mut left = self.used(reference, &top)?;
+        while let Some(digest) = left.pop() {
+            if !seen.insert(digest.clone()) {
+                continue;
+            }
+            if seen.len() > USED_MAX {
+                return Err(Unproven::Image(fault::too_many_manifests(reference, seen.len(), USED_MAX)));
+            }
+            let child = repository.manifest_by_digest(&digest).await.map_err(|error| match error.kind() {
+                // The engine might have it from elsewhere.
+                Kind::NotFound => Unproven::Image(lacking(reference, &digest)),
+                _ => error.into(),
+            })?;
+            left.extend(self.used(reference, &child)?);
+        }
+        Ok(top.digest().clone())
+    }
+
+    /// The repository of `reference`, reached as the engine reaches it.
+    pub(super) async fn repository(
+        &self,
+        reference: &Reference,
+        login: Option<&Login>,
+    ) -> Result<Repository, Fault> {
+        let opened = self.inner.registries.repository(&self.reach().await?, reference, login);
+        opened.map_err(|error| error.fault(reference, login.is_some()))
+    }
+
+    async fn reach(&self) -> Result<Reach, Fault> {
+        let mut known = self.inner.reach.lock().await;
+        if let Some((since, reach)) = &*known
+            && since.elapsed() < REACH_TTL
+        {
+            return Ok(reach.clone());
+        }
+        let info = self.engine().docker().info().await;
+        let reach =
+            Reach::of(&info.map_err(|error| fault::unexpected("say which registries it trusts", error))?);
+        *known = Some((Instant::now(), reach.clone()));
+        Ok(reach)
+    }
+
+    /// What the engine might use of an index.
+    fn used(&self, reference: &Reference, manifest: &Manifest) -> Result<Vec<Digest>, Unproven> {
+        let read = children(manifest.bytes(), self.engine().platform());
+        let children = read.map_err(|problem| Unproven::Image(problem.fault(reference)))?;
+        if children.count > MANIFESTS_MAX {
+            let fault = fault::too_many_manifests(reference, children.count, MANIFESTS_MAX);
+            return Err(Unproven::Image(fault));
+        }
+        Ok(children.used)
+    }
+
+    /// The fault of a registry that wharfd does not reach. The engine is asked whether it does: then
+    /// the two stand in different networks, which nobody would think of.
+    async fn unreachable(&self, reference: &Reference, login: Option<&Login>, error: Error) -> Fault {
+        let name = reference.to_string();
+        let login_of_engine = login.map(|login| docker_login(reference, login));
+        let question = self.engine().docker().inspect_registry_image(&name, login_of_engine);
+        let reached = match timeout(DIAGNOSIS_TIMEOUT, question).await {
+            Err(_) => false,
+            Ok(Ok(_)) => true,
+            Ok(Err(answer)) => {
+                let fault = fault::registry(reference, self.engine().platform(), login.is_some(), answer);
+                matches!(fault.reason(), Reason::RegistryDenied | Reason::BaseImageNotFound)
+            }
+        };
+        if !reached {
+            return error.fault(reference, login.is_some());
+        }
+        let host = reference.host();
+        let text = format!("the engine reaches the registry {host}, but wharfd does not: {}", error.text());
+        Fault::new(Reason::RegistryUnavailable, text)
+            .hint(
+                "the node's operator must run wharfd in the engine's network, with its resolver, proxies and \
+                 certificates (docs/operating.md, \"Registries\")",
+            )
+            .caused_by(error)
+    }
+}
+
+/// The registry does not show a manifest that its own index lists.
+fn lacking(reference: &Reference, digest: &Digest) -> Fault {
+    let text = format!(
+        "the registry {} lists {digest} in {} and does not show it",
+        reference.host(),
+        fault::in_registry(reference)
+    );
+    Fault::new(Reason::BaseImageNotFound, text)
+}

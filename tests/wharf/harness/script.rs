@@ -1,0 +1,127 @@
+//! A registry that answers as a test says, and counts what it was made to send.
+
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+};
+
+use super::lock;
+
+/// An answer of a [`ScriptedRegistry`].
+#[derive(Clone, Debug)]
+pub(crate) enum Reply {
+    /// A status and a reason, headers, and a body (which a HEAD does not get).
+    Whole(&'static str, Vec<(&'static str, String)>, Vec<u8>),
+    /// A manifest that does not end before this many bytes.
+    Endless(usize),
+}
+
+/// The registry. It ends when it is dropped.
+#[derive(Debug)]
+pub(crate) struct ScriptedRegistry {
+    host: String,
+    task: tokio::task::JoinHandle<()>,
+    requests: Arc<Mutex<Vec<String>>>,
+    sent: Arc<AtomicUsize>,
+}
+
+type Script = dyn Fn(&str, &str) -> Reply + Send + Sync;
+
+impl ScriptedRegistry {
+    /// Answers each request, by its method and its path, as `script` says.
+    pub(crate) async fn start(script: impl Fn(&str, &str) -> Reply + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let host = listener.local_addr().unwrap().to_string();
+        let (requests, sent) = (Arc::<Mutex<Vec<String>>>::default(), Arc::<AtomicUsize>::default());
+        let script: Arc<Script> = Arc::new(script);
+        let (requests_there, sent_there) = (Arc::clone(&requests), Arc::clone(&sent));
+        let task = tokio::spawn(async move {
+            let mut open = tokio::task::JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                let (script, requests, sent) =
+                    (Arc::clone(&script), Arc::clone(&requests_there), Arc::clone(&sent_there));
+                open.spawn(async move {
+                    let _ = serve(stream, &*script, &requests, &sent).await;
+                });
+            }
+        });
+        Self { host, task, requests, sent }
+    }
+
+    pub(crate) fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// `GET /v2/x/manifests/1`, and whoever has shown a login: ` Basic …`.
+    pub(crate) fn requests(&self) -> Vec<String> {
+        lock(&self.requests).clone()
+    }
+
+    /// How many bytes of bodies it has sent.
+    pub(crate) fn sent(&self) -> usize {
+        self.sent.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for ScriptedRegistry {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn serve(
+    mut stream: TcpStream,
+    script: &Script,
+    requests: &Mutex<Vec<String>>,
+    sent: &AtomicUsize,
+) -> std::io::Result<()> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        match stream.read_u8().await? {
+            // TLS, which it does not speak.
+            0x16 if head.is_empty() => return stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await,
+            byte => head.push(byte),
+        }
+    }
+    let head = String::from_utf8_lossy(&head).into_owned();
+    let mut words = head.split_whitespace();
+    let (method, path) = (words.next().unwrap(), words.next().unwrap());
+    let login = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(": ")?;
+        name.eq_ignore_ascii_case("authorization").then(|| format!(" {value}"))
+    });
+    lock(requests).push(format!("{method} {path}{}", login.unwrap_or_default()));
+    match script(method, path) {
+        Reply::Whole(status, headers, body) => {
+            let headers: String =
+                headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+            let length = body.len();
+            let answer = format!(
+                "HTTP/1.1 {status}\r\n{headers}content-length: {length}\r\nconnection: close\r\n\r\n"
+            );
+            stream.write_all(answer.as_bytes()).await?;
+            if method != "HEAD" {
+                stream.write_all(&body).await?;
+                sent.fetch_add(length, Ordering::Relaxed);
+            }
+        }
+        Reply::Endless(max) => {
+            let kind = "application/vnd.docker.distribution.manifest.v2+json";
+            let answer = format!("HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\nconnection: close\r\n\r\n{{");
+            stream.write_all(answer.as_bytes()).await?;
+            let piece = vec![b' '; 64 << 10];
+            let mut done = 0;
+            while method != "HEAD" && done < max {
+                stream.write_all(&piece).await?;
+                done += piece.len();
+                sent.fetch_add(piece.len(), Ordering::Relaxed);
+            }
+        }
+    }
+    stream.shutdown().await
+}

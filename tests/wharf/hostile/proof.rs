@@ -1,0 +1,165 @@
+//! A registry of a job's own that claims to have what is another's, or never ends.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use crate::harness::{
+    Image, Test, Wharf, cases,
+    image::digest,
+    script::{Reply, ScriptedRegistry},
+};
+
+cases![
+    a_claimed_digest_is_no_proof,
+    an_index_of_anothers_image_is_no_proof,
+    a_manifest_without_end,
+    a_registry_that_only_one_of_both_reaches,
+];
+
+const MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+const INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+const USER: &str = "victim";
+const PASSWORD: &str = "correct horse";
+
+fn manifest(kind: &str, digest: &str, body: &str) -> Reply {
+    let headers = vec![("content-type", kind.to_owned()), ("docker-content-digest", digest.to_owned())];
+    Reply::Whole("200 OK", headers, body.as_bytes().to_vec())
+}
+
+fn absent() -> Reply {
+    Reply::Whole("404 Not Found", Vec::new(), Vec::new())
+}
+
+/// A private image that the victim's build has brought onto the node: its digest there.
+async fn private_image(test: &Test, victim: &Wharf, content: &str) -> String {
+    let registry = test.private_registry(USER, PASSWORD).await;
+    let digest = Image::base(content).push(&registry, "private", "1").await;
+    victim.login(&registry, Some((USER, PASSWORD)));
+    victim.run(["pull", &registry.name("private:1")]).await.ok();
+    digest
+}
+
+async fn a_claimed_digest_is_no_proof(test: Arc<Test>) {
+    let wharfd = test.wharfd().await;
+    let (victim, thief) = (Wharf::new(&test, &wharfd, "victim#1"), Wharf::new(&test, &wharfd, "thief#1"));
+    let content = test.unique("private");
+    let stolen = private_image(&test, &victim, &content).await;
+    let claimed = stolen.clone();
+    let empty = digest(b"{}");
+    let other = json!({
+        "schemaVersion": 2, "mediaType": MANIFEST, "layers": [],
+        "config": {"mediaType": "application/vnd.docker.container.image.v1+json", "size": 2, "digest": empty},
+    })
+    .to_string();
+    let evil = ScriptedRegistry::start(move |_, path| match path {
+        "/v2/" => Reply::Whole("200 OK", Vec::new(), b"{}".to_vec()),
+        path if path.ends_with(&empty) => Reply::Whole("200 OK", Vec::new(), b"{}".to_vec()),
+        path if path.contains("/manifests/") => manifest(MANIFEST, &claimed, &other),
+        _ => absent(),
+    })
+    .await;
+    // The engine passes on what a registry says of itself.
+    let path = format!("/distribution/{}/x:1/json", evil.host());
+    let claim = test.engine.get(&path).send().await.ok().json();
+    assert_eq!(claim["Descriptor"]["digest"], stolen.as_str());
+
+    let name = format!("{}/x:1", evil.host());
+    let dockerfile = format!("FROM {name}\nRUN cat /mark\n");
+    let context = test.context("thief", &[("Dockerfile", &dockerfile)]);
+    for shown in [
+        thief.build(&context, &["--no-cache"]).await,
+        thief.run(["pull", &name]).await,
+        thief.run(["pull", &format!("{}/x@{stolen}", evil.host())]).await,
+        thief.run(["inspect", &name]).await,
+    ] {
+        assert_ne!(shown.status, 0, "{shown}");
+        assert!(!shown.to_string().contains(&content), "{shown}");
+    }
+    assert_eq!(thief.images().await, []);
+}
+
+/// The engine looks at an index that is true, and has what it lists.
+async fn an_index_of_anothers_image_is_no_proof(test: Arc<Test>) {
+    let wharfd = test.wharfd().await;
+    let (victim, thief) = (Wharf::new(&test, &wharfd, "victim#1"), Wharf::new(&test, &wharfd, "thief#1"));
+    let content = test.unique("private");
+    let stolen = private_image(&test, &victim, &content).await;
+    let platform = || {
+        let config = Image::base("").config();
+        json!({"os": config["os"], "architecture": config["architecture"]})
+    };
+    let index = |child: &str, kind: &str, platform: Value| {
+        let size = 1000;
+        let child = json!({"mediaType": kind, "size": size, "digest": child, "platform": platform});
+        json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [child]}).to_string()
+    };
+    let plain = index(&stolen, MANIFEST, platform());
+    let odd = index(&stolen, MANIFEST, json!({"os": "", "architecture": "X86_64", "variant": "v4"}));
+    let nested = index(&digest(plain.as_bytes()), INDEX, platform());
+    let documents = [("plain", plain), ("odd", odd), ("nested", nested)];
+    let served = documents.clone();
+    let evil = ScriptedRegistry::start(move |_, path| {
+        let at = path.rsplit('/').next().unwrap();
+        let found = served.iter().find(|(tag, body)| *tag == at || digest(body.as_bytes()) == at);
+        match (path, found) {
+            ("/v2/", _) => Reply::Whole("200 OK", Vec::new(), b"{}".to_vec()),
+            (_, Some((_, body))) => manifest(INDEX, &digest(body.as_bytes()), body),
+            _ => absent(),
+        }
+    })
+    .await;
+    if test.engine.is_containerd() {
+        let name = format!("{}/x:plain", evil.host());
+        test.engine.pull(&name, None).await;
+        assert!(test.engine.inspect(&name).await.is_some(), "the bare engine takes what it has");
+        test.engine.remove_image(&name).await;
+    }
+    for (tag, _) in documents {
+        let name = format!("{}/x:{tag}", evil.host());
+        let dockerfile = format!("FROM {name}\nRUN cat /mark\n");
+        let context = test.context(tag, &[("Dockerfile", &dockerfile)]);
+        let shown = thief.build(&context, &["--no-cache"]).await;
+        let shown =
+            if tag == "odd" && std::env::consts::ARCH != "x86_64" { shown } else { shown.says(&[&stolen]) };
+        assert!(shown.status != 0 && !shown.to_string().contains(&content), "{shown}");
+        assert_ne!(thief.run(["pull", &name]).await.status, 0);
+    }
+    assert_eq!(thief.images().await, []);
+}
+
+async fn a_manifest_without_end(test: Arc<Test>) {
+    /// Enough to tell, and not enough to hurt the engine.
+    const END: usize = 64 << 20;
+    let wharfd = test.wharfd().await;
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    let endless = async || {
+        ScriptedRegistry::start(|_, path| match path {
+            "/v2/" => Reply::Whole("200 OK", Vec::new(), b"{}".to_vec()),
+            _ => Reply::Endless(END),
+        })
+        .await
+    };
+    let evil = endless().await;
+    let name = format!("{}/x:1", evil.host());
+    test.engine.pull(&name, None).await;
+    assert!(evil.sent() >= END, "the bare engine reads {} bytes", evil.sent());
+
+    let evil = endless().await;
+    let name = format!("{}/x:1", evil.host());
+    job.run(["pull", &name]).await.ended(1).says(&[evil.host(), "4 MiB"]);
+    assert!(evil.sent() < END / 2, "{} bytes were read", evil.sent());
+    assert_eq!(evil.requests(), ["GET /v2/x/manifests/1"], "the engine hears of it");
+}
+
+async fn a_registry_that_only_one_of_both_reaches(test: Arc<Test>) {
+    let (registry, (name, engine)) = tokio::join!(test.registry(), test.throw_away_engine());
+    Image::base(&test.unique("base")).push(&registry, "base", "1").await;
+    let there = test.registry_beside(&registry, &name).await;
+    let wharfd = test.wharfd_on(&engine).await;
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    let says = ["the engine reaches the registry", there.host(), "wharfd does not"];
+    job.run(["pull", &there.name("base:1")]).await.ended(5).says(&says);
+    let says = [registry.host(), "has just answered wharfd"];
+    job.run(["pull", &registry.name("base:1")]).await.ended(5).says(&says);
+}
