@@ -3,7 +3,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test check unit deny build engines down bench clean
+.PHONY: help demo test check unit deny build frontend engines down bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
@@ -30,6 +30,9 @@ deny: ## what is among the dependencies: licences, bans, duplicates, sources
 
 build: ## static release binaries
 	@. scripts/lib/cargo.sh && release build --bins && echo "$$BIN_DIR"
+
+frontend: ## BuildKit's Dockerfile frontend, to stand beside wharfd; says where it is
+	@scripts/env setup frontend && scripts/env paths | sed -n 's/^WHARF_FRONTEND=//p'
 
 engines: ## bring up the two engines that tests run on, and leave them up
 	scripts/env setup test

@@ -6,12 +6,16 @@
 setup() {
     local what=${1:-test}
     case $what in
-    demo | test) ;;
-    *) die "setup knows \`demo\` and \`test\`, not \`$what\`" ;;
+    demo | test | frontend) ;;
+    *) die "setup knows \`demo\`, \`test\` and \`frontend\`, not \`$what\`" ;;
     esac
     [ "$what" != test ] || need_root "setting up the tests' engines"
     command -v cargo >/dev/null || die "no Rust toolchain (cargo is not on PATH): install one, see https://rustup.rs"
     lock_setup
+    if [ "$what" = frontend ]; then
+        ensure_frontend
+        return
+    fi
     ensure_packages "$what"
     ensure_debs
     [ "$what" = test ] || return 0
@@ -22,6 +26,7 @@ setup() {
     ensure_go_tool buildx "$BUILDX_BIN" github.com/docker/buildx/cmd/buildx "$BUILDX_VERSION"
     ensure_go_tool buf "$BUF_BIN" github.com/bufbuild/buf/cmd/buf "$BUF_VERSION"
     ensure_deny
+    ensure_frontend
     ensure_jars
     ensure_python
 }
@@ -280,6 +285,26 @@ ensure_deny() {
     )
     rm -rf "${DENY_BIN%/bin/*}"
     mv "$new/out" "${DENY_BIN%/bin/*}"
+}
+
+# BuildKit's Dockerfile frontend, with bounds of ours around it.
+ensure_frontend() {
+    [ ! -x "$FRONTEND_BIN" ] || return 0
+    ensure_go
+    say "building BuildKit's Dockerfile frontend $FRONTEND_VERSION (half a minute)"
+    scratch
+    local new=$SCRATCH
+    cp "$scripts/lib/frontend/main.go" "$new/"
+    (
+        cd "$new" || exit
+        unset GOROOT GOBIN
+        export CGO_ENABLED=0 GOTOOLCHAIN=local GOFLAGS=-buildvcs=false
+        quietly go-frontend "$GO" mod init wharf.invalid/frontend
+        quietly go-frontend "$GO" get "github.com/moby/buildkit/frontend/dockerfile/builder@$FRONTEND_VERSION"
+        quietly go-frontend "$GO" build -trimpath -ldflags='-s -w' -o out/frontend .
+    )
+    rm -rf "$(dirname "$FRONTEND_BIN")"
+    mv "$new/out" "$(dirname "$FRONTEND_BIN")"
 }
 
 # --- Maven, Python ---------------------------------------------------------------

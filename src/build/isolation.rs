@@ -111,9 +111,15 @@ pub fn attributes(spec: &BuildSpec, keys: &JobKeys, tar: Option<&str>) -> HashMa
 }
 
 /// The allow-list that BuildKit enforces while the frontend runs: nothing, then what was admitted.
-/// The last rule that matches a source decides. `fetched` is what [`fetched`] makes of the sources.
-pub fn policy(sources: &[Source], fetched: &Attributes) -> Policy {
+/// The last rule that matches a source decides. `fetched` is what [`fetched`] makes of the sources,
+/// `frontend` the image that reads the Dockerfile: the gate lets no graph use it.
+pub fn policy(sources: &[Source], fetched: &Attributes, frontend: Option<&str>) -> Policy {
     let mut rules = vec![rule(PolicyAction::Deny, "*", None), rule(PolicyAction::Allow, "local://*", None)];
+    if let Some(frontend) = frontend {
+        let target = format!("docker-image://{frontend}");
+        rules.push(rule(PolicyAction::Allow, &format!("{target}@*"), None));
+        rules.push(exact(rule(PolicyAction::Allow, &target, None)));
+    }
     for source in sources {
         let Source::Image { named, target } = source else { continue };
         let target = format!("docker-image://{target}");

@@ -1,6 +1,9 @@
 //! What a client hears of a pass, and when: a pass that is denied is run again, and should not show.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use bollard_buildkit_proto::moby::buildkit::v1::StatusResponse;
 use tonic::{Code, Status};
@@ -23,6 +26,8 @@ pub(super) struct PassFacts<'a> {
     renaming: &'a Renaming,
     begun: Instant,
     held: Vec<v1::Progress>,
+    /// What of the pass is none of the job's, by digest.
+    hidden: BTreeSet<String>,
     runs: bool,
     /// Why no more facts come, until that was said.
     broken: Option<Status>,
@@ -30,7 +35,15 @@ pub(super) struct PassFacts<'a> {
 
 impl<'a> PassFacts<'a> {
     pub(super) fn new(reporter: &'a Reporter, renaming: &'a Renaming) -> Self {
-        Self { reporter, renaming, begun: Instant::now(), held: Vec::new(), runs: false, broken: None }
+        Self {
+            reporter,
+            renaming,
+            begun: Instant::now(),
+            held: Vec::new(),
+            hidden: BTreeSet::new(),
+            runs: false,
+            broken: None,
+        }
     }
 
     async fn release(&mut self) {
@@ -69,7 +82,8 @@ impl<'a> PassFacts<'a> {
 impl Facts for PassFacts<'_> {
     async fn report(&mut self, facts: StatusResponse) {
         if self.held.len() < FACTS_HELD_MAX {
-            self.held.push(convert::progress(self.renaming.facts(facts)));
+            let facts = self.renaming.facts(facts, &mut self.hidden);
+            self.held.push(convert::progress(facts));
         }
         if self.runs || self.begun.elapsed() > HOLD {
             self.release().await;

@@ -18,11 +18,12 @@ const USUAL: [&str; 7] = [
     "/var/run/docker",
 ];
 
-/// The directory in which the engine has a job's files: a layer's, or a mount's of BuildKit's.
+/// The directory in which the engine has a job's files: a layer's, or a mount's of BuildKit's. Without
+/// `\s` and its like: they want tables that this crate's `regex` has in tests alone.
 static OF_A_JOB: LazyLock<Option<Regex>> = LazyLock::new(|| {
     Regex::new(
         r"(?x)
-        /[^\s'`:]*?
+        /[^\x20\t\r\n'`:]*?
         (?: /[a-z0-9-]+/[a-z0-9]{20,64}(?:-init)?/(?:diff|merged|work)
           | /snapshots/[0-9]+/(?:fs|work)
           | /?(?:buildkit|containerd)-mount[0-9]+ )

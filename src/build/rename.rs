@@ -1,6 +1,6 @@
 //! Turns the engine's names back into the Dockerfile's in all that a client sees.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bollard_buildkit_proto::moby::buildkit::v1 as control;
 
@@ -16,12 +16,19 @@ pub(super) struct Renaming {
     names: NamespaceNames,
     root: String,
     admitted: BTreeMap<String, String>,
+    /// The image of the frontend: what BuildKit does with it is none of the job's.
+    frontend: Option<String>,
 }
 
 impl Renaming {
     /// The names of a namespace, in an engine whose files are under `root`.
     pub(super) fn new(names: NamespaceNames, root: &str) -> Self {
-        Self { names, root: root.to_owned(), admitted: BTreeMap::new() }
+        Self { names, root: root.to_owned(), admitted: BTreeMap::new(), frontend: None }
+    }
+
+    /// Leaves out what is done with the frontend's image.
+    pub(super) fn hide_frontend(&mut self, image: &str) {
+        self.frontend = Some(image.to_owned());
     }
 
     /// `target`, a name in the engine, is shown as `named`.
@@ -77,8 +84,20 @@ impl Renaming {
         }
     }
 
-    /// BuildKit's facts with the job's names.
-    pub(super) fn facts(&self, mut facts: control::StatusResponse) -> control::StatusResponse {
+    /// BuildKit's facts with the job's names. `hidden` has the digests of what is left out, of this
+    /// pass so far.
+    pub(super) fn facts(
+        &self,
+        mut facts: control::StatusResponse,
+        hidden: &mut BTreeSet<String>,
+    ) -> control::StatusResponse {
+        if let Some(frontend) = &self.frontend {
+            let of_frontend = facts.vertexes.extract_if(.., |vertex| vertex.name.contains(frontend.as_str()));
+            hidden.extend(of_frontend.map(|vertex| vertex.digest));
+            facts
+                .statuses
+                .retain(|status| !hidden.contains(&status.vertex) && !status.id.contains(frontend.as_str()));
+        }
         for vertex in &mut facts.vertexes {
             vertex.name = self.vertex_name(&vertex.name);
             vertex.error = self.error(vertex.error.lines().next().unwrap_or_default());
@@ -134,5 +153,36 @@ mod tests {
         let foreign = text(&format!("{} and wharf.invalid", other.name(&app).as_str()));
         assert_eq!(foreign, "(private image) and (private image)");
         assert_eq!(text("nothing of ours"), "nothing of ours");
+
+        shown.hide_frontend("wharf.invalid/i/frontend/f:1");
+        let vertex = |digest: &str, name: &str| control::Vertex {
+            digest: digest.to_owned(),
+            name: name.to_owned(),
+            ..control::Vertex::default()
+        };
+        let status = |vertex: &str, id: &str| control::VertexStatus {
+            vertex: vertex.to_owned(),
+            id: id.to_owned(),
+            ..control::VertexStatus::default()
+        };
+        let mut hidden = BTreeSet::new();
+        let facts = shown.facts(
+            control::StatusResponse {
+                vertexes: vec![
+                    vertex("a", "docker-image://wharf.invalid/i/frontend/f:1"),
+                    vertex("b", "[1/1] RUN x"),
+                ],
+                statuses: vec![status("a", "extracting"), status("b", "x")],
+                ..control::StatusResponse::default()
+            },
+            &mut hidden,
+        );
+        assert_eq!(facts.vertexes.len(), 1);
+        assert_eq!(facts.statuses.len(), 1);
+        let later = control::StatusResponse {
+            statuses: vec![status("a", "extracted")],
+            ..control::StatusResponse::default()
+        };
+        assert!(shown.facts(later, &mut hidden).statuses.is_empty());
     }
 }

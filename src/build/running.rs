@@ -27,7 +27,7 @@ use crate::{
         solve::{self, Ended, Facts},
     },
     fault::{Fault, Reason},
-    images::{Images, admission::CredentialSource, owned::OwnedImage},
+    images::{Images, admission::CredentialSource, frontend, owned::OwnedImage},
     names::{Namespace, RESERVED_HOST, printable, random_id, shortened},
     policy::Permit,
     wire::{build::BuildSpec, progress::Reporter, v1},
@@ -247,11 +247,13 @@ impl<'a> Build<'a> {
         let tar = self.order.client.tar.as_ref().map(Tar::url);
         let sources = self.sources.list();
         let fetched = isolation::fetched(&sources, &self.keys);
+        let frontend = self.images.hold_frontend().await?;
         let order = solve::Order {
             reference: random_id().map_err(Fault::internal)?,
             session: session.id().to_owned(),
             attributes: isolation::attributes(&self.spec, &self.keys, tar.as_deref()),
-            policy: isolation::policy(&sources, &fetched),
+            policy: isolation::policy(&sources, &fetched, frontend.as_deref()),
+            frontend,
             name: name.to_owned(),
         };
         let targets = self.sources.targets();
@@ -272,6 +274,8 @@ impl<'a> Build<'a> {
         };
         let ended = solve::pass(connection, order, judge, facts, stop).await;
         // Once, by the pass that runs.
+        let is_frontends = |syntax: &str| self.images.frontend().is_some() && frontend::is_syntax(syntax);
+        let syntax = syntax.filter(|syntax| !is_frontends(syntax));
         if let Some(syntax) = syntax.filter(|_| matches!(ended, Ended::Exported(_) | Ended::Failed(_))) {
             let short =
                 format!("`# syntax={}` is ignored: the builder's own frontend is used", printable(&syntax));
@@ -288,7 +292,12 @@ impl<'a> Build<'a> {
             Ended::Stopped { fault, is_over } => Next::End(Err(Unmade { fault, is_over })),
             Ended::Refused(Refusal::NeedsUrls(urls)) => Next::Admit(urls.into_iter().collect()),
             Ended::Frontend(status) => {
-                let failure = Failure::read(&status);
+                let mut failure = Failure::read(&status);
+                if self.images.frontend().is_some()
+                    && let Some(told) = frontend::own_end(&failure.message)
+                {
+                    failure.message = told;
+                }
                 match failure.denied_source() {
                     Some(source) => Next::Admit(vec![source.to_owned()]),
                     // An image is held for the engine's platform alone: for another one BuildKit goes

@@ -37,11 +37,16 @@ pub(super) struct Sources<'a> {
 impl<'a> Sources<'a> {
     /// None yet, but for the tar that comes with the order.
     pub(super) fn new(images: &'a Images, order: &'a Order, reporter: &'a Reporter) -> Self {
+        let mut renaming =
+            Renaming::new(images.keys().names(order.namespace.subject()), images.engine().root());
+        if let Some(frontend) = images.frontend() {
+            renaming.hide_frontend(frontend);
+        }
         Self {
             images,
             order,
             reporter,
-            renaming: Renaming::new(images.keys().names(order.namespace.subject()), images.engine().root()),
+            renaming,
             admitted: BTreeMap::new(),
             urls: BTreeMap::new(),
             asked: BTreeSet::new(),

@@ -44,6 +44,8 @@ pub struct Order {
     pub session: String,
     /// The frontend's attributes.
     pub attributes: HashMap<String, String>,
+    /// The image that reads the Dockerfile in a container; none: BuildKit itself reads it.
+    pub frontend: Option<String>,
     /// The source policy.
     pub policy: Policy,
     /// The name that the image gets in the engine.
@@ -253,9 +255,17 @@ fn requests(order: Order) -> (SolveRequest, frontend::SolveRequest) {
         exporters: vec![Exporter { r#type: "moby".to_owned(), attrs: attributes }],
         ..SolveRequest::default()
     };
+    let mut attributes = order.attributes;
+    let kind = match order.frontend {
+        None => "dockerfile.v0",
+        Some(image) => {
+            attributes.insert("source".to_owned(), image);
+            "gateway.v0"
+        }
+    };
     let frontend = frontend::SolveRequest {
-        frontend: "dockerfile.v0".to_owned(),
-        frontend_opt: order.attributes,
+        frontend: kind.to_owned(),
+        frontend_opt: attributes,
         allow_result_return: true,
         allow_result_array_ref: true,
         ..frontend::SolveRequest::default()

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use serde::{Deserialize, Deserializer, de::Error as _};
 use toml::Spanned;
 
-use super::{SocketMode, parse_seconds};
+use super::{Frontend, SocketMode, parse_seconds};
 use crate::{
     names::{EngineName, Pattern, SocketPath},
     telemetry::{Filter, Format},
@@ -20,6 +20,8 @@ pub(super) struct File {
     pub(super) listen_group: Option<Group>,
     pub(super) state_dir: Option<PathBuf>,
     pub(super) client_dir: Option<PathBuf>,
+    pub(super) frontend: Option<Frontend>,
+    pub(super) frontend_file: Option<PathBuf>,
     pub(super) grace_period: Option<Seconds>,
     pub(super) log_format: Option<Format>,
     pub(super) log_level: Option<Filter>,

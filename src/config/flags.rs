@@ -39,6 +39,10 @@ pub struct Flags {
     #[arg(long, env = "WHARFD_CLIENT_DIR", value_name = "DIR")]
     pub client_dir: Option<PathBuf>,
 
+    /// BuildKit's Dockerfile frontend, which is run in a container [default: `frontend` beside wharfd]
+    #[arg(long, env = "WHARFD_FRONTEND_FILE", value_name = "FILE")]
+    pub frontend_file: Option<PathBuf>,
+
     /// Configuration file (TOML); flags override it
     #[arg(long, env = "WHARFD_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,

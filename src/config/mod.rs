@@ -46,6 +46,10 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Where the client is put for agents; none: nowhere.
     pub client_dir: Option<PathBuf>,
+    /// Where Dockerfiles are read; none: where [`Config::frontend`] says.
+    said_frontend: Option<Frontend>,
+    /// The frontend's program; none: `frontend` beside wharfd.
+    pub frontend_file: Option<PathBuf>,
     /// How long running builds may go on after SIGTERM.
     pub grace_period: Duration,
     /// How the log looks.
@@ -71,6 +75,16 @@ impl Engines {
     pub fn iter(&self) -> impl Iterator<Item = (&EngineName, &SocketPath)> {
         self.sockets.iter()
     }
+}
+
+/// Where BuildKit's Dockerfile frontend runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Frontend {
+    /// In the engine's own process: fast, and a Dockerfile that ends it ends the engine.
+    Builtin,
+    /// In a container of its own, which is all that a Dockerfile can end.
+    Container,
 }
 
 /// `[[serve]]`: a uid that is served.
@@ -140,6 +154,8 @@ pub enum ConfigError {
     StateDir(PathBuf),
     #[error("{0} is not an absolute path; say where the client is put with --client-dir")]
     ClientDir(PathBuf),
+    #[error("{0} is not an absolute path; say where the frontend's program is with --frontend-file")]
+    FrontendFile(PathBuf),
     #[error("--listen: {0} is given twice")]
     ListenTwice(SocketPath),
 }
@@ -160,6 +176,21 @@ fn engine_reason(error: &SocketPathError) -> &'static str {
 }
 
 impl Config {
+    /// Where Dockerfiles are read: in a container as soon as others than root and wharfd's own uid are
+    /// served, unless the operator has said something else.
+    pub fn frontend(&self) -> Frontend {
+        match self.said_frontend {
+            Some(said) => said,
+            None if self.serve.is_empty() => Frontend::Builtin,
+            None => Frontend::Container,
+        }
+    }
+
+    /// Whether the operator has said where Dockerfiles are read.
+    pub fn says_frontend(&self) -> bool {
+        self.said_frontend.is_some()
+    }
+
     /// Reads the file that the flags name, if any, and makes one of all.
     pub fn load(flags: Flags) -> Result<Self, ConfigError> {
         let file = match &flags.config {
@@ -220,6 +251,10 @@ impl Config {
         if let Some(relative) = client_dir.as_ref().filter(|directory| !directory.is_absolute()) {
             return Err(ConfigError::ClientDir(relative.clone()));
         }
+        let frontend_file = flags.frontend_file.or(written.frontend_file);
+        if let Some(relative) = frontend_file.as_ref().filter(|file| !file.is_absolute()) {
+            return Err(ConfigError::FrontendFile(relative.clone()));
+        }
         Ok(Self {
             listen,
             listen_mode: flags.listen_mode.or(written.listen_mode).unwrap_or_default(),
@@ -228,6 +263,8 @@ impl Config {
             serve,
             state_dir,
             client_dir,
+            said_frontend: written.frontend,
+            frontend_file,
             grace_period: flags
                 .grace_period
                 .or(written.grace_period.map(|seconds| seconds.0))

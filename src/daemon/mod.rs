@@ -3,13 +3,13 @@
 mod client_dir;
 mod notify;
 
-use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, env, io, path::PathBuf, sync::Arc, time::Duration};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
-    config::Config,
+    config::{Config, Frontend},
     engine::Engine,
     fault::Fault,
     front::{Front, Work},
@@ -113,6 +113,7 @@ async fn start(config: &Config, process: &Group) -> Result<Started, StartError> 
         let engine = Engine::connect(name.as_str(), socket.as_path(), process).await?;
         let images = Images::new(engine, keys, store);
         images.recover().await?;
+        set_up_frontend(config, &images).await?;
         janitor::look_after(images.clone(), process);
         engines.insert(name.clone(), images);
     }
@@ -182,6 +183,35 @@ impl Started {
         let _ = self.accepting.await;
         let _ = tokio::time::timeout(GOODBYE, self.connections.close_and_wait()).await;
     }
+}
+
+/// Where the engine reads Dockerfiles from now on, and a line of the log about it.
+async fn set_up_frontend(config: &Config, images: &Images) -> Result<(), Fault> {
+    let program = config.frontend_file.clone().or_else(beside_wharfd).unwrap_or_else(|| "frontend".into());
+    match config.frontend() {
+        Frontend::Container if config.says_frontend() || program.exists() => {
+            return images.bring_frontend(program).await;
+        }
+        Frontend::Container => tracing::warn!(
+            engine = images.engine().name(),
+            "Dockerfiles are read inside the engine, which one of them can end: there is no frontend at {} \
+             (`make frontend` makes it)",
+            program.display()
+        ),
+        Frontend::Builtin if !config.serve.is_empty() => tracing::warn!(
+            engine = images.engine().name(),
+            "Dockerfiles are read inside the engine, which one of them can end: `frontend = \"builtin\"`"
+        ),
+        Frontend::Builtin => tracing::info!(
+            engine = images.engine().name(),
+            "Dockerfiles are read inside the engine, since only root and wharfd's own uid are served"
+        ),
+    }
+    images.remove_frontends(None).await
+}
+
+fn beside_wharfd() -> Option<PathBuf> {
+    Some(env::current_exe().ok()?.with_file_name("frontend"))
 }
 
 fn say_who_is_served(identities: &Identities) {

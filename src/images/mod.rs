@@ -4,6 +4,7 @@
 pub mod admission;
 pub mod exports;
 pub(crate) mod fetch;
+pub mod frontend;
 mod holds;
 mod layers;
 mod locks;
@@ -13,12 +14,17 @@ mod proof;
 pub mod push;
 mod recovery;
 
-use std::{fmt, sync::Arc, time::Instant};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
 
 use tokio::sync::{Mutex, Semaphore};
 
 use crate::{engine::Engine, registry, store::Store};
 use exports::Exporting;
+use frontend::Frontend;
 use locks::Locks;
 use naming::Keys;
 
@@ -52,6 +58,8 @@ struct Inner {
     registries: registry::Client,
     /// How the engine reaches registries, and when it said so.
     reach: Mutex<Option<(Instant, registry::Reach)>>,
+    /// What reads Dockerfiles in a container, if that is where they are read.
+    frontend: OnceLock<Frontend>,
 }
 
 impl Images {
@@ -69,6 +77,7 @@ impl Images {
                 verifying: Semaphore::new(VERIFIED_AT_ONCE),
                 registries: registry::Client::new(CERTS_DIRECTORY.into()),
                 reach: Mutex::default(),
+                frontend: OnceLock::new(),
             }),
         }
     }

@@ -396,7 +396,7 @@ impl Images {
     /// against it, since nobody looks while we push.
     pub(crate) fn is_brought(&self, image: &ImageInspect) -> bool {
         self.rooms(image).any(|(ours, room)| match room {
-            Room::Node | Room::Kept => false,
+            Room::Node | Room::Kept | Room::Frontend => false,
             Room::Hold => true,
             Room::Namespace => !ours,
         })

@@ -63,6 +63,7 @@ fn cases() -> Vec<Case> {
         hostile::forged::CASES,
         hostile::proof::CASES,
         hostile::files::CASES,
+        hostile::frontend::CASES,
         hostile::receiver::CASES,
         hostile::repository::CASES,
         hostile::tar::CASES,

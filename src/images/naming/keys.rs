@@ -12,7 +12,7 @@ use std::{
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
-use super::{HOLD_ROOM, KEPT_ROOM, NODE_ROOM, NamespaceNames};
+use super::{FRONTEND_ROOM, HOLD_ROOM, KEPT_ROOM, NODE_ROOM, NamespaceNames};
 use crate::names::{Namespace, RESERVED_HOST, Secret, reference::Digest};
 
 const FILE_NAME: &str = "node.key";
@@ -132,6 +132,12 @@ impl Keys {
     /// The name that keeps what an operator had under a public name, while wharfd uses that name.
     pub fn kept(&self, public: &str) -> String {
         format!("{RESERVED_HOST}/{}/{KEPT_ROOM}/{}:1", self.instance, self.hash("kept", [public]))
+    }
+
+    /// The name of the frontend's image, by its content.
+    pub fn frontend(&self, content: &Digest) -> String {
+        let hash = self.hash("frontend", [content.as_str()]);
+        format!("{RESERVED_HOST}/{}/{FRONTEND_ROOM}/{hash}:1", self.instance)
     }
 
     pub(super) fn reference(&self, reference: &str) -> String {

@@ -13,6 +13,7 @@ use crate::names::RESERVED_HOST;
 const HOLD_ROOM: &str = "hold";
 const NODE_ROOM: &str = "node";
 const KEPT_ROOM: &str = "kept";
+const FRONTEND_ROOM: &str = "frontend";
 
 /// What a name of a wharfd's is for. Namespaces' rooms are hashes, longer than these words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +24,8 @@ pub enum Room {
     Node,
     /// It keeps what an operator had under a public name.
     Kept,
+    /// It is the image of the Dockerfile frontend, which no build may use.
+    Frontend,
     /// It is an image of a namespace.
     Namespace,
 }
@@ -34,6 +37,7 @@ pub fn room(name: &str) -> Option<(&str, Room)> {
         HOLD_ROOM => Room::Hold,
         NODE_ROOM => Room::Node,
         KEPT_ROOM => Room::Kept,
+        FRONTEND_ROOM => Room::Frontend,
         _ => Room::Namespace,
     };
     Some((instance, room))
@@ -53,6 +57,7 @@ mod tests {
             (keys.hold(&digest, "linux/amd64").as_str(), Room::Hold),
             (keys.node_hold(&digest).as_str(), Room::Node),
             (keys.kept("reg/app:1").as_str(), Room::Kept),
+            (keys.frontend(&digest).as_str(), Room::Frontend),
             (own.as_str(), Room::Namespace),
         ] {
             assert_eq!(room(name), Some((keys.instance(), expected)), "{name}");

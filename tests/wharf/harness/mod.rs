@@ -172,6 +172,15 @@ impl Test {
         daemon
     }
 
+    /// A wharfd on a throw-away engine that reads Dockerfiles in a container.
+    pub(crate) async fn wharfd_with_frontend_on(&self, engine: &Engine) -> Arc<Wharfd> {
+        let program = engine::tool("WHARF_FRONTEND");
+        let daemon =
+            self.unstarted(engine, Some("frontend = \"container\"\n"), &["--frontend-file", &program]);
+        daemon.start().await;
+        daemon
+    }
+
     /// A wharfd that the test starts itself.
     pub(crate) fn wharfd_unstarted(&self, config: Option<&str>, flags: &[&str]) -> Arc<Wharfd> {
         self.unstarted(&self.engine, config, flags)

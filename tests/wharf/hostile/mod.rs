@@ -4,6 +4,7 @@
 pub(crate) mod cache;
 pub(crate) mod files;
 pub(crate) mod forged;
+pub(crate) mod frontend;
 pub(crate) mod graph;
 pub(crate) mod proof;
 pub(crate) mod receiver;

@@ -1,0 +1,264 @@
+//! The Dockerfile frontend in a container: BuildKit's own, as a program that wharfd brings to the
+//! engine in an image. Inside the engine's process a Dockerfile that ends the frontend ends the engine,
+//! and every build of the node with it.
+
+use std::{io, path::PathBuf};
+
+use bollard::{body_full, query_parameters::ImportImageOptions};
+use bytes::Bytes;
+use futures_util::TryStreamExt as _;
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+
+use super::{
+    Images,
+    naming::{self, Room},
+};
+use crate::{
+    engine::{Platform, docker::fault},
+    fault::{Fault, Reason, causes},
+    names::reference::Digest,
+};
+
+/// Where the program is in its image.
+const PROGRAM: &str = "frontend";
+/// What BuildKit asks of a frontend's image before it starts it: no network, and the capabilities.
+const LABELS: [(&str, &str); 2] = [
+    ("moby.buildkit.frontend.network.none", "true"),
+    (
+        "moby.buildkit.frontend.caps",
+        "moby.buildkit.frontend.inputs,moby.buildkit.frontend.subrequests,moby.buildkit.frontend.contexts",
+    ),
+];
+/// A program beyond this is another file.
+const PROGRAM_BYTES_MAX: usize = 256 << 20;
+
+/// What a failure of BuildKit's says if it is the frontend's own end: at its bounds, or by a fault that
+/// inside the engine would have ended the engine. Of a frontend BuildKit says no more than its status,
+/// and of a step what it was.
+pub(crate) fn own_end(message: &str) -> Option<String> {
+    let status = message.strip_prefix("exit code: ")?;
+    Some(format!(
+        "the Dockerfile cannot be read: it takes more memory or time than there is for that, or has ended \
+         BuildKit's Dockerfile frontend otherwise (exit code {status})"
+    ))
+}
+
+/// The newest minor version of `docker/dockerfile` that the program surely is.
+const SYNTAX_MINOR: u32 = 20;
+
+/// Whether a `# syntax=` asks for no more than the program is.
+pub(crate) fn is_syntax(image: &str) -> bool {
+    let version = image.strip_prefix("docker.io/").unwrap_or(image).strip_prefix("docker/dockerfile");
+    match version.map(|version| version.strip_prefix(':').unwrap_or(version)) {
+        Some("" | "1" | "latest") => true,
+        Some(version) => version
+            .strip_prefix("1.")
+            .and_then(|rest| rest.split('.').next()?.parse::<u32>().ok())
+            .is_some_and(|minor| minor <= SYNTAX_MINOR && !version.contains('-')),
+        None => false,
+    }
+}
+
+/// A frontend that an engine has.
+#[derive(Clone, Debug)]
+pub(super) struct Frontend {
+    program: PathBuf,
+    /// Its name in the engine.
+    name: String,
+}
+
+impl Images {
+    /// Reads Dockerfiles in a container of `program` from now on, and removes what an earlier wharfd
+    /// has used. Called before anyone is served.
+    pub async fn bring_frontend(&self, program: PathBuf) -> Result<(), Fault> {
+        let image = self.read_frontend(program.clone()).await?;
+        let frontend = Frontend { program, name: self.keys().frontend(&image.content) };
+        if self.engine().inspect_name(&frontend.name).await?.is_none() {
+            self.load_frontend(&frontend.name, &image).await?;
+        }
+        tracing::info!(
+            engine = self.engine().name(),
+            image = frontend.name,
+            program = %frontend.program.display(),
+            "Dockerfiles are read in a container"
+        );
+        self.remove_frontends(Some(&frontend.name)).await?;
+        let _ = self.inner.frontend.set(frontend);
+        Ok(())
+    }
+
+    /// Removes the frontends of this wharfd's that are not the one called `but`.
+    pub async fn remove_frontends(&self, but: Option<&str>) -> Result<(), Fault> {
+        let images = self.engine().list_images(None).await?;
+        for name in images.iter().flat_map(|image| &image.repo_tags) {
+            let room = naming::room(name);
+            if room == Some((self.keys().instance(), Room::Frontend))
+                && Some(name.as_str()) != but
+                && let Err(fault) = self.engine().remove_name(name).await
+            {
+                let cause = causes(&fault);
+                tracing::warn!(engine = self.engine().name(), name, cause, "an old frontend stays");
+            }
+        }
+        Ok(())
+    }
+
+    /// The name of the image that reads Dockerfiles; none: BuildKit reads them itself.
+    pub(crate) fn frontend(&self) -> Option<&str> {
+        self.inner.frontend.get().map(|frontend| frontend.name.as_str())
+    }
+
+    /// The same, once the engine has it: somebody may have removed it, and BuildKit would ask the
+    /// network for its name.
+    pub(crate) async fn hold_frontend(&self) -> Result<Option<String>, Fault> {
+        let Some(frontend) = self.inner.frontend.get() else { return Ok(None) };
+        if self.engine().inspect_name(&frontend.name).await?.is_none() {
+            let _lock = self.inner.holds.lock(&frontend.name).await;
+            if self.engine().inspect_name(&frontend.name).await?.is_none() {
+                tracing::warn!(
+                    engine = self.engine().name(),
+                    "the frontend's image is gone: loading it again"
+                );
+                let image = self.read_frontend(frontend.program.clone()).await?;
+                if self.keys().frontend(&image.content) != frontend.name {
+                    let text = format!("{} is another program than at the start", frontend.program.display());
+                    return Err(
+                        Fault::new(Reason::EngineLacks, text).hint("the node's operator must restart wharfd")
+                    );
+                }
+                self.load_frontend(&frontend.name, &image).await?;
+            }
+        }
+        Ok(Some(frontend.name.clone()))
+    }
+
+    async fn read_frontend(&self, path: PathBuf) -> Result<Image, Fault> {
+        let unreadable = |error: io::Error| {
+            Fault::new(Reason::EngineLacks, format!("cannot read the Dockerfile frontend {}", path.display()))
+                .hint("`make frontend` makes it; --frontend-file says where it is")
+                .caused_by(error)
+        };
+        let program = tokio::fs::read(&path).await.map_err(unreadable)?;
+        if program.len() > PROGRAM_BYTES_MAX {
+            return Err(unreadable(io::Error::other("it is too large")));
+        }
+        Image::of(&program, self.engine().platform()).map_err(unreadable)
+    }
+
+    async fn load_frontend(&self, name: &str, image: &Image) -> Result<(), Fault> {
+        let failed = |error| fault::unexpected("load the Dockerfile frontend", error);
+        let archive = image.archive(name).map_err(|error| failed(error.into()))?;
+        let load =
+            self.engine().docker().import_image(ImportImageOptions::default(), body_full(archive), None);
+        load.try_for_each(|_| std::future::ready(Ok(()))).await.map_err(failed)?;
+        match self.engine().inspect_name(name).await? {
+            Some(_) => Ok(()),
+            None => Err(Fault::new(Reason::EngineFailed, "the engine did not keep the Dockerfile frontend")),
+        }
+    }
+}
+
+/// An image of one program. The same program gives the same image.
+#[derive(Debug)]
+struct Image {
+    layer: Vec<u8>,
+    config: Vec<u8>,
+    /// The digest of its configuration, which has the layer's.
+    content: Digest,
+}
+
+impl Image {
+    fn of(program: &[u8], platform: &Platform) -> io::Result<Self> {
+        let mut layer = tar::Builder::new(Vec::with_capacity(program.len() + (4 << 10)));
+        add(&mut layer, PROGRAM, 0o755, program)?;
+        let layer = layer.into_inner()?;
+        let labels: serde_json::Map<_, _> =
+            LABELS.iter().map(|(key, value)| ((*key).to_owned(), json!(value))).collect();
+        let mut config = json!({
+            "architecture": platform.architecture,
+            "os": platform.os,
+            "config": { "Entrypoint": [format!("/{PROGRAM}")], "Labels": labels, "WorkingDir": "/" },
+            "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{}", hex(&layer))] },
+        });
+        if let (Some(variant), Some(fields)) = (&platform.variant, config.as_object_mut()) {
+            fields.insert("variant".to_owned(), json!(variant));
+        }
+        let config = config.to_string().into_bytes();
+        let content = Digest::parse(&format!("sha256:{}", hex(&config)))
+            .ok_or_else(|| io::Error::other("a digest that is none"))?;
+        Ok(Self { layer, config, content })
+    }
+
+    /// What `docker save` would make of it, under `name`.
+    fn archive(&self, name: &str) -> io::Result<Bytes> {
+        let config = format!("{}.json", hex(&self.config));
+        let layer = format!("{}/layer.tar", hex(&self.layer));
+        let manifest = json!([{ "Config": config, "RepoTags": [name], "Layers": [layer] }]).to_string();
+        let mut archive = tar::Builder::new(Vec::with_capacity(self.layer.len() + (16 << 10)));
+        add(&mut archive, &config, 0o644, &self.config)?;
+        add(&mut archive, &layer, 0o644, &self.layer)?;
+        add(&mut archive, "manifest.json", 0o644, manifest.as_bytes())?;
+        archive.into_inner().map(Bytes::from)
+    }
+}
+
+fn add(archive: &mut tar::Builder<Vec<u8>>, name: &str, mode: u32, content: &[u8]) -> io::Result<()> {
+    let mut header = tar::Header::new_ustar();
+    header.set_size(content.len() as u64);
+    header.set_mode(mode);
+    archive.append_data(&mut header, name, content)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_syntax_that_the_program_is_needs_no_warning() {
+        for same in [
+            "docker/dockerfile:1",
+            "docker/dockerfile",
+            "docker.io/docker/dockerfile:1.7",
+            "docker/dockerfile:1.7.1",
+        ] {
+            assert!(is_syntax(same), "{same}");
+        }
+        for other in [
+            "docker/dockerfile:1.7-labs",
+            "docker/dockerfile:1.999",
+            "docker/dockerfilex",
+            "evil/dockerfile:1",
+            "docker/dockerfile:2",
+        ] {
+            assert!(!is_syntax(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn the_programs_own_end_is_told_as_the_dockerfiles_fault() {
+        let told = own_end("exit code: 2").unwrap();
+        assert!(told.ends_with("(exit code 2)"), "{told}");
+        assert_eq!(own_end("process \"/bin/sh\" did not complete successfully: exit code: 2"), None);
+    }
+
+    #[test]
+    fn the_same_program_gives_the_same_image_and_another_one_another() {
+        let platform = |architecture: &str| Platform {
+            os: "linux".to_owned(),
+            architecture: architecture.to_owned(),
+            variant: None,
+        };
+        let image = |program: &[u8], architecture| Image::of(program, &platform(architecture)).unwrap();
+        let one = image(b"program", "amd64");
+        assert_eq!(one.content, image(b"program", "amd64").content);
+        assert_eq!(one.archive("a:1").unwrap(), image(b"program", "amd64").archive("a:1").unwrap());
+        assert_ne!(one.content, image(b"other", "amd64").content);
+        assert_ne!(one.content, image(b"program", "arm64").content);
+        assert!(String::from_utf8(one.config).unwrap().contains("network.none\":\"true\""));
+    }
+}
