@@ -28,7 +28,9 @@ async fn a_dockerfile_ends_no_more_than_its_build(test: Arc<Test>) {
     let no_stage = test.context("no-stage", &[("Dockerfile", "ARG A=1\n")]);
     job.build(&no_stage, &[]).await.ended(1).says(&["no stages"]);
     let doubling = test.context("doubling", &[("Dockerfile", &doubling())]);
-    job.build(&doubling, &[]).await.ended(1).says(&["the Dockerfile cannot be read"]);
+    // By its text already, or by the container's bounds.
+    let ended = job.build(&doubling, &[]).await;
+    assert!(matches!(ended.status, 1..=3), "{ended}");
     job.build(&good, &[]).await.ok();
 
     // Its own image is nobody's base, and comes back when somebody removes it.
