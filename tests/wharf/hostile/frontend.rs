@@ -35,13 +35,19 @@ async fn a_dockerfile_ends_no_more_than_its_build(test: Arc<Test>) {
 
     // Its own image is nobody's base, and comes back when somebody removes it.
     let prefix = format!("{}frontend/", wharfd.prefix());
-    let image = engine.names_with_prefix(&prefix).await.pop().unwrap();
+    // The containerd store lists its digest too.
+    let tags = async || {
+        let mut names = engine.names_with_prefix(&prefix).await;
+        names.retain(|name| !name.contains('@'));
+        names
+    };
+    let image = tags().await.pop().unwrap();
     let thief = test.context("thief", &[("Dockerfile", &format!("FROM {image}\n"))]);
     let stolen = job.build(&thief, &[]).await;
     assert_ne!(stolen.status, 0, "{stolen}");
     engine.remove_image(&image).await;
     job.build(&good, &["--no-cache"]).await.ok();
-    assert_eq!(engine.names_with_prefix(&prefix).await, [image]);
+    assert_eq!(tags().await, [image]);
 
     // The newest engine's own frontend has an answer to this one.
     if !engine.is_containerd() && !test.engine.is_containerd() {
