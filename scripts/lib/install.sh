@@ -246,6 +246,13 @@ ensure_go() {
     "$GO" version >/dev/null || die "$GO does not run; delete $GO_DIR and try again"
 }
 
+# Runs go for a static binary, whatever this machine's own settings are; $1 names its log.
+static_go() {
+    local log=$1
+    shift
+    quietly "$log" env -u GOROOT -u GOBIN CGO_ENABLED=0 GOTOOLCHAIN=local GOFLAGS=-buildvcs=false "$GO" "$@"
+}
+
 # Builds a command of a Go module, as the module's own go.mod pins its dependencies.
 ensure_go_tool() {
     local name=$1 binary=$2 package=$3 version=$4
@@ -256,12 +263,10 @@ ensure_go_tool() {
     local new=$SCRATCH
     (
         cd "$new" || exit
-        unset GOROOT GOBIN
-        export CGO_ENABLED=0 GOTOOLCHAIN=local GOFLAGS=-buildvcs=false
-        quietly "go-$name" "$GO" mod init wharf.invalid/tools
+        static_go "go-$name" mod init wharf.invalid/tools
         # `go install` would refuse modules that replace a dependency.
-        quietly "go-$name" "$GO" get -tool "$package@$version"
-        quietly "go-$name" "$GO" build -trimpath -ldflags='-s -w' -o "$new/out/$name" "$package"
+        static_go "go-$name" get -tool "$package@$version"
+        static_go "go-$name" build -trimpath -ldflags='-s -w' -o "$new/out/$name" "$package"
     )
     rm -rf "$(dirname "$binary")"
     mv "$new/out" "$(dirname "$binary")"
@@ -297,11 +302,9 @@ ensure_frontend() {
     cp "$scripts/lib/frontend/main.go" "$new/"
     (
         cd "$new" || exit
-        unset GOROOT GOBIN
-        export CGO_ENABLED=0 GOTOOLCHAIN=local GOFLAGS=-buildvcs=false
-        quietly go-frontend "$GO" mod init wharf.invalid/frontend
-        quietly go-frontend "$GO" get "github.com/moby/buildkit/frontend/dockerfile/builder@$FRONTEND_VERSION"
-        quietly go-frontend "$GO" build -trimpath -ldflags='-s -w' -o out/frontend .
+        static_go go-frontend mod init wharf.invalid/frontend
+        static_go go-frontend get "github.com/moby/buildkit/frontend/dockerfile/builder@$FRONTEND_VERSION"
+        static_go go-frontend build -trimpath -ldflags='-s -w' -o out/frontend .
     )
     rm -rf "$(dirname "$FRONTEND_BIN")"
     mv "$new/out" "$(dirname "$FRONTEND_BIN")"
