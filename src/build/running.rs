@@ -3,13 +3,12 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    error::Error as _,
     pin::Pin,
     sync::Arc,
 };
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use tonic::{Code, Status};
+use tonic::Status;
 
 use super::{
     client::BuildClient,
@@ -335,7 +334,7 @@ impl<'a> Build<'a> {
         failure: Failure,
     ) -> Result<Passed, Unmade> {
         // BuildKit has answered, or nobody knows.
-        let is_over = !is_broken_off(status);
+        let is_over = !failure::is_broken_off(status);
         if let Some(cause) = self.order.client.tasks.cancelled_by() {
             return Err(Unmade { fault: cause.into(), is_over });
         }
@@ -393,28 +392,8 @@ impl<'a> Build<'a> {
     }
 }
 
-/// Whether BuildKit went away, and did not say that the build failed: it says `Unknown` for a failed
-/// step and for a Dockerfile that is wrong. What broke on the way here has a source, which no status
-/// from the wire has.
-fn is_broken_off(status: &Status) -> bool {
-    status.source().is_some() || matches!(status.code(), Code::Unavailable | Code::Cancelled)
-}
-
 /// The manifest's descriptor, which BuildKit gives as JSON in base64.
 fn descriptor(facts: &HashMap<String, String>) -> Option<String> {
     let bytes = BASE64_STANDARD.decode(facts.get("containerimage.descriptor")?).ok()?;
     String::from_utf8(bytes).ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_builder_that_goes_away_is_no_failed_step() {
-        let cut = Status::from_error(Box::new(std::io::Error::from(std::io::ErrorKind::ConnectionReset)));
-        assert!(is_broken_off(&cut), "{cut:?}");
-        assert!(is_broken_off(&Status::unavailable("the engine ends")));
-        assert!(!is_broken_off(&Status::unknown("process \"false\" did not complete successfully")));
-    }
 }

@@ -9,7 +9,7 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bollard_buildkit_proto::google::rpc::Status as RpcStatus;
 use prost::Message as _;
 use serde::Deserialize;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use crate::{names::shortened, wire::v1::SourceLines};
 
@@ -145,6 +145,13 @@ pub fn is_untold(status: &Status) -> bool {
     false
 }
 
+/// Whether BuildKit went away, and did not say that the build failed: it says `Unknown` for a failed
+/// step and for a Dockerfile that is wrong. What broke on the way here has a source, which no status
+/// from the wire has.
+pub fn is_broken_off(status: &Status) -> bool {
+    status.source().is_some() || matches!(status.code(), Code::Unavailable | Code::Cancelled)
+}
+
 fn source_lines(detail: SourceDetail) -> Option<SourceLines> {
     let info = detail.info?;
     let data = BASE64_STANDARD.decode(info.data).ok()?;
@@ -240,5 +247,13 @@ mod tests {
         assert_eq!(denied_source(message), Some("docker-image://docker.io/library/a:1"));
         assert_eq!(denied_source("denied by policy"), None);
         assert_eq!(denied_source(r#"source "a\"b" denied by policy"#), None);
+    }
+
+    #[test]
+    fn a_builder_that_goes_away_is_no_failed_step() {
+        let cut = Status::from_error(Box::new(std::io::Error::from(std::io::ErrorKind::ConnectionReset)));
+        assert!(is_broken_off(&cut), "{cut:?}");
+        assert!(is_broken_off(&Status::unavailable("the engine ends")));
+        assert!(!is_broken_off(&Status::unknown("process \"false\" did not complete successfully")));
     }
 }
