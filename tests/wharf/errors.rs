@@ -120,7 +120,7 @@ async fn a_context_that_is_none(test: Arc<Test>) {
     let channel = rpc::connect(&wharfd.socket()).await;
     let built = rpc::build_tar(&channel, rpc::start("job#1", BuildSpec::default()), junk.clone()).await;
     let failure = built.failure.unwrap_or_else(|| panic!("{:?}", built.status));
-    assert!(failure.message.contains("not a tar archive"), "{failure:?}");
+    assert!(failure.message.contains("neither a tar archive nor a Dockerfile"), "{failure:?}");
 
     let job = Wharf::new(&test, &wharfd, "job#1");
     job.run_with(["build", "-"], &junk).await.ended(2).says(&["neither a tar archive nor a Dockerfile"]);
