@@ -219,8 +219,7 @@ impl<'a> Build<'a> {
                 }
                 Next::End(end) => {
                     // Nobody hears of a build that was stopped.
-                    if !matches!(&end, Err(Unmade { .. }) if self.order.client.tasks.cancelled_by().is_some())
-                    {
+                    if end.is_ok() || self.order.client.tasks.cancelled_by().is_none() {
                         facts.runs().await;
                     }
                     if matches!(end, Ok(Passed::Exported(_))) {
