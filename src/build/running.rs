@@ -290,12 +290,10 @@ impl<'a> Build<'a> {
             Ended::Stopped { fault, is_over } => Next::End(Err(Unmade { fault, is_over })),
             Ended::Refused(Refusal::NeedsUrls(urls)) => Next::Admit(urls.into_iter().collect()),
             Ended::Frontend(status) => {
-                let mut failure = Failure::read(&status);
-                if self.images.frontend().is_some()
-                    && let Some(told) = frontend::own_end(&failure.message)
-                {
-                    failure.message = told;
-                }
+                let may_end =
+                    self.images.frontend().is_some() && self.order.client.tasks.cancelled_by().is_none();
+                let status = may_end.then(|| frontend::own_end(&status)).flatten().unwrap_or(status);
+                let failure = Failure::read(&status);
                 match failure.denied_source() {
                     Some(source) => Next::Admit(vec![source.to_owned()]),
                     // An image is held for the engine's platform alone: for another one BuildKit goes

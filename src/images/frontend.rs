@@ -2,13 +2,14 @@
 //! engine in an image. Inside the engine's process a Dockerfile that ends the frontend ends the engine,
 //! and every build of the node with it.
 
-use std::{io, path::PathBuf};
+use std::{error::Error as _, io, path::PathBuf};
 
 use bollard::{body_full, query_parameters::ImportImageOptions};
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
+use tonic::{Code, Status};
 
 use super::{
     Images,
@@ -33,15 +34,23 @@ const LABELS: [(&str, &str); 2] = [
 /// A program beyond this is another file.
 const PROGRAM_BYTES_MAX: usize = 256 << 20;
 
-/// What a failure of BuildKit's says if it is the frontend's own end: at its bounds, or by a fault that
-/// inside the engine would have ended the engine. Of a frontend BuildKit says no more than its status,
-/// and of a step what it was.
-pub(crate) fn own_end(message: &str) -> Option<String> {
-    let status = message.strip_prefix("exit code: ")?;
-    Some(format!(
+/// Says that the frontend has ended without an answer, if `status` means that: at its bounds, or by a
+/// fault that inside the engine would have ended the engine. Of a frontend BuildKit says no more than
+/// its exit code, and of a step which command it was. Older BuildKits race (`gateway.go`): they cancel
+/// the call when the frontend's pipe closes, and answer with whichever of the two they saw first. Who
+/// calls this has not cancelled anything.
+pub(crate) fn own_end(status: &Status) -> Option<Status> {
+    let exit_code = status.message().strip_prefix("exit code: ");
+    let is_cancelled = status.code() == Code::Cancelled && status.source().is_none();
+    let is_closed = status.message() == "frontend grpc server closed unexpectedly";
+    if exit_code.is_none() && !is_cancelled && !is_closed {
+        return None;
+    }
+    let code = exit_code.map(|code| format!(" (exit code {code})")).unwrap_or_default();
+    Some(Status::unknown(format!(
         "the Dockerfile cannot be read: it takes more memory or time than there is for that, or has ended \
-         BuildKit's Dockerfile frontend otherwise (exit code {status})"
-    ))
+         BuildKit's Dockerfile frontend otherwise{code}"
+    )))
 }
 
 /// The newest minor version of `docker/dockerfile` that the program surely is.
@@ -241,9 +250,14 @@ mod tests {
 
     #[test]
     fn the_programs_own_end_is_told_as_the_dockerfiles_fault() {
-        let told = own_end("exit code: 2").unwrap();
-        assert!(told.ends_with("(exit code 2)"), "{told}");
-        assert_eq!(own_end("process \"/bin/sh\" did not complete successfully: exit code: 2"), None);
+        let told = own_end(&Status::unknown("exit code: 2")).unwrap();
+        assert!(told.message().ends_with("(exit code 2)"), "{told}");
+        let told = own_end(&Status::cancelled("context canceled")).unwrap();
+        assert!(told.message().ends_with("otherwise"), "{told}");
+        assert!(own_end(&Status::unknown("frontend grpc server closed unexpectedly")).is_some());
+        let step = Status::unknown("process \"/bin/sh\" did not complete successfully: exit code: 2");
+        assert!(own_end(&step).is_none());
+        assert!(own_end(&Status::from_error(Box::new(io::Error::other("cut")))).is_none());
     }
 
     #[test]
