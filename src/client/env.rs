@@ -121,21 +121,16 @@ impl Env {
 
     /// The user's home.
     pub(crate) fn home(&self) -> Option<PathBuf> {
-        self.path(HOME).or_else(|| passwd(5).map(PathBuf::from))
-    }
-
-    /// The user's login name, else the number.
-    pub(crate) fn login(&self) -> String {
-        passwd(0).unwrap_or_else(|| format!("uid-{}", rustix::process::geteuid().as_raw()))
+        self.path(HOME).or_else(home_in_passwd)
     }
 }
 
-/// A field of the user's entry in passwd(5). A static binary has no other name service.
-fn passwd(field: usize) -> Option<String> {
+/// The home in the user's entry in passwd(5). A static binary has no other name service.
+fn home_in_passwd() -> Option<PathBuf> {
     let users = fs::read_to_string("/etc/passwd").ok()?;
     let uid = rustix::process::geteuid().as_raw().to_string();
     let entry = users.lines().find(|line| line.split(':').nth(2) == Some(&uid))?;
-    entry.split(':').nth(field).filter(|value| !value.is_empty()).map(str::to_owned)
+    entry.split(':').nth(5).filter(|home| !home.is_empty()).map(PathBuf::from)
 }
 
 #[cfg(test)]

@@ -4,7 +4,10 @@ use super::{
     env::{self, Env},
     exit::Failure,
 };
-use crate::{names::Namespace, wire::v1};
+use crate::{
+    names::{Namespace, own_job},
+    wire::v1,
+};
 
 /// The run of a namespace that is not a Jenkins build's.
 const LOCAL_RUN: &str = "local";
@@ -22,7 +25,7 @@ pub(crate) fn resolve(flag: Option<&str>, env: &Env) -> Result<Namespace, Failur
         let run = env.get(env::BUILD_NUMBER)?.unwrap_or_else(|| LOCAL_RUN.to_owned());
         return Ok(Namespace::new(job, run)?);
     }
-    Ok(Namespace::new(format!("user/{}", env.login()), LOCAL_RUN)?)
+    Ok(Namespace::new(own_job(rustix::process::geteuid().as_raw()), LOCAL_RUN)?)
 }
 
 /// The namespace as the API has it.

@@ -40,7 +40,7 @@ pub struct Config {
     pub listen_group: Option<u32>,
     /// The engines.
     pub engines: Engines,
-    /// Who is served besides root and wharfd's own uid; each uid once.
+    /// Who is served as the configuration says; each uid once.
     pub serve: Vec<Serve>,
     /// Where state is kept.
     pub state_dir: PathBuf,

@@ -231,6 +231,12 @@ fn say_who_is_served(identities: &Identities) {
             }
         }
     }
+    if identities.root_is_every_job() {
+        tracing::warn!(
+            "root is served in every namespace: each container that runs as root and sees the socket can read, \
+             remove and push the images of every job (`[[serve]]` with `uid = 0`)"
+        );
+    }
     tracing::info!(
         "everyone else is refused; an engine that others use too, by its socket, keeps no promise to jobs"
     );

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 use crate::{
     config::Config,
     fault::{Fault, Reason},
-    names::{CallerId, EngineName, Pattern},
+    names::{CallerId, EngineName, Pattern, own_job},
     policy::Rules,
     transport::Peer,
 };
@@ -48,17 +48,19 @@ pub struct Identities {
 }
 
 impl Identities {
-    /// Root and wharfd's own uid, on the default engine, plus every `[[serve]]` entry; an entry for
-    /// either of these two uids replaces its default.
+    /// Root and wharfd's own uid, on the default engine and for the job that each is for itself, plus
+    /// every `[[serve]]` entry; an entry for either of these two uids replaces its default.
     pub fn new(config: &Config) -> Self {
         Self::with_own_uid(config, rustix::process::geteuid().as_raw())
     }
 
     fn with_own_uid(config: &Config, own_uid: u32) -> Self {
-        let built_in = Arc::new(Rules::built_in("built-in", Pattern::any()));
+        // A container's root is the node's, unless it has a user namespace: nothing of a job's follows
+        // from this uid, and a probe needs none.
         let own = [0, own_uid].map(|uid| {
+            let rules = Rules::built_in(format!("built-in uid {uid}"), Pattern::only(own_job(uid)));
             let engine = config.engines.default_name().clone();
-            Caller { id: CallerId::Uid(uid), rules: Arc::clone(&built_in), engine }
+            Caller { id: CallerId::Uid(uid), rules: Arc::new(rules), engine }
         });
         let named = config.serve.iter().map(|serve| {
             let rules = Rules::built_in(format!("serve uid {}", serve.uid), serve.namespaces.clone());
@@ -85,6 +87,12 @@ impl Identities {
     pub fn iter(&self) -> impl Iterator<Item = &Caller> {
         self.callers.values()
     }
+
+    /// Whether root is served for every job, and with it every container that runs as root.
+    pub fn root_is_every_job(&self) -> bool {
+        let root = self.callers.get(&CallerId::Uid(0));
+        root.is_some_and(|root| root.rules.namespaces().is_any())
+    }
 }
 
 #[cfg(test)]
@@ -107,10 +115,28 @@ mod tests {
     fn root_and_wharfds_own_uid_are_served_and_nobody_else() {
         let identities = identities("");
         assert_eq!(identities.identify(&user(0)).unwrap().to_string(), "uid 0");
-        assert!(identities.identify(&user(998)).is_ok());
+        assert!(!identities.root_is_every_job());
+        let theirs = own_job(998);
+        for (uid, own, others) in [(0, "user/root", &*theirs), (998, &*theirs, "user/root")] {
+            let caller = identities.identify(&user(uid)).unwrap();
+            let allows = |job: &str| caller.rules().namespace(Namespace::new(job, "1").unwrap()).is_ok();
+            assert!(allows(own), "{uid}");
+            for job in [others, "acme/app", "user/", "user/root/x", "user/rooty", "*"] {
+                assert!(!allows(job), "{uid}: {job}");
+            }
+        }
         let fault = identities.identify(&user(1000)).unwrap_err();
         assert_eq!(fault.reason(), Reason::UnknownCaller);
         assert!(fault.hint_text().unwrap().contains("uid = 1000"));
+    }
+
+    #[test]
+    fn root_is_every_job_where_the_configuration_says_so() {
+        for (namespaces, every) in [("*", true), ("acme/*", false), ("user/root", false)] {
+            let file = format!("[[serve]]\nuid = 0\nnamespaces = \"{namespaces}\"\n");
+            assert_eq!(identities(&file).root_is_every_job(), every, "{namespaces}");
+        }
+        assert!(!identities("[[serve]]\nuid = 1000\nnamespaces = \"*\"\n").root_is_every_job());
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub mod reference;
 mod reserved;
 pub mod secret;
 pub mod socket;
+mod user;
 
 pub use caller::CallerId;
 pub use engine_name::EngineName;
@@ -23,3 +24,4 @@ pub use reference::Reference;
 pub use reserved::{RESERVED_HOST, is_reserved_host};
 pub use secret::Secret;
 pub use socket::SocketPath;
+pub use user::own_job;

@@ -25,6 +25,16 @@ impl Pattern {
         Self("*".to_owned())
     }
 
+    /// The pattern that `job` alone matches; it has no `*`.
+    pub(crate) fn only(job: String) -> Self {
+        Self(job)
+    }
+
+    /// Whether every job matches.
+    pub fn is_any(&self) -> bool {
+        self.0 == "*"
+    }
+
     /// Whether `job` matches.
     pub fn matches(&self, job: &str) -> bool {
         match self.0.strip_suffix('*') {
@@ -76,7 +86,8 @@ mod tests {
         assert!(!pattern.matches("acme") && !pattern.matches("acmes/app"));
         let exact: Pattern = "acme/app".parse().unwrap();
         assert!(exact.matches("acme/app") && !exact.matches("acme/app/main"));
-        assert!(Pattern::any().matches("x"));
+        assert!(Pattern::any().matches("x") && Pattern::any().is_any());
+        assert!(!pattern.is_any() && !exact.is_any());
     }
 
     #[test]

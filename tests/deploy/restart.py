@@ -54,7 +54,9 @@ class Restart(unittest.TestCase):
         address = f"unix://{self.dir}/{name}.sock"
         log = open(self.dir / f"{name}.log", "a+")
         self.addCleanup(log.close)
-        process = subprocess.Popen([*before, BIN / "wharfd", "--listen", address, "--engine", f"unix://{socket}",
+        config = self.dir / "wharfd.toml"
+        config.write_text('[[serve]]\nuid = 0\nnamespaces = "deploy/*"\n')
+        process = subprocess.Popen([*before, BIN / "wharfd", "--config", config, "--listen", address, "--engine", f"unix://{socket}",
                                     "--state-dir", self.dir / f"{name}.state"], stdout=log, stderr=log)
         self.addCleanup(process.wait)
         self.addCleanup(process.terminate)

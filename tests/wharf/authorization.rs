@@ -17,11 +17,13 @@ use wharf::wire::v1::{
 
 use crate::harness::{Test, Wharf, cases, rpc};
 
-cases![every_call_is_judged];
+cases![every_call_is_judged, root_is_every_job_only_where_it_is_said];
 
 /// What a caller does not own.
 const VICTIM: &str = "victim#1";
 const CONFIG: &str = "[[serve]]\nuid = 1000\nnamespaces = \"own/*\"\n";
+/// Serves the victim as an agent, and says nothing of root.
+const AGENTS: &str = "[[serve]]\nuid = 1000\nnamespaces = \"victim\"\n";
 
 /// Makes a call of the API about the victim's namespace, and gives its refusal.
 async fn refusal(method: &str, channel: &Channel, id: &str) -> Option<Status> {
@@ -148,4 +150,43 @@ async fn every_call_is_judged(test: Arc<Test>) {
     let mut images = ImageServiceClient::new(channel);
     let status = images.list_images(ListImagesRequest::default()).await.err();
     assert_refused("ImageService/ListImages", status, Code::InvalidArgument, "INVALID_INPUT");
+}
+
+async fn root_is_every_job_only_where_it_is_said(test: Arc<Test>) {
+    let warns = |line: &String| line.contains(" WARN ") && line.contains("root is served in every namespace");
+    let context = test.context("context", &[("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")]);
+    let (open, shipped) =
+        tokio::join!(test.wharfd_with(Some(AGENTS), &[]), test.wharfd_as_it_ships(Some(AGENTS)));
+
+    // Root of any container that sees the socket.
+    let root = Wharf::new(&test, &open, VICTIM);
+    let victim = root.as_uid(1000);
+    victim.build_id(&context, &["-t", "app:1"]).await;
+    root.run(["inspect", "app:1"]).await.ok();
+    root.run(["rmi", "app:1"]).await.ok();
+    assert_eq!(victim.images().await, [], "who is served with `*` has what the victim had");
+    assert!(open.log().iter().any(warns), "{:?}", open.log());
+
+    let root = Wharf::new(&test, &shipped, VICTIM);
+    let victim = root.as_uid(1000);
+    let id = victim.build_id(&context, &["-t", "app:1"]).await;
+    let channel = rpc::connect(&shipped.socket()).await;
+    for method in &methods() {
+        let refused = refusal(method, &channel, &id).await;
+        match method.as_str() {
+            "BuildService/Attach" => assert_refused(method, refused, Code::NotFound, "SESSION_NOT_FOUND"),
+            // Probes ask it.
+            "NodeService/GetInfo" => assert!(refused.is_none()),
+            _ => assert_refused(method, refused, Code::PermissionDenied, "NAMESPACE_DENIED"),
+        }
+    }
+    root.run(["images"]).await.ended(3).says(&[VICTIM, "`user/root`"]);
+    assert_eq!(victim.images().await, [("app:1".to_owned(), id)]);
+    assert!(!shipped.log().iter().any(warns), "{:?}", shipped.log());
+
+    // The namespace that a shell of root's is in by default, and nobody else's.
+    let own = root.in_namespace("user/root#local");
+    let id = own.build_id(&context, &["-t", "app:1"]).await;
+    assert_eq!(own.images().await, [("app:1".to_owned(), id)]);
+    own.as_uid(1000).run(["images"]).await.ended(3).says(&["user/root#local"]);
 }

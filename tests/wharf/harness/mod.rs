@@ -153,9 +153,18 @@ impl Test {
         self.wharfd_with(None, &[]).await
     }
 
-    /// A wharfd with a configuration file and further flags.
+    /// A wharfd with a configuration file and further flags. Unless the file says otherwise, root may act
+    /// in every namespace: it is most tests' jobs.
     pub(crate) async fn wharfd_with(&self, config: Option<&str>, flags: &[&str]) -> Arc<Wharfd> {
         let daemon = self.wharfd_unstarted(config, flags);
+        daemon.start().await;
+        daemon
+    }
+
+    /// A wharfd with this configuration alone, which serves root as nobody has configured it.
+    pub(crate) async fn wharfd_as_it_ships(&self, config: Option<&str>) -> Arc<Wharfd> {
+        let daemon = Arc::new(Wharfd::new(&self.new_dir("wharfd"), &self.engine, config, &[]));
+        lock(&self.daemons).push(Arc::clone(&daemon));
         daemon.start().await;
         daemon
     }
@@ -187,7 +196,11 @@ impl Test {
     }
 
     fn unstarted(&self, engine: &Engine, config: Option<&str>, flags: &[&str]) -> Arc<Wharfd> {
-        let daemon = Arc::new(Wharfd::new(&self.new_dir("wharfd"), engine, config, flags));
+        let mut written = config.unwrap_or_default().to_owned();
+        if !written.contains("uid = 0\n") {
+            written.push_str("[[serve]]\nuid = 0\nnamespaces = \"*\"\n");
+        }
+        let daemon = Arc::new(Wharfd::new(&self.new_dir("wharfd"), engine, Some(&written), flags));
         lock(&self.daemons).push(Arc::clone(&daemon));
         daemon
     }
