@@ -27,7 +27,6 @@ pub enum Reason {
     StreamBroken,
     Cancelled,
     ShuttingDown,
-    PushConflict,
     EngineLacks,
     LimitReached,
     Internal,

@@ -19,6 +19,7 @@ use crate::{
         naming::{KeyError, Keys},
     },
     janitor,
+    registry::Relay,
     service::{self, Health},
     store::{Store, StoreError},
     tasks::{Cause, Group, Task},
@@ -47,6 +48,8 @@ pub enum StartError {
     Keys(#[from] KeyError),
     #[error(transparent)]
     Client(#[from] ClientError),
+    #[error("cannot listen on the loopback, for the engines")]
+    Relay(#[source] io::Error),
     #[error("cannot listen")]
     Bind(#[from] BindError),
     #[error("cannot describe the API")]
@@ -89,7 +92,7 @@ pub async fn run(config: Config) -> Result<Ended, StartError> {
         signal = signals.next() => return Ok(Ended::Aborted(signal)),
     }
     process.cancel(Cause::ShuttingDown);
-    // A push or a pull that was broken off gives its public name back.
+    // A push or a pull that was broken off removes its name.
     let _ = tokio::time::timeout(CLEANUP, process.close_and_wait()).await;
     tracing::info!("ended");
     Ok(Ended::Asked)
@@ -107,11 +110,12 @@ async fn start(config: &Config, process: &Group) -> Result<Started, StartError> 
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "wharfd starts");
     raise_open_files();
     let (store, keys) = state(config.state_dir.clone()).await?;
+    let relay = Relay::bind(process).await.map_err(StartError::Relay)?;
     let mut engines = BTreeMap::new();
     for (name, socket) in config.engines.iter() {
         let (keys, store) = (keys.clone(), store.clone());
         let engine = Engine::connect(name.as_str(), socket.as_path(), process).await?;
-        let images = Images::new(engine, keys, store);
+        let images = Images::new(engine, keys, store, relay.clone());
         images.recover().await?;
         set_up_frontend(config, &images).await?;
         janitor::look_after(images.clone(), process);

@@ -194,7 +194,6 @@ fn log_fault(fault: &Fault, elapsed: Option<Duration>, unlogged: Option<u64>) {
         | Reason::SessionNotFound
         | Reason::StreamBroken
         | Reason::Cancelled
-        | Reason::ShuttingDown
-        | Reason::PushConflict => tracing::info!(elapsed, unlogged, ?reason, cause, "ended: {text}"),
+        | Reason::ShuttingDown => tracing::info!(elapsed, unlogged, ?reason, cause, "ended: {text}"),
     }
 }

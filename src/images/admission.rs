@@ -1,12 +1,11 @@
 //! How an image becomes one that a namespace's builds may use: policy allows it, the caller has
 //! proven that it can read it, the engine has pulled and verified it, and a hold name keeps it.
 
-use bollard::models::ImageInspect;
 use futures_util::future::BoxFuture;
 
-use super::{Images, fetch::Fetch, naming};
+use super::{Images, fetch::Fetch, naming, proof::Proven};
 use crate::{
-    engine::{docker::fault, image_store},
+    engine::docker::fault,
     fault::{Fault, Reason},
     names::{Login, Namespace, Reference, reference::Digest},
     policy::{Permit, PullFrom},
@@ -144,24 +143,13 @@ impl Images {
 
     /// Looks for an image that the operator has put on the node, and holds it.
     async fn on_node(&self, namespace: &str, reference: &Reference) -> Result<OnNode, Fault> {
-        // A push uses the public name for a moment: what is under it then is no operator's image.
         let name = reference.to_string();
-        let _lock = self.inner.targets.lock(&name).await;
-        if reference.digest().is_none() {
-            // One that could not be given back at its end.
-            self.settle(&name).await?;
-        }
         let Some(image) = self.engine().inspect_name(&name).await? else { return Ok(OnNode::No) };
-        // A digest finds an image under any tag of its repository, of which only one is locked here.
-        let in_namespace = reference.digest().is_some() && self.is_in_namespace(&image);
-        if in_namespace || self.is_brought(&image) || !self.engine().is_for_platform(&image) {
+        if self.is_brought(&image) || !self.engine().is_for_platform(&image) {
             return Ok(OnNode::No);
         }
         let Some(id) = image.id.as_deref().and_then(Digest::parse) else { return Ok(OnNode::No) };
-        let pushed = self.store().pushed(self.engine().name(), &id).await?;
-        let is_excused =
-            |origin: &str| naming::room(origin).is_some() || pushed.iter().any(|ours| ours == origin);
-        let pulled = self.engine().image_store().is_pulled(&image, is_excused);
+        let pulled = self.engine().image_store().is_pulled(&image, is_wharfds);
         if pulled == Some(true) {
             return Ok(OnNode::No);
         }
@@ -196,9 +184,9 @@ impl Images {
             Some(digest) => reference.at(digest),
             None => reference.clone(),
         };
-        let digest = self.readable(&asked, login.as_ref()).await?;
+        let Proven { digest, repository, manifests } = self.readable(&asked, login.as_ref()).await?;
         let step = reporter.step(step_name(reference, &digest));
-        // Below the caller's: its namespace does not end before the public name is given back.
+        // Below the caller's: its namespace does not end before the engine has forgotten the name.
         let tasks = tasks.child("pull");
         let _cancel = tasks.cancel_on_drop(Cause::ClientGone);
         let fetch = Fetch {
@@ -207,10 +195,12 @@ impl Images {
             reference: reference.clone(),
             hold: self.hold_name(&digest),
             digest: digest.clone(),
-            login,
+            repository,
+            manifests,
+            logged_in: login.is_some(),
             tasks: tasks.clone(),
         };
-        // A task of its own: it must not stop between a pull and the removal of the public name.
+        // A task of its own: it must not stop between a pull and the removal of the name.
         let hold = tasks.spawn("pull", fetch.run(step)).await??;
         tasks.cancel(Cause::Done);
         Ok((digest, hold))
@@ -222,10 +212,9 @@ impl Images {
     }
 }
 
-/// The repositories that the engine says it has pulled an image from, or pushed it to. A builder that
-/// uses an image by a name of wharfd's notes that as one too.
-pub(crate) fn origins(image: &ImageInspect) -> impl Iterator<Item = &str> {
-    image_store::origins(image).filter(|repository| naming::room(repository).is_none())
+/// Whether a repository is one of a wharfd's own names in the engine, which prove nothing.
+fn is_wharfds(repository: &str) -> bool {
+    naming::room(repository).is_some() || naming::relay_instance(repository).is_some()
 }
 
 /// What the node has under a reference.

@@ -12,28 +12,12 @@ use futures_util::StreamExt as _;
 use super::Images;
 use crate::{
     engine::{STALL_TIMEOUT, docker::fault},
-    fault::{Fault, Reason},
-    names::{Login, Reference, reference::Digest},
-    store::PublicName,
+    fault::{Fault, Reason, causes},
+    names::{Reference, reference::Digest},
+    registry::{Manifest, Repository, Transfer},
     tasks::Group,
     wire::progress::Step,
 };
-
-/// Another wharfd on the same engine may remove the public name, for a pull of its own, before the
-/// image has its hold name. It does not do so for ever.
-const ATTEMPTS: usize = 3;
-/// How both stores say that the name was not there when they began.
-const MADE: &str = "Status: Downloaded newer image";
-
-/// What became of a pull.
-enum Pulled {
-    /// The name was not there before.
-    Made,
-    /// It was.
-    Found,
-    /// Another has removed it meanwhile.
-    Lost,
-}
 
 /// One image on its way.
 pub(super) struct Fetch {
@@ -43,7 +27,9 @@ pub(super) struct Fetch {
     pub(super) reference: Reference,
     pub(super) digest: Digest,
     pub(super) hold: String,
-    pub(super) login: Option<Login>,
+    pub(super) repository: Repository,
+    pub(super) manifests: Vec<Manifest>,
+    pub(super) logged_in: bool,
     pub(super) tasks: Group,
 }
 
@@ -92,20 +78,21 @@ impl Fetch {
         self.images.verify_layers(&self.reference, &self.digest, &self.hold, image, step).await
     }
 
-    /// Pulls by digest and holds; the public digest reference goes if it was not there before.
+    /// Pulls by digest, by a name at the relay, and holds.
     async fn pull(&self, step: &Step) -> Result<Box<ImageInspect>, Fault> {
         let (images, engine) = (&self.images, self.images.engine());
-        let public = self.reference.at(&self.digest).to_string();
-        if engine.inspect_name(&public).await?.is_none() {
-            self.journal(&public).await?;
-        }
-        let held = match self.tasks.unless_cancelled(self.pull_and_hold(&public, step)).await {
+        let path = images.keys().relay(&self.reference.repository());
+        let transfer = images.relay().pull(&path, self.repository.clone(), self.manifests.clone());
+        let transfer = transfer.map_err(Fault::internal)?;
+        let name = format!("{}@{}", transfer.repository(), self.digest);
+        let held = match self.tasks.unless_cancelled(self.pull_and_hold(&transfer, &name, step)).await {
             Ok(held) => held,
             Err(cause) => Err(cause.into()),
         };
         // Even after a failure: it may have come too late.
-        if let Err(fault) = images.settle(&public).await {
-            images.unsettled(&fault);
+        if let Err(fault) = engine.remove_name(&name).await {
+            let cause = causes(&fault);
+            tracing::warn!(engine = engine.name(), name, cause, "a name stays until the next start");
         }
         held?;
         match engine.inspect_name(&self.hold).await? {
@@ -117,71 +104,40 @@ impl Fetch {
         }
     }
 
-    /// Writes down that the public name is none of the operator's.
-    async fn journal(&self, public: &str) -> Result<(), Fault> {
-        let entry = PublicName { name: public.to_owned(), ..PublicName::default() };
-        self.images.store().journal_begin(self.images.engine().name(), &entry).await
-    }
-
-    async fn pull_and_hold(&self, public: &str, step: &Step) -> Result<(), Fault> {
-        for _ in 0..ATTEMPTS {
-            match self.stream(public, step).await? {
-                // What was there before was not the operator's: another wharfd's pull has removed it
-                // meanwhile.
-                Pulled::Made => self.journal(public).await?,
-                Pulled::Found => {}
-                Pulled::Lost => continue,
-            }
-            if self.images.engine().tag_if_there(public, &self.hold).await? {
-                return Ok(());
-            }
+    async fn pull_and_hold(&self, transfer: &Transfer, name: &str, step: &Step) -> Result<(), Fault> {
+        let refused = || transfer.failure(|error| error.fault(&self.reference, self.logged_in));
+        let pulled = tokio::select! {
+            pulled = self.engine_pulls(transfer, name, step) => pulled,
+            () = transfer.refused() => Err(Fault::new(Reason::RegistryDenied, "the registry refuses")),
+        };
+        if let Err(fault) = pulled {
+            // The engine knows only what the relay told it.
+            return Err(refused().unwrap_or(fault));
         }
-        let text = format!("the engine loses {} as soon as it has pulled it", self.reference.familiar());
-        Err(Fault::new(Reason::EngineFailed, text).hint("try again"))
+        self.images.engine().tag_name(name, &self.hold).await
     }
 
-    async fn stream(&self, public: &str, step: &Step) -> Result<Pulled, Fault> {
+    async fn engine_pulls(&self, transfer: &Transfer, name: &str, step: &Step) -> Result<(), Fault> {
         let engine = self.images.engine();
         let options = CreateImageOptions {
-            from_image: Some(public.to_owned()),
+            from_image: Some(name.to_owned()),
             platform: engine.platform().to_string(),
             ..CreateImageOptions::default()
         };
-        let login = self.login.as_ref().map(|login| docker_login(&self.reference, login));
-        let mut stream = std::pin::pin!(engine.docker().create_image(Some(options), None, login));
+        let login = docker_login(transfer);
+        let mut stream = std::pin::pin!(engine.docker().create_image(Some(options), None, Some(login)));
         let mut sizes = HashMap::new();
-        let mut pulled = Pulled::Found;
         loop {
             let line = tokio::time::timeout(STALL_TIMEOUT, stream.next()).await;
-            let Some(line) = line.map_err(|_| fault::stalled(&self.reference))? else { return Ok(pulled) };
-            match line {
-                Ok(line) => {
-                    if line.status.as_deref().is_some_and(|status| status.starts_with(MADE)) {
-                        pulled = Pulled::Made;
-                    }
-                    report(line, &mut sizes, step);
+            match line.map_err(|_| fault::stalled(&self.reference))? {
+                Some(Ok(line)) => report(line, &mut sizes, step),
+                Some(Err(error)) => {
+                    return Err(fault::registry(&self.reference, engine.platform(), self.logged_in, error));
                 }
-                Err(error) if fault::is_lost(&error) => return Ok(Pulled::Lost),
-                Err(error) => {
-                    let logged_in = self.login.is_some();
-                    let fault = fault::registry(&self.reference, engine.platform(), logged_in, error);
-                    return Err(one_sided(fault));
-                }
+                None => return Ok(()),
             }
         }
     }
-}
-
-/// Says of a registry that does not answer the engine that it has answered wharfd.
-fn one_sided(fault: Fault) -> Fault {
-    if fault.reason() != Reason::RegistryUnavailable {
-        return fault;
-    }
-    let said = fault.hint_text().map(|said| format!("{said}; ")).unwrap_or_default();
-    fault.hint(format!(
-        "{said}it has just answered wharfd: if it stays so, the node's operator must see why the engine does not \
-         reach it"
-    ))
 }
 
 /// A line of a pull: how far a layer is. Only some lines say how large it is: `sizes` knows.
@@ -206,18 +162,13 @@ fn report(line: CreateImageInfo, sizes: &mut HashMap<String, u64>, step: &Step) 
     }
 }
 
-/// A login as the engine wants it.
-pub(crate) fn docker_login(reference: &Reference, login: &Login) -> DockerCredentials {
-    let given = |value: &str| Some(value.to_owned()).filter(|value| !value.is_empty());
-    let server = match reference.host() {
-        "docker.io" => "https://index.docker.io/v1/",
-        host => host,
-    };
+/// A transfer's own login, as the engine wants it.
+pub(super) fn docker_login(transfer: &Transfer) -> DockerCredentials {
+    let (user, password) = transfer.login();
     DockerCredentials {
-        username: given(&login.username),
-        password: given(login.password.expose()),
-        identitytoken: given(login.identity_token.expose()),
-        serveraddress: Some(server.to_owned()),
+        username: Some(user.to_owned()),
+        password: Some(password.expose().clone()),
+        serveraddress: Some(transfer.host()),
         ..DockerCredentials::default()
     }
 }

@@ -1,4 +1,4 @@
-//! Locks by name: one push of a target at a time, one pull of a digest.
+//! Locks by name: one pull of a digest at a time, one move of a namespace's names.
 
 use std::{
     collections::HashMap,
@@ -17,11 +17,6 @@ impl Locks {
     /// Waits for the lock of `name`.
     pub(crate) async fn lock(&self, name: &str) -> OwnedMutexGuard<()> {
         self.of(name).lock_owned().await
-    }
-
-    /// The lock of `name`, unless someone has it.
-    pub(crate) fn try_lock(&self, name: &str) -> Option<OwnedMutexGuard<()>> {
-        self.of(name).try_lock_owned().ok()
     }
 
     fn of(&self, name: &str) -> Arc<tokio::sync::Mutex<()>> {
@@ -48,9 +43,7 @@ mod tests {
         let held = locks.lock("a").await;
         assert!(locks.lock("a").now_or_never().is_none());
         assert!(locks.lock("b").now_or_never().is_some());
-        assert!(locks.try_lock("a").is_none());
         drop(held);
-        assert!(locks.try_lock("a").is_some());
         assert!(locks.lock("a").now_or_never().is_some());
         drop(locks.lock("c").await);
         assert_eq!(locks.by_name.lock().unwrap().len(), 1);

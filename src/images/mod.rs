@@ -47,8 +47,6 @@ struct Inner {
     store: Store,
     /// One lock a hold.
     holds: Locks,
-    /// One lock a push target, by its reference in full.
-    targets: Locks,
     /// One lock a namespace whose names move, by its opaque name.
     moves: Locks,
     /// Names under which images are made.
@@ -56,6 +54,8 @@ struct Inner {
     /// Places for images whose layers are verified.
     verifying: Semaphore,
     registries: registry::Client,
+    /// What the engine pulls from and pushes to.
+    relay: registry::Relay,
     /// How the engine reaches registries, and when it said so.
     reach: Mutex<Option<(Instant, registry::Reach)>>,
     /// What reads Dockerfiles in a container, if that is where they are read.
@@ -63,19 +63,19 @@ struct Inner {
 }
 
 impl Images {
-    /// The images of `engine`.
-    pub fn new(engine: Engine, keys: Keys, store: Store) -> Self {
+    /// The images of `engine`, which come and go by `relay`.
+    pub fn new(engine: Engine, keys: Keys, store: Store, relay: registry::Relay) -> Self {
         Self {
             inner: Arc::new(Inner {
                 engine,
                 keys,
                 store,
                 holds: Locks::default(),
-                targets: Locks::default(),
                 moves: Locks::default(),
                 exporting: Exporting::default(),
                 verifying: Semaphore::new(VERIFIED_AT_ONCE),
                 registries: registry::Client::new(CERTS_DIRECTORY.into()),
+                relay,
                 reach: Mutex::default(),
                 frontend: OnceLock::new(),
             }),
@@ -90,6 +90,11 @@ impl Images {
     /// The node's keyed hashes.
     pub fn keys(&self) -> &Keys {
         &self.inner.keys
+    }
+
+    /// What the engine pulls from and pushes to.
+    pub(crate) fn relay(&self) -> &registry::Relay {
+        &self.inner.relay
     }
 
     /// What wharfd remembers.

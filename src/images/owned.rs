@@ -396,27 +396,10 @@ impl Images {
     /// against it, since nobody looks while we push.
     pub(crate) fn is_brought(&self, image: &ImageInspect) -> bool {
         self.rooms(image).any(|(ours, room)| match room {
-            Room::Node | Room::Kept | Room::Frontend => false,
+            Room::Node | Room::Frontend => false,
             Room::Hold => true,
             Room::Namespace => !ours,
         })
-    }
-
-    /// Whether we hold an image that the operator has put on the node.
-    pub(crate) fn is_held_for_node(&self, image: &ImageInspect) -> bool {
-        self.rooms(image).any(|(ours, room)| ours && room == Room::Node)
-    }
-
-    /// Whether an image is in a namespace of any wharfd's.
-    pub(crate) fn is_in_namespace(&self, image: &ImageInspect) -> bool {
-        self.rooms(image).any(|(_, room)| room == Room::Namespace)
-    }
-
-    /// Whether another wharfd on this engine has given the image the public name that it has: it is
-    /// in a namespace there, and that wharfd did not find it on the node.
-    pub(crate) fn is_pushed_by_another(&self, image: &ImageInspect) -> bool {
-        self.rooms(image).any(|(ours, room)| !ours && room == Room::Namespace)
-            && !self.rooms(image).any(|(_, room)| room == Room::Node)
     }
 
     /// The rooms of wharfds that an image is in, and whether each is of our own.

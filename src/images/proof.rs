@@ -12,12 +12,12 @@ use std::{
 
 use tokio::time::timeout;
 
-use super::{Images, fetch::docker_login, layers::claims::children};
+use super::{Images, layers::claims::children};
 use crate::{
     engine::docker::fault,
     fault::{Fault, Reason},
     names::{Login, Reference, reference::Digest},
-    registry::{Error, Kind, Manifest, Reach, Repository},
+    registry::{Error, Kind, Manifest, Reach, Repository, Transfer},
 };
 
 /// A registry that has not shown an image by then is not available.
@@ -34,6 +34,16 @@ const MANIFESTS_MAX: usize = 256;
 /// How many of them wharfd reads: of a real index one is for the engine's platform.
 const USED_MAX: usize = 32;
 
+/// An image that a caller can read.
+#[derive(Debug)]
+pub(super) struct Proven {
+    /// Of its manifest or index.
+    pub(super) digest: Digest,
+    pub(super) repository: Repository,
+    /// The manifest or index itself, and what the engine might use of an index.
+    pub(super) manifests: Vec<Manifest>,
+}
+
 /// Why nothing is proven.
 enum Unproven {
     Registry(Error),
@@ -47,19 +57,19 @@ impl From<Error> for Unproven {
 }
 
 impl Images {
-    /// The digest of the manifest or index that the registry shows to `login` under `reference`.
+    /// What the registry shows to `login` under `reference`.
     pub(super) async fn readable(
         &self,
         reference: &Reference,
         login: Option<&Login>,
-    ) -> Result<Digest, Fault> {
+    ) -> Result<Proven, Fault> {
         // Boxed: each build that waits for it would hold all of it.
         let proven = timeout(REGISTRY_TIMEOUT, Box::pin(self.prove(reference, login))).await;
         match proven {
-            Ok(Ok(digest)) => Ok(digest),
+            Ok(Ok(proven)) => Ok(proven),
             Ok(Err(Unproven::Image(fault))) => Err(fault),
             Ok(Err(Unproven::Registry(error))) if error.kind() == Kind::Unreachable => {
-                Err(Box::pin(self.unreachable(reference, login, error)).await)
+                Err(Box::pin(self.unreachable(reference, login.is_some(), error)).await)
             }
             Ok(Err(Unproven::Registry(error))) => Err(error.fault(reference, login.is_some())),
             Err(_) => {
@@ -73,11 +83,13 @@ impl Images {
         }
     }
 
-    async fn prove(&self, reference: &Reference, login: Option<&Login>) -> Result<Digest, Unproven> {
+    async fn prove(&self, reference: &Reference, login: Option<&Login>) -> Result<Proven, Unproven> {
         let mut repository = self.repository(reference, login).await.map_err(Unproven::Image)?;
         let top = repository.manifest(reference).await?;
         let mut seen = BTreeSet::from([top.digest().clone()]);
         let mut left = self.used(reference, &top)?;
+        let digest = top.digest().clone();
+        let mut manifests = vec![top];
         while let Some(digest) = left.pop() {
             if !seen.insert(digest.clone()) {
                 continue;
@@ -91,8 +103,9 @@ impl Images {
                 _ => error.into(),
             })?;
             left.extend(self.used(reference, &child)?);
+            manifests.push(child);
         }
-        Ok(top.digest().clone())
+        Ok(Proven { digest, repository, manifests })
     }
 
     /// The repository of `reference`, reached as the engine reaches it.
@@ -103,6 +116,19 @@ impl Images {
     ) -> Result<Repository, Fault> {
         let opened = self.inner.registries.repository(&self.reach().await?, reference, login);
         opened.map_err(|error| error.fault(reference, login.is_some()))
+    }
+
+    /// A transfer to `target` at the relay, once its registry has taken the login.
+    pub(super) async fn push_transfer(
+        &self,
+        target: &Reference,
+        login: Option<&Login>,
+    ) -> Result<Transfer, Fault> {
+        let reach = self.reach().await?;
+        let opened = self.inner.registries.target(&reach, target, login).await;
+        let opened = opened.map_err(|error| error.push_fault(target, login.is_some()))?;
+        let path = self.keys().relay(&target.repository());
+        self.inner.relay.push(&path, opened).map_err(Fault::internal)
     }
 
     async fn reach(&self) -> Result<Reach, Fault> {
@@ -132,20 +158,19 @@ impl Images {
 
     /// The fault of a registry that wharfd does not reach. The engine is asked whether it does: then
     /// the two stand in different networks, which nobody would think of.
-    async fn unreachable(&self, reference: &Reference, login: Option<&Login>, error: Error) -> Fault {
+    async fn unreachable(&self, reference: &Reference, logged_in: bool, error: Error) -> Fault {
         let name = reference.to_string();
-        let login_of_engine = login.map(|login| docker_login(reference, login));
-        let question = self.engine().docker().inspect_registry_image(&name, login_of_engine);
+        let question = self.engine().docker().inspect_registry_image(&name, None);
         let reached = match timeout(DIAGNOSIS_TIMEOUT, question).await {
             Err(_) => false,
             Ok(Ok(_)) => true,
             Ok(Err(answer)) => {
-                let fault = fault::registry(reference, self.engine().platform(), login.is_some(), answer);
+                let fault = fault::registry(reference, self.engine().platform(), logged_in, answer);
                 matches!(fault.reason(), Reason::RegistryDenied | Reason::BaseImageNotFound)
             }
         };
         if !reached {
-            return error.fault(reference, login.is_some());
+            return error.fault(reference, logged_in);
         }
         let host = reference.host();
         let text = format!("the engine reaches the registry {host}, but wharfd does not: {}", error.text());

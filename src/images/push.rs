@@ -1,12 +1,10 @@
-//! Pushes: one of a target at a time. Engines push by name only, and have one table of names: two
-//! jobs that push one reference at once could push each other's image.
+//! Pushes. Engines push by name only, so the image gets one at the relay, which nobody else uses, and
+//! the relay brings what the engine uploads to the true registry.
 
 use tokio::time::timeout;
 
 use super::{
     Images,
-    admission::origins,
-    fetch::docker_login,
     owned::{OwnedImage, check_target},
 };
 use crate::{
@@ -17,17 +15,13 @@ use crate::{
             lines::{Line, Progress},
         },
     },
-    fault::{Fault, Reason},
+    fault::{Fault, Reason, causes},
     names::{Login, Reference, reference::Digest},
     policy::{Permit, PushTo},
-    store::PublicName,
+    registry::Transfer,
     tasks::{Cause, Group},
     wire::progress::{Reporter, Step},
 };
-
-/// Another wharfd on the same engine may take the name away between tag and push. It does not do so
-/// for ever.
-const ATTEMPTS: usize = 3;
 
 impl Images {
     /// Pushes an image of a namespace to where its images may go (`:latest` where that says no tag). The
@@ -49,7 +43,7 @@ impl Images {
         check_target("reference", target)?;
         let target = target.clone().tagged();
         let step = reporter.step(format!("push {}", target.familiar()));
-        // Below the caller's: its namespace does not end before the name is given back.
+        // Below the caller's: its namespace does not end before the engine has forgotten the name.
         let tasks = tasks.child("push");
         let _cancel = tasks.cancel_on_drop(Cause::ClientGone);
         let push = Push {
@@ -59,7 +53,7 @@ impl Images {
             login: login.cloned(),
             tasks: tasks.clone(),
         };
-        // A task of its own: it must not stop before the name is given back.
+        // A task of its own: it must not stop before the name is gone.
         let digest = tasks.spawn("push", push.run(step)).await??;
         tasks.cancel(Cause::Done);
         Ok(digest)
@@ -72,13 +66,6 @@ struct Push {
     target: Reference,
     login: Option<Login>,
     tasks: Group,
-}
-
-/// How an attempt ended.
-enum Attempt {
-    Pushed(Digest),
-    /// Another image was pushed, or none: someone moved the name.
-    Moved,
 }
 
 impl Push {
@@ -97,111 +84,40 @@ impl Push {
     }
 
     async fn push(&self, step: &Step) -> Result<Digest, Fault> {
-        let name = self.target.to_string();
-        let _lock = self.tasks.unless_cancelled(self.images.inner.targets.lock(&name)).await?;
-        for _ in 0..ATTEMPTS {
-            match self.attempt(&name, step).await? {
-                Attempt::Pushed(digest) => return Ok(digest),
-                Attempt::Moved => {
-                    tracing::warn!(target_name = name, "another has pushed under this name at the same time");
-                }
-            }
-        }
-        let text = format!("another push to {} won every time", self.target.familiar());
-        Err(Fault::new(Reason::PushConflict, text).hint("push again when it is over"))
-    }
-
-    /// Takes the public name, pushes, and gives it back.
-    async fn attempt(&self, name: &str, step: &Step) -> Result<Attempt, Fault> {
         let (images, engine) = (&self.images, self.images.engine());
-        // What an attempt before could not give back.
-        images.settle(name).await?;
-        // Another wharfd's push at the same time is nothing to be restored.
-        let before = engine.inspect_name(name).await?.filter(|image| !images.is_pushed_by_another(image));
-        let before = before.and_then(|image| image.id);
-        let entry = PublicName {
-            name: name.to_owned(),
-            ours: Some(self.image.id().to_string()),
-            before: before.clone(),
-            digests: engine.digests_of(&self.target, self.image.id()).await?,
-        };
-        images.store().journal_begin(engine.name(), &entry).await?;
-        let pushed = self.attempt_journalled(name, before.as_deref(), step).await;
-        if let Err(fault) = images.settle(name).await {
-            images.unsettled(&fault);
+        let transfer = self.tasks.unless_cancelled(images.push_transfer(&self.target, self.login.as_ref()));
+        let transfer = transfer.await??;
+        let name = format!("{}:{}", transfer.repository(), transfer.tag());
+        engine.tag_name(self.image.id().as_str(), &name).await?;
+        let pushed = self.tasks.unless_cancelled(self.stream(&transfer, step)).await;
+        // Its digest goes with it, which the classic store keeps.
+        if let Err(fault) = engine.remove_name(&name).await {
+            let cause = causes(&fault);
+            tracing::warn!(engine = engine.name(), name, cause, "a name stays until the next start");
         }
-        pushed
-    }
-
-    async fn attempt_journalled(
-        &self,
-        name: &str,
-        before: Option<&str>,
-        step: &Step,
-    ) -> Result<Attempt, Fault> {
-        let (images, engine) = (&self.images, self.images.engine());
-        if before != Some(self.image.id().as_str()) {
-            if let Some(before) = before {
-                // Without a name a prune would take it meanwhile.
-                engine.tag_name(before, &images.keys().kept(name)).await?;
-            }
-            engine.tag_name(self.image.id().as_str(), name).await?;
-        }
-        let origins = self.origins().await?;
-        let pushed = self.tasks.unless_cancelled(self.stream(step)).await?;
-        // The engine calls where it was pushed an origin. That excuses an image that was the node's own
-        // before: one that a namespace has made stays a stranger to the others, also once the operator
-        // has pulled it.
-        if self.is_of_node().await? {
-            for origin in self.origins().await?.iter().filter(|origin| !origins.contains(origin)) {
-                images.store().learn_pushed(engine.name(), self.image.id(), origin).await?;
-            }
-        }
-        let digest = match pushed {
-            Ok(digest) => digest,
-            Err(fault) if !self.is_ours(name).await? => {
-                tracing::debug!(%fault, "the name was moved");
-                return Ok(Attempt::Moved);
-            }
-            Err(fault) => return Err(fault),
-        };
-        Ok(if self.is_pushed(&digest).await? { Attempt::Pushed(digest) } else { Attempt::Moved })
-    }
-
-    /// Whether the image was admitted as one that the operator has put on the node.
-    async fn is_of_node(&self) -> Result<bool, Fault> {
-        let image = self.images.engine().inspect_name(self.image.id().as_str()).await?;
-        Ok(image.is_some_and(|image| self.images.is_held_for_node(&image)))
-    }
-
-    /// Where the engine says that the image comes from; a push adds to it.
-    async fn origins(&self) -> Result<Vec<String>, Fault> {
-        let image = self.images.engine().inspect_name(self.image.id().as_str()).await?;
-        Ok(image.iter().flat_map(|image| origins(image)).map(str::to_owned).collect())
-    }
-
-    async fn is_ours(&self, name: &str) -> Result<bool, Fault> {
-        let now = self.images.engine().inspect_name(name).await?.and_then(|image| image.id);
-        Ok(now.as_deref() == Some(self.image.id().as_str()))
-    }
-
-    /// Whether the manifest that was pushed is this image's.
-    async fn is_pushed(&self, digest: &Digest) -> Result<bool, Fault> {
-        let engine = self.images.engine();
-        engine.image_store().is_manifest_of(engine, digest, &self.target, self.image.id()).await
+        pushed?
     }
 
     /// Pushes what is under the name; the digest of the manifest.
-    async fn stream(&self, step: &Step) -> Result<Digest, Fault> {
+    async fn stream(&self, transfer: &Transfer, step: &Step) -> Result<Digest, Fault> {
+        let refused = || transfer.failure(|error| error.push_fault(&self.target, self.login.is_some()));
+        let pushed = tokio::select! {
+            pushed = self.engine_pushes(transfer, step) => pushed,
+            () = transfer.refused() => Err(Fault::new(Reason::RegistryDenied, "the registry refuses")),
+        };
+        match pushed {
+            Ok(digest) => Ok(digest),
+            // The engine knows only what the relay told it.
+            Err(fault) => Err(refused().unwrap_or(fault)),
+        }
+    }
+
+    async fn engine_pushes(&self, transfer: &Transfer, step: &Step) -> Result<Digest, Fault> {
         let engine = self.images.engine();
         let failed = |error| fault::push(&self.target, engine.platform(), self.login.is_some(), error);
-        let login = self.login.as_ref().map(|login| docker_login(&self.target, login)).unwrap_or_default();
-        let path = format!(
-            "/images/{}/push?tag={}",
-            self.target.repository(),
-            self.target.tag().unwrap_or("latest")
-        );
         let stalled = |_| fault::stalled(&self.target);
+        let path = format!("/images/{}/push?tag={}", transfer.repository(), transfer.tag());
+        let login = super::fetch::docker_login(transfer);
         let answer = timeout(STALL_TIMEOUT, engine.post_lines(&path, &login)).await;
         let mut answer = answer.map_err(stalled)?.map_err(failed)?;
         let mut digest = None;
@@ -229,8 +145,6 @@ fn report(line: Line, step: &Step) {
     match status.as_str() {
         "Pushing" => step.moves(&layer, current, total.max(current), false),
         "Pushed" | "Layer already exists" => step.moves(&layer, total, total, true),
-        // The rest of such a line is another repository's name.
-        status if status.starts_with("Mounted from ") => step.moves(&layer, total, total, true),
         _ => {}
     }
 }

@@ -26,7 +26,7 @@ pub fn look_after(images: Images, tasks: &Group) {
 }
 
 async fn look(images: &Images) {
-    for looked in [images.remove_late_exports().await, images.give_names_back().await] {
+    for looked in [images.remove_late_exports().await] {
         if let Err(fault) = looked {
             let engine = images.engine().name();
             tracing::warn!(engine, cause = causes(&fault), "what has ended could not be looked at");

@@ -1,10 +1,15 @@
 //! One request and its answer, on a connection of its own, read at the pace of whoever wants it.
 
-use std::{future::Future, pin::Pin, time::Duration};
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Request, StatusCode};
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::{BodyExt as _, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -13,6 +18,9 @@ use super::{connect::Io, error::Error};
 
 /// How long a server may think before it answers.
 const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a server may take nothing of a blob, or keep a whole one without a word: it may have to
+/// hash and move it.
+const SENDING_TIMEOUT: Duration = Duration::from_secs(180);
 /// A server that has sent less than this in this time drips.
 const PACE_BYTES: u64 = 64 << 10;
 const PACE_TIME: Duration = Duration::from_secs(30);
@@ -21,6 +29,9 @@ const HEAD_BYTES_MAX: usize = 64 << 10;
 /// What is read of a refusal.
 const REFUSAL_BYTES_MAX: usize = 64 << 10;
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a request carries.
+pub(super) type Body = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
 
 type Driver = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
 
@@ -34,8 +45,13 @@ pub(super) struct Answer {
     pace: Pace,
 }
 
-/// Sends `request`, and waits for the head of its answer.
-pub(super) async fn exchange(link: Box<dyn Io>, request: Request<Full<Bytes>>) -> Result<Answer, Error> {
+/// Sends `request`, and waits for the head of its answer as long as it comes in time, or `moving` says
+/// that the request is still on its way.
+pub(super) async fn exchange(
+    link: Box<dyn Io>,
+    request: Request<Body>,
+    moving: Option<&Moving>,
+) -> Result<Answer, Error> {
     let exchanging = async {
         let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
             .max_buf_size(HEAD_BYTES_MAX)
@@ -55,10 +71,43 @@ pub(super) async fn exchange(link: Box<dyn Io>, request: Request<Full<Bytes>>) -
         };
         hyper::Result::Ok((answer, None))
     };
-    let exchanged = timeout(FIRST_BYTE_TIMEOUT, exchanging).await.map_err(|_| Error::stalled())?;
+    let exchanged = match moving {
+        None => timeout(FIRST_BYTE_TIMEOUT, exchanging).await.map_err(|_| Error::stalled())?,
+        Some(moving) => tokio::select! {
+            biased;
+            exchanged = exchanging => exchanged,
+            () = moving.stopped() => return Err(Error::stalled()),
+        },
+    };
     let (answer, driver) = exchanged.map_err(Error::broken)?;
     let (head, body) = answer.into_parts();
     Ok(Answer { status: head.status, headers: head.headers, body, driver, pace: Pace::new(Instant::now()) })
+}
+
+/// When a body that is sent has moved last.
+#[derive(Clone, Debug)]
+pub(super) struct Moving(Arc<Mutex<Instant>>);
+
+impl Moving {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Mutex::new(Instant::now())))
+    }
+
+    pub(super) fn moved(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// Returns once it has not moved for too long.
+    async fn stopped(&self) {
+        loop {
+            let last = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let end = last + SENDING_TIMEOUT;
+            if Instant::now() >= end {
+                return;
+            }
+            tokio::time::sleep_until(end).await;
+        }
+    }
 }
 
 impl Answer {
@@ -101,11 +150,13 @@ impl Answer {
         Ok(bytes.freeze())
     }
 
-    /// The answer, if it is one of success.
-    pub(super) async fn ok(mut self) -> Result<Self, Error> {
-        if self.status == StatusCode::OK {
-            return Ok(self);
-        }
+    /// The answer, if it is the one that is wanted.
+    pub(super) async fn ok(self) -> Result<Self, Error> {
+        if self.status == StatusCode::OK { Ok(self) } else { Err(self.refusal().await) }
+    }
+
+    /// An answer of no success, as an error.
+    pub(super) async fn refusal(mut self) -> Error {
         let mut said = Vec::new();
         let reading = async {
             while let Ok(Some(piece)) = self.next().await {
@@ -117,7 +168,7 @@ impl Answer {
         };
         // The status says enough, if the words do not come.
         let _ = timeout(REFUSAL_TIMEOUT, reading).await;
-        Err(Error::of_status(self.status, &said))
+        Error::of_status(self.status, &said)
     }
 }
 

@@ -3,10 +3,13 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, header};
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Empty, Full};
 use serde::Deserialize;
 
-use super::error::{Error, Kind};
+use super::{
+    answer::Body,
+    error::{Error, Kind},
+};
 use crate::names::{Login, Secret};
 
 /// Whom a token server shall take wharfd for.
@@ -22,7 +25,7 @@ pub(super) struct TokenRequest<'a> {
 impl TokenRequest<'_> {
     /// The request, to be sent to `path`: a GET (the distribution's token specification), or a POST
     /// that shows an identity token (its OAuth2 one).
-    pub(super) fn request(&self, path: &str) -> Result<Request<Full<Bytes>>, Error> {
+    pub(super) fn request(&self, path: &str) -> Result<Request<Body>, Error> {
         let mut fields = Vec::new();
         fields.extend(self.service.map(|service| ("service", service)));
         fields.push(("scope", self.scope));
@@ -38,7 +41,7 @@ impl TokenRequest<'_> {
                     .method(Method::POST)
                     .uri(path)
                     .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
-                    .body(Full::new(Bytes::from(form(&fields))))
+                    .body(Full::new(Bytes::from(form(&fields))).map_err(Into::into).boxed_unsync())
             }
             (None, login) => {
                 let mut request = Request::builder().method(Method::GET);
@@ -49,7 +52,9 @@ impl TokenRequest<'_> {
                     }
                 }
                 let joint = if path.contains('?') { '&' } else { '?' };
-                request.uri(format!("{path}{joint}{}", form(&fields))).body(Full::default())
+                request
+                    .uri(format!("{path}{joint}{}", form(&fields)))
+                    .body(Empty::new().map_err(Into::into).boxed_unsync())
             }
         };
         built.map_err(|cause| {

@@ -11,7 +11,7 @@ use super::{
     certs::Certs,
     error::{Error, Kind},
     reach::{Endpoint, Reach},
-    server::Server,
+    server::{Access, Server},
 };
 use crate::names::{Login, Reference, printable, reference::Digest, shortened};
 
@@ -31,6 +31,7 @@ pub struct Client {
 }
 
 /// One repository, as one caller sees it.
+#[derive(Clone)]
 pub struct Repository {
     servers: Vec<Server>,
 }
@@ -39,6 +40,7 @@ pub struct Repository {
 #[derive(Clone, Debug)]
 pub struct Manifest {
     digest: Digest,
+    media_type: String,
     bytes: Bytes,
 }
 
@@ -66,11 +68,36 @@ impl Client {
         let server = |endpoint: Endpoint| {
             // A mirror is another's: the login is not for it.
             let login = login.filter(|_| !endpoint.is_mirror).cloned();
-            Server::new(Arc::clone(&self.certs), reach.clone(), endpoint, reference.path(), login)
+            let certs = Arc::clone(&self.certs);
+            Server::new(certs, reach.clone(), endpoint, reference.path(), Access::Pull, login)
         };
         let servers = reach.endpoints(reference.host())?.into_iter().map(server).collect();
         Ok(Repository { servers })
     }
+
+    /// The repository of `reference` at its own registry, to be pushed to with `login`. Asks whether the
+    /// registry is there and takes the login.
+    pub async fn target(
+        &self,
+        reach: &Reach,
+        reference: &Reference,
+        login: Option<&Login>,
+    ) -> Result<Target, Error> {
+        let none = || Error::bad_address(reference.host());
+        let endpoint = reach.endpoints(reference.host())?.into_iter().find(|endpoint| !endpoint.is_mirror);
+        let (certs, reach) = (Arc::clone(&self.certs), reach.clone());
+        let endpoint = endpoint.ok_or_else(none)?;
+        let mut server = Server::new(certs, reach, endpoint, reference.path(), Access::Push, login.cloned());
+        server.greet().await?;
+        Ok(Target { server, tag: reference.tag().unwrap_or("latest").to_owned() })
+    }
+}
+
+/// A tag of a repository that an image is pushed to.
+#[derive(Clone)]
+pub struct Target {
+    pub(super) server: Server,
+    pub(super) tag: String,
 }
 
 impl Repository {
@@ -139,7 +166,12 @@ impl Manifest {
             let text = format!("it answers {} instead of a manifest", shortened(printable(&kind), 100));
             return Err(Error::new(Kind::Unsupported, text));
         }
-        Ok(Self { digest, bytes })
+        Ok(Self { digest, media_type: kind, bytes })
+    }
+
+    /// The media type that the registry gives it.
+    pub(super) fn media_type(&self) -> &str {
+        &self.media_type
     }
 
     /// The digest that its bytes have.
@@ -154,6 +186,11 @@ impl Manifest {
 }
 
 impl Blob {
+    /// How long it is, if the registry says so.
+    pub(super) fn length(&self) -> Option<u64> {
+        self.answer.headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+    }
+
     /// The next piece; none at the end, when the bytes were those of the digest.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         if let Some(piece) = self.answer.next().await? {
@@ -172,6 +209,12 @@ fn wrong_digest(what: &str) -> Error {
 impl std::fmt::Debug for Repository {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Repository").field("servers", &self.servers.len()).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Target").field("tag", &self.tag).finish_non_exhaustive()
     }
 }
 

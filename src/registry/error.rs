@@ -176,6 +176,25 @@ impl Error {
     }
 }
 
+impl Error {
+    /// The fault of a push to `target`.
+    pub fn push_fault(self, target: &Reference, logged_in: bool) -> Fault {
+        let (host, name) = (target.host(), fault::in_registry(target));
+        let says = self.says.as_ref().map(|says| format!("; the registry says: {says}")).unwrap_or_default();
+        match self.kind {
+            Kind::NotFound => {
+                let text = format!("the registry {host} has no repository for {name}{says}");
+                Fault::new(Reason::BaseImageNotFound, text).caused_by(self)
+            }
+            Kind::Unsupported | Kind::Other => {
+                let text = format!("the registry {host} does not take {name}: {}{says}", self.text);
+                Fault::new(Reason::RegistryDenied, text).caused_by(self)
+            }
+            _ => self.fault(target, logged_in),
+        }
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)?;

@@ -13,10 +13,12 @@ mod connect;
 mod error;
 mod proxy;
 mod reach;
+mod relay;
 mod server;
 #[cfg(test)]
 mod tests;
 
-pub use client::{Blob, Client, Manifest, Repository};
+pub use client::{Blob, Client, Manifest, Repository, Target};
 pub use error::{Error, Kind};
 pub use reach::Reach;
+pub use relay::{Relay, Transfer};

@@ -4,14 +4,16 @@
 //! token server that it names, by TLS that is verified, or by the same rule. A redirect to another
 //! server takes nothing along, and none leads further inwards than the registry itself is.
 
-use std::{net::IpAddr, sync::Arc};
+mod place;
+mod send;
 
-use bytes::Bytes;
-use http::{HeaderValue, Request, StatusCode, Uri, header};
-use http_body_util::Full;
+use std::{net::IpAddr, sync::Arc, time::Instant};
+
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use http_body_util::{BodyExt as _, Empty};
 
 use super::{
-    answer::{Answer, exchange},
+    answer::{Answer, Body, Moving, exchange},
     auth::{self, TokenRequest},
     certs::{Certs, Verify},
     challenge::{Challenge, challenges},
@@ -20,6 +22,7 @@ use super::{
     reach::{Endpoint, Origin, Reach},
 };
 use crate::names::{Login, printable, shortened};
+pub(super) use {place::Place, send::At};
 
 /// As many as the engine follows, and more than any registry needs.
 const REDIRECTS_MAX: usize = 5;
@@ -27,13 +30,22 @@ const REDIRECTS_MAX: usize = 5;
 const TOKEN_BYTES_MAX: usize = 1 << 20;
 const USER_AGENT: &str = concat!("wharfd/", env!("CARGO_PKG_VERSION"));
 
+/// What is done with a repository, as token servers call it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    Pull,
+    Push,
+}
+
 /// A server, and what it has said of itself.
+#[derive(Clone)]
 pub(super) struct Server {
     certs: Arc<Certs>,
     reach: Reach,
     endpoint: Endpoint,
     /// The repository's path.
     path: String,
+    access: Access,
     login: Option<Login>,
     session: Option<Session>,
 }
@@ -47,12 +59,8 @@ struct Session {
     /// What its name stood for when that was decided; none through a proxy.
     addresses: Vec<IpAddr>,
     authorization: Option<HeaderValue>,
-}
-
-/// A server to which the registry sends wharfd: a path of an origin.
-struct Hop {
-    origin: Origin,
-    path: String,
+    /// What the authorization answers, and when it was given.
+    challenge: Option<(Challenge, Instant)>,
 }
 
 impl Server {
@@ -61,30 +69,61 @@ impl Server {
         reach: Reach,
         endpoint: Endpoint,
         path: &str,
+        access: Access,
         login: Option<Login>,
     ) -> Self {
-        Self { certs, reach, endpoint, path: path.to_owned(), login, session: None }
+        Self { certs, reach, endpoint, path: path.to_owned(), access, login, session: None }
     }
 
     /// A manifest or a blob: `manifests/latest`.
     pub(super) async fn get(&mut self, what: &str, accept: Option<&'static str>) -> Result<Answer, Error> {
         let path = format!("{}/v2/{}/{what}", self.endpoint.prefix, self.path);
-        let (mut session, mut link) = match self.session.take() {
+        let mut headers = HeaderMap::new();
+        if let Some(accept) = accept {
+            headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
+        }
+        let (session, answer) = self.ask(&Method::GET, &path, &headers).await?;
+        self.redirected(&session, answer, &Method::GET, &path, &headers).await?.ok().await
+    }
+
+    async fn session(&mut self) -> Result<Session, Error> {
+        match &self.session {
+            Some(session) => Ok(session.clone()),
+            None => {
+                let (session, _) = self.open().await?;
+                Ok(self.session.insert(session).clone())
+            }
+        }
+    }
+
+    /// Asks without a body, and again with what a 401 asks for.
+    async fn ask(
+        &mut self,
+        method: &Method,
+        path: &str,
+        headers: &HeaderMap,
+    ) -> Result<(Session, Answer), Error> {
+        let (mut session, link) = match self.session.take() {
             Some(session) => (session, None),
             None => {
                 let (session, link) = self.open().await?;
                 (session, Some(link))
             }
         };
-        let mut answer = self.ask(&session, link.take(), &path, accept).await?;
-        if answer.status == StatusCode::UNAUTHORIZED
-            && let Some(authorization) = self.authorize(&session, wanted(&answer)).await?
-        {
-            session.authorization = Some(authorization);
-            answer = self.ask(&session, None, &path, accept).await?;
-        }
         self.session = Some(session.clone());
-        self.redirected(&session, answer, &path, accept).await?.ok().await
+        let asked =
+            |session: &Session| request(method, path, headers, session.authorization.as_ref(), empty());
+        let mut answer = self.call(&session, link, asked(&session)?, None).await?;
+        if answer.status == StatusCode::UNAUTHORIZED {
+            let challenge = wanted(&answer);
+            if let Some(authorization) = self.authorize(&session, challenge.clone()).await? {
+                session.authorization = Some(authorization);
+                session.challenge = challenge.map(|challenge| (challenge, Instant::now()));
+                self.session = Some(session.clone());
+                answer = self.call(&session, None, asked(&session)?, None).await?;
+            }
+        }
+        Ok((session, answer))
     }
 
     /// Finds out how the server is spoken to: by TLS, or by the engine's leave without.
@@ -105,6 +144,7 @@ impl Server {
             inwards: address.map_or(Inwards::Public, Inwards::of),
             addresses: addresses.clone(),
             authorization: None,
+            challenge: None,
         };
         match self.connect(&origin, &addresses, self.verify(insecure), true).await {
             Ok((link, address)) => Ok((session(origin, address), link)),
@@ -149,12 +189,13 @@ impl Server {
         Ok((connect::tls(stream, &origin.host, config).await?, address))
     }
 
-    async fn ask(
+    /// Sends a request to the server itself.
+    async fn call(
         &self,
         session: &Session,
         link: Option<Box<dyn Io>>,
-        path: &str,
-        accept: Option<&'static str>,
+        request: Request<Body>,
+        moving: Option<&Moving>,
     ) -> Result<Answer, Error> {
         let link = match link {
             Some(link) => link,
@@ -163,8 +204,7 @@ impl Server {
                 self.connect(&session.origin, &session.addresses, verify, true).await?.0
             }
         };
-        let authorization = session.authorization.as_ref();
-        self.exchange(link, &session.origin, get(path, accept, authorization)?).await
+        self.exchange(link, &session.origin, request, moving).await
     }
 
     async fn addresses(&self, origin: &Origin) -> Result<Vec<IpAddr>, Error> {
@@ -179,7 +219,8 @@ impl Server {
         &self,
         link: Box<dyn Io>,
         origin: &Origin,
-        mut request: Request<Full<Bytes>>,
+        mut request: Request<Body>,
+        moving: Option<&Moving>,
     ) -> Result<Answer, Error> {
         let host =
             HeaderValue::from_str(&origin.authority()).map_err(|_| Error::bad_address(&origin.host))?;
@@ -192,7 +233,7 @@ impl Server {
                 request.headers_mut().insert(header::PROXY_AUTHORIZATION, authorization.clone());
             }
         }
-        exchange(link, request).await
+        exchange(link, request, moving).await
     }
 
     /// What answers a 401: the login itself, or a token that the login gets; none: there is no login.
@@ -209,8 +250,12 @@ impl Server {
                 Ok(login.and_then(|login| auth::basic(&login.username, login.password.expose())))
             }
             Challenge::Bearer { realm, service } => {
-                let scope = format!("repository:{}:pull", self.path);
-                let hop = Hop::to(session, "", &realm)?;
+                let actions = match self.access {
+                    Access::Pull => "pull",
+                    Access::Push => "pull,push",
+                };
+                let scope = format!("repository:{}:{actions}", self.path);
+                let hop = Place::to(session, "", &realm)?;
                 if !self.may_see_login(session, &hop.origin) {
                     let shown = shortened(printable(&realm), 200);
                     let text = format!("its token server {shown} is not asked, since it is without TLS");
@@ -218,7 +263,7 @@ impl Server {
                 }
                 let login = self.login.as_ref();
                 let token = TokenRequest { service: service.as_deref(), scope: &scope, login };
-                let answer = self.hop(session, &hop.origin, token.request(&hop.path)?).await?;
+                let answer = self.hop(session, &hop.origin, token.request(&hop.path)?, None).await?;
                 if answer.status.is_redirection() {
                     return Err(Error::new(Kind::Misled, "its token server sends wharfd elsewhere"));
                 }
@@ -246,27 +291,35 @@ impl Server {
         &self,
         session: &Session,
         mut answer: Answer,
+        method: &Method,
         path: &str,
-        accept: Option<&'static str>,
+        headers: &HeaderMap,
     ) -> Result<Answer, Error> {
-        let mut at = Hop { origin: session.origin.clone(), path: path.to_owned() };
+        let mut at = Place { origin: session.origin.clone(), path: path.to_owned() };
         for _ in 0..REDIRECTS_MAX {
             let location = answer.headers.get(header::LOCATION).and_then(|value| value.to_str().ok());
             let Some(location) = location.filter(|_| answer.status.is_redirection()) else {
                 return Ok(answer);
             };
             let from = Session { origin: at.origin.clone(), ..session.clone() };
-            at = Hop::to(&from, &at.path, location)?;
-            if !at.origin.secure && !self.is_insecure_hop(session, &at.origin) {
-                return Err(Error::new(Kind::Misled, "it sends wharfd to a server without TLS"));
-            }
+            at = Place::to(&from, &at.path, location)?;
+            self.check_tls(session, &at.origin)?;
+            let authorization = session.authorization.as_ref().filter(|_| at.origin == session.origin);
+            let request = request(method, &at.path, headers, authorization, empty())?;
             answer = if at.origin == session.origin {
-                self.ask(session, None, &at.path, accept).await?
+                self.call(session, None, request, None).await?
             } else {
-                self.hop(session, &at.origin, get(&at.path, accept, None)?).await?
+                self.hop(session, &at.origin, request, None).await?
             };
         }
         Err(Error::new(Kind::Misled, "its redirects do not end"))
+    }
+
+    fn check_tls(&self, session: &Session, origin: &Origin) -> Result<(), Error> {
+        if origin.secure || self.is_insecure_hop(session, origin) {
+            return Ok(());
+        }
+        Err(Error::new(Kind::Misled, "it sends wharfd to a server without TLS"))
     }
 
     /// Asks a server that the registry names, unless it is further inwards than the registry.
@@ -274,7 +327,8 @@ impl Server {
         &self,
         session: &Session,
         origin: &Origin,
-        request: Request<Full<Bytes>>,
+        request: Request<Body>,
+        moving: Option<&Moving>,
     ) -> Result<Answer, Error> {
         let mut addresses = self.addresses(origin).await?;
         let own = origin.host == session.origin.host;
@@ -296,7 +350,7 @@ impl Server {
                 format!("{}, to which it sends wharfd: {}", printable(&origin.authority()), error.text());
             Error::new(error.kind(), text).caused_by(error)
         })?;
-        self.exchange(link, origin, request).await
+        self.exchange(link, origin, request, moving).await
     }
 }
 
@@ -320,35 +374,22 @@ fn denied(error: Error) -> Error {
     }
 }
 
-fn get(
-    path: &str,
-    accept: Option<&'static str>,
-    authorization: Option<&HeaderValue>,
-) -> Result<Request<Full<Bytes>>, Error> {
-    let mut request = Request::builder().uri(path);
-    if let Some(accept) = accept {
-        request = request.header(header::ACCEPT, accept);
-    }
-    if let Some(authorization) = authorization {
-        request = request.header(header::AUTHORIZATION, authorization);
-    }
-    request.body(Full::default()).map_err(|_| Error::bad_address(path))
+fn empty() -> Body {
+    Empty::new().map_err(Into::into).boxed_unsync()
 }
 
-impl Hop {
-    /// Reads a URL, or a path of the server that names it.
-    fn to(from: &Session, path: &str, url: &str) -> Result<Self, Error> {
-        let bad = || Error::new(Kind::Misled, format!("it names {}", shortened(printable(url), 200)));
-        let uri: Uri = url.split('#').next().unwrap_or_default().parse().map_err(|_| bad())?;
-        let target = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
-        let Some(authority) = uri.authority() else {
-            // A path that does not begin at the root is no registry's.
-            let rooted = !path.is_empty() && target.starts_with('/') && uri.scheme().is_none();
-            let here = Self { origin: from.origin.clone(), path: target.to_owned() };
-            return rooted.then_some(here).ok_or_else(bad);
-        };
-        let origin =
-            Origin::parse(uri.scheme_str().unwrap_or_default(), authority.as_str()).ok_or_else(bad)?;
-        Ok(Self { origin, path: target.to_owned() })
+fn request(
+    method: &Method,
+    path: &str,
+    headers: &HeaderMap,
+    authorization: Option<&HeaderValue>,
+    body: Body,
+) -> Result<Request<Body>, Error> {
+    let mut request =
+        Request::builder().method(method).uri(path).body(body).map_err(|_| Error::bad_address(path))?;
+    request.headers_mut().extend(headers.clone());
+    if let Some(authorization) = authorization {
+        request.headers_mut().insert(header::AUTHORIZATION, authorization.clone());
     }
+    Ok(request)
 }

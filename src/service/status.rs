@@ -66,7 +66,6 @@ fn describe(reason: Reason) -> (Code, ErrorReason) {
         Reason::StreamBroken => (Code::FailedPrecondition, ErrorReason::StreamBroken),
         Reason::Cancelled => (Code::Cancelled, ErrorReason::Cancelled),
         Reason::ShuttingDown => (Code::Unavailable, ErrorReason::ShuttingDown),
-        Reason::PushConflict => (Code::Aborted, ErrorReason::PushConflict),
         Reason::EngineLacks => (Code::FailedPrecondition, ErrorReason::EngineLacks),
         Reason::LimitReached => (Code::ResourceExhausted, ErrorReason::LimitReached),
         Reason::Internal => (Code::Internal, ErrorReason::Internal),
@@ -140,7 +139,7 @@ fn cut(text: &str, max: usize) -> String {
 mod tests {
     use super::*;
 
-    const ALL: [Reason; 21] = [
+    const ALL: [Reason; 20] = [
         Reason::InvalidInput,
         Reason::UnknownCaller,
         Reason::NamespaceDenied,
@@ -158,7 +157,6 @@ mod tests {
         Reason::StreamBroken,
         Reason::Cancelled,
         Reason::ShuttingDown,
-        Reason::PushConflict,
         Reason::EngineLacks,
         Reason::LimitReached,
         Reason::Internal,
@@ -174,7 +172,7 @@ mod tests {
                 comment.push_str(text);
             } else {
                 let name = line.split_once(" = ").and_then(|(name, _)| name.strip_prefix("ERROR_REASON_"));
-                if let Some(name) = name {
+                if let Some(name) = name.filter(|_| !comment.contains("Not used any more")) {
                     let code = comment.trim_end_matches('.').rsplit([' ', '.']).next().unwrap();
                     found.push((name.to_owned(), code.to_owned()));
                 }

@@ -17,7 +17,7 @@ use rustix::{
 pub(super) const NAME: &str = "wharf.sqlite";
 pub(super) const LOCK_NAME: &str = "lock";
 
-const SCHEMA_VERSION: u32 = 3;
+const SCHEMA_VERSION: u32 = 4;
 
 /// One entry a version; an entry that was released is never changed.
 pub(super) const SCHEMA: [&str; SCHEMA_VERSION as usize] = [
@@ -67,6 +67,11 @@ pub(super) const SCHEMA: [&str; SCHEMA_VERSION as usize] = [
     CREATE TABLE exports (
         engine TEXT NOT NULL, name TEXT NOT NULL, since INTEGER NOT NULL,
         PRIMARY KEY (engine, name)) WITHOUT ROWID;
+",
+    "
+    -- Engines pull and push by names at the relay, and never by public ones.
+    DROP TABLE journal;
+    DROP TABLE pushed;
 ",
 ];
 

@@ -1,13 +1,11 @@
-//! What wharfd remembers, in one SQLite file: facts, pins, and the journal of public names.
+//! What wharfd remembers, in one SQLite file: facts, pins, and names that it has taken in engines.
 //! Losing the file costs time, never safety. No secret is kept here.
 
 mod exports;
 mod file;
 mod holds;
-mod journal;
 mod layers;
 mod pins;
-mod pushed;
 
 use std::path::Path;
 
@@ -16,7 +14,6 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use exports::Export;
 pub use file::StoreError;
-pub use journal::PublicName;
 pub use layers::LayerClaim;
 pub use pins::{Pin, PinSource};
 

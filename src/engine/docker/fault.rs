@@ -51,11 +51,6 @@ pub(crate) fn no_answer(error: Error) -> Box<dyn std::error::Error + Send + Sync
     }
 }
 
-/// Whether a pull has lost its image: someone removed its name before the pull was over.
-pub(crate) fn is_lost(error: &Error) -> bool {
-    matches!(error, Error::DockerStreamError { error } if error.starts_with("No such image"))
-}
-
 /// The fault of a call that should have succeeded; `doing` completes "the engine failed to …".
 pub(crate) fn unexpected(doing: &str, error: Error) -> Fault {
     match kind(&error) {

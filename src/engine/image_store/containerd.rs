@@ -1,12 +1,6 @@
 //! containerd's store.
 
-use bollard::{
-    models::{ImageInspect, SystemInfo},
-    query_parameters::ListImagesOptions,
-};
-
-use super::Engine;
-use crate::{fault::Fault, names::reference::Digest};
+use bollard::models::{ImageInspect, SystemInfo};
 
 /// Engine 29.2: an image's origins are told from here on.
 pub(super) const API_WITH_ORIGINS: (u16, u16) = (1, 53);
@@ -22,22 +16,4 @@ pub(super) fn is_used(info: &SystemInfo) -> bool {
 pub(super) fn origins(image: &ImageInspect) -> impl Iterator<Item = &str> {
     let pulls = image.identity.iter().flat_map(|identity| identity.pull.iter().flatten());
     pulls.map(|pull| pull.repository.as_deref().unwrap_or_default())
-}
-
-/// An image is its manifest, or an index of which the engine pushes what it has.
-pub(super) async fn is_manifest_of(engine: &Engine, digest: &Digest, id: &Digest) -> Result<bool, Fault> {
-    Ok(digest == id || manifests_of(engine, id).await?.contains(digest))
-}
-
-/// The manifests that the engine has of an image that is an index.
-async fn manifests_of(engine: &Engine, id: &Digest) -> Result<Vec<Digest>, Fault> {
-    let options = ListImagesOptions { manifests: true, ..ListImagesOptions::default() };
-    let found =
-        engine.list_images(Some(options)).await?.into_iter().find(|summary| summary.id == id.as_str());
-    let manifests = found.and_then(|summary| summary.manifests).unwrap_or_default();
-    Ok(manifests
-        .iter()
-        .filter(|manifest| manifest.available)
-        .filter_map(|manifest| Digest::parse(&manifest.id))
-        .collect())
 }

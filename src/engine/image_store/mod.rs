@@ -18,10 +18,7 @@ use super::{
     Engine,
     docker::fault::{self, Kind},
 };
-use crate::{
-    fault::{Fault, Reason},
-    names::{Reference, reference::Digest},
-};
+use crate::fault::{Fault, Reason};
 
 /// How many times a listing is retried when an image disappears during it.
 const LISTINGS_MAX: usize = 20;
@@ -67,34 +64,11 @@ impl ImageStore {
     /// of the repositories that the store knows it by prove nothing.
     pub(crate) fn is_pulled(self, image: &ImageInspect, is_excused: impl Fn(&str) -> bool) -> Option<bool> {
         match self {
-            Self::Classic => Some(classic::is_pulled(image)),
+            Self::Classic => Some(classic::origins(image).any(|origin| !is_excused(origin))),
             Self::Containerd { tells_origins: false } => None,
             Self::Containerd { tells_origins: true } => {
                 Some(containerd::origins(image).any(|origin| !is_excused(origin)))
             }
-        }
-    }
-
-    /// The digest references, in full, that a push or a pull has left in the repository of `target`.
-    pub(crate) fn digest_references(self, image: &ImageInspect, target: &Reference) -> Vec<String> {
-        match self {
-            Self::Classic => classic::digest_references(image, target),
-            // It makes them up from tags: there are none to remove.
-            Self::Containerd { .. } => Vec::new(),
-        }
-    }
-
-    /// Whether the manifest `digest`, which was pushed to `target`, is that of the image `id`.
-    pub(crate) async fn is_manifest_of(
-        self,
-        engine: &Engine,
-        digest: &Digest,
-        target: &Reference,
-        id: &Digest,
-    ) -> Result<bool, Fault> {
-        match self {
-            Self::Classic => classic::is_manifest_of(engine, digest, target, id).await,
-            Self::Containerd { .. } => containerd::is_manifest_of(engine, digest, id).await,
         }
     }
 }
@@ -106,11 +80,6 @@ impl fmt::Display for ImageStore {
             Self::Containerd { .. } => "containerd",
         })
     }
-}
-
-/// The repositories that an image was pulled from or pushed to, as far as the store tells them.
-pub(crate) fn origins(image: &ImageInspect) -> impl Iterator<Item = &str> {
-    containerd::origins(image)
 }
 
 impl Engine {
@@ -166,12 +135,6 @@ impl Engine {
             Err(error) if fault::kind(&error) == Kind::NotFound => Ok(()),
             Err(error) => Err(fault::unexpected("remove a name of an image", error)),
         }
-    }
-
-    /// The digest references, in full, that the image `id` has in the repository of `target`.
-    pub(crate) async fn digests_of(&self, target: &Reference, id: &Digest) -> Result<Vec<String>, Fault> {
-        let image = self.inspect_name(id.as_str()).await?;
-        Ok(image.map(|image| self.image_store().digest_references(&image, target)).unwrap_or_default())
     }
 
     /// Whether an image is for the platform that the engine builds for.

@@ -12,7 +12,7 @@ use std::{
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
-use super::{FRONTEND_ROOM, HOLD_ROOM, KEPT_ROOM, NODE_ROOM, NamespaceNames};
+use super::{FRONTEND_ROOM, HOLD_ROOM, NODE_ROOM, NamespaceNames, RELAY_PATH};
 use crate::names::{Namespace, RESERVED_HOST, Secret, reference::Digest};
 
 const FILE_NAME: &str = "node.key";
@@ -129,9 +129,9 @@ impl Keys {
         format!("{RESERVED_HOST}/{}/{NODE_ROOM}/{}:1", self.instance, self.hash("node-hold", [id.as_str()]))
     }
 
-    /// The name that keeps what an operator had under a public name, while wharfd uses that name.
-    pub fn kept(&self, public: &str) -> String {
-        format!("{RESERVED_HOST}/{}/{KEPT_ROOM}/{}:1", self.instance, self.hash("kept", [public]))
+    /// How a registry's repository is called at the relay.
+    pub fn relay(&self, repository: &str) -> String {
+        format!("{RELAY_PATH}/{}/{}", self.instance, self.hash("relay", [repository]))
     }
 
     /// The name of the frontend's image, by its content.

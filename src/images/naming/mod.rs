@@ -12,7 +12,6 @@ use crate::names::RESERVED_HOST;
 
 const HOLD_ROOM: &str = "hold";
 const NODE_ROOM: &str = "node";
-const KEPT_ROOM: &str = "kept";
 const FRONTEND_ROOM: &str = "frontend";
 
 /// What a name of a wharfd's is for. Namespaces' rooms are hashes, longer than these words.
@@ -22,8 +21,6 @@ pub enum Room {
     Hold,
     /// It holds an image that the operator has put on the node.
     Node,
-    /// It keeps what an operator had under a public name.
-    Kept,
     /// It is the image of the Dockerfile frontend, which no build may use.
     Frontend,
     /// It is an image of a namespace.
@@ -36,11 +33,21 @@ pub fn room(name: &str) -> Option<(&str, Room)> {
     let room = match rest.split_once('/')?.0 {
         HOLD_ROOM => Room::Hold,
         NODE_ROOM => Room::Node,
-        KEPT_ROOM => Room::Kept,
         FRONTEND_ROOM => Room::Frontend,
         _ => Room::Namespace,
     };
     Some((instance, room))
+}
+
+/// What the path of a repository at the relay begins with.
+const RELAY_PATH: &str = "wharf";
+
+/// The instance of a name at the relay of any wharfd's, `127.0.0.1:<port>/wharf/<instance>/…`; none for
+/// other names.
+pub fn relay_instance(name: &str) -> Option<&str> {
+    let (port, path) = name.strip_prefix("127.0.0.1:")?.split_once('/')?;
+    let (instance, rest) = path.strip_prefix(RELAY_PATH)?.strip_prefix('/')?.split_once('/')?;
+    (port.parse::<u16>().is_ok() && !rest.is_empty()).then_some(instance)
 }
 
 #[cfg(test)]
@@ -56,7 +63,6 @@ mod tests {
         for (name, expected) in [
             (keys.hold(&digest, "linux/amd64").as_str(), Room::Hold),
             (keys.node_hold(&digest).as_str(), Room::Node),
-            (keys.kept("reg/app:1").as_str(), Room::Kept),
             (keys.frontend(&digest).as_str(), Room::Frontend),
             (own.as_str(), Room::Namespace),
         ] {
@@ -65,5 +71,14 @@ mod tests {
         }
         assert_eq!(room("docker.io/library/app:1"), None);
         assert_eq!(room("wharf.invalid.example/a/hold/x:1"), None);
+
+        let relayed = format!("127.0.0.1:40000/{}", keys.relay("docker.io/library/app"));
+        assert!(Reference::parse(&relayed).is_ok(), "{relayed}");
+        for name in [&relayed, &format!("{relayed}:1"), &format!("{relayed}@{digest}")] {
+            assert_eq!(relay_instance(name), Some(keys.instance()), "{name}");
+        }
+        for other in ["127.0.0.1:5000/app:1", "127.0.0.1:x/wharf/a/b", "10.0.0.1:1/wharf/a/b", "wharf/a/b"] {
+            assert_eq!(relay_instance(other), None, "{other}");
+        }
     }
 }

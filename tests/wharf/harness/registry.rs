@@ -182,8 +182,8 @@ fn access(line: &str) -> Option<String> {
 pub(crate) enum Broken {
     /// It answers 503 to everything.
     Unavailable,
-    /// It takes connections and never answers.
-    Silent,
+    /// It says that it is a registry, and nothing else.
+    Greeting,
 }
 
 /// A server that is no good registry. It ends when it is dropped.
@@ -208,7 +208,15 @@ impl BrokenRegistry {
                 open.spawn(async move {
                     use tokio::io::AsyncWriteExt as _;
                     let mut buffer = vec![0; 64 << 10];
-                    while matches!(stream.read(&mut buffer).await, Ok(1..)) {
+                    while let Ok(length @ 1..) = stream.read(&mut buffer).await {
+                        let greets = buffer[..length].starts_with(b"GET /v2/ ");
+                        // By its first byte, TLS.
+                        if matches!(how, Broken::Greeting) && buffer.first() == Some(&0x16) {
+                            return;
+                        }
+                        if matches!(how, Broken::Greeting) && greets {
+                            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+                        }
                         if matches!(how, Broken::Unavailable) {
                             let answer = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n";
                             let _ = stream.write_all(answer.as_bytes()).await;

@@ -1,0 +1,316 @@
+//! A registry of wharfd's own on the node's loopback: the engine pulls from it and pushes to it, and
+//! wharfd asks the true registry.
+//!
+//! So the engine sees only what wharfd has read and hashed, its table of names never has a job's image
+//! under a name that others use, and a login goes no further than wharfd. Each transfer has a password
+//! of its own, which the engine shows in place of the job's login.
+
+mod answers;
+mod pull;
+mod push;
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    fmt, io,
+    net::{Ipv4Addr, SocketAddr},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, watch},
+};
+
+use super::{
+    answer::Body,
+    client::{Manifest, Repository, Target},
+    error::{Error, Kind},
+};
+use crate::{
+    fault::{Fault, Reason},
+    names::{Secret, random_id, reference::Digest},
+    tasks::Group,
+};
+use pull::Pull;
+use push::Push;
+
+/// An engine makes some five connections for each image.
+const CONNECTIONS_MAX: usize = 1024;
+const HEAD_BYTES_MAX: usize = 64 << 10;
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The relay. Cheap to clone.
+#[derive(Clone)]
+pub struct Relay {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    address: SocketAddr,
+    transfers: Mutex<HashMap<String, Arc<Shared>>>,
+}
+
+/// An image on its way through the relay, until this is dropped.
+pub struct Transfer {
+    relay: Relay,
+    id: String,
+    shared: Arc<Shared>,
+    failed: watch::Receiver<bool>,
+}
+
+struct Shared {
+    password: Secret<String>,
+    /// Of the repository, as the engine knows it here.
+    path: String,
+    work: Work,
+    failure: Failure,
+    /// Whether the engine has come at all.
+    has_come: AtomicBool,
+}
+
+enum Work {
+    Pull(Pull),
+    Push(Box<Push>),
+}
+
+/// Why the true registry did not do as the engine asked.
+struct Failure {
+    last: Mutex<Option<Error>>,
+    /// Whether there is no sense in going on.
+    is_final: watch::Sender<bool>,
+}
+
+impl Relay {
+    /// Listens on a port of the node's loopback. Serves in a group below `tasks`.
+    pub async fn bind(tasks: &Group) -> io::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let inner = Inner { address: listener.local_addr()?, transfers: Mutex::default() };
+        let relay = Self { inner: Arc::new(inner) };
+        let group = tasks.child("relay");
+        drop(group.spawn("relay", relay.clone().accept(listener, group.clone())));
+        Ok(relay)
+    }
+
+    /// A pull from `repository`, called `path` here, of an image of which `manifests` are known.
+    pub fn pull(&self, path: &str, repository: Repository, manifests: Vec<Manifest>) -> io::Result<Transfer> {
+        self.begin(path, Work::Pull(Pull::new(repository, manifests)))
+    }
+
+    /// A push to `target`, whose repository is called `path` here.
+    pub fn push(&self, path: &str, target: Target) -> io::Result<Transfer> {
+        self.begin(path, Work::Push(Box::new(Push::new(target))))
+    }
+
+    fn begin(&self, path: &str, work: Work) -> io::Result<Transfer> {
+        let random = || random_id().map_err(io::Error::other);
+        let (id, password) = (random()?, Secret::new(random()?));
+        let (is_final, failed) = watch::channel(false);
+        let failure = Failure { last: Mutex::default(), is_final };
+        let shared = Arc::new(Shared {
+            password,
+            path: path.to_owned(),
+            work,
+            failure,
+            has_come: AtomicBool::new(false),
+        });
+        self.transfers().insert(id.clone(), Arc::clone(&shared));
+        Ok(Transfer { relay: self.clone(), id, shared, failed })
+    }
+
+    fn transfers(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Shared>>> {
+        self.inner.transfers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn accept(self, listener: TcpListener, tasks: Group) {
+        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let accepting = async {
+            loop {
+                let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+                match listener.accept().await {
+                    Ok((stream, _)) => {
+                        let relay = self.clone();
+                        let ends = tasks.clone();
+                        drop(tasks.spawn("relay-connection", async move {
+                            let _ = ends.unless_cancelled(relay.connection(stream)).await;
+                            drop(place);
+                        }));
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "the relay cannot accept a connection");
+                        // Out of files, most likely: others end meanwhile.
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                    }
+                }
+            }
+        };
+        let _ = tasks.unless_cancelled(accepting).await;
+    }
+
+    async fn connection(self, stream: TcpStream) {
+        let _ = stream.set_nodelay(true);
+        let service = service_fn(|request| {
+            let relay = self.clone();
+            async move { Ok::<_, Infallible>(relay.answer(request).await) }
+        });
+        let served = hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .max_buf_size(HEAD_BYTES_MAX)
+            .serve_connection(TokioIo::new(stream), service);
+        if let Err(error) = served.await {
+            // An engine tries TLS first.
+            tracing::trace!(%error, "a connection to the relay has ended");
+        }
+    }
+
+    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+        let Some(shared) = self.transfer_of(request.headers()) else { return answers::unauthorized() };
+        let path = request.uri().path();
+        if matches!(path, "/v2/" | "/v2") && request.method().is_safe() {
+            return answers::plain(StatusCode::OK);
+        }
+        let within = path.strip_prefix("/v2/").and_then(|path| path.strip_prefix(shared.path.as_str()));
+        let Some(what) = within.and_then(|path| path.strip_prefix('/')).map(str::to_owned) else {
+            return answers::plain(StatusCode::NOT_FOUND);
+        };
+        let answered = match &shared.work {
+            Work::Pull(pull) => pull.answer(request.method(), &what, &shared).await,
+            Work::Push(push) => push.answer(&shared.path, request, &what, &shared.failure).await,
+        };
+        answered.unwrap_or_else(|error| {
+            tracing::debug!(%error, "the registry refuses the engine");
+            shared.failure.note(error)
+        })
+    }
+
+    /// Whose password a request shows.
+    fn transfer_of(&self, headers: &HeaderMap) -> Option<Arc<Shared>> {
+        let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+        let (scheme, encoded) = value.split_once(' ')?;
+        let decoded =
+            STANDARD.decode(encoded.trim()).ok().filter(|_| scheme.eq_ignore_ascii_case("basic"))?;
+        let decoded = String::from_utf8(decoded).ok()?;
+        let (id, password) = decoded.split_once(':')?;
+        let shared = self.transfers().get(id).cloned()?;
+        // Both are random, and good for one image: time tells nothing of use.
+        let shared = Some(shared).filter(|shared| shared.password.expose() == password)?;
+        shared.has_come.store(true, Ordering::Relaxed);
+        Some(shared)
+    }
+}
+
+impl Transfer {
+    /// The repository, as the engine shall call it.
+    pub fn repository(&self) -> String {
+        format!("{}/{}", self.relay.inner.address, self.shared.path)
+    }
+
+    /// The tag that the engine shall push.
+    pub fn tag(&self) -> &str {
+        &self.id
+    }
+
+    /// What the engine shall log in with: a user and a password.
+    pub fn login(&self) -> (&str, &Secret<String>) {
+        (&self.id, &self.shared.password)
+    }
+
+    /// The host of [`repository`](Self::repository).
+    pub fn host(&self) -> String {
+        self.relay.inner.address.to_string()
+    }
+
+    /// Returns once the true registry has refused in a way that no retry of the engine's changes.
+    pub async fn refused(&self) {
+        let mut failed = self.failed.clone();
+        // The sender is in `shared`.
+        let _ = failed.wait_for(|is_final| *is_final).await;
+    }
+
+    /// Why the engine's pull or push failed, if that is known better than by the engine; `fault` tells
+    /// what the true registry refused last.
+    pub fn failure(&self, fault: impl FnOnce(Error) -> Fault) -> Option<Fault> {
+        if let Some(error) = self.shared.failure.last.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            return Some(fault(error));
+        }
+        if self.shared.has_come.load(Ordering::Relaxed) {
+            return None;
+        }
+        let text = format!("the engine does not reach wharfd at {}, where it gets its images", self.host());
+        Some(Fault::new(Reason::EngineUnavailable, text).hint(
+            "the node's operator must run wharfd in the engine's network (docs/operating.md, \"Registries\")",
+        ))
+    }
+}
+
+impl Drop for Transfer {
+    fn drop(&mut self) {
+        self.relay.transfers().remove(&self.id);
+    }
+}
+
+impl Failure {
+    /// Notes why the true registry does not do it, and says the same to the engine.
+    fn note(&self, error: Error) -> Response<Body> {
+        let status = match error.kind() {
+            Kind::Unauthorized | Kind::Denied | Kind::Misled => StatusCode::FORBIDDEN,
+            Kind::NotFound => StatusCode::NOT_FOUND,
+            Kind::Unsupported | Kind::Other => StatusCode::BAD_REQUEST,
+            Kind::Unreachable | Kind::Unavailable => StatusCode::BAD_GATEWAY,
+        };
+        let is_final = status == StatusCode::FORBIDDEN;
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        // What follows a refusal says less.
+        if !*self.is_final.borrow() {
+            *last = Some(error);
+        }
+        drop(last);
+        if is_final {
+            self.is_final.send_replace(true);
+        }
+        answers::refusal(status)
+    }
+
+    /// The engine has tried again, and got further.
+    fn forget(&self) {
+        if !*self.is_final.borrow() {
+            *self.last.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+    }
+}
+
+/// What a path names after `manifests/` or `blobs/`.
+fn digest_in(what: &str, kind: &str) -> Option<Digest> {
+    Digest::parse(what.strip_prefix(kind)?.strip_prefix('/')?)
+}
+
+fn is_head(method: &Method) -> bool {
+    method == Method::HEAD
+}
+
+impl fmt::Debug for Relay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Relay").field("address", &self.inner.address).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Transfer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transfer").field("repository", &self.repository()).finish_non_exhaustive()
+    }
+}
+
+fn bytes(body: Bytes) -> Body {
+    use http_body_util::{BodyExt as _, Full};
+    Full::new(body).map_err(Into::into).boxed_unsync()
+}

@@ -1,0 +1,40 @@
+//! Answers of the relay's own.
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+
+use super::{Body, bytes};
+
+/// A status alone.
+pub(super) fn plain(status: StatusCode) -> Response<Body> {
+    with(status, "", Bytes::new())
+}
+
+/// An error as the distribution specification has it. The engine's words for it reach nobody.
+pub(super) fn refusal(status: StatusCode) -> Response<Body> {
+    let code = if status == StatusCode::FORBIDDEN { "DENIED" } else { "UNKNOWN" };
+    let body = serde_json::json!({"errors": [{"code": code, "message": "the registry refuses"}]});
+    with(status, "application/json", body.to_string().into())
+}
+
+/// Asks for a transfer's password.
+pub(super) fn unauthorized() -> Response<Body> {
+    let mut answer = plain(StatusCode::UNAUTHORIZED);
+    let challenge = HeaderValue::from_static("Basic realm=\"wharfd\"");
+    answer.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+    answer
+}
+
+/// An answer with a body in memory.
+pub(super) fn with(status: StatusCode, media_type: &str, body: Bytes) -> Response<Body> {
+    let mut answer = Response::new(bytes(body));
+    *answer.status_mut() = status;
+    if let Ok(value) = HeaderValue::from_str(media_type)
+        && !media_type.is_empty()
+    {
+        answer.headers_mut().insert(header::CONTENT_TYPE, value);
+    }
+    let version = HeaderValue::from_static("registry/2.0");
+    answer.headers_mut().insert("docker-distribution-api-version", version);
+    answer
+}

@@ -1,0 +1,242 @@
+//! Pushes: what the engine uploads goes on as it comes, and the registry's answers come back. The engine
+//! learns no address of the registry's, and the registry the true tag.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Incoming;
+
+use super::{
+    super::{
+        answer::{Answer, Moving},
+        client::Target,
+        error::Kind,
+        server::{At, Place},
+    },
+    Body, Error, Failure, answers, bytes, digest_in, is_head,
+};
+use crate::names::reference::Digest;
+
+/// The engine's own limit is no larger.
+const MANIFEST_BYTES_MAX: usize = 4 << 20;
+/// Uploads that a push has begun and not ended: an engine has some five.
+const UPLOADS_MAX: usize = 256;
+/// What the engine says of a request.
+const ASKED: [HeaderName; 4] =
+    [header::ACCEPT, header::CONTENT_TYPE, header::CONTENT_LENGTH, header::CONTENT_RANGE];
+/// What the registry says of an answer.
+const ANSWERED: [HeaderName; 6] = [
+    header::CONTENT_TYPE,
+    header::RANGE,
+    header::RETRY_AFTER,
+    HeaderName::from_static("docker-content-digest"),
+    HeaderName::from_static("docker-upload-uuid"),
+    HeaderName::from_static("oci-chunk-min-length"),
+];
+
+/// A push on its way.
+pub(super) struct Push {
+    target: tokio::sync::Mutex<Target>,
+    uploads: Mutex<HashMap<u64, Place>>,
+    next: AtomicU64,
+}
+
+impl Push {
+    pub(super) fn new(target: Target) -> Self {
+        let target = tokio::sync::Mutex::new(target);
+        Self { target, uploads: Mutex::default(), next: AtomicU64::new(0) }
+    }
+
+    pub(super) async fn answer(
+        &self,
+        path: &str,
+        request: Request<Incoming>,
+        what: &str,
+        failure: &Failure,
+    ) -> Result<Response<Body>, Error> {
+        let method = request.method().clone();
+        let answer = if let Some(at) = what.strip_prefix("manifests/") {
+            match method {
+                Method::PUT => self.put_manifest(at, request).await?,
+                Method::GET | Method::HEAD => self.ask(&method, &self.manifest(at).await, &request).await?,
+                _ => return Ok(answers::plain(StatusCode::METHOD_NOT_ALLOWED)),
+            }
+        } else if what == "blobs/uploads/" && method == Method::POST {
+            return self.begin(path).await;
+        } else if let Some(id) = what.strip_prefix("blobs/uploads/") {
+            return self.go_on(path, id, request).await;
+        } else if let Some(digest) = digest_in(what, "blobs").filter(|_| method.is_safe()) {
+            self.ask(&method, &format!("blobs/{digest}"), &request).await?
+        } else {
+            return Ok(answers::plain(StatusCode::NOT_FOUND));
+        };
+        if answer.status().is_success() && method == Method::PUT {
+            failure.forget();
+        }
+        Ok(answer)
+    }
+
+    /// The manifest that a path of the engine's means: the tag is the target's.
+    async fn manifest(&self, at: &str) -> String {
+        match Digest::parse(at) {
+            Some(digest) => format!("manifests/{digest}"),
+            None => format!("manifests/{}", self.target.lock().await.tag),
+        }
+    }
+
+    /// A question. That something is not there is an answer.
+    async fn ask(
+        &self,
+        method: &Method,
+        what: &str,
+        request: &Request<Incoming>,
+    ) -> Result<Response<Body>, Error> {
+        let headers = chosen(request.headers(), &[header::ACCEPT]);
+        let at = At::Repository(what.to_owned());
+        let mut target = self.target.lock().await.clone();
+        let answer = target.server.send(method, &at, &headers).await?;
+        self.learn(&target).await;
+        match answer.status {
+            StatusCode::NOT_FOUND => Ok(answers::plain(StatusCode::NOT_FOUND)),
+            status if status.is_success() => {
+                let length = answer.headers.get(header::CONTENT_LENGTH).cloned();
+                let mut told = reply(status, &answer.headers);
+                if is_head(method) {
+                    told.headers_mut().extend(length.map(|length| (header::CONTENT_LENGTH, length)));
+                } else {
+                    *told.body_mut() = bytes(answer.read("its manifest", MANIFEST_BYTES_MAX).await?);
+                }
+                Ok(told)
+            }
+            _ => Err(answer.refusal().await),
+        }
+    }
+
+    async fn put_manifest(&self, at: &str, request: Request<Incoming>) -> Result<Response<Body>, Error> {
+        let what = self.manifest(at).await;
+        let headers = chosen(request.headers(), &[header::CONTENT_TYPE]);
+        let read = Limited::new(request.into_body(), MANIFEST_BYTES_MAX).collect().await;
+        let body = read.map_err(Error::broken)?.to_bytes();
+        let (mut target, moving) = (self.target.lock().await.clone(), Moving::new());
+        let at = At::Repository(what);
+        let answer = target.server.send_body(&Method::PUT, &at, &headers, bytes(body), &moving).await?;
+        success(answer).await.map(|answer| reply(answer.status, &answer.headers))
+    }
+
+    /// Begins the upload of a blob. Which other repository might have it, the engine cannot know.
+    async fn begin(&self, path: &str) -> Result<Response<Body>, Error> {
+        let at = At::Repository("blobs/uploads/".to_owned());
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(0));
+        let mut target = self.target.lock().await.clone();
+        let answer = success(target.server.send(&Method::POST, &at, &headers).await?).await?;
+        let place = target.server.place(&at, &answer)?;
+        self.learn(&target).await;
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let mut uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
+        if uploads.len() >= UPLOADS_MAX {
+            return Err(Error::new(Kind::Other, "the engine uploads too much at once"));
+        }
+        uploads.insert(id, place);
+        drop(uploads);
+        Ok(located(reply(answer.status, &answer.headers), path, id))
+    }
+
+    /// A piece of an upload, its end, or a question about it.
+    async fn go_on(&self, path: &str, id: &str, request: Request<Incoming>) -> Result<Response<Body>, Error> {
+        let known = |id: u64| {
+            let uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
+            Some((id, uploads.get(&id)?.clone()))
+        };
+        let Some((id, mut place)) = id.parse().ok().and_then(known) else {
+            return Ok(answers::plain(StatusCode::NOT_FOUND));
+        };
+        let method = request.method().clone();
+        let ends = match method {
+            Method::PUT => match digest_of(request.uri().query()) {
+                Some(digest) => {
+                    place.add_query(&format!("digest={digest}"));
+                    true
+                }
+                None => return Ok(answers::plain(StatusCode::BAD_REQUEST)),
+            },
+            Method::DELETE => true,
+            Method::PATCH | Method::GET => false,
+            _ => return Ok(answers::plain(StatusCode::METHOD_NOT_ALLOWED)),
+        };
+        let headers = chosen(request.headers(), &ASKED);
+        let at = At::Place(place);
+        let mut target = self.target.lock().await.clone();
+        let answer = if matches!(method, Method::PUT | Method::PATCH) {
+            let moving = Moving::new();
+            let noted = moving.clone();
+            let body = request.into_body().map_frame(move |frame| {
+                noted.moved();
+                frame
+            });
+            let body = body.map_err(Into::into).boxed_unsync();
+            target.server.send_body(&method, &at, &headers, body, &moving).await?
+        } else {
+            target.server.send(&method, &at, &headers).await?
+        };
+        let answer = success(answer).await?;
+        let mut uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
+        if ends {
+            uploads.remove(&id);
+            return Ok(reply(answer.status, &answer.headers));
+        }
+        // A question need not be answered with one.
+        if answer.headers.contains_key(header::LOCATION) {
+            uploads.insert(id, target.server.place(&at, &answer)?);
+        }
+        drop(uploads);
+        Ok(located(reply(answer.status, &answer.headers), path, id))
+    }
+
+    /// Keeps what the registry has said of itself, a token for one.
+    async fn learn(&self, target: &Target) {
+        *self.target.lock().await = target.clone();
+    }
+}
+
+async fn success(answer: Answer) -> Result<Answer, Error> {
+    if answer.status.is_success() { Ok(answer) } else { Err(answer.refusal().await) }
+}
+
+fn chosen(headers: &HeaderMap, names: &[HeaderName]) -> HeaderMap {
+    let all = names.iter().flat_map(|name| headers.get_all(name).iter().map(move |value| (name, value)));
+    let mut kept = HeaderMap::new();
+    for (name, value) in all {
+        kept.append(name, value.clone());
+    }
+    kept
+}
+
+/// What the registry said, without a body.
+fn reply(status: StatusCode, headers: &HeaderMap) -> Response<Body> {
+    let mut answer = answers::with(status, "", Bytes::new());
+    answer.headers_mut().extend(chosen(headers, &ANSWERED));
+    answer
+}
+
+/// Says where an upload goes on here.
+fn located(mut answer: Response<Body>, path: &str, id: u64) -> Response<Body> {
+    if let Ok(location) = HeaderValue::from_str(&format!("/v2/{path}/blobs/uploads/{id}")) {
+        answer.headers_mut().insert(header::LOCATION, location);
+    }
+    answer
+}
+
+/// The `digest=` of a query.
+fn digest_of(query: Option<&str>) -> Option<Digest> {
+    let values = query?.split('&').filter_map(|pair| pair.strip_prefix("digest="));
+    values.map(|value| value.replace("%3A", ":").replace("%3a", ":")).find_map(|value| Digest::parse(&value))
+}

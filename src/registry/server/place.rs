@@ -1,0 +1,43 @@
+//! Where a registry sends wharfd.
+
+use http::Uri;
+
+use super::{
+    super::{
+        error::{Error, Kind},
+        reach::Origin,
+    },
+    Session,
+};
+use crate::names::{printable, shortened};
+
+/// Where the registry sends wharfd: a path of an origin.
+#[derive(Clone, Debug)]
+pub(in crate::registry) struct Place {
+    pub(super) origin: Origin,
+    pub(super) path: String,
+}
+
+impl Place {
+    /// Adds `name=value` to the query.
+    pub(in crate::registry) fn add_query(&mut self, pair: &str) {
+        let joint = if self.path.contains('?') { '&' } else { '?' };
+        self.path = format!("{}{joint}{pair}", self.path);
+    }
+
+    /// Reads a URL, or a path of the server that names it.
+    pub(super) fn to(from: &Session, path: &str, url: &str) -> Result<Self, Error> {
+        let bad = || Error::new(Kind::Misled, format!("it names {}", shortened(printable(url), 200)));
+        let uri: Uri = url.split('#').next().unwrap_or_default().parse().map_err(|_| bad())?;
+        let target = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+        let Some(authority) = uri.authority() else {
+            // A path that does not begin at the root is no registry's.
+            let rooted = !path.is_empty() && target.starts_with('/') && uri.scheme().is_none();
+            let here = Self { origin: from.origin.clone(), path: target.to_owned() };
+            return rooted.then_some(here).ok_or_else(bad);
+        };
+        let origin =
+            Origin::parse(uri.scheme_str().unwrap_or_default(), authority.as_str()).ok_or_else(bad)?;
+        Ok(Self { origin, path: target.to_owned() })
+    }
+}

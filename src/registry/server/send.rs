@@ -1,0 +1,134 @@
+//! Requests of pushes: of any method, with a body, and to where the server has said that an upload goes
+//! on.
+
+use std::time::{Duration, Instant};
+
+use http::{HeaderMap, Method, StatusCode, header};
+
+use super::{
+    super::{
+        answer::{Answer, Body, Moving},
+        challenge::Challenge,
+        error::{Error, Kind},
+    },
+    Server, Session, empty,
+    place::Place,
+    request,
+};
+
+/// A token that is older is asked for anew before a body is sent, which cannot be sent twice: no token
+/// server may give one that is good for less than a minute.
+const TOKEN_AGE_MAX: Duration = Duration::from_secs(30);
+
+/// Where a request goes.
+#[derive(Clone, Debug)]
+pub(in crate::registry) enum At {
+    /// The server itself.
+    Root,
+    /// Within the repository: `blobs/uploads/`.
+    Repository(String),
+    /// Where the server has said.
+    Place(Place),
+}
+
+impl Server {
+    /// Whether the server can be reached and takes the login, as far as it says so without being asked
+    /// for anything.
+    pub(in crate::registry) async fn greet(&mut self) -> Result<(), Error> {
+        let answer = self.send(&Method::GET, &At::Root, &HeaderMap::new()).await?;
+        let is_wrong = answer.status == StatusCode::UNAUTHORIZED || answer.status.is_server_error();
+        if is_wrong { Err(answer.refusal().await) } else { Ok(()) }
+    }
+
+    /// A request without a body, and whatever it is answered. Redirects of questions are followed.
+    pub(in crate::registry) async fn send(
+        &mut self,
+        method: &Method,
+        at: &At,
+        headers: &HeaderMap,
+    ) -> Result<Answer, Error> {
+        match self.path_of(at) {
+            Ok(path) => {
+                let (session, answer) = self.ask(method, &path, headers).await?;
+                if !method.is_safe() {
+                    return Ok(answer);
+                }
+                self.redirected(&session, answer, method, &path, headers).await
+            }
+            Err(place) => {
+                let session = self.session().await?;
+                self.send_to(&session, method, place, headers, empty(), None).await
+            }
+        }
+    }
+
+    /// The same with a body, of which `moving` tells how it goes on.
+    pub(in crate::registry) async fn send_body(
+        &mut self,
+        method: &Method,
+        at: &At,
+        headers: &HeaderMap,
+        body: Body,
+        moving: &Moving,
+    ) -> Result<Answer, Error> {
+        let mut session = self.session().await?;
+        if let Some((challenge, given)) = session.challenge.clone()
+            && given.elapsed() > TOKEN_AGE_MAX
+            && matches!(challenge, Challenge::Bearer { .. })
+        {
+            session.authorization = self.authorize(&session, Some(challenge.clone())).await?;
+            session.challenge = Some((challenge, Instant::now()));
+            self.session = Some(session.clone());
+        }
+        match self.path_of(at) {
+            Ok(path) => {
+                let authorization = session.authorization.as_ref();
+                let request = request(method, &path, headers, authorization, body)?;
+                self.call(&session, None, request, Some(moving)).await
+            }
+            Err(place) => self.send_to(&session, method, place, headers, body, Some(moving)).await,
+        }
+    }
+
+    /// The path of a request to the server itself, or the place elsewhere.
+    fn path_of<'a>(&self, at: &'a At) -> Result<String, &'a Place> {
+        match at {
+            At::Root => Ok(format!("{}/v2/", self.endpoint.prefix)),
+            At::Repository(what) => Ok(format!("{}/v2/{}/{what}", self.endpoint.prefix, self.path)),
+            At::Place(place) => match &self.session {
+                Some(session) if session.origin == place.origin => Ok(place.path.clone()),
+                _ => Err(place),
+            },
+        }
+    }
+
+    async fn send_to(
+        &self,
+        session: &Session,
+        method: &Method,
+        place: &Place,
+        headers: &HeaderMap,
+        body: Body,
+        moving: Option<&Moving>,
+    ) -> Result<Answer, Error> {
+        self.check_tls(session, &place.origin)?;
+        let request = request(method, &place.path, headers, None, body)?;
+        self.hop(session, &place.origin, request, moving).await
+    }
+
+    /// Reads where an answer to a request at `at` sends wharfd.
+    pub(in crate::registry) fn place(&self, at: &At, answer: &Answer) -> Result<Place, Error> {
+        let unset = || Error::new(Kind::Misled, "it does not say where an upload goes on");
+        let session = self.session.as_ref().ok_or_else(unset)?;
+        let location = answer.headers.get(header::LOCATION).and_then(|value| value.to_str().ok());
+        let location = location.ok_or_else(unset)?;
+        let (origin, path) = match at {
+            At::Place(place) => (&place.origin, place.path.clone()),
+            At::Root | At::Repository(_) => (&session.origin, "/".to_owned()),
+        };
+        let from = Session { origin: origin.clone(), ..session.clone() };
+        let place = Place::to(&from, &path, location)?;
+        self.check_tls(session, &place.origin)?;
+        Ok(place)
+    }
+}
