@@ -67,6 +67,7 @@ fn cases() -> Vec<Case> {
         hostile::receiver::CASES,
         hostile::repository::CASES,
         hostile::tar::CASES,
+        hostile::users::CASES,
     ]
     .concat()
 }

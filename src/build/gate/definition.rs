@@ -98,7 +98,8 @@ fn kind_last(op: &Op) -> Vec<u8> {
     [op.encode_to_vec(), kind.encode_to_vec()].concat()
 }
 
-fn digest(bytes: &[u8]) -> String {
+/// The digest that an operation goes by in a graph.
+pub(super) fn digest(bytes: &[u8]) -> String {
     Digest::from_sha256(Sha256::digest(bytes).into()).to_string()
 }
 

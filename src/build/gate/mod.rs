@@ -8,6 +8,7 @@ pub mod definition;
 mod exec;
 mod platform;
 mod source;
+mod users;
 
 pub use platform::{PLATFORM_HINT, foreign_platform};
 pub use source::git_denied;
@@ -21,6 +22,7 @@ use bollard_buildkit_proto::{
 use prost::Message as _;
 
 use definition::Attributes;
+use users::Lookups;
 
 use super::isolation::JobKeys;
 use crate::{
@@ -89,6 +91,7 @@ struct Seen {
     images: BTreeSet<String>,
     /// URLs that were not admitted.
     urls: BTreeSet<String>,
+    lookups: Lookups,
 }
 
 /// What a build's graph may hold.
@@ -150,6 +153,7 @@ impl Gate<'_> {
                 return Err(refuse("the builder gave no graph to judge"));
             }
         };
+        seen.lookups.judge()?;
         if !seen.urls.is_empty() {
             return Err(Refusal::NeedsUrls(seen.urls));
         }
@@ -176,6 +180,7 @@ impl Gate<'_> {
                 return Err(refuse("an operation has fields that this wharfd does not know"));
             }
             self.op(&op, seen)?;
+            seen.lookups.add(bytes, &op);
         }
         Ok(())
     }

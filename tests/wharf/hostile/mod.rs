@@ -12,3 +12,4 @@ pub(crate) mod repository;
 pub(crate) mod sources;
 pub(crate) mod streams;
 pub(crate) mod tar;
+pub(crate) mod users;

@@ -1,0 +1,191 @@
+//! How many steps can look up a user at the same time.
+//!
+//! Before a step runs, BuildKit opens `/etc/passwd` and `/etc/group` of its file system in the engine's own
+//! process (`executor/oci.GetUser`; of `COPY --chown`, `llbsolver/ops.readUser`). Where an earlier step, or an
+//! image, has made a pipe of one, up to BuildKit 0.33 the open waits for ever, whatever becomes of the
+//! build: that is a thread of the engine, which ends when it has 10,000. Only a user and a group that are
+//! both numbers are not looked up.
+//!
+//! Steps that wait for one another cannot be stuck at once. So the steps that look up a user are arranged in
+//! chains, each of which waits for the one before it, and a graph has so many chains at most.
+
+use std::collections::BTreeMap;
+
+use bollard_buildkit_proto::pb::{ChownOpt, FileOp, Op, file_action::Action, op, user_opt::User};
+
+use super::{Refusal, definition::digest};
+use crate::fault::{Fault, Reason};
+
+/// A Dockerfile of a hundred stages is rare, and few of its stages wait for nothing.
+const CHAINS_MAX: usize = 64;
+
+/// The look-ups of a graph, in chains.
+#[derive(Debug, Default)]
+pub(super) struct Lookups {
+    /// The last look-up before each operation's end, by the operation's digest: the chain, and how many
+    /// are in it up to there.
+    last: BTreeMap<String, Option<Place>>,
+    /// How many look-ups each chain has.
+    chains: Vec<usize>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    chain: usize,
+    length: usize,
+}
+
+impl Lookups {
+    /// Adds an operation; its inputs were added before (`client/llb` in BuildKit, `marshal`).
+    pub(super) fn add(&mut self, bytes: &[u8], op: &Op) {
+        let digest = digest(bytes);
+        if self.last.contains_key(&digest) {
+            return;
+        }
+        let before: Vec<Place> =
+            op.inputs.iter().filter_map(|input| *self.last.get(&input.digest)?).collect();
+        // The end of a chain, if there is one: elsewhere another step has gone on from there.
+        let ends = |place: &&Place| self.chains.get(place.chain) == Some(&place.length);
+        let mut last = before.iter().find(ends).or(before.first()).copied();
+        if looks_up(op) {
+            let place = match last.filter(|place| ends(&place)) {
+                Some(Place { chain, length }) => Place { chain, length: length + 1 },
+                None => Place { chain: self.chains.len(), length: 1 },
+            };
+            match self.chains.get_mut(place.chain) {
+                Some(length) => *length = place.length,
+                None => self.chains.push(place.length),
+            }
+            last = Some(place);
+        }
+        self.last.insert(digest, last);
+    }
+
+    /// Whether the graph has not too many.
+    pub(super) fn judge(&self) -> Result<(), Refusal> {
+        if self.chains.len() <= CHAINS_MAX {
+            return Ok(());
+        }
+        let text = format!(
+            "the build graph is refused: {} of its steps do not wait for one another and look up a user in \
+             `/etc/passwd`; {CHAINS_MAX} may",
+            self.chains.len()
+        );
+        let hint = "give the steps a user and a group by number (`USER 0:0`, `--chown=1000:1000`), or build \
+                    fewer stages at once with `--target`";
+        Err(Fault::new(Reason::GraphDenied, text).hint(hint).into())
+    }
+}
+
+/// Whether BuildKit opens files of a step's file system to learn who a user is.
+fn looks_up(op: &Op) -> bool {
+    match &op.op {
+        Some(op::Op::Exec(exec)) => !exec.meta.as_ref().is_some_and(|meta| is_by_number(&meta.user)),
+        Some(op::Op::File(FileOp { actions })) => actions.iter().any(|action| {
+            let owner = match &action.action {
+                Some(Action::Copy(copy)) => &copy.owner,
+                Some(Action::Mkfile(file)) => &file.owner,
+                Some(Action::Mkdir(directory)) => &directory.owner,
+                Some(Action::Rm(_) | Action::Symlink(_)) | None => &None,
+            };
+            owner.as_ref().is_some_and(is_by_name)
+        }),
+        Some(op::Op::Source(_) | op::Op::Build(_) | op::Op::Merge(_) | op::Op::Diff(_)) | None => false,
+    }
+}
+
+fn is_by_name(owner: &ChownOpt) -> bool {
+    let mut users = [&owner.user, &owner.group].into_iter().flatten();
+    users.any(|user| matches!(user.user, Some(User::ByName(_))))
+}
+
+/// As `ParseUIDGID` has it: `UID:GID`. Without a user BuildKit looks up `0`.
+fn is_by_number(user: &str) -> bool {
+    let number = |text: &str| text.parse::<u32>().is_ok() && !text.starts_with('+');
+    user.split_once(':').is_some_and(|(uid, gid)| number(uid) && number(gid))
+}
+
+#[cfg(test)]
+mod tests {
+    use bollard_buildkit_proto::pb::{
+        ExecOp, FileAction, FileActionCopy, Input, Meta, NamedUserOpt, UserOpt,
+    };
+    use prost::Message as _;
+
+    use super::*;
+
+    /// A step as `user`, told apart by `name`, of other steps.
+    fn step(name: &str, user: &str, inputs: &[&Op]) -> Op {
+        let meta = Meta { user: user.into(), args: vec![name.into()], ..Meta::default() };
+        let exec = ExecOp { meta: Some(meta), ..ExecOp::default() };
+        of(op::Op::Exec(exec), inputs)
+    }
+
+    fn of(op: op::Op, inputs: &[&Op]) -> Op {
+        let inputs = inputs.iter().map(|input| Input { digest: digest(&input.encode_to_vec()), index: 0 });
+        Op { op: Some(op), inputs: inputs.collect(), ..Op::default() }
+    }
+
+    fn chains(ops: &[Op]) -> usize {
+        let mut lookups = Lookups::default();
+        for op in ops {
+            lookups.add(&op.encode_to_vec(), op);
+        }
+        lookups.chains.len()
+    }
+
+    #[test]
+    fn steps_that_wait_for_one_another_are_one_chain() {
+        let mut ops = vec![step("0", "", &[])];
+        for number in 1..1000 {
+            let next = step(&number.to_string(), "", &[ops.last().unwrap()]);
+            ops.push(next);
+        }
+        assert_eq!(chains(&ops), 1);
+        // The same again is the same, and what looks nobody up hides nothing.
+        ops.extend(ops.clone());
+        let between = step("between", "0:0", &[&ops[999]]);
+        let behind = step("behind", "app", &[&between]);
+        ops.extend([between, behind]);
+        assert_eq!(chains(&ops), 1);
+    }
+
+    #[test]
+    fn stages_that_go_on_from_one_are_as_many_chains() {
+        for (user, expected) in
+            [("", 100), ("root", 100), ("1000", 100), ("1000:app", 100), ("+1:1", 100), ("0:0", 1)]
+        {
+            let base = step("base", "", &[]);
+            let stages = (0..100).map(|number| step(&number.to_string(), user, &[&base]));
+            let ops: Vec<_> = std::iter::once(base.clone()).chain(stages).collect();
+            assert_eq!(chains(&ops), expected, "{user}");
+        }
+        let mut lookups = Lookups::default();
+        for number in 0..=CHAINS_MAX {
+            assert!(lookups.judge().is_ok());
+            let op = step(&number.to_string(), "", &[]);
+            lookups.add(&op.encode_to_vec(), &op);
+        }
+        assert!(lookups.judge().is_err());
+    }
+
+    #[test]
+    fn one_that_gathers_others_goes_on_from_one_of_them() {
+        let stages = ["a", "b", "c"].map(|name| step(name, "", &[]));
+        let gathers = step("all", "", &stages.each_ref());
+        let after = step("after", "", &[&stages[0], &gathers]);
+        assert_eq!(chains(&[stages.to_vec(), vec![gathers, after]].concat()), 3);
+    }
+
+    #[test]
+    fn owners_by_name_are_looked_up() {
+        let copies = |user: User| {
+            let owner = Some(ChownOpt { user: None, group: Some(UserOpt { user: Some(user) }) });
+            let copy = FileActionCopy { owner, ..FileActionCopy::default() };
+            let action = FileAction { action: Some(Action::Copy(copy)), ..FileAction::default() };
+            chains(&[of(op::Op::File(FileOp { actions: vec![action] }), &[])])
+        };
+        assert_eq!(copies(User::ByName(NamedUserOpt { name: "app".into(), input: 0 })), 1);
+        assert_eq!(copies(User::ById(7)), 0);
+    }
+}
