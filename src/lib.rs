@@ -31,6 +31,8 @@ pub mod registry;
 
 pub mod images;
 
+pub mod engines;
+
 pub mod build;
 
 pub mod front;

@@ -3,19 +3,20 @@
 mod client_dir;
 mod notify;
 
-use std::{collections::BTreeMap, env, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, env, fs::File, io, path::PathBuf, sync::Arc, time::Duration};
 
+use futures_util::future::join_all;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     config::{Config, Frontend},
-    engine::Engine,
+    engines::{Handle, Means},
     fault::Fault,
     front::{Front, Work},
     identity::Identities,
     images::{
-        Images,
+        frontend,
         naming::{KeyError, Keys},
     },
     janitor,
@@ -31,6 +32,8 @@ use crate::{
 use client_dir::ClientError;
 use notify::{State, notify};
 
+/// How long the start waits for engines to answer.
+const ENGINES_START: Duration = Duration::from_secs(30);
 /// How long what was cancelled may clean up.
 const CLEANUP: Duration = Duration::from_secs(15);
 /// How long connections may say goodbye; they have 2 seconds of their own.
@@ -111,16 +114,19 @@ async fn start(config: &Config, process: &Group) -> Result<Started, StartError> 
     raise_open_files();
     let (store, keys) = state(config.state_dir.clone()).await?;
     let relay = Relay::bind(process).await.map_err(StartError::Relay)?;
-    let mut engines = BTreeMap::new();
-    for (name, socket) in config.engines.iter() {
-        let (keys, store) = (keys.clone(), store.clone());
-        let engine = Engine::connect(name.as_str(), socket.as_path(), process).await?;
-        let images = Images::new(engine, keys, store, relay.clone());
-        images.recover().await?;
-        set_up_frontend(config, &images).await?;
-        janitor::look_after(images.clone(), process);
-        engines.insert(name.clone(), images);
-    }
+    let means = Means { keys, store, relay, frontend: frontend(config)? };
+    let engines: BTreeMap<_, _> = config
+        .engines
+        .iter()
+        .map(|(name, socket)| {
+            let socket = socket.as_path().to_owned();
+            let engine = Handle::open(name.clone(), socket, means.clone(), process);
+            janitor::look_after(engine.clone(), process);
+            (name.clone(), engine)
+        })
+        .collect();
+    // Whoever finds the socket finds the engines that answer; one that is down, or hangs, stops nobody.
+    join_all(engines.values().map(|engine| engine.within(ENGINES_START))).await;
     let identities = Arc::new(Identities::new(config));
     say_who_is_served(&identities);
 
@@ -128,7 +134,7 @@ async fn start(config: &Config, process: &Group) -> Result<Started, StartError> 
     let served = Arc::clone(&identities);
     let who: Who = Arc::new(move |peer| served.identify(peer).ok().map(|caller| caller.id().clone()));
     let front = Front::new(identities, engines, Arc::clone(&work));
-    let (services, health) = service::services(front).await?;
+    let (services, health) = service::services(front, config.engines.default_name(), process).await?;
     // Before there is a socket to call: who finds the one finds the other.
     if let Some(directory) = &config.client_dir {
         let client = client_dir::put(directory)?;
@@ -189,29 +195,30 @@ impl Started {
     }
 }
 
-/// Where the engine reads Dockerfiles from now on, and a line of the log about it.
-async fn set_up_frontend(config: &Config, images: &Images) -> Result<(), Fault> {
+/// The program that reads Dockerfiles in a container, if that is where they are read, and a line of the
+/// log about it.
+fn frontend(config: &Config) -> Result<Option<PathBuf>, Fault> {
     let program = config.frontend_file.clone().or_else(beside_wharfd).unwrap_or_else(|| "frontend".into());
     match config.frontend() {
-        Frontend::Container if config.says_frontend() || program.exists() => {
-            return images.bring_frontend(program).await;
+        Frontend::Container if config.says_frontend() => {
+            // Better told now than by each engine when it is taken up.
+            File::open(&program).map_err(|error| frontend::unreadable(&program, error))?;
+            return Ok(Some(program));
         }
+        Frontend::Container if program.exists() => return Ok(Some(program)),
         Frontend::Container => tracing::warn!(
-            engine = images.engine().name(),
             "Dockerfiles are read inside the engine, which one of them can end: there is no frontend at {} \
              (`make frontend` makes it)",
             program.display()
         ),
         Frontend::Builtin if !config.serve.is_empty() => tracing::warn!(
-            engine = images.engine().name(),
             "Dockerfiles are read inside the engine, which one of them can end: `frontend = \"builtin\"`"
         ),
         Frontend::Builtin => tracing::info!(
-            engine = images.engine().name(),
             "Dockerfiles are read inside the engine, since only root and wharfd's own uid are served"
         ),
     }
-    images.remove_frontends(None).await
+    Ok(None)
 }
 
 fn beside_wharfd() -> Option<PathBuf> {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use bollard::{BollardRequest, Docker};
-use docker::fault;
+use docker::{fault, presence::Presence};
 use image_store::ImageStore;
 
 use crate::{
@@ -30,13 +30,14 @@ const ENGINE_OLDEST: &str = "26.1";
 /// A call that the engine does not begin to answer in this time has failed. Long: a removal waits
 /// for the disk, a pull for its registry.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(300);
-/// How long an engine may take to say its version, which costs it nothing.
-const VERSION_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an engine may take to be found. Long: one that starts takes connections before it answers.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
 /// A pull or a push of which the engine says nothing for so long is stuck at its registry, and whoever
 /// waits for the same image or name is stuck with it. Long: a large layer is unpacked without a word.
 pub(crate) const STALL_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// An engine. Cheap to clone.
+/// An engine as it was found: what it is never changes here. An engine that is started again is found
+/// again, as another value. Cheap to clone.
 #[derive(Clone)]
 pub struct Engine {
     inner: Arc<Inner>,
@@ -48,6 +49,7 @@ struct Inner {
     docker: Docker,
     version: String,
     api_version: (u16, u16),
+    presence: Presence,
     platform: Platform,
     /// The directory of its files.
     root: String,
@@ -72,18 +74,20 @@ impl Engine {
     /// is. An engine that is too old is refused. What must not stop half-way runs in a group below
     /// `tasks`.
     pub async fn connect(name: &str, socket: &Path, tasks: &Group) -> Result<Self, Fault> {
-        let unreachable = |cause| {
-            Fault::new(
-                Reason::EngineUnavailable,
-                format!("cannot reach the engine `{name}` at unix://{}", socket.display()),
-            )
-            .hint("is it running, and may this user open the socket? --engine names another")
-            .caused_by(fault::no_answer(cause))
-        };
+        let connected = tokio::time::timeout(CONNECT_TIMEOUT, Self::find(name, socket, tasks)).await;
+        connected.unwrap_or_else(|elapsed| Err(unreachable(name, socket).caused_by(elapsed)))
+    }
+
+    async fn find(name: &str, socket: &Path, tasks: &Group) -> Result<Self, Fault> {
+        let unreachable = |cause| unreachable(name, socket).caused_by(fault::no_answer(cause));
         let path = socket.to_str().ok_or_else(|| {
             let text = format!("the engine's socket must have a name in UTF-8: {}", socket.display());
             Fault::new(Reason::EngineUnavailable, text)
         })?;
+        let tasks = tasks.child("engine");
+        // First: all that is asked after it is the same engine's.
+        let presence = Presence::find(socket, &tasks).await;
+        let presence = presence.map_err(|error| self::unreachable(name, socket).caused_by(error))?;
         let docker = Docker::connect_with_unix(path, ANSWER_TIMEOUT.as_secs(), bollard::API_DEFAULT_VERSION)
             .map_err(unreachable)?
             .with_request_modifier(url_safe_login)
@@ -94,7 +98,6 @@ impl Engine {
         let shown = version.version.unwrap_or_default();
         let api_version = check_version(name, &shown, version.api_version.as_deref().unwrap_or_default())?;
         let info = docker.info().await.map_err(unreachable)?;
-        let tasks = tasks.child("engine");
         let dialling = probe::probe(name, socket, &tasks).await?;
 
         let platform = Platform {
@@ -113,6 +116,7 @@ impl Engine {
                 docker,
                 version: shown,
                 api_version,
+                presence,
                 platform,
                 image_store: ImageStore::of(&info, api_version),
                 root: info.docker_root_dir.unwrap_or_default(),
@@ -120,6 +124,7 @@ impl Engine {
                 dialler: Dialler::new(socket.to_owned(), dialling),
             }),
         };
+        engine.ensure_there()?;
         tracing::info!(engine = ?engine, "connected");
         Ok(engine)
     }
@@ -161,7 +166,9 @@ impl Engine {
 
     /// A connection to its BuildKit; `tasks` owns its tasks.
     pub async fn dial(&self, tasks: &Group) -> Result<Connection, Fault> {
-        self.inner.dialler.connect(tasks).await
+        let connection = self.inner.dialler.connect(tasks).await?;
+        self.check().await?;
+        Ok(connection)
     }
 
     /// The tasks that must not stop half-way.
@@ -169,29 +176,52 @@ impl Engine {
         &self.inner.tasks
     }
 
-    /// Whether the engine answers, and is the one that was found at the start: another version may
-    /// be spoken to in another way.
+    /// Asks whether it answers, and is still the engine that was found: another one may keep images in
+    /// another way, or lack what wharfd needs.
     pub async fn check(&self) -> Result<(), Fault> {
-        let asked = tokio::time::timeout(VERSION_TIMEOUT, self.docker().version());
-        let asked = asked.await.unwrap_or(Err(bollard::errors::Error::RequestTimeoutError));
-        let answered = asked.map_err(|error| fault::unexpected("say its version", error))?;
-        let version = answered.version.unwrap_or_default();
-        if version == self.version() {
-            return Ok(());
+        self.ensure_there()?;
+        let inner = &self.inner;
+        match inner.presence.is_same(&inner.socket, &inner.tasks).await {
+            Ok(true) => self.ensure_there(),
+            Ok(false) => {
+                inner.presence.leave();
+                Err(self.lost())
+            }
+            Err(error) => {
+                let text = format!("the engine `{}` does not answer", self.name());
+                Err(Fault::new(Reason::EngineUnavailable, text)
+                    .hint("it may be restarting; try again")
+                    .caused_by(error))
+            }
         }
-        let text = format!(
-            "the engine `{}` was {} when wharfd started, and is {} now",
-            self.name(),
-            printable(self.version()),
-            printable(&version)
-        );
-        Err(Fault::new(Reason::EngineUnavailable, text).hint("wharfd must be restarted"))
+    }
+
+    /// Fails once the engine has ended, or another one has taken its place.
+    pub fn ensure_there(&self) -> Result<(), Fault> {
+        if self.inner.presence.is_gone() { Err(self.lost()) } else { Ok(()) }
+    }
+
+    /// Ends when the engine has ended, or another one has taken its place; says so.
+    pub async fn gone(&self) -> Fault {
+        self.inner.presence.gone().await;
+        self.lost()
+    }
+
+    fn lost(&self) -> Fault {
+        let text = format!("the engine `{}` has been stopped or restarted", self.name());
+        Fault::new(Reason::EngineUnavailable, text).hint("try again in a moment")
     }
 
     /// The engine's ordinary API.
     pub fn docker(&self) -> &Docker {
         &self.inner.docker
     }
+}
+
+fn unreachable(name: &str, socket: &Path) -> Fault {
+    let text = format!("cannot reach the engine `{name}` at unix://{}", socket.display());
+    Fault::new(Reason::EngineUnavailable, text)
+        .hint("is it running, and may wharfd's user open the socket? --engine names another")
 }
 
 impl fmt::Debug for Engine {

@@ -6,7 +6,7 @@ use tracing::Instrument as _;
 
 use super::outcome::{End, Record};
 use crate::{
-    engine::Engine,
+    engines::Handle,
     fault::Fault,
     identity::Caller,
     images::Images,
@@ -24,14 +24,14 @@ pub struct Call {
 #[derive(Debug)]
 struct Inner {
     caller: Caller,
-    images: Images,
+    engine: Handle,
     record: Record,
 }
 
 impl Call {
-    pub(super) fn new(caller: Caller, images: Images, record: Record) -> Self {
+    pub(super) fn new(caller: Caller, engine: Handle, record: Record) -> Self {
         record.accepted(caller.id());
-        Self { inner: Arc::new(Inner { caller, images, record }) }
+        Self { inner: Arc::new(Inner { caller, engine, record }) }
     }
 
     pub(super) fn record(&self) -> &Record {
@@ -44,13 +44,14 @@ impl Call {
     }
 
     /// The engine that works for the caller.
-    pub fn engine(&self) -> &Engine {
-        self.inner.images.engine()
+    pub fn engine(&self) -> &Handle {
+        &self.inner.engine
     }
 
-    /// The images of that engine.
-    pub fn images(&self) -> &Images {
-        &self.inner.images
+    /// The images of that engine, if it can be used now. All of a call uses one answer: it is about one
+    /// engine, even if another one takes its place meanwhile.
+    pub async fn images(&self) -> Result<Images, Fault> {
+        self.inner.engine.images().await
     }
 
     /// The engine's name in the configuration.

@@ -12,9 +12,9 @@ pub use outcome::End;
 pub use work::{Kind, Member, Work};
 
 use crate::{
+    engines::Handle,
     fault::{Fault, Reason},
     identity::{Caller, Identities},
-    images::Images,
     names::{EngineName, Namespace},
     policy::Permit,
     transport::Peer,
@@ -25,7 +25,7 @@ use outcome::{Lines, Record};
 #[derive(Debug)]
 pub struct Front {
     identities: Arc<Identities>,
-    engines: BTreeMap<EngineName, Images>,
+    engines: BTreeMap<EngineName, Handle>,
     work: Arc<Work>,
     lines: Arc<Lines>,
 }
@@ -34,7 +34,7 @@ impl Front {
     /// A front for `identities`; `engines` has every engine that they name.
     pub fn new(
         identities: Arc<Identities>,
-        engines: BTreeMap<EngineName, Images>,
+        engines: BTreeMap<EngineName, Handle>,
         work: Arc<Work>,
     ) -> Arc<Self> {
         Arc::new(Self { identities, engines, work, lines: Arc::default() })
@@ -45,7 +45,7 @@ impl Front {
     pub fn accept(&self, peer: Option<&Peer>, method: &'static str) -> Result<Call, Fault> {
         let record = Record::begin(method, &self.lines);
         match self.identify(peer) {
-            Ok((caller, images)) => Ok(Call::new(caller, images, record)),
+            Ok((caller, engine)) => Ok(Call::new(caller, engine, record)),
             Err(fault) => {
                 record.end(&End::Fault(&fault));
                 Err(fault)
@@ -53,15 +53,15 @@ impl Front {
         }
     }
 
-    fn identify(&self, peer: Option<&Peer>) -> Result<(Caller, Images), Fault> {
+    fn identify(&self, peer: Option<&Peer>) -> Result<(Caller, Handle), Fault> {
         let peer =
             peer.ok_or_else(|| Fault::new(Reason::UnknownCaller, "nobody vouches for this connection"))?;
         let caller = self.identities.identify(peer)?;
-        let images = self
+        let engine = self
             .engines
             .get(caller.engine())
             .ok_or_else(|| Fault::internal(format!("no engine `{}`", caller.engine())))?;
-        Ok((caller, images.clone()))
+        Ok((caller, engine.clone()))
     }
 
     /// Notes a call that was refused before any handler saw it.
@@ -75,6 +75,11 @@ impl Front {
         let member = self.work.begin(call.engine_name(), namespace, kind)?;
         call.record().works(kind);
         Ok(member)
+    }
+
+    /// Every engine, in a fixed order.
+    pub fn engines(&self) -> impl Iterator<Item = &Handle> {
+        self.engines.values()
     }
 
     /// The work that runs.

@@ -16,6 +16,7 @@ pub struct Caller {
     id: CallerId,
     rules: Arc<Rules>,
     engine: EngineName,
+    is_operator: bool,
 }
 
 impl Caller {
@@ -27,6 +28,12 @@ impl Caller {
     /// The rules that say what it may do.
     pub fn rules(&self) -> &Arc<Rules> {
         &self.rules
+    }
+
+    /// Whether it is told of engines that do not work for it: root and wharfd's own user are, unless the
+    /// configuration makes jobs of them.
+    pub fn is_operator(&self) -> bool {
+        self.is_operator
     }
 
     /// The engine that works for it.
@@ -60,11 +67,12 @@ impl Identities {
         let own = [0, own_uid].map(|uid| {
             let rules = Rules::built_in(format!("built-in uid {uid}"), Pattern::only(own_job(uid)));
             let engine = config.engines.default_name().clone();
-            Caller { id: CallerId::Uid(uid), rules: Arc::new(rules), engine }
+            Caller { id: CallerId::Uid(uid), rules: Arc::new(rules), engine, is_operator: true }
         });
         let named = config.serve.iter().map(|serve| {
             let rules = Rules::built_in(format!("serve uid {}", serve.uid), serve.namespaces.clone());
-            Caller { id: CallerId::Uid(serve.uid), rules: Arc::new(rules), engine: serve.engine.clone() }
+            let (id, engine) = (CallerId::Uid(serve.uid), serve.engine.clone());
+            Caller { id, rules: Arc::new(rules), engine, is_operator: false }
         });
         let callers = own.into_iter().chain(named).map(|caller| (caller.id.clone(), caller));
         Self { callers: callers.collect() }

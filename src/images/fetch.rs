@@ -71,6 +71,8 @@ impl Fetch {
                 return Err(fault);
             }
         }
+        // What was found out about one engine holds for no other in its place.
+        engine.check().await?;
         Ok(cached)
     }
 

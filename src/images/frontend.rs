@@ -2,7 +2,11 @@
 //! engine in an image. Inside the engine's process a Dockerfile that ends the frontend ends the engine,
 //! and every build of the node with it.
 
-use std::{error::Error as _, io, path::PathBuf};
+use std::{
+    error::Error as _,
+    io,
+    path::{Path, PathBuf},
+};
 
 use bollard::{body_full, query_parameters::ImportImageOptions};
 use bytes::Bytes;
@@ -69,6 +73,13 @@ pub(crate) fn is_syntax(image: &str) -> bool {
     }
 }
 
+/// The program cannot be read.
+pub fn unreadable(program: &Path, error: io::Error) -> Fault {
+    Fault::new(Reason::EngineLacks, format!("cannot read the Dockerfile frontend {}", program.display()))
+        .hint("`make frontend` makes it; --frontend-file says where it is")
+        .caused_by(error)
+}
+
 /// A frontend that an engine has.
 #[derive(Clone, Debug)]
 pub(super) struct Frontend {
@@ -79,7 +90,7 @@ pub(super) struct Frontend {
 
 impl Images {
     /// Reads Dockerfiles in a container of `program` from now on, and removes what an earlier wharfd
-    /// has used. Called before anyone is served.
+    /// has used. Called before the engine is used.
     pub async fn bring_frontend(&self, program: PathBuf) -> Result<(), Fault> {
         let image = self.read_frontend(program.clone()).await?;
         let frontend = Frontend { program, name: self.keys().frontend(&image.content) };
@@ -93,7 +104,7 @@ impl Images {
             "Dockerfiles are read in a container"
         );
         self.remove_frontends(Some(&frontend.name)).await?;
-        let _ = self.inner.frontend.set(frontend);
+        let _ = self.found.frontend.set(frontend);
         Ok(())
     }
 
@@ -115,13 +126,13 @@ impl Images {
 
     /// The name of the image that reads Dockerfiles; none: BuildKit reads them itself.
     pub(crate) fn frontend(&self) -> Option<&str> {
-        self.inner.frontend.get().map(|frontend| frontend.name.as_str())
+        self.found.frontend.get().map(|frontend| frontend.name.as_str())
     }
 
     /// The same, once the engine has it: somebody may have removed it, and BuildKit would ask the
     /// network for its name.
     pub(crate) async fn hold_frontend(&self) -> Result<Option<String>, Fault> {
-        let Some(frontend) = self.inner.frontend.get() else { return Ok(None) };
+        let Some(frontend) = self.found.frontend.get() else { return Ok(None) };
         if self.engine().inspect_name(&frontend.name).await?.is_none() {
             let _lock = self.inner.holds.lock(&frontend.name).await;
             if self.engine().inspect_name(&frontend.name).await?.is_none() {
@@ -143,11 +154,7 @@ impl Images {
     }
 
     async fn read_frontend(&self, path: PathBuf) -> Result<Image, Fault> {
-        let unreadable = |error: io::Error| {
-            Fault::new(Reason::EngineLacks, format!("cannot read the Dockerfile frontend {}", path.display()))
-                .hint("`make frontend` makes it; --frontend-file says where it is")
-                .caused_by(error)
-        };
+        let unreadable = |error: io::Error| unreadable(&path, error);
         let program = tokio::fs::read(&path).await.map_err(unreadable)?;
         if program.len() > PROGRAM_BYTES_MAX {
             return Err(unreadable(io::Error::other("it is too large")));

@@ -21,14 +21,16 @@ impl Images {
     }
 
     /// Removes the holds that are of use to no namespace: a crash between the two halves of a release
-    /// leaves one, the loss of the store all. Called before anyone is served.
+    /// leaves one, the loss of the store all. Called before the engine is used.
     pub(super) async fn remove_lost_holds(&self) -> Result<(), Fault> {
         let images = self.engine().list_images(None).await?;
         for name in images.iter().flat_map(|image| &image.repo_tags) {
             let ours = naming::room(name).filter(|(instance, _)| *instance == self.keys().instance());
-            if matches!(ours, Some((_, Room::Hold | Room::Node)))
-                && !self.store().is_held(self.engine().name(), name).await?
-            {
+            if !matches!(ours, Some((_, Room::Hold | Room::Node))) {
+                continue;
+            }
+            let _lock = self.inner.holds.lock(name).await;
+            if !self.store().is_held(self.engine().name(), name).await? {
                 tracing::info!(
                     engine = self.engine().name(),
                     name,

@@ -38,11 +38,21 @@ const VERIFIED_AT_ONCE: usize = 4;
 /// The images of an engine. Cheap to clone.
 #[derive(Clone)]
 pub struct Images {
+    found: Arc<Found>,
     inner: Arc<Inner>,
 }
 
-struct Inner {
+/// What goes with the engine that was found.
+struct Found {
     engine: Engine,
+    /// How the engine reaches registries, and when it said so.
+    reach: Mutex<Option<(Instant, registry::Reach)>>,
+    /// What reads Dockerfiles in a container, if that is where they are read.
+    frontend: OnceLock<Frontend>,
+}
+
+/// What stays when the engine is started again.
+struct Inner {
     keys: Keys,
     store: Store,
     /// One lock a hold.
@@ -56,35 +66,33 @@ struct Inner {
     registries: registry::Client,
     /// What the engine pulls from and pushes to.
     relay: registry::Relay,
-    /// How the engine reaches registries, and when it said so.
-    reach: Mutex<Option<(Instant, registry::Reach)>>,
-    /// What reads Dockerfiles in a container, if that is where they are read.
-    frontend: OnceLock<Frontend>,
 }
 
 impl Images {
     /// The images of `engine`, which come and go by `relay`.
     pub fn new(engine: Engine, keys: Keys, store: Store, relay: registry::Relay) -> Self {
-        Self {
-            inner: Arc::new(Inner {
-                engine,
-                keys,
-                store,
-                holds: Locks::default(),
-                moves: Locks::default(),
-                exporting: Exporting::default(),
-                verifying: Semaphore::new(VERIFIED_AT_ONCE),
-                registries: registry::Client::new(CERTS_DIRECTORY.into()),
-                relay,
-                reach: Mutex::default(),
-                frontend: OnceLock::new(),
-            }),
-        }
+        let inner = Inner {
+            keys,
+            store,
+            holds: Locks::default(),
+            moves: Locks::default(),
+            exporting: Exporting::default(),
+            verifying: Semaphore::new(VERIFIED_AT_ONCE),
+            registries: registry::Client::new(CERTS_DIRECTORY.into()),
+            relay,
+        };
+        Self { found: Arc::new(Found::new(engine)), inner: Arc::new(inner) }
+    }
+
+    /// The images of an engine that was started again, or of another one in its place. What has not
+    /// noticed yet has its locks in common with what begins.
+    pub fn found_again(&self, engine: Engine) -> Self {
+        Self { found: Arc::new(Found::new(engine)), inner: Arc::clone(&self.inner) }
     }
 
     /// The engine that has them.
     pub fn engine(&self) -> &Engine {
-        &self.inner.engine
+        &self.found.engine
     }
 
     /// The node's keyed hashes.
@@ -100,6 +108,12 @@ impl Images {
     /// What wharfd remembers.
     pub(crate) fn store(&self) -> &Store {
         &self.inner.store
+    }
+}
+
+impl Found {
+    fn new(engine: Engine) -> Self {
+        Self { engine, reach: Mutex::default(), frontend: OnceLock::new() }
     }
 }
 

@@ -132,7 +132,7 @@ impl Images {
     }
 
     async fn reach(&self) -> Result<Reach, Fault> {
-        let mut known = self.inner.reach.lock().await;
+        let mut known = self.found.reach.lock().await;
         if let Some((since, reach)) = &*known
             && since.elapsed() < REACH_TTL
         {

@@ -4,13 +4,18 @@ use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::{fault::causes, images::Images, tasks::Group};
+use crate::{
+    engines::{Handle, State},
+    fault::causes,
+    images::Images,
+    tasks::Group,
+};
 
 /// How often it looks. What it finds is rare and takes disk, no more.
 const INTERVAL: Duration = Duration::from_secs(30);
 
-/// Looks after the images of one engine until `tasks` are cancelled.
-pub fn look_after(images: Images, tasks: &Group) {
+/// Looks after one engine until `tasks` are cancelled.
+pub fn look_after(engine: Handle, tasks: &Group) {
     let cancelled = tasks.clone();
     drop(tasks.spawn("janitor", async move {
         let looking = async {
@@ -18,7 +23,11 @@ pub fn look_after(images: Images, tasks: &Group) {
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 ticks.tick().await;
-                look(&images).await;
+                // One that is down is looked after when it is taken up again.
+                let state = engine.states().borrow().clone();
+                if let State::Up(images) = state {
+                    look(&images).await;
+                }
             }
         };
         let _ = cancelled.unless_cancelled(looking).await;

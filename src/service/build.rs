@@ -127,6 +127,7 @@ impl Build {
             }
             Some(session)
         };
+        let images = call.images().await?;
         let member = self.front.begin(call, &namespace, Kind::Build)?;
         // A build in a session ends with it.
         let tasks = match &session {
@@ -145,7 +146,6 @@ impl Build {
         };
         let client = BuildClient { session, tar, logins, longest_argument, tasks: tasks.clone() };
         let order = Order { namespace, spec, client: Arc::new(client) };
-        let images = call.images().clone();
         let work =
             |reporter: Reporter| async move { Box::pin(running::run(&images, &order, &reporter)).await };
         let progress = |progress| response(build_response::Response::Progress(progress));

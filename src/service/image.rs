@@ -46,8 +46,9 @@ impl ImageService for Images {
             let permit = authorize(&call, request.namespace)?;
             let reference = reference("reference", &request.reference)?.tagged();
             let credentials = Logins::from_wire("credentials", request.credentials)?;
+            let images = call.images().await?;
             let member = self.front.begin(&call, &permit, Kind::Push)?;
-            let (images, tasks) = (call.images().clone(), member.tasks().clone());
+            let tasks = member.tasks().clone();
             let work = move |reporter| async move {
                 let image = images.find_image(&permit, &reference.to_string()).await?;
                 let target = permit.push_to(reference.clone())?;
@@ -72,8 +73,9 @@ impl ImageService for Images {
             let permit = authorize(&call, request.namespace)?;
             let reference = reference("reference", &request.reference)?.tagged();
             let credentials = Logins::from_wire("credentials", request.credentials)?;
+            let images = call.images().await?;
             let member = self.front.begin(&call, &permit, Kind::Pull)?;
-            let (images, tasks) = (call.images().clone(), member.tasks().clone());
+            let tasks = member.tasks().clone();
             let work = move |reporter| async move {
                 let pulled = images.pull_image(&permit, &reference, &credentials, &reporter, &tasks);
                 let (digest, image) = pulled.await?;
@@ -99,8 +101,8 @@ impl ImageService for Images {
         answer(&call, async {
             let permit = authorize(&call, request.namespace)?;
             let target = reference("target", &request.target)?.tagged();
+            let images = call.images().await?;
             let member = self.front.begin(&call, &permit, Kind::Change)?;
-            let images = call.images().clone();
             member
                 .to_its_end(async move {
                     let image = images.find_image(&permit, &request.source).await?;
@@ -124,7 +126,7 @@ impl ImageService for Images {
                 "" => None,
                 text => Some(reference("reference", text)?),
             };
-            let images = call.images().list(&permit).await?;
+            let images = call.images().await?.list(&permit).await?;
             let images = images.iter().filter_map(|image| listed(image, filter.as_ref())).collect();
             Ok(v1::ListImagesResponse { images })
         })
@@ -139,7 +141,8 @@ impl ImageService for Images {
         let request = request.into_inner();
         answer(&call, async {
             let permit = authorize(&call, request.namespace)?;
-            let (image, json) = call.images().inspect_image(&permit, &request.reference).await?;
+            let images = call.images().await?;
+            let (image, json) = images.inspect_image(&permit, &request.reference).await?;
             Ok(v1::InspectImageResponse { image: listed(&image, None), json: json.to_string() })
         })
         .await
@@ -153,8 +156,8 @@ impl ImageService for Images {
         let request = request.into_inner();
         answer(&call, async {
             let permit = authorize(&call, request.namespace)?;
+            let images = call.images().await?;
             let member = self.front.begin(&call, &permit, Kind::Change)?;
-            let images = call.images().clone();
             member
                 .to_its_end(async move {
                     let removed = images.remove_image(&permit, &request.reference, request.force).await?;

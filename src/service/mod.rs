@@ -1,6 +1,7 @@
 //! The gRPC door. A handler accepts, authorizes, does its work, answers.
 
 mod build;
+mod health;
 mod image;
 mod namespace;
 mod node;
@@ -14,13 +15,15 @@ use hyper::body::Incoming;
 use tonic::{Status, body::Body, service::Routes};
 use tower::{Service, ServiceExt};
 
+pub use health::Health;
 pub use status::refuse;
 
 use crate::{
     fault::Fault,
     front::{Call, Front},
-    names::Namespace,
+    names::{EngineName, Namespace},
     policy::Permit,
+    tasks::Group,
     transport::Peer,
     wire::v1::{
         self, build_service_server::BuildServiceServer, image_service_server::ImageServiceServer,
@@ -64,21 +67,13 @@ async fn begin<T>(
     call.begin(work).await.map(tonic::Response::new).map_err(|fault| status::from_fault(&fault))
 }
 
-/// What the health check answers: for `""`, whether wharfd takes new work.
-#[derive(Clone, Debug)]
-pub struct Health(tonic_health::server::HealthReporter);
-
-impl Health {
-    /// wharfd takes no new work any more.
-    pub async fn draining(&self) {
-        self.0.set_service_status("", tonic_health::ServingStatus::NotServing).await;
-    }
-}
-
 /// All services of the API, the health check (`grpc.health.v1`) and reflection
 /// (`grpc.reflection.v1`, and the `v1alpha` that many clients still speak), as what a connection is served with.
+/// `default` is the engine of whoever names none; what follows the engines runs in `tasks`.
 pub async fn services(
     front: Arc<Front>,
+    default: &EngineName,
+    tasks: &Group,
 ) -> Result<
     (
         impl Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send>
@@ -90,6 +85,7 @@ pub async fn services(
     tonic_reflection::server::Error,
 > {
     let completing = Arc::clone(&front);
+    let (health, health_check) = Health::follow(&front, default, tasks).await;
     let described = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(v1::FILE_DESCRIPTOR_SET)
@@ -103,24 +99,17 @@ pub async fn services(
         .max_decoding_message_size(REQUEST_BYTES_MAX);
     let namespace = NamespaceServiceServer::from_arc(Arc::new(namespace::Namespaces::new(front)))
         .max_decoding_message_size(REQUEST_BYTES_MAX);
-    let (reporter, health) = tonic_health::server::health_reporter();
-    let health = health.max_decoding_message_size(REQUEST_BYTES_MAX);
-    // What listens serves: the engines were reached before.
-    reporter.set_service_status("", tonic_health::ServingStatus::Serving).await;
-    reporter.set_serving::<NodeServiceServer<node::Node>>().await;
-    reporter.set_serving::<BuildServiceServer<build::Build>>().await;
-    reporter.set_serving::<ImageServiceServer<image::Images>>().await;
-    reporter.set_serving::<NamespaceServiceServer<namespace::Namespaces>>().await;
+    let health_check = health_check.max_decoding_message_size(REQUEST_BYTES_MAX);
     let routes = Routes::new(node)
         .add_service(build)
         .add_service(image)
         .add_service(namespace)
-        .add_service(health)
+        .add_service(health_check)
         .add_service(described().build_v1()?.max_decoding_message_size(REQUEST_BYTES_MAX))
         .add_service(described().build_v1alpha()?.max_decoding_message_size(REQUEST_BYTES_MAX))
         .prepare();
     let complete = move |response| status::complete(response, |fault| completing.refused(fault));
-    Ok((ServiceExt::<Request<Incoming>>::map_response(routes, complete), Health(reporter)))
+    Ok((ServiceExt::<Request<Incoming>>::map_response(routes, complete), health))
 }
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ impl NamespaceService for Namespaces {
         let call = accept(&self.front, &request, "NamespaceService/DeleteNamespace")?;
         answer(&call, async {
             let permit = authorize(&call, request.into_inner().namespace)?;
-            let (images, name) = (call.images().clone(), call.engine_name().clone());
+            let (images, name) = (call.images().await?, call.engine_name().clone());
             let work = Arc::clone(self.front.work());
             // Not in the namespace's own group, which it cancels; to its end, also when the client goes.
             let tasks = work.group().enter("delete namespace")?;

@@ -2,12 +2,16 @@
 
 use std::sync::Arc;
 
+use futures_util::future::join_all;
 use tonic::{Request, Response, Status};
 
 use super::{accept, answer};
 use crate::{
+    engine::Engine,
+    engines::Handle,
+    fault::{Fault, causes},
     front::Front,
-    wire::v1::{GetInfoRequest, GetInfoResponse, node_service_server::NodeService},
+    wire::v1::{self, EngineState, GetInfoRequest, GetInfoResponse, node_service_server::NodeService},
 };
 
 /// `NodeService`.
@@ -26,23 +30,58 @@ impl Node {
 impl NodeService for Node {
     async fn get_info(&self, request: Request<GetInfoRequest>) -> Result<Response<GetInfoResponse>, Status> {
         let call = accept(&self.front, &request, "NodeService/GetInfo")?;
-        let (caller, engine) = (call.caller(), call.engine());
-        let (major, minor) = engine.api_version();
-        let info = GetInfoResponse {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            api_versions: vec!["wharf.v1".to_owned()],
-            caller: caller.to_string(),
-            engine: engine.name().to_owned(),
-            engine_version: engine.version().to_owned(),
-            engine_api_version: format!("{major}.{minor}"),
-            platform: engine.platform().to_string(),
-            image_store: engine.image_store().to_string(),
-            namespaces: caller.rules().namespaces().to_string(),
-        };
         answer(&call, async {
-            engine.check().await?;
-            Ok(info)
+            let caller = call.caller();
+            let shown = |engine: &&Handle| engine.name() == caller.engine() || caller.is_operator();
+            let engines = self.front.engines().filter(shown).map(|engine| told(engine, caller.is_operator()));
+            let engines = join_all(engines).await;
+            let own = engines.iter().find(|engine| engine.name == caller.engine().as_str());
+            let own = own.cloned().unwrap_or_default();
+            Ok(GetInfoResponse {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                api_versions: vec!["wharf.v1".to_owned()],
+                caller: caller.to_string(),
+                engine: own.name,
+                engine_version: own.version,
+                engine_api_version: own.api_version,
+                platform: own.platform,
+                image_store: own.image_store,
+                namespaces: caller.rules().namespaces().to_string(),
+                engines,
+            })
         })
         .await
     }
+}
+
+/// An engine as its callers know it; the node's operator is told what a failure was caused by, too.
+async fn told(handle: &Handle, is_operator: bool) -> v1::EngineInfo {
+    let name = handle.name().to_string();
+    match found(handle).await {
+        Ok(engine) => {
+            let (major, minor) = engine.api_version();
+            v1::EngineInfo {
+                name,
+                state: EngineState::Up.into(),
+                cause: String::new(),
+                version: engine.version().to_owned(),
+                api_version: format!("{major}.{minor}"),
+                platform: engine.platform().to_string(),
+                image_store: engine.image_store().to_string(),
+            }
+        }
+        Err(fault) => v1::EngineInfo {
+            name,
+            state: EngineState::Down.into(),
+            cause: if is_operator { causes(&fault) } else { fault.text().to_owned() },
+            ..v1::EngineInfo::default()
+        },
+    }
+}
+
+/// The engine, if it answers.
+async fn found(handle: &Handle) -> Result<Engine, Fault> {
+    let engine = handle.images().await?.engine().clone();
+    engine.check().await?;
+    Ok(engine)
 }

@@ -49,7 +49,7 @@ impl Door {
         let who: transport::Who =
             Arc::new(move |peer| served.identify(peer).ok().map(|caller| caller.id().clone()));
         let front = Front::new(identities, BTreeMap::new(), work);
-        let (services, health) = services(front).await.unwrap();
+        let (services, health) = services(front, &EngineName::default(), &process).await.unwrap();
         let connections = process.child("connections");
         let serving = transport::serve(vec![listener], who, limits, connections, services, refuse);
         drop(process.spawn("serve", serving));

@@ -38,7 +38,7 @@ mount --bind "$ENGINE" "$node/srv/engine"
 # Where packages have the socket.
 ln -s /srv/engine/docker.sock "$node/run/docker.sock"
 
-# It stands for the engine, which runs elsewhere: the unit is stopped and started with it.
+# It stands for the engine, which runs elsewhere.
 cat >"$node/etc/systemd/system/docker.service" <<'UNIT'
 [Service]
 Type=oneshot

@@ -47,12 +47,11 @@ async fn no_daemon(test: Arc<Test>) {
 
 async fn no_engine(test: Arc<Test>) {
     let nowhere = format!("unix://{}/no-engine.sock", test.dir().display());
-    let daemon = test.wharfd_unstarted(None, &["--engine", &nowhere]);
-    let process = daemon.spawn();
-    let ended = wait_for("wharfd to give up", async || process.ended().await).await;
-    let log = process.lines().join("\n");
-    assert_eq!(shell_status(ended), 1, "{log}");
-    assert!(log.contains("no-engine.sock") && log.contains("--engine"), "{log}");
+    let wharfd = test.wharfd_with(None, &["--engine", &nowhere]).await;
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    job.run(["images"]).await.ended(5).says(&["no-engine.sock", "try again later"]);
+    let log = wharfd.log().join("\n");
+    assert!(log.contains("the engine is down") && log.contains("--engine"), "{log}");
 
     let daemon = test.wharfd_unstarted(None, &["--engine", "tcp://10.0.0.1:2375"]);
     let process = daemon.spawn();

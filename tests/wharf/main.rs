@@ -20,6 +20,7 @@ mod authorization;
 mod cancel;
 mod commands;
 mod concurrency;
+mod engines;
 mod errors;
 mod export;
 mod first_light;
@@ -48,6 +49,7 @@ fn cases() -> Vec<Case> {
         sync::CASES,
         cancel::CASES,
         errors::CASES,
+        engines::CASES,
         export::CASES,
         memory::CASES,
         concurrency::CASES,

@@ -6,17 +6,20 @@ use super::{Call, json};
 use crate::{
     client::{
         args::{InfoArgs, TextFormat},
-        exit::Stop,
+        exit::{Exit, Failure, Stop},
         print,
     },
     names::printable,
-    wire::v1::{GetInfoRequest, GetInfoResponse, node_service_client::NodeServiceClient},
+    wire::v1::{
+        EngineInfo, EngineState, GetInfoRequest, GetInfoResponse, node_service_client::NodeServiceClient,
+    },
 };
 
 pub(super) async fn run(mut call: Call, args: InfoArgs) -> Result<(), Stop> {
     let namespace = call.namespace()?.to_string();
     let address = call.address()?;
     let info = get(&mut call).await?;
+    let own = info.engines.iter().find(|engine| engine.name == info.engine);
     match args.format {
         TextFormat::Json => {
             let value = object!({
@@ -26,15 +29,10 @@ pub(super) async fn run(mut call: Call, args: InfoArgs) -> Result<(), Stop> {
                 "Namespaces": info.namespaces,
                 "ServerVersion": info.version,
                 "ApiVersions": info.api_versions,
-                "Engine": {
-                    "Name": info.engine,
-                    "Version": info.engine_version,
-                    "ApiVersion": info.engine_api_version,
-                    "Platform": info.platform,
-                    "ImageStore": info.image_store,
-                },
+                "Engine": own.map(engine_object),
+                "Engines": info.engines.iter().map(engine_object).collect::<Vec<_>>(),
             });
-            print::line(json::indented(&value.to_string(), "  ")?)
+            print::line(json::indented(&value.to_string(), "  ")?)?;
         }
         TextFormat::Text => {
             let versions = info.api_versions.join(", ");
@@ -47,15 +45,62 @@ pub(super) async fn run(mut call: Call, args: InfoArgs) -> Result<(), Stop> {
                 (" API versions", &versions),
                 (" You are", &info.caller),
                 (" Your namespaces", &info.namespaces),
-                (" Engine", &info.engine),
-                (" Engine version", &info.engine_version),
-                (" Engine API version", &info.engine_api_version),
-                (" Platform", &info.platform),
-                (" Image store", &info.image_store),
+                (" Your engine", &info.engine),
             ];
-            print::text(&listing(&fields))
+            let mut text = listing(&fields);
+            for engine in &info.engines {
+                text.push_str(&format!("Engine {}:\n", printable(&engine.name)));
+                text.push_str(&engine_text(engine));
+            }
+            print::text(&text)?;
         }
     }
+    match own {
+        Some(own) if own.state() == EngineState::Down => Err(down(own).into()),
+        _ => Ok(()),
+    }
+}
+
+/// A probe of a node tells an engine that is down by the exit status.
+fn down(engine: &EngineInfo) -> Failure {
+    let text = format!("your engine, `{}`, is down: {}", engine.name, engine.cause);
+    Failure::new(Exit::Unavailable, text).hint(
+        "wharfd takes it up again as soon as it answers; the node's operator finds more in wharfd's log",
+    )
+}
+
+fn state(engine: &EngineInfo) -> &'static str {
+    match engine.state() {
+        EngineState::Up => "up",
+        EngineState::Down => "down",
+        EngineState::Unspecified => "unknown",
+    }
+}
+
+fn engine_object(engine: &EngineInfo) -> serde_json::Value {
+    object!({
+        "Name": engine.name,
+        "State": state(engine),
+        "Cause": engine.cause,
+        "Version": engine.version,
+        "ApiVersion": engine.api_version,
+        "Platform": engine.platform,
+        "ImageStore": engine.image_store,
+    })
+}
+
+/// An engine's lines; what is not known while it is down has none.
+fn engine_text(engine: &EngineInfo) -> String {
+    let fields = [
+        (" State", state(engine)),
+        (" Cause", &engine.cause),
+        (" Version", &engine.version),
+        (" API version", &engine.api_version),
+        (" Platform", &engine.platform),
+        (" Image store", &engine.image_store),
+    ];
+    let known: Vec<_> = fields.into_iter().filter(|(_, value)| !value.is_empty()).collect();
+    listing(&known)
 }
 
 /// Asks wharfd about the node.

@@ -40,7 +40,12 @@ pub(super) async fn run(mut call: Call, args: VersionArgs) -> Result<(), Stop> {
                     (" Engine version", &info.engine_version),
                     (" Engine API version", &info.engine_api_version),
                 ];
-                print::text(&info::listing(&fields))?;
+                // An engine that is down does not say its own.
+                let known: Vec<_> = fields
+                    .into_iter()
+                    .filter(|(name, value)| name.ends_with(':') || !value.is_empty())
+                    .collect();
+                print::text(&info::listing(&known))?;
             }
         }
     }

@@ -31,6 +31,7 @@ pub(crate) use engine::Engine;
 pub(crate) use image::Image;
 use process::Output;
 pub(crate) use registry::Registry;
+use run::Kind;
 pub(crate) use wharfd::Wharfd;
 
 /// How long an engine may take to start.
@@ -207,14 +208,29 @@ impl Test {
 
     /// An engine of the same kind that nobody else has, empty: its name and itself.
     pub(crate) async fn throw_away_engine(&self) -> (String, Engine) {
-        let kind = self.engine.kind();
+        self.throw_away_engine_of(self.engine.kind()).await
+    }
+
+    /// The same of a kind.
+    pub(crate) async fn throw_away_engine_of(&self, kind: Kind) -> (String, Engine) {
         let name = format!("test-{}-{}-{}", kind.name, std::process::id(), self.number);
         lock(&self.engines).push(name.clone());
-        Output::of(engine::env_script(&["up", kind.name, &name]), b"", ENGINE_PATIENCE).await.ok();
+        let engine = self.start_engine(kind, &name).await;
+        (name, engine)
+    }
+
+    /// Starts a throw-away engine, also one that was stopped; it is empty, and its socket is where it was.
+    pub(crate) async fn start_engine(&self, kind: Kind, name: &str) -> Engine {
+        Output::of(engine::env_script(&["up", kind.name, name]), b"", ENGINE_PATIENCE).await.ok();
         let paths = Output::of(engine::env_script(&["paths"]), b"", ENGINE_PATIENCE).await.ok().stdout;
         let variable = format!("WHARF_ENGINE_{}=", name.to_uppercase().replace('-', "_"));
         let socket = paths.lines().find_map(|line| line.strip_prefix(&variable)).unwrap();
-        (name, Engine::at(kind, socket))
+        Engine::at(kind, socket)
+    }
+
+    /// Stops a throw-away engine.
+    pub(crate) async fn stop_engine(&self, name: &str) {
+        Output::of(engine::env_script(&["down", name]), b"", ENGINE_PATIENCE).await.ok();
     }
 
     /// A new directory of the test's.

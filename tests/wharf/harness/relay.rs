@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -16,7 +16,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::Test;
+use super::{Engine, Test};
 
 /// The relay; it ends when it is dropped.
 #[derive(Debug)]
@@ -30,9 +30,14 @@ pub(crate) struct Relay {
 impl Relay {
     /// Starts one to the test's engine.
     pub(crate) fn start(test: &Test) -> Self {
-        let path = test.dir().join("engine.sock");
+        Self::to(&test.dir().join("engine.sock"), &test.engine)
+    }
+
+    /// Starts one at `path` to an engine.
+    pub(crate) fn to(path: &Path, engine: &Engine) -> Self {
+        let path = path.to_owned();
         let listener = UnixListener::bind(&path).unwrap();
-        let engine = test.engine.socket().to_owned();
+        let engine = engine.socket().to_owned();
         let paused = Arc::new(watch::Sender::new(false));
         let passed = Arc::<AtomicUsize>::default();
         let (state, count) = (Arc::clone(&paused), Arc::clone(&passed));

@@ -10,6 +10,9 @@ use tonic::{
     Status,
     transport::{Channel, Endpoint, Uri},
 };
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
 use wharf::wire::v1::{
     BuildFailure, BuildRequest, BuildResult, BuildSpec, BuildStart, Namespace, Progress, Vertex,
     build_request::Request, build_response::Response, build_service_client::BuildServiceClient,
@@ -52,6 +55,18 @@ pub(crate) async fn connect_as(socket: &Path, uid: u32) -> Channel {
         async move { stream.map(TokioIo::new).ok_or(std::io::Error::from(std::io::ErrorKind::NotConnected)) }
     });
     Endpoint::from_static("http://localhost").connect_with_connector(connector).await.unwrap()
+}
+
+/// What the health check says of a service.
+pub(crate) async fn health(channel: &Channel, service: &str) -> ServingStatus {
+    let request = HealthCheckRequest { service: service.to_owned() };
+    HealthClient::new(channel.clone()).check(request).await.unwrap().into_inner().status()
+}
+
+/// Waits until the health check says `status` of a service.
+pub(crate) async fn becomes(channel: &Channel, service: &str, status: ServingStatus) {
+    let what = format!("{service} to be {status:?}");
+    super::wait_for(&what, async || (health(channel, service).await == status).then_some(())).await;
 }
 
 /// A namespace, from `JOB#RUN`.

@@ -38,6 +38,11 @@ pub(crate) struct Kind {
 const KINDS: [Kind; 2] = [Kind { name: "26", store: "classic" }, Kind { name: "29", store: "containerd" }];
 
 impl Kind {
+    /// The other kind of engine.
+    pub(crate) fn other(self) -> Self {
+        *KINDS.iter().find(|kind| kind.name != self.name).expect("two kinds of engines")
+    }
+
     fn trial_name(self, case: &Case) -> String {
         format!("{} [{}-{}]", case.name, self.name, self.store)
     }

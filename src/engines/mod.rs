@@ -1,0 +1,238 @@
+//! The engines of the configuration: which of them can be used now, and why the others cannot.
+//!
+//! Each has a task that takes the engine up as soon as it answers, puts right what was left behind on
+//! it, and only then lets calls use it; when the engine ends, the task begins again. So an engine that
+//! is down stops nobody but its own callers, and may come back as another version or with another
+//! image store: everything that was found out about the old one goes with it.
+
+use std::{
+    fmt,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    sync::{Notify, watch},
+    time::{sleep, timeout},
+};
+
+use crate::{
+    engine::Engine,
+    fault::{Fault, Reason, causes},
+    images::{Images, naming::Keys},
+    names::EngineName,
+    registry::Relay,
+    store::Store,
+    tasks::Group,
+};
+
+/// How long a call waits for an engine that is being taken up.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Between two attempts to take an engine up: at first, and at most.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// How often an engine that is up is asked whether it answers; its end is noticed without that.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// What taking an engine up needs.
+#[derive(Clone, Debug)]
+pub struct Means {
+    /// The node's keyed hashes.
+    pub keys: Keys,
+    /// What wharfd remembers.
+    pub store: Store,
+    /// What engines pull from and push to.
+    pub relay: Relay,
+    /// The program that reads Dockerfiles in a container; none: BuildKit reads them itself.
+    pub frontend: Option<PathBuf>,
+}
+
+/// An engine of the configuration, whatever becomes of it. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    name: EngineName,
+    socket: PathBuf,
+    state: watch::Sender<State>,
+    /// A call that cannot wait for the next attempt.
+    wanted: Notify,
+}
+
+/// What becomes of an engine.
+#[derive(Clone, Debug)]
+pub enum State {
+    /// It answers, and is being taken up.
+    Starting,
+    /// It can be used.
+    Up(Images),
+    /// It cannot, for this reason.
+    Down(Arc<Fault>),
+}
+
+impl State {
+    /// Whether it can be used.
+    pub fn is_up(&self) -> bool {
+        matches!(self, Self::Up(_))
+    }
+}
+
+impl Handle {
+    /// Takes the engine at `socket` up now, and again whenever it comes back, until `tasks` are
+    /// cancelled.
+    pub fn open(name: EngineName, socket: PathBuf, means: Means, tasks: &Group) -> Self {
+        let state = watch::Sender::new(State::Starting);
+        let handle = Self { inner: Arc::new(Inner { name, socket, state, wanted: Notify::new() }) };
+        let (kept, group) = (handle.clone(), tasks.clone());
+        drop(tasks.spawn("engine", async move {
+            let _ = group.unless_cancelled(Box::pin(kept.keep_up(&means, &group))).await;
+        }));
+        handle
+    }
+
+    /// What the configuration calls it.
+    pub fn name(&self) -> &EngineName {
+        &self.inner.name
+    }
+
+    /// What becomes of it, and every change of that.
+    pub fn states(&self) -> watch::Receiver<State> {
+        self.inner.state.subscribe()
+    }
+
+    /// Its images, if it can be used. An engine that is down is tried once more first; one that is being
+    /// taken up is waited for a while.
+    pub async fn images(&self) -> Result<Images, Fault> {
+        self.within(PATIENCE).await
+    }
+
+    /// The same, with a patience of the caller's.
+    pub async fn within(&self, patience: Duration) -> Result<Images, Fault> {
+        let mut states = self.states();
+        if let State::Up(images) = &*states.borrow_and_update() {
+            return Ok(images.clone());
+        }
+        self.inner.wanted.notify_one();
+        let settled = async {
+            loop {
+                states.changed().await.map_err(Fault::internal)?;
+                match &*states.borrow_and_update() {
+                    State::Starting => {}
+                    State::Up(images) => return Ok(images.clone()),
+                    State::Down(fault) => return Err(for_caller(fault)),
+                }
+            }
+        };
+        match timeout(patience, settled).await {
+            Ok(settled) => settled,
+            Err(_) => Err(self.not_yet()),
+        }
+    }
+
+    fn not_yet(&self) -> Fault {
+        match &*self.inner.state.borrow() {
+            State::Down(fault) => for_caller(fault),
+            State::Starting | State::Up(_) => Fault::new(
+                Reason::EngineUnavailable,
+                format!("the engine `{}` is being taken up", self.inner.name),
+            )
+            .hint("try again in a moment"),
+        }
+    }
+
+    async fn keep_up(&self, means: &Means, tasks: &Group) {
+        let (mut last, mut pause) = (None, PAUSE_MIN);
+        loop {
+            let fault = match self.take_up(last.as_ref(), means, tasks).await {
+                Ok(images) => {
+                    pause = PAUSE_MIN;
+                    self.inner.state.send_replace(State::Up(images.clone()));
+                    let fault = lost(images.engine()).await;
+                    last = Some(images);
+                    fault
+                }
+                Err(fault) => fault,
+            };
+            self.down(fault);
+            sleep(PAUSE_MIN).await;
+            let _ = timeout(pause, self.inner.wanted.notified()).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    /// Nothing uses the engine before all this is done.
+    async fn take_up(&self, last: Option<&Images>, means: &Means, tasks: &Group) -> Result<Images, Fault> {
+        if let Some(images) = last
+            && images.engine().ensure_there().is_ok()
+        {
+            // It only hung: nothing has ended of what runs there, and nothing is to be put right.
+            images.engine().check().await?;
+            tracing::info!(engine = %self.inner.name, "the engine answers again");
+            return Ok(images.clone());
+        }
+        let begun = Instant::now();
+        let engine = Engine::connect(self.inner.name.as_str(), &self.inner.socket, tasks).await?;
+        self.inner.state.send_replace(State::Starting);
+        let images = match last {
+            None => Images::new(engine, means.keys.clone(), means.store.clone(), means.relay.clone()),
+            Some(last) => last.found_again(engine),
+        };
+        let prepared = async {
+            images.recover().await?;
+            match &means.frontend {
+                Some(program) => images.bring_frontend(program.clone()).await,
+                None => images.remove_frontends(None).await,
+            }
+        };
+        tokio::select! {
+            prepared = prepared => prepared?,
+            fault = images.engine().gone() => return Err(fault),
+        }
+        tracing::info!(engine = %self.inner.name, elapsed = ?begun.elapsed(), "the engine is up");
+        Ok(images)
+    }
+
+    /// Says why the engine cannot be used, once for each reason.
+    fn down(&self, fault: Fault) {
+        let cause = causes(&fault);
+        let is_said =
+            matches!(&*self.inner.state.borrow(), State::Down(said) if causes(said.as_ref()) == cause);
+        if !is_said {
+            let hint = fault.hint_text();
+            tracing::warn!(engine = %self.inner.name, cause, hint, "the engine is down");
+        }
+        self.inner.state.send_replace(State::Down(Arc::new(fault)));
+    }
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handle").field("name", &self.inner.name).finish_non_exhaustive()
+    }
+}
+
+/// Why an engine that was up cannot be used any more.
+async fn lost(engine: &Engine) -> Fault {
+    let looking = async {
+        loop {
+            sleep(LOOK_EVERY).await;
+            if let Err(fault) = engine.check().await {
+                return fault;
+            }
+        }
+    };
+    tokio::select! {
+        fault = looking => fault,
+        fault = engine.gone() => fault,
+    }
+}
+
+/// A reason as a call has it: whatever is wrong with the engine, the call finds it unavailable.
+fn for_caller(fault: &Arc<Fault>) -> Fault {
+    Fault::new(Reason::EngineUnavailable, fault.text().to_owned())
+        .hint("try again later; if it stays so, the node's operator finds why in wharfd's log")
+        .caused_by(causes(fault.as_ref()))
+}
