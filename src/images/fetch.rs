@@ -62,7 +62,7 @@ impl Fetch {
         };
         if !engine.image_store().checks_layers() {
             // A hold says nothing here: the pull checks only what it fetches.
-            let verified = self.tasks.unless_cancelled(self.verify(&image, step)).await?;
+            let verified = self.tasks.unless_cancelled(images.verify_layers(self, &image, step)).await?;
             if let Err(fault) = verified {
                 if fault.reason() == Reason::ImageForged {
                     engine.remove_name(&self.hold).await?;
@@ -76,15 +76,14 @@ impl Fetch {
         Ok(cached)
     }
 
-    async fn verify(&self, image: &ImageInspect, step: &Step) -> Result<(), Fault> {
-        self.images.verify_layers(&self.reference, &self.digest, &self.hold, image, step).await
-    }
-
     /// Pulls by digest, by a name at the relay, and holds.
     async fn pull(&self, step: &Step) -> Result<Box<ImageInspect>, Fault> {
         let (images, engine) = (&self.images, self.images.engine());
         let path = images.keys().relay(&self.reference.repository());
-        let transfer = images.relay().pull(&path, self.repository.clone(), self.manifests.clone());
+        let hashes = self.tasks.child("hashes");
+        let watch = (!engine.image_store().checks_layers()).then(|| images.hash_passing(&hashes));
+        let (repository, manifests) = (self.repository.clone(), self.manifests.clone());
+        let transfer = images.relay().pull(&path, repository, manifests, watch);
         let transfer = transfer.map_err(Fault::internal)?;
         let name = format!("{}@{}", transfer.repository(), self.digest);
         let held = match self.tasks.unless_cancelled(self.pull_and_hold(&transfer, &name, step)).await {
@@ -97,6 +96,7 @@ impl Fetch {
             tracing::warn!(engine = engine.name(), name, cause, "a name stays until the next start");
         }
         held?;
+        self.tasks.unless_cancelled(hashes.close_and_wait()).await?;
         match engine.inspect_name(&self.hold).await? {
             Some(image) if engine.is_for_platform(&image) => Ok(image),
             _ => {

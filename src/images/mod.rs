@@ -31,9 +31,9 @@ use naming::Keys;
 /// Where an engine has what it trusts of single registries; wharfd goes by the same.
 const CERTS_DIRECTORY: &str = "/etc/docker/certs.d";
 
-/// How many images have their layers verified at once. Each holds its manifests and configs, up to
-/// 64 MiB, and what a decoder looks back at, up to 128 MiB: jobs choose both.
-const VERIFIED_AT_ONCE: usize = 4;
+/// How many layers are hashed at once. Each holds what its decoder looks back at, up to 128 MiB: jobs
+/// choose it.
+const HASHED_AT_ONCE: usize = 8;
 
 /// The images of an engine. Cheap to clone.
 #[derive(Clone)]
@@ -61,8 +61,10 @@ struct Inner {
     moves: Locks,
     /// Names under which images are made.
     exporting: Exporting,
-    /// Places for images whose layers are verified.
-    verifying: Semaphore,
+    /// Places for layers that are hashed.
+    hashing: Arc<Semaphore>,
+    /// One lock a namespace that fetches layers to hash them, by its opaque name.
+    hashes: Locks,
     registries: registry::Client,
     /// What the engine pulls from and pushes to.
     relay: registry::Relay,
@@ -77,7 +79,8 @@ impl Images {
             holds: Locks::default(),
             moves: Locks::default(),
             exporting: Exporting::default(),
-            verifying: Semaphore::new(VERIFIED_AT_ONCE),
+            hashing: Arc::new(Semaphore::new(HASHED_AT_ONCE)),
+            hashes: Locks::default(),
             registries: registry::Client::new(CERTS_DIRECTORY.into()),
             relay,
         };

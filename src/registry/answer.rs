@@ -12,7 +12,7 @@ use http::{HeaderMap, Request, StatusCode};
 use http_body_util::{BodyExt as _, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout};
 
 use super::{connect::Io, error::Error};
 
@@ -81,7 +81,7 @@ pub(super) async fn exchange(
     };
     let (answer, driver) = exchanged.map_err(Error::broken)?;
     let (head, body) = answer.into_parts();
-    Ok(Answer { status: head.status, headers: head.headers, body, driver, pace: Pace::new(Instant::now()) })
+    Ok(Answer { status: head.status, headers: head.headers, body, driver, pace: Pace::default() })
 }
 
 /// When a body that is sent has moved last.
@@ -114,10 +114,12 @@ impl Answer {
     /// The next piece of the body; none at its end.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         loop {
-            let frame = timeout_at(self.pace.deadline(), self.frame());
+            // What the server may be waited for; whoever reads may take its time.
+            let begun = Instant::now();
+            let frame = timeout(self.pace.left(), self.frame());
             let Some(frame) = frame.await.map_err(|_| Error::stalled())? else { return Ok(None) };
             let Ok(data) = frame.map_err(Error::broken)?.into_data() else { continue };
-            if !self.pace.passed(data.len(), Instant::now()) {
+            if !self.pace.passed(data.len(), begun.elapsed()) {
                 return Err(Error::stalled());
             }
             if !data.is_empty() {
@@ -172,31 +174,28 @@ impl Answer {
     }
 }
 
-/// Bytes over time, in windows.
-#[derive(Debug)]
+/// Bytes over the time that a server is waited for, in windows.
+#[derive(Debug, Default)]
 struct Pace {
-    since: Instant,
+    waited: Duration,
     bytes: u64,
 }
 
 impl Pace {
-    fn new(now: Instant) -> Self {
-        Self { since: now, bytes: 0 }
+    /// How much longer the server may be waited for, if nothing comes.
+    fn left(&self) -> Duration {
+        PACE_TIME.saturating_sub(self.waited)
     }
 
-    /// When the server is too slow, if nothing comes.
-    fn deadline(&self) -> Instant {
-        self.since + PACE_TIME
-    }
-
-    /// Whether it is quick enough with what has come now.
-    fn passed(&mut self, bytes: usize, now: Instant) -> bool {
+    /// Whether it is quick enough with what has come now, after it was waited for.
+    fn passed(&mut self, bytes: usize, waited: Duration) -> bool {
         self.bytes += bytes as u64;
+        self.waited += waited;
         if self.bytes >= PACE_BYTES {
-            *self = Self::new(now);
+            *self = Self::default();
             return true;
         }
-        now < self.deadline()
+        self.waited < PACE_TIME
     }
 }
 
@@ -206,16 +205,19 @@ mod unit {
 
     #[test]
     fn a_drip_is_no_stream() {
-        let begun = Instant::now();
-        let mut pace = Pace::new(begun);
-        let seconds = |seconds| begun + Duration::from_secs(seconds);
-        for second in 1..30 {
-            assert!(pace.passed(1, seconds(second)));
+        let second = Duration::from_secs(1);
+        let mut pace = Pace::default();
+        for _ in 1..30 {
+            assert!(pace.passed(1, second));
         }
-        assert!(!pace.passed(1, seconds(30)));
-        let mut pace = Pace::new(begun);
-        for minute in 1..30 {
-            assert!(pace.passed(100 << 10, seconds(25 * minute)));
+        assert!(!pace.passed(1, second));
+        let mut pace = Pace::default();
+        for _ in 1..30 {
+            assert!(pace.passed(100 << 10, 25 * second));
+        }
+        // Who reads slowly does not make the server slow.
+        for _ in 1..1000 {
+            assert!(pace.passed(1 << 10, Duration::ZERO));
         }
     }
 }

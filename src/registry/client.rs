@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::header;
 use sha2::{Digest as _, Sha256};
 
@@ -126,6 +126,19 @@ impl Repository {
             }
         }
         Err(last.unwrap_or_else(|| Error::new(Kind::Unreachable, "it has no server")))
+    }
+
+    /// The blob with this digest, which is called `what` and has no more than `max` bytes.
+    pub async fn small_blob(&mut self, digest: &Digest, what: &str, max: usize) -> Result<Bytes, Error> {
+        let mut blob = self.blob(digest).await?;
+        let mut bytes = BytesMut::new();
+        while let Some(piece) = blob.next().await? {
+            if bytes.len() + piece.len() > max {
+                return Err(Error::too_large(what, max));
+            }
+            bytes.extend_from_slice(&piece);
+        }
+        Ok(bytes.freeze())
     }
 
     /// The blob with this digest, to be read piece by piece.

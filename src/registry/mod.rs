@@ -21,4 +21,4 @@ mod tests;
 pub use client::{Blob, Client, Manifest, Repository, Target};
 pub use error::{Error, Kind};
 pub use reach::Reach;
-pub use relay::{Relay, Transfer};
+pub use relay::{Relay, Transfer, Watch, Watcher};

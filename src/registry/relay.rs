@@ -42,6 +42,7 @@ use crate::{
     tasks::Group,
 };
 use pull::Pull;
+pub use pull::{Watch, Watcher};
 use push::Push;
 
 /// An engine makes some five connections for each image.
@@ -101,9 +102,16 @@ impl Relay {
         Ok(relay)
     }
 
-    /// A pull from `repository`, called `path` here, of an image of which `manifests` are known.
-    pub fn pull(&self, path: &str, repository: Repository, manifests: Vec<Manifest>) -> io::Result<Transfer> {
-        self.begin(path, Work::Pull(Pull::new(repository, manifests)))
+    /// A pull from `repository`, called `path` here, of an image of which `manifests` are known. `watch`
+    /// sees the blobs that pass.
+    pub fn pull(
+        &self,
+        path: &str,
+        repository: Repository,
+        manifests: Vec<Manifest>,
+        watch: Option<Watch>,
+    ) -> io::Result<Transfer> {
+        self.begin(path, Work::Pull(Pull::new(repository, manifests, watch)))
     }
 
     /// A push to `target`, whose repository is called `path` here.

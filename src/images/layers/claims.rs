@@ -39,7 +39,6 @@ pub(super) fn claims_of(
     if manifests.is_empty() {
         return Err(Problem::OtherPlatform);
     }
-    let only = manifests.len() == 1;
     // What the engine itself has read, if it says so.
     let read = image.root_fs.as_ref().and_then(|root| root.layers.as_ref());
     let mut is_read = read.is_none();
@@ -53,9 +52,6 @@ pub(super) fn claims_of(
                     serde_json::from_slice::<Strict<Config>>(config).map_err(|_| Problem::Forged)?;
                 config.rootfs.0.diff_ids
             }
-            // An image of which the engine lacks a blob is exported as its manifest alone. Its
-            // config is there: the engine has checked its digest, and says what it has read in it.
-            None if only => read.cloned().unwrap_or_default(),
             None => return Err(Problem::Incomplete),
         };
         is_read |= read == Some(&diff_ids);
@@ -69,6 +65,19 @@ pub(super) fn claims_of(
         }
     }
     if is_read { Ok(claims) } else { Err(Problem::Forged) }
+}
+
+/// The digests of the configs that `manifests` name.
+pub(super) fn configs_of(manifests: &HashMap<Digest, Bytes>) -> Result<Vec<Digest>, Problem> {
+    let mut found = Vec::new();
+    for document in manifests.values() {
+        let Strict(manifest) =
+            serde_json::from_slice::<Strict<Manifest>>(document).map_err(|_| Problem::Forged)?;
+        if let Some(Strict(config)) = manifest.config {
+            found.push(Digest::parse(&config.digest).ok_or(Problem::Forged)?);
+        }
+    }
+    Ok(found)
 }
 
 /// The manifests that an index lists, and which of them the engine might use for `platform`. An image

@@ -2,10 +2,12 @@
 
 use std::{collections::HashMap, io, sync::Arc};
 
+use bytes::Bytes;
 use futures_util::stream;
 use http::{HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Frame;
+use tokio::sync::{mpsc, oneshot};
 
 use super::{
     super::client::{Blob, Manifest, Repository},
@@ -13,16 +15,36 @@ use super::{
 };
 use crate::names::reference::Digest;
 
+/// Says who sees a blob as it passes, if anybody does.
+pub type Watch = Arc<dyn Fn(&Digest) -> Option<Watcher> + Send + Sync>;
+
+/// Who sees a blob as it passes.
+#[derive(Debug)]
+pub struct Watcher {
+    /// Takes its bytes, and holds the blob up when it does not.
+    pub pieces: mpsc::Sender<Bytes>,
+    /// Hears that these were all of them, and those of the digest.
+    pub whole: oneshot::Sender<()>,
+}
+
 /// What a pull may see.
 pub(super) struct Pull {
     repository: Repository,
     manifests: HashMap<Digest, Manifest>,
+    watch: Option<Watch>,
+}
+
+/// A blob on its way to the engine.
+struct Passing {
+    blob: Blob,
+    watcher: Option<Watcher>,
+    transfer: Arc<Shared>,
 }
 
 impl Pull {
-    pub(super) fn new(repository: Repository, manifests: Vec<Manifest>) -> Self {
+    pub(super) fn new(repository: Repository, manifests: Vec<Manifest>, watch: Option<Watch>) -> Self {
         let manifests = manifests.into_iter().map(|manifest| (manifest.digest().clone(), manifest));
-        Self { repository, manifests: manifests.collect() }
+        Self { repository, manifests: manifests.collect(), watch }
     }
 
     pub(super) async fn answer(
@@ -40,7 +62,10 @@ impl Pull {
         match digest_in(what, "blobs") {
             Some(digest) => {
                 let blob = self.repository.clone().blob(&digest).await?;
-                Ok(blob_answer(method, &digest, blob, Arc::clone(transfer)))
+                let watcher = self.watch.as_ref().filter(|_| !is_head(method));
+                let watcher = watcher.and_then(|watch| watch(&digest));
+                let passing = Passing { blob, watcher, transfer: Arc::clone(transfer) };
+                Ok(blob_answer(method, &digest, passing))
             }
             None => Ok(answers::plain(StatusCode::NOT_FOUND)),
         }
@@ -52,7 +77,7 @@ impl Pull {
             None => self.repository.clone().manifest_by_digest(digest).await?,
         };
         let length = manifest.bytes().len();
-        let body = if is_head(method) { bytes::Bytes::new() } else { manifest.bytes().clone() };
+        let body = if is_head(method) { Bytes::new() } else { manifest.bytes().clone() };
         let mut answer = answers::with(StatusCode::OK, manifest.media_type(), body);
         answer.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
         tell_digest(&mut answer, digest);
@@ -60,23 +85,39 @@ impl Pull {
     }
 }
 
-fn blob_answer(method: &Method, digest: &Digest, blob: Blob, transfer: Arc<Shared>) -> Response<Body> {
-    let mut answer = answers::with(StatusCode::OK, "application/octet-stream", bytes::Bytes::new());
-    if let Some(length) = blob.length() {
+impl Passing {
+    async fn next(mut self) -> Result<Option<(Frame<Bytes>, Self)>, io::Error> {
+        match self.blob.next().await {
+            Ok(Some(piece)) => {
+                if let Some(watcher) = &self.watcher
+                    && watcher.pieces.send(piece.clone()).await.is_err()
+                {
+                    self.watcher = None;
+                }
+                Ok(Some((Frame::data(piece), self)))
+            }
+            Ok(None) => {
+                // Whoever has gone does not want to know.
+                let _ = self.watcher.take().map(|watcher| watcher.whole.send(()));
+                Ok(None)
+            }
+            Err(error) => {
+                self.transfer.failure.note(error);
+                Err(io::Error::other("the registry has not sent the whole blob"))
+            }
+        }
+    }
+}
+
+fn blob_answer(method: &Method, digest: &Digest, passing: Passing) -> Response<Body> {
+    let mut answer = answers::with(StatusCode::OK, "application/octet-stream", Bytes::new());
+    if let Some(length) = passing.blob.length() {
         answer.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     }
     tell_digest(&mut answer, digest);
     if !is_head(method) {
-        let pieces = stream::try_unfold((blob, transfer), |(mut blob, transfer)| async move {
-            match blob.next().await {
-                Ok(piece) => Ok(piece.map(|piece| (Frame::data(piece), (blob, transfer)))),
-                Err(error) => {
-                    transfer.failure.note(error);
-                    Err(io::Error::other("the registry has not sent the whole blob").into())
-                }
-            }
-        });
-        *answer.body_mut() = StreamBody::new(pieces).boxed_unsync();
+        let pieces = stream::try_unfold(passing, Passing::next);
+        *answer.body_mut() = StreamBody::new(pieces).map_err(Into::into).boxed_unsync();
     }
     answer
 }

@@ -1,0 +1,96 @@
+//! Layers on their way through wharfd, hashed as they come.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
+
+use super::{
+    super::{Images, fetch::Fetch},
+    blobs::{Pieces, diff_id_of},
+};
+use crate::{
+    engine::docker::fault,
+    fault::{Fault, Reason, causes},
+    names::reference::Digest,
+    registry::{Watch, Watcher},
+    tasks::Group,
+    wire::progress::Step,
+};
+
+/// Pieces of a layer on their way to the thread that hashes.
+const PIECES: usize = 16;
+/// How many bytes pass between two reports.
+const REPORT_BYTES: u64 = 4 << 20;
+/// One layer, however slowly it comes: the rest of its namespace waits for it.
+const LAYER_TIMEOUT: Duration = Duration::from_secs(20 * 60);
+
+impl Images {
+    /// Hashes the layers of a pull as they pass, in `tasks`. Where there is no place for that, they are
+    /// fetched again afterwards.
+    pub(in crate::images) fn hash_passing(&self, tasks: &Group) -> Watch {
+        let (images, tasks) = (self.clone(), tasks.clone());
+        Arc::new(move |blob| {
+            let place = Arc::clone(&images.inner.hashing).try_acquire_owned().ok()?;
+            let (pieces, received) = mpsc::channel(PIECES);
+            let (whole, is_whole) = oneshot::channel();
+            let (images, blob) = (images.clone(), blob.clone());
+            drop(tasks.spawn("hash", async move {
+                let hashing = tokio::task::spawn_blocking(move || diff_id_of(Pieces::new(received)));
+                let hashed = hashing.await.ok().flatten();
+                drop(place);
+                let (Some(diff_id), Ok(())) = (hashed, is_whole.await) else { return };
+                if let Err(fault) = images.store().learn_layer(&blob, &diff_id).await {
+                    let cause = causes(&fault);
+                    tracing::warn!(%blob, cause, "a layer was hashed, and that is not remembered");
+                }
+            }));
+            Some(Watcher { pieces, whole })
+        })
+    }
+
+    /// Fetches the layer `blob` of the image that `fetch` brings, for its hash alone.
+    pub(super) async fn hash_layer(
+        &self,
+        fetch: &Fetch,
+        blob: &Digest,
+        step: &Step,
+    ) -> Result<Digest, Fault> {
+        // One at a time for a namespace, so that none takes all places.
+        let _lock = self.inner.hashes.lock(&fetch.namespace).await;
+        let place = Arc::clone(&self.inner.hashing).acquire_owned().await.map_err(Fault::internal)?;
+        let hashed = timeout(LAYER_TIMEOUT, self.fetch_and_hash(fetch, blob, step)).await;
+        drop(place);
+        let diff_id = hashed.map_err(|_| fault::stalled(&fetch.reference))??;
+        self.store().learn_layer(blob, &diff_id).await?;
+        Ok(diff_id)
+    }
+
+    async fn fetch_and_hash(&self, fetch: &Fetch, blob: &Digest, step: &Step) -> Result<Digest, Fault> {
+        let failed = |error: crate::registry::Error| error.fault(&fetch.reference, fetch.logged_in);
+        let mut fetched = fetch.repository.clone().blob(blob).await.map_err(failed)?;
+        let (pieces, received) = mpsc::channel(PIECES);
+        let hashing = tokio::task::spawn_blocking(move || diff_id_of(Pieces::new(received)));
+        let (mut done, mut reported) = (0, 0);
+        // The digest of the blob is checked at its end: what was hashed before that is not believed.
+        while let Some(piece) = fetched.next().await.map_err(failed)? {
+            done += piece.len() as u64;
+            // The thread has ended: it cannot unpack the layer.
+            if pieces.send(piece).await.is_err() {
+                break;
+            }
+            if done - reported >= REPORT_BYTES {
+                reported = done;
+                step.moves("verifying layers", done, 0, false);
+            }
+        }
+        drop(pieces);
+        step.moves("verifying layers", done, done, true);
+        hashing.await.map_err(Fault::internal)?.ok_or_else(|| {
+            let text = format!("a layer of {} cannot be unpacked", fetch.reference.familiar());
+            Fault::new(Reason::ImageUnsupported, text)
+        })
+    }
+}
