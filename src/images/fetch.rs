@@ -9,7 +9,7 @@ use bollard::{
 };
 use futures_util::StreamExt as _;
 
-use super::Images;
+use super::{Images, layers::Claims};
 use crate::{
     engine::{STALL_TIMEOUT, docker::fault},
     fault::{Fault, Reason, causes},
@@ -56,13 +56,19 @@ impl Fetch {
         let _lock = self.tasks.unless_cancelled(images.inner.holds.lock(&self.hold)).await?;
         let held = engine.inspect_name(&self.hold).await?;
         let cached = held.is_some();
+        let claims = if engine.image_store().checks_layers() {
+            None
+        } else {
+            Some(self.tasks.unless_cancelled(images.layer_claims(self)).await??)
+        };
         let image = match held {
             Some(image) => image,
-            None => self.pull(step).await?,
+            None => self.pull(claims.as_ref(), step).await?,
         };
-        if !engine.image_store().checks_layers() {
+        if let Some(claims) = &claims {
             // A hold says nothing here: the pull checks only what it fetches.
-            let verified = self.tasks.unless_cancelled(images.verify_layers(self, &image, step)).await?;
+            let verifying = images.verify_layers(self, claims, &image, step);
+            let verified = self.tasks.unless_cancelled(verifying).await?;
             if let Err(fault) = verified {
                 if fault.reason() == Reason::ImageForged {
                     engine.remove_name(&self.hold).await?;
@@ -77,11 +83,11 @@ impl Fetch {
     }
 
     /// Pulls by digest, by a name at the relay, and holds.
-    async fn pull(&self, step: &Step) -> Result<Box<ImageInspect>, Fault> {
+    async fn pull(&self, claims: Option<&Claims>, step: &Step) -> Result<Box<ImageInspect>, Fault> {
         let (images, engine) = (&self.images, self.images.engine());
         let path = images.keys().relay(&self.reference.repository());
         let hashes = self.tasks.child("hashes");
-        let watch = (!engine.image_store().checks_layers()).then(|| images.hash_passing(&hashes));
+        let watch = claims.map(|claims| images.hash_passing(claims, &hashes));
         let (repository, manifests) = (self.repository.clone(), self.manifests.clone());
         let transfer = images.relay().pull(&path, repository, manifests, watch);
         let transfer = transfer.map_err(Fault::internal)?;

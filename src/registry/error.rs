@@ -28,6 +28,8 @@ pub enum Kind {
     NotFound,
     /// What it answers is nothing that an image may be made of.
     Unsupported,
+    /// A layer is not what the image's config says.
+    Forged,
     /// It sends wharfd on to where wharfd does not go.
     Misled,
     /// Anything else.
@@ -155,6 +157,7 @@ impl Error {
                 if logged_in { fault } else { fault.hint(log_in()) }
             }
             Kind::NotFound => return fault::not_found(reference).caused_by(self),
+            Kind::Forged => return fault::forged(reference).caused_by(self),
             Kind::Unsupported => {
                 let text = format!("the registry {host} gave no image for {name}: {text}");
                 Fault::new(Reason::ImageUnsupported, text)

@@ -271,7 +271,7 @@ impl Failure {
     /// Notes why the true registry does not do it, and says the same to the engine.
     fn note(&self, error: Error) -> Response<Body> {
         let status = match error.kind() {
-            Kind::Unauthorized | Kind::Denied | Kind::Misled => StatusCode::FORBIDDEN,
+            Kind::Unauthorized | Kind::Denied | Kind::Misled | Kind::Forged => StatusCode::FORBIDDEN,
             Kind::NotFound => StatusCode::NOT_FOUND,
             Kind::Unsupported | Kind::Other => StatusCode::BAD_REQUEST,
             Kind::Unreachable | Kind::Unavailable => StatusCode::BAD_GATEWAY,

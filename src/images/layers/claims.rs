@@ -10,13 +10,13 @@ use serde::Deserialize;
 use super::{Problem, strict::Strict};
 use crate::{engine::Platform, names::reference::Digest, store::LayerClaim};
 
-/// What the image `root` claims of its layers, for each of its manifests that the engine might use.
+/// What the image `root` claims of its layers: a list for each of its manifests that the engine might
+/// use.
 pub(super) fn claims_of(
     root: &Digest,
     json: &HashMap<Digest, Bytes>,
     platform: &Platform,
-    image: &ImageInspect,
-) -> Result<Vec<LayerClaim>, Problem> {
+) -> Result<Vec<Vec<LayerClaim>>, Problem> {
     let top = parse(json, root)?.ok_or(Problem::Incomplete)?;
     let mut manifests = Vec::new();
     for Strict(child) in &top.manifests {
@@ -39,10 +39,7 @@ pub(super) fn claims_of(
     if manifests.is_empty() {
         return Err(Problem::OtherPlatform);
     }
-    // What the engine itself has read, if it says so.
-    let read = image.root_fs.as_ref().and_then(|root| root.layers.as_ref());
-    let mut is_read = read.is_none();
-    let mut claims = Vec::new();
+    let mut lists = Vec::new();
     for manifest in manifests {
         let config =
             manifest.config.as_ref().and_then(|Strict(config)| json.get(&Digest::parse(&config.digest)?));
@@ -54,17 +51,24 @@ pub(super) fn claims_of(
             }
             None => return Err(Problem::Incomplete),
         };
-        is_read |= read == Some(&diff_ids);
         if diff_ids.len() != manifest.layers.len() {
             return Err(Problem::Forged);
         }
+        let mut claims = Vec::new();
         for (Strict(layer), diff_id) in manifest.layers.iter().zip(&diff_ids) {
             let blob = Digest::parse(&layer.digest).ok_or(Problem::Forged)?;
             let diff_id = Digest::parse(diff_id).ok_or(Problem::Forged)?;
             claims.push(LayerClaim { blob, diff_id });
         }
+        lists.push(claims);
     }
-    if is_read { Ok(claims) } else { Err(Problem::Forged) }
+    Ok(lists)
+}
+
+/// Whether the engine has read in the image what one of `lists` says, as far as it tells.
+pub(super) fn is_read(lists: &[Vec<LayerClaim>], image: &ImageInspect) -> bool {
+    let Some(read) = image.root_fs.as_ref().and_then(|root| root.layers.as_ref()) else { return true };
+    lists.iter().any(|claims| claims.iter().map(|claim| claim.diff_id.as_str()).eq(read.iter()))
 }
 
 /// The digests of the configs that `manifests` name.
@@ -198,10 +202,10 @@ mod tests {
         Digest::from_sha256(Sha256::digest(bytes).into())
     }
 
-    fn claims(documents: &[&[u8]], root: &[u8], image: &ImageInspect) -> Result<Vec<LayerClaim>, Problem> {
+    fn claims(documents: &[&[u8]], root: &[u8]) -> Result<Vec<Vec<LayerClaim>>, Problem> {
         let json = documents.iter().map(|bytes| (digest(bytes), Bytes::copy_from_slice(bytes))).collect();
         let platform = Platform { os: "linux".into(), architecture: "amd64".into(), variant: None };
-        claims_of(&digest(root), &json, &platform, image)
+        claims_of(&digest(root), &json, &platform)
     }
 
     #[test]
@@ -218,62 +222,58 @@ mod tests {
         let own = digest(manifest.as_bytes());
         let index =
             format!(r#"{{"manifests":[{},{}]}}"#, child("arm64", &digest(b"absent")), child("amd64", &own));
-        let expected = Ok(vec![LayerClaim { blob, diff_id: diff_id.clone() }]);
-        let none = ImageInspect::default();
+        let expected = vec![vec![LayerClaim { blob, diff_id: diff_id.clone() }]];
         let documents = [config.as_bytes(), manifest.as_bytes(), index.as_bytes()];
-        assert_eq!(claims(&documents, manifest.as_bytes(), &none), expected);
-        assert_eq!(claims(&documents, index.as_bytes(), &none), expected);
-        // The engine lacks a layer, and exports the manifest alone.
-        let root_fs = bollard::models::ImageInspectRootFs {
-            typ: "layers".to_owned(),
-            layers: Some(vec![diff_id.to_string()]),
-        };
-        let inspected = ImageInspect { root_fs: Some(root_fs), ..ImageInspect::default() };
-        assert_eq!(claims(&documents[1..], manifest.as_bytes(), &inspected), expected);
-        assert_eq!(claims(&documents[1..], manifest.as_bytes(), &none), Err(Problem::Forged));
-        assert_eq!(claims(&documents[..2], index.as_bytes(), &none), Err(Problem::Incomplete));
+        assert_eq!(claims(&documents, manifest.as_bytes()), Ok(expected.clone()));
+        assert_eq!(claims(&documents, index.as_bytes()), Ok(expected.clone()));
+        // A config or a manifest is not there.
+        assert_eq!(claims(&documents[1..], manifest.as_bytes()), Err(Problem::Incomplete));
+        assert_eq!(claims(&documents[..2], index.as_bytes()), Err(Problem::Incomplete));
         // A child that the engine would take must be there, under whatever name it has its platform.
         let absent = digest(b"absent");
         for architecture in ["amd64", "x86_64", "AMD64", "x86-64"] {
             let index =
                 format!(r#"{{"manifests":[{},{}]}}"#, child(architecture, &absent), child("amd64", &own));
             let documents = [documents[0], documents[1], index.as_bytes()];
-            assert_eq!(claims(&documents, index.as_bytes(), &none), Err(Problem::Incomplete), "{index}");
+            assert_eq!(claims(&documents, index.as_bytes()), Err(Problem::Incomplete), "{index}");
         }
-        // The engine has read something else.
-        let root_fs = bollard::models::ImageInspectRootFs {
-            typ: "layers".to_owned(),
-            layers: Some(vec![digest(b"other").to_string()]),
+        // What the engine itself has read.
+        let read = |layers: &[&Digest]| ImageInspect {
+            root_fs: Some(bollard::models::ImageInspectRootFs {
+                typ: "layers".to_owned(),
+                layers: Some(layers.iter().map(ToString::to_string).collect()),
+            }),
+            ..ImageInspect::default()
         };
-        let otherwise = ImageInspect { root_fs: Some(root_fs), ..ImageInspect::default() };
-        assert_eq!(claims(&documents, index.as_bytes(), &otherwise), Err(Problem::Forged));
+        assert!(is_read(&expected, &read(&[&diff_id])) && is_read(&expected, &ImageInspect::default()));
+        assert!(!is_read(&expected, &read(&[&own])) && !is_read(&expected, &read(&[&diff_id, &diff_id])));
         // An index of the index.
         let nested = format!(r#"{{"manifests":[{}]}}"#, child("amd64", &digest(index.as_bytes())));
         let with_nested = [documents.as_slice(), &[nested.as_bytes()]].concat();
-        assert_eq!(claims(&with_nested, nested.as_bytes(), &none), Err(Problem::Nested));
+        assert_eq!(claims(&with_nested, nested.as_bytes()), Err(Problem::Nested));
         let other = format!(r#"{{"manifests":[{}]}}"#, child("arm64", &own));
         let with_other = [documents[1], other.as_bytes()];
-        assert_eq!(claims(&with_other, other.as_bytes(), &none), Err(Problem::OtherPlatform));
+        assert_eq!(claims(&with_other, other.as_bytes()), Err(Problem::OtherPlatform));
     }
 
     #[test]
     fn what_go_reads_otherwise_is_refused() {
-        fn is_read<T: serde::de::DeserializeOwned>(text: &str) -> bool {
+        fn reads<T: serde::de::DeserializeOwned>(text: &str) -> bool {
             serde_json::from_str::<Strict<T>>(text).is_ok()
         }
-        assert!(is_read::<Config>(r#"{"rootfs":{"diff_ids":[]},"config":{"OS":"x"},"os":"linux","x":1}"#));
-        assert!(!is_read::<Config>(r#"{"rootfs":{"diff_ids":[]},"RootFS":{"diff_ids":["x"]}}"#));
-        assert!(!is_read::<Config>(r#"{"rootfs":{"diff_ids":[]},"rootfs":{"diff_ids":["x"]}}"#));
-        assert!(!is_read::<Config>(r#"{"rootfs":{"diff_ids":[],"diff_id\u017f":["x"]}}"#));
-        assert!(is_read::<Manifest>(r#"{"layers":[{"digest":"a","size":1}],"mediaType":"m"}"#));
+        assert!(reads::<Config>(r#"{"rootfs":{"diff_ids":[]},"config":{"OS":"x"},"os":"linux","x":1}"#));
+        assert!(!reads::<Config>(r#"{"rootfs":{"diff_ids":[]},"RootFS":{"diff_ids":["x"]}}"#));
+        assert!(!reads::<Config>(r#"{"rootfs":{"diff_ids":[]},"rootfs":{"diff_ids":["x"]}}"#));
+        assert!(!reads::<Config>(r#"{"rootfs":{"diff_ids":[],"diff_id\u017f":["x"]}}"#));
+        assert!(reads::<Manifest>(r#"{"layers":[{"digest":"a","size":1}],"mediaType":"m"}"#));
         for text in [
             r#"{"layers":[],"Layers":[{"digest":"a"}]}"#,
             r#"{"layers":[{"digest":"a","Digest":"b"}]}"#,
             r#"{"manifests":[{"digest":"a","platform":{"os":"x"},"PLATFORM":null}]}"#,
             r#"{"manifests":[{"digest":"a","platform":{"os":"x","Os":"linux"}}]}"#,
         ] {
-            assert!(!is_read::<Manifest>(text), "{text}");
+            assert!(!reads::<Manifest>(text), "{text}");
         }
-        assert!(!is_read::<Config>(r#"[{"diff_ids":[]}]"#), "a list is no object");
+        assert!(!reads::<Config>(r#"[{"diff_ids":[]}]"#), "a list is no object");
     }
 }

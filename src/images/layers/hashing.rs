@@ -9,6 +9,7 @@ use tokio::{
 
 use super::{
     super::{Images, fetch::Fetch},
+    Claims,
     blobs::{Pieces, diff_id_of},
 };
 use crate::{
@@ -28,26 +29,29 @@ const REPORT_BYTES: u64 = 4 << 20;
 const LAYER_TIMEOUT: Duration = Duration::from_secs(20 * 60);
 
 impl Images {
-    /// Hashes the layers of a pull as they pass, in `tasks`. Where there is no place for that, they are
-    /// fetched again afterwards.
-    pub(in crate::images) fn hash_passing(&self, tasks: &Group) -> Watch {
-        let (images, tasks) = (self.clone(), tasks.clone());
+    /// Hashes the layers of a pull as they pass, in `tasks`, and keeps the engine from one that belies
+    /// `claims`. Where there is no place for that, they are fetched again afterwards.
+    pub(in crate::images) fn hash_passing(&self, claims: &Claims, tasks: &Group) -> Watch {
+        let (images, claims, tasks) = (self.clone(), Arc::new(claims.clone()), tasks.clone());
         Arc::new(move |blob| {
             let place = Arc::clone(&images.inner.hashing).try_acquire_owned().ok()?;
             let (pieces, received) = mpsc::channel(PIECES);
             let (whole, is_whole) = oneshot::channel();
-            let (images, blob) = (images.clone(), blob.clone());
+            let (verdict, is_sound) = oneshot::channel();
+            let (images, claims, blob) = (images.clone(), Arc::clone(&claims), blob.clone());
             drop(tasks.spawn("hash", async move {
                 let hashing = tokio::task::spawn_blocking(move || diff_id_of(Pieces::new(received)));
                 let hashed = hashing.await.ok().flatten();
                 drop(place);
+                // Whoever has gone does not want to know.
+                let _ = verdict.send(!claims.belies(&blob, hashed.as_ref()));
                 let (Some(diff_id), Ok(())) = (hashed, is_whole.await) else { return };
                 if let Err(fault) = images.store().learn_layer(&blob, &diff_id).await {
                     let cause = causes(&fault);
                     tracing::warn!(%blob, cause, "a layer was hashed, and that is not remembered");
                 }
             }));
-            Some(Watcher { pieces, whole })
+            Some(Watcher { pieces, verdict: is_sound, whole })
         })
     }
 

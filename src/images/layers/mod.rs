@@ -1,7 +1,8 @@
 //! Whether an image's layers are what its config says. The containerd store names a layer by the
 //! diff ids that a config claims, and fetches none that it has by that name: a config that claims
 //! another image's is believed. So each layer is hashed here, once for all time: as it passes on its way
-//! to the engine, or for its own sake when the engine does not fetch it.
+//! to the engine, which gets the end of it only if it is what the config says, or for its own sake when
+//! the engine does not fetch it.
 
 mod blobs;
 pub(super) mod claims;
@@ -12,13 +13,13 @@ use std::collections::HashMap;
 
 use bollard::models::ImageInspect;
 
-use claims::{claims_of, configs_of};
+use claims::{claims_of, configs_of, is_read};
 
 use super::{Images, fetch::Fetch};
 use crate::{
     engine::docker::fault,
     fault::{Fault, Reason},
-    names::Reference,
+    names::{Reference, reference::Digest},
     store::LayerClaim,
     wire::progress::Step,
 };
@@ -26,22 +27,63 @@ use crate::{
 /// containerd reads no larger config (`images` limits it to 8 MiB).
 const CONFIG_BYTES_MAX: usize = 8 << 20;
 
+/// What an image claims of its layers.
+#[derive(Clone, Debug)]
+pub(super) struct Claims {
+    /// A list for each of its manifests that the engine might use.
+    lists: Vec<Vec<LayerClaim>>,
+    /// Whether that was looked at before, and held.
+    is_known: bool,
+}
+
+impl Claims {
+    fn all(&self) -> impl Iterator<Item = &LayerClaim> {
+        self.lists.iter().flatten()
+    }
+
+    /// Whether a layer that holds `diff_id` is not what it is claimed to be.
+    fn belies(&self, blob: &Digest, diff_id: Option<&Digest>) -> bool {
+        self.all().any(|claim| claim.blob == *blob && Some(&claim.diff_id) != diff_id)
+    }
+}
+
 impl Images {
-    /// Checks each layer of the image that `fetch` brings against its config. Facts that are known are
-    /// not looked for again.
+    /// What the image that `fetch` brings claims of its layers, before the engine has any of them. What
+    /// is known to be untrue is refused.
+    pub(super) async fn layer_claims(&self, fetch: &Fetch) -> Result<Claims, Fault> {
+        let platform = self.engine().platform().to_string();
+        let known = self.store().layer_claims(&fetch.digest, &platform).await?;
+        let claims = if known.is_empty() {
+            Claims { lists: self.read_claims(fetch).await?, is_known: false }
+        } else {
+            Claims { lists: vec![known], is_known: true }
+        };
+        for claim in claims.all() {
+            let fact = self.store().layer_fact(&claim.blob).await?;
+            if fact.is_some_and(|diff_id| diff_id != claim.diff_id) {
+                return Err(fault::forged(&fetch.reference));
+            }
+        }
+        Ok(claims)
+    }
+
+    /// Checks each layer of the image that `fetch` has brought. Facts that are known are not looked for
+    /// again.
     pub(super) async fn verify_layers(
         &self,
         fetch: &Fetch,
+        claims: &Claims,
         image: &ImageInspect,
         step: &Step,
     ) -> Result<(), Fault> {
-        let platform = self.engine().platform().to_string();
-        let mut claims = self.store().layer_claims(&fetch.digest, &platform).await?;
-        if claims.is_empty() {
-            claims = self.read_claims(fetch, image).await?;
-            self.store().learn_claims(&fetch.digest, &platform, claims.clone()).await?;
+        if !claims.is_known {
+            if !is_read(&claims.lists, image) {
+                return Err(fault::forged(&fetch.reference));
+            }
+            let platform = self.engine().platform().to_string();
+            self.store().learn_claims(&fetch.digest, &platform, claims.all().cloned().collect()).await?;
         }
-        for claim in &claims {
+        for claim in claims.all() {
             let diff_id = match self.store().layer_fact(&claim.blob).await? {
                 Some(diff_id) => diff_id,
                 // The engine has it already, or had it before wharfd was there.
@@ -55,7 +97,7 @@ impl Images {
     }
 
     /// Reads in the image's own documents what it claims.
-    async fn read_claims(&self, fetch: &Fetch, image: &ImageInspect) -> Result<Vec<LayerClaim>, Fault> {
+    async fn read_claims(&self, fetch: &Fetch) -> Result<Vec<Vec<LayerClaim>>, Fault> {
         let told = |problem: Problem| problem.fault(&fetch.reference);
         let mut documents: HashMap<_, _> = fetch
             .manifests
@@ -67,7 +109,7 @@ impl Images {
             let read = read.map_err(|error| error.fault(&fetch.reference, fetch.logged_in))?;
             documents.insert(config, read);
         }
-        claims_of(&fetch.digest, &documents, self.engine().platform(), image).map_err(told)
+        claims_of(&fetch.digest, &documents, self.engine().platform()).map_err(told)
     }
 }
 

@@ -10,7 +10,10 @@ use hyper::body::Frame;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    super::client::{Blob, Manifest, Repository},
+    super::{
+        client::{Blob, Manifest, Repository},
+        error::Kind,
+    },
     Body, Error, Shared, answers, digest_in, is_head,
 };
 use crate::names::reference::Digest;
@@ -23,6 +26,8 @@ pub type Watch = Arc<dyn Fn(&Digest) -> Option<Watcher> + Send + Sync>;
 pub struct Watcher {
     /// Takes its bytes, and holds the blob up when it does not.
     pub pieces: mpsc::Sender<Bytes>,
+    /// Says, once the pieces have ended, whether the engine may have the last of them.
+    pub verdict: oneshot::Receiver<bool>,
     /// Hears that these were all of them, and those of the digest.
     pub whole: oneshot::Sender<()>,
 }
@@ -38,6 +43,9 @@ pub(super) struct Pull {
 struct Passing {
     blob: Blob,
     watcher: Option<Watcher>,
+    /// The last piece that came, while a watcher may still keep it back.
+    kept: Option<Bytes>,
+    is_over: bool,
     transfer: Arc<Shared>,
 }
 
@@ -64,7 +72,8 @@ impl Pull {
                 let blob = self.repository.clone().blob(&digest).await?;
                 let watcher = self.watch.as_ref().filter(|_| !is_head(method));
                 let watcher = watcher.and_then(|watch| watch(&digest));
-                let passing = Passing { blob, watcher, transfer: Arc::clone(transfer) };
+                let passing =
+                    Passing { blob, watcher, kept: None, is_over: false, transfer: Arc::clone(transfer) };
                 Ok(blob_answer(method, &digest, passing))
             }
             None => Ok(answers::plain(StatusCode::NOT_FOUND)),
@@ -86,26 +95,39 @@ impl Pull {
 }
 
 impl Passing {
+    /// The next piece for the engine.
     async fn next(mut self) -> Result<Option<(Frame<Bytes>, Self)>, io::Error> {
-        match self.blob.next().await {
-            Ok(Some(piece)) => {
-                if let Some(watcher) = &self.watcher
-                    && watcher.pieces.send(piece.clone()).await.is_err()
-                {
-                    self.watcher = None;
-                }
-                Ok(Some((Frame::data(piece), self)))
-            }
-            Ok(None) => {
-                // Whoever has gone does not want to know.
-                let _ = self.watcher.take().map(|watcher| watcher.whole.send(()));
-                Ok(None)
-            }
+        match self.piece().await {
+            Ok(piece) => Ok(piece.map(|piece| (Frame::data(piece), self))),
             Err(error) => {
                 self.transfer.failure.note(error);
                 Err(io::Error::other("the registry has not sent the whole blob"))
             }
         }
+    }
+
+    async fn piece(&mut self) -> Result<Option<Bytes>, Error> {
+        while !self.is_over {
+            match (self.blob.next().await?, &self.watcher) {
+                (Some(piece), Some(watcher)) => {
+                    // Who does not take it has seen enough for a verdict.
+                    let _ = watcher.pieces.send(piece.clone()).await;
+                    if let Some(before) = self.kept.replace(piece) {
+                        return Ok(Some(before));
+                    }
+                }
+                (Some(piece), None) => return Ok(Some(piece)),
+                (None, _) => self.is_over = true,
+            }
+        }
+        let Some(Watcher { pieces, verdict, whole }) = self.watcher.take() else { return Ok(None) };
+        drop(pieces);
+        if !verdict.await.unwrap_or(false) {
+            return Err(Error::new(Kind::Forged, "a layer is not what its config says"));
+        }
+        // Whoever has gone does not want to know.
+        let _ = whole.send(());
+        Ok(self.kept.take())
     }
 }
 

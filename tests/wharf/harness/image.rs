@@ -51,6 +51,16 @@ impl Layer {
         Self { digest: digest(&blob), blob, diff_id }
     }
 
+    /// The same layer, packed otherwise.
+    pub(crate) fn repacked(&self) -> Self {
+        let mut tar = Vec::new();
+        std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&*self.blob), &mut tar).unwrap();
+        let mut gzip = GzEncoder::new(Vec::new(), Compression::none());
+        gzip.write_all(&tar).unwrap();
+        let blob = Bytes::from(gzip.finish().unwrap());
+        Self { digest: digest(&blob), blob, diff_id: self.diff_id.clone() }
+    }
+
     /// busybox and a link for each of its programs. The same for all tests.
     pub(crate) fn busybox() -> Self {
         static LAYER: OnceLock<Layer> = OnceLock::new();

@@ -14,6 +14,7 @@ cases![
     a_forged_image_is_refused,
     a_config_of_another_image_gives_that_image,
     a_forged_image_in_disguise_is_refused,
+    a_copy_in_another_compression_spoils_nothing,
 ];
 
 /// A good image, and one that claims to be it.
@@ -124,6 +125,41 @@ async fn a_config_of_another_image_gives_that_image(test: Arc<Test>) {
     let thief = build("thief#1", "forged:1").await;
     assert!(thief == Err(3) || thief == good, "{thief:?}");
     assert_eq!(build("victim#2", "good:1").await, good);
+}
+
+/// Who has an honest image's layers on the node first, in another compression, keeps the engine from
+/// fetching the honest ones: nobody has looked into those then.
+async fn a_copy_in_another_compression_spoils_nothing(test: Arc<Test>) {
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    let content = test.unique("honest");
+    let honest = Image::of(vec![
+        Layer::of([("bin", File::Link("x")), ("mark", File::Content(content.as_bytes(), 0o644))]),
+        Layer::of([("data", File::Content(content.as_bytes(), 0o644))]),
+    ]);
+    let copy = Image::of(honest.layers.iter().map(Layer::repacked).collect());
+    assert_ne!(copy.layers[0].digest, honest.layers[0].digest);
+    for (image, name) in [(&honest, "honest"), (&copy, "copy")] {
+        image.push(&registry, name, "1").await;
+    }
+    for (job, name) in [("thief#1", "copy"), ("victim#1", "honest"), ("thief#2", "copy")] {
+        let context = test.context(
+            &job.replace('#', "-"),
+            &[(
+                "Dockerfile",
+                &format!("FROM {}\nCOPY Dockerfile /own\n", registry.name(&format!("{name}:1"))),
+            )],
+        );
+        let job = Wharf::new(&test, &wharfd, job);
+        job.build(&context, &["--iidfile", "id"]).await.ok();
+        let id = std::fs::read_to_string(job.home().join("id")).unwrap();
+        assert_eq!(test.engine.text(&id, "/data").await, content);
+    }
+    // A lie about it is one still, though the engine fetches nothing of it.
+    let evil = Layer::of([("data", File::Content(b"evil", 0o644))]);
+    let layers = vec![honest.layers[0].repacked(), evil];
+    let liar = Image { diff_ids: honest.diff_ids.clone(), label: "liar".to_owned(), ..Image::of(layers) };
+    liar.push(&registry, "liar", "1").await;
+    Wharf::new(&test, &wharfd, "thief#3").run(["pull", &registry.name("liar:1")]).await.ended(3);
 }
 
 /// What the engine reads and who checks it reads otherwise. The forger's layer is on the node already,
