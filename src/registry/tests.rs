@@ -1,6 +1,7 @@
 //! The client against servers that write down what they were sent.
 
 mod recorder;
+mod relay;
 
 use std::{fs, path::PathBuf};
 

@@ -43,7 +43,7 @@ pub(super) struct Pull {
 struct Passing {
     blob: Blob,
     watcher: Option<Watcher>,
-    /// The last piece that came, while a watcher may still keep it back.
+    /// The last piece that came: the engine gets none before the next, or the end, is sound.
     kept: Option<Bytes>,
     is_over: bool,
     transfer: Arc<Shared>,
@@ -108,19 +108,21 @@ impl Passing {
 
     async fn piece(&mut self) -> Result<Option<Bytes>, Error> {
         while !self.is_over {
-            match (self.blob.next().await?, &self.watcher) {
-                (Some(piece), Some(watcher)) => {
-                    // Who does not take it has seen enough for a verdict.
-                    let _ = watcher.pieces.send(piece.clone()).await;
-                    if let Some(before) = self.kept.replace(piece) {
-                        return Ok(Some(before));
-                    }
-                }
-                (Some(piece), None) => return Ok(Some(piece)),
-                (None, _) => self.is_over = true,
+            let Some(piece) = self.blob.next().await? else {
+                self.is_over = true;
+                break;
+            };
+            if let Some(watcher) = &self.watcher {
+                // Who does not take it has seen enough for a verdict.
+                let _ = watcher.pieces.send(piece.clone()).await;
+            }
+            if let Some(before) = self.kept.replace(piece) {
+                return Ok(Some(before));
             }
         }
-        let Some(Watcher { pieces, verdict, whole }) = self.watcher.take() else { return Ok(None) };
+        let Some(Watcher { pieces, verdict, whole }) = self.watcher.take() else {
+            return Ok(self.kept.take());
+        };
         drop(pieces);
         if !verdict.await.unwrap_or(false) {
             return Err(Error::new(Kind::Forged, "a layer is not what its config says"));

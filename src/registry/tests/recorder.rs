@@ -161,7 +161,12 @@ pub(super) async fn serve(
             Err(_) => break,
         }
     }
-    let head = String::from_utf8_lossy(&head).into_owned();
+    let mut head = String::from_utf8_lossy(&head).into_owned();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+    let mut body = vec![0; length.unwrap_or(0)];
+    if stream.read_exact(&mut body).await.is_ok() {
+        head.push_str(&String::from_utf8_lossy(&body));
+    }
     heard.lock().unwrap().push(head.clone());
     let answer = answer(&head);
     let _ = stream.write_all(answer.as_bytes()).await;

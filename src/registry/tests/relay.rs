@@ -1,0 +1,201 @@
+//! The relay, between an engine that is a few lines here and registries that write down what they hear.
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use sha2::{Digest as _, Sha256};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+
+use super::{
+    MANIFEST, PASSWORD, Server, insecure, login,
+    recorder::{directory, ok, status, wants},
+};
+use crate::{
+    fault::{Fault, Reason},
+    names::{Reference, reference::Digest},
+    registry::{Client, Relay, Transfer},
+    tasks::Group,
+};
+
+const PATH: &str = "wharf/instance/repository";
+
+/// What an engine asks with the password of `transfer`, and the whole answer.
+async fn ask(transfer: &Transfer, method: &str, path: &str, body: &str) -> String {
+    let (user, password) = transfer.login();
+    let shown = STANDARD.encode(format!("{user}:{}", password.expose()));
+    ask_as(&transfer.host(), &format!("authorization: Basic {shown}\r\n"), method, path, body).await
+}
+
+async fn ask_as(host: &str, authorization: &str, method: &str, path: &str, body: &str) -> String {
+    let mut stream = TcpStream::connect(host).await.unwrap();
+    let length = body.len();
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n{authorization}content-length: {length}\r\n\r\n{body}"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+fn header<'a>(answer: &'a str, name: &str) -> &'a str {
+    let line = answer.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+    line.unwrap_or_else(|| panic!("no {name}: {answer}"))
+}
+
+fn digest(bytes: &[u8]) -> Digest {
+    Digest::from_sha256(Sha256::digest(bytes).into())
+}
+
+async fn push_to(registry: &Server, relay: &Relay) -> Result<Transfer, Fault> {
+    let target = Reference::parse(&format!("{}/team/app:1", registry.host())).unwrap();
+    let client = Client::new(directory());
+    let target = client.target(&insecure(), &target, Some(&login())).await;
+    let target = target.map_err(|error| error.push_fault(&Reference::parse("app:1").unwrap(), true))?;
+    Ok(relay.push(PATH, target).unwrap())
+}
+
+#[tokio::test]
+async fn who_has_no_password_of_a_transfer_gets_nothing() {
+    let group = Group::root();
+    let relay = Relay::bind(&group).await.unwrap();
+    let registry = Server::start(None, |_| ok("{}")).await;
+    let transfer = push_to(&registry, &relay).await.unwrap();
+    let other = relay.push("wharf/instance/other", {
+        let target = Reference::parse(&format!("{}/other:1", registry.host())).unwrap();
+        Client::new(directory()).target(&insecure(), &target, None).await.unwrap()
+    });
+    let other = other.unwrap();
+    let manifest = format!("/v2/{PATH}/manifests/{}", transfer.tag());
+    assert!(ask(&transfer, "GET", &manifest, "").await.starts_with("HTTP/1.1 200"));
+    let heard = registry.heard().len();
+
+    let wrong = STANDARD.encode(format!("{}:x", transfer.login().0));
+    for authorization in ["", &format!("authorization: Basic {wrong}\r\n"), "authorization: Bearer x\r\n"] {
+        for path in ["/v2/", &manifest] {
+            let answer = ask_as(&transfer.host(), authorization, "GET", path, "").await;
+            assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
+        }
+    }
+    for path in [manifest.as_str(), "/v2/_catalog", "/", "/v2/wharf/instance/other/../repository/manifests/1"]
+    {
+        let answer = ask(&other, "GET", path, "").await;
+        assert!(answer.starts_with("HTTP/1.1 404"), "{path}: {answer}");
+    }
+    let (user, password) = transfer.login();
+    let shown = STANDARD.encode(format!("{user}:{}", password.expose()));
+    let host = transfer.host();
+    drop(transfer);
+    let answer = ask_as(&host, &format!("authorization: Basic {shown}\r\n"), "GET", &manifest, "").await;
+    assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
+    assert_eq!(registry.heard().len(), heard);
+}
+
+#[tokio::test]
+async fn a_push_goes_to_the_true_tag_and_its_login_to_the_registry_alone() {
+    let relay = Relay::bind(&Group::root()).await.unwrap();
+    let storage = Server::start(None, |head| {
+        let begun = head.starts_with("PATCH").then_some("202 Accepted\r\nlocation: /there?part=2");
+        status(begun.unwrap_or("201 Created"), "range: 0-3")
+    })
+    .await;
+    let place = format!("http://{}/there?part=1", storage.host());
+    let registry = Server::start(None, move |head| {
+        let is_first = head.starts_with("POST");
+        if !head.contains(PASSWORD) {
+            wants("Basic realm=x")
+        } else if head.starts_with("GET") {
+            ok("{}")
+        } else if head.starts_with("HEAD") {
+            status("404 Not Found", "x: y")
+        } else {
+            let location = format!("location: {place}");
+            status(if is_first { "202 Accepted" } else { "201 Created" }, &location)
+        }
+    })
+    .await;
+    let transfer = push_to(&registry, &relay).await.unwrap();
+    let layer = digest(b"body");
+
+    let blob = format!("/v2/{PATH}/blobs/{layer}");
+    assert!(ask(&transfer, "HEAD", &blob, "").await.starts_with("HTTP/1.1 404"));
+    // What the engine thinks that another repository has is of this relay's.
+    let begin = format!("/v2/{PATH}/blobs/uploads/?mount={layer}&from=other");
+    let begun = ask(&transfer, "POST", &begin, "").await;
+    assert!(begun.starts_with("HTTP/1.1 202") && !begun.contains("localhost"), "{begun}");
+    let upload = header(&begun, "location").to_owned();
+    let sent = ask(&transfer, "PATCH", &upload, "body").await;
+    assert_eq!((header(&sent, "location"), header(&sent, "range")), (upload.as_str(), "0-3"));
+    let end = format!("{upload}?digest={}", layer.as_str().replace(':', "%3A"));
+    assert!(ask(&transfer, "PUT", &end, "").await.starts_with("HTTP/1.1 201"));
+    assert!(ask(&transfer, "PUT", &end, "").await.starts_with("HTTP/1.1 404"), "it has ended");
+    let manifest = format!("/v2/{PATH}/manifests/{}", transfer.tag());
+    assert!(ask(&transfer, "PUT", &manifest, MANIFEST).await.starts_with("HTTP/1.1 201"));
+    assert!(ask(&transfer, "DELETE", &manifest, "").await.starts_with("HTTP/1.1 405"));
+
+    let shown = |method: &str, path: &str| format!("{method} /v2/{path} {PASSWORD}");
+    let asked: Vec<_> = registry.shown().into_iter().filter(|shown| shown.contains(PASSWORD)).collect();
+    let expected = [
+        shown("GET", ""),
+        shown("HEAD", &format!("team/app/blobs/{layer}")),
+        shown("POST", "team/app/blobs/uploads/"),
+        shown("PUT", "team/app/manifests/1"),
+    ];
+    assert_eq!(asked, expected);
+    assert!(registry.heard().last().unwrap().ends_with(MANIFEST));
+    let put = format!("PUT /there?part=2&digest={layer}");
+    let stored: Vec<_> = storage.shown().into_iter().filter(|head| head.contains("there")).collect();
+    assert_eq!(stored, ["PATCH /there?part=1".to_owned(), put]);
+    let sent = storage.heard();
+    assert!(sent.iter().any(|head| head.ends_with("\r\n\r\nbody")), "{sent:?}");
+    assert!(transfer.failure(Fault::internal).is_none());
+}
+
+#[tokio::test]
+async fn a_refusal_ends_a_push_and_says_why() {
+    let relay = Relay::bind(&Group::root()).await.unwrap();
+    let registry = Server::start(None, |head| {
+        if head.starts_with("GET") {
+            return ok("{}");
+        }
+        let body = r#"{"errors":[{"code":"DENIED","message":"the repository is read-only"}]}"#;
+        format!("HTTP/1.1 403 Forbidden\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+    })
+    .await;
+    let transfer = push_to(&registry, &relay).await.unwrap();
+    let answer = ask(&transfer, "POST", &format!("/v2/{PATH}/blobs/uploads/"), "").await;
+    assert!(answer.starts_with("HTTP/1.1 403") && !answer.contains("read-only"), "{answer}");
+    transfer.refused().await;
+    let target = Reference::parse("reg.example/app:1").unwrap();
+    let fault = transfer.failure(|error| error.push_fault(&target, true)).unwrap();
+    assert_eq!(fault.reason(), Reason::RegistryDenied);
+    assert!(fault.text().contains("the repository is read-only"), "{fault}");
+}
+
+#[tokio::test]
+async fn the_engine_gets_what_was_hashed_and_no_other_bytes() {
+    let relay = Relay::bind(&Group::root()).await.unwrap();
+    let registry =
+        Server::start(None, |head| ok(if head.contains("manifests") { MANIFEST } else { "blob" })).await;
+    let reference = Reference::parse(&format!("{}/team/app:1", registry.host())).unwrap();
+    let mut repository = Client::new(directory()).repository(&insecure(), &reference, None).unwrap();
+    let manifest = repository.manifest(&reference).await.unwrap();
+    let heard = registry.heard().len();
+    let by_digest = format!("/v2/{PATH}/manifests/{}", manifest.digest());
+    let transfer = relay.pull(PATH, repository, vec![manifest], None).unwrap();
+    assert!(ask(&transfer, "GET", &by_digest, "").await.ends_with(MANIFEST));
+    assert!(ask(&transfer, "HEAD", &by_digest, "").await.ends_with("\r\n\r\n"));
+    assert_eq!(registry.heard().len(), heard, "the registry may say something else the second time");
+
+    let blob = |of: &[u8]| format!("/v2/{PATH}/blobs/{}", digest(of));
+    assert!(ask(&transfer, "GET", &blob(b"blob"), "").await.ends_with("blob"));
+    assert!(transfer.failure(Fault::internal).is_none());
+    ask(&transfer, "GET", &blob(b"another"), "").await;
+    let fault = transfer.failure(|error| error.fault(&reference, false)).unwrap();
+    assert!(fault.text().contains("not those of the digest"), "{fault}");
+    for (method, path) in [("POST", "blobs/uploads/"), ("PUT", "manifests/1"), ("GET", "manifests/1")] {
+        let answer = ask(&transfer, method, &format!("/v2/{PATH}/{path}"), "").await;
+        assert!(answer.starts_with("HTTP/1.1 40"), "{answer}");
+    }
+}
