@@ -113,7 +113,9 @@ impl Images {
                 self.store().set_pin(names.opaque(), &reference, &pin).await?;
                 Ok(Admitted { digest: Some(digest), target })
             }
-            (Err(fault), OnNode::Unsure(held)) if fault.reason() == Reason::RegistryUnavailable => {
+            (Err(fault), OnNode::Unsure(held))
+                if fault.reason() == Reason::RegistryUnavailable && self.serves_nobody(&reference).await =>
+            {
                 tracing::info!(%reference, %fault, "the node's image is used");
                 self.admit_node(names.opaque(), reference, held).await
             }

@@ -83,6 +83,18 @@ impl Images {
         }
     }
 
+    /// Whether the registry of `reference` serves nobody now. It is asked without a login: one can be such
+    /// that a registry fails at it. One that counts a caller's questions serves others.
+    pub(super) async fn serves_nobody(&self, reference: &Reference) -> bool {
+        match timeout(REGISTRY_TIMEOUT, Box::pin(self.prove(reference, None))).await {
+            Ok(Err(Unproven::Registry(error))) => {
+                matches!(error.kind(), Kind::Unreachable | Kind::Unavailable)
+            }
+            Ok(Ok(_) | Err(Unproven::Image(_))) => false,
+            Err(_) => true,
+        }
+    }
+
     async fn prove(&self, reference: &Reference, login: Option<&Login>) -> Result<Proven, Unproven> {
         let mut repository = self.repository(reference, login).await.map_err(Unproven::Image)?;
         let top = repository.manifest(reference).await?;

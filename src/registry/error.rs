@@ -18,8 +18,10 @@ const SAYS_BYTES_MAX: usize = 200;
 pub enum Kind {
     /// Nobody answered: no name, no connection, no TLS.
     Unreachable,
-    /// It answers, and cannot serve now: 429, 5xx, a connection that breaks or drips.
+    /// It answers, and cannot serve now: 5xx, a connection that breaks or drips.
     Unavailable,
+    /// It serves others, and has counted too many questions: 429.
+    Busy,
     /// It wants another login: 401.
     Unauthorized,
     /// It serves this to others, or to nobody: 403.
@@ -103,7 +105,7 @@ impl Error {
             StatusCode::FORBIDDEN => (Kind::Denied, "it refuses".to_owned()),
             StatusCode::NOT_FOUND => (Kind::NotFound, "it has no such image".to_owned()),
             StatusCode::TOO_MANY_REQUESTS => {
-                (Kind::Unavailable, "it serves no more requests for now (429)".to_owned())
+                (Kind::Busy, "it serves no more requests for now (429)".to_owned())
             }
             _ if status.is_server_error() => {
                 (Kind::Unavailable, format!("it answers with an error of its own ({})", status.as_u16()))
@@ -113,7 +115,7 @@ impl Error {
         let (code, says) = said(body);
         // Some registries say with 401 or 400 what these codes say.
         let kind = match (kind, code.as_deref()) {
-            (_, Some("TOOMANYREQUESTS")) => Kind::Unavailable,
+            (_, Some("TOOMANYREQUESTS")) => Kind::Busy,
             (Kind::Other, Some("MANIFEST_UNKNOWN" | "NAME_UNKNOWN" | "BLOB_UNKNOWN")) => Kind::NotFound,
             (Kind::Other, Some("DENIED")) => Kind::Denied,
             (kind, _) => kind,
@@ -139,7 +141,7 @@ impl Error {
         let text = &self.text;
         let log_in = || format!("log in: docker login {host}");
         let fault = match self.kind {
-            Kind::Unreachable | Kind::Unavailable => {
+            Kind::Unreachable | Kind::Unavailable | Kind::Busy => {
                 let text = format!("the registry {host} is not available for {name}: {text}{says}");
                 Fault::new(Reason::RegistryUnavailable, text)
             }

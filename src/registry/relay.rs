@@ -274,7 +274,7 @@ impl Failure {
             Kind::Unauthorized | Kind::Denied | Kind::Misled | Kind::Forged => StatusCode::FORBIDDEN,
             Kind::NotFound => StatusCode::NOT_FOUND,
             Kind::Unsupported | Kind::Other => StatusCode::BAD_REQUEST,
-            Kind::Unreachable | Kind::Unavailable => StatusCode::BAD_GATEWAY,
+            Kind::Unreachable | Kind::Unavailable | Kind::Busy => StatusCode::BAD_GATEWAY,
         };
         let is_final = status == StatusCode::FORBIDDEN;
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);

@@ -35,6 +35,23 @@ impl Relay {
 
     /// Starts one at `path` to an engine.
     pub(crate) fn to(path: &Path, engine: &Engine) -> Self {
+        Self::start_with(path, engine, None)
+    }
+
+    /// Starts one to the test's engine, which claims to speak an API from before 1.53: with that, one that
+    /// keeps images in containerd's store cannot say where they come from.
+    pub(crate) async fn start_with_an_older_api(test: &Test) -> Self {
+        let version = test.engine.get("/version").send().await.ok().json();
+        let said = |version: &str| format!("\"ApiVersion\":\"{version}\"").into_bytes();
+        let api = version["ApiVersion"].as_str().unwrap();
+        let newer = api.len() == 4 && api > "1.52";
+        let replaced = newer.then(|| (said(api), said("1.52")));
+        Self::start_with(&test.dir().join("engine.sock"), &test.engine, replaced)
+    }
+
+    /// Replaces one text by another of its length in what the engine says.
+    fn start_with(path: &Path, engine: &Engine, replaced: Option<(Vec<u8>, Vec<u8>)>) -> Self {
+        let replaced = Arc::new(replaced);
         let path = path.to_owned();
         let listener = UnixListener::bind(&path).unwrap();
         let engine = engine.socket().to_owned();
@@ -46,12 +63,13 @@ impl Relay {
             let mut relays = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
                 let (engine, state, count) = (engine.clone(), Arc::clone(&state), Arc::clone(&count));
+                let replaced = Arc::clone(&replaced);
                 relays.spawn(async move {
                     let engine = UnixStream::connect(engine).await.unwrap();
                     let (client, engine) = (client.into_split(), engine.into_split());
                     tokio::join!(
-                        pass_on(client.0, engine.1, state.subscribe(), &count),
-                        pass_on(engine.0, client.1, state.subscribe(), &count),
+                        pass_on(client.0, engine.1, state.subscribe(), &count, &None),
+                        pass_on(engine.0, client.1, state.subscribe(), &count, &replaced),
                     );
                 });
             }
@@ -91,6 +109,7 @@ async fn pass_on(
     mut to: impl AsyncWrite + Unpin,
     mut paused: watch::Receiver<bool>,
     passed: &AtomicUsize,
+    replaced: &Option<(Vec<u8>, Vec<u8>)>,
 ) {
     let mut buffer = vec![0; 32 << 10];
     loop {
@@ -98,6 +117,10 @@ async fn pass_on(
             Ok(0) | Err(_) => break,
             Ok(read) => read,
         };
+        if let Some((text, by)) = replaced {
+            let at = buffer[..read].windows(text.len()).position(|window| window == text);
+            at.into_iter().for_each(|at| buffer[at..at + by.len()].copy_from_slice(by));
+        }
         if paused.wait_for(|paused| !paused).await.is_err() || to.write_all(&buffer[..read]).await.is_err() {
             break;
         }

@@ -19,6 +19,8 @@ pub(crate) enum Reply {
     Whole(&'static str, Vec<(&'static str, String)>, Vec<u8>),
     /// A manifest that does not end before this many bytes.
     Endless(usize),
+    /// The one to who shows a login, the other to who shows none.
+    ByLogin(Box<Reply>, Box<Reply>),
 }
 
 /// The registry. It ends when it is dropped.
@@ -35,7 +37,15 @@ type Script = dyn Fn(&str, &str) -> Reply + Send + Sync;
 impl ScriptedRegistry {
     /// Answers each request, by its method and its path, as `script` says.
     pub(crate) async fn start(script: impl Fn(&str, &str) -> Reply + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_at("127.0.0.1:0", script).await
+    }
+
+    /// The same at an address that another registry had.
+    pub(crate) async fn start_at(
+        address: &str,
+        script: impl Fn(&str, &str) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
         let host = listener.local_addr().unwrap().to_string();
         let (requests, sent) = (Arc::<Mutex<Vec<String>>>::default(), Arc::<AtomicUsize>::default());
         let script: Arc<Script> = Arc::new(script);
@@ -95,8 +105,13 @@ async fn serve(
         let (name, value) = line.split_once(": ")?;
         name.eq_ignore_ascii_case("authorization").then(|| format!(" {value}"))
     });
+    let reply = match (script(method, path), &login) {
+        (Reply::ByLogin(reply, _), Some(_)) | (Reply::ByLogin(_, reply), None) => *reply,
+        (reply, _) => reply,
+    };
     lock(requests).push(format!("{method} {path}{}", login.unwrap_or_default()));
-    match script(method, path) {
+    match reply {
+        Reply::ByLogin(..) => panic!("one reply by login in another"),
         Reply::Whole(status, headers, body) => {
             let headers: String =
                 headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();

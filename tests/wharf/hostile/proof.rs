@@ -1,13 +1,19 @@
 //! A registry of a job's own that claims to have what is another's, or never ends.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use serde_json::{Value, json};
+use tokio::net::TcpStream;
 
 use crate::harness::{
     Image, Test, Wharf, cases,
     image::digest,
+    relay::Relay,
     script::{Reply, ScriptedRegistry},
+    wait_for,
 };
 
 cases![
@@ -15,6 +21,7 @@ cases![
     an_index_of_anothers_image_is_no_proof,
     a_manifest_without_end,
     a_registry_that_only_one_of_both_reaches,
+    a_login_that_a_registry_fails_at_opens_nothing,
 ];
 
 const MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
@@ -163,4 +170,59 @@ async fn a_registry_that_only_one_of_both_reaches(test: Arc<Test>) {
     // And the engine, in another network than wharfd, does not reach what wharfd brings it.
     let says = ["the engine does not reach wharfd at 127.0.0.1:", "in the engine's network"];
     job.run(["pull", &registry.name("base:1")]).await.ended(5).says(&says);
+}
+
+/// What an engine cannot say where it comes from may be used while its registry serves nobody. Whether
+/// that is so is nothing that a caller decides.
+async fn a_login_that_a_registry_fails_at_opens_nothing(test: Arc<Test>) {
+    let relay = Relay::start_with_an_older_api(&test).await;
+    let wharfd = test.wharfd_with(None, &["--engine", &relay.address()]).await;
+    let thief = Wharf::new(&test, &wharfd, "thief#1");
+    let registry = test.private_registry(USER, PASSWORD).await;
+    let content = test.unique("private");
+    Image::base(&content).push(&registry, "private", "1").await;
+    let name = registry.name("private:1");
+    test.engine.pull(&name, registry.login()).await.ok();
+    registry.end().await;
+    let dockerfile = format!("FROM {name}\nRUN cat /mark\n");
+    let context = test.context("thief", &[("Dockerfile", &dockerfile)]);
+
+    thief.login(&registry, Some(("odd", "login")));
+    // It fails at this login, and wants one of those who show none; or it serves others, and counts.
+    let counts = Arc::new(AtomicBool::new(false));
+    let counting = Arc::clone(&counts);
+    let evil = ScriptedRegistry::start_at(registry.host(), move |_, _| {
+        let whole = |status| {
+            let challenge = ("www-authenticate", "Basic realm=\"x\"".to_owned());
+            Reply::Whole(status, vec![challenge], Vec::new())
+        };
+        match counting.load(Ordering::Relaxed) {
+            true => whole("429 Too Many Requests"),
+            false => Reply::ByLogin(
+                Box::new(whole("500 Internal Server Error")),
+                Box::new(whole("401 Unauthorized")),
+            ),
+        }
+    })
+    .await;
+    for counted in [false, true] {
+        counts.store(counted, Ordering::Relaxed);
+        let shown = thief.build(&context, &["--no-cache"]).await;
+        assert!(shown.status != 0 && !shown.to_string().contains(&content), "{counted}: {shown}");
+        assert_ne!(thief.run(["pull", &name]).await.status, 0, "{counted}");
+    }
+    assert!(evil.requests().iter().any(|request| request.contains(" Basic ")), "{:?}", evil.requests());
+    drop(evil);
+    wait_for("the registry's end", async || TcpStream::connect(registry.host()).await.is_err().then_some(()))
+        .await;
+    assert_eq!(thief.images().await, []);
+
+    // Nobody answers.
+    let shown = thief.build(&context, &["--no-cache"]).await;
+    if test.engine.is_containerd() {
+        shown.ok().says(&[&content]);
+    } else {
+        shown.ended(5);
+    }
+    test.engine.remove_image(&name).await;
 }
