@@ -113,6 +113,7 @@ async fn start(config: &Config, process: &Group) -> Result<Started, StartError> 
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "wharfd starts");
     raise_open_files();
     let (store, keys) = state(config.state_dir.clone()).await?;
+    janitor::tidy(store.clone(), config.engines.iter().map(|(name, _)| name.clone()).collect(), process);
     let relay = Relay::bind(process).await.map_err(StartError::Relay)?;
     let means = Means { keys, store, relay, frontend: frontend(config)? };
     let engines: BTreeMap<_, _> = config

@@ -294,6 +294,7 @@ impl Images {
         }
         let names = self.keys().names(namespace.subject());
         self.store().forget_pins(names.opaque()).await?;
+        self.store().forget_long_names(self.engine().name(), names.opaque()).await?;
         self.release_holds(names.opaque()).await?;
         removed.untagged.sort();
         Ok((images.len(), removed.untagged))
@@ -309,7 +310,9 @@ impl Images {
         let name = self.keys().names(namespace).name(reference);
         if let Some(hash) = name.long() {
             let reference = reference.clone().tagged().to_string();
-            self.store().remember_long_name(hash, &reference).await?;
+            let namespace = self.keys().names(namespace);
+            let engine = self.engine().name();
+            self.store().remember_long_name(engine, namespace.opaque(), hash, &reference).await?;
         }
         Ok(name)
     }

@@ -9,7 +9,25 @@ impl Images {
     pub async fn recover(&self) -> Result<(), Fault> {
         self.remove_late_exports().await?;
         self.remove_lost_transfers().await?;
-        self.remove_lost_holds().await
+        self.remove_lost_holds().await?;
+        self.forget_long_names().await
+    }
+
+    /// Forgets what long references mean that no image has any more.
+    async fn forget_long_names(&self) -> Result<(), Fault> {
+        let images = self.engine().list_images(None).await?;
+        let names = images.iter().flat_map(|image| &image.repo_tags);
+        let long = names.filter_map(|name| naming::long_name(self.keys().instance(), name));
+        let kept = long.map(|(namespace, hash)| (namespace.to_owned(), hash.to_owned())).collect();
+        let forgotten = self.store().forget_long_names_but(self.engine().name(), kept).await?;
+        if forgotten > 0 {
+            tracing::info!(
+                engine = self.engine().name(),
+                forgotten,
+                "long references that no image has are forgotten"
+            );
+        }
+        Ok(())
     }
 
     /// Removes the names of pushes and pulls that were broken off. Those that run have names too, but none

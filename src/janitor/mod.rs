@@ -6,13 +6,17 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::{
     engines::{Handle, State},
-    fault::causes,
+    fault::{Fault, causes},
     images::Images,
+    names::EngineName,
+    store::{Forgotten, Store},
     tasks::Group,
 };
 
 /// How often it looks. What it finds is rare and takes disk, no more.
 const INTERVAL: Duration = Duration::from_secs(30);
+/// How often the store is tidied.
+const TIDY_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// Looks after one engine until `tasks` are cancelled.
 pub fn look_after(engine: Handle, tasks: &Group) {
@@ -32,6 +36,34 @@ pub fn look_after(engine: Handle, tasks: &Group) {
         };
         let _ = cancelled.unless_cancelled(looking).await;
     }));
+}
+
+/// Has the store forget what is of no use any more, now and then, until `tasks` are cancelled.
+pub fn tidy(store: Store, engines: Vec<EngineName>, tasks: &Group) {
+    let cancelled = tasks.clone();
+    drop(tasks.spawn("tidy", async move {
+        let tidying = async {
+            let engines = engines.iter().map(ToString::to_string).collect();
+            forgotten(store.forget_engines_but(engines).await);
+            let mut ticks = interval(TIDY_INTERVAL);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                ticks.tick().await;
+                forgotten(store.forget_unused().await);
+            }
+        };
+        let _ = cancelled.unless_cancelled(tidying).await;
+    }));
+}
+
+fn forgotten(forgotten: Result<Forgotten, Fault>) {
+    match forgotten {
+        Ok(forgotten) if forgotten == Forgotten::default() => {}
+        Ok(Forgotten { unused, of_engines }) => {
+            tracing::info!(unused, of_engines, "the store has forgotten what is of no use any more");
+        }
+        Err(fault) => tracing::warn!(cause = causes(&fault), "the store could not be tidied"),
+    }
 }
 
 async fn look(images: &Images) {

@@ -1,11 +1,11 @@
 //! Names in an engine under which builds make their images. A build that is cut off may make its image
 //! afterwards: its name is written down until somebody has looked.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use rusqlite::params;
 
-use super::Store;
+use super::{Store, unused::now};
 use crate::fault::Fault;
 
 /// A name under which a build makes, or made, its image.
@@ -53,12 +53,6 @@ impl Store {
         })
         .await
     }
-}
-
-/// Seconds since 1970.
-fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

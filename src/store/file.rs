@@ -17,7 +17,7 @@ use rustix::{
 pub(super) const NAME: &str = "wharf.sqlite";
 pub(super) const LOCK_NAME: &str = "lock";
 
-const SCHEMA_VERSION: u32 = 4;
+const SCHEMA_VERSION: u32 = 5;
 
 /// One entry a version; an entry that was released is never changed.
 pub(super) const SCHEMA: [&str; SCHEMA_VERSION as usize] = [
@@ -72,6 +72,28 @@ pub(super) const SCHEMA: [&str; SCHEMA_VERSION as usize] = [
     -- Engines pull and push by names at the relay, and never by public ones.
     DROP TABLE journal;
     DROP TABLE pushed;
+",
+    "
+    -- When each was last of use (seconds since 1970). All rows of one image's claims have the same: they are
+    -- forgotten together.
+    ALTER TABLE layer_facts ADD COLUMN used INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE layer_claims ADD COLUMN used INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE bases ADD COLUMN used INTEGER NOT NULL DEFAULT 0;
+    UPDATE layer_facts SET used = strftime('%s', 'now');
+    UPDATE layer_claims SET used = strftime('%s', 'now');
+    UPDATE bases SET used = strftime('%s', 'now');
+    CREATE INDEX layer_facts_used ON layer_facts (used);
+    CREATE INDEX layer_claims_used ON layer_claims (used);
+    CREATE INDEX bases_used ON bases (used);
+    -- References that do not fit into a private name, and the namespace that has each (an opaque name).
+    -- Of those so far nobody knows whose they are.
+    ALTER TABLE long_names RENAME TO old_long_names;
+    CREATE TABLE long_names (
+        engine TEXT NOT NULL, namespace TEXT NOT NULL, hash TEXT NOT NULL, reference TEXT NOT NULL,
+        PRIMARY KEY (hash, engine, namespace)) WITHOUT ROWID;
+    CREATE INDEX long_names_of ON long_names (engine, namespace);
+    INSERT INTO long_names SELECT '', '', hash, reference FROM old_long_names;
+    DROP TABLE old_long_names;
 ",
 ];
 
@@ -144,7 +166,7 @@ fn attempt(path: &Path) -> rusqlite::Result<Result<Connection, &'static str>> {
     let checked = Connection::open(path).and_then(|mut connection| {
         connection.busy_timeout(Duration::from_secs(5))?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
-        // The journal of public names must be there after a power failure too.
+        // The names that are taken in engines must be known after a power failure too.
         connection.pragma_update(None, "synchronous", "FULL")?;
         let sound: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
         if sound != "ok" {

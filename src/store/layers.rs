@@ -2,7 +2,10 @@
 
 use rusqlite::{OptionalExtension as _, params};
 
-use super::Store;
+use super::{
+    Store,
+    unused::{now, touch},
+};
 use crate::{fault::Fault, names::reference::Digest};
 
 /// What an image's config says of one of its layers.
@@ -20,9 +23,10 @@ impl Store {
         let blob = blob.to_string();
         let found: Option<String> = self
             .call(move |connection| {
+                touch(connection, "layer_facts", "blob = ?", [&blob])?;
                 connection
                     .prepare_cached("SELECT diff_id FROM layer_facts WHERE blob = ?")?
-                    .query_row([blob], |row| row.get(0))
+                    .query_row([&blob], |row| row.get(0))
                     .optional()
             })
             .await?;
@@ -34,7 +38,7 @@ impl Store {
         let (blob, diff_id) = (blob.to_string(), diff_id.to_string());
         self.call(move |connection| {
             connection
-                .execute("INSERT OR REPLACE INTO layer_facts VALUES (?, ?)", params![blob, diff_id])
+                .execute("INSERT OR REPLACE INTO layer_facts VALUES (?, ?, ?)", params![blob, diff_id, now()])
                 .map(drop)
         })
         .await
@@ -45,6 +49,7 @@ impl Store {
         let (image, platform) = (image.to_string(), platform.to_owned());
         let rows: Vec<(String, String)> = self
             .call(move |connection| {
+                touch(connection, "layer_claims", "image = ? AND platform = ?", [&image, &platform])?;
                 connection
                     .prepare_cached(
                         "SELECT blob, diff_id FROM layer_claims WHERE image = ? AND platform = ? \
@@ -75,10 +80,11 @@ impl Store {
             let transaction = connection.transaction()?;
             transaction
                 .execute("DELETE FROM layer_claims WHERE image = ? AND platform = ?", [&image, &platform])?;
+            let now = now();
             for (position, claim) in (0_i64..).zip(&claims) {
                 transaction.execute(
-                    "INSERT INTO layer_claims VALUES (?, ?, ?, ?, ?)",
-                    params![image, platform, position, claim.blob.as_str(), claim.diff_id.as_str()],
+                    "INSERT INTO layer_claims VALUES (?, ?, ?, ?, ?, ?)",
+                    params![image, platform, position, claim.blob.as_str(), claim.diff_id.as_str(), now],
                 )?;
             }
             transaction.commit()

@@ -5,7 +5,9 @@ mod exports;
 mod file;
 mod holds;
 mod layers;
+mod long_names;
 mod pins;
+mod unused;
 
 use std::path::Path;
 
@@ -16,6 +18,7 @@ pub use exports::Export;
 pub use file::StoreError;
 pub use layers::LayerClaim;
 pub use pins::{Pin, PinSource};
+pub use unused::Forgotten;
 
 use crate::fault::Fault;
 
@@ -85,7 +88,7 @@ mod tests {
         let second = Store::open(&path).unwrap_err();
         assert!(matches!(second, StoreError::Locked { .. }), "{second}");
         assert!(second.to_string().contains(path.to_str().unwrap()), "{second}");
-        store.remember_long_name("h", "docker.io/library/app:1").await.unwrap();
+        store.remember_long_name("main", "a", "h", "docker.io/library/app:1").await.unwrap();
         drop(store);
         // The thread ends by itself a moment after its last owner.
         let lock = std::fs::File::open(path.join(file::LOCK_NAME)).unwrap();
@@ -102,7 +105,7 @@ mod tests {
         let path = directory("modes");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         let store = Store::open(&path).unwrap();
-        store.remember_long_name("h", "docker.io/library/app:1").await.unwrap();
+        store.remember_long_name("main", "a", "h", "docker.io/library/app:1").await.unwrap();
         for entry in fs::read_dir(&path).unwrap() {
             let entry = entry.unwrap();
             assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{entry:?}");

@@ -1,8 +1,11 @@
-//! What is remembered of namespaces and jobs: pins, the bases of builds, names that do not fit.
+//! What is remembered of namespaces and jobs: pins, and the bases of builds.
 
 use rusqlite::{OptionalExtension as _, params};
 
-use super::Store;
+use super::{
+    Store,
+    unused::{now, touch},
+};
 use crate::{
     fault::Fault,
     names::{Reference, reference::Digest},
@@ -81,6 +84,7 @@ impl Store {
         let (job, build) = (job.to_owned(), build.to_owned());
         let rows: Vec<String> = self
             .call(move |connection| {
+                touch(connection, "bases", "job = ? AND build = ?", [&job, &build])?;
                 connection
                     .prepare_cached(
                         "SELECT reference FROM bases WHERE job = ? AND build = ? ORDER BY reference",
@@ -110,30 +114,12 @@ impl Store {
             }
             transaction.execute("DELETE FROM bases WHERE job = ? AND build = ?", [&job, &build])?;
             for reference in &references {
-                transaction.execute("INSERT INTO bases VALUES (?, ?, ?)", [&job, &build, reference])?;
+                transaction.execute(
+                    "INSERT INTO bases VALUES (?, ?, ?, ?)",
+                    params![job, build, reference, now()],
+                )?;
             }
             transaction.commit()
-        })
-        .await
-    }
-
-    /// The reference behind the hash in a private name.
-    pub async fn long_name(&self, hash: &str) -> Result<Option<String>, Fault> {
-        let hash = hash.to_owned();
-        self.call(move |connection| {
-            connection
-                .prepare_cached("SELECT reference FROM long_names WHERE hash = ?")?
-                .query_row([hash], |row| row.get(0))
-                .optional()
-        })
-        .await
-    }
-
-    /// Remembers the reference behind a hash.
-    pub async fn remember_long_name(&self, hash: &str, reference: &str) -> Result<(), Fault> {
-        let (hash, reference) = (hash.to_owned(), reference.to_owned());
-        self.call(move |connection| {
-            connection.execute("INSERT OR IGNORE INTO long_names VALUES (?, ?)", [hash, reference]).map(drop)
         })
         .await
     }

@@ -32,6 +32,7 @@ mod names;
 mod outcomes;
 mod pasted;
 mod registries;
+mod store;
 mod sync;
 
 use std::process::ExitCode;
@@ -50,6 +51,7 @@ fn cases() -> Vec<Case> {
         cancel::CASES,
         errors::CASES,
         engines::CASES,
+        store::CASES,
         export::CASES,
         memory::CASES,
         concurrency::CASES,

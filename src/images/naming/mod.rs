@@ -6,7 +6,7 @@ mod keys;
 mod private;
 
 pub use keys::{KeyError, Keys};
-pub use private::{NamespaceNames, Owner, PrivateName};
+pub use private::{NamespaceNames, Owner, PrivateName, long_name};
 
 use crate::names::RESERVED_HOST;
 

@@ -116,6 +116,16 @@ impl NamespaceNames {
     }
 }
 
+/// The namespace, by its opaque name, and the hash in a private name of the instance's whose reference did
+/// not fit; none for other names.
+pub fn long_name<'a>(instance: &str, name: &'a str) -> Option<(&'a str, &'a str)> {
+    let rest =
+        name.strip_prefix(RESERVED_HOST)?.strip_prefix('/')?.strip_prefix(instance)?.strip_prefix('/')?;
+    let (namespace, rest) = rest.split_once('/')?;
+    let (hash, _) = rest.strip_prefix(LONG_ROOM)?.strip_prefix('/')?.rsplit_once(':')?;
+    Some((namespace, hash))
+}
+
 impl PrivateName {
     /// The name.
     pub fn as_str(&self) -> &str {

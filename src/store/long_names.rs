@@ -1,0 +1,98 @@
+//! References that do not fit into a private name: what the hash in such a name stands for. Each is kept for
+//! the namespace that has it, and goes with it, or once the engine has no such name.
+
+use std::collections::HashSet;
+
+use rusqlite::{OptionalExtension as _, params};
+
+use super::Store;
+use crate::fault::Fault;
+
+impl Store {
+    /// The reference behind the hash in a private name.
+    pub async fn long_name(&self, hash: &str) -> Result<Option<String>, Fault> {
+        let hash = hash.to_owned();
+        self.call(move |connection| {
+            connection
+                .prepare_cached("SELECT reference FROM long_names WHERE hash = ? LIMIT 1")?
+                .query_row([hash], |row| row.get(0))
+                .optional()
+        })
+        .await
+    }
+
+    /// Remembers the reference behind a hash in a name of `namespace`'s, an opaque name of one.
+    pub async fn remember_long_name(
+        &self,
+        engine: &str,
+        namespace: &str,
+        hash: &str,
+        reference: &str,
+    ) -> Result<(), Fault> {
+        let row = [engine, namespace, hash, reference].map(str::to_owned);
+        self.call(move |connection| {
+            connection.execute("INSERT OR IGNORE INTO long_names VALUES (?, ?, ?, ?)", row).map(drop)
+        })
+        .await
+    }
+
+    /// Forgets the references of a namespace that has ended.
+    pub async fn forget_long_names(&self, engine: &str, namespace: &str) -> Result<(), Fault> {
+        let key = [engine, namespace].map(str::to_owned);
+        self.call(move |connection| {
+            connection.execute("DELETE FROM long_names WHERE engine = ? AND namespace = ?", key).map(drop)
+        })
+        .await
+    }
+
+    /// Forgets the references of an engine that are not among `kept`, pairs of a namespace and a hash. How
+    /// many there were.
+    pub async fn forget_long_names_but(
+        &self,
+        engine: &str,
+        kept: HashSet<(String, String)>,
+    ) -> Result<usize, Fault> {
+        let engine = engine.to_owned();
+        self.call(move |connection| {
+            let transaction = connection.transaction()?;
+            let known: Vec<(String, String)> = transaction
+                .prepare("SELECT namespace, hash FROM long_names WHERE engine = ?")?
+                .query_map([&engine], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .collect::<rusqlite::Result<_>>()?;
+            let mut forgotten = 0;
+            for (namespace, hash) in known.iter().filter(|known| !kept.contains(known)) {
+                forgotten += transaction.execute(
+                    "DELETE FROM long_names WHERE engine = ? AND namespace = ? AND hash = ?",
+                    params![engine, namespace, hash],
+                )?;
+            }
+            transaction.commit()?;
+            Ok(forgotten)
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_reference_goes_with_its_namespace_or_its_name() {
+        let path = crate::store::tests::directory("long-names");
+        let store = Store::open(&path).unwrap();
+        for (engine, namespace, hash) in
+            [("main", "a", "1"), ("main", "b", "1"), ("main", "b", "2"), ("other", "b", "3")]
+        {
+            store.remember_long_name(engine, namespace, hash, &format!("app:{hash}")).await.unwrap();
+        }
+        store.forget_long_names("main", "a").await.unwrap();
+        assert_eq!(store.long_name("1").await.unwrap().as_deref(), Some("app:1"), "another namespace has it");
+        let kept = HashSet::from([("b".to_owned(), "2".to_owned())]);
+        assert_eq!(store.forget_long_names_but("main", kept).await.unwrap(), 1);
+        assert_eq!(store.long_name("1").await.unwrap(), None);
+        assert!(store.long_name("2").await.unwrap().is_some());
+        assert!(store.long_name("3").await.unwrap().is_some(), "it is another engine's");
+        std::fs::remove_dir_all(path).unwrap();
+    }
+}

@@ -1,0 +1,76 @@
+//! What wharfd remembers, and forgets when it is of no use any more.
+
+use std::sync::Arc;
+
+use rusqlite::Connection;
+use wharf::names::Namespace;
+
+use crate::harness::{Test, Wharf, Wharfd, cases};
+
+cases![
+    what_was_forgotten_is_learnt_again,
+    a_long_reference_is_forgotten_with_its_image,
+    a_gone_engine_is_forgotten
+];
+
+fn store(wharfd: &Wharfd) -> Connection {
+    Connection::open(wharfd.state_dir().join("wharf.sqlite")).unwrap()
+}
+
+fn rows(wharfd: &Wharfd, of: &str) -> u32 {
+    store(wharfd).query_row(&format!("SELECT count(*) FROM {of}"), [], |row| row.get(0)).unwrap()
+}
+
+/// Facts may go without the claims that they are compared with; the engine has the image already, and fetches
+/// nothing of it again.
+async fn what_was_forgotten_is_learnt_again(test: Arc<Test>) {
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    let base = test.base(&registry).await;
+    let context = test.context("context", &[("Dockerfile", &format!("FROM {base}\nCOPY Dockerfile /\n"))]);
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    job.build_id(&context, &[]).await;
+    let known = rows(&wharfd, "layer_facts");
+    assert_eq!(known > 0, test.engine.is_containerd(), "{known}");
+    assert_eq!(wharfd.terminate().await, 0);
+    store(&wharfd).execute("DELETE FROM layer_facts", []).unwrap();
+    wharfd.start().await;
+    // In a namespace of its own: the first one's references stay what they were admitted as.
+    job.in_namespace("job#2").build_id(&context, &[]).await;
+    assert_eq!(rows(&wharfd, "layer_facts") > 0, known > 0);
+}
+
+async fn a_long_reference_is_forgotten_with_its_image(test: Arc<Test>) {
+    let wharfd = test.wharfd().await;
+    let context = test.context("context", &[("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")]);
+    let long = |digit: &str| format!("registry.example.com/{}:1", digit.repeat(220));
+    let (ours, theirs) = (Wharf::new(&test, &wharfd, "ours#1"), Wharf::new(&test, &wharfd, "theirs#1"));
+    ours.build_id(&context, &["-t", &long("1"), "-t", &long("2")]).await;
+    theirs.build_id(&context, &["-t", &long("1")]).await;
+    assert_eq!(rows(&wharfd, "long_names"), 3);
+    ours.run(["namespace", "rm"]).await.ok();
+    assert_eq!(rows(&wharfd, "long_names"), 1);
+    let names: Vec<String> = theirs.images().await.into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, [long("1")]);
+    // Somebody else removes the image; its namespace goes on.
+    ours.build_id(&context, &["-t", &long("2")]).await;
+    let names = wharfd.keys().names(&Namespace::new("theirs", "1").unwrap());
+    for name in test.engine.names_with_prefix(names.prefix()).await {
+        test.engine.remove_image(&name).await;
+    }
+    assert_eq!(wharfd.terminate().await, 0);
+    wharfd.start().await;
+    assert_eq!(rows(&wharfd, "long_names"), 1);
+    let names: Vec<String> = ours.images().await.into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, [long("2")]);
+}
+
+async fn a_gone_engine_is_forgotten(test: Arc<Test>) {
+    let wharfd = test.wharfd().await;
+    assert_eq!(wharfd.terminate().await, 0);
+    let gone = "INSERT INTO holds VALUES ('default', 'a', 'n'), ('gone', 'a', 'n')";
+    store(&wharfd).execute(gone, []).unwrap();
+    wharfd.start().await;
+    let forgotten = async || (rows(&wharfd, "holds WHERE engine = 'gone'") == 0).then_some(());
+    crate::harness::wait_for("the rows to be forgotten", forgotten).await;
+    assert_eq!(rows(&wharfd, "holds WHERE engine = 'default'"), 1);
+}
