@@ -1,6 +1,6 @@
 //! The configuration file.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, num::NonZeroU32, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Deserializer, de::Error as _};
 use toml::Spanned;
@@ -45,6 +45,7 @@ pub(super) struct Serve {
     pub(super) uid: u32,
     pub(super) namespaces: Pattern,
     pub(super) engine: Option<Spanned<EngineName>>,
+    pub(super) at_once: Option<NonZeroU32>,
 }
 
 /// A number, and not a login name: the users of containers have none on the node.

@@ -6,6 +6,7 @@ mod flags;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
+    num::NonZeroU32,
     ops::Range,
     path::{Path, PathBuf},
     str::FromStr,
@@ -26,6 +27,8 @@ const ENGINE: &str = "unix:///var/run/docker.sock";
 const STATE_DIR: &str = "/var/lib/wharf";
 /// Below the 30 s that Kubernetes gives a pod, so that what is cancelled can be cleaned up.
 const GRACE_PERIOD: Duration = Duration::from_secs(25);
+/// Some more than the 150 builds that one engine takes at once.
+pub const AT_ONCE: u32 = 160;
 /// A configuration is a page; a file beyond this is another file.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
@@ -96,6 +99,8 @@ pub struct Serve {
     pub namespaces: Pattern,
     /// The engine that builds for it; one of the configuration's.
     pub engine: EngineName,
+    /// How many builds, pushes and pulls of it may run at once.
+    pub at_once: u32,
 }
 
 /// The permission bits of a socket. Written in octal: `0660`.
@@ -351,17 +356,16 @@ fn serve(written: &File, engines: &Engines, (path, text): (&Path, &str)) -> Resu
     let mut served = BTreeMap::new();
     for entry in &written.serve {
         let error = |span, message| ConfigError::File { place: place(path, text, Some(span)), message };
-        let Serve { uid, namespaces, engine } = match &entry.as_ref().engine {
+        let said = entry.as_ref();
+        let engine = match &said.engine {
             Some(name) if !engines.sockets.contains_key(name.as_ref()) => {
                 return Err(error(name.span(), no_engine("serve.engine", name.as_ref(), &engines.sockets)));
             }
-            name => Serve {
-                uid: entry.as_ref().uid,
-                namespaces: entry.as_ref().namespaces.clone(),
-                engine: name.as_ref().map_or(&engines.default, |name| name.as_ref()).clone(),
-            },
+            name => name.as_ref().map_or(&engines.default, |name| name.as_ref()).clone(),
         };
-        if served.insert(uid, Serve { uid, namespaces, engine }).is_some() {
+        let (uid, namespaces) = (said.uid, said.namespaces.clone());
+        let at_once = said.at_once.map_or(AT_ONCE, NonZeroU32::get);
+        if served.insert(uid, Serve { uid, namespaces, engine, at_once }).is_some() {
             return Err(error(entry.span(), format!("serve.uid: {uid} is served already, further up")));
         }
     }

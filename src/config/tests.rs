@@ -55,6 +55,7 @@ socket = "unix:///run/secure.sock"
 uid = 1000
 namespaces = "acme/*"
 engine = "secure"
+at_once = 3
 
 [[serve]]
 uid = 1001
@@ -66,8 +67,8 @@ fn a_file_names_engines_and_who_is_served() {
     let config = load(&[], TWO).unwrap();
     assert_eq!(config.listen_mode.bits(), 0o666);
     assert_eq!(config.grace_period, Duration::from_secs(120));
-    let served: Vec<_> = config.serve.iter().map(|serve| (serve.uid, serve.engine.as_str())).collect();
-    assert_eq!(served, [(1000, "secure"), (1001, "shared")]);
+    let served = config.serve.iter().map(|serve| (serve.uid, serve.engine.as_str(), serve.at_once));
+    assert_eq!(served.collect::<Vec<_>>(), [(1000, "secure", 3), (1001, "shared", AT_ONCE)]);
     assert!(config.serve[0].namespaces.matches("acme/app"));
 }
 
@@ -103,6 +104,8 @@ fn a_mistake_names_file_line_and_key() {
     assert_eq!(wrong, "w.toml:4: `a*b`: `*` can only be the last character");
     let wrong = error("[[serve]]\nuid = \"jenkins\"\nnamespaces = \"*\"\n");
     assert_eq!(wrong, "w.toml:2: uid: a user's number is expected, as `id -u USER` prints it");
+    let wrong = error("[[serve]]\nuid = 1\nnamespaces = \"*\"\nat_once = 0\n");
+    assert!(wrong.starts_with("w.toml:4: "), "{wrong}");
     let wrong = error("[[serve]]\nuid = 1\n");
     assert!(wrong.starts_with("w.toml:1: missing field `namespaces`"), "{wrong}");
     let wrong = error("[engines.a]\nsocket = \"tcp://a:1\"\n");

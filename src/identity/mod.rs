@@ -71,6 +71,7 @@ impl Identities {
         });
         let named = config.serve.iter().map(|serve| {
             let rules = Rules::built_in(format!("serve uid {}", serve.uid), serve.namespaces.clone());
+            let rules = rules.with_at_once(serve.at_once);
             let (id, engine) = (CallerId::Uid(serve.uid), serve.engine.clone());
             Caller { id, rules: Arc::new(rules), engine, is_operator: false }
         });

@@ -3,6 +3,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use crate::{
+    config::AT_ONCE,
     fault::{Fault, Reason},
     names::{Namespace, Pattern, Reference, printable, printable_url},
 };
@@ -99,13 +100,25 @@ pub struct Rules {
     /// How messages name these rules: "built-in", "serve uid 1000".
     name: String,
     namespaces: Pattern,
+    at_once: u32,
 }
 
 impl Rules {
     /// The built-in rules for jobs that match `namespaces`: any registry, loopback included; images
     /// that are on the node; URLs but those of this node and its network; no Git.
     pub fn built_in(name: impl Into<String>, namespaces: Pattern) -> Self {
-        Self { name: name.into(), namespaces }
+        Self { name: name.into(), namespaces, at_once: AT_ONCE }
+    }
+
+    /// The same for a caller that may have so many pieces of work running.
+    #[must_use]
+    pub fn with_at_once(self, at_once: u32) -> Self {
+        Self { at_once, ..self }
+    }
+
+    /// How many builds, pushes and pulls of a caller may run at once, and how many changes beside them.
+    pub fn at_once(&self) -> u32 {
+        self.at_once
     }
 
     /// How messages name these rules.
@@ -119,9 +132,10 @@ impl Rules {
     }
 
     /// What these rules allow, a line each, for the operator.
-    pub fn describe(&self) -> [String; 4] {
+    pub fn describe(&self) -> [String; 5] {
         [
             format!("namespaces: `{}`", self.namespaces),
+            format!("builds, pushes and pulls that run at once: {}", self.at_once),
             "registries: any, loopback included; and images that are on the node".to_owned(),
             "ADD of a URL: not from loopback, link-local or private addresses".to_owned(),
             "Git repositories: none; host networking and privileged steps: never".to_owned(),

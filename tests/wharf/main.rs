@@ -71,6 +71,7 @@ fn cases() -> Vec<Case> {
         hostile::receiver::CASES,
         hostile::repository::CASES,
         hostile::tar::CASES,
+        hostile::turns::CASES,
         hostile::users::CASES,
     ]
     .concat()

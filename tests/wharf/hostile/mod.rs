@@ -12,4 +12,5 @@ pub(crate) mod repository;
 pub(crate) mod sources;
 pub(crate) mod streams;
 pub(crate) mod tar;
+pub(crate) mod turns;
 pub(crate) mod users;

@@ -1,0 +1,109 @@
+//! How much one caller has running at once, so that none takes all of an engine.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use super::Kind;
+use crate::{
+    fault::{Fault, Reason},
+    identity::Caller,
+    names::CallerId,
+};
+
+/// What is counted together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Load {
+    /// Builds, pushes and pulls, which keep the engine and registries busy.
+    Engine,
+    /// Changes, which keep the store busy.
+    Store,
+}
+
+/// The work of each caller that runs.
+#[derive(Debug, Default)]
+pub(super) struct Turns {
+    by: Mutex<HashMap<(CallerId, Load), u32>>,
+}
+
+impl Turns {
+    /// A turn for a piece of `caller`'s work, unless it has as many as its rules allow. A session has
+    /// none: it waits for builds.
+    pub(super) fn take(self: &Arc<Self>, caller: &Caller, kind: Kind) -> Result<Option<Turn>, Fault> {
+        let (load, what) = match kind {
+            Kind::Session => return Ok(None),
+            Kind::Build | Kind::Push | Kind::Pull => (Load::Engine, "builds, pushes and pulls"),
+            Kind::Change => (Load::Store, "tags and removals"),
+        };
+        let (key, max) = ((caller.id().clone(), load), caller.rules().at_once());
+        let mut by = self.by();
+        // What is refused leaves nothing behind.
+        let count = by.get(&key).copied().unwrap_or_default();
+        if count >= max {
+            let text = format!("{caller} has {count} {what} that run at once: no more are begun");
+            let hint = "try again when one has ended; how many may run is `at_once` of the caller's `[[serve]]` in \
+                        wharfd's configuration";
+            return Err(Fault::new(Reason::LimitReached, text).hint(hint));
+        }
+        by.insert(key.clone(), count + 1);
+        drop(by);
+        Ok(Some(Turn { key, turns: Arc::clone(self) }))
+    }
+
+    fn by(&self) -> MutexGuard<'_, HashMap<(CallerId, Load), u32>> {
+        self.by.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A piece of work that is counted until this is dropped.
+#[derive(Debug)]
+pub(super) struct Turn {
+    key: (CallerId, Load),
+    turns: Arc<Turns>,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let mut by = self.turns.by();
+        if let Some(count) = by.get_mut(&self.key) {
+            *count -= 1;
+            if *count == 0 {
+                by.remove(&self.key);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::{
+        config::{Config, Flags},
+        identity::Identities,
+        transport::Peer,
+    };
+
+    #[test]
+    fn each_caller_has_turns_of_its_own() {
+        let file =
+            "[[serve]]\nuid = 1\nnamespaces = \"*\"\nat_once = 2\n[[serve]]\nuid = 2\nnamespaces = \"*\"\n";
+        let identities =
+            Identities::new(&Config::with_file(Flags::try_parse_from(["wharfd"]).unwrap(), file));
+        let [one, two] = [1, 2].map(|uid| identities.identify(&Peer::User { uid, pid: None }).unwrap());
+        let turns = Arc::new(Turns::default());
+        let build = turns.take(&one, Kind::Build).unwrap();
+        let push = turns.take(&one, Kind::Push).unwrap();
+        let fault = turns.take(&one, Kind::Pull).unwrap_err();
+        assert_eq!(fault.reason(), Reason::LimitReached);
+        let change = turns.take(&one, Kind::Change).unwrap();
+        assert!(change.is_some() && turns.take(&one, Kind::Session).unwrap().is_none());
+        let others: Vec<_> = (0..10).map(|_| turns.take(&two, Kind::Build).unwrap()).collect();
+        drop(build);
+        let pull = turns.take(&one, Kind::Pull).unwrap();
+        drop((push, pull, change, others));
+        assert!(turns.by().is_empty());
+    }
+}

@@ -1,0 +1,84 @@
+//! One caller that wants all of an engine for itself.
+
+use std::sync::Arc;
+
+use tokio::{sync::mpsc, task::JoinHandle};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, transport::Channel};
+use tonic_types::StatusExt as _;
+use wharf::wire::v1::BuildSpec;
+
+use crate::harness::{Test, Wharf, Wharfd, cases, image::context_tar, rpc, wait_for};
+
+cases![a_caller_at_its_bound_stops_no_other];
+
+const BOUND: usize = 2;
+const CONFIG: &str = "[[serve]]\nuid = 1000\nnamespaces = \"*\"\nat_once = 2\n";
+
+/// A build that waits for the rest of its context.
+struct Held {
+    pieces: mpsc::Sender<bytes::Bytes>,
+    rest: bytes::Bytes,
+    build: JoinHandle<rpc::Build>,
+}
+
+impl Held {
+    /// Begins one, and returns when it runs.
+    async fn begin(wharfd: &Wharfd, channel: &Channel, job: &str) -> Self {
+        let begun = || {
+            let log = wharfd.log();
+            log.iter().filter(|line| line.contains("BuildService/Build") && line.ends_with(": begun")).count()
+        };
+        let before = begun();
+        let tar = bytes::Bytes::from(context_tar(&[("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")]));
+        let (pieces, sent) = mpsc::channel(1);
+        let (channel, start) = (channel.clone(), rpc::start(job, BuildSpec::default()));
+        let build = tokio::spawn(async move { rpc::build(&channel, start, ReceiverStream::new(sent)).await });
+        pieces.send(tar.slice(..700)).await.unwrap();
+        wait_for("the build to begin", async || (begun() > before).then_some(())).await;
+        Self { pieces, rest: tar.slice(700..), build }
+    }
+
+    async fn end(self) -> rpc::Build {
+        self.pieces.send(self.rest).await.unwrap();
+        drop(self.pieces);
+        self.build.await.unwrap()
+    }
+}
+
+async fn a_caller_at_its_bound_stops_no_other(test: Arc<Test>) {
+    let wharfd = test.wharfd_with(Some(CONFIG), &["--log-level", "info,wharf=debug"]).await;
+    let greedy = rpc::connect_as(&wharfd.socket(), 1000).await;
+    let other = rpc::connect(&wharfd.socket()).await;
+    // Whoever has no bound of its own goes on beyond it.
+    let mut unbound = Vec::new();
+    for _ in 0..=BOUND {
+        unbound.push(Held::begin(&wharfd, &other, "other#1").await);
+    }
+    let mut held = Vec::new();
+    for number in 0..BOUND {
+        // Another namespace is no way around it.
+        held.push(Held::begin(&wharfd, &greedy, &format!("greedy#{number}")).await);
+    }
+    let tar = context_tar(&[("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")]);
+    let build = async |channel: &Channel, job: &str| {
+        rpc::build_tar(channel, rpc::start(job, BuildSpec::default()), tar.clone()).await
+    };
+    let refused = build(&greedy, "greedy#new").await.status.unwrap();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
+    let details = refused.get_error_details();
+    assert_eq!(details.error_info().unwrap().reason, "LIMIT_REACHED", "{refused:?}");
+    assert!(refused.message().contains("uid 1000 has 2 builds"), "{refused:?}");
+    let job = Wharf::new(&test, &wharfd, "greedy#0").as_uid(1000);
+    job.run(["pull", "localhost:1/x:1"]).await.ended(5).says(&["uid 1000 has 2", "at_once"]);
+    // What costs the engine nothing is none of them.
+    assert_eq!(job.images().await, []);
+    job.run(["tag", "x:1", "y:1"]).await.ended(6).says(&["x:1"]);
+
+    build(&other, "other#2").await.ok();
+    held.pop().unwrap().end().await.ok();
+    build(&greedy, "greedy#new").await.ok();
+    for held in held.into_iter().chain(unbound) {
+        held.end().await.ok();
+    }
+}
