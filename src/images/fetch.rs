@@ -1,6 +1,6 @@
 //! One image on its way from a registry into the engine, under its hold name.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, future::Future};
 
 use bollard::{
     auth::DockerCredentials,
@@ -9,7 +9,7 @@ use bollard::{
 };
 use futures_util::StreamExt as _;
 
-use super::{Images, layers::Claims};
+use super::{Images, layers::Claims, turns::Turn};
 use crate::{
     engine::{STALL_TIMEOUT, docker::fault},
     fault::{Fault, Reason, causes},
@@ -33,10 +33,23 @@ pub(super) struct Fetch {
     pub(super) tasks: Group,
 }
 
+/// Why an image was not brought.
+enum Stopped {
+    Failed(Fault),
+    /// Another has the turn.
+    Displaced,
+}
+
+impl From<Fault> for Stopped {
+    fn from(fault: Fault) -> Self {
+        Self::Failed(fault)
+    }
+}
+
 impl Fetch {
     /// The hold name.
     pub(super) async fn run(self, step: Step) -> Result<String, Fault> {
-        match self.ensure(&step).await {
+        match Box::pin(self.ensure(&step)).await {
             Ok(cached) => {
                 step.done(cached);
                 Ok(self.hold)
@@ -50,40 +63,67 @@ impl Fetch {
 
     /// Whether it was there already.
     async fn ensure(&self, step: &Step) -> Result<bool, Fault> {
+        let images = &self.images;
+        images.store().hold(images.engine().name(), &self.hold, &self.namespace).await?;
+        let (repository, meter) = (self.reference.repository(), self.repository.meter());
+        // Who was displaced displaces nobody: two slow registries would take turns for ever.
+        let mut may_displace = true;
+        loop {
+            // Whoever comes second finds the first one's work done.
+            let turn = images.inner.holds.begin(&self.hold, &repository, meter, may_displace);
+            let turn = self.tasks.unless_cancelled(turn).await?;
+            match Box::pin(self.take_turn(&turn, step)).await {
+                Ok(cached) => return Ok(cached),
+                Err(Stopped::Failed(fault)) => return Err(fault),
+                Err(Stopped::Displaced) => {
+                    tracing::info!(%repository, "a slow registry: another one has the same image");
+                    may_displace = false;
+                }
+            }
+        }
+    }
+
+    async fn take_turn(&self, turn: &Turn<'_>, step: &Step) -> Result<bool, Stopped> {
         let (images, engine) = (&self.images, self.images.engine());
-        images.store().hold(engine.name(), &self.hold, &self.namespace).await?;
-        // Whoever comes second finds the first one's work done.
-        let _lock = self.tasks.unless_cancelled(images.inner.holds.lock(&self.hold)).await?;
         let held = engine.inspect_name(&self.hold).await?;
         let cached = held.is_some();
         let claims = if engine.image_store().checks_layers() {
             None
         } else {
-            Some(self.tasks.unless_cancelled(images.layer_claims(self)).await??)
+            Some(self.unless_stopped(turn, images.layer_claims(self)).await??)
         };
         let image = match held {
             Some(image) => image,
-            None => self.pull(claims.as_ref(), step).await?,
+            None => self.pull(claims.as_ref(), turn, step).await?,
         };
         if let Some(claims) = &claims {
             // A hold says nothing here: the pull checks only what it fetches.
-            let verifying = images.verify_layers(self, claims, &image, step);
-            let verified = self.tasks.unless_cancelled(verifying).await?;
-            if let Err(fault) = verified {
+            let verifying = Box::pin(images.verify_layers(self, claims, &image, step));
+            if let Err(fault) = self.unless_stopped(turn, verifying).await? {
                 if fault.reason() == Reason::ImageForged {
                     engine.remove_name(&self.hold).await?;
                     images.store().forget_hold(engine.name(), &self.hold).await?;
                 }
-                return Err(fault);
+                return Err(fault.into());
             }
         }
-        // What was found out about one engine holds for no other in its place.
-        engine.check().await?;
         Ok(cached)
     }
 
+    async fn unless_stopped<F: Future>(&self, turn: &Turn<'_>, work: F) -> Result<F::Output, Stopped> {
+        tokio::select! {
+            done = self.tasks.unless_cancelled(work) => done.map_err(|cause| Stopped::Failed(cause.into())),
+            () = turn.displaced() => Err(Stopped::Displaced),
+        }
+    }
+
     /// Pulls by digest, by a name at the relay, and holds.
-    async fn pull(&self, claims: Option<&Claims>, step: &Step) -> Result<Box<ImageInspect>, Fault> {
+    async fn pull(
+        &self,
+        claims: Option<&Claims>,
+        turn: &Turn<'_>,
+        step: &Step,
+    ) -> Result<Box<ImageInspect>, Stopped> {
         let (images, engine) = (&self.images, self.images.engine());
         let path = images.keys().relay(&self.reference.repository());
         let hashes = self.tasks.child("hashes");
@@ -92,22 +132,19 @@ impl Fetch {
         let transfer = images.relay().pull(&path, repository, manifests, watch);
         let transfer = transfer.map_err(Fault::internal)?;
         let name = format!("{}@{}", transfer.repository(), self.digest);
-        let held = match self.tasks.unless_cancelled(self.pull_and_hold(&transfer, &name, step)).await {
-            Ok(held) => held,
-            Err(cause) => Err(cause.into()),
-        };
+        let held = self.unless_stopped(turn, self.pull_and_hold(&transfer, &name, step)).await;
         // Even after a failure: it may have come too late.
         if let Err(fault) = engine.remove_name(&name).await {
             let cause = causes(&fault);
             tracing::warn!(engine = engine.name(), name, cause, "a name stays until the next start");
         }
-        held?;
-        self.tasks.unless_cancelled(hashes.close_and_wait()).await?;
+        held??;
+        self.tasks.unless_cancelled(hashes.close_and_wait()).await.map_err(Fault::from)?;
         match engine.inspect_name(&self.hold).await? {
             Some(image) if engine.is_for_platform(&image) => Ok(image),
             _ => {
                 engine.remove_name(&self.hold).await?;
-                Err(fault::wrong_platform(&self.reference, engine.platform()))
+                Err(fault::wrong_platform(&self.reference, engine.platform()).into())
             }
         }
     }

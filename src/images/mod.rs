@@ -13,6 +13,7 @@ pub mod owned;
 mod proof;
 pub mod push;
 mod recovery;
+mod turns;
 
 use std::{
     fmt,
@@ -27,6 +28,7 @@ use exports::Exporting;
 use frontend::Frontend;
 use locks::Locks;
 use naming::Keys;
+use turns::Turns;
 
 /// Where an engine has what it trusts of single registries; wharfd goes by the same.
 const CERTS_DIRECTORY: &str = "/etc/docker/certs.d";
@@ -55,8 +57,8 @@ struct Found {
 struct Inner {
     keys: Keys,
     store: Store,
-    /// One lock a hold.
-    holds: Locks,
+    /// Who brings what a hold holds, or lets go of it.
+    holds: Turns,
     /// One lock a namespace whose names move, by its opaque name.
     moves: Locks,
     /// Names under which images are made.
@@ -76,7 +78,7 @@ impl Images {
         let inner = Inner {
             keys,
             store,
-            holds: Locks::default(),
+            holds: Turns::default(),
             moves: Locks::default(),
             exporting: Exporting::default(),
             hashing: Arc::new(Semaphore::new(HASHED_AT_ONCE)),

@@ -1,6 +1,13 @@
 //! Manifests and blobs of one repository, from the servers that the engine would ask for it.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use bytes::{Bytes, BytesMut};
 use http::header;
@@ -34,6 +41,26 @@ pub struct Client {
 #[derive(Clone)]
 pub struct Repository {
     servers: Vec<Server>,
+    meter: Arc<Meter>,
+}
+
+/// What has come of a repository's blobs, and how long it was waited for.
+#[derive(Debug, Default)]
+pub struct Meter {
+    bytes: AtomicU64,
+    waited_millis: AtomicU64,
+}
+
+impl Meter {
+    /// Bytes so far.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// The time that the repository's servers were waited for; of several blobs at once, that of each.
+    pub fn waited(&self) -> Duration {
+        Duration::from_millis(self.waited_millis.load(Ordering::Relaxed))
+    }
 }
 
 /// A manifest or an index, and the digest that its bytes have.
@@ -49,6 +76,7 @@ pub struct Blob {
     answer: Answer,
     expected: Digest,
     hasher: Sha256,
+    meter: Arc<Meter>,
 }
 
 impl Client {
@@ -72,7 +100,7 @@ impl Client {
             Server::new(certs, reach.clone(), endpoint, reference.path(), Access::Pull, login)
         };
         let servers = reach.endpoints(reference.host())?.into_iter().map(server).collect();
-        Ok(Repository { servers })
+        Ok(Repository { servers, meter: Arc::default() })
     }
 
     /// The repository of `reference` at its own registry, to be pushed to with `login`. Asks whether the
@@ -128,6 +156,11 @@ impl Repository {
         Err(last.unwrap_or_else(|| Error::new(Kind::Unreachable, "it has no server")))
     }
 
+    /// What has come of its blobs, by whatever clone of this.
+    pub fn meter(&self) -> &Arc<Meter> {
+        &self.meter
+    }
+
     /// The blob with this digest, which is called `what` and has no more than `max` bytes.
     pub async fn small_blob(&mut self, digest: &Digest, what: &str, max: usize) -> Result<Bytes, Error> {
         let mut blob = self.blob(digest).await?;
@@ -147,7 +180,10 @@ impl Repository {
         let mut last = None;
         for server in &mut self.servers {
             match server.get(&path, None).await {
-                Ok(answer) => return Ok(Blob { answer, expected: digest.clone(), hasher: Sha256::new() }),
+                Ok(answer) => {
+                    let (hasher, meter) = (Sha256::new(), Arc::clone(&self.meter));
+                    return Ok(Blob { answer, expected: digest.clone(), hasher, meter });
+                }
                 Err(error) => last = Some(error),
             }
         }
@@ -206,7 +242,11 @@ impl Blob {
 
     /// The next piece; none at the end, when the bytes were those of the digest.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        let begun = Instant::now();
         if let Some(piece) = self.answer.next().await? {
+            let waited = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+            self.meter.waited_millis.fetch_add(waited, Ordering::Relaxed);
+            self.meter.bytes.fetch_add(piece.len() as u64, Ordering::Relaxed);
             self.hasher.update(&piece);
             return Ok(Some(piece));
         }

@@ -18,7 +18,7 @@ mod server;
 #[cfg(test)]
 mod tests;
 
-pub use client::{Blob, Client, Manifest, Repository, Target};
+pub use client::{Blob, Client, Manifest, Meter, Repository, Target};
 pub use error::{Error, Kind};
 pub use reach::Reach;
 pub use relay::{Relay, Transfer, Watch, Watcher};

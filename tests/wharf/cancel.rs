@@ -192,6 +192,13 @@ async fn the_daemon_dies_in_a_push(test: Arc<Test>) {
         // Whoever runs a container of the name meanwhile gets the operator's image, or the registry's.
         assert_eq!(test.engine.id(&name).await, operators);
         assert!(test.engine.inspect(&free).await.is_none());
+        // Nobody waits for the push to end.
+        let from = test.context("from", &[("Dockerfile", &format!("FROM {name}\nCOPY Dockerfile /own\n"))]);
+        let other = Wharf::new(&test, &wharfd, "other#1");
+        other.build(&from, &["--iidfile", "id"]).await.ok();
+        let built = std::fs::read_to_string(other.home().join("id")).unwrap();
+        assert_eq!(test.engine.text(&built, "/operators").await, content);
+        assert!(push.ended().await.is_none());
         wharfd.kill().await;
         push.wait(GONE).await.unwrap();
         wharfd.start().await;

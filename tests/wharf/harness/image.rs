@@ -25,7 +25,7 @@ pub(crate) enum File<'a> {
 /// A layer: its blob, and the digest of what the blob unpacks to.
 #[derive(Clone, Debug)]
 pub(crate) struct Layer {
-    blob: Bytes,
+    pub(crate) blob: Bytes,
     pub(crate) digest: String,
     pub(crate) diff_id: String,
 }

@@ -17,6 +17,8 @@ use super::lock;
 pub(crate) enum Reply {
     /// A status and a reason, headers, and a body (which a HEAD does not get).
     Whole(&'static str, Vec<(&'static str, String)>, Vec<u8>),
+    /// A body that comes by 1 KiB ten times a second.
+    Drip(Vec<u8>),
     /// A manifest that does not end before this many bytes.
     Endless(usize),
     /// The one to who shows a login, the other to who shows none.
@@ -123,6 +125,17 @@ async fn serve(
             if method != "HEAD" {
                 stream.write_all(&body).await?;
                 sent.fetch_add(length, Ordering::Relaxed);
+            }
+        }
+        Reply::Drip(body) => {
+            let answer =
+                format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
+            stream.write_all(answer.as_bytes()).await?;
+            let mut ticks = tokio::time::interval(std::time::Duration::from_millis(100));
+            for piece in body.chunks(1 << 10) {
+                ticks.tick().await;
+                stream.write_all(piece).await?;
+                sent.fetch_add(piece.len(), Ordering::Relaxed);
             }
         }
         Reply::Endless(max) => {

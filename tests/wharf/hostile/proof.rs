@@ -1,8 +1,11 @@
 //! A registry of a job's own that claims to have what is another's, or never ends.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use serde_json::{Value, json};
@@ -10,7 +13,7 @@ use tokio::net::TcpStream;
 
 use crate::harness::{
     Image, Test, Wharf, cases,
-    image::digest,
+    image::{File, Layer, digest},
     relay::Relay,
     script::{Reply, ScriptedRegistry},
     wait_for,
@@ -20,6 +23,7 @@ cases![
     a_claimed_digest_is_no_proof,
     an_index_of_anothers_image_is_no_proof,
     a_manifest_without_end,
+    a_dripping_registry_is_not_waited_for,
     a_registry_that_only_one_of_both_reaches,
     a_login_that_a_registry_fails_at_opens_nothing,
 ];
@@ -157,6 +161,39 @@ async fn a_manifest_without_end(test: Arc<Test>) {
     job.run(["pull", &name]).await.ended(1).says(&[evil.host(), "4 MiB"]);
     assert!(evil.sent() < END / 2, "{} bytes were read", evil.sent());
     assert_eq!(evil.requests(), ["GET /v2/x/manifests/1"], "the engine hears of it");
+}
+
+/// Whoever knows an image's digest can begin to bring it, and never end.
+async fn a_dripping_registry_is_not_waited_for(test: Arc<Test>) {
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    let (mut noise, mut block) = (Vec::new(), digest(test.unique("noise").as_bytes()));
+    while noise.len() < 4 << 20 {
+        block = digest(block.as_bytes());
+        noise.extend((0..64).step_by(2).map(|at| u8::from_str_radix(&block[7 + at..9 + at], 16).unwrap()));
+    }
+    let image = Image::of(vec![Layer::of([("noise", File::Content(&noise, 0o644))])]);
+    let pushed = image.push(&registry, "honest", "1").await;
+    let path = "/v2/honest/manifests/1";
+    let document = registry.call(http::Method::GET, path).header("accept", MANIFEST).send().await.ok().body;
+    assert_eq!(digest(&document), pushed);
+    let (config, layer) = (image.config().to_string(), image.layers[0].clone());
+    assert!(layer.blob.len() > 4 << 20);
+    let drip = ScriptedRegistry::start(move |_, path| match path {
+        "/v2/" => Reply::Whole("200 OK", Vec::new(), b"{}".to_vec()),
+        path if path.contains("/manifests/") => {
+            manifest(MANIFEST, &pushed, std::str::from_utf8(&document).unwrap())
+        }
+        path if path.ends_with(&layer.digest) => Reply::Drip(layer.blob.to_vec()),
+        _ => Reply::Whole("200 OK", Vec::new(), config.clone().into_bytes()),
+    })
+    .await;
+    let (thief, victim) = (Wharf::new(&test, &wharfd, "thief#1"), Wharf::new(&test, &wharfd, "victim#1"));
+    let dripping = thief.start(["pull", &format!("{}/x:1", drip.host())]);
+    wait_for("the layer to drip", async || (drip.sent() > 8 << 10).then_some(())).await;
+    victim.run(["pull", &registry.name("honest:1")]).await.ok();
+    assert!(drip.sent() < 2 << 20, "{} bytes came drop by drop", drip.sent());
+    // It has what it wanted, too: it showed the same manifest.
+    assert!(dripping.wait(Duration::from_secs(30)).await.unwrap().success(), "{:?}", dripping.lines());
 }
 
 async fn a_registry_that_only_one_of_both_reaches(test: Arc<Test>) {
