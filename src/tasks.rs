@@ -3,13 +3,14 @@
 use std::{
     fmt,
     future::Future,
-    panic::AssertUnwindSafe,
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
+    thread,
 };
 
 use futures_util::FutureExt as _;
@@ -134,19 +135,31 @@ impl Group {
         F: Future<Output: Send> + Send + 'static,
     {
         let held = self.hold();
-        let span = tracing::debug_span!("task", task = name);
-        // Without a span of its own it stays in its spawner's, which says whose call it is.
-        let span = if span.is_disabled() { Span::current() } else { span };
         let tracked = async move {
-            let outcome = AssertUnwindSafe(future).catch_unwind().await;
-            if outcome.is_err() {
-                tracing::error!(task = name, "a task panicked");
-            }
+            let outcome = told(name, AssertUnwindSafe(future).catch_unwind().await);
             drop(held);
-            outcome.map_err(|_| Panicked(name))
+            outcome
         };
         #[expect(clippy::disallowed_methods, reason = "the one place that spawns: a group owns the task")]
-        let handle = tokio::spawn(tracked.instrument(span));
+        let handle = tokio::spawn(tracked.instrument(span_of(name)));
+        Task { name, handle }
+    }
+
+    /// Runs `work`, which blocks, to its end on a thread for such work, in a span of that name. Nothing
+    /// stops it from outside: it ends by itself once nobody feeds it.
+    pub fn spawn_blocking<T: Send + 'static>(
+        &self,
+        name: &'static str,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Task<T> {
+        let (held, span) = (self.hold(), span_of(name));
+        let tracked = move || {
+            let outcome = span.in_scope(|| told(name, catch_unwind(AssertUnwindSafe(work))));
+            drop(held);
+            outcome
+        };
+        #[expect(clippy::disallowed_methods, reason = "the one place that spawns: a group owns the task")]
+        let handle = tokio::task::spawn_blocking(tracked);
         Task { name, handle }
     }
 
@@ -207,6 +220,19 @@ impl Group {
     pub fn running(&self) -> usize {
         self.node.tracker.len()
     }
+}
+
+/// The span of a task. Without one of its own it stays in its spawner's, which says whose call it is.
+fn span_of(task: &'static str) -> Span {
+    let span = tracing::debug_span!("task", task);
+    if span.is_disabled() { Span::current() } else { span }
+}
+
+fn told<T>(task: &'static str, outcome: thread::Result<T>) -> Result<T, Panicked> {
+    outcome.map_err(|_| {
+        tracing::error!(task, "a task panicked");
+        Panicked(task)
+    })
 }
 
 impl fmt::Debug for Group {
@@ -373,6 +399,21 @@ mod tests {
         spawned.await.unwrap().unwrap();
         let log = String::from_utf8(written.lock().unwrap().clone()).unwrap();
         assert!(log.contains("call{caller=7}"), "{log}");
+    }
+
+    #[tokio::test]
+    async fn a_group_waits_for_what_blocks() {
+        let group = Group::root();
+        let (finish, finished) = std::sync::mpsc::channel::<()>();
+        let task = group.spawn_blocking("work", move || finished.recv().is_ok());
+        group.cancel(Cause::ClientGone);
+        assert_eq!(group.running(), 1);
+        assert!(group.close_and_wait().now_or_never().is_none(), "it blocks");
+        finish.send(()).unwrap();
+        group.close_and_wait().await;
+        assert_eq!(task.await, Ok(true));
+        let broken = group.spawn_blocking("broken", || panic!("on purpose"));
+        assert_eq!(broken.await.map(|()| "fine"), Err(Panicked("broken")));
     }
 
     struct Written(Arc<Mutex<Vec<u8>>>);

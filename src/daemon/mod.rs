@@ -112,7 +112,7 @@ struct Started {
 async fn start(config: &Config, process: &Group) -> Result<Started, StartError> {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "wharfd starts");
     raise_open_files();
-    let (store, keys) = state(config.state_dir.clone()).await?;
+    let (store, keys) = state(config.state_dir.clone(), process).await?;
     janitor::tidy(store.clone(), config.engines.iter().map(|(name, _)| name.clone()).collect(), process);
     let relay = Relay::bind(process).await.map_err(StartError::Relay)?;
     let means = Means { keys, store, relay, frontend: frontend(config)? };
@@ -156,9 +156,9 @@ async fn start(config: &Config, process: &Group) -> Result<Started, StartError> 
 
 /// Opens what wharfd remembers. That reads all of it, which takes a while after a long life: signals are
 /// heard meanwhile.
-async fn state(directory: PathBuf) -> Result<(Store, Keys), StartError> {
-    let opening = tokio::task::spawn_blocking(move || (Store::open(&directory), Keys::load(&directory)));
-    let (store, keys) = opening.await.map_err(Fault::internal)?;
+async fn state(directory: PathBuf, process: &Group) -> Result<(Store, Keys), StartError> {
+    let opening = process.spawn_blocking("state", move || (Store::open(&directory), Keys::load(&directory)));
+    let (store, keys) = opening.await.map_err(Fault::from)?;
     Ok((store?, keys?))
 }
 

@@ -9,7 +9,10 @@ mod long_names;
 mod pins;
 mod unused;
 
-use std::path::Path;
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+};
 
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
@@ -42,7 +45,9 @@ impl Store {
         let (calls, mut queue) = mpsc::channel::<Call>(QUEUE_CALLS);
         let serve = move || {
             while let Some(call) = queue.blocking_recv() {
-                call(&mut connection);
+                // One call that panics is one failed call: the next ones find the store open, and what the
+                // call had begun is rolled back.
+                let _ = catch_unwind(AssertUnwindSafe(|| call(&mut connection)));
             }
             // The file is closed before another wharfd may open it.
             drop(connection);
@@ -66,7 +71,7 @@ impl Store {
             let _ = answer.send(call(connection));
         });
         self.calls.send(call).await.map_err(|_| Fault::internal("the store's thread has ended"))?;
-        answered.await.map_err(|_| Fault::internal("the store's thread has ended"))?.map_err(Fault::internal)
+        answered.await.map_err(|_| Fault::internal("a call of the store panicked"))?.map_err(Fault::internal)
     }
 }
 
@@ -96,6 +101,20 @@ mod tests {
         drop(lock);
         let again = Store::open(&path).unwrap();
         assert_eq!(again.long_name("h").await.unwrap().as_deref(), Some("docker.io/library/app:1"));
+        std::fs::remove_dir_all(path).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_call_that_panics_ends_no_other() {
+        let path = directory("panics");
+        let store = Store::open(&path).unwrap();
+        let broken = store.call(|connection| {
+            let transaction = connection.transaction()?;
+            transaction.execute("INSERT INTO long_names VALUES ('main', 'a', 'h', 'app:1')", [])?;
+            if transaction.is_autocommit() { Ok(()) } else { panic!("on purpose") }
+        });
+        assert_eq!(broken.await.unwrap_err().reason(), crate::fault::Reason::Internal);
+        assert_eq!(store.long_name("h").await.unwrap(), None, "it is rolled back");
         std::fs::remove_dir_all(path).unwrap();
     }
 

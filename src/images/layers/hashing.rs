@@ -39,8 +39,8 @@ impl Images {
             let (whole, is_whole) = oneshot::channel();
             let (verdict, is_sound) = oneshot::channel();
             let (images, claims, blob) = (images.clone(), Arc::clone(&claims), blob.clone());
+            let hashing = tasks.spawn_blocking("hashing", move || diff_id_of(Pieces::new(received)));
             drop(tasks.spawn("hash", async move {
-                let hashing = tokio::task::spawn_blocking(move || diff_id_of(Pieces::new(received)));
                 let hashed = hashing.await.ok().flatten();
                 drop(place);
                 // Whoever has gone does not want to know.
@@ -76,7 +76,7 @@ impl Images {
         let failed = |error: crate::registry::Error| error.fault(&fetch.reference, fetch.logged_in);
         let mut fetched = fetch.repository.clone().blob(blob).await.map_err(failed)?;
         let (pieces, received) = mpsc::channel(PIECES);
-        let hashing = tokio::task::spawn_blocking(move || diff_id_of(Pieces::new(received)));
+        let hashing = fetch.tasks.spawn_blocking("hashing", move || diff_id_of(Pieces::new(received)));
         let (mut done, mut reported) = (0, 0);
         // The digest of the blob is checked at its end: what was hashed before that is not believed.
         while let Some(piece) = fetched.next().await.map_err(failed)? {
@@ -92,7 +92,7 @@ impl Images {
         }
         drop(pieces);
         step.moves("verifying layers", done, done, true);
-        hashing.await.map_err(Fault::internal)?.ok_or_else(|| {
+        hashing.await?.ok_or_else(|| {
             let text = format!("a layer of {} cannot be unpacked", fetch.reference.familiar());
             Fault::new(Reason::ImageUnsupported, text)
         })
