@@ -38,6 +38,14 @@ class Case(unittest.TestCase):
         self.assertNotEqual(done.returncode, 0, done.stdout)
         return done.stdout
 
+    def is_taken(self, config, *flags):
+        """Whether wharfd takes a configuration: a start that ends later than at that, with status 1 and not 2."""
+        state = self.dir / "state"
+        state.write_text("not a directory")
+        done = run(WHARFD, "--config", config, *flags, "--state-dir", state, "--engine", f"unix://{self.dir}/no.sock")
+        self.assertEqual(done.returncode, 1, done.stdout)
+        self.assertIn("cannot use the state directory", done.stdout)
+
 
 class Systemd(Case):
     UNIT = (DEPLOY / "wharfd.service").read_text()
@@ -60,11 +68,7 @@ class Systemd(Case):
         self.fails(*check, self.unit(self.UNIT.replace("CapabilityBoundingSet=\n", "")))
 
     def test_its_configuration_is_one(self):
-        # The engine is not there: a status of 2 would be the configuration's.
-        done = run(WHARFD, "--config", DEPLOY / "wharfd.toml", "--engine", f"unix://{self.dir}/no.sock",
-                   "--state-dir", self.dir / "state")
-        self.assertEqual(done.returncode, 1, done.stdout)
-        self.assertIn("cannot reach the engine `default`", done.stdout)
+        self.is_taken(DEPLOY / "wharfd.toml")
 
 
 class Kubernetes(Case):
@@ -96,10 +100,7 @@ class Kubernetes(Case):
     def test_its_configuration_is_one(self):
         config = self.dir / "wharfd.toml"
         config.write_text(manifest.DOCUMENTS["ConfigMap", "wharfd"]["data"]["wharfd.toml"])
-        done = run(WHARFD, "--config", config, "--engine", f"unix://{self.dir}/no.sock",
-                   "--state-dir", self.dir / "state")
-        self.assertEqual(done.returncode, 1, done.stdout)
-        self.assertIn("cannot reach the engine `default`", done.stdout)
+        self.is_taken(config)
 
     def test_pods_end_after_wharfd_does(self):
         # 25 s of grace, and then 15 s of cleaning up and 5 s of goodbyes, twice.
@@ -177,10 +178,7 @@ class Page(Case):
         for number, text in enumerate(examples):
             config = self.dir / f"{number}.toml"
             config.write_text(text)
-            done = run(WHARFD, "--config", config, "--engine", f"unix://{self.dir}/no.sock",
-                       "--listen-group", "0", "--state-dir", self.dir / "state")
-            self.assertEqual(done.returncode, 1, done.stdout)
-            self.assertIn("cannot reach the engine", done.stdout)
+            self.is_taken(config, "--listen-group", "0")
 
     def test_links_lead_somewhere(self):
         for page in (ROOT / "README.md", ROOT / "docs/operating.md"):
