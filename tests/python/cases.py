@@ -153,7 +153,8 @@ class Service(unittest.TestCase):
 
     def test_health(self):
         health = health_pb2_grpc.HealthStub(self.channel)
-        for service in "", "wharf.v1.BuildService", "wharf.v1.ImageService", "wharf.v1.NamespaceService", "wharf.v1.NodeService":
+        for service in "", "wharf.v1.BuildService", "wharf.v1.ImageService", "wharf.v1.NamespaceService", "wharf.v1.NodeService", \
+                "engine/default":
             answer = health.Check(health_pb2.HealthCheckRequest(service=service))
             self.assertEqual(answer.status, health_pb2.HealthCheckResponse.SERVING, service)
 

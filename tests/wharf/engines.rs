@@ -17,6 +17,7 @@ cases![
     one_that_ends_in_the_middle,
     one_that_hangs,
     another_one_in_its_place,
+    another_one_while_the_old_one_lives,
     what_was_left_on_it_is_put_right_first,
 ];
 
@@ -176,6 +177,31 @@ async fn another_one_in_its_place(test: Arc<Test>) {
     let _relay = Relay::start(&test);
     job.build_id(&context, &["-t", "app:3"]).await;
     assert_eq!(job.images().await.len(), 2);
+}
+
+/// Nothing ends: the connection by which wharfd knows the old engine stays, and new ones lead to the other one.
+async fn another_one_while_the_old_one_lives(test: Arc<Test>) {
+    let socket = test.dir().join("engine.sock");
+    let _old = Relay::to(&socket, &test.engine);
+    let address = format!("unix://{}", socket.display());
+    let wharfd = test.wharfd_with(None, &["--engine", &address]).await;
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    let context = plain(&test);
+    job.build_id(&context, &["-t", "app:1"]).await;
+
+    let (_, other) = test.throw_away_engine_of(test.engine.kind().other()).await;
+    fs::rename(&socket, test.dir().join("old.sock")).unwrap();
+    let _new = Relay::to(&socket, &other);
+    // What was found out about the old engine is not believed of this one.
+    job.build(&context, &["-t", "app:2"]).await.ended(5).says(&["engine"]);
+    assert_eq!(other.names_with_prefix(&wharfd.prefix()).await, Vec::<String>::new());
+    wait_for("the other engine", async || {
+        let info = job.run(["info"]).await;
+        (info.status == 0 && info.stdout.contains(other.kind().store)).then_some(())
+    })
+    .await;
+    job.build_id(&context, &["-t", "app:2"]).await;
+    assert_eq!(job.images().await.len(), 1);
 }
 
 async fn what_was_left_on_it_is_put_right_first(test: Arc<Test>) {
