@@ -92,7 +92,8 @@ mod tests {
             "[[serve]]\nuid = 1\nnamespaces = \"*\"\nat_once = 2\n[[serve]]\nuid = 2\nnamespaces = \"*\"\n";
         let identities =
             Identities::new(&Config::with_file(Flags::try_parse_from(["wharfd"]).unwrap(), file));
-        let [one, two] = [1, 2].map(|uid| identities.identify(&Peer::User { uid, pid: None }).unwrap());
+        let [one, two] =
+            [1, 2].map(|uid| identities.identify(&Peer::User { uid, pid: None, beside: false }).unwrap());
         let turns = Arc::new(Turns::default());
         let build = turns.take(&one, Kind::Build).unwrap();
         let push = turns.take(&one, Kind::Push).unwrap();

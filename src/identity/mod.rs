@@ -55,35 +55,45 @@ pub struct Identities {
 }
 
 impl Identities {
-    /// Root and wharfd's own uid, on the default engine and for the job that each is for itself, plus
-    /// every `[[serve]]` entry; an entry for either of these two uids replaces its default.
+    /// Root and wharfd's own uid, on the default engine: in every namespace where they are in no
+    /// container, and for the job that each is for itself where they are. Plus every `[[serve]]` entry;
+    /// an entry for either of these two uids replaces both defaults.
     pub fn new(config: &Config) -> Self {
         Self::with_own_uid(config, rustix::process::geteuid().as_raw())
     }
 
     fn with_own_uid(config: &Config, own_uid: u32) -> Self {
-        // A container's root is the node's, unless it has a user namespace: nothing of a job's follows
-        // from this uid, and a probe needs none.
-        let own = [0, own_uid].map(|uid| {
-            let rules = Rules::built_in(format!("built-in uid {uid}"), Pattern::only(own_job(uid)));
+        let own = |id: CallerId, namespaces: Pattern| {
+            let rules = Arc::new(Rules::built_in(format!("built-in {id}"), namespaces));
             let engine = config.engines.default_name().clone();
-            Caller { id: CallerId::Uid(uid), rules: Arc::new(rules), engine, is_operator: true }
-        });
+            Caller { id, rules, engine, is_operator: true }
+        };
+        let own = [0, own_uid]
+            .into_iter()
+            .filter(|uid| !config.serve.iter().any(|serve| serve.uid == *uid))
+            .flat_map(|uid| {
+                // A container's root is the node's, unless it has a user namespace: nothing of a job's
+                // follows from this uid, and a probe needs none. Who is in no container has the engine's
+                // socket at hand.
+                let contained = own(CallerId::Uid(uid), Pattern::only(own_job(uid)));
+                [contained, own(CallerId::Operator(uid), Pattern::any())]
+            });
         let named = config.serve.iter().map(|serve| {
             let rules = Rules::built_in(format!("serve uid {}", serve.uid), serve.namespaces.clone());
             let rules = rules.with_at_once(serve.at_once);
             let (id, engine) = (CallerId::Uid(serve.uid), serve.engine.clone());
             Caller { id, rules: Arc::new(rules), engine, is_operator: false }
         });
-        let callers = own.into_iter().chain(named).map(|caller| (caller.id.clone(), caller));
+        let callers = own.chain(named).map(|caller| (caller.id.clone(), caller));
         Self { callers: callers.collect() }
     }
 
     /// Who `peer` is.
     pub fn identify(&self, peer: &Peer) -> Result<Caller, Fault> {
         // Each scheme has its peers; a new kind of peer does not compile until one takes it.
-        let Peer::User { uid, .. } = *peer;
-        self.callers.get(&CallerId::Uid(uid)).cloned().ok_or_else(|| {
+        let Peer::User { uid, beside, .. } = *peer;
+        let operator = self.callers.get(&CallerId::Operator(uid)).filter(|_| beside);
+        operator.or_else(|| self.callers.get(&CallerId::Uid(uid))).cloned().ok_or_else(|| {
             let hint = format!(
                 "the node's operator can serve it: `[[serve]]` with `uid = {uid}` and `namespaces = \"…\"` \
                  in wharfd's configuration"
@@ -112,7 +122,11 @@ mod tests {
     use crate::{config::Flags, names::Namespace};
 
     fn user(uid: u32) -> Peer {
-        Peer::User { uid, pid: None }
+        Peer::User { uid, pid: None, beside: false }
+    }
+
+    fn beside(uid: u32) -> Peer {
+        Peer::User { uid, pid: None, beside: true }
     }
 
     fn identities(file: &str) -> Identities {
@@ -134,6 +148,12 @@ mod tests {
                 assert!(!allows(job), "{uid}: {job}");
             }
         }
+        for uid in [0, 998] {
+            let caller = identities.identify(&beside(uid)).unwrap();
+            assert!(caller.rules().namespace(Namespace::new("acme/app", "1").unwrap()).is_ok());
+            assert_ne!(caller.id(), identities.identify(&user(uid)).unwrap().id());
+        }
+        assert!(identities.identify(&beside(1000)).is_err());
         let fault = identities.identify(&user(1000)).unwrap_err();
         assert_eq!(fault.reason(), Reason::UnknownCaller);
         assert!(fault.hint_text().unwrap().contains("uid = 1000"));
@@ -144,6 +164,8 @@ mod tests {
         for (namespaces, every) in [("*", true), ("acme/*", false), ("user/root", false)] {
             let file = format!("[[serve]]\nuid = 0\nnamespaces = \"{namespaces}\"\n");
             assert_eq!(identities(&file).root_is_every_job(), every, "{namespaces}");
+            let [one, other] = [user(0), beside(0)].map(|peer| identities(&file).identify(&peer).unwrap());
+            assert_eq!(one.id(), other.id(), "an entry is for both");
         }
         assert!(!identities("[[serve]]\nuid = 1000\nnamespaces = \"*\"\n").root_is_every_job());
     }

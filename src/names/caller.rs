@@ -9,12 +9,15 @@ use std::fmt;
 pub enum CallerId {
     /// A user of the node, by the kernel's word.
     Uid(u32),
+    /// The same, of a process that is in no container: root and wharfd's own user alone.
+    Operator(u32),
 }
 
 impl fmt::Display for CallerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Uid(uid) => write!(f, "uid {uid}"),
+            Self::Operator(uid) => write!(f, "uid {uid} of the node"),
         }
     }
 }

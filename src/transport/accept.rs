@@ -11,7 +11,7 @@ use tower::Service;
 use tracing::Instrument as _;
 
 use super::{
-    Peer,
+    Peer, beside,
     http2::{self, Bounds},
     limits::{Calls, Counts, LINE_EVERY, Limits, Place, STRANGERS_LINE_EVERY},
     unix::Listener,
@@ -86,7 +86,7 @@ where
         };
         backoff = BACKOFF_MIN;
         let Some((peer, places, connection)) = gate.admit(&stream) else { continue };
-        let Peer::User { uid, pid } = peer;
+        let Peer::User { uid, pid, .. } = peer;
         // An error's level: no filter that leaves any line leaves it without its peer.
         let span = tracing::error_span!(parent: None, "connection", uid, pid);
         let (group, service) = (connections.child("connection"), service.clone());
@@ -128,7 +128,11 @@ impl Gate {
     /// closed.
     fn admit(&self, stream: &UnixStream) -> Option<(Peer, Places, http2::Room)> {
         let peer = match stream.peer_cred() {
-            Ok(peer) => Peer::User { uid: peer.uid(), pid: peer.pid() },
+            Ok(peer) => {
+                let uid = peer.uid();
+                let may_be_operator = uid == 0 || uid == rustix::process::geteuid().as_raw();
+                Peer::User { uid, pid: peer.pid(), beside: may_be_operator && beside::is_beside(stream) }
+            }
             Err(error) => {
                 if let Some(said) = self.strangers_lines.may_say(()) {
                     let unlogged = said.unsaid();

@@ -2,6 +2,7 @@
 
 mod accept;
 mod begun;
+mod beside;
 mod http2;
 mod limits;
 pub mod unix;
@@ -20,5 +21,8 @@ pub enum Peer {
         uid: u32,
         /// Its number then; another process may have it since.
         pid: Option<i32>,
+        /// Whether it is in no container: it has wharfd's own view of the node. Looked at for root and
+        /// wharfd's own user alone.
+        beside: bool,
     },
 }

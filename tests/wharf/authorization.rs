@@ -155,11 +155,15 @@ async fn every_call_is_judged(test: Arc<Test>) {
 async fn root_is_every_job_only_where_it_is_said(test: Arc<Test>) {
     let warns = |line: &String| line.contains(" WARN ") && line.contains("root is served in every namespace");
     let context = test.context("context", &[("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")]);
-    let (open, shipped) =
-        tokio::join!(test.wharfd_with(Some(AGENTS), &[]), test.wharfd_as_it_ships(Some(AGENTS)));
+    let confined = format!("{AGENTS}[[serve]]\nuid = 0\nnamespaces = \"user/root\"\n");
+    let (open, shipped, confined) = tokio::join!(
+        test.wharfd_with(Some(AGENTS), &[]),
+        test.wharfd_as_it_ships(Some(AGENTS)),
+        test.wharfd_as_it_ships(Some(&confined))
+    );
 
     // Root of any container that sees the socket.
-    let root = Wharf::new(&test, &open, VICTIM);
+    let root = Wharf::new(&test, &open, VICTIM).in_container();
     let victim = root.as_uid(1000);
     victim.build_id(&context, &["-t", "app:1"]).await;
     root.run(["inspect", "app:1"]).await.ok();
@@ -167,10 +171,32 @@ async fn root_is_every_job_only_where_it_is_said(test: Arc<Test>) {
     assert_eq!(victim.images().await, [], "who is served with `*` has what the victim had");
     assert!(open.log().iter().any(warns), "{:?}", open.log());
 
-    let root = Wharf::new(&test, &shipped, VICTIM);
-    let victim = root.as_uid(1000);
+    let node = Wharf::new(&test, &shipped, VICTIM);
+    let (root, victim) = (node.in_container(), node.as_uid(1000));
     let id = victim.build_id(&context, &["-t", "app:1"]).await;
-    let channel = rpc::connect(&shipped.socket()).await;
+    for refused in [
+        root.run(["images"]).await,
+        root.run(["rmi", "app:1"]).await,
+        root.run(["namespace", "rm"]).await,
+        root.build(&context, &["-t", "app:1"]).await,
+    ] {
+        refused.ended(3).says(&[VICTIM, "`user/root`"]);
+    }
+    root.run(["info"]).await.ok();
+    assert_eq!(victim.images().await, [("app:1".to_owned(), id.clone())]);
+    assert!(!shipped.log().iter().any(warns), "{:?}", shipped.log());
+    // The namespace that a shell of root's is in by default, and nobody else's.
+    let own = root.in_namespace("user/root#local");
+    let owned = own.build_id(&context, &["-t", "app:1"]).await;
+    assert_eq!(own.images().await, [("app:1".to_owned(), owned)]);
+    own.as_uid(1000).run(["images"]).await.ended(3).says(&["user/root#local"]);
+    // Root of the node has the engine's socket at hand.
+    assert_eq!(node.images().await, [("app:1".to_owned(), id)]);
+
+    // An entry takes the place of both.
+    let channel = rpc::connect(&confined.socket()).await;
+    let victim = Wharf::new(&test, &confined, VICTIM).as_uid(1000);
+    let id = victim.build_id(&context, &["-t", "app:1"]).await;
     for method in &methods() {
         let refused = refusal(method, &channel, &id).await;
         match method.as_str() {
@@ -180,13 +206,4 @@ async fn root_is_every_job_only_where_it_is_said(test: Arc<Test>) {
             _ => assert_refused(method, refused, Code::PermissionDenied, "NAMESPACE_DENIED"),
         }
     }
-    root.run(["images"]).await.ended(3).says(&[VICTIM, "`user/root`"]);
-    assert_eq!(victim.images().await, [("app:1".to_owned(), id)]);
-    assert!(!shipped.log().iter().any(warns), "{:?}", shipped.log());
-
-    // The namespace that a shell of root's is in by default, and nobody else's.
-    let own = root.in_namespace("user/root#local");
-    let id = own.build_id(&context, &["-t", "app:1"]).await;
-    assert_eq!(own.images().await, [("app:1".to_owned(), id)]);
-    own.as_uid(1000).run(["images"]).await.ended(3).says(&["user/root#local"]);
 }

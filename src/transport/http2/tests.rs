@@ -112,7 +112,7 @@ async fn text(response: Response<Incoming>) -> String {
 async fn a_request_carries_its_peer() {
     let served = Served::new("peer", Limits::default(), |peer| async move { format!("{peer:?}") });
     let response = served.client().await.send_request(request()).await.unwrap();
-    let peer = Peer::User { uid: own_uid(), pid: Some(std::process::id().try_into().unwrap()) };
+    let peer = Peer::User { uid: own_uid(), pid: Some(std::process::id().try_into().unwrap()), beside: true };
     assert_eq!(text(response).await, format!("{peer:?}"));
 }
 

@@ -19,6 +19,7 @@ pub(crate) struct Wharf {
     namespace: String,
     home: PathBuf,
     uid: Option<u32>,
+    contained: bool,
 }
 
 impl Wharf {
@@ -29,7 +30,13 @@ impl Wharf {
             namespace: namespace.to_owned(),
             home: test.new_dir("home"),
             uid: None,
+            contained: false,
         }
+    }
+
+    /// The same job in a container's place: with a view of its own of the node's files.
+    pub(crate) fn in_container(&self) -> Self {
+        Self { contained: true, ..self.clone() }
     }
 
     /// The same job in another namespace.
@@ -75,6 +82,11 @@ impl Wharf {
     /// A command that was not started yet.
     pub(crate) fn command(&self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
         let mut run = match self.uid {
+            None if self.contained => {
+                let mut run = command("unshare");
+                run.args(["--mount", "--", env!("CARGO_BIN_EXE_wharf")]);
+                run
+            }
             None => command(env!("CARGO_BIN_EXE_wharf")),
             Some(uid) => {
                 let mut run = command("setpriv");
