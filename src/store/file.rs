@@ -17,7 +17,7 @@ use rustix::{
 pub(super) const NAME: &str = "wharf.sqlite";
 pub(super) const LOCK_NAME: &str = "lock";
 
-const SCHEMA_VERSION: u32 = 5;
+const SCHEMA_VERSION: u32 = 6;
 
 /// One entry a version; an entry that was released is never changed.
 pub(super) const SCHEMA: [&str; SCHEMA_VERSION as usize] = [
@@ -94,6 +94,16 @@ pub(super) const SCHEMA: [&str; SCHEMA_VERSION as usize] = [
     CREATE INDEX long_names_of ON long_names (engine, namespace);
     INSERT INTO long_names SELECT '', '', hash, reference FROM old_long_names;
     DROP TABLE old_long_names;
+",
+    "
+    -- How a blob is packed and how many bytes it has, too. Of those so far nobody knows: they are found out
+    -- anew.
+    DELETE FROM layer_facts;
+    DELETE FROM layer_claims;
+    ALTER TABLE layer_facts ADD COLUMN packing TEXT NOT NULL DEFAULT '';
+    ALTER TABLE layer_facts ADD COLUMN size INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE layer_claims ADD COLUMN packing TEXT NOT NULL DEFAULT '';
+    ALTER TABLE layer_claims ADD COLUMN size INTEGER NOT NULL DEFAULT 0;
 ",
 ];
 

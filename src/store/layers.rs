@@ -8,37 +8,95 @@ use super::{
 };
 use crate::{fault::Fault, names::reference::Digest};
 
-/// What an image's config says of one of its layers.
+/// How a layer's blob is packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Packing {
+    /// It is a tar.
+    Plain,
+    /// gzip.
+    Gzip,
+    /// Zstandard.
+    Zstd,
+}
+
+/// What a blob is as a layer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LayerFact {
+    /// The digest of its content, uncompressed.
+    pub diff_id: Digest,
+    /// How its content is packed.
+    pub packing: Packing,
+    /// How many bytes the blob itself has.
+    pub size: u64,
+}
+
+/// What an image's manifest and config say of one of its layers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LayerClaim {
     /// The digest of the blob that the registry serves.
     pub blob: Digest,
-    /// The digest that its content is claimed to have, uncompressed.
-    pub diff_id: Digest,
+    /// What it is said to be.
+    pub layer: LayerFact,
+}
+
+impl Packing {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Gzip => "gzip",
+            Self::Zstd => "zstd",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        [Self::Plain, Self::Gzip, Self::Zstd].into_iter().find(|packing| packing.as_str() == text)
+    }
+}
+
+/// As the file has it: diff id, packing, size.
+type Row = (String, String, i64);
+
+impl LayerFact {
+    fn of_row((diff_id, packing, size): Row) -> Option<Self> {
+        Some(Self {
+            diff_id: Digest::parse(&diff_id)?,
+            packing: Packing::parse(&packing)?,
+            size: u64::try_from(size).ok()?,
+        })
+    }
+
+    fn to_row(&self) -> Row {
+        // No blob is so large; a claim of one is none that is ever found true.
+        let size = i64::try_from(self.size).unwrap_or(i64::MAX);
+        (self.diff_id.to_string(), self.packing.as_str().to_owned(), size)
+    }
 }
 
 impl Store {
-    /// The diff id of `blob`, if it was ever computed.
-    pub async fn layer_fact(&self, blob: &Digest) -> Result<Option<Digest>, Fault> {
+    /// What `blob` is, if it was ever found out.
+    pub async fn layer_fact(&self, blob: &Digest) -> Result<Option<LayerFact>, Fault> {
         let blob = blob.to_string();
-        let found: Option<String> = self
+        let found: Option<Row> = self
             .call(move |connection| {
                 touch(connection, "layer_facts", "blob = ?", [&blob])?;
                 connection
-                    .prepare_cached("SELECT diff_id FROM layer_facts WHERE blob = ?")?
-                    .query_row([&blob], |row| row.get(0))
+                    .prepare_cached("SELECT diff_id, packing, size FROM layer_facts WHERE blob = ?")?
+                    .query_row([&blob], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
                     .optional()
             })
             .await?;
-        Ok(found.as_deref().and_then(Digest::parse))
+        Ok(found.and_then(LayerFact::of_row))
     }
 
-    /// Remembers what `blob` was found to hold.
-    pub async fn learn_layer(&self, blob: &Digest, diff_id: &Digest) -> Result<(), Fault> {
-        let (blob, diff_id) = (blob.to_string(), diff_id.to_string());
+    /// Remembers what `blob` was found to be.
+    pub async fn learn_layer(&self, blob: &Digest, layer: &LayerFact) -> Result<(), Fault> {
+        let (blob, (diff_id, packing, size)) = (blob.to_string(), layer.to_row());
         self.call(move |connection| {
             connection
-                .execute("INSERT OR REPLACE INTO layer_facts VALUES (?, ?, ?)", params![blob, diff_id, now()])
+                .execute(
+                    "INSERT OR REPLACE INTO layer_facts (blob, diff_id, packing, size, used) VALUES (?, ?, ?, ?, ?)",
+                    params![blob, diff_id, packing, size, now()],
+                )
                 .map(drop)
         })
         .await
@@ -47,22 +105,24 @@ impl Store {
     /// The claims of the image with this digest for `platform`; empty when they were never read.
     pub async fn layer_claims(&self, image: &Digest, platform: &str) -> Result<Vec<LayerClaim>, Fault> {
         let (image, platform) = (image.to_string(), platform.to_owned());
-        let rows: Vec<(String, String)> = self
+        let rows: Vec<(String, Row)> = self
             .call(move |connection| {
                 touch(connection, "layer_claims", "image = ? AND platform = ?", [&image, &platform])?;
                 connection
                     .prepare_cached(
-                        "SELECT blob, diff_id FROM layer_claims WHERE image = ? AND platform = ? \
+                        "SELECT blob, diff_id, packing, size FROM layer_claims WHERE image = ? AND platform = ? \
                          ORDER BY position",
                     )?
-                    .query_map([image, platform], |row| Ok((row.get(0)?, row.get(1)?)))?
+                    .query_map([image, platform], |row| {
+                        Ok((row.get(0)?, (row.get(1)?, row.get(2)?, row.get(3)?)))
+                    })?
                     .collect()
             })
             .await?;
         let claims: Option<Vec<LayerClaim>> = rows
-            .iter()
-            .map(|(blob, diff_id)| {
-                Some(LayerClaim { blob: Digest::parse(blob)?, diff_id: Digest::parse(diff_id)? })
+            .into_iter()
+            .map(|(blob, row)| {
+                Some(LayerClaim { blob: Digest::parse(&blob)?, layer: LayerFact::of_row(row)? })
             })
             .collect();
         Ok(claims.unwrap_or_default())
@@ -82,9 +142,11 @@ impl Store {
                 .execute("DELETE FROM layer_claims WHERE image = ? AND platform = ?", [&image, &platform])?;
             let now = now();
             for (position, claim) in (0_i64..).zip(&claims) {
+                let (diff_id, packing, size) = claim.layer.to_row();
                 transaction.execute(
-                    "INSERT INTO layer_claims VALUES (?, ?, ?, ?, ?, ?)",
-                    params![image, platform, position, claim.blob.as_str(), claim.diff_id.as_str(), now],
+                    "INSERT INTO layer_claims (image, platform, position, blob, diff_id, packing, size, used) \
+                     VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                    params![image, platform, position, claim.blob.as_str(), diff_id, packing, size, now],
                 )?;
             }
             transaction.commit()
@@ -102,12 +164,15 @@ mod tests {
         let path = crate::store::tests::directory("layers");
         let store = Store::open(&path).unwrap();
         let digest = |digit: &str| Digest::parse(&format!("sha256:{}", digit.repeat(64))).unwrap();
+        let layer = |digit: &str, packing| LayerFact { diff_id: digest(digit), packing, size: 7 };
         assert_eq!(store.layer_fact(&digest("a")).await.unwrap(), None);
-        store.learn_layer(&digest("a"), &digest("b")).await.unwrap();
-        assert_eq!(store.layer_fact(&digest("a")).await.unwrap(), Some(digest("b")));
+        for packing in [Packing::Plain, Packing::Gzip, Packing::Zstd] {
+            store.learn_layer(&digest("a"), &layer("b", packing)).await.unwrap();
+            assert_eq!(store.layer_fact(&digest("a")).await.unwrap(), Some(layer("b", packing)));
+        }
         let claims = vec![
-            LayerClaim { blob: digest("a"), diff_id: digest("b") },
-            LayerClaim { blob: digest("a"), diff_id: digest("c") },
+            LayerClaim { blob: digest("a"), layer: layer("b", Packing::Gzip) },
+            LayerClaim { blob: digest("a"), layer: layer("c", Packing::Plain) },
         ];
         store.learn_claims(&digest("d"), "linux/amd64", claims.clone()).await.unwrap();
         assert_eq!(store.layer_claims(&digest("d"), "linux/amd64").await.unwrap(), claims);

@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use exports::Export;
 pub use file::StoreError;
-pub use layers::LayerClaim;
+pub use layers::{LayerClaim, LayerFact, Packing};
 pub use pins::{Pin, PinSource};
 pub use unused::Forgotten;
 

@@ -96,13 +96,17 @@ mod tests {
     use super::*;
     use crate::{
         names::{Reference, reference::Digest},
-        store::LayerClaim,
+        store::{LayerClaim, LayerFact, Packing},
     };
 
     const DAY: i64 = 24 * 3600;
 
     fn digest(digit: &str) -> Digest {
         Digest::parse(&format!("sha256:{}", digit.repeat(64))).unwrap()
+    }
+
+    fn layer() -> LayerFact {
+        LayerFact { diff_id: digest("b"), packing: Packing::Gzip, size: 7 }
     }
 
     /// As if nothing had been used for so many days.
@@ -118,9 +122,9 @@ mod tests {
         let path = crate::store::tests::directory("unused");
         let store = Store::open(&path).unwrap();
         let base = [Reference::parse("base:1").unwrap()];
-        let claims = vec![LayerClaim { blob: digest("a"), diff_id: digest("b") }; 3];
+        let claims = vec![LayerClaim { blob: digest("a"), layer: layer() }; 3];
         for used in ["1", "2"] {
-            store.learn_layer(&digest(used), &digest("b")).await.unwrap();
+            store.learn_layer(&digest(used), &layer()).await.unwrap();
             store.learn_claims(&digest(used), "linux/amd64", claims.clone()).await.unwrap();
             store.set_bases(used, "build", &base).await.unwrap();
         }
@@ -131,7 +135,7 @@ mod tests {
         store.bases("1", "build").await.unwrap();
         age(&store, 2).await;
         assert_eq!(store.forget_unused().await.unwrap().unused, 5);
-        assert_eq!(store.layer_fact(&digest("1")).await.unwrap(), Some(digest("b")));
+        assert_eq!(store.layer_fact(&digest("1")).await.unwrap(), Some(layer()));
         assert_eq!(store.layer_claims(&digest("1"), "linux/amd64").await.unwrap(), claims);
         assert_eq!(store.bases("1", "build").await.unwrap(), base);
         assert_eq!(store.layer_fact(&digest("2")).await.unwrap(), None);
@@ -142,7 +146,7 @@ mod tests {
     async fn there_are_never_more_than_so_many() {
         let path = crate::store::tests::directory("too-many");
         let store = Store::open(&path).unwrap();
-        let claims = vec![LayerClaim { blob: digest("a"), diff_id: digest("b") }; 3];
+        let claims = vec![LayerClaim { blob: digest("a"), layer: layer() }; 3];
         for image in ["1", "2", "3"] {
             age(&store, 1).await;
             store.learn_claims(&digest(image), "linux/amd64", claims.clone()).await.unwrap();

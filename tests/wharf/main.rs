@@ -65,6 +65,7 @@ fn cases() -> Vec<Case> {
         hostile::cache::CASES,
         hostile::streams::CASES,
         hostile::forged::CASES,
+        hostile::descriptors::CASES,
         hostile::proof::CASES,
         hostile::files::CASES,
         hostile::frontend::CASES,

@@ -232,10 +232,22 @@ pub(crate) fn too_many_manifests(reference: &Reference, count: usize, max: usize
 
 /// The image's config lies about its layers.
 pub(crate) fn forged(reference: &Reference) -> Fault {
-    let text =
-        format!("{} is refused: its config does not describe the layers that it has", reference.familiar());
+    let text = format!("{} is refused: it does not describe the layers that it has", reference.familiar());
     Fault::new(Reason::ImageForged, text)
         .hint("an image that was built and pushed by usual tools has no such fault")
+}
+
+/// The image's layers are of a kind that no engine says how to unpack.
+pub(crate) fn unknown_layers(reference: &Reference) -> Fault {
+    let text = format!("{} has layers of an unknown media type", reference.familiar());
+    Fault::new(Reason::ImageUnsupported, text)
+        .hint("name an image for containers whose layers are not encrypted")
+}
+
+/// The image would be fetched from servers of its own choice.
+pub(crate) fn elsewhere(reference: &Reference) -> Fault {
+    let text = format!("{} has parts that are not in its registry (`urls`)", reference.familiar());
+    Fault::new(Reason::ImageUnsupported, text).hint("push the image with all its layers to a registry")
 }
 
 #[cfg(test)]

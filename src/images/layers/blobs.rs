@@ -6,21 +6,45 @@ use bytes::{Buf as _, Bytes};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
-use crate::names::reference::Digest;
+use crate::{
+    names::reference::Digest,
+    store::{LayerFact, Packing},
+};
 
-/// The digest of what a layer holds, uncompressed; none when it cannot be unpacked.
-pub(super) fn diff_id_of(mut source: impl Read) -> Option<Digest> {
+/// What a blob is as a layer; none when it cannot be unpacked.
+pub(super) fn layer_of(source: impl Read) -> Option<LayerFact> {
+    let mut source = Counting(source, 0);
     let mut head = Vec::with_capacity(4);
     source.by_ref().take(4).read_to_end(&mut head).ok()?;
-    let mut whole = Read::chain(Cursor::new(&head), source);
+    let mut whole = Read::chain(Cursor::new(&head), &mut source);
     let mut content = Hashing(Sha256::new());
-    let unpacked = match head.as_slice() {
-        [0x1f, 0x8b, ..] => io::copy(&mut flate2::read::MultiGzDecoder::new(whole), &mut content),
-        [0x28, 0xb5, 0x2f, 0xfd] => zstd::stream::read::Decoder::new(whole)
-            .and_then(|mut decoder| io::copy(&mut decoder, &mut content)),
-        _ => io::copy(&mut whole, &mut content),
+    let (packing, unpacked) = match head.as_slice() {
+        [0x1f, 0x8b, ..] => {
+            (Packing::Gzip, io::copy(&mut flate2::read::MultiGzDecoder::new(whole), &mut content))
+        }
+        [0x28, 0xb5, 0x2f, 0xfd] => {
+            let unpacked = zstd::stream::read::Decoder::new(whole)
+                .and_then(|mut decoder| io::copy(&mut decoder, &mut content));
+            (Packing::Zstd, unpacked)
+        }
+        _ => (Packing::Plain, io::copy(&mut whole, &mut content)),
     };
-    unpacked.ok().map(|_| Digest::from_sha256(content.0.finalize().into()))
+    unpacked.ok()?;
+    // A decoder need not have read to the end.
+    io::copy(&mut source, &mut io::sink()).ok()?;
+    let diff_id = Digest::from_sha256(content.0.finalize().into());
+    Some(LayerFact { diff_id, packing, size: source.1 })
+}
+
+/// Counts what is read.
+struct Counting<R>(R, u64);
+
+impl<R: Read> Read for Counting<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.0.read(buffer)?;
+        self.1 += count as u64;
+        Ok(count)
+    }
 }
 
 /// Hashes what is written to it.
@@ -85,17 +109,18 @@ mod tests {
         let content = b"content".repeat(50_000);
         let members = [gzip(&content), gzip(&content)].concat();
         let twice = content.repeat(2);
-        for (bytes, content) in [
-            (content.clone(), &content),
-            (gzip(&content), &content),
-            (members, &twice),
-            (zstd::encode_all(content.as_slice(), 1).unwrap(), &content),
-            (Vec::new(), &Vec::new()),
+        for (bytes, packing, content) in [
+            (content.clone(), Packing::Plain, &content),
+            (gzip(&content), Packing::Gzip, &content),
+            (members, Packing::Gzip, &twice),
+            (zstd::encode_all(content.as_slice(), 1).unwrap(), Packing::Zstd, &content),
+            (Vec::new(), Packing::Plain, &Vec::new()),
         ] {
-            assert_eq!(diff_id_of(bytes.as_slice()), Some(digest(content)));
+            let layer = LayerFact { diff_id: digest(content), packing, size: bytes.len() as u64 };
+            assert_eq!(layer_of(bytes.as_slice()), Some(layer));
         }
         for broken in [&gzip(&content)[..100], &[&gzip(&content)[..], &b"more"[..]].concat()] {
-            assert_eq!(diff_id_of(broken), None);
+            assert_eq!(layer_of(broken), None);
         }
     }
 }

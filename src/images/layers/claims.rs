@@ -8,7 +8,11 @@ use bytes::Bytes;
 use serde::Deserialize;
 
 use super::{Problem, strict::Strict};
-use crate::{engine::Platform, names::reference::Digest, store::LayerClaim};
+use crate::{
+    engine::Platform,
+    names::reference::Digest,
+    store::{LayerClaim, LayerFact, Packing},
+};
 
 /// What the image `root` claims of its layers: a list for each of its manifests that the engine might
 /// use.
@@ -24,7 +28,7 @@ pub(super) fn claims_of(
         if used == Use::Never {
             continue;
         }
-        let digest = Digest::parse(&child.digest).ok_or(Problem::Forged)?;
+        let digest = child.digest()?;
         match parse(json, &digest)? {
             Some(manifest) if manifest.config.is_none() => return Err(Problem::Nested),
             Some(manifest) => manifests.push(manifest),
@@ -41,9 +45,8 @@ pub(super) fn claims_of(
     }
     let mut lists = Vec::new();
     for manifest in manifests {
-        let config =
-            manifest.config.as_ref().and_then(|Strict(config)| json.get(&Digest::parse(&config.digest)?));
-        let diff_ids = match config {
+        let config = manifest.config.as_ref().map(|Strict(config)| config.digest()).transpose()?;
+        let diff_ids = match config.and_then(|config| json.get(&config)) {
             Some(config) => {
                 let Strict(config) =
                     serde_json::from_slice::<Strict<Config>>(config).map_err(|_| Problem::Forged)?;
@@ -56,9 +59,9 @@ pub(super) fn claims_of(
         }
         let mut claims = Vec::new();
         for (Strict(layer), diff_id) in manifest.layers.iter().zip(&diff_ids) {
-            let blob = Digest::parse(&layer.digest).ok_or(Problem::Forged)?;
+            let (blob, packing, size) = (layer.digest()?, layer.packing()?, layer.size);
             let diff_id = Digest::parse(diff_id).ok_or(Problem::Forged)?;
-            claims.push(LayerClaim { blob, diff_id });
+            claims.push(LayerClaim { blob, layer: LayerFact { diff_id, packing, size } });
         }
         lists.push(claims);
     }
@@ -68,7 +71,7 @@ pub(super) fn claims_of(
 /// Whether the engine has read in the image what one of `lists` says, as far as it tells.
 pub(super) fn is_read(lists: &[Vec<LayerClaim>], image: &ImageInspect) -> bool {
     let Some(read) = image.root_fs.as_ref().and_then(|root| root.layers.as_ref()) else { return true };
-    lists.iter().any(|claims| claims.iter().map(|claim| claim.diff_id.as_str()).eq(read.iter()))
+    lists.iter().any(|claims| claims.iter().map(|claim| claim.layer.diff_id.as_str()).eq(read.iter()))
 }
 
 /// The digests of the configs that `manifests` name.
@@ -78,7 +81,7 @@ pub(super) fn configs_of(manifests: &HashMap<Digest, Bytes>) -> Result<Vec<Diges
         let Strict(manifest) =
             serde_json::from_slice::<Strict<Manifest>>(document).map_err(|_| Problem::Forged)?;
         if let Some(Strict(config)) = manifest.config {
-            found.push(Digest::parse(&config.digest).ok_or(Problem::Forged)?);
+            found.push(config.digest()?);
         }
     }
     Ok(found)
@@ -89,8 +92,10 @@ pub(super) fn configs_of(manifests: &HashMap<Digest, Bytes>) -> Result<Vec<Diges
 pub(in crate::images) fn children(document: &[u8], platform: &Platform) -> Result<Children, Problem> {
     let Strict(index) = serde_json::from_slice::<Strict<Index>>(document).map_err(|_| Problem::Forged)?;
     let listed = index.manifests.unwrap_or_default();
+    // Whichever of them an engine looks at.
+    listed.iter().try_for_each(|Strict(child)| child.digest().map(drop))?;
     let used = listed.iter().filter(|Strict(child)| child.used_on(platform) != Use::Never);
-    let used = used.map(|Strict(child)| Digest::parse(&child.digest).ok_or(Problem::Forged));
+    let used = used.map(|Strict(child)| child.digest());
     Ok(Children { used: used.collect::<Result<_, _>>()?, count: listed.len() })
 }
 
@@ -111,6 +116,11 @@ fn parse(json: &HashMap<Digest, Bytes>, digest: &Digest) -> Result<Option<Manife
 #[derive(Deserialize)]
 struct Descriptor {
     digest: String,
+    #[serde(default, rename = "mediaType")]
+    media_type: String,
+    #[serde(default)]
+    size: u64,
+    urls: Option<Vec<String>>,
     platform: Option<Strict<DescriptorPlatform>>,
 }
 
@@ -135,6 +145,32 @@ enum Use {
 }
 
 impl Descriptor {
+    /// The digest. An engine with the containerd store fetches what has URLs from there, whatever it is:
+    /// a server of the node's own network, maybe, and past wharfd.
+    fn digest(&self) -> Result<Digest, Problem> {
+        if self.urls.as_ref().is_some_and(|urls| !urls.is_empty()) {
+            return Err(Problem::Elsewhere);
+        }
+        Digest::parse(&self.digest).ok_or(Problem::Forged)
+    }
+
+    /// How a layer is packed, by its media type.
+    fn packing(&self) -> Result<Packing, Problem> {
+        const TYPES: [&str; 4] = [
+            "application/vnd.docker.image.rootfs.diff.tar",
+            "application/vnd.docker.image.rootfs.foreign.diff.tar",
+            "application/vnd.oci.image.layer.v1.tar",
+            "application/vnd.oci.image.layer.nondistributable.v1.tar",
+        ];
+        let rest = TYPES.iter().find_map(|known| self.media_type.strip_prefix(known));
+        match rest {
+            Some("") => Ok(Packing::Plain),
+            Some(".gzip" | "+gzip") => Ok(Packing::Gzip),
+            Some(".zstd" | "+zstd") => Ok(Packing::Zstd),
+            Some(_) | None => Err(Problem::Unknown),
+        }
+    }
+
     fn used_on(&self, own: &Platform) -> Use {
         let Some(Strict(platform)) = &self.platform else { return Use::Might };
         // containerd's `platforms.Normalize`: in any case, under several names, and without an
@@ -213,7 +249,7 @@ mod tests {
         let (blob, diff_id) = (digest(b"blob"), digest(b"diff"));
         let config = format!(r#"{{"rootfs":{{"type":"layers","diff_ids":["{diff_id}"]}}}}"#);
         let manifest = format!(
-            r#"{{"config":{{"digest":"{}"}},"layers":[{{"digest":"{blob}"}}]}}"#,
+            r#"{{"config":{{"digest":"{}"}},"layers":[{{"mediaType":"application/vnd.oci.image.layer.v1.tar+gzip","size":7,"digest":"{blob}"}}]}}"#,
             digest(config.as_bytes())
         );
         let child = |architecture: &str, digest: &Digest| {
@@ -222,7 +258,10 @@ mod tests {
         let own = digest(manifest.as_bytes());
         let index =
             format!(r#"{{"manifests":[{},{}]}}"#, child("arm64", &digest(b"absent")), child("amd64", &own));
-        let expected = vec![vec![LayerClaim { blob, diff_id: diff_id.clone() }]];
+        let expected = vec![vec![LayerClaim {
+            blob,
+            layer: LayerFact { diff_id: diff_id.clone(), packing: Packing::Gzip, size: 7 },
+        }]];
         let documents = [config.as_bytes(), manifest.as_bytes(), index.as_bytes()];
         assert_eq!(claims(&documents, manifest.as_bytes()), Ok(expected.clone()));
         assert_eq!(claims(&documents, index.as_bytes()), Ok(expected.clone()));
@@ -269,6 +308,10 @@ mod tests {
         for text in [
             r#"{"layers":[],"Layers":[{"digest":"a"}]}"#,
             r#"{"layers":[{"digest":"a","Digest":"b"}]}"#,
+            r#"{"layers":[{"digest":"a","URLs":["http://x/"]}]}"#,
+            r#"{"layers":[{"digest":"a","mediatype":"b"}]}"#,
+            r#"{"layers":[{"digest":"a","mediaType":"b","MediaType":"c"}]}"#,
+            r#"{"layers":[{"digest":"a","\u017fize":1}]}"#,
             r#"{"manifests":[{"digest":"a","platform":{"os":"x"},"PLATFORM":null}]}"#,
             r#"{"manifests":[{"digest":"a","platform":{"os":"x","Os":"linux"}}]}"#,
         ] {

@@ -10,13 +10,14 @@ use tokio::{
 use super::{
     super::{Images, fetch::Fetch},
     Claims,
-    blobs::{Pieces, diff_id_of},
+    blobs::{Pieces, layer_of},
 };
 use crate::{
     engine::docker::fault,
     fault::{Fault, Reason, causes},
     names::reference::Digest,
     registry::{Watch, Watcher},
+    store::LayerFact,
     tasks::Group,
     wire::progress::Step,
 };
@@ -39,14 +40,14 @@ impl Images {
             let (whole, is_whole) = oneshot::channel();
             let (verdict, is_sound) = oneshot::channel();
             let (images, claims, blob) = (images.clone(), Arc::clone(&claims), blob.clone());
-            let hashing = tasks.spawn_blocking("hashing", move || diff_id_of(Pieces::new(received)));
+            let hashing = tasks.spawn_blocking("hashing", move || layer_of(Pieces::new(received)));
             drop(tasks.spawn("hash", async move {
                 let hashed = hashing.await.ok().flatten();
                 drop(place);
                 // Whoever has gone does not want to know.
                 let _ = verdict.send(!claims.belies(&blob, hashed.as_ref()));
-                let (Some(diff_id), Ok(())) = (hashed, is_whole.await) else { return };
-                if let Err(fault) = images.store().learn_layer(&blob, &diff_id).await {
+                let (Some(layer), Ok(())) = (hashed, is_whole.await) else { return };
+                if let Err(fault) = images.store().learn_layer(&blob, &layer).await {
                     let cause = causes(&fault);
                     tracing::warn!(%blob, cause, "a layer was hashed, and that is not remembered");
                 }
@@ -61,22 +62,22 @@ impl Images {
         fetch: &Fetch,
         blob: &Digest,
         step: &Step,
-    ) -> Result<Digest, Fault> {
+    ) -> Result<LayerFact, Fault> {
         // One at a time for a namespace, so that none takes all places.
         let _lock = self.inner.hashes.lock(&fetch.namespace).await;
         let place = Arc::clone(&self.inner.hashing).acquire_owned().await.map_err(Fault::internal)?;
         let hashed = timeout(LAYER_TIMEOUT, self.fetch_and_hash(fetch, blob, step)).await;
         drop(place);
-        let diff_id = hashed.map_err(|_| fault::stalled(&fetch.reference))??;
-        self.store().learn_layer(blob, &diff_id).await?;
-        Ok(diff_id)
+        let layer = hashed.map_err(|_| fault::stalled(&fetch.reference))??;
+        self.store().learn_layer(blob, &layer).await?;
+        Ok(layer)
     }
 
-    async fn fetch_and_hash(&self, fetch: &Fetch, blob: &Digest, step: &Step) -> Result<Digest, Fault> {
+    async fn fetch_and_hash(&self, fetch: &Fetch, blob: &Digest, step: &Step) -> Result<LayerFact, Fault> {
         let failed = |error: crate::registry::Error| error.fault(&fetch.reference, fetch.logged_in);
         let mut fetched = fetch.repository.clone().blob(blob).await.map_err(failed)?;
         let (pieces, received) = mpsc::channel(PIECES);
-        let hashing = fetch.tasks.spawn_blocking("hashing", move || diff_id_of(Pieces::new(received)));
+        let hashing = fetch.tasks.spawn_blocking("hashing", move || layer_of(Pieces::new(received)));
         let (mut done, mut reported) = (0, 0);
         // The digest of the blob is checked at its end: what was hashed before that is not believed.
         while let Some(piece) = fetched.next().await.map_err(failed)? {

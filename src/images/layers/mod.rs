@@ -20,7 +20,7 @@ use crate::{
     engine::docker::fault,
     fault::{Fault, Reason},
     names::{Reference, reference::Digest},
-    store::LayerClaim,
+    store::{LayerClaim, LayerFact},
     wire::progress::Step,
 };
 
@@ -41,9 +41,9 @@ impl Claims {
         self.lists.iter().flatten()
     }
 
-    /// Whether a layer that holds `diff_id` is not what it is claimed to be.
-    fn belies(&self, blob: &Digest, diff_id: Option<&Digest>) -> bool {
-        self.all().any(|claim| claim.blob == *blob && Some(&claim.diff_id) != diff_id)
+    /// Whether `blob`, which is `layer`, is not what it is claimed to be.
+    fn belies(&self, blob: &Digest, layer: Option<&LayerFact>) -> bool {
+        self.all().any(|claim| claim.blob == *blob && Some(&claim.layer) != layer)
     }
 }
 
@@ -60,7 +60,7 @@ impl Images {
         };
         for claim in claims.all() {
             let fact = self.store().layer_fact(&claim.blob).await?;
-            if fact.is_some_and(|diff_id| diff_id != claim.diff_id) {
+            if fact.is_some_and(|layer| layer != claim.layer) {
                 return Err(fault::forged(&fetch.reference));
             }
         }
@@ -84,12 +84,12 @@ impl Images {
             self.store().learn_claims(&fetch.digest, &platform, claims.all().cloned().collect()).await?;
         }
         for claim in claims.all() {
-            let diff_id = match self.store().layer_fact(&claim.blob).await? {
-                Some(diff_id) => diff_id,
+            let layer = match self.store().layer_fact(&claim.blob).await? {
+                Some(layer) => layer,
                 // The engine has it already, or had it before wharfd was there.
                 None => self.hash_layer(fetch, &claim.blob, step).await?,
             };
-            if diff_id != claim.diff_id {
+            if layer != claim.layer {
                 return Err(fault::forged(&fetch.reference));
             }
         }
@@ -120,6 +120,10 @@ pub(super) enum Problem {
     OtherPlatform,
     Incomplete,
     Nested,
+    /// A layer's media type is unknown.
+    Unknown,
+    /// A part of it is elsewhere.
+    Elsewhere,
 }
 
 impl Problem {
@@ -131,6 +135,8 @@ impl Problem {
                 Fault::new(Reason::EngineFailed, text)
             }
             Self::Nested => fault::nested(reference),
+            Self::Unknown => fault::unknown_layers(reference),
+            Self::Elsewhere => fault::elsewhere(reference),
         }
     }
 }

@@ -12,16 +12,19 @@ use serde::{
 };
 
 /// The names that are read of an image's documents, wherever they stand.
-const READ: [&str; 10] = [
+const READ: [&str; 13] = [
     "architecture",
     "config",
     "diff_ids",
     "digest",
     "layers",
     "manifests",
+    "mediaType",
     "os",
     "platform",
     "rootfs",
+    "size",
+    "urls",
     "variant",
 ];
 
@@ -58,7 +61,7 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Checked<A> {
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, A::Error> {
         let Some(name) = self.0.next_key::<String>()? else { return Ok(None) };
         let folded = folded(&name);
-        if folded != name && READ.contains(&folded.as_str()) {
+        if READ.iter().any(|read| folded == self::folded(read) && name != *read) {
             return Err(de::Error::custom("a name is in another case"));
         }
         seed.deserialize(StringDeserializer::new(name)).map(Some)

@@ -2,6 +2,7 @@
 //! socket first, and is then tried through Wharf.
 
 pub(crate) mod cache;
+pub(crate) mod descriptors;
 pub(crate) mod files;
 pub(crate) mod forged;
 pub(crate) mod frontend;

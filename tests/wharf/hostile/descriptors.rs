@@ -1,0 +1,118 @@
+//! Manifests of a job's own that say of honest layers what these are not.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use crate::harness::{
+    Image, Test, Wharf, cases,
+    image::{File, Layer, digest},
+    script::{Reply, ScriptedRegistry},
+};
+
+cases![a_layer_is_described_as_it_is, a_layer_is_fetched_from_its_registry_alone,];
+
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+
+/// A registry that serves `image` under every tag, its layers described as `edit` has it.
+async fn serve(image: &Image, edit: impl Fn(&mut Value)) -> ScriptedRegistry {
+    let config = image.config().to_string();
+    let layers: Vec<Value> = image
+        .layers
+        .iter()
+        .map(|layer| {
+            let mut described = json!({"mediaType": LAYER, "size": layer.blob.len(), "digest": layer.digest});
+            // busybox is everybody's.
+            if layer.digest != Layer::busybox().digest {
+                edit(&mut described);
+            }
+            described
+        })
+        .collect();
+    let manifest = json!({
+        "schemaVersion": 2, "mediaType": MANIFEST, "layers": layers,
+        "config": {"mediaType": CONFIG, "size": config.len(), "digest": digest(config.as_bytes())},
+    })
+    .to_string();
+    let mut blobs: Vec<(String, Vec<u8>)> =
+        image.layers.iter().map(|layer| (layer.digest.clone(), layer.blob.to_vec())).collect();
+    blobs.push((digest(config.as_bytes()), config.into_bytes()));
+    ScriptedRegistry::start(move |_, path| {
+        let blob = blobs.iter().find(|(digest, _)| path.ends_with(digest.as_str()));
+        match (path, blob) {
+            ("/v2/", _) => Reply::Whole("200 OK", Vec::new(), b"{}".to_vec()),
+            (_, Some((_, blob))) => Reply::Whole("200 OK", Vec::new(), blob.clone()),
+            (path, None) if path.contains("/manifests/") => {
+                let headers = vec![("content-type", MANIFEST.to_owned())];
+                Reply::Whole("200 OK", headers, manifest.clone().into_bytes())
+            }
+            _ => Reply::Whole("404 Not Found", Vec::new(), Vec::new()),
+        }
+    })
+    .await
+}
+
+/// BuildKit remembers how a layer was described first, and describes it so in all that it pushes.
+async fn a_layer_is_described_as_it_is(test: Arc<Test>) {
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    type Edit = fn(&mut Value);
+    let edits: [(&str, Edit); 5] = [
+        ("tar", |layer| layer["mediaType"] = json!("application/vnd.oci.image.layer.v1.tar")),
+        ("zstd", |layer| layer["mediaType"] = json!("application/vnd.oci.image.layer.v1.tar+zstd")),
+        ("odd", |layer| layer["mediaType"] = json!("application/vnd.oci.image.layer.v1.tar+gzip+odd")),
+        ("size", |layer| layer["size"] = json!(layer["size"].as_u64().unwrap() + 1)),
+        ("case", |layer| layer["Size"] = json!(7)),
+    ];
+    for (name, edit) in edits {
+        let content = test.unique(name);
+        let own = Layer::of([("data", File::Content(content.as_bytes(), 0o644))]);
+        let good = Image::of(vec![Layer::busybox(), own.clone()]);
+        good.push(&registry, name, "1").await;
+        let honest = registry.name(&format!("{name}:1"));
+        let evil = serve(&Image { label: "evil".to_owned(), ..good }, edit).await;
+        let thief = Wharf::new(&test, &wharfd, &format!("thief-{name}#1"));
+        let victim = Wharf::new(&test, &wharfd, &format!("victim-{name}#1"));
+        let build = async |job: &Wharf, base: &str, flags: &[&str]| {
+            let dockerfile = format!("FROM {base}\nRUN cp /data /seen\n");
+            let context = test.context(&base.replace(['/', ':'], "-"), &[("Dockerfile", &dockerfile)]);
+            job.build(&context, flags).await
+        };
+        // The engine has the layers, and does not fetch them of the other image.
+        thief.run(["pull", &honest]).await.ok();
+        let shown = build(&thief, &format!("{}/x:1", evil.host()), &[]).await;
+        if test.engine.is_containerd() {
+            assert!(shown.status != 0 && shown.to_string().contains("/x:1"), "{name}: {shown}");
+        }
+        let pushed = registry.name(&format!("pushed-{name}:1"));
+        build(&victim, &honest, &["-t", &pushed, "--push"]).await.ok();
+        let manifest = registry.manifest(&format!("pushed-{name}"), "1").await;
+        let layers = manifest["layers"].as_array().unwrap();
+        let told = layers.iter().find(|layer| layer["digest"] == own.digest.as_str());
+        // The classic store packs its layers anew.
+        if let Some(told) = told {
+            assert_eq!(told["size"], own.blob.len(), "{name}: {told}");
+            assert!(told["mediaType"].as_str().unwrap().ends_with("gzip"), "{name}: {told}");
+        }
+        assert!(told.is_some() || !test.engine.is_containerd(), "{name}: {manifest}");
+    }
+}
+
+/// An engine with the containerd store fetches what has `urls` from there: by the node's own network.
+async fn a_layer_is_fetched_from_its_registry_alone(test: Arc<Test>) {
+    let wharfd = test.wharfd().await;
+    let inside = ScriptedRegistry::start(|_, _| Reply::Whole("200 OK", Vec::new(), b"x".to_vec())).await;
+    let content = test.unique("urls");
+    let image = Image::of(vec![Layer::of([("data", File::Content(content.as_bytes(), 0o644))])]);
+    let url = format!("http://{}/inside", inside.host());
+    let evil = serve(&image, move |layer| layer["urls"] = json!([url])).await;
+    let name = format!("{}/x:1", evil.host());
+    let shown = Wharf::new(&test, &wharfd, "thief#1").run(["pull", &name]).await;
+    assert_eq!(inside.requests(), Vec::<String>::new(), "{shown}");
+    if test.engine.is_containerd() {
+        shown.ended(1).says(&["x:1", "urls"]);
+        test.engine.pull(&name, None).await;
+        assert_eq!(inside.requests(), ["GET /inside"], "a bare engine does not go there");
+    }
+}
