@@ -394,14 +394,14 @@ impl Images {
         Ok(())
     }
 
-    /// Whether a wharfd has brought this image to the node, from a registry or for a namespace: then
-    /// its public name is no proof that an operator has put it there. A namespace of our own is none
-    /// against it, since nobody looks while we push.
+    /// Whether another wharfd has brought this image to the node, from a registry or for a namespace: then
+    /// its public name may be of that one's doing, and is no proof that an operator has put it there. Ours
+    /// never gives one, and an image that it has brought may be the operator's own all the same: whoever
+    /// pushes that and pulls it back does not take it from others.
     pub(crate) fn is_brought(&self, image: &ImageInspect) -> bool {
         self.rooms(image).any(|(ours, room)| match room {
             Room::Node | Room::Frontend => false,
-            Room::Hold => true,
-            Room::Namespace => !ours,
+            Room::Hold | Room::Namespace => !ours,
         })
     }
 

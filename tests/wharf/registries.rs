@@ -16,6 +16,7 @@ cases![
     a_tag_stays_what_it_was,
     an_operators_tag_survives,
     an_operators_image_is_a_base,
+    an_operators_image_stays_one_when_a_job_brings_it_back,
     an_image_that_a_job_has_pushed_is_not_the_operators,
     a_base_that_has_gone_comes_back,
     an_index_within_an_index,
@@ -214,6 +215,28 @@ async fn an_operators_image_is_a_base(test: Arc<Test>) {
     let pulled = job.run(["pull", &format!("{repository}:1")]).await.ok().stdout;
     assert_eq!(pulled, format!("{repository}:1\n"));
     test.engine.remove_image(&format!("{repository}:1")).await;
+}
+
+/// A job that pushes the operator's image and pulls it back would else take it from others, whose builds
+/// would ask a registry for its name: whoever's that is there.
+async fn an_operators_image_stays_one_when_a_job_brings_it_back(test: Arc<Test>) {
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    let content = test.unique("operator");
+    let loaded = tar([("operators", File::Content(content.as_bytes(), 0o644))]);
+    let repository = registry.name("loaded");
+    let loaded = test.engine.import(&repository, "1", loaded).await;
+    let name = format!("{repository}:1");
+    let (thief, victim) = (Wharf::new(&test, &wharfd, "thief#1"), Wharf::new(&test, &wharfd, "victim#1"));
+    let stolen = registry.name("stolen:1");
+    thief.run(["pull", &name]).await.ok();
+    thief.run(["tag", &name, &stolen]).await.ok();
+    thief.run(["push", &stolen]).await.ok();
+    thief.run(["pull", &stolen]).await.ok();
+    assert!(thief.images().await.contains(&(stolen, loaded)), "it is not the same image");
+    let context = test.context("context", &[("Dockerfile", &format!("FROM {name}\nCOPY Dockerfile /\n"))]);
+    let id = victim.build_id(&context, &[]).await;
+    assert_eq!(test.engine.text(&id, "/operators").await, content);
+    test.engine.remove_image(&name).await;
 }
 
 /// The engine's builder keeps what it has unpacked of a base that has gone, and then a pull does not

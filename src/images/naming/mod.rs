@@ -43,11 +43,12 @@ pub fn room(name: &str) -> Option<(&str, Room)> {
 const RELAY_PATH: &str = "wharf";
 
 /// The instance of a name at the relay of any wharfd's, `127.0.0.1:<port>/wharf/<instance>/…`; none for
-/// other names.
+/// other names. The containerd store calls an image's origin so without the port.
 pub fn relay_instance(name: &str) -> Option<&str> {
-    let (port, path) = name.strip_prefix("127.0.0.1:")?.split_once('/')?;
+    let (port, path) = name.strip_prefix("127.0.0.1")?.split_once('/')?;
     let (instance, rest) = path.strip_prefix(RELAY_PATH)?.strip_prefix('/')?.split_once('/')?;
-    (port.parse::<u16>().is_ok() && !rest.is_empty()).then_some(instance)
+    let is_port = |port: &str| port.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok());
+    ((port.is_empty() || is_port(port)) && !rest.is_empty()).then_some(instance)
 }
 
 #[cfg(test)]
@@ -74,10 +75,17 @@ mod tests {
 
         let relayed = format!("127.0.0.1:40000/{}", keys.relay("docker.io/library/app"));
         assert!(Reference::parse(&relayed).is_ok(), "{relayed}");
-        for name in [&relayed, &format!("{relayed}:1"), &format!("{relayed}@{digest}")] {
+        let origin = relayed.replace(":40000", "");
+        for name in [&relayed, &format!("{relayed}:1"), &format!("{relayed}@{digest}"), &origin] {
             assert_eq!(relay_instance(name), Some(keys.instance()), "{name}");
         }
-        for other in ["127.0.0.1:5000/app:1", "127.0.0.1:x/wharf/a/b", "10.0.0.1:1/wharf/a/b", "wharf/a/b"] {
+        for other in [
+            "127.0.0.1:5000/app:1",
+            "127.0.0.1:x/wharf/a/b",
+            "127.0.0.10/wharf/a/b",
+            "10.0.0.1:1/wharf/a/b",
+            "wharf/a/b",
+        ] {
             assert_eq!(relay_instance(other), None, "{other}");
         }
     }
