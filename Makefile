@@ -3,7 +3,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test check unit deny build frontend engines down bench clean
+.PHONY: help demo test check unit deny build frontend package engines down bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
@@ -33,6 +33,9 @@ build: ## static release binaries
 
 frontend: ## BuildKit's Dockerfile frontend, to stand beside wharfd; says where it is
 	@scripts/env setup frontend && scripts/env paths | sed -n 's/^WHARF_FRONTEND=//p'
+
+package: ## what a node gets, in one directory: wharf, wharfd and wharf-frontend; says where
+	@scripts/package
 
 engines: ## bring up the two engines that tests run on, and leave them up
 	scripts/env setup test

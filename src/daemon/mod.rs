@@ -199,7 +199,8 @@ impl Started {
 /// The program that reads Dockerfiles in a container, if that is where they are read, and a line of the
 /// log about it.
 fn frontend(config: &Config) -> Result<Option<PathBuf>, Fault> {
-    let program = config.frontend_file.clone().or_else(beside_wharfd).unwrap_or_else(|| "frontend".into());
+    let program =
+        config.frontend_file.clone().or_else(beside_wharfd).unwrap_or_else(|| "wharf-frontend".into());
     match config.frontend() {
         Frontend::Container if config.says_frontend() => {
             // Better told now than by each engine when it is taken up.
@@ -209,7 +210,7 @@ fn frontend(config: &Config) -> Result<Option<PathBuf>, Fault> {
         Frontend::Container if program.exists() => return Ok(Some(program)),
         Frontend::Container => tracing::warn!(
             "Dockerfiles are read inside the engine, which one of them can end: there is no frontend at {} \
-             (`make frontend` makes it)",
+             (`make package` makes it)",
             program.display()
         ),
         Frontend::Builtin if !config.serve.is_empty() => tracing::warn!(
@@ -223,7 +224,7 @@ fn frontend(config: &Config) -> Result<Option<PathBuf>, Fault> {
 }
 
 fn beside_wharfd() -> Option<PathBuf> {
-    Some(env::current_exe().ok()?.with_file_name("frontend"))
+    Some(env::current_exe().ok()?.with_file_name("wharf-frontend"))
 }
 
 fn say_who_is_served(identities: &Identities) {

@@ -3,7 +3,7 @@
 
 mod call;
 mod outcome;
-mod turns;
+mod quotas;
 mod work;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -21,7 +21,7 @@ use crate::{
     transport::Peer,
 };
 use outcome::{Lines, Record};
-use turns::Turns;
+use quotas::Quotas;
 
 /// What all doors and all their handlers share.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ pub struct Front {
     engines: BTreeMap<EngineName, Handle>,
     work: Arc<Work>,
     lines: Arc<Lines>,
-    turns: Arc<Turns>,
+    quotas: Arc<Quotas>,
 }
 
 impl Front {
@@ -40,7 +40,7 @@ impl Front {
         engines: BTreeMap<EngineName, Handle>,
         work: Arc<Work>,
     ) -> Arc<Self> {
-        Arc::new(Self { identities, engines, work, lines: Arc::default(), turns: Arc::default() })
+        Arc::new(Self { identities, engines, work, lines: Arc::default(), quotas: Arc::default() })
     }
 
     /// Accepts a call of `method`, as the log names it, or refuses whoever is not known. `peer` is the
@@ -75,8 +75,8 @@ impl Front {
     /// Begins the work of a call: a group for its tasks. Fails once wharfd drains, while the namespace is
     /// being deleted, and when the caller has as much running as its rules allow.
     pub fn begin(&self, call: &Call, namespace: &Permit<Namespace>, kind: Kind) -> Result<Member, Fault> {
-        let turn = self.turns.take(call.caller(), kind)?;
-        let member = self.work.begin(call.engine_name(), namespace, kind)?.in_turn(turn);
+        let share = self.quotas.take(call.caller(), kind)?;
+        let member = self.work.begin(call.engine_name(), namespace, kind)?.with_share(share);
         call.record().works(kind);
         Ok(member)
     }

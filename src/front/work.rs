@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::turns::Turn;
+use super::quotas::Share;
 use crate::{
     fault::Fault,
     names::{EngineName, Namespace},
@@ -88,7 +88,7 @@ impl Work {
         entry.builds += u32::from(kind == Kind::Build);
         let hold = group.hold();
         let place = Place { kind: Some(kind), key, work: Arc::clone(self) };
-        Ok(Member { group, _turn: None, _place: place, _hold: hold })
+        Ok(Member { group, _share: None, _place: place, _hold: hold })
     }
 
     /// Cancels what runs in a namespace and waits for its end. Nothing begins there until what is
@@ -136,7 +136,7 @@ impl fmt::Debug for Work {
 /// task holds it.
 pub struct Member {
     group: Group,
-    _turn: Option<Turn>,
+    _share: Option<Share>,
     // Given back before whoever waits for the group goes on.
     _place: Place,
     _hold: Hold,
@@ -167,8 +167,8 @@ struct Place {
 
 impl Member {
     /// The same, counted among its caller's.
-    pub(super) fn in_turn(self, turn: Option<Turn>) -> Self {
-        Self { _turn: turn, ..self }
+    pub(super) fn with_share(self, share: Option<Share>) -> Self {
+        Self { _share: share, ..self }
     }
 
     /// The group of its tasks.

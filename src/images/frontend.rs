@@ -76,7 +76,7 @@ pub(crate) fn is_syntax(image: &str) -> bool {
 /// The program cannot be read.
 pub fn unreadable(program: &Path, error: io::Error) -> Fault {
     Fault::new(Reason::EngineLacks, format!("cannot read the Dockerfile frontend {}", program.display()))
-        .hint("`make frontend` makes it; --frontend-file says where it is")
+        .hint("`make package` makes it; --frontend-file says where it is")
         .caused_by(error)
 }
 

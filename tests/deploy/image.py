@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -75,6 +76,15 @@ def import_agent():
     return name
 
 
+def package():
+    """What `make package` gives, of the binaries that are tested."""
+    directory = pathlib.Path(SHARED) / "package"
+    directory.mkdir(exist_ok=True)
+    for source, name in (BIN / "wharf", "wharf"), (BIN / "wharfd", "wharfd"), (os.environ["WHARF_FRONTEND"], "wharf-frontend"):
+        shutil.copy(source, directory / name)
+    return directory
+
+
 class Deployed(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -92,7 +102,7 @@ class Deployed(unittest.TestCase):
         name = cls.wharfd.image.split("/", 1)[1]
         cls.image = f"{REGISTRY}/{name}"
         wharf = BIN / "wharf", "--namespace", "deploy/wharfd#1"
-        cls.said = run(*wharf, "build", "--progress=plain", "-f", ROOT / "deploy/Dockerfile", "-t", cls.image, BIN)
+        cls.said = run(*wharf, "build", "--progress=plain", "-f", ROOT / "deploy/Dockerfile", "-t", cls.image, package())
         cls.digest = re.search(r"digest: (sha256:[0-9a-f]{64})", run(*wharf, "push", cls.image))[1]
         cls.public_before_pull = cls.image in docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}")
         docker("pull", "--quiet", cls.image)
@@ -135,12 +145,12 @@ class Deployed(unittest.TestCase):
         self.in_agent("sh", "-c", 'mkdir "$1" && echo hello >"$1/hello" && echo "$2" >"$1/Dockerfile"', "-", path, dockerfile)
         return path
 
-    def test_the_image_is_two_programs(self):
+    def test_the_image_is_three_programs(self):
         export = subprocess.run([os.environ["WHARF_DOCKER"], "--host", f"unix://{SOCKET}", "export", self.container],
                                 check=True, stdout=subprocess.PIPE).stdout
         with tarfile.open(fileobj=io.BytesIO(export)) as tar:
             programs = {entry.name for entry in tar if entry.isfile() and entry.size}
-        self.assertEqual(programs, {"usr/local/bin/wharf", "usr/local/bin/wharfd"})
+        self.assertEqual(programs, {f"usr/local/bin/{name}" for name in ("wharf", "wharfd", "wharf-frontend")})
         self.assertEqual(digest_in_registry(*self.image.split("/", 1)[1].split(":")), self.digest)
         self.assertFalse(self.public_before_pull, "the build left a public name")
 
@@ -214,6 +224,7 @@ class Deployed(unittest.TestCase):
         said = docker("logs", self.container)
         self.assertIn("serving uid 1000 on engine `default`: namespaces `*`", said)
         self.assertIn("the client for agents client=/run/wharf/bin/wharf", said)
+        self.assertIn("Dockerfiles are read in a container", said)
 
     def test_zz_a_stop_is_clean(self):
         """The last: it stops what the others use."""

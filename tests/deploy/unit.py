@@ -53,6 +53,7 @@ class Unit(unittest.TestCase):
         files.chmod(0o755)
         for file in BIN / "wharf", BIN / "wharfd", ROOT / "deploy/wharfd.toml", ROOT / "deploy/wharfd.service":
             shutil.copy(file, files)
+        shutil.copy(os.environ["WHARF_FRONTEND"], files / "wharf-frontend")
         cgroup = cls.enterClassContext(new_cgroup())
         boot = "unshare", "--mount", "--pid", "--uts", "--ipc", "--net", "--fork", "--kill-child=KILL", "--propagation=private", "--"
         cls.log = tempfile.TemporaryFile("w+")
@@ -118,6 +119,8 @@ class Unit(unittest.TestCase):
         self.on_node("mkdir -p /tmp/c && cd /tmp/c && printf 'FROM scratch\\nCOPY Dockerfile /\\n' >Dockerfile && chmod -R a+rX .")
         said = self.on_node(f"{AGENT} build -t app:1 /tmp/c && {AGENT} images")
         self.assertRegex(said, r"(?m)^app +1 ")
+        # What an agent's Dockerfile does, it does to a container.
+        self.assertIn("Dockerfiles are read in a container", self.on_node("journalctl --no-pager --unit=wharfd"))
         # Looking up hosts works in there; so does the refusal.
         self.on_node("printf 'FROM scratch\\nADD http://localhost:1/x /\\n' >/tmp/c/Dockerfile")
         said = self.on_node(f"{AGENT} build /tmp/c", check=False)

@@ -72,7 +72,7 @@ fn cases() -> Vec<Case> {
         hostile::receiver::CASES,
         hostile::repository::CASES,
         hostile::tar::CASES,
-        hostile::turns::CASES,
+        hostile::quotas::CASES,
         hostile::users::CASES,
     ]
     .concat()

@@ -23,14 +23,14 @@ enum Load {
 
 /// The work of each caller that runs.
 #[derive(Debug, Default)]
-pub(super) struct Turns {
+pub(super) struct Quotas {
     by: Mutex<HashMap<(CallerId, Load), u32>>,
 }
 
-impl Turns {
-    /// A turn for a piece of `caller`'s work, unless it has as many as its rules allow. A session has
+impl Quotas {
+    /// A share for a piece of `caller`'s work, unless it has as many as its rules allow. A session has
     /// none: it waits for builds.
-    pub(super) fn take(self: &Arc<Self>, caller: &Caller, kind: Kind) -> Result<Option<Turn>, Fault> {
+    pub(super) fn take(self: &Arc<Self>, caller: &Caller, kind: Kind) -> Result<Option<Share>, Fault> {
         let (load, what) = match kind {
             Kind::Session => return Ok(None),
             Kind::Build | Kind::Push | Kind::Pull => (Load::Engine, "builds, pushes and pulls"),
@@ -48,7 +48,7 @@ impl Turns {
         }
         by.insert(key.clone(), count + 1);
         drop(by);
-        Ok(Some(Turn { key, turns: Arc::clone(self) }))
+        Ok(Some(Share { key, quotas: Arc::clone(self) }))
     }
 
     fn by(&self) -> MutexGuard<'_, HashMap<(CallerId, Load), u32>> {
@@ -58,14 +58,14 @@ impl Turns {
 
 /// A piece of work that is counted until this is dropped.
 #[derive(Debug)]
-pub(super) struct Turn {
+pub(super) struct Share {
     key: (CallerId, Load),
-    turns: Arc<Turns>,
+    quotas: Arc<Quotas>,
 }
 
-impl Drop for Turn {
+impl Drop for Share {
     fn drop(&mut self) {
-        let mut by = self.turns.by();
+        let mut by = self.quotas.by();
         if let Some(count) = by.get_mut(&self.key) {
             *count -= 1;
             if *count == 0 {
@@ -87,24 +87,24 @@ mod tests {
     };
 
     #[test]
-    fn each_caller_has_turns_of_its_own() {
+    fn each_caller_has_a_quota_of_its_own() {
         let file =
             "[[serve]]\nuid = 1\nnamespaces = \"*\"\nat_once = 2\n[[serve]]\nuid = 2\nnamespaces = \"*\"\n";
         let identities =
             Identities::new(&Config::with_file(Flags::try_parse_from(["wharfd"]).unwrap(), file));
         let [one, two] =
             [1, 2].map(|uid| identities.identify(&Peer::User { uid, pid: None, beside: false }).unwrap());
-        let turns = Arc::new(Turns::default());
-        let build = turns.take(&one, Kind::Build).unwrap();
-        let push = turns.take(&one, Kind::Push).unwrap();
-        let fault = turns.take(&one, Kind::Pull).unwrap_err();
+        let quotas = Arc::new(Quotas::default());
+        let build = quotas.take(&one, Kind::Build).unwrap();
+        let push = quotas.take(&one, Kind::Push).unwrap();
+        let fault = quotas.take(&one, Kind::Pull).unwrap_err();
         assert_eq!(fault.reason(), Reason::LimitReached);
-        let change = turns.take(&one, Kind::Change).unwrap();
-        assert!(change.is_some() && turns.take(&one, Kind::Session).unwrap().is_none());
-        let others: Vec<_> = (0..10).map(|_| turns.take(&two, Kind::Build).unwrap()).collect();
+        let change = quotas.take(&one, Kind::Change).unwrap();
+        assert!(change.is_some() && quotas.take(&one, Kind::Session).unwrap().is_none());
+        let others: Vec<_> = (0..10).map(|_| quotas.take(&two, Kind::Build).unwrap()).collect();
         drop(build);
-        let pull = turns.take(&one, Kind::Pull).unwrap();
+        let pull = quotas.take(&one, Kind::Pull).unwrap();
         drop((push, pull, change, others));
-        assert!(turns.by().is_empty());
+        assert!(quotas.by().is_empty());
     }
 }
