@@ -88,6 +88,10 @@ impl Images {
         reporter: &Reporter,
         tasks: &Group,
     ) -> Result<Admitted, Fault> {
+        if naming::relay_instance(reference.repository().as_str()) == Some(self.keys().instance()) {
+            // On its way for another.
+            return Err(fault::not_found(&reference));
+        }
         let names = self.keys().names(namespace.subject());
         let from = namespace.pull_from(reference.clone())?;
 

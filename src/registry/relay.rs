@@ -10,13 +10,13 @@ mod pull;
 mod push;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     convert::Infallible,
     fmt, io,
     net::{Ipv4Addr, SocketAddr},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -28,7 +28,7 @@ use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, watch},
+    sync::{Semaphore, oneshot, watch},
 };
 
 use super::{
@@ -59,6 +59,42 @@ pub struct Relay {
 struct Inner {
     address: SocketAddr,
     transfers: Mutex<HashMap<String, Arc<Shared>>>,
+    strangers: Arc<Strangers>,
+}
+
+/// Connections that have shown no password yet, the oldest first: anybody on the node's loopback can make
+/// them.
+#[derive(Debug, Default)]
+struct Strangers {
+    next: AtomicU64,
+    waiting: Mutex<BTreeMap<u64, oneshot::Sender<()>>>,
+}
+
+impl Strangers {
+    /// One more, and what ends it.
+    fn add(&self) -> (u64, oneshot::Receiver<()>) {
+        let (end, ended) = oneshot::channel();
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        self.waiting().insert(number, end);
+        (number, ended)
+    }
+
+    /// It is none any more.
+    fn remove(&self, number: u64) -> Option<oneshot::Sender<()>> {
+        self.waiting().remove(&number)
+    }
+
+    /// Ends the oldest.
+    fn end_oldest(&self) {
+        if let Some((_, end)) = self.waiting().pop_first() {
+            // Ended already.
+            let _ = end.send(());
+        }
+    }
+
+    fn waiting(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, oneshot::Sender<()>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// An image on its way through the relay, until this is dropped.
@@ -94,11 +130,17 @@ struct Failure {
 impl Relay {
     /// Listens on a port of the node's loopback. Serves in a group below `tasks`.
     pub async fn bind(tasks: &Group) -> io::Result<Self> {
+        Self::with_places(tasks, CONNECTIONS_MAX).await
+    }
+
+    /// The same, with another number of connections.
+    pub(super) async fn with_places(tasks: &Group, places: usize) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-        let inner = Inner { address: listener.local_addr()?, transfers: Mutex::default() };
+        let inner =
+            Inner { address: listener.local_addr()?, transfers: Mutex::default(), strangers: Arc::default() };
         let relay = Self { inner: Arc::new(inner) };
         let group = tasks.child("relay");
-        drop(group.spawn("relay", relay.clone().accept(listener, group.clone())));
+        drop(group.spawn("relay", relay.clone().accept(listener, places, group.clone())));
         Ok(relay)
     }
 
@@ -139,10 +181,13 @@ impl Relay {
         self.inner.transfers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn accept(self, listener: TcpListener, tasks: Group) {
-        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    async fn accept(self, listener: TcpListener, places: usize, tasks: Group) {
+        let places = Arc::new(Semaphore::new(places));
         let accepting = async {
             loop {
+                if places.available_permits() == 0 {
+                    self.inner.strangers.end_oldest();
+                }
                 let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
                 match listener.accept().await {
                     Ok((stream, _)) => {
@@ -166,19 +211,34 @@ impl Relay {
 
     async fn connection(self, stream: TcpStream) {
         let _ = stream.set_nodelay(true);
+        let (number, ended) = self.inner.strangers.add();
+        // Held once a password is shown: nobody ends the connection any more.
+        let known = Arc::new(Mutex::new(None));
         let service = service_fn(|request| {
-            let relay = self.clone();
-            async move { Ok::<_, Infallible>(relay.answer(request).await) }
+            let (relay, known) = (self.clone(), Arc::clone(&known));
+            async move {
+                let answer = relay.answer(request).await;
+                if answer.status() != StatusCode::UNAUTHORIZED
+                    && let Some(end) = relay.inner.strangers.remove(number)
+                {
+                    *known.lock().unwrap_or_else(PoisonError::into_inner) = Some(end);
+                }
+                Ok::<_, Infallible>(answer)
+            }
         });
         let served = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIMEOUT)
             .max_buf_size(HEAD_BYTES_MAX)
             .serve_connection(TokioIo::new(stream), service);
-        if let Err(error) = served.await {
-            // An engine tries TLS first.
-            tracing::trace!(%error, "a connection to the relay has ended");
+        tokio::select! {
+            served = served => if let Err(error) = served {
+                // An engine tries TLS first.
+                tracing::trace!(%error, "a connection to the relay has ended");
+            },
+            _ = ended => {}
         }
+        self.inner.strangers.remove(number);
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {

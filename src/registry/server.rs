@@ -330,8 +330,12 @@ impl Server {
         request: Request<Body>,
         moving: Option<&Moving>,
     ) -> Result<Answer, Error> {
-        let mut addresses = self.addresses(origin).await?;
         let own = origin.host == session.origin.host;
+        // What its name stood for at first: it may stand for another by now, that nobody has judged.
+        let mut addresses = match own && !session.addresses.is_empty() {
+            true => session.addresses.clone(),
+            false => self.addresses(origin).await?,
+        };
         if !own {
             let literal: Vec<IpAddr> = origin.host.parse().into_iter().collect();
             let judged = if addresses.is_empty() { &literal } else { &addresses };

@@ -93,6 +93,22 @@ async fn who_has_no_password_of_a_transfer_gets_nothing() {
 }
 
 #[tokio::test]
+async fn who_says_nothing_takes_no_place_from_the_engine() {
+    let relay = Relay::with_places(&Group::root(), 3).await.unwrap();
+    let registry = Server::start(None, |_| ok("{}")).await;
+    let transfer = push_to(&registry, &relay).await.unwrap();
+    let mut silent = Vec::new();
+    for _ in 0..10 {
+        silent.push(TcpStream::connect(transfer.host()).await.unwrap());
+        let answer = ask(&transfer, "GET", "/v2/", "").await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+    // The first have made room.
+    let ended = silent[0].read(&mut [0]).await;
+    assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
+}
+
+#[tokio::test]
 async fn a_push_goes_to_the_true_tag_and_its_login_to_the_registry_alone() {
     let relay = Relay::bind(&Group::root()).await.unwrap();
     let storage = Server::start(None, |head| {
