@@ -1,10 +1,11 @@
 //! What a client hears of a pass, and when: a pass that is denied is run again, and should not show.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     time::{Duration, Instant},
 };
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bollard_buildkit_proto::moby::buildkit::v1::StatusResponse;
 use tonic::{Code, Status};
 
@@ -102,4 +103,10 @@ impl Facts for PassFacts<'_> {
         self.runs = true;
         self.release().await;
     }
+}
+
+/// The manifest's descriptor, which BuildKit gives as JSON in base64.
+pub(super) fn descriptor(facts: &HashMap<String, String>) -> Option<String> {
+    let bytes = BASE64_STANDARD.decode(facts.get("containerimage.descriptor")?).ok()?;
+    String::from_utf8(bytes).ok()
 }

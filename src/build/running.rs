@@ -5,16 +5,17 @@ use std::{
     collections::{BTreeSet, HashMap},
     pin::Pin,
     sync::Arc,
+    time::Duration,
 };
 
-use base64::{Engine as _, prelude::BASE64_STANDARD};
+use tokio::time::timeout;
 use tonic::Status;
 
 use super::{
     client::BuildClient,
     gate::{self, Gate, Refusal},
     isolation::{self, JobKeys},
-    pass_facts::PassFacts,
+    pass_facts::{PassFacts, descriptor},
     sources::Sources,
     tar::Tar,
 };
@@ -34,6 +35,8 @@ use crate::{
 
 /// A Dockerfile that names more images, or URLs one after the other, is no Dockerfile.
 const PASSES_MAX: usize = 64;
+/// How long a session may take to say why it has ended, once BuildKit has noticed.
+const TELLING_TIMEOUT: Duration = Duration::from_secs(1);
 /// What a failure says of itself; a step's command is in it, which may be anything.
 const MESSAGE_BYTES_MAX: usize = 16 << 10;
 
@@ -240,7 +243,7 @@ impl<'a> Build<'a> {
         session: &Session,
         name: &str,
         facts: &mut PassFacts<'_>,
-        stop: Pin<&mut (impl Future<Output = Fault> + Send)>,
+        mut stop: Pin<&mut (impl Future<Output = Fault> + Send)>,
     ) -> Result<(Ended<Refusal>, BTreeSet<String>), Fault> {
         let tar = self.order.client.tar.as_ref().map(Tar::url);
         let sources = self.sources.list();
@@ -270,7 +273,14 @@ impl<'a> Build<'a> {
             used = judged.images().clone();
             Ok(judged)
         };
-        let ended = solve::pass(connection, order, judge, facts, stop).await;
+        let mut ended = solve::pass(connection, order, judge, facts, stop.as_mut()).await;
+        if let Ended::Frontend(status) | Ended::Failed(status) = &ended
+            && failure::is_broken_off(status)
+            // BuildKit may tell of its session's end before the session has told why.
+            && let Ok(fault) = timeout(TELLING_TIMEOUT, stop).await
+        {
+            ended = Ended::Stopped { fault, is_over: false };
+        }
         // Once, by the pass that runs.
         let is_frontends = |syntax: &str| self.images.frontend().is_some() && frontend::is_syntax(syntax);
         let syntax = syntax.filter(|syntax| !is_frontends(syntax));
@@ -387,10 +397,4 @@ impl<'a> Build<'a> {
         }
         Ok(result)
     }
-}
-
-/// The manifest's descriptor, which BuildKit gives as JSON in base64.
-fn descriptor(facts: &HashMap<String, String>) -> Option<String> {
-    let bytes = BASE64_STANDARD.decode(facts.get("containerimage.descriptor")?).ok()?;
-    String::from_utf8(bytes).ok()
 }

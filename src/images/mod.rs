@@ -33,7 +33,7 @@ use turns::Turns;
 /// Where an engine has what it trusts of single registries; wharfd goes by the same.
 const CERTS_DIRECTORY: &str = "/etc/docker/certs.d";
 
-/// How many layers are hashed at once. Each holds what its decoder looks back at, up to 128 MiB: jobs
+/// How many layers are hashed at once as they pass, and as many that are fetched for that. Each holds what its decoder looks back at, up to 128 MiB: jobs
 /// choose it.
 const HASHED_AT_ONCE: usize = 8;
 
@@ -63,8 +63,10 @@ struct Inner {
     moves: Locks,
     /// Names under which images are made.
     exporting: Exporting,
-    /// Places for layers that are hashed.
-    hashing: Arc<Semaphore>,
+    /// Places for layers that are hashed as they pass.
+    passing: Arc<Semaphore>,
+    /// Places for layers that are fetched to be hashed.
+    fetching: Semaphore,
     /// One lock a namespace that fetches layers to hash them, by its opaque name.
     hashes: Locks,
     registries: registry::Client,
@@ -81,7 +83,8 @@ impl Images {
             holds: Turns::default(),
             moves: Locks::default(),
             exporting: Exporting::default(),
-            hashing: Arc::new(Semaphore::new(HASHED_AT_ONCE)),
+            passing: Arc::new(Semaphore::new(HASHED_AT_ONCE)),
+            fetching: Semaphore::new(HASHED_AT_ONCE),
             hashes: Locks::default(),
             registries: registry::Client::new(CERTS_DIRECTORY.into()),
             relay,

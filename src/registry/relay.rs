@@ -8,6 +8,7 @@
 mod answers;
 mod pull;
 mod push;
+mod starving;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -140,6 +141,8 @@ impl Relay {
             Inner { address: listener.local_addr()?, transfers: Mutex::default(), strangers: Arc::default() };
         let relay = Self { inner: Arc::new(inner) };
         let group = tasks.child("relay");
+        let (feeding, ends) = (relay.clone().feed_the_starving(), group.clone());
+        drop(group.spawn("relay-starving", async move { ends.unless_cancelled(feeding).await }));
         drop(group.spawn("relay", relay.clone().accept(listener, places, group.clone())));
         Ok(relay)
     }
@@ -347,6 +350,12 @@ impl Failure {
             self.is_final.send_replace(true);
         }
         answers::refusal(status)
+    }
+
+    /// Ends the transfer.
+    fn end(&self, error: Error) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        self.is_final.send_replace(true);
     }
 
     /// The engine has tried again, and got further.

@@ -120,7 +120,9 @@ class Unit(unittest.TestCase):
         said = self.on_node(f"{AGENT} build -t app:1 /tmp/c && {AGENT} images")
         self.assertRegex(said, r"(?m)^app +1 ")
         # What an agent's Dockerfile does, it does to a container.
-        self.assertIn("Dockerfiles are read in a container", self.on_node("journalctl --no-pager --unit=wharfd"))
+        images = subprocess.run([os.environ["WHARF_DOCKER"], "--host", f"unix://{SOCKET}", "image", "ls", "--format={{.Repository}}"],
+                                check=True, text=True, stdout=subprocess.PIPE).stdout
+        self.assertRegex(images, r"(?m)^wharf\.invalid/[0-9a-f]+/frontend/")
         # Looking up hosts works in there; so does the refusal.
         self.on_node("printf 'FROM scratch\\nADD http://localhost:1/x /\\n' >/tmp/c/Dockerfile")
         said = self.on_node(f"{AGENT} build /tmp/c", check=False)

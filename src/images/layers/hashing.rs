@@ -1,6 +1,9 @@
 //! Layers on their way through wharfd, hashed as they come.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::{
     sync::{mpsc, oneshot},
@@ -28,6 +31,9 @@ const PIECES: usize = 16;
 const REPORT_BYTES: u64 = 4 << 20;
 /// One layer, however slowly it comes: the rest of its namespace waits for it.
 const LAYER_TIMEOUT: Duration = Duration::from_secs(20 * 60);
+/// Where no place is left, a layer of which less came in this time gives its own up.
+const LOOK: Duration = Duration::from_secs(10);
+const SLOW_BYTES: u64 = 1 << 20;
 
 impl Images {
     /// Hashes the layers of a pull as they pass, in `tasks`, and keeps the engine from one that belies
@@ -35,7 +41,7 @@ impl Images {
     pub(in crate::images) fn hash_passing(&self, claims: &Claims, tasks: &Group) -> Watch {
         let (images, claims, tasks) = (self.clone(), Arc::new(claims.clone()), tasks.clone());
         Arc::new(move |blob| {
-            let place = Arc::clone(&images.inner.hashing).try_acquire_owned().ok()?;
+            let place = Arc::clone(&images.inner.passing).try_acquire_owned().ok()?;
             let (pieces, received) = mpsc::channel(PIECES);
             let (whole, is_whole) = oneshot::channel();
             let (verdict, is_sound) = oneshot::channel();
@@ -65,7 +71,7 @@ impl Images {
     ) -> Result<LayerFact, Fault> {
         // One at a time for a namespace, so that none takes all places.
         let _lock = self.inner.hashes.lock(&fetch.namespace).await;
-        let place = Arc::clone(&self.inner.hashing).acquire_owned().await.map_err(Fault::internal)?;
+        let place = self.inner.fetching.acquire().await.map_err(Fault::internal)?;
         let hashed = timeout(LAYER_TIMEOUT, self.fetch_and_hash(fetch, blob, step)).await;
         drop(place);
         let layer = hashed.map_err(|_| fault::stalled(&fetch.reference))??;
@@ -79,12 +85,20 @@ impl Images {
         let (pieces, received) = mpsc::channel(PIECES);
         let hashing = fetch.tasks.spawn_blocking("hashing", move || layer_of(Pieces::new(received)));
         let (mut done, mut reported) = (0, 0);
+        let (mut looked, mut looked_done) = (Instant::now(), 0);
         // The digest of the blob is checked at its end: what was hashed before that is not believed.
         while let Some(piece) = fetched.next().await.map_err(failed)? {
             done += piece.len() as u64;
             // The thread has ended: it cannot unpack the layer.
             if pieces.send(piece).await.is_err() {
                 break;
+            }
+            if looked.elapsed() >= LOOK {
+                let is_slow = done - looked_done < SLOW_BYTES;
+                if is_slow && self.inner.fetching.available_permits() == 0 {
+                    return Err(fault::stalled(&fetch.reference));
+                }
+                (looked, looked_done) = (Instant::now(), done);
             }
             if done - reported >= REPORT_BYTES {
                 reported = done;

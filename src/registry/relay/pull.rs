@@ -1,6 +1,13 @@
 //! Pulls: manifests as wharfd has read them, and blobs as they come.
 
-use std::{collections::HashMap, io, sync::Arc};
+use std::{
+    collections::HashMap,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -34,9 +41,13 @@ pub struct Watcher {
 
 /// What a pull may see.
 pub(super) struct Pull {
-    repository: Repository,
+    pub(super) repository: Repository,
     manifests: HashMap<Digest, Manifest>,
     watch: Option<Watch>,
+    /// Their configs: every other blob is a layer.
+    configs: Vec<Digest>,
+    /// How many layers the engine has asked for.
+    pub(super) layers_asked: AtomicU64,
 }
 
 /// A blob on its way to the engine.
@@ -51,8 +62,10 @@ struct Passing {
 
 impl Pull {
     pub(super) fn new(repository: Repository, manifests: Vec<Manifest>, watch: Option<Watch>) -> Self {
+        let configs = manifests.iter().filter_map(config_of).collect();
         let manifests = manifests.into_iter().map(|manifest| (manifest.digest().clone(), manifest));
-        Self { repository, manifests: manifests.collect(), watch }
+        let layers_asked = AtomicU64::new(0);
+        Self { repository, manifests: manifests.collect(), watch, configs, layers_asked }
     }
 
     pub(super) async fn answer(
@@ -69,6 +82,9 @@ impl Pull {
         }
         match digest_in(what, "blobs") {
             Some(digest) => {
+                if !self.configs.contains(&digest) {
+                    self.layers_asked.fetch_add(1, Ordering::Relaxed);
+                }
                 let blob = self.repository.clone().blob(&digest).await?;
                 let watcher = self.watch.as_ref().filter(|_| !is_head(method));
                 let watcher = watcher.and_then(|watch| watch(&digest));
@@ -92,6 +108,12 @@ impl Pull {
         tell_digest(&mut answer, digest);
         Ok(answer)
     }
+}
+
+/// The config that a manifest names, if it does.
+fn config_of(manifest: &Manifest) -> Option<Digest> {
+    let document: serde_json::Value = serde_json::from_slice(manifest.bytes()).ok()?;
+    Digest::parse(document.pointer("/config/digest")?.as_str()?)
 }
 
 impl Passing {

@@ -7,12 +7,14 @@ use std::{
         Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
+use tokio::time::sleep;
 
 use super::{
     super::{
@@ -29,6 +31,10 @@ use crate::names::reference::Digest;
 const MANIFEST_BYTES_MAX: usize = 4 << 20;
 /// Uploads that a push has begun and not ended: an engine has some five.
 const UPLOADS_MAX: usize = 256;
+/// A registry that fails at a question, or at a manifest, may not a moment later: two pushes of one tag at
+/// once are enough for some. The engine asks once.
+const TRIES_MAX: u32 = 3;
+const TRY_AGAIN_AFTER: Duration = Duration::from_millis(200);
 /// What the engine says of a request.
 const ASKED: [HeaderName; 4] =
     [header::ACCEPT, header::CONTENT_TYPE, header::CONTENT_LENGTH, header::CONTENT_RANGE];
@@ -102,7 +108,15 @@ impl Push {
         let headers = chosen(request.headers(), &[header::ACCEPT]);
         let at = At::Repository(what.to_owned());
         let mut target = self.target.lock().await.clone();
-        let answer = target.server.send(method, &at, &headers).await?;
+        let mut tries = 0;
+        let answer = loop {
+            let answer = target.server.send(method, &at, &headers).await?;
+            tries += 1;
+            if !answer.status.is_server_error() || tries == TRIES_MAX {
+                break answer;
+            }
+            sleep(TRY_AGAIN_AFTER * tries).await;
+        };
         self.learn(&target).await;
         match answer.status {
             StatusCode::NOT_FOUND => Ok(answers::plain(StatusCode::NOT_FOUND)),
@@ -127,7 +141,16 @@ impl Push {
         let body = read.map_err(Error::broken)?.to_bytes();
         let (mut target, moving) = (self.target.lock().await.clone(), Moving::new());
         let at = At::Repository(what);
-        let answer = target.server.send_body(&Method::PUT, &at, &headers, bytes(body), &moving).await?;
+        let mut tries = 0;
+        let answer = loop {
+            let body = bytes(body.clone());
+            let answer = target.server.send_body(&Method::PUT, &at, &headers, body, &moving).await?;
+            tries += 1;
+            if !answer.status.is_server_error() || tries == TRIES_MAX {
+                break answer;
+            }
+            sleep(TRY_AGAIN_AFTER * tries).await;
+        };
         success(answer).await.map(|answer| reply(answer.status, &answer.headers))
     }
 
