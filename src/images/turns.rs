@@ -4,7 +4,6 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
 use tokio::{
@@ -13,13 +12,7 @@ use tokio::{
 };
 
 use super::locks::Locks;
-use crate::registry::Meter;
-
-/// How long whoever brings an image is watched by whoever waits.
-const LOOK: Duration = Duration::from_secs(10);
-/// A registry that was waited for for most of that time and sent less than this is slow.
-const SLOW_WAIT: Duration = Duration::from_secs(8);
-const SLOW_BYTES: u64 = 1 << 20;
+use crate::registry::{LOOK, Meter, Reading};
 
 /// The turns of all holds.
 #[derive(Debug, Default)]
@@ -61,23 +54,22 @@ impl Turns {
         may_displace: bool,
     ) -> Turn<'_> {
         let mut locking = std::pin::pin!(self.locks.lock(hold));
-        let mut before: Option<(Arc<Now>, u64, Duration)> = None;
+        let mut before: Option<(Arc<Now>, Reading)> = None;
         let lock = loop {
             tokio::select! {
                 lock = &mut locking => break lock,
                 () = sleep(LOOK), if may_displace => {}
             }
             let Some(now) = self.map().get(hold).cloned() else { continue };
-            let (bytes, waited) = (now.meter.bytes(), now.meter.waited());
-            if let Some((seen, bytes_before, waited_before)) = &before
+            let reading = now.meter.read();
+            if let Some((seen, then)) = &before
                 && Arc::ptr_eq(seen, &now)
                 && now.repository != repository
-                && bytes - bytes_before < SLOW_BYTES
-                && waited.saturating_sub(*waited_before) > SLOW_WAIT
+                && reading.is_slow_since(then)
             {
                 now.displaced.send_replace(true);
             }
-            before = Some((now, bytes, waited));
+            before = Some((now, reading));
         };
         let displaced = watch::Sender::new(false);
         let now = Arc::new(Now { repository: repository.to_owned(), meter: Arc::clone(meter), displaced });

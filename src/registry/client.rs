@@ -1,13 +1,6 @@
 //! Manifests and blobs of one repository, from the servers that the engine would ask for it.
 
-use std::{
-    path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::{Duration, Instant},
-};
+use std::{path::PathBuf, sync::Arc, time::Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::header;
@@ -17,6 +10,7 @@ use super::{
     answer::Answer,
     certs::Certs,
     error::{Error, Kind},
+    meter::Meter,
     reach::{Endpoint, Reach},
     server::{Access, Server},
 };
@@ -42,25 +36,6 @@ pub struct Client {
 pub struct Repository {
     servers: Vec<Server>,
     meter: Arc<Meter>,
-}
-
-/// What has come of a repository's blobs, and how long it was waited for.
-#[derive(Debug, Default)]
-pub struct Meter {
-    bytes: AtomicU64,
-    waited_millis: AtomicU64,
-}
-
-impl Meter {
-    /// Bytes so far.
-    pub fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
-    }
-
-    /// The time that the repository's servers were waited for; of several blobs at once, that of each.
-    pub fn waited(&self) -> Duration {
-        Duration::from_millis(self.waited_millis.load(Ordering::Relaxed))
-    }
 }
 
 /// A manifest or an index, and the digest that its bytes have.
@@ -244,9 +219,7 @@ impl Blob {
     pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         let begun = Instant::now();
         if let Some(piece) = self.answer.next().await? {
-            let waited = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-            self.meter.waited_millis.fetch_add(waited, Ordering::Relaxed);
-            self.meter.bytes.fetch_add(piece.len() as u64, Ordering::Relaxed);
+            self.meter.add(piece.len(), begun.elapsed());
             self.hasher.update(&piece);
             return Ok(Some(piece));
         }

@@ -11,6 +11,7 @@ mod challenge;
 mod client;
 mod connect;
 mod error;
+mod meter;
 mod proxy;
 mod reach;
 mod relay;
@@ -18,7 +19,8 @@ mod server;
 #[cfg(test)]
 mod tests;
 
-pub use client::{Blob, Client, Manifest, Meter, Repository, Target};
+pub use client::{Blob, Client, Manifest, Repository, Target};
 pub use error::{Error, Kind};
+pub use meter::{LOOK, Meter, Reading, SLOW_BYTES};
 pub use reach::Reach;
 pub use relay::{Relay, Transfer, Watch, Watcher};

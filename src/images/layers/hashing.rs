@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use tokio::{
     sync::{mpsc, oneshot},
     time::timeout,
@@ -19,9 +20,9 @@ use crate::{
     engine::docker::fault,
     fault::{Fault, Reason, causes},
     names::reference::Digest,
-    registry::{Watch, Watcher},
+    registry::{LOOK, SLOW_BYTES, Watch, Watcher},
     store::LayerFact,
-    tasks::Group,
+    tasks::{Group, Task},
     wire::progress::Step,
 };
 
@@ -31,9 +32,12 @@ const PIECES: usize = 16;
 const REPORT_BYTES: u64 = 4 << 20;
 /// One layer, however slowly it comes: the rest of its namespace waits for it.
 const LAYER_TIMEOUT: Duration = Duration::from_secs(20 * 60);
-/// Where no place is left, a layer of which less came in this time gives its own up.
-const LOOK: Duration = Duration::from_secs(10);
-const SLOW_BYTES: u64 = 1 << 20;
+
+/// A thread that hashes what it is sent until the sender is gone.
+fn hashing(tasks: &Group) -> (mpsc::Sender<Bytes>, Task<Option<LayerFact>>) {
+    let (pieces, received) = mpsc::channel(PIECES);
+    (pieces, tasks.spawn_blocking("hashing", move || layer_of(Pieces::new(received))))
+}
 
 impl Images {
     /// Hashes the layers of a pull as they pass, in `tasks`, and keeps the engine from one that belies
@@ -42,11 +46,10 @@ impl Images {
         let (images, claims, tasks) = (self.clone(), Arc::new(claims.clone()), tasks.clone());
         Arc::new(move |blob| {
             let place = Arc::clone(&images.inner.passing).try_acquire_owned().ok()?;
-            let (pieces, received) = mpsc::channel(PIECES);
+            let (pieces, hashing) = hashing(&tasks);
             let (whole, is_whole) = oneshot::channel();
             let (verdict, is_sound) = oneshot::channel();
             let (images, claims, blob) = (images.clone(), Arc::clone(&claims), blob.clone());
-            let hashing = tasks.spawn_blocking("hashing", move || layer_of(Pieces::new(received)));
             drop(tasks.spawn("hash", async move {
                 let hashed = hashing.await.ok().flatten();
                 drop(place);
@@ -82,8 +85,7 @@ impl Images {
     async fn fetch_and_hash(&self, fetch: &Fetch, blob: &Digest, step: &Step) -> Result<LayerFact, Fault> {
         let failed = |error: crate::registry::Error| error.fault(&fetch.reference, fetch.logged_in);
         let mut fetched = fetch.repository.clone().blob(blob).await.map_err(failed)?;
-        let (pieces, received) = mpsc::channel(PIECES);
-        let hashing = fetch.tasks.spawn_blocking("hashing", move || layer_of(Pieces::new(received)));
+        let (pieces, hashing) = hashing(&fetch.tasks);
         let (mut done, mut reported) = (0, 0);
         let (mut looked, mut looked_done) = (Instant::now(), 0);
         // The digest of the blob is checked at its end: what was hashed before that is not believed.
@@ -93,6 +95,7 @@ impl Images {
             if pieces.send(piece).await.is_err() {
                 break;
             }
+            // Where no place is left, a slow layer gives its own up.
             if looked.elapsed() >= LOOK {
                 let is_slow = done - looked_done < SLOW_BYTES;
                 if is_slow && self.inner.fetching.available_permits() == 0 {

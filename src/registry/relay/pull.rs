@@ -5,7 +5,7 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
 };
 
@@ -46,8 +46,8 @@ pub(super) struct Pull {
     watch: Option<Watch>,
     /// Their configs: every other blob is a layer.
     configs: Vec<Digest>,
-    /// How many layers the engine has asked for.
-    pub(super) layers_asked: AtomicU64,
+    /// Whether the engine has asked for a layer.
+    layers_asked: AtomicBool,
 }
 
 /// A blob on its way to the engine.
@@ -64,8 +64,13 @@ impl Pull {
     pub(super) fn new(repository: Repository, manifests: Vec<Manifest>, watch: Option<Watch>) -> Self {
         let configs = manifests.iter().filter_map(config_of).collect();
         let manifests = manifests.into_iter().map(|manifest| (manifest.digest().clone(), manifest));
-        let layers_asked = AtomicU64::new(0);
+        let layers_asked = AtomicBool::new(false);
         Self { repository, manifests: manifests.collect(), watch, configs, layers_asked }
+    }
+
+    /// Whether the engine has asked for a layer.
+    pub(super) fn has_layers_asked(&self) -> bool {
+        self.layers_asked.load(Ordering::Relaxed)
     }
 
     pub(super) async fn answer(
@@ -83,7 +88,7 @@ impl Pull {
         match digest_in(what, "blobs") {
             Some(digest) => {
                 if !self.configs.contains(&digest) {
-                    self.layers_asked.fetch_add(1, Ordering::Relaxed);
+                    self.layers_asked.store(true, Ordering::Relaxed);
                 }
                 let blob = self.repository.clone().blob(&digest).await?;
                 let watcher = self.watch.as_ref().filter(|_| !is_head(method));

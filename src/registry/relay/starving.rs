@@ -4,28 +4,17 @@
 use std::{
     collections::HashMap,
     sync::{Arc, atomic::Ordering},
-    time::Duration,
 };
 
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::{
-    super::error::{Error, Kind},
+    super::{
+        error::{Error, Kind},
+        meter::{LOOK, Reading},
+    },
     Relay, Shared, Work,
 };
-
-/// How long a pull may wait for its first layer, and is watched by those that wait.
-const LOOK: Duration = Duration::from_secs(10);
-/// A registry that was waited for for most of that time and sent less than this is slow.
-const SLOW_WAIT: Duration = Duration::from_secs(8);
-const SLOW_BYTES: u64 = 1 << 20;
-
-/// How far a pull was when it was looked at last.
-struct Seen {
-    asked: u64,
-    bytes: u64,
-    waited: Duration,
-}
 
 impl Relay {
     /// Breaks off the pulls from slow registries while others wait for the engine to begin.
@@ -42,23 +31,17 @@ impl Relay {
     }
 }
 
-fn look(transfers: &[(String, Arc<Shared>)], before: &HashMap<String, Seen>) -> HashMap<String, Seen> {
+/// How far each pull is, and was when it was looked at last.
+fn look(transfers: &[(String, Arc<Shared>)], before: &HashMap<String, Reading>) -> HashMap<String, Reading> {
     let (mut now, mut slow, mut starves) = (HashMap::new(), Vec::new(), false);
     for (id, shared) in transfers {
         let Work::Pull(pull) = &shared.work else { continue };
-        let meter = pull.repository.meter();
-        let seen = Seen {
-            asked: pull.layers_asked.load(Ordering::Relaxed),
-            bytes: meter.bytes(),
-            waited: meter.waited(),
-        };
+        let reading = pull.repository.meter().read();
         if let Some(then) = before.get(id) {
-            starves |= then.asked == 0 && seen.asked == 0 && shared.has_come.load(Ordering::Relaxed);
-            let is_slow = seen.bytes.saturating_sub(then.bytes) < SLOW_BYTES
-                && seen.waited.saturating_sub(then.waited) > SLOW_WAIT;
-            slow.extend(is_slow.then_some(shared));
+            starves |= shared.has_come.load(Ordering::Relaxed) && !pull.has_layers_asked();
+            slow.extend(reading.is_slow_since(then).then_some(shared));
         }
-        now.insert(id.clone(), seen);
+        now.insert(id.clone(), reading);
     }
     if starves {
         for shared in slow {
