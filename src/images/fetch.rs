@@ -14,7 +14,7 @@ use crate::{
     engine::{STALL_TIMEOUT, docker::fault},
     fault::{Fault, Reason, causes},
     names::{Reference, reference::Digest},
-    registry::{Manifest, Repository, Transfer},
+    registry::{Error, Manifest, Repository, Transfer},
     tasks::Group,
     wire::progress::Step,
 };
@@ -150,15 +150,8 @@ impl Fetch {
     }
 
     async fn pull_and_hold(&self, transfer: &Transfer, name: &str, step: &Step) -> Result<(), Fault> {
-        let refused = || transfer.failure(|error| error.fault(&self.reference, self.logged_in));
-        let pulled = tokio::select! {
-            pulled = self.engine_pulls(transfer, name, step) => pulled,
-            () = transfer.refused() => Err(Fault::new(Reason::RegistryDenied, "the registry refuses")),
-        };
-        if let Err(fault) = pulled {
-            // The engine knows only what the relay told it.
-            return Err(refused().unwrap_or(fault));
-        }
+        let fault = |error: Error| error.fault(&self.reference, self.logged_in);
+        transfer.carry(self.engine_pulls(transfer, name, step), fault).await?;
         self.images.engine().tag_name(name, &self.hold).await
     }
 

@@ -18,7 +18,7 @@ use crate::{
     fault::{Fault, Reason, causes},
     names::{Login, Reference, reference::Digest},
     policy::{Permit, PushTo},
-    registry::Transfer,
+    registry::{Error, Transfer},
     tasks::{Cause, Group},
     wire::progress::{Reporter, Step},
 };
@@ -100,16 +100,8 @@ impl Push {
 
     /// Pushes what is under the name; the digest of the manifest.
     async fn stream(&self, transfer: &Transfer, step: &Step) -> Result<Digest, Fault> {
-        let refused = || transfer.failure(|error| error.push_fault(&self.target, self.login.is_some()));
-        let pushed = tokio::select! {
-            pushed = self.engine_pushes(transfer, step) => pushed,
-            () = transfer.refused() => Err(Fault::new(Reason::RegistryDenied, "the registry refuses")),
-        };
-        match pushed {
-            Ok(digest) => Ok(digest),
-            // The engine knows only what the relay told it.
-            Err(fault) => Err(refused().unwrap_or(fault)),
-        }
+        let fault = |error: Error| error.push_fault(&self.target, self.login.is_some());
+        transfer.carry(self.engine_pushes(transfer, step), fault).await
     }
 
     async fn engine_pushes(&self, transfer: &Transfer, step: &Step) -> Result<Digest, Fault> {

@@ -9,7 +9,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Request, StatusCode};
-use http_body_util::{BodyExt as _, combinators::UnsyncBoxBody};
+use http_body_util::{BodyExt as _, Empty, Full, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::time::{Instant, timeout};
@@ -32,6 +32,16 @@ const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What a request carries.
 pub(super) type Body = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
+
+/// No body.
+pub(super) fn empty() -> Body {
+    Empty::new().map_err(Into::into).boxed_unsync()
+}
+
+/// A body in memory.
+pub(super) fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(Into::into).boxed_unsync()
+}
 
 type Driver = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
 

@@ -1,13 +1,11 @@
 //! Logins: what a registry or its token server is shown, and how a token is asked for.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use bytes::Bytes;
 use http::{HeaderValue, Method, Request, header};
-use http_body_util::{BodyExt as _, Empty, Full};
 use serde::Deserialize;
 
 use super::{
-    answer::Body,
+    answer::{Body, empty, full},
     error::{Error, Kind},
 };
 use crate::names::{Login, Secret};
@@ -41,7 +39,7 @@ impl TokenRequest<'_> {
                     .method(Method::POST)
                     .uri(path)
                     .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
-                    .body(Full::new(Bytes::from(form(&fields))).map_err(Into::into).boxed_unsync())
+                    .body(full(form(&fields)))
             }
             (None, login) => {
                 let mut request = Request::builder().method(Method::GET);
@@ -52,9 +50,7 @@ impl TokenRequest<'_> {
                     }
                 }
                 let joint = if path.contains('?') { '&' } else { '?' };
-                request
-                    .uri(format!("{path}{joint}{}", form(&fields)))
-                    .body(Empty::new().map_err(Into::into).boxed_unsync())
+                request.uri(format!("{path}{joint}{}", form(&fields))).body(empty())
             }
         };
         built.map_err(|cause| {

@@ -13,7 +13,9 @@ mod starving;
 use std::{
     collections::{BTreeMap, HashMap},
     convert::Infallible,
-    fmt, io,
+    fmt,
+    future::Future,
+    io,
     net::{Ipv4Addr, SocketAddr},
     sync::{
         Arc, Mutex, PoisonError,
@@ -23,7 +25,6 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -60,7 +61,7 @@ pub struct Relay {
 struct Inner {
     address: SocketAddr,
     transfers: Mutex<HashMap<String, Arc<Shared>>>,
-    strangers: Arc<Strangers>,
+    strangers: Strangers,
 }
 
 /// Connections that have shown no password yet, the oldest first: anybody on the node's loopback can make
@@ -80,9 +81,9 @@ impl Strangers {
         (number, ended)
     }
 
-    /// It is none any more.
-    fn remove(&self, number: u64) -> Option<oneshot::Sender<()>> {
-        self.waiting().remove(&number)
+    /// It is none any more, and nobody ends it.
+    fn remove(&self, number: u64) {
+        self.waiting().remove(&number);
     }
 
     /// Ends the oldest.
@@ -103,7 +104,6 @@ pub struct Transfer {
     relay: Relay,
     id: String,
     shared: Arc<Shared>,
-    failed: watch::Receiver<bool>,
 }
 
 struct Shared {
@@ -137,8 +137,11 @@ impl Relay {
     /// The same, with another number of connections.
     pub(super) async fn with_places(tasks: &Group, places: usize) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-        let inner =
-            Inner { address: listener.local_addr()?, transfers: Mutex::default(), strangers: Arc::default() };
+        let inner = Inner {
+            address: listener.local_addr()?,
+            transfers: Mutex::default(),
+            strangers: Strangers::default(),
+        };
         let relay = Self { inner: Arc::new(inner) };
         let group = tasks.child("relay");
         let (feeding, ends) = (relay.clone().feed_the_starving(), group.clone());
@@ -167,8 +170,7 @@ impl Relay {
     fn begin(&self, path: &str, work: Work) -> io::Result<Transfer> {
         let random = || random_id().map_err(io::Error::other);
         let (id, password) = (random()?, Secret::new(random()?));
-        let (is_final, failed) = watch::channel(false);
-        let failure = Failure { last: Mutex::default(), is_final };
+        let failure = Failure { last: Mutex::default(), is_final: watch::Sender::new(false) };
         let shared = Arc::new(Shared {
             password,
             path: path.to_owned(),
@@ -177,7 +179,7 @@ impl Relay {
             has_come: AtomicBool::new(false),
         });
         self.transfers().insert(id.clone(), Arc::clone(&shared));
-        Ok(Transfer { relay: self.clone(), id, shared, failed })
+        Ok(Transfer { relay: self.clone(), id, shared })
     }
 
     fn transfers(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Shared>>> {
@@ -215,19 +217,9 @@ impl Relay {
     async fn connection(self, stream: TcpStream) {
         let _ = stream.set_nodelay(true);
         let (number, ended) = self.inner.strangers.add();
-        // Held once a password is shown: nobody ends the connection any more.
-        let known = Arc::new(Mutex::new(None));
         let service = service_fn(|request| {
-            let (relay, known) = (self.clone(), Arc::clone(&known));
-            async move {
-                let answer = relay.answer(request).await;
-                if answer.status() != StatusCode::UNAUTHORIZED
-                    && let Some(end) = relay.inner.strangers.remove(number)
-                {
-                    *known.lock().unwrap_or_else(PoisonError::into_inner) = Some(end);
-                }
-                Ok::<_, Infallible>(answer)
-            }
+            let relay = self.clone();
+            async move { Ok::<_, Infallible>(relay.answer(request, number).await) }
         });
         let served = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
@@ -239,13 +231,15 @@ impl Relay {
                 // An engine tries TLS first.
                 tracing::trace!(%error, "a connection to the relay has ended");
             },
-            _ = ended => {}
+            Ok(()) = ended => {}
         }
         self.inner.strangers.remove(number);
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+    /// Answers a request on a connection that was that stranger's until a password is shown on it.
+    async fn answer(&self, request: Request<Incoming>, stranger: u64) -> Response<Body> {
         let Some(shared) = self.transfer_of(request.headers()) else { return answers::unauthorized() };
+        self.inner.strangers.remove(stranger);
         let path = request.uri().path();
         if matches!(path, "/v2/" | "/v2") && request.method().is_safe() {
             return answers::plain(StatusCode::OK);
@@ -301,16 +295,28 @@ impl Transfer {
         self.relay.inner.address.to_string()
     }
 
-    /// Returns once the true registry has refused in a way that no retry of the engine's changes.
-    pub async fn refused(&self) {
-        let mut failed = self.failed.clone();
-        // The sender is in `shared`.
-        let _ = failed.wait_for(|is_final| *is_final).await;
+    /// Runs the engine's pull or push, unless the true registry refuses it for good. Why it failed the
+    /// engine knows only from the relay: `fault` tells what the true registry refused last.
+    pub async fn carry<T>(
+        &self,
+        work: impl Future<Output = Result<T, Fault>>,
+        fault: impl FnOnce(Error) -> Fault,
+    ) -> Result<T, Fault> {
+        let done = tokio::select! {
+            done = work => done,
+            () = self.refused() => Err(Fault::new(Reason::RegistryDenied, "the registry refuses")),
+        };
+        done.map_err(|engines| self.failure(fault).unwrap_or(engines))
     }
 
-    /// Why the engine's pull or push failed, if that is known better than by the engine; `fault` tells
-    /// what the true registry refused last.
-    pub fn failure(&self, fault: impl FnOnce(Error) -> Fault) -> Option<Fault> {
+    /// Returns once the true registry has refused in a way that no retry of the engine's changes.
+    pub(super) async fn refused(&self) {
+        // The sender is in `shared`.
+        let _ = self.shared.failure.is_final.subscribe().wait_for(|is_final| *is_final).await;
+    }
+
+    /// Why the engine's pull or push failed, if that is known better than by the engine.
+    pub(super) fn failure(&self, fault: impl FnOnce(Error) -> Fault) -> Option<Fault> {
         if let Some(error) = self.shared.failure.last.lock().unwrap_or_else(PoisonError::into_inner).take() {
             return Some(fault(error));
         }
@@ -339,29 +345,26 @@ impl Failure {
             Kind::Unsupported | Kind::Other => StatusCode::BAD_REQUEST,
             Kind::Unreachable | Kind::Unavailable | Kind::Busy => StatusCode::BAD_GATEWAY,
         };
-        let is_final = status == StatusCode::FORBIDDEN;
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        // What follows a refusal says less.
-        if !*self.is_final.borrow() {
-            *last = Some(error);
-        }
-        drop(last);
-        if is_final {
-            self.is_final.send_replace(true);
-        }
+        self.set(Some(error), status == StatusCode::FORBIDDEN);
         answers::refusal(status)
     }
 
     /// Ends the transfer.
     fn end(&self, error: Error) {
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-        self.is_final.send_replace(true);
+        self.set(Some(error), true);
     }
 
     /// The engine has tried again, and got further.
     fn forget(&self) {
+        self.set(None, false);
+    }
+
+    /// What follows a final refusal says less.
+    fn set(&self, error: Option<Error>, is_final: bool) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if !*self.is_final.borrow() {
-            *self.last.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            *last = error;
+            self.is_final.send_replace(is_final);
         }
     }
 }
@@ -385,9 +388,4 @@ impl fmt::Debug for Transfer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Transfer").field("repository", &self.repository()).finish_non_exhaustive()
     }
-}
-
-fn bytes(body: Bytes) -> Body {
-    use http_body_util::{BodyExt as _, Full};
-    Full::new(body).map_err(Into::into).boxed_unsync()
 }

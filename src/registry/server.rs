@@ -10,10 +10,9 @@ mod send;
 use std::{net::IpAddr, sync::Arc, time::Instant};
 
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
-use http_body_util::{BodyExt as _, Empty};
 
 use super::{
-    answer::{Answer, Body, Moving, exchange},
+    answer::{Answer, Body, Moving, empty, exchange},
     auth::{self, TokenRequest},
     certs::{Certs, Verify},
     challenge::{Challenge, challenges},
@@ -376,10 +375,6 @@ fn denied(error: Error) -> Error {
         Kind::Denied | Kind::NotFound | Kind::Other => error.of_kind(Kind::Unauthorized),
         _ => error,
     }
-}
-
-fn empty() -> Body {
-    Empty::new().map_err(Into::into).boxed_unsync()
 }
 
 fn request(

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 
-use super::{Body, bytes};
+use super::{super::answer::full, Body};
 
 /// A status alone.
 pub(super) fn plain(status: StatusCode) -> Response<Body> {
@@ -27,7 +27,7 @@ pub(super) fn unauthorized() -> Response<Body> {
 
 /// An answer with a body in memory.
 pub(super) fn with(status: StatusCode, media_type: &str, body: Bytes) -> Response<Body> {
-    let mut answer = Response::new(bytes(body));
+    let mut answer = Response::new(full(body));
     *answer.status_mut() = status;
     if let Ok(value) = HeaderValue::from_str(media_type)
         && !media_type.is_empty()

@@ -18,12 +18,12 @@ use tokio::time::sleep;
 
 use super::{
     super::{
-        answer::{Answer, Moving},
+        answer::{Answer, Moving, full},
         client::Target,
         error::Kind,
         server::{At, Place},
     },
-    Body, Error, Failure, answers, bytes, digest_in, is_head,
+    Body, Error, Failure, answers, digest_in, is_head,
 };
 use crate::names::reference::Digest;
 
@@ -108,14 +108,12 @@ impl Push {
         let headers = chosen(request.headers(), &[header::ACCEPT]);
         let at = At::Repository(what.to_owned());
         let mut target = self.target.lock().await.clone();
-        let mut tries = 0;
+        let mut tries = Tries::default();
         let answer = loop {
             let answer = target.server.send(method, &at, &headers).await?;
-            tries += 1;
-            if !answer.status.is_server_error() || tries == TRIES_MAX {
+            if !tries.again(answer.status).await {
                 break answer;
             }
-            sleep(TRY_AGAIN_AFTER * tries).await;
         };
         self.learn(&target).await;
         match answer.status {
@@ -126,7 +124,7 @@ impl Push {
                 if is_head(method) {
                     told.headers_mut().extend(length.map(|length| (header::CONTENT_LENGTH, length)));
                 } else {
-                    *told.body_mut() = bytes(answer.read("its manifest", MANIFEST_BYTES_MAX).await?);
+                    *told.body_mut() = full(answer.read("its manifest", MANIFEST_BYTES_MAX).await?);
                 }
                 Ok(told)
             }
@@ -141,15 +139,13 @@ impl Push {
         let body = read.map_err(Error::broken)?.to_bytes();
         let (mut target, moving) = (self.target.lock().await.clone(), Moving::new());
         let at = At::Repository(what);
-        let mut tries = 0;
+        let mut tries = Tries::default();
         let answer = loop {
-            let body = bytes(body.clone());
+            let body = full(body.clone());
             let answer = target.server.send_body(&Method::PUT, &at, &headers, body, &moving).await?;
-            tries += 1;
-            if !answer.status.is_server_error() || tries == TRIES_MAX {
+            if !tries.again(answer.status).await {
                 break answer;
             }
-            sleep(TRY_AGAIN_AFTER * tries).await;
         };
         success(answer).await.map(|answer| reply(answer.status, &answer.headers))
     }
@@ -227,6 +223,22 @@ impl Push {
     /// Keeps what the registry has said of itself, a token for one.
     async fn learn(&self, target: &Target) {
         *self.target.lock().await = target.clone();
+    }
+}
+
+/// How often the registry was asked.
+#[derive(Default)]
+struct Tries(u32);
+
+impl Tries {
+    /// Whether it fails, and is to be asked again now.
+    async fn again(&mut self, status: StatusCode) -> bool {
+        self.0 += 1;
+        let again = status.is_server_error() && self.0 < TRIES_MAX;
+        if again {
+            sleep(TRY_AGAIN_AFTER * self.0).await;
+        }
+        again
     }
 }
 

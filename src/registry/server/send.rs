@@ -7,11 +7,11 @@ use http::{HeaderMap, Method, StatusCode, header};
 
 use super::{
     super::{
-        answer::{Answer, Body, Moving},
+        answer::{Answer, Body, Moving, empty},
         challenge::Challenge,
         error::{Error, Kind},
     },
-    Server, Session, empty,
+    Server, Session,
     place::Place,
     request,
 };
