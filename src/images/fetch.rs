@@ -12,7 +12,7 @@ use futures_util::StreamExt as _;
 use super::{Images, layers::Claims, turns::Turn};
 use crate::{
     engine::{STALL_TIMEOUT, docker::fault},
-    fault::{Fault, Reason, causes},
+    fault::{Fault, Reason},
     names::{Reference, reference::Digest},
     registry::{Error, Manifest, Repository, Transfer},
     tasks::Group,
@@ -134,10 +134,7 @@ impl Fetch {
         let name = format!("{}@{}", transfer.repository(), self.digest);
         let held = self.unless_stopped(turn, self.pull_and_hold(&transfer, &name, step)).await;
         // Even after a failure: it may have come too late.
-        if let Err(fault) = engine.remove_name(&name).await {
-            let cause = causes(&fault);
-            tracing::warn!(engine = engine.name(), name, cause, "a name stays until the next start");
-        }
+        images.remove_transfer(&name).await;
         held??;
         self.tasks.unless_cancelled(hashes.close_and_wait()).await.map_err(Fault::from)?;
         match engine.inspect_name(&self.hold).await? {

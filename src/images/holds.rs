@@ -2,6 +2,8 @@
 //! image goes with the last namespace that it is held for; what the engine's builder has unpacked of
 //! it stays in the builder's own cache.
 
+use bollard::models::ImageSummary;
+
 use super::{
     Images,
     naming::{self, Room},
@@ -22,8 +24,7 @@ impl Images {
 
     /// Removes the holds that are of use to no namespace: a crash between the two halves of a release
     /// leaves one, the loss of the store all. Called before the engine is used.
-    pub(super) async fn remove_lost_holds(&self) -> Result<(), Fault> {
-        let images = self.engine().list_images(None).await?;
+    pub(super) async fn remove_lost_holds(&self, images: &[ImageSummary]) -> Result<(), Fault> {
         for name in images.iter().flat_map(|image| &image.repo_tags) {
             let ours = naming::room(name).filter(|(instance, _)| *instance == self.keys().instance());
             if !matches!(ours, Some((_, Room::Hold | Room::Node))) {

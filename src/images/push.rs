@@ -15,7 +15,7 @@ use crate::{
             lines::{Line, Progress},
         },
     },
-    fault::{Fault, Reason, causes},
+    fault::{Fault, Reason},
     names::{Login, Reference, reference::Digest},
     policy::{Permit, PushTo},
     registry::{Error, Transfer},
@@ -91,10 +91,7 @@ impl Push {
         engine.tag_name(self.image.id().as_str(), &name).await?;
         let pushed = self.tasks.unless_cancelled(self.stream(&transfer, step)).await;
         // Its digest goes with it, which the classic store keeps.
-        if let Err(fault) = engine.remove_name(&name).await {
-            let cause = causes(&fault);
-            tracing::warn!(engine = engine.name(), name, cause, "a name stays until the next start");
-        }
+        images.remove_transfer(&name).await;
         pushed?
     }
 

@@ -1,5 +1,7 @@
 //! What was left in an engine when it, or an earlier wharfd, ended in the middle of something.
 
+use bollard::models::ImageSummary;
+
 use super::{Images, naming};
 use crate::fault::{Fault, causes};
 
@@ -8,14 +10,14 @@ impl Images {
     /// Called before the engine is used.
     pub async fn recover(&self) -> Result<(), Fault> {
         self.remove_late_exports().await?;
-        self.remove_lost_transfers().await?;
-        self.remove_lost_holds().await?;
-        self.forget_long_names().await
+        let images = self.engine().list_images(None).await?;
+        self.remove_lost_transfers(&images).await;
+        self.remove_lost_holds(&images).await?;
+        self.forget_long_names(&images).await
     }
 
     /// Forgets what long references mean that no image has any more.
-    async fn forget_long_names(&self) -> Result<(), Fault> {
-        let images = self.engine().list_images(None).await?;
+    async fn forget_long_names(&self, images: &[ImageSummary]) -> Result<(), Fault> {
         let names = images.iter().flat_map(|image| &image.repo_tags);
         let long = names.filter_map(|name| naming::long_name(self.keys().instance(), name));
         let kept = long.map(|(namespace, hash)| (namespace.to_owned(), hash.to_owned())).collect();
@@ -32,23 +34,21 @@ impl Images {
 
     /// Removes the names of pushes and pulls that were broken off. Those that run have names too, but none
     /// runs on an engine that was just found.
-    async fn remove_lost_transfers(&self) -> Result<(), Fault> {
-        let images = self.engine().list_images(None).await?;
+    async fn remove_lost_transfers(&self, images: &[ImageSummary]) {
         let names = images.iter().flat_map(|image| image.repo_tags.iter().chain(&image.repo_digests));
         let ours = |name: &&String| naming::relay_instance(name) == Some(self.keys().instance());
         let lost: Vec<_> = names.filter(ours).collect();
         for name in lost {
             tracing::info!(engine = self.engine().name(), name, "removing the name of a broken transfer");
-            if let Err(fault) = self.engine().remove_name(name).await {
-                let cause = causes(&fault);
-                tracing::warn!(
-                    engine = self.engine().name(),
-                    name,
-                    cause,
-                    "a name stays until the next start"
-                );
-            }
+            self.remove_transfer(name).await;
         }
-        Ok(())
+    }
+
+    /// Has the engine forget the name of a push or a pull.
+    pub(super) async fn remove_transfer(&self, name: &str) {
+        if let Err(fault) = self.engine().remove_name(name).await {
+            let cause = causes(&fault);
+            tracing::warn!(engine = self.engine().name(), name, cause, "a name stays until the next start");
+        }
     }
 }

@@ -67,10 +67,8 @@ fn forgotten(forgotten: Result<Forgotten, Fault>) {
 }
 
 async fn look(images: &Images) {
-    for looked in [images.remove_late_exports().await] {
-        if let Err(fault) = looked {
-            let engine = images.engine().name();
-            tracing::warn!(engine, cause = causes(&fault), "what has ended could not be looked at");
-        }
+    if let Err(fault) = images.remove_late_exports().await {
+        let engine = images.engine().name();
+        tracing::warn!(engine, cause = causes(&fault), "what has ended could not be looked at");
     }
 }
