@@ -6,6 +6,8 @@
 
 mod place;
 mod send;
+#[cfg(test)]
+mod tests;
 
 use std::{net::IpAddr, sync::Arc, time::Instant};
 
@@ -330,22 +332,15 @@ impl Server {
         moving: Option<&Moving>,
     ) -> Result<Answer, Error> {
         let own = origin.host == session.origin.host;
-        // What its name stood for at first: it may stand for another by now, that nobody has judged.
-        let mut addresses = match own && !session.addresses.is_empty() {
-            true => session.addresses.clone(),
-            false => self.addresses(origin).await?,
-        };
-        if !own {
-            let literal: Vec<IpAddr> = origin.host.parse().into_iter().collect();
-            let judged = if addresses.is_empty() { &literal } else { &addresses };
-            let far = judged.iter().find(|address| !is_admitted(session.inwards, **address)).copied();
-            addresses.retain(|address| is_admitted(session.inwards, *address));
-            match far {
-                Some(far) if addresses.is_empty() => {
-                    return Err(Error::refused_address(&origin.host, far));
-                }
-                _ => {}
-            }
+        let mut addresses = self.addresses(origin).await?;
+        // Its own host is judged like any: its name may stand for more than the address that answered, or
+        // for another by now. Through a proxy the registry is where it is.
+        let literal: Vec<IpAddr> = origin.host.parse().into_iter().filter(|_| !own).collect();
+        let judged = if addresses.is_empty() { &literal } else { &addresses };
+        let far = judged.iter().find(|address| !is_admitted(session.inwards, **address)).copied();
+        addresses.retain(|address| is_admitted(session.inwards, *address));
+        if let Some(far) = far.filter(|_| addresses.is_empty()) {
+            return Err(Error::refused_address(&origin.host, far));
         }
         let verify = self.verify(self.is_insecure_hop(session, origin));
         let (link, _) = self.connect(origin, &addresses, verify, own).await.map_err(|error| {

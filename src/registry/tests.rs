@@ -1,6 +1,6 @@
 //! The client against servers that write down what they were sent.
 
-mod recorder;
+pub(super) mod recorder;
 mod relay;
 
 use std::{fs, path::PathBuf};

@@ -26,39 +26,39 @@ use super::MANIFEST;
 use crate::tasks::Group;
 
 /// An authority, and the directory that has what clients know of it.
-pub(super) struct Authority {
+pub(in crate::registry) struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
-    pub(super) certs: PathBuf,
+    pub(in crate::registry) certs: PathBuf,
 }
 
 impl Authority {
-    pub(super) fn new() -> Self {
+    pub(in crate::registry) fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
         Self { issuer, certs: directory() }
     }
 
-    pub(super) fn issue(&self, name: &str) -> (String, KeyPair) {
+    pub(in crate::registry) fn issue(&self, name: &str) -> (String, KeyPair) {
         let key = KeyPair::generate().unwrap();
         let certificate = CertificateParams::new(vec![name.to_owned()]).unwrap();
         (certificate.signed_by(&key, &self.issuer).unwrap().pem(), key)
     }
 
     /// The client trusts it for the registry `host`.
-    pub(super) fn trust(&self, host: &str) {
+    pub(in crate::registry) fn trust(&self, host: &str) {
         fs::create_dir_all(self.certs.join(host)).unwrap();
         fs::write(self.certs.join(host).join("ca.crt"), self.issuer.pem()).unwrap();
     }
 
     /// The client has a certificate for the registry `host`.
-    pub(super) fn give_key(&self, host: &str) {
+    pub(in crate::registry) fn give_key(&self, host: &str) {
         let (certificate, key) = self.issue("client");
         fs::write(self.certs.join(host).join("client.cert"), certificate).unwrap();
         fs::write(self.certs.join(host).join("client.key"), key.serialize_pem()).unwrap();
     }
 
-    pub(super) fn acceptor(&self, wants_key: bool) -> TlsAcceptor {
+    pub(in crate::registry) fn acceptor(&self, wants_key: bool) -> TlsAcceptor {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let (_, key) = self.issue("localhost");
         let certificate = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
@@ -86,7 +86,7 @@ impl Drop for Authority {
     }
 }
 
-pub(super) fn directory() -> PathBuf {
+pub(in crate::registry) fn directory() -> PathBuf {
     static NUMBER: AtomicUsize = AtomicUsize::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
     let path = std::env::temp_dir().join(format!("wharf-registry-{}-{number}", std::process::id()));
@@ -96,14 +96,14 @@ pub(super) fn directory() -> PathBuf {
 }
 
 /// A server; it ends with the test's runtime.
-pub(super) struct Server {
-    pub(super) address: SocketAddr,
+pub(in crate::registry) struct Server {
+    pub(in crate::registry) address: SocketAddr,
     heard: Arc<Mutex<Vec<String>>>,
 }
 
 impl Server {
     /// Answers each request's head as `answer` says.
-    pub(super) async fn start(
+    pub(in crate::registry) async fn start(
         tls: Option<TlsAcceptor>,
         answer: impl Fn(&str) -> String + Send + Sync + 'static,
     ) -> Self {
@@ -129,22 +129,22 @@ impl Server {
         Self { address, heard }
     }
 
-    pub(super) fn host(&self) -> String {
+    pub(in crate::registry) fn host(&self) -> String {
         format!("localhost:{}", self.address.port())
     }
 
     /// The requests' heads so far.
-    pub(super) fn heard(&self) -> Vec<String> {
+    pub(in crate::registry) fn heard(&self) -> Vec<String> {
         self.heard.lock().unwrap().clone()
     }
 
     /// What each request showed: `GET /x Basic …`.
-    pub(super) fn shown(&self) -> Vec<String> {
+    pub(in crate::registry) fn shown(&self) -> Vec<String> {
         self.heard().iter().map(|head| shown(head)).collect()
     }
 }
 
-pub(super) async fn serve(
+pub(in crate::registry) async fn serve(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
     answer: &(impl Fn(&str) -> String + ?Sized),
     heard: &Mutex<Vec<String>>,
@@ -178,7 +178,7 @@ pub(super) async fn serve(
     let _ = stream.shutdown().await;
 }
 
-pub(super) fn shown(head: &str) -> String {
+pub(in crate::registry) fn shown(head: &str) -> String {
     let line = head.lines().next().unwrap_or_default().replace(" HTTP/1.1", "");
     let authorization = head.lines().find_map(|line| {
         let (name, value) = line.split_once(": ")?;
@@ -187,19 +187,22 @@ pub(super) fn shown(head: &str) -> String {
     format!("{line}{}", authorization.unwrap_or_default())
 }
 
-pub(super) fn ok(body: &str) -> String {
+pub(in crate::registry) fn ok(body: &str) -> String {
     format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len())
 }
 
-pub(super) fn status(status: &str, header: &str) -> String {
+pub(in crate::registry) fn status(status: &str, header: &str) -> String {
     format!("HTTP/1.1 {status}\r\n{header}\r\ncontent-length: 0\r\n\r\n")
 }
 
-pub(super) fn wants(challenge: &str) -> String {
+pub(in crate::registry) fn wants(challenge: &str) -> String {
     status("401 Unauthorized", &format!("www-authenticate: {challenge}"))
 }
 
 /// Serves the manifest to whoever shows `authorization`; the others are told `challenge`.
-pub(super) fn guarded(authorization: &'static str, challenge: String) -> impl Fn(&str) -> String {
+pub(in crate::registry) fn guarded(
+    authorization: &'static str,
+    challenge: String,
+) -> impl Fn(&str) -> String {
     move |head| if head.contains(authorization) { ok(MANIFEST) } else { wants(&challenge) }
 }

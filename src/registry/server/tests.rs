@@ -1,0 +1,34 @@
+//! Where a server may send wharfd.
+
+use std::path::PathBuf;
+
+use super::{super::tests::recorder, *};
+
+#[tokio::test]
+async fn its_own_host_is_judged_as_any_other() {
+    let inside = recorder::Server::start(None, |_| recorder::ok("{}")).await;
+    let info = serde_json::json!({"RegistryConfig": {"InsecureRegistryCIDRs": ["127.0.0.0/8", "::1/128"]}});
+    let reach = Reach::of(&serde_json::from_value(info).unwrap());
+    let endpoint = reach.endpoints(&inside.host()).unwrap().pop().unwrap();
+    let certs = Arc::new(Certs::new(PathBuf::new()));
+    let server = Server::new(certs, reach, endpoint, "app", Access::Pull, None);
+    let there = Origin::parse("http", &inside.host()).unwrap();
+    // Its name stands for an address of the node's, beside the one that has answered.
+    let ask = async |inwards| {
+        let session = Session {
+            origin: Origin { port: 1, ..there.clone() },
+            insecure: true,
+            inwards,
+            addresses: vec![inside.address.ip()],
+            authorization: None,
+            challenge: None,
+        };
+        let request = request(&Method::GET, "/", &HeaderMap::new(), None, empty()).unwrap();
+        server.hop(&session, &there, request, None).await.map(|answer| answer.status)
+    };
+    for refused in [Inwards::Public, Inwards::Private] {
+        assert_eq!(ask(refused).await.unwrap_err().kind(), Kind::Misled);
+    }
+    assert!(inside.heard().is_empty(), "{:?}", inside.heard());
+    assert_eq!(ask(Inwards::Loopback).await.unwrap(), StatusCode::OK);
+}
