@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::Method;
+use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
@@ -17,6 +17,7 @@ use super::{
     http::{Answer, Call, Server},
     process::{Output, command},
     run::Kind,
+    wait_for,
 };
 
 /// A running engine.
@@ -73,7 +74,12 @@ impl Engine {
 
     /// Every name of every image.
     pub(crate) async fn names(&self) -> BTreeSet<String> {
-        let images = self.get("/images/json?all=1").send().await.ok().json();
+        // The containerd store cannot list an image that another test removes meanwhile.
+        let listed = wait_for("the images to be listed", async || {
+            let answer = self.get("/images/json?all=1").send().await;
+            (answer.status != StatusCode::NOT_FOUND).then_some(answer)
+        });
+        let images = listed.await.ok().json();
         let names = images.as_array().unwrap().iter().flat_map(|image| {
             let of = |key: &str| image[key].as_array().cloned().unwrap_or_default();
             of("RepoTags").into_iter().chain(of("RepoDigests"))
