@@ -210,6 +210,11 @@ impl Manifest {
 }
 
 impl Blob {
+    /// The digest that it was asked for by.
+    pub(super) fn digest(&self) -> &Digest {
+        &self.expected
+    }
+
     /// How long it is, if the registry says so.
     pub(super) fn length(&self) -> Option<u64> {
         self.answer.headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()

@@ -9,9 +9,10 @@ mod answers;
 mod pull;
 mod push;
 mod starving;
+mod strangers;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     convert::Infallible,
     fmt,
     future::Future,
@@ -19,7 +20,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
@@ -30,7 +31,7 @@ use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, oneshot, watch},
+    sync::{Semaphore, watch},
 };
 
 use super::{
@@ -46,6 +47,7 @@ use crate::{
 use pull::Pull;
 pub use pull::{Watch, Watcher};
 use push::Push;
+use strangers::Strangers;
 
 /// An engine makes some five connections for each image.
 const CONNECTIONS_MAX: usize = 1024;
@@ -62,41 +64,6 @@ struct Inner {
     address: SocketAddr,
     transfers: Mutex<HashMap<String, Arc<Shared>>>,
     strangers: Strangers,
-}
-
-/// Connections that have shown no password yet, the oldest first: anybody on the node's loopback can make
-/// them.
-#[derive(Debug, Default)]
-struct Strangers {
-    next: AtomicU64,
-    waiting: Mutex<BTreeMap<u64, oneshot::Sender<()>>>,
-}
-
-impl Strangers {
-    /// One more, and what ends it.
-    fn add(&self) -> (u64, oneshot::Receiver<()>) {
-        let (end, ended) = oneshot::channel();
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        self.waiting().insert(number, end);
-        (number, ended)
-    }
-
-    /// It is none any more, and nobody ends it.
-    fn remove(&self, number: u64) {
-        self.waiting().remove(&number);
-    }
-
-    /// Ends the oldest.
-    fn end_oldest(&self) {
-        if let Some((_, end)) = self.waiting().pop_first() {
-            // Ended already.
-            let _ = end.send(());
-        }
-    }
-
-    fn waiting(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, oneshot::Sender<()>>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// An image on its way through the relay, until this is dropped.
@@ -123,7 +90,8 @@ enum Work {
 
 /// Why the true registry did not do as the engine asked.
 struct Failure {
-    last: Mutex<Option<Error>>,
+    /// What the engine asked for last that failed, a path within the repository, and why.
+    last: Mutex<Option<(String, Error)>>,
     /// Whether there is no sense in going on.
     is_final: watch::Sender<bool>,
 }
@@ -190,12 +158,12 @@ impl Relay {
         let places = Arc::new(Semaphore::new(places));
         let accepting = async {
             loop {
-                if places.available_permits() == 0 {
-                    self.inner.strangers.end_oldest();
-                }
-                let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
                 match listener.accept().await {
                     Ok((stream, _)) => {
+                        if places.available_permits() == 0 {
+                            self.inner.strangers.end_oldest();
+                        }
+                        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
                         let relay = self.clone();
                         let ends = tasks.clone();
                         drop(tasks.spawn("relay-connection", async move {
@@ -250,12 +218,20 @@ impl Relay {
         };
         let answered = match &shared.work {
             Work::Pull(pull) => pull.answer(request.method(), &what, &shared).await,
-            Work::Push(push) => push.answer(&shared.path, request, &what, &shared.failure).await,
+            Work::Push(push) => push.answer(&shared.path, request, &what).await,
         };
-        answered.unwrap_or_else(|error| {
-            tracing::debug!(%error, "the registry refuses the engine");
-            shared.failure.note(error)
-        })
+        match answered {
+            Ok(answer) => {
+                if answer.status().is_success() {
+                    shared.failure.forget(&what);
+                }
+                answer
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the registry refuses the engine");
+                shared.failure.note(what, error)
+            }
+        }
     }
 
     /// Whose password a request shows.
@@ -295,8 +271,8 @@ impl Transfer {
         self.relay.inner.address.to_string()
     }
 
-    /// Runs the engine's pull or push, unless the true registry refuses it for good. Why it failed the
-    /// engine knows only from the relay: `fault` tells what the true registry refused last.
+    /// Runs the engine's pull or push, unless the true registry refuses it for good. Why it failed an
+    /// engine that is there knows only from the relay: `fault` tells what the true registry refused last.
     pub async fn carry<T>(
         &self,
         work: impl Future<Output = Result<T, Fault>>,
@@ -306,7 +282,13 @@ impl Transfer {
             done = work => done,
             () = self.refused() => Err(Fault::new(Reason::RegistryDenied, "the registry refuses")),
         };
-        done.map_err(|engines| self.failure(fault).unwrap_or(engines))
+        done.map_err(|engines| match engines.reason() {
+            Reason::EngineUnavailable => engines,
+            Reason::RegistryUnavailable if !self.shared.has_come.load(Ordering::Relaxed) => {
+                self.unreached(engines)
+            }
+            _ => self.failure(fault).unwrap_or(engines),
+        })
     }
 
     /// Returns once the true registry has refused in a way that no retry of the engine's changes.
@@ -315,18 +297,25 @@ impl Transfer {
         let _ = self.shared.failure.is_final.subscribe().wait_for(|is_final| *is_final).await;
     }
 
-    /// Why the engine's pull or push failed, if that is known better than by the engine.
+    /// Why the engine's pull or push failed, if the true registry was why.
     pub(super) fn failure(&self, fault: impl FnOnce(Error) -> Fault) -> Option<Fault> {
-        if let Some(error) = self.shared.failure.last.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            return Some(fault(error));
-        }
-        if self.shared.has_come.load(Ordering::Relaxed) {
-            return None;
-        }
+        let (_, error) = self.shared.failure.last.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        Some(fault(error))
+    }
+
+    /// The registry that the engine has not reached is this relay.
+    fn unreached(&self, engines: Fault) -> Fault {
         let text = format!("the engine does not reach wharfd at {}, where it gets its images", self.host());
-        Some(Fault::new(Reason::EngineUnavailable, text).hint(
-            "the node's operator must run wharfd in the engine's network (docs/operating.md, \"Registries\")",
-        ))
+        Fault::new(Reason::EngineUnavailable, text)
+            .hint("the node's operator must run wharfd in the engine's network (docs/operating.md, \"Registries\")")
+            .caused_by(engines)
+    }
+}
+
+#[cfg(test)]
+impl Transfer {
+    pub(super) fn waits_for_the_engine(&self) -> bool {
+        matches!(&self.shared.work, Work::Pull(pull) if pull.waits_for_the_engine())
     }
 }
 
@@ -337,33 +326,36 @@ impl Drop for Transfer {
 }
 
 impl Failure {
-    /// Notes why the true registry does not do it, and says the same to the engine.
-    fn note(&self, error: Error) -> Response<Body> {
+    /// Notes why the true registry does not give or take `what`, and says the same to the engine.
+    fn note(&self, what: String, error: Error) -> Response<Body> {
         let status = match error.kind() {
             Kind::Unauthorized | Kind::Denied | Kind::Misled | Kind::Forged => StatusCode::FORBIDDEN,
             Kind::NotFound => StatusCode::NOT_FOUND,
             Kind::Unsupported | Kind::Other => StatusCode::BAD_REQUEST,
             Kind::Unreachable | Kind::Unavailable | Kind::Busy => StatusCode::BAD_GATEWAY,
         };
-        self.set(Some(error), status == StatusCode::FORBIDDEN);
+        self.set(what, error, status == StatusCode::FORBIDDEN);
         answers::refusal(status)
     }
 
     /// Ends the transfer.
     fn end(&self, error: Error) {
-        self.set(Some(error), true);
+        self.set(String::new(), error, true);
     }
 
-    /// The engine has tried again, and got further.
-    fn forget(&self) {
-        self.set(None, false);
+    /// The engine has tried again, and the true registry does it.
+    fn forget(&self, what: &str) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*self.is_final.borrow() {
+            last.take_if(|(failed, _)| failed == what);
+        }
     }
 
     /// What follows a final refusal says less.
-    fn set(&self, error: Option<Error>, is_final: bool) {
+    fn set(&self, what: String, error: Error, is_final: bool) {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if !*self.is_final.borrow() {
-            *last = error;
+            *last = Some((what, error));
             self.is_final.send_replace(is_final);
         }
     }

@@ -48,6 +48,8 @@ pub(super) struct Pull {
     configs: Vec<Digest>,
     /// Whether the engine has asked for a layer.
     layers_asked: AtomicBool,
+    /// As often as there are blobs on their way.
+    blobs: Arc<()>,
 }
 
 /// A blob on its way to the engine.
@@ -58,19 +60,20 @@ struct Passing {
     kept: Option<Bytes>,
     is_over: bool,
     transfer: Arc<Shared>,
+    _counted: Arc<()>,
 }
 
 impl Pull {
     pub(super) fn new(repository: Repository, manifests: Vec<Manifest>, watch: Option<Watch>) -> Self {
         let configs = manifests.iter().filter_map(config_of).collect();
         let manifests = manifests.into_iter().map(|manifest| (manifest.digest().clone(), manifest));
-        let layers_asked = AtomicBool::new(false);
-        Self { repository, manifests: manifests.collect(), watch, configs, layers_asked }
+        let (layers_asked, blobs) = (AtomicBool::new(false), Arc::new(()));
+        Self { repository, manifests: manifests.collect(), watch, configs, layers_asked, blobs }
     }
 
-    /// Whether the engine has asked for a layer.
-    pub(super) fn has_layers_asked(&self) -> bool {
-        self.layers_asked.load(Ordering::Relaxed)
+    /// Whether the engine has not asked for a layer yet, and does not wait for the registry either.
+    pub(super) fn waits_for_the_engine(&self) -> bool {
+        !self.layers_asked.load(Ordering::Relaxed) && Arc::strong_count(&self.blobs) == 1
     }
 
     pub(super) async fn answer(
@@ -83,35 +86,36 @@ impl Pull {
             return Ok(answers::plain(StatusCode::METHOD_NOT_ALLOWED));
         }
         if let Some(digest) = digest_in(what, "manifests") {
-            return self.manifest(method, &digest).await;
+            return Ok(self.manifest(method, &digest));
         }
         match digest_in(what, "blobs") {
             Some(digest) => {
+                let _counted = Arc::clone(&self.blobs);
                 if !self.configs.contains(&digest) {
                     self.layers_asked.store(true, Ordering::Relaxed);
                 }
                 let blob = self.repository.clone().blob(&digest).await?;
                 let watcher = self.watch.as_ref().filter(|_| !is_head(method));
                 let watcher = watcher.and_then(|watch| watch(&digest));
-                let passing =
-                    Passing { blob, watcher, kept: None, is_over: false, transfer: Arc::clone(transfer) };
+                let transfer = Arc::clone(transfer);
+                let passing = Passing { blob, watcher, kept: None, is_over: false, transfer, _counted };
                 Ok(blob_answer(method, &digest, passing))
             }
             None => Ok(answers::plain(StatusCode::NOT_FOUND)),
         }
     }
 
-    async fn manifest(&self, method: &Method, digest: &Digest) -> Result<Response<Body>, Error> {
-        let manifest = match self.manifests.get(digest) {
-            Some(manifest) => manifest.clone(),
-            None => self.repository.clone().manifest_by_digest(digest).await?,
+    /// A manifest that was proven: what an index lists besides is not there.
+    fn manifest(&self, method: &Method, digest: &Digest) -> Response<Body> {
+        let Some(manifest) = self.manifests.get(digest) else {
+            return answers::plain(StatusCode::NOT_FOUND);
         };
         let length = manifest.bytes().len();
         let body = if is_head(method) { Bytes::new() } else { manifest.bytes().clone() };
         let mut answer = answers::with(StatusCode::OK, manifest.media_type(), body);
         answer.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
         tell_digest(&mut answer, digest);
-        Ok(answer)
+        answer
     }
 }
 
@@ -127,7 +131,7 @@ impl Passing {
         match self.piece().await {
             Ok(piece) => Ok(piece.map(|piece| (Frame::data(piece), self))),
             Err(error) => {
-                self.transfer.failure.note(error);
+                self.transfer.failure.note(format!("blobs/{}", self.blob.digest()), error);
                 Err(io::Error::other("the registry has not sent the whole blob"))
             }
         }

@@ -23,7 +23,7 @@ use super::{
         error::Kind,
         server::{At, Place},
     },
-    Body, Error, Failure, answers, digest_in, is_head,
+    Body, Error, answers, digest_in, is_head,
 };
 use crate::names::reference::Digest;
 
@@ -66,28 +66,23 @@ impl Push {
         path: &str,
         request: Request<Incoming>,
         what: &str,
-        failure: &Failure,
     ) -> Result<Response<Body>, Error> {
         let method = request.method().clone();
-        let answer = if let Some(at) = what.strip_prefix("manifests/") {
+        if let Some(at) = what.strip_prefix("manifests/") {
             match method {
-                Method::PUT => self.put_manifest(at, request).await?,
-                Method::GET | Method::HEAD => self.ask(&method, &self.manifest(at).await, &request).await?,
-                _ => return Ok(answers::plain(StatusCode::METHOD_NOT_ALLOWED)),
+                Method::PUT => self.put_manifest(at, request).await,
+                Method::GET | Method::HEAD => self.ask(&method, &self.manifest(at).await, &request).await,
+                _ => Ok(answers::plain(StatusCode::METHOD_NOT_ALLOWED)),
             }
         } else if what == "blobs/uploads/" && method == Method::POST {
-            return self.begin(path).await;
+            self.begin(path).await
         } else if let Some(id) = what.strip_prefix("blobs/uploads/") {
-            return self.go_on(path, id, request).await;
+            self.go_on(path, id, request).await
         } else if let Some(digest) = digest_in(what, "blobs").filter(|_| method.is_safe()) {
-            self.ask(&method, &format!("blobs/{digest}"), &request).await?
+            self.ask(&method, &format!("blobs/{digest}"), &request).await
         } else {
-            return Ok(answers::plain(StatusCode::NOT_FOUND));
-        };
-        if answer.status().is_success() && method == Method::PUT {
-            failure.forget();
+            Ok(answers::plain(StatusCode::NOT_FOUND))
         }
-        Ok(answer)
     }
 
     /// The manifest that a path of the engine's means: the tag is the target's.

@@ -38,7 +38,7 @@ fn look(transfers: &[(String, Arc<Shared>)], before: &HashMap<String, Reading>) 
         let Work::Pull(pull) = &shared.work else { continue };
         let reading = pull.repository.meter().read();
         if let Some(then) = before.get(id) {
-            starves |= shared.has_come.load(Ordering::Relaxed) && !pull.has_layers_asked();
+            starves |= shared.has_come.load(Ordering::Relaxed) && pull.waits_for_the_engine();
             slow.extend(reading.is_slow_since(then).then_some(shared));
         }
         now.insert(id.clone(), reading);

@@ -1,5 +1,7 @@
 //! The relay, between an engine that is a few lines here and registries that write down what they hear.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use sha2::{Digest as _, Sha256};
 use tokio::{
@@ -204,6 +206,11 @@ async fn the_engine_gets_what_was_hashed_and_no_other_bytes() {
     assert!(ask(&transfer, "HEAD", &by_digest, "").await.ends_with("\r\n\r\n"));
     assert_eq!(registry.heard().len(), heard, "the registry may say something else the second time");
 
+    // Of an index, what was not proven is not there.
+    let listed = format!("/v2/{PATH}/manifests/{}", digest(b"listed"));
+    assert!(ask(&transfer, "GET", &listed, "").await.starts_with("HTTP/1.1 404"));
+    assert_eq!(registry.heard().len(), heard);
+
     let blob = |of: &[u8]| format!("/v2/{PATH}/blobs/{}", digest(of));
     assert!(ask(&transfer, "GET", &blob(b"blob"), "").await.ends_with("blob"));
     assert!(transfer.failure(Fault::internal).is_none());
@@ -214,4 +221,70 @@ async fn the_engine_gets_what_was_hashed_and_no_other_bytes() {
         let answer = ask(&transfer, method, &format!("/v2/{PATH}/{path}"), "").await;
         assert!(answer.starts_with("HTTP/1.1 40"), "{answer}");
     }
+}
+
+/// What `transfer` tells of an engine that ends with `reason`.
+async fn told(transfer: &Transfer, reason: Reason) -> Fault {
+    let work = async { Err::<(), _>(Fault::new(reason, "the engine's own words")) };
+    let reference = Reference::parse("reg.example/app:1").unwrap();
+    transfer.carry(work, |error| error.fault(&reference, false)).await.unwrap_err()
+}
+
+#[tokio::test]
+async fn what_went_well_at_last_is_no_reason() {
+    let relay = Relay::bind(&Group::root()).await.unwrap();
+    let asked = AtomicUsize::new(0);
+    let registry = Server::start(None, move |head| match head {
+        head if head.contains("manifests") => ok(MANIFEST),
+        head if head.contains(digest(b"lost").as_str()) => status("503 Unavailable", "x: y"),
+        _ if asked.fetch_add(1, Ordering::Relaxed) == 0 => status("503 Unavailable", "x: y"),
+        _ => ok("blob"),
+    })
+    .await;
+    let reference = Reference::parse(&format!("{}/team/app:1", registry.host())).unwrap();
+    let mut repository = Client::new(directory()).repository(&insecure(), &reference, None).unwrap();
+    let manifest = repository.manifest(&reference).await.unwrap();
+    let transfer = relay.pull(PATH, repository, vec![manifest], None).unwrap();
+    // Only an engine that reached nobody has not reached wharfd.
+    assert_eq!(told(&transfer, Reason::EngineFailed).await.text(), "the engine's own words");
+    let unreached = told(&transfer, Reason::RegistryUnavailable).await;
+    assert!(unreached.text().contains("does not reach wharfd"), "{unreached}");
+
+    let get = async |of: &[u8]| ask(&transfer, "GET", &format!("/v2/{PATH}/blobs/{}", digest(of)), "").await;
+    assert!(get(b"blob").await.starts_with("HTTP/1.1 502"));
+    assert!(get(b"blob").await.starts_with("HTTP/1.1 200"));
+    assert_eq!(told(&transfer, Reason::EngineFailed).await.text(), "the engine's own words");
+    // Another blob's success does not hide a failure, but the engine's end does.
+    for reason in [Reason::EngineUnavailable, Reason::EngineFailed] {
+        assert!(get(b"lost").await.starts_with("HTTP/1.1 502"));
+        assert!(get(b"blob").await.starts_with("HTTP/1.1 200"));
+        let fault = told(&transfer, reason).await;
+        assert_eq!(fault.text().contains("503"), reason == Reason::EngineFailed, "{fault}");
+    }
+}
+
+#[tokio::test]
+async fn an_image_whose_config_drips_does_not_wait_for_the_engine() {
+    let relay = Relay::bind(&Group::root()).await.unwrap();
+    let (config, image) =
+        (digest(b"config"), r#"{"schemaVersion":2,"config":{"digest":"DIGEST"},"layers":[]}"#);
+    let image = image.replace("DIGEST", config.as_str());
+    let registry = Server::start(None, move |head| match head.contains("manifests") {
+        true => ok(&image),
+        false => "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n".to_owned(),
+    })
+    .await;
+    let reference = Reference::parse(&format!("{}/team/app:1", registry.host())).unwrap();
+    let mut repository = Client::new(directory()).repository(&insecure(), &reference, None).unwrap();
+    let manifest = repository.manifest(&reference).await.unwrap();
+    let transfer = relay.pull(PATH, repository, vec![manifest], None).unwrap();
+    assert!(transfer.waits_for_the_engine());
+    let mut engine = TcpStream::connect(transfer.host()).await.unwrap();
+    let (user, password) = transfer.login();
+    let shown = STANDARD.encode(format!("{user}:{}", password.expose()));
+    let request =
+        format!("GET /v2/{PATH}/blobs/{config} HTTP/1.1\r\nhost: x\r\nauthorization: Basic {shown}\r\n\r\n");
+    engine.write_all(request.as_bytes()).await.unwrap();
+    engine.read_exact(&mut [0]).await.unwrap();
+    assert!(!transfer.waits_for_the_engine());
 }
