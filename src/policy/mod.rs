@@ -1,6 +1,9 @@
 //! What a caller may do. A [`Permit`] is made here and nowhere else.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
 
 use crate::{
     config::AT_ONCE,
@@ -178,18 +181,20 @@ impl Rules {
 /// Whether an address is neither this node's nor its network's, nor one that leads to such: IANA's
 /// special-purpose registries (RFC 6890) and what has been entered there since.
 pub(crate) fn is_public(address: IpAddr) -> bool {
-    match address.to_canonical() {
+    let address = address.to_canonical();
+    if is_no_server(address) {
+        return false;
+    }
+    match address {
         IpAddr::V4(v4) => {
             let [a, b, c, _] = v4.octets();
             let shared = a == 100 && (64..128).contains(&b);
             let protocols = (a, b, c) == (192, 0, 0);
             let relays_v6 = (a, b, c) == (192, 88, 99);
             let benchmark = a == 198 && (18..20).contains(&b);
-            let reserved = a == 0 || a >= 240;
+            let reserved = a >= 240;
             !(v4.is_loopback()
                 || v4.is_private()
-                || v4.is_link_local()
-                || v4.is_multicast()
                 || v4.is_documentation()
                 || shared
                 || protocols
@@ -209,6 +214,27 @@ pub(crate) fn is_public(address: IpAddr) -> bool {
             global && !special
         }
     }
+}
+
+/// Metadata services of clouds that are not at a link-local address: Azure's, Alibaba's, Oracle's, and
+/// Amazon's and Google's by IPv6.
+const METADATA: [IpAddr; 5] = [
+    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
+    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
+    IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
+];
+
+/// Whether nothing that a job may ask is at an address: metadata services are link-local, and
+/// `0.0.0.0` is another name of the node.
+pub(crate) fn is_no_server(address: IpAddr) -> bool {
+    let address = address.to_canonical();
+    let odd = match address {
+        IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast() || v4.octets().starts_with(&[0]),
+        IpAddr::V6(v6) => v6.is_unicast_link_local() || v6.is_unspecified(),
+    };
+    odd || address.is_multicast() || METADATA.contains(&address)
 }
 
 #[cfg(test)]
@@ -247,8 +273,18 @@ mod tests {
             "192.0.0.1",
             "255.255.255.255",
             "224.0.0.1",
+            "168.63.129.16",
+            "fd00:ec2::254",
         ] {
             assert!(!is_public(address.parse().unwrap()), "{address}");
+        }
+        for address in
+            ["169.254.169.254", "::ffff:169.254.169.254", "0.0.0.0", "::", "fe80::1", "168.63.129.16"]
+        {
+            assert!(is_no_server(address.parse().unwrap()), "{address}");
+        }
+        for address in ["127.0.0.1", "::1", "10.1.2.3", "fd00::1", "192.168.1.1", "8.8.8.8"] {
+            assert!(!is_no_server(address.parse().unwrap()), "{address}");
         }
         for address in ["8.8.8.8", "2606:4700::1111", "2001:4860:4860::8888", "172.32.0.1", "100.128.0.1"] {
             assert!(is_public(address.parse().unwrap()), "{address}");

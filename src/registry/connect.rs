@@ -59,6 +59,8 @@ impl Inwards {
         };
         if policy::is_public(address) {
             Self::Public
+        } else if policy::is_no_server(address) {
+            Self::Never
         } else if address.is_loopback() {
             Self::Loopback
         } else if private {
@@ -66,6 +68,12 @@ impl Inwards {
         } else {
             Self::Never
         }
+    }
+
+    /// Whether a registry that is here may send wharfd to `address`.
+    pub(super) fn admits(self, address: IpAddr) -> bool {
+        let there = Self::of(address);
+        there == Self::Public || (there != Self::Never && there <= self)
     }
 }
 

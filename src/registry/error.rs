@@ -141,7 +141,14 @@ impl Error {
         let text = &self.text;
         let log_in = || format!("log in: docker login {host}");
         let fault = match self.kind {
-            Kind::Unreachable | Kind::Unavailable | Kind::Busy => {
+            Kind::Unreachable => {
+                let text = format!("the registry {host} is not available for {name}: {text}");
+                Fault::new(Reason::RegistryUnavailable, text).hint(
+                    "wharfd asks registries, not the engine: if others reach it, ask the node's operator \
+                     (docs/operating.md, \"Registries\")",
+                )
+            }
+            Kind::Unavailable | Kind::Busy => {
                 let text = format!("the registry {host} is not available for {name}: {text}{says}");
                 Fault::new(Reason::RegistryUnavailable, text)
             }

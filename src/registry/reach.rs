@@ -118,7 +118,13 @@ impl Origin {
             None if secure => 443,
             None => 80,
         };
-        let sound = !host.is_empty() && !host.contains('%');
+        // What ends with a number is an address, and some resolvers read more of them than `IpAddr` does:
+        // `127.1`, `0x7f.1`.
+        let last = host.trim_end_matches('.').rsplit('.').next().unwrap_or_default();
+        let is_number = last.starts_with("0x")
+            || last.starts_with("0X")
+            || last.bytes().all(|byte| byte.is_ascii_digit());
+        let sound = !host.is_empty() && !host.contains('%') && (!is_number || host.parse::<IpAddr>().is_ok());
         sound.then(|| Self { secure, host: host.to_ascii_lowercase(), port })
     }
 

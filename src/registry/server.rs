@@ -22,7 +22,10 @@ use super::{
     error::{Error, Kind},
     reach::{Endpoint, Origin, Reach},
 };
-use crate::names::{Login, printable, shortened};
+use crate::{
+    names::{Login, printable, shortened},
+    policy,
+};
 pub(super) use {place::Place, send::At};
 
 /// As many as the engine follows, and more than any registry needs.
@@ -131,21 +134,27 @@ impl Server {
     async fn open(&self) -> Result<(Session, Box<dyn Io>), Error> {
         let origin = self.endpoint.origin.clone();
         let proxied = self.reach.proxies.for_origin(&origin).is_some();
-        let addresses = match connect::lookup(&origin.host).await {
+        let mut addresses = match connect::lookup(&origin.host).await {
             Ok(addresses) => addresses,
             // The proxy may know it.
             Err(_) if proxied => Vec::new(),
             Err(error) => return Err(error),
         };
+        // A mirror is of the operator's choice.
+        if let Some(odd) = addresses.first().copied().filter(|_| !self.endpoint.is_mirror) {
+            addresses.retain(|address| !policy::is_no_server(*address));
+            if addresses.is_empty() {
+                return Err(Error::new(Kind::Misled, format!("no registry may be at its address, {odd}")));
+            }
+        }
         let insecure = self.reach.is_insecure(&self.endpoint.name, &addresses);
-        let session = |origin, address: Option<IpAddr>| Session {
-            origin,
-            insecure,
+        let session = |origin, address: Option<IpAddr>| {
             // Through a proxy nobody is on a network of the node's.
-            inwards: address.map_or(Inwards::Public, Inwards::of),
-            addresses: addresses.clone(),
-            authorization: None,
-            challenge: None,
+            let inwards = address.map_or(Inwards::Public, Inwards::of);
+            // By another of its addresses it would lead further inwards.
+            let no_further = |other: &IpAddr| address == Some(*other) || inwards.admits(*other);
+            let addresses = addresses.iter().copied().filter(no_further).collect();
+            Session { origin, insecure, inwards, addresses, authorization: None, challenge: None }
         };
         match self.connect(&origin, &addresses, self.verify(insecure), true).await {
             Ok((link, address)) => Ok((session(origin, address), link)),
@@ -297,11 +306,16 @@ impl Server {
         headers: &HeaderMap,
     ) -> Result<Answer, Error> {
         let mut at = Place { origin: session.origin.clone(), path: path.to_owned() };
-        for _ in 0..REDIRECTS_MAX {
+        let mut left = REDIRECTS_MAX;
+        loop {
             let location = answer.headers.get(header::LOCATION).and_then(|value| value.to_str().ok());
             let Some(location) = location.filter(|_| answer.status.is_redirection()) else {
                 return Ok(answer);
             };
+            if left == 0 {
+                return Err(Error::new(Kind::Misled, "its redirects do not end"));
+            }
+            left -= 1;
             let from = Session { origin: at.origin.clone(), ..session.clone() };
             at = Place::to(&from, &at.path, location)?;
             self.check_tls(session, &at.origin)?;
@@ -313,7 +327,6 @@ impl Server {
                 self.hop(session, &at.origin, request, None).await?
             };
         }
-        Err(Error::new(Kind::Misled, "its redirects do not end"))
     }
 
     fn check_tls(&self, session: &Session, origin: &Origin) -> Result<(), Error> {
@@ -337,8 +350,8 @@ impl Server {
         // for another by now. Through a proxy the registry is where it is.
         let literal: Vec<IpAddr> = origin.host.parse().into_iter().filter(|_| !own).collect();
         let judged = if addresses.is_empty() { &literal } else { &addresses };
-        let far = judged.iter().find(|address| !is_admitted(session.inwards, **address)).copied();
-        addresses.retain(|address| is_admitted(session.inwards, *address));
+        let far = judged.iter().find(|address| !session.inwards.admits(**address)).copied();
+        addresses.retain(|address| session.inwards.admits(*address));
         if let Some(far) = far.filter(|_| addresses.is_empty()) {
             return Err(Error::refused_address(&origin.host, far));
         }
@@ -356,12 +369,6 @@ impl Server {
 fn wanted(answer: &Answer) -> Option<Challenge> {
     let values = answer.headers.get_all(header::WWW_AUTHENTICATE);
     challenges(values.iter().filter_map(|value| value.to_str().ok())).into_iter().next()
-}
-
-/// Whether a registry may send wharfd to `address`.
-fn is_admitted(registry: Inwards, address: IpAddr) -> bool {
-    let inwards = Inwards::of(address);
-    inwards == Inwards::Public || (inwards != Inwards::Never && inwards <= registry)
 }
 
 /// A token server that gives none refuses the login, whatever it calls that.

@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::{Client, Kind, Manifest, Reach};
 use crate::names::{Login, Reference, Secret, reference::Digest};
-use recorder::{Authority, Server, guarded, ok, status, wants};
+use recorder::{Authority, Server, directory, guarded, ok, status, wants};
 
 const MANIFEST: &str = r#"{"schemaVersion":2,"config":{},"layers":[]}"#;
 const PASSWORD: &str = "Basic dXNlcjpwYXNz";
@@ -131,6 +131,36 @@ async fn no_login_goes_to_a_token_server_without_tls_or_further_inwards() {
     let registry = registry(plain).await;
     ask(&client, &insecure(), &format!("{}/app", registry.host()), Some(&login())).await.unwrap();
     assert_eq!(tokens.heard().len(), 1);
+}
+
+#[tokio::test]
+async fn a_registry_is_nowhere_that_no_server_is() {
+    let client = Client::new(directory());
+    for host in ["169.254.169.254:5000", "0.0.0.0:5000", "168.63.129.16:80"] {
+        let (kind, text) = ask(&client, &insecure(), &format!("{host}/app"), None).await.unwrap_err();
+        assert!(kind == Kind::Misled && text.contains("no registry may be at"), "{host}: {text}");
+    }
+    // Who resolves names may read more of them as addresses: a proxy, too.
+    for host in ["127.1:5000", "0x7f.1:5000", "2130706433:5000"] {
+        let (kind, text) = ask(&client, &insecure(), &format!("{host}/app"), None).await.unwrap_err();
+        assert!(kind == Kind::Other && text.contains("is no address of a server"), "{host}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn five_redirects_are_followed() {
+    let left = |head: &str| head.split("left=").nth(1)?.split(' ').next()?.parse::<u32>().ok();
+    let registry = Server::start(None, move |head| match left(head) {
+        None if head.contains("/many") => status("307 Moved", "location: /v2/app/x?left=5"),
+        None => status("307 Moved", "location: /v2/app/x?left=4"),
+        Some(0) => ok(MANIFEST),
+        Some(left) => status("307 Moved", &format!("location: /v2/app/x?left={}", left - 1)),
+    })
+    .await;
+    let (client, name) = (Client::new(directory()), format!("{}/app", registry.host()));
+    ask(&client, &insecure(), &format!("{name}:some"), None).await.unwrap();
+    let (kind, text) = ask(&client, &insecure(), &format!("{name}:many"), None).await.unwrap_err();
+    assert!(kind == Kind::Misled && text.contains("redirects do not end"), "{text}");
 }
 
 #[tokio::test]
