@@ -22,8 +22,6 @@ use crate::{
 
 /// A registry that has not shown an image by then is not available.
 const REGISTRY_TIMEOUT: Duration = Duration::from_secs(60);
-/// What the engine may take to say whether it reaches a registry that wharfd does not.
-const DIAGNOSIS_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long the engine's word on how it reaches registries is good: it reads its configuration anew
 /// when it is told to.
 const REACH_TTL: Duration = Duration::from_secs(60);
@@ -68,9 +66,6 @@ impl Images {
         match proven {
             Ok(Ok(proven)) => Ok(proven),
             Ok(Err(Unproven::Image(fault))) => Err(fault),
-            Ok(Err(Unproven::Registry(error))) if error.kind() == Kind::Unreachable => {
-                Err(Box::pin(self.unreachable(reference, login.is_some(), error)).await)
-            }
             Ok(Err(Unproven::Registry(error))) => Err(error.fault(reference, login.is_some())),
             Err(_) => {
                 let text = format!(
@@ -166,32 +161,6 @@ impl Images {
             return Err(Unproven::Image(fault));
         }
         Ok(children.used)
-    }
-
-    /// The fault of a registry that wharfd does not reach. The engine is asked whether it does: then
-    /// the two stand in different networks, which nobody would think of.
-    async fn unreachable(&self, reference: &Reference, logged_in: bool, error: Error) -> Fault {
-        let name = reference.to_string();
-        let question = self.engine().docker().inspect_registry_image(&name, None);
-        let reached = match timeout(DIAGNOSIS_TIMEOUT, question).await {
-            Err(_) => false,
-            Ok(Ok(_)) => true,
-            Ok(Err(answer)) => {
-                let fault = fault::registry(reference, self.engine().platform(), logged_in, answer);
-                matches!(fault.reason(), Reason::RegistryDenied | Reason::BaseImageNotFound)
-            }
-        };
-        if !reached {
-            return error.fault(reference, logged_in);
-        }
-        let host = reference.host();
-        let text = format!("the engine reaches the registry {host}, but wharfd does not: {}", error.text());
-        Fault::new(Reason::RegistryUnavailable, text)
-            .hint(
-                "the node's operator must run wharfd in the engine's network, with its resolver, proxies and \
-                 certificates (docs/operating.md, \"Registries\")",
-            )
-            .caused_by(error)
     }
 }
 
