@@ -67,6 +67,7 @@ fn cases() -> Vec<Case> {
         hostile::forged::CASES,
         hostile::descriptors::CASES,
         hostile::proof::CASES,
+        hostile::pushes::CASES,
         hostile::files::CASES,
         hostile::frontend::CASES,
         hostile::receiver::CASES,

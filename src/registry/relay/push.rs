@@ -145,7 +145,9 @@ impl Push {
         success(answer).await.map(|answer| reply(answer.status, &answer.headers))
     }
 
-    /// Begins the upload of a blob. Which other repository might have it, the engine cannot know.
+    /// Begins the upload of a blob. Which other repository might have it, the engine cannot know; so it
+    /// hears that an upload has begun, whichever success the registry says: at a 201, which is a blob taken
+    /// from another repository, the classic store looks up which one, and ends where it had named none.
     async fn begin(&self, path: &str) -> Result<Response<Body>, Error> {
         let at = At::Repository("blobs/uploads/".to_owned());
         let mut headers = HeaderMap::new();
@@ -161,7 +163,7 @@ impl Push {
         }
         uploads.insert(id, place);
         drop(uploads);
-        Ok(located(reply(answer.status, &answer.headers), path, id))
+        Ok(located(reply(StatusCode::ACCEPTED, &answer.headers), path, id))
     }
 
     /// A piece of an upload, its end, or a question about it.

@@ -171,6 +171,21 @@ async fn a_push_goes_to_the_true_tag_and_its_login_to_the_registry_alone() {
 }
 
 #[tokio::test]
+async fn an_upload_begins_whatever_the_registry_calls_it() {
+    let relay = Relay::bind(&Group::root()).await.unwrap();
+    for said in ["200 OK", "201 Created", "202 Accepted", "204 No Content"] {
+        let registry = Server::start(None, move |head| match head.starts_with("POST") {
+            true => status(said, "location: /v2/x/blobs/uploads/1"),
+            false => ok("{}"),
+        })
+        .await;
+        let transfer = push_to(&registry, &relay).await.unwrap();
+        let begun = ask(&transfer, "POST", &format!("/v2/{PATH}/blobs/uploads/"), "").await;
+        assert!(begun.starts_with("HTTP/1.1 202"), "{said}: {begun}");
+    }
+}
+
+#[tokio::test]
 async fn a_refusal_ends_a_push_and_says_why() {
     let relay = Relay::bind(&Group::root()).await.unwrap();
     let registry = Server::start(None, |head| {

@@ -55,6 +55,12 @@ impl Engine {
         &self.socket
     }
 
+    /// The network that it is in, as `scripts/env` has made it: what `setns` takes.
+    pub(crate) fn network(&self) -> PathBuf {
+        let pid = fs::read_to_string(self.socket.with_file_name("pid")).unwrap();
+        PathBuf::from(format!("/proc/{}/ns/net", pid.split_whitespace().next().unwrap()))
+    }
+
     /// Its socket as an address.
     pub(crate) fn address(&self) -> String {
         format!("unix://{}", self.socket.display())

@@ -182,6 +182,16 @@ impl Test {
         daemon
     }
 
+    /// A wharfd on a throw-away engine and in its network, so that it pulls and pushes.
+    pub(crate) async fn wharfd_beside(&self, engine: &Engine) -> Arc<Wharfd> {
+        let config = "[[serve]]\nuid = 0\nnamespaces = \"*\"\n";
+        let daemon = Wharfd::new(&self.new_dir("wharfd"), engine, Some(config), &[]);
+        let daemon = Arc::new(daemon.in_network_of(engine));
+        lock(&self.daemons).push(Arc::clone(&daemon));
+        daemon.start().await;
+        daemon
+    }
+
     /// A wharfd on a throw-away engine that reads Dockerfiles in a container.
     pub(crate) async fn wharfd_with_frontend_on(&self, engine: &Engine) -> Arc<Wharfd> {
         let program = engine::tool("WHARF_FRONTEND");

@@ -1,8 +1,11 @@
 //! A registry that answers as a test says, and counts what it was made to send.
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    os::fd::AsFd as _,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use tokio::{
@@ -10,7 +13,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use super::lock;
+use super::{Engine, lock};
 
 /// An answer of a [`ScriptedRegistry`].
 #[derive(Clone, Debug)]
@@ -47,7 +50,27 @@ impl ScriptedRegistry {
         address: &str,
         script: impl Fn(&str, &str) -> Reply + Send + Sync + 'static,
     ) -> Self {
-        let listener = TcpListener::bind(address).await.unwrap();
+        Self::on(TcpListener::bind(address).await.unwrap(), script)
+    }
+
+    /// The same on the loopback of a throw-away engine.
+    pub(crate) fn start_in(
+        engine: &Engine,
+        script: impl Fn(&str, &str) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        let network = std::fs::File::open(engine.network()).unwrap();
+        // A thread of its own: a socket stays where it was made.
+        let listening = std::thread::spawn(move || {
+            let kind = Some(rustix::thread::LinkNameSpaceType::Network);
+            rustix::thread::move_into_link_name_space(network.as_fd(), kind).unwrap();
+            std::net::TcpListener::bind("127.0.0.1:0").unwrap()
+        });
+        let listener = listening.join().unwrap();
+        listener.set_nonblocking(true).unwrap();
+        Self::on(TcpListener::from_std(listener).unwrap(), script)
+    }
+
+    fn on(listener: TcpListener, script: impl Fn(&str, &str) -> Reply + Send + Sync + 'static) -> Self {
         let host = listener.local_addr().unwrap().to_string();
         let (requests, sent) = (Arc::<Mutex<Vec<String>>>::default(), Arc::<AtomicUsize>::default());
         let script: Arc<Script> = Arc::new(script);

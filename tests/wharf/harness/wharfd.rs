@@ -30,6 +30,8 @@ pub(crate) struct Wharfd {
     engine: Option<String>,
     engine_socket: PathBuf,
     flags: Vec<String>,
+    /// The network that it is in, if not the tests'.
+    network: Option<PathBuf>,
     process: Mutex<Option<Arc<Background>>>,
     earlier: Mutex<Vec<String>>,
 }
@@ -50,9 +52,15 @@ impl Wharfd {
             engine: (!named).then(|| engine.address()),
             engine_socket: engine.socket().to_owned(),
             flags,
+            network: None,
             process: Mutex::default(),
             earlier: Mutex::default(),
         }
+    }
+
+    /// The same in the network of a throw-away engine, which reaches its relay there.
+    pub(super) fn in_network_of(self, engine: &Engine) -> Self {
+        Self { network: Some(engine.network()), ..self }
     }
 
     /// The file that it listens at.
@@ -95,7 +103,15 @@ impl Wharfd {
 
     /// Starts it, whatever becomes of it.
     pub(crate) fn spawn(&self) -> Arc<Background> {
-        let mut serve = command(env!("CARGO_BIN_EXE_wharfd"));
+        let program = env!("CARGO_BIN_EXE_wharfd");
+        let mut serve = match &self.network {
+            None => command(program),
+            Some(network) => {
+                let mut serve = command("nsenter");
+                serve.arg(format!("--net={}", network.display())).arg("--").arg(program);
+                serve
+            }
+        };
         serve
             .env_clear()
             .env("PATH", env::var_os("PATH").unwrap_or_default())

@@ -8,6 +8,7 @@ pub(crate) mod forged;
 pub(crate) mod frontend;
 pub(crate) mod graph;
 pub(crate) mod proof;
+pub(crate) mod pushes;
 pub(crate) mod quotas;
 pub(crate) mod receiver;
 pub(crate) mod repository;

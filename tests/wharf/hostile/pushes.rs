@@ -1,0 +1,63 @@
+//! A registry that answers pushes as no registry does.
+
+use std::sync::Arc;
+
+use tokio::{io::AsyncWriteExt as _, net::UnixStream};
+
+use crate::harness::{
+    Engine, Test, Wharf, cases,
+    engine::registry_auth,
+    script::{Reply, ScriptedRegistry},
+    wait_for,
+};
+
+cases![an_upload_that_has_ended_before_it_began];
+
+/// Says that an upload is there already, where nobody has asked for a blob of another repository: the
+/// classic store looks up which one through a null pointer.
+fn registry_that_has_it(engine: &Engine) -> ScriptedRegistry {
+    ScriptedRegistry::start_in(engine, |method, path| match (method, path) {
+        (_, "/v2/") => Reply::Whole("200 OK", Vec::new(), b"{}".to_vec()),
+        ("POST", _) => {
+            let location = ("location", "/v2/app/blobs/uploads/1".to_owned());
+            Reply::Whole("201 Created", vec![location], Vec::new())
+        }
+        ("HEAD", _) => Reply::Whole("404 Not Found", Vec::new(), Vec::new()),
+        _ => Reply::Whole("403 Forbidden", Vec::new(), Vec::new()),
+    })
+}
+
+async fn an_upload_that_has_ended_before_it_began(test: Arc<Test>) {
+    let (_, engine) = test.throw_away_engine().await;
+    let wharfd = test.wharfd_beside(&engine).await;
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    let evil = registry_that_has_it(&engine);
+    let context = test.context("context", &[("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")]);
+    let name = format!("{}/app:1", evil.host());
+    let pushed = job.build(&context, &["-t", &name, "--push"]).await;
+    assert_ne!(pushed.status, 0, "{pushed}");
+    let asked = evil.requests();
+    assert!(asked.iter().any(|request| request.starts_with("POST ")), "{asked:?}");
+    // It lives.
+    job.build(&context, &["-t", "app:2"]).await.ok();
+
+    if !engine.is_containerd() {
+        let evil = registry_that_has_it(&engine);
+        let id = job.build_id(&context, &["-t", "app:3"]).await;
+        assert_eq!(wharfd.terminate().await, 0);
+        std::fs::remove_dir_all(wharfd.state_dir()).unwrap();
+        let repository = format!("{}/app", evil.host());
+        engine.post(&format!("/images/{id}/tag?repo={repository}&tag=1")).send().await.ok();
+        let mut stream = UnixStream::connect(engine.socket()).await.unwrap();
+        let push = format!(
+            "POST /images/{repository}/push?tag=1 HTTP/1.1\r\nhost: engine\r\nx-registry-auth: {}\r\n\
+             content-length: 0\r\n\r\n",
+            registry_auth("user", "secret")
+        );
+        stream.write_all(push.as_bytes()).await.unwrap();
+        wait_for("the engine to end", async || {
+            UnixStream::connect(engine.socket()).await.is_err().then_some(())
+        })
+        .await;
+    }
+}
