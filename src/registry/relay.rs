@@ -12,7 +12,7 @@ mod starving;
 mod strangers;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     convert::Infallible,
     fmt,
     future::Future,
@@ -130,7 +130,9 @@ impl Relay {
         self.begin(path, Work::Pull(Pull::new(repository, manifests, watch)))
     }
 
-    /// A push to `target`, whose repository is called `path` here.
+    /// A push to `target`, whose repository is called `path` here, or by a path below that one: two pushes
+    /// at once never share one. An engine uploads a layer once for all pushes of a repository that it takes
+    /// for one, with the password of the first, and when that ends the others fail.
     pub fn push(&self, path: &str, target: Target) -> io::Result<Transfer> {
         self.begin(path, Work::Push(Box::new(Push::new(target))))
     }
@@ -139,14 +141,12 @@ impl Relay {
         let random = || random_id().map_err(io::Error::other);
         let (id, password) = (random()?, Secret::new(random()?));
         let failure = Failure { last: Mutex::default(), is_final: watch::Sender::new(false) };
-        let shared = Arc::new(Shared {
-            password,
-            path: path.to_owned(),
-            work,
-            failure,
-            has_come: AtomicBool::new(false),
-        });
-        self.transfers().insert(id.clone(), Arc::clone(&shared));
+        let mut transfers = self.transfers();
+        let is_push = matches!(work, Work::Push(_));
+        let path = if is_push { free_path(path, &transfers) } else { path.to_owned() };
+        let shared = Arc::new(Shared { password, path, work, failure, has_come: AtomicBool::new(false) });
+        transfers.insert(id.clone(), Arc::clone(&shared));
+        drop(transfers);
         Ok(Transfer { relay: self.clone(), id, shared })
     }
 
@@ -359,6 +359,18 @@ impl Failure {
             self.is_final.send_replace(is_final);
         }
     }
+}
+
+/// `path`, or the first one below it that no push has. Few are ever used, so that an engine that notes where
+/// it has pushed a layer finds it there again.
+fn free_path(path: &str, transfers: &HashMap<String, Arc<Shared>>) -> String {
+    let pushes = transfers.values().filter(|shared| matches!(shared.work, Work::Push(_)));
+    let taken: HashSet<&str> = pushes.map(|shared| shared.path.as_str()).collect();
+    let below = (1_u64..).map(|number| format!("{path}/{number}"));
+    std::iter::once(path.to_owned())
+        .chain(below)
+        .find(|path| !taken.contains(path.as_str()))
+        .unwrap_or_default()
 }
 
 /// What a path names after `manifests/` or `blobs/`.

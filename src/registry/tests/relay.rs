@@ -171,6 +171,25 @@ async fn a_push_goes_to_the_true_tag_and_its_login_to_the_registry_alone() {
 }
 
 #[tokio::test]
+async fn two_pushes_at_once_share_no_repository() {
+    let relay = Relay::bind(&Group::root()).await.unwrap();
+    let registry = Server::start(None, |_| ok("{}")).await;
+    let begin = async || push_to(&registry, &relay).await.unwrap();
+    let repository = |path: &str, transfer: &Transfer| {
+        assert_eq!(transfer.repository(), format!("{}/{path}", transfer.host()));
+    };
+    let (first, second, third) = (begin().await, begin().await, begin().await);
+    repository(PATH, &first);
+    repository(&format!("{PATH}/1"), &second);
+    repository(&format!("{PATH}/2"), &third);
+    let manifest = format!("/v2/{PATH}/1/manifests/x");
+    assert!(ask(&second, "GET", &manifest, "").await.starts_with("HTTP/1.1 200"));
+    assert!(ask(&first, "GET", &manifest, "").await.starts_with("HTTP/1.1 404"));
+    drop(second);
+    repository(&format!("{PATH}/1"), &begin().await);
+}
+
+#[tokio::test]
 async fn an_upload_begins_whatever_the_registry_calls_it() {
     let relay = Relay::bind(&Group::root()).await.unwrap();
     for said in ["200 OK", "201 Created", "202 Accepted", "204 No Content"] {

@@ -13,7 +13,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use super::{Engine, lock};
+use super::{Engine, image::digest, lock};
 
 /// An answer of a [`ScriptedRegistry`].
 #[derive(Clone, Debug)]
@@ -24,6 +24,10 @@ pub(crate) enum Reply {
     Drip(Vec<u8>),
     /// A manifest that does not end before this many bytes.
     Endless(usize),
+    /// None, for as long as it is waited for.
+    Never,
+    /// That what was sent was taken, and its digest.
+    Taken,
     /// The one to who shows a login, the other to who shows none.
     ByLogin(Box<Reply>, Box<Reply>),
 }
@@ -135,8 +139,23 @@ async fn serve(
         (reply, _) => reply,
     };
     lock(requests).push(format!("{method} {path}{}", login.unwrap_or_default()));
+    let body = body(&mut stream, &head.to_ascii_lowercase()).await?;
     match reply {
         Reply::ByLogin(..) => panic!("one reply by login in another"),
+        Reply::Never => {
+            let _ = stream.read_u8().await;
+        }
+        Reply::Taken => {
+            let headers = format!(
+                "docker-content-digest: {}\r\nlocation: {path}\r\nrange: 0-{}",
+                digest(&body),
+                body.len().max(1) - 1
+            );
+            let answer = format!(
+                "HTTP/1.1 201 Created\r\n{headers}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+            );
+            stream.write_all(answer.as_bytes()).await?;
+        }
         Reply::Whole(status, headers, body) => {
             let headers: String =
                 headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
@@ -175,4 +194,28 @@ async fn serve(
         }
     }
     stream.shutdown().await
+}
+
+/// What comes with a request, as it comes: who is answered before has said it in vain.
+async fn body(stream: &mut TcpStream, head: &str) -> std::io::Result<Vec<u8>> {
+    let mut body = Vec::new();
+    if head.contains("transfer-encoding: chunked") {
+        loop {
+            let mut line = Vec::new();
+            while !line.ends_with(b"\r\n") {
+                line.push(stream.read_u8().await?);
+            }
+            let length = usize::from_str_radix(std::str::from_utf8(&line).unwrap().trim(), 16).unwrap();
+            let mut chunk = vec![0; length + 2];
+            stream.read_exact(&mut chunk).await?;
+            body.extend_from_slice(&chunk[..length]);
+            if length == 0 {
+                break;
+            }
+        }
+    } else if let Some(length) = head.lines().find_map(|line| line.strip_prefix("content-length: ")) {
+        body.resize(length.trim().parse().unwrap(), 0);
+        stream.read_exact(&mut body).await?;
+    }
+    Ok(body)
 }

@@ -1,17 +1,24 @@
 //! A registry that answers pushes as no registry does.
 
-use std::sync::Arc;
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use tokio::{io::AsyncWriteExt as _, net::UnixStream};
 
 use crate::harness::{
     Engine, Test, Wharf, cases,
     engine::registry_auth,
+    lock,
     script::{Reply, ScriptedRegistry},
     wait_for,
 };
 
-cases![an_upload_that_has_ended_before_it_began];
+cases![an_upload_that_has_ended_before_it_began, a_layer_that_another_uploads_there];
 
 /// Says that an upload is there already, where nobody has asked for a blob of another repository: the
 /// classic store looks up which one through a null pointer.
@@ -60,4 +67,45 @@ async fn an_upload_that_has_ended_before_it_began(test: Arc<Test>) {
         })
         .await;
     }
+}
+
+/// Two pushes of one layer to one repository: the classic store uploads it once for both, so that the second
+/// would wait for the first, and fail with it.
+async fn a_layer_that_another_uploads_there(test: Arc<Test>) {
+    let (hangs, stored) = (AtomicBool::new(true), Mutex::new(HashSet::new()));
+    let registry = ScriptedRegistry::start(move |method, path| {
+        let digest = |path: &str| path[path.find("sha256").unwrap()..].replace("%3A", ":");
+        match method {
+            "GET" => Reply::Whole("200 OK", Vec::new(), b"{}".to_vec()),
+            "POST" => {
+                let location = ("location", "/v2/app/blobs/uploads/1".to_owned());
+                Reply::Whole("202 Accepted", vec![location], Vec::new())
+            }
+            "PATCH" | "PUT" if path.contains("/uploads/") && hangs.swap(false, Ordering::Relaxed) => {
+                Reply::Never
+            }
+            "PATCH" | "PUT" => {
+                if path.contains("digest=") {
+                    lock(&stored).insert(digest(path));
+                }
+                Reply::Taken
+            }
+            "HEAD" if path.contains("/blobs/") && lock(&stored).contains(&digest(path)) => {
+                Reply::Whole("200 OK", Vec::new(), b"layer".to_vec())
+            }
+            _ => Reply::Whole("404 Not Found", Vec::new(), Vec::new()),
+        }
+    })
+    .await;
+    let wharfd = test.wharfd().await;
+    let context = test.context("context", &[("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")]);
+    let (first, second) = (Wharf::new(&test, &wharfd, "first#1"), Wharf::new(&test, &wharfd, "second#1"));
+    let name = format!("{}/app:1", registry.host());
+    for job in [&first, &second] {
+        job.build(&context, &["-t", &name]).await.ok();
+    }
+    let _hanging = first.start(["push", &name]);
+    let is_upload = |request: &String| !request.starts_with("POST") && request.contains("/uploads/");
+    wait_for("the first upload", async || registry.requests().iter().any(is_upload).then_some(())).await;
+    second.run(["push", &name]).await.ok();
 }
