@@ -4,7 +4,10 @@
 //! when the sender is a job's. So it gets what an honest sender says, encoded anew from what was
 //! understood here, and the client hears of BuildKit which files it wants and no more.
 
-use std::collections::HashMap;
+use std::{
+    collections::{HashMap, HashSet},
+    hash::{BuildHasher as _, RandomState},
+};
 
 use bollard_buildkit_proto::fsutil::types::{Packet, Stat, packet::PacketType};
 use bytes::Bytes;
@@ -14,7 +17,7 @@ use tonic::Status;
 use super::dockerfile;
 use crate::{buildkit::filesync::DirectoryRequest, names::printable, wire::mode};
 
-/// Each entry costs us eight bytes, and BuildKit some hundred: no real context is refused.
+/// Each entry costs us some twenty bytes, and BuildKit some hundred: no real context is refused.
 pub(super) const ENTRIES_MAX: usize = 2 << 20;
 
 /// A file that BuildKit reads whole, into the engine's own memory. A Dockerfile that a program has made
@@ -28,6 +31,9 @@ const READ_IN_ALL_BYTES_MAX: u64 = 4 << 20;
 pub(super) struct Judge {
     /// The entries that were announced, by their number.
     entries: Vec<Announced>,
+    /// Hashes of the files that were announced, each by its path and what is set on it.
+    files: HashSet<u64>,
+    hasher: RandomState,
     /// All entries were announced.
     listed: bool,
     /// Bytes that are still to come of each file that BuildKit has asked for.
@@ -143,7 +149,18 @@ impl Judge {
             return Err(refused(format!("the directory has more than {ENTRIES_MAX} entries")));
         }
         entry(stat, self.is_read)?;
-        let has_bytes = stat.mode & mode::TYPE == 0 && stat.linkname.is_empty();
+        let is_file = stat.mode & mode::TYPE == 0;
+        let has_bytes = is_file && stat.linkname.is_empty();
+        if has_bytes {
+            self.files.insert(self.hash(&stat.path, stat));
+        } else if is_file && !self.files.contains(&self.hash(&stat.linkname, stat)) {
+            return Err(refused(format!(
+                "`{}` is a further name of `{}`, which was not sent before it or has another mode or other \
+                 attributes; it may have changed meanwhile: build again",
+                printable(&stat.path),
+                printable(&stat.linkname)
+            )));
+        }
         let size = u64::try_from(stat.size)
             .map_err(|_| refused(format!("`{}` has no size", printable(&stat.path))))?;
         if self.is_read_whole && has_bytes {
@@ -159,6 +176,14 @@ impl Judge {
         }
         self.entries.push(if has_bytes { Announced(size) } else { Announced::WITHOUT_BYTES });
         Ok(())
+    }
+
+    /// The hash of a file at `path` with the mode and the attributes of `stat`. BuildKit sets those of a
+    /// further name on the file itself, and takes the checksum of the file as it was announced first.
+    fn hash(&self, path: &str, stat: &Stat) -> u64 {
+        let mut xattrs: Vec<_> = stat.xattrs.iter().collect();
+        xattrs.sort_unstable();
+        self.hasher.hash_one((path, stat.mode, xattrs))
     }
 
     /// Bytes of a file; none are its end. BuildKit's checksum of a file is made of the size that was

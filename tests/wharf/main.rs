@@ -66,6 +66,7 @@ fn cases() -> Vec<Case> {
         hostile::streams::CASES,
         hostile::forged::CASES,
         hostile::descriptors::CASES,
+        hostile::metadata::CASES,
         hostile::proof::CASES,
         hostile::pushes::CASES,
         hostile::files::CASES,

@@ -39,13 +39,13 @@ fn of_a_file() -> Judge {
 #[test]
 fn an_honest_sync_passes() {
     let mut sync = Judge::default();
-    let capability = [("security.capability".to_owned(), vec![1])].into();
+    let capability = std::collections::HashMap::from([("security.capability".to_owned(), vec![1])]);
     for packet in [
         announced(Stat { mode: mode::DIR | 0o755, ..file("a") }),
-        announced(Stat { xattrs: capability, size: 9, ..file("a/b") }),
+        announced(Stat { xattrs: capability.clone(), size: 9, ..file("a/b") }),
         announced(Stat { mode: mode::SYMLINK | 0o777, linkname: "/etc".into(), ..file("c") }),
         announced(Stat { mode: mode::NAMED_PIPE | 0o666, ..file("d") }),
-        announced(Stat { linkname: "a/b".into(), ..file("..e") }),
+        announced(Stat { linkname: "a/b".into(), xattrs: capability, ..file("..e") }),
         announced(file("f")),
         other(PacketType::PacketStat),
     ] {
@@ -207,6 +207,31 @@ fn attributes_are_the_files_own() {
     };
     assert_eq!(left(0o644, ""), ["security.capability", "user.x"].map(str::to_owned).into());
     assert!(left(mode::SYMLINK | 0o777, "b").is_empty());
+}
+
+#[test]
+fn a_further_name_has_its_files_mode_and_attributes() {
+    let xattrs = std::collections::HashMap::from([("user.x".to_owned(), vec![1])]);
+    let first = Stat { mode: 0o755, xattrs, ..file("a") };
+    let judged = |further: Stat| {
+        let mut sync = Judge::default();
+        said(&mut sync, &announced(first.clone())).unwrap();
+        said(&mut sync, &announced(Stat { path: "b".into(), linkname: "a".into(), ..further }))
+    };
+    assert!(judged(first.clone()).is_ok());
+    // What it may not have it has lost.
+    assert!(judged(Stat { mode: 0o755 | 1 << 30, uid: 7, mod_time: 7, ..first.clone() }).is_ok());
+    for further in [
+        Stat { mode: 0o644, ..first.clone() },
+        Stat { mode: mode::SETUID | 0o755, ..first.clone() },
+        Stat { xattrs: std::collections::HashMap::new(), ..first.clone() },
+        Stat { xattrs: [("user.x".to_owned(), vec![2])].into(), ..first.clone() },
+    ] {
+        let refused = judged(further.clone()).unwrap_err();
+        assert!(refused.message().contains("`b` is a further name of `a`"), "{further:?}: {refused}");
+    }
+    let of_nothing = announced(Stat { linkname: "c".into(), ..file("d") });
+    assert!(said(&mut Judge::default(), &of_nothing).is_err());
 }
 
 #[test]

@@ -155,6 +155,11 @@ impl Engine {
 
     /// A file of an image.
     pub(crate) async fn file(&self, image: &str, path: &str) -> Option<Vec<u8>> {
+        self.entry(image, path).await.map(|(_, content)| content)
+    }
+
+    /// The mode of a file or a directory of an image, and the content of a file.
+    pub(crate) async fn entry(&self, image: &str, path: &str) -> Option<(u32, Vec<u8>)> {
         let body = json!({"Image": image, "Cmd": ["nothing"], "Labels": {"wharf-test": "read"}});
         let created = self.post("/containers/create").json(&body).send().await.ok().json();
         let id = created["Id"].as_str().unwrap();
@@ -166,8 +171,9 @@ impl Engine {
         let body = answer.ok().body;
         let mut archive = tar::Archive::new(&*body);
         let mut content = Vec::new();
-        archive.entries().unwrap().next()?.unwrap().read_to_end(&mut content).unwrap();
-        Some(content)
+        let mut entry = archive.entries().unwrap().next()?.unwrap();
+        entry.read_to_end(&mut content).unwrap();
+        Some((entry.header().mode().unwrap(), content))
     }
 
     /// A file of an image, as text.
