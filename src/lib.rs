@@ -9,6 +9,8 @@ pub mod fault;
 pub mod tasks;
 pub mod telemetry;
 
+pub mod progress;
+
 pub mod config;
 
 pub mod wire;

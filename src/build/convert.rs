@@ -1,15 +1,17 @@
-//! BuildKit's facts as the API's.
+//! BuildKit's facts as the project's own.
+
+use std::time::SystemTime;
 
 use bollard_buildkit_proto::{google::protobuf::Timestamp, moby::buildkit::v1 as control};
 
 use crate::{
     buildkit::failure,
-    wire::v1::{self, LogStream},
+    progress::{LogStream, Progress, Vertex, VertexLog, VertexStatus, VertexWarning},
 };
 
-/// BuildKit's facts as the API's.
-pub(super) fn progress(facts: control::StatusResponse) -> v1::Progress {
-    v1::Progress {
+/// BuildKit's facts as the project's own.
+pub(super) fn progress(facts: control::StatusResponse) -> Progress {
+    Progress {
         vertexes: facts.vertexes.into_iter().map(vertex).collect(),
         statuses: facts.statuses.into_iter().map(status).collect(),
         logs: facts.logs.into_iter().map(log).collect(),
@@ -17,46 +19,39 @@ pub(super) fn progress(facts: control::StatusResponse) -> v1::Progress {
     }
 }
 
-fn vertex(vertex: control::Vertex) -> v1::Vertex {
-    v1::Vertex {
+fn vertex(vertex: control::Vertex) -> Vertex {
+    Vertex {
         digest: vertex.digest,
         name: vertex.name,
         inputs: vertex.inputs,
         cached: vertex.cached,
-        started: vertex.started.map(timestamp),
-        completed: vertex.completed.map(timestamp),
+        started: time(vertex.started),
+        completed: time(vertex.completed),
         error: vertex.error,
     }
 }
 
-fn status(status: control::VertexStatus) -> v1::VertexStatus {
-    v1::VertexStatus {
+fn status(status: control::VertexStatus) -> VertexStatus {
+    VertexStatus {
         id: status.id,
         vertex: status.vertex,
-        // BuildKit's own is an action, "transferring"; buildx shows the id too.
-        name: String::new(),
         current: status.current,
         total: status.total,
-        started: status.started.map(timestamp),
-        completed: status.completed.map(timestamp),
+        started: time(status.started),
+        completed: time(status.completed),
     }
 }
 
-fn log(log: control::VertexLog) -> v1::VertexLog {
+fn log(log: control::VertexLog) -> VertexLog {
     let stream = match log.stream {
-        1 => LogStream::Stdout,
-        2 => LogStream::Stderr,
-        _ => LogStream::Unspecified,
+        1 => Some(LogStream::Stdout),
+        2 => Some(LogStream::Stderr),
+        _ => None,
     };
-    v1::VertexLog {
-        vertex: log.vertex,
-        stream: stream.into(),
-        data: log.msg.into(),
-        timestamp: log.timestamp.map(timestamp),
-    }
+    VertexLog { vertex: log.vertex, stream, data: log.msg.into(), timestamp: time(log.timestamp) }
 }
 
-fn warning(warning: control::VertexWarning) -> v1::VertexWarning {
+fn warning(warning: control::VertexWarning) -> VertexWarning {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let start = warning.ranges.iter().filter_map(|range| range.start.as_ref()).map(|start| start.line).min();
     let end = warning.ranges.iter().filter_map(|range| range.end.as_ref()).map(|end| end.line).max();
@@ -64,7 +59,7 @@ fn warning(warning: control::VertexWarning) -> v1::VertexWarning {
         let end = end.unwrap_or(start).max(start);
         failure::excerpt(info.filename, &String::from_utf8_lossy(&info.data), start, end)
     });
-    v1::VertexWarning {
+    VertexWarning {
         vertex: warning.vertex,
         short: text(&warning.short),
         details: warning.detail.iter().map(|line| text(line)).collect(),
@@ -73,6 +68,7 @@ fn warning(warning: control::VertexWarning) -> v1::VertexWarning {
     }
 }
 
-fn timestamp(time: Timestamp) -> prost_types::Timestamp {
-    prost_types::Timestamp { seconds: time.seconds, nanos: time.nanos }
+fn time(time: Option<Timestamp>) -> Option<SystemTime> {
+    let Timestamp { seconds, nanos } = time?;
+    SystemTime::try_from(prost_types::Timestamp { seconds, nanos }).ok()
 }

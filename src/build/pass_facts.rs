@@ -12,7 +12,7 @@ use tonic::{Code, Status};
 use super::{convert, rename::Renaming};
 use crate::{
     buildkit::solve::Facts,
-    wire::{progress::Reporter, v1},
+    progress::{Progress, Reporter},
 };
 
 /// Facts of a pass that may yet be denied; a pass makes a few dozen.
@@ -26,7 +26,7 @@ pub(super) struct PassFacts<'a> {
     reporter: &'a Reporter,
     renaming: &'a Renaming,
     begun: Instant,
-    held: Vec<v1::Progress>,
+    held: Vec<Progress>,
     /// What of the pass is none of the job's, by digest.
     hidden: BTreeSet<String>,
     runs: bool,
@@ -52,7 +52,7 @@ impl<'a> PassFacts<'a> {
         for mut progress in self.held.drain(..) {
             if !self.runs {
                 let errors = progress.vertexes.extract_if(.., |vertex| !vertex.error.is_empty()).collect();
-                rest.push(v1::Progress { vertexes: errors, ..v1::Progress::default() });
+                rest.push(Progress { vertexes: errors, ..Progress::default() });
             }
             self.reporter.report(progress).await;
         }

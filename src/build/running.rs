@@ -30,7 +30,8 @@ use crate::{
     images::{Images, admission::CredentialSource, frontend, owned::OwnedImage},
     names::{Namespace, RESERVED_HOST, printable, random_id, shortened},
     policy::Permit,
-    wire::{build::BuildSpec, progress::Reporter, v1},
+    progress::Reporter,
+    wire::{build::BuildSpec, v1},
 };
 
 /// A Dockerfile that names more images, or URLs one after the other, is no Dockerfile.
@@ -360,7 +361,7 @@ impl<'a> Build<'a> {
             message,
             vertex: failure.vertex.unwrap_or_default(),
             exit_code: failure.exit_code.unwrap_or_default(),
-            source: failure.source,
+            source: failure.source.map(Into::into),
         };
         Ok(Passed::Failed { failure, is_over })
     }
@@ -374,8 +375,7 @@ impl<'a> Build<'a> {
         let fact = |key: &str| facts.get(key).cloned().unwrap_or_default();
         let id = fact("containerimage.digest");
         let config = facts.get("containerimage.config.digest").unwrap_or(&id).clone();
-        let store = self.images.engine().image_store();
-        let digest = store.manifest_digest(&id).unwrap_or_default().to_owned();
+        let digest = self.images.engine().image_store().manifest_digest(&id).unwrap_or_default().to_owned();
         let mut result = v1::BuildResult {
             image_id: id,
             config_digest: config,

@@ -14,7 +14,7 @@ use crate::{
     images::{Images, admission::Admitted},
     names::{Reference, printable, printable_url},
     policy::{Fetch, Permit},
-    wire::progress::Reporter,
+    progress::Reporter,
 };
 
 /// What a resolver may take, which may be a job's own host's.

@@ -11,7 +11,7 @@ use prost::Message as _;
 use serde::Deserialize;
 use tonic::{Code, Status};
 
-use crate::{names::shortened, wire::v1::SourceLines};
+use crate::{names::shortened, progress::SourceLines};
 
 /// How many lines around the failed ones are shown.
 const LINES_AROUND: i32 = 4;

@@ -9,9 +9,10 @@ use crate::{
     fault::{Fault, Reason},
     names::{Login, Namespace, Reference, reference::Digest},
     policy::{Permit, PullFrom},
+    progress::Reporter,
     store::{Pin as Pinned, PinSource},
     tasks::{Cause, Group},
-    wire::{credentials::Logins, progress::Reporter},
+    wire::credentials::Logins,
 };
 
 /// Where a caller's logins come from: its client, which is asked when a registry is.

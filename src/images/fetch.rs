@@ -14,9 +14,9 @@ use crate::{
     engine::{STALL_TIMEOUT, docker::fault},
     fault::{Fault, Reason},
     names::{Reference, reference::Digest},
+    progress::Step,
     registry::{Error, Manifest, Repository, Transfer},
     tasks::Group,
-    wire::progress::Step,
 };
 
 /// One image on its way.

@@ -20,8 +20,8 @@ use crate::{
     fault::{Fault, Reason},
     names::{Namespace, RESERVED_HOST, Reference, printable, reference::Digest},
     policy::Permit,
+    progress::Reporter,
     tasks::Group,
-    wire::progress::Reporter,
 };
 
 /// An image of a namespace. Only a look-up in that namespace makes one.

@@ -18,9 +18,9 @@ use crate::{
     fault::{Fault, Reason},
     names::{Login, Reference, reference::Digest},
     policy::{Permit, PushTo},
+    progress::{Reporter, Step},
     registry::{Error, Transfer},
     tasks::{Cause, Group},
-    wire::progress::{Reporter, Step},
 };
 
 impl Images {

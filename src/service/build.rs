@@ -22,11 +22,11 @@ use crate::{
     fault::{Fault, Reason},
     front::{Call, End, Front, Kind},
     images::owned::check_target,
+    progress::{Progress, Reporter},
     tasks::{Cause, Group},
     wire::{
         build::BuildSpec,
         credentials::Logins,
-        progress::Reporter,
         v1::{
             self, attach_request, build_request, build_response, build_service_server, session_request,
             session_response,
@@ -148,7 +148,7 @@ impl Build {
         let order = Order { namespace, spec, client: Arc::new(client) };
         let work =
             |reporter: Reporter| async move { Box::pin(running::run(&images, &order, &reporter)).await };
-        let progress = |progress| response(build_response::Response::Progress(progress));
+        let progress = |progress: Progress| response(build_response::Response::Progress(progress.into()));
         Ok(super::stream::run(call, tasks, member, work, progress, |outcome| {
             let (end, outcome) = match outcome {
                 Outcome::Built(result) => (End::Done, build_response::Response::Result(result)),

@@ -13,6 +13,7 @@ use crate::{
     front::{End, Front, Kind},
     images::owned::OwnedImage,
     names::Reference,
+    progress::Progress,
     wire::{
         credentials::Logins,
         v1::{self, image_service_server::ImageService, pull_image_response, push_image_response},
@@ -197,16 +198,16 @@ fn listed(image: &OwnedImage, filter: Option<&Reference>) -> Option<v1::Image> {
     })
 }
 
-fn pushing(progress: v1::Progress) -> v1::PushImageResponse {
-    v1::PushImageResponse { response: Some(push_image_response::Response::Progress(progress)) }
+fn pushing(progress: Progress) -> v1::PushImageResponse {
+    v1::PushImageResponse { response: Some(push_image_response::Response::Progress(progress.into())) }
 }
 
 fn pushed(result: v1::PushImageResult) -> v1::PushImageResponse {
     v1::PushImageResponse { response: Some(push_image_response::Response::Result(result)) }
 }
 
-fn pulling(progress: v1::Progress) -> v1::PullImageResponse {
-    v1::PullImageResponse { response: Some(pull_image_response::Response::Progress(progress)) }
+fn pulling(progress: Progress) -> v1::PullImageResponse {
+    v1::PullImageResponse { response: Some(pull_image_response::Response::Progress(progress.into())) }
 }
 
 fn pulled(result: v1::PullImageResult) -> v1::PullImageResponse {

@@ -8,8 +8,8 @@ use super::status;
 use crate::{
     fault::Fault,
     front::{Call, End, Member},
+    progress::{Progress, Reporter},
     tasks::{CancelOnDrop, Cause, Group},
-    wire::{progress::Reporter, v1},
 };
 
 /// Facts that wait for the client.
@@ -26,7 +26,7 @@ pub(super) fn run<R, T, F>(
     tasks: Group,
     member: Member,
     work: impl FnOnce(Reporter) -> F,
-    progress: fn(v1::Progress) -> T,
+    progress: fn(Progress) -> T,
     result: fn(R) -> (End<'static>, T),
 ) -> Responses<T>
 where

@@ -20,10 +20,10 @@ use crate::{
     engine::docker::fault,
     fault::{Fault, Reason, causes},
     names::reference::Digest,
+    progress::Step,
     registry::{LOOK, SLOW_BYTES, Watch, Watcher},
     store::LayerFact,
     tasks::{Group, Task},
-    wire::progress::Step,
 };
 
 /// Pieces of a layer on their way to the thread that hashes.

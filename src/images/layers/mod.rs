@@ -20,8 +20,8 @@ use crate::{
     engine::docker::fault,
     fault::{Fault, Reason},
     names::{Reference, reference::Digest},
+    progress::Step,
     store::{LayerClaim, LayerFact},
-    wire::progress::Step,
 };
 
 /// containerd reads no larger config (`images` limits it to 8 MiB).

@@ -1,0 +1,306 @@
+//! The progress of one call: the steps of BuildKit and of wharfd's own, and how each goes. Every door
+//! tells it in its own way.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::SystemTime,
+};
+
+use bytes::Bytes;
+use futures_util::{Stream, stream};
+use tokio::sync::{Notify, mpsc};
+
+/// Facts about steps. A later fact about the same step or part replaces the earlier one.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Progress {
+    /// Steps that began, ended or changed.
+    pub vertexes: Vec<Vertex>,
+    /// Parts of steps that moved.
+    pub statuses: Vec<VertexStatus>,
+    /// Output of steps.
+    pub logs: Vec<VertexLog>,
+    /// Warnings.
+    pub warnings: Vec<VertexWarning>,
+}
+
+/// A step.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Vertex {
+    /// Its identity.
+    pub digest: String,
+    /// `[2/3] RUN make`.
+    pub name: String,
+    /// The digests of the steps that it needs.
+    pub inputs: Vec<String>,
+    /// Whether its result was there already.
+    pub cached: bool,
+    /// When it began.
+    pub started: Option<SystemTime>,
+    /// When it ended.
+    pub completed: Option<SystemTime>,
+    /// Why it failed; empty when it did not.
+    pub error: String,
+}
+
+/// A part of a step, such as a layer that is fetched.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct VertexStatus {
+    /// What it is called.
+    pub id: String,
+    /// The digest of its step.
+    pub vertex: String,
+    /// Bytes, or whatever the part is counted in, so far.
+    pub current: i64,
+    /// How many there are in all; 0 when nobody knows.
+    pub total: i64,
+    /// When it began.
+    pub started: Option<SystemTime>,
+    /// When it ended.
+    pub completed: Option<SystemTime>,
+}
+
+/// Output of a step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VertexLog {
+    /// The digest of its step.
+    pub vertex: String,
+    /// Where the step wrote it.
+    pub stream: Option<LogStream>,
+    /// The bytes, as they were written.
+    pub data: Bytes,
+    /// When.
+    pub timestamp: Option<SystemTime>,
+}
+
+/// Where a step writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogStream {
+    /// Its standard output.
+    Stdout,
+    /// Its standard error.
+    Stderr,
+}
+
+/// A warning about a step, or about the call as a whole.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct VertexWarning {
+    /// The digest of its step; empty for the call as a whole.
+    pub vertex: String,
+    /// One line.
+    pub short: String,
+    /// More lines.
+    pub details: Vec<String>,
+    /// Where it is explained; empty when nowhere.
+    pub url: String,
+    /// The lines of the file that it is about.
+    pub source: Option<SourceLines>,
+}
+
+/// Lines of a file that something is about, and some around them. Lines count from 1.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SourceLines {
+    /// The file's name.
+    pub filename: String,
+    /// The first line that it is about.
+    pub start: i32,
+    /// The last line.
+    pub end: i32,
+    /// The lines that are shown.
+    pub text: Vec<String>,
+    /// The number of the first of them.
+    pub first_text_line: i32,
+}
+
+/// Where the progress of one call goes. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Reporter {
+    sender: mpsc::Sender<Progress>,
+    steps: Arc<Steps>,
+}
+
+/// The end of a [`Reporter`] that is read.
+#[derive(Debug)]
+pub struct Facts {
+    receiver: mpsc::Receiver<Progress>,
+    steps: Arc<Steps>,
+}
+
+/// The newest facts about wharfd's own steps that were not read yet. While such a step runs it holds
+/// locks that other jobs wait for: a client that does not read must not hold it up.
+#[derive(Debug, Default)]
+struct Steps {
+    unread: Mutex<Option<Progress>>,
+    news: Notify,
+}
+
+impl Reporter {
+    /// A reporter and the end that is read. A reader that is slow slows down what is
+    /// [reported](Self::report), not wharfd's own steps; one that is gone stops nothing: whoever reads
+    /// says so by cancelling the work.
+    pub fn channel(capacity: usize) -> (Self, Facts) {
+        let (sender, receiver) = mpsc::channel(capacity);
+        let steps = Arc::new(Steps::default());
+        (Self { sender, steps: Arc::clone(&steps) }, Facts { receiver, steps })
+    }
+
+    /// Reports facts, each of which is read.
+    pub async fn report(&self, progress: Progress) {
+        // The reader is gone: its call is over, and so is this work in a moment.
+        let _ = self.sender.send(progress).await;
+    }
+
+    /// Starts a step of wharfd's own: `pull reg/app:1`.
+    pub fn step(&self, name: impl Into<String>) -> Step {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let digest = format!("wharf:{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        let vertex =
+            Vertex { digest, name: name.into(), started: Some(SystemTime::now()), ..Vertex::default() };
+        let step = Step { reporter: self.clone(), vertex };
+        step.send();
+        step
+    }
+
+    /// Warns about the build as a whole.
+    pub async fn warn(&self, short: impl Into<String>, details: Vec<String>) {
+        let warning = VertexWarning { short: short.into(), details, ..VertexWarning::default() };
+        self.report(Progress { warnings: vec![warning], ..Progress::default() }).await;
+    }
+}
+
+impl Facts {
+    /// The next facts; none once every reporter is gone and all is read.
+    pub async fn next(&mut self) -> Option<Progress> {
+        loop {
+            if let Some(progress) = self.steps.take() {
+                return Some(progress);
+            }
+            tokio::select! {
+                reported = self.receiver.recv() => return reported.or_else(|| self.steps.take()),
+                () = self.steps.news.notified() => {}
+            }
+        }
+    }
+
+    /// All facts.
+    pub fn into_stream(self) -> impl Stream<Item = Progress> + Send {
+        stream::unfold(self, |mut facts| async move { Some((facts.next().await?, facts)) })
+    }
+}
+
+impl Steps {
+    fn take(&self) -> Option<Progress> {
+        self.unread.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn add(&self, facts: Progress) {
+        let mut unread = self.unread.lock().unwrap_or_else(PoisonError::into_inner);
+        let unread = unread.get_or_insert_default();
+        for vertex in facts.vertexes {
+            match unread.vertexes.iter_mut().find(|known| known.digest == vertex.digest) {
+                Some(known) => *known = vertex,
+                None => unread.vertexes.push(vertex),
+            }
+        }
+        for status in facts.statuses {
+            let same = |known: &&mut VertexStatus| known.vertex == status.vertex && known.id == status.id;
+            match unread.statuses.iter_mut().find(same) {
+                Some(known) => *known = status,
+                None => unread.statuses.push(status),
+            }
+        }
+        self.news.notify_one();
+    }
+}
+
+/// A step of wharfd's own.
+#[derive(Debug)]
+pub struct Step {
+    reporter: Reporter,
+    vertex: Vertex,
+}
+
+impl Step {
+    /// Reports a part that moves: `current` of `total` bytes; 0 for a total not known.
+    pub fn moves(&self, part: &str, current: u64, total: u64, done: bool) {
+        let status = VertexStatus {
+            id: part.to_owned(),
+            vertex: self.vertex.digest.clone(),
+            current: i64::try_from(current).unwrap_or(i64::MAX),
+            total: i64::try_from(total).unwrap_or(i64::MAX),
+            started: self.vertex.started,
+            completed: done.then(SystemTime::now),
+        };
+        self.reporter.steps.add(Progress { statuses: vec![status], ..Progress::default() });
+    }
+
+    /// Gives the step a better name, once it is known: `pull reg/app:1@sha256:…`.
+    pub fn rename(&mut self, name: impl Into<String>) {
+        self.vertex.name = name.into();
+        self.send();
+    }
+
+    /// Ends the step; `cached` when nothing had to be done.
+    pub fn done(mut self, cached: bool) {
+        self.vertex.cached = cached;
+        self.vertex.completed = Some(SystemTime::now());
+        self.send();
+    }
+
+    /// Ends the step with an error.
+    pub fn failed(mut self, error: impl Into<String>) {
+        self.vertex.error = error.into();
+        self.vertex.completed = Some(SystemTime::now());
+        self.send();
+    }
+
+    fn send(&self) {
+        let vertexes = vec![self.vertex.clone()];
+        self.reporter.steps.add(Progress { vertexes, ..Progress::default() });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_reader_that_does_not_read_gets_the_newest_of_a_step() {
+        let (reporter, mut facts) = Reporter::channel(1);
+        let mut step = reporter.step("pull app:1");
+        for current in 0..1000 {
+            step.moves(if current % 2 == 0 { "a" } else { "b" }, current, 1000, false);
+        }
+        step.rename("pull app:1@sha256:…");
+        step.done(false);
+        drop(reporter);
+        let progress = facts.next().await.unwrap();
+        let newest: Vec<_> =
+            progress.statuses.iter().map(|status| (status.id.as_str(), status.current)).collect();
+        assert_eq!(newest, [("a", 998), ("b", 999)]);
+        let [vertex] = progress.vertexes.as_slice() else { panic!("{progress:?}") };
+        assert!(vertex.name.contains('@') && vertex.completed.is_some());
+        assert_eq!(facts.next().await, None);
+    }
+
+    #[tokio::test]
+    async fn what_is_reported_waits_for_its_reader_and_is_all_read() {
+        let (reporter, mut facts) = Reporter::channel(1);
+        let warned = async move {
+            for number in 0..10 {
+                reporter.warn(number.to_string(), Vec::new()).await;
+            }
+        };
+        let read = async {
+            let mut texts = Vec::new();
+            while let Some(progress) = facts.next().await {
+                texts.extend(progress.warnings.into_iter().map(|warning| warning.short));
+            }
+            texts
+        };
+        let ((), texts) = tokio::join!(warned, read);
+        assert_eq!(texts.len(), 10);
+    }
+}
