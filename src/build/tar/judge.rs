@@ -50,12 +50,15 @@ pub(super) struct Judge {
     state: State,
     gathered: BytesMut,
     extensions: Extensions,
+    /// Bytes of the extended headers before the next entry.
+    extended: u64,
     entries: usize,
     /// The hashes of the paths that are symlinks.
     links: HashSet<u64>,
     hasher: RandomState,
-    /// Files that the builder itself reads: the Dockerfile is the last.
-    read: [String; 2],
+    /// The Dockerfile, and the one that the builder reads where there is none of that name.
+    dockerfiles: Vec<String>,
+    ignore_file: String,
     /// The Dockerfile's text, while it comes.
     text: Option<Vec<u8>>,
     longest_argument: u64,
@@ -69,14 +72,22 @@ impl Judge {
         Entry::root().write(out);
         let names: Vec<&str> = dockerfile.split('/').filter(|name| !matches!(*name, "" | ".")).collect();
         let dockerfile = names.join("/");
+        let ignore_file = format!("{dockerfile}.dockerignore");
+        // `Dockerfile` may be written in small letters (`frontend/dockerui`, `ReadEntrypoint`).
+        let small = match names.split_last() {
+            Some((&"Dockerfile", directory)) => Some([directory, &["dockerfile"]].concat().join("/")),
+            _ => None,
+        };
         Self {
             state: State::Header,
             gathered: BytesMut::new(),
             extensions: Extensions::default(),
+            extended: 0,
             entries: 0,
             links: HashSet::new(),
             hasher: RandomState::new(),
-            read: [format!("{dockerfile}.dockerignore"), dockerfile],
+            dockerfiles: std::iter::once(dockerfile).chain(small).collect(),
+            ignore_file,
             text: None,
             longest_argument,
         }
@@ -175,11 +186,12 @@ impl Judge {
         let kind = match block.get(156).copied().unwrap_or_default() {
             kind @ (b'x' | b'L' | b'K') => {
                 let size = entry::size(block).filter(|size| *size <= EXTENSION_BYTES_MAX);
-                let size = size.and_then(|size| usize::try_from(size).ok()).ok_or_else(|| {
-                    refused(format!(
-                        "the tar has an extended header of more than {EXTENSION_BYTES_MAX} bytes"
-                    ))
+                // Several before one entry say what one would.
+                let all = size.map(|size| self.extended.saturating_add(size));
+                self.extended = all.filter(|all| *all <= EXTENSION_BYTES_MAX).ok_or_else(|| {
+                    refused(format!("the tar has extended headers of more than {EXTENSION_BYTES_MAX} bytes"))
                 })?;
+                let size = size.and_then(|size| usize::try_from(size).ok()).unwrap_or_default();
                 self.state = State::Extension(kind, size, padding(size as u64));
                 return Ok(());
             }
@@ -205,12 +217,12 @@ impl Judge {
             b'6' => return Err(refused(format!("`{}` is a pipe: leave it out of the tar", shown()))),
             _ => return Err(refused(format!("`{}` is of no kind that can be built from", shown()))),
         };
+        self.extended = 0;
         let entry = Entry::read(kind, block, std::mem::take(&mut self.extensions))?;
         self.judge(&entry)?;
         entry.write(out);
-        let [_, dockerfile] = &self.read;
         // No larger than may be read.
-        self.text = (entry.size > 0 && entry.path == *dockerfile).then(Vec::new);
+        self.text = (entry.size > 0 && self.dockerfiles.contains(&entry.path)).then(Vec::new);
         let padding = padding(entry.size);
         self.state = match entry.size {
             0 => State::Header,
@@ -230,21 +242,36 @@ impl Judge {
         if entry.kind == Kind::Link && entry.target.is_empty() {
             return Err(refused(format!("`{}` is a further name of nothing", shown())));
         }
-        for (at, _) in entry.path.match_indices('/') {
-            let parent = entry.path.get(..at).unwrap_or_default();
-            if self.links.contains(&self.hasher.hash_one(parent)) {
-                let text = format!("`{}` lies behind the link `{}`", shown(), printable(parent));
-                return Err(refused(format!("{text}: give it the path that the link leads to")));
-            }
+        self.judge_parents(&entry.path)?;
+        if entry.kind == Kind::Link {
+            self.judge_parents(&entry.target)?;
         }
-        for read in &self.read {
+        for read in self.dockerfiles.iter().chain([&self.ignore_file]) {
             self.judge_read(read, entry)?;
         }
         let path = self.hasher.hash_one(entry.path.as_str());
-        if entry.kind != Kind::Symlink {
+        // A further name of a link is one.
+        let is_link = match entry.kind {
+            Kind::Symlink => true,
+            Kind::Link => self.links.contains(&self.hasher.hash_one(entry.target.as_str())),
+            Kind::File | Kind::Directory => false,
+        };
+        if !is_link {
             self.links.remove(&path);
         } else if self.links.insert(path) && self.links.len() > LINKS_MAX {
             return Err(refused(format!("the tar has more than {LINKS_MAX} links")));
+        }
+        Ok(())
+    }
+
+    /// Judges what lies on the way to `path`.
+    fn judge_parents(&self, path: &str) -> Result<(), Status> {
+        for (at, _) in path.match_indices('/') {
+            let parent = path.get(..at).unwrap_or_default();
+            if self.links.contains(&self.hasher.hash_one(parent)) {
+                let text = format!("`{}` lies behind the link `{}`", printable(path), printable(parent));
+                return Err(refused(format!("{text}: give it the path that the link leads to")));
+            }
         }
         Ok(())
     }

@@ -214,6 +214,18 @@ fn entries_that_are_no_files_are_refused() {
         tar.append_data(&mut header(EntryType::Regular, 0), "d/Dockerfile", &[][..]).unwrap();
     });
     refused_with(&behind, "lies behind the link `d`");
+    // A further name of a link, and one that is found behind a link.
+    let further = |target: &str, path: &str| {
+        tar(|tar| {
+            tar.append_data(&mut header(EntryType::Regular, 0), "a", &[][..]).unwrap();
+            tar.append_link(&mut header(EntryType::Symlink, 0), "d", "deploy").unwrap();
+            tar.append_link(&mut header(EntryType::Link, 0), "e", target).unwrap();
+            tar.append_data(&mut header(EntryType::Regular, 0), path, &[][..]).unwrap();
+        })
+    };
+    refused_with(&further("d", "e/Dockerfile"), "lies behind the link `e`");
+    refused_with(&further("d/x", "f"), "`d/x` lies behind the link `d`");
+    assert!(passed(&further("d", "f")).is_ok() && passed(&further("a", "f")).is_ok());
     assert!(passed(&of_entry(EntryType::Symlink, "x", "/etc/shadow")).is_ok());
 }
 
@@ -231,7 +243,10 @@ fn a_dockerfile_without_measure_is_refused() {
     for sent in [doubling.as_bytes().to_vec(), of_files(&[("deploy/Dockerfile", doubling.as_bytes())])] {
         refused_with(&sent, "line 18: the value of a variable");
     }
-    assert!(passed(&of_files(&[("Dockerfile", doubling.as_bytes())])).is_ok());
+    refused_with(&of_files(&[("deploy/dockerfile", doubling.as_bytes())]), "line 18");
+    for path in ["Dockerfile", "dockerfile", "deploy/DOCKERFILE"] {
+        assert!(passed(&of_files(&[(path, doubling.as_bytes())])).is_ok(), "{path}");
+    }
 }
 
 #[test]
@@ -254,7 +269,22 @@ fn a_tar_that_ends_early_or_is_broken_is_refused() {
 fn extensions_are_bounded() {
     let mut long = header(EntryType::XHeader, (1 << 20) + 1);
     long.set_cksum();
-    refused_with(long.as_bytes(), "an extended header of more than");
+    refused_with(long.as_bytes(), "extended headers of more than");
+    // Several before one entry.
+    let record = format!("65536 SCHILY.xattr.user.a={}\n", "x".repeat(65536 - 27));
+    assert_eq!(record.len(), 65536);
+    let sent = |count: usize| {
+        tar(|tar| {
+            for _ in 0..count {
+                let mut extended = header(EntryType::XHeader, 65536);
+                extended.set_cksum();
+                tar.append(&extended, record.as_bytes()).unwrap();
+            }
+            tar.append_data(&mut header(EntryType::Regular, 0), "a", &[][..]).unwrap();
+        })
+    };
+    assert!(passed(&[&sent(16)[..16 * (65536 + 512) + 512], &sent(16)].concat()).is_ok());
+    refused_with(&sent(17), "extended headers of more than");
     for record in ["9 path=a", "x", "12 path=ab\n9", "99 path=a\n"] {
         let mut extended = header(EntryType::XHeader, record.len() as u64);
         extended.set_cksum();

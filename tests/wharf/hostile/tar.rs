@@ -157,6 +157,24 @@ async fn tars_that_are_compressed(test: Arc<Test>) {
     assert!(message.contains("compressed by bzip2: send it plain"), "{message}");
 }
 
+/// A tar with a Dockerfile that BuildKit finds, and its entry's path does not say.
+fn behind_a_further_name(text: &str) -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    let header = |kind, size| {
+        let mut header = Header::new_ustar();
+        header.set_entry_type(kind);
+        header.set_mode(0o755);
+        header.set_size(size);
+        header
+    };
+    tar.append_data(&mut header(EntryType::Regular, 0), "file", &[][..]).unwrap();
+    tar.append_link(&mut header(EntryType::Symlink, 0), "here", ".").unwrap();
+    tar.append_link(&mut header(EntryType::Link, 0), "again", "here").unwrap();
+    let mut dockerfile = header(EntryType::Regular, text.len() as u64);
+    tar.append_data(&mut dockerfile, "again/Dockerfile", text.as_bytes()).unwrap();
+    tar.into_inner().unwrap()
+}
+
 /// The engine's own memory holds what a Dockerfile's variables grow to. Here it is little, but twelve
 /// lines more would be half a GiB.
 async fn dockerfiles_without_measure(test: Arc<Test>) {
@@ -165,8 +183,17 @@ async fn dockerfiles_without_measure(test: Arc<Test>) {
     let hostile = context_tar(&[("Dockerfile", &text), ("file", "")]);
     on_bare_engine(&test, &test.engine, "Dockerfile", &hostile).await.ok();
 
+    // Under another name, and by a further name of a link to where it lies.
+    let small = context_tar(&[("dockerfile", &text), ("file", "")]);
+    let behind = behind_a_further_name(&text);
+    for tar in [&small, &behind] {
+        on_bare_engine(&test, &test.engine, "Dockerfile", tar).await.ok();
+    }
+
     let wharfd = test.wharfd().await;
     let channel = rpc::connect(&wharfd.socket()).await;
+    assert!(refused(&channel, "", small).await.contains("line 14"));
+    assert!(refused(&channel, "", behind).await.contains("lies behind the link `again`"));
     let large = "#".repeat((1 << 20) + 1);
     for (text, why) in [
         (&text, "line 14: the value of a variable would have more than 1 MiB"),
