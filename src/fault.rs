@@ -39,6 +39,7 @@ pub struct Fault {
     reason: Reason,
     text: Cow<'static, str>,
     hint: Option<Cow<'static, str>>,
+    login: Option<Box<str>>,
     field: Option<Cow<'static, str>>,
     source: Option<Source>,
 }
@@ -46,7 +47,7 @@ pub struct Fault {
 impl Fault {
     /// A failure for `reason`; `text` says to the caller what is wrong and where.
     pub fn new(reason: Reason, text: impl Into<Cow<'static, str>>) -> Self {
-        Self { reason, text: text.into(), hint: None, field: None, source: None }
+        Self { reason, text: text.into(), hint: None, login: None, field: None, source: None }
     }
 
     /// Bad input in `field`, the path of a request's field in the proto: `spec.tags[0]`.
@@ -63,6 +64,13 @@ impl Fault {
     #[must_use]
     pub fn hint(mut self, hint: impl Into<Cow<'static, str>>) -> Self {
         self.hint = Some(hint.into());
+        self
+    }
+
+    /// Adds that the caller can log in to the registry at `host`: each door says how.
+    #[must_use]
+    pub fn log_in(mut self, host: &str) -> Self {
+        self.login = Some(host.into());
         self
     }
 
@@ -86,6 +94,11 @@ impl Fault {
     /// What the caller can do.
     pub fn hint_text(&self) -> Option<&str> {
         self.hint.as_deref()
+    }
+
+    /// The registry that the caller can log in to.
+    pub fn login(&self) -> Option<&str> {
+        self.login.as_deref()
     }
 
     /// The request's field that is wrong.

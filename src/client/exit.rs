@@ -10,7 +10,7 @@ use tonic_types::StatusExt as _;
 use crate::{
     names::{job::NamespaceError, printable, reference::ReferenceError},
     wire::{
-        error::{DOMAIN, HINT, reason_of},
+        error::{DOMAIN, HINT, LOGIN, reason_of},
         v1::ErrorReason,
     },
 };
@@ -174,8 +174,41 @@ impl From<Status> for Failure {
         let reason = reason_of(&info.reason);
         // A newer wharfd may have reasons that are unknown here.
         let exit = reason.map_or_else(|| of_code(status.code()), |reason| of_reason(reason, status.code()));
-        Self { exit, text: status.message().to_owned(), hint: info.metadata.get(HINT).cloned() }
+        let field = details.bad_request().and_then(|bad| bad.field_violations.first());
+        let field = field.map(|violation| violation.field.as_str()).unwrap_or_default();
+        // wharfd speaks to all kinds of clients: commands and flags are said here.
+        let login = info.metadata.get(LOGIN).map(|host| format!("log in: wharf login {}", printable(host)));
+        let own = match reason {
+            Some(ErrorReason::NamespaceDenied) => {
+                Some("`--namespace` or WHARF_NAMESPACE names it".to_owned())
+            }
+            Some(ErrorReason::ImageNotFound) => Some("`wharf images` lists what is there".to_owned()),
+            _ => flag_of(field).map(|flag| format!("see `{flag}`")),
+        };
+        let hints: Vec<String> =
+            [login, info.metadata.get(HINT).cloned(), own].into_iter().flatten().collect();
+        let hint = (!hints.is_empty()).then(|| hints.join("; "));
+        Self { exit, text: status.message().to_owned(), hint }
     }
+}
+
+/// The flag of `wharf build` that a request's field comes from.
+fn flag_of(field: &str) -> Option<&'static str> {
+    let name = field.strip_prefix("spec.")?.split(['[', '.']).next()?;
+    let flags = [
+        ("tags", "--tag"),
+        ("push", "--tag"),
+        ("dockerfile", "--file"),
+        ("target", "--target"),
+        ("platform", "--platform"),
+        ("network", "--network"),
+        ("build_args", "--build-arg"),
+        ("labels", "--label"),
+        ("add_hosts", "--add-host"),
+        ("shm_size", "--shm-size"),
+        ("ulimits", "--ulimit"),
+    ];
+    flags.iter().find_map(|(known, flag)| (*known == name).then_some(*flag))
 }
 
 /// A status that is not wharfd's own: the connection's, the transport's, or another server's.
@@ -283,6 +316,24 @@ mod tests {
         assert_eq!(of_wharfd(Code::Unavailable, "ENGINE_UNAVAILABLE").exit, Exit::Unavailable);
         assert_eq!(of_wharfd(Code::Unavailable, "SHUTTING_DOWN").exit, Exit::NoDaemon);
         assert_eq!(of_wharfd(Code::InvalidArgument, "INVALID_INPUT").exit, Exit::Usage);
+    }
+
+    #[test]
+    fn a_hint_is_in_the_words_of_the_command_line() {
+        let hint = |reason: &str, metadata: &[(&str, &str)], field: &str| {
+            let metadata = metadata.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+            let mut details =
+                ErrorDetails::with_error_info(reason, DOMAIN, metadata.collect::<HashMap<_, _>>());
+            details.add_bad_request_violation(field, "x");
+            Failure::from(Status::with_error_details(Code::InvalidArgument, "x", details)).hint
+        };
+        let login = [("login", "reg.example"), ("hint", "or not")];
+        assert_eq!(
+            hint("REGISTRY_DENIED", &login, "").as_deref(),
+            Some("log in: wharf login reg.example; or not")
+        );
+        assert_eq!(hint("INVALID_INPUT", &[], "spec.tags[1]").as_deref(), Some("see `--tag`"));
+        assert_eq!(hint("INVALID_INPUT", &[], "namespace.job"), None);
     }
 
     #[test]

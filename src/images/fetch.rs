@@ -90,7 +90,7 @@ impl Fetch {
         let claims = if engine.image_store().checks_layers() {
             None
         } else {
-            Some(self.unless_stopped(turn, images.layer_claims(self)).await??)
+            Some(self.unless_stopped(turn, Box::pin(images.layer_claims(self))).await??)
         };
         let image = match held {
             Some(image) => image,

@@ -435,8 +435,7 @@ pub(crate) fn check_target(field: impl Into<Cow<'static, str>>, target: &Referen
 fn no_such_image(namespace: &Namespace, text: &str) -> Fault {
     let name = Reference::parse(text).map_or_else(|_| printable(text), |reference| reference.familiar());
     let text = format!("no such image in the namespace {}: {name}", printable(&namespace.to_string()));
-    Fault::new(Reason::ImageNotFound, text)
-        .hint("`wharf images` lists what is there; a job sees its own namespace and no other")
+    Fault::new(Reason::ImageNotFound, text).hint("a job sees the images of its own namespace and no other")
 }
 
 fn hex_of(digest: &Digest) -> &str {

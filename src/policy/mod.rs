@@ -156,7 +156,7 @@ impl Rules {
             self.namespaces
         );
         Err(Fault::new(Reason::NamespaceDenied, text)
-            .hint("say `--namespace`, or ask the node's operator for a `[[serve]]` rule"))
+            .hint("name one of yours, or ask the node's operator for a `[[serve]]` rule"))
     }
 
     /// Whether an image may be pulled from, or pushed to, the registry of `reference`.

@@ -139,7 +139,6 @@ impl Error {
         let name = fault::in_registry(reference);
         let says = self.says.as_ref().map(|says| format!("; the registry says: {says}")).unwrap_or_default();
         let text = &self.text;
-        let log_in = || format!("log in: docker login {host}");
         let fault = match self.kind {
             Kind::Unreachable => {
                 let text = format!("the registry {host} is not available for {name}: {text}");
@@ -154,16 +153,16 @@ impl Error {
             }
             Kind::Unauthorized if logged_in => {
                 let text = format!("the registry {host} refused your credentials for {name}{says}");
-                Fault::new(Reason::RegistryDenied, text).hint(log_in())
+                Fault::new(Reason::RegistryDenied, text).log_in(host)
             }
             Kind::Unauthorized => {
                 let text = format!("the registry {host} does not serve {name} without credentials{says}");
-                Fault::new(Reason::RegistryDenied, text).hint(log_in())
+                Fault::new(Reason::RegistryDenied, text).log_in(host)
             }
             Kind::Denied => {
                 let text = format!("the registry {host} refuses {name}{says}");
                 let fault = Fault::new(Reason::RegistryDenied, text);
-                if logged_in { fault } else { fault.hint(log_in()) }
+                if logged_in { fault } else { fault.log_in(host) }
             }
             Kind::NotFound => return fault::not_found(reference).caused_by(self),
             Kind::Forged => return fault::forged(reference).caused_by(self),
@@ -267,8 +266,8 @@ mod unit {
         ] {
             assert_eq!(fault(status, &body, true).reason(), reason, "{status} {body}");
         }
-        assert!(fault(401, "", false).hint_text().unwrap().contains("docker login"));
-        assert_eq!(fault(403, "", true).hint_text(), None);
+        assert_eq!(fault(401, "", false).login(), Some("reg.example"));
+        assert_eq!(fault(403, "", true).login(), None);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::{BUILD_MESSAGE_BYTES_MAX, REQUEST_BYTES_MAX};
 use crate::{
     fault::{Fault, Reason},
     wire::{
-        error::{DOMAIN, HINT, name_of},
+        error::{DOMAIN, HINT, LOGIN, name_of},
         v1::ErrorReason,
     },
 };
@@ -28,6 +28,9 @@ pub(super) fn from_fault(fault: &Fault) -> Status {
     let mut metadata = Vec::new();
     if let Some(hint) = fault.hint_text() {
         metadata.push((HINT.to_owned(), cut(hint, HINT_BYTES_MAX)));
+    }
+    if let Some(host) = fault.login() {
+        metadata.push((LOGIN.to_owned(), cut(host, FIELD_BYTES_MAX)));
     }
     let text = cut(fault.text(), TEXT_BYTES_MAX);
     let mut details = details(fault.reason(), metadata);

@@ -72,7 +72,7 @@ impl BuildSpec {
         let tags = tags(&spec.tags)?;
         if spec.push && tags.is_empty() {
             let text = "there is nothing to push: the image has no tag";
-            return Err(Fault::invalid("spec.push", text).hint("add `--tag`"));
+            return Err(Fault::invalid("spec.push", text).hint("give the image a tag"));
         }
         Ok(Self {
             tags,
@@ -173,10 +173,8 @@ fn network(network: &str) -> Result<Network, Fault> {
     match network {
         "" | "default" => Ok(Network::Default),
         "none" => Ok(Network::None),
-        "host" => {
-            Err(Fault::new(Reason::GraphDenied, "`--network host` is not allowed: it is the node's network")
-                .hint("use `--network default` or `none`"))
-        }
+        "host" => Err(Fault::new(Reason::GraphDenied, "the network `host` is not allowed: it is the node's")
+            .hint("use `default` or `none`")),
         other => {
             Err(Fault::invalid("spec.network", format!("`{}` is not a network for builds", printable(other)))
                 .hint("use `default` or `none`"))

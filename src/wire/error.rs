@@ -6,6 +6,8 @@ use super::v1::ErrorReason;
 pub const DOMAIN: &str = "wharf";
 /// The key in ErrorInfo's metadata for what the caller can do.
 pub const HINT: &str = "hint";
+/// The key for the registry that the caller can log in to.
+pub const LOGIN: &str = "login";
 const PREFIX: &str = "ERROR_REASON_";
 
 /// ErrorInfo's reason: `IMAGE_NOT_FOUND`.

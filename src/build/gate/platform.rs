@@ -9,8 +9,8 @@ use crate::{
 };
 
 /// What to do about a platform that is not the engine's.
-pub const PLATFORM_HINT: &str =
-    "omit `--platform`, or say `--platform=$BUILDPLATFORM` for a stage that only compiles";
+pub const PLATFORM_HINT: &str = "build for the engine's platform; in the Dockerfile, say `FROM --platform=$BUILDPLATFORM` for a stage that only \
+     compiles";
 
 /// A build for another platform than the engine's own.
 pub fn foreign_platform(asked: &str, own: &str) -> Fault {

@@ -72,7 +72,7 @@ impl Lookups {
             self.chains.len()
         );
         let hint = "give the steps a user and a group by number (`USER 0:0`, `--chown=1000:1000`), or build \
-                    fewer stages at once with `--target`";
+                    fewer stages at once, by their names";
         Err(Fault::new(Reason::GraphDenied, text).hint(hint).into())
     }
 }

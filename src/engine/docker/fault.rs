@@ -140,7 +140,7 @@ pub(crate) fn registry(reference: &Reference, platform: &Platform, logged_in: bo
         } else {
             format!("the registry {host} does not serve {name} without credentials")
         };
-        Fault::new(Reason::RegistryDenied, text).hint(format!("log in: docker login {host}"))
+        Fault::new(Reason::RegistryDenied, text).log_in(host)
     } else if status == 404 || says(&ABSENT) {
         not_found(reference)
     } else if let Some((_, cause)) = CAUSES.iter().find(|(word, _)| message.contains(word)) {
