@@ -35,7 +35,7 @@ fn the_engine_is_the_flag_then_docker_host() {
     assert_eq!(engine(config), "unix:///run/b.sock");
     let refused = Config::resolve(flags(&[]), None, Some("tcp://10.0.0.1:2375".to_owned())).unwrap_err();
     let refused = refused.to_string();
-    assert!(refused.starts_with("DOCKER_HOST: `tcp://10.0.0.1:2375`: `tcp://` is not spoken"), "{refused}");
+    assert!(refused.starts_with("DOCKER_HOST: `tcp://10.0.0.1:2375`: `tcp://` is not supported"), "{refused}");
     assert!(refused.contains("cannot promise"), "{refused}");
 }
 

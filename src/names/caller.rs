@@ -1,15 +1,15 @@
-//! Who calls, for whatever is kept or counted by caller.
+//! The identity of a caller, as the key for everything that is kept or counted per caller.
 
 use std::fmt;
 
-/// A caller's identity. Each identity scheme has a variant of its own, so that no two schemes can ever
-/// mean the same caller by it, whatever their callers are called. It is compared as it is and never by
-/// its text. It proves nothing: the proof is `identity::Caller`, which has one.
+/// A caller's identity. Each identity scheme has a variant of its own, so that callers of two schemes are
+/// never equal, whatever their names are. Compare the value, never its text. It proves nothing: the proof
+/// is `identity::Caller`, which contains one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum CallerId {
-    /// A user of the node, by the kernel's word.
+    /// A user of the node, as the kernel reports it.
     Uid(u32),
-    /// The same, of a process that is in no container: root and wharfd's own user alone.
+    /// The same for a process outside any container; only root and wharfd's own user can be this.
     Operator(u32),
 }
 

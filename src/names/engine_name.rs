@@ -1,4 +1,4 @@
-//! What the configuration calls an engine.
+//! The name of an engine in the configuration.
 
 use std::fmt;
 
@@ -10,13 +10,13 @@ use super::printable;
 pub struct EngineName(String);
 
 impl EngineName {
-    /// As it was written.
+    /// The name as it was written.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// The engine of a configuration that names none.
+/// The name of the engine if the configuration names none.
 impl Default for EngineName {
     fn default() -> Self {
         Self("default".to_owned())

@@ -1,6 +1,6 @@
-//! Ids that cannot be guessed.
+//! Random ids that cannot be guessed.
 
-/// Why there is no id.
+/// The error of [`random_id`].
 #[derive(Debug, thiserror::Error)]
 #[error("the kernel gives no random bytes")]
 pub struct NoRandomness(#[source] getrandom::Error);

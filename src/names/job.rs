@@ -1,8 +1,8 @@
-//! Whose things: a job, and the namespace that one run of it is.
+//! The owners of everything that wharfd keeps: a job, and the namespace of one run of it.
 
 use std::fmt;
 
-/// Jenkins' own limit on a path of folders is lower; nothing real is refused.
+/// Jenkins' own limit on a folder path is lower, so no real job is refused.
 const JOB_BYTES_MAX: usize = 1024;
 const RUN_BYTES_MAX: usize = 255;
 
@@ -13,7 +13,7 @@ pub struct Namespace {
     run: String,
 }
 
-/// Why a namespace's name is refused.
+/// The reason for refusing a namespace's name.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum NamespaceError {
@@ -26,7 +26,7 @@ pub enum NamespaceError {
 }
 
 impl Namespace {
-    /// The namespace of `run` of `job`; 1 to 1024 and 1 to 255 bytes without control characters.
+    /// The namespace of `run` of `job`. A job has 1 to 1024 bytes, a run 1 to 255, without control characters.
     pub fn new(job: impl Into<String>, run: impl Into<String>) -> Result<Self, NamespaceError> {
         let (job, run) = (job.into(), run.into());
         check("job", &job, JOB_BYTES_MAX)?;
@@ -34,7 +34,7 @@ impl Namespace {
         Ok(Self { job, run })
     }
 
-    /// Reads `JOB#RUN`, split at the last `#`; without one the run is `local`.
+    /// Reads `JOB#RUN`, split at the last `#`; without a `#` the run is `local`.
     pub fn parse(name: &str) -> Result<Self, NamespaceError> {
         match name.rsplit_once('#') {
             Some((job, run)) => Self::new(job, run),

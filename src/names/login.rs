@@ -1,4 +1,4 @@
-//! What logs in to a registry.
+//! Credentials for a registry.
 
 use super::Secret;
 

@@ -1,4 +1,4 @@
-//! Names and values, one checked constructor each.
+//! Names and values, each with one constructor that checks it.
 
 mod caller;
 mod engine_name;

@@ -9,7 +9,7 @@ use super::printable;
 #[serde(try_from = "String")]
 pub struct Pattern(String);
 
-/// Why a pattern is refused.
+/// The reason for refusing a pattern.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum PatternError {
@@ -20,22 +20,22 @@ pub enum PatternError {
 }
 
 impl Pattern {
-    /// The pattern that every job matches.
+    /// The pattern that matches every job.
     pub fn any() -> Self {
         Self("*".to_owned())
     }
 
-    /// The pattern that `job` alone matches; it has no `*`.
+    /// The pattern that matches `job` alone; `job` has no `*`.
     pub(crate) fn only(job: String) -> Self {
         Self(job)
     }
 
-    /// Whether every job matches.
+    /// Whether the pattern matches every job.
     pub fn is_any(&self) -> bool {
         self.0 == "*"
     }
 
-    /// Whether `job` matches.
+    /// Whether the pattern matches `job`.
     pub fn matches(&self, job: &str) -> bool {
         match self.0.strip_suffix('*') {
             Some(prefix) => job.starts_with(prefix),
@@ -43,7 +43,7 @@ impl Pattern {
         }
     }
 
-    /// As it was written.
+    /// The pattern as it was written.
     pub fn as_str(&self) -> &str {
         &self.0
     }

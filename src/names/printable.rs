@@ -8,8 +8,8 @@ pub fn printable(text: &str) -> String {
     text.chars().flat_map(escape).collect()
 }
 
-/// `text` as [`printable`] has it, but with the joiners that words of many scripts and emoji are
-/// written with, where they stand in one. Fit for a log, not for a name that is compared by eye.
+/// Like [`printable`], but keeps joiners inside words and emoji, since many scripts are written with
+/// them. Fit for a log, not for a name that people compare by eye.
 pub fn printable_words(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     let mut before = None;
@@ -20,7 +20,7 @@ pub fn printable_words(text: &str) -> String {
             '\u{200b}'..='\u{200d}' => {
                 before.is_some_and(in_word) && chars.peek().copied().is_some_and(in_word)
             }
-            // The tags of a flag.
+            // Tag characters spell the region of a flag emoji.
             '\u{e0020}'..='\u{e007f}' => matches!(before, Some('\u{1f3f4}' | '\u{e0020}'..='\u{e007f}')),
             _ => false,
         };
@@ -29,15 +29,16 @@ pub fn printable_words(text: &str) -> String {
             before = Some(c);
         } else {
             shown.extend(escape(c));
-            // What was escaped begins no flag and no word.
+            // An escaped character cannot begin a flag or a word.
             before = Some(c).filter(|c| !is_hidden(*c));
         }
     }
     shown
 }
 
-/// JSON that a person may read: what could drive a terminal or hide text is escaped as JSON has it, so
-/// that it stays the same JSON. What ASCII controls it has are white space between its tokens.
+/// JSON made safe to read: characters that could drive a terminal or hide text become JSON escapes, so
+/// the value stays the same. ASCII controls are left alone: in valid JSON they are only white space
+/// between tokens.
 pub fn printable_json(json: &str) -> String {
     let mut shown = String::with_capacity(json.len());
     for c in json.chars() {
@@ -46,14 +47,14 @@ pub fn printable_json(json: &str) -> String {
             continue;
         }
         for unit in c.encode_utf16(&mut [0; 2]) {
-            // Writing to a string does not fail.
+            // Writing to a string never fails.
             let _ = write!(shown, "\\u{unit:04x}");
         }
     }
     shown
 }
 
-/// `text`, and of a longer one its first `max` bytes and a mark that there was more.
+/// `text`, cut to its first `max` bytes; a mark shows that it was cut.
 pub fn shortened(mut text: String, max: usize) -> String {
     if text.len() > max {
         text.truncate(text.floor_char_boundary(max));
@@ -62,12 +63,12 @@ pub fn shortened(mut text: String, max: usize) -> String {
     text
 }
 
-/// A URL, printable, without the user and the password that may be written in it.
+/// A printable URL without the user and password that it may contain.
 pub fn printable_url(url: &str) -> String {
     let hidden = url.split_once("://").and_then(|(scheme, rest)| {
         let authority = rest.find(['/', '?', '#']).map_or(rest, |end| rest.split_at(end).0);
         let (user, _) = authority.rsplit_once('@')?;
-        // As BuildKit writes it in its steps.
+        // BuildKit writes it like this in its steps.
         Some(format!("{scheme}://xxxxx:xxxxx{}", rest.split_at(user.len()).1))
     });
     printable(hidden.as_deref().unwrap_or(url))

@@ -2,12 +2,12 @@
 
 use std::fmt;
 
-/// The reference grammar's own limit on a repository's name, host included.
+/// The reference grammar's limit on a repository's name, including the host.
 pub const NAME_BYTES_MAX: usize = 255;
 const TAG_BYTES_MAX: usize = 128;
 const DEFAULT_HOST: &str = "docker.io";
 
-/// A reference in full: `docker.io/library/busybox:latest`, also with a digest.
+/// A full reference: `docker.io/library/busybox:latest`, optionally with a digest.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Reference {
     host: String,
@@ -20,7 +20,7 @@ pub struct Reference {
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Digest(String);
 
-/// Why a reference is refused.
+/// The reason for refusing a reference.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum ReferenceError {
@@ -43,8 +43,8 @@ pub enum ReferenceError {
 }
 
 impl Reference {
-    /// Reads a reference as `docker` does: `app` is `docker.io/library/app`. Neither a tag nor a
-    /// digest is added; see [`Reference::tagged`].
+    /// Reads a reference as `docker` does: `app` is `docker.io/library/app`. It adds neither a tag nor a
+    /// digest; see [`Reference::tagged`].
     pub fn parse(text: &str) -> Result<Self, ReferenceError> {
         if text.is_empty() {
             return Err(ReferenceError::Empty);
@@ -56,7 +56,7 @@ impl Reference {
             }
             None => (text, None),
         };
-        // A colon after the last slash begins a tag; one before it is a port's.
+        // A colon after the last slash begins a tag; a colon before it begins a port.
         let last = rest.rfind('/').map_or(0, |slash| slash + 1);
         let (name, tag) = match rest.get(last..).and_then(|tail| tail.find(':')) {
             Some(colon) => {
@@ -94,7 +94,7 @@ impl Reference {
         Ok(Self { host: host.to_owned(), path, tag: tag.map(str::to_owned), digest })
     }
 
-    /// The same with the tag `latest` where it has neither a tag nor a digest.
+    /// Adds the tag `latest` if the reference has neither a tag nor a digest.
     #[must_use]
     pub fn tagged(mut self) -> Self {
         if self.tag.is_none() && self.digest.is_none() {
@@ -103,7 +103,7 @@ impl Reference {
         self
     }
 
-    /// The same without tag and with `digest`.
+    /// Replaces the tag with `digest`.
     #[must_use]
     pub fn at(&self, digest: &Digest) -> Self {
         Self { tag: None, digest: Some(digest.clone()), ..self.clone() }
@@ -119,7 +119,7 @@ impl Reference {
         &self.path
     }
 
-    /// The repository in full: `docker.io/library/busybox`.
+    /// The full repository: `docker.io/library/busybox`.
     pub fn repository(&self) -> String {
         format!("{}/{}", self.host, self.path)
     }
@@ -134,7 +134,7 @@ impl Reference {
         self.digest.as_ref()
     }
 
-    /// As `docker images` shows it: without `docker.io/library/` or `docker.io/`.
+    /// The reference as `docker images` shows it: without `docker.io/library/` or `docker.io/`.
     pub fn familiar(&self) -> String {
         let full = self.to_string();
         let short = full.strip_prefix("docker.io/library/").or_else(|| full.strip_prefix("docker.io/"));
@@ -163,7 +163,7 @@ impl Digest {
         valid.then(|| Self(text.to_owned()))
     }
 
-    /// The digest with these bytes.
+    /// Makes a digest of its 32 bytes.
     pub fn from_sha256(bytes: [u8; 32]) -> Self {
         let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         Self(format!("sha256:{hex}"))
@@ -187,7 +187,7 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// Whether the part before the first slash is a host and not a path's first component.
+/// Whether the part before the first slash is a host and not the first component of a path.
 fn is_host_like(first: &str) -> bool {
     first.contains(['.', ':', '['])
         || first == "localhost"
@@ -229,10 +229,11 @@ fn is_path_component(component: &str) -> bool {
     })
 }
 
-/// The error of a reference that is one but for slashes in its tag: a branch's name was put there.
+/// The error for a reference that would be valid without the slashes in its tag, such as `app:feature/x`
+/// from a branch name.
 fn slash_in_tag(text: &str) -> Option<ReferenceError> {
     let (name, tag) = text.rsplit_once(':')?;
-    // A port that is none.
+    // It looks like a port, but is not a number.
     if !name.contains('/') && is_host_like(name) {
         return None;
     }

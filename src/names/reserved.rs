@@ -1,10 +1,10 @@
-//! The host that is wharfd's own, and whether a name is under it.
+//! The host that is reserved for wharfd's own names.
 
 use super::Reference;
 
-/// Everything under this host is wharfd's: the names of its images in an engine, and the hosts that
-/// keep one job's results from another's. RFC 6761 reserves `.invalid`: no resolver answers for it,
-/// so an engine can fetch nothing from there.
+/// Everything under this host belongs to wharfd: the names of its images in an engine, and the hosts
+/// that keep one job's results apart from another's. RFC 6761 reserves `.invalid`: no resolver answers
+/// for it, so an engine can fetch nothing from there.
 pub const RESERVED_HOST: &str = "wharf.invalid";
 
 /// Whether a host, with or without a port, is [`RESERVED_HOST`] or lies under it.
@@ -16,7 +16,7 @@ pub fn is_reserved_host(host: &str) -> bool {
 }
 
 impl Reference {
-    /// Whether this is a name of wharfd's own, which no job may say.
+    /// Whether this name belongs to wharfd; jobs may not use such names.
     pub fn is_reserved(&self) -> bool {
         is_reserved_host(self.host())
     }

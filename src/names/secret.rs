@@ -1,16 +1,16 @@
-//! A value that must not be printed, and does not stay in memory.
+//! A value that is never printed and is wiped from memory when dropped.
 
 use std::{fmt, hint::black_box};
 
 use zeroize::Zeroize;
 
-/// A secret: its `Debug` shows nothing, and it has no `Display`. Its memory is wiped when it goes; what it
-/// was made from, and what was made from it, is its maker's to care for.
+/// A secret. Its `Debug` shows nothing, and it has no `Display`. Dropping it wipes its memory; copies
+/// made before or after wrapping are the caller's to wipe.
 #[derive(Clone)]
 pub struct Secret<T: Zeroize>(T);
 
 impl<T: Zeroize> Secret<T> {
-    /// Hides `value`.
+    /// Wraps `value`.
     pub fn new(value: T) -> Self {
         Self(value)
     }
@@ -27,8 +27,8 @@ impl<T: Zeroize> Drop for Secret<T> {
     }
 }
 
-/// Takes as long whatever the bytes are, so that nobody learns by the clock how much of a guess is
-/// right. Their number is no secret.
+/// Compares in constant time, so that timing does not reveal how much of a guess is right. The length
+/// is not secret.
 impl<T: Zeroize + AsRef<[u8]>> PartialEq for Secret<T> {
     fn eq(&self, other: &Self) -> bool {
         let (own, other) = (self.0.as_ref(), other.0.as_ref());

@@ -11,18 +11,18 @@ use super::printable;
 /// `sun_path` has 108 bytes, the last of them a NUL (unix(7)).
 const PATH_BYTES_MAX: usize = 107;
 
-/// An absolute path of a Unix socket. Written `unix:///PATH`.
+/// The absolute path of a Unix socket, written `unix:///PATH`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Deserialize)]
 #[serde(try_from = "String")]
 pub struct SocketPath(PathBuf);
 
-/// Why a socket's address is refused.
+/// The reason for refusing a socket's address.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum SocketPathError {
     #[error("`{0}` is not a Unix socket's address; write it as `unix:///PATH`")]
     Shape(String),
-    #[error("`{0}`: `{1}://` is not spoken here, only `unix:///PATH`")]
+    #[error("`{0}`: `{1}://` is not supported, only `unix:///PATH`")]
     Scheme(String, String),
     #[error("`{0}` is relative; write the whole path: `unix:///PATH`")]
     Relative(String),

@@ -1,19 +1,19 @@
-//! The job that a user is for itself, outside of any.
+//! The job name for a user who works outside any Jenkins job.
 
 use std::fs;
 
-/// The job of the user `uid`, when it is in none: `user/alice`. It is what the client acts as by
-/// default, and all that wharfd serves to a user that no configuration names.
+/// The job of the user `uid` outside any Jenkins job: `user/alice`. The client uses it by default, and
+/// wharfd serves only this job to a user that the configuration does not name.
 pub fn own_job(uid: u32) -> String {
     format!("user/{}", login_of(uid, &fs::read_to_string("/etc/passwd").unwrap_or_default()))
 }
 
-/// The login name in passwd(5), else the number. A static binary has no other name service.
+/// The login name from passwd(5), or the uid. A static binary has no other name service.
 fn login_of(uid: u32, users: &str) -> String {
     let uid = uid.to_string();
     let entry = users.lines().find(|line| line.split(':').nth(2) == Some(&uid));
     match entry.and_then(|entry| entry.split(':').next()) {
-        // No pattern of job names comes from here.
+        // A `*` would turn the job name into a pattern.
         Some(login) if !login.is_empty() && !login.contains('*') => login.to_owned(),
         _ => format!("uid-{uid}"),
     }
