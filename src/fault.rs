@@ -1,4 +1,4 @@
-//! What went wrong, in two texts: one for the caller, one for the operator.
+//! The error of a call, with two texts: one for the caller, one for the operator.
 
 use std::{borrow::Cow, error::Error, fmt};
 
@@ -6,7 +6,7 @@ use crate::names::{NoRandomness, printable, shortened};
 
 type Source = Box<dyn Error + Send + Sync>;
 
-/// Why a call failed, as `wharf.v1.ErrorReason` documents each.
+/// The kind of a failure; `wharf.v1.ErrorReason` documents each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
 pub enum Reason {
@@ -32,8 +32,8 @@ pub enum Reason {
     Internal,
 }
 
-/// A failed call. `text` and `hint` go to the caller; `Display` is the same text for the
-/// operator's log, and what it was caused by is `source`, which never leaves the daemon.
+/// A failed call. `text` and `hint` go to the caller. `Display` is the same text for the operator's log;
+/// `source` is the cause, which never leaves the daemon.
 #[derive(Debug)]
 pub struct Fault {
     reason: Reason,
@@ -45,22 +45,22 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// A failure for `reason`; `text` says to the caller what is wrong and where.
+    /// A failure with `reason`; `text` tells the caller what is wrong and where.
     pub fn new(reason: Reason, text: impl Into<Cow<'static, str>>) -> Self {
         Self { reason, text: text.into(), hint: None, login: None, field: None, source: None }
     }
 
-    /// Bad input in `field`, the path of a request's field in the proto: `spec.tags[0]`.
+    /// Bad input in `field`, a path within the proto request: `spec.tags[0]`.
     pub fn invalid(field: impl Into<Cow<'static, str>>, text: impl Into<Cow<'static, str>>) -> Self {
         Self { field: Some(field.into()), ..Self::new(Reason::InvalidInput, text) }
     }
 
-    /// A failure of wharfd's own; the caller learns that it happened, the operator what.
+    /// A failure of wharfd itself. The caller learns only that it happened; the log has the cause.
     pub fn internal(source: impl Into<Source>) -> Self {
         Self::new(Reason::Internal, "wharfd failed; its log says why").caused_by(source)
     }
 
-    /// Adds what the caller can do.
+    /// Adds advice for the caller.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<Cow<'static, str>>) -> Self {
         self.hint = Some(hint.into());
@@ -74,24 +74,24 @@ impl Fault {
         self
     }
 
-    /// Adds what it was caused by, for the operator only.
+    /// Adds the cause, for the operator only.
     #[must_use]
     pub fn caused_by(mut self, source: impl Into<Source>) -> Self {
         self.source = Some(source.into());
         self
     }
 
-    /// Why.
+    /// The kind of the failure.
     pub fn reason(&self) -> Reason {
         self.reason
     }
 
-    /// What the caller reads.
+    /// The text for the caller.
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// What the caller can do.
+    /// The advice for the caller.
     pub fn hint_text(&self) -> Option<&str> {
         self.hint.as_deref()
     }
@@ -101,7 +101,7 @@ impl Fault {
         self.login.as_deref()
     }
 
-    /// The request's field that is wrong.
+    /// The field of the request that is wrong.
     pub fn field(&self) -> Option<&str> {
         self.field.as_deref()
     }
@@ -125,15 +125,15 @@ impl From<NoRandomness> for Fault {
     }
 }
 
-/// How much of one cause is told.
+/// Longer texts of a single cause are cut.
 const CAUSE_BYTES_MAX: usize = 4 << 10;
 
-/// An error and its sources on one line, for the operator. What an error says that its cause says
-/// too is said once.
+/// An error and its sources on one line, for the operator. Text that an error repeats from its source
+/// appears once.
 pub fn causes(error: &(dyn Error + 'static)) -> String {
     let mut texts: Vec<String> = Vec::new();
     for source in std::iter::successors(Some(error), |source| (*source).source()) {
-        // A registry, say, may tell as much as it likes, and is heard as often as a job asks it.
+        // The text may come from a registry, which can send any length, as often as a job asks.
         let text = shortened(printable(&source.to_string()), CAUSE_BYTES_MAX);
         if !texts.iter().any(|said| said.contains(&text)) {
             texts.push(text);

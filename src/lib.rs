@@ -1,7 +1,7 @@
 //! Wharf builds container images for Jenkins jobs, each in a namespace of its own.
 //!
-//! The order below is the way of a call: a module uses what stands above it, never below. The
-//! daemon never uses `client`; `client` uses `names`, `wire` and `fault` only.
+//! The modules are listed in the order in which a call passes through them. A module uses only those
+//! above it. The daemon never uses `client`; `client` uses `names`, `wire` and `fault` only.
 
 pub mod names;
 

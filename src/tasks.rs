@@ -1,4 +1,4 @@
-//! Who owns what runs: a tree of groups, each cancelled with a cause. The one place that spawns.
+//! Ownership of running tasks: a tree of groups, each cancelled with a cause. Tasks are spawned only here.
 
 use std::{
     fmt,
@@ -23,23 +23,23 @@ use tracing::{Instrument as _, Span};
 
 use crate::fault::{Fault, Reason};
 
-/// Why a group was cancelled.
+/// The reason for cancelling a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Cause {
     /// The client ended its call, or its connection broke.
     ClientGone,
     /// The namespace was deleted.
     NamespaceDeleted,
-    /// wharfd ends.
+    /// wharfd is shutting down.
     ShuttingDown,
     /// A sibling failed; its error says why.
     Failed,
-    /// The work is over: what still runs beside it has nothing left to do.
+    /// The work is over: tasks that still run beside it have nothing left to do.
     Done,
 }
 
 impl Cause {
-    /// What a person reads.
+    /// The cause in words.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::ClientGone => "the client is gone",
@@ -59,7 +59,7 @@ impl fmt::Display for Cause {
 
 impl std::error::Error for Cause {}
 
-/// What was cancelled is a failed call to whoever still waits for it.
+/// A caller that still waits for cancelled work gets this failure.
 impl From<Cause> for Fault {
     fn from(cause: Cause) -> Self {
         match cause {
@@ -73,9 +73,9 @@ impl From<Cause> for Fault {
     }
 }
 
-/// Tasks that live and end together: the process, a namespace, a build, a part of one. What cancels
-/// a group cancels its children; waiting for it waits for theirs too. Cheap to clone: a clone is the
-/// same group.
+/// Tasks that live and end together: those of the process, of a namespace, of a build or of a part of it.
+/// Cancelling a group cancels its children; waiting for it also waits for theirs. A clone is cheap and
+/// is the same group.
 #[derive(Clone)]
 pub struct Group {
     node: Arc<Node>,
@@ -91,12 +91,12 @@ struct Node {
 }
 
 impl Group {
-    /// The process's group.
+    /// The group of the whole process.
     pub fn root() -> Self {
         Self::new("process", None, CancellationToken::new())
     }
 
-    /// A group below this one.
+    /// A new child group.
     pub fn child(&self, name: &'static str) -> Self {
         Self::new(name, Some(self.clone()), self.node.token.child_token())
     }
@@ -106,8 +106,7 @@ impl Group {
         Self { node: Arc::new(Node { name, parent, tracker, token, cause, draining }) }
     }
 
-    /// A group below this one for work that begins; an error once this group, or one above it, is
-    /// cancelled or drains.
+    /// A child group for new work; an error if this group or one of its ancestors is cancelled or draining.
     pub fn enter(&self, name: &'static str) -> Result<Self, Cause> {
         if let Some(cause) = self.cancelled_by() {
             return Err(cause);
@@ -118,18 +117,18 @@ impl Group {
         Ok(self.child(name))
     }
 
-    /// Lets nothing [`enter`](Self::enter) any more; what runs goes on.
+    /// Refuses new work ([`enter`](Self::enter)); running work continues.
     pub fn drain(&self) {
         self.node.draining.store(true, Ordering::Release);
     }
 
-    /// This group and all above it.
+    /// This group and its ancestors.
     fn upwards(&self) -> impl Iterator<Item = &Self> {
         std::iter::successors(Some(self), |group| group.node.parent.as_ref())
     }
 
-    /// Runs `future` to its end, in a span of that name. It is not stopped by a cancel: it watches
-    /// [`cancelled`](Self::cancelled), or runs under [`unless_cancelled`](Self::unless_cancelled).
+    /// Runs `future` to its end, in a span called `name`. A cancel does not stop it: the future itself watches
+    /// [`cancelled`](Self::cancelled) or uses [`unless_cancelled`](Self::unless_cancelled).
     pub fn spawn<F>(&self, name: &'static str, future: F) -> Task<F::Output>
     where
         F: Future<Output: Send> + Send + 'static,
@@ -145,8 +144,8 @@ impl Group {
         Task { name, handle }
     }
 
-    /// Runs `work`, which blocks, to its end on a thread for such work, in a span of that name. Nothing
-    /// stops it from outside: it ends by itself once nobody feeds it.
+    /// Runs `work`, which blocks, to its end on a thread for blocking work, in a span called `name`. Nothing
+    /// stops it from outside: it must end by itself when its input ends.
     pub fn spawn_blocking<T: Send + 'static>(
         &self,
         name: &'static str,
@@ -163,7 +162,7 @@ impl Group {
         Task { name, handle }
     }
 
-    /// Runs `future` until it ends or the group is cancelled; then it is dropped where it stands.
+    /// Runs `future` until it ends; if the group is cancelled first, `future` is dropped at its current await.
     pub async fn unless_cancelled<F: Future>(&self, future: F) -> Result<F::Output, Cause> {
         tokio::select! {
             biased;
@@ -172,57 +171,58 @@ impl Group {
         }
     }
 
-    /// Cancels the group and its children. The first cause stays.
+    /// Cancels the group and its children. A later cause does not replace the first.
     pub fn cancel(&self, cause: Cause) {
         if self.node.token.is_cancelled() {
             return;
         }
-        // Before the token, so that whoever wakes finds it.
+        // Set before the token, so that a woken task finds the cause.
         let _ = self.node.cause.set(cause);
         tracing::debug!(group = self.node.name, %cause, "cancelled");
         self.node.token.cancel();
     }
 
-    /// Ends when the group is cancelled, with the cause.
+    /// Waits until the group is cancelled and returns the cause.
     pub async fn cancelled(&self) -> Cause {
         self.node.token.cancelled().await;
         self.cause()
     }
 
-    /// Why the group was cancelled, if it was.
+    /// The cause, if the group is cancelled.
     pub fn cancelled_by(&self) -> Option<Cause> {
         self.node.token.is_cancelled().then(|| self.cause())
     }
 
-    /// The nearest cause upwards: a group is cancelled by itself or by one above it.
+    /// The nearest cause upwards: the group itself or an ancestor was cancelled.
     fn cause(&self) -> Cause {
         self.upwards().find_map(|group| group.node.cause.get()).copied().unwrap_or(Cause::Done)
     }
 
-    /// Cancels the group when the guard is dropped: a call's handler holds one, so that the work
+    /// Cancels the group when the guard is dropped. A call's handler holds such a guard, so that the work
     /// ends with the call.
     pub fn cancel_on_drop(&self, cause: Cause) -> CancelOnDrop {
         CancelOnDrop { group: self.clone(), cause }
     }
 
-    /// Keeps whoever waits for the group waiting until it is dropped.
+    /// A guard that keeps [`close_and_wait`](Self::close_and_wait) waiting until it is dropped.
     pub fn hold(&self) -> Hold {
         Hold { _tokens: self.upwards().map(|group| group.node.tracker.token()).collect() }
     }
 
-    /// Waits until no task of the group or of a group below runs. Does not cancel.
+    /// Waits until no task runs in the group or in a group below it. Does not cancel.
     pub async fn close_and_wait(&self) {
         self.node.tracker.close();
         self.node.tracker.wait().await;
     }
 
-    /// How many tasks run in the group and the groups below.
+    /// The number of tasks that run in the group and in the groups below it.
     pub fn running(&self) -> usize {
         self.node.tracker.len()
     }
 }
 
-/// The span of a task. Without one of its own it stays in its spawner's, which says whose call it is.
+/// The span of a task. At a level that has no task spans, the task stays in its spawner's span, which
+/// names the call.
 fn span_of(task: &'static str) -> Span {
     let span = tracing::debug_span!("task", task);
     if span.is_disabled() { Span::current() } else { span }
@@ -243,7 +243,7 @@ impl fmt::Debug for Group {
     }
 }
 
-/// hyper's own tasks (an HTTP/2 stream each) belong to their connection's group.
+/// hyper's own tasks, one for each HTTP/2 stream, belong to their connection's group.
 impl<F> hyper::rt::Executor<F> for Group
 where
     F: Future<Output: Send> + Send + 'static,
@@ -285,7 +285,7 @@ impl<T> Future for Task<T> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let name = self.name;
-        // A task is never aborted from outside; the runtime does it when the process ends.
+        // Nobody aborts a task; only the runtime does, when the process ends.
         Pin::new(&mut self.handle).poll(context).map(|joined| joined.unwrap_or(Err(Panicked(name))))
     }
 }

@@ -1,4 +1,4 @@
-//! Groups, and what ends with them.
+//! Groups and the end of their tasks.
 
 use std::sync::Mutex;
 
@@ -76,7 +76,7 @@ async fn a_cancel_stops_what_runs_under_it_only() {
 #[tokio::test]
 async fn a_task_stays_in_the_span_of_whoever_spawns_it() {
     let written = Arc::new(Mutex::new(Vec::new()));
-    // The level of an operator's log: the spans of tasks are not in it.
+    // At the level of an operator's log there are no task spans.
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(tracing::Level::INFO)
         .with_ansi(false)
