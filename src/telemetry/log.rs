@@ -1,4 +1,4 @@
-//! The log: events and spans to standard error, as text or JSON.
+//! The log: events and spans on standard error, as text or JSON.
 
 use std::io::{self, IsTerminal as _, Write, stderr};
 
@@ -12,18 +12,18 @@ use tracing_subscriber::{
 
 use crate::names::{printable, printable_json};
 
-/// How the log looks.
+/// The format of the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
-    /// A line an event, for people.
+    /// One line for each event, for people.
     #[default]
     Text,
-    /// An object an event, for machines.
+    /// One JSON object for each event, for machines.
     Json,
 }
 
-/// What is logged: a level, or tracing's directives (`info,wharf::build=debug`).
+/// Selects the events to log: a level, or tracing's directives (`info,wharf::build=debug`).
 #[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
 #[serde(try_from = "String")]
 pub struct Filter(String);
@@ -34,7 +34,7 @@ impl Default for Filter {
     }
 }
 
-/// Why a text is no filter.
+/// The reason for refusing a filter.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum FilterError {
@@ -48,8 +48,8 @@ impl std::str::FromStr for Filter {
     type Err = FilterError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        // A bare word that is no level is the name of a module to tracing, and switches off all
-        // others: a level that is misspelt would be a daemon without a log.
+        // tracing takes a bare word that is not a level as a module's name and silences all other
+        // modules: a misspelt level would leave the daemon without a log.
         let bare = |directive: &&str| directive.chars().all(|letter| letter.is_ascii_alphanumeric());
         match text.split(',').map(str::trim).filter(bare).find(|word| word.parse::<LevelFilter>().is_err()) {
             Some(word) => Err(FilterError::Level(word.to_owned())),
@@ -66,7 +66,7 @@ impl TryFrom<String> for Filter {
     }
 }
 
-/// Sends events and panics to standard error from now on. To be called once.
+/// Sends events and panics to standard error. Call it once.
 pub fn init(format: Format, filter: &Filter) {
     let filter = EnvFilter::builder().parse_lossy(&filter.0);
     let colored = stderr().is_terminal() && matches!(format, Format::Text);
@@ -77,7 +77,7 @@ pub fn init(format: Format, filter: &Filter) {
         Format::Json => layer.json().flatten_event(true).boxed(),
     };
     let layer = layer.with_filter(filter_fn(may_be_logged));
-    // It fails when somebody has called before, who then gets the events.
+    // It fails only if a subscriber is already set, which then gets the events.
     let _ = tracing_subscriber::registry().with(filter).with(layer).try_init();
     std::panic::set_hook(Box::new(|panic| {
         let location = panic.location().map(ToString::to_string);
@@ -86,8 +86,8 @@ pub fn init(format: Format, filter: &Filter) {
     }));
 }
 
-/// Where events go, a line each. Text from outside is in many of them, in the end also where nobody
-/// thought of it: it must not begin a line of its own, nor drive whoever reads the log.
+/// The writer of events, one line each. Many contain text from outside, some where nobody expected it.
+/// Such text must not begin a line of its own or drive the reader's terminal.
 struct Lines<W> {
     out: W,
     format: Format,
@@ -95,7 +95,7 @@ struct Lines<W> {
 }
 
 impl<W: Write> Write for Lines<W> {
-    /// Takes an event, which comes in one piece.
+    /// Writes one event; tracing passes each event in a single call.
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(event);
         let text = text.strip_suffix('\n').unwrap_or(&text);
@@ -114,7 +114,8 @@ impl<W: Write> Write for Lines<W> {
     }
 }
 
-/// `text`, printable but for colours: the log's own cannot be told from others, which do no harm.
+/// `text` made printable, with colour sequences kept: the log's own look like any others, which are
+/// harmless.
 fn colored(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     let mut parts = text.split("\x1b[");
@@ -130,8 +131,8 @@ fn colored(text: &str) -> String {
     line
 }
 
-/// Below `info`, libraries log headers and bodies, which can hold credentials: whatever the filter
-/// says, only wharf's own modules are heard there.
+/// Below `info`, libraries log headers and bodies, which can contain credentials: whatever the filter
+/// says, only wharf's own modules are logged there.
 fn may_be_logged(metadata: &Metadata<'_>) -> bool {
     let own = metadata.target().split("::").next() == Some(env!("CARGO_PKG_NAME"));
     own || *metadata.level() <= Level::INFO

@@ -1,4 +1,4 @@
-//! What wharfd says of itself: its log, and how often one thing may be said in it.
+//! wharfd's log, and a limit on lines that repeat.
 
 mod log;
 mod repeats;

@@ -1,4 +1,4 @@
-//! Lines that somebody can cause at will: said once in a while, and counted meanwhile.
+//! Rate limits for log lines that a job can cause at will: suppressed lines are counted.
 
 use std::{
     collections::HashMap,
@@ -7,11 +7,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Kinds that are remembered. Kinds are not to be chosen by jobs; should they be, lines get lost and
-/// memory does not.
+/// The number of kinds that are remembered. Jobs should not be able to choose kinds; if they can, lines are
+/// lost rather than memory.
 const KINDS_MAX: usize = 4096;
 
-/// Lets one line of each kind pass in a while.
+/// Lets one line of each kind pass per interval.
 #[derive(Debug)]
 pub struct Repeats<K> {
     every: Duration,
@@ -24,26 +24,26 @@ struct Kind {
     unsaid: u64,
 }
 
-/// Permission to say a line: how many of its kind were not said since the last one.
+/// Permission to log a line, with the number of lines of its kind that were suppressed before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Said {
     unsaid: u64,
 }
 
 impl Said {
-    /// How many lines of the kind were left out since the last that was said; none when none was.
+    /// The number of lines of the kind that were suppressed since the last one; `None` if none were.
     pub fn unsaid(self) -> Option<u64> {
         (self.unsaid > 0).then_some(self.unsaid)
     }
 }
 
 impl<K: Eq + Hash> Repeats<K> {
-    /// One line of each kind in `every`.
+    /// Allows one line of each kind in `every`.
     pub fn every(every: Duration) -> Self {
         Self { every, kinds: Mutex::default() }
     }
 
-    /// Whether a line of `kind` may be said now; none when it is only counted.
+    /// Asks to log a line of `kind`; `None` means that it is suppressed and counted.
     pub fn may_say(&self, kind: K) -> Option<Said> {
         self.at(kind, Instant::now())
     }
