@@ -11,7 +11,7 @@ use crate::{
     telemetry::{Filter, Format},
 };
 
-/// The file as it is written. A key that it does not know is an error.
+/// The file as it is written. An unknown key is an error.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct File {
@@ -48,7 +48,7 @@ pub(super) struct Serve {
     pub(super) at_once: Option<NonZeroU32>,
 }
 
-/// A number, and not a login name: the users of containers have none on the node.
+/// A number, not a login name: a container's users have no names on the node.
 fn uid<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
     u32::deserialize(deserializer)
         .map_err(|_| D::Error::custom("uid: a user's number is expected, as `id -u USER` prints it"))

@@ -1,4 +1,4 @@
-//! What was typed, or set as `WHARFD_*`.
+//! The flags of wharfd and their variables `WHARFD_*`.
 
 use std::{path::PathBuf, time::Duration};
 

@@ -1,4 +1,4 @@
-//! What wharfd was told: flags, `WHARFD_*` and the configuration file, checked and made one.
+//! wharfd's configuration: flags, `WHARFD_*` and the configuration file, merged and checked.
 
 mod file;
 mod flags;
@@ -25,33 +25,33 @@ pub use flags::Flags;
 const LISTEN: &str = "unix:///run/wharf/wharf.sock";
 const ENGINE: &str = "unix:///var/run/docker.sock";
 const STATE_DIR: &str = "/var/lib/wharf";
-/// Below the 30 s that Kubernetes gives a pod, so that what is cancelled can be cleaned up.
+/// Below the 30 s that Kubernetes gives a pod, which leaves time to clean up after cancelled builds.
 const GRACE_PERIOD: Duration = Duration::from_secs(25);
-/// Some more than the 150 builds that one engine takes at once.
+/// A little more than the 150 builds that one engine runs at once.
 pub const AT_ONCE: u32 = 160;
-/// A configuration is a page; a file beyond this is another file.
+/// A configuration is about a page; a larger file is some other file.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// What wharfd does, complete and checked.
+/// The whole configuration, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// The sockets to serve on; at least one.
     pub listen: Vec<SocketPath>,
     /// Their mode.
     pub listen_mode: SocketMode,
-    /// Their group; none: wharfd's own.
+    /// Their group; `None` is wharfd's own.
     pub listen_group: Option<u32>,
     /// The engines.
     pub engines: Engines,
-    /// Who is served as the configuration says; each uid once.
+    /// The entries of `[[serve]]`, each uid once.
     pub serve: Vec<Serve>,
     /// Where state is kept.
     pub state_dir: PathBuf,
-    /// Where the client is put for agents; none: nowhere.
+    /// The directory to install the client in for agents; `None` installs it nowhere.
     pub client_dir: Option<PathBuf>,
-    /// Where Dockerfiles are read; none: where [`Config::frontend`] says.
+    /// Where Dockerfiles are read; `None` leaves it to [`Config::frontend`].
     said_frontend: Option<Frontend>,
-    /// The frontend's program; none: `frontend` beside wharfd.
+    /// The frontend's program; `None` is `frontend` beside wharfd.
     pub frontend_file: Option<PathBuf>,
     /// How long running builds may go on after SIGTERM.
     pub grace_period: Duration,
@@ -69,7 +69,7 @@ pub struct Engines {
 }
 
 impl Engines {
-    /// The engine of whoever names none.
+    /// The engine for users whose entry names none.
     pub fn default_name(&self) -> &EngineName {
         &self.default
     }
@@ -84,9 +84,9 @@ impl Engines {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Frontend {
-    /// In the engine's own process: fast, and a Dockerfile that ends it ends the engine.
+    /// In the engine's own process: fast, but a Dockerfile that crashes the frontend crashes the engine.
     Builtin,
-    /// In a container of its own, which is all that a Dockerfile can end.
+    /// In a container of its own: a Dockerfile can crash nothing else.
     Container,
 }
 
@@ -95,11 +95,11 @@ pub enum Frontend {
 pub struct Serve {
     /// The uid.
     pub uid: u32,
-    /// The jobs whose namespaces it may act in.
+    /// The jobs whose namespaces the user may act in.
     pub namespaces: Pattern,
-    /// The engine that builds for it; one of the configuration's.
+    /// The engine that builds for the user; the configuration has one of that name.
     pub engine: EngineName,
-    /// How many builds, pushes and pulls of it may run at once.
+    /// How many builds, pushes and pulls of the user may run at once.
     pub at_once: u32,
 }
 
@@ -155,21 +155,21 @@ pub enum ConfigError {
     Engine { origin: &'static str, source: SocketPathError },
     #[error("--listen-group: no group `{0}` in /etc/group; give its number")]
     Group(String),
-    #[error("{0} is not an absolute path; say where state is kept with --state-dir")]
+    #[error("{0} is not an absolute path; give --state-dir an absolute one")]
     StateDir(PathBuf),
-    #[error("{0} is not an absolute path; say where the client is put with --client-dir")]
+    #[error("{0} is not an absolute path; give --client-dir an absolute one")]
     ClientDir(PathBuf),
-    #[error("{0} is not an absolute path; say where the frontend's program is with --frontend-file")]
+    #[error("{0} is not an absolute path; give --frontend-file an absolute one")]
     FrontendFile(PathBuf),
     #[error("--listen: {0} is given twice")]
     ListenTwice(SocketPath),
 }
 
-/// Whoever asks for TCP should read why not.
+/// Explains to users who ask for TCP why it is not supported.
 fn engine_reason(error: &SocketPathError) -> &'static str {
     match error {
         SocketPathError::Scheme(..) => {
-            ". wharfd runs on its engine's node and is the only one to reach it, \
+            ". wharfd runs on its engine's node and must be the only one that reaches the engine, \
              which a network address cannot promise"
         }
         SocketPathError::Shape(_)
@@ -181,8 +181,8 @@ fn engine_reason(error: &SocketPathError) -> &'static str {
 }
 
 impl Config {
-    /// Where Dockerfiles are read: in a container as soon as others than root and wharfd's own uid are
-    /// served, unless the operator has said something else.
+    /// Where Dockerfiles are read: in a container as soon as anyone but root and wharfd's own uid is
+    /// served, unless the operator configured it.
     pub fn frontend(&self) -> Frontend {
         match self.said_frontend {
             Some(said) => said,
@@ -191,12 +191,12 @@ impl Config {
         }
     }
 
-    /// Whether the operator has said where Dockerfiles are read.
+    /// Whether the operator configured where Dockerfiles are read.
     pub fn says_frontend(&self) -> bool {
         self.said_frontend.is_some()
     }
 
-    /// Reads the file that the flags name, if any, and makes one of all.
+    /// Reads the file that the flags name, if any, and merges everything.
     pub fn load(flags: Flags) -> Result<Self, ConfigError> {
         let file = match &flags.config {
             Some(path) => Some((path.clone(), read(path)?)),
@@ -206,7 +206,7 @@ impl Config {
         Self::resolve(flags, file.as_ref().map(|(path, text)| (path.as_path(), text.as_str())), docker_host)
     }
 
-    /// What `flags` and the text of a file come to.
+    /// The configuration from `flags` and the text of a file.
     #[cfg(test)]
     pub(crate) fn with_file(flags: Flags, file: &str) -> Self {
         Self::resolve(flags, Some((Path::new("wharfd.toml"), file)), None).unwrap()
@@ -297,7 +297,7 @@ fn place(path: &Path, text: &str, span: Option<Range<usize>>) -> String {
     }
 }
 
-/// The file's engines, or one that is called `default`; `--engine` is the default one's socket.
+/// The file's engines, or a single engine called `default`. `--engine` sets the default engine's socket.
 fn engines(
     flags: &Flags,
     written: &File,
@@ -318,7 +318,7 @@ fn engines(
         (None, _) => {
             return Err(ConfigError::File {
                 place: path.display().to_string(),
-                message: "several engines and no default_engine: say `default_engine = \"NAME\"`".to_owned(),
+                message: "several engines and no default_engine: add `default_engine = \"NAME\"`".to_owned(),
             });
         }
     };
@@ -337,7 +337,7 @@ fn engines(
             return Err(ConfigError::File {
                 place: path.display().to_string(),
                 message: format!(
-                    "engines.{} and engines.{} are one engine, at {socket}: nothing would keep their jobs apart",
+                    "engines.{} and engines.{} are the same engine, {socket}: nothing would keep their jobs apart",
                     other.as_str(),
                     name.as_str()
                 ),
@@ -366,13 +366,13 @@ fn serve(written: &File, engines: &Engines, (path, text): (&Path, &str)) -> Resu
         let (uid, namespaces) = (said.uid, said.namespaces.clone());
         let at_once = said.at_once.map_or(AT_ONCE, NonZeroU32::get);
         if served.insert(uid, Serve { uid, namespaces, engine, at_once }).is_some() {
-            return Err(error(entry.span(), format!("serve.uid: {uid} is served already, further up")));
+            return Err(error(entry.span(), format!("serve.uid: an earlier entry already serves {uid}")));
         }
     }
     Ok(served.into_values().collect())
 }
 
-/// A group's number. Its source is /etc/group alone: a static binary has no name service.
+/// A group's number, from /etc/group alone: a static binary has no name service.
 fn group_id(name: String) -> Result<u32, ConfigError> {
     let table = fs::read_to_string("/etc/group").unwrap_or_default();
     let id = table.lines().find_map(|line| {

@@ -35,7 +35,10 @@ fn the_engine_is_the_flag_then_docker_host() {
     assert_eq!(engine(config), "unix:///run/b.sock");
     let refused = Config::resolve(flags(&[]), None, Some("tcp://10.0.0.1:2375".to_owned())).unwrap_err();
     let refused = refused.to_string();
-    assert!(refused.starts_with("DOCKER_HOST: `tcp://10.0.0.1:2375`: `tcp://` is not supported"), "{refused}");
+    assert!(
+        refused.starts_with("DOCKER_HOST: `tcp://10.0.0.1:2375`: `tcp://` is not supported"),
+        "{refused}"
+    );
     assert!(refused.contains("cannot promise"), "{refused}");
 }
 
@@ -139,14 +142,14 @@ fn two_names_are_two_engines() {
     );
     assert_eq!(
         wrong,
-        "w.toml: engines.a and engines.b are one engine, at unix:///x: nothing would keep their jobs apart"
+        "w.toml: engines.a and engines.b are the same engine, unix:///x: nothing would keep their jobs apart"
     );
 }
 
 #[test]
 fn a_uid_is_served_once() {
     let wrong = error("[[serve]]\nuid = 1\nnamespaces = \"*\"\n\n[[serve]]\nuid = 1\nnamespaces = \"a\"\n");
-    assert_eq!(wrong, "w.toml:5: serve.uid: 1 is served already, further up");
+    assert_eq!(wrong, "w.toml:5: serve.uid: an earlier entry already serves 1");
 }
 
 #[test]
