@@ -1,4 +1,4 @@
-//! Accepting connections, whatever is spoken on them: whose each is, and whether there is a place for it.
+//! Accepts connections of any protocol: finds out whose each is and whether there is room for it.
 
 use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
@@ -18,18 +18,17 @@ use super::{
 };
 use crate::{fault::Fault, names::CallerId, tasks::Group, telemetry::Repeats};
 
-/// Backing off when the process has no more file descriptors.
+/// The pauses when accepting fails, say because the process has no file descriptors left.
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
-/// Tells who a peer is; none for one that is not served.
+/// Identifies a peer; `None` means that it is not served.
 pub type Who = Arc<dyn Fn(&Peer) -> Option<CallerId> + Send + Sync>;
 
 /// Serves `service` on every connection to `listeners` until `connections` is cancelled. Each
-/// request carries its [`Peer`] as an extension; what is beyond the limits is answered by `refuse`.
-/// A peer that `who` does not know gets a few small connections, to be told so.
-/// Returns when no connection is accepted any more; the connections themselves are waited for by
-/// waiting for `connections`.
+/// request carries its [`Peer`] as an extension; `refuse` answers calls beyond the limits. A peer
+/// that `who` does not know gets a few small connections on which it is refused. Returns when it has
+/// stopped accepting; wait for `connections` to wait for the open connections too.
 pub async fn serve<S>(
     listeners: Vec<Listener>,
     who: Who,
@@ -59,7 +58,7 @@ pub async fn serve<S>(
         })
         .collect();
     for accepting in loops {
-        // A loop that panicked is in the log; the others go on.
+        // A panic is already in the log; the other loops go on.
         let _ = accepting.await;
     }
 }
@@ -87,7 +86,7 @@ where
         backoff = BACKOFF_MIN;
         let Some((peer, places, connection)) = gate.admit(&stream) else { continue };
         let Peer::User { uid, pid, .. } = peer;
-        // An error's level: no filter that leaves any line leaves it without its peer.
+        // The error level keeps the span under every filter, so that every line names its peer.
         let span = tracing::error_span!(parent: None, "connection", uid, pid);
         let (group, service) = (connections.child("connection"), service.clone());
         let serving = async move {
@@ -98,13 +97,13 @@ where
     }
 }
 
-/// Errors of accept(2) that are about the connection that came, not about the socket.
+/// Whether an error of accept(2) concerns the incoming connection and not the socket.
 fn is_of_one_connection(error: &io::Error) -> bool {
     let errno = Errno::from_io_error(error);
     matches!(errno, Some(Errno::CONNABORTED | Errno::INTR | Errno::PERM | Errno::PROTO))
 }
 
-/// Who gets in, and with how much room.
+/// Decides which connections are served, within which limits.
 #[derive(Clone)]
 struct Gate {
     who: Who,
@@ -117,15 +116,15 @@ struct Gate {
     strangers_lines: Arc<Repeats<()>>,
 }
 
-/// What a connection holds among the connections of its caller, or of those who are not served.
+/// The places that a connection occupies among its caller's connections, or among all strangers'.
 enum Places {
     Caller { _own: Place<CallerId> },
     Stranger { _own: Place<u32>, _all: Place<()> },
 }
 
 impl Gate {
-    /// The peer of a connection that has a place, and what its protocol may take; none for one that is
-    /// closed.
+    /// Admits a connection: its peer, its places and the room for its protocol. `None` means that the
+    /// connection is to be closed.
     fn admit(&self, stream: &UnixStream) -> Option<(Peer, Places, http2::Room)> {
         let peer = match stream.peer_cred() {
             Ok(peer) => {
@@ -136,7 +135,7 @@ impl Gate {
             Err(error) => {
                 if let Some(said) = self.strangers_lines.may_say(()) {
                     let unlogged = said.unsaid();
-                    tracing::warn!(%error, unlogged, "a connection is closed: the kernel does not say whose it is");
+                    tracing::warn!(%error, unlogged, "closed a connection: the kernel does not tell its peer");
                 }
                 return None;
             }
@@ -151,18 +150,14 @@ impl Gate {
             }
             if let Some(said) = self.strangers_lines.may_say(()) {
                 let unlogged = said.unsaid();
-                tracing::warn!(
-                    uid,
-                    unlogged,
-                    "a connection is closed: nobody serves its user, who has several"
-                );
+                tracing::warn!(uid, unlogged, "closed a connection: its user is not served and has too many");
             }
             return None;
         };
         let Some(own) = self.callers.take(&caller) else {
             if let Some(said) = self.lines.may_say(caller) {
                 let unlogged = said.unsaid();
-                tracing::warn!(uid, unlogged, "a connection is closed: its caller has too many");
+                tracing::warn!(uid, unlogged, "closed a connection: its caller has too many");
             }
             return None;
         };

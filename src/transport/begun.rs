@@ -1,4 +1,4 @@
-//! A connection that knows how much it was sent: whoever says nothing is told from who speaks slowly.
+//! A connection that counts the bytes it has read, which tells a silent client from a slow one.
 
 use std::{
     io,
@@ -15,7 +15,7 @@ use tokio::{
     net::UnixStream,
 };
 
-/// A stream, and how many bytes were read from it.
+/// A stream and the number of bytes read from it.
 pub(super) struct Begun {
     stream: UnixStream,
     read: Arc<AtomicUsize>,

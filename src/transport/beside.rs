@@ -1,4 +1,4 @@
-//! Whether a peer runs where wharfd does, or where the node's own processes do, and in no container.
+//! Whether a peer runs outside any container: where wharfd runs, or where the node's own processes run.
 
 use std::{
     fs,
@@ -9,9 +9,9 @@ use std::{
 use nix::sys::socket::{getsockopt, sockopt::PeerPidfd};
 use tokio::net::UnixStream;
 
-/// Whether the process that has connected `stream` is in wharfd's own PID and user namespaces, and sees
-/// the files that wharfd sees, or the node's first process. False where the kernel does not say it:
-/// before Linux 6.5, of a process of another PID namespace, and to a wharfd that may not look.
+/// Whether the process that connected `stream` is in wharfd's own PID and user namespaces and sees the
+/// same files as wharfd or as the node's first process. False if the kernel does not tell: before Linux
+/// 6.5, for a process of another PID namespace, and if wharfd lacks the permission to look.
 pub(super) fn is_beside(stream: &UnixStream) -> bool {
     look(stream).unwrap_or(false)
 }
@@ -23,15 +23,15 @@ fn look(stream: &UnixStream) -> Option<bool> {
         ["pid", "user", "mnt"].map(|kind| Some(namespace(&pid, kind)? == namespace("self", kind)?));
     let as_first = || Some(namespace(&pid, "mnt")? == namespace("1", "mnt")?);
     let is_beside = same_pid? && same_user? && (same_files? || as_first().unwrap_or(false));
-    // Another process has the number only once the peer is gone.
+    // Another process can get the number only after the peer is gone.
     Some(is_beside && pid_of(&peer)? == pid)
 }
 
-/// The number of a process that lives, as wharfd sees it (`fdinfo` of a pidfd: proc(5)).
+/// The PID of a live process as wharfd sees it (`fdinfo` of a pidfd: proc(5)).
 fn pid_of(process: &OwnedFd) -> Option<String> {
     let said = fs::read_to_string(format!("/proc/self/fdinfo/{}", process.as_raw_fd())).ok()?;
     let pid = said.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim();
-    // -1: it has ended; 0: it is in another PID namespace.
+    // -1: the process has ended; 0: it is in another PID namespace.
     pid.parse::<u32>().ok().filter(|pid| *pid > 0).map(|pid| pid.to_string())
 }
 

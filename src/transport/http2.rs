@@ -1,4 +1,4 @@
-//! HTTP/2 on a connection that was accepted. Each request carries the connection's peer.
+//! HTTP/2 on an accepted connection. Each request carries the connection's peer.
 
 use std::{
     convert::Infallible,
@@ -19,35 +19,35 @@ use tower::{Service, ServiceExt as _};
 use super::{Peer, begun::Begun, limits::Calls};
 use crate::{names::CallerId, tasks::Group};
 
-/// What one connection may take.
+/// The limits of one connection.
 pub(super) struct Bounds {
-    /// What one stream may send unread.
+    /// The bytes that a client may send on one stream before they are read.
     stream_window: u32,
     streams: u32,
     frame: u32,
     headers: u32,
-    /// What may wait to be sent on one stream.
+    /// The bytes that may wait to be sent on one stream.
     send_buffer: usize,
     /// How long the connection may last.
     life: Option<Duration>,
 }
 
 impl Bounds {
-    /// For who is served.
+    /// The limits for callers that are served.
     pub(super) const SERVED: Self = Self {
-        // Enough for a local socket at full speed, and little enough that a client which fills every
+        // Enough for a local socket at full speed, and so little that a client that fills every
         // window of a connection costs some 16 MiB.
         stream_window: 256 << 10,
-        // A session, its build, and an attach for each thing BuildKit asks for.
+        // A session, its build, and an `Attach` for each stream that BuildKit opens.
         streams: 64,
-        // A piece of a file in one frame.
+        // One frame takes a whole piece of a file.
         frame: 256 << 10,
         // gRPC's own default for metadata.
         headers: 16 << 10,
         send_buffer: 1 << 20,
         life: None,
     };
-    /// For who is not, and need only be told so. A frame has HTTP/2's smallest limit.
+    /// The limits for strangers, which only need to be refused. The frame size is HTTP/2's smallest.
     pub(super) const STRANGER: Self = Self {
         stream_window: 16 << 10,
         streams: 4,
@@ -57,28 +57,29 @@ impl Bounds {
         life: Some(Duration::from_secs(10)),
     };
 
-    /// More than all streams together, so that one that is not read never stops another.
+    /// More than all streams together, so that a stream that is not read never stops another.
     fn connection_window(&self) -> u32 {
         self.stream_window * (self.streams + 1)
     }
 }
 
-/// What a connection may take, and whose calls come on it.
+/// A connection's limits, and the caller of its calls.
 pub(super) struct Room {
     pub(super) bounds: Bounds,
-    /// How long the client may take to begin.
+    /// How long the client may take to send its preface.
     pub(super) handshake: Duration,
-    /// Where its calls are counted, and as whose; none for a stranger, of whom each is refused.
+    /// The count of running calls, and the caller they count for; `None` for a stranger, whose calls are
+    /// all refused.
     pub(super) calls: Option<(Calls, CallerId)>,
 }
 
-/// HTTP/2 begins with the client's preface (RFC 9113, 3.4). Once it is there, pings tell whether
-/// somebody is there.
+/// HTTP/2 begins with the client's preface (RFC 9113, 3.4). After the preface, pings tell whether the
+/// client is alive.
 const PREFACE_BYTES: usize = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len();
-/// A client that is stopped, or whose machine is gone, is noticed after both.
+/// A client that is stopped, or whose machine is gone, is noticed after both times.
 const PING_EVERY: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long a connection may finish what it has begun when wharfd ends.
+/// How long a connection may finish its running calls when wharfd ends.
 const GOODBYE: Duration = Duration::from_secs(2);
 
 /// Serves a connection until it ends or `group` is cancelled.
@@ -100,7 +101,7 @@ where
                 },
             };
             let response = service.oneshot(request).await?;
-            // The call runs as long as its answer does.
+            // The call counts as running until its answer ends.
             Ok(response.map(|body| {
                 Body::new(body.map_frame(move |frame| {
                     let _held = &place;
@@ -125,7 +126,7 @@ where
     let ended = tokio::select! {
         ended = serving.as_mut() => ended,
         () = never_begins(&read, handshake) => {
-            tracing::debug!("closed: it did not begin to speak HTTP/2");
+            tracing::debug!("closed a connection: no HTTP/2 preface in time");
             return;
         }
         () = over(&group, bounds.life) => {
@@ -141,7 +142,7 @@ where
     }
 }
 
-/// Returns when the client's preface is not there in time; hyper itself waits for it for ever.
+/// Returns when the client's preface has not arrived in time; hyper itself waits for ever.
 async fn never_begins(read: &AtomicUsize, handshake: Duration) {
     tokio::time::sleep(handshake).await;
     if read.load(Ordering::Relaxed) >= PREFACE_BYTES {
@@ -149,7 +150,7 @@ async fn never_begins(read: &AtomicUsize, handshake: Duration) {
     }
 }
 
-/// Returns when wharfd ends, or the connection's time is over.
+/// Returns when wharfd ends or the connection's lifetime is over.
 async fn over(group: &Group, life: Option<Duration>) {
     let cancelled = group.cancelled();
     match life {

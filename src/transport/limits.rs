@@ -1,4 +1,4 @@
-//! How much one caller may have open: counts, and places among them.
+//! Limits on open connections and calls of one caller.
 
 use std::{
     collections::HashMap,
@@ -16,30 +16,30 @@ use crate::{
     telemetry::Repeats,
 };
 
-/// How often it is said that a caller is beyond its limits.
+/// How often the log says that a caller is beyond its limits.
 pub(super) const LINE_EVERY: Duration = Duration::from_secs(1);
-/// The same, of all who are not served together.
+/// How often it says so of all strangers together.
 pub(super) const STRANGERS_LINE_EVERY: Duration = Duration::from_secs(60);
 
-/// How much one caller may have open.
+/// The limits of one caller.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Connections of one caller, over all sockets.
     pub connections_per_caller: usize,
     /// Calls of one caller that run at once, over all its connections. Each may cost a stream's window
-    /// and a message that is not yet whole.
+    /// and an incomplete message.
     pub calls_per_caller: usize,
-    /// Connections of one user that is not served.
+    /// Connections of one stranger: a user that is not served.
     pub connections_per_stranger: usize,
-    /// Connections of all such users: one of them can be many, in a user namespace.
+    /// Connections of all strangers: in a user namespace, one person can be many users.
     pub connections_of_strangers: usize,
-    /// How long a client may take to begin. One that is there begins at once.
+    /// How long a client may take to send its preface. A live client sends it at once.
     pub handshake: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        // Six calls for each of 150 builds, and some.
+        // Six calls for each of 150 builds, and some to spare.
         Self {
             connections_per_caller: 512,
             calls_per_caller: 1024,
@@ -50,7 +50,7 @@ impl Default for Limits {
     }
 }
 
-/// The calls of each caller, and what those beyond its last get.
+/// The running calls of each caller, and the answer to a call beyond the limit.
 #[derive(Clone)]
 pub(super) struct Calls {
     counts: Counts<CallerId>,
@@ -63,22 +63,22 @@ impl Calls {
         Self { counts: Counts::new(max), lines: Arc::new(Repeats::every(LINE_EVERY)), refuse }
     }
 
-    /// A place for one more of `caller`, if there is one.
+    /// A place for one more call of `caller`, if one is free.
     pub(super) fn take(&self, caller: &CallerId) -> Option<Place<CallerId>> {
         self.counts.take(caller)
     }
 
     /// The answer to a call of `caller` that has no place.
     pub(super) fn refused(&self, caller: &CallerId) -> Response<Body> {
-        let text = format!("{caller} has {} calls that run at once: no more are taken", self.counts.max);
+        let text = format!("{caller} has {} running calls, which is the limit", self.counts.max);
         if let Some(said) = self.lines.may_say(caller.clone()) {
             tracing::warn!(unlogged = said.unsaid(), "calls are refused: {text}");
         }
-        (self.refuse)(&Fault::new(Reason::LimitReached, text).hint("try again when some have ended"))
+        (self.refuse)(&Fault::new(Reason::LimitReached, text).hint("try again when some calls have ended"))
     }
 }
 
-/// How many connections or calls each has, by whoever `K` tells apart.
+/// The number of connections or calls for each key.
 #[derive(Debug)]
 pub(super) struct Counts<K> {
     max: usize,
@@ -96,10 +96,10 @@ impl<K: Clone + Eq + Hash> Counts<K> {
         Self { max, by: Arc::default() }
     }
 
-    /// A place for one more of `whose`, if there is one.
+    /// A place for one more of `whose`, if one is free.
     pub(super) fn take(&self, whose: &K) -> Option<Place<K>> {
         let mut by = self.by.lock().unwrap_or_else(PoisonError::into_inner);
-        // What is refused leaves nothing behind.
+        // A refused caller must not leave an entry behind.
         let count = by.get(whose).copied().unwrap_or_default();
         if count >= self.max {
             return None;
@@ -109,7 +109,7 @@ impl<K: Clone + Eq + Hash> Counts<K> {
     }
 }
 
-/// A connection's or a call's place; free again when dropped.
+/// The place of a connection or call; dropping it frees it.
 pub(super) struct Place<K: Clone + Eq + Hash> {
     whose: K,
     counts: Counts<K>,

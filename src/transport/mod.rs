@@ -1,4 +1,4 @@
-//! Sockets: who connects, as the kernel says, whether there is a place for it, and what is spoken.
+//! Sockets: the peer of each connection as the kernel reports it, limits on connections, and HTTP/2.
 
 mod accept;
 mod begun;
@@ -10,19 +10,19 @@ pub mod unix;
 pub use accept::{Who, serve};
 pub use limits::Limits;
 
-/// The other end of a connection, as it was vouched for when the connection was accepted. A request
-/// without one was never accepted by a socket of ours. Other kinds of sockets bring other kinds of
-/// peers: a certificate chain, the pod that a socket was made for.
+/// The other end of a connection, as verified when the connection was accepted. A request without a
+/// peer did not come through one of wharfd's sockets. Other kinds of sockets bring other kinds of
+/// peers: a certificate chain, or the pod that a socket was made for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Peer {
-    /// A process of this node, as the kernel names it (`SO_PEERCRED`, unix(7)).
+    /// A process of this node, as the kernel reports it (`SO_PEERCRED`, unix(7)).
     User {
         /// Its user.
         uid: u32,
-        /// Its number then; another process may have it since.
+        /// Its PID at that moment; another process may have it by now.
         pid: Option<i32>,
-        /// Whether it is in no container: it has wharfd's own view of the node. Looked at for root and
-        /// wharfd's own user alone.
+        /// Whether it is outside any container, with wharfd's own view of the node. Determined only for
+        /// root and wharfd's own user.
         beside: bool,
     },
 }

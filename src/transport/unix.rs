@@ -1,4 +1,4 @@
-//! Unix sockets: bound so that no daemon takes another's place, removed when they end.
+//! Unix sockets: binding never takes a live daemon's place, and dropping removes the file.
 
 use std::{
     ffi::OsString,
@@ -23,17 +23,17 @@ use tokio::net::UnixListener;
 
 use crate::names::SocketPath;
 
-/// Connections that wait to be accepted; the kernel caps it at net.core.somaxconn.
+/// Connections that wait to be accepted; the kernel caps this at net.core.somaxconn.
 const BACKLOG: i32 = 1024;
-/// Whoever holds the lock is binding or removing the socket: that is done in no time.
+/// The lock is held only to bind or remove a socket, which takes no time.
 const LOCK_WAIT: Duration = Duration::from_secs(5);
 
-/// A socket that listens. Its file goes when it is dropped, unless another one has taken its place.
+/// A listening socket. Dropping it removes its file, unless another socket has taken its place.
 #[derive(Debug)]
 pub struct Listener {
     inner: UnixListener,
     path: PathBuf,
-    /// The file that is ours.
+    /// The device and inode of this listener's file.
     file: (u64, u64),
 }
 
@@ -41,21 +41,21 @@ pub struct Listener {
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum BindError {
-    #[error("{}: another process answers on this socket; stop it, or say another --listen", .0.display())]
+    #[error("{}: another process answers on this socket; stop it, or choose another --listen", .0.display())]
     InUse(PathBuf),
-    #[error("{}: there is a file that is not a socket; remove it, or say another --listen", .0.display())]
+    #[error("{}: this file is not a socket; remove it, or choose another --listen", .0.display())]
     NotASocket(PathBuf),
-    #[error("{}: another process holds it locked; stop the other wharfd", .0.display())]
+    #[error("{}: another process has locked this file; stop the other wharfd", .0.display())]
     Locked(PathBuf),
-    #[error("{}: is not wharfd's own; remove it", .0.display())]
+    #[error("{}: this file does not belong to wharfd; remove it", .0.display())]
     ForeignLock(PathBuf),
     #[error("{}: cannot {what}", path.display())]
     Io { path: PathBuf, what: &'static str, source: io::Error },
 }
 
 impl Listener {
-    /// Binds `socket` with `mode` and, if named, `group`. Its directory is made when it is missing;
-    /// the socket of a dead daemon is replaced, that of a live one is an error.
+    /// Binds `socket` with `mode` and, if given, `group`. Makes its directory if it is missing, and
+    /// replaces the socket of a dead daemon; the socket of a live daemon is an error.
     pub async fn bind(socket: &SocketPath, mode: u32, group: Option<u32>) -> Result<Self, BindError> {
         let path = socket.as_path();
         let failed = |what| move |source: io::Error| BindError::Io { path: path.to_owned(), what, source };
@@ -69,8 +69,8 @@ impl Listener {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let fd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
             .map_err(errno("make a socket"))?;
-        // Under a name of its own first: nobody finds the socket before its mode and group are right
-        // and it listens.
+        // Bind under a private name first: nobody must find the socket before its mode and group are
+        // right and it listens.
         let fresh = fresh_name(path);
         let address = SocketAddrUnix::new(&fresh).map_err(errno("bind: its path is too long"))?;
         let _ = fs::remove_file(&fresh);
@@ -101,7 +101,7 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        // Another wharfd that binds at this moment replaces the file, or finds that nobody answers there.
+        // Without the lock, another wharfd is binding: it replaces the file or finds that nobody answers there.
         let Ok(Some(_lock)) = open_lock(&self.path).and_then(|fd| try_lock(fd, &self.path)) else { return };
         if identity(&self.path).is_ok_and(|file| file == self.file) {
             let _ = fs::remove_file(&self.path);
@@ -133,10 +133,10 @@ fn lock_name(path: &Path) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// Between the look at a dead daemon's socket and its removal, another daemon could put its own
-/// there: whoever binds or removes a socket holds its lock. The lock is a file that nobody else can
-/// open: whoever can open a file can lock it, and everybody can open the socket's directory. It stays:
-/// were it removed, two could each hold a lock of that name.
+/// Takes the lock that is needed to bind or remove a socket. Without it, another daemon could bind its
+/// socket between the check of a dead socket and its removal. The lock is a file that nobody else can
+/// open: whoever can open a file can lock it, and everybody can open the socket's directory. It is never
+/// removed: otherwise two daemons could each lock a file of that name.
 async fn lock(path: &Path) -> Result<OwnedFd, BindError> {
     let deadline = Instant::now() + LOCK_WAIT;
     loop {
@@ -166,7 +166,7 @@ fn open_lock(path: &Path) -> Result<OwnedFd, BindError> {
     if own { Ok(fd) } else { Err(BindError::ForeignLock(name)) }
 }
 
-/// Locks the file; none while another holds it.
+/// Locks the file; `None` while another process has the lock.
 fn try_lock(fd: OwnedFd, path: &Path) -> Result<Option<OwnedFd>, BindError> {
     match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(Some(fd)),
@@ -177,7 +177,7 @@ fn try_lock(fd: OwnedFd, path: &Path) -> Result<Option<OwnedFd>, BindError> {
     }
 }
 
-/// Removes the socket of a daemon that is dead: one that nobody answers on.
+/// Removes the socket of a dead daemon: nobody answers on it.
 fn remove_dead(path: &Path) -> Result<(), BindError> {
     let failed = |what| move |source| BindError::Io { path: path.to_owned(), what, source };
     match fs::symlink_metadata(path) {
@@ -192,7 +192,7 @@ fn remove_dead(path: &Path) -> Result<(), BindError> {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             fs::remove_file(path).map_err(failed("remove a dead daemon's socket"))
         }
-        // A full backlog, a lack of permission: whatever it is, somebody may be there.
+        // Any other outcome, such as a full backlog or a lack of permission: somebody may be there.
         Ok(_) | Err(_) => Err(BindError::InUse(path.to_owned())),
     }
 }

@@ -32,7 +32,7 @@ fn own_uid() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 
-/// A socket that is served by `answer`.
+/// A socket on which `answer` serves.
 struct Served {
     socket: SocketPath,
     connections: Group,
@@ -132,23 +132,23 @@ async fn who_does_not_begin_loses_its_place() {
     let limits = Limits { handshake: Duration::from_millis(50), ..Limits::default() };
     let served = Served::new("handshake", limits, |_| async { "answer".to_owned() });
     let mut client = served.client().await;
-    // One byte, and all but one.
+    // One byte of the preface, and all but one.
     for begun in [1, PREFACE_BYTES - 1] {
         let mut stream = served.connect().await;
         let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
         stream.write_all(&preface[..begun]).await.unwrap();
         let mut said = Vec::new();
-        // Its own settings, perhaps, and the end.
+        // The server may send its settings before it closes.
         let _ = stream.read_to_end(&mut said).await;
     }
-    // Whoever has begun stays, and may be silent.
+    // A client that has sent its preface stays, even when silent.
     assert_eq!(text(client.send_request(request()).await.unwrap()).await, "answer");
 }
 
 #[tokio::test]
 async fn who_is_not_served_gets_little() {
     let limits = Limits { connections_per_stranger: 2, ..Limits::default() };
-    // Each answers when all of its request is there.
+    // Each call is answered when its whole request has arrived.
     let served = Served::of("stranger", limits, serves(own_uid() + 1), |request| async move {
         let body = http_body_util::BodyExt::collect(request.into_body()).await;
         body.map_or_else(|error| error.to_string(), |body| body.to_bytes().len().to_string())
@@ -159,20 +159,20 @@ async fn who_is_not_served_gets_little() {
     assert_eq!(served.connect().await.read(&mut [0; 1]).await.unwrap(), 0, "closed");
     drop(second);
 
-    // A frame that a served caller may send: it is HTTP/2's largest that must not be taken.
+    // A served caller may send this frame; it is one byte larger than the smallest limit of HTTP/2.
     let mut stream = loop {
-        // The place is free a moment after its connection went.
+        // The place is free a moment after its connection has ended.
         let mut stream = served.connect().await;
         stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
         if stream.read(&mut [0; 9]).await.is_ok_and(|read| read > 0) {
             break stream;
         }
     };
-    // DATA of 16 KiB and a byte on a stream that is not open: too large is what is said first.
+    // DATA of 16 KiB and a byte on a stream that is not open: the size error comes first.
     let _ = stream.write_all(&[&b"\0\x40\x01\0\0\0\0\0\x01"[..], &[0; 16385]].concat()).await;
     let mut said = Vec::new();
     let _ = stream.read_to_end(&mut said).await;
-    // A GOAWAY, of FRAME_SIZE_ERROR (RFC 9113, 6.8 and 7).
+    // A GOAWAY with FRAME_SIZE_ERROR (RFC 9113, 6.8 and 7).
     let at = said.windows(9).position(|head| head[3..] == [7, 0, 0, 0, 0, 0]).unwrap();
     assert_eq!(said[at + 13..at + 17], [0, 0, 0, 6], "{said:?}");
 }
@@ -193,10 +193,10 @@ async fn a_user_with_too_many_calls_is_refused_until_one_ends() {
     let first = served.client().await.send_request(request());
     let first = Group::root().spawn("first", first);
     started.notified().await;
-    // On a connection of its own.
+    // Another caller, on a connection of its own.
     let mut other = served.client().await;
     let refused = text(other.send_request(request()).await.unwrap()).await;
-    assert!(refused.contains("1 calls that run at once"), "{refused}");
+    assert!(refused.contains("1 running calls"), "{refused}");
 
     finish.notify_one();
     assert_eq!(text(first.await.unwrap().unwrap()).await, "answer");
@@ -281,7 +281,7 @@ async fn a_stream_that_is_not_read_stops_no_other() {
         async move {
             if request.uri().path() == "/stalled" {
                 reached.notify_one();
-                // Its body is held, and never read.
+                // The body is kept and never read.
                 std::future::pending::<()>().await;
             }
             let body = http_body_util::BodyExt::collect(request.into_body()).await.unwrap();
@@ -294,7 +294,7 @@ async fn a_stream_that_is_not_read_stops_no_other() {
         let frames = futures_util::stream::iter(pieces.map(|piece| piece.map(hyper::body::Frame::data)));
         Body::new(http_body_util::StreamBody::new(frames))
     };
-    // As many as a connection may have, less the one that runs; each fills its window.
+    // As many streams as a connection may have, less the running one; each fills its window.
     let stalled: Vec<_> = (1..Bounds::SERVED.streams)
         .map(|_| client.send_request(Request::post("http://localhost/stalled").body(body(64)).unwrap()))
         .collect();
