@@ -1,4 +1,4 @@
-//! What a caller may do. A [`Permit`] is made here and nowhere else.
+//! The rules for callers. A [`Permit`] is made here and nowhere else.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -11,7 +11,7 @@ use crate::{
     names::{Namespace, Pattern, Reference, printable, printable_url},
 };
 
-/// A subject that policy has allowed, and the rules that allowed it.
+/// A subject that the policy allows, with the rules that allow it.
 #[derive(Debug)]
 pub struct Permit<T> {
     subject: T,
@@ -19,12 +19,12 @@ pub struct Permit<T> {
 }
 
 impl<T> Permit<T> {
-    /// What is allowed.
+    /// The subject.
     pub fn subject(&self) -> &T {
         &self.subject
     }
 
-    /// The rules that allowed it.
+    /// The rules that allow it.
     pub fn rules(&self) -> &Arc<Rules> {
         &self.rules
     }
@@ -53,12 +53,12 @@ impl PullFrom {
 }
 
 impl PushTo {
-    /// The namespace whose images may go there.
+    /// The namespace whose images may be pushed there.
     pub fn namespace(&self) -> &Namespace {
         &self.namespace
     }
 
-    /// Where they may go.
+    /// The reference that they may be pushed to.
     pub fn reference(&self) -> &Reference {
         &self.reference
     }
@@ -107,19 +107,19 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// The built-in rules for jobs that match `namespaces`: any registry, loopback included; images
-    /// that are on the node; URLs but those of this node and its network; no Git.
+    /// The built-in rules for jobs that match `namespaces`: any registry, including loopback; images
+    /// that are on the node; any URL except those of this node and its network; no Git.
     pub fn built_in(name: impl Into<String>, namespaces: Pattern) -> Self {
         Self { name: name.into(), namespaces, at_once: AT_ONCE }
     }
 
-    /// The same for a caller that may have so many pieces of work running.
+    /// The same rules with another limit on the work that runs at once.
     #[must_use]
     pub fn with_at_once(self, at_once: u32) -> Self {
         Self { at_once, ..self }
     }
 
-    /// How many builds, pushes and pulls of a caller may run at once, and how many changes beside them.
+    /// How many builds, pushes and pulls of a caller may run at once; as many changes may run beside them.
     pub fn at_once(&self) -> u32 {
         self.at_once
     }
@@ -134,7 +134,7 @@ impl Rules {
         &self.namespaces
     }
 
-    /// What these rules allow, a line each, for the operator.
+    /// A description of these rules for the operator, one line for each.
     pub fn describe(&self) -> [String; 5] {
         [
             format!("namespaces: `{}`", self.namespaces),
@@ -161,11 +161,11 @@ impl Rules {
 
     /// Whether an image may be pulled from, or pushed to, the registry of `reference`.
     fn registry(&self, _reference: &Reference) -> Result<(), Fault> {
-        // The built-in rules name no registries: all are open. Whole policies come in their own time.
+        // The built-in rules name no registries, so all are allowed.
         Ok(())
     }
 
-    /// Whether a build may fetch from `address`, an address that a URL's host has.
+    /// Whether a build may fetch from `address`, which the URL's host resolves to.
     fn address(&self, url: &str, address: IpAddr) -> Result<(), Fault> {
         if is_public(address) {
             return Ok(());
@@ -178,8 +178,8 @@ impl Rules {
     }
 }
 
-/// Whether an address is neither this node's nor its network's, nor one that leads to such: IANA's
-/// special-purpose registries (RFC 6890) and what has been entered there since.
+/// Whether an address belongs neither to this node nor to its network and does not lead to such an
+/// address. The exceptions are those of IANA's special-purpose registries (RFC 6890, with later entries).
 pub(crate) fn is_public(address: IpAddr) -> bool {
     let address = address.to_canonical();
     if is_no_server(address) {
@@ -204,8 +204,8 @@ pub(crate) fn is_public(address: IpAddr) -> bool {
         }
         IpAddr::V6(v6) => {
             let [first, second, ..] = v6.segments();
-            // Only 2000::/3 is given out to networks: unlike any other, NAT64's included, which may
-            // lead to an IPv4 address of this node.
+            // Only 2000::/3 is assigned to networks. Any other prefix, such as NAT64's, may lead to an
+            // IPv4 address of this node.
             let global = first & 0xe000 == 0x2000;
             // Teredo and its kin, documentation, 6to4, documentation again.
             let special = (first == 0x2001 && (second < 0x200 || second == 0xdb8))
@@ -216,8 +216,8 @@ pub(crate) fn is_public(address: IpAddr) -> bool {
     }
 }
 
-/// Metadata services of clouds that are not at a link-local address: Azure's, Alibaba's, Oracle's, and
-/// Amazon's and Google's by IPv6.
+/// Cloud metadata services that are not at a link-local address: Azure's, Alibaba's, Oracle's, and
+/// Amazon's and Google's over IPv6.
 const METADATA: [IpAddr; 5] = [
     IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
     IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
@@ -226,7 +226,7 @@ const METADATA: [IpAddr; 5] = [
     IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
 ];
 
-/// Whether nothing that a job may ask is at an address: metadata services are link-local, and
+/// Whether a job may never reach a server at this address: metadata services are link-local, and
 /// `0.0.0.0` is another name of the node.
 pub(crate) fn is_no_server(address: IpAddr) -> bool {
     let address = address.to_canonical();
