@@ -1,5 +1,5 @@
-//! Names in an engine under which builds make their images. A build that is cut off may make its image
-//! afterwards: its name is written down until somebody has looked.
+//! Names in an engine under which builds export their images. The export of a build that was cut off may
+//! finish later, so its name is recorded until the janitor has looked for it.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use rusqlite::params;
 use super::{Store, unused::now};
 use crate::fault::Fault;
 
-/// A name under which a build makes, or made, its image.
+/// The name under which a build exports or exported its image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Export {
     /// The name in the engine.
@@ -18,7 +18,7 @@ pub struct Export {
 }
 
 impl Store {
-    /// Writes down that a build is about to make an image under `name`.
+    /// Records that a build is about to export an image as `name`.
     pub async fn export_begin(&self, engine: &str, name: &str) -> Result<(), Fault> {
         let (engine, name, now) = (engine.to_owned(), name.to_owned(), now());
         self.call(move |connection| {
@@ -29,7 +29,7 @@ impl Store {
         .await
     }
 
-    /// Strikes a name out: nothing is made under it any more.
+    /// Removes a recorded name: nothing is exported under it any more.
     pub async fn export_end(&self, engine: &str, name: &str) -> Result<(), Fault> {
         let (engine, name) = (engine.to_owned(), name.to_owned());
         self.call(move |connection| {
@@ -38,7 +38,7 @@ impl Store {
         .await
     }
 
-    /// The names that are written down.
+    /// The recorded names.
     pub async fn exports(&self, engine: &str) -> Result<Vec<Export>, Fault> {
         let (engine, now) = (engine.to_owned(), now());
         self.call(move |connection| {

@@ -1,4 +1,4 @@
-//! The file itself: the lock of its directory, its schema, and what becomes of a broken one.
+//! The file itself: the lock on its directory, its schema, and the handling of a broken file.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -19,7 +19,7 @@ pub(super) const LOCK_NAME: &str = "lock";
 
 const SCHEMA_VERSION: u32 = 6;
 
-/// One entry a version; an entry that was released is never changed.
+/// One entry for each version; a released entry never changes.
 pub(super) const SCHEMA: [&str; SCHEMA_VERSION as usize] = [
     "
     -- A blob's diff id: the digest of what it holds, uncompressed. True for ever.
@@ -119,7 +119,7 @@ pub enum StoreError {
     File { path: PathBuf, source: rusqlite::Error },
 }
 
-/// Makes the directory if need be, and locks it for as long as the file that is returned lives.
+/// Makes the directory if it is missing, and locks it for as long as the returned file is open.
 pub(super) fn lock(directory: &Path) -> Result<File, StoreError> {
     let failed = |source| StoreError::Directory { path: directory.to_owned(), source };
     fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
@@ -137,7 +137,7 @@ pub(super) fn lock(directory: &Path) -> Result<File, StoreError> {
     }
 }
 
-/// Opens the file; one that is broken, or of a newer wharfd, is moved aside.
+/// Opens the file. A file that is broken, or was written by a newer wharfd, is moved aside.
 pub(super) fn open(directory: &Path) -> Result<Connection, StoreError> {
     let path = directory.join(NAME);
     let failed = |source| StoreError::File { path: path.clone(), source };
@@ -150,13 +150,13 @@ pub(super) fn open(directory: &Path) -> Result<Connection, StoreError> {
             keep_private(&path).map_err(directory_failed)?;
             tracing::warn!(
                 file = %path.display(), aside = %aside.display(), why,
-                "the store is not readable: moved aside and begun anew; the next builds are slower"
+                "the store is not readable: moved it aside and started a new one; the next builds are slower"
             );
         }
     }
     match attempt(&path).map_err(failed)? {
         Ok(connection) => Ok(connection),
-        // A file of ours, made a moment ago: the disk is at fault.
+        // wharfd made this file a moment ago, so the disk is at fault.
         Err(_) => Err(failed(rusqlite::Error::SqliteFailure(
             rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR),
             None,
@@ -164,19 +164,19 @@ pub(super) fn open(directory: &Path) -> Result<Connection, StoreError> {
     }
 }
 
-/// Makes the file if need be, for this user alone: it says what jobs build, and the directory may have been
-/// made by somebody else, for all to read. SQLite gives its other files the mode of this one.
+/// Makes the file if it is missing, readable for this user alone: it reveals what jobs build, and somebody
+/// else may have made the directory readable for everyone. SQLite gives its other files the same mode.
 fn keep_private(path: &Path) -> io::Result<()> {
     let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)?;
     file.set_permissions(fs::Permissions::from_mode(0o600))
 }
 
-/// A connection; or why the file is of no use; or why it cannot be opened at all.
+/// Opens a connection. The inner error says why the file is unusable, the outer one why it cannot be opened.
 fn attempt(path: &Path) -> rusqlite::Result<Result<Connection, &'static str>> {
     let checked = Connection::open(path).and_then(|mut connection| {
         connection.busy_timeout(Duration::from_secs(5))?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
-        // The names that are taken in engines must be known after a power failure too.
+        // The names in use in engines must survive a power failure.
         connection.pragma_update(None, "synchronous", "FULL")?;
         let sound: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
         if sound != "ok" {
@@ -197,7 +197,7 @@ fn attempt(path: &Path) -> rusqlite::Result<Result<Connection, &'static str>> {
     }
 }
 
-/// Brings the schema up to date; false when it is newer than this wharfd.
+/// Brings the schema up to date; false if it is newer than this wharfd.
 fn migrate(connection: &mut Connection) -> rusqlite::Result<bool> {
     let version: u32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     if version > SCHEMA_VERSION {
@@ -215,7 +215,7 @@ fn migrate(connection: &mut Connection) -> rusqlite::Result<bool> {
 fn move_aside(path: &Path) -> io::Result<PathBuf> {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let suffix = format!(".aside-{}", since.as_millis());
-    // The write-ahead log belongs to the file: it must not meet the next one.
+    // The write-ahead log belongs to this file: SQLite must not apply it to the next one.
     for part in ["-wal", "-shm"] {
         let log = with_suffix(path, part);
         match fs::rename(&log, with_suffix(&log, &suffix)) {

@@ -1,11 +1,11 @@
-//! Which namespaces an image is held for: it goes with the last of them.
+//! The namespaces that need each hold; a hold is removed with the last of them.
 
 use super::Store;
 use crate::fault::Fault;
 
 impl Store {
-    /// Notes that `hold`, a name in `engine`, is of use to `namespace`, an opaque name of one. Called
-    /// before the name is looked for: whoever lets go of it then finds that it is still wanted.
+    /// Records that `namespace` (an opaque key) needs `hold`, a name in `engine`. Call it before looking for
+    /// the name: a task that releases the same hold then sees that it is still needed.
     pub async fn hold(&self, engine: &str, hold: &str, namespace: &str) -> Result<(), Fault> {
         let row = [engine.to_owned(), hold.to_owned(), namespace.to_owned()];
         self.call(move |connection| {
@@ -14,7 +14,7 @@ impl Store {
         .await
     }
 
-    /// What is held for `namespace`.
+    /// The holds that `namespace` needs.
     pub async fn holds_of(&self, engine: &str, namespace: &str) -> Result<Vec<String>, Fault> {
         let key = [engine.to_owned(), namespace.to_owned()];
         self.call(move |connection| {
@@ -26,7 +26,7 @@ impl Store {
         .await
     }
 
-    /// `hold` is of no more use to `namespace`; whether it is to others.
+    /// Records that `namespace` no longer needs `hold`; returns whether other namespaces do.
     pub async fn let_go(&self, engine: &str, hold: &str, namespace: &str) -> Result<bool, Fault> {
         let row = [engine.to_owned(), hold.to_owned(), namespace.to_owned()];
         let key = [engine.to_owned(), hold.to_owned()];
@@ -40,13 +40,13 @@ impl Store {
         .await
     }
 
-    /// Whether `hold` is of use to any namespace.
+    /// Whether any namespace needs `hold`.
     pub async fn is_held(&self, engine: &str, hold: &str) -> Result<bool, Fault> {
         let key = [engine.to_owned(), hold.to_owned()];
         self.call(move |connection| is_held(connection, key)).await
     }
 
-    /// Forgets a hold that was removed.
+    /// Forgets a hold that was removed from the engine.
     pub async fn forget_hold(&self, engine: &str, hold: &str) -> Result<(), Fault> {
         let key = [engine.to_owned(), hold.to_owned()];
         self.call(move |connection| {

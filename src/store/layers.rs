@@ -1,4 +1,4 @@
-//! Facts about layers: true for ever, since both ends of each are digests.
+//! Facts about layers. They never become stale, since each maps one digest to another.
 
 use rusqlite::{OptionalExtension as _, params};
 
@@ -8,10 +8,10 @@ use super::{
 };
 use crate::{fault::Fault, names::reference::Digest};
 
-/// How a layer's blob is packed.
+/// The compression of a layer's blob.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Packing {
-    /// It is a tar.
+    /// None: a plain tar.
     Plain,
     /// gzip.
     Gzip,
@@ -19,23 +19,23 @@ pub enum Packing {
     Zstd,
 }
 
-/// What a blob is as a layer.
+/// The facts about a blob as a layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LayerFact {
     /// The digest of its content, uncompressed.
     pub diff_id: Digest,
-    /// How its content is packed.
+    /// Its compression.
     pub packing: Packing,
-    /// How many bytes the blob itself has.
+    /// The size of the blob itself, in bytes.
     pub size: u64,
 }
 
-/// What an image's manifest and config say of one of its layers.
+/// The claim of an image's manifest and config about one of its layers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LayerClaim {
     /// The digest of the blob that the registry serves.
     pub blob: Digest,
-    /// What it is said to be.
+    /// The facts that the image claims about it.
     pub layer: LayerFact,
 }
 
@@ -53,7 +53,7 @@ impl Packing {
     }
 }
 
-/// As the file has it: diff id, packing, size.
+/// The form in the file: diff id, packing, size.
 type Row = (String, String, i64);
 
 impl LayerFact {
@@ -66,14 +66,14 @@ impl LayerFact {
     }
 
     fn to_row(&self) -> Row {
-        // No blob is so large; a claim of one is none that is ever found true.
+        // No blob is that large: a claim of such a size is always false.
         let size = i64::try_from(self.size).unwrap_or(i64::MAX);
         (self.diff_id.to_string(), self.packing.as_str().to_owned(), size)
     }
 }
 
 impl Store {
-    /// What `blob` is, if it was ever found out.
+    /// The facts about `blob`, if it was ever hashed.
     pub async fn layer_fact(&self, blob: &Digest) -> Result<Option<LayerFact>, Fault> {
         let blob = blob.to_string();
         let found: Option<Row> = self
@@ -88,7 +88,7 @@ impl Store {
         Ok(found.and_then(LayerFact::of_row))
     }
 
-    /// Remembers what `blob` was found to be.
+    /// Remembers the facts about `blob`.
     pub async fn learn_layer(&self, blob: &Digest, layer: &LayerFact) -> Result<(), Fault> {
         let (blob, (diff_id, packing, size)) = (blob.to_string(), layer.to_row());
         self.call(move |connection| {
@@ -102,7 +102,7 @@ impl Store {
         .await
     }
 
-    /// The claims of the image with this digest for `platform`; empty when they were never read.
+    /// The claims of the image with this digest for `platform`; empty if they were never read.
     pub async fn layer_claims(&self, image: &Digest, platform: &str) -> Result<Vec<LayerClaim>, Fault> {
         let (image, platform) = (image.to_string(), platform.to_owned());
         let rows: Vec<(String, Row)> = self

@@ -1,5 +1,5 @@
-//! References that do not fit into a private name: what the hash in such a name stands for. Each is kept for
-//! the namespace that has it, and goes with it, or once the engine has no such name.
+//! References that are too long for a private name, which then contains their hash. A reference is kept for
+//! its namespace, and removed with the namespace, or when the engine no longer has the private name.
 
 use std::collections::HashSet;
 
@@ -21,7 +21,7 @@ impl Store {
         .await
     }
 
-    /// Remembers the reference behind a hash in a name of `namespace`'s, an opaque name of one.
+    /// Remembers the reference behind the hash in one of the private names of `namespace` (an opaque key).
     pub async fn remember_long_name(
         &self,
         engine: &str,
@@ -45,8 +45,8 @@ impl Store {
         .await
     }
 
-    /// Forgets the references of an engine that are not among `kept`, pairs of a namespace and a hash. How
-    /// many there were.
+    /// Forgets the references of an engine that are not among `kept`, pairs of a namespace and a hash.
+    /// Returns the number of forgotten ones.
     pub async fn forget_long_names_but(
         &self,
         engine: &str,

@@ -1,5 +1,5 @@
-//! What wharfd remembers, in one SQLite file: facts, pins, and names that it has taken in engines.
-//! Losing the file costs time, never safety. No secret is kept here.
+//! wharfd's memory, one SQLite file: facts about layers, pins, and the names that wharfd uses in engines.
+//! Losing the file costs time, never safety. It contains no secrets.
 
 mod exports;
 mod file;
@@ -25,31 +25,30 @@ pub use unused::Forgotten;
 
 use crate::fault::Fault;
 
-/// Calls that wait for the file; more wait at the caller's.
+/// Calls queued for the file's thread; beyond this, callers wait to enqueue.
 const QUEUE_CALLS: usize = 64;
 
 type Call = Box<dyn FnOnce(&mut Connection) + Send>;
 
-/// The store. Cheap to clone; the file closes with the last clone.
+/// The store. It is cheap to clone; the file closes with the last clone.
 #[derive(Clone, Debug)]
 pub struct Store {
     calls: mpsc::Sender<Call>,
 }
 
 impl Store {
-    /// Opens the store in `state_dir`, and locks the directory: one wharfd has it at a time. A file
-    /// that is not readable is moved aside, and a new one begun.
+    /// Opens the store in `state_dir` and locks the directory for this wharfd. An unreadable file is
+    /// moved aside, and a new one started.
     pub fn open(state_dir: &Path) -> Result<Self, StoreError> {
         let lock = file::lock(state_dir)?;
         let mut connection = file::open(state_dir)?;
         let (calls, mut queue) = mpsc::channel::<Call>(QUEUE_CALLS);
         let serve = move || {
             while let Some(call) = queue.blocking_recv() {
-                // One call that panics is one failed call: the next ones find the store open, and what the
-                // call had begun is rolled back.
+                // A panic fails only its own call: its transaction is rolled back, and the store stays open.
                 let _ = catch_unwind(AssertUnwindSafe(|| call(&mut connection)));
             }
-            // The file is closed before another wharfd may open it.
+            // Close the file before the lock is released for another wharfd.
             drop(connection);
             drop(lock);
         };
@@ -67,7 +66,7 @@ impl Store {
     ) -> Result<T, Fault> {
         let (answer, answered) = oneshot::channel();
         let call: Call = Box::new(move |connection| {
-            // The caller has gone: what it wanted is done all the same.
+            // The call runs even if its caller is gone and nobody reads the answer.
             let _ = answer.send(call(connection));
         });
         self.calls.send(call).await.map_err(|_| Fault::internal("the store's thread has ended"))?;
@@ -95,7 +94,7 @@ mod tests {
         assert!(second.to_string().contains(path.to_str().unwrap()), "{second}");
         store.remember_long_name("main", "a", "h", "docker.io/library/app:1").await.unwrap();
         drop(store);
-        // The thread ends by itself a moment after its last owner.
+        // The thread ends a moment after the last clone is dropped.
         let lock = std::fs::File::open(path.join(file::LOCK_NAME)).unwrap();
         rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
         drop(lock);

@@ -1,4 +1,4 @@
-//! What is remembered of namespaces and jobs: pins, and the bases of builds.
+//! Pins of namespaces, and the base images of jobs' builds.
 
 use rusqlite::{OptionalExtension as _, params};
 
@@ -11,7 +11,7 @@ use crate::{
     names::{Reference, reference::Digest},
 };
 
-/// What a reference was admitted as, in a namespace.
+/// The image as which a reference was admitted in a namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pin {
     /// Where the image came from.
@@ -23,14 +23,14 @@ pub struct Pin {
 /// Where an admitted image came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PinSource {
-    /// A registry, which showed it to the namespace's job.
+    /// A registry, which served its manifest to the namespace's job.
     Registry,
     /// The node: the operator put it there.
     Node,
 }
 
 impl Store {
-    /// What `reference` is in `namespace`, an opaque name of one.
+    /// The pin of `reference` in `namespace` (an opaque key).
     pub async fn pin(&self, namespace: &str, reference: &Reference) -> Result<Option<Pin>, Fault> {
         let (namespace, reference) = (namespace.to_owned(), reference.to_string());
         let found: Option<(String, String)> = self
@@ -108,7 +108,7 @@ impl Store {
                 .prepare_cached("SELECT reference FROM bases WHERE job = ? AND build = ? ORDER BY reference")?
                 .query_map([&job, &build], |row| row.get(0))?
                 .collect::<rusqlite::Result<_>>()?;
-            // An unchanged rebuild, the usual case, does not wait for the disk.
+            // Spare an unchanged rebuild, the usual case, the wait for the disk.
             if known == references {
                 return Ok(());
             }

@@ -1,6 +1,6 @@
-//! What the store forgets by itself. Facts about layers and the bases of builds only save time, and jobs choose
-//! their keys: they are kept while they are of use, and never more than so many. What is about an engine goes
-//! when the configuration does not name that engine any more.
+//! Removal of unused rows. Facts about layers and the bases of builds only save time, and jobs choose their
+//! keys: unused ones are removed, and their number is limited. Rows about an engine are removed when the
+//! configuration no longer names that engine.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -13,24 +13,24 @@ use crate::fault::Fault;
 const BY_USE: [&str; 3] = ["layer_facts", "layer_claims", "bases"];
 /// Tables whose rows are about an `engine`.
 const BY_ENGINE: [&str; 3] = ["holds", "exports", "long_names"];
-/// What nobody has used for so long is forgotten.
+/// Rows that nobody has used for this long are forgotten.
 const UNUSED_SECONDS_MAX: i64 = 90 * 24 * 3600;
-/// Beyond so many rows of a table the longest unused ones are forgotten: some 100 MB.
+/// The most rows of one table, some 100 MB; beyond it the least recently used rows are forgotten.
 const ROWS_MAX: i64 = 500_000;
-/// How exact `used` is: a rebuild, the usual case, does not wait for the disk.
+/// The precision of `used`: most rebuilds find it recent enough and need not wait for the disk.
 const EXACT_SECONDS: i64 = 7 * 24 * 3600;
 
-/// What was forgotten, in rows.
+/// The numbers of forgotten rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Forgotten {
-    /// Facts and bases that were of no use for long.
+    /// Facts and bases that were unused for long.
     pub unused: usize,
     /// Rows about engines that the configuration does not name.
     pub of_engines: usize,
 }
 
 impl Store {
-    /// Forgets facts and bases that are of no use any more.
+    /// Forgets facts and bases that were unused for long, or that exceed the limit.
     pub async fn forget_unused(&self) -> Result<Forgotten, Fault> {
         let now = now();
         self.call(move |connection| {
@@ -40,9 +40,9 @@ impl Store {
         .await
     }
 
-    /// Forgets what is about engines other than `engines`.
+    /// Forgets all rows about engines other than `engines`.
     pub async fn forget_engines_but(&self, mut engines: Vec<String>) -> Result<Forgotten, Fault> {
-        // Of some long names nobody knows whose they are; no more come.
+        // Long names from an old schema have no engine. No new ones arise, so they are kept.
         engines.push(String::new());
         self.call(move |connection| {
             let places = vec!["?"; engines.len()].join(", ");
@@ -62,7 +62,8 @@ fn forget_unused(connection: &Connection, now: i64, rows_max: i64) -> rusqlite::
     for table in BY_USE {
         forgotten +=
             connection.execute(&format!("DELETE FROM {table} WHERE used < ?"), [now - UNUSED_SECONDS_MAX])?;
-        // The newest of those that are too many, and all that are not newer: an image's claims go together.
+        // Remove all rows that are as old as the first row beyond the limit, or older: an image's
+        // claims have the same age and must be removed together.
         forgotten += connection.execute(
             &format!(
                 "DELETE FROM {table} WHERE used <= (SELECT used FROM {table} ORDER BY used DESC LIMIT 1 OFFSET ?)"
@@ -73,7 +74,7 @@ fn forget_unused(connection: &Connection, now: i64, rows_max: i64) -> rusqlite::
     Ok(forgotten)
 }
 
-/// Notes that rows of `table` are of use; `which` is the condition that finds them, with its parameters.
+/// Marks rows of `table` as used; `which` is the SQL condition that selects them, with its parameters.
 pub(super) fn touch<const N: usize>(
     connection: &Connection,
     table: &str,
@@ -109,7 +110,7 @@ mod tests {
         LayerFact { diff_id: digest("b"), packing: Packing::Gzip, size: 7 }
     }
 
-    /// As if nothing had been used for so many days.
+    /// Ages all rows by `days`.
     async fn age(store: &Store, days: i64) {
         for table in BY_USE {
             let update = format!("UPDATE {table} SET used = used - {}", days * DAY);
@@ -151,7 +152,7 @@ mod tests {
             age(&store, 1).await;
             store.learn_claims(&digest(image), "linux/amd64", claims.clone()).await.unwrap();
         }
-        // The second image's are half too many: they go as a whole, for half of them would be believed.
+        // Half of the second image's claims exceed the limit. All are removed: a rest would be trusted.
         let forgotten = store.call(|connection| forget_unused(connection, now(), 5)).await.unwrap();
         assert_eq!(forgotten, 6);
         for (image, left) in [("1", 0), ("2", 0), ("3", 3)] {
