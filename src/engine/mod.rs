@@ -1,4 +1,4 @@
-//! One Docker Engine: what wharfd asks of it, over the socket that wharfd alone holds.
+//! One Docker Engine, reached over the socket that only wharfd can open.
 
 pub(crate) mod docker;
 pub mod image_store;
@@ -24,20 +24,21 @@ use crate::{
     tasks::Group,
 };
 
-/// Engine 26.1: the oldest whose BuildKit enforces all that wharfd relies on.
+/// Engine 26.1 is the oldest whose BuildKit enforces everything that wharfd relies on.
 const API_OLDEST: (u16, u16) = (1, 45);
 const ENGINE_OLDEST: &str = "26.1";
-/// A call that the engine does not begin to answer in this time has failed. Long: a removal waits
-/// for the disk, a pull for its registry.
+/// How long the engine may take to begin its answer. Long, since a removal waits for the disk and a pull
+/// for its registry.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(300);
-/// How long an engine may take to be found. Long: one that starts takes connections before it answers.
+/// How long connecting to an engine may take. Long, since a starting engine accepts connections before it
+/// answers.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
-/// A pull or a push of which the engine says nothing for so long is stuck at its registry, and whoever
-/// waits for the same image or name is stuck with it. Long: a large layer is unpacked without a word.
+/// A pull or push without progress for this long is stuck at its registry, as is every call that waits for
+/// the same image or name. Long, since the engine reports nothing while it unpacks a large layer.
 pub(crate) const STALL_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// An engine as it was found: what it is never changes here. An engine that is started again is found
-/// again, as another value. Cheap to clone.
+/// An engine as it was found; the value never changes. A restarted engine is found again, as another
+/// value. It is cheap to clone.
 #[derive(Clone)]
 pub struct Engine {
     inner: Arc<Inner>,
@@ -51,7 +52,7 @@ struct Inner {
     api_version: (u16, u16),
     presence: Presence,
     platform: Platform,
-    /// The directory of its files.
+    /// The directory in which it keeps its files.
     root: String,
     image_store: ImageStore,
     tasks: Group,
@@ -61,18 +62,18 @@ struct Inner {
 /// An operating system and a processor.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Platform {
-    /// As Go calls it: `linux`.
+    /// Go's name for the operating system: `linux`.
     pub os: String,
-    /// As Go calls it: `amd64`.
+    /// Go's name for the processor: `amd64`.
     pub architecture: String,
     /// `v7` of `linux/arm/v7`.
     pub variant: Option<String>,
 }
 
 impl Engine {
-    /// Connects to the engine at `socket`, called `name` in the configuration, and finds out what it
-    /// is. An engine that is too old is refused. What must not stop half-way runs in a group below
-    /// `tasks`.
+    /// Connects to the engine at `socket`, called `name` in the configuration, and determines its version,
+    /// platform and image store. Refuses an engine that is too old. Work that must not stop half-way runs
+    /// in a group below `tasks`.
     pub async fn connect(name: &str, socket: &Path, tasks: &Group) -> Result<Self, Fault> {
         let connected = tokio::time::timeout(CONNECT_TIMEOUT, Self::find(name, socket, tasks)).await;
         connected.unwrap_or_else(|elapsed| Err(unreachable(name, socket).caused_by(elapsed)))
@@ -81,11 +82,11 @@ impl Engine {
     async fn find(name: &str, socket: &Path, tasks: &Group) -> Result<Self, Fault> {
         let unreachable = |cause| unreachable(name, socket).caused_by(fault::no_answer(cause));
         let path = socket.to_str().ok_or_else(|| {
-            let text = format!("the engine's socket must have a name in UTF-8: {}", socket.display());
+            let text = format!("the path of the engine's socket is not UTF-8: {}", socket.display());
             Fault::new(Reason::EngineUnavailable, text)
         })?;
         let tasks = tasks.child("engine");
-        // First: all that is asked after it is the same engine's.
+        // This comes first, so that all later answers are known to be the same engine's.
         let presence = Presence::find(socket, &tasks).await;
         let presence = presence.map_err(|error| self::unreachable(name, socket).caused_by(error))?;
         let docker = Docker::connect_with_unix(path, ANSWER_TIMEOUT.as_secs(), bollard::API_DEFAULT_VERSION)
@@ -129,7 +130,7 @@ impl Engine {
         Ok(engine)
     }
 
-    /// What the configuration calls it.
+    /// Its name in the configuration.
     pub fn name(&self) -> &str {
         &self.inner.name
     }
@@ -139,12 +140,12 @@ impl Engine {
         &self.inner.socket
     }
 
-    /// Its version: `26.1.5`.
+    /// Its version, such as `26.1.5`.
     pub fn version(&self) -> &str {
         &self.inner.version
     }
 
-    /// The newest version of the Docker API that it speaks, major and minor.
+    /// The newest version of the Docker API that it supports, major and minor.
     pub fn api_version(&self) -> (u16, u16) {
         self.inner.api_version
     }
@@ -164,20 +165,20 @@ impl Engine {
         self.inner.image_store
     }
 
-    /// A connection to its BuildKit; `tasks` owns its tasks.
+    /// A connection to its BuildKit; `tasks` owns the connection's tasks.
     pub async fn dial(&self, tasks: &Group) -> Result<Connection, Fault> {
         let connection = self.inner.dialler.connect(tasks).await?;
         self.check().await?;
         Ok(connection)
     }
 
-    /// The tasks that must not stop half-way.
+    /// The group for work that must not stop half-way.
     pub(crate) fn tasks(&self) -> &Group {
         &self.inner.tasks
     }
 
-    /// Asks whether it answers, and is still the engine that was found: another one may keep images in
-    /// another way, or lack what wharfd needs.
+    /// Checks that it answers and is still the engine that was found: another engine may use another image
+    /// store, or be too old for wharfd.
     pub async fn check(&self) -> Result<(), Fault> {
         self.ensure_there()?;
         let inner = &self.inner;
@@ -196,12 +197,12 @@ impl Engine {
         }
     }
 
-    /// Fails once the engine has ended, or another one has taken its place.
+    /// Fails once the engine has ended or another one has taken its place.
     pub fn ensure_there(&self) -> Result<(), Fault> {
         if self.inner.presence.is_gone() { Err(self.lost()) } else { Ok(()) }
     }
 
-    /// Ends when the engine has ended, or another one has taken its place; says so.
+    /// Waits until the engine has ended or another one has taken its place, and returns that as a fault.
     pub async fn gone(&self) -> Fault {
         self.inner.presence.gone().await;
         self.lost()
@@ -220,8 +221,9 @@ impl Engine {
 
 fn unreachable(name: &str, socket: &Path) -> Fault {
     let text = format!("cannot reach the engine `{name}` at unix://{}", socket.display());
-    Fault::new(Reason::EngineUnavailable, text)
-        .hint("is it running, and may wharfd's user open the socket? --engine names another")
+    Fault::new(Reason::EngineUnavailable, text).hint(
+        "check that it is running and that wharfd's user may open the socket; --engine sets another socket",
+    )
 }
 
 impl fmt::Debug for Engine {
@@ -248,8 +250,8 @@ impl fmt::Display for Platform {
     }
 }
 
-/// The engine reads this header as URL-safe base64 (RFC 4648, section 5) and takes what it cannot
-/// read for no login at all; bollard writes the ordinary kind.
+/// Rewrites the login header. The engine reads it as URL-safe base64 (RFC 4648, section 5) and treats an
+/// unreadable header as no login at all; bollard writes ordinary base64.
 fn url_safe_login(mut request: BollardRequest) -> BollardRequest {
     if let Some(value) = request.headers_mut().get_mut("x-registry-auth") {
         let safe: Vec<u8> = value
@@ -282,12 +284,12 @@ fn check_version(name: &str, version: &str, api: &str) -> Result<(u16, u16), Fau
                 printable(api)
             );
             Err(Fault::new(Reason::EngineLacks, text)
-                .hint("upgrade the engine, or name another with --engine"))
+                .hint("upgrade the engine, or choose another with --engine"))
         }
     }
 }
 
-/// The variant of a processor that `uname -m` tells; only 32-bit ARM has any that matter here.
+/// The processor's variant, from the output of `uname -m`; here only 32-bit ARM has variants.
 fn variant(machine: &str) -> Option<String> {
     let version = machine.strip_prefix("armv")?.chars().next().filter(|digit| matches!(digit, '5'..='7'))?;
     Some(format!("v{version}"))

@@ -1,4 +1,4 @@
-//! The engine's errors, rebuilt: its texts name private images and are for the log alone.
+//! Faults for the engine's errors. The engine's own texts name private images and go only to the log.
 
 use bollard::errors::Error;
 
@@ -8,14 +8,14 @@ use crate::{
     names::Reference,
 };
 
-/// How a call failed, as far as callers act on it.
+/// The kinds of failures that callers distinguish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// 404.
     NotFound,
     /// 409: the image is in use.
     Conflict,
-    /// The engine cannot be reached, or went away in the middle.
+    /// The engine cannot be reached, or ended during the call.
     Unavailable,
     /// Anything else.
     Other,
@@ -40,11 +40,11 @@ pub(crate) fn kind(error: &Error) -> Kind {
     if gone { Kind::Unavailable } else { Kind::Other }
 }
 
-/// Why an engine that is asked who it is does not say so: bollard's own words are about its client.
+/// The cause when an engine does not answer the first questions; bollard's texts speak of its own client.
 pub(crate) fn no_answer(error: Error) -> Box<dyn std::error::Error + Send + Sync> {
     match error {
         Error::JsonDataError { .. } | Error::JsonSerdeError { .. } | Error::HyperResponseError { .. } => {
-            "what answers there is no Docker Engine".into()
+            "the server there is not a Docker Engine".into()
         }
         Error::HyperLegacyError { err } => err.into(),
         other => other.into(),
@@ -66,8 +66,8 @@ pub(crate) fn unexpected(doing: &str, error: Error) -> Fault {
     }
 }
 
-/// What a registry said through the engine, by the words that engines and registries have for it.
-/// They come before the status: engines answer 500 for most of them, or 200 and a line of text.
+/// Words by which a registry's error is recognised in the engine's answer. They take precedence over the
+/// status: engines answer most of them with 500, or with 200 and a line of text.
 const REFUSED: [&str; 5] = [
     "no basic auth credentials",
     "unauthorized",
@@ -87,7 +87,7 @@ const FORGED: [&str; 5] = [
     "filesystem layer verification failed",
 ];
 const DISK_FULL: [&str; 1] = ["no space left on device"];
-/// Why a registry did not answer, in words that are fit to show.
+/// Causes for which a registry did not answer, with the words to show.
 const CAUSES: [(&str, &str); 16] = [
     ("connection refused", "connection refused"),
     ("no such host", "its name does not resolve"),
@@ -96,7 +96,7 @@ const CAUSES: [(&str, &str); 16] = [
     ("certificate", "its certificate is not trusted"),
     (
         "http response to https client",
-        "it does not speak HTTPS, and is not one of the engine's insecure registries",
+        "it does not speak HTTPS and is not among the engine's insecure registries",
     ),
     ("timeout", "it does not answer in time"),
     ("deadline exceeded", "it does not answer in time"),
@@ -111,7 +111,7 @@ const CAUSES: [(&str, &str); 16] = [
     (": 504 gateway timeout", "it answers with an error of its own (504)"),
 ];
 
-/// The fault of a question to a registry about `reference`, or of a pull or push.
+/// The fault when asking a registry about `reference`, pulling it or pushing it fails.
 pub(crate) fn registry(reference: &Reference, platform: &Platform, logged_in: bool, error: Error) -> Fault {
     let (status, message) = if let Error::DockerResponseServerError { status_code, message } = &error {
         (*status_code, message.to_lowercase())
@@ -120,7 +120,7 @@ pub(crate) fn registry(reference: &Reference, platform: &Platform, logged_in: bo
     } else {
         return unexpected(&format!("ask the registry about {}", reference.familiar()), error);
     };
-    // A repository may be called `denied`.
+    // The repository's own name may contain such a word, say `denied`.
     let message = message.replace(reference.path(), "");
     let says = |words: &[&str]| words.iter().any(|word| message.contains(word));
     let name = in_registry(reference);
@@ -162,7 +162,7 @@ pub(crate) fn registry(reference: &Reference, platform: &Platform, logged_in: bo
     fault.caused_by(error)
 }
 
-/// The same of a push: there, what is absent is the repository.
+/// The fault when a push fails: for a push, "not found" means the repository.
 pub(crate) fn push(target: &Reference, platform: &Platform, logged_in: bool, error: Error) -> Fault {
     let fault = registry(target, platform, logged_in, error);
     match fault.reason() {
@@ -175,32 +175,32 @@ pub(crate) fn push(target: &Reference, platform: &Platform, logged_in: bool, err
     }
 }
 
-/// The registry neither goes on nor breaks off.
+/// The registry stopped making progress without breaking the connection.
 pub(crate) fn stalled(reference: &Reference) -> Fault {
     let text =
         format!("the registry {} stopped in the middle of {}", reference.host(), in_registry(reference));
     Fault::new(Reason::RegistryUnavailable, text).hint("try again; if it stays so, look at the registry")
 }
 
-/// No such image at the registry.
+/// The registry has no such image.
 pub(crate) fn not_found(reference: &Reference) -> Fault {
     hub_named(reference, Fault::new(Reason::BaseImageNotFound, format!("no such image: {reference}")))
 }
 
-/// The name as its registry has it, for a sentence that names the registry too.
+/// The name within its registry, for a sentence that also names the registry.
 pub(crate) fn in_registry(reference: &Reference) -> String {
     let familiar = reference.familiar();
     let within = familiar.strip_prefix(reference.host()).and_then(|rest| rest.strip_prefix('/'));
     within.map(str::to_owned).unwrap_or(familiar)
 }
 
-/// Says of an image of Docker Hub's that a name without a registry means those.
+/// Adds a hint to the fault of a Docker Hub image: a name without a registry means Docker Hub.
 pub(crate) fn hub_named(reference: &Reference, fault: Fault) -> Fault {
     if reference.host() != "docker.io" {
         return fault;
     }
     let hub = format!(
-        "a name without a registry is Docker Hub's, here {reference}; another registry's begins with its host, \
+        "a name without a registry means Docker Hub, here {reference}; for another registry, begin with its host, \
          as in registry.example.com/{}",
         reference.familiar()
     );
@@ -217,34 +217,33 @@ pub(crate) fn wrong_platform(reference: &Reference, platform: &Platform) -> Faul
 /// The image's index lists another index.
 pub(crate) fn nested(reference: &Reference) -> Fault {
     let text = format!(
-        "{} is an index within an index, of which the engine does not show the layers",
+        "{} is an index within an index, whose layers the engine does not show",
         reference.familiar()
     );
     Fault::new(Reason::ImageUnsupported, text)
-        .hint("name the inner index or the image itself, by its digest: `docker buildx imagetools inspect` shows both")
+        .hint("use the inner index or the image itself, by its digest: `docker buildx imagetools inspect` shows both")
 }
 
-/// The image's index lists more images than one for each platform there is.
+/// The image's index lists more images than there are platforms.
 pub(crate) fn too_many_manifests(reference: &Reference, count: usize, max: usize) -> Fault {
-    let text = format!("{} is an index of {count} images; at most {max} are served", reference.familiar());
-    Fault::new(Reason::ImageUnsupported, text).hint("name one of them by its digest")
+    let text = format!("{} is an index of {count} images; at most {max} are supported", reference.familiar());
+    Fault::new(Reason::ImageUnsupported, text).hint("use one of them by its digest")
 }
 
 /// The image's config lies about its layers.
 pub(crate) fn forged(reference: &Reference) -> Fault {
-    let text = format!("{} is refused: it does not describe the layers that it has", reference.familiar());
+    let text = format!("{} is refused: its config does not match its layers", reference.familiar());
     Fault::new(Reason::ImageForged, text)
-        .hint("an image that was built and pushed by usual tools has no such fault")
+        .hint("build and push the image again with the usual tools; their images have no such fault")
 }
 
-/// The image's layers are of a kind that no engine says how to unpack.
+/// The image has layers of a media type that engines cannot unpack.
 pub(crate) fn unknown_layers(reference: &Reference) -> Fault {
     let text = format!("{} has layers of an unknown media type", reference.familiar());
-    Fault::new(Reason::ImageUnsupported, text)
-        .hint("name an image for containers whose layers are not encrypted")
+    Fault::new(Reason::ImageUnsupported, text).hint("use a container image whose layers are not encrypted")
 }
 
-/// The image would be fetched from servers of its own choice.
+/// Parts of the image would be fetched from servers that the image itself chooses.
 pub(crate) fn elsewhere(reference: &Reference) -> Fault {
     let text = format!("{} has parts that are not in its registry (`urls`)", reference.familiar());
     Fault::new(Reason::ImageUnsupported, text).hint("push the image with all its layers to a registry")
@@ -266,7 +265,7 @@ mod tests {
         fault.reason()
     }
 
-    /// As engines 26.1 and 29 say it.
+    /// The texts of engines 26.1 and 29.
     #[test]
     fn what_registries_say_is_told_apart() {
         let head = "Head \"http://127.0.0.1:5000/v2/app/manifests/1\": ";

@@ -1,4 +1,4 @@
-//! Calls whose answers are lines of JSON of which bollard's types keep too little.
+//! Calls whose answers are lines of JSON; bollard's types drop too much of them.
 
 use bollard::{auth::DockerCredentials, errors::Error};
 use bytes::Bytes;
@@ -15,29 +15,29 @@ use tokio_util::io::StreamReader;
 
 use crate::engine::Engine;
 
-/// An error's text; the engine's are some hundred bytes.
+/// The longest error text that is read; the engine's have some hundred bytes.
 const ERROR_BYTES_MAX: usize = 64 << 10;
 
-/// A line of a push.
+/// A line of a push's progress.
 #[derive(Debug, Default, Deserialize)]
 pub(crate) struct Line {
-    /// The layer that it is about.
+    /// The layer that the line is about.
     pub(crate) id: Option<String>,
-    /// What happens, in words.
+    /// The current step, in words.
     pub(crate) status: Option<String>,
-    /// How far it is.
+    /// How far the step is.
     #[serde(rename = "progressDetail", default)]
     pub(crate) progress: Progress,
     error: Option<String>,
 }
 
-/// How far something is.
+/// The progress of a step.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 pub(crate) struct Progress {
-    /// Bytes so far; more than the total, when that was an estimate.
+    /// Bytes so far; may exceed the total, which can be an estimate.
     #[serde(default)]
     pub(crate) current: u64,
-    /// Bytes in all; 0: not known.
+    /// Bytes in all; 0 if unknown.
     #[serde(default)]
     pub(crate) total: u64,
 }
@@ -51,7 +51,7 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// The next line; an error that it tells of is one.
+    /// The next line. A line that reports an error is returned as an error.
     pub(crate) async fn next(&mut self) -> Result<Option<Line>, Error> {
         loop {
             let Some(line) = self.lines.next_line().await? else { return Ok(None) };
@@ -68,7 +68,7 @@ impl Answer {
 }
 
 impl Engine {
-    /// Posts to `path`, with its query, and reads lines.
+    /// Posts to `path`, which includes the query, and reads lines.
     pub(crate) async fn post_lines(&self, path: &str, login: &DockerCredentials) -> Result<Answer, Error> {
         use base64::{Engine as _, engine::general_purpose::URL_SAFE};
 
@@ -82,7 +82,7 @@ impl Engine {
             .body(Empty::<Bytes>::new())?;
         let stream = UnixStream::connect(self.socket()).await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        // It ends when its answer is dropped.
+        // The connection ends when its answer is dropped.
         drop(self.tasks().spawn("connection", connection));
         let response = sender.send_request(request).await?;
         let status = response.status();

@@ -1,4 +1,4 @@
-//! Docker's own API, where its answers need more than bollard's types.
+//! Docker's own API, where bollard's types are not enough for its answers.
 
 pub(crate) mod fault;
 pub(crate) mod lines;

@@ -1,4 +1,4 @@
-//! Whether the engine that was found still answers at its socket, and not another one in its place.
+//! Notices when the engine that was found has ended, or when another engine answers at its socket.
 
 use std::{path::Path, time::Duration};
 
@@ -14,12 +14,13 @@ use crate::tasks::Group;
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
-/// How long an engine may take for an answer that costs it nothing. Long: its node may be busy.
+/// How long an engine may take for an answer that costs it nothing. Long, since its node may be busy.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Events that an engine has once in its life: its configuration is loaded again.
+/// A stream of events that hardly ever come: those of the daemon itself, such as a reload of its
+/// configuration.
 const NO_EVENTS: &str = "/events?filters=%7B%22type%22%3A%5B%22daemon%22%5D%7D";
 
-/// An engine that was found. Its end is noticed at once, by a connection that ends with it.
+/// The presence of an engine that was found. A connection that ends with the engine reveals its end at once.
 #[derive(Debug)]
 pub(crate) struct Presence {
     greeting: Greeting,
@@ -27,7 +28,8 @@ pub(crate) struct Presence {
     _end: DropGuard,
 }
 
-/// What an engine says about itself with every answer: `Docker/26.1.5 (linux)`, and its API's version.
+/// The headers by which an engine identifies itself in every answer: `Docker/26.1.5 (linux)` and the API's
+/// version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Greeting {
     server: Option<HeaderValue>,
@@ -53,22 +55,22 @@ impl Presence {
         Ok(Self { greeting, gone, _end: guard })
     }
 
-    /// Whether an engine that answers like this one answers at `socket` now.
+    /// Whether the engine that answers at `socket` now identifies itself like this one.
     pub(crate) async fn is_same(&self, socket: &Path, tasks: &Group) -> Result<bool, Error> {
         Ok(greeting(socket, tasks).await? == self.greeting)
     }
 
-    /// Ends when the engine has ended, or another one has taken its place.
+    /// Waits until the engine has ended or another one has taken its place.
     pub(crate) async fn gone(&self) {
         self.gone.cancelled().await;
     }
 
-    /// Whether it has.
+    /// Whether the engine has ended or another one has taken its place.
     pub(crate) fn is_gone(&self) -> bool {
         self.gone.is_cancelled()
     }
 
-    /// Another engine has taken its place.
+    /// Records that another engine has taken its place.
     pub(crate) fn leave(&self) {
         self.gone.cancel();
     }
@@ -80,11 +82,11 @@ async fn greeting(socket: &Path, tasks: &Group) -> Result<Greeting, Error> {
     Ok(Greeting { server: header("server"), api: header("api-version") })
 }
 
-/// On a connection of its own: one that is kept would be answered by the engine that it was made to.
+/// Asks on a new connection: a connection that was kept open would reach the old engine.
 async fn ask(socket: &Path, path: &str, tasks: &Group) -> Result<Response<Incoming>, Error> {
     let stream = UnixStream::connect(socket).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    // It ends when the answer is dropped.
+    // The connection ends when the answer is dropped.
     drop(tasks.spawn("connection", connection));
     let request = Request::get(path).header(header::HOST, "docker").body(Empty::<Bytes>::new())?;
     let answer = sender.send_request(request).await?;

@@ -1,8 +1,9 @@
-//! The engine's own store.
+//! The engine's own image store.
 
 use bollard::models::ImageInspect;
 
-/// A pull leaves the registry's digest; `docker load`, `import` and `build` leave none.
+/// The repositories from which the image was pulled. A pull leaves the registry's digest; `docker load`,
+/// `import` and `build` leave none.
 pub(super) fn origins(image: &ImageInspect) -> impl Iterator<Item = &str> {
     image
         .repo_digests

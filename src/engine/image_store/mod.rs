@@ -1,8 +1,8 @@
-//! The engine's image store: looking images up, naming and removing them, and where the two stores that
-//! Docker has differ.
+//! The engine's image store: looking images up, naming and removing them, and the differences between
+//! Docker's two stores.
 //!
-//! Names are in full here and not judged: whose a name is, and what may be done with it, the callers
-//! know.
+//! Names are full names and are not checked here: the callers know whose a name is and what may be done
+//! with it.
 
 mod classic;
 mod containerd;
@@ -30,7 +30,7 @@ pub enum ImageStore {
     Classic,
     /// containerd's: an image's id is its manifest's or index's digest.
     Containerd {
-        /// It says which repositories an image was pulled from or pushed to.
+        /// Whether it reports the repositories that an image was pulled from or pushed to.
         tells_origins: bool,
     },
 }
@@ -52,7 +52,7 @@ impl ImageStore {
         }
     }
 
-    /// The digest of an image's manifest, where its id is that.
+    /// The digest of an image's manifest, if the store uses it as the image's id.
     pub(crate) fn manifest_digest(self, id: &str) -> Option<&str> {
         match self {
             Self::Classic => None,
@@ -60,8 +60,8 @@ impl ImageStore {
         }
     }
 
-    /// Whether an image came from a registry; none where the store cannot say. `is_excused` says which
-    /// of the repositories that the store knows it by prove nothing.
+    /// Whether an image came from a registry; `None` if the store cannot tell. `is_excused` selects the
+    /// repositories whose record proves nothing.
     pub(crate) fn is_pulled(self, image: &ImageInspect, is_excused: impl Fn(&str) -> bool) -> Option<bool> {
         match self {
             Self::Classic => Some(classic::origins(image).any(|origin| !is_excused(origin))),
@@ -83,7 +83,7 @@ impl fmt::Display for ImageStore {
 }
 
 impl Engine {
-    /// The images, whoever's they are.
+    /// All images of the engine, whoever owns them.
     pub(crate) async fn list_images(
         &self,
         options: Option<ListImagesOptions>,
@@ -92,15 +92,15 @@ impl Engine {
         loop {
             left -= 1;
             match self.docker().list_images(options.clone()).await {
-                // The containerd store looks into each image as it lists them, and cannot look into one
-                // that is being removed meanwhile: by another job, say.
+                // The containerd store reads each image while it lists them, and the listing fails when
+                // an image is removed meanwhile, say by another job.
                 Err(error) if left > 0 && fault::kind(&error) == Kind::NotFound => {}
                 listed => return listed.map_err(|error| fault::unexpected("list images", error)),
             }
         }
     }
 
-    /// What is under a name or an id.
+    /// The image with this name or id.
     pub(crate) async fn inspect_name(&self, name: &str) -> Result<Option<Box<ImageInspect>>, Fault> {
         match Box::pin(self.docker().inspect_image(name)).await {
             Ok(image) => Ok(Some(Box::new(image))),
@@ -109,15 +109,15 @@ impl Engine {
         }
     }
 
-    /// Gives `source`, a name or an id, the name `target` too.
+    /// Gives `source`, a name or an id, the additional name `target`.
     pub(crate) async fn tag_name(&self, source: &str, target: &str) -> Result<(), Fault> {
         match self.tag_if_there(source, target).await? {
             true => Ok(()),
-            false => Err(Fault::new(Reason::EngineFailed, "an image is gone that was there a moment ago")),
+            false => Err(Fault::new(Reason::EngineFailed, "an image disappeared from the engine")),
         }
     }
 
-    /// The same; false when there is no `source`.
+    /// Like [`tag_name`](Self::tag_name); false if there is no `source`.
     pub(crate) async fn tag_if_there(&self, source: &str, target: &str) -> Result<bool, Fault> {
         let (repository, tag) = target.rsplit_once(':').unwrap_or((target, "latest"));
         let options = TagImageOptions { repo: Some(repository.to_owned()), tag: Some(tag.to_owned()) };
@@ -128,7 +128,7 @@ impl Engine {
         }
     }
 
-    /// Removes a name, and the image with its last one. A name that is not there is removed.
+    /// Removes a name, and the image with its last name. Succeeds if the name does not exist.
     pub(crate) async fn remove_name(&self, name: &str) -> Result<(), Fault> {
         match self.docker().remove_image(name, None::<RemoveImageOptions>, None).await {
             Ok(_) => Ok(()),
