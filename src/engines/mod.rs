@@ -1,9 +1,9 @@
-//! The engines of the configuration: which of them can be used now, and why the others cannot.
+//! The engines of the configuration: which of them are usable, and why the others are not.
 //!
-//! Each has a task that takes the engine up as soon as it answers, puts right what was left behind on
-//! it, and only then lets calls use it; when the engine ends, the task begins again. So an engine that
-//! is down stops nobody but its own callers, and may come back as another version or with another
-//! image store: everything that was found out about the old one goes with it.
+//! Each engine has a task that connects to it as soon as it answers, cleans up leftovers on it, and only
+//! then lets calls use it; when the engine ends, the task starts over. So an engine that is down affects
+//! only its own callers, and may come back as another version or with another image store: everything
+//! that was found out about the old engine is dropped with it.
 
 use std::{
     fmt,
@@ -27,28 +27,28 @@ use crate::{
     tasks::Group,
 };
 
-/// How long a call waits for an engine that is being taken up.
+/// How long a call waits for an engine that is starting.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Between two attempts to take an engine up: at first, and at most.
+/// The pause between two attempts to connect to an engine: at first, and at most.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
-/// How often an engine that is up is asked whether it answers; its end is noticed without that.
+/// How often wharfd checks that a running engine answers. Its end is noticed without that.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// What taking an engine up needs.
+/// The dependencies for making an engine usable.
 #[derive(Clone, Debug)]
 pub struct Means {
     /// The node's keyed hashes.
     pub keys: Keys,
-    /// What wharfd remembers.
+    /// wharfd's store.
     pub store: Store,
-    /// What engines pull from and push to.
+    /// The registry that engines pull from and push to.
     pub relay: Relay,
-    /// The program that reads Dockerfiles in a container; none: BuildKit reads them itself.
+    /// The program that reads Dockerfiles in a container; with `None`, BuildKit reads them itself.
     pub frontend: Option<PathBuf>,
 }
 
-/// An engine of the configuration, whatever becomes of it. Cheap to clone.
+/// An engine of the configuration, in whatever state. It is cheap to clone.
 #[derive(Clone)]
 pub struct Handle {
     inner: Arc<Inner>,
@@ -58,30 +58,30 @@ struct Inner {
     name: EngineName,
     socket: PathBuf,
     state: watch::Sender<State>,
-    /// A call that cannot wait for the next attempt.
+    /// Notified by a call that needs the engine, so that the next attempt starts at once.
     wanted: Notify,
 }
 
-/// What becomes of an engine.
+/// The state of an engine.
 #[derive(Clone, Debug)]
 pub enum State {
-    /// It answers, and is being taken up.
+    /// It answers; wharfd is preparing it.
     Starting,
-    /// It can be used.
+    /// It is usable.
     Up(Images),
-    /// It cannot, for this reason.
+    /// It is not usable, for this reason.
     Down(Arc<Fault>),
 }
 
 impl State {
-    /// Whether it can be used.
+    /// Whether the engine is usable.
     pub fn is_up(&self) -> bool {
         matches!(self, Self::Up(_))
     }
 }
 
 impl Handle {
-    /// Takes the engine at `socket` up now, and again whenever it comes back, until `tasks` are
+    /// Connects to the engine at `socket`, and again whenever it comes back, until `tasks` are
     /// cancelled.
     pub fn open(name: EngineName, socket: PathBuf, means: Means, tasks: &Group) -> Self {
         let state = watch::Sender::new(State::Starting);
@@ -93,23 +93,23 @@ impl Handle {
         handle
     }
 
-    /// What the configuration calls it.
+    /// Its name in the configuration.
     pub fn name(&self) -> &EngineName {
         &self.inner.name
     }
 
-    /// What becomes of it, and every change of that.
+    /// Its state, and every change of it.
     pub fn states(&self) -> watch::Receiver<State> {
         self.inner.state.subscribe()
     }
 
-    /// Its images, if it can be used. An engine that is down is tried once more first; one that is being
-    /// taken up is waited for a while.
+    /// Its images, if it is usable. For an engine that is down, this triggers one more attempt; for an
+    /// engine that is starting, it waits a while.
     pub async fn images(&self) -> Result<Images, Fault> {
         self.within(PATIENCE).await
     }
 
-    /// The same, with a patience of the caller's.
+    /// Like [`images`](Self::images), but waits at most `patience`.
     pub async fn within(&self, patience: Duration) -> Result<Images, Fault> {
         let mut states = self.states();
         if let State::Up(images) = &*states.borrow_and_update() {
@@ -137,7 +137,7 @@ impl Handle {
             State::Down(fault) => for_caller(fault),
             State::Starting | State::Up(_) => Fault::new(
                 Reason::EngineUnavailable,
-                format!("the engine `{}` is being taken up", self.inner.name),
+                format!("the engine `{}` is not ready yet", self.inner.name),
             )
             .hint("try again in a moment"),
         }
@@ -163,12 +163,12 @@ impl Handle {
         }
     }
 
-    /// Nothing uses the engine before all this is done.
+    /// Connects to the engine and prepares it. Nothing uses the engine before this returns.
     async fn take_up(&self, last: Option<&Images>, means: &Means, tasks: &Group) -> Result<Images, Fault> {
         if let Some(images) = last
             && images.engine().ensure_there().is_ok()
         {
-            // It only hung: nothing has ended of what runs there, and nothing is to be put right.
+            // It only hung: everything that ran there still runs, and there are no leftovers.
             images.engine().check().await?;
             tracing::info!(engine = %self.inner.name, "the engine answers again");
             return Ok(images.clone());
@@ -195,7 +195,7 @@ impl Handle {
         Ok(images)
     }
 
-    /// Says why the engine cannot be used, once for each reason.
+    /// Records and logs why the engine is not usable, once for each reason.
     fn down(&self, fault: Fault) {
         let cause = causes(&fault);
         let is_said =
@@ -214,7 +214,7 @@ impl fmt::Debug for Handle {
     }
 }
 
-/// Why an engine that was up cannot be used any more.
+/// Waits until a running engine is no longer usable, and returns the reason.
 async fn lost(engine: &Engine) -> Fault {
     let looking = async {
         loop {
@@ -230,9 +230,9 @@ async fn lost(engine: &Engine) -> Fault {
     }
 }
 
-/// A reason as a call has it: whatever is wrong with the engine, the call finds it unavailable.
+/// The fault for a call: whatever is wrong with the engine, to the call it is unavailable.
 fn for_caller(fault: &Arc<Fault>) -> Fault {
     Fault::new(Reason::EngineUnavailable, fault.text().to_owned())
-        .hint("try again later; if it stays so, the node's operator finds why in wharfd's log")
+        .hint("try again later; if it persists, the node's operator finds the cause in wharfd's log")
         .caused_by(causes(fault.as_ref()))
 }

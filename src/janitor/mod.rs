@@ -1,4 +1,4 @@
-//! The second look at what has ended: what an engine did after nobody waited for it any more.
+//! The janitor: removes exports that an engine finished after their build had ended, and tidies the store.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::{
     tasks::Group,
 };
 
-/// How often it looks. What it finds is rare and takes disk, no more.
+/// How often it looks for late exports. They are rare and cost only disk space.
 const INTERVAL: Duration = Duration::from_secs(30);
 /// How often the store is tidied.
 const TIDY_INTERVAL: Duration = Duration::from_secs(3600);
@@ -27,7 +27,7 @@ pub fn look_after(engine: Handle, tasks: &Group) {
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 ticks.tick().await;
-                // One that is down is looked after when it is taken up again.
+                // An engine that is down is looked after when it is usable again.
                 let state = engine.states().borrow().clone();
                 if let State::Up(images) = state {
                     look(&images).await;
@@ -38,7 +38,7 @@ pub fn look_after(engine: Handle, tasks: &Group) {
     }));
 }
 
-/// Has the store forget what is of no use any more, now and then, until `tasks` are cancelled.
+/// Removes unused rows from the store every hour until `tasks` are cancelled.
 pub fn tidy(store: Store, engines: Vec<EngineName>, tasks: &Group) {
     let cancelled = tasks.clone();
     drop(tasks.spawn("tidy", async move {
@@ -60,15 +60,15 @@ fn forgotten(forgotten: Result<Forgotten, Fault>) {
     match forgotten {
         Ok(forgotten) if forgotten == Forgotten::default() => {}
         Ok(Forgotten { unused, of_engines }) => {
-            tracing::info!(unused, of_engines, "the store has forgotten what is of no use any more");
+            tracing::info!(unused, of_engines, "removed unused rows from the store");
         }
-        Err(fault) => tracing::warn!(cause = causes(&fault), "the store could not be tidied"),
+        Err(fault) => tracing::warn!(cause = causes(&fault), "cannot tidy the store"),
     }
 }
 
 async fn look(images: &Images) {
     if let Err(fault) = images.remove_late_exports().await {
         let engine = images.engine().name();
-        tracing::warn!(engine, cause = causes(&fault), "what has ended could not be looked at");
+        tracing::warn!(engine, cause = causes(&fault), "cannot look for late exports");
     }
 }
