@@ -1,4 +1,4 @@
-//! An accepted call: who makes it, in which namespace, and how it ends.
+//! An accepted call: its caller, its namespace, and how it ends.
 
 use std::{future::Future, sync::Arc};
 
@@ -14,8 +14,8 @@ use crate::{
     policy::Permit,
 };
 
-/// An accepted call: it is known who calls, and which engine works for it. Cheap to clone; a call whose
-/// last clone goes before its end was said has ended because its client went.
+/// An accepted call, with its caller and the engine that serves it. It is cheap to clone. If the last clone
+/// is dropped before the end was recorded, the call has ended because its client disconnected.
 #[derive(Clone, Debug)]
 pub struct Call {
     inner: Arc<Inner>,
@@ -38,18 +38,18 @@ impl Call {
         &self.inner.record
     }
 
-    /// Who calls.
+    /// The caller.
     pub fn caller(&self) -> &Caller {
         &self.inner.caller
     }
 
-    /// The engine that works for the caller.
+    /// The engine that serves the caller.
     pub fn engine(&self) -> &Handle {
         &self.inner.engine
     }
 
-    /// The images of that engine, if it can be used now. All of a call uses one answer: it is about one
-    /// engine, even if another one takes its place meanwhile.
+    /// The images of that engine, if it is usable now. Ask once for each call, so that the whole call deals
+    /// with one engine even if another one takes its place meanwhile.
     pub async fn images(&self) -> Result<Images, Fault> {
         self.inner.engine.images().await
     }
@@ -65,20 +65,20 @@ impl Call {
         self.inner.caller.rules().namespace(namespace)
     }
 
-    /// Says in which namespace the call acts, where that follows from something else than its request.
+    /// Records the namespace in which the call acts, if something other than its request determines it.
     pub fn acts_in(&self, namespace: &Namespace) {
         self.inner.record.acts_in(namespace);
     }
 
-    /// Does all of a call's `work` in its span; what it comes to is the call's end.
+    /// Does all of a call's `work` in its span; the result ends the call.
     pub async fn answer<T>(&self, work: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
         let answer = self.begin(work).await?;
         self.ended(&End::Done);
         Ok(answer)
     }
 
-    /// Does what comes before a call's answer begins, in its span. Only a failure is the call's end:
-    /// who streams the answer says the end.
+    /// Does the work before a streamed answer begins, in the call's span. Only a failure ends the call here;
+    /// otherwise the task that streams the answer records the end.
     pub async fn begin<T>(&self, work: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
         let begun = work.instrument(self.inner.record.span().clone()).await;
         match &begun {
@@ -88,7 +88,7 @@ impl Call {
         begun
     }
 
-    /// Says how the call has ended. The first end stands.
+    /// Records how the call has ended. Only the first end counts.
     pub fn ended(&self, end: &End<'_>) {
         self.inner.record.end(end);
     }

@@ -1,5 +1,5 @@
-//! What every front door of wharfd has in common, whatever is spoken at it: a call is accepted,
-//! authorized, does its work, and ends with one outcome.
+//! The common part of wharfd's front doors, for any protocol: a call is accepted, authorized, does its
+//! work, and ends with one outcome.
 
 mod call;
 mod outcome;
@@ -23,7 +23,7 @@ use crate::{
 use outcome::{Lines, Record};
 use quotas::Quotas;
 
-/// What all doors and all their handlers share.
+/// The state that all doors and their handlers share.
 #[derive(Debug)]
 pub struct Front {
     identities: Arc<Identities>,
@@ -34,7 +34,7 @@ pub struct Front {
 }
 
 impl Front {
-    /// A front for `identities`; `engines` has every engine that they name.
+    /// Makes a front for `identities`; `engines` contains every engine that they name.
     pub fn new(
         identities: Arc<Identities>,
         engines: BTreeMap<EngineName, Handle>,
@@ -43,8 +43,8 @@ impl Front {
         Arc::new(Self { identities, engines, work, lines: Arc::default(), quotas: Arc::default() })
     }
 
-    /// Accepts a call of `method`, as the log names it, or refuses whoever is not known. `peer` is the
-    /// other end of the connection that it came on.
+    /// Accepts a call, or refuses an unknown caller. `peer` is the other end of its connection; `method` is
+    /// the name for the log.
     pub fn accept(&self, peer: Option<&Peer>, method: &'static str) -> Result<Call, Fault> {
         let record = Record::begin(method, &self.lines);
         match self.identify(peer) {
@@ -58,7 +58,7 @@ impl Front {
 
     fn identify(&self, peer: Option<&Peer>) -> Result<(Caller, Handle), Fault> {
         let peer =
-            peer.ok_or_else(|| Fault::new(Reason::UnknownCaller, "nobody vouches for this connection"))?;
+            peer.ok_or_else(|| Fault::new(Reason::UnknownCaller, "this connection has no verified peer"))?;
         let caller = self.identities.identify(peer)?;
         let engine = self
             .engines
@@ -67,13 +67,13 @@ impl Front {
         Ok((caller, engine.clone()))
     }
 
-    /// Notes a call that was refused before any handler saw it.
+    /// Logs a call that was refused before it reached a handler.
     pub fn refused(&self, fault: &Fault) {
         self.lines.unseen(fault);
     }
 
-    /// Begins the work of a call: a group for its tasks. Fails once wharfd drains, while the namespace is
-    /// being deleted, and when the caller has as much running as its rules allow.
+    /// Begins the work of a call and makes a group for its tasks. Fails once wharfd is draining, while the
+    /// namespace is being deleted, and when the caller is at the limit of its rules.
     pub fn begin(&self, call: &Call, namespace: &Permit<Namespace>, kind: Kind) -> Result<Member, Fault> {
         let share = self.quotas.take(call.caller(), kind)?;
         let member = self.work.begin(call.engine_name(), namespace, kind)?.with_share(share);
@@ -86,7 +86,7 @@ impl Front {
         self.engines.values()
     }
 
-    /// The work that runs.
+    /// The running work.
     pub fn work(&self) -> &Arc<Work> {
         &self.work
     }

@@ -1,5 +1,5 @@
-//! How a call ended: one record a call, one line of the log. Whoever counts calls, or keeps a history
-//! of them, reads it here.
+//! The outcome of each call: one record, one line of the log. This is the place to count calls or to keep
+//! their history.
 
 #![deny(clippy::wildcard_enum_match_arm, reason = "a new reason must be given its level")]
 
@@ -21,21 +21,21 @@ use crate::{
     telemetry::Repeats,
 };
 
-/// How often a line of one kind is said that a caller can cause at will.
+/// How often a line that a caller can cause at will is logged.
 const LINE_EVERY: Duration = Duration::from_secs(1);
-/// The same, for all who are not served together: they are nobody's jobs.
+/// How often such a line is logged for all strangers together: no job depends on it.
 const STRANGERS_LINE_EVERY: Duration = Duration::from_secs(60);
 
 /// How a call ended.
 #[derive(Debug)]
 pub enum End<'a> {
-    /// It did what was asked.
+    /// It did what the caller asked for.
     Done,
-    /// It was done, and what it did has failed for a reason of the job's own, of that kind.
+    /// It was carried out, but the build failed for a reason of the job's own, of this kind.
     Failed(&'static str),
-    /// It could not be done.
+    /// It could not be carried out.
     Fault(&'a Fault),
-    /// Its client went before it was over.
+    /// Its client disconnected before it was over.
     ClientGone,
 }
 
@@ -49,7 +49,7 @@ impl End<'_> {
     }
 }
 
-/// What keeps the log readable: how often it was said that a call of some kind ended.
+/// The limits that keep the log readable: how often the ends of similar calls are logged.
 #[derive(Debug)]
 pub(super) struct Lines {
     callers: Repeats<(CallerId, &'static str, Option<Reason>)>,
@@ -58,7 +58,7 @@ pub(super) struct Lines {
 }
 
 impl Lines {
-    /// Logs a call that was refused before anybody was asked who calls.
+    /// Logs a call that was refused before its caller was identified.
     pub(super) fn unseen(&self, fault: &Fault) {
         if let Some(said) = self.unseen.may_say(fault.reason()) {
             log_fault(fault, None, said.unsaid());
@@ -83,7 +83,7 @@ pub(super) struct Record {
     span: Span,
     begun: Instant,
     caller: OnceLock<CallerId>,
-    /// It did work that is worth a line each time.
+    /// Whether it did work that deserves a line every time.
     worked: AtomicBool,
     ended: AtomicBool,
     lines: Arc<Lines>,
@@ -91,7 +91,8 @@ pub(super) struct Record {
 
 impl Record {
     pub(super) fn begin(method: &'static str, lines: &Arc<Lines>) -> Self {
-        // An error's level: no filter that leaves any line leaves it without caller and namespace.
+        // The error level keeps the span under every filter, so that every line names its caller and
+        // namespace.
         let span = tracing::error_span!(
             "call",
             method,
@@ -130,14 +131,14 @@ impl Record {
         self.worked.fetch_or(worked, Ordering::Relaxed);
     }
 
-    /// Logs how the call ended. The first end stands.
+    /// Logs how the call ended. Only the first end counts.
     pub(super) fn end(&self, end: &End<'_>) {
         if self.ended.swap(true, Ordering::AcqRel) {
             return;
         }
         let reason = end.reason();
-        // What the engine has worked for is never left out. What was refused, or is done in no time,
-        // a job can ask for as often as it likes.
+        // Work of the engine is always logged. Calls that are refused or quick are limited, since a job
+        // can make as many as it likes.
         let always = reason.is_none() && self.worked.load(Ordering::Relaxed);
         let unlogged = if always {
             None
@@ -168,7 +169,7 @@ impl Drop for Record {
     }
 }
 
-/// A fault, for the operator, with what it was caused by.
+/// Logs a fault with its cause, for the operator.
 fn log_fault(fault: &Fault, elapsed: Option<Duration>, unlogged: Option<u64>) {
     let elapsed = elapsed.map(tracing::field::debug);
     let cause = fault.source().map(causes);

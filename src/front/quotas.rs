@@ -1,4 +1,4 @@
-//! How much one caller has running at once, so that none takes all of an engine.
+//! Limits on the running work of one caller, so that no caller takes a whole engine.
 
 use std::{
     collections::HashMap,
@@ -12,7 +12,7 @@ use crate::{
     names::CallerId,
 };
 
-/// What is counted together.
+/// The kinds of work that are counted together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Load {
     /// Builds, pushes and pulls, which keep the engine and registries busy.
@@ -21,15 +21,15 @@ enum Load {
     Store,
 }
 
-/// The work of each caller that runs.
+/// The running work of each caller.
 #[derive(Debug, Default)]
 pub(super) struct Quotas {
     by: Mutex<HashMap<(CallerId, Load), u32>>,
 }
 
 impl Quotas {
-    /// A share for a piece of `caller`'s work, unless it has as many as its rules allow. A session has
-    /// none: it waits for builds.
+    /// Takes a share for a piece of `caller`'s work; an error if the caller is at the limit of its rules. A
+    /// session needs no share, since it only waits for builds.
     pub(super) fn take(self: &Arc<Self>, caller: &Caller, kind: Kind) -> Result<Option<Share>, Fault> {
         let (load, what) = match kind {
             Kind::Session => return Ok(None),
@@ -38,11 +38,11 @@ impl Quotas {
         };
         let (key, max) = ((caller.id().clone(), load), caller.rules().at_once());
         let mut by = self.by();
-        // What is refused leaves nothing behind.
+        // A refused caller must not leave an entry behind.
         let count = by.get(&key).copied().unwrap_or_default();
         if count >= max {
-            let text = format!("{caller} has {count} {what} that run at once: no more are begun");
-            let hint = "try again when one has ended; how many may run is `at_once` of the caller's `[[serve]]` in \
+            let text = format!("{caller} has {count} running {what}, which is its limit");
+            let hint = "try again when one has ended; the limit is `at_once` of the caller's `[[serve]]` in \
                         wharfd's configuration";
             return Err(Fault::new(Reason::LimitReached, text).hint(hint));
         }
@@ -56,7 +56,7 @@ impl Quotas {
     }
 }
 
-/// A piece of work that is counted until this is dropped.
+/// The share of one piece of work; dropping it frees the share.
 #[derive(Debug)]
 pub(super) struct Share {
     key: (CallerId, Load),

@@ -1,4 +1,4 @@
-//! What runs: builds, pushes and pulls, by the namespace that they act in.
+//! The running work: builds, pushes and pulls, by namespace.
 
 use std::{
     collections::HashMap,
@@ -15,7 +15,7 @@ use crate::{
     tasks::{Cause, Group, Hold},
 };
 
-/// What a piece of work is.
+/// The kinds of work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A build.
@@ -26,7 +26,7 @@ pub enum Kind {
     Push,
     /// A pull.
     Pull,
-    /// A change that is done in a moment: a tag, a removal.
+    /// A quick change: a tag, a removal.
     Change,
 }
 
@@ -42,7 +42,7 @@ impl Kind {
     }
 }
 
-/// All work, as groups of tasks: one a namespace, below it one a piece of work.
+/// All work, as groups of tasks: one for each namespace, and below it one for each piece of work.
 pub struct Work {
     group: Group,
     namespaces: Mutex<HashMap<Key, Entry>>,
@@ -61,13 +61,13 @@ struct Entry {
 }
 
 impl Work {
-    /// No work yet; `group` will own it.
+    /// Starts without work; `group` will own all work.
     pub fn new(group: Group) -> Arc<Self> {
         Arc::new(Self { group, namespaces: Mutex::default() })
     }
 
-    /// Begins a piece of work in a namespace: a group for its tasks. Fails once wharfd drains, and
-    /// while the namespace is being deleted.
+    /// Begins a piece of work in a namespace and makes a group for its tasks. Fails once wharfd is
+    /// draining, and while the namespace is being deleted.
     pub fn begin(
         self: &Arc<Self>,
         engine: &EngineName,
@@ -91,8 +91,8 @@ impl Work {
         Ok(Member { group, _share: None, _place: place, _hold: hold })
     }
 
-    /// Cancels what runs in a namespace and waits for its end. Nothing begins there until what is
-    /// returned is dropped.
+    /// Cancels all work in a namespace and waits for its end. No work can begin there until the returned
+    /// value is dropped.
     pub async fn end(self: &Arc<Self>, engine: &EngineName, namespace: &Permit<Namespace>) -> End {
         let key = Key { engine: engine.clone(), namespace: namespace.subject().clone() };
         let (group, builds) = {
@@ -116,7 +116,7 @@ impl Work {
         &self.group
     }
 
-    /// How many builds run.
+    /// The number of running builds.
     pub fn builds(&self) -> u32 {
         self.namespaces().values().map(|entry| entry.builds).sum()
     }
@@ -132,17 +132,17 @@ impl fmt::Debug for Work {
     }
 }
 
-/// A piece of work, with a group for its tasks. It counts as running until this is dropped, so its last
-/// task holds it.
+/// A piece of work, with a group for its tasks. It counts as running until this is dropped, so the last
+/// task of the work must own it.
 pub struct Member {
     group: Group,
     _share: Option<Share>,
-    // Given back before whoever waits for the group goes on.
+    // Dropped before `_hold`, so that the place is free when a waiter for the group wakes.
     _place: Place,
     _hold: Hold,
 }
 
-/// The end of a namespace: nothing begins in it until this is dropped.
+/// The end of a namespace: no work begins in it until this is dropped.
 #[derive(Debug)]
 #[must_use = "dropping it opens the namespace again"]
 pub struct End {
@@ -151,13 +151,13 @@ pub struct End {
 }
 
 impl End {
-    /// How many builds were cancelled.
+    /// The number of builds that were cancelled.
     pub fn builds(&self) -> u32 {
         self.builds
     }
 }
 
-/// Keeps a namespace's entry: as a piece of work, or as what ends it.
+/// Keeps a namespace's entry, for a piece of work or for the end of the namespace.
 #[derive(Debug)]
 struct Place {
     kind: Option<Kind>,
@@ -166,7 +166,7 @@ struct Place {
 }
 
 impl Member {
-    /// The same, counted among its caller's.
+    /// Adds the share of the caller's quota that the work uses.
     pub(super) fn with_share(self, share: Option<Share>) -> Self {
         Self { _share: share, ..self }
     }
@@ -176,7 +176,7 @@ impl Member {
         &self.group
     }
 
-    /// Does `work` to its end, also when the client goes: half of a change helps nobody.
+    /// Does `work` to its end even if the client disconnects: half of a change helps nobody.
     pub fn to_its_end<T: Send + 'static>(
         self,
         work: impl Future<Output = Result<T, Fault>> + Send + 'static,
