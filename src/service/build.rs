@@ -1,4 +1,4 @@
-//! Builds: sessions, the streams that clients attach to, and the builds themselves.
+//! `BuildService`: sessions, the streams that clients attach to, and the builds themselves.
 
 use std::{sync::Arc, time::Duration};
 
@@ -34,7 +34,7 @@ use crate::{
     },
 };
 
-/// How long a call may take to say its first message: everything after it costs something.
+/// How long a client may take to send the first message of a call. Until then the call does nothing.
 const FIRST_MESSAGE: Duration = Duration::from_secs(30);
 const TAR_PIECE_BYTES_MAX: usize = 1 << 20;
 
@@ -74,7 +74,7 @@ impl Build {
                     watched.cancel(Cause::ClientGone);
                     ending.ended(&End::Done);
                 }
-                // However its client leaves: that is the end of a session.
+                // A session ends when its client leaves, in whatever way.
                 Err(Cause::ClientGone) => ending.ended(&End::Done),
                 Err(cause) => ending.ended(&End::Fault(&cause.into())),
             }
@@ -161,7 +161,7 @@ impl Build {
     }
 }
 
-/// A failure's kind, as the log names it: `COMMAND`. Its message is the job's.
+/// The name of a failure's kind for the log: `COMMAND`. Its message belongs to the job.
 fn kind_of(failure: &v1::BuildFailure) -> &'static str {
     failure.kind().as_str_name().trim_start_matches("BUILD_FAILURE_KIND_")
 }
@@ -207,13 +207,13 @@ async fn first<T: Default>(requests: &mut Streaming<T>) -> Result<T, Fault> {
         Ok(Ok(message)) => Ok(message.unwrap_or_default()),
         Ok(Err(status)) => Err(status::from_stream(status)),
         Err(_) => {
-            let text = format!("the call said nothing for {}", minutes(FIRST_MESSAGE));
+            let text = format!("the client sent no message for {}", minutes(FIRST_MESSAGE));
             Err(Fault::new(Reason::StreamBroken, text))
         }
     }
 }
 
-/// Passes the tar on as BuildKit takes it.
+/// Passes the tar on as fast as BuildKit takes it.
 async fn feed(
     mut requests: Streaming<v1::BuildRequest>,
     mut passage: Passage,
@@ -261,12 +261,12 @@ async fn feed(
         let _ = pieces.send(last).await;
     };
     if tasks.unless_cancelled(fed).await.is_err() {
-        // Without it the tar would seem to end here.
+        // Without this error, the tar would seem to end here.
         let _ = pieces.send(Err(Status::cancelled("the build was cancelled"))).await;
     }
 }
 
-/// The stream of an attached call, which ends with it.
+/// The response stream of an attached call; its end is the call's end.
 fn to_the_end<T: Send + 'static>(responses: ReceiverStream<Result<T, Status>>, call: Call) -> Responses<T> {
     let next = |(mut responses, call): (ReceiverStream<Result<T, Status>>, Call)| async move {
         let item = responses.next().await;
@@ -278,7 +278,7 @@ fn to_the_end<T: Send + 'static>(responses: ReceiverStream<Result<T, Status>>, c
     stream::unfold((responses, call), next).boxed()
 }
 
-/// The stream until its tasks are cancelled; then the reason, and the end.
+/// Passes the stream on until `tasks` are cancelled; then yields the reason and ends.
 fn until_cancelled<T: Send + 'static>(
     stream: BoxStream<'static, Result<T, Status>>,
     tasks: Group,

@@ -25,27 +25,27 @@ use crate::{
     },
 };
 
-/// Wharfd as a whole.
+/// The service name for wharfd as a whole.
 const WHARFD: &str = "";
 const NODE: &str = NodeServiceServer::<node::Node>::NAME;
-/// What an engine is needed for.
+/// The services that need an engine.
 const BY_ENGINE: [&str; 3] = [
     BuildServiceServer::<build::Build>::NAME,
     ImageServiceServer::<image::Images>::NAME,
     NamespaceServiceServer::<namespace::Namespaces>::NAME,
 ];
 
-/// What the health check answers.
+/// The health check.
 #[derive(Clone, Debug)]
 pub struct Health {
     reporter: HealthReporter,
-    /// What follows the engines.
+    /// The tasks that follow the engines.
     following: Group,
     names: Vec<String>,
 }
 
 impl Health {
-    /// A health check that follows the engines in `tasks`, and the service that answers it.
+    /// Makes a health check that follows the engines in `tasks`, and the service that answers it.
     pub(super) async fn follow(
         front: &Front,
         default: &EngineName,
@@ -54,7 +54,7 @@ impl Health {
     {
         let (reporter, server) = health_reporter();
         let following = tasks.child("health");
-        // What listens serves.
+        // wharfd serves as soon as it listens.
         for name in [WHARFD, NODE].into_iter().chain(BY_ENGINE) {
             reporter.set_service_status(name, ServingStatus::Serving).await;
         }
@@ -75,7 +75,7 @@ impl Health {
         (Self { reporter, following, names: all }, server)
     }
 
-    /// wharfd takes no new work any more.
+    /// Reports that wharfd takes no new work.
     pub async fn draining(&self) {
         self.following.cancel(Cause::ShuttingDown);
         self.following.close_and_wait().await;
@@ -83,7 +83,7 @@ impl Health {
     }
 }
 
-/// Says of `names` whether the engine can be used, each time that it changes.
+/// Reports under `names` whether the engine is usable, each time this changes.
 async fn follow(reporter: HealthReporter, names: Vec<String>, engine: Handle, mut was_up: bool) {
     let mut states = engine.states();
     while let Ok(is_up) =

@@ -177,8 +177,8 @@ fn reference(field: &'static str, text: &str) -> Result<Reference, Fault> {
     Reference::parse(text).map_err(|error| Fault::invalid(field, error.to_string()))
 }
 
-/// An image with the references that `filter` matches: a repository's, or the one that it says. None
-/// when it has none of those.
+/// An image with the references that `filter` matches: all of a repository's, or a single one. `None` if
+/// it has no such reference.
 fn listed(image: &OwnedImage, filter: Option<&Reference>) -> Option<v1::Image> {
     let matches = |reference: &&Reference| {
         filter.is_none_or(|filter| {

@@ -31,10 +31,10 @@ use crate::{
     },
 };
 
-/// A message of a build: a piece of its tar, what its steps are told, a file's attributes.
+/// The largest message of a build: a piece of its tar, its arguments, a file's attributes.
 const BUILD_MESSAGE_BYTES_MAX: usize = 2 << 20;
-/// Any request but a build's: a namespace, a reference, a login. Such a request is read before it is
-/// known who asks, and each of a user's streams may hold one.
+/// The largest of all other requests: a namespace, a reference, a login. wharfd reads such a request before
+/// it knows the caller, and each of a user's streams may hold one.
 const REQUEST_BYTES_MAX: usize = 64 << 10;
 
 /// Accepts a call of `method`, `SERVICE/METHOD`.
@@ -51,7 +51,7 @@ fn authorize(call: &Call, namespace: Option<v1::Namespace>) -> Result<Permit<Nam
     call.authorize(namespace)
 }
 
-/// Does a call's work; what it comes to is the answer.
+/// Does a call's work and answers with its result.
 async fn answer<T>(
     call: &Call,
     work: impl Future<Output = Result<T, Fault>>,
@@ -59,7 +59,7 @@ async fn answer<T>(
     call.answer(work).await.map(tonic::Response::new).map_err(|fault| status::from_fault(&fault))
 }
 
-/// Begins a call whose answer is a stream, which says how it ends.
+/// Begins a call whose answer is a stream; the stream records how the call ends.
 async fn begin<T>(
     call: &Call,
     work: impl Future<Output = Result<T, Fault>>,
@@ -67,9 +67,9 @@ async fn begin<T>(
     call.begin(work).await.map(tonic::Response::new).map_err(|fault| status::from_fault(&fault))
 }
 
-/// All services of the API, the health check (`grpc.health.v1`) and reflection
-/// (`grpc.reflection.v1`, and the `v1alpha` that many clients still speak), as what a connection is served with.
-/// `default` is the engine of whoever names none; what follows the engines runs in `tasks`.
+/// The service for connections: all services of the API, the health check (`grpc.health.v1`) and reflection
+/// (`grpc.reflection.v1`, and `v1alpha`, which many clients still use). `default` is the engine for users
+/// whose entry names none; the tasks that follow the engines run in `tasks`.
 pub async fn services(
     front: Arc<Front>,
     default: &EngineName,

@@ -33,7 +33,8 @@ impl NamespaceService for Namespaces {
             let permit = authorize(&call, request.into_inner().namespace)?;
             let (images, name) = (call.images().await?, call.engine_name().clone());
             let work = Arc::clone(self.front.work());
-            // Not in the namespace's own group, which it cancels; to its end, also when the client goes.
+            // This task cancels the namespace's group, so it runs outside it. It runs to its end even if
+            // the client disconnects.
             let tasks = work.group().enter("delete namespace")?;
             tasks
                 .spawn("delete namespace", async move {

@@ -1,4 +1,4 @@
-//! `NodeService`: the node, as its caller may know it.
+//! `NodeService`: information about the node for its callers.
 
 use std::sync::Arc;
 
@@ -54,7 +54,7 @@ impl NodeService for Node {
     }
 }
 
-/// An engine as its callers know it; the node's operator is told what a failure was caused by, too.
+/// Information about an engine; only the node's operator also gets the cause of a failure.
 async fn told(handle: &Handle, is_operator: bool) -> v1::EngineInfo {
     let name = handle.name().to_string();
     match found(handle).await {

@@ -1,4 +1,4 @@
-//! Faults as gRPC statuses: the one map, and what may leave.
+//! The mapping from faults to gRPC statuses. Only the public text of a fault is sent.
 
 #![deny(clippy::wildcard_enum_match_arm, reason = "a new reason must be given its code")]
 
@@ -15,8 +15,8 @@ use crate::{
     },
 };
 
-/// A status travels in headers, and some clients take no more than 8 KiB of those (grpc-java). The
-/// text is there up to three times: percent-encoded, and in the details, which are base64.
+/// A status travels in headers, and some clients accept only 8 KiB of headers (grpc-java). The text takes
+/// up to three times its size: percent-encoded, and in the details, which are base64.
 const TEXT_BYTES_MAX: usize = 1536;
 const HINT_BYTES_MAX: usize = 512;
 const FIELD_BYTES_MAX: usize = 256;
@@ -49,7 +49,7 @@ fn details(reason: Reason, metadata: Vec<(String, String)>) -> ErrorDetails {
     )
 }
 
-/// What `proto/wharf/v1/error.proto` says of each reason.
+/// The code and the proto's reason for each reason, as `proto/wharf/v1/error.proto` documents them.
 fn describe(reason: Reason) -> (Code, ErrorReason) {
     match reason {
         Reason::InvalidInput => (Code::InvalidArgument, ErrorReason::InvalidInput),
@@ -75,31 +75,31 @@ fn describe(reason: Reason) -> (Code, ErrorReason) {
     }
 }
 
-/// What tonic found wrong with a message before a handler saw it: its own words are about its decoder.
+/// The fault for a message that tonic refused before a handler saw it; tonic's own text is about its
+/// decoder.
 fn undecoded(code: Code) -> Option<Fault> {
     if code == Code::OutOfRange {
         let text = format!(
-            "a message is larger than wharfd takes: {} MiB of a build's, {} KiB of any other request",
+            "a message is too large: at most {} MiB for a build's, {} KiB for any other request",
             BUILD_MESSAGE_BYTES_MAX >> 20,
             REQUEST_BYTES_MAX >> 10
         );
         return Some(Fault::new(Reason::LimitReached, text));
     }
     matches!(code, Code::Internal | Code::InvalidArgument)
-        .then(|| Fault::new(Reason::InvalidInput, "a message is not what the API says"))
+        .then(|| Fault::new(Reason::InvalidInput, "a message does not match the API's definition"))
 }
 
-/// What a stream of requests broke with, as a fault: a message that is too large, a message that is
-/// none, a client that is gone.
+/// The fault for a broken stream of requests: a message is too large or malformed, or the client is gone.
 pub(super) fn from_stream(status: Status) -> Fault {
     undecoded(status.code())
         .unwrap_or_else(|| Fault::new(Reason::Cancelled, "the client is gone"))
         .caused_by(status)
 }
 
-/// Completes a response that failed before a handler saw its request: tonic's statuses carry no
-/// reason. An unknown method says so itself; health and reflection have words of their own. `refused` is
-/// told of it.
+/// Adds the reason to a failed response whose request never reached a handler, since tonic's statuses carry
+/// none. The statuses for unknown methods, of the health check and of reflection stay as they are. Passes
+/// the fault to `refused`.
 pub(super) fn complete(response: Response<Body>, refused: impl Fn(&Fault)) -> Response<Body> {
     let Some(status) = Status::from_header_map(response.headers()) else { return response };
     if !status.details().is_empty() {
@@ -111,7 +111,7 @@ pub(super) fn complete(response: Response<Body>, refused: impl Fn(&Fault)) -> Re
     refuse(&fault)
 }
 
-/// The answer to a call that no handler sees.
+/// The answer to a call that never reaches a handler.
 pub fn refuse(fault: &Fault) -> Response<Body> {
     from_fault(fault).into_http()
 }
@@ -165,7 +165,7 @@ mod tests {
         Reason::Internal,
     ];
 
-    /// `INVALID_INPUT` and its code as error.proto's comments say: "… INVALID_ARGUMENT."
+    /// Pairs such as `INVALID_INPUT` and its code, from error.proto's comments: "… INVALID_ARGUMENT."
     fn documented() -> Vec<(String, String)> {
         let proto = include_str!("../../proto/wharf/v1/error.proto");
         let mut comment = String::new();

@@ -12,15 +12,15 @@ use crate::{
     tasks::{CancelOnDrop, Cause, Group},
 };
 
-/// Facts that wait for the client.
+/// Progress messages that may wait for the client.
 const PROGRESS_MESSAGES: usize = 64;
 
 /// A stream of responses.
 pub(super) type Responses<T> = BoxStream<'static, Result<T, Status>>;
 
-/// Runs `work` as a task of `tasks` and streams what it reports, then what it comes to. The end of
-/// the stream, or of the client, cancels `tasks`, which the work watches; the client is answered then,
-/// and the call and `member` end with the work.
+/// Runs `work` as a task of `tasks` and streams its progress, then its result. Dropping the stream cancels
+/// `tasks`, which the work watches. After a cancel the client is answered at once, while the call and
+/// `member` end only with the work.
 pub(super) fn run<R, T, F>(
     call: &Call,
     tasks: Group,
@@ -56,13 +56,13 @@ where
             Err(cause) => {
                 let fault = Fault::from(cause);
                 let _ = sender.send(Err(status::from_fault(&fault)));
-                // To begin to stop and to have stopped are two things.
+                // The work has only begun to stop: wait until it has stopped.
                 drop(work.await);
                 call.ended(&End::Fault(&fault));
                 return;
             }
         };
-        // The client may be gone: nobody wants the answer.
+        // The client may be gone; then nobody reads the answer.
         let _ = sender.send(answer);
     }));
     let ended = stream::once(async move {
