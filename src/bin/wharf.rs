@@ -1,4 +1,4 @@
-//! The client: what a job calls.
+//! The client that jobs call.
 
 use std::process::ExitCode;
 

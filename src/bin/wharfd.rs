@@ -30,13 +30,13 @@ fn main() -> ExitCode {
         }
     };
     let ended = runtime.block_on(daemon::run(config));
-    // A thread that still reads the store, say, has nothing left to do.
+    // Do not wait for threads, such as one that still reads the store: their work is no longer needed.
     runtime.shutdown_background();
     match ended {
         Ok(Ended::Asked) => ExitCode::SUCCESS,
         Ok(Ended::Aborted(signal)) => {
             tracing::warn!(signal, "a second signal: ended at once");
-            // Not waiting for what still runs: that is what was asked.
+            // Do not wait for running work: the second signal asks for exactly that.
             std::process::exit(128 + signal);
         }
         Err(error) => {

@@ -1,5 +1,5 @@
-//! The client for agents: `wharf`, put into a directory that they mount beside the socket, so that
-//! they have the version that their node's wharfd is of.
+//! The client for agents: `wharf`, installed in a directory that they mount along with the socket, so that
+//! they use the same version as their node's wharfd.
 
 use std::{
     env,
@@ -10,17 +10,17 @@ use std::{
 };
 
 const CLIENT: &str = "wharf";
-/// Agents run as whatever uid their images have.
+/// Executable for everyone: agents run as the uid of their images.
 const MODE: u32 = 0o755;
 
-/// Why the client cannot be put there.
+/// The reason why the client cannot be installed.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum ClientError {
-    #[error("cannot tell where wharfd's executable is, beside which the client lies")]
+    #[error("cannot find wharfd's own executable, beside which the client is installed")]
     Executable(#[source] io::Error),
     #[error(
-        "no client at {}, beside wharfd; install `wharf` there, or leave --client-dir (client_dir) out",
+        "no client at {}, beside wharfd; install `wharf` there, or omit --client-dir (client_dir)",
         .0.display()
     )]
     Missing(PathBuf),
@@ -28,8 +28,8 @@ pub enum ClientError {
     Io { directory: PathBuf, what: &'static str, path: PathBuf, source: io::Error },
 }
 
-/// Puts the client that lies beside this executable into `directory`, which is made when it is
-/// missing, and says what it is called there. A client that runs from there runs on.
+/// Copies the client from beside this executable into `directory`, makes the directory if it is missing,
+/// and returns the client's path there. A client that runs from there is not disturbed.
 pub(super) fn put(directory: &Path) -> Result<PathBuf, ClientError> {
     let executable = env::current_exe().map_err(ClientError::Executable)?;
     put_from(&executable.with_file_name(CLIENT), directory)
@@ -50,7 +50,7 @@ fn put_from(client: &Path, directory: &Path) -> Result<PathBuf, ClientError> {
     };
     make(directory).map_err(failed("make", directory))?;
 
-    // Under a name of its own until it is whole: an agent may start it at any moment.
+    // Write it under a temporary name: an agent may start the client at any moment.
     let fresh = directory.join(format!(".{CLIENT}.{}", std::process::id()));
     match fs::remove_file(&fresh) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -68,7 +68,7 @@ fn put_from(client: &Path, directory: &Path) -> Result<PathBuf, ClientError> {
     written.map(|()| placed)
 }
 
-/// Makes a directory and those above it; open to everyone, whatever the umask, if it is a new one.
+/// Makes a directory and its parents. A new directory is open to everyone, whatever the umask.
 fn make(directory: &Path) -> io::Result<()> {
     if directory.is_dir() {
         return Ok(());
@@ -78,7 +78,7 @@ fn make(directory: &Path) -> io::Result<()> {
     }
     match DirBuilder::new().mode(MODE).create(directory) {
         Ok(()) => fs::set_permissions(directory, Permissions::from_mode(MODE)),
-        // Another wharfd was first.
+        // Another wharfd has just made it.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => Ok(()),
         Err(error) => Err(error),
     }
@@ -138,7 +138,7 @@ mod tests {
         let to = dir.0.join("bin");
         let placed = put_from(&dir.client("one"), &to).unwrap();
         let running = File::open(&placed).unwrap();
-        // What a wharfd of the same pid left when it was killed: in a container it is always 1.
+        // The leftover of a killed wharfd with the same PID: in a container the PID is always 1.
         fs::write(to.join(format!(".wharf.{}", std::process::id())), "half").unwrap();
         put_from(&dir.client("two"), &to).unwrap();
         assert_eq!(fs::read_to_string(&placed).unwrap(), "two");

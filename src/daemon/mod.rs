@@ -34,12 +34,12 @@ use notify::{State, notify};
 
 /// How long the start waits for engines to answer.
 const ENGINES_START: Duration = Duration::from_secs(30);
-/// How long what was cancelled may clean up.
+/// How long cancelled work may take to clean up.
 const CLEANUP: Duration = Duration::from_secs(15);
-/// How long connections may say goodbye; they have 2 seconds of their own.
+/// How long to wait for connections to close; each limits itself to 2 seconds.
 const GOODBYE: Duration = Duration::from_secs(5);
 
-/// Why wharfd cannot start.
+/// The reason why wharfd cannot start.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum StartError {
@@ -51,7 +51,7 @@ pub enum StartError {
     Keys(#[from] KeyError),
     #[error(transparent)]
     Client(#[from] ClientError),
-    #[error("cannot listen on the loopback, for the engines")]
+    #[error("cannot listen on loopback for the engines")]
     Relay(#[source] io::Error),
     #[error("cannot listen")]
     Bind(#[from] BindError),
@@ -61,7 +61,7 @@ pub enum StartError {
     Signals(#[source] io::Error),
 }
 
-/// The operator reads what stopped the start, and why.
+/// Shows the operator the fault that stopped the start, with its causes.
 impl From<Fault> for StartError {
     fn from(source: Fault) -> Self {
         Self::Engine { text: source.text().to_owned(), hint: source.hint_text().map(str::to_owned), source }
@@ -71,9 +71,9 @@ impl From<Fault> for StartError {
 /// How wharfd ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// As it was asked to.
+    /// As requested.
     Asked,
-    /// At once, on a second signal: the signal's number.
+    /// At once, on a second signal with this number.
     Aborted(i32),
 }
 
@@ -95,13 +95,13 @@ pub async fn run(config: Config) -> Result<Ended, StartError> {
         signal = signals.next() => return Ok(Ended::Aborted(signal)),
     }
     process.cancel(Cause::ShuttingDown);
-    // A push or a pull that was broken off removes its name.
+    // Interrupted pushes and pulls still remove their names.
     let _ = tokio::time::timeout(CLEANUP, process.close_and_wait()).await;
     tracing::info!("ended");
     Ok(Ended::Asked)
 }
 
-/// A wharfd that serves.
+/// A running wharfd.
 struct Started {
     work: Arc<Work>,
     health: Health,
@@ -126,7 +126,8 @@ async fn start(config: &Config, process: &Group) -> Result<Started, StartError> 
             (name.clone(), engine)
         })
         .collect();
-    // Whoever finds the socket finds the engines that answer; one that is down, or hangs, stops nobody.
+    // Wait for the engines, so that they are usable once the socket exists; an engine that is down or hangs
+    // does not prevent the start.
     join_all(engines.values().map(|engine| engine.within(ENGINES_START))).await;
     let identities = Arc::new(Identities::new(config));
     say_who_is_served(&identities);
@@ -136,7 +137,7 @@ async fn start(config: &Config, process: &Group) -> Result<Started, StartError> 
     let who: Who = Arc::new(move |peer| served.identify(peer).ok().map(|caller| caller.id().clone()));
     let front = Front::new(identities, engines, Arc::clone(&work));
     let (services, health) = service::services(front, config.engines.default_name(), process).await?;
-    // Before there is a socket to call: who finds the one finds the other.
+    // Install the client before the socket exists: an agent that finds the socket finds the client too.
     if let Some(directory) = &config.client_dir {
         let client = client_dir::put(directory)?;
         tracing::info!(client = %client.display(), "the client for agents");
@@ -154,21 +155,21 @@ async fn start(config: &Config, process: &Group) -> Result<Started, StartError> 
     Ok(Started { work, health, connections, accepting })
 }
 
-/// Opens what wharfd remembers. That reads all of it, which takes a while after a long life: signals are
-/// heard meanwhile.
+/// Opens the store and the keys on a thread of their own: SQLite checks the whole file, which can take a
+/// while when it is large, and signals must be handled meanwhile.
 async fn state(directory: PathBuf, process: &Group) -> Result<(Store, Keys), StartError> {
     let opening = process.spawn_blocking("state", move || (Store::open(&directory), Keys::load(&directory)));
     let (store, keys) = opening.await.map_err(Fault::from)?;
     Ok((store?, keys?))
 }
 
-/// A terminal that closes sends SIGHUP, and so does whoever hopes that the configuration is read again:
-/// neither may end the builds that run.
+/// Keeps SIGHUP from ending the running builds. A closing terminal sends it, and so does an operator who
+/// expects it to reload the configuration.
 async fn ignore_hangups(mut hangups: Signal, process: Group) {
     let said = async {
         while hangups.recv().await.is_some() {
             tracing::warn!(
-                "SIGHUP is ignored: the configuration is read at the start alone; restart wharfd to have it read"
+                "SIGHUP is ignored: the configuration is read only at the start; restart wharfd to reload it"
             );
         }
     };
@@ -176,45 +177,45 @@ async fn ignore_hangups(mut hangups: Signal, process: Group) {
 }
 
 impl Started {
-    /// Refuses new work, waits for what runs, cancels what is left, and closes.
+    /// Refuses new work, waits for running work, cancels the rest after `grace`, and closes.
     async fn end(self, grace: Duration) {
         let work = self.work.group();
         work.drain();
         self.health.draining().await;
-        tracing::info!(builds = self.work.builds(), ?grace, "shutting down: waiting for what runs");
+        tracing::info!(builds = self.work.builds(), ?grace, "shutting down: waiting for running work");
         if tokio::time::timeout(grace, work.close_and_wait()).await.is_err() {
-            tracing::warn!(builds = self.work.builds(), "the grace period is over: cancelling what runs");
+            tracing::warn!(builds = self.work.builds(), "the grace period is over: cancelling running work");
             work.cancel(Cause::ShuttingDown);
             if tokio::time::timeout(CLEANUP, work.close_and_wait()).await.is_err() {
                 tracing::error!(tasks = work.running(), "not everything could be cleaned up");
             }
         }
         self.connections.cancel(Cause::ShuttingDown);
-        // Its sockets' files go with it.
+        // This also removes the sockets' files.
         let _ = self.accepting.await;
         let _ = tokio::time::timeout(GOODBYE, self.connections.close_and_wait()).await;
     }
 }
 
-/// The program that reads Dockerfiles in a container, if that is where they are read, and a line of the
-/// log about it.
+/// The program that reads Dockerfiles in a container; `None` if the engine reads them itself, which is then
+/// logged.
 fn frontend(config: &Config) -> Result<Option<PathBuf>, Fault> {
     let program =
         config.frontend_file.clone().or_else(beside_wharfd).unwrap_or_else(|| "wharf-frontend".into());
     match config.frontend() {
         Frontend::Container if config.says_frontend() => {
-            // Better told now than by each engine when it is taken up.
+            // Fail now rather than for each engine that connects.
             File::open(&program).map_err(|error| frontend::unreadable(&program, error))?;
             return Ok(Some(program));
         }
         Frontend::Container if program.exists() => return Ok(Some(program)),
         Frontend::Container => tracing::warn!(
-            "Dockerfiles are read inside the engine, which one of them can end: there is no frontend at {} \
+            "Dockerfiles are read inside the engine, and a Dockerfile can crash it: there is no frontend at {} \
              (`make package` makes it)",
             program.display()
         ),
         Frontend::Builtin if !config.serve.is_empty() => tracing::warn!(
-            "Dockerfiles are read inside the engine, which one of them can end: `frontend = \"builtin\"`"
+            "Dockerfiles are read inside the engine, and a Dockerfile can crash it: `frontend = \"builtin\"`"
         ),
         Frontend::Builtin => tracing::info!(
             "Dockerfiles are read inside the engine, since only root and wharfd's own uid are served"
@@ -251,12 +252,12 @@ fn say_who_is_served(identities: &Identities) {
         );
     }
     tracing::info!(
-        "everyone else is refused; an engine that others use too, by its socket, keeps no promise to jobs"
+        "everyone else is refused; nothing is guaranteed on an engine whose socket others use too"
     );
 }
 
-/// Every connection and every build takes file descriptors; the default of 1024 is for programs
-/// that use select(2).
+/// Raises the limit on open files: every connection and every build needs descriptors, and the default of
+/// 1024 is meant for programs that use select(2).
 fn raise_open_files() {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current == maximum {
@@ -278,7 +279,7 @@ impl Signals {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    /// The next one's number.
+    /// Waits for the next signal and returns its number.
     async fn next(&mut self) -> i32 {
         let kind = tokio::select! {
             _ = self.terminate.recv() => SignalKind::terminate(),

@@ -1,4 +1,4 @@
-//! What systemd is told: sd_notify(3), for a unit of `Type=notify`.
+//! Notifications for systemd: sd_notify(3), for a unit of `Type=notify`.
 
 use std::{
     env,
@@ -22,7 +22,7 @@ pub(super) enum State {
     Stopping,
 }
 
-/// Tells the service manager, where there is one.
+/// Notifies the service manager, if there is one.
 pub(super) fn notify(state: State) {
     let Some(socket) = env::var_os("NOTIFY_SOCKET") else { return };
     let text = match state {
@@ -36,7 +36,7 @@ pub(super) fn notify(state: State) {
     }
 }
 
-/// A path, or after an `@` a name in the abstract namespace.
+/// The address from the variable: a path, or a name in the abstract namespace after an `@`.
 fn address(socket: &[u8]) -> io::Result<SocketAddr> {
     match socket.strip_prefix(b"@") {
         Some(name) => SocketAddr::from_abstract_name(name),
