@@ -1,7 +1,7 @@
-//! BuildKit's failures, read and told anew.
+//! BuildKit's failures, reduced to known parts.
 //!
-//! Its statuses carry stack traces, JSON and names of private images: nothing of them is relayed
-//! but what is named here.
+//! BuildKit's statuses carry stack traces, JSON and names of private images. Only the parts in this module
+//! are passed on.
 
 use std::error::Error as _;
 
@@ -13,22 +13,22 @@ use tonic::{Code, Status};
 
 use crate::{names::shortened, progress::SourceLines};
 
-/// How many lines around the failed ones are shown.
+/// How many lines are shown around the failed ones.
 const LINES_AROUND: i32 = 4;
-/// How much of a line is shown, and of all: a line may be a whole file.
+/// How much of one line, and of all lines, is shown: a line may be a whole file.
 const LINE_BYTES_MAX: usize = 4 << 10;
 const EXCERPT_BYTES_MAX: usize = 32 << 10;
 
-/// What a failed pass says.
+/// The failure of a pass.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Failure {
-    /// What went wrong, in BuildKit's words; names in it are the engine's.
+    /// BuildKit's message; names in it are the engine's.
     pub message: String,
     /// The vertex that failed.
     pub vertex: Option<String>,
     /// The exit code of the command that failed.
     pub exit_code: Option<i32>,
-    /// The Dockerfile's lines that it is about.
+    /// The Dockerfile's lines that caused it.
     pub source: Option<SourceLines>,
 }
 
@@ -71,8 +71,8 @@ struct PositionDetail {
 }
 
 impl Failure {
-    /// Reads what a failed call came back with: a status of BuildKit's, whose details are `Any`s with
-    /// JSON in them, or none that could be sent.
+    /// Reads the status of a failed call. The details of BuildKit's statuses are `Any`s with JSON in them;
+    /// some failures BuildKit cannot send at all ([`is_untold`]).
     pub fn read(status: &Status) -> Self {
         let mut failure = Self { message: message(status), ..Self::default() };
         let Ok(details) = RpcStatus::decode(status.details()) else { return failure };
@@ -97,27 +97,27 @@ impl Failure {
         failure
     }
 
-    /// The name of the source that BuildKit's policy denied, if that is what failed: only a wish,
-    /// since a Dockerfile can print the same sentence.
+    /// The source that the policy denied, if that is the failure. Treat it only as a request, since a
+    /// Dockerfile can print the same sentence.
     pub fn denied_source(&self) -> Option<&str> {
         denied_source(&self.message)
     }
 }
 
-/// Reads `source "docker-image://…" denied by policy`, the last of such phrases.
+/// Reads `source "docker-image://…" denied by policy`, the last such phrase.
 fn denied_source(message: &str) -> Option<&str> {
     let end = message.rfind("\" denied by policy")?;
     let before = message.get(..end)?;
     let phrase = "source \"";
     let start = before.rfind(phrase)? + phrase.len();
-    // Go quotes: with a backslash it is no name that could be admitted.
+    // Go quotes the name, so one with a backslash is not a name that could be admitted.
     before.get(start..).filter(|name| !name.contains(['\\', '"']))
 }
 
-/// Stack traces begin on lines of their own.
+/// The first line of the message: stack traces begin on lines of their own.
 fn message(status: &Status) -> String {
     if is_untold(status) {
-        return "the builder could not say what is wrong, as it cannot where the Dockerfile is not UTF-8 text"
+        return "the builder failed and gave no reason, which happens when the Dockerfile is not UTF-8 text"
             .to_owned();
     }
     let line = status.message().lines().next().unwrap_or_default();
@@ -127,11 +127,11 @@ fn message(status: &Status) -> String {
     line.to_owned()
 }
 
-/// How BuildKit, and our own decoder, refuse a graph with a step's text in it.
+/// The messages with which BuildKit and wharfd's own decoder refuse a graph whose text is not UTF-8.
 const NOT_UTF8: [&str; 2] = ["string field contains invalid UTF-8", "data is not UTF-8 encoded"];
 
-/// Whether BuildKit has failed and could not say why: grpc-go cannot send a status whose text is not
-/// UTF-8, or that is longer than we take (`writeStatus`), and resets the call instead.
+/// Whether BuildKit failed but could not send its status. grpc-go cannot send a status that is not UTF-8 or
+/// exceeds our limit (`writeStatus`), and resets the call instead.
 pub fn is_untold(status: &Status) -> bool {
     let mut source = status.source();
     while let Some(error) = source {
@@ -145,9 +145,9 @@ pub fn is_untold(status: &Status) -> bool {
     false
 }
 
-/// Whether BuildKit went away, and did not say that the build failed: it says `Unknown` for a failed
-/// step and for a Dockerfile that is wrong. What broke on the way here has a source, which no status
-/// from the wire has.
+/// Whether the connection to BuildKit broke, as opposed to a failed build: for a failed step or a wrong
+/// Dockerfile BuildKit sends `Unknown`. Errors of the connection have a source, which statuses from the
+/// wire never have.
 pub fn is_broken_off(status: &Status) -> bool {
     status.source().is_some() || matches!(status.code(), Code::Unavailable | Code::Cancelled)
 }
@@ -162,7 +162,7 @@ fn source_lines(detail: SourceDetail) -> Option<SourceLines> {
     Some(excerpt(info.filename, &text, start, end))
 }
 
-/// The lines `start..=end` of a file with some around them.
+/// The lines `start..=end` of a file, with some lines around them.
 pub fn excerpt(filename: String, text: &str, start: i32, end: i32) -> SourceLines {
     let first = start.saturating_sub(LINES_AROUND).max(1);
     let last = end.saturating_add(LINES_AROUND);
@@ -236,7 +236,7 @@ mod tests {
             assert_eq!(failure.message, "the Dockerfile is not UTF-8 text");
         }
         let reset = |reason: h2::Reason| Status::from_error(Box::new(h2::Error::from(reason)));
-        // Of our own making, and so no word of BuildKit's.
+        // wharfd made this reset itself, so BuildKit did not fail.
         assert!(!is_untold(&reset(h2::Reason::INTERNAL_ERROR)));
         assert!(!is_untold(&Status::internal("x")));
     }

@@ -1,6 +1,6 @@
-//! `moby.filesync.v1.FileSync`: directories that BuildKit asks for, passed on message by message.
+//! `moby.filesync.v1.FileSync`: BuildKit asks for directories, and the messages are passed on one by one.
 //!
-//! The packets stay bytes here: the [`SessionClient`] that answers judges what it says.
+//! The packets stay bytes here: the [`SessionClient`] that answers also judges them.
 
 use std::{
     convert::Infallible,
@@ -24,19 +24,19 @@ use super::{
     session::{Messages, SessionClient},
 };
 
-/// BuildKit sends 32 KiB of a file in a packet; a STAT can be larger by its extended attributes.
+/// BuildKit sends 32 KiB of a file in a packet; a STAT can be larger because of its extended attributes.
 const PACKET_BYTES_MAX: usize = 4 << 20;
 
-/// What BuildKit asks of a directory, from the call's metadata.
+/// BuildKit's request for a directory, from the call's metadata.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DirectoryRequest {
     /// The directory's name: `context`, `dockerfile`.
     pub name: String,
-    /// Only entries that match one of these; empty: all.
+    /// Patterns of the entries to send; empty means all.
     pub include_patterns: Vec<String>,
-    /// Entries that are left out.
+    /// Patterns of the entries to leave out.
     pub exclude_patterns: Vec<String>,
-    /// Paths that are followed through symlinks.
+    /// Paths to follow through symlinks.
     pub follow_paths: Vec<String>,
 }
 
@@ -52,7 +52,7 @@ impl DirectoryRequest {
     }
 }
 
-/// The values of a key, decoded where `<key>-encoded: 1` says that they are encoded.
+/// The values of a key, decoded if `<key>-encoded: 1` is set.
 fn values(metadata: &MetadataMap, key: &str) -> Result<Vec<String>, Status> {
     let encoded = metadata.get(format!("{key}-encoded")).is_some_and(|value| value == "1");
     let invalid = || Status::invalid_argument(format!("metadata {key} cannot be read"));
@@ -108,7 +108,7 @@ impl Service<HttpRequest<Body>> for FileSyncService {
         let client = Arc::clone(&self.client);
         Box::pin(async move {
             if request.uri().path() != "/moby.filesync.v1.FileSync/DiffCopy" {
-                return Ok(Status::unimplemented("only DiffCopy is served").into_http());
+                return Ok(Status::unimplemented("only DiffCopy is supported").into_http());
             }
             let mut grpc = Grpc::new(RawCodec).max_decoding_message_size(PACKET_BYTES_MAX);
             Ok(grpc.streaming(DiffCopy(client), request).await)

@@ -1,5 +1,5 @@
-//! BuildKit's protocol: connections, sessions, solves and its failures. It knows no Docker, no
-//! namespace and no store.
+//! BuildKit's protocol: connections, sessions, solves and failures. This module knows nothing of Docker,
+//! namespaces or the store.
 
 pub mod connection;
 pub mod failure;

@@ -1,4 +1,4 @@
-//! What an engine's BuildKit is, found out once when wharfd starts.
+//! Probes an engine's BuildKit when wharfd connects to the engine.
 
 use std::{path::Path, sync::atomic::AtomicBool, time::Duration};
 
@@ -15,21 +15,19 @@ use crate::{
     tasks::Group,
 };
 
-/// What wharfd cannot do without, as BuildKit calls it in its LLB capabilities, and the first
-/// engine that has it.
+/// The LLB capabilities that wharfd requires, each with the first engine that has it.
 const NEEDED: [(&str, &str); 1] = [("source.policy", "26.1")];
-/// How long BuildKit may take for an answer that costs it nothing: a start must end in one way or the
-/// other.
+/// How long BuildKit may take for an answer that costs it nothing. The start must not wait for ever.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Finds out how BuildKit is reached at `socket`, and whether it has what wharfd needs.
+/// Determines how to reach BuildKit at `socket`, and checks that it has the capabilities wharfd needs.
 pub async fn probe(engine: &str, socket: &Path, tasks: &Group) -> Result<Dialling, Fault> {
     let dialling = dialling(engine, socket, tasks).await?;
     let connection = Connection::dial(socket, dialling, tasks).await?;
     let capabilities = answer(capabilities(&connection)).await.map_err(|status| {
         Fault::new(
             Reason::EngineUnavailable,
-            format!("the builder of the engine `{engine}` does not say what it can do"),
+            format!("the builder of the engine `{engine}` does not list its capabilities"),
         )
         .caused_by(status)
     })?;
@@ -43,14 +41,14 @@ pub async fn probe(engine: &str, socket: &Path, tasks: &Group) -> Result<Diallin
     Ok(dialling)
 }
 
-/// By the first that is answered on.
+/// The first way of connecting on which BuildKit answers.
 async fn dialling(engine: &str, socket: &Path, tasks: &Group) -> Result<Dialling, Fault> {
     let mut last = None;
     for dialling in [Dialling::PriorKnowledge, Dialling::Upgrade] {
         match Connection::dial(socket, dialling, tasks).await?.answers().await {
             Ok(()) => return Ok(dialling),
             Err(status) => {
-                tracing::debug!(?dialling, %status, "not how BuildKit is reached");
+                tracing::debug!(?dialling, %status, "BuildKit does not answer this way");
                 last = Some(status);
             }
         }
@@ -69,10 +67,10 @@ async fn answer<T>(question: impl Future<Output = Result<T, Status>>) -> Result<
     timeout(ANSWER_TIMEOUT, question).await.unwrap_or_else(late)
 }
 
-/// BuildKit tells its capabilities to the frontend of a running build only.
+/// Asks for the capabilities, which BuildKit tells only to the frontend of a running build.
 async fn capabilities(connection: &Connection) -> Result<Vec<String>, Status> {
-    // The build exists only to be asked. Several wharfd may ask one engine at once, and names of
-    // builds are unique in it.
+    // The build exists only for this question. Its name is random, since several wharfd may ask the
+    // same engine at once and the names of builds are unique there.
     let number = getrandom::u64().map_err(|error| Status::internal(error.to_string()))?;
     let reference = format!("wharf-probe-{number:016x}");
     let mut control = connection.control();
@@ -87,7 +85,7 @@ async fn capabilities(connection: &Connection) -> Result<Vec<String>, Status> {
         async move { gateway.ping(request).await }
     });
     tokio::select! {
-        // It waits for the frontend's result, which never comes: the dropped call ends it.
+        // The solve waits for the frontend's result, which never comes; dropping the call ends it.
         ended = solve => match ended {
             Ok(_) => Err(Status::internal("the probe ended before it began")),
             Err(status) => Err(status),

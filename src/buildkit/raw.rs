@@ -1,4 +1,4 @@
-//! Messages as the bytes that they are.
+//! A codec that leaves messages as bytes.
 
 use bytes::{Buf as _, BufMut as _, Bytes};
 use tonic::{
@@ -6,7 +6,7 @@ use tonic::{
     codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
 };
 
-/// Encodes and decodes nothing.
+/// Passes bytes through unchanged.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct RawCodec;
 

@@ -1,7 +1,7 @@
 //! BuildKit's session: an HTTP/2 connection inside `Control.Session`, on which BuildKit is the
 //! client and calls us for directories, credentials, secrets and an uploaded context.
 //!
-//! What stands behind these calls is a [`SessionClient`]; this module knows only the protocol.
+//! A [`SessionClient`] answers these calls; this module knows only the protocol.
 
 use std::{
     convert::Infallible,
@@ -42,7 +42,7 @@ use crate::{
     tasks::Group,
 };
 
-/// What BuildKit may call, by `x-docker-expose-session-grpc-method`.
+/// The methods that BuildKit may call, announced by `x-docker-expose-session-grpc-method`.
 const METHODS: [&str; 5] = [
     "/grpc.health.v1.Health/Check",
     "/moby.filesync.v1.FileSync/DiffCopy",
@@ -51,34 +51,34 @@ const METHODS: [&str; 5] = [
     "/moby.upload.v1.Upload/Pull",
 ];
 
-/// What is gathered into one message to BuildKit: larger ones are no faster (measured).
+/// Bytes gathered into one message to BuildKit; larger messages are no faster (measured).
 const MESSAGE_BYTES: usize = 64 << 10;
 
-/// What BuildKit may send unread on one stream. It asks for each file of a context in a frame of some
-/// ten bytes, and h2 ends a connection whose unread frames cost more than half its window (a frame
-/// counts for 256 bytes): 64 KiB of such frames are 1.6 MiB, which the connection's window leaves
-/// room for several times over.
+/// The bytes that BuildKit may send on one stream before they are read. It asks for each file of a context
+/// in a frame of some ten bytes, and h2 ends a connection whose unread frames cost more than half its
+/// window (a frame counts as 256 bytes): 64 KiB of such frames cost 1.6 MiB, for which the connection's
+/// window has room several times over.
 const STREAM_WINDOW: u32 = 64 << 10;
 const CONNECTION_WINDOW: u32 = 16 << 20;
 const _: () = assert!(4 * (STREAM_WINDOW / 10) * 256 <= CONNECTION_WINDOW / 2);
 
-/// BuildKit asks for a directory with its exclude patterns, which are all of `.dockerignore`, and the
-/// paths that the Dockerfile copies as headers. This is what `docker buildx` takes.
+/// BuildKit sends a directory's exclude patterns (the whole `.dockerignore`) and the paths that the
+/// Dockerfile copies as headers. `docker buildx` has the same limit.
 const HEADERS_BYTES_MAX: u32 = 1 << 20;
 
-/// Calls of BuildKit's that may run at once.
+/// Calls from BuildKit that may run at once.
 const STREAMS_MAX: u32 = 200;
-/// Calls that BuildKit may take back before they were looked at. h2 ends a connection beyond 20, and
-/// a failed step takes back all that the others have asked.
+/// Streams that BuildKit may reset before we have accepted them. By default h2 ends a connection beyond 20,
+/// and after a failed step BuildKit resets the calls of all other steps.
 const RESETS_MAX: usize = STREAMS_MAX as usize;
 
-/// A stream of one side's messages.
+/// The messages of one side.
 pub type Messages = BoxStream<'static, Result<Bytes, Status>>;
 
-/// Who answers when BuildKit asks. BuildKit trusts the answers: what comes from a caller was judged
-/// before.
+/// Answers BuildKit's calls. BuildKit trusts the answers, so an implementation must judge everything that
+/// comes from a caller.
 pub trait SessionClient: Send + Sync + 'static {
-    /// Sends a directory: takes BuildKit's `fsutil.types.Packet`s, gives the client's.
+    /// Sends a directory: takes BuildKit's `fsutil.types.Packet`s and returns the client's.
     fn sync(&self, request: DirectoryRequest, packets: Messages) -> BoxFuture<'_, Result<Messages, Status>>;
 
     /// The credentials for a registry, by the host that BuildKit asks for.
@@ -101,19 +101,19 @@ pub struct Session {
 }
 
 impl Session {
-    /// A session of that name, which must be unguessable.
+    /// Makes a session with this name, which must be unguessable.
     pub fn new(id: String) -> Self {
         Self { id }
     }
 
-    /// How solves name the session.
+    /// The name by which solves refer to the session.
     pub fn id(&self) -> &str {
         &self.id
     }
 
     /// Serves the session on `connection` until BuildKit or the connection ends it; `tasks` owns its
-    /// streams. `shared_key` decides which earlier syncs its directories are compared with: whoever
-    /// may choose it reads the files of others.
+    /// streams. `shared_key` decides with which earlier syncs BuildKit compares the directories: a caller
+    /// who could choose it could read the files of others.
     pub async fn serve(
         &self,
         connection: &Connection,
@@ -176,7 +176,7 @@ fn expose(
     Ok(())
 }
 
-/// Unary calls and the upload, answered by the client.
+/// The unary calls and the upload, answered by the client.
 struct Answers(Arc<dyn SessionClient>);
 
 #[tonic::async_trait]
@@ -188,7 +188,7 @@ impl filesync::auth_server::Auth for Answers {
         self.0.credentials(&request.get_ref().host).await.map(Response::new)
     }
 
-    // Without the three below BuildKit takes the credentials and fetches tokens itself.
+    // Without the three methods below, BuildKit asks for the credentials and fetches tokens itself.
     async fn fetch_token(
         &self,
         _: Request<filesync::FetchTokenRequest>,
@@ -230,7 +230,7 @@ impl upload::upload_server::Upload for Answers {
         &self,
         request: Request<Streaming<upload::BytesMessage>>,
     ) -> Result<Response<Self::PullStream>, Status> {
-        // The metadata that BuildKit's upload client sends: the path of `http://buildkit-session/…`.
+        // BuildKit's upload client sends the path of `http://buildkit-session/…` as metadata.
         let path = request.metadata().get("urlpath").and_then(|path| path.to_str().ok()).unwrap_or_default();
         let stream = self.0.upload(path)?;
         let stream = stream.map(|piece| piece.map(|bytes| upload::BytesMessage { data: bytes.into() }));
@@ -238,7 +238,7 @@ impl upload::upload_server::Upload for Answers {
     }
 }
 
-/// BuildKit asks every five seconds and drops a session that does not answer.
+/// The health check: BuildKit asks every five seconds and drops a session that does not answer.
 struct Healthy;
 
 #[tonic::async_trait]
@@ -276,7 +276,7 @@ struct SessionIo {
     write: BytesMut,
 }
 
-/// BuildKit's side of the call. Its response comes only after we have begun to serve.
+/// BuildKit's side of the call. Its response arrives only after we have begun to serve.
 enum Incoming {
     Opening(Pin<Box<dyn Future<Output = Result<Streaming<BytesMessage>, Status>> + Send>>),
     Open(Box<Streaming<BytesMessage>>),
@@ -354,7 +354,7 @@ mod tests {
 
     use super::*;
 
-    /// A client that has nothing.
+    /// A client without files, secrets or credentials.
     struct Nothing;
 
     impl SessionClient for Nothing {
@@ -390,7 +390,7 @@ mod tests {
         [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
     }
 
-    /// As when a step fails beside others that wait for their secrets, and wharfd is late to look.
+    /// This happens when a step fails while others wait for their secrets and wharfd reads late.
     #[tokio::test]
     async fn calls_that_are_taken_back_unseen_end_nothing() {
         const CALLS: u32 = 100;

@@ -1,5 +1,5 @@
-//! One pass of a build: `Control.Solve` without a frontend, and beside it, as BuildKit's gateway
-//! client, the frontend's call, the gate's judgement and the return of what may run.
+//! One pass of a build: `Control.Solve` without a frontend. Beside it wharfd acts as BuildKit's gateway
+//! client: it calls the frontend, lets the gate judge the graph, and returns the graph if it may run.
 
 use std::{
     collections::HashMap,
@@ -26,16 +26,16 @@ use crate::fault::Fault;
 
 /// The metadata key by which a call of the gateway names its build.
 const BUILD: &str = "buildkit-controlapi-buildid";
-/// How often BuildKit is asked about a build that it does not know yet; it waits 3 to 10 seconds each
+/// How many times BuildKit is asked about a build that it does not know yet. It waits 3 to 10 seconds each
 /// time.
 const ATTEMPTS: usize = 20;
-/// How long BuildKit may take for its next facts once the build is over; it has them at hand.
+/// How long BuildKit may take for its next facts after the build is over; it already has them.
 const LAST_FACTS: Duration = Duration::from_secs(10);
-/// How long a pass that was stopped may take to end. The classic store's export looks at no cancel, and
-/// reads the whole image.
+/// How long a stopped pass may take to end. The classic store's export ignores a cancel and reads the whole
+/// image.
 const STOP: Duration = Duration::from_secs(120);
 
-/// What a pass asks for.
+/// The parameters of a pass.
 #[derive(Clone, Debug)]
 pub struct Order {
     /// Names the pass in BuildKit; unguessable, never used twice.
@@ -44,7 +44,7 @@ pub struct Order {
     pub session: String,
     /// The frontend's attributes.
     pub attributes: HashMap<String, String>,
-    /// The image that reads the Dockerfile in a container; none: BuildKit itself reads it.
+    /// The image that reads the Dockerfile in a container; with `None`, BuildKit itself reads it.
     pub frontend: Option<String>,
     /// The source policy.
     pub policy: Policy,
@@ -52,7 +52,7 @@ pub struct Order {
     pub name: String,
 }
 
-/// What the frontend has answered.
+/// The frontend's answer.
 #[derive(Debug)]
 pub struct Answer {
     sent: Bytes,
@@ -66,15 +66,15 @@ impl Answer {
         Ok(Self { read: read.map_err(|error| Status::internal(error.to_string()))?, sent })
     }
 
-    /// What it says, if nothing of it is unknown here: BuildKit keeps the answer, and would run what is
-    /// not seen here with what is judged.
+    /// The decoded answer, if it contains no unknown fields. BuildKit keeps the answer as it was and would
+    /// run the unseen parts along with the judged ones.
     pub fn understood(self) -> Option<frontend::Result> {
         is_understood(&self.sent, &self.read.encode_to_vec(), &SOLVE_RESPONSE)
             .then(|| self.read.result.unwrap_or_default())
     }
 }
 
-/// Where maps are in an answer.
+/// The positions of maps in an answer.
 static SOLVE_RESPONSE: Shape = Shape(&[(3, Field::Message(&RESULT))]);
 static RESULT: Shape = Shape(&[
     (3, Field::Message(&REF)),
@@ -91,21 +91,21 @@ static SOURCE_INFO: Shape = Shape(&[(3, Field::Message(&DEFINITION))]);
 static ATTESTATIONS: Shape = Shape(&[(1, Field::Message(&ATTESTATION))]);
 static ATTESTATION: Shape = Shape(&[(2, Field::Map(&PLAIN)), (3, Field::Message(&REF))]);
 
-/// A result of the frontend's whose graph may run. Only a judge makes one, so that no result reaches
-/// BuildKit unjudged.
+/// A result of the frontend whose graph may run. Only a judge makes such a value, so that no result
+/// reaches BuildKit unjudged.
 pub trait Judged {
-    /// The result as it is returned to BuildKit.
+    /// The result to return to BuildKit.
     fn into_result(self) -> frontend::Result;
 }
 
-/// How a pass ended, for a judge that refuses with an `R`.
+/// The end of a pass; `R` is the judge's refusal.
 #[derive(Debug)]
 pub enum Ended<R> {
-    /// The image is made; BuildKit's facts about it.
+    /// The image was made; BuildKit's facts about it.
     Exported(HashMap<String, String>),
     /// The frontend failed, or a source was denied. No step has run.
     Frontend(Status),
-    /// The judge did not let the graph run.
+    /// The judge refused the graph.
     Refused(R),
     /// A step, or the export, failed.
     Failed(Status),
@@ -113,26 +113,26 @@ pub enum Ended<R> {
     Stopped {
         /// Why.
         fault: Fault,
-        /// BuildKit has ended it, too: what it has not made by now it never will.
+        /// Whether BuildKit has ended it, too. If so, an image that is not there yet never comes.
         is_over: bool,
     },
 }
 
-/// Where the facts of a pass go, and from when on they count.
+/// Receives the facts of a pass.
 pub trait Facts: Send {
-    /// Facts, as BuildKit reports them. Awaited: a reader that is slow slows BuildKit down.
+    /// Takes facts as BuildKit reports them. It is awaited, so a slow reader slows BuildKit down.
     fn report(&mut self, facts: StatusResponse) -> impl Future<Output = ()> + Send;
 
-    /// BuildKit has broken off, with this: no more facts come, although the build goes on.
+    /// Called when BuildKit's report broke off with `why`: no more facts come, although the build goes on.
     fn broke_off(&mut self, why: Status) -> impl Future<Output = ()> + Send;
 
-    /// The graph runs now: what was reported so far, and all that follows, stands.
+    /// Called when the graph begins to run: the facts so far, and all later ones, are final.
     fn runs(&mut self) -> impl Future<Output = ()> + Send;
 }
 
-/// Runs a pass to its end, or until `stop` ends. To stop is two things: the call that keeps BuildKit's
-/// steps running is dropped, and BuildKit is waited for, which may be in the middle of an export.
-/// Dropping the future does the first alone.
+/// Runs a pass to its end, or until `stop` ends. Stopping takes two steps: it drops the call that keeps
+/// BuildKit's steps running, and then waits for BuildKit, which may be in the middle of an export.
+/// Dropping the future does only the first.
 pub async fn pass<F: Facts, J: Judged, R>(
     connection: &Connection,
     order: Order,
@@ -160,7 +160,7 @@ pub async fn pass<F: Facts, J: Judged, R>(
         ended = driven => return ended,
     };
     stopped.store(true, Ordering::Relaxed);
-    // Its status ends when BuildKit has let go of the build.
+    // The status stream ends when BuildKit has released the build.
     let over = async {
         loop {
             match told.next().await {
@@ -196,7 +196,7 @@ async fn drive<F: Facts, J: Judged, R>(
     let answer = loop {
         tokio::select! {
             ended = &mut solve => return match ended {
-                // It waits for `Return`, so an end before that is a failure whatever it says.
+                // The solve waits for `Return`, so an end before that is a failure in any case.
                 Ok(_) => Ended::Failed(Status::internal("the build ended before it began")),
                 Err(status) => Ended::Failed(status),
             },
@@ -225,8 +225,8 @@ async fn drive<F: Facts, J: Judged, R>(
             Some(answer) = told.next() => tell(facts, answer).await,
         }
     };
-    // The last facts, the failed step's output among them, come after the solve's answer. A reader may
-    // take as long as it likes for them; BuildKit may not.
+    // The last facts, such as the failed step's output, come after the solve's answer. The reader may
+    // take as long as it likes to read them; BuildKit may not take long to send them.
     loop {
         match tokio::time::timeout(LAST_FACTS, told.next()).await {
             Ok(Some(answer)) => tell(facts, answer).await,
@@ -243,14 +243,15 @@ async fn drive<F: Facts, J: Judged, R>(
     }
 }
 
-/// What BuildKit is asked for, and what its frontend is.
+/// The requests to BuildKit and to its frontend.
 fn requests(order: Order) -> (SolveRequest, frontend::SolveRequest) {
     let attributes = HashMap::from([("name".to_owned(), order.name)]);
     let solve = SolveRequest {
         r#ref: order.reference,
         session: order.session,
         source_policy: Some(order.policy),
-        // Out of the engine's build history, which shows every build's arguments to everyone.
+        // Keeps the build out of the engine's history, which shows every build's arguments to
+        // everyone.
         internal: true,
         exporters: vec![Exporter { r#type: "moby".to_owned(), attrs: attributes }],
         ..SolveRequest::default()
@@ -273,7 +274,7 @@ fn requests(order: Order) -> (SolveRequest, frontend::SolveRequest) {
     (solve, frontend)
 }
 
-/// The facts that BuildKit tells, until it ends or breaks off with an error.
+/// BuildKit's facts, until the stream ends or breaks off with an error.
 fn facts_of(
     opening: impl Future<Output = Result<Streaming<StatusResponse>, Status>>,
 ) -> impl Stream<Item = Result<StatusResponse, Status>> {
@@ -287,7 +288,7 @@ async fn tell<F: Facts>(facts: &mut F, answer: Result<StatusResponse, Status>) {
     }
 }
 
-/// Returns what runs now; first a graph that BuildKit does not know becomes one that it does.
+/// Returns the graph that runs now. A graph that BuildKit does not know yet is sent to it first.
 async fn hand_back(
     connection: &Connection,
     build: &AsciiMetadataValue,
@@ -318,22 +319,22 @@ async fn hand_back(
     gateway.r#return(of_build(build, returned)).await.map(drop)
 }
 
-/// A gateway's call about the build of that name.
+/// A gateway request about the build with this name.
 pub(super) fn of_build<T>(build: &AsciiMetadataValue, message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.metadata_mut().insert(BUILD, build.clone());
     request
 }
 
-/// Whether BuildKit says that it has no such build. With its name, which nobody can guess: a Dockerfile
-/// may print the phrase.
+/// Whether BuildKit says that it has no such build. The message must contain the unguessable name, since a
+/// Dockerfile may print the phrase.
 fn is_unknown(status: &Status, reference: &str) -> bool {
     status.message().contains(&format!("no such job {reference}"))
 }
 
-/// Asks about the build `reference` until BuildKit knows it. It waits some seconds for a build that
-/// it has not come to, and a busy engine needs longer for each of many. Once `stopped`, a build that is
-/// not known is over.
+/// Asks about the build `reference` until BuildKit knows it. BuildKit waits some seconds for a build that
+/// it has not started yet, and a busy engine with many builds needs longer. Once `stopped`, an unknown
+/// build is over.
 pub(super) async fn once_known<T, F>(
     reference: &str,
     stopped: &AtomicBool,

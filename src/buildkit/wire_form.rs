@@ -1,18 +1,18 @@
-//! Whether a message says more than was understood of it.
+//! Detects fields of a message that its decoder dropped.
 //!
-//! A decoder drops the fields that it does not know without a word, and a newer BuildKit's may mean
-//! anything. So what was understood is encoded again and compared with what was sent, field by field:
-//! lengths alone prove nothing, since a number may be sent in fewer bytes than it is encoded in.
+//! A decoder silently drops unknown fields, and those of a newer BuildKit may mean anything. So the decoded
+//! message is encoded again and compared with the original, field by field. Lengths alone prove nothing,
+//! since a number may be sent in fewer bytes than its encoding here.
 
-/// The map fields of a message and of those inside it, in which encoders differ: entries come in any
-/// order, and one with the default for a key or a value is sent with it or without.
+/// The map fields of a message and its inner messages. Encoders differ in maps: entries come in any order,
+/// and a default key or value may be sent or omitted.
 #[derive(Debug)]
 pub struct Shape(pub &'static [(u64, Field)]);
 
 /// A field that has maps.
 #[derive(Debug)]
 pub enum Field {
-    /// A map, whose values have this shape.
+    /// A map with values of this shape.
     Map(&'static Shape),
     /// A message, or several.
     Message(&'static Shape),
@@ -21,7 +21,7 @@ pub enum Field {
 /// A message without maps.
 pub static PLAIN: Shape = Shape(&[]);
 
-/// Messages inside of messages that are compared. Prost reads 100.
+/// The deepest nesting that is compared; prost's own limit is 100.
 const DEPTH_MAX: usize = 100;
 
 /// Protobuf's wire types (protobuf.dev, "Message Structure").
@@ -30,13 +30,13 @@ const FIXED64: u64 = 1;
 const LENGTH_DELIMITED: u64 = 2;
 const FIXED32: u64 = 5;
 
-/// Whether `sent` says what `understood` does, which was decoded from it and encoded again, and no more.
+/// Whether `sent` contains no more than `understood`, which is `sent` decoded and encoded again.
 pub fn is_understood(sent: &[u8], understood: &[u8], shape: &'static Shape) -> bool {
     are_equal(sent, understood, shape, DEPTH_MAX)
 }
 
 fn are_equal(left: &[u8], right: &[u8], shape: &'static Shape, depth: usize) -> bool {
-    // A text is encoded again as it came, so what differs is a message.
+    // Texts are encoded again unchanged, so a difference must be in a message.
     if left == right {
         return true;
     }
@@ -61,7 +61,7 @@ fn are_equal_values(left: &Value<'_>, right: &Value<'_>, shape: &'static Shape, 
     }
 }
 
-/// Two entries of a map under one key.
+/// Whether two map entries with the same key are equal.
 fn are_equal_entries(left: &[u8], right: &[u8], shape: &'static Shape, depth: usize) -> bool {
     let (Some(left), Some(right)) = (entry(left), entry(right)) else { return false };
     match (left.value, right.value) {
@@ -80,7 +80,7 @@ fn are_equal_entries(left: &[u8], right: &[u8], shape: &'static Shape, depth: us
 struct Value<'a> {
     number: u64,
     wire_type: u64,
-    /// Of an entry of a map.
+    /// The key, if the value is a map's entry.
     key: &'a [u8],
     bytes: &'a [u8],
 }
@@ -107,8 +107,8 @@ fn entry(bytes: &[u8]) -> Option<Entry<'_>> {
     Some(Entry { key: key.map_or(&[], |key| key.bytes), value })
 }
 
-/// All values of a message in an order of their own: fields by number, entries of maps by key. None if
-/// it is no message.
+/// All values of a message in a canonical order: fields by number, map entries by key. `None` if it is not
+/// a message.
 fn values<'a>(bytes: &'a [u8], shape: &'static Shape) -> Option<Vec<Value<'a>>> {
     let mut values = fields(bytes).collect::<Option<Vec<_>>>()?;
     for value in &mut values {
@@ -116,7 +116,7 @@ fn values<'a>(bytes: &'a [u8], shape: &'static Shape) -> Option<Vec<Value<'a>>> 
             value.key = entry(value.bytes)?.key;
         }
     }
-    // Stable: the order of what is repeated means something.
+    // The sort is stable: the order of repeated fields matters.
     values.sort_by_key(|value| (value.number, value.key));
     Some(values)
 }
@@ -150,7 +150,7 @@ fn next_field<'a>(bytes: &mut &'a [u8]) -> Option<Value<'a>> {
         FIXED64 => 8,
         LENGTH_DELIMITED => usize::try_from(varint(bytes)?).ok()?,
         FIXED32 => 4,
-        // Groups, which nobody sends any more.
+        // Groups, which are obsolete.
         _ => return None,
     };
     let (value, rest) = bytes.split_at_checked(length)?;
@@ -186,7 +186,7 @@ mod tests {
     use super::*;
 
     static SOURCE_OP: Shape = Shape(&[(2, Field::Map(&PLAIN))]);
-    /// One of its maps has texts for values, by field 10.
+    /// `Stat` has a map with text values in field 10.
     static STAT: Shape = Shape(&[(10, Field::Map(&PLAIN))]);
 
     fn tag(number: u32, wire_type: u32) -> Vec<u8> {
@@ -214,9 +214,9 @@ mod tests {
 
     #[test]
     fn a_number_in_few_bytes_pays_for_no_field_that_is_hidden() {
-        // -1 in five bytes, as no encoder sends an int32; it is encoded again in ten.
+        // -1 in five bytes: no encoder sends an int32 like this, and it is encoded again in ten.
         let short = [0x08, 0xff, 0xff, 0xff, 0xff, 0x0f];
-        // Five bytes of a field of which nothing is known.
+        // Five bytes of an unknown field.
         let hidden = delimited(99, b"xy");
         assert_eq!(hidden.len(), 5);
         let sent = [&short[..], &hidden].concat();
@@ -226,7 +226,7 @@ mod tests {
         assert!(!understood::<Position>(&sent, &PLAIN));
         assert!(!understood::<Position>(&short, &PLAIN));
         assert!(understood::<Position>(&line.encode_to_vec(), &PLAIN));
-        // Inside of others, too.
+        // The same inside other messages.
         let sent = delimited(2, &delimited(1, &sent));
         assert_eq!(Location::decode(&sent[..]).unwrap().encoded_len(), sent.len());
         assert!(!understood::<Location>(&sent, &PLAIN));
@@ -255,7 +255,7 @@ mod tests {
         for entries in [&[("b", "2"), ("a", ""), ("", "1")][..], &[("", "")], &[("c", "3"), ("b", "c")]] {
             let sent = go(entries);
             assert!(understood::<SourceOp>(&sent, &SOURCE_OP), "{entries:?}");
-            // What is repeated is not a map.
+            // Repeated fields are not maps.
             assert!(entries.len() == 1 || !is_understood(&sent, &go(&reversed(entries)), &PLAIN));
         }
         assert!(!is_understood(&go(&[("a", "1")]), &go(&[("a", "2")]), &SOURCE_OP));
@@ -318,7 +318,7 @@ mod tests {
         ) {
             let attrs: HashMap<_, _> = attrs;
             let stat = Stat { path, size, mode, xattrs: attrs, ..Stat::default() };
-            // A map that is decoded again has an order of its own.
+            // A decoded map has another order.
             prop_assert!(understood::<Stat>(&stat.encode_to_vec(), &STAT));
         }
     }

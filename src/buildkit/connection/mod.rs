@@ -1,7 +1,7 @@
 //! A raw connection to the engine's BuildKit, one for each build.
 //!
-//! One for each: BuildKit's HTTP/2 server admits 250 streams on a connection, and a build holds
-//! several for its whole length, so builds that shared one would wait for each other for ever.
+//! BuildKit's HTTP/2 server admits 250 streams on a connection, and a build holds several for its whole
+//! length, so builds that shared a connection would wait for each other for ever.
 
 mod severable;
 
@@ -38,34 +38,34 @@ use severable::Severable;
 
 /// Graphs of large Dockerfiles come in one message; BuildKit's own clients allow 16 MiB.
 const MESSAGE_BYTES_MAX: usize = 16 << 20;
-/// The details of a failed step come as a trailer, with the whole Dockerfile in them; this is what
-/// BuildKit's own clients take.
+/// The details of a failed step come as a trailer and contain the whole Dockerfile. BuildKit's own clients
+/// have the same limit.
 const HEADERS_BYTES_MAX: u32 = 16 << 20;
-/// 64 KiB, HTTP/2's default, halves the speed of what an exporter sends down (measured).
+/// With HTTP/2's default, 64 KiB, an exporter sends at half the speed (measured).
 const STREAM_WINDOW: u32 = 1 << 20;
-/// Far more than the streams of a build together: h2 ends a connection whose unread frames, each
-/// counted for 256 bytes, cost more than half its window, and a session's frames are small.
+/// Far more than all streams of a build together: h2 ends a connection whose unread frames cost more than
+/// half its window. Each frame counts as 256 bytes, and a session's frames are small.
 const CONNECTION_WINDOW: u32 = 64 << 20;
-/// An engine that lives upgrades a connection, and answers on it, in milliseconds.
+/// A live engine upgrades a connection and answers on it within milliseconds.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a build may wait for its connection. Long: many begin at once on a busy node.
+/// How long a build may wait for its connection. Long, since many builds start at once on a busy node.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(120);
-/// How many connections are being made at once. BuildKit gives up on a client that is late with its
-/// part, after 2 to 10 seconds; of a hundred that share a busy node's processor, all are.
+/// How many connections are dialled at once. BuildKit gives up on a client that is late in the handshake,
+/// after 2 to 10 seconds; if a hundred dial at once on a busy node, all of them are late.
 const AT_ONCE: usize = 8;
-/// How often a connection is made that breaks before BuildKit has answered on it.
+/// How many times to dial when the connection breaks before BuildKit has answered on it.
 const ATTEMPTS: usize = 3;
 
-/// How BuildKit's gRPC is reached on an engine's socket.
+/// The way to reach BuildKit's gRPC on an engine's socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialling {
     /// Plain HTTP/2 on the socket: Engine 29.2 and newer.
     PriorKnowledge,
-    /// An upgrade at `POST /grpc`. Goes with Engine 29.1, the last that needs it.
+    /// An upgrade at `POST /grpc`. Engine 29.1 is the last that needs it.
     Upgrade,
 }
 
-/// Makes the connections to one engine's BuildKit.
+/// Dials one engine's BuildKit.
 #[derive(Debug)]
 pub struct Dialler {
     socket: PathBuf,
@@ -74,12 +74,12 @@ pub struct Dialler {
 }
 
 impl Dialler {
-    /// Of the engine at `socket`.
+    /// Makes a dialler for the engine at `socket`.
     pub fn new(socket: PathBuf, dialling: Dialling) -> Self {
         Self { socket, dialling, turns: Semaphore::new(AT_ONCE) }
     }
 
-    /// A connection that BuildKit has answered on; `tasks` owns its tasks.
+    /// Dials a connection on which BuildKit answers; `tasks` owns the connection's tasks.
     pub async fn connect(&self, tasks: &Group) -> Result<Connection, Fault> {
         let connecting = async {
             let _turn = self.turns.acquire().await.map_err(Fault::internal)?;
@@ -88,9 +88,9 @@ impl Dialler {
                 let connection = Connection::dial(&self.socket, self.dialling, tasks).await?;
                 match connection.answers().await {
                     Ok(()) => return Ok(connection),
-                    // Nothing has begun on it.
+                    // Nothing has been sent on it yet, so it is safe to dial again.
                     Err(status) if attempt < ATTEMPTS => {
-                        tracing::debug!(%status, "a connection to BuildKit is made again");
+                        tracing::debug!(%status, "dialling BuildKit again");
                         attempt += 1;
                     }
                     Err(status) => return Err(unreachable(&self.socket, &status)),
@@ -104,19 +104,19 @@ impl Dialler {
 
 fn unreachable(socket: &Path, cause: &(dyn Error + 'static)) -> Fault {
     Fault::new(Reason::EngineUnavailable, "the engine's builder cannot be reached")
-        .hint("try again; if it stays so, the node's operator finds why in wharfd's log")
+        .hint("try again; if it persists, the node's operator finds the cause in wharfd's log")
         .caused_by(format!("BuildKit at {}: {}", socket.display(), causes(cause)))
 }
 
-/// A connection to BuildKit. Dropping it cuts the socket, which ends every call on it and so
-/// cancels what they run.
+/// A connection to BuildKit. Dropping it cuts the socket, which ends every call on it and so cancels the
+/// work of those calls.
 #[derive(Debug)]
 pub struct Connection {
     channel: Channel,
     _cut: DropGuard,
 }
 
-/// What gRPC clients are made over.
+/// The channel that gRPC clients use.
 #[derive(Clone, Debug)]
 pub struct Channel(http2::SendRequest<Body>);
 
@@ -139,12 +139,12 @@ impl Connection {
         }
     }
 
-    /// Waits for BuildKit's answer to a call that costs it nothing: a handshake alone proves nothing,
-    /// since older engines accept the connection and fail the first call in several ways.
+    /// Waits for BuildKit's answer to a cheap call. A handshake alone proves nothing, since older engines
+    /// accept the connection and then fail the first call in various ways.
     pub async fn answers(&self) -> Result<(), Status> {
         let mut control = self.control();
         match tokio::time::timeout(DIAL_TIMEOUT, control.info(InfoRequest {})).await {
-            // Distributions' builds leave `Info` out; that, too, is BuildKit's answer.
+            // Builds by Linux distributions omit `Info`, but this refusal is also an answer of BuildKit.
             Ok(Err(status)) if status.code() == Code::Unimplemented => Ok(()),
             Ok(answer) => answer.map(drop),
             Err(_) => Err(Status::deadline_exceeded("no answer in time")),
@@ -157,7 +157,7 @@ impl Connection {
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
-    /// A call of BuildKit's whose messages stay bytes: what comes back is looked at as it came.
+    /// Makes a call whose messages stay bytes, so that the answer can be checked as it was sent.
     pub(super) async fn raw(
         &self,
         path: &'static str,
@@ -253,8 +253,8 @@ mod tests {
     /// RFC 9113, 4.1: a frame's type is its head's fourth byte, 4 for SETTINGS.
     const FRAME_HEAD: usize = 9;
 
-    /// A socket where an engine would be. All runs on the test's own thread, so that only what is
-    /// awaited goes on.
+    /// A socket in place of an engine's. Everything runs on the test's own thread, so that only awaited
+    /// futures make progress.
     struct Place {
         directory: PathBuf,
         listener: UnixListener,
@@ -275,14 +275,14 @@ mod tests {
             self.directory.join("engine.sock")
         }
 
-        /// A connection that is being made to it, if one is.
+        /// A pending connection, if there is one.
         fn accept(&self) -> Option<Stream> {
             let (stream, _) = self.listener.accept().ok()?;
             stream.set_nonblocking(true).unwrap();
             Some(stream)
         }
 
-        /// The next connection.
+        /// Waits for the next connection.
         async fn accepted(&self) -> Stream {
             loop {
                 match self.accept() {
@@ -292,7 +292,7 @@ mod tests {
             }
         }
 
-        /// Answers all calls on a connection, as an engine does that has not the one.
+        /// Answers all calls on a connection like an engine without that call.
         fn answer(&self, stream: Stream) {
             let io = TokioIo::new(UnixStream::from_std(stream).unwrap());
             let serving = hyper::server::conn::http2::Builder::new(self.tasks.clone())
@@ -312,7 +312,7 @@ mod tests {
         }
     }
 
-    /// Go's server waits two seconds for the settings once it has the preface.
+    /// Go's server waits two seconds for the settings after the preface.
     #[tokio::test]
     async fn the_preface_and_the_settings_go_out_together() {
         let place = Place::new("preface");
@@ -345,7 +345,7 @@ mod tests {
         place.answer(engine);
         drop(connecting.await.unwrap().unwrap());
 
-        // Not for ever.
+        // But it does not try for ever.
         let connecting = place.connect(&dialler);
         for _ in 0..ATTEMPTS {
             drop(place.accepted().await);

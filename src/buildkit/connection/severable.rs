@@ -11,19 +11,19 @@ use hyper_util::rt::TokioIo;
 use tokio::{io::BufWriter, net::UnixStream};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-/// A socket that can be cut from outside. Dropping or aborting hyper's task does not close it:
+/// A socket that can be cut from outside. Dropping or aborting hyper's task does not close the socket:
 /// HTTP/2 runs in a task of its own, which would go on, and the build's steps with it.
 ///
-/// What is written goes out when it is flushed: h2 writes the client's preface and the settings that
-/// must follow it apart, in two tasks, and Go's server ends a connection on which the second comes
-/// two seconds after the first. That is soon when many builds begin at once.
+/// Written bytes are sent only when flushed. h2 writes the client's preface and the settings that must
+/// follow it in two tasks, and Go's server ends a connection if the settings come more than two seconds
+/// after the preface, which easily happens when many builds start at once.
 pub(super) struct Severable {
     io: TokioIo<BufWriter<UnixStream>>,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl Severable {
-    /// The socket, and what cuts it.
+    /// The socket, and a token that cuts it.
     pub(super) fn new(stream: UnixStream) -> (Self, CancellationToken) {
         let token = CancellationToken::new();
         let cut = Box::pin(token.clone().cancelled_owned());

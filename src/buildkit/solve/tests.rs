@@ -1,6 +1,6 @@
 use super::*;
 
-/// A message as Go sends it: with every entry of a map whole.
+/// A message as Go sends it: each map entry with its key and value.
 fn delimited(number: u8, parts: &[&[u8]]) -> Vec<u8> {
     let parts = parts.concat();
     let mut field = vec![number << 3 | 2, u8::try_from(parts.len()).unwrap()];
@@ -42,7 +42,7 @@ fn text_that_is_no_text_is_told_as_the_decoder_tells_it() {
     assert!(status.message().ends_with("data is not UTF-8 encoded"), "{status:?}");
 }
 
-/// How a call ends whose answers are these, one after the other.
+/// The result of a call that gets these answers one after the other, and the number of attempts.
 async fn asked(answers: impl IntoIterator<Item = Result<u32, &str>>) -> (Result<u32, String>, usize) {
     let mut answers = answers.into_iter();
     let mut calls = 0;
