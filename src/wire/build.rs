@@ -9,12 +9,12 @@ use crate::{
 };
 
 const TAGS_MAX: usize = 128;
-/// Linux has 16 (setrlimit(2)).
+/// Linux has 16 limits (setrlimit(2)).
 const ULIMITS_MAX: usize = 64;
 /// Linux's PATH_MAX: no real Dockerfile is refused.
 const PATH_BYTES_MAX: usize = 4096;
 const NAME_BYTES_MAX: usize = 255;
-/// What all arguments and labels may hold together; execve(2) allows a step less.
+/// The total size of all arguments and labels; execve(2) allows a step even less.
 const VALUES_BYTES_MAX: usize = 1 << 20;
 
 /// A well-formed build.
@@ -24,15 +24,15 @@ pub struct BuildSpec {
     pub tags: Vec<Reference>,
     /// The Dockerfile's path within its directory, or within the tar.
     pub dockerfile: String,
-    /// The stage to build; empty: the last.
+    /// The stage to build; empty means the last.
     pub target: String,
     /// Values of ARGs.
     pub build_args: BTreeMap<String, String>,
     /// Labels of the image.
     pub labels: BTreeMap<String, String>,
-    /// Run every step anew.
+    /// Run every step again, without the cache.
     pub no_cache: bool,
-    /// Ask the registry anew what a tag means.
+    /// Ask the registry again which image a tag names.
     pub pull: bool,
     /// Push every tag.
     pub push: bool,
@@ -40,11 +40,11 @@ pub struct BuildSpec {
     pub add_hosts: Vec<(String, IpAddr)>,
     /// The network of RUN steps.
     pub network: Network,
-    /// Size of /dev/shm in bytes; 0: the engine's default.
+    /// Size of /dev/shm in bytes; 0 means the engine's default.
     pub shm_size: u64,
     /// Limits of RUN steps: name, soft, hard.
     pub ulimits: Vec<(String, i64, i64)>,
-    /// The platform that the client asked for; empty: the engine's own.
+    /// The platform that the client asked for; empty means the engine's own.
     pub platform: String,
 }
 
@@ -140,7 +140,7 @@ fn values(
     values: std::collections::HashMap<String, String>,
 ) -> Result<BTreeMap<String, String>, Fault> {
     if values.keys().any(|key| key.is_empty() || key.contains(['=', '\0'])) {
-        return Err(Fault::invalid(field, "a name is empty, or holds `=` or a NUL"));
+        return Err(Fault::invalid(field, "a name is empty or contains `=` or a NUL"));
     }
     Ok(values.into_iter().collect())
 }
@@ -162,7 +162,7 @@ fn add_host(entry: &str) -> Result<(String, IpAddr), Fault> {
     }
     if address == "host-gateway" {
         let text = "`host-gateway` is the node, which builds may not reach by name";
-        return Err(Fault::new(Reason::GraphDenied, text).hint("name an address"));
+        return Err(Fault::new(Reason::GraphDenied, text).hint("use an IP address"));
     }
     let bare = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(address);
     let address = bare.parse().map_err(|_| invalid("its address is not an IP address"))?;
@@ -200,7 +200,7 @@ fn ulimits(ulimits: Vec<v1::Ulimit>) -> Result<Vec<(String, i64, i64)>, Fault> {
             return Err(invalid("the soft limit exceeds the hard one"));
         }
         if checked.iter().any(|(other, ..)| *other == name) {
-            return Err(invalid("is there twice"));
+            return Err(invalid("is given twice"));
         }
         checked.push((name, soft, hard));
     }

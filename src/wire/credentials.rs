@@ -6,15 +6,15 @@ use crate::{
     names::{Login, Secret},
 };
 
-/// A build names no more registries.
+/// No real build uses more registries.
 const LOGINS_MAX: usize = 64;
 
-/// The logins that came with a call, each for one registry. Kept in memory while the call lives.
+/// The logins that came with a call, each for one registry. They stay in memory only while the call runs.
 #[derive(Clone, Debug, Default)]
 pub struct Logins(Vec<(String, Login)>);
 
 impl Logins {
-    /// Checks credentials from the wire; `field` is where they stood.
+    /// Checks credentials from the wire; `field` is their field in the request.
     pub fn from_wire(
         field: &'static str,
         credentials: impl IntoIterator<Item = v1::RegistryCredentials>,
@@ -33,7 +33,7 @@ impl Logins {
         Ok(Self(logins))
     }
 
-    /// The login for `host`. Another registry's password is not for this one.
+    /// The login for `host`. A password is never used for another registry.
     pub fn of(&self, host: &str) -> Option<&Login> {
         self.0.iter().find(|(own, _)| own == host).map(|(_, login)| login)
     }

@@ -1,10 +1,10 @@
-//! How a failed call's reason and hint travel: google.rpc.ErrorInfo, as error.proto documents it.
+//! The encoding of a failed call's reason and hint: google.rpc.ErrorInfo, as documented in error.proto.
 
 use super::v1::ErrorReason;
 
 /// ErrorInfo's domain.
 pub const DOMAIN: &str = "wharf";
-/// The key in ErrorInfo's metadata for what the caller can do.
+/// The key of the hint in ErrorInfo's metadata.
 pub const HINT: &str = "hint";
 /// The key for the registry that the caller can log in to.
 pub const LOGIN: &str = "login";
@@ -16,7 +16,7 @@ pub fn name_of(reason: ErrorReason) -> &'static str {
     name.strip_prefix(PREFIX).unwrap_or(name)
 }
 
-/// The reason of that name; none for one of a newer wharfd.
+/// The reason with this name; `None` for a reason of a newer wharfd.
 pub fn reason_of(name: &str) -> Option<ErrorReason> {
     ErrorReason::from_str_name(&format!("{PREFIX}{name}"))
 }

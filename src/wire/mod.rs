@@ -1,4 +1,4 @@
-//! The API's generated types, and what turns them into the project's own.
+//! The API's generated types, and their conversion into checked values.
 
 pub mod build;
 pub mod credentials;
@@ -6,7 +6,7 @@ pub mod error;
 pub mod mode;
 pub mod progress;
 
-/// `wharf.v1`, as `proto/wharf/v1` documents it.
+/// `wharf.v1`, documented in `proto/wharf/v1`.
 #[allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub)]
 pub mod v1 {
     tonic::include_proto!("wharf.v1");

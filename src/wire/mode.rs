@@ -13,5 +13,5 @@ pub const SETGID: u32 = 1 << 22;
 pub const CHAR_DEVICE: u32 = 1 << 21;
 pub const STICKY: u32 = 1 << 20;
 pub const IRREGULAR: u32 = 1 << 19;
-/// What is not a regular file has one of these.
+/// The bits of all types but regular files.
 pub const TYPE: u32 = DIR | SYMLINK | DEVICE | NAMED_PIPE | SOCKET | CHAR_DEVICE | IRREGULAR;
