@@ -1,11 +1,19 @@
 //! The command line, as a job runs it.
 
-use std::{env, ffi::OsStr, fs, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeSet,
+    env,
+    ffi::OsStr,
+    fs,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use tokio::process::Command;
 
 use super::{
-    Registry, Test, Wharfd,
+    Registry, Test, Wharfd, lock,
     process::{Background, Output, command},
 };
 
@@ -20,18 +28,22 @@ pub(crate) struct Wharf {
     home: PathBuf,
     uid: Option<u32>,
     contained: bool,
+    /// Of this wharfd, those that jobs of the test act in.
+    namespaces: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl Wharf {
     /// A job that acts in `namespace`, `JOB#RUN`.
     pub(crate) fn new(test: &Test, wharfd: &Wharfd, namespace: &str) -> Self {
-        Self {
+        let job = Self {
             address: wharfd.address(),
-            namespace: namespace.to_owned(),
+            namespace: String::new(),
             home: test.new_dir("home"),
             uid: None,
             contained: false,
-        }
+            namespaces: wharfd.namespaces(),
+        };
+        job.in_namespace(namespace)
     }
 
     /// The same job in a container's place: with a view of its own of the node's files.
@@ -41,6 +53,7 @@ impl Wharf {
 
     /// The same job in another namespace.
     pub(crate) fn in_namespace(&self, namespace: &str) -> Self {
+        lock(&self.namespaces).insert(namespace.to_owned());
         Self { namespace: namespace.to_owned(), ..self.clone() }
     }
 

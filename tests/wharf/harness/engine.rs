@@ -80,12 +80,7 @@ impl Engine {
 
     /// Every name of every image.
     pub(crate) async fn names(&self) -> BTreeSet<String> {
-        // The containerd store cannot list an image that another test removes meanwhile.
-        let listed = wait_for("the images to be listed", async || {
-            let answer = self.get("/images/json?all=1").send().await;
-            (answer.status != StatusCode::NOT_FOUND).then_some(answer)
-        });
-        let images = listed.await.ok().json();
+        let images = listed(&self.server).await;
         let names = images.as_array().unwrap().iter().flat_map(|image| {
             let of = |key: &str| image[key].as_array().cloned().unwrap_or_default();
             of("RepoTags").into_iter().chain(of("RepoDigests"))
@@ -255,4 +250,14 @@ pub(crate) fn registry_auth(user: &str, password: &str) -> String {
 pub(crate) fn tool(name: &str) -> String {
     env::var(name)
         .unwrap_or_else(|_| panic!("{name} is not set: tests are started by `cargo test --test wharf`"))
+}
+
+/// All images, as `GET /images/json` lists them. The containerd store cannot list an image that another
+/// test removes meanwhile.
+pub(super) async fn listed(server: &Server) -> Value {
+    let answer = wait_for("the images to be listed", async || {
+        let answer = server.get("/images/json?all=1").send().await;
+        (answer.status != StatusCode::NOT_FOUND).then_some(answer)
+    });
+    answer.await.ok().json()
 }

@@ -1,6 +1,7 @@
 //! A wharfd of the test's own: its own state, its own socket.
 
 use std::{
+    collections::BTreeSet,
     env, fs,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
@@ -9,11 +10,14 @@ use std::{
 
 use rustix::process::Signal;
 use tokio::net::UnixStream;
-use wharf::{images::naming::Keys, names::RESERVED_HOST};
+use wharf::{
+    images::naming::Keys,
+    names::{Namespace, RESERVED_HOST},
+};
 
 use super::{
     Engine, PATIENCE, lock,
-    process::{Background, command, shell_status},
+    process::{Background, Output, command, shell_status},
     wait_for,
 };
 
@@ -34,6 +38,7 @@ pub(crate) struct Wharfd {
     network: Option<PathBuf>,
     process: Mutex<Option<Arc<Background>>>,
     earlier: Mutex<Vec<String>>,
+    namespaces: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl Wharfd {
@@ -55,6 +60,7 @@ impl Wharfd {
             network: None,
             process: Mutex::default(),
             earlier: Mutex::default(),
+            namespaces: Arc::default(),
         }
     }
 
@@ -71,6 +77,11 @@ impl Wharfd {
     /// Its address, as `--addr` wants it.
     pub(crate) fn address(&self) -> String {
         format!("unix://{}", self.socket().display())
+    }
+
+    /// The namespaces that jobs of the test act in.
+    pub(super) fn namespaces(&self) -> Arc<Mutex<BTreeSet<String>>> {
+        Arc::clone(&self.namespaces)
     }
 
     /// Its state directory.
@@ -157,11 +168,37 @@ impl Wharfd {
         shell_status(process.wait(END).await.unwrap())
     }
 
+    /// Removes all namespaces, and says which names of theirs the engine has all the same.
+    async fn remove_namespaces(&self) -> Vec<String> {
+        let namespaces: Vec<String> = lock(&self.namespaces).iter().cloned().collect();
+        let mut removed = Vec::new();
+        for namespace in namespaces {
+            let mut remove = command(env!("CARGO_BIN_EXE_wharf"));
+            remove.env("WHARF_ADDR", self.address()).args(["namespace", "rm", &namespace]);
+            // A test's configuration may not serve root there, or the test has ended the engine.
+            if Output::of(remove, b"", PATIENCE).await.status == 0 {
+                removed.extend(Namespace::parse(&namespace));
+            }
+        }
+        if removed.is_empty() {
+            return Vec::new();
+        }
+        let engine = super::http::Server::Unix(self.engine_socket.clone());
+        let keys = self.keys();
+        let prefixes: Vec<_> = removed.iter().map(|namespace| keys.names(namespace)).collect();
+        let names = names_below(&engine, &self.prefix()).await.into_iter();
+        names.filter(|name| prefixes.iter().any(|names| name.starts_with(names.prefix()))).collect()
+    }
+
     /// Ends it and removes its images from the engine; what was wrong.
     pub(super) async fn end(&self) -> Vec<String> {
         let mut wrong = Vec::new();
         let Some(process) = lock(&self.process).clone() else { return wrong };
         if process.ended().await.is_none() {
+            let left = self.remove_namespaces().await;
+            if !left.is_empty() {
+                wrong.push(format!("names of namespaces that have ended: {left:?}"));
+            }
             process.signal(Signal::TERM);
             match process.wait(END).await {
                 Ok(status) if shell_status(status) == 0 => {}
@@ -203,12 +240,16 @@ impl Wharfd {
 }
 
 async fn remove_all(engine: &super::http::Server, prefix: &str) {
-    let images = engine.get("/images/json?all=1").send().await.ok().json();
+    for name in names_below(engine, prefix).await {
+        engine.call(http::Method::DELETE, &format!("/images/{name}?force=1")).send().await;
+    }
+}
+
+/// The names in the engine that begin with `prefix`.
+async fn names_below(engine: &super::http::Server, prefix: &str) -> Vec<String> {
+    let images = super::engine::listed(engine).await;
     let tags =
         images.as_array().into_iter().flatten().flat_map(|image| image["RepoTags"].as_array().cloned());
-    for tag in tags.flatten().filter_map(|tag| tag.as_str().map(str::to_owned)) {
-        if tag.starts_with(prefix) {
-            engine.call(http::Method::DELETE, &format!("/images/{tag}?force=1")).send().await;
-        }
-    }
+    let names = tags.flatten().filter_map(|tag| tag.as_str().map(str::to_owned));
+    names.filter(|name| name.starts_with(prefix)).collect()
 }

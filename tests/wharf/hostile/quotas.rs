@@ -68,7 +68,7 @@ async fn a_caller_at_its_bound_stops_no_other(test: Arc<Test>) {
     assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
     let details = refused.get_error_details();
     assert_eq!(details.error_info().unwrap().reason, "LIMIT_REACHED", "{refused:?}");
-    assert!(refused.message().contains("uid 1000 has 2 builds"), "{refused:?}");
+    assert!(refused.message().contains("uid 1000 has 2 running builds"), "{refused:?}");
     let job = Wharf::new(&test, &wharfd, "greedy#0").as_uid(1000);
     job.run(["pull", "localhost:1/x:1"]).await.ended(5).says(&["uid 1000 has 2", "at_once"]);
     // What costs the engine nothing is none of them.
