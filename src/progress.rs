@@ -1,5 +1,5 @@
-//! The progress of one call: the steps of BuildKit and of wharfd's own, and how each goes. Every door
-//! tells it in its own way.
+//! The progress of one call: BuildKit's steps and wharfd's own, and the state of each. Each door reports
+//! it in its own form.
 
 use std::{
     sync::{
@@ -18,7 +18,7 @@ use tokio::sync::{Notify, mpsc};
 pub struct Progress {
     /// Steps that began, ended or changed.
     pub vertexes: Vec<Vertex>,
-    /// Parts of steps that moved.
+    /// Parts of steps that made progress.
     pub statuses: Vec<VertexStatus>,
     /// Output of steps.
     pub logs: Vec<VertexLog>,
@@ -35,26 +35,26 @@ pub struct Vertex {
     pub name: String,
     /// The digests of the steps that it needs.
     pub inputs: Vec<String>,
-    /// Whether its result was there already.
+    /// Whether its result already existed.
     pub cached: bool,
     /// When it began.
     pub started: Option<SystemTime>,
     /// When it ended.
     pub completed: Option<SystemTime>,
-    /// Why it failed; empty when it did not.
+    /// The reason of its failure; empty if it did not fail.
     pub error: String,
 }
 
-/// A part of a step, such as a layer that is fetched.
+/// A part of a step, such as a layer to fetch.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct VertexStatus {
-    /// What it is called.
+    /// Its name.
     pub id: String,
     /// The digest of its step.
     pub vertex: String,
-    /// Bytes, or whatever the part is counted in, so far.
+    /// The progress so far, in bytes or another unit.
     pub current: i64,
-    /// How many there are in all; 0 when nobody knows.
+    /// The total in the same unit; 0 if unknown.
     pub total: i64,
     /// When it began.
     pub started: Option<SystemTime>,
@@ -67,15 +67,15 @@ pub struct VertexStatus {
 pub struct VertexLog {
     /// The digest of its step.
     pub vertex: String,
-    /// Where the step wrote it.
+    /// The stream that the step wrote to.
     pub stream: Option<LogStream>,
     /// The bytes, as they were written.
     pub data: Bytes,
-    /// When.
+    /// When it was written.
     pub timestamp: Option<SystemTime>,
 }
 
-/// Where a step writes.
+/// An output stream of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogStream {
     /// Its standard output.
@@ -93,43 +93,43 @@ pub struct VertexWarning {
     pub short: String,
     /// More lines.
     pub details: Vec<String>,
-    /// Where it is explained; empty when nowhere.
+    /// The address of an explanation; empty if there is none.
     pub url: String,
-    /// The lines of the file that it is about.
+    /// The lines of the file that caused it.
     pub source: Option<SourceLines>,
 }
 
-/// Lines of a file that something is about, and some around them. Lines count from 1.
+/// Lines of a file that caused an error or a warning, with some lines around them. Lines count from 1.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SourceLines {
     /// The file's name.
     pub filename: String,
-    /// The first line that it is about.
+    /// The first of the lines that caused it.
     pub start: i32,
-    /// The last line.
+    /// The last of these lines.
     pub end: i32,
-    /// The lines that are shown.
+    /// The lines to show.
     pub text: Vec<String>,
-    /// The number of the first of them.
+    /// The number of the first line in `text`.
     pub first_text_line: i32,
 }
 
-/// Where the progress of one call goes. Cheap to clone.
+/// The sending end for the progress of one call. It is cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Reporter {
     sender: mpsc::Sender<Progress>,
     steps: Arc<Steps>,
 }
 
-/// The end of a [`Reporter`] that is read.
+/// The receiving end of a [`Reporter`].
 #[derive(Debug)]
 pub struct Facts {
     receiver: mpsc::Receiver<Progress>,
     steps: Arc<Steps>,
 }
 
-/// The newest facts about wharfd's own steps that were not read yet. While such a step runs it holds
-/// locks that other jobs wait for: a client that does not read must not hold it up.
+/// The newest unread facts about wharfd's own steps. A running step holds locks that other jobs wait for,
+/// so a client that does not read must not delay it.
 #[derive(Debug, Default)]
 struct Steps {
     unread: Mutex<Option<Progress>>,
@@ -137,18 +137,17 @@ struct Steps {
 }
 
 impl Reporter {
-    /// A reporter and the end that is read. A reader that is slow slows down what is
-    /// [reported](Self::report), not wharfd's own steps; one that is gone stops nothing: whoever reads
-    /// says so by cancelling the work.
+    /// A reporter and its receiving end. A slow reader delays [`report`](Self::report), never wharfd's own
+    /// steps. A closed reader stops nothing; its owner must cancel the work.
     pub fn channel(capacity: usize) -> (Self, Facts) {
         let (sender, receiver) = mpsc::channel(capacity);
         let steps = Arc::new(Steps::default());
         (Self { sender, steps: Arc::clone(&steps) }, Facts { receiver, steps })
     }
 
-    /// Reports facts, each of which is read.
+    /// Reports facts; none of them is skipped.
     pub async fn report(&self, progress: Progress) {
-        // The reader is gone: its call is over, and so is this work in a moment.
+        // If the reader is gone, its call is over, and this work ends in a moment.
         let _ = self.sender.send(progress).await;
     }
 
@@ -171,7 +170,7 @@ impl Reporter {
 }
 
 impl Facts {
-    /// The next facts; none once every reporter is gone and all is read.
+    /// The next facts; `None` once every reporter is dropped and all facts are read.
     pub async fn next(&mut self) -> Option<Progress> {
         loop {
             if let Some(progress) = self.steps.take() {
@@ -223,7 +222,7 @@ pub struct Step {
 }
 
 impl Step {
-    /// Reports a part that moves: `current` of `total` bytes; 0 for a total not known.
+    /// Reports the progress of a part: `current` of `total` bytes; a total of 0 means unknown.
     pub fn moves(&self, part: &str, current: u64, total: u64, done: bool) {
         let status = VertexStatus {
             id: part.to_owned(),
@@ -236,13 +235,13 @@ impl Step {
         self.reporter.steps.add(Progress { statuses: vec![status], ..Progress::default() });
     }
 
-    /// Gives the step a better name, once it is known: `pull reg/app:1@sha256:…`.
+    /// Gives the step a better name once it is known: `pull reg/app:1@sha256:…`.
     pub fn rename(&mut self, name: impl Into<String>) {
         self.vertex.name = name.into();
         self.send();
     }
 
-    /// Ends the step; `cached` when nothing had to be done.
+    /// Ends the step; `cached` means that there was nothing to do.
     pub fn done(mut self, cached: bool) {
         self.vertex.cached = cached;
         self.vertex.completed = Some(SystemTime::now());

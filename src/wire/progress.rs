@@ -1,4 +1,4 @@
-//! Progress as the API has it (`progress.proto`).
+//! Conversion of progress to the API's form (`progress.proto`).
 
 use std::time::SystemTime;
 
