@@ -1,4 +1,4 @@
-//! The command line, as a job runs it.
+//! Runs the command line as a job would.
 
 use std::{
     collections::BTreeSet,
@@ -17,10 +17,10 @@ use super::{
     process::{Background, Output, command},
 };
 
-/// Long: a build waits for others on a busy machine.
+/// Long, since a build waits for others on a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(240);
 
-/// A job: a home of its own, a namespace, a wharfd.
+/// A job: its own home directory, its namespace, and its wharfd.
 #[derive(Clone, Debug)]
 pub(crate) struct Wharf {
     address: String,
@@ -46,7 +46,7 @@ impl Wharf {
         job.in_namespace(namespace)
     }
 
-    /// The same job in a container's place: with a view of its own of the node's files.
+    /// The same job as if in a container: with its own view of the node's files.
     pub(crate) fn in_container(&self) -> Self {
         Self { contained: true, ..self.clone() }
     }
@@ -77,7 +77,7 @@ impl Wharf {
         &self.home
     }
 
-    /// Logs in to a registry, as `docker login` would have done; `None` logs out of all.
+    /// Logs in to a registry as `docker login` does; `None` logs out of all.
     pub(crate) fn login(&self, registry: &Registry, login: Option<(&str, &str)>) {
         use base64::Engine as _;
         let auths = match login {
@@ -92,7 +92,7 @@ impl Wharf {
             .unwrap();
     }
 
-    /// A command that was not started yet.
+    /// A command, not yet started.
     pub(crate) fn command(&self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
         let mut run = match self.uid {
             None if self.contained => {
@@ -146,7 +146,7 @@ impl Wharf {
         self.run(args).await
     }
 
-    /// What `wharf images` lists: names and ids.
+    /// The names and ids that `wharf images` lists.
     pub(crate) async fn images(&self) -> Vec<(String, String)> {
         let listed = self.run(["images", "--no-trunc", "--format=json"]).await.ok().stdout;
         let rows = listed.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());

@@ -1,4 +1,4 @@
-//! The engine under test, by its bare socket: what no job ever holds.
+//! The engine under test, through its bare socket, which no job ever has.
 
 use std::{
     collections::BTreeSet,
@@ -29,7 +29,7 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    /// The engine of this process, as `scripts/env paths` told it.
+    /// The engine of this process, from the variables of `scripts/env paths`.
     pub(crate) fn of_environment(kind: Kind) -> Self {
         Self::at(kind, tool(&format!("WHARF_ENGINE_{}", kind.name)))
     }
@@ -55,13 +55,13 @@ impl Engine {
         &self.socket
     }
 
-    /// The network that it is in, as `scripts/env` has made it: what `setns` takes.
+    /// The network namespace that `scripts/env` made for it, for `setns`.
     pub(crate) fn network(&self) -> PathBuf {
         let pid = fs::read_to_string(self.socket.with_file_name("pid")).unwrap();
         PathBuf::from(format!("/proc/{}/ns/net", pid.split_whitespace().next().unwrap()))
     }
 
-    /// Its socket as an address.
+    /// The address of its socket.
     pub(crate) fn address(&self) -> String {
         format!("unix://{}", self.socket.display())
     }
@@ -99,11 +99,11 @@ impl Engine {
         ids.map(str::to_owned).collect()
     }
 
-    /// Removes images without a name that are not among `before`: builds on the bare socket leave
-    /// them, and names that move.
+    /// Removes nameless images that are not in `before`: builds on the bare socket leave them, and so do
+    /// names that move.
     pub(crate) async fn forget_nameless(&self, before: &BTreeSet<String>) {
         for id in self.nameless().await.difference(before) {
-            // One that is another's parent stays, and goes with it.
+            // A parent of another image stays until that image is removed.
             self.call(Method::DELETE, &format!("/images/{id}")).send().await;
         }
     }
@@ -113,25 +113,25 @@ impl Engine {
         self.names().await.into_iter().filter(|name| name.starts_with(prefix)).collect()
     }
 
-    /// What `docker inspect` says of an image.
+    /// The output of `docker inspect` for an image.
     pub(crate) async fn inspect(&self, name: &str) -> Option<Value> {
         let answer = self.get(&format!("/images/{name}/json")).send().await;
         (answer.status != 404).then(|| answer.ok().json())
     }
 
-    /// The id of an image that is there.
+    /// The id of an existing image.
     pub(crate) async fn id(&self, name: &str) -> String {
         let image = self.inspect(name).await.unwrap_or_else(|| panic!("the engine has no image {name}"));
         image["Id"].as_str().unwrap().to_owned()
     }
 
-    /// Removes a name, and the image with its last one; one that is not there is no error.
+    /// Removes a name, and the image with its last name; a missing name is no error.
     pub(crate) async fn remove_image(&self, name: &str) {
         let answer = self.call(Method::DELETE, &format!("/images/{name}?force=1")).send().await;
         assert!(answer.status.is_success() || answer.status == 404, "{answer}");
     }
 
-    /// `docker pull`, by the API.
+    /// `docker pull` through the API.
     pub(crate) async fn pull(&self, name: &str, login: Option<&(String, String)>) -> Answer {
         let mut call = self.post(&format!("/images/create?fromImage={name}"));
         if let Some((user, password)) = login {
@@ -140,7 +140,7 @@ impl Engine {
         call.send().await
     }
 
-    /// Makes an image of a tar, under a name of the operator's.
+    /// Makes an image from a tar, under one of the operator's names.
     pub(crate) async fn import(&self, repository: &str, tag: &str, tar: impl Into<Bytes>) -> String {
         let path = format!("/images/create?fromSrc=-&repo={repository}&tag={tag}");
         let answer = self.post(&path).body("application/x-tar", tar).send().await.ok();
@@ -177,7 +177,7 @@ impl Engine {
         String::from_utf8(content).unwrap()
     }
 
-    /// `buildx` on the bare socket, as someone without Wharf would run it.
+    /// `buildx` on the bare socket, as it runs without Wharf.
     pub(crate) fn buildx(&self, home: &Path) -> Command {
         let mut command = command(tool("WHARF_BUILDX"));
         command
@@ -197,7 +197,7 @@ impl Engine {
         Output::of(command, b"", Duration::from_secs(120)).await
     }
 
-    /// Build caches that are worth forgetting: contexts of 16 MiB and more.
+    /// Large build caches: contexts of 16 MiB and more.
     pub(crate) async fn large_caches(&self) -> BTreeSet<String> {
         let usage = self.get("/system/df?type=build-cache").send().await.ok().json();
         let caches = usage["BuildCache"].as_array().cloned().unwrap_or_default();
@@ -210,7 +210,7 @@ impl Engine {
             .collect()
     }
 
-    /// Forgets large caches that are not among `before`: a test's contexts would fill the disk.
+    /// Removes large caches that are not in `before`: the tests' contexts would fill the disk.
     pub(crate) async fn forget_large_caches(&self, before: &BTreeSet<String>) {
         for id in self.large_caches().await.difference(before) {
             let filters = json!({"id": {id: true}}).to_string();
@@ -219,20 +219,20 @@ impl Engine {
         }
     }
 
-    /// Processes whose command line has `text`, anywhere below the engine's init.
+    /// Processes anywhere below the engine's init that have `text` as a word of their command line.
     pub(crate) fn processes_with(text: &str) -> Vec<u32> {
         let processes = fs::read_dir("/proc").unwrap().filter_map(|entry| {
             let pid: u32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
             let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
             let words: Vec<_> = command.split(|byte| *byte == 0).collect();
-            // A shell that was told to run it has it as a part of a longer word.
+            // In a shell that runs the command, it is a part of a longer word.
             words.contains(&text.as_bytes()).then_some(pid)
         });
         processes.collect()
     }
 }
 
-/// `scripts/env`, which owns engines.
+/// `scripts/env`, which starts and stops engines.
 pub(super) fn env_script(arguments: &[&str]) -> Command {
     let mut script = command(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/env"));
     script.args(arguments);
@@ -246,7 +246,7 @@ pub(crate) fn registry_auth(user: &str, password: &str) -> String {
     base64::engine::general_purpose::URL_SAFE.encode(auth.to_string())
 }
 
-/// A program that `scripts/env paths` names.
+/// A program from `scripts/env paths`.
 pub(crate) fn tool(name: &str) -> String {
     env::var(name)
         .unwrap_or_else(|_| panic!("{name} is not set: tests are started by `cargo test --test wharf`"))

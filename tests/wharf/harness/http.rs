@@ -12,14 +12,14 @@ use tokio::{
     net::{TcpStream, UnixStream},
 };
 
-/// Where requests go.
+/// The target of requests.
 #[derive(Clone, Debug)]
 pub(crate) enum Server {
     Tcp(String),
     Unix(PathBuf),
 }
 
-/// A request that is about to be sent.
+/// A request to send.
 #[derive(Debug)]
 pub(crate) struct Call {
     server: Server,
@@ -28,7 +28,7 @@ pub(crate) struct Call {
     body: Bytes,
 }
 
-/// An answer, whole.
+/// A complete answer.
 #[derive(Debug)]
 pub(crate) struct Answer {
     what: String,
@@ -113,7 +113,7 @@ impl Call {
 }
 
 impl Answer {
-    /// The answer, if it is one of success.
+    /// The answer, which must be a success.
     #[track_caller]
     pub(crate) fn ok(self) -> Self {
         assert!(self.status.is_success(), "{self}");

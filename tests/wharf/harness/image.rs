@@ -1,4 +1,4 @@
-//! Images that no engine made: layers, a config and a manifest, put into a registry blob by blob.
+//! Images made without an engine: layers, a config and a manifest, pushed to a registry blob by blob.
 
 use std::{io::Write as _, sync::OnceLock};
 
@@ -15,14 +15,14 @@ const INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 const CONFIG: &str = "application/vnd.docker.container.image.v1+json";
 const LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
 
-/// What a file of a layer is.
+/// A file of a layer.
 #[derive(Clone, Debug)]
 pub(crate) enum File<'a> {
     Content(&'a [u8], u32),
     Link(&'a str),
 }
 
-/// A layer: its blob, and the digest of what the blob unpacks to.
+/// A layer: its blob, and the digest of the unpacked blob.
 #[derive(Clone, Debug)]
 pub(crate) struct Layer {
     pub(crate) blob: Bytes,
@@ -30,13 +30,13 @@ pub(crate) struct Layer {
     pub(crate) diff_id: String,
 }
 
-/// An image, not yet anywhere.
+/// An image that is not in any registry yet.
 #[derive(Clone, Debug)]
 pub(crate) struct Image {
     pub(crate) layers: Vec<Layer>,
-    /// What its config says of its layers; a forger says other things.
+    /// The diff ids in its config; a forger changes them.
     pub(crate) diff_ids: Vec<String>,
-    /// A label: two images of equal layers are two images by it.
+    /// A label that makes two images with equal layers different.
     pub(crate) label: String,
 }
 
@@ -51,7 +51,7 @@ impl Layer {
         Self { digest: digest(&blob), blob, diff_id }
     }
 
-    /// The same layer, packed otherwise.
+    /// The same layer in another compression.
     pub(crate) fn repacked(&self) -> Self {
         let mut tar = Vec::new();
         std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&*self.blob), &mut tar).unwrap();
@@ -61,7 +61,7 @@ impl Layer {
         Self { digest: digest(&blob), blob, diff_id: self.diff_id.clone() }
     }
 
-    /// busybox and a link for each of its programs. The same for all tests.
+    /// busybox, with a link for each of its programs. It is the same for all tests.
     pub(crate) fn busybox() -> Self {
         static LAYER: OnceLock<Layer> = OnceLock::new();
         LAYER
@@ -88,7 +88,7 @@ impl Image {
         Self { layers, diff_ids, label: String::new() }
     }
 
-    /// An image that steps can run on; `/mark` has the text that makes it its own.
+    /// An image that steps can run on; the text in `/mark` makes it unique.
     pub(crate) fn base(mark: &str) -> Self {
         Self::of(vec![Layer::busybox(), Layer::of([("mark", File::Content(mark.as_bytes(), 0o644))])])
     }
@@ -116,7 +116,7 @@ impl Image {
         self.push_with_config(registry, repository, tag, self.config().to_string()).await
     }
 
-    /// The same with a config of the caller's own making.
+    /// Pushes it with another config.
     pub(crate) async fn push_with_config(
         &self,
         registry: &Registry,
@@ -141,7 +141,7 @@ impl Image {
     }
 }
 
-/// An index of manifests that the repository has by these tags, each for a platform.
+/// Pushes an index of the manifests with these tags, each for a platform.
 pub(crate) async fn push_index(registry: &Registry, repository: &str, tag: &str, of: &[(&str, Value)]) {
     let mut manifests = Vec::new();
     for (child, platform) in of {

@@ -1,4 +1,4 @@
-//! What tests stand on: an engine, registries, daemons, the command line, and their end.
+//! The test harness: engines, registries, daemons, the command line, and the clean-up.
 
 pub(crate) mod cli;
 pub(crate) mod engine;
@@ -36,7 +36,7 @@ pub(crate) use wharfd::Wharfd;
 
 /// How long an engine may take to start.
 const ENGINE_PATIENCE: Duration = Duration::from_secs(120);
-/// How long a state may take to come.
+/// How long a test waits for a state.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A test, before it has an engine.
@@ -47,7 +47,7 @@ pub(crate) struct Case {
     pub(crate) run: fn(Arc<Test>) -> Running,
 }
 
-/// A test that runs.
+/// A running test.
 pub(crate) type Running = Pin<Box<dyn Future<Output = ()>>>;
 
 /// The table of a file's tests.
@@ -68,7 +68,7 @@ pub(crate) const fn short(path: &'static str) -> &'static str {
     short
 }
 
-/// One test on one engine. What it starts ends with it.
+/// One test on one engine. Everything that it starts ends with it.
 #[derive(Debug)]
 pub(crate) struct Test {
     /// The engine that it runs on.
@@ -87,7 +87,7 @@ impl Test {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("wharf-test-{}-{number}", std::process::id()));
         fs::create_dir(&dir).unwrap();
-        // Other uids reach the socket in it.
+        // Other uids must reach the socket in it.
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
         Arc::new(Self {
             engine,
@@ -99,12 +99,12 @@ impl Test {
         })
     }
 
-    /// A directory of the test's own; it goes with it.
+    /// The test's own directory; it is removed with the test.
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// Text that no other test, and no earlier run, has.
+    /// Text that is unique among all tests and runs.
     pub(crate) fn unique(&self, what: &str) -> String {
         let since = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap();
         format!("{what}-{}-{}-{}", since.as_nanos(), std::process::id(), self.number)
@@ -127,18 +127,18 @@ impl Test {
         self.keep(Registry::start(&self.new_dir("registry"), None).await)
     }
 
-    /// Puts a base image that no other test has into a registry; its reference.
+    /// Pushes a base image that no other test has to a registry; returns its reference.
     pub(crate) async fn base(&self, registry: &Registry) -> String {
         Image::base(&self.unique("base")).push(registry, "base", "1").await;
         registry.name("base:1")
     }
 
-    /// A registry that wants a name and a password.
+    /// A registry that needs a name and a password.
     pub(crate) async fn private_registry(&self, user: &str, password: &str) -> Arc<Registry> {
         self.keep(Registry::start(&self.new_dir("registry"), Some((user, password))).await)
     }
 
-    /// A registry of the engine `name`'s own that has what `registry` has.
+    /// A registry on the loopback of the engine `name`, with the content of `registry`.
     pub(crate) async fn registry_beside(&self, registry: &Registry, name: &str) -> Arc<Registry> {
         self.keep(Registry::start_in(registry.dir(), name).await)
     }
@@ -155,14 +155,14 @@ impl Test {
     }
 
     /// A wharfd with a configuration file and further flags. Unless the file says otherwise, root may act
-    /// in every namespace: it is most tests' jobs.
+    /// in every namespace, since most tests run their jobs as root.
     pub(crate) async fn wharfd_with(&self, config: Option<&str>, flags: &[&str]) -> Arc<Wharfd> {
         let daemon = self.wharfd_unstarted(config, flags);
         daemon.start().await;
         daemon
     }
 
-    /// A wharfd with this configuration alone, which serves root as nobody has configured it.
+    /// A wharfd with only this configuration, so that it serves root as by default.
     pub(crate) async fn wharfd_as_it_ships(&self, config: Option<&str>) -> Arc<Wharfd> {
         let daemon = Arc::new(Wharfd::new(&self.new_dir("wharfd"), &self.engine, config, &[]));
         lock(&self.daemons).push(Arc::clone(&daemon));
@@ -170,7 +170,7 @@ impl Test {
         daemon
     }
 
-    /// A wharfd whose log has more than an operator's, for what can be seen nowhere else.
+    /// A wharfd with a more detailed log than an operator's, for events that are visible nowhere else.
     pub(crate) async fn wharfd_in_detail(&self) -> Arc<Wharfd> {
         self.wharfd_with(None, &["--log-level", "info,wharf=debug"]).await
     }
@@ -182,7 +182,7 @@ impl Test {
         daemon
     }
 
-    /// A wharfd on a throw-away engine and in its network, so that it pulls and pushes.
+    /// A wharfd on a throw-away engine and in its network, so that it can pull and push.
     pub(crate) async fn wharfd_beside(&self, engine: &Engine) -> Arc<Wharfd> {
         let config = "[[serve]]\nuid = 0\nnamespaces = \"*\"\n";
         let daemon = Wharfd::new(&self.new_dir("wharfd"), engine, Some(config), &[]);
@@ -216,12 +216,12 @@ impl Test {
         daemon
     }
 
-    /// An engine of the same kind that nobody else has, empty: its name and itself.
+    /// A new, empty engine of the same kind, and its name.
     pub(crate) async fn throw_away_engine(&self) -> (String, Engine) {
         self.throw_away_engine_of(self.engine.kind()).await
     }
 
-    /// The same of a kind.
+    /// A new, empty engine of this kind, and its name.
     pub(crate) async fn throw_away_engine_of(&self, kind: Kind) -> (String, Engine) {
         let name = format!("test-{}-{}-{}", kind.name, std::process::id(), self.number);
         lock(&self.engines).push(name.clone());
@@ -229,7 +229,7 @@ impl Test {
         (name, engine)
     }
 
-    /// Starts a throw-away engine, also one that was stopped; it is empty, and its socket is where it was.
+    /// Starts a throw-away engine, even one that was stopped; it is empty, and its socket has the same path.
     pub(crate) async fn start_engine(&self, kind: Kind, name: &str) -> Engine {
         Output::of(engine::env_script(&["up", kind.name, name]), b"", ENGINE_PATIENCE).await.ok();
         let paths = Output::of(engine::env_script(&["paths"]), b"", ENGINE_PATIENCE).await.ok().stdout;
@@ -243,7 +243,7 @@ impl Test {
         Output::of(engine::env_script(&["down", name]), b"", ENGINE_PATIENCE).await.ok();
     }
 
-    /// A new directory of the test's.
+    /// A new directory within the test's.
     pub(crate) fn new_dir(&self, name: &str) -> PathBuf {
         for number in 0.. {
             let dir = self.dir.join(format!("{name}{number}"));
@@ -256,7 +256,7 @@ impl Test {
         unreachable!("a directory that is not there yet")
     }
 
-    /// Ends all that the test started; what could not be, and what wharfd left behind.
+    /// Ends everything that the test started. Returns failures to do so, and leftovers of wharfd.
     async fn clean_up(&self) -> Vec<String> {
         let mut left = Vec::new();
         let daemons = std::mem::take(&mut *lock(&self.daemons));
@@ -290,23 +290,23 @@ impl Test {
         left
     }
 
-    /// What the daemons logged last.
+    /// The last lines of the daemons' logs.
     fn logs(&self) -> String {
         lock(&self.daemons).iter().map(|daemon| daemon.log_tail()).collect()
     }
 }
 
-/// A lock that a failed test does not poison.
+/// Locks a mutex even if a failed test has poisoned it.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Waits until `condition` gives something; fails after [`PATIENCE`].
+/// Waits until `condition` returns something; fails after [`PATIENCE`].
 pub(crate) async fn wait_for<T>(what: &str, condition: impl AsyncFnMut() -> Option<T>) -> T {
     wait_for_at_most(PATIENCE, what, condition).await
 }
 
-/// Waits until `condition` gives something; fails after `patience`.
+/// Waits until `condition` returns something; fails after `patience`.
 pub(crate) async fn wait_for_at_most<T>(
     patience: Duration,
     what: &str,
@@ -318,7 +318,7 @@ pub(crate) async fn wait_for_at_most<T>(
             return it;
         }
         assert!(begun.elapsed() < patience, "waited {patience:?} for {what}");
-        // What is waited for is another process's state, of which nobody tells us.
+        // The state belongs to another process, which does not notify us.
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

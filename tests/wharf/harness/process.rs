@@ -1,4 +1,4 @@
-//! Processes of a test: started, read, signalled, ended.
+//! Processes of a test: starts, reads, signals and ends them.
 
 use std::{
     ffi::OsStr,
@@ -18,7 +18,7 @@ use tokio::{
 
 use super::{lock, wait_for_at_most};
 
-/// A command that dies with this process, whatever becomes of it.
+/// A command that dies with this process, however this process ends.
 pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--"]).arg(program).kill_on_drop(true);
@@ -56,12 +56,12 @@ impl Background {
         self.pid
     }
 
-    /// What it has said until now.
+    /// Its output so far.
     pub(crate) fn lines(&self) -> Vec<String> {
         lock(&self.lines).clone()
     }
 
-    /// Whether it has ended; then all its output is there.
+    /// Its exit status, if it has ended; then its output is complete.
     pub(crate) async fn ended(&self) -> Option<ExitStatus> {
         let status = self.child.lock().await.try_wait().unwrap();
         if status.is_some() {
@@ -70,7 +70,7 @@ impl Background {
         status
     }
 
-    /// Waits for the last of the output of a process that has ended.
+    /// Waits for the rest of the output of a process that has ended.
     async fn drained(&self) {
         let readers = std::mem::take(&mut *lock(&self.readers));
         for reader in readers {
@@ -83,7 +83,7 @@ impl Background {
         let _ = kill_process(self.pid, signal);
     }
 
-    /// Waits for its end, and for the last of its output.
+    /// Waits for its end and the rest of its output.
     pub(crate) async fn wait(&self, patience: Duration) -> Result<ExitStatus, String> {
         let waited = tokio::time::timeout(patience, async { self.child.lock().await.wait().await.unwrap() });
         let status =
@@ -92,7 +92,7 @@ impl Background {
         Ok(status)
     }
 
-    /// Waits until it has said a line that `wanted` takes.
+    /// Waits for a line of output that `wanted` accepts.
     pub(crate) async fn says<T>(&self, what: &str, mut wanted: impl FnMut(&str) -> Option<T>) -> T {
         wait_for_at_most(super::PATIENCE, what, async || {
             let ended = self.ended().await.is_some();
@@ -118,11 +118,11 @@ fn read(from: impl AsyncRead + Unpin + Send + 'static, to: Arc<Mutex<Vec<String>
     })
 }
 
-/// How a command ended, and what it said.
+/// The exit status and the output of a command.
 #[derive(Debug)]
 pub(crate) struct Output {
     command: String,
-    /// The exit status as a shell has it: 128 and the signal's number for one that a signal ended.
+    /// The exit status as in a shell: 128 plus the signal's number if a signal ended the command.
     pub(crate) status: i32,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
@@ -179,7 +179,7 @@ impl Output {
     }
 }
 
-/// The number that a shell has in `$?`.
+/// The number that `$?` would be in a shell.
 pub(crate) fn shell_status(status: ExitStatus) -> i32 {
     status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
 }

@@ -1,4 +1,4 @@
-//! A real registry on the engine's loopback, and what was asked of it.
+//! A real registry on the engine's loopback, and the requests to it.
 
 use std::{
     fs,
@@ -20,7 +20,7 @@ use super::{
     process::{Background, command},
 };
 
-/// What a client may be given for a manifest.
+/// The media types that a client accepts for a manifest.
 const MANIFESTS: &str = "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, \
      application/vnd.docker.distribution.manifest.v2+json, application/vnd.docker.distribution.manifest.list.v2+json";
 
@@ -39,7 +39,7 @@ impl Registry {
         Self::serve(dir, login, command(tool("WHARF_REGISTRY_BIN"))).await
     }
 
-    /// Serves what another registry has stored in `dir`, on the loopback of the engine `name`.
+    /// Serves the content that another registry stored in `dir`, on the loopback of the engine `name`.
     pub(super) async fn start_in(dir: &Path, name: &str) -> Self {
         let serve = env_script(&["exec-net", name, &tool("WHARF_REGISTRY_BIN")]);
         Self::serve(dir, None, serve).await
@@ -58,7 +58,7 @@ impl Registry {
         });
         if let Some((user, password)) = login {
             let passwords = dir.join("htpasswd");
-            // -B: the registry reads bcrypt alone.
+            // -B: the registry reads only bcrypt.
             let made = command(tool("WHARF_HTPASSWD")).args(["-Bbn", user, password]).output().await.unwrap();
             assert!(made.status.success(), "{made:?}");
             fs::write(&passwords, made.stdout).unwrap();
@@ -79,7 +79,7 @@ impl Registry {
         Self { process, dir: dir.to_owned(), server: Server::Tcp(host.clone()), host, login }
     }
 
-    /// Where it keeps what it has.
+    /// The directory of its content.
     pub(super) fn dir(&self) -> &Path {
         &self.dir
     }
@@ -94,7 +94,7 @@ impl Registry {
         format!("{}/{name}", self.host)
     }
 
-    /// The user and the password that it wants.
+    /// The user and the password that it accepts.
     pub(crate) fn login(&self) -> Option<&(String, String)> {
         self.login.as_ref()
     }
@@ -103,7 +103,7 @@ impl Registry {
         self.server.call(method, path).login(self.login())
     }
 
-    /// The digest of what `repository:tag` names, if it names anything.
+    /// The digest of `repository:tag`, if there is such a tag.
     pub(crate) async fn digest(&self, repository: &str, tag: &str) -> Option<String> {
         let path = format!("/v2/{repository}/manifests/{tag}");
         let answer = self.call(http::Method::HEAD, &path).header("accept", MANIFESTS).send().await;
@@ -116,11 +116,11 @@ impl Registry {
         self.call(http::Method::GET, &path).header("accept", MANIFESTS).send().await.ok().json()
     }
 
-    /// Marks this moment: [`Requests::since`] tells what was asked after it.
+    /// Marks this moment, for [`requests_since`](Self::requests_since).
     pub(crate) async fn mark(&self) -> Mark {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
-        // The log is written in the order of the answers: a request of our own ends what was
-        // before it.
+        // The log is written in the order of the answers, so a request of our own separates the earlier
+        // ones.
         let path = format!("/mark-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
         self.server.get(&path).send().await;
         self.process.says("its own log", |line| line.contains(&path).then_some(())).await;
@@ -143,12 +143,12 @@ impl Registry {
         requests
     }
 
-    /// Every request until now.
+    /// Every request so far.
     pub(crate) fn all_requests(&self) -> Vec<String> {
         self.process.lines().iter().filter_map(|line| access(line)).collect()
     }
 
-    /// The digests of all manifests that a repository has ever been given.
+    /// The digests of all manifests that were ever pushed to a repository.
     pub(crate) fn stored_manifests(&self, repository: &str) -> Vec<String> {
         let revisions =
             format!("data/docker/registry/v2/repositories/{repository}/_manifests/revisions/sha256");
@@ -156,7 +156,7 @@ impl Registry {
         entries.map(|entry| format!("sha256:{}", entry.unwrap().file_name().to_str().unwrap())).collect()
     }
 
-    /// Stops it: nobody answers at its address.
+    /// Stops it; nobody answers at its address then.
     pub(crate) async fn end(&self) {
         if self.process.ended().await.is_none() {
             self.process.signal(Signal::KILL);
@@ -177,16 +177,16 @@ fn access(line: &str) -> Option<String> {
     Some(format!("{request} {status}"))
 }
 
-/// How a registry that does not work does not work.
+/// The ways in which a broken registry is broken.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Broken {
     /// It answers 503 to everything.
     Unavailable,
-    /// It says that it is a registry, and nothing else.
+    /// It answers as a registry to the first question, and to no other.
     Greeting,
 }
 
-/// A server that is no good registry. It ends when it is dropped.
+/// A broken registry. Dropping it ends it.
 #[derive(Debug)]
 pub(crate) struct BrokenRegistry {
     host: String,
@@ -210,7 +210,7 @@ impl BrokenRegistry {
                     let mut buffer = vec![0; 64 << 10];
                     while let Ok(length @ 1..) = stream.read(&mut buffer).await {
                         let greets = buffer[..length].starts_with(b"GET /v2/ ");
-                        // By its first byte, TLS.
+                        // The first byte of TLS.
                         if matches!(how, Broken::Greeting) && buffer.first() == Some(&0x16) {
                             return;
                         }
@@ -232,7 +232,7 @@ impl BrokenRegistry {
         &self.host
     }
 
-    /// How many connections there were.
+    /// The number of connections so far.
     pub(crate) fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
     }

@@ -1,4 +1,4 @@
-//! An engine that can be taken away, or stands still: a socket that passes on to the real one.
+//! An engine that can be cut off or paused: a socket that passes everything on to the real one.
 
 use std::{
     fs,
@@ -18,7 +18,7 @@ use tokio::{
 
 use super::{Engine, Test};
 
-/// The relay; it ends when it is dropped.
+/// The relay. Dropping it ends it.
 #[derive(Debug)]
 pub(crate) struct Relay {
     tasks: JoinSet<()>,
@@ -28,18 +28,18 @@ pub(crate) struct Relay {
 }
 
 impl Relay {
-    /// Starts one to the test's engine.
+    /// Starts a relay to the test's engine.
     pub(crate) fn start(test: &Test) -> Self {
         Self::to(&test.dir().join("engine.sock"), &test.engine)
     }
 
-    /// Starts one at `path` to an engine.
+    /// Starts a relay at `path` to an engine.
     pub(crate) fn to(path: &Path, engine: &Engine) -> Self {
         Self::start_with(path, engine, None)
     }
 
-    /// Starts one to the test's engine, which claims to speak an API from before 1.53: with that, one that
-    /// keeps images in containerd's store cannot say where they come from.
+    /// Starts a relay to the test's engine that claims an API before 1.53, in which an engine with
+    /// containerd's store cannot tell where its images come from.
     pub(crate) async fn start_with_an_older_api(test: &Test) -> Self {
         let version = test.engine.get("/version").send().await.ok().json();
         let said = |version: &str| format!("\"ApiVersion\":\"{version}\"").into_bytes();
@@ -49,7 +49,7 @@ impl Relay {
         Self::start_with(&test.dir().join("engine.sock"), &test.engine, replaced)
     }
 
-    /// Replaces one text by another of its length in what the engine says.
+    /// Replaces one text by another of the same length in the engine's answers.
     fn start_with(path: &Path, engine: &Engine, replaced: Option<(Vec<u8>, Vec<u8>)>) -> Self {
         let replaced = Arc::new(replaced);
         let path = path.to_owned();
@@ -82,12 +82,12 @@ impl Relay {
         format!("unix://{}", self.path.display())
     }
 
-    /// How many bytes it has passed on, both ways.
+    /// The number of bytes passed on, in both directions.
     pub(crate) fn passed(&self) -> usize {
         self.passed.load(Ordering::Relaxed)
     }
 
-    /// Passes nothing on.
+    /// Stops passing anything on.
     pub(crate) fn pause(&self) {
         self.paused.send_replace(true);
     }

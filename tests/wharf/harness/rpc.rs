@@ -1,4 +1,4 @@
-//! A client of the API itself, as another program would be.
+//! A client of the API itself, like any other program.
 
 use std::{path::Path, time::Duration};
 
@@ -18,7 +18,7 @@ use wharf::wire::v1::{
     build_request::Request, build_response::Response, build_service_client::BuildServiceClient,
 };
 
-/// What a build's messages came to.
+/// The collected messages of a build.
 #[derive(Debug, Default)]
 pub(crate) struct Build {
     pub(crate) progress: Vec<Progress>,
@@ -37,11 +37,11 @@ pub(crate) async fn connect(socket: &Path) -> Channel {
     Endpoint::from_static("http://localhost").connect_with_connector(connector).await.unwrap()
 }
 
-/// Connects to a wharfd as another user: the kernel notes who connects.
+/// Connects to a wharfd as another user: the kernel records the user who connects.
 pub(crate) async fn connect_as(socket: &Path, uid: u32) -> Channel {
     let socket = socket.to_owned();
     let stream = std::thread::spawn(move || {
-        // Of this thread alone, which ends here.
+        // This changes only this thread, which ends here.
         let id = rustix::process::Uid::from_raw(uid);
         rustix::thread::set_thread_res_uid(id, id, id).unwrap();
         std::os::unix::net::UnixStream::connect(socket).unwrap()
@@ -57,13 +57,13 @@ pub(crate) async fn connect_as(socket: &Path, uid: u32) -> Channel {
     Endpoint::from_static("http://localhost").connect_with_connector(connector).await.unwrap()
 }
 
-/// What the health check says of a service.
+/// The health check's answer for a service.
 pub(crate) async fn health(channel: &Channel, service: &str) -> ServingStatus {
     let request = HealthCheckRequest { service: service.to_owned() };
     HealthClient::new(channel.clone()).check(request).await.unwrap().into_inner().status()
 }
 
-/// Waits until the health check says `status` of a service.
+/// Waits until the health check reports `status` for a service.
 pub(crate) async fn becomes(channel: &Channel, service: &str, status: ServingStatus) {
     let what = format!("{service} to be {status:?}");
     super::wait_for(&what, async || (health(channel, service).await == status).then_some(())).await;
@@ -75,7 +75,7 @@ pub(crate) fn namespace(name: &str) -> Namespace {
     Namespace { job: job.to_owned(), run: run.to_owned() }
 }
 
-/// What starts a build.
+/// The message that starts a build.
 pub(crate) fn start(at: &str, spec: BuildSpec) -> BuildStart {
     BuildStart { namespace: Some(namespace(at)), spec: Some(spec), ..BuildStart::default() }
 }

@@ -1,4 +1,4 @@
-//! Both engines side by side: a process for each, one report.
+//! Runs the tests on both engines side by side: a process for each, and one report.
 
 use std::{
     collections::BTreeMap,
@@ -29,7 +29,7 @@ const TEST_TIMEOUT: Duration = Duration::from_secs(600);
 /// An engine that tests run on.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Kind {
-    /// What `scripts/env` calls it.
+    /// Its name for `scripts/env`.
     pub(crate) name: &'static str,
     /// Its image store.
     pub(crate) store: &'static str,
@@ -48,7 +48,7 @@ impl Kind {
     }
 }
 
-/// What `scripts/env paths` says.
+/// The output of `scripts/env paths`.
 #[derive(Debug)]
 pub(crate) struct Paths(BTreeMap<String, String>);
 
@@ -82,7 +82,7 @@ impl Paths {
     }
 }
 
-/// Starts a process for each engine, passes on what they say, and says what it came to.
+/// Starts a process for each engine, passes on their output, and reports the result.
 pub(crate) fn all(cases: &[Case], arguments: &Arguments) -> ExitCode {
     let begun = Instant::now();
     let only = env::var(ONLY).ok();
@@ -139,7 +139,7 @@ fn is_selected(name: &str, arguments: &Arguments) -> bool {
     arguments.filter.as_deref().is_none_or(matches) && !arguments.skip.iter().any(|skip| matches(skip))
 }
 
-/// What an engine's process said.
+/// The report of an engine's process.
 #[derive(Debug, Default)]
 struct Report {
     passed: usize,
@@ -191,7 +191,7 @@ fn start(kinds: &[(Kind, usize)], arguments: &Arguments) -> Result<Vec<Report>, 
                         report.failures.push_str(&line);
                         report.failures.push('\n');
                     } else if line.starts_with("test ") && !quiet {
-                        // libtest-mimic aligns the verdicts of one process; these are of two.
+                        // libtest-mimic aligns the verdicts of one process; these come from two.
                         println!("{}", line.split_whitespace().collect::<Vec<_>>().join(" "));
                         let _ = io::stdout().flush();
                     }

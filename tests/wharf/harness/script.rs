@@ -1,4 +1,4 @@
-//! A registry that answers as a test says, and counts what it was made to send.
+//! A registry whose answers a test scripts; it counts the bytes that it sends.
 
 use std::{
     os::fd::AsFd as _,
@@ -20,19 +20,19 @@ use super::{Engine, image::digest, lock};
 pub(crate) enum Reply {
     /// A status and a reason, headers, and a body (which a HEAD does not get).
     Whole(&'static str, Vec<(&'static str, String)>, Vec<u8>),
-    /// A body that comes by 1 KiB ten times a second.
+    /// A body that comes in pieces of 1 KiB, ten a second.
     Drip(Vec<u8>),
     /// A manifest that does not end before this many bytes.
     Endless(usize),
-    /// None, for as long as it is waited for.
+    /// No answer, however long the client waits.
     Never,
-    /// That what was sent was taken, and its digest.
+    /// The sent blob was accepted; its digest.
     Taken,
-    /// The one to who shows a login, the other to who shows none.
+    /// The first for requests with a login, the second for requests without.
     ByLogin(Box<Reply>, Box<Reply>),
 }
 
-/// The registry. It ends when it is dropped.
+/// The registry. Dropping it ends it.
 #[derive(Debug)]
 pub(crate) struct ScriptedRegistry {
     host: String,
@@ -44,12 +44,12 @@ pub(crate) struct ScriptedRegistry {
 type Script = dyn Fn(&str, &str) -> Reply + Send + Sync;
 
 impl ScriptedRegistry {
-    /// Answers each request, by its method and its path, as `script` says.
+    /// Answers each request with the reply of `script` for its method and path.
     pub(crate) async fn start(script: impl Fn(&str, &str) -> Reply + Send + Sync + 'static) -> Self {
         Self::start_at("127.0.0.1:0", script).await
     }
 
-    /// The same at an address that another registry had.
+    /// Like [`start`](Self::start), at the address of an earlier registry.
     pub(crate) async fn start_at(
         address: &str,
         script: impl Fn(&str, &str) -> Reply + Send + Sync + 'static,
@@ -57,13 +57,13 @@ impl ScriptedRegistry {
         Self::on(TcpListener::bind(address).await.unwrap(), script)
     }
 
-    /// The same on the loopback of a throw-away engine.
+    /// Like [`start`](Self::start), on the loopback of a throw-away engine.
     pub(crate) fn start_in(
         engine: &Engine,
         script: impl Fn(&str, &str) -> Reply + Send + Sync + 'static,
     ) -> Self {
         let network = std::fs::File::open(engine.network()).unwrap();
-        // A thread of its own: a socket stays where it was made.
+        // A thread of its own: a socket stays in the network namespace where it was made.
         let listening = std::thread::spawn(move || {
             let kind = Some(rustix::thread::LinkNameSpaceType::Network);
             rustix::thread::move_into_link_name_space(network.as_fd(), kind).unwrap();
@@ -96,7 +96,7 @@ impl ScriptedRegistry {
         &self.host
     }
 
-    /// `GET /v2/x/manifests/1`, and whoever has shown a login: ` Basic …`.
+    /// The requests: `GET /v2/x/manifests/1`, followed by the login, ` Basic …`, if there was one.
     pub(crate) fn requests(&self) -> Vec<String> {
         lock(&self.requests).clone()
     }
@@ -122,7 +122,7 @@ async fn serve(
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         match stream.read_u8().await? {
-            // TLS, which it does not speak.
+            // TLS, which it does not support.
             0x16 if head.is_empty() => return stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await,
             byte => head.push(byte),
         }
@@ -196,7 +196,7 @@ async fn serve(
     stream.shutdown().await
 }
 
-/// What comes with a request, as it comes: who is answered before has said it in vain.
+/// Reads the body of a request, as it comes. A request that is answered earlier is never read to its end.
 async fn body(stream: &mut TcpStream, head: &str) -> std::io::Result<Vec<u8>> {
     let mut body = Vec::new();
     if head.contains("transfer-encoding: chunked") {

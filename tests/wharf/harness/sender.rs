@@ -1,4 +1,4 @@
-//! A sender of directories that says what it is told to: to wharfd, or to BuildKit itself.
+//! A sender of directories that sends scripted packets, to wharfd or to BuildKit itself.
 
 use std::{
     collections::HashMap,
@@ -35,38 +35,38 @@ use wharf::{
 
 use super::{Engine, Test, lock, rpc, session::Client};
 
-/// What is said of the context, whatever is asked, and of the Dockerfile.
+/// The packets about the context, whatever is requested, and the Dockerfile.
 #[derive(Clone, Debug)]
 pub(crate) struct Sender {
     pub(crate) dockerfile: Stat,
     pub(crate) text: &'static str,
     pub(crate) context: Vec<Packet>,
-    /// The bytes of each packet that answers when a file of the context is asked for.
+    /// The bytes of each packet that answers a request for a file of the context.
     pub(crate) bytes: &'static [&'static [u8]],
-    /// Stays when the receiver has failed, which then waits for it.
+    /// Whether it stays when the receiver has failed, which then waits for it.
     pub(crate) stays: bool,
-    /// What is heard about the context.
+    /// The packets received about the context.
     pub(crate) heard: Arc<Mutex<Vec<Packet>>>,
 }
 
 /// An empty file.
 pub(crate) const NO_BYTES: &[&[u8]] = &[b""];
 
-/// How the engine's bare socket is asked to build.
+/// The parameters of a build on the engine's bare socket.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Bare {
-    /// Decides which earlier syncs the directories are compared with.
+    /// The key that decides with which earlier syncs the directories are compared.
     pub(crate) key: String,
     /// The name that the image gets, if any.
     pub(crate) name: Option<String>,
 }
 
-/// An entry is announced.
+/// The packet that announces an entry.
 pub(crate) fn announced(stat: Stat) -> Packet {
     Packet { r#type: PacketType::PacketStat.into(), stat: Some(stat), ..Packet::default() }
 }
 
-/// All entries were announced.
+/// The packet that ends the announcements.
 pub(crate) fn end_of_list() -> Packet {
     Packet { r#type: PacketType::PacketStat.into(), ..Packet::default() }
 }
@@ -76,7 +76,7 @@ pub(crate) fn file(path: &str) -> Stat {
     Stat { path: path.to_owned(), mode: 0o644, ..Stat::default() }
 }
 
-/// A sender of this context, all of which the Dockerfile copies; its files are empty.
+/// A sender of this context with a Dockerfile that copies all of it; its files are empty.
 pub(crate) fn sender(context: Vec<Packet>) -> Sender {
     Sender {
         dockerfile: file("Dockerfile"),
@@ -89,7 +89,7 @@ pub(crate) fn sender(context: Vec<Packet>) -> Sender {
 }
 
 impl Sender {
-    /// What is said of a directory to whoever says these packets.
+    /// Answers the packets `heard` about a directory.
     fn speak(&self, directory: &str, heard: BoxStream<'static, Bytes>) -> BoxStream<'static, Bytes> {
         let (packets, bytes) = if directory == "dockerfile" {
             let size = self.text.len().try_into().unwrap();
@@ -114,7 +114,7 @@ impl Sender {
             };
             stream::iter(match heard.r#type() {
                 PacketType::PacketReq => bytes.iter().map(|bytes| Some(data(bytes))).collect(),
-                // BuildKit waits for the end of what is said.
+                // BuildKit waits for the end of the stream.
                 PacketType::PacketFin => vec![Some(heard), None],
                 PacketType::PacketErr if !stays => vec![None],
                 _ => Vec::new(),
@@ -152,7 +152,7 @@ impl Sender {
         let request = |request| AttachRequest { request: Some(request) };
         requests.send(request(attach_request::Request::StreamId(opened.stream_id))).unwrap();
         let say = said.for_each(move |message| {
-            // wharfd may have heard enough.
+            // wharfd may have stopped reading.
             let _ = requests.send(request(attach_request::Request::Message(message)));
             ready(())
         });
@@ -173,7 +173,7 @@ impl Sender {
         self.build_bare(test, engine, &Bare { key: test.unique("key"), name: None }).await
     }
 
-    /// Builds on the engine's bare socket, as `bare` says.
+    /// Builds on the engine's bare socket with the parameters `bare`.
     pub(crate) async fn build_bare(&self, test: &Test, engine: &Engine, bare: &Bare) -> Result<(), String> {
         let tasks = Group::root();
         let dialling = if engine.is_containerd() { Dialling::PriorKnowledge } else { Dialling::Upgrade };

@@ -1,5 +1,5 @@
-//! A client with a session, built from the client library's own walk and sync, that counts what it
-//! is asked for and what it sends.
+//! A client with a session, built from the client library's own walk and sync. It counts requests and
+//! sent bytes.
 
 use std::{
     collections::BTreeMap,
@@ -33,19 +33,19 @@ pub(crate) struct Client {
     pub(crate) directories: Vec<(String, String, Arc<Tree>)>,
 }
 
-/// What one sync of a directory came to.
+/// The record of one sync of a directory.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Synced {
     pub(crate) directory: String,
     /// The entries' paths.
     pub(crate) announced: Vec<String>,
-    /// The paths of files that were asked for.
+    /// The paths of the requested files.
     pub(crate) asked: Vec<String>,
-    /// Bytes of files that were sent.
+    /// The number of file bytes sent.
     pub(crate) data: usize,
 }
 
-/// An open session: what it hears, and what keeps it open.
+/// An open session; dropping it ends it.
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) id: String,
@@ -54,7 +54,7 @@ pub(crate) struct Session {
 }
 
 impl Client {
-    /// A client of one directory, which has the Dockerfile as well.
+    /// A client with one directory, which also contains the Dockerfile.
     pub(crate) fn of(channel: &Channel, namespace: &str, directory: &Path) -> Self {
         let tree = Arc::new(Tree::directory(directory));
         let named = |name: &str| (name.to_owned(), "workspace".to_owned(), Arc::clone(&tree));
@@ -88,12 +88,12 @@ impl Client {
         }
     }
 
-    /// What starts a build in a session.
+    /// The message that starts a build in a session.
     pub(crate) fn start(&self, session: &Session, spec: BuildSpec) -> BuildStart {
         BuildStart { session_id: session.id.clone(), ..rpc::start(&self.namespace, spec) }
     }
 
-    /// Builds in a session of its own; what was built, and each sync of it.
+    /// Builds in a session of its own; returns the build and its syncs.
     pub(crate) async fn build(&self, spec: BuildSpec) -> (rpc::Build, Vec<Synced>) {
         let mut session = self.open().await;
         let start = self.start(&session, spec);
@@ -174,7 +174,7 @@ async fn sync(
     lock(&syncs).push(seen);
 }
 
-/// The syncs of the build context, in one.
+/// The syncs of the build context, merged.
 pub(crate) fn of_context(syncs: &[Synced]) -> Synced {
     let mut all = Synced::default();
     for sync in syncs.iter().filter(|sync| sync.directory == "context") {
@@ -185,9 +185,9 @@ pub(crate) fn of_context(syncs: &[Synced]) -> Synced {
     all
 }
 
-/// Files by size, for a context.
+/// Writes files for a context; returns their sizes.
 pub(crate) fn write_files(directory: &Path, files: usize, bytes: usize) -> BTreeMap<String, usize> {
-    // Not compressible, and different in each file.
+    // The content is not compressible, and differs between files.
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let noise: Vec<u8> = std::iter::repeat_with(|| {
         state ^= state << 13;

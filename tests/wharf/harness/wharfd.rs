@@ -1,4 +1,4 @@
-//! A wharfd of the test's own: its own state, its own socket.
+//! A test's own wharfd, with its own state and socket.
 
 use std::{
     collections::BTreeSet,
@@ -23,18 +23,18 @@ use super::{
 
 /// How many lines of its log a failure shows.
 const LOG_LINES: usize = 60;
-/// It ends within its grace period and a little.
+/// wharfd ends within its grace period and a little more.
 const END: Duration = Duration::from_secs(60);
 
 /// A daemon; it can be ended, killed and started again.
 #[derive(Debug)]
 pub(crate) struct Wharfd {
     dir: PathBuf,
-    /// None when the configuration names engines.
+    /// `None` if the configuration names engines.
     engine: Option<String>,
     engine_socket: PathBuf,
     flags: Vec<String>,
-    /// The network that it is in, if not the tests'.
+    /// Its network namespace, if it is not that of the tests.
     network: Option<PathBuf>,
     process: Mutex<Option<Arc<Background>>>,
     earlier: Mutex<Vec<String>>,
@@ -64,17 +64,17 @@ impl Wharfd {
         }
     }
 
-    /// The same in the network of a throw-away engine, which reaches its relay there.
+    /// Runs it in the network of a throw-away engine, so that the engine reaches its relay.
     pub(super) fn in_network_of(self, engine: &Engine) -> Self {
         Self { network: Some(engine.network()), ..self }
     }
 
-    /// The file that it listens at.
+    /// The path of its socket.
     pub(crate) fn socket(&self) -> PathBuf {
         self.dir.join("wharf.sock")
     }
 
-    /// Its address, as `--addr` wants it.
+    /// Its address for `--addr`.
     pub(crate) fn address(&self) -> String {
         format!("unix://{}", self.socket().display())
     }
@@ -89,12 +89,12 @@ impl Wharfd {
         self.dir.join("state")
     }
 
-    /// What the names of its images in the engine begin with.
+    /// The prefix of its images' names in the engine.
     pub(crate) fn prefix(&self) -> String {
         format!("{RESERVED_HOST}/{}/", self.keys().instance())
     }
 
-    /// The hashes of this node.
+    /// The node's keyed hashes.
     pub(crate) fn keys(&self) -> Keys {
         Keys::load(&self.state_dir()).unwrap()
     }
@@ -112,7 +112,7 @@ impl Wharfd {
         .await;
     }
 
-    /// Starts it, whatever becomes of it.
+    /// Starts it and does not wait for it to answer.
     pub(crate) fn spawn(&self) -> Arc<Background> {
         let program = env!("CARGO_BIN_EXE_wharfd");
         let mut serve = match &self.network {
@@ -147,21 +147,21 @@ impl Wharfd {
         lock(&self.process).clone().expect("wharfd was started")
     }
 
-    /// What it has logged.
+    /// The lines of its log.
     pub(crate) fn log(&self) -> Vec<String> {
         let mut lines = lock(&self.earlier).clone();
         lines.extend(lock(&self.process).iter().flat_map(|process| process.lines()));
         lines
     }
 
-    /// SIGKILL, and its end.
+    /// Sends SIGKILL and waits for its end.
     pub(crate) async fn kill(&self) {
         let process = self.process();
         process.signal(Signal::KILL);
         process.wait(PATIENCE).await.unwrap();
     }
 
-    /// SIGTERM, and the exit status.
+    /// Sends SIGTERM and returns the exit status.
     pub(crate) async fn terminate(&self) -> i32 {
         let process = self.process();
         process.signal(Signal::TERM);
@@ -190,7 +190,7 @@ impl Wharfd {
         names.filter(|name| prefixes.iter().any(|names| name.starts_with(names.prefix()))).collect()
     }
 
-    /// Ends it and removes its images from the engine; what was wrong.
+    /// Ends it and removes its images from the engine; returns everything that went wrong.
     pub(super) async fn end(&self) -> Vec<String> {
         let mut wrong = Vec::new();
         let Some(process) = lock(&self.process).clone() else { return wrong };
@@ -223,7 +223,7 @@ impl Wharfd {
         wrong
     }
 
-    /// The end of its log, and before it whatever it complained about.
+    /// The warnings and errors in its log, followed by the end of the log.
     pub(super) fn log_tail(&self) -> String {
         let log = self.log();
         let (head, tail) = log.split_at(log.len().saturating_sub(LOG_LINES));
