@@ -1,6 +1,6 @@
 //! Where an engine looks for a registry, and what it trusts there: what its `/info` says of that.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use bollard::models::SystemInfo;
 
@@ -111,12 +111,16 @@ impl Origin {
         if authority.as_str().contains('@') {
             return None;
         }
-        let host = authority.host();
-        let host = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
-        let port = match authority.port() {
-            Some(_) => authority.port_u16()?,
-            None if secure => 443,
-            None => 80,
+        // `http` finds a host and a port in whatever comes: these must be all of it.
+        let written = authority.host();
+        let port = match authority.as_str().strip_prefix(written)? {
+            "" if secure => 443,
+            "" => 80,
+            rest => rest.strip_prefix(':')?.parse().ok()?,
+        };
+        let host = match written.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            Some(bare) => bare.parse::<Ipv6Addr>().ok().map(|_| bare)?,
+            None => Some(written).filter(|host| host.chars().all(is_of_a_name))?,
         };
         // What ends with a number is an address, and some resolvers read more of them than `IpAddr` does:
         // `127.1`, `0x7f.1`.
@@ -124,7 +128,7 @@ impl Origin {
         let is_number = last.starts_with("0x")
             || last.starts_with("0X")
             || last.bytes().all(|byte| byte.is_ascii_digit());
-        let sound = !host.is_empty() && !host.contains('%') && (!is_number || host.parse::<IpAddr>().is_ok());
+        let sound = !host.is_empty() && (!is_number || host.parse::<IpAddr>().is_ok());
         sound.then(|| Self { secure, host: host.to_ascii_lowercase(), port })
     }
 
@@ -142,6 +146,11 @@ impl Origin {
             (_, port) => format!("{host}:{port}"),
         }
     }
+}
+
+/// Whether a host's name may have the character. Docker takes an underscore, too.
+fn is_of_a_name(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_')
 }
 
 impl Endpoint {

@@ -7,7 +7,7 @@ use std::{fs, path::PathBuf};
 
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{Client, Kind, Manifest, Reach};
+use super::{Client, Kind, Manifest, Reach, reach::Origin};
 use crate::names::{Login, Reference, Secret, reference::Digest};
 use recorder::{Authority, Server, directory, guarded, ok, status, wants};
 
@@ -144,6 +144,26 @@ async fn a_registry_is_nowhere_that_no_server_is() {
     for host in ["127.1:5000", "0x7f.1:5000", "2130706433:5000"] {
         let (kind, text) = ask(&client, &insecure(), &format!("{host}/app"), None).await.unwrap_err();
         assert!(kind == Kind::Other && text.contains("is no address of a server"), "{host}: {text}");
+    }
+}
+
+#[test]
+fn a_host_and_a_port_are_all_of_an_authority() {
+    for odd in [
+        ")[::1]:443",
+        "[::1]x:443",
+        "[::1]:44*3",
+        "[v1.x]",
+        "reg.example:",
+        "reg:ex:1",
+        "re%67.example",
+        "[]",
+        "",
+    ] {
+        assert!(Origin::parse("https", odd).is_none(), "{odd}");
+    }
+    for sound in ["reg.example", "reg_1.example:5000", "[::1]:5000", "10.0.0.1"] {
+        assert!(Origin::parse("https", sound).is_some(), "{sound}");
     }
 }
 
