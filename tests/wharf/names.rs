@@ -1,12 +1,13 @@
 //! Names: a job's images are its own, whatever others call theirs.
 
-use std::{cell::Cell, collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc};
 
 use wharf::names::Namespace;
 
 use crate::harness::{
     Test, Wharf, cases,
     image::{File, tar},
+    relay::Relay,
 };
 
 cases![
@@ -166,33 +167,25 @@ async fn a_base_goes_with_its_last_namespace(test: Arc<Test>) {
     test.engine.remove_image(&loaded).await;
 }
 
-/// The containerd store looks into each image as it lists them.
+/// A listing fails when one of the images goes meanwhile: it is asked for again, but not for ever.
 async fn images_are_listed_while_others_go(test: Arc<Test>) {
-    const LISTINGS: usize = 60;
-    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
-    let job = Wharf::new(&test, &wharfd, "job#1");
-    let listed = Cell::new(false);
-    let listing = async {
-        for _ in 0..LISTINGS {
-            job.run(["images"]).await.ok();
-        }
-        listed.set(true);
-    };
-    let going = async |number: usize| {
-        let names: Vec<String> = (0..10).map(|tag| registry.name(&format!("app{number}:{tag}"))).collect();
-        while !listed.get() {
-            for name in &names {
-                let content = test.unique(name);
-                let image = tar([("file", File::Content(content.as_bytes(), 0o644))]);
-                let (repository, tag) = name.rsplit_once(':').unwrap();
-                test.engine.import(repository, tag, image).await;
-            }
-            for name in &names {
-                test.engine.remove_image(name).await;
-            }
-        }
-    };
-    tokio::join!(listing, going(1), going(2), going(3));
+    let registry = test.registry().await;
+    let base = test.base(&registry).await;
+    let context = test.context("context", &[("Dockerfile", &format!("FROM {base}\n"))]);
+    for (losses, status) in [(10, 0), (1000, 1)] {
+        let relay = Relay::start(&test);
+        let wharfd = test.wharfd_with(None, &["--engine", &relay.address()]).await;
+        let job = Wharf::new(&test, &wharfd, "job#1");
+        let id = job.build_id(&context, &["-t", "app:1"]).await;
+        relay.lose_listings(losses);
+        let listed = job.run(["images"]).await.ended(status);
+        assert_eq!(listed.stdout.contains("app"), status == 0, "{}", listed.stdout);
+        relay.lose_listings(0);
+        assert_eq!(job.images().await, [("app:1".to_owned(), id)]);
+        job.run(["namespace", "rm"]).await.ok();
+        assert_eq!(wharfd.terminate().await, 0);
+        relay.stop().await;
+    }
 }
 
 /// One run ends while another begins with the same base, again and again.

@@ -25,6 +25,7 @@ pub(crate) struct Relay {
     path: PathBuf,
     paused: Arc<watch::Sender<bool>>,
     passed: Arc<AtomicUsize>,
+    lost: Arc<Replaced>,
 }
 
 impl Relay {
@@ -45,36 +46,37 @@ impl Relay {
         let said = |version: &str| format!("\"ApiVersion\":\"{version}\"").into_bytes();
         let api = version["ApiVersion"].as_str().unwrap();
         let newer = api.len() == 4 && api > "1.52";
-        let replaced = newer.then(|| (said(api), said("1.52")));
+        let replaced = newer.then(|| Replaced::times(usize::MAX, &said(api), &said("1.52")));
         Self::start_with(&test.dir().join("engine.sock"), &test.engine, replaced)
     }
 
-    /// Replaces one text by another of the same length in the engine's answers.
-    fn start_with(path: &Path, engine: &Engine, replaced: Option<(Vec<u8>, Vec<u8>)>) -> Self {
-        let replaced = Arc::new(replaced);
+    /// Replaces a text in the engine's answers.
+    fn start_with(path: &Path, engine: &Engine, answered: Option<Replaced>) -> Self {
+        let lost = Arc::new(Replaced::times(0, b"/images/json", b"/images/none"));
+        let answered = Arc::new(answered);
         let path = path.to_owned();
         let listener = UnixListener::bind(&path).unwrap();
         let engine = engine.socket().to_owned();
         let paused = Arc::new(watch::Sender::new(false));
         let passed = Arc::<AtomicUsize>::default();
-        let (state, count) = (Arc::clone(&paused), Arc::clone(&passed));
+        let (state, count, listings) = (Arc::clone(&paused), Arc::clone(&passed), Arc::clone(&lost));
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             let mut relays = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
                 let (engine, state, count) = (engine.clone(), Arc::clone(&state), Arc::clone(&count));
-                let replaced = Arc::clone(&replaced);
+                let (lost, answered) = (Arc::clone(&listings), Arc::clone(&answered));
                 relays.spawn(async move {
                     let engine = UnixStream::connect(engine).await.unwrap();
                     let (client, engine) = (client.into_split(), engine.into_split());
                     tokio::join!(
-                        pass_on(client.0, engine.1, state.subscribe(), &count, &None),
-                        pass_on(engine.0, client.1, state.subscribe(), &count, &replaced),
+                        pass_on(client.0, engine.1, state.subscribe(), &count, Some(&lost)),
+                        pass_on(engine.0, client.1, state.subscribe(), &count, answered.as_ref().as_ref()),
                     );
                 });
             }
         });
-        Self { tasks, path, paused, passed }
+        Self { tasks, path, paused, passed, lost }
     }
 
     /// Its address.
@@ -85,6 +87,12 @@ impl Relay {
     /// The number of bytes passed on, in both directions.
     pub(crate) fn passed(&self) -> usize {
         self.passed.load(Ordering::Relaxed)
+    }
+
+    /// The engine answers so many listings of images with 404 from now on, as one with the containerd store does
+    /// if an image goes while it lists them.
+    pub(crate) fn lose_listings(&self, times: usize) {
+        self.lost.left.store(times, Ordering::Relaxed);
     }
 
     /// Stops passing anything on.
@@ -104,12 +112,34 @@ impl Relay {
     }
 }
 
+/// A text that is replaced by another of the same length, so many times.
+#[derive(Debug)]
+struct Replaced {
+    text: Vec<u8>,
+    by: Vec<u8>,
+    left: AtomicUsize,
+}
+
+impl Replaced {
+    fn times(times: usize, text: &[u8], by: &[u8]) -> Self {
+        Self { text: text.to_vec(), by: by.to_vec(), left: AtomicUsize::new(times) }
+    }
+
+    fn replace(&self, bytes: &mut [u8]) {
+        let Some(at) = bytes.windows(self.text.len()).position(|window| window == self.text) else { return };
+        let one_less = |left: usize| left.checked_sub(1);
+        if self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok() {
+            bytes[at..at + self.by.len()].copy_from_slice(&self.by);
+        }
+    }
+}
+
 async fn pass_on(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     mut paused: watch::Receiver<bool>,
     passed: &AtomicUsize,
-    replaced: &Option<(Vec<u8>, Vec<u8>)>,
+    replaced: Option<&Replaced>,
 ) {
     let mut buffer = vec![0; 32 << 10];
     loop {
@@ -117,9 +147,8 @@ async fn pass_on(
             Ok(0) | Err(_) => break,
             Ok(read) => read,
         };
-        if let Some((text, by)) = replaced {
-            let at = buffer[..read].windows(text.len()).position(|window| window == text);
-            at.into_iter().for_each(|at| buffer[at..at + by.len()].copy_from_slice(by));
+        if let Some(replaced) = replaced {
+            replaced.replace(&mut buffer[..read]);
         }
         if paused.wait_for(|paused| !paused).await.is_err() || to.write_all(&buffer[..read]).await.is_err() {
             break;
