@@ -32,8 +32,7 @@ async fn host_networking(test: Arc<Test>) {
     job.build(&hostile, &[]).await.ended(3).says(&["--network=host"]);
     job.build(&hostile, &["--no-cache"]).await.ended(3);
     let plain = test.context("plain", &[("Dockerfile", &dockerfile(""))]);
-    let flag = job.build(&plain, &["--network", "host"]).await;
-    assert!(matches!(flag.status, 2 | 3), "{flag}");
+    job.build(&plain, &["--network", "host"]).await.ended(3).says(&["network `host`"]);
     // Its own loopback has no registry.
     job.build(&plain, &[]).await.ended(1);
     let fetched = registry.requests_since(&before).await;
@@ -44,10 +43,7 @@ async fn host_networking(test: Arc<Test>) {
     let spec = BuildSpec { network: "host".to_owned(), ..BuildSpec::default() };
     let tar = context_tar(&[("Dockerfile", &dockerfile(""))]);
     let status = rpc::build_tar(&channel, rpc::start("job#1", spec), tar).await.status.unwrap();
-    assert!(
-        matches!(status.code(), tonic::Code::InvalidArgument | tonic::Code::PermissionDenied),
-        "{status:?}"
-    );
+    assert_eq!(status.code(), tonic::Code::PermissionDenied, "{status:?}");
 }
 
 /// The engines grant it on their bare sockets where they are told to.
@@ -96,7 +92,7 @@ async fn a_frontend_of_the_jobs_own(test: Arc<Test>) {
     let plain = test.context("plain", &[("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")]);
     for argument in ["BUILDKIT_SYNTAX", "build-arg:BUILDKIT_SYNTAX", "cmdline", "source"] {
         let argument = format!("{argument}={frontend}");
-        job.build(&plain, &["--build-arg", &argument]).await;
+        job.build(&plain, &["--build-arg", &argument]).await.ok();
     }
     let requests = registry.requests_since(&before).await;
     assert!(!asked(requests.clone()), "{requests:?}");
@@ -139,15 +135,13 @@ async fn names_of_other_namespaces(test: Arc<Test>) {
         let hostile = test.context("hold", &[("Dockerfile", &format!("FROM {hold}\nRUN cat /mark\n"))]);
         job.build(&hostile, &[]).await.ended(6);
         for command in [&["inspect", hold][..], &["rmi", hold], &["pull", hold], &["tag", hold, "mine:1"]] {
-            let refused = job.run(command).await;
-            assert!(matches!(refused.status, 2 | 3 | 6), "{refused}");
+            job.run(command).await.ended(6);
         }
     }
     // Nobody may call an image of his own like that.
-    for command in [&["tag", "app:1", &private][..], &["push", &private], &["inspect", &private]] {
-        let refused = victim.run(command).await;
-        assert!(refused.status != 0 || command[0] == "tag", "{refused}");
-    }
+    victim.run(["tag", "app:1", &private]).await.ended(2).says(&["choose another host"]);
+    victim.run(["push", &private]).await.ended(6);
+    victim.run(["inspect", &private]).await.ended(6);
     assert_eq!(test.engine.id(&private).await, id);
 }
 
