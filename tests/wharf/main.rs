@@ -28,6 +28,7 @@ mod harness;
 mod hostile;
 mod logs;
 mod memory;
+mod messages;
 mod names;
 mod outcomes;
 mod pasted;
@@ -50,6 +51,7 @@ fn cases() -> Vec<Case> {
         sync::CASES,
         cancel::CASES,
         errors::CASES,
+        messages::CASES,
         engines::CASES,
         store::CASES,
         export::CASES,
