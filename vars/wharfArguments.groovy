@@ -54,14 +54,6 @@ List wordsOf(Map plan, Map secretFiles) {
     return words
 }
 
-/** A reference without its tag and digest. A colon before the last slash is a port's. */
-@NonCPS
-String nameOf(String reference) {
-    String name = reference.tokenize('@').get(0)
-    int colon = name.lastIndexOf(':')
-    return colon > name.lastIndexOf('/') ? name.substring(0, colon) : name
-}
-
 @NonCPS
 void fill(Map plan, List arguments, Map given) {
     Map values = [:]

@@ -151,16 +151,11 @@ String failureOf(String label, int status) {
 @NonCPS
 Map resultOf(String json, boolean pushes) {
     Map metadata = new JsonSlurper().parseText(json)
-    String id = metadata.get('containerimage.config.digest')
-    String digest = pushes ? metadata.get('containerimage.digest') : null
     String names = metadata.get('image.name')
     List tags = []
     if (names != null) {
         tags.addAll(names.tokenize(','))
     }
-    String ref = tags.isEmpty() ? id : tags.get(0)
-    if (digest != null && !tags.isEmpty()) {
-        ref = wharfArguments.nameOf(ref) + '@' + digest
-    }
-    return [ref: ref, id: id, digest: digest, tags: tags]
+    return [ref: metadata.get('wharf.image.ref'), id: metadata.get('containerimage.config.digest'),
+            digest: pushes ? metadata.get('containerimage.digest') : null, tags: tags]
 }

@@ -1,5 +1,7 @@
 //! Command lines, and the page that is made of them.
 
+mod steps;
+
 use std::{env, fmt::Write as _, fs};
 
 use super::*;

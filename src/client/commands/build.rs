@@ -318,13 +318,15 @@ fn platform(asked: &[Platform]) -> Result<String, Failure> {
 fn done(args: &BuildArgs, mode: Mode, result: &BuildResult) -> Result<(), Stop> {
     if let Some(path) = &args.metadata_file {
         // The push knows the registry's digest even if the engine has none.
-        let pushed = result.pushed.first().map_or("", |pushed| pushed.digest.as_str());
-        let digest = if result.digest.is_empty() { pushed } else { &result.digest };
+        let pushed = result.pushed.first().map(|pushed| (pushed.reference.as_str(), pushed.digest.as_str()));
+        let digest =
+            if result.digest.is_empty() { pushed.map_or("", |(_, digest)| digest) } else { &result.digest };
         Metadata {
             config_digest: &result.config_digest,
             descriptor: &result.descriptor,
             digest,
             names: &result.references,
+            pushed,
         }
         .write(path)?;
     }

@@ -1,11 +1,14 @@
-//! `--metadata-file`: what was built or pushed, under buildx's keys.
+//! `--metadata-file`: facts about the image that was built or pushed, under buildx's keys and one of Wharf's own.
 
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
 use super::json;
-use crate::client::{exit::Failure, files};
+use crate::{
+    client::{exit::Failure, files},
+    names::{Reference, reference::Digest},
+};
 
 /// What is known about an image; what is empty is left out.
 #[derive(Debug, Default)]
@@ -14,6 +17,8 @@ pub(super) struct Metadata<'a> {
     pub(super) descriptor: &'a str,
     pub(super) digest: &'a str,
     pub(super) names: &'a [String],
+    /// The first name that was pushed, in full, and its digest in the registry.
+    pub(super) pushed: Option<(&'a str, &'a str)>,
 }
 
 impl Metadata<'_> {
@@ -30,6 +35,7 @@ impl Metadata<'_> {
             ("containerimage.descriptor", serde_json::from_str(self.descriptor).ok()),
             ("containerimage.digest", text(self.digest)),
             ("image.name", text(&self.names.join(","))),
+            ("wharf.image.ref", text(&self.reference())),
         ];
         fields
             .into_iter()
@@ -39,23 +45,43 @@ impl Metadata<'_> {
     }
 }
 
+impl Metadata<'_> {
+    /// The name that holds this image from here on, whatever is built later: in the registry by its digest; else
+    /// its first name, or its id.
+    fn reference(&self) -> String {
+        let pinned = |(name, digest): (&str, &str)| {
+            Some(Reference::parse(name).ok()?.at(&Digest::parse(digest)?).to_string())
+        };
+        self.pushed
+            .and_then(pinned)
+            .or_else(|| self.names.first().cloned())
+            .unwrap_or_else(|| self.config_digest.to_owned())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_keys_are_buildxs() {
+    fn the_keys_are_buildxs_and_one_of_ours() {
         let names = ["docker.io/library/app:1".to_owned(), "reg.example/app:1".to_owned()];
         let metadata = Metadata {
             config_digest: "sha256:c",
             descriptor: r#"{"digest":"sha256:d","size":1}"#,
             digest: "sha256:d",
             names: &names,
+            pushed: None,
         };
         assert_eq!(
             metadata.to_json().to_string(),
-            r#"{"containerimage.config.digest":"sha256:c","containerimage.descriptor":{"digest":"sha256:d","size":1},"containerimage.digest":"sha256:d","image.name":"docker.io/library/app:1,reg.example/app:1"}"#
+            r#"{"containerimage.config.digest":"sha256:c","containerimage.descriptor":{"digest":"sha256:d","size":1},"containerimage.digest":"sha256:d","image.name":"docker.io/library/app:1,reg.example/app:1","wharf.image.ref":"docker.io/library/app:1"}"#
         );
+        let digest = format!("sha256:{}", "d".repeat(64));
+        let pushed = Metadata { pushed: Some(("reg.example:5000/app:1", &digest)), ..metadata };
+        assert_eq!(pushed.reference(), format!("reg.example:5000/app@{digest}"));
+        let nameless = Metadata { config_digest: "sha256:c", ..Metadata::default() };
+        assert_eq!(nameless.reference(), "sha256:c");
         assert_eq!(Metadata::default().to_json().to_string(), "{}");
     }
 }

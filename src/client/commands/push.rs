@@ -50,7 +50,8 @@ pub(super) async fn run(mut call: Call, args: PushArgs) -> Result<(), Stop> {
     let result = result?;
     if let Some(path) = &args.metadata_file {
         let names = std::slice::from_ref(&result.reference);
-        Metadata { digest: &result.digest, names, ..Metadata::default() }.write(path)?;
+        let pushed = Some((result.reference.as_str(), result.digest.as_str()));
+        Metadata { digest: &result.digest, names, pushed, ..Metadata::default() }.write(path)?;
     }
     match mode {
         Mode::Quiet => print::line(printable(&result.reference)),

@@ -73,13 +73,6 @@ public final class Library {
         new Library(List.of(), jenkinsfile);
     }
 
-    /** The table of a step's arguments, as the step itself has it. */
-    @SuppressWarnings("unchecked")
-    public static List<Map<String, Object>> argumentsOf(Path folder, String step) {
-        PipelineScript script = new Library(List.of(folder), "").newVar(step);
-        return (List<Map<String, Object>>) script.getMetaClass().invokeMethod(script, "arguments", new Object[0]);
-    }
-
     private Class<?> compile(String name, String text) {
         return loader.parseClass(new GroovyCodeSource(text, name + ".groovy", "/groovy/script"), false);
     }
