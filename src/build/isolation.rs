@@ -30,6 +30,11 @@ impl JobKeys {
         format!("{}.salt.{RESERVED_HOST}", self.salt)
     }
 
+    /// The salt of what is copied: a path at which no image has a file. It leaves no trace in an image.
+    pub fn copied_path(&self) -> String {
+        format!("/{}", self.salt_host())
+    }
+
     /// The salt of what is fetched by URL, which BuildKit finds by its content's digest alone:
     /// `ADD --checksum` would give anybody what another job has fetched, its uploaded tar too. It is
     /// the source's `http.perm`, which no Dockerfile sets: BuildKit keeps all of it in the cache key
@@ -148,7 +153,7 @@ fn exact(mut rule: Rule) -> Rule {
 }
 
 /// The URLs among the sources, and the attributes of ours that each gets: from the source policy in
-/// what the frontend fetches, from [`super::graph`] in the graph that it gives.
+/// what the frontend fetches, from [`super::gate::definition`] in the graph that it gives.
 pub fn fetched(sources: &[Source], keys: &JobKeys) -> Attributes {
     let attributes = sources.iter().filter_map(|source| {
         let (url, digest) = match source {

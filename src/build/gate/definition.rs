@@ -1,13 +1,20 @@
-//! A frontend's graph with attributes of ours in its sources.
+//! A frontend's graph with attributes of ours in its sources, and a salt in what it copies.
 //!
 //! The source policy gives a URL its attributes too, but then BuildKit finds neither the names of the
 //! steps behind it nor the Dockerfile's lines of one that fails: they stand under the digests that
 //! the operations had before. Nor, up to BuildKit 0.13 (Engine 26), whether the cache is ignored. So
 //! the graph that is returned has the attributes already, and BuildKit finds nothing to change.
+//!
+//! BuildKit finds a copy's result by the checksums of the files that it copies, whoever copied them
+//! first. A checksum is not always that of the file: up to BuildKit 0.33 it is found by one reading of
+//! the symlinks on the way (`cache/contenthash`, `getFollowLinks`), and the file by another
+//! (continuity's `fs.RootPath`), so that a job chooses the one and the other. So no job takes the
+//! results of another's copies: each copy also removes a file that is never there, whose name has the
+//! job's salt.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use bollard_buildkit_proto::pb::{Definition, Op, op};
+use bollard_buildkit_proto::pb::{Definition, FileAction, FileActionRm, FileOp, Op, file_action::Action, op};
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 
@@ -16,27 +23,28 @@ use crate::names::reference::Digest;
 /// Attributes by the identifier of the source that gets them.
 pub type Attributes = BTreeMap<String, BTreeMap<String, String>>;
 
-/// The graph with `attributes` in its sources; none where that is what it has already.
+/// What keeps a job's results from another's.
+#[derive(Clone, Copy, Debug)]
+pub struct Salts<'a> {
+    /// The attributes of what is fetched by URL.
+    pub fetched: &'a Attributes,
+    /// The path of a file that is never there, with the job's salt in it.
+    pub copied: &'a str,
+}
+
+/// The graph with the salts in its operations; none where no operation takes one.
 ///
-/// An operation names its inputs by their digests, so that all that comes of a changed source
+/// An operation names its inputs by their digests, so that all that comes of a changed operation
 /// changes too. The graph is one that was judged: what cannot be read stays as it is.
-pub fn with_attributes(definition: &Definition, attributes: &Attributes) -> Option<Definition> {
-    if attributes.is_empty() {
-        return None;
-    }
-    // Digests, by those that the operations had.
-    let mut changed = BTreeMap::new();
+pub fn with_salts(definition: &Definition, salts: Salts<'_>) -> Option<Definition> {
+    let mut seen = Seen::default();
     let mut graph = Definition::default();
     // Inputs come before what is made of them (`client/llb` in BuildKit, `marshal`).
     for bytes in &definition.def {
-        match with_attributes_in(bytes, attributes, &changed) {
-            Some(bytes_now) => {
-                changed.insert(digest(bytes), digest(&bytes_now));
-                graph.def.push(bytes_now);
-            }
-            None => graph.def.push(bytes.clone()),
-        }
+        let now = seen.salted(bytes, salts);
+        graph.def.push(now.unwrap_or_else(|| bytes.clone()));
     }
+    let changed = seen.changed;
     if changed.is_empty() {
         return None;
     }
@@ -54,28 +62,74 @@ pub fn with_attributes(definition: &Definition, attributes: &Attributes) -> Opti
     Some(graph)
 }
 
-/// One operation, if it changes.
-fn with_attributes_in(
-    bytes: &[u8],
-    attributes: &Attributes,
-    changed: &BTreeMap<String, String>,
-) -> Option<Vec<u8>> {
-    let mut op = Op::decode(bytes).ok()?;
-    let mut changes = false;
-    if let Some(op::Op::Source(source)) = &mut op.op
-        && let Some(own) = attributes.get(&source.identifier)
-    {
-        for (key, value) in own {
-            changes |= source.attrs.insert(key.clone(), value.clone()).as_ref() != Some(value);
+/// The operations of a graph, by the digests that they had.
+#[derive(Default)]
+struct Seen {
+    /// The digests that they have now.
+    changed: BTreeMap<String, String>,
+    /// Those that fetch by URL.
+    fetched: BTreeSet<String>,
+}
+
+impl Seen {
+    /// One operation, if it changes.
+    fn salted(&mut self, bytes: &[u8], salts: Salts<'_>) -> Option<Vec<u8>> {
+        let mut op = Op::decode(bytes).ok()?;
+        let mut changes = false;
+        match &mut op.op {
+            Some(op::Op::Source(source)) => {
+                if source.identifier.starts_with("http") {
+                    self.fetched.insert(digest(bytes));
+                }
+                for (key, value) in salts.fetched.get(&source.identifier).into_iter().flatten() {
+                    changes |= source.attrs.insert(key.clone(), value.clone()).as_ref() != Some(value);
+                }
+            }
+            Some(op::Op::File(file)) => {
+                let fetched = |input: i64| {
+                    let input = usize::try_from(input).ok().and_then(|input| op.inputs.get(input));
+                    input.is_some_and(|input| self.fetched.contains(&input.digest))
+                };
+                // One file, which is no link: its checksum is its own, and it has its salt already.
+                let copies = file.actions.iter().any(|action| {
+                    matches!(action.action, Some(Action::Copy(_))) && !fetched(action.secondary_input)
+                });
+                if copies {
+                    salt(file, op.inputs.len(), salts.copied);
+                    changes = true;
+                }
+            }
+            _ => {}
         }
-    }
-    for input in &mut op.inputs {
-        if let Some(now) = changed.get(&input.digest) {
-            input.digest.clone_from(now);
-            changes = true;
+        for input in &mut op.inputs {
+            if let Some(now) = self.changed.get(&input.digest) {
+                input.digest.clone_from(now);
+                changes = true;
+            }
         }
+        let now = changes.then(|| encode_as(bytes, &op))?;
+        self.changed.insert(digest(bytes), digest(&now));
+        Some(now)
     }
-    changes.then(|| encode_as(bytes, &op))
+}
+
+/// Removes the file that is never there from each result. An action names the result of another by
+/// its place behind the operation's inputs.
+fn salt(file: &mut FileOp, inputs: usize, path: &str) {
+    for index in 0..file.actions.len() {
+        let Some(action) = file.actions.get_mut(index) else { return };
+        if action.output < 0 {
+            continue;
+        }
+        let output = std::mem::replace(&mut action.output, -1);
+        let remove = FileActionRm { path: path.to_owned(), allow_not_found: true, ..FileActionRm::default() };
+        file.actions.push(FileAction {
+            input: i64::try_from(inputs + index).unwrap_or(-1),
+            secondary_input: -1,
+            output,
+            action: Some(Action::Rm(remove)),
+        });
+    }
 }
 
 /// Encodes what has become of an operation as BuildKit encodes it, which is seen in what it has sent.
@@ -106,7 +160,8 @@ pub(super) fn digest(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use bollard_buildkit_proto::pb::{
-        ExecOp, Input, Location, Locations, Meta, OpMetadata, Platform, Source, SourceOp, WorkerConstraints,
+        ExecOp, FileActionCopy, FileActionMkDir, Input, Location, Locations, Meta, OpMetadata, Platform,
+        Source, SourceOp, WorkerConstraints,
     };
 
     use super::*;
@@ -153,6 +208,33 @@ mod tests {
         [(URL.to_owned(), own)].into()
     }
 
+    const NO_FILE: &str = "/5a17.salt.wharf.invalid";
+
+    fn salts(fetched: &Attributes) -> Salts<'_> {
+        Salts { fetched, copied: NO_FILE }
+    }
+
+    fn salted(graph: &Definition, own: &[(&str, &str)]) -> Option<Definition> {
+        with_salts(graph, salts(&attributes(own)))
+    }
+
+    fn action(input: i64, secondary_input: i64, output: i64, action: Action) -> FileAction {
+        FileAction { input, secondary_input, output, action: Some(action) }
+    }
+
+    fn copy(source: &str) -> Action {
+        Action::Copy(FileActionCopy { src: source.to_owned(), ..FileActionCopy::default() })
+    }
+
+    fn no_file() -> Action {
+        Action::Rm(FileActionRm { path: NO_FILE.into(), allow_not_found: true, ..FileActionRm::default() })
+    }
+
+    fn file(inputs: &[&Op], actions: Vec<FileAction>) -> Op {
+        let inputs = inputs.iter().map(|op| Input { digest: digest_of(op), index: 0 }).collect();
+        Op { inputs, op: Some(op::Op::File(FileOp { actions })), ..Op::default() }
+    }
+
     #[test]
     fn what_comes_of_a_changed_source_keeps_its_name_and_its_lines() {
         let url = source(URL, &[("http.filename", "f")]);
@@ -166,7 +248,7 @@ mod tests {
         let last = run("last", &[&aside, &first]);
         let after = graph(&[&url, &first, &other, &aside, &last]);
         assert_ne!(before, after);
-        assert_eq!(with_attributes(&before, &attributes(&[("http.perm", "1")])), Some(after));
+        assert_eq!(salted(&before, &[("http.perm", "1")]), Some(after));
     }
 
     #[test]
@@ -174,9 +256,37 @@ mod tests {
         let url = source(URL, &[("http.filename", "f"), ("http.perm", "1")]);
         let other = source("https://example.com/other", &[]);
         let graph = graph(&[&url, &other, &run("true", &[&url, &other])]);
-        assert_eq!(with_attributes(&graph, &attributes(&[("http.perm", "1")])), None);
-        assert_eq!(with_attributes(&graph, &Attributes::new()), None);
-        assert!(with_attributes(&graph, &attributes(&[("http.perm", "2")])).is_some());
+        assert_eq!(salted(&graph, &[("http.perm", "1")]), None);
+        assert_eq!(with_salts(&graph, salts(&Attributes::new())), None);
+        assert!(salted(&graph, &[("http.perm", "2")]).is_some());
+    }
+
+    #[test]
+    fn what_is_copied_is_the_jobs_own() {
+        let (base, context) = (source("docker-image://x", &[]), source("local://context", &[]));
+        let copies = |last: i64| vec![action(0, 1, -1, copy("a")), action(2, 1, last, copy("b"))];
+        let before = file(&[&base, &context], copies(0));
+        let after = file(&[&base, &context], [copies(-1), vec![action(3, -1, 0, no_file())]].concat());
+        let now = salted(&graph(&[&base, &context, &before, &run("true", &[&before])]), &[]);
+        assert_eq!(now, Some(graph(&[&base, &context, &after, &run("true", &[&after])])));
+
+        // Each result has it.
+        let results = [action(0, 1, 1, copy("a")), action(0, 1, 0, copy("b"))];
+        let now = salted(&graph(&[&base, &context, &file(&[&base, &context], results.into())]), &[]).unwrap();
+        let results = [action(0, 1, -1, copy("a")), action(0, 1, -1, copy("b"))];
+        let salt = [action(2, -1, 1, no_file()), action(3, -1, 0, no_file())];
+        let expected = file(&[&base, &context], [results, salt].concat());
+        assert_eq!(now.def.last(), Some(&expected.encode_to_vec()));
+    }
+
+    #[test]
+    fn what_copies_no_files_of_a_job_has_no_salt() {
+        let (base, url) = (source("docker-image://x", &[]), source(URL, &[("http.perm", "1")]));
+        let made = action(0, -1, 0, Action::Mkdir(FileActionMkDir::default()));
+        let fetched = action(0, 1, 0, copy("f"));
+        for op in [file(&[&base], vec![made]), file(&[&base, &url], vec![fetched])] {
+            assert_eq!(salted(&graph(&[&base, &url, &op]), &[("http.perm", "1")]), None);
+        }
     }
 
     #[test]
@@ -188,7 +298,7 @@ mod tests {
         };
         let own = attributes(&[("http.perm", "1")]);
         for encode in [by_number, kind_last] {
-            let now = with_attributes_in(&encode(&op(&[])), &own, &BTreeMap::new()).unwrap();
+            let now = Seen::default().salted(&encode(&op(&[])), salts(&own)).unwrap();
             assert_eq!(now, encode(&op(&[("http.perm", "1")])));
         }
         assert_eq!(kind_last(&Op { ..op(&[]) }).get(..11), Some(&b"\x52\x07\x12\x05linux\x5a\x00"[..]));
@@ -201,7 +311,7 @@ mod tests {
         for locations in graph.source.as_mut().unwrap().locations.values_mut() {
             locations.locations.clear();
         }
-        let now = with_attributes(&graph, &attributes(&[("http.perm", "1")])).unwrap();
+        let now = salted(&graph, &[("http.perm", "1")]).unwrap();
         assert!(now.source.unwrap().locations.is_empty());
     }
 }

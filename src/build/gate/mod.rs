@@ -21,7 +21,7 @@ use bollard_buildkit_proto::{
 };
 use prost::Message as _;
 
-use definition::Attributes;
+use definition::{Attributes, Salts};
 use users::Lookups;
 
 use super::isolation::JobKeys;
@@ -164,7 +164,8 @@ impl Gate<'_> {
         let def = match &reference.def {
             Some(definition) => {
                 self.definition(definition, seen)?;
-                definition::with_attributes(definition, self.fetched)
+                let copied = self.keys.copied_path();
+                definition::with_salts(definition, Salts { fetched: self.fetched, copied: &copied })
             }
             // `FROM scratch` with nothing in it has no graph, and then BuildKit gives no id either.
             None if reference.id.is_empty() => None,

@@ -2,7 +2,8 @@
 
 use std::{
     fs,
-    path::Path,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -16,7 +17,7 @@ use crate::harness::{
     rpc,
 };
 
-cases![cache_mounts, results_made_with_secrets, contexts, fetched_by_digest];
+cases![cache_mounts, results_made_with_secrets, contexts, fetched_by_digest, files_behind_links];
 
 async fn cache_mounts(test: Arc<Test>) {
     let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
@@ -186,4 +187,67 @@ async fn fetched_by_digest(test: Arc<Test>) {
     assert!(refused.to_string().contains("1.1.1.1"), "it is fetched: {refused}");
     // The victim's own next run has it.
     assert!(victim("victim#2").await.cached().iter().any(|name| name.contains("secret")));
+}
+
+/// BuildKit finds a copy's result by the checksum of the file. It reads the links on the way to the file
+/// in one way for the checksum, and in another when it copies: so a job chooses both.
+async fn files_behind_links(test: Arc<Test>) {
+    let wharfd = test.wharfd().await;
+    let home = test.new_dir("bare");
+    let honest = |name: &str, file: &str| {
+        test.context(name, &[("Dockerfile", "FROM scratch\nCOPY f /\n"), ("f", file)])
+    };
+    let content = test.unique("content");
+    for hostile in hostile_links(&test, "bare-thief", &content) {
+        test.engine.buildx_build(&home, &hostile, &[]).await.ok();
+    }
+    let seen = built_on_bare_engine(&test.engine, &home, &honest("bare-victim", &content), &[], "/f").await;
+    assert_eq!(seen, "evil", "on the bare engine another's file has come by the honest one's checksum");
+
+    let content = test.unique("content");
+    let (victim, thief) = (Wharf::new(&test, &wharfd, "victim#1"), Wharf::new(&test, &wharfd, "thief#1"));
+    for hostile in hostile_links(&test, "thief", &content) {
+        thief.build(&hostile, &[]).await.ok();
+    }
+    let context = honest("victim", &content);
+    let id = victim.build_id(&context, &[]).await;
+    assert_eq!(test.engine.text(&id, "/f").await, content);
+    // The job's own next run has it from the cache.
+    let again = victim.in_namespace("victim#2").build(&context, &["--progress=plain"]).await.ok();
+    assert!(again.stderr.contains("CACHED"), "{again}");
+    // The salt leaves nothing in the image.
+    let file = home.join("iid");
+    let flags = ["--load", "--iidfile", file.to_str().unwrap()];
+    test.engine.buildx_build(&home, &context, &flags).await.ok();
+    let bare = test.engine.inspect(&fs::read_to_string(file).unwrap()).await.unwrap();
+    let image = test.engine.inspect(&id).await.unwrap();
+    assert_eq!(image["RootFS"]["Layers"], bare["RootFS"]["Layers"]);
+}
+
+/// Contexts that copy `evil` for the checksum of a file with `content`: as BuildKit 0.13 reads links, and
+/// as the newest does.
+fn hostile_links(test: &Test, name: &str, content: &str) -> [PathBuf; 2] {
+    let context = |name: &str, copied: &str, files: &[(&str, &str)], links: &[(&str, &str)]| {
+        let dockerfile = format!("FROM scratch\nCOPY {copied} /\nCOPY . /all/\n");
+        let context =
+            test.context(name, &[&[("Dockerfile", dockerfile.as_str()), ("d/e/g", "")], files].concat());
+        for (target, link) in links {
+            symlink(target, context.join(link)).unwrap();
+        }
+        context
+    };
+    [
+        context(
+            &format!("{name}-1"),
+            "l/f",
+            &[("x", content), ("d/x", "evil")],
+            &[("d/e", "l"), ("../x", "d/e/f")],
+        ),
+        context(
+            &format!("{name}-2"),
+            "f",
+            &[("x", "evil"), ("d/x", content)],
+            &[("d/e", "l"), ("l/../x", "f")],
+        ),
+    ]
 }
