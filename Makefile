@@ -3,7 +3,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test check unit deny build frontend package engines down bench clean
+.PHONY: help demo test check unit fuzz deny build frontend package engines down bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
@@ -23,6 +23,9 @@ check: ## formatting and lints, of Rust and of scripts
 
 unit: ## the tests that need no engine
 	@. scripts/lib/cargo.sh && release test --lib --bins --test layout
+
+fuzz: ## each fuzzer of fuzz/ for FUZZ_SECONDS (600), from a seed that is told
+	scripts/fuzz $${FUZZ_SECONDS:-600}
 
 deny: ## what is among the dependencies: licences, bans, duplicates, sources
 	scripts/env setup test

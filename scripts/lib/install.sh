@@ -93,6 +93,7 @@ PACKAGES
     [ -n "$(find /usr/lib -maxdepth 2 -name libc.a -print -quit)" ] || missing+=(libc6-dev)
     [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
     if [ "$1" = test ]; then
+        command -v g++ >/dev/null || missing+=(g++)
         command -v htpasswd >/dev/null || missing+=(apache2-utils)
         command -v shellcheck >/dev/null || missing+=(shellcheck)
         command -v git >/dev/null || missing+=(git)

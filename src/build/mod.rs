@@ -3,6 +3,8 @@
 pub mod client;
 mod convert;
 mod dockerfile;
+#[cfg(fuzzing)]
+pub mod fuzz;
 pub mod gate;
 mod ignored;
 pub mod isolation;

@@ -30,6 +30,8 @@ mod print;
 mod signals;
 
 mod exit;
+#[cfg(fuzzing)]
+pub mod fuzz;
 
 use std::process::ExitCode;
 

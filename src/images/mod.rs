@@ -5,6 +5,8 @@ pub mod admission;
 pub mod exports;
 pub(crate) mod fetch;
 pub mod frontend;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod holds;
 mod layers;
 mod locks;

@@ -11,6 +11,8 @@ mod challenge;
 mod client;
 mod connect;
 mod error;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod meter;
 mod proxy;
 mod reach;

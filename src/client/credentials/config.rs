@@ -122,7 +122,12 @@ impl Config {
                 .hint("make it readable, or set DOCKER_CONFIG to a directory with another"));
             }
         };
-        let content = go::first_value(&text).map_err(|error| malformed(path, &error))?;
+        Self::parse(path, &text)
+    }
+
+    /// Reads the text of the file at `path`.
+    pub(super) fn parse(path: &Path, text: &[u8]) -> Result<Self, Failure> {
+        let content = go::first_value(text).map_err(|error| malformed(path, &error))?;
         Ok(Self { path: path.to_owned(), content })
     }
 

@@ -41,6 +41,16 @@ pub(crate) enum Credentials {
     IdentityToken(Secret<String>),
 }
 
+/// Reads a docker config, and asks it for logins.
+#[cfg(fuzzing)]
+pub(super) fn fuzz(text: &[u8]) {
+    let Ok(config) = Config::parse(std::path::Path::new("config.json"), text) else { return };
+    for key in [HUB_KEY, "reg.example"] {
+        let _ = (config.stored(key), config.helper(key, key));
+    }
+    let _ = config.proxies().count();
+}
+
 /// The docker config, read once a command.
 #[derive(Clone, Debug)]
 pub(crate) struct DockerConfig {

@@ -16,7 +16,7 @@ use crate::{
 
 /// What the image `root` claims of its layers: a list for each of its manifests that the engine might
 /// use.
-pub(super) fn claims_of(
+pub(in crate::images) fn claims_of(
     root: &Digest,
     json: &HashMap<Digest, Bytes>,
     platform: &Platform,

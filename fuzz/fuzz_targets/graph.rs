@@ -1,0 +1,7 @@
+//! A build's graph.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use wharf::build::fuzz;
+
+fuzz_target!(|data: &[u8]| fuzz::graph(data));

@@ -1,0 +1,7 @@
+//! A context as a tar.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use wharf::build::fuzz;
+
+fuzz_target!(|data: &[u8]| fuzz::tar(data));

@@ -1,0 +1,134 @@
+//! Entrances for `fuzz/`: what a job's client sends, and what BuildKit makes of a job's Dockerfile.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a fuzzer ends at what must not be")]
+
+use std::collections::{BTreeMap, HashMap};
+
+use bollard_buildkit_proto::{
+    fsutil::types::{Packet, packet::PacketType},
+    moby::buildkit::v1::frontend::{self, result},
+    pb::Definition,
+};
+use bytes::Bytes;
+use prost::Message as _;
+
+use super::{
+    dockerfile,
+    gate::{Gate, Judged, definition::Attributes},
+    isolation::JobKeys,
+    packets::Judge,
+    tar::Passage,
+};
+use crate::{
+    buildkit::{filesync::DirectoryRequest, solve::Answer},
+    wire::mode,
+};
+
+/// Messages, each behind its length in two bytes.
+fn messages(mut data: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
+    std::iter::from_fn(move || {
+        let ([tag, length], rest) = data.split_first_chunk()?;
+        let (message, rest) = rest.split_at_checked(usize::from(*length)).unwrap_or((rest, &[]));
+        data = rest;
+        Some((*tag, message))
+    })
+}
+
+/// A sync, of which BuildKit and the client each say a part. What goes on to BuildKit is a packet that it
+/// can take: nothing outside, nothing under a name of its own, no byte more than was announced.
+pub fn packets(data: &[u8]) {
+    let Some((kind, data)) = data.split_first() else { return };
+    let request = DirectoryRequest {
+        name: if kind & 1 == 0 { "context" } else { "dockerfile" }.to_owned(),
+        include_patterns: Vec::new(),
+        exclude_patterns: Vec::new(),
+        follow_paths: Vec::new(),
+    };
+    let mut judge = Judge::of(&request).with_longest_argument(10);
+    let (mut sizes, mut left) = (Vec::new(), HashMap::new());
+    for (tag, message) in messages(data) {
+        let message = Bytes::copy_from_slice(message);
+        if tag & 1 == 1 {
+            let Ok(passed) = judge.builder_says(message) else { return };
+            let packet = Packet::decode(passed).unwrap();
+            assert!(packet.data.is_empty() && packet.stat.is_none());
+            if packet.r#type() == PacketType::PacketReq {
+                left.insert(packet.id, sizes.get(packet.id as usize).copied().unwrap_or(0));
+            }
+            continue;
+        }
+        let Ok(passed) = judge.client_says(message) else { return };
+        let packet = Packet::decode(passed).unwrap();
+        match (packet.r#type(), packet.stat) {
+            (PacketType::PacketStat, Some(stat)) => {
+                for name in stat.path.split('/') {
+                    assert!(!matches!(name, "" | "." | ".."), "{:?}", stat.path);
+                    let number = name.get(..5).filter(|begin| begin.eq_ignore_ascii_case(".tmp."));
+                    let digits = number.map_or("x", |_| &name[5..]);
+                    assert!(digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()), "{name}");
+                }
+                let kind = stat.mode & mode::TYPE;
+                assert!([0, mode::DIR, mode::SYMLINK, mode::NAMED_PIPE].contains(&kind), "{:o}", stat.mode);
+                assert!(stat.uid == 0 && stat.gid == 0 && stat.devmajor == 0 && stat.devminor == 0);
+                sizes.push(u64::try_from(stat.size).unwrap());
+            }
+            (PacketType::PacketData, None) => {
+                let left: &mut u64 = left.get_mut(&packet.id).unwrap();
+                match packet.data.len() as u64 {
+                    0 => assert_eq!(*left, 0),
+                    length => *left = left.checked_sub(length).unwrap(),
+                }
+            }
+            // The client's own words, which come back to it.
+            (PacketType::PacketErr, None) => {}
+            _ => assert!(packet.data.is_empty()),
+        }
+    }
+}
+
+/// A context that comes as a tar, in pieces. What goes on is fit to come again, and stays as it is: but each
+/// time with an entry for the root before it.
+pub fn tar(data: &[u8]) {
+    let Some((size, data)) = data.split_first() else { return };
+    let passed = |data: &[u8], size: usize| {
+        let mut passage = Passage::new("Dockerfile", 10);
+        let mut out = Vec::new();
+        for piece in data.chunks(size) {
+            passage.take(Bytes::copy_from_slice(piece));
+            while let Some(more) = passage.passed().ok()? {
+                out.extend_from_slice(&more);
+            }
+        }
+        out.extend_from_slice(&passage.end().ok()?);
+        Some(out)
+    };
+    let Some(once) = passed(data, usize::from(*size) * 16 + 1) else { return };
+    let again = passed(&once, 1 << 20).unwrap_or_else(|| panic!("refused at the second time"));
+    let added = if once.starts_with(b"./\0") { 512 } else { 0 };
+    assert!(again.get(added..) == Some(once.as_slice()), "another at the second time");
+}
+
+/// A Dockerfile's text.
+pub fn dockerfile(data: &[u8]) {
+    let _ = dockerfile::judge(data, 10);
+}
+
+/// The answer of a frontend.
+pub fn graph(data: &[u8]) {
+    let keys = JobKeys { salt: "5a17".into(), cache_mounts: "cafe".into() };
+    let images = BTreeMap::from([("wharf.invalid/h/1:1".to_owned(), "busybox".to_owned())]);
+    let fetched = Attributes::default();
+    let gate =
+        Gate { session: "s1", keys: &keys, platform: "linux/amd64", images: &images, fetched: &fetched };
+    let judge = |result: frontend::Result| -> Option<Judged> {
+        let answer = frontend::SolveResponse { result: Some(result), ..frontend::SolveResponse::default() };
+        gate.judge(Answer::read(answer.encode_to_vec().into()).ok()?).ok()
+    };
+    let graph =
+        Definition { def: messages(data).map(|(_, op)| op.to_vec()).collect(), ..Definition::default() };
+    let reference = frontend::Ref { id: "r1".into(), def: Some(graph) };
+    let result = Some(result::Result::Ref(reference));
+    let _ = judge(frontend::Result { result, ..frontend::Result::default() });
+    if let Ok(result) = frontend::Result::decode(data) {
+        let _ = judge(result);
+    }
+}
