@@ -1,11 +1,14 @@
 //! Wharf builds container images for Jenkins jobs, each in a namespace of its own.
 //!
 //! The modules are listed in the order in which a call passes through them. A module uses only those
-//! above it. The daemon never uses `client`; `client` uses `names`, `wire` and `fault` only.
+//! above it. The daemon never uses `client`; `client` uses `names`, `fault`, `go_json` and `wire` only.
 
 pub mod names;
 
 pub mod fault;
+
+pub mod go_json;
+
 pub mod tasks;
 pub mod telemetry;
 

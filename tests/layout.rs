@@ -10,7 +10,7 @@ use std::{
 
 /// The daemon never uses it, and it uses no more than these.
 const CLIENT: &str = "client";
-const CLIENTS_OWN: [&str; 4] = [CLIENT, "names", "fault", "wire"];
+const CLIENTS_OWN: [&str; 5] = [CLIENT, "names", "fault", "go_json", "wire"];
 
 /// A longer file is two files.
 const LINES_MAX: usize = 400;

@@ -11,7 +11,7 @@ use prost::Message as _;
 use serde::Deserialize;
 use tonic::{Code, Status};
 
-use crate::{names::shortened, progress::SourceLines};
+use crate::{go_json::zero, names::shortened, progress::SourceLines};
 
 /// How many lines are shown around the failed ones.
 const LINES_AROUND: i32 = 4;
@@ -46,15 +46,15 @@ struct ExitDetail {
 #[derive(Deserialize)]
 struct SourceDetail {
     info: Option<InfoDetail>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "zero")]
     ranges: Vec<RangeDetail>,
 }
 
 #[derive(Deserialize)]
 struct InfoDetail {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "zero")]
     filename: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "zero")]
     data: String,
 }
 
@@ -66,7 +66,7 @@ struct RangeDetail {
 
 #[derive(Deserialize)]
 struct PositionDetail {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "zero")]
     line: i32,
 }
 

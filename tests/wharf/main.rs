@@ -20,6 +20,7 @@ mod authorization;
 mod cancel;
 mod commands;
 mod concurrency;
+mod empty;
 mod engines;
 mod errors;
 mod export;
@@ -55,6 +56,7 @@ fn cases() -> Vec<Case> {
         engines::CASES,
         store::CASES,
         export::CASES,
+        empty::CASES,
         memory::CASES,
         concurrency::CASES,
         authorization::CASES,

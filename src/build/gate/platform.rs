@@ -5,6 +5,7 @@ use bollard_buildkit_proto::pb::Platform;
 use super::{Gate, Refusal, refuse};
 use crate::{
     fault::{Fault, Reason},
+    go_json::zero,
     names::printable,
 };
 
@@ -25,7 +26,7 @@ impl Gate<'_> {
         struct Config {
             os: String,
             architecture: String,
-            #[serde(default)]
+            #[serde(default, deserialize_with = "zero")]
             variant: String,
         }
         let Config { os, architecture, variant } =

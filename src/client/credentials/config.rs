@@ -9,12 +9,10 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::de::MapAccess;
 
-use super::{
-    Credentials,
-    go::{self, Fields},
-};
+use super::Credentials;
 use crate::{
     client::{exit::Failure, print},
+    go_json::{self, Fields},
     names::Secret,
 };
 
@@ -53,10 +51,10 @@ struct Entry {
 impl Fields for Content {
     fn member<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<Option<()>, A::Error> {
         match name {
-            "auths" => go::structs(map, &mut self.auths),
-            "credhelpers" => go::texts(map, &mut self.cred_helpers),
-            "credsstore" => go::text(map, &mut self.creds_store),
-            "proxies" => go::structs(map, &mut self.proxies),
+            "auths" => go_json::structs(map, &mut self.auths),
+            "credhelpers" => go_json::texts(map, &mut self.cred_helpers),
+            "credsstore" => go_json::text(map, &mut self.creds_store),
+            "proxies" => go_json::structs(map, &mut self.proxies),
             _ => Ok(None),
         }
     }
@@ -65,11 +63,11 @@ impl Fields for Content {
 impl Fields for Proxies {
     fn member<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<Option<()>, A::Error> {
         match name {
-            "httpproxy" => go::text(map, &mut self.http_proxy),
-            "httpsproxy" => go::text(map, &mut self.https_proxy),
-            "ftpproxy" => go::text(map, &mut self.ftp_proxy),
-            "noproxy" => go::text(map, &mut self.no_proxy),
-            "allproxy" => go::text(map, &mut self.all_proxy),
+            "httpproxy" => go_json::text(map, &mut self.http_proxy),
+            "httpsproxy" => go_json::text(map, &mut self.https_proxy),
+            "ftpproxy" => go_json::text(map, &mut self.ftp_proxy),
+            "noproxy" => go_json::text(map, &mut self.no_proxy),
+            "allproxy" => go_json::text(map, &mut self.all_proxy),
             _ => Ok(None),
         }
     }
@@ -78,10 +76,10 @@ impl Fields for Proxies {
 impl Fields for Entry {
     fn member<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<Option<()>, A::Error> {
         match name {
-            "auth" => go::text(map, &mut self.auth),
-            "username" => go::text(map, &mut self.username),
-            "password" => go::text(map, &mut self.password),
-            "identitytoken" => go::text(map, &mut self.identity_token),
+            "auth" => go_json::text(map, &mut self.auth),
+            "username" => go_json::text(map, &mut self.username),
+            "password" => go_json::text(map, &mut self.password),
+            "identitytoken" => go_json::text(map, &mut self.identity_token),
             _ => Ok(None),
         }
     }
@@ -127,7 +125,7 @@ impl Config {
 
     /// Reads the text of the file at `path`.
     pub(super) fn parse(path: &Path, text: &[u8]) -> Result<Self, Failure> {
-        let content = go::first_value(text).map_err(|error| malformed(path, &error))?;
+        let content = go_json::first_value(text).map_err(|error| malformed(path, &error))?;
         Ok(Self { path: path.to_owned(), content })
     }
 

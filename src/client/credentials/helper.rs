@@ -6,12 +6,10 @@ use serde::de::MapAccess;
 use serde_json::json;
 use tokio::{io::AsyncWriteExt as _, process::Command, time};
 
-use super::{
-    Credentials,
-    go::{self, Fields},
-};
+use super::Credentials;
 use crate::{
     client::exit::{Exit, Failure},
+    go_json::{self, Fields},
     names::Secret,
 };
 
@@ -34,8 +32,8 @@ struct Answer {
 impl Fields for Answer {
     fn member<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<Option<()>, A::Error> {
         match name {
-            "username" => go::text(map, &mut self.username),
-            "secret" => go::text(map, &mut self.secret),
+            "username" => go_json::text(map, &mut self.username),
+            "secret" => go_json::text(map, &mut self.secret),
             _ => Ok(None),
         }
     }
@@ -52,7 +50,7 @@ pub(super) async fn get_by(helper: &Helper, server: &str) -> Result<Option<Crede
         return Ok(None);
     };
     // The answer holds the secret, which no message may.
-    let answer: Answer = go::first_value(&output)
+    let answer: Answer = go_json::first_value(&output)
         .map_err(|_| helper.failed(server, "its answer is not what docker specifies"))?;
     let secret = Secret::new(answer.secret);
     Ok(match answer.username.as_str() {

@@ -1,7 +1,6 @@
 //! Registry credentials, from the docker config of whoever runs the command.
 
 mod config;
-mod go;
 mod helper;
 mod keeper;
 mod logins;

@@ -13,7 +13,7 @@ use tokio::{
 };
 use tokio_util::io::StreamReader;
 
-use crate::engine::Engine;
+use crate::{engine::Engine, go_json::zero};
 
 /// The longest error text that is read; the engine's have some hundred bytes.
 const ERROR_BYTES_MAX: usize = 64 << 10;
@@ -26,7 +26,7 @@ pub(crate) struct Line {
     /// The current step, in words.
     pub(crate) status: Option<String>,
     /// How far the step is.
-    #[serde(rename = "progressDetail", default)]
+    #[serde(rename = "progressDetail", default, deserialize_with = "zero")]
     pub(crate) progress: Progress,
     error: Option<String>,
 }
@@ -35,10 +35,10 @@ pub(crate) struct Line {
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 pub(crate) struct Progress {
     /// Bytes so far; may exceed the total, which can be an estimate.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "zero")]
     pub(crate) current: u64,
     /// Bytes in all; 0 if unknown.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "zero")]
     pub(crate) total: u64,
 }
 
@@ -89,7 +89,7 @@ impl Engine {
         if status != StatusCode::OK {
             #[derive(Default, Deserialize)]
             struct Refusal {
-                #[serde(default)]
+                #[serde(default, deserialize_with = "zero")]
                 message: String,
             }
             let body = Limited::new(response.into_body(), ERROR_BYTES_MAX).collect().await;

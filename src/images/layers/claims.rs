@@ -10,6 +10,7 @@ use serde::Deserialize;
 use super::{Problem, strict::Strict};
 use crate::{
     engine::Platform,
+    go_json::zero,
     names::reference::Digest,
     store::{LayerClaim, LayerFact, Packing},
 };
@@ -50,7 +51,11 @@ pub(in crate::images) fn claims_of(
             Some(config) => {
                 let Strict(config) =
                     serde_json::from_slice::<Strict<Config>>(config).map_err(|_| Problem::Forged)?;
-                config.rootfs.0.diff_ids
+                let Strict(rootfs) = config.rootfs;
+                if rootfs.r#type != "layers" {
+                    return Err(Problem::Forged);
+                }
+                rootfs.diff_ids
             }
             None => return Err(Problem::Incomplete),
         };
@@ -116,9 +121,9 @@ fn parse(json: &HashMap<Digest, Bytes>, digest: &Digest) -> Result<Option<Manife
 #[derive(Deserialize)]
 struct Descriptor {
     digest: String,
-    #[serde(default, rename = "mediaType")]
+    #[serde(default, rename = "mediaType", deserialize_with = "zero")]
     media_type: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "zero")]
     size: u64,
     urls: Option<Vec<String>>,
     platform: Option<Strict<DescriptorPlatform>>,
@@ -126,11 +131,11 @@ struct Descriptor {
 
 #[derive(Deserialize)]
 struct DescriptorPlatform {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "zero")]
     os: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "zero")]
     architecture: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "zero")]
     variant: String,
 }
 
@@ -205,9 +210,9 @@ impl Descriptor {
 #[derive(Deserialize)]
 struct Manifest {
     config: Option<Strict<Descriptor>>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "zero")]
     layers: Vec<Strict<Descriptor>>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "zero")]
     manifests: Vec<Strict<Descriptor>>,
 }
 
@@ -224,7 +229,10 @@ struct Config {
 
 #[derive(Deserialize)]
 struct RootFs {
-    #[serde(default)]
+    /// `layers`, the only one that the specification knows. Without any, Docker's own inspection of the image
+    /// cannot be read.
+    r#type: String,
+    #[serde(default, deserialize_with = "zero")]
     diff_ids: Vec<String>,
 }
 
@@ -296,17 +304,58 @@ mod tests {
     }
 
     #[test]
+    fn an_image_may_have_no_layers() {
+        for rootfs in [
+            r#""rootfs":{"type":"layers","diff_ids":[]},"#,
+            r#""rootfs":{"type":"layers","diff_ids":null},"#,
+            r#""rootfs":{"type":"layers"},"#,
+        ] {
+            for layers in [r#""layers":[],"#, r#""layers":null,"#, ""] {
+                let config = format!(r#"{{{rootfs}"history":null}}"#);
+                let manifest = format!(
+                    r#"{{{layers}"manifests":null,"config":{{"size":null,"urls":null,"digest":"{}"}}}}"#,
+                    digest(config.as_bytes())
+                );
+                let documents = [config.as_bytes(), manifest.as_bytes()];
+                assert_eq!(claims(&documents, documents[1]), Ok(vec![vec![]]), "{config} {manifest}");
+            }
+            // A kind that nobody knows, or none.
+            for rootfs in
+                ["", r#""rootfs":null,"#, r#""rootfs":{"diff_ids":[]},"#, r#""rootfs":{"type":"x"},"#]
+            {
+                let config = format!(r#"{{{rootfs}"history":null}}"#);
+                let manifest = format!(r#"{{"config":{{"digest":"{}"}}}}"#, digest(config.as_bytes()));
+                let documents = [config.as_bytes(), manifest.as_bytes()];
+                assert_eq!(claims(&documents, documents[1]), Err(Problem::Forged), "{config}");
+            }
+            // Layers of which the config says nothing.
+            let config = format!("{{{rootfs}}}");
+            let layer = r#"{"mediaType":"application/vnd.oci.image.layer.v1.tar"}"#;
+            let of = digest(config.as_bytes());
+            for layer in [layer, "null"] {
+                let manifest = format!(r#"{{"layers":[{layer}],"config":{{"digest":"{of}"}}}}"#);
+                let documents = [config.as_bytes(), manifest.as_bytes()];
+                assert_eq!(claims(&documents, documents[1]), Err(Problem::Forged), "{config} {manifest}");
+            }
+        }
+    }
+
+    #[test]
     fn what_go_reads_otherwise_is_refused() {
         fn reads<T: serde::de::DeserializeOwned>(text: &str) -> bool {
             serde_json::from_str::<Strict<T>>(text).is_ok()
         }
-        assert!(reads::<Config>(r#"{"rootfs":{"diff_ids":[]},"config":{"OS":"x"},"os":"linux","x":1}"#));
-        assert!(!reads::<Config>(r#"{"rootfs":{"diff_ids":[]},"RootFS":{"diff_ids":["x"]}}"#));
-        assert!(!reads::<Config>(r#"{"rootfs":{"diff_ids":[]},"rootfs":{"diff_ids":["x"]}}"#));
-        assert!(!reads::<Config>(r#"{"rootfs":{"diff_ids":[],"diff_id\u017f":["x"]}}"#));
+        assert!(reads::<Config>(
+            r#"{"rootfs":{"type":"layers","diff_ids":[]},"config":{"OS":"x"},"os":"linux","x":1}"#
+        ));
+        assert!(!reads::<Config>(r#"{"rootfs":{"type":"","diff_ids":[]},"RootFS":{"diff_ids":["x"]}}"#));
+        assert!(!reads::<Config>(r#"{"rootfs":{"type":"","diff_ids":[]},"rootfs":{"diff_ids":["x"]}}"#));
+        assert!(!reads::<Config>(r#"{"rootfs":{"type":"","diff_ids":[],"diff_id\u017f":["x"]}}"#));
         assert!(reads::<Manifest>(r#"{"layers":[{"digest":"a","size":1}],"mediaType":"m"}"#));
         for text in [
             r#"{"layers":[],"Layers":[{"digest":"a"}]}"#,
+            r#"{"layers":[{"digest":"a"}],"layers":null}"#,
+            r#"{"layers":null,"layers":[{"digest":"a"}]}"#,
             r#"{"layers":[{"digest":"a","Digest":"b"}]}"#,
             r#"{"layers":[{"digest":"a","URLs":["http://x/"]}]}"#,
             r#"{"layers":[{"digest":"a","mediatype":"b"}]}"#,

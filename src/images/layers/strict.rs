@@ -12,7 +12,7 @@ use serde::{
 };
 
 /// The names that are read of an image's documents, wherever they stand.
-const READ: [&str; 13] = [
+const READ: [&str; 14] = [
     "architecture",
     "config",
     "diff_ids",
@@ -24,6 +24,7 @@ const READ: [&str; 13] = [
     "platform",
     "rootfs",
     "size",
+    "type",
     "urls",
     "variant",
 ];

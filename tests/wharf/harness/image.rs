@@ -10,9 +10,9 @@ use sha2::{Digest as _, Sha256};
 
 use super::{Registry, engine::tool};
 
-const MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+pub(crate) const MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 const INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
-const CONFIG: &str = "application/vnd.docker.container.image.v1+json";
+pub(crate) const CONFIG: &str = "application/vnd.docker.container.image.v1+json";
 const LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
 
 /// A file of a layer.
@@ -157,6 +157,23 @@ pub(crate) async fn push_index(registry: &Registry, repository: &str, tag: &str,
     push_manifest(registry, repository, tag, INDEX, &index).await;
 }
 
+/// Pushes an image of no layers, whose documents are texts as somebody wrote them. Its digest.
+pub(crate) async fn push_texts(
+    registry: &Registry,
+    name: (&str, &str),
+    kinds: (&str, &str),
+    config: String,
+    layers: &str,
+) -> String {
+    let config = Bytes::from(config);
+    push_blob(registry, name.0, &config).await;
+    let (size, digest, (kind, config_kind)) = (config.len(), digest(&config), kinds);
+    let manifest = format!(
+        r#"{{"schemaVersion":2,"mediaType":"{kind}",{layers}"config":{{"mediaType":"{config_kind}","size":{size},"digest":"{digest}"}}}}"#
+    );
+    push_manifest_text(registry, name.0, name.1, kind, manifest).await
+}
+
 async fn push_manifest(
     registry: &Registry,
     repository: &str,
@@ -164,8 +181,18 @@ async fn push_manifest(
     kind: &str,
     manifest: &Value,
 ) -> String {
+    push_manifest_text(registry, repository, tag, kind, manifest.to_string()).await
+}
+
+async fn push_manifest_text(
+    registry: &Registry,
+    repository: &str,
+    tag: &str,
+    kind: &str,
+    manifest: String,
+) -> String {
     let path = format!("/v2/{repository}/manifests/{tag}");
-    let answer = registry.call(Method::PUT, &path).body(kind, manifest.to_string()).send().await.ok();
+    let answer = registry.call(Method::PUT, &path).body(kind, manifest).send().await.ok();
     answer.header("docker-content-digest").unwrap()
 }
 

@@ -1,8 +1,10 @@
-//! JSON as Go's `encoding/json` reads it into a struct: docker's config and the answers of credential
-//! helpers are written for that reader.
+//! JSON as Go's `encoding/json` reads it into a struct: docker's config, the answers of credential
+//! helpers, the documents of images and BuildKit's facts are written by Go, or for that reader.
 //!
-//! Names match in any case, the last of several members with one name counts, `null` is as good as nothing,
-//! bytes that are not UTF-8 are replaced, and whatever follows the first value is not read.
+//! Go writes an empty list as `null`, and reads `null` as nothing: [`zero`]. Where nobody attacks, all of its
+//! rules hold ([`first_value`]): names match in any case, the last of several members with one name counts,
+//! bytes that are not UTF-8 are replaced, and whatever follows the first value is not read. Image documents
+//! are read more strictly (`images/layers/strict`).
 
 use std::{collections::BTreeMap, fmt, marker::PhantomData};
 
@@ -11,21 +13,28 @@ use serde::{
     de::{IgnoredAny, MapAccess, Visitor},
 };
 
+/// A value in which `null` is the zero value; beside `#[serde(default)]`, with which a missing member is, too.
+pub(crate) fn zero<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
+}
+
 /// A struct of Go's.
-pub(super) trait Fields: Default {
+pub(crate) trait Fields: Default {
     /// Takes the value of the member `name`, which is in lower case; `None` if there is no such field.
     fn member<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<Option<()>, A::Error>;
 }
 
 /// Reads the first value of `text`; the default if there is none.
-pub(super) fn first_value<T: Fields>(text: &[u8]) -> Result<T, serde_json::Error> {
+pub(crate) fn first_value<T: Fields>(text: &[u8]) -> Result<T, serde_json::Error> {
     let text = String::from_utf8_lossy(text);
     let first = serde_json::Deserializer::from_str(&text).into_iter::<Option<Object<T>>>().next();
     Ok(first.transpose()?.flatten().map(|object| object.0).unwrap_or_default())
 }
 
 /// The text that is a member's value, put into `field`.
-pub(super) fn text<'de, A: MapAccess<'de>>(map: &mut A, field: &mut String) -> Result<Option<()>, A::Error> {
+pub(crate) fn text<'de, A: MapAccess<'de>>(map: &mut A, field: &mut String) -> Result<Option<()>, A::Error> {
     if let Some(value) = map.next_value()? {
         *field = value;
     }
@@ -33,7 +42,7 @@ pub(super) fn text<'de, A: MapAccess<'de>>(map: &mut A, field: &mut String) -> R
 }
 
 /// The texts by name that are a member's value, added to `field`.
-pub(super) fn texts<'de, A: MapAccess<'de>>(
+pub(crate) fn texts<'de, A: MapAccess<'de>>(
     map: &mut A,
     field: &mut BTreeMap<String, String>,
 ) -> Result<Option<()>, A::Error> {
@@ -42,7 +51,7 @@ pub(super) fn texts<'de, A: MapAccess<'de>>(
 }
 
 /// The structs by name that are a member's value, added to `field`.
-pub(super) fn structs<'de, A: MapAccess<'de>, T: Fields>(
+pub(crate) fn structs<'de, A: MapAccess<'de>, T: Fields>(
     map: &mut A,
     field: &mut BTreeMap<String, T>,
 ) -> Result<Option<()>, A::Error> {

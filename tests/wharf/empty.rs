@@ -1,0 +1,85 @@
+//! Images without layers, in each form in which tools write them.
+
+use std::sync::Arc;
+
+use crate::harness::{
+    Registry, Test, Wharf, cases,
+    image::{CONFIG, MANIFEST, push_texts},
+};
+
+cases![a_base_without_layers];
+
+const OCI: (&str, &str) =
+    ("application/vnd.oci.image.manifest.v1+json", "application/vnd.oci.image.config.v1+json");
+const DOCKER: (&str, &str) = (MANIFEST, CONFIG);
+
+/// Whatever the engine itself pulls is a base: Go writes an empty list as `null`, others leave it out.
+async fn a_base_without_layers(test: Arc<Test>) {
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+    let forms = [
+        (r#""rootfs":{"type":"layers","diff_ids":[]},"history":[]"#, r#""layers":[],"#),
+        (r#""rootfs":{"type":"layers","diff_ids":null},"history":null"#, r#""layers":null,"#),
+        (r#""rootfs":{"type":"layers"}"#, ""),
+    ];
+    let mut taken = 0;
+    for (which, kinds) in [("docker", DOCKER), ("oci", OCI)] {
+        for (at, (rootfs, layers)) in forms.iter().enumerate() {
+            let form = format!("{which}-{at}");
+            let mark = test.unique(&form);
+            let config = format!(
+                r#"{{"architecture":"{architecture}","os":"linux","config":{{"Env":["FORM={form}"],"Labels":{{"mark":"{mark}"}}}},{rootfs}}}"#
+            );
+            push_texts(&registry, ("empty", &form), kinds, config, layers).await;
+            taken += usize::from(is_a_base_if_pulled(&test, &registry, &wharfd, &form).await);
+        }
+    }
+    assert!(taken >= 3, "the engine takes only {taken} of the forms");
+
+    // Without a file system at all: the classic store refuses it, and Docker's own inspection cannot be read.
+    let config = format!(r#"{{"architecture":"{architecture}","os":"linux","rootfs":null}}"#);
+    push_texts(&registry, ("empty", "none"), OCI, config, "").await;
+    let job = Wharf::new(&test, &wharfd, "none#1");
+    let dockerfile = format!("FROM {}\nLABEL a=1\n", registry.name("empty:none"));
+    let context = test.context("none", &[("Dockerfile", &dockerfile)]);
+    let refused = job.build(&context, &[]).await.says(&["empty:none"]);
+    assert!(matches!(refused.status, 1 | 3), "{refused}");
+
+    // An image of this kind that Wharf itself has made, in another run.
+    let job = Wharf::new(&test, &wharfd, "own#1");
+    let dockerfile = format!("FROM scratch\nENV FORM=own\nLABEL mark={}\n", test.unique("own"));
+    let context = test.context("own", &[("Dockerfile", &dockerfile)]);
+    job.build(&context, &["-t", &registry.name("empty:own"), "--push"]).await.ok();
+    assert!(is_a_base_if_pulled(&test, &registry, &wharfd, "own").await);
+}
+
+/// Whether the engine pulls `empty:TAG`; if it does, it is a base.
+async fn is_a_base_if_pulled(
+    test: &Arc<Test>,
+    registry: &Registry,
+    wharfd: &crate::harness::Wharfd,
+    tag: &str,
+) -> bool {
+    let name = registry.name(&format!("empty:{tag}"));
+    let pulled = test.engine.pull(&name, None).await;
+    let is_pulled = pulled.status.is_success() && !pulled.text().contains("\"error\"");
+    if is_pulled {
+        test.engine.remove_image(&name).await;
+    }
+    let job = Wharf::new(test, wharfd, &format!("job-{tag}#1"));
+    let dockerfile = format!("FROM {name}\nCOPY mark /mark\n");
+    let context = test.context(tag, &[("Dockerfile", &dockerfile), ("mark", tag)]);
+    let built = job.build(&context, &["-t", "app:1"]).await;
+    if !is_pulled {
+        assert_ne!(built.status, 0, "{tag}: {pulled:?}");
+        return false;
+    }
+    built.ok();
+    let shown = job.run(["inspect", "app:1"]).await.ok().stdout;
+    assert!(shown.contains(&format!("FORM={tag}")), "{shown}");
+    // On nothing but metadata, too.
+    let context =
+        test.context(&format!("{tag}-label"), &[("Dockerfile", &format!("FROM {name}\nLABEL more=1\n"))]);
+    job.build(&context, &["-t", "label:1"]).await.ok();
+    true
+}
