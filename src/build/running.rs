@@ -166,14 +166,11 @@ impl<'a> Build<'a> {
         Ok(Self { images, order, spec, reporter, keys, sources: Sources::new(images, order, reporter) })
     }
 
-    /// What the context sync is compared with: the job's own earlier syncs of the same directories.
+    /// What the context sync is compared with: the job's own earlier syncs of the same directories in the
+    /// same state. A client that names a false state finds no more than its own job's files.
     fn shared_key(&self) -> String {
         let session = self.order.client.session.as_ref();
-        let directories: Vec<(&str, &str)> = session
-            .iter()
-            .flat_map(|session| &session.offer().directories)
-            .map(|(name, path)| (name.as_str(), path.as_str()))
-            .collect();
+        let directories = session.map(|session| session.offer().synced()).unwrap_or_default();
         self.images.keys().shared_key(self.order.job(), &directories)
     }
 

@@ -27,6 +27,8 @@ use crate::{
 const ATTACH_TIMEOUT: Duration = Duration::from_secs(30);
 /// Linux's PATH_MAX: nothing real is refused.
 const PATH_BYTES_MAX: usize = 4096;
+/// A hash in hexadecimal.
+const STATE_BYTES_MAX: usize = 64;
 /// Messages on their way to a client: enough to keep it busy, little to hold for one that stalls.
 const OUTGOING_MESSAGES: usize = 4;
 const ANNOUNCEMENTS: usize = 16;
@@ -67,11 +69,22 @@ impl fmt::Debug for Attached {
     }
 }
 
+/// A directory that a client offers.
+#[derive(Clone, Debug)]
+pub struct Offered {
+    /// `context` or `dockerfile`.
+    pub name: String,
+    /// The path that keys its sync.
+    pub path: String,
+    /// The state that keys it, too.
+    pub state: String,
+}
+
 /// What a client said when it opened its session, checked.
 #[derive(Clone, Debug)]
 pub struct Offer {
-    /// Directories by name: `context`, `dockerfile`; with the path that keys their sync.
-    pub directories: Vec<(String, String)>,
+    /// Directories, each of another name.
+    pub directories: Vec<Offered>,
     /// Whether it answers for secrets.
     pub secrets: bool,
     /// Whether it answers for registry credentials.
@@ -81,7 +94,7 @@ pub struct Offer {
 impl Offer {
     /// Checks what a client offers.
     pub fn from_wire(open: v1::SessionOpen) -> Result<Self, Fault> {
-        let mut directories: Vec<(String, String)> = Vec::new();
+        let mut directories: Vec<Offered> = Vec::new();
         for (index, directory) in open.directories.into_iter().enumerate() {
             let field = format!("open.directories[{index}]");
             if !matches!(directory.name.as_str(), "context" | "dockerfile") {
@@ -89,21 +102,32 @@ impl Offer {
                     format!("`{}`: a build reads `context` and `dockerfile`", printable(&directory.name));
                 return Err(Fault::invalid(field, text));
             }
-            if directories.iter().any(|(name, _)| *name == directory.name) {
+            if directories.iter().any(|other| other.name == directory.name) {
                 return Err(Fault::invalid(field, format!("`{}` is there twice", directory.name)));
             }
             if directory.path.len() > PATH_BYTES_MAX {
                 let text = format!("its path has more than {PATH_BYTES_MAX} bytes");
                 return Err(Fault::invalid(field, text));
             }
-            directories.push((directory.name, directory.path));
+            if directory.state.len() > STATE_BYTES_MAX {
+                let text = format!("its state has more than {STATE_BYTES_MAX} bytes");
+                return Err(Fault::invalid(field, text));
+            }
+            let v1::LocalDirectory { name, path, state } = directory;
+            directories.push(Offered { name, path, state });
         }
         Ok(Self { directories, secrets: open.secrets, credentials: open.credentials })
     }
 
+    /// Name, path and state of each directory.
+    pub fn synced(&self) -> Vec<[&str; 3]> {
+        let offered = self.directories.iter();
+        offered.map(|own| [own.name.as_str(), own.path.as_str(), own.state.as_str()]).collect()
+    }
+
     /// The path of the directory of that name, if it is offered.
     pub fn directory(&self, name: &str) -> Option<&str> {
-        self.directories.iter().find(|(own, _)| own == name).map(|(_, path)| path.as_str())
+        self.directories.iter().find(|own| own.name == name).map(|own| own.path.as_str())
     }
 }
 

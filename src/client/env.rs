@@ -42,7 +42,7 @@ variables! {
     JOB_NAME;
     /// Jenkins' number of the run
     BUILD_NUMBER;
-    /// Jenkins' workspace: the job's workspaces share what has been sent
+    /// Jenkins' workspace: no link that the build needs may lead out of it
     WORKSPACE;
     /// The directory of docker's config.json: logins, credential helpers, proxies
     DOCKER_CONFIG;

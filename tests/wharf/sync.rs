@@ -10,13 +10,16 @@ use std::{
 use wharf::wire::v1::BuildSpec;
 
 use crate::harness::{
-    Test, Wharf, cases, rpc,
+    Test, Wharf, cases,
+    process::Output,
+    rpc,
     session::{self, Client, of_context},
 };
 
 cases![
     twenty_thousand_files,
     equal_contexts_of_one_job,
+    other_content_of_the_same_size_and_time,
     equal_dockerfiles_from_standard_input,
     ignored_files,
     hundreds_of_patterns,
@@ -110,6 +113,44 @@ async fn equal_contexts_of_one_job(test: Arc<Test>) {
     let other = Wharf::new(&test, &wharfd, "other#1");
     let id = other.build_id(twin(&test, "one/app", "content 7"), &[]).await;
     assert_eq!(test.engine.text(&id, "/file").await, "content 7");
+}
+
+/// Something has set the file's time back, as `tar -x` does: BuildKit's receiver keeps the file that it has.
+async fn other_content_of_the_same_size_and_time(test: Arc<Test>) {
+    let wharfd = test.wharfd().await;
+    let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    let write = |path: &Path, content: &str| {
+        fs::write(path, content).unwrap();
+        File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
+    };
+    let large = "x".repeat(4 << 20);
+    let [context, second] = ["ws/app", "ws@2/app"].map(|name| {
+        let dockerfile = "FROM scratch\nCOPY . /\n";
+        test.context(name, &[("Dockerfile", dockerfile), ("large", &large), (".dockerignore", "ignored")])
+    });
+    let built = async |run: &str, context: &Path| {
+        let job = Wharf::new(&test, &wharfd, run);
+        let mut build = job.command(["build", "--progress=plain", "--iidfile=id", context.to_str().unwrap()]);
+        build.env("WORKSPACE", context.parent().unwrap());
+        let log = Output::of(build, b"", Duration::from_secs(120)).await.ok().to_string();
+        let id = fs::read_to_string(job.home().join("id")).unwrap();
+        (test.engine.text(&id, "/file").await, log.contains("MB"))
+    };
+    let file = context.join("file");
+    write(&file, "mode=blue");
+    assert_eq!(built("job#1", &context).await, ("mode=blue".to_owned(), true));
+    write(&file, "mode=grey");
+    assert_eq!(built("job#2", &context).await, ("mode=grey".to_owned(), true), "rewritten in place");
+    fs::remove_file(&file).unwrap();
+    write(&file, "mode=pink");
+    assert_eq!(built("job#3", &context).await, ("mode=pink".to_owned(), true), "made anew");
+    // Nothing is sent again for what cannot be in the image, for what is as it was, or for what is new.
+    write(&context.join("ignored"), "");
+    fs::write(context.join("new"), "").unwrap();
+    assert_eq!(built("job#4", &context).await, ("mode=pink".to_owned(), false), "as it was");
+    write(&second.join("file"), "mode=gold");
+    assert_eq!(built("job#5", &second).await, ("mode=gold".to_owned(), true), "a second workspace");
+    assert_eq!(built("job#6", &context).await, ("mode=pink".to_owned(), false), "the first one again");
 }
 
 async fn equal_dockerfiles_from_standard_input(test: Arc<Test>) {

@@ -11,6 +11,7 @@ mod patterns;
 mod regexp;
 mod resolve;
 mod source;
+mod state;
 mod tree;
 mod walk;
 

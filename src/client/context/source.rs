@@ -8,12 +8,16 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _},
+    task::JoinSet,
+};
 
 use super::{
     Tree, archive,
     dockerfile::{self, Dockerfile, IGNORE},
     resolve::resolve,
+    state,
 };
 use crate::wire::v1::LocalDirectory;
 
@@ -41,6 +45,8 @@ pub struct Source {
 struct Directory {
     name: &'static str,
     path: String,
+    /// Empty where all files are in memory: their times are now.
+    state: String,
     tree: Arc<Tree>,
 }
 
@@ -133,7 +139,7 @@ pub enum SourceError {
 
 impl Source {
     /// Finds the files to build from. Paths inside `workspace`, the job's, are sent relative to it, so
-    /// that a later run in another workspace finds what this one has sent.
+    /// that a later run in another workspace is known for the same build.
     ///
     /// # Errors
     /// When the context or the Dockerfile is not there, is not what it should be, or standard
@@ -154,7 +160,7 @@ impl Source {
                 let root = context_root(context, workspace)?;
                 let bytes = dockerfile_from(Vec::new(), stdin).await?;
                 let ignore = dockerfile::ignore(context, &root, IGNORE, &root)?;
-                let context = context_directory(root, ignore, workspace)?;
+                let context = context_directory(root, ignore, None, workspace).await?;
                 Ok(Self::with_dockerfile(context, bytes))
             }
             (false, file) => {
@@ -166,11 +172,12 @@ impl Source {
                     Some(_) => None,
                     None => dockerfile::ignore(context, &root, IGNORE, &root)?,
                 };
-                let ignore = ignore.map(|bytes| (format!("{name}{IGNORE}"), bytes));
-                let tree = Tree::files([(name.clone(), text.clone())].into_iter().chain(ignore));
+                let named = ignore.clone().map(|bytes| (format!("{name}{IGNORE}"), bytes));
+                let tree = Tree::files([(name.clone(), text.clone())].into_iter().chain(named));
                 let path = told_path(&directory, workspace)?;
-                let dockerfile = Directory { name: "dockerfile", path, tree: Arc::new(tree) };
-                let context = context_directory(root, general, workspace)?;
+                let dockerfile =
+                    Directory { name: "dockerfile", path, state: String::new(), tree: Arc::new(tree) };
+                let context = context_directory(root, general, ignore, workspace).await?;
                 Ok(Self { dockerfile: name, text, directories: vec![context, dockerfile], tar: None })
             }
         }
@@ -199,14 +206,19 @@ impl Source {
             return Err(SourceError::StdinAmbiguous);
         }
         let bytes = dockerfile_from(head, stdin).await?;
-        let context = Directory { name: "context", path: STDIN.into(), tree: Arc::new(Tree::empty()) };
+        let context = Directory {
+            name: "context",
+            path: STDIN.into(),
+            state: String::new(),
+            tree: Arc::new(Tree::empty()),
+        };
         Ok(Self::with_dockerfile(context, bytes))
     }
 
     fn with_dockerfile(context: Directory, bytes: Vec<u8>) -> Self {
         let text = Bytes::from(bytes);
         let tree = Arc::new(Tree::files([(DOCKERFILE.to_owned(), text.clone())]));
-        let dockerfile = Directory { name: "dockerfile", path: STDIN.into(), tree };
+        let dockerfile = Directory { name: "dockerfile", path: STDIN.into(), state: String::new(), tree };
         Self { dockerfile: DOCKERFILE.into(), text, directories: vec![context, dockerfile], tar: None }
     }
 
@@ -225,6 +237,7 @@ impl Source {
         let directory = |directory: &Directory| LocalDirectory {
             name: directory.name.into(),
             path: directory.path.clone(),
+            state: directory.state.clone(),
         };
         self.directories.iter().map(directory).collect()
     }
@@ -288,17 +301,25 @@ fn context_root(context: &Path, workspace: Option<&Path>) -> Result<PathBuf, Sou
     }
 }
 
-fn context_directory(
+/// The context at `root`, with its ignore file, or with the Dockerfile's own.
+async fn context_directory(
     root: PathBuf,
     ignore: Option<Bytes>,
+    dockerfiles_own: Option<Bytes>,
     workspace: Option<&Path>,
 ) -> Result<Directory, SourceError> {
     let path = told_path(&root, workspace)?;
+    let (walked, rules) = (root.clone(), dockerfiles_own.or_else(|| ignore.clone()).unwrap_or_default());
+    let mut walk = JoinSet::new();
+    walk.spawn_blocking(move || state::of_directory(&walked, &rules));
+    let state = walk.join_next().await.transpose();
+    let state = state.map_err(|error| SourceError::Context { path: root.clone(), source: error.into() })?;
+    let state = state.unwrap_or_default();
     let mut tree = Tree::directory(root);
     if let Some(bytes) = ignore {
         tree = tree.with_ignore_file(bytes);
     }
-    Ok(Directory { name: "context", path, tree: Arc::new(tree) })
+    Ok(Directory { name: "context", path, state, tree: Arc::new(tree) })
 }
 
 /// The path of a directory as wharfd is told it. Both arguments must be canonical.

@@ -104,9 +104,9 @@ impl Keys {
     }
 
     /// The key of the directories that a session of a job sends: of each, its kind (`context`,
-    /// `dockerfile`) and its path in the workspace.
-    pub fn shared_key(&self, job: &str, directories: &[(&str, &str)]) -> String {
-        let directories = directories.iter().flat_map(|(kind, path)| [*kind, *path]);
+    /// `dockerfile`), its path in the workspace and the state that the client names.
+    pub fn shared_key(&self, job: &str, directories: &[[&str; 3]]) -> String {
+        let directories = directories.iter().flatten().copied();
         self.hash("shared-key", std::iter::once(job).chain(directories))
     }
 
@@ -253,9 +253,10 @@ pub(super) mod tests {
             one.cache_mounts("a", None),
             one.cache_mounts("a", Some("")),
             one.cache_mounts("a", Some("x")),
-            one.shared_key("a", &[("context", "x"), ("dockerfile", "y")]),
-            one.shared_key("a", &[("context", "x")]),
-            one.shared_key("a", &[("context", "xdockerfile")]),
+            one.shared_key("a", &[["context", "x", ""], ["dockerfile", "y", ""]]),
+            one.shared_key("a", &[["context", "x", ""]]),
+            one.shared_key("a", &[["context", "x", "1"]]),
+            one.shared_key("a", &[["context", "xdockerfile", ""]]),
             one.build("a", &["x"]),
         ];
         for (index, hash) in hashes.iter().enumerate() {

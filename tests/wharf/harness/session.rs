@@ -72,7 +72,11 @@ impl Client {
             directories: self
                 .directories
                 .iter()
-                .map(|(name, path, _)| LocalDirectory { name: name.clone(), path: path.clone() })
+                .map(|(name, path, _)| LocalDirectory {
+                    name: name.clone(),
+                    path: path.clone(),
+                    state: "the same".to_owned(),
+                })
                 .collect(),
             ..SessionOpen::default()
         };

@@ -15,6 +15,7 @@ use crate::harness::{
     image::{context_tar, digest},
     process::Output,
     rpc,
+    session::Client,
 };
 
 cases![cache_mounts, results_made_with_secrets, contexts, fetched_by_digest, files_behind_links];
@@ -144,14 +145,15 @@ async fn contexts(test: Arc<Test>) {
     let seen = seen_on_bare_engine(&test.engine, &home, &thiefs).await;
     assert_eq!(seen, secret, "on the bare engine the second gets the first's file");
 
-    // Both jobs say that it is the same path of their workspaces.
+    // Both jobs say that it is the same path of their workspaces, in the same state.
+    let channel = rpc::connect(&wharfd.socket()).await;
     for (job, context, content) in [("victim#1", &victims, &secret), ("thief#1", &thiefs, &guess)] {
-        let job = Wharf::new(&test, &wharfd, job);
-        let mut build = job.command(["build", "-q", context.to_str().unwrap()]);
-        build.env("WORKSPACE", context.parent().unwrap());
-        let id = Output::of(build, b"", Duration::from_secs(120)).await.ok().stdout;
-        assert_eq!(test.engine.text(id.trim(), "/seen").await, *content);
+        let (build, _) = Client::of(&channel, job, context).build(BuildSpec::default()).await;
+        assert_eq!(test.engine.text(&build.ok().image_id, "/seen").await, *content);
     }
+    // What they say counts within a job alone.
+    let (build, _) = Client::of(&channel, "victim#2", &thiefs).build(BuildSpec::default()).await;
+    assert_eq!(test.engine.text(&build.ok().image_id, "/seen").await, secret);
 }
 
 /// BuildKit finds what it has fetched by URL by its name and digest, whatever the URL: a context that

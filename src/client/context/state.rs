@@ -1,0 +1,172 @@
+//! The state of a directory: another one whenever a file may have other content with the same size and time.
+//!
+//! BuildKit's receiver asks for no file that has the size and the time of the one that it has. The kernel sets
+//! a file's change time whenever something sets its modification time (`touch -d`, `tar -x`, `cp -p`), so a
+//! file whose two times are the same has the time at which it was written. The others could be any: their
+//! paths, inodes and change times are the state, and a sync is compared only with those of the same state.
+
+use std::{
+    fs::{self, Metadata},
+    os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
+    path::Path,
+};
+
+use sha2::{Digest as _, Sha256};
+
+use super::{Filter, patterns::Matched};
+use crate::wire::v1::FileSync;
+
+/// How far the two times of a file may be apart: a linker sets the mode of what it has just written. In less
+/// time nobody builds from a file and writes it again.
+const APART_NS: i128 = 100_000_000;
+
+/// The state of the directory `root`, which is another one's in any case, without what the ignore file
+/// `rules` excludes.
+pub(super) fn of_directory(root: &Path, rules: &[u8]) -> String {
+    let request = FileSync { exclude_patterns: patterns(rules), ..FileSync::default() };
+    // A pattern that cannot be used ends the build.
+    let filter = Filter::new(&request, None).unwrap_or_default();
+    let mut claimed = Vec::new();
+    let mut left = vec![(String::new(), Matched::default())];
+    while let Some((directory, above)) = left.pop() {
+        // The sync says what cannot be read, where it matters.
+        let Ok(children) = fs::read_dir(root.join(&directory)) else { continue };
+        for child in children.flatten() {
+            let (Ok(kind), name) = (child.file_type(), child.file_name()) else { continue };
+            if !(kind.is_dir() || kind.is_file()) {
+                continue;
+            }
+            let name = name.to_string_lossy();
+            let path = if directory.is_empty() { name.into_owned() } else { format!("{directory}/{name}") };
+            let Ok(Some(verdict)) = filter.judge(&path, kind.is_dir(), &Matched::default(), &above) else {
+                continue;
+            };
+            if kind.is_dir() {
+                left.push((path, verdict.exclude));
+            } else if let Ok(metadata) = child.metadata()
+                && verdict.wanted
+                && is_claimed(&metadata)
+            {
+                claimed.push((path, metadata.ino(), metadata.ctime(), metadata.ctime_nsec()));
+            }
+        }
+    }
+    claimed.sort_unstable();
+    let mut hash = Sha256::new();
+    let mut part = |bytes: &[u8]| {
+        hash.update((bytes.len() as u64).to_be_bytes());
+        hash.update(bytes);
+    };
+    part(root.as_os_str().as_bytes());
+    for (path, inode, seconds, nanoseconds) in claimed {
+        part(path.as_bytes());
+        part(&inode.to_be_bytes());
+        part(&seconds.to_be_bytes());
+        part(&nanoseconds.to_be_bytes());
+    }
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Whether a file's time need not be the one at which it was written.
+fn is_claimed(metadata: &Metadata) -> bool {
+    let time = |seconds: i64, nanoseconds: i64| i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds);
+    let changed = time(metadata.ctime(), metadata.ctime_nsec());
+    (changed - time(metadata.mtime(), metadata.mtime_nsec())).abs() > APART_NS
+}
+
+/// The patterns of an ignore file, as BuildKit reads it (patternmatcher, `ignorefile.ReadAll`).
+fn patterns(rules: &[u8]) -> Vec<String> {
+    let text = String::from_utf8_lossy(rules);
+    let lines = text.strip_prefix('\u{feff}').unwrap_or(&text).lines();
+    let patterns = lines.filter(|line| !line.starts_with('#')).map(str::trim).filter(|line| !line.is_empty());
+    let rooted = patterns.map(|pattern| match pattern.strip_prefix('!') {
+        Some(rest) => format!("!{}", unrooted(rest.trim())),
+        None => unrooted(pattern).to_owned(),
+    });
+    rooted.filter(|pattern| !pattern.is_empty() && pattern != "!").collect()
+}
+
+fn unrooted(pattern: &str) -> &str {
+    if pattern.len() > 1 { pattern.trim_start_matches('/') } else { pattern }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs::File,
+        path::PathBuf,
+        time::{Duration, SystemTime},
+    };
+
+    use super::*;
+
+    struct Scratch(PathBuf);
+
+    impl Scratch {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("wharf-state-{name}-{}", std::process::id()));
+            let _ = fs::remove_dir_all(&path);
+            fs::create_dir_all(path.join("d/ignored")).unwrap();
+            Self(path)
+        }
+
+        /// Writes a file, with a time long ago if it is `old`.
+        fn write(&self, name: &str, content: &str, old: bool) {
+            fs::write(self.0.join(name), content).unwrap();
+            if old {
+                let file = File::options().write(true).open(self.0.join(name)).unwrap();
+                file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000)).unwrap();
+            }
+        }
+
+        fn state(&self) -> String {
+            of_directory(&self.0, b"\xef\xbb\xbf# a word\n /d/ignored/ \n*.log\n! /d/kept.log\n")
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn it_changes_with_files_whose_time_is_claimed() {
+        let scratch = Scratch::new("claimed");
+        let mut states = vec![scratch.state()];
+        let mut becomes_another = |what: &str| {
+            // The kernel's clock is coarse: as two builds are, two states are some milliseconds apart.
+            std::thread::sleep(Duration::from_millis(20));
+            let state = scratch.state();
+            assert_eq!(scratch.state(), state, "it is read twice");
+            assert!(!states.contains(&state), "{what}");
+            states.push(state);
+        };
+        scratch.write("d/old", "one", true);
+        becomes_another("a file with a time of long ago");
+        scratch.write("d/old", "two", true);
+        becomes_another("rewritten in place");
+        fs::remove_file(scratch.0.join("d/old")).unwrap();
+        scratch.write("d/old", "six", true);
+        becomes_another("made anew");
+        fs::rename(scratch.0.join("d/old"), scratch.0.join("other")).unwrap();
+        becomes_another("renamed");
+        scratch.write("d/kept.log", "", true);
+        becomes_another("not ignored");
+        assert_ne!(Scratch::new("one").state(), Scratch::new("two").state(), "two directories");
+    }
+
+    #[test]
+    fn it_stays_with_files_that_were_just_written_or_are_ignored() {
+        let scratch = Scratch::new("written");
+        let state = scratch.state();
+        for (name, old) in [("new", false), ("d/new", false), ("d/ignored/x", true), ("a.log", true)] {
+            scratch.write(name, "one", old);
+            assert_eq!(scratch.state(), state, "{name}");
+            scratch.write(name, "two", old);
+            assert_eq!(scratch.state(), state, "{name}");
+        }
+        std::os::unix::fs::symlink("/", scratch.0.join("link")).unwrap();
+        assert_eq!(scratch.state(), state, "a link has no content");
+    }
+}
