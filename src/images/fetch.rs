@@ -167,7 +167,7 @@ impl Fetch {
             match line.map_err(|_| fault::stalled(&self.reference))? {
                 Some(Ok(line)) => report(line, &mut sizes, step),
                 Some(Err(error)) => {
-                    return Err(fault::registry(&self.reference, engine.platform(), self.logged_in, error));
+                    return Err(fault::transfer(&self.reference, engine.platform(), error));
                 }
                 None => return Ok(()),
             }

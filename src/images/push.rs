@@ -103,7 +103,7 @@ impl Push {
 
     async fn engine_pushes(&self, transfer: &Transfer, step: &Step) -> Result<Digest, Fault> {
         let engine = self.images.engine();
-        let failed = |error| fault::push(&self.target, engine.platform(), self.login.is_some(), error);
+        let failed = |error| fault::transfer(&self.target, engine.platform(), error);
         let stalled = |_| fault::stalled(&self.target);
         let path = format!("/images/{}/push?tag={}", transfer.repository(), transfer.tag());
         let login = super::fetch::docker_login(transfer);

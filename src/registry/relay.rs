@@ -284,9 +284,7 @@ impl Transfer {
         };
         done.map_err(|engines| match engines.reason() {
             Reason::EngineUnavailable => engines,
-            Reason::RegistryUnavailable if !self.shared.has_come.load(Ordering::Relaxed) => {
-                self.unreached(engines)
-            }
+            _ if !self.shared.has_come.load(Ordering::Relaxed) => self.unreached(engines),
             _ => self.failure(fault).unwrap_or(engines),
         })
     }
@@ -303,9 +301,9 @@ impl Transfer {
         Some(fault(error))
     }
 
-    /// The registry that the engine has not reached is this relay.
+    /// The engine failed before it came here.
     fn unreached(&self, engines: Fault) -> Fault {
-        let text = format!("the engine does not reach wharfd at {}, where it gets its images", self.host());
+        let text = format!("the engine did not reach wharfd at {}, where it gets its images", self.host());
         Fault::new(Reason::EngineUnavailable, text)
             .hint("the node's operator must run wharfd in the engine's network (docs/operating.md, \"Registries\")")
             .caused_by(engines)

@@ -66,17 +66,8 @@ pub(crate) fn unexpected(doing: &str, error: Error) -> Fault {
     }
 }
 
-/// Words by which a registry's error is recognised in the engine's answer. They take precedence over the
-/// status: engines answer most of them with 500, or with 200 and a line of text.
-const REFUSED: [&str; 5] = [
-    "no basic auth credentials",
-    "unauthorized",
-    "authentication required",
-    "authorization failed",
-    "denied",
-];
-const ABSENT: [&str; 5] =
-    ["manifest unknown", "name unknown", "not found: manifest", "repository name not known", ": not found"];
+/// Words of the engine's own about an image that it has fetched, which it answers with 500, or with 200 and a line
+/// of text. What a registry says never comes from here: it is the relay that hears it.
 const OTHER_PLATFORM: [&str; 3] =
     ["no matching manifest", "no match for platform", "does not match the specified platform"];
 const FORGED: [&str; 5] = [
@@ -86,93 +77,28 @@ const FORGED: [&str; 5] = [
     "mismatched image rootfs",
     "filesystem layer verification failed",
 ];
-const DISK_FULL: [&str; 1] = ["no space left on device"];
-/// Causes for which a registry did not answer, with the words to show.
-const CAUSES: [(&str, &str); 16] = [
-    ("connection refused", "connection refused"),
-    ("no such host", "its name does not resolve"),
-    ("network is unreachable", "the network is unreachable"),
-    ("no route to host", "no route to host"),
-    ("certificate", "its certificate is not trusted"),
-    (
-        "http response to https client",
-        "it does not speak HTTPS and is not among the engine's insecure registries",
-    ),
-    ("timeout", "it does not answer in time"),
-    ("deadline exceeded", "it does not answer in time"),
-    ("server misbehaving", "its name does not resolve"),
-    ("connection reset", "it closed the connection"),
-    ("eof", "it closed the connection"),
-    ("unexpected http status: 5", "it answers with an error of its own (5xx)"),
-    // containerd: `unexpected status from HEAD request to URL: 503 Service Unavailable`.
-    (": 500 internal server error", "it answers with an error of its own (500)"),
-    (": 502 bad gateway", "it answers with an error of its own (502)"),
-    (": 503 service unavailable", "it answers with an error of its own (503)"),
-    (": 504 gateway timeout", "it answers with an error of its own (504)"),
-];
+const DISK_FULL: &str = "no space left on device";
 
-/// The fault when asking a registry about `reference`, pulling it or pushing it fails.
-pub(crate) fn registry(reference: &Reference, platform: &Platform, logged_in: bool, error: Error) -> Fault {
-    let (status, message) = if let Error::DockerResponseServerError { status_code, message } = &error {
-        (*status_code, message.to_lowercase())
-    } else if let Error::DockerStreamError { error } = &error {
-        (200, error.to_lowercase())
-    } else {
-        return unexpected(&format!("ask the registry about {}", reference.familiar()), error);
+/// The fault when the engine itself fails to pull or push `reference`.
+pub(crate) fn transfer(reference: &Reference, platform: &Platform, error: Error) -> Fault {
+    let (Error::DockerResponseServerError { message, .. } | Error::DockerStreamError { error: message }) =
+        &error
+    else {
+        return unexpected(&format!("pull or push {}", reference.familiar()), error);
     };
-    // The repository's own name may contain such a word, say `denied`.
-    let message = message.replace(reference.path(), "");
+    let message = message.to_lowercase();
     let says = |words: &[&str]| words.iter().any(|word| message.contains(word));
-    let name = in_registry(reference);
-    let host = reference.host();
+    let name = reference.familiar();
     let fault = if says(&FORGED) {
         forged(reference)
-    } else if says(&DISK_FULL) {
-        Fault::new(
-            Reason::EngineFailed,
-            format!("cannot store {}: the engine's disk is full", reference.familiar()),
-        )
     } else if says(&OTHER_PLATFORM) {
         wrong_platform(reference, platform)
-    } else if matches!(status, 401 | 403) || says(&REFUSED) {
-        let text = if logged_in {
-            format!("the registry {host} refused your credentials for {name}")
-        } else {
-            format!("the registry {host} does not serve {name} without credentials")
-        };
-        Fault::new(Reason::RegistryDenied, text).log_in(host)
-    } else if status == 404 || says(&ABSENT) {
-        not_found(reference)
-    } else if let Some((_, cause)) = CAUSES.iter().find(|(word, _)| message.contains(word)) {
-        Fault::new(
-            Reason::RegistryUnavailable,
-            format!("the registry {host} is not available for {name}: {cause}"),
-        )
-    } else if status >= 500 {
-        let text = format!("the registry {host} is not available for {name}; wharfd's log says why");
-        Fault::new(Reason::RegistryUnavailable, text)
+    } else if says(&[DISK_FULL]) {
+        Fault::new(Reason::EngineFailed, format!("cannot store {name}: the engine's disk is full"))
     } else {
-        let text = format!("the engine failed on {name} at {host}; wharfd's log says why");
-        Fault::new(Reason::EngineFailed, text)
-    };
-    let fault = match fault.reason() {
-        Reason::RegistryDenied | Reason::RegistryUnavailable => hub_named(reference, fault),
-        _ => fault,
+        Fault::new(Reason::EngineFailed, format!("the engine failed on {name}; wharfd's log says why"))
     };
     fault.caused_by(error)
-}
-
-/// The fault when a push fails: for a push, "not found" means the repository.
-pub(crate) fn push(target: &Reference, platform: &Platform, logged_in: bool, error: Error) -> Fault {
-    let fault = registry(target, platform, logged_in, error);
-    match fault.reason() {
-        Reason::BaseImageNotFound => {
-            let text =
-                format!("the registry {} has no repository for {}", target.host(), in_registry(target));
-            Fault::new(Reason::BaseImageNotFound, text).caused_by(fault)
-        }
-        _ => fault,
-    }
 }
 
 /// The registry stopped making progress without breaking the connection.
@@ -253,65 +179,24 @@ pub(crate) fn elsewhere(reference: &Reference) -> Fault {
 mod tests {
     use super::*;
 
-    fn reason(status_code: u16, message: &str) -> Reason {
+    fn reason(message: &str) -> Reason {
         let reference = Reference::parse("127.0.0.1:5000/app:1").unwrap();
         let platform = Platform { os: "linux".into(), architecture: "amd64".into(), variant: None };
-        let error = match status_code {
-            200 => Error::DockerStreamError { error: message.into() },
-            _ => Error::DockerResponseServerError { status_code, message: message.into() },
-        };
-        let fault = registry(&reference, &platform, true, error);
+        let fault = transfer(&reference, &platform, Error::DockerStreamError { error: message.into() });
         assert!(fault.text().contains("127.0.0.1:5000"), "{fault}");
         fault.reason()
     }
 
     /// The texts of engines 26.1 and 29.
     #[test]
-    fn what_registries_say_is_told_apart() {
-        let head = "Head \"http://127.0.0.1:5000/v2/app/manifests/1\": ";
-        assert_eq!(reason(500, &format!("{head}no basic auth credentials")), Reason::RegistryDenied);
-        assert_eq!(reason(401, "unauthorized: authentication required"), Reason::RegistryDenied);
-        assert_eq!(
-            reason(
-                500,
-                "failed to resolve reference \"x\": pull access denied, repository does not exist or may require \
-                 authorization: authorization failed: no basic auth credentials"
-            ),
-            Reason::RegistryDenied
-        );
-        assert_eq!(reason(404, "manifest unknown: manifest unknown"), Reason::BaseImageNotFound);
-        assert_eq!(reason(404, "failed to resolve reference \"x\": x: not found"), Reason::BaseImageNotFound);
-        assert_eq!(
-            reason(200, "no matching manifest for linux/s390x in the manifest list entries"),
-            Reason::BaseImageNotFound
-        );
-        assert_eq!(reason(200, "layers from manifest don't match image configuration"), Reason::ImageForged);
-        assert_eq!(
-            reason(
-                500,
-                "Get \"http://127.0.0.1:5000/v2/\": dial tcp 127.0.0.1:5000: connect: connection refused"
-            ),
-            Reason::RegistryUnavailable
-        );
-        assert_eq!(
-            reason(500, "dial tcp: lookup registry.example: no such host"),
-            Reason::RegistryUnavailable
-        );
-        assert_eq!(
-            reason(
-                200,
-                "unknown: unexpected status from HEAD request to http://127.0.0.1:5000/v2/app/blobs/sha256:7: 503 Service Unavailable"
-            ),
-            Reason::RegistryUnavailable
-        );
-        assert_eq!(
-            reason(500, "received unexpected HTTP status: 503 Service Unavailable"),
-            Reason::RegistryUnavailable
-        );
-        assert_eq!(reason(200, "write /x: no space left on device"), Reason::EngineFailed);
-        assert_eq!(reason(200, "something new"), Reason::EngineFailed);
-        assert_eq!(reason(200, "number of layers and diffIDs don't match: 2 != 1"), Reason::ImageForged);
-        assert_eq!(reason(200, "unexpected EOF"), Reason::RegistryUnavailable);
+    fn the_engines_own_failures_are_told_apart() {
+        let other = "no matching manifest for linux/s390x in the manifest list entries";
+        assert_eq!(reason(other), Reason::BaseImageNotFound);
+        assert_eq!(reason("layers from manifest don't match image configuration"), Reason::ImageForged);
+        assert_eq!(reason("number of layers and diffIDs don't match: 2 != 1"), Reason::ImageForged);
+        assert_eq!(reason("write /x: no space left on device"), Reason::EngineFailed);
+        assert_eq!(reason("dial tcp 127.0.0.1:5000: connect: connection refused"), Reason::EngineFailed);
+        assert_eq!(reason("something new"), Reason::EngineFailed);
     }
 
     #[test]
@@ -320,6 +205,6 @@ mod tests {
         assert_eq!(unexpected("list images", gone()).reason(), Reason::EngineUnavailable);
         let reference = Reference::parse("app").unwrap();
         let platform = Platform { os: "linux".into(), architecture: "amd64".into(), variant: None };
-        assert_eq!(registry(&reference, &platform, false, gone()).reason(), Reason::EngineUnavailable);
+        assert_eq!(transfer(&reference, &platform, gone()).reason(), Reason::EngineUnavailable);
     }
 }

@@ -279,10 +279,9 @@ async fn what_went_well_at_last_is_no_reason() {
     let mut repository = Client::new(directory()).repository(&insecure(), &reference, None).unwrap();
     let manifest = repository.manifest(&reference).await.unwrap();
     let transfer = relay.pull(PATH, repository, vec![manifest], None).unwrap();
-    // Only an engine that reached nobody has not reached wharfd.
-    assert_eq!(told(&transfer, Reason::EngineFailed).await.text(), "the engine's own words");
-    let unreached = told(&transfer, Reason::RegistryUnavailable).await;
-    assert!(unreached.text().contains("does not reach wharfd"), "{unreached}");
+    let unreached = told(&transfer, Reason::EngineFailed).await;
+    assert!(unreached.text().contains("did not reach wharfd"), "{unreached}");
+    assert_eq!(told(&transfer, Reason::EngineUnavailable).await.text(), "the engine's own words");
 
     let get = async |of: &[u8]| ask(&transfer, "GET", &format!("/v2/{PATH}/blobs/{}", digest(of)), "").await;
     assert!(get(b"blob").await.starts_with("HTTP/1.1 502"));

@@ -207,7 +207,7 @@ async fn a_registry_that_only_one_of_both_reaches(test: Arc<Test>) {
     job.run(["pull", &there.name("base:1")]).await.ended(5).says(&says);
     assert_eq!(there.all_requests(), Vec::<String>::new());
     // And the engine, in another network than wharfd, does not reach what wharfd brings it.
-    let says = ["the engine does not reach wharfd at 127.0.0.1:", "in the engine's network"];
+    let says = ["the engine did not reach wharfd at 127.0.0.1:", "in the engine's network"];
     job.run(["pull", &registry.name("base:1")]).await.ended(5).says(&says);
 }
 
