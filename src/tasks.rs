@@ -34,7 +34,7 @@ pub enum Cause {
     ShuttingDown,
     /// A sibling failed; its error says why.
     Failed,
-    /// The work is over: tasks that still run beside it have nothing left to do.
+    /// The work is over: the tasks beside it have nothing left to do.
     Done,
 }
 
@@ -73,9 +73,9 @@ impl From<Cause> for Fault {
     }
 }
 
-/// Tasks that live and end together: those of the process, of a namespace, of a build or of a part of it.
-/// Cancelling a group cancels its children; waiting for it also waits for theirs. A clone is cheap and
-/// is the same group.
+/// Tasks that live and end together: those of the process, of a namespace, of a build or of a part of a
+/// build. Cancelling a group cancels its children; waiting for a group includes its children. A clone is
+/// cheap and is the same group.
 #[derive(Clone)]
 pub struct Group {
     node: Arc<Node>,

@@ -227,7 +227,7 @@ async fn drain(responses: &mut Streaming<AttachResponse>) -> Result<(), Status> 
     Ok(())
 }
 
-/// Why a stream gets no answer.
+/// The reason why a stream gets no answer.
 enum NoAnswer {
     /// It does not exist; whoever asked decides whether that is an error.
     NotFound(String),
@@ -257,7 +257,7 @@ impl NoAnswer {
 
 async fn credentials(answers: &Answers, host: &str) -> Result<Vec<u8>, NoAnswer> {
     let found = answers.credentials.of(host).await.map_err(NoAnswer::Failed)?;
-    // As BuildKit's own client has it: a secret without a user's name is an identity token.
+    // BuildKit's own client does the same: a secret without a username is an identity token.
     let (username, secret) = match found {
         Some(Credentials::Password { username, password }) => (username, password.expose().clone()),
         Some(Credentials::IdentityToken(token)) => (String::new(), token.expose().clone()),

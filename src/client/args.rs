@@ -1,4 +1,4 @@
-//! What was typed: the command line, in the words of `docker` and `docker buildx`.
+//! The command line, in the words of `docker` and `docker buildx`.
 
 use std::path::PathBuf;
 
@@ -99,16 +99,16 @@ pub(crate) enum Command {
     Logout(LogoutArgs),
 }
 
-/// Save a login for a registry where docker keeps it
+/// Save a login for a registry in docker's config
 ///
-/// That is docker's config (~/.docker, or DOCKER_CONFIG), or the credential helper that it names. For one
-/// command alone, see `--login` of build, push and pull.
+/// This is ~/.docker/config.json, or config.json in DOCKER_CONFIG, or the credential helper that it names.
+/// For a login that lasts for one command, see `--login` of build, push and pull.
 #[derive(Args, Debug)]
 pub(crate) struct LoginArgs {
     /// The registry, `HOST[:PORT]` [default: Docker Hub]
     #[arg(value_name = "HOST")]
     pub(crate) host: Option<String>,
-    /// The user's name
+    /// The username
     #[arg(short, long, value_name = "NAME")]
     pub(crate) username: Option<String>,
     /// Read the password from standard input
@@ -116,7 +116,7 @@ pub(crate) struct LoginArgs {
     pub(crate) password_stdin: bool,
 }
 
-/// Remove the login for a registry from where docker keeps it
+/// Remove the login for a registry from docker's config
 #[derive(Args, Debug)]
 pub(crate) struct LogoutArgs {
     /// The registry, `HOST[:PORT]` [default: Docker Hub]
@@ -126,8 +126,8 @@ pub(crate) struct LogoutArgs {
 
 /// Build an image from a Dockerfile
 ///
-/// The context is a directory, or, with `-`, a tar archive or a lone Dockerfile on standard input. Of a
-/// directory, only the changes since the job's last build are sent.
+/// The context is a directory, or, with `-`, a tar archive or a lone Dockerfile on standard input. Only the
+/// changes in a directory since the job's last build are sent.
 ///
 /// A Dockerfile or .dockerignore that is a symlink must point to a file in the context or in its own
 /// directory, and an ignore file must be readable if it exists; anything else is an error.
@@ -170,7 +170,7 @@ pub(crate) struct BuildArgs {
     /// Write the image's id to a file
     #[arg(long, value_name = "FILE")]
     pub(crate) iidfile: Option<PathBuf>,
-    /// Write what was built to a file, as JSON with buildx's keys
+    /// Write the build's result to a file, as JSON with buildx's keys
     #[arg(long, value_name = "FILE")]
     pub(crate) metadata_file: Option<PathBuf>,
     #[command(flatten)]
@@ -187,7 +187,7 @@ pub(crate) struct BuildArgs {
     /// A limit of RUN steps, such as `nofile=1024:2048`; repeatable
     #[arg(long = "ulimit", value_name = "NAME=SOFT[:HARD]", value_parser = options::ulimit)]
     pub(crate) ulimits: Vec<Ulimit>,
-    /// A secret for RUN steps, from a file or a variable; repeatable
+    /// A secret for RUN steps, from a file or an environment variable; repeatable
     #[arg(long = "secret", value_name = "id=ID[,src=PATH|,env=VAR]", value_parser = options::secret)]
     pub(crate) secrets: Vec<SecretSource>,
     /// The platform to build for, `OS/ARCH` or `local`; only the node's own is supported
@@ -199,11 +199,11 @@ pub(crate) struct BuildArgs {
     pub(crate) unused: UnusedArgs,
 }
 
-/// Logins of this command alone.
+/// Logins for this command only.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct LoginsArgs {
-    /// Log in to a registry with the user's name and password that two environment variables hold, before
-    /// docker's logins; without HOST, to the registry of the image's name; repeatable
+    /// Log in to a registry with the username and password in two environment variables; takes precedence
+    /// over docker's config; without HOST, the registry is that of the image's name; repeatable
     #[arg(long = "login", value_name = "[HOST=]USER_VAR:PASSWORD_VAR")]
     pub(crate) flags: Vec<LoginFlag>,
 }
@@ -226,7 +226,7 @@ pub(crate) struct PushArgs {
     /// Print the name and nothing else
     #[arg(short, long)]
     pub(crate) quiet: bool,
-    /// Write what was pushed to a file, as JSON with buildx's keys
+    /// Write the push's result to a file, as JSON with buildx's keys
     #[arg(long, value_name = "FILE")]
     pub(crate) metadata_file: Option<PathBuf>,
     #[command(flatten)]
@@ -304,7 +304,7 @@ pub(crate) struct NamespaceArgs {
     pub(crate) command: NamespaceCommand,
 }
 
-/// What to do with a namespace.
+/// The action on a namespace.
 #[derive(Debug, Subcommand)]
 pub(crate) enum NamespaceCommand {
     Rm(NamespaceRmArgs),
@@ -315,7 +315,7 @@ pub(crate) enum NamespaceCommand {
 /// An empty namespace is not an error, so a pipeline can always call this at its end.
 #[derive(Args, Debug)]
 pub(crate) struct NamespaceRmArgs {
-    /// The namespace [default: the one that --namespace and the environment name]
+    /// The namespace [default: the one from --namespace or the environment]
     #[arg(value_name = "JOB#RUN")]
     pub(crate) name: Option<String>,
 }
@@ -328,7 +328,7 @@ pub(crate) struct VersionArgs {
     pub(crate) format: TextFormat,
 }
 
-/// Show who you are to wharfd, and the engine that serves you
+/// Show your identity at wharfd and the engine that serves you
 #[derive(Args, Debug)]
 pub(crate) struct InfoArgs {
     /// How to print
@@ -336,7 +336,7 @@ pub(crate) struct InfoArgs {
     pub(crate) format: TextFormat,
 }
 
-/// Print what a shell needs to complete wharf's command lines
+/// Print a shell's completion script for wharf
 ///
 /// For bash: `wharf completion bash > /etc/bash_completion.d/wharf`.
 #[derive(Args, Debug)]
@@ -373,7 +373,7 @@ pub(crate) enum TextFormat {
 }
 
 impl Command {
-    /// Its name in messages.
+    /// The command's name in messages.
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Build(_) => "build",

@@ -32,12 +32,12 @@ const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 64 << 20;
 const _: () = assert!(CONNECTION_WINDOW as usize > (STREAMS_MAX + 2) * STREAM_WINDOW as usize);
 
-/// A running wharfd accepts at once; one that is stopped or stuck never does.
+/// A running wharfd accepts at once; a stopped or stuck wharfd never accepts.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How soon a socket is tried again that has too many waiting.
+/// The interval between attempts to connect to a socket whose backlog is full.
 const AGAIN: Duration = Duration::from_millis(20);
-/// A wharfd that exits closes the connection, so these only detect one that hangs. A node under load
-/// may be silent for a while.
+/// A wharfd that exits closes the connection, so these limits only detect one that hangs. A wharfd on a node
+/// under load may be silent for a while.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -72,7 +72,7 @@ impl Address {
         Ok(Self { socket: path.into() })
     }
 
-    /// Connects.
+    /// Connects to wharfd.
     pub(crate) async fn connect(&self) -> Result<Channel, Failure> {
         let stream = time::timeout(CONNECT_TIMEOUT, self.socket_connected())
             .await
@@ -96,8 +96,8 @@ impl Address {
             .map_err(|error| self.unreachable(&io::Error::other(error)))
     }
 
-    /// A connection to the socket. One that has as many waiting as it may have says so at once
-    /// (unix(7): EAGAIN): many jobs begin together, and wharfd takes the next in a moment.
+    /// Connects to the socket, and waits while its backlog is full (unix(7): EAGAIN): many jobs may start
+    /// together, and wharfd accepts their connections shortly.
     async fn socket_connected(&self) -> io::Result<UnixStream> {
         loop {
             match UnixStream::connect(&self.socket).await {

@@ -24,7 +24,7 @@ macro_rules! variables {
         pub(crate) const $name: Variable =
             Variable { name: stringify!($name), about: concat!($($about),+) };)+
 
-        /// All of them, as the help lists them.
+        /// All variables, in the order of the help.
         const ALL: &[Variable] = &[$($name),+];
     };
 }
@@ -74,7 +74,7 @@ pub(crate) struct Env {
 }
 
 impl Env {
-    /// The process's own.
+    /// The variables of this process.
     pub(crate) fn of_process() -> Self {
         Self { variables: env::vars_os().collect() }
     }
@@ -85,7 +85,7 @@ impl Env {
         Self { variables: variables.iter().map(|(name, value)| (name.into(), value.into())).collect() }
     }
 
-    /// A variable's value; one that is empty counts as not set.
+    /// A variable's value; an empty variable counts as unset.
     pub(crate) fn get(&self, variable: Variable) -> Result<Option<String>, Failure> {
         Ok(self.named(variable.name)?.filter(|value| !value.is_empty()))
     }
@@ -106,7 +106,7 @@ impl Env {
         self.set(variable).map(PathBuf::from)
     }
 
-    /// What standard error can show, where it is a terminal.
+    /// The capabilities of standard error, if it is a terminal.
     pub(crate) fn console(&self) -> Console {
         Console {
             is_dumb: self.set(TERM).is_none_or(|term| term == "dumb"),
@@ -158,7 +158,7 @@ mod tests {
         assert_eq!(console(&[("TERM", "xterm"), ("NO_COLOR", "1")]), (false, false));
     }
 
-    /// A variable that is read elsewhere would be missing from the help.
+    /// The help would lack a variable that is read elsewhere.
     #[test]
     fn nobody_else_reads_the_environment() {
         let mut left = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src/client")];

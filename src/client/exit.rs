@@ -77,20 +77,20 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Why a command stops early.
+/// The reason why a command stops early.
 #[derive(Debug)]
 pub(crate) enum Stop {
-    /// It failed, which is still to be reported.
+    /// A failure that has not been reported yet.
     Failed(Failure),
-    /// It failed, which has been reported.
+    /// A failure that has been reported.
     Reported(Exit),
     /// A signal stopped it.
     Cancelled(Exit),
-    /// Nobody reads its output any more.
+    /// Standard output was closed by its reader.
     OutputClosed,
 }
 
-/// A failure, as the user reads it.
+/// A failure, as it is shown to the user.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Failure {
     /// The status to exit with.
@@ -118,7 +118,7 @@ impl Failure {
             .hint("wharfd may have been stopped or restarted: its log says why; run the command again once it is up")
     }
 
-    /// Adds what to do.
+    /// Adds a hint for the user.
     #[must_use]
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
@@ -176,7 +176,7 @@ impl From<Status> for Failure {
         let exit = reason.map_or_else(|| of_code(status.code()), |reason| of_reason(reason, status.code()));
         let field = details.bad_request().and_then(|bad| bad.field_violations.first());
         let field = field.map(|violation| violation.field.as_str()).unwrap_or_default();
-        // wharfd speaks to all kinds of clients: commands and flags are said here.
+        // wharfd does not know its client, so this client adds its own commands and flags.
         let login = info.metadata.get(LOGIN).map(|host| format!("log in: wharf login {}", printable(host)));
         let own = match reason {
             Some(ErrorReason::NamespaceDenied) => {
@@ -211,7 +211,7 @@ fn flag_of(field: &str) -> Option<&'static str> {
     flags.iter().find_map(|(known, flag)| (*known == name).then_some(*flag))
 }
 
-/// A status that is not wharfd's own: the connection's, the transport's, or another server's.
+/// A status that did not come from wharfd itself, but from the connection, the transport or another server.
 fn without_info(status: &Status) -> Failure {
     if status.source().is_some() || status.code() == Code::Unavailable {
         return Failure::lost();
@@ -245,7 +245,7 @@ fn without_info(status: &Status) -> Failure {
             of_code(status.code()),
             format!("the server at this address does not answer like wharfd: {}", status.message()),
         )
-        .hint("is it wharfd's socket that --addr or WHARF_ADDR names?"),
+        .hint("check that --addr or WHARF_ADDR names wharfd's socket"),
     }
 }
 

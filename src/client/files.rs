@@ -1,4 +1,4 @@
-//! Files that other programs wait for: they appear complete or not at all.
+//! Writes files that other programs wait for: they appear complete or not at all.
 
 use std::{
     fs,
@@ -52,8 +52,8 @@ fn write_beside(path: &Path, content: &[u8]) -> io::Result<()> {
     written
 }
 
-/// Whether `path` is a file, or a link to replace with one: a repository's link may point to any file of
-/// the agent. The system's own links, such as /dev/stdout, are followed.
+/// Whether `path` is a regular file, or a link that must be replaced: a link in a repository may point to any
+/// file of the agent. The system's own links, such as /dev/stdout, are followed.
 fn is_plain(path: &Path) -> bool {
     match path.symlink_metadata() {
         Ok(metadata) if metadata.is_symlink() => {
@@ -88,7 +88,7 @@ mod tests {
         prepare(&link).unwrap();
         write(&link, b"x").unwrap();
         assert!(link.is_symlink());
-        // A link to a file, or to none, is replaced: the file may be anybody's.
+        // A link is replaced, never followed: its target may belong to someone else.
         let others = directory.join("others");
         for target in [&others, &directory.join("nothing")] {
             fs::write(&others, "keep").unwrap();

@@ -9,11 +9,11 @@ use crate::{
     wire::v1,
 };
 
-/// The run of a namespace that is not a Jenkins build's.
+/// The run of a namespace outside of Jenkins builds.
 const LOCAL_RUN: &str = "local";
 
-/// The namespace from `flag`, else WHARF_NAMESPACE, else Jenkins' variables, else the user's own, so
-/// that it can be tried outside of a job.
+/// The namespace from `flag`, else WHARF_NAMESPACE, else Jenkins' variables, else the user's own job, so that
+/// wharf also works outside of a job.
 pub(crate) fn resolve(flag: Option<&str>, env: &Env) -> Result<Namespace, Failure> {
     if let Some(name) = flag {
         return Ok(Namespace::parse(name)?);
@@ -28,7 +28,7 @@ pub(crate) fn resolve(flag: Option<&str>, env: &Env) -> Result<Namespace, Failur
     Ok(Namespace::new(own_job(rustix::process::geteuid().as_raw()), LOCAL_RUN)?)
 }
 
-/// The namespace as the API has it.
+/// The namespace in its wire form.
 pub(crate) fn to_wire(namespace: &Namespace) -> v1::Namespace {
     v1::Namespace { job: namespace.job().to_owned(), run: namespace.run().to_owned() }
 }

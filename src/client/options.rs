@@ -41,7 +41,7 @@ pub(crate) struct Label {
     pub(crate) value: String,
 }
 
-/// `--add-host HOST:IP`, as it was typed.
+/// `--add-host HOST:IP`, as typed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct AddHost(pub(crate) String);
 
@@ -50,11 +50,11 @@ pub(crate) struct AddHost(pub(crate) String);
 pub(crate) struct SecretSource {
     /// The id that the Dockerfile names.
     pub(crate) id: String,
-    /// Where its value is; `None` means the variable of that name, else the file.
+    /// The place of its value; `None` means the environment variable named `id`, else the file named `id`.
     pub(crate) from: Option<SecretFrom>,
 }
 
-/// Where a secret's value is.
+/// The place of a secret's value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum SecretFrom {
     /// In a file.
@@ -72,12 +72,12 @@ pub(crate) fn tag(text: &str) -> Result<Reference, String> {
     Ok(reference.tagged())
 }
 
-/// A name in a registry, with a tag or a digest.
+/// A name at a registry, with a tag or a digest.
 pub(crate) fn reference(text: &str) -> Result<Reference, String> {
     repository(text).map(Reference::tagged)
 }
 
-/// A repository's name, maybe with a tag.
+/// A repository's name, optionally with a tag.
 pub(crate) fn repository(text: &str) -> Result<Reference, String> {
     Reference::parse(text).map_err(|error| error.to_string())
 }
@@ -90,7 +90,7 @@ pub(crate) fn image(text: &str) -> Result<String, String> {
     if id { Ok(text.to_owned()) } else { repository(text).map(|_| text.to_owned()) }
 }
 
-/// A switch's value, as Go's `strconv.ParseBool` takes them.
+/// The value of a switch, as Go's `strconv.ParseBool` reads it.
 pub(crate) fn switch(text: &str) -> Result<bool, String> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
@@ -154,7 +154,7 @@ pub(crate) fn ulimit(text: &str) -> Result<Ulimit, String> {
     Ok(Ulimit { name: name.to_owned(), soft, hard })
 }
 
-/// `id=ID[,src=PATH|,env=VAR][,type=file|env]`, comma-separated values as RFC 4180 has them.
+/// `id=ID[,src=PATH|,env=VAR][,type=file|env]`, comma-separated as in RFC 4180.
 pub(crate) fn secret(text: &str) -> Result<SecretSource, String> {
     let (mut id, mut source, mut env, mut kind) = (None, None, None, None);
     for field in csv(text)? {
@@ -170,7 +170,7 @@ pub(crate) fn secret(text: &str) -> Result<SecretSource, String> {
     }
     let id = id.filter(|id| !id.is_empty()).ok_or("the id is missing: write `id=ID`")?;
     let from = match (kind.as_deref(), source, env) {
-        (_, Some(_), Some(_)) => return Err("it names both a file and a variable".to_owned()),
+        (_, Some(_), Some(_)) => return Err("write either src=PATH or env=VAR, not both".to_owned()),
         (None | Some("file"), Some(path), None) => Some(SecretFrom::File(path.into())),
         (None | Some("env"), None, Some(name)) | (Some("env"), Some(name), None) => {
             Some(SecretFrom::Env(name))

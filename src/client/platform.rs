@@ -1,5 +1,5 @@
-//! Platforms as people paste them, read as containerd reads them (`platforms.Parse` and its
-//! normalization): `Linux/x86_64`, `arm64`, `local`.
+//! Parses platforms as people paste them, like containerd (`platforms.Parse` and its normalization):
+//! `Linux/x86_64`, `arm64`, `local`.
 
 use std::{env::consts, fmt};
 
@@ -11,14 +11,14 @@ const ARCHITECTURES: [&str; 13] = [
     "s390x", "wasm",
 ];
 
-/// A platform; `local` is the node's own.
+/// A platform; `local` means the node's own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Platform {
     Local,
     Named(Named),
 }
 
-/// In containerd's own spelling.
+/// A platform in containerd's spelling.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Named {
     system: String,

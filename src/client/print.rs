@@ -13,7 +13,7 @@ pub(crate) fn line(text: impl fmt::Display) -> Result<(), Stop> {
     written(writeln!(io::stdout().lock(), "{text}"))
 }
 
-/// Writes a result of several lines unchanged.
+/// Writes a result of several lines, unchanged.
 pub(crate) fn text(text: &str) -> Result<(), Stop> {
     let mut out = io::stdout().lock();
     written(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
@@ -29,7 +29,7 @@ fn written(result: io::Result<()>) -> Result<(), Stop> {
     }
 }
 
-/// Tells the user something besides the result.
+/// Tells the user something that is not part of the result.
 pub(crate) fn note(text: impl fmt::Display) {
     // If standard error is closed, nobody is reading.
     let _ = writeln!(io::stderr().lock(), "{}", printable(&text.to_string()));
@@ -43,7 +43,7 @@ pub(crate) fn failure(failure: &Failure) {
     }
 }
 
-/// Prints a hint about what to do.
+/// Prints a hint.
 pub(crate) fn hint(hint: &str) {
     note_lines("hint", hint);
 }
@@ -53,7 +53,7 @@ fn note_lines(label: &str, text: &str) {
     let mut lines = text.lines();
     note(format_args!("{label}: {}", lines.next().unwrap_or_default()));
     for line in lines {
-        // Indented, so that text from outside cannot pass for a line of our own.
+        // Indented, so that text from outside cannot pass for a line of wharf's own.
         note(format_args!("  {line}"));
     }
 }

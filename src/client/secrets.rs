@@ -1,4 +1,4 @@
-//! The secrets that a build may ask for by id.
+//! The secrets that a build may request by id.
 
 use std::{
     collections::BTreeMap,
@@ -15,10 +15,10 @@ use super::{
 };
 use crate::names::Secret;
 
-/// BuildKit's own limit (`session/secrets/secretsprovider`).
+/// BuildKit's limit (`session/secrets/secretsprovider`).
 const BYTES_MAX: u64 = 500 * 1024;
 
-/// Where each secret's value is. A file is read when the build asks for it.
+/// The place of each secret's value. A file is read when the build asks for it.
 #[derive(Debug, Default)]
 pub(crate) struct Secrets {
     values: BTreeMap<String, Value>,
@@ -56,7 +56,7 @@ impl Secrets {
         Ok(Self { values })
     }
 
-    /// The secret `id`; none where the command line names none.
+    /// The secret `id`; `None` if the command line does not name it.
     pub(crate) async fn get(&self, id: &str) -> Result<Option<Secret<Vec<u8>>>, Failure> {
         let path = match self.values.get(id) {
             None => return Ok(None),
@@ -120,7 +120,7 @@ mod tests {
         assert_eq!(value("c").await.unwrap(), b"of c");
         assert_eq!(value("d").await, None);
 
-        // It grew after it was found.
+        // The file grew after the check.
         fs::write(&path, vec![b'x'; 512_001]).unwrap();
         assert!(secrets.get("a").await.unwrap_err().text.contains("too large"));
         assert!(find(&[&flag], &[]).unwrap_err().text.contains("too large"));

@@ -1,11 +1,11 @@
-//! The text after a build: its warnings, and why it failed.
+//! The text after a build: its warnings, and the reason for a failure.
 
 use std::fmt::Write as _;
 
 use super::progress::{Model, Source, State, Tail, Vertex, one_line};
 use crate::wire::v1;
 
-/// Why the build failed, in buildx's form: the failed step's output, the Dockerfile's lines around it,
+/// The reason for a failure, in buildx's form: the failed step's output, the Dockerfile's lines around it,
 /// and the error. Safe for a console; ends with a newline.
 pub fn failure(failure: &v1::BuildFailure, model: &Model) -> String {
     let mut text = String::new();
@@ -97,7 +97,7 @@ Dockerfile:3
 ERROR: failed to solve: process "/bin/sh -c false" did not complete successfully: exit code: 1
 "#;
         assert_eq!(failure(&failed_step(), &model), expected);
-        // The step that failed is found when the failure does not name it.
+        // The failed step is found even if the failure does not name it.
         let unnamed = v1::BuildFailure { vertex: String::new(), ..failed_step() };
         assert_eq!(failure(&unnamed, &model), expected);
     }
@@ -164,7 +164,7 @@ ERROR: failed to solve: process "/bin/sh -c false" did not complete successfully
         };
         let text = failure(&failed, &model) + &warnings(&model);
         assert!(text.chars().all(|c| c == '\n' || (!c.is_control() && c != '\u{202e}')), "{text:?}");
-        // The one line that the step itself wrote has its time before it.
+        // The step's own line follows its time.
         assert!(!text.lines().any(|line| line == "ERROR: forged"), "{text}");
     }
 }

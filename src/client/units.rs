@@ -72,7 +72,7 @@ pub(crate) fn human_age(age: Duration) -> String {
     }
 }
 
-/// Writes a moment as RFC 3339 has it, in UTC and whole seconds: `2024-02-29T12:00:00Z`.
+/// Writes a time in RFC 3339, in UTC and whole seconds: `2024-02-29T12:00:00Z`.
 pub(crate) fn rfc3339(seconds: i64) -> String {
     let (days, rest) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
     // Days since 0000-03-01, so that a leap day is the last of its year (Howard Hinnant's

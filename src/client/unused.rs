@@ -1,8 +1,8 @@
-//! Flags of the old `docker build` that no longer have an effect.
+//! Flags of the old `docker build` that have no effect.
 
 use clap::Args;
 
-/// Flags of the builder before BuildKit. buildx accepts and ignores them, too.
+/// Flags of the builder before BuildKit. buildx accepts and ignores them too.
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct UnusedArgs {
     #[arg(long, hide = true)]
@@ -34,7 +34,7 @@ pub(crate) struct UnusedArgs {
 }
 
 impl UnusedArgs {
-    /// The given flags whose effect a user may miss, each with the reason why it has none.
+    /// The given flags whose effect a user may miss, each with the reason why it has no effect.
     pub(crate) fn missed(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
         const LIMITS: &str = "BuildKit does not limit a single build";
         let flags = [

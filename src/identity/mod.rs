@@ -1,4 +1,4 @@
-//! Who calls: a peer becomes a caller, or is refused. A [`Caller`] is made here and nowhere else.
+//! Turns a peer into a caller, or refuses it. A [`Caller`] is made here and nowhere else.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -10,7 +10,7 @@ use crate::{
     transport::Peer,
 };
 
-/// A proven caller: what it is, by which rules it is judged, and which engine works for it.
+/// A proven caller: its identity, its rules, and its engine.
 #[derive(Clone, Debug)]
 pub struct Caller {
     id: CallerId,
@@ -20,23 +20,23 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// Who it is, for whatever is kept or counted by caller.
+    /// The identity, as the key for everything that is kept or counted per caller.
     pub fn id(&self) -> &CallerId {
         &self.id
     }
 
-    /// The rules that say what it may do.
+    /// The rules that apply to the caller.
     pub fn rules(&self) -> &Arc<Rules> {
         &self.rules
     }
 
-    /// Whether it is told of engines that do not work for it: root and wharfd's own user are, unless the
-    /// configuration makes jobs of them.
+    /// Whether the caller is told about engines that do not work for it. This holds for root and wharfd's own
+    /// user, unless the configuration has a `[[serve]]` entry for them.
     pub fn is_operator(&self) -> bool {
         self.is_operator
     }
 
-    /// The engine that works for it.
+    /// The engine that works for the caller.
     pub fn engine(&self) -> &EngineName {
         &self.engine
     }
@@ -48,16 +48,16 @@ impl fmt::Display for Caller {
     }
 }
 
-/// Everyone who is served.
+/// All callers that are served.
 #[derive(Debug)]
 pub struct Identities {
     callers: BTreeMap<CallerId, Caller>,
 }
 
 impl Identities {
-    /// Root and wharfd's own uid, on the default engine: in every namespace where they are in no
-    /// container, and for the job that each is for itself where they are. Plus every `[[serve]]` entry;
-    /// an entry for either of these two uids replaces both defaults.
+    /// Root and wharfd's own uid, on the default engine, plus every `[[serve]]` entry. A process of these two
+    /// uids outside any container may use every namespace; one inside a container may use only the job of its
+    /// own user. An entry for either uid replaces both defaults.
     pub fn new(config: &Config) -> Self {
         Self::with_own_uid(config, rustix::process::geteuid().as_raw())
     }
@@ -72,9 +72,9 @@ impl Identities {
             .into_iter()
             .filter(|uid| !config.serve.iter().any(|serve| serve.uid == *uid))
             .flat_map(|uid| {
-                // A container's root is the node's, unless it has a user namespace: nothing of a job's
-                // follows from this uid, and a probe needs none. Who is in no container has the engine's
-                // socket at hand.
+                // Without a user namespace, a container's root is the node's root, so this uid does not prove
+                // that the caller may use any job's namespace; a health probe needs no namespace. A process
+                // outside any container can reach the engine's socket anyway.
                 let contained = own(CallerId::Uid(uid), Pattern::only(own_job(uid)));
                 [contained, own(CallerId::Operator(uid), Pattern::any())]
             });
@@ -88,9 +88,10 @@ impl Identities {
         Self { callers: callers.collect() }
     }
 
-    /// Who `peer` is.
+    /// Identifies `peer`.
     pub fn identify(&self, peer: &Peer) -> Result<Caller, Fault> {
-        // Each scheme has its peers; a new kind of peer does not compile until one takes it.
+        // Each identity scheme handles its kind of peer: a new kind of peer does not compile until a scheme
+        // handles it.
         let Peer::User { uid, beside, .. } = *peer;
         let operator = self.callers.get(&CallerId::Operator(uid)).filter(|_| beside);
         operator.or_else(|| self.callers.get(&CallerId::Uid(uid))).cloned().ok_or_else(|| {
@@ -102,12 +103,12 @@ impl Identities {
         })
     }
 
-    /// Everyone who is served, in a fixed order.
+    /// All callers that are served, in a fixed order.
     pub fn iter(&self) -> impl Iterator<Item = &Caller> {
         self.callers.values()
     }
 
-    /// Whether root is served for every job, and with it every container that runs as root.
+    /// Whether root, and with it every container that runs as root, may use every job's namespaces.
     pub fn root_is_every_job(&self) -> bool {
         let root = self.callers.get(&CallerId::Uid(0));
         root.is_some_and(|root| root.rules.namespaces().is_any())
@@ -165,7 +166,7 @@ mod tests {
             let file = format!("[[serve]]\nuid = 0\nnamespaces = \"{namespaces}\"\n");
             assert_eq!(identities(&file).root_is_every_job(), every, "{namespaces}");
             let [one, other] = [user(0), beside(0)].map(|peer| identities(&file).identify(&peer).unwrap());
-            assert_eq!(one.id(), other.id(), "an entry is for both");
+            assert_eq!(one.id(), other.id(), "an entry applies inside and outside of containers");
         }
         assert!(!identities("[[serve]]\nuid = 1000\nnamespaces = \"*\"\n").root_is_every_job());
     }

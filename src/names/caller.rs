@@ -9,7 +9,7 @@ use std::fmt;
 pub enum CallerId {
     /// A user of the node, as the kernel reports it.
     Uid(u32),
-    /// The same for a process outside any container; only root and wharfd's own user can be this.
+    /// The same for a process outside any container. Only root and wharfd's own user can have this identity.
     Operator(u32),
 }
 

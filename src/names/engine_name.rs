@@ -16,7 +16,7 @@ impl EngineName {
     }
 }
 
-/// The name of the engine if the configuration names none.
+/// The name of the engine if the configuration names no engine.
 impl Default for EngineName {
     fn default() -> Self {
         Self("default".to_owned())

@@ -1,4 +1,4 @@
-//! Names and values, each with one constructor that checks it.
+//! Names and values. Each has one constructor, which checks it.
 
 mod caller;
 mod engine_name;

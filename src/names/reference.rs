@@ -163,7 +163,7 @@ impl Digest {
         valid.then(|| Self(text.to_owned()))
     }
 
-    /// Makes a digest of its 32 bytes.
+    /// Makes a digest from its 32 bytes.
     pub fn from_sha256(bytes: [u8; 32]) -> Self {
         let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         Self(format!("sha256:{hex}"))

@@ -4,8 +4,8 @@ use std::{fmt, hint::black_box};
 
 use zeroize::Zeroize;
 
-/// A secret. Its `Debug` shows nothing, and it has no `Display`. Dropping it wipes its memory; copies
-/// made before or after wrapping are the caller's to wipe.
+/// A secret. Its `Debug` shows nothing, and it has no `Display`. Dropping it wipes its memory. The caller
+/// must wipe copies made before or after wrapping.
 #[derive(Clone)]
 pub struct Secret<T: Zeroize>(T);
 

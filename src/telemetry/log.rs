@@ -48,8 +48,8 @@ impl std::str::FromStr for Filter {
     type Err = FilterError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        // tracing takes a bare word that is not a level as a module's name and silences all other
-        // modules: a misspelt level would leave the daemon without a log.
+        // tracing reads a bare word that is not a level as a module's name and silences all other modules, so
+        // a misspelt level would leave the daemon without a log.
         let bare = |directive: &&str| directive.chars().all(|letter| letter.is_ascii_alphanumeric());
         match text.split(',').map(str::trim).filter(bare).find(|word| word.parse::<LevelFilter>().is_err()) {
             Some(word) => Err(FilterError::Level(word.to_owned())),
@@ -77,17 +77,17 @@ pub fn init(format: Format, filter: &Filter) {
         Format::Json => layer.json().flatten_event(true).boxed(),
     };
     let layer = layer.with_filter(filter_fn(may_be_logged));
-    // It fails only if a subscriber is already set, which then gets the events.
+    // This fails only if a subscriber is already set; then that subscriber gets the events.
     let _ = tracing_subscriber::registry().with(filter).with(layer).try_init();
     std::panic::set_hook(Box::new(|panic| {
         let location = panic.location().map(ToString::to_string);
-        let message = panic.payload_as_str().unwrap_or("not said");
+        let message = panic.payload_as_str().unwrap_or("unknown");
         tracing::error!(location, message, "panic");
     }));
 }
 
-/// The writer of events, one line each. Many contain text from outside, some where nobody expected it.
-/// Such text must not begin a line of its own or drive the reader's terminal.
+/// The writer of events, one line each. Many events contain text from outside, sometimes unexpectedly. Such
+/// text must not begin a line of its own or drive the reader's terminal.
 struct Lines<W> {
     out: W,
     format: Format,
@@ -114,8 +114,8 @@ impl<W: Write> Write for Lines<W> {
     }
 }
 
-/// `text` made printable, with colour sequences kept: the log's own look like any others, which are
-/// harmless.
+/// `text` made printable, with colour sequences kept: they are harmless, and the log's own cannot be told
+/// from others.
 fn colored(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     let mut parts = text.split("\x1b[");
@@ -131,8 +131,8 @@ fn colored(text: &str) -> String {
     line
 }
 
-/// Below `info`, libraries log headers and bodies, which can contain credentials: whatever the filter
-/// says, only wharf's own modules are logged there.
+/// Below `info`, libraries log headers and bodies, which can contain credentials. Whatever the filter says,
+/// only wharf's own modules are logged at these levels.
 fn may_be_logged(metadata: &Metadata<'_>) -> bool {
     let own = metadata.target().split("::").next() == Some(env!("CARGO_PKG_NAME"));
     own || *metadata.level() <= Level::INFO

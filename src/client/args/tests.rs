@@ -1,4 +1,4 @@
-//! Command lines, and the page that is made of them.
+//! Tests of command lines, and the page that is generated from them.
 
 mod steps;
 
@@ -157,13 +157,13 @@ fn what_is_wrong_is_bad_usage() {
     }
 }
 
-/// `docs/cli.md` has all help. `WHARF_DOCS=write` writes it anew.
+/// `docs/cli.md` contains all help texts. `WHARF_DOCS=write` regenerates it.
 #[test]
 fn the_reference_is_up_to_date() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/cli.md");
     let mut text = String::from(
-        "# The command line\n\nAll that `wharf --help` says. Made from the code: \
-         `WHARF_DOCS=write cargo test the_reference` writes it anew.\n",
+        "# The command line\n\nThe help texts of `wharf` and its commands, generated from the code: \
+         `WHARF_DOCS=write cargo test the_reference` regenerates this page.\n",
     );
     describe(&mut text, &mut Cli::definition().term_width(100), "");
     if env::var_os("WHARF_DOCS").is_some_and(|what| what == "write") {
@@ -181,7 +181,7 @@ fn describe(text: &mut String, command: &mut clap::Command, above: &str) {
     write!(text, "\n## `{name}`\n\n```text\n{}\n```\n", help.join("\n").trim_end()).unwrap();
     let mut built = command.clone();
     built.build();
-    // `help` says again what stands here.
+    // `help` would repeat every command.
     for sub in built.get_subcommands_mut().filter(|sub| !sub.is_hide_set() && sub.get_name() != "help") {
         describe(text, sub, &format!("{name} "));
     }

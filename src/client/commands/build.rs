@@ -38,21 +38,21 @@ use crate::{
     },
 };
 
-/// How long to wait for a cancelled build to report that it has stopped. wharfd stops it within 2 s even
-/// if the client is gone.
+/// How long to wait for a cancelled build to report that it has stopped. wharfd stops the build within 2 s
+/// even if the client is gone.
 const CANCEL_TIMEOUT: Duration = Duration::from_millis(1500);
 /// A build ends with its session; wait this long for the build's own, better error.
 const REASON_TIMEOUT: Duration = Duration::from_secs(1);
-/// The size of a tar's pieces, and how many may wait for the connection.
+/// The size of a tar's pieces, and how many pieces may wait for the connection.
 const PIECE_BYTES: usize = 256 * 1024;
 const PIECES_MAX: usize = 2;
 
 /// The build argument that selects warnings about a Dockerfile, like its `# check=` directive.
 const CHECK: &str = "BUILDKIT_DOCKERFILE_CHECK";
-/// With a Dockerfile of this size, a hundred warnings fit into a message, which has at most 16 MiB.
+/// With a Dockerfile of this size, a hundred warnings fit into one message of at most 16 MiB.
 const CHECKED_BYTES_MAX: usize = 128 * 1024;
 
-/// How a build ended.
+/// The end of a build.
 enum Ended {
     Built(BuildResult),
     Failed(BuildFailure),
@@ -109,7 +109,7 @@ pub(super) async fn run(mut call: Call, args: BuildArgs) -> Result<(), Stop> {
         Err(stop) => {
             display.finish(Outcome::Stopped);
             Err(match (stop, answers.take_failure()) {
-                // wharfd only sees a broken stream; the failure here is the reason.
+                // wharfd sees only a broken stream; this failure is the reason.
                 (Stop::Failed(_), Some(failure)) => failure.into(),
                 (stop, _) => stop,
             })
@@ -117,7 +117,7 @@ pub(super) async fn run(mut call: Call, args: BuildArgs) -> Result<(), Stop> {
     }
 }
 
-/// Opens a session, builds in it, and answers what the build asks for.
+/// Opens a session, builds in it, and answers the build's requests.
 async fn build(
     call: &mut Call,
     mut client: Client,
@@ -157,7 +157,7 @@ async fn build(
             let stopped = async {
                 tokio::select! {
                     _ = &mut building => {}
-                    // Keep answering: running steps may need it in order to end.
+                    // Keep answering: running steps may need answers in order to end.
                     _ = async { (&mut serving).await; std::future::pending::<()>().await } => {}
                 }
             };
@@ -170,7 +170,7 @@ async fn build(
     }
 }
 
-/// Starts the build, sends its tar, and shows what comes back.
+/// Starts the build, sends its tar, and shows its progress.
 async fn receive(
     client: &mut Client,
     start: BuildStart,
@@ -183,7 +183,7 @@ async fn receive(
     let sent = until_whole(sent);
     let sending = async {
         match send_tar(tar, requests).await {
-            // Everything is sent; now it is up to wharfd.
+            // Everything is sent; wait for wharfd.
             Ok(()) => std::future::pending().await,
             Err(failure) => failure,
         }
@@ -205,8 +205,8 @@ async fn receive(
     }
 }
 
-/// The requests up to the `None` that marks their end. If they break off before it, the stream stays
-/// open until the connection ends: otherwise half a tar could pass for a whole one.
+/// Yields the requests up to the `None` that marks their end. Without that mark the stream stays open until
+/// the connection ends: otherwise half a tar could pass for a whole one.
 fn until_whole(
     requests: mpsc::Receiver<Option<BuildRequest>>,
 ) -> impl Stream<Item = BuildRequest> + Send + 'static {
@@ -238,7 +238,7 @@ async fn send_tar(tar: Option<Tar>, requests: mpsc::Sender<Option<BuildRequest>>
     Ok(())
 }
 
-/// The build as the API describes it.
+/// The build in its wire form.
 fn spec(args: &BuildArgs, env: &Env, docker: &DockerConfig) -> Result<BuildSpec, Failure> {
     let proxies = docker.proxies().map(|(name, value)| (name.to_owned(), value.to_owned()));
     let mut build_args: HashMap<String, String> = proxies.collect();
@@ -280,9 +280,9 @@ fn spec(args: &BuildArgs, env: &Env, docker: &DockerConfig) -> Result<BuildSpec,
     })
 }
 
-/// Turns warnings off for a large Dockerfile, unless it or the caller selects some. Each warning carries
-/// the whole Dockerfile, and BuildKit sends all warnings in one message: if that is too large to be
-/// read, the rest of the log is lost.
+/// Turns warnings off for a large Dockerfile, unless the Dockerfile or the caller selects some. Each warning
+/// carries the whole Dockerfile, and BuildKit sends all warnings in one message: if the message is too large
+/// to be read, the rest of the log is lost.
 fn leave_checks_out(dockerfile: &[u8], build_args: &mut HashMap<String, String>) {
     let says_which = || {
         let text = String::from_utf8_lossy(dockerfile);
@@ -301,7 +301,7 @@ fn leave_checks_out(dockerfile: &[u8], build_args: &mut HashMap<String, String>)
     ));
 }
 
-/// The platform to build for; empty for the node's own.
+/// The platform to build for; empty means the node's own.
 fn platform(asked: &[Platform]) -> Result<String, Failure> {
     match asked {
         [] => Ok(String::new()),
@@ -317,7 +317,7 @@ fn platform(asked: &[Platform]) -> Result<String, Failure> {
 /// Reports the image, to files and to the user.
 fn done(args: &BuildArgs, mode: Mode, result: &BuildResult) -> Result<(), Stop> {
     if let Some(path) = &args.metadata_file {
-        // The push knows the registry's digest even if the engine has none.
+        // The push knows the digest at the registry even if the engine has none.
         let pushed = result.pushed.first().map(|pushed| (pushed.reference.as_str(), pushed.digest.as_str()));
         let digest =
             if result.digest.is_empty() { pushed.map_or("", |(_, digest)| digest) } else { &result.digest };
@@ -330,7 +330,7 @@ fn done(args: &BuildArgs, mode: Mode, result: &BuildResult) -> Result<(), Stop> 
         }
         .write(path)?;
     }
-    // Written last: a program that waits for the id then finds the other files, too.
+    // Written last, so that a program that waits for the id also finds the other files.
     if let Some(path) = &args.iidfile {
         files::write(path, result.image_id.as_bytes())?;
     }

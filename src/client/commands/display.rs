@@ -43,7 +43,7 @@ impl Display {
         Self { progress: Progress::new(mode, stderr(), console).doing(doing), ticks }
     }
 
-    /// Keeps the picture moving while waiting for `next`.
+    /// Keeps redrawing while waiting for `next`.
     pub(super) async fn during<T>(&mut self, next: impl Future<Output = T>) -> T {
         let mut next = pin!(next);
         loop {
@@ -74,7 +74,7 @@ impl Display {
     }
 }
 
-/// The progress mode, from the flags, else from the environment.
+/// The progress mode from the flags, else from the environment.
 pub(super) fn mode(call: &Call, args: ProgressArgs, quiet: bool) -> Result<Mode, Failure> {
     if quiet {
         return match args.progress {

@@ -64,7 +64,7 @@ pub(super) async fn run(mut call: Call, args: ImagesArgs) -> Result<(), Stop> {
     }
 }
 
-/// A row for each reference, or a single one for an image without any.
+/// A row for each reference; one row for an image without references.
 fn rows(image: &Image, no_trunc: bool) -> Vec<Row> {
     let row = |repository: String, tag: &str| Row {
         repository,

@@ -61,11 +61,11 @@ pub(super) async fn run(mut call: Call, args: InfoArgs) -> Result<(), Stop> {
     }
 }
 
-/// A probe of a node tells an engine that is down by the exit status.
+/// The exit status tells a node's health probe that the engine is down.
 fn down(engine: &EngineInfo) -> Failure {
     let text = format!("your engine, `{}`, is down: {}", engine.name, engine.cause);
     Failure::new(Exit::Unavailable, text).hint(
-        "wharfd takes it up again as soon as it answers; the node's operator finds more in wharfd's log",
+        "wharfd reconnects as soon as the engine answers; wharfd's log has the details for the node's operator",
     )
 }
 
@@ -89,7 +89,7 @@ fn engine_object(engine: &EngineInfo) -> serde_json::Value {
     })
 }
 
-/// An engine's lines; what is not known while it is down has none.
+/// An engine's lines; values that are unknown while the engine is down are omitted.
 fn engine_text(engine: &EngineInfo) -> String {
     let fields = [
         (" State", state(engine)),
@@ -103,14 +103,14 @@ fn engine_text(engine: &EngineInfo) -> String {
     listing(&known)
 }
 
-/// Asks wharfd about the node.
+/// Asks wharfd for information about the node.
 pub(super) async fn get(call: &mut Call) -> Result<GetInfoResponse, Stop> {
     let mut client = NodeServiceClient::new(call.address()?.connect().await?);
     let asked = async { Ok(client.get_info(GetInfoRequest {}).await?.into_inner()) };
     call.signals.guard(asked).await
 }
 
-/// Formats lines of a name and a value; a heading has no value.
+/// Formats pairs of a name and a value as lines; a heading has no value.
 pub(super) fn listing(fields: &[(&str, &str)]) -> String {
     let line = |(name, value): &(&str, &str)| {
         if value.is_empty() { format!("{name}\n") } else { format!("{name}: {}\n", printable(value)) }

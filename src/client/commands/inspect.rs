@@ -20,7 +20,7 @@ pub(super) async fn run(mut call: Call, args: InspectArgs) -> Result<(), Stop> {
             Err(stop) => return Err(stop),
         }
     }
-    // As in docker: the images that were found are an array even if others were not.
+    // As in docker: the images that were found are printed even if others were not found.
     print::line(json::indented(&format!("[{}]", found.join(",")), "    ")?)?;
     for failure in &failures {
         print::failure(failure);

@@ -7,11 +7,11 @@ use crate::{
     names::printable_json,
 };
 
-/// Indents `text` and keeps the order of its keys: docker's order is familiar to readers. Characters that
-/// could drive a terminal or hide text are escaped.
+/// Indents `text` and keeps the order of its keys, since readers know docker's order. Characters that could
+/// drive a terminal or hide text are escaped.
 pub(super) fn indented(text: &str, indent: &str) -> Result<String, Failure> {
     let failed = |error: &dyn std::fmt::Display| {
-        Failure::new(Exit::Failed, format!("wharfd's answer is not the JSON that it should be: {error}"))
+        Failure::new(Exit::Failed, format!("wharfd's answer is not valid JSON: {error}"))
     };
     let mut written = Vec::new();
     let mut from = Deserializer::from_str(text);

@@ -1,4 +1,4 @@
-//! `wharf login` and `wharf logout`: what `docker login` writes to docker's configuration.
+//! `wharf login` and `wharf logout`, which change docker's config like `docker login` and `docker logout`.
 
 use std::io::Read as _;
 
@@ -13,7 +13,7 @@ use crate::{
     names::{Secret, printable},
 };
 
-/// Longer than any token of a registry.
+/// Longer than the tokens of any registry.
 const PASSWORD_BYTES_MAX: u64 = 64 * 1024;
 
 pub(super) async fn login(mut call: Call, args: LoginArgs) -> Result<(), Stop> {
@@ -40,7 +40,7 @@ pub(super) async fn logout(mut call: Call, args: LogoutArgs) -> Result<(), Stop>
     print::line(format_args!("Removed the login for {}", printable(keeper.host())))
 }
 
-/// Standard input without its last line end, as docker reads it.
+/// Standard input without its final line end, as docker reads it.
 fn password() -> Result<Secret<String>, Failure> {
     let mut text = String::new();
     let read = std::io::stdin().lock().take(PASSWORD_BYTES_MAX + 1).read_to_string(&mut text);
@@ -54,7 +54,7 @@ fn password() -> Result<Secret<String>, Failure> {
     let password = password.strip_suffix('\r').unwrap_or(password);
     if password.is_empty() {
         return Err(Failure::usage("there is no password on standard input")
-            .hint("is the variable that is piped in set?"));
+            .hint("check that the variable with the password is set"));
     }
     Ok(Secret::new(password.to_owned()))
 }

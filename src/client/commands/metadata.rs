@@ -10,7 +10,7 @@ use crate::{
     names::{Reference, reference::Digest},
 };
 
-/// What is known about an image; what is empty is left out.
+/// Known facts about an image; empty fields are left out.
 #[derive(Debug, Default)]
 pub(super) struct Metadata<'a> {
     pub(super) config_digest: &'a str,

@@ -1,4 +1,4 @@
-//! What each command does.
+//! The commands.
 
 mod build;
 mod display;
@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{names::Namespace, wire::v1::image_service_client::ImageServiceClient};
 
-/// What every command acts on.
+/// The input of every command.
 struct Call {
     env: Env,
     global: Global,

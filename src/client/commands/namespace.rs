@@ -14,7 +14,7 @@ use crate::{
 
 pub(super) async fn run(mut call: Call, args: NamespaceRmArgs) -> Result<(), Stop> {
     let namespace = match args.name {
-        // clap does not detect a conflict with a flag before the command.
+        // clap does not detect this conflict, since the flag stands before the command.
         Some(_) if call.global.namespace.is_some() => {
             return Err(Failure::usage("two namespaces are named: leave out --namespace").into());
         }
@@ -32,7 +32,7 @@ pub(super) async fn run(mut call: Call, args: NamespaceRmArgs) -> Result<(), Sto
         print::line(format_args!("Cancelled builds: {}", deleted.cancelled_builds))?;
     }
     if deleted.images == 0 && deleted.references.is_empty() && deleted.cancelled_builds == 0 {
-        // Not a failure: a pipeline calls this at its end whether or not it has built anything.
+        // Not a failure: a pipeline runs this command at its end whether or not it has built anything.
         return print::line(format_args!("Nothing to delete: {namespace} has no images and no builds"));
     }
     print::line(format_args!("Deleted: {namespace}"))

@@ -43,7 +43,7 @@ pub(super) async fn run(mut call: Call, args: PullArgs) -> Result<(), Stop> {
     let result = call.signals.guard(pulling).await;
     display.finish(if result.is_ok() { Outcome::Done } else { Outcome::Stopped });
     let result = result?;
-    // An image that the operator has put on the node has no digest at a registry.
+    // An image that the operator has put on the node may have no digest at a registry.
     if mode != Mode::Quiet && !result.digest.is_empty() {
         print::line(format_args!("Digest: {}", printable(&result.digest)))?;
     }

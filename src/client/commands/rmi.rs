@@ -24,7 +24,7 @@ pub(super) async fn run(mut call: Call, args: RmiArgs) -> Result<(), Stop> {
                     print::line(format_args!("Deleted: {}", printable(id)))?;
                 }
             }
-            // As docker does: the others are removed all the same.
+            // As in docker: a failure does not keep the other images from being removed.
             Err(Stop::Failed(failure)) => {
                 print::failure(&failure);
                 first.get_or_insert(failure.exit);

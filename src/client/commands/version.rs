@@ -40,7 +40,7 @@ pub(super) async fn run(mut call: Call, args: VersionArgs) -> Result<(), Stop> {
                     (" Engine version", &info.engine_version),
                     (" Engine API version", &info.engine_api_version),
                 ];
-                // An engine that is down does not say its own.
+                // The version of an engine that is down is unknown.
                 let known: Vec<_> = fields
                     .into_iter()
                     .filter(|(name, value)| name.ends_with(':') || !value.is_empty())

@@ -15,7 +15,8 @@ pub(crate) fn is_archive(head: &[u8]) -> bool {
     COMPRESSED.iter().any(|magic| head.starts_with(magic)) || is_tar_header(head)
 }
 
-/// Whether the header's checksum is right. The oldest tars have no magic number, and no text passes this.
+/// Whether the header's checksum is right. The oldest tars have no magic number, and no text has a right
+/// checksum by chance.
 fn is_tar_header(head: &[u8]) -> bool {
     let (Some(header), Some(field)) = (head.get(..HEAD_BYTES), head.get(CHECKSUM)) else { return false };
     let digits: String = field

@@ -1,7 +1,7 @@
 //! Finds and reads the Dockerfile and the ignore files.
 //!
-//! They are offered to BuildKit as plain files: if it cannot read an ignore file, it carries on without
-//! one, and the build would get everything that the file excludes.
+//! The files are offered to BuildKit as plain files: if BuildKit cannot read an ignore file, it continues
+//! without one, and the build would get everything that the file excludes.
 
 use std::{
     ffi::OsStr,
@@ -22,11 +22,11 @@ use super::{
 /// The name of a context's ignore file. A Dockerfile may have its own, with this as a suffix.
 pub(crate) const IGNORE: &str = ".dockerignore";
 
-/// A Dockerfile, and its own ignore file if there is one beside it.
+/// A Dockerfile and the ignore file beside it, if there is one.
 pub(crate) struct Dockerfile {
     /// The directory that holds it, without symlinks.
     pub(crate) directory: PathBuf,
-    /// Its name in that directory, even if that is a link.
+    /// The Dockerfile's name in that directory, even if the name is a link.
     pub(crate) name: String,
     pub(crate) text: Bytes,
     pub(crate) ignore: Option<Bytes>,
@@ -53,7 +53,7 @@ impl Dockerfile {
         }
         let directory = directory.real;
         let name = match fs::symlink_metadata(directory.join(name)) {
-            // `dockerfile` does as well, as long as there is no `Dockerfile`.
+            // BuildKit also accepts `dockerfile` if there is no `Dockerfile`.
             Err(error) if error.kind() == io::ErrorKind::NotFound && name == DOCKERFILE => {
                 let lower = directory.join("dockerfile");
                 if lower.symlink_metadata().is_ok() { OsStr::new("dockerfile") } else { name }
@@ -77,8 +77,8 @@ impl Dockerfile {
     }
 }
 
-/// Reads the ignore file `name` of `directory`, if it exists. `told` is the user's name for the
-/// directory.
+/// Reads the ignore file `name` of `directory`, if it exists. Errors name the directory as `told`, as the
+/// user typed it.
 pub(crate) fn ignore(
     told: &Path,
     directory: &Path,
@@ -127,7 +127,7 @@ fn stay_in_either(
     Err(SourceError::LeadsOut { link: told.to_owned(), of: "the build context", target: found.real.clone() })
 }
 
-/// Opens whatever is there, without blocking on a pipe or following a link.
+/// Opens a file of any type, without blocking on a pipe or following a link.
 fn open(path: &Path) -> io::Result<(fs::File, Metadata)> {
     let flags = i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits()).unwrap_or_default();
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
@@ -135,7 +135,7 @@ fn open(path: &Path) -> io::Result<(fs::File, Metadata)> {
     Ok((file, metadata))
 }
 
-/// The file's bytes, or none if there are too many.
+/// The file's bytes; `None` if there are too many.
 fn read(file: &fs::File) -> io::Result<Option<Bytes>> {
     let mut bytes = Vec::new();
     file.take(DOCKERFILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;

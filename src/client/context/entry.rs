@@ -22,17 +22,17 @@ const XATTR_BYTES_MAX: usize = 64 * 1024;
 /// A file, directory or link as it is announced.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
-    /// As sent; the path is relative to the root.
+    /// As sent; the path is relative to the root of the sync.
     pub stat: Stat,
 }
 
 impl Entry {
-    /// Whether it has content that can be requested.
+    /// Whether the entry has content that can be requested.
     pub fn is_file(&self) -> bool {
         self.stat.mode & mode::TYPE == 0
     }
 
-    /// Its size in bytes, 0 where it has none.
+    /// The size in bytes, 0 if the entry has no content.
     pub fn size(&self) -> u64 {
         u64::try_from(self.stat.size).unwrap_or(0)
     }
@@ -93,7 +93,8 @@ impl Scratch {
         Self { names: vec![0; XATTR_BYTES_MAX].into(), value: vec![0; XATTR_BYTES_MAX].into() }
     }
 
-    /// Reads all extended attributes but macOS's, like BuildKit's own client, and skips unreadable ones.
+    /// Reads all extended attributes except macOS's, like BuildKit's own client. Unreadable attributes are
+    /// skipped.
     fn xattrs(&mut self, file: &Path, stat: &mut Stat) -> io::Result<()> {
         let length = match llistxattr(file, &mut *self.names) {
             Ok(length) => length,

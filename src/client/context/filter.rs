@@ -1,4 +1,4 @@
-//! Decides, entry by entry, which part of a directory goes to the build: the patterns of one request.
+//! Decides for each entry of a directory whether it is sent to the build, by the patterns of one request.
 
 use std::path::Path;
 
@@ -15,9 +15,9 @@ pub struct Filter {
     exclude: Option<Patterns>,
 }
 
-/// The decision on an entry that is not skipped with everything in it.
+/// The decision on an entry that is not skipped together with its content.
 pub(crate) struct Verdict {
-    /// Whether to send it. An unwanted directory may contain wanted entries.
+    /// Whether to send the entry. An unwanted directory may contain wanted entries.
     pub(crate) wanted: bool,
     pub(crate) include: Matched,
     pub(crate) exclude: Matched,
@@ -27,7 +27,7 @@ impl Filter {
     /// Reads the patterns of `request`, and resolves its follow paths under `root`, if there is one.
     ///
     /// # Errors
-    /// When a pattern is not well-formed or a directory on the way of a path cannot be read.
+    /// When a pattern is malformed or a directory on the way to a path cannot be read.
     pub fn new(request: &FileSync, root: Option<&Path>) -> Result<Self, Error> {
         let mut include = request.include_patterns.clone();
         if !request.follow_paths.is_empty() {
@@ -66,8 +66,7 @@ impl Filter {
             }
             verdict.include = below;
         }
-        // Even an unwanted file is matched: a pattern that cannot be matched is an error regardless of
-        // the order.
+        // Match even an unwanted file: an invalid pattern is an error regardless of the order.
         if let Some(patterns) = &self.exclude {
             let (matched, below) = patterns.matches(path, exclude).map_err(Error::Pattern)?;
             if matched {

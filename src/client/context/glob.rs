@@ -1,13 +1,13 @@
-//! Wildcards within one name: Go's `filepath.Match`, errors included.
+//! Wildcards within one name, as in Go's `filepath.Match`, including its errors.
 
-/// A pattern that is not well-formed: an open `[`, an empty range, a `\` at the end.
+/// A malformed pattern: an open `[`, an empty range, or a `\` at the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BadPattern;
 
-/// Whether `pattern` is well-formed.
+/// Checks that `pattern` is well formed.
 pub(crate) fn check(pattern: &str) -> Result<(), BadPattern> {
-    // Docker's own check: does "." match? An error behind the first mismatch goes unnoticed, and such
-    // a pattern is accepted there as here.
+    // Docker checks the same way: it matches "." against the pattern. This misses an error after the first
+    // mismatch, so both accept such a pattern.
     matches(pattern, ".").map(drop)
 }
 
@@ -20,7 +20,7 @@ pub(crate) fn matches(pattern: &str, name: &str) -> Result<bool, BadPattern> {
         if star && chunk.is_empty() {
             return Ok(!name.contains('/'));
         }
-        // The last chunk must use up the name; earlier chunks leave the rest to those after them.
+        // The last chunk must use up the name; earlier chunks leave the rest to later ones.
         let fits = |left: &str| left.is_empty() || !rest.is_empty();
         if let Some(left) = match_chunk(chunk, name)?
             && fits(left)
@@ -44,7 +44,7 @@ pub(crate) fn matches(pattern: &str, name: &str) -> Result<bool, BadPattern> {
     Ok(name.is_empty())
 }
 
-/// Splits off the first chunk: stars, then what stands before the next one.
+/// Splits off the first chunk: stars, then everything up to the next star.
 fn next_chunk(pattern: &str) -> (bool, &str, &str) {
     let after = pattern.trim_start_matches('*');
     let star = after.len() < pattern.len();
@@ -68,7 +68,7 @@ fn next_chunk(pattern: &str) -> (bool, &str, &str) {
 }
 
 /// The rest of `name` after `chunk`, which contains no star. The chunk is read to its end even after a
-/// mismatch, to find its errors.
+/// mismatch, so that its errors are found.
 fn match_chunk<'a>(chunk: &str, name: &'a str) -> Result<Option<&'a str>, BadPattern> {
     let mut failed = false;
     let mut name = name.chars();
@@ -93,7 +93,7 @@ fn match_chunk<'a>(chunk: &str, name: &'a str) -> Result<Option<&'a str>, BadPat
     Ok((!failed).then_some(name.as_str()))
 }
 
-/// Reads a class from behind its `[`: whether it has `found`.
+/// Reads a class after its `[`; returns whether the class contains `found`.
 fn class(chunk: &mut std::str::Chars<'_>, found: Option<char>) -> Result<bool, BadPattern> {
     let mut rest = chunk.as_str();
     let negated = rest.starts_with('^');
@@ -119,7 +119,7 @@ fn class(chunk: &mut std::str::Chars<'_>, found: Option<char>) -> Result<bool, B
     Ok(within != negated)
 }
 
-/// One end of a range; something must follow it, at least the `]`.
+/// One end of a range. Something must follow it, at least the `]`.
 fn class_char(text: &str) -> Result<(char, &str), BadPattern> {
     let text = match text.strip_prefix('\\') {
         Some(escaped) => escaped,

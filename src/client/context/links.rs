@@ -1,4 +1,4 @@
-//! Follow paths: finds the patterns that match the target of a path, through symlinks inside the root.
+//! Follow paths: finds the patterns that match the target of a path, following symlinks inside the root.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -11,15 +11,15 @@ use super::{Error, glob, path};
 /// Linux's own limit on symlinks in the resolution of a path.
 const HOPS_MAX: u32 = 40;
 
-/// A partly resolved path: the part that is done, and the rest.
+/// A partly resolved path: the resolved part, and the rest.
 struct Step {
     at: String,
     rest: String,
     hops: u32,
 }
 
-/// The sorted patterns that match `paths` and every symlink on their way. Paths that do not exist are
-/// kept unchanged. An empty result means everything: one of the paths is the root.
+/// The sorted patterns that match `paths` and every symlink on the way. Paths that do not exist are kept
+/// unchanged. An empty result means everything, because one of the paths is the root.
 pub(crate) fn follow(root: &Path, paths: &[String]) -> Result<Vec<String>, Error> {
     let mut resolved = BTreeSet::new();
     let mut seen = HashSet::new();
@@ -27,7 +27,7 @@ pub(crate) fn follow(root: &Path, paths: &[String]) -> Result<Vec<String>, Error
         paths.iter().map(|path| Step { at: String::new(), rest: relative(path), hops: 0 }).collect();
     while let Some(Step { mut at, rest, hops }) = steps.pop() {
         if rest == "." || rest == ".." || rest.starts_with("../") {
-            // The root itself, or a path out of it, which matches nothing and is never looked up.
+            // The root itself, or a path that leaves it. Such a path matches nothing and is never looked up.
             resolved.insert(rest);
             continue;
         }
@@ -41,7 +41,7 @@ pub(crate) fn follow(root: &Path, paths: &[String]) -> Result<Vec<String>, Error
             steps.push(Step { at, rest: rest.to_owned(), hops });
             continue;
         }
-        // This stops a link to itself; a link that grows with each round runs out of hops.
+        // This stops a link to itself; a link that grows in each round exceeds the limit on hops.
         if hops < HOPS_MAX && seen.insert((at.clone(), rest.to_owned())) {
             steps.extend(targets.into_iter().map(|target| Step {
                 at: String::new(),
@@ -54,19 +54,19 @@ pub(crate) fn follow(root: &Path, paths: &[String]) -> Result<Vec<String>, Error
     Ok(outermost(resolved))
 }
 
-/// `path` from the root, cleaned; `.` is the root.
+/// `path` relative to the root, cleaned; `.` is the root.
 fn relative(path: &str) -> String {
     path::clean(&format!("./{path}"))
 }
 
-/// Drops patterns that lie inside another one; drops all if one is the root.
+/// Drops patterns that lie inside another pattern; drops all if one of them is the root.
 pub(crate) fn outermost(patterns: impl IntoIterator<Item = String>) -> Vec<String> {
     let mut kept: Vec<String> = Vec::new();
     for pattern in patterns {
         if pattern == "." {
             return Vec::new();
         }
-        // With nothing kept yet, this drops patterns that begin with `/`; they match nothing anyway.
+        // If nothing has been kept yet, this drops patterns that begin with `/`; they match nothing anyway.
         let last = kept.last().map_or("", String::as_str);
         if !pattern.strip_prefix(last).is_some_and(|rest| rest.starts_with('/')) {
             kept.push(pattern);
@@ -102,7 +102,7 @@ fn targets(root: &Path, at: &str) -> Result<Vec<String>, Error> {
 
 fn target(root: &Path, parent: &str, name: &str) -> Result<Option<String>, Error> {
     match fs::read_link(root.join(parent).join(name)) {
-        // A target that is not UTF-8 is left to the walk, which reports it.
+        // The walk reports a target that is not UTF-8.
         Ok(link) => Ok(link.to_str().map(|link| {
             let from = if link.starts_with('/') { "" } else { parent };
             path::clean(&format!("/{from}/{link}"))
@@ -113,7 +113,7 @@ fn target(root: &Path, parent: &str, name: &str) -> Result<Option<String>, Error
     }
 }
 
-/// Whether the file does not exist, or its parent is not a directory.
+/// Whether the error means that the file does not exist or that its parent is not a directory.
 pub(crate) fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }

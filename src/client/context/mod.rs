@@ -24,27 +24,27 @@ pub use source::{Source, SourceError, Tar};
 pub use tree::{Entries, Tree};
 pub use walk::Walk;
 
-/// Why the files cannot be read.
+/// The reason why the files cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A file or directory that the build needs.
+    /// A file or directory that the build needs cannot be read.
     #[error("cannot read {path:?}: {source}")]
     Read {
-        /// Relative to the directory, where it is known.
+        /// Relative to the context's directory, if known.
         path: PathBuf,
         /// Why.
         source: io::Error,
     },
-    /// A file name that the sync cannot carry.
+    /// A file name is not UTF-8, as the sync requires.
     #[error("{0:?}: the name is not UTF-8; rename the file or exclude it in .dockerignore")]
     NameNotUtf8(PathBuf),
-    /// A symlink's target that the sync cannot carry.
+    /// A symlink's target is not UTF-8, as the sync requires.
     #[error("{0:?}: the symlink's target is not UTF-8; change it or exclude it in .dockerignore")]
     LinkNotUtf8(PathBuf),
-    /// A file that is no longer the one that was announced.
+    /// A file has changed since it was announced.
     #[error("{0:?} changed while the build was reading it")]
     Changed(PathBuf),
-    /// A pattern of .dockerignore, or a path of the Dockerfile.
+    /// A pattern of .dockerignore, or a path of the Dockerfile, is malformed.
     #[error(transparent)]
     Pattern(PatternError),
 }

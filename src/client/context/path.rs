@@ -1,6 +1,6 @@
 //! Paths as patterns use them: Go's `path/filepath` on Unix, on text alone.
 
-/// `path` in its shortest form: no `.`, no empty part, `..` only at the start (`filepath.Clean`).
+/// The shortest form of `path`: no `.`, no empty part, `..` only at the start (`filepath.Clean`).
 pub(crate) fn clean(path: &str) -> String {
     let rooted = path.starts_with('/');
     let mut parts: Vec<&str> = Vec::new();

@@ -4,13 +4,13 @@ use regex::Regex;
 
 use super::{glob, path, regexp};
 
-/// A pattern that cannot be used.
+/// The reason why a pattern cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PatternError {
-    /// Only a `!`.
+    /// The pattern consists of a `!` only.
     #[error("illegal exclusion pattern: \"!\"")]
     Bare,
-    /// Not well-formed.
+    /// The pattern is malformed.
     #[error("`{0}` is not a well-formed pattern")]
     Syntax(String),
 }
@@ -21,15 +21,15 @@ pub struct Patterns {
     patterns: Vec<Pattern>,
 }
 
-/// Which patterns match a directory; its entries inherit this.
+/// The patterns that match a directory; its entries inherit them.
 #[derive(Clone, Debug, Default)]
 pub struct Matched(Box<[bool]>);
 
 #[derive(Debug)]
 struct Pattern {
-    /// Whether it began with `!`: its matches are exempt again.
+    /// Whether the pattern began with `!`, which re-includes its matches.
     exception: bool,
-    /// Cleaned, without the `!`.
+    /// Cleaned, and without the `!`.
     text: String,
     kind: Kind,
 }
@@ -40,15 +40,15 @@ enum Kind {
     Prefix(usize),
     Suffix,
     Regex(Regex),
-    /// Fails when it is matched, and only then: a pattern that no path reaches does no harm.
+    /// Matching it fails. A pattern that no path is matched against does no harm.
     Invalid,
 }
 
 impl Patterns {
-    /// Reads patterns, one per line of `.dockerignore`; blank lines are skipped.
+    /// Reads patterns, one per line of `.dockerignore`; skips blank lines.
     ///
     /// # Errors
-    /// When one is not well-formed.
+    /// When a pattern is malformed.
     pub fn new<S: AsRef<str>>(lines: impl IntoIterator<Item = S>) -> Result<Self, PatternError> {
         let patterns = lines
             .into_iter()
@@ -59,17 +59,17 @@ impl Patterns {
         Ok(Self { patterns })
     }
 
-    /// Whether `path` matches, and, for a directory, the state that its entries inherit. `above` is the
+    /// Whether `path` matches, and the state that its entries inherit if it is a directory. `above` is the
     /// state of the parent directory, or the default for an entry of the root.
     ///
     /// # Errors
-    /// When a pattern that decides cannot be matched.
+    /// When a pattern that would decide is invalid.
     pub fn matches(&self, path: &str, above: &Matched) -> Result<(bool, Matched), PatternError> {
         let mut matched = false;
         let mut each = vec![false; self.patterns.len()].into_boxed_slice();
         for (at, (pattern, own)) in self.patterns.iter().zip(&mut each).enumerate() {
             let inherited = above.0.get(at).copied().unwrap_or(false);
-            // This pattern could not change the outcome so far.
+            // This pattern cannot change the outcome so far.
             if !inherited && pattern.exception != matched {
                 continue;
             }
@@ -83,8 +83,8 @@ impl Patterns {
         Ok((matched, Matched(each)))
     }
 
-    /// Whether a pattern could match something inside `directory`; with `exceptions`, whether an
-    /// exception could.
+    /// Whether a pattern could match something inside `directory`. Looks at exceptions only if `exceptions`
+    /// is true, at the other patterns otherwise.
     pub(crate) fn may_match_inside(&self, directory: &str, exceptions: bool) -> bool {
         self.patterns.iter().filter(|pattern| pattern.exception == exceptions).any(|pattern| {
             let text = pattern.text.strip_suffix("/**").unwrap_or(&pattern.text);
@@ -128,7 +128,7 @@ impl Pattern {
 }
 
 impl Kind {
-    /// Writes the same regular expression as Docker, and decides whether it is needed.
+    /// Writes the same regular expression as Docker, and decides whether it needs to be matched.
     fn of(text: &str) -> Self {
         #[derive(PartialEq)]
         enum Shape {
@@ -144,7 +144,7 @@ impl Kind {
         while let Some(c) = chars.next() {
             match c {
                 '*' if chars.next_if_eq(&'*').is_some() => {
-                    // `**/` is any number of directories, also none.
+                    // `**/` matches any number of directories, including none.
                     chars.next_if_eq(&'/');
                     if chars.peek().is_some() {
                         expression.push_str("(.*/)?");
@@ -167,7 +167,7 @@ impl Kind {
                     expression.push_str("[^/]");
                     shape = Shape::Regex;
                 }
-                // Docker intends to escape `{`, `|` and `}`, too, but does not.
+                // Docker intends to escape `{`, `|` and `}` too, but does not.
                 '.' | '+' | '(' | ')' | '$' => {
                     expression.push('\\');
                     expression.push(c);

@@ -1,24 +1,24 @@
-//! Go's regular expressions, as far as a pattern can say them, for the `regex` crate.
+//! Translates the subset of Go's regular expressions that a pattern can contain, for the `regex` crate.
 //!
-//! `.dockerignore`'s patterns are defined by what Go makes of a regular expression that Docker
-//! writes for them, and Docker lets more of the pattern through than its documentation says:
-//! `\d`, `|`, `{2}`, a class that swallows the `*` inside it. So the expression is written as
-//! Docker does, and read here as Go does.
+//! Docker turns a pattern of `.dockerignore` into a regular expression for Go, and that expression defines
+//! which files match. Docker escapes less of the pattern than its documentation says: `\d`, `|`, `{2}`, and a
+//! class that contains a `*` keep their meaning in the expression. So this client writes the same expression
+//! as Docker, and interprets it as Go does.
 
 use std::fmt::Write as _;
 
 use regex::Regex;
 
-/// Go's limit of a counted repetition.
+/// Go's limit on a counted repetition.
 const REPEAT_MAX: u32 = 1000;
 
-/// The names in `[:alpha:]` and its like, the same here as there.
+/// The names of classes such as `[:alpha:]`, the same in Go and in `regex`.
 const POSIX_CLASSES: [&str; 14] = [
     "alnum", "alpha", "ascii", "blank", "cntrl", "digit", "graph", "lower", "print", "punct", "space",
     "upper", "word", "xdigit",
 ];
 
-/// Compiles Go's `expression`; `None` where Go refuses it, or where the two could differ.
+/// Compiles Go's `expression`; `None` if Go refuses it, or if Go and `regex` could differ.
 pub(crate) fn compile(expression: &str) -> Option<Regex> {
     let mut translation = Translation { out: String::new(), rest: expression };
     translation.run()?;
@@ -32,8 +32,8 @@ struct Translation<'a> {
 
 impl<'a> Translation<'a> {
     fn run(&mut self) -> Option<()> {
-        // What a repetition would repeat: nothing at the start and after `|` or `(`; a repetition
-        // of a repetition is an error in Go.
+        // Whether there is something to repeat: not at the start or after `|` or `(`. A repetition of a
+        // repetition is an error in Go.
         let mut repeatable = false;
         while let Some(c) = self.next() {
             repeatable = match c {
@@ -93,11 +93,11 @@ impl<'a> Translation<'a> {
     }
 
     fn literal(&mut self, c: char) {
-        // Always by number: no character of a pattern means anything to the other syntax.
+        // Always by number, so that no character of a pattern has a special meaning in `regex`.
         let _ = write!(self.out, "\\x{{{:x}}}", u32::from(c));
     }
 
-    /// What stands between `{` and `}`, if it is a repetition. `None` where Go refuses its numbers.
+    /// The text between `{` and `}`, if it is a repetition. `None` if Go refuses its numbers.
     fn repetition(&mut self) -> Option<Option<&'a str>> {
         let Some((inside, rest)) = self.rest.split_once('}') else { return Some(None) };
         let (low, high) = inside.split_once(',').map_or((inside, None), |(low, high)| (low, Some(high)));
@@ -120,7 +120,7 @@ impl<'a> Translation<'a> {
         Some(Some(inside))
     }
 
-    /// A `\` outside of a class; whether what it wrote can be repeated.
+    /// Reads a `\` outside of a class; returns whether the result can be repeated.
     fn escape(&mut self, repeatable: bool) -> Option<bool> {
         match self.rest.chars().next() {
             Some('A') => self.out.push_str("\\A"),
@@ -147,7 +147,7 @@ impl<'a> Translation<'a> {
         Some(true)
     }
 
-    /// `\d` and its like, behind the `\`: ASCII only, as Go has them.
+    /// Reads `\d` and similar classes, after the `\`. They are ASCII only, as in Go.
     fn perl_class(&mut self) -> Option<String> {
         let c = self.rest.chars().next()?;
         let set = match c.to_ascii_lowercase() {
@@ -160,8 +160,8 @@ impl<'a> Translation<'a> {
         Some(format!("[{}{set}]", if c.is_ascii_uppercase() { "^" } else { "" }))
     }
 
-    /// The character that an escape means, behind the `\`. `\p`, `\B`, `\C` are among those that
-    /// are refused: the first two would need tables and bytes that Go and `regex` see differently.
+    /// The character that an escape means, read after the `\`. `\p`, `\B` and `\C`, among others, are
+    /// refused: the first two would need tables and bytes that Go and `regex` treat differently.
     fn escaped_char(&mut self) -> Option<char> {
         let c = self.next()?;
         match c {
@@ -201,7 +201,7 @@ impl<'a> Translation<'a> {
             self.rest = self.rest.get(2..)?;
             digits
         };
-        // `from_str_radix` would take a sign.
+        // `from_str_radix` would accept a sign.
         if !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
             return None;
         }
@@ -211,7 +211,7 @@ impl<'a> Translation<'a> {
             .and_then(char::from_u32)
     }
 
-    /// A class, behind its `[`.
+    /// Reads a class, after its `[`.
     fn class(&mut self) -> Option<()> {
         self.out.push('[');
         if self.strip("^") {
@@ -227,7 +227,7 @@ impl<'a> Translation<'a> {
             if self.rest.starts_with("[:")
                 && let Some((name, rest)) = self.rest.get(2..).and_then(|rest| rest.split_once(":]"))
             {
-                // Unknown names are an error in Go, and a class of these letters in `regex`.
+                // An unknown name is an error in Go, but a class of these letters in `regex`.
                 if !POSIX_CLASSES.contains(&name.strip_prefix('^').unwrap_or(name)) {
                     return None;
                 }

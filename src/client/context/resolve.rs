@@ -1,5 +1,5 @@
-//! Resolves paths, and remembers the symlinks on the way. A pull request can put a link anywhere in a
-//! repository; a link that leads out of it must not be followed.
+//! Resolves paths, and records the symlinks on the way. A pull request can put a link anywhere in a
+//! repository; a link that leads out of the repository must not be followed.
 
 use std::{
     collections::VecDeque,
@@ -18,12 +18,12 @@ const HOPS_MAX: usize = 40;
 #[derive(Debug)]
 pub(crate) struct Resolved {
     pub(crate) real: PathBuf,
-    /// The location of each symlink, in a directory free of symlinks.
+    /// The location of each symlink; the directory that contains it is free of symlinks.
     links: Vec<PathBuf>,
 }
 
 impl Resolved {
-    /// The first symlink inside `area`, if the path ends outside.
+    /// The first symlink inside `area`, if the path ends outside of `area`.
     pub(crate) fn leaves(&self, area: &Path) -> Option<&Path> {
         let inside = |path: &Path| path.starts_with(area);
         let link = self.links.iter().find(|link| inside(link) && *link != area)?;
@@ -34,7 +34,7 @@ impl Resolved {
 /// Follows all symlinks of `path`, which must exist.
 ///
 /// # Errors
-/// The system's own, including the one for too many symlinks.
+/// Any error of the system, including the one for too many symlinks.
 pub(crate) fn resolve(path: &Path) -> io::Result<Resolved> {
     let mut real = env::current_dir()?;
     let mut links = Vec::new();

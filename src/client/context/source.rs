@@ -24,17 +24,18 @@ use crate::wire::v1::LocalDirectory;
 /// A build context as a tar, possibly compressed.
 pub type Tar = Box<dyn AsyncRead + Send + Unpin>;
 
-/// A Dockerfile and an ignore file are held in memory; BuildKit itself reads none as large.
+/// The limit for a Dockerfile and an ignore file, which are held in memory. BuildKit itself reads no file
+/// this large.
 pub(super) const DOCKERFILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// The Dockerfile's name unless `-f` gives another one.
 pub(super) const DOCKERFILE: &str = "Dockerfile";
 
-/// The path of a directory that is made from standard input. Always the same one, so that the
-/// context beside it keeps what earlier builds have sent.
+/// The path of a directory that is made from standard input. It never changes, so that the sync of the
+/// context beside it can still reuse earlier files.
 const STDIN: &str = "-";
 
-/// A build's files: found, but not read except for the Dockerfile and the ignore file.
+/// A build's files. They are found, but only the Dockerfile and the ignore file are read.
 pub struct Source {
     dockerfile: String,
     text: Bytes,
@@ -50,10 +51,10 @@ struct Directory {
     tree: Arc<Tree>,
 }
 
-/// Why there is nothing to build from.
+/// The reason why the build has no files.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
-    /// PATH is not there.
+    /// PATH does not exist.
     #[error("unable to prepare context: path {0:?} not found")]
     ContextNotFound(PathBuf),
     /// PATH is a file.
@@ -65,40 +66,40 @@ pub enum SourceError {
     /// PATH cannot be read.
     #[error("unable to prepare context: {path:?}: {source}")]
     Context {
-        /// Which path.
+        /// The path that cannot be read.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
     /// PATH or FILE is not UTF-8, which the API requires.
     #[error("{0:?}: the path is not UTF-8; build from a directory whose path is")]
     NotUtf8(PathBuf),
-    /// No Dockerfile.
+    /// There is no Dockerfile.
     #[error("failed to read dockerfile: {0:?} does not exist; name another one with -f")]
     DockerfileNotFound(PathBuf),
-    /// A directory, a pipe or a device.
+    /// The Dockerfile is a directory, a pipe or a device.
     #[error("failed to read dockerfile: {0:?} is not a file; name the Dockerfile itself with -f")]
     DockerfileNotAFile(PathBuf),
     /// The Dockerfile cannot be read.
     #[error("failed to read dockerfile: {path:?}: {source}")]
     Dockerfile {
-        /// Which path.
+        /// The path that cannot be read.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// `.dockerignore` is a directory, a pipe.
+    /// `.dockerignore` is a directory, a pipe or a device.
     #[error("failed to read {0:?}: it is not a file; replace it with one, or remove it")]
     IgnoreNotAFile(PathBuf),
-    /// `.dockerignore` exists but cannot be read: without it, the build would get too much.
+    /// `.dockerignore` exists but cannot be read. Without it, the build would get too much.
     #[error("failed to read {path:?}: {source}; make it readable, or remove it")]
     Ignore {
-        /// Which path.
+        /// The path that cannot be read.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// A link of the repository leads out of it, to files that the repository must not choose.
+    /// A link in the repository leads out of it, to files that the repository must not choose.
     #[error(
         "{link:?} is a link that leads out of {of}, to {target:?}, and is not followed; \
          replace it with the file or directory itself, or name that on the command line"
@@ -106,12 +107,12 @@ pub enum SourceError {
     LeadsOut {
         /// The link.
         link: PathBuf,
-        /// Out of where.
+        /// The area that the link leaves.
         of: &'static str,
-        /// Where it leads.
+        /// The link's target.
         target: PathBuf,
     },
-    /// A Dockerfile or an ignore file without an end.
+    /// The Dockerfile or the ignore file is too large, or endless.
     #[error("{0:?} is larger than {max} MiB", max = DOCKERFILE_BYTES_MAX >> 20)]
     TooLarge(PathBuf),
     /// `-f - -`.
@@ -123,16 +124,16 @@ pub enum SourceError {
          leave out -f, or send a tar of the context on stdin"
     )]
     StdinAmbiguous,
-    /// Nothing on standard input.
+    /// Standard input is empty.
     #[error("standard input is empty: expected {0}")]
     StdinEmpty(&'static str),
-    /// Something else on standard input.
+    /// Standard input is something else.
     #[error("standard input is neither a tar archive nor a Dockerfile")]
     StdinBinary,
     /// Standard input cannot be read.
     #[error("cannot read standard input: {0}")]
     Stdin(#[source] io::Error),
-    /// A Dockerfile without an end.
+    /// The Dockerfile on standard input is too large, or endless.
     #[error("the Dockerfile on standard input is larger than {} MiB", DOCKERFILE_BYTES_MAX >> 20)]
     StdinTooLarge,
 }
@@ -142,8 +143,8 @@ impl Source {
     /// that a later run in another workspace is known for the same build.
     ///
     /// # Errors
-    /// When the context or the Dockerfile is not there, is not what it should be, or standard
-    /// input has neither.
+    /// When the context or the Dockerfile does not exist or has the wrong type, or standard input contains
+    /// neither.
     pub async fn open(
         context: &Path,
         file: Option<&Path>,
@@ -167,7 +168,7 @@ impl Source {
                 let root = context_root(context, workspace)?;
                 let file = file.map_or_else(|| context.join(DOCKERFILE), Path::to_owned);
                 let Dockerfile { directory, name, text, ignore } = Dockerfile::read(&file, &root, workspace)?;
-                // Where the Dockerfile has an ignore file of its own, BuildKit reads no other.
+                // If the Dockerfile has an ignore file of its own, BuildKit reads no other.
                 let general = match ignore {
                     Some(_) => None,
                     None => dockerfile::ignore(context, &root, IGNORE, &root)?,
@@ -222,7 +223,7 @@ impl Source {
         Self { dockerfile: DOCKERFILE.into(), text, directories: vec![context, dockerfile], tar: None }
     }
 
-    /// The Dockerfile's name, in its directory or in the tar.
+    /// The Dockerfile's name in its directory or in the tar.
     pub fn dockerfile(&self) -> &str {
         &self.dockerfile
     }
@@ -242,7 +243,7 @@ impl Source {
         self.directories.iter().map(directory).collect()
     }
 
-    /// The directory of that name, if it was offered.
+    /// The offered directory of this name, if there is one.
     pub fn tree(&self, name: &str) -> Option<Arc<Tree>> {
         self.directories
             .iter()
@@ -250,7 +251,7 @@ impl Source {
             .map(|directory| directory.tree.clone())
     }
 
-    /// The tar to send, once.
+    /// The tar to send; `None` after the first call.
     pub fn take_tar(&mut self) -> Option<Tar> {
         self.tar.take()
     }
@@ -281,7 +282,7 @@ async fn dockerfile_from(
     Ok(head)
 }
 
-/// The context's directory, free of symlinks. No link in the workspace may lead out of it.
+/// The context's directory, free of symlinks. A link in the workspace must not lead out of it.
 fn context_root(context: &Path, workspace: Option<&Path>) -> Result<PathBuf, SourceError> {
     match resolve(context) {
         Ok(root) if root.real.is_dir() => {
@@ -322,7 +323,7 @@ async fn context_directory(
     Ok(Directory { name: "context", path, state, tree: Arc::new(tree) })
 }
 
-/// The path of a directory as wharfd is told it. Both arguments must be canonical.
+/// The path of a directory as it is sent to wharfd. Both arguments must be canonical.
 fn told_path(directory: &Path, workspace: Option<&Path>) -> Result<String, SourceError> {
     let inside = workspace.and_then(|workspace| directory.strip_prefix(workspace).ok());
     let told = inside.map(|path| if path.as_os_str().is_empty() { Path::new(".") } else { path });
@@ -330,7 +331,7 @@ fn told_path(directory: &Path, workspace: Option<&Path>) -> Result<String, Sourc
     told.to_str().map(str::to_owned).ok_or_else(|| SourceError::NotUtf8(directory.to_owned()))
 }
 
-/// Whether Docker would take it for a URL or a Git repository.
+/// Whether Docker would read `context` as a URL or a Git repository.
 fn is_remote(context: &str) -> bool {
     ["http://", "https://", "git://", "ssh://", "git@", "github.com/"]
         .iter()

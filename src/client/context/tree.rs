@@ -1,4 +1,4 @@
-//! A directory that a session offers: on disk, or made of files in memory.
+//! A directory that a session offers, on disk or in memory.
 
 use std::{
     fs::{self, OpenOptions},
@@ -35,8 +35,8 @@ impl Tree {
         Self(Content::Directory { root: root.into(), ignore: None })
     }
 
-    /// The same directory with a fixed `.dockerignore`: BuildKit gets this one, whatever is on disk by
-    /// then.
+    /// The same directory with a fixed `.dockerignore`: BuildKit gets this one, even if the file on disk
+    /// changes.
     #[must_use]
     pub(crate) fn with_ignore_file(self, bytes: Bytes) -> Self {
         let own = Arc::new(Self::files([(IGNORE.to_owned(), bytes)]));
@@ -46,8 +46,8 @@ impl Tree {
         }
     }
 
-    /// Plain files in memory. Their modification time is now, since BuildKit assumes that files of the
-    /// same path, size and time are equal.
+    /// Plain files in memory. Their modification time is the current time, since BuildKit assumes that files
+    /// with the same path, size and time are equal.
     pub fn files(files: impl IntoIterator<Item = (String, Bytes)>) -> Self {
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let mod_time = i64::try_from(since.as_nanos()).unwrap_or(i64::MAX);
@@ -56,13 +56,13 @@ impl Tree {
         Self(Content::Files { files, mod_time })
     }
 
-    /// Nothing.
+    /// A tree without files.
     pub fn empty() -> Self {
         Self::files([])
     }
 
-    /// The tree that answers `request`: this one, or the fixed `.dockerignore` if BuildKit asks for
-    /// nothing else.
+    /// The tree that answers `request`: this tree, or the fixed `.dockerignore` if BuildKit asks only for
+    /// that.
     pub(crate) fn answering(self: &Arc<Self>, request: &FileSync) -> Arc<Self> {
         let mut asked = request.include_patterns.iter().chain(&request.follow_paths).peekable();
         let only = asked.peek().is_some() && asked.all(|path| path == IGNORE);
@@ -75,7 +75,7 @@ impl Tree {
     /// The entries that `request` asks for.
     ///
     /// # Errors
-    /// When the directory cannot be read, or a pattern is not well-formed.
+    /// When the directory cannot be read, or a pattern is malformed.
     pub fn entries(&self, request: &FileSync) -> Result<Entries, Error> {
         match &self.0 {
             Content::Directory { root, .. } => {
@@ -103,10 +103,10 @@ impl Tree {
         }
     }
 
-    /// Opens a regular file that has been announced.
+    /// Opens an announced regular file.
     ///
     /// # Errors
-    /// When it is gone, or is something else by now.
+    /// When the file is gone, or is no longer a regular file.
     pub(crate) fn open(&self, path: &str) -> Result<Box<dyn Read + Send>, Error> {
         match &self.0 {
             Content::Directory { root, .. } => open_regular(&root.join(path), path),
@@ -119,7 +119,7 @@ impl Tree {
 }
 
 fn open_regular(file: &Path, path: &str) -> Result<Box<dyn Read + Send>, Error> {
-    // Whatever is there by now, opening it must not block or follow a link.
+    // The file may have been replaced: opening it must not block or follow a link.
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits();
     let flags = i32::try_from(flags).unwrap_or_default();
     let opened = OpenOptions::new().read(true).custom_flags(flags).open(file);

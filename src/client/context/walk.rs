@@ -20,26 +20,26 @@ use super::{
 /// sorted by the bytes of their names. Symlinks are entries and never followed. Entries that vanish
 /// during the walk are left out.
 ///
-/// It reads the disk as it goes, and holds one listing per open directory.
+/// The walk reads the disk as it goes, and holds one listing per open directory.
 pub struct Walk {
     root: PathBuf,
     filter: Filter,
     levels: Vec<Level>,
     ready: VecDeque<Result<Entry, Error>>,
-    /// The first path of each file that has several.
+    /// The first path of each file that has several hard links.
     links: HashMap<(u64, u64), String>,
     scratch: Scratch,
 }
 
 /// A directory that is being walked.
 struct Level {
-    /// Relative to the root, which is empty.
+    /// Relative to the root; empty for the root.
     path: String,
     children: vec::IntoIter<Child>,
     include: Matched,
     exclude: Matched,
-    /// Whether the directory itself has been yielded. One that does not match is only yielded when
-    /// something in it does.
+    /// Whether the directory itself has been yielded. A directory that does not match is yielded only if
+    /// something in it matches.
     yielded: bool,
 }
 
@@ -88,7 +88,7 @@ impl Walk {
 
     fn visit(&mut self, child: &Child) -> Result<(), Error> {
         let Some(level) = self.levels.last() else { return Ok(()) };
-        // A name that is not UTF-8 only matters if it must be sent.
+        // A name that is not UTF-8 matters only if it must be sent.
         let name = child.name.to_string_lossy();
         let path = if level.path.is_empty() { name.into_owned() } else { format!("{}/{name}", level.path) };
         let (include, exclude) = (&level.include, &level.exclude);
@@ -114,7 +114,7 @@ impl Walk {
         let children = match list(&file) {
             Ok(children) => children,
             Err(error) if is_absent(&error) => return Ok(()),
-            // It was not requested.
+            // The unreadable directory was not requested.
             Err(error) if !verdict.wanted && error.kind() == std::io::ErrorKind::PermissionDenied => {
                 return Ok(());
             }
@@ -158,7 +158,7 @@ impl Walk {
         }
     }
 
-    /// Turns a further name of a file that has been yielded into a hard link to the first.
+    /// Turns a second or later name of a yielded file into a hard link to the first name.
     fn linked(&mut self, mut entry: Entry, metadata: &Metadata) -> Entry {
         if metadata.nlink() > 1 && !metadata.is_dir() && !metadata.is_symlink() {
             let file = (metadata.dev(), metadata.ino());

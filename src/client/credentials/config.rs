@@ -1,4 +1,4 @@
-//! `config.json`, as docker's command line keeps it and as Go reads it.
+//! Docker's `config.json`, read as Go reads it.
 
 use std::{
     collections::BTreeMap,
@@ -91,7 +91,7 @@ impl fmt::Debug for Entry {
     }
 }
 
-// A proxy's URL may hold a password.
+// A proxy's URL may contain a password.
 impl fmt::Debug for Proxies {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("<proxies>")
@@ -99,8 +99,9 @@ impl fmt::Debug for Proxies {
 }
 
 impl Config {
-    /// Reads the file at `path`; one that is not there says nothing. One that may not be read is
-    /// somebody else's (an agent's `HOME` may be root's) unless it `is_named` by the user.
+    /// Reads the file at `path`; a missing file counts as empty. So does a file that may not be read, since
+    /// it may belong to another user (an agent's `HOME` may be root's), unless the user names it
+    /// (`is_named`).
     pub(super) fn read(path: &Path, is_named: bool) -> Result<Self, Failure> {
         let text = match fs::read(path) {
             Ok(text) => text,
@@ -129,8 +130,8 @@ impl Config {
         Ok(Self { path: path.to_owned(), content })
     }
 
-    /// The name of the helper that keeps the credentials of `host`, whose key is `key`. A host's own entry
-    /// without a name means the file itself, whatever `credsStore` says.
+    /// The name of the helper that keeps the credentials of `host`, whose key is `key`. If a host's own entry
+    /// has an empty name, the file itself keeps them, whatever `credsStore` says.
     pub(super) fn helper(&self, key: &str, host: &str) -> Option<&str> {
         let of_host = self.content.cred_helpers.get(key).or_else(|| self.content.cred_helpers.get(host));
         of_host.or(Some(&self.content.creds_store)).filter(|name| !name.is_empty()).map(String::as_str)
@@ -138,7 +139,7 @@ impl Config {
 
     /// The proxies for builds, as the variables that hold them.
     pub(super) fn proxies(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        // Docker knows others, by the address of its daemon: there is one wharfd here.
+        // Docker also has proxies per daemon address; wharf ignores those, since there is only one wharfd.
         let proxies = self.content.proxies.get("default").into_iter();
         let variables = proxies.flat_map(|proxies| {
             [
@@ -154,12 +155,12 @@ impl Config {
             .flat_map(|(upper, lower, value)| [(upper, value.as_str()), (lower, value.as_str())])
     }
 
-    /// The credentials that the file itself has under `key`.
+    /// The credentials that the file itself contains under `key`.
     pub(super) fn stored(&self, key: &str) -> Result<Option<Credentials>, Failure> {
         let auths = &self.content.auths;
         let found = auths
             .get_key_value(key)
-            // Old entries are URLs, with whatever path.
+            // Old entries are URLs with arbitrary paths.
             .or_else(|| auths.iter().find(|(name, _)| hostname(name) == key));
         match found {
             Some((name, entry)) => entry.credentials().map_err(|()| {
@@ -174,7 +175,7 @@ impl Config {
     }
 }
 
-/// The parser's own message can quote the file: only the place is told.
+/// Shows only the position of the error: the parser's own message can quote the file.
 pub(super) fn malformed(path: &Path, error: &serde_json::Error) -> Failure {
     let what = if error.is_data() { "has a value of an unexpected type" } else { "is not JSON" };
     let place = format!("{}:{}:{}", path.display(), error.line(), error.column());
@@ -190,7 +191,7 @@ impl Entry {
         let (username, password) = if self.auth.is_empty() {
             (self.username.clone(), self.password.clone())
         } else {
-            // Go skips line ends in base64, which `base64` without `-w0` makes.
+            // Go skips line ends in base64, which `base64` without `-w0` writes.
             let auth = self.auth.replace(['\r', '\n'], "");
             let decoded = STANDARD.decode(auth.trim()).map_err(|_| ())?;
             let text = String::from_utf8(decoded).map_err(|_| ())?;
@@ -205,7 +206,7 @@ impl Entry {
     }
 }
 
-/// `https://reg.example/v2/` is `reg.example`.
+/// The host of a key: `https://reg.example/v2/` gives `reg.example`.
 pub(super) fn hostname(name: &str) -> &str {
     let name = name.strip_prefix("https://").or_else(|| name.strip_prefix("http://")).unwrap_or(name);
     name.split('/').next().unwrap_or_default()

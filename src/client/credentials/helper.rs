@@ -13,13 +13,13 @@ use crate::{
     names::Secret,
 };
 
-/// A helper that asks a person or a slow service; wharfd waits longer for the answer.
+/// A helper may ask a person or a slow service; wharfd waits longer for the answer.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// Of what a helper says when it fails, what fits a line.
+/// The most characters of a failing helper's output that are shown, so that they fit on a line.
 const SAID_CHARS_MAX: usize = 200;
-/// The user's name that marks a secret as an identity token.
+/// The username that marks a secret as an identity token.
 const TOKEN_USER: &str = "<token>";
-/// What helpers say when they have nothing for a server (docker-credential-helpers,
+/// The helpers' message if they have no credentials for a server (docker-credential-helpers,
 /// `credentials/error.go`).
 const NOT_FOUND: &str = "credentials not found in native keychain";
 
@@ -45,7 +45,8 @@ pub(super) async fn get(name: &str, server: &str) -> Result<Option<Credentials>,
 }
 
 pub(super) async fn get_by(helper: &Helper, server: &str) -> Result<Option<Credentials>, Failure> {
-    // As docker does: some helpers take all that they read for the server, a line end too.
+    // Without a line end, as docker does: some helpers take all of their input, including a line end, as the
+    // server.
     let Some(output) = helper.run("get", server, server).await? else {
         return Ok(None);
     };
@@ -60,7 +61,7 @@ pub(super) async fn get_by(helper: &Helper, server: &str) -> Result<Option<Crede
     })
 }
 
-/// Has `docker-credential-NAME` keep a login for `server`.
+/// Makes `docker-credential-NAME` save a login for `server`.
 pub(super) async fn store(
     name: &str,
     server: &str,
@@ -71,7 +72,7 @@ pub(super) async fn store(
     Helper::named(name)?.run("store", server, &login.to_string()).await.map(drop)
 }
 
-/// Has `docker-credential-NAME` forget the login for `server`, if it has one.
+/// Makes `docker-credential-NAME` remove the login for `server`, if there is one.
 pub(super) async fn erase(name: &str, server: &str) -> Result<(), Failure> {
     Helper::named(name)?.run("erase", server, server).await.map(drop)
 }
@@ -95,7 +96,7 @@ impl Helper {
         Ok(Self { program: PathBuf::from(&name), name })
     }
 
-    /// Runs `action` with `input`; the output, or nothing if it has nothing for `server`.
+    /// Runs `action` with `input`; returns the output, or `None` if the helper has nothing for `server`.
     async fn run(&self, action: &str, server: &str, input: &str) -> Result<Option<Vec<u8>>, Failure> {
         let asked = async {
             let mut child = Command::new(&self.program)
@@ -106,7 +107,7 @@ impl Helper {
                 .kill_on_drop(true)
                 .spawn()?;
             if let Some(mut stdin) = child.stdin.take() {
-                // A helper that does not read has its say in its exit status.
+                // If a helper does not read its input, its exit status says why.
                 let _ = stdin.write_all(input.as_bytes()).await;
             }
             child.wait_with_output().await
@@ -133,7 +134,7 @@ impl Helper {
         }
         let errors = String::from_utf8_lossy(&output.stderr);
         let line = said.lines().chain(errors.lines()).map(str::trim).find(|line| !line.is_empty());
-        let said = line.unwrap_or("it says nothing").chars().take(SAID_CHARS_MAX).collect::<String>();
+        let said = line.unwrap_or("no output").chars().take(SAID_CHARS_MAX).collect::<String>();
         Err(self.failed(server, format_args!("{}: {said}", output.status)))
     }
 

@@ -1,4 +1,4 @@
-//! Changes of docker's configuration: logins that are saved and removed.
+//! Saves and removes logins in docker's configuration.
 
 use std::{
     fs,
@@ -20,7 +20,8 @@ use crate::client::{
     exit::{Exit, Failure},
 };
 
-/// Keeps the login for one registry where docker would: in its config, or with a credential helper.
+/// Keeps the login for one registry in the same place as docker: in docker's config, or with a credential
+/// helper.
 pub(crate) struct Keeper {
     path: PathBuf,
     config: Config,
@@ -29,32 +30,32 @@ pub(crate) struct Keeper {
 }
 
 impl Keeper {
-    /// For the registry at `host`, by default Docker Hub.
+    /// Makes a keeper for the registry at `host`, by default Docker Hub.
     pub(crate) fn of(host: Option<&str>, env: &Env) -> Result<Self, Failure> {
         let (directory, _) = super::directory(env);
         let Some(directory) = directory else {
-            return Err(Failure::usage("there is no home directory for docker's config")
-                .hint("name a directory by DOCKER_CONFIG"));
+            return Err(Failure::usage("docker's config has no place: there is no home directory")
+                .hint("set DOCKER_CONFIG to a directory"));
         };
         let path = directory.join("config.json");
         let host = hostname(host.unwrap_or("docker.io")).to_owned();
         let is_host = |byte: u8| byte.is_ascii_alphanumeric() || b".-:[]_".contains(&byte);
         if host.is_empty() || !host.bytes().all(is_host) {
-            return Err(Failure::usage("the registry is not a host's name").hint("write it as `HOST[:PORT]`"));
+            return Err(Failure::usage("the registry is not a host name").hint("write it as `HOST[:PORT]`"));
         }
         let key = if HUB_HOSTS.contains(&host.as_str()) { HUB_KEY.to_owned() } else { host.clone() };
         Ok(Self { config: Config::read(&path, true)?, path, key, host })
     }
 
-    /// The registry, as it was named.
+    /// The registry's host, as the user typed it.
     pub(crate) fn host(&self) -> &str {
         &self.host
     }
 
-    /// Saves a login; the answer says where.
+    /// Saves a login; returns the place where it is saved.
     pub(crate) async fn save(&self, username: &str, password: &Secret<String>) -> Result<String, Failure> {
         if username.contains(':') {
-            return Err(Failure::usage("a user's name has no `:`: docker's config could not keep it"));
+            return Err(Failure::usage("a username must not contain `:`: docker's config cannot keep it"));
         }
         let mut entry = Map::new();
         let place = match self.config.helper(&self.key, &self.host) {
@@ -85,13 +86,13 @@ impl Keeper {
         self.change(|auths| auths.retain(|name, _| *name != self.key && hostname(name) != self.host))
     }
 
-    /// Changes the logins in the file, and keeps all else that it has.
+    /// Changes the logins in the file, and keeps everything else in it.
     fn change(&self, change: impl FnOnce(&mut Map<String, Value>)) -> Result<(), Failure> {
         let failed = |error: io::Error| {
             Failure::new(Exit::Failed, format!("cannot write {}: {error}", self.path.display()))
                 .hint("set DOCKER_CONFIG to a directory that you may write to")
         };
-        // A link is docker's way of sharing a file: what it points to is replaced.
+        // Users share a config by a link, as docker allows: replace the link's target.
         let path = fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
         let text = match fs::read(&path) {
             Ok(text) => String::from_utf8_lossy(&text).into_owned(),
@@ -118,7 +119,7 @@ impl Keeper {
     }
 }
 
-/// Replaces the file at once by one that only this user may read.
+/// Replaces the file atomically by one that only this user may read.
 fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
     if let Some(directory) = path.parent() {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;

@@ -1,4 +1,5 @@
-//! `--login`: the logins of one call, from environment variables. The command line has their names alone.
+//! `--login`: logins for one call, from environment variables. The command line contains only the variables'
+//! names.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +9,7 @@ use crate::{
     names::Secret,
 };
 
-/// `[HOST=]USER_VAR:PASSWORD_VAR`, as it was typed. It has no `Debug` text: somebody may type a password.
+/// `[HOST=]USER_VAR:PASSWORD_VAR`, as typed. It does not print in `Debug`, since a user may type a password.
 #[derive(Clone)]
 pub(crate) struct LoginFlag(String);
 
@@ -18,7 +19,7 @@ impl std::fmt::Debug for LoginFlag {
     }
 }
 
-/// Takes any text: clap's own error would repeat it.
+/// Accepts any text: an error of clap's would repeat the text.
 impl From<&str> for LoginFlag {
     fn from(text: &str) -> Self {
         Self(text.to_owned())
@@ -30,8 +31,8 @@ impl From<&str> for LoginFlag {
 pub(super) struct Logins(BTreeMap<String, Credentials>);
 
 impl Logins {
-    /// Reads the variables. A flag without a registry is for the one of `named`, the hosts of the call's own
-    /// names.
+    /// Reads the variables. A flag without a registry applies to the registry in `named`, the hosts of the
+    /// images that the call names.
     pub(super) fn read(flags: &[LoginFlag], named: &[&str], env: &Env) -> Result<Self, Failure> {
         let mut logins = BTreeMap::new();
         for LoginFlag(flag) in flags {
@@ -57,7 +58,7 @@ impl Logins {
         Ok(Self(logins))
     }
 
-    /// The login at `host`, as in an image reference.
+    /// The login for `host`, as in an image reference.
     pub(super) fn of(&self, host: &str) -> Option<&Credentials> {
         self.0.get(hub(host))
     }
@@ -68,8 +69,8 @@ fn only<'a>(named: &[&'a str]) -> Result<&'a str, Failure> {
         [first, others @ ..] if others.iter().all(|other| other == first) => Ok(first),
         _ => {
             let they =
-                if named.is_empty() { "there is no name" } else { "the names are of several registries" };
-            Err(Failure::usage(format!("`--login` does not say for which registry, and {they}"))
+                if named.is_empty() { "no image is named" } else { "the images have several registries" };
+            Err(Failure::usage(format!("`--login` does not name a registry, and {they}"))
                 .hint("write it as `--login HOST=USER_VAR:PASSWORD_VAR`"))
         }
     }
@@ -78,7 +79,7 @@ fn only<'a>(named: &[&'a str]) -> Result<&'a str, Failure> {
 fn value(env: &Env, host: &str, name: &str) -> Result<String, Failure> {
     env.named(name)?.filter(|value| !value.is_empty()).ok_or_else(|| {
         Failure::usage(format!("`--login` for {host}: the environment variable {name} is not set"))
-            .hint("set it and export it, or name another")
+            .hint("set and export it, or name another variable")
     })
 }
 
@@ -125,7 +126,7 @@ mod tests {
     #[test]
     fn what_is_wrong_is_said_without_a_password() {
         for (flag, named, said) in [
-            ("U:P", &[][..], "there is no name"),
+            ("U:P", &[][..], "no image is named"),
             ("U:P", &["a.example", "b.example"], "several registries"),
             ("reg.example=bob:hunter2!", &[], "not `[HOST=]USER_VAR:PASSWORD_VAR`"),
             ("reg.example=U", &[], "not `[HOST=]"),

@@ -1,4 +1,4 @@
-//! Registry credentials, from the docker config of whoever runs the command.
+//! Registry credentials, from `--login` and the docker config of the user who runs the command.
 
 mod config;
 mod helper;
@@ -23,17 +23,17 @@ use logins::Logins;
 
 /// Docker Hub's key in docker's config.
 const HUB_KEY: &str = "https://index.docker.io/v1/";
-/// What Docker Hub is called in references, in requests to it, and in hand-written configs.
+/// Docker Hub's names: in references, in requests to it, and in hand-written configs.
 const HUB_HOSTS: [&str; 3] = ["docker.io", "index.docker.io", "registry-1.docker.io"];
 
-/// What logs in to a registry.
+/// Credentials for a registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Credentials {
-    /// A user and a password.
+    /// A username and a password.
     Password {
-        /// The user's name.
+        /// The username.
         username: String,
-        /// The password, or a token in its place.
+        /// The password, or a token in place of a password.
         password: Secret<String>,
     },
     /// An OAuth2 refresh token.
@@ -58,7 +58,7 @@ pub(crate) struct DockerConfig {
 }
 
 impl DockerConfig {
-    /// Reads `$DOCKER_CONFIG/config.json`, else `~/.docker/config.json`; without one there are no
+    /// Reads `$DOCKER_CONFIG/config.json`, else `~/.docker/config.json`; without a file there are no
     /// credentials.
     pub(crate) fn read(env: &Env) -> Result<Self, Failure> {
         let (directory, is_named) = directory(env);
@@ -69,8 +69,8 @@ impl DockerConfig {
         Ok(Self { config, logins: Logins::default() })
     }
 
-    /// Adds the logins of `--login` for this call. A flag without a registry is for that of the names in
-    /// `named`.
+    /// Adds the logins of `--login` for this call. A flag without a registry applies to the registry in
+    /// `named`, the hosts of the images that the call names.
     pub(crate) fn with_logins(
         mut self,
         flags: &[LoginFlag],
@@ -82,7 +82,7 @@ impl DockerConfig {
         Ok(self)
     }
 
-    /// The proxies for builds, as the ARGs that docker makes of them.
+    /// The proxies for builds, as the build arguments that docker makes from them.
     pub(crate) fn proxies(&self) -> impl Iterator<Item = (&'static str, &str)> {
         self.config.proxies()
     }
@@ -99,7 +99,7 @@ impl DockerConfig {
         {
             return Ok(Some(credentials));
         }
-        // `docker login` leaves an empty entry here for what a helper keeps.
+        // `docker login` leaves an empty entry here for credentials that a helper keeps.
         if let Some(credentials) = self.config.stored(key)? {
             return Ok(Some(credentials));
         }
@@ -122,13 +122,13 @@ fn directory(env: &Env) -> (Option<PathBuf>, bool) {
     }
 }
 
-/// The host of a registry, Docker Hub's by one name.
+/// The host of a registry, with one name for Docker Hub.
 fn hub(host: &str) -> &str {
     if HUB_HOSTS.contains(&host) { "docker.io" } else { host }
 }
 
 impl Credentials {
-    /// The credentials as the API has them.
+    /// The credentials in their wire form.
     pub(crate) fn to_wire(&self, host: &str) -> v1::RegistryCredentials {
         let mut wire = v1::RegistryCredentials { host: host.to_owned(), ..Default::default() };
         match self {
@@ -298,8 +298,8 @@ mod tests {
             let text = format!(
                 "#!/bin/sh\n[ \"$1\" = get ] || exit 3\nserver=$(cat; echo .)\nserver=${{server%.}}\n{body}\n"
             );
-            // Written by a process of its own: a test beside this one that forks now would hold
-            // the file open for writing, and then it cannot be run.
+            // Written by another process: a test in another thread that forks now would hold the file open
+            // for writing, and then the file could not be executed.
             let write = r#"printf %s "$2" > "$1" && chmod +x "$1""#;
             let arguments = ["-c", write, "sh", path.to_str().unwrap(), &text];
             assert!(process::Command::new("sh").args(arguments).status().unwrap().success());

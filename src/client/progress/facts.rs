@@ -1,21 +1,21 @@
-//! Facts for the tests, in a few words.
+//! Builds progress messages for tests.
 
 use std::time::{Duration, Instant};
 
 use super::model::Model;
 use crate::wire::v1;
 
-/// A message of facts. Times are milliseconds after the build's start.
+/// A progress message. Times are milliseconds after the build's start.
 #[derive(Clone, Debug, Default)]
 pub(in crate::client) struct Facts(pub(in crate::client) v1::Progress);
 
-/// The engine's clock, which is not the client's.
+/// A time of the engine's clock, which differs from the client's.
 pub(in crate::client) fn at(millis: u64) -> Option<prost_types::Timestamp> {
     let time = Duration::from_secs(1_800_000_000) + Duration::from_millis(millis);
     Some(prost_types::Timestamp { seconds: time.as_secs() as i64, nanos: time.subsec_nanos() as i32 })
 }
 
-/// A model, the client's clock, and what both show.
+/// The client's clock.
 pub(in crate::client) struct Clock(Instant);
 
 impl Clock {
@@ -88,7 +88,7 @@ impl Facts {
         self
     }
 
-    /// `size` is how far it is and how far it goes; `time` when it started and ended.
+    /// `size` is current and total; `time` is the start and the end.
     pub(in crate::client) fn status(
         mut self,
         vertex: &str,
@@ -129,7 +129,7 @@ impl Facts {
     }
 }
 
-/// Line `line` of a Dockerfile that has these lines.
+/// Lines of a Dockerfile, with line `line` marked.
 pub(in crate::client) fn dockerfile(line: i32, text: &[&str]) -> v1::SourceLines {
     v1::SourceLines {
         filename: "Dockerfile".to_owned(),

@@ -1,18 +1,18 @@
-//! Splits a stream of a step's output into lines for a log. Only text that a terminal would have
-//! overwritten is lost.
+//! Splits a stream of a step's output into lines for a log. Loses only text that a terminal would have
+//! overwritten.
 
 use super::text::{Segment, segments, width};
 
-/// The longest line: a step that writes no newline must not make us keep all its output. Longer ones
-/// continue on a new line. BuildKit itself truncates a step's output at twice this size.
+/// The longest line. A step that writes no newline must not make us keep all its output, so longer lines are
+/// split. BuildKit itself truncates a step's output at twice this size.
 const LINE_BYTES_MAX: usize = 1024 * 1024;
 
-/// Splits a stream into lines, in whatever pieces it arrives.
+/// Splits a stream into lines; the stream arrives in arbitrary pieces.
 #[derive(Debug, Default)]
 pub(super) struct LineBuffer {
     /// The raw text after the last newline or carriage return.
     rest: Vec<u8>,
-    /// The text before the last carriage return, safe for a console, which may yet be overwritten.
+    /// The text before the last carriage return, safe for a console. Later text may overwrite it.
     left: Option<String>,
 }
 
@@ -59,12 +59,12 @@ impl LineBuffer {
         self.rest.is_empty() && self.left.is_none()
     }
 
-    /// How many bytes it holds.
+    /// How many bytes the buffer holds.
     pub(super) fn bytes(&self) -> usize {
         self.rest.len() + self.left.as_ref().map_or(0, String::len)
     }
 
-    /// Completes a segment: it either overwrites the text before it, or that becomes a line of its own.
+    /// Completes a segment: it either overwrites the text before it, or makes that text a line of its own.
     fn end_segment(&mut self, lines: &mut Vec<String>) {
         if self.rest.is_empty() {
             return;
@@ -100,7 +100,7 @@ impl LineBuffer {
         }
     }
 
-    /// Makes room: ends the line here.
+    /// Ends the line here, to make room.
     fn shorten(&mut self, lines: &mut Vec<String>) {
         let end = match std::str::from_utf8(&self.rest) {
             // The last character is still incomplete.
@@ -117,7 +117,7 @@ impl LineBuffer {
 mod tests {
     use super::*;
 
-    /// The lines of an output that ends with a newline.
+    /// The lines of `text`, which is given a final newline.
     fn lines(text: impl AsRef<[u8]>) -> Vec<String> {
         let mut buffer = LineBuffer::default();
         let mut lines = buffer.push(text.as_ref());
@@ -158,7 +158,7 @@ mod tests {
         // A terminal would be left with a mixture of both.
         assert_eq!(lines("FATAL: disk full\rcleaning"), ["FATAL: disk full", "cleaning"]);
         assert_eq!(lines("a long one\rshort\rshorter\rx"), ["a long one", "shorter", "x"]);
-        // Blanks overwrite, too, and so do sequences that erase.
+        // Blanks also overwrite, and so do sequences that erase.
         assert_eq!(lines("waiting...\r          \rdone"), ["done"]);
         for erased in [
             "waiting...\r\x1b[Kdone",
@@ -220,7 +220,7 @@ mod tests {
     #[test]
     fn lines_without_end_are_bounded() {
         let mut buffer = LineBuffer::default();
-        // An even count of two-byte characters behind one byte: the limit falls inside one.
+        // An even number of two-byte characters after one byte: the limit falls inside a character.
         let long = format!("x{}", "\u{e9}".repeat(LINE_BYTES_MAX));
         let mut lines = buffer.push(long.as_bytes());
         assert!(buffer.bytes() <= LINE_BYTES_MAX);

@@ -43,20 +43,20 @@ pub enum Mode {
 /// Capabilities of standard error, if it is a terminal.
 #[derive(Clone, Copy, Debug)]
 pub struct Console {
-    /// It can only show lines.
+    /// The terminal can show only lines.
     pub is_dumb: bool,
-    /// It can show colours.
+    /// The terminal can show colours.
     pub colors: bool,
 }
 
-/// The outcome of what was shown.
+/// The outcome of a build, push or pull.
 #[derive(Clone, Copy, Debug)]
 pub enum Outcome<'a> {
     /// Success.
     Done,
     /// The Dockerfile or one of its steps failed.
     Failed(&'a v1::BuildFailure),
-    /// It was stopped, or its call failed; the caller reports why.
+    /// The work was stopped, or its call failed; the caller reports why.
     Stopped,
 }
 
@@ -120,7 +120,7 @@ impl<W: Write + Send> Progress<W> {
         self.write(&text);
     }
 
-    /// Shows everything that is still to be shown, the warnings, and the reason for a failure.
+    /// Shows everything that is still unshown, the warnings, and the reason for a failure.
     pub fn finish(&mut self, outcome: Outcome<'_>) {
         let changes = match outcome {
             Outcome::Done | Outcome::Failed(_) => Changes::default(),

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::wire::v1;
 
-/// No graph that a person wrote has more steps than this.
+/// No hand-written graph has more steps than this.
 const VERTEXES_MAX: usize = 10_000;
 const STATUSES_MAX: usize = 20_000;
 const WARNINGS_MAX: usize = 1_000;
@@ -117,12 +117,12 @@ impl Model {
         self.vertexes.get(id.0)
     }
 
-    /// A step by the digest that the API names it by.
+    /// The step with this digest, the API's name for a step.
     pub fn by_digest(&self, digest: &str) -> Option<&Vertex> {
         self.vertex(*self.ids.get(digest)?)
     }
 
-    /// What was warned about.
+    /// The warnings so far.
     pub fn warnings(&self) -> &[Warning] {
         &self.warnings
     }
@@ -153,7 +153,7 @@ impl Model {
         self.vertexes.get_mut(id.0)
     }
 
-    /// The step with this digest, added at its first mention; none if there are too many.
+    /// The step with this digest, added at its first mention; `None` if there are too many steps.
     fn enter(&mut self, digest: &str) -> Option<Id> {
         if let Some(id) = self.ids.get(digest) {
             return Some(*id);
@@ -167,7 +167,8 @@ impl Model {
         Some(id)
     }
 
-    /// A step with progress or output has started, even if the message that says so is still to come.
+    /// Marks a step as started: a step with progress or output has started, even if the message that says so
+    /// is still to come.
     fn start(&mut self, id: Id) {
         let number = self.started.len() + 1;
         if let Some(vertex) = self.vertexes.get_mut(id.0)
@@ -313,7 +314,7 @@ impl Model {
         }
     }
 
-    /// When a step has ended, so has its last line, and its output only matters if it failed.
+    /// Ends the last line of a step that has ended, and drops its output unless it failed.
     fn settle(&mut self, id: Id, changes: &mut Changes) {
         if self.vertex(id).is_none_or(|vertex| vertex.end.is_none()) {
             return;
@@ -327,7 +328,7 @@ impl Model {
     }
 }
 
-/// Puts `new` in; whether it is another.
+/// Stores `new`; returns whether it differs.
 fn replace<T: PartialEq>(known: &mut T, new: T) -> bool {
     let changed = *known != new;
     *known = new;

@@ -1,5 +1,5 @@
-//! Progress as permanent lines, for a CI system's console. One step speaks at a time; the output of the
-//! others waits for their turn.
+//! Progress as permanent lines, for a CI system's console. One step speaks at a time; the output of the other
+//! steps waits for their turn.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -84,7 +84,7 @@ impl Plain {
     }
 
     /// Takes in changes; returns the text that cannot wait for the next tick. The rest waits, so that
-    /// simultaneous events are told in order.
+    /// simultaneous events are shown in order.
     pub(super) fn update(&mut self, model: &Model, changes: Changes) -> String {
         for id in &changes.vertexes {
             if model.vertex(*id).is_some_and(|vertex| vertex.number > 0) {
@@ -142,7 +142,7 @@ impl Plain {
         if let Some(id) = self.current.filter(|id| self.news.contains_key(id)) {
             self.speak(model, id);
         }
-        // Ended steps report at once, whichever step speaks: it is short, and it is news.
+        // Steps that have ended report at once, whichever step speaks: the report is short and important.
         let ended = self.news.keys().filter_map(|id| Some((*id, model.vertex(*id)?)));
         let mut ended: Vec<(usize, Id)> =
             ended.filter(|(_, vertex)| vertex.is_ended()).map(|(id, vertex)| (vertex.number, id)).collect();
@@ -176,7 +176,7 @@ impl Plain {
         let end = self.end(model, vertex);
         if self.current != Some(id) && news.is_empty() && end.is_some() && end.as_ref() == self.ends.get(&id)
         {
-            // BuildKit repeats some steps in each pass, in no time.
+            // BuildKit repeats some steps in each pass, taking no time.
             return;
         }
         let News { lines, statuses, warnings, .. } = news;
@@ -190,7 +190,7 @@ impl Plain {
         }
         for line in lines {
             self.waiting_bytes -= line.bytes();
-            // Already shown while it was unfinished, and unchanged since.
+            // The line was already shown while it was unfinished, and has not changed.
             let shown = self.partial.take_if(|partial| partial.of == id && partial.shown);
             if shown.is_none_or(|shown| shown.text != line.text) {
                 self.say(format_args!("#{number} {line}"));
@@ -241,7 +241,7 @@ impl Plain {
                 None => moved >= STATUS_FIRST,
             };
         if !due {
-            // Too early; it stays news until it is due.
+            // Too early; the part stays in the news until it is due.
             self.hear(id).statuses.insert(place);
             return;
         }
@@ -259,7 +259,7 @@ impl Plain {
         self.say(format_args!("#{} {}{size}{time}{done}", vertex.number, status.name));
     }
 
-    /// Shows the speaking step's unfinished line if it has been there for a while.
+    /// Shows the speaking step's unfinished line if it has been unfinished for a while.
     fn show_partial(&mut self, model: &Model) {
         let now = self.now;
         let Some((id, vertex)) = self.current.and_then(|id| Some((id, model.vertex(id)?))) else { return };
@@ -293,7 +293,7 @@ mod tests {
     use super::*;
     use crate::client::progress::facts::{Clock, Facts};
 
-    /// A console, and the ways to it.
+    /// A plain console with a model and a clock.
     struct Console {
         clock: Clock,
         model: Model,
@@ -308,7 +308,7 @@ mod tests {
             Self { clock, model: Model::default(), plain, text: String::new() }
         }
 
-        /// These facts come, at this time.
+        /// Applies these facts at this time.
         fn see(&mut self, millis: u64, facts: Facts) {
             let changes = self.model.apply(&facts.0);
             self.text += &self.plain.update(&self.model, changes);
@@ -392,7 +392,7 @@ mod tests {
         console.see(2000, Facts::new().log("b", 2000, "b2\n").log("a", 2000, "a2\n"));
         console.tick(5100);
         console.see(6000, Facts::new().log("a", 6000, "a3\n").log("b", 6000, "b3\n"));
-        // What ends interrupts.
+        // A step that ends interrupts the speaking step.
         console.see(7000, Facts::new().cached("c", "C", 7000));
         console.see(7100, Facts::new().failed("a", "A", 0, 7100, "exit code: 1"));
         console.see(7200, Facts::new().failed("b", "B", 0, 7100, "process: context canceled"));
@@ -483,7 +483,7 @@ mod tests {
         let mut console = Console::new();
         console.see(0, Facts::new().warning("", "# syntax= is ignored", 1).started("a", "A", 0));
         console.see(0, Facts::new().warning("a", "stage name is upper case (line 3)", 3));
-        // A second pass of the frontend says the same.
+        // A second pass of the frontend repeats the warning.
         console.see(0, Facts::new().warning("a", "stage name is upper case (line 3)", 3));
         assert_eq!(
             console.finish(),

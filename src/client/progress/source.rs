@@ -1,4 +1,4 @@
-//! Lines of a Dockerfile, as an error shows them.
+//! Lines of a Dockerfile, as shown in an error.
 
 use std::fmt;
 
@@ -18,7 +18,7 @@ pub struct Source {
 }
 
 impl Source {
-    /// Takes the lines as the API has them.
+    /// Reads the lines from their wire form.
     pub fn new(source: &v1::SourceLines) -> Self {
         Self {
             file: one_line(&source.filename),
@@ -30,7 +30,7 @@ impl Source {
     }
 }
 
-/// As buildx prints it.
+/// Printed as in buildx.
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}:{}", self.file, self.start)?;

@@ -10,7 +10,7 @@ use std::{
 use super::{lines::LineBuffer, model::Id};
 use crate::wire::v1::LogStream;
 
-/// How much of a step's output is kept, to be repeated if it fails.
+/// How much of a step's output is kept, to be repeated if the step fails.
 pub(super) const TAIL_LINES_MAX: usize = 200;
 pub(super) const TAIL_BYTES_MAX: usize = 64 * 1024;
 /// How much of a single line is kept.
@@ -30,7 +30,7 @@ pub struct Vertex {
     pub name: String,
     pub(super) cached: bool,
     pub(super) error: String,
-    /// The time of its earlier runs: a step can start again.
+    /// The duration of the step's earlier runs: a step can start again.
     pub(super) before: Duration,
     pub(super) begin: Option<Moment>,
     pub(super) end: Option<Moment>,
@@ -41,7 +41,7 @@ pub struct Vertex {
     pub tail: Tail,
     /// Standard output and standard error, each with its own unfinished line.
     pub(super) outputs: [Output; 2],
-    /// The one that wrote last.
+    /// The output that wrote last.
     pub(super) spoke_last: usize,
 }
 
@@ -69,7 +69,7 @@ pub enum State<'a> {
     Cached,
     /// It was stopped before its end.
     Canceled,
-    /// It failed, and why.
+    /// It failed, with this error.
     Failed(&'a str),
 }
 
@@ -78,9 +78,9 @@ pub enum State<'a> {
 pub struct Status {
     /// The name to show.
     pub name: String,
-    /// How far it is, in bytes.
+    /// The progress so far, in bytes.
     pub current: u64,
-    /// How far it goes; 0 if unknown.
+    /// The expected total in bytes; 0 if unknown.
     pub total: u64,
     pub(super) begin: Option<Moment>,
     pub(super) end: Option<Moment>,
@@ -100,7 +100,7 @@ pub struct Line {
 pub struct Tail {
     /// At most 200 lines and 64 KiB.
     pub lines: VecDeque<Line>,
-    /// How many lines before these are no longer kept.
+    /// How many earlier lines have been dropped.
     pub forgotten: u64,
     pub(super) bytes: usize,
 }
@@ -108,20 +108,20 @@ pub struct Tail {
 /// A warning about the Dockerfile or the call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Warning {
-    /// The step it is about, or none for the whole build.
+    /// The step that it is about; `None` for the whole build.
     pub vertex: Option<Id>,
     /// The warning in a line.
     pub short: String,
     /// More lines.
     pub details: Vec<String>,
-    /// Where to read on; may be empty.
+    /// A page with more information; may be empty.
     pub url: String,
-    /// The first line that it is about, from 1; 0 if none.
+    /// The first line of the Dockerfile that it is about, from 1; 0 if there is none.
     pub line: i32,
 }
 
 impl Vertex {
-    /// Its state.
+    /// The state of the step.
     pub fn state(&self) -> State<'_> {
         match self {
             Self { number: 0, .. } => State::Waiting,
@@ -138,7 +138,8 @@ impl Vertex {
         self.end.is_some()
     }
 
-    /// The unfinished line of its output; if both streams have one, that of the last to write.
+    /// The unfinished line of the step's output; if both streams have one, the line of the stream that wrote
+    /// last.
     pub fn partial_line(&self) -> Option<Line> {
         let [out, error] = &self.outputs;
         let streams = if self.spoke_last == 0 { [out, error] } else { [error, out] };
@@ -184,13 +185,13 @@ impl Status {
 }
 
 impl Line {
-    /// Its memory use: empty lines are not free, either.
+    /// Its memory use. Even empty lines take memory.
     pub(super) fn bytes(&self) -> usize {
         size_of::<Self>() + self.text.len()
     }
 }
 
-/// Preceded by its time, as buildx prints it: the later, the fewer digits.
+/// Preceded by its time, as in buildx: the later the time, the fewer digits.
 impl fmt::Display for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = self.after.as_secs_f64();

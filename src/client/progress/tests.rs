@@ -1,4 +1,4 @@
-//! Whatever comes, in whatever order: what is written is text, and the terminal stays ours.
+//! For any input in any order, the output is plain text, and nothing but the picture drives the terminal.
 
 use proptest::prelude::*;
 
@@ -8,13 +8,13 @@ use crate::client::progress::{
     tty::Size,
 };
 
-/// Sequences that drive a terminal, text that hides, bytes that are not text.
+/// Sequences that drive a terminal, text that hides other text, and bytes that are not text.
 const HOSTILE: &str = "a\x1b[2J\x1b[1;1H\x1b]0;title\x07\x1b]52;c;eA==\x1b\\\x1bP+q\x1b\\\x1bc\x1b#8\u{9b}6n\u{9d}0;t\u{9c}\
     \u{202e}b\u{2066}\u{200b}\u{feff}\u{61c}\x08\x08\x7f\x00\x0b\x0c\x0e\u{85}\r\r\nERROR: forged\n\x1b[?25l\x1b[?1049h\x1b";
 
 const CONSOLE: Console = Console { is_dumb: false, colors: true };
 
-/// One of everything, all of it hostile.
+/// A message with one fact of each kind, all of them hostile.
 fn hostile() -> Facts {
     let mut facts = Facts::new()
         .started("a", HOSTILE, 0)
@@ -43,7 +43,7 @@ fn hostile_failure() -> v1::BuildFailure {
     }
 }
 
-/// All that `mode` writes when these messages come 100 ms apart.
+/// The output of `mode` if these messages come 100 ms apart.
 fn written(mode: Mode, messages: &[v1::Progress]) -> String {
     let clock = Clock::start();
     let mut out = Vec::new();
@@ -56,7 +56,7 @@ fn written(mode: Mode, messages: &[v1::Progress]) -> String {
     String::from_utf8(out).unwrap()
 }
 
-/// Takes out what the picture itself needs of a terminal.
+/// Removes the terminal sequences that the picture itself uses.
 fn without_ours(text: &str) -> String {
     let mut text = text.to_owned();
     let ours = ["?25l", "?7l", "K", "J", "?7h", "?25h", "34m", "33m", "31m", "2m", "0m"];
@@ -74,7 +74,7 @@ fn without_ours(text: &str) -> String {
     let mut parts = text.split("\x1b[");
     let first = parts.next().unwrap_or_default().to_owned();
     let text = parts.fold(first, |text, part| text + &up(part));
-    // The one carriage return of each picture.
+    // Each picture has one carriage return.
     text.replace('\r', "")
 }
 
@@ -91,7 +91,7 @@ fn hostile_text_cannot_drive_a_console() {
     for mode in [Mode::Plain, Mode::Quiet] {
         let text = written(mode, &[hostile().0]);
         assert_is_text(&text);
-        // Only the step's own output may have a line to itself, with number and time before it.
+        // Only the step's own output may have a line of its own, which begins with its number and time.
         assert!(!text.lines().any(|line| line.starts_with("ERROR: forged")), "{text}");
     }
     assert_is_text(&without_ours(&written(Mode::Tty, &[hostile().0, hostile().0])));

@@ -11,7 +11,7 @@ const NAME_BYTES_MAX: usize = 4 * 1024;
 #[derive(Debug, Default)]
 pub(super) struct Segment {
     pub(super) text: String,
-    /// Whether it erases the text that was there before.
+    /// Whether the segment erases the text before it.
     pub(super) erases: bool,
 }
 
@@ -44,14 +44,14 @@ fn log_text(text: &str) -> String {
     cells.join("\t")
 }
 
-/// A name, an error or a warning in one line: without escape sequences, control characters escaped.
+/// A name, an error or a warning on one line: without escape sequences, with control characters escaped.
 pub(in crate::client) fn one_line(text: &str) -> String {
     let mut line = printable_words(&without_sequences(&cut_bytes(text, NAME_BYTES_MAX)).replace('\t', " "));
     line.truncate(line.trim_end().len());
     line
 }
 
-/// A line of a source file: as [`one_line`], but with its tabs and spaces.
+/// A line of a source file: as [`one_line`], but keeping its tabs and spaces.
 pub(super) fn source_line(text: &str) -> String {
     log_text(&without_sequences(cut_bytes(text, NAME_BYTES_MAX).trim_end_matches('\r')))
 }
@@ -64,7 +64,7 @@ fn cut_bytes(text: &str, max: usize) -> String {
     format!("{}...", text.get(..end).unwrap_or_default())
 }
 
-/// `text` without the sequences that would drive a terminal.
+/// `text` without sequences that would drive a terminal.
 fn without_sequences(text: &str) -> String {
     let mut kept = String::with_capacity(text.len());
     pieces(text, |piece| {
@@ -78,7 +78,7 @@ fn without_sequences(text: &str) -> String {
 /// A piece of text as a terminal would interpret it.
 enum Piece {
     Char(char),
-    /// Erases the line behind the cursor, or all of it.
+    /// Erases the line after the cursor, or all of it.
     Erase {
         all: bool,
     },
@@ -133,7 +133,7 @@ fn end_of_csi(rest: &mut std::str::Chars<'_>) -> Option<char> {
     rest.find(|c| !matches!(c, ' '..='?')).filter(|c| matches!(c, '@'..='~'))
 }
 
-/// Skips to a string terminator; xterm accepts a BEL as one.
+/// Skips to a string terminator; xterm also accepts a BEL.
 fn end_of_string(rest: &mut std::str::Chars<'_>) -> bool {
     while let Some(c) = rest.next() {
         match c {
@@ -150,7 +150,7 @@ pub(super) fn width(text: &str) -> usize {
     text.chars().map(|c| c.width().unwrap_or(0)).sum()
 }
 
-/// `text` in at most `columns`; three dots mark where it was cut.
+/// `text` in at most `columns`; three dots mark a cut.
 pub(super) fn cut(text: &str, columns: usize) -> String {
     if width(text) <= columns {
         return text.to_owned();
@@ -168,7 +168,7 @@ pub(super) fn cut(text: &str, columns: usize) -> String {
     kept + dots
 }
 
-/// `text` with its tabs as spaces, to the next multiple of eight columns.
+/// `text` with its tabs replaced by spaces, to the next multiple of eight columns.
 pub(super) fn untabbed(text: &str) -> String {
     let mut columns = 0;
     let mut spaced = String::with_capacity(text.len());

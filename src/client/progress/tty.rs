@@ -21,8 +21,7 @@ const BAR_COLUMNS: usize = 20;
 /// The least width of a name before a bar; if there is no room for both, the bar is left out.
 const BAR_NAME_COLUMNS: usize = 19;
 
-/// Hides the cursor and turns wrapping off: a row that the terminal considers wider than we do must not
-/// become two.
+/// Hides the cursor and turns wrapping off: a row that the terminal considers wider than we do must not wrap.
 const BEGIN: &str = "\x1b[?25l\x1b[?7l\r";
 /// Restores both after every picture, so that a killed client leaves the terminal in order.
 const END: &str = "\x1b[J\x1b[?7h\x1b[?25h";
@@ -77,7 +76,7 @@ enum Color {
 }
 
 impl Size {
-    /// The size of the terminal that standard error is, now.
+    /// The current size of the terminal at standard error.
     fn of_terminal() -> Self {
         match rustix::termios::tcgetwinsize(std::io::stderr()) {
             Ok(size) if size.ws_col > 0 && size.ws_row > 0 => {
@@ -107,7 +106,7 @@ impl Tty {
         self.draw(model, Size::of_terminal())
     }
 
-    /// Draws the last picture in full; it stays.
+    /// Draws the last picture in full; the picture stays.
     pub(super) fn finish(&mut self, model: &Model) -> String {
         self.draw_last(model, Size::of_terminal())
     }
@@ -117,7 +116,7 @@ impl Tty {
         let mut rows = self.rows_of(model, size);
         fit(&mut rows, limit);
         let mut free = limit.saturating_sub(rows.len());
-        // The step that started last is the one the user is waiting for.
+        // The user is most likely waiting for the step that started last.
         for place in (0..rows.len()).rev() {
             let Some(Kind::Running(id)) = rows.get(place).map(|row| row.kind) else { continue };
             let window = model.vertex(id).map(|vertex| window(vertex, free.min(WINDOW_ROWS_MAX)));
@@ -191,13 +190,13 @@ impl Tty {
         // Keep the last column free: some terminals wrap as soon as it is written.
         let columns = size.columns.saturating_sub(1);
         let mut picture = BEGIN.to_owned();
-        // A terminal that has become narrower has wrapped the rows that no longer fit.
+        // A terminal that has become narrower has wrapped the rows that are now too wide.
         let above: usize = self.rows.iter().map(|width| width.div_ceil(size.columns.max(1)).max(1)).sum();
         if above > 0 {
             let _ = write!(picture, "\x1b[{above}A");
         }
         if self.columns != size.columns {
-            // Wrapped rows would be joined again if the terminal became wider.
+            // If the terminal became wider, it would join wrapped rows again.
             picture += "\x1b[J";
             self.columns = size.columns;
         }
@@ -240,7 +239,7 @@ impl Color {
     }
 }
 
-/// Keeps at most `limit` rows: drops the oldest ended ones first, then parts.
+/// Keeps at most `limit` rows: drops the oldest ended rows first, then parts.
 fn fit(rows: &mut Vec<Row>, limit: usize) {
     let mut excess = rows.len().saturating_sub(limit);
     for may_go in [|kind| kind == Kind::Ended, |kind| kind == Kind::Moving, |_| true] {
@@ -271,7 +270,8 @@ fn window(vertex: &Vertex, rows_max: usize) -> Vec<Row> {
     rows
 }
 
-/// As much of a line as any terminal shows: the whole can have a megabyte, ten times a second.
+/// As much of a line as a terminal can show: the whole line may have a megabyte, and is drawn ten times a
+/// second.
 fn beginning(text: &str) -> &str {
     text.get(..text.floor_char_boundary(ROW_BYTES_MAX)).unwrap_or(text)
 }
@@ -296,7 +296,7 @@ mod tests {
     use super::*;
     use crate::client::progress::facts::{Clock, Facts};
 
-    /// A terminal on which a command was typed, and the picture on it.
+    /// A terminal on which a command was typed, with the picture below.
     struct Terminal {
         parser: vt100::Parser,
         size: Size,
@@ -319,7 +319,7 @@ mod tests {
             self.parser.screen_mut().set_size(cells(rows), cells(columns));
         }
 
-        /// These facts come, and the picture of this time is drawn.
+        /// Applies these facts, and draws the picture for this time.
         fn see(&mut self, millis: u64, facts: Facts) {
             self.model.apply(&facts.0);
             self.model.tick(self.clock.at(millis));
@@ -420,7 +420,7 @@ $ wharf build .
         let mut terminal = Terminal::new(60, 10);
         for step in 0..100 {
             let (digest, name) = (format!("d{step}"), format!("step {step}"));
-            // The first two run on.
+            // The first two steps keep running.
             let facts = Facts::new().started(&digest, &name, step * 10);
             terminal.see(
                 step * 10,
@@ -452,7 +452,7 @@ $ wharf build .
         }
         terminal.see(0, facts);
         let screen = terminal.screen();
-        // Two rows are free for output: the last step has them.
+        // Two rows are free for output, and the last step gets them.
         assert!(screen.ends_with("=> # 3\n => => # 4"), "{screen}");
         assert_eq!(screen.matches("=> #").count(), 2, "{screen}");
         for rows in 1..6 {
@@ -491,7 +491,7 @@ $ wharf build .
         terminal.see(0, layers());
         assert_eq!(terminal.tty.rows, [23, 79, 79, 79]);
         let picture = terminal.tty.draw(&terminal.model, Size { columns: 40, rows: 24 });
-        // As tmux and most others reflow them: each full row has become two.
+        // tmux and most other terminals reflow like this: each full row has become two.
         assert!(picture.starts_with("\x1b[?25l\x1b[?7l\r\x1b[7A\x1b[J"), "{picture:?}");
     }
 

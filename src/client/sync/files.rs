@@ -1,10 +1,10 @@
-//! The announced files, by the numbers by which the receiver asks for them.
+//! The announced files, by the ids with which the receiver requests them.
 
 use std::collections::HashSet;
 
 use crate::client::context::Entry;
 
-/// A file that has been asked for.
+/// A file that has been requested.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct File {
     pub(crate) id: u32,
@@ -24,13 +24,13 @@ pub(crate) struct Files {
 #[derive(Debug)]
 struct Record {
     id: u32,
-    /// The end of its path in `paths`; it begins at the end of the previous one.
+    /// The end of the file's path in `paths`; the path begins at the end of the previous one.
     end: usize,
     size: u64,
 }
 
 impl Files {
-    /// Records an entry, which the caller announces next.
+    /// Records an entry that the caller announces next.
     pub(crate) fn announce(&mut self, entry: &Entry) {
         if entry.is_file() {
             self.paths.push_str(&entry.stat.path);
@@ -39,7 +39,7 @@ impl Files {
         self.announced += 1;
     }
 
-    /// The announced file with this id; each can be requested once.
+    /// The announced file with this id; each file can be requested once.
     pub(crate) fn ask(&mut self, id: u32) -> Option<File> {
         let at = self.records.binary_search_by_key(&id, |record| record.id).ok()?;
         let record = self.records.get(at)?;

@@ -1,6 +1,6 @@
 //! Incremental context sync: announces a directory's entries, and sends the files that are requested.
 //!
-//! The protocol is fsutil's DiffCopy (tonistiigi/fsutil, `receive.go`). The transport is not its concern:
+//! The protocol is fsutil's DiffCopy (tonistiigi/fsutil, `receive.go`). This module knows no transport:
 //! encoded packets come in as a stream and go out through [`Packets`].
 
 mod files;
@@ -33,31 +33,31 @@ pub use self::outgoing::{Outgoing, Packets, channel};
 use super::context::{self, Entry, Tree};
 use crate::{names::printable, wire::v1::FileSync};
 
-/// A file travels in pieces of this size; larger ones are slower, smaller ones no faster.
+/// The size of a file's pieces; larger pieces are slower, smaller ones no faster.
 const CHUNK_BYTES: usize = 64 * 1024;
 
-/// Files that are read at once.
+/// How many files are read at once.
 const READERS: usize = 4;
 
-/// Files that may wait for a reader before no more requests are taken.
+/// How many files may wait for a reader before no more requests are read.
 const QUEUE: usize = 128;
 
-/// How long a failed sync tries to tell a receiver, which may not be reading, why it failed.
+/// How long a failed sync tries to tell the receiver the reason; the receiver may not be reading.
 const FAREWELL: Duration = Duration::from_secs(2);
 
-/// Why a directory could not be sent.
+/// The reason why a directory could not be sent.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Its files cannot be read.
+    /// The directory's files cannot be read.
     #[error(transparent)]
     Context(#[from] context::Error),
     /// A file has fewer bytes than announced.
     #[error("{0:?} became shorter while the build was reading it")]
     Shrank(PathBuf),
-    /// The receiver requested something that it cannot have.
+    /// The receiver requested an entry that is not a file, or requested a file twice.
     #[error("the builder asked for entry {0}, which is not a file of this context, or asked twice")]
     UnknownFile(u32),
-    /// The receiver sent something that is not a packet, or a packet that only senders send.
+    /// The receiver sent bytes that are not a packet, or a packet that only senders send.
     #[error("the builder broke the context sync's protocol: {0}")]
     Protocol(String),
     /// The receiver gave up.
@@ -66,7 +66,7 @@ pub enum Error {
     /// The stream ended before the sync did.
     #[error("the context sync was cut off")]
     Broken(#[source] Option<Box<dyn StdError + Send + Sync>>),
-    /// A thread of ours failed.
+    /// A thread of this client failed.
     #[error("the context sync failed")]
     Failed(#[source] JoinError),
 }
@@ -76,7 +76,7 @@ pub enum Error {
 /// files' paths. Dropping the future stops the sync.
 ///
 /// # Errors
-/// When the files cannot be read or the receiver breaks off; the receiver is told as well.
+/// When the files cannot be read or the receiver breaks off. The receiver is told as well.
 pub async fn send<E>(
     tree: Arc<Tree>,
     request: FileSync,
@@ -98,7 +98,7 @@ where
     drop(stop);
     match outcome {
         Ok(()) => {
-            // The receiver has everything; it does not matter whether this still reaches it.
+            // The receiver has everything, so it does not matter whether this packet still arrives.
             let _ = out.send(packet(PacketType::PacketFin, &[])).await;
             Ok(())
         }
@@ -112,7 +112,7 @@ where
     }
 }
 
-/// Tells the threads that nobody waits for them any more.
+/// Tells the threads that nobody waits for them any more, when dropped.
 #[derive(Default)]
 struct Stop(Arc<AtomicBool>);
 
@@ -122,10 +122,10 @@ impl Drop for Stop {
     }
 }
 
-/// Why a thread ended early.
+/// The reason why a thread ended early.
 enum Stopped {
     Error(Error),
-    /// Nobody reads the packets; the stream of requests knows why.
+    /// Nobody reads the packets; the stream of requests has the reason.
     Closed,
 }
 
@@ -147,7 +147,7 @@ impl From<outgoing::Closed> for Stopped {
     }
 }
 
-/// Runs the walk and the readers, and hands the readers the requests.
+/// Runs the walk and the readers, and passes the requests to the readers.
 async fn serve<E>(
     sender: &Arc<Sender>,
     request: FileSync,
@@ -170,7 +170,7 @@ where
     let mut closed = false;
     loop {
         let ask = async {
-            // Reserve room first: a request that has been received must not be lost.
+            // Reserve room first: a received request must not be lost.
             let room = queue.reserve().await.ok();
             if closed {
                 (room, timeout(FAREWELL, requests.next()).await.ok().flatten())
@@ -222,7 +222,7 @@ where
     Ok(())
 }
 
-/// What the threads of a sync share.
+/// State shared by the threads of a sync.
 struct Sender {
     tree: Arc<Tree>,
     out: Outgoing,
@@ -243,7 +243,7 @@ impl Sender {
         Ok(self.out.send_blocking(&self.runtime, packet)?)
     }
 
-    /// Announces every entry, then that there are no more.
+    /// Announces every entry, then the end.
     fn walk(&self, request: &FileSync) -> Result<(), Stopped> {
         for entry in self.tree.entries(request)? {
             let entry = entry?;
@@ -253,7 +253,7 @@ impl Sender {
         self.put(packet(PacketType::PacketStat, &[]))
     }
 
-    /// Sends the files that wait, until there are no more to come.
+    /// Sends the waiting files until no more come.
     fn read_files(&self, waiting: &Mutex<mpsc::Receiver<File>>) -> Result<(), Stopped> {
         loop {
             let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
@@ -262,10 +262,10 @@ impl Sender {
         }
     }
 
-    /// Sends a file: as many bytes as were announced, then the packet that ends it.
+    /// Sends a file: as many bytes as announced, then the packet that ends it.
     fn read(&self, file: &File) -> Result<(), Stopped> {
         let mut left = file.size;
-        // An empty one is not opened: it may be a socket, which cannot be.
+        // An empty file is not opened: it may be a socket, which cannot be opened.
         let mut bytes = (left > 0).then(|| self.tree.open(&file.path)).transpose()?;
         while let Some(bytes) = bytes.as_mut().filter(|_| left > 0) {
             let length = usize::try_from(left).map_or(CHUNK_BYTES, |left| left.min(CHUNK_BYTES));
@@ -295,7 +295,7 @@ fn announcement(entry: Entry) -> Bytes {
         .into()
 }
 
-/// The next `length` bytes of a file as an encoded packet, read to where they are sent from.
+/// Encodes the next `length` bytes of a file as a packet, read directly into the packet's buffer.
 fn chunk(id: u32, length: usize, bytes: &mut dyn Read) -> io::Result<Bytes> {
     let head = Packet { r#type: PacketType::PacketData.into(), id, ..Packet::default() };
     let mut packet = BytesMut::with_capacity(head.encoded_len() + 16 + length);

@@ -1,4 +1,4 @@
-//! A queue of outgoing packets, bounded in bytes: many small ones or a few large ones.
+//! A queue of outgoing packets, bounded in bytes, so that it holds many small packets or a few large ones.
 
 use std::{
     pin::Pin,
@@ -13,20 +13,20 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
 };
 
-/// How many bytes may be queued: a few chunks of files, or some thousand announcements.
+/// How many bytes may be queued: a few pieces of files, or some thousand announcements.
 const BYTES_MAX: u32 = 512 * 1024;
 
 /// How many packets may be queued.
 const PACKETS_MAX: usize = 1024;
 
-/// The sending end of the queue.
+/// The sending side of the queue.
 #[derive(Clone, Debug)]
 pub struct Outgoing {
     packets: mpsc::Sender<(Bytes, OwnedSemaphorePermit)>,
     room: Arc<Semaphore>,
 }
 
-/// The encoded packets to send, in order. Ends with the sync.
+/// The encoded packets to send, in order. The stream ends with the sync.
 #[derive(Debug)]
 pub struct Packets(mpsc::Receiver<(Bytes, OwnedSemaphorePermit)>);
 
@@ -34,7 +34,7 @@ pub struct Packets(mpsc::Receiver<(Bytes, OwnedSemaphorePermit)>);
 #[derive(Debug)]
 pub(crate) struct Closed;
 
-/// Makes a queue. A reader that stops reading stops the senders.
+/// Makes a queue. A reader that stops reading blocks the senders.
 pub fn channel() -> (Outgoing, Packets) {
     let (sender, receiver) = mpsc::channel(PACKETS_MAX);
     let room = Arc::new(Semaphore::new(usize::try_from(BYTES_MAX).unwrap_or(usize::MAX)));
@@ -48,7 +48,7 @@ impl Outgoing {
         self.packets.send((packet, room)).await.map_err(|_| Closed)
     }
 
-    /// The same, for a thread that may block.
+    /// Sends from a thread that may block.
     pub(crate) fn send_blocking(&self, runtime: &Handle, packet: Bytes) -> Result<(), Closed> {
         runtime.block_on(self.send(packet))
     }
@@ -85,7 +85,7 @@ mod tests {
     #[tokio::test]
     async fn many_small_packets_are_bounded_too() {
         let (out, _packets) = channel();
-        // Unconstrained: tokio would have the task yield after a hundred or so.
+        // Unconstrained: otherwise tokio would make the task yield after about a hundred packets.
         let send = || tokio::task::unconstrained(out.send(Bytes::from_static(b"s"))).now_or_never();
         let sent = (0..2 * PACKETS_MAX).take_while(|_| send().is_some());
         assert_eq!(sent.count(), PACKETS_MAX);

@@ -1,4 +1,4 @@
-//! The sender against a receiver that does what BuildKit's does.
+//! The sender against a receiver that behaves like BuildKit's.
 
 use std::{
     collections::BTreeMap,
@@ -10,7 +10,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::*;
 
-/// A directory that goes with the test.
+/// A directory that is removed with the test.
 pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {
@@ -75,7 +75,7 @@ impl Receiver {
         self.say(PacketType::PacketReq, id, &[]).await;
     }
 
-    /// Takes packets until `count` files are whole.
+    /// Receives packets until `count` files are complete.
     async fn files(&mut self, count: usize) -> BTreeMap<u32, Vec<u8>> {
         let (mut open, mut whole) = (BTreeMap::<u32, Vec<u8>>::new(), BTreeMap::new());
         while whole.len() < count {
@@ -91,7 +91,7 @@ impl Receiver {
         whole
     }
 
-    /// Expects an error packet; its text and the sender's error.
+    /// Expects an error packet; returns its text and the sender's error.
     async fn failed(mut self) -> (String, Error) {
         loop {
             let packet = self.next().await.expect("an ERR packet before the end");
@@ -238,7 +238,7 @@ async fn a_sync_that_is_dropped_ends_its_threads() {
     receiver.next().await.unwrap();
     receiver.sync.abort();
     assert!(receiver.sync.await.unwrap_err().is_cancelled());
-    // Each thread holds the way out: its end is the end of the last one.
+    // Each thread holds the sending side, so the stream ends when the last thread ends.
     let mut rest = 0;
     while let Some(packet) = receiver.packets.next().await {
         rest += packet.len();

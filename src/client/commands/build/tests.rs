@@ -1,5 +1,5 @@
-//! What the client does when wharfd, or what it reads, does what no real one can be made to do at
-//! the right moment. The rest is tried against the real ones, in `tests/wharf`.
+//! Tests of the client against a fake wharfd, for behaviour that a real wharfd cannot be made to show at the
+//! right moment. `tests/wharf` has the tests against the real one.
 
 use std::io;
 
@@ -46,17 +46,17 @@ fn a_large_dockerfile_is_built_without_its_warnings() {
     assert_eq!(checks("", CHECKED_BYTES_MAX, &[(CHECK, "")]).as_deref(), Some(""));
 }
 
-/// What a fake wharfd is asked.
+/// A request to the fake wharfd.
 enum Asked {
-    /// A session was opened; announcements go here, their sender's end ends it.
+    /// A session was opened. Announcements go to the sender; dropping the sender ends the session.
     Session(Streaming<SessionRequest>, mpsc::Sender<Result<SessionResponse, Status>>),
-    /// A stream was attached to.
+    /// The client attached to a stream.
     Attach(Streaming<AttachRequest>),
-    /// A build was started; responses go here.
+    /// A build was started; responses go to the sender.
     Build(Streaming<BuildRequest>, mpsc::Sender<Result<BuildResponse, Status>>),
 }
 
-/// A wharfd that does what a test says.
+/// A wharfd whose answers a test decides.
 struct Fake(mpsc::Sender<Asked>);
 
 impl Fake {
@@ -98,7 +98,7 @@ impl BuildService for Fake {
     }
 }
 
-/// A build that runs against a fake.
+/// A build that runs against a fake wharfd.
 struct Trial {
     asked: mpsc::Receiver<Asked>,
     ended: oneshot::Receiver<Result<Ended, Stop>>,
@@ -106,7 +106,7 @@ struct Trial {
     _client: JoinSet<()>,
 }
 
-/// Only one trial at a time may be sent signals.
+/// Signals go to the whole process, so only one trial at a time may send them.
 static SIGNALS: Mutex<()> = Mutex::const_new(());
 
 impl Trial {
@@ -143,7 +143,7 @@ impl Trial {
         Self { asked, ended, server, _client: client }
     }
 
-    /// What is asked next. A client that goes wrong may never ask.
+    /// The client's next request. A faulty client may never send one.
     async fn asked(&mut self) -> Option<Asked> {
         time::timeout(Duration::from_secs(30), self.asked.recv()).await.ok().flatten()
     }
@@ -162,7 +162,7 @@ impl Trial {
         (requests, responses)
     }
 
-    /// Takes the build that the client starts.
+    /// Accepts the build that the client starts.
     async fn build(&mut self) -> (Streaming<BuildRequest>, mpsc::Sender<Result<BuildResponse, Status>>) {
         let Some(Asked::Build(mut requests, responses)) = self.asked().await else { panic!("not a build") };
         let start = requests.message().await.unwrap().unwrap().request;
@@ -171,7 +171,7 @@ impl Trial {
         (requests, responses)
     }
 
-    /// Asks the client for something, and gives what it says.
+    /// Requests something from the client, and returns its answer.
     async fn answer(
         &mut self,
         session: &mpsc::Sender<Result<SessionResponse, Status>>,
@@ -291,7 +291,7 @@ async fn a_signal_ends_the_session_and_waits_for_the_build() {
     let (_build, responses) = trial.build().await;
     kill_process(getpid(), Signal::TERM).unwrap();
     assert!(requests.message().await.unwrap().is_none());
-    // It waits for this, and stops at once when it comes.
+    // The client waits for this answer, and stops at once when it comes.
     assert!(trial.ended.try_recv().is_err());
     responses.send(Err(Status::cancelled("cancelled"))).await.unwrap();
     assert!(matches!(trial.ended.await.unwrap(), Err(Stop::Cancelled(Exit::Terminated))));

@@ -1,4 +1,4 @@
-//! What the command line means, on directories of the test's own.
+//! Tests of the command line's arguments, on directories made by each test.
 
 use std::os::unix::fs::symlink;
 
@@ -16,7 +16,7 @@ fn paths(source: &Source, directory: &str, follow: &[&str]) -> Vec<String> {
     tree.entries(&request).unwrap().map(|entry| entry.unwrap().stat.path).collect()
 }
 
-/// What BuildKit would read as that file.
+/// The content that BuildKit would get for this file.
 fn content(source: &Source, directory: &str, name: &str) -> String {
     let follow_paths = vec![name.to_owned()];
     let tree = source.tree(directory).unwrap().answering(&FileSync { follow_paths, ..FileSync::default() });
@@ -36,7 +36,7 @@ async fn a_directory_with_its_dockerfile() {
     let path = fs::canonicalize(dir.path()).unwrap().to_str().unwrap().to_owned();
     assert_eq!(told, [("context".to_owned(), path.clone()), ("dockerfile".to_owned(), path)]);
     assert_eq!(paths(&source, "context", &[]), ["Dockerfile", "other"]);
-    // Nothing of the Dockerfile's directory but what makes it one.
+    // The Dockerfile's directory offers only the Dockerfile and its ignore file.
     assert_eq!(paths(&source, "dockerfile", &[]), ["Dockerfile"]);
     assert_eq!(paths(&source, "dockerfile", &["other"]), [""; 0]);
     assert_eq!(paths(&source, "dockerfile", &["."]), ["Dockerfile"]);
@@ -78,7 +78,8 @@ async fn dockerfiles_by_other_names() {
     assert_eq!(source.dockerfile(), "prod");
     assert_eq!(paths(&source, "dockerfile", &["prod", "prod.dockerignore"]), ["prod", "prod.dockerignore"]);
 
-    // A link inside of its directory or of the context is what it leads to, under its own name.
+    // A link whose target is in its own directory or in the context is sent as its target, under the link's
+    // name.
     symlink("prod", dir.path().join("link")).unwrap();
     fs::write(dir.path().join("link.dockerignore"), "y").unwrap();
     let source = open(&dir.path().join("context"), Some(&dir.path().join("link")), b"").await.unwrap();
@@ -90,7 +91,7 @@ async fn dockerfiles_by_other_names() {
     assert_eq!(content(&source, "dockerfile", "inside"), "FROM scratch");
 }
 
-/// A repository with links that lead out of it, beside a user's file that is none of its business.
+/// A repository with links that lead out of it, beside files of the user.
 fn repository() -> Scratch {
     let dir = Scratch::new();
     for path in ["repo/docker", "home/.docker"] {
@@ -136,12 +137,12 @@ async fn no_link_of_a_repository_is_followed_out_of_it() {
         assert!(error.to_string().contains(&format!("/repo/{link}\" is a link")), "{error}");
     }
     assert!(matches!(open(&at("repo"), None, b"").await.unwrap_err(), SourceError::LeadsOut { .. }));
-    // The user's own words and links are followed.
+    // Links that the user types or has made are followed.
     for file in ["home/.docker/Dockerfile", "user/.docker/Dockerfile"] {
         let source = open(&at("repo"), Some(&at(file)), b"").await.unwrap();
         assert_eq!(content(&source, "dockerfile", "Dockerfile"), "secret", "{file}");
     }
-    // Where the context is a part of the workspace, its links are the repository's, too.
+    // If the context is a part of the workspace, its links count as the repository's too.
     for (context, file) in [("repo/directory", "repo/good"), ("repo/docker", "repo/directory/Dockerfile")] {
         let (context, file) = (at(context), at(file));
         open(&context, Some(&file), b"").await.unwrap();
@@ -161,11 +162,11 @@ async fn an_ignore_file_that_is_there_is_used() {
     fs::write(at("context/Dockerfile"), "FROM scratch").unwrap();
     fs::write(at("shared"), "secret").unwrap();
     let ignore = at("context/.dockerignore");
-    // Its root is the context's for BuildKit, which would not find this one.
+    // An absolute link would be resolved in the context by BuildKit, which would not find the target.
     symlink(at("context/rules/ignored"), &ignore).unwrap();
     let source = open(&at("context"), None, b"").await.unwrap();
     assert_eq!(content(&source, "context", ".dockerignore"), "secret");
-    // In the context itself it stays a link.
+    // In the context itself the file stays a link.
     assert!(paths(&source, "context", &["rules"]).contains(&"rules/ignored".to_owned()));
     let source = open(&at("context"), Some(Path::new("-")), b"FROM scratch").await.unwrap();
     assert_eq!(content(&source, "context", ".dockerignore"), "secret");
@@ -190,7 +191,7 @@ async fn an_ignore_file_that_is_there_is_used() {
         assert!(matches!(error, SourceError::IgnoreNotAFile(_)), "{error}");
         fs::remove_dir(path).unwrap();
     }
-    // BuildKit reads no other where the Dockerfile has its own.
+    // If the Dockerfile has an ignore file of its own, BuildKit reads no other.
     fs::write(&own, "own").unwrap();
     symlink("../shared", &ignore).unwrap();
     let source = open(&at("context"), None, b"").await.unwrap();

@@ -1,4 +1,4 @@
-//! Walks of directories of the test's own. `tests/patterns` compares them with Docker's.
+//! Walks of directories made by each test. `tests/patterns` compares the walks with Docker's.
 
 use std::{collections::BTreeSet, os::unix::fs::symlink};
 
@@ -96,7 +96,7 @@ fn followed_paths_stay_inside_of_the_root() {
     symlink("/", root.join("everything")).unwrap();
     let followed = |paths: &[&str]| walk(&root, &Patterns { follow: paths, ..Patterns::default() });
     assert_eq!(followed(&["real/a"]), ["real", "real/a"]);
-    // Docker's own client gives up the second path here.
+    // Docker's own client loses the second path here.
     assert_eq!(followed(&["link/a", "link/b"]), ["link", "real", "real/a", "real/b"]);
     assert_eq!(followed(&["l*/a"]), ["link", "loop", "real", "real/a"]);
     assert_eq!(followed(&["/passwd"]), ["etc", "etc/passwd", "passwd"]);
@@ -155,7 +155,7 @@ fn depth_costs_neither_stack_nor_descriptors() {
     assert_eq!(walk(dir.path(), &Patterns::default()).len(), depth);
 }
 
-/// Whether `path` is sent, with no short cuts: judged from the top down.
+/// Whether `path` is sent, without short cuts: judged from the top down.
 fn wanted(patterns: &super::super::Patterns, path: &str) -> bool {
     let mut above = Matched::default();
     for directory in super::super::path::ancestors(path) {
@@ -177,10 +177,10 @@ proptest! {
         let mut all = BTreeSet::new();
         for parts in &files {
             let file = dir.path().join(parts.join("/"));
-            // A file is not a directory as well.
+            // A path cannot be both a file and a directory.
             if fs::create_dir_all(file.parent().unwrap()).is_ok() && !file.is_dir() {
                 fs::write(file, "").unwrap();
-                // Sorted by components, bytewise: what the receiver insists on.
+                // Sorted bytewise by components, as the receiver requires.
                 all.extend((1..=parts.len()).map(|depth| parts[..depth].to_vec()));
             }
         }

@@ -1,4 +1,4 @@
-//! Facts in whatever order, and what is kept of them.
+//! Facts in any order, and the state that the model keeps of them.
 
 use super::*;
 use crate::client::progress::{
@@ -12,7 +12,7 @@ fn of(model: &Model, digest: &str) -> (usize, String, String) {
 }
 
 fn millis(model: &Model, digest: &str) -> u128 {
-    // What has ended needs no clock.
+    // An ended step needs no clock.
     model.elapsed(model.by_digest(digest).unwrap(), Instant::now()).as_millis()
 }
 
@@ -33,12 +33,12 @@ fn later_facts_replace_earlier_ones_and_stale_ones_do_not() {
     let mut model = model_of(&[
         Facts::new().started("a", "pull x", 0),
         Facts::new().failed("a", "pull x@sha256:1", 0, 50, "denied"),
-        // A second pass announces it anew.
+        // A second pass announces the step again.
         Facts::new().announced("a", "stale"),
     ]);
     assert_eq!(of(&model, "a"), (1, "pull x@sha256:1".into(), r#"Failed("denied")"#.into()));
     assert!(model.apply(&Facts::new().failed("a", "pull x@sha256:1", 0, 50, "denied").0).vertexes.is_empty());
-    // It runs again, and both runs count.
+    // The step runs again, and both runs count.
     assert_eq!(model.apply(&Facts::new().started("a", "", 100).0).vertexes.len(), 1);
     assert_eq!(of(&model, "a"), (1, "pull x@sha256:1".into(), "Running".into()));
     model.apply(&Facts::new().done("a", "", 100, 130).0);
@@ -149,7 +149,7 @@ fn counts_are_bounded() {
 fn running_time_follows_the_engines_clock() {
     let clock = Clock::start();
     let mut model = model_of(&[Facts::new().started("a", "A", 0)]);
-    // The first message was a second under way, the next one was not.
+    // The first message was delayed by a second, the next was not.
     model.tick(clock.at(1000));
     model.apply(&Facts::new().log("a", 1500, "x").0);
     model.tick(clock.at(1500));
