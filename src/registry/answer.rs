@@ -1,4 +1,4 @@
-//! One request and its answer, on a connection of its own, read at the pace of whoever wants it.
+//! One request and its answer on a connection of their own, read at the consumer's pace.
 
 use std::{
     future::Future,
@@ -16,21 +16,21 @@ use tokio::time::{Instant, timeout};
 
 use super::{connect::Io, error::Error};
 
-/// How long a server may think before it answers.
+/// How long a server may take to begin its answer.
 const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a server may take nothing of a blob, or keep a whole one without a word: it may have to
-/// hash and move it.
+/// How long a server may accept nothing of a blob's upload, or process a complete blob without an answer: it
+/// may have to hash and move the blob.
 const SENDING_TIMEOUT: Duration = Duration::from_secs(180);
-/// A server that has sent less than this in this time drips.
+/// A server that sends less than this in `PACE_TIME` is too slow.
 const PACE_BYTES: u64 = 64 << 10;
 const PACE_TIME: Duration = Duration::from_secs(30);
-/// An answer's head.
+/// The largest head of an answer.
 const HEAD_BYTES_MAX: usize = 64 << 10;
-/// What is read of a refusal.
+/// How much of an error's body is read.
 const REFUSAL_BYTES_MAX: usize = 64 << 10;
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What a request carries.
+/// The body of a request.
 pub(super) type Body = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
 
 /// No body.
@@ -45,18 +45,18 @@ pub(super) fn full(bytes: impl Into<Bytes>) -> Body {
 
 type Driver = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
 
-/// An answer whose body is not read yet.
+/// An answer whose body has not been read.
 pub(super) struct Answer {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
     body: Incoming,
-    /// The connection; none once it is over.
+    /// The connection; `None` once it has ended.
     driver: Option<Driver>,
     pace: Pace,
 }
 
-/// Sends `request`, and waits for the head of its answer as long as it comes in time, or `moving` says
-/// that the request is still on its way.
+/// Sends `request`, and waits for the head of the answer until the time limit, or while `moving` says that
+/// the request is still being sent.
 pub(super) async fn exchange(
     link: Box<dyn Io>,
     request: Request<Body>,
@@ -73,7 +73,7 @@ pub(super) async fn exchange(
             biased;
             answer = &mut asking => return Ok((answer?, Some(driver))),
             ended = driver.as_mut() => {
-                // What it has read before, it has passed on.
+                // The connection has already passed on everything that it read.
                 let answer = asking.await;
                 ended?;
                 answer?
@@ -94,7 +94,7 @@ pub(super) async fn exchange(
     Ok(Answer { status: head.status, headers: head.headers, body, driver, pace: Pace::default() })
 }
 
-/// When a body that is sent has moved last.
+/// The time at which the body of a request last moved.
 #[derive(Clone, Debug)]
 pub(super) struct Moving(Arc<Mutex<Instant>>);
 
@@ -107,7 +107,7 @@ impl Moving {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
-    /// Returns once it has not moved for too long.
+    /// Returns once the body has not moved for too long.
     async fn stopped(&self) {
         loop {
             let last = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -121,10 +121,10 @@ impl Moving {
 }
 
 impl Answer {
-    /// The next piece of the body; none at its end.
+    /// The next piece of the body; `None` at its end.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         loop {
-            // What the server may be waited for; whoever reads may take its time.
+            // Measure the time spent waiting for the server, not the time that the consumer takes.
             let begun = Instant::now();
             let frame = timeout(self.pace.left(), self.frame());
             let Some(frame) = frame.await.map_err(|_| Error::stalled())? else { return Ok(None) };
@@ -146,11 +146,11 @@ impl Answer {
             _ = driver.as_mut() => {}
         }
         self.driver = None;
-        // The body says whether it was broken off.
+        // The body reports whether the connection broke.
         self.body.frame().await
     }
 
-    /// The whole body, which is called `what`.
+    /// The whole body, at most `max` bytes; errors call it `what`.
     pub(super) async fn read(mut self, what: &str, max: usize) -> Result<Bytes, Error> {
         let mut bytes = BytesMut::new();
         while let Some(piece) = self.next().await? {
@@ -162,12 +162,12 @@ impl Answer {
         Ok(bytes.freeze())
     }
 
-    /// The answer, if it is the one that is wanted.
+    /// The answer if its status is 200, else an error.
     pub(super) async fn ok(self) -> Result<Self, Error> {
         if self.status == StatusCode::OK { Ok(self) } else { Err(self.refusal().await) }
     }
 
-    /// An answer of no success, as an error.
+    /// The error for an answer that is not a success.
     pub(super) async fn refusal(mut self) -> Error {
         let mut said = Vec::new();
         let reading = async {
@@ -178,13 +178,13 @@ impl Answer {
                 said.extend_from_slice(&piece);
             }
         };
-        // The status says enough, if the words do not come.
+        // If the body does not come in time, the status is enough.
         let _ = timeout(REFUSAL_TIMEOUT, reading).await;
         Error::of_status(self.status, &said)
     }
 }
 
-/// Bytes over the time that a server is waited for, in windows.
+/// Bytes received during the time spent waiting for a server, in windows.
 #[derive(Debug, Default)]
 struct Pace {
     waited: Duration,
@@ -192,12 +192,12 @@ struct Pace {
 }
 
 impl Pace {
-    /// How much longer the server may be waited for, if nothing comes.
+    /// How much longer to wait for the server if nothing comes.
     fn left(&self) -> Duration {
         PACE_TIME.saturating_sub(self.waited)
     }
 
-    /// Whether it is quick enough with what has come now, after it was waited for.
+    /// Whether the server is fast enough, given the bytes that it has now sent and the time that it took.
     fn passed(&mut self, bytes: usize, waited: Duration) -> bool {
         self.bytes += bytes as u64;
         self.waited += waited;
@@ -225,7 +225,7 @@ mod unit {
         for _ in 1..30 {
             assert!(pace.passed(100 << 10, 25 * second));
         }
-        // Who reads slowly does not make the server slow.
+        // A slow consumer does not make the server slow.
         for _ in 1..1000 {
             assert!(pace.passed(1 << 10, Duration::ZERO));
         }

@@ -1,4 +1,4 @@
-//! Logins: what a registry or its token server is shown, and how a token is asked for.
+//! Logins: the credentials shown to a registry or its token server, and requests for tokens.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{HeaderValue, Method, Request, header};
@@ -10,10 +10,10 @@ use super::{
 };
 use crate::names::{Login, Secret};
 
-/// Whom a token server shall take wharfd for.
+/// The client id that wharfd gives to a token server.
 const CLIENT_ID: &str = "wharf";
 
-/// A question to a token server: the request's path and query come last.
+/// A request to a token server. The request's path and query are added last.
 pub(super) struct TokenRequest<'a> {
     pub(super) service: Option<&'a str>,
     pub(super) scope: &'a str,
@@ -21,8 +21,8 @@ pub(super) struct TokenRequest<'a> {
 }
 
 impl TokenRequest<'_> {
-    /// The request, to be sent to `path`: a GET (the distribution's token specification), or a POST
-    /// that shows an identity token (its OAuth2 one).
+    /// The request, to be sent to `path`: a GET (the distribution's token specification), or, with an
+    /// identity token, a POST (its OAuth2 specification).
     pub(super) fn request(&self, path: &str) -> Result<Request<Body>, Error> {
         let mut fields = Vec::new();
         fields.extend(self.service.map(|service| ("service", service)));
@@ -54,7 +54,7 @@ impl TokenRequest<'_> {
             }
         };
         built.map_err(|cause| {
-            Error::new(Kind::Other, "its token server has no sound address").caused_by(cause)
+            Error::new(Kind::Other, "its token server has no valid address").caused_by(cause)
         })
     }
 }
@@ -64,7 +64,7 @@ pub(super) fn basic(user: &str, password: &str) -> Option<HeaderValue> {
     sensitive(&format!("Basic {}", STANDARD.encode(format!("{user}:{password}"))))
 }
 
-/// `Bearer …`, of a token server's answer.
+/// `Bearer …`, with the token in a token server's answer.
 pub(super) fn bearer(answer: &[u8]) -> Result<HeaderValue, Error> {
     #[derive(Deserialize)]
     struct Token {

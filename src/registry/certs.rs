@@ -1,4 +1,4 @@
-//! Whom TLS trusts: the system's authorities, and what the engine has for single registries in
+//! The authorities that TLS trusts: the system's, and the engine's for single registries in
 //! `/etc/docker/certs.d/HOST`.
 
 use std::{
@@ -19,11 +19,11 @@ use rustls::{
 
 use super::error::{Error, Kind};
 
-/// What a server must show.
+/// How a server's certificate is checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verify {
     Yes,
-    /// It is insecure by the engine's configuration.
+    /// Not at all: the engine's configuration calls the server insecure.
     No,
 }
 
@@ -32,17 +32,18 @@ pub(super) enum Verify {
 pub(super) struct Certs {
     directory: PathBuf,
     provider: Arc<CryptoProvider>,
-    /// Read once: they are large, and a node that changes its own restarts its services.
+    /// Read once: the certificates are large, and a node whose certificates change restarts its services.
     system: OnceLock<Arc<RootCertStore>>,
 }
 
 impl Certs {
-    /// What `directory` has: `HOST/*.crt`, `HOST/*.cert` and `HOST/*.key`.
+    /// Reads `HOST/*.crt`, `HOST/*.cert` and `HOST/*.key` in `directory`.
     pub(super) fn new(directory: PathBuf) -> Self {
         Self { directory, provider: Arc::new(ring::default_provider()), system: OnceLock::new() }
     }
 
-    /// For a registry called `name`; `with_key`: the server may see the client certificate, too.
+    /// The configuration for a registry called `name`. With `with_key`, the server may also see the client
+    /// certificate.
     pub(super) fn config(&self, name: &str, verify: Verify, with_key: bool) -> Result<ClientConfig, Error> {
         let builder = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_safe_default_protocol_versions()
@@ -107,7 +108,7 @@ impl Certs {
     }
 }
 
-/// What the engine has for one registry.
+/// The engine's certificates and key for one registry.
 #[derive(Default)]
 struct Own {
     authorities: Vec<CertificateDer<'static>>,
@@ -119,7 +120,7 @@ fn certificates(path: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
     CertificateDer::pem_slice_iter(&text).collect::<Result<_, pem::Error>>().map_err(io::Error::other)
 }
 
-/// The node's authorities; an image that has none brings Mozilla's.
+/// The node's authorities; Mozilla's if the node has none.
 fn system() -> RootCertStore {
     let found = rustls_native_certs::load_native_certs();
     for error in &found.errors {
@@ -128,13 +129,13 @@ fn system() -> RootCertStore {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(found.certs);
     if roots.is_empty() {
-        tracing::info!("the system has no certificate authorities: those of Mozilla are trusted");
+        tracing::info!("the system has no certificate authorities: Mozilla's are trusted");
         roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
     }
     roots
 }
 
-/// Takes any certificate: of a registry that is insecure by the engine's configuration.
+/// Accepts any certificate, for a registry that the engine's configuration calls insecure.
 #[derive(Debug)]
 struct Anyone(Arc<CryptoProvider>);
 

@@ -1,18 +1,19 @@
-//! How a registry says whom it serves: `WWW-Authenticate` (RFC 9110, 11.6.1).
+//! A registry's challenges in `WWW-Authenticate` (RFC 9110, 11.6.1).
 
-/// Challenges that are read of one answer, and their parameters: a real registry has one of three.
+/// The most challenges read from one answer, and the most parameters of each. A real registry sends one
+/// challenge with three parameters.
 const PARTS_MAX: usize = 32;
 
-/// What a registry wants to see.
+/// The credentials that a registry requires.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Challenge {
-    /// A name and a password.
+    /// A username and password.
     Basic,
-    /// A token of the server at `realm`.
+    /// A token from the server at `realm`.
     Bearer { realm: String, service: Option<String> },
 }
 
-/// The challenges of a header's values that are known; Bearer first, as the engine takes them.
+/// The known challenges in a header's values, Bearer first, in the engine's order of preference.
 pub(super) fn challenges<'a>(values: impl Iterator<Item = &'a str>) -> Vec<Challenge> {
     let mut found: Vec<Challenge> = values.take(PARTS_MAX).flat_map(of_value).collect();
     found.sort_by_key(|challenge| *challenge == Challenge::Basic);
@@ -44,7 +45,7 @@ fn of_value(value: &str) -> Vec<Challenge> {
     found
 }
 
-/// `name=value` pairs, until another scheme begins.
+/// `name=value` pairs, up to the next scheme.
 fn parameters_of(mut rest: &str) -> (Vec<(String, String)>, &str) {
     let mut found = Vec::new();
     for _ in 0..PARTS_MAX {
@@ -71,7 +72,7 @@ fn token(text: &str) -> (&str, &str) {
     text.split_at(text.find(|c| !is_token(c)).unwrap_or(text.len()))
 }
 
-/// What stands before the closing quote, and what follows it.
+/// The text before the closing quote, and the rest after it.
 fn quoted_text(text: &str) -> (String, &str) {
     let mut value = String::new();
     let mut chars = text.char_indices();

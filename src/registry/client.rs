@@ -1,4 +1,4 @@
-//! Manifests and blobs of one repository, from the servers that the engine would ask for it.
+//! Manifests and blobs of one repository, from the same servers that the engine would ask.
 
 use std::{path::PathBuf, sync::Arc, time::Instant};
 
@@ -16,16 +16,16 @@ use super::{
 };
 use crate::names::{Login, Reference, printable, reference::Digest, shortened};
 
-/// A manifest or an index. The engine's own limits are no smaller; a real one has some kilobytes.
+/// The largest manifest or index. The engine's own limits are no smaller; a real manifest has some kilobytes.
 const MANIFEST_BYTES_MAX: usize = 4 << 20;
-/// What wharfd takes, as the engine asks for it.
+/// The media types that wharfd accepts, as the engine asks for them.
 const ACCEPT: &str = "application/vnd.docker.distribution.manifest.v2+json, \
      application/vnd.docker.distribution.manifest.list.v2+json, \
      application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, */*";
-/// Docker's format of before 2016, in which an image has no digest of its own.
+/// Docker's format from before 2016, in which an image has no digest of its own.
 const OLD: &str = "application/vnd.docker.distribution.manifest.v1+";
 
-/// Asks registries. Cheap to clone.
+/// A client of registries. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Client {
     certs: Arc<Certs>,
@@ -38,7 +38,7 @@ pub struct Repository {
     meter: Arc<Meter>,
 }
 
-/// A manifest or an index, and the digest that its bytes have.
+/// A manifest or an index, and the digest of its bytes.
 #[derive(Clone, Debug)]
 pub struct Manifest {
     digest: Digest,
@@ -46,7 +46,7 @@ pub struct Manifest {
     bytes: Bytes,
 }
 
-/// A blob on its way.
+/// A blob that is being fetched.
 pub struct Blob {
     answer: Answer,
     expected: Digest,
@@ -55,13 +55,13 @@ pub struct Blob {
 }
 
 impl Client {
-    /// A client that trusts what `certs` has for single registries, as the engine's
-    /// `/etc/docker/certs.d`, and the system's authorities.
+    /// A client that trusts the system's authorities, and those in `certs` for single registries, like the
+    /// engine's `/etc/docker/certs.d`.
     pub fn new(certs: PathBuf) -> Self {
         Self { certs: Arc::new(Certs::new(certs)) }
     }
 
-    /// The repository of `reference`, asked with `login`. Nothing is asked yet.
+    /// The repository of `reference`, with `login`. Sends no request yet.
     pub fn repository(
         &self,
         reach: &Reach,
@@ -69,7 +69,7 @@ impl Client {
         login: Option<&Login>,
     ) -> Result<Repository, Error> {
         let server = |endpoint: Endpoint| {
-            // A mirror is another's: the login is not for it.
+            // A mirror belongs to someone else: it must not see the login.
             let login = login.filter(|_| !endpoint.is_mirror).cloned();
             let certs = Arc::clone(&self.certs);
             Server::new(certs, reach.clone(), endpoint, reference.path(), Access::Pull, login)
@@ -78,8 +78,8 @@ impl Client {
         Ok(Repository { servers, meter: Arc::default() })
     }
 
-    /// The repository of `reference` at its own registry, to be pushed to with `login`. Asks whether the
-    /// registry is there and takes the login.
+    /// The repository of `reference` at its own registry, as the target of a push with `login`. Checks that
+    /// the registry answers and accepts the login.
     pub async fn target(
         &self,
         reach: &Reach,
@@ -96,7 +96,7 @@ impl Client {
     }
 }
 
-/// A tag of a repository that an image is pushed to.
+/// A tag in a repository, as the target of a push.
 #[derive(Clone)]
 pub struct Target {
     pub(super) server: Server,
@@ -104,7 +104,7 @@ pub struct Target {
 }
 
 impl Repository {
-    /// The manifest that the registry has under a reference's digest, else its tag.
+    /// The manifest with the reference's digest, or, if there is no digest, with its tag.
     pub async fn manifest(&mut self, reference: &Reference) -> Result<Manifest, Error> {
         match reference.digest() {
             Some(digest) => self.manifest_by_digest(digest).await,
@@ -117,7 +117,8 @@ impl Repository {
         self.get_manifest(digest.as_str(), Some(digest)).await
     }
 
-    /// The first server that has it; of those that have not, the registry's own says why.
+    /// Asks the servers in order until one has the manifest. If none has it, the error is that of the
+    /// registry's own server, the last one.
     async fn get_manifest(&mut self, at: &str, expected: Option<&Digest>) -> Result<Manifest, Error> {
         let path = format!("manifests/{at}");
         let mut last = None;
@@ -131,12 +132,12 @@ impl Repository {
         Err(last.unwrap_or_else(|| Error::new(Kind::Unreachable, "it has no server")))
     }
 
-    /// What has come of its blobs, by whatever clone of this.
+    /// The meter for the repository's blobs, shared by all clones of this.
     pub fn meter(&self) -> &Arc<Meter> {
         &self.meter
     }
 
-    /// The blob with this digest, which is called `what` and has no more than `max` bytes.
+    /// The blob with this digest, at most `max` bytes; errors call it `what`.
     pub async fn small_blob(&mut self, digest: &Digest, what: &str, max: usize) -> Result<Bytes, Error> {
         let mut blob = self.blob(digest).await?;
         let mut bytes = BytesMut::new();
@@ -149,7 +150,7 @@ impl Repository {
         Ok(bytes.freeze())
     }
 
-    /// The blob with this digest, to be read piece by piece.
+    /// The blob with this digest, to be read in pieces.
     pub async fn blob(&mut self, digest: &Digest) -> Result<Blob, Error> {
         let path = format!("blobs/{digest}");
         let mut last = None;
@@ -178,7 +179,7 @@ impl Manifest {
         let kind = answer.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let kind = kind.unwrap_or_default().trim().to_ascii_lowercase();
         if kind.starts_with(OLD) {
-            let text = "it is in Docker's old format (schema 1); build or copy it anew with a newer tool";
+            let text = "it is in Docker's old format (schema 1); rebuild or copy the image with a newer tool";
             return Err(Error::new(Kind::Unsupported, text));
         }
         let bytes = answer.read("its manifest", MANIFEST_BYTES_MAX).await?;
@@ -193,34 +194,34 @@ impl Manifest {
         Ok(Self { digest, media_type: kind, bytes })
     }
 
-    /// The media type that the registry gives it.
+    /// The media type that the registry gives for the manifest.
     pub(super) fn media_type(&self) -> &str {
         &self.media_type
     }
 
-    /// The digest that its bytes have.
+    /// The digest of the manifest's bytes.
     pub fn digest(&self) -> &Digest {
         &self.digest
     }
 
-    /// Its bytes.
+    /// The manifest's bytes.
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
     }
 }
 
 impl Blob {
-    /// The digest that it was asked for by.
+    /// The requested digest.
     pub(super) fn digest(&self) -> &Digest {
         &self.expected
     }
 
-    /// How long it is, if the registry says so.
+    /// The blob's length, if the registry tells it.
     pub(super) fn length(&self) -> Option<u64> {
         self.answer.headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
     }
 
-    /// The next piece; none at the end, when the bytes were those of the digest.
+    /// The next piece; `None` at the end, once the bytes have matched the digest.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         let begun = Instant::now();
         if let Some(piece) = self.answer.next().await? {
@@ -234,7 +235,7 @@ impl Blob {
 }
 
 fn wrong_digest(what: &str) -> Error {
-    Error::new(Kind::Unavailable, format!("the bytes of its {what} are not those of the digest"))
+    Error::new(Kind::Unavailable, format!("the bytes of its {what} do not match the digest"))
 }
 
 impl std::fmt::Debug for Repository {

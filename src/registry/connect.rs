@@ -1,4 +1,4 @@
-//! Connections: a name to addresses, TCP, a proxy, TLS, each within its time.
+//! Connections to servers: DNS lookup, TCP, proxy and TLS, each with a time limit.
 
 use std::{
     io,
@@ -22,28 +22,29 @@ use super::{
 };
 use crate::policy;
 
-/// What a resolver may take, which may be a job's own host's.
+/// Longest DNS lookup. The name server may belong to the job.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
-/// One address of several.
+/// Longest attempt to connect to one of several addresses.
 const ADDRESS_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const TLS_TIMEOUT: Duration = Duration::from_secs(10);
-/// What a proxy may say before the tunnel begins.
+/// The largest answer of a proxy to CONNECT.
 const PROXY_BYTES_MAX: usize = 16 << 10;
 
-/// A connection that HTTP is spoken on.
+/// A connection that carries HTTP.
 pub(super) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
-/// Where an address leads. A server sends wharfd no further inwards than it is itself.
+/// The network of an address. A server may send wharfd only to addresses that are no further inwards than its
+/// own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Inwards {
     Public,
-    /// The network of the node.
+    /// The node's network.
     Private,
     /// The node itself.
     Loopback,
-    /// Metadata services, and what is no host's address: nobody is sent there.
+    /// Metadata services, and addresses that are not a host's. No server may send wharfd there.
     Never,
 }
 
@@ -70,7 +71,7 @@ impl Inwards {
         }
     }
 
-    /// Whether a registry that is here may send wharfd to `address`.
+    /// Whether a registry in this network may send wharfd to `address`.
     pub(super) fn admits(self, address: IpAddr) -> bool {
         let there = Self::of(address);
         there == Self::Public || (there != Self::Never && there <= self)
@@ -111,12 +112,12 @@ pub(super) async fn tcp(addresses: &[IpAddr], port: u16) -> Result<(TcpStream, I
     let connected = timeout(CONNECT_TIMEOUT, connecting).await;
     let (stream, address) =
         connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(Error::unreachable)?;
-    // Questions are short.
+    // Requests are short.
     let _ = stream.set_nodelay(true);
     Ok((stream, address))
 }
 
-/// Speaks TLS with `host`.
+/// Opens TLS to `host`.
 pub(super) async fn tls(
     stream: impl Io + 'static,
     host: &str,
@@ -138,13 +139,13 @@ fn tls_error(cause: io::Error) -> Error {
         Some(rustls::Error::InvalidMessage(_)) => {
             "it does not speak HTTPS, and is not one of the engine's insecure registries"
         }
-        Some(_) => "there is no TLS with it",
+        Some(_) => "the TLS handshake failed",
         None => "it closed the connection",
     };
     Error::new(Kind::Unreachable, text).caused_by(cause)
 }
 
-/// Connects to a proxy; for TLS, through it to `origin`.
+/// Connects to a proxy; for TLS, then opens a tunnel through it to `origin`.
 pub(super) async fn through(
     proxy: &Proxy,
     origin: &Origin,
@@ -171,7 +172,7 @@ pub(super) async fn through(
     connecting.await.map_err(failed)
 }
 
-/// RFC 9110, 9.3.6.
+/// Opens a tunnel by CONNECT (RFC 9110, 9.3.6).
 async fn tunnel(stream: &mut Box<dyn Io>, proxy: &Proxy, origin: &Origin) -> Result<(), Error> {
     let host = if origin.host.contains(':') { format!("[{}]", origin.host) } else { origin.host.clone() };
     let target = format!("{host}:{}", origin.port);
@@ -184,7 +185,7 @@ async fn tunnel(stream: &mut Box<dyn Io>, proxy: &Proxy, origin: &Origin) -> Res
     request.extend_from_slice(b"\r\n");
     stream.write_all(&request).await.map_err(Error::broken)?;
     let mut head = Vec::new();
-    // Byte by byte: what follows the head is the server's.
+    // Read byte by byte: the bytes after the head belong to the server.
     while !head.ends_with(b"\r\n\r\n") {
         if head.len() >= PROXY_BYTES_MAX {
             return Err(Error::new(Kind::Unreachable, "its answer does not end"));

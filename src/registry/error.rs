@@ -1,4 +1,4 @@
-//! Why a registry has not given what it was asked for.
+//! The reasons why a request to a registry fails.
 
 use std::{fmt, io, net::IpAddr};
 
@@ -10,35 +10,35 @@ use crate::{
     names::{Reference, printable, shortened},
 };
 
-/// How much of a registry's own sentence is told.
+/// How much of the registry's own message is shown.
 const SAYS_BYTES_MAX: usize = 200;
 
-/// What failed, as far as callers act on it.
+/// The kind of a failure, as far as callers treat it differently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Nobody answered: no name, no connection, no TLS.
+    /// Nothing answered: no address, no connection, or no TLS.
     Unreachable,
-    /// It answers, and cannot serve now: 5xx, a connection that breaks or drips.
+    /// The registry answers, but cannot serve now: 5xx, or a connection that breaks or is too slow.
     Unavailable,
-    /// It serves others, and has counted too many questions: 429.
+    /// The registry serves others, but limits this client's requests: 429.
     Busy,
-    /// It wants another login: 401.
+    /// The login is missing or wrong: 401.
     Unauthorized,
-    /// It serves this to others, or to nobody: 403.
+    /// Access is forbidden, for this login or for everyone: 403.
     Denied,
     /// 404.
     NotFound,
-    /// What it answers is nothing that an image may be made of.
+    /// The answer is not something that an image can be made of.
     Unsupported,
-    /// A layer is not what the image's config says.
+    /// A layer does not match the image's config.
     Forged,
-    /// It sends wharfd on to where wharfd does not go.
+    /// The registry sends wharfd to a place where wharfd does not go.
     Misled,
     /// Anything else.
     Other,
 }
 
-/// A question to a registry that failed.
+/// A failed request to a registry.
 #[derive(Debug)]
 pub struct Error {
     kind: Kind,
@@ -59,14 +59,14 @@ impl Error {
         self
     }
 
-    /// The same, of another kind.
+    /// The same error with another kind.
     #[must_use]
     pub(super) fn of_kind(self, kind: Kind) -> Self {
         Self { kind, ..self }
     }
 
     pub(super) fn bad_address(host: &str) -> Self {
-        Self::new(Kind::Other, format!("`{}` is no address of a server", printable(host)))
+        Self::new(Kind::Other, format!("`{}` is not the address of a server", printable(host)))
     }
 
     pub(super) fn stalled() -> Self {
@@ -86,22 +86,22 @@ impl Error {
         Self::new(Kind::Misled, text)
     }
 
-    /// A connection that was not made.
+    /// The error for a connection that could not be made.
     pub(super) fn unreachable(cause: io::Error) -> Self {
         let text = match cause.kind() {
             io::ErrorKind::ConnectionRefused => "connection refused",
             io::ErrorKind::NetworkUnreachable => "the network is unreachable",
             io::ErrorKind::HostUnreachable => "no route to host",
             io::ErrorKind::TimedOut => "it does not answer in time",
-            _ => "there is no connection to it",
+            _ => "cannot connect to it",
         };
         Self::new(Kind::Unreachable, text).caused_by(cause)
     }
 
-    /// By the status, and the registry's own words.
+    /// The error for a status, with the registry's own message.
     pub(super) fn of_status(status: StatusCode, body: &[u8]) -> Self {
         let (kind, text) = match status {
-            StatusCode::UNAUTHORIZED => (Kind::Unauthorized, "it wants credentials".to_owned()),
+            StatusCode::UNAUTHORIZED => (Kind::Unauthorized, "it requires credentials".to_owned()),
             StatusCode::FORBIDDEN => (Kind::Denied, "it refuses".to_owned()),
             StatusCode::NOT_FOUND => (Kind::NotFound, "it has no such image".to_owned()),
             StatusCode::TOO_MANY_REQUESTS => {
@@ -113,7 +113,7 @@ impl Error {
             _ => (Kind::Other, format!("it answers {}", status.as_u16())),
         };
         let (code, says) = said(body);
-        // Some registries say with 401 or 400 what these codes say.
+        // Some registries send these codes with 401 or 400.
         let kind = match (kind, code.as_deref()) {
             (_, Some("TOOMANYREQUESTS")) => Kind::Busy,
             (Kind::Other, Some("MANIFEST_UNKNOWN" | "NAME_UNKNOWN" | "BLOB_UNKNOWN")) => Kind::NotFound,
@@ -123,17 +123,17 @@ impl Error {
         Self { kind, text, says, cause: None }
     }
 
-    /// What failed.
+    /// The kind of the failure.
     pub fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// The clause that says it: "connection refused".
+    /// The failure as a clause: "connection refused".
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// The fault of a question about `reference`.
+    /// The fault of a failed request for `reference`.
     pub fn fault(self, reference: &Reference, logged_in: bool) -> Fault {
         let host = reference.host();
         let name = fault::in_registry(reference);
@@ -167,7 +167,7 @@ impl Error {
             Kind::NotFound => return fault::not_found(reference).caused_by(self),
             Kind::Forged => return fault::forged(reference).caused_by(self),
             Kind::Unsupported => {
-                let text = format!("the registry {host} gave no image for {name}: {text}");
+                let text = format!("the registry {host} returned no usable image for {name}: {text}");
                 Fault::new(Reason::ImageUnsupported, text)
             }
             Kind::Misled => {
@@ -188,7 +188,7 @@ impl Error {
 }
 
 impl Error {
-    /// The fault of a push to `target`.
+    /// The fault of a failed push to `target`.
     pub fn push_fault(self, target: &Reference, logged_in: bool) -> Fault {
         let (host, name) = (target.host(), fault::in_registry(target));
         let says = self.says.as_ref().map(|says| format!("; the registry says: {says}")).unwrap_or_default();
@@ -198,7 +198,7 @@ impl Error {
                 Fault::new(Reason::BaseImageNotFound, text).caused_by(self)
             }
             Kind::Unsupported | Kind::Other => {
-                let text = format!("the registry {host} does not take {name}: {}{says}", self.text);
+                let text = format!("the registry {host} does not accept {name}: {}{says}", self.text);
                 Fault::new(Reason::RegistryDenied, text).caused_by(self)
             }
             _ => self.fault(target, logged_in),
@@ -219,13 +219,13 @@ impl std::error::Error for Error {
     }
 }
 
-/// The first error of a body as the distribution specification has it: its code, and its sentence on
-/// one line, without markup and URLs.
+/// The first error in a body, in the form of the distribution specification: its code, and its message on one
+/// line, without markup and URLs.
 fn said(body: &[u8]) -> (Option<String>, Option<String>) {
     let Ok(document) = serde_json::from_slice::<serde_json::Value>(body) else { return (None, None) };
     let first = document.pointer("/errors/0");
     let of = |name: &str| Some(first?.get(name)?.as_str()?.to_owned());
-    // Token servers have neither list nor code.
+    // Token servers send neither a list nor a code.
     let message = of("message").or_else(|| {
         let text = document.get("details").or_else(|| document.get("error_description"))?;
         Some(text.as_str()?.to_owned())

@@ -1,29 +1,29 @@
-//! How fast a repository's blobs come, and which are slow.
+//! Measures how fast a repository's blobs come, to find slow registries.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
-/// How long blobs are looked at before they are called slow.
+/// How long a repository is observed before it may be called slow.
 pub const LOOK: Duration = Duration::from_secs(10);
-/// Who sent less than this in that time is slow.
+/// A repository that sends less than this during `LOOK` is slow,
 pub const SLOW_BYTES: u64 = 1 << 20;
-/// If it was waited for for most of it: an engine that unpacks takes nothing meanwhile.
+/// if wharfd waited for it for most of that time: an engine that unpacks accepts nothing meanwhile.
 const SLOW_WAIT: Duration = Duration::from_secs(8);
 
-/// What has come of a repository's blobs, and how long it was waited for.
+/// The bytes received of a repository's blobs, and the time spent waiting for them.
 #[derive(Debug, Default)]
 pub struct Meter {
     bytes: AtomicU64,
     waited_millis: AtomicU64,
 }
 
-/// What a meter says at one time.
+/// A meter's values at one moment.
 #[derive(Clone, Copy, Debug)]
 pub struct Reading {
     bytes: u64,
-    /// Of several blobs at once, the time that each was waited for.
+    /// The sum of the waiting times of all blobs, which may wait at once.
     waited: Duration,
 }
 
@@ -34,7 +34,7 @@ impl Meter {
         self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// What it says now.
+    /// The current values.
     pub fn read(&self) -> Reading {
         Reading {
             bytes: self.bytes.load(Ordering::Relaxed),
@@ -44,7 +44,7 @@ impl Meter {
 }
 
 impl Reading {
-    /// Whether a repository is slow by what has come since `before`, a [`LOOK`] ago.
+    /// Whether the repository has been slow since `before`, a [`LOOK`] ago.
     pub fn is_slow_since(&self, before: &Self) -> bool {
         self.bytes.saturating_sub(before.bytes) < SLOW_BYTES
             && self.waited.saturating_sub(before.waited) > SLOW_WAIT

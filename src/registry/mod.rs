@@ -1,8 +1,9 @@
-//! Registries, asked by wharfd itself: manifests and blobs, hashed as they come.
+//! wharfd's own client for registries: manifests and blobs, hashed as they come.
 //!
-//! What a registry shows to a caller's login is the proof that the caller may use an image, so wharfd
-//! looks at the bytes. It goes where the engine goes: the same mirrors, insecure registries, CAs and
-//! proxies. A login goes to the registry that it is for, and to the token server that this one names.
+//! An image that a registry shows to a caller's login is one that the caller may use. This is the proof, so
+//! wharfd looks at the bytes itself. wharfd uses the same mirrors, insecure registries, CAs and proxies as
+//! the engine. It sends a login only to the login's registry and to the token server that this registry
+//! names.
 
 mod answer;
 mod auth;

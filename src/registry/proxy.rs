@@ -1,4 +1,4 @@
-//! Which proxy a request goes through, as Go's `net/http` decides it for the engine.
+//! Selects the proxy of a request, as Go's `net/http` does for the engine.
 
 use std::{env, net::IpAddr};
 
@@ -16,12 +16,12 @@ pub(super) struct Proxies {
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Proxy {
     pub(super) origin: Origin,
-    /// The `Proxy-Authorization` that its URL holds.
+    /// The `Proxy-Authorization` from the user and password in the URL.
     pub(super) authorization: Option<http::HeaderValue>,
 }
 
 impl Proxies {
-    /// Those that `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` name.
+    /// The proxies in `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY`.
     pub(super) fn of_environment() -> Self {
         let value = |name: &str| {
             let found = env::var(name).ok().filter(|value| !value.is_empty());
@@ -47,7 +47,7 @@ impl Proxies {
         }
     }
 
-    /// These, or `others` when none are named here.
+    /// These proxies, or `others` if there are none.
     pub(super) fn or(self, others: Self) -> Self {
         if self.plain.is_none() && self.secure.is_none() { others } else { self }
     }
@@ -93,7 +93,7 @@ impl Proxies {
 }
 
 impl Proxy {
-    /// Reads a proxy's URL; Go takes one without a scheme for HTTP.
+    /// Reads a proxy's URL; Go reads a URL without a scheme as HTTP.
     fn parse(url: &str) -> Option<Self> {
         let (scheme, rest) = url.trim().split_once("://").unwrap_or(("http", url.trim()));
         let authority = rest.split(['/', '?', '#']).next()?;
@@ -103,7 +103,7 @@ impl Proxy {
         };
         let origin = Origin::parse(scheme, authority)?;
         let authorization = match login {
-            // The engine hides what its proxy wants.
+            // The engine hides its proxy's password like this.
             Some("xxxxx:xxxxx") | None => None,
             Some(login) => {
                 let (user, password) = login.split_once(':').unwrap_or((login, ""));
@@ -120,7 +120,7 @@ impl std::fmt::Debug for Proxy {
     }
 }
 
-/// A URL's `%41` as it is meant.
+/// Decodes `%41` and the like in a URL.
 fn unescaped(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut left = text.bytes();

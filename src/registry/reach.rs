@@ -1,4 +1,4 @@
-//! Where an engine looks for a registry, and what it trusts there: what its `/info` says of that.
+//! How an engine reaches registries and which certificates it accepts, from its `/info`.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -6,25 +6,25 @@ use bollard::models::SystemInfo;
 
 use super::{error::Error, proxy::Proxies};
 
-/// What a reference calls Docker Hub, and the host that serves it.
+/// Docker Hub's name in references, and the host that serves it.
 const HUB: &str = "docker.io";
 const HUB_SERVER: &str = "registry-1.docker.io";
 
-/// The registries as one engine reaches them.
+/// The registries, as one engine reaches them.
 #[derive(Clone, Debug, Default)]
 pub struct Reach {
     mirrors: Vec<Endpoint>,
-    /// Hosts that `insecure-registries` names, with their ports.
+    /// The hosts in `insecure-registries`, with their ports.
     insecure: Vec<String>,
     networks: Vec<Network>,
     pub(super) proxies: Proxies,
 }
 
-/// A scheme and a host with its port: what a login may be sent to.
+/// A scheme, host and port: a login is sent only to one of these.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Origin {
     pub(super) secure: bool,
-    /// Without the brackets of an IPv6 address.
+    /// An IPv6 address is without brackets.
     pub(super) host: String,
     pub(super) port: u16,
 }
@@ -33,11 +33,11 @@ pub(super) struct Origin {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Endpoint {
     pub(super) origin: Origin,
-    /// Before `/v2/`; mirrors may have one.
+    /// The path before `/v2/`; mirrors may have one.
     pub(super) prefix: String,
-    /// As the directory of its certificates is called: the port only where it was written.
+    /// The name of its certificates' directory; contains the port only if the configuration does.
     pub(super) name: String,
-    /// Another's images: no login is for it.
+    /// Whether it is a mirror, which must not see a login.
     pub(super) is_mirror: bool,
 }
 
@@ -49,7 +49,7 @@ struct Network {
 }
 
 impl Reach {
-    /// As the engine says it. The proxies of wharfd's own environment come first.
+    /// The settings in the engine's `/info`. The proxies in wharfd's own environment take precedence.
     pub fn of(info: &SystemInfo) -> Self {
         let config = info.registry_config.clone().unwrap_or_default();
         let indexes = config.index_configs.unwrap_or_default();
@@ -77,7 +77,7 @@ impl Reach {
         }
     }
 
-    /// The servers to ask for the images of `host`, as in a reference, in their order.
+    /// The servers for the images of `host`, as in a reference, in the order of use.
     pub(super) fn endpoints(&self, host: &str) -> Result<Vec<Endpoint>, Error> {
         let (mirrors, server) = if host == HUB { (&*self.mirrors, HUB_SERVER) } else { (&[][..], host) };
         let origin = Origin::parse("https", server).ok_or_else(|| Error::bad_address(server))?;
@@ -86,14 +86,15 @@ impl Reach {
         Ok(mirrors.iter().cloned().chain([own]).collect())
     }
 
-    /// Whether the engine takes this server without TLS, or with a certificate that nobody vouches
-    /// for. `addresses` are what its name stands for.
+    /// Whether the engine accepts this server without TLS or with an untrusted certificate. `addresses` are
+    /// the addresses of its name.
     pub(super) fn is_insecure(&self, name: &str, addresses: &[IpAddr]) -> bool {
         self.insecure.iter().any(|host| host == name) || self.is_insecure_network(addresses)
     }
 
     fn is_insecure_network(&self, addresses: &[IpAddr]) -> bool {
-        // One is enough for the engine. It is not for a login, which goes to any of them.
+        // The engine needs only one insecure address. wharfd requires all, since the login goes to any of
+        // them.
         !addresses.is_empty()
             && addresses.iter().all(|address| self.networks.iter().any(|network| network.contains(*address)))
     }
@@ -111,7 +112,7 @@ impl Origin {
         if authority.as_str().contains('@') {
             return None;
         }
-        // `http` finds a host and a port in whatever comes: these must be all of it.
+        // `http` finds a host and a port in any text; require that they are all of the text.
         let written = authority.host();
         let port = match authority.as_str().strip_prefix(written)? {
             "" if secure => 443,
@@ -122,8 +123,8 @@ impl Origin {
             Some(bare) => bare.parse::<Ipv6Addr>().ok().map(|_| bare)?,
             None => Some(written).filter(|host| host.chars().all(is_of_a_name))?,
         };
-        // What ends with a number is an address, and some resolvers read more of them than `IpAddr` does:
-        // `127.1`, `0x7f.1`.
+        // A host that ends with a number is an address, and some resolvers accept more forms than `IpAddr`
+        // does: `127.1`, `0x7f.1`.
         let last = host.trim_end_matches('.').rsplit('.').next().unwrap_or_default();
         let is_number = last.starts_with("0x")
             || last.starts_with("0X")
@@ -132,13 +133,13 @@ impl Origin {
         sound.then(|| Self { secure, host: host.to_ascii_lowercase(), port })
     }
 
-    /// The same host and port without TLS; a port that was not written is HTTP's own.
+    /// The same host and port without TLS; the default port becomes HTTP's.
     pub(super) fn plain(&self) -> Self {
         let port = if self.port == 443 { 80 } else { self.port };
         Self { secure: false, port, ..self.clone() }
     }
 
-    /// As a URL and the `Host` header have it.
+    /// In the form of a URL and the `Host` header.
     pub(super) fn authority(&self) -> String {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         match (self.secure, self.port) {
@@ -148,7 +149,7 @@ impl Origin {
     }
 }
 
-/// Whether a host's name may have the character. Docker takes an underscore, too.
+/// Whether a host name may contain the character. Docker also allows an underscore.
 fn is_of_a_name(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_')
 }
@@ -178,7 +179,7 @@ impl Network {
     }
 }
 
-/// Whether `address` has the first `bits` of `network`.
+/// Whether the first `bits` of `address` and `network` are equal.
 pub(super) fn is_within(address: IpAddr, network: IpAddr, bits: u8) -> bool {
     let shared = match (address.to_canonical(), network.to_canonical()) {
         (IpAddr::V4(one), IpAddr::V4(other)) => (one.to_bits() ^ other.to_bits()).leading_zeros(),

@@ -1,9 +1,9 @@
-//! A registry of wharfd's own on the node's loopback: the engine pulls from it and pushes to it, and
-//! wharfd asks the true registry.
+//! wharfd's own registry on the node's loopback: the engine pulls from it and pushes to it, and wharfd talks
+//! to the real registry.
 //!
-//! So the engine sees only what wharfd has read and hashed, its table of names never has a job's image
-//! under a name that others use, and a login goes no further than wharfd. Each transfer has a password
-//! of its own, which the engine shows in place of the job's login.
+//! So the engine sees only bytes that wharfd has read and hashed, a job's image never has a public name in
+//! the engine, and no login leaves wharfd except to the registry. Each transfer has its own password, which
+//! the engine uses in place of the job's login.
 
 mod answers;
 mod pull;
@@ -49,7 +49,7 @@ pub use pull::{Watch, Watcher};
 use push::Push;
 use strangers::Strangers;
 
-/// An engine makes some five connections for each image.
+/// An engine makes about five connections for each image.
 const CONNECTIONS_MAX: usize = 1024;
 const HEAD_BYTES_MAX: usize = 64 << 10;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
@@ -66,7 +66,7 @@ struct Inner {
     strangers: Strangers,
 }
 
-/// An image on its way through the relay, until this is dropped.
+/// An image on its way through the relay. Dropping this ends the transfer.
 pub struct Transfer {
     relay: Relay,
     id: String,
@@ -75,11 +75,11 @@ pub struct Transfer {
 
 struct Shared {
     password: Secret<String>,
-    /// Of the repository, as the engine knows it here.
+    /// The repository's path at the relay.
     path: String,
     work: Work,
     failure: Failure,
-    /// Whether the engine has come at all.
+    /// Whether the engine has sent a request.
     has_come: AtomicBool,
 }
 
@@ -88,11 +88,11 @@ enum Work {
     Push(Box<Push>),
 }
 
-/// Why the true registry did not do as the engine asked.
+/// The failure of the real registry in a transfer.
 struct Failure {
-    /// What the engine asked for last that failed, a path within the repository, and why.
+    /// The engine's last failed request, as a path within the repository, and the error.
     last: Mutex<Option<(String, Error)>>,
-    /// Whether there is no sense in going on.
+    /// Whether the transfer cannot succeed any more.
     is_final: watch::Sender<bool>,
 }
 
@@ -102,7 +102,7 @@ impl Relay {
         Self::with_places(tasks, CONNECTIONS_MAX).await
     }
 
-    /// The same, with another number of connections.
+    /// The same, with another limit on connections.
     pub(super) async fn with_places(tasks: &Group, places: usize) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let inner = Inner {
@@ -118,8 +118,8 @@ impl Relay {
         Ok(relay)
     }
 
-    /// A pull from `repository`, called `path` here, of an image of which `manifests` are known. `watch`
-    /// sees the blobs that pass.
+    /// Starts a pull from `repository`, which is called `path` at the relay, of an image with the known
+    /// `manifests`. `watch` sees the blobs as they pass.
     pub fn pull(
         &self,
         path: &str,
@@ -130,9 +130,10 @@ impl Relay {
         self.begin(path, Work::Pull(Pull::new(repository, manifests, watch)))
     }
 
-    /// A push to `target`, whose repository is called `path` here, or by a path below that one: two pushes
-    /// at once never share one. An engine uploads a layer once for all pushes of a repository that it takes
-    /// for one, with the password of the first, and when that ends the others fail.
+    /// Starts a push to `target`. At the relay its repository is called `path`, or a path below that, so that
+    /// two simultaneous pushes never share a repository. An engine uploads a layer only once for all pushes
+    /// that seem to go to the same repository, using the password of the first; when that push ends, the
+    /// others fail.
     pub fn push(&self, path: &str, target: Target) -> io::Result<Transfer> {
         self.begin(path, Work::Push(Box::new(Push::new(target))))
     }
@@ -173,7 +174,7 @@ impl Relay {
                     }
                     Err(error) => {
                         tracing::warn!(%error, "the relay cannot accept a connection");
-                        // Out of files, most likely: others end meanwhile.
+                        // Probably out of file descriptors: wait until connections end.
                         tokio::time::sleep(Duration::from_millis(100)).await;
                     }
                 }
@@ -204,7 +205,7 @@ impl Relay {
         self.inner.strangers.remove(number);
     }
 
-    /// Answers a request on a connection that was that stranger's until a password is shown on it.
+    /// Answers a request. Until a request shows a password, its connection is the connection of `stranger`.
     async fn answer(&self, request: Request<Incoming>, stranger: u64) -> Response<Body> {
         let Some(shared) = self.transfer_of(request.headers()) else { return answers::unauthorized() };
         self.inner.strangers.remove(stranger);
@@ -234,7 +235,7 @@ impl Relay {
         }
     }
 
-    /// Whose password a request shows.
+    /// The transfer whose password a request shows.
     fn transfer_of(&self, headers: &HeaderMap) -> Option<Arc<Shared>> {
         let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
         let (scheme, encoded) = value.split_once(' ')?;
@@ -243,7 +244,7 @@ impl Relay {
         let decoded = String::from_utf8(decoded).ok()?;
         let (id, password) = decoded.split_once(':')?;
         let shared = self.transfers().get(id).cloned()?;
-        // Both are random, and good for one image: time tells nothing of use.
+        // An attacker learns nothing useful from the time: both are random and good for one image only.
         let shared = Some(shared).filter(|shared| shared.password.expose() == password)?;
         shared.has_come.store(true, Ordering::Relaxed);
         Some(shared)
@@ -251,17 +252,17 @@ impl Relay {
 }
 
 impl Transfer {
-    /// The repository, as the engine shall call it.
+    /// The repository, as the engine must call it.
     pub fn repository(&self) -> String {
         format!("{}/{}", self.relay.inner.address, self.shared.path)
     }
 
-    /// The tag that the engine shall push.
+    /// The tag that the engine must push.
     pub fn tag(&self) -> &str {
         &self.id
     }
 
-    /// What the engine shall log in with: a user and a password.
+    /// The engine's login: a username and a password.
     pub fn login(&self) -> (&str, &Secret<String>) {
         (&self.id, &self.shared.password)
     }
@@ -271,8 +272,9 @@ impl Transfer {
         self.relay.inner.address.to_string()
     }
 
-    /// Runs the engine's pull or push, unless the true registry refuses it for good. Why it failed an
-    /// engine that is there knows only from the relay: `fault` tells what the true registry refused last.
+    /// Runs the engine's pull or push, and ends it if the real registry refuses for good. If the engine
+    /// answers but the transfer failed, only the relay knows why: `fault` turns the real registry's last
+    /// refusal into the fault.
     pub async fn carry<T>(
         &self,
         work: impl Future<Output = Result<T, Fault>>,
@@ -289,13 +291,13 @@ impl Transfer {
         })
     }
 
-    /// Returns once the true registry has refused in a way that no retry of the engine's changes.
+    /// Returns once the real registry has refused in a way that no retry by the engine changes.
     pub(super) async fn refused(&self) {
-        // The sender is in `shared`.
+        // Waiting cannot fail: the sender is in `shared`.
         let _ = self.shared.failure.is_final.subscribe().wait_for(|is_final| *is_final).await;
     }
 
-    /// Why the engine's pull or push failed, if the true registry was why.
+    /// The fault of the engine's pull or push, if the real registry caused it.
     pub(super) fn failure(&self, fault: impl FnOnce(Error) -> Fault) -> Option<Fault> {
         let (_, error) = self.shared.failure.last.lock().unwrap_or_else(PoisonError::into_inner).take()?;
         Some(fault(error))
@@ -324,7 +326,7 @@ impl Drop for Transfer {
 }
 
 impl Failure {
-    /// Notes why the true registry does not give or take `what`, and says the same to the engine.
+    /// Notes why the real registry does not deliver or accept `what`, and answers the engine accordingly.
     fn note(&self, what: String, error: Error) -> Response<Body> {
         let status = match error.kind() {
             Kind::Unauthorized | Kind::Denied | Kind::Misled | Kind::Forged => StatusCode::FORBIDDEN,
@@ -341,7 +343,7 @@ impl Failure {
         self.set(String::new(), error, true);
     }
 
-    /// The engine has tried again, and the true registry does it.
+    /// Forgets the failure of `what`: the engine has tried again with success.
     fn forget(&self, what: &str) {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if !*self.is_final.borrow() {
@@ -349,7 +351,7 @@ impl Failure {
         }
     }
 
-    /// What follows a final refusal says less.
+    /// Later errors do not replace a final refusal: they say less.
     fn set(&self, what: String, error: Error, is_final: bool) {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if !*self.is_final.borrow() {
@@ -359,8 +361,8 @@ impl Failure {
     }
 }
 
-/// `path`, or the first one below it that no push has. Few are ever used, so that an engine that notes where
-/// it has pushed a layer finds it there again.
+/// `path`, or the first path below it that no push uses. Only a few paths are ever used, so an engine that
+/// remembers where it has pushed a layer finds the layer there again.
 fn free_path(path: &str, transfers: &HashMap<String, Arc<Shared>>) -> String {
     let pushes = transfers.values().filter(|shared| matches!(shared.work, Work::Push(_)));
     let taken: HashSet<&str> = pushes.map(|shared| shared.path.as_str()).collect();
@@ -371,7 +373,7 @@ fn free_path(path: &str, transfers: &HashMap<String, Arc<Shared>>) -> String {
         .unwrap_or_default()
 }
 
-/// What a path names after `manifests/` or `blobs/`.
+/// The digest after `manifests/` or `blobs/` in a path.
 fn digest_in(what: &str, kind: &str) -> Option<Digest> {
     Digest::parse(what.strip_prefix(kind)?.strip_prefix('/')?)
 }

@@ -1,8 +1,8 @@
-//! One server of a registry: how it is spoken to, whom it is shown, and where it may send wharfd.
+//! One server of a registry: how wharfd connects to it, who sees a login, and where it may send wharfd.
 //!
-//! A login goes to the server itself, by TLS or where the engine takes the server without, and to the
-//! token server that it names, by TLS that is verified, or by the same rule. A redirect to another
-//! server takes nothing along, and none leads further inwards than the registry itself is.
+//! A login goes to the server itself, over TLS or, if the engine accepts that, without TLS. It also goes to
+//! the token server that the server names, over verified TLS or by the same rule. A redirect to another
+//! server carries no login, and no redirect leads further inwards than the registry itself is.
 
 mod place;
 mod send;
@@ -28,20 +28,20 @@ use crate::{
 };
 pub(super) use {place::Place, send::At};
 
-/// As many as the engine follows, and more than any registry needs.
+/// The engine follows as many, and no registry needs more.
 const REDIRECTS_MAX: usize = 5;
-/// A token has some kilobytes.
+/// A real token has some kilobytes.
 const TOKEN_BYTES_MAX: usize = 1 << 20;
 const USER_AGENT: &str = concat!("wharfd/", env!("CARGO_PKG_VERSION"));
 
-/// What is done with a repository, as token servers call it.
+/// The access to a repository, in the words of token servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Access {
     Pull,
     Push,
 }
 
-/// A server, and what it has said of itself.
+/// A server, and everything learnt about it.
 #[derive(Clone)]
 pub(super) struct Server {
     certs: Arc<Certs>,
@@ -60,10 +60,10 @@ struct Session {
     origin: Origin,
     insecure: bool,
     inwards: Inwards,
-    /// What its name stood for when that was decided; none through a proxy.
+    /// The addresses of its name at that time; empty behind a proxy.
     addresses: Vec<IpAddr>,
     authorization: Option<HeaderValue>,
-    /// What the authorization answers, and when it was given.
+    /// The challenge that the authorization answers, and when the authorization was given.
     challenge: Option<(Challenge, Instant)>,
 }
 
@@ -79,7 +79,7 @@ impl Server {
         Self { certs, reach, endpoint, path: path.to_owned(), access, login, session: None }
     }
 
-    /// A manifest or a blob: `manifests/latest`.
+    /// Gets a manifest or a blob: `manifests/latest`.
     pub(super) async fn get(&mut self, what: &str, accept: Option<&'static str>) -> Result<Answer, Error> {
         let path = format!("{}/v2/{}/{what}", self.endpoint.prefix, self.path);
         let mut headers = HeaderMap::new();
@@ -100,7 +100,7 @@ impl Server {
         }
     }
 
-    /// Asks without a body, and again with what a 401 asks for.
+    /// Sends a request without a body; after a 401 it authorizes and sends it again.
     async fn ask(
         &mut self,
         method: &Method,
@@ -130,17 +130,17 @@ impl Server {
         Ok((session, answer))
     }
 
-    /// Finds out how the server is spoken to: by TLS, or by the engine's leave without.
+    /// Connects over TLS, or without TLS if the engine accepts that.
     async fn open(&self) -> Result<(Session, Box<dyn Io>), Error> {
         let origin = self.endpoint.origin.clone();
         let proxied = self.reach.proxies.for_origin(&origin).is_some();
         let mut addresses = match connect::lookup(&origin.host).await {
             Ok(addresses) => addresses,
-            // The proxy may know it.
+            // The proxy may be able to resolve the name.
             Err(_) if proxied => Vec::new(),
             Err(error) => return Err(error),
         };
-        // A mirror is of the operator's choice.
+        // The operator has chosen the mirrors.
         if let Some(odd) = addresses.first().copied().filter(|_| !self.endpoint.is_mirror) {
             addresses.retain(|address| !policy::is_no_server(*address));
             if addresses.is_empty() {
@@ -149,9 +149,9 @@ impl Server {
         }
         let insecure = self.reach.is_insecure(&self.endpoint.name, &addresses);
         let session = |origin, address: Option<IpAddr>| {
-            // Through a proxy nobody is on a network of the node's.
+            // Behind a proxy, a server is not on the node's network.
             let inwards = address.map_or(Inwards::Public, Inwards::of);
-            // By another of its addresses it would lead further inwards.
+            // Keep only addresses that lead no further inwards than the one that answered.
             let no_further = |other: &IpAddr| address == Some(*other) || inwards.admits(*other);
             let addresses = addresses.iter().copied().filter(no_further).collect();
             Session { origin, insecure, inwards, addresses, authorization: None, challenge: None }
@@ -173,7 +173,7 @@ impl Server {
         if insecure { Verify::No } else { Verify::Yes }
     }
 
-    /// A connection, and the address that it goes to, unless a proxy makes it.
+    /// Connects; returns the address as well, unless a proxy connects.
     async fn connect(
         &self,
         origin: &Origin,
@@ -183,7 +183,7 @@ impl Server {
     ) -> Result<(Box<dyn Io>, Option<IpAddr>), Error> {
         let (stream, address): (Box<dyn Io>, _) = match self.reach.proxies.for_origin(origin) {
             Some(proxy) => {
-                // It is no registry: none of the engine's certificates are for it.
+                // The proxy is not a registry: none of the engine's certificates for registries apply.
                 let roots = self.certs.config("", Verify::Yes, false)?;
                 (connect::through(proxy, origin, roots).await?, None)
             }
@@ -246,7 +246,7 @@ impl Server {
         exchange(link, request, moving).await
     }
 
-    /// What answers a 401: the login itself, or a token that the login gets; none: there is no login.
+    /// The authorization for a 401: the login itself, or a token for the login; `None` if there is no login.
     async fn authorize(
         &self,
         session: &Session,
@@ -283,13 +283,13 @@ impl Server {
         }
     }
 
-    /// Whether a token server is asked at all: it sees the login, and gives what stands for it.
+    /// Whether a token server may be asked: it sees the login, and returns the token that stands for it.
     fn may_see_login(&self, session: &Session, realm: &Origin) -> bool {
         realm.secure || (session.insecure && self.is_insecure_hop(session, realm))
     }
 
-    /// Whether the engine would take this server without a certificate: it is the registry's own host,
-    /// or named by itself.
+    /// Whether the engine would accept this server without a valid certificate: it is the registry's own
+    /// host, or is itself configured as insecure.
     fn is_insecure_hop(&self, session: &Session, origin: &Origin) -> bool {
         let literal: Vec<IpAddr> = origin.host.parse().into_iter().collect();
         session.insecure
@@ -336,7 +336,8 @@ impl Server {
         Err(Error::new(Kind::Misled, "it sends wharfd to a server without TLS"))
     }
 
-    /// Asks a server that the registry names, unless it is further inwards than the registry.
+    /// Sends a request to a server that the registry names, unless that server is further inwards than the
+    /// registry.
     async fn hop(
         &self,
         session: &Session,
@@ -346,8 +347,8 @@ impl Server {
     ) -> Result<Answer, Error> {
         let own = origin.host == session.origin.host;
         let mut addresses = self.addresses(origin).await?;
-        // Its own host is judged like any: its name may stand for more than the address that answered, or
-        // for another by now. Through a proxy the registry is where it is.
+        // The registry's own host is checked like any other, since its name may have more addresses than the
+        // one that answered, or other ones by now. Behind a proxy, the registry's own address is not checked.
         let literal: Vec<IpAddr> = origin.host.parse().into_iter().filter(|_| !own).collect();
         let judged = if addresses.is_empty() { &literal } else { &addresses };
         let far = judged.iter().find(|address| !session.inwards.admits(**address)).copied();
@@ -365,13 +366,13 @@ impl Server {
     }
 }
 
-/// What a 401 asks for.
+/// The challenge in a 401.
 fn wanted(answer: &Answer) -> Option<Challenge> {
     let values = answer.headers.get_all(header::WWW_AUTHENTICATE);
     challenges(values.iter().filter_map(|value| value.to_str().ok())).into_iter().next()
 }
 
-/// A token server that gives none refuses the login, whatever it calls that.
+/// If a token server gives no token, it refuses the login, whatever status it uses.
 fn denied(error: Error) -> Error {
     match error.kind() {
         Kind::Denied | Kind::NotFound | Kind::Other => error.of_kind(Kind::Unauthorized),

@@ -1,4 +1,4 @@
-//! The client against servers that write down what they were sent.
+//! The client against servers that record their requests.
 
 pub(super) mod recorder;
 mod relay;
@@ -22,7 +22,7 @@ fn login() -> Login {
     }
 }
 
-/// An engine that takes loopback without TLS, as engines do.
+/// An engine that accepts loopback without TLS, as engines do by default.
 fn insecure() -> Reach {
     let info = serde_json::json!({"RegistryConfig": {"InsecureRegistryCIDRs": ["127.0.0.0/8", "::1/128"]}});
     Reach::of(&serde_json::from_value(info).unwrap())
@@ -54,11 +54,11 @@ async fn a_login_goes_to_nobody_without_a_certificate_that_is_trusted() {
     authority.trust(&registry.host());
     let manifest = ask(&client, &reach, &name, Some(&login())).await.unwrap();
     assert_eq!(manifest.bytes(), MANIFEST);
-    // Only once it has asked for it.
+    // The registry sees the password only after it has asked for it.
     let path = "GET /v2/app/manifests/latest";
     assert!(registry.shown().ends_with(&[path.to_owned(), format!("{path} {PASSWORD}")]));
 
-    // Without TLS nobody sees it, unless the engine takes it so.
+    // Without TLS nobody sees the password, unless the engine accepts the registry without TLS.
     let plain = Server::start(None, guarded(PASSWORD, "Basic realm=x".to_owned())).await;
     let name = format!("{}/app", plain.host());
     let (kind, text) = ask(&client, &reach, &name, Some(&login())).await.unwrap_err();
@@ -127,7 +127,7 @@ async fn no_login_goes_to_a_token_server_without_tls_or_further_inwards() {
         assert_eq!(refused.0, Kind::Misled, "{realm}: {refused:?}");
     }
     assert_eq!(tokens.heard(), [""; 0]);
-    // A registry that the engine takes without TLS has such a token server beside it.
+    // A registry without TLS that the engine accepts may name such a token server at the same host.
     let registry = registry(plain).await;
     ask(&client, &insecure(), &format!("{}/app", registry.host()), Some(&login())).await.unwrap();
     assert_eq!(tokens.heard().len(), 1);
@@ -140,10 +140,10 @@ async fn a_registry_is_nowhere_that_no_server_is() {
         let (kind, text) = ask(&client, &insecure(), &format!("{host}/app"), None).await.unwrap_err();
         assert!(kind == Kind::Misled && text.contains("no registry may be at"), "{host}: {text}");
     }
-    // Who resolves names may read more of them as addresses: a proxy, too.
+    // Some resolvers and proxies accept more forms of an address.
     for host in ["127.1:5000", "0x7f.1:5000", "2130706433:5000"] {
         let (kind, text) = ask(&client, &insecure(), &format!("{host}/app"), None).await.unwrap_err();
-        assert!(kind == Kind::Other && text.contains("is no address of a server"), "{host}: {text}");
+        assert!(kind == Kind::Other && text.contains("is not the address of a server"), "{host}: {text}");
     }
 }
 
@@ -232,7 +232,7 @@ async fn docker_hubs_mirror_is_asked_first_and_sees_no_login() {
 async fn a_proxy_carries_what_the_engines_carries() {
     let authority = Authority::new();
     let registry = Server::start(Some(authority.acceptor(false)), |_| ok(MANIFEST)).await;
-    // A name that only the proxy knows; the certificate is for another.
+    // Only the proxy knows this name; the certificate is for another name.
     let name = "registry.invalid:5000";
     authority.trust(name);
     let proxy = Server::start(None, |head| {

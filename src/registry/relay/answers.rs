@@ -1,23 +1,23 @@
-//! Answers of the relay's own.
+//! The relay's own answers.
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 
 use super::{super::answer::full, Body};
 
-/// A status alone.
+/// An answer with only a status.
 pub(super) fn plain(status: StatusCode) -> Response<Body> {
     with(status, "", Bytes::new())
 }
 
-/// An error as the distribution specification has it. The engine's words for it reach nobody.
+/// An error in the form of the distribution specification. No user sees the engine's message about it.
 pub(super) fn refusal(status: StatusCode) -> Response<Body> {
     let code = if status == StatusCode::FORBIDDEN { "DENIED" } else { "UNKNOWN" };
     let body = serde_json::json!({"errors": [{"code": code, "message": "the registry refuses"}]});
     with(status, "application/json", body.to_string().into())
 }
 
-/// Asks for a transfer's password.
+/// Requires a transfer's password.
 pub(super) fn unauthorized() -> Response<Body> {
     let mut answer = plain(StatusCode::UNAUTHORIZED);
     let challenge = HeaderValue::from_static("Basic realm=\"wharfd\"");

@@ -1,4 +1,4 @@
-//! Pulls: manifests as wharfd has read them, and blobs as they come.
+//! Pulls: manifests that wharfd has already read, and blobs as they come.
 
 use std::{
     collections::HashMap,
@@ -25,30 +25,30 @@ use super::{
 };
 use crate::names::reference::Digest;
 
-/// Says who sees a blob as it passes, if anybody does.
+/// Returns the watcher of a blob, if it has one.
 pub type Watch = Arc<dyn Fn(&Digest) -> Option<Watcher> + Send + Sync>;
 
-/// Who sees a blob as it passes.
+/// Sees a blob as it passes.
 #[derive(Debug)]
 pub struct Watcher {
-    /// Takes its bytes, and holds the blob up when it does not.
+    /// Receives the blob's bytes. A full channel delays the blob.
     pub pieces: mpsc::Sender<Bytes>,
-    /// Says, once the pieces have ended, whether the engine may have the last of them.
+    /// Tells, after the pieces have ended, whether the engine may have the last piece.
     pub verdict: oneshot::Receiver<bool>,
-    /// Hears that these were all of them, and those of the digest.
+    /// Is told that the blob was complete and matched its digest.
     pub whole: oneshot::Sender<()>,
 }
 
-/// What a pull may see.
+/// The manifests and blobs that a pull may see.
 pub(super) struct Pull {
     pub(super) repository: Repository,
     manifests: HashMap<Digest, Manifest>,
     watch: Option<Watch>,
-    /// Their configs: every other blob is a layer.
+    /// The configs of the manifests: every other blob is a layer.
     configs: Vec<Digest>,
     /// Whether the engine has asked for a layer.
     layers_asked: AtomicBool,
-    /// As often as there are blobs on their way.
+    /// Has a clone for each blob that is on its way.
     blobs: Arc<()>,
 }
 
@@ -56,7 +56,8 @@ pub(super) struct Pull {
 struct Passing {
     blob: Blob,
     watcher: Option<Watcher>,
-    /// The last piece that came: the engine gets none before the next, or the end, is sound.
+    /// The last piece received. The engine gets it only after the next piece, or once the whole blob has been
+    /// verified.
     kept: Option<Bytes>,
     is_over: bool,
     transfer: Arc<Shared>,
@@ -71,7 +72,7 @@ impl Pull {
         Self { repository, manifests: manifests.collect(), watch, configs, layers_asked, blobs }
     }
 
-    /// Whether the engine has not asked for a layer yet, and does not wait for the registry either.
+    /// Whether the engine has not asked for a layer yet, although it is not waiting for the registry.
     pub(super) fn waits_for_the_engine(&self) -> bool {
         !self.layers_asked.load(Ordering::Relaxed) && Arc::strong_count(&self.blobs) == 1
     }
@@ -105,7 +106,7 @@ impl Pull {
         }
     }
 
-    /// A manifest that was proven: what an index lists besides is not there.
+    /// A proven manifest. For the engine, an index's other manifests do not exist.
     fn manifest(&self, method: &Method, digest: &Digest) -> Response<Body> {
         let Some(manifest) = self.manifests.get(digest) else {
             return answers::plain(StatusCode::NOT_FOUND);
@@ -119,7 +120,7 @@ impl Pull {
     }
 }
 
-/// The config that a manifest names, if it does.
+/// The digest of the config in a manifest, if there is one.
 fn config_of(manifest: &Manifest) -> Option<Digest> {
     let document: serde_json::Value = serde_json::from_slice(manifest.bytes()).ok()?;
     Digest::parse(document.pointer("/config/digest")?.as_str()?)
@@ -144,7 +145,7 @@ impl Passing {
                 break;
             };
             if let Some(watcher) = &self.watcher {
-                // Who does not take it has seen enough for a verdict.
+                // A watcher that no longer receives has seen enough for its verdict.
                 let _ = watcher.pieces.send(piece.clone()).await;
             }
             if let Some(before) = self.kept.replace(piece) {
@@ -156,9 +157,9 @@ impl Passing {
         };
         drop(pieces);
         if !verdict.await.unwrap_or(false) {
-            return Err(Error::new(Kind::Forged, "a layer is not what its config says"));
+            return Err(Error::new(Kind::Forged, "a layer does not match the image's config"));
         }
-        // Whoever has gone does not want to know.
+        // The watcher may be gone.
         let _ = whole.send(());
         Ok(self.kept.take())
     }

@@ -1,5 +1,5 @@
-//! Pushes: what the engine uploads goes on as it comes, and the registry's answers come back. The engine
-//! learns no address of the registry's, and the registry the true tag.
+//! Pushes: forwards the engine's uploads as they come, and returns the registry's answers. The engine learns
+//! no address of the registry, and the registry gets the real tag.
 
 use std::{
     collections::HashMap,
@@ -27,18 +27,18 @@ use super::{
 };
 use crate::names::reference::Digest;
 
-/// The engine's own limit is no larger.
+/// The largest manifest. The engine's own limit is no larger.
 const MANIFEST_BYTES_MAX: usize = 4 << 20;
-/// Uploads that a push has begun and not ended: an engine has some five.
+/// The most unfinished uploads of a push. An engine has about five at once.
 const UPLOADS_MAX: usize = 256;
-/// A registry that fails at a question, or at a manifest, may not a moment later: two pushes of one tag at
-/// once are enough for some. The engine asks once.
+/// How often a request without a body, or a manifest, is sent if the registry fails. Some registries fail
+/// when two pushes of one tag meet, and succeed a moment later. The engine itself does not retry.
 const TRIES_MAX: u32 = 3;
 const TRY_AGAIN_AFTER: Duration = Duration::from_millis(200);
-/// What the engine says of a request.
+/// Headers of the engine's requests that are forwarded.
 const ASKED: [HeaderName; 4] =
     [header::ACCEPT, header::CONTENT_TYPE, header::CONTENT_LENGTH, header::CONTENT_RANGE];
-/// What the registry says of an answer.
+/// Headers of the registry's answers that are returned.
 const ANSWERED: [HeaderName; 6] = [
     header::CONTENT_TYPE,
     header::RANGE,
@@ -48,7 +48,7 @@ const ANSWERED: [HeaderName; 6] = [
     HeaderName::from_static("oci-chunk-min-length"),
 ];
 
-/// A push on its way.
+/// A running push.
 pub(super) struct Push {
     target: tokio::sync::Mutex<Target>,
     uploads: Mutex<HashMap<u64, Place>>,
@@ -85,7 +85,7 @@ impl Push {
         }
     }
 
-    /// The manifest that a path of the engine's means: the tag is the target's.
+    /// The registry's path for a manifest that the engine names: any tag means the target's tag.
     async fn manifest(&self, at: &str) -> String {
         match Digest::parse(at) {
             Some(digest) => format!("manifests/{digest}"),
@@ -93,7 +93,7 @@ impl Push {
         }
     }
 
-    /// A question. That something is not there is an answer.
+    /// A request without a body. Not found is an answer, not an error.
     async fn ask(
         &self,
         method: &Method,
@@ -145,9 +145,10 @@ impl Push {
         success(answer).await.map(|answer| reply(answer.status, &answer.headers))
     }
 
-    /// Begins the upload of a blob. Which other repository might have it, the engine cannot know; so it
-    /// hears that an upload has begun, whichever success the registry says: at a 201, which is a blob taken
-    /// from another repository, the classic store looks up which one, and ends where it had named none.
+    /// Begins the upload of a blob. Always answers that an upload has begun, even if the registry answers
+    /// 201, which means that it took the blob from another repository. The engine does not know other
+    /// repositories of the registry, so it named none, and the classic store fails when it looks up the
+    /// repository after a 201.
     async fn begin(&self, path: &str) -> Result<Response<Body>, Error> {
         let at = At::Repository("blobs/uploads/".to_owned());
         let mut headers = HeaderMap::new();
@@ -166,7 +167,7 @@ impl Push {
         Ok(located(reply(StatusCode::ACCEPTED, &answer.headers), path, id))
     }
 
-    /// A piece of an upload, its end, or a question about it.
+    /// A piece of an upload, its end, or a request for its status.
     async fn go_on(&self, path: &str, id: &str, request: Request<Incoming>) -> Result<Response<Body>, Error> {
         let known = |id: u64| {
             let uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
@@ -209,7 +210,7 @@ impl Push {
             uploads.remove(&id);
             return Ok(reply(answer.status, &answer.headers));
         }
-        // A question need not be answered with one.
+        // An answer to a status request may have no location.
         if answer.headers.contains_key(header::LOCATION) {
             uploads.insert(id, target.server.place(&at, &answer)?);
         }
@@ -217,18 +218,18 @@ impl Push {
         Ok(located(reply(answer.status, &answer.headers), path, id))
     }
 
-    /// Keeps what the registry has said of itself, a token for one.
+    /// Keeps what was learnt about the server, such as a token.
     async fn learn(&self, target: &Target) {
         *self.target.lock().await = target.clone();
     }
 }
 
-/// How often the registry was asked.
+/// Counts attempts of a request.
 #[derive(Default)]
 struct Tries(u32);
 
 impl Tries {
-    /// Whether it fails, and is to be asked again now.
+    /// Whether the request failed and must be repeated now. Waits before that.
     async fn again(&mut self, status: StatusCode) -> bool {
         self.0 += 1;
         let again = status.is_server_error() && self.0 < TRIES_MAX;
@@ -252,14 +253,14 @@ fn chosen(headers: &HeaderMap, names: &[HeaderName]) -> HeaderMap {
     kept
 }
 
-/// What the registry said, without a body.
+/// The registry's answer without a body.
 fn reply(status: StatusCode, headers: &HeaderMap) -> Response<Body> {
     let mut answer = answers::with(status, "", Bytes::new());
     answer.headers_mut().extend(chosen(headers, &ANSWERED));
     answer
 }
 
-/// Says where an upload goes on here.
+/// Adds the upload's location at the relay.
 fn located(mut answer: Response<Body>, path: &str, id: u64) -> Response<Body> {
     if let Ok(location) = HeaderValue::from_str(&format!("/v2/{path}/blobs/uploads/{id}")) {
         answer.headers_mut().insert(header::LOCATION, location);
@@ -267,7 +268,7 @@ fn located(mut answer: Response<Body>, path: &str, id: u64) -> Response<Body> {
     answer
 }
 
-/// The `digest=` of a query.
+/// The `digest=` in a query.
 fn digest_of(query: Option<&str>) -> Option<Digest> {
     let values = query?.split('&').filter_map(|pair| pair.strip_prefix("digest="));
     values.map(|value| value.replace("%3A", ":").replace("%3a", ":")).find_map(|value| Digest::parse(&value))

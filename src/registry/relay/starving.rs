@@ -1,5 +1,6 @@
-//! Pulls that wait for others: an engine downloads so many layers at once, whichever images they are of
-//! (`max-concurrent-downloads`), and a registry that drips keeps a place for as long as it likes.
+//! Pulls that wait for other pulls. An engine limits its downloads of layers over all images
+//! (`max-concurrent-downloads`), and a registry that sends very slowly could keep a place for as long as it
+//! likes.
 
 use std::{
     collections::HashMap,
@@ -17,7 +18,7 @@ use super::{
 };
 
 impl Relay {
-    /// Breaks off the pulls from slow registries while others wait for the engine to begin.
+    /// Breaks off pulls from slow registries while other pulls wait for the engine to begin.
     pub(super) async fn feed_the_starving(self) {
         let mut ticks = interval(LOOK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -31,7 +32,8 @@ impl Relay {
     }
 }
 
-/// How far each pull is, and was when it was looked at last.
+/// Reads the meter of each pull, and ends slow pulls if another pull starves. `before` are the readings of
+/// the last look.
 fn look(transfers: &[(String, Arc<Shared>)], before: &HashMap<String, Reading>) -> HashMap<String, Reading> {
     let (mut now, mut slow, mut starves) = (HashMap::new(), Vec::new(), false);
     for (id, shared) in transfers {

@@ -1,4 +1,4 @@
-//! Who is connected to the relay and has not shown whom it is: anybody on the node's loopback.
+//! Connections to the relay without a password so far. Anyone on the node's loopback can make them.
 
 use std::{
     collections::BTreeMap,
@@ -10,8 +10,7 @@ use std::{
 
 use tokio::sync::oneshot;
 
-/// Connections that have shown no password yet, the oldest first: anybody on the node's loopback can make
-/// them.
+/// Connections that have shown no password yet, the oldest first.
 #[derive(Debug, Default)]
 pub(super) struct Strangers {
     next: AtomicU64,
@@ -19,7 +18,7 @@ pub(super) struct Strangers {
 }
 
 impl Strangers {
-    /// One more, and what ends it.
+    /// Adds a connection. Returns its number, and a receiver that tells when to end the connection.
     pub(super) fn add(&self) -> (u64, oneshot::Receiver<()>) {
         let (end, ended) = oneshot::channel();
         let number = self.next.fetch_add(1, Ordering::Relaxed);
@@ -27,15 +26,15 @@ impl Strangers {
         (number, ended)
     }
 
-    /// It is none any more, and nobody ends it.
+    /// Removes a connection that has shown a password or has ended.
     pub(super) fn remove(&self, number: u64) {
         self.waiting().remove(&number);
     }
 
-    /// Ends the oldest.
+    /// Ends the oldest connection.
     pub(super) fn end_oldest(&self) {
         if let Some((_, end)) = self.waiting().pop_first() {
-            // Ended already.
+            // The connection may have ended already.
             let _ = end.send(());
         }
     }

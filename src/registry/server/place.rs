@@ -1,4 +1,4 @@
-//! Where a registry sends wharfd.
+//! The place to which a registry sends wharfd.
 
 use http::Uri;
 
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::names::{printable, shortened};
 
-/// Where the registry sends wharfd: a path of an origin.
+/// The place to which a registry sends wharfd: a path at an origin.
 #[derive(Clone, Debug)]
 pub(in crate::registry) struct Place {
     pub(super) origin: Origin,
@@ -25,13 +25,13 @@ impl Place {
         self.path = format!("{}{joint}{pair}", self.path);
     }
 
-    /// Reads a URL, or a path of the server that names it.
+    /// Reads a URL, or a path on the server that names it.
     pub(super) fn to(from: &Session, path: &str, url: &str) -> Result<Self, Error> {
         let bad = || Error::new(Kind::Misled, format!("it names {}", shortened(printable(url), 200)));
         let uri: Uri = url.split('#').next().unwrap_or_default().parse().map_err(|_| bad())?;
         let target = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
         let Some(authority) = uri.authority() else {
-            // A path that does not begin at the root is no registry's.
+            // A registry's path begins at the root.
             let rooted = !path.is_empty() && target.starts_with('/') && uri.scheme().is_none();
             let here = Self { origin: from.origin.clone(), path: target.to_owned() };
             return rooted.then_some(here).ok_or_else(bad);

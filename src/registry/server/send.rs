@@ -1,5 +1,4 @@
-//! Requests of pushes: of any method, with a body, and to where the server has said that an upload goes
-//! on.
+//! Requests of pushes: any method, a body, and the place that the server has named for an upload.
 
 use std::time::{Duration, Instant};
 
@@ -16,31 +15,30 @@ use super::{
     request,
 };
 
-/// A token that is older is asked for anew before a body is sent, which cannot be sent twice: no token
-/// server may give one that is good for less than a minute.
+/// An older token is renewed before a body is sent, since a body cannot be sent twice. By the specification,
+/// tokens are valid for at least a minute.
 const TOKEN_AGE_MAX: Duration = Duration::from_secs(30);
 
-/// Where a request goes.
+/// The target of a request.
 #[derive(Clone, Debug)]
 pub(in crate::registry) enum At {
     /// The server itself.
     Root,
     /// Within the repository: `blobs/uploads/`.
     Repository(String),
-    /// Where the server has said.
+    /// The place that the server has named.
     Place(Place),
 }
 
 impl Server {
-    /// Whether the server can be reached and takes the login, as far as it says so without being asked
-    /// for anything.
+    /// Checks that the server can be reached and accepts the login, as far as a request to its root can tell.
     pub(in crate::registry) async fn greet(&mut self) -> Result<(), Error> {
         let answer = self.send(&Method::GET, &At::Root, &HeaderMap::new()).await?;
         let is_wrong = answer.status == StatusCode::UNAUTHORIZED || answer.status.is_server_error();
         if is_wrong { Err(answer.refusal().await) } else { Ok(()) }
     }
 
-    /// A request without a body, and whatever it is answered. Redirects of questions are followed.
+    /// Sends a request without a body; returns any answer. Redirects are followed for GET and HEAD.
     pub(in crate::registry) async fn send(
         &mut self,
         method: &Method,
@@ -62,7 +60,7 @@ impl Server {
         }
     }
 
-    /// The same with a body, of which `moving` tells how it goes on.
+    /// The same with a body. `moving` tells whether the body is still being sent.
     pub(in crate::registry) async fn send_body(
         &mut self,
         method: &Method,
@@ -116,7 +114,7 @@ impl Server {
         self.hop(session, &place.origin, request, moving).await
     }
 
-    /// Reads where an answer to a request at `at` sends wharfd.
+    /// The place that an answer to a request at `at` names.
     pub(in crate::registry) fn place(&self, at: &At, answer: &Answer) -> Result<Place, Error> {
         let unset = || Error::new(Kind::Misled, "it does not say where an upload goes on");
         let session = self.session.as_ref().ok_or_else(unset)?;

@@ -1,4 +1,4 @@
-//! Where a server may send wharfd.
+//! The places to which a server may send wharfd.
 
 use std::path::PathBuf;
 
@@ -13,7 +13,7 @@ async fn its_own_host_is_judged_as_any_other() {
     let certs = Arc::new(Certs::new(PathBuf::new()));
     let server = Server::new(certs, reach, endpoint, "app", Access::Pull, None);
     let there = Origin::parse("http", &inside.host()).unwrap();
-    // Its name stands for an address of the node's, beside the one that has answered.
+    // Its name also has an address of the node, beside the one that answered.
     let ask = async |inwards| {
         let session = Session {
             origin: Origin { port: 1, ..there.clone() },

@@ -1,4 +1,4 @@
-//! Servers that write down what they were sent, and an authority that vouches for them.
+//! Servers that record their requests, and an authority that signs their certificates.
 
 use std::{
     fs,
@@ -25,7 +25,7 @@ use tokio_rustls::TlsAcceptor;
 use super::MANIFEST;
 use crate::tasks::Group;
 
-/// An authority, and the directory that has what clients know of it.
+/// An authority, and the clients' directory of certificates.
 pub(in crate::registry) struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
     pub(in crate::registry) certs: PathBuf,
@@ -45,13 +45,13 @@ impl Authority {
         (certificate.signed_by(&key, &self.issuer).unwrap().pem(), key)
     }
 
-    /// The client trusts it for the registry `host`.
+    /// Makes the client trust the authority for the registry `host`.
     pub(in crate::registry) fn trust(&self, host: &str) {
         fs::create_dir_all(self.certs.join(host)).unwrap();
         fs::write(self.certs.join(host).join("ca.crt"), self.issuer.pem()).unwrap();
     }
 
-    /// The client has a certificate for the registry `host`.
+    /// Gives the client a certificate for the registry `host`.
     pub(in crate::registry) fn give_key(&self, host: &str) {
         let (certificate, key) = self.issue("client");
         fs::write(self.certs.join(host).join("client.cert"), certificate).unwrap();
@@ -95,14 +95,14 @@ pub(in crate::registry) fn directory() -> PathBuf {
     path
 }
 
-/// A server; it ends with the test's runtime.
+/// A server. It ends with the test's runtime.
 pub(in crate::registry) struct Server {
     pub(in crate::registry) address: SocketAddr,
     heard: Arc<Mutex<Vec<String>>>,
 }
 
 impl Server {
-    /// Answers each request's head as `answer` says.
+    /// Answers each request with the result of `answer` for its head.
     pub(in crate::registry) async fn start(
         tls: Option<TlsAcceptor>,
         answer: impl Fn(&str) -> String + Send + Sync + 'static,
@@ -138,7 +138,7 @@ impl Server {
         self.heard.lock().unwrap().clone()
     }
 
-    /// What each request showed: `GET /x Basic …`.
+    /// The method, path and authorization of each request: `GET /x Basic …`.
     pub(in crate::registry) fn shown(&self) -> Vec<String> {
         self.heard().iter().map(|head| shown(head)).collect()
     }
@@ -152,7 +152,7 @@ pub(in crate::registry) async fn serve(
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         match stream.read_u8().await {
-            // As Go's server answers TLS where it speaks none.
+            // Go's server answers TLS like this if it expects plain HTTP.
             Ok(0x16) if head.is_empty() => {
                 let _ = stream.write_all(status("400 Bad Request", "connection: close").as_bytes()).await;
                 return;
@@ -171,7 +171,7 @@ pub(in crate::registry) async fn serve(
     let answer = answer(&head);
     let _ = stream.write_all(answer.as_bytes()).await;
     if answer.contains("chunked") {
-        // A body without end.
+        // An endless body.
         let piece = format!("10000\r\n{}\r\n", "x".repeat(64 << 10));
         while stream.write_all(piece.as_bytes()).await.is_ok() {}
     }
@@ -199,7 +199,7 @@ pub(in crate::registry) fn wants(challenge: &str) -> String {
     status("401 Unauthorized", &format!("www-authenticate: {challenge}"))
 }
 
-/// Serves the manifest to whoever shows `authorization`; the others are told `challenge`.
+/// Serves the manifest to requests with `authorization`, and sends `challenge` to others.
 pub(in crate::registry) fn guarded(
     authorization: &'static str,
     challenge: String,

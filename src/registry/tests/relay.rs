@@ -1,4 +1,4 @@
-//! The relay, between an engine that is a few lines here and registries that write down what they hear.
+//! The relay, between a minimal engine and registries that record their requests.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -22,7 +22,7 @@ use crate::{
 
 const PATH: &str = "wharf/instance/repository";
 
-/// What an engine asks with the password of `transfer`, and the whole answer.
+/// Sends an engine's request with the password of `transfer`; returns the whole answer.
 async fn ask(transfer: &Transfer, method: &str, path: &str, body: &str) -> String {
     let (user, password) = transfer.login();
     let shown = STANDARD.encode(format!("{user}:{}", password.expose()));
@@ -105,7 +105,7 @@ async fn who_says_nothing_takes_no_place_from_the_engine() {
         let answer = ask(&transfer, "GET", "/v2/", "").await;
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     }
-    // The first have made room.
+    // The oldest connection has been ended to make room.
     let ended = silent[0].read(&mut [0]).await;
     assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
 }
@@ -138,7 +138,7 @@ async fn a_push_goes_to_the_true_tag_and_its_login_to_the_registry_alone() {
 
     let blob = format!("/v2/{PATH}/blobs/{layer}");
     assert!(ask(&transfer, "HEAD", &blob, "").await.starts_with("HTTP/1.1 404"));
-    // What the engine thinks that another repository has is of this relay's.
+    // The engine's idea of another repository is about this relay, not about the registry.
     let begin = format!("/v2/{PATH}/blobs/uploads/?mount={layer}&from=other");
     let begun = ask(&transfer, "POST", &begin, "").await;
     assert!(begun.starts_with("HTTP/1.1 202") && !begun.contains("localhost"), "{begun}");
@@ -240,7 +240,7 @@ async fn the_engine_gets_what_was_hashed_and_no_other_bytes() {
     assert!(ask(&transfer, "HEAD", &by_digest, "").await.ends_with("\r\n\r\n"));
     assert_eq!(registry.heard().len(), heard, "the registry may say something else the second time");
 
-    // Of an index, what was not proven is not there.
+    // Manifests of an index that were not proven do not exist for the engine.
     let listed = format!("/v2/{PATH}/manifests/{}", digest(b"listed"));
     assert!(ask(&transfer, "GET", &listed, "").await.starts_with("HTTP/1.1 404"));
     assert_eq!(registry.heard().len(), heard);
@@ -250,14 +250,14 @@ async fn the_engine_gets_what_was_hashed_and_no_other_bytes() {
     assert!(transfer.failure(Fault::internal).is_none());
     ask(&transfer, "GET", &blob(b"another"), "").await;
     let fault = transfer.failure(|error| error.fault(&reference, false)).unwrap();
-    assert!(fault.text().contains("not those of the digest"), "{fault}");
+    assert!(fault.text().contains("do not match the digest"), "{fault}");
     for (method, path) in [("POST", "blobs/uploads/"), ("PUT", "manifests/1"), ("GET", "manifests/1")] {
         let answer = ask(&transfer, method, &format!("/v2/{PATH}/{path}"), "").await;
         assert!(answer.starts_with("HTTP/1.1 40"), "{answer}");
     }
 }
 
-/// What `transfer` tells of an engine that ends with `reason`.
+/// The fault that `transfer` reports if the engine's work ends with `reason`.
 async fn told(transfer: &Transfer, reason: Reason) -> Fault {
     let work = async { Err::<(), _>(Fault::new(reason, "the engine's own words")) };
     let reference = Reference::parse("reg.example/app:1").unwrap();
@@ -287,7 +287,7 @@ async fn what_went_well_at_last_is_no_reason() {
     assert!(get(b"blob").await.starts_with("HTTP/1.1 502"));
     assert!(get(b"blob").await.starts_with("HTTP/1.1 200"));
     assert_eq!(told(&transfer, Reason::EngineFailed).await.text(), "the engine's own words");
-    // Another blob's success does not hide a failure, but the engine's end does.
+    // Another blob's success does not hide a failure, but the end of the engine does.
     for reason in [Reason::EngineUnavailable, Reason::EngineFailed] {
         assert!(get(b"lost").await.starts_with("HTTP/1.1 502"));
         assert!(get(b"blob").await.starts_with("HTTP/1.1 200"));
