@@ -1,5 +1,5 @@
-//! How an image becomes one that a namespace's builds may use: policy allows it, the caller has
-//! proven that it can read it, the engine has pulled and verified it, and a hold name keeps it.
+//! Admission makes an image usable for a namespace's builds: policy allows the image, the caller has proven
+//! that it can read it, the engine has pulled and verified it, and a hold keeps it.
 
 use futures_util::future::BoxFuture;
 
@@ -15,10 +15,10 @@ use crate::{
     wire::credentials::Logins,
 };
 
-/// Where a caller's logins come from: its client, which is asked when a registry is.
+/// The source of a caller's logins: its client, which is asked when wharfd asks a registry.
 pub trait CredentialSource: Send + Sync {
-    /// The login for `host`, as in a reference: `docker.io`, `registry.example:5000`. None: the
-    /// registry is asked without.
+    /// The login for `host`, as in a reference: `docker.io`, `registry.example:5000`. `None` means that the
+    /// registry is asked without a login.
     fn credentials<'a>(&'a self, host: &'a str) -> BoxFuture<'a, Result<Option<Login>, Fault>>;
 }
 
@@ -36,27 +36,27 @@ pub struct Admitted {
 }
 
 impl Admitted {
-    /// The digest that the registry has under it; none for an image of the namespace or the node.
+    /// The digest at the registry; `None` for an image of the namespace or the operator.
     pub fn digest(&self) -> Option<&Digest> {
         self.digest.as_ref()
     }
 
-    /// The name in the engine, of which BuildKit uses the image.
+    /// The name in the engine under which BuildKit uses the image.
     pub fn target(&self) -> &str {
         &self.target
     }
 
-    /// Whether the engine still has it: without, BuildKit would ask the network for its name.
+    /// Whether the engine still has the name: otherwise BuildKit would ask the network for it.
     pub async fn still_held(&self, images: &Images) -> Result<bool, Fault> {
         Ok(images.engine().inspect_name(&self.target).await?.is_some())
     }
 }
 
 impl Images {
-    /// Admits `reference` (`:latest` where it says neither tag nor digest) to the builds of
-    /// `namespace`. The namespace's own images come first, then the operator's on this node, then the
-    /// registry. In a namespace a reference stays what it was at first; with `pull` the registry is
-    /// asked anew. What must not stop half-way runs in a group below `tasks`.
+    /// Admits `reference` (`:latest` if it has neither tag nor digest) to the builds of `namespace`. The
+    /// namespace's own images take precedence, then the operator's on this node, then the registry. In a
+    /// namespace, a reference keeps the meaning of its first admission; with `pull` the registry is asked
+    /// again. Work that must not be interrupted runs in a group below `tasks`.
     pub async fn admit(
         &self,
         namespace: &Permit<Namespace>,
@@ -68,7 +68,8 @@ impl Images {
     ) -> Result<Admitted, Fault> {
         let reference = reference.clone().tagged();
         if reference.is_reserved() {
-            // Another namespace's name, a hold, or nothing: all the same to a caller.
+            // The name belongs to another namespace, is a hold, or does not exist: the caller must not see
+            // the difference.
             return Err(fault::not_found(&reference));
         }
         let names = self.keys().names(namespace.subject());
@@ -79,7 +80,7 @@ impl Images {
         self.admit_foreign(namespace, reference, credentials, pull, reporter, tasks).await
     }
 
-    /// Admits an image that is not the namespace's own.
+    /// Admits an image that does not belong to the namespace.
     pub(super) async fn admit_foreign(
         &self,
         namespace: &Permit<Namespace>,
@@ -90,7 +91,7 @@ impl Images {
         tasks: &Group,
     ) -> Result<Admitted, Fault> {
         if naming::relay_instance(reference.repository().as_str()) == Some(self.keys().instance()) {
-            // On its way for another.
+            // The image is on its way for another caller.
             return Err(fault::not_found(&reference));
         }
         let names = self.keys().names(namespace.subject());
@@ -128,7 +129,7 @@ impl Images {
         }
     }
 
-    /// What the namespace has admitted already, if the engine still holds it.
+    /// The image that the namespace has already admitted, if the engine still holds it.
     async fn pinned(
         &self,
         reference: &Reference,
@@ -148,7 +149,7 @@ impl Images {
         Ok(Some(Admitted { digest, target }))
     }
 
-    /// Looks for an image that the operator has put on the node, and holds it.
+    /// Holds an image that the operator has put on the node, if there is one.
     async fn on_node(&self, namespace: &str, reference: &Reference) -> Result<OnNode, Fault> {
         let name = reference.to_string();
         let Some(image) = self.engine().inspect_name(&name).await? else { return Ok(OnNode::No) };
@@ -174,8 +175,8 @@ impl Images {
         Ok(Admitted { digest: None, target: held.hold })
     }
 
-    /// Proves that the caller can read the image, and has the engine pull it. The digest, and the
-    /// name that holds it.
+    /// Proves that the caller can read the image, and makes the engine pull it. Returns the digest and the
+    /// hold.
     async fn admit_registry(
         &self,
         namespace: &str,
@@ -193,7 +194,8 @@ impl Images {
         };
         let Proven { digest, repository, manifests } = self.readable(&asked, login.as_ref()).await?;
         let step = reporter.step(step_name(reference, &digest));
-        // Below the caller's: its namespace does not end before the engine has forgotten the name.
+        // Below the caller's group: the namespace must not end before the engine has forgotten the transfer's
+        // name.
         let tasks = tasks.child("pull");
         let _cancel = tasks.cancel_on_drop(Cause::ClientGone);
         let fetch = Fetch {
@@ -207,30 +209,30 @@ impl Images {
             logged_in: login.is_some(),
             tasks: tasks.clone(),
         };
-        // A task of its own: it must not stop between a pull and the removal of the name.
+        // A task of its own: it must not stop between the pull and the removal of the name.
         let hold = tasks.spawn("pull", fetch.run(step)).await??;
         tasks.cancel(Cause::Done);
         Ok((digest, hold))
     }
 
-    /// The name that holds an image of a registry's.
+    /// The hold of an image from a registry.
     pub(super) fn hold_name(&self, digest: &Digest) -> String {
         self.keys().hold(digest, &self.engine().platform().to_string())
     }
 }
 
-/// Whether a repository is one of a wharfd's own names in the engine, which prove nothing.
+/// Whether a repository belongs to any wharfd's own names in the engine. Such names prove nothing.
 fn is_wharfds(repository: &str) -> bool {
     naming::room(repository).is_some() || naming::relay_instance(repository).is_some()
 }
 
-/// What the node has under a reference.
+/// The image on the node under a reference.
 enum OnNode {
-    /// Nothing that can be used without a registry's consent.
+    /// No image that may be used without a registry's consent.
     No,
-    /// An image that did not come from a registry.
+    /// The image did not come from a registry.
     Operators(Held),
-    /// An image of which this engine cannot say where it came from.
+    /// The engine cannot tell whether the image came from a registry.
     Unsure(Held),
 }
 

@@ -1,8 +1,8 @@
-//! Images that builds are making, each under a name of its own that nothing else moves.
+//! Images that builds are making, each under a name of its own that no other build uses.
 //!
-//! BuildKit names an image in the middle of what it does, and on the classic store it looks at no
-//! cancel while it does so. So it never names it as the job does: wharfd moves the job's references
-//! once the build is over, and what came too late has a name that says so.
+//! BuildKit names an image during its export, and on the classic store it ignores a cancel while it does so.
+//! So BuildKit never gives it the job's names: wharfd moves the job's references after the build, and an
+//! image that comes too late is recognised by its name.
 
 use std::{
     collections::HashSet,
@@ -17,10 +17,10 @@ use crate::{
     policy::Permit,
 };
 
-/// How long a build that was cut off may still make its image: the classic store reads all of it.
+/// How long a build that was cut off may still make its image: the classic store reads the whole image.
 const LATE_MAX: Duration = Duration::from_secs(3600);
 
-/// The names under which builds of this wharfd make images now.
+/// The names under which builds of this wharfd are making images.
 #[derive(Debug, Default)]
 pub(super) struct Exporting(Mutex<HashSet<String>>);
 
@@ -30,8 +30,8 @@ impl Exporting {
     }
 }
 
-/// An image that a build is making. One that is dropped is removed when somebody
-/// [looks again](Images::remove_late_exports).
+/// An image that a build is making. If this is dropped, [`Images::remove_late_exports`] removes the image
+/// later.
 #[derive(Debug)]
 pub struct Export {
     images: Images,
@@ -41,7 +41,7 @@ pub struct Export {
 }
 
 impl Images {
-    /// A name for the image of a build that begins.
+    /// Chooses a name for the image of a new build.
     pub async fn begin_export(&self, namespace: &Permit<Namespace>) -> Result<Export, Fault> {
         let names = self.keys().names(namespace.subject());
         let name = names.untagged(&random_id().map_err(Fault::internal)?);
@@ -50,7 +50,7 @@ impl Images {
         Ok(Export { images: self.clone(), namespace: namespace.subject().clone(), names, name })
     }
 
-    /// Removes images that were made after their builds were cut off, by this wharfd or an earlier one.
+    /// Removes images that appeared after their builds were cut off, by this wharfd or an earlier one.
     pub async fn remove_late_exports(&self) -> Result<(), Fault> {
         let engine = self.engine();
         for export in self.store().exports(engine.name()).await? {
@@ -66,7 +66,7 @@ impl Images {
                 );
                 engine.remove_name(&export.name).await?;
             }
-            // It is made once.
+            // A build makes its image only once.
             if made || export.age > LATE_MAX {
                 self.store().export_end(engine.name(), &export.name).await?;
             }
@@ -76,13 +76,13 @@ impl Images {
 }
 
 impl Export {
-    /// The name in the engine.
+    /// The image's name in the engine.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Gives the image that was made its references, and finds it. What they named before stays the
-    /// namespace's.
+    /// Gives the finished image its references, and finds it. The images that the references named before
+    /// still belong to the namespace.
     pub async fn tag(&self, references: &[Reference]) -> Result<OwnedImage, Fault> {
         for reference in references {
             let target = self.images.private_name(&self.namespace, reference).await?;
@@ -91,7 +91,7 @@ impl Export {
         self.images.find_by_name(&self.namespace, &self.name, &self.name).await
     }
 
-    /// Lets go of an image that was made: it keeps its own name where it has no other.
+    /// Ends the export of a finished image. The image keeps this name if it has no other name.
     pub async fn release(self) -> Result<(), Fault> {
         let engine = self.images.engine();
         let _lock = self.images.inner.moves.lock(self.names.opaque()).await;
@@ -103,7 +103,7 @@ impl Export {
         self.images.store().export_end(engine.name(), &self.name).await
     }
 
-    /// Removes what was made. `is_over`: BuildKit has ended the build, so that nothing is made later.
+    /// Removes the image. `is_over` means that BuildKit has ended the build, so no image can appear later.
     pub async fn discard(self, is_over: bool) {
         let engine = self.images.engine();
         let discarded = async {
@@ -114,7 +114,10 @@ impl Export {
             Ok::<(), Fault>(())
         };
         if let Err(fault) = discarded.await {
-            tracing::warn!(cause = causes(&fault), "the image of a build that failed is removed later");
+            tracing::warn!(
+                cause = causes(&fault),
+                "cannot remove a failed build's image now; it is removed later"
+            );
         }
     }
 }

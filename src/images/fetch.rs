@@ -1,4 +1,4 @@
-//! One image on its way from a registry into the engine, under its hold name.
+//! The fetch of one image from a registry into the engine, under its hold.
 
 use std::{collections::HashMap, future::Future};
 
@@ -19,10 +19,10 @@ use crate::{
     tasks::Group,
 };
 
-/// One image on its way.
+/// The fetch of one image.
 pub(super) struct Fetch {
     pub(super) images: Images,
-    /// Whom it is for, by the opaque name.
+    /// The opaque name of the namespace.
     pub(super) namespace: String,
     pub(super) reference: Reference,
     pub(super) digest: Digest,
@@ -33,10 +33,10 @@ pub(super) struct Fetch {
     pub(super) tasks: Group,
 }
 
-/// Why an image was not brought.
+/// The reason why an image was not fetched.
 enum Stopped {
     Failed(Fault),
-    /// Another has the turn.
+    /// Another fetch has taken the turn.
     Displaced,
 }
 
@@ -47,7 +47,7 @@ impl From<Fault> for Stopped {
 }
 
 impl Fetch {
-    /// The hold name.
+    /// Fetches the image; returns its hold.
     pub(super) async fn run(self, step: Step) -> Result<String, Fault> {
         match Box::pin(self.ensure(&step)).await {
             Ok(cached) => {
@@ -61,22 +61,22 @@ impl Fetch {
         }
     }
 
-    /// Whether it was there already.
+    /// Makes sure that the hold exists; returns whether it existed before.
     async fn ensure(&self, step: &Step) -> Result<bool, Fault> {
         let images = &self.images;
         images.store().hold(images.engine().name(), &self.hold, &self.namespace).await?;
         let (repository, meter) = (self.reference.repository(), self.repository.meter());
-        // Who was displaced displaces nobody: two slow registries would take turns for ever.
+        // A displaced fetch does not displace others: two slow registries would take turns for ever.
         let mut may_displace = true;
         loop {
-            // Whoever comes second finds the first one's work done.
+            // A later fetch finds the earlier one's work done.
             let turn = images.inner.holds.begin(&self.hold, &repository, meter, may_displace);
             let turn = self.tasks.unless_cancelled(turn).await?;
             match Box::pin(self.take_turn(&turn, step)).await {
                 Ok(cached) => return Ok(cached),
                 Err(Stopped::Failed(fault)) => return Err(fault),
                 Err(Stopped::Displaced) => {
-                    tracing::info!(%repository, "a slow registry: another one has the same image");
+                    tracing::info!(%repository, "a slow registry: another registry has the same image and takes over");
                     may_displace = false;
                 }
             }
@@ -97,7 +97,7 @@ impl Fetch {
             None => self.pull(claims.as_ref(), turn, step).await?,
         };
         if let Some(claims) = &claims {
-            // A hold says nothing here: the pull checks only what it fetches.
+            // An existing hold is no proof here: a pull checks only the layers that it fetches.
             let verifying = Box::pin(images.verify_layers(self, claims, &image, step));
             if let Err(fault) = self.unless_stopped(turn, verifying).await? {
                 if fault.reason() == Reason::ImageForged {
@@ -117,7 +117,7 @@ impl Fetch {
         }
     }
 
-    /// Pulls by digest, by a name at the relay, and holds.
+    /// Pulls by digest, by a name at the relay, and holds the image.
     async fn pull(
         &self,
         claims: Option<&Claims>,
@@ -133,7 +133,7 @@ impl Fetch {
         let transfer = transfer.map_err(Fault::internal)?;
         let name = format!("{}@{}", transfer.repository(), self.digest);
         let held = self.unless_stopped(turn, self.pull_and_hold(&transfer, &name, step)).await;
-        // Even after a failure: it may have come too late.
+        // Even after a failure: the name may have appeared too late.
         images.remove_transfer(&name).await;
         held??;
         self.tasks.unless_cancelled(hashes.close_and_wait()).await.map_err(Fault::from)?;
@@ -175,7 +175,8 @@ impl Fetch {
     }
 }
 
-/// A line of a pull: how far a layer is. Only some lines say how large it is: `sizes` knows.
+/// Reports a line of a pull: the progress of a layer. Only some lines contain the layer's size, so `sizes`
+/// remembers it.
 fn report(line: CreateImageInfo, sizes: &mut HashMap<String, u64>, step: &Step) {
     let (Some(layer), Some(status)) = (line.id, line.status) else { return };
     let detail = line.progress_detail.unwrap_or_default();
@@ -197,7 +198,7 @@ fn report(line: CreateImageInfo, sizes: &mut HashMap<String, u64>, step: &Step) 
     }
 }
 
-/// A transfer's own login, as the engine wants it.
+/// A transfer's own login, in the engine's form.
 pub(super) fn docker_login(transfer: &Transfer) -> DockerCredentials {
     let (user, password) = transfer.login();
     DockerCredentials {

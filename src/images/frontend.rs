@@ -1,6 +1,6 @@
-//! The Dockerfile frontend in a container: BuildKit's own, as a program that wharfd brings to the
-//! engine in an image. Inside the engine's process a Dockerfile that ends the frontend ends the engine,
-//! and every build of the node with it.
+//! BuildKit's own Dockerfile frontend in a container: a program that wharfd loads into the engine as an
+//! image. Inside the engine's process, a Dockerfile that crashes the frontend would crash the engine and end
+//! every build of the node.
 
 use std::{
     error::Error as _,
@@ -25,9 +25,10 @@ use crate::{
     names::reference::Digest,
 };
 
-/// Where the program is in its image.
+/// The program's path in its image.
 const PROGRAM: &str = "frontend";
-/// What BuildKit asks of a frontend's image before it starts it: no network, and the capabilities.
+/// The labels that BuildKit reads from a frontend's image before it starts the frontend: no network, and its
+/// capabilities.
 const LABELS: [(&str, &str); 2] = [
     ("moby.buildkit.frontend.network.none", "true"),
     (
@@ -35,14 +36,14 @@ const LABELS: [(&str, &str); 2] = [
         "moby.buildkit.frontend.inputs,moby.buildkit.frontend.subrequests,moby.buildkit.frontend.contexts",
     ),
 ];
-/// A program beyond this is another file.
+/// A larger program is certainly another file.
 const PROGRAM_BYTES_MAX: usize = 256 << 20;
 
-/// Says that the frontend has ended without an answer, if `status` means that: at its bounds, or by a
-/// fault that inside the engine would have ended the engine. Of a frontend BuildKit says no more than
-/// its exit code, and of a step which command it was. Older BuildKits race (`gateway.go`): they cancel
-/// the call when the frontend's pipe closes, and answer with whichever of the two they saw first. Who
-/// calls this has not cancelled anything.
+/// An error about the frontend's end, if `status` means that it ended without an answer: at its limits, or by
+/// a fault that would have ended the engine. For a frontend, BuildKit's error contains only the exit code;
+/// for a step, it contains the command too. Older BuildKits have a race (`gateway.go`): they cancel the call
+/// when the frontend's pipe closes, and answer with whichever error comes first. So the caller must not have
+/// cancelled anything.
 pub(crate) fn own_end(status: &Status) -> Option<Status> {
     let exit_code = status.message().strip_prefix("exit code: ");
     let is_cancelled = status.code() == Code::Cancelled && status.source().is_none();
@@ -57,10 +58,10 @@ pub(crate) fn own_end(status: &Status) -> Option<Status> {
     )))
 }
 
-/// The newest minor version of `docker/dockerfile` that the program surely is.
+/// The newest minor version of `docker/dockerfile` that the program is known to support.
 const SYNTAX_MINOR: u32 = 20;
 
-/// Whether a `# syntax=` asks for no more than the program is.
+/// Whether the program supports the version that a `# syntax=` asks for.
 pub(crate) fn is_syntax(image: &str) -> bool {
     let version = image.strip_prefix("docker.io/").unwrap_or(image).strip_prefix("docker/dockerfile");
     match version.map(|version| version.strip_prefix(':').unwrap_or(version)) {
@@ -73,24 +74,24 @@ pub(crate) fn is_syntax(image: &str) -> bool {
     }
 }
 
-/// The program cannot be read.
+/// The fault of a program that cannot be read.
 pub fn unreadable(program: &Path, error: io::Error) -> Fault {
     Fault::new(Reason::EngineLacks, format!("cannot read the Dockerfile frontend {}", program.display()))
-        .hint("`make package` makes it; --frontend-file says where it is")
+        .hint("`make package` makes it; --frontend-file names its path")
         .caused_by(error)
 }
 
-/// A frontend that an engine has.
+/// A frontend in an engine.
 #[derive(Clone, Debug)]
 pub(super) struct Frontend {
     program: PathBuf,
-    /// Its name in the engine.
+    /// The image's name in the engine.
     name: String,
 }
 
 impl Images {
-    /// Reads Dockerfiles in a container of `program` from now on, and removes what an earlier wharfd
-    /// has used. Called before the engine is used.
+    /// From now on, reads Dockerfiles in a container of `program`, and removes earlier frontends. Called
+    /// before the engine is used.
     pub async fn bring_frontend(&self, program: PathBuf) -> Result<(), Fault> {
         let image = self.read_frontend(program.clone()).await?;
         let frontend = Frontend { program, name: self.keys().frontend(&image.content) };
@@ -108,7 +109,7 @@ impl Images {
         Ok(())
     }
 
-    /// Removes the frontends of this wharfd's that are not the one called `but`.
+    /// Removes this wharfd's frontends except the one called `but`.
     pub async fn remove_frontends(&self, but: Option<&str>) -> Result<(), Fault> {
         let images = self.engine().list_images(None).await?;
         for name in images.iter().flat_map(|image| &image.repo_tags) {
@@ -124,13 +125,13 @@ impl Images {
         Ok(())
     }
 
-    /// The name of the image that reads Dockerfiles; none: BuildKit reads them itself.
+    /// The name of the image that reads Dockerfiles; `None` if BuildKit reads them itself.
     pub(crate) fn frontend(&self) -> Option<&str> {
         self.found.frontend.get().map(|frontend| frontend.name.as_str())
     }
 
-    /// The same, once the engine has it: somebody may have removed it, and BuildKit would ask the
-    /// network for its name.
+    /// The same, once the engine has the image: it may have been removed, and BuildKit would ask the network
+    /// for its name.
     pub(crate) async fn hold_frontend(&self) -> Result<Option<String>, Fault> {
         let Some(frontend) = self.found.frontend.get() else { return Ok(None) };
         if self.engine().inspect_name(&frontend.name).await?.is_none() {
@@ -142,7 +143,7 @@ impl Images {
                 );
                 let image = self.read_frontend(frontend.program.clone()).await?;
                 if self.keys().frontend(&image.content) != frontend.name {
-                    let text = format!("{} is another program than at the start", frontend.program.display());
+                    let text = format!("{} has changed since the start", frontend.program.display());
                     return Err(
                         Fault::new(Reason::EngineLacks, text).hint("the node's operator must restart wharfd")
                     );
@@ -175,12 +176,12 @@ impl Images {
     }
 }
 
-/// An image of one program. The same program gives the same image.
+/// An image that contains one program. The same program always gives the same image.
 #[derive(Debug)]
 struct Image {
     layer: Vec<u8>,
     config: Vec<u8>,
-    /// The digest of its configuration, which has the layer's.
+    /// The digest of the image's config, which contains the layer's digest.
     content: Digest,
 }
 
@@ -202,11 +203,11 @@ impl Image {
         }
         let config = config.to_string().into_bytes();
         let content = Digest::parse(&format!("sha256:{}", hex(&config)))
-            .ok_or_else(|| io::Error::other("a digest that is none"))?;
+            .ok_or_else(|| io::Error::other("not a digest"))?;
         Ok(Self { layer, config, content })
     }
 
-    /// What `docker save` would make of it, under `name`.
+    /// The archive that `docker save` would make of the image, with the name `name`.
     fn archive(&self, name: &str) -> io::Result<Bytes> {
         let config = format!("{}.json", hex(&self.config));
         let layer = format!("{}/layer.tar", hex(&self.layer));

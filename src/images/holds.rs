@@ -1,6 +1,5 @@
-//! Holds: names of wharfd's by which the engine keeps the images that namespaces have admitted. An
-//! image goes with the last namespace that it is held for; what the engine's builder has unpacked of
-//! it stays in the builder's own cache.
+//! Holds: wharfd's names by which the engine keeps the images that namespaces have admitted. An image is
+//! removed with the last namespace that holds it. Its unpacked layers stay in the builder's own cache.
 
 use bollard::models::ImageSummary;
 
@@ -11,7 +10,7 @@ use super::{
 use crate::fault::{Fault, causes};
 
 impl Images {
-    /// Lets go of what is held for `namespace`, an opaque name of one, and for no other.
+    /// Removes the holds that exist only for `namespace`, an opaque name.
     pub(super) async fn release_holds(&self, namespace: &str) -> Result<(), Fault> {
         for hold in self.store().holds_of(self.engine().name(), namespace).await? {
             let _lock = self.inner.holds.lock(&hold).await;
@@ -22,8 +21,8 @@ impl Images {
         Ok(())
     }
 
-    /// Removes the holds that are of use to no namespace: a crash between the two halves of a release
-    /// leaves one, the loss of the store all. Called before the engine is used.
+    /// Removes the holds that no namespace uses: a crash in the middle of a release leaves one, the loss of
+    /// the store leaves all. Called before the engine is used.
     pub(super) async fn remove_lost_holds(&self, images: &[ImageSummary]) -> Result<(), Fault> {
         for name in images.iter().flat_map(|image| &image.repo_tags) {
             let ours = naming::room(name).filter(|(instance, _)| *instance == self.keys().instance());
@@ -43,7 +42,8 @@ impl Images {
         Ok(())
     }
 
-    /// Whoever lets go has no part in what keeps the name: a container of the operator's, perhaps.
+    /// A failure is only logged: the caller cannot do anything about its cause, such as a container that the
+    /// operator runs.
     async fn remove_hold(&self, hold: &str) {
         if let Err(fault) = self.engine().remove_name(hold).await {
             let cause = causes(&fault);

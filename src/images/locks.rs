@@ -1,4 +1,4 @@
-//! Locks by name: one pull of a digest at a time, one move of a namespace's names.
+//! Locks by name: for one pull of a digest at a time, and for one move of a namespace's names at a time.
 
 use std::{
     collections::HashMap,
@@ -7,14 +7,14 @@ use std::{
 
 use tokio::sync::OwnedMutexGuard;
 
-/// Locks that exist while someone has or awaits them.
+/// Locks, each of which exists while someone holds or awaits it.
 #[derive(Debug, Default)]
 pub(crate) struct Locks {
     by_name: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
 }
 
 impl Locks {
-    /// Waits for the lock of `name`.
+    /// Waits for the lock `name`.
     pub(crate) async fn lock(&self, name: &str) -> OwnedMutexGuard<()> {
         self.of(name).lock_owned().await
     }

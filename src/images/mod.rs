@@ -1,5 +1,5 @@
-//! The images of one engine: which namespace owns which, what a build may use, how an image comes from
-//! a registry and goes to one, and under which names the engine has it meanwhile.
+//! The images of one engine: ownership by namespaces, admission to builds, pulls and pushes, and the names in
+//! the engine.
 
 pub mod admission;
 pub mod exports;
@@ -32,11 +32,11 @@ use locks::Locks;
 use naming::Keys;
 use turns::Turns;
 
-/// Where an engine has what it trusts of single registries; wharfd goes by the same.
+/// The engine's directory of certificates for single registries; wharfd trusts the same ones.
 const CERTS_DIRECTORY: &str = "/etc/docker/certs.d";
 
-/// How many layers are hashed at once as they pass, and as many that are fetched for that. Each holds what its decoder looks back at, up to 128 MiB: jobs
-/// choose it.
+/// How many layers are hashed at once as they pass, and how many more are fetched only to be hashed. Each
+/// decoder has a window of up to 128 MiB, chosen by the job.
 const HASHED_AT_ONCE: usize = 8;
 
 /// The images of an engine. Cheap to clone.
@@ -46,38 +46,38 @@ pub struct Images {
     inner: Arc<Inner>,
 }
 
-/// What goes with the engine that was found.
+/// State of the engine as it was found; a restart replaces it.
 struct Found {
     engine: Engine,
-    /// How the engine reaches registries, and when it said so.
+    /// How the engine reaches registries, and the time when it told this.
     reach: Mutex<Option<(Instant, registry::Reach)>>,
-    /// What reads Dockerfiles in a container, if that is where they are read.
+    /// The image that reads Dockerfiles in a container, if there is one.
     frontend: OnceLock<Frontend>,
 }
 
-/// What stays when the engine is started again.
+/// State that outlives a restart of the engine.
 struct Inner {
     keys: Keys,
     store: Store,
-    /// Who brings what a hold holds, or lets go of it.
+    /// Locks holds while their images are fetched or removed.
     holds: Turns,
-    /// One lock a namespace whose names move, by its opaque name.
+    /// A lock for the names of each namespace, by its opaque name.
     moves: Locks,
-    /// Names under which images are made.
+    /// Names under which builds are making images.
     exporting: Exporting,
     /// Places for layers that are hashed as they pass.
     passing: Arc<Semaphore>,
     /// Places for layers that are fetched to be hashed.
     fetching: Semaphore,
-    /// One lock a namespace that fetches layers to hash them, by its opaque name.
+    /// A lock for each namespace that fetches layers to hash them, by its opaque name.
     hashes: Locks,
     registries: registry::Client,
-    /// What the engine pulls from and pushes to.
+    /// The registry from which the engine pulls and to which it pushes.
     relay: registry::Relay,
 }
 
 impl Images {
-    /// The images of `engine`, which come and go by `relay`.
+    /// The images of `engine`, which pulls and pushes through `relay`.
     pub fn new(engine: Engine, keys: Keys, store: Store, relay: registry::Relay) -> Self {
         let inner = Inner {
             keys,
@@ -94,13 +94,13 @@ impl Images {
         Self { found: Arc::new(Found::new(engine)), inner: Arc::new(inner) }
     }
 
-    /// The images of an engine that was started again, or of another one in its place. What has not
-    /// noticed yet has its locks in common with what begins.
+    /// The images after the engine was restarted or replaced. Shares its locks with the old value, which
+    /// running work may still use.
     pub fn found_again(&self, engine: Engine) -> Self {
         Self { found: Arc::new(Found::new(engine)), inner: Arc::clone(&self.inner) }
     }
 
-    /// The engine that has them.
+    /// The engine that contains the images.
     pub fn engine(&self) -> &Engine {
         &self.found.engine
     }
@@ -110,12 +110,12 @@ impl Images {
         &self.inner.keys
     }
 
-    /// What the engine pulls from and pushes to.
+    /// The registry from which the engine pulls and to which it pushes.
     pub(crate) fn relay(&self) -> &registry::Relay {
         &self.inner.relay
     }
 
-    /// What wharfd remembers.
+    /// wharfd's store.
     pub(crate) fn store(&self) -> &Store {
         &self.inner.store
     }

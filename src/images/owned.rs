@@ -1,5 +1,5 @@
-//! The images of a namespace: found by the names and ids that are the namespace's own, and by no
-//! others. "Not yours" and "not there" are one answer.
+//! The images of a namespace, found only by names and ids that belong to it. "Not yours" and "not there" are
+//! the same answer.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
@@ -24,20 +24,20 @@ use crate::{
     tasks::Group,
 };
 
-/// An image of a namespace. Only a look-up in that namespace makes one.
+/// An image of a namespace. Only a lookup in that namespace makes one.
 #[derive(Clone, Debug)]
 pub struct OwnedImage {
     namespace: Namespace,
     id: Digest,
-    /// By reference, the name in the engine.
+    /// The names in the engine, by reference.
     names: BTreeMap<Reference, String>,
-    /// Names in the engine of builds without a tag.
+    /// Names in the engine that builds without a tag have made.
     untagged: Vec<String>,
     created: i64,
     size: i64,
 }
 
-/// What the engine says of an image.
+/// The engine's description of an image.
 struct Found {
     id: String,
     names: Vec<String>,
@@ -45,37 +45,37 @@ struct Found {
     size: i64,
 }
 
-/// What a removal has removed.
+/// The result of a removal.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Removed {
     /// The references, in full.
     pub untagged: Vec<Reference>,
-    /// The ids of images that went with their last reference.
+    /// The ids of images that were removed with their last reference.
     pub deleted: Vec<Digest>,
 }
 
 impl OwnedImage {
-    /// The namespace that it was found in.
+    /// The namespace in which the image was found.
     pub(super) fn namespace(&self) -> &Namespace {
         &self.namespace
     }
 
-    /// The id in the engine.
+    /// The image's id in the engine.
     pub fn id(&self) -> &Digest {
         &self.id
     }
 
-    /// The references in the namespace, in full; none for an image that was built without a tag.
+    /// The image's references in the namespace, in full; none if it was built without a tag.
     pub fn references(&self) -> impl Iterator<Item = &Reference> {
         self.names.keys()
     }
 
-    /// When it was made, in seconds since 1970.
+    /// The time when the image was made, in seconds since 1970.
     pub fn created(&self) -> i64 {
         self.created
     }
 
-    /// Its size on the node in bytes.
+    /// The image's size on the node in bytes.
     pub fn size(&self) -> i64 {
         self.size
     }
@@ -95,8 +95,7 @@ impl Images {
         Ok(images)
     }
 
-    /// Finds an image of a namespace by reference, by id, or by the beginning of an id, as `docker`
-    /// does.
+    /// Finds an image of a namespace by reference, by id, or by the beginning of an id, as `docker` does.
     pub async fn find_image(&self, namespace: &Permit<Namespace>, text: &str) -> Result<OwnedImage, Fault> {
         if let Ok(reference) = Reference::parse(text) {
             let name = self.keys().names(namespace.subject()).name(&reference);
@@ -122,7 +121,7 @@ impl Images {
         }
     }
 
-    /// Finds an image by its name in the engine; `text` is what a caller calls it.
+    /// Finds an image by its name in the engine; errors call it `text`, the caller's name for it.
     pub(super) async fn find_by_name(
         &self,
         namespace: &Namespace,
@@ -134,7 +133,7 @@ impl Images {
         self.owned_by(namespace, image, text).await
     }
 
-    /// The image as the namespace has it; one without a name there is not there.
+    /// The image as the namespace owns it. An image without a name in the namespace is not found.
     async fn owned_by(
         &self,
         namespace: &Namespace,
@@ -152,7 +151,7 @@ impl Images {
         owned.ok_or_else(|| no_such_image(namespace, text))
     }
 
-    /// Gives an image of the namespace another reference there. One that names another image moves.
+    /// Gives an image of the namespace another reference there. A reference of another image moves.
     pub async fn tag_image(
         &self,
         namespace: &Permit<Namespace>,
@@ -164,9 +163,9 @@ impl Images {
         self.move_name(namespace.subject(), image.id().as_str(), target.as_str()).await
     }
 
-    /// Gives `source` a name of the namespace's, which may name another image so far. That one stays the
-    /// namespace's, as `docker` shows it under `<none>`: without a name it would be nobody's, and stay
-    /// when the namespace goes. It has its new name before it loses the old one.
+    /// Gives `source` a name in the namespace. If the name belonged to another image, that image still
+    /// belongs to the namespace (`docker` shows it as `<none>`): without a name it would belong to nobody,
+    /// and would remain when the namespace ends. It gets its new name before it loses the old one.
     pub(super) async fn move_name(
         &self,
         namespace: &Namespace,
@@ -174,12 +173,12 @@ impl Images {
         target: &str,
     ) -> Result<(), Fault> {
         let (engine, names) = (self.engine(), self.keys().names(namespace));
-        // Nobody else takes names from the image in between.
+        // Nobody else may take names from the image meanwhile.
         let _lock = self.inner.moves.lock(names.opaque()).await;
         let before = engine.inspect_name(target).await?.and_then(|image| image.id);
         let kept = before.as_deref().and_then(Digest::parse).map(|id| names.untagged(hex_of(&id)));
         if let Some((id, kept)) = before.as_deref().zip(kept.as_deref()) {
-            // A prune may have been faster: then there is nothing to keep.
+            // If a prune was faster, there is nothing to keep.
             engine.tag_if_there(id, kept).await?;
         }
         engine.tag_name(source, target).await?;
@@ -192,8 +191,8 @@ impl Images {
         Ok(())
     }
 
-    /// Brings an image into the namespace: an admission, which ends with `tasks`, and a name there. Not to
-    /// be dropped: a name and what it replaces move together.
+    /// Brings an image into the namespace: admits it, which ends with `tasks`, and names it. Must not be
+    /// dropped: a name and the image that it replaces change together.
     pub async fn pull_image(
         &self,
         namespace: &Permit<Namespace>,
@@ -214,8 +213,8 @@ impl Images {
         Ok((admitted.digest().cloned(), image))
     }
 
-    /// Removes a reference from the namespace, and the image with its last one. By id, an image that
-    /// has several references is removed only with `force`.
+    /// Removes a reference from the namespace, and the image with its last reference. If `text` is the id of
+    /// an image with several references, `force` is required.
     pub async fn remove_image(
         &self,
         namespace: &Permit<Namespace>,
@@ -232,19 +231,19 @@ impl Images {
             }
             None if image.names.len() > 1 && !force => {
                 let text = format!(
-                    "image {} has {} references: remove them one by one, or with --force all at once",
+                    "image {} has {} references: remove them one by one, or all at once with --force",
                     printable(text),
                     image.names.len()
                 );
                 return Err(Fault::invalid("reference", text));
             }
-            // With its last reference goes the image.
+            // The image is removed with its last reference.
             Some(_) | None => self.remove_all(&image, &mut removed).await?,
         }
         Ok(removed)
     }
 
-    /// What `docker inspect` shows of an image, with the namespace's names and no others.
+    /// An image as `docker inspect` shows it, but only with the namespace's names.
     pub async fn inspect_image(
         &self,
         namespace: &Permit<Namespace>,
@@ -256,7 +255,7 @@ impl Images {
             .inspect_name(image.id().as_str())
             .await?
             .ok_or_else(|| no_such_image(namespace.subject(), text))?;
-        // Named one by one: what a later engine adds may tell of other namespaces.
+        // The fields are listed one by one: a field that a later engine adds may reveal other namespaces.
         let shown = ImageInspect {
             id: all.id,
             repo_tags: Some(
@@ -280,9 +279,9 @@ impl Images {
         Ok((image, serde_json::to_value(shown).map_err(Fault::internal)?))
     }
 
-    /// Removes all that a namespace has in the engine and in the store: images, references, pins, and
-    /// what was held for it and for no other. A namespace that has nothing is removed. How many images
-    /// it had, and their references.
+    /// Removes everything that a namespace has in the engine and in the store: images, references, pins, and
+    /// images held only for it. A namespace without anything counts as removed. Returns the number of its
+    /// images, and their references.
     pub async fn delete_namespace(
         &self,
         namespace: &Permit<Namespace>,
@@ -300,8 +299,8 @@ impl Images {
         Ok((images.len(), removed.untagged))
     }
 
-    /// The name in the engine of a reference of a namespace, fit to be used: the store knows it if it
-    /// had to be shortened.
+    /// The name in the engine for a reference of a namespace, ready for use: the store knows it if it was too
+    /// long.
     pub async fn private_name(
         &self,
         namespace: &Namespace,
@@ -328,7 +327,7 @@ impl Images {
                     let known = self.store().long_name(&hash).await?;
                     match known.and_then(|known| Reference::parse(&known).ok()) {
                         Some(reference) => reference,
-                        // The store was lost: the name itself is all that is left to call it by.
+                        // The store was lost: only the name itself is left to show.
                         None => match Reference::parse(&name) {
                             Ok(reference) => reference,
                             Err(_) => continue,
@@ -382,7 +381,7 @@ impl Images {
                 let shown = reference.map_or_else(|| id.to_string(), Reference::familiar);
                 let text = format!("{shown} is in use by a container");
                 return Err(Fault::invalid("reference", text)
-                    .hint("whoever runs the container, which is no job of wharfd's, has to remove it first")
+                    .hint("the container does not belong to a wharfd job: its owner has to remove it first")
                     .caused_by(error));
             }
             Err(error) => return Err(fault::unexpected("remove an image", error)),
@@ -394,10 +393,10 @@ impl Images {
         Ok(())
     }
 
-    /// Whether another wharfd has brought this image to the node, from a registry or for a namespace: then
-    /// its public name may be of that one's doing, and is no proof that an operator has put it there. Ours
-    /// never gives one, and an image that it has brought may be the operator's own all the same: whoever
-    /// pushes that and pulls it back does not take it from others.
+    /// Whether another wharfd has brought this image to the node, from a registry or for a namespace. Then
+    /// that wharfd may have given the image its public name, which does not prove that the operator has put
+    /// the image there. This wharfd never gives public names, so its own names do not count: otherwise a
+    /// caller could take the operator's image from others by pushing and pulling it.
     pub(crate) fn is_brought(&self, image: &ImageInspect) -> bool {
         self.rooms(image).any(|(ours, room)| match room {
             Room::Node | Room::Frontend => false,
@@ -405,7 +404,7 @@ impl Images {
         })
     }
 
-    /// The rooms of wharfds that an image is in, and whether each is of our own.
+    /// The rooms of all wharfds that an image is in, and whether each belongs to this wharfd.
     fn rooms<'a>(&'a self, image: &'a ImageInspect) -> impl Iterator<Item = (bool, Room)> + 'a {
         let names = image.repo_tags.iter().flatten();
         names
@@ -414,11 +413,11 @@ impl Images {
     }
 }
 
-/// Refuses what is no reference for a new name.
+/// Refuses a reference that cannot be a new name.
 pub(crate) fn check_target(field: impl Into<Cow<'static, str>>, target: &Reference) -> Result<(), Fault> {
     if target.digest().is_some() {
         let text = format!(
-            "`{}` has a digest: an image gets a name and a tag, its digest is its own",
+            "`{}` has a digest: a new name cannot choose the image's digest; omit it",
             target.familiar()
         );
         return Err(Fault::invalid(field, text));
@@ -435,7 +434,7 @@ pub(crate) fn check_target(field: impl Into<Cow<'static, str>>, target: &Referen
 fn no_such_image(namespace: &Namespace, text: &str) -> Fault {
     let name = Reference::parse(text).map_or_else(|_| printable(text), |reference| reference.familiar());
     let text = format!("no such image in the namespace {}: {name}", printable(&namespace.to_string()));
-    Fault::new(Reason::ImageNotFound, text).hint("a job sees the images of its own namespace and no other")
+    Fault::new(Reason::ImageNotFound, text).hint("a job sees only the images of its own namespace")
 }
 
 fn hex_of(digest: &Digest) -> &str {

@@ -1,9 +1,9 @@
-//! The proof that a caller can read an image: the registry shows the bytes of its manifest to the
-//! caller's own login, and wharfd hashes them.
+//! The proof that a caller can read an image: the registry shows the bytes of its manifest to the caller's
+//! own login, and wharfd hashes them.
 //!
-//! A digest that a registry merely claims proves nothing: the engine, asked for another image's by
-//! whoever runs a registry, finds it on the node and fetches nothing. For the same reason an index
-//! proves no more than itself, and each manifest that the engine might use of it is shown, too.
+//! A digest alone proves nothing, since a caller may run a registry that names another image's digest: the
+//! engine would find that image on the node and fetch nothing. For the same reason an index proves only
+//! itself, and the registry must also show each of its manifests that the engine might use.
 
 use std::{
     collections::BTreeSet,
@@ -20,29 +20,28 @@ use crate::{
     registry::{Error, Kind, Manifest, Reach, Repository, Transfer},
 };
 
-/// A registry that has not shown an image by then is not available.
+/// A registry that does not show an image in this time counts as unavailable.
 const REGISTRY_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long the engine's word on how it reaches registries is good: it reads its configuration anew
-/// when it is told to.
+/// How long the engine's information about registries is used: the engine can reload its configuration.
 const REACH_TTL: Duration = Duration::from_secs(60);
 
-/// How many manifests an index may list. The containerd store looks at each of them whenever images
-/// are listed, which 10,000 of them bring to a halt; a real one has some dozens, attestations included.
+/// How many manifests an index may list. The containerd store looks at each of them whenever images are
+/// listed; 10,000 of them stop the engine. A real index has some dozens, including attestations.
 const MANIFESTS_MAX: usize = 256;
-/// How many of them wharfd reads: of a real index one is for the engine's platform.
+/// How many of them wharfd reads: in a real index only one is for the engine's platform.
 const USED_MAX: usize = 32;
 
-/// An image that a caller can read.
+/// An image that a caller can read, as proven.
 #[derive(Debug)]
 pub(super) struct Proven {
-    /// Of its manifest or index.
+    /// The digest of the image's manifest or index.
     pub(super) digest: Digest,
     pub(super) repository: Repository,
-    /// The manifest or index itself, and what the engine might use of an index.
+    /// The manifest or index itself, and those manifests of an index that the engine might use.
     pub(super) manifests: Vec<Manifest>,
 }
 
-/// Why nothing is proven.
+/// The reason why an image is not proven.
 enum Unproven {
     Registry(Error),
     Image(Fault),
@@ -55,13 +54,13 @@ impl From<Error> for Unproven {
 }
 
 impl Images {
-    /// What the registry shows to `login` under `reference`.
+    /// The image that the registry shows to `login` under `reference`.
     pub(super) async fn readable(
         &self,
         reference: &Reference,
         login: Option<&Login>,
     ) -> Result<Proven, Fault> {
-        // Boxed: each build that waits for it would hold all of it.
+        // Boxed, so that a waiting build does not hold the whole future.
         let proven = timeout(REGISTRY_TIMEOUT, Box::pin(self.prove(reference, login))).await;
         match proven {
             Ok(Ok(proven)) => Ok(proven),
@@ -78,8 +77,8 @@ impl Images {
         }
     }
 
-    /// Whether the registry of `reference` serves nobody now. It is asked without a login: one can be such
-    /// that a registry fails at it. One that counts a caller's questions serves others.
+    /// Whether the registry of `reference` currently serves nobody. Asks without a login, since a registry
+    /// may fail because of a certain login. A registry that limits only this caller's requests serves others.
     pub(super) async fn serves_nobody(&self, reference: &Reference) -> bool {
         match timeout(REGISTRY_TIMEOUT, Box::pin(self.prove(reference, None))).await {
             Ok(Err(Unproven::Registry(error))) => {
@@ -105,7 +104,7 @@ impl Images {
                 return Err(Unproven::Image(fault::too_many_manifests(reference, seen.len(), USED_MAX)));
             }
             let child = repository.manifest_by_digest(&digest).await.map_err(|error| match error.kind() {
-                // The engine might have it from elsewhere.
+                // The engine might get the manifest from elsewhere.
                 Kind::NotFound => Unproven::Image(lacking(reference, &digest)),
                 _ => error.into(),
             })?;
@@ -115,7 +114,7 @@ impl Images {
         Ok(Proven { digest, repository, manifests })
     }
 
-    /// The repository of `reference`, reached as the engine reaches it.
+    /// A client for the repository of `reference`, reached as the engine reaches it.
     pub(super) async fn repository(
         &self,
         reference: &Reference,
@@ -125,7 +124,7 @@ impl Images {
         opened.map_err(|error| error.fault(reference, login.is_some()))
     }
 
-    /// A transfer to `target` at the relay, once its registry has taken the login.
+    /// A transfer to `target` at the relay, once its registry has accepted the login.
     pub(super) async fn push_transfer(
         &self,
         target: &Reference,
@@ -152,7 +151,7 @@ impl Images {
         Ok(reach)
     }
 
-    /// What the engine might use of an index.
+    /// The manifests of an index that the engine might use.
     fn used(&self, reference: &Reference, manifest: &Manifest) -> Result<Vec<Digest>, Unproven> {
         let read = children(manifest.bytes(), self.engine().platform());
         let children = read.map_err(|problem| Unproven::Image(problem.fault(reference)))?;
@@ -164,7 +163,7 @@ impl Images {
     }
 }
 
-/// The registry does not show a manifest that its own index lists.
+/// The fault of a registry that does not show a manifest in its own index.
 fn lacking(reference: &Reference, digest: &Digest) -> Fault {
     let text = format!(
         "the registry {} lists {digest} in {} and does not show it",

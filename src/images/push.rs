@@ -1,5 +1,5 @@
-//! Pushes. Engines push by name only, so the image gets one at the relay, which nobody else uses, and
-//! the relay brings what the engine uploads to the true registry.
+//! Pushes. Engines push by name only, so the image gets a name at the relay that nobody else uses, and the
+//! relay forwards the engine's uploads to the real registry.
 
 use tokio::time::timeout;
 
@@ -24,9 +24,8 @@ use crate::{
 };
 
 impl Images {
-    /// Pushes an image of a namespace to where its images may go (`:latest` where that says no tag). The
-    /// digest of the manifest that the registry has then. What must not stop half-way runs in a group
-    /// below `tasks`.
+    /// Pushes an image of a namespace to `target` (`:latest` if it has no tag). Returns the digest of the
+    /// manifest at the registry. Work that must not be interrupted runs in a group below `tasks`.
     pub async fn push(
         &self,
         image: &OwnedImage,
@@ -37,13 +36,14 @@ impl Images {
     ) -> Result<Digest, Fault> {
         let target = target.subject();
         if target.namespace() != image.namespace() {
-            return Err(Fault::internal("an image is pushed by the leave of another namespace"));
+            return Err(Fault::internal("the permission to push is for another namespace"));
         }
         let target = target.reference();
         check_target("reference", target)?;
         let target = target.clone().tagged();
         let step = reporter.step(format!("push {}", target.familiar()));
-        // Below the caller's: its namespace does not end before the engine has forgotten the name.
+        // Below the caller's group: the namespace must not end before the engine has forgotten the transfer's
+        // name.
         let tasks = tasks.child("push");
         let _cancel = tasks.cancel_on_drop(Cause::ClientGone);
         let push = Push {
@@ -53,7 +53,7 @@ impl Images {
             login: login.cloned(),
             tasks: tasks.clone(),
         };
-        // A task of its own: it must not stop before the name is gone.
+        // A task of its own: it must not stop before the name is removed.
         let digest = tasks.spawn("push", push.run(step)).await??;
         tasks.cancel(Cause::Done);
         Ok(digest)
@@ -90,12 +90,12 @@ impl Push {
         let name = format!("{}:{}", transfer.repository(), transfer.tag());
         engine.tag_name(self.image.id().as_str(), &name).await?;
         let pushed = self.tasks.unless_cancelled(self.stream(&transfer, step)).await;
-        // Its digest goes with it, which the classic store keeps.
+        // This also removes the name's digest, which the classic store would keep.
         images.remove_transfer(&name).await;
         pushed?
     }
 
-    /// Pushes what is under the name; the digest of the manifest.
+    /// Pushes the image under the transfer's name; returns the digest of the manifest.
     async fn stream(&self, transfer: &Transfer, step: &Step) -> Result<Digest, Fault> {
         let fault = |error: Error| error.push_fault(&self.target, self.login.is_some());
         transfer.carry(self.engine_pushes(transfer, step), fault).await
@@ -120,14 +120,14 @@ impl Push {
     }
 }
 
-/// The digest in `1: digest: sha256:… size: 734`, the last line of a push: both stores write it, and
-/// only one of them repeats it in a field.
+/// The digest in `1: digest: sha256:… size: 734`, the last line of a push: both stores write the line, but
+/// only one also sends the digest in a field.
 fn pushed_digest(status: &str) -> Option<Digest> {
     let (_, rest) = status.split_once("digest: ")?;
     Digest::parse(rest.split_whitespace().next()?)
 }
 
-/// A line of a push: how far a layer is.
+/// Reports a line of a push: the progress of a layer.
 fn report(line: Line, step: &Step) {
     let (Some(layer), Some(status)) = (line.id, line.status) else { return };
     let Progress { current, total } = line.progress;

@@ -1,4 +1,4 @@
-//! What was left in an engine when it, or an earlier wharfd, ended in the middle of something.
+//! Cleans up an engine after it, or an earlier wharfd, ended in the middle of work.
 
 use bollard::models::ImageSummary;
 
@@ -6,8 +6,7 @@ use super::{Images, naming};
 use crate::fault::{Fault, causes};
 
 impl Images {
-    /// Puts right what was left behind on the engine, by an earlier wharfd or when the engine ended.
-    /// Called before the engine is used.
+    /// Removes leftovers of an earlier wharfd or of the engine's end. Called before the engine is used.
     pub async fn recover(&self) -> Result<(), Fault> {
         self.remove_late_exports().await?;
         let images = self.engine().list_images(None).await?;
@@ -16,7 +15,7 @@ impl Images {
         self.forget_long_names(&images).await
     }
 
-    /// Forgets what long references mean that no image has any more.
+    /// Forgets long references that no image has any more.
     async fn forget_long_names(&self, images: &[ImageSummary]) -> Result<(), Fault> {
         let names = images.iter().flat_map(|image| &image.repo_tags);
         let long = names.filter_map(|name| naming::long_name(self.keys().instance(), name));
@@ -32,8 +31,8 @@ impl Images {
         Ok(())
     }
 
-    /// Removes the names of pushes and pulls that were broken off. Those that run have names too, but none
-    /// runs on an engine that was just found.
+    /// Removes the names of interrupted pushes and pulls. Running transfers have such names too, but none is
+    /// running on an engine that was just found.
     async fn remove_lost_transfers(&self, images: &[ImageSummary]) {
         let names = images.iter().flat_map(|image| image.repo_tags.iter().chain(&image.repo_digests));
         let ours = |name: &&String| naming::relay_instance(name) == Some(self.keys().instance());
@@ -44,7 +43,7 @@ impl Images {
         }
     }
 
-    /// Has the engine forget the name of a push or a pull.
+    /// Makes the engine forget the name of a push or a pull.
     pub(super) async fn remove_transfer(&self, name: &str) {
         if let Err(fault) = self.engine().remove_name(name).await {
             let cause = causes(&fault);

@@ -1,5 +1,5 @@
-//! Whose turn it is to bring an image: one at a time for a hold. Whoever waits has another registry, maybe,
-//! and does not wait for one that drips.
+//! Turns for fetching an image: one fetch at a time for each hold. A waiting fetch may use another registry,
+//! and need not wait for a slow one.
 
 use std::{
     collections::HashMap,
@@ -21,16 +21,16 @@ pub(super) struct Turns {
     now: Mutex<HashMap<String, Arc<Now>>>,
 }
 
-/// Who brings an image now.
+/// The fetch whose turn it is.
 #[derive(Debug)]
 struct Now {
-    /// Where from.
+    /// The repository that the fetch reads.
     repository: String,
     meter: Arc<Meter>,
     displaced: watch::Sender<bool>,
 }
 
-/// A turn, until it is dropped.
+/// A turn. It ends when this is dropped.
 pub(super) struct Turn<'a> {
     turns: &'a Turns,
     hold: String,
@@ -39,13 +39,13 @@ pub(super) struct Turn<'a> {
 }
 
 impl Turns {
-    /// Waits for the lock of a hold, to let go of it.
+    /// Waits for the lock of a hold, in order to remove the hold.
     pub(super) async fn lock(&self, hold: &str) -> OwnedMutexGuard<()> {
         self.locks.lock(hold).await
     }
 
-    /// Waits for the turn to bring what `hold` holds from `repository`. Displaces whoever has it by
-    /// another repository that is slow, if `may_displace` says so.
+    /// Waits for the turn to fetch the image of `hold` from `repository`. If `may_displace`, takes the turn
+    /// from a fetch that reads another repository and is slow.
     pub(super) async fn begin(
         &self,
         hold: &str,
@@ -83,9 +83,9 @@ impl Turns {
 }
 
 impl Turn<'_> {
-    /// Returns once another's turn shall come.
+    /// Returns once another fetch takes the turn.
     pub(super) async fn displaced(&self) {
-        // The sender is in `now`.
+        // Waiting cannot fail: the sender is in `now`.
         let _ = self.now.displaced.subscribe().wait_for(|displaced| *displaced).await;
     }
 }

@@ -1,4 +1,4 @@
-//! Layers unpacked, to be hashed.
+//! Unpacks layers and hashes their content.
 
 use std::io::{self, Cursor, Read};
 
@@ -11,7 +11,7 @@ use crate::{
     store::{LayerFact, Packing},
 };
 
-/// What a blob is as a layer; none when it cannot be unpacked.
+/// The facts about the layer in a blob; `None` if it cannot be unpacked.
 pub(super) fn layer_of(source: impl Read) -> Option<LayerFact> {
     let mut source = Counting(source, 0);
     let mut head = Vec::with_capacity(4);
@@ -30,13 +30,13 @@ pub(super) fn layer_of(source: impl Read) -> Option<LayerFact> {
         _ => (Packing::Plain, io::copy(&mut whole, &mut content)),
     };
     unpacked.ok()?;
-    // A decoder need not have read to the end.
+    // A decoder may stop before the end of the blob.
     io::copy(&mut source, &mut io::sink()).ok()?;
     let diff_id = Digest::from_sha256(content.0.finalize().into());
     Some(LayerFact { diff_id, packing, size: source.1 })
 }
 
-/// Counts what is read.
+/// Counts the bytes that are read.
 struct Counting<R>(R, u64);
 
 impl<R: Read> Read for Counting<R> {
@@ -47,7 +47,7 @@ impl<R: Read> Read for Counting<R> {
     }
 }
 
-/// Hashes what is written to it.
+/// Hashes the bytes that are written.
 struct Hashing(Sha256);
 
 impl io::Write for Hashing {
@@ -61,14 +61,14 @@ impl io::Write for Hashing {
     }
 }
 
-/// A stream of bytes for a thread that blocks.
+/// A stream of bytes for a thread that may block.
 pub(super) struct Pieces {
     received: mpsc::Receiver<Bytes>,
     current: Bytes,
 }
 
 impl Pieces {
-    /// What comes out of `received`, until all its senders are gone.
+    /// Reads the pieces from `received` until all its senders are gone.
     pub(super) fn new(received: mpsc::Receiver<Bytes>) -> Self {
         Self { received, current: Bytes::new() }
     }

@@ -1,5 +1,5 @@
-//! What the documents of an image claim of its layers: manifests, indexes and configs, read as the
-//! engine reads them.
+//! The claims that an image's documents make about its layers. Reads manifests, indexes and configs as the
+//! engine does.
 
 use std::collections::HashMap;
 
@@ -15,7 +15,7 @@ use crate::{
     store::{LayerClaim, LayerFact, Packing},
 };
 
-/// What the image `root` claims of its layers: a list for each of its manifests that the engine might
+/// The claims of the image `root` about its layers: a list for each of its manifests that the engine might
 /// use.
 pub(in crate::images) fn claims_of(
     root: &Digest,
@@ -33,7 +33,7 @@ pub(in crate::images) fn claims_of(
         match parse(json, &digest)? {
             Some(manifest) if manifest.config.is_none() => return Err(Problem::Nested),
             Some(manifest) => manifests.push(manifest),
-            // Of several the engine takes one, and not by which of them it has.
+            // The engine picks one of several candidates without regard to which it already has.
             None if used == Use::Takes => return Err(Problem::Incomplete),
             None => {}
         }
@@ -73,13 +73,13 @@ pub(in crate::images) fn claims_of(
     Ok(lists)
 }
 
-/// Whether the engine has read in the image what one of `lists` says, as far as it tells.
+/// Whether one of `lists` matches the layers that the engine shows for the image; true if it shows none.
 pub(super) fn is_read(lists: &[Vec<LayerClaim>], image: &ImageInspect) -> bool {
     let Some(read) = image.root_fs.as_ref().and_then(|root| root.layers.as_ref()) else { return true };
     lists.iter().any(|claims| claims.iter().map(|claim| claim.layer.diff_id.as_str()).eq(read.iter()))
 }
 
-/// The digests of the configs that `manifests` name.
+/// The digests of the configs in `manifests`.
 pub(super) fn configs_of(manifests: &HashMap<Digest, Bytes>) -> Result<Vec<Digest>, Problem> {
     let mut found = Vec::new();
     for document in manifests.values() {
@@ -92,23 +92,23 @@ pub(super) fn configs_of(manifests: &HashMap<Digest, Bytes>) -> Result<Vec<Diges
     Ok(found)
 }
 
-/// The manifests that an index lists, and which of them the engine might use for `platform`. An image
+/// The manifests that an index lists, and those that the engine might use for `platform`. An image's manifest
 /// lists none.
 pub(in crate::images) fn children(document: &[u8], platform: &Platform) -> Result<Children, Problem> {
     let Strict(index) = serde_json::from_slice::<Strict<Index>>(document).map_err(|_| Problem::Forged)?;
     let listed = index.manifests.unwrap_or_default();
-    // Whichever of them an engine looks at.
+    // Check all of them: an engine may look at any.
     listed.iter().try_for_each(|Strict(child)| child.digest().map(drop))?;
     let used = listed.iter().filter(|Strict(child)| child.used_on(platform) != Use::Never);
     let used = used.map(|Strict(child)| child.digest());
     Ok(Children { used: used.collect::<Result<_, _>>()?, count: listed.len() })
 }
 
-/// What an index lists.
+/// The manifests in an index.
 pub(in crate::images) struct Children {
     /// The manifests that the engine might use.
     pub(in crate::images) used: Vec<Digest>,
-    /// How many there are.
+    /// The number of all manifests in the index.
     pub(in crate::images) count: usize,
 }
 
@@ -139,19 +139,19 @@ struct DescriptorPlatform {
     variant: String,
 }
 
-/// Whether the engine uses the manifest of a descriptor for its own platform.
+/// Whether the engine uses a descriptor's manifest for its own platform.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Use {
-    /// It takes this one, or another of this kind.
+    /// The engine uses this manifest, or another one with this value.
     Takes,
-    /// It might, for want of a better one.
+    /// The engine may use it if there is no better one.
     Might,
     Never,
 }
 
 impl Descriptor {
-    /// The digest. An engine with the containerd store fetches what has URLs from there, whatever it is:
-    /// a server of the node's own network, maybe, and past wharfd.
+    /// The digest. Descriptors with URLs are refused: an engine with the containerd store fetches such
+    /// content from the URL, which may be a server on the node's network, and wharfd would not see it.
     fn digest(&self) -> Result<Digest, Problem> {
         if self.urls.as_ref().is_some_and(|urls| !urls.is_empty()) {
             return Err(Problem::Elsewhere);
@@ -159,7 +159,7 @@ impl Descriptor {
         Digest::parse(&self.digest).ok_or(Problem::Forged)
     }
 
-    /// How a layer is packed, by its media type.
+    /// A layer's compression, by its media type.
     fn packing(&self) -> Result<Packing, Problem> {
         const TYPES: [&str; 4] = [
             "application/vnd.docker.image.rootfs.diff.tar",
@@ -178,8 +178,8 @@ impl Descriptor {
 
     fn used_on(&self, own: &Platform) -> Use {
         let Some(Strict(platform)) = &self.platform else { return Use::Might };
-        // containerd's `platforms.Normalize`: in any case, under several names, and without an
-        // operating system for its own.
+        // containerd's `platforms.Normalize`: ignores case, knows several names for an architecture, and
+        // reads an empty operating system as its own.
         let os = platform.os.to_ascii_lowercase();
         let architecture = platform.architecture.to_ascii_lowercase();
         let architecture = match architecture.as_str() {
@@ -206,7 +206,7 @@ impl Descriptor {
     }
 }
 
-/// An image manifest or an index (OCI image specification): one has `config`, the other `manifests`.
+/// An image manifest or an index (OCI image specification): an image has `config`, an index has `manifests`.
 #[derive(Deserialize)]
 struct Manifest {
     config: Option<Strict<Descriptor>>,
@@ -216,7 +216,7 @@ struct Manifest {
     manifests: Vec<Strict<Descriptor>>,
 }
 
-/// An index alone: what an image has beside is not read.
+/// Only the fields of an index; those of an image manifest are ignored.
 #[derive(Deserialize)]
 struct Index {
     manifests: Option<Vec<Strict<Descriptor>>>,
@@ -273,10 +273,10 @@ mod tests {
         let documents = [config.as_bytes(), manifest.as_bytes(), index.as_bytes()];
         assert_eq!(claims(&documents, manifest.as_bytes()), Ok(expected.clone()));
         assert_eq!(claims(&documents, index.as_bytes()), Ok(expected.clone()));
-        // A config or a manifest is not there.
+        // A config or a manifest is missing.
         assert_eq!(claims(&documents[1..], manifest.as_bytes()), Err(Problem::Incomplete));
         assert_eq!(claims(&documents[..2], index.as_bytes()), Err(Problem::Incomplete));
-        // A child that the engine would take must be there, under whatever name it has its platform.
+        // A child that the engine would use must be present, whatever name it uses for the platform.
         let absent = digest(b"absent");
         for architecture in ["amd64", "x86_64", "AMD64", "x86-64"] {
             let index =
@@ -284,7 +284,7 @@ mod tests {
             let documents = [documents[0], documents[1], index.as_bytes()];
             assert_eq!(claims(&documents, index.as_bytes()), Err(Problem::Incomplete), "{index}");
         }
-        // What the engine itself has read.
+        // The layers that the engine shows.
         let read = |layers: &[&Digest]| ImageInspect {
             root_fs: Some(bollard::models::ImageInspectRootFs {
                 typ: "layers".to_owned(),
@@ -294,7 +294,7 @@ mod tests {
         };
         assert!(is_read(&expected, &read(&[&diff_id])) && is_read(&expected, &ImageInspect::default()));
         assert!(!is_read(&expected, &read(&[&own])) && !is_read(&expected, &read(&[&diff_id, &diff_id])));
-        // An index of the index.
+        // An index in an index.
         let nested = format!(r#"{{"manifests":[{}]}}"#, child("amd64", &digest(index.as_bytes())));
         let with_nested = [documents.as_slice(), &[nested.as_bytes()]].concat();
         assert_eq!(claims(&with_nested, nested.as_bytes()), Err(Problem::Nested));

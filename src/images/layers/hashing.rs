@@ -1,4 +1,4 @@
-//! Layers on their way through wharfd, hashed as they come.
+//! Hashes layers as they pass through wharfd.
 
 use std::{
     sync::Arc,
@@ -26,22 +26,22 @@ use crate::{
     tasks::{Group, Task},
 };
 
-/// Pieces of a layer on their way to the thread that hashes.
+/// How many pieces of a layer may wait for the thread that hashes.
 const PIECES: usize = 16;
-/// How many bytes pass between two reports.
+/// The number of bytes between two progress reports.
 const REPORT_BYTES: u64 = 4 << 20;
-/// One layer, however slowly it comes: the rest of its namespace waits for it.
+/// The time limit for one layer, since the namespace's other layers wait for it.
 const LAYER_TIMEOUT: Duration = Duration::from_secs(20 * 60);
 
-/// A thread that hashes what it is sent until the sender is gone.
+/// Starts a thread that hashes the received pieces until the sender is gone.
 fn hashing(tasks: &Group) -> (mpsc::Sender<Bytes>, Task<Option<LayerFact>>) {
     let (pieces, received) = mpsc::channel(PIECES);
     (pieces, tasks.spawn_blocking("hashing", move || layer_of(Pieces::new(received))))
 }
 
 impl Images {
-    /// Hashes the layers of a pull as they pass, in `tasks`, and keeps the engine from one that belies
-    /// `claims`. Where there is no place for that, they are fetched again afterwards.
+    /// Hashes the layers of a pull as they pass, in `tasks`, and withholds a layer from the engine if it
+    /// contradicts `claims`. If too many layers are being hashed, a layer is fetched again later.
     pub(in crate::images) fn hash_passing(&self, claims: &Claims, tasks: &Group) -> Watch {
         let (images, claims, tasks) = (self.clone(), Arc::new(claims.clone()), tasks.clone());
         Arc::new(move |blob| {
@@ -53,26 +53,26 @@ impl Images {
             drop(tasks.spawn("hash", async move {
                 let hashed = hashing.await.ok().flatten();
                 drop(place);
-                // Whoever has gone does not want to know.
+                // The receiver may be gone.
                 let _ = verdict.send(!claims.belies(&blob, hashed.as_ref()));
                 let (Some(layer), Ok(())) = (hashed, is_whole.await) else { return };
                 if let Err(fault) = images.store().learn_layer(&blob, &layer).await {
                     let cause = causes(&fault);
-                    tracing::warn!(%blob, cause, "a layer was hashed, and that is not remembered");
+                    tracing::warn!(%blob, cause, "cannot store the hash of a layer");
                 }
             }));
             Some(Watcher { pieces, verdict: is_sound, whole })
         })
     }
 
-    /// Fetches the layer `blob` of the image that `fetch` brings, for its hash alone.
+    /// Fetches the layer `blob` of the image that `fetch` fetches, only to hash it.
     pub(super) async fn hash_layer(
         &self,
         fetch: &Fetch,
         blob: &Digest,
         step: &Step,
     ) -> Result<LayerFact, Fault> {
-        // One at a time for a namespace, so that none takes all places.
+        // One layer at a time for each namespace, so that no namespace takes all places.
         let _lock = self.inner.hashes.lock(&fetch.namespace).await;
         let place = self.inner.fetching.acquire().await.map_err(Fault::internal)?;
         let hashed = timeout(LAYER_TIMEOUT, self.fetch_and_hash(fetch, blob, step)).await;
@@ -88,14 +88,14 @@ impl Images {
         let (pieces, hashing) = hashing(&fetch.tasks);
         let (mut done, mut reported) = (0, 0);
         let (mut looked, mut looked_done) = (Instant::now(), 0);
-        // The digest of the blob is checked at its end: what was hashed before that is not believed.
+        // The blob's digest is checked at its end: hashes of a partial blob are not trusted.
         while let Some(piece) = fetched.next().await.map_err(failed)? {
             done += piece.len() as u64;
-            // The thread has ended: it cannot unpack the layer.
+            // The thread has ended because it cannot unpack the layer.
             if pieces.send(piece).await.is_err() {
                 break;
             }
-            // Where no place is left, a slow layer gives its own up.
+            // A slow layer gives up its place if no other place is left.
             if looked.elapsed() >= LOOK {
                 let is_slow = done - looked_done < SLOW_BYTES;
                 if is_slow && self.inner.fetching.available_permits() == 0 {

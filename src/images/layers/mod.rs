@@ -1,8 +1,8 @@
-//! Whether an image's layers are what its config says. The containerd store names a layer by the
-//! diff ids that a config claims, and fetches none that it has by that name: a config that claims
-//! another image's is believed. So each layer is hashed here, once for all time: as it passes on its way
-//! to the engine, which gets the end of it only if it is what the config says, or for its own sake when
-//! the engine does not fetch it.
+//! Checks that an image's layers match its config. The containerd store identifies a layer by the diff ids in
+//! a config, and does not fetch a layer whose diff id it already has: it would believe a config that claims
+//! another image's layers. So wharfd hashes each layer once: as it passes on its way to the engine, which
+//! gets the end only if the layer matches the config, or in a separate fetch if the engine does not fetch the
+//! layer.
 
 mod blobs;
 pub(super) mod claims;
@@ -27,12 +27,12 @@ use crate::{
 /// containerd reads no larger config (`images` limits it to 8 MiB).
 const CONFIG_BYTES_MAX: usize = 8 << 20;
 
-/// What an image claims of its layers.
+/// The claims of an image about its layers.
 #[derive(Clone, Debug)]
 pub(super) struct Claims {
-    /// A list for each of its manifests that the engine might use.
+    /// A list for each manifest of the image that the engine might use.
     lists: Vec<Vec<LayerClaim>>,
-    /// Whether that was looked at before, and held.
+    /// Whether the claims were verified in an earlier fetch.
     is_known: bool,
 }
 
@@ -41,15 +41,15 @@ impl Claims {
         self.lists.iter().flatten()
     }
 
-    /// Whether `blob`, which is `layer`, is not what it is claimed to be.
+    /// Whether `layer`, found in `blob`, contradicts a claim.
     fn belies(&self, blob: &Digest, layer: Option<&LayerFact>) -> bool {
         self.all().any(|claim| claim.blob == *blob && Some(&claim.layer) != layer)
     }
 }
 
 impl Images {
-    /// What the image that `fetch` brings claims of its layers, before the engine has any of them. What
-    /// is known to be untrue is refused.
+    /// The claims of the image that `fetch` fetches, read before the engine has any of its layers. Claims
+    /// known to be false are refused.
     pub(super) async fn layer_claims(&self, fetch: &Fetch) -> Result<Claims, Fault> {
         let platform = self.engine().platform().to_string();
         let known = self.store().layer_claims(&fetch.digest, &platform).await?;
@@ -67,8 +67,7 @@ impl Images {
         Ok(claims)
     }
 
-    /// Checks each layer of the image that `fetch` has brought. Facts that are known are not looked for
-    /// again.
+    /// Checks each layer of the image that `fetch` has fetched. Known facts are not computed again.
     pub(super) async fn verify_layers(
         &self,
         fetch: &Fetch,
@@ -86,7 +85,7 @@ impl Images {
         for claim in claims.all() {
             let layer = match self.store().layer_fact(&claim.blob).await? {
                 Some(layer) => layer,
-                // The engine has it already, or had it before wharfd was there.
+                // The engine had the layer before this fetch, perhaps before wharfd.
                 None => self.hash_layer(fetch, &claim.blob, step).await?,
             };
             if layer != claim.layer {
@@ -96,7 +95,7 @@ impl Images {
         Ok(())
     }
 
-    /// Reads in the image's own documents what it claims.
+    /// Reads the claims in the image's own documents.
     async fn read_claims(&self, fetch: &Fetch) -> Result<Vec<Vec<LayerClaim>>, Fault> {
         let told = |problem: Problem| problem.fault(&fetch.reference);
         let mut documents: HashMap<_, _> = fetch
@@ -113,7 +112,7 @@ impl Images {
     }
 }
 
-/// Why an image is not admitted.
+/// The reason why an image is not admitted.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Problem {
     Forged,
@@ -122,7 +121,7 @@ pub(super) enum Problem {
     Nested,
     /// A layer's media type is unknown.
     Unknown,
-    /// A part of it is elsewhere.
+    /// A part of the image is at a URL.
     Elsewhere,
 }
 

@@ -1,5 +1,5 @@
-//! JSON objects that Go reads as we do. The engine (`encoding/json`) takes a name in any case, and of
-//! two that are the same the last: a document that it would read in another way is refused.
+//! JSON objects that Go reads as wharfd does. The engine (`encoding/json`) matches names in any case, and
+//! takes the last of equal names. A document that it would read differently is refused.
 
 use std::{fmt, marker::PhantomData};
 
@@ -29,8 +29,8 @@ const READ: [&str; 14] = [
     "variant",
 ];
 
-/// An object of which no name is one of [`READ`] in another case. That none is there twice, `T`'s
-/// derived implementation sees to.
+/// An object in which no name is one of [`READ`] in another case. `T`'s derived implementation refuses equal
+/// names.
 pub(super) struct Strict<T>(pub(super) T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Strict<T> {
@@ -53,7 +53,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Strict<T> {
     }
 }
 
-/// Passes an object on and looks at its names.
+/// Passes an object through and checks its names.
 struct Checked<A>(A);
 
 impl<'de, A: MapAccess<'de>> MapAccess<'de> for Checked<A> {
@@ -73,7 +73,8 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Checked<A> {
     }
 }
 
-/// A name as `encoding/json` compares it: these two are the only letters whose other case is ASCII.
+/// A name in the form in which `encoding/json` compares it: these two are the only non-ASCII letters that
+/// fold to ASCII.
 fn folded(name: &str) -> String {
     name.replace('\u{17f}', "s").replace('\u{212a}', "k").to_ascii_lowercase()
 }

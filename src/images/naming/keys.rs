@@ -1,4 +1,4 @@
-//! The node's secret, and the keyed hashes that are made with it.
+//! The node's secret, and the keyed hashes made with it.
 
 use std::{
     fmt,
@@ -17,36 +17,37 @@ use crate::names::{Namespace, RESERVED_HOST, Secret, reference::Digest};
 
 const FILE_NAME: &str = "node.key";
 const KEY_BYTES: usize = 32;
-/// 128 bits: no two names meet by chance, and 32 digits fit a label of a host name (the salt is one).
+/// 128 bits: no two names collide by chance, and 32 digits fit into a label of a host name, which the salt
+/// is.
 const HASH_DIGITS: usize = 32;
 const INSTANCE_DIGITS: usize = 16;
 
-/// Keyed hashes of names, of one length, useless to whoever lacks the node's secret. BuildKit joins
-/// keys with `/`: a name that were passed on as it is could reach into another's.
+/// Keyed hashes of names, all of one length, useless without the node's secret. BuildKit joins keys with `/`,
+/// so a name passed through unchanged could extend into another job's key.
 #[derive(Clone)]
 pub struct Keys {
     secret: Arc<Secret<[u8; KEY_BYTES]>>,
     instance: Arc<str>,
 }
 
-/// Why the node's secret cannot be used.
+/// The reason why the node's secret cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum KeyError {
     #[error("cannot use `{}`", path.display())]
     Io { path: PathBuf, source: io::Error },
-    #[error("`{}` is open to others (mode {mode:04o}): chmod 600 it", path.display())]
+    #[error("`{}` is open to other users (mode {mode:04o}): run `chmod 600` on it", path.display())]
     Mode { path: PathBuf, mode: u32 },
-    #[error("`{}` belongs to uid {uid}: it must be wharfd's own", path.display())]
+    #[error("`{}` belongs to uid {uid}: it must belong to wharfd's own user", path.display())]
     Owner { path: PathBuf, uid: u32 },
-    #[error("`{}` must have {KEY_BYTES} bytes: remove it and a new one is made (caches will be cold)", path.display())]
+    #[error("`{}` must have {KEY_BYTES} bytes: remove it, and wharfd makes a new one (caches become cold)", path.display())]
     Length { path: PathBuf },
     #[error("cannot get random bytes")]
     Random(#[source] getrandom::Error),
 }
 
 impl Keys {
-    /// Reads the secret in `state_dir`, which the store has locked, or makes one there.
+    /// Reads the secret in `state_dir`, which the store has locked, or makes a new one.
     pub fn load(state_dir: &Path) -> Result<Self, KeyError> {
         let path = state_dir.join(FILE_NAME);
         let failed = |source| KeyError::Io { path: path.clone(), source };
@@ -70,7 +71,7 @@ impl Keys {
         keys
     }
 
-    /// What tells this wharfd's names and labels from another's on the same engine. 16 digits.
+    /// Distinguishes the names and labels of this wharfd from those of others on the same engine. 16 digits.
     pub fn instance(&self) -> &str {
         &self.instance
     }
@@ -80,7 +81,7 @@ impl Keys {
         self.hash("namespace", [namespace.job(), namespace.run()])
     }
 
-    /// How the names of images of a namespace are made and read.
+    /// Makes and reads the names of a namespace's images.
     pub fn names(&self, namespace: &Namespace) -> NamespaceNames {
         NamespaceNames::new(self, namespace)
     }
@@ -90,12 +91,12 @@ impl Keys {
         self.hash("job", [job])
     }
 
-    /// What keeps a job's results of steps apart from other jobs'. Steps can print it.
+    /// Keeps a job's step results apart from other jobs'. Steps can print it.
     pub fn salt(&self, job: &str) -> String {
         self.hash("salt", [job])
     }
 
-    /// The name space of a job's cache mounts, apart also by what the client asked for.
+    /// The prefix of a job's cache mounts, subdivided by the client's value.
     pub fn cache_mounts(&self, job: &str, client_value: Option<&str>) -> String {
         match client_value {
             None => self.hash("cache-mounts", [job]),
@@ -110,26 +111,26 @@ impl Keys {
         self.hash("shared-key", std::iter::once(job).chain(directories))
     }
 
-    /// What tells builds of a job apart that use other bases: its parts are a Dockerfile's path, a
-    /// target, and the like.
+    /// Distinguishes builds of a job that use different bases. The parts are a Dockerfile's path, a target,
+    /// and the like.
     pub fn build(&self, job: &str, parts: &[&str]) -> String {
         self.hash("build", std::iter::once(job).chain(parts.iter().copied()))
     }
 
-    /// The name that holds an admitted image in the engine: by digest and exact platform, since one
-    /// digest may stand for an image of several.
+    /// The hold of an admitted image: by digest and exact platform, since one digest may stand for images of
+    /// several platforms.
     pub fn hold(&self, digest: &Digest, platform: &str) -> String {
         let hash = self.hash("hold", [digest.as_str(), platform]);
         format!("{RESERVED_HOST}/{}/{HOLD_ROOM}/{hash}:1", self.instance)
     }
 
-    /// The name that holds an image which the operator has put on the node, by its id. Apart from
-    /// [`Keys::hold`]: nobody has proven access to it, and nobody need.
+    /// The hold of an image that the operator has put on the node, by its id. Separate from [`Keys::hold`],
+    /// since nobody has proven access to the image, and nobody has to.
     pub fn node_hold(&self, id: &Digest) -> String {
         format!("{RESERVED_HOST}/{}/{NODE_ROOM}/{}:1", self.instance, self.hash("node-hold", [id.as_str()]))
     }
 
-    /// How a registry's repository is called at the relay.
+    /// The name of a registry's repository at the relay.
     pub fn relay(&self, repository: &str) -> String {
         format!("{RELAY_PATH}/{}/{}", self.instance, self.hash("relay", [repository]))
     }
@@ -144,9 +145,9 @@ impl Keys {
         self.hash("reference", [reference])
     }
 
-    /// HMAC-SHA256 of `domain` and `parts`, each with its length before it.
+    /// HMAC-SHA256 of `domain` and `parts`, each preceded by its length.
     fn hash<'a>(&self, domain: &'a str, parts: impl IntoIterator<Item = &'a str>) -> String {
-        // A key that is shorter than HMAC's block is filled up with zeros (RFC 2104, section 2).
+        // A key shorter than HMAC's block is padded with zeros (RFC 2104, section 2).
         let mut block = hmac::digest::Key::<Hmac<Sha256>>::default();
         for (to, from) in block.iter_mut().zip(self.secret.expose()) {
             *to = *from;
@@ -184,7 +185,7 @@ fn read(file: &File, path: &Path) -> Result<[u8; KEY_BYTES], KeyError> {
     content.try_into().map_err(|_| KeyError::Length { path: path.to_owned() })
 }
 
-/// Writes the whole file under another name first: a crash leaves no half of a key.
+/// Writes the whole file under another name first, so that a crash leaves no partial key.
 fn create(path: &Path, secret: &[u8]) -> io::Result<()> {
     let draft = path.with_extension("key.new");
     match fs::remove_file(&draft) {

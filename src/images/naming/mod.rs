@@ -1,6 +1,6 @@
-//! Names in the engine: what of a caller's names goes there, and as what.
+//! Names in the engine, and how they hide the callers' names.
 //!
-//! Everything of wharfd's is called `wharf.invalid/<instance>/…`, see `names/reserved.rs`.
+//! All of wharfd's names begin with `wharf.invalid/<instance>/`; see `names/reserved.rs`.
 
 mod keys;
 mod private;
@@ -14,10 +14,10 @@ const HOLD_ROOM: &str = "hold";
 const NODE_ROOM: &str = "node";
 const FRONTEND_ROOM: &str = "frontend";
 
-/// What a name of a wharfd's is for. Namespaces' rooms are hashes, longer than these words.
+/// The purpose of a wharfd's name. The rooms of namespaces are hashes, which are longer than these words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Room {
-    /// It holds an image that came from a registry.
+    /// It holds an image from a registry.
     Hold,
     /// It holds an image that the operator has put on the node.
     Node,
@@ -27,7 +27,7 @@ pub enum Room {
     Namespace,
 }
 
-/// The instance and the room of a name of any wharfd's; none for other names.
+/// The instance and the room of any wharfd's name; `None` for other names.
 pub fn room(name: &str) -> Option<(&str, Room)> {
     let (instance, rest) = name.strip_prefix(RESERVED_HOST)?.strip_prefix('/')?.split_once('/')?;
     let room = match rest.split_once('/')?.0 {
@@ -39,11 +39,11 @@ pub fn room(name: &str) -> Option<(&str, Room)> {
     Some((instance, room))
 }
 
-/// What the path of a repository at the relay begins with.
+/// The prefix of the relay's repositories.
 const RELAY_PATH: &str = "wharf";
 
-/// The instance of a name at the relay of any wharfd's, `127.0.0.1:<port>/wharf/<instance>/…`; none for
-/// other names. The containerd store calls an image's origin so without the port.
+/// The instance of any wharfd's name at the relay, `127.0.0.1:<port>/wharf/<instance>/…`; `None` for other
+/// names. In the containerd store's record of an image's origin the port is missing.
 pub fn relay_instance(name: &str) -> Option<&str> {
     let (port, path) = name.strip_prefix("127.0.0.1")?.split_once('/')?;
     let (instance, rest) = path.strip_prefix(RELAY_PATH)?.strip_prefix('/')?.split_once('/')?;

@@ -1,9 +1,9 @@
-//! Private names: how an image of a namespace is called in the engine.
+//! Private names: the names of a namespace's images in the engine.
 //!
-//! `wharf.invalid/<instance>/<namespace>/<host>/<path>:<tag>`, where the host's port follows `__`.
-//! A digest goes into the tag, `…/digest/<host>/<path>:sha256-…`. What does not fit is hashed,
-//! `…/long/<hash>:1`, and the store knows what the hash stands for. `digest` and `long` are no hosts:
-//! those have a dot or a port, or are `localhost`.
+//! `wharf.invalid/<instance>/<namespace>/<host>/<path>:<tag>`, where the host's port follows `__`. A digest
+//! goes into the tag, `…/digest/<host>/<path>:sha256-…`. A name that is too long is hashed,
+//! `…/long/<hash>:1`, and the store knows the hash's meaning. `digest` and `long` cannot be hosts, which have
+//! a dot or a port, or are `localhost`.
 
 use super::Keys;
 use crate::names::{
@@ -15,7 +15,7 @@ const DIGEST_ROOM: &str = "digest";
 const LONG_ROOM: &str = "long";
 const UNTAGGED_ROOM: &str = "untagged";
 
-/// How the names of one namespace's images are made and read.
+/// Makes and reads the names of one namespace's images.
 #[derive(Clone, Debug)]
 pub struct NamespaceNames {
     keys: Keys,
@@ -27,18 +27,18 @@ pub struct NamespaceNames {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PrivateName {
     name: String,
-    /// The reference did not fit: the store must know what this hash stands for.
+    /// The hash, if the name is too long: the store must know its meaning.
     long: Option<String>,
 }
 
-/// What a private name of a namespace says.
+/// The meaning of a private name of a namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Owner {
     /// The reference that the job uses.
     Reference(Reference),
-    /// The hash of one, which the store knows.
+    /// The hash of a reference that the store knows.
     Long(String),
-    /// None: the image was built without a tag.
+    /// No reference: the image was built without a tag.
     Untagged,
 }
 
@@ -49,18 +49,18 @@ impl NamespaceNames {
         Self { keys: keys.clone(), opaque, prefix }
     }
 
-    /// What every private name of the namespace begins with; it ends with a slash.
+    /// The prefix of every private name of the namespace; it ends with a slash.
     pub fn prefix(&self) -> &str {
         &self.prefix
     }
 
-    /// The namespace's opaque name, by which the store knows it.
+    /// The namespace's opaque name, by which the store knows the namespace.
     pub fn opaque(&self) -> &str {
         &self.opaque
     }
 
-    /// The name of `reference`, `:latest` where it says neither tag nor digest. Store what
-    /// [`PrivateName::long`] says before the name is used.
+    /// The name of `reference`, `:latest` if it has neither tag nor digest. Store the reference of
+    /// [`PrivateName::long`] before the name is used.
     pub fn name(&self, reference: &Reference) -> PrivateName {
         let reference = reference.clone().tagged();
         let fitting = self
@@ -75,12 +75,12 @@ impl NamespaceNames {
         }
     }
 
-    /// The name of an image that was built without a tag; `id` tells it from others.
+    /// The name of an image that was built without a tag; `id` distinguishes it from others.
     pub fn untagged(&self, id: &str) -> String {
         format!("{}{UNTAGGED_ROOM}/{id}:1", self.prefix)
     }
 
-    /// Reads a name of the engine's; none when it is not this namespace's.
+    /// Reads a name in the engine; `None` if it does not belong to this namespace.
     pub fn read(&self, name: &str) -> Option<Owner> {
         let (repository, tag) = name.strip_prefix(&self.prefix)?.rsplit_once(':')?;
         let (room, rest) = repository.split_once('/')?;
@@ -94,7 +94,7 @@ impl NamespaceNames {
             host => format!("{}/{rest}:{tag}", host.replacen("__", ":", 1)),
         };
         let reference = Reference::parse(&text).ok()?;
-        // A name that this code did not make is nobody's.
+        // A name that this code would not make belongs to nobody.
         (self.name(&reference).name == name).then_some(Owner::Reference(reference))
     }
 
@@ -116,8 +116,8 @@ impl NamespaceNames {
     }
 }
 
-/// The namespace, by its opaque name, and the hash in a private name of the instance's whose reference did
-/// not fit; none for other names.
+/// The opaque name of the namespace and the hash, if `name` is a hashed private name of the instance; `None`
+/// for other names.
 pub fn long_name<'a>(instance: &str, name: &'a str) -> Option<(&'a str, &'a str)> {
     let rest =
         name.strip_prefix(RESERVED_HOST)?.strip_prefix('/')?.strip_prefix(instance)?.strip_prefix('/')?;
@@ -132,7 +132,7 @@ impl PrivateName {
         &self.name
     }
 
-    /// The hash that stands for a reference that did not fit.
+    /// The hash that stands for a reference that is too long.
     pub fn long(&self) -> Option<&str> {
         self.long.as_deref()
     }
