@@ -1,4 +1,4 @@
-//! What stands behind a build: a client with a session, a tar, or both.
+//! The client of a build: a session, a tar, or both.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -34,15 +34,15 @@ use crate::{
     },
 };
 
-/// How long a client that has attached may take for one answer.
+/// How long an attached client may take to answer one request.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// The client of one build.
 #[derive(Debug)]
 pub struct BuildClient {
-    /// Who syncs directories and answers for secrets and credentials, if anyone.
+    /// The session that syncs directories and answers requests for secrets and credentials, if there is one.
     pub session: Option<Arc<ClientSession>>,
-    /// The context, where it comes as a tar.
+    /// The context, if it comes as a tar.
     pub tar: Option<Tar>,
     /// Logins that came with the call.
     pub logins: Logins,
@@ -57,8 +57,8 @@ impl BuildClient {
         self.session.as_deref().ok_or_else(|| Status::unimplemented("the build has no session"))
     }
 
-    /// Asks the client one question, and takes its one message. A person may have to confirm what a
-    /// credential helper tells; a client that says nothing holds a build's place.
+    /// Asks the client one question, and returns its one message. The time is limited, since a silent client
+    /// takes up a build's place; it is long, since a credential helper may ask a person.
     async fn ask<M: Message + Default>(&self, subject: Subject) -> Result<M, Status> {
         let Attached { mut incoming, outgoing: _outgoing } = self.session()?.stream(subject).await?;
         let answer = tokio::time::timeout(ANSWER_TIMEOUT, incoming.message()).await;
@@ -75,13 +75,13 @@ impl BuildClient {
     }
 }
 
-/// Each side's packets are judged by what the other has said.
+/// Locks the judge of both directions: each side's packets are judged by what the other side has said.
 fn lock(sync: &Mutex<Judge>) -> MutexGuard<'_, Judge> {
     // Nothing panics while it holds the lock.
     sync.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The client's own words on why it cannot go on. They go to BuildKit and come back in a failure.
+/// The client's own error text. It goes to BuildKit and comes back in a failure.
 fn client_error(error: v1::StreamError) -> Status {
     let code = match Code::from(error.code) {
         Code::Ok => Code::Unknown,
@@ -149,7 +149,7 @@ impl SessionClient for BuildClient {
                         }
                     },
                     Err(status) => {
-                        Some((Err(Status::new(status.code(), "the client broke the sync off")), None))
+                        Some((Err(Status::new(status.code(), "the client broke off the sync")), None))
                     }
                 }
             });
@@ -159,8 +159,8 @@ impl SessionClient for BuildClient {
     }
 
     fn credentials<'a>(&'a self, _host: &'a str) -> BoxFuture<'a, Result<CredentialsResponse, Status>> {
-        // A build's images are admitted before, and pushed after it: BuildKit itself asks no
-        // registry, so whoever makes it ask gets nothing.
+        // A build's images are admitted before the build and pushed after it. BuildKit itself must not ask a
+        // registry, so it gets no credentials.
         Box::pin(async { Ok(CredentialsResponse::default()) })
     }
 
@@ -194,7 +194,7 @@ impl CredentialSource for BuildClient {
             let query = Subject::Credentials(v1::CredentialsQuery { host: host.to_owned() });
             match self.ask::<CredentialsResponse>(query).await {
                 Ok(answer) if answer.secret.is_empty() => Ok(None),
-                // As BuildKit has it: a secret without a name is an identity token.
+                // As in BuildKit: a secret without a username is an identity token.
                 Ok(answer) if answer.username.is_empty() => Ok(Some(Login {
                     username: String::new(),
                     password: Secret::new(String::new()),

@@ -1,4 +1,4 @@
-//! BuildKit's facts as the project's own.
+//! Converts BuildKit's facts into wharfd's own form.
 
 use std::time::SystemTime;
 
@@ -9,7 +9,7 @@ use crate::{
     progress::{LogStream, Progress, Vertex, VertexLog, VertexStatus, VertexWarning},
 };
 
-/// BuildKit's facts as the project's own.
+/// BuildKit's facts in wharfd's own form.
 pub(super) fn progress(facts: control::StatusResponse) -> Progress {
     Progress {
         vertexes: facts.vertexes.into_iter().map(vertex).collect(),

@@ -1,23 +1,24 @@
-//! What a Dockerfile's text may cost BuildKit, whose frontend expands it in the engine's own memory.
+//! Estimates how much memory a Dockerfile takes when BuildKit's frontend expands it, in the engine's own
+//! memory.
 //!
-//! It is an estimate, and rather a high one: of each variable only a length is known here, and nothing
-//! of the images that a Dockerfile is built from. No real Dockerfile comes near the limits.
+//! The estimate is rather high: only the length of each variable is known here, and nothing about the
+//! Dockerfile's base images. No real Dockerfile comes near the limits.
 
 use std::collections::HashMap;
 
 use super::packets::READ_BYTES_MAX;
 
-/// `${a:-${b:-…}}`: BuildKit goes down a level of its stack for each.
+/// The limit on nested `${a:-${b:-…}}`: BuildKit recurses for each level.
 const NESTING_MAX: usize = 256;
-/// Of one variable's value. Linux gives no program a variable of more than 128 KiB.
+/// The limit on the value of a variable. Linux gives no program a variable of more than 128 KiB.
 const VALUE_BYTES_MAX: u64 = 1 << 20;
-/// Of all lines once their variables are replaced.
+/// The limit on all lines together, once their variables are replaced.
 const EXPANDED_BYTES_MAX: u64 = 64 << 20;
-/// What a variable is taken for of which nothing is known: a path, a version.
+/// The assumed length of an unknown variable: a path or a version.
 const UNKNOWN_BYTES: u64 = 256;
 
-/// Judges a Dockerfile by its text; `longest` is the length of the longest build argument. The error
-/// says why, and where.
+/// Judges a Dockerfile by its text; `longest` is the length of the longest build argument. The error contains
+/// the reason and the line.
 pub(super) fn judge(text: &[u8], longest: u64) -> Result<(), String> {
     if text.len() as u64 > READ_BYTES_MAX {
         return Err(format!("the Dockerfile has more than {} MiB", READ_BYTES_MAX >> 20));
@@ -30,7 +31,7 @@ pub(super) fn judge(text: &[u8], longest: u64) -> Result<(), String> {
         if instruction.is_empty() {
             begins = number;
         }
-        // A comment between two lines of an instruction is no part of it, but a here-document's is text.
+        // A comment between two lines of an instruction is not part of it, but in a here-document it is text.
         if line.trim_start().starts_with('#') {
             judge.line(line).map_err(|why| format!("line {number}: {why}"))?;
             continue;
@@ -46,7 +47,7 @@ pub(super) fn judge(text: &[u8], longest: u64) -> Result<(), String> {
     judge.line(&instruction).map_err(|why| format!("line {begins}: {why}"))
 }
 
-/// The character that joins lines: a directive before anything else may choose it.
+/// The character that joins lines: a directive at the top may choose it.
 fn escape(text: &str) -> char {
     let directives = text.lines().map_while(|line| line.trim().strip_prefix('#'));
     let chosen = directives
@@ -58,16 +59,16 @@ fn escape(text: &str) -> char {
 struct Judge {
     escape: char,
     longest: u64,
-    /// How long the value of each variable may be.
+    /// The longest possible value of each variable.
     lengths: HashMap<String, u64>,
     expanded: u64,
 }
 
 impl Judge {
-    /// An instruction, or a line of a here-document, which is taken for one.
+    /// Judges an instruction, or a line of a here-document, which is treated like one.
     fn line(&mut self, line: &str) -> Result<(), String> {
         if nesting(line) > NESTING_MAX {
-            return Err(format!("more than {NESTING_MAX} `${{…}}` inside one another"));
+            return Err(format!("more than {NESTING_MAX} nested `${{…}}`"));
         }
         let mut rest = line.trim_start();
         let mut keyword = "";
@@ -78,7 +79,7 @@ impl Judge {
             }
         }
         let is = |names: &[&str]| names.iter().any(|name| keyword.eq_ignore_ascii_case(name));
-        // What these run is replaced by a shell, in the step.
+        // The frontend does not expand these: a shell expands their variables in the step.
         if is(&["RUN", "CMD", "ENTRYPOINT", "SHELL", "HEALTHCHECK"]) {
             return Ok(());
         }
@@ -90,7 +91,8 @@ impl Judge {
         }
     }
 
-    /// `NAME=VALUE …`, or `ENV NAME VALUE`; all values are of before.
+    /// Judges `NAME=VALUE …`, or `ENV NAME VALUE`. All values are expanded with the variables from before the
+    /// line.
     fn assign(&mut self, rest: &str, is_argument: bool) -> Result<(), String> {
         let words = words(rest, self.escape);
         let pairs: Vec<(&str, &str)> = match words.first() {
@@ -123,9 +125,10 @@ impl Judge {
         Ok(())
     }
 
-    /// How long a text may be once its variables are replaced.
+    /// The longest possible text once the variables in `text` are replaced.
     fn length(&self, text: &str) -> u64 {
-        // What each name adds, from the last to the first: what lies inside of others comes before them.
+        // The length that each name adds, from the last name to the first, so that nested names come before
+        // the names that contain them.
         let mut added: Vec<(usize, u64)> = Vec::new();
         for (at, _) in text.rmatch_indices('$') {
             let rest = text.get(at + 1..).unwrap_or_default();
@@ -137,7 +140,7 @@ impl Judge {
             }
             let mut own = self.lengths.get(name).copied().unwrap_or(UNKNOWN_BYTES);
             let after = named.strip_prefix(name).unwrap_or_default();
-            // `${NAME/PATTERN/TEXT}` can put the text in the place of every byte.
+            // `${NAME/PATTERN/TEXT}` can replace every byte by the text.
             if named.len() < rest.len() && after.starts_with('/') {
                 let length = closed(after);
                 let end = text.len() - after.len() + length;
@@ -151,7 +154,7 @@ impl Judge {
     }
 }
 
-/// How much of a text lies before the brace that closes it.
+/// The length of the text before its closing brace.
 fn closed(text: &str) -> usize {
     let (mut depth, mut before) = (0_usize, ' ');
     for (at, c) in text.char_indices() {
@@ -190,7 +193,7 @@ fn words(text: &str, escape: char) -> Vec<&str> {
     words
 }
 
-/// How deep `${` goes.
+/// The deepest nesting of `${`.
 fn nesting(line: &str) -> usize {
     let (mut depth, mut deepest, mut before) = (0_usize, 0, ' ');
     for c in line.chars() {
@@ -231,7 +234,7 @@ mod tests {
             refused(&doubling(line), "the value of a variable");
         }
         refused(&format!("# escape=`\n{}", doubling("ENV a=`\n$a$a\n")), "the value of a variable");
-        // A text for each byte of another.
+        // Each byte of a text is replaced by another text.
         refused(
             &format!("ENV a={}\nENV a=${{a//a/$a}}\nENV a=${{a//a/$a}}\n", "a".repeat(4000)),
             "the value of a variable",

@@ -1,5 +1,5 @@
-//! Ignore files that a client announces and BuildKit could not read. It takes them for none and
-//! goes on (`frontend/dockerui`), and what they leave out would be in the image.
+//! Refuses ignore files that a client announces but BuildKit could not read. BuildKit would ignore such a
+//! file and continue (`frontend/dockerui`), and the image could contain the files that it excludes.
 
 use std::collections::HashMap;
 
@@ -10,16 +10,16 @@ use tonic::Status;
 
 use crate::{buildkit::filesync::DirectoryRequest, names::printable, wire::mode};
 
-/// What an ignore file is called, or how its name ends.
+/// The name of an ignore file, or the end of its name.
 const SUFFIX: &str = ".dockerignore";
 
-/// Entries of such a sync that are remembered: a file, the links to it, their directories.
+/// The limit on remembered entries of such a sync: a file, the links to it, their directories.
 const ENTRIES_MAX: usize = 1000;
 
-/// Linux's own limit of symlinks on the way of one path.
+/// Linux's own limit on symlinks in the resolution of a path.
 const HOPS_MAX: usize = 40;
 
-/// The ignore files that one sync is asked for.
+/// The ignore files that are requested in one sync.
 #[derive(Debug)]
 pub(super) struct IgnoreFiles {
     asked: Vec<String>,
@@ -35,14 +35,14 @@ enum Entry {
 }
 
 impl IgnoreFiles {
-    /// Those that BuildKit reads of what it asks for here.
+    /// The ignore files in this request of BuildKit's.
     pub(super) fn of(request: &DirectoryRequest) -> Self {
         let paths = request.include_patterns.iter().chain(&request.follow_paths);
         let asked = paths.filter(|path| path.ends_with(SUFFIX)).cloned().collect();
         Self { asked, entries: HashMap::new() }
     }
 
-    /// Passes a packet on that the judge of packets has passed.
+    /// Looks at a packet that the judge of packets has let pass.
     pub(super) fn pass(&mut self, message: Bytes) -> Result<Bytes, Status> {
         if self.asked.is_empty() {
             return Ok(message);
@@ -70,19 +70,19 @@ impl IgnoreFiles {
                 let unusable = self.asked.iter().find(|path| !self.is_usable(path));
                 if let Some(path) = unusable {
                     return Err(Status::invalid_argument(format!(
-                        "`{}` is there and cannot be read: it is not a file, or a link to none of this \
-                         directory; without it the build would get what it leaves out",
+                        "`{}` exists but cannot be read: it is not a file, or not a link to a file in this \
+                         directory; without it the build would get the files that it excludes",
                         printable(path)
                     )));
                 }
-                // The list has ended: nothing more is asked of it.
+                // The list has ended: later entries do not matter.
                 self.asked.clear();
             }
         }
         Ok(message)
     }
 
-    /// Whether BuildKit can read the file, or finds none.
+    /// Whether BuildKit can read the file, or the file does not exist.
     fn is_usable(&self, path: &str) -> bool {
         if !self.entries.contains_key(path) {
             return true;
@@ -109,7 +109,7 @@ impl IgnoreFiles {
                     if hops > HOPS_MAX {
                         return false;
                     }
-                    // An absolute one begins at the directory's root.
+                    // An absolute link starts at the directory's root.
                     if target.starts_with('/') {
                         at.clear();
                     } else {
@@ -173,10 +173,10 @@ mod tests {
             &[(".dockerignore", link, "")],
         ] {
             let refused = judged(".dockerignore", entries).unwrap_err();
-            assert!(refused.message().contains("`.dockerignore` is there and cannot be read"), "{refused}");
+            assert!(refused.message().contains("`.dockerignore` exists but cannot be read"), "{refused}");
         }
         assert!(judged("a.Dockerfile.dockerignore", &[("a.Dockerfile.dockerignore", link, "x")]).is_err());
-        // What nobody reads may be whatever it is.
+        // A file that nobody reads may be anything.
         judged("a", &[(".dockerignore", link, "../shared")]).unwrap();
     }
 

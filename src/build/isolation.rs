@@ -1,5 +1,5 @@
-//! What keeps one job's builds apart from another's inside one BuildKit: the frontend's attributes
-//! and the source policy that every pass carries.
+//! Keeps one job's builds apart from another's inside one BuildKit: the frontend's attributes, and the source
+//! policy of every pass.
 
 use std::collections::HashMap;
 
@@ -13,19 +13,19 @@ use crate::{
     wire::build::{BuildSpec, Network},
 };
 
-/// Keyed hashes of one job. Never the job's name: BuildKit joins such keys with `/`, so that one
-/// job's name could be the beginning of another's.
+/// Keyed hashes for one job, never the job's name: BuildKit joins such keys with `/`, so one job's name could
+/// be a prefix of another's.
 #[derive(Clone, Debug)]
 pub struct JobKeys {
-    /// In the cache key of every RUN step: a result made with one job's secrets is no other's. It
-    /// can be printed inside a step, so it must be useless to others.
+    /// Part of the cache key of every RUN step, so that a result made with one job's secrets is never reused
+    /// by another job. A step can print it, so it must be useless to others.
     pub salt: String,
-    /// What cache mounts' ids begin with.
+    /// The prefix of cache mounts' ids.
     pub cache_mounts: String,
 }
 
 impl JobKeys {
-    /// The name that carries the salt in a step's /etc/hosts; it leaves no trace in the image.
+    /// The name in a step's /etc/hosts that contains the salt; it leaves no trace in the image.
     pub fn salt_host(&self) -> String {
         format!("{}.salt.{RESERVED_HOST}", self.salt)
     }
@@ -48,25 +48,25 @@ impl JobKeys {
     }
 }
 
-/// The attribute that carries [`JobKeys::http_perm`].
+/// The attribute that contains [`JobKeys::http_perm`].
 pub const HTTP_PERM: &str = "http.perm";
 
-/// The address that the salt's name has. It is never used.
+/// The address of the salt's name. It is never used.
 pub const SALT_ADDRESS: &str = "127.0.0.1";
 
 /// An image or URL that the source policy admits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// An image: what the Dockerfile says, in full, and the name in the engine that is used.
+    /// An image: the Dockerfile's name in full, and the name in the engine that is used.
     Image {
         /// `docker.io/library/busybox:latest`.
         named: String,
         /// `wharf.invalid/…:1`.
         target: String,
     },
-    /// A URL, as it stands in the graph.
+    /// A URL, as it appears in the graph.
     Url(String),
-    /// The uploaded tar, under its URL; with its digest once it has been read.
+    /// The uploaded tar, under its URL; with its digest once the tar has been read.
     Tar {
         /// `http://buildkit-session/…`.
         url: String,
@@ -75,7 +75,7 @@ pub enum Source {
     },
 }
 
-/// The attributes of `dockerfile.v0` for a build. Each is named here: none is the client's own.
+/// The attributes of `dockerfile.v0` for a build. Each of them is set here; the client cannot add its own.
 pub fn attributes(spec: &BuildSpec, keys: &JobKeys, tar: Option<&str>) -> HashMap<String, String> {
     let mut attributes = HashMap::new();
     let mut set = |key: &str, value: String| attributes.insert(key.to_owned(), value);
@@ -86,7 +86,8 @@ pub fn attributes(spec: &BuildSpec, keys: &JobKeys, tar: Option<&str>) -> HashMa
         set(&format!("label:{key}"), value.clone());
     }
     set("build-arg:BUILDKIT_CACHE_MOUNT_NS", keys.cache_mounts.clone());
-    // Empty, it forces the built-in frontend: `# syntax=` would run one of the job's own choice.
+    // An empty value forces the built-in frontend: otherwise `# syntax=` would run a frontend of the job's
+    // choice.
     set("cmdline", String::new());
     set("filename", spec.dockerfile.clone());
     set("image-resolve-mode", "local".to_owned());
@@ -115,9 +116,9 @@ pub fn attributes(spec: &BuildSpec, keys: &JobKeys, tar: Option<&str>) -> HashMa
     attributes
 }
 
-/// The allow-list that BuildKit enforces while the frontend runs: nothing, then what was admitted.
-/// The last rule that matches a source decides. `fetched` is what [`fetched`] makes of the sources,
-/// `frontend` the image that reads the Dockerfile: the gate lets no graph use it.
+/// The allow-list that BuildKit enforces while the frontend runs: it denies everything, then allows the
+/// admitted sources. The last rule that matches a source decides. `fetched` is the result of [`fetched`] for
+/// the sources, `frontend` the image that reads the Dockerfile; the gate does not let a graph use that image.
 pub fn policy(sources: &[Source], fetched: &Attributes, frontend: Option<&str>) -> Policy {
     let mut rules = vec![rule(PolicyAction::Deny, "*", None), rule(PolicyAction::Allow, "local://*", None)];
     if let Some(frontend) = frontend {
@@ -128,11 +129,12 @@ pub fn policy(sources: &[Source], fetched: &Attributes, frontend: Option<&str>) 
     for source in sources {
         let Source::Image { named, target } = source else { continue };
         let target = format!("docker-image://{target}");
-        // A WILDCARD selector: with EXACT a CONVERT silently does nothing.
+        // The selector must be WILDCARD: with EXACT, a CONVERT silently does nothing.
         let update = Update { identifier: target.clone(), ..Update::default() };
         rules.push(rule(PolicyAction::Convert, &format!("docker-image://{named}"), Some(update)));
         rules.push(rule(PolicyAction::Allow, &target, None));
-        // Newer engines add the digest before they ask again. Not `…*`: that admits `:10` for `:1`.
+        // Newer engines add the digest before they ask again. `…*` would be wrong: it would admit `:10` for
+        // `:1`.
         rules.push(rule(PolicyAction::Allow, &format!("{target}@*"), None));
     }
     for (url, attributes) in fetched {
@@ -144,7 +146,7 @@ pub fn policy(sources: &[Source], fetched: &Attributes, frontend: Option<&str>) 
     Policy { version: 1, rules }
 }
 
-/// A rule for a URL: a `*` in one is no pattern, and there is no way to escape it.
+/// Matches a URL exactly: a `*` in a URL is not a pattern, and cannot be escaped.
 fn exact(mut rule: Rule) -> Rule {
     if let Some(selector) = &mut rule.selector {
         selector.match_type = MatchType::Exact.into();

@@ -1,4 +1,4 @@
-//! The path of a build: from an order to an image, with everything that owns it on the way.
+//! The path of a build from an order to an image.
 
 pub mod client;
 mod convert;

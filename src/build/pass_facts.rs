@@ -1,4 +1,5 @@
-//! What a client hears of a pass, and when: a pass that is denied is run again, and should not show.
+//! Decides which facts of a pass the client sees, and when: a denied pass is repeated and should not be
+//! shown.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -15,22 +16,22 @@ use crate::{
     progress::{Progress, Reporter},
 };
 
-/// Facts of a pass that may yet be denied; a pass makes a few dozen.
+/// The limit on facts of a pass that may still be denied; a real pass has a few dozen.
 const FACTS_HELD_MAX: usize = 1024;
-/// How long a pass is held back: a denied one takes some 20 ms.
+/// How long a pass is held back: a denied pass takes about 20 ms.
 const HOLD: Duration = Duration::from_millis(500);
 
-/// Facts of a pass: held back for a moment, since one that is denied is run again. A pass that takes
-/// longer than a moment is shown as it goes, but for its errors, which may be no more than the denial.
+/// The facts of a pass. They are held back for a moment, since a denied pass is repeated. If the pass takes
+/// longer, its facts are shown as they come, except errors, which may be the denial itself.
 pub(super) struct PassFacts<'a> {
     reporter: &'a Reporter,
     renaming: &'a Renaming,
     begun: Instant,
     held: Vec<Progress>,
-    /// What of the pass is none of the job's, by digest.
+    /// The digests of this pass's steps that do not concern the job.
     hidden: BTreeSet<String>,
     runs: bool,
-    /// Why no more facts come, until that was said.
+    /// The reason why no more facts come, until it has been reported.
     broken: Option<Status>,
 }
 
@@ -65,13 +66,13 @@ impl<'a> PassFacts<'a> {
         }
     }
 
-    /// A log that ends in the middle of a build that goes on must say so.
+    /// Tells the client that the log ends although the build continues.
     async fn warn(&self, why: &Status) {
         let details = match why.code() {
             Code::ResourceExhausted | Code::OutOfRange => vec![
-                "one message about the build was too large: each warning about a Dockerfile carries all of it"
+                "one message about the build was too large: each warning about a Dockerfile contains all of its text"
                     .to_owned(),
-                "`# check=skip=all` as the Dockerfile's first line leaves the warnings out".to_owned(),
+                "`# check=skip=all` as the Dockerfile's first line turns the warnings off".to_owned(),
             ],
             _ => Vec::new(),
         };
@@ -105,7 +106,7 @@ impl Facts for PassFacts<'_> {
     }
 }
 
-/// The manifest's descriptor, which BuildKit gives as JSON in base64.
+/// The manifest's descriptor, which BuildKit returns as JSON in base64.
 pub(super) fn descriptor(facts: &HashMap<String, String>) -> Option<String> {
     let bytes = BASE64_STANDARD.decode(facts.get("containerimage.descriptor")?).ok()?;
     String::from_utf8(bytes).ok()

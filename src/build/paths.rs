@@ -1,13 +1,12 @@
-//! Paths of the engine's own in its errors: where it keeps files, and under which names it writes them.
+//! Removes the engine's own paths from its errors: where it keeps files, and the names of temporary files.
 //!
-//! They tell a job how the node is laid out, and the names of BuildKit's temporary files tell it the
-//! next ones.
+//! They tell a job how the node is set up, and BuildKit's temporary names let it guess the next ones.
 
 use std::sync::LazyLock;
 
 use regex::Regex;
 
-/// Where engines keep their files, unless they are told otherwise.
+/// The directories in which engines keep their files by default.
 const USUAL: [&str; 7] = [
     "/var/lib/docker",
     "/var/lib/containerd",
@@ -18,8 +17,8 @@ const USUAL: [&str; 7] = [
     "/var/run/docker",
 ];
 
-/// The directory in which the engine has a job's files: a layer's, or a mount's of BuildKit's. Without
-/// `\s` and its like: they want tables that this crate's `regex` has in tests alone.
+/// The directory in which the engine keeps a job's files: of a layer, or of a mount by BuildKit. Without `\s`
+/// and similar classes, which need Unicode tables that only the tests' build of `regex` has.
 static OF_A_JOB: LazyLock<Option<Regex>> = LazyLock::new(|| {
     Regex::new(
         r"(?x)
@@ -32,11 +31,11 @@ static OF_A_JOB: LazyLock<Option<Regex>> = LazyLock::new(|| {
     .ok()
 });
 
-/// A name that BuildKit gives a file until it is whole (fsutil, `nextSuffix`).
+/// The name that BuildKit gives a file until it is complete (fsutil, `nextSuffix`).
 static TEMPORARY: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"\.tmp\.[0-9]+").ok());
 
-/// `text` without the engine's own paths, whose files are under `root`: of a job's files it keeps the
-/// path that the job knows.
+/// `text` without the engine's own paths, whose files are under `root`. A path of a job's file keeps the part
+/// that the job knows.
 pub(super) fn without(text: &str, root: &str) -> String {
     let text = replaced(text, &OF_A_JOB, "$inside");
     let text = replaced(&text, &TEMPORARY, "(a temporary file)");
@@ -45,11 +44,11 @@ pub(super) fn without(text: &str, root: &str) -> String {
 }
 
 fn replaced(text: &str, pattern: &LazyLock<Option<Regex>>, by: &str) -> String {
-    // The patterns are constants, and a test compiles them; no text is better than an unchecked one.
+    // The patterns are constants, and a test compiles them. An empty text is better than an unchecked one.
     pattern.as_ref().map(|pattern| pattern.replace_all(text, by).into_owned()).unwrap_or_default()
 }
 
-/// Replaces each path below `root`.
+/// Replaces each path under `root`.
 fn without_root(text: &str, root: &str) -> String {
     let mut left = String::with_capacity(text.len());
     let mut rest = text;

@@ -1,4 +1,4 @@
-//! How long a client that streams may be silent, and how long it may stream.
+//! Limits how long a client's stream may be silent, and how long it may last.
 
 use std::{
     future::Future,
@@ -7,13 +7,13 @@ use std::{
 
 use tonic::Status;
 
-/// A client that walks a large tree on a slow disk says something now and then.
+/// A client that walks a large tree on a slow disk still sends something now and then.
 const IDLE: Duration = Duration::from_secs(300);
-/// What is streamed for longer is not a context.
+/// A stream that lasts longer is not a context.
 const WHOLE: Duration = Duration::from_secs(2 * 3600);
 
-/// The patience with one stream of a client's. It runs only while wharfd waits for the client: a
-/// BuildKit that does not read costs the client nothing.
+/// The patience with one stream of a client. It runs only while wharfd waits for the client, so the client
+/// does not pay for a BuildKit that does not read.
 #[derive(Debug)]
 pub struct Patience {
     idle: Duration,
@@ -31,7 +31,7 @@ impl Patience {
         Self { idle, whole, begun: Instant::now() }
     }
 
-    /// What the client says next, or why it is not waited for any longer.
+    /// The client's next message, or the reason why wharfd no longer waits for it.
     pub async fn wait<T>(&self, next: impl Future<Output = T>) -> Result<T, Status> {
         let left = self.whole.saturating_sub(self.begun.elapsed());
         let (patience, why) = if left < self.idle {
@@ -43,7 +43,7 @@ impl Patience {
     }
 }
 
-/// A time, as a message has it: `5 minutes`, `30 seconds`.
+/// A time for a message: `5 minutes`, `30 seconds`.
 pub fn minutes(time: Duration) -> String {
     match time.as_secs() {
         seconds if seconds >= 60 && seconds % 60 == 0 => format!("{} minutes", seconds / 60),
@@ -73,7 +73,7 @@ mod tests {
     async fn who_never_ends_is_waited_for_so_long() {
         let patience = Patience::with(LONG, SHORT);
         let endless = loop {
-            // Always a word more, a moment later.
+            // A word shortly before each limit, for ever.
             let word = tokio::time::sleep(SHORT / 4);
             if let Err(status) = patience.wait(word).await {
                 break status;

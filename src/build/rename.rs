@@ -1,4 +1,4 @@
-//! Turns the engine's names back into the Dockerfile's in all that a client sees.
+//! Replaces the engine's names by the Dockerfile's in everything that a client sees.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,13 +10,13 @@ use crate::{
     names::{RESERVED_HOST, Reference},
 };
 
-/// Turns the engine's names into the job's.
+/// Replaces the engine's names by the job's.
 #[derive(Clone, Debug)]
 pub(super) struct Renaming {
     names: NamespaceNames,
     root: String,
     admitted: BTreeMap<String, String>,
-    /// The image of the frontend: what BuildKit does with it is none of the job's.
+    /// The image of the frontend: BuildKit's work with it does not concern the job.
     frontend: Option<String>,
 }
 
@@ -26,24 +26,24 @@ impl Renaming {
         Self { names, root: root.to_owned(), admitted: BTreeMap::new(), frontend: None }
     }
 
-    /// Leaves out what is done with the frontend's image.
+    /// Hides steps that use the frontend's image.
     pub(super) fn hide_frontend(&mut self, image: &str) {
         self.frontend = Some(image.to_owned());
     }
 
-    /// `target`, a name in the engine, is shown as `named`.
+    /// Shows `target`, a name in the engine, as `named`.
     pub(super) fn admit(&mut self, target: &str, named: &str) {
         let shown =
             Reference::parse(named).map_or_else(|_| named.to_owned(), |reference| reference.to_string());
         self.admitted.insert(target.to_owned(), shown);
     }
 
-    /// `target`, a name in the engine, is shown as this text.
+    /// Shows `target`, a name in the engine, as this text.
     pub(super) fn show(&mut self, target: &str, shown: &str) {
         self.admitted.insert(target.to_owned(), shown.to_owned());
     }
 
-    /// `text` without any name of the engine's own.
+    /// `text` without any of the engine's own names.
     pub(super) fn text(&self, text: &str) -> String {
         let mut shown = String::with_capacity(text.len());
         let mut rest = text;
@@ -54,7 +54,7 @@ impl Renaming {
                 |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '/' | ':' | '@' | '-');
             let end = from.find(|c| !in_name(c)).unwrap_or(from.len());
             let (name, after) = from.split_at(end);
-            // A sentence's own punctuation may follow a name.
+            // A name may be followed by a sentence's punctuation.
             let bare = name.trim_end_matches([':', '.', '/', '@', '-']);
             shown.push_str(&self.name(bare));
             shown.push_str(name.strip_prefix(bare).unwrap_or_default());
@@ -64,7 +64,7 @@ impl Renaming {
         shown
     }
 
-    /// An error of the engine's, without its names and without paths of its own.
+    /// An error of the engine's, without its own names and paths.
     pub(super) fn error(&self, text: &str) -> String {
         self.text(&paths::without(text, &self.root))
     }
@@ -84,8 +84,7 @@ impl Renaming {
         }
     }
 
-    /// BuildKit's facts with the job's names. `hidden` has the digests of what is left out, of this
-    /// pass so far.
+    /// BuildKit's facts with the job's names. `hidden` collects the digests of this pass's hidden steps.
     pub(super) fn facts(
         &self,
         mut facts: control::StatusResponse,
@@ -114,7 +113,7 @@ impl Renaming {
     }
 
     fn vertex_name(&self, name: &str) -> String {
-        // BuildKit fetches the tar that a client has sent from this URL.
+        // BuildKit fetches a client's tar from this URL.
         if name.starts_with("http://buildkit-session/") {
             "[internal] load remote build context".to_owned()
         } else {

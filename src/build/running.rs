@@ -1,5 +1,5 @@
-//! Builds that run: one solve each, in passes, until the frontend names no image or URL that was
-//! not admitted and the gate lets its graph run.
+//! Running builds. A build is one solve in passes, until the frontend uses only admitted images and URLs and
+//! the gate lets its graph run.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -34,32 +34,32 @@ use crate::{
     wire::{build::BuildSpec, v1},
 };
 
-/// A Dockerfile that names more images, or URLs one after the other, is no Dockerfile.
+/// No real Dockerfile names more images, or more URLs one after the other.
 const PASSES_MAX: usize = 64;
-/// How long a session may take to say why it has ended, once BuildKit has noticed.
+/// How long a session may take to report why it has ended, once BuildKit has noticed the end.
 const TELLING_TIMEOUT: Duration = Duration::from_secs(1);
-/// What a failure says of itself; a step's command is in it, which may be anything.
+/// The limit on a failure's message, which contains the step's command and so arbitrary text.
 const MESSAGE_BYTES_MAX: usize = 16 << 10;
 
-/// A build that was allowed.
+/// A build that has been permitted.
 #[derive(Debug)]
 pub struct Order {
-    /// Where it runs.
+    /// The namespace in which it runs.
     pub namespace: Permit<Namespace>,
-    /// What it builds.
+    /// The build itself.
     pub spec: BuildSpec,
-    /// Who stands behind it.
+    /// The client behind it.
     pub client: Arc<BuildClient>,
 }
 
 impl Order {
-    /// The job that it is for.
+    /// The job of the build.
     pub(super) fn job(&self) -> &str {
         self.namespace.subject().job()
     }
 }
 
-/// How a build ended. A failed step is an outcome, not a fault.
+/// The end of a build. A failed step is an outcome, not a fault.
 #[derive(Debug)]
 pub enum Outcome {
     /// The image.
@@ -68,22 +68,22 @@ pub enum Outcome {
     Failed(v1::BuildFailure),
 }
 
-/// Runs a build to its end. It watches its client's tasks and must not be dropped: a build that is
-/// cancelled waits until BuildKit has ended it, and removes what it has made.
+/// Runs a build to its end. Watches its client's tasks itself, and must not be dropped: a cancelled build
+/// waits until BuildKit has ended it, and removes its results.
 pub async fn run(images: &Images, order: &Order, reporter: &Reporter) -> Result<Outcome, Fault> {
     let mut build = Build::new(images, order, reporter)?;
     let tasks = &order.client.tasks;
     let export = images.begin_export(&order.namespace).await?;
     build.sources.show_export(export.name());
     let passed = build.make(export.name()).await;
-    // What is cancelled at the last moment was cancelled.
+    // A build that is cancelled at the last moment counts as cancelled.
     let passed = match tasks.cancelled_by() {
         Some(cause) if passed.is_ok() => Err(Unmade { fault: cause.into(), is_over: true }),
         _ => passed,
     };
     match passed {
         Ok(Passed::Exported(facts)) => {
-            // Not to be cancelled: a name and what it replaces move together.
+            // Must not be cancelled: a name and the image that it replaces change together.
             let image = export.tag(&order.spec.tags).await;
             let finished = match image {
                 Ok(image) => tasks.unless_cancelled(build.finish(&facts, &image)).await,
@@ -108,10 +108,10 @@ enum Passed {
     Failed { failure: v1::BuildFailure, is_over: bool },
 }
 
-/// Why there is no image.
+/// The reason why there is no image.
 struct Unmade {
     fault: Fault,
-    /// BuildKit makes none later.
+    /// Whether BuildKit has ended the build, so that no image can appear later.
     is_over: bool,
 }
 
@@ -133,9 +133,9 @@ async fn unless_stopped<T>(
     }
 }
 
-/// What follows from a pass.
+/// The step after a pass.
 enum Next {
-    /// Another pass, once these sources are admitted.
+    /// Another pass, after these sources are admitted.
     Admit(Vec<String>),
     End(Result<Passed, Unmade>),
 }
@@ -157,7 +157,7 @@ impl<'a> Build<'a> {
             return Err(gate::foreign_platform(&spec.platform, &own));
         }
         let job = order.job();
-        // A client may divide its own job's cache mounts further, never leave the job.
+        // A client may subdivide its own job's cache mounts, but not leave the job.
         let divided = spec.build_args.remove("BUILDKIT_CACHE_MOUNT_NS");
         let keys = JobKeys {
             salt: images.keys().salt(job),
@@ -174,11 +174,11 @@ impl<'a> Build<'a> {
         self.images.keys().shared_key(self.order.job(), &directories)
     }
 
-    /// Has BuildKit make the image, called `name` in the engine.
+    /// Makes BuildKit build the image, with the name `name` in the engine.
     async fn make(&mut self, name: &str) -> Result<Passed, Unmade> {
         let client = &self.order.client;
         let engine = self.images.engine();
-        // The engine's own tasks: the connection outlives the build's, until BuildKit has ended it.
+        // Not the build's tasks: the connection must live until BuildKit has ended the build.
         let connection = client.tasks.unless_cancelled(engine.dial(engine.tasks())).await;
         let connection = connection.map_err(Fault::from)??;
         let session = Session::new(random_id().map_err(Fault::internal)?);
@@ -196,8 +196,8 @@ impl<'a> Build<'a> {
         self.passes(&connection, &session, name, stop).await
     }
 
-    /// Passes until one runs. The first proves what the job's Dockerfile used last time, so that an
-    /// unchanged rebuild takes one.
+    /// Runs passes until one is allowed to run. Sources that the job's Dockerfile used last time are admitted
+    /// before the first pass, so an unchanged rebuild needs only one.
     async fn passes(
         &mut self,
         connection: &Connection,
@@ -219,7 +219,7 @@ impl<'a> Build<'a> {
                     }
                 }
                 Next::End(end) => {
-                    // Nobody hears of a build that was stopped.
+                    // The end of a stopped build is not shown.
                     if end.is_ok() || self.order.client.tasks.cancelled_by().is_none() {
                         facts.runs().await;
                     }
@@ -234,7 +234,7 @@ impl<'a> Build<'a> {
         Err(Fault::new(Reason::LimitReached, text).into())
     }
 
-    /// One pass: how it ended, and the images that its graph uses.
+    /// Runs one pass. Returns how it ended, and the images that its graph uses.
     async fn pass(
         &self,
         connection: &Connection,
@@ -274,12 +274,12 @@ impl<'a> Build<'a> {
         let mut ended = solve::pass(connection, order, judge, facts, stop.as_mut()).await;
         if let Ended::Frontend(status) | Ended::Failed(status) = &ended
             && failure::is_broken_off(status)
-            // BuildKit may tell of its session's end before the session has told why.
+            // BuildKit may report the end of its session before the session has given the reason.
             && let Ok(fault) = timeout(TELLING_TIMEOUT, stop).await
         {
             ended = Ended::Stopped { fault, is_over: false };
         }
-        // Once, by the pass that runs.
+        // Warns only once, in the pass that runs.
         let is_frontends = |syntax: &str| self.images.frontend().is_some() && frontend::is_syntax(syntax);
         let syntax = syntax.filter(|syntax| !is_frontends(syntax));
         if let Some(syntax) = syntax.filter(|_| matches!(ended, Ended::Exported(_) | Ended::Failed(_))) {
@@ -290,7 +290,7 @@ impl<'a> Build<'a> {
         Ok((ended, used))
     }
 
-    /// What follows from how a pass ended.
+    /// Decides the step after a pass.
     fn next(&self, ended: Ended<Refusal>) -> Next {
         match ended {
             Ended::Exported(exported) => Next::End(Ok(Passed::Exported(exported))),
@@ -304,8 +304,8 @@ impl<'a> Build<'a> {
                 let failure = Failure::read(&status);
                 match failure.denied_source() {
                     Some(source) => Next::Admit(vec![source.to_owned()]),
-                    // An image is held for the engine's platform alone: for another one BuildKit goes
-                    // and asks the network for the hold's name, which nobody answers.
+                    // An image is held only for the engine's platform. For another platform BuildKit asks the
+                    // network for the hold's name, which cannot be resolved.
                     None if failure.message.contains(RESERVED_HOST) => {
                         Next::End(Err(self.foreign_platform(&failure).into()))
                     }
@@ -338,13 +338,13 @@ impl<'a> Build<'a> {
         status: &Status,
         failure: Failure,
     ) -> Result<Passed, Unmade> {
-        // BuildKit has answered, or nobody knows.
+        // Either BuildKit has answered, or the build's state is unknown.
         let is_over = !failure::is_broken_off(status);
         if let Some(cause) = self.order.client.tasks.cancelled_by() {
             return Err(Unmade { fault: cause.into(), is_over });
         }
         if !is_over && !failure::is_untold(status) {
-            let fault = Fault::new(Reason::EngineUnavailable, "the engine's builder broke the build off")
+            let fault = Fault::new(Reason::EngineUnavailable, "the engine's builder broke off the build")
                 .hint("try the build again")
                 .caused_by(status.clone());
             return Err(Unmade { fault, is_over });
@@ -363,7 +363,7 @@ impl<'a> Build<'a> {
         Ok(Passed::Failed { failure, is_over })
     }
 
-    /// The image is made: what is it, and does it go to a registry?
+    /// Inspects the image after the build, and pushes it if the client asked for that.
     async fn finish(
         &self,
         facts: &HashMap<String, String>,

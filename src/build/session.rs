@@ -1,8 +1,8 @@
-//! Clients' sessions: which streams BuildKit has opened to whom, and who has attached.
+//! Clients' sessions: the streams that BuildKit has opened, and the clients that attach to them.
 //!
-//! A session belongs to the caller that opened it, and a stream to its session: both are named by
-//! ids that cannot be guessed, and a caller that names another's gets the answer for one that is
-//! not there.
+//! A session belongs to the caller that opened it, and a stream belongs to its session. Both have ids that
+//! cannot be guessed, and a caller that uses another caller's id gets the same answer as for an id that does
+//! not exist.
 
 use std::{
     collections::HashMap,
@@ -22,10 +22,9 @@ use crate::{
     wire::v1,
 };
 
-/// How long a client may take to attach to a stream that was announced. A client that lives does
-/// it in milliseconds.
+/// How long a client may take to attach to an announced stream. A live client needs milliseconds.
 const ATTACH_TIMEOUT: Duration = Duration::from_secs(30);
-/// Linux's PATH_MAX: nothing real is refused.
+/// Linux's PATH_MAX: no real path is refused.
 const PATH_BYTES_MAX: usize = 4096;
 /// A hash in hexadecimal.
 const STATE_BYTES_MAX: usize = 64;
@@ -52,14 +51,14 @@ struct Waiting {
     attached: oneshot::Sender<Attached>,
 }
 
-/// What a client hears on a stream. Dropping it ends the stream for the client.
+/// The messages to a client on a stream. Dropping it ends the stream for the client.
 pub type Outgoing = mpsc::Sender<Result<v1::AttachResponse, Status>>;
 
 /// The two ends of a stream that a client has attached to.
 pub struct Attached {
-    /// What the client says.
+    /// Messages from the client.
     pub incoming: Streaming<v1::AttachRequest>,
-    /// What the client hears.
+    /// Messages to the client.
     pub outgoing: Outgoing,
 }
 
@@ -87,12 +86,12 @@ pub struct Offer {
     pub directories: Vec<Offered>,
     /// Whether it answers for secrets.
     pub secrets: bool,
-    /// Whether it answers for registry credentials.
+    /// Whether the client answers requests for registry credentials.
     pub credentials: bool,
 }
 
 impl Offer {
-    /// Checks what a client offers.
+    /// Checks a client's offer.
     pub fn from_wire(open: v1::SessionOpen) -> Result<Self, Fault> {
         let mut directories: Vec<Offered> = Vec::new();
         for (index, directory) in open.directories.into_iter().enumerate() {
@@ -144,8 +143,7 @@ pub struct ClientSession {
 }
 
 impl Sessions {
-    /// Opens a session, and gives the announcements that its client must hear. The session ends
-    /// with `tasks`.
+    /// Opens a session. Returns it with the announcements for its client. The session ends with `tasks`.
     pub fn open(
         &self,
         caller: CallerId,
@@ -167,21 +165,21 @@ impl Sessions {
         Ok((session, receiver))
     }
 
-    /// Forgets a session. Streams that wait for its client wait no longer.
+    /// Forgets a session. Streams stop waiting for its client.
     pub fn close(&self, session: &ClientSession) {
         self.lock().sessions.remove(&session.id);
     }
 
-    /// The caller's session of that id.
+    /// The caller's session with that id.
     pub fn find(&self, caller: &CallerId, id: &str) -> Result<Arc<ClientSession>, Fault> {
         let found = self.lock().sessions.get(id).filter(|session| session.caller == *caller).cloned();
         found.ok_or_else(|| {
             Fault::new(Reason::SessionNotFound, "there is no such session")
-                .hint("open one with Session first")
+                .hint("open one with `Session` first")
         })
     }
 
-    /// Hands a stream's ends to whoever waits for it; the namespace of its session.
+    /// Passes a stream's ends to the task that waits for them; returns the namespace of the session.
     pub fn attach(&self, caller: &CallerId, id: &str, attached: Attached) -> Result<Namespace, Fault> {
         let not_found =
             || Fault::new(Reason::SessionNotFound, "there is no such stream, or it is attached already");
@@ -198,7 +196,7 @@ impl Sessions {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        // Nothing panics while it holds the lock; the maps are whole in any case.
+        // Nothing panics while it holds the lock, and the maps are valid at any time.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -209,12 +207,12 @@ impl ClientSession {
         &self.id
     }
 
-    /// The namespace that its builds act in.
+    /// The namespace of the session's builds.
     pub fn namespace(&self) -> &Namespace {
         &self.namespace
     }
 
-    /// What the client offers.
+    /// The client's offer.
     pub fn offer(&self) -> &Offer {
         &self.offer
     }
@@ -224,7 +222,7 @@ impl ClientSession {
         &self.tasks
     }
 
-    /// Opens a stream to the client, and waits until it has attached.
+    /// Opens a stream to the client, and waits until the client has attached.
     pub async fn stream(&self, subject: v1::stream_opened::Subject) -> Result<Attached, Status> {
         let id = random_id().map_err(|error| Status::internal(error.to_string()))?;
         let (sender, receiver) = oneshot::channel();
@@ -250,7 +248,7 @@ impl ClientSession {
     }
 }
 
-/// Removes a stream that nobody has attached to when its opener stops waiting.
+/// Removes a stream to which nobody has attached, once its opener stops waiting.
 struct Forget<'a> {
     sessions: &'a Sessions,
     id: &'a str,
@@ -262,7 +260,7 @@ impl Drop for Forget<'_> {
     }
 }
 
-/// A channel for what a client hears on a stream.
+/// A channel for messages to a client on a stream.
 pub fn outgoing() -> (Outgoing, mpsc::Receiver<Result<v1::AttachResponse, Status>>) {
     mpsc::channel(OUTGOING_MESSAGES)
 }

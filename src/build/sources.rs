@@ -1,4 +1,4 @@
-//! What a build may use: the images and URLs that were admitted to it.
+//! The sources of a build: the images and URLs that have been admitted to it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,7 +17,7 @@ use crate::{
     progress::Reporter,
 };
 
-/// What a resolver may take, which may be a job's own host's.
+/// Longest DNS lookup. The name server may belong to the job.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The sources of one build.
@@ -26,16 +26,16 @@ pub(super) struct Sources<'a> {
     order: &'a Order,
     reporter: &'a Reporter,
     renaming: Renaming,
-    /// Admitted images by the name that BuildKit knows: `docker.io/library/busybox:latest`.
+    /// Admitted images, by the name that BuildKit uses: `docker.io/library/busybox:latest`.
     admitted: BTreeMap<String, Admitted>,
-    /// URLs by what the graph calls them.
+    /// Admitted URLs, as they appear in the graph.
     urls: BTreeMap<String, Permit<Fetch>>,
-    /// Sources that were asked for once: a second time ends the build.
+    /// Sources that were admitted after a denial: a second denial ends the build.
     asked: BTreeSet<String>,
 }
 
 impl<'a> Sources<'a> {
-    /// None yet, but for the tar that comes with the order.
+    /// Contains only the tar in the order, if there is one.
     pub(super) fn new(images: &'a Images, order: &'a Order, reporter: &'a Reporter) -> Self {
         let mut renaming =
             Renaming::new(images.keys().names(order.namespace.subject()), images.engine().root());
@@ -53,12 +53,12 @@ impl<'a> Sources<'a> {
         }
     }
 
-    /// What turns their names in the engine back into the Dockerfile's.
+    /// Replaces the sources' names in the engine by the Dockerfile's.
     pub(super) fn renaming(&self) -> &Renaming {
         &self.renaming
     }
 
-    /// What the image is called in the engine while it is made: people see its references.
+    /// Shows the image's temporary name in the engine as its references.
     pub(super) fn show_export(&mut self, name: &str) {
         let tags: Vec<String> = self.order.spec.tags.iter().map(ToString::to_string).collect();
         if !tags.is_empty() {
@@ -66,12 +66,12 @@ impl<'a> Sources<'a> {
         }
     }
 
-    /// Whether a source was admitted because BuildKit's policy had denied it.
+    /// Whether a source was admitted after BuildKit's policy had denied it.
     pub(super) fn has_been_asked_for(&self, source: &str) -> bool {
         self.asked.contains(source)
     }
 
-    /// What this build is remembered by: another target or Dockerfile has other bases.
+    /// The key under which this build's bases are remembered: another target or Dockerfile has other bases.
     fn build_key(&self) -> String {
         let session = self.order.client.session.as_ref();
         let path = session.and_then(|session| session.offer().directory("dockerfile"));
@@ -80,7 +80,7 @@ impl<'a> Sources<'a> {
         self.images.keys().build(self.order.job(), &parts)
     }
 
-    /// All of it, as BuildKit's source policy takes it.
+    /// All sources, in the form for BuildKit's source policy.
     pub(super) fn list(&self) -> Vec<Source> {
         let images = self.admitted.iter().map(|(named, admitted)| Source::Image {
             named: named.clone(),
@@ -96,12 +96,12 @@ impl<'a> Sources<'a> {
         images.chain(urls).chain(tar).collect()
     }
 
-    /// The names of admitted images in the engine, and what the Dockerfile calls each.
+    /// The names of admitted images in the engine, and the Dockerfile's name for each.
     pub(super) fn targets(&self) -> BTreeMap<String, String> {
         self.admitted.iter().map(|(named, admitted)| (admitted.target().to_owned(), named.clone())).collect()
     }
 
-    /// Proves what this build used last time. The Dockerfile may not name it any more.
+    /// Admits the bases that this build used last time. The Dockerfile may no longer name them.
     pub(super) async fn admit_bases(&mut self) -> Result<(), Fault> {
         let job = self.images.keys().job(self.order.job());
         let bases = self.images.store().bases(&job, &self.build_key()).await?;
@@ -109,14 +109,16 @@ impl<'a> Sources<'a> {
         for (reference, admitted) in bases.iter().zip(join_all(admissions).await) {
             match admitted {
                 Ok(admitted) => self.admitted(&reference.to_string(), admitted),
-                // If the Dockerfile still names it, the frontend says so.
-                Err(fault) => tracing::debug!(%reference, %fault, "a base of last time is not admitted"),
+                // If the Dockerfile still names it, BuildKit denies it and it is tried again.
+                Err(fault) => {
+                    tracing::debug!(%reference, %fault, "a base from the last build is not admitted")
+                }
             }
         }
         Ok(())
     }
 
-    /// Remembers what the build used; `used` has names in the engine.
+    /// Remembers the images that the build used; `used` contains names in the engine.
     pub(super) async fn remember_bases(&self, used: &BTreeSet<String>) -> Result<(), Fault> {
         let used: Vec<Reference> = self
             .admitted
@@ -128,7 +130,7 @@ impl<'a> Sources<'a> {
         self.images.store().set_bases(&job, &self.build_key(), &used).await
     }
 
-    /// Holds can go between two passes: an operator prunes. Without its hold BuildKit would look
+    /// Renews lost holds: an operator may prune between two passes, and without the hold BuildKit would look
     /// for the image elsewhere.
     pub(super) async fn hold_again(&mut self) -> Result<(), Fault> {
         let mut lost = Vec::new();
@@ -194,11 +196,11 @@ impl<'a> Sources<'a> {
             }
             Some(("http" | "https", _)) => self.admit_url(source).await,
             Some(("git", _)) => Err(gate::git_denied(&self.renaming.text(source))),
-            _ => Err(denied("it is of no allowed kind")),
+            _ => Err(denied("sources of this kind are not allowed")),
         }
     }
 
-    /// Admits a URL that an `ADD` names: policy judges every address that its host has.
+    /// Admits a URL in an `ADD`: policy judges every address of its host.
     async fn admit_url(&mut self, url: &str) -> Result<(), Fault> {
         let denied = |why: String| {
             Fault::new(Reason::SourceDenied, format!("`ADD {}` is not allowed: {why}", printable_url(url)))
@@ -212,7 +214,7 @@ impl<'a> Sources<'a> {
             Err(_) => match tokio::time::timeout(LOOKUP_TIMEOUT, tokio::net::lookup_host((bare, 0))).await {
                 Ok(Ok(found)) => found.map(|address| address.ip()).collect(),
                 Ok(Err(error)) => return Err(unknown_host(bare, &printable(&error.to_string()))),
-                Err(_) => return Err(unknown_host(bare, "no name server answers in time")),
+                Err(_) => return Err(unknown_host(bare, "no name server answered in time")),
             },
         };
         if addresses.is_empty() {
@@ -224,7 +226,7 @@ impl<'a> Sources<'a> {
     }
 }
 
-/// A host that has no address for now: a name server that fails says nothing of what is allowed.
+/// The fault of a host without an address for now: a failing name server says nothing about what is allowed.
 fn unknown_host(host: &str, cause: &str) -> Fault {
     let text = format!("the address of `{}` cannot be looked up: {cause}", printable(host));
     Fault::new(Reason::EngineUnavailable, text).hint("check the name; if it is right, try again")

@@ -20,7 +20,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::names::reference::Digest;
 
-/// Attributes by the identifier of the source that gets them.
+/// Attributes, by the identifier of their source.
 pub type Attributes = BTreeMap<String, BTreeMap<String, String>>;
 
 /// What keeps a job's results from another's.
@@ -39,7 +39,7 @@ pub struct Salts<'a> {
 pub fn with_salts(definition: &Definition, salts: Salts<'_>) -> Option<Definition> {
     let mut seen = Seen::default();
     let mut graph = Definition::default();
-    // Inputs come before what is made of them (`client/llb` in BuildKit, `marshal`).
+    // Inputs come before the operations that use them (`client/llb` in BuildKit, `marshal`).
     for bytes in &definition.def {
         let now = seen.salted(bytes, salts);
         graph.def.push(now.unwrap_or_else(|| bytes.clone()));
@@ -53,8 +53,8 @@ pub fn with_salts(definition: &Definition, salts: Salts<'_>) -> Option<Definitio
         definition.metadata.iter().map(|(digest, metadata)| (now(digest), metadata.clone())).collect();
     graph.source = definition.source.clone().map(|mut source| {
         let locations = std::mem::take(&mut source.locations);
-        // An empty entry is encoded without its value, of which Go makes a null pointer: BuildKit 0.13
-        // looks through it when the step fails, and the engine is gone.
+        // An empty entry would be encoded without its value, and Go reads that as a nil pointer. BuildKit
+        // 0.13 dereferences the pointer when the step fails, which crashes the engine.
         let locations = locations.into_iter().filter(|(_, locations)| !locations.locations.is_empty());
         source.locations = locations.map(|(digest, locations)| (now(&digest), locations)).collect();
         source
@@ -132,27 +132,27 @@ fn salt(file: &mut FileOp, inputs: usize, path: &str) {
     }
 }
 
-/// Encodes what has become of an operation as BuildKit encodes it, which is seen in what it has sent.
-/// It tells by an operation's digest what it has done already in a build, the upload of the tar among
-/// it, and a newer one takes the digest of its own encoding.
+/// Encodes a changed operation in the same way as BuildKit, recognised from the operation that it sent.
+/// BuildKit recognises finished work of a build, such as the tar's upload, by an operation's digest, and a
+/// newer BuildKit computes the digest from its own encoding.
 fn encode_as(sent: &[u8], op: &Op) -> Vec<u8> {
     let is_by_number = Op::decode(sent).is_ok_and(|before| by_number(&before) == sent);
     if is_by_number { by_number(op) } else { kind_last(op) }
 }
 
-/// As Gogo's protobuf (BuildKit 0.13) has it.
+/// The encoding of Gogo's protobuf (BuildKit 0.13).
 fn by_number(op: &Op) -> Vec<u8> {
     op.encode_to_vec()
 }
 
-/// As Go's protobuf has it: a `oneof` comes last, whatever its numbers.
+/// The encoding of Go's protobuf: a `oneof` comes last, whatever its numbers are.
 fn kind_last(op: &Op) -> Vec<u8> {
     let mut op = op.clone();
     let kind = Op { op: op.op.take(), ..Op::default() };
     [op.encode_to_vec(), kind.encode_to_vec()].concat()
 }
 
-/// The digest that an operation goes by in a graph.
+/// The digest that identifies an operation in a graph.
 pub(super) fn digest(bytes: &[u8]) -> String {
     Digest::from_sha256(Sha256::digest(bytes).into()).to_string()
 }
@@ -184,7 +184,7 @@ mod tests {
         digest(&op.encode_to_vec())
     }
 
-    /// A graph whose operations are called by their place in it.
+    /// A graph whose operations are named by their positions.
     fn graph(ops: &[&Op]) -> Definition {
         let named = |index: usize| OpMetadata {
             ignore_cache: true,

@@ -1,4 +1,4 @@
-//! What a step may be: a sandbox on the default network, with mounts of the job's own.
+//! The rules for a step: a sandbox on the default network, with mounts of its own job.
 
 use bollard_buildkit_proto::pb::{ExecOp, Mount, MountType, NetMode, SecurityMode};
 
@@ -17,7 +17,7 @@ impl Gate<'_> {
                 let hint = "omit `--network=host`";
                 return Err(Fault::new(Reason::GraphDenied, text).hint(hint).into());
             }
-            Err(_) => return Err(refuse("a step asks for a network that this wharfd does not know")),
+            Err(_) => return Err(refuse("a step asks for a network mode that this wharfd does not know")),
         }
         match SecurityMode::try_from(exec.security) {
             Ok(SecurityMode::Sandbox) => {}
@@ -28,7 +28,7 @@ impl Gate<'_> {
             }
         }
         if !exec.cdi_devices.is_empty() {
-            return Err(refuse("`RUN --device` is not allowed: devices are the node's"));
+            return Err(refuse("`RUN --device` is not allowed: devices belong to the node"));
         }
         let meta = exec.meta.as_ref().ok_or_else(|| refuse("a step has no command"))?;
         let salt = self.keys.salt_host();
@@ -37,7 +37,7 @@ impl Gate<'_> {
             return Err(refuse("a step's result would not be kept apart from other jobs'"));
         }
         if !meta.cgroup_parent.is_empty() {
-            return Err(refuse("a step chooses its control group"));
+            return Err(refuse("a step may not choose its control group"));
         }
         exec.mounts.iter().try_for_each(|mount| self.mount(mount))
     }
@@ -48,9 +48,9 @@ impl Gate<'_> {
             Ok(MountType::Cache) => {
                 let id = mount.cache_opt.as_ref().map_or("", |cache| cache.id.as_str());
                 let own = id.strip_prefix(&self.keys.cache_mounts).is_some_and(|rest| rest.starts_with('/'));
-                if own { Ok(()) } else { Err(refuse("a cache mount is not the job's own")) }
+                if own { Ok(()) } else { Err(refuse("a cache mount does not belong to the job")) }
             }
-            // The session has no SSH agent: BuildKit leaves the mount out where it may.
+            // The session has no SSH agent: BuildKit omits an optional mount.
             Ok(MountType::Ssh) if mount.ssh_opt.as_ref().is_some_and(|ssh| ssh.optional) => Ok(()),
             Ok(MountType::Ssh) => {
                 let text =
@@ -59,7 +59,7 @@ impl Gate<'_> {
                             without";
                 Err(Fault::new(Reason::GraphDenied, text).hint(hint).into())
             }
-            Err(_) => Err(refuse("a mount is of a kind that this wharfd does not know")),
+            Err(_) => Err(refuse("a mount has a type that this wharfd does not know")),
         }
     }
 }

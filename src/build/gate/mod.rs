@@ -1,8 +1,8 @@
 //! The gate: judges the whole graph of a build before any of its steps has run.
 //!
-//! It is an allow-list of operations, source schemes, attributes and fields. What it does not know
-//! it refuses: a newer BuildKit's fields, which a decoder drops without a word, are seen when what
-//! was understood is encoded again and compared (`buildkit::wire_form`).
+//! The gate is an allow-list of operations, source schemes, attributes and fields; it refuses everything
+//! else. A decoder silently drops fields that only a newer BuildKit knows, so the gate encodes the decoded
+//! graph again and compares (`buildkit::wire_form`).
 
 pub mod definition;
 mod exec;
@@ -33,16 +33,15 @@ use crate::{
     fault::{Fault, Reason},
 };
 
-/// The key of the image's config (OCI image-spec, config.md) in a result's metadata, also with a
-/// platform behind it.
+/// The key of the image's config (OCI image-spec, config.md) in a result's metadata; a platform may follow
+/// it.
 const IMAGE_CONFIG: &str = "containerimage.config";
 
-/// Where maps are in an operation.
+/// The maps in an operation.
 static OP: Shape = Shape(&[(3, Field::Message(&SOURCE_OP))]);
 static SOURCE_OP: Shape = Shape(&[(2, Field::Map(&PLAIN))]);
 
-/// A graph that was judged: the results that may be returned to BuildKit to run. Made by
-/// [`Gate::judge`] alone.
+/// A judged graph: results that may be returned to BuildKit and run. Only [`Gate::judge`] makes one.
 #[derive(Debug)]
 pub struct Judged {
     result: frontend::Result,
@@ -51,31 +50,31 @@ pub struct Judged {
 }
 
 impl Judged {
-    /// What the Dockerfile's `# syntax=` asks for.
+    /// The image in the Dockerfile's `# syntax=`.
     pub fn syntax(&self) -> Option<&str> {
         self.syntax.as_deref()
     }
 
-    /// The names in the engine of the images that the graph uses.
+    /// The names in the engine of the graph's images.
     pub fn images(&self) -> &BTreeSet<String> {
         &self.images
     }
 }
 
 impl solve::Judged for Judged {
-    /// References, since BuildKit keeps the graphs. One with a graph of its own has none that BuildKit
-    /// knows yet.
+    /// References to the graphs, which BuildKit keeps. A result that contains a graph has no reference that
+    /// BuildKit knows yet.
     fn into_result(self) -> frontend::Result {
         self.result
     }
 }
 
-/// Why a graph does not run, for now or at all.
+/// The reason why a graph does not run, for now or at all.
 #[derive(Debug)]
 pub enum Refusal {
-    /// It needs these URLs, which nobody has been asked for yet.
+    /// The graph needs these URLs, which have not been judged yet.
     NeedsUrls(BTreeSet<String>),
-    /// It is refused.
+    /// The graph is refused.
     Refused(Fault),
 }
 
@@ -85,32 +84,32 @@ impl From<Fault> for Refusal {
     }
 }
 
-/// What a graph was seen to use.
+/// The sources and lookups found in a graph.
 #[derive(Default)]
 struct Seen {
     images: BTreeSet<String>,
-    /// URLs that were not admitted.
+    /// URLs that have not been admitted.
     urls: BTreeSet<String>,
     lookups: Lookups,
 }
 
-/// What a build's graph may hold.
+/// The rules for one build's graph.
 #[derive(Debug)]
 pub struct Gate<'a> {
-    /// The engine session that local directories come from.
+    /// The engine's session, the source of local directories.
     pub session: &'a str,
     /// The job's own keys.
     pub keys: &'a JobKeys,
-    /// The engine's platform: `linux/amd64`, with a variant where it has one.
+    /// The engine's platform: `linux/amd64`, with a variant if it has one.
     pub platform: &'a str,
-    /// The names of admitted images in the engine, and what the Dockerfile calls each.
+    /// The names of admitted images in the engine, and the Dockerfile's name for each.
     pub images: &'a BTreeMap<String, String>,
-    /// Admitted URLs, the uploaded tar's among them, and the attributes that each gets.
+    /// Admitted URLs, including the uploaded tar's, and the attributes that each gets.
     pub fetched: &'a Attributes,
 }
 
 impl Gate<'_> {
-    /// Judges what a frontend has answered.
+    /// Judges a frontend's answer.
     pub fn judge(&self, answer: solve::Answer) -> Result<Judged, Refusal> {
         let result = answer.understood();
         self.result(result.ok_or_else(|| refuse("it has fields that this wharfd does not know"))?)
@@ -136,11 +135,11 @@ impl Gate<'_> {
             Some(result::Result::Refs(map)) => {
                 let mut refs = std::collections::HashMap::new();
                 for (name, reference) in map.refs {
-                    // An empty entry is encoded without its value, of which Go makes a null pointer:
-                    // BuildKit 0.13 looks through it, and the engine is gone.
+                    // An empty entry would be encoded without its value, and Go reads that as a nil pointer,
+                    // which BuildKit 0.13 dereferences: this crashes the engine.
                     if reference == frontend::Ref::default() {
                         return Err(refuse(
-                            "an image with nothing in it is not built for a list of platforms: omit \
+                            "an empty image cannot be built for a list of platforms: omit \
                              BUILDKIT_MULTI_PLATFORM",
                         ));
                     }
@@ -148,7 +147,7 @@ impl Gate<'_> {
                 }
                 Some(result::Result::Refs(frontend::RefMap { refs }))
             }
-            // Older forms come without the graph, so there is nothing to judge.
+            // Older forms do not contain the graph, so it cannot be judged.
             Some(result::Result::RefDeprecated(_) | result::Result::RefsDeprecated(_)) => {
                 return Err(refuse("the builder gave no graph to judge"));
             }
@@ -167,7 +166,7 @@ impl Gate<'_> {
                 let copied = self.keys.copied_path();
                 definition::with_salts(definition, Salts { fetched: self.fetched, copied: &copied })
             }
-            // `FROM scratch` with nothing in it has no graph, and then BuildKit gives no id either.
+            // An empty `FROM scratch` has no graph, and then BuildKit returns no id either.
             None if reference.id.is_empty() => None,
             None => return Err(refuse("the builder gave no graph to judge")),
         };
@@ -190,7 +189,7 @@ impl Gate<'_> {
         if let Some(WorkerConstraints { filter }) = &op.constraints
             && !filter.is_empty()
         {
-            return Err(refuse("an operation chooses its worker"));
+            return Err(refuse("an operation may not choose its worker"));
         }
         match &op.op {
             // The last operation of a graph only points at its result.
@@ -211,7 +210,7 @@ impl Gate<'_> {
     }
 }
 
-/// What a Dockerfile's `# syntax=` asks for, by the sources that come with its graph.
+/// The image in a Dockerfile's `# syntax=`, from the sources that accompany its graph.
 fn syntax_directive(result: &frontend::Result) -> Option<String> {
     let reference = match result.result.as_ref()? {
         result::Result::Ref(reference) => reference,
@@ -220,7 +219,7 @@ fn syntax_directive(result: &frontend::Result) -> Option<String> {
     };
     let sources = reference.def.as_ref()?.source.as_ref()?;
     let text = String::from_utf8_lossy(&sources.infos.first()?.data).into_owned();
-    // Directives stand before anything else, one a line.
+    // Directives come before everything else, one on each line.
     text.lines().map_while(|line| line.trim().strip_prefix('#')).find_map(|line| {
         let (key, value) = line.split_once('=')?;
         key.trim().eq_ignore_ascii_case("syntax").then(|| value.trim().to_owned())
@@ -314,11 +313,12 @@ mod tests {
         assert!(judge_bytes(vec![vec![0xff]]).is_err());
         let constraints = Some(WorkerConstraints { filter: vec!["x".into()] });
         assert!(judge(&[Op { constraints, ..op(op::Op::Exec(exec())) }]).is_err());
-        // Field 99 of an operation: a newer BuildKit's.
+        // Field 99 of an operation, as if from a newer BuildKit.
         let mut newer = op(op::Op::Exec(exec())).encode_to_vec();
         newer.extend([0x98, 0x06, 0x01]);
         assert!(judge_bytes(vec![newer]).is_err());
-        // One that a number in few bytes makes room for: all lengths are as they were.
+        // The unknown field takes the space of a number that is encoded in fewer bytes, so that all lengths
+        // are unchanged.
         let made = pb::FileActionMkDir { mode: -1, ..pb::FileActionMkDir::default() };
         let action = pb::FileAction {
             action: Some(pb::file_action::Action::Mkdir(made)),

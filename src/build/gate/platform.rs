@@ -1,4 +1,4 @@
-//! The platform of a graph's operations and of its image: the engine's own.
+//! The platform of a graph's operations and of its image must be the engine's own.
 
 use bollard_buildkit_proto::pb::Platform;
 
@@ -9,18 +9,18 @@ use crate::{
     names::printable,
 };
 
-/// What to do about a platform that is not the engine's.
-pub const PLATFORM_HINT: &str = "build for the engine's platform; in the Dockerfile, say `FROM --platform=$BUILDPLATFORM` for a stage that only \
+/// The hint for a platform that is not the engine's.
+pub const PLATFORM_HINT: &str = "build for the engine's platform; in the Dockerfile, write `FROM --platform=$BUILDPLATFORM` for a stage that only \
      compiles";
 
-/// A build for another platform than the engine's own.
+/// The fault of a build for another platform than the engine's.
 pub fn foreign_platform(asked: &str, own: &str) -> Fault {
     let text = format!("the platform `{}` is not the engine's, which is `{own}`", printable(asked));
     Fault::new(Reason::GraphDenied, text).hint(PLATFORM_HINT)
 }
 
 impl Gate<'_> {
-    /// The config of the image that comes out: `FROM --platform=… scratch` shows nowhere else.
+    /// Judges the config of the resulting image: `FROM --platform=… scratch` appears only there.
     pub(super) fn config(&self, json: &[u8]) -> Result<(), Refusal> {
         #[derive(serde::Deserialize)]
         struct Config {
@@ -37,7 +37,7 @@ impl Gate<'_> {
     pub(super) fn on_platform(&self, platform: Option<&Platform>) -> Result<(), Refusal> {
         let Some(platform) = platform else { return Ok(()) };
         let mut name = format!("{}/{}", platform.os, platform.architecture);
-        // The engine's own variant may be said or omitted; another one is another platform.
+        // The variant may be the engine's own or omitted; any other variant is another platform.
         if !platform.variant.is_empty() && !self.platform.ends_with(&format!("/{name}/{}", platform.variant))
         {
             name = format!("{name}/{}", platform.variant);

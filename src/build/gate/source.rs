@@ -1,4 +1,4 @@
-//! What a graph may read: directories of the client, images and URLs that were admitted.
+//! The sources of a graph: directories of the client, and admitted images and URLs.
 
 use bollard_buildkit_proto::pb::SourceOp;
 
@@ -16,7 +16,10 @@ impl Gate<'_> {
         match scheme {
             "local" => {
                 if !matches!(rest, "context" | "dockerfile") {
-                    return Err(refuse(format!("the directory `{}` is not the build's", printable(rest))));
+                    return Err(refuse(format!(
+                        "the directory `{}` does not belong to the build",
+                        printable(rest)
+                    )));
                 }
                 if source.attrs.get("local.session").is_some_and(|session| session != self.session) {
                     return Err(refuse("a directory comes from another session"));
@@ -48,7 +51,7 @@ impl Gate<'_> {
             }
             "http" | "https" => {
                 if source.attrs.get(HTTP_PERM).is_some_and(|perm| *perm != self.keys.http_perm()) {
-                    return Err(refuse("what a URL gives would not be kept apart from other jobs'"));
+                    return Err(refuse("the content of a URL would not be kept apart from other jobs'"));
                 }
                 attributes(source, &["http.checksum", "http.filename", HTTP_PERM])?;
                 if !self.fetched.contains_key(identifier) {
@@ -57,15 +60,18 @@ impl Gate<'_> {
                 Ok(())
             }
             "git" => Err(git_denied(identifier).into()),
-            _ => Err(refuse(format!("the source `{}` is of no allowed kind", printable_url(identifier)))),
+            _ => Err(refuse(format!(
+                "the source `{}` has a kind that is not allowed",
+                printable_url(identifier)
+            ))),
         }
     }
 }
 
-/// A Git source, which BuildKit fetches past its own policy.
+/// The fault of a Git source: BuildKit fetches these without asking its source policy.
 pub fn git_denied(identifier: &str) -> Fault {
     let text = format!(
-        "`ADD {}` is not allowed: Git sources are fetched past all checks",
+        "`ADD {}` is not allowed: BuildKit fetches Git sources without any check",
         printable_url(identifier)
     );
     Fault::new(Reason::SourceDenied, text).hint("check the repository out in the job and COPY it")

@@ -1,13 +1,14 @@
-//! How many steps can look up a user at the same time.
+//! Limits how many steps can look up a user at the same time.
 //!
-//! Before a step runs, BuildKit opens `/etc/passwd` and `/etc/group` of its file system in the engine's own
-//! process (`executor/oci.GetUser`; of `COPY --chown`, `llbsolver/ops.readUser`). Where an earlier step, or an
-//! image, has made a pipe of one, up to BuildKit 0.33 the open waits for ever, whatever becomes of the
-//! build: that is a thread of the engine, which ends when it has 10,000. Only a user and a group that are
-//! both numbers are not looked up.
+//! Before a step runs, BuildKit opens `/etc/passwd` and `/etc/group` of the step's file system in the
+//! engine's own process (`executor/oci.GetUser`; for `COPY --chown`, `llbsolver/ops.readUser`). If an earlier
+//! step or an image has made one of them a pipe, the open waits for ever (up to BuildKit 0.33), even when the
+//! build ends. It blocks a thread of the engine, and the engine dies at 10,000 threads. Only a user and a
+//! group that are both numbers are not looked up.
 //!
-//! Steps that wait for one another cannot be stuck at once. So the steps that look up a user are arranged in
-//! chains, each of which waits for the one before it, and a graph has so many chains at most.
+//! Steps that wait for one another cannot be stuck at the same time. So the steps that look up a user are
+//! arranged in chains, in which each step waits for the one before it, and the number of chains in a graph is
+//! limited.
 
 use std::collections::BTreeMap;
 
@@ -16,16 +17,15 @@ use bollard_buildkit_proto::pb::{ChownOpt, FileOp, Op, file_action::Action, op, 
 use super::{Refusal, definition::digest};
 use crate::fault::{Fault, Reason};
 
-/// A Dockerfile of a hundred stages is rare, and few of its stages wait for nothing.
+/// A Dockerfile with a hundred stages is rare, and few of its stages depend on nothing.
 const CHAINS_MAX: usize = 64;
 
-/// The look-ups of a graph, in chains.
+/// The lookups of a graph, in chains.
 #[derive(Debug, Default)]
 pub(super) struct Lookups {
-    /// The last look-up before each operation's end, by the operation's digest: the chain, and how many
-    /// are in it up to there.
+    /// The last lookup up to each operation, by the operation's digest: its chain, and its position there.
     last: BTreeMap<String, Option<Place>>,
-    /// How many look-ups each chain has.
+    /// The number of lookups in each chain.
     chains: Vec<usize>,
 }
 
@@ -36,7 +36,7 @@ struct Place {
 }
 
 impl Lookups {
-    /// Adds an operation; its inputs were added before (`client/llb` in BuildKit, `marshal`).
+    /// Adds an operation; its inputs were added earlier (`client/llb` in BuildKit, `marshal`).
     pub(super) fn add(&mut self, bytes: &[u8], op: &Op) {
         let digest = digest(bytes);
         if self.last.contains_key(&digest) {
@@ -44,7 +44,7 @@ impl Lookups {
         }
         let before: Vec<Place> =
             op.inputs.iter().filter_map(|input| *self.last.get(&input.digest)?).collect();
-        // The end of a chain, if there is one: elsewhere another step has gone on from there.
+        // Prefer the end of a chain; elsewhere another step has already continued the chain.
         let ends = |place: &&Place| self.chains.get(place.chain) == Some(&place.length);
         let mut last = before.iter().find(ends).or(before.first()).copied();
         if looks_up(op) {
@@ -61,14 +61,14 @@ impl Lookups {
         self.last.insert(digest, last);
     }
 
-    /// Whether the graph has not too many.
+    /// Refuses a graph with too many chains.
     pub(super) fn judge(&self) -> Result<(), Refusal> {
         if self.chains.len() <= CHAINS_MAX {
             return Ok(());
         }
         let text = format!(
-            "the build graph is refused: {} of its steps do not wait for one another and look up a user in \
-             `/etc/passwd`; {CHAINS_MAX} may",
+            "the build graph is refused: {} of its steps look up a user in `/etc/passwd` without waiting for one \
+             another; {CHAINS_MAX} may",
             self.chains.len()
         );
         let hint = "give the steps a user and a group by number (`USER 0:0`, `--chown=1000:1000`), or build \
@@ -77,7 +77,7 @@ impl Lookups {
     }
 }
 
-/// Whether BuildKit opens files of a step's file system to learn who a user is.
+/// Whether BuildKit opens files of a step's file system to look up a user.
 fn looks_up(op: &Op) -> bool {
     match &op.op {
         Some(op::Op::Exec(exec)) => !exec.meta.as_ref().is_some_and(|meta| is_by_number(&meta.user)),
@@ -99,7 +99,7 @@ fn is_by_name(owner: &ChownOpt) -> bool {
     users.any(|user| matches!(user.user, Some(User::ByName(_))))
 }
 
-/// As `ParseUIDGID` has it: `UID:GID`. Without a user BuildKit looks up `0`.
+/// The form `UID:GID`, as in `ParseUIDGID`. Without a user BuildKit looks up `0`.
 fn is_by_number(user: &str) -> bool {
     let number = |text: &str| text.parse::<u32>().is_ok() && !text.starts_with('+');
     user.split_once(':').is_some_and(|(uid, gid)| number(uid) && number(gid))
@@ -114,7 +114,7 @@ mod tests {
 
     use super::*;
 
-    /// A step as `user`, told apart by `name`, of other steps.
+    /// A step that runs as `user` after other steps; `name` makes it unique.
     fn step(name: &str, user: &str, inputs: &[&Op]) -> Op {
         let meta = Meta { user: user.into(), args: vec![name.into()], ..Meta::default() };
         let exec = ExecOp { meta: Some(meta), ..ExecOp::default() };
@@ -142,7 +142,7 @@ mod tests {
             ops.push(next);
         }
         assert_eq!(chains(&ops), 1);
-        // The same again is the same, and what looks nobody up hides nothing.
+        // An operation that appears twice counts once, and a step without a lookup does not break a chain.
         ops.extend(ops.clone());
         let between = step("between", "0:0", &[&ops[999]]);
         let behind = step("behind", "app", &[&between]);

@@ -28,7 +28,7 @@ fn data(id: u32, bytes: &[u8]) -> Packet {
     Packet { id, data: bytes.to_vec(), ..other(PacketType::PacketData) }
 }
 
-/// A sync in which BuildKit has asked for the one file, of three bytes.
+/// A sync in which BuildKit has requested the only file, of three bytes.
 fn of_a_file() -> Judge {
     let mut sync = Judge::default();
     said(&mut sync, &announced(Stat { size: 3, ..file("a") })).unwrap();
@@ -67,11 +67,11 @@ fn a_file_has_the_bytes_that_were_announced_and_one_end() {
     for (hostile, text) in [
         (vec![data(0, &[1; 4])], "more bytes"),
         (vec![data(0, &[1; 2]), data(0, &[1; 2])], "more bytes"),
-        (vec![data(0, &[])], "ends before"),
-        (vec![data(0, &[1; 2]), data(0, &[])], "ends before"),
-        (vec![data(0, &[1; 3]), data(0, &[]), data(0, b"evil")], "does not wait"),
-        (vec![data(0, &[1; 3]), data(0, &[]), data(0, &[])], "does not wait"),
-        (vec![data(1, &[])], "does not wait"),
+        (vec![data(0, &[])], "ended before"),
+        (vec![data(0, &[1; 2]), data(0, &[])], "ended before"),
+        (vec![data(0, &[1; 3]), data(0, &[]), data(0, b"evil")], "did not request"),
+        (vec![data(0, &[1; 3]), data(0, &[]), data(0, &[])], "did not request"),
+        (vec![data(1, &[])], "did not request"),
     ] {
         let mut sync = of_a_file();
         let (last, before) = hostile.split_last().unwrap();
@@ -81,7 +81,7 @@ fn a_file_has_the_bytes_that_were_announced_and_one_end() {
         let refused = said(&mut sync, last).unwrap_err();
         assert!(refused.message().contains(text), "{hostile:?}: {refused}");
     }
-    // Nothing is sent before it was asked for, and nothing ends before BuildKit has said so.
+    // A file is not sent before it is requested, and the sync does not end before BuildKit has said so.
     let mut sync = Judge::default();
     said(&mut sync, &announced(file("a"))).unwrap();
     assert!(said(&mut sync, &data(0, &[])).is_err());
@@ -219,7 +219,7 @@ fn a_further_name_has_its_files_mode_and_attributes() {
         said(&mut sync, &announced(Stat { path: "b".into(), linkname: "a".into(), ..further }))
     };
     assert!(judged(first.clone()).is_ok());
-    // What it may not have it has lost.
+    // Forbidden fields of the first name have been removed.
     assert!(judged(Stat { mode: 0o755 | 1 << 30, uid: 7, mod_time: 7, ..first.clone() }).is_ok());
     for further in [
         Stat { mode: 0o644, ..first.clone() },
@@ -228,7 +228,7 @@ fn a_further_name_has_its_files_mode_and_attributes() {
         Stat { xattrs: [("user.x".to_owned(), vec![2])].into(), ..first.clone() },
     ] {
         let refused = judged(further.clone()).unwrap_err();
-        assert!(refused.message().contains("`b` is a further name of `a`"), "{further:?}: {refused}");
+        assert!(refused.message().contains("`b` is a hard link to `a`"), "{further:?}: {refused}");
     }
     let of_nothing = announced(Stat { linkname: "c".into(), ..file("d") });
     assert!(said(&mut Judge::default(), &of_nothing).is_err());
@@ -244,7 +244,7 @@ fn nothing_else_passes() {
         assert!(said(&mut Judge::default(), &packet).is_err(), "{packet:?}");
     }
     assert!(Judge::default().client_says(Bytes::from_static(b"\xff")).is_err());
-    // A field that is not known here does not reach whoever knows it.
+    // An unknown field is not passed on.
     let bytes = [announced(file("a")).encode_to_vec(), vec![0x98, 0x06, 0x01]].concat();
     assert_eq!(Judge::default().client_says(bytes.into()).unwrap(), announced(file("a")).encode_to_vec());
 }

@@ -1,7 +1,7 @@
-//! An entry of a tar: read from a header and its extensions, and written anew.
+//! An entry of a tar, read from a header and its extensions, and written again.
 //!
-//! Readers of tars differ in what they make of a header. So the engine's reads none of a client's, but
-//! what was understood here, in ustar with PAX records where that does not hold it (POSIX, "pax
+//! Programs differ in how they read a header. So the engine never reads a client's header, but one that was
+//! written here from what was understood: ustar, with PAX records for values that do not fit (POSIX, "pax
 //! Interchange Format").
 
 use bytes::{BufMut as _, BytesMut};
@@ -10,23 +10,23 @@ use tonic::Status;
 use super::refused;
 use crate::names::printable;
 
-/// A tar's unit: each header is one, and what follows it is filled up to one.
+/// A tar's unit: each header has this size, and an entry's bytes are padded to it.
 pub(super) const BLOCK_BYTES: usize = 512;
 
-/// Names of the PAX records that hold extended attributes, as every tar program has them.
+/// The prefix of PAX records with extended attributes, the same in all tar programs.
 const XATTR: &str = "SCHILY.xattr.";
 
-/// What an entry is.
+/// The type of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     File,
     Directory,
     Symlink,
-    /// A further name of an earlier file.
+    /// A hard link to an earlier file.
     Link,
 }
 
-/// What extensions say of the entry that follows them.
+/// Values from extensions for the entry that follows them.
 #[derive(Debug, Default)]
 pub(super) struct Extensions {
     path: Option<Vec<u8>>,
@@ -37,31 +37,31 @@ pub(super) struct Extensions {
     xattrs: Vec<(String, Vec<u8>)>,
 }
 
-/// An entry as it was understood.
+/// An entry, as it was understood.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) kind: Kind,
     pub(super) path: String,
-    /// What a link says.
+    /// The target of a link.
     pub(super) target: String,
     pub(super) size: u64,
     mode: u64,
     /// The user's and the group's ids.
     owner: [u64; 2],
-    /// Seconds since 1970, with a fraction or a sign as PAX has them.
+    /// Seconds since 1970, possibly with a fraction or a sign, as in PAX.
     mtime: String,
     xattrs: Vec<(String, Vec<u8>)>,
 }
 
 impl Extensions {
-    /// Takes GNU's long name (`L`) or link (`K`).
+    /// Reads GNU's long name (`L`) or link (`K`).
     pub(super) fn long(&mut self, kind: u8, body: &[u8]) {
         let text = body.split(|byte| *byte == 0).next().unwrap_or_default().to_vec();
         let place = if kind == b'L' { &mut self.path } else { &mut self.target };
         *place = Some(text);
     }
 
-    /// Takes PAX's records: `LENGTH KEY=VALUE\n`.
+    /// Reads PAX's records: `LENGTH KEY=VALUE\n`.
     pub(super) fn records(&mut self, mut body: &[u8]) -> Result<(), Status> {
         while !body.is_empty() {
             let (key, value) = record(&mut body)
@@ -75,7 +75,7 @@ impl Extensions {
         let broken = || refused(format!("the tar has a record `{}` that cannot be read", printable(key)));
         let number = || std::str::from_utf8(value).ok()?.parse::<u64>().ok();
         match key {
-            // Without a value a record says nothing.
+            // A record without a value has no effect.
             _ if value.is_empty() => {}
             "path" => self.path = Some(value.to_vec()),
             "linkpath" => self.target = Some(value.to_vec()),
@@ -85,7 +85,7 @@ impl Extensions {
             "mtime" => self.mtime = Some(time(value).ok_or_else(broken)?.to_owned()),
             _ if key.starts_with("GNU.sparse.") => return Err(sparse()),
             _ => {
-                // Others are about the machine that made the tar.
+                // Other attributes concern the machine that made the tar.
                 if let Some(name) = key.strip_prefix(XATTR)
                     && (name == "security.capability" || name.starts_with("user."))
                 {
@@ -97,12 +97,12 @@ impl Extensions {
     }
 }
 
-/// A file with holes.
+/// The error for a file with holes.
 pub(super) fn sparse() -> Status {
     refused("the tar has a file with holes: make it without `--sparse`")
 }
 
-/// One PAX record.
+/// Reads one PAX record.
 fn record<'a>(body: &mut &'a [u8]) -> Option<(&'a str, &'a [u8])> {
     let space = body.iter().take(20).position(|byte| *byte == b' ')?;
     let length: usize = std::str::from_utf8(body.get(..space)?).ok()?.parse().ok()?;
@@ -113,7 +113,7 @@ fn record<'a>(body: &mut &'a [u8]) -> Option<(&'a str, &'a [u8])> {
     Some((std::str::from_utf8(record.get(..equals)?).ok()?, record.get(equals + 1..)?))
 }
 
-/// A PAX time: `1700000000.25`, perhaps with a sign.
+/// Reads a PAX time: `1700000000.25`, possibly with a sign.
 fn time(value: &[u8]) -> Option<&str> {
     let text = std::str::from_utf8(value).ok().filter(|text| text.len() <= 40)?;
     let (seconds, fraction) = text.split_once('.').unwrap_or((text, "0"));
@@ -123,10 +123,10 @@ fn time(value: &[u8]) -> Option<&str> {
 }
 
 impl Entry {
-    /// Reads a header, whose kind is `kind`.
+    /// Reads a header whose type is `kind`.
     pub(super) fn read(kind: Kind, header: &[u8], extensions: Extensions) -> Result<Self, Status> {
         let mut path = field(header, 0, 100).to_vec();
-        // Only POSIX's own has the name's beginning there.
+        // Only POSIX's format has the name's beginning there.
         if header.get(257..263) == Some(b"ustar\0") && !field(header, 345, 155).is_empty() {
             path = [field(header, 345, 155), b"/", &path].concat();
         }
@@ -142,7 +142,7 @@ impl Entry {
         let [user, group] = extensions.owner;
         let owner = [user.map_or_else(|| number(108, 8), Ok)?, group.map_or_else(|| number(116, 8), Ok)?];
         if owner.iter().any(|id| *id >= u64::from(u32::MAX)) {
-            return Err(refused(format!("`{}` has an owner that no machine has", printable(&path))));
+            return Err(refused(format!("`{}` has an owner with an impossible id", printable(&path))));
         }
         let size = extensions.size.map_or_else(|| number(124, 12), Ok)?;
         let is_real = matches!(kind, Kind::File | Kind::Directory);
@@ -152,14 +152,14 @@ impl Entry {
             size: if kind == Kind::File { size } else { 0 },
             mode: number(100, 8)? & 0o7777,
             owner,
-            // A time before 1970 without a record of its own is rather a broken clock's.
+            // Without a PAX record, a time before 1970 probably comes from a broken clock.
             mtime: extensions.mtime.unwrap_or_else(|| number(136, 12).unwrap_or(0).to_string()),
             xattrs: if is_real { extensions.xattrs } else { Vec::new() },
             path,
         })
     }
 
-    /// The directory that all lie in.
+    /// The root directory of all entries.
     pub(super) fn root() -> Self {
         Self {
             kind: Kind::Directory,
@@ -173,7 +173,7 @@ impl Entry {
         }
     }
 
-    /// Writes its headers.
+    /// Writes the entry's headers.
     pub(super) fn write(&self, out: &mut BytesMut) {
         let mut header = Header::new(self.kind);
         let mut records = Vec::new();
@@ -211,14 +211,14 @@ impl Entry {
     }
 }
 
-/// How many bytes follow `size` of them until the next block.
+/// The number of bytes that pad `size` bytes to whole blocks.
 pub(super) fn padding(size: u64) -> usize {
     let block = BLOCK_BYTES as u64;
     // Less than a block.
     usize::try_from((block - size % block) % block).unwrap_or(0)
 }
 
-/// A path as the engine takes it: relative, without a `.` or an empty name on its way.
+/// A path in the form that the engine accepts: relative, without a `.` or an empty component.
 fn inside(path: Vec<u8>) -> Result<String, Status> {
     let path = String::from_utf8(path).map_err(|error| {
         let path = String::from_utf8_lossy(error.as_bytes()).into_owned();
@@ -231,23 +231,23 @@ fn inside(path: Vec<u8>) -> Result<String, Status> {
     Ok(names.join("/"))
 }
 
-/// A text of a header, which a NUL ends.
+/// A text in a header, which a NUL ends.
 fn field(header: &[u8], at: usize, length: usize) -> &[u8] {
     let field = header.get(at..at + length).unwrap_or_default();
     field.split(|byte| *byte == 0).next().unwrap_or_default()
 }
 
-/// The name as it stands in a header.
+/// The name in a header.
 pub(super) fn name(header: &[u8]) -> &[u8] {
     field(header, 0, 100)
 }
 
-/// The size as it stands in a header.
+/// The size in a header.
 pub(super) fn size(header: &[u8]) -> Option<u64> {
     number(header.get(124..136)?)
 }
 
-/// A number of a header: octal digits, or GNU's binary form.
+/// A number in a header: octal digits, or GNU's binary form.
 fn number(field: &[u8]) -> Option<u64> {
     match field.split_first()? {
         (0x80, rest) => rest
@@ -258,7 +258,7 @@ fn number(field: &[u8]) -> Option<u64> {
     }
 }
 
-/// Octal digits between spaces and NULs, as Go reads them; none are zero.
+/// Octal digits between spaces and NULs, as Go reads them; no digits mean zero.
 fn octal(field: &[u8]) -> Option<u64> {
     let is_blank = |byte: &u8| matches!(byte, b' ' | 0);
     let begin = field.iter().position(|byte| !is_blank(byte)).unwrap_or(field.len());
@@ -271,12 +271,12 @@ fn octal(field: &[u8]) -> Option<u64> {
     })
 }
 
-/// Whether a block is the header of an entry: whether Go would take it for one, too.
+/// Whether a block is the header of an entry, by Go's rules.
 pub(super) fn is_header(block: &[u8]) -> bool {
     let (Some(block), Some(field)) = (block.get(..BLOCK_BYTES), block.get(148..156)) else { return false };
     let of = |at: usize, byte: u8| if (148..156).contains(&at) { b' ' } else { byte };
     let unsigned: u64 = block.iter().enumerate().map(|(at, byte)| u64::from(of(at, *byte))).sum();
-    // Old tars' sums are of signed bytes.
+    // Old tars sum the bytes as signed.
     let signed: i64 = block.iter().enumerate().map(|(at, byte)| i64::from(of(at, *byte).cast_signed())).sum();
     octal(field).is_some_and(|sum| sum == unsigned || i64::try_from(sum) == Ok(signed))
 }
@@ -303,7 +303,7 @@ impl Header {
         }
     }
 
-    /// A text of up to a hundred bytes; any other goes into a record.
+    /// Writes a text of up to a hundred bytes; a longer text goes into a record.
     fn text(&mut self, at: usize, text: &str, key: &str, records: &mut Vec<u8>) {
         if text.len() <= 100 && text.is_ascii() {
             self.put(at, text.as_bytes());
@@ -313,7 +313,7 @@ impl Header {
         }
     }
 
-    /// A number, in a record if the field is too small.
+    /// Writes a number; into a record if the field is too small.
     fn number(&mut self, at: usize, length: usize, number: u64, key: &str, records: &mut Vec<u8>) {
         let bits = 3 * (length - 1);
         if number >> bits == 0 {
@@ -337,7 +337,7 @@ impl Header {
     }
 }
 
-/// Adds `LENGTH KEY=VALUE\n`, whose length counts its own digits.
+/// Adds `LENGTH KEY=VALUE\n`; the length includes its own digits.
 fn push_record(records: &mut Vec<u8>, key: &str, value: &[u8]) {
     let rest = key.len() + value.len() + 3;
     let mut length = rest + 1;

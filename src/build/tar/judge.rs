@@ -1,4 +1,4 @@
-//! A tar, judged entry by entry as it passes, and written anew.
+//! Judges a tar entry by entry as it passes, and writes it again.
 
 use std::{
     collections::HashSet,
@@ -20,16 +20,16 @@ use crate::{
     names::printable,
 };
 
-/// An extended header holds a path and attributes, of 64 KiB at most each.
+/// An extended header contains a path and attributes of at most 64 KiB each.
 const EXTENSION_BYTES_MAX: u64 = 1 << 20;
-/// Links that are remembered, by eight bytes each.
+/// The limit on remembered links, which take eight bytes each.
 const LINKS_MAX: usize = 1 << 20;
 
-/// What comes next.
+/// The next part of the tar.
 #[derive(Debug)]
 enum State {
     Header,
-    /// An extension of that kind, of which so much is still to come, and what fills its last block.
+    /// An extension of that type, the number of its bytes still to come, and its padding.
     Extension(u8, usize, usize),
     /// A file's bytes.
     File {
@@ -37,26 +37,26 @@ enum State {
         padding: usize,
         path: String,
     },
-    /// Bytes of no use.
+    /// Bytes to ignore.
     Skip(u64),
-    /// One empty block: another one ends the tar.
+    /// One empty block: a second one ends the tar.
     Empty,
     End,
 }
 
-/// A tar's entries, as far as they have come.
+/// The judge of a tar's entries.
 #[derive(Debug)]
 pub(super) struct Judge {
     state: State,
     gathered: BytesMut,
     extensions: Extensions,
-    /// Bytes of the extended headers before the next entry.
+    /// The size of the extended headers before the next entry.
     extended: u64,
     entries: usize,
     /// The hashes of the paths that are symlinks.
     links: HashSet<u64>,
     hasher: RandomState,
-    /// The Dockerfile, and the one that the builder reads where there is none of that name.
+    /// The Dockerfile, and the file that the builder reads if that does not exist.
     dockerfiles: Vec<String>,
     ignore_file: String,
     /// The Dockerfile's text, while it comes.
@@ -65,15 +65,15 @@ pub(super) struct Judge {
 }
 
 impl Judge {
-    /// Of a tar whose Dockerfile has this path. The root goes before its entries: BuildKit takes what it
-    /// fetches for a tar, and not for a Dockerfile, if the first 1024 bytes hold an entry
-    /// (`frontend/dockerui`, `isArchive`), and an extended header may take as much.
+    /// A judge for a tar whose Dockerfile has this path. Writes the root directory first: BuildKit treats the
+    /// bytes as a tar, and not as a Dockerfile, only if the first 1024 bytes contain an entry
+    /// (`frontend/dockerui`, `isArchive`), and an extended header may take up more.
     pub(super) fn new(dockerfile: &str, longest_argument: u64, out: &mut BytesMut) -> Self {
         Entry::root().write(out);
         let names: Vec<&str> = dockerfile.split('/').filter(|name| !matches!(*name, "" | ".")).collect();
         let dockerfile = names.join("/");
         let ignore_file = format!("{dockerfile}.dockerignore");
-        // `Dockerfile` may be written in small letters (`frontend/dockerui`, `ReadEntrypoint`).
+        // `Dockerfile` may also be lower-case (`frontend/dockerui`, `ReadEntrypoint`).
         let small = match names.split_last() {
             Some((&"Dockerfile", directory)) => Some([directory, &["dockerfile"]].concat().join("/")),
             _ => None,
@@ -93,7 +93,7 @@ impl Judge {
         }
     }
 
-    /// Reads on, and writes what goes on to the builder.
+    /// Reads `bytes`, and writes the result for the builder to `out`.
     pub(super) fn pass(&mut self, mut bytes: Bytes, out: &mut BytesMut) -> Result<(), Status> {
         while !bytes.is_empty() {
             match &mut self.state {
@@ -145,7 +145,7 @@ impl Judge {
         Ok(())
     }
 
-    /// The end, once all has come.
+    /// Ends the tar, once all has come.
     pub(super) fn end(&self, out: &mut BytesMut) -> Result<(), Status> {
         match &self.state {
             State::Header | State::Empty | State::End if self.gathered.is_empty() => {
@@ -171,7 +171,7 @@ impl Judge {
 
     fn header(&mut self, block: &[u8], out: &mut BytesMut) -> Result<(), Status> {
         if block.iter().all(|byte| *byte == 0) {
-            // What follows the end of a tar is nobody's.
+            // Bytes after the end of a tar are ignored.
             self.state = if matches!(self.state, State::Empty) { State::End } else { State::Empty };
             return Ok(());
         }
@@ -186,7 +186,7 @@ impl Judge {
         let kind = match block.get(156).copied().unwrap_or_default() {
             kind @ (b'x' | b'L' | b'K') => {
                 let size = entry::size(block).filter(|size| *size <= EXTENSION_BYTES_MAX);
-                // Several before one entry say what one would.
+                // Several extensions before one entry count together.
                 let all = size.map(|size| self.extended.saturating_add(size));
                 self.extended = all.filter(|all| *all <= EXTENSION_BYTES_MAX).ok_or_else(|| {
                     refused(format!("the tar has extended headers of more than {EXTENSION_BYTES_MAX} bytes"))
@@ -195,33 +195,33 @@ impl Judge {
                 self.state = State::Extension(kind, size, padding(size as u64));
                 return Ok(());
             }
-            // About all entries that follow: Go, and so the engine, takes none of it.
+            // A global header applies to all later entries; Go, and so the engine, ignores it.
             b'g' => {
                 let size = entry::size(block).filter(|size| *size <= EXTENSION_BYTES_MAX);
                 let size = size.ok_or_else(|| refused("the tar has a global header that is too large"))?;
                 self.state = State::Skip(size + padding(size) as u64);
                 return Ok(());
             }
-            // The oldest tars have no kind for directories.
+            // The oldest tars have no type for directories.
             0 if entry::name(block).ends_with(b"/") => Kind::Directory,
             0 | b'0' => Kind::File,
             b'1' => Kind::Link,
             b'2' => Kind::Symlink,
             b'5' => Kind::Directory,
             b'S' => return Err(entry::sparse()),
-            // The engine makes the node's own device of it, be it a disk or endless, and reads it.
+            // The engine would create the node's own device, which may be a disk or endless, and read it.
             b'3' | b'4' => {
                 return Err(refused(format!("`{}` is a device: leave it out of the tar", shown())));
             }
-            // Whoever opens one waits for ever.
+            // Opening a pipe waits for ever.
             b'6' => return Err(refused(format!("`{}` is a pipe: leave it out of the tar", shown()))),
-            _ => return Err(refused(format!("`{}` is of no kind that can be built from", shown()))),
+            _ => return Err(refused(format!("`{}` has a type that cannot be built from", shown()))),
         };
         self.extended = 0;
         let entry = Entry::read(kind, block, std::mem::take(&mut self.extensions))?;
         self.judge(&entry)?;
         entry.write(out);
-        // No larger than may be read.
+        // At most as large as the builder may read.
         self.text = (entry.size > 0 && self.dockerfiles.contains(&entry.path)).then(Vec::new);
         let padding = padding(entry.size);
         self.state = match entry.size {
@@ -240,7 +240,7 @@ impl Judge {
             return Err(refused(format!("`{}` is a link that points nowhere", shown())));
         }
         if entry.kind == Kind::Link && entry.target.is_empty() {
-            return Err(refused(format!("`{}` is a further name of nothing", shown())));
+            return Err(refused(format!("`{}` is a hard link without a target", shown())));
         }
         self.judge_parents(&entry.path)?;
         if entry.kind == Kind::Link {
@@ -250,7 +250,7 @@ impl Judge {
             self.judge_read(read, entry)?;
         }
         let path = self.hasher.hash_one(entry.path.as_str());
-        // A further name of a link is one.
+        // A hard link to a symlink is a symlink, too.
         let is_link = match entry.kind {
             Kind::Symlink => true,
             Kind::Link => self.links.contains(&self.hasher.hash_one(entry.target.as_str())),
@@ -264,7 +264,7 @@ impl Judge {
         Ok(())
     }
 
-    /// Judges what lies on the way to `path`.
+    /// Judges the directories on the way to `path`.
     fn judge_parents(&self, path: &str) -> Result<(), Status> {
         for (at, _) in path.match_indices('/') {
             let parent = path.get(..at).unwrap_or_default();
@@ -276,7 +276,7 @@ impl Judge {
         Ok(())
     }
 
-    /// Judges an entry by what `read`, a file that the builder reads, may be.
+    /// Judges an entry that may affect `read`, a file that the builder reads.
     fn judge_read(&self, read: &str, entry: &Entry) -> Result<(), Status> {
         let is_link = matches!(entry.kind, Kind::Symlink | Kind::Link);
         let shown = || printable(&entry.path);
@@ -294,7 +294,7 @@ impl Judge {
     }
 }
 
-/// A file that the builder reads whole.
+/// The error for a file that the builder reads whole.
 pub(super) fn too_large(path: &str) -> Status {
     refused(format!("`{}` has more than {} MiB", printable(path), READ_BYTES_MAX >> 20))
 }

@@ -1,4 +1,4 @@
-//! A context that comes as a tar: read once, judged and hashed as it passes, held nowhere.
+//! A context that comes as a tar: read once, judged and hashed as it passes, stored nowhere.
 
 mod entry;
 mod judge;
@@ -25,26 +25,26 @@ use crate::{
     names::{random_id, reference::Digest},
 };
 
-/// Pieces on their way to BuildKit. Each is a few MiB at most, and usually far less.
+/// How many pieces may wait for BuildKit. Each has a few MiB at most, and usually far less.
 const PIECES: usize = 2;
 
-/// Bytes of a tar's beginning by which it is told from a Dockerfile: its first header.
+/// The number of bytes that distinguish a tar from a Dockerfile: its first header.
 const BEGIN_BYTES: usize = entry::BLOCK_BYTES;
 
-/// What a client sends for a context, judged and written anew as it passes.
+/// A client's upload of a context, judged and written again as it passes.
 ///
-/// It is a tar, perhaps compressed, or a lone Dockerfile. BuildKit would unpack a tar with the node's
-/// own devices in it, and read them.
+/// The upload is a tar, possibly compressed, or a lone Dockerfile. BuildKit would unpack a tar that contains
+/// the node's own devices, and read them.
 pub struct Passage {
     dockerfile: String,
     longest_argument: u64,
-    /// What has come and was not looked at yet.
+    /// Received bytes that have not been judged yet.
     input: Bytes,
     state: State,
 }
 
 enum State {
-    /// Gathered until it tells what it is.
+    /// Collects the beginning until its type is known.
     Begin(BytesMut),
     /// A lone Dockerfile, as far as it has come.
     Text(BytesMut),
@@ -58,22 +58,21 @@ impl fmt::Debug for Passage {
 }
 
 impl Passage {
-    /// Of a context whose Dockerfile has this path in it, for a build whose longest argument has that
-    /// length.
+    /// For a context with this path of its Dockerfile, and a build with this length of its longest argument.
     pub fn new(dockerfile: &str, longest_argument: u64) -> Self {
         let dockerfile = dockerfile.to_owned();
         Self { dockerfile, longest_argument, input: Bytes::new(), state: State::Begin(BytesMut::new()) }
     }
 
-    /// Takes the next piece, once [`Self::passed`] has none of the last one any more.
+    /// Adds the next piece, once [`Self::passed`] has returned everything of the last one.
     pub fn take(&mut self, piece: Bytes) {
         self.input = piece;
     }
 
-    /// What goes on to the builder, in pieces of a few MiB at most; none if more has to come first.
+    /// The next bytes for the builder, at most a few MiB; `None` if more input is needed first.
     ///
     /// # Errors
-    /// When the builder may not have what has come.
+    /// When the builder may not have the bytes.
     pub fn passed(&mut self) -> Result<Option<Bytes>, Status> {
         let mut out = BytesMut::new();
         while out.is_empty() && !self.input.is_empty() {
@@ -90,7 +89,7 @@ impl Passage {
                 State::Text(text) => {
                     text.extend_from_slice(&std::mem::take(&mut self.input));
                     if text.len() as u64 > READ_BYTES_MAX {
-                        let text = "the context is no tar archive, and too large for a Dockerfile";
+                        let text = "the context is not a tar archive, and too large for a Dockerfile";
                         return Err(refused(format!("{text} of at most {} MiB", READ_BYTES_MAX >> 20)));
                     }
                 }
@@ -105,10 +104,10 @@ impl Passage {
         Ok((!out.is_empty()).then(|| out.freeze()))
     }
 
-    /// What goes on when no piece comes any more.
+    /// The last bytes for the builder, after the last piece.
     ///
     /// # Errors
-    /// When it ends too early, or the builder may not have what has come.
+    /// When the upload ends too early, or the builder may not have the bytes.
     pub fn end(mut self) -> Result<Bytes, Status> {
         let mut out = BytesMut::new();
         if let State::Begin(gathered) = &mut self.state {
@@ -137,11 +136,11 @@ impl Passage {
         Ok(out.freeze())
     }
 
-    /// Finds what it is by its beginning.
+    /// Recognises the upload's type by its beginning.
     fn begin(&mut self, begin: &[u8], out: &mut BytesMut) -> Result<(), Status> {
         let unpack = match Unpack::of(begin)? {
             Some(unpack) => Some(unpack),
-            // A tar without entries is one, too.
+            // An empty tar is also a tar.
             None if entry::is_header(begin) || is_empty_tar(begin) => Some(Unpack::plain()),
             None => None,
         };
@@ -163,7 +162,7 @@ fn refused(why: impl Into<String>) -> Status {
     Status::invalid_argument(why)
 }
 
-/// A tar that BuildKit fetches under a URL of its own.
+/// A tar that BuildKit fetches from a URL.
 #[derive(Debug)]
 pub struct Tar {
     path: String,
@@ -172,25 +171,25 @@ pub struct Tar {
 }
 
 impl Tar {
-    /// A tar, and the end that its pieces are put into. The tar ends when that end is dropped, so
-    /// whoever breaks off must put an error in first.
+    /// A tar, and the sender for its pieces. Dropping the sender ends the tar, so send an error first to
+    /// break it off.
     pub fn new() -> Result<(Self, mpsc::Sender<Result<Bytes, Status>>), Fault> {
         let (sender, receiver) = mpsc::channel(PIECES);
         let path = format!("/{}", random_id()?);
         Ok((Self { path, pieces: Mutex::new(Some(receiver)), digest: Arc::default() }, sender))
     }
 
-    /// The URL that BuildKit asks the session for (`session/upload` in BuildKit).
+    /// The URL that BuildKit requests from the session (`session/upload` in BuildKit).
     pub fn url(&self) -> String {
         format!("http://buildkit-session{}", self.path)
     }
 
-    /// The digest, once the tar has been read: `sha256:…`.
+    /// The tar's digest, once the tar has been read: `sha256:…`.
     pub fn digest(&self) -> Option<&str> {
         self.digest.get().map(Digest::as_str)
     }
 
-    /// The tar's pieces, by the URL's path. It can be read once.
+    /// The tar's pieces, for the path of its URL. They can be read once.
     pub fn read(&self, path: &str) -> Result<Messages, Status> {
         let pieces = (path == self.path)
             .then(|| self.pieces.lock().unwrap_or_else(PoisonError::into_inner).take())
@@ -208,7 +207,7 @@ impl Tar {
                     }
                     Some(Err(status)) => Some((Err(status), (pieces, None))),
                     None => {
-                        // Set once: the pieces can be taken once.
+                        // Set only once, since the pieces can be read only once.
                         let _ = digest.set(Digest::from_sha256(hash.finalize().into()));
                         None
                     }

@@ -6,7 +6,7 @@ use tar::{Builder, EntryType, Header};
 
 use super::*;
 
-/// An entry of a test's tar.
+/// The header of a test's entry.
 fn header(kind: EntryType, size: u64) -> Header {
     let mut header = Header::new_gnu();
     header.set_entry_type(kind);
@@ -18,7 +18,7 @@ fn header(kind: EntryType, size: u64) -> Header {
     header
 }
 
-/// A tar that `add` has filled.
+/// A tar that `add` fills.
 fn tar(add: impl FnOnce(&mut Builder<Vec<u8>>)) -> Vec<u8> {
     let mut builder = Builder::new(Vec::new());
     add(&mut builder);
@@ -33,7 +33,7 @@ fn of_files(files: &[(&str, &[u8])]) -> Vec<u8> {
     })
 }
 
-/// A tar of one entry that the library would not write.
+/// A tar with one entry that the library would refuse to write.
 fn of_entry(kind: EntryType, path: &str, target: &str) -> Vec<u8> {
     let mut header = header(kind, 0);
     let old = header.as_old_mut();
@@ -43,7 +43,7 @@ fn of_entry(kind: EntryType, path: &str, target: &str) -> Vec<u8> {
     tar(|tar| tar.append(&header, &[][..]).unwrap())
 }
 
-/// What comes of `sent` in pieces of `size`.
+/// The result of `sent`, in pieces of `size`.
 fn passed_in(sent: &[u8], size: usize) -> Result<Vec<u8>, String> {
     let mut passage = Passage::new("deploy/./Dockerfile", 0);
     let mut passed = Vec::new();
@@ -67,7 +67,7 @@ fn refused_with(sent: &[u8], why: &str) {
     assert!(refused.contains(why), "{refused}");
 }
 
-/// What Rust's own library reads: path, kind, target, mode, owner, time, attributes, bytes.
+/// The fields that Rust's own library reads: path, kind, target, mode, owner, time, attributes, bytes.
 type Read = (String, EntryType, String, u32, u64, u64, Vec<(String, Vec<u8>)>, Vec<u8>);
 
 fn read(bytes: &[u8]) -> Vec<Read> {
@@ -115,7 +115,7 @@ fn a_tar_is_written_anew_as_it_was() {
         (owned(path), kind, owned(target), 0o4755, 7, 1_700_000_000, Vec::new(), bytes.to_vec())
     };
     let mut first = entry("a/b", EntryType::Regular, "", b"abc");
-    // The time is in the record, for its fraction.
+    // The time is in a record, because of its fraction.
     first.5 = 0;
     first.6 = vec![("SCHILY.xattr.user.a".to_owned(), b"1".to_vec())];
     let root = ("./".to_owned(), EntryType::Directory, String::new(), 0o755, 0, 0, Vec::new(), Vec::new());
@@ -130,7 +130,7 @@ fn a_tar_is_written_anew_as_it_was() {
             entry("d", EntryType::Directory, "", b""),
         ]
     );
-    // Once more it is what it is, but for the root.
+    // A second passage changes nothing, except that it adds the root again.
     let once = passed(&sent).unwrap();
     assert_eq!(passed(&once).unwrap()[512..], once);
 }
@@ -164,7 +164,7 @@ fn a_lone_dockerfile_is_passed_on_as_it_is() {
     refused_with(b"FROM\0scratch", "neither a tar archive nor a Dockerfile");
 }
 
-/// A header that Go takes for one, and others may not: a sum of signed bytes, and spaces for NULs.
+/// A header that Go accepts and others may not: a sum of signed bytes, and spaces for NULs.
 #[test]
 fn what_go_takes_for_a_tar_is_one() {
     let mut signed = [0_u8; 512];
@@ -179,8 +179,8 @@ fn what_go_takes_for_a_tar_is_one() {
     text[..6].copy_from_slice(b"FROM a");
     let sum: u64 = text.iter().map(|byte| u64::from(*byte)).sum();
     text[148..154].copy_from_slice(format!("{sum:06o}").as_bytes());
-    // A number between spaces, and a kind that is a space.
-    refused_with(&text, "is of no kind");
+    // A number between spaces, and a type that is a space.
+    refused_with(&text, "has a type that cannot be built from");
 }
 
 #[test]
@@ -190,8 +190,8 @@ fn entries_that_are_no_files_are_refused() {
         (EntryType::Char, "`x` is a device"),
         (EntryType::Fifo, "`x` is a pipe"),
         (EntryType::GNUSparse, "holes"),
-        (EntryType::Continuous, "of no kind"),
-        (EntryType::new(b'V'), "of no kind"),
+        (EntryType::Continuous, "cannot be built from"),
+        (EntryType::new(b'V'), "cannot be built from"),
     ] {
         refused_with(&of_entry(kind, "x", "y"), why);
     }
@@ -201,7 +201,7 @@ fn entries_that_are_no_files_are_refused() {
         (EntryType::Regular, ".tmp.123456789", "", "makes for itself"),
         (EntryType::Regular, "/", "", "root is not a directory"),
         (EntryType::Link, "x", "../../etc/shadow", "is not a path inside"),
-        (EntryType::Link, "x", "", "further name of nothing"),
+        (EntryType::Link, "x", "", "hard link without a target"),
         (EntryType::Symlink, "x", "", "points nowhere"),
         (EntryType::Symlink, "deploy/Dockerfile", "x", "is a link, and the builder reads"),
         (EntryType::Symlink, "deploy", "x", "is a link, and the builder reads"),
@@ -214,7 +214,7 @@ fn entries_that_are_no_files_are_refused() {
         tar.append_data(&mut header(EntryType::Regular, 0), "d/Dockerfile", &[][..]).unwrap();
     });
     refused_with(&behind, "lies behind the link `d`");
-    // A further name of a link, and one that is found behind a link.
+    // A hard link to a symlink, and a hard link to a file behind a symlink.
     let further = |target: &str, path: &str| {
         tar(|tar| {
             tar.append_data(&mut header(EntryType::Regular, 0), "a", &[][..]).unwrap();
@@ -255,7 +255,7 @@ fn a_tar_that_ends_early_or_is_broken_is_refused() {
     refused_with(&sent[..900], "in the middle of `a`");
     refused_with(&[&sent[..1536], &[1; 512]].concat(), "broken after 1 entries");
     refused_with(&[&sent[..1536], &[1; 9]].concat(), "in the middle of an entry");
-    // The blocks that end it may be missing, and what follows them is nobody's.
+    // The blocks that end a tar may be missing, and bytes after the end are ignored.
     assert_eq!(passed(&sent[..1536]), passed(&sent));
     assert_eq!(passed(&[&sent[..], &[1; 512]].concat()), passed(&sent));
     let device = of_entry(EntryType::Block, "x", "");
@@ -270,7 +270,7 @@ fn extensions_are_bounded() {
     let mut long = header(EntryType::XHeader, (1 << 20) + 1);
     long.set_cksum();
     refused_with(long.as_bytes(), "extended headers of more than");
-    // Several before one entry.
+    // Several records before one entry.
     let record = format!("65536 SCHILY.xattr.user.a={}\n", "x".repeat(65536 - 27));
     assert_eq!(record.len(), 65536);
     let sent = |count: usize| {

@@ -1,4 +1,4 @@
-//! A compressed tar, unpacked as it passes, so that its entries can be judged.
+//! Unpacks a compressed tar as it passes, so that its entries can be judged.
 
 use std::io::Write as _;
 
@@ -7,19 +7,20 @@ use tonic::Status;
 
 use super::refused;
 
-/// How much is unpacked at once: gzip makes a thousand bytes of one at most, so that it is about 1 MiB.
+/// How many bytes of gzip are unpacked at once: gzip expands by at most a thousand, so the result has about 1
+/// MiB.
 const GZIP_BYTES: usize = 1 << 10;
-/// Zstandard makes 128 KiB of four bytes.
+/// How many bytes of Zstandard are unpacked at once: it can make 128 KiB from four bytes.
 const ZSTD_BYTES: usize = 64;
 /// The window of `zstd -19`, 8 MiB. `--long` and `--ultra` take up to 2 GiB of memory.
 const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 
-/// From here on it matters how well a tar was compressed.
+/// Below this unpacked size the ratio of compression is not checked.
 const UNPACKED_BYTES: u64 = 256 << 20;
-/// What is real, logs and the like, is made smaller by some ten or twenty.
+/// Real content, such as logs, is compressed by a factor of ten or twenty.
 const RATIO_MAX: u64 = 200;
 
-/// What unpacks a tar.
+/// Unpacks a tar.
 pub(super) struct Unpack {
     kind: Kind,
     packed: u64,
@@ -33,7 +34,7 @@ enum Kind {
 }
 
 impl Unpack {
-    /// By the first bytes; a plain tar has none of these.
+    /// Chosen by the first bytes; `None` if they are not those of a compression.
     pub(super) fn of(begin: &[u8]) -> Result<Option<Self>, Status> {
         let kind = match begin {
             [0x1f, 0x8b, 8, ..] => Kind::Gzip(Box::new(MultiGzDecoder::new(Vec::new()))),
@@ -43,7 +44,7 @@ impl Unpack {
                 decoder.window_log_max(ZSTD_WINDOW_LOG_MAX).map_err(broken)?;
                 Kind::Zstd(Box::new(decoder))
             }
-            // BuildKit would unpack it, unseen.
+            // BuildKit would unpack these, and the entries could not be judged.
             [b'B', b'Z', b'h', ..] => return Err(not_unpacked("bzip2")),
             [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => return Err(not_unpacked("xz")),
             _ => return Ok(None),
@@ -51,12 +52,12 @@ impl Unpack {
         Ok(Some(Self { kind, packed: 0, unpacked: 0 }))
     }
 
-    /// What is a tar as it comes.
+    /// For a tar that is not compressed.
     pub(super) fn plain() -> Self {
         Self { kind: Kind::Plain, packed: 0, unpacked: 0 }
     }
 
-    /// How many bytes it takes at once.
+    /// How many bytes it reads at once.
     pub(super) fn takes(&self) -> usize {
         match self.kind {
             Kind::Plain => usize::MAX,
@@ -65,7 +66,7 @@ impl Unpack {
         }
     }
 
-    /// What comes of the next bytes; none where they are what they are.
+    /// The result of the next bytes; `None` if they need no unpacking.
     pub(super) fn pass(&mut self, bytes: &[u8]) -> Result<Option<Vec<u8>>, Status> {
         let written = match &mut self.kind {
             Kind::Plain => return Ok(None),
@@ -76,7 +77,7 @@ impl Unpack {
         self.unpacked(written).map(Some)
     }
 
-    /// What comes when no bytes come any more.
+    /// The result after the last bytes.
     pub(super) fn end(&mut self) -> Result<Vec<u8>, Status> {
         let ended = match &mut self.kind {
             Kind::Plain => return Ok(Vec::new()),
@@ -95,8 +96,8 @@ impl Unpack {
         };
         self.unpacked += unpacked.len() as u64;
         if self.unpacked > UNPACKED_BYTES && self.unpacked / RATIO_MAX > self.packed {
-            let text = format!("the compressed tar is more than {RATIO_MAX} times as large as it was sent");
-            return Err(refused(format!("{text}: send it as it is, or leave out what is empty")));
+            let text = format!("the tar is more than {RATIO_MAX} times as large as its compressed form");
+            return Err(refused(format!("{text}: send it uncompressed, or leave out empty files")));
         }
         Ok(unpacked)
     }

@@ -104,7 +104,7 @@ async fn a_list_that_goes_on_after_its_end(test: Arc<Test>) {
     let channel = rpc::connect(&wharfd.socket()).await;
     for hostile in hostile {
         let refused = hostile.build(&test, &channel, "job#1").await;
-        assert!(format!("{:?}", refused.failure.unwrap()).contains("after its end"));
+        assert!(format!("{:?}", refused.failure.unwrap()).contains("after the end of the list"));
     }
     sender(vec![announced(file("file")), end_of_list()]).build(&test, &channel, "job#1").await.ok();
 }

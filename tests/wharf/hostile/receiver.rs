@@ -144,11 +144,11 @@ async fn bytes_after_the_end(test: Arc<Test>) {
     let name = test.unique("module");
     let context = |size| context([announced(Stat { size, ..file(&name) })]);
     const HOSTILE: [(i64, &[&[u8]], &str); 5] = [
-        (0, &[b"", b"evil"], "for which the builder does not wait"),
-        (0, &[b"evil", b""], "more bytes than were announced"),
-        (4, &[b"", b"evil"], "ends before all of its bytes have come"),
-        (4, &[b"evil", b"more", b""], "more bytes than were announced"),
-        (4, &[b"evil", b"", b"more"], "for which the builder does not wait"),
+        (0, &[b"", b"evil"], "which the builder did not request"),
+        (0, &[b"evil", b""], "more bytes than announced"),
+        (4, &[b"", b"evil"], "ended before all of its bytes were sent"),
+        (4, &[b"evil", b"more", b""], "more bytes than announced"),
+        (4, &[b"evil", b"", b"more"], "which the builder did not request"),
     ];
     for (size, bytes, text) in HOSTILE {
         let hostile = Sender { bytes, ..sender(context(size)) };

@@ -91,5 +91,5 @@ async fn an_ignore_file_that_leads_nowhere(test: Arc<Test>) {
     let channel = rpc::connect(&wharfd.socket()).await;
     let refused = sender.build(&test, &channel, "job#1").await;
     let text = format!("{refused:?}");
-    assert!(text.contains("`.dockerignore` is there and cannot be read"), "{text}");
+    assert!(text.contains("`.dockerignore` exists but cannot be read"), "{text}");
 }
