@@ -1,5 +1,4 @@
-//! The layout, held to by tests that read the sources: who uses whom, how long a file is, and that no
-//! test is forgotten.
+//! Tests of the source tree: which modules use which, how long a file is, and that no test is forgotten.
 #![expect(clippy::unwrap_used, reason = "a test may fail")]
 
 use std::{
@@ -8,20 +7,20 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The daemon never uses it, and it uses no more than these.
+/// The daemon never uses the client, and the client uses only these modules.
 const CLIENT: &str = "client";
 const CLIENTS_OWN: [&str; 5] = [CLIENT, "names", "fault", "go_json", "wire"];
 
-/// A longer file is two files.
+/// A longer file must be split.
 const LINES_MAX: usize = 400;
-/// The exceptions, with the most that each may have. An entry may shrink or go; none grows, and none comes without a
-/// reason that a reviewer accepts.
+/// The exceptions, with the most lines that each may have. An entry may shrink or be removed; a new entry
+/// needs a reason that a reviewer accepts.
 const LONGER: [(&str, usize); 5] = [
     // One state machine of a terminal, with the screens that it must draw.
     ("src/client/progress/tty.rs", 525),
     // One format, with each of its lines in a test.
     ("src/client/progress/plain.rs", 493),
-    // They grew while others were split; each wants its tests in a file of their own.
+    // These grew while others were split; each needs its tests in a file of their own.
     ("src/images/owned.rs", 458),
     ("src/buildkit/session.rs", 428),
     // One table of questions to Docker's own code.
@@ -68,7 +67,7 @@ fn sources(module: &str) -> Vec<(PathBuf, String)> {
     found
 }
 
-/// The modules that `crate::…` and `crate::{…}` name.
+/// The modules in `crate::…` and `crate::{…}`.
 fn used(code: &str) -> Vec<String> {
     let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let name = |text: &str| text.split(|c| !is_name(c)).next().unwrap_or_default().to_owned();
@@ -145,7 +144,7 @@ fn no_file_is_too_long() {
     assert!(longer.is_empty(), "exceptions for files that are gone: {longer:?}");
 }
 
-/// Cargo compiles a file only if another declares it, and says nothing of one that nobody does.
+/// Cargo compiles a file only if another declares it, and does not mention a file that nobody declares.
 #[test]
 fn no_file_is_forgotten() {
     let mut files = rust_files("src");
@@ -180,7 +179,8 @@ fn no_file_is_forgotten() {
     assert!(seen > 100, "{seen} files were seen");
 }
 
-/// A file's cases run only if `main.rs` lists them, and a case only if its file's `cases!` does.
+/// The cases of a file run only if `main.rs` lists the file, and a case runs only if its file's `cases!`
+/// lists it.
 #[test]
 fn no_test_is_forgotten() {
     let files = rust_files("tests/wharf");

@@ -1,6 +1,6 @@
-//! Patterns and walks against Docker's own code: moby/patternmatcher and tonistiigi/fsutil answer
-//! the same questions in a process of their own (`oracle/`). Needs Go: `WHARF_GO` (scripts/env paths),
-//! else the one in PATH.
+//! Compares patterns and walks with Docker's own code: moby/patternmatcher and tonistiigi/fsutil answer the
+//! same questions in another process (`oracle/`). Needs Go: `WHARF_GO` (scripts/env paths), else the one in
+//! PATH.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -71,7 +71,7 @@ impl Drop for Oracle {
     }
 }
 
-/// Builds the oracle, for each test its own: they run side by side.
+/// Builds the oracle for one test: tests run in parallel.
 fn build_oracle(name: &str) -> PathBuf {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/patterns/oracle");
     let binary = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("oracle-{name}"));
@@ -83,14 +83,14 @@ fn build_oracle(name: &str) -> PathBuf {
     binary
 }
 
-/// The same cases every time; PROPTEST_CASES=100000 goes on where these end.
+/// The same cases every time; PROPTEST_CASES=100000 adds further ones.
 fn runner(cases: u32) -> TestRunner {
     let cases = env::var("PROPTEST_CASES").map_or(cases, |cases| cases.parse().expect("a number of cases"));
     let config = Config { cases, failure_persistence: None, ..Config::default() };
     TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha))
 }
 
-/// Patterns made of what means something in them, by Docker's documentation or not.
+/// Patterns made of parts that have a meaning, documented by Docker or not.
 fn pattern() -> impl Strategy<Value = String> {
     let common = select(vec!["a", "b", "ab", "c", ".a", "/", "/", "/", "*", "**", "**/", "?", "/**", "/*"]);
     let odd = select(vec![
@@ -164,7 +164,7 @@ fn pattern() -> impl Strategy<Value = String> {
     vec(piece, 1..6).prop_map(|pieces| pieces.concat())
 }
 
-/// `!` in front of a pattern, at times.
+/// A pattern, sometimes preceded by `!`.
 fn line() -> impl Strategy<Value = String> {
     (prop_oneof![2 => Just(""), 1 => Just("!"), 1 => Just("/"), 1 => Just("./")], pattern())
         .prop_map(|(prefix, pattern)| format!("{prefix}{pattern}"))
@@ -196,7 +196,7 @@ fn patterns_match_as_in_docker() {
         };
         prop_assert_eq!(&theirs["Error"], "");
         for (path, theirs) in paths.iter().zip(theirs["Matches"].as_array().unwrap()) {
-            // With nothing known of the directories above.
+            // Without any state of the directories above.
             let ours = ours.matches(path, &Matched::default()).map_or(-1, |(matched, _)| i64::from(matched));
             prop_assert_eq!(theirs, ours, "{}", path);
         }
@@ -205,7 +205,7 @@ fn patterns_match_as_in_docker() {
     outcome.unwrap_or_else(|error| panic!("{error}"));
 }
 
-/// A directory to walk, and what of it is asked for.
+/// A directory to walk, and the request.
 #[derive(Clone, Debug)]
 struct Case {
     files: Vec<(String, Kind)>,
@@ -219,7 +219,7 @@ enum Kind {
     Directory,
     File(u32),
     Link(String),
-    /// A further name of an earlier file.
+    /// A hard link to an earlier file.
     HardLink(usize),
     Fifo,
     Socket,
@@ -241,7 +241,7 @@ fn case(links: bool) -> impl Strategy<Value = Case> {
         .prop_map(|(files, include, exclude, follow)| Case { files, include, exclude, follow })
 }
 
-/// A directory that goes with its case.
+/// A directory that is removed with its case.
 struct Directory(PathBuf);
 
 impl Directory {
@@ -251,7 +251,7 @@ impl Directory {
         let directory = Self(root);
         for (path, kind) in files {
             let file = directory.0.join(path);
-            // One that stands in the way of an earlier one is left out.
+            // An entry that conflicts with an earlier one is left out.
             let parent = fs::canonicalize(&directory.0)
                 .and_then(|root| {
                     fs::create_dir_all(file.parent().unwrap())?;
@@ -287,7 +287,7 @@ impl Directory {
     }
 }
 
-/// A socket's own path has at most 107 bytes; its directory, through a descriptor, has fewer.
+/// A socket's path has at most 107 bytes; the path through its directory's descriptor is shorter.
 fn bind(file: &Path) -> UnixListener {
     use std::os::fd::AsRawFd as _;
     let parent = fs::File::open(file.parent().unwrap()).unwrap();
@@ -301,7 +301,7 @@ impl Drop for Directory {
     }
 }
 
-/// Our walk of `root`, as the oracle writes its own; owners are not sent.
+/// Our walk of `root`, in the oracle's form; owners are not sent.
 fn walk(root: &Path, case: &Case) -> Result<Vec<Value>, String> {
     let request = FileSync {
         directory: "context".into(),
@@ -335,7 +335,7 @@ fn walk(root: &Path, case: &Case) -> Result<Vec<Value>, String> {
 fn ask(oracle: &mut Oracle, root: &Path, case: &Case) -> Result<Vec<Value>, String> {
     let Case { include, exclude, follow, .. } = case;
     let mut question = json!({ "root": root });
-    // An empty list is sent as none at all.
+    // An empty list is omitted.
     for (key, list) in [("include", include), ("exclude", exclude), ("follow", follow)] {
         if !list.is_empty() {
             question[key] = json!(list);
@@ -370,8 +370,8 @@ fn walks_yield_what_docker_sends() {
     outcome.unwrap_or_else(|error| panic!("{error}"));
 }
 
-/// fsutil follows each symlink once, for the first path that meets it; we do for every path. So
-/// what it sends we send, and in the same order.
+/// fsutil follows each symlink only for the first path that meets it; wharf follows it for every path. So
+/// wharf sends everything that fsutil sends, in the same order.
 #[test]
 fn follow_paths_reach_what_docker_reaches() {
     let oracle = RefCell::new(Oracle::start("links"));
@@ -408,7 +408,7 @@ fn attributes_and_devices_are_dockers() {
     let ours = walk(&directory.0, &everything).unwrap();
     assert_eq!(Ok(&ours), ask(&mut oracle, &directory.0, &everything).as_ref());
     assert_eq!(ours[1]["xattrs"]["user.wharf"], STANDARD.encode("a/file"));
-    // The one directory with devices that every machine has.
+    // Every machine has this directory with devices.
     let devices = Case { include: vec!["null".into(), "zero".into()], ..everything };
     let ours = walk(Path::new("/dev"), &devices).unwrap();
     assert_eq!(Ok(&ours), ask(&mut oracle, Path::new("/dev"), &devices).as_ref());

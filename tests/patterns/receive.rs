@@ -1,4 +1,4 @@
-//! The sync with BuildKit's own receiver at its other end.
+//! Syncs with BuildKit's own receiver.
 
 use std::{
     fs,
@@ -33,11 +33,11 @@ fn packets(stdout: impl AsyncRead + Unpin + Send) -> impl Stream<Item = std::io:
     })
 }
 
-/// What a sync sent.
+/// A summary of a sync.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Sent {
     entries: usize,
-    /// Bytes of all files, with those that the receiver had.
+    /// Bytes of all files, including those that the receiver already had.
     announced: u64,
     files: usize,
     bytes: u64,
@@ -48,7 +48,7 @@ impl Sent {
         match (packet.r#type(), &packet.stat) {
             (PacketType::PacketStat, Some(stat)) => {
                 self.entries += 1;
-                // A further name of a file has no bytes of its own.
+                // A hard link has no bytes of its own.
                 if stat.linkname.is_empty() {
                     self.announced += u64::try_from(stat.size).unwrap();
                 }
@@ -60,7 +60,7 @@ impl Sent {
     }
 }
 
-/// Syncs `source` into `target`; what was sent for it.
+/// Syncs `source` into `target`; returns a summary of what was sent.
 async fn sync(receiver: &Path, source: &Path, target: &Path) -> Sent {
     let mut child = Command::new(receiver)
         .arg("receive")
@@ -85,7 +85,7 @@ async fn sync(receiver: &Path, source: &Path, target: &Path) -> Sent {
                 stdin.write_buf(&mut frame).await.unwrap();
             }
         }
-        // What ends the receiver, once it has all.
+        // The receiver ends when its input ends.
         drop(stdin);
     };
     let (ended, ()) = tokio::join!(sending, telling);
@@ -98,7 +98,8 @@ fn same(source: &Path, target: &Path) {
     let all = Case { files: Vec::new(), include: Vec::new(), exclude: Vec::new(), follow: Vec::new() };
     let (source, target) = (walk(source, &all).unwrap(), walk(target, &all).unwrap());
     for (source, mut target) in source.iter().zip(target.clone()) {
-        // The receiver replaces a file in a directory that has not changed, whose time then does.
+        // A directory whose file the receiver replaces gets a new time, although the directory itself has not
+        // changed.
         if source["mode"].as_u64().is_some_and(|mode| mode & 1 << 31 != 0) {
             target["modTime"] = source["modTime"].clone();
         }

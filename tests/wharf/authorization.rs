@@ -1,4 +1,4 @@
-//! Every call of the API, by those who may not make it.
+//! Makes every call of the API as a caller who may not make it.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -19,13 +19,13 @@ use crate::harness::{Test, Wharf, cases, rpc};
 
 cases![every_call_is_judged, root_is_every_job_only_where_it_is_said];
 
-/// What a caller does not own.
+/// A namespace that the caller does not own.
 const VICTIM: &str = "victim#1";
 const CONFIG: &str = "[[serve]]\nuid = 1000\nnamespaces = \"own/*\"\n";
-/// Serves the victim as an agent, and says nothing of root.
+/// Serves the victim as an agent; has no entry for root.
 const AGENTS: &str = "[[serve]]\nuid = 1000\nnamespaces = \"victim\"\n";
 
-/// Makes a call of the API about the victim's namespace, and gives its refusal.
+/// Makes a call of the API about the victim's namespace, and returns its refusal.
 async fn refusal(method: &str, channel: &Channel, id: &str) -> Option<Status> {
     let namespace = Some(rpc::namespace(VICTIM));
     let (reference, source, target) = ("app:1".to_owned(), id.to_owned(), "stolen:1".to_owned());
@@ -88,7 +88,7 @@ async fn refusal(method: &str, channel: &Channel, id: &str) -> Option<Status> {
         "NodeService/GetInfo" => {
             NodeServiceClient::new(channel.clone()).get_info(GetInfoRequest {}).await.err()
         }
-        // A call that this table does not know is one that nobody has tried.
+        // A call that is missing in this table is not tested.
         unknown => panic!("{unknown} is not tried: add it here"),
     }
 }
@@ -130,16 +130,16 @@ async fn every_call_is_judged(test: Arc<Test>) {
 
         let refused = refusal(method, &other, &id).await;
         match method.as_str() {
-            // About no namespace: a stream of another caller is one that is not there.
+            // This call names no namespace: another caller's stream is treated as missing.
             "BuildService/Attach" => assert_refused(method, refused, Code::NotFound, "SESSION_NOT_FOUND"),
-            // What everyone who is served may know.
+            // Everyone who is served may make this call.
             "NodeService/GetInfo" => assert!(refused.is_none()),
             _ => assert_refused(method, refused, Code::PermissionDenied, "NAMESPACE_DENIED"),
         }
     }
     assert_eq!(victim.images().await, [("app:1".to_owned(), id)]);
 
-    // A namespace that is none.
+    // Invalid namespaces.
     let (long, channel) = ("j".repeat(1025), rpc::connect(&wharfd.socket()).await);
     for (job, run) in [("", "1"), ("job", ""), ("a\nb", "1"), (long.as_str(), "1")] {
         let namespace = Some(v1::Namespace { job: job.to_owned(), run: run.to_owned() });
@@ -162,7 +162,7 @@ async fn root_is_every_job_only_where_it_is_said(test: Arc<Test>) {
         test.wharfd_as_it_ships(Some(&confined))
     );
 
-    // Root of any container that sees the socket.
+    // Root in any container that contains the socket.
     let root = Wharf::new(&test, &open, VICTIM).in_container();
     let victim = root.as_uid(1000);
     victim.build_id(&context, &["-t", "app:1"]).await;
@@ -185,15 +185,15 @@ async fn root_is_every_job_only_where_it_is_said(test: Arc<Test>) {
     root.run(["info"]).await.ok();
     assert_eq!(victim.images().await, [("app:1".to_owned(), id.clone())]);
     assert!(!shipped.log().iter().any(warns), "{:?}", shipped.log());
-    // The namespace that a shell of root's is in by default, and nobody else's.
+    // The default namespace of a root shell; nobody else may use it.
     let own = root.in_namespace("user/root#local");
     let owned = own.build_id(&context, &["-t", "app:1"]).await;
     assert_eq!(own.images().await, [("app:1".to_owned(), owned)]);
     own.as_uid(1000).run(["images"]).await.ended(3).says(&["user/root#local"]);
-    // Root of the node has the engine's socket at hand.
+    // Root outside any container can use the engine's socket anyway.
     assert_eq!(node.images().await, [("app:1".to_owned(), id)]);
 
-    // An entry takes the place of both.
+    // An entry replaces both defaults.
     let channel = rpc::connect(&confined.socket()).await;
     let victim = Wharf::new(&test, &confined, VICTIM).as_uid(1000);
     let id = victim.build_id(&context, &["-t", "app:1"]).await;
@@ -201,7 +201,7 @@ async fn root_is_every_job_only_where_it_is_said(test: Arc<Test>) {
         let refused = refusal(method, &channel, &id).await;
         match method.as_str() {
             "BuildService/Attach" => assert_refused(method, refused, Code::NotFound, "SESSION_NOT_FOUND"),
-            // Probes ask it.
+            // Probes make this call.
             "NodeService/GetInfo" => assert!(refused.is_none()),
             _ => assert_refused(method, refused, Code::PermissionDenied, "NAMESPACE_DENIED"),
         }

@@ -1,5 +1,5 @@
-//! What is typed: every flag of a build arrives where it should, standard input is what it is, and
-//! each command prints what scripts expect of docker's.
+//! The command line: every flag of a build has its effect, standard input is recognised, and each command
+//! prints the output that scripts expect from docker.
 
 use std::{fs, os::unix::fs::PermissionsExt as _, sync::Arc};
 
@@ -90,7 +90,7 @@ async fn flags_of_a_build(test: Arc<Test>) {
     let labels = &described[0]["Config"]["Labels"];
     assert_eq!((&labels["one"], &labels["bare"]), (&"1=2".into(), &"".into()));
 
-    // `--no-cache` runs what is known.
+    // `--no-cache` runs steps whose results are known.
     let dockerfile = format!("FROM {}\nRUN cat /proc/sys/kernel/random/uuid > /uuid\n", &base[5..]);
     let context = test.context("uuid", &[("Dockerfile", &dockerfile)]);
     let first = job.build_id(&context, &[]).await;
@@ -156,7 +156,7 @@ async fn standard_input(test: Arc<Test>) {
         let id = job.run_with(["build", "-q", "-"].iter().chain(flags), input).await.ok().stdout;
         assert_eq!(test.engine.text(id.trim(), "/file").await, content);
     }
-    // A private base: a tar's build asks for credentials too.
+    // A private base: a build from a tar also asks for credentials.
     let private = test.private_registry("u", "p").await;
     Image::base(&test.unique("private")).push(&private, "base", "1").await;
     let context = context_tar(&[("Dockerfile", &format!("FROM {}\n", private.name("base:1")))]);
@@ -170,12 +170,12 @@ async fn standard_input(test: Arc<Test>) {
     job.run_with(["build", "-q", "-"], copies.as_bytes()).await.ended(1).says(&["file"]);
     job.run_with(["build", "-q", "-"], b"").await.ended(2).says(&["standard input is empty"]);
     job.run_with(["build", "-q", "-f", "-", "-"], b"").await.ended(2);
-    // Half a tar is no context.
+    // Half a tar is not a context.
     let half = tar.get(..700).unwrap();
     assert_ne!(job.run_with(["build", "-q", "-"], half).await.status, 0);
 }
 
-/// An agent's `HOME` may be root's, and the agent another user's.
+/// An agent's `HOME` may belong to root while the agent runs as another user.
 async fn a_docker_config_of_somebody_else(test: Arc<Test>) {
     let wharfd = test.wharfd().await;
     let job = Wharf::new(&test, &wharfd, "job#1").as_uid(1000);
@@ -188,7 +188,7 @@ async fn a_docker_config_of_somebody_else(test: Arc<Test>) {
         pull.env_remove("DOCKER_CONFIG").envs(named.map(|path| ("DOCKER_CONFIG", path)));
         Output::of(pull, b"", crate::harness::PATIENCE).await
     };
-    // wharfd's answer: this user is not served.
+    // The exit status comes from wharfd's answer: this user is not served.
     pull(None).await.ended(3).says(&["WARNING: no credentials", config.to_str().unwrap()]);
     pull(config.parent()).await.ended(2).says(&["cannot read the docker config"]);
 }
@@ -228,7 +228,7 @@ async fn credential_helpers(test: Arc<Test>) {
         run(&["push", &tag]).await.ok();
         run(&["pull", &tag]).await.ok();
     }
-    // What went wrong here is told, and not only what it led to there.
+    // The client shows its own error, not only its effect on the build.
     fs::write(&config, serde_json::json!({"credsStore": "none"}).to_string()).unwrap();
     for args in [&build[..], &["push", &tag]] {
         run(args).await.ended(1).says(&["docker-credential-none", registry.host()]);
@@ -266,7 +266,7 @@ async fn images_and_their_names(test: Arc<Test>) {
     let described = job.run(["inspect", "app:3", &id]).await.ok().stdout;
     let described: Value = serde_json::from_str(&described).unwrap();
     assert_eq!((&described[0]["Id"], &described[1]["Id"]), (&id.as_str().into(), &id.as_str().into()));
-    // As docker does: what is there is shown, and what is not makes the status.
+    // As in docker: images that exist are shown, and the missing one determines the exit status.
     let shown = job.run(["inspect", "app:3", "absent"]).await.ended(6);
     let shown = shown.says(&["no such image in the namespace job#1: absent", "`wharf images`"]);
     assert_eq!(serde_json::from_str::<Value>(&shown.stdout).unwrap().as_array().unwrap().len(), 1);
@@ -298,12 +298,12 @@ async fn versions(test: Arc<Test>) {
     let info: Value = serde_json::from_str(&info).unwrap();
     assert_eq!(info["Namespace"], "acme/app#7");
     assert_eq!(info["Caller"], "uid 0");
-    // Without a wharfd the client still has a version.
+    // The client shows its version even without a wharfd.
     let nowhere = job.at("unix:///nonexistent/wharf.sock");
     let shown = nowhere.run(["version"]).await.ended(4);
     assert!(shown.stdout.contains(version), "{shown}");
 
-    // Jenkins' variables name the namespace where nothing else does.
+    // If nothing else names the namespace, Jenkins' variables do.
     let mut command = job.command(["info", "--format=json"]);
     command.env_remove("WHARF_NAMESPACE").env("JOB_NAME", "acme/feature%2Fx").env("BUILD_NUMBER", "42");
     let info = Output::of(command, b"", crate::harness::PATIENCE).await.ok().stdout;
@@ -311,7 +311,7 @@ async fn versions(test: Arc<Test>) {
     let info = job.run(["info", "--namespace=foo"]).await.ok().stdout;
     assert!(info.contains(" Namespace: foo#local\n"), "{info}");
 
-    // A password on the command line is not taken, and not shown.
+    // A password on the command line is refused, and not shown.
     let shown = job.run(["login", "-u", "me", "-phunter2", "reg.example"]).await.ended(2);
     assert!(!shown.stderr.contains("hunter2"), "{shown}");
 }
@@ -329,22 +329,22 @@ async fn files_of_a_build(test: Arc<Test>) {
     let told: Value = serde_json::from_slice(&fs::read(&metadata).unwrap()).unwrap();
     assert_eq!(told["image.name"], "docker.io/library/app:latest");
     assert!(told["containerimage.config.digest"].as_str().unwrap().starts_with("sha256:"), "{told}");
-    // What an earlier build left is not this one's.
+    // The files of an earlier build are removed first.
     fs::write(context.join("Dockerfile"), "FROM scratch\nCOPY absent /\n").unwrap();
     job.build(&context, &flags).await.ended(1);
     assert!(!id.exists() && !metadata.exists());
-    // What cannot be written is told before anything is built.
+    // An unwritable file is reported before anything is built.
     for flag in ["--iidfile=absent/id", "--metadata-file=."] {
         let shown = job.build(&context, &[flag]).await.ended(2).says(&["cannot write"]);
         assert!(!shown.stderr.contains("load build definition"), "{shown}");
     }
-    // A device is written to, and stays one.
+    // A device is written to, and remains a device.
     fs::write(context.join("Dockerfile"), "FROM scratch\nCOPY file /\n").unwrap();
     let shown = job.run(["build", "-q", "--iidfile", "/dev/stdout", context.to_str().unwrap()]).await;
     assert_eq!(shown.status, 0, "{shown}");
     assert!(shown.stdout.matches("sha256:").count() == 2, "{shown}");
 
-    // Nobody reads what is printed.
+    // Nobody reads the output.
     let mut child = job.command(["images"]);
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);

@@ -1,4 +1,4 @@
-//! Many at once: pushes of one reference, builds on one engine, engines in one configuration.
+//! Simultaneous work: pushes of one reference, builds on one engine, several engines in one configuration.
 
 use std::{collections::BTreeSet, env, sync::Arc};
 
@@ -20,7 +20,7 @@ cases![
 
 const PUSHES: usize = 50;
 
-/// What a job's push of `reference` says that it has pushed.
+/// The digest that a job's push of `reference` reports.
 async fn push(channel: &tonic::transport::Channel, namespace: &str, reference: &str) -> String {
     let request = PushImageRequest {
         namespace: Some(rpc::namespace(namespace)),
@@ -45,7 +45,7 @@ async fn two_jobs_push_one_reference(test: Arc<Test>) {
     let mut reported = BTreeSet::new();
     let jobs = ["one#1", "two#1"];
     for round in 0..PUSHES {
-        // What each job has built, and what is in it.
+        // Each job's image, and its content.
         let mut built = Vec::new();
         for job in jobs {
             let content = format!("{job} {round} {}", test.unique("round"));
@@ -66,7 +66,7 @@ async fn two_jobs_push_one_reference(test: Arc<Test>) {
         let now = registry.digest("app", "1").await.unwrap();
         assert!(now == one || now == two, "round {round}: the registry has {now}, which nobody reported");
     }
-    // Every manifest that the registry was ever given.
+    // All manifests that the registry was ever given.
     let begun = registry.all_requests();
     let put = begun.iter().filter(|request| request.starts_with("PUT /v2/app/manifests/")).count();
     assert!(put >= PUSHES, "{put}");
@@ -79,7 +79,7 @@ async fn a_hundred_and_fifty_builds(test: Arc<Test>) {
     const BUILDS: usize = 150;
     let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
     let base = test.base(&registry).await;
-    // Each waits until all have begun: on one of BuildKit's connections they could not.
+    // Each build waits until all have begun, which would be impossible on one connection of BuildKit's.
     let gate = Arc::new(tokio::sync::Barrier::new(BUILDS));
     let mut builds = JoinSet::new();
     for index in 0..BUILDS {
@@ -116,7 +116,7 @@ async fn a_hundred_and_fifty_builds(test: Arc<Test>) {
     assert_eq!(ids.len(), BUILDS);
 }
 
-/// How many passes of the frontend the builds of `wharfd` have made since a line of its log.
+/// How many passes of the frontend are in a log.
 fn passes(log: &[String]) -> usize {
     log.iter().filter(|line| line.contains("a pass of the frontend")).count()
 }
@@ -154,7 +154,7 @@ async fn one_pass_for_a_rebuild(test: Arc<Test>) {
     let context = test.context("context", &[("Dockerfile", &dockerfile), ("file", "x")]);
     let job = Wharf::new(&test, &wharfd, "job#1");
     let id = job.build_id(&context, &[]).await;
-    // The name is learned by one that is denied.
+    // The first pass is denied: this is how wharfd learns the base's name.
     wait_for("the log of both passes", async || (passes(&wharfd.log()) >= 2).then_some(())).await;
     let (before, said) = (registry.mark().await, wharfd.log().len());
     assert_eq!(job.build_id(&context, &[]).await, id);
@@ -162,7 +162,7 @@ async fn one_pass_for_a_rebuild(test: Arc<Test>) {
     assert_eq!(passes(&wharfd.log()[said..]), 1);
     assert_eq!(registry.requests_since(&before).await, Vec::<String>::new());
 
-    // The job's next run proves the base anew, and takes one pass all the same.
+    // The job's next run admits the base again, and still needs only one pass.
     let said = wharfd.log().len();
     job.in_namespace("job#2").build_id(&context, &[]).await;
     wait_for("the log of the pass", async || (passes(&wharfd.log()[said..]) > 0).then_some(())).await;
@@ -198,7 +198,7 @@ async fn two_engines(test: Arc<Test>) {
         let names = engine.names_with_prefix(&wharfd.prefix()).await;
         assert_eq!(names.iter().filter(|name| name.contains("/app:1")).count(), 1, "{names:?}");
     }
-    // The same namespace, on either engine for itself.
+    // The same namespace on two engines is two separate things.
     root.run(["namespace", "rm"]).await.ok();
     assert_eq!(root.images().await, []);
     assert_eq!(served.images().await.len(), 1);

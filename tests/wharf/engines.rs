@@ -1,4 +1,4 @@
-//! Several engines: what becomes of one stops no other, and it is taken up again when it comes back.
+//! Several engines: a failure of one does not affect the others, and wharfd reconnects when it comes back.
 
 use std::{
     fs,
@@ -21,8 +21,8 @@ cases![
     what_was_left_on_it_is_put_right_first,
 ];
 
-/// Root's builds are the first engine's, those of uid 1000 the second one's. Root is the operator here: it is served
-/// without an entry.
+/// The first engine serves root, the second serves uid 1000. Root is the operator here, and served without an
+/// entry.
 fn config(first: &Path, second: &Path) -> String {
     format!(
         "default_engine = \"first\"\n\
@@ -83,7 +83,7 @@ async fn one_that_is_down_at_the_start(test: Arc<Test>) {
 
     let (_, engine) = test.throw_away_engine().await;
     let _relay = Relay::to(&second, &engine);
-    // At once: a call does not wait for the next attempt.
+    // The call does not wait for wharfd's next attempt to connect.
     theirs.build_id(&context, &["-t", "app:1"]).await;
     assert_eq!(theirs.images().await.len(), 1);
     rpc::becomes(&channel, "engine/second", Serving).await;
@@ -110,7 +110,7 @@ async fn one_that_ends_in_the_middle(test: Arc<Test>) {
     ours.build_id(&plain, &["-t", "app:1"]).await;
     assert_eq!(our_build.ended().await, None, "{:?}", our_build.lines());
 
-    // As another one with nothing on it, where it was.
+    // The new engine has the same socket and is empty.
     test.start_engine(engine.kind(), &name).await;
     theirs.build_id(&plain, &["-t", "app:1"]).await;
     rpc::becomes(&channel, "engine/second", Serving).await;
@@ -119,7 +119,7 @@ async fn one_that_ends_in_the_middle(test: Arc<Test>) {
     our_build.wait(crate::harness::PATIENCE).await.unwrap();
 }
 
-/// It takes connections and says nothing on them.
+/// The engine accepts connections and never answers.
 async fn one_that_hangs(test: Arc<Test>) {
     let second = test.dir().join("second.sock");
     let relay = Relay::to(&second, &test.engine);
@@ -142,7 +142,7 @@ async fn one_that_hangs(test: Arc<Test>) {
     relay.resume();
     rpc::becomes(&channel, "engine/second", Serving).await;
     theirs.build_id(&plain, &["-t", "app:1"]).await;
-    // It is the same engine: what ran there runs, and nothing of it was taken for a leftover.
+    // It is the same engine: its builds still run, and nothing was removed as a leftover.
     let log = wharfd.log().join("\n");
     assert!(log.contains("the engine answers again engine=second"), "{log}");
     assert_eq!(running.ended().await, None, "{:?}", running.lines());
@@ -172,14 +172,15 @@ async fn another_one_in_its_place(test: Arc<Test>) {
     let names = other.names_with_prefix(&wharfd.prefix()).await;
     assert!(names.iter().any(|name| name.ends_with("/app:2")), "{names:?}");
 
-    // And back.
+    // Back to the first engine.
     relay.stop().await;
     let _relay = Relay::start(&test);
     job.build_id(&context, &["-t", "app:3"]).await;
     assert_eq!(job.images().await.len(), 2);
 }
 
-/// Nothing ends: the connection by which wharfd knows the old engine stays, and new ones lead to the other one.
+/// Nothing ends: wharfd's connection to the old engine stays open, and new connections lead to the other
+/// engine.
 async fn another_one_while_the_old_one_lives(test: Arc<Test>) {
     let socket = test.dir().join("engine.sock");
     let _old = Relay::to(&socket, &test.engine);
@@ -192,7 +193,7 @@ async fn another_one_while_the_old_one_lives(test: Arc<Test>) {
     let (_, other) = test.throw_away_engine_of(test.engine.kind().other()).await;
     fs::rename(&socket, test.dir().join("old.sock")).unwrap();
     let _new = Relay::to(&socket, &other);
-    // What was found out about the old engine is not believed of this one.
+    // Facts about the old engine are not used for the other one.
     job.build(&context, &["-t", "app:2"]).await.ended(5).says(&["engine"]);
     assert_eq!(other.names_with_prefix(&wharfd.prefix()).await, Vec::<String>::new());
     wait_for("the other engine", async || {
@@ -211,7 +212,7 @@ async fn what_was_left_on_it_is_put_right_first(test: Arc<Test>) {
     let id = job.build_id(plain(&test), &["-t", "app:1"]).await;
     relay.stop().await;
     job.run(["images"]).await.ended(5);
-    // A hold that nobody has written down.
+    // A hold that the store does not know.
     let digest = Digest::parse(&format!("sha256:{}", "0".repeat(64))).unwrap();
     let lost = wharfd.keys().hold(&digest, "linux/amd64");
     let (repository, tag) = lost.rsplit_once(':').unwrap();

@@ -1,5 +1,4 @@
-//! Errors: each with a message that says what is wrong, where, and what to do, and with the exit
-//! status that `wharf --help` documents.
+//! Errors: each has a message with the problem, its place and a hint, and the exit status in `wharf --help`.
 
 use std::sync::Arc;
 
@@ -40,7 +39,7 @@ async fn no_daemon(test: Arc<Test>) {
         job.at(&nowhere).run(command).await.ended(4).says(&["nobody.sock", "--addr"]);
     }
     job.at("tcp://127.0.0.1:1").run(["images"]).await.ended(2).says(&["unix://"]);
-    // A socket that was left behind.
+    // A socket whose wharfd has ended.
     wharfd.kill().await;
     job.run(["images"]).await.ended(4).says(&["nothing is listening"]);
 }
@@ -68,7 +67,7 @@ async fn an_engine_that_goes(test: Arc<Test>) {
     relay.stop().await;
     job.build(&context, &["-t", "app:1"]).await.ended(5).says(&["engine"]);
     job.run(["images"]).await.ended(5).says(&["engine"]);
-    // It comes back, and wharfd needs no restart.
+    // The engine comes back, and wharfd needs no restart.
     let _relay = Relay::start(&test);
     job.build_id(&context, &["-t", "app:1"]).await;
     assert_eq!(job.images().await.len(), 1);
@@ -112,7 +111,7 @@ async fn the_context(test: Arc<Test>) {
     job.build("https://example.com/x.git", &[]).await.ended(2).says(&["https://example.com/x.git"]);
 }
 
-/// Neither an archive nor text: BuildKit cannot even say so.
+/// Neither an archive nor text: BuildKit would not even report that.
 async fn a_context_that_is_none(test: Arc<Test>) {
     let wharfd = test.wharfd().await;
     let junk = [0xff, 0].repeat(2000);
@@ -139,13 +138,13 @@ async fn a_failed_step(test: Arc<Test>) {
     let context = test.context("context", &[("Dockerfile", &dockerfile)]);
     let shown = job.build(&context, &["-t", "app:1", "--iidfile", "id"]).await.ended(1);
     let shown = shown.says(&["42", "Dockerfile:3", ">>> RUN echo the reason"]);
-    // Once as it came, once at the end.
+    // Once in the step's output, once in the summary.
     assert!(shown.stderr.matches("the reason").count() >= 3, "{shown}");
     assert!(!job.home().join("id").exists());
     assert_eq!(job.images().await, []);
     job.run(["inspect", "app:1"]).await.ended(6);
 
-    // BuildKit tells a failed step with the whole Dockerfile, in a header.
+    // BuildKit's error for a failed step contains the whole Dockerfile, in a header.
     let dockerfile = format!("FROM {base}\n{}RUN exit 43\n", "# what the next step does\n".repeat(5000));
     let context = test.context("long", &[("Dockerfile", &dockerfile)]);
     job.build(&context, &[]).await.ended(1).says(&["43", "Dockerfile:5002", ">>> RUN exit 43"]);
@@ -185,10 +184,10 @@ async fn a_registry_that_does_not_work(test: Arc<Test>) {
         let name = format!("{host}/app:1");
         job.run(["pull", &name]).await.ended(5).says(&[host]);
         job.build(&fine, &["-t", &name, "--push"]).await.ended(5).says(&[host]);
-        // The image is there all the same: the push can be tried again.
+        // The image exists nevertheless: the push can be repeated.
         job.run(["push", &name]).await.ended(5).says(&[host]);
     }
-    // A name without a registry: none of the engines reaches Docker Hub.
+    // A name without a registry: neither engine can reach Docker Hub.
     let context = test.context("hub", &[("Dockerfile", "FROM alpine\n")]);
     let says = ["docker.io/library/alpine:latest", "registry.example.com/alpine:latest"];
     job.build(&context, &[]).await.ended(5).says(&says);
@@ -230,7 +229,7 @@ async fn an_oversized_message(test: Arc<Test>) {
     let status = rpc::build_tar(&channel, rpc::start("job#1", spec), Vec::new()).await.status.unwrap();
     assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
 
-    // The daemon is well.
+    // The daemon still works.
     let job = Wharf::new(&test, &wharfd, "job#1");
     let context = test.context("context", &[("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")]);
     job.build_id(&context, &[]).await;

@@ -1,5 +1,5 @@
-//! Builds that end in the middle of an export. The classic store's looks at no cancel: it names the
-//! image seconds later.
+//! Builds that end during an export. The classic store ignores a cancel then, and names the image seconds
+//! later.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -42,7 +42,7 @@ impl Large {
         job.start(["build", "--progress=plain", "-t", "app:1", self.context.to_str().unwrap()])
     }
 
-    /// The image that the job has under the name so far.
+    /// An earlier image of the job with the same name.
     async fn small(&self, test: &Test, job: &Wharf) -> String {
         let dockerfile = format!("FROM {}\nRUN echo {} > /mark\n", self.base, test.unique("small"));
         let context = test.context("small", &[("Dockerfile", &dockerfile)]);
@@ -61,10 +61,10 @@ async fn exports(build: &Background) {
     .await;
 }
 
-/// Shows that the bare engine names an image after its build was cancelled. It takes as long as any
-/// other export of this size.
+/// Shows that the bare engine names an image after its build was cancelled. This takes as long as any export
+/// of this size.
 async fn bare_engine_names_late(test: &Test, base: &str) {
-    // The containerd store's export looks at the cancel.
+    // The containerd store's export ends with the cancel.
     if test.engine.is_containerd() {
         return;
     }
@@ -90,7 +90,7 @@ async fn the_client_is_interrupted(test: Arc<Test>) {
     let ended = build.wait(Duration::from_secs(10)).await.unwrap();
     assert_eq!(shell_status(ended), 130, "{:?}", build.lines());
     bare_engine_names_late(&test, &large.base).await;
-    // The name is what it was, and the other image is gone.
+    // The name still has the earlier image, and the new image is gone.
     wait_for("the end of the build", async || {
         (job.images().await == [("app:1".to_owned(), before.clone())]).then_some(())
     })
@@ -98,7 +98,7 @@ async fn the_client_is_interrupted(test: Arc<Test>) {
     nothing_is_left(&test, &wharfd, &job).await;
 }
 
-/// Ends the namespace, and looks at the engine.
+/// Ends the namespace, and checks that the engine has nothing of it.
 async fn nothing_is_left(test: &Test, wharfd: &Wharfd, job: &Wharf) {
     job.run(["namespace", "rm"]).await.ok();
     assert_eq!(test.engine.names_with_prefix(&wharfd.prefix()).await, Vec::<String>::new());
@@ -112,7 +112,7 @@ async fn the_namespace_ends(test: Arc<Test>) {
     exports(&build).await;
     let ended = job.run(["namespace", "rm"]).await.ok();
     assert!(ended.stdout.contains("Cancelled builds: 1"), "{ended}");
-    // At once: the end of a namespace is the end of its builds.
+    // Without waiting: a namespace's builds end before it does.
     let left = test.engine.names_with_prefix(&wharfd.prefix()).await;
     assert_eq!(left, Vec::<String>::new());
     build.wait(Duration::from_secs(10)).await.unwrap();
@@ -129,7 +129,7 @@ async fn the_daemon_dies(test: Arc<Test>) {
     wharfd.kill().await;
     build.wait(Duration::from_secs(10)).await.unwrap();
     wharfd.start().await;
-    // It is the engine's to end, and the next wharfd's to look.
+    // The engine has to end the build, and the next wharfd has to remove the image.
     bare_engine_names_late(&test, &large.base).await;
     wait_for("the image of the build to go", async || {
         (job.images().await == [("app:1".to_owned(), before.clone())]).then_some(())
@@ -138,7 +138,7 @@ async fn the_daemon_dies(test: Arc<Test>) {
     nothing_is_left(&test, &wharfd, &job).await;
 }
 
-/// Parallel builds of one tag: each pushes and tells of its own image.
+/// Parallel builds of one tag: each pushes and reports its own image.
 async fn builds_of_one_tag_keep_what_each_has_made(test: Arc<Test>) {
     let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
     let job = Wharf::new(&test, &wharfd, "job#1");
@@ -159,7 +159,7 @@ async fn builds_of_one_tag_keep_what_each_has_made(test: Arc<Test>) {
     for (id, mark) in futures_util::future::join_all(builds).await {
         assert_eq!(test.engine.text(&id, "/mark").await, mark);
     }
-    // One has the name; the others are the namespace's all the same, and go with it.
+    // One image has the name; the others still belong to the namespace, and are removed with it.
     let images = job.images().await;
     assert_eq!((images.len(), images.iter().filter(|(name, _)| *name == tag).count()), (6, 1), "{images:?}");
     nothing_is_left(&test, &wharfd, &job).await;

@@ -1,4 +1,5 @@
-//! The main job: a base image admitted, its graph gated, built, and rebuilt without the registry.
+//! The main job: a base image is admitted, the graph is judged, the image is built, and rebuilt without the
+//! registry.
 
 use std::sync::Arc;
 
@@ -56,8 +57,8 @@ async fn tar(test: Arc<Test>) {
     assert_eq!(registry.requests_since(&before).await, Vec::<String>::new());
 }
 
-/// Steps on what BuildKit fetches by URL, an uploaded tar too: names, the cache, the lines of one that
-/// fails.
+/// Steps on sources that BuildKit fetches by URL, including an uploaded tar: their names, their cache, and
+/// the Dockerfile's lines of a failed step.
 async fn fetched_steps_are_told_as_others(test: Arc<Test>) {
     let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
     let base = test.base(&registry).await;
@@ -87,7 +88,8 @@ async fn fetched_steps_are_told_as_others(test: Arc<Test>) {
     assert_eq!(random(false).await, first);
     assert_ne!(random(true).await, first);
 
-    // What the job's tar had brought is there for a URL of the same checksum: the engine reaches none.
+    // The content of the job's tar is also used for a URL with the same checksum: the engine cannot reach the
+    // URL.
     let url = format!("--checksum={} http://1.1.1.1/context /t", digest(&written_anew(&context)));
     let dockerfile = format!("FROM {base}\nADD {url}\nRUN grep -q {mark} /t && exit 4\n");
     let context = test.context("add", &[("Dockerfile", &dockerfile)]);
@@ -97,7 +99,7 @@ async fn fetched_steps_are_told_as_others(test: Arc<Test>) {
     job.build(&context, &[]).await.ended(1).says(&[&add, &run, "Dockerfile:3", ">>> RUN grep"]);
 }
 
-/// The tar that BuildKit gets of one that a client sends.
+/// The tar that BuildKit gets for a client's tar.
 fn written_anew(tar: &[u8]) -> Vec<u8> {
     let mut passage = Passage::new("Dockerfile", 0);
     passage.take(tar.to_vec().into());

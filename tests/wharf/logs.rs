@@ -1,4 +1,4 @@
-//! The plain log: every text of every step is in it, as it was written.
+//! The plain log contains all output of every step, unchanged.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use crate::harness::{Test, Wharf, cases, process::Output};
 
 cases![what_a_step_has_written, a_log_that_breaks_off];
 
-/// What the steps of a build have written, a line each.
+/// The output of a build's steps, by lines.
 fn written(built: &Output) -> Vec<&str> {
     let line = |line| {
         let (number, rest) = str::strip_prefix(line, "#")?.split_once(' ')?;
@@ -23,7 +23,7 @@ async fn what_a_step_has_written(test: Arc<Test>) {
     let job = Wharf::new(&test, &wharfd, "job#1");
     let report = format!("{{\"report\":\"{}\"}}", "0123456789".repeat(3000));
     let words = "می\u{200c}رود 👩\u{200d}💻 é";
-    // The streams come by two ways: the marker is there once what went before it was read.
+    // Standard output and standard error come separately; the marker comes after everything before it.
     let script = "cat /report; echo\ncat /words; echo\n\
                   printf 'FATAL: disk full\\rcleaning\\n'\nprintf '10%%\\r50%%\\r100%% done\\n'\n\
                   printf '\\tindented  \\033[31mred\\033[0m\\r\\n'\n\
@@ -51,7 +51,7 @@ async fn what_a_step_has_written(test: Arc<Test>) {
     assert!(written(&built).contains(&"other"), "{built}");
 }
 
-/// Each warning carries the whole Dockerfile, and all of them come in one message.
+/// Each warning contains the whole Dockerfile, and all warnings come in one message.
 async fn a_log_that_breaks_off(test: Arc<Test>) {
     let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
     let base = test.base(&registry).await;
@@ -66,7 +66,7 @@ async fn a_log_that_breaks_off(test: Arc<Test>) {
     let built = job.build(&context, &flags).await.ok().says(&["warnings about it are left out"]);
     assert_eq!(written(&built), ["said by 1"]);
 
-    // Who wants the warnings is told what they cost.
+    // A user who asks for the warnings is told what they cost.
     let all = [&flags[..], &["--build-arg=BUILDKIT_DOCKERFILE_CHECK=skip=none"]].concat();
     let built = job.build(&context, &all).await.ok();
     assert!(!built.stderr.contains("are left out"), "{built}");

@@ -1,5 +1,5 @@
-//! Memory: a context of any size goes through both processes in pieces, and who does not read stops
-//! who sends.
+//! Memory: a context of any size passes through both processes in pieces, and a reader that stops also stops
+//! the sender.
 
 use std::{
     fs,
@@ -23,19 +23,19 @@ cases![by_sync, by_tar, who_does_not_read_stops_who_sends];
 
 const SMALL: usize = 50 << 20;
 const LARGE: usize = 1 << 30;
-/// How much more a context that is twenty times as large may take.
+/// How much more memory a context may take that is twenty times as large.
 const MORE: u64 = 10 << 20;
-/// One at a time: they fill the disk, and the machine.
+/// Only one test at a time: they use much of the disk and the machine.
 static HEAVY: Mutex<()> = Mutex::const_new(());
 
-/// The peaks of two processes.
+/// The peaks of the client's and the daemon's memory.
 #[derive(Debug)]
 struct Peaks {
     client: u64,
     daemon: u64,
 }
 
-/// The peak of a process' resident memory in bytes; none when it has ended.
+/// The peak of a process's resident memory in bytes; `None` after the process has ended.
 fn peak(pid: i32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
@@ -43,14 +43,14 @@ fn peak(pid: i32) -> Option<u64> {
     Some(kilobytes << 10)
 }
 
-/// The step that makes BuildKit ask for the whole context.
+/// A Dockerfile that makes BuildKit request the whole context.
 fn dockerfile(base: &str) -> String {
     format!("FROM {base}\nRUN --mount=type=bind,target=/c cat /c/d/* | wc -c > /bytes\n")
 }
 
 const FILES: usize = 16;
 
-/// Runs `wharf build` and notes both processes' peaks.
+/// Runs `wharf build` and records both processes' peaks.
 async fn measured(test: &Test, base: &str, bytes: usize, by_tar: bool) -> Peaks {
     let wharfd = test.wharfd().await;
     let job = Wharf::new(test, &wharfd, "job#1");
@@ -129,11 +129,12 @@ async fn by_tar(test: Arc<Test>) {
     compared(&test, true).await;
 }
 
-/// The engine stops reading: the client's pieces are taken no more. It reads on: so does the build.
+/// When the engine stops reading, no more of the client's pieces are accepted. When it reads again, the build
+/// continues.
 async fn who_does_not_read_stops_who_sends(test: Arc<Test>) {
     const PIECE: usize = 256 << 10;
     const PIECES: usize = 400;
-    /// What the engine reads before it stops.
+    /// How many pieces the engine reads before it stops.
     const FIRST: usize = 16;
     let relay = Relay::start(&test);
     let wharfd = test.wharfd_with(None, &["--engine", &relay.address()]).await;
@@ -154,7 +155,7 @@ async fn who_does_not_read_stops_who_sends(test: Arc<Test>) {
             Bytes::from(vec![0; PIECE])
         })
     };
-    // The first ones alone, until the relay stands still.
+    // Only the first pieces, until the relay stands still.
     let pieces = stream::once(async move { Bytes::from(head) })
         .chain(pieces(FIRST))
         .chain(stream::once(async move {
@@ -172,7 +173,7 @@ async fn who_does_not_read_stops_who_sends(test: Arc<Test>) {
     relay.pause();
     go.send(()).unwrap();
 
-    // It stands still when nothing was sent for two seconds.
+    // It stands still if nothing was sent for two seconds.
     let mut last = (0, Instant::now());
     wait_for("the sender to stop", async || {
         let now = sent.load(Ordering::Relaxed);

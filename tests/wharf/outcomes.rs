@@ -1,4 +1,4 @@
-//! What the log says of calls, at its default level.
+//! The log's lines about calls, at the default level.
 
 use std::{sync::Arc, time::Instant};
 
@@ -13,7 +13,7 @@ use crate::harness::{Test, Wharf, Wharfd, cases, rpc};
 
 cases![a_hangup_ends_nothing, each_call_has_an_end, no_level_hides_whose_it_is, a_job_does_not_fill_the_log];
 
-/// Waits for a line that has all of `texts`.
+/// Waits for a line that contains all of `texts`.
 async fn line(wharfd: &Wharfd, texts: &[&str]) -> String {
     let has = |line: &str| texts.iter().all(|text| line.contains(text)).then(|| line.to_owned());
     wharfd.process().says(&format!("a line with {texts:?}"), has).await
@@ -79,7 +79,7 @@ async fn a_job_does_not_fill_the_log(test: Arc<Test>) {
     let counted = |line: &String| line.contains("InspectImage") && line.contains(" unlogged=");
     let mut calls = 0;
     while !wharfd.log().iter().any(counted) {
-        // It names no namespace, and costs nothing to say.
+        // The request names no namespace, and is refused at no cost.
         let refused = images.inspect_image(InspectImageRequest::default()).await.unwrap_err();
         assert_eq!(refused.code(), Code::InvalidArgument);
         assert_eq!(node.get_info(GetInfoRequest {}).await.unwrap_err().code(), Code::Unauthenticated);

@@ -1,4 +1,4 @@
-//! Builds as they are pasted from elsewhere, which rely on things that docker does unasked.
+//! Builds copied from elsewhere, which rely on docker's implicit behaviour.
 
 use std::sync::Arc;
 
@@ -44,14 +44,14 @@ async fn the_time_of_reproducible_images(test: Arc<Test>) {
     assert_eq!(built(Some("1700000000"), &[]).await, at("1700000000", "2023-11-14T22:13:20"));
     assert_eq!(built(Some("1700000000"), &[flag]).await, at("1600000000", "2020-09-13T12:26:40"));
     assert_eq!(built(Some("1700000000"), &[bare]).await, at("1700000000", "2023-11-14T22:13:20"));
-    // An empty variable says nothing.
+    // An empty variable has no effect.
     for variable in [None, Some("")] {
         let (epoch, created) = built(variable, &[]).await;
         assert!(epoch.is_empty() && *created > *"2026", "{epoch} {created}");
     }
 }
 
-/// What buildx takes, one flag or spelling after the other.
+/// Flags and spellings that buildx accepts, one after the other.
 async fn command_lines_that_people_paste(test: Arc<Test>) {
     let wharfd = test.wharfd().await;
     let job = Wharf::new(&test, &wharfd, "job#1");

@@ -1,4 +1,4 @@
-//! What wharfd remembers, and forgets when it is of no use any more.
+//! The facts that wharfd remembers, and forgets when they are no longer needed.
 
 use std::sync::Arc;
 
@@ -21,8 +21,8 @@ fn rows(wharfd: &Wharfd, of: &str) -> u32 {
     store(wharfd).query_row(&format!("SELECT count(*) FROM {of}"), [], |row| row.get(0)).unwrap()
 }
 
-/// Facts may go without the claims that they are compared with; the engine has the image already, and fetches
-/// nothing of it again.
+/// Facts about layers may be lost while the claims about them remain. The engine already has the image, and
+/// fetches none of it again.
 async fn what_was_forgotten_is_learnt_again(test: Arc<Test>) {
     let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
     let base = test.base(&registry).await;
@@ -34,7 +34,7 @@ async fn what_was_forgotten_is_learnt_again(test: Arc<Test>) {
     assert_eq!(wharfd.terminate().await, 0);
     store(&wharfd).execute("DELETE FROM layer_facts", []).unwrap();
     wharfd.start().await;
-    // In a namespace of its own: the first one's references stay what they were admitted as.
+    // In another namespace: in the first one, references keep their first meaning.
     job.in_namespace("job#2").build_id(&context, &[]).await;
     assert_eq!(rows(&wharfd, "layer_facts") > 0, known > 0);
 }
@@ -51,7 +51,7 @@ async fn a_long_reference_is_forgotten_with_its_image(test: Arc<Test>) {
     assert_eq!(rows(&wharfd, "long_names"), 1);
     let names: Vec<String> = theirs.images().await.into_iter().map(|(name, _)| name).collect();
     assert_eq!(names, [long("1")]);
-    // Somebody else removes the image; its namespace goes on.
+    // The image is removed on the engine; its namespace continues.
     ours.build_id(&context, &["-t", &long("2")]).await;
     let names = wharfd.keys().names(&Namespace::new("theirs", "1").unwrap());
     for name in test.engine.names_with_prefix(names.prefix()).await {

@@ -1,4 +1,4 @@
-//! Incremental sync: what is sent, and that every context gives its own files.
+//! Incremental sync: only changed files are sent, and every build gets the files of its own context.
 
 use std::{
     fs::{self, File},
@@ -60,7 +60,7 @@ async fn twenty_thousand_files(test: Arc<Test>) {
 
     let (path, size) = ("d123/f12345", written["d123/f12345"]);
     fs::write(context.join(path), vec![b'x'; size]).unwrap();
-    // In another run of the job: what was sent is the job's.
+    // Another run of the job reuses the files that this one has sent.
     let client = Client { namespace: "job#2".to_owned(), ..client };
     let (build, syncs) = client.build(BuildSpec::default()).await;
     let changed = of_context(&syncs);
@@ -68,7 +68,7 @@ async fn twenty_thousand_files(test: Arc<Test>) {
     let file = test.engine.file(&build.ok().image_id, "/one").await.unwrap();
     assert!(file == vec![b'x'; size], "the changed file is not in the image");
 
-    // Another job has sent nothing yet, whatever it claims.
+    // Another job has not sent anything yet, whatever path it claims.
     let client = Client { namespace: "other#1".to_owned(), ..client };
     let (build, syncs) = client.build(BuildSpec::default()).await;
     build.ok();
@@ -76,7 +76,7 @@ async fn twenty_thousand_files(test: Arc<Test>) {
     test.engine.forget_large_caches(&caches).await;
 }
 
-/// Sets a file's time, so that nothing but its content tells it from another.
+/// Sets a file's time, so that only its content distinguishes it from another.
 fn set_time(path: &Path) {
     let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
     File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
@@ -98,11 +98,11 @@ async fn equal_contexts_of_one_job(test: Arc<Test>) {
         let id = job.build_id(&context, &[]).await;
         assert_eq!(test.engine.text(&id, "/file").await, content, "{path}");
     };
-    // In turn: the last components are equal, too.
+    // One after the other: even the paths' last components are equal.
     build("one/app", "content 1").await;
     build("two/app", "content 2").await;
     build("one/app", "content 1").await;
-    // At once.
+    // At the same time.
     tokio::join!(
         build("three/app", "content 3"),
         build("four/app", "content 4"),
@@ -167,7 +167,7 @@ async fn equal_dockerfiles_from_standard_input(test: Arc<Test>) {
     build("two", "2").await;
     build("one", "1").await;
     tokio::join!(build("one", "1"), build("two", "2"), build("six", "6"));
-    // Without any context.
+    // A build without a context.
     let id = job.run_with(["build", "-q", "-"], b"FROM scratch\nENV A=1\n").await.ok().stdout;
     let image = test.engine.inspect(id.trim()).await.unwrap();
     assert!(image["Config"]["Env"].to_string().contains("A=1"), "{image}");
@@ -203,7 +203,7 @@ async fn ignored_files(test: Arc<Test>) {
     assert_eq!(test.engine.text(&id, "/list").await, "./src/b.log\n./src/deep/x.tmp\n./src/main\n");
 }
 
-/// BuildKit asks for a directory with all patterns of `.dockerignore`, and all paths that the Dockerfile
+/// BuildKit requests a directory with all patterns of `.dockerignore` and all paths that the Dockerfile
 /// copies, in the call's headers.
 async fn hundreds_of_patterns(test: Arc<Test>) {
     const PATTERNS: usize = 500;

@@ -1,4 +1,5 @@
-//! What one job's builds leave for another's: cache mounts, results made with secrets, contexts.
+//! Leftovers of one job's builds that another job might get: cache mounts, results made with secrets,
+//! contexts.
 
 use std::{
     fs,
@@ -44,7 +45,7 @@ async fn cache_mounts(test: Arc<Test>) {
         let id = job.build_id(context, flags).await;
         test.engine.text(&id, "/seen").await
     };
-    // The job's own next run has it: that is what it is for.
+    // The job's own next run gets it: cache mounts exist for that.
     assert_eq!(seen(&victim.in_namespace("acme#2"), &look, &[]).await, format!("{secret}\n"));
 
     let hash = wharfd.keys().cache_mounts("acme", None);
@@ -60,7 +61,7 @@ async fn cache_mounts(test: Arc<Test>) {
     }
 }
 
-/// Builds a context without Wharf and gives its `/seen`.
+/// Builds a context without Wharf and returns its `/seen`.
 async fn seen_on_bare_engine(engine: &Engine, home: &Path, context: &Path) -> String {
     built_on_bare_engine(engine, home, context, &[], "/seen").await
 }
@@ -100,7 +101,7 @@ async fn results_made_with_secrets(test: Arc<Test>) {
         let job = Wharf::new(&test, &wharfd, job);
         let id = job.build_id(&context, &["--secret", flag]).await;
         assert_eq!(test.engine.text(&id, "/seen").await, *secret);
-        // Nothing of what keeps them apart is in the image. Its names are no part of it.
+        // Neither the secret nor the salt is in the image. The image's names are not part of it.
         let mut image = test.engine.inspect(&id).await.unwrap();
         image.as_object_mut().unwrap().retain(|key, _| !key.starts_with("Repo"));
         let image = image.to_string();
@@ -111,7 +112,7 @@ async fn results_made_with_secrets(test: Arc<Test>) {
     let log = wharfd.log().join("\n");
     assert!(secrets.iter().all(|(_, secret)| !log.contains(secret)), "a secret is in the log");
 
-    // A job cannot take another's salt: the suffix is reserved.
+    // A job cannot use another job's salt: the suffix is reserved.
     let salt = format!("{}.salt.wharf.invalid", wharfd.keys().salt("one"));
     let thief = Wharf::new(&test, &wharfd, "thief#1");
     let (flag, secret) = (&secrets[1].0, &secrets[1].1);
@@ -122,7 +123,7 @@ async fn results_made_with_secrets(test: Arc<Test>) {
     assert_eq!(test.engine.text(&id, "/seen").await, *secret);
 }
 
-/// BuildKit does not ask for a file of which it has one with the same path, size and time.
+/// BuildKit does not request a file if it has one with the same path, size and time.
 async fn contexts(test: Arc<Test>) {
     let wharfd = test.wharfd().await;
     let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
@@ -156,14 +157,14 @@ async fn contexts(test: Arc<Test>) {
     assert_eq!(test.engine.text(&build.ok().image_id, "/seen").await, secret);
 }
 
-/// BuildKit finds what it has fetched by URL by its name and digest, whatever the URL: a context that
-/// came as a tar is `context`, and its digest need not be secret.
+/// BuildKit identifies a source that it has fetched by URL by its name and digest, whatever the URL. A
+/// context that came as a tar has the name `context`, and its digest need not be secret.
 async fn fetched_by_digest(test: Arc<Test>) {
     let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
     let base = test.base(&registry).await;
     let tar =
         |secret: &str| context_tar(&[("Dockerfile", "FROM scratch\nCOPY secret /\n"), ("secret", secret)]);
-    // No engine of the tests reaches that address: nothing is fetched from it.
+    // The tests' engines cannot reach that address: nothing is fetched from it.
     let thief = |name: &str, tar: &[u8]| {
         let dockerfile = format!(
             "FROM {base}\nADD --checksum={} http://1.1.1.1/context /t\nRUN tr -d '\\0' </t >/seen\n",
@@ -187,7 +188,7 @@ async fn fetched_by_digest(test: Arc<Test>) {
     let job = Wharf::new(&test, &wharfd, "thief#1");
     let refused = job.build(&thief("thief", &tar(&secret)), &[]).await.ended(1);
     assert!(refused.to_string().contains("1.1.1.1"), "it is fetched: {refused}");
-    // The victim's own next run has it.
+    // The victim's own next run gets it.
     assert!(victim("victim#2").await.cached().iter().any(|name| name.contains("secret")));
 }
 

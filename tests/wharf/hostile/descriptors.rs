@@ -1,4 +1,4 @@
-//! Manifests of a job's own that say of honest layers what these are not.
+//! A job's manifests with false descriptions of honest layers.
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,7 +22,7 @@ const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
-/// A registry that serves `image` under every tag, its layers described as `edit` has it.
+/// A registry that serves `image` under every tag; `edit` changes the descriptions of its layers.
 async fn serve(image: &Image, edit: impl Fn(&mut Value)) -> ScriptedRegistry {
     let config = image.config().to_string();
     let layers: Vec<Value> = image
@@ -30,7 +30,7 @@ async fn serve(image: &Image, edit: impl Fn(&mut Value)) -> ScriptedRegistry {
         .iter()
         .map(|layer| {
             let mut described = json!({"mediaType": LAYER, "size": layer.blob.len(), "digest": layer.digest});
-            // busybox is everybody's.
+            // Every image contains busybox.
             if layer.digest != Layer::busybox().digest {
                 edit(&mut described);
             }
@@ -60,7 +60,7 @@ async fn serve(image: &Image, edit: impl Fn(&mut Value)) -> ScriptedRegistry {
     .await
 }
 
-/// BuildKit remembers how a layer was described first, and describes it so in all that it pushes.
+/// BuildKit remembers the first description of a layer, and uses it in everything that it pushes.
 async fn a_layer_is_described_as_it_is(test: Arc<Test>) {
     let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
     type Edit = fn(&mut Value);
@@ -85,7 +85,7 @@ async fn a_layer_is_described_as_it_is(test: Arc<Test>) {
             let context = test.context(&base.replace(['/', ':'], "-"), &[("Dockerfile", &dockerfile)]);
             job.build(&context, flags).await
         };
-        // The engine has the layers, and does not fetch them of the other image.
+        // The engine already has the layers, and does not fetch them for the other image.
         thief.run(["pull", &honest]).await.ok();
         let shown = build(&thief, &format!("{}/x:1", evil.host()), &[]).await;
         if test.engine.is_containerd() {
@@ -96,7 +96,7 @@ async fn a_layer_is_described_as_it_is(test: Arc<Test>) {
         let manifest = registry.manifest(&format!("pushed-{name}"), "1").await;
         let layers = manifest["layers"].as_array().unwrap();
         let told = layers.iter().find(|layer| layer["digest"] == own.digest.as_str());
-        // The classic store packs its layers anew.
+        // The classic store compresses layers again.
         if let Some(told) = told {
             assert_eq!(told["size"], own.blob.len(), "{name}: {told}");
             assert!(told["mediaType"].as_str().unwrap().ends_with("gzip"), "{name}: {told}");
@@ -105,7 +105,7 @@ async fn a_layer_is_described_as_it_is(test: Arc<Test>) {
     }
 }
 
-/// An engine with the containerd store fetches what has `urls` from there: by the node's own network.
+/// An engine with the containerd store fetches a layer with `urls` from there, on the node's own network.
 async fn a_layer_is_fetched_from_its_registry_alone(test: Arc<Test>) {
     let wharfd = test.wharfd().await;
     let inside = ScriptedRegistry::start(|_, _| Reply::Whole("200 OK", Vec::new(), b"x".to_vec())).await;
@@ -123,7 +123,7 @@ async fn a_layer_is_fetched_from_its_registry_alone(test: Arc<Test>) {
     }
 }
 
-/// An engine downloads three layers at once, whichever images they are of.
+/// An engine downloads three layers at once, whichever images they belong to.
 async fn a_dripping_image_stops_no_other(test: Arc<Test>) {
     let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
     let noise = |mark: &str| {
@@ -162,7 +162,7 @@ async fn a_dripping_image_stops_no_other(test: Arc<Test>) {
     wait_for("the layers to drip", async || (drip.sent() > 32 << 10).then_some(())).await;
     let base = test.base(&registry).await;
     victim.run(["pull", &base]).await.ok();
-    // At 30 KiB a second it is not over.
+    // At 30 KiB a second the pull is not finished yet.
     assert!(drip.sent() < 3 << 20, "{} bytes came drop by drop", drip.sent());
     if !test.engine.is_containerd() {
         let status = dripping.wait(Duration::from_secs(10)).await.unwrap();

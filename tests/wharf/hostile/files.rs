@@ -1,4 +1,4 @@
-//! What a client says of its files, which BuildKit writes on the node as root.
+//! A client's false statements about its files, which BuildKit writes on the node as root.
 
 use std::{fs, future::pending, path::PathBuf, sync::Arc};
 
@@ -20,7 +20,7 @@ cases![
 const SYMLINK: u32 = 1 << 27;
 const CHAR_DEVICE: u32 = 1 << 26 | 1 << 21;
 
-/// A link's attributes are set on what it points to, in the engine's own tree of files.
+/// The attributes of a link are set on its target, in the engine's own file system.
 async fn attributes_of_files_of_the_node(test: Arc<Test>) {
     let wharfd = test.wharfd().await;
     let directory = test.engine.socket().parent().unwrap();
@@ -28,7 +28,7 @@ async fn attributes_of_files_of_the_node(test: Arc<Test>) {
     let victim = directory.join(&name);
     fs::write(&victim, "").unwrap();
     let hostile = |attribute: &str| {
-        // The engine sees its directory here.
+        // The engine sees its directory at this path.
         let link = Stat { mode: SYMLINK | 0o777, linkname: format!("/run/engine/{name}"), ..file("link") };
         let xattrs = [(attribute.to_owned(), b"1".to_vec())].into();
         sender(vec![announced(Stat { xattrs, ..link }), end_of_list()])
@@ -47,12 +47,13 @@ async fn attributes_of_files_of_the_node(test: Arc<Test>) {
     fs::remove_file(victim).unwrap();
 }
 
-/// BuildKit opens what it is sent as a Dockerfile, outside of any container: here `/dev/null`, which ends.
+/// BuildKit opens the file that it is sent as a Dockerfile, outside of any container. Here it is `/dev/null`,
+/// whose end is reached at once.
 async fn devices_of_the_node(test: Arc<Test>) {
     let null = Stat { mode: CHAR_DEVICE | 0o666, devmajor: 1, devminor: 3, ..file("Dockerfile") };
     let hostile = Sender { dockerfile: null.clone(), text: "", ..sender(vec![end_of_list()]) };
     let read = hostile.build_on_bare_engine(&test, &test.engine).await.unwrap_err();
-    // The newest engine looks before it opens.
+    // The newest engine checks the type first.
     let said = if test.engine.is_containerd() { "not a regular file" } else { "cannot be empty" };
     assert!(read.contains(said), "{read}");
 
@@ -65,15 +66,15 @@ async fn devices_of_the_node(test: Arc<Test>) {
     }
 }
 
-/// An entry called `..` takes the place of the directory that the engine keeps the client's files in.
+/// An entry called `..` replaces the directory in which the engine keeps the client's files.
 async fn an_entry_outside(test: Arc<Test>) {
     let hostile = Sender { stays: true, ..sender(vec![announced(file("..")), end_of_list()]) };
-    // The newest engine refuses it itself.
+    // The newest engine refuses the entry itself.
     if !test.engine.is_containerd() {
         let (_, engine) = test.throw_away_engine().await;
         tokio::select! {
             () = wait_for("a file of ours", async || layers_that_are_files(&engine).map(drop)) => {}
-            // The engine may not come to its end.
+            // The engine may never finish.
             () = async {
                 let _ = hostile.build_on_bare_engine(&test, &engine).await;
                 pending().await
@@ -87,7 +88,7 @@ async fn an_entry_outside(test: Arc<Test>) {
     assert_eq!(layers_that_are_files(&test.engine), None);
 }
 
-/// What stands where the classic store has a directory for each layer.
+/// A file in place of the directory that the classic store has for each layer.
 fn layers_that_are_files(engine: &Engine) -> Option<PathBuf> {
     let layers = fs::read_dir(engine.socket().parent().unwrap().join("data/overlay2")).ok()?;
     layers.map(|layer| layer.unwrap().path()).find(|layer| layer.is_file())

@@ -1,4 +1,4 @@
-//! A base image whose config names another image's layers over its own.
+//! A base image whose config claims another image's layers in place of its own.
 
 use std::sync::Arc;
 
@@ -34,16 +34,16 @@ impl Images {
         Self { good, forged, content }
     }
 
-    /// What the forger's config would say if it were honest.
+    /// The diff ids in the forger's config if it were honest.
     fn evil_diff_ids(&self) -> Vec<String> {
         self.forged.layers.iter().map(|layer| layer.diff_id.clone()).collect()
     }
 }
 
-/// On an engine of its own: it stays poisoned.
+/// On an engine of its own, which stays poisoned.
 async fn a_forged_image_poisons_a_bare_engine(test: Arc<Test>) {
     let images = Images::new(&test);
-    // Filled here, served there: the engine's loopback is another one.
+    // The images are pushed here and served there: the other engine has its own loopback.
     let (registry, (name, engine)) = tokio::join!(test.registry(), test.throw_away_engine());
     images.good.push(&registry, "good", "1").await;
     images.forged.push(&registry, "forged", "1").await;
@@ -65,7 +65,7 @@ async fn a_forged_image_poisons_a_bare_engine(test: Arc<Test>) {
 async fn a_forged_image_is_refused(test: Arc<Test>) {
     let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
     let (victim, thief) = (Wharf::new(&test, &wharfd, "victim#1"), Wharf::new(&test, &wharfd, "thief#1"));
-    // Before the good one was ever here, and after it.
+    // First before the good image was ever here, then after it.
     for good_first in [false, true] {
         let images = Images::new(&test);
         let name = if good_first { "first" } else { "later" };
@@ -101,8 +101,8 @@ async fn a_forged_image_is_refused(test: Arc<Test>) {
     }
 }
 
-/// With the very config of the good image, an engine that has that one may not even look at the
-/// layers. Whatever it does, the forger's files are not what anybody gets.
+/// With the good image's own config, an engine that has the good image may not even look at the layers. In
+/// any case nobody may get the forger's files.
 async fn a_config_of_another_image_gives_that_image(test: Arc<Test>) {
     let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
     let images = Images::new(&test);
@@ -127,8 +127,8 @@ async fn a_config_of_another_image_gives_that_image(test: Arc<Test>) {
     assert_eq!(build("victim#2", "good:1").await, good);
 }
 
-/// Who has an honest image's layers on the node first, in another compression, keeps the engine from
-/// fetching the honest ones: nobody has looked into those then.
+/// If the layers of an honest image came to the node in another compression first, the engine does not fetch
+/// the honest ones, so nobody has checked those.
 async fn a_copy_in_another_compression_spoils_nothing(test: Arc<Test>) {
     let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
     let content = test.unique("honest");
@@ -154,7 +154,7 @@ async fn a_copy_in_another_compression_spoils_nothing(test: Arc<Test>) {
         let id = std::fs::read_to_string(job.home().join("id")).unwrap();
         assert_eq!(test.engine.text(&id, "/data").await, content);
     }
-    // A lie about it is one still, though the engine fetches nothing of it.
+    // A lie about such a layer is still a lie, although the engine fetches nothing.
     let evil = Layer::of([("data", File::Content(b"evil", 0o644))]);
     let layers = vec![honest.layers[0].repacked(), evil];
     let liar = Image { diff_ids: honest.diff_ids.clone(), label: "liar".to_owned(), ..Image::of(layers) };
@@ -162,8 +162,8 @@ async fn a_copy_in_another_compression_spoils_nothing(test: Arc<Test>) {
     Wharf::new(&test, &wharfd, "thief#3").run(["pull", &registry.name("liar:1")]).await.ended(3);
 }
 
-/// What the engine reads and who checks it reads otherwise. The forger's layer is on the node already,
-/// under an honest name, so nothing is missing.
+/// Differences between the engine's reading of a document and the check's. The forger's layer is already on
+/// the node under an honest name, so nothing is missing.
 async fn a_forged_image_in_disguise_is_refused(test: Arc<Test>) {
     let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
     let (victim, thief) = (Wharf::new(&test, &wharfd, "victim#1"), Wharf::new(&test, &wharfd, "thief#1"));
@@ -175,13 +175,13 @@ async fn a_forged_image_in_disguise_is_refused(test: Arc<Test>) {
     images.forged.push(&registry, "disguised", "forged").await;
     honest.push(&registry, "disguised", "honest").await;
     let name = |tag: &str| registry.name(&format!("disguised:{tag}"));
-    // Pulled, and not yet built from: whose layers BuildKit would take for the good one's is open.
+    // Pulled but not built from yet, so BuildKit may still take either image's layers for the good image's.
     victim.run(["pull", &registry.name("good:1")]).await.ok();
     for tag in ["honest", "good"] {
         thief.run(["pull", &name(tag)]).await.ok();
     }
 
-    // Go takes a name in any case, and of two the last.
+    // Go matches a name in any case, and takes the last of two.
     let config = honest.config().to_string();
     let rootfs = json!({"type": "layers", "diff_ids": images.good.diff_ids});
     let config = format!("{},\"RootFS\":{rootfs}}}", config.strip_suffix('}').unwrap());

@@ -1,4 +1,4 @@
-//! Dockerfiles that end what reads them: inside the engine they end the engine.
+//! Dockerfiles that crash the frontend; inside the engine they crash the engine.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use crate::harness::{Test, Wharf, cases, wait_for};
 
 cases![a_dockerfile_ends_no_more_than_its_build];
 
-/// Each doubles what is in the last.
+/// Each line doubles the value of the line before.
 fn doubling() -> String {
     let doubled = "ARG A=${A}${A}\n".repeat(30);
     format!("FROM scratch\nARG A={}\n{doubled}LABEL x=$A\n", "a".repeat(32))
@@ -28,14 +28,14 @@ async fn a_dockerfile_ends_no_more_than_its_build(test: Arc<Test>) {
     let no_stage = test.context("no-stage", &[("Dockerfile", "ARG A=1\n")]);
     job.build(&no_stage, &[]).await.ended(1).says(&["no stages"]);
     let doubling = test.context("doubling", &[("Dockerfile", &doubling())]);
-    // By its text already, or by the container's bounds.
+    // Either the text itself is refused, or the container's limits end it.
     let ended = job.build(&doubling, &[]).await;
     assert!(matches!(ended.status, 1..=3), "{ended}");
     job.build(&good, &[]).await.ok();
 
-    // Its own image is nobody's base, and comes back when somebody removes it.
+    // The frontend's own image cannot be a base, and is loaded again if somebody removes it.
     let prefix = format!("{}frontend/", wharfd.prefix());
-    // The containerd store lists its digest too.
+    // The containerd store also lists its digest.
     let tags = async || {
         let mut names = engine.names_with_prefix(&prefix).await;
         names.retain(|name| !name.contains('@'));
@@ -49,7 +49,7 @@ async fn a_dockerfile_ends_no_more_than_its_build(test: Arc<Test>) {
     job.build(&good, &["--no-cache"]).await.ok();
     assert_eq!(tags().await, [image]);
 
-    // The newest engine's own frontend has an answer to this one.
+    // The newest engine's own frontend survives this Dockerfile.
     if !engine.is_containerd() && !test.engine.is_containerd() {
         assert_eq!(wharfd.terminate().await, 0);
         std::fs::remove_dir_all(wharfd.state_dir()).unwrap();

@@ -1,5 +1,5 @@
-//! What BuildKit's receiver sets on files without a word to what takes their checksums: an honest file
-//! with such a checksum is another job's cache hit.
+//! Metadata that BuildKit's receiver sets on files without including it in their checksums: an honest file
+//! with such a checksum is a cache hit for another job.
 
 use std::sync::Arc;
 
@@ -12,14 +12,14 @@ use crate::harness::{
 
 cases![a_further_name_with_a_mode_of_its_own];
 
-/// As Go has them.
+/// Go's encoding of the bit.
 const SETUID: u32 = 1 << 23;
 
 fn context(entries: impl IntoIterator<Item = Stat>) -> Vec<Packet> {
     entries.into_iter().map(announced).chain([end_of_list()]).collect()
 }
 
-/// The mode of `path` in what an honest job's build on the bare engine comes to.
+/// The mode of `path` in the result of an honest job's build on the bare engine.
 async fn mode_on_bare_engine(test: &Test, honest: &Sender, path: &str) -> u32 {
     let name = test.unique("copied");
     let bare = Bare { key: test.unique("key"), name: Some(format!("{name}:1")) };
@@ -29,7 +29,8 @@ async fn mode_on_bare_engine(test: &Test, honest: &Sender, path: &str) -> u32 {
     mode & 0o7777
 }
 
-/// A further name has its file's checksum, whatever is said of it, and what is said of it is set on both.
+/// A hard link has its file's checksum, whatever the link's metadata are, and these metadata are set on both
+/// names.
 async fn a_further_name_with_a_mode_of_its_own(test: Arc<Test>) {
     let contexts = |name: &str| {
         let further = |mode| Stat { mode, linkname: name.to_owned(), ..file(&format!("{name}-2")) };

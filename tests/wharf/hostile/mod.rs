@@ -1,5 +1,5 @@
-//! Attacks of one job on the node or on another job. Each is shown to work on the engine's bare
-//! socket first, and is then tried through Wharf.
+//! Attacks of one job on the node or on another job. Each is first shown to work on the engine's bare socket,
+//! and then tried through Wharf.
 
 pub(crate) mod cache;
 pub(crate) mod descriptors;

@@ -1,4 +1,4 @@
-//! A registry of a job's own that claims to have what is another's, or never ends.
+//! A job's own registry that claims to have another's image, or never ends.
 
 use std::{
     sync::{
@@ -42,7 +42,7 @@ fn absent() -> Reply {
     Reply::Whole("404 Not Found", Vec::new(), Vec::new())
 }
 
-/// A private image that the victim's build has brought onto the node: its digest there.
+/// A private image that the victim's build has brought to the node; returns its digest there.
 async fn private_image(test: &Test, victim: &Wharf, content: &str) -> String {
     let registry = test.private_registry(USER, PASSWORD).await;
     let digest = Image::base(content).push(&registry, "private", "1").await;
@@ -70,7 +70,7 @@ async fn a_claimed_digest_is_no_proof(test: Arc<Test>) {
         _ => absent(),
     })
     .await;
-    // The engine passes on what a registry says of itself.
+    // The engine passes on the registry's claim.
     let path = format!("/distribution/{}/x:1/json", evil.host());
     let claim = test.engine.get(&path).send().await.ok().json();
     assert_eq!(claim["Descriptor"]["digest"], stolen.as_str());
@@ -90,7 +90,7 @@ async fn a_claimed_digest_is_no_proof(test: Arc<Test>) {
     assert_eq!(thief.images().await, []);
 }
 
-/// The engine looks at an index that is true, and has what it lists.
+/// The engine checks that an index is genuine, and already has the images in it.
 async fn an_index_of_anothers_image_is_no_proof(test: Arc<Test>) {
     let wharfd = test.wharfd().await;
     let (victim, thief) = (Wharf::new(&test, &wharfd, "victim#1"), Wharf::new(&test, &wharfd, "thief#1"));
@@ -140,7 +140,7 @@ async fn an_index_of_anothers_image_is_no_proof(test: Arc<Test>) {
 }
 
 async fn a_manifest_without_end(test: Arc<Test>) {
-    /// Enough to tell, and not enough to hurt the engine.
+    /// Enough to be noticed, but harmless to the engine.
     const END: usize = 64 << 20;
     let wharfd = test.wharfd().await;
     let job = Wharf::new(&test, &wharfd, "job#1");
@@ -163,7 +163,7 @@ async fn a_manifest_without_end(test: Arc<Test>) {
     assert_eq!(evil.requests(), ["GET /v2/x/manifests/1"], "the engine hears of it");
 }
 
-/// Whoever knows an image's digest can begin to bring it, and never end.
+/// Whoever knows an image's digest can begin to fetch it, and never finish.
 async fn a_dripping_registry_is_not_waited_for(test: Arc<Test>) {
     let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
     let (mut noise, mut block) = (Vec::new(), digest(test.unique("noise").as_bytes()));
@@ -192,7 +192,7 @@ async fn a_dripping_registry_is_not_waited_for(test: Arc<Test>) {
     wait_for("the layer to drip", async || (drip.sent() > 8 << 10).then_some(())).await;
     victim.run(["pull", &registry.name("honest:1")]).await.ok();
     assert!(drip.sent() < 2 << 20, "{} bytes came drop by drop", drip.sent());
-    // It has what it wanted, too: it showed the same manifest.
+    // The slow build succeeds too: its registry showed the same manifest.
     assert!(dripping.wait(Duration::from_secs(30)).await.unwrap().success(), "{:?}", dripping.lines());
 }
 
@@ -202,7 +202,7 @@ async fn a_registry_that_only_one_of_both_reaches(test: Arc<Test>) {
     let there = test.registry_beside(&registry, &name).await;
     let wharfd = test.wharfd_on(&engine).await;
     let job = Wharf::new(&test, &wharfd, "job#1");
-    // The engine would reach it, and read from it without bound whatever it answers.
+    // The engine could reach the registry, and would read without limit from it.
     let says = ["the registry", there.host(), "is not available", "wharfd asks registries, not the engine"];
     job.run(["pull", &there.name("base:1")]).await.ended(5).says(&says);
     assert_eq!(there.all_requests(), Vec::<String>::new());
@@ -211,8 +211,8 @@ async fn a_registry_that_only_one_of_both_reaches(test: Arc<Test>) {
     job.run(["pull", &registry.name("base:1")]).await.ended(5).says(&says);
 }
 
-/// What an engine cannot say where it comes from may be used while its registry serves nobody. Whether
-/// that is so is nothing that a caller decides.
+/// If an engine cannot tell where an image comes from, the image may be used while its registry serves
+/// nobody. A caller must not be able to bring that about.
 async fn a_login_that_a_registry_fails_at_opens_nothing(test: Arc<Test>) {
     let relay = Relay::start_with_an_older_api(&test).await;
     let wharfd = test.wharfd_with(None, &["--engine", &relay.address()]).await;
@@ -227,7 +227,8 @@ async fn a_login_that_a_registry_fails_at_opens_nothing(test: Arc<Test>) {
     let context = test.context("thief", &[("Dockerfile", &dockerfile)]);
 
     thief.login(&registry, Some(("odd", "login")));
-    // It fails at this login, and wants one of those who show none; or it serves others, and counts.
+    // The registry fails for this login, and requires credentials without one; or it serves others, and
+    // limits this caller.
     let counts = Arc::new(AtomicBool::new(false));
     let counting = Arc::clone(&counts);
     let evil = ScriptedRegistry::start_at(registry.host(), move |_, _| {
@@ -256,7 +257,7 @@ async fn a_login_that_a_registry_fails_at_opens_nothing(test: Arc<Test>) {
         .await;
     assert_eq!(thief.images().await, []);
 
-    // Nobody answers.
+    // The registry does not answer.
     let shown = thief.build(&context, &["--no-cache"]).await;
     if test.engine.is_containerd() {
         shown.ok().says(&[&content]);

@@ -1,4 +1,4 @@
-//! A registry that answers pushes as no registry does.
+//! Registries that answer pushes in unusual ways.
 
 use std::{
     collections::HashSet,
@@ -20,8 +20,8 @@ use crate::harness::{
 
 cases![an_upload_that_has_ended_before_it_began, a_layer_that_another_uploads_there];
 
-/// Says that an upload is there already, where nobody has asked for a blob of another repository: the
-/// classic store looks up which one through a null pointer.
+/// Answers that an upload is already complete, although the push has named no other repository: the classic
+/// store looks up that repository through a nil pointer.
 fn registry_that_has_it(engine: &Engine) -> ScriptedRegistry {
     ScriptedRegistry::start_in(engine, |method, path| match (method, path) {
         (_, "/v2/") => Reply::Whole("200 OK", Vec::new(), b"{}".to_vec()),
@@ -45,7 +45,7 @@ async fn an_upload_that_has_ended_before_it_began(test: Arc<Test>) {
     assert_ne!(pushed.status, 0, "{pushed}");
     let asked = evil.requests();
     assert!(asked.iter().any(|request| request.starts_with("POST ")), "{asked:?}");
-    // It lives.
+    // The engine still runs.
     job.build(&context, &["-t", "app:2"]).await.ok();
 
     if !engine.is_containerd() {
@@ -69,8 +69,8 @@ async fn an_upload_that_has_ended_before_it_began(test: Arc<Test>) {
     }
 }
 
-/// Two pushes of one layer to one repository: the classic store uploads it once for both, so that the second
-/// would wait for the first, and fail with it.
+/// Two pushes of one layer to one repository: the classic store uploads the layer only once for both, so the
+/// second would wait for the first, and fail with it.
 async fn a_layer_that_another_uploads_there(test: Arc<Test>) {
     let (hangs, stored) = (AtomicBool::new(true), Mutex::new(HashSet::new()));
     let registry = ScriptedRegistry::start(move |method, path| {

@@ -1,4 +1,4 @@
-//! One caller that wants all of an engine for itself.
+//! A caller that tries to use all of an engine.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ struct Held {
 }
 
 impl Held {
-    /// Begins one, and returns when it runs.
+    /// Begins a build, and returns when it runs.
     async fn begin(wharfd: &Wharfd, channel: &Channel, job: &str) -> Self {
         let begun = || {
             let log = wharfd.log();
@@ -50,14 +50,14 @@ async fn a_caller_at_its_bound_stops_no_other(test: Arc<Test>) {
     let wharfd = test.wharfd_with(Some(CONFIG), &["--log-level", "info,wharf=debug"]).await;
     let greedy = rpc::connect_as(&wharfd.socket(), 1000).await;
     let other = rpc::connect(&wharfd.socket()).await;
-    // Whoever has no bound of its own goes on beyond it.
+    // A caller without a limit of its own can start more builds.
     let mut unbound = Vec::new();
     for _ in 0..=BOUND {
         unbound.push(Held::begin(&wharfd, &other, "other#1").await);
     }
     let mut held = Vec::new();
     for number in 0..BOUND {
-        // Another namespace is no way around it.
+        // Another namespace does not raise the limit.
         held.push(Held::begin(&wharfd, &greedy, &format!("greedy#{number}")).await);
     }
     let tar = context_tar(&[("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")]);
@@ -71,7 +71,7 @@ async fn a_caller_at_its_bound_stops_no_other(test: Arc<Test>) {
     assert!(refused.message().contains("uid 1000 has 2 running builds"), "{refused:?}");
     let job = Wharf::new(&test, &wharfd, "greedy#0").as_uid(1000);
     job.run(["pull", "localhost:1/x:1"]).await.ended(5).says(&["uid 1000 has 2", "at_once"]);
-    // What costs the engine nothing is none of them.
+    // Calls that cost the engine nothing are not limited.
     assert_eq!(job.images().await, []);
     job.run(["tag", "x:1", "y:1"]).await.ended(6).says(&["x:1"]);
 

@@ -1,5 +1,5 @@
-//! What BuildKit's receiver of files does as root on the node: the names that it makes for itself, and
-//! the moment at which it takes a file's checksum.
+//! BuildKit's receiver of files runs as root on the node: the temporary names that it chooses, and the moment
+//! at which it computes a file's checksum.
 
 use std::{fs, os::unix::fs::PermissionsExt as _, sync::Arc};
 
@@ -24,19 +24,20 @@ fn context(entries: impl IntoIterator<Item = Packet>) -> Vec<Packet> {
     entries.into_iter().chain([end_of_list()]).collect()
 }
 
-/// What changed is written under a temporary name first, which is opened through a link: whoever
-/// guesses it writes any file of the node. The receiver tells it, by a link that it cannot make.
+/// The receiver writes a changed file under a temporary name first, and follows a link of that name. Whoever
+/// guesses the name can write any file of the node. Its error about a link that it cannot create tells the
+/// last name.
 async fn names_of_the_receivers_own(test: Arc<Test>) {
     let directory = test.engine.socket().parent().unwrap();
     let name = test.unique("victim");
     let victim = directory.join(&name);
     fs::write(&victim, "safe!").unwrap();
     fs::set_permissions(&victim, fs::Permissions::from_mode(0o600)).unwrap();
-    // The engine sees its directory here.
+    // The engine sees its directory at this path.
     let target = format!("/run/engine/{name}");
     let bare = Bare { key: test.unique("key"), name: None };
     let mut before = sender(Vec::new());
-    // Others take numbers meanwhile.
+    // Other tests use up numbers meanwhile.
     for _ in 0..5 {
         let (first, second) = (told(&test, &bare).await, told(&test, &bare).await);
         let mut names: Vec<String> = numbers_after(first, second).take(300).map(temporary).collect();
@@ -60,7 +61,7 @@ async fn names_of_the_receivers_own(test: Arc<Test>) {
     let refused = before.build(&test, &channel, "job#1").await;
     let text = format!("{:?}", refused.failure.unwrap());
     assert!(text.contains("the name of a file that the builder makes for itself"), "{text}");
-    // And it is not told.
+    // The name is not shown.
     sender(context([announced(file("a"))])).build(&test, &channel, "job#1").await.ok();
     let asking = sender(context([link("a", "")]));
     let refused = asking.build(&test, &channel, "job#1").await;
@@ -82,7 +83,7 @@ fn temporary(number: u32) -> String {
 
 const NUMBERS: u32 = 1_000_000_000;
 
-/// The numbers that follow `second`, which came some time after `first` (fsutil, `nextSuffix`).
+/// The numbers that follow `second`, which itself came some time after `first` (fsutil, `nextSuffix`).
 fn numbers_after(first: u32, second: u32) -> impl Iterator<Item = u32> {
     let states = |from| std::iter::successors(Some(from), |state: &u32| Some(step(*state)));
     let candidates = (0..=u32::MAX / NUMBERS).filter_map(|k| first.checked_add(k.checked_mul(NUMBERS)?));
@@ -97,7 +98,7 @@ fn step(state: u32) -> u32 {
     state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223)
 }
 
-/// The receiver's errors name files of the node.
+/// The receiver's errors contain paths of the node.
 async fn what_the_receiver_says(test: Arc<Test>) {
     let hostile = sender(context([announced(file(&"n".repeat(300)))]));
     let said = hostile.build_on_bare_engine(&test, &test.engine).await.unwrap_err();
@@ -123,8 +124,8 @@ async fn what_the_receiver_says(test: Arc<Test>) {
     assert!(heard.iter().all(|packet| packet.data.is_empty()), "{heard:?}");
 }
 
-/// A checksum is taken at a file's end, and bytes that come later are written all the same: an honest
-/// file with that checksum is another job's cache hit.
+/// The receiver computes a checksum at a file's end, but still writes later bytes: an honest file with that
+/// checksum is a cache hit for another job.
 async fn bytes_after_the_end(test: Arc<Test>) {
     let name = test.unique("module");
     let honest = sender(context([announced(file(&name))]));
@@ -154,7 +155,7 @@ async fn bytes_after_the_end(test: Arc<Test>) {
         let hostile = Sender { bytes, ..sender(context(size)) };
         let refused = hostile.build(&test, &channel, "thief#1").await;
         let failure = format!("{:?}", refused.failure);
-        // BuildKit may have taken the file before it hears that the sync has failed.
+        // BuildKit may have taken the file before it learns that the sync has failed.
         assert!(refused.result.is_some() || failure.contains(text), "{size} {bytes:?}: {refused:?}");
     }
     let honest = Sender { bytes: NO_BYTES, ..sender(context(0)) };
@@ -163,7 +164,7 @@ async fn bytes_after_the_end(test: Arc<Test>) {
     assert_eq!(found, b"");
 }
 
-/// Tries until BuildKit has taken bytes after a file's end: there is a moment for them.
+/// Tries until BuildKit has written bytes after a file's end: this depends on the right moment.
 async fn poison(test: &Test, hostile: &Sender) {
     for _ in 0..500 {
         if hostile.build_on_bare_engine(test, &test.engine).await.is_ok() {

@@ -1,5 +1,5 @@
-//! What a pull request can put into a repository, against the agent that builds it: the agent's own
-//! files must not come out, and what the repository leaves out of its images must stay out.
+//! A pull request's files, against the agent that builds them: the agent's own files must not leak, and files
+//! that the repository excludes from its images must stay excluded.
 
 use std::{fs, os::unix::fs::symlink, sync::Arc};
 
@@ -20,7 +20,7 @@ async fn links_out_of_a_repository(test: Arc<Test>) {
     let secret = test.unique("secret");
     let home = job.home().join("agent");
     fs::create_dir(&home).unwrap();
-    // Where a file is taken for a Dockerfile, its lines come back in the error.
+    // If a file is read as a Dockerfile, the error shows its lines.
     fs::write(home.join("config.json"), format!("{{\"auth\": \"{secret}\"}}\n")).unwrap();
     let context = test.context("context", &[("good", "FROM scratch\nENV A=1\n")]);
     let typed = home.join("config.json");
@@ -61,7 +61,7 @@ async fn ignore_files_that_cannot_be_used(test: Arc<Test>) {
     let listed = async |id: &str| test.engine.text(id, "/list").await;
     assert!(listed(&job.build_id(&context, &[]).await).await.contains("key"));
 
-    // Nobody else can read it: not even this job, which is not root.
+    // Nobody else can read the file, not even this job, which is not root.
     fs::write(&ignore, "key\n").unwrap();
     fs::set_permissions(&ignore, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     let other = job.as_uid(1001);
@@ -72,7 +72,7 @@ async fn ignore_files_that_cannot_be_used(test: Arc<Test>) {
         job.build(&context, &[]).await.ended(2).says(&[ignore.to_str().unwrap()]);
         fs::remove_file(&ignore).unwrap();
     }
-    // A link that stays inside is followed, also where BuildKit would not find its end.
+    // A link that stays inside the context is followed, even if BuildKit would not find its target.
     for target in ["rules/all", context.join("rules/all").to_str().unwrap()] {
         symlink(target, &ignore).unwrap();
         assert!(!listed(&job.build_id(&context, &[]).await).await.contains("key"), "{target}");
@@ -80,7 +80,7 @@ async fn ignore_files_that_cannot_be_used(test: Arc<Test>) {
     }
 }
 
-/// A client that is not ours may send such a link; BuildKit takes the file for none.
+/// Other clients may send such a link; BuildKit would ignore the ignore file.
 async fn an_ignore_file_that_leads_nowhere(test: Arc<Test>) {
     let link = Stat { mode: SYMLINK | 0o777, linkname: "../shared".to_owned(), ..file(".dockerignore") };
     let context = vec![announced(link), announced(file("key")), end_of_list()];

@@ -1,4 +1,4 @@
-//! What a build may not fetch: the node's own network, and Git repositories.
+//! Sources that a build may not fetch: the node's own network, and Git repositories.
 
 use std::sync::Arc;
 
@@ -42,7 +42,8 @@ async fn urls_of_the_node(test: Arc<Test>) {
     {
         let hostile = test.context(&format!("hostile{index}"), &[("Dockerfile", dockerfile)]);
         let refused = job.build(&hostile, &[]).await;
-        // What is no address at all, to some resolver, cannot be found; the others are refused.
+        // Some resolvers do not read this as an address, so the host is not found; all other addresses are
+        // refused.
         assert!(refused.status == 3 || (refused.status != 0 && dockerfile.contains("http://0x")), "{dockerfile}{refused}");
         assert!(!refused.stderr.contains("password"), "{refused}");
     }

@@ -1,4 +1,4 @@
-//! Streams and sessions of one caller, in the hands of another.
+//! One caller's streams and sessions, used by another caller.
 
 use std::{sync::Arc, time::Duration};
 
@@ -42,7 +42,7 @@ fn assert_not_found(status: &tonic::Status) {
     assert_eq!(status.get_error_details().error_info().unwrap().reason, "SESSION_NOT_FOUND");
 }
 
-/// Starts a build in a session and waits for its first stream, which nobody answers.
+/// Starts a build in a session and waits for its first stream, which stays unanswered.
 async fn first_stream(
     client: &Client,
     session: &mut Session,
@@ -64,7 +64,7 @@ async fn sessions_and_streams_of_others(test: Arc<Test>) {
     let thief = rpc::connect_as(&wharfd.socket(), 1000).await;
     let mut session = victim.open().await;
 
-    // A build in the victim's session, in either's namespace.
+    // A build in the victim's session, in the namespace of either.
     for namespace in ["victim#1", "thief#1"] {
         let start = wharf::wire::v1::BuildStart {
             session_id: session.id.clone(),
@@ -76,14 +76,14 @@ async fn sessions_and_streams_of_others(test: Arc<Test>) {
     let (build, stream) = first_stream(&victim, &mut session).await;
     let taken = attach(&thief, &stream).await;
     assert_not_found(&taken);
-    // The same words as for what is not there.
+    // The same message as for a missing stream.
     let guessed = attach(&thief, &"0".repeat(32)).await;
     assert_eq!(taken.message(), guessed.message());
     drop(session);
     let ended = build.await.unwrap();
     assert!(ended.result.is_none() && ended.status.is_some(), "{ended:?}");
 
-    // In its own namespace a session is not to be used for another.
+    // A session cannot be used for another namespace.
     let session = victim.open().await;
     let start = wharf::wire::v1::BuildStart {
         session_id: session.id.clone(),
@@ -92,7 +92,7 @@ async fn sessions_and_streams_of_others(test: Arc<Test>) {
     let status = rpc::build(&victim.channel, start, stream::empty()).await.status.unwrap();
     assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
 
-    // An ended session's id is nothing.
+    // The id of an ended session is not valid.
     let id = session.id.clone();
     drop(session);
     crate::harness::wait_for("the session's end", async || {
@@ -123,8 +123,7 @@ async fn a_stream_is_attached_once(test: Arc<Test>) {
     assert!(ended.result.is_none(), "a stream that broke off fails the build: {ended:?}");
 }
 
-/// One connection, two builds: the first one's stream is attached, and then neither side of it
-/// moves.
+/// One connection, two builds: the first build's stream is attached, and then neither side of it moves.
 async fn a_stalled_stream_stops_no_other(test: Arc<Test>) {
     let wharfd = test.wharfd().await;
     let context = test.context("context", &[("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")]);
@@ -151,7 +150,7 @@ async fn a_stalled_stream_stops_no_other(test: Arc<Test>) {
     assert!(build.await.unwrap().result.is_none());
 }
 
-/// A client's own words on why it has no credentials are in the log, and may hold anything.
+/// The log contains a client's own text on why it has no credentials, which may be anything.
 async fn an_answer_that_begins_a_line_of_the_log(test: Arc<Test>) {
     let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
     let channel = rpc::connect(&wharfd.socket()).await;
@@ -159,7 +158,7 @@ async fn an_answer_that_begins_a_line_of_the_log(test: Arc<Test>) {
     let open =
         SessionOpen { namespace: Some(rpc::namespace("job#1")), credentials: true, ..SessionOpen::default() };
     let open = SessionRequest { request: Some(session_request::Request::Open(open)) };
-    // Open until the sender is dropped, at the test's end.
+    // The session is open until the sender is dropped at the test's end.
     let (requests, sent) = tokio::sync::mpsc::channel(1);
     requests.send(open).await.unwrap();
     let sent = tokio_stream::wrappers::ReceiverStream::new(sent);

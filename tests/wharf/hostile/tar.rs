@@ -1,4 +1,4 @@
-//! What a tar may hold that the engine unpacks and reads, as root and outside of any container.
+//! Entries of a tar that the engine unpacks and reads as root, outside of any container.
 
 use std::{
     fs::{self, OpenOptions},
@@ -21,7 +21,7 @@ cases![
     dockerfiles_without_measure,
 ];
 
-/// A tar of one entry that is no file.
+/// A tar with one entry that is not a file.
 fn of_entry(kind: EntryType, path: &str, device: (u32, u32)) -> Vec<u8> {
     let mut header = Header::new_ustar();
     header.set_entry_type(kind);
@@ -36,7 +36,7 @@ fn of_entry(kind: EntryType, path: &str, device: (u32, u32)) -> Vec<u8> {
     tar.into_inner().unwrap()
 }
 
-/// `buildx build -` on the bare socket.
+/// Runs `buildx build -` on the bare socket.
 async fn on_bare_engine(test: &Test, engine: &Engine, dockerfile: &str, tar: &[u8]) -> Output {
     let mut command = engine.buildx(&test.new_dir("bare"));
     command.args(["build", "--progress=plain", "-f", dockerfile, "-"]);
@@ -47,15 +47,15 @@ async fn on_bare_engine(test: &Test, engine: &Engine, dockerfile: &str, tar: &[u
 async fn refused(channel: &tonic::transport::Channel, dockerfile: &str, tar: Vec<u8>) -> String {
     let spec = BuildSpec { dockerfile: dockerfile.to_owned(), ..BuildSpec::default() };
     let build = rpc::build_tar(channel, rpc::start("job#1", spec), tar).await;
-    // The Dockerfile's failure, and no word of trying again.
+    // This is a failure of the Dockerfile, which does not invite another try.
     build.failure.unwrap_or_else(|| panic!("no failure: {:?} {:?}", build.result, build.status)).message
 }
 
-/// BuildKit opens the node's own device: here `/dev/null`, which ends.
+/// BuildKit opens the node's own device; here it is `/dev/null`, whose end is reached at once.
 async fn devices_in_a_tar(test: Arc<Test>) {
     let hostile = of_entry(EntryType::Char, "Dockerfile", (1, 3));
     let read = on_bare_engine(&test, &test.engine, "Dockerfile", &hostile).await;
-    // The newest engine looks before it opens.
+    // The newest engine checks the type first.
     let said = if test.engine.is_containerd() { "not a regular file" } else { "cannot be empty" };
     read.ended(1).says(&[said]);
 
@@ -71,7 +71,7 @@ async fn devices_in_a_tar(test: Arc<Test>) {
     assert!(message.contains("`disk` is a device"), "{message}");
 }
 
-/// Whoever opens a pipe waits for its other end: on the bare engine a thread of dockerd's, for ever.
+/// Opening a pipe waits for its other end: on the bare engine a thread of dockerd waits for ever.
 async fn a_pipe_that_is_read(test: Arc<Test>) {
     let (_, engine) = test.throw_away_engine().await;
     let name = test.unique("pipe");
@@ -80,13 +80,13 @@ async fn a_pipe_that_is_read(test: Arc<Test>) {
     let files = engine.socket().parent().unwrap().to_owned();
     let opened = wait_for("somebody who reads the pipe", async || {
         let pipe = found(&files, &name)?;
-        // Without a reader it cannot be opened so.
+        // This open fails if the pipe has no reader.
         let no_wait = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
         OpenOptions::new().write(true).custom_flags(no_wait).open(pipe).ok()
     });
     tokio::select! {
         read = building => panic!("nobody waits: {read}"),
-        // Dropped, it is the pipe's end.
+        // Dropping the sender closes the pipe.
         _pipe = opened => {}
     }
 
@@ -96,7 +96,7 @@ async fn a_pipe_that_is_read(test: Arc<Test>) {
     assert!(message.contains("is a pipe"), "{message}");
 }
 
-/// The pipe of that name below a directory.
+/// The pipe of that name under a directory.
 fn found(directory: &Path, name: &str) -> Option<PathBuf> {
     fs::read_dir(directory).ok()?.flatten().find_map(|entry| {
         let kind = entry.file_type().ok()?;
@@ -129,7 +129,7 @@ async fn links_out_of_a_tar(test: Arc<Test>) {
         let message = refused(&channel, "", tar.into_inner().unwrap()).await;
         assert!(message.contains(why), "{message}");
     }
-    // What a link in the context points to is the step's business.
+    // The target of a link in the context only matters to the step that reads it.
     let mut tar = tar::Builder::new(Vec::new());
     header.set_entry_type(EntryType::Symlink);
     tar.append_link(&mut header, "link", "/etc/shadow").unwrap();
@@ -149,7 +149,7 @@ async fn tars_that_are_compressed(test: Arc<Test>) {
     let compressed = zstd::encode_all(&tar[..], 3).unwrap();
     let built = rpc::build_tar(&channel, rpc::start("job#1", BuildSpec::default()), compressed).await;
     assert_eq!(test.engine.text(&built.ok().image_id, "/file").await, mark);
-    // A device is seen through it.
+    // A compressed tar is unpacked, so its device is found.
     let device = zstd::encode_all(&of_entry(EntryType::Char, "Dockerfile", (1, 3))[..], 3).unwrap();
     let message = refused(&channel, "", device).await;
     assert!(message.contains("is a device"), "{message}");
@@ -157,7 +157,7 @@ async fn tars_that_are_compressed(test: Arc<Test>) {
     assert!(message.contains("compressed by bzip2: send it plain"), "{message}");
 }
 
-/// A tar with a Dockerfile that BuildKit finds, and its entry's path does not say.
+/// A tar with a Dockerfile that BuildKit finds although its entry has another path.
 fn behind_a_further_name(text: &str) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
     let header = |kind, size| {
@@ -175,15 +175,15 @@ fn behind_a_further_name(text: &str) -> Vec<u8> {
     tar.into_inner().unwrap()
 }
 
-/// The engine's own memory holds what a Dockerfile's variables grow to. Here it is little, but twelve
-/// lines more would be half a GiB.
+/// The engine's own memory holds the values of a Dockerfile's variables. Here they are small, but twelve more
+/// lines would make half a GiB.
 async fn dockerfiles_without_measure(test: Arc<Test>) {
     let doubling = "ARG a=$a$a\n".repeat(13);
     let text = format!("FROM scratch\nARG a=aaaaaaaaaaaaaaaa\n{doubling}COPY file /\n");
     let hostile = context_tar(&[("Dockerfile", &text), ("file", "")]);
     on_bare_engine(&test, &test.engine, "Dockerfile", &hostile).await.ok();
 
-    // Under another name, and by a further name of a link to where it lies.
+    // Under another name, and under a hard link to the directory's link.
     let small = context_tar(&[("dockerfile", &text), ("file", "")]);
     let behind = behind_a_further_name(&text);
     for tar in [&small, &behind] {
@@ -203,7 +203,7 @@ async fn dockerfiles_without_measure(test: Arc<Test>) {
         let message = refused(&channel, "", context_tar(&[("Dockerfile", text), ("file", "")])).await;
         assert!(message.contains(why), "{message}");
     }
-    // By a sync, too.
+    // The same by a sync.
     let context = test.context("context", &[("Dockerfile", &text), ("file", "")]);
     let job = Wharf::new(&test, &wharfd, "job#1");
     job.build(&context, &[]).await.ended(1).says(&["line 14: the value of a variable"]);

@@ -1,4 +1,4 @@
-//! Pipes that the engine opens to learn who a step's user is, and waits at for ever.
+//! Pipes that the engine opens to look up a step's user, and waits at for ever.
 
 use std::{fmt::Write as _, fs, sync::Arc};
 
@@ -17,7 +17,7 @@ cases![pipes_hold_few_threads_of_the_engine];
 const STAGES: usize = 100;
 const BASE: &str = "busybox:1";
 
-/// So many stages that all go on from one, whose `/etc/passwd` is a pipe.
+/// Many stages based on one stage, whose `/etc/passwd` is a pipe.
 fn dockerfile() -> String {
     let mut text =
         format!("FROM {BASE} AS base\nRUN mkdir -p /etc && rm -f /etc/passwd && mkfifo /etc/passwd\n");
@@ -29,7 +29,7 @@ fn dockerfile() -> String {
     text + &last
 }
 
-/// How many threads the engine's process has.
+/// The number of threads of the engine's process.
 async fn threads(engine: &Engine) -> usize {
     let peer = UnixStream::connect(engine.socket()).await.unwrap().peer_cred().unwrap();
     let status = fs::read_to_string(format!("/proc/{}/status", peer.pid().unwrap())).unwrap();
@@ -37,7 +37,7 @@ async fn threads(engine: &Engine) -> usize {
     threads.unwrap().trim().parse().unwrap()
 }
 
-/// On an engine of its own: its threads stay.
+/// On an engine of its own: its threads are never freed.
 async fn pipes_hold_few_threads_of_the_engine(test: Arc<Test>) {
     let (_, engine) = test.throw_away_engine().await;
     let wharfd = test.wharfd_on(&engine).await;
@@ -50,7 +50,7 @@ async fn pipes_hold_few_threads_of_the_engine(test: Arc<Test>) {
     let hostile = test.context("hostile", &[("Dockerfile", &dockerfile())]);
     let job = Wharf::new(&test, &wharfd, "job#1");
 
-    // Before any of its steps has run.
+    // The graph is refused before any step has run.
     let refused = job.build(&hostile, &[]).await.ended(3);
     let refused = refused.says(&["/etc/passwd", &STAGES.to_string(), "USER 0:0"]);
     assert!(!refused.stderr.contains("mkfifo"), "{refused}");
