@@ -19,13 +19,13 @@ from grpc_status import rpc_status
 
 from wharf.v1 import build_pb2, build_pb2_grpc, namespace_pb2, registry_pb2
 
-# gRPC's C core makes an authority out of a socket's path that HTTP does not allow, and wharfd refuses.
+# gRPC's C core makes an authority from the socket's path, which HTTP does not allow and wharfd refuses.
 OPTIONS = [("grpc.default_authority", "localhost")]
 STATUS = {grpc.StatusCode.PERMISSION_DENIED: 3, grpc.StatusCode.UNAUTHENTICATED: 3, grpc.StatusCode.INVALID_ARGUMENT: 2}
 
 
 def requests(start, directory):
-    """The start, then the directory as a tar, which is made while it is sent."""
+    """Yields the start, then the directory as a tar, which is made while it is sent."""
     yield build_pb2.BuildRequest(start=start)
     read, write = os.pipe()
     failed = []
@@ -34,7 +34,7 @@ def requests(start, directory):
         try:
             with os.fdopen(write, "wb") as pipe, tarfile.open(fileobj=pipe, mode="w|") as tar:
                 tar.add(directory, arcname=".")
-        except Exception as error:  # Told below: this thread's own end would tell nobody.
+        except Exception as error:  # Raised below: an exception here would only end this thread.
             failed.append(error)
 
     packing = threading.Thread(target=pack, daemon=True)
@@ -43,17 +43,17 @@ def requests(start, directory):
         while piece := pipe.read(256 * 1024):
             yield build_pb2.BuildRequest(tar=piece)
     packing.join()
-    if failed:  # Raised here it cancels the build: half a tar must not look like a whole one.
+    if failed:  # Raising it cancels the build: half a tar must not look like a whole one.
         raise failed[0]
 
 
 def printable(text):
-    """What a job printed, without the power to drive a terminal."""
+    """A job's output, made safe for a terminal."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def follow(responses):
-    """Shows what happens; returns the last response, which says how the build ended."""
+    """Shows the progress; returns the last response, which contains the result."""
     shown = set()
     for response in responses:
         for step in response.progress.vertexes:
@@ -82,7 +82,7 @@ def build(address, job, run, reference, directory, *arguments):
             print(f"{error.code().name}: {printable(error.details())}", file=sys.stderr)
             for detail in getattr(rpc_status.from_call(error), "details", ()):
                 info = error_details_pb2.ErrorInfo()
-                if detail.Unpack(info):  # Its reason is one of ErrorReason's: what a program can act on.
+                if detail.Unpack(info):  # Its reason is one of ErrorReason's, for programs to act on.
                     print(f"{info.reason}: {printable(info.metadata['hint'])}", file=sys.stderr)
             return STATUS.get(error.code(), 4)
         except KeyboardInterrupt:  # Leaving the channel's block ends the call, and so the build.

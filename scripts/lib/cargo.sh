@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# Sourced by the demo, the tests and the benches: the one way that Wharf is built for
-# use. Binaries are static, since `wharf` runs in whatever image an agent has.
+# Sourced by the demo, the tests and the benches: the only way in which Wharf is built for use. Binaries are
+# static, since `wharf` runs in any agent's image.
 
 crate=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd)
 # An explicit target keeps the flags from proc macros, which cannot be static.

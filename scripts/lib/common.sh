@@ -1,5 +1,5 @@
 # shellcheck shell=bash disable=SC2034
-# Sourced by scripts/env: where things are kept, the versions, how to speak.
+# Sourced by scripts/env: directories, versions and helpers.
 
 CACHE=${WHARF_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/wharf}
 RUN=${WHARF_RUN:-$CACHE/run}
@@ -7,21 +7,21 @@ RUN=${WHARF_RUN:-$CACHE/run}
 say() { printf 'env: %s\n' "$*" >&2; }
 die() { printf 'env: error: %s\n' "$*" >&2; exit 1; }
 
-# The variables of `paths` are read by programs that know no quoting, and mount
-# options have separators of their own.
+# The variables of `paths` are read by programs without quoting, and mount options have separators of their
+# own.
 for directory in "$CACHE" "$RUN"; do
     case $directory in
     /*) ;;
     *) die "WHARF_CACHE and WHARF_RUN must be absolute paths, not \`$directory\`" ;;
     esac
     case $directory in
-    *[!A-Za-z0-9/._+@-]*) die "WHARF_CACHE and WHARF_RUN may hold letters, digits and /._+@- only: \`$directory\`" ;;
+    *[!A-Za-z0-9/._+@-]*) die "WHARF_CACHE and WHARF_RUN may contain only letters, digits and /._+@-: \`$directory\`" ;;
     esac
 done
 unset directory
 mkdir -p "$CACHE" "$RUN" 2>/dev/null || die "cannot create $CACHE and $RUN: set WHARF_CACHE to a directory that you may write to"
 
-# Versions. What is cached is keyed by them: a new one is fetched beside the old.
+# Versions. They are part of a tool's path in the cache: a new version is fetched beside the old one.
 GO_VERSION=1.26.8          # when the machine has none, or one older than GO_OLDEST
 GO_OLDEST=1.26
 DOCKERD_VERSION=v2.0.0-beta.24
@@ -50,14 +50,14 @@ ROOT_29=$CACHE/root-forky-2
 # Whether dotted version $1 is at least $2.
 at_least() { [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]; }
 
-# The name of an engine as part of a variable's.
+# An engine's name as part of a variable's name.
 variable() { printf '%s' "$1" | tr 'a-z-' 'A-Z_'; }
 
 need_root() {
     [ "$(id -u)" -eq 0 ] || die "$1 needs root; run the command as root"
 }
 
-# Runs a command whose output matters only if it fails.
+# Runs a command; shows its output only if it fails.
 quietly() {
     local log=$CACHE/log
     mkdir -p "$log"

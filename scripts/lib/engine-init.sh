@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The first process of an engine's mount, pid and network namespaces: makes the
-# root that the engine sees and becomes its pid 1. Started by lib/engines.sh with
-# ROOT, STATE and BIN (a directory whose dockerd is used instead of the root's).
+# The first process of an engine's mount, pid and network namespaces: makes the engine's root file system and
+# becomes its pid 1. Started by lib/engines.sh with ROOT, STATE and BIN (a directory whose dockerd is used
+# instead of the root's).
 set -euo pipefail
 
-# /proc is still the machine's, so these are the pid and start time that it sees.
+# /proc is still the machine's, so these are the pid and start time as the machine sees them.
 read -r stat </proc/self/stat
 fields=${stat##*) }
 read -r -a fields <<<"$fields"
@@ -14,10 +14,9 @@ echo "${stat%% *} ${fields[19]}" >"$STATE/pid"
 ulimit -n "$(ulimit -Hn)"
 ulimit -u unlimited 2>/dev/null || true
 
-# One root serves several engines, one after another and side by side: what is
-# written into it (by a container that mounts a path of its host, for example) is
-# this engine's alone, and goes with it. It has to be a mount of its own for
-# pivot_root; a plain chroot would not do, since runc's own pivot_root would fail.
+# One root serves several engines, one after another and at the same time. Changes to it (for example by a
+# container that mounts a path of its host) belong to this engine only, and are removed with it. It must be a
+# mount of its own for pivot_root; a plain chroot would not work, since runc's own pivot_root would fail.
 mkdir -p "$STATE/root"
 mount -t tmpfs tmpfs "$STATE/root"
 mkdir "$STATE"/root/{upper,work,merged}

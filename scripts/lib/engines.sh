@@ -8,8 +8,8 @@
 # An engine lives in its own mount, pid and network namespaces (lib/engine-init.sh):
 # when its pid 1 ends, all its processes end, and every mount with them.
 
-# How long an engine may take to answer, and to stop before it is killed. It takes
-# a second or two; a loaded machine takes longer.
+# How long an engine may take to answer, and how long to stop before it is killed. It takes a second or two;
+# on a loaded machine longer.
 START_SECONDS=90
 STOP_SECONDS=30
 
@@ -29,13 +29,13 @@ check_name() {
     [ ${#RUN} -le $((106 - ${#1} - 12)) ] || die "$RUN/$1/docker.sock is too long for a socket's path: set WHARF_RUN to a shorter one"
 }
 
-# Start time of a process in clock ticks since boot: with its pid, who it is.
+# The start time of a process in clock ticks since boot; together with the pid it identifies the process.
 started() {
     local stat
     stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 1
-    # The second field is the command in parentheses and may hold anything.
+    # The second field is the command in parentheses, which may contain anything.
     read -r -a stat <<<"${stat##*) }"
-    # A zombie has ended, and only waits for its parent to notice.
+    # A zombie has ended, and waits for its parent.
     [ "${stat[0]}" != Z ] || return 1
     echo "${stat[19]}"
 }
@@ -57,15 +57,14 @@ engine_answers() {
     curl --silent --fail --output /dev/null --max-time 5 --unix-socket "$1" http://engine/_ping
 }
 
-# The parent of an engine's cgroups: its own among all engines of the machine, so that
-# it can be taken away.
+# The parent of an engine's cgroups: unique among all engines of the machine, so that it can be removed.
 cgroup_parent() { printf '/wharf-engine%s' "$(tr / - <<<"$RUN/$1")"; }
 
-# Whether an engine is one that nobody shares: any but `26` and `29`.
+# Whether nobody else shares an engine: any but `26` and `29`.
 throw_away() { [ "$1" != 26 ] && [ "$1" != 29 ]; }
 
-# One start or stop of an engine at a time. Who stops it removes the file: a lock
-# on one that is no longer there holds nobody off.
+# Only one start or stop of an engine at a time. A stop removes the lock's file: a lock on a removed file
+# excludes nobody.
 lock_engine() {
     local file=$RUN/$1.lock
     until [ "$file" -ef /dev/fd/9 ]; do
@@ -79,10 +78,10 @@ engine_up() {
     case $kind in
     26) root=$ROOT_26 ;;
     29) root=$ROOT_29 ;;
-    *) die "up wants a kind of engine, 26 or 29, not \`$kind\`" ;;
+    *) die "up needs a kind of engine, 26 or 29, not \`$kind\`" ;;
     esac
     check_name "$name"
-    throw_away "$name" || [ "$name" = "$kind" ] || die "the name $name is that of another kind's shared engine"
+    throw_away "$name" || [ "$name" = "$kind" ] || die "the name $name belongs to the shared engine of the other kind"
     need_root "starting a private engine"
     lock_engine "$name"
     state=$RUN/$name
@@ -101,8 +100,8 @@ engine_up() {
     engine_config "$kind" "$name" >"$state/daemon.json"
     local bin=""
     [ "$kind" = 26 ] || bin=$DOCKERD_DIR
-    # `unshare` stays as the parent of pid 1, which is killed with it. It may not
-    # hold our locks, nor the caller's output (a pipe's reader would wait for ever).
+    # `unshare` remains the parent of pid 1, which is killed with it. It must not inherit our locks, nor the
+    # caller's output (the reader of a pipe would wait for ever).
     ROOT=$root STATE=$state BIN=$bin setsid \
         unshare --mount --net --pid --fork --kill-child=KILL --propagation private -- \
         bash "$scripts/lib/engine-init.sh" </dev/null >"$state/log" 2>&1 9>&- &
@@ -117,15 +116,15 @@ engine_up() {
     done
     tail -n 15 "$state/log" >&2
     kill -KILL "$parent" 2>/dev/null || true
-    die "engine $name ($kind) did not start; all it said: $state/log"
+    die "engine $name ($kind) did not start; its log: $state/log"
 }
 
-# What differs from the engine's defaults. 29 takes the containerd store by itself,
-# but only for new data; both are said, so that each kind is what its name says.
+# The differences from the engine's defaults. 29 uses the containerd store by default, but only for new data;
+# both kinds set their store explicitly.
 engine_config() {
     local containerd_store=false
     [ "$1" = 26 ] || containerd_store=true
-    # A throw-away engine lets builds ask for what Wharf must refuse.
+    # A throw-away engine allows what Wharf must refuse.
     local builder='{}'
     ! throw_away "$2" || builder='{"entitlements": {"security-insecure": true}}'
     printf '{"features": {"containerd-snapshotter": %s}, "builder": %s, "cgroup-parent": "%s"}\n' \
@@ -139,7 +138,7 @@ engine_down() {
         shift
     fi
     name=${1:-}
-    [ $# -eq 1 ] || die "down wants the name of one engine: $(engine_names | tr '\n' ' ')"
+    [ $# -eq 1 ] || die "down needs the name of one engine: $(engine_names | tr '\n' ' ')"
     check_name "$name"
     [ -e "$RUN/$name/kind" ] || {
         say "there is no engine $name"
@@ -149,7 +148,7 @@ engine_down() {
     lock_engine "$name"
     if engine_alive "$name"; then
         pid=$(engine_pid "$name")
-        # tini hands it to the engine, which stops its containers first.
+        # tini passes the signal to the engine, which stops its containers first.
         kill -TERM "$pid"
         if ! timeout "$STOP_SECONDS" tail --pid="$pid" --sleep-interval=0.05 -f /dev/null; then
             say "engine $name did not stop in $STOP_SECONDS s: killing it"
@@ -168,8 +167,8 @@ remove_state() {
     [ ! -e "$RUN/$1" ] || rm -rf --one-file-system "${RUN:?}/$1"
 }
 
-# An engine that was killed leaves its steps' cgroups, empty. In version 1 there is
-# a tree for each controller, in version 2 there is one.
+# A killed engine leaves empty cgroups of its steps. Version 1 has a tree for each controller, version 2 has
+# one tree.
 remove_cgroups() {
     local top
     for top in /sys/fs/cgroup /sys/fs/cgroup/*; do
@@ -189,7 +188,7 @@ engine_status() {
 
 engine_exec_net() {
     local name=${1:-}
-    [ $# -ge 2 ] || die "exec-net wants an engine's name and a command"
+    [ $# -ge 2 ] || die "exec-net needs an engine's name and a command"
     check_name "$name"
     engine_alive "$name" || die "engine $name is not up: scripts/env up 26|29 $name"
     need_root "entering an engine's network"
@@ -197,7 +196,7 @@ engine_exec_net() {
     exec nsenter --net="/proc/$(engine_pid "$name")/ns/net" -- "$@"
 }
 
-# Finds an engine for the demo. What is not used, and why, goes to stderr.
+# Finds an engine for the demo. Prints to stderr which engines are not used, and why.
 engine_find() {
     local name=${1:-demo} socket
     if [ -n "${DOCKER_HOST:-}" ]; then
@@ -224,7 +223,7 @@ engine_find() {
     printf 'WHARF_ENGINE=%s\nWHARF_ENGINE_NAME=%s\n' "$RUN/$name/docker.sock" "$name"
 }
 
-# Whether an engine answers at a socket and is new enough; says why not.
+# Whether an engine answers at a socket and is new enough; prints why not.
 engine_usable() {
     local answer version
     if [ ! -S "$1" ]; then
@@ -239,10 +238,10 @@ engine_usable() {
         say "the engine at $1 is not used: nothing answers there"
         return 1
     fi
-    # Without jq: the first setting up may not have brought it yet.
+    # Without jq, which may not be installed yet.
     version=$(sed -n 's/.*"ApiVersion":"\([0-9.]*\)".*/\1/p' <<<"$answer")
     if [ -z "$version" ]; then
-        say "what answers at $1 is not used: it is no Docker Engine"
+        say "the server at $1 is not used: it is not a Docker Engine"
         return 1
     fi
     if ! at_least "$version" "$OLDEST_API"; then

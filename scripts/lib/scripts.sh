@@ -1,7 +1,7 @@
 # shellcheck shell=bash
-# Sourced by make check and scripts/test: which files are shell scripts.
+# Sourced by make check and scripts/test: finds and checks shell scripts.
 
-# Prints the path of each script that Git knows: by its name, or by its first line.
+# Prints the path of each shell script in Git, recognised by its name or by its first line.
 shell_scripts() {
     local file line
     git ls-files --cached --others --exclude-standard | while read -r file; do
@@ -18,9 +18,9 @@ shell_scripts() {
     done
 }
 
-# Fails if ShellCheck finds anything, whatever it calls its weight.
+# Fails if ShellCheck finds anything, at any severity.
 lint_scripts() {
-    command -v shellcheck >/dev/null || { echo "shellcheck is not there: run scripts/env setup test" >&2; return 1; }
+    command -v shellcheck >/dev/null || { echo "there is no shellcheck: run scripts/env setup test" >&2; return 1; }
     local scripts
     mapfile -t scripts < <(shell_scripts)
     [ ${#scripts[@]} -gt 0 ] || { echo "no shell script was found" >&2; return 1; }
