@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# Boots the machine's systemd in namespaces of its own, on an overlay of the machine's files and with none of
-# its services: a node for the unit to run on. Started by unit.py with
+# Boots the machine's systemd in namespaces of its own, on an overlay of the machine's files and without its
+# services: a node for the unit. Started by unit.py with
 #
-#   FILES    a directory that the node has as /srv/wharf
-#   ENGINE   the directory of an engine's socket, which the node has as /srv/engine
+#   FILES    a directory, /srv/wharf on the node
+#   ENGINE   the directory of an engine's socket, /srv/engine on the node
 #   SCRATCH  an empty directory
-#   CGROUP   an empty cgroup of version 2, which is the node's root
+#   CGROUP   an empty cgroup of version 2, the root of the node's cgroups
 #
-# All of it ends with its first process.
+# Everything ends with its first process.
 set -euo pipefail
 
-# The node's systemd hands out controllers, if there are any, which it may not while the root of
-# its cgroups has a process that it cannot move: so nothing joins but this one, which becomes systemd.
+# The node's systemd must be able to enable controllers, if there are any. It may not while the root cgroup
+# contains a process that it cannot move, so only this process joins, which becomes systemd.
 if [ -n "${CGROUP:-}" ]; then
     echo 0 >"$CGROUP/cgroup.procs"
     exec env -u CGROUP unshare --cgroup "$0"
@@ -29,16 +29,16 @@ for directory in run tmp var/lib root home mnt srv etc/systemd/system lib/system
     mount -t tmpfs -o mode=0755 tmpfs "$node/$directory"
 done
 mount -t cgroup2 cgroup2 "$node/sys/fs/cgroup"
-# What systemd changes of the kernel is not the node's alone.
+# systemd's changes to the kernel's settings would affect the whole machine.
 mount --bind "$node/proc/sys" "$node/proc/sys"
 mount -o remount,bind,ro "$node/proc/sys"
 mkdir -p "$node"/{srv/wharf,srv/engine,mnt/old,var/lib/systemd}
 mount --bind "$FILES" "$node/srv/wharf"
 mount --bind "$ENGINE" "$node/srv/engine"
-# Where packages have the socket.
+# The path of the socket in the engine's packages.
 ln -s /srv/engine/docker.sock "$node/run/docker.sock"
 
-# It stands for the engine, which runs elsewhere.
+# Stands for the engine, which runs elsewhere.
 cat >"$node/etc/systemd/system/docker.service" <<'UNIT'
 [Service]
 Type=oneshot

@@ -1,4 +1,4 @@
-"""The files of deploy/ and the operator's page, against the tools and the binaries that they are for."""
+"""Checks the files of deploy/ and the operator's page with the tools and binaries that use them."""
 import os
 import pathlib
 import re
@@ -39,7 +39,7 @@ class Case(unittest.TestCase):
         return done.stdout
 
     def is_taken(self, config, *flags):
-        """Whether wharfd takes a configuration: a start that ends later than at that, with status 1 and not 2."""
+        """Whether wharfd accepts a configuration: then the start fails later, with status 1 and not 2."""
         state = self.dir / "state"
         state.write_text("not a directory")
         done = run(WHARFD, "--config", config, *flags, "--state-dir", state, "--engine", f"unix://{self.dir}/no.sock")
@@ -51,7 +51,7 @@ class Systemd(Case):
     UNIT = (DEPLOY / "wharfd.service").read_text()
 
     def unit(self, text):
-        """A unit whose program is there, as systemd wants it."""
+        """A unit whose program exists, as systemd requires."""
         path = self.dir / "wharfd.service"
         path.write_text(text.replace("/usr/local/bin/wharfd", WHARFD))
         return str(path)
@@ -103,7 +103,7 @@ class Kubernetes(Case):
         self.is_taken(config)
 
     def test_pods_end_after_wharfd_does(self):
-        # 25 s of grace, and then 15 s of cleaning up and 5 s of goodbyes, twice.
+        # 25 s of grace, then 15 s to clean up and twice 5 s to close connections.
         for seconds in (manifest.DOCUMENTS["DaemonSet", "wharfd"]["spec"]["template"]["spec"]["terminationGracePeriodSeconds"],
                         int(re.search(r"(?m)^TimeoutStopSec=(\d+)$", Systemd.UNIT)[1])):
             self.assertGreaterEqual(seconds, 25 + 15 + 2 * 5)
@@ -123,7 +123,7 @@ class Kubernetes(Case):
             self.assertEqual(template["spec"]["containers"][0][name], agent["containers"][0][name])
 
     def test_both_configurations_say_the_same(self):
-        # Apart from the engine's socket, which has another name in the pod.
+        # Except the engine's socket, which has another path in the pod.
         settings = [re.sub(r"(?m)^socket = .*$|^\s*#.*$|^\n", "", text)
                     for text in ((DEPLOY / "wharfd.toml").read_text(),
                                  manifest.DOCUMENTS["ConfigMap", "wharfd"]["data"]["wharfd.toml"])]
@@ -131,7 +131,7 @@ class Kubernetes(Case):
 
 
 class Page(Case):
-    """docs/operating.md says what the binaries and the code do."""
+    """docs/operating.md agrees with the binaries and the code."""
 
     def test_every_flag_and_variable_is_told(self):
         said = self.succeeds(WHARFD, "--help")
@@ -146,7 +146,7 @@ class Page(Case):
             self.assertIn(name, flags)
 
     def keys(self, text):
-        """The keys that wharfd would take where it finds one that it does not know."""
+        """The keys in wharfd's error about an unknown key."""
         config = self.dir / "wharfd.toml"
         config.write_text(text)
         said = self.fails(WHARFD, "--config", config)
@@ -162,7 +162,7 @@ class Page(Case):
                 self.assertRegex(PAGE, rf"\b{key}\b")
 
     def test_every_message_is_one(self):
-        """In the table of messages, what stands for a name is `…`."""
+        """The table of messages is checked against the code; `…` stands for a name."""
         code = "".join(re.sub(r"\\\n\s*", "", path.read_text()) for path in (ROOT / "src").rglob("*.rs"))
         texts = [re.sub(r"\{[^{}]*\}", "…", text) for text in re.findall(r'"((?:[^"\\\n]|\\.)*)"', code)]
         table = PAGE[PAGE.index("## When something fails"):]

@@ -23,7 +23,7 @@ import report  # noqa: E402
 ENGINE, REGISTRY = os.environ["ENGINE"], os.environ["REGISTRY"]
 SOCKET, PID = os.environ[f"WHARF_ENGINE_{ENGINE}"], os.environ[f"WHARF_PID_{ENGINE}"]
 BIN = pathlib.Path(os.environ["WHARF_BIN_DIR"])
-# What the engine's node has at a path, as seen here; and the directory that both see.
+# The path on the engine's node, as seen here; and the directory that both can see.
 NODE = pathlib.Path(f"/proc/{PID}/root")
 SHARED, SHARED_ON_NODE = pathlib.Path(SOCKET).parent, "/run/engine"
 START_SECONDS = 60
@@ -37,7 +37,7 @@ def run(*command, status=0, **options):
 
 
 def docker(*arguments, **options):
-    """What the node's operator does."""
+    """The actions of the node's operator."""
     return run(os.environ["WHARF_DOCKER"], "--host", f"unix://{SOCKET}", *arguments, **options)
 
 
@@ -77,7 +77,7 @@ def import_agent():
 
 
 def package():
-    """What `make package` gives, of the binaries that are tested."""
+    """The files of `make package`, with the tested binaries."""
     directory = pathlib.Path(SHARED) / "package"
     directory.mkdir(exist_ok=True)
     for source, name in (BIN / "wharf", "wharf"), (BIN / "wharfd", "wharfd"), (os.environ["WHARF_FRONTEND"], "wharf-frontend"):
@@ -98,7 +98,7 @@ class Deployed(unittest.TestCase):
 
     @classmethod
     def build(cls):
-        """By the wharfd outside, into the registry; from there to the node, as an operator does."""
+        """The image is built by the wharfd outside and pushed to the registry; the operator pulls it to the node."""
         name = cls.wharfd.image.split("/", 1)[1]
         cls.image = f"{REGISTRY}/{name}"
         wharf = BIN / "wharf", "--namespace", "deploy/wharfd#1"
@@ -137,7 +137,7 @@ class Deployed(unittest.TestCase):
         try:
             return docker("exec", self.agents, *command, **options)
         except AssertionError as error:
-            raise AssertionError(f"{error}\n-- what wharfd said:\n{docker('logs', '--tail=10', self.container)}") from None
+            raise AssertionError(f"{error}\n-- wharfd's log:\n{docker('logs', '--tail=10', self.container)}") from None
 
     def context(self, name, dockerfile):
         """A build context in the agent."""
@@ -184,13 +184,13 @@ class Deployed(unittest.TestCase):
 
     def test_an_agent_has_no_way_to_the_engine(self):
         everything = "sh", "-c", "find / -type s 2>/dev/null; grep -o '[^ ]*docker[^ ]*sock[^ ]*' /proc/self/mountinfo"
-        # The search finds the socket where it is.
+        # The search finds the socket at its path.
         there = docker("run", "--rm", "--network=none", f"--mount=type=bind,src={SHARED_ON_NODE}/docker.sock,dst=/var/run/docker.sock",
                        "agent:1", *everything)
         self.assertIn("/run/docker.sock", there)
         self.assertEqual(self.in_agent(*everything, status=None).split(), ["/run/wharf/wharf.sock"])
         self.assertEqual(self.in_agent("id", "-u").strip(), "1000")
-        # The one socket that it has is wharfd's, which does not speak the engine's API.
+        # It has only wharfd's socket, which does not speak the engine's API.
         def asks(path):
             with socket.socket(socket.AF_UNIX) as connection:
                 connection.settimeout(10)
@@ -227,7 +227,7 @@ class Deployed(unittest.TestCase):
         self.assertIn("Dockerfiles are read in a container", said)
 
     def test_zz_a_stop_is_clean(self):
-        """The last: it stops what the others use."""
+        """Runs last: it stops the wharfd that the other tests use."""
         began = time.monotonic()
         docker("stop", "--time=60", self.container)
         self.assertLess(time.monotonic() - began, 20)

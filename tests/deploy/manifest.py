@@ -8,7 +8,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 FILE = ROOT / "deploy/daemonset.yaml"
 DOCUMENTS = {(document["kind"], document["metadata"]["name"]): document for document in yaml.safe_load_all(FILE.read_text())}
 
-# What Kubernetes does with these makes no difference to a single container on one node.
+# Kubernetes' settings that make no difference to a single container on one node.
 ELSEWHERE = {
     "pod": {"nodeSelector", "priorityClassName", "enableServiceLinks", "terminationGracePeriodSeconds", "dnsPolicy",
             "restartPolicy"},
@@ -17,7 +17,7 @@ ELSEWHERE = {
 
 
 def take(fields, known, where):
-    """The fields of a mapping, none of which may be unknown."""
+    """The fields of a mapping; fails if one is unknown."""
     unknown = set(fields) - set(known)
     if unknown:
         raise AssertionError(f"{FILE}: {where}: the tests do not know {', '.join(sorted(unknown))}")
@@ -28,7 +28,7 @@ class Container:
     """The one container of a pod's specification."""
 
     def __init__(self, pod, files, seen):
-        """`files` is a directory for the contents of config maps, `seen` the engine's path of it."""
+        """`files` is a directory for the contents of config maps, `seen` its path as the engine sees it."""
         containers, volumes, token, host_network = take(
             {name: value for name, value in pod.items() if name not in ELSEWHERE["pod"]},
             ["containers", "volumes", "automountServiceAccountToken", "hostNetwork"], "pod")
@@ -67,7 +67,7 @@ class Container:
     @staticmethod
     def _security(runAsUser, runAsGroup, allowPrivilegeEscalation, capabilities, seccompProfile, *,
                   runAsNonRoot=False, privileged=False, readOnlyRootFilesystem=False):
-        """In the words of the engine, whose own seccomp profile is what `RuntimeDefault` names."""
+        """As options of the engine; `RuntimeDefault` means the engine's own seccomp profile."""
         assert seccompProfile == {"type": "RuntimeDefault"} and not privileged and not allowPrivilegeEscalation
         assert not runAsNonRoot or runAsUser
         yield f"--user={runAsUser}:{runAsGroup}"

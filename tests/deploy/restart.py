@@ -37,7 +37,7 @@ class Restart(unittest.TestCase):
         self.dir = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory(prefix="w")))
         self.context = self.dir / "context"
         self.context.mkdir()
-        # An image of the node's: this is not about registries.
+        # An image on the node: this test is not about registries.
         tree = self.dir / "tree/bin"
         tree.mkdir(parents=True)
         (tree / "busybox").write_bytes(pathlib.Path(os.environ["WHARF_BUSYBOX"]).read_bytes())
@@ -50,7 +50,7 @@ class Restart(unittest.TestCase):
         tar.wait()
 
     def start(self, name, socket, *before):
-        """A wharfd called `name`, and what its client is started with; it serves when this returns."""
+        """A wharfd called `name`, and the start of its client's command; it is ready when this returns."""
         address = f"unix://{self.dir}/{name}.sock"
         log = open(self.dir / f"{name}.log", "a+")
         self.addCleanup(log.close)
@@ -126,7 +126,7 @@ class Restart(unittest.TestCase):
         self.assertIsNone(process.poll(), "it is the same wharfd")
 
     def test_a_mounted_socket_goes_stale_and_the_liveness_probe_sees_it(self):
-        """What the DaemonSet's comment says: of an engine that makes a new socket at its start."""
+        """Tests the DaemonSet's comment about an engine that makes a new socket at its start."""
         mounted = self.dir / "docker.sock"
         mounted.touch()
         mount = "unshare", "--mount", "--propagation=private", "--", "sh", "-c", \
@@ -136,7 +136,7 @@ class Restart(unittest.TestCase):
         engine("up")
         alive = run(*client, *ALIVE[1:])
         self.assertEqual(alive.returncode, 5, alive.stdout)
-        # What the kubelet does then.
+        # The kubelet does this then.
         process.terminate()
         self.assertEqual(process.wait(60), 0)
         _, client = self.start("mounted", mounted, *mount)

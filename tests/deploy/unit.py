@@ -1,4 +1,4 @@
-"""The systemd unit under a real systemd, installed as docs/operating.md says."""
+"""Runs the systemd unit under a real systemd, installed as docs/operating.md says."""
 import contextlib
 import os
 import pathlib
@@ -25,7 +25,7 @@ AGENT = "setpriv --reuid=1000 --regid=1000 --clear-groups env HOME=/tmp PATH=/ru
 
 @contextlib.contextmanager
 def new_cgroup():
-    """A cgroup for the node's processes, of version 2: a machine of version 1 has that one too, without controllers."""
+    """A cgroup of version 2 for the node's processes; a machine with version 1 also has version 2, without controllers."""
     mounts = (line.split() for line in pathlib.Path("/proc/self/mounts").read_text().splitlines())
     top = next((pathlib.Path(mount[1]) for mount in mounts if mount[2] == "cgroup2"), None)
     with contextlib.ExitStack() as stack:
@@ -64,7 +64,7 @@ class Unit(unittest.TestCase):
         cls.addClassCleanup(cls.end)
         cls.wait_for("systemd", lambda: cls.systemd() and cls.on_node("systemctl is-system-running --wait", check=False) in
                      ("running\n", "degraded\n"))
-        # As the engine's package does.
+        # The engine's package does the same.
         cls.on_node("groupadd --force --system docker")
         SOCKET.chmod(0o660)
         os.chown(SOCKET, 0, int(cls.on_node("getent group docker").split(":")[2]))
@@ -74,7 +74,7 @@ class Unit(unittest.TestCase):
 
     @classmethod
     def end(cls):
-        # Its parent ends after it, and it after all that is in its namespace.
+        # Its parent ends after it, and it ends after everything in its namespace.
         os.kill(int(cls.systemd() or cls.boot.pid), signal.SIGKILL)
         cls.boot.wait()
 
@@ -95,7 +95,7 @@ class Unit(unittest.TestCase):
 
     @classmethod
     def on_node(cls, script, check=True):
-        """Runs a script on the node; returns what it says."""
+        """Runs a script on the node; returns its output."""
         command = "nsenter", f"--target={cls.systemd()}", "--mount", "--pid", "--uts", "--ipc", "--net", "--cgroup", "--", \
             "env", "-i", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "sh", "-ec", script
         done = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120)
@@ -119,11 +119,11 @@ class Unit(unittest.TestCase):
         self.on_node("mkdir -p /tmp/c && cd /tmp/c && printf 'FROM scratch\\nCOPY Dockerfile /\\n' >Dockerfile && chmod -R a+rX .")
         said = self.on_node(f"{AGENT} build -t app:1 /tmp/c && {AGENT} images")
         self.assertRegex(said, r"(?m)^app +1 ")
-        # What an agent's Dockerfile does, it does to a container.
+        # The agent's Dockerfile was read in a container.
         images = subprocess.run([os.environ["WHARF_DOCKER"], "--host", f"unix://{SOCKET}", "image", "ls", "--format={{.Repository}}"],
                                 check=True, text=True, stdout=subprocess.PIPE).stdout
         self.assertRegex(images, r"(?m)^wharf\.invalid/[0-9a-f]+/frontend/")
-        # Looking up hosts works in there; so does the refusal.
+        # A lookup of hosts works inside the unit, and the refusal works too.
         self.on_node("printf 'FROM scratch\\nADD http://localhost:1/x /\\n' >/tmp/c/Dockerfile")
         said = self.on_node(f"{AGENT} build /tmp/c", check=False)
         self.assertRegex(said, r"(127\.0\.0\.1|::1) is an address of this node")
@@ -145,7 +145,7 @@ class Unit(unittest.TestCase):
         self.on_node("systemctl stop docker")
         self.assertEqual((self.show("ActiveState"), self.show("MainPID")), ("active", process))
         self.on_node("systemctl start docker && wharf info")
-        # And what agents have mounted is the same directory, also when wharfd itself is restarted.
+        # Agents have mounted the same directory, even after wharfd itself is restarted.
         self.on_node("systemctl restart wharfd && wharf info")
         self.assertEqual(self.on_node("stat -c %i /run/wharf"), directory)
 

@@ -1,15 +1,15 @@
-"""Runs a file's unittest cases, a line a test, and counts them as every runner of ours does."""
+"""Runs a file's unittest cases with a line for each, and counts them like the other runners."""
 import sys
 import unittest
 
 
 def main(name):
-    """Runs the caller's tests; `name` says of what they are, and on which engine: `python [26]`."""
+    """Runs the caller's tests; `name` names their subject and the engine: `python [26]`."""
     what, _, engine = name.partition(" ")
 
     class Result(unittest.TextTestResult):
         def getDescription(self, test):
-            # A class that could not be set up is no test, but counts as one that failed.
+            # A class that could not be set up is not a test, but counts as a failure.
             name = getattr(test, "_testMethodName", test.id())
             return f"{what}::{name.removeprefix('test_')} {engine}".rstrip()
 

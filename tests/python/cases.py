@@ -27,7 +27,7 @@ MANIFESTS = ("application/vnd.oci.image.manifest.v1+json", "application/vnd.dock
 
 
 def digest_of(reference):
-    """What the registry itself says."""
+    """The registry's own answer."""
     host, path, tag = re.fullmatch(r"([^/]+)/(.+):(.+)", reference).groups()
     request = urllib.request.Request(f"http://{host}/v2/{path}/manifests/{tag}", method="HEAD")
     request.add_header("Accept", ", ".join(MANIFESTS))
@@ -100,7 +100,7 @@ class Example(unittest.TestCase):
         dockerfile = f"FROM {PRIVATE}/busybox:1\nRUN cat where\n"
         wrong = {**LOGIN, "REGISTRY_PASSWORD": "wrong-password"}
         for login in wrong, {}:
-            # To read with, and to push with.
+            # The first build reads from the registry, the second pushes to it.
             for text in dockerfile, "FROM scratch\nLABEL a=b\n":
                 status, out, err = self.build(text, reference=reference, **login)
                 self.assertEqual(status, 3, out + err)
@@ -125,7 +125,7 @@ class Example(unittest.TestCase):
         pathlib.Path(self.dir, "Dockerfile").write_text(
             f"FROM {REGISTRY}/busybox:1\nRUN echo started {os.getpid()} && sleep 1000\n")
         command = [sys.executable, build.__file__, ADDRESS, "python/app", "1", f"{REGISTRY}/app:1", self.dir]
-        # A shell's background jobs, as these tests are, have SIGINT ignored.
+        # These tests run as background jobs of a shell, for which SIGINT is ignored.
         heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
         with subprocess.Popen(command, preexec_fn=heard, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
             self.assertTrue(any(line == f"  | started {os.getpid()}\n" for line in running.stdout))

@@ -1,6 +1,6 @@
-// What Docker's own code makes of patterns and directories, for comparison:
-// one question as JSON a line on stdin, one answer a line on stdout. With
-// `receive DIRECTORY` it is the other end of a sync instead.
+// Answers with Docker's own code how patterns match and directories are walked, for comparison: one question
+// as JSON on each line of stdin, one answer on each line of stdout. With `receive DIRECTORY` it receives a
+// sync instead.
 package main
 
 import (
@@ -20,7 +20,7 @@ type question struct {
 	// Do these patterns match these paths?
 	Patterns []string
 	Paths    []string
-	// Or: what of this directory is sent?
+	// Or: which entries of this directory are sent?
 	Root    string
 	Include []string
 	Exclude []string

@@ -10,8 +10,8 @@ import (
 	"github.com/tonistiigi/fsutil/types"
 )
 
-// receive syncs what the sender on stdin and stdout has into a directory, as
-// BuildKit does. A packet is preceded by its length, in four bytes.
+// receive syncs the files of the sender on stdin and stdout into a directory, as BuildKit does. A packet is
+// preceded by its length in four bytes.
 func receive(directory string) error {
 	return fsutil.Receive(context.Background(), stdio{}, directory, fsutil.ReceiveOpt{
 		Filter: func(_ string, stat *types.Stat) bool {

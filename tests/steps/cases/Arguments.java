@@ -9,11 +9,11 @@ import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
 
-/** What a call of a step becomes on the client's command line, and which calls are refused. */
+/** The client's command line for a call of a step, and the calls that are refused. */
 final class Arguments {
     private Arguments() {}
 
-    /** Texts that a shell, a CSV reader or an option parser would make something of. */
+    /** Texts that a shell, a CSV reader or an option parser would interpret. */
     private static final List<String> HOSTILE = List.of(
         "it's", "''", "\"quoted\"", "$HOME", "${HOME}", "$(touch pwned)", "`touch pwned`", "two\nlines", "ends\n",
         "\n", " spaces  inside ", "-leading", "--push", "back\\slash", "\\", "*", "a;b&c|d>e", "#no", "~", "!x",
@@ -157,7 +157,7 @@ final class Arguments {
         }
     }
 
-    /** The text as a literal of Groovy that means exactly it. */
+    /** The text as a Groovy literal with exactly this value. */
     private static String literal(String text) {
         return "'" + text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n").replace("\t", "\\t") + "'";
     }
@@ -170,7 +170,7 @@ final class Arguments {
         }
     }
 
-    /** Without the metadata file, which every call has and whose name is random. */
+    /** The arguments without the metadata file, which every call has and whose name is random. */
     private static List<String> own(Fake.Call call) {
         List<String> own = new ArrayList<>(call.arguments());
         check(own.removeIf(a -> a.startsWith("--metadata-file=")), "no --metadata-file in " + call.arguments());

@@ -13,7 +13,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.stream.Stream;
 
-/** A job on an agent whose {@code wharf} only records what reached it. Its workspace has an awkward name. */
+/** A job on an agent whose {@code wharf} only records its call. The workspace has an awkward name. */
 final class Fake implements AutoCloseable {
     private final Path directory;
     private final Job job;
@@ -42,14 +42,14 @@ final class Fake implements AutoCloseable {
         return Run.of(job);
     }
 
-    /** Runs it, and fails the test unless it ends so. */
+    /** Runs it, and fails the test unless it ends with this result. */
     Run.Finished run(String result) {
         Run.Finished finished = run();
         Suite.check(finished.result().equals(result), "the build must be " + result + ":\n" + finished.log());
         return finished;
     }
 
-    /** What one call of the client had. */
+    /** The recorded input of one call of the client. */
     record Call(List<String> arguments, Map<String, String> variables, Path files) {
         String file(String name) throws IOException {
             return Files.readString(files.resolve(name));
@@ -75,7 +75,7 @@ final class Fake implements AutoCloseable {
         return calls;
     }
 
-    /** The one call that there was. */
+    /** The only call. */
     Call call() throws IOException {
         List<Call> calls = calls();
         Suite.equal(1, calls.size(), "calls of the client");
@@ -93,7 +93,7 @@ final class Fake implements AutoCloseable {
         return texts;
     }
 
-    /** Nothing of a call's own may be left on the agent. */
+    /** Checks that the calls' own files are removed from the agent. */
     void nothingLeft() throws IOException {
         Path temporary = directory.resolve(job.workspace().getFileName() + "@tmp");
         if (!Files.exists(temporary)) {

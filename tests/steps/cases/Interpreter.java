@@ -10,7 +10,7 @@ import harness.Run;
 import java.nio.file.Files;
 import java.util.List;
 
-/** That the harness does what Jenkins does, where the other tests lean on it: also where Jenkins fails. */
+/** Checks that the harness behaves like Jenkins where the other tests rely on it, including Jenkins' failures. */
 final class Interpreter {
     private Interpreter() {}
 

@@ -1,8 +1,8 @@
 package cases;
 
 /**
- * The entry: {@code Main [part of a test's name]}. With an engine's name in {@code cases.engine}, the
- * pipelines on it; else all that needs no engine.
+ * The entry point: {@code Main [part of a test's name]}. With an engine's name in {@code cases.engine}, it runs the
+ * pipelines on that engine; otherwise all tests that need no engine.
  */
 public final class Main {
     private Main() {}

@@ -4,8 +4,8 @@ import harness.Credential;
 import harness.Run;
 
 /**
- * The entry for trying a Jenkinsfile: {@code OneProject DIRECTORY} runs the one in the directory, as the tests run
- * those of {@code pipelines/}, and shows its log.
+ * The entry point for trying a Jenkinsfile: {@code OneProject DIRECTORY} runs the Jenkinsfile in the directory, as the
+ * tests run those of {@code pipelines/}, and shows its log.
  */
 public final class OneProject {
     private OneProject() {}

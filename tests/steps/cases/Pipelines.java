@@ -21,11 +21,11 @@ import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 import java.util.stream.Stream;
 
-/** The usual shapes of Jenkinsfiles, from Groovy to the registry: nothing between is a stand-in. */
+/** The usual kinds of Jenkinsfiles, from Groovy to the registry, with the real client, wharfd, engine and registry. */
 final class Pipelines {
     /** How soon a step must be gone from the engine, counted from the build's end. */
     private static final long GONE_SECONDS = 2;
-    /** How soon the second of two builds at once must run. Generous: a busy machine is no failure. */
+    /** How soon the second of two simultaneous builds must run. Generous: a busy machine must not fail the test. */
     private static final long START_SECONDS = 60;
 
     private static final String REFUSED =
@@ -171,7 +171,7 @@ final class Pipelines {
             equal(digest(log, "digest "), Registry.ofPassword().digest("private-base", "1"), "the digest in the registry");
             containsNot(log, password);
         }
-        // The engine has the base by now: only the credentials can refuse it.
+        // The engine already has the base: only the missing credentials can cause the refusal.
         try (Project project = new Project("private-base")) {
             project.job().credential("private-registry", new Credential.UsernamePassword(user, "wrong"));
             contains(project.log("FAILURE"), REFUSED);
@@ -212,12 +212,12 @@ final class Pipelines {
         return line.group(1);
     }
 
-    /** A number that no other process of the machine has as an argument, and that sleep takes. */
+    /** An argument for sleep that no other process of the machine has. */
     private static String mark() {
         return Long.toString(ThreadLocalRandom.current().nextLong(1_000_000_000L, 9_000_000_000L));
     }
 
-    /** The step's process is on the engine: the whole machine's processes are to be seen here. */
+    /** Whether the step's process runs on the engine: all processes of the machine are visible here. */
     private static boolean running(String mark) {
         try (Stream<ProcessHandle> all = ProcessHandle.allProcesses()) {
             return all.anyMatch(process -> commandLine(process).equals("sleep\0" + mark + "\0"));
@@ -232,17 +232,17 @@ final class Pipelines {
         }
     }
 
-    /** The process of the step is there: an abort has something to stop. */
+    /** Waits until the step's process runs, so that an abort has something to stop. */
     private static void runsOnTheEngine(String mark) {
         await(START_SECONDS, () -> running(mark), "the step `sleep " + mark + "` does not run on the engine");
     }
 
-    /** The process of the step ends without another word from us. */
+    /** Waits until the step's process has ended by itself. */
     private static void goneFromTheEngine(String mark) {
         await(GONE_SECONDS, () -> !running(mark), "the step `sleep " + mark + "` runs on, on the engine");
     }
 
-    /** A process of another's has no event to wait for: it is looked at, often. */
+    /** Polls, since another program's process sends no event. */
     private static void await(long seconds, BooleanSupplier condition, String otherwise) {
         long deadline = System.nanoTime() + TimeUnit.SECONDS.toNanos(seconds);
         while (!condition.getAsBoolean()) {

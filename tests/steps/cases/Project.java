@@ -55,14 +55,14 @@ final class Project implements AutoCloseable {
         return directory;
     }
 
-    /** Runs it, and fails the test unless it ends so. */
+    /** Runs it, and fails the test unless it ends with this result. */
     String log(String result) {
         Run.Finished finished = Run.of(job);
         Suite.check(finished.result().equals(result), "the build must be " + result + ":\n" + finished.log());
         return finished.log();
     }
 
-    /** The client, as the job's agent would call it. */
+    /** Runs the client as the job's agent would. */
     String wharf(String... arguments) throws Exception {
         Stream<String> start = Stream.of(System.getProperty("cases.client"), "--namespace", jobName() + "#7");
         return run(directory, Stream.concat(start, Stream.of(arguments)).toArray(String[]::new));
@@ -70,7 +70,7 @@ final class Project implements AutoCloseable {
 
     private static void copy(Path from, Path to) throws IOException {
         try (Stream<Path> tree = Files.walk(from)) {
-            // A directory that is a repository already has its own history, which is not what is tried.
+            // If the directory is already a repository, its own history is not used.
             for (Path path : tree.filter(path -> !from.relativize(path).startsWith(".git")).toList()) {
                 Files.copy(path, to.resolve(from.relativize(path).toString()), LinkOption.NOFOLLOW_LINKS);
             }
@@ -87,7 +87,7 @@ final class Project implements AutoCloseable {
         return output;
     }
 
-    /** Nothing of the run stays on the engine. */
+    /** Removes everything of the run from the engine. */
     @Override
     public void close() throws Exception {
         wharf("namespace", "rm");

@@ -13,7 +13,7 @@ import java.util.Base64;
 import java.util.List;
 import java.util.Map;
 
-/** What a registry holds, asked of the registry itself. */
+/** The content of a registry, as the registry itself shows it. */
 final class Registry {
     private static final String MANIFESTS = "application/vnd.oci.image.manifest.v1+json, "
         + "application/vnd.oci.image.index.v1+json, application/vnd.docker.distribution.manifest.v2+json, "
@@ -38,7 +38,7 @@ final class Registry {
             "Basic " + Base64.getEncoder().encodeToString(login.getBytes(StandardCharsets.UTF_8)));
     }
 
-    /** The digest that a tag has, null if there is no such tag. */
+    /** The digest of a tag, null if there is no such tag. */
     String digest(String repository, String tag) throws Exception {
         HttpResponse<byte[]> answer = get("/v2/" + repository + "/manifests/" + tag);
         return answer.statusCode() == 404 ? null : answer.headers().firstValue("Docker-Content-Digest").orElseThrow();

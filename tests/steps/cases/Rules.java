@@ -10,11 +10,11 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 
-/** The steps keep to the sandbox's rules and the interpreter's; a step that does not is caught. */
+/** The steps obey the rules of the sandbox and of the interpreter; a violation is found. */
 final class Rules {
     private Rules() {}
 
-    /** A line of a step, and what must be said of it. */
+    /** A line of a step, and the expected finding. */
     private record Bad(String code, String finding) {}
 
     /** In CPS code. */

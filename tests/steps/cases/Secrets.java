@@ -8,7 +8,7 @@ import harness.Credential;
 import java.nio.file.Path;
 import java.util.List;
 
-/** Credentials reach the client, and nothing else that anyone reads. */
+/** Credentials reach the client, and do not appear anywhere else that anyone reads. */
 final class Secrets {
     private static final String SECRET = "s3cr3t-'\"$x,y";
 

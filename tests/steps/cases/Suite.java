@@ -3,9 +3,9 @@ package cases;
 import java.util.ArrayList;
 import java.util.List;
 
-/** The tests of a run, in the order in which they are told. The last line counts them. */
+/** The tests of a run, in the order of their registration. The last line counts them. */
 public final class Suite {
-    /** A test's own failure, as opposed to the harness's. */
+    /** A failure of the test itself, as opposed to the harness's. */
     public static final class Failed extends RuntimeException {
         private static final long serialVersionUID = 1L;
 
@@ -26,7 +26,7 @@ public final class Suite {
         cases.add(new Case(name, body));
     }
 
-    /** Runs those whose name holds {@code filter}; true if there were some and all passed. */
+    /** Runs the tests whose names contain {@code filter}; true if there were some and all passed. */
     public boolean run(String filter) {
         int passed = 0;
         int failed = 0;

@@ -1,5 +1,5 @@
-// Runs what harness/Declarative.java made of `pipeline { … }`. A program like any other: it is saved and
-// restored with the Jenkinsfile that it runs.
+// Runs the map that harness/Declarative.java makes from `pipeline { … }`. A program like any other: it is
+// saved and restored with the Jenkinsfile that it runs.
 import org.jenkinsci.plugins.workflow.steps.FlowInterruptedException
 
 def call(Map pipeline) {
@@ -106,7 +106,7 @@ def stageBody(Map one) {
     }
 }
 
-// What the body threw, null for nothing. The build has its result before any `post` looks at it.
+// Returns the exception of the body, or null. Sets the build's result before any `post` reads it.
 def attempt(Closure body) {
     try {
         body()
@@ -120,7 +120,7 @@ def attempt(Closure body) {
     }
 }
 
-// Runs every condition that holds. A failure in one of them fails a build that had not failed.
+// Runs every condition that applies. A failure in one of them fails a build that had not failed.
 def post(Map conditions, Throwable failure) {
     List holding = ['always', 'changed', 'aborted', 'failure', 'success', 'unstable', 'unsuccessful', 'cleanup']
     for (int i = 0; i < holding.size(); i++) {

@@ -12,11 +12,11 @@ import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.TimeUnit;
 import org.jenkinsci.plugins.workflow.steps.FlowInterruptedException;
 
-/** Steps with a body, whose answer is the body's: they change what the body finds around it. */
+/** Steps with a body: they change the body's context, and return its result. */
 final class BlockSteps {
     private BlockSteps() {}
 
-    /** The block's answer is its body's. */
+    /** Returns the body's result. */
     record PassOn() implements Program.End {
         @Override
         public Outcome ended(Program program, Program.Strand strand, Outcome body) {
@@ -108,7 +108,7 @@ final class BlockSteps {
         }
     }
 
-    /** A failure inside begins the body anew, an abort goes on. */
+    /** A failure inside restarts the body, an abort is passed on. */
     private record Retry(Closure<?> body, int left) implements Program.End {
         @Override
         public Outcome ended(Program program, Program.Strand strand, Outcome outcome) {
@@ -122,7 +122,7 @@ final class BlockSteps {
         }
     }
 
-    /** A failure inside colours the build and is over; an abort goes on. */
+    /** A failure inside sets the build's result and is not passed on; an abort is. */
     private record CatchError(String message, String result) implements Program.End {
         @Override
         public Outcome ended(Program program, Program.Strand strand, Outcome body) {

@@ -5,7 +5,7 @@ import java.util.List;
 import java.util.concurrent.locks.ReentrantLock;
 import java.util.function.Predicate;
 
-/** The build's log, with secrets masked on their way in. Many strands write, a test may wait for a line. */
+/** The build's log, in which secrets are masked before they are stored. Many strands write to it, and a test may wait for a line. */
 public final class Console {
     private final ReentrantLock lock = new ReentrantLock();
     private final List<String> lines = new ArrayList<>();
@@ -13,7 +13,7 @@ public final class Console {
 
     private record Watch(Predicate<String> line, Runnable action) {}
 
-    /** Writes a text of one or more lines, masked with the secrets around the step that says it. */
+    /** Writes a text of one or more lines, masked by the secrets around the step that writes it. */
     void println(String text, List<String> secrets) {
         String masked = mask(text, secrets);
         List<Runnable> due = new ArrayList<>();
@@ -29,7 +29,7 @@ public final class Console {
         due.forEach(Runnable::run);
     }
 
-    /** Does something once, when a line appears. */
+    /** Runs an action once, when a line appears. */
     void when(Predicate<String> line, Runnable action) {
         lock.lock();
         try {
@@ -48,7 +48,7 @@ public final class Console {
         }
     }
 
-    /** As the Credentials Binding plugin does for secrets of one line: the text, also as the shell's trace quotes it. */
+    /** Like the Credentials Binding plugin for secrets of one line: masks the text, also as the shell's trace quotes it. */
     static String mask(String text, List<String> secrets) {
         String masked = text;
         List<String> longestFirst = new ArrayList<>(secrets);

@@ -9,14 +9,14 @@ import java.util.List;
 import java.util.Map;
 
 /**
- * What the blocks around a step give it: variables, the directory, secrets to mask, timeouts. A value:
- * each block makes its own from the one around it.
+ * The context that the blocks around a step provide: variables, the directory, secrets to mask, timeouts. A value:
+ * each block derives its own from the surrounding one.
  *
- * @param variables what {@code node}, {@code withEnv} and {@code withCredentials} set; a null value unsets
+ * @param variables the variables of {@code node}, {@code withEnv} and {@code withCredentials}; null unsets a variable
  * @param workspace the node's workspace, null outside of {@code node}
- * @param directory where steps work: the workspace, or a directory by {@code dir}
+ * @param directory the working directory of steps: the workspace, or the directory of {@code dir}
  * @param secrets   texts that no log line may show
- * @param timeouts  tickets of the {@code timeout} blocks around
+ * @param timeouts  tickets of the surrounding {@code timeout} blocks
  */
 record Context(
         LinkedHashMap<String, String> variables,
@@ -65,7 +65,7 @@ record Context(
         return Path.of(directory);
     }
 
-    /** Jenkins' place for a directory's temporary files, beside the directory. */
+    /** The directory for temporary files, which Jenkins puts beside a directory. */
     Path requireTemporary() throws AbortException {
         Path directory = requireDirectory();
         return directory.resolveSibling(directory.getFileName() + "@tmp");

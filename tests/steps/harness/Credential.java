@@ -1,6 +1,6 @@
 package harness;
 
-/** What a Jenkins administrator has stored under an id. */
+/** A credential that a Jenkins administrator has stored under an id. */
 public sealed interface Credential {
     record SecretText(String secret) implements Credential {}
 

@@ -14,7 +14,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.UUID;
 
-/** {@code withCredentials} and its bindings, as the Credentials Binding plugin has them. */
+/** {@code withCredentials} and its bindings, like those of the Credentials Binding plugin. */
 final class Credentials {
     private Credentials() {}
 
@@ -24,7 +24,7 @@ final class Credentials {
         now.put("string", binding("variable"));
         now.put("file", binding("variable"));
         now.put("usernamePassword", binding("usernameVariable", "passwordVariable"));
-        // Declarative's `X = credentials('id')`: the kind is the credential's own.
+        // Declarative's `X = credentials('id')`: the credential decides the kind of binding.
         now.put("credentials", (call, run) -> new LinkedHashMap<>(Map.of("credentialsId", call.mainText("id"))));
         now.put("declarativeBinding", (call, run) -> declarative(run, call.text("variable", null), call.text("id", null)));
         later.put("withCredentials", Credentials::with);
@@ -104,7 +104,7 @@ final class Credentials {
         return path;
     }
 
-    /** Takes the files away; an exception that holds a secret does not leave with it. */
+    /** Removes the files, and masks secrets in an exception. */
     private record Unbind(ArrayList<String> files, ArrayList<String> secrets) implements Program.End {
         @Override
         public Outcome ended(Program program, Program.Strand strand, Outcome body) {

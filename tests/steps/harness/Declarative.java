@@ -28,9 +28,9 @@ import org.codehaus.groovy.control.messages.SyntaxErrorMessage;
 import org.codehaus.groovy.syntax.SyntaxException;
 
 /**
- * A small Declarative: turns {@code pipeline { … }} into a map and hands it to {@code
- * declarativePipeline}, a step in {@code declarative/}. Owns what may stand where; as in Jenkins the
- * body of {@code steps} holds steps only, other code needs {@code script { }}.
+ * A small Declarative: turns {@code pipeline { … }} into a map and passes it to {@code
+ * declarativePipeline}, a step in {@code declarative/}. Checks the structure; as in Jenkins the
+ * body of {@code steps} contains only steps, and other code needs {@code script { }}.
  */
 final class Declarative extends CompilationCustomizer {
     private static final List<String> CONDITIONS = List.of(
@@ -109,7 +109,7 @@ final class Declarative extends CompilationCustomizer {
         return list;
     }
 
-    /** A list of [name, closure]: each value is worked out when those before it are set. */
+    /** A list of [name, closure]: each value is computed after the earlier ones are set. */
     private ListExpression environment(ClosureExpression body) {
         ListExpression pairs = new ListExpression();
         for (Statement statement : statements(body)) {
@@ -206,7 +206,7 @@ final class Declarative extends CompilationCustomizer {
         return statement instanceof ReturnStatement last ? last.getExpression() : null;
     }
 
-    /** A call of a bare name. Groovy reads {@code a { } b { }} on one line as a call on a's answer: refused. */
+    /** A call of a bare name. {@code a { } b { }} on one line is refused: Groovy reads it as a call on a's result. */
     private static MethodCallExpression asCall(Statement statement) {
         return expressionOf(statement) instanceof MethodCallExpression call
             && call.isImplicitThis() && call.getMethodAsString() != null ? call : null;

@@ -5,7 +5,7 @@ import java.io.Serializable;
 import java.util.LinkedHashMap;
 import java.util.Map;
 
-/** The global variable {@code env}: reads what a step would see, writes for the whole build. */
+/** The global variable {@code env}: reads the variables of a step, and sets variables of the whole build. */
 public final class EnvironmentVariable extends GroovyObjectSupport implements Serializable {
     private static final long serialVersionUID = 1L;
 

@@ -8,7 +8,7 @@ import java.util.Map;
 import java.util.Optional;
 import java.util.function.Predicate;
 
-/** What a test configures in "Jenkins" before it runs a build: the job, its agent and its credentials. */
+/** A test's configuration of "Jenkins" before it runs a build: the job, its agent and its credentials. */
 public final class Job {
     private final List<Path> vars = new ArrayList<>();
     private final String jenkinsfile;
@@ -60,24 +60,24 @@ public final class Job {
         return this;
     }
 
-    /** Restarts the controller at every step: all sources are compiled anew before the program is restored. */
+    /** Restarts the controller at every step: all sources are compiled again before the program is restored. */
     public Job restartingAtEveryStep() {
         restarts = true;
         return this;
     }
 
-    /** A person aborts the build once the log has such a line. */
+    /** Aborts the build as a person would, once the log contains such a line. */
     public Job abortWhenLogged(Predicate<String> line) {
         return abortWhenLogged(line, () -> { });
     }
 
-    /** The same, once something else has come about that {@code await} waits for. */
+    /** The same, after {@code await} has returned as well. */
     public Job abortWhenLogged(Predicate<String> line, Runnable await) {
         abortWhen = new Abort(line, await);
         return this;
     }
 
-    /** When a person aborts the build. */
+    /** The condition of an abort. */
     record Abort(Predicate<String> line, Runnable await) {}
 
     List<Path> vars() {

@@ -10,8 +10,8 @@ import java.util.Map;
 import org.jenkinsci.plugins.workflow.steps.FlowInterruptedException;
 
 /**
- * {@code parallel a: { … }, b: { … }}: a strand for each branch; the step answers when all have ended. With {@code
- * failFast: true}, the first that fails stops the others.
+ * {@code parallel a: { … }, b: { … }}: a strand for each branch; the step ends when all have ended. With {@code
+ * failFast: true}, the first branch that fails stops the others.
  */
 final class Parallel {
     private Parallel() {}
@@ -44,7 +44,7 @@ final class Parallel {
         });
     }
 
-    /** What the branches share. It is saved with them, so the restored branches share the restored one. */
+    /** The branches' shared state. It is saved with them, so the restored branches share the restored state. */
     private static final class Together implements Serializable {
         private static final long serialVersionUID = 1L;
 

@@ -8,7 +8,7 @@ import groovy.lang.MissingPropertyException;
 import org.codehaus.groovy.runtime.InvokerHelper;
 
 /**
- * The base class of a Jenkinsfile and of every file in {@code vars/}. Owns the look-up of names, in
+ * The base class of a Jenkinsfile and of every file in {@code vars/}. Looks names up in
  * Jenkins' order: the script's own binding, global variables (the library's and Jenkins'), steps.
  */
 public abstract class PipelineScript extends SerializableScript {
@@ -46,7 +46,7 @@ public abstract class PipelineScript extends SerializableScript {
         }
     }
 
-    /** Groovy's own printing would go to the controller's console: in Jenkins it is the step {@code echo}. */
+    /** Groovy's own method would print to the controller's console; in Jenkins this is the step {@code echo}. */
     @Override
     public void println(Object value) {
         Steps.invoke("echo", new Object[] {String.valueOf(value)});

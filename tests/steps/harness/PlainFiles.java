@@ -6,11 +6,11 @@ import java.nio.file.Path;
 import java.util.Comparator;
 import java.util.stream.Stream;
 
-/** What Java's files lack. */
+/** Operations that {@code java.nio.file.Files} lacks. */
 public final class PlainFiles {
     private PlainFiles() {}
 
-    /** Deletes a directory and all in it, if it is there. */
+    /** Deletes a directory and its content, if it exists. */
     public static void deleteTree(Path directory) throws IOException {
         if (!Files.exists(directory)) {
             return;

@@ -14,8 +14,8 @@ import java.util.List;
 import java.util.Map;
 
 /**
- * The running program as Jenkins saves it: its strands (Jenkins: CPS threads), what each waits for, and
- * what the build has become so far. Everything here survives a save; nothing here knows a live process.
+ * The running program as Jenkins saves it: its strands (Jenkins: CPS threads), the step that each waits for, and
+ * the build's state so far. Everything here survives a save; nothing here refers to a live process.
  */
 final class Program implements Serializable {
     private static final long serialVersionUID = 1L;
@@ -23,7 +23,7 @@ final class Program implements Serializable {
     private final List<Strand> strands = new ArrayList<>();
     private int nextStrand;
 
-    /** What {@code env.X = …} set. */
+    /** The variables set by {@code env.X = …}. */
     final Map<String, String> variables = new LinkedHashMap<>();
     /** The build's result, null while nothing has set it. */
     String result;
@@ -34,11 +34,11 @@ final class Program implements Serializable {
 
     /** A frame's end: turns the body's outcome into the outcome of the step that ran the body. */
     interface End extends Serializable {
-        /** Null when the step's answer comes later. */
+        /** Null if the step's result comes later. */
         Outcome ended(Program program, Strand strand, Outcome body);
     }
 
-    /** A piece of program, what is around it, and what happens at its end. */
+    /** A piece of the program, its context, and the action at its end. */
     record Frame(Continuable code, Context context, End end) implements Serializable {}
 
     /** One line of execution: a stack of frames. It runs, or waits for one step's ticket. */
@@ -47,9 +47,9 @@ final class Program implements Serializable {
 
         final int id;
         final ArrayDeque<Frame> frames = new ArrayDeque<>();
-        /** What the top frame goes on with; null while the strand waits. */
+        /** The outcome with which the top frame continues; null while the strand waits. */
         private Outcome next;
-        /** The ticket of the step that it waits for, 0 for none. */
+        /** The ticket of the step that it waits for, 0 if there is none. */
         private long ticket;
 
         private Strand(int id) {
@@ -123,7 +123,7 @@ final class Program implements Serializable {
         return null;
     }
 
-    /** Calling a CPS closure throws what the interpreter has to run; any other closure has run by then. */
+    /** Calling a CPS closure throws the code that the interpreter has to run; any other closure runs at once. */
     private static Continuable continuable(Closure<?> body, Object[] arguments) {
         Block block;
         try {

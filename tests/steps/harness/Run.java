@@ -18,16 +18,16 @@ import java.util.concurrent.atomic.AtomicLong;
 import org.jenkinsci.plugins.workflow.steps.FlowInterruptedException;
 
 /**
- * One build of a Jenkinsfile: drives the program, and owns what is alive and cannot be saved (processes,
- * timers, the log). After every slice of program that ran, the whole program is saved and the restored
- * one goes on.
+ * One build of a Jenkinsfile: drives the program, and owns everything that cannot be saved (processes,
+ * timers, the log). After every slice of the program, the whole program is saved, and the restored
+ * one continues.
  */
 public final class Run {
     private static final ThreadLocal<Run> CURRENT = new ThreadLocal<>();
-    /** Longer than any build of the tests takes: what hangs must fail, with its log. */
+    /** Longer than any build of the tests: a build that hangs must fail, with its log. */
     private static final long EVENT_MINUTES_MAX = 10;
 
-    /** What the interpreter's Groovy does differently: loops in CPS, and iterators that can be saved. */
+    /** The differences of the interpreter's Groovy: loops in CPS, and iterators that can be saved. */
     @SuppressWarnings("rawtypes")
     private static final List<Class> CATEGORIES = categories();
 
@@ -41,9 +41,9 @@ public final class Run {
     private Program program;
     private Program.Strand strand;
 
-    /** A step under way outside of the program: a process, a timer. */
+    /** A running step outside of the program: a process, a timer. */
     interface Live {
-        /** Ends it early; its ticket is then answered with this cause. Called once or more. */
+        /** Ends it early; its ticket is then answered with this cause. May be called several times. */
         void stop(Throwable cause);
     }
 
@@ -53,7 +53,7 @@ public final class Run {
         record Interrupt(Throwable cause, Long timeout, String result) implements Event {}
     }
 
-    /** What a test sees of a build that ended. */
+    /** The result of a build, for a test. */
     public record Finished(String result, String log, Throwable failure, String description, Path workspace) {}
 
     private Run(Job job) {
@@ -141,8 +141,8 @@ public final class Run {
     }
 
     /**
-     * A local that cannot be saved throws where the program stands, as in Jenkins. The program that is
-     * left may hold it still, so the build ends there.
+     * A local that cannot be saved throws at the program's current position, as in Jenkins. The program
+     * may still hold the local, so the build ends there.
      */
     private void saveAndRestore() throws IOException {
         Library before = library;
@@ -210,7 +210,7 @@ public final class Run {
         return text.toString().stripTrailing();
     }
 
-    // What steps use.
+    // For steps.
 
     Job job() {
         return job;
@@ -233,7 +233,7 @@ public final class Run {
         log(text, context());
     }
 
-    /** Also from other threads, for a step that is under way. */
+    /** Writes to the log; a running step may call it from another thread. */
     void log(String text, Context context) {
         console.println(text, context.secrets());
     }
@@ -253,7 +253,7 @@ public final class Run {
         }
     }
 
-    /** The step's answer, from whatever thread it comes. */
+    /** Answers a step; may be called from any thread. */
     void answer(long ticket, Outcome outcome) {
         events.add(new Event.Answer(ticket, outcome));
     }
@@ -274,14 +274,14 @@ public final class Run {
         }
     }
 
-    /** A person aborts the build. Jenkins sets the result before the program hears of it. */
+    /** Aborts the build as a person would. Jenkins sets the result before the program is interrupted. */
     void abort() {
         console.println("Aborted by Test", List.of());
         events.add(new Event.Interrupt(
             new FlowInterruptedException("ABORTED", "Aborted by Test"), null, "ABORTED"));
     }
 
-    /** A result only gets worse. */
+    /** Sets the result, unless it is already worse. */
     void worsen(String result) {
         List<String> order = List.of("SUCCESS", "UNSTABLE", "FAILURE", "NOT_BUILT", "ABORTED");
         if (program.result == null || order.indexOf(result) > order.indexOf(program.result)) {
@@ -298,7 +298,7 @@ public final class Run {
         return environment(context()).get(name);
     }
 
-    /** All variables that a step has in a context. An empty value of {@code withEnv} unsets. */
+    /** All variables of a step in a context. An empty value in {@code withEnv} unsets a variable. */
     Map<String, String> environment(Context context) {
         Map<String, String> all = new LinkedHashMap<>();
         if (context.workspace() != null) {

@@ -12,8 +12,8 @@ import java.util.NoSuchElementException;
 import java.util.Set;
 
 /**
- * Iterators and views that can be saved, in place of Java's own: what Jenkins puts under loops over lists,
- * sets and {@code entrySet()}. A loop over a map itself or over a range has none, there as here.
+ * Iterators and views that can be saved, in place of Java's own. Jenkins does the same for loops over lists,
+ * sets and {@code entrySet()}, but not for loops over a map itself or over a range.
  */
 public final class SavableIterators {
     private SavableIterators() {}

@@ -19,11 +19,11 @@ import java.util.concurrent.TimeUnit;
 import java.util.stream.Stream;
 
 /**
- * {@code sh}: a real shell, started and ended as Jenkins does: the script is a file that {@code /bin/sh
- * -xe} runs, its processes are known by a cookie in their environment, and an abort sends them SIGTERM.
+ * {@code sh}: a real shell, started and stopped as in Jenkins: the script is a file that {@code /bin/sh
+ * -xe} runs, its processes are recognised by a cookie in their environment, and an abort sends them SIGTERM.
  */
 final class Shell implements Run.Live {
-    /** How long Jenkins waits for a process that it has sent SIGTERM. */
+    /** How long Jenkins waits for a process after SIGTERM. */
     private static final int GRACE_SECONDS = 20;
     private static final String COOKIE = "JENKINS_SERVER_COOKIE";
 
@@ -77,7 +77,7 @@ final class Shell implements Run.Live {
         return script;
     }
 
-    /** Copies the output into the log as it comes, and answers when the script has ended. */
+    /** Copies the output to the log as it comes, and answers when the script has ended. */
     private void follow(Process process, boolean capture, boolean returnStatus) {
         try {
             StringBuilder stdout = new StringBuilder();
@@ -140,7 +140,7 @@ final class Shell implements Run.Live {
                         found.add(process);
                     }
                 } catch (IOException e) {
-                    // It has ended meanwhile, or is not ours to read: either way not the script's.
+                    // It has ended, or belongs to another user: in both cases it is not the script's.
                 }
             });
         }

@@ -11,13 +11,13 @@ import org.jboss.marshalling.Marshalling;
 import org.jboss.marshalling.Unmarshaller;
 import org.jboss.marshalling.river.RiverMarshallerFactory;
 
-/** Saves a program and restores it with River, the library that Jenkins saves programs with. */
+/** Saves a program and restores it with River, the library that Jenkins uses. */
 final class Snapshot {
     private static final MarshallerFactory RIVER = new RiverMarshallerFactory();
 
     private Snapshot() {}
 
-    /** What a save and a restore make of the program. A local that cannot be saved fails as it does in Jenkins. */
+    /** Saves and restores the program. A local that cannot be saved fails as in Jenkins. */
     static Program roundTrip(Program program, ClassLoader before, ClassLoader after) throws IOException {
         ByteArrayOutputStream saved = new ByteArrayOutputStream();
         try (Marshaller marshaller = RIVER.createMarshaller(configuration(before))) {

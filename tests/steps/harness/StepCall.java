@@ -10,8 +10,8 @@ import java.util.Map;
 import java.util.Set;
 
 /**
- * A step as a program called it: {@code name(single) { body }} or {@code name(a: 1, b: 2) { body }}.
- * GStrings have become Strings by now, as Jenkins makes them.
+ * A call of a step: {@code name(single) { body }} or {@code name(a: 1, b: 2) { body }}.
+ * GStrings are already Strings, as in Jenkins.
  */
 record StepCall(String name, Object single, Map<String, Object> named, Closure<?> body) {
 
@@ -49,7 +49,7 @@ record StepCall(String name, Object single, Map<String, Object> named, Closure<?
         return value;
     }
 
-    /** Refuses arguments that the step does not have; Jenkins only warns, a test must not pass by that. */
+    /** Refuses arguments that the step does not have; Jenkins only warns, but a test must fail. */
     void allow(String... names) throws AbortException {
         for (String given : named.keySet()) {
             if (!Set.of(names).contains(given)) {
@@ -58,7 +58,7 @@ record StepCall(String name, Object single, Map<String, Object> named, Closure<?
         }
     }
 
-    /** An argument that may stand alone, as in {@code sh 'true'}. */
+    /** An argument whose name may be omitted, as in {@code sh 'true'}. */
     Object main(String argument) throws AbortException {
         Object value = single != null ? single : named.get(argument);
         if (value == null) {

@@ -16,12 +16,12 @@ import org.codehaus.groovy.control.Phases;
 import org.codehaus.groovy.control.customizers.ImportCustomizer;
 
 /**
- * What the sources of {@code vars/} must keep to: the script sandbox's rules, since a folder's library
- * runs in it, and what the CPS interpreter gets wrong without saying so. Owns the lists; {@link
+ * The rules for the sources of {@code vars/}: the script sandbox's rules, since a folder's library
+ * runs in it, and bans on code that the CPS interpreter silently gets wrong. Has the lists; {@link
  * StepRulesVisitor} walks the code.
  *
- * <p>The sandbox's own lists are not to be had here, so these say what is allowed: what is on none of
- * them is refused, and whoever needs more looks it up in Jenkins first.
+ * <p>The sandbox's own lists are not available here, so these are allow-lists: anything that is on none of
+ * them is refused, and an addition must first be looked up in Jenkins.
  */
 public final class StepRules {
     /** Global variables and steps of Jenkins and of the Docker Pipeline plugin. */
@@ -52,7 +52,7 @@ public final class StepRules {
         // closures
         "call");
 
-    /** With a closure they give wrong values in CPS code, without saying so. */
+    /** Methods that, with a closure, silently give wrong values in CPS code. */
     static final Set<String> WRONG_IN_CPS = Set.of(
         "sort", "toSorted", "unique", "toUnique", "dropWhile", "takeWhile", "eachLine", "splitEachLine", "with",
         "replaceAll");
@@ -63,7 +63,7 @@ public final class StepRules {
 
     private StepRules() {}
 
-    /** What is wrong with a library's files (name of the step, its source), each as {@code file:line: why}. */
+    /** The violations in a library's files (name of the step, its source), each as {@code file:line: why}. */
     public static List<String> findings(Map<String, String> sources) {
         StepRules rules = new StepRules();
         sources.forEach((name, text) -> rules.scripts.put(name, parse(name, text)));

@@ -24,7 +24,7 @@ import org.codehaus.groovy.ast.expr.VariableExpression;
 import org.codehaus.groovy.ast.stmt.ForStatement;
 import org.codehaus.groovy.control.SourceUnit;
 
-/** Walks one method of a step's source and reports what breaks {@link StepRules}. */
+/** Walks one method of a step's source and reports violations of {@link StepRules}. */
 final class StepRulesVisitor extends ClassCodeVisitorSupport {
     private final StepRules rules;
     private final String file;
@@ -165,7 +165,7 @@ final class StepRulesVisitor extends ClassCodeVisitorSupport {
             && arguments.getExpressions().stream().anyMatch(argument -> argument instanceof ClosureExpression);
     }
 
-    // What the CPS interpreter gets wrong.
+    // Code that the CPS interpreter gets wrong.
 
     @Override
     public void visitBinaryExpression(BinaryExpression expression) {

@@ -5,17 +5,17 @@ import com.cloudbees.groovy.cps.Outcome;
 import java.util.HashMap;
 import java.util.Map;
 
-/** The steps that the harness has, and how one is called: at once, or by suspending the program. */
+/** The steps of the harness, and the two ways to call one: at once, or by suspending the program. */
 final class Steps {
     private static final Map<String, Now> NOW = new HashMap<>();
     private static final Map<String, Later> LATER = new HashMap<>();
 
-    /** A step that is done when it returns, and works in {@code @NonCPS} code too. */
+    /** A step that is done when it returns, and also works in {@code @NonCPS} code. */
     interface Now {
         Object call(StepCall call, Run run) throws Exception;
     }
 
-    /** A step that suspends the program. It makes the strand go on, wait, or enter a body. */
+    /** A step that suspends the program. It makes the strand continue, wait, or enter a body. */
     interface Later {
         void start(StepCall call, Run run, Program.Strand strand) throws Exception;
     }
@@ -56,7 +56,7 @@ final class Steps {
         }
     }
 
-    /** Groovy knows no checked exceptions: the program must see the step's own. */
+    /** Throws a checked exception unchanged: Groovy has no checked exceptions, and the program must see the original. */
     @SuppressWarnings("unchecked")
     private static <E extends Throwable> E unchecked(Throwable e) throws E {
         throw (E) e;

@@ -1,6 +1,6 @@
 package hudson;
 
-/** A step's failure, under the name that Jenkinsfiles know: its message is shown without a stack. */
+/** A step's failure, with the class name that Jenkinsfiles use. Its message is shown without a stack trace. */
 public class AbortException extends Exception {
     private static final long serialVersionUID = 1L;
 
