@@ -17,7 +17,7 @@ use wharf::wire::v1::{
 
 use crate::harness::{Test, Wharf, cases, rpc};
 
-cases![every_call_is_judged, root_is_every_job_only_where_it_is_said];
+cases![every_call_is_judged, root_serves_every_job_only_if_configured];
 
 /// A namespace that the caller does not own.
 const VICTIM: &str = "victim#1";
@@ -152,7 +152,7 @@ async fn every_call_is_judged(test: Arc<Test>) {
     assert_refused("ImageService/ListImages", status, Code::InvalidArgument, "INVALID_INPUT");
 }
 
-async fn root_is_every_job_only_where_it_is_said(test: Arc<Test>) {
+async fn root_serves_every_job_only_if_configured(test: Arc<Test>) {
     let warns = |line: &String| line.contains(" WARN ") && line.contains("root is served in every namespace");
     let context = test.context("context", &[("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")]);
     let confined = format!("{AGENTS}[[serve]]\nuid = 0\nnamespaces = \"user/root\"\n");

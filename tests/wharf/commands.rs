@@ -14,11 +14,11 @@ use crate::harness::{
 cases![
     flags_of_a_build,
     secrets,
-    secrets_that_are_not_there,
+    missing_secrets,
     standard_input,
     credential_helpers,
-    a_docker_config_of_somebody_else,
-    images_and_their_names,
+    a_docker_config_of_another_user,
+    image_commands,
     versions,
     files_of_a_build,
 ];
@@ -126,7 +126,7 @@ async fn secrets(test: Arc<Test>) {
     );
 }
 
-async fn secrets_that_are_not_there(test: Arc<Test>) {
+async fn missing_secrets(test: Arc<Test>) {
     let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
     let base = test.base(&registry).await;
     let job = Wharf::new(&test, &wharfd, "job#1");
@@ -176,7 +176,7 @@ async fn standard_input(test: Arc<Test>) {
 }
 
 /// An agent's `HOME` may belong to root while the agent runs as another user.
-async fn a_docker_config_of_somebody_else(test: Arc<Test>) {
+async fn a_docker_config_of_another_user(test: Arc<Test>) {
     let wharfd = test.wharfd().await;
     let job = Wharf::new(&test, &wharfd, "job#1").as_uid(1000);
     let config = job.home().join(".docker/config.json");
@@ -238,7 +238,7 @@ async fn credential_helpers(test: Arc<Test>) {
     assert!(!shown.stderr.contains("hunter2"), "{shown}");
 }
 
-async fn images_and_their_names(test: Arc<Test>) {
+async fn image_commands(test: Arc<Test>) {
     let wharfd = test.wharfd().await;
     let job = Wharf::new(&test, &wharfd, "job#1");
     let content = test.unique("content");

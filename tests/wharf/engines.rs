@@ -13,12 +13,12 @@ use wharf::names::reference::Digest;
 use crate::harness::{Test, Wharf, cases, engine::tool, process::Background, relay::Relay, rpc, wait_for};
 
 cases![
-    one_that_is_down_at_the_start,
-    one_that_ends_in_the_middle,
-    one_that_hangs,
-    another_one_in_its_place,
-    another_one_while_the_old_one_lives,
-    what_was_left_on_it_is_put_right_first,
+    an_engine_that_is_down_at_the_start,
+    an_engine_that_ends_during_a_build,
+    an_engine_that_hangs,
+    another_engine_at_the_same_socket,
+    another_engine_while_the_old_one_runs,
+    leftovers_are_removed_before_the_first_answer,
 ];
 
 /// The first engine serves root, the second serves uid 1000. Root is the operator here, and served without an
@@ -52,7 +52,7 @@ async fn start_endless(job: &Wharf, context: &Path) -> Background {
     running
 }
 
-async fn one_that_is_down_at_the_start(test: Arc<Test>) {
+async fn an_engine_that_is_down_at_the_start(test: Arc<Test>) {
     let second = test.dir().join("second.sock");
     let wharfd = test.wharfd_as_it_ships(Some(&config(test.engine.socket(), &second))).await;
     let (ours, theirs) = (Wharf::new(&test, &wharfd, "user/root#1"), Wharf::new(&test, &wharfd, "theirs#1"));
@@ -90,7 +90,7 @@ async fn one_that_is_down_at_the_start(test: Arc<Test>) {
     assert!(theirs.run(["info"]).await.ok().stdout.contains("State: up"));
 }
 
-async fn one_that_ends_in_the_middle(test: Arc<Test>) {
+async fn an_engine_that_ends_during_a_build(test: Arc<Test>) {
     let (name, engine) = test.throw_away_engine().await;
     let wharfd = test.wharfd_as_it_ships(Some(&config(test.engine.socket(), engine.socket()))).await;
     let (ours, theirs) = (Wharf::new(&test, &wharfd, "user/root#1"), Wharf::new(&test, &wharfd, "theirs#1"));
@@ -120,7 +120,7 @@ async fn one_that_ends_in_the_middle(test: Arc<Test>) {
 }
 
 /// The engine accepts connections and never answers.
-async fn one_that_hangs(test: Arc<Test>) {
+async fn an_engine_that_hangs(test: Arc<Test>) {
     let second = test.dir().join("second.sock");
     let relay = Relay::to(&second, &test.engine);
     let wharfd = test.wharfd_as_it_ships(Some(&config(test.engine.socket(), &second))).await;
@@ -150,7 +150,7 @@ async fn one_that_hangs(test: Arc<Test>) {
     running.wait(crate::harness::PATIENCE).await.unwrap();
 }
 
-async fn another_one_in_its_place(test: Arc<Test>) {
+async fn another_engine_at_the_same_socket(test: Arc<Test>) {
     let relay = Relay::start(&test);
     let wharfd = test.wharfd_with(None, &["--engine", &relay.address()]).await;
     let job = Wharf::new(&test, &wharfd, "job#1");
@@ -181,7 +181,7 @@ async fn another_one_in_its_place(test: Arc<Test>) {
 
 /// Nothing ends: wharfd's connection to the old engine stays open, and new connections lead to the other
 /// engine.
-async fn another_one_while_the_old_one_lives(test: Arc<Test>) {
+async fn another_engine_while_the_old_one_runs(test: Arc<Test>) {
     let socket = test.dir().join("engine.sock");
     let _old = Relay::to(&socket, &test.engine);
     let address = format!("unix://{}", socket.display());
@@ -205,7 +205,7 @@ async fn another_one_while_the_old_one_lives(test: Arc<Test>) {
     assert_eq!(job.images().await.len(), 1);
 }
 
-async fn what_was_left_on_it_is_put_right_first(test: Arc<Test>) {
+async fn leftovers_are_removed_before_the_first_answer(test: Arc<Test>) {
     let relay = Relay::start(&test);
     let wharfd = test.wharfd_with(None, &["--engine", &relay.address()]).await;
     let job = Wharf::new(&test, &wharfd, "job#1");

@@ -17,10 +17,10 @@ use crate::harness::{
 cases![
     no_daemon,
     no_engine,
-    an_engine_that_goes,
+    an_engine_that_ends,
     the_dockerfile,
     the_context,
-    a_context_that_is_none,
+    an_invalid_context,
     a_failed_step,
     an_unknown_base,
     a_registry_that_does_not_work,
@@ -58,7 +58,7 @@ async fn no_engine(test: Arc<Test>) {
     assert_eq!(shell_status(ended), 2, "{:?}", process.lines());
 }
 
-async fn an_engine_that_goes(test: Arc<Test>) {
+async fn an_engine_that_ends(test: Arc<Test>) {
     let relay = Relay::start(&test);
     let wharfd = test.wharfd_with(None, &["--engine", &relay.address()]).await;
     let context = test.context("context", &[("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")]);
@@ -112,7 +112,7 @@ async fn the_context(test: Arc<Test>) {
 }
 
 /// Neither an archive nor text: BuildKit would not even report that.
-async fn a_context_that_is_none(test: Arc<Test>) {
+async fn an_invalid_context(test: Arc<Test>) {
     let wharfd = test.wharfd().await;
     let junk = [0xff, 0].repeat(2000);
     let channel = rpc::connect(&wharfd.socket()).await;

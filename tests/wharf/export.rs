@@ -14,8 +14,8 @@ use crate::harness::{
 cases![
     the_client_is_interrupted,
     the_namespace_ends,
-    the_daemon_dies,
-    builds_of_one_tag_keep_what_each_has_made
+    the_daemon_is_killed,
+    builds_of_one_tag_keep_their_images
 ];
 
 /// A build of an image whose export takes seconds.
@@ -120,7 +120,7 @@ async fn the_namespace_ends(test: Arc<Test>) {
     assert_eq!(test.engine.names_with_prefix(&wharfd.prefix()).await, Vec::<String>::new());
 }
 
-async fn the_daemon_dies(test: Arc<Test>) {
+async fn the_daemon_is_killed(test: Arc<Test>) {
     let (large, wharfd) = tokio::join!(Large::new(&test), test.wharfd());
     let job = Wharf::new(&test, &wharfd, "job#1");
     let before = large.small(&test, &job).await;
@@ -139,7 +139,7 @@ async fn the_daemon_dies(test: Arc<Test>) {
 }
 
 /// Parallel builds of one tag: each pushes and reports its own image.
-async fn builds_of_one_tag_keep_what_each_has_made(test: Arc<Test>) {
+async fn builds_of_one_tag_keep_their_images(test: Arc<Test>) {
     let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
     let job = Wharf::new(&test, &wharfd, "job#1");
     let tag = registry.name("app:1");

@@ -12,7 +12,7 @@ use crate::harness::{
     rpc,
 };
 
-cases![sync, tar, fetched_steps_are_told_as_others];
+cases![sync, tar, steps_on_fetched_sources];
 
 fn dockerfile(base: &str) -> String {
     format!("FROM {base}\nCOPY file /file\nRUN cat /mark /file > /both\n")
@@ -59,7 +59,7 @@ async fn tar(test: Arc<Test>) {
 
 /// Steps on sources that BuildKit fetches by URL, including an uploaded tar: their names, their cache, and
 /// the Dockerfile's lines of a failed step.
-async fn fetched_steps_are_told_as_others(test: Arc<Test>) {
+async fn steps_on_fetched_sources(test: Arc<Test>) {
     let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
     let base = test.base(&registry).await;
     let channel = rpc::connect(&wharfd.socket()).await;

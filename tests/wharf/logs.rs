@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::harness::{Test, Wharf, cases, process::Output};
 
-cases![what_a_step_has_written, a_log_that_breaks_off];
+cases![output_of_steps, a_log_that_breaks_off];
 
 /// The output of a build's steps, by lines.
 fn written(built: &Output) -> Vec<&str> {
@@ -17,7 +17,7 @@ fn written(built: &Output) -> Vec<&str> {
     built.stderr.lines().filter_map(line).collect()
 }
 
-async fn what_a_step_has_written(test: Arc<Test>) {
+async fn output_of_steps(test: Arc<Test>) {
     let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
     let base = test.base(&registry).await;
     let job = Wharf::new(&test, &wharfd, "job#1");

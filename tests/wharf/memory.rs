@@ -19,7 +19,7 @@ use wharf::wire::v1::BuildSpec;
 
 use crate::harness::{Test, Wharf, cases, image::context_tar, relay::Relay, rpc, wait_for};
 
-cases![by_sync, by_tar, who_does_not_read_stops_who_sends];
+cases![by_sync, by_tar, a_stopped_reader_stops_the_sender];
 
 const SMALL: usize = 50 << 20;
 const LARGE: usize = 1 << 30;
@@ -131,7 +131,7 @@ async fn by_tar(test: Arc<Test>) {
 
 /// When the engine stops reading, no more of the client's pieces are accepted. When it reads again, the build
 /// continues.
-async fn who_does_not_read_stops_who_sends(test: Arc<Test>) {
+async fn a_stopped_reader_stops_the_sender(test: Arc<Test>) {
     const PIECE: usize = 256 << 10;
     const PIECES: usize = 400;
     /// How many pieces the engine reads before it stops.

@@ -11,7 +11,12 @@ use wharf::wire::v1::{
 
 use crate::harness::{Test, Wharf, Wharfd, cases, rpc};
 
-cases![a_hangup_ends_nothing, each_call_has_an_end, no_level_hides_whose_it_is, a_job_does_not_fill_the_log];
+cases![
+    a_hangup_does_not_end_builds,
+    each_call_is_logged_with_its_end,
+    every_level_shows_the_caller,
+    a_job_does_not_fill_the_log
+];
 
 /// Waits for a line that contains all of `texts`.
 async fn line(wharfd: &Wharfd, texts: &[&str]) -> String {
@@ -19,7 +24,7 @@ async fn line(wharfd: &Wharfd, texts: &[&str]) -> String {
     wharfd.process().says(&format!("a line with {texts:?}"), has).await
 }
 
-async fn a_hangup_ends_nothing(test: Arc<Test>) {
+async fn a_hangup_does_not_end_builds(test: Arc<Test>) {
     let wharfd = test.wharfd().await;
     for _ in 0..2 {
         wharfd.process().signal(Signal::HUP);
@@ -28,7 +33,7 @@ async fn a_hangup_ends_nothing(test: Arc<Test>) {
     Wharf::new(&test, &wharfd, "job#1").run(["info"]).await.ok();
 }
 
-async fn each_call_has_an_end(test: Arc<Test>) {
+async fn each_call_is_logged_with_its_end(test: Arc<Test>) {
     let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
     let base = test.base(&registry).await;
     let context = test.context("context", &[("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")]);
@@ -61,7 +66,7 @@ async fn each_call_has_an_end(test: Arc<Test>) {
     }
 }
 
-async fn no_level_hides_whose_it_is(test: Arc<Test>) {
+async fn every_level_shows_the_caller(test: Arc<Test>) {
     let registry = test.registry().await;
     let wharfd = test.wharfd_with(None, &["--log-level", "warn"]).await;
     registry.end().await;

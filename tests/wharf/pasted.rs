@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use crate::harness::{Test, Wharf, cases, process::Output};
 
-cases![ssh_agents_that_are_not_there, the_time_of_reproducible_images, command_lines_that_people_paste,];
+cases![missing_ssh_agents, the_time_of_reproducible_images, command_lines_that_people_paste,];
 
-async fn ssh_agents_that_are_not_there(test: Arc<Test>) {
+async fn missing_ssh_agents(test: Arc<Test>) {
     let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
     let base = test.base(&registry).await;
     let job = Wharf::new(&test, &wharfd, "job#1");

@@ -8,9 +8,9 @@ use wharf::names::Namespace;
 use crate::harness::{Test, Wharf, Wharfd, cases};
 
 cases![
-    what_was_forgotten_is_learnt_again,
+    forgotten_facts_are_learnt_again,
     a_long_reference_is_forgotten_with_its_image,
-    a_gone_engine_is_forgotten
+    a_removed_engine_is_forgotten
 ];
 
 fn store(wharfd: &Wharfd) -> Connection {
@@ -23,7 +23,7 @@ fn rows(wharfd: &Wharfd, of: &str) -> u32 {
 
 /// Facts about layers may be lost while the claims about them remain. The engine already has the image, and
 /// fetches none of it again.
-async fn what_was_forgotten_is_learnt_again(test: Arc<Test>) {
+async fn forgotten_facts_are_learnt_again(test: Arc<Test>) {
     let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
     let base = test.base(&registry).await;
     let context = test.context("context", &[("Dockerfile", &format!("FROM {base}\nCOPY Dockerfile /\n"))]);
@@ -64,7 +64,7 @@ async fn a_long_reference_is_forgotten_with_its_image(test: Arc<Test>) {
     assert_eq!(names, [long("2")]);
 }
 
-async fn a_gone_engine_is_forgotten(test: Arc<Test>) {
+async fn a_removed_engine_is_forgotten(test: Arc<Test>) {
     let wharfd = test.wharfd().await;
     assert_eq!(wharfd.terminate().await, 0);
     let gone = "INSERT INTO holds VALUES ('default', 'a', 'n'), ('gone', 'a', 'n')";

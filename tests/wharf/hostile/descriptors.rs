@@ -13,9 +13,9 @@ use crate::harness::{
 };
 
 cases![
-    a_layer_is_described_as_it_is,
-    a_layer_is_fetched_from_its_registry_alone,
-    a_dripping_image_stops_no_other,
+    false_descriptions_of_layers_are_not_used,
+    a_layer_is_fetched_only_from_its_registry,
+    a_slow_image_delays_no_other,
 ];
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -61,7 +61,7 @@ async fn serve(image: &Image, edit: impl Fn(&mut Value)) -> ScriptedRegistry {
 }
 
 /// BuildKit remembers the first description of a layer, and uses it in everything that it pushes.
-async fn a_layer_is_described_as_it_is(test: Arc<Test>) {
+async fn false_descriptions_of_layers_are_not_used(test: Arc<Test>) {
     let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
     type Edit = fn(&mut Value);
     let edits: [(&str, Edit); 5] = [
@@ -106,7 +106,7 @@ async fn a_layer_is_described_as_it_is(test: Arc<Test>) {
 }
 
 /// An engine with the containerd store fetches a layer with `urls` from there, on the node's own network.
-async fn a_layer_is_fetched_from_its_registry_alone(test: Arc<Test>) {
+async fn a_layer_is_fetched_only_from_its_registry(test: Arc<Test>) {
     let wharfd = test.wharfd().await;
     let inside = ScriptedRegistry::start(|_, _| Reply::Whole("200 OK", Vec::new(), b"x".to_vec())).await;
     let content = test.unique("urls");
@@ -124,7 +124,7 @@ async fn a_layer_is_fetched_from_its_registry_alone(test: Arc<Test>) {
 }
 
 /// An engine downloads three layers at once, whichever images they belong to.
-async fn a_dripping_image_stops_no_other(test: Arc<Test>) {
+async fn a_slow_image_delays_no_other(test: Arc<Test>) {
     let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
     let noise = |mark: &str| {
         let (mut noise, mut block) = (Vec::new(), digest(test.unique(mark).as_bytes()));

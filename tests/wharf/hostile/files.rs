@@ -12,16 +12,16 @@ use crate::harness::{
 
 cases![
     devices_of_the_node,
-    attributes_of_files_of_the_node,
-    an_entry_outside,
-    a_list_that_goes_on_after_its_end
+    attributes_on_files_of_the_node,
+    an_entry_outside_the_directory,
+    an_entry_after_the_end_of_the_list
 ];
 
 const SYMLINK: u32 = 1 << 27;
 const CHAR_DEVICE: u32 = 1 << 26 | 1 << 21;
 
 /// The attributes of a link are set on its target, in the engine's own file system.
-async fn attributes_of_files_of_the_node(test: Arc<Test>) {
+async fn attributes_on_files_of_the_node(test: Arc<Test>) {
     let wharfd = test.wharfd().await;
     let directory = test.engine.socket().parent().unwrap();
     let name = test.unique("victim");
@@ -67,7 +67,7 @@ async fn devices_of_the_node(test: Arc<Test>) {
 }
 
 /// An entry called `..` replaces the directory in which the engine keeps the client's files.
-async fn an_entry_outside(test: Arc<Test>) {
+async fn an_entry_outside_the_directory(test: Arc<Test>) {
     let hostile = Sender { stays: true, ..sender(vec![announced(file("..")), end_of_list()]) };
     // The newest engine refuses the entry itself.
     if !test.engine.is_containerd() {
@@ -94,7 +94,7 @@ fn layers_that_are_files(engine: &Engine) -> Option<PathBuf> {
     layers.map(|layer| layer.unwrap().path()).find(|layer| layer.is_file())
 }
 
-async fn a_list_that_goes_on_after_its_end(test: Arc<Test>) {
+async fn an_entry_after_the_end_of_the_list(test: Arc<Test>) {
     let hostile =
         [sender(vec![end_of_list(), end_of_list()]), sender(vec![end_of_list(), announced(file("file"))])];
     let (_, engine) = test.throw_away_engine().await;

@@ -14,7 +14,7 @@ cases![
     a_forged_image_is_refused,
     a_config_of_another_image_gives_that_image,
     a_forged_image_in_disguise_is_refused,
-    a_copy_in_another_compression_spoils_nothing,
+    a_copy_in_another_compression_does_no_harm,
 ];
 
 /// A good image, and one that claims to be it.
@@ -129,7 +129,7 @@ async fn a_config_of_another_image_gives_that_image(test: Arc<Test>) {
 
 /// If the layers of an honest image came to the node in another compression first, the engine does not fetch
 /// the honest ones, so nobody has checked those.
-async fn a_copy_in_another_compression_spoils_nothing(test: Arc<Test>) {
+async fn a_copy_in_another_compression_does_no_harm(test: Arc<Test>) {
     let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
     let content = test.unique("honest");
     let honest = Image::of(vec![

@@ -6,7 +6,7 @@ use tokio::net::UnixStream;
 
 use crate::harness::{Test, Wharf, cases, wait_for};
 
-cases![a_dockerfile_ends_no_more_than_its_build];
+cases![a_dockerfile_cannot_crash_the_engine];
 
 /// Each line doubles the value of the line before.
 fn doubling() -> String {
@@ -14,7 +14,7 @@ fn doubling() -> String {
     format!("FROM scratch\nARG A={}\n{doubled}LABEL x=$A\n", "a".repeat(32))
 }
 
-async fn a_dockerfile_ends_no_more_than_its_build(test: Arc<Test>) {
+async fn a_dockerfile_cannot_crash_the_engine(test: Arc<Test>) {
     let (_, engine) = test.throw_away_engine().await;
     let wharfd = test.wharfd_with_frontend_on(&engine).await;
     let job = Wharf::new(&test, &wharfd, "job#1");

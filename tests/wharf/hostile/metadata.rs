@@ -10,7 +10,7 @@ use crate::harness::{
     sender::{Bare, Sender, announced, end_of_list, file, sender},
 };
 
-cases![a_further_name_with_a_mode_of_its_own];
+cases![a_hard_link_with_another_mode];
 
 /// Go's encoding of the bit.
 const SETUID: u32 = 1 << 23;
@@ -31,7 +31,7 @@ async fn mode_on_bare_engine(test: &Test, honest: &Sender, path: &str) -> u32 {
 
 /// A hard link has its file's checksum, whatever the link's metadata are, and these metadata are set on both
 /// names.
-async fn a_further_name_with_a_mode_of_its_own(test: Arc<Test>) {
+async fn a_hard_link_with_another_mode(test: Arc<Test>) {
     let contexts = |name: &str| {
         let further = |mode| Stat { mode, linkname: name.to_owned(), ..file(&format!("{name}-2")) };
         [further(0o644), further(SETUID | 0o777)].map(|further| sender(context([file(name), further])))

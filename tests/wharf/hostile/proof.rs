@@ -21,11 +21,11 @@ use crate::harness::{
 
 cases![
     a_claimed_digest_is_no_proof,
-    an_index_of_anothers_image_is_no_proof,
-    a_manifest_without_end,
-    a_dripping_registry_is_not_waited_for,
-    a_registry_that_only_one_of_both_reaches,
-    a_login_that_a_registry_fails_at_opens_nothing,
+    an_index_with_anothers_image_is_no_proof,
+    an_endless_manifest,
+    a_slow_registry_delays_nobody,
+    a_registry_that_only_wharfd_or_the_engine_reaches,
+    a_login_that_breaks_a_registry_gives_no_access,
 ];
 
 const MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
@@ -91,7 +91,7 @@ async fn a_claimed_digest_is_no_proof(test: Arc<Test>) {
 }
 
 /// The engine checks that an index is genuine, and already has the images in it.
-async fn an_index_of_anothers_image_is_no_proof(test: Arc<Test>) {
+async fn an_index_with_anothers_image_is_no_proof(test: Arc<Test>) {
     let wharfd = test.wharfd().await;
     let (victim, thief) = (Wharf::new(&test, &wharfd, "victim#1"), Wharf::new(&test, &wharfd, "thief#1"));
     let content = test.unique("private");
@@ -139,7 +139,7 @@ async fn an_index_of_anothers_image_is_no_proof(test: Arc<Test>) {
     assert_eq!(thief.images().await, []);
 }
 
-async fn a_manifest_without_end(test: Arc<Test>) {
+async fn an_endless_manifest(test: Arc<Test>) {
     /// Enough to be noticed, but harmless to the engine.
     const END: usize = 64 << 20;
     let wharfd = test.wharfd().await;
@@ -164,7 +164,7 @@ async fn a_manifest_without_end(test: Arc<Test>) {
 }
 
 /// Whoever knows an image's digest can begin to fetch it, and never finish.
-async fn a_dripping_registry_is_not_waited_for(test: Arc<Test>) {
+async fn a_slow_registry_delays_nobody(test: Arc<Test>) {
     let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
     let (mut noise, mut block) = (Vec::new(), digest(test.unique("noise").as_bytes()));
     while noise.len() < 4 << 20 {
@@ -196,7 +196,7 @@ async fn a_dripping_registry_is_not_waited_for(test: Arc<Test>) {
     assert!(dripping.wait(Duration::from_secs(30)).await.unwrap().success(), "{:?}", dripping.lines());
 }
 
-async fn a_registry_that_only_one_of_both_reaches(test: Arc<Test>) {
+async fn a_registry_that_only_wharfd_or_the_engine_reaches(test: Arc<Test>) {
     let (registry, (name, engine)) = tokio::join!(test.registry(), test.throw_away_engine());
     Image::base(&test.unique("base")).push(&registry, "base", "1").await;
     let there = test.registry_beside(&registry, &name).await;
@@ -213,7 +213,7 @@ async fn a_registry_that_only_one_of_both_reaches(test: Arc<Test>) {
 
 /// If an engine cannot tell where an image comes from, the image may be used while its registry serves
 /// nobody. A caller must not be able to bring that about.
-async fn a_login_that_a_registry_fails_at_opens_nothing(test: Arc<Test>) {
+async fn a_login_that_breaks_a_registry_gives_no_access(test: Arc<Test>) {
     let relay = Relay::start_with_an_older_api(&test).await;
     let wharfd = test.wharfd_with(None, &["--engine", &relay.address()]).await;
     let thief = Wharf::new(&test, &wharfd, "thief#1");

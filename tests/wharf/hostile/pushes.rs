@@ -18,7 +18,7 @@ use crate::harness::{
     wait_for,
 };
 
-cases![an_upload_that_has_ended_before_it_began, a_layer_that_another_uploads_there];
+cases![an_upload_that_is_complete_at_once, a_layer_that_another_push_uploads];
 
 /// Answers that an upload is already complete, although the push has named no other repository: the classic
 /// store looks up that repository through a nil pointer.
@@ -34,7 +34,7 @@ fn registry_that_has_it(engine: &Engine) -> ScriptedRegistry {
     })
 }
 
-async fn an_upload_that_has_ended_before_it_began(test: Arc<Test>) {
+async fn an_upload_that_is_complete_at_once(test: Arc<Test>) {
     let (_, engine) = test.throw_away_engine().await;
     let wharfd = test.wharfd_beside(&engine).await;
     let job = Wharf::new(&test, &wharfd, "job#1");
@@ -71,7 +71,7 @@ async fn an_upload_that_has_ended_before_it_began(test: Arc<Test>) {
 
 /// Two pushes of one layer to one repository: the classic store uploads the layer only once for both, so the
 /// second would wait for the first, and fail with it.
-async fn a_layer_that_another_uploads_there(test: Arc<Test>) {
+async fn a_layer_that_another_push_uploads(test: Arc<Test>) {
     let (hangs, stored) = (AtomicBool::new(true), Mutex::new(HashSet::new()));
     let registry = ScriptedRegistry::start(move |method, path| {
         let digest = |path: &str| path[path.find("sha256").unwrap()..].replace("%3A", ":");

@@ -10,7 +10,7 @@ use wharf::wire::v1::BuildSpec;
 
 use crate::harness::{Test, Wharf, Wharfd, cases, image::context_tar, rpc, wait_for};
 
-cases![a_caller_at_its_bound_stops_no_other];
+cases![a_caller_at_its_limit_stops_no_other];
 
 const BOUND: usize = 2;
 const CONFIG: &str = "[[serve]]\nuid = 1000\nnamespaces = \"*\"\nat_once = 2\n";
@@ -46,7 +46,7 @@ impl Held {
     }
 }
 
-async fn a_caller_at_its_bound_stops_no_other(test: Arc<Test>) {
+async fn a_caller_at_its_limit_stops_no_other(test: Arc<Test>) {
     let wharfd = test.wharfd_with(Some(CONFIG), &["--log-level", "info,wharf=debug"]).await;
     let greedy = rpc::connect_as(&wharfd.socket(), 1000).await;
     let other = rpc::connect(&wharfd.socket()).await;

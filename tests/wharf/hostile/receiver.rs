@@ -10,7 +10,7 @@ use crate::harness::{
     sender::{Bare, NO_BYTES, Sender, announced, end_of_list, file, sender},
 };
 
-cases![names_of_the_receivers_own, what_the_receiver_says, bytes_after_the_end];
+cases![temporary_names_of_the_receiver, errors_of_the_receiver, bytes_after_the_end];
 
 const SYMLINK: u32 = 1 << 27;
 const SETUID: u32 = 1 << 23;
@@ -27,7 +27,7 @@ fn context(entries: impl IntoIterator<Item = Packet>) -> Vec<Packet> {
 /// The receiver writes a changed file under a temporary name first, and follows a link of that name. Whoever
 /// guesses the name can write any file of the node. Its error about a link that it cannot create tells the
 /// last name.
-async fn names_of_the_receivers_own(test: Arc<Test>) {
+async fn temporary_names_of_the_receiver(test: Arc<Test>) {
     let directory = test.engine.socket().parent().unwrap();
     let name = test.unique("victim");
     let victim = directory.join(&name);
@@ -99,7 +99,7 @@ fn step(state: u32) -> u32 {
 }
 
 /// The receiver's errors contain paths of the node.
-async fn what_the_receiver_says(test: Arc<Test>) {
+async fn errors_of_the_receiver(test: Arc<Test>) {
     let hostile = sender(context([announced(file(&"n".repeat(300)))]));
     let said = hostile.build_on_bare_engine(&test, &test.engine).await.unwrap_err();
     assert!(said.contains("file name too long"), "{said}");

@@ -10,7 +10,7 @@ use crate::harness::{
     sender::{Sender, announced, end_of_list, file, sender},
 };
 
-cases![links_out_of_a_repository, ignore_files_that_cannot_be_used, an_ignore_file_that_leads_nowhere,];
+cases![links_out_of_a_repository, ignore_files_that_cannot_be_used, an_ignore_file_with_a_broken_link,];
 
 const SYMLINK: u32 = 1 << 27;
 
@@ -81,7 +81,7 @@ async fn ignore_files_that_cannot_be_used(test: Arc<Test>) {
 }
 
 /// Other clients may send such a link; BuildKit would ignore the ignore file.
-async fn an_ignore_file_that_leads_nowhere(test: Arc<Test>) {
+async fn an_ignore_file_with_a_broken_link(test: Arc<Test>) {
     let link = Stat { mode: SYMLINK | 0o777, linkname: "../shared".to_owned(), ..file(".dockerignore") };
     let context = vec![announced(link), announced(file("key")), end_of_list()];
     let sender = Sender { text: "FROM scratch\nCOPY key /\n", ..sender(context) };

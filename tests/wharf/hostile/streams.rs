@@ -22,7 +22,7 @@ cases![
     sessions_and_streams_of_others,
     a_stream_is_attached_once,
     a_stalled_stream_stops_no_other,
-    an_answer_that_begins_a_line_of_the_log,
+    an_answer_that_forges_a_line_of_the_log,
 ];
 
 const CONFIG: &str = "[[serve]]\nuid = 1000\nnamespaces = \"*\"\n";
@@ -151,7 +151,7 @@ async fn a_stalled_stream_stops_no_other(test: Arc<Test>) {
 }
 
 /// The log contains a client's own text on why it has no credentials, which may be anything.
-async fn an_answer_that_begins_a_line_of_the_log(test: Arc<Test>) {
+async fn an_answer_that_forges_a_line_of_the_log(test: Arc<Test>) {
     let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
     let channel = rpc::connect(&wharfd.socket()).await;
     let mut client = BuildServiceClient::new(channel.clone());

@@ -15,10 +15,10 @@ use crate::harness::{Engine, Test, Wharf, cases, image::context_tar, process::Ou
 
 cases![
     devices_in_a_tar,
-    a_pipe_that_is_read,
+    a_pipe_as_the_dockerfile,
     links_out_of_a_tar,
-    tars_that_are_compressed,
-    dockerfiles_without_measure,
+    compressed_tars,
+    oversized_dockerfiles,
 ];
 
 /// A tar with one entry that is not a file.
@@ -72,7 +72,7 @@ async fn devices_in_a_tar(test: Arc<Test>) {
 }
 
 /// Opening a pipe waits for its other end: on the bare engine a thread of dockerd waits for ever.
-async fn a_pipe_that_is_read(test: Arc<Test>) {
+async fn a_pipe_as_the_dockerfile(test: Arc<Test>) {
     let (_, engine) = test.throw_away_engine().await;
     let name = test.unique("pipe");
     let hostile = of_entry(EntryType::Fifo, &name, (0, 0));
@@ -141,7 +141,7 @@ async fn links_out_of_a_tar(test: Arc<Test>) {
     rpc::build_tar(&channel, rpc::start("job#1", BuildSpec::default()), tar).await.ok();
 }
 
-async fn tars_that_are_compressed(test: Arc<Test>) {
+async fn compressed_tars(test: Arc<Test>) {
     let wharfd = test.wharfd().await;
     let channel = rpc::connect(&wharfd.socket()).await;
     let mark = test.unique("mark");
@@ -177,7 +177,7 @@ fn behind_a_further_name(text: &str) -> Vec<u8> {
 
 /// The engine's own memory holds the values of a Dockerfile's variables. Here they are small, but twelve more
 /// lines would make half a GiB.
-async fn dockerfiles_without_measure(test: Arc<Test>) {
+async fn oversized_dockerfiles(test: Arc<Test>) {
     let doubling = "ARG a=$a$a\n".repeat(13);
     let text = format!("FROM scratch\nARG a=aaaaaaaaaaaaaaaa\n{doubling}COPY file /\n");
     let hostile = context_tar(&[("Dockerfile", &text), ("file", "")]);

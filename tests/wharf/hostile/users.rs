@@ -12,7 +12,7 @@ use crate::harness::{
     wait_for,
 };
 
-cases![pipes_hold_few_threads_of_the_engine];
+cases![pipes_block_few_threads_of_the_engine];
 
 const STAGES: usize = 100;
 const BASE: &str = "busybox:1";
@@ -38,7 +38,7 @@ async fn threads(engine: &Engine) -> usize {
 }
 
 /// On an engine of its own: its threads are never freed.
-async fn pipes_hold_few_threads_of_the_engine(test: Arc<Test>) {
+async fn pipes_block_few_threads_of_the_engine(test: Arc<Test>) {
     let (_, engine) = test.throw_away_engine().await;
     let wharfd = test.wharfd_on(&engine).await;
     let busybox = fs::read(tool("WHARF_BUSYBOX")).unwrap();
