@@ -4,8 +4,8 @@
  *     def image = dockerBuild(tag: 'registry.example.com/app:1', push: true)
  *     echo image.digest
  *
- * docs/steps.md has every argument. wharfBuild is the same step: call that where another library has a
- * dockerBuild of its own, since whichever is loaded first hides the other.
+ * docs/steps.md lists every argument. wharfBuild is the same step: use it if another library also has a
+ * dockerBuild, since the one that is loaded first hides the other.
  */
 Map call(Map given = [:]) {
     return wharfBuild.run('dockerBuild', given)

@@ -3,8 +3,8 @@
  *
  *     dockerPush(tag: 'registry.example.com/app:1', credentials: 'registry')
  *
- * docs/steps.md has every argument. wharfPush is the same step: call that where another library has a
- * dockerPush of its own, since whichever is loaded first hides the other.
+ * docs/steps.md lists every argument. wharfPush is the same step: use it if another library also has a
+ * dockerPush, since the one that is loaded first hides the other.
  */
 Map call(Map given = [:]) {
     return wharfPush.run('dockerPush', given)

@@ -1,9 +1,9 @@
 /*
- * What a call of one of Wharf's steps means. Owns the check of its arguments against the step's table and
- * the words that they become. Only text: nothing here calls a step.
+ * Interprets a call of one of Wharf's steps: checks its arguments against the step's table and turns them
+ * into words of the command line. Only text: nothing here calls a step.
  */
 
-/** An argument that means nothing. The message goes to the Jenkinsfile's author. */
+/** The error of an invalid argument. The message is for the Jenkinsfile's author. */
 class WharfUsage extends Exception {
     WharfUsage(String message) {
         super(message)
@@ -11,10 +11,10 @@ class WharfUsage extends Exception {
 }
 
 /**
- * The plan of a call: `problem` if it means nothing, else
+ * The plan of a call: `problem` if it is invalid, else
  * `globals`, `words`, `operand`: the client's words, before and after its command;
- * `secretFiles`: `--secret` flags whose file is known only once it is bound;
- * `bindings`: the credentials to bind; `warnings`: what may be a mistake; `metadataFile`, `label`.
+ * `secretFiles`: `--secret` flags whose file is known only once the credential is bound;
+ * `bindings`: the credentials to bind; `warnings`: likely mistakes; `metadataFile`, `label`.
  */
 @NonCPS
 Map planOf(Map request) {
@@ -31,7 +31,7 @@ Map planOf(Map request) {
     return plan
 }
 
-/** The client's whole command line; see `shown` in wharfCli for what is not a text in it. */
+/** The client's whole command line; see `shown` in wharfCli for words that are not texts. */
 @NonCPS
 List wordsOf(Map plan, Map secretFiles) {
     List words = ['wharf']
@@ -85,7 +85,7 @@ void fill(Map plan, List arguments, Map given) {
     }
 }
 
-/** Puts one argument into the plan. */
+/** Adds one argument to the plan. */
 @NonCPS
 void take(Map plan, Map argument, Object value) {
     String name = argument.name
@@ -130,7 +130,7 @@ void take(Map plan, Map argument, Object value) {
     }
 }
 
-/** One `NAME=VALUE`; a list is one for each element, null the bare name where the environment has the value. */
+/** One `NAME=VALUE`; for a list, one for each element; for null, the bare name, whose value is in the environment. */
 @NonCPS
 void takeEntry(List into, Map argument, String key, Object value) {
     String where = argument.name + '.' + key
@@ -204,7 +204,7 @@ void addLogin(Map plan, String registry, String id) {
     plan.words.add('--login=' + registry + user + ':' + password)
 }
 
-/** What the author of an unknown name may have had in mind: `tags`, `build-arg`, `dockerfile`, `credentialsId`. */
+/** Suggests a name for an unknown one: `tags`, `build-arg`, `dockerfile`, `credentialsId`. */
 @NonCPS
 String meant(String name, List names) {
     String plain = name.toLowerCase().replace('-', '').replace('_', '')
@@ -218,7 +218,7 @@ String meant(String name, List names) {
     return alike.isEmpty() ? '' : '; is ' + alike.join(' or ') + ' meant?'
 }
 
-/** The elements of a list, of a set, or of an array as `split` makes it; anything else is one element. None is null. */
+/** The elements of a list, a set, or an array such as that of `split`; anything else is one element. Omits nulls. */
 @NonCPS
 List listOf(Object value) {
     List all = []
@@ -241,7 +241,7 @@ String textOf(String name, Object value) {
     }
     String text = value.toString()
     if (text.contains('\u0000')) {
-        throw new WharfUsage("`" + name + "` holds a NUL character, which no command line can carry")
+        throw new WharfUsage("`" + name + "` contains a NUL character, which a command line cannot contain")
     }
     return text
 }
@@ -254,7 +254,7 @@ Map mapOf(String name, Object value) {
     return value
 }
 
-/** A field of a comma separated flag, quoted as CSV where it must be. */
+/** A field of a comma-separated flag, quoted as CSV if necessary. */
 @NonCPS
 String field(String text) {
     return text.contains(',') || text.contains('"') ? '"' + text.replace('"', '""') + '"' : text
@@ -280,7 +280,7 @@ String kindOf(Object value) {
     return value instanceof Map ? 'a map' : 'another kind of object'
 }
 
-/** What the step is called in Jenkins' views, which cut it at 100 characters. */
+/** The step's label in Jenkins' views, which cut it at 100 characters. */
 @NonCPS
 String labelOf(String step, Map given) {
     List tags = listOf(given.get('tag'))

@@ -4,8 +4,8 @@
  *     def image = wharfBuild(tag: 'registry.example.com/app:1', push: true)
  *     echo image.digest
  *
- * docs/steps.md has every argument; the table below is what it is checked against. dockerBuild is the same
- * step by another name, which other libraries have, too.
+ * docs/steps.md lists every argument; the table below checks them. dockerBuild is the same
+ * step under another name, which other libraries may have too.
  */
 Map call(Map given = [:]) {
     return run('wharfBuild', given)
@@ -19,18 +19,18 @@ Map call(Object first, Object second, Object... rest) {
     refuse('wharfBuild')
 }
 
-/** The step by the name under which it was called. */
+/** Runs the step under the name by which it was called. */
 Map run(String step, Map given) {
     return wharfCli(step: step, command: 'build', arguments: arguments(), given: given, pushes: given.push == true)
 }
 
 void refuse(String step) {
-    error(step + " takes named arguments, and nothing else: for example " + step + "(tag: 'app:1', push: true)")
+    error(step + " takes only named arguments, for example " + step + "(tag: 'app:1', push: true)")
 }
 
 /**
- * The arguments: their name, what they take, and the flag that each becomes. `between` stands between the
- * two halves of a map's entry. The one without a flag is the operand.
+ * The arguments: their names, the kinds of their values, and their flags. `between` stands between the
+ * two halves of a map's entry. The argument without a flag is the operand.
  */
 @NonCPS
 List arguments() {

@@ -3,13 +3,13 @@ import groovy.json.JsonSlurper
 /*
  * Runs the wharf client once for one of Wharf's steps. Not for Jenkinsfiles: use the steps.
  *
- * This alone calls `sh`. What the client answers is read from its metadata file, never from the console.
+ * Nothing else calls `sh`. The client's result is read from its metadata file, never from the console.
  * Secrets reach it in the environment or in files, never in an argument or in the script's trace.
  */
 
 /**
- * `step` is the step's name, `command` the client's, `arguments` the step's table, `given` what the
- * Jenkinsfile gave, `pushes` whether the image is in a registry afterwards.
+ * `step` is the step's name, `command` the client's command, `arguments` the step's table, `given` the
+ * Jenkinsfile's arguments, `pushes` whether the image is in a registry afterwards.
  */
 Map call(Map request) {
     Map plan = wharfArguments.planOf(request)
@@ -19,13 +19,13 @@ Map call(Map request) {
     for (int i = 0; i < plan.warnings.size(); i++) {
         echo('WARNING: ' + request.step + ': ' + plan.warnings[i])
     }
-    // Beside the workspace, also inside of `dir`: what lies in the workspace can be in a context, for all to see.
+    // Beside the workspace, even inside of `dir`: a context can contain every file of the workspace.
     String scratch = (env.WORKSPACE_TMP ?: pwd(tmp: true)) + '/wharf-' + UUID.randomUUID().toString()
     String metadata = plan.metadataFile == null ? scratch + '/metadata.json' : plan.metadataFile
     String directory = pwd()
     try {
-        // By the agent and not by the script, whose user is another where the agent and its `container` are: what
-        // a root there made, this user could not clean up.
+        // Made by the agent, not by the script: in a `container`, the script's user may be another, and the agent's
+        // user could not remove a directory that root has made there.
         writeFile(file: scratch + '/.made-by-the-agent', text: '')
         inWorkspace(directory) {
             withBindings(plan.bindings) {
@@ -45,8 +45,8 @@ Map call(Map request) {
 }
 
 /**
- * Jenkins puts secret files and a script's control files beside the directory where it binds and runs: below
- * `dir`, that can be in the context. Beside the workspace it is not.
+ * Jenkins puts secret files and a script's control files beside the current directory: inside of
+ * `dir`, this place can be in the context; beside the workspace it cannot.
  */
 void inWorkspace(String directory, Closure body) {
     if (env.WORKSPACE == null || directory == env.WORKSPACE) {
@@ -58,14 +58,14 @@ void inWorkspace(String directory, Closure body) {
     }
 }
 
-/** The script finds paths in variables: where a container has the workspace elsewhere, Jenkins rewrites those alone. */
+/** Passes paths in variables: if a container has the workspace at another path, Jenkins rewrites only variables. */
 int runIn(String directory, String scratch, Map plan, List words) {
     return withEnv(["WHARF_STEP_DIRECTORY=${directory}", "WHARF_STEP_SCRATCH=${scratch}"]) {
         sh(script: scriptOf(plan, words), label: plan.label, returnStatus: true)
     }
 }
 
-/** Runs the body with the credentials that the call names. */
+/** Runs the body with the credentials in the call bound. */
 void withBindings(List bindings, Closure body) {
     if (bindings.isEmpty()) {
         body()
@@ -88,7 +88,7 @@ void withBindings(List bindings, Closure body) {
     }
 }
 
-/** Where Jenkins has put the secret files, by variable: known only while they are bound. */
+/** The paths of the secret files, by variable: known only while they are bound. */
 Map secretFilesOf(List bindings) {
     Map paths = [:]
     for (int i = 0; i < bindings.size(); i++) {
@@ -101,13 +101,13 @@ Map secretFilesOf(List bindings) {
 }
 
 /**
- * The script. `exec`, so that wharf is the script's own process: its exit status is the script's, and
- * the script has not ended before wharf has, also when Jenkins stops it.
+ * The script. It uses `exec`, so that wharf is the script's own process: its exit status is the script's, and
+ * the script does not end before wharf, even when Jenkins stops it.
  */
 @NonCPS
 String scriptOf(Map plan, List words) {
     List lines = ['{ set +x; } 2>/dev/null']
-    // As `dir` itself, this makes the directory.
+    // Like `dir` itself, this makes the directory.
     lines.add('mkdir -p -- "$WHARF_STEP_DIRECTORY"')
     lines.add('cd -- "$WHARF_STEP_DIRECTORY"')
     lines.add('set -x')
@@ -115,13 +115,13 @@ String scriptOf(Map plan, List words) {
     return lines.join('\n') + '\n'
 }
 
-/** A word of the command line: a text, or `[before, variable, after]` for a path that a variable has. */
+/** A word of the command line: a text, or `[before, variable, after]` for a path in a variable. */
 @NonCPS
 String shown(Object word) {
     return word instanceof Map ? quoted(word.before) + '"$' + word.variable + '"' + quoted(word.after) : quoted(word)
 }
 
-/** The word as the shell reads it back. Plain words stay as they are, for the trace's reader. */
+/** The word quoted for the shell. Plain words stay unquoted, so that the trace is readable. */
 @NonCPS
 String quoted(String word) {
     if (word.matches('[A-Za-z0-9_/:=.,@%+-]+')) {
@@ -130,24 +130,24 @@ String quoted(String word) {
     return "'" + word.replace("'", "'\\''") + "'"
 }
 
-/** What the client's exit status means to the reader of the log, who has its own message above. */
+/** Explains the client's exit status in the log; the client's own message stands above. */
 @NonCPS
 String failureOf(String label, int status) {
     Map meanings = [
-        (1): 'it failed; wharf says why above',
-        (2): 'an argument or a file that it names is wrong; wharf says which above',
-        (3): 'not allowed; wharf says by whom above (the argument `credentials` logs in to a registry)',
+        (1): 'it failed; see the message of wharf above',
+        (2): 'an argument, or a file that it names, is wrong; see the message of wharf above',
+        (3): 'not allowed; see the message of wharf above (the argument `credentials` logs in to a registry)',
         (4): 'wharfd cannot be reached; is its socket mounted into this agent?',
         (5): 'the engine or a registry is unavailable, or a limit is reached; try again later',
-        (6): 'there is no such image; wharf says which above',
+        (6): 'there is no such image; see the message of wharf above',
         (126): 'the wharf client on this agent cannot be run',
         (127): 'the wharf client is not on the PATH of this agent; see docs/jenkins.md',
     ]
     String meaning = meanings.get(status)
-    return label + ': ' + (meaning == null ? 'wharf says why above' : meaning) + ' (exit status ' + status + ')'
+    return label + ': ' + (meaning == null ? 'see the message of wharf above' : meaning) + ' (exit status ' + status + ')'
 }
 
-/** The step's answer, a plain map of texts: it can be kept across steps. */
+/** The step's result, a plain map of texts, which can be kept across steps. */
 @NonCPS
 Map resultOf(String json, boolean pushes) {
     Map metadata = new JsonSlurper().parseText(json)

@@ -3,8 +3,8 @@
  *
  *     wharfPush(tag: 'registry.example.com/app:1', credentials: 'registry')
  *
- * docs/steps.md has every argument; the table below is what it is checked against. dockerPush is the same
- * step by another name, which other libraries have, too.
+ * docs/steps.md lists every argument; the table below checks them. dockerPush is the same
+ * step under another name, which other libraries may have too.
  */
 Map call(Map given = [:]) {
     return run('wharfPush', given)
@@ -18,13 +18,13 @@ Map call(Object first, Object second, Object... rest) {
     refuse('wharfPush')
 }
 
-/** The step by the name under which it was called. */
+/** Runs the step under the name by which it was called. */
 Map run(String step, Map given) {
     return wharfCli(step: step, command: 'push', arguments: arguments(), given: given, pushes: true)
 }
 
 void refuse(String step) {
-    error(step + " takes named arguments, and nothing else: for example " + step + "(tag: 'registry.example.com/app:1')")
+    error(step + " takes only named arguments, for example " + step + "(tag: 'registry.example.com/app:1')")
 }
 
 /** As in wharfBuild. */

@@ -20,7 +20,7 @@ final class Arguments {
         "ü€😀", "\t", "a,b=c", "%s", "");
 
     private static final String NAMED =
-        "dockerBuild takes named arguments, and nothing else: for example dockerBuild(tag: 'app:1', push: true)";
+        "dockerBuild takes only named arguments, for example dockerBuild(tag: 'app:1', push: true)";
 
     static void addTo(Suite suite) {
         suite.test("dockerBuild: the shortest useful call", () -> {
@@ -112,7 +112,7 @@ final class Arguments {
             Map.entry("dockerBuild(buildArgs: ['A=B': 1])", "the name `A=B` must not be empty or hold `=`"),
             Map.entry("dockerBuild(secrets: 'npm')", "`secrets` must be a map, not text"),
             Map.entry("dockerBuild(secrets: [npm: [path: 'x']])", "`secrets.npm` must be a credential's id, or one of"),
-            Map.entry("dockerBuild(tag: 'a\\u0000b')", "`tag` holds a NUL character"),
+            Map.entry("dockerBuild(tag: 'a\\u0000b')", "`tag` contains a NUL character"),
             Map.entry("dockerBuild(context: '-')", "`context` is `-`, but a step has no standard input to read"),
             Map.entry("dockerBuild(file: '-')", "`file` is `-`"),
             Map.entry("dockerBuild(tag: 'a', credentials: ['c'])", "`credentials` must be a credential's id, or a map from registry to id, not a list"),
@@ -124,10 +124,10 @@ final class Arguments {
             Map.entry("dockerBuild(tag: 'b') { echo 'x' }", NAMED),
             Map.entry("dockerPush()", "dockerPush: `tag` is missing. Its arguments are: addr (text), credentials (credentials), "),
             Map.entry("dockerPush(tag: ['a', 'b'])", "`tag` must be text, not a list"),
-            Map.entry("wharfBuild('a')", "wharfBuild takes named arguments, and nothing else: for example wharfBuild(tag: 'app:1', push: true)"),
+            Map.entry("wharfBuild('a')", "wharfBuild takes only named arguments, for example wharfBuild(tag: 'app:1', push: true)"),
             Map.entry("wharfPush()", "wharfPush: `tag` is missing"),
-            Map.entry("dockerPush('a')", "dockerPush takes named arguments, and nothing else"),
-            Map.entry("dockerPush('a', 'b')", "dockerPush takes named arguments, and nothing else"));
+            Map.entry("dockerPush('a')", "dockerPush takes only named arguments"),
+            Map.entry("dockerPush('a', 'b')", "dockerPush takes only named arguments"));
         wrong.forEach((call, message) -> suite.test("refused: " + call, () -> {
             try (Fake fake = Fake.onNode(call)) {
                 Run.Finished finished = fake.run("FAILURE");

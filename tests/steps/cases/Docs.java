@@ -9,7 +9,7 @@ import java.util.List;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 
-/** The Groovy of the pages runs. That their tables are the steps' own is tested where they are made, in the client. */
+/** The Groovy code in the pages runs. Their tables are generated from the client's, and tested there. */
 final class Docs {
     private static final Path ROOT = Path.of(System.getProperty("cases.root"));
 

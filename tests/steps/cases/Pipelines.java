@@ -29,7 +29,7 @@ final class Pipelines {
     private static final long START_SECONDS = 60;
 
     private static final String REFUSED =
-        "not allowed; wharf says by whom above (the argument `credentials` logs in to a registry) (exit status 3)";
+        "not allowed; see the message of wharf above (the argument `credentials` logs in to a registry) (exit status 3)";
 
     private static final Registry REGISTRY = Registry.open();
 
@@ -97,7 +97,7 @@ final class Pipelines {
         try (Project project = new Project("failing-step")) {
             String log = project.log("FAILURE");
             for (String line : List.of("no such header", "exit code: 3", "the stage says why", "always: FAILURE",
-                    "told the team", "Stage \"Deploy\" skipped due to earlier failure(s)", "it failed; wharf says why above (exit status 1)")) {
+                    "told the team", "Stage \"Deploy\" skipped due to earlier failure(s)", "it failed; see the message of wharf above (exit status 1)")) {
                 contains(log, line);
             }
             containsNot(log, "must not be");

@@ -6,7 +6,7 @@ import static cases.Suite.equal;
 
 import java.nio.file.Files;
 
-/** What a step answers, how it fails, and what an abort does. */
+/** The result of a step, its failures, and the effect of an abort. */
 final class Results {
     private static final String ID = "sha256:" + "0".repeat(63) + "1";
     private static final String DIGEST = "sha256:" + "0".repeat(63) + "2";
@@ -68,7 +68,7 @@ final class Results {
             "dockerBuild(tag: 'app:1', buildArgs: [A: 'two words'], push: true)",
             "+ exec wharf build --build-arg=A=two words --push --tag=app:1 --metadata-file="));
         suite.test("a failed build fails the step and says which", () -> failure(1,
-            "ERROR: dockerBuild app:1: it failed; wharf says why above (exit status 1)"));
+            "ERROR: dockerBuild app:1: it failed; see the message of wharf above (exit status 1)"));
         suite.test("a build that failed may be tried again", () -> {
             try (Fake fake = Fake.onNode("""
                 int tries = 0
@@ -127,7 +127,7 @@ final class Results {
         try (Fake fake = Fake.onNode(body)) {
             String log = fake.run("SUCCESS").log();
             for (String line : expected) {
-                // dash's trace quotes nothing; another sh may.
+                // dash quotes nothing in its trace; another shell may.
                 contains(log.replace("'", ""), line);
             }
             fake.nothingLeft();

@@ -15,8 +15,8 @@ import org.codehaus.groovy.control.CompilerConfiguration;
 import org.codehaus.groovy.control.customizers.ImportCustomizer;
 
 /**
- * Compiles a Jenkinsfile and the files of {@code vars/} with Jenkins' CPS transformer. Owns the class
- * loader: a new Library of the same sources is what a restarted controller has.
+ * Compiles a Jenkinsfile and the files of {@code vars/} with Jenkins' CPS transformer, in a class
+ * loader of its own. A restarted controller is a new Library of the same sources.
  */
 public final class Library {
     /** The class of every Jenkinsfile, as Jenkins names it. */
@@ -26,7 +26,7 @@ public final class Library {
     private final Map<String, Class<?>> vars = new LinkedHashMap<>();
     private final Class<?> jenkinsfile;
 
-    /** The later of two folders wins where both have a file of one name. */
+    /** If several folders have a file of the same name, the last folder wins. */
     Library(Iterable<Path> folders, String jenkinsfileText) {
         CompilerConfiguration config = new CompilerConfiguration();
         config.setScriptBaseClass(PipelineScript.class.getName());
@@ -46,7 +46,7 @@ public final class Library {
         jenkinsfile = compile(JENKINSFILE, jenkinsfileText);
     }
 
-    /** The files of a {@code vars/} folder that Jenkins makes steps of, in the order of their names. */
+    /** The files of a {@code vars/} folder that Jenkins turns into steps, sorted by name. */
     public static Iterable<Path> groovyFiles(Path folder) {
         try (Stream<Path> files = Files.list(folder)) {
             return files.filter(f -> f.toString().endsWith(".groovy")).sorted().toList();
@@ -55,7 +55,7 @@ public final class Library {
         }
     }
 
-    /** The step's name, which is its file's. */
+    /** The step's name: the name of its file. */
     public static String nameOf(Path file) {
         return file.getFileName().toString().replaceFirst("\\.groovy$", "");
     }
@@ -68,7 +68,7 @@ public final class Library {
         }
     }
 
-    /** Fails unless Jenkins would take the text as a Jenkinsfile. */
+    /** Fails unless Jenkins would compile the text as a Jenkinsfile. */
     public static void compiles(String jenkinsfile) {
         new Library(List.of(), jenkinsfile);
     }

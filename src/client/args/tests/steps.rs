@@ -1,6 +1,6 @@
-//! The arguments of the Jenkins steps, in one place. From it are made the tables that the steps check calls
-//! against (`vars/*.groovy`), their help in Jenkins (`vars/*.txt`) and the tables of `docs/steps.md`.
-//! `WHARF_DOCS=write cargo test the_steps` makes them anew.
+//! The arguments of the Jenkins steps, in one place. The tables that the steps check calls against
+//! (`vars/*.groovy`), the steps' help in Jenkins (`vars/*.txt`) and the tables of `docs/steps.md` are
+//! generated from it. `WHARF_DOCS=write cargo test the_steps` regenerates them.
 
 use std::{
     collections::BTreeSet,
@@ -12,28 +12,28 @@ use std::{
 
 use super::Cli;
 
-/// A step, which is one call of one of the client's commands.
+/// A step, which runs one of the client's commands.
 struct Step {
-    /// Under which every step has a name that no other library takes: `wharfBuild` for `dockerBuild`.
+    /// The step's name that no other library uses: `wharfBuild` for `dockerBuild`.
     name: &'static str,
     command: &'static str,
-    /// What it does, after its name and a colon.
+    /// Its purpose, to follow its name and a colon.
     does: &'static str,
     example: &'static [&'static str],
     needs: &'static str,
     groups: &'static [(&'static str, &'static [Argument])],
-    /// What it answers, and how it fails.
+    /// Its result, and its behaviour on failure.
     end: &'static str,
 }
 
-/// An argument of a step. `means` is Markdown; the help in Jenkins shows it without the backticks.
+/// An argument of a step. `means` is Markdown; the help in Jenkins omits the backticks.
 struct Argument {
     name: &'static str,
     takes: &'static str,
     /// `None` for the operand.
     flag: Option<&'static str>,
     means: &'static str,
-    /// The rest of its row in the Groovy table.
+    /// Further fields of its row in the Groovy table.
     more: &'static str,
 }
 
@@ -157,7 +157,7 @@ const STEPS: [Step; 2] = [
             ),
             ("The node", &[ADDR, NAMESPACE]),
         ],
-        end: "The answer is a map of texts: ref (how to name the image from here on: with its digest if it was pushed),
+        end: "The result is a map of texts: ref (the image's name from here on; with its digest if it was pushed),
 id, digest (null if it was not pushed) and tags (a list).
 
 A failed build fails the step. An abort of the run stops the build on the node.
@@ -194,7 +194,7 @@ A failed build fails the step. An abort of the run stops the build on the node.
                 NAMESPACE,
             ],
         )],
-        end: "The answer is a map of texts: ref (the name with its digest), id, digest and tags (a list).
+        end: "The result is a map of texts: ref (the name with its digest), id, digest and tags (a list).
 
 A failed push fails the step. An abort of the run stops the push.
 ",
@@ -206,12 +206,12 @@ impl Step {
         self.groups.iter().flat_map(|(_, arguments)| *arguments)
     }
 
-    /// Its name beside the steps of other libraries, and the one that everybody expects.
+    /// Its unique name, and the name that users expect.
     fn names(&self) -> [String; 2] {
         [self.name.to_owned(), self.name.replace("wharf", "docker")]
     }
 
-    /// The rows of its table in Groovy, by name: in this order the flags stand on the command line.
+    /// The rows of its table in Groovy, sorted by name. The flags have this order on the command line.
     fn groovy(&self) -> String {
         let mut arguments: Vec<_> = self.arguments().collect();
         arguments.sort_by_key(|argument| argument.name);
@@ -223,7 +223,7 @@ impl Step {
         })
     }
 
-    /// Its help in Jenkins, by one of its names.
+    /// Its help in Jenkins, under one of its names.
     fn help(&self, name: &str) -> String {
         let Self { does, needs, end, .. } = self;
         let mut text = format!("{name}: {does}\n\n");
@@ -261,7 +261,7 @@ impl Step {
     }
 }
 
-/// The text with `made` in place of the lines between `begin` and `end`.
+/// `text` with the lines between `begin` and `end` replaced by `made`.
 fn between(text: &str, begin: &str, made: &str, end: &str) -> String {
     let (before, rest) = text.split_once(begin).unwrap_or_else(|| panic!("there is no {begin:?}"));
     let (_, after) = rest.split_once(end).unwrap_or_else(|| panic!("there is no {end:?} after {begin:?}"));
