@@ -108,7 +108,7 @@ impl Error {
                 (Kind::Busy, "it serves no more requests for now (429)".to_owned())
             }
             _ if status.is_server_error() => {
-                (Kind::Unavailable, format!("it answers with an error of its own ({})", status.as_u16()))
+                (Kind::Unavailable, format!("it answers with an error ({})", status.as_u16()))
             }
             _ => (Kind::Other, format!("it answers {}", status.as_u16())),
         };

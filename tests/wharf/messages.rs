@@ -1,5 +1,5 @@
-//! The messages that a user sees, as they stand in `messages.txt`: whoever changes one reads it there, beside
-//! the others. `WHARF_DOCS=write` writes the page anew.
+//! The messages that a user sees, collected in `messages.txt`, so that a changed message is read beside the
+//! others. `WHARF_DOCS=write` regenerates the file.
 
 use std::{env, fmt::Write as _, fs, sync::Arc};
 
@@ -10,11 +10,11 @@ use crate::harness::{
 
 cases![the_page_is_up_to_date];
 
-/// Words that are no command: with the Dockerfile before them they are put into its context.
+/// A command whose messages are recorded, with the Dockerfile of its context.
 struct Scene {
-    /// Empty: the build has none, or the command is no build.
+    /// Empty if the build has no Dockerfile, or the command is not a build.
     dockerfile: &'static str,
-    /// `CONTEXT`, `REGISTRY`, `PRIVATE`, `DOWN` and `FAILING` stand for what differs.
+    /// `CONTEXT`, `REGISTRY`, `PRIVATE`, `DOWN` and `FAILING` stand for paths and addresses of the test.
     command: &'static str,
 }
 
@@ -142,7 +142,7 @@ async fn the_page_is_up_to_date(test: Arc<Test>) {
     );
 }
 
-/// Without BuildKit's ids and without the time before a line of a step.
+/// The line without BuildKit's ids, and without the time before a step's output.
 fn without_chance(line: &str) -> String {
     if let Some((before, rest)) = line.split_once(" of ref ") {
         let (_, after) = rest.split_once(": ").unwrap_or_default();

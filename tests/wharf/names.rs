@@ -1,4 +1,4 @@
-//! Names: a job's images are its own, whatever others call theirs.
+//! Names: a job's images belong to the job, whatever names others use.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -17,8 +17,8 @@ cases![
     a_namespace_ends,
     a_base_goes_with_its_last_namespace,
     namespaces_that_end_leave_others_their_base,
-    images_are_listed_while_others_go,
-    callers_stay_in_theirs
+    images_are_listed_while_others_disappear,
+    callers_stay_in_their_namespaces
 ];
 
 async fn an_earlier_image_is_a_base(test: Arc<Test>) {
@@ -38,7 +38,7 @@ async fn an_earlier_image_is_a_base(test: Arc<Test>) {
     let id = job.build_id(&second, &[]).await;
     assert_eq!(test.engine.text(&id, "/all").await, "one\ntwo\none\n");
 
-    // In another run of the job there is no such image.
+    // Another run of the job does not have this image.
     job.in_namespace("acme/app#2").build(&second, &[]).await.ended(6).says(&["mine:1"]);
 }
 
@@ -95,7 +95,7 @@ async fn ids_are_owned(test: Arc<Test>) {
     let base_id = test.engine.id(&id).await;
     assert_eq!(base_id, id);
     assert_eq!(other.images().await, []);
-    // Two names: docker wants it to be said twice.
+    // The image has two names: as in docker, this needs --force.
     owner.run(["rmi", &id]).await.ended(2).says(&["--force"]);
     owner.run(["rmi", "--force", &id]).await.ok();
     assert_eq!(owner.images().await, []);
@@ -124,7 +124,7 @@ async fn a_namespace_ends(test: Arc<Test>) {
     assert!(!left("2").await.is_empty());
     assert_eq!(two.images().await, [("app:1".to_owned(), kept)]);
 
-    // It can be said again, also about a namespace that never was.
+    // The call can be repeated, even for a namespace that never existed.
     one.run(["namespace", "rm"]).await.ok();
     one.run(["namespace", "rm", "never#1"]).await.ok();
     one.build_id(&context, &["-t", "app:1"]).await;
@@ -153,22 +153,22 @@ async fn a_base_goes_with_its_last_namespace(test: Arc<Test>) {
     assert_eq!(rooms().await, BTreeSet::new());
     assert!(test.engine.inspect(&loaded).await.is_some(), "the operator's image has gone");
 
-    // What nobody can tell any more whom it is for goes at the next start.
+    // A hold that belongs to no known namespace is removed at the next start.
     one.build_id(&context, &[]).await;
     wharfd.terminate().await;
     std::fs::remove_file(wharfd.state_dir().join("wharf.sqlite")).unwrap();
     wharfd.start().await;
     assert!(rooms().await.is_disjoint(&both), "{:?}", rooms().await);
     one.build_id(&context, &[]).await;
-    // What is known stays.
+    // A known hold stays.
     wharfd.terminate().await;
     wharfd.start().await;
     assert!(rooms().await.is_superset(&both));
     test.engine.remove_image(&loaded).await;
 }
 
-/// A listing fails when one of the images goes meanwhile: it is asked for again, but not for ever.
-async fn images_are_listed_while_others_go(test: Arc<Test>) {
+/// A listing fails if one of the images disappears during it. It is retried, but not for ever.
+async fn images_are_listed_while_others_disappear(test: Arc<Test>) {
     let registry = test.registry().await;
     let base = test.base(&registry).await;
     let context = test.context("context", &[("Dockerfile", &format!("FROM {base}\n"))]);
@@ -206,7 +206,7 @@ async fn namespaces_that_end_leave_others_their_base(test: Arc<Test>) {
     assert_eq!(test.engine.names_with_prefix(&wharfd.prefix()).await, Vec::<String>::new());
 }
 
-async fn callers_stay_in_theirs(test: Arc<Test>) {
+async fn callers_stay_in_their_namespaces(test: Arc<Test>) {
     let config = "[[serve]]\nuid = 1000\nnamespaces = \"acme/*\"\n";
     let wharfd = test.wharfd_with(Some(config), &[]).await;
     let registry = test.registry().await;

@@ -11,16 +11,16 @@ use crate::harness::{
 
 cases![
     push_and_pull,
-    a_push_wants_credentials,
-    a_private_base_wants_credentials,
+    a_push_needs_credentials,
+    a_private_base_needs_credentials,
     a_tag_stays_what_it_was,
     an_operators_tag_survives,
     an_operators_image_is_a_base,
-    an_operators_image_stays_one_when_a_job_brings_it_back,
+    an_operators_image_survives_a_jobs_push_and_pull,
     an_image_that_a_job_has_pushed_is_not_the_operators,
-    a_base_that_has_gone_comes_back,
+    a_removed_base_can_be_fetched_again,
     an_index_within_an_index,
-    an_index_of_too_many,
+    an_index_of_too_many_images,
 ];
 
 const USER: &str = "builder";
@@ -30,7 +30,7 @@ fn metadata(job: &Wharf) -> Value {
     serde_json::from_slice(&std::fs::read(job.home().join("metadata")).unwrap()).unwrap()
 }
 
-/// A context whose image is the test's alone, and needs no base.
+/// A context whose image is unique to the test, and needs no base.
 fn from_scratch(test: &Test, name: &str) -> std::path::PathBuf {
     let content = test.unique(name);
     test.context(name, &[("Dockerfile", "FROM scratch\nCOPY file /file\n"), ("file", &content)])
@@ -47,7 +47,7 @@ async fn push_and_pull(test: Arc<Test>) {
     let job = Wharf::new(&test, &wharfd, "job#1");
     let context = from_scratch(&test, "app");
     let (one, two) = (registry.name("team/app:1"), registry.name("team/app:two"));
-    // Nobody is at that registry.
+    // No registry listens at this address.
     let flags = ["-t", &one, "-t", "localhost:1/local:1", "--metadata-file", "metadata", "--iidfile", "id"];
     let half = job.build(&context, &[&flags[..], &["--push"]].concat()).await;
     half.ended(5).says(&["localhost:1", "connection refused"]);
@@ -83,7 +83,7 @@ async fn push_and_pull(test: Arc<Test>) {
     assert_eq!(test.engine.names_with_prefix(registry.host()).await, Vec::<String>::new());
 }
 
-async fn a_push_wants_credentials(test: Arc<Test>) {
+async fn a_push_needs_credentials(test: Arc<Test>) {
     let (registry, wharfd) = tokio::join!(test.private_registry(USER, PASSWORD), test.wharfd());
     let job = Wharf::new(&test, &wharfd, "job#1");
     let context = from_scratch(&test, "app");
@@ -101,7 +101,7 @@ async fn a_push_wants_credentials(test: Arc<Test>) {
     job.build(&context, &["-t", &registry.name("app:2"), "--push"]).await.ok();
     assert_eq!(registry.digest("app", "2").await, Some(first));
 
-    // A pull proves the same.
+    // A pull needs the same proof.
     let other = job.in_namespace("other#1");
     other.run(["pull", &name]).await.ok();
     other.login(&registry, Some((USER, "wrong")));
@@ -112,7 +112,7 @@ async fn a_push_wants_credentials(test: Arc<Test>) {
     assert_eq!(test.engine.id(&id).await, id);
 }
 
-async fn a_private_base_wants_credentials(test: Arc<Test>) {
+async fn a_private_base_needs_credentials(test: Arc<Test>) {
     let (registry, wharfd) = tokio::join!(test.private_registry(USER, PASSWORD), test.wharfd());
     let digest = Image::base(&test.unique("private")).push(&registry, "base", "1").await;
     let base = registry.name("base:1");
@@ -127,7 +127,7 @@ async fn a_private_base_wants_credentials(test: Arc<Test>) {
     for context in &builds {
         owner.build_id(context, &[]).await;
     }
-    // The engine has it under its public name, too: an operator pulled it.
+    // The operator has pulled the image, so the engine also has it under its public name.
     test.engine.pull(&base, registry.login()).await.ok();
     assert!(test.engine.inspect(&base).await.is_some());
 
@@ -145,7 +145,7 @@ async fn a_private_base_wants_credentials(test: Arc<Test>) {
     for context in &builds {
         other.build_id(context, &[]).await;
     }
-    // It is the operator's, and stays.
+    // The image belongs to the operator, and stays.
     assert!(test.engine.inspect(&base).await.is_some());
     test.engine.remove_image(&base).await;
     for name in test.engine.names_with_prefix(registry.host()).await {
@@ -167,7 +167,7 @@ async fn a_tag_stays_what_it_was(test: Arc<Test>) {
     };
     assert_eq!(copy(&job, &[]).await, marks[0]);
     Image::base(&marks[1]).push(&registry, "base", "1").await;
-    // A run sees one image under a tag, unless it asks anew; the next run sees the new one.
+    // A run sees the same image under a tag, unless it asks for a new one; the next run sees the new one.
     assert_eq!(copy(&job, &[]).await, marks[0]);
     assert_eq!(copy(&job.in_namespace("job#2"), &[]).await, marks[1]);
     assert_eq!(copy(&job, &["--pull"]).await, marks[1]);
@@ -188,7 +188,7 @@ async fn an_operators_tag_survives(test: Arc<Test>) {
     job.run(["push", &name]).await.ok();
     assert_eq!(test.engine.id(&name).await, operators);
 
-    // A push that fails leaves it, too.
+    // A failed push leaves it, too.
     registry.end().await;
     job.run(["push", &name]).await.ended(5).says(&[registry.host()]);
     assert_eq!(test.engine.id(&name).await, operators);
@@ -209,17 +209,17 @@ async fn an_operators_image_is_a_base(test: Arc<Test>) {
     assert_eq!(test.engine.text(&id, "/operators").await, content);
     assert_eq!(registry.requests_since(&before).await, Vec::<String>::new());
     assert_eq!(test.engine.id(&format!("{repository}:1")).await, loaded);
-    // In another run too, although the store has noted the name that the first one used.
+    // Also in another run, although the store remembers the name that the first run used.
     job.in_namespace("job#2").build_id(&context, &[]).await;
-    // No registry has given it a digest.
+    // The image has no digest from a registry.
     let pulled = job.run(["pull", &format!("{repository}:1")]).await.ok().stdout;
     assert_eq!(pulled, format!("{repository}:1\n"));
     test.engine.remove_image(&format!("{repository}:1")).await;
 }
 
-/// A job that pushes the operator's image and pulls it back would else take it from others, whose builds
-/// would ask a registry for its name: whoever's that is there.
-async fn an_operators_image_stays_one_when_a_job_brings_it_back(test: Arc<Test>) {
+/// Otherwise a job could take the operator's image from others by pushing it and pulling it back: their builds
+/// would ask a registry for its name, which may belong to anyone there.
+async fn an_operators_image_survives_a_jobs_push_and_pull(test: Arc<Test>) {
     let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
     let content = test.unique("operator");
     let loaded = tar([("operators", File::Content(content.as_bytes(), 0o644))]);
@@ -239,11 +239,8 @@ async fn an_operators_image_stays_one_when_a_job_brings_it_back(test: Arc<Test>)
     test.engine.remove_image(&name).await;
 }
 
-/// The engine's builder keeps what it has unpacked of a base that has gone, and then a pull does not
-/// fetch those layers again. What comes of it is whole all the same, also for a wharfd that has never
-/// seen them.
-/// The engine calls the registry that an image was pushed to its origin. On the node it is there for
-/// everybody without the registry's leave, if that counts as the operator's own.
+/// The engine records the registry of a push as the image's origin. If the image counted as the operator's, all
+/// jobs on the node could use it without the registry's consent.
 async fn an_image_that_a_job_has_pushed_is_not_the_operators(test: Arc<Test>) {
     let (registry, wharfd) = tokio::join!(test.private_registry("user", "secret"), test.wharfd());
     let (owner, other) = (Wharf::new(&test, &wharfd, "owner#1"), Wharf::new(&test, &wharfd, "other#1"));
@@ -263,7 +260,9 @@ async fn an_image_that_a_job_has_pushed_is_not_the_operators(test: Arc<Test>) {
     test.engine.remove_image(&name).await;
 }
 
-async fn a_base_that_has_gone_comes_back(test: Arc<Test>) {
+/// The engine's builder keeps the unpacked layers of a removed base, and a later pull does not fetch them again.
+/// The result must be complete nevertheless, even for a wharfd that has never seen the layers.
+async fn a_removed_base_can_be_fetched_again(test: Arc<Test>) {
     let (registry, elsewhere, wharfd) = tokio::join!(test.registry(), test.registry(), test.wharfd());
     let mark = test.unique("base");
     Image::base(&mark).push(&registry, "base", "1").await;
@@ -286,7 +285,7 @@ async fn a_base_that_has_gone_comes_back(test: Arc<Test>) {
 }
 
 /// An engine with the containerd store looks at each manifest whenever it lists its images.
-async fn an_index_of_too_many(test: Arc<Test>) {
+async fn an_index_of_too_many_images(test: Arc<Test>) {
     let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
     let image = Image::base(&test.unique("base"));
     image.push(&registry, "base", "image").await;

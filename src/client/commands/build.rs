@@ -309,7 +309,7 @@ fn platform(asked: &[Platform]) -> Result<String, Failure> {
             Platform::Local => String::new(),
             Platform::Named(named) => named.to_string(),
         }),
-        _ => Err(Failure::usage("`--platform` names several platforms, and a build is for one")
+        _ => Err(Failure::usage("`--platform` names several platforms, but a build has only one")
             .hint("build for each on a node of that platform")),
     }
 }

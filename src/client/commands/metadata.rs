@@ -1,4 +1,4 @@
-//! `--metadata-file`: facts about the image that was built or pushed, under buildx's keys and one of Wharf's own.
+//! `--metadata-file`: facts about the built or pushed image, under buildx's keys and one key of Wharf's own.
 
 use std::path::Path;
 
@@ -17,7 +17,7 @@ pub(super) struct Metadata<'a> {
     pub(super) descriptor: &'a str,
     pub(super) digest: &'a str,
     pub(super) names: &'a [String],
-    /// The first name that was pushed, in full, and its digest in the registry.
+    /// The first pushed name, in full, and its digest at the registry.
     pub(super) pushed: Option<(&'a str, &'a str)>,
 }
 
@@ -46,7 +46,7 @@ impl Metadata<'_> {
 }
 
 impl Metadata<'_> {
-    /// The name that holds this image from here on, whatever is built later: in the registry by its digest; else
+    /// The name that keeps meaning this image, whatever is built later: the pushed name with its digest; else
     /// its first name, or its id.
     fn reference(&self) -> String {
         let pinned = |(name, digest): (&str, &str)| {

@@ -1,4 +1,4 @@
-//! What a step may not be, and what frontend may make the graph.
+//! Steps that are not allowed, and frontends that may not make the graph.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ cases![
     insecure_steps,
     a_frontend_of_the_jobs_own,
     names_of_other_namespaces,
-    a_result_of_platforms_with_nothing_in_it,
+    an_empty_result_for_a_list_of_platforms,
 ];
 
 async fn host_networking(test: Arc<Test>) {
@@ -33,12 +33,12 @@ async fn host_networking(test: Arc<Test>) {
     job.build(&hostile, &["--no-cache"]).await.ended(3);
     let plain = test.context("plain", &[("Dockerfile", &dockerfile(""))]);
     job.build(&plain, &["--network", "host"]).await.ended(3).says(&["network `host`"]);
-    // Its own loopback has no registry.
+    // The step's own loopback has no registry.
     job.build(&plain, &[]).await.ended(1);
     let fetched = registry.requests_since(&before).await;
     assert!(!fetched.iter().any(|request| request.contains("_catalog")), "{fetched:?}");
 
-    // By the API, past the command line.
+    // Through the API, without the command line.
     let channel = rpc::connect(&wharfd.socket()).await;
     let spec = BuildSpec { network: "host".to_owned(), ..BuildSpec::default() };
     let tar = context_tar(&[("Dockerfile", &dockerfile(""))]);
@@ -46,7 +46,7 @@ async fn host_networking(test: Arc<Test>) {
     assert_eq!(status.code(), tonic::Code::PermissionDenied, "{status:?}");
 }
 
-/// The engines grant it on their bare sockets where they are told to.
+/// The engines' bare sockets allow this if they are configured so.
 async fn insecure_steps(test: Arc<Test>) {
     let (_, engine) = test.throw_away_engine().await;
     let wharfd = test.wharfd_on(&engine).await;
@@ -68,10 +68,10 @@ async fn insecure_steps(test: Arc<Test>) {
         job.build(&hostile, &[]).await.ended(3).says(&["--security=insecure"]);
         job.build(&hostile, &["--no-cache"]).await.ended(3);
     } else {
-        // Its own frontend does not know the flag.
+        // The engine's own frontend does not know the flag.
         job.build(&hostile, &[]).await.ended(1).says(&["security"]);
     }
-    // Any other step may not.
+    // Other steps may not be insecure either.
     job.build(context("plain", ""), &[]).await.ended(1);
 }
 
@@ -107,7 +107,7 @@ async fn names_of_other_namespaces(test: Arc<Test>) {
     let victim = Wharf::new(&test, &wharfd, "victim#1");
     let id = victim.build_id(&context, &["-t", "app:1"]).await;
 
-    // The name that the engine has it under, which no job can guess: the test knows the node's key.
+    // The engine's name for the image, which a job cannot guess; the test knows the node's key.
     let names = wharfd.keys().names(&Namespace::new("victim", "1").unwrap());
     let private = names.name(&Reference::parse("app:1").unwrap()).as_str().to_owned();
     assert_eq!(test.engine.id(&private).await, id);
@@ -125,10 +125,10 @@ async fn names_of_other_namespaces(test: Arc<Test>) {
         test.engine.buildx_build(&home, &hostile, &["--no-cache"]).await.ok();
         let refused = job.build(&hostile, &["--no-cache"]).await.ended(6);
         assert!(!refused.stderr.contains(&secret), "{refused}");
-        // It is the victim's, but even the victim has no business with that name.
+        // The image belongs to the victim, but even the victim may not use that name.
         victim.build(&hostile, &[]).await.ended(6);
     }
-    // A hold, which is nobody's.
+    // A hold belongs to no job.
     let holds = test.engine.names_with_prefix(&format!("{}hold/", wharfd.prefix())).await;
     assert!(!holds.is_empty());
     for hold in holds.iter().filter(|hold| !hold.contains('@')) {
@@ -138,16 +138,16 @@ async fn names_of_other_namespaces(test: Arc<Test>) {
             job.run(command).await.ended(6);
         }
     }
-    // Nobody may call an image of his own like that.
+    // A job may not give an image such a name.
     victim.run(["tag", "app:1", &private]).await.ended(2).says(&["choose another host"]);
     victim.run(["push", &private]).await.ended(6);
     victim.run(["inspect", &private]).await.ended(6);
     assert_eq!(test.engine.id(&private).await, id);
 }
 
-/// BuildKit's own clients write such a result in a way that the engine outlives: there is no attack on
-/// the bare socket.
-async fn a_result_of_platforms_with_nothing_in_it(test: Arc<Test>) {
+/// BuildKit's own clients encode such a result in a way that does not crash the engine, so there is no attack
+/// on the bare socket.
+async fn an_empty_result_for_a_list_of_platforms(test: Arc<Test>) {
     let wharfd = test.wharfd().await;
     let job = Wharf::new(&test, &wharfd, "job#1");
     let context = test.context(
