@@ -1,13 +1,12 @@
 # shellcheck shell=bash disable=SC2154
-# Sourced by scripts/env: gets tools into the cache. What is there is whole: each
-# is made beside its place and moved into it, so a broken run leaves nothing that
-# a later one would take for finished.
+# Sourced by scripts/env: gets tools into the cache. Everything in the cache is complete: each tool is made
+# beside its place and then moved there, so that an interrupted run leaves nothing that looks finished.
 
 setup() {
     local what=${1:-test}
     case $what in
     demo | test | frontend) ;;
-    *) die "setup knows \`demo\`, \`test\` and \`frontend\`, not \`$what\`" ;;
+    *) die "setup needs \`demo\`, \`test\` or \`frontend\`, not \`$what\`" ;;
     esac
     [ "$what" != test ] || need_root "setting up the tests' engines"
     command -v cargo >/dev/null || die "no Rust toolchain (cargo is not on PATH): install one, see https://rustup.rs"
@@ -31,13 +30,13 @@ setup() {
     ensure_python
 }
 
-# One setting up at a time. The lock is held until this process ends.
+# Only one setup at a time. The lock is held until this process ends.
 lock_setup() {
     exec 8>"$CACHE/setup.lock"
-    flock -n 8 || { say "waiting for another setting up"; flock 8; }
+    flock -n 8 || { say "waiting for another setup"; flock 8; }
 }
 
-# Directory to build something in; it goes when the script ends.
+# A directory to build something in; it is removed when the script ends.
 scratch_directories=()
 scratch() {
     SCRATCH=$(mktemp -d "$CACHE/tmp.XXXXXX")
@@ -56,21 +55,20 @@ trap remove_scratch EXIT
 # --- Debian's and Ubuntu's packages -----------------------------------------
 
 apt() {
-    # Another apt may run (a machine's own upgrades do): wait for its lock.
+    # Another apt may be running (such as the machine's automatic upgrades): wait for its lock.
     DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 -q -y "$@"
 }
 
 apt_update() {
     [ -z "${apt_updated:-}" ] || return 0
     say "apt-get update"
-    # A third party's list that cannot be had is no reason to stop: what is then
-    # missing is named by the step that wanted it.
-    apt update >"$CACHE/apt-update.log" 2>&1 || say "apt-get update failed (see $CACHE/apt-update.log); going on with the lists there are"
+    # An unreachable third-party list does not stop the setup: the step that needs a missing package names it.
+    apt update >"$CACHE/apt-update.log" 2>&1 || say "apt-get update failed (see $CACHE/apt-update.log); continuing with the old lists"
     apt_updated=1
 }
 
 install_packages() {
-    command -v apt-get >/dev/null || die "missing: $*; this machine has no apt-get: install them by its own means"
+    command -v apt-get >/dev/null || die "missing: $*; this machine has no apt-get: install them by other means"
     [ "$(id -u)" -eq 0 ] || die "missing packages: $*; as root: apt-get install -y --no-install-recommends $*"
     apt_update
     say "apt-get install $*"
@@ -78,7 +76,7 @@ install_packages() {
     quietly apt-install apt install --no-install-recommends "$@"
 }
 
-# Packages whose command is not there yet.
+# Installs the packages whose commands are missing.
 ensure_packages() {
     local missing=() command package
     while read -r command package; do
@@ -89,7 +87,7 @@ gcc gcc
 nsenter util-linux
 jq jq
 PACKAGES
-    # Static linking wants libc.a, and C parts of crates want the headers.
+    # Static linking needs libc.a, and C parts of crates need the headers.
     [ -n "$(find /usr/lib -maxdepth 2 -name libc.a -print -quit)" ] || missing+=(libc6-dev)
     [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
     if [ "$1" = test ]; then
@@ -106,8 +104,8 @@ PACKAGES
     [ ${#missing[@]} -eq 0 ] || install_packages "${missing[@]}"
 }
 
-# The registry and busybox out of their packages, unpacked and not installed: the
-# registry's package would start a service, busybox's would replace another.
+# Gets the registry and busybox from their packages, without installing them: the registry's package would
+# start a service, busybox's would replace another.
 ensure_debs() {
     [ ! -x "$REGISTRY_BIN" ] || [ ! -x "$BUSYBOX_BIN" ] || return 0
     command -v apt-get >/dev/null || die "missing: docker-registry and busybox-static, which are taken from Debian's or Ubuntu's packages; this machine has no apt-get"
@@ -121,16 +119,16 @@ ensure_debs() {
     fi
     mkdir "$debs/tree"
     for deb in "$debs"/*.deb; do dpkg-deb -x "$deb" "$debs/tree"; done
-    # Where / and /usr are one, packages put busybox below /usr.
+    # If / and /usr are merged, the packages put busybox under /usr.
     if [ ! -e "$debs/tree/bin/busybox" ]; then mkdir -p "$debs/tree/bin" && cp "$debs/tree/usr/bin/busybox" "$debs/tree/bin/busybox"; fi
     rm -rf "$DEBS_DIR"
     mv "$debs/tree" "$DEBS_DIR"
-    if [ ! -x "$REGISTRY_BIN" ] || [ ! -x "$BUSYBOX_BIN" ]; then die "the packages docker-registry and busybox-static do not hold $REGISTRY_BIN and $BUSYBOX_BIN"; fi
+    if [ ! -x "$REGISTRY_BIN" ] || [ ! -x "$BUSYBOX_BIN" ]; then die "the packages docker-registry and busybox-static do not contain $REGISTRY_BIN and $BUSYBOX_BIN"; fi
 }
 
 # --- the engines -------------------------------------------------------------
 
-# All that starting an engine of a kind wants.
+# Gets everything that an engine of a kind needs to start.
 ensure_engine() {
     if command -v curl >/dev/null && [ -x "$ROOT_26/usr/sbin/dockerd" ]; then
         [ "$1" != 26 ] || return 0
@@ -146,8 +144,8 @@ ensure_engine() {
     exec 8>&-
 }
 
-# A small Debian with an engine in it, for a private engine to run in. 26.1 is
-# Debian 13's; the newest engine runs beside Debian testing's containerd and runc.
+# A small Debian with an engine in it, as a private engine's root. 26.1 is in Debian 13; the newest engine
+# runs with containerd and runc from Debian testing.
 ensure_root() {
     local root suite
     case $1 in
@@ -158,7 +156,7 @@ ensure_root() {
     need_root "making a private engine"
     local missing=()
     command -v debootstrap >/dev/null || missing+=(debootstrap)
-    # Ubuntu's debootstrap comes without it, and would then check no signature.
+    # Ubuntu's debootstrap does not depend on it, and would then check no signature.
     [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || missing+=(debian-archive-keyring)
     [ ${#missing[@]} -eq 0 ] || install_packages "${missing[@]}"
     say "debootstrap $suite, the root of engine $1 (half a minute)"
@@ -166,11 +164,11 @@ ensure_root() {
     scratch
     local new=$SCRATCH
     if [ ! -e "$script" ]; then
-        # An older debootstrap does not know the suite; they are all as sid is.
+        # An older debootstrap does not know the suite; all suites use sid's script.
         script=/usr/share/debootstrap/scripts/sid
     fi
     local include=docker.io,docker-cli,iptables,ca-certificates,tini,procps,git,iproute2
-    # In a mount namespace, so that what it mounts goes even if it is killed.
+    # In a mount namespace, so that its mounts disappear even if it is killed.
     quietly "debootstrap-$suite" unshare --mount --propagation private -- \
         debootstrap --variant=minbase --include="$include" "$suite" "$new/root" "" "$script"
     rm -rf "$new/root"/var/cache/apt/archives/*.deb "$new/root"/var/lib/apt/lists/*
@@ -185,8 +183,8 @@ ensure_root() {
     mv "$new/root" "$root"
 }
 
-# The docker client: the machine's own if the engines accept it, else the one of
-# the 26 root, run on that root's libraries.
+# The docker client: the machine's own if the engines accept it, else the client of the 26 root, with that
+# root's libraries.
 docker_client() {
     local version
     if command -v docker >/dev/null; then
@@ -213,7 +211,7 @@ WRAPPER
 
 # --- Go ------------------------------------------------------------------------
 
-# The Go there is, if it is new enough.
+# The path of the machine's Go, if it is new enough.
 go_path() {
     local version
     if command -v go >/dev/null; then
@@ -226,8 +224,7 @@ go_path() {
     [ ! -x "$GO_DIR/bin/go" ] || echo "$GO_DIR/bin/go"
 }
 
-# Sets GO. An older Go than we want fetches the right one as a module, with the
-# module's checksum verified as any other's.
+# Sets GO. An older Go fetches the right one as a module, whose checksum is verified like any other's.
 ensure_go() {
     GO=${GO:-$(go_path)}
     [ -z "$GO" ] || return 0
@@ -240,21 +237,21 @@ ensure_go() {
     local new=$SCRATCH
     (cd "$new" && GOTOOLCHAIN=local GOFLAGS='' GOMODCACHE=$new/modules quietly go-toolchain go mod download "$module")
     chmod -R u+w "$new"
-    # Modules carry no executable bits.
+    # Files in modules are not executable.
     chmod -R a+x "$new/modules/golang.org/toolchain@"*/bin "$new/modules/golang.org/toolchain@"*/pkg/tool
     rm -rf "$GO_DIR"
     mv "$new/modules/golang.org/toolchain@"* "$GO_DIR"
     "$GO" version >/dev/null || die "$GO does not run; delete $GO_DIR and try again"
 }
 
-# Runs go for a static binary, whatever this machine's own settings are; $1 names its log.
+# Runs go for a static binary, regardless of the machine's own settings; $1 names its log.
 static_go() {
     local log=$1
     shift
     quietly "$log" env -u GOROOT -u GOBIN CGO_ENABLED=0 GOTOOLCHAIN=local GOFLAGS=-buildvcs=false "$GO" "$@"
 }
 
-# Builds a command of a Go module, as the module's own go.mod pins its dependencies.
+# Builds a command of a Go module, with the dependencies pinned in the module's go.mod.
 ensure_go_tool() {
     local name=$1 binary=$2 package=$3 version=$4
     [ ! -x "$binary" ] || return 0
@@ -277,13 +274,13 @@ ensure_dockerd() {
     ensure_go_tool dockerd "$DOCKERD_DIR/dockerd" github.com/moby/moby/v2/cmd/dockerd "$DOCKERD_VERSION"
 }
 
-# Not optimized: it compiles in a third of the time, and judges a lock file in a second either way.
+# Not optimized: it compiles in a third of the time, and checks a lock file in a second in any case.
 ensure_deny() {
     [ ! -x "$DENY_BIN" ] || return 0
     say "building cargo-deny $DENY_VERSION (a few minutes)"
     scratch
     local new=$SCRATCH
-    # What Wharf's own binaries are built with is none of its business.
+    # The settings for building Wharf's own binaries do not apply to it.
     (
         unset RUSTFLAGS CARGO_BUILD_TARGET
         quietly cargo-deny cargo install --quiet --locked --debug --root "$new/out" --target-dir "$new/target" \
@@ -293,7 +290,7 @@ ensure_deny() {
     mv "$new/out" "${DENY_BIN%/bin/*}"
 }
 
-# BuildKit's Dockerfile frontend, with bounds of ours around it.
+# Builds BuildKit's Dockerfile frontend inside Wharf's program that limits it.
 ensure_frontend() {
     [ ! -x "$FRONTEND_BIN" ] || return 0
     ensure_go
@@ -326,13 +323,13 @@ ensure_jars() {
 ensure_python() {
     [ ! -d "$VENV_DIR" ] || return 0
     say "a Python with grpcio $GRPC_VERSION and kubernetes-validate $KUBERNETES_VALIDATE_VERSION"
-    # A virtual environment knows its own path, so it is made in its place and
-    # taken down again if it does not get finished.
+    # A virtual environment contains its own path, so it is made in its place and removed if it is not
+    # finished.
     quietly python-venv python3 -m venv --clear "$VENV_DIR.new"
     quietly python-pip "$VENV_DIR.new/bin/python" -m pip install --quiet \
         "grpcio==$GRPC_VERSION" "grpcio-tools==$GRPC_VERSION" "grpcio-status==$GRPC_VERSION" \
         "grpcio-health-checking==$GRPC_VERSION" "grpcio-reflection==$GRPC_VERSION" \
         "kubernetes-validate==$KUBERNETES_VALIDATE_VERSION"
-    # Only console scripts name the old path, and we call modules.
+    # Only console scripts contain the old path, and we call modules.
     mv "$VENV_DIR.new" "$VENV_DIR"
 }

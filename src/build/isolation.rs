@@ -30,15 +30,16 @@ impl JobKeys {
         format!("{}.salt.{RESERVED_HOST}", self.salt)
     }
 
-    /// The salt of what is copied: a path at which no image has a file. It leaves no trace in an image.
+    /// The salt for copies: a path at which no image has a file. It leaves no trace in an image.
     pub fn copied_path(&self) -> String {
         format!("/{}", self.salt_host())
     }
 
-    /// The salt of what is fetched by URL, which BuildKit finds by its content's digest alone:
-    /// `ADD --checksum` would give anybody what another job has fetched, its uploaded tar too. It is
-    /// the source's `http.perm`, which no Dockerfile sets: BuildKit keeps all of it in the cache key
-    /// (an `int`), and makes a file's mode of the low 32 bits, here what it makes without.
+    /// The salt for sources fetched by URL. Without it, BuildKit would find such a source by its content's
+    /// digest alone, and `ADD --checksum` would give any job what another job has fetched, or its uploaded
+    /// tar. The salt is in the source's `http.perm`, which no Dockerfile can set. BuildKit puts the whole
+    /// value (an `int`) into the cache key, and makes the file's mode from the low 32 bits, which are those
+    /// of the default mode.
     pub fn http_perm(&self) -> String {
         let salt = self.salt.bytes().fold(0_i64, |salt, byte| {
             let digit = char::from(byte).to_digit(16).unwrap_or_default();
@@ -154,8 +155,8 @@ fn exact(mut rule: Rule) -> Rule {
     rule
 }
 
-/// The URLs among the sources, and the attributes of ours that each gets: from the source policy in
-/// what the frontend fetches, from [`super::gate::definition`] in the graph that it gives.
+/// The URLs among the sources, and wharfd's attributes for each: the source policy adds them for the
+/// frontend, [`super::gate::definition`] adds them to the frontend's graph.
 pub fn fetched(sources: &[Source], keys: &JobKeys) -> Attributes {
     let attributes = sources.iter().filter_map(|source| {
         let (url, digest) = match source {

@@ -22,7 +22,7 @@ pub(crate) enum Exit {
     Done,
     /// The build failed, or the command failed in another way.
     Failed,
-    /// The command line, or what it names, is wrong.
+    /// The command line is wrong, or something that it names.
     Usage,
     /// Not allowed.
     Denied,
@@ -107,7 +107,7 @@ impl Failure {
         Self { exit, text: text.into(), hint: None }
     }
 
-    /// The command line, or what it names, is wrong.
+    /// A failure because the command line is wrong, or something that it names.
     pub(crate) fn usage(text: impl Into<String>) -> Self {
         Self::new(Exit::Usage, text)
     }

@@ -110,8 +110,8 @@ class Deployed(unittest.TestCase):
 
     @classmethod
     def make_node(cls):
-        """What a node has and a private engine's root has not: the socket where packages have it. What the
-        kubelet does: the directories that may be made."""
+        """Adds what a private engine's root lacks to be a node: the socket at its packaged path, and the
+        directories that the kubelet makes."""
         on_node("ln", "-sf", f"{SHARED_ON_NODE}/docker.sock", "/run/docker.sock")
         for path, kind in cls.wharfd.host_paths.items():
             if kind == "DirectoryOrCreate":

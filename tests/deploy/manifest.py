@@ -1,4 +1,4 @@
-"""deploy/daemonset.yaml as what `docker run` is told: read from the manifest, so that tests run what is
+"""Translates deploy/daemonset.yaml to the arguments of `docker run`, so that tests run the manifest that is
 published. A field that is not translated is an error, not ignored."""
 import pathlib
 

@@ -1,7 +1,6 @@
-// BuildKit's own Dockerfile frontend, as a program with bounds. It reads what
-// a job has written, in a container that BuildKit starts without limits: a
-// Dockerfile whose arguments double, or that never ends, ends this process and
-// not the engine.
+// BuildKit's own Dockerfile frontend, as a program that limits itself. It reads a job's Dockerfile in a
+// container that BuildKit starts without limits: a Dockerfile whose arguments double, or that never ends,
+// ends this process and not the engine.
 package main
 
 import (
@@ -16,11 +15,11 @@ import (
 )
 
 const (
-	// Of memory that is written to; an ordinary Dockerfile takes some 30 MiB.
+	// The limit on writable memory; an ordinary Dockerfile takes about 30 MiB.
 	memory = 512 << 20
-	// Of processor time; an ordinary Dockerfile takes a tenth of a second.
+	// The limit on processor time; an ordinary Dockerfile takes a tenth of a second.
 	seconds = 30
-	// RLIMIT_DATA and RLIMIT_CPU, which package syscall has for some platforms only.
+	// RLIMIT_CPU and RLIMIT_DATA, which package syscall defines only for some platforms.
 	limitCPU  = 0
 	limitData = 2
 )

@@ -1,16 +1,15 @@
-//! A frontend's graph with attributes of ours in its sources, and a salt in what it copies.
+//! Adds wharfd's attributes to the sources of a frontend's graph, and a salt to its copies.
 //!
-//! The source policy gives a URL its attributes too, but then BuildKit finds neither the names of the
-//! steps behind it nor the Dockerfile's lines of one that fails: they stand under the digests that
-//! the operations had before. Nor, up to BuildKit 0.13 (Engine 26), whether the cache is ignored. So
-//! the graph that is returned has the attributes already, and BuildKit finds nothing to change.
+//! The source policy also adds the attributes to a URL, but then BuildKit loses the names of the steps after
+//! the URL, and a failed step's lines of the Dockerfile: both are stored under the operations' old digests.
+//! Up to BuildKit 0.13 (Engine 26) it also loses the flag to ignore the cache. So the graph that is returned
+//! already has the attributes, and BuildKit finds nothing to change.
 //!
-//! BuildKit finds a copy's result by the checksums of the files that it copies, whoever copied them
-//! first. A checksum is not always that of the file: up to BuildKit 0.33 it is found by one reading of
-//! the symlinks on the way (`cache/contenthash`, `getFollowLinks`), and the file by another
-//! (continuity's `fs.RootPath`), so that a job chooses the one and the other. So no job takes the
-//! results of another's copies: each copy also removes a file that is never there, whose name has the
-//! job's salt.
+//! BuildKit finds the result of a copy by the checksums of the copied files, whichever job copied them first.
+//! A checksum may belong to another file: up to BuildKit 0.33 the checksum is found by one way of following
+//! symlinks (`cache/contenthash`, `getFollowLinks`) and the file by another (continuity's `fs.RootPath`), so
+//! a job can choose both. So no job may reuse the results of another's copies: each copy also removes a file
+//! that never exists, whose name contains the job's salt.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,19 +22,19 @@ use crate::names::reference::Digest;
 /// Attributes, by the identifier of their source.
 pub type Attributes = BTreeMap<String, BTreeMap<String, String>>;
 
-/// What keeps a job's results from another's.
+/// The salts that keep a job's results apart from another's.
 #[derive(Clone, Copy, Debug)]
 pub struct Salts<'a> {
-    /// The attributes of what is fetched by URL.
+    /// The attributes of sources fetched by URL.
     pub fetched: &'a Attributes,
-    /// The path of a file that is never there, with the job's salt in it.
+    /// The path of a file that never exists; contains the job's salt.
     pub copied: &'a str,
 }
 
-/// The graph with the salts in its operations; none where no operation takes one.
+/// The graph with the salts in its operations; `None` if no operation needs one.
 ///
-/// An operation names its inputs by their digests, so that all that comes of a changed operation
-/// changes too. The graph is one that was judged: what cannot be read stays as it is.
+/// An operation names its inputs by their digests, so everything that depends on a changed operation changes
+/// too. The graph must have been judged: operations that cannot be read stay unchanged.
 pub fn with_salts(definition: &Definition, salts: Salts<'_>) -> Option<Definition> {
     let mut seen = Seen::default();
     let mut graph = Definition::default();
@@ -62,17 +61,17 @@ pub fn with_salts(definition: &Definition, salts: Salts<'_>) -> Option<Definitio
     Some(graph)
 }
 
-/// The operations of a graph, by the digests that they had.
+/// The operations of a graph, by their old digests.
 #[derive(Default)]
 struct Seen {
-    /// The digests that they have now.
+    /// The new digests, by the old ones.
     changed: BTreeMap<String, String>,
-    /// Those that fetch by URL.
+    /// The operations that fetch by URL.
     fetched: BTreeSet<String>,
 }
 
 impl Seen {
-    /// One operation, if it changes.
+    /// The new form of one operation, if it changes.
     fn salted(&mut self, bytes: &[u8], salts: Salts<'_>) -> Option<Vec<u8>> {
         let mut op = Op::decode(bytes).ok()?;
         let mut changes = false;
@@ -90,7 +89,7 @@ impl Seen {
                     let input = usize::try_from(input).ok().and_then(|input| op.inputs.get(input));
                     input.is_some_and(|input| self.fetched.contains(&input.digest))
                 };
-                // One file, which is no link: its checksum is its own, and it has its salt already.
+                // A single file and not a link: its checksum is its own, and it already has the salt.
                 let copies = file.actions.iter().any(|action| {
                     matches!(action.action, Some(Action::Copy(_))) && !fetched(action.secondary_input)
                 });
@@ -113,8 +112,8 @@ impl Seen {
     }
 }
 
-/// Removes the file that is never there from each result. An action names the result of another by
-/// its place behind the operation's inputs.
+/// Adds to each result the removal of the file that never exists. An action's result is named by the action's
+/// position after the operation's inputs.
 fn salt(file: &mut FileOp, inputs: usize, path: &str) {
     for index in 0..file.actions.len() {
         let Some(action) = file.actions.get_mut(index) else { return };
