@@ -160,7 +160,7 @@ async fn the_daemon_dies_in_a_build(test: Arc<Test>) {
 }
 
 /// The names by which the engine pulls and pushes for this wharfd now.
-async fn transfers(test: &Test, wharfd: &Wharfd) -> Vec<String> {
+pub(crate) async fn transfers(test: &Test, wharfd: &Wharfd) -> Vec<String> {
     let prefix = wharfd.prefix();
     let instance = prefix.trim_end_matches('/').rsplit('/').next().unwrap();
     let mut names = test.engine.names_with_prefix("127.0.0.1:").await;

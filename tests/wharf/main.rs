@@ -36,6 +36,7 @@ mod pasted;
 mod registries;
 mod store;
 mod sync;
+mod transfers;
 
 use std::process::ExitCode;
 
@@ -51,6 +52,7 @@ fn cases() -> Vec<Case> {
         registries::CASES,
         sync::CASES,
         cancel::CASES,
+        transfers::CASES,
         errors::CASES,
         messages::CASES,
         engines::CASES,
