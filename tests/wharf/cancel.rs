@@ -1,4 +1,4 @@
-//! The end of a build before its end: by its client, by its namespace, by the daemon.
+//! Builds that are stopped before their end: by the client, by the namespace, by the daemon.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,8 +21,8 @@ cases![
     by_sigkill,
     by_the_end_of_the_namespace,
     by_a_dropped_call,
-    the_daemon_dies_in_a_build,
-    the_daemon_dies_in_a_push,
+    the_daemon_is_killed_during_a_build,
+    the_daemon_is_killed_during_a_push,
     the_daemon_drains,
     the_grace_period_ends,
 ];
@@ -33,7 +33,7 @@ const GONE: Duration = Duration::from_secs(2);
 /// A build whose step runs until it is stopped.
 struct Endless {
     context: std::path::PathBuf,
-    /// The argument of its `sleep`, which no other process has.
+    /// The argument of its `sleep`, unique on the machine.
     seconds: String,
     base: String,
 }
@@ -42,7 +42,7 @@ impl Endless {
     async fn new(test: &Test) -> Self {
         let registry = test.registry().await;
         let base = test.base(&registry).await;
-        // 30 years or so, and its own.
+        // About 30 years, with a unique number.
         let seconds = format!("9{:09}", fresh_digits(test).parse::<u32>().unwrap());
         let dockerfile = format!("FROM {base}\nRUN exec sleep {seconds}\n");
         let context = test.context("endless", &[("Dockerfile", &dockerfile)]);
@@ -70,7 +70,7 @@ impl Endless {
         .await;
     }
 
-    /// Another build of the same job works.
+    /// Checks that another build of the same job works.
     async fn next_build_works(&self, test: &Test, job: &Wharf) {
         let context =
             test.context("next", &[("Dockerfile", &format!("FROM {}\nRUN echo well\n", self.base))]);
@@ -126,7 +126,7 @@ async fn by_the_end_of_the_namespace(test: Arc<Test>) {
     endless.next_build_works(&test, &job).await;
 }
 
-/// A client in another language has no session: the end of its call is all there is.
+/// A client in another language has no session: it can only end its call.
 async fn by_a_dropped_call(test: Arc<Test>) {
     let (endless, wharfd) = tokio::join!(Endless::new(&test), test.wharfd());
     let dockerfile = std::fs::read_to_string(endless.context.join("Dockerfile")).unwrap();
@@ -145,7 +145,7 @@ async fn by_a_dropped_call(test: Arc<Test>) {
     endless.gone().await;
 }
 
-async fn the_daemon_dies_in_a_build(test: Arc<Test>) {
+async fn the_daemon_is_killed_during_a_build(test: Arc<Test>) {
     let (endless, wharfd) = tokio::join!(Endless::new(&test), test.wharfd());
     let job = Wharf::new(&test, &wharfd, "job#1");
     let build = endless.start(&job);
@@ -159,7 +159,7 @@ async fn the_daemon_dies_in_a_build(test: Arc<Test>) {
     endless.next_build_works(&test, &job).await;
 }
 
-/// The names by which the engine pulls and pushes for this wharfd now.
+/// The names by which the engine currently pulls and pushes for this wharfd.
 pub(crate) async fn transfers(test: &Test, wharfd: &Wharfd) -> Vec<String> {
     let prefix = wharfd.prefix();
     let instance = prefix.trim_end_matches('/').rsplit('/').next().unwrap();
@@ -168,7 +168,7 @@ pub(crate) async fn transfers(test: &Test, wharfd: &Wharfd) -> Vec<String> {
     names
 }
 
-async fn the_daemon_dies_in_a_push(test: Arc<Test>) {
+async fn the_daemon_is_killed_during_a_push(test: Arc<Test>) {
     let (mute, wharfd) = tokio::join!(BrokenRegistry::start(Broken::Greeting), test.wharfd());
     let job = Wharf::new(&test, &wharfd, "job#1");
     let content = test.unique("app");
@@ -189,10 +189,10 @@ async fn the_daemon_dies_in_a_push(test: Arc<Test>) {
             (transfers(&test, &wharfd).await.len() == 1).then_some(())
         })
         .await;
-        // Whoever runs a container of the name meanwhile gets the operator's image, or the registry's.
+        // A container of that name still gets the operator's image, or the registry's.
         assert_eq!(test.engine.id(&name).await, operators);
         assert!(test.engine.inspect(&free).await.is_none());
-        // Nobody waits for the push to end.
+        // Nobody else has to wait for the end of the push.
         let from = test.context("from", &[("Dockerfile", &format!("FROM {name}\nCOPY Dockerfile /own\n"))]);
         let other = Wharf::new(&test, &wharfd, "other#1");
         other.build(&from, &["--iidfile", "id"]).await.ok();
@@ -213,7 +213,7 @@ async fn the_daemon_dies_in_a_push(test: Arc<Test>) {
     assert_eq!(left, Vec::<String>::new());
 }
 
-/// A build that waits for its context, so that the test says when it goes on.
+/// A build that waits for its context, so that the test decides when it continues.
 async fn held_back(
     wharfd: &Wharfd,
     base: &str,
@@ -236,7 +236,7 @@ async fn the_daemon_drains(test: Arc<Test>) {
     let process = wharfd.process();
     process.signal(Signal::TERM);
     process.says("that it waits", |line| line.contains("shutting down").then_some(())).await;
-    // Whoever comes now is sent away, to another wharfd or to later.
+    // A new call is refused: the client should try another wharfd, or later.
     let late = test.context("late", &[("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")]);
     Wharf::new(&test, &wharfd, "job#2").build(&late, &[]).await.ended(4);
     assert!(process.ended().await.is_none());

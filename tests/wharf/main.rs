@@ -1,8 +1,8 @@
 //! The tests that touch an engine: the real binaries, two real engines, a real registry.
 //!
-//! The process that cargo starts lists the tests of each engine and starts itself once for each, in
-//! that engine's network namespace, where its registries listen on loopback. What those say is
-//! passed on, and one line closes it.
+//! The process that cargo starts lists the tests of each engine and starts itself once for each engine, in
+//! that engine's network namespace, where the tests' registries listen on loopback. It passes on their
+//! output, and ends with one line of counts.
 
 #![expect(
     clippy::unwrap_used,
@@ -44,7 +44,7 @@ use libtest_mimic::Arguments;
 
 use harness::{Case, run};
 
-/// Every test, a file per subject.
+/// Every test, with a file for each subject.
 fn cases() -> Vec<Case> {
     [
         first_light::CASES,
