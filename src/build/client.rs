@@ -14,7 +14,7 @@ use tonic::{Code, Status};
 
 use super::{
     ignored::IgnoreFiles,
-    packets::Judge,
+    packets::{Judge, told},
     patience::{Patience, minutes},
     session::{Attached, ClientSession},
     tar::Tar,
@@ -84,10 +84,11 @@ fn lock(sync: &Mutex<Judge>) -> MutexGuard<'_, Judge> {
 /// The client's own error text. It goes to BuildKit and comes back in a failure.
 fn client_error(error: v1::StreamError) -> Status {
     let code = match Code::from(error.code) {
-        Code::Ok => Code::Unknown,
+        // These say that the engine broke the build off, which is not for a client to say.
+        Code::Ok | Code::Unavailable | Code::Cancelled => Code::Unknown,
         code => code,
     };
-    Status::new(code, error.message)
+    Status::new(code, told(&error.message))
 }
 
 impl SessionClient for BuildClient {

@@ -15,10 +15,18 @@ use prost::Message as _;
 use tonic::Status;
 
 use super::dockerfile;
-use crate::{buildkit::filesync::DirectoryRequest, names::printable, wire::mode};
+use crate::{
+    buildkit::filesync::DirectoryRequest,
+    names::{printable, shortened},
+    wire::mode,
+};
 
 /// Each entry costs wharfd about twenty bytes, and BuildKit about a hundred. No real context is refused.
 pub(super) const ENTRIES_MAX: usize = 2 << 20;
+
+/// What all entries say together: their paths, links and attributes. BuildKit keeps all of it in the
+/// engine's memory while it waits for the files' bytes. Of a million files in deep directories it is less.
+pub(super) const ENTRIES_BYTES_MAX: usize = 256 << 20;
 
 /// The limit on a file that BuildKit reads whole, into the engine's own memory. A generated Dockerfile can
 /// have 900 kB.
@@ -26,11 +34,18 @@ pub(super) const READ_BYTES_MAX: u64 = 1 << 20;
 /// The limit on all such files of a sync together: the Dockerfile and its ignore file.
 const READ_IN_ALL_BYTES_MAX: u64 = 4 << 20;
 
+/// An error names a path, at most.
+const TOLD_BYTES_MAX: usize = 8 << 10;
+/// Linux's PATH_MAX, of a path and of a link's target: no file can have a longer one.
+const PATH_BYTES_MAX: usize = 4096;
+
 /// The state of one sync of one directory: what each side has said so far.
 #[derive(Debug, Default)]
 pub(super) struct Judge {
     /// The announced entries; an entry's id is its position.
     entries: Vec<Announced>,
+    /// The number of bytes in their paths, links and attributes.
+    entries_bytes: usize,
     /// Hashes of the announced files, each of its path, mode and attributes.
     files: HashSet<u64>,
     hasher: RandomState,
@@ -101,7 +116,11 @@ impl Judge {
             }
             (Ok(PacketType::PacketData), None) => self.data(packet.id, &packet.data)?,
             (Ok(PacketType::PacketFin), None) if self.finished => packet.data.clear(),
-            (Ok(PacketType::PacketErr), None) => {}
+            // BuildKit's own log has it, whole, and so has the failure.
+            (Ok(PacketType::PacketErr), None) => {
+                let text = told(&String::from_utf8_lossy(&packet.data));
+                packet.data = text.into_bytes();
+            }
             (Ok(_) | Err(_), _) => {
                 return Err(refused("a packet has a type that a sender of files does not send"));
             }
@@ -149,6 +168,11 @@ impl Judge {
     fn announce(&mut self, stat: &mut Stat) -> Result<(), Status> {
         if self.entries.len() >= ENTRIES_MAX {
             return Err(refused(format!("the directory has more than {ENTRIES_MAX} entries")));
+        }
+        let xattrs: usize = stat.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
+        self.entries_bytes += stat.path.len() + stat.linkname.len() + xattrs;
+        if self.entries_bytes > ENTRIES_BYTES_MAX {
+            return Err(too_much());
         }
         entry(stat, self.is_read)?;
         let is_file = stat.mode & mode::TYPE == 0;
@@ -226,6 +250,12 @@ fn entry(stat: &mut Stat, is_read: bool) -> Result<(), Status> {
     for path in [Some(&stat.path), is_further_name.then_some(&stat.linkname)].into_iter().flatten() {
         inside(path)?;
     }
+    if stat.linkname.len() > PATH_BYTES_MAX {
+        return Err(refused(format!(
+            "`{}` is a link that is longer than a path can be",
+            printable(&stat.path)
+        )));
+    }
     let shown = || printable(&stat.path);
     match kind {
         // No file system has a link without a target. BuildKit would fail to create it, and its error would
@@ -261,6 +291,10 @@ fn entry(stat: &mut Stat, is_read: bool) -> Result<(), Status> {
 
 /// Refuses paths that lead out of the directory, and names that BuildKit uses there itself.
 pub(super) fn inside(path: &str) -> Result<(), Status> {
+    if path.len() > PATH_BYTES_MAX {
+        let begin = printable(&shortened(path.to_owned(), 100));
+        return Err(refused(format!("`{begin}` is longer than a path can be: {PATH_BYTES_MAX} bytes")));
+    }
     // Engine 26.1's BuildKit treats `..` as a name, and replaces the directory in which it keeps the client's
     // files.
     if path.contains('\0') || path.split('/').any(|name| matches!(name, "" | "." | "..")) {
@@ -282,6 +316,17 @@ const METADATA_FILE: &str = ".fsutil-metadata";
 fn is_temporary(name: &str) -> bool {
     let number = name.split_at_checked(5).filter(|(prefix, _)| prefix.eq_ignore_ascii_case(".tmp."));
     number.is_some_and(|(_, number)| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// What a client says of its failure. BuildKit writes it to its log, and several times.
+pub(super) fn told(text: &str) -> String {
+    shortened(printable(&shortened(text.to_owned(), TOLD_BYTES_MAX)), TOLD_BYTES_MAX)
+}
+
+/// More is said of entries than may be.
+pub(super) fn too_much() -> Status {
+    let limit = ENTRIES_BYTES_MAX >> 20;
+    refused(format!("the paths, links and attributes of the context's entries have more than {limit} MiB"))
 }
 
 fn refused(why: impl Into<String>) -> Status {

@@ -289,3 +289,32 @@ fn a_dockerfile_is_judged_before_its_end_has_gone_on() {
     assert!(refused.message().contains("line 18: the value of a variable"), "{refused}");
     assert!(ends("context").is_ok());
 }
+
+#[test]
+fn what_entries_say_is_bounded() {
+    let mut sync = Judge::default();
+    let mut say = |number: usize| {
+        let xattrs = [("user.a".to_owned(), vec![0; 1 << 20])].into();
+        said(&mut sync, &announced(Stat { xattrs, ..file(&format!("{number:03}")) }))
+    };
+    for number in 0..255 {
+        say(number).unwrap();
+    }
+    assert!(say(255).unwrap_err().message().contains("have more than 256 MiB"));
+
+    let long = "a/".repeat(2048) + "a";
+    let link = Stat { mode: mode::SYMLINK | 0o777, linkname: long.clone(), ..file("link") };
+    for stat in [file(&long), link] {
+        let refused = said(&mut Judge::default(), &announced(stat)).unwrap_err();
+        assert!(refused.message().contains("longer than a path can be") && refused.message().len() < 300);
+    }
+    said(&mut Judge::default(), &announced(file(&"a/".repeat(2047)[..4093]))).unwrap();
+}
+
+#[test]
+fn a_clients_own_words_are_a_line() {
+    let text = "no\n".repeat(1 << 20);
+    let passed = said(&mut Judge::default(), &Packet { data: text.into(), ..other(PacketType::PacketErr) });
+    let passed = String::from_utf8(passed.unwrap().data).unwrap();
+    assert!(passed.starts_with(r"no\nno\n") && passed.len() < 9000, "{}", passed.len());
+}

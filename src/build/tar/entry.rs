@@ -173,6 +173,12 @@ impl Entry {
         }
     }
 
+    /// How much its path, its link and its attributes say.
+    pub(super) fn bytes(&self) -> usize {
+        let xattrs: usize = self.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
+        self.path.len() + self.target.len() + xattrs
+    }
+
     /// Writes the entry's headers.
     pub(super) fn write(&self, out: &mut BytesMut) {
         let mut header = Header::new(self.kind);

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     build::{
         dockerfile,
-        packets::{ENTRIES_MAX, READ_BYTES_MAX},
+        packets::{ENTRIES_BYTES_MAX, ENTRIES_MAX, READ_BYTES_MAX, too_much},
     },
     names::printable,
 };
@@ -53,6 +53,8 @@ pub(super) struct Judge {
     /// The size of the extended headers before the next entry.
     extended: u64,
     entries: usize,
+    /// Bytes of what they say.
+    entries_bytes: usize,
     /// The hashes of the paths that are symlinks.
     links: HashSet<u64>,
     hasher: RandomState,
@@ -84,6 +86,7 @@ impl Judge {
             extensions: Extensions::default(),
             extended: 0,
             entries: 0,
+            entries_bytes: 0,
             links: HashSet::new(),
             hasher: RandomState::new(),
             dockerfiles: std::iter::once(dockerfile).chain(small).collect(),
@@ -219,6 +222,11 @@ impl Judge {
         };
         self.extended = 0;
         let entry = Entry::read(kind, block, std::mem::take(&mut self.extensions))?;
+        // The engine keeps all that is said of directories until the tar has ended.
+        self.entries_bytes += entry.bytes();
+        if self.entries_bytes > ENTRIES_BYTES_MAX {
+            return Err(too_much());
+        }
         self.judge(&entry)?;
         entry.write(out);
         // At most as large as the builder may read.

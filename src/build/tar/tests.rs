@@ -294,6 +294,26 @@ fn extensions_are_bounded() {
 }
 
 #[test]
+fn what_entries_say_is_bounded() {
+    let mut directory = tar(|tar| {
+        let value = [b'x'; 1_000_000];
+        tar.append_pax_extensions([("SCHILY.xattr.user.a", &value[..])]).unwrap();
+        tar.append_data(&mut header(EntryType::Directory, 0), "d", &[][..]).unwrap();
+    });
+    directory.truncate(directory.len() - 2 * 512);
+    let mut passage = Passage::new("Dockerfile", 0);
+    let mut send = || {
+        passage.take(directory.clone().into());
+        while passage.passed()?.is_some() {}
+        Ok::<(), Status>(())
+    };
+    for _ in 0..268 {
+        send().unwrap();
+    }
+    assert!(send().unwrap_err().message().contains("have more than 256 MiB"));
+}
+
+#[test]
 fn compressed_tars_are_bounded() {
     for begin in [&b"BZh91AY&SY"[..], &[0xfd, b'7', b'z', b'X', b'Z', 0, 0, 4]] {
         refused_with(begin, "send it plain, or compressed by gzip or zstd");

@@ -1,16 +1,23 @@
 //! BuildKit's receiver of files runs as root on the node: the temporary names that it chooses, and the moment
 //! at which it computes a file's checksum.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, sync::Arc};
+use std::{fs, os::unix::fs::PermissionsExt as _, sync::Arc, time::Duration};
 
 use bollard_buildkit_proto::fsutil::types::{Packet, Stat, packet::PacketType};
 
 use crate::harness::{
     Engine, Test, cases, lock, rpc,
     sender::{Bare, NO_BYTES, Sender, announced, end_of_list, file, sender},
+    wait_for,
 };
 
-cases![temporary_names_of_the_receiver, errors_of_the_receiver, bytes_after_the_end];
+cases![
+    temporary_names_of_the_receiver,
+    errors_of_the_receiver,
+    bytes_after_the_end,
+    attributes_that_fill_memory,
+    errors_of_the_sender,
+];
 
 const SYMLINK: u32 = 1 << 27;
 const SETUID: u32 = 1 << 23;
@@ -176,4 +183,63 @@ async fn poison(test: &Test, hostile: &Sender) {
 
 async fn content(engine: &Engine, image: &str, path: &str) -> Vec<u8> {
     engine.file(image, path).await.unwrap_or_else(|| panic!("{image} has no {path}"))
+}
+
+/// BuildKit keeps all that is said of a file until its bytes have come, in the engine's own memory.
+async fn attributes_that_fill_memory(test: Arc<Test>) {
+    const ENTRIES: usize = 300;
+    let said = |number: usize| {
+        let xattrs = [("user.a".to_owned(), vec![b'x'; 1 << 20])].into();
+        announced(Stat { xattrs, ..file(&format!("{number:03}")) })
+    };
+    let hostile = Sender { bytes: &[], stays: true, ..sender(context((0..ENTRIES).map(said))) };
+    let (_, engine) = test.throw_away_engine().await;
+    let before = memory(&engine);
+    tokio::select! {
+        ended = hostile.build_on_bare_engine(&test, &engine) => panic!("its bytes never come: {ended:?}"),
+        () = wait_for("as much memory", async || {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            (memory(&engine) > before + 250).then_some(())
+        }) => {}
+    }
+
+    let wharfd = test.wharfd().await;
+    let channel = rpc::connect(&wharfd.socket()).await;
+    let refused = hostile.build(&test, &channel, "job#1").await;
+    let failure = format!("{:?}", refused.failure);
+    assert!(failure.contains("have more than 256 MiB"), "{failure}");
+}
+
+/// The MiB of memory that an engine has.
+fn memory(engine: &Engine) -> u64 {
+    let first = fs::read_to_string(engine.socket().parent().unwrap().join("pid")).unwrap();
+    let space = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+    let own = space(first.split_whitespace().next().unwrap());
+    let all =
+        fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let its = all.filter(|pid| own.is_some() && space(pid) == own);
+    let kib = its.filter_map(|pid| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.to_owned();
+        line.split_whitespace().next()?.parse::<u64>().ok()
+    });
+    kib.sum::<u64>() >> 10
+}
+
+/// The newest engine writes to its log why a sync has failed, in the client's own words.
+async fn errors_of_the_sender(test: Arc<Test>) {
+    let mark = test.unique("mark");
+    let failed = Packet {
+        r#type: PacketType::PacketErr.into(),
+        data: format!("{mark}{}", "x".repeat(1 << 20)).into_bytes(),
+        ..Packet::default()
+    };
+    let hostile = sender(vec![failed]);
+    let said = hostile.build_on_bare_engine(&test, &test.engine).await.unwrap_err();
+    assert!(said.len() > 1 << 20, "on the bare engine all of it is passed on: {}", said.len());
+
+    let wharfd = test.wharfd().await;
+    let channel = rpc::connect(&wharfd.socket()).await;
+    let failure = hostile.build(&test, &channel, "job#1").await.failure.unwrap();
+    assert!(failure.message.contains(&mark) && failure.message.len() < 10_000, "{}", failure.message.len());
 }
