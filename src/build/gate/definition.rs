@@ -22,6 +22,9 @@ use crate::names::reference::Digest;
 /// Attributes, by the identifier of their source.
 pub type Attributes = BTreeMap<String, BTreeMap<String, String>>;
 
+/// How the URL of an uploaded tar begins (`session/upload` in BuildKit).
+const UPLOADED: &str = "http://buildkit-session/";
+
 /// The salts that keep a job's results apart from another's.
 #[derive(Clone, Copy, Debug)]
 pub struct Salts<'a> {
@@ -66,8 +69,8 @@ pub fn with_salts(definition: &Definition, salts: Salts<'_>) -> Option<Definitio
 struct Seen {
     /// The new digests, by the old ones.
     changed: BTreeMap<String, String>,
-    /// The operations that fetch by URL.
-    fetched: BTreeSet<String>,
+    /// The operations that fetch the uploaded tar.
+    uploaded: BTreeSet<String>,
 }
 
 impl Seen {
@@ -77,21 +80,22 @@ impl Seen {
         let mut changes = false;
         match &mut op.op {
             Some(op::Op::Source(source)) => {
-                if source.identifier.starts_with("http") {
-                    self.fetched.insert(digest(bytes));
+                if source.identifier.starts_with(UPLOADED) {
+                    self.uploaded.insert(digest(bytes));
                 }
                 for (key, value) in salts.fetched.get(&source.identifier).into_iter().flatten() {
                     changes |= source.attrs.insert(key.clone(), value.clone()).as_ref() != Some(value);
                 }
             }
             Some(op::Op::File(file)) => {
-                let fetched = |input: i64| {
+                let uploaded = |input: i64| {
                     let input = usize::try_from(input).ok().and_then(|input| op.inputs.get(input));
-                    input.is_some_and(|input| self.fetched.contains(&input.digest))
+                    input.is_some_and(|input| self.uploaded.contains(&input.digest))
                 };
-                // A single file and not a link: its checksum is its own, and it already has the salt.
+                // The frontend has already unpacked the tar under this digest: a salt would unpack it again. The tar
+                // is a single file and not a link, so its checksum is its own.
                 let copies = file.actions.iter().any(|action| {
-                    matches!(action.action, Some(Action::Copy(_))) && !fetched(action.secondary_input)
+                    matches!(action.action, Some(Action::Copy(_))) && !uploaded(action.secondary_input)
                 });
                 if copies {
                     salt(file, op.inputs.len(), salts.copied);
@@ -280,12 +284,15 @@ mod tests {
 
     #[test]
     fn what_copies_no_files_of_a_job_has_no_salt() {
-        let (base, url) = (source("docker-image://x", &[]), source(URL, &[("http.perm", "1")]));
+        let base = source("docker-image://x", &[]);
+        let (url, tar) = (source(URL, &[("http.perm", "1")]), source("http://buildkit-session/t", &[]));
         let made = action(0, -1, 0, Action::Mkdir(FileActionMkDir::default()));
-        let fetched = action(0, 1, 0, copy("f"));
-        for op in [file(&[&base], vec![made]), file(&[&base, &url], vec![fetched])] {
-            assert_eq!(salted(&graph(&[&base, &url, &op]), &[("http.perm", "1")]), None);
+        let copied = vec![action(0, 1, 0, copy("f"))];
+        for op in [file(&[&base], vec![made]), file(&[&base, &tar], copied.clone())] {
+            assert_eq!(salted(&graph(&[&base, &tar, &op]), &[("http.perm", "1")]), None);
         }
+        let fetched = graph(&[&base, &url, &file(&[&base, &url], copied)]);
+        assert!(salted(&fetched, &[("http.perm", "1")]).is_some());
     }
 
     #[test]
