@@ -192,8 +192,11 @@ impl From<Status> for Failure {
     }
 }
 
-/// The flag of `wharf build` that a request's field comes from.
+/// The flag that a request's field comes from.
 fn flag_of(field: &str) -> Option<&'static str> {
+    if field == "force" {
+        return Some("--force");
+    }
     let name = field.strip_prefix("spec.")?.split(['[', '.']).next()?;
     let flags = [
         ("tags", "--tag"),

@@ -151,16 +151,11 @@ impl Images {
         owned.ok_or_else(|| no_such_image(namespace, text))
     }
 
-    /// Gives an image of the namespace another reference there. A reference of another image moves.
-    pub async fn tag_image(
-        &self,
-        namespace: &Permit<Namespace>,
-        image: &OwnedImage,
-        target: &Reference,
-    ) -> Result<(), Fault> {
+    /// Gives an image another reference in its namespace. A reference of another image moves.
+    pub async fn tag_image(&self, image: &OwnedImage, target: &Reference) -> Result<(), Fault> {
         check_target("target", target)?;
-        let target = self.private_name(namespace.subject(), target).await?;
-        self.move_name(namespace.subject(), image.id().as_str(), target.as_str()).await
+        let target = self.private_name(image.namespace(), target).await?;
+        self.move_name(image.namespace(), image.id().as_str(), target.as_str()).await
     }
 
     /// Gives `source` a name in the namespace. If the name belonged to another image, that image still
@@ -231,11 +226,11 @@ impl Images {
             }
             None if image.names.len() > 1 && !force => {
                 let text = format!(
-                    "image {} has {} references: remove them one by one, or all at once with --force",
+                    "image {} has {} references: remove them one by one, or force the removal of all",
                     printable(text),
                     image.names.len()
                 );
-                return Err(Fault::invalid("reference", text));
+                return Err(Fault::invalid("force", text));
             }
             // The image is removed with its last reference.
             Some(_) | None => self.remove_all(&image, &mut removed).await?,

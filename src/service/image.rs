@@ -107,7 +107,7 @@ impl ImageService for Images {
             member
                 .to_its_end(async move {
                     let image = images.find_image(&permit, &request.source).await?;
-                    images.tag_image(&permit, &image, &target).await?;
+                    images.tag_image(&image, &target).await?;
                     Ok(v1::TagImageResponse {})
                 })
                 .await

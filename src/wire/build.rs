@@ -106,7 +106,7 @@ fn tags(tags: &[String]) -> Result<Vec<Reference>, Fault> {
         let reference = Reference::parse(tag).map_err(|error| Fault::invalid(field(), error.to_string()))?;
         if reference.digest().is_some() {
             let text = format!("`{}`: a built image cannot be given a digest", printable(tag));
-            return Err(Fault::invalid(field(), text).hint("leave `@sha256:…` away"));
+            return Err(Fault::invalid(field(), text).hint("leave out `@sha256:…`"));
         }
         let reference = reference.tagged();
         if !checked.contains(&reference) {

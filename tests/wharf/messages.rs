@@ -79,6 +79,7 @@ const SCENES: &[Scene] = &[
     build(FINE, "build -q --platform linux/s390x CONTEXT"),
     build("FROM scratch\nADD http://169.254.169.254/latest /\n", "build -q CONTEXT"),
     build("FROM scratch\nADD http://127.0.0.1:1/x /\n", "build -q CONTEXT"),
+    build("FROM scratch\nADD http://nobody.invalid/x /\n", "build -q CONTEXT"),
     build("FROM scratch\nADD https://github.com/moby/buildkit.git /\n", "build -q CONTEXT"),
     build("ARG A\n", "build -q CONTEXT"),
     // Steps.

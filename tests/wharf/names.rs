@@ -172,6 +172,7 @@ async fn images_are_listed_while_others_disappear(test: Arc<Test>) {
     let registry = test.registry().await;
     let base = test.base(&registry).await;
     let context = test.context("context", &[("Dockerfile", &format!("FROM {base}\n"))]);
+    let pushed = registry.name("pushed:1");
     for (losses, status) in [(10, 0), (1000, 1)] {
         let relay = Relay::start(&test);
         let wharfd = test.wharfd_with(None, &["--engine", &relay.address()]).await;
@@ -180,6 +181,14 @@ async fn images_are_listed_while_others_disappear(test: Arc<Test>) {
         relay.lose_listings(losses);
         let listed = job.run(["images"]).await.ended(status);
         assert_eq!(listed.stdout.contains("app"), status == 0, "{}", listed.stdout);
+        // A look-up by name, or by a whole id, lists nothing.
+        for command in
+            [&["inspect", "app:1"][..], &["inspect", &id], &["tag", "app:1", &pushed], &["push", &pushed]]
+        {
+            job.run(command).await.ok();
+        }
+        job.build_id(&context, &["--push", "-t", &pushed]).await;
+        job.run(["rmi", &pushed]).await.ok();
         relay.lose_listings(0);
         assert_eq!(job.images().await, [("app:1".to_owned(), id)]);
         job.run(["namespace", "rm"]).await.ok();

@@ -7,7 +7,7 @@
 mod classic;
 mod containerd;
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use bollard::{
     models::{ImageInspect, ImageSummary, SystemInfo},
@@ -21,7 +21,10 @@ use super::{
 use crate::fault::{Fault, Reason};
 
 /// How many times a listing is retried when an image disappears during it.
-const LISTINGS_MAX: usize = 20;
+const LISTINGS_MAX: u32 = 20;
+
+/// The pause before the second listing; each further one is longer by as much.
+const LISTING_PAUSE: Duration = Duration::from_millis(5);
 
 /// Where the engine keeps images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,13 +91,15 @@ impl Engine {
         &self,
         options: Option<ListImagesOptions>,
     ) -> Result<Vec<ImageSummary>, Fault> {
-        let mut left = LISTINGS_MAX;
+        let mut tried = 0;
         loop {
-            left -= 1;
+            tried += 1;
             match self.docker().list_images(options.clone()).await {
                 // The containerd store reads each image while it lists them, and the listing fails when
                 // an image is removed meanwhile, say by another job.
-                Err(error) if left > 0 && fault::kind(&error) == Kind::NotFound => {}
+                Err(error) if tried < LISTINGS_MAX && fault::kind(&error) == Kind::NotFound => {
+                    tokio::time::sleep(LISTING_PAUSE * tried).await;
+                }
                 listed => return listed.map_err(|error| fault::unexpected("list images", error)),
             }
         }
