@@ -1,7 +1,7 @@
 //! Wharf builds container images for Jenkins jobs, each in a namespace of its own.
 //!
-//! The modules are listed in the order in which a call passes through them. A module uses only those
-//! above it. The daemon never uses `client`; `client` uses `names`, `fault`, `go_json` and `wire` only.
+//! A module uses only those listed above it: first the words that all of them share, last the service and the
+//! daemon. The daemon never uses `client`; `client` uses `names`, `fault`, `go_json` and `wire` only.
 
 pub mod names;
 
