@@ -123,7 +123,7 @@ pub struct Reporter {
 
 /// The receiving end of a [`Reporter`].
 #[derive(Debug)]
-pub struct Facts {
+pub struct Receiver {
     receiver: mpsc::Receiver<Progress>,
     steps: Arc<Steps>,
 }
@@ -139,10 +139,10 @@ struct Steps {
 impl Reporter {
     /// A reporter and its receiving end. A slow reader delays [`report`](Self::report), never wharfd's own
     /// steps. A closed reader stops nothing; its owner must cancel the work.
-    pub fn channel(capacity: usize) -> (Self, Facts) {
+    pub fn channel(capacity: usize) -> (Self, Receiver) {
         let (sender, receiver) = mpsc::channel(capacity);
         let steps = Arc::new(Steps::default());
-        (Self { sender, steps: Arc::clone(&steps) }, Facts { receiver, steps })
+        (Self { sender, steps: Arc::clone(&steps) }, Receiver { receiver, steps })
     }
 
     /// Reports facts; none of them is skipped.
@@ -169,7 +169,7 @@ impl Reporter {
     }
 }
 
-impl Facts {
+impl Receiver {
     /// The next facts; `None` once every reporter is dropped and all facts are read.
     pub async fn next(&mut self) -> Option<Progress> {
         loop {

@@ -12,7 +12,7 @@ use tonic::{Code, Status};
 
 use super::{convert, rename::Renaming};
 use crate::{
-    buildkit::solve::Facts,
+    buildkit::solve::PassListener,
     progress::{Progress, Reporter},
 };
 
@@ -81,7 +81,7 @@ impl<'a> PassFacts<'a> {
     }
 }
 
-impl Facts for PassFacts<'_> {
+impl PassListener for PassFacts<'_> {
     async fn report(&mut self, facts: StatusResponse) {
         if self.held.len() < FACTS_HELD_MAX {
             let facts = self.renaming.facts(facts, &mut self.hidden);

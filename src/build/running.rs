@@ -24,7 +24,7 @@ use crate::{
         connection::Connection,
         failure::{self, Failure},
         session::Session,
-        solve::{self, Ended, Facts},
+        solve::{self, Ended, PassListener},
     },
     fault::{Fault, Reason},
     images::{Images, admission::CredentialSource, frontend, owned::OwnedImage},
@@ -247,7 +247,7 @@ impl<'a> Build<'a> {
         let sources = self.sources.list();
         let fetched = isolation::fetched(&sources, &self.keys);
         let frontend = self.images.hold_frontend().await?;
-        let order = solve::Order {
+        let order = solve::PassRequest {
             reference: random_id().map_err(Fault::internal)?,
             session: session.id().to_owned(),
             attributes: isolation::attributes(&self.spec, &self.keys, tar.as_deref()),

@@ -37,7 +37,7 @@ const STOP: Duration = Duration::from_secs(120);
 
 /// The parameters of a pass.
 #[derive(Clone, Debug)]
-pub struct Order {
+pub struct PassRequest {
     /// Names the pass in BuildKit; unguessable, never used twice.
     pub reference: String,
     /// The session's id.
@@ -119,7 +119,7 @@ pub enum Ended<R> {
 }
 
 /// Receives the facts of a pass.
-pub trait Facts: Send {
+pub trait PassListener: Send {
     /// Takes facts as BuildKit reports them. It is awaited, so a slow reader slows BuildKit down.
     fn report(&mut self, facts: StatusResponse) -> impl Future<Output = ()> + Send;
 
@@ -133,9 +133,9 @@ pub trait Facts: Send {
 /// Runs a pass to its end, or until `stop` ends. Stopping takes two steps: it drops the call that keeps
 /// BuildKit's steps running, and then waits for BuildKit, which may be in the middle of an export.
 /// Dropping the future does only the first.
-pub async fn pass<F: Facts, J: Judged, R>(
+pub async fn pass<F: PassListener, J: Judged, R>(
     connection: &Connection,
-    order: Order,
+    order: PassRequest,
     judge: impl FnOnce(Answer) -> Result<J, R> + Send,
     facts: &mut F,
     stop: Pin<&mut (impl Future<Output = Fault> + Send)>,
@@ -174,9 +174,9 @@ pub async fn pass<F: Facts, J: Judged, R>(
 }
 
 /// The calls of a pass, from the solve to its end.
-async fn drive<F: Facts, J: Judged, R>(
+async fn drive<F: PassListener, J: Judged, R>(
     connection: &Connection,
-    order: Order,
+    order: PassRequest,
     build: &AsciiMetadataValue,
     judge: impl FnOnce(Answer) -> Result<J, R> + Send,
     facts: &mut F,
@@ -244,7 +244,7 @@ async fn drive<F: Facts, J: Judged, R>(
 }
 
 /// The requests to BuildKit and to its frontend.
-fn requests(order: Order) -> (SolveRequest, frontend::SolveRequest) {
+fn requests(order: PassRequest) -> (SolveRequest, frontend::SolveRequest) {
     let attributes = HashMap::from([("name".to_owned(), order.name)]);
     let solve = SolveRequest {
         r#ref: order.reference,
@@ -281,7 +281,7 @@ fn facts_of(
     stream::once(opening).try_flatten().fuse()
 }
 
-async fn tell<F: Facts>(facts: &mut F, answer: Result<StatusResponse, Status>) {
+async fn tell<F: PassListener>(facts: &mut F, answer: Result<StatusResponse, Status>) {
     match answer {
         Ok(response) => facts.report(response).await,
         Err(status) => facts.broke_off(status).await,

@@ -78,7 +78,7 @@ struct Shared {
     /// The repository's path at the relay.
     path: String,
     work: Work,
-    failure: Failure,
+    failure: LastFailure,
     /// Whether the engine has sent a request.
     has_come: AtomicBool,
 }
@@ -89,7 +89,7 @@ enum Work {
 }
 
 /// The failure of the real registry in a transfer.
-struct Failure {
+struct LastFailure {
     /// The engine's last failed request, as a path within the repository, and the error.
     last: Mutex<Option<(String, Error)>>,
     /// Whether the transfer cannot succeed any more.
@@ -141,7 +141,7 @@ impl Relay {
     fn begin(&self, path: &str, work: Work) -> io::Result<Transfer> {
         let random = || random_id().map_err(io::Error::other);
         let (id, password) = (random()?, Secret::new(random()?));
-        let failure = Failure { last: Mutex::default(), is_final: watch::Sender::new(false) };
+        let failure = LastFailure { last: Mutex::default(), is_final: watch::Sender::new(false) };
         let mut transfers = self.transfers();
         let is_push = matches!(work, Work::Push(_));
         let path = if is_push { free_path(path, &transfers) } else { path.to_owned() };
@@ -325,7 +325,7 @@ impl Drop for Transfer {
     }
 }
 
-impl Failure {
+impl LastFailure {
     /// Notes why the real registry does not deliver or accept `what`, and answers the engine accordingly.
     fn note(&self, what: String, error: Error) -> Response<Body> {
         let status = match error.kind() {

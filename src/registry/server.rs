@@ -51,12 +51,12 @@ pub(super) struct Server {
     path: String,
     access: Access,
     login: Option<Login>,
-    session: Option<Session>,
+    reached: Option<Reached>,
 }
 
 /// How the server was reached.
 #[derive(Clone, Debug)]
-struct Session {
+struct Reached {
     origin: Origin,
     insecure: bool,
     inwards: Inwards,
@@ -76,7 +76,7 @@ impl Server {
         access: Access,
         login: Option<Login>,
     ) -> Self {
-        Self { certs, reach, endpoint, path: path.to_owned(), access, login, session: None }
+        Self { certs, reach, endpoint, path: path.to_owned(), access, login, reached: None }
     }
 
     /// Gets a manifest or a blob: `manifests/latest`.
@@ -86,16 +86,16 @@ impl Server {
         if let Some(accept) = accept {
             headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
         }
-        let (session, answer) = self.ask(&Method::GET, &path, &headers).await?;
-        self.redirected(&session, answer, &Method::GET, &path, &headers).await?.ok().await
+        let (reached, answer) = self.ask(&Method::GET, &path, &headers).await?;
+        self.redirected(&reached, answer, &Method::GET, &path, &headers).await?.ok().await
     }
 
-    async fn session(&mut self) -> Result<Session, Error> {
-        match &self.session {
-            Some(session) => Ok(session.clone()),
+    async fn reached(&mut self) -> Result<Reached, Error> {
+        match &self.reached {
+            Some(reached) => Ok(reached.clone()),
             None => {
-                let (session, _) = self.open().await?;
-                Ok(self.session.insert(session).clone())
+                let (reached, _) = self.open().await?;
+                Ok(self.reached.insert(reached).clone())
             }
         }
     }
@@ -106,32 +106,32 @@ impl Server {
         method: &Method,
         path: &str,
         headers: &HeaderMap,
-    ) -> Result<(Session, Answer), Error> {
-        let (mut session, link) = match self.session.take() {
-            Some(session) => (session, None),
+    ) -> Result<(Reached, Answer), Error> {
+        let (mut reached, link) = match self.reached.take() {
+            Some(reached) => (reached, None),
             None => {
-                let (session, link) = self.open().await?;
-                (session, Some(link))
+                let (reached, link) = self.open().await?;
+                (reached, Some(link))
             }
         };
-        self.session = Some(session.clone());
+        self.reached = Some(reached.clone());
         let asked =
-            |session: &Session| request(method, path, headers, session.authorization.as_ref(), empty());
-        let mut answer = self.call(&session, link, asked(&session)?, None).await?;
+            |reached: &Reached| request(method, path, headers, reached.authorization.as_ref(), empty());
+        let mut answer = self.call(&reached, link, asked(&reached)?, None).await?;
         if answer.status == StatusCode::UNAUTHORIZED {
             let challenge = wanted(&answer);
-            if let Some(authorization) = self.authorize(&session, challenge.clone()).await? {
-                session.authorization = Some(authorization);
-                session.challenge = challenge.map(|challenge| (challenge, Instant::now()));
-                self.session = Some(session.clone());
-                answer = self.call(&session, None, asked(&session)?, None).await?;
+            if let Some(authorization) = self.authorize(&reached, challenge.clone()).await? {
+                reached.authorization = Some(authorization);
+                reached.challenge = challenge.map(|challenge| (challenge, Instant::now()));
+                self.reached = Some(reached.clone());
+                answer = self.call(&reached, None, asked(&reached)?, None).await?;
             }
         }
-        Ok((session, answer))
+        Ok((reached, answer))
     }
 
     /// Connects over TLS, or without TLS if the engine accepts that.
-    async fn open(&self) -> Result<(Session, Box<dyn Io>), Error> {
+    async fn open(&self) -> Result<(Reached, Box<dyn Io>), Error> {
         let origin = self.endpoint.origin.clone();
         let proxied = self.reach.proxies.for_origin(&origin).is_some();
         let mut addresses = match connect::lookup(&origin.host).await {
@@ -148,20 +148,20 @@ impl Server {
             }
         }
         let insecure = self.reach.is_insecure(&self.endpoint.name, &addresses);
-        let session = |origin, address: Option<IpAddr>| {
+        let reached = |origin, address: Option<IpAddr>| {
             // Behind a proxy, a server is not on the node's network.
             let inwards = address.map_or(Inwards::Public, Inwards::of);
             // Keep only addresses that lead no further inwards than the one that answered.
             let no_further = |other: &IpAddr| address == Some(*other) || inwards.admits(*other);
             let addresses = addresses.iter().copied().filter(no_further).collect();
-            Session { origin, insecure, inwards, addresses, authorization: None, challenge: None }
+            Reached { origin, insecure, inwards, addresses, authorization: None, challenge: None }
         };
         match self.connect(&origin, &addresses, self.verify(insecure), true).await {
-            Ok((link, address)) => Ok((session(origin, address), link)),
+            Ok((link, address)) => Ok((reached(origin, address), link)),
             Err(error) if insecure && origin.secure && error.kind() == Kind::Unreachable => {
                 let plain = origin.plain();
                 match self.connect(&plain, &addresses, Verify::No, false).await {
-                    Ok((link, address)) => Ok((session(plain, address), link)),
+                    Ok((link, address)) => Ok((reached(plain, address), link)),
                     Err(_) => Err(error),
                 }
             }
@@ -202,7 +202,7 @@ impl Server {
     /// Sends a request to the server itself.
     async fn call(
         &self,
-        session: &Session,
+        reached: &Reached,
         link: Option<Box<dyn Io>>,
         request: Request<Body>,
         moving: Option<&Moving>,
@@ -210,11 +210,11 @@ impl Server {
         let link = match link {
             Some(link) => link,
             None => {
-                let verify = self.verify(session.insecure);
-                self.connect(&session.origin, &session.addresses, verify, true).await?.0
+                let verify = self.verify(reached.insecure);
+                self.connect(&reached.origin, &reached.addresses, verify, true).await?.0
             }
         };
-        self.exchange(link, &session.origin, request, moving).await
+        self.exchange(link, &reached.origin, request, moving).await
     }
 
     async fn addresses(&self, origin: &Origin) -> Result<Vec<IpAddr>, Error> {
@@ -249,13 +249,13 @@ impl Server {
     /// The authorization for a 401: the login itself, or a token for the login; `None` if there is no login.
     async fn authorize(
         &self,
-        session: &Session,
+        reached: &Reached,
         challenge: Option<Challenge>,
     ) -> Result<Option<HeaderValue>, Error> {
         let Some(challenge) = challenge else { return Ok(None) };
         match challenge {
             Challenge::Basic => {
-                let may_see = session.origin.secure || session.insecure;
+                let may_see = reached.origin.secure || reached.insecure;
                 let login = self.login.as_ref().filter(|login| may_see && !login.username.is_empty());
                 Ok(login.and_then(|login| auth::basic(&login.username, login.password.expose())))
             }
@@ -265,15 +265,15 @@ impl Server {
                     Access::Push => "pull,push",
                 };
                 let scope = format!("repository:{}:{actions}", self.path);
-                let hop = Place::to(session, "", &realm)?;
-                if !self.may_see_login(session, &hop.origin) {
+                let hop = Place::to(reached, "", &realm)?;
+                if !self.may_see_login(reached, &hop.origin) {
                     let shown = shortened(printable(&realm), 200);
                     let text = format!("its token server {shown} is not asked, since it is without TLS");
                     return Err(Error::new(Kind::Misled, text));
                 }
                 let login = self.login.as_ref();
                 let token = TokenRequest { service: service.as_deref(), scope: &scope, login };
-                let answer = self.hop(session, &hop.origin, token.request(&hop.path)?, None).await?;
+                let answer = self.hop(reached, &hop.origin, token.request(&hop.path)?, None).await?;
                 if answer.status.is_redirection() {
                     return Err(Error::new(Kind::Misled, "its token server sends wharfd elsewhere"));
                 }
@@ -284,28 +284,28 @@ impl Server {
     }
 
     /// Whether a token server may be asked: it sees the login, and returns the token that stands for it.
-    fn may_see_login(&self, session: &Session, realm: &Origin) -> bool {
-        realm.secure || (session.insecure && self.is_insecure_hop(session, realm))
+    fn may_see_login(&self, reached: &Reached, realm: &Origin) -> bool {
+        realm.secure || (reached.insecure && self.is_insecure_hop(reached, realm))
     }
 
     /// Whether the engine would accept this server without a valid certificate: it is the registry's own
     /// host, or is itself configured as insecure.
-    fn is_insecure_hop(&self, session: &Session, origin: &Origin) -> bool {
+    fn is_insecure_hop(&self, reached: &Reached, origin: &Origin) -> bool {
         let literal: Vec<IpAddr> = origin.host.parse().into_iter().collect();
-        session.insecure
-            && (origin.host == session.origin.host || self.reach.is_insecure(&origin.authority(), &literal))
+        reached.insecure
+            && (origin.host == reached.origin.host || self.reach.is_insecure(&origin.authority(), &literal))
     }
 
     /// Follows redirects.
     async fn redirected(
         &self,
-        session: &Session,
+        reached: &Reached,
         mut answer: Answer,
         method: &Method,
         path: &str,
         headers: &HeaderMap,
     ) -> Result<Answer, Error> {
-        let mut at = Place { origin: session.origin.clone(), path: path.to_owned() };
+        let mut at = Place { origin: reached.origin.clone(), path: path.to_owned() };
         let mut left = REDIRECTS_MAX;
         loop {
             let location = answer.headers.get(header::LOCATION).and_then(|value| value.to_str().ok());
@@ -316,21 +316,21 @@ impl Server {
                 return Err(Error::new(Kind::Misled, "its redirects do not end"));
             }
             left -= 1;
-            let from = Session { origin: at.origin.clone(), ..session.clone() };
+            let from = Reached { origin: at.origin.clone(), ..reached.clone() };
             at = Place::to(&from, &at.path, location)?;
-            self.check_tls(session, &at.origin)?;
-            let authorization = session.authorization.as_ref().filter(|_| at.origin == session.origin);
+            self.check_tls(reached, &at.origin)?;
+            let authorization = reached.authorization.as_ref().filter(|_| at.origin == reached.origin);
             let request = request(method, &at.path, headers, authorization, empty())?;
-            answer = if at.origin == session.origin {
-                self.call(session, None, request, None).await?
+            answer = if at.origin == reached.origin {
+                self.call(reached, None, request, None).await?
             } else {
-                self.hop(session, &at.origin, request, None).await?
+                self.hop(reached, &at.origin, request, None).await?
             };
         }
     }
 
-    fn check_tls(&self, session: &Session, origin: &Origin) -> Result<(), Error> {
-        if origin.secure || self.is_insecure_hop(session, origin) {
+    fn check_tls(&self, reached: &Reached, origin: &Origin) -> Result<(), Error> {
+        if origin.secure || self.is_insecure_hop(reached, origin) {
             return Ok(());
         }
         Err(Error::new(Kind::Misled, "it sends wharfd to a server without TLS"))
@@ -340,23 +340,23 @@ impl Server {
     /// registry.
     async fn hop(
         &self,
-        session: &Session,
+        reached: &Reached,
         origin: &Origin,
         request: Request<Body>,
         moving: Option<&Moving>,
     ) -> Result<Answer, Error> {
-        let own = origin.host == session.origin.host;
+        let own = origin.host == reached.origin.host;
         let mut addresses = self.addresses(origin).await?;
         // The registry's own host is checked like any other, since its name may have more addresses than the
         // one that answered, or other ones by now. Behind a proxy, the registry's own address is not checked.
         let literal: Vec<IpAddr> = origin.host.parse().into_iter().filter(|_| !own).collect();
         let judged = if addresses.is_empty() { &literal } else { &addresses };
-        let far = judged.iter().find(|address| !session.inwards.admits(**address)).copied();
-        addresses.retain(|address| session.inwards.admits(*address));
+        let far = judged.iter().find(|address| !reached.inwards.admits(**address)).copied();
+        addresses.retain(|address| reached.inwards.admits(*address));
         if let Some(far) = far.filter(|_| addresses.is_empty()) {
             return Err(Error::refused_address(&origin.host, far));
         }
-        let verify = self.verify(self.is_insecure_hop(session, origin));
+        let verify = self.verify(self.is_insecure_hop(reached, origin));
         let (link, _) = self.connect(origin, &addresses, verify, own).await.map_err(|error| {
             let text =
                 format!("{}, to which it sends wharfd: {}", printable(&origin.authority()), error.text());

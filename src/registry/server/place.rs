@@ -7,7 +7,7 @@ use super::{
         error::{Error, Kind},
         reach::Origin,
     },
-    Session,
+    Reached,
 };
 use crate::names::{printable, shortened};
 
@@ -26,7 +26,7 @@ impl Place {
     }
 
     /// Reads a URL, or a path on the server that names it.
-    pub(super) fn to(from: &Session, path: &str, url: &str) -> Result<Self, Error> {
+    pub(super) fn to(from: &Reached, path: &str, url: &str) -> Result<Self, Error> {
         let bad = || Error::new(Kind::Misled, format!("it names {}", shortened(printable(url), 200)));
         let uri: Uri = url.split('#').next().unwrap_or_default().parse().map_err(|_| bad())?;
         let target = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);

@@ -10,7 +10,7 @@ use super::{
         challenge::Challenge,
         error::{Error, Kind},
     },
-    Server, Session,
+    Reached, Server,
     place::Place,
     request,
 };
@@ -47,15 +47,15 @@ impl Server {
     ) -> Result<Answer, Error> {
         match self.path_of(at) {
             Ok(path) => {
-                let (session, answer) = self.ask(method, &path, headers).await?;
+                let (reached, answer) = self.ask(method, &path, headers).await?;
                 if !method.is_safe() {
                     return Ok(answer);
                 }
-                self.redirected(&session, answer, method, &path, headers).await
+                self.redirected(&reached, answer, method, &path, headers).await
             }
             Err(place) => {
-                let session = self.session().await?;
-                self.send_to(&session, method, place, headers, empty(), None).await
+                let reached = self.reached().await?;
+                self.send_to(&reached, method, place, headers, empty(), None).await
             }
         }
     }
@@ -69,22 +69,22 @@ impl Server {
         body: Body,
         moving: &Moving,
     ) -> Result<Answer, Error> {
-        let mut session = self.session().await?;
-        if let Some((challenge, given)) = session.challenge.clone()
+        let mut reached = self.reached().await?;
+        if let Some((challenge, given)) = reached.challenge.clone()
             && given.elapsed() > TOKEN_AGE_MAX
             && matches!(challenge, Challenge::Bearer { .. })
         {
-            session.authorization = self.authorize(&session, Some(challenge.clone())).await?;
-            session.challenge = Some((challenge, Instant::now()));
-            self.session = Some(session.clone());
+            reached.authorization = self.authorize(&reached, Some(challenge.clone())).await?;
+            reached.challenge = Some((challenge, Instant::now()));
+            self.reached = Some(reached.clone());
         }
         match self.path_of(at) {
             Ok(path) => {
-                let authorization = session.authorization.as_ref();
+                let authorization = reached.authorization.as_ref();
                 let request = request(method, &path, headers, authorization, body)?;
-                self.call(&session, None, request, Some(moving)).await
+                self.call(&reached, None, request, Some(moving)).await
             }
-            Err(place) => self.send_to(&session, method, place, headers, body, Some(moving)).await,
+            Err(place) => self.send_to(&reached, method, place, headers, body, Some(moving)).await,
         }
     }
 
@@ -93,8 +93,8 @@ impl Server {
         match at {
             At::Root => Ok(format!("{}/v2/", self.endpoint.prefix)),
             At::Repository(what) => Ok(format!("{}/v2/{}/{what}", self.endpoint.prefix, self.path)),
-            At::Place(place) => match &self.session {
-                Some(session) if session.origin == place.origin => Ok(place.path.clone()),
+            At::Place(place) => match &self.reached {
+                Some(reached) if reached.origin == place.origin => Ok(place.path.clone()),
                 _ => Err(place),
             },
         }
@@ -102,31 +102,31 @@ impl Server {
 
     async fn send_to(
         &self,
-        session: &Session,
+        reached: &Reached,
         method: &Method,
         place: &Place,
         headers: &HeaderMap,
         body: Body,
         moving: Option<&Moving>,
     ) -> Result<Answer, Error> {
-        self.check_tls(session, &place.origin)?;
+        self.check_tls(reached, &place.origin)?;
         let request = request(method, &place.path, headers, None, body)?;
-        self.hop(session, &place.origin, request, moving).await
+        self.hop(reached, &place.origin, request, moving).await
     }
 
     /// The place that an answer to a request at `at` names.
     pub(in crate::registry) fn place(&self, at: &At, answer: &Answer) -> Result<Place, Error> {
         let unset = || Error::new(Kind::Misled, "it does not say where an upload goes on");
-        let session = self.session.as_ref().ok_or_else(unset)?;
+        let reached = self.reached.as_ref().ok_or_else(unset)?;
         let location = answer.headers.get(header::LOCATION).and_then(|value| value.to_str().ok());
         let location = location.ok_or_else(unset)?;
         let (origin, path) = match at {
             At::Place(place) => (&place.origin, place.path.clone()),
-            At::Root | At::Repository(_) => (&session.origin, "/".to_owned()),
+            At::Root | At::Repository(_) => (&reached.origin, "/".to_owned()),
         };
-        let from = Session { origin: origin.clone(), ..session.clone() };
+        let from = Reached { origin: origin.clone(), ..reached.clone() };
         let place = Place::to(&from, &path, location)?;
-        self.check_tls(session, &place.origin)?;
+        self.check_tls(reached, &place.origin)?;
         Ok(place)
     }
 }

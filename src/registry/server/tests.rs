@@ -15,7 +15,7 @@ async fn its_own_host_is_judged_as_any_other() {
     let there = Origin::parse("http", &inside.host()).unwrap();
     // Its name also has an address of the node, beside the one that answered.
     let ask = async |inwards| {
-        let session = Session {
+        let reached = Reached {
             origin: Origin { port: 1, ..there.clone() },
             insecure: true,
             inwards,
@@ -24,7 +24,7 @@ async fn its_own_host_is_judged_as_any_other() {
             challenge: None,
         };
         let request = request(&Method::GET, "/", &HeaderMap::new(), None, empty()).unwrap();
-        server.hop(&session, &there, request, None).await.map(|answer| answer.status)
+        server.hop(&reached, &there, request, None).await.map(|answer| answer.status)
     };
     for refused in [Inwards::Public, Inwards::Private] {
         assert_eq!(ask(refused).await.unwrap_err().kind(), Kind::Misled);
