@@ -1,7 +1,7 @@
 //! The client of a build: a session, a tar, or both.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -13,6 +13,7 @@ use prost::Message;
 use tonic::{Code, Status};
 
 use super::{
+    dockerfile::Rules,
     ignored::IgnoreFiles,
     packets::{Judge, told},
     patience::{Patience, minutes},
@@ -21,6 +22,7 @@ use super::{
 };
 use crate::{
     buildkit::{
+        failure::is_broken_off,
         filesync::DirectoryRequest,
         session::{Messages, SessionClient},
     },
@@ -46,13 +48,23 @@ pub struct BuildClient {
     pub tar: Option<Tar>,
     /// Logins that came with the call.
     pub logins: Logins,
-    /// The length of the longest build argument.
-    pub longest_argument: u64,
+    /// How its Dockerfile is judged.
+    pub rules: Rules,
     /// The build's tasks.
     pub tasks: Group,
+    /// Why its sync was refused. Of an error of a sync, and of the cancel that follows, BuildKit 0.13 tells
+    /// whichever comes first.
+    pub refused: Arc<OnceLock<Status>>,
 }
 
 impl BuildClient {
+    /// Puts the refusal of the sync in the place of the cancel that it has led to.
+    pub(super) fn tell_refusal(&self, ended: &mut Status) {
+        if let Some(refused) = self.refused.get().filter(|_| is_broken_off(ended)) {
+            ended.clone_from(refused);
+        }
+    }
+
     fn session(&self) -> Result<&ClientSession, Status> {
         self.session.as_deref().ok_or_else(|| Status::unimplemented("the build has no session"))
     }
@@ -102,7 +114,7 @@ impl SessionClient for BuildClient {
             if session.offer().directory(&request.name).is_none() {
                 return Err(Status::not_found(format!("the client offers no directory `{}`", request.name)));
             }
-            let judge = Judge::of(&request).with_longest_argument(self.longest_argument);
+            let judge = Judge::of(&request).with_rules(self.rules);
             let (sync, ignored) = (Arc::new(Mutex::new(judge)), IgnoreFiles::of(&request));
             let Attached { incoming, outgoing } = session
                 .stream(Subject::FileSync(v1::FileSync {
@@ -128,29 +140,37 @@ impl SessionClient for BuildClient {
                 };
                 let _ = tasks.unless_cancelled(relay).await;
             });
+            let refused = Arc::clone(&self.refused);
             let begun = (incoming, sync, ignored, Patience::begin());
-            let messages = stream::unfold(Some(begun), |state| async move {
-                let (mut incoming, sync, mut ignored, patience) = state?;
-                let message = match patience.wait(incoming.message()).await {
-                    Ok(message) => message,
-                    Err(silent) => return Some((Err(silent), None)),
-                };
-                match message {
-                    Ok(None) => None,
-                    Ok(Some(request)) => match request.request {
-                        Some(Request::Message(message)) => {
-                            let judged = lock(&sync).client_says(message);
-                            let judged = judged.and_then(|message| ignored.pass(message));
-                            let goes_on = judged.is_ok();
-                            Some((judged, goes_on.then_some((incoming, sync, ignored, patience))))
+            let messages = stream::unfold(Some(begun), move |state| {
+                let refused = Arc::clone(&refused);
+                async move {
+                    let (mut incoming, sync, mut ignored, patience) = state?;
+                    let message = match patience.wait(incoming.message()).await {
+                        Ok(message) => message,
+                        Err(silent) => return Some((Err(silent), None)),
+                    };
+                    match message {
+                        Ok(None) => None,
+                        Ok(Some(request)) => match request.request {
+                            Some(Request::Message(message)) => {
+                                let judged = lock(&sync).client_says(message);
+                                let judged = judged.and_then(|message| ignored.pass(message));
+                                let goes_on = judged.is_ok();
+                                if let Err(status) = &judged {
+                                    let _ = refused.set(status.clone());
+                                }
+                                Some((judged, goes_on.then_some((incoming, sync, ignored, patience))))
+                            }
+                            Some(Request::Error(error)) => Some((Err(client_error(error)), None)),
+                            Some(Request::StreamId(_)) | None => Some((
+                                Err(Status::invalid_argument("a message of the stream is empty")),
+                                None,
+                            )),
+                        },
+                        Err(status) => {
+                            Some((Err(Status::new(status.code(), "the client broke off the sync")), None))
                         }
-                        Some(Request::Error(error)) => Some((Err(client_error(error)), None)),
-                        Some(Request::StreamId(_)) | None => {
-                            Some((Err(Status::invalid_argument("a message of the stream is empty")), None))
-                        }
-                    },
-                    Err(status) => {
-                        Some((Err(Status::new(status.code(), "the client broke off the sync")), None))
                     }
                 }
             });

@@ -17,14 +17,28 @@ const EXPANDED_BYTES_MAX: u64 = 64 << 20;
 /// The assumed length of an unknown variable: a path or a version.
 const UNKNOWN_BYTES: u64 = 256;
 
-/// Judges a Dockerfile by its text; `longest` is the length of the longest build argument. The error contains
-/// the reason and the line.
-pub(super) fn judge(text: &[u8], longest: u64) -> Result<(), String> {
+/// How a build's Dockerfile is judged.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Rules {
+    /// The length of the longest build argument.
+    pub longest_argument: u64,
+    /// Whether BuildKit's own frontend reads it, inside the engine's process.
+    pub is_builtin: bool,
+}
+
+/// Judges a Dockerfile by its text. The error contains the reason and the line.
+pub(super) fn judge(text: &[u8], rules: Rules) -> Result<(), String> {
     if text.len() as u64 > READ_BYTES_MAX {
         return Err(format!("the Dockerfile has more than {} MiB", READ_BYTES_MAX >> 20));
     }
     let text = String::from_utf8_lossy(text);
-    let mut judge = Judge { escape: escape(&text), longest, lengths: HashMap::new(), expanded: 0 };
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    // BuildKit before 0.15 looks for the stage before the first one, and ends the engine.
+    if rules.is_builtin && has_arguments_alone(text) {
+        return Err("the Dockerfile has no `FROM`".to_owned());
+    }
+    let mut judge =
+        Judge { escape: escape(text), longest: rules.longest_argument, lengths: HashMap::new(), expanded: 0 };
     let (mut instruction, mut begins) = (String::new(), 1);
     for (line, number) in text.split('\n').zip(1_usize..) {
         let line = line.trim_end();
@@ -47,13 +61,47 @@ pub(super) fn judge(text: &[u8], longest: u64) -> Result<(), String> {
     judge.line(&instruction).map_err(|why| format!("line {begins}: {why}"))
 }
 
-/// The character that joins lines: a directive at the top may choose it.
+/// The character that joins lines: a directive at the top, before any other comment, may choose it.
 fn escape(text: &str) -> char {
-    let directives = text.lines().map_while(|line| line.trim().strip_prefix('#'));
-    let chosen = directives
-        .filter_map(|line| line.split_once('='))
-        .find_map(|(key, value)| key.trim().eq_ignore_ascii_case("escape").then(|| value.trim().to_owned()));
-    if chosen.as_deref() == Some("`") { '`' } else { '\\' }
+    let directives = text.lines().map_while(|line| {
+        let (key, value) = line.trim_start().strip_prefix('#')?.split_once('=')?;
+        let (key, value) = (key.trim(), value.trim());
+        let is_name = key.starts_with(|c: char| c.is_ascii_alphabetic())
+            && key.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        (is_name && !value.is_empty()).then_some((key, value))
+    });
+    let mut chosen = directives.filter(|(key, _)| key.eq_ignore_ascii_case("escape"));
+    if chosen.next().is_some_and(|(_, value)| value == "`") { '`' } else { '\\' }
+}
+
+/// Whether `ARG` is the only instruction, read as BuildKit does (`parser.Parse`): inside an instruction that goes
+/// on, comments and empty lines count as nothing. Before a `FROM` there is no here-document.
+fn has_arguments_alone(text: &str) -> bool {
+    let escape = escape(text);
+    let (mut goes_on, mut has_some) = (false, false);
+    for line in text.split('\n') {
+        let line = line.trim_end_matches('\r');
+        let word = line.trim_start();
+        if word.is_empty() || word.starts_with('#') {
+            continue;
+        }
+        let keyword =
+            word.split(|c: char| c.is_ascii_whitespace() || c == '\u{b}').next().unwrap_or_default();
+        // The escape alone, before anything else.
+        let is_nothing = word.trim_end_matches([' ', '\t']) == escape.to_string();
+        if !goes_on && is_nothing {
+            continue;
+        }
+        if !goes_on {
+            if !keyword.eq_ignore_ascii_case("ARG") {
+                return false;
+            }
+            has_some = true;
+        }
+        let before = line.trim_end_matches([' ', '\t']).strip_suffix(escape);
+        goes_on = before.is_some_and(|before| !before.ends_with(escape));
+    }
+    has_some
 }
 
 struct Judge {
@@ -212,9 +260,48 @@ fn nesting(line: &str) -> usize {
 mod tests {
     use super::*;
 
+    fn given(longest_argument: u64) -> Rules {
+        Rules { longest_argument, is_builtin: false }
+    }
+
+    #[test]
+    fn arguments_alone_are_nothing_for_the_engines_own_frontend() {
+        let builtin = Rules { is_builtin: true, ..Rules::default() };
+        for text in [
+            "ARG A=1",
+            "\u{feff}# word\r\n\targ A\r\n",
+            "ARG A=1\rFROM busybox\r",
+            "ARG A \\\nFROM busybox",
+            "ARG A \\\n\n# a word\n\nFROM busybox\n",
+            "ARG A \\ \t\r\nFROM busybox\n",
+            "\\\nARG A\n",
+            // A comment ends the directives.
+            "# a word\n# escape=`\nARG A \\\nFROM busybox\n",
+            "# escape=`\nARG A `\nFROM busybox\n",
+            "# escape =\t`\n# other=x\nARG A `\nFROM busybox\n",
+        ] {
+            assert!(judge(text.as_bytes(), builtin).unwrap_err().contains("no `FROM`"), "{text}");
+            assert_eq!(judge(text.as_bytes(), given(0)), Ok(()), "{text}");
+        }
+        for text in [
+            "",
+            "# a word\n",
+            "FROM scratch",
+            "ARG A\nFROM $A",
+            "ARG A=C:\\\\\nFROM busybox\n",
+            "# escape=`\nARG A=C:\\\nFROM busybox\n",
+            "# word\n\n  from scratch\n",
+            // BuildKit says what is wrong.
+            "RUN true",
+            "ARG A\nRUN <<EOF\nFROM x\nEOF\n",
+        ] {
+            assert_eq!(judge(text.as_bytes(), builtin), Ok(()), "{text}");
+        }
+    }
+
     #[track_caller]
     fn refused(text: &str, why: &str) {
-        let refused = judge(text.as_bytes(), 0).unwrap_err();
+        let refused = judge(text.as_bytes(), given(0)).unwrap_err();
         assert!(refused.contains(why), "{refused}");
     }
 
@@ -246,9 +333,9 @@ mod tests {
     #[test]
     fn a_long_build_argument_counts() {
         let text = format!("FROM scratch\nARG a\nLABEL {}", "x=$a ".repeat(1000));
-        assert_eq!(judge(text.as_bytes(), 0), Ok(()));
-        assert!(judge(text.as_bytes(), 100_000).unwrap_err().contains("line 3: with its variables"));
-        assert_eq!(judge(b"ARG a\nENV b=x\n", 3 << 20), Ok(()));
+        assert_eq!(judge(text.as_bytes(), given(0)), Ok(()));
+        assert!(judge(text.as_bytes(), given(100_000)).unwrap_err().contains("line 3: with its variables"));
+        assert_eq!(judge(b"ARG a\nENV b=x\n", given(3 << 20)), Ok(()));
     }
 
     #[test]
@@ -256,7 +343,7 @@ mod tests {
         let nested = |depth: usize| format!("ENV a={}x{}", "${a:-".repeat(depth), "}".repeat(depth));
         refused(&nested(257), "line 1: more than 256");
         refused(&format!("FROM x\nRUN {}", "${".repeat(300)), "line 2: more than 256");
-        assert_eq!(judge(nested(20).as_bytes(), 0), Ok(()));
+        assert_eq!(judge(nested(20).as_bytes(), given(0)), Ok(()));
         refused(&"#".repeat((1 << 20) + 1), "more than 1 MiB");
     }
 
@@ -268,10 +355,10 @@ mod tests {
         for text in
             ["", "FROM scratch", "FROM a\r\nENV a b $c\r\n", "ENV", "ENV =", "ARG", &path, &steps, &platform]
         {
-            assert_eq!(judge(text.as_bytes(), 1000), Ok(()), "{}", text.get(..20).unwrap_or(text));
+            assert_eq!(judge(text.as_bytes(), given(1000)), Ok(()), "{}", text.get(..20).unwrap_or(text));
         }
         let labels: String = (0..30_000).map(|n| format!("LABEL l{n}=some-text-$VERSION\n")).collect();
-        assert_eq!(judge(labels.as_bytes(), 0), Ok(()));
-        assert_eq!(judge(&[0xff; 100], 0), Ok(()));
+        assert_eq!(judge(labels.as_bytes(), given(0)), Ok(()));
+        assert_eq!(judge(&[0xff; 100], given(0)), Ok(()));
     }
 }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use super::{
-    dockerfile,
+    dockerfile::{self, Rules},
     gate::{Gate, Judged, definition::Attributes},
     isolation::JobKeys,
     packets::Judge,
@@ -22,6 +22,9 @@ use crate::{
     buildkit::{filesync::DirectoryRequest, solve::Answer},
     wire::mode,
 };
+
+/// The engine's own frontend reads the Dockerfile.
+const RULES: Rules = Rules { longest_argument: 10, is_builtin: true };
 
 /// Messages, each behind its length in two bytes.
 fn messages(mut data: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
@@ -43,7 +46,7 @@ pub fn packets(data: &[u8]) {
         exclude_patterns: Vec::new(),
         follow_paths: Vec::new(),
     };
-    let mut judge = Judge::of(&request).with_longest_argument(10);
+    let mut judge = Judge::of(&request).with_rules(RULES);
     let (mut sizes, mut left) = (Vec::new(), HashMap::new());
     for (tag, message) in messages(data) {
         let message = Bytes::copy_from_slice(message);
@@ -90,7 +93,7 @@ pub fn packets(data: &[u8]) {
 pub fn tar(data: &[u8]) {
     let Some((size, data)) = data.split_first() else { return };
     let passed = |data: &[u8], size: usize| {
-        let mut passage = Passage::new("Dockerfile", 10);
+        let mut passage = Passage::new("Dockerfile", RULES);
         let mut out = Vec::new();
         for piece in data.chunks(size) {
             passage.take(Bytes::copy_from_slice(piece));
@@ -109,7 +112,7 @@ pub fn tar(data: &[u8]) {
 
 /// A Dockerfile's text.
 pub fn dockerfile(data: &[u8]) {
-    let _ = dockerfile::judge(data, 10);
+    let _ = dockerfile::judge(data, RULES);
 }
 
 /// The answer of a frontend.

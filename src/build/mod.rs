@@ -2,7 +2,7 @@
 
 pub mod client;
 mod convert;
-mod dockerfile;
+pub mod dockerfile;
 #[cfg(fuzzing)]
 pub mod fuzz;
 pub mod gate;

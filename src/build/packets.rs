@@ -14,7 +14,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use tonic::Status;
 
-use super::dockerfile;
+use super::dockerfile::{self, Rules};
 use crate::{
     buildkit::filesync::DirectoryRequest,
     names::{printable, shortened},
@@ -63,8 +63,8 @@ pub(super) struct Judge {
     read: u64,
     /// The text of each Dockerfile, as far as it has come.
     texts: Option<HashMap<u32, Vec<u8>>>,
-    /// The length of the build's longest argument.
-    longest_argument: u64,
+    /// How the build's Dockerfile is judged.
+    rules: Rules,
 }
 
 /// The size of a file that BuildKit has not requested yet; other entries have no bytes.
@@ -91,9 +91,9 @@ impl Judge {
         }
     }
 
-    /// The same for a build with this length of the longest argument.
-    pub(super) fn with_longest_argument(self, longest_argument: u64) -> Self {
-        Self { longest_argument, ..self }
+    /// The same for a build whose Dockerfile is judged by these rules.
+    pub(super) fn with_rules(self, rules: Rules) -> Self {
+        Self { rules, ..self }
     }
 
     /// Judges a client's packet; returns the packet for BuildKit.
@@ -225,7 +225,7 @@ impl Judge {
             Some(0) if length == 0 => {
                 self.open.remove(&id);
                 if let Some(text) = self.texts.as_mut().and_then(|texts| texts.remove(&id)) {
-                    dockerfile::judge(&text, self.longest_argument).map_err(refused)?;
+                    dockerfile::judge(&text, self.rules).map_err(refused)?;
                 }
             }
             Some(still) if length > 0 => {

@@ -279,6 +279,9 @@ impl<'a> Build<'a> {
         {
             ended = Ended::Stopped { fault, is_over: false };
         }
+        if let Ended::Frontend(status) | Ended::Failed(status) = &mut ended {
+            self.order.client.tell_refusal(status);
+        }
         // Warns only once, in the pass that runs.
         let is_frontends = |syntax: &str| self.images.frontend().is_some() && frontend::is_syntax(syntax);
         let syntax = syntax.filter(|syntax| !is_frontends(syntax));

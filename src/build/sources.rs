@@ -8,7 +8,14 @@ use std::{
 
 use futures_util::future::join_all;
 
-use super::{client::BuildClient, gate, isolation::Source, rename::Renaming, running::Order};
+use super::{
+    client::BuildClient,
+    dockerfile::{self, Rules},
+    gate,
+    isolation::Source,
+    rename::Renaming,
+    running::Order,
+};
 use crate::{
     fault::{Fault, Reason},
     images::{Images, admission::Admitted},
@@ -108,6 +115,8 @@ impl<'a> Sources<'a> {
         let admissions = bases.iter().map(|reference| self.admission(reference));
         for (reference, admitted) in bases.iter().zip(join_all(admissions).await) {
             match admitted {
+                // If the Dockerfile still names it, the frontend says so.
+                Ok(admitted) if self.judge_triggers(reference, &admitted).is_err() => {}
                 Ok(admitted) => self.admitted(&reference.to_string(), admitted),
                 // If the Dockerfile still names it, BuildKit denies it and it is tried again.
                 Err(fault) => {
@@ -143,6 +152,7 @@ impl<'a> Sources<'a> {
             self.admitted.remove(&named);
             if let Ok(reference) = Reference::parse(&named) {
                 let admitted = self.admission(&reference).await?;
+                self.judge_triggers(&reference, &admitted)?;
                 self.admitted(&named, admitted);
             }
         }
@@ -162,6 +172,27 @@ impl<'a> Sources<'a> {
             self.reporter,
             &client.tasks,
         )
+    }
+
+    /// Refuses an image whose ONBUILD triggers could end BuildKit's frontend, or cost it too much. From BuildKit
+    /// 0.27 on a comment `# check=` before a trigger's instruction ends the frontend, and the engine with it; up to
+    /// 0.33 nothing mends that. No builder writes a comment into a trigger.
+    fn judge_triggers(&self, reference: &Reference, admitted: &Admitted) -> Result<(), Fault> {
+        let refused = |why: &str| {
+            let text = format!("{} is refused: its ONBUILD triggers {why}", reference.familiar());
+            Fault::new(Reason::ImageUnsupported, text)
+                .hint("build the image again with the usual tools; their images have no such triggers")
+        };
+        let begins_with_a_comment =
+            |trigger: &String| trigger.trim_start_matches(['\u{feff}', '\0']).trim_start().starts_with('#');
+        if admitted.triggers().iter().any(begins_with_a_comment) {
+            return Err(refused("begin with a comment"));
+        }
+        dockerfile::judge(
+            admitted.triggers().join("\n").as_bytes(),
+            Rules { is_builtin: false, ..self.order.client.rules },
+        )
+        .map_err(|why| refused(&format!("cost the builder too much ({why})")))
     }
 
     fn admitted(&mut self, named: &str, admitted: Admitted) {
@@ -191,6 +222,7 @@ impl<'a> Sources<'a> {
                     ));
                 }
                 let admitted = self.admission(&reference).await?;
+                self.judge_triggers(&reference, &admitted)?;
                 self.admitted(named, admitted);
                 Ok(())
             }

@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::atomic::AtomicBool, time::Duration};
 
-use bollard_buildkit_proto::moby::buildkit::v1::{SolveRequest, frontend::PingRequest};
+use bollard_buildkit_proto::moby::buildkit::v1::{InfoRequest, SolveRequest, frontend::PingRequest};
 use tokio::time::timeout;
 use tonic::{Status, metadata::AsciiMetadataValue};
 
@@ -20,10 +20,19 @@ const NEEDED: [(&str, &str); 1] = [("source.policy", "26.1")];
 /// How long BuildKit may take for an answer that costs it nothing. The start must not wait for ever.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Determines how to reach BuildKit at `socket`, and checks that it has the capabilities wharfd needs.
-pub async fn probe(engine: &str, socket: &Path, tasks: &Group) -> Result<Dialling, Fault> {
+/// Determines how to reach BuildKit at `socket`, which belongs to an engine of `version`, and checks that it has
+/// the capabilities wharfd needs, and no fault that every build of wharfd's would meet.
+pub async fn probe(engine: &str, version: &str, socket: &Path, tasks: &Group) -> Result<Dialling, Fault> {
     let dialling = dialling(engine, socket, tasks).await?;
     let connection = Connection::dial(socket, dialling, tasks).await?;
+    let own = answer(async { connection.control().info(InfoRequest {}).await }).await;
+    let own = own.ok().and_then(|answer| answer.into_inner().buildkit_version);
+    let own = own.map(|own| own.version).unwrap_or_default();
+    if writes_policies_at_once(&own, version) {
+        let text = format!("the builder of the engine `{engine}` crashes at Dockerfiles with several images");
+        return Err(Fault::new(Reason::EngineLacks, text)
+            .hint("BuildKit 0.26 (Docker Engine 29.1) has that fault: upgrade the engine"));
+    }
     let capabilities = answer(capabilities(&connection)).await.map_err(|status| {
         Fault::new(
             Reason::EngineUnavailable,
@@ -39,6 +48,20 @@ pub async fn probe(engine: &str, socket: &Path, tasks: &Group) -> Result<Diallin
         }
     }
     Ok(dialling)
+}
+
+/// Whether it is BuildKit 0.26, which judges all sources of a graph at once, and writes one map as it does
+/// (`sourcepolicy`, mended in 0.27): Go then ends the engine. A BuildKit that was built without its version is
+/// known by its engine's.
+fn writes_policies_at_once(own: &str, engine: &str) -> bool {
+    let parts = |version: &str| -> Option<(u32, u32)> {
+        let mut parts = version.trim_start_matches('v').split(['.', '-', '+']);
+        Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+    };
+    match parts(own) {
+        Some((0, 0)) | None => parts(engine) == Some((29, 1)),
+        known => known == Some((0, 26)),
+    }
 }
 
 /// The first way of connecting on which BuildKit answers.
@@ -93,6 +116,33 @@ async fn capabilities(connection: &Connection) -> Result<Vec<String>, Status> {
         pong = ping => {
             let capabilities = pong?.into_inner().llb_caps;
             Ok(capabilities.into_iter().filter(|capability| capability.enabled).map(|capability| capability.id).collect())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_builder_that_every_build_may_end_is_known_by_its_version() {
+        for (own, engine) in [
+            ("v0.26.1", "29.1.0"),
+            ("v0.26.0-rc1", "30.0.0"),
+            ("v0.0.0+unknown", "29.1.3"),
+            ("", "29.1.0-rc.1"),
+        ] {
+            assert!(writes_policies_at_once(own, engine), "{own} {engine}");
+        }
+        for (own, engine) in [
+            ("v0.25.2", "29.0.0"),
+            ("v0.27.0", "29.1.9"),
+            ("v0.13.2", "26.1.5"),
+            ("v0.0.0+unknown", "26.1.5"),
+            ("", "29.2.0"),
+            ("v0.2.6", "dev"),
+        ] {
+            assert!(!writes_policies_at_once(own, engine), "{own} {engine}");
         }
     }
 }

@@ -99,7 +99,7 @@ impl Engine {
         let shown = version.version.unwrap_or_default();
         let api_version = check_version(name, &shown, version.api_version.as_deref().unwrap_or_default())?;
         let info = docker.info().await.map_err(unreachable)?;
-        let dialling = probe::probe(name, socket, &tasks).await?;
+        let dialling = probe::probe(name, &shown, socket, &tasks).await?;
 
         let platform = Platform {
             os: version.os.unwrap_or_else(|| "linux".to_owned()),

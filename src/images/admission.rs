@@ -1,9 +1,15 @@
 //! Admission makes an image usable for a namespace's builds: policy allows the image, the caller has proven
 //! that it can read it, the engine has pulled and verified it, and a hold keeps it.
 
+use bollard::models::ImageInspect;
 use futures_util::future::BoxFuture;
 
-use super::{Images, fetch::Fetch, naming, proof::Proven};
+use super::{
+    Images,
+    fetch::{Fetch, Fetched},
+    naming,
+    proof::Proven,
+};
 use crate::{
     engine::docker::fault,
     fault::{Fault, Reason},
@@ -33,6 +39,7 @@ impl CredentialSource for Logins {
 pub struct Admitted {
     digest: Option<Digest>,
     target: String,
+    triggers: Vec<String>,
 }
 
 impl Admitted {
@@ -44,6 +51,11 @@ impl Admitted {
     /// The name in the engine under which BuildKit uses the image.
     pub fn target(&self) -> &str {
         &self.target
+    }
+
+    /// The instructions of its ONBUILD triggers, which BuildKit's frontend reads.
+    pub fn triggers(&self) -> &[String] {
+        &self.triggers
     }
 
     /// Whether the engine still has the name: otherwise BuildKit would ask the network for it.
@@ -74,8 +86,8 @@ impl Images {
         }
         let names = self.keys().names(namespace.subject());
         let own = names.name(&reference).as_str().to_owned();
-        if self.engine().inspect_name(&own).await?.is_some() {
-            return Ok(Admitted { digest: None, target: own });
+        if let Some(image) = self.engine().inspect_name(&own).await? {
+            return Ok(Admitted { digest: None, target: own, triggers: triggers(&image) });
         }
         self.admit_foreign(namespace, reference, credentials, pull, reporter, tasks).await
     }
@@ -114,10 +126,10 @@ impl Images {
         let admitted =
             self.admit_registry(names.opaque(), &from, pinned_digest.as_ref(), credentials, reporter, tasks);
         match (admitted.await, on_node) {
-            (Ok((digest, target)), _) => {
+            (Ok((digest, Fetched { hold, triggers })), _) => {
                 let pin = Pinned { source: PinSource::Registry, digest: digest.clone() };
                 self.store().set_pin(names.opaque(), &reference, &pin).await?;
-                Ok(Admitted { digest: Some(digest), target })
+                Ok(Admitted { digest: Some(digest), target: hold, triggers })
             }
             (Err(fault), OnNode::Unsure(held))
                 if fault.reason() == Reason::RegistryUnavailable && self.serves_nobody(&reference).await =>
@@ -140,13 +152,11 @@ impl Images {
             PinSource::Registry => (self.hold_name(&pin.digest), Some(pin.digest.clone())),
             PinSource::Node => (self.keys().node_hold(&pin.digest), None),
         };
-        if self.engine().inspect_name(&target).await?.is_none() {
-            return Ok(None);
-        }
+        let Some(image) = self.engine().inspect_name(&target).await? else { return Ok(None) };
         if let Some(digest) = &digest {
             reporter.step(step_name(reference, digest)).done(true);
         }
-        Ok(Some(Admitted { digest, target }))
+        Ok(Some(Admitted { digest, target, triggers: triggers(&image) }))
     }
 
     /// Holds an image that the operator has put on the node, if there is one.
@@ -165,14 +175,14 @@ impl Images {
         self.store().hold(self.engine().name(), &hold, namespace).await?;
         let _lock = self.inner.holds.lock(&hold).await;
         self.engine().tag_name(id.as_str(), &hold).await?;
-        let held = Held { id, hold };
+        let held = Held { id, hold, triggers: triggers(&image) };
         Ok(if pulled.is_some() { OnNode::Operators(held) } else { OnNode::Unsure(held) })
     }
 
     async fn admit_node(&self, namespace: &str, reference: Reference, held: Held) -> Result<Admitted, Fault> {
         let pin = Pinned { source: PinSource::Node, digest: held.id };
         self.store().set_pin(namespace, &reference, &pin).await?;
-        Ok(Admitted { digest: None, target: held.hold })
+        Ok(Admitted { digest: None, target: held.hold, triggers: held.triggers })
     }
 
     /// Proves that the caller can read the image, and makes the engine pull it. Returns the digest and the
@@ -185,7 +195,7 @@ impl Images {
         credentials: &dyn CredentialSource,
         reporter: &Reporter,
         tasks: &Group,
-    ) -> Result<(Digest, String), Fault> {
+    ) -> Result<(Digest, Fetched), Fault> {
         let reference = from.subject().reference();
         let login = credentials.credentials(reference.host()).await?;
         let asked = match pinned.or(reference.digest()) {
@@ -210,9 +220,9 @@ impl Images {
             tasks: tasks.clone(),
         };
         // A task of its own: it must not stop between the pull and the removal of the name.
-        let hold = tasks.spawn("pull", fetch.run(step)).await??;
+        let fetched = tasks.spawn("pull", fetch.run(step)).await??;
         tasks.cancel(Cause::Done);
-        Ok((digest, hold))
+        Ok((digest, fetched))
     }
 
     /// The hold of an image from a registry.
@@ -239,6 +249,12 @@ enum OnNode {
 struct Held {
     id: Digest,
     hold: String,
+    triggers: Vec<String>,
+}
+
+/// The ONBUILD triggers of an image.
+pub(super) fn triggers(image: &ImageInspect) -> Vec<String> {
+    image.config.as_ref().and_then(|config| config.on_build.clone()).unwrap_or_default()
 }
 
 /// `pull reg/app:1@sha256:…`.

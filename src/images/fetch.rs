@@ -9,7 +9,7 @@ use bollard::{
 };
 use futures_util::StreamExt as _;
 
-use super::{Images, layers::Claims, turns::Turn};
+use super::{Images, admission::triggers, layers::Claims, turns::Turn};
 use crate::{
     engine::{STALL_TIMEOUT, docker::fault},
     fault::{Fault, Reason},
@@ -33,6 +33,21 @@ pub(super) struct Fetch {
     pub(super) tasks: Group,
 }
 
+/// An image that the engine has.
+pub(super) struct Fetched {
+    /// The name that holds it.
+    pub(super) hold: String,
+    /// Its ONBUILD triggers.
+    pub(super) triggers: Vec<String>,
+}
+
+/// An image that a turn has brought.
+struct Brought {
+    /// Whether the engine had it before.
+    is_cached: bool,
+    triggers: Vec<String>,
+}
+
 /// The reason why an image was not fetched.
 enum Stopped {
     Failed(Fault),
@@ -48,11 +63,11 @@ impl From<Fault> for Stopped {
 
 impl Fetch {
     /// Fetches the image; returns its hold.
-    pub(super) async fn run(self, step: Step) -> Result<String, Fault> {
+    pub(super) async fn run(self, step: Step) -> Result<Fetched, Fault> {
         match Box::pin(self.ensure(&step)).await {
-            Ok(cached) => {
-                step.done(cached);
-                Ok(self.hold)
+            Ok(Brought { is_cached, triggers }) => {
+                step.done(is_cached);
+                Ok(Fetched { hold: self.hold, triggers })
             }
             Err(fault) => {
                 step.failed(fault.text());
@@ -62,7 +77,7 @@ impl Fetch {
     }
 
     /// Makes sure that the hold exists; returns whether it existed before.
-    async fn ensure(&self, step: &Step) -> Result<bool, Fault> {
+    async fn ensure(&self, step: &Step) -> Result<Brought, Fault> {
         let images = &self.images;
         images.store().hold(images.engine().name(), &self.hold, &self.namespace).await?;
         let (repository, meter) = (self.reference.repository(), self.repository.meter());
@@ -73,7 +88,7 @@ impl Fetch {
             let turn = images.inner.holds.begin(&self.hold, &repository, meter, may_displace);
             let turn = self.tasks.unless_cancelled(turn).await?;
             match Box::pin(self.take_turn(&turn, step)).await {
-                Ok(cached) => return Ok(cached),
+                Ok(brought) => return Ok(brought),
                 Err(Stopped::Failed(fault)) => return Err(fault),
                 Err(Stopped::Displaced) => {
                     tracing::info!(%repository, "a slow registry: another registry has the same image and takes over");
@@ -83,10 +98,10 @@ impl Fetch {
         }
     }
 
-    async fn take_turn(&self, turn: &Turn<'_>, step: &Step) -> Result<bool, Stopped> {
+    async fn take_turn(&self, turn: &Turn<'_>, step: &Step) -> Result<Brought, Stopped> {
         let (images, engine) = (&self.images, self.images.engine());
         let held = engine.inspect_name(&self.hold).await?;
-        let cached = held.is_some();
+        let is_cached = held.is_some();
         let claims = if engine.image_store().checks_layers() {
             None
         } else {
@@ -107,7 +122,7 @@ impl Fetch {
                 return Err(fault.into());
             }
         }
-        Ok(cached)
+        Ok(Brought { is_cached, triggers: triggers(&image) })
     }
 
     async fn unless_stopped<F: Future>(&self, turn: &Turn<'_>, work: F) -> Result<F::Output, Stopped> {

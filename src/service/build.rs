@@ -14,6 +14,7 @@ use super::{
 use crate::{
     build::{
         client::BuildClient,
+        dockerfile::Rules,
         patience::{Patience, minutes},
         running::{self, Order, Outcome},
         session::{self, Attached, Offer, Sessions},
@@ -135,16 +136,20 @@ impl Build {
             None => member.tasks().clone(),
         };
         let synced = session.as_ref().is_some_and(|session| session.offer().directory("context").is_some());
-        let longest_argument = spec.build_args.values().map(String::len).max().unwrap_or(0) as u64;
+        let rules = Rules {
+            longest_argument: spec.build_args.values().map(String::len).max().unwrap_or(0) as u64,
+            is_builtin: images.frontend().is_none(),
+        };
         let tar = if synced {
             None
         } else {
             let (tar, pieces) = Tar::new()?;
-            let passage = Passage::new(&spec.dockerfile, longest_argument);
+            let passage = Passage::new(&spec.dockerfile, rules);
             tasks.spawn("tar", feed(requests, passage, pieces, tasks.clone()));
             Some(tar)
         };
-        let client = BuildClient { session, tar, logins, longest_argument, tasks: tasks.clone() };
+        let client =
+            BuildClient { session, tar, logins, rules, tasks: tasks.clone(), refused: Arc::default() };
         let order = Order { namespace, spec, client: Arc::new(client) };
         let work =
             |reporter: Reporter| async move { Box::pin(running::run(&images, &order, &reporter)).await };

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     build::{
-        dockerfile,
+        dockerfile::{self, Rules},
         packets::{ENTRIES_BYTES_MAX, ENTRIES_MAX, READ_BYTES_MAX, too_much},
     },
     names::printable,
@@ -63,14 +63,14 @@ pub(super) struct Judge {
     ignore_file: String,
     /// The Dockerfile's text, while it comes.
     text: Option<Vec<u8>>,
-    longest_argument: u64,
+    rules: Rules,
 }
 
 impl Judge {
     /// A judge for a tar whose Dockerfile has this path. Writes the root directory first: BuildKit treats the
     /// bytes as a tar, and not as a Dockerfile, only if the first 1024 bytes contain an entry
     /// (`frontend/dockerui`, `isArchive`), and an extended header may take up more.
-    pub(super) fn new(dockerfile: &str, longest_argument: u64, out: &mut BytesMut) -> Self {
+    pub(super) fn new(dockerfile: &str, rules: Rules, out: &mut BytesMut) -> Self {
         Entry::root().write(out);
         let names: Vec<&str> = dockerfile.split('/').filter(|name| !matches!(*name, "" | ".")).collect();
         let dockerfile = names.join("/");
@@ -92,7 +92,7 @@ impl Judge {
             dockerfiles: std::iter::once(dockerfile).chain(small).collect(),
             ignore_file,
             text: None,
-            longest_argument,
+            rules,
         }
     }
 
@@ -125,7 +125,7 @@ impl Judge {
                     }
                     if *left == 0 {
                         if let Some(text) = self.text.take() {
-                            dockerfile::judge(&text, self.longest_argument).map_err(refused)?;
+                            dockerfile::judge(&text, self.rules).map_err(refused)?;
                         }
                         out.put_bytes(0, *padding);
                         self.state = State::Skip(*padding as u64);

@@ -18,7 +18,10 @@ use tonic::Status;
 use judge::Judge;
 use unpack::Unpack;
 
-use super::{dockerfile, packets::READ_BYTES_MAX};
+use super::{
+    dockerfile::{self, Rules},
+    packets::READ_BYTES_MAX,
+};
 use crate::{
     buildkit::session::Messages,
     fault::Fault,
@@ -37,7 +40,7 @@ const BEGIN_BYTES: usize = entry::BLOCK_BYTES;
 /// the node's own devices, and read them.
 pub struct Passage {
     dockerfile: String,
-    longest_argument: u64,
+    rules: Rules,
     /// Received bytes that have not been judged yet.
     input: Bytes,
     state: State,
@@ -58,10 +61,10 @@ impl fmt::Debug for Passage {
 }
 
 impl Passage {
-    /// For a context with this path of its Dockerfile, and a build with this length of its longest argument.
-    pub fn new(dockerfile: &str, longest_argument: u64) -> Self {
+    /// For a context with this path of its Dockerfile, which is judged by these rules.
+    pub fn new(dockerfile: &str, rules: Rules) -> Self {
         let dockerfile = dockerfile.to_owned();
-        Self { dockerfile, longest_argument, input: Bytes::new(), state: State::Begin(BytesMut::new()) }
+        Self { dockerfile, rules, input: Bytes::new(), state: State::Begin(BytesMut::new()) }
     }
 
     /// Adds the next piece, once [`Self::passed`] has returned everything of the last one.
@@ -124,7 +127,7 @@ impl Passage {
                 if text.contains(&0) {
                     return Err(refused("the context is neither a tar archive nor a Dockerfile"));
                 }
-                dockerfile::judge(&text, self.longest_argument).map_err(refused)?;
+                dockerfile::judge(&text, self.rules).map_err(refused)?;
                 out.extend_from_slice(&text);
             }
             State::Tar(mut tar) => {
@@ -145,9 +148,7 @@ impl Passage {
             None => None,
         };
         self.state = match unpack {
-            Some(unpack) => {
-                State::Tar(Box::new((unpack, Judge::new(&self.dockerfile, self.longest_argument, out))))
-            }
+            Some(unpack) => State::Tar(Box::new((unpack, Judge::new(&self.dockerfile, self.rules, out)))),
             None => State::Text(BytesMut::new()),
         };
         Ok(())
