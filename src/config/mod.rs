@@ -191,11 +191,6 @@ impl Config {
         }
     }
 
-    /// Whether the operator configured where Dockerfiles are read.
-    pub fn says_frontend(&self) -> bool {
-        self.said_frontend.is_some()
-    }
-
     /// Reads the file that the flags name, if any, and merges everything.
     pub fn load(flags: Flags) -> Result<Self, ConfigError> {
         let file = match &flags.config {

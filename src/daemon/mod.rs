@@ -203,17 +203,12 @@ fn frontend(config: &Config) -> Result<Option<PathBuf>, Fault> {
     let program =
         config.frontend_file.clone().or_else(beside_wharfd).unwrap_or_else(|| "wharf-frontend".into());
     match config.frontend() {
-        Frontend::Container if config.says_frontend() => {
-            // Fail now rather than for each engine that connects.
+        Frontend::Container => {
+            // Fail now rather than for each engine that connects. Without the program each served job could end
+            // the engine: that is for the operator to choose, not for a file that was forgotten.
             File::open(&program).map_err(|error| frontend::unreadable(&program, error))?;
             return Ok(Some(program));
         }
-        Frontend::Container if program.exists() => return Ok(Some(program)),
-        Frontend::Container => tracing::warn!(
-            "Dockerfiles are read inside the engine, and a Dockerfile can crash it: there is no frontend at {} \
-             (`make package` makes it)",
-            program.display()
-        ),
         Frontend::Builtin if !config.serve.is_empty() => tracing::warn!(
             "Dockerfiles are read inside the engine, and a Dockerfile can crash it: `frontend = \"builtin\"`"
         ),

@@ -77,7 +77,10 @@ pub(crate) fn is_syntax(image: &str) -> bool {
 /// The fault of a program that cannot be read.
 pub fn unreadable(program: &Path, error: io::Error) -> Fault {
     Fault::new(Reason::EngineLacks, format!("cannot read the Dockerfile frontend {}", program.display()))
-        .hint("`make package` makes it; --frontend-file names its path")
+        .hint(
+            "`make package` makes it; --frontend-file names its path, and `frontend = \"builtin\"` does without \
+             it: then each Dockerfile can crash the engine",
+        )
         .caused_by(error)
 }
 

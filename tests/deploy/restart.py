@@ -55,7 +55,7 @@ class Restart(unittest.TestCase):
         log = open(self.dir / f"{name}.log", "a+")
         self.addCleanup(log.close)
         config = self.dir / "wharfd.toml"
-        config.write_text('[[serve]]\nuid = 0\nnamespaces = "deploy/*"\n')
+        config.write_text('frontend = "builtin"\n[[serve]]\nuid = 0\nnamespaces = "deploy/*"\n')
         process = subprocess.Popen([*before, BIN / "wharfd", "--config", config, "--listen", address, "--engine", f"unix://{socket}",
                                     "--state-dir", self.dir / f"{name}.state"], stdout=log, stderr=log)
         self.addCleanup(process.wait)

@@ -56,6 +56,15 @@ async fn no_engine(test: Arc<Test>) {
     let process = daemon.spawn();
     let ended = wait_for("wharfd to give up", async || process.ended().await).await;
     assert_eq!(shell_status(ended), 2, "{:?}", process.lines());
+
+    // Where others than root are served, Dockerfiles are read in the engine only if the configuration says so.
+    let config = "# No frontend.\n[[serve]]\nuid = 1000\nnamespaces = \"*\"\n";
+    let daemon = test.wharfd_unstarted(Some(config), &[]);
+    let process = daemon.spawn();
+    let ended = wait_for("wharfd to give up", async || process.ended().await).await;
+    assert_eq!(shell_status(ended), 1, "{:?}", process.lines());
+    let said = process.lines().join("\n");
+    assert!(said.contains("cannot read the Dockerfile frontend") && said.contains("builtin"), "{said}");
 }
 
 async fn an_engine_that_ends(test: Arc<Test>) {
