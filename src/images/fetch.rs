@@ -9,13 +9,21 @@ use bollard::{
 };
 use futures_util::StreamExt as _;
 
-use super::{Images, admission::triggers, layers::Claims, turns::Turn};
+use super::{
+    Images,
+    admission::triggers,
+    layers::{
+        Claims, Problem,
+        claims::{check_attestation, children},
+    },
+    turns::Turn,
+};
 use crate::{
     engine::{STALL_TIMEOUT, docker::fault},
     fault::{Fault, Reason},
     names::{Reference, reference::Digest},
     progress::Step,
-    registry::{Error, Manifest, Repository, Transfer},
+    registry::{Error, Kind, Manifest, Repository, Transfer},
     tasks::Group,
 };
 
@@ -32,6 +40,9 @@ pub(super) struct Fetch {
     pub(super) logged_in: bool,
     pub(super) tasks: Group,
 }
+
+/// How many attestations an index may have for one image. BuildKit makes one.
+const ATTESTATIONS_MAX: usize = 4;
 
 /// An image that the engine has.
 pub(super) struct Fetched {
@@ -143,7 +154,8 @@ impl Fetch {
         let path = images.keys().relay(&self.reference.repository());
         let hashes = self.tasks.child("hashes");
         let watch = claims.map(|claims| images.hash_passing(claims, &hashes));
-        let (repository, manifests) = (self.repository.clone(), self.manifests.clone());
+        let (repository, mut manifests) = (self.repository.clone(), self.manifests.clone());
+        manifests.extend(self.unless_stopped(turn, self.attestations()).await??);
         let transfer = images.relay().pull(&path, repository, manifests, watch);
         let transfer = transfer.map_err(Fault::internal)?;
         let name = format!("{}@{}", transfer.repository(), self.digest);
@@ -159,6 +171,32 @@ impl Fetch {
                 Err(fault::wrong_platform(&self.reference, engine.platform()).into())
             }
         }
+    }
+
+    /// The attestations of the image. The containerd store fetches them with the image, and fails without; it
+    /// unpacks none.
+    async fn attestations(&self) -> Result<Vec<Manifest>, Fault> {
+        let engine = self.images.engine();
+        if engine.image_store().checks_layers() {
+            return Ok(Vec::new());
+        }
+        let told = |problem: Problem| problem.fault(&self.reference);
+        let mut found = Vec::new();
+        for manifest in &self.manifests {
+            let children = children(manifest.bytes(), engine.platform()).map_err(told)?;
+            for digest in children.attestations.iter().take(ATTESTATIONS_MAX) {
+                match self.repository.clone().manifest_by_digest(digest).await {
+                    Ok(attestation) => {
+                        check_attestation(attestation.bytes()).map_err(told)?;
+                        found.push(attestation);
+                    }
+                    // Mirrors leave them out.
+                    Err(error) if matches!(error.kind(), Kind::NotFound) => {}
+                    Err(error) => return Err(error.fault(&self.reference, self.logged_in)),
+                }
+            }
+        }
+        Ok(found)
     }
 
     async fn pull_and_hold(&self, transfer: &Transfer, name: &str, step: &Step) -> Result<(), Fault> {

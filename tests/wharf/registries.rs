@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use serde_json::Value;
+use http::Method;
+use serde_json::{Value, json};
 
 use crate::harness::{
     Image, Registry, Test, Wharf, cases,
-    image::{File, push_index, tar},
+    image::{File, push_index, push_texts, tar},
 };
 
 cases![
@@ -19,6 +20,7 @@ cases![
     an_operators_image_survives_a_jobs_push_and_pull,
     an_image_that_a_job_has_pushed_is_not_the_operators,
     a_removed_base_can_be_fetched_again,
+    a_base_with_attestations,
     an_index_within_an_index,
     an_index_of_too_many_images,
 ];
@@ -303,6 +305,47 @@ async fn an_index_of_too_many_images(test: Arc<Test>) {
     job.run(["pull", &registry.name("base:many")]).await.ended(1).says(&["index of 257 images"]);
     let asked = registry.requests_since(&before).await;
     assert!(!asked.iter().any(|request| request.contains("/blobs/")), "{asked:?}");
+}
+
+/// As BuildKit pushes images, and with them most that there are: the containerd store pulls the attestation of
+/// the image, too.
+async fn a_base_with_attestations(test: Arc<Test>) {
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    let own = Image::base(&test.unique("own")).push(&registry, "base", "own").await;
+    let config = r#"{"architecture":"unknown","os":"unknown","rootfs":{"type":"layers","diff_ids":[]}}"#;
+    let kinds = ("application/vnd.oci.image.manifest.v1+json", "application/vnd.oci.image.config.v1+json");
+    let statement =
+        push_texts(&registry, ("base", "statement"), kinds, config.to_owned(), r#""layers":[],"#).await;
+    let size = async |tag: &str| {
+        let accept = "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json";
+        let call = registry.call(Method::GET, &format!("/v2/base/manifests/{tag}")).header("accept", accept);
+        call.send().await.ok().body.len()
+    };
+    let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+    let index = json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.index.v1+json",
+        "manifests": [
+            {
+                "mediaType": "application/vnd.docker.distribution.manifest.v2+json", "digest": own,
+                "size": size("own").await, "platform": {"os": "linux", "architecture": architecture},
+            },
+            {
+                "mediaType": kinds.0, "digest": statement, "size": size("statement").await,
+                "platform": {"os": "unknown", "architecture": "unknown"},
+                "annotations": {
+                    "vnd.docker.reference.digest": own, "vnd.docker.reference.type": "attestation-manifest",
+                },
+            },
+        ],
+    });
+    let kind = "application/vnd.oci.image.index.v1+json";
+    let put = registry.call(Method::PUT, "/v2/base/manifests/attested").body(kind, index.to_string());
+    put.send().await.ok();
+    let dockerfile = format!("FROM {}\nRUN cat /mark\n", registry.name("base:attested"));
+    let context = test.context("attested", &[("Dockerfile", &dockerfile)]);
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    job.build(&context, &["-t", &registry.name("app:1"), "--push"]).await.ok();
 }
 
 async fn an_index_within_an_index(test: Arc<Test>) {
