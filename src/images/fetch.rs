@@ -133,6 +133,8 @@ impl Fetch {
                 return Err(fault.into());
             }
         }
+        // Another engine may have another image store: its layers would be checked by nobody.
+        engine.check().await?;
         Ok(Brought { is_cached, triggers: triggers(&image) })
     }
 

@@ -11,14 +11,15 @@ use std::{
 use rustix::process::Signal;
 use tokio::net::UnixStream;
 use wharf::{
-    images::naming::Keys,
-    names::{Namespace, RESERVED_HOST},
+    images::naming::{self, Keys, Room},
+    names::RESERVED_HOST,
+    wire::v1::{DeleteNamespaceRequest, namespace_service_client::NamespaceServiceClient},
 };
 
 use super::{
     Engine, PATIENCE, lock,
-    process::{Background, Output, command, shell_status},
-    wait_for,
+    process::{Background, command, shell_status},
+    rpc, wait_for,
 };
 
 /// How many lines of its log a failure shows.
@@ -170,26 +171,30 @@ impl Wharfd {
         shell_status(process.wait(END).await.unwrap())
     }
 
-    /// Removes all namespaces, and says which names of theirs the engine has all the same.
+    /// Removes all namespaces. Returns the names of wharfd's that the engine has all the same.
     async fn remove_namespaces(&self) -> Vec<String> {
-        let namespaces: Vec<String> = lock(&self.namespaces).iter().cloned().collect();
-        let mut removed = Vec::new();
-        for namespace in namespaces {
-            let mut remove = command(env!("CARGO_BIN_EXE_wharf"));
-            remove.env("WHARF_ADDR", self.address()).args(["namespace", "rm", &namespace]);
-            // A test's configuration may not serve root there, or the test has ended the engine.
-            if Output::of(remove, b"", PATIENCE).await.status == 0 {
-                removed.extend(Namespace::parse(&namespace));
-            }
+        let mut namespaces = lock(&self.namespaces).clone();
+        // Those of the direct clients, too: every build that has ended is a line; most of them are one of this job.
+        namespaces.insert("job#1".to_owned());
+        for line in self.log() {
+            let named = line.split("namespace=\"").skip(1).filter_map(|rest| rest.split('"').next());
+            namespaces.extend(named.map(str::to_owned));
         }
-        if removed.is_empty() {
-            return Vec::new();
+        let channel = rpc::connect(&self.socket()).await;
+        for namespace in namespaces {
+            let request = DeleteNamespaceRequest { namespace: Some(rpc::namespace(&namespace)) };
+            // A test's configuration may not serve root there, or the test has ended the engine.
+            if NamespaceServiceClient::new(channel.clone()).delete_namespace(request).await.is_err() {
+                return Vec::new();
+            }
         }
         let engine = super::http::Server::Unix(self.engine_socket.clone());
         let keys = self.keys();
-        let prefixes: Vec<_> = removed.iter().map(|namespace| keys.names(namespace)).collect();
-        let names = names_below(&engine, &self.prefix()).await.into_iter();
-        names.filter(|name| prefixes.iter().any(|names| name.starts_with(names.prefix()))).collect()
+        let mut names = names_below(&engine, &self.prefix()).await;
+        names.retain(|name| !matches!(naming::room(name), Some((_, Room::Frontend))));
+        let transfers = names_below(&engine, "127.0.0.1:").await.into_iter();
+        names.extend(transfers.filter(|name| naming::relay_instance(name) == Some(keys.instance())));
+        names
     }
 
     /// Ends it and removes its images from the engine; returns everything that went wrong.
@@ -199,7 +204,7 @@ impl Wharfd {
         if process.ended().await.is_none() {
             let left = self.remove_namespaces().await;
             if !left.is_empty() {
-                wrong.push(format!("names of namespaces that have ended: {left:?}"));
+                wrong.push(format!("names that are left in the engine: {left:?}"));
             }
             process.signal(Signal::TERM);
             match process.wait(END).await {
