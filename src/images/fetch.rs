@@ -1,6 +1,6 @@
 //! The fetch of one image from a registry into the engine, under its hold.
 
-use std::{collections::HashMap, future::Future};
+use std::{collections::HashMap, future::Future, time::Duration};
 
 use bollard::{
     auth::DockerCredentials,
@@ -8,6 +8,7 @@ use bollard::{
     query_parameters::CreateImageOptions,
 };
 use futures_util::StreamExt as _;
+use tokio::time::timeout;
 
 use super::{
     Images,
@@ -41,8 +42,8 @@ pub(super) struct Fetch {
     pub(super) tasks: Group,
 }
 
-/// How many attestations an index may have for one image. BuildKit makes one.
-const ATTESTATIONS_MAX: usize = 4;
+/// The longest wait for all attestations of an image: others wait for its turn.
+const ATTESTATIONS_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// An image that the engine has.
 pub(super) struct Fetched {
@@ -120,7 +121,7 @@ impl Fetch {
         };
         let image = match held {
             Some(image) => image,
-            None => self.pull(claims.as_ref(), turn, step).await?,
+            None => Box::pin(self.pull(claims.as_ref(), turn, step)).await?,
         };
         if let Some(claims) = &claims {
             // An existing hold is no proof here: a pull checks only the layers that it fetches.
@@ -157,7 +158,9 @@ impl Fetch {
         let hashes = self.tasks.child("hashes");
         let watch = claims.map(|claims| images.hash_passing(claims, &hashes));
         let (repository, mut manifests) = (self.repository.clone(), self.manifests.clone());
-        manifests.extend(self.unless_stopped(turn, self.attestations()).await??);
+        let attestations = timeout(ATTESTATIONS_TIMEOUT, Box::pin(self.attestations()));
+        let attestations = self.unless_stopped(turn, attestations).await?;
+        manifests.extend(attestations.map_err(|_| fault::stalled(&self.reference))??);
         let transfer = images.relay().pull(&path, repository, manifests, watch);
         let transfer = transfer.map_err(Fault::internal)?;
         let name = format!("{}@{}", transfer.repository(), self.digest);
@@ -186,16 +189,15 @@ impl Fetch {
         let mut found = Vec::new();
         for manifest in &self.manifests {
             let children = children(manifest.bytes(), engine.platform()).map_err(told)?;
-            for digest in children.attestations.iter().take(ATTESTATIONS_MAX) {
-                match self.repository.clone().manifest_by_digest(digest).await {
-                    Ok(attestation) => {
-                        check_attestation(attestation.bytes()).map_err(told)?;
-                        found.push(attestation);
-                    }
-                    // Mirrors leave them out.
-                    Err(error) if matches!(error.kind(), Kind::NotFound) => {}
-                    Err(error) => return Err(error.fault(&self.reference, self.logged_in)),
-                }
+            for digest in &children.attestations {
+                let attestation = self.repository.clone().manifest_by_digest(digest).await;
+                let attestation = attestation.map_err(|error| match error.kind() {
+                    // The engine may have one under this digest that a job has brought as something else.
+                    Kind::NotFound => fault::attestations(&self.reference),
+                    _ => error.fault(&self.reference, self.logged_in),
+                })?;
+                check_attestation(attestation.bytes()).map_err(told)?;
+                found.push(attestation);
             }
         }
         Ok(found)
@@ -218,7 +220,7 @@ impl Fetch {
         let mut stream = std::pin::pin!(engine.docker().create_image(Some(options), None, Some(login)));
         let mut sizes = HashMap::new();
         loop {
-            let line = tokio::time::timeout(STALL_TIMEOUT, stream.next()).await;
+            let line = timeout(STALL_TIMEOUT, stream.next()).await;
             match line.map_err(|_| fault::stalled(&self.reference))? {
                 Some(Ok(line)) => report(line, &mut sizes, step),
                 Some(Err(error)) => {

@@ -171,8 +171,18 @@ pub(crate) fn unknown_layers(reference: &Reference) -> Fault {
 
 /// Parts of the image would be fetched from servers that the image itself chooses.
 pub(crate) fn elsewhere(reference: &Reference) -> Fault {
-    let text = format!("{} has parts that are not in its registry (`urls`)", reference.familiar());
+    let text = format!("{} has parts that are not in its registry (`urls`, `data`)", reference.familiar());
     Fault::new(Reason::ImageUnsupported, text).hint("push the image with all its layers to a registry")
+}
+
+/// An engine would fetch attestations that wharfd does not understand, or that the registry does not have.
+pub(crate) fn attestations(reference: &Reference) -> Fault {
+    let text = format!(
+        "{} lists attestations that are not as BuildKit makes them, or are missing",
+        reference.familiar()
+    );
+    Fault::new(Reason::ImageUnsupported, text)
+        .hint("use the image itself, by its digest: `docker buildx imagetools inspect` shows it")
 }
 
 #[cfg(test)]

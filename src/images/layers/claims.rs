@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use bollard::models::ImageInspect;
 use bytes::Bytes;
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 
 use super::{Problem, strict::Strict};
 use crate::{
@@ -29,7 +29,7 @@ pub(in crate::images) fn claims_of(
         if used == Use::Never {
             continue;
         }
-        let digest = child.digest()?;
+        let digest = child.manifest()?;
         match parse(json, &digest)? {
             Some(manifest) if manifest.config.is_none() => return Err(Problem::Nested),
             Some(manifest) => manifests.push(manifest),
@@ -46,7 +46,7 @@ pub(in crate::images) fn claims_of(
     }
     let mut lists = Vec::new();
     for manifest in manifests {
-        let config = manifest.config.as_ref().map(|Strict(config)| config.digest()).transpose()?;
+        let config = manifest.config.as_ref().map(|Strict(config)| config.config()).transpose()?;
         let diff_ids = match config.and_then(|config| json.get(&config)) {
             Some(config) => {
                 let Strict(config) =
@@ -86,7 +86,7 @@ pub(super) fn configs_of(manifests: &HashMap<Digest, Bytes>) -> Result<Vec<Diges
         let Strict(manifest) =
             serde_json::from_slice::<Strict<Manifest>>(document).map_err(|_| Problem::Forged)?;
         if let Some(Strict(config)) = manifest.config {
-            found.push(config.digest()?);
+            found.push(config.config()?);
         }
     }
     Ok(found)
@@ -100,10 +100,29 @@ pub(in crate::images) fn children(document: &[u8], platform: &Platform) -> Resul
     // Check all of them: an engine may look at any.
     listed.iter().try_for_each(|Strict(child)| child.digest().map(drop))?;
     let used = listed.iter().filter(|Strict(child)| child.used_on(platform) != Use::Never);
-    let used: Vec<Digest> = used.map(|Strict(child)| child.digest()).collect::<Result<_, _>>()?;
-    let attestations = listed.iter().filter(|Strict(child)| child.attests(&used, platform));
-    let attestations = attestations.map(|Strict(child)| child.digest()).collect::<Result<_, _>>()?;
+    let used: Vec<Digest> = used.map(|Strict(child)| child.document()).collect::<Result<_, _>>()?;
+    let attestations = attestations_of(&used, &listed)?;
     Ok(Children { used, attestations, count: listed.len() })
+}
+
+/// The attestations of `used`, at most one of each. The newest engine (29.7, `referrersForPull`) takes the last of
+/// several, and asks for those of an attestation, too: there is no honest one of which it needs to.
+fn attestations_of(used: &[Digest], listed: &[Strict<Descriptor>]) -> Result<Vec<Digest>, Problem> {
+    let referring: Vec<(&str, &Descriptor)> =
+        listed.iter().filter_map(|Strict(child)| child.subject().map(|subject| (subject, child))).collect();
+    if referring.iter().any(|(subject, _)| referring.iter().any(|(_, child)| child.digest == *subject)) {
+        return Err(Problem::Attestations);
+    }
+    let mut found = Vec::new();
+    for image in used {
+        let mut digests = referring.iter().filter(|(subject, _)| *subject == image.as_str());
+        let Some((_, attestation)) = digests.next() else { continue };
+        if digests.next().is_some() || !attestation.is_attestation() {
+            return Err(Problem::Attestations);
+        }
+        found.push(attestation.manifest()?);
+    }
+    Ok(found)
 }
 
 /// The manifests in an index.
@@ -116,6 +135,25 @@ pub(in crate::images) struct Children {
     pub(in crate::images) count: usize,
 }
 
+/// The types of an image's manifest.
+const MANIFESTS: [&str; 2] =
+    ["application/vnd.docker.distribution.manifest.v2+json", "application/vnd.oci.image.manifest.v1+json"];
+
+/// The types of an index.
+const INDEXES: [&str; 2] =
+    ["application/vnd.docker.distribution.manifest.list.v2+json", "application/vnd.oci.image.index.v1+json"];
+
+/// The content of the empty object, `{}` (OCI image specification, manifest.md).
+const EMPTY: &str = "application/vnd.oci.empty.v1+json";
+
+/// The types of an attestation's config and statements. The engine reads none of them.
+const ATTESTATION_PARTS: [&str; 4] = [
+    EMPTY,
+    "application/vnd.oci.image.config.v1+json",
+    "application/vnd.docker.container.image.v1+json",
+    "application/vnd.in-toto+json",
+];
+
 /// Checks that an engine that fetches all parts of an attestation fetches them from the same registry.
 pub(in crate::images) fn check_attestation(document: &[u8]) -> Result<(), Problem> {
     let Strict(manifest) =
@@ -123,13 +161,23 @@ pub(in crate::images) fn check_attestation(document: &[u8]) -> Result<(), Proble
     if !manifest.manifests.is_empty() {
         return Err(Problem::Nested);
     }
-    let parts = manifest.config.iter().chain(&manifest.layers);
-    parts.map(|Strict(part)| part.digest()).try_for_each(|digest| digest.map(drop))
+    for Strict(part) in manifest.config.iter().chain(&manifest.layers) {
+        part.digest()?;
+        // The engine reads a part that is called an index, and goes where that sends it.
+        if !ATTESTATION_PARTS.contains(&part.media_type.as_str()) {
+            return Err(Problem::Attestations);
+        }
+    }
+    Ok(())
 }
 
 fn parse(json: &HashMap<Digest, Bytes>, digest: &Digest) -> Result<Option<Manifest>, Problem> {
     let Some(document) = json.get(digest) else { return Ok(None) };
-    let Strict(manifest) = serde_json::from_slice(document).map_err(|_| Problem::Forged)?;
+    let Strict(manifest): Strict<Manifest> = serde_json::from_slice(document).map_err(|_| Problem::Forged)?;
+    // Which of the two it is, the engine decides by its type.
+    if manifest.config.is_some() && !manifest.manifests.is_empty() {
+        return Err(Problem::Forged);
+    }
     Ok(Some(manifest))
 }
 
@@ -141,6 +189,7 @@ struct Descriptor {
     #[serde(default, deserialize_with = "zero")]
     size: u64,
     urls: Option<Vec<String>>,
+    data: Option<IgnoredAny>,
     platform: Option<Strict<DescriptorPlatform>>,
     #[serde(default, deserialize_with = "zero")]
     annotations: HashMap<String, Option<String>>,
@@ -168,12 +217,36 @@ enum Use {
 
 impl Descriptor {
     /// The digest. Descriptors with URLs are refused: an engine with the containerd store fetches such
-    /// content from the URL, which may be a server on the node's network, and wharfd would not see it.
+    /// content from the URL, which may be a server on the node's network, and wharfd would not see it. It takes the
+    /// content from the descriptor itself, too (`data`); the empty object is always the same.
     fn digest(&self) -> Result<Digest, Problem> {
-        if self.urls.as_ref().is_some_and(|urls| !urls.is_empty()) {
+        let has_data = self.data.is_some() && self.media_type != EMPTY;
+        if has_data || self.urls.as_ref().is_some_and(|urls| !urls.is_empty()) {
             return Err(Problem::Elsewhere);
         }
         Digest::parse(&self.digest).ok_or(Problem::Forged)
+    }
+
+    /// The digest of an image's manifest. The engine decides by the type of a descriptor how it reads the content.
+    fn manifest(&self) -> Result<Digest, Problem> {
+        if INDEXES.contains(&self.media_type.as_str()) { Err(Problem::Nested) } else { self.document() }
+    }
+
+    /// The digest of an image's manifest, or of an index.
+    fn document(&self) -> Result<Digest, Problem> {
+        let known = MANIFESTS.iter().chain(&INDEXES).any(|known| self.media_type == *known);
+        if known { self.digest() } else { Err(Problem::Unknown) }
+    }
+
+    /// The digest of an image's config. It would be read as an index if it were called one.
+    fn config(&self) -> Result<Digest, Problem> {
+        const TYPES: [&str; 3] = [
+            "application/vnd.docker.container.image.v1+json",
+            "application/vnd.oci.image.config.v1+json",
+            // Docker 1.10 has pushed this.
+            "application/octet-stream",
+        ];
+        if TYPES.contains(&self.media_type.as_str()) { self.digest() } else { Err(Problem::Unknown) }
     }
 
     /// A layer's compression, by its media type.
@@ -193,13 +266,20 @@ impl Descriptor {
         }
     }
 
-    /// Whether it is an attestation of one of `images`, as BuildKit marks it. An engine never uses one as an
-    /// image: no platform is called `unknown`.
-    fn attests(&self, images: &[Digest], own: &Platform) -> bool {
-        let says = |key: &str| self.annotations.get(key).and_then(Option::as_deref).unwrap_or_default();
-        self.used_on(own) == Use::Never
-            && says("vnd.docker.reference.type") == "attestation-manifest"
-            && images.iter().any(|image| image.as_str() == says("vnd.docker.reference.digest"))
+    /// The digest of the manifest that it says something of: as BuildKit marks it, or containerd.
+    fn subject(&self) -> Option<&str> {
+        let name = if self.is_attestation() {
+            "vnd.docker.reference.digest"
+        } else {
+            "io.containerd.manifest.subject"
+        };
+        self.annotations.get(name).and_then(Option::as_deref).filter(|subject| !subject.is_empty())
+    }
+
+    /// Whether BuildKit has marked it as an attestation.
+    fn is_attestation(&self) -> bool {
+        let kind = self.annotations.get("vnd.docker.reference.type").and_then(Option::as_deref);
+        kind == Some("attestation-manifest")
     }
 
     fn used_on(&self, own: &Platform) -> Use {

@@ -121,8 +121,10 @@ pub(super) enum Problem {
     Nested,
     /// A layer's media type is unknown.
     Unknown,
-    /// A part of the image is at a URL.
+    /// A part of the image is at a URL, or in its own description.
     Elsewhere,
+    /// Its attestations are not as BuildKit makes them.
+    Attestations,
 }
 
 impl Problem {
@@ -136,6 +138,7 @@ impl Problem {
             Self::Nested => fault::nested(reference),
             Self::Unknown => fault::unknown_layers(reference),
             Self::Elsewhere => fault::elsewhere(reference),
+            Self::Attestations => fault::attestations(reference),
         }
     }
 }

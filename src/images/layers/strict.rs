@@ -12,9 +12,11 @@ use serde::{
 };
 
 /// The names that are read of an image's documents, wherever they stand.
-const READ: [&str; 14] = [
+const READ: [&str; 16] = [
+    "annotations",
     "architecture",
     "config",
+    "data",
     "diff_ids",
     "digest",
     "layers",
