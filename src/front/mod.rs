@@ -22,6 +22,7 @@ use crate::{
 };
 use outcome::{Lines, Record};
 use quotas::Quotas;
+pub use quotas::Share;
 
 /// The state that all doors and their handlers share.
 #[derive(Debug)]
@@ -79,6 +80,11 @@ impl Front {
         let member = self.work.begin(call.engine_name(), namespace, kind)?.with_share(share);
         call.record().works(kind);
         Ok(member)
+    }
+
+    /// Begins the end of a namespace: `Work::end` needs the share until it is over.
+    pub fn begin_end(&self, call: &Call) -> Result<Share, Fault> {
+        self.quotas.take_end(call.caller())
     }
 
     /// Every engine, in a fixed order.

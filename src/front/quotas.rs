@@ -19,6 +19,8 @@ enum Load {
     Engine,
     /// Changes, which keep the store busy.
     Store,
+    /// Ends of namespaces, each of which lists the engine's images, and goes on without its client.
+    End,
 }
 
 /// The running work of each caller.
@@ -36,6 +38,15 @@ impl Quotas {
             Kind::Build | Kind::Push | Kind::Pull => (Load::Engine, "builds, pushes and pulls"),
             Kind::Change => (Load::Store, "tags and removals"),
         };
+        self.take_of(caller, load, what).map(Some)
+    }
+
+    /// Takes a share for the end of a namespace. Not that of a change: a caller at that limit can still clean up.
+    pub(super) fn take_end(self: &Arc<Self>, caller: &Caller) -> Result<Share, Fault> {
+        self.take_of(caller, Load::End, "removals of namespaces")
+    }
+
+    fn take_of(self: &Arc<Self>, caller: &Caller, load: Load, what: &str) -> Result<Share, Fault> {
         let (key, max) = ((caller.id().clone(), load), caller.rules().at_once());
         let mut by = self.by();
         // A refused caller must not leave an entry behind.
@@ -48,7 +59,7 @@ impl Quotas {
         }
         by.insert(key.clone(), count + 1);
         drop(by);
-        Ok(Some(Share { key, quotas: Arc::clone(self) }))
+        Ok(Share { key, quotas: Arc::clone(self) })
     }
 
     fn by(&self) -> MutexGuard<'_, HashMap<(CallerId, Load), u32>> {
@@ -58,7 +69,7 @@ impl Quotas {
 
 /// The share of one piece of work; dropping it frees the share.
 #[derive(Debug)]
-pub(super) struct Share {
+pub struct Share {
     key: (CallerId, Load),
     quotas: Arc<Quotas>,
 }
@@ -104,7 +115,9 @@ mod tests {
         let others: Vec<_> = (0..10).map(|_| quotas.take(&two, Kind::Build).unwrap()).collect();
         drop(build);
         let pull = quotas.take(&one, Kind::Pull).unwrap();
-        drop((push, pull, change, others));
+        let ends = [quotas.take_end(&one).unwrap(), quotas.take_end(&one).unwrap()];
+        assert_eq!(quotas.take_end(&one).unwrap_err().reason(), Reason::LimitReached);
+        drop((push, pull, change, others, ends));
         assert!(quotas.by().is_empty());
     }
 }

@@ -33,6 +33,7 @@ impl NamespaceService for Namespaces {
             let permit = authorize(&call, request.into_inner().namespace)?;
             let (images, name) = (call.images().await?, call.engine_name().clone());
             let work = Arc::clone(self.front.work());
+            let share = self.front.begin_end(&call)?;
             // This task cancels the namespace's group, so it runs outside it. It runs to its end even if
             // the client disconnects.
             let tasks = work.group().enter("delete namespace")?;
@@ -40,6 +41,7 @@ impl NamespaceService for Namespaces {
                 .spawn("delete namespace", async move {
                     let end = work.end(&name, &permit).await;
                     let (images, references) = images.delete_namespace(&permit).await?;
+                    drop(share);
                     Ok(DeleteNamespaceResponse {
                         references: references.iter().map(ToString::to_string).collect(),
                         cancelled_builds: end.builds(),

@@ -1,16 +1,16 @@
 //! A caller that tries to use all of an engine.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, transport::Channel};
 use tonic_types::StatusExt as _;
-use wharf::wire::v1::BuildSpec;
+use wharf::wire::v1::{BuildSpec, DeleteNamespaceRequest, namespace_service_client::NamespaceServiceClient};
 
-use crate::harness::{Test, Wharf, Wharfd, cases, image::context_tar, rpc, wait_for};
+use crate::harness::{Test, Wharf, Wharfd, cases, image::context_tar, relay::Relay, rpc, wait_for};
 
-cases![a_caller_at_its_limit_stops_no_other];
+cases![a_caller_at_its_limit_stops_no_other, removals_of_namespaces_are_limited];
 
 const BOUND: usize = 2;
 const CONFIG: &str = "[[serve]]\nuid = 1000\nnamespaces = \"*\"\nat_once = 2\n";
@@ -81,4 +81,30 @@ async fn a_caller_at_its_limit_stops_no_other(test: Arc<Test>) {
     for held in held.into_iter().chain(unbound) {
         held.end().await.ok();
     }
+}
+
+/// The removal of a namespace runs to its end without its client, who could begin any number of them.
+async fn removals_of_namespaces_are_limited(test: Arc<Test>) {
+    let relay = Relay::start(&test);
+    let wharfd = test.wharfd_with(Some(CONFIG), &["--engine", &relay.address()]).await;
+    let greedy = rpc::connect_as(&wharfd.socket(), 1000).await;
+    let remove = async |number: usize| {
+        let namespace = Some(rpc::namespace(&format!("greedy#{number}")));
+        NamespaceServiceClient::new(greedy.clone())
+            .delete_namespace(DeleteNamespaceRequest { namespace })
+            .await
+    };
+    remove(0).await.unwrap();
+    relay.pause();
+    let mut number = 0;
+    let refused = wait_for("a refusal", async || {
+        number += 1;
+        tokio::time::timeout(Duration::from_millis(300), remove(number)).await.ok()?.err()
+    })
+    .await;
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
+    assert!(refused.message().contains("uid 1000 has 2 running removals of namespaces"), "{refused:?}");
+    assert_eq!(number, BOUND + 1);
+    relay.resume();
+    wait_for("the removals to end", async || remove(0).await.ok()).await;
 }
