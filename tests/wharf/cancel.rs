@@ -54,13 +54,8 @@ impl Endless {
     }
 
     async fn runs(&self, build: &Background) {
-        wait_for("the step to run", async || {
-            if let Some(status) = build.ended().await {
-                panic!("the build ended with {status}:\n{}", build.lines().join("\n"));
-            }
-            (!Engine::processes_with(&self.seconds).is_empty()).then_some(())
-        })
-        .await;
+        let runs = async || (!Engine::processes_with(&self.seconds).is_empty()).then_some(());
+        build.while_running("the step to run", runs).await;
     }
 
     async fn gone(&self) {
@@ -168,6 +163,12 @@ pub(crate) async fn transfers(test: &Test, wharfd: &Wharfd) -> Vec<String> {
     names
 }
 
+/// Waits until the engine has a name at the relay, by which it pushes.
+pub(crate) async fn begun(test: &Test, wharfd: &Wharfd, push: &Background) {
+    let begun = async || (transfers(test, wharfd).await.len() == 1).then_some(());
+    push.while_running("the engine to push", begun).await;
+}
+
 async fn the_daemon_is_killed_during_a_push(test: Arc<Test>) {
     let (mute, wharfd) = tokio::join!(BrokenRegistry::start(Broken::Greeting), test.wharfd());
     let job = Wharf::new(&test, &wharfd, "job#1");
@@ -182,13 +183,7 @@ async fn the_daemon_is_killed_during_a_push(test: Arc<Test>) {
 
     for pushed in [&name, &free] {
         let push = job.start(["push", pushed]);
-        wait_for("the engine to push", async || {
-            if let Some(status) = push.ended().await {
-                panic!("the push ended with {status}:\n{}", push.lines().join("\n"));
-            }
-            (transfers(&test, &wharfd).await.len() == 1).then_some(())
-        })
-        .await;
+        begun(&test, &wharfd, &push).await;
         // A container of that name still gets the operator's image, or the registry's.
         assert_eq!(test.engine.id(&name).await, operators);
         assert!(test.engine.inspect(&free).await.is_none());

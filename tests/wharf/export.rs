@@ -52,13 +52,8 @@ impl Large {
 
 /// Waits until a build exports its image.
 async fn exports(build: &Background) {
-    wait_for("the export", async || {
-        if let Some(status) = build.ended().await {
-            panic!("the build ended with {status}:\n{}", build.lines().join("\n"));
-        }
-        build.lines().iter().any(|line| line.contains("exporting layers")).then_some(())
-    })
-    .await;
+    let exports = async || build.lines().iter().any(|line| line.contains("exporting layers")).then_some(());
+    build.while_running("the export", exports).await;
 }
 
 /// Shows that the bare engine names an image after its build was cancelled. This takes as long as any export

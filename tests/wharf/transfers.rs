@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rustix::process::Signal;
 
 use crate::{
-    cancel::transfers,
+    cancel::{begun, transfers},
     harness::{
         Image, Test, Wharf, Wharfd, cases,
         image::{CONFIG, File, Layer, MANIFEST, digest},
@@ -61,44 +61,31 @@ async fn ends(test: &Test, wharfd: &Wharfd, job: &Wharf, work: Background, end: 
     assert_eq!(left, Vec::<String>::new(), "{end:?}");
 }
 
-/// Waits until the engine has a name of the relay's.
-async fn begun(test: &Test, wharfd: &Wharfd, work: &Background) {
-    wait_for("the engine to push", async || {
-        if let Some(status) = work.ended().await {
-            panic!("it ended with {status}:\n{}", work.lines().join("\n"));
-        }
-        (transfers(test, wharfd).await.len() == 1).then_some(())
+async fn a_push(test: Arc<Test>) {
+    pushes(&test, async |job, context, name| {
+        job.build_id(context, &["-t", name]).await;
+        job.start(["push", name])
     })
     .await;
 }
 
-async fn a_push(test: Arc<Test>) {
-    let (mute, wharfd) = tokio::join!(BrokenRegistry::start(Broken::Greeting), test.wharfd());
-    let name = format!("{}/app:1", mute.host());
-    for end in ENDS {
-        let content = test.unique("app");
-        let files = [("Dockerfile", "FROM scratch\nCOPY file /\n"), ("file", content.as_str())];
-        let context = test.context(&format!("{end:?}"), &files);
-        let job = Wharf::new(&test, &wharfd, &format!("{end:?}#1"));
-        job.build_id(&context, &["-t", &name]).await;
-        let push = job.start(["push", &name]);
-        begun(&test, &wharfd, &push).await;
-        ends(&test, &wharfd, &job, push, end, 1).await;
-    }
-}
-
 /// What was built is there, and can be pushed again.
 async fn a_push_after_a_build(test: Arc<Test>) {
+    pushes(&test, async |job, context, name| job.start(["build", "--push", "-t", name, context])).await;
+}
+
+/// Each end of what `start` begins with a job, a context and a name at a registry that does not answer.
+async fn pushes(test: &Test, start: impl AsyncFn(&Wharf, &str, &str) -> Background) {
     let (mute, wharfd) = tokio::join!(BrokenRegistry::start(Broken::Greeting), test.wharfd());
     let name = format!("{}/app:1", mute.host());
     for end in ENDS {
         let content = test.unique("app");
         let files = [("Dockerfile", "FROM scratch\nCOPY file /\n"), ("file", content.as_str())];
         let context = test.context(&format!("{end:?}"), &files);
-        let job = Wharf::new(&test, &wharfd, &format!("{end:?}#1"));
-        let build = job.start(["build", "--push", "-t", &name, context.to_str().unwrap()]);
-        begun(&test, &wharfd, &build).await;
-        ends(&test, &wharfd, &job, build, end, 1).await;
+        let job = Wharf::new(test, &wharfd, &format!("{end:?}#1"));
+        let push = start(&job, context.to_str().unwrap(), &name).await;
+        begun(test, &wharfd, &push).await;
+        ends(test, &wharfd, &job, push, end, 1).await;
     }
 }
 
@@ -137,13 +124,9 @@ async fn a_pull(test: Arc<Test>) {
         .await;
         let job = Wharf::new(&test, &wharfd, &format!("{end:?}#1"));
         let pull = job.start(["pull", &format!("{}/app:1", registry.host())]);
-        wait_for("the engine to ask for the layer", async || {
-            if let Some(status) = pull.ended().await {
-                panic!("it ended with {status}:\n{}", pull.lines().join("\n"));
-            }
-            registry.requests().iter().any(|request| request.contains(&layer.digest)).then_some(())
-        })
-        .await;
+        let asked =
+            async || registry.requests().iter().any(|request| request.contains(&layer.digest)).then_some(());
+        pull.while_running("the engine to ask for the layer", asked).await;
         ends(&test, &wharfd, &job, pull, end, 0).await;
     }
 }

@@ -92,6 +92,22 @@ impl Background {
         Ok(status)
     }
 
+    /// Waits for `condition`, which cannot come any more once the process has ended.
+    pub(crate) async fn while_running<T>(
+        &self,
+        what: &str,
+        mut condition: impl AsyncFnMut() -> Option<T>,
+    ) -> T {
+        wait_for_at_most(super::PATIENCE, what, async || {
+            if let Some(status) = self.ended().await {
+                let lines = self.lines().join("\n");
+                panic!("it ended with {} while the test waited for {what}:\n{lines}", shell_status(status));
+            }
+            condition().await
+        })
+        .await
+    }
+
     /// Waits for a line of output that `wanted` accepts.
     pub(crate) async fn says<T>(&self, what: &str, mut wanted: impl FnMut(&str) -> Option<T>) -> T {
         wait_for_at_most(super::PATIENCE, what, async || {

@@ -19,7 +19,7 @@ use wharf::{
 use super::{
     Engine, PATIENCE, lock,
     process::{Background, command, shell_status},
-    rpc, wait_for,
+    rpc,
 };
 
 /// How many lines of its log a failure shows.
@@ -106,13 +106,7 @@ impl Wharfd {
     pub(crate) async fn start(&self) {
         let process = self.spawn();
         let socket = self.socket();
-        wait_for("wharfd to listen", async || {
-            if let Some(status) = process.ended().await {
-                panic!("wharfd ended with {}:\n{}", shell_status(status), process.lines().join("\n"));
-            }
-            UnixStream::connect(&socket).await.ok()
-        })
-        .await;
+        process.while_running("wharfd to listen", async || UnixStream::connect(&socket).await.ok()).await;
     }
 
     /// Starts it and does not wait for it to answer.
@@ -190,10 +184,11 @@ impl Wharfd {
         }
         let engine = super::http::Server::Unix(self.engine_socket.clone());
         let keys = self.keys();
-        let mut names = names_below(&engine, &self.prefix()).await;
-        names.retain(|name| !matches!(naming::room(name), Some((_, Room::Frontend))));
-        let transfers = names_below(&engine, "127.0.0.1:").await.into_iter();
-        names.extend(transfers.filter(|name| naming::relay_instance(name) == Some(keys.instance())));
+        let mut names = names_below(&engine, "").await;
+        names.retain(|name| match naming::room(name) {
+            Some((instance, room)) => instance == keys.instance() && !matches!(room, Room::Frontend),
+            None => naming::relay_instance(name) == Some(keys.instance()),
+        });
         names
     }
 
