@@ -1,6 +1,6 @@
 //! The fetch of one image from a registry into the engine, under its hold.
 
-use std::{collections::HashMap, future::Future, time::Duration};
+use std::{collections::HashMap, future::Future};
 
 use bollard::{
     auth::DockerCredentials,
@@ -17,6 +17,7 @@ use super::{
         Claims, Problem,
         claims::{check_attestation, children},
     },
+    proof::REGISTRY_TIMEOUT,
     turns::Turn,
 };
 use crate::{
@@ -41,9 +42,6 @@ pub(super) struct Fetch {
     pub(super) logged_in: bool,
     pub(super) tasks: Group,
 }
-
-/// The longest wait for all attestations of an image: others wait for its turn.
-const ATTESTATIONS_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// An image that the engine has.
 pub(super) struct Fetched {
@@ -158,7 +156,8 @@ impl Fetch {
         let hashes = self.tasks.child("hashes");
         let watch = claims.map(|claims| images.hash_passing(claims, &hashes));
         let (repository, mut manifests) = (self.repository.clone(), self.manifests.clone());
-        let attestations = timeout(ATTESTATIONS_TIMEOUT, Box::pin(self.attestations()));
+        // Others wait for this turn.
+        let attestations = timeout(REGISTRY_TIMEOUT, Box::pin(self.attestations()));
         let attestations = self.unless_stopped(turn, attestations).await?;
         manifests.extend(attestations.map_err(|_| fault::stalled(&self.reference))??);
         let transfer = images.relay().pull(&path, repository, manifests, watch);

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// A registry that does not show an image in this time counts as unavailable.
-const REGISTRY_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const REGISTRY_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the engine's information about registries is used: the engine can reload its configuration.
 const REACH_TTL: Duration = Duration::from_secs(60);
 

@@ -77,6 +77,10 @@ impl Seen {
     /// The new form of one operation, if it changes.
     fn salted(&mut self, bytes: &[u8], salts: Salts<'_>) -> Option<Vec<u8>> {
         let mut op = Op::decode(bytes).ok()?;
+        // A changed operation is encoded in the same way as BuildKit encoded it. BuildKit recognises finished work
+        // of a build, such as the tar's upload, by an operation's digest, and a newer BuildKit computes the digest
+        // from its own encoding.
+        let encode = if by_number(&op) == bytes { by_number } else { kind_last };
         let mut changes = false;
         match &mut op.op {
             Some(op::Op::Source(source)) => {
@@ -110,7 +114,7 @@ impl Seen {
                 changes = true;
             }
         }
-        let now = changes.then(|| encode_as(bytes, &op))?;
+        let now = changes.then(|| encode(&op))?;
         self.changed.insert(digest(bytes), digest(&now));
         Some(now)
     }
@@ -133,14 +137,6 @@ fn salt(file: &mut FileOp, inputs: usize, path: &str) {
             action: Some(Action::Rm(remove)),
         });
     }
-}
-
-/// Encodes a changed operation in the same way as BuildKit, recognised from the operation that it sent.
-/// BuildKit recognises finished work of a build, such as the tar's upload, by an operation's digest, and a
-/// newer BuildKit computes the digest from its own encoding.
-fn encode_as(sent: &[u8], op: &Op) -> Vec<u8> {
-    let is_by_number = Op::decode(sent).is_ok_and(|before| by_number(&before) == sent);
-    if is_by_number { by_number(op) } else { kind_last(op) }
 }
 
 /// The encoding of Gogo's protobuf (BuildKit 0.13).

@@ -43,9 +43,7 @@ impl Metadata<'_> {
             .collect::<Map<_, _>>()
             .into()
     }
-}
 
-impl Metadata<'_> {
     /// The name that keeps meaning this image, whatever is built later: the pushed name with its digest; else
     /// its first name, or its id.
     fn reference(&self) -> String {

@@ -14,7 +14,7 @@ use std::{
 use sha2::{Digest as _, Sha256};
 
 use super::{Filter, patterns::Matched};
-use crate::wire::v1::FileSync;
+use crate::{names::reference::Digest, wire::v1::FileSync};
 
 /// How far the two times of a file may be apart: a linker sets the mode of what it has just written. In less
 /// time nobody builds from a file and writes it again.
@@ -64,7 +64,8 @@ pub(super) fn of_directory(root: &Path, rules: &[u8]) -> String {
         part(&seconds.to_be_bytes());
         part(&nanoseconds.to_be_bytes());
     }
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    let digest = Digest::from_sha256(hash.finalize().into());
+    digest.as_str().trim_start_matches("sha256:").to_owned()
 }
 
 /// Whether a file's time need not be the one at which it was written.
@@ -99,74 +100,73 @@ mod tests {
     };
 
     use super::*;
+    use crate::client::sync::tests::Scratch;
 
-    struct Scratch(PathBuf);
+    /// A directory with `d/ignored` in it.
+    struct Context(Scratch);
 
-    impl Scratch {
-        fn new(name: &str) -> Self {
-            let path = std::env::temp_dir().join(format!("wharf-state-{name}-{}", std::process::id()));
-            let _ = fs::remove_dir_all(&path);
-            fs::create_dir_all(path.join("d/ignored")).unwrap();
-            Self(path)
+    impl Context {
+        fn new() -> Self {
+            let scratch = Scratch::new();
+            fs::create_dir_all(scratch.path().join("d/ignored")).unwrap();
+            Self(scratch)
+        }
+
+        fn at(&self, name: &str) -> PathBuf {
+            self.0.path().join(name)
         }
 
         /// Writes a file, with a time long ago if it is `old`.
         fn write(&self, name: &str, content: &str, old: bool) {
-            fs::write(self.0.join(name), content).unwrap();
+            fs::write(self.at(name), content).unwrap();
             if old {
-                let file = File::options().write(true).open(self.0.join(name)).unwrap();
+                let file = File::options().write(true).open(self.at(name)).unwrap();
                 file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000)).unwrap();
             }
         }
 
         fn state(&self) -> String {
-            of_directory(&self.0, b"\xef\xbb\xbf# a word\n /d/ignored/ \n*.log\n! /d/kept.log\n")
-        }
-    }
-
-    impl Drop for Scratch {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
+            of_directory(self.0.path(), b"\xef\xbb\xbf# a word\n /d/ignored/ \n*.log\n! /d/kept.log\n")
         }
     }
 
     #[test]
     fn it_changes_with_files_whose_time_is_claimed() {
-        let scratch = Scratch::new("claimed");
-        let mut states = vec![scratch.state()];
+        let context = Context::new();
+        let mut states = vec![context.state()];
         let mut becomes_another = |what: &str| {
             // The kernel's clock is coarse: as two builds are, two states are some milliseconds apart.
             std::thread::sleep(Duration::from_millis(20));
-            let state = scratch.state();
-            assert_eq!(scratch.state(), state, "it is read twice");
+            let state = context.state();
+            assert_eq!(context.state(), state, "it is read twice");
             assert!(!states.contains(&state), "{what}");
             states.push(state);
         };
-        scratch.write("d/old", "one", true);
+        context.write("d/old", "one", true);
         becomes_another("a file with a time of long ago");
-        scratch.write("d/old", "two", true);
+        context.write("d/old", "two", true);
         becomes_another("rewritten in place");
-        fs::remove_file(scratch.0.join("d/old")).unwrap();
-        scratch.write("d/old", "six", true);
+        fs::remove_file(context.at("d/old")).unwrap();
+        context.write("d/old", "six", true);
         becomes_another("made anew");
-        fs::rename(scratch.0.join("d/old"), scratch.0.join("other")).unwrap();
+        fs::rename(context.at("d/old"), context.at("other")).unwrap();
         becomes_another("renamed");
-        scratch.write("d/kept.log", "", true);
+        context.write("d/kept.log", "", true);
         becomes_another("not ignored");
-        assert_ne!(Scratch::new("one").state(), Scratch::new("two").state(), "two directories");
+        assert_ne!(Context::new().state(), Context::new().state(), "two directories");
     }
 
     #[test]
     fn it_stays_with_files_that_were_just_written_or_are_ignored() {
-        let scratch = Scratch::new("written");
-        let state = scratch.state();
+        let context = Context::new();
+        let state = context.state();
         for (name, old) in [("new", false), ("d/new", false), ("d/ignored/x", true), ("a.log", true)] {
-            scratch.write(name, "one", old);
-            assert_eq!(scratch.state(), state, "{name}");
-            scratch.write(name, "two", old);
-            assert_eq!(scratch.state(), state, "{name}");
+            context.write(name, "one", old);
+            assert_eq!(context.state(), state, "{name}");
+            context.write(name, "two", old);
+            assert_eq!(context.state(), state, "{name}");
         }
-        std::os::unix::fs::symlink("/", scratch.0.join("link")).unwrap();
-        assert_eq!(scratch.state(), state, "a link has no content");
+        std::os::unix::fs::symlink("/", context.at("link")).unwrap();
+        assert_eq!(context.state(), state, "a link has no content");
     }
 }

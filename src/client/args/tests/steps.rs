@@ -4,13 +4,12 @@
 
 use std::{
     collections::BTreeSet,
-    env,
     fmt::Write as _,
     fs,
     path::{Path, PathBuf},
 };
 
-use super::Cli;
+use super::{Cli, is_up_to_date};
 
 /// A step, which runs one of the client's commands.
 struct Step {
@@ -50,10 +49,11 @@ impl Argument {
     const fn with(self, more: &'static str) -> Self {
         Self { more, ..self }
     }
+}
 
-    const fn without_flag(self) -> Self {
-        Self { flag: None, ..self }
-    }
+/// The argument that becomes the client's operand.
+const fn operand(name: &'static str, takes: &'static str, means: &'static str) -> Argument {
+    Argument { flag: None, ..argument(name, takes, "", means) }
 }
 
 const ADDR: Argument =
@@ -84,8 +84,7 @@ const STEPS: [Step; 2] = [
             (
                 "The input",
                 &[
-                    argument("context", "text", "", "the directory to send to the node; `'.'` by default")
-                        .without_flag()
+                    operand("context", "text", "the directory to send to the node; `'.'` by default")
                         .with("otherwise: '.'"),
                     argument("file", "text", "--file", "the Dockerfile; `'Dockerfile'` in the context by default"),
                     argument("target", "text", "--target", "the stage to build; the last by default"),
@@ -172,8 +171,7 @@ A failed build fails the step. An abort of the run stops the build on the node.
         groups: &[(
             "",
             &[
-                argument("tag", "text", "", "the name of the image, under which it is pushed; required")
-                    .without_flag()
+                operand("tag", "text", "the name of the image, under which it is pushed; required")
                     .with("required: true"),
                 argument(
                     "credentials",
@@ -292,14 +290,7 @@ fn the_steps_are_up_to_date() {
     }
     made.push((page, pages));
     for (path, text) in made {
-        if env::var_os("WHARF_DOCS").is_some_and(|what| what == "write") {
-            fs::write(&path, &text).unwrap();
-        }
-        let path_name = path.display();
-        assert!(
-            read(&path) == text,
-            "{path_name} is out of date: run `WHARF_DOCS=write cargo test the_steps`"
-        );
+        is_up_to_date(&path, &text, "the_steps");
     }
 }
 
