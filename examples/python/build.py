@@ -83,7 +83,7 @@ def build(address, job, run, reference, directory, *arguments):
             for detail in getattr(rpc_status.from_call(error), "details", ()):
                 info = error_details_pb2.ErrorInfo()
                 if detail.Unpack(info):  # Its reason is one of ErrorReason's, for programs to act on.
-                    print(f"{info.reason}: {printable(info.metadata['hint'])}", file=sys.stderr)
+                    print(f"{info.reason}:", *map(printable, map(": ".join, info.metadata.items())), file=sys.stderr)
             return STATUS.get(error.code(), 4)
         except KeyboardInterrupt:  # Leaving the channel's block ends the call, and so the build.
             return 130

@@ -119,7 +119,7 @@ class Example(unittest.TestCase):
     def test_a_reference_that_is_none(self):
         status, _, err = self.build("FROM scratch\nLABEL a=b\n", reference="UPPER:1")
         self.assertEqual(status, 2, err)
-        self.assertRegex(err, r"(?m)\AINVALID_ARGUMENT: `UPPER:1` .*\nINVALID_INPUT: ")
+        self.assertRegex(err, r"(?m)\AINVALID_ARGUMENT: `UPPER:1` .*\nINVALID_INPUT:")
 
     def test_progress_is_shown_at_once_and_ctrl_c_ends_it(self):
         pathlib.Path(self.dir, "Dockerfile").write_text(
