@@ -73,12 +73,12 @@ def build(address, job, run, reference, directory, *arguments):
         password=os.environ.get("REGISTRY_PASSWORD", ""))
     start = build_pb2.BuildStart(
         namespace=namespace_pb2.Namespace(job=job, run=run), credentials=[login] if login.username else [],
-        spec=build_pb2.BuildSpec(
-            tags=[reference], push=True, build_args=dict(word.split("=", 1) for word in arguments)))
+        spec=build_pb2.BuildSpec(tags=[reference], push=True, build_args=dict(word.split("=", 1) for word in arguments)))
     with grpc.insecure_channel(address, OPTIONS) as channel:
         try:
             end = follow(build_pb2_grpc.BuildServiceStub(channel).Build(requests(start, directory)))
         except grpc.RpcError as error:
+            error.__traceback__ = None  # It keeps the call until the program's exit, where gRPC can hang as it frees the call.
             print(f"{error.code().name}: {printable(error.details())}", file=sys.stderr)
             for detail in getattr(rpc_status.from_call(error), "details", ()):
                 info = error_details_pb2.ErrorInfo()
