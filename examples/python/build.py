@@ -19,8 +19,6 @@ from grpc_status import rpc_status
 
 from wharf.v1 import build_pb2, build_pb2_grpc, namespace_pb2, registry_pb2
 
-# gRPC's C core makes an authority from the socket's path, which HTTP does not allow and wharfd refuses.
-OPTIONS = [("grpc.default_authority", "localhost")]
 STATUS = {grpc.StatusCode.PERMISSION_DENIED: 3, grpc.StatusCode.UNAUTHENTICATED: 3, grpc.StatusCode.INVALID_ARGUMENT: 2}
 
 
@@ -74,7 +72,7 @@ def build(address, job, run, reference, directory, *arguments):
     start = build_pb2.BuildStart(
         namespace=namespace_pb2.Namespace(job=job, run=run), credentials=[login] if login.username else [],
         spec=build_pb2.BuildSpec(tags=[reference], push=True, build_args=dict(word.split("=", 1) for word in arguments)))
-    with grpc.insecure_channel(address, OPTIONS) as channel:
+    with grpc.insecure_channel(address) as channel:
         try:
             end = follow(build_pb2_grpc.BuildServiceStub(channel).Build(requests(start, directory)))
         except grpc.RpcError as error:

@@ -1,4 +1,4 @@
-//! A connection that counts the bytes it has read, which tells a silent client from a slow one.
+//! A connection's bytes before h2 reads them. They are counted, which tells a silent client from a slow one.
 
 use std::{
     io,
@@ -15,16 +15,20 @@ use tokio::{
     net::UnixStream,
 };
 
-/// A stream and the number of bytes read from it.
+use super::authority::Authorities;
+
+/// A stream, and the number of bytes read from it.
 pub(super) struct Begun {
     stream: UnixStream,
     read: Arc<AtomicUsize>,
+    authorities: Authorities,
 }
 
 impl Begun {
-    pub(super) fn new(stream: UnixStream) -> (Self, Arc<AtomicUsize>) {
+    /// `preface` is the length of the preface.
+    pub(super) fn new(stream: UnixStream, preface: usize) -> (Self, Arc<AtomicUsize>) {
         let read = Arc::new(AtomicUsize::new(0));
-        (Self { stream, read: Arc::clone(&read) }, read)
+        (Self { stream, read: Arc::clone(&read), authorities: Authorities::new(preface) }, read)
     }
 }
 
@@ -36,7 +40,9 @@ impl AsyncRead for Begun {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
-        self.read.fetch_add(buffer.filled().len().saturating_sub(before), Ordering::Relaxed);
+        let new = buffer.filled_mut().get_mut(before..).unwrap_or_default();
+        self.read.fetch_add(new.len(), Ordering::Relaxed);
+        self.authorities.mend(new);
         polled
     }
 }

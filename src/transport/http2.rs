@@ -110,7 +110,7 @@ where
             }))
         }
     });
-    let (stream, read) = Begun::new(stream);
+    let (stream, read) = Begun::new(stream, PREFACE_BYTES);
     let serving = http2::Builder::new(group.clone())
         .timer(TokioTimer::new())
         .initial_stream_window_size(bounds.stream_window)

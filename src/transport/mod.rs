@@ -1,6 +1,7 @@
 //! Sockets: the peer of each connection as the kernel reports it, limits on connections, and HTTP/2.
 
 mod accept;
+mod authority;
 mod begun;
 mod beside;
 mod http2;

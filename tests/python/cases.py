@@ -162,7 +162,7 @@ class Example(unittest.TestCase):
 
 class Service(unittest.TestCase):
     def setUp(self):
-        self.channel = self.enterContext(grpc.insecure_channel(ADDRESS, build.OPTIONS))
+        self.channel = self.enterContext(grpc.insecure_channel(ADDRESS))
 
     def test_health(self):
         health = health_pb2_grpc.HealthStub(self.channel)
