@@ -1,6 +1,6 @@
 //! Manifests and blobs of one repository, from the same servers that the engine would ask.
 
-use std::{path::PathBuf, sync::Arc, time::Instant};
+use std::{path::PathBuf, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 use http::header;
@@ -223,9 +223,10 @@ impl Blob {
 
     /// The next piece; `None` at the end, once the bytes have matched the digest.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
-        let begun = Instant::now();
+        let wait = self.meter.wait();
         if let Some(piece) = self.answer.next().await? {
-            self.meter.add(piece.len(), begun.elapsed());
+            drop(wait);
+            self.meter.moved(piece.len());
             self.hasher.update(&piece);
             return Ok(Some(piece));
         }

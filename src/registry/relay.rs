@@ -8,6 +8,7 @@
 mod answers;
 mod pull;
 mod push;
+mod sent;
 mod starving;
 mod strangers;
 

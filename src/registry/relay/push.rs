@@ -4,7 +4,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -21,9 +21,11 @@ use super::{
         answer::{Answer, Moving, full},
         client::Target,
         error::Kind,
+        meter::Meter,
         server::{At, Place},
     },
     Body, Error, answers, digest_in, is_head,
+    sent::Sent,
 };
 use crate::names::reference::Digest;
 
@@ -53,12 +55,34 @@ pub(super) struct Push {
     target: tokio::sync::Mutex<Target>,
     uploads: Mutex<HashMap<u64, Place>>,
     next: AtomicU64,
+    pub(super) meter: Arc<Meter>,
+    /// How many requests the engine has sent.
+    requests: AtomicU64,
+    /// Has a clone for each request that is not answered yet.
+    open: Arc<()>,
 }
 
 impl Push {
     pub(super) fn new(target: Target) -> Self {
         let target = tokio::sync::Mutex::new(target);
-        Self { target, uploads: Mutex::default(), next: AtomicU64::new(0) }
+        Self {
+            target,
+            uploads: Mutex::default(),
+            next: AtomicU64::new(0),
+            meter: Arc::default(),
+            requests: AtomicU64::new(0),
+            open: Arc::default(),
+        }
+    }
+
+    /// How many requests the engine has sent.
+    pub(super) fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    /// Whether a request of the engine waits for its answer.
+    pub(super) fn is_asked(&self) -> bool {
+        Arc::strong_count(&self.open) > 1
     }
 
     pub(super) async fn answer(
@@ -67,6 +91,8 @@ impl Push {
         request: Request<Incoming>,
         what: &str,
     ) -> Result<Response<Body>, Error> {
+        let _open = Arc::clone(&self.open);
+        self.requests.fetch_add(1, Ordering::Relaxed);
         let method = request.method().clone();
         if let Some(at) = what.strip_prefix("manifests/") {
             match method {
@@ -104,12 +130,14 @@ impl Push {
         let at = At::Repository(what.to_owned());
         let mut target = self.target.lock().await.clone();
         let mut tries = Tries::default();
+        let wait = self.meter.wait();
         let answer = loop {
             let answer = target.server.send(method, &at, &headers).await?;
             if !tries.again(answer.status).await {
                 break answer;
             }
         };
+        drop(wait);
         self.learn(&target).await;
         match answer.status {
             StatusCode::NOT_FOUND => Ok(answers::plain(StatusCode::NOT_FOUND)),
@@ -135,6 +163,7 @@ impl Push {
         let (mut target, moving) = (self.target.lock().await.clone(), Moving::new());
         let at = At::Repository(what);
         let mut tries = Tries::default();
+        let _wait = self.meter.wait();
         let answer = loop {
             let body = full(body.clone());
             let answer = target.server.send_body(&Method::PUT, &at, &headers, body, &moving).await?;
@@ -154,6 +183,7 @@ impl Push {
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(0));
         let mut target = self.target.lock().await.clone();
+        let _wait = self.meter.wait();
         let answer = success(target.server.send(&Method::POST, &at, &headers).await?).await?;
         let place = target.server.place(&at, &answer)?;
         self.learn(&target).await;
@@ -194,14 +224,13 @@ impl Push {
         let mut target = self.target.lock().await.clone();
         let answer = if matches!(method, Method::PUT | Method::PATCH) {
             let moving = Moving::new();
-            let noted = moving.clone();
-            let body = request.into_body().map_frame(move |frame| {
-                noted.moved();
-                frame
-            });
+            let (body, waiting) = Sent::new(request.into_body(), moving.clone(), Arc::clone(&self.meter));
             let body = body.map_err(Into::into).boxed_unsync();
-            target.server.send_body(&method, &at, &headers, body, &moving).await?
+            let sent = target.server.send_body(&method, &at, &headers, body, &moving).await;
+            waiting.clear();
+            sent?
         } else {
+            let _wait = self.meter.wait();
             target.server.send(&method, &at, &headers).await?
         };
         let answer = success(answer).await?;

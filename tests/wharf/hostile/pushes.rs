@@ -14,11 +14,16 @@ use crate::harness::{
     Engine, Test, Wharf, cases,
     engine::registry_auth,
     lock,
+    process::shell_status,
     script::{Reply, ScriptedRegistry},
     wait_for,
 };
 
-cases![an_upload_that_is_complete_at_once, a_layer_that_another_push_uploads];
+cases![
+    an_upload_that_is_complete_at_once,
+    a_layer_that_another_push_uploads,
+    uploads_that_never_end_delay_no_other_push,
+];
 
 /// Answers that an upload is already complete, although the push has named no other repository: the classic
 /// store looks up that repository through a nil pointer.
@@ -108,4 +113,38 @@ async fn a_layer_that_another_push_uploads(test: Arc<Test>) {
     let is_upload = |request: &String| !request.starts_with("POST") && request.contains("/uploads/");
     wait_for("the first upload", async || registry.requests().iter().any(is_upload).then_some(())).await;
     second.run(["push", &name]).await.ok();
+}
+
+/// The classic store uploads five layers at once, of all pushes. Without the relay's look at them, those of one
+/// registry keep the others waiting for as long as it likes.
+async fn uploads_that_never_end_delay_no_other_push(test: Arc<Test>) {
+    let mute = ScriptedRegistry::start(|method, path| match (method, path) {
+        (_, "/v2/") => Reply::Whole("200 OK", Vec::new(), b"{}".to_vec()),
+        ("POST", _) => {
+            let location = ("location", "/v2/app/blobs/uploads/1".to_owned());
+            Reply::Whole("202 Accepted", vec![location], Vec::new())
+        }
+        ("HEAD", _) => Reply::Whole("404 Not Found", Vec::new(), Vec::new()),
+        // It takes all of the layer, and says nothing.
+        _ => Reply::Never,
+    })
+    .await;
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    let (thief, victim) = (Wharf::new(&test, &wharfd, "thief#1"), Wharf::new(&test, &wharfd, "victim#1"));
+    let layers = ["a", "b", "c", "d", "e"].map(|name| (name, test.unique(name)));
+    let copies: String = layers.iter().map(|(name, _)| format!("COPY {name} /\n")).collect();
+    let dockerfile = format!("FROM scratch\n{copies}");
+    let files: Vec<_> = layers.iter().map(|(name, content)| (*name, content.as_str())).collect();
+    let context = test.context("context", &[&[("Dockerfile", dockerfile.as_str())], &*files].concat());
+    let context = context.to_str().unwrap();
+    let pushing = thief.start(["build", "--push", "-t", &format!("{}/app:1", mute.host()), context]);
+    let uploads = || mute.requests().iter().filter(|request| request.starts_with("PATCH")).count();
+    pushing.while_running("five uploads", async || (uploads() == 5).then_some(())).await;
+    victim.build(context, &["--push", "-t", &format!("{}/app:1", registry.host())]).await.ok();
+    if !test.engine.is_containerd() {
+        let status = wait_for("the end of the slow push", async || pushing.ended().await).await;
+        assert_eq!(shell_status(status), 5, "{:?}", pushing.lines());
+        let why = "while other pushes wait";
+        assert!(pushing.lines().iter().any(|line| line.contains(why)), "{:?}", pushing.lines());
+    }
 }
