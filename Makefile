@@ -3,10 +3,10 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test check unit fuzz deny build frontend package engines down bench clean
+.PHONY: help demo test check unit fuzz fuzz-frontend deny build frontend package engines down bench clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 16
 
 demo: ## build, push, pull back and run examples/hello with a real engine and registry
 	scripts/demo
@@ -26,6 +26,9 @@ unit: ## the tests that need no engine
 
 fuzz: ## each fuzzer of fuzz/ for FUZZ_SECONDS (600), from a seed that is told
 	scripts/fuzz $${FUZZ_SECONDS:-600}
+
+fuzz-frontend: ## BuildKit's Dockerfile frontend, each version and fuzzer for FUZZ_SECONDS (600)
+	scripts/fuzz-frontend $${FUZZ_SECONDS:-600}
 
 deny: ## what is among the dependencies: licences, bans, duplicates, sources
 	scripts/env setup test
