@@ -28,6 +28,7 @@ pub enum Reason {
     Cancelled,
     ShuttingDown,
     EngineLacks,
+    BuildStopsEngine,
     LimitReached,
     Internal,
 }

@@ -15,6 +15,7 @@ use tonic::{Code, Status};
 use super::{
     dockerfile::Rules,
     ignored::IgnoreFiles,
+    input::Input,
     packets::{Judge, told},
     patience::{Patience, minutes},
     session::{Attached, ClientSession},
@@ -50,6 +51,8 @@ pub struct BuildClient {
     pub logins: Logins,
     /// How its Dockerfile is judged.
     pub rules: Rules,
+    /// Its input, with which the engine may have crashed before.
+    pub input: Arc<Input>,
     /// The build's tasks.
     pub tasks: Group,
     /// Why its sync was refused. Of an error of a sync, and of the cancel that follows, BuildKit 0.13 tells
@@ -114,7 +117,7 @@ impl SessionClient for BuildClient {
             if session.offer().directory(&request.name).is_none() {
                 return Err(Status::not_found(format!("the client offers no directory `{}`", request.name)));
             }
-            let judge = Judge::of(&request).with_rules(self.rules);
+            let judge = Judge::of(&request).with_rules(self.rules.clone());
             let (sync, ignored) = (Arc::new(Mutex::new(judge)), IgnoreFiles::of(&request));
             let Attached { incoming, outgoing } = session
                 .stream(Subject::FileSync(v1::FileSync {
@@ -141,9 +144,11 @@ impl SessionClient for BuildClient {
                 let _ = tasks.unless_cancelled(relay).await;
             });
             let refused = Arc::clone(&self.refused);
+            let (input, texts) = (Arc::clone(&self.input), Arc::clone(&self.rules.texts));
             let begun = (incoming, sync, ignored, Patience::begin());
             let messages = stream::unfold(Some(begun), move |state| {
                 let refused = Arc::clone(&refused);
+                let (input, texts) = (Arc::clone(&input), Arc::clone(&texts));
                 async move {
                     let (mut incoming, sync, mut ignored, patience) = state?;
                     let message = match patience.wait(incoming.message()).await {
@@ -155,7 +160,12 @@ impl SessionClient for BuildClient {
                         Ok(Some(request)) => match request.request {
                             Some(Request::Message(message)) => {
                                 let judged = lock(&sync).client_says(message);
-                                let judged = judged.and_then(|message| ignored.pass(message));
+                                let mut judged = judged.and_then(|message| ignored.pass(message));
+                                if judged.is_ok()
+                                    && let Err(status) = input.hear(&texts).await
+                                {
+                                    judged = Err(status);
+                                }
                                 let goes_on = judged.is_ok();
                                 if let Err(status) = &judged {
                                     let _ = refused.set(status.clone());

@@ -4,9 +4,9 @@
 //! The estimate is rather high: only the length of each variable is known here, and nothing about the
 //! Dockerfile's base images. No real Dockerfile comes near the limits.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
-use super::packets::READ_BYTES_MAX;
+use super::{input::Texts, packets::READ_BYTES_MAX};
 
 /// The limit on nested `${a:-${b:-…}}`: BuildKit recurses for each level.
 const NESTING_MAX: usize = 256;
@@ -18,16 +18,29 @@ const EXPANDED_BYTES_MAX: u64 = 64 << 20;
 const UNKNOWN_BYTES: u64 = 256;
 
 /// How a build's Dockerfile is judged.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Rules {
     /// The length of the longest build argument.
     pub longest_argument: u64,
     /// Whether BuildKit's own frontend reads it, inside the engine's process.
     pub is_builtin: bool,
+    /// The texts that were judged and may pass.
+    pub texts: Arc<Texts>,
 }
 
 /// Judges a Dockerfile by its text. The error contains the reason and the line.
-pub(super) fn judge(text: &[u8], rules: Rules) -> Result<(), String> {
+pub(super) fn judge(text: &[u8], rules: &Rules) -> Result<(), String> {
+    expand(text, rules)?;
+    rules.texts.add(text);
+    Ok(())
+}
+
+/// Judges a text that is no file: the triggers of an image.
+pub(super) fn judge_triggers(triggers: &[String], rules: &Rules) -> Result<(), String> {
+    expand(triggers.join("\n").as_bytes(), &Rules { is_builtin: false, ..rules.clone() })
+}
+
+fn expand(text: &[u8], rules: &Rules) -> Result<(), String> {
     if text.len() as u64 > READ_BYTES_MAX {
         return Err(format!("the Dockerfile has more than {} MiB", READ_BYTES_MAX >> 20));
     }
@@ -261,7 +274,7 @@ mod tests {
     use super::*;
 
     fn given(longest_argument: u64) -> Rules {
-        Rules { longest_argument, is_builtin: false }
+        Rules { longest_argument, ..Rules::default() }
     }
 
     #[test]
@@ -280,8 +293,8 @@ mod tests {
             "# escape=`\nARG A `\nFROM busybox\n",
             "# escape =\t`\n# other=x\nARG A `\nFROM busybox\n",
         ] {
-            assert!(judge(text.as_bytes(), builtin).unwrap_err().contains("no `FROM`"), "{text}");
-            assert_eq!(judge(text.as_bytes(), given(0)), Ok(()), "{text}");
+            assert!(judge(text.as_bytes(), &builtin).unwrap_err().contains("no `FROM`"), "{text}");
+            assert_eq!(judge(text.as_bytes(), &given(0)), Ok(()), "{text}");
         }
         for text in [
             "",
@@ -295,13 +308,13 @@ mod tests {
             "RUN true",
             "ARG A\nRUN <<EOF\nFROM x\nEOF\n",
         ] {
-            assert_eq!(judge(text.as_bytes(), builtin), Ok(()), "{text}");
+            assert_eq!(judge(text.as_bytes(), &builtin), Ok(()), "{text}");
         }
     }
 
     #[track_caller]
     fn refused(text: &str, why: &str) {
-        let refused = judge(text.as_bytes(), given(0)).unwrap_err();
+        let refused = judge(text.as_bytes(), &given(0)).unwrap_err();
         assert!(refused.contains(why), "{refused}");
     }
 
@@ -333,9 +346,9 @@ mod tests {
     #[test]
     fn a_long_build_argument_counts() {
         let text = format!("FROM scratch\nARG a\nLABEL {}", "x=$a ".repeat(1000));
-        assert_eq!(judge(text.as_bytes(), given(0)), Ok(()));
-        assert!(judge(text.as_bytes(), given(100_000)).unwrap_err().contains("line 3: with its variables"));
-        assert_eq!(judge(b"ARG a\nENV b=x\n", given(3 << 20)), Ok(()));
+        assert_eq!(judge(text.as_bytes(), &given(0)), Ok(()));
+        assert!(judge(text.as_bytes(), &given(100_000)).unwrap_err().contains("line 3: with its variables"));
+        assert_eq!(judge(b"ARG a\nENV b=x\n", &given(3 << 20)), Ok(()));
     }
 
     #[test]
@@ -343,7 +356,7 @@ mod tests {
         let nested = |depth: usize| format!("ENV a={}x{}", "${a:-".repeat(depth), "}".repeat(depth));
         refused(&nested(257), "line 1: more than 256");
         refused(&format!("FROM x\nRUN {}", "${".repeat(300)), "line 2: more than 256");
-        assert_eq!(judge(nested(20).as_bytes(), given(0)), Ok(()));
+        assert_eq!(judge(nested(20).as_bytes(), &given(0)), Ok(()));
         refused(&"#".repeat((1 << 20) + 1), "more than 1 MiB");
     }
 
@@ -355,10 +368,10 @@ mod tests {
         for text in
             ["", "FROM scratch", "FROM a\r\nENV a b $c\r\n", "ENV", "ENV =", "ARG", &path, &steps, &platform]
         {
-            assert_eq!(judge(text.as_bytes(), given(1000)), Ok(()), "{}", text.get(..20).unwrap_or(text));
+            assert_eq!(judge(text.as_bytes(), &given(1000)), Ok(()), "{}", text.get(..20).unwrap_or(text));
         }
         let labels: String = (0..30_000).map(|n| format!("LABEL l{n}=some-text-$VERSION\n")).collect();
-        assert_eq!(judge(labels.as_bytes(), given(0)), Ok(()));
-        assert_eq!(judge(&[0xff; 100], given(0)), Ok(()));
+        assert_eq!(judge(labels.as_bytes(), &given(0)), Ok(()));
+        assert_eq!(judge(&[0xff; 100], &given(0)), Ok(()));
     }
 }

@@ -24,7 +24,9 @@ use crate::{
 };
 
 /// The engine's own frontend reads the Dockerfile.
-const RULES: Rules = Rules { longest_argument: 10, is_builtin: true };
+fn rules() -> Rules {
+    Rules { longest_argument: 10, is_builtin: true, ..Rules::default() }
+}
 
 /// Messages, each behind its length in two bytes.
 fn messages(mut data: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
@@ -46,7 +48,7 @@ pub fn packets(data: &[u8]) {
         exclude_patterns: Vec::new(),
         follow_paths: Vec::new(),
     };
-    let mut judge = Judge::of(&request).with_rules(RULES);
+    let mut judge = Judge::of(&request).with_rules(rules());
     let (mut sizes, mut left) = (Vec::new(), HashMap::new());
     for (tag, message) in messages(data) {
         let message = Bytes::copy_from_slice(message);
@@ -93,7 +95,7 @@ pub fn packets(data: &[u8]) {
 pub fn tar(data: &[u8]) {
     let Some((size, data)) = data.split_first() else { return };
     let passed = |data: &[u8], size: usize| {
-        let mut passage = Passage::new("Dockerfile", RULES);
+        let mut passage = Passage::new("Dockerfile", rules());
         let mut out = Vec::new();
         for piece in data.chunks(size) {
             passage.take(Bytes::copy_from_slice(piece));
@@ -112,7 +114,7 @@ pub fn tar(data: &[u8]) {
 
 /// A Dockerfile's text.
 pub fn dockerfile(data: &[u8]) {
-    let _ = dockerfile::judge(data, RULES);
+    let _ = dockerfile::judge(data, &rules());
 }
 
 /// The answer of a frontend.

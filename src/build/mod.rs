@@ -7,6 +7,7 @@ pub mod dockerfile;
 pub mod fuzz;
 pub mod gate;
 mod ignored;
+pub mod input;
 pub mod isolation;
 mod packets;
 mod pass_facts;

@@ -225,7 +225,7 @@ impl Judge {
             Some(0) if length == 0 => {
                 self.open.remove(&id);
                 if let Some(text) = self.texts.as_mut().and_then(|texts| texts.remove(&id)) {
-                    dockerfile::judge(&text, self.rules).map_err(refused)?;
+                    dockerfile::judge(&text, &self.rules).map_err(refused)?;
                 }
             }
             Some(still) if length > 0 => {

@@ -14,6 +14,7 @@ use tonic::Status;
 use super::{
     client::BuildClient,
     gate::{self, Gate, Refusal},
+    input::PassEnd,
     isolation::{self, JobKeys},
     pass_facts::{PassFacts, descriptor},
     sources::Sources,
@@ -99,6 +100,18 @@ pub async fn run(images: &Images, order: &Order, reporter: &Reporter) -> Result<
         Err(Unmade { fault, is_over }) => {
             export.discard(is_over).await;
             Err(fault)
+        }
+    }
+}
+
+/// How BuildKit has left the input.
+fn pass_end(ended: &Ended<Refusal>) -> PassEnd {
+    match ended {
+        Ended::Exported(_) => PassEnd::Made,
+        Ended::Frontend(status) | Ended::Failed(status) if failure::is_broken_off(status) => PassEnd::Lost,
+        Ended::Stopped { is_over: false, .. } => PassEnd::Lost,
+        Ended::Frontend(_) | Ended::Failed(_) | Ended::Refused(_) | Ended::Stopped { .. } => {
+            PassEnd::Answered
         }
     }
 }
@@ -209,6 +222,9 @@ impl<'a> Build<'a> {
         for pass in 1..=PASSES_MAX {
             tracing::debug!(pass, "a pass of the frontend");
             unless_stopped(stop.as_mut(), self.sources.hold_again()).await??;
+            let client = &self.order.client;
+            let begun = client.input.begin(self.sources.bases(), &client.rules.texts);
+            unless_stopped(stop.as_mut(), begun).await??;
             let mut facts = PassFacts::new(self.reporter, self.sources.renaming());
             let (ended, used) =
                 Box::pin(self.pass(connection, session, name, &mut facts, stop.as_mut())).await?;
@@ -267,11 +283,17 @@ impl<'a> Build<'a> {
         let (mut used, mut syntax) = (BTreeSet::new(), None);
         let judge = |answer: solve::Answer| {
             let judged = gate.judge(answer)?;
+            self.order.client.input.handed();
             syntax = judged.syntax().map(str::to_owned);
             used = judged.images().clone();
             Ok(judged)
         };
         let mut ended = solve::pass(connection, order, judge, facts, stop.as_mut()).await;
+        let end = pass_end(&ended);
+        self.order.client.input.end(end).await;
+        if let Some(fault) = self.order.client.input.refused() {
+            ended = Ended::Stopped { fault, is_over: end != PassEnd::Lost };
+        }
         if let Ended::Frontend(status) | Ended::Failed(status) = &ended
             && failure::is_broken_off(status)
             // BuildKit may report the end of its session before the session has given the reason.

@@ -8,14 +8,7 @@ use std::{
 
 use futures_util::future::join_all;
 
-use super::{
-    client::BuildClient,
-    dockerfile::{self, Rules},
-    gate,
-    isolation::Source,
-    rename::Renaming,
-    running::Order,
-};
+use super::{client::BuildClient, dockerfile, gate, isolation::Source, rename::Renaming, running::Order};
 use crate::{
     fault::{Fault, Reason},
     images::{Images, admission::Admitted},
@@ -103,6 +96,12 @@ impl<'a> Sources<'a> {
         images.chain(urls).chain(tar).collect()
     }
 
+    /// The admitted images: the Dockerfile's name for each, and which image that is.
+    pub(super) fn bases(&self) -> Vec<String> {
+        let parts = self.admitted.iter().flat_map(|(named, admitted)| [named.as_str(), admitted.content()]);
+        parts.map(str::to_owned).collect()
+    }
+
     /// The names of admitted images in the engine, and the Dockerfile's name for each.
     pub(super) fn targets(&self) -> BTreeMap<String, String> {
         self.admitted.iter().map(|(named, admitted)| (admitted.target().to_owned(), named.clone())).collect()
@@ -188,11 +187,8 @@ impl<'a> Sources<'a> {
         if admitted.triggers().iter().any(begins_with_a_comment) {
             return Err(refused("begin with a comment"));
         }
-        dockerfile::judge(
-            admitted.triggers().join("\n").as_bytes(),
-            Rules { is_builtin: false, ..self.order.client.rules },
-        )
-        .map_err(|why| refused(&format!("cost the builder too much ({why})")))
+        dockerfile::judge_triggers(admitted.triggers(), &self.order.client.rules)
+            .map_err(|why| refused(&format!("cost the builder too much ({why})")))
     }
 
     fn admitted(&mut self, named: &str, admitted: Admitted) {

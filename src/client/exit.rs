@@ -274,6 +274,7 @@ fn of_reason(reason: ErrorReason, code: Code) -> Exit {
         | ErrorReason::PushConflict
         | ErrorReason::ImageUnsupported
         | ErrorReason::EngineLacks
+        | ErrorReason::BuildStopsEngine
         | ErrorReason::Internal => Exit::Failed,
     }
 }

@@ -7,7 +7,7 @@ use std::{
     fmt,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bollard::{BollardRequest, Docker};
@@ -200,6 +200,11 @@ impl Engine {
     /// Fails once the engine has ended or another one has taken its place.
     pub fn ensure_there(&self) -> Result<(), Fault> {
         if self.inner.presence.is_gone() { Err(self.lost()) } else { Ok(()) }
+    }
+
+    /// When it crashed or was killed, if that is how it ended.
+    pub(crate) fn crashed(&self) -> Option<Instant> {
+        self.inner.presence.crashed()
     }
 
     /// Waits until the engine has ended or another one has taken its place, and returns that as a fault.

@@ -165,13 +165,14 @@ impl Handle {
 
     /// Connects to the engine and prepares it. Nothing uses the engine before this returns.
     async fn take_up(&self, last: Option<&Images>, means: &Means, tasks: &Group) -> Result<Images, Fault> {
-        if let Some(images) = last
-            && images.engine().ensure_there().is_ok()
-        {
-            // It only hung: everything that ran there still runs, and there are no leftovers.
-            images.engine().check().await?;
-            tracing::info!(engine = %self.inner.name, "the engine answers again");
-            return Ok(images.clone());
+        if let Some(images) = last {
+            if images.engine().ensure_there().is_ok() {
+                // It only hung: everything that ran there still runs, and there are no leftovers.
+                images.engine().check().await?;
+                tracing::info!(engine = %self.inner.name, "the engine answers again");
+                return Ok(images.clone());
+            }
+            images.remember_crash().await;
         }
         let begun = Instant::now();
         let engine = Engine::connect(self.inner.name.as_str(), &self.inner.socket, tasks).await?;

@@ -180,6 +180,7 @@ fn log_fault(fault: &Fault, elapsed: Option<Duration>, unlogged: Option<u64>) {
         }
         Reason::EngineUnavailable
         | Reason::EngineLacks
+        | Reason::BuildStopsEngine
         | Reason::RegistryUnavailable
         | Reason::ImageForged
         | Reason::UnknownCaller

@@ -39,6 +39,7 @@ impl CredentialSource for Logins {
 pub struct Admitted {
     digest: Option<Digest>,
     target: String,
+    content: String,
     triggers: Vec<String>,
 }
 
@@ -51,6 +52,11 @@ impl Admitted {
     /// The name in the engine under which BuildKit uses the image.
     pub fn target(&self) -> &str {
         &self.target
+    }
+
+    /// Which image it is, whatever namespace uses it.
+    pub fn content(&self) -> &str {
+        &self.content
     }
 
     /// The instructions of its ONBUILD triggers, which BuildKit's frontend reads.
@@ -87,7 +93,8 @@ impl Images {
         let names = self.keys().names(namespace.subject());
         let own = names.name(&reference).as_str().to_owned();
         if let Some(image) = self.engine().inspect_name(&own).await? {
-            return Ok(Admitted { digest: None, target: own, triggers: triggers(&image) });
+            let content = image.id.clone().unwrap_or_else(|| own.clone());
+            return Ok(Admitted { digest: None, target: own, content, triggers: triggers(&image) });
         }
         self.admit_foreign(namespace, reference, credentials, pull, reporter, tasks).await
     }
@@ -129,7 +136,7 @@ impl Images {
             (Ok((digest, Fetched { hold, triggers })), _) => {
                 let pin = Pinned { source: PinSource::Registry, digest: digest.clone() };
                 self.store().set_pin(names.opaque(), &reference, &pin).await?;
-                Ok(Admitted { digest: Some(digest), target: hold, triggers })
+                Ok(Admitted { digest: Some(digest), content: hold.clone(), target: hold, triggers })
             }
             (Err(fault), OnNode::Unsure(held))
                 if fault.reason() == Reason::RegistryUnavailable && self.serves_nobody(&reference).await =>
@@ -156,7 +163,7 @@ impl Images {
         if let Some(digest) = &digest {
             reporter.step(step_name(reference, digest)).done(true);
         }
-        Ok(Some(Admitted { digest, target, triggers: triggers(&image) }))
+        Ok(Some(Admitted { digest, content: target.clone(), target, triggers: triggers(&image) }))
     }
 
     /// Holds an image that the operator has put on the node, if there is one.
@@ -182,7 +189,7 @@ impl Images {
     async fn admit_node(&self, namespace: &str, reference: Reference, held: Held) -> Result<Admitted, Fault> {
         let pin = Pinned { source: PinSource::Node, digest: held.id };
         self.store().set_pin(namespace, &reference, &pin).await?;
-        Ok(Admitted { digest: None, target: held.hold, triggers: held.triggers })
+        Ok(Admitted { digest: None, content: held.hold.clone(), target: held.hold, triggers: held.triggers })
     }
 
     /// Proves that the caller can read the image, and makes the engine pull it. Returns the digest and the

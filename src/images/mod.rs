@@ -15,6 +15,7 @@ pub mod owned;
 mod proof;
 pub mod push;
 mod recovery;
+pub(crate) mod suspects;
 mod turns;
 
 use std::{
@@ -30,6 +31,7 @@ use exports::Exporting;
 use frontend::Frontend;
 use locks::Locks;
 use naming::Keys;
+use suspects::Inside;
 use turns::Turns;
 
 /// The engine's directory of certificates for single registries; wharfd trusts the same ones.
@@ -65,6 +67,8 @@ struct Inner {
     moves: Locks,
     /// Names under which builds are making images.
     exporting: Exporting,
+    /// The inputs of builds that are in the engine's BuildKit.
+    inside: Inside,
     /// Places for layers that are hashed as they pass.
     passing: Arc<Semaphore>,
     /// Places for layers that are fetched to be hashed.
@@ -85,6 +89,7 @@ impl Images {
             holds: Turns::default(),
             moves: Locks::default(),
             exporting: Exporting::default(),
+            inside: Inside::default(),
             passing: Arc::new(Semaphore::new(HASHED_AT_ONCE)),
             fetching: Semaphore::new(HASHED_AT_ONCE),
             hashes: Locks::default(),

@@ -15,6 +15,7 @@ use crate::{
     build::{
         client::BuildClient,
         dockerfile::Rules,
+        input::{Input, Texts},
         patience::{Patience, minutes},
         running::{self, Order, Outcome},
         session::{self, Attached, Offer, Sessions},
@@ -139,17 +140,20 @@ impl Build {
         let rules = Rules {
             longest_argument: spec.build_args.values().map(String::len).max().unwrap_or(0) as u64,
             is_builtin: images.frontend().is_none(),
+            ..Rules::default()
         };
+        let input = Arc::new(Input::new(&images, call.caller().id(), &spec));
         let tar = if synced {
             None
         } else {
             let (tar, pieces) = Tar::new()?;
-            let passage = Passage::new(&spec.dockerfile, rules);
-            tasks.spawn("tar", feed(requests, passage, pieces, tasks.clone()));
+            let passage = Passage::new(&spec.dockerfile, rules.clone());
+            let heard = (Arc::clone(&input), Arc::clone(&rules.texts));
+            tasks.spawn("tar", feed(requests, passage, heard, pieces, tasks.clone()));
             Some(tar)
         };
         let client =
-            BuildClient { session, tar, logins, rules, tasks: tasks.clone(), refused: Arc::default() };
+            BuildClient { session, tar, logins, rules, input, tasks: tasks.clone(), refused: Arc::default() };
         let order = Order { namespace, spec, client: Arc::new(client) };
         let work =
             |reporter: Reporter| async move { Box::pin(running::run(&images, &order, &reporter)).await };
@@ -222,6 +226,7 @@ async fn first<T: Default>(requests: &mut Streaming<T>) -> Result<T, Fault> {
 async fn feed(
     mut requests: Streaming<v1::BuildRequest>,
     mut passage: Passage,
+    (input, texts): (Arc<Input>, Arc<Texts>),
     pieces: mpsc::Sender<Result<bytes::Bytes, Status>>,
     tasks: Group,
 ) {
@@ -233,7 +238,10 @@ async fn feed(
                 Err(silent) => break Err(silent),
             };
             let piece = match message {
-                Ok(None) => break passage.end(),
+                Ok(None) => match passage.end() {
+                    Ok(last) => break input.hear(&texts).await.map(|()| last),
+                    Err(status) => break Err(status),
+                },
                 Ok(Some(v1::BuildRequest { request: Some(build_request::Request::Tar(piece)) }))
                     if piece.len() <= TAR_PIECE_BYTES_MAX =>
                 {
@@ -251,6 +259,9 @@ async fn feed(
             let refused = loop {
                 match passage.passed() {
                     Ok(Some(piece)) => {
+                        if let Err(status) = input.hear(&texts).await {
+                            break Some(status);
+                        }
                         if pieces.send(Ok(piece)).await.is_err() {
                             return;
                         }

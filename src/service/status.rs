@@ -70,6 +70,7 @@ fn describe(reason: Reason) -> (Code, ErrorReason) {
         Reason::Cancelled => (Code::Cancelled, ErrorReason::Cancelled),
         Reason::ShuttingDown => (Code::Unavailable, ErrorReason::ShuttingDown),
         Reason::EngineLacks => (Code::FailedPrecondition, ErrorReason::EngineLacks),
+        Reason::BuildStopsEngine => (Code::FailedPrecondition, ErrorReason::BuildStopsEngine),
         Reason::LimitReached => (Code::ResourceExhausted, ErrorReason::LimitReached),
         Reason::Internal => (Code::Internal, ErrorReason::Internal),
     }
@@ -142,7 +143,7 @@ fn cut(text: &str, max: usize) -> String {
 mod tests {
     use super::*;
 
-    const ALL: [Reason; 20] = [
+    const ALL: [Reason; 21] = [
         Reason::InvalidInput,
         Reason::UnknownCaller,
         Reason::NamespaceDenied,
@@ -161,6 +162,7 @@ mod tests {
         Reason::Cancelled,
         Reason::ShuttingDown,
         Reason::EngineLacks,
+        Reason::BuildStopsEngine,
         Reason::LimitReached,
         Reason::Internal,
     ];

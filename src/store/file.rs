@@ -17,7 +17,7 @@ use rustix::{
 pub(super) const NAME: &str = "wharf.sqlite";
 pub(super) const LOCK_NAME: &str = "lock";
 
-const SCHEMA_VERSION: u32 = 6;
+const SCHEMA_VERSION: u32 = 7;
 
 /// One entry for each version; a released entry never changes.
 pub(super) const SCHEMA: [&str; SCHEMA_VERSION as usize] = [
@@ -104,6 +104,15 @@ pub(super) const SCHEMA: [&str; SCHEMA_VERSION as usize] = [
     ALTER TABLE layer_facts ADD COLUMN size INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE layer_claims ADD COLUMN packing TEXT NOT NULL DEFAULT '';
     ALTER TABLE layer_claims ADD COLUMN size INTEGER NOT NULL DEFAULT 0;
+",
+    "
+    -- Inputs of builds (keyed hashes) that were in an engine of this version when it crashed: how often they
+    -- alone may have caused that, and the weight of it; when each was last of use (seconds since 1970).
+    CREATE TABLE suspects (
+        engine TEXT NOT NULL, version TEXT NOT NULL, input TEXT NOT NULL, crashes INTEGER NOT NULL,
+        weight INTEGER NOT NULL, used INTEGER NOT NULL,
+        PRIMARY KEY (engine, version, input)) WITHOUT ROWID;
+    CREATE INDEX suspects_used ON suspects (used);
 ",
 ];
 

@@ -1,4 +1,5 @@
-//! wharfd's memory, one SQLite file: facts about layers, pins, and the names that wharfd uses in engines.
+//! wharfd's memory, one SQLite file: facts about layers, pins, the names that wharfd uses in engines, and the
+//! builds that may have crashed one.
 //! Losing the file costs time, never safety. It contains no secrets.
 
 mod exports;
@@ -7,6 +8,7 @@ mod holds;
 mod layers;
 mod long_names;
 mod pins;
+mod suspects;
 mod unused;
 
 use std::{
@@ -21,6 +23,7 @@ pub use exports::Export;
 pub use file::StoreError;
 pub use layers::{LayerClaim, LayerFact, Packing};
 pub use pins::{Pin, PinSource};
+pub use suspects::{Blame, Suspect};
 pub use unused::Forgotten;
 
 use crate::fault::Fault;

@@ -1,5 +1,5 @@
-//! Removal of unused rows. Facts about layers and the bases of builds only save time, and jobs choose their
-//! keys: unused ones are removed, and their number is limited. Rows about an engine are removed when the
+//! Removal of unused rows. Facts about layers, the bases of builds and suspects have keys that jobs choose: unused
+//! ones are removed, and their number is limited. Rows about an engine are removed when the
 //! configuration no longer names that engine.
 
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -10,9 +10,9 @@ use super::Store;
 use crate::fault::Fault;
 
 /// Tables whose rows have a `used`, in seconds since 1970.
-const BY_USE: [&str; 3] = ["layer_facts", "layer_claims", "bases"];
+const BY_USE: [&str; 4] = ["layer_facts", "layer_claims", "bases", "suspects"];
 /// Tables whose rows are about an `engine`.
-const BY_ENGINE: [&str; 3] = ["holds", "exports", "long_names"];
+const BY_ENGINE: [&str; 4] = ["holds", "exports", "long_names", "suspects"];
 /// Rows that nobody has used for this long are forgotten.
 const UNUSED_SECONDS_MAX: i64 = 90 * 24 * 3600;
 /// The most rows of one table, some 100 MB; beyond it the least recently used rows are forgotten.
@@ -23,14 +23,14 @@ const EXACT_SECONDS: i64 = 7 * 24 * 3600;
 /// The numbers of forgotten rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Forgotten {
-    /// Facts and bases that were unused for long.
+    /// Facts, bases and suspects that were unused for long.
     pub unused: usize,
     /// Rows about engines that the configuration does not name.
     pub of_engines: usize,
 }
 
 impl Store {
-    /// Forgets facts and bases that were unused for long, or that exceed the limit.
+    /// Forgets facts, bases and suspects that were unused for long, or that exceed the limit.
     pub async fn forget_unused(&self) -> Result<Forgotten, Fault> {
         let now = now();
         self.call(move |connection| {

@@ -35,6 +35,7 @@ mod outcomes;
 mod pasted;
 mod registries;
 mod store;
+mod suspects;
 mod sync;
 mod transfers;
 
@@ -56,6 +57,7 @@ fn cases() -> Vec<Case> {
         errors::CASES,
         messages::CASES,
         engines::CASES,
+        suspects::CASES,
         store::CASES,
         export::CASES,
         empty::CASES,

@@ -125,7 +125,7 @@ impl Judge {
                     }
                     if *left == 0 {
                         if let Some(text) = self.text.take() {
-                            dockerfile::judge(&text, self.rules).map_err(refused)?;
+                            dockerfile::judge(&text, &self.rules).map_err(refused)?;
                         }
                         out.put_bytes(0, *padding);
                         self.state = State::Skip(*padding as u64);

@@ -127,7 +127,7 @@ impl Passage {
                 if text.contains(&0) {
                     return Err(refused("the context is neither a tar archive nor a Dockerfile"));
                 }
-                dockerfile::judge(&text, self.rules).map_err(refused)?;
+                dockerfile::judge(&text, &self.rules).map_err(refused)?;
                 out.extend_from_slice(&text);
             }
             State::Tar(mut tar) => {
@@ -148,7 +148,9 @@ impl Passage {
             None => None,
         };
         self.state = match unpack {
-            Some(unpack) => State::Tar(Box::new((unpack, Judge::new(&self.dockerfile, self.rules, out)))),
+            Some(unpack) => {
+                State::Tar(Box::new((unpack, Judge::new(&self.dockerfile, self.rules.clone(), out))))
+            }
             None => State::Text(BytesMut::new()),
         };
         Ok(())

@@ -1,6 +1,10 @@
 //! Notices when the engine that was found has ended, or when another engine answers at its socket.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header};
@@ -20,11 +24,19 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// configuration.
 const NO_EVENTS: &str = "/events?filters=%7B%22type%22%3A%5B%22daemon%22%5D%7D";
 
+/// An engine that is stopped closes its idle connections first, and ends seconds later (Go, `Server.Shutdown`);
+/// one that crashes or is killed ends all of them together.
+const STOPPING: Duration = Duration::from_secs(1);
+/// The pause before another idle connection: a proxy before the engine may end them as it likes.
+const IDLE_PAUSE: Duration = Duration::from_secs(1);
+
 /// The presence of an engine that was found. A connection that ends with the engine reveals its end at once.
 #[derive(Debug)]
 pub(crate) struct Presence {
     greeting: Greeting,
     gone: CancellationToken,
+    /// When the engine ended by itself: neither stopped by anybody, nor replaced.
+    crashed: Arc<OnceLock<Instant>>,
     _end: DropGuard,
 }
 
@@ -42,17 +54,45 @@ impl Presence {
         let mut events = in_time(ask(socket, NO_EVENTS, tasks)).await?.into_body();
         let gone = CancellationToken::new();
         let (ended, guard) = (gone.clone(), gone.clone().drop_guard());
-        let group = tasks.clone();
+        let (group, crashed) = (tasks.clone(), Arc::<OnceLock<Instant>>::default());
+        let (by_itself, place) = (Arc::clone(&crashed), socket.to_owned());
         drop(tasks.spawn("presence", async move {
-            let stays = async { while let Some(Ok(_)) = events.frame().await {} };
+            let closing = Mutex::default();
+            let stays = async {
+                loop {
+                    match events.frame().await {
+                        Some(Ok(_)) => {}
+                        // Engine 29 ends the answer when it is stopped.
+                        None => break false,
+                        Some(Err(_)) => {
+                            break since(&closing).is_none_or(|since| since.elapsed() <= STOPPING);
+                        }
+                    }
+                }
+            };
+            let idles = async {
+                keep_idle(place, &closing).await;
+                std::future::pending::<()>().await;
+            };
             tokio::select! {
-                () = stays => ended.cancel(),
+                is_sudden = stays => {
+                    if is_sudden {
+                        let _ = by_itself.set(Instant::now());
+                    }
+                    ended.cancel();
+                }
+                () = idles => {}
                 () = ended.cancelled() => {}
                 _ = group.cancelled() => {}
             }
         }));
         let greeting = greeting(socket, tasks).await?;
-        Ok(Self { greeting, gone, _end: guard })
+        Ok(Self { greeting, gone, crashed, _end: guard })
+    }
+
+    /// When the engine crashed or was killed, if that is how it ended.
+    pub(crate) fn crashed(&self) -> Option<Instant> {
+        self.crashed.get().copied()
     }
 
     /// Whether the engine that answers at `socket` now identifies itself like this one.
@@ -74,6 +114,41 @@ impl Presence {
     pub(crate) fn leave(&self) {
         self.gone.cancel();
     }
+}
+
+fn since(closing: &Mutex<Option<Instant>>) -> Option<Instant> {
+    *closing.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Keeps an idle connection, and records since when the engine allows none.
+async fn keep_idle(socket: PathBuf, closing: &Mutex<Option<Instant>>) {
+    let set = |since| *closing.lock().unwrap_or_else(PoisonError::into_inner) = since;
+    loop {
+        let Ok(idle) = in_time(idle(&socket)).await else { return };
+        set(None);
+        idle.await;
+        set(Some(Instant::now()));
+        tokio::time::sleep(IDLE_PAUSE).await;
+    }
+}
+
+/// A connection on which the engine has answered; the returned future waits for the connection's end.
+async fn idle(socket: &Path) -> Result<impl Future<Output = ()> + use<>, Error> {
+    let (mut sender, connection) = http1::handshake(TokioIo::new(UnixStream::connect(socket).await?)).await?;
+    let mut connection = Box::pin(connection);
+    let asked = async {
+        let request = Request::get("/_ping").header(header::HOST, "docker").body(Empty::<Bytes>::new())?;
+        sender.send_request(request).await?.into_body().collect().await?;
+        Ok::<_, Error>(())
+    };
+    tokio::select! {
+        answered = asked => answered?,
+        _ = &mut connection => return Err("it ended the connection".into()),
+    }
+    Ok(async move {
+        let _ = connection.await;
+        drop(sender);
+    })
 }
 
 async fn greeting(socket: &Path, tasks: &Group) -> Result<Greeting, Error> {

@@ -117,6 +117,11 @@ impl Keys {
         self.hash("build", std::iter::once(job).chain(parts.iter().copied()))
     }
 
+    /// The input of a build.
+    pub fn input<'a>(&self, parts: impl IntoIterator<Item = &'a str>) -> String {
+        self.hash("input", parts)
+    }
+
     /// The hold of an admitted image: by digest and exact platform, since one digest may stand for images of
     /// several platforms.
     pub fn hold(&self, digest: &Digest, platform: &str) -> String {
@@ -259,6 +264,7 @@ pub(super) mod tests {
             one.shared_key("a", &[["context", "x", "1"]]),
             one.shared_key("a", &[["context", "xdockerfile", ""]]),
             one.build("a", &["x"]),
+            one.input(["a", "x"]),
         ];
         for (index, hash) in hashes.iter().enumerate() {
             assert!(hash.len() == HASH_DIGITS && hash.bytes().all(|b| b.is_ascii_hexdigit()), "{hash}");

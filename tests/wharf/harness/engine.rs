@@ -10,6 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
@@ -59,6 +60,16 @@ impl Engine {
     pub(crate) fn network(&self) -> PathBuf {
         let pid = fs::read_to_string(self.socket.with_file_name("pid")).unwrap();
         PathBuf::from(format!("/proc/{}/ns/net", pid.split_whitespace().next().unwrap()))
+    }
+
+    /// Ends it without notice, as a panic does.
+    pub(crate) async fn crash(&self) {
+        let pid = fs::read_to_string(self.socket.with_file_name("pid")).unwrap();
+        let pid = pid.split_whitespace().next().unwrap().parse().unwrap();
+        // It is the first process of its pid namespace, and all others end with it.
+        kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+        let ended = async || tokio::net::UnixStream::connect(&self.socket).await.is_err().then_some(());
+        wait_for("the engine to end", ended).await;
     }
 
     /// The address of its socket.
