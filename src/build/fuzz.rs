@@ -25,7 +25,7 @@ use crate::{
 
 /// The engine's own frontend reads the Dockerfile.
 fn rules() -> Rules {
-    Rules { longest_argument: 10, is_builtin: true, ..Rules::default() }
+    Rules { longest_argument: 10, is_builtin: true, has_checks: true, ..Rules::default() }
 }
 
 /// Messages, each behind its length in two bytes.

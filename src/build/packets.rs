@@ -28,11 +28,13 @@ pub(super) const ENTRIES_MAX: usize = 2 << 20;
 /// engine's memory while it waits for the files' bytes. Of a million files in deep directories it is less.
 pub(super) const ENTRIES_BYTES_MAX: usize = 256 << 20;
 
-/// The limit on a file that BuildKit reads whole, into the engine's own memory. A generated Dockerfile can
-/// have 900 kB.
-pub(super) const READ_BYTES_MAX: u64 = 1 << 20;
+/// The limit on a Dockerfile, which BuildKit reads whole, into the engine's own memory. A generated one can have some
+/// MiB.
+pub(super) const READ_BYTES_MAX: u64 = 4 << 20;
+/// The same for an ignore file.
+const IGNORE_BYTES_MAX: u64 = 1 << 20;
 /// The limit on all such files of a sync together: the Dockerfile and its ignore file.
-const READ_IN_ALL_BYTES_MAX: u64 = 4 << 20;
+const READ_IN_ALL_BYTES_MAX: u64 = 6 << 20;
 
 /// An error names a path, at most.
 const TOLD_BYTES_MAX: usize = 8 << 10;
@@ -59,6 +61,8 @@ pub(super) struct Judge {
     is_read: bool,
     /// Whether BuildKit reads all of the files whole.
     is_read_whole: bool,
+    /// Whether it is an ignore file alone that BuildKit reads.
+    is_ignore_file: bool,
     /// The size of the announced files that BuildKit reads whole.
     read: u64,
     /// The text of each Dockerfile, as far as it has come.
@@ -86,6 +90,7 @@ impl Judge {
         Self {
             is_read,
             is_read_whole: is_dockerfile || is_ignore_file,
+            is_ignore_file,
             texts: is_dockerfile.then(HashMap::new),
             ..Self::default()
         }
@@ -191,11 +196,13 @@ impl Judge {
             .map_err(|_| refused(format!("`{}` has no size", printable(&stat.path))))?;
         if self.is_read_whole && has_bytes {
             self.read = self.read.saturating_add(size);
-            if size > READ_BYTES_MAX || self.read > READ_IN_ALL_BYTES_MAX {
+            // An ignore file may be a link to any other name.
+            let max = if self.is_ignore_file { IGNORE_BYTES_MAX } else { read_max(&stat.path) };
+            if size > max || self.read > READ_IN_ALL_BYTES_MAX {
                 return Err(refused(format!(
-                    "`{}` is too large: the builder reads files of at most {} MiB, and {} MiB in all",
+                    "`{}` is too large: the builder reads at most {} MiB of it, and {} MiB in all",
                     printable(&stat.path),
-                    READ_BYTES_MAX >> 20,
+                    max >> 20,
                     READ_IN_ALL_BYTES_MAX >> 20
                 )));
             }
@@ -240,6 +247,11 @@ impl Judge {
         }
         Ok(())
     }
+}
+
+/// The limit on a file that BuildKit reads whole.
+pub(super) fn read_max(path: &str) -> u64 {
+    if path.ends_with(".dockerignore") { IGNORE_BYTES_MAX } else { READ_BYTES_MAX }
 }
 
 /// Judges an entry, and removes everything that an entry may not have.

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     build::{
         client::BuildClient,
-        dockerfile::Rules,
+        dockerfile::{CHECK, Rules},
         input::{Input, Texts},
         patience::{Patience, minutes},
         running::{self, Order, Outcome},
@@ -140,6 +140,7 @@ impl Build {
         let rules = Rules {
             longest_argument: spec.build_args.values().map(String::len).max().unwrap_or(0) as u64,
             is_builtin: images.frontend().is_none(),
+            has_checks: spec.build_args.get(CHECK.0).is_none_or(|value| value != CHECK.1),
             ..Rules::default()
         };
         let input = Arc::new(Input::new(&images, call.caller().id(), &spec));

@@ -24,6 +24,7 @@ cases![
     ignored_files,
     hundreds_of_patterns,
     a_dockerfile_outside_of_the_context,
+    a_dockerfile_of_four_megabytes,
     a_tar_from_standard_input,
 ];
 
@@ -240,6 +241,30 @@ async fn a_dockerfile_outside_of_the_context(test: Arc<Test>) {
     fs::write(&file, "FROM scratch\nCOPY file /other\n").unwrap();
     let id = job.build_id(&context, &["-f", file.to_str().unwrap()]).await;
     assert_eq!(test.engine.text(&id, "/other").await, "inside");
+}
+
+/// Generated ones: many stages, of which one is built, or a long here-document.
+async fn a_dockerfile_of_four_megabytes(test: Arc<Test>) {
+    let wharfd = test.wharfd().await;
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    let label = |stage: usize, n: usize| {
+        format!("LABEL generated.{stage}.{n}=\"some text that makes the line as long as lines are\"\n")
+    };
+    let stage = |stage: usize| {
+        let labels: String = (0..120).map(|n| label(stage, n)).collect();
+        format!("FROM scratch AS stage{stage}\n{labels}COPY file /\n")
+    };
+    let stages: String = (0..400).map(stage).collect();
+    let document = format!("FROM scratch\nCOPY <<EOF /large\n{}EOF\n", format!("{:01000}\n", 0).repeat(3000));
+    assert!(stages.len() > 7 << 19 && document.len() > 5 << 19, "{} {}", stages.len(), document.len());
+    let context = test.context("stages", &[("Dockerfile", &stages), ("file", "x")]);
+    job.build(&context, &["--target", "stage7", "-t", "app:1"]).await.ok();
+    // The checks that `wharf` leaves out would make a message of hundreds of MiB.
+    let with_checks = ["--target", "stage7", "--build-arg", "BUILDKIT_DOCKERFILE_CHECK=skip=none"];
+    job.build(&context, &with_checks).await.ended(1).says(&["only without its checks"]);
+    let context = test.context("document", &[("Dockerfile", &document)]);
+    let id = job.build_id(&context, &[]).await;
+    assert_eq!(test.engine.file(&id, "/large").await.unwrap().len(), 3000 * 1001);
 }
 
 async fn a_tar_from_standard_input(test: Arc<Test>) {

@@ -256,16 +256,18 @@ fn files_that_are_read_whole_are_bounded() {
         Judge::of(&DirectoryRequest { name: name.to_owned(), follow_paths, ..DirectoryRequest::default() })
     };
     let large = |bytes: i64| announced(Stat { size: bytes, ..file("a") });
-    for (name, paths) in [("dockerfile", &["Dockerfile"][..]), ("context", &[".dockerignore"])] {
-        assert!(said(&mut asked(name, paths), &large(1 << 20)).is_ok());
-        let refused = said(&mut asked(name, paths), &large((1 << 20) + 1)).unwrap_err();
+    for (name, paths, mib) in [("dockerfile", &["Dockerfile"][..], 4), ("context", &[".dockerignore"], 1)] {
+        assert!(said(&mut asked(name, paths), &large(mib << 20)).is_ok());
+        let refused = said(&mut asked(name, paths), &large((mib << 20) + 1)).unwrap_err();
         assert!(refused.message().contains("`a` is too large"), "{refused}");
         let mut many = asked(name, paths);
-        for _ in 0..4 {
+        for _ in 0..6 {
             said(&mut many, &large(1 << 20)).unwrap();
         }
         assert!(said(&mut many, &large(1)).is_err());
     }
+    let ignored = Stat { size: (1 << 20) + 1, ..file("Dockerfile.dockerignore") };
+    assert!(said(&mut asked("dockerfile", &["Dockerfile"]), &announced(ignored)).is_err());
     for paths in [&[][..], &["a"], &[".dockerignore", "a"]] {
         assert!(said(&mut asked("context", paths), &large(1 << 40)).is_ok());
     }

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     build::{
         dockerfile::{self, Rules},
-        packets::{ENTRIES_BYTES_MAX, ENTRIES_MAX, READ_BYTES_MAX, too_much},
+        packets::{ENTRIES_BYTES_MAX, ENTRIES_MAX, read_max, too_much},
     },
     names::printable,
 };
@@ -295,7 +295,7 @@ impl Judge {
             let text = format!("`{}` is a link, and the builder reads `{}`", shown(), printable(read));
             return Err(refused(format!("{text}: name the file itself with `-f`")));
         }
-        if entry.path == read && entry.size > READ_BYTES_MAX {
+        if entry.path == read && entry.size > read_max(read) {
             return Err(too_large(read));
         }
         Ok(())
@@ -304,7 +304,7 @@ impl Judge {
 
 /// The error for a file that the builder reads whole.
 pub(super) fn too_large(path: &str) -> Status {
-    refused(format!("`{}` has more than {} MiB", printable(path), READ_BYTES_MAX >> 20))
+    refused(format!("`{}` has more than {} MiB", printable(path), read_max(path) >> 20))
 }
 
 fn at_most(left: u64, length: usize) -> usize {

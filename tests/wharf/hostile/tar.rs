@@ -198,7 +198,7 @@ async fn oversized_dockerfiles(test: Arc<Test>) {
     for (text, why) in [
         (&text, "line 14: the value of a variable would have more than 1 MiB"),
         (&format!("FROM scratch\nLABEL a={}\n", "${a:-".repeat(300)), "line 2: more than 256"),
-        (&large, "has more than 1 MiB"),
+        (&large, "has more than 1 MiB: the builder reads it only without its checks"),
     ] {
         let message = refused(&channel, "", context_tar(&[("Dockerfile", text), ("file", "")])).await;
         assert!(message.contains(why), "{message}");
@@ -207,6 +207,6 @@ async fn oversized_dockerfiles(test: Arc<Test>) {
     let context = test.context("context", &[("Dockerfile", &text), ("file", "")]);
     let job = Wharf::new(&test, &wharfd, "job#1");
     job.build(&context, &[]).await.ended(1).says(&["line 14: the value of a variable"]);
-    let context = test.context("large", &[("Dockerfile", &large)]);
+    let context = test.context("large", &[("Dockerfile", &large.repeat(4))]);
     job.build(&context, &[]).await.ended(1).says(&["is too large"]);
 }
