@@ -22,7 +22,7 @@ mod server;
 #[cfg(test)]
 mod tests;
 
-pub use client::{Blob, Client, Manifest, Repository, Target};
+pub use client::{Blob, CONFIG_BYTES_MAX, Client, Manifest, Repository, Target};
 pub use error::{Error, Kind};
 pub use meter::{LOOK, Meter, Reading, SLOW_BYTES};
 pub use reach::Reach;

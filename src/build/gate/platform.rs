@@ -7,6 +7,7 @@ use crate::{
     fault::{Fault, Reason},
     go_json::zero,
     names::printable,
+    registry::CONFIG_BYTES_MAX,
 };
 
 /// The hint for a platform that is not the engine's.
@@ -28,6 +29,16 @@ impl Gate<'_> {
             architecture: String,
             #[serde(default, deserialize_with = "zero")]
             variant: String,
+        }
+        // As of an image that is pulled.
+        if json.len() > CONFIG_BYTES_MAX {
+            let text = format!(
+                "the image's config would be larger than {} MiB: its labels, variables and history are too long",
+                CONFIG_BYTES_MAX >> 20
+            );
+            return Err(Fault::new(Reason::GraphDenied, text)
+                .hint("put long texts into a file of the image")
+                .into());
         }
         let Config { os, architecture, variant } =
             serde_json::from_slice(json).map_err(|_| refuse("the image's config cannot be read"))?;
@@ -89,5 +100,18 @@ mod tests {
         assert!(on("linux", "arm64", "").is_err());
         assert!(on("linux", "amd", "").is_err());
         assert!(on("linux", "amd64", "v3").is_err());
+    }
+
+    #[test]
+    fn a_config_that_is_too_large_is_refused() {
+        let judge = |label: usize| {
+            let config = serde_json::json!({
+                "os": "linux", "architecture": "amd64", "config": {"Labels": {"a": "x".repeat(label)}},
+            });
+            let metadata = [("containerimage.config".to_owned(), config.to_string().into_bytes())].into();
+            judge_result(frontend::Result { metadata, ..frontend::Result::default() })
+        };
+        assert!(judge(CONFIG_BYTES_MAX / 2).is_ok());
+        assert!(judge(CONFIG_BYTES_MAX).is_err());
     }
 }

@@ -21,11 +21,9 @@ use crate::{
     fault::{Fault, Reason},
     names::{Reference, reference::Digest},
     progress::Step,
+    registry::CONFIG_BYTES_MAX,
     store::{LayerClaim, LayerFact},
 };
-
-/// containerd reads no larger config (`images` limits it to 8 MiB).
-const CONFIG_BYTES_MAX: usize = 8 << 20;
 
 /// The claims of an image about its layers.
 #[derive(Clone, Debug)]

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     super::{
-        client::{Blob, Manifest, Repository},
+        client::{Blob, CONFIG_BYTES_MAX, Manifest, Repository},
         error::Kind,
     },
     Body, Error, Shared, answers, digest_in, is_head,
@@ -59,6 +59,8 @@ struct Passing {
     /// The last piece received. The engine gets it only after the next piece, or once the whole blob has been
     /// verified.
     kept: Option<Bytes>,
+    /// How many bytes the engine may still get.
+    left: u64,
     is_over: bool,
     transfer: Arc<Shared>,
     _counted: Arc<()>,
@@ -92,14 +94,21 @@ impl Pull {
         match digest_in(what, "blobs") {
             Some(digest) => {
                 let _counted = Arc::clone(&self.blobs);
-                if !self.configs.contains(&digest) {
+                let max = if self.configs.contains(&digest) {
+                    CONFIG_BYTES_MAX as u64
+                } else {
                     self.layers_asked.store(true, Ordering::Relaxed);
-                }
+                    u64::MAX
+                };
                 let blob = self.repository.clone().blob(&digest).await?;
+                if blob.length().is_some_and(|length| length > max) {
+                    return Err(config_too_large());
+                }
                 let watcher = self.watch.as_ref().filter(|_| !is_head(method));
                 let watcher = watcher.and_then(|watch| watch(&digest));
                 let transfer = Arc::clone(transfer);
-                let passing = Passing { blob, watcher, kept: None, is_over: false, transfer, _counted };
+                let passing =
+                    Passing { blob, watcher, kept: None, left: max, is_over: false, transfer, _counted };
                 Ok(blob_answer(method, &digest, passing))
             }
             None => Ok(answers::plain(StatusCode::NOT_FOUND)),
@@ -144,6 +153,7 @@ impl Passing {
                 self.is_over = true;
                 break;
             };
+            self.left = self.left.checked_sub(piece.len() as u64).ok_or_else(config_too_large)?;
             if let Some(watcher) = &self.watcher {
                 // A watcher that no longer receives has seen enough for its verdict.
                 let _ = watcher.pieces.send(piece.clone()).await;
@@ -163,6 +173,10 @@ impl Passing {
         let _ = whole.send(());
         Ok(self.kept.take())
     }
+}
+
+fn config_too_large() -> Error {
+    Error::too_large("its config", CONFIG_BYTES_MAX)
 }
 
 fn blob_answer(method: &Method, digest: &Digest, passing: Passing) -> Response<Body> {

@@ -1,6 +1,9 @@
 //! The relay, between a minimal engine and registries that record their requests.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicUsize, Ordering},
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use sha2::{Digest as _, Sha256};
@@ -16,7 +19,7 @@ use super::{
 use crate::{
     fault::{Fault, Reason},
     names::{Reference, reference::Digest},
-    registry::{Client, Relay, Transfer},
+    registry::{CONFIG_BYTES_MAX, Client, Relay, Transfer},
     tasks::Group,
 };
 
@@ -255,6 +258,39 @@ async fn the_engine_gets_what_was_hashed_and_no_other_bytes() {
         let answer = ask(&transfer, method, &format!("/v2/{PATH}/{path}"), "").await;
         assert!(answer.starts_with("HTTP/1.1 40"), "{answer}");
     }
+}
+
+#[tokio::test]
+async fn the_engine_gets_no_config_that_is_too_large() {
+    let relay = Relay::bind(&Group::root()).await.unwrap();
+    let large = "x".repeat(CONFIG_BYTES_MAX + 1);
+    let of = digest(large.as_bytes());
+    let manifest = format!("{{\"config\":{{\"digest\":\"{of}\",\"size\":1}}}}");
+    let served = large.clone();
+    let tells = Arc::new(AtomicBool::new(true));
+    let tells_length = Arc::clone(&tells);
+    let registry = Server::start(None, move |head| match head {
+        head if head.contains("manifests") => ok(&manifest),
+        _ if tells_length.load(Ordering::Relaxed) => ok(&served),
+        _ => format!("HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n{served}"),
+    })
+    .await;
+    let reference = Reference::parse(&format!("{}/team/app:1", registry.host())).unwrap();
+    let mut repository = Client::new(directory()).repository(&insecure(), &reference, None).unwrap();
+    let proven = repository.manifest(&reference).await.unwrap();
+    let transfer = relay.pull(PATH, repository.clone(), vec![proven], None).unwrap();
+    let blob = format!("/v2/{PATH}/blobs/{of}");
+    for tells_it in [true, false] {
+        tells.store(tells_it, Ordering::Relaxed);
+        let answer = ask(&transfer, "GET", &blob, "").await;
+        assert!(!answer.ends_with(&large), "{}", answer.len());
+        let fault = transfer.failure(|error| error.fault(&reference, false)).unwrap();
+        assert!(fault.text().contains("its config is larger than 1 MiB"), "{fault}");
+    }
+    // A layer may be as large.
+    tells.store(true, Ordering::Relaxed);
+    let transfer = relay.pull(PATH, repository, Vec::new(), None).unwrap();
+    assert!(ask(&transfer, "GET", &blob, "").await.ends_with(&large));
 }
 
 /// The fault that `transfer` reports if the engine's work ends with `reason`.
