@@ -29,7 +29,7 @@ const API_OLDEST: (u16, u16) = (1, 45);
 const ENGINE_OLDEST: &str = "26.1";
 /// How long the engine may take to begin its answer. Long, since a removal waits for the disk and a pull
 /// for its registry.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(300);
+pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(300);
 /// How long connecting to an engine may take. Long, since a starting engine accepts connections before it
 /// answers.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);

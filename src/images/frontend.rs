@@ -114,7 +114,7 @@ impl Images {
 
     /// Removes this wharfd's frontends except the one called `but`.
     pub async fn remove_frontends(&self, but: Option<&str>) -> Result<(), Fault> {
-        let images = self.engine().list_images(None).await?;
+        let images = self.engine().list_images().await?;
         for name in images.iter().flat_map(|image| &image.repo_tags) {
             let room = naming::room(name);
             if room == Some((self.keys().instance(), Room::Frontend))

@@ -1,13 +1,14 @@
 //! Holds: wharfd's names by which the engine keeps the images that namespaces have admitted. An image is
 //! removed with the last namespace that holds it. Its unpacked layers stay in the builder's own cache.
 
-use bollard::models::ImageSummary;
-
 use super::{
     Images,
     naming::{self, Room},
 };
-use crate::fault::{Fault, causes};
+use crate::{
+    engine::docker::listing::Listed,
+    fault::{Fault, causes},
+};
 
 impl Images {
     /// Removes the holds that exist only for `namespace`, an opaque name.
@@ -23,7 +24,7 @@ impl Images {
 
     /// Removes the holds that no namespace uses: a crash in the middle of a release leaves one, the loss of
     /// the store leaves all. Called before the engine is used.
-    pub(super) async fn remove_lost_holds(&self, images: &[ImageSummary]) -> Result<(), Fault> {
+    pub(super) async fn remove_lost_holds(&self, images: &[Listed]) -> Result<(), Fault> {
         for name in images.iter().flat_map(|image| &image.repo_tags) {
             let ours = naming::room(name).filter(|(instance, _)| *instance == self.keys().instance());
             if !matches!(ours, Some((_, Room::Hold | Room::Node))) {

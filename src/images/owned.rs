@@ -3,10 +3,7 @@
 
 use std::{borrow::Cow, collections::BTreeMap};
 
-use bollard::{
-    models::{ImageInspect, ImageSummary},
-    query_parameters::RemoveImageOptions,
-};
+use bollard::{models::ImageInspect, query_parameters::RemoveImageOptions};
 
 use super::{
     Images,
@@ -16,7 +13,10 @@ use super::{
 use prost_types::Timestamp;
 
 use crate::{
-    engine::docker::fault::{self, Kind},
+    engine::docker::{
+        fault::{self, Kind},
+        listing::Listed,
+    },
     fault::{Fault, Reason},
     names::{Namespace, RESERVED_HOST, Reference, printable, reference::Digest},
     policy::Permit,
@@ -85,8 +85,8 @@ impl Images {
     /// The images of a namespace, newest first.
     pub async fn list(&self, namespace: &Permit<Namespace>) -> Result<Vec<OwnedImage>, Fault> {
         let mut images = Vec::new();
-        for summary in self.engine().list_images(None).await? {
-            let ImageSummary { id, repo_tags, created, size, .. } = summary;
+        for summary in self.engine().list_images().await? {
+            let Listed { id, repo_tags, created, size, .. } = summary;
             images.extend(
                 self.owned(namespace.subject(), Found { id, names: repo_tags, created, size }).await?,
             );

@@ -1,22 +1,23 @@
 //! Cleans up an engine after it, or an earlier wharfd, ended in the middle of work.
 
-use bollard::models::ImageSummary;
-
 use super::{Images, naming};
-use crate::fault::{Fault, causes};
+use crate::{
+    engine::docker::listing::Listed,
+    fault::{Fault, causes},
+};
 
 impl Images {
     /// Removes leftovers of an earlier wharfd or of the engine's end. Called before the engine is used.
     pub async fn recover(&self) -> Result<(), Fault> {
         self.remove_late_exports().await?;
-        let images = self.engine().list_images(None).await?;
+        let images = self.engine().list_images().await?;
         self.remove_lost_transfers(&images).await;
         self.remove_lost_holds(&images).await?;
         self.forget_long_names(&images).await
     }
 
     /// Forgets long references that no image has any more.
-    async fn forget_long_names(&self, images: &[ImageSummary]) -> Result<(), Fault> {
+    async fn forget_long_names(&self, images: &[Listed]) -> Result<(), Fault> {
         let names = images.iter().flat_map(|image| &image.repo_tags);
         let long = names.filter_map(|name| naming::long_name(self.keys().instance(), name));
         let kept = long.map(|(namespace, hash)| (namespace.to_owned(), hash.to_owned())).collect();
@@ -33,7 +34,7 @@ impl Images {
 
     /// Removes the names of interrupted pushes and pulls. Running transfers have such names too, but none is
     /// running on an engine that was just found.
-    async fn remove_lost_transfers(&self, images: &[ImageSummary]) {
+    async fn remove_lost_transfers(&self, images: &[Listed]) {
         let names = images.iter().flat_map(|image| image.repo_tags.iter().chain(&image.repo_digests));
         let ours = |name: &&String| naming::relay_instance(name) == Some(self.keys().instance());
         let lost: Vec<_> = names.filter(ours).collect();

@@ -3,8 +3,9 @@
 use bollard::{auth::DockerCredentials, errors::Error};
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
-use http::{Request, StatusCode, header};
+use http::{Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use tokio::{
@@ -77,9 +78,17 @@ impl Engine {
         login.set_sensitive(true);
         let version = self.docker().client_version();
         let request = Request::post(format!("/v{version}{path}"))
-            .header(header::HOST, "docker")
             .header("x-registry-auth", login)
             .body(Empty::<Bytes>::new())?;
+        let response = self.ask(request).await?;
+        let body = response.into_body().into_data_stream().map_err(std::io::Error::other);
+        let body: Body = StreamReader::new(Box::pin(body));
+        Ok(Answer { lines: BufReader::new(body).lines() })
+    }
+
+    /// Sends a request on a connection of its own, and waits for the head of a successful answer.
+    pub(super) async fn ask(&self, mut request: Request<Empty<Bytes>>) -> Result<Response<Incoming>, Error> {
+        request.headers_mut().insert(header::HOST, http::HeaderValue::from_static("docker"));
         let stream = UnixStream::connect(self.socket()).await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         // The connection ends when its answer is dropped.
@@ -97,8 +106,6 @@ impl Engine {
             let Refusal { message } = serde_json::from_slice(&body).unwrap_or_default();
             return Err(Error::DockerResponseServerError { status_code: status.as_u16(), message });
         }
-        let body = response.into_body().into_data_stream().map_err(std::io::Error::other);
-        let body: Body = StreamReader::new(Box::pin(body));
-        Ok(Answer { lines: BufReader::new(body).lines() })
+        Ok(response)
     }
 }

@@ -2,4 +2,5 @@
 
 pub(crate) mod fault;
 pub(crate) mod lines;
+pub(crate) mod listing;
 pub(crate) mod presence;

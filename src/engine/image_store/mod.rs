@@ -10,13 +10,16 @@ mod containerd;
 use std::{fmt, time::Duration};
 
 use bollard::{
-    models::{ImageInspect, ImageSummary, SystemInfo},
-    query_parameters::{ListImagesOptions, RemoveImageOptions, TagImageOptions},
+    models::{ImageInspect, SystemInfo},
+    query_parameters::{RemoveImageOptions, TagImageOptions},
 };
 
 use super::{
     Engine,
-    docker::fault::{self, Kind},
+    docker::{
+        fault::{self, Kind},
+        listing::Listed,
+    },
 };
 use crate::fault::{Fault, Reason};
 
@@ -87,14 +90,11 @@ impl fmt::Display for ImageStore {
 
 impl Engine {
     /// All images of the engine, whoever owns them.
-    pub(crate) async fn list_images(
-        &self,
-        options: Option<ListImagesOptions>,
-    ) -> Result<Vec<ImageSummary>, Fault> {
+    pub(crate) async fn list_images(&self) -> Result<Vec<Listed>, Fault> {
         let mut tried = 0;
         loop {
             tried += 1;
-            match self.docker().list_images(options.clone()).await {
+            match self.listing().await {
                 // The containerd store reads each image while it lists them, and the listing fails when
                 // an image is removed meanwhile, say by another job.
                 Err(error) if tried < LISTINGS_MAX && fault::kind(&error) == Kind::NotFound => {
