@@ -1,6 +1,10 @@
 //! Holds: wharfd's names by which the engine keeps the images that namespaces have admitted. An image is
 //! removed with the last namespace that holds it. Its unpacked layers stay in the builder's own cache.
 
+use std::time::Duration;
+
+use tokio::time::timeout;
+
 use super::{
     Images,
     naming::{self, Room},
@@ -10,13 +14,23 @@ use crate::{
     fault::{Fault, causes},
 };
 
+/// How long to wait for the lock of a hold that nobody needs, before looking again whether somebody needs it.
+const LOCK_LOOK: Duration = Duration::from_secs(1);
+
 impl Images {
     /// Removes the holds that exist only for `namespace`, an opaque name.
     pub(super) async fn release_holds(&self, namespace: &str) -> Result<(), Fault> {
         for hold in self.store().holds_of(self.engine().name(), namespace).await? {
-            let _lock = self.inner.holds.lock(&hold).await;
-            if !self.store().let_go(self.engine().name(), &hold, namespace).await? {
-                self.remove_hold(&hold).await;
+            let mut is_held = self.store().let_go(self.engine().name(), &hold, namespace).await?;
+            // A fetch has the lock for as long as its registry likes, and its namespace needs the hold. So this
+            // waits for a lock only while no namespace needs the hold.
+            while !is_held {
+                let lock = timeout(LOCK_LOOK, self.inner.holds.lock(&hold)).await;
+                is_held = self.store().is_held(self.engine().name(), &hold).await?;
+                if let (Ok(_lock), false) = (lock, is_held) {
+                    self.remove_hold(&hold).await;
+                    break;
+                }
             }
         }
         Ok(())

@@ -12,8 +12,9 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
 use crate::harness::{
-    Image, Test, Wharf, cases,
+    Image, PATIENCE, Registry, Test, Wharf, cases,
     image::{File, Layer, digest},
+    process::shell_status,
     relay::Relay,
     script::{Reply, ScriptedRegistry},
     wait_for,
@@ -24,6 +25,7 @@ cases![
     an_index_with_anothers_image_is_no_proof,
     an_endless_manifest,
     a_slow_registry_delays_nobody,
+    a_slow_registry_delays_no_end_of_a_namespace,
     a_registry_that_only_wharfd_or_the_engine_reaches,
     a_login_that_breaks_a_registry_gives_no_access,
 ];
@@ -163,22 +165,21 @@ async fn an_endless_manifest(test: Arc<Test>) {
     assert_eq!(evil.requests(), ["GET /v2/x/manifests/1"], "the engine hears of it");
 }
 
-/// Whoever knows an image's digest can begin to fetch it, and never finish.
-async fn a_slow_registry_delays_nobody(test: Arc<Test>) {
-    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+/// Pushes an image as `honest:1`, and starts another registry that sends its layer drop by drop.
+async fn slow_copy(test: &Test, registry: &Registry) -> ScriptedRegistry {
     let (mut noise, mut block) = (Vec::new(), digest(test.unique("noise").as_bytes()));
     while noise.len() < 4 << 20 {
         block = digest(block.as_bytes());
         noise.extend((0..64).step_by(2).map(|at| u8::from_str_radix(&block[7 + at..9 + at], 16).unwrap()));
     }
     let image = Image::of(vec![Layer::of([("noise", File::Content(&noise, 0o644))])]);
-    let pushed = image.push(&registry, "honest", "1").await;
+    let pushed = image.push(registry, "honest", "1").await;
     let path = "/v2/honest/manifests/1";
     let document = registry.call(http::Method::GET, path).header("accept", MANIFEST).send().await.ok().body;
     assert_eq!(digest(&document), pushed);
     let (config, layer) = (image.config().to_string(), image.layers[0].clone());
     assert!(layer.blob.len() > 4 << 20);
-    let drip = ScriptedRegistry::start(move |_, path| match path {
+    ScriptedRegistry::start(move |_, path| match path {
         "/v2/" => Reply::Whole("200 OK", Vec::new(), b"{}".to_vec()),
         path if path.contains("/manifests/") => {
             manifest(MANIFEST, &pushed, std::str::from_utf8(&document).unwrap())
@@ -186,7 +187,13 @@ async fn a_slow_registry_delays_nobody(test: Arc<Test>) {
         path if path.ends_with(&layer.digest) => Reply::Drip(layer.blob.to_vec()),
         _ => Reply::Whole("200 OK", Vec::new(), config.clone().into_bytes()),
     })
-    .await;
+    .await
+}
+
+/// Whoever knows an image's digest can begin to fetch it, and never finish.
+async fn a_slow_registry_delays_nobody(test: Arc<Test>) {
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    let drip = slow_copy(&test, &registry).await;
     let (thief, victim) = (Wharf::new(&test, &wharfd, "thief#1"), Wharf::new(&test, &wharfd, "victim#1"));
     let dripping = thief.start(["pull", &format!("{}/x:1", drip.host())]);
     wait_for("the layer to drip", async || (drip.sent() > 8 << 10).then_some(())).await;
@@ -194,6 +201,22 @@ async fn a_slow_registry_delays_nobody(test: Arc<Test>) {
     assert!(drip.sent() < 2 << 20, "{} bytes came drop by drop", drip.sent());
     // The slow build succeeds too: its registry showed the same manifest.
     assert!(dripping.wait(Duration::from_secs(30)).await.unwrap().success(), "{:?}", dripping.lines());
+}
+
+/// The end of a namespace takes nothing over from a slow registry, and need not wait for it.
+async fn a_slow_registry_delays_no_end_of_a_namespace(test: Arc<Test>) {
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    let drip = slow_copy(&test, &registry).await;
+    let (thief, victim) = (Wharf::new(&test, &wharfd, "thief#1"), Wharf::new(&test, &wharfd, "victim#1"));
+    let dripping = thief.start(["pull", &format!("{}/x:1", drip.host())]);
+    wait_for("the layer to drip", async || (drip.sent() > 8 << 10).then_some(())).await;
+    let waiting = victim.start(["pull", &registry.name("honest:1")]);
+    waiting.while_running("the pull to be shown", async || (!waiting.lines().is_empty()).then_some(())).await;
+    victim.run(["namespace", "rm"]).await.ok();
+    assert!(dripping.ended().await.is_none() && drip.sent() < 2 << 20, "{} bytes", drip.sent());
+    assert_ne!(shell_status(waiting.wait(PATIENCE).await.unwrap()), 0);
+    thief.run(["namespace", "rm"]).await.ok();
+    assert_ne!(shell_status(dripping.wait(PATIENCE).await.unwrap()), 0);
 }
 
 async fn a_registry_that_only_wharfd_or_the_engine_reaches(test: Arc<Test>) {
