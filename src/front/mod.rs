@@ -2,6 +2,7 @@
 //! work, and ends with one outcome.
 
 mod call;
+mod looks;
 mod outcome;
 mod quotas;
 mod work;
@@ -9,6 +10,7 @@ mod work;
 use std::{collections::BTreeMap, sync::Arc};
 
 pub use call::Call;
+pub use looks::{Look, Looking};
 pub use outcome::End;
 pub use work::{Kind, Member, Work};
 
@@ -20,6 +22,7 @@ use crate::{
     policy::Permit,
     transport::Peer,
 };
+use looks::Looks;
 use outcome::{Lines, Record};
 use quotas::Quotas;
 pub use quotas::Share;
@@ -32,6 +35,7 @@ pub struct Front {
     work: Arc<Work>,
     lines: Arc<Lines>,
     quotas: Arc<Quotas>,
+    looks: Looks,
 }
 
 impl Front {
@@ -41,7 +45,8 @@ impl Front {
         engines: BTreeMap<EngineName, Handle>,
         work: Arc<Work>,
     ) -> Arc<Self> {
-        Arc::new(Self { identities, engines, work, lines: Arc::default(), quotas: Arc::default() })
+        let (lines, quotas, looks) = (Arc::default(), Arc::default(), Looks::default());
+        Arc::new(Self { identities, engines, work, lines, quotas, looks })
     }
 
     /// Accepts a call, or refuses an unknown caller. `peer` is the other end of its connection; `method` is
@@ -85,6 +90,11 @@ impl Front {
     /// Begins the end of a namespace: `Work::end` needs the share until it is over.
     pub fn begin_end(&self, call: &Call) -> Result<Share, Fault> {
         self.quotas.take_end(call.caller())
+    }
+
+    /// Waits until the caller may look at the engine's images once more.
+    pub async fn look(&self, call: &Call, look: Look) -> Result<Looking, Fault> {
+        self.looks.begin(call.caller().id(), look).await
     }
 
     /// Every engine, in a fixed order.

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
 use super::{
-    accept, answer, authorize, begin,
+    accept, answer, authorize, begin, look,
     stream::{self, Responses},
 };
 use crate::{
     fault::Fault,
-    front::{End, Front, Kind},
+    front::{End, Front, Kind, Look},
     images::owned::OwnedImage,
     names::Reference,
     progress::Progress,
@@ -50,8 +50,11 @@ impl ImageService for Images {
             let images = call.images().await?;
             let member = self.front.begin(&call, &permit, Kind::Push)?;
             let tasks = member.tasks().clone();
+            let (front, looking) = (Arc::clone(&self.front), call.clone());
             let work = move |reporter| async move {
+                let look = front.look(&looking, Look::Work).await?;
                 let image = images.find_image(&permit, &reference.to_string()).await?;
+                drop(look);
                 let target = permit.push_to(reference.clone())?;
                 let login = credentials.of(reference.host());
                 let digest = images.push(&image, &target, login, &reporter, &tasks).await?;
@@ -104,8 +107,10 @@ impl ImageService for Images {
             let target = reference("target", &request.target)?.tagged();
             let images = call.images().await?;
             let member = self.front.begin(&call, &permit, Kind::Change)?;
+            let (front, call) = (Arc::clone(&self.front), call.clone());
             member
                 .to_its_end(async move {
+                    let _look = front.look(&call, Look::Work).await?;
                     let image = images.find_image(&permit, &request.source).await?;
                     images.tag_image(&image, &target).await?;
                     Ok(v1::TagImageResponse {})
@@ -121,7 +126,7 @@ impl ImageService for Images {
     ) -> Result<Response<v1::ListImagesResponse>, Status> {
         let call = accept(&self.front, &request, "ImageService/ListImages")?;
         let request = request.into_inner();
-        answer(&call, async {
+        look(&self.front, &call, async {
             let permit = authorize(&call, request.namespace)?;
             let filter = match request.reference.as_str() {
                 "" => None,
@@ -140,7 +145,7 @@ impl ImageService for Images {
     ) -> Result<Response<v1::InspectImageResponse>, Status> {
         let call = accept(&self.front, &request, "ImageService/InspectImage")?;
         let request = request.into_inner();
-        answer(&call, async {
+        look(&self.front, &call, async {
             let permit = authorize(&call, request.namespace)?;
             let images = call.images().await?;
             let (image, json) = images.inspect_image(&permit, &request.reference).await?;
@@ -159,8 +164,10 @@ impl ImageService for Images {
             let permit = authorize(&call, request.namespace)?;
             let images = call.images().await?;
             let member = self.front.begin(&call, &permit, Kind::Change)?;
+            let (front, call) = (Arc::clone(&self.front), call.clone());
             member
                 .to_its_end(async move {
+                    let _look = front.look(&call, Look::Work).await?;
                     let removed = images.remove_image(&permit, &request.reference, request.force).await?;
                     Ok(v1::RemoveImageResponse {
                         untagged: removed.untagged.iter().map(ToString::to_string).collect(),

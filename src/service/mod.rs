@@ -20,11 +20,11 @@ pub use status::refuse;
 
 use crate::{
     fault::Fault,
-    front::{Call, Front},
+    front::{Call, Front, Look},
     names::{EngineName, Namespace},
     policy::Permit,
     tasks::Group,
-    transport::Peer,
+    transport::{Peer, UntilTaken},
     wire::v1::{
         self, build_service_server::BuildServiceServer, image_service_server::ImageServiceServer,
         namespace_service_server::NamespaceServiceServer, node_service_server::NodeServiceServer,
@@ -57,6 +57,22 @@ async fn answer<T>(
     work: impl Future<Output = Result<T, Fault>>,
 ) -> Result<tonic::Response<T>, Status> {
     call.answer(work).await.map(tonic::Response::new).map_err(|fault| status::from_fault(&fault))
+}
+
+/// The same for a call that looks at images: its answer is one of the caller's looks until the client has it.
+async fn look<T>(
+    front: &Front,
+    call: &Call,
+    work: impl Future<Output = Result<T, Fault>>,
+) -> Result<tonic::Response<T>, Status> {
+    let looked = async {
+        let looking = front.look(call, Look::Answer).await?;
+        Ok((looking, work.await?))
+    };
+    let (looking, answer) = call.answer(looked).await.map_err(|fault| status::from_fault(&fault))?;
+    let mut response = tonic::Response::new(answer);
+    response.extensions_mut().insert(UntilTaken(Arc::new(looking)));
+    Ok(response)
 }
 
 /// Begins a call whose answer is a stream; the stream records how the call ends.

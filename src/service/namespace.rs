@@ -6,7 +6,7 @@ use tonic::{Request, Response, Status};
 
 use super::{accept, answer, authorize};
 use crate::{
-    front::Front,
+    front::{Front, Look},
     wire::v1::{DeleteNamespaceRequest, DeleteNamespaceResponse, namespace_service_server::NamespaceService},
 };
 
@@ -34,14 +34,16 @@ impl NamespaceService for Namespaces {
             let (images, name) = (call.images().await?, call.engine_name().clone());
             let work = Arc::clone(self.front.work());
             let share = self.front.begin_end(&call)?;
+            let (front, ending) = (Arc::clone(&self.front), call.clone());
             // This task cancels the namespace's group, so it runs outside it. It runs to its end even if
             // the client disconnects.
             let tasks = work.group().enter("delete namespace")?;
             tasks
                 .spawn("delete namespace", async move {
                     let end = work.end(&name, &permit).await;
+                    let look = front.look(&ending, Look::Work).await?;
                     let (images, references) = images.delete_namespace(&permit).await?;
-                    drop(share);
+                    drop((look, share));
                     Ok(DeleteNamespaceResponse {
                         references: references.iter().map(ToString::to_string).collect(),
                         cancelled_builds: end.builds(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use tonic::{Request, Response, Status};
 
-use super::{accept, answer};
+use super::{accept, look};
 use crate::{
     engine::Engine,
     engines::Handle,
@@ -30,7 +30,7 @@ impl Node {
 impl NodeService for Node {
     async fn get_info(&self, request: Request<GetInfoRequest>) -> Result<Response<GetInfoResponse>, Status> {
         let call = accept(&self.front, &request, "NodeService/GetInfo")?;
-        answer(&call, async {
+        look(&self.front, &call, async {
             let caller = call.caller();
             let shown = |engine: &&Handle| engine.name() == caller.engine() || caller.is_operator();
             let engines = self.front.engines().filter(shown).map(|engine| told(engine, caller.is_operator()));

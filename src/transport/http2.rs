@@ -1,10 +1,14 @@
 //! HTTP/2 on an accepted connection. Each request carries the connection's peer.
 
 use std::{
+    any::Any,
     convert::Infallible,
     error::Error,
     pin::pin,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -73,6 +77,10 @@ pub(super) struct Room {
     pub(super) calls: Option<(Calls, CallerId)>,
 }
 
+/// A response's extension: a value that is kept until the client has taken the whole answer or is gone.
+#[derive(Clone)]
+pub struct UntilTaken(pub Arc<dyn Any + Send + Sync>);
+
 /// HTTP/2 begins with the client's preface (RFC 9113, 3.4). After the preface, pings tell whether the
 /// client is alive.
 const PREFACE_BYTES: usize = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len();
@@ -100,11 +108,12 @@ where
                     place => place,
                 },
             };
-            let response = service.oneshot(request).await?;
+            let mut response = service.oneshot(request).await?;
+            let held = response.extensions_mut().remove::<UntilTaken>();
             // The call counts as running until its answer ends.
             Ok(response.map(|body| {
                 Body::new(body.map_frame(move |frame| {
-                    let _held = &place;
+                    let _held = (&place, &held);
                     frame
                 }))
             }))

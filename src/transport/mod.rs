@@ -9,6 +9,7 @@ mod limits;
 pub mod unix;
 
 pub use accept::{Who, serve};
+pub use http2::UntilTaken;
 pub use limits::Limits;
 
 /// The other end of a connection, as verified when the connection was accepted. A request without a

@@ -83,6 +83,7 @@ fn cases() -> Vec<Case> {
         hostile::repository::CASES,
         hostile::tar::CASES,
         hostile::quotas::CASES,
+        hostile::listings::CASES,
         hostile::users::CASES,
     ]
     .concat()

@@ -25,6 +25,7 @@ pub(crate) struct Relay {
     path: PathBuf,
     paused: Arc<watch::Sender<bool>>,
     passed: Arc<AtomicUsize>,
+    accepted: Arc<AtomicUsize>,
     lost: Arc<Replaced>,
 }
 
@@ -58,12 +59,14 @@ impl Relay {
         let listener = UnixListener::bind(&path).unwrap();
         let engine = engine.socket().to_owned();
         let paused = Arc::new(watch::Sender::new(false));
-        let passed = Arc::<AtomicUsize>::default();
+        let (passed, accepted) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+        let number = Arc::clone(&accepted);
         let (state, count, listings) = (Arc::clone(&paused), Arc::clone(&passed), Arc::clone(&lost));
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             let mut relays = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
+                number.fetch_add(1, Ordering::Relaxed);
                 let (engine, state, count) = (engine.clone(), Arc::clone(&state), Arc::clone(&count));
                 let (lost, answered) = (Arc::clone(&listings), Arc::clone(&answered));
                 relays.spawn(async move {
@@ -76,7 +79,7 @@ impl Relay {
                 });
             }
         });
-        Self { tasks, path, paused, passed, lost }
+        Self { tasks, path, paused, passed, accepted, lost }
     }
 
     /// Its address.
@@ -87,6 +90,11 @@ impl Relay {
     /// The number of bytes passed on, in both directions.
     pub(crate) fn passed(&self) -> usize {
         self.passed.load(Ordering::Relaxed)
+    }
+
+    /// The number of connections so far.
+    pub(crate) fn connections(&self) -> usize {
+        self.accepted.load(Ordering::Relaxed)
     }
 
     /// The engine answers so many listings of images with 404 from now on, as one with the containerd store does
