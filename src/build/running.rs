@@ -305,8 +305,7 @@ impl<'a> Build<'a> {
             self.order.client.tell_refusal(status);
         }
         // Warns only once, in the pass that runs.
-        let is_frontends = |syntax: &str| self.images.frontend().is_some() && frontend::is_syntax(syntax);
-        let syntax = syntax.filter(|syntax| !is_frontends(syntax));
+        let syntax = syntax.filter(|syntax| !self.images.has_syntax(syntax));
         if let Some(syntax) = syntax.filter(|_| matches!(ended, Ended::Exported(_) | Ended::Failed(_))) {
             let short =
                 format!("`# syntax={}` is ignored: the builder's own frontend is used", printable(&syntax));

@@ -20,15 +20,24 @@ const NEEDED: [(&str, &str); 1] = [("source.policy", "26.1")];
 /// How long BuildKit may take for an answer that costs it nothing. The start must not wait for ever.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// A BuildKit as it was found.
+#[derive(Clone, Copy, Debug)]
+pub struct Found {
+    /// How to reach it.
+    pub dialling: Dialling,
+    /// Its version, major and minor, unless it was built without one.
+    pub version: Option<(u32, u32)>,
+}
+
 /// Determines how to reach BuildKit at `socket`, which belongs to an engine of `version`, and checks that it has
 /// the capabilities wharfd needs, and no fault that every build of wharfd's would meet.
-pub async fn probe(engine: &str, version: &str, socket: &Path, tasks: &Group) -> Result<Dialling, Fault> {
+pub async fn probe(engine: &str, version: &str, socket: &Path, tasks: &Group) -> Result<Found, Fault> {
     let dialling = dialling(engine, socket, tasks).await?;
     let connection = Connection::dial(socket, dialling, tasks).await?;
     let own = answer(async { connection.control().info(InfoRequest {}).await }).await;
     let own = own.ok().and_then(|answer| answer.into_inner().buildkit_version);
-    let own = own.map(|own| own.version).unwrap_or_default();
-    if writes_policies_at_once(&own, version) {
+    let own = self::version(&own.map(|own| own.version).unwrap_or_default());
+    if writes_policies_at_once(own, version) {
         let text = format!("the builder of the engine `{engine}` crashes at Dockerfiles with several images");
         return Err(Fault::new(Reason::EngineLacks, text)
             .hint("BuildKit 0.26 (Docker Engine 29.1) has that fault: upgrade the engine"));
@@ -47,20 +56,27 @@ pub async fn probe(engine: &str, version: &str, socket: &Path, tasks: &Group) ->
                 .hint(format!("Docker Engine {since} and newer have it: upgrade the engine")));
         }
     }
-    Ok(dialling)
+    Ok(Found { dialling, version: own })
+}
+
+/// BuildKit's version, major and minor; `v0.0.0` means that it was built without one.
+fn version(own: &str) -> Option<(u32, u32)> {
+    major_and_minor(own).filter(|own| *own != (0, 0))
+}
+
+/// The first two numbers of a version such as `v0.33.0-rc1`.
+fn major_and_minor(version: &str) -> Option<(u32, u32)> {
+    let mut parts = version.trim_start_matches('v').split(['.', '-', '+']);
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
 /// Whether it is BuildKit 0.26, which judges all sources of a graph at once, and writes one map as it does
 /// (`sourcepolicy`, mended in 0.27): Go then ends the engine. A BuildKit that was built without its version is
 /// known by its engine's.
-fn writes_policies_at_once(own: &str, engine: &str) -> bool {
-    let parts = |version: &str| -> Option<(u32, u32)> {
-        let mut parts = version.trim_start_matches('v').split(['.', '-', '+']);
-        Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
-    };
-    match parts(own) {
-        Some((0, 0)) | None => parts(engine) == Some((29, 1)),
-        known => known == Some((0, 26)),
+fn writes_policies_at_once(own: Option<(u32, u32)>, engine: &str) -> bool {
+    match own {
+        None => major_and_minor(engine) == Some((29, 1)),
+        Some(known) => known == (0, 26),
     }
 }
 
@@ -132,7 +148,7 @@ mod tests {
             ("v0.0.0+unknown", "29.1.3"),
             ("", "29.1.0-rc.1"),
         ] {
-            assert!(writes_policies_at_once(own, engine), "{own} {engine}");
+            assert!(writes_policies_at_once(version(own), engine), "{own} {engine}");
         }
         for (own, engine) in [
             ("v0.25.2", "29.0.0"),
@@ -142,7 +158,7 @@ mod tests {
             ("", "29.2.0"),
             ("v0.2.6", "dev"),
         ] {
-            assert!(!writes_policies_at_once(own, engine), "{own} {engine}");
+            assert!(!writes_policies_at_once(version(own), engine), "{own} {engine}");
         }
     }
 }

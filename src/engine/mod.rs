@@ -57,6 +57,7 @@ struct Inner {
     image_store: ImageStore,
     tasks: Group,
     dialler: Dialler,
+    buildkit: Option<(u32, u32)>,
 }
 
 /// An operating system and a processor.
@@ -99,7 +100,7 @@ impl Engine {
         let shown = version.version.unwrap_or_default();
         let api_version = check_version(name, &shown, version.api_version.as_deref().unwrap_or_default())?;
         let info = docker.info().await.map_err(unreachable)?;
-        let dialling = probe::probe(name, &shown, socket, &tasks).await?;
+        let buildkit = probe::probe(name, &shown, socket, &tasks).await?;
 
         let platform = Platform {
             os: version.os.unwrap_or_else(|| "linux".to_owned()),
@@ -122,7 +123,8 @@ impl Engine {
                 image_store: ImageStore::of(&info, api_version),
                 root: info.docker_root_dir.unwrap_or_default(),
                 tasks,
-                dialler: Dialler::new(socket.to_owned(), dialling),
+                dialler: Dialler::new(socket.to_owned(), buildkit.dialling),
+                buildkit: buildkit.version,
             }),
         };
         engine.ensure_there()?;
@@ -158,6 +160,11 @@ impl Engine {
     /// The directory on the node in which it keeps its files.
     pub fn root(&self) -> &str {
         &self.inner.root
+    }
+
+    /// Its BuildKit's version, major and minor, if that is known.
+    pub fn buildkit(&self) -> Option<(u32, u32)> {
+        self.inner.buildkit
     }
 
     /// Where it keeps images.

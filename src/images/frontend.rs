@@ -61,15 +61,23 @@ pub(crate) fn own_end(status: &Status) -> Option<Status> {
 /// The newest minor version of `docker/dockerfile` that the program is known to support.
 const SYNTAX_MINOR: u32 = 20;
 
-/// Whether the program supports the version that a `# syntax=` asks for.
-pub(crate) fn is_syntax(image: &str) -> bool {
+/// The minor version of `docker/dockerfile` that is a BuildKit's own frontend: 1.7 in 0.13, 1.20 in 0.26.
+fn syntax_of(buildkit: (u32, u32)) -> Option<u32> {
+    let (major, minor) = buildkit;
+    minor.checked_sub(6).filter(|_| major == 0)
+}
+
+/// Whether `docker/dockerfile:1.MINOR` has everything that a `# syntax=` asks for. A version without a minor
+/// number is the newest, and asks for no more than this wharfd knows.
+fn is_syntax(image: &str, minor: u32) -> bool {
+    let image = image.split('@').next().unwrap_or_default();
     let version = image.strip_prefix("docker.io/").unwrap_or(image).strip_prefix("docker/dockerfile");
     match version.map(|version| version.strip_prefix(':').unwrap_or(version)) {
-        Some("" | "1" | "latest") => true,
+        Some("" | "1" | "latest") => minor >= SYNTAX_MINOR,
         Some(version) => version
             .strip_prefix("1.")
             .and_then(|rest| rest.split('.').next()?.parse::<u32>().ok())
-            .is_some_and(|minor| minor <= SYNTAX_MINOR && !version.contains('-')),
+            .is_some_and(|asked| asked <= minor && !version.contains('-')),
         None => false,
     }
 }
@@ -133,7 +141,16 @@ impl Images {
         self.found.frontend.get().map(|frontend| frontend.name.as_str())
     }
 
-    /// The same, once the engine has the image: it may have been removed, and BuildKit would ask the network
+    /// Whether the frontend in use has everything that a `# syntax=` asks for.
+    pub(crate) fn has_syntax(&self, image: &str) -> bool {
+        let minor = match self.frontend() {
+            Some(_) => Some(SYNTAX_MINOR),
+            None => self.engine().buildkit().and_then(syntax_of),
+        };
+        minor.is_some_and(|minor| is_syntax(image, minor))
+    }
+
+    /// The name of the image that reads Dockerfiles, once the engine has the image: it may have been removed, and BuildKit would ask the network
     /// for its name.
     pub(crate) async fn hold_frontend(&self) -> Result<Option<String>, Fault> {
         let Some(frontend) = self.found.frontend.get() else { return Ok(None) };
@@ -239,24 +256,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_syntax_that_the_program_is_needs_no_warning() {
+    fn a_syntax_that_the_frontend_has_needs_no_warning() {
+        let newest = syntax_of((0, 33)).unwrap();
         for same in [
             "docker/dockerfile:1",
             "docker/dockerfile",
             "docker.io/docker/dockerfile:1.7",
             "docker/dockerfile:1.7.1",
+            "docker/dockerfile:1.7@sha256:00",
         ] {
-            assert!(is_syntax(same), "{same}");
+            assert!(is_syntax(same, SYNTAX_MINOR) && is_syntax(same, newest), "{same}");
         }
         for other in [
             "docker/dockerfile:1.7-labs",
             "docker/dockerfile:1.999",
             "docker/dockerfilex",
             "evil/dockerfile:1",
+            "evil@docker/dockerfile:1",
             "docker/dockerfile:2",
         ] {
-            assert!(!is_syntax(other), "{other}");
+            assert!(!is_syntax(other, SYNTAX_MINOR), "{other}");
         }
+        let old = syntax_of((0, 13)).unwrap();
+        assert!(is_syntax("docker/dockerfile:1.7", old));
+        for newer in ["docker/dockerfile:1.8", "docker/dockerfile:1", "docker/dockerfile"] {
+            assert!(!is_syntax(newer, old), "{newer}");
+        }
+        assert_eq!((syntax_of((0, 5)), syntax_of((1, 13))), (None, None));
     }
 
     #[test]
