@@ -240,8 +240,7 @@ async fn send_tar(tar: Option<Tar>, requests: mpsc::Sender<Option<BuildRequest>>
 
 /// The build in its wire form.
 fn spec(args: &BuildArgs, env: &Env, docker: &DockerConfig) -> Result<BuildSpec, Failure> {
-    let proxies = docker.proxies().map(|(name, value)| (name.to_owned(), value.to_owned()));
-    let mut build_args: HashMap<String, String> = proxies.collect();
+    let mut build_args: HashMap<String, String> = HashMap::new();
     for arg in &args.build_args {
         let value = match &arg.value {
             Some(value) => Some(value.clone()),
@@ -252,6 +251,7 @@ fn spec(args: &BuildArgs, env: &Env, docker: &DockerConfig) -> Result<BuildSpec,
             None => build_args.remove(&arg.key),
         };
     }
+    build_args.extend(docker.proxies_beside(&build_args));
     // As buildx does (docs/build-repro.md in BuildKit); a flag takes precedence.
     if !args.build_args.iter().any(|arg| arg.key == SOURCE_DATE_EPOCH.name)
         && let Some(epoch) = env.get(SOURCE_DATE_EPOCH)?

@@ -5,7 +5,7 @@ mod helper;
 mod keeper;
 mod logins;
 
-use std::path::PathBuf;
+use std::{collections::HashMap, path::PathBuf};
 
 use crate::{
     client::{
@@ -82,9 +82,12 @@ impl DockerConfig {
         Ok(self)
     }
 
-    /// The proxies for builds, as the build arguments that docker makes from them.
-    pub(crate) fn proxies(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        self.config.proxies()
+    /// The proxies for builds, as the build arguments that docker makes from them; without those that are
+    /// `given` in capitals or in small letters. BuildKit takes them for one, and of two values uses either.
+    pub(crate) fn proxies_beside(&self, given: &HashMap<String, String>) -> Vec<(String, String)> {
+        let is_given = |name: &str| given.keys().any(|given| given.eq_ignore_ascii_case(name));
+        let proxies = self.config.proxies().filter(|(name, _)| !is_given(name));
+        proxies.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
     }
 
     /// The credentials for the registry at `host`, as in an image reference.
@@ -219,7 +222,7 @@ mod tests {
         assert_eq!(config.of("r.example").await.unwrap(), password("u", "p"));
         assert_eq!(config.of("h.example").await.unwrap(), password("u", "p"));
         assert_eq!(config.of("o.example").await.unwrap(), password("a", "b"));
-        assert_eq!(config.proxies().count(), 2);
+        assert_eq!(config.proxies_beside(&HashMap::new()).len(), 2);
     }
 
     #[tokio::test]
@@ -255,16 +258,16 @@ mod tests {
             r#"{"proxies": {"default": {"httpProxy": "http://proxy:1", "noProxy": "x"}, "tcp://h": {"ftpProxy": "y"}}}"#,
         );
         let config = home.read().unwrap();
-        let proxies: Vec<_> = config.proxies().collect();
-        assert_eq!(
-            proxies,
-            [
-                ("HTTP_PROXY", "http://proxy:1"),
-                ("http_proxy", "http://proxy:1"),
-                ("NO_PROXY", "x"),
-                ("no_proxy", "x")
-            ]
-        );
+        let proxies = |given: &[&str]| {
+            let given = given.iter().map(|name| ((*name).to_owned(), "given".to_owned())).collect();
+            let proxies = config.proxies_beside(&given);
+            proxies.into_iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>()
+        };
+        let http = ["HTTP_PROXY=http://proxy:1", "http_proxy=http://proxy:1"];
+        assert_eq!(proxies(&["HTTPS_PROXY", "x"]), [&http[..], &["NO_PROXY=x", "no_proxy=x"]].concat());
+        for given in ["no_proxy", "NO_PROXY", "No_Proxy"] {
+            assert_eq!(proxies(&[given]), http);
+        }
     }
 
     #[tokio::test]
