@@ -157,9 +157,12 @@ impl Source {
         match (is_stdin(context), file) {
             (true, Some(file)) if is_stdin(file) => Err(SourceError::StdinTwice),
             (true, file) => Self::from_stdin(file, stdin).await,
-            (false, Some(file)) if is_stdin(file) => {
+            (false, Some(file)) if is_stdin(file) || is_open_file(file) => {
                 let root = context_root(context, workspace)?;
-                let bytes = dockerfile_from(Vec::new(), stdin).await?;
+                let bytes = match is_stdin(file) {
+                    true => dockerfile_from(Vec::new(), stdin).await?,
+                    false => open_file(file).await?,
+                };
                 let ignore = dockerfile::ignore(context, &root, IGNORE, &root)?;
                 let context = context_directory(root, ignore, None, workspace).await?;
                 Ok(Self::with_dockerfile(context, bytes))
@@ -280,6 +283,28 @@ async fn dockerfile_from(
         return Err(SourceError::StdinEmpty("a Dockerfile"));
     }
     Ok(head)
+}
+
+/// Whether `file` is a name for a file that is already open, such as a shell's `<(…)`. Behind such a name is
+/// often a pipe, which has no path. Only the command line can say it: links to it are not followed.
+fn is_open_file(file: &Path) -> bool {
+    let number = ["/dev/fd", "/proc/self/fd"].iter().find_map(|dir| file.strip_prefix(dir).ok());
+    let is_number = |number: &Path| number.to_str().is_some_and(|text| text.parse::<u32>().is_ok());
+    file == Path::new("/dev/stdin") || number.is_some_and(is_number)
+}
+
+async fn open_file(file: &Path) -> Result<Vec<u8>, SourceError> {
+    let not_read = |source: io::Error| match source.kind() {
+        io::ErrorKind::NotFound => SourceError::DockerfileNotFound(file.to_owned()),
+        _ => SourceError::Dockerfile { path: file.to_owned(), source },
+    };
+    let opened = tokio::fs::File::open(file).await.map_err(not_read)?;
+    let mut bytes = Vec::new();
+    opened.take(DOCKERFILE_BYTES_MAX + 1).read_to_end(&mut bytes).await.map_err(not_read)?;
+    if bytes.len() as u64 > DOCKERFILE_BYTES_MAX {
+        return Err(SourceError::TooLarge(file.to_owned()));
+    }
+    Ok(bytes)
 }
 
 /// The context's directory, free of symlinks. A link in the workspace must not lead out of it.

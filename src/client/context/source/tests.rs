@@ -1,6 +1,6 @@
 //! Tests of the command line's arguments, on directories made by each test.
 
-use std::os::unix::fs::symlink;
+use std::os::{fd::AsRawFd as _, unix::fs::symlink};
 
 use super::*;
 use crate::{client::sync::tests::Scratch, wire::v1::FileSync};
@@ -41,6 +41,31 @@ async fn a_directory_with_its_dockerfile() {
     assert_eq!(paths(&source, "dockerfile", &["other"]), [""; 0]);
     assert_eq!(paths(&source, "dockerfile", &["."]), ["Dockerfile"]);
     assert_eq!(paths(&source, "dockerfile", &["Dockerfile", "Dockerfile.dockerignore"]), ["Dockerfile"]);
+}
+
+#[tokio::test]
+async fn a_dockerfile_that_the_shell_has_opened() {
+    let (dir, elsewhere) = (Scratch::new(), Scratch::new());
+    fs::write(dir.path().join(".dockerignore"), "x").unwrap();
+    fs::write(elsewhere.path().join("text"), "FROM x").unwrap();
+    for fds in ["/dev/fd", "/proc/self/fd"] {
+        let (pipe, mut end) = io::pipe().unwrap();
+        io::Write::write_all(&mut end, b"FROM scratch").unwrap();
+        drop(end);
+        let file = PathBuf::from(format!("{fds}/{}", pipe.as_raw_fd()));
+        let source = open(dir.path(), Some(&file), b"").await.unwrap();
+        assert_eq!((source.dockerfile(), source.dockerfile_text()), ("Dockerfile", &b"FROM scratch"[..]));
+        assert_eq!(paths(&source, "context", &[]), [".dockerignore"]);
+
+        let file = fs::File::open(elsewhere.path().join("text")).unwrap();
+        let file = PathBuf::from(format!("{fds}/{}", file.as_raw_fd()));
+        let link = dir.path().join("Dockerfile");
+        symlink(&file, &link).unwrap();
+        assert!(open(dir.path(), None, b"").await.is_err(), "a link of the repository names no open file");
+        fs::remove_file(link).unwrap();
+    }
+    let missing = open(dir.path(), Some(Path::new("/dev/fd/9999")), b"").await;
+    assert!(matches!(missing, Err(SourceError::DockerfileNotFound(_))));
 }
 
 #[tokio::test]
