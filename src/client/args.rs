@@ -140,7 +140,7 @@ pub(crate) struct BuildArgs {
     #[arg(short, long = "tag", value_name = "NAME", value_parser = options::tag)]
     pub(crate) tags: Vec<Reference>,
     /// The Dockerfile, or `-` for standard input [default: PATH/Dockerfile]
-    #[arg(short, long, value_name = "PATH")]
+    #[arg(short, long, value_name = "PATH", value_parser = options::path())]
     pub(crate) file: Option<PathBuf>,
     /// Set an ARG of the Dockerfile; without a value, it is taken from the environment, as
     /// SOURCE_DATE_EPOCH always is; repeatable
@@ -168,10 +168,10 @@ pub(crate) struct BuildArgs {
     #[arg(short, long)]
     pub(crate) quiet: bool,
     /// Write the image's id to a file
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = options::path())]
     pub(crate) iidfile: Option<PathBuf>,
     /// Write the build's result to a file, as JSON with buildx's keys
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = options::path())]
     pub(crate) metadata_file: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) progress: ProgressArgs,
@@ -227,7 +227,7 @@ pub(crate) struct PushArgs {
     #[arg(short, long)]
     pub(crate) quiet: bool,
     /// Write the push's result to a file, as JSON with buildx's keys
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = options::path())]
     pub(crate) metadata_file: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) logins: LoginsArgs,

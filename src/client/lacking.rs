@@ -13,7 +13,7 @@ const FLAGS: &[(&[&str], &str)] = &[
     (&["--output", "-o"], "leave it out: the image stays on the node, and `--push` pushes it"),
     (&["--ssh"], "fetch the files into the context before the build, or give a step a key with `--secret`"),
     (&["--build-context"], "copy it into the context, or build it first and name it in FROM"),
-    (&["--provenance", "--sbom", "--attest"], "leave it out: images carry no attestations"),
+    (&["--attest"], "leave it out: images carry no attestations"),
     (&["--annotation"], "use `--label`, which sets labels in the image's config"),
     (&["--builder"], "leave it out: wharfd's engine builds; `--addr` selects another wharfd"),
     (&["--allow"], "leave it out: no step may be privileged or use the node's network"),

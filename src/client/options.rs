@@ -1,6 +1,11 @@
 //! The values of flags, read as docker reads them.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
+
+use clap::builder::{OsStringValueParser, TypedValueParser};
 
 use crate::{names::Reference, wire::v1::Ulimit};
 
@@ -96,6 +101,24 @@ pub(crate) fn switch(text: &str) -> Result<bool, String> {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
         _ => Err("write `true` or `false`".to_owned()),
+    }
+}
+
+/// A path that may be empty, as pflag takes it: `-f "$DOCKERFILE"` where the variable is not set.
+pub(crate) fn path() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
+}
+
+/// The path of a flag; an empty one means that the flag is not given, as for docker.
+pub(crate) fn given(path: Option<&Path>) -> Option<&Path> {
+    path.filter(|path| !path.as_os_str().is_empty())
+}
+
+/// The value of `--provenance` or `--sbom`: scripts turn off what buildx adds unless told otherwise.
+pub(crate) fn no_attestation(text: &str) -> Result<(), String> {
+    match switch(text) {
+        Ok(false) => Ok(()),
+        _ => Err("images carry no attestations: leave it out, or write `false`".to_owned()),
     }
 }
 

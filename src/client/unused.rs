@@ -1,8 +1,11 @@
-//! Flags of the old `docker build` that have no effect.
+//! Flags that have no effect.
 
 use clap::Args;
 
-/// Flags of the builder before BuildKit. buildx accepts and ignores them too.
+use super::options;
+
+/// Flags of the builder before BuildKit, which buildx accepts and ignores too, and flags that turn off things
+/// that wharf never does.
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct UnusedArgs {
     #[arg(long, hide = true)]
@@ -31,6 +34,10 @@ pub(crate) struct UnusedArgs {
     cpuset_cpus: Option<String>,
     #[arg(long, hide = true)]
     cpuset_mems: Option<String>,
+    #[arg(long, hide = true, value_parser = options::no_attestation)]
+    provenance: Option<()>,
+    #[arg(long, hide = true, value_parser = options::no_attestation)]
+    sbom: Option<()>,
 }
 
 impl UnusedArgs {

@@ -116,8 +116,25 @@ fn flags_are_read_as_pflag_reads_them() {
 }
 
 #[test]
+fn an_empty_path_is_none() {
+    let args = build_of(&["-f", "", "--iidfile=", "--metadata-file", "", "--target="]);
+    for path in [args.file, args.iidfile, args.metadata_file] {
+        assert_eq!((path.as_deref(), options::given(path.as_deref())), (Some(Path::new("")), None));
+    }
+}
+
+#[test]
 fn flags_of_the_old_builder_do_nothing() {
-    let quiet = ["--rm", "--rm=false", "--force-rm", "--compress"];
+    let quiet = [
+        "--rm",
+        "--rm=false",
+        "--force-rm",
+        "--compress",
+        "--provenance=false",
+        "--sbom",
+        "false",
+        "--sbom=0",
+    ];
     assert_eq!(build_of(&quiet).unused.missed().count(), 0);
     let missed = [
         "--squash",
@@ -149,6 +166,9 @@ fn what_is_wrong_is_bad_usage() {
         &["build", ".", "--cpu-quota=much"],
         &["build", ".", "--shm-size", "big"],
         &["build", ".", "--cache-from", "x"],
+        &["build", ".", "--provenance"],
+        &["build", ".", "--provenance=mode=max"],
+        &["build", ".", "--sbom=true"],
         &["push", "Foo"],
         &["rmi"],
         &["frobnicate"],

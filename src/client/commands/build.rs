@@ -26,6 +26,7 @@ use crate::{
         exit::{Exit, Failure, Stop},
         files,
         namespace::to_wire,
+        options::given,
         platform::Platform,
         print,
         progress::{Mode, Outcome},
@@ -69,7 +70,7 @@ pub(super) async fn run(mut call: Call, args: BuildArgs) -> Result<(), Stop> {
     let docker = DockerConfig::read(&call.env)?.with_logins(&args.logins.flags, &args.tags, &call.env)?;
     let secrets = Secrets::find(&args.secrets, &call.env)?;
     let mut spec = spec(&args, &call.env, &docker)?;
-    for path in args.iidfile.iter().chain(&args.metadata_file) {
+    for path in [&args.iidfile, &args.metadata_file].into_iter().filter_map(|path| given(path.as_deref())) {
         files::prepare(path)?;
     }
     for (flag, why) in args.unused.missed() {
@@ -78,7 +79,7 @@ pub(super) async fn run(mut call: Call, args: BuildArgs) -> Result<(), Stop> {
     // The checkout's location, which differs between agents and runs.
     let workspace = call.env.path(env::WORKSPACE);
     let prepare = async {
-        let source = Source::open(&args.context, args.file.as_deref(), workspace.as_deref(), stdin())
+        let source = Source::open(&args.context, given(args.file.as_deref()), workspace.as_deref(), stdin())
             .await
             .map_err(|error| Failure::usage(error.to_string()))?;
         Ok((source, address.connect().await?))
@@ -316,7 +317,7 @@ fn platform(asked: &[Platform]) -> Result<String, Failure> {
 
 /// Reports the image, to files and to the user.
 fn done(args: &BuildArgs, mode: Mode, result: &BuildResult) -> Result<(), Stop> {
-    if let Some(path) = &args.metadata_file {
+    if let Some(path) = given(args.metadata_file.as_deref()) {
         // The push knows the digest at the registry even if the engine has none.
         let pushed = result.pushed.first().map(|pushed| (pushed.reference.as_str(), pushed.digest.as_str()));
         let digest =
@@ -331,7 +332,7 @@ fn done(args: &BuildArgs, mode: Mode, result: &BuildResult) -> Result<(), Stop> 
         .write(path)?;
     }
     // Written last, so that a program that waits for the id also finds the other files.
-    if let Some(path) = &args.iidfile {
+    if let Some(path) = given(args.iidfile.as_deref()) {
         files::write(path, result.image_id.as_bytes())?;
     }
     match mode {

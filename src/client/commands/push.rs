@@ -12,6 +12,7 @@ use crate::{
         exit::Stop,
         files,
         namespace::to_wire,
+        options::given,
         print,
         progress::{Mode, Outcome},
     },
@@ -24,7 +25,7 @@ pub(super) async fn run(mut call: Call, args: PushArgs) -> Result<(), Stop> {
     let namespace = call.namespace()?;
     let named = std::slice::from_ref(&args.reference);
     let docker = DockerConfig::read(&call.env)?.with_logins(&args.logins.flags, named, &call.env)?;
-    if let Some(path) = &args.metadata_file {
+    if let Some(path) = given(args.metadata_file.as_deref()) {
         files::prepare(path)?;
     }
     let host = args.reference.host();
@@ -48,7 +49,7 @@ pub(super) async fn run(mut call: Call, args: PushArgs) -> Result<(), Stop> {
     let result = call.signals.guard(pushing).await;
     display.finish(if result.is_ok() { Outcome::Done } else { Outcome::Stopped });
     let result = result?;
-    if let Some(path) = &args.metadata_file {
+    if let Some(path) = given(args.metadata_file.as_deref()) {
         let names = std::slice::from_ref(&result.reference);
         let pushed = Some((result.reference.as_str(), result.digest.as_str()));
         Metadata { digest: &result.digest, names, pushed, ..Metadata::default() }.write(path)?;
