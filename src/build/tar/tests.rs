@@ -160,7 +160,7 @@ fn a_lone_dockerfile_is_passed_on_as_it_is() {
         assert_eq!(passed(text.as_bytes()).unwrap(), text.as_bytes());
         assert_eq!(passed_in(text.as_bytes(), 100).unwrap(), text.as_bytes());
     }
-    refused_with(&[b'x'; (1 << 20) + 1], "too large for a Dockerfile");
+    refused_with(&vec![b'x'; (4 << 20) + 1], "too large for a Dockerfile");
     refused_with(b"FROM\0scratch", "neither a tar archive nor a Dockerfile");
 }
 
