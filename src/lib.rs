@@ -9,8 +9,9 @@ pub mod fault;
 
 pub mod go_json;
 
-pub mod tasks;
 pub mod telemetry;
+
+pub mod tasks;
 
 pub mod progress;
 

@@ -21,7 +21,10 @@ use tokio_util::{
 };
 use tracing::{Instrument as _, Span};
 
-use crate::fault::{Fault, Reason};
+use crate::{
+    fault::{Fault, Reason},
+    telemetry::each_second,
+};
 
 /// The reason for cancelling a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -230,7 +233,7 @@ fn span_of(task: &'static str) -> Span {
 
 fn told<T>(task: &'static str, outcome: thread::Result<T>) -> Result<T, Panicked> {
     outcome.map_err(|_| {
-        tracing::error!(task, "a task panicked");
+        each_second!(error, task, "a task panicked");
         Panicked(task)
     })
 }

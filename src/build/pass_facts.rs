@@ -14,6 +14,7 @@ use super::{convert, rename::Renaming};
 use crate::{
     buildkit::solve::PassListener,
     progress::{Progress, Reporter},
+    telemetry::each_second,
 };
 
 /// The limit on facts of a pass that may still be denied; a real pass has a few dozen.
@@ -93,7 +94,7 @@ impl PassListener for PassFacts<'_> {
     }
 
     async fn broke_off(&mut self, why: Status) {
-        tracing::warn!(error = %why, "BuildKit broke off the build's status");
+        each_second!(warn, error = %why, "BuildKit broke off the build's status");
         self.broken = Some(why);
         if self.runs {
             self.release().await;

@@ -18,6 +18,7 @@ use crate::{
     progress::Reporter,
     store::{Pin as Pinned, PinSource},
     tasks::{Cause, Group},
+    telemetry::each_second,
     wire::credentials::Logins,
 };
 
@@ -141,7 +142,7 @@ impl Images {
             (Err(fault), OnNode::Unsure(held))
                 if fault.reason() == Reason::RegistryUnavailable && self.serves_nobody(&reference).await =>
             {
-                tracing::info!(%reference, %fault, "the node's image is used");
+                each_second!(info, %reference, %fault, "the node's image is used");
                 self.admit_node(names.opaque(), reference, held).await
             }
             (Err(fault), _) => Err(fault),

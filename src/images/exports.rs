@@ -15,6 +15,7 @@ use crate::{
     fault::{Fault, causes},
     names::{Namespace, Reference, random_id},
     policy::Permit,
+    telemetry::each_second,
 };
 
 /// How long a build that was cut off may still make its image: the classic store reads the whole image.
@@ -59,7 +60,8 @@ impl Images {
             }
             let made = engine.inspect_name(&export.name).await?.is_some();
             if made {
-                tracing::info!(
+                each_second!(
+                    info,
                     engine = engine.name(),
                     name = export.name,
                     "removing an image that came too late"
@@ -114,7 +116,8 @@ impl Export {
             Ok::<(), Fault>(())
         };
         if let Err(fault) = discarded.await {
-            tracing::warn!(
+            each_second!(
+                warn,
                 cause = causes(&fault),
                 "cannot remove a failed build's image now; it is removed later"
             );

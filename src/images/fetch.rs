@@ -27,6 +27,7 @@ use crate::{
     progress::Step,
     registry::{Error, Kind, Manifest, Repository, Transfer},
     tasks::Group,
+    telemetry::each_second,
 };
 
 /// The fetch of one image.
@@ -101,7 +102,11 @@ impl Fetch {
                 Ok(brought) => return Ok(brought),
                 Err(Stopped::Failed(fault)) => return Err(fault),
                 Err(Stopped::Displaced) => {
-                    tracing::info!(%repository, "a slow registry: another registry has the same image and takes over");
+                    each_second!(
+                        info,
+                        %repository,
+                        "a slow registry: another registry has the same image and takes over"
+                    );
                     may_displace = false;
                 }
             }

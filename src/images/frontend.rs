@@ -23,6 +23,7 @@ use crate::{
     engine::{Platform, docker::fault},
     fault::{Fault, Reason, causes},
     names::reference::Digest,
+    telemetry::each_second,
 };
 
 /// The program's path in its image.
@@ -157,10 +158,8 @@ impl Images {
         if self.engine().inspect_name(&frontend.name).await?.is_none() {
             let _lock = self.inner.holds.lock(&frontend.name).await;
             if self.engine().inspect_name(&frontend.name).await?.is_none() {
-                tracing::warn!(
-                    engine = self.engine().name(),
-                    "the frontend's image is gone: loading it again"
-                );
+                let engine = self.engine().name();
+                each_second!(warn, engine, "the frontend's image is gone: loading it again");
                 let image = self.read_frontend(frontend.program.clone()).await?;
                 if self.keys().frontend(&image.content) != frontend.name {
                     let text = format!("{} has changed since the start", frontend.program.display());

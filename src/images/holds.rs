@@ -12,6 +12,7 @@ use super::{
 use crate::{
     engine::docker::listing::Listed,
     fault::{Fault, causes},
+    telemetry::each_second,
 };
 
 /// How long to wait for the lock of a hold that nobody needs, before looking again whether somebody needs it.
@@ -62,7 +63,8 @@ impl Images {
     async fn remove_hold(&self, hold: &str) {
         if let Err(fault) = self.engine().remove_name(hold).await {
             let cause = causes(&fault);
-            tracing::warn!(engine = self.engine().name(), hold, cause, "a hold stays until the next start");
+            let engine = self.engine().name();
+            each_second!(warn, engine, hold, cause, "a hold stays until the next start");
         }
     }
 }

@@ -4,6 +4,7 @@ use super::{Images, naming};
 use crate::{
     engine::docker::listing::Listed,
     fault::{Fault, causes},
+    telemetry::each_second,
 };
 
 impl Images {
@@ -48,7 +49,8 @@ impl Images {
     pub(super) async fn remove_transfer(&self, name: &str) {
         if let Err(fault) = self.engine().remove_name(name).await {
             let cause = causes(&fault);
-            tracing::warn!(engine = self.engine().name(), name, cause, "a name stays until the next start");
+            let engine = self.engine().name();
+            each_second!(warn, engine, name, cause, "a name stays until the next start");
         }
     }
 }

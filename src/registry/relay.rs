@@ -44,6 +44,7 @@ use crate::{
     fault::{Fault, Reason},
     names::{Secret, random_id, reference::Digest},
     tasks::Group,
+    telemetry::each_second,
 };
 use pull::Pull;
 pub use pull::{Watch, Watcher};
@@ -174,7 +175,7 @@ impl Relay {
                         }));
                     }
                     Err(error) => {
-                        tracing::warn!(%error, "the relay cannot accept a connection");
+                        each_second!(warn, %error, "the relay cannot accept a connection");
                         // Probably out of file descriptors: wait until connections end.
                         tokio::time::sleep(Duration::from_millis(100)).await;
                     }
@@ -304,7 +305,7 @@ impl Transfer {
         Some(fault(error))
     }
 
-    /// The engine failed before it came here.
+    /// The fault of an engine that failed before it reached the relay.
     fn unreached(&self, engines: Fault) -> Fault {
         let text = format!("the engine did not reach wharfd at {}, where it gets its images", self.host());
         Fault::new(Reason::EngineUnavailable, text)

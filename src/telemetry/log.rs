@@ -10,6 +10,7 @@ use tracing_subscriber::{
     util::SubscriberInitExt as _,
 };
 
+use super::each_second;
 use crate::names::{printable, printable_json};
 
 /// The format of the log.
@@ -82,7 +83,7 @@ pub fn init(format: Format, filter: &Filter) {
     std::panic::set_hook(Box::new(|panic| {
         let location = panic.location().map(ToString::to_string);
         let message = panic.payload_as_str().unwrap_or("unknown");
-        tracing::error!(location, message, "panic");
+        each_second!(error, location, message, "panic");
     }));
 }
 

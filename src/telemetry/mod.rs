@@ -4,4 +4,5 @@ mod log;
 mod repeats;
 
 pub use log::{Filter, FilterError, Format, init};
+pub(crate) use repeats::{Line, each_second};
 pub use repeats::{Repeats, Said};

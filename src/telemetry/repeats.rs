@@ -11,6 +11,44 @@ use std::{
 /// lost rather than memory.
 const KINDS_MAX: usize = 4096;
 
+/// Logs a line like tracing's macro of that level, but at most once a second from this place, with the number
+/// of lines that were left out in between: `each_second!(info, %repository, "…")`. For a line that a job can cause
+/// as often as it likes.
+macro_rules! each_second {
+    ($level:ident, $($line:tt)+) => {{
+        static LINE: $crate::telemetry::Line = $crate::telemetry::Line::new();
+        if let Some(said) = LINE.may_say() {
+            tracing::$level!(unlogged = said.unsaid(), $($line)+);
+        }
+    }};
+}
+pub(crate) use each_second;
+
+/// One line of [`each_second`].
+#[derive(Debug)]
+pub(crate) struct Line(Mutex<Option<Kind>>);
+
+impl Line {
+    pub(crate) const fn new() -> Self {
+        Self(Mutex::new(None))
+    }
+
+    /// Asks to log the line; `None` means that it is suppressed and counted.
+    pub(crate) fn may_say(&self) -> Option<Said> {
+        let mut kind = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        match &mut *kind {
+            Some(kind) => kind.again(now, SECOND),
+            None => {
+                *kind = Some(Kind { said: now, unsaid: 0 });
+                Some(Said { unsaid: 0 })
+            }
+        }
+    }
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
 /// Lets one line of each kind pass per interval.
 #[derive(Debug)]
 pub struct Repeats<K> {
@@ -22,6 +60,17 @@ pub struct Repeats<K> {
 struct Kind {
     said: Instant,
     unsaid: u64,
+}
+
+impl Kind {
+    fn again(&mut self, now: Instant, every: Duration) -> Option<Said> {
+        if now.duration_since(self.said) < every {
+            self.unsaid += 1;
+            return None;
+        }
+        self.said = now;
+        Some(Said { unsaid: std::mem::take(&mut self.unsaid) })
+    }
 }
 
 /// Permission to log a line, with the number of lines of its kind that were suppressed before it.
@@ -51,13 +100,7 @@ impl<K: Eq + Hash> Repeats<K> {
     fn at(&self, kind: K, now: Instant) -> Option<Said> {
         let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = kinds.get_mut(&kind) {
-            if now.duration_since(known.said) < self.every {
-                known.unsaid += 1;
-                return None;
-            }
-            let unsaid = std::mem::take(&mut known.unsaid);
-            known.said = now;
-            return Some(Said { unsaid });
+            return known.again(now, self.every);
         }
         if kinds.len() >= KINDS_MAX {
             kinds.retain(|_, kind| now.duration_since(kind.said) < self.every);
@@ -85,6 +128,17 @@ mod tests {
         assert_eq!(at("a", 999), None);
         assert_eq!(at("a", 1000), Some(Some(2)));
         assert_eq!(at("a", 2000), Some(None));
+    }
+
+    #[test]
+    fn a_line_is_said_once_a_second_from_each_place() {
+        let (here, there) = (Line::new(), Line::new());
+        assert_eq!(here.may_say().map(Said::unsaid), Some(None));
+        assert_eq!(here.may_say(), None);
+        assert_eq!(there.may_say().map(Said::unsaid), Some(None));
+        let earlier = Instant::now().checked_sub(SECOND).unwrap();
+        here.0.lock().unwrap().as_mut().unwrap().said = earlier;
+        assert_eq!(here.may_say().map(Said::unsaid), Some(Some(1)));
     }
 
     #[test]

@@ -16,7 +16,12 @@ use super::{
     limits::{Calls, Counts, LINE_EVERY, Limits, Place, STRANGERS_LINE_EVERY},
     unix::Listener,
 };
-use crate::{fault::Fault, names::CallerId, tasks::Group, telemetry::Repeats};
+use crate::{
+    fault::Fault,
+    names::CallerId,
+    tasks::Group,
+    telemetry::{Repeats, each_second},
+};
 
 /// The pauses when accepting fails, say because the process has no file descriptors left.
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
@@ -74,7 +79,7 @@ where
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) if is_of_one_connection(&error) => continue,
             Ok(Err(error)) => {
-                tracing::warn!(%error, "cannot accept connections; trying again");
+                each_second!(warn, %error, "cannot accept connections; trying again");
                 if connections.unless_cancelled(tokio::time::sleep(backoff)).await.is_err() {
                     return;
                 }

@@ -24,6 +24,7 @@ use crate::{
     registry::{LOOK, SLOW_BYTES, Watch, Watcher},
     store::LayerFact,
     tasks::{Group, Task},
+    telemetry::each_second,
 };
 
 /// How many pieces of a layer may wait for the thread that hashes.
@@ -58,7 +59,7 @@ impl Images {
                 let (Some(layer), Ok(())) = (hashed, is_whole.await) else { return };
                 if let Err(fault) = images.store().learn_layer(&blob, &layer).await {
                     let cause = causes(&fault);
-                    tracing::warn!(%blob, cause, "cannot store the hash of a layer");
+                    each_second!(warn, %blob, cause, "cannot store the hash of a layer");
                 }
             }));
             Some(Watcher { pieces, verdict: is_sound, whole })
