@@ -8,14 +8,15 @@ use std::{
 use bollard_buildkit_proto::moby::{
     buildkit::secrets::v1::GetSecretResponse, filesync::v1::CredentialsResponse,
 };
+use bytes::Bytes;
 use futures_util::{StreamExt as _, future::BoxFuture, stream};
 use prost::Message;
-use tonic::{Code, Status};
+use tonic::{Code, Status, Streaming};
 
 use super::{
     dockerfile::Rules,
     ignored::IgnoreFiles,
-    input::Input,
+    input::{Hear, Input},
     packets::{Judge, told},
     patience::{Patience, minutes},
     session::{Attached, ClientSession},
@@ -75,18 +76,79 @@ impl BuildClient {
     /// Asks the client one question, and returns its one message. The time is limited, since a silent client
     /// takes up a build's place; it is long, since a credential helper may ask a person.
     async fn ask<M: Message + Default>(&self, subject: Subject) -> Result<M, Status> {
-        let Attached { mut incoming, outgoing: _outgoing } = self.session()?.stream(subject).await?;
-        let answer = tokio::time::timeout(ANSWER_TIMEOUT, incoming.message()).await;
-        let answer = answer.map_err(|_| {
-            let text = format!("the client gave no answer within {}", minutes(ANSWER_TIMEOUT));
-            Status::deadline_exceeded(text)
-        })?;
-        let message = match answer?.and_then(|request| request.request) {
-            Some(Request::Message(message)) => message,
-            Some(Request::Error(error)) => return Err(client_error(error)),
-            Some(Request::StreamId(_)) | None => return Err(Status::aborted("the client gave no answer")),
+        let Attached { incoming, outgoing: _outgoing } = self.session()?.stream(subject).await?;
+        answer(incoming, ANSWER_TIMEOUT).await
+    }
+}
+
+/// The client's one message on a stream, which must come within this time.
+async fn answer<M: Message + Default>(
+    mut incoming: Streaming<v1::AttachRequest>,
+    within: Duration,
+) -> Result<M, Status> {
+    let answer = tokio::time::timeout(within, incoming.message()).await;
+    let answer = answer.map_err(|_| {
+        Status::deadline_exceeded(format!("the client gave no answer within {}", minutes(within)))
+    })?;
+    let message = match answer?.and_then(|request| request.request) {
+        Some(Request::Message(message)) => message,
+        Some(Request::Error(error)) => return Err(client_error(error)),
+        Some(Request::StreamId(_)) | None => return Err(Status::aborted("the client gave no answer")),
+    };
+    M::decode(message).map_err(|_| Status::aborted("the client's answer cannot be read"))
+}
+
+/// The client's side of a sync.
+struct ClientSide {
+    incoming: Streaming<v1::AttachRequest>,
+    judge: Arc<Mutex<Judge>>,
+    ignored: IgnoreFiles,
+    /// Lets the judged texts into BuildKit.
+    hear: Hear,
+    patience: Patience,
+    /// Receives the judge's refusal.
+    refused: Arc<OnceLock<Status>>,
+}
+
+impl ClientSide {
+    /// The judged messages, up to the end or the first error.
+    fn messages(self) -> Messages {
+        let next = |side: Option<Self>| async move {
+            let mut side = side?;
+            let message = side.next().await?;
+            let goes_on = message.is_ok();
+            Some((message, goes_on.then_some(side)))
         };
-        M::decode(message).map_err(|_| Status::aborted("the client's answer cannot be read"))
+        stream::unfold(Some(self), next).boxed()
+    }
+
+    async fn next(&mut self) -> Option<Result<Bytes, Status>> {
+        let request = match self.patience.wait(self.incoming.message()).await {
+            Ok(Ok(request)) => request?.request,
+            Ok(Err(status)) => {
+                return Some(Err(Status::new(status.code(), "the client broke off the sync")));
+            }
+            Err(silent) => return Some(Err(silent)),
+        };
+        Some(match request {
+            Some(Request::Message(message)) => {
+                let judged = lock(&self.judge).client_says(message);
+                let mut judged = judged.and_then(|message| self.ignored.pass(message));
+                if judged.is_ok()
+                    && let Err(status) = (self.hear)().await
+                {
+                    judged = Err(status);
+                }
+                if let Err(status) = &judged {
+                    let _ = self.refused.set(status.clone());
+                }
+                judged
+            }
+            Some(Request::Error(error)) => Err(client_error(error)),
+            Some(Request::StreamId(_)) | None => {
+                Err(Status::invalid_argument("a message of the stream is empty"))
+            }
+        })
     }
 }
 
@@ -118,7 +180,7 @@ impl SessionClient for BuildClient {
                 return Err(Status::not_found(format!("the client offers no directory `{}`", request.name)));
             }
             let judge = Judge::of(&request).with_rules(self.rules.clone());
-            let (sync, ignored) = (Arc::new(Mutex::new(judge)), IgnoreFiles::of(&request));
+            let (judge, ignored) = (Arc::new(Mutex::new(judge)), IgnoreFiles::of(&request));
             let Attached { incoming, outgoing } = session
                 .stream(Subject::FileSync(v1::FileSync {
                     directory: request.name,
@@ -128,12 +190,12 @@ impl SessionClient for BuildClient {
                 }))
                 .await?;
             let tasks = self.tasks.clone();
-            let judge = Arc::clone(&sync);
+            let of_both = Arc::clone(&judge);
             self.tasks.spawn("file sync", async move {
                 // Ends with BuildKit's side; the client's side is the response below.
                 let relay = async {
                     while let Some(Ok(message)) = packets.next().await {
-                        let judged = lock(&judge).builder_says(message);
+                        let judged = lock(&of_both).builder_says(message);
                         let response = judged.map(|message| v1::AttachResponse { message });
                         let goes_on = response.is_ok();
                         if outgoing.send(response).await.is_err() || !goes_on {
@@ -143,49 +205,9 @@ impl SessionClient for BuildClient {
                 };
                 let _ = tasks.unless_cancelled(relay).await;
             });
-            let refused = Arc::clone(&self.refused);
-            let (input, texts) = (Arc::clone(&self.input), Arc::clone(&self.rules.texts));
-            let begun = (incoming, sync, ignored, Patience::begin());
-            let messages = stream::unfold(Some(begun), move |state| {
-                let refused = Arc::clone(&refused);
-                let (input, texts) = (Arc::clone(&input), Arc::clone(&texts));
-                async move {
-                    let (mut incoming, sync, mut ignored, patience) = state?;
-                    let message = match patience.wait(incoming.message()).await {
-                        Ok(message) => message,
-                        Err(silent) => return Some((Err(silent), None)),
-                    };
-                    match message {
-                        Ok(None) => None,
-                        Ok(Some(request)) => match request.request {
-                            Some(Request::Message(message)) => {
-                                let judged = lock(&sync).client_says(message);
-                                let mut judged = judged.and_then(|message| ignored.pass(message));
-                                if judged.is_ok()
-                                    && let Err(status) = input.hear(&texts).await
-                                {
-                                    judged = Err(status);
-                                }
-                                let goes_on = judged.is_ok();
-                                if let Err(status) = &judged {
-                                    let _ = refused.set(status.clone());
-                                }
-                                Some((judged, goes_on.then_some((incoming, sync, ignored, patience))))
-                            }
-                            Some(Request::Error(error)) => Some((Err(client_error(error)), None)),
-                            Some(Request::StreamId(_)) | None => Some((
-                                Err(Status::invalid_argument("a message of the stream is empty")),
-                                None,
-                            )),
-                        },
-                        Err(status) => {
-                            Some((Err(Status::new(status.code(), "the client broke off the sync")), None))
-                        }
-                    }
-                }
-            });
-            let messages: Messages = messages.boxed();
-            Ok(messages)
+            let (patience, refused) = (Patience::begin(), Arc::clone(&self.refused));
+            let hear = Input::hearing(&self.input, &self.rules.texts);
+            Ok(ClientSide { incoming, judge, ignored, hear, patience, refused }.messages())
         })
     }
 
@@ -248,3 +270,6 @@ impl CredentialSource for BuildClient {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

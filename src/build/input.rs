@@ -4,9 +4,10 @@
 use std::{
     collections::BTreeSet,
     fmt,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use futures_util::future::BoxFuture;
 use sha2::{Digest as _, Sha256};
 use tonic::Status;
 
@@ -36,6 +37,9 @@ impl Texts {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 }
+
+/// Lets the texts of a build that have come into BuildKit, or refuses them.
+pub type Hear = Arc<dyn Fn() -> BoxFuture<'static, Result<(), Status>> + Send + Sync>;
 
 /// The input of a build, and whether it is in BuildKit.
 pub struct Input {
@@ -79,8 +83,17 @@ impl Input {
         self.enter(&mut state, texts).await
     }
 
+    /// Hears the texts that come later, too.
+    pub fn hearing(input: &Arc<Self>, texts: &Arc<Texts>) -> Hear {
+        let (input, texts) = (Arc::clone(input), Arc::clone(texts));
+        Arc::new(move || {
+            let (input, texts) = (Arc::clone(&input), Arc::clone(&texts));
+            Box::pin(async move { input.hear(&texts).await })
+        })
+    }
+
     /// Lets the texts that have come into BuildKit, or refuses them.
-    pub async fn hear(&self, texts: &Texts) -> Result<(), Status> {
+    async fn hear(&self, texts: &Texts) -> Result<(), Status> {
         let mut state = self.state.lock().await;
         let entered = self.enter(&mut state, texts).await;
         entered.map_err(|fault| {

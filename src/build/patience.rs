@@ -27,7 +27,8 @@ impl Patience {
         Self::with(IDLE, WHOLE)
     }
 
-    fn with(idle: Duration, whole: Duration) -> Self {
+    /// Tests have shorter limits.
+    pub(crate) fn with(idle: Duration, whole: Duration) -> Self {
         Self { idle, whole, begun: Instant::now() }
     }
 
@@ -52,13 +53,41 @@ pub fn minutes(time: Duration) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::future::{pending, ready};
+pub(crate) mod tests {
+    use std::{
+        convert::Infallible,
+        future::{pending, ready},
+    };
+
+    use bytes::Bytes;
+    use futures_util::{StreamExt as _, stream};
+    use http_body_util::StreamBody;
+    use hyper::body::Frame;
+    use prost::Message;
+    use tonic::{Streaming, codec::Codec as _};
+    use tonic_prost::ProstCodec;
 
     use super::*;
 
-    const LONG: Duration = Duration::from_secs(3600);
-    const SHORT: Duration = Duration::from_millis(20);
+    /// Waits for `ends`, which a test expects to end by itself.
+    pub(crate) async fn soon<T>(ends: impl Future<Output = T>) -> T {
+        tokio::time::timeout(Duration::from_secs(60), ends).await.expect("it ends by itself")
+    }
+
+    /// The stream of a client that sends these messages, and then nothing more.
+    pub(crate) fn silent_after<T: Message + Default + 'static>(messages: &[T]) -> Streaming<T> {
+        let framed = messages.iter().map(|message| {
+            let message = message.encode_to_vec();
+            let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+            Ok::<_, Infallible>(Frame::data(Bytes::from([&[0][..], &length, &message].concat())))
+        });
+        let framed: Vec<_> = framed.collect();
+        let body = StreamBody::new(stream::iter(framed).chain(stream::pending()));
+        Streaming::new_request(ProstCodec::<T, T>::default().decoder(), body, None, None)
+    }
+
+    pub(crate) const LONG: Duration = Duration::from_secs(3600);
+    pub(crate) const SHORT: Duration = Duration::from_millis(20);
 
     #[tokio::test]
     async fn who_is_silent_is_waited_for_so_long() {

@@ -22,7 +22,7 @@ use crate::{
     wire::v1,
 };
 
-/// How long a client may take to attach to an announced stream. A live client needs milliseconds.
+/// A live client attaches within milliseconds.
 const ATTACH_TIMEOUT: Duration = Duration::from_secs(30);
 /// Linux's PATH_MAX: no real path is refused.
 const PATH_BYTES_MAX: usize = 4096;
@@ -79,7 +79,7 @@ pub struct Offered {
     pub state: String,
 }
 
-/// What a client said when it opened its session, checked.
+/// A client's offer at the opening of its session, checked.
 #[derive(Clone, Debug)]
 pub struct Offer {
     /// Directories, each of another name.
@@ -102,7 +102,7 @@ impl Offer {
                 return Err(Fault::invalid(field, text));
             }
             if directories.iter().any(|other| other.name == directory.name) {
-                return Err(Fault::invalid(field, format!("`{}` is there twice", directory.name)));
+                return Err(Fault::invalid(field, format!("`{}` is offered twice", directory.name)));
             }
             if directory.path.len() > PATH_BYTES_MAX {
                 let text = format!("its path has more than {PATH_BYTES_MAX} bytes");
@@ -138,6 +138,8 @@ pub struct ClientSession {
     namespace: Namespace,
     offer: Offer,
     announcements: mpsc::Sender<v1::StreamOpened>,
+    /// How long the client may take to attach to an announced stream.
+    attach_within: Duration,
     sessions: Sessions,
     tasks: Group,
 }
@@ -158,6 +160,7 @@ impl Sessions {
             namespace,
             offer,
             announcements,
+            attach_within: ATTACH_TIMEOUT,
             sessions: self.clone(),
             tasks,
         });
@@ -237,9 +240,9 @@ impl ClientSession {
             receiver.await.map_err(|_| gone())
         };
         tokio::select! {
-            attached = tokio::time::timeout(ATTACH_TIMEOUT, attached) => {
+            attached = tokio::time::timeout(self.attach_within, attached) => {
                 attached.unwrap_or_else(|_| {
-                    let text = format!("the client did not attach within {}", minutes(ATTACH_TIMEOUT));
+                    let text = format!("the client did not attach within {}", minutes(self.attach_within));
                     Err(Status::deadline_exceeded(text))
                 })
             }
@@ -264,3 +267,6 @@ impl Drop for Forget<'_> {
 pub fn outgoing() -> (Outgoing, mpsc::Receiver<Result<v1::AttachResponse, Status>>) {
     mpsc::channel(OUTGOING_MESSAGES)
 }
+
+#[cfg(test)]
+mod tests;

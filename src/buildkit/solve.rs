@@ -22,7 +22,7 @@ use super::{
     connection::Connection,
     wire_form::{Field, PLAIN, Shape, is_understood},
 };
-use crate::fault::Fault;
+use crate::{fault::Fault, telemetry::each_second};
 
 /// The metadata key by which a call of the gateway names its build.
 const BUILD: &str = "buildkit-controlapi-buildid";
@@ -225,21 +225,30 @@ async fn drive<F: PassListener, J: Judged, R>(
             Some(answer) = told.next() => tell(facts, answer).await,
         }
     };
-    // The last facts, such as the failed step's output, come after the solve's answer. The reader may
-    // take as long as it likes to read them; BuildKit may not take long to send them.
-    loop {
-        match tokio::time::timeout(LAST_FACTS, told.next()).await {
-            Ok(Some(answer)) => tell(facts, answer).await,
-            Ok(None) => break,
-            Err(_) => {
-                tracing::warn!("BuildKit did not end its status after the build");
-                break;
-            }
-        }
-    }
+    last_facts(facts, told, LAST_FACTS).await;
     match ended {
         Ok(response) => Ended::Exported(response.into_inner().exporter_response),
         Err(status) => Ended::Failed(status),
+    }
+}
+
+/// Passes on the last facts, such as the failed step's output, which come after the solve's answer. The
+/// reader may take as long as it likes to read them; BuildKit may not take longer than `within` to send the
+/// next.
+async fn last_facts<F: PassListener>(
+    facts: &mut F,
+    mut told: Pin<&mut (impl Stream<Item = Result<StatusResponse, Status>> + Send)>,
+    within: Duration,
+) {
+    loop {
+        match tokio::time::timeout(within, told.next()).await {
+            Ok(Some(answer)) => tell(facts, answer).await,
+            Ok(None) => break,
+            Err(_) => {
+                each_second!(warn, "BuildKit did not end its status after the build");
+                break;
+            }
+        }
     }
 }
 

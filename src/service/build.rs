@@ -15,7 +15,7 @@ use crate::{
     build::{
         client::BuildClient,
         dockerfile::{CHECK, Rules},
-        input::{Input, Texts},
+        input::{Hear, Input},
         patience::{Patience, minutes},
         running::{self, Order, Outcome},
         session::{self, Attached, Offer, Sessions},
@@ -57,7 +57,8 @@ impl Build {
         call: &Call,
         mut requests: Streaming<v1::SessionRequest>,
     ) -> Result<Responses<v1::SessionResponse>, Fault> {
-        let Some(session_request::Request::Open(open)) = first(&mut requests).await?.request else {
+        let Some(session_request::Request::Open(open)) = first(&mut requests, FIRST_MESSAGE).await?.request
+        else {
             return Err(Fault::invalid("open", "the first request must open the session"));
         };
         let permit = authorize(call, open.namespace.clone())?;
@@ -96,7 +97,8 @@ impl Build {
         call: &Call,
         mut incoming: Streaming<v1::AttachRequest>,
     ) -> Result<Responses<v1::AttachResponse>, Fault> {
-        let Some(attach_request::Request::StreamId(id)) = first(&mut incoming).await?.request else {
+        let Some(attach_request::Request::StreamId(id)) = first(&mut incoming, FIRST_MESSAGE).await?.request
+        else {
             return Err(Fault::invalid("stream_id", "the first request must name the stream"));
         };
         let (outgoing, responses) = session::outgoing();
@@ -110,7 +112,8 @@ impl Build {
         call: &Call,
         mut requests: Streaming<v1::BuildRequest>,
     ) -> Result<Responses<v1::BuildResponse>, Fault> {
-        let Some(build_request::Request::Start(start)) = first(&mut requests).await?.request else {
+        let Some(build_request::Request::Start(start)) = first(&mut requests, FIRST_MESSAGE).await?.request
+        else {
             return Err(Fault::invalid("start", "the first request must start the build"));
         };
         let namespace = authorize(call, start.namespace)?;
@@ -149,8 +152,8 @@ impl Build {
         } else {
             let (tar, pieces) = Tar::new()?;
             let passage = Passage::new(&spec.dockerfile, rules.clone());
-            let heard = (Arc::clone(&input), Arc::clone(&rules.texts));
-            tasks.spawn("tar", feed(requests, passage, heard, pieces, tasks.clone()));
+            let hear = Input::hearing(&input, &rules.texts);
+            tasks.spawn("tar", feed(requests, Patience::begin(), passage, hear, pieces, tasks.clone()));
             Some(tar)
         };
         let client =
@@ -211,13 +214,13 @@ impl build_service_server::BuildService for Build {
     }
 }
 
-/// The first message of a client's stream.
-async fn first<T: Default>(requests: &mut Streaming<T>) -> Result<T, Fault> {
-    match tokio::time::timeout(FIRST_MESSAGE, requests.message()).await {
+/// The first message of a client's stream, which must come within this time.
+async fn first<T: Default>(requests: &mut Streaming<T>, within: Duration) -> Result<T, Fault> {
+    match tokio::time::timeout(within, requests.message()).await {
         Ok(Ok(message)) => Ok(message.unwrap_or_default()),
         Ok(Err(status)) => Err(status::from_stream(status)),
         Err(_) => {
-            let text = format!("the client sent no message for {}", minutes(FIRST_MESSAGE));
+            let text = format!("the client sent no message for {}", minutes(within));
             Err(Fault::new(Reason::StreamBroken, text))
         }
     }
@@ -226,13 +229,13 @@ async fn first<T: Default>(requests: &mut Streaming<T>) -> Result<T, Fault> {
 /// Passes the tar on as fast as BuildKit takes it.
 async fn feed(
     mut requests: Streaming<v1::BuildRequest>,
+    patience: Patience,
     mut passage: Passage,
-    (input, texts): (Arc<Input>, Arc<Texts>),
+    hear: Hear,
     pieces: mpsc::Sender<Result<bytes::Bytes, Status>>,
     tasks: Group,
 ) {
     let fed = async {
-        let patience = Patience::begin();
         let last = loop {
             let message = match patience.wait(requests.message()).await {
                 Ok(message) => message,
@@ -240,7 +243,7 @@ async fn feed(
             };
             let piece = match message {
                 Ok(None) => match passage.end() {
-                    Ok(last) => break input.hear(&texts).await.map(|()| last),
+                    Ok(last) => break hear().await.map(|()| last),
                     Err(status) => break Err(status),
                 },
                 Ok(Some(v1::BuildRequest { request: Some(build_request::Request::Tar(piece)) }))
@@ -260,7 +263,7 @@ async fn feed(
             let refused = loop {
                 match passage.passed() {
                     Ok(Some(piece)) => {
-                        if let Err(status) = input.hear(&texts).await {
+                        if let Err(status) = hear().await {
                             break Some(status);
                         }
                         if pieces.send(Ok(piece)).await.is_err() {
@@ -312,3 +315,6 @@ fn until_cancelled<T: Send + 'static>(
         }
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -63,3 +63,33 @@ async fn a_build_that_is_not_known_yet_is_asked_about_again() {
     let printed = "no such job other";
     assert_eq!(asked([Err(printed), Ok(1)]).await, (Err(printed.to_owned()), 1));
 }
+
+/// A reader that takes its time.
+#[derive(Default)]
+struct Slow(usize);
+
+impl PassListener for Slow {
+    async fn report(&mut self, _: StatusResponse) {
+        tokio::time::sleep(2 * WITHIN).await;
+        self.0 += 1;
+    }
+
+    async fn broke_off(&mut self, why: Status) {
+        panic!("{why}");
+    }
+
+    async fn runs(&mut self) {}
+}
+
+const WITHIN: Duration = Duration::from_millis(50);
+
+#[tokio::test]
+async fn a_reader_that_takes_its_time_misses_no_last_facts() {
+    let facts = || stream::iter((0..3).map(|_| Ok(StatusResponse::default())));
+    let mut reader = Slow::default();
+    last_facts(&mut reader, std::pin::pin!(facts()), WITHIN).await;
+    assert_eq!(reader.0, 3);
+    // It is BuildKit that may not take its time.
+    last_facts(&mut reader, std::pin::pin!(facts().chain(stream::pending())), WITHIN).await;
+    assert_eq!(reader.0, 6);
+}

@@ -1,0 +1,23 @@
+use super::*;
+use crate::build::patience::tests::{LONG, SHORT, silent_after, soon};
+
+#[tokio::test]
+async fn a_client_that_opens_a_call_and_is_silent_is_refused() {
+    let silent = soon(first::<v1::BuildRequest>(&mut silent_after(&[]), SHORT)).await.unwrap_err();
+    assert_eq!(silent.reason(), Reason::StreamBroken);
+    assert!(silent.text().contains("sent no message"), "{silent}");
+}
+
+#[tokio::test]
+async fn a_client_that_is_silent_in_a_tar_ends_it() {
+    let (pieces, mut passed) = mpsc::channel(1);
+    let passage = Passage::new("Dockerfile", Rules::default());
+    let piece = v1::BuildRequest { request: Some(build_request::Request::Tar(vec![0; 100].into())) };
+    let patience = Patience::with(SHORT, LONG);
+    let hear: Hear = Arc::new(|| Box::pin(std::future::ready(Ok(()))));
+    soon(feed(silent_after(&[piece]), patience, passage, hear, pieces, Group::root())).await;
+    let silent = passed.recv().await.unwrap().unwrap_err();
+    assert_eq!(silent.code(), tonic::Code::DeadlineExceeded, "{silent}");
+    assert!(silent.message().contains("said nothing"), "{silent}");
+    assert!(passed.recv().await.is_none());
+}
