@@ -7,7 +7,9 @@ use wharf::names::Namespace;
 use crate::harness::{
     Test, Wharf, cases,
     image::{File, tar},
+    process::shell_status,
     relay::Relay,
+    wait_for,
 };
 
 cases![
@@ -17,6 +19,7 @@ cases![
     a_namespace_ends,
     a_base_goes_with_its_last_namespace,
     namespaces_that_end_leave_others_their_base,
+    an_image_that_a_container_uses_stays,
     images_are_listed_while_others_disappear,
     callers_stay_in_their_namespaces
 ];
@@ -197,22 +200,62 @@ async fn images_are_listed_while_others_disappear(test: Arc<Test>) {
     }
 }
 
-/// One run ends while another begins with the same base, again and again.
+/// One run ends while another begins with the same base: the second waits until the first one's hold is gone,
+/// and then has its own.
 async fn namespaces_that_end_leave_others_their_base(test: Arc<Test>) {
-    const ROUNDS: usize = 15;
-    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    let relay = Relay::start(&test);
+    let registry = test.registry().await;
+    let wharfd = test.wharfd_with(None, &["--engine", &relay.address()]).await;
     let base = test.base(&registry).await;
     let context =
         test.context("context", &[("Dockerfile", &format!("FROM {base}\nRUN cat /mark > /copy\n"))]);
-    let runs = async |job: &str| {
-        for round in 0..ROUNDS {
-            let job = Wharf::new(&test, &wharfd, &format!("{job}#{round}"));
-            job.build_id(&context, &["-t", "app:1"]).await;
-            job.run(["namespace", "rm"]).await.ok();
-        }
-    };
-    tokio::join!(runs("one"), runs("two"), runs("three"));
+    let [one, two] = ["one#1", "two#1"].map(|name| Wharf::new(&test, &wharfd, name));
+    one.build_id(&context, &["-t", "app:1"]).await;
+    relay.hold(&["DELETE ", "hold"], 0);
+    let ending = one.start(["namespace", "rm"]);
+    ending.while_running("the hold to be removed", async || relay.holds().then_some(())).await;
+    let before = registry.mark().await;
+    let building = two.start(["build", "-q", context.to_str().unwrap()]);
+    building
+        .while_running("the base to be asked for", async || {
+            let asked = registry.requests_since(&before).await;
+            asked.iter().any(|request| request.contains("/manifests/")).then_some(())
+        })
+        .await;
+    // A build that did not wait would have seen the first one's hold by the time of so many answers.
+    for _ in 0..10 {
+        assert_eq!(two.images().await, []);
+    }
+    relay.let_go();
+    for (what, process) in [("the end", ending), ("the build", building)] {
+        let ended = wait_for(what, async || process.ended().await).await;
+        assert_eq!(shell_status(ended), 0, "{:?}", process.lines());
+    }
+    let holds = test.engine.names_with_prefix(&format!("{}hold/", wharfd.prefix())).await;
+    assert!(!holds.is_empty(), "the second run has lost its base");
+    two.run(["namespace", "rm"]).await.ok();
     assert_eq!(test.engine.names_with_prefix(&wharfd.prefix()).await, Vec::<String>::new());
+}
+
+/// A container that somebody else has made keeps its image.
+async fn an_image_that_a_container_uses_stays(test: Arc<Test>) {
+    let wharfd = test.wharfd().await;
+    let content = test.unique("used");
+    let context =
+        test.context("context", &[("Dockerfile", "FROM scratch\nCOPY file /\n"), ("file", &content)]);
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    let id = job.build_id(&context, &["-t", "app:1"]).await;
+    let container = test.engine.create_container(&id).await;
+    for command in [&["rmi", "app:1"][..], &["rmi", &id], &["namespace", "rm"]] {
+        job.run(command)
+            .await
+            .ended(2)
+            .says(&["app:1 is in use by a container", "its owner has to remove it"]);
+    }
+    assert_eq!(job.images().await, [("app:1".to_owned(), id)]);
+    test.engine.remove_container(&container).await;
+    job.run(["namespace", "rm"]).await.ok();
+    assert_eq!(job.images().await, []);
 }
 
 async fn callers_stay_in_their_namespaces(test: Arc<Test>) {

@@ -1,8 +1,9 @@
 //! The facts that wharfd remembers, and forgets when they are no longer needed.
 
-use std::sync::Arc;
+use std::{fs, sync::Arc};
 
 use rusqlite::Connection;
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use wharf::names::Namespace;
 
 use crate::harness::{Test, Wharf, Wharfd, cases};
@@ -10,7 +11,8 @@ use crate::harness::{Test, Wharf, Wharfd, cases};
 cases![
     forgotten_facts_are_learnt_again,
     a_long_reference_is_forgotten_with_its_image,
-    a_removed_engine_is_forgotten
+    a_removed_engine_is_forgotten,
+    a_store_that_opens_slowly_delays_no_signal
 ];
 
 fn store(wharfd: &Wharfd) -> Connection {
@@ -73,4 +75,15 @@ async fn a_removed_engine_is_forgotten(test: Arc<Test>) {
     let forgotten = async || (rows(&wharfd, "holds WHERE engine = 'gone'") == 0).then_some(());
     crate::harness::wait_for("the rows to be forgotten", forgotten).await;
     assert_eq!(rows(&wharfd, "holds WHERE engine = 'default'"), 1);
+}
+
+/// SQLite reads all of a large file when it opens it. Here that never ends: nobody reads the pipe.
+async fn a_store_that_opens_slowly_delays_no_signal(test: Arc<Test>) {
+    let wharfd = test.wharfd_unstarted(None, &[]);
+    fs::create_dir(wharfd.state_dir()).unwrap();
+    let store = wharfd.state_dir().join("wharf.sqlite");
+    mknodat(CWD, store, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    let process = wharfd.spawn();
+    process.says("that it starts", |line| line.contains("wharfd starts").then_some(())).await;
+    assert_eq!(wharfd.terminate().await, 0);
 }

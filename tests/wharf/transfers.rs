@@ -12,12 +12,13 @@ use crate::{
         image::{CONFIG, File, Layer, MANIFEST, digest},
         process::{Background, shell_status},
         registry::{Broken, BrokenRegistry},
+        relay::Relay,
         script::{Reply, ScriptedRegistry},
         wait_for,
     },
 };
 
-cases![a_push, a_push_after_a_build, a_pull];
+cases![a_push, a_push_after_a_build, a_push_needs_no_builder, a_pull];
 
 #[derive(Clone, Copy, Debug)]
 enum End {
@@ -87,6 +88,22 @@ async fn pushes(test: &Test, start: impl AsyncFn(&Wharf, &str, &str) -> Backgrou
         begun(test, &wharfd, &push).await;
         ends(test, &wharfd, &job, push, end, 1).await;
     }
+}
+
+/// A push may last long after its build, and keeps no connection to BuildKit.
+async fn a_push_needs_no_builder(test: Arc<Test>) {
+    let relay = Relay::start(&test);
+    let wharfd = test.wharfd_with(None, &["--engine", &relay.address()]).await;
+    let mute = BrokenRegistry::start(Broken::Greeting).await;
+    let context = test.context("context", &[("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")]);
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    let (_, before) = relay.builders();
+    let name = format!("{}/app:1", mute.host());
+    let push = job.start(["build", "--push", "-t", &name, context.to_str().unwrap()]);
+    begun(&test, &wharfd, &push).await;
+    push.while_running("the connection to end", async || (relay.builders().0 == 0).then_some(())).await;
+    assert!(relay.builders().1 > before);
+    ends(&test, &wharfd, &job, push, End::Client, 1).await;
 }
 
 /// Its layer never comes.

@@ -164,13 +164,23 @@ impl Engine {
         self.entry(image, path).await.map(|(_, content)| content)
     }
 
-    /// The mode of a file or a directory of an image, and the content of a file.
-    pub(crate) async fn entry(&self, image: &str, path: &str) -> Option<(u32, Vec<u8>)> {
+    /// Makes a container of an image, which does not run; returns its id.
+    pub(crate) async fn create_container(&self, image: &str) -> String {
         let body = json!({"Image": image, "Cmd": ["nothing"], "Labels": {"wharf-test": "read"}});
         let created = self.post("/containers/create").json(&body).send().await.ok().json();
-        let id = created["Id"].as_str().unwrap();
-        let answer = self.get(&format!("/containers/{id}/archive?path={path}")).send().await;
+        created["Id"].as_str().unwrap().to_owned()
+    }
+
+    /// Removes a container.
+    pub(crate) async fn remove_container(&self, id: &str) {
         self.call(Method::DELETE, &format!("/containers/{id}?force=1&v=1")).send().await.ok();
+    }
+
+    /// The mode of a file or a directory of an image, and the content of a file.
+    pub(crate) async fn entry(&self, image: &str, path: &str) -> Option<(u32, Vec<u8>)> {
+        let id = self.create_container(image).await;
+        let answer = self.get(&format!("/containers/{id}/archive?path={path}")).send().await;
+        self.remove_container(&id).await;
         if answer.status == 404 {
             return None;
         }

@@ -4,19 +4,19 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{UnixListener, UnixStream},
-    sync::watch,
+    sync::{Notify, watch},
     task::JoinSet,
 };
 
-use super::{Engine, Test};
+use super::{Engine, Test, lock};
 
 /// The relay. Dropping it ends it.
 #[derive(Debug)]
@@ -26,7 +26,20 @@ pub(crate) struct Relay {
     paused: Arc<watch::Sender<bool>>,
     passed: Arc<AtomicUsize>,
     accepted: Arc<AtomicUsize>,
-    lost: Arc<Replaced>,
+    asked: Arc<Asked>,
+}
+
+/// The requests to the engine.
+#[derive(Debug)]
+struct Asked {
+    lost: Replaced,
+    /// The texts of a request that is held, and how many such requests pass before.
+    held: Mutex<Option<(Vec<&'static str>, usize)>>,
+    /// Whether a request is held.
+    holds: AtomicBool,
+    go: Notify,
+    /// Connections to BuildKit: those that are open, and those that ever were.
+    builders: [AtomicUsize; 2],
 }
 
 impl Relay {
@@ -53,7 +66,13 @@ impl Relay {
 
     /// Replaces a text in the engine's answers.
     fn start_with(path: &Path, engine: &Engine, answered: Option<Replaced>) -> Self {
-        let lost = Arc::new(Replaced::times(0, b"/images/json", b"/images/none"));
+        let asked = Arc::new(Asked {
+            lost: Replaced::times(0, b"/images/json", b"/images/none"),
+            held: Mutex::default(),
+            holds: AtomicBool::new(false),
+            go: Notify::new(),
+            builders: Default::default(),
+        });
         let answered = Arc::new(answered);
         let path = path.to_owned();
         let listener = UnixListener::bind(&path).unwrap();
@@ -61,25 +80,27 @@ impl Relay {
         let paused = Arc::new(watch::Sender::new(false));
         let (passed, accepted) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
         let number = Arc::clone(&accepted);
-        let (state, count, listings) = (Arc::clone(&paused), Arc::clone(&passed), Arc::clone(&lost));
+        let (state, count, requests) = (Arc::clone(&paused), Arc::clone(&passed), Arc::clone(&asked));
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             let mut relays = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
                 number.fetch_add(1, Ordering::Relaxed);
                 let (engine, state, count) = (engine.clone(), Arc::clone(&state), Arc::clone(&count));
-                let (lost, answered) = (Arc::clone(&listings), Arc::clone(&answered));
+                let (asked, answered) = (Arc::clone(&requests), Arc::clone(&answered));
                 relays.spawn(async move {
                     let engine = UnixStream::connect(engine).await.unwrap();
                     let (client, engine) = (client.into_split(), engine.into_split());
+                    let (questions, answers) =
+                        (Way::Asked(&asked), Way::Answered(answered.as_ref().as_ref()));
                     tokio::join!(
-                        pass_on(client.0, engine.1, state.subscribe(), &count, Some(&lost)),
-                        pass_on(engine.0, client.1, state.subscribe(), &count, answered.as_ref().as_ref()),
+                        pass_on(client.0, engine.1, state.subscribe(), &count, questions),
+                        pass_on(engine.0, client.1, state.subscribe(), &count, answers),
                     );
                 });
             }
         });
-        Self { tasks, path, paused, passed, accepted, lost }
+        Self { tasks, path, paused, passed, accepted, asked }
     }
 
     /// Its address.
@@ -100,7 +121,32 @@ impl Relay {
     /// The engine answers so many listings of images with 404 from now on, as one with the containerd store does
     /// if an image goes while it lists them.
     pub(crate) fn lose_listings(&self, times: usize) {
-        self.lost.left.store(times, Ordering::Relaxed);
+        self.asked.lost.left.store(times, Ordering::Relaxed);
+    }
+
+    /// Holds the next request that has all of these texts, after `others` that pass. A request that was held
+    /// before never passes.
+    pub(crate) fn hold(&self, texts: &[&'static str], others: usize) {
+        *lock(&self.asked.held) = Some((texts.to_vec(), others));
+        self.asked.holds.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether a request is held.
+    pub(crate) fn holds(&self) -> bool {
+        self.asked.holds.load(Ordering::Relaxed)
+    }
+
+    /// Passes on the request that is held, and holds none from now on.
+    pub(crate) fn let_go(&self) {
+        *lock(&self.asked.held) = None;
+        self.asked.holds.store(false, Ordering::Relaxed);
+        self.asked.go.notify_waiters();
+    }
+
+    /// The number of connections to BuildKit: of those that are open, and of those that ever were.
+    pub(crate) fn builders(&self) -> (usize, usize) {
+        let [open, ever] = &self.asked.builders;
+        (open.load(Ordering::Relaxed), ever.load(Ordering::Relaxed))
     }
 
     /// Stops passing anything on.
@@ -118,6 +164,64 @@ impl Relay {
         self.tasks.shutdown().await;
         fs::remove_file(&self.path).unwrap();
     }
+}
+
+/// One way of a connection.
+#[derive(Clone, Copy, Debug)]
+enum Way<'a> {
+    Asked(&'a Asked),
+    Answered(Option<&'a Replaced>),
+}
+
+/// A connection to BuildKit, counted until it ends.
+#[derive(Debug)]
+struct Builder<'a>(&'a Asked);
+
+impl<'a> Builder<'a> {
+    /// By the first bytes on the connection.
+    fn of(asked: &'a Asked, first: &[u8]) -> Option<Self> {
+        let begins = ["PRI * HTTP/2.0", "POST /grpc "];
+        begins.iter().any(|begin| first.starts_with(begin.as_bytes())).then(|| {
+            for count in &asked.builders {
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+            Self(asked)
+        })
+    }
+}
+
+impl Drop for Builder<'_> {
+    fn drop(&mut self) {
+        self.0.builders[0].fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Asked {
+    /// Looks at a request, and returns once it may pass.
+    async fn pass(&self, bytes: &mut [u8]) {
+        self.lost.replace(bytes);
+        let is_held = {
+            let mut held = lock(&self.held);
+            match &mut *held {
+                Some((texts, others)) if texts.iter().all(|text| contains(bytes, text.as_bytes())) => {
+                    let is_held = *others == 0;
+                    *others = others.wrapping_sub(1);
+                    is_held
+                }
+                Some(_) | None => false,
+            }
+        };
+        if is_held {
+            let mut go = std::pin::pin!(self.go.notified());
+            go.as_mut().enable();
+            self.holds.store(true, Ordering::Relaxed);
+            go.await;
+        }
+    }
+}
+
+fn contains(bytes: &[u8], text: &[u8]) -> bool {
+    bytes.windows(text.len()).any(|window| window == text)
 }
 
 /// A text that is replaced by another of the same length, so many times.
@@ -147,16 +251,22 @@ async fn pass_on(
     mut to: impl AsyncWrite + Unpin,
     mut paused: watch::Receiver<bool>,
     passed: &AtomicUsize,
-    replaced: Option<&Replaced>,
+    way: Way<'_>,
 ) {
     let mut buffer = vec![0; 32 << 10];
+    let mut builder = None;
     loop {
         let read = match from.read(&mut buffer).await {
             Ok(0) | Err(_) => break,
             Ok(read) => read,
         };
-        if let Some(replaced) = replaced {
-            replaced.replace(&mut buffer[..read]);
+        match way {
+            Way::Asked(asked) => {
+                builder = builder.or_else(|| Builder::of(asked, &buffer[..read]));
+                asked.pass(&mut buffer[..read]).await;
+            }
+            Way::Answered(Some(replaced)) => replaced.replace(&mut buffer[..read]),
+            Way::Answered(None) => {}
         }
         if paused.wait_for(|paused| !paused).await.is_err() || to.write_all(&buffer[..read]).await.is_err() {
             break;
