@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    io::{PipeReader, PipeWriter, Read as _, Write as _},
     path::Path,
     process::Stdio,
     sync::{
@@ -14,10 +15,11 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
-use tokio::{io::AsyncWriteExt as _, sync::Mutex, time::Instant};
+use rustix::fs::OFlags;
+use tokio::{io::AsyncWriteExt as _, sync::Mutex};
 use wharf::wire::v1::BuildSpec;
 
-use crate::harness::{Test, Wharf, cases, image::context_tar, relay::Relay, rpc, wait_for};
+use crate::harness::{Test, Wharf, cases, image::context_tar, relay::Relay, rpc, wait_for, wait_for_at_most};
 
 cases![by_sync, by_tar, a_stopped_reader_stops_the_sender];
 
@@ -25,6 +27,8 @@ const SMALL: usize = 50 << 20;
 const LARGE: usize = 1 << 30;
 /// How much more memory a context may take that is twenty times as large.
 const MORE: u64 = 10 << 20;
+/// The large build takes minutes on a busy machine; the limit of a whole test is enough.
+const BUILD: Duration = Duration::from_secs(600);
 /// Only one test at a time: they use much of the disk and the machine.
 static HEAVY: Mutex<()> = Mutex::const_new(());
 
@@ -50,6 +54,19 @@ fn dockerfile(base: &str) -> String {
 
 const FILES: usize = 16;
 
+/// A pipe that takes nothing more until it is read: its reader, the number of bytes in it, its writer.
+fn full_pipe() -> (PipeReader, usize, PipeWriter) {
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    rustix::fs::fcntl_setfl(&writer, OFlags::NONBLOCK).unwrap();
+    let mut filled = 0;
+    // A pipe has room for whole pages; smaller pieces may fit where a page does not.
+    while let Ok(written) = writer.write(&[0]) {
+        filled += written;
+    }
+    rustix::fs::fcntl_setfl(&writer, OFlags::empty()).unwrap();
+    (reader, filled, writer)
+}
+
 /// Runs `wharf build` and records both processes' peaks.
 async fn measured(test: &Test, base: &str, bytes: usize, by_tar: bool) -> Peaks {
     let wharfd = test.wharfd().await;
@@ -66,8 +83,10 @@ async fn measured(test: &Test, base: &str, bytes: usize, by_tar: bool) -> Peaks 
         }
         job.command(["build", "-q", context.to_str().unwrap()])
     };
-    let mut client =
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // Full, so that the client waits at its end: a process that has ended has no memory to look at.
+    let (mut stdout, filled, full) = full_pipe();
+    let mut client = command.stdin(Stdio::piped()).stdout(full).stderr(Stdio::piped()).spawn().unwrap();
+    drop(command);
     let mut stdin = client.stdin.take().unwrap();
     let head = by_tar.then(|| context_tar(&[("Dockerfile", &dockerfile(base))]));
     let feed = tokio::spawn(async move {
@@ -89,21 +108,25 @@ async fn measured(test: &Test, base: &str, bytes: usize, by_tar: bool) -> Peaks 
         let _ = stdin.write_all(&[0; 1024]).await;
     });
     let pid = i32::try_from(client.id().unwrap()).unwrap();
-    let mut ended = tokio::spawn(client.wait_with_output());
-    let mut seen = 0;
-    let output = loop {
-        tokio::select! {
-            output = &mut ended => break output.unwrap().unwrap(),
-            () = tokio::time::sleep(Duration::from_millis(5)) => seen = seen.max(peak(pid).unwrap_or(0)),
-        }
-    };
+    wait_for_at_most(BUILD, "the build's end", async || {
+        assert!(client.try_wait().unwrap().is_none(), "the client ended");
+        let ended = |line: &String| line.contains("BuildService/Build") && line.contains("ended");
+        wharfd.log().iter().any(ended).then_some(())
+    })
+    .await;
+    let seen = peak(pid).expect("the client waits");
+    let printed = tokio::task::spawn_blocking(move || {
+        let mut printed = Vec::new();
+        stdout.read_to_end(&mut printed).unwrap();
+        printed.split_off(filled)
+    });
+    let output = client.wait_with_output().await.unwrap();
     feed.await.unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let id = String::from_utf8(output.stdout).unwrap();
+    let id = String::from_utf8(printed.await.unwrap()).unwrap();
     let wanted = bytes / FILES * FILES;
     assert_eq!(test.engine.text(id.trim(), "/bytes").await, format!("{wanted}\n"));
     let daemon = peak(wharfd.process().pid().as_raw_nonzero().get()).unwrap();
-    assert!(seen > 0);
     wharfd.terminate().await;
     fs::remove_dir_all(context).unwrap();
     Peaks { client: seen, daemon }
@@ -165,26 +188,26 @@ async fn a_stopped_reader_stops_the_sender(test: Arc<Test>) {
         .chain(pieces(PIECES - FIRST))
         .chain(stream::iter([Bytes::from(vec![0; 1024])]));
     let channel = rpc::connect(&wharfd.socket()).await;
-    let build =
-        tokio::spawn(
-            async move { rpc::build(&channel, rpc::start("job#1", BuildSpec::default()), pieces).await },
-        );
+    let building = channel.clone();
+    let build = tokio::spawn(async move {
+        rpc::build(&building, rpc::start("job#1", BuildSpec::default()), pieces).await
+    });
     wait_for("the engine to read", async || (relay.passed() >= FIRST * PIECE).then_some(())).await;
     relay.pause();
     go.send(()).unwrap();
 
-    // It stands still if nothing was sent for two seconds.
-    let mut last = (0, Instant::now());
+    // It stands still if nothing was sent while wharfd gave so many answers on the same connection.
+    let (mut taken, mut answers) = (0, 0);
     wait_for("the sender to stop", async || {
+        rpc::health(&channel, "").await;
         let now = sent.load(Ordering::Relaxed);
-        if now != last.0 {
-            last = (now, Instant::now());
-        }
-        (last.1.elapsed() > Duration::from_secs(2)).then_some(())
+        answers = if now == taken { answers + 1 } else { 0 };
+        taken = now;
+        (answers == 100).then_some(())
     })
     .await;
     assert!(!build.is_finished());
-    let taken = last.0 * PIECE;
+    let taken = taken * PIECE;
     assert!(taken < 24 << 20, "{taken} bytes were taken, which nobody reads");
     let memory = peak(wharfd.process().pid().as_raw_nonzero().get()).unwrap();
     relay.resume();

@@ -38,9 +38,7 @@ async fn a_dockerfile_cannot_crash_the_engine(test: Arc<Test>) {
     let no_stage = test.context("no-stage", &[("Dockerfile", "ARG A=1\n")]);
     job.build(&no_stage, &[]).await.ended(1).says(&["no stages"]);
     let doubling = test.context("doubling", &[("Dockerfile", &doubling())]);
-    // Either the text itself is refused, or the container's limits end it.
-    let ended = job.build(&doubling, &[]).await;
-    assert!(matches!(ended.status, 1..=3), "{ended}");
+    job.build(&doubling, &[]).await.ended(1).says(&["the value of a variable"]);
     job.build(&good, &[]).await.ok();
 
     // The frontend's own image cannot be a base, and is loaded again if somebody removes it.
@@ -53,8 +51,7 @@ async fn a_dockerfile_cannot_crash_the_engine(test: Arc<Test>) {
     };
     let image = tags().await.pop().unwrap();
     let thief = test.context("thief", &[("Dockerfile", &format!("FROM {image}\n"))]);
-    let stolen = job.build(&thief, &[]).await;
-    assert_ne!(stolen.status, 0, "{stolen}");
+    job.build(&thief, &[]).await.ended(3).says(&["was not admitted"]);
     engine.remove_image(&image).await;
     job.build(&good, &["--no-cache"]).await.ok();
     assert_eq!(tags().await, [image]);

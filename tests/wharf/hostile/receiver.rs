@@ -198,6 +198,7 @@ async fn attributes_that_fill_memory(test: Arc<Test>) {
     tokio::select! {
         ended = hostile.build_on_bare_engine(&test, &engine) => panic!("its bytes never come: {ended:?}"),
         () = wait_for("as much memory", async || {
+            // Each look reads about all processes of the machine.
             tokio::time::sleep(Duration::from_millis(100)).await;
             (memory(&engine) > before + 250).then_some(())
         }) => {}
