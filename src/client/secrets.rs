@@ -93,7 +93,10 @@ fn known(id: &str, value: String) -> Result<Value, Failure> {
 
 fn check_size(id: &str, bytes: u64) -> Result<(), Failure> {
     if bytes > BYTES_MAX {
-        return Err(Failure::usage(format!("secret `{id}` is too large: the limit is 500 KiB")));
+        return Err(Failure::usage(format!(
+            "secret `{id}` is too large: the limit is {} KiB",
+            BYTES_MAX >> 10
+        )));
     }
     Ok(())
 }

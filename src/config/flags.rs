@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::Parser;
 
-use super::{SocketMode, parse_seconds};
+use super::{SocketMode, env, parse_seconds};
 use crate::{
     names::SocketPath,
     telemetry::{Filter, Format},
@@ -13,55 +13,59 @@ use crate::{
 /// The only holder of a container engine's socket: builds and pushes images for jobs, each in a
 /// namespace of its own.
 #[derive(Clone, Debug, Default, Parser)]
-#[command(name = "wharfd", version, after_help = AFTER_HELP, max_term_width = 100)]
+#[command(name = "wharfd", version, after_help = after_help(), max_term_width = 100)]
 pub struct Flags {
     /// Unix socket to serve on, unix:///PATH; repeatable [default: unix:///run/wharf/wharf.sock]
-    #[arg(long, env = "WHARFD_LISTEN", value_name = "ADDR", value_delimiter = ',')]
+    #[arg(long, env = env::WHARFD_LISTEN, value_name = "ADDR", value_delimiter = ',')]
     pub listen: Vec<SocketPath>,
 
     /// Mode of the sockets, octal [default: 0660]
-    #[arg(long, env = "WHARFD_LISTEN_MODE", value_name = "MODE")]
+    #[arg(long, env = env::WHARFD_LISTEN_MODE, value_name = "MODE")]
     pub listen_mode: Option<SocketMode>,
 
     /// Group of the sockets, by name or number [default: wharfd's own]
-    #[arg(long, env = "WHARFD_LISTEN_GROUP", value_name = "GROUP")]
+    #[arg(long, env = env::WHARFD_LISTEN_GROUP, value_name = "GROUP")]
     pub listen_group: Option<String>,
 
     /// Socket of the default engine, unix:///PATH [default: DOCKER_HOST, else unix:///var/run/docker.sock]
-    #[arg(long, env = "WHARFD_ENGINE", value_name = "ADDR")]
+    #[arg(long, env = env::WHARFD_ENGINE, value_name = "ADDR")]
     pub engine: Option<String>,
 
     /// Directory for what must survive a restart [default: /var/lib/wharf]
-    #[arg(long, env = "WHARFD_STATE_DIR", value_name = "DIR")]
+    #[arg(long, env = env::WHARFD_STATE_DIR, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
 
     /// Directory to put the client `wharf` into, for agents that mount it [default: none]
-    #[arg(long, env = "WHARFD_CLIENT_DIR", value_name = "DIR")]
+    #[arg(long, env = env::WHARFD_CLIENT_DIR, value_name = "DIR")]
     pub client_dir: Option<PathBuf>,
 
-    /// BuildKit's Dockerfile frontend, which is run in a container [default: `frontend` beside wharfd]
-    #[arg(long, env = "WHARFD_FRONTEND_FILE", value_name = "FILE")]
+    /// BuildKit's Dockerfile frontend, which is run in a container [default: `wharf-frontend` beside wharfd]
+    #[arg(long, env = env::WHARFD_FRONTEND_FILE, value_name = "FILE")]
     pub frontend_file: Option<PathBuf>,
 
     /// Configuration file (TOML); flags override it
-    #[arg(long, env = "WHARFD_CONFIG", value_name = "FILE")]
+    #[arg(long, env = env::WHARFD_CONFIG, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
     /// How long running builds may go on after SIGTERM: 25, 25s, 5m [default: 25s]
-    #[arg(long, env = "WHARFD_GRACE_PERIOD", value_name = "TIME", value_parser = parse_seconds)]
+    #[arg(long, env = env::WHARFD_GRACE_PERIOD, value_name = "TIME", value_parser = parse_seconds)]
     pub grace_period: Option<Duration>,
 
     /// How the log looks [default: text]
-    #[arg(long, env = "WHARFD_LOG_FORMAT", value_name = "FORMAT")]
+    #[arg(long, env = env::WHARFD_LOG_FORMAT, value_name = "FORMAT")]
     pub log_format: Option<Format>,
 
     /// What is logged: error, warn, info, debug, trace, or directives such as info,wharf=debug
     /// [default: info]
-    #[arg(long, env = "WHARFD_LOG_LEVEL", value_name = "LEVEL")]
+    #[arg(long, env = env::WHARFD_LOG_LEVEL, value_name = "LEVEL")]
     pub log_level: Option<Filter>,
 }
 
-const AFTER_HELP: &str = "\
+fn after_help() -> String {
+    format!("{}\n{ENDS}", env::help())
+}
+
+const ENDS: &str = "\
 Exit status:
   0  ended as asked, by SIGTERM or SIGINT; also when builds had to be cancelled
   1  could not start or go on: the engine, the state directory, a socket
@@ -70,4 +74,5 @@ Exit status:
 
 Signals:
   SIGTERM, SIGINT  refuse new builds, let running ones end within the grace period,
-                   cancel the rest, end; a second one ends at once";
+                   cancel the rest, end; a second one ends at once
+  SIGHUP           ignored: restart wharfd to have it read its configuration again";

@@ -1,5 +1,6 @@
 //! wharfd's configuration: flags, `WHARFD_*` and the configuration file, merged and checked.
 
+pub(crate) mod env;
 mod file;
 mod flags;
 
@@ -197,7 +198,7 @@ impl Config {
             Some(path) => Some((path.clone(), read(path)?)),
             None => None,
         };
-        let docker_host = std::env::var("DOCKER_HOST").ok().filter(|host| !host.is_empty());
+        let docker_host = env::value(env::DOCKER_HOST);
         Self::resolve(flags, file.as_ref().map(|(path, text)| (path.as_path(), text.as_str())), docker_host)
     }
 
@@ -319,7 +320,7 @@ fn engines(
     };
     let (origin, address) = match (&flags.engine, docker_host) {
         (Some(address), _) => ("--engine", Some(address.clone())),
-        (None, Some(host)) if sockets.is_empty() => ("DOCKER_HOST", Some(host)),
+        (None, Some(host)) if sockets.is_empty() => (env::DOCKER_HOST, Some(host)),
         (None, _) => ("the default", sockets.is_empty().then(|| ENGINE.to_owned())),
     };
     if let Some(address) = address {

@@ -13,6 +13,8 @@ use std::{
     },
 };
 
+use crate::config::env::NOTIFY_SOCKET;
+
 /// A state of the service.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum State {
@@ -24,7 +26,7 @@ pub(super) enum State {
 
 /// Notifies the service manager, if there is one.
 pub(super) fn notify(state: State) {
-    let Some(socket) = env::var_os("NOTIFY_SOCKET") else { return };
+    let Some(socket) = env::var_os(NOTIFY_SOCKET) else { return };
     let text = match state {
         State::Ready => "READY=1",
         State::Stopping => "STOPPING=1",

@@ -4,6 +4,9 @@ use std::fmt;
 
 use super::printable;
 
+/// As for a part of a host's name.
+const BYTES_MAX: usize = 63;
+
 /// An engine's name in the configuration: letters, digits, `_`, `-`, `.`; 1 to 63 of them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Deserialize)]
 #[serde(try_from = "String")]
@@ -28,11 +31,11 @@ impl TryFrom<String> for EngineName {
 
     fn try_from(name: String) -> Result<Self, Self::Error> {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
-        if (1..=63).contains(&name.len()) && name.bytes().all(plain) {
+        if (1..=BYTES_MAX).contains(&name.len()) && name.bytes().all(plain) {
             Ok(Self(name))
         } else {
             Err(format!(
-                "`{}` is not an engine's name: 1 to 63 letters, digits, `_`, `-` or `.`",
+                "`{}` is not an engine's name: 1 to {BYTES_MAX} letters, digits, `_`, `-` or `.`",
                 printable(&name)
             ))
         }

@@ -29,14 +29,16 @@ pub enum ReferenceError {
     #[error("`{0}` is not an image reference: repository names are lower case; try `{1}`")]
     UpperCase(String, String),
     #[error(
-        "`{0}` is not an image reference: `{1}` is not a valid tag (letters, digits, `_`, `.`, `-`; at most 128)"
+        "`{0}` is not an image reference: `{1}` is not a valid tag (letters, digits, `_`, `.`, `-`; at most \
+         {max})",
+        max = TAG_BYTES_MAX
     )]
     Tag(String, String),
     #[error("`{0}` is not an image reference: a tag has no `/`; try `{1}`")]
     SlashInTag(String, String),
     #[error("`{0}` is not an image reference: its digest must be `sha256:` and 64 hexadecimal digits")]
     Digest(String),
-    #[error("`{0}` is not an image reference: a repository's name has at most 255 bytes")]
+    #[error("`{0}` is not an image reference: a repository's name has at most {max} bytes", max = NAME_BYTES_MAX)]
     TooLong(String),
     #[error("`{0}` is not an image reference: write it as `[host[:port]/]name[:tag]`")]
     Shape(String),

@@ -1,8 +1,9 @@
 //! Selects the proxy of a request, as Go's `net/http` does for the engine.
 
-use std::{env, net::IpAddr};
+use std::net::IpAddr;
 
 use super::reach::{Origin, is_within};
+use crate::config::env;
 
 /// The proxies for each scheme.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,14 +24,11 @@ pub(super) struct Proxy {
 impl Proxies {
     /// The proxies in `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY`.
     pub(super) fn of_environment() -> Self {
-        let value = |name: &str| {
-            let found = env::var(name).ok().filter(|value| !value.is_empty());
-            found.or_else(|| env::var(name.to_ascii_lowercase()).ok())
-        };
+        let value = |name: &str| env::value(name).or_else(|| env::value(&name.to_ascii_lowercase()));
         Self::of(
-            value("HTTP_PROXY").as_deref(),
-            value("HTTPS_PROXY").as_deref(),
-            value("NO_PROXY").as_deref(),
+            value(env::HTTP_PROXY).as_deref(),
+            value(env::HTTPS_PROXY).as_deref(),
+            value(env::NO_PROXY).as_deref(),
         )
     }
 

@@ -1,10 +1,11 @@
-//! The messages that a user sees, collected in `messages.txt`, so that a changed message is read beside the
+//! The messages that users and operators see, collected in `messages.txt`, so that a changed message is read beside the
 //! others. `WHARF_DOCS=write` regenerates the file.
 
 use std::{env, fmt::Write as _, fs, sync::Arc};
 
 use crate::harness::{
-    Test, Wharf, cases,
+    PATIENCE, Test, Wharf, Wharfd, cases,
+    process::{Output, command},
     registry::{Broken, BrokenRegistry},
 };
 
@@ -88,7 +89,75 @@ const SCENES: &[Scene] = &[
     build("FROM REGISTRY/base:1\nRUN --security=insecure true\n", "build -q CONTEXT"),
     build("FROM REGISTRY/base:1\nRUN --mount=type=secret,id=s,required=true true\n", "build -q CONTEXT"),
     build(FINE, "build -q --network host CONTEXT"),
+    // Seldom.
+    build("FROM wharf.invalid/x\n", "build -q CONTEXT"),
+    build("FROM --platform=linux/s390x REGISTRY/base:1\nRUN true\n", "build -q CONTEXT"),
+    build("FROM REGISTRY/base:1\nRUN --mount=type=ssh,required=true true\n", "build -q CONTEXT"),
+    run("tag app:1 app@sha256:0000000000000000000000000000000000000000000000000000000000000000"),
+    run("login --username me REGISTRY"),
 ];
+
+/// Starts of wharfd that end at once: the configuration, and flags with `FILE`, the configuration's file, and `DIR`, an
+/// empty directory. `STATE` and `SOCKET` belong to a wharfd that runs.
+const STARTS: &[(&str, &str)] = &[
+    ("", "--help"),
+    ("", "--frobnicate"),
+    ("", "--listen tcp://0.0.0.0:1"),
+    ("", "--listen-mode 999"),
+    ("", "--listen-group no-such-group"),
+    ("", "--engine tcp://127.0.0.1:2375"),
+    ("", "--grace-period soon"),
+    ("", "--log-level loud"),
+    ("", "--config DIR/none.toml"),
+    ("nonsense = 1\n", "--config FILE"),
+    ("[[serve]]\nuid = \"me\"\nnamespaces = \"*\"\n", "--config FILE"),
+    ("[[serve]]\nuid = 0\n", "--config FILE"),
+    ("[[serve]]\nuid = 0\nnamespaces = \"a*b\"\n", "--config FILE"),
+    ("[[serve]]\nuid = 0\nnamespaces = \"*\"\nengine = \"none\"\n", "--config FILE"),
+    ("[engines.\"a/b\"]\nsocket = \"unix:///x\"\n", "--config FILE"),
+    ("", "--listen unix://DIR/w --state-dir STATE"),
+    ("", "--listen unix://DIR/w --state-dir FILE"),
+    (
+        "[[serve]]\nuid = 0\nnamespaces = \"*\"\n",
+        "--listen unix://DIR/w --state-dir DIR --config FILE --frontend-file DIR/none",
+    ),
+    ("", "--listen unix://DIR/w --state-dir DIR --engine unix://DIR/none --client-dir FILE"),
+    ("", "--listen unix://SOCKET --state-dir DIR --engine unix://DIR/none"),
+];
+
+/// The messages of wharfd when it does not start.
+async fn starts(test: &Test, wharfd: &Wharfd) -> String {
+    let mut page = String::new();
+    for (config, flags) in STARTS {
+        let dir = test.new_dir("start");
+        let file = test.dir().join("start.toml");
+        fs::write(&file, config).unwrap();
+        let names = [
+            ("DIR", dir.display().to_string()),
+            ("FILE", file.display().to_string()),
+            ("STATE", wharfd.state_dir().display().to_string()),
+            ("SOCKET", wharfd.socket().display().to_string()),
+        ];
+        let filled = names.iter().fold((*flags).to_owned(), |text, (name, value)| text.replace(name, value));
+        let mut start = command(env!("CARGO_BIN_EXE_wharfd"));
+        start.env_clear().args(filled.split(' '));
+        let ended = Output::of(start, b"", PATIENCE).await;
+        let said = names.iter().fold(format!("{}{}", ended.stdout, ended.stderr), |said, (name, value)| {
+            said.replace(value, name)
+        });
+        // Of the log, only the error.
+        let said = said.trim().lines().filter_map(|line| match line.split_once("Z ") {
+            Some((_, line)) => line.trim_start().strip_prefix("ERROR ").map(|line| format!("ERROR {line}")),
+            None => Some(line.trim_end().to_owned()),
+        });
+        for line in config.lines() {
+            writeln!(page, "    {line}").unwrap();
+        }
+        let said: Vec<_> = said.collect();
+        writeln!(page, "$ wharfd {flags}\n{}\n[{}]\n", said.join("\n"), ended.status).unwrap();
+    }
+    page
+}
 
 async fn the_page_is_up_to_date(test: Arc<Test>) {
     let (registry, private, down, wharfd) = tokio::join!(
@@ -130,6 +199,7 @@ async fn the_page_is_up_to_date(test: Arc<Test>) {
         let said: Vec<String> = said.trim().lines().map(without_chance).collect();
         writeln!(page, "$ wharf {}\n{}\n[{}]\n", scene.command, said.join("\n"), ended.status).unwrap();
     }
+    page.push_str(&starts(&test, &wharfd).await);
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/wharf/messages.txt");
     if env::var_os("WHARF_DOCS").is_some_and(|what| what == "write") {
         fs::write(path, &page).unwrap();

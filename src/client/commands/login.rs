@@ -48,7 +48,8 @@ fn password() -> Result<Secret<String>, Failure> {
         Failure::new(Exit::Usage, format!("cannot read the password from standard input: {error}"))
     })?;
     if count as u64 > PASSWORD_BYTES_MAX {
-        return Err(Failure::usage("the password on standard input has more than 64 KiB"));
+        let text = format!("the password on standard input has more than {} KiB", PASSWORD_BYTES_MAX >> 10);
+        return Err(Failure::usage(text));
     }
     let password = text.strip_suffix('\n').unwrap_or(&text);
     let password = password.strip_suffix('\r').unwrap_or(password);
