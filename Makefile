@@ -19,7 +19,7 @@ test: ## everything that must hold, on both engines, from nothing
 check: ## formatting and lints, of Rust and of scripts
 	cargo fmt --check
 	@. scripts/lib/scripts.sh && lint_scripts
-	@. scripts/lib/cargo.sh && release clippy --all-targets -- -D warnings
+	@. scripts/lib/cargo.sh && lint_rust
 
 unit: ## the tests that need no engine
 	@. scripts/lib/cargo.sh && release test --lib --bins --test layout
@@ -32,7 +32,9 @@ fuzz-frontend: ## BuildKit's Dockerfile frontend, each version and fuzzer for FU
 
 deny: ## what is among the dependencies: licences, bans, duplicates, sources
 	scripts/env setup test
-	@eval "$$(scripts/env paths)" && "$$WHARF_DENY" --locked check --hide-inclusion-graph licenses bans sources
+	@eval "$$(scripts/env paths)" && for manifest in Cargo.toml fuzz/Cargo.toml; do \
+	    "$$WHARF_DENY" --locked --manifest-path "$$manifest" check --hide-inclusion-graph licenses bans sources || exit; \
+	done
 
 build: ## static release binaries
 	@. scripts/lib/cargo.sh && release build --bins && echo "$$BIN_DIR"

@@ -15,3 +15,10 @@ release() {
     shift
     (cd "$crate" && cargo "$command" --release --locked --target "$TARGET" "$@")
 }
+
+# Lints the crate, with what only the fuzzers use, and the fuzzers, in the same target tree.
+lint_rust() {
+    local target=${CARGO_TARGET_DIR:-$crate/target}
+    release clippy --all-targets --features fuzzing -- -D warnings
+    release clippy --manifest-path fuzz/Cargo.toml --target-dir "$target" --bins -- -D warnings
+}

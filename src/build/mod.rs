@@ -3,7 +3,7 @@
 pub mod client;
 mod convert;
 pub mod dockerfile;
-#[cfg(fuzzing)]
+#[cfg(feature = "fuzzing")]
 pub mod fuzz;
 pub mod gate;
 mod ignored;

@@ -30,7 +30,7 @@ mod print;
 mod signals;
 
 mod exit;
-#[cfg(fuzzing)]
+#[cfg(feature = "fuzzing")]
 pub mod fuzz;
 
 use std::process::ExitCode;

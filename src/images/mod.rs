@@ -5,7 +5,7 @@ pub mod admission;
 pub mod exports;
 pub(crate) mod fetch;
 pub mod frontend;
-#[cfg(fuzzing)]
+#[cfg(feature = "fuzzing")]
 pub mod fuzz;
 mod holds;
 mod layers;

@@ -12,7 +12,7 @@ mod challenge;
 mod client;
 mod connect;
 mod error;
-#[cfg(fuzzing)]
+#[cfg(feature = "fuzzing")]
 pub mod fuzz;
 mod meter;
 mod proxy;

@@ -41,7 +41,7 @@ pub(crate) enum Credentials {
 }
 
 /// Reads a docker config, and asks it for logins.
-#[cfg(fuzzing)]
+#[cfg(feature = "fuzzing")]
 pub(super) fn fuzz(text: &[u8]) {
     let Ok(config) = Config::parse(std::path::Path::new("config.json"), text) else { return };
     for key in [HUB_KEY, "reg.example"] {
@@ -50,7 +50,7 @@ pub(super) fn fuzz(text: &[u8]) {
     let _ = config.proxies().count();
 }
 
-/// The docker config, read once a command.
+/// The docker config, read once for each command.
 #[derive(Clone, Debug)]
 pub(crate) struct DockerConfig {
     config: Config,
