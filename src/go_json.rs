@@ -1,10 +1,10 @@
 //! JSON as Go's `encoding/json` reads it into a struct: docker's config, the answers of credential
 //! helpers, the documents of images and BuildKit's facts are written by Go, or for that reader.
 //!
-//! Go writes an empty list as `null`, and reads `null` as nothing: [`zero`]. Where nobody attacks, all of its
-//! rules hold ([`first_value`]): names match in any case, the last of several members with one name counts,
-//! bytes that are not UTF-8 are replaced, and whatever follows the first value is not read. Image documents
-//! are read more strictly (`images/layers/strict`).
+//! Go writes an empty list as `null`, and reads `null` as nothing: [`zero`]. Documents that no attacker writes are
+//! read by all of Go's rules ([`first_value`]): names match in any case, the last of several members with one
+//! name counts, bytes that are not UTF-8 are replaced, and nothing after the first value is read. Image
+//! documents are read more strictly (`images/layers/strict`).
 
 use std::{collections::BTreeMap, fmt, marker::PhantomData};
 
@@ -13,14 +13,14 @@ use serde::{
     de::{IgnoredAny, MapAccess, Visitor},
 };
 
-/// A value in which `null` is the zero value; beside `#[serde(default)]`, with which a missing member is, too.
+/// Reads `null` as the zero value. Goes with `#[serde(default)]`, which does the same for a missing member.
 pub(crate) fn zero<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
     deserializer: D,
 ) -> Result<T, D::Error> {
     Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
-/// A struct of Go's.
+/// A struct as Go declares it.
 pub(crate) trait Fields: Default {
     /// Takes the value of the member `name`, which is in lower case; `None` if there is no such field.
     fn member<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<Option<()>, A::Error>;
@@ -33,7 +33,7 @@ pub(crate) fn first_value<T: Fields>(text: &[u8]) -> Result<T, serde_json::Error
     Ok(first.transpose()?.flatten().map(|object| object.0).unwrap_or_default())
 }
 
-/// The text that is a member's value, put into `field`.
+/// Reads a member's text into `field`; `null` leaves the field as it is.
 pub(crate) fn text<'de, A: MapAccess<'de>>(map: &mut A, field: &mut String) -> Result<Option<()>, A::Error> {
     if let Some(value) = map.next_value()? {
         *field = value;
@@ -41,7 +41,7 @@ pub(crate) fn text<'de, A: MapAccess<'de>>(map: &mut A, field: &mut String) -> R
     Ok(Some(()))
 }
 
-/// The texts by name that are a member's value, added to `field`.
+/// Adds a member's texts, by name, to `field`; `null` empties it.
 pub(crate) fn texts<'de, A: MapAccess<'de>>(
     map: &mut A,
     field: &mut BTreeMap<String, String>,
@@ -50,7 +50,7 @@ pub(crate) fn texts<'de, A: MapAccess<'de>>(
     Ok(Some(()))
 }
 
-/// The structs by name that are a member's value, added to `field`.
+/// Adds a member's structs, by name, to `field`; `null` empties it.
 pub(crate) fn structs<'de, A: MapAccess<'de>, T: Fields>(
     map: &mut A,
     field: &mut BTreeMap<String, T>,

@@ -179,8 +179,8 @@ impl<'a> Build<'a> {
         Ok(Self { images, order, spec, reporter, keys, sources: Sources::new(images, order, reporter) })
     }
 
-    /// What the context sync is compared with: the job's own earlier syncs of the same directories in the
-    /// same state. A client that names a false state finds no more than its own job's files.
+    /// The key of the earlier syncs with which the context is compared: the job's own, of the same directories in
+    /// the same state. A client that names a false state finds no more than its own job's files.
     fn shared_key(&self) -> String {
         let session = self.order.client.session.as_ref();
         let directories = session.map(|session| session.offer().synced()).unwrap_or_default();

@@ -35,7 +35,7 @@ pub(super) const DOCKERFILE: &str = "Dockerfile";
 /// context beside it can still reuse earlier files.
 const STDIN: &str = "-";
 
-/// A build's files. They are found, but only the Dockerfile and the ignore file are read.
+/// A build's files. Only the Dockerfile and the ignore file have been read.
 pub struct Source {
     dockerfile: String,
     text: Bytes,
@@ -46,7 +46,7 @@ pub struct Source {
 struct Directory {
     name: &'static str,
     path: String,
-    /// Empty where all files are in memory: their times are now.
+    /// Empty if all files are in memory: such files have no times of their own.
     state: String,
     tree: Arc<Tree>,
 }
@@ -72,7 +72,7 @@ pub enum SourceError {
         source: io::Error,
     },
     /// PATH or FILE is not UTF-8, which the API requires.
-    #[error("{0:?}: the path is not UTF-8; build from a directory whose path is")]
+    #[error("the path {0:?} is not UTF-8; build from a directory whose path is")]
     NotUtf8(PathBuf),
     /// There is no Dockerfile.
     #[error("failed to read dockerfile: {0:?} does not exist; name another one with -f")]
@@ -139,12 +139,12 @@ pub enum SourceError {
 }
 
 impl Source {
-    /// Finds the files to build from. Paths inside `workspace`, the job's, are sent relative to it, so
-    /// that a later run in another workspace is known for the same build.
+    /// Finds the files to build from. Paths inside the job's `workspace` are sent relative to it, so that a
+    /// later run in another workspace counts as the same build.
     ///
     /// # Errors
-    /// When the context or the Dockerfile does not exist or has the wrong type, or standard input contains
-    /// neither.
+    /// When the context or the Dockerfile does not exist or has the wrong type, or standard input is neither a
+    /// tar nor a Dockerfile.
     pub async fn open(
         context: &Path,
         file: Option<&Path>,

@@ -13,9 +13,9 @@ use crate::{
     names::Secret,
 };
 
-/// A helper may ask a person or a slow service; wharfd waits longer for the answer.
+/// A helper may ask a person or a slow service. wharfd waits longer than this for the client's answer.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// The most characters of a failing helper's output that are shown, so that they fit on a line.
+/// How many characters of a failing helper's output are shown, so that they fit on a line.
 const SAID_CHARS_MAX: usize = 200;
 /// The username that marks a secret as an identity token.
 const TOKEN_USER: &str = "<token>";
@@ -45,8 +45,7 @@ pub(super) async fn get(name: &str, server: &str) -> Result<Option<Credentials>,
 }
 
 pub(super) async fn get_by(helper: &Helper, server: &str) -> Result<Option<Credentials>, Failure> {
-    // Without a line end, as docker does: some helpers take all of their input, including a line end, as the
-    // server.
+    // Like docker, without a line end: some helpers take all of their input as the server's name.
     let Some(output) = helper.run("get", server, server).await? else {
         return Ok(None);
     };

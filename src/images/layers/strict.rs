@@ -1,5 +1,5 @@
-//! JSON objects that Go reads as wharfd does. The engine (`encoding/json`) matches names in any case, and
-//! takes the last of equal names. A document that it would read differently is refused.
+//! JSON objects that Go reads exactly as wharfd does. The engine (`encoding/json`) matches names in any case, and
+//! takes the last of equal names. A document that the engine would read differently is refused.
 
 use std::{fmt, marker::PhantomData};
 
@@ -11,7 +11,7 @@ use serde::{
     },
 };
 
-/// The names that are read of an image's documents, wherever they stand.
+/// The names that wharfd reads in an image's documents, at any level.
 const READ: [&str; 16] = [
     "annotations",
     "architecture",
@@ -75,8 +75,8 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Checked<A> {
     }
 }
 
-/// A name in the form in which `encoding/json` compares it: these two are the only non-ASCII letters that
-/// fold to ASCII.
+/// A name in the form in which `encoding/json` compares it. The long s and the Kelvin sign are the only letters
+/// outside ASCII that fold into it.
 fn folded(name: &str) -> String {
     name.replace('\u{17f}', "s").replace('\u{212a}', "k").to_ascii_lowercase()
 }

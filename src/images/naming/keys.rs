@@ -17,8 +17,8 @@ use crate::names::{Namespace, RESERVED_HOST, Secret, reference::Digest};
 
 const FILE_NAME: &str = "node.key";
 const KEY_BYTES: usize = 32;
-/// 128 bits: no two names collide by chance, and 32 digits fit into a label of a host name, which the salt
-/// is.
+/// 128 bits: no two names collide by chance. 32 digits fit into a label of a host name, as which the salt is
+/// used.
 const HASH_DIGITS: usize = 32;
 const INSTANCE_DIGITS: usize = 16;
 
@@ -40,7 +40,7 @@ pub enum KeyError {
     Mode { path: PathBuf, mode: u32 },
     #[error("`{}` belongs to uid {uid}: it must belong to wharfd's own user", path.display())]
     Owner { path: PathBuf, uid: u32 },
-    #[error("`{}` must have {KEY_BYTES} bytes: remove it, and wharfd makes a new one (caches become cold)", path.display())]
+    #[error("`{}` must have {KEY_BYTES} bytes: remove it, and wharfd makes a new one, with which all caches start empty", path.display())]
     Length { path: PathBuf },
     #[error("cannot get random bytes")]
     Random(#[source] getrandom::Error),
@@ -71,7 +71,7 @@ impl Keys {
         keys
     }
 
-    /// Distinguishes the names and labels of this wharfd from those of others on the same engine. 16 digits.
+    /// Distinguishes the names of this wharfd from those of others on the same engine. 16 digits.
     pub fn instance(&self) -> &str {
         &self.instance
     }

@@ -152,7 +152,7 @@ async fn contexts(test: Arc<Test>) {
         let (build, _) = Client::of(&channel, job, context).build(BuildSpec::default()).await;
         assert_eq!(test.engine.text(&build.ok().image_id, "/seen").await, *content);
     }
-    // What they say counts within a job alone.
+    // Their claims count only within their own job.
     let (build, _) = Client::of(&channel, "victim#2", &thiefs).build(BuildSpec::default()).await;
     assert_eq!(test.engine.text(&build.ok().image_id, "/seen").await, secret);
 }
@@ -192,8 +192,8 @@ async fn fetched_by_digest(test: Arc<Test>) {
     assert!(victim("victim#2").await.cached().iter().any(|name| name.contains("secret")));
 }
 
-/// BuildKit finds a copy's result by the checksum of the file. It reads the links on the way to the file
-/// in one way for the checksum, and in another when it copies: so a job chooses both.
+/// BuildKit finds a copy's result by the checksum of the file. It resolves the links on the way to the file
+/// differently for the checksum and for the copy, so a job can choose each of the two.
 async fn files_behind_links(test: Arc<Test>) {
     let wharfd = test.wharfd().await;
     let home = test.new_dir("bare");
