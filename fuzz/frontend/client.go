@@ -63,7 +63,7 @@ func (e engine) Warn(context.Context, digest.Digest, string, client.WarnOpts) er
 
 func (e engine) image(name string) (digest.Digest, []byte, error) {
 	config := e.input.Image
-	if len(config) == 0 || strings.Contains(name, "plain") {
+	if len(config) == 0 || !strings.Contains(name, "base") {
 		config = []byte(plainImage)
 	}
 	if strings.Contains(name, "missing") {

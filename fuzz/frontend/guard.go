@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"path/filepath"
 	"regexp"
 	"runtime"
 	"runtime/debug"
@@ -87,6 +88,8 @@ func watch() {
 			}
 			find := Find{kind + " in " + busy(running.stack), string(running.stack)}
 			keep(running.target, *running.input, find)
+			// What is kept here need not be found once more by the next run.
+			_ = os.Remove(filepath.Join(os.Getenv("FUZZ_FOUND"), "now"))
 			os.Exit(3)
 		}
 		running.Unlock()

@@ -121,6 +121,13 @@ func (i Input) size() int {
 	return size
 }
 
+// isCircle tells an input that wharfd refuses (src/build/circles.rs), and with which the frontend does not come to an
+// end, nor would the fuzzer: the image's triggers copy from the image.
+func (i Input) isCircle() bool {
+	return bytes.Contains(i.Image, []byte("from=")) && bytes.ContainsAny(i.Image, "$") ||
+		bytes.Contains(i.Image, []byte("from=")) && bytes.Contains(i.Image, []byte("base"))
+}
+
 func clone(i Input) Input {
 	i.Options = maps.Clone(i.Options)
 	i.Dockerfile, i.Image, i.Ignore = bytes.Clone(i.Dockerfile), bytes.Clone(i.Image), bytes.Clone(i.Ignore)

@@ -18,8 +18,8 @@ func build(input Input) {
 	_, _ = builder.Build(context.Background(), engine{input: input})
 }
 
-// lint is what the frontend tells of a Dockerfile without building it. Not `frontend.outline`, which recurses without
-// end where stages copy from one another (seeds/circles, 0.33): wharfd asks for none of these.
+// lint is what the frontend tells of a Dockerfile without building it; wharfd asks for nothing of the kind. It is
+// without `frontend.outline`, which recurses without end if a trigger copies from the stage that it is in (0.33, 0.34).
 func lint(input Input) {
 	if input.Options == nil {
 		input.Options = make(map[string]string)

@@ -1,5 +1,6 @@
 //! The path of a build from an order to an image.
 
+mod circles;
 pub mod client;
 mod convert;
 pub mod dockerfile;

@@ -8,7 +8,9 @@ use std::{
 
 use futures_util::future::join_all;
 
-use super::{client::BuildClient, dockerfile, gate, isolation::Source, rename::Renaming, running::Order};
+use super::{
+    circles, client::BuildClient, dockerfile, gate, isolation::Source, rename::Renaming, running::Order,
+};
 use crate::{
     fault::{Fault, Reason},
     images::{Images, admission::Admitted},
@@ -116,6 +118,7 @@ impl<'a> Sources<'a> {
             match admitted {
                 // If the Dockerfile still names it, the frontend says so.
                 Ok(admitted) if self.judge_triggers(reference, &admitted).is_err() => {}
+                Ok(admitted) if self.judge_circle(reference, &admitted).is_err() => {}
                 Ok(admitted) => self.admitted(&reference.to_string(), admitted),
                 // If the Dockerfile still names it, BuildKit denies it and it is tried again.
                 Err(fault) => {
@@ -152,6 +155,7 @@ impl<'a> Sources<'a> {
             if let Ok(reference) = Reference::parse(&named) {
                 let admitted = self.admission(&reference).await?;
                 self.judge_triggers(&reference, &admitted)?;
+                self.judge_circle(&reference, &admitted)?;
                 self.admitted(&named, admitted);
             }
         }
@@ -191,6 +195,23 @@ impl<'a> Sources<'a> {
             .map_err(|why| refused(&format!("cost the builder too much ({why})")))
     }
 
+    /// Refuses an image whose triggers copy from an image whose triggers copy again: the frontend need not come to
+    /// an end.
+    fn judge_circle(&self, reference: &Reference, admitted: &Admitted) -> Result<(), Fault> {
+        let named = reference.to_string();
+        let others = self.admitted.iter().filter(|(other, _)| **other != named);
+        let others = others.map(|(other, admitted)| (other.as_str(), admitted.triggers()));
+        if circles::may_never_end(others.chain([(named.as_str(), admitted.triggers())])) {
+            let text = format!(
+                "{} is refused: its ONBUILD triggers may copy from images with such triggers without end",
+                reference.familiar()
+            );
+            return Err(Fault::new(Reason::ImageUnsupported, text)
+                .hint("let its triggers copy from images that have no such triggers, without variables"));
+        }
+        Ok(())
+    }
+
     fn admitted(&mut self, named: &str, admitted: Admitted) {
         self.renaming.admit(admitted.target(), named);
         self.admitted.insert(named.to_owned(), admitted);
@@ -219,6 +240,7 @@ impl<'a> Sources<'a> {
                 }
                 let admitted = self.admission(&reference).await?;
                 self.judge_triggers(&reference, &admitted)?;
+                self.judge_circle(&reference, &admitted)?;
                 self.admitted(named, admitted);
                 Ok(())
             }
