@@ -14,7 +14,7 @@ use prost::Message;
 use tonic::{Code, Status, Streaming};
 
 use super::{
-    dockerfile::Rules,
+    dockerfile,
     ignored::IgnoreFiles,
     input::{Hear, Input},
     packets::{Judge, told},
@@ -50,8 +50,8 @@ pub struct BuildClient {
     pub tar: Option<Tar>,
     /// Logins that came with the call.
     pub logins: Logins,
-    /// How its Dockerfile is judged.
-    pub rules: Rules,
+    /// Judges its Dockerfile.
+    pub dockerfile: Arc<dockerfile::Judge>,
     /// Its input, with which the engine may have crashed before.
     pub input: Arc<Input>,
     /// The build's tasks.
@@ -179,7 +179,7 @@ impl SessionClient for BuildClient {
             if session.offer().directory(&request.name).is_none() {
                 return Err(Status::not_found(format!("the client offers no directory `{}`", request.name)));
             }
-            let judge = Judge::of(&request).with_rules(self.rules.clone());
+            let judge = Judge::of(&request, &self.dockerfile);
             let (judge, ignored) = (Arc::new(Mutex::new(judge)), IgnoreFiles::of(&request));
             let Attached { incoming, outgoing } = session
                 .stream(Subject::FileSync(v1::FileSync {
@@ -206,7 +206,7 @@ impl SessionClient for BuildClient {
                 let _ = tasks.unless_cancelled(relay).await;
             });
             let (patience, refused) = (Patience::begin(), Arc::clone(&self.refused));
-            let hear = Input::hearing(&self.input, &self.rules.texts);
+            let hear = Input::hearing(&self.input, self.dockerfile.texts());
             Ok(ClientSide { incoming, judge, ignored, hear, patience, refused }.messages())
         })
     }

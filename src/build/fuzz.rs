@@ -1,7 +1,10 @@
 //! Entrances for `fuzz/`: what a job's client sends, and what BuildKit makes of a job's Dockerfile.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a fuzzer ends at what must not be")]
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use bollard_buildkit_proto::{
     fsutil::types::{Packet, packet::PacketType},
@@ -12,7 +15,7 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use super::{
-    dockerfile::{self, Rules},
+    dockerfile,
     gate::{Gate, Judged, definition::Attributes},
     isolation::JobKeys,
     packets::Judge,
@@ -20,12 +23,13 @@ use super::{
 };
 use crate::{
     buildkit::{filesync::DirectoryRequest, solve::Answer},
+    images::inherited::Inherited,
     wire::mode,
 };
 
-/// The engine's own frontend reads the Dockerfile.
-fn rules() -> Rules {
-    Rules { longest_argument: 10, is_builtin: true, has_checks: true, ..Rules::default() }
+/// A judge for a Dockerfile that the engine's own frontend reads.
+fn judge() -> Arc<dockerfile::Judge> {
+    Arc::new(dockerfile::Judge::builtin())
 }
 
 /// Messages, each behind its length in two bytes.
@@ -48,7 +52,7 @@ pub fn packets(data: &[u8]) {
         exclude_patterns: Vec::new(),
         follow_paths: Vec::new(),
     };
-    let mut judge = Judge::of(&request).with_rules(rules());
+    let mut judge = Judge::of(&request, &judge());
     let (mut sizes, mut left) = (Vec::new(), HashMap::new());
     for (tag, message) in messages(data) {
         let message = Bytes::copy_from_slice(message);
@@ -95,7 +99,7 @@ pub fn packets(data: &[u8]) {
 pub fn tar(data: &[u8]) {
     let Some((size, data)) = data.split_first() else { return };
     let passed = |data: &[u8], size: usize| {
-        let mut passage = Passage::new("Dockerfile", rules());
+        let mut passage = Passage::new("Dockerfile", judge());
         let mut out = Vec::new();
         for piece in data.chunks(size) {
             passage.take(Bytes::copy_from_slice(piece));
@@ -114,7 +118,11 @@ pub fn tar(data: &[u8]) {
 
 /// A Dockerfile's text.
 pub fn dockerfile(data: &[u8]) {
-    let _ = dockerfile::judge(data, &rules());
+    let base =
+        Inherited { triggers: vec![String::from_utf8_lossy(data).into_owned()], ..Inherited::default() };
+    let judge = judge();
+    let _ = judge.admit(&Arc::new(base));
+    let _ = judge.read("", data.to_vec());
 }
 
 /// The answer of a frontend.

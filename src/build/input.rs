@@ -11,7 +11,9 @@ use futures_util::future::BoxFuture;
 use sha2::{Digest as _, Sha256};
 use tonic::Status;
 
+use super::gate::Refusal;
 use crate::{
+    buildkit::{failure, solve::Ended},
     fault::Fault,
     images::{Images, suspects::Entered},
     names::{CallerId, reference::Digest},
@@ -162,6 +164,20 @@ pub(super) enum PassEnd {
     Answered,
     /// Without an answer.
     Lost,
+}
+
+impl PassEnd {
+    /// How BuildKit has left the input.
+    pub(super) fn of(ended: &Ended<Refusal>) -> Self {
+        match ended {
+            Ended::Exported(_) => Self::Made,
+            Ended::Frontend(status) | Ended::Failed(status) if failure::is_broken_off(status) => Self::Lost,
+            Ended::Stopped { is_over: false, .. } => Self::Lost,
+            Ended::Frontend(_) | Ended::Failed(_) | Ended::Refused(_) | Ended::Stopped { .. } => {
+                Self::Answered
+            }
+        }
+    }
 }
 
 impl fmt::Debug for Input {

@@ -18,4 +18,5 @@ mod rename;
 pub mod running;
 pub mod session;
 mod sources;
+mod stop;
 pub mod tar;

@@ -7,6 +7,7 @@
 use std::{
     collections::{HashMap, HashSet},
     hash::{BuildHasher as _, RandomState},
+    sync::Arc,
 };
 
 use bollard_buildkit_proto::fsutil::types::{Packet, Stat, packet::PacketType};
@@ -14,7 +15,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use tonic::Status;
 
-use super::dockerfile::{self, Rules};
+use super::dockerfile;
 use crate::{
     buildkit::filesync::DirectoryRequest,
     names::{printable, shortened},
@@ -67,8 +68,8 @@ pub(super) struct Judge {
     read: u64,
     /// The text of each Dockerfile, as far as it has come.
     texts: Option<HashMap<u32, Vec<u8>>>,
-    /// How the build's Dockerfile is judged.
-    rules: Rules,
+    /// Judges the build's Dockerfile.
+    dockerfile: Arc<dockerfile::Judge>,
 }
 
 /// The size of a file that BuildKit has not requested yet; other entries have no bytes.
@@ -80,11 +81,15 @@ impl Announced {
 }
 
 impl Judge {
-    /// A sync for BuildKit's request.
-    pub(super) fn of(request: &DirectoryRequest) -> Self {
+    /// A sync for BuildKit's request. `dockerfile` judges the build's Dockerfile, if it comes in this sync: BuildKit
+    /// requests it in each (`llb.DiffNone`), whatever it has from earlier ones.
+    pub(super) fn of(request: &DirectoryRequest, dockerfile: &Arc<dockerfile::Judge>) -> Self {
         let mut paths = request.include_patterns.iter().chain(&request.follow_paths);
         let is_read = request.name != "context" || paths.any(|path| path.ends_with(".dockerignore"));
         let is_dockerfile = request.name != "context";
+        if is_dockerfile {
+            dockerfile.begin();
+        }
         let mut all = request.include_patterns.iter().chain(&request.follow_paths).peekable();
         let is_ignore_file = all.peek().is_some() && all.all(|path| path.ends_with(".dockerignore"));
         Self {
@@ -92,13 +97,9 @@ impl Judge {
             is_read_whole: is_dockerfile || is_ignore_file,
             is_ignore_file,
             texts: is_dockerfile.then(HashMap::new),
+            dockerfile: Arc::clone(dockerfile),
             ..Self::default()
         }
-    }
-
-    /// The same for a build whose Dockerfile is judged by these rules.
-    pub(super) fn with_rules(self, rules: Rules) -> Self {
-        Self { rules, ..self }
     }
 
     /// Judges a client's packet; returns the packet for BuildKit.
@@ -232,7 +233,7 @@ impl Judge {
             Some(0) if length == 0 => {
                 self.open.remove(&id);
                 if let Some(text) = self.texts.as_mut().and_then(|texts| texts.remove(&id)) {
-                    dockerfile::judge(&text, &self.rules).map_err(refused)?;
+                    self.dockerfile.read(&id.to_string(), text).map_err(refused)?;
                 }
             }
             Some(still) if length > 0 => {

@@ -18,6 +18,7 @@ use super::{
     isolation::{self, JobKeys},
     pass_facts::{PassFacts, descriptor},
     sources::Sources,
+    stop::unless_stopped,
     tar::Tar,
 };
 use crate::{
@@ -77,6 +78,7 @@ pub async fn run(images: &Images, order: &Order, reporter: &Reporter) -> Result<
     let export = images.begin_export(&order.namespace).await?;
     build.sources.show_export(export.name());
     let passed = build.make(export.name()).await;
+    build.sources.release().await;
     // A build that is cancelled at the last moment counts as cancelled.
     let passed = match tasks.cancelled_by() {
         Some(cause) if passed.is_ok() => Err(Unmade { fault: cause.into(), is_over: true }),
@@ -104,18 +106,6 @@ pub async fn run(images: &Images, order: &Order, reporter: &Reporter) -> Result<
     }
 }
 
-/// How BuildKit has left the input.
-fn pass_end(ended: &Ended<Refusal>) -> PassEnd {
-    match ended {
-        Ended::Exported(_) => PassEnd::Made,
-        Ended::Frontend(status) | Ended::Failed(status) if failure::is_broken_off(status) => PassEnd::Lost,
-        Ended::Stopped { is_over: false, .. } => PassEnd::Lost,
-        Ended::Frontend(_) | Ended::Failed(_) | Ended::Refused(_) | Ended::Stopped { .. } => {
-            PassEnd::Answered
-        }
-    }
-}
-
 enum Passed {
     Exported(HashMap<String, String>),
     Failed { failure: v1::BuildFailure, is_over: bool },
@@ -131,18 +121,6 @@ struct Unmade {
 impl From<Fault> for Unmade {
     fn from(fault: Fault) -> Self {
         Self { fault, is_over: true }
-    }
-}
-
-/// Awaits `future` unless the build is stopped.
-async fn unless_stopped<T>(
-    stop: Pin<&mut (impl Future<Output = Fault> + Send)>,
-    future: impl Future<Output = T>,
-) -> Result<T, Fault> {
-    tokio::select! {
-        biased;
-        fault = stop => Err(fault),
-        output = future => Ok(output),
     }
 }
 
@@ -220,10 +198,9 @@ impl<'a> Build<'a> {
     ) -> Result<Passed, Unmade> {
         unless_stopped(stop.as_mut(), self.sources.admit_bases()).await??;
         for pass in 1..=PASSES_MAX {
-            tracing::debug!(pass, "a pass of the frontend");
-            unless_stopped(stop.as_mut(), self.sources.hold_again()).await??;
+            unless_stopped(stop.as_mut(), self.sources.begin_pass(pass)).await??;
             let client = &self.order.client;
-            let begun = client.input.begin(self.sources.bases(), &client.rules.texts);
+            let begun = client.input.begin(self.sources.bases(), client.dockerfile.texts());
             unless_stopped(stop.as_mut(), begun).await??;
             let mut facts = PassFacts::new(self.reporter, self.sources.renaming());
             let (ended, used) =
@@ -289,7 +266,7 @@ impl<'a> Build<'a> {
             Ok(judged)
         };
         let mut ended = solve::pass(connection, order, judge, facts, stop.as_mut()).await;
-        let end = pass_end(&ended);
+        let end = PassEnd::of(&ended);
         self.order.client.input.end(end).await;
         if let Some(fault) = self.order.client.input.refused() {
             ended = Ended::Stopped { fault, is_over: end != PassEnd::Lost };

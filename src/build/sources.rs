@@ -8,12 +8,10 @@ use std::{
 
 use futures_util::future::join_all;
 
-use super::{
-    circles, client::BuildClient, dockerfile, gate, isolation::Source, rename::Renaming, running::Order,
-};
+use super::{circles, client::BuildClient, gate, isolation::Source, rename::Renaming, running::Order};
 use crate::{
     fault::{Fault, Reason},
-    images::{Images, admission::Admitted},
+    images::{Images, admission::Admitted, holds::PassingHolds},
     names::{Reference, printable, printable_url},
     policy::{Fetch, Permit},
     progress::Reporter,
@@ -34,6 +32,8 @@ pub(super) struct Sources<'a> {
     urls: BTreeMap<String, Permit<Fetch>>,
     /// Sources that were admitted after a denial: a second denial ends the build.
     asked: BTreeSet<String>,
+    /// The holds of the namespace's own images among the admitted ones.
+    holds: PassingHolds,
 }
 
 impl<'a> Sources<'a> {
@@ -52,6 +52,7 @@ impl<'a> Sources<'a> {
             admitted: BTreeMap::new(),
             urls: BTreeMap::new(),
             asked: BTreeSet::new(),
+            holds: PassingHolds::default(),
         }
     }
 
@@ -141,9 +142,18 @@ impl<'a> Sources<'a> {
         self.images.store().set_bases(&job, &self.build_key(), &used).await
     }
 
+    /// Makes sure that BuildKit may begin a pass: the sources are there, and the Dockerfile is judged with all of
+    /// them.
+    pub(super) async fn begin_pass(&mut self, pass: usize) -> Result<(), Fault> {
+        tracing::debug!(pass, "a pass of the frontend");
+        self.hold_again().await?;
+        let refused = |why| Fault::new(Reason::GraphDenied, format!("the Dockerfile is refused: {why}"));
+        self.order.client.dockerfile.again().map_err(refused)
+    }
+
     /// Renews lost holds: an operator may prune between two passes, and without the hold BuildKit would look
     /// for the image elsewhere.
-    pub(super) async fn hold_again(&mut self) -> Result<(), Fault> {
+    async fn hold_again(&mut self) -> Result<(), Fault> {
         let mut lost = Vec::new();
         for (named, admitted) in &self.admitted {
             if !admitted.still_held(self.images).await? {
@@ -172,27 +182,24 @@ impl<'a> Sources<'a> {
             reference,
             client,
             self.order.spec.pull,
+            &self.holds,
             self.reporter,
             &client.tasks,
         )
     }
 
-    /// Refuses an image whose ONBUILD triggers could end BuildKit's frontend, or cost it too much. From BuildKit
-    /// 0.27 on a comment `# check=` before a trigger's instruction ends the frontend, and the engine with it; up to
-    /// 0.33 nothing mends that. No builder writes a comment into a trigger.
+    /// Refuses an image whose ONBUILD triggers could end BuildKit's frontend, or cost it too much.
     fn judge_triggers(&self, reference: &Reference, admitted: &Admitted) -> Result<(), Fault> {
-        let refused = |why: &str| {
+        self.order.client.dockerfile.admit(admitted.inherited()).map_err(|why| {
             let text = format!("{} is refused: its ONBUILD triggers {why}", reference.familiar());
             Fault::new(Reason::ImageUnsupported, text)
                 .hint("build the image again with the usual tools; their images have no such triggers")
-        };
-        let begins_with_a_comment =
-            |trigger: &String| trigger.trim_start_matches(['\u{feff}', '\0']).trim_start().starts_with('#');
-        if admitted.triggers().iter().any(begins_with_a_comment) {
-            return Err(refused("begin with a comment"));
-        }
-        dockerfile::judge_triggers(admitted.triggers(), &self.order.client.rules)
-            .map_err(|why| refused(&format!("cost the builder too much ({why})")))
+        })
+    }
+
+    /// Ends the holds of this build. BuildKit must have ended it.
+    pub(super) async fn release(&self) {
+        self.images.release(&self.holds).await;
     }
 
     /// Refuses an image whose triggers copy from an image whose triggers copy again: the frontend need not come to
@@ -200,8 +207,8 @@ impl<'a> Sources<'a> {
     fn judge_circle(&self, reference: &Reference, admitted: &Admitted) -> Result<(), Fault> {
         let named = reference.to_string();
         let others = self.admitted.iter().filter(|(other, _)| **other != named);
-        let others = others.map(|(other, admitted)| (other.as_str(), admitted.triggers()));
-        if circles::may_never_end(others.chain([(named.as_str(), admitted.triggers())])) {
+        let others = others.map(|(other, admitted)| (other.as_str(), &*admitted.inherited().triggers));
+        if circles::may_never_end(others.chain([(named.as_str(), &*admitted.inherited().triggers)])) {
             let text = format!(
                 "{} is refused: its ONBUILD triggers may copy from images with such triggers without end",
                 reference.familiar()

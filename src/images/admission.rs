@@ -1,12 +1,15 @@
 //! Admission makes an image usable for a namespace's builds: policy allows the image, the caller has proven
 //! that it can read it, the engine has pulled and verified it, and a hold keeps it.
 
-use bollard::models::ImageInspect;
+use std::sync::Arc;
+
 use futures_util::future::BoxFuture;
 
 use super::{
     Images,
     fetch::{Fetch, Fetched},
+    holds::PassingHolds,
+    inherited::Inherited,
     naming,
     proof::Proven,
 };
@@ -41,7 +44,7 @@ pub struct Admitted {
     digest: Option<Digest>,
     target: String,
     content: String,
-    triggers: Vec<String>,
+    inherited: Arc<Inherited>,
 }
 
 impl Admitted {
@@ -60,9 +63,9 @@ impl Admitted {
         &self.content
     }
 
-    /// The instructions of its ONBUILD triggers, which BuildKit's frontend reads.
-    pub fn triggers(&self) -> &[String] {
-        &self.triggers
+    /// What a build on it gets. The target is the same image as long as the engine holds it.
+    pub fn inherited(&self) -> &Arc<Inherited> {
+        &self.inherited
     }
 
     /// Whether the engine still has the name: otherwise BuildKit would ask the network for it.
@@ -75,13 +78,16 @@ impl Images {
     /// Admits `reference` (`:latest` if it has neither tag nor digest) to the builds of `namespace`. The
     /// namespace's own images take precedence, then the operator's on this node, then the registry. In a
     /// namespace, a reference keeps the meaning of its first admission; with `pull` the registry is asked
-    /// again. Work that must not be interrupted runs in a group below `tasks`.
+    /// again. Work that must not be interrupted runs in a group below `tasks`. The namespace's own images are
+    /// among `holds`: a job may give their names to other images at any time.
+    #[expect(clippy::too_many_arguments, reason = "each is a thing of its own")]
     pub async fn admit(
         &self,
         namespace: &Permit<Namespace>,
         reference: &Reference,
         credentials: &dyn CredentialSource,
         pull: bool,
+        holds: &PassingHolds,
         reporter: &Reporter,
         tasks: &Group,
     ) -> Result<Admitted, Fault> {
@@ -95,7 +101,8 @@ impl Images {
         let own = names.name(&reference).as_str().to_owned();
         if let Some(image) = self.engine().inspect_name(&own).await? {
             let content = image.id.clone().unwrap_or_else(|| own.clone());
-            return Ok(Admitted { digest: None, target: own, content, triggers: triggers(&image) });
+            let target = self.hold_for_now(&image, holds).await?;
+            return Ok(Admitted { digest: None, target, content, inherited: Inherited::of(&image).into() });
         }
         self.admit_foreign(namespace, reference, credentials, pull, reporter, tasks).await
     }
@@ -134,10 +141,10 @@ impl Images {
         let admitted =
             self.admit_registry(names.opaque(), &from, pinned_digest.as_ref(), credentials, reporter, tasks);
         match (admitted.await, on_node) {
-            (Ok((digest, Fetched { hold, triggers })), _) => {
+            (Ok((digest, Fetched { hold, inherited })), _) => {
                 let pin = Pinned { source: PinSource::Registry, digest: digest.clone() };
                 self.store().set_pin(names.opaque(), &reference, &pin).await?;
-                Ok(Admitted { digest: Some(digest), content: hold.clone(), target: hold, triggers })
+                Ok(Admitted { digest: Some(digest), content: hold.clone(), target: hold, inherited })
             }
             (Err(fault), OnNode::Unsure(held))
                 if fault.reason() == Reason::RegistryUnavailable && self.serves_nobody(&reference).await =>
@@ -164,7 +171,8 @@ impl Images {
         if let Some(digest) = &digest {
             reporter.step(step_name(reference, digest)).done(true);
         }
-        Ok(Some(Admitted { digest, content: target.clone(), target, triggers: triggers(&image) }))
+        let inherited = Inherited::of(&image).into();
+        Ok(Some(Admitted { digest, content: target.clone(), target, inherited }))
     }
 
     /// Holds an image that the operator has put on the node, if there is one.
@@ -183,14 +191,15 @@ impl Images {
         self.store().hold(self.engine().name(), &hold, namespace).await?;
         let _lock = self.inner.holds.lock(&hold).await;
         self.engine().tag_name(id.as_str(), &hold).await?;
-        let held = Held { id, hold, triggers: triggers(&image) };
+        let held = Held { id, hold, inherited: Inherited::of(&image).into() };
         Ok(if pulled.is_some() { OnNode::Operators(held) } else { OnNode::Unsure(held) })
     }
 
     async fn admit_node(&self, namespace: &str, reference: Reference, held: Held) -> Result<Admitted, Fault> {
         let pin = Pinned { source: PinSource::Node, digest: held.id };
         self.store().set_pin(namespace, &reference, &pin).await?;
-        Ok(Admitted { digest: None, content: held.hold.clone(), target: held.hold, triggers: held.triggers })
+        let Held { hold, inherited, .. } = held;
+        Ok(Admitted { digest: None, content: hold.clone(), target: hold, inherited })
     }
 
     /// Proves that the caller can read the image, and makes the engine pull it. Returns the digest and the
@@ -257,12 +266,7 @@ enum OnNode {
 struct Held {
     id: Digest,
     hold: String,
-    triggers: Vec<String>,
-}
-
-/// The ONBUILD triggers of an image.
-pub(super) fn triggers(image: &ImageInspect) -> Vec<String> {
-    image.config.as_ref().and_then(|config| config.on_build.clone()).unwrap_or_default()
+    inherited: Arc<Inherited>,
 }
 
 /// `pull reg/app:1@sha256:…`.

@@ -1,6 +1,6 @@
 //! The fetch of one image from a registry into the engine, under its hold.
 
-use std::{collections::HashMap, future::Future};
+use std::{collections::HashMap, future::Future, sync::Arc};
 
 use bollard::{
     auth::DockerCredentials,
@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::{
     Images,
-    admission::triggers,
+    inherited::Inherited,
     layers::{
         Claims, Problem,
         claims::{check_attestation, children},
@@ -48,15 +48,15 @@ pub(super) struct Fetch {
 pub(super) struct Fetched {
     /// The name that holds it.
     pub(super) hold: String,
-    /// Its ONBUILD triggers.
-    pub(super) triggers: Vec<String>,
+    /// What a build on it gets.
+    pub(super) inherited: Arc<Inherited>,
 }
 
 /// An image that a turn has brought.
 struct Brought {
     /// Whether the engine had it before.
     is_cached: bool,
-    triggers: Vec<String>,
+    inherited: Arc<Inherited>,
 }
 
 /// The reason why an image was not fetched.
@@ -76,9 +76,9 @@ impl Fetch {
     /// Fetches the image; returns its hold.
     pub(super) async fn run(self, step: Step) -> Result<Fetched, Fault> {
         match Box::pin(self.ensure(&step)).await {
-            Ok(Brought { is_cached, triggers }) => {
+            Ok(Brought { is_cached, inherited }) => {
                 step.done(is_cached);
-                Ok(Fetched { hold: self.hold, triggers })
+                Ok(Fetched { hold: self.hold, inherited })
             }
             Err(fault) => {
                 step.failed(fault.text());
@@ -139,7 +139,7 @@ impl Fetch {
         }
         // Another engine may have another image store: its layers would be checked by nobody.
         engine.check().await?;
-        Ok(Brought { is_cached, triggers: triggers(&image) })
+        Ok(Brought { is_cached, inherited: Inherited::of(&image).into() })
     }
 
     async fn unless_stopped<F: Future>(&self, turn: &Turn<'_>, work: F) -> Result<F::Output, Stopped> {

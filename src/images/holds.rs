@@ -1,8 +1,12 @@
 //! Holds: wharfd's names by which the engine keeps the images that namespaces have admitted. An image is
 //! removed with the last namespace that holds it. Its unpacked layers stay in the builder's own cache.
 
-use std::time::Duration;
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
+use bollard::models::ImageInspect;
 use tokio::time::timeout;
 
 use super::{
@@ -12,13 +16,40 @@ use super::{
 use crate::{
     engine::docker::listing::Listed,
     fault::{Fault, causes},
+    names::random_id,
     telemetry::each_second,
 };
 
 /// How long to wait for the lock of a hold that nobody needs, before looking again whether somebody needs it.
 const LOCK_LOOK: Duration = Duration::from_secs(1);
 
+/// Holds that end with the build that needs them. The store does not know them: after a crash they are lost
+/// holds.
+#[derive(Debug, Default)]
+pub struct PassingHolds(Mutex<Vec<String>>);
+
 impl Images {
+    /// Holds an image that has been inspected, until [`Self::release`].
+    pub(super) async fn hold_for_now(
+        &self,
+        image: &ImageInspect,
+        holds: &PassingHolds,
+    ) -> Result<String, Fault> {
+        let id = image.id.as_deref().unwrap_or_default();
+        let hold = self.keys().passing_hold(&random_id().map_err(Fault::internal)?);
+        holds.0.lock().unwrap_or_else(PoisonError::into_inner).push(hold.clone());
+        self.engine().tag_name(id, &hold).await?;
+        Ok(hold)
+    }
+
+    /// Removes the holds of a build that has ended.
+    pub async fn release(&self, holds: &PassingHolds) {
+        let holds = std::mem::take(&mut *holds.0.lock().unwrap_or_else(PoisonError::into_inner));
+        for hold in holds {
+            self.remove_hold(&hold).await;
+        }
+    }
+
     /// Removes the holds that exist only for `namespace`, an opaque name.
     pub(super) async fn release_holds(&self, namespace: &str) -> Result<(), Fault> {
         for hold in self.store().holds_of(self.engine().name(), namespace).await? {

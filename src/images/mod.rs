@@ -7,7 +7,8 @@ pub(crate) mod fetch;
 pub mod frontend;
 #[cfg(feature = "fuzzing")]
 pub mod fuzz;
-mod holds;
+pub mod holds;
+pub mod inherited;
 mod layers;
 mod locks;
 pub mod naming;

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     build::{
         client::BuildClient,
-        dockerfile::{CHECK, Rules},
+        dockerfile::{Judge, Rules},
         input::{Hear, Input},
         patience::{Patience, minutes},
         running::{self, Order, Outcome},
@@ -140,24 +140,27 @@ impl Build {
             None => member.tasks().clone(),
         };
         let synced = session.as_ref().is_some_and(|session| session.offer().directory("context").is_some());
-        let rules = Rules {
-            longest_argument: spec.build_args.values().map(String::len).max().unwrap_or(0) as u64,
-            is_builtin: images.frontend().is_none(),
-            has_checks: spec.build_args.get(CHECK.0).is_none_or(|value| value != CHECK.1),
-            ..Rules::default()
-        };
+        let rules = Rules::new(&spec, images.frontend().is_none());
+        let dockerfile = Arc::new(Judge::new(rules));
         let input = Arc::new(Input::new(&images, call.caller().id(), &spec));
         let tar = if synced {
             None
         } else {
             let (tar, pieces) = Tar::new()?;
-            let passage = Passage::new(&spec.dockerfile, rules.clone());
-            let hear = Input::hearing(&input, &rules.texts);
+            let passage = Passage::new(&spec.dockerfile, Arc::clone(&dockerfile));
+            let hear = Input::hearing(&input, dockerfile.texts());
             tasks.spawn("tar", feed(requests, Patience::begin(), passage, hear, pieces, tasks.clone()));
             Some(tar)
         };
-        let client =
-            BuildClient { session, tar, logins, rules, input, tasks: tasks.clone(), refused: Arc::default() };
+        let client = BuildClient {
+            session,
+            tar,
+            logins,
+            dockerfile,
+            input,
+            tasks: tasks.clone(),
+            refused: Arc::default(),
+        };
         let order = Order { namespace, spec, client: Arc::new(client) };
         let work =
             |reporter: Reporter| async move { Box::pin(running::run(&images, &order, &reporter)).await };

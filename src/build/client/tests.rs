@@ -17,7 +17,7 @@ async fn a_client_that_is_silent_in_a_sync_ends_it() {
     let side = ClientSide {
         // An empty packet announces nothing, and is complete.
         incoming: silent_after(&[said(Request::Message(Bytes::new()))]),
-        judge: Arc::new(Mutex::new(Judge::of(&request))),
+        judge: Arc::new(Mutex::new(Judge::of(&request, &Arc::default()))),
         ignored: IgnoreFiles::of(&request),
         hear: Arc::new(|| Box::pin(std::future::ready(Ok(())))),
         patience: Patience::with(SHORT, LONG),

@@ -1,7 +1,11 @@
 use super::*;
 
-fn given(longest_argument: u64) -> Rules {
-    Rules { longest_argument, ..Rules::default() }
+fn given(argument: u64) -> Rules {
+    Rules { arguments: HashMap::from([("a".to_owned(), argument)]), ..Rules::default() }
+}
+
+fn judge(text: &[u8], rules: Rules) -> Result<(), String> {
+    Judge::new(rules).read("", text.to_vec())
 }
 
 #[test]
@@ -20,8 +24,8 @@ fn arguments_alone_are_nothing_for_the_engines_own_frontend() {
         "# escape=`\nARG A `\nFROM busybox\n",
         "# escape =\t`\n# other=x\nARG A `\nFROM busybox\n",
     ] {
-        assert!(judge(text.as_bytes(), &builtin).unwrap_err().contains("no `FROM`"), "{text}");
-        assert_eq!(judge(text.as_bytes(), &given(0)), Ok(()), "{text}");
+        assert!(judge(text.as_bytes(), builtin.clone()).unwrap_err().contains("no `FROM`"), "{text}");
+        assert_eq!(judge(text.as_bytes(), given(0)), Ok(()), "{text}");
     }
     for text in [
         "",
@@ -35,13 +39,13 @@ fn arguments_alone_are_nothing_for_the_engines_own_frontend() {
         "RUN true",
         "ARG A\nRUN <<EOF\nFROM x\nEOF\n",
     ] {
-        assert_eq!(judge(text.as_bytes(), &builtin), Ok(()), "{text}");
+        assert_eq!(judge(text.as_bytes(), builtin.clone()), Ok(()), "{text}");
     }
 }
 
 #[track_caller]
 fn refused(text: &str, why: &str) {
-    let refused = judge(text.as_bytes(), &given(0)).unwrap_err();
+    let refused = judge(text.as_bytes(), given(0)).unwrap_err();
     assert!(refused.contains(why), "{refused}");
 }
 
@@ -66,24 +70,29 @@ fn what_doubles_is_refused_with_its_line() {
         &format!("ENV a={}\nENV a=${{a//a/$a}}\nENV a=${{a//a/$a}}\n", "a".repeat(4000)),
         "the value of a variable",
     );
-    refused(&format!("ENV a={}\n# {}", "a".repeat(100_000), "$a".repeat(1000)), "line 2: with its");
+    refused(&format!("ENV a={}\nRUN {}", "a".repeat(100_000), "$a".repeat(1000)), "line 2: with its");
     refused(&format!("LABEL a={}", "$x".repeat(300_000)), "with its variables replaced");
 }
 
 #[test]
 fn a_long_build_argument_counts() {
     let text = format!("FROM scratch\nARG a\nLABEL {}", "x=$a ".repeat(1000));
-    assert_eq!(judge(text.as_bytes(), &given(0)), Ok(()));
-    assert!(judge(text.as_bytes(), &given(100_000)).unwrap_err().contains("line 3: with its variables"));
-    assert_eq!(judge(b"ARG a\nENV b=x\n", &given(3 << 20)), Ok(()));
+    assert_eq!(judge(text.as_bytes(), given(0)), Ok(()));
+    assert!(judge(text.as_bytes(), given(100_000)).unwrap_err().contains("line 3: with its variables"));
+    assert_eq!(judge(b"ARG a\nENV b=x\n", given(3 << 20)), Ok(()));
 }
 
 #[test]
 fn what_nests_is_refused() {
     let nested = |depth: usize| format!("ENV a={}x{}", "${a:-".repeat(depth), "}".repeat(depth));
-    refused(&nested(257), "line 1: more than 256");
-    refused(&format!("FROM x\nRUN {}", "${".repeat(300)), "line 2: more than 256");
-    assert_eq!(judge(nested(20).as_bytes(), &given(0)), Ok(()));
+    refused(&nested(1025), "line 1: more than 1024");
+    refused(&format!("FROM x\nRUN {}", "${".repeat(1100)), "line 2: more than 1024");
+    let quoted = format!("ENV a={}x{}", "${a:-'}'\"}\"".repeat(1025), "}".repeat(1025));
+    refused(&quoted, "more than 1024");
+    assert_eq!(judge(format!("RUN {}", "${a}".repeat(2000)).as_bytes(), given(0)), Ok(()));
+    // A word that may name a here-document is read by the lexer.
+    refused(&format!("RUN {} <<E\nE\n", "${a:-".repeat(300)), "line 1: the name of a here-document");
+    assert_eq!(judge(nested(20).as_bytes(), given(0)), Ok(()));
 }
 
 #[test]
@@ -94,25 +103,151 @@ fn real_ones_are_let_through() {
     for text in
         ["", "FROM scratch", "FROM a\r\nENV a b $c\r\n", "ENV", "ENV =", "ARG", &path, &steps, &platform]
     {
-        assert_eq!(judge(text.as_bytes(), &given(1000)), Ok(()), "{}", text.get(..20).unwrap_or(text));
+        assert_eq!(judge(text.as_bytes(), given(1000)), Ok(()), "{}", text.get(..20).unwrap_or(text));
     }
     let labels: String = (0..30_000).map(|n| format!("LABEL l{n}=some-text-$VERSION\n")).collect();
-    assert_eq!(judge(labels.as_bytes(), &given(0)), Ok(()));
-    assert_eq!(judge(&[0xff; 100], &given(0)), Ok(()));
+    assert_eq!(judge(labels.as_bytes(), given(0)), Ok(()));
+    assert_eq!(judge(&[0xff; 100], given(0)), Ok(()));
+}
+
+/// Each of these is read otherwise by a simpler parser.
+#[test]
+fn nothing_hides_an_instruction() {
+    let doubling =
+        |top: &str, line: &str| format!("{top}FROM scratch\nENV a=aaaaaaaaaaaaaaaa\n{}", line.repeat(25));
+    for line in [
+        "LABEL x=\\\\\nENV a=$a$a\n",
+        "ENV a=$a\\\n\n$a\n",
+        "ENV a=$a\\\n\u{a0}\n$a\n",
+        "LABEL x=\\\u{a0}\nENV a=$a$a\n",
+        "LABEL x=\\\u{b}\nENV a=$a$a\n",
+        "RUN <<'E\\'\nE\\\nENV a=$a$a\n",
+        "RUN <<E\nRUN \\\nE\nENV a=$a$a\n",
+        "RUN [\"a\"] <<E\nENV a=$a$a\nLABEL E=\n",
+        "ENV -- a=$a$a\n",
+        "ENV\\\n a=$a$a\n",
+        "ENV \"a\"=$a$a\n",
+        "ENV 'a'=$a$a\n",
+        "ENV \\a=$a$a\n",
+        "ENV \u{feff}a=$a$a\n",
+        "ENV n=a\nENV $n=$a$a\n",
+        "ENV n=a\nENV ${n}=$a$a\n",
+        "ENV n a\nENV $n $a$a\n",
+        "ENV @=$a$a\nENV a=$@\n",
+        "ENV \u{e9}=$a$a\nENV a=$\u{e9}\n",
+        "ENV \"\"=$a$a\nENV a=${}\n",
+        "ENV a=$a$a\nENV a=x\n",
+    ] {
+        refused(&doubling("", line), "the value of a variable");
+    }
+    refused(&doubling("# x=y\n# escape=`\n", "LABEL x=`\nENV a=$a$a\n"), "the value of a variable");
+    refused(&doubling("# check=x\n# escape=`\n", "LABEL x=\\\nENV a=$a$a\n"), "the value of a variable");
+    // The escape of a trigger is not the Dockerfile's.
+    refused(&doubling("# escape=`\n", "ONBUILD ENV b=\\\" a=$a$a\n"), "the value of a variable");
+    let closed = "ENV b=aaaaaaaaaaaaaaaa\n".to_owned() + &"ENV b=${b//a/'}'$b$b$b$b$b$b$b$b}\n".repeat(6);
+    refused(&closed, "the value of a variable");
+    let stages = format!("FROM scratch AS b\nENV a={}\nFROM scratch\nENV a=x\nFROM b\n", "a".repeat(500_000));
+    refused(&format!("{stages}LABEL {}", "x=$a ".repeat(200)), "line 6: with its variables replaced");
+}
+
+/// BuildKit copies the one or the other for each of many short lines.
+#[test]
+fn what_is_copied_for_each_line_counts() {
+    let long = "a".repeat(200_000);
+    for (begin, line) in [
+        (format!("ENV a={long}"), "RUN x"),
+        (format!("ARG a={long}"), "RUN x"),
+        (format!("USER {long}"), "RUN x"),
+        (format!("SHELL [\"{long}\"]"), "RUN x"),
+        (format!("WORKDIR /{long}"), "COPY a ."),
+        (format!("LABEL a={long}"), "FROM first"),
+        (format!("ONBUILD RUN {long}"), "FROM first"),
+        (format!("LABEL a={long}"), "FROM $x"),
+        (format!("ARG {}", "a ".repeat(100_000)), "FROM x"),
+        (String::new(), "WORKDIR a"),
+        (String::new(), "EXPOSE 1-65535"),
+    ] {
+        let text = format!("FROM scratch AS First\n{begin}\n{}", format!("{line}\n").repeat(12_000));
+        refused(&text, "with its variables replaced");
+    }
+    refused(&format!("COPY {} {long}", "a ".repeat(1000)), "with its variables replaced");
+    refused(&format!("COPY [{}\"{long}\"]", "\"a\",".repeat(1000)), "with its variables replaced");
+}
+
+fn base(triggers: &[&str], environment: &[(&str, u64)]) -> Arc<Inherited> {
+    Arc::new(Inherited {
+        triggers: triggers.iter().map(|trigger| (*trigger).to_owned()).collect(),
+        environment: environment.iter().map(|(name, length)| ((*name).to_owned(), *length)).collect(),
+        settings: 10,
+    })
+}
+
+#[test]
+fn the_variables_of_a_base_count() {
+    let text = format!("FROM x\nLABEL {}", "x=$LONG ".repeat(1000)).into_bytes();
+    for text_first in [true, false] {
+        let judge = Judge::new(Rules::default());
+        if text_first {
+            judge.read("", text.clone()).unwrap();
+        }
+        judge.again().unwrap();
+        judge.admit(&base(&[], &[("PATH", 100), ("LONG", 100_000)])).unwrap();
+        let refused = if text_first { judge.again() } else { judge.read("", text.clone()) };
+        assert!(refused.unwrap_err().contains("line 2: with its variables replaced"));
+        judge.begin();
+        judge.read("", b"FROM x".to_vec()).unwrap();
+        judge.again().unwrap();
+    }
+    let judge = Judge::new(Rules::default());
+    judge.admit(&base(&["ENV a=$LONG$LONG"], &[("LONG", 100_000)])).unwrap();
+    assert!(judge.read("", format!("FROM x\nLABEL {}", "x=$a ".repeat(500)).into_bytes()).is_err());
+}
+
+#[test]
+fn triggers_are_judged_one_by_one() {
+    let admit = |triggers: &[&str]| Judge::builtin().admit(&base(triggers, &[("PATH", 100)]));
+    // Joined into one text, the first line would be part of the trigger before it.
+    let mut doubling = vec!["ENV a=aaaaaaaaaaaaaaaa"];
+    doubling.extend(["LABEL x=\\", "ENV a=$a$a"].repeat(25));
+    assert!(admit(&doubling).unwrap_err().contains("the value of a variable"));
+    assert!(admit(&["# escape=`\nENV x=`\n#\n y", "RUN x"]).unwrap_err().contains("comment"));
+    for comment in ["# check=x\nRUN x", " \n\t# check=x\nRUN x", "\u{feff}# x\nRUN x", "\u{a0}#x\nRUN x"] {
+        assert_eq!(admit(&["RUN x", comment]).unwrap_err(), "begin with a comment", "{comment}");
+    }
+    assert!(admit(&["COPY ${PATH#} /"]).unwrap_err().contains("may be empty"));
+    assert_eq!(
+        admit(&["RUN x\n# a word", "RUN <<E\n# a word\nE", "COPY a \\\n# a word\nb", "ENV PATH=/x:$PATH"]),
+        Ok(())
+    );
+}
+
+#[test]
+fn a_pattern_that_may_be_empty_is_refused_for_old_engines_alone() {
+    for text in ["COPY ${PATH#} /", "ENV e=\nRUN echo ${PATH#$e}", "COPY <<E /\n${x%}\nE\n", "ARG ${x#''}"] {
+        let text = format!("FROM x\n{text}");
+        assert!(
+            Judge::builtin().read("", text.clone().into_bytes()).unwrap_err().contains("may be empty"),
+            "{text}"
+        );
+        assert_eq!(judge(text.as_bytes(), given(0)), Ok(()), "{text}");
+    }
+    for text in ["RUN echo ${x#$y} ${x%%.*}", "RUN <<E\n${x#}\nE", "CMD ${x#}", "ENV a=${x#v}", "# ${x#}"] {
+        assert_eq!(Judge::builtin().read("", format!("FROM x\n{text}").into_bytes()), Ok(()), "{text}");
+    }
 }
 
 #[test]
 fn a_large_one_is_read_only_without_checks() {
     let checked = Rules { has_checks: true, ..Rules::default() };
     let text = |mib: usize| format!("{}\n", "#".repeat(1023)).repeat(mib << 10);
-    assert_eq!(judge(text(1).as_bytes(), &checked), Ok(()));
-    let refused = judge(format!("{}#", text(1)).as_bytes(), &checked).unwrap_err();
+    assert_eq!(judge(text(1).as_bytes(), checked.clone()), Ok(()));
+    let refused = judge(format!("{}#", text(1)).as_bytes(), checked.clone()).unwrap_err();
     assert!(
         refused.contains("more than 1 MiB") && refused.contains("BUILDKIT_DOCKERFILE_CHECK=skip=all"),
         "{refused}"
     );
-    assert_eq!(judge(text(4).as_bytes(), &given(0)), Ok(()));
-    let refused = judge(format!("{}#", text(4)).as_bytes(), &given(0)).unwrap_err();
+    assert_eq!(judge(text(4).as_bytes(), given(0)), Ok(()));
+    let refused = judge(format!("{}#", text(4)).as_bytes(), given(0)).unwrap_err();
     assert!(refused.contains("more than 4 MiB"), "{refused}");
 }
 
@@ -120,7 +255,7 @@ fn a_large_one_is_read_only_without_checks() {
 fn what_takes_the_frontend_minutes_is_refused() {
     refused(&"RUN x\n".repeat(LINES_MAX + 1), "more than 100000 lines");
     let variables = |count: usize| (0..count).map(|n| format!("ENV a{n}=b\n")).collect::<String>();
-    assert_eq!(judge(variables(7_000).as_bytes(), &given(0)), Ok(()));
+    assert_eq!(judge(variables(7_000).as_bytes(), given(0)), Ok(()));
     refused(&variables(8_000), "the Dockerfile has too many variables");
     let pairs: String = (0..11_000).map(|n| format!(" a{n}=b")).collect();
     refused(&format!("ENV{pairs}\n"), "line 1: the Dockerfile has too many variables");
@@ -134,5 +269,5 @@ fn what_takes_the_frontend_minutes_is_refused() {
     };
     let stages: String = (0..440).map(|n| format!("FROM a AS s{n}\nARG v{n}\n{}", labels(n))).collect();
     assert!(stages.len() > 3 << 20, "{}", stages.len());
-    assert_eq!(judge(stages.as_bytes(), &given(0)), Ok(()));
+    assert_eq!(judge(stages.as_bytes(), given(0)), Ok(()));
 }

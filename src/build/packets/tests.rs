@@ -188,7 +188,10 @@ fn an_entry_is_one_thing() {
     let pipe = announced(Stat { mode: mode::NAMED_PIPE, ..file("a") });
     let asked = |name: &str, path: &str| {
         let follow_paths = vec![path.to_owned()];
-        Judge::of(&DirectoryRequest { name: name.to_owned(), follow_paths, ..DirectoryRequest::default() })
+        Judge::of(
+            &DirectoryRequest { name: name.to_owned(), follow_paths, ..DirectoryRequest::default() },
+            &Arc::default(),
+        )
     };
     assert!(said(&mut asked("context", "a"), &pipe).is_ok());
     assert!(said(&mut asked("context", ".dockerignore"), &pipe).is_err());
@@ -253,7 +256,10 @@ fn nothing_else_passes() {
 fn files_that_are_read_whole_are_bounded() {
     let asked = |name: &str, paths: &[&str]| {
         let follow_paths = paths.iter().map(|path| (*path).to_owned()).collect();
-        Judge::of(&DirectoryRequest { name: name.to_owned(), follow_paths, ..DirectoryRequest::default() })
+        Judge::of(
+            &DirectoryRequest { name: name.to_owned(), follow_paths, ..DirectoryRequest::default() },
+            &Arc::default(),
+        )
     };
     let large = |bytes: i64| announced(Stat { size: bytes, ..file("a") });
     for (name, paths, mib) in [("dockerfile", &["Dockerfile"][..], 4), ("context", &[".dockerignore"], 1)] {
@@ -277,7 +283,10 @@ fn files_that_are_read_whole_are_bounded() {
 fn a_dockerfile_is_judged_before_its_end_has_gone_on() {
     let text = format!("FROM scratch\nENV a=aaaaaaaaaaaaaaaa\n{}", "ENV a=$a$a\n".repeat(25));
     let ends = |name: &str| {
-        let mut judge = Judge::of(&DirectoryRequest { name: name.to_owned(), ..DirectoryRequest::default() });
+        let mut judge = Judge::of(
+            &DirectoryRequest { name: name.to_owned(), ..DirectoryRequest::default() },
+            &Arc::default(),
+        );
         let size = text.len().try_into().unwrap();
         said(&mut judge, &announced(Stat { size, ..file("a") })).unwrap();
         judge.builder_says(other(PacketType::PacketReq).encode_to_vec().into()).unwrap();

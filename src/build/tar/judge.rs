@@ -3,6 +3,7 @@
 use std::{
     collections::HashSet,
     hash::{BuildHasher as _, RandomState},
+    sync::Arc,
 };
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
@@ -14,7 +15,7 @@ use super::{
 };
 use crate::{
     build::{
-        dockerfile::{self, Rules},
+        dockerfile,
         packets::{ENTRIES_BYTES_MAX, ENTRIES_MAX, read_max, too_much},
     },
     names::printable,
@@ -63,14 +64,14 @@ pub(super) struct Judge {
     ignore_file: String,
     /// The Dockerfile's text, while it comes.
     text: Option<Vec<u8>>,
-    rules: Rules,
+    texts: Arc<dockerfile::Judge>,
 }
 
 impl Judge {
     /// A judge for a tar whose Dockerfile has this path. Writes the root directory first: BuildKit treats the
     /// bytes as a tar, and not as a Dockerfile, only if the first 1024 bytes contain an entry
     /// (`frontend/dockerui`, `isArchive`), and an extended header may take up more.
-    pub(super) fn new(dockerfile: &str, rules: Rules, out: &mut BytesMut) -> Self {
+    pub(super) fn new(dockerfile: &str, texts: Arc<dockerfile::Judge>, out: &mut BytesMut) -> Self {
         Entry::root().write(out);
         let names: Vec<&str> = dockerfile.split('/').filter(|name| !matches!(*name, "" | ".")).collect();
         let dockerfile = names.join("/");
@@ -92,7 +93,7 @@ impl Judge {
             dockerfiles: std::iter::once(dockerfile).chain(small).collect(),
             ignore_file,
             text: None,
-            rules,
+            texts,
         }
     }
 
@@ -116,7 +117,7 @@ impl Judge {
                         self.state = State::Header;
                     }
                 }
-                State::File { left, padding, .. } => {
+                State::File { left, padding, path } => {
                     let now = bytes.split_to(at_most(*left, bytes.len()));
                     *left -= now.len() as u64;
                     out.put_slice(&now);
@@ -125,7 +126,7 @@ impl Judge {
                     }
                     if *left == 0 {
                         if let Some(text) = self.text.take() {
-                            dockerfile::judge(&text, &self.rules).map_err(refused)?;
+                            self.texts.read(path, text).map_err(refused)?;
                         }
                         out.put_bytes(0, *padding);
                         self.state = State::Skip(*padding as u64);

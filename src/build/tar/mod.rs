@@ -18,10 +18,7 @@ use tonic::Status;
 use judge::Judge;
 use unpack::Unpack;
 
-use super::{
-    dockerfile::{self, Rules},
-    packets::READ_BYTES_MAX,
-};
+use super::{dockerfile, packets::READ_BYTES_MAX};
 use crate::{
     buildkit::session::Messages,
     fault::Fault,
@@ -40,7 +37,7 @@ const BEGIN_BYTES: usize = entry::BLOCK_BYTES;
 /// the node's own devices, and read them.
 pub struct Passage {
     dockerfile: String,
-    rules: Rules,
+    texts: Arc<dockerfile::Judge>,
     /// Received bytes that have not been judged yet.
     input: Bytes,
     state: State,
@@ -61,10 +58,10 @@ impl fmt::Debug for Passage {
 }
 
 impl Passage {
-    /// For a context with this path of its Dockerfile, which is judged by these rules.
-    pub fn new(dockerfile: &str, rules: Rules) -> Self {
+    /// For a context with this path of its Dockerfile, which `texts` judges.
+    pub fn new(dockerfile: &str, texts: Arc<dockerfile::Judge>) -> Self {
         let dockerfile = dockerfile.to_owned();
-        Self { dockerfile, rules, input: Bytes::new(), state: State::Begin(BytesMut::new()) }
+        Self { dockerfile, texts, input: Bytes::new(), state: State::Begin(BytesMut::new()) }
     }
 
     /// Adds the next piece, once [`Self::passed`] has returned everything of the last one.
@@ -127,7 +124,7 @@ impl Passage {
                 if text.contains(&0) {
                     return Err(refused("the context is neither a tar archive nor a Dockerfile"));
                 }
-                dockerfile::judge(&text, &self.rules).map_err(refused)?;
+                self.texts.read(&self.dockerfile, text.to_vec()).map_err(refused)?;
                 out.extend_from_slice(&text);
             }
             State::Tar(mut tar) => {
@@ -149,7 +146,7 @@ impl Passage {
         };
         self.state = match unpack {
             Some(unpack) => {
-                State::Tar(Box::new((unpack, Judge::new(&self.dockerfile, self.rules.clone(), out))))
+                State::Tar(Box::new((unpack, Judge::new(&self.dockerfile, Arc::clone(&self.texts), out))))
             }
             None => State::Text(BytesMut::new()),
         };

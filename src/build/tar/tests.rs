@@ -45,7 +45,7 @@ fn of_entry(kind: EntryType, path: &str, target: &str) -> Vec<u8> {
 
 /// The result of `sent`, in pieces of `size`.
 fn passed_in(sent: &[u8], size: usize) -> Result<Vec<u8>, String> {
-    let mut passage = Passage::new("deploy/./Dockerfile", Rules::default());
+    let mut passage = Passage::new("deploy/./Dockerfile", Arc::default());
     let mut passed = Vec::new();
     for piece in sent.chunks(size) {
         passage.take(Bytes::copy_from_slice(piece));
@@ -301,7 +301,7 @@ fn what_entries_say_is_bounded() {
         tar.append_data(&mut header(EntryType::Directory, 0), "d", &[][..]).unwrap();
     });
     directory.truncate(directory.len() - 2 * 512);
-    let mut passage = Passage::new("Dockerfile", Rules::default());
+    let mut passage = Passage::new("Dockerfile", Arc::default());
     let mut send = || {
         passage.take(directory.clone().into());
         while passage.passed()?.is_some() {}
@@ -328,7 +328,7 @@ fn compressed_tars_are_bounded() {
         zeros.write_all(&[0; 1 << 20]).unwrap();
     }
     let sent = zeros.finish().unwrap();
-    let mut passage = Passage::new("Dockerfile", Rules::default());
+    let mut passage = Passage::new("Dockerfile", Arc::default());
     let mut largest = 0;
     let refused = sent.chunks(1 << 20).find_map(|piece| {
         passage.take(Bytes::copy_from_slice(piece));

@@ -135,6 +135,11 @@ impl Keys {
         format!("{RESERVED_HOST}/{}/{NODE_ROOM}/{}:1", self.instance, self.hash("node-hold", [id.as_str()]))
     }
 
+    /// The hold of an image for one build, by a random id.
+    pub fn passing_hold(&self, id: &str) -> String {
+        format!("{RESERVED_HOST}/{}/{NODE_ROOM}/{}:1", self.instance, self.hash("passing-hold", [id]))
+    }
+
     /// The name of a registry's repository at the relay.
     pub fn relay(&self, repository: &str) -> String {
         format!("{RELAY_PATH}/{}/{}", self.instance, self.hash("relay", [repository]))

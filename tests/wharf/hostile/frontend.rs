@@ -16,6 +16,8 @@ cases![
     a_dockerfile_cannot_crash_the_engine,
     what_ends_the_engines_own_frontend_is_refused,
     triggers_of_any_base_are_judged,
+    a_dockerfile_is_judged_in_each_build,
+    a_build_holds_the_namespaces_own_images,
 ];
 
 /// Each line doubles the value of the line before.
@@ -75,14 +77,23 @@ async fn what_ends_the_engines_own_frontend_is_refused(test: Arc<Test>) {
     let (_, engine) = test.throw_away_engine().await;
     let wharfd = test.wharfd_on(&engine).await;
     let job = Wharf::new(&test, &wharfd, "job#1");
-    for (index, dockerfile) in
-        ["ARG A=1\n", "ARG A=1\rFROM busybox\r", "ARG A \\\n\nFROM busybox\n"].iter().enumerate()
+    // Each ends Engine 26.1.
+    for (index, (dockerfile, why)) in [
+        ("ARG A=1\n", "no `FROM`"),
+        ("ARG A=1\rFROM busybox\r", "no `FROM`"),
+        ("ARG A \\\n\nFROM busybox\n", "no `FROM`"),
+        ("ARG\\\n A\\\n\u{a0}\nFROM busybox\n", "no `FROM`"),
+        (EMPTY_PATTERN, "may be empty"),
+        ("FROM scratch\nENV e=\nCOPY <<E /\n${PATH%$e}\nE\n", "may be empty"),
+    ]
+    .iter()
+    .enumerate()
     {
-        let context = test.context(&format!("no-stage-{index}"), &[("Dockerfile", dockerfile)]);
-        job.build(&context, &[]).await.ended(1).says(&["no `FROM`"]);
+        let context = test.context(&format!("ends-{index}"), &[("Dockerfile", dockerfile)]);
+        job.build(&context, &[]).await.ended(1).says(&[why]);
         let tar = context_tar(&[("Dockerfile", dockerfile)]);
         let sent = Output::of(job.command(["build", "-"]), &tar, PATIENCE).await;
-        sent.ended(1).says(&["no `FROM`"]);
+        sent.ended(1).says(&[why]);
     }
 
     // BuildKit 0.33 has a fault at the second. The operator has loaded both.
@@ -98,18 +109,21 @@ async fn what_ends_the_engines_own_frontend_is_refused(test: Arc<Test>) {
     }
     job.build(&context("usual", "usual:1"), &["--no-cache"]).await.ok();
 
-    if engine.is_containerd() {
-        assert_eq!(wharfd.terminate().await, 0);
-        std::fs::remove_dir_all(wharfd.state_dir()).unwrap();
-        let home = test.new_dir("bare");
-        let killed = engine.buildx_build(&home, &context("hostile", "hostile:1"), &[]).await;
-        assert_ne!(killed.status, 0, "{killed}");
-        wait_for("the engine to end", async || {
-            UnixStream::connect(engine.socket()).await.is_err().then_some(())
-        })
+    assert_eq!(wharfd.terminate().await, 0);
+    std::fs::remove_dir_all(wharfd.state_dir()).unwrap();
+    let home = test.new_dir("bare");
+    let fatal = match engine.is_containerd() {
+        true => context("hostile", "hostile:1"),
+        false => test.context("pattern", &[("Dockerfile", EMPTY_PATTERN)]),
+    };
+    let killed = engine.buildx_build(&home, &fatal, &[]).await;
+    assert_ne!(killed.status, 0, "{killed}");
+    wait_for("the engine to end", async || UnixStream::connect(engine.socket()).await.is_err().then_some(()))
         .await;
-    }
 }
+
+/// BuildKit 0.13 looks at the first byte of the pattern.
+const EMPTY_PATTERN: &str = "FROM scratch\nCOPY ${PATH#} /\n";
 
 /// An image with a trigger, as `docker load` brings it.
 async fn load(engine: &Engine, name: &str, trigger: &str) {
@@ -158,4 +172,55 @@ async fn triggers_of_any_base_are_judged(test: Arc<Test>) {
         job.run(["tag", base, "own:1"]).await.ok();
         job.build(&context("own", "own:1"), &[]).await.ended(1).says(&["own:1", why]);
     }
+}
+
+/// BuildKit has the file from the first build, and yet it is judged by what the second one knows.
+async fn a_dockerfile_is_judged_in_each_build(test: Arc<Test>) {
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    let named = test.context(
+        "arguments",
+        &[("Dockerfile", &format!("FROM scratch\nARG A\nCOPY Dockerfile /\nLABEL {}", "x=$A ".repeat(1000)))],
+    );
+    job.build(&named, &["--build-arg=A=1"]).await.ok();
+    let long = format!("--build-arg=A={}", "a".repeat(100_000));
+    job.build(&named, &[&long]).await.ended(1).says(&["line 4: with its variables replaced"]);
+    job.build(&named, &["--build-arg=A=2"]).await.ok();
+
+    // The variables of a base count as well. The second build has the base before it has the Dockerfile.
+    let image = Image::base(&test.unique("long"));
+    let mut config = image.config();
+    config["config"]["Env"] = json!([format!("LONG={}", "a".repeat(100_000))]);
+    image.push_with_config(&registry, "long", "1", config.to_string()).await;
+    let base = registry.name("long:1");
+    let context =
+        test.context("base", &[("Dockerfile", &format!("FROM {base}\nLABEL {}", "x=$LONG ".repeat(1000)))]);
+    for _ in 0..2 {
+        job.build(&context, &[]).await.ended(1).says(&["line 2: with its variables replaced"]);
+    }
+    let context = test.context("base", &[("Dockerfile", &format!("FROM {base}\nLABEL x=1\n"))]);
+    job.build(&context, &[]).await.ok();
+}
+
+/// A job may give the name of a base to another image while a build uses the base: its triggers have been judged.
+async fn a_build_holds_the_namespaces_own_images(test: Arc<Test>) {
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    let base = test.base(&registry).await;
+    job.run(["pull", &base]).await.ok();
+    job.run(["tag", &base, "own:1"]).await.ok();
+    let prefix = format!("{}node/", wharfd.prefix());
+    let holds = async |number| {
+        let holds = test.engine.names_with_prefix(&prefix).await;
+        // The containerd store also lists digests.
+        (holds.iter().filter(|name| !name.contains('@')).count() == number).then_some(())
+    };
+    let context = test.context("own", &[("Dockerfile", "FROM own:1\nRUN exec sleep 1000000\n")]);
+    let build = job.start(["build", context.to_str().unwrap()]);
+    build.while_running("the hold", async || holds(1).await).await;
+    job.run(["rmi", "own:1"]).await.ok();
+    rustix::process::kill_process(build.pid(), rustix::process::Signal::INT).unwrap();
+    wait_for("the end of the hold", async || holds(0).await).await;
+    let context = test.context("own", &[("Dockerfile", "FROM own:1\n")]);
+    job.build(&context, &[]).await.ended(1);
 }

@@ -1,0 +1,365 @@
+//! Estimates how much memory a Dockerfile takes when BuildKit's frontend expands it.
+//!
+//! The estimate is rather high: only the longest value of each variable is known here, wherever it is set. No real
+//! Dockerfile comes near the limits.
+
+use std::collections::HashMap;
+
+use super::{
+    Rules,
+    lines::{self, Dockerfile, Heredoc, Instruction, Version},
+    parts, patterns,
+};
+use crate::{images::inherited::Inherited, names::printable};
+
+/// The limit on `${a:-…` in one instruction: BuildKit recurses for each that is inside another.
+const OPERATORS_MAX: usize = 1024;
+/// The limit on the value of a variable. Linux gives no program a variable of more than 128 KiB.
+const VALUE_BYTES_MAX: u64 = 1 << 20;
+/// The limit on all lines together, once their variables are replaced.
+const EXPANDED_BYTES_MAX: u64 = 64 << 20;
+/// The assumed length of a variable that is not set here: BuildKit sets some, such as a platform.
+const UNKNOWN_BYTES: u64 = 256;
+/// What BuildKit keeps of each `ARG` for each stage, apart from its text.
+const ARGUMENT_BYTES: u64 = 128;
+/// The limit on the variables that all lines see together: for each line BuildKit may go through all that the stage
+/// has, so that its time grows with the square of their number (10,000 `ENV`s cost 7 s of a processor, measured on
+/// the newest engine). Real Dockerfiles have a few dozen.
+const VARIABLES_SEEN_MAX: usize = 50_000_000;
+/// What BuildKit writes for a range of ports.
+const PORTS_BYTES: u64 = 1 << 20;
+
+/// The estimate for a text, as far as it has been read.
+pub(super) struct Estimate<'r> {
+    rules: &'r Rules,
+    escape: u8,
+    /// The longest possible value of each variable.
+    lengths: HashMap<Vec<u8>, u64>,
+    /// The longest value of a variable whose name is not known: it may be any.
+    any: Option<u64>,
+    /// The longest of all.
+    longest: u64,
+    expanded: u64,
+    /// The variables that each line has seen, all together.
+    seen: usize,
+    /// The number of `ARG`s.
+    arguments: u64,
+    /// What a stage gets from an image.
+    image: Stage,
+    stage: Stage,
+    name: Vec<u8>,
+    stages: HashMap<Vec<u8>, Stage>,
+}
+
+/// What a stage has gathered, in bytes: BuildKit copies the one or the other for each step, or for each stage
+/// that begins where this one ends.
+#[derive(Clone, Copy, Debug, Default)]
+struct Stage {
+    /// Its instructions.
+    history: u64,
+    /// Its triggers, which run in each stage that is built on it.
+    triggers: u64,
+    /// Its variables.
+    environment: u64,
+    /// The arguments among them, each time that they are declared.
+    arguments: u64,
+    directory: u64,
+    /// The user and the shell.
+    settings: u64,
+}
+
+impl Stage {
+    /// The worst of two.
+    fn or(self, other: Self) -> Self {
+        Self {
+            history: self.history.max(other.history),
+            triggers: self.triggers.max(other.triggers),
+            environment: self.environment.max(other.environment),
+            arguments: self.arguments.max(other.arguments),
+            directory: self.directory.max(other.directory),
+            settings: self.settings.max(other.settings),
+        }
+    }
+}
+
+impl<'r> Estimate<'r> {
+    pub(super) fn new(rules: &'r Rules) -> Self {
+        Self {
+            rules,
+            escape: b'\\',
+            lengths: HashMap::new(),
+            any: None,
+            longest: UNKNOWN_BYTES,
+            expanded: 0,
+            seen: 0,
+            arguments: 0,
+            image: Stage::default(),
+            stage: Stage::default(),
+            name: Vec::new(),
+            stages: HashMap::new(),
+        }
+    }
+
+    /// Adds an image on which the Dockerfile may be built, and runs its triggers.
+    pub(super) fn base(&mut self, base: &Inherited, version: Version) -> Result<(), String> {
+        let mut image = Stage { settings: base.settings, directory: base.settings, ..Stage::default() };
+        for (name, length) in &base.environment {
+            image.environment += name.len() as u64 + length;
+            self.set(name.clone().into_bytes(), *length);
+        }
+        self.stage = image;
+        let triggers: Result<(), String> = base.triggers.iter().try_for_each(|trigger| {
+            let dockerfile = lines::read(trigger.as_bytes(), version)
+                .map_err(|_| "the name of a here-document cannot be told from the rest".to_owned())?;
+            self.escape = dockerfile.escape;
+            dockerfile.instructions.iter().try_for_each(|instruction| self.instruction(instruction, version))
+        });
+        image.triggers = std::mem::take(&mut self.expanded);
+        self.image = self.image.or(image).or(Stage { triggers: 0, history: 0, ..self.stage });
+        (self.stage, self.arguments) = (Stage::default(), 0);
+        triggers
+    }
+
+    /// Adds a Dockerfile.
+    pub(super) fn dockerfile(&mut self, dockerfile: &Dockerfile, version: Version) -> Result<(), String> {
+        self.escape = dockerfile.escape;
+        for instruction in &dockerfile.instructions {
+            let line = instruction.line;
+            self.instruction(instruction, version).map_err(|why| format!("line {line}: {why}"))?;
+        }
+        Ok(())
+    }
+
+    fn instruction(&mut self, instruction: &Instruction, version: Version) -> Result<(), String> {
+        let Instruction { text, keyword, arguments, heredocs, .. } = instruction;
+        let (mut keyword, mut arguments) = (keyword.clone(), arguments.as_slice());
+        let is_trigger = keyword == b"onbuild";
+        while keyword == b"onbuild" {
+            (keyword, arguments) = parts::command(arguments, self.escape);
+        }
+        self.judge_operators(text)?;
+        self.see()?;
+        let mut cost = self.length(text);
+        let is_run = keyword == b"run";
+        let may_end = self.rules.is_builtin
+            && version == Version::V0_13
+            && !patterns::NOT_EXPANDED.contains(&keyword.as_slice());
+        if may_end {
+            self.judge_patterns(text, is_run)?;
+        }
+        for Heredoc { content, is_expanded } in heredocs {
+            cost = cost.saturating_add(content.len() as u64);
+            // The shell expands the text of a step.
+            if *is_expanded && !is_run {
+                self.judge_operators(content)?;
+                cost = cost.saturating_add(self.length(content));
+                if may_end {
+                    self.judge_patterns(content, false)?;
+                }
+            }
+        }
+        let stage = self.stage;
+        cost = cost.saturating_add(match keyword.as_slice() {
+            b"env" | b"arg" => {
+                let is_argument = keyword == b"arg";
+                // The escape of a trigger is not the Dockerfile's.
+                if is_trigger && self.escape != b'\\' {
+                    self.assign(arguments, is_argument, b'\\')?;
+                }
+                self.assign(arguments, is_argument, self.escape)?
+            }
+            b"from" => self.from(arguments),
+            b"run" => {
+                let parts =
+                    [stage.environment, stage.arguments, stage.directory, stage.settings, self.rules.carried];
+                parts.into_iter().fold(0, u64::saturating_add)
+            }
+            b"cmd" | b"entrypoint" | b"healthcheck" => stage.settings,
+            b"shell" | b"user" => {
+                self.stage.settings = stage.settings.saturating_add(self.length(arguments));
+                0
+            }
+            b"workdir" => {
+                let length = self.length(arguments).saturating_add(1);
+                let before = if arguments.starts_with(b"/") { 0 } else { stage.directory };
+                self.stage.directory = stage.directory.max(length.saturating_add(before));
+                self.stage.directory
+            }
+            b"copy" | b"add" => self.copies(text, arguments),
+            b"expose" => {
+                let ranges = arguments.split(|byte| parts::is_blank(*byte));
+                let ranges = ranges.filter(|word| word.iter().any(|byte| matches!(byte, b'-' | b'$')));
+                PORTS_BYTES.saturating_mul(ranges.count() as u64)
+            }
+            _ => 0,
+        });
+        self.stage.history = self.stage.history.saturating_add(cost);
+        if is_trigger {
+            self.stage.triggers = self.stage.triggers.saturating_add(cost);
+        }
+        self.expanded = self.expanded.saturating_add(cost);
+        if self.expanded > EXPANDED_BYTES_MAX {
+            let limit = EXPANDED_BYTES_MAX >> 20;
+            return Err(format!("with its variables replaced, the Dockerfile has more than {limit} MiB"));
+        }
+        Ok(())
+    }
+
+    /// Counts what one line, or one of its assignments, sees.
+    fn see(&mut self) -> Result<(), String> {
+        self.seen = self.seen.saturating_add(self.lengths.len());
+        if self.seen > VARIABLES_SEEN_MAX {
+            return Err("the Dockerfile has too many variables for its number of lines".to_owned());
+        }
+        Ok(())
+    }
+
+    fn judge_operators(&self, text: &[u8]) -> Result<(), String> {
+        let is_operator = |(at, two): &(usize, &[u8])| {
+            let rest = text.get(at + 2..).unwrap_or_default();
+            *two == b"${" && rest.get(patterns::name(rest)) != Some(&b'}')
+        };
+        if text.windows(2).enumerate().filter(is_operator).count() > OPERATORS_MAX {
+            return Err(format!("more than {OPERATORS_MAX} `${{…}}` with an operator in one instruction"));
+        }
+        Ok(())
+    }
+
+    fn judge_patterns(&self, text: &[u8], keeps_unset: bool) -> Result<(), String> {
+        let may_be_empty = |name: &[u8]| {
+            !keeps_unset || self.any.is_some() || !name.is_ascii() || self.lengths.contains_key(name)
+        };
+        let Some(begin) = patterns::empty(text, may_be_empty) else { return Ok(()) };
+        let begin = printable(&String::from_utf8_lossy(begin));
+        Err(format!(
+            "the pattern in `{begin}` may be empty, which the builder of some engines does not survive"
+        ))
+    }
+
+    /// Judges `NAME=VALUE …`, or `ENV NAME VALUE`. All values are expanded with the variables from before the
+    /// line. Returns what BuildKit writes.
+    fn assign(&mut self, rest: &[u8], is_argument: bool, escape: u8) -> Result<u64, String> {
+        let words = parts::words(rest, escape);
+        let mut now = Vec::new();
+        let mut pair = |name: &[u8], value: &[u8]| {
+            let mut length = self.length(value);
+            let known = is_known(name).then(|| String::from_utf8_lossy(name));
+            let given = match &known {
+                _ if !is_argument => 0,
+                Some(name) => {
+                    self.rules.arguments.get(name.as_ref()).copied().unwrap_or_default().max(UNKNOWN_BYTES)
+                }
+                None => self.rules.arguments.values().copied().max().unwrap_or_default().max(UNKNOWN_BYTES),
+            };
+            if length > VALUE_BYTES_MAX.max(given) {
+                let limit = VALUE_BYTES_MAX >> 20;
+                return Err(format!("the value of a variable would have more than {limit} MiB"));
+            }
+            length = length.max(given);
+            now.push((known.is_some().then(|| name.to_vec()), self.length(name), length));
+            Ok(())
+        };
+        match words.first() {
+            None => {}
+            Some(first) if !is_argument && !first.contains(&b'=') => {
+                let (name, value) = parts::split(rest);
+                pair(name, value.unwrap_or_default())?;
+            }
+            Some(_) => {
+                for word in &words {
+                    let at = word.iter().position(|byte| *byte == b'=').unwrap_or(word.len());
+                    pair(word.get(..at).unwrap_or_default(), word.get(at + 1..).unwrap_or_default())?;
+                }
+            }
+        }
+        let mut sum = 0_u64;
+        for (name, name_length, length) in now {
+            let both = name_length.saturating_add(length);
+            sum = sum.saturating_add(both);
+            self.stage.environment = self.stage.environment.saturating_add(both);
+            if is_argument {
+                self.arguments += 1;
+                self.stage.arguments = self.stage.arguments.saturating_add(both);
+            }
+            self.see()?;
+            match name {
+                Some(name) => self.set(name, length),
+                None => self.any = Some(self.any.unwrap_or_default().max(length)),
+            }
+            self.longest = self.longest.max(length);
+        }
+        Ok(sum)
+    }
+
+    fn set(&mut self, name: Vec<u8>, length: u64) {
+        self.longest = self.longest.max(length);
+        let longest = self.lengths.entry(name).or_default();
+        *longest = length.max(*longest);
+    }
+
+    /// Begins a stage. Returns the number of bytes that BuildKit copies.
+    fn from(&mut self, arguments: &[u8]) -> u64 {
+        let mut words = arguments.split(|byte| parts::is_blank(*byte)).filter(|word| !word.is_empty());
+        let base = words.next().unwrap_or_default().to_ascii_lowercase();
+        let name = words.nth(1).unwrap_or_default().to_ascii_lowercase();
+        let ended = std::mem::replace(&mut self.name, name);
+        let all = self.stages.entry(ended).or_default();
+        *all = all.or(self.stage);
+        let is_plain = !base.iter().any(|byte| b"$'\"\\`".contains(byte));
+        self.stage = match self.stages.get(&base) {
+            Some(stage) if is_plain => stage.or(self.image),
+            None if is_plain => self.image,
+            _ => self.stages.values().fold(self.image, |worst, stage| worst.or(*stage)),
+        };
+        let Stage { history, triggers, environment, .. } = self.stage;
+        self.stage.triggers = 0;
+        let copied = self.arguments.saturating_mul(ARGUMENT_BYTES);
+        history.saturating_add(triggers).saturating_add(environment).saturating_add(copied)
+    }
+
+    /// The number of bytes that BuildKit keeps for the sources of a copy: the target and the flags for each.
+    fn copies(&self, text: &[u8], arguments: &[u8]) -> u64 {
+        let words = arguments.split(|byte| parts::is_blank(*byte) || *byte == b',');
+        let target = match arguments.first() {
+            Some(b'[') => arguments,
+            _ => arguments.rsplit(|byte| parts::is_blank(*byte)).next().unwrap_or_default(),
+        };
+        let flags = self.length(text).saturating_sub(self.length(arguments));
+        let each = self.length(target).saturating_add(self.stage.directory).saturating_add(flags);
+        each.saturating_mul(words.count() as u64)
+    }
+
+    /// The longest possible text once the variables in `text` are replaced: wherever they stand, since an escape or
+    /// a quote has another meaning in other places.
+    fn length(&self, text: &[u8]) -> u64 {
+        // From the last name to the first, so that nested names come before the names that contain them.
+        let mut sum = text.len() as u64;
+        let end = text.iter().rposition(|byte| *byte == b'}').unwrap_or_default();
+        for (at, _) in text.iter().enumerate().rev().filter(|(_, byte)| **byte == b'$') {
+            let rest = text.get(at + 1..).unwrap_or_default();
+            let named = rest.strip_prefix(b"{").unwrap_or(rest);
+            let is_braced = named.len() < rest.len();
+            let (name, after) = named.split_at_checked(patterns::name(named)).unwrap_or_default();
+            if name.is_empty() && !is_braced {
+                continue;
+            }
+            let is_known = !name.is_empty() && name.is_ascii();
+            let set =
+                if is_known { self.lengths.get(name).copied().max(self.any) } else { Some(self.longest) };
+            sum = sum.saturating_add(set.unwrap_or(UNKNOWN_BYTES));
+            // `${NAME//PATTERN/TEXT}` can replace every byte by the text, which has been added only once.
+            if is_braced && after.starts_with(b"//") {
+                let inside = end.saturating_sub(at) as u64;
+                let grown = sum.saturating_sub(text.len() as u64).saturating_add(inside);
+                sum = sum.saturating_add(set.unwrap_or_default().saturating_mul(grown));
+            }
+        }
+        sum
+    }
+}
+
+/// Whether a name is what it seems, and not quoted or replaced.
+fn is_known(name: &[u8]) -> bool {
+    // BuildKit ignores a byte order mark before the name.
+    name.is_ascii() && !name.is_empty() && !name.iter().any(|byte| b"$'\"\\`".contains(byte))
+}
