@@ -7,7 +7,7 @@ use bollard_buildkit_proto::moby::buildkit::v1 as control;
 use super::paths;
 use crate::{
     images::naming::{NamespaceNames, Owner},
-    names::{RESERVED_HOST, Reference},
+    names::{RESERVED_HOST, Reference, reference::Digest},
 };
 
 /// Replaces the engine's names by the job's.
@@ -16,6 +16,8 @@ pub(super) struct Renaming {
     names: NamespaceNames,
     root: String,
     admitted: BTreeMap<String, String>,
+    /// The digests of admitted images at their registries: the engine knows only the platform's manifest.
+    digests: BTreeMap<String, Digest>,
     /// The image of the frontend: BuildKit's work with it does not concern the job.
     frontend: Option<String>,
 }
@@ -23,7 +25,13 @@ pub(super) struct Renaming {
 impl Renaming {
     /// The names of a namespace, in an engine whose files are under `root`.
     pub(super) fn new(names: NamespaceNames, root: &str) -> Self {
-        Self { names, root: root.to_owned(), admitted: BTreeMap::new(), frontend: None }
+        Self {
+            names,
+            root: root.to_owned(),
+            admitted: BTreeMap::new(),
+            digests: BTreeMap::new(),
+            frontend: None,
+        }
     }
 
     /// Hides steps that use the frontend's image.
@@ -31,11 +39,12 @@ impl Renaming {
         self.frontend = Some(image.to_owned());
     }
 
-    /// Shows `target`, a name in the engine, as `named`.
-    pub(super) fn admit(&mut self, target: &str, named: &str) {
+    /// Shows `target`, a name in the engine, as `named`, with its registry's `digest` where the engine shows one.
+    pub(super) fn admit(&mut self, target: &str, named: &str, digest: Option<&Digest>) {
         let shown =
             Reference::parse(named).map_or_else(|_| named.to_owned(), |reference| reference.to_string());
         self.admitted.insert(target.to_owned(), shown);
+        self.digests.extend(digest.map(|digest| (target.to_owned(), digest.clone())));
     }
 
     /// Shows `target`, a name in the engine, as this text.
@@ -73,7 +82,9 @@ impl Renaming {
         let (bare, digest) = name.split_once('@').map_or((name, None), |(bare, digest)| (bare, Some(digest)));
         if let Some(named) = self.admitted.get(bare) {
             return match digest {
-                Some(digest) if !named.contains('@') => format!("{named}@{digest}"),
+                Some(digest) if !named.contains('@') => {
+                    format!("{named}@{}", self.digests.get(bare).map_or(digest, Digest::as_str))
+                }
                 _ => named.clone(),
             };
         }
@@ -137,12 +148,19 @@ mod tests {
         let other = keys.names(&Namespace::new("other", "1").unwrap());
         let app = Reference::parse("app:1").unwrap();
         let mut shown = Renaming::new(own.clone(), "/var/lib/docker");
-        shown.admit("wharf.invalid/i/hold/h:1", "docker.io/library/busybox:1");
+        shown.admit("wharf.invalid/i/hold/h:1", "docker.io/library/busybox:1", None);
+        let index = Digest::from_sha256([7; 32]);
+        shown.admit("wharf.invalid/i/hold/i:1", "docker.io/library/alpine:3", Some(&index));
         let text = |text: &str| shown.text(text);
         assert_eq!(text("[1/2] FROM wharf.invalid/i/hold/h:1"), "[1/2] FROM docker.io/library/busybox:1");
         assert_eq!(
             text("resolve wharf.invalid/i/hold/h:1@sha256:ab: not found"),
             "resolve docker.io/library/busybox:1@sha256:ab: not found"
+        );
+        // The engine has pulled one manifest of an index.
+        assert_eq!(
+            text("FROM wharf.invalid/i/hold/i:1@sha256:ab"),
+            format!("FROM docker.io/library/alpine:3@{index}")
         );
         assert_eq!(
             text(&format!("naming to {}", own.name(&app).as_str())),

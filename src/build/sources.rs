@@ -220,7 +220,7 @@ impl<'a> Sources<'a> {
     }
 
     fn admitted(&mut self, named: &str, admitted: Admitted) {
-        self.renaming.admit(admitted.target(), named);
+        self.renaming.admit(admitted.target(), named, admitted.digest());
         self.admitted.insert(named.to_owned(), admitted);
     }
 

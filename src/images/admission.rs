@@ -141,8 +141,8 @@ impl Images {
         let admitted =
             self.admit_registry(names.opaque(), &from, pinned_digest.as_ref(), credentials, reporter, tasks);
         match (admitted.await, on_node) {
-            (Ok((digest, Fetched { hold, inherited })), _) => {
-                let pin = Pinned { source: PinSource::Registry, digest: digest.clone() };
+            (Ok((digest, Fetched { manifest, hold, inherited })), _) => {
+                let pin = Pinned { source: PinSource::Registry, digest: digest.clone(), held: manifest };
                 self.store().set_pin(names.opaque(), &reference, &pin).await?;
                 Ok(Admitted { digest: Some(digest), content: hold.clone(), target: hold, inherited })
             }
@@ -164,8 +164,8 @@ impl Images {
         reporter: &Reporter,
     ) -> Result<Option<Admitted>, Fault> {
         let (target, digest) = match pin.source {
-            PinSource::Registry => (self.hold_name(&pin.digest), Some(pin.digest.clone())),
-            PinSource::Node => (self.keys().node_hold(&pin.digest), None),
+            PinSource::Registry => (self.keys().hold(&pin.held), Some(pin.digest.clone())),
+            PinSource::Node => (self.keys().node_hold(&pin.held), None),
         };
         let Some(image) = self.engine().inspect_name(&target).await? else { return Ok(None) };
         if let Some(digest) = &digest {
@@ -196,7 +196,7 @@ impl Images {
     }
 
     async fn admit_node(&self, namespace: &str, reference: Reference, held: Held) -> Result<Admitted, Fault> {
-        let pin = Pinned { source: PinSource::Node, digest: held.id };
+        let pin = Pinned { source: PinSource::Node, digest: held.id.clone(), held: held.id };
         self.store().set_pin(namespace, &reference, &pin).await?;
         let Held { hold, inherited, .. } = held;
         Ok(Admitted { digest: None, content: hold.clone(), target: hold, inherited })
@@ -219,7 +219,7 @@ impl Images {
             Some(digest) => reference.at(digest),
             None => reference.clone(),
         };
-        let Proven { digest, repository, manifests } = self.readable(&asked, login.as_ref()).await?;
+        let Proven { digest, repository, manifest } = self.readable(&asked, login.as_ref()).await?;
         let step = reporter.step(step_name(reference, &digest));
         // Below the caller's group: the namespace must not end before the engine has forgotten the transfer's
         // name.
@@ -229,10 +229,9 @@ impl Images {
             images: self.clone(),
             namespace: namespace.to_owned(),
             reference: reference.clone(),
-            hold: self.hold_name(&digest),
-            digest: digest.clone(),
+            hold: self.keys().hold(manifest.digest()),
             repository,
-            manifests,
+            manifest,
             logged_in: login.is_some(),
             tasks: tasks.clone(),
         };
@@ -240,11 +239,6 @@ impl Images {
         let fetched = tasks.spawn("pull", fetch.run(step)).await??;
         tasks.cancel(Cause::Done);
         Ok((digest, fetched))
-    }
-
-    /// The hold of an image from a registry.
-    pub(super) fn hold_name(&self, digest: &Digest) -> String {
-        self.keys().hold(digest, &self.engine().platform().to_string())
     }
 }
 

@@ -10,22 +10,13 @@ use bollard::{
 use futures_util::StreamExt as _;
 use tokio::time::timeout;
 
-use super::{
-    Images,
-    inherited::Inherited,
-    layers::{
-        Claims, Problem,
-        claims::{check_attestation, children},
-    },
-    proof::REGISTRY_TIMEOUT,
-    turns::Turn,
-};
+use super::{Images, inherited::Inherited, layers::Claims, turns::Turn};
 use crate::{
     engine::{STALL_TIMEOUT, docker::fault},
     fault::{Fault, Reason},
     names::{Reference, reference::Digest},
     progress::Step,
-    registry::{Error, Kind, Manifest, Repository, Transfer},
+    registry::{Error, Manifest, Repository, Transfer},
     tasks::Group,
     telemetry::each_second,
 };
@@ -36,16 +27,17 @@ pub(super) struct Fetch {
     /// The opaque name of the namespace.
     pub(super) namespace: String,
     pub(super) reference: Reference,
-    pub(super) digest: Digest,
     pub(super) hold: String,
     pub(super) repository: Repository,
-    pub(super) manifests: Vec<Manifest>,
+    pub(super) manifest: Manifest,
     pub(super) logged_in: bool,
     pub(super) tasks: Group,
 }
 
 /// An image that the engine has.
 pub(super) struct Fetched {
+    /// The digest of its manifest.
+    pub(super) manifest: Digest,
     /// The name that holds it.
     pub(super) hold: String,
     /// What a build on it gets.
@@ -78,7 +70,7 @@ impl Fetch {
         match Box::pin(self.ensure(&step)).await {
             Ok(Brought { is_cached, inherited }) => {
                 step.done(is_cached);
-                Ok(Fetched { hold: self.hold, inherited })
+                Ok(Fetched { manifest: self.manifest.digest().clone(), hold: self.hold, inherited })
             }
             Err(fault) => {
                 step.failed(fault.text());
@@ -149,7 +141,7 @@ impl Fetch {
         }
     }
 
-    /// Pulls by digest, by a name at the relay, and holds the image.
+    /// Pulls the manifest by its digest, by a name at the relay, and holds the image.
     async fn pull(
         &self,
         claims: Option<&Claims>,
@@ -160,14 +152,9 @@ impl Fetch {
         let path = images.keys().relay(&self.reference.repository());
         let hashes = self.tasks.child("hashes");
         let watch = claims.map(|claims| images.hash_passing(claims, &hashes));
-        let (repository, mut manifests) = (self.repository.clone(), self.manifests.clone());
-        // Others wait for this turn.
-        let attestations = timeout(REGISTRY_TIMEOUT, Box::pin(self.attestations()));
-        let attestations = self.unless_stopped(turn, attestations).await?;
-        manifests.extend(attestations.map_err(|_| fault::stalled(&self.reference))??);
-        let transfer = images.relay().pull(&path, repository, manifests, watch);
-        let transfer = transfer.map_err(Fault::internal)?;
-        let name = format!("{}@{}", transfer.repository(), self.digest);
+        let (repository, manifest) = (self.repository.clone(), self.manifest.clone());
+        let transfer = images.relay().pull(&path, repository, manifest, watch).map_err(Fault::internal)?;
+        let name = format!("{}@{}", transfer.repository(), self.manifest.digest());
         let held = self.unless_stopped(turn, self.pull_and_hold(&transfer, &name, step)).await;
         // Even after a failure: the name may have appeared too late.
         images.remove_transfer(&name).await;
@@ -180,31 +167,6 @@ impl Fetch {
                 Err(fault::wrong_platform(&self.reference, engine.platform()).into())
             }
         }
-    }
-
-    /// The attestations of the image. The containerd store fetches them with the image, and fails without; it
-    /// unpacks none.
-    async fn attestations(&self) -> Result<Vec<Manifest>, Fault> {
-        let engine = self.images.engine();
-        if engine.image_store().checks_layers() {
-            return Ok(Vec::new());
-        }
-        let told = |problem: Problem| problem.fault(&self.reference);
-        let mut found = Vec::new();
-        for manifest in &self.manifests {
-            let children = children(manifest.bytes(), engine.platform()).map_err(told)?;
-            for digest in &children.attestations {
-                let attestation = self.repository.clone().manifest_by_digest(digest).await;
-                let attestation = attestation.map_err(|error| match error.kind() {
-                    // The engine may have one under this digest that a job has brought as something else.
-                    Kind::NotFound => fault::attestations(&self.reference),
-                    _ => error.fault(&self.reference, self.logged_in),
-                })?;
-                check_attestation(attestation.bytes()).map_err(told)?;
-                found.push(attestation);
-            }
-        }
-        Ok(found)
     }
 
     async fn pull_and_hold(&self, transfer: &Transfer, name: &str, step: &Step) -> Result<(), Fault> {

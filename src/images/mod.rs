@@ -8,6 +8,7 @@ pub mod frontend;
 #[cfg(feature = "fuzzing")]
 pub mod fuzz;
 pub mod holds;
+mod index;
 pub mod inherited;
 mod layers;
 mod locks;

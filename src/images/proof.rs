@@ -3,16 +3,13 @@
 //!
 //! A digest alone proves nothing, since a caller may run a registry that names another image's digest: the
 //! engine would find that image on the node and fetch nothing. For the same reason an index proves only
-//! itself, and the registry must also show each of its manifests that the engine might use.
+//! itself, and the registry must also show the manifest in it that the engine pulls.
 
-use std::{
-    collections::BTreeSet,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 
-use super::{Images, layers::claims::children};
+use super::{Images, index::Document};
 use crate::{
     engine::docker::fault,
     fault::{Fault, Reason},
@@ -21,24 +18,21 @@ use crate::{
 };
 
 /// A registry that does not show an image in this time counts as unavailable.
-pub(super) const REGISTRY_TIMEOUT: Duration = Duration::from_secs(60);
+const REGISTRY_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the engine's information about registries is used: the engine can reload its configuration.
 const REACH_TTL: Duration = Duration::from_secs(60);
 
-/// How many manifests an index may list. The containerd store looks at each of them whenever images are
-/// listed; 10,000 of them stop the engine. A real index has some dozens, including attestations.
-const MANIFESTS_MAX: usize = 256;
-/// How many of them wharfd reads: in a real index only one is for the engine's platform.
-const USED_MAX: usize = 32;
+/// How many indexes may lie one within another. None of the usual tools nests them.
+const INDEXES_MAX: usize = 4;
 
 /// An image that a caller can read, as proven.
 #[derive(Debug)]
 pub(super) struct Proven {
-    /// The digest of the image's manifest or index.
+    /// The digest of the image's manifest or index, under which the registry knows the image.
     pub(super) digest: Digest,
     pub(super) repository: Repository,
-    /// The manifest or index itself, and those manifests of an index that the engine might use.
-    pub(super) manifests: Vec<Manifest>,
+    /// The manifest, of an index the one for the engine's platform.
+    pub(super) manifest: Manifest,
 }
 
 /// The reason why an image is not proven.
@@ -91,27 +85,24 @@ impl Images {
 
     async fn prove(&self, reference: &Reference, login: Option<&Login>) -> Result<Proven, Unproven> {
         let mut repository = self.repository(reference, login).await.map_err(Unproven::Image)?;
-        let top = repository.manifest(reference).await?;
-        let mut seen = BTreeSet::from([top.digest().clone()]);
-        let mut left = self.used(reference, &top)?;
-        let digest = top.digest().clone();
-        let mut manifests = vec![top];
-        while let Some(digest) = left.pop() {
-            if !seen.insert(digest.clone()) {
-                continue;
-            }
-            if seen.len() > USED_MAX {
-                return Err(Unproven::Image(fault::too_many_manifests(reference, seen.len(), USED_MAX)));
-            }
-            let child = repository.manifest_by_digest(&digest).await.map_err(|error| match error.kind() {
-                // The engine might get the manifest from elsewhere.
-                Kind::NotFound => Unproven::Image(lacking(reference, &digest)),
+        let platform = self.engine().platform();
+        let mut manifest = repository.manifest(reference).await?;
+        let digest = manifest.digest().clone();
+        for _ in 0..=INDEXES_MAX {
+            let read = Document::read(manifest.bytes(), platform);
+            let chosen = match read.map_err(|problem| Unproven::Image(problem.fault(reference)))? {
+                Document::Image => return Ok(Proven { digest, repository, manifest }),
+                Document::Index(chosen) => chosen,
+            };
+            let none = || Unproven::Image(fault::wrong_platform(reference, platform));
+            let chosen = chosen.ok_or_else(none)?;
+            manifest = repository.manifest_by_digest(&chosen).await.map_err(|error| match error.kind() {
+                // The engine might have the manifest from elsewhere.
+                Kind::NotFound => Unproven::Image(lacking(reference, &chosen)),
                 _ => error.into(),
             })?;
-            left.extend(self.used(reference, &child)?);
-            manifests.push(child);
         }
-        Ok(Proven { digest, repository, manifests })
+        Err(Unproven::Image(fault::nested(reference, INDEXES_MAX)))
     }
 
     /// A client for the repository of `reference`, reached as the engine reaches it.
@@ -149,17 +140,6 @@ impl Images {
             Reach::of(&info.map_err(|error| fault::unexpected("say which registries it trusts", error))?);
         *known = Some((Instant::now(), reach.clone()));
         Ok(reach)
-    }
-
-    /// The manifests of an index that the engine might use.
-    fn used(&self, reference: &Reference, manifest: &Manifest) -> Result<Vec<Digest>, Unproven> {
-        let read = children(manifest.bytes(), self.engine().platform());
-        let children = read.map_err(|problem| Unproven::Image(problem.fault(reference)))?;
-        if children.count > MANIFESTS_MAX {
-            let fault = fault::too_many_manifests(reference, children.count, MANIFESTS_MAX);
-            return Err(Unproven::Image(fault));
-        }
-        Ok(children.used)
     }
 }
 

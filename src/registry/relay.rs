@@ -120,16 +120,16 @@ impl Relay {
         Ok(relay)
     }
 
-    /// Starts a pull from `repository`, which is called `path` at the relay, of an image with the known
-    /// `manifests`. `watch` sees the blobs as they pass.
+    /// Starts a pull from `repository`, which is called `path` at the relay, of the image with the known
+    /// `manifest`, which is not an index. `watch` sees the blobs as they pass.
     pub fn pull(
         &self,
         path: &str,
         repository: Repository,
-        manifests: Vec<Manifest>,
+        manifest: Manifest,
         watch: Option<Watch>,
     ) -> io::Result<Transfer> {
-        self.begin(path, Work::Pull(Pull::new(repository, manifests, watch)))
+        self.begin(path, Work::Pull(Pull::new(repository, manifest, watch)))
     }
 
     /// Starts a push to `target`. At the relay its repository is called `path`, or a path below that, so that

@@ -17,7 +17,7 @@ use rustix::{
 pub(super) const NAME: &str = "wharf.sqlite";
 pub(super) const LOCK_NAME: &str = "lock";
 
-const SCHEMA_VERSION: u32 = 7;
+const SCHEMA_VERSION: u32 = 8;
 
 /// One entry for each version; a released entry never changes.
 pub(super) const SCHEMA: [&str; SCHEMA_VERSION as usize] = [
@@ -113,6 +113,12 @@ pub(super) const SCHEMA: [&str; SCHEMA_VERSION as usize] = [
         weight INTEGER NOT NULL, used INTEGER NOT NULL,
         PRIMARY KEY (engine, version, input)) WITHOUT ROWID;
     CREATE INDEX suspects_used ON suspects (used);
+",
+    "
+    -- What the engine holds: the manifest's digest, or the id of an image of the node's. Of those so far it is not
+    -- known: an image without such a hold is admitted anew by its digest.
+    ALTER TABLE pins ADD COLUMN held TEXT NOT NULL DEFAULT '';
+    UPDATE pins SET held = digest;
 ",
 ];
 

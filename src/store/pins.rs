@@ -16,8 +16,10 @@ use crate::{
 pub struct Pin {
     /// Where the image came from.
     pub source: PinSource,
-    /// The digest at the registry, or the id of the image on the node.
+    /// The digest at the registry, of a manifest or an index, or the id of the image on the node.
     pub digest: Digest,
+    /// The digest of the manifest that the engine has pulled, or the id again.
+    pub held: Digest,
 }
 
 /// Where an admitted image came from.
@@ -33,28 +35,30 @@ impl Store {
     /// The pin of `reference` in `namespace` (an opaque key).
     pub async fn pin(&self, namespace: &str, reference: &Reference) -> Result<Option<Pin>, Fault> {
         let (namespace, reference) = (namespace.to_owned(), reference.to_string());
-        let found: Option<(String, String)> = self
+        let found: Option<(String, String, String)> = self
             .call(move |connection| {
                 connection
-                    .prepare_cached("SELECT source, digest FROM pins WHERE namespace = ? AND reference = ?")?
-                    .query_row([namespace, reference], |row| Ok((row.get(0)?, row.get(1)?)))
+                    .prepare_cached(
+                        "SELECT source, digest, held FROM pins WHERE namespace = ? AND reference = ?",
+                    )?
+                    .query_row([namespace, reference], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
                     .optional()
             })
             .await?;
-        Ok(found.and_then(|(source, digest)| {
+        Ok(found.and_then(|(source, digest, held)| {
             let source = match source.as_str() {
                 "registry" => PinSource::Registry,
                 "node" => PinSource::Node,
                 _ => return None,
             };
-            Some(Pin { source, digest: Digest::parse(&digest)? })
+            Some(Pin { source, digest: Digest::parse(&digest)?, held: Digest::parse(&held)? })
         }))
     }
 
     /// Pins `reference` in `namespace`.
     pub async fn set_pin(&self, namespace: &str, reference: &Reference, pin: &Pin) -> Result<(), Fault> {
-        let (namespace, reference, digest) =
-            (namespace.to_owned(), reference.to_string(), pin.digest.to_string());
+        let (namespace, reference) = (namespace.to_owned(), reference.to_string());
+        let (digest, held) = (pin.digest.to_string(), pin.held.to_string());
         let source = match pin.source {
             PinSource::Registry => "registry",
             PinSource::Node => "node",
@@ -62,8 +66,8 @@ impl Store {
         self.call(move |connection| {
             connection
                 .execute(
-                    "INSERT OR REPLACE INTO pins VALUES (?, ?, ?, ?)",
-                    params![namespace, reference, source, digest],
+                    "INSERT OR REPLACE INTO pins VALUES (?, ?, ?, ?, ?)",
+                    params![namespace, reference, source, digest, held],
                 )
                 .map(drop)
         })
@@ -134,10 +138,8 @@ mod tests {
         let path = crate::store::tests::directory("pins");
         let store = Store::open(&path).unwrap();
         let app = Reference::parse("app:1").unwrap();
-        let pin = |source, digit: &str| Pin {
-            source,
-            digest: Digest::parse(&format!("sha256:{}", digit.repeat(64))).unwrap(),
-        };
+        let digest = |digit: &str| Digest::parse(&format!("sha256:{}", digit.repeat(64))).unwrap();
+        let pin = |source, digit| Pin { source, digest: digest(digit), held: digest("f") };
         store.set_pin("a", &app, &pin(PinSource::Registry, "1")).await.unwrap();
         store.set_pin("b", &app, &pin(PinSource::Node, "2")).await.unwrap();
         assert_eq!(store.pin("a", &app).await.unwrap(), Some(pin(PinSource::Registry, "1")));

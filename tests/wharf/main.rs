@@ -27,6 +27,7 @@ mod export;
 mod first_light;
 mod harness;
 mod hostile;
+mod indexes;
 mod logs;
 mod memory;
 mod messages;
@@ -51,6 +52,7 @@ fn cases() -> Vec<Case> {
         first_light::CASES,
         names::CASES,
         registries::CASES,
+        indexes::CASES,
         sync::CASES,
         cancel::CASES,
         transfers::CASES,

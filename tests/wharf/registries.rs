@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use http::Method;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::harness::{
     Image, Registry, Test, Wharf, cases,
-    image::{File, push_index, push_texts, tar},
+    image::{File, tar},
 };
 
 cases![
@@ -20,9 +19,6 @@ cases![
     an_operators_image_survives_a_jobs_push_and_pull,
     an_image_that_a_job_has_pushed_is_not_the_operators,
     a_removed_base_can_be_fetched_again,
-    a_base_with_attestations,
-    an_index_within_an_index,
-    an_index_of_too_many_images,
 ];
 
 const USER: &str = "builder";
@@ -284,86 +280,4 @@ async fn a_removed_base_can_be_fetched_again(test: Arc<Test>) {
     second.run(["namespace", "rm"]).await.ok();
     let third = Wharf::new(&test, &wharfd, "third#1");
     third.run(["pull", &app]).await.ok();
-}
-
-/// An engine with the containerd store looks at each manifest whenever it lists its images.
-async fn an_index_of_too_many_images(test: Arc<Test>) {
-    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
-    let image = Image::base(&test.unique("base"));
-    image.push(&registry, "base", "image").await;
-    let config = image.config();
-    let platform = |variant: usize| match variant {
-        0 => serde_json::json!({"os": config["os"], "architecture": config["architecture"]}),
-        _ => serde_json::json!({"os": "linux", "architecture": "s390x", "variant": variant.to_string()}),
-    };
-    let of = |count| (0..count).map(|variant| ("image", platform(variant))).collect::<Vec<_>>();
-    push_index(&registry, "base", "many", &of(257)).await;
-    push_index(&registry, "base", "some", &of(64)).await;
-    let job = Wharf::new(&test, &wharfd, "job#1");
-    job.run(["pull", &registry.name("base:some")]).await.ok();
-    let before = registry.mark().await;
-    job.run(["pull", &registry.name("base:many")]).await.ended(1).says(&["index of 257 images"]);
-    let asked = registry.requests_since(&before).await;
-    assert!(!asked.iter().any(|request| request.contains("/blobs/")), "{asked:?}");
-}
-
-/// As BuildKit pushes images, and with them most that there are: the containerd store pulls the attestation of
-/// the image, too.
-async fn a_base_with_attestations(test: Arc<Test>) {
-    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
-    let own = Image::base(&test.unique("own")).push(&registry, "base", "own").await;
-    let config = r#"{"architecture":"unknown","os":"unknown","rootfs":{"type":"layers","diff_ids":[]}}"#;
-    let kinds = ("application/vnd.oci.image.manifest.v1+json", "application/vnd.oci.image.config.v1+json");
-    let statement =
-        push_texts(&registry, ("base", "statement"), kinds, config.to_owned(), r#""layers":[],"#).await;
-    let size = async |tag: &str| {
-        let accept = "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json";
-        let call = registry.call(Method::GET, &format!("/v2/base/manifests/{tag}")).header("accept", accept);
-        call.send().await.ok().body.len()
-    };
-    let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
-    let index = json!({
-        "schemaVersion": 2,
-        "mediaType": "application/vnd.oci.image.index.v1+json",
-        "manifests": [
-            {
-                "mediaType": "application/vnd.docker.distribution.manifest.v2+json", "digest": own,
-                "size": size("own").await, "platform": {"os": "linux", "architecture": architecture},
-            },
-            {
-                "mediaType": kinds.0, "digest": statement, "size": size("statement").await,
-                "platform": {"os": "unknown", "architecture": "unknown"},
-                "annotations": {
-                    "vnd.docker.reference.digest": own, "vnd.docker.reference.type": "attestation-manifest",
-                },
-            },
-        ],
-    });
-    let kind = "application/vnd.oci.image.index.v1+json";
-    let put = registry.call(Method::PUT, "/v2/base/manifests/attested").body(kind, index.to_string());
-    put.send().await.ok();
-    let dockerfile = format!("FROM {}\nRUN cat /mark\n", registry.name("base:attested"));
-    let context = test.context("attested", &[("Dockerfile", &dockerfile)]);
-    let job = Wharf::new(&test, &wharfd, "job#1");
-    job.build(&context, &["-t", &registry.name("app:1"), "--push"]).await.ok();
-}
-
-async fn an_index_within_an_index(test: Arc<Test>) {
-    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
-    let image = Image::base(&test.unique("base"));
-    image.push(&registry, "base", "image").await;
-    let config = image.config();
-    let platform = serde_json::json!({"os": config["os"], "architecture": config["architecture"]});
-    push_index(&registry, "base", "index", &[("image", platform.clone())]).await;
-    push_index(&registry, "base", "nested", &[("index", platform)]).await;
-    let job = Wharf::new(&test, &wharfd, "job#1");
-    job.run(["pull", &registry.name("base:index")]).await.ok();
-    let nested = registry.name("base:nested");
-    let pulled = job.run(["pull", &nested]).await;
-    if test.engine.is_containerd() {
-        // Its layers cannot be verified there.
-        pulled.ended(1).says(&[&nested, "index within an index"]);
-    } else {
-        pulled.ok();
-    }
 }

@@ -140,20 +140,17 @@ pub(crate) fn wrong_platform(reference: &Reference, platform: &Platform) -> Faul
     Fault::new(Reason::BaseImageNotFound, text)
 }
 
-/// The image's index lists another index.
-pub(crate) fn nested(reference: &Reference) -> Fault {
-    let text = format!(
-        "{} is an index within an index, whose layers the engine does not show",
-        reference.familiar()
-    );
-    Fault::new(Reason::ImageUnsupported, text)
-        .hint("use the inner index or the image itself, by its digest: `docker buildx imagetools inspect` shows both")
+/// The image's index lists an index, and so on.
+pub(crate) fn nested(reference: &Reference, max: usize) -> Fault {
+    let text = format!("{} is an index within an index, more than {max} deep", reference.familiar());
+    Fault::new(Reason::ImageUnsupported, text).hint("use the image itself, by its digest")
 }
 
-/// The image's index lists more images than there are platforms.
-pub(crate) fn too_many_manifests(reference: &Reference, count: usize, max: usize) -> Fault {
-    let text = format!("{} is an index of {count} images; at most {max} are supported", reference.familiar());
-    Fault::new(Reason::ImageUnsupported, text).hint("use one of them by its digest")
+/// The registry shows something else under the name, as Helm does.
+pub(crate) fn no_image(reference: &Reference) -> Fault {
+    let text = format!("{} is not a container image", reference.familiar());
+    Fault::new(Reason::ImageUnsupported, text)
+        .hint("`docker buildx imagetools inspect --raw` shows what the registry has under the name")
 }
 
 /// The image's config lies about its layers.
@@ -173,16 +170,6 @@ pub(crate) fn unknown_layers(reference: &Reference) -> Fault {
 pub(crate) fn elsewhere(reference: &Reference) -> Fault {
     let text = format!("{} has parts that are not in its registry (`urls`, `data`)", reference.familiar());
     Fault::new(Reason::ImageUnsupported, text).hint("push the image with all its layers to a registry")
-}
-
-/// An engine would fetch attestations that wharfd does not understand, or that the registry does not have.
-pub(crate) fn attestations(reference: &Reference) -> Fault {
-    let text = format!(
-        "{} lists attestations that are not as BuildKit makes them, or are missing",
-        reference.familiar()
-    );
-    Fault::new(Reason::ImageUnsupported, text)
-        .hint("use the image itself, by its digest: `docker buildx imagetools inspect` shows it")
 }
 
 #[cfg(test)]

@@ -7,18 +7,16 @@
 mod blobs;
 pub(super) mod claims;
 mod hashing;
-mod strict;
-
-use std::collections::HashMap;
+pub(super) mod strict;
 
 use bollard::models::ImageInspect;
 
-use claims::{claims_of, configs_of, is_read};
+use claims::{claims_of, config_of, is_read};
 
 use super::{Images, fetch::Fetch};
 use crate::{
     engine::docker::fault,
-    fault::{Fault, Reason},
+    fault::Fault,
     names::{Reference, reference::Digest},
     progress::Step,
     registry::CONFIG_BYTES_MAX,
@@ -28,20 +26,15 @@ use crate::{
 /// The claims of an image about its layers.
 #[derive(Clone, Debug)]
 pub(super) struct Claims {
-    /// A list for each manifest of the image that the engine might use.
-    lists: Vec<Vec<LayerClaim>>,
+    layers: Vec<LayerClaim>,
     /// Whether the claims were verified in an earlier fetch.
     is_known: bool,
 }
 
 impl Claims {
-    fn all(&self) -> impl Iterator<Item = &LayerClaim> {
-        self.lists.iter().flatten()
-    }
-
     /// Whether `layer`, found in `blob`, contradicts a claim.
     fn belies(&self, blob: &Digest, layer: Option<&LayerFact>) -> bool {
-        self.all().any(|claim| claim.blob == *blob && Some(&claim.layer) != layer)
+        self.layers.iter().any(|claim| claim.blob == *blob && Some(&claim.layer) != layer)
     }
 }
 
@@ -50,13 +43,13 @@ impl Images {
     /// known to be false are refused.
     pub(super) async fn layer_claims(&self, fetch: &Fetch) -> Result<Claims, Fault> {
         let platform = self.engine().platform().to_string();
-        let known = self.store().layer_claims(&fetch.digest, &platform).await?;
+        let known = self.store().layer_claims(fetch.manifest.digest(), &platform).await?;
         let claims = if known.is_empty() {
-            Claims { lists: self.read_claims(fetch).await?, is_known: false }
+            Claims { layers: self.read_claims(fetch).await?, is_known: false }
         } else {
-            Claims { lists: vec![known], is_known: true }
+            Claims { layers: known, is_known: true }
         };
-        for claim in claims.all() {
+        for claim in &claims.layers {
             let fact = self.store().layer_fact(&claim.blob).await?;
             if fact.is_some_and(|layer| layer != claim.layer) {
                 return Err(fault::forged(&fetch.reference));
@@ -74,13 +67,13 @@ impl Images {
         step: &Step,
     ) -> Result<(), Fault> {
         if !claims.is_known {
-            if !is_read(&claims.lists, image) {
+            if !is_read(&claims.layers, image) {
                 return Err(fault::forged(&fetch.reference));
             }
             let platform = self.engine().platform().to_string();
-            self.store().learn_claims(&fetch.digest, &platform, claims.all().cloned().collect()).await?;
+            self.store().learn_claims(fetch.manifest.digest(), &platform, claims.layers.clone()).await?;
         }
-        for claim in claims.all() {
+        for claim in &claims.layers {
             let layer = match self.store().layer_fact(&claim.blob).await? {
                 Some(layer) => layer,
                 // The engine had the layer before this fetch, perhaps before wharfd.
@@ -94,19 +87,13 @@ impl Images {
     }
 
     /// Reads the claims in the image's own documents.
-    async fn read_claims(&self, fetch: &Fetch) -> Result<Vec<Vec<LayerClaim>>, Fault> {
+    async fn read_claims(&self, fetch: &Fetch) -> Result<Vec<LayerClaim>, Fault> {
         let told = |problem: Problem| problem.fault(&fetch.reference);
-        let mut documents: HashMap<_, _> = fetch
-            .manifests
-            .iter()
-            .map(|manifest| (manifest.digest().clone(), manifest.bytes().clone()))
-            .collect();
-        for config in configs_of(&documents).map_err(told)? {
-            let read = fetch.repository.clone().small_blob(&config, "its config", CONFIG_BYTES_MAX).await;
-            let read = read.map_err(|error| error.fault(&fetch.reference, fetch.logged_in))?;
-            documents.insert(config, read);
-        }
-        claims_of(&fetch.digest, &documents, self.engine().platform()).map_err(told)
+        let manifest = fetch.manifest.bytes();
+        let config = config_of(manifest).map_err(told)?;
+        let config = fetch.repository.clone().small_blob(&config, "its config", CONFIG_BYTES_MAX).await;
+        let config = config.map_err(|error| error.fault(&fetch.reference, fetch.logged_in))?;
+        claims_of(manifest, &config).map_err(told)
     }
 }
 
@@ -114,29 +101,21 @@ impl Images {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Problem {
     Forged,
-    OtherPlatform,
-    Incomplete,
-    Nested,
+    /// It is neither an image's manifest nor an index.
+    NoImage,
     /// A layer's media type is unknown.
     Unknown,
     /// A part of the image is at a URL, or in its own description.
     Elsewhere,
-    /// Its attestations are not as BuildKit makes them.
-    Attestations,
 }
 
 impl Problem {
     pub(super) fn fault(self, reference: &Reference) -> Fault {
         match self {
             Self::Forged => fault::forged(reference),
-            Self::OtherPlatform | Self::Incomplete => {
-                let text = format!("the engine has pulled {} only in part", reference.familiar());
-                Fault::new(Reason::EngineFailed, text)
-            }
-            Self::Nested => fault::nested(reference),
+            Self::NoImage => fault::no_image(reference),
             Self::Unknown => fault::unknown_layers(reference),
             Self::Elsewhere => fault::elsewhere(reference),
-            Self::Attestations => fault::attestations(reference),
         }
     }
 }

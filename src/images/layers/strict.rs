@@ -12,9 +12,7 @@ use serde::{
 };
 
 /// The names that wharfd reads in an image's documents, at any level.
-const READ: [&str; 16] = [
-    "annotations",
-    "architecture",
+const READ: [&str; 11] = [
     "config",
     "data",
     "diff_ids",
@@ -22,18 +20,15 @@ const READ: [&str; 16] = [
     "layers",
     "manifests",
     "mediaType",
-    "os",
-    "platform",
     "rootfs",
     "size",
     "type",
     "urls",
-    "variant",
 ];
 
 /// An object in which no name is one of [`READ`] in another case. `T`'s derived implementation refuses equal
 /// names.
-pub(super) struct Strict<T>(pub(super) T);
+pub(in crate::images) struct Strict<T>(pub(in crate::images) T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Strict<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -122,10 +122,9 @@ impl Keys {
         self.hash("input", parts)
     }
 
-    /// The hold of an admitted image: by digest and exact platform, since one digest may stand for images of
-    /// several platforms.
-    pub fn hold(&self, digest: &Digest, platform: &str) -> String {
-        let hash = self.hash("hold", [digest.as_str(), platform]);
+    /// The hold of an admitted image, by the digest of its manifest.
+    pub fn hold(&self, manifest: &Digest) -> String {
+        let hash = self.hash("hold", [manifest.as_str()]);
         format!("{RESERVED_HOST}/{}/{HOLD_ROOM}/{hash}:1", self.instance)
     }
 

@@ -62,7 +62,7 @@ mod tests {
         let digest = Digest::from_sha256([7; 32]);
         let own = keys.names(&Namespace::new("a", "1").unwrap()).name(&Reference::parse("app").unwrap());
         for (name, expected) in [
-            (keys.hold(&digest, "linux/amd64").as_str(), Room::Hold),
+            (keys.hold(&digest).as_str(), Room::Hold),
             (keys.node_hold(&digest).as_str(), Room::Node),
             (keys.frontend(&digest).as_str(), Room::Frontend),
             (own.as_str(), Room::Namespace),

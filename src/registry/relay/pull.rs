@@ -1,7 +1,6 @@
-//! Pulls: manifests that wharfd has already read, and blobs as they come.
+//! Pulls: a manifest that wharfd has already read, and blobs as they come.
 
 use std::{
-    collections::HashMap,
     io,
     sync::{
         Arc,
@@ -14,6 +13,7 @@ use futures_util::stream;
 use http::{HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Frame;
+use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
@@ -39,13 +39,15 @@ pub struct Watcher {
     pub whole: oneshot::Sender<()>,
 }
 
-/// The manifests and blobs that a pull may see.
+/// The manifest and the blobs that a pull may see.
 pub(super) struct Pull {
     pub(super) repository: Repository,
-    manifests: HashMap<Digest, Manifest>,
+    manifest: Manifest,
+    /// The type that the engine is told of the manifest.
+    media_type: String,
     watch: Option<Watch>,
-    /// The configs of the manifests: every other blob is a layer.
-    configs: Vec<Digest>,
+    /// The config that the manifest names: every other blob is a layer.
+    config: Option<Digest>,
     /// Whether the engine has asked for a layer.
     layers_asked: AtomicBool,
     /// Has a clone for each blob that is on its way.
@@ -67,11 +69,12 @@ struct Passing {
 }
 
 impl Pull {
-    pub(super) fn new(repository: Repository, manifests: Vec<Manifest>, watch: Option<Watch>) -> Self {
-        let configs = manifests.iter().filter_map(config_of).collect();
-        let manifests = manifests.into_iter().map(|manifest| (manifest.digest().clone(), manifest));
+    pub(super) fn new(repository: Repository, manifest: Manifest, watch: Option<Watch>) -> Self {
+        let document: Value = serde_json::from_slice(manifest.bytes()).unwrap_or_default();
+        let config = document.pointer("/config/digest").and_then(Value::as_str).and_then(Digest::parse);
+        let media_type = media_type(&manifest, &document).to_owned();
         let (layers_asked, blobs) = (AtomicBool::new(false), Arc::new(()));
-        Self { repository, manifests: manifests.collect(), watch, configs, layers_asked, blobs }
+        Self { repository, manifest, media_type, watch, config, layers_asked, blobs }
     }
 
     /// Whether the engine has not asked for a layer yet, although it is not waiting for the registry.
@@ -94,7 +97,7 @@ impl Pull {
         match digest_in(what, "blobs") {
             Some(digest) => {
                 let _counted = Arc::clone(&self.blobs);
-                let max = if self.configs.contains(&digest) {
+                let max = if self.config.as_ref() == Some(&digest) {
                     CONFIG_BYTES_MAX as u64
                 } else {
                     self.layers_asked.store(true, Ordering::Relaxed);
@@ -115,24 +118,30 @@ impl Pull {
         }
     }
 
-    /// A proven manifest. For the engine, an index's other manifests do not exist.
+    /// The proven manifest. For the engine, no other exists.
     fn manifest(&self, method: &Method, digest: &Digest) -> Response<Body> {
-        let Some(manifest) = self.manifests.get(digest) else {
+        if self.manifest.digest() != digest {
             return answers::plain(StatusCode::NOT_FOUND);
-        };
-        let length = manifest.bytes().len();
-        let body = if is_head(method) { Bytes::new() } else { manifest.bytes().clone() };
-        let mut answer = answers::with(StatusCode::OK, manifest.media_type(), body);
+        }
+        let bytes = self.manifest.bytes();
+        let length = bytes.len();
+        let body = if is_head(method) { Bytes::new() } else { bytes.clone() };
+        let mut answer = answers::with(StatusCode::OK, &self.media_type, body);
         answer.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
         tell_digest(&mut answer, digest);
         answer
     }
 }
 
-/// The digest of the config in a manifest, if there is one.
-fn config_of(manifest: &Manifest) -> Option<Digest> {
-    let document: serde_json::Value = serde_json::from_slice(manifest.bytes()).ok()?;
-    Digest::parse(document.pointer("/config/digest")?.as_str()?)
+/// The type of an image's manifest: the registry's, or the one in the document. The engine would read the document as
+/// an index if a registry called it one.
+fn media_type<'a>(manifest: &'a Manifest, document: &'a Value) -> &'a str {
+    const TYPES: [&str; 2] = [
+        "application/vnd.docker.distribution.manifest.v2+json",
+        "application/vnd.oci.image.manifest.v1+json",
+    ];
+    let told = [manifest.media_type(), document.get("mediaType").and_then(Value::as_str).unwrap_or_default()];
+    told.into_iter().find(|told| TYPES.contains(told)).unwrap_or(TYPES[1])
 }
 
 impl Passing {

@@ -238,14 +238,14 @@ async fn the_engine_gets_what_was_hashed_and_no_other_bytes() {
     let manifest = repository.manifest(&reference).await.unwrap();
     let heard = registry.heard().len();
     let by_digest = format!("/v2/{PATH}/manifests/{}", manifest.digest());
-    let transfer = relay.pull(PATH, repository, vec![manifest], None).unwrap();
+    let transfer = relay.pull(PATH, repository, manifest, None).unwrap();
     assert!(ask(&transfer, "GET", &by_digest, "").await.ends_with(MANIFEST));
     assert!(ask(&transfer, "HEAD", &by_digest, "").await.ends_with("\r\n\r\n"));
     assert_eq!(registry.heard().len(), heard, "the registry may say something else the second time");
 
-    // Manifests of an index that were not proven do not exist for the engine.
-    let listed = format!("/v2/{PATH}/manifests/{}", digest(b"listed"));
-    assert!(ask(&transfer, "GET", &listed, "").await.starts_with("HTTP/1.1 404"));
+    // No other manifest exists for the engine.
+    let other = format!("/v2/{PATH}/manifests/{}", digest(b"other"));
+    assert!(ask(&transfer, "GET", &other, "").await.starts_with("HTTP/1.1 404"));
     assert_eq!(registry.heard().len(), heard);
 
     let blob = |of: &[u8]| format!("/v2/{PATH}/blobs/{}", digest(of));
@@ -270,7 +270,8 @@ async fn the_engine_gets_no_config_that_is_too_large() {
     let tells = Arc::new(AtomicBool::new(true));
     let tells_length = Arc::clone(&tells);
     let registry = Server::start(None, move |head| match head {
-        head if head.contains("manifests") => ok(&manifest),
+        head if head.contains("manifests/1 ") => ok(&manifest),
+        head if head.contains("manifests/2 ") => ok(MANIFEST),
         _ if tells_length.load(Ordering::Relaxed) => ok(&served),
         _ => format!("HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n{served}"),
     })
@@ -278,7 +279,7 @@ async fn the_engine_gets_no_config_that_is_too_large() {
     let reference = Reference::parse(&format!("{}/team/app:1", registry.host())).unwrap();
     let mut repository = Client::new(directory()).repository(&insecure(), &reference, None).unwrap();
     let proven = repository.manifest(&reference).await.unwrap();
-    let transfer = relay.pull(PATH, repository.clone(), vec![proven], None).unwrap();
+    let transfer = relay.pull(PATH, repository.clone(), proven, None).unwrap();
     let blob = format!("/v2/{PATH}/blobs/{of}");
     for tells_it in [true, false] {
         tells.store(tells_it, Ordering::Relaxed);
@@ -289,8 +290,37 @@ async fn the_engine_gets_no_config_that_is_too_large() {
     }
     // A layer may be as large.
     tells.store(true, Ordering::Relaxed);
-    let transfer = relay.pull(PATH, repository, Vec::new(), None).unwrap();
+    let other = Reference::parse(&format!("{}/team/app:2", registry.host())).unwrap();
+    let other = repository.manifest(&other).await.unwrap();
+    let transfer = relay.pull(PATH, repository, other, None).unwrap();
     assert!(ask(&transfer, "GET", &blob, "").await.ends_with(&large));
+}
+
+/// An engine reads a document by its type: what an index lists it may have already, of another's.
+#[tokio::test]
+async fn the_engine_never_hears_of_an_index() {
+    const OCI: &str = "application/vnd.oci.image.manifest.v1+json";
+    const DOCKER: &str = "application/vnd.docker.distribution.manifest.v2+json";
+    let relay = Relay::bind(&Group::root()).await.unwrap();
+    for (told, written, expected) in [
+        ("application/vnd.oci.image.index.v1+json", DOCKER, DOCKER),
+        ("text/plain", "application/vnd.oci.image.index.v1+json", OCI),
+        (DOCKER, OCI, DOCKER),
+        ("", "", OCI),
+    ] {
+        let document = format!(r#"{{"mediaType":"{written}","config":{{}},"layers":[]}}"#);
+        let registry = Server::start(None, move |_| {
+            let length = document.len();
+            format!("HTTP/1.1 200 OK\r\ncontent-type: {told}\r\ncontent-length: {length}\r\n\r\n{document}")
+        })
+        .await;
+        let reference = Reference::parse(&format!("{}/team/app:1", registry.host())).unwrap();
+        let mut repository = Client::new(directory()).repository(&insecure(), &reference, None).unwrap();
+        let manifest = repository.manifest(&reference).await.unwrap();
+        let path = format!("/v2/{PATH}/manifests/{}", manifest.digest());
+        let transfer = relay.pull(PATH, repository, manifest, None).unwrap();
+        assert_eq!(header(&ask(&transfer, "GET", &path, "").await, "content-type"), expected, "{told}");
+    }
 }
 
 /// The fault that `transfer` reports if the engine's work ends with `reason`.
@@ -314,7 +344,7 @@ async fn what_went_well_at_last_is_no_reason() {
     let reference = Reference::parse(&format!("{}/team/app:1", registry.host())).unwrap();
     let mut repository = Client::new(directory()).repository(&insecure(), &reference, None).unwrap();
     let manifest = repository.manifest(&reference).await.unwrap();
-    let transfer = relay.pull(PATH, repository, vec![manifest], None).unwrap();
+    let transfer = relay.pull(PATH, repository, manifest, None).unwrap();
     let unreached = told(&transfer, Reason::EngineFailed).await;
     assert!(unreached.text().contains("did not reach wharfd"), "{unreached}");
     assert_eq!(told(&transfer, Reason::EngineUnavailable).await.text(), "the engine's own words");
@@ -346,7 +376,7 @@ async fn an_image_whose_config_drips_does_not_wait_for_the_engine() {
     let reference = Reference::parse(&format!("{}/team/app:1", registry.host())).unwrap();
     let mut repository = Client::new(directory()).repository(&insecure(), &reference, None).unwrap();
     let manifest = repository.manifest(&reference).await.unwrap();
-    let transfer = relay.pull(PATH, repository, vec![manifest], None).unwrap();
+    let transfer = relay.pull(PATH, repository, manifest, None).unwrap();
     assert!(transfer.waits_for_the_engine());
     let mut engine = TcpStream::connect(transfer.host()).await.unwrap();
     let (user, password) = transfer.login();
