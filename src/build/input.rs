@@ -112,7 +112,6 @@ impl Input {
             return Ok(());
         }
         let texts = texts.list();
-        state.texts = texts.len();
         if let Some(earlier) = state.entered.take() {
             earlier.leave();
         }
@@ -121,6 +120,8 @@ impl Input {
         let parts = counts.iter().chain(parts.into_iter().flatten()).map(String::as_str);
         let input = self.images.keys().input(parts);
         state.entered = Some(self.images.enter(&self.caller, input).await?);
+        // Not before: each stream that asks about a refused text is refused.
+        state.texts = texts.len();
         Ok(())
     }
 
