@@ -254,7 +254,7 @@ async fn a_dockerfile_of_four_megabytes(test: Arc<Test>) {
         let labels: String = (0..120).map(|n| label(stage, n)).collect();
         format!("FROM scratch AS stage{stage}\n{labels}COPY file /\n")
     };
-    let stages: String = (0..400).map(stage).collect();
+    let stages: String = (0..440).map(stage).collect();
     let document = format!("FROM scratch\nCOPY <<EOF /large\n{}EOF\n", format!("{:01000}\n", 0).repeat(3000));
     assert!(stages.len() > 7 << 19 && document.len() > 5 << 19, "{} {}", stages.len(), document.len());
     let context = test.context("stages", &[("Dockerfile", &stages), ("file", "x")]);
