@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tonic::{Status, transport::Channel};
-use wharf::wire::v1::{ListImagesRequest, image_service_client::ImageServiceClient};
+use wharf::wire::v1::{ListImagesRequest, TagImageRequest, image_service_client::ImageServiceClient};
 
 use crate::harness::{
     Image, Test, Wharf, cases,
@@ -60,7 +60,8 @@ async fn a_caller_who_looks_at_images_delays_no_other(test: Arc<Test>) {
     let mut looks: Vec<_> = (0..LOOKS).map(|_| tokio::spawn(list(greedy.clone(), "greedy#1"))).collect();
     wait_for("the first looks", async || (relay.connections() >= before + 16).then_some(())).await;
     // The last call that the connection takes is answered without the engine, and after the others have begun.
-    list(greedy, "other#1").await.unwrap_err();
+    let denied = TagImageRequest { namespace: Some(rpc::namespace("other#1")), ..TagImageRequest::default() };
+    ImageServiceClient::new(greedy).tag_image(denied).await.unwrap_err();
     looks.push(tokio::spawn(list(other, "other#1")));
     wait_for("the other's look", async || (relay.connections() > before + 16).then_some(())).await;
     let asked = relay.connections() - before;
