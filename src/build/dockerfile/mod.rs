@@ -208,4 +208,6 @@ fn readings(text: &[u8]) -> Result<Vec<(Version, Dockerfile)>, String> {
 }
 
 #[cfg(test)]
+mod found;
+#[cfg(test)]
 mod tests;
