@@ -147,7 +147,7 @@ impl<'a> Sources<'a> {
     pub(super) async fn begin_pass(&mut self, pass: usize) -> Result<(), Fault> {
         tracing::debug!(pass, "a pass of the frontend");
         self.hold_again().await?;
-        let refused = |why| Fault::new(Reason::GraphDenied, format!("the Dockerfile is refused: {why}"));
+        let refused = |why| Fault::new(Reason::ImageUnsupported, format!("the Dockerfile is refused: {why}"));
         self.order.client.dockerfile.again().map_err(refused)
     }
 

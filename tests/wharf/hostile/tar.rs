@@ -197,7 +197,7 @@ async fn oversized_dockerfiles(test: Arc<Test>) {
     let large = "#".repeat((1 << 20) + 1);
     for (text, why) in [
         (&text, "line 14: the value of a variable would have more than 1 MiB"),
-        (&format!("FROM scratch\nLABEL a={}\n", "${a:-".repeat(300)), "line 2: more than 256"),
+        (&format!("FROM scratch\nLABEL a={}\n", "${a:-".repeat(1100)), "line 2: more than 1024"),
         (&large, "has more than 1 MiB: the builder reads it only without its checks"),
     ] {
         let message = refused(&channel, "", context_tar(&[("Dockerfile", text), ("file", "")])).await;
