@@ -91,7 +91,6 @@ const SCENES: &[Scene] = &[
     build(FINE, "build -q --network host CONTEXT"),
     // Seldom.
     build("FROM wharf.invalid/x\n", "build -q CONTEXT"),
-    build("FROM --platform=linux/s390x REGISTRY/base:1\nRUN true\n", "build -q CONTEXT"),
     build("FROM REGISTRY/base:1\nRUN --mount=type=ssh,required=true true\n", "build -q CONTEXT"),
     run("tag app:1 app@sha256:0000000000000000000000000000000000000000000000000000000000000000"),
     run("login --username me REGISTRY"),
