@@ -6,6 +6,7 @@
 //! the engine uses in place of the job's login.
 
 mod answers;
+mod failure;
 mod pull;
 mod push;
 mod sent;
@@ -32,13 +33,13 @@ use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, watch},
+    sync::Semaphore,
 };
 
 use super::{
     answer::Body,
     client::{Manifest, Repository, Target},
-    error::{Error, Kind},
+    error::Error,
 };
 use crate::{
     fault::{Fault, Reason},
@@ -46,6 +47,7 @@ use crate::{
     tasks::Group,
     telemetry::each_second,
 };
+use failure::LastFailure;
 use pull::Pull;
 pub use pull::{Watch, Watcher};
 use push::Push;
@@ -88,14 +90,6 @@ struct Shared {
 enum Work {
     Pull(Pull),
     Push(Box<Push>),
-}
-
-/// The failure of the real registry in a transfer.
-struct LastFailure {
-    /// The engine's last failed request, as a path within the repository, and the error.
-    last: Mutex<Option<(String, Error)>>,
-    /// Whether the transfer cannot succeed any more.
-    is_final: watch::Sender<bool>,
 }
 
 impl Relay {
@@ -143,7 +137,7 @@ impl Relay {
     fn begin(&self, path: &str, work: Work) -> io::Result<Transfer> {
         let random = || random_id().map_err(io::Error::other);
         let (id, password) = (random()?, Secret::new(random()?));
-        let failure = LastFailure { last: Mutex::default(), is_final: watch::Sender::new(false) };
+        let failure = LastFailure::default();
         let mut transfers = self.transfers();
         let is_push = matches!(work, Work::Push(_));
         let path = if is_push { free_path(path, &transfers) } else { path.to_owned() };
@@ -219,9 +213,16 @@ impl Relay {
         let Some(what) = within.and_then(|path| path.strip_prefix('/')).map(str::to_owned) else {
             return answers::plain(StatusCode::NOT_FOUND);
         };
-        let answered = match &shared.work {
-            Work::Pull(pull) => pull.answer(request.method(), &what, &shared).await,
-            Work::Push(push) => push.answer(&shared.path, request, &what).await,
+        let working = async {
+            match &shared.work {
+                Work::Pull(pull) => pull.answer(request.method(), &what, &shared).await,
+                Work::Push(push) => push.answer(&shared.path, request, &what).await,
+            }
+        };
+        let answered = tokio::select! {
+            answered = working => answered,
+            // The registry may still be silent, and the engine keeps a place for the layer until it has an answer.
+            () = shared.failure.is_final() => return answers::refusal(StatusCode::FORBIDDEN),
         };
         match answered {
             Ok(answer) => {
@@ -295,14 +296,12 @@ impl Transfer {
 
     /// Returns once the real registry has refused in a way that no retry by the engine changes.
     pub(super) async fn refused(&self) {
-        // Waiting cannot fail: the sender is in `shared`.
-        let _ = self.shared.failure.is_final.subscribe().wait_for(|is_final| *is_final).await;
+        self.shared.failure.is_final().await;
     }
 
     /// The fault of the engine's pull or push, if the real registry caused it.
     pub(super) fn failure(&self, fault: impl FnOnce(Error) -> Fault) -> Option<Fault> {
-        let (_, error) = self.shared.failure.last.lock().unwrap_or_else(PoisonError::into_inner).take()?;
-        Some(fault(error))
+        self.shared.failure.take().map(fault)
     }
 
     /// The fault of an engine that failed before it reached the relay.
@@ -324,42 +323,8 @@ impl Transfer {
 impl Drop for Transfer {
     fn drop(&mut self) {
         self.relay.transfers().remove(&self.id);
-    }
-}
-
-impl LastFailure {
-    /// Notes why the real registry does not deliver or accept `what`, and answers the engine accordingly.
-    fn note(&self, what: String, error: Error) -> Response<Body> {
-        let status = match error.kind() {
-            Kind::Unauthorized | Kind::Denied | Kind::Misled | Kind::Forged => StatusCode::FORBIDDEN,
-            Kind::NotFound => StatusCode::NOT_FOUND,
-            Kind::Unsupported | Kind::Other => StatusCode::BAD_REQUEST,
-            Kind::Unreachable | Kind::Unavailable | Kind::Busy => StatusCode::BAD_GATEWAY,
-        };
-        self.set(what, error, status == StatusCode::FORBIDDEN);
-        answers::refusal(status)
-    }
-
-    /// Ends the transfer.
-    fn end(&self, error: Error) {
-        self.set(String::new(), error, true);
-    }
-
-    /// Forgets the failure of `what`: the engine has tried again with success.
-    fn forget(&self, what: &str) {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if !*self.is_final.borrow() {
-            last.take_if(|(failed, _)| failed == what);
-        }
-    }
-
-    /// Later errors do not replace a final refusal: they say less.
-    fn set(&self, what: String, error: Error, is_final: bool) {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if !*self.is_final.borrow() {
-            *last = Some((what, error));
-            self.is_final.send_replace(is_final);
-        }
+        // What the engine still waits for ends too.
+        self.shared.failure.over();
     }
 }
 
