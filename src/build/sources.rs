@@ -117,10 +117,10 @@ impl<'a> Sources<'a> {
         let admissions = bases.iter().map(|reference| self.admission(reference));
         for (reference, admitted) in bases.iter().zip(join_all(admissions).await) {
             match admitted {
-                // If the Dockerfile still names it, the frontend says so.
-                Ok(admitted) if self.judge_triggers(reference, &admitted).is_err() => {}
-                Ok(admitted) if self.judge_circle(reference, &admitted).is_err() => {}
-                Ok(admitted) => self.admitted(&reference.to_string(), admitted),
+                Ok(admitted) => {
+                    // If it is refused and the Dockerfile still names it, the frontend says so.
+                    let _ = self.take(&reference.to_string(), reference, admitted);
+                }
                 // If the Dockerfile still names it, BuildKit denies it and it is tried again.
                 Err(fault) => {
                     tracing::debug!(%reference, %fault, "a base from the last build is not admitted")
@@ -164,9 +164,7 @@ impl<'a> Sources<'a> {
             self.admitted.remove(&named);
             if let Ok(reference) = Reference::parse(&named) {
                 let admitted = self.admission(&reference).await?;
-                self.judge_triggers(&reference, &admitted)?;
-                self.judge_circle(&reference, &admitted)?;
-                self.admitted(&named, admitted);
+                self.take(&named, &reference, admitted)?;
             }
         }
         Ok(())
@@ -219,9 +217,13 @@ impl<'a> Sources<'a> {
         Ok(())
     }
 
-    fn admitted(&mut self, named: &str, admitted: Admitted) {
+    /// Adds an admitted image to the sources, unless its triggers are refused.
+    fn take(&mut self, named: &str, reference: &Reference, admitted: Admitted) -> Result<(), Fault> {
+        self.judge_triggers(reference, &admitted)?;
+        self.judge_circle(reference, &admitted)?;
         self.renaming.admit(admitted.target(), named, admitted.digest());
         self.admitted.insert(named.to_owned(), admitted);
+        Ok(())
     }
 
     /// Admits a source that BuildKit's policy has denied.
@@ -246,10 +248,7 @@ impl<'a> Sources<'a> {
                     ));
                 }
                 let admitted = self.admission(&reference).await?;
-                self.judge_triggers(&reference, &admitted)?;
-                self.judge_circle(&reference, &admitted)?;
-                self.admitted(named, admitted);
-                Ok(())
+                self.take(named, &reference, admitted)
             }
             Some(("http" | "https", _)) => self.admit_url(source).await,
             Some(("git", _)) => Err(gate::git_denied(&self.renaming.text(source))),
