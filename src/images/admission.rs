@@ -48,6 +48,11 @@ pub struct Admitted {
 }
 
 impl Admitted {
+    /// An image that a hold keeps, which is the same for all namespaces.
+    fn held(digest: Option<Digest>, hold: String, inherited: Arc<Inherited>) -> Self {
+        Self { digest, content: hold.clone(), target: hold, inherited }
+    }
+
     /// The digest at the registry; `None` for an image of the namespace or the operator.
     pub fn digest(&self) -> Option<&Digest> {
         self.digest.as_ref()
@@ -144,7 +149,7 @@ impl Images {
             (Ok((digest, Fetched { manifest, hold, inherited })), _) => {
                 let pin = Pinned { source: PinSource::Registry, digest: digest.clone(), held: manifest };
                 self.store().set_pin(names.opaque(), &reference, &pin).await?;
-                Ok(Admitted { digest: Some(digest), content: hold.clone(), target: hold, inherited })
+                Ok(Admitted::held(Some(digest), hold, inherited))
             }
             (Err(fault), OnNode::Unsure(held))
                 if fault.reason() == Reason::RegistryUnavailable && self.serves_nobody(&reference).await =>
@@ -171,8 +176,7 @@ impl Images {
         if let Some(digest) = &digest {
             reporter.step(step_name(reference, digest)).done(true);
         }
-        let inherited = Inherited::of(&image).into();
-        Ok(Some(Admitted { digest, content: target.clone(), target, inherited }))
+        Ok(Some(Admitted::held(digest, target, Inherited::of(&image).into())))
     }
 
     /// Holds an image that the operator has put on the node, if there is one.
@@ -198,8 +202,7 @@ impl Images {
     async fn admit_node(&self, namespace: &str, reference: Reference, held: Held) -> Result<Admitted, Fault> {
         let pin = Pinned { source: PinSource::Node, digest: held.id.clone(), held: held.id };
         self.store().set_pin(namespace, &reference, &pin).await?;
-        let Held { hold, inherited, .. } = held;
-        Ok(Admitted { digest: None, content: hold.clone(), target: hold, inherited })
+        Ok(Admitted::held(None, held.hold, held.inherited))
     }
 
     /// Proves that the caller can read the image, and makes the engine pull it. Returns the digest and the

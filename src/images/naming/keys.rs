@@ -124,19 +124,18 @@ impl Keys {
 
     /// The hold of an admitted image, by the digest of its manifest.
     pub fn hold(&self, manifest: &Digest) -> String {
-        let hash = self.hash("hold", [manifest.as_str()]);
-        format!("{RESERVED_HOST}/{}/{HOLD_ROOM}/{hash}:1", self.instance)
+        self.in_room(HOLD_ROOM, "hold", manifest.as_str())
     }
 
     /// The hold of an image that the operator has put on the node, by its id. Separate from [`Keys::hold`],
     /// since nobody has proven access to the image, and nobody has to.
     pub fn node_hold(&self, id: &Digest) -> String {
-        format!("{RESERVED_HOST}/{}/{NODE_ROOM}/{}:1", self.instance, self.hash("node-hold", [id.as_str()]))
+        self.in_room(NODE_ROOM, "node-hold", id.as_str())
     }
 
     /// The hold of an image for one build, by a random id.
     pub fn passing_hold(&self, id: &str) -> String {
-        format!("{RESERVED_HOST}/{}/{NODE_ROOM}/{}:1", self.instance, self.hash("passing-hold", [id]))
+        self.in_room(NODE_ROOM, "passing-hold", id)
     }
 
     /// The name of a registry's repository at the relay.
@@ -146,8 +145,12 @@ impl Keys {
 
     /// The name of the frontend's image, by its content.
     pub fn frontend(&self, content: &Digest) -> String {
-        let hash = self.hash("frontend", [content.as_str()]);
-        format!("{RESERVED_HOST}/{}/{FRONTEND_ROOM}/{hash}:1", self.instance)
+        self.in_room(FRONTEND_ROOM, "frontend", content.as_str())
+    }
+
+    /// A name in one of this wharfd's rooms, by the hash of what it names.
+    fn in_room(&self, room: &str, purpose: &str, named: &str) -> String {
+        format!("{RESERVED_HOST}/{}/{room}/{}:1", self.instance, self.hash(purpose, [named]))
     }
 
     pub(super) fn reference(&self, reference: &str) -> String {
