@@ -137,8 +137,7 @@ async fn idle(socket: &Path) -> Result<impl Future<Output = ()> + use<>, Error> 
     let (mut sender, connection) = http1::handshake(TokioIo::new(UnixStream::connect(socket).await?)).await?;
     let mut connection = Box::pin(connection);
     let asked = async {
-        let request = Request::get("/_ping").header(header::HOST, "docker").body(Empty::<Bytes>::new())?;
-        sender.send_request(request).await?.into_body().collect().await?;
+        sender.send_request(get("/_ping")?).await?.into_body().collect().await?;
         Ok::<_, Error>(())
     };
     tokio::select! {
@@ -163,12 +162,15 @@ async fn ask(socket: &Path, path: &str, tasks: &Group) -> Result<Response<Incomi
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     // The connection ends when the answer is dropped.
     drop(tasks.spawn("connection", connection));
-    let request = Request::get(path).header(header::HOST, "docker").body(Empty::<Bytes>::new())?;
-    let answer = sender.send_request(request).await?;
+    let answer = sender.send_request(get(path)?).await?;
     match answer.status() {
         StatusCode::OK => Ok(answer),
         status => Err(format!("it answers {path} with {status}").into()),
     }
+}
+
+fn get(path: &str) -> http::Result<Request<Empty<Bytes>>> {
+    Request::get(path).header(header::HOST, "docker").body(Empty::new())
 }
 
 async fn in_time<T>(asked: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
