@@ -3,34 +3,26 @@
 //!
 //! A [`SessionClient`] answers these calls; this module knows only the protocol.
 
-use std::{
-    convert::Infallible,
-    future::Future,
-    io,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll, ready},
-};
+mod io;
+
+use std::{convert::Infallible, sync::Arc};
 
 use bollard_buildkit_proto::{
     health,
-    moby::{
-        buildkit::{secrets::v1 as secrets, v1::BytesMessage},
-        filesync::v1 as filesync,
-        upload::v1 as upload,
-    },
+    moby::{buildkit::secrets::v1 as secrets, filesync::v1 as filesync, upload::v1 as upload},
 };
-use bytes::{Buf as _, Bytes, BytesMut};
-use futures_util::{Stream, StreamExt as _, future::BoxFuture, stream::BoxStream};
+use bytes::Bytes;
+use futures_util::{StreamExt as _, future::BoxFuture, stream::BoxStream};
 use hyper::server::conn::http2;
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite},
     sync::mpsc,
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::PollSender;
 use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap, service::Routes};
+
+use io::SessionIo;
 
 use super::{
     connection::Connection,
@@ -50,9 +42,6 @@ const METHODS: [&str; 5] = [
     "/moby.buildkit.secrets.v1.Secrets/GetSecret",
     "/moby.upload.v1.Upload/Pull",
 ];
-
-/// Bytes gathered into one message to BuildKit; larger messages are no faster (measured).
-const MESSAGE_BYTES: usize = 64 << 10;
 
 /// The bytes that BuildKit may send on one stream before they are read. It asks for each file of a context
 /// in a frame of some ten bytes, and h2 ends a connection whose unread frames cost more than half its
@@ -127,13 +116,8 @@ impl Session {
         let mut request = Request::new(ReceiverStream::new(receiver));
         expose(request.metadata_mut(), &self.id, shared_key).map_err(Fault::internal)?;
         let mut control = connection.control();
-        let call = Box::pin(async move { control.session(request).await.map(Response::into_inner) });
-        let io = SessionIo {
-            incoming: Incoming::Opening(call),
-            read: Bytes::new(),
-            outgoing: PollSender::new(sender),
-            write: BytesMut::new(),
-        };
+        let call = async move { control.session(request).await.map(Response::into_inner) };
+        let io = SessionIo::new(call, sender);
         answer(io, client, tasks).await.map_err(|error| {
             unavailable("the session with the engine's builder broke off").caused_by(error)
         })?;
@@ -268,161 +252,5 @@ impl health::health_server::Health for Healthy {
     }
 }
 
-/// The session's byte stream over the messages of `Control.Session`.
-struct SessionIo {
-    incoming: Incoming,
-    read: Bytes,
-    outgoing: PollSender<BytesMessage>,
-    write: BytesMut,
-}
-
-/// BuildKit's side of the call. Its response arrives only after we have begun to serve.
-enum Incoming {
-    Opening(Pin<Box<dyn Future<Output = Result<Streaming<BytesMessage>, Status>> + Send>>),
-    Open(Box<Streaming<BytesMessage>>),
-}
-
-impl Incoming {
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<BytesMessage, Status>>> {
-        loop {
-            match self {
-                Self::Opening(call) => match ready!(call.as_mut().poll(cx)) {
-                    Ok(stream) => *self = Self::Open(Box::new(stream)),
-                    Err(status) => return Poll::Ready(Some(Err(status))),
-                },
-                Self::Open(stream) => return Pin::new(stream.as_mut()).poll_next(cx),
-            }
-        }
-    }
-}
-
-impl AsyncRead for SessionIo {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        while self.read.is_empty() {
-            match ready!(self.incoming.poll_next(cx)) {
-                Some(Ok(message)) => self.read = message.data.into(),
-                Some(Err(status)) => return Poll::Ready(Err(io::Error::other(status))),
-                None => return Poll::Ready(Ok(())),
-            }
-        }
-        let length = self.read.len().min(buffer.remaining());
-        buffer.put_slice(&self.read.split_to(length));
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl SessionIo {
-    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.write.is_empty() {
-            return Poll::Ready(Ok(()));
-        }
-        let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
-        ready!(self.outgoing.poll_reserve(cx)).map_err(gone)?;
-        let data = self.write.chunk().to_vec();
-        self.write.clear();
-        Poll::Ready(self.outgoing.send_item(BytesMessage { data }).map_err(gone))
-    }
-}
-
-impl AsyncWrite for SessionIo {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        if self.write.len() >= MESSAGE_BYTES {
-            ready!(self.poll_send(cx))?;
-        }
-        self.write.extend_from_slice(bytes);
-        Poll::Ready(Ok(bytes.len()))
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_send(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_send(cx))?;
-        self.outgoing.close();
-        Poll::Ready(Ok(()))
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-
-    use super::*;
-
-    /// A client without files, secrets or credentials.
-    struct Nothing;
-
-    impl SessionClient for Nothing {
-        fn sync(&self, _: DirectoryRequest, _: Messages) -> BoxFuture<'_, Result<Messages, Status>> {
-            Box::pin(async { Err(Status::not_found("nothing")) })
-        }
-
-        fn credentials<'a>(
-            &'a self,
-            _: &'a str,
-        ) -> BoxFuture<'a, Result<filesync::CredentialsResponse, Status>> {
-            Box::pin(async { Err(Status::not_found("nothing")) })
-        }
-
-        fn secret<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Secret<Vec<u8>>, Status>> {
-            Box::pin(async { Err(Status::not_found("nothing")) })
-        }
-
-        fn upload(&self, _: &str) -> Result<Messages, Status> {
-            Err(Status::not_found("nothing"))
-        }
-    }
-
-    // RFC 9113, 6: types of frames.
-    const HEADERS: u8 = 1;
-    const RST_STREAM: u8 = 3;
-    const SETTINGS: u8 = 4;
-    const PING: u8 = 6;
-    const GOAWAY: u8 = 7;
-
-    fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-        [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
-    }
-
-    /// This happens when a step fails while others wait for their secrets and wharfd reads late.
-    #[tokio::test]
-    async fn calls_that_are_taken_back_unseen_end_nothing() {
-        const CALLS: u32 = 100;
-        let path = b"/moby.buildkit.secrets.v1.Secrets/GetSecret";
-        // RFC 7541: POST and http of the static table, then a literal path.
-        let mut headers = vec![0x83, 0x86, 0x04, u8::try_from(path.len()).unwrap()];
-        headers.extend(path);
-        let mut said = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
-        said.extend(frame(SETTINGS, 0, 0, &[]));
-        let streams = || (0..CALLS).map(|call| 2 * call + 1);
-        said.extend(streams().flat_map(|stream| frame(HEADERS, 0x4, stream, &headers)));
-        said.extend(streams().flat_map(|stream| frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes())));
-        said.extend(frame(PING, 0, 0, b"all read"));
-
-        let (mut buildkit, io) = tokio::io::duplex(64 << 10);
-        buildkit.write_all(&said).await.unwrap();
-        let tasks = Group::root();
-        let answering = tasks.clone();
-        let served = tasks.spawn("answer", async move { answer(io, Arc::new(Nothing), &answering).await });
-        loop {
-            let mut head = [0; 9];
-            buildkit.read_exact(&mut head).await.unwrap();
-            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
-            let mut payload = vec![0; usize::try_from(length).unwrap()];
-            buildkit.read_exact(&mut payload).await.unwrap();
-            assert_ne!(head[3], GOAWAY, "{}", String::from_utf8_lossy(&payload));
-            if (head[3], &*payload) == (PING, b"all read") {
-                break;
-            }
-        }
-        drop(buildkit);
-        let _ = served.await;
-        tasks.close_and_wait().await;
-    }
-}
+mod tests;

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use bollard::models::ImageInspect;
 use futures_util::future::BoxFuture;
 
 use super::{
@@ -10,7 +11,7 @@ use super::{
     fetch::{Fetch, Fetched},
     holds::PassingHolds,
     inherited::Inherited,
-    naming,
+    naming::{self, Room},
     proof::Proven,
 };
 use crate::{
@@ -242,6 +243,25 @@ impl Images {
         let fetched = tasks.spawn("pull", fetch.run(step)).await??;
         tasks.cancel(Cause::Done);
         Ok((digest, fetched))
+    }
+
+    /// Whether another wharfd has brought this image to the node, from a registry or for a namespace. Then
+    /// that wharfd may have given the image its public name, which does not prove that the operator has put
+    /// the image there. This wharfd never gives public names, so its own names do not count: otherwise a
+    /// caller could take the operator's image from others by pushing and pulling it.
+    fn is_brought(&self, image: &ImageInspect) -> bool {
+        self.rooms(image).any(|(ours, room)| match room {
+            Room::Node | Room::Frontend => false,
+            Room::Hold | Room::Namespace => !ours,
+        })
+    }
+
+    /// The rooms of all wharfds that an image is in, and whether each belongs to this wharfd.
+    fn rooms<'a>(&'a self, image: &'a ImageInspect) -> impl Iterator<Item = (bool, Room)> + 'a {
+        let names = image.repo_tags.iter().flatten();
+        names
+            .filter_map(|name| naming::room(name))
+            .map(|(instance, room)| (instance == self.keys().instance(), room))
     }
 }
 

@@ -17,7 +17,9 @@ pub mod owned;
 mod proof;
 pub mod push;
 mod recovery;
+pub mod removal;
 pub(crate) mod suspects;
+pub mod tags;
 mod turns;
 
 use std::{

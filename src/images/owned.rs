@@ -1,24 +1,16 @@
 //! The images of a namespace, found only by names and ids that belong to it. "Not yours" and "not there" are
 //! the same answer.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::collections::BTreeMap;
 
-use bollard::{models::ImageInspect, query_parameters::RemoveImageOptions};
-
-use super::{
-    Images,
-    admission::CredentialSource,
-    naming::{self, Owner, PrivateName, Room},
-};
+use bollard::models::ImageInspect;
 use prost_types::Timestamp;
 
+use super::{Images, admission::CredentialSource, naming::Owner};
 use crate::{
-    engine::docker::{
-        fault::{self, Kind},
-        listing::Listed,
-    },
+    engine::docker::{fault, listing::Listed},
     fault::{Fault, Reason},
-    names::{Namespace, RESERVED_HOST, Reference, printable, reference::Digest},
+    names::{Namespace, Reference, printable, reference::Digest},
     policy::Permit,
     progress::Reporter,
     tasks::Group,
@@ -30,9 +22,9 @@ pub struct OwnedImage {
     namespace: Namespace,
     id: Digest,
     /// The names in the engine, by reference.
-    names: BTreeMap<Reference, String>,
+    pub(super) names: BTreeMap<Reference, String>,
     /// Names in the engine that builds without a tag have made.
-    untagged: Vec<String>,
+    pub(super) untagged: Vec<String>,
     created: i64,
     size: i64,
 }
@@ -43,15 +35,6 @@ struct Found {
     names: Vec<String>,
     created: i64,
     size: i64,
-}
-
-/// The result of a removal.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Removed {
-    /// The references, in full.
-    pub untagged: Vec<Reference>,
-    /// The ids of images that were removed with their last reference.
-    pub deleted: Vec<Digest>,
 }
 
 impl OwnedImage {
@@ -151,41 +134,6 @@ impl Images {
         owned.ok_or_else(|| no_such_image(namespace, text))
     }
 
-    /// Gives an image another reference in its namespace. A reference of another image moves.
-    pub async fn tag_image(&self, image: &OwnedImage, target: &Reference) -> Result<(), Fault> {
-        check_target("target", target)?;
-        let target = self.private_name(image.namespace(), target).await?;
-        self.move_name(image.namespace(), image.id().as_str(), target.as_str()).await
-    }
-
-    /// Gives `source` a name in the namespace. If the name belonged to another image, that image still
-    /// belongs to the namespace (`docker` shows it as `<none>`): without a name it would belong to nobody,
-    /// and would remain when the namespace ends. It gets its new name before it loses the old one.
-    pub(super) async fn move_name(
-        &self,
-        namespace: &Namespace,
-        source: &str,
-        target: &str,
-    ) -> Result<(), Fault> {
-        let (engine, names) = (self.engine(), self.keys().names(namespace));
-        // Nobody else may take names from the image meanwhile.
-        let _lock = self.inner.moves.lock(names.opaque()).await;
-        let before = engine.inspect_name(target).await?.and_then(|image| image.id);
-        let kept = before.as_deref().and_then(Digest::parse).map(|id| names.untagged(hex_of(&id)));
-        if let Some((id, kept)) = before.as_deref().zip(kept.as_deref()) {
-            // If a prune was faster, there is nothing to keep.
-            engine.tag_if_there(id, kept).await?;
-        }
-        engine.tag_name(source, target).await?;
-        let Some(kept) = kept else { return Ok(()) };
-        let image = engine.inspect_name(&kept).await?;
-        let others = image.iter().flat_map(|image| image.repo_tags.iter().flatten());
-        if others.into_iter().any(|name| *name != kept && names.read(name).is_some()) {
-            engine.remove_name(&kept).await?;
-        }
-        Ok(())
-    }
-
     /// Brings an image into the namespace: admits it, which ends with `tasks`, and names it. Must not be
     /// dropped: a name and the image that it replaces change together.
     pub async fn pull_image(
@@ -206,36 +154,6 @@ impl Images {
         self.move_name(namespace.subject(), admitted.target(), name.as_str()).await?;
         let image = self.find_by_name(namespace.subject(), name.as_str(), &reference.to_string()).await?;
         Ok((admitted.digest().cloned(), image))
-    }
-
-    /// Removes a reference from the namespace, and the image with its last reference. If `text` is the id of
-    /// an image with several references, `force` is required.
-    pub async fn remove_image(
-        &self,
-        namespace: &Permit<Namespace>,
-        text: &str,
-        force: bool,
-    ) -> Result<Removed, Fault> {
-        let image = self.find_image(namespace, text).await?;
-        let named = Reference::parse(text).ok().map(Reference::tagged);
-        let named = named.and_then(|reference| image.names.get_key_value(&reference));
-        let mut removed = Removed::default();
-        match named {
-            Some((reference, name)) if image.names.len() > 1 => {
-                self.remove_own(Some(reference), name, &image.id, &mut removed).await?;
-            }
-            None if image.names.len() > 1 && !force => {
-                let text = format!(
-                    "image {} has {} references: remove them one by one, or force the removal of all",
-                    printable(text),
-                    image.names.len()
-                );
-                return Err(Fault::invalid("force", text));
-            }
-            // The image is removed with its last reference.
-            Some(_) | None => self.remove_all(&image, &mut removed).await?,
-        }
-        Ok(removed)
     }
 
     /// An image as `docker inspect` shows it, but only with the namespace's names.
@@ -272,43 +190,6 @@ impl Images {
             ..ImageInspect::default()
         };
         Ok((image, serde_json::to_value(shown).map_err(Fault::internal)?))
-    }
-
-    /// Removes everything that a namespace has in the engine and in the store: images, references, pins, and
-    /// images held only for it. A namespace without anything counts as removed. Returns the number of its
-    /// images, and their references.
-    pub async fn delete_namespace(
-        &self,
-        namespace: &Permit<Namespace>,
-    ) -> Result<(usize, Vec<Reference>), Fault> {
-        let mut removed = Removed::default();
-        let images = self.list(namespace).await?;
-        for image in &images {
-            self.remove_all(image, &mut removed).await?;
-        }
-        let names = self.keys().names(namespace.subject());
-        self.store().forget_pins(names.opaque()).await?;
-        self.store().forget_long_names(self.engine().name(), names.opaque()).await?;
-        self.release_holds(names.opaque()).await?;
-        removed.untagged.sort();
-        Ok((images.len(), removed.untagged))
-    }
-
-    /// The name in the engine for a reference of a namespace, ready for use: the store knows it if it was too
-    /// long.
-    pub async fn private_name(
-        &self,
-        namespace: &Namespace,
-        reference: &Reference,
-    ) -> Result<PrivateName, Fault> {
-        let name = self.keys().names(namespace).name(reference);
-        if let Some(hash) = name.long() {
-            let reference = reference.clone().tagged().to_string();
-            let namespace = self.keys().names(namespace);
-            let engine = self.engine().name();
-            self.store().remember_long_name(engine, namespace.opaque(), hash, &reference).await?;
-        }
-        Ok(name)
     }
 
     async fn owned(&self, namespace: &Namespace, found: Found) -> Result<Option<OwnedImage>, Fault> {
@@ -351,79 +232,6 @@ impl Images {
             size: found.size,
         }))
     }
-
-    async fn remove_all(&self, image: &OwnedImage, removed: &mut Removed) -> Result<(), Fault> {
-        for (reference, name) in &image.names {
-            self.remove_own(Some(reference), name, &image.id, removed).await?;
-        }
-        for name in &image.untagged {
-            self.remove_own(None, name, &image.id, removed).await?;
-        }
-        Ok(())
-    }
-
-    async fn remove_own(
-        &self,
-        reference: Option<&Reference>,
-        name: &str,
-        id: &Digest,
-        removed: &mut Removed,
-    ) -> Result<(), Fault> {
-        let items = match self.engine().docker().remove_image(name, None::<RemoveImageOptions>, None).await {
-            Ok(items) => items,
-            Err(error) if fault::kind(&error) == Kind::NotFound => return Ok(()),
-            Err(error) if fault::kind(&error) == Kind::Conflict => {
-                let shown = reference.map_or_else(|| id.to_string(), Reference::familiar);
-                let text = format!("{shown} is in use by a container");
-                return Err(Fault::invalid("reference", text)
-                    .hint("the container does not belong to a wharfd job: its owner has to remove it first")
-                    .caused_by(error));
-            }
-            Err(error) => return Err(fault::unexpected("remove an image", error)),
-        };
-        removed.untagged.extend(reference.cloned());
-        if items.iter().any(|item| item.deleted.as_deref() == Some(id.as_str())) {
-            removed.deleted.push(id.clone());
-        }
-        Ok(())
-    }
-
-    /// Whether another wharfd has brought this image to the node, from a registry or for a namespace. Then
-    /// that wharfd may have given the image its public name, which does not prove that the operator has put
-    /// the image there. This wharfd never gives public names, so its own names do not count: otherwise a
-    /// caller could take the operator's image from others by pushing and pulling it.
-    pub(crate) fn is_brought(&self, image: &ImageInspect) -> bool {
-        self.rooms(image).any(|(ours, room)| match room {
-            Room::Node | Room::Frontend => false,
-            Room::Hold | Room::Namespace => !ours,
-        })
-    }
-
-    /// The rooms of all wharfds that an image is in, and whether each belongs to this wharfd.
-    fn rooms<'a>(&'a self, image: &'a ImageInspect) -> impl Iterator<Item = (bool, Room)> + 'a {
-        let names = image.repo_tags.iter().flatten();
-        names
-            .filter_map(|name| naming::room(name))
-            .map(|(instance, room)| (instance == self.keys().instance(), room))
-    }
-}
-
-/// Refuses a reference that cannot be a new name.
-pub(crate) fn check_target(field: impl Into<Cow<'static, str>>, target: &Reference) -> Result<(), Fault> {
-    if target.digest().is_some() {
-        let text = format!(
-            "`{}` has a digest: a new name cannot choose the image's digest; omit it",
-            target.familiar()
-        );
-        return Err(Fault::invalid(field, text));
-    }
-    if target.is_reserved() {
-        return Err(Fault::invalid(
-            field,
-            format!("names under `{RESERVED_HOST}` are wharfd's own: choose another host"),
-        ));
-    }
-    Ok(())
 }
 
 fn no_such_image(namespace: &Namespace, text: &str) -> Fault {
@@ -432,6 +240,7 @@ fn no_such_image(namespace: &Namespace, text: &str) -> Fault {
     Fault::new(Reason::ImageNotFound, text).hint("a job sees only the images of its own namespace")
 }
 
-fn hex_of(digest: &Digest) -> &str {
+/// The digits of a digest.
+pub(super) fn hex_of(digest: &Digest) -> &str {
     digest.as_str().strip_prefix("sha256:").unwrap_or_default()
 }

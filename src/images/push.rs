@@ -3,10 +3,7 @@
 
 use tokio::time::timeout;
 
-use super::{
-    Images,
-    owned::{OwnedImage, check_target},
-};
+use super::{Images, owned::OwnedImage, tags::check_target};
 use crate::{
     engine::{
         STALL_TIMEOUT,

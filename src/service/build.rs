@@ -23,7 +23,7 @@ use crate::{
     },
     fault::{Fault, Reason},
     front::{Call, End, Front, Kind},
-    images::owned::check_target,
+    images::tags::check_target,
     progress::{Progress, Reporter},
     tasks::{Cause, Group},
     wire::{

@@ -1,0 +1,85 @@
+//! The references of a namespace's images: what may be one, and how one moves from image to image.
+
+use std::borrow::Cow;
+
+use super::{
+    Images,
+    naming::PrivateName,
+    owned::{OwnedImage, hex_of},
+};
+use crate::{
+    fault::Fault,
+    names::{Namespace, RESERVED_HOST, Reference, reference::Digest},
+};
+
+impl Images {
+    /// Gives an image another reference in its namespace. A reference of another image moves.
+    pub async fn tag_image(&self, image: &OwnedImage, target: &Reference) -> Result<(), Fault> {
+        check_target("target", target)?;
+        let target = self.private_name(image.namespace(), target).await?;
+        self.move_name(image.namespace(), image.id().as_str(), target.as_str()).await
+    }
+
+    /// Gives `source` a name in the namespace. If the name belonged to another image, that image still
+    /// belongs to the namespace (`docker` shows it as `<none>`): without a name it would belong to nobody,
+    /// and would remain when the namespace ends. It gets its new name before it loses the old one.
+    pub(super) async fn move_name(
+        &self,
+        namespace: &Namespace,
+        source: &str,
+        target: &str,
+    ) -> Result<(), Fault> {
+        let (engine, names) = (self.engine(), self.keys().names(namespace));
+        // Nobody else may take names from the image meanwhile.
+        let _lock = self.inner.moves.lock(names.opaque()).await;
+        let before = engine.inspect_name(target).await?.and_then(|image| image.id);
+        let kept = before.as_deref().and_then(Digest::parse).map(|id| names.untagged(hex_of(&id)));
+        if let Some((id, kept)) = before.as_deref().zip(kept.as_deref()) {
+            // If a prune was faster, there is nothing to keep.
+            engine.tag_if_there(id, kept).await?;
+        }
+        engine.tag_name(source, target).await?;
+        let Some(kept) = kept else { return Ok(()) };
+        let image = engine.inspect_name(&kept).await?;
+        let others = image.iter().flat_map(|image| image.repo_tags.iter().flatten());
+        if others.into_iter().any(|name| *name != kept && names.read(name).is_some()) {
+            engine.remove_name(&kept).await?;
+        }
+        Ok(())
+    }
+
+    /// The name in the engine for a reference of a namespace, ready for use: the store knows it if it was too
+    /// long.
+    pub async fn private_name(
+        &self,
+        namespace: &Namespace,
+        reference: &Reference,
+    ) -> Result<PrivateName, Fault> {
+        let name = self.keys().names(namespace).name(reference);
+        if let Some(hash) = name.long() {
+            let reference = reference.clone().tagged().to_string();
+            let namespace = self.keys().names(namespace);
+            let engine = self.engine().name();
+            self.store().remember_long_name(engine, namespace.opaque(), hash, &reference).await?;
+        }
+        Ok(name)
+    }
+}
+
+/// Refuses a reference that cannot be a new name.
+pub(crate) fn check_target(field: impl Into<Cow<'static, str>>, target: &Reference) -> Result<(), Fault> {
+    if target.digest().is_some() {
+        let text = format!(
+            "`{}` has a digest: a new name cannot choose the image's digest; omit it",
+            target.familiar()
+        );
+        return Err(Fault::invalid(field, text));
+    }
+    if target.is_reserved() {
+        return Err(Fault::invalid(
+            field,
+            format!("names under `{RESERVED_HOST}` are wharfd's own: choose another host"),
+        ));
+    }
+    Ok(())
+}
