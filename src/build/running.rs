@@ -30,8 +30,8 @@ use crate::{
     },
     fault::{Fault, Reason},
     images::{Images, admission::CredentialSource, frontend, owned::OwnedImage},
-    names::{Namespace, RESERVED_HOST, printable, random_id, shortened},
-    policy::Permit,
+    names::{Namespace, RESERVED_HOST, Reference, printable, random_id, shortened},
+    policy::{Permit, TagAs},
     progress::Reporter,
     wire::{build::BuildSpec, v1},
 };
@@ -48,6 +48,8 @@ const MESSAGE_BYTES_MAX: usize = 16 << 10;
 pub struct Order {
     /// The namespace in which it runs.
     pub namespace: Permit<Namespace>,
+    /// The references that the image gets.
+    pub tags: Vec<Permit<TagAs>>,
     /// The build itself.
     pub spec: BuildSpec,
     /// The client behind it.
@@ -58,6 +60,11 @@ impl Order {
     /// The job of the build.
     pub(super) fn job(&self) -> &str {
         self.namespace.subject().job()
+    }
+
+    /// The references that the image gets.
+    pub(super) fn references(&self) -> impl Iterator<Item = &Reference> {
+        self.tags.iter().map(|tag| tag.subject().reference())
     }
 }
 
@@ -87,7 +94,7 @@ pub async fn run(images: &Images, order: &Order, reporter: &Reporter) -> Result<
     match passed {
         Ok(Passed::Exported(facts)) => {
             // Must not be cancelled: a name and the image that it replaces change together.
-            let image = export.tag(&order.spec.tags).await;
+            let image = export.tag(&order.tags).await;
             let finished = match image {
                 Ok(image) => tasks.unless_cancelled(build.finish(&facts, &image)).await,
                 Err(fault) => Ok(Err(fault)),
@@ -379,13 +386,13 @@ impl<'a> Build<'a> {
             config_digest: config,
             digest,
             descriptor: descriptor(facts).unwrap_or_default(),
-            references: self.spec.tags.iter().map(ToString::to_string).collect(),
+            references: self.order.references().map(ToString::to_string).collect(),
             ..v1::BuildResult::default()
         };
         if self.spec.push {
             let client: &BuildClient = &self.order.client;
-            for tag in &self.spec.tags {
-                let target = self.order.namespace.push_to(tag.clone())?;
+            for tag in self.order.references() {
+                let target = self.order.namespace.push_to("start.spec.tags", tag.clone())?;
                 let login = CredentialSource::credentials(client, tag.host()).await?;
                 let pushing = self.images.push(image, &target, login.as_ref(), self.reporter, &client.tasks);
                 let digest = pushing.await?.to_string();

@@ -13,8 +13,8 @@ use std::{
 use super::{Images, naming::NamespaceNames, owned::OwnedImage};
 use crate::{
     fault::{Fault, causes},
-    names::{Namespace, Reference, random_id},
-    policy::Permit,
+    names::{Namespace, random_id},
+    policy::{Permit, TagAs},
     telemetry::each_second,
 };
 
@@ -85,10 +85,9 @@ impl Export {
 
     /// Gives the finished image its references, and finds it. The images that the references named before
     /// still belong to the namespace.
-    pub async fn tag(&self, references: &[Reference]) -> Result<OwnedImage, Fault> {
+    pub async fn tag(&self, references: &[Permit<TagAs>]) -> Result<OwnedImage, Fault> {
         for reference in references {
-            let target = self.images.private_name(&self.namespace, reference).await?;
-            self.images.move_name(&self.namespace, &self.name, target.as_str()).await?;
+            self.images.give_reference(&self.namespace, &self.name, reference).await?;
         }
         self.images.find_by_name(&self.namespace, &self.name, &self.name).await
     }

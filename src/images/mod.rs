@@ -19,7 +19,7 @@ pub mod push;
 mod recovery;
 pub mod removal;
 pub(crate) mod suspects;
-pub mod tags;
+mod tags;
 mod turns;
 
 use std::{

@@ -3,7 +3,7 @@
 
 use tokio::time::timeout;
 
-use super::{Images, owned::OwnedImage, tags::check_target};
+use super::{Images, owned::OwnedImage};
 use crate::{
     engine::{
         STALL_TIMEOUT,
@@ -21,7 +21,7 @@ use crate::{
 };
 
 impl Images {
-    /// Pushes an image of a namespace to `target` (`:latest` if it has no tag). Returns the digest of the
+    /// Pushes an image of a namespace to `target`. Returns the digest of the
     /// manifest at the registry. Work that must not be interrupted runs in a group below `tasks`.
     pub async fn push(
         &self,
@@ -35,9 +35,7 @@ impl Images {
         if target.namespace() != image.namespace() {
             return Err(Fault::internal("the permission to push is for another namespace"));
         }
-        let target = target.reference();
-        check_target("reference", target)?;
-        let target = target.clone().tagged();
+        let target = target.reference().clone();
         let step = reporter.step(format!("push {}", target.familiar()));
         // Below the caller's group: the namespace must not end before the engine has forgotten the transfer's
         // name.

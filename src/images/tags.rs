@@ -1,6 +1,4 @@
-//! The references of a namespace's images: what may be one, and how one moves from image to image.
-
-use std::borrow::Cow;
+//! The references of a namespace's images, and how one moves from image to image.
 
 use super::{
     Images,
@@ -9,15 +7,29 @@ use super::{
 };
 use crate::{
     fault::Fault,
-    names::{Namespace, RESERVED_HOST, Reference, reference::Digest},
+    names::{Namespace, Reference, reference::Digest},
+    policy::{Permit, TagAs},
 };
 
 impl Images {
     /// Gives an image another reference in its namespace. A reference of another image moves.
-    pub async fn tag_image(&self, image: &OwnedImage, target: &Reference) -> Result<(), Fault> {
-        check_target("target", target)?;
-        let target = self.private_name(image.namespace(), target).await?;
-        self.move_name(image.namespace(), image.id().as_str(), target.as_str()).await
+    pub async fn tag_image(&self, image: &OwnedImage, target: &Permit<TagAs>) -> Result<(), Fault> {
+        self.give_reference(image.namespace(), image.id().as_str(), target).await
+    }
+
+    /// Gives `source`, an image of the namespace, a reference.
+    pub(super) async fn give_reference(
+        &self,
+        namespace: &Namespace,
+        source: &str,
+        target: &Permit<TagAs>,
+    ) -> Result<(), Fault> {
+        let target = target.subject();
+        if target.namespace() != namespace {
+            return Err(Fault::internal("the permission to tag is for another namespace"));
+        }
+        let name = self.private_name(namespace, target.reference()).await?;
+        self.move_name(namespace, source, name.as_str()).await
     }
 
     /// Gives `source` a name in the namespace. If the name belonged to another image, that image still
@@ -50,7 +62,7 @@ impl Images {
 
     /// The name in the engine for a reference of a namespace, ready for use: the store knows it if it was too
     /// long.
-    pub async fn private_name(
+    pub(super) async fn private_name(
         &self,
         namespace: &Namespace,
         reference: &Reference,
@@ -64,22 +76,4 @@ impl Images {
         }
         Ok(name)
     }
-}
-
-/// Refuses a reference that cannot be a new name.
-pub(crate) fn check_target(field: impl Into<Cow<'static, str>>, target: &Reference) -> Result<(), Fault> {
-    if target.digest().is_some() {
-        let text = format!(
-            "`{}` has a digest: a new name cannot choose the image's digest; omit it",
-            target.familiar()
-        );
-        return Err(Fault::invalid(field, text));
-    }
-    if target.is_reserved() {
-        return Err(Fault::invalid(
-            field,
-            format!("names under `{RESERVED_HOST}` are wharfd's own: choose another host"),
-        ));
-    }
-    Ok(())
 }

@@ -1,6 +1,7 @@
 //! The rules for callers. A [`Permit`] is made here and nowhere else.
 
 use std::{
+    borrow::Cow,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::Arc,
 };
@@ -8,7 +9,7 @@ use std::{
 use crate::{
     config::AT_ONCE,
     fault::{Fault, Reason},
-    names::{Namespace, Pattern, Reference, printable, printable_url},
+    names::{Namespace, Pattern, RESERVED_HOST, Reference, printable, printable_url},
 };
 
 /// A subject that the policy allows, with the rules that allow it.
@@ -34,6 +35,13 @@ impl<T> Permit<T> {
 #[derive(Debug)]
 pub struct PullFrom(Reference);
 
+/// A reference that an image of a namespace may get.
+#[derive(Debug)]
+pub struct TagAs {
+    namespace: Namespace,
+    reference: Reference,
+}
+
 /// A reference that an image of a namespace may be pushed to.
 #[derive(Debug)]
 pub struct PushTo {
@@ -52,13 +60,25 @@ impl PullFrom {
     }
 }
 
+impl TagAs {
+    /// The namespace whose images may get it.
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    /// The reference, with a tag.
+    pub fn reference(&self) -> &Reference {
+        &self.reference
+    }
+}
+
 impl PushTo {
     /// The namespace whose images may be pushed there.
     pub fn namespace(&self) -> &Namespace {
         &self.namespace
     }
 
-    /// The reference that they may be pushed to.
+    /// The reference that they may be pushed to, with a tag.
     pub fn reference(&self) -> &Reference {
         &self.reference
     }
@@ -82,8 +102,25 @@ impl Permit<Namespace> {
         Ok(self.permit(PullFrom(reference)))
     }
 
-    /// Whether an image of the namespace may be pushed to `reference`.
-    pub fn push_to(&self, reference: Reference) -> Result<Permit<PushTo>, Fault> {
+    /// Whether an image of the namespace may get `reference` (`:latest` if it has no tag), which comes from
+    /// `field` of a request.
+    pub fn tag_as(
+        &self,
+        field: impl Into<Cow<'static, str>>,
+        reference: Reference,
+    ) -> Result<Permit<TagAs>, Fault> {
+        let reference = new_name(field, reference)?;
+        Ok(self.permit(TagAs { namespace: self.subject.clone(), reference }))
+    }
+
+    /// Whether an image of the namespace may be pushed to `reference` (`:latest` if it has no tag), which comes
+    /// from `field` of a request.
+    pub fn push_to(
+        &self,
+        field: impl Into<Cow<'static, str>>,
+        reference: Reference,
+    ) -> Result<Permit<PushTo>, Fault> {
+        let reference = new_name(field, reference)?;
         self.rules.registry(&reference)?;
         Ok(self.permit(PushTo { namespace: self.subject.clone(), reference }))
     }
@@ -178,6 +215,22 @@ impl Rules {
     }
 }
 
+/// Refuses a reference that cannot be a new name of an image.
+fn new_name(field: impl Into<Cow<'static, str>>, reference: Reference) -> Result<Reference, Fault> {
+    if reference.digest().is_some() {
+        let text = format!(
+            "`{}` has a digest: a new name cannot choose the image's digest; omit it",
+            reference.familiar()
+        );
+        return Err(Fault::invalid(field, text));
+    }
+    if reference.is_reserved() {
+        let text = format!("names under `{RESERVED_HOST}` are wharfd's own: choose another host");
+        return Err(Fault::invalid(field, text));
+    }
+    Ok(reference.tagged())
+}
+
 /// Whether an address belongs neither to this node nor to its network and does not lead to such an
 /// address. The exceptions are those of IANA's special-purpose registries (RFC 6890, with later entries).
 pub(crate) fn is_public(address: IpAddr) -> bool {
@@ -247,6 +300,22 @@ mod tests {
         assert!(rules.namespace(Namespace::new("acme/app", "1").unwrap()).is_ok());
         let fault = rules.namespace(Namespace::new("acmes", "1").unwrap()).unwrap_err();
         assert_eq!(fault.reason(), Reason::NamespaceDenied);
+    }
+
+    #[test]
+    fn a_new_name_has_no_digest_and_is_not_wharfds() {
+        let rules = Arc::new(Rules::built_in("serve[0]", "acme/*".parse().unwrap()));
+        let namespace = rules.namespace(Namespace::new("acme/app", "1").unwrap()).unwrap();
+        let reference = |text: &str| Reference::parse(text).unwrap();
+        let tag = namespace.tag_as("target", reference("app")).unwrap();
+        assert_eq!(tag.subject().reference(), &reference("app:latest"));
+        assert_eq!(tag.subject().namespace(), namespace.subject());
+        let digest = format!("app@sha256:{}", "a".repeat(64));
+        for denied in ["wharf.invalid/i/hold/h:1", "x.WHARF.invalid/app:1", &digest] {
+            let fault = namespace.tag_as("target", reference(denied)).unwrap_err();
+            assert_eq!(fault.field(), Some("target"), "{denied}");
+            assert!(namespace.push_to("reference", reference(denied)).is_err(), "{denied}");
+        }
     }
 
     #[test]

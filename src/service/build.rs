@@ -23,7 +23,6 @@ use crate::{
     },
     fault::{Fault, Reason},
     front::{Call, End, Front, Kind},
-    images::tags::check_target,
     progress::{Progress, Reporter},
     tasks::{Cause, Group},
     wire::{
@@ -118,10 +117,10 @@ impl Build {
         };
         let namespace = authorize(call, start.namespace)?;
         let spec = start.spec.ok_or_else(|| Fault::invalid("start.spec", "there is nothing to build"))?;
-        let spec = BuildSpec::from_wire(spec)?;
-        for (index, tag) in spec.tags.iter().enumerate() {
-            check_target(format!("start.spec.tags[{index}]"), tag)?;
-        }
+        let mut spec = BuildSpec::from_wire(spec)?;
+        let tags = std::mem::take(&mut spec.tags).into_iter().enumerate();
+        let tags = tags.map(|(index, tag)| namespace.tag_as(format!("start.spec.tags[{index}]"), tag));
+        let tags = tags.collect::<Result<_, _>>()?;
         let logins = Logins::from_wire("start.credentials", start.credentials)?;
         let session = if start.session_id.is_empty() {
             None
@@ -161,7 +160,7 @@ impl Build {
             tasks: tasks.clone(),
             refused: Arc::default(),
         };
-        let order = Order { namespace, spec, client: Arc::new(client) };
+        let order = Order { namespace, tags, spec, client: Arc::new(client) };
         let work =
             |reporter: Reporter| async move { Box::pin(running::run(&images, &order, &reporter)).await };
         let progress = |progress: Progress| response(build_response::Response::Progress(progress.into()));

@@ -55,7 +55,7 @@ impl ImageService for Images {
                 let look = front.look(&looking, Look::Work).await?;
                 let image = images.find_image(&permit, &reference.to_string()).await?;
                 drop(look);
-                let target = permit.push_to(reference.clone())?;
+                let target = permit.push_to("reference", reference.clone())?;
                 let login = credentials.of(reference.host());
                 let digest = images.push(&image, &target, login, &reporter, &tasks).await?;
                 Ok(v1::PushImageResult { reference: reference.to_string(), digest: digest.to_string() })
@@ -104,7 +104,7 @@ impl ImageService for Images {
         let request = request.into_inner();
         answer(&call, async {
             let permit = authorize(&call, request.namespace)?;
-            let target = reference("target", &request.target)?.tagged();
+            let target = permit.tag_as("target", reference("target", &request.target)?)?;
             let images = call.images().await?;
             let member = self.front.begin(&call, &permit, Kind::Change)?;
             let (front, call) = (Arc::clone(&self.front), call.clone());
