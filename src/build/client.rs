@@ -9,9 +9,13 @@ use bollard_buildkit_proto::moby::{
     buildkit::secrets::v1::GetSecretResponse, filesync::v1::CredentialsResponse,
 };
 use bytes::Bytes;
-use futures_util::{StreamExt as _, future::BoxFuture, stream};
+use futures_util::{
+    StreamExt as _,
+    future::BoxFuture,
+    stream::{self, BoxStream},
+};
 use prost::Message;
-use tonic::{Code, Status, Streaming};
+use tonic::{Code, Status};
 
 use super::{
     dockerfile,
@@ -19,7 +23,7 @@ use super::{
     input::{Hear, Input},
     packets::{Judge, told},
     patience::{Patience, minutes},
-    session::{Attached, ClientSession},
+    session::{Attached, ClientSession, FromClient, Subject},
     tar::Tar,
 };
 use crate::{
@@ -30,12 +34,8 @@ use crate::{
     },
     fault::{Fault, Reason},
     images::admission::CredentialSource,
-    names::{Login, Secret},
+    names::{Login, Logins, Secret},
     tasks::Group,
-    wire::{
-        credentials::Logins,
-        v1::{self, attach_request::Request, stream_opened::Subject},
-    },
 };
 
 /// How long an attached client may take to answer one request.
@@ -83,24 +83,24 @@ impl BuildClient {
 
 /// The client's one message on a stream, which must come within this time.
 async fn answer<M: Message + Default>(
-    mut incoming: Streaming<v1::AttachRequest>,
+    mut incoming: BoxStream<'static, Result<FromClient, Status>>,
     within: Duration,
 ) -> Result<M, Status> {
-    let answer = tokio::time::timeout(within, incoming.message()).await;
+    let answer = tokio::time::timeout(within, incoming.next()).await;
     let answer = answer.map_err(|_| {
         Status::deadline_exceeded(format!("the client gave no answer within {}", minutes(within)))
     })?;
-    let message = match answer?.and_then(|request| request.request) {
-        Some(Request::Message(message)) => message,
-        Some(Request::Error(error)) => return Err(client_error(error)),
-        Some(Request::StreamId(_)) | None => return Err(Status::aborted("the client gave no answer")),
+    let message = match answer.transpose()? {
+        Some(FromClient::Message(message)) => message,
+        Some(FromClient::Error(code, message)) => return Err(client_error(code, &message)),
+        Some(FromClient::Empty) | None => return Err(Status::aborted("the client gave no answer")),
     };
     M::decode(message).map_err(|_| Status::aborted("the client's answer cannot be read"))
 }
 
 /// The client's side of a sync.
 struct ClientSide {
-    incoming: Streaming<v1::AttachRequest>,
+    incoming: BoxStream<'static, Result<FromClient, Status>>,
     judge: Arc<Mutex<Judge>>,
     ignored: IgnoreFiles,
     /// Lets the judged texts into BuildKit.
@@ -123,15 +123,12 @@ impl ClientSide {
     }
 
     async fn next(&mut self) -> Option<Result<Bytes, Status>> {
-        let request = match self.patience.wait(self.incoming.message()).await {
-            Ok(Ok(request)) => request?.request,
-            Ok(Err(status)) => {
-                return Some(Err(Status::new(status.code(), "the client broke off the sync")));
-            }
+        let said = match self.patience.wait(self.incoming.next()).await {
+            Ok(said) => said?,
             Err(silent) => return Some(Err(silent)),
         };
-        Some(match request {
-            Some(Request::Message(message)) => {
+        Some(match said {
+            Ok(FromClient::Message(message)) => {
                 let judged = lock(&self.judge).client_says(message);
                 let mut judged = judged.and_then(|message| self.ignored.pass(message));
                 if judged.is_ok()
@@ -144,10 +141,9 @@ impl ClientSide {
                 }
                 judged
             }
-            Some(Request::Error(error)) => Err(client_error(error)),
-            Some(Request::StreamId(_)) | None => {
-                Err(Status::invalid_argument("a message of the stream is empty"))
-            }
+            Ok(FromClient::Error(code, message)) => Err(client_error(code, &message)),
+            Ok(FromClient::Empty) => Err(Status::invalid_argument("a message of the stream is empty")),
+            Err(status) => Err(Status::new(status.code(), "the client broke off the sync")),
         })
     }
 }
@@ -159,13 +155,13 @@ fn lock(sync: &Mutex<Judge>) -> MutexGuard<'_, Judge> {
 }
 
 /// The client's own error text. It goes to BuildKit and comes back in a failure.
-fn client_error(error: v1::StreamError) -> Status {
-    let code = match Code::from(error.code) {
+fn client_error(code: Code, message: &str) -> Status {
+    let code = match code {
         // These say that the engine broke the build off, which is not for a client to say.
         Code::Ok | Code::Unavailable | Code::Cancelled => Code::Unknown,
         code => code,
     };
-    Status::new(code, told(&error.message))
+    Status::new(code, told(message))
 }
 
 impl SessionClient for BuildClient {
@@ -181,14 +177,7 @@ impl SessionClient for BuildClient {
             }
             let judge = Judge::of(&request, &self.dockerfile);
             let (judge, ignored) = (Arc::new(Mutex::new(judge)), IgnoreFiles::of(&request));
-            let Attached { incoming, outgoing } = session
-                .stream(Subject::FileSync(v1::FileSync {
-                    directory: request.name,
-                    include_patterns: request.include_patterns,
-                    exclude_patterns: request.exclude_patterns,
-                    follow_paths: request.follow_paths,
-                }))
-                .await?;
+            let Attached { incoming, outgoing } = session.stream(Subject::Sync(request)).await?;
             let tasks = self.tasks.clone();
             let of_both = Arc::clone(&judge);
             self.tasks.spawn("file sync", async move {
@@ -196,9 +185,8 @@ impl SessionClient for BuildClient {
                 let relay = async {
                     while let Some(Ok(message)) = packets.next().await {
                         let judged = lock(&of_both).builder_says(message);
-                        let response = judged.map(|message| v1::AttachResponse { message });
-                        let goes_on = response.is_ok();
-                        if outgoing.send(response).await.is_err() || !goes_on {
+                        let goes_on = judged.is_ok();
+                        if outgoing.send(judged).await.is_err() || !goes_on {
                             break;
                         }
                     }
@@ -223,8 +211,7 @@ impl SessionClient for BuildClient {
             if !offers {
                 return Err(Status::not_found(format!("secret {id}: not found")));
             }
-            let answer: GetSecretResponse =
-                self.ask(Subject::Secret(v1::SecretQuery { id: id.to_owned() })).await?;
+            let answer: GetSecretResponse = self.ask(Subject::Secret(id.to_owned())).await?;
             Ok(Secret::new(answer.data))
         })
     }
@@ -244,8 +231,7 @@ impl CredentialSource for BuildClient {
             if !asks {
                 return Ok(None);
             }
-            let query = Subject::Credentials(v1::CredentialsQuery { host: host.to_owned() });
-            match self.ask::<CredentialsResponse>(query).await {
+            match self.ask::<CredentialsResponse>(Subject::Credentials(host.to_owned())).await {
                 Ok(answer) if answer.secret.is_empty() => Ok(None),
                 // As in BuildKit: a secret without a username is an identity token.
                 Ok(answer) if answer.username.is_empty() => Ok(Some(Login {

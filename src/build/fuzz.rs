@@ -23,8 +23,8 @@ use super::{
 };
 use crate::{
     buildkit::{filesync::DirectoryRequest, solve::Answer},
+    go_mode as mode,
     images::inherited::Inherited,
-    wire::mode,
 };
 
 /// A judge for a Dockerfile that the engine's own frontend reads.

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use tonic::Status;
 
-use crate::{buildkit::filesync::DirectoryRequest, names::printable, wire::mode};
+use crate::{buildkit::filesync::DirectoryRequest, go_mode as mode, names::printable};
 
 /// The name of an ignore file, or the end of its name.
 const SUFFIX: &str = ".dockerignore";

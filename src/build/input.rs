@@ -11,13 +11,12 @@ use futures_util::future::BoxFuture;
 use sha2::{Digest as _, Sha256};
 use tonic::Status;
 
-use super::gate::Refusal;
+use super::{gate::Refusal, spec::BuildSpec};
 use crate::{
     buildkit::{failure, solve::Ended},
     fault::Fault,
     images::{Images, suspects::Entered},
     names::{CallerId, reference::Digest},
-    wire::build::BuildSpec,
 };
 
 /// The texts that BuildKit reads itself, as far as they have come: a Dockerfile, and the ignore file beside it.

@@ -7,11 +7,11 @@ use bollard_buildkit_proto::moby::buildkit::v1::sourcepolicy::{
     MatchType, Policy, PolicyAction, Rule, Selector, Update,
 };
 
-use super::gate::definition::Attributes;
-use crate::{
-    names::RESERVED_HOST,
-    wire::build::{BuildSpec, Network},
+use super::{
+    gate::definition::Attributes,
+    spec::{BuildSpec, Network},
 };
+use crate::names::RESERVED_HOST;
 
 /// Keyed hashes for one job, never the job's name: BuildKit joins such keys with `/`, so one job's name could
 /// be a prefix of another's.

@@ -18,8 +18,8 @@ use tonic::Status;
 use super::dockerfile;
 use crate::{
     buildkit::filesync::DirectoryRequest,
+    go_mode as mode,
     names::{printable, shortened},
-    wire::mode,
 };
 
 /// Each entry costs wharfd about twenty bytes, and BuildKit about a hundred. No real context is refused.

@@ -16,8 +16,10 @@ use super::{
     gate::{self, Gate, Refusal},
     input::PassEnd,
     isolation::{self, JobKeys},
+    outcome::{Built, Failed, FailureKind, Outcome},
     pass_facts::{PassFacts, descriptor},
     sources::Sources,
+    spec::BuildSpec,
     stop::unless_stopped,
     tar::Tar,
 };
@@ -33,7 +35,6 @@ use crate::{
     names::{Namespace, RESERVED_HOST, Reference, printable, random_id, shortened},
     policy::{Permit, TagAs},
     progress::Reporter,
-    wire::{build::BuildSpec, v1},
 };
 
 /// No real Dockerfile names more images, or more URLs one after the other.
@@ -66,15 +67,6 @@ impl Order {
     pub(super) fn references(&self) -> impl Iterator<Item = &Reference> {
         self.tags.iter().map(|tag| tag.subject().reference())
     }
-}
-
-/// The end of a build. A failed step is an outcome, not a fault.
-#[derive(Debug)]
-pub enum Outcome {
-    /// The image.
-    Built(v1::BuildResult),
-    /// The Dockerfile or a step failed.
-    Failed(v1::BuildFailure),
 }
 
 /// Runs a build to its end. Watches its client's tasks itself, and must not be dropped: a cancelled build
@@ -115,7 +107,7 @@ pub async fn run(images: &Images, order: &Order, reporter: &Reporter) -> Result<
 
 enum Passed {
     Exported(HashMap<String, String>),
-    Failed { failure: v1::BuildFailure, is_over: bool },
+    Failed { failure: Failed, is_over: bool },
 }
 
 /// The reason why there is no image.
@@ -317,7 +309,7 @@ impl<'a> Build<'a> {
                     None if failure.message.contains(RESERVED_HOST) => {
                         Next::End(Err(self.foreign_platform(&failure).into()))
                     }
-                    None => Next::End(self.failed(v1::BuildFailureKind::Dockerfile, &status, failure)),
+                    None => Next::End(self.failed(FailureKind::Dockerfile, &status, failure)),
                 }
             }
             Ended::Failed(status) => {
@@ -326,7 +318,7 @@ impl<'a> Build<'a> {
                     Some(source) if !self.sources.has_been_asked_for(source) => {
                         Next::Admit(vec![source.to_owned()])
                     }
-                    _ => Next::End(self.failed(v1::BuildFailureKind::Step, &status, failure)),
+                    _ => Next::End(self.failed(FailureKind::Step, &status, failure)),
                 }
             }
         }
@@ -340,12 +332,7 @@ impl<'a> Build<'a> {
         Fault::new(Reason::GraphDenied, text).hint(gate::PLATFORM_HINT)
     }
 
-    fn failed(
-        &self,
-        kind: v1::BuildFailureKind,
-        status: &Status,
-        failure: Failure,
-    ) -> Result<Passed, Unmade> {
+    fn failed(&self, kind: FailureKind, status: &Status, failure: Failure) -> Result<Passed, Unmade> {
         // Either BuildKit has answered, or the build's state is unknown.
         let is_over = !failure::is_broken_off(status);
         if let Some(cause) = self.order.client.tasks.cancelled_by() {
@@ -361,33 +348,23 @@ impl<'a> Build<'a> {
         if failure::is_untold(status) && self.order.client.tar.is_some() {
             message.push_str(", or the context not a tar archive");
         }
-        let failure = v1::BuildFailure {
-            kind: kind.into(),
-            message,
-            vertex: failure.vertex.unwrap_or_default(),
-            exit_code: failure.exit_code.unwrap_or_default(),
-            source: failure.source.map(Into::into),
-        };
+        let Failure { vertex, exit_code, source, .. } = failure;
+        let failure = Failed { kind, message, vertex, exit_code, source };
         Ok(Passed::Failed { failure, is_over })
     }
 
     /// Inspects the image after the build, and pushes it if the client asked for that.
-    async fn finish(
-        &self,
-        facts: &HashMap<String, String>,
-        image: &OwnedImage,
-    ) -> Result<v1::BuildResult, Fault> {
-        let fact = |key: &str| facts.get(key).cloned().unwrap_or_default();
-        let id = fact("containerimage.digest");
+    async fn finish(&self, facts: &HashMap<String, String>, image: &OwnedImage) -> Result<Built, Fault> {
+        let id = facts.get("containerimage.digest").cloned().unwrap_or_default();
         let config = facts.get("containerimage.config.digest").unwrap_or(&id).clone();
-        let digest = self.images.engine().image_store().manifest_digest(&id).unwrap_or_default().to_owned();
-        let mut result = v1::BuildResult {
+        let digest = self.images.engine().image_store().manifest_digest(&id).map(str::to_owned);
+        let mut built = Built {
             image_id: id,
             config_digest: config,
             digest,
-            descriptor: descriptor(facts).unwrap_or_default(),
-            references: self.order.references().map(ToString::to_string).collect(),
-            ..v1::BuildResult::default()
+            descriptor: descriptor(facts),
+            references: self.order.references().cloned().collect(),
+            pushed: Vec::new(),
         };
         if self.spec.push {
             let client: &BuildClient = &self.order.client;
@@ -395,11 +372,11 @@ impl<'a> Build<'a> {
                 let target = self.order.namespace.push_to("start.spec.tags", tag.clone())?;
                 let login = CredentialSource::credentials(client, tag.host()).await?;
                 let pushing = self.images.push(image, &target, login.as_ref(), self.reporter, &client.tasks);
-                let digest = pushing.await?.to_string();
-                result.digest.clone_from(&digest);
-                result.pushed.push(v1::PushedReference { reference: tag.to_string(), digest });
+                let digest = pushing.await?;
+                built.digest = Some(digest.to_string());
+                built.pushed.push((tag.clone(), digest));
             }
         }
-        Ok(result)
+        Ok(built)
     }
 }

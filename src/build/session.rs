@@ -11,23 +11,21 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
 use tokio::sync::{mpsc, oneshot};
-use tonic::{Status, Streaming};
+use tonic::{Code, Status};
 
 use super::patience::minutes;
 use crate::{
+    buildkit::filesync::DirectoryRequest,
     fault::{Fault, Reason},
-    names::{CallerId, Namespace, printable, random_id},
+    names::{CallerId, Namespace, random_id},
     tasks::Group,
-    wire::v1,
 };
 
 /// A live client attaches within milliseconds.
 const ATTACH_TIMEOUT: Duration = Duration::from_secs(30);
-/// Linux's PATH_MAX: no real path is refused.
-const PATH_BYTES_MAX: usize = 4096;
-/// A hash in hexadecimal.
-const STATE_BYTES_MAX: usize = 64;
 /// Messages on their way to a client: enough to keep it busy, little to hold for one that stalls.
 const OUTGOING_MESSAGES: usize = 4;
 const ANNOUNCEMENTS: usize = 16;
@@ -51,13 +49,44 @@ struct Waiting {
     attached: oneshot::Sender<Attached>,
 }
 
+/// A stream that BuildKit has opened, announced to the client that is to attach to it.
+#[derive(Clone, Debug)]
+pub struct Opened {
+    /// The stream's id.
+    pub id: String,
+    /// What the stream is for.
+    pub subject: Subject,
+}
+
+/// What a stream to a client is for.
+#[derive(Clone, Debug)]
+pub enum Subject {
+    /// The client sends a directory.
+    Sync(DirectoryRequest),
+    /// The client answers with the secret of this id.
+    Secret(String),
+    /// The client answers with its login for the registry at this host.
+    Credentials(String),
+}
+
+/// A message from a client on a stream.
+#[derive(Clone, Debug)]
+pub enum FromClient {
+    /// The stream's next message, in BuildKit's form.
+    Message(Bytes),
+    /// The client's own error, with which it ends the stream.
+    Error(Code, String),
+    /// A message that a door could not read.
+    Empty,
+}
+
 /// The messages to a client on a stream. Dropping it ends the stream for the client.
-pub type Outgoing = mpsc::Sender<Result<v1::AttachResponse, Status>>;
+pub type Outgoing = mpsc::Sender<Result<Bytes, Status>>;
 
 /// The two ends of a stream that a client has attached to.
 pub struct Attached {
     /// Messages from the client.
-    pub incoming: Streaming<v1::AttachRequest>,
+    pub incoming: BoxStream<'static, Result<FromClient, Status>>,
     /// Messages to the client.
     pub outgoing: Outgoing,
 }
@@ -91,33 +120,6 @@ pub struct Offer {
 }
 
 impl Offer {
-    /// Checks a client's offer.
-    pub fn from_wire(open: v1::SessionOpen) -> Result<Self, Fault> {
-        let mut directories: Vec<Offered> = Vec::new();
-        for (index, directory) in open.directories.into_iter().enumerate() {
-            let field = format!("open.directories[{index}]");
-            if !matches!(directory.name.as_str(), "context" | "dockerfile") {
-                let text =
-                    format!("`{}`: a build reads `context` and `dockerfile`", printable(&directory.name));
-                return Err(Fault::invalid(field, text));
-            }
-            if directories.iter().any(|other| other.name == directory.name) {
-                return Err(Fault::invalid(field, format!("`{}` is offered twice", directory.name)));
-            }
-            if directory.path.len() > PATH_BYTES_MAX {
-                let text = format!("its path has more than {PATH_BYTES_MAX} bytes");
-                return Err(Fault::invalid(field, text));
-            }
-            if directory.state.len() > STATE_BYTES_MAX {
-                let text = format!("its state has more than {STATE_BYTES_MAX} bytes");
-                return Err(Fault::invalid(field, text));
-            }
-            let v1::LocalDirectory { name, path, state } = directory;
-            directories.push(Offered { name, path, state });
-        }
-        Ok(Self { directories, secrets: open.secrets, credentials: open.credentials })
-    }
-
     /// Name, path and state of each directory.
     pub fn synced(&self) -> Vec<[&str; 3]> {
         let offered = self.directories.iter();
@@ -137,7 +139,7 @@ pub struct ClientSession {
     caller: CallerId,
     namespace: Namespace,
     offer: Offer,
-    announcements: mpsc::Sender<v1::StreamOpened>,
+    announcements: mpsc::Sender<Opened>,
     /// How long the client may take to attach to an announced stream.
     attach_within: Duration,
     sessions: Sessions,
@@ -152,7 +154,7 @@ impl Sessions {
         namespace: Namespace,
         offer: Offer,
         tasks: Group,
-    ) -> Result<(Arc<ClientSession>, mpsc::Receiver<v1::StreamOpened>), Fault> {
+    ) -> Result<(Arc<ClientSession>, mpsc::Receiver<Opened>), Fault> {
         let (announcements, receiver) = mpsc::channel(ANNOUNCEMENTS);
         let session = Arc::new(ClientSession {
             id: random_id()?,
@@ -176,10 +178,7 @@ impl Sessions {
     /// The caller's session with that id.
     pub fn find(&self, caller: &CallerId, id: &str) -> Result<Arc<ClientSession>, Fault> {
         let found = self.lock().sessions.get(id).filter(|session| session.caller == *caller).cloned();
-        found.ok_or_else(|| {
-            Fault::new(Reason::SessionNotFound, "there is no such session")
-                .hint("open one with `Session` first")
-        })
+        found.ok_or_else(|| Fault::new(Reason::SessionNotFound, "there is no such session"))
     }
 
     /// Passes a stream's ends to the task that waits for them; returns the namespace of the session.
@@ -226,14 +225,14 @@ impl ClientSession {
     }
 
     /// Opens a stream to the client, and waits until the client has attached.
-    pub async fn stream(&self, subject: v1::stream_opened::Subject) -> Result<Attached, Status> {
+    pub async fn stream(&self, subject: Subject) -> Result<Attached, Status> {
         let id = random_id().map_err(|error| Status::internal(error.to_string()))?;
         let (sender, receiver) = oneshot::channel();
         let waiting =
             Waiting { caller: self.caller.clone(), namespace: self.namespace.clone(), attached: sender };
         self.sessions.lock().streams.insert(id.clone(), waiting);
         let _forget = Forget { sessions: &self.sessions, id: &id };
-        let opened = v1::StreamOpened { stream_id: id.clone(), subject: Some(subject) };
+        let opened = Opened { id: id.clone(), subject };
         let gone = || Status::unavailable("the client has gone");
         let attached = async {
             self.announcements.send(opened).await.map_err(|_| gone())?;
@@ -264,7 +263,7 @@ impl Drop for Forget<'_> {
 }
 
 /// A channel for messages to a client on a stream.
-pub fn outgoing() -> (Outgoing, mpsc::Receiver<Result<v1::AttachResponse, Status>>) {
+pub fn outgoing() -> (Outgoing, mpsc::Receiver<Result<Bytes, Status>>) {
     mpsc::channel(OUTGOING_MESSAGES)
 }
 

@@ -17,13 +17,12 @@ use super::{
 use crate::{
     engine::docker::fault,
     fault::{Fault, Reason},
-    names::{Login, Namespace, Reference, reference::Digest},
+    names::{Login, Logins, Namespace, Reference, reference::Digest},
     policy::{Permit, PullFrom},
     progress::Reporter,
     store::{Pin as Pinned, PinSource},
     tasks::{Cause, Group},
     telemetry::each_second,
-    wire::credentials::Logins,
 };
 
 /// The source of a caller's logins: its client, which is asked when wharfd asks a registry.

@@ -17,7 +17,7 @@ pub use caller::CallerId;
 pub use engine_name::EngineName;
 pub use id::{NoRandomness, random_id};
 pub use job::Namespace;
-pub use login::Login;
+pub use login::{Login, Logins};
 pub use pattern::Pattern;
 pub use printable::{printable, printable_json, printable_url, printable_words, shortened};
 pub use reference::Reference;

@@ -8,7 +8,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    accept, authorize, begin, status,
+    accept, attach, authorize, begin,
+    credentials::logins,
+    outcome, spec, status,
     stream::{Responses, guarded},
 };
 use crate::{
@@ -16,22 +18,19 @@ use crate::{
         client::BuildClient,
         dockerfile::{Judge, Rules},
         input::{Hear, Input},
+        outcome::Outcome,
         patience::{Patience, minutes},
-        running::{self, Order, Outcome},
-        session::{self, Attached, Offer, Sessions},
+        running::{self, Order},
+        session::{self, Attached, Sessions},
         tar::{Passage, Tar},
     },
     fault::{Fault, Reason},
     front::{Call, End, Front, Kind},
     progress::{Progress, Reporter},
     tasks::{Cause, Group},
-    wire::{
-        build::BuildSpec,
-        credentials::Logins,
-        v1::{
-            self, attach_request, build_request, build_response, build_service_server, session_request,
-            session_response,
-        },
+    wire::v1::{
+        self, attach_request, build_request, build_response, build_service_server, session_request,
+        session_response,
     },
 };
 
@@ -61,7 +60,7 @@ impl Build {
             return Err(Fault::invalid("open", "the first request must open the session"));
         };
         let permit = authorize(call, open.namespace.clone())?;
-        let offer = Offer::from_wire(open)?;
+        let offer = attach::offer(open)?;
         let member = self.front.begin(call, &permit, Kind::Session)?;
         let tasks = member.tasks().clone();
         let (session, announcements) =
@@ -83,8 +82,8 @@ impl Build {
             sessions.close(&session);
         });
         let opened = stream::iter([Ok(session_response::Response::Opened(opened))]);
-        let announced =
-            ReceiverStream::new(announcements).map(|stream| Ok(session_response::Response::Stream(stream)));
+        let announced = ReceiverStream::new(announcements)
+            .map(|opened| Ok(session_response::Response::Stream(attach::opened(opened))));
         let guard = tasks.cancel_on_drop(Cause::ClientGone);
         let responses = until_cancelled(opened.chain(announced).boxed(), tasks)
             .map(|response| response.map(|response| v1::SessionResponse { response: Some(response) }));
@@ -100,10 +99,13 @@ impl Build {
         else {
             return Err(Fault::invalid("stream_id", "the first request must name the stream"));
         };
-        let (outgoing, responses) = session::outgoing();
-        let namespace = self.sessions.attach(call.caller().id(), &id, Attached { incoming, outgoing })?;
+        let (outgoing, messages) = session::outgoing();
+        let attached = Attached { incoming: attach::incoming(incoming), outgoing };
+        let namespace = self.sessions.attach(call.caller().id(), &id, attached)?;
         call.acts_in(&namespace);
-        Ok(to_the_end(ReceiverStream::new(responses), call.clone()))
+        let responses = ReceiverStream::new(messages)
+            .map(|message| message.map(|message| v1::AttachResponse { message }));
+        Ok(to_the_end(responses, call.clone()))
     }
 
     async fn start(
@@ -117,15 +119,16 @@ impl Build {
         };
         let namespace = authorize(call, start.namespace)?;
         let spec = start.spec.ok_or_else(|| Fault::invalid("start.spec", "there is nothing to build"))?;
-        let mut spec = BuildSpec::from_wire(spec)?;
+        let mut spec = spec::spec(spec)?;
         let tags = std::mem::take(&mut spec.tags).into_iter().enumerate();
         let tags = tags.map(|(index, tag)| namespace.tag_as(format!("start.spec.tags[{index}]"), tag));
         let tags = tags.collect::<Result<_, _>>()?;
-        let logins = Logins::from_wire("start.credentials", start.credentials)?;
+        let logins = logins("start.credentials", start.credentials)?;
         let session = if start.session_id.is_empty() {
             None
         } else {
-            let session = self.sessions.find(call.caller().id(), &start.session_id)?;
+            let session = self.sessions.find(call.caller().id(), &start.session_id);
+            let session = session.map_err(|fault| fault.hint("open one with `Session` first"))?;
             if session.namespace() != namespace.subject() {
                 return Err(Fault::invalid("start.namespace", "the session is open in another namespace"));
             }
@@ -166,8 +169,9 @@ impl Build {
         let progress = |progress: Progress| response(build_response::Response::Progress(progress.into()));
         Ok(super::stream::run(call, tasks, member, work, progress, |outcome| {
             let (end, outcome) = match outcome {
-                Outcome::Built(result) => (End::Done, build_response::Response::Result(result)),
-                Outcome::Failed(failure) => {
+                Outcome::Built(built) => (End::Done, build_response::Response::Result(outcome::built(built))),
+                Outcome::Failed(failed) => {
+                    let failure = outcome::failed(failed);
                     (End::Failed(kind_of(&failure)), build_response::Response::Failure(failure))
                 }
             };
@@ -289,15 +293,18 @@ async fn feed(
 }
 
 /// The response stream of an attached call; its end is the call's end.
-fn to_the_end<T: Send + 'static>(responses: ReceiverStream<Result<T, Status>>, call: Call) -> Responses<T> {
-    let next = |(mut responses, call): (ReceiverStream<Result<T, Status>>, Call)| async move {
+fn to_the_end<T: Send + 'static>(
+    responses: impl stream::Stream<Item = Result<T, Status>> + Send + Unpin + 'static,
+    call: Call,
+) -> Responses<T> {
+    stream::unfold((responses, call), |(mut responses, call)| async move {
         let item = responses.next().await;
         if item.is_none() {
             call.ended(&End::Done);
         }
         item.map(|item| (item, (responses, call)))
-    };
-    stream::unfold((responses, call), next).boxed()
+    })
+    .boxed()
 }
 
 /// Passes the stream on until `tasks` are cancelled; then yields the reason and ends.

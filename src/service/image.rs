@@ -5,7 +5,9 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
 use super::{
-    accept, answer, authorize, begin, look,
+    accept, answer, authorize, begin,
+    credentials::logins,
+    look,
     stream::{self, Responses},
 };
 use crate::{
@@ -14,10 +16,7 @@ use crate::{
     images::owned::OwnedImage,
     names::Reference,
     progress::Progress,
-    wire::{
-        credentials::Logins,
-        v1::{self, image_service_server::ImageService, pull_image_response, push_image_response},
-    },
+    wire::v1::{self, image_service_server::ImageService, pull_image_response, push_image_response},
 };
 
 /// `ImageService`.
@@ -46,7 +45,7 @@ impl ImageService for Images {
         begin(&call, async {
             let permit = authorize(&call, request.namespace)?;
             let reference = reference("reference", &request.reference)?.tagged();
-            let credentials = Logins::from_wire("credentials", request.credentials)?;
+            let credentials = logins("credentials", request.credentials)?;
             let images = call.images().await?;
             let member = self.front.begin(&call, &permit, Kind::Push)?;
             let tasks = member.tasks().clone();
@@ -76,7 +75,7 @@ impl ImageService for Images {
         begin(&call, async {
             let permit = authorize(&call, request.namespace)?;
             let reference = reference("reference", &request.reference)?.tagged();
-            let credentials = Logins::from_wire("credentials", request.credentials)?;
+            let credentials = logins("credentials", request.credentials)?;
             let images = call.images().await?;
             let member = self.front.begin(&call, &permit, Kind::Pull)?;
             let tasks = member.tasks().clone();

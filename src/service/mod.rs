@@ -1,10 +1,14 @@
 //! The gRPC door. A handler accepts, authorizes, does its work, answers.
 
+mod attach;
 mod build;
+mod credentials;
 mod health;
 mod image;
 mod namespace;
 mod node;
+mod outcome;
+mod spec;
 mod status;
 mod stream;
 

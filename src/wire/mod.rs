@@ -1,9 +1,6 @@
-//! The API's generated types, and their conversion into checked values.
+//! The API's generated types, and conversions that its door and its client share.
 
-pub mod build;
-pub mod credentials;
 pub mod error;
-pub mod mode;
 pub mod progress;
 
 /// `wharf.v1`, documented in `proto/wharf/v1`.

@@ -1,8 +1,10 @@
 use super::*;
-use crate::build::patience::tests::{LONG, SHORT, silent_after, soon};
+use crate::build::patience::tests::{LONG, SHORT, soon};
 
-fn said(request: Request) -> v1::AttachRequest {
-    v1::AttachRequest { request: Some(request) }
+/// A client that sends these messages, and then nothing more.
+fn silent_after(messages: Vec<Vec<u8>>) -> BoxStream<'static, Result<FromClient, Status>> {
+    let messages = messages.into_iter().map(|message| Ok(FromClient::Message(message.into())));
+    stream::iter(messages).chain(stream::pending()).boxed()
 }
 
 /// Otherwise BuildKit, a connection and the session would wait for as long as the client stays.
@@ -16,7 +18,7 @@ async fn a_client_that_is_silent_in_a_sync_ends_it() {
     };
     let side = ClientSide {
         // An empty packet announces nothing, and is complete.
-        incoming: silent_after(&[said(Request::Message(Bytes::new()))]),
+        incoming: silent_after(vec![Vec::new()]),
         judge: Arc::new(Mutex::new(Judge::of(&request, &Arc::default()))),
         ignored: IgnoreFiles::of(&request),
         hear: Arc::new(|| Box::pin(std::future::ready(Ok(())))),
@@ -31,9 +33,9 @@ async fn a_client_that_is_silent_in_a_sync_ends_it() {
 
 #[tokio::test]
 async fn a_client_that_is_asked_and_silent_is_waited_for_so_long() {
-    let silent = soon(answer::<GetSecretResponse>(silent_after(&[]), SHORT)).await.unwrap_err();
+    let silent = soon(answer::<GetSecretResponse>(silent_after(Vec::new()), SHORT)).await.unwrap_err();
     assert_eq!(silent.code(), Code::DeadlineExceeded, "{silent}");
     let secret = GetSecretResponse { data: b"secret".to_vec() };
-    let answered = silent_after(&[said(Request::Message(secret.encode_to_vec().into()))]);
+    let answered = silent_after(vec![secret.encode_to_vec()]);
     assert_eq!(answer::<GetSecretResponse>(answered, LONG).await.unwrap(), secret);
 }

@@ -15,8 +15,8 @@ use std::{
 use estimate::Estimate;
 use lines::{Dockerfile, Version};
 
-use super::{input::Texts, packets::READ_BYTES_MAX};
-use crate::{images::inherited::Inherited, wire::build::BuildSpec};
+use super::{input::Texts, packets::READ_BYTES_MAX, spec::BuildSpec};
+use crate::images::inherited::Inherited;
 
 /// The limit on a Dockerfile that BuildKit checks: each of its warnings carries all of the text, and there may be one
 /// for each line.

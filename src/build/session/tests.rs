@@ -1,5 +1,7 @@
+use futures_util::{StreamExt as _, stream};
+
 use super::*;
-use crate::build::patience::tests::{SHORT, silent_after, soon};
+use crate::build::patience::tests::{SHORT, soon};
 
 #[tokio::test]
 async fn a_client_that_does_not_attach_is_waited_for_so_long() {
@@ -16,13 +18,12 @@ async fn a_client_that_does_not_attach_is_waited_for_so_long() {
         sessions: sessions.clone(),
         tasks: Group::root(),
     };
-    let secret = v1::stream_opened::Subject::Secret(v1::SecretQuery { id: "s".to_owned() });
-    let late = soon(session.stream(secret)).await.unwrap_err();
+    let late = soon(session.stream(Subject::Secret("s".to_owned()))).await.unwrap_err();
     assert_eq!(late.code(), tonic::Code::DeadlineExceeded, "{late}");
     assert!(late.message().contains("did not attach"), "{late}");
     // Nobody waits for the stream any more.
-    let id = announced.recv().await.unwrap().stream_id;
-    let attached = Attached { incoming: silent_after(&[]), outgoing: outgoing().0 };
+    let id = announced.recv().await.unwrap().id;
+    let attached = Attached { incoming: stream::pending().boxed(), outgoing: outgoing().0 };
     let refused = sessions.attach(&caller, &id, attached).unwrap_err();
     assert_eq!(refused.reason(), Reason::SessionNotFound);
 }

@@ -14,7 +14,7 @@ use rustix::{
 };
 
 use super::Error;
-use crate::wire::mode;
+use crate::go_mode as mode;
 
 /// Linux's size limit for a list of attributes, and for a value.
 const XATTR_BYTES_MAX: usize = 64 * 1024;

@@ -2,10 +2,11 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use super::v1;
 use crate::{
+    build::spec::{BuildSpec, Network},
     fault::{Fault, Reason},
     names::{RESERVED_HOST, Reference, is_reserved_host, printable},
+    wire::v1,
 };
 
 const TAGS_MAX: usize = 128;
@@ -17,80 +18,37 @@ const NAME_BYTES_MAX: usize = 255;
 /// The total size of all arguments and labels; execve(2) allows a step even less.
 const VALUES_BYTES_MAX: usize = 1 << 20;
 
-/// A well-formed build.
-#[derive(Clone, Debug, PartialEq)]
-pub struct BuildSpec {
-    /// The references that the image gets, each with a tag.
-    pub tags: Vec<Reference>,
-    /// The Dockerfile's path within its directory, or within the tar.
-    pub dockerfile: String,
-    /// The stage to build; empty means the last.
-    pub target: String,
-    /// Values of ARGs.
-    pub build_args: BTreeMap<String, String>,
-    /// Labels of the image.
-    pub labels: BTreeMap<String, String>,
-    /// Run every step again, without the cache.
-    pub no_cache: bool,
-    /// Ask the registry again which image a tag names.
-    pub pull: bool,
-    /// Push every tag.
-    pub push: bool,
-    /// Further lines for /etc/hosts.
-    pub add_hosts: Vec<(String, IpAddr)>,
-    /// The network of RUN steps.
-    pub network: Network,
-    /// Size of /dev/shm in bytes; 0 means the engine's default.
-    pub shm_size: u64,
-    /// Limits of RUN steps: name, soft, hard.
-    pub ulimits: Vec<(String, i64, i64)>,
-    /// The platform that the client asked for; empty means the engine's own.
-    pub platform: String,
-}
-
-/// The network of RUN steps.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Network {
-    /// The engine's default network.
-    #[default]
-    Default,
-    /// No network.
-    None,
-}
-
-impl BuildSpec {
-    /// Checks a spec from the wire.
-    pub fn from_wire(spec: v1::BuildSpec) -> Result<Self, Fault> {
-        let total: usize =
-            spec.build_args.iter().chain(&spec.labels).map(|(key, value)| key.len() + value.len()).sum();
-        if total > VALUES_BYTES_MAX {
-            return Err(Fault::invalid(
-                "spec.build_args",
-                format!("build arguments and labels exceed {} MiB together", VALUES_BYTES_MAX >> 20),
-            ));
-        }
-        let tags = tags(&spec.tags)?;
-        if spec.push && tags.is_empty() {
-            let text = "there is nothing to push: the image has no tag";
-            return Err(Fault::invalid("spec.push", text).hint("give the image a tag"));
-        }
-        Ok(Self {
-            tags,
-            dockerfile: dockerfile(spec.dockerfile)?,
-            target: name("spec.target", spec.target)?,
-            build_args: values("spec.build_args", spec.build_args)?,
-            labels: values("spec.labels", spec.labels)?,
-            no_cache: spec.no_cache,
-            pull: spec.pull,
-            push: spec.push,
-            add_hosts: spec.add_hosts.iter().map(|entry| add_host(entry)).collect::<Result<_, _>>()?,
-            network: network(&spec.network)?,
-            shm_size: u64::try_from(spec.shm_size)
-                .map_err(|_| Fault::invalid("spec.shm_size", "the size of /dev/shm cannot be negative"))?,
-            ulimits: ulimits(spec.ulimits)?,
-            platform: name("spec.platform", spec.platform)?,
-        })
+/// Checks the parameters of a call.
+pub(super) fn spec(spec: v1::BuildSpec) -> Result<BuildSpec, Fault> {
+    let total: usize =
+        spec.build_args.iter().chain(&spec.labels).map(|(key, value)| key.len() + value.len()).sum();
+    if total > VALUES_BYTES_MAX {
+        return Err(Fault::invalid(
+            "spec.build_args",
+            format!("build arguments and labels exceed {} MiB together", VALUES_BYTES_MAX >> 20),
+        ));
     }
+    let tags = tags(&spec.tags)?;
+    if spec.push && tags.is_empty() {
+        let text = "there is nothing to push: the image has no tag";
+        return Err(Fault::invalid("spec.push", text).hint("give the image a tag"));
+    }
+    Ok(BuildSpec {
+        tags,
+        dockerfile: dockerfile(spec.dockerfile)?,
+        target: name("spec.target", spec.target)?,
+        build_args: values("spec.build_args", spec.build_args)?,
+        labels: values("spec.labels", spec.labels)?,
+        no_cache: spec.no_cache,
+        pull: spec.pull,
+        push: spec.push,
+        add_hosts: spec.add_hosts.iter().map(|entry| add_host(entry)).collect::<Result<_, _>>()?,
+        network: network(&spec.network)?,
+        shm_size: u64::try_from(spec.shm_size)
+            .map_err(|_| Fault::invalid("spec.shm_size", "the size of /dev/shm cannot be negative"))?,
+        ulimits: ulimits(spec.ulimits)?,
+        platform: name("spec.platform", spec.platform)?,
+    })
 }
 
 fn tags(tags: &[String]) -> Result<Vec<Reference>, Fault> {
@@ -214,7 +172,7 @@ mod tests {
     fn check(change: impl FnOnce(&mut v1::BuildSpec)) -> Result<BuildSpec, Fault> {
         let mut spec = v1::BuildSpec::default();
         change(&mut spec);
-        BuildSpec::from_wire(spec)
+        super::spec(spec)
     }
 
     #[test]

@@ -1,0 +1,46 @@
+//! The parameters of a build.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use crate::names::Reference;
+
+/// A well-formed build.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BuildSpec {
+    /// The references that the image gets, each with a tag.
+    pub tags: Vec<Reference>,
+    /// The Dockerfile's path within its directory, or within the tar.
+    pub dockerfile: String,
+    /// The stage to build; empty means the last.
+    pub target: String,
+    /// Values of ARGs.
+    pub build_args: BTreeMap<String, String>,
+    /// Labels of the image.
+    pub labels: BTreeMap<String, String>,
+    /// Run every step again, without the cache.
+    pub no_cache: bool,
+    /// Ask the registry again which image a tag names.
+    pub pull: bool,
+    /// Push every tag.
+    pub push: bool,
+    /// Further lines for /etc/hosts.
+    pub add_hosts: Vec<(String, IpAddr)>,
+    /// The network of RUN steps.
+    pub network: Network,
+    /// Size of /dev/shm in bytes; 0 means the engine's default.
+    pub shm_size: u64,
+    /// Limits of RUN steps: name, soft, hard.
+    pub ulimits: Vec<(String, i64, i64)>,
+    /// The platform that the client asked for; empty means the engine's own.
+    pub platform: String,
+}
+
+/// The network of RUN steps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Network {
+    /// The engine's default network.
+    #[default]
+    Default,
+    /// No network.
+    None,
+}
