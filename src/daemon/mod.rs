@@ -25,7 +25,7 @@ use crate::{
     store::{Store, StoreError},
     tasks::{Cause, Group, Task},
     transport::{
-        self, Limits, Who,
+        self, Http2, Limits, Who,
         unix::{BindError, Listener},
     },
 };
@@ -149,8 +149,9 @@ async fn start(config: &Config, process: &Group) -> Result<Started, StartError> 
         tracing::info!(%socket, mode = format_args!("{:04o}", config.listen_mode.bits()), "listening");
     }
     let connections = process.child("connections");
-    let serving =
-        transport::serve(listeners, who, Limits::default(), connections.clone(), services, service::refuse);
+    let limits = Limits::default();
+    let protocol = Http2::new(services, limits, service::refuse);
+    let serving = transport::serve(listeners, who, limits, connections.clone(), protocol);
     let accepting = process.spawn("accept", serving);
     Ok(Started { work, health, connections, accepting })
 }

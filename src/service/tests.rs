@@ -23,7 +23,7 @@ use crate::{
     identity::Identities,
     names::SocketPath,
     tasks::Group,
-    transport::{self, Limits, unix::Listener},
+    transport::{self, Http2, Limits, unix::Listener},
     wire::v1::{namespace_service_client::NamespaceServiceClient, node_service_client::NodeServiceClient},
 };
 
@@ -51,7 +51,8 @@ impl Door {
         let front = Front::new(identities, BTreeMap::new(), work);
         let (services, health) = services(front, &EngineName::default(), &process).await.unwrap();
         let connections = process.child("connections");
-        let serving = transport::serve(vec![listener], who, limits, connections, services, refuse);
+        let protocol = Http2::new(services, limits, refuse);
+        let serving = transport::serve(vec![listener], who, limits, connections, protocol);
         drop(process.spawn("serve", serving));
         let path = socket.as_path().to_owned();
         let connect = tower::service_fn(move |_| {

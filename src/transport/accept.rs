@@ -1,23 +1,17 @@
 //! Accepts connections of any protocol: finds out whose each is and whether there is room for it.
 
-use std::{convert::Infallible, io, sync::Arc, time::Duration};
+use std::{future::Future, io, sync::Arc, time::Duration};
 
-use http::{Request, Response};
-use hyper::body::Incoming;
 use rustix::io::Errno;
 use tokio::net::UnixStream;
-use tonic::body::Body;
-use tower::Service;
 use tracing::Instrument as _;
 
 use super::{
     Peer, beside,
-    http2::{self, Bounds},
-    limits::{Calls, Counts, LINE_EVERY, Limits, Place, STRANGERS_LINE_EVERY},
+    limits::{Counts, LINE_EVERY, Limits, Place, STRANGERS_LINE_EVERY},
     unix::Listener,
 };
 use crate::{
-    fault::Fault,
     names::CallerId,
     tasks::Group,
     telemetry::{Repeats, each_second},
@@ -30,35 +24,45 @@ const BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// Identifies a peer; `None` means that it is not served.
 pub type Who = Arc<dyn Fn(&Peer) -> Option<CallerId> + Send + Sync>;
 
-/// Serves `service` on every connection to `listeners` until `connections` is cancelled. Each
-/// request carries its [`Peer`] as an extension; `refuse` answers calls beyond the limits. A peer
-/// that `who` does not know gets a few small connections on which it is refused. Returns when it has
-/// stopped accepting; wait for `connections` to wait for the open connections too.
-pub async fn serve<S>(
+/// A protocol that is spoken on accepted connections.
+pub trait Protocol: Clone + Send + 'static {
+    /// Serves a connection until it ends or `group` is cancelled.
+    fn serve(self, connection: Accepted, group: Group) -> impl Future<Output = ()> + Send;
+}
+
+/// An accepted connection.
+#[derive(Debug)]
+pub struct Accepted {
+    /// Its bytes.
+    pub stream: UnixStream,
+    /// Its other end.
+    pub peer: Peer,
+    /// The caller at its other end; `None` for a stranger, whose calls are all refused.
+    pub caller: Option<CallerId>,
+}
+
+/// Speaks `protocol` on every connection to `listeners` until `connections` is cancelled. A peer that `who`
+/// does not know gets a few connections on which it is refused. Returns when it has stopped accepting; wait
+/// for `connections` to wait for the open connections too.
+pub async fn serve(
     listeners: Vec<Listener>,
     who: Who,
     limits: Limits,
     connections: Group,
-    service: S,
-    refuse: fn(&Fault) -> Response<Body>,
-) where
-    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
-    S::Future: Send,
-{
+    protocol: impl Protocol,
+) {
     let gate = Gate {
         who,
-        limits,
         callers: Counts::new(limits.connections_per_caller),
         each_stranger: Counts::new(limits.connections_per_stranger),
         all_strangers: Counts::new(limits.connections_of_strangers),
-        calls: Calls::new(limits.calls_per_caller, refuse),
         lines: Arc::new(Repeats::every(LINE_EVERY)),
         strangers_lines: Arc::new(Repeats::every(STRANGERS_LINE_EVERY)),
     };
     let loops: Vec<_> = listeners
         .into_iter()
         .map(|listener| {
-            let accepting = accept(listener, gate.clone(), connections.clone(), service.clone());
+            let accepting = accept(listener, gate.clone(), connections.clone(), protocol.clone());
             connections.spawn("accept", accepting)
         })
         .collect();
@@ -68,11 +72,7 @@ pub async fn serve<S>(
     }
 }
 
-async fn accept<S>(listener: Listener, gate: Gate, connections: Group, service: S)
-where
-    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
-    S::Future: Send,
-{
+async fn accept(listener: Listener, gate: Gate, connections: Group, protocol: impl Protocol) {
     let mut backoff = BACKOFF_MIN;
     loop {
         let stream = match connections.unless_cancelled(listener.accept()).await {
@@ -89,13 +89,13 @@ where
             Err(_) => return,
         };
         backoff = BACKOFF_MIN;
-        let Some((peer, places, connection)) = gate.admit(&stream) else { continue };
-        let Peer::User { uid, pid, .. } = peer;
+        let Some((connection, places)) = gate.admit(stream) else { continue };
+        let Peer::User { uid, pid, .. } = connection.peer;
         // The error level keeps the span under every filter, so that every line names its peer.
         let span = tracing::error_span!(parent: None, "connection", uid, pid);
-        let (group, service) = (connections.child("connection"), service.clone());
+        let (group, protocol) = (connections.child("connection"), protocol.clone());
         let serving = async move {
-            http2::serve(stream, peer, connection, group, service).await;
+            protocol.serve(connection, group).await;
             drop(places);
         };
         drop(connections.spawn("connection", serving.instrument(span)));
@@ -112,11 +112,9 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 #[derive(Clone)]
 struct Gate {
     who: Who,
-    limits: Limits,
     callers: Counts<CallerId>,
     each_stranger: Counts<u32>,
     all_strangers: Counts<()>,
-    calls: Calls,
     lines: Arc<Repeats<CallerId>>,
     strangers_lines: Arc<Repeats<()>>,
 }
@@ -128,14 +126,13 @@ enum Places {
 }
 
 impl Gate {
-    /// Admits a connection: its peer, its places and the room for its protocol. `None` means that the
-    /// connection is to be closed.
-    fn admit(&self, stream: &UnixStream) -> Option<(Peer, Places, http2::Room)> {
+    /// Admits a connection to its places. `None` means that the connection is closed.
+    fn admit(&self, stream: UnixStream) -> Option<(Accepted, Places)> {
         let peer = match stream.peer_cred() {
             Ok(peer) => {
                 let uid = peer.uid();
                 let may_be_operator = uid == 0 || uid == rustix::process::geteuid().as_raw();
-                Peer::User { uid, pid: peer.pid(), beside: may_be_operator && beside::is_beside(stream) }
+                Peer::User { uid, pid: peer.pid(), beside: may_be_operator && beside::is_beside(&stream) }
             }
             Err(error) => {
                 if let Some(said) = self.strangers_lines.may_say(()) {
@@ -146,12 +143,11 @@ impl Gate {
             }
         };
         let Peer::User { uid, .. } = peer;
-        let handshake = self.limits.handshake;
         let Some(caller) = (self.who)(&peer) else {
             let own = self.each_stranger.take(&uid);
             if let Some((own, all)) = own.and_then(|own| Some((own, self.all_strangers.take(&())?))) {
-                let room = http2::Room { bounds: Bounds::STRANGER, handshake, calls: None };
-                return Some((peer, Places::Stranger { _own: own, _all: all }, room));
+                let places = Places::Stranger { _own: own, _all: all };
+                return Some((Accepted { stream, peer, caller: None }, places));
             }
             if let Some(said) = self.strangers_lines.may_say(()) {
                 let unlogged = said.unsaid();
@@ -166,8 +162,6 @@ impl Gate {
             }
             return None;
         };
-        let room =
-            http2::Room { bounds: Bounds::SERVED, handshake, calls: Some((self.calls.clone(), caller)) };
-        Some((peer, Places::Caller { _own: own }, room))
+        Some((Accepted { stream, peer, caller: Some(caller) }, Places::Caller { _own: own }))
     }
 }

@@ -1,4 +1,4 @@
-//! HTTP/2 on an accepted connection. Each request carries the connection's peer.
+//! HTTP/2 on accepted connections. Each request carries its connection's [`Peer`](super::Peer) as an extension.
 
 use std::{
     any::Any,
@@ -16,15 +16,18 @@ use http::{Request, Response};
 use http_body_util::BodyExt as _;
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::UnixStream;
 use tonic::body::Body;
 use tower::{Service, ServiceExt as _};
 
-use super::{Peer, begun::Begun, limits::Calls};
-use crate::{names::CallerId, tasks::Group};
+use super::{
+    accept::{Accepted, Protocol},
+    begun::Begun,
+    limits::{Calls, Limits},
+};
+use crate::{fault::Fault, tasks::Group};
 
 /// The limits of one connection.
-pub(super) struct Bounds {
+struct Bounds {
     /// The bytes that a client may send on one stream before they are read.
     stream_window: u32,
     streams: u32,
@@ -38,7 +41,7 @@ pub(super) struct Bounds {
 
 impl Bounds {
     /// The limits for callers that are served.
-    pub(super) const SERVED: Self = Self {
+    const SERVED: Self = Self {
         // Enough for a local socket at full speed, and so little that a client that fills every
         // window of a connection costs some 16 MiB.
         stream_window: 256 << 10,
@@ -52,7 +55,7 @@ impl Bounds {
         life: None,
     };
     /// The limits for strangers, which only need to be refused. The frame size is HTTP/2's smallest.
-    pub(super) const STRANGER: Self = Self {
+    const STRANGER: Self = Self {
         stream_window: 16 << 10,
         streams: 4,
         frame: 16 << 10,
@@ -67,14 +70,31 @@ impl Bounds {
     }
 }
 
-/// A connection's limits, and the caller of its calls.
-pub(super) struct Room {
-    pub(super) bounds: Bounds,
-    /// How long the client may take to send its preface.
-    pub(super) handshake: Duration,
-    /// The count of running calls, and the caller they count for; `None` for a stranger, whose calls are
-    /// all refused.
-    pub(super) calls: Option<(Calls, CallerId)>,
+/// HTTP/2, which serves `service` on every connection.
+#[derive(Clone)]
+pub struct Http2<S> {
+    service: S,
+    /// How long a client may take to send its preface.
+    handshake: Duration,
+    calls: Calls,
+}
+
+impl<S> Http2<S> {
+    /// Serves `service`; `refuse` answers calls beyond the limits. A stranger's connection has narrow bounds.
+    pub fn new(service: S, limits: Limits, refuse: fn(&Fault) -> Response<Body>) -> Self {
+        let calls = Calls::new(limits.calls_per_caller, refuse);
+        Self { service, handshake: limits.handshake, calls }
+    }
+}
+
+impl<S> Protocol for Http2<S>
+where
+    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    async fn serve(self, connection: Accepted, group: Group) {
+        serve(connection, self, group).await;
+    }
 }
 
 /// A response's extension: a value that is kept until the client has taken the whole answer or is gone.
@@ -90,20 +110,21 @@ const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a connection may finish its running calls when wharfd ends.
 const GOODBYE: Duration = Duration::from_secs(2);
 
-/// Serves a connection until it ends or `group` is cancelled.
-pub(super) async fn serve<S>(stream: UnixStream, peer: Peer, room: Room, group: Group, service: S)
+async fn serve<S>(connection: Accepted, protocol: Http2<S>, group: Group)
 where
     S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
 {
-    let Room { bounds, handshake, calls } = room;
+    let Accepted { stream, peer, caller } = connection;
+    let Http2 { service, handshake, calls } = protocol;
+    let bounds = if caller.is_some() { Bounds::SERVED } else { Bounds::STRANGER };
     let answering = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(peer.clone());
-        let (calls, service) = (calls.clone(), service.clone());
+        let (calls, caller, service) = (calls.clone(), caller.clone(), service.clone());
         async move {
-            let place = match &calls {
+            let place = match &caller {
                 None => None,
-                Some((calls, caller)) => match calls.take(caller) {
+                Some(caller) => match calls.take(caller) {
                     None => return Ok::<_, Infallible>(calls.refused(caller)),
                     place => place,
                 },

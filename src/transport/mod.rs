@@ -1,4 +1,5 @@
-//! Sockets: the peer of each connection as the kernel reports it, limits on connections, and HTTP/2.
+//! Sockets: the peer of each connection as the kernel reports it, limits on connections, and the protocols that
+//! are spoken on them.
 
 mod accept;
 mod authority;
@@ -8,8 +9,8 @@ mod http2;
 mod limits;
 pub mod unix;
 
-pub use accept::{Who, serve};
-pub use http2::UntilTaken;
+pub use accept::{Accepted, Protocol, Who, serve};
+pub use http2::{Http2, UntilTaken};
 pub use limits::Limits;
 
 /// The other end of a connection, as verified when the connection was accepted. A request without a

@@ -9,15 +9,15 @@ use futures_util::FutureExt as _;
 use hyper_util::rt::TokioExecutor;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::UnixStream,
     sync::Notify,
 };
 
 use super::*;
 use crate::{
-    fault::Fault,
-    names::SocketPath,
+    names::{CallerId, SocketPath},
     tasks::Cause,
-    transport::{self, Limits, Who, unix::Listener},
+    transport::{self, Peer, Who, unix::Listener},
 };
 
 /// Serves the user with this uid, and nobody else.
@@ -75,7 +75,8 @@ impl Served {
             async { Ok(Response::new(Body::new(answer.await))) }
         });
         let refuse = |fault: &Fault| Response::new(Body::new(fault.text().to_owned()));
-        let serving = transport::serve(vec![listener], who, limits, connections.clone(), service, refuse);
+        let protocol = Http2::new(service, limits, refuse);
+        let serving = transport::serve(vec![listener], who, limits, connections.clone(), protocol);
         drop(connections.spawn("serve", serving));
         Self { socket, connections }
     }
