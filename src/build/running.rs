@@ -32,7 +32,7 @@ use crate::{
     },
     fault::{Fault, Reason},
     images::{Images, admission::CredentialSource, frontend, owned::OwnedImage},
-    names::{Namespace, RESERVED_HOST, Reference, printable, random_id, shortened},
+    names::{Job, Namespace, RESERVED_HOST, Reference, printable, random_id, shortened},
     policy::{Permit, TagAs},
     progress::Reporter,
 };
@@ -59,7 +59,7 @@ pub struct Order {
 
 impl Order {
     /// The job of the build.
-    pub(super) fn job(&self) -> &str {
+    pub(super) fn job(&self) -> &Job {
         self.namespace.subject().job()
     }
 

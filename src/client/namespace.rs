@@ -30,7 +30,7 @@ pub(crate) fn resolve(flag: Option<&str>, env: &Env) -> Result<Namespace, Failur
 
 /// The namespace in its wire form.
 pub(crate) fn to_wire(namespace: &Namespace) -> v1::Namespace {
-    v1::Namespace { job: namespace.job().to_owned(), run: namespace.run().to_owned() }
+    v1::Namespace { job: namespace.job().name().to_owned(), run: namespace.run().to_owned() }
 }
 
 #[cfg(test)]

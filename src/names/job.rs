@@ -1,15 +1,25 @@
 //! The owners of everything that wharfd keeps: a job, and the namespace of one run of it.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
+
+use super::IssuerName;
 
 /// Jenkins' own limit on a folder path is lower, so no real job is refused.
 const JOB_BYTES_MAX: usize = 1024;
 const RUN_BYTES_MAX: usize = 255;
 
+/// A job: its name, and the issuer that has proven the name. A name proven by an issuer and the same name
+/// claimed by a user are two jobs, and so are the same names of two issuers.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Job {
+    issuer: Option<IssuerName>,
+    name: String,
+}
+
 /// One run of a job: `acme/app/main#42`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Namespace {
-    job: String,
+    job: Job,
     run: String,
 }
 
@@ -25,13 +35,49 @@ pub enum NamespaceError {
     Control(&'static str),
 }
 
+impl Job {
+    /// The name: `acme/app/main`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The issuer whose tokens prove the name; `None` for a name that a caller claims.
+    pub fn issuer(&self) -> Option<&IssuerName> {
+        self.issuer.as_ref()
+    }
+
+    /// A text that no other job has, as the key for everything that the job owns. Neither part has a control
+    /// character.
+    pub fn key(&self) -> Cow<'_, str> {
+        match &self.issuer {
+            None => Cow::Borrowed(&self.name),
+            Some(issuer) => Cow::Owned(format!("\0{issuer}\0{}", self.name)),
+        }
+    }
+}
+
+impl fmt::Display for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.issuer {
+            None => f.write_str(&self.name),
+            Some(issuer) => write!(f, "{issuer}:{}", self.name),
+        }
+    }
+}
+
 impl Namespace {
-    /// The namespace of `run` of `job`. A job has 1 to 1024 bytes, a run 1 to 255, without control characters.
+    /// The namespace of `run` of `job`. A job's name has 1 to 1024 bytes, a run 1 to 255, without control characters.
     pub fn new(job: impl Into<String>, run: impl Into<String>) -> Result<Self, NamespaceError> {
         let (job, run) = (job.into(), run.into());
         check("job", &job, JOB_BYTES_MAX)?;
         check("run", &run, RUN_BYTES_MAX)?;
-        Ok(Self { job, run })
+        Ok(Self { job: Job { issuer: None, name: job }, run })
+    }
+
+    /// The namespace of the same name whose job `issuer` has proven.
+    #[must_use]
+    pub fn issued_by(self, issuer: IssuerName) -> Self {
+        Self { job: Job { issuer: Some(issuer), ..self.job }, ..self }
     }
 
     /// Reads `JOB#RUN`, split at the last `#`; without a `#` the run is `local`.
@@ -42,8 +88,8 @@ impl Namespace {
         }
     }
 
-    /// The job: `acme/app/main`.
-    pub fn job(&self) -> &str {
+    /// The job.
+    pub fn job(&self) -> &Job {
         &self.job
     }
 
@@ -78,8 +124,19 @@ mod tests {
     #[test]
     fn a_name_splits_at_its_last_hash() {
         let namespace = Namespace::parse("acme/a#b/main#42").unwrap();
-        assert_eq!((namespace.job(), namespace.run()), ("acme/a#b/main", "42"));
+        assert_eq!((namespace.job().name(), namespace.run()), ("acme/a#b/main", "42"));
         assert_eq!(Namespace::parse("acme/feature%2Fx").unwrap().to_string(), "acme/feature%2Fx#local");
+    }
+
+    #[test]
+    fn a_name_of_an_issuer_is_another_job() {
+        let issuer = |name: &str| IssuerName::try_from(name.to_owned()).unwrap();
+        let claimed = Namespace::new("acme/app", "1").unwrap();
+        let [one, two] = ["one", "two"].map(|name| claimed.clone().issued_by(issuer(name)));
+        assert!(claimed != one && one != two);
+        let keys = [&claimed, &one, &two].map(|namespace| namespace.job().key().into_owned());
+        assert!(keys[0] != keys[1] && keys[1] != keys[2], "{keys:?}");
+        assert_eq!((one.to_string(), &*keys[0]), ("one:acme/app#1".to_owned(), "acme/app"));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Names and values. Each has one constructor, which checks it.
 
 mod caller;
-mod engine_name;
+mod configured;
 mod id;
 pub mod job;
 mod login;
@@ -14,9 +14,9 @@ pub mod socket;
 mod user;
 
 pub use caller::CallerId;
-pub use engine_name::EngineName;
+pub use configured::{EngineName, IssuerName};
 pub use id::{NoRandomness, random_id};
-pub use job::Namespace;
+pub use job::{Job, Namespace};
 pub use login::{Login, Logins};
 pub use pattern::Pattern;
 pub use printable::{printable, printable_json, printable_url, printable_words, shortened};

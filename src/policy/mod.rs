@@ -184,7 +184,7 @@ impl Rules {
 
     /// Whether the caller may act in `namespace`.
     pub fn namespace(self: &Arc<Self>, namespace: Namespace) -> Result<Permit<Namespace>, Fault> {
-        if self.namespaces.matches(namespace.job()) {
+        if self.namespaces.matches(namespace.job().name()) {
             return Ok(Permit { subject: namespace, rules: Arc::clone(self) });
         }
         let text = format!(

@@ -13,7 +13,7 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
 use super::{FRONTEND_ROOM, HOLD_ROOM, NODE_ROOM, NamespaceNames, RELAY_PATH};
-use crate::names::{Namespace, RESERVED_HOST, Secret, reference::Digest};
+use crate::names::{Job, Namespace, RESERVED_HOST, Secret, reference::Digest};
 
 const FILE_NAME: &str = "node.key";
 const KEY_BYTES: usize = 32;
@@ -78,7 +78,7 @@ impl Keys {
 
     /// The opaque name of a namespace.
     pub fn namespace(&self, namespace: &Namespace) -> String {
-        self.hash("namespace", [namespace.job(), namespace.run()])
+        self.hash("namespace", [&*namespace.job().key(), namespace.run()])
     }
 
     /// Makes and reads the names of a namespace's images.
@@ -87,34 +87,34 @@ impl Keys {
     }
 
     /// The opaque name of a job.
-    pub fn job(&self, job: &str) -> String {
-        self.hash("job", [job])
+    pub fn job(&self, job: &Job) -> String {
+        self.hash("job", [&*job.key()])
     }
 
     /// Keeps a job's step results apart from other jobs'. Steps can print it.
-    pub fn salt(&self, job: &str) -> String {
-        self.hash("salt", [job])
+    pub fn salt(&self, job: &Job) -> String {
+        self.hash("salt", [&*job.key()])
     }
 
     /// The prefix of a job's cache mounts, subdivided by the client's value.
-    pub fn cache_mounts(&self, job: &str, client_value: Option<&str>) -> String {
+    pub fn cache_mounts(&self, job: &Job, client_value: Option<&str>) -> String {
         match client_value {
-            None => self.hash("cache-mounts", [job]),
-            Some(value) => self.hash("cache-mounts", [job, value]),
+            None => self.hash("cache-mounts", [&*job.key()]),
+            Some(value) => self.hash("cache-mounts", [&*job.key(), value]),
         }
     }
 
     /// The key of the directories that a session of a job sends: of each, its kind (`context`,
     /// `dockerfile`), its path in the workspace and the state that the client names.
-    pub fn shared_key(&self, job: &str, directories: &[[&str; 3]]) -> String {
+    pub fn shared_key(&self, job: &Job, directories: &[[&str; 3]]) -> String {
         let directories = directories.iter().flatten().copied();
-        self.hash("shared-key", std::iter::once(job).chain(directories))
+        self.hash("shared-key", std::iter::once(&*job.key()).chain(directories))
     }
 
     /// Distinguishes builds of a job that use different bases. The parts are a Dockerfile's path, a target,
     /// and the like.
-    pub fn build(&self, job: &str, parts: &[&str]) -> String {
-        self.hash("build", std::iter::once(job).chain(parts.iter().copied()))
+    pub fn build(&self, job: &Job, parts: &[&str]) -> String {
+        self.hash("build", std::iter::once(&*job.key()).chain(parts.iter().copied()))
     }
 
     /// The input of a build.
@@ -224,6 +224,10 @@ pub(super) mod tests {
         Keys::new([byte; KEY_BYTES])
     }
 
+    fn job(name: &str) -> Job {
+        Namespace::new(name, "1").unwrap().job().clone()
+    }
+
     fn directory(name: &str) -> PathBuf {
         let path = std::env::temp_dir().join(format!("wharf-keys-{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&path);
@@ -237,7 +241,7 @@ pub(super) mod tests {
         let first = Keys::load(&path).unwrap();
         let file = path.join(FILE_NAME);
         assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
-        assert_eq!(Keys::load(&path).unwrap().salt("a"), first.salt("a"));
+        assert_eq!(Keys::load(&path).unwrap().salt(&job("a")), first.salt(&job("a")));
         assert!(!format!("{first:?}").contains("secret"));
 
         fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
@@ -249,7 +253,7 @@ pub(super) mod tests {
         assert!(matches!(Keys::load(&path), Err(KeyError::Length { .. })));
 
         fs::remove_file(&file).unwrap();
-        assert_ne!(Keys::load(&path).unwrap().salt("a"), first.salt("a"));
+        assert_ne!(Keys::load(&path).unwrap().salt(&job("a")), first.salt(&job("a")));
         fs::remove_dir_all(path).unwrap();
     }
 
@@ -261,16 +265,17 @@ pub(super) mod tests {
             one.namespace(&namespace("a", "bc")),
             one.namespace(&namespace("ab", "c")),
             two.namespace(&namespace("a", "bc")),
-            one.job("a"),
-            one.salt("a"),
-            one.cache_mounts("a", None),
-            one.cache_mounts("a", Some("")),
-            one.cache_mounts("a", Some("x")),
-            one.shared_key("a", &[["context", "x", ""], ["dockerfile", "y", ""]]),
-            one.shared_key("a", &[["context", "x", ""]]),
-            one.shared_key("a", &[["context", "x", "1"]]),
-            one.shared_key("a", &[["context", "xdockerfile", ""]]),
-            one.build("a", &["x"]),
+            one.job(&job("a")),
+            one.job(namespace("a", "1").issued_by("b".to_owned().try_into().unwrap()).job()),
+            one.salt(&job("a")),
+            one.cache_mounts(&job("a"), None),
+            one.cache_mounts(&job("a"), Some("")),
+            one.cache_mounts(&job("a"), Some("x")),
+            one.shared_key(&job("a"), &[["context", "x", ""], ["dockerfile", "y", ""]]),
+            one.shared_key(&job("a"), &[["context", "x", ""]]),
+            one.shared_key(&job("a"), &[["context", "x", "1"]]),
+            one.shared_key(&job("a"), &[["context", "xdockerfile", ""]]),
+            one.build(&job("a"), &["x"]),
             one.input(["a", "x"]),
         ];
         for (index, hash) in hashes.iter().enumerate() {

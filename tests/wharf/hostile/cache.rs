@@ -9,7 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use wharf::wire::v1::BuildSpec;
+use wharf::{names::Namespace, wire::v1::BuildSpec};
 
 use crate::harness::{
     Engine, Test, Wharf, cases,
@@ -48,7 +48,7 @@ async fn cache_mounts(test: Arc<Test>) {
     // The job's own next run gets it: cache mounts exist for that.
     assert_eq!(seen(&victim.in_namespace("acme#2"), &look, &[]).await, format!("{secret}\n"));
 
-    let hash = wharfd.keys().cache_mounts("acme", None);
+    let hash = wharfd.keys().cache_mounts(Namespace::new("acme", "1").unwrap().job(), None);
     let argument = format!("BUILDKIT_CACHE_MOUNT_NS={hash}");
     assert_eq!(seen(&thief, &look, &[]).await, "");
     assert_eq!(seen(&thief, &look, &["--build-arg", &argument]).await, "");
@@ -113,7 +113,8 @@ async fn results_made_with_secrets(test: Arc<Test>) {
     assert!(secrets.iter().all(|(_, secret)| !log.contains(secret)), "a secret is in the log");
 
     // A job cannot use another job's salt: the suffix is reserved.
-    let salt = format!("{}.salt.wharf.invalid", wharfd.keys().salt("one"));
+    let salt =
+        format!("{}.salt.wharf.invalid", wharfd.keys().salt(Namespace::new("one", "1").unwrap().job()));
     let thief = Wharf::new(&test, &wharfd, "thief#1");
     let (flag, secret) = (&secrets[1].0, &secrets[1].1);
     let add = format!("{salt}:127.0.0.1");
