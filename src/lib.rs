@@ -29,6 +29,8 @@ pub mod policy;
 
 pub mod identity;
 
+pub mod naming;
+
 pub mod store;
 
 pub mod buildkit;

@@ -1,10 +1,7 @@
 //! Entrances for `fuzz/`: what a job's client sends, and what BuildKit makes of a job's Dockerfile.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a fuzzer ends at what must not be")]
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use bollard_buildkit_proto::{
     fsutil::types::{Packet, packet::PacketType},
@@ -16,15 +13,15 @@ use prost::Message as _;
 
 use super::{
     dockerfile,
-    gate::{Gate, Judged, definition::Attributes},
-    isolation::JobKeys,
+    gate::{Gate, Judged},
+    isolation::{JobKeys, Source},
     packets::Judge,
     tar::Passage,
 };
 use crate::{
     buildkit::{filesync::DirectoryRequest, solve::Answer},
     go_mode as mode,
-    images::inherited::Inherited,
+    images::{admission::Admitted, inherited::Inherited},
 };
 
 /// A judge for a Dockerfile that the engine's own frontend reads.
@@ -128,10 +125,9 @@ pub fn dockerfile(data: &[u8]) {
 /// The answer of a frontend.
 pub fn graph(data: &[u8]) {
     let keys = JobKeys { salt: "5a17".into(), cache_mounts: "cafe".into() };
-    let images = BTreeMap::from([("wharf.invalid/h/1:1".to_owned(), "busybox".to_owned())]);
-    let fetched = Attributes::default();
-    let gate =
-        Gate { session: "s1", keys: &keys, platform: "linux/amd64", images: &images, fetched: &fetched };
+    let image = Admitted::any("wharf.invalid/h/1:1");
+    let sources = [Source::Image { named: "busybox", image: &image }];
+    let gate = Gate::new("s1", &keys, "linux/amd64", &sources);
     let judge = |result: frontend::Result| -> Option<Judged> {
         let answer = frontend::SolveResponse { result: Some(result), ..frontend::SolveResponse::default() };
         gate.judge(Answer::read(answer.encode_to_vec().into()).ok()?).ok()

@@ -66,7 +66,7 @@ impl Input {
     /// The input of a build of `caller`'s.
     pub fn new(images: &Images, caller: &CallerId, spec: &BuildSpec) -> Self {
         let arguments = spec.build_args.iter().flat_map(|(name, value)| [name, value]).cloned();
-        let frontend = images.frontend().unwrap_or_default().to_owned();
+        let frontend = images.frontend().map(ToString::to_string).unwrap_or_default();
         let given = [caller.to_string(), frontend, spec.target.clone()];
         Self {
             images: images.clone(),

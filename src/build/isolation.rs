@@ -10,8 +10,14 @@ use bollard_buildkit_proto::moby::buildkit::v1::sourcepolicy::{
 use super::{
     gate::definition::Attributes,
     spec::{BuildSpec, Network},
+    tar::Tar,
 };
-use crate::names::RESERVED_HOST;
+use crate::{
+    images::admission::Admitted,
+    names::RESERVED_HOST,
+    naming::ImageName,
+    policy::{Fetch, Permit},
+};
 
 /// Keyed hashes for one job, never the job's name: BuildKit joins such keys with `/`, so one job's name could
 /// be a prefix of another's.
@@ -55,25 +61,20 @@ pub const HTTP_PERM: &str = "http.perm";
 /// The address of the salt's name. It is never used.
 pub const SALT_ADDRESS: &str = "127.0.0.1";
 
-/// An image or URL that the source policy admits.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// An image: the Dockerfile's name in full, and the name in the engine that is used.
+/// A source that a build may use, with whatever allows that: an admission, a permit, or the client's own upload.
+#[derive(Clone, Copy, Debug)]
+pub enum Source<'a> {
+    /// An image.
     Image {
-        /// `docker.io/library/busybox:latest`.
-        named: String,
-        /// `wharf.invalid/…:1`.
-        target: String,
+        /// The Dockerfile's name in full: `docker.io/library/busybox:latest`.
+        named: &'a str,
+        /// The image itself.
+        image: &'a Admitted,
     },
-    /// A URL, as it appears in the graph.
-    Url(String),
-    /// The uploaded tar, under its URL; with its digest once the tar has been read.
-    Tar {
-        /// `http://buildkit-session/…`.
-        url: String,
-        /// `sha256:…`.
-        digest: Option<String>,
-    },
+    /// A URL.
+    Url(&'a Permit<Fetch>),
+    /// The uploaded tar.
+    Tar(&'a Tar),
 }
 
 /// The attributes of `dockerfile.v0` for a build. Each of them is set here; the client cannot add its own.
@@ -120,7 +121,7 @@ pub fn attributes(spec: &BuildSpec, keys: &JobKeys, tar: Option<&str>) -> HashMa
 /// The allow-list that BuildKit enforces while the frontend runs: it denies everything, then allows the
 /// admitted sources. The last rule that matches a source decides. `fetched` is the result of [`fetched`] for
 /// the sources, `frontend` the image that reads the Dockerfile; the gate does not let a graph use that image.
-pub fn policy(sources: &[Source], fetched: &Attributes, frontend: Option<&str>) -> Policy {
+pub fn policy(sources: &[Source<'_>], fetched: &Attributes, frontend: Option<&ImageName>) -> Policy {
     let mut rules = vec![rule(PolicyAction::Deny, "*", None), rule(PolicyAction::Allow, "local://*", None)];
     if let Some(frontend) = frontend {
         let target = format!("docker-image://{frontend}");
@@ -128,8 +129,8 @@ pub fn policy(sources: &[Source], fetched: &Attributes, frontend: Option<&str>) 
         rules.push(exact(rule(PolicyAction::Allow, &target, None)));
     }
     for source in sources {
-        let Source::Image { named, target } = source else { continue };
-        let target = format!("docker-image://{target}");
+        let Source::Image { named, image } = source else { continue };
+        let target = format!("docker-image://{}", image.target());
         // The selector must be WILDCARD: with EXACT, a CONVERT silently does nothing.
         let update = Update { identifier: target.clone(), ..Update::default() };
         rules.push(rule(PolicyAction::Convert, &format!("docker-image://{named}"), Some(update)));
@@ -157,16 +158,16 @@ fn exact(mut rule: Rule) -> Rule {
 
 /// The URLs among the sources, and wharfd's attributes for each: the source policy adds them for the
 /// frontend, [`super::gate::definition`] adds them to the frontend's graph.
-pub fn fetched(sources: &[Source], keys: &JobKeys) -> Attributes {
+pub fn fetched(sources: &[Source<'_>], keys: &JobKeys) -> Attributes {
     let attributes = sources.iter().filter_map(|source| {
         let (url, digest) = match source {
             Source::Image { .. } => return None,
-            Source::Url(url) => (url, None),
-            Source::Tar { url, digest } => (url, digest.as_ref()),
+            Source::Url(permit) => (permit.subject().url().to_owned(), None),
+            Source::Tar(tar) => (tar.url(), tar.digest()),
         };
-        let checksum = digest.map(|digest| ("http.checksum".to_owned(), digest.clone()));
+        let checksum = digest.map(|digest| ("http.checksum".to_owned(), digest.to_owned()));
         let perm = (HTTP_PERM.to_owned(), keys.http_perm());
-        Some((url.clone(), [perm].into_iter().chain(checksum).collect()))
+        Some((url, [perm].into_iter().chain(checksum).collect()))
     });
     attributes.collect()
 }

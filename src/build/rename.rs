@@ -6,8 +6,8 @@ use bollard_buildkit_proto::moby::buildkit::v1 as control;
 
 use super::paths;
 use crate::{
-    images::naming::{NamespaceNames, Owner},
     names::{RESERVED_HOST, Reference, reference::Digest},
+    naming::{ImageName, NamespaceNames, Owner},
 };
 
 /// Replaces the engine's names by the job's.
@@ -19,7 +19,7 @@ pub(super) struct Renaming {
     /// The digests of admitted images at their registries: the engine knows only the platform's manifest.
     digests: BTreeMap<String, Digest>,
     /// The image of the frontend: BuildKit's work with it does not concern the job.
-    frontend: Option<String>,
+    frontend: Option<ImageName>,
 }
 
 impl Renaming {
@@ -35,21 +35,21 @@ impl Renaming {
     }
 
     /// Hides steps that use the frontend's image.
-    pub(super) fn hide_frontend(&mut self, image: &str) {
-        self.frontend = Some(image.to_owned());
+    pub(super) fn hide_frontend(&mut self, image: &ImageName) {
+        self.frontend = Some(image.clone());
     }
 
     /// Shows `target`, a name in the engine, as `named`, with its registry's `digest` where the engine shows one.
-    pub(super) fn admit(&mut self, target: &str, named: &str, digest: Option<&Digest>) {
+    pub(super) fn admit(&mut self, target: &ImageName, named: &str, digest: Option<&Digest>) {
         let shown =
             Reference::parse(named).map_or_else(|_| named.to_owned(), |reference| reference.to_string());
-        self.admitted.insert(target.to_owned(), shown);
-        self.digests.extend(digest.map(|digest| (target.to_owned(), digest.clone())));
+        self.admitted.insert(target.to_string(), shown);
+        self.digests.extend(digest.map(|digest| (target.to_string(), digest.clone())));
     }
 
     /// Shows `target`, a name in the engine, as this text.
-    pub(super) fn show(&mut self, target: &str, shown: &str) {
-        self.admitted.insert(target.to_owned(), shown.to_owned());
+    pub(super) fn show(&mut self, target: &ImageName, shown: &str) {
+        self.admitted.insert(target.to_string(), shown.to_owned());
     }
 
     /// `text` without any of the engine's own names.
@@ -136,7 +136,10 @@ impl Renaming {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{images::naming::Keys, names::Namespace};
+    use crate::{
+        names::{Namespace, reference::Digest},
+        naming::Keys,
+    };
 
     #[test]
     fn names_of_the_engine_become_the_jobs() {
@@ -148,9 +151,10 @@ mod tests {
         let other = keys.names(&Namespace::new("other", "1").unwrap());
         let app = Reference::parse("app:1").unwrap();
         let mut shown = Renaming::new(own.clone(), "/var/lib/docker");
-        shown.admit("wharf.invalid/i/hold/h:1", "docker.io/library/busybox:1", None);
+        let name = ImageName::any;
+        shown.admit(&name("wharf.invalid/i/hold/h:1"), "docker.io/library/busybox:1", None);
         let index = Digest::from_sha256([7; 32]);
-        shown.admit("wharf.invalid/i/hold/i:1", "docker.io/library/alpine:3", Some(&index));
+        shown.admit(&name("wharf.invalid/i/hold/i:1"), "docker.io/library/alpine:3", Some(&index));
         let text = |text: &str| shown.text(text);
         assert_eq!(text("[1/2] FROM wharf.invalid/i/hold/h:1"), "[1/2] FROM docker.io/library/busybox:1");
         assert_eq!(
@@ -163,15 +167,18 @@ mod tests {
             format!("FROM docker.io/library/alpine:3@{index}")
         );
         assert_eq!(
-            text(&format!("naming to {}", own.name(&app).as_str())),
+            text(&format!("naming to {}", own.name(&app).name())),
             "naming to docker.io/library/app:1"
         );
-        assert_eq!(text(&format!("naming to {}", own.untagged("0"))), "naming to (untagged)");
-        let foreign = text(&format!("{} and wharf.invalid", other.name(&app).as_str()));
+        assert_eq!(
+            text(&format!("naming to {}", own.untagged(&Digest::from_sha256([0; 32])))),
+            "naming to (untagged)"
+        );
+        let foreign = text(&format!("{} and wharf.invalid", other.name(&app).name()));
         assert_eq!(foreign, "(private image) and (private image)");
         assert_eq!(text("nothing of ours"), "nothing of ours");
 
-        shown.hide_frontend("wharf.invalid/i/frontend/f:1");
+        shown.hide_frontend(&ImageName::any("wharf.invalid/i/frontend/f:1"));
         let vertex = |digest: &str, name: &str| control::Vertex {
             digest: digest.to_owned(),
             name: name.to_owned(),

@@ -33,6 +33,7 @@ use crate::{
     fault::{Fault, Reason},
     images::{Images, admission::CredentialSource, frontend, owned::OwnedImage},
     names::{Job, Namespace, RESERVED_HOST, Reference, printable, random_id, shortened},
+    naming::ImageName,
     policy::{Permit, TagAs},
     progress::Reporter,
 };
@@ -165,7 +166,7 @@ impl<'a> Build<'a> {
     }
 
     /// Makes BuildKit build the image, with the name `name` in the engine.
-    async fn make(&mut self, name: &str) -> Result<Passed, Unmade> {
+    async fn make(&mut self, name: &ImageName) -> Result<Passed, Unmade> {
         let client = &self.order.client;
         let engine = self.images.engine();
         // Not the build's tasks: the connection must live until BuildKit has ended the build.
@@ -192,7 +193,7 @@ impl<'a> Build<'a> {
         &mut self,
         connection: &Connection,
         session: &Session,
-        name: &str,
+        name: &ImageName,
         mut stop: Pin<&mut (impl Future<Output = Fault> + Send)>,
     ) -> Result<Passed, Unmade> {
         unless_stopped(stop.as_mut(), self.sources.admit_bases()).await??;
@@ -231,30 +232,22 @@ impl<'a> Build<'a> {
         &self,
         connection: &Connection,
         session: &Session,
-        name: &str,
+        name: &ImageName,
         facts: &mut PassFacts<'_>,
         mut stop: Pin<&mut (impl Future<Output = Fault> + Send)>,
     ) -> Result<(Ended<Refusal>, BTreeSet<String>), Fault> {
         let tar = self.order.client.tar.as_ref().map(Tar::url);
         let sources = self.sources.list();
-        let fetched = isolation::fetched(&sources, &self.keys);
+        let platform = self.images.engine().platform().to_string();
+        let gate = Gate::new(session.id(), &self.keys, &platform, &sources);
         let frontend = self.images.hold_frontend().await?;
         let order = solve::PassRequest {
             reference: random_id().map_err(Fault::internal)?,
             session: session.id().to_owned(),
             attributes: isolation::attributes(&self.spec, &self.keys, tar.as_deref()),
-            policy: isolation::policy(&sources, &fetched, frontend.as_deref()),
-            frontend,
-            name: name.to_owned(),
-        };
-        let targets = self.sources.targets();
-        let platform = self.images.engine().platform().to_string();
-        let gate = Gate {
-            session: session.id(),
-            keys: &self.keys,
-            platform: &platform,
-            images: &targets,
-            fetched: &fetched,
+            policy: isolation::policy(&sources, gate.fetched(), frontend.as_ref()),
+            frontend: frontend.map(|image| image.to_string()),
+            export: self.images.engine().builder().export(name),
         };
         let (mut used, mut syntax) = (BTreeSet::new(), None);
         let judge = |answer: solve::Answer| {

@@ -13,6 +13,7 @@ use crate::{
     fault::{Fault, Reason},
     images::{Images, admission::Admitted, holds::PassingHolds},
     names::{Reference, printable, printable_url},
+    naming::ImageName,
     policy::{Fetch, Permit},
     progress::Reporter,
 };
@@ -62,7 +63,7 @@ impl<'a> Sources<'a> {
     }
 
     /// Shows the image's temporary name in the engine as its references.
-    pub(super) fn show_export(&mut self, name: &str) {
+    pub(super) fn show_export(&mut self, name: &ImageName) {
         let tags: Vec<String> = self.order.references().map(ToString::to_string).collect();
         if !tags.is_empty() {
             self.renaming.show(name, &tags.join(", "));
@@ -83,31 +84,17 @@ impl<'a> Sources<'a> {
         self.images.keys().build(self.order.job(), &parts)
     }
 
-    /// All sources, in the form for BuildKit's source policy.
-    pub(super) fn list(&self) -> Vec<Source> {
-        let images = self.admitted.iter().map(|(named, admitted)| Source::Image {
-            named: named.clone(),
-            target: admitted.target().to_owned(),
-        });
-        let urls = self.urls.values().map(|permit| Source::Url(permit.subject().url().to_owned()));
-        let tar = self
-            .order
-            .client
-            .tar
-            .as_ref()
-            .map(|tar| Source::Tar { url: tar.url(), digest: tar.digest().map(str::to_owned) });
-        images.chain(urls).chain(tar).collect()
+    /// All sources.
+    pub(super) fn list(&self) -> Vec<Source<'_>> {
+        let images = self.admitted.iter().map(|(named, image)| Source::Image { named, image });
+        let urls = self.urls.values().map(Source::Url);
+        images.chain(urls).chain(self.order.client.tar.as_ref().map(Source::Tar)).collect()
     }
 
     /// The admitted images: the Dockerfile's name for each, and which image that is.
     pub(super) fn bases(&self) -> Vec<String> {
         let parts = self.admitted.iter().flat_map(|(named, admitted)| [named.as_str(), admitted.content()]);
         parts.map(str::to_owned).collect()
-    }
-
-    /// The names of admitted images in the engine, and the Dockerfile's name for each.
-    pub(super) fn targets(&self) -> BTreeMap<String, String> {
-        self.admitted.iter().map(|(named, admitted)| (admitted.target().to_owned(), named.clone())).collect()
     }
 
     /// Admits the bases that this build used last time. The Dockerfile may no longer name them.
@@ -135,7 +122,7 @@ impl<'a> Sources<'a> {
         let used: Vec<Reference> = self
             .admitted
             .iter()
-            .filter(|(_, admitted)| used.contains(admitted.target()))
+            .filter(|(_, admitted)| used.contains(admitted.target().as_str()))
             .filter_map(|(named, _)| Reference::parse(named).ok())
             .collect();
         let job = self.images.keys().job(self.order.job());

@@ -48,8 +48,17 @@ pub struct PassRequest {
     pub frontend: Option<String>,
     /// The source policy.
     pub policy: Policy,
-    /// The name that the image gets in the engine.
-    pub name: String,
+    /// Where the image goes.
+    pub export: Export,
+}
+
+/// The export of a pass's image.
+#[derive(Clone, Debug)]
+pub struct Export {
+    /// The name of BuildKit's exporter.
+    pub kind: &'static str,
+    /// The exporter's attributes.
+    pub attributes: HashMap<String, String>,
 }
 
 /// The frontend's answer.
@@ -254,7 +263,7 @@ async fn last_facts<F: PassListener>(
 
 /// The requests to BuildKit and to its frontend.
 fn requests(order: PassRequest) -> (SolveRequest, frontend::SolveRequest) {
-    let attributes = HashMap::from([("name".to_owned(), order.name)]);
+    let Export { kind, attributes } = order.export;
     let solve = SolveRequest {
         r#ref: order.reference,
         session: order.session,
@@ -262,7 +271,7 @@ fn requests(order: PassRequest) -> (SolveRequest, frontend::SolveRequest) {
         // Keeps the build out of the engine's history, which shows every build's arguments to
         // everyone.
         internal: true,
-        exporters: vec![Exporter { r#type: "moby".to_owned(), attrs: attributes }],
+        exporters: vec![Exporter { r#type: kind.to_owned(), attrs: attributes }],
         ..SolveRequest::default()
     };
     let mut attributes = order.attributes;

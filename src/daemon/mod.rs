@@ -15,11 +15,9 @@ use crate::{
     fault::Fault,
     front::{Front, Work},
     identity::Identities,
-    images::{
-        frontend,
-        naming::{KeyError, Keys},
-    },
+    images::frontend,
     janitor,
+    naming::{KeyError, Keys},
     registry::Relay,
     service::{self, Health},
     store::{Store, StoreError},

@@ -1,5 +1,6 @@
 //! One Docker Engine, reached over the socket that only wharfd can open.
 
+pub mod builder;
 pub(crate) mod docker;
 pub mod image_store;
 
@@ -10,9 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bollard::{BollardRequest, Docker};
-use docker::{fault, presence::Presence};
-use image_store::ImageStore;
+use bollard::{BollardRequest, Docker, models::SystemInfo};
+use builder::Builder;
+use docker::{fault, lines::Lines, presence::Presence};
+use image_store::{ImageStore, StoreKind};
 
 use crate::{
     buildkit::{
@@ -55,8 +57,8 @@ struct Inner {
     /// The directory in which it keeps its files.
     root: String,
     image_store: ImageStore,
+    builder: Builder,
     tasks: Group,
-    dialler: Dialler,
     buildkit: Option<(u32, u32)>,
 }
 
@@ -111,19 +113,21 @@ impl Engine {
             let text = format!("the engine `{name}` runs on {platform}: wharfd serves Linux engines");
             return Err(Fault::new(Reason::EngineLacks, text));
         }
+        let kind = StoreKind::of(&info, api_version);
+        let lines = Lines::new(socket.to_owned(), tasks.clone());
         let engine = Self {
             inner: Arc::new(Inner {
                 name: name.to_owned(),
                 socket: socket.to_owned(),
+                image_store: ImageStore::new(kind, docker.clone(), lines, platform.clone()),
+                builder: Builder::new(Dialler::new(socket.to_owned(), buildkit.dialling)),
                 docker,
                 version: shown,
                 api_version,
                 presence,
                 platform,
-                image_store: ImageStore::of(&info, api_version),
                 root: info.docker_root_dir.unwrap_or_default(),
                 tasks,
-                dialler: Dialler::new(socket.to_owned(), buildkit.dialling),
                 buildkit: buildkit.version,
             }),
         };
@@ -168,13 +172,18 @@ impl Engine {
     }
 
     /// Where it keeps images.
-    pub fn image_store(&self) -> ImageStore {
-        self.inner.image_store
+    pub fn image_store(&self) -> &ImageStore {
+        &self.inner.image_store
+    }
+
+    /// How it makes images.
+    pub fn builder(&self) -> &Builder {
+        &self.inner.builder
     }
 
     /// A connection to its BuildKit; `tasks` owns the connection's tasks.
     pub async fn dial(&self, tasks: &Group) -> Result<Connection, Fault> {
-        let connection = self.inner.dialler.connect(tasks).await?;
+        let connection = self.inner.builder.connect(tasks).await?;
         self.check().await?;
         Ok(connection)
     }
@@ -225,9 +234,10 @@ impl Engine {
         Fault::new(Reason::EngineUnavailable, text).hint("try again in a moment")
     }
 
-    /// The engine's ordinary API.
-    pub fn docker(&self) -> &Docker {
-        &self.inner.docker
+    /// How it describes itself now: it can reload its configuration.
+    pub(crate) async fn info(&self) -> Result<SystemInfo, Fault> {
+        let info = self.inner.docker.info().await;
+        info.map_err(|error| fault::unexpected("describe itself", error))
     }
 }
 
@@ -247,7 +257,7 @@ impl fmt::Debug for Engine {
             .field("version", &self.inner.version)
             .field("api", &format_args!("{major}.{minor}"))
             .field("platform", &format_args!("{}", self.inner.platform))
-            .field("store", &format_args!("{}", self.inner.image_store))
+            .field("store", &format_args!("{}", self.inner.image_store.kind()))
             .finish_non_exhaustive()
     }
 }

@@ -20,8 +20,9 @@ use tokio::{
 use crate::{
     engine::Engine,
     fault::{Fault, Reason, causes},
-    images::{Images, naming::Keys},
+    images::Images,
     names::EngineName,
+    naming::Keys,
     registry::Relay,
     store::Store,
     tasks::Group,

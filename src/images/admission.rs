@@ -11,13 +11,13 @@ use super::{
     fetch::{Fetch, Fetched},
     holds::PassingHolds,
     inherited::Inherited,
-    naming::{self, Room},
     proof::Proven,
 };
 use crate::{
     engine::docker::fault,
     fault::{Fault, Reason},
     names::{Login, Logins, Namespace, Reference, reference::Digest},
+    naming::{self, ImageName, Room},
     policy::{Permit, PullFrom},
     progress::Reporter,
     store::{Pin as Pinned, PinSource},
@@ -42,15 +42,39 @@ impl CredentialSource for Logins {
 #[derive(Clone, Debug)]
 pub struct Admitted {
     digest: Option<Digest>,
-    target: String,
+    target: ImageName,
     content: String,
     inherited: Arc<Inherited>,
 }
 
 impl Admitted {
+    /// Each admission shows its permit: to act in the namespace whose image it is, or to pull the image.
+    fn new<T>(
+        _permit: &Permit<T>,
+        digest: Option<Digest>,
+        target: ImageName,
+        content: String,
+        inherited: Arc<Inherited>,
+    ) -> Self {
+        Self { digest, target, content, inherited }
+    }
+
     /// An image that a hold keeps, which is the same for all namespaces.
-    fn held(digest: Option<Digest>, hold: String, inherited: Arc<Inherited>) -> Self {
-        Self { digest, content: hold.clone(), target: hold, inherited }
+    fn held(
+        from: &Permit<PullFrom>,
+        digest: Option<Digest>,
+        hold: ImageName,
+        inherited: Arc<Inherited>,
+    ) -> Self {
+        let content = hold.to_string();
+        Self::new(from, digest, hold, content, inherited)
+    }
+
+    /// An image of which only the name matters.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn any(target: &str) -> Self {
+        let inherited = Arc::default();
+        Self { digest: None, target: ImageName::any(target), content: target.to_owned(), inherited }
     }
 
     /// The digest at the registry; `None` for an image of the namespace or the operator.
@@ -59,7 +83,7 @@ impl Admitted {
     }
 
     /// The name in the engine under which BuildKit uses the image.
-    pub fn target(&self) -> &str {
+    pub fn target(&self) -> &ImageName {
         &self.target
     }
 
@@ -75,7 +99,7 @@ impl Admitted {
 
     /// Whether the engine still has the name: otherwise BuildKit would ask the network for it.
     pub async fn still_held(&self, images: &Images) -> Result<bool, Fault> {
-        Ok(images.engine().inspect_name(&self.target).await?.is_some())
+        Ok(images.engine().image_store().inspect(&self.target).await?.is_some())
     }
 }
 
@@ -103,11 +127,11 @@ impl Images {
             return Err(fault::not_found(&reference));
         }
         let names = self.keys().names(namespace.subject());
-        let own = names.name(&reference).as_str().to_owned();
-        if let Some(image) = self.engine().inspect_name(&own).await? {
-            let content = image.id.clone().unwrap_or_else(|| own.clone());
+        let own = names.name(&reference);
+        if let Some(image) = self.engine().image_store().inspect(own.name()).await? {
+            let content = image.id.clone().unwrap_or_else(|| own.name().to_string());
             let target = self.hold_for_now(&image, holds).await?;
-            return Ok(Admitted { digest: None, target, content, inherited: Inherited::of(&image).into() });
+            return Ok(Admitted::new(namespace, None, target, content, Inherited::of(&image).into()));
         }
         self.admit_foreign(namespace, reference, credentials, pull, reporter, tasks).await
     }
@@ -131,17 +155,17 @@ impl Images {
 
         let pin = if pull { None } else { self.store().pin(names.opaque(), &reference).await? };
         if let Some(pin) = &pin
-            && let Some(admitted) = self.pinned(&reference, pin, reporter).await?
+            && let Some(admitted) = self.pinned(&from, pin, reporter).await?
         {
             return Ok(admitted);
         }
         let pinned_digest = pin.filter(|pin| pin.source == PinSource::Registry).map(|pin| pin.digest);
         let on_node = match pinned_digest {
             Some(_) => OnNode::No,
-            None => self.on_node(names.opaque(), &reference).await?,
+            None => self.on_node(names.opaque(), &from).await?,
         };
         if let OnNode::Operators(held) = on_node {
-            return self.admit_node(names.opaque(), reference, held).await;
+            return self.admit_node(names.opaque(), &from, held).await;
         }
         let admitted =
             self.admit_registry(names.opaque(), &from, pinned_digest.as_ref(), credentials, reporter, tasks);
@@ -149,13 +173,13 @@ impl Images {
             (Ok((digest, Fetched { manifest, hold, inherited })), _) => {
                 let pin = Pinned { source: PinSource::Registry, digest: digest.clone(), held: manifest };
                 self.store().set_pin(names.opaque(), &reference, &pin).await?;
-                Ok(Admitted::held(Some(digest), hold, inherited))
+                Ok(Admitted::held(&from, Some(digest), hold, inherited))
             }
             (Err(fault), OnNode::Unsure(held))
                 if fault.reason() == Reason::RegistryUnavailable && self.serves_nobody(&reference).await =>
             {
                 each_second!(info, %reference, %fault, "the node's image is used");
-                self.admit_node(names.opaque(), reference, held).await
+                self.admit_node(names.opaque(), &from, held).await
             }
             (Err(fault), _) => Err(fault),
         }
@@ -164,7 +188,7 @@ impl Images {
     /// The image that the namespace has already admitted, if the engine still holds it.
     async fn pinned(
         &self,
-        reference: &Reference,
+        from: &Permit<PullFrom>,
         pin: &Pinned,
         reporter: &Reporter,
     ) -> Result<Option<Admitted>, Fault> {
@@ -172,37 +196,42 @@ impl Images {
             PinSource::Registry => (self.keys().hold(&pin.held), Some(pin.digest.clone())),
             PinSource::Node => (self.keys().node_hold(&pin.held), None),
         };
-        let Some(image) = self.engine().inspect_name(&target).await? else { return Ok(None) };
+        let Some(image) = self.engine().image_store().inspect(&target).await? else { return Ok(None) };
         if let Some(digest) = &digest {
-            reporter.step(step_name(reference, digest)).done(true);
+            reporter.step(step_name(from.subject().reference(), digest)).done(true);
         }
-        Ok(Some(Admitted::held(digest, target, Inherited::of(&image).into())))
+        Ok(Some(Admitted::held(from, digest, target, Inherited::of(&image).into())))
     }
 
     /// Holds an image that the operator has put on the node, if there is one.
-    async fn on_node(&self, namespace: &str, reference: &Reference) -> Result<OnNode, Fault> {
-        let name = reference.to_string();
-        let Some(image) = self.engine().inspect_name(&name).await? else { return Ok(OnNode::No) };
-        if self.is_brought(&image) || !self.engine().is_for_platform(&image) {
+    async fn on_node(&self, namespace: &str, from: &Permit<PullFrom>) -> Result<OnNode, Fault> {
+        let images = self.engine().image_store();
+        let Some(image) = images.inspect_public(from).await? else { return Ok(OnNode::No) };
+        if self.is_brought(&image) || !images.is_for_platform(&image) {
             return Ok(OnNode::No);
         }
         let Some(id) = image.id.as_deref().and_then(Digest::parse) else { return Ok(OnNode::No) };
-        let pulled = self.engine().image_store().is_pulled(&image, is_wharfds);
+        let pulled = images.is_pulled(&image, is_wharfds);
         if pulled == Some(true) {
             return Ok(OnNode::No);
         }
         let hold = self.keys().node_hold(&id);
-        self.store().hold(self.engine().name(), &hold, namespace).await?;
-        let _lock = self.inner.holds.lock(&hold).await;
-        self.engine().tag_name(id.as_str(), &hold).await?;
+        self.store().hold(self.engine().name(), hold.as_str(), namespace).await?;
+        let _lock = self.inner.holds.lock(hold.as_str()).await;
+        images.tag(&id, &hold).await?;
         let held = Held { id, hold, inherited: Inherited::of(&image).into() };
         Ok(if pulled.is_some() { OnNode::Operators(held) } else { OnNode::Unsure(held) })
     }
 
-    async fn admit_node(&self, namespace: &str, reference: Reference, held: Held) -> Result<Admitted, Fault> {
+    async fn admit_node(
+        &self,
+        namespace: &str,
+        from: &Permit<PullFrom>,
+        held: Held,
+    ) -> Result<Admitted, Fault> {
         let pin = Pinned { source: PinSource::Node, digest: held.id.clone(), held: held.id };
-        self.store().set_pin(namespace, &reference, &pin).await?;
-        Ok(Admitted::held(None, held.hold, held.inherited))
+        self.store().set_pin(namespace, from.subject().reference(), &pin).await?;
+        Ok(Admitted::held(from, None, held.hold, held.inherited))
     }
 
     /// Proves that the caller can read the image, and makes the engine pull it. Returns the digest and the
@@ -281,7 +310,7 @@ enum OnNode {
 
 struct Held {
     id: Digest,
-    hold: String,
+    hold: ImageName,
     inherited: Arc<Inherited>,
 }
 

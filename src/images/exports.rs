@@ -10,10 +10,11 @@ use std::{
     time::Duration,
 };
 
-use super::{Images, naming::NamespaceNames, owned::OwnedImage};
+use super::{Images, owned::OwnedImage};
 use crate::{
     fault::{Fault, causes},
-    names::{Namespace, random_id},
+    names::Namespace,
+    naming::{ImageName, NamespaceNames},
     policy::{Permit, TagAs},
     telemetry::each_second,
 };
@@ -23,10 +24,10 @@ const LATE_MAX: Duration = Duration::from_secs(3600);
 
 /// The names under which builds of this wharfd are making images.
 #[derive(Debug, Default)]
-pub(super) struct Exporting(Mutex<HashSet<String>>);
+pub(super) struct Exporting(Mutex<HashSet<ImageName>>);
 
 impl Exporting {
-    fn names(&self) -> MutexGuard<'_, HashSet<String>> {
+    fn names(&self) -> MutexGuard<'_, HashSet<ImageName>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -38,15 +39,15 @@ pub struct Export {
     images: Images,
     namespace: Namespace,
     names: NamespaceNames,
-    name: String,
+    name: ImageName,
 }
 
 impl Images {
     /// Chooses a name for the image of a new build.
     pub async fn begin_export(&self, namespace: &Permit<Namespace>) -> Result<Export, Fault> {
         let names = self.keys().names(namespace.subject());
-        let name = names.untagged(&random_id().map_err(Fault::internal)?);
-        self.store().export_begin(self.engine().name(), &name).await?;
+        let name = names.fresh()?;
+        self.store().export_begin(self.engine().name(), name.as_str()).await?;
         self.inner.exporting.names().insert(name.clone());
         Ok(Export { images: self.clone(), namespace: namespace.subject().clone(), names, name })
     }
@@ -55,18 +56,23 @@ impl Images {
     pub async fn remove_late_exports(&self) -> Result<(), Fault> {
         let engine = self.engine();
         for export in self.store().exports(engine.name()).await? {
-            if self.inner.exporting.names().contains(&export.name) {
+            let Some((name, _)) = self.keys().own(&export.name) else {
+                // The node's secret was lost: nothing finds an image of that name any more.
+                self.store().export_end(engine.name(), &export.name).await?;
+                continue;
+            };
+            if self.inner.exporting.names().contains(&name) {
                 continue;
             }
-            let made = engine.inspect_name(&export.name).await?.is_some();
+            let made = engine.image_store().inspect(&name).await?.is_some();
             if made {
                 each_second!(
                     info,
                     engine = engine.name(),
-                    name = export.name,
+                    %name,
                     "removing an image that came too late"
                 );
-                engine.remove_name(&export.name).await?;
+                engine.image_store().remove(&name).await?;
             }
             // A build makes its image only once.
             if made || export.age > LATE_MAX {
@@ -79,7 +85,7 @@ impl Images {
 
 impl Export {
     /// The image's name in the engine.
-    pub fn name(&self) -> &str {
+    pub fn name(&self) -> &ImageName {
         &self.name
     }
 
@@ -89,28 +95,28 @@ impl Export {
         for reference in references {
             self.images.give_reference(&self.namespace, &self.name, reference).await?;
         }
-        self.images.find_by_name(&self.namespace, &self.name, &self.name).await
+        self.images.find_by_name(&self.namespace, &self.name, self.name.as_str()).await
     }
 
     /// Ends the export of a finished image. The image keeps this name if it has no other name.
     pub async fn release(self) -> Result<(), Fault> {
         let engine = self.images.engine();
         let _lock = self.images.inner.moves.lock(self.names.opaque()).await;
-        let image = engine.inspect_name(&self.name).await?;
+        let image = engine.image_store().inspect(&self.name).await?;
         let names = image.iter().flat_map(|image| image.repo_tags.iter().flatten());
-        if names.into_iter().any(|name| *name != self.name && self.names.read(name).is_some()) {
-            engine.remove_name(&self.name).await?;
+        if names.into_iter().any(|name| name != self.name.as_str() && self.names.read(name).is_some()) {
+            engine.image_store().remove(&self.name).await?;
         }
-        self.images.store().export_end(engine.name(), &self.name).await
+        self.images.store().export_end(engine.name(), self.name.as_str()).await
     }
 
     /// Removes the image. `is_over` means that BuildKit has ended the build, so no image can appear later.
     pub async fn discard(self, is_over: bool) {
         let engine = self.images.engine();
         let discarded = async {
-            engine.remove_name(&self.name).await?;
+            engine.image_store().remove(&self.name).await?;
             if is_over {
-                self.images.store().export_end(engine.name(), &self.name).await?;
+                self.images.store().export_end(engine.name(), self.name.as_str()).await?;
             }
             Ok::<(), Fault>(())
         };

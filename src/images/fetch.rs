@@ -2,11 +2,7 @@
 
 use std::{collections::HashMap, future::Future, sync::Arc};
 
-use bollard::{
-    auth::DockerCredentials,
-    models::{CreateImageInfo, ImageInspect},
-    query_parameters::CreateImageOptions,
-};
+use bollard::models::{CreateImageInfo, ImageInspect};
 use futures_util::StreamExt as _;
 use tokio::time::timeout;
 
@@ -15,6 +11,7 @@ use crate::{
     engine::{STALL_TIMEOUT, docker::fault},
     fault::{Fault, Reason},
     names::{Reference, reference::Digest},
+    naming::ImageName,
     progress::Step,
     registry::{Error, Manifest, Repository, Transfer},
     tasks::Group,
@@ -27,7 +24,7 @@ pub(super) struct Fetch {
     /// The opaque name of the namespace.
     pub(super) namespace: String,
     pub(super) reference: Reference,
-    pub(super) hold: String,
+    pub(super) hold: ImageName,
     pub(super) repository: Repository,
     pub(super) manifest: Manifest,
     pub(super) logged_in: bool,
@@ -39,7 +36,7 @@ pub(super) struct Fetched {
     /// The digest of its manifest.
     pub(super) manifest: Digest,
     /// The name that holds it.
-    pub(super) hold: String,
+    pub(super) hold: ImageName,
     /// What a build on it gets.
     pub(super) inherited: Arc<Inherited>,
 }
@@ -82,13 +79,13 @@ impl Fetch {
     /// Makes sure that the hold exists; returns whether it existed before.
     async fn ensure(&self, step: &Step) -> Result<Brought, Fault> {
         let images = &self.images;
-        images.store().hold(images.engine().name(), &self.hold, &self.namespace).await?;
+        images.store().hold(images.engine().name(), self.hold.as_str(), &self.namespace).await?;
         let (repository, meter) = (self.reference.repository(), self.repository.meter());
         // A displaced fetch does not displace others: two slow registries would take turns for ever.
         let mut may_displace = true;
         loop {
             // A later fetch finds the earlier one's work done.
-            let turn = images.inner.holds.begin(&self.hold, &repository, meter, may_displace);
+            let turn = images.inner.holds.begin(self.hold.as_str(), &repository, meter, may_displace);
             let turn = self.tasks.unless_cancelled(turn).await?;
             match Box::pin(self.take_turn(&turn, step)).await {
                 Ok(brought) => return Ok(brought),
@@ -107,7 +104,7 @@ impl Fetch {
 
     async fn take_turn(&self, turn: &Turn<'_>, step: &Step) -> Result<Brought, Stopped> {
         let (images, engine) = (&self.images, self.images.engine());
-        let held = engine.inspect_name(&self.hold).await?;
+        let held = engine.image_store().inspect(&self.hold).await?;
         let is_cached = held.is_some();
         let claims = if engine.image_store().checks_layers() {
             None
@@ -123,8 +120,8 @@ impl Fetch {
             let verifying = Box::pin(images.verify_layers(self, claims, &image, step));
             if let Err(fault) = self.unless_stopped(turn, verifying).await? {
                 if fault.reason() == Reason::ImageForged {
-                    engine.remove_name(&self.hold).await?;
-                    images.store().forget_hold(engine.name(), &self.hold).await?;
+                    engine.image_store().remove(&self.hold).await?;
+                    images.store().forget_hold(engine.name(), self.hold.as_str()).await?;
                 }
                 return Err(fault.into());
             }
@@ -155,35 +152,31 @@ impl Fetch {
         let (repository, manifest) = (self.repository.clone(), self.manifest.clone());
         let transfer = images.relay().pull(&path, repository, manifest, watch).map_err(Fault::internal)?;
         let name = format!("{}@{}", transfer.repository(), self.manifest.digest());
+        let name = images.transfer_name(&name)?;
         let held = self.unless_stopped(turn, self.pull_and_hold(&transfer, &name, step)).await;
         // Even after a failure: the name may have appeared too late.
         images.remove_transfer(&name).await;
         held??;
         self.tasks.unless_cancelled(hashes.close_and_wait()).await.map_err(Fault::from)?;
-        match engine.inspect_name(&self.hold).await? {
-            Some(image) if engine.is_for_platform(&image) => Ok(image),
+        match engine.image_store().inspect(&self.hold).await? {
+            Some(image) if engine.image_store().is_for_platform(&image) => Ok(image),
             _ => {
-                engine.remove_name(&self.hold).await?;
+                engine.image_store().remove(&self.hold).await?;
                 Err(fault::wrong_platform(&self.reference, engine.platform()).into())
             }
         }
     }
 
-    async fn pull_and_hold(&self, transfer: &Transfer, name: &str, step: &Step) -> Result<(), Fault> {
+    async fn pull_and_hold(&self, transfer: &Transfer, name: &ImageName, step: &Step) -> Result<(), Fault> {
         let fault = |error: Error| error.fault(&self.reference, self.logged_in);
         transfer.carry(self.engine_pulls(transfer, name, step), fault).await?;
-        self.images.engine().tag_name(name, &self.hold).await
+        self.images.engine().image_store().tag(name, &self.hold).await
     }
 
-    async fn engine_pulls(&self, transfer: &Transfer, name: &str, step: &Step) -> Result<(), Fault> {
+    async fn engine_pulls(&self, transfer: &Transfer, name: &ImageName, step: &Step) -> Result<(), Fault> {
         let engine = self.images.engine();
-        let options = CreateImageOptions {
-            from_image: Some(name.to_owned()),
-            platform: engine.platform().to_string(),
-            ..CreateImageOptions::default()
-        };
-        let login = docker_login(transfer);
-        let mut stream = std::pin::pin!(engine.docker().create_image(Some(options), None, Some(login)));
+        let pulling = engine.image_store().pull(name, transfer.host(), transfer.login());
+        let mut stream = std::pin::pin!(pulling);
         let mut sizes = HashMap::new();
         loop {
             let line = timeout(STALL_TIMEOUT, stream.next()).await;
@@ -218,16 +211,5 @@ fn report(line: CreateImageInfo, sizes: &mut HashMap<String, u64>, step: &Step) 
             step.moves(&layer, size, size, true);
         }
         _ => {}
-    }
-}
-
-/// A transfer's own login, in the engine's form.
-pub(super) fn docker_login(transfer: &Transfer) -> DockerCredentials {
-    let (user, password) = transfer.login();
-    DockerCredentials {
-        username: Some(user.to_owned()),
-        password: Some(password.expose().clone()),
-        serveraddress: Some(transfer.host()),
-        ..DockerCredentials::default()
     }
 }

@@ -8,21 +8,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use bollard::{body_full, query_parameters::ImportImageOptions};
 use bytes::Bytes;
-use futures_util::TryStreamExt as _;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use tonic::{Code, Status};
 
-use super::{
-    Images,
-    naming::{self, Room},
-};
+use super::Images;
 use crate::{
     engine::{Platform, docker::fault},
     fault::{Fault, Reason, causes},
     names::reference::Digest,
+    naming::{ImageName, Room},
     telemetry::each_second,
 };
 
@@ -98,7 +94,7 @@ pub fn unreadable(program: &Path, error: io::Error) -> Fault {
 pub(super) struct Frontend {
     program: PathBuf,
     /// The image's name in the engine.
-    name: String,
+    name: ImageName,
 }
 
 impl Images {
@@ -107,12 +103,12 @@ impl Images {
     pub async fn bring_frontend(&self, program: PathBuf) -> Result<(), Fault> {
         let image = self.read_frontend(program.clone()).await?;
         let frontend = Frontend { program, name: self.keys().frontend(&image.content) };
-        if self.engine().inspect_name(&frontend.name).await?.is_none() {
+        if self.engine().image_store().inspect(&frontend.name).await?.is_none() {
             self.load_frontend(&frontend.name, &image).await?;
         }
         tracing::info!(
             engine = self.engine().name(),
-            image = frontend.name,
+            image = %frontend.name,
             program = %frontend.program.display(),
             "Dockerfiles are read in a container"
         );
@@ -122,24 +118,23 @@ impl Images {
     }
 
     /// Removes this wharfd's frontends except the one called `but`.
-    pub async fn remove_frontends(&self, but: Option<&str>) -> Result<(), Fault> {
-        let images = self.engine().list_images().await?;
+    pub async fn remove_frontends(&self, but: Option<&ImageName>) -> Result<(), Fault> {
+        let images = self.engine().image_store().list().await?;
         for name in images.iter().flat_map(|image| &image.repo_tags) {
-            let room = naming::room(name);
-            if room == Some((self.keys().instance(), Room::Frontend))
-                && Some(name.as_str()) != but
-                && let Err(fault) = self.engine().remove_name(name).await
+            if let Some((name, Room::Frontend)) = self.keys().own(name)
+                && Some(&name) != but
+                && let Err(fault) = self.engine().image_store().remove(&name).await
             {
                 let cause = causes(&fault);
-                tracing::warn!(engine = self.engine().name(), name, cause, "an old frontend stays");
+                tracing::warn!(engine = self.engine().name(), %name, cause, "an old frontend stays");
             }
         }
         Ok(())
     }
 
     /// The name of the image that reads Dockerfiles; `None` if BuildKit reads them itself.
-    pub(crate) fn frontend(&self) -> Option<&str> {
-        self.found.frontend.get().map(|frontend| frontend.name.as_str())
+    pub(crate) fn frontend(&self) -> Option<&ImageName> {
+        self.found.frontend.get().map(|frontend| &frontend.name)
     }
 
     /// Whether the frontend in use has everything that a `# syntax=` asks for.
@@ -153,11 +148,11 @@ impl Images {
 
     /// The name of the image that reads Dockerfiles, once the engine has the image: it may have been removed, and BuildKit would ask the network
     /// for its name.
-    pub(crate) async fn hold_frontend(&self) -> Result<Option<String>, Fault> {
+    pub(crate) async fn hold_frontend(&self) -> Result<Option<ImageName>, Fault> {
         let Some(frontend) = self.found.frontend.get() else { return Ok(None) };
-        if self.engine().inspect_name(&frontend.name).await?.is_none() {
-            let _lock = self.inner.holds.lock(&frontend.name).await;
-            if self.engine().inspect_name(&frontend.name).await?.is_none() {
+        if self.engine().image_store().inspect(&frontend.name).await?.is_none() {
+            let _lock = self.inner.holds.lock(frontend.name.as_str()).await;
+            if self.engine().image_store().inspect(&frontend.name).await?.is_none() {
                 let engine = self.engine().name();
                 each_second!(warn, engine, "the frontend's image is gone: loading it again");
                 let image = self.read_frontend(frontend.program.clone()).await?;
@@ -182,13 +177,11 @@ impl Images {
         Image::of(&program, self.engine().platform()).map_err(unreadable)
     }
 
-    async fn load_frontend(&self, name: &str, image: &Image) -> Result<(), Fault> {
+    async fn load_frontend(&self, name: &ImageName, image: &Image) -> Result<(), Fault> {
         let failed = |error| fault::unexpected("load the Dockerfile frontend", error);
         let archive = image.archive(name).map_err(|error| failed(error.into()))?;
-        let load =
-            self.engine().docker().import_image(ImportImageOptions::default(), body_full(archive), None);
-        load.try_for_each(|_| std::future::ready(Ok(()))).await.map_err(failed)?;
-        match self.engine().inspect_name(name).await? {
+        self.engine().image_store().load(archive).await.map_err(failed)?;
+        match self.engine().image_store().inspect(name).await? {
             Some(_) => Ok(()),
             None => Err(Fault::new(Reason::EngineFailed, "the engine did not keep the Dockerfile frontend")),
         }
@@ -227,10 +220,11 @@ impl Image {
     }
 
     /// The archive that `docker save` would make of the image, with the name `name`.
-    fn archive(&self, name: &str) -> io::Result<Bytes> {
+    fn archive(&self, name: &ImageName) -> io::Result<Bytes> {
         let config = format!("{}.json", hex(&self.config));
         let layer = format!("{}/layer.tar", hex(&self.layer));
-        let manifest = json!([{ "Config": config, "RepoTags": [name], "Layers": [layer] }]).to_string();
+        let manifest =
+            json!([{ "Config": config, "RepoTags": [name.as_str()], "Layers": [layer] }]).to_string();
         let mut archive = tar::Builder::new(Vec::with_capacity(self.layer.len() + (16 << 10)));
         add(&mut archive, &config, 0o644, &self.config)?;
         add(&mut archive, &layer, 0o644, &self.layer)?;
@@ -306,7 +300,8 @@ mod tests {
         let image = |program: &[u8], architecture| Image::of(program, &platform(architecture)).unwrap();
         let one = image(b"program", "amd64");
         assert_eq!(one.content, image(b"program", "amd64").content);
-        assert_eq!(one.archive("a:1").unwrap(), image(b"program", "amd64").archive("a:1").unwrap());
+        let name = ImageName::any("a:1");
+        assert_eq!(one.archive(&name).unwrap(), image(b"program", "amd64").archive(&name).unwrap());
         assert_ne!(one.content, image(b"other", "amd64").content);
         assert_ne!(one.content, image(b"program", "arm64").content);
         assert!(String::from_utf8(one.config).unwrap().contains("network.none\":\"true\""));

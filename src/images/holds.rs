@@ -9,14 +9,12 @@ use std::{
 use bollard::models::ImageInspect;
 use tokio::time::timeout;
 
-use super::{
-    Images,
-    naming::{self, Room},
-};
+use super::Images;
 use crate::{
     engine::docker::listing::Listed,
     fault::{Fault, causes},
-    names::random_id,
+    names::{random_id, reference::Digest},
+    naming::{ImageName, Room},
     telemetry::each_second,
 };
 
@@ -26,7 +24,7 @@ const LOCK_LOOK: Duration = Duration::from_secs(1);
 /// Holds that end with the build that needs them. The store does not know them: after a crash they are lost
 /// holds.
 #[derive(Debug, Default)]
-pub struct PassingHolds(Mutex<Vec<String>>);
+pub struct PassingHolds(Mutex<Vec<ImageName>>);
 
 impl Images {
     /// Holds an image that has been inspected, until [`Self::release`].
@@ -34,11 +32,12 @@ impl Images {
         &self,
         image: &ImageInspect,
         holds: &PassingHolds,
-    ) -> Result<String, Fault> {
-        let id = image.id.as_deref().unwrap_or_default();
+    ) -> Result<ImageName, Fault> {
+        let id = image.id.as_deref().and_then(Digest::parse);
+        let id = id.ok_or_else(|| Fault::internal("the engine gives an image no id"))?;
         let hold = self.keys().passing_hold(&random_id().map_err(Fault::internal)?);
         holds.0.lock().unwrap_or_else(PoisonError::into_inner).push(hold.clone());
-        self.engine().tag_name(id, &hold).await?;
+        self.engine().image_store().tag(&id, &hold).await?;
         Ok(hold)
     }
 
@@ -54,13 +53,14 @@ impl Images {
     pub(super) async fn release_holds(&self, namespace: &str) -> Result<(), Fault> {
         for hold in self.store().holds_of(self.engine().name(), namespace).await? {
             let mut is_held = self.store().let_go(self.engine().name(), &hold, namespace).await?;
+            let Some((name, _)) = self.keys().own(&hold) else { continue };
             // A fetch has the lock for as long as its registry likes, and its namespace needs the hold. So this
             // waits for a lock only while no namespace needs the hold.
             while !is_held {
                 let lock = timeout(LOCK_LOOK, self.inner.holds.lock(&hold)).await;
                 is_held = self.store().is_held(self.engine().name(), &hold).await?;
                 if let (Ok(_lock), false) = (lock, is_held) {
-                    self.remove_hold(&hold).await;
+                    self.remove_hold(&name).await;
                     break;
                 }
             }
@@ -72,10 +72,7 @@ impl Images {
     /// the store leaves all. Called before the engine is used.
     pub(super) async fn remove_lost_holds(&self, images: &[Listed]) -> Result<(), Fault> {
         for name in images.iter().flat_map(|image| &image.repo_tags) {
-            let ours = naming::room(name).filter(|(instance, _)| *instance == self.keys().instance());
-            if !matches!(ours, Some((_, Room::Hold | Room::Node))) {
-                continue;
-            }
+            let Some((hold, Room::Hold | Room::Node)) = self.keys().own(name) else { continue };
             let _lock = self.inner.holds.lock(name).await;
             if !self.store().is_held(self.engine().name(), name).await? {
                 tracing::info!(
@@ -83,7 +80,7 @@ impl Images {
                     name,
                     "removing an image that is held for nobody"
                 );
-                self.remove_hold(name).await;
+                self.remove_hold(&hold).await;
             }
         }
         Ok(())
@@ -91,11 +88,11 @@ impl Images {
 
     /// A failure is only logged: the caller cannot do anything about its cause, such as a container that the
     /// operator runs.
-    async fn remove_hold(&self, hold: &str) {
-        if let Err(fault) = self.engine().remove_name(hold).await {
+    async fn remove_hold(&self, hold: &ImageName) {
+        if let Err(fault) = self.engine().image_store().remove(hold).await {
             let cause = causes(&fault);
             let engine = self.engine().name();
-            each_second!(warn, engine, hold, cause, "a hold stays until the next start");
+            each_second!(warn, engine, %hold, cause, "a hold stays until the next start");
         }
     }
 }

@@ -1,5 +1,4 @@
-//! The images of one engine: ownership by namespaces, admission to builds, pulls and pushes, and the names in
-//! the engine.
+//! The images of one engine: ownership by namespaces, admission to builds, pulls and pushes.
 
 pub mod admission;
 pub mod exports;
@@ -12,7 +11,6 @@ mod index;
 pub mod inherited;
 mod layers;
 mod locks;
-pub mod naming;
 pub mod owned;
 mod proof;
 pub mod push;
@@ -30,11 +28,10 @@ use std::{
 
 use tokio::sync::{Mutex, Semaphore};
 
-use crate::{engine::Engine, registry, store::Store};
+use crate::{engine::Engine, naming::Keys, registry, store::Store};
 use exports::Exporting;
 use frontend::Frontend;
 use locks::Locks;
-use naming::Keys;
 use suspects::Inside;
 use turns::Turns;
 

@@ -6,11 +6,12 @@ use std::collections::BTreeMap;
 use bollard::models::ImageInspect;
 use prost_types::Timestamp;
 
-use super::{Images, admission::CredentialSource, naming::Owner};
+use super::{Images, admission::CredentialSource};
 use crate::{
     engine::docker::{fault, listing::Listed},
     fault::{Fault, Reason},
     names::{Namespace, Reference, printable, reference::Digest},
+    naming::{ImageName, Owner},
     policy::Permit,
     progress::Reporter,
     tasks::Group,
@@ -22,9 +23,9 @@ pub struct OwnedImage {
     namespace: Namespace,
     id: Digest,
     /// The names in the engine, by reference.
-    pub(super) names: BTreeMap<Reference, String>,
+    pub(super) names: BTreeMap<Reference, ImageName>,
     /// Names in the engine that builds without a tag have made.
-    pub(super) untagged: Vec<String>,
+    pub(super) untagged: Vec<ImageName>,
     created: i64,
     size: i64,
 }
@@ -68,7 +69,7 @@ impl Images {
     /// The images of a namespace, newest first.
     pub async fn list(&self, namespace: &Permit<Namespace>) -> Result<Vec<OwnedImage>, Fault> {
         let mut images = Vec::new();
-        for summary in self.engine().list_images().await? {
+        for summary in self.engine().image_store().list().await? {
             let Listed { id, repo_tags, created, size, .. } = summary;
             images.extend(
                 self.owned(namespace.subject(), Found { id, names: repo_tags, created, size }).await?,
@@ -82,13 +83,13 @@ impl Images {
     pub async fn find_image(&self, namespace: &Permit<Namespace>, text: &str) -> Result<OwnedImage, Fault> {
         if let Ok(reference) = Reference::parse(text) {
             let name = self.keys().names(namespace.subject()).name(&reference);
-            if let Some(image) = self.engine().inspect_name(name.as_str()).await? {
+            if let Some(image) = self.engine().image_store().inspect(name.name()).await? {
                 return self.owned_by(namespace.subject(), image, text).await;
             }
         }
         let hex = text.strip_prefix("sha256:").unwrap_or(text);
         if let Some(id) = Digest::parse(&format!("sha256:{hex}")) {
-            let image = self.engine().inspect_name(id.as_str()).await?;
+            let image = self.engine().image_store().inspect(&id).await?;
             let image = image.ok_or_else(|| no_such_image(namespace.subject(), text))?;
             return self.owned_by(namespace.subject(), image, text).await;
         }
@@ -108,10 +109,10 @@ impl Images {
     pub(super) async fn find_by_name(
         &self,
         namespace: &Namespace,
-        name: &str,
+        name: &ImageName,
         text: &str,
     ) -> Result<OwnedImage, Fault> {
-        let image = self.engine().inspect_name(name).await?;
+        let image = self.engine().image_store().inspect(name).await?;
         let image = image.ok_or_else(|| no_such_image(namespace, text))?;
         self.owned_by(namespace, image, text).await
     }
@@ -151,8 +152,8 @@ impl Images {
         let admitted = self.admit_foreign(namespace, reference.clone(), credentials, true, reporter, tasks);
         let admitted = tasks.unless_cancelled(admitted).await??;
         let name = self.private_name(namespace.subject(), &reference).await?;
-        self.move_name(namespace.subject(), admitted.target(), name.as_str()).await?;
-        let image = self.find_by_name(namespace.subject(), name.as_str(), &reference.to_string()).await?;
+        self.move_name(namespace.subject(), admitted.target(), name.name()).await?;
+        let image = self.find_by_name(namespace.subject(), name.name(), &reference.to_string()).await?;
         Ok((admitted.digest().cloned(), image))
     }
 
@@ -165,7 +166,8 @@ impl Images {
         let image = self.find_image(namespace, text).await?;
         let all = self
             .engine()
-            .inspect_name(image.id().as_str())
+            .image_store()
+            .inspect(image.id())
             .await?
             .ok_or_else(|| no_such_image(namespace.subject(), text))?;
         // The fields are listed one by one: a field that a later engine adds may reveal other namespaces.
@@ -196,25 +198,24 @@ impl Images {
         let names = self.keys().names(namespace);
         let mut owned = BTreeMap::new();
         let mut untagged = Vec::new();
-        for name in found.names {
-            let reference = match names.read(&name) {
-                Some(Owner::Reference(reference)) => reference,
-                Some(Owner::Long(hash)) => {
+        for (name, owner) in found.names.iter().filter_map(|name| names.own(name)) {
+            let reference = match owner {
+                Owner::Reference(reference) => reference,
+                Owner::Long(hash) => {
                     let known = self.store().long_name(&hash).await?;
                     match known.and_then(|known| Reference::parse(&known).ok()) {
                         Some(reference) => reference,
                         // The store was lost: only the name itself is left to show.
-                        None => match Reference::parse(&name) {
+                        None => match Reference::parse(name.as_str()) {
                             Ok(reference) => reference,
                             Err(_) => continue,
                         },
                     }
                 }
-                Some(Owner::Untagged) => {
+                Owner::Untagged => {
                     untagged.push(name);
                     continue;
                 }
-                None => continue,
             };
             owned.insert(reference, name);
         }
@@ -240,7 +241,6 @@ fn no_such_image(namespace: &Namespace, text: &str) -> Fault {
     Fault::new(Reason::ImageNotFound, text).hint("a job sees only the images of its own namespace")
 }
 
-/// The digits of a digest.
-pub(super) fn hex_of(digest: &Digest) -> &str {
+fn hex_of(digest: &Digest) -> &str {
     digest.as_str().strip_prefix("sha256:").unwrap_or_default()
 }

@@ -135,9 +135,7 @@ impl Images {
         {
             return Ok(reach.clone());
         }
-        let info = self.engine().docker().info().await;
-        let reach =
-            Reach::of(&info.map_err(|error| fault::unexpected("say which registries it trusts", error))?);
+        let reach = Reach::of(&self.engine().info().await?);
         *known = Some((Instant::now(), reach.clone()));
         Ok(reach)
     }

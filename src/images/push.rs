@@ -14,6 +14,7 @@ use crate::{
     },
     fault::{Fault, Reason},
     names::{Login, Reference, reference::Digest},
+    naming::ImageName,
     policy::{Permit, PushTo},
     progress::{Reporter, Step},
     registry::{Error, Transfer},
@@ -82,27 +83,31 @@ impl Push {
         let (images, engine) = (&self.images, self.images.engine());
         let transfer = self.tasks.unless_cancelled(images.push_transfer(&self.target, self.login.as_ref()));
         let transfer = transfer.await??;
-        let name = format!("{}:{}", transfer.repository(), transfer.tag());
-        engine.tag_name(self.image.id().as_str(), &name).await?;
-        let pushed = self.tasks.unless_cancelled(self.stream(&transfer, step)).await;
+        let name = images.transfer_name(&format!("{}:{}", transfer.repository(), transfer.tag()))?;
+        engine.image_store().tag(self.image.id(), &name).await?;
+        let pushed = self.tasks.unless_cancelled(self.stream(&transfer, &name, step)).await;
         // This also removes the name's digest, which the classic store would keep.
         images.remove_transfer(&name).await;
         pushed?
     }
 
     /// Pushes the image under the transfer's name; returns the digest of the manifest.
-    async fn stream(&self, transfer: &Transfer, step: &Step) -> Result<Digest, Fault> {
+    async fn stream(&self, transfer: &Transfer, name: &ImageName, step: &Step) -> Result<Digest, Fault> {
         let fault = |error: Error| error.push_fault(&self.target, self.login.is_some());
-        transfer.carry(self.engine_pushes(transfer, step), fault).await
+        transfer.carry(self.engine_pushes(transfer, name, step), fault).await
     }
 
-    async fn engine_pushes(&self, transfer: &Transfer, step: &Step) -> Result<Digest, Fault> {
+    async fn engine_pushes(
+        &self,
+        transfer: &Transfer,
+        name: &ImageName,
+        step: &Step,
+    ) -> Result<Digest, Fault> {
         let engine = self.images.engine();
         let failed = |error| fault::transfer(&self.target, engine.platform(), error);
         let stalled = |_| fault::stalled(&self.target);
-        let path = format!("/images/{}/push?tag={}", transfer.repository(), transfer.tag());
-        let login = super::fetch::docker_login(transfer);
-        let answer = timeout(STALL_TIMEOUT, engine.post_lines(&path, &login)).await;
+        let pushing = engine.image_store().push(name, transfer.host(), transfer.login());
+        let answer = timeout(STALL_TIMEOUT, pushing).await;
         let mut answer = answer.map_err(stalled)?.map_err(failed)?;
         let mut digest = None;
         while let Some(line) =

@@ -1,9 +1,10 @@
 //! Cleans up an engine after it, or an earlier wharfd, ended in the middle of work.
 
-use super::{Images, naming};
+use super::Images;
 use crate::{
     engine::docker::listing::Listed,
     fault::{Fault, causes},
+    naming::{self, ImageName},
     telemetry::each_second,
 };
 
@@ -11,7 +12,7 @@ impl Images {
     /// Removes leftovers of an earlier wharfd or of the engine's end. Called before the engine is used.
     pub async fn recover(&self) -> Result<(), Fault> {
         self.remove_late_exports().await?;
-        let images = self.engine().list_images().await?;
+        let images = self.engine().image_store().list().await?;
         self.remove_lost_transfers(&images).await;
         self.remove_lost_holds(&images).await?;
         self.forget_long_names(&images).await
@@ -37,20 +38,25 @@ impl Images {
     /// running on an engine that was just found.
     async fn remove_lost_transfers(&self, images: &[Listed]) {
         let names = images.iter().flat_map(|image| image.repo_tags.iter().chain(&image.repo_digests));
-        let ours = |name: &&String| naming::relay_instance(name) == Some(self.keys().instance());
-        let lost: Vec<_> = names.filter(ours).collect();
-        for name in lost {
-            tracing::info!(engine = self.engine().name(), name, "removing the name of a broken transfer");
+        let lost: Vec<_> = names.filter_map(|name| self.keys().own_transfer(name)).collect();
+        for name in &lost {
+            tracing::info!(engine = self.engine().name(), %name, "removing the name of a broken transfer");
             self.remove_transfer(name).await;
         }
     }
 
+    /// The name in the engine of a push or a pull, as it reads.
+    pub(super) fn transfer_name(&self, name: &str) -> Result<ImageName, Fault> {
+        let own = self.keys().own_transfer(name);
+        own.ok_or_else(|| Fault::internal("the relay has given a transfer a foreign name"))
+    }
+
     /// Makes the engine forget the name of a push or a pull.
-    pub(super) async fn remove_transfer(&self, name: &str) {
-        if let Err(fault) = self.engine().remove_name(name).await {
+    pub(super) async fn remove_transfer(&self, name: &ImageName) {
+        if let Err(fault) = self.engine().image_store().remove(name).await {
             let cause = causes(&fault);
             let engine = self.engine().name();
-            each_second!(warn, engine, name, cause, "a name stays until the next start");
+            each_second!(warn, engine, %name, cause, "a name stays until the next start");
         }
     }
 }

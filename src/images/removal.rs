@@ -1,12 +1,11 @@
 //! Removes images from a namespace, and whole namespaces.
 
-use bollard::query_parameters::RemoveImageOptions;
-
 use super::{Images, owned::OwnedImage};
 use crate::{
-    engine::docker::fault::{self, Kind},
+    engine::image_store::Removal,
     fault::Fault,
     names::{Namespace, Reference, printable, reference::Digest},
+    naming::ImageName,
     policy::Permit,
 };
 
@@ -83,24 +82,23 @@ impl Images {
     async fn remove_own(
         &self,
         reference: Option<&Reference>,
-        name: &str,
+        name: &ImageName,
         id: &Digest,
         removed: &mut Removed,
     ) -> Result<(), Fault> {
-        let items = match self.engine().docker().remove_image(name, None::<RemoveImageOptions>, None).await {
-            Ok(items) => items,
-            Err(error) if fault::kind(&error) == Kind::NotFound => return Ok(()),
-            Err(error) if fault::kind(&error) == Kind::Conflict => {
+        let deleted = match self.engine().image_store().try_remove(name).await? {
+            Removal::Done(deleted) => deleted,
+            Removal::Absent => return Ok(()),
+            Removal::InUse(error) => {
                 let shown = reference.map_or_else(|| id.to_string(), Reference::familiar);
                 let text = format!("{shown} is in use by a container");
                 return Err(Fault::invalid("reference", text)
                     .hint("the container does not belong to a wharfd job: its owner has to remove it first")
                     .caused_by(error));
             }
-            Err(error) => return Err(fault::unexpected("remove an image", error)),
         };
         removed.untagged.extend(reference.cloned());
-        if items.iter().any(|item| item.deleted.as_deref() == Some(id.as_str())) {
+        if deleted.iter().any(|deleted| deleted == id.as_str()) {
             removed.deleted.push(id.clone());
         }
         Ok(())

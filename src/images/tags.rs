@@ -1,27 +1,25 @@
 //! The references of a namespace's images, and how one moves from image to image.
 
-use super::{
-    Images,
-    naming::PrivateName,
-    owned::{OwnedImage, hex_of},
-};
+use super::{Images, owned::OwnedImage};
 use crate::{
+    engine::image_store::NameOrId,
     fault::Fault,
     names::{Namespace, Reference, reference::Digest},
+    naming::{ImageName, PrivateName},
     policy::{Permit, TagAs},
 };
 
 impl Images {
     /// Gives an image another reference in its namespace. A reference of another image moves.
     pub async fn tag_image(&self, image: &OwnedImage, target: &Permit<TagAs>) -> Result<(), Fault> {
-        self.give_reference(image.namespace(), image.id().as_str(), target).await
+        self.give_reference(image.namespace(), image.id(), target).await
     }
 
     /// Gives `source`, an image of the namespace, a reference.
     pub(super) async fn give_reference(
         &self,
         namespace: &Namespace,
-        source: &str,
+        source: impl Into<NameOrId<'_>>,
         target: &Permit<TagAs>,
     ) -> Result<(), Fault> {
         let target = target.subject();
@@ -29,7 +27,7 @@ impl Images {
             return Err(Fault::internal("the permission to tag is for another namespace"));
         }
         let name = self.private_name(namespace, target.reference()).await?;
-        self.move_name(namespace, source, name.as_str()).await
+        self.move_name(namespace, source, name.name()).await
     }
 
     /// Gives `source` a name in the namespace. If the name belonged to another image, that image still
@@ -38,24 +36,24 @@ impl Images {
     pub(super) async fn move_name(
         &self,
         namespace: &Namespace,
-        source: &str,
-        target: &str,
+        source: impl Into<NameOrId<'_>>,
+        target: &ImageName,
     ) -> Result<(), Fault> {
-        let (engine, names) = (self.engine(), self.keys().names(namespace));
+        let (images, names) = (self.engine().image_store(), self.keys().names(namespace));
         // Nobody else may take names from the image meanwhile.
         let _lock = self.inner.moves.lock(names.opaque()).await;
-        let before = engine.inspect_name(target).await?.and_then(|image| image.id);
-        let kept = before.as_deref().and_then(Digest::parse).map(|id| names.untagged(hex_of(&id)));
-        if let Some((id, kept)) = before.as_deref().zip(kept.as_deref()) {
+        let before = images.inspect(target).await?.and_then(|image| Digest::parse(image.id.as_deref()?));
+        let kept = before.as_ref().map(|id| names.untagged(id));
+        if let Some((id, kept)) = before.as_ref().zip(kept.as_ref()) {
             // If a prune was faster, there is nothing to keep.
-            engine.tag_if_there(id, kept).await?;
+            images.tag_if_there(id, kept).await?;
         }
-        engine.tag_name(source, target).await?;
+        images.tag(source, target).await?;
         let Some(kept) = kept else { return Ok(()) };
-        let image = engine.inspect_name(&kept).await?;
+        let image = images.inspect(&kept).await?;
         let others = image.iter().flat_map(|image| image.repo_tags.iter().flatten());
-        if others.into_iter().any(|name| *name != kept && names.read(name).is_some()) {
-            engine.remove_name(&kept).await?;
+        if others.into_iter().any(|name| name != kept.as_str() && names.read(name).is_some()) {
+            images.remove(&kept).await?;
         }
         Ok(())
     }

@@ -67,7 +67,7 @@ async fn told(handle: &Handle, is_operator: bool) -> v1::EngineInfo {
                 version: engine.version().to_owned(),
                 api_version: format!("{major}.{minor}"),
                 platform: engine.platform().to_string(),
-                image_store: engine.image_store().to_string(),
+                image_store: engine.image_store().kind().to_string(),
             }
         }
         Err(fault) => v1::EngineInfo {

@@ -214,7 +214,7 @@ async fn leftovers_are_removed_before_the_first_answer(test: Arc<Test>) {
     job.run(["images"]).await.ended(5);
     // A hold that the store does not know.
     let digest = Digest::parse(&format!("sha256:{}", "0".repeat(64))).unwrap();
-    let lost = wharfd.keys().hold(&digest);
+    let lost = wharfd.keys().hold(&digest).to_string();
     let (repository, tag) = lost.rsplit_once(':').unwrap();
     test.engine.post(&format!("/images/{id}/tag?repo={repository}&tag={tag}")).send().await.ok();
     assert!(test.engine.inspect(&lost).await.is_some());

@@ -13,7 +13,7 @@ mod users;
 pub use platform::{PLATFORM_HINT, foreign_platform};
 pub use source::git_denied;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use bollard_buildkit_proto::{
     moby::buildkit::v1::frontend::{self, result},
@@ -24,7 +24,7 @@ use prost::Message as _;
 use definition::{Attributes, Salts};
 use users::Lookups;
 
-use super::isolation::JobKeys;
+use super::isolation::{self, JobKeys, Source};
 use crate::{
     buildkit::{
         solve,
@@ -97,18 +97,37 @@ struct Seen {
 #[derive(Debug)]
 pub struct Gate<'a> {
     /// The engine's session, the source of local directories.
-    pub session: &'a str,
+    session: &'a str,
     /// The job's own keys.
-    pub keys: &'a JobKeys,
-    /// The engine's platform: `linux/amd64`, with a variant if it has one.
-    pub platform: &'a str,
-    /// The names of admitted images in the engine, and the Dockerfile's name for each.
-    pub images: &'a BTreeMap<String, String>,
+    keys: &'a JobKeys,
+    /// The engine's platform.
+    platform: &'a str,
+    /// The names of admitted images in the engine.
+    images: BTreeSet<&'a str>,
     /// Admitted URLs, including the uploaded tar's, and the attributes that each gets.
-    pub fetched: &'a Attributes,
+    fetched: Attributes,
+}
+
+impl<'a> Gate<'a> {
+    /// The rules for a graph that may use `sources`, and nothing else. The gate takes no names but only what
+    /// admission and policy have made: `session` is the engine's session, `keys` are the job's own, `platform` is
+    /// the engine's (`linux/amd64`, with a variant if it has one).
+    pub fn new(session: &'a str, keys: &'a JobKeys, platform: &'a str, sources: &[Source<'a>]) -> Self {
+        let images = sources.iter().filter_map(|source| match source {
+            Source::Image { image, .. } => Some(image.target().as_str()),
+            Source::Url(_) | Source::Tar(_) => None,
+        });
+        let fetched = isolation::fetched(sources, keys);
+        Self { session, keys, platform, images: images.collect(), fetched }
+    }
 }
 
 impl Gate<'_> {
+    /// The URLs that the graph may use, and the attributes that each gets.
+    pub fn fetched(&self) -> &Attributes {
+        &self.fetched
+    }
+
     /// Judges a frontend's answer.
     pub fn judge(&self, answer: solve::Answer) -> Result<Judged, Refusal> {
         let result = answer.understood();
@@ -164,7 +183,7 @@ impl Gate<'_> {
             Some(definition) => {
                 self.definition(definition, seen)?;
                 let copied = self.keys.copied_path();
-                definition::with_salts(definition, Salts { fetched: self.fetched, copied: &copied })
+                definition::with_salts(definition, Salts { fetched: &self.fetched, copied: &copied })
             }
             // An empty `FROM scratch` has no graph, and then BuildKit returns no id either.
             None if reference.id.is_empty() => None,
@@ -235,9 +254,16 @@ fn refuse(why: impl Into<std::borrow::Cow<'static, str>>) -> Refusal {
 mod tests {
     use bollard_buildkit_proto::pb::{self, ExecOp, HostIp, Input, Meta, SourceOp};
 
+    use std::sync::Arc;
+
     use super::{
-        super::isolation::{HTTP_PERM, SALT_ADDRESS},
+        super::{isolation::SALT_ADDRESS, tar::Tar},
         *,
+    };
+    use crate::{
+        images::admission::Admitted,
+        names::{Namespace, Pattern},
+        policy::Rules,
     };
 
     fn keys() -> JobKeys {
@@ -258,18 +284,13 @@ mod tests {
     }
 
     pub(super) fn judge_result(result: frontend::Result) -> Result<Judged, Refusal> {
-        let keys = keys();
-        let fetched = ["https://admitted.example/f", "http://buildkit-session/t"];
-        let gate = Gate {
-            session: "s1",
-            keys: &keys,
-            platform: "linux/amd64",
-            images: &BTreeMap::from([("wharf.invalid/h/1:1".to_owned(), "busybox".to_owned())]),
-            fetched: &fetched
-                .map(|url| (url.to_owned(), [(HTTP_PERM.to_owned(), keys.http_perm())].into()))
-                .into(),
-        };
-        gate.result(result)
+        let rules = Arc::new(Rules::built_in("test", Pattern::any()));
+        let namespace = rules.namespace(Namespace::new("job", "1").unwrap()).unwrap();
+        let url = namespace.fetch("https://admitted.example/f", &["8.8.8.8".parse().unwrap()]).unwrap();
+        let (image, tar) = (Admitted::any("wharf.invalid/h/1:1"), Tar::at("/t"));
+        let sources =
+            [Source::Image { named: "busybox", image: &image }, Source::Url(&url), Source::Tar(&tar)];
+        Gate::new("s1", &keys(), "linux/amd64", &sources).result(result)
     }
 
     pub(super) fn exec() -> ExecOp {

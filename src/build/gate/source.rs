@@ -41,7 +41,7 @@ impl Gate<'_> {
             }
             "docker-image" => {
                 let bare = rest.split_once("@sha256:").map_or(rest, |(name, _)| name);
-                let name = [rest, bare].into_iter().find(|name| self.images.contains_key(*name));
+                let name = [rest, bare].into_iter().find(|name| self.images.contains(*name));
                 let name = name.ok_or_else(|| refuse("an image of the graph was not admitted"))?;
                 seen.images.insert(name.to_owned());
                 if source.attrs.get("image.resolvemode").is_none_or(|mode| mode != "local") {

@@ -179,6 +179,12 @@ impl Tar {
         Ok((Self { path, pieces: Mutex::new(Some(receiver)), digest: Arc::default() }, sender))
     }
 
+    /// A tar at this path, which has no pieces.
+    #[cfg(test)]
+    pub(super) fn at(path: &str) -> Self {
+        Self { path: path.to_owned(), pieces: Mutex::default(), digest: Arc::default() }
+    }
+
     /// The URL that BuildKit requests from the session (`session/upload` in BuildKit).
     pub fn url(&self) -> String {
         format!("http://buildkit-session{}", self.path)

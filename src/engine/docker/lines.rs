@@ -1,5 +1,7 @@
 //! Calls whose answers are lines of JSON; bollard's types drop too much of them.
 
+use std::{fmt, path::PathBuf};
+
 use bollard::{auth::DockerCredentials, errors::Error};
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
@@ -9,12 +11,12 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use tokio::{
-    io::{AsyncBufReadExt as _, BufReader, Lines},
+    io::{self, AsyncBufReadExt as _, BufReader},
     net::UnixStream,
 };
 use tokio_util::io::StreamReader;
 
-use crate::{engine::Engine, go_json::zero};
+use crate::{go_json::zero, tasks::Group};
 
 /// The longest error text that is read; the engine's have some hundred bytes.
 const ERROR_BYTES_MAX: usize = 64 << 10;
@@ -48,7 +50,7 @@ type Body =
 
 /// The lines of an answer. Dropping it ends the call.
 pub(crate) struct Answer {
-    lines: Lines<BufReader<Body>>,
+    lines: io::Lines<BufReader<Body>>,
 }
 
 impl Answer {
@@ -68,15 +70,30 @@ impl Answer {
     }
 }
 
-impl Engine {
-    /// Posts to `path`, which includes the query, and reads lines.
-    pub(crate) async fn post_lines(&self, path: &str, login: &DockerCredentials) -> Result<Answer, Error> {
+/// Makes calls to an engine, each on a connection of its own.
+pub(crate) struct Lines {
+    socket: PathBuf,
+    tasks: Group,
+}
+
+impl Lines {
+    /// For the engine at `socket`; `tasks` owns the connections.
+    pub(crate) fn new(socket: PathBuf, tasks: Group) -> Self {
+        Self { socket, tasks }
+    }
+
+    /// Posts to `path`, which includes the query, in this version of the API, and reads lines.
+    pub(crate) async fn post(
+        &self,
+        version: impl fmt::Display,
+        path: &str,
+        login: &DockerCredentials,
+    ) -> Result<Answer, Error> {
         use base64::{Engine as _, engine::general_purpose::URL_SAFE};
 
         let mut login = http::HeaderValue::try_from(URL_SAFE.encode(serde_json::to_vec(login)?))
             .map_err(http::Error::from)?;
         login.set_sensitive(true);
-        let version = self.docker().client_version();
         let request = Request::post(format!("/v{version}{path}"))
             .header("x-registry-auth", login)
             .body(Empty::<Bytes>::new())?;
@@ -89,10 +106,10 @@ impl Engine {
     /// Sends a request on a connection of its own, and waits for the head of a successful answer.
     pub(super) async fn ask(&self, mut request: Request<Empty<Bytes>>) -> Result<Response<Incoming>, Error> {
         request.headers_mut().insert(header::HOST, http::HeaderValue::from_static("docker"));
-        let stream = UnixStream::connect(self.socket()).await?;
+        let stream = UnixStream::connect(&self.socket).await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         // The connection ends when its answer is dropped.
-        drop(self.tasks().spawn("connection", connection));
+        drop(self.tasks.spawn("connection", connection));
         let response = sender.send_request(request).await?;
         let status = response.status();
         if status != StatusCode::OK {

@@ -1,6 +1,8 @@
 //! The list of all images, of which wharfd keeps only what it needs. Jobs choose their images' labels, so the
 //! whole list may be larger than wharfd's memory.
 
+use std::fmt;
+
 use bollard::errors::Error;
 use bytes::Bytes;
 use http::Request;
@@ -9,7 +11,7 @@ use serde::Deserialize;
 use tokio::time::timeout;
 
 use crate::{
-    engine::{ANSWER_TIMEOUT, Engine},
+    engine::{ANSWER_TIMEOUT, docker::lines::Lines},
     go_json::zero,
 };
 
@@ -34,11 +36,10 @@ pub(crate) struct Listed {
     pub(crate) size: i64,
 }
 
-impl Engine {
-    /// All images, as the engine lists them.
-    pub(in crate::engine) async fn listing(&self) -> Result<Vec<Listed>, Error> {
+impl Lines {
+    /// All images, as the engine lists them in this version of the API.
+    pub(in crate::engine) async fn images(&self, version: impl fmt::Display) -> Result<Vec<Listed>, Error> {
         let listing = async {
-            let version = self.docker().client_version();
             let request = Request::get(format!("/v{version}/images/json")).body(Empty::<Bytes>::new())?;
             let mut body = self.ask(request).await?.into_body();
             let (mut elements, mut listed) = (Elements::default(), Vec::new());

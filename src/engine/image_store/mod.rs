@@ -1,8 +1,8 @@
-//! The engine's image store: looking images up, naming and removing them, and the differences between
+//! The engine's image store: looking images up, naming, removing, moving them, and the differences between
 //! Docker's two stores.
 //!
-//! Names are full names and are not checked here: the callers know whose a name is and what may be done
-//! with it.
+//! It takes names only from [`naming`](crate::naming). Whose a name is, and what may be done with it, the callers
+//! know.
 
 mod classic;
 mod containerd;
@@ -10,18 +10,30 @@ mod containerd;
 use std::{fmt, time::Duration};
 
 use bollard::{
-    models::{ImageInspect, SystemInfo},
-    query_parameters::{RemoveImageOptions, TagImageOptions},
+    Docker,
+    auth::DockerCredentials,
+    body_full,
+    errors::Error,
+    models::{CreateImageInfo, ImageInspect, SystemInfo},
+    query_parameters::{CreateImageOptions, ImportImageOptions, RemoveImageOptions, TagImageOptions},
 };
+use bytes::Bytes;
+use futures_util::{Stream, TryStreamExt as _};
 
 use super::{
-    Engine,
+    Platform,
     docker::{
         fault::{self, Kind},
+        lines::{Answer, Lines},
         listing::Listed,
     },
 };
-use crate::fault::{Fault, Reason};
+use crate::{
+    fault::{Fault, Reason},
+    names::{Secret, reference::Digest},
+    naming::ImageName,
+    policy::{Permit, PullFrom},
+};
 
 /// How many times a listing is retried when an image disappears during it.
 const LISTINGS_MAX: u32 = 20;
@@ -29,9 +41,17 @@ const LISTINGS_MAX: u32 = 20;
 /// The pause before the second listing; each further one is longer by as much.
 const LISTING_PAUSE: Duration = Duration::from_millis(5);
 
-/// Where the engine keeps images.
+/// The place where an engine keeps images.
+pub struct ImageStore {
+    kind: StoreKind,
+    docker: Docker,
+    lines: Lines,
+    platform: Platform,
+}
+
+/// Docker's two image stores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ImageStore {
+pub enum StoreKind {
     /// The engine's own: an image's id is its config's digest.
     Classic,
     /// containerd's: an image's id is its manifest's or index's digest.
@@ -41,7 +61,26 @@ pub enum ImageStore {
     },
 }
 
-impl ImageStore {
+/// An image, by a name or by its id.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum NameOrId<'a> {
+    /// A name.
+    Name(&'a ImageName),
+    /// An id.
+    Id(&'a Digest),
+}
+
+/// What a removal has done.
+pub(crate) enum Removal {
+    /// The name is gone. With its last name the image is gone, too; its id is among these.
+    Done(Vec<String>),
+    /// There was no such name.
+    Absent,
+    /// A container uses the image.
+    InUse(Error),
+}
+
+impl StoreKind {
     pub(super) fn of(info: &SystemInfo, api_version: (u16, u16)) -> Self {
         if containerd::is_used(info) {
             Self::Containerd { tells_origins: api_version >= containerd::API_WITH_ORIGINS }
@@ -49,52 +88,59 @@ impl ImageStore {
             Self::Classic
         }
     }
+}
+
+impl ImageStore {
+    /// The store of an engine that builds for `platform`.
+    pub(super) fn new(kind: StoreKind, docker: Docker, lines: Lines, platform: Platform) -> Self {
+        Self { kind, docker, lines, platform }
+    }
+
+    /// Which of the two it is.
+    pub fn kind(&self) -> StoreKind {
+        self.kind
+    }
 
     /// Whether a pull checks each layer against the image's config.
-    pub(crate) fn checks_layers(self) -> bool {
-        match self {
-            Self::Classic => true,
-            Self::Containerd { .. } => false,
+    pub(crate) fn checks_layers(&self) -> bool {
+        match self.kind {
+            StoreKind::Classic => true,
+            StoreKind::Containerd { .. } => false,
         }
     }
 
     /// The digest of an image's manifest, if the store uses it as the image's id.
-    pub(crate) fn manifest_digest(self, id: &str) -> Option<&str> {
-        match self {
-            Self::Classic => None,
-            Self::Containerd { .. } => Some(id),
+    pub(crate) fn manifest_digest<'a>(&self, id: &'a str) -> Option<&'a str> {
+        match self.kind {
+            StoreKind::Classic => None,
+            StoreKind::Containerd { .. } => Some(id),
         }
     }
 
     /// Whether an image came from a registry; `None` if the store cannot tell. `is_excused` selects the
     /// repositories whose record proves nothing.
-    pub(crate) fn is_pulled(self, image: &ImageInspect, is_excused: impl Fn(&str) -> bool) -> Option<bool> {
-        match self {
-            Self::Classic => Some(classic::origins(image).any(|origin| !is_excused(origin))),
-            Self::Containerd { tells_origins: false } => None,
-            Self::Containerd { tells_origins: true } => {
+    pub(crate) fn is_pulled(&self, image: &ImageInspect, is_excused: impl Fn(&str) -> bool) -> Option<bool> {
+        match self.kind {
+            StoreKind::Classic => Some(classic::origins(image).any(|origin| !is_excused(origin))),
+            StoreKind::Containerd { tells_origins: false } => None,
+            StoreKind::Containerd { tells_origins: true } => {
                 Some(containerd::origins(image).any(|origin| !is_excused(origin)))
             }
         }
     }
-}
 
-impl fmt::Display for ImageStore {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Classic => "classic",
-            Self::Containerd { .. } => "containerd",
-        })
+    /// Whether an image is for the platform that the engine builds for.
+    pub(crate) fn is_for_platform(&self, image: &ImageInspect) -> bool {
+        image.os.as_deref() == Some(&self.platform.os)
+            && image.architecture.as_deref() == Some(&self.platform.architecture)
     }
-}
 
-impl Engine {
     /// All images of the engine, whoever owns them.
-    pub(crate) async fn list_images(&self) -> Result<Vec<Listed>, Fault> {
+    pub(crate) async fn list(&self) -> Result<Vec<Listed>, Fault> {
         let mut tried = 0;
         loop {
             tried += 1;
-            match self.listing().await {
+            match self.lines.images(self.docker.client_version()).await {
                 // The containerd store reads each image while it lists them, and the listing fails when
                 // an image is removed meanwhile, say by another job.
                 Err(error) if tried < LISTINGS_MAX && fault::kind(&error) == Kind::NotFound => {
@@ -106,27 +152,46 @@ impl Engine {
     }
 
     /// The image with this name or id.
-    pub(crate) async fn inspect_name(&self, name: &str) -> Result<Option<Box<ImageInspect>>, Fault> {
-        match Box::pin(self.docker().inspect_image(name)).await {
+    pub(crate) async fn inspect(
+        &self,
+        image: impl Into<NameOrId<'_>>,
+    ) -> Result<Option<Box<ImageInspect>>, Fault> {
+        self.look_up(image.into().as_str()).await
+    }
+
+    /// The image that has the caller's own name for it, whoever has brought it to the node.
+    pub(crate) async fn inspect_public(
+        &self,
+        from: &Permit<PullFrom>,
+    ) -> Result<Option<Box<ImageInspect>>, Fault> {
+        self.look_up(&from.subject().reference().to_string()).await
+    }
+
+    async fn look_up(&self, name: &str) -> Result<Option<Box<ImageInspect>>, Fault> {
+        match Box::pin(self.docker.inspect_image(name)).await {
             Ok(image) => Ok(Some(Box::new(image))),
             Err(error) if fault::kind(&error) == Kind::NotFound => Ok(None),
             Err(error) => Err(fault::unexpected("look up an image", error)),
         }
     }
 
-    /// Gives `source`, a name or an id, the additional name `target`.
-    pub(crate) async fn tag_name(&self, source: &str, target: &str) -> Result<(), Fault> {
+    /// Gives `source` the additional name `target`.
+    pub(crate) async fn tag(&self, source: impl Into<NameOrId<'_>>, target: &ImageName) -> Result<(), Fault> {
         match self.tag_if_there(source, target).await? {
             true => Ok(()),
             false => Err(Fault::new(Reason::EngineFailed, "an image disappeared from the engine")),
         }
     }
 
-    /// Like [`tag_name`](Self::tag_name); false if there is no `source`.
-    pub(crate) async fn tag_if_there(&self, source: &str, target: &str) -> Result<bool, Fault> {
-        let (repository, tag) = target.rsplit_once(':').unwrap_or((target, "latest"));
+    /// Like [`tag`](Self::tag); false if there is no `source`.
+    pub(crate) async fn tag_if_there(
+        &self,
+        source: impl Into<NameOrId<'_>>,
+        target: &ImageName,
+    ) -> Result<bool, Fault> {
+        let (repository, tag) = target.as_str().rsplit_once(':').unwrap_or((target.as_str(), "latest"));
         let options = TagImageOptions { repo: Some(repository.to_owned()), tag: Some(tag.to_owned()) };
-        match self.docker().tag_image(source, Some(options)).await {
+        match self.docker.tag_image(source.into().as_str(), Some(options)).await {
             Ok(()) => Ok(true),
             Err(error) if fault::kind(&error) == Kind::NotFound => Ok(false),
             Err(error) => Err(fault::unexpected("name an image", error)),
@@ -134,18 +199,93 @@ impl Engine {
     }
 
     /// Removes a name, and the image with its last name. Succeeds if the name does not exist.
-    pub(crate) async fn remove_name(&self, name: &str) -> Result<(), Fault> {
-        match self.docker().remove_image(name, None::<RemoveImageOptions>, None).await {
-            Ok(_) => Ok(()),
-            Err(error) if fault::kind(&error) == Kind::NotFound => Ok(()),
-            Err(error) => Err(fault::unexpected("remove a name of an image", error)),
+    pub(crate) async fn remove(&self, name: &ImageName) -> Result<(), Fault> {
+        match self.try_remove(name).await? {
+            Removal::Done(_) | Removal::Absent => Ok(()),
+            Removal::InUse(error) => Err(fault::unexpected("remove a name of an image", error)),
         }
     }
 
-    /// Whether an image is for the platform that the engine builds for.
-    pub(crate) fn is_for_platform(&self, image: &ImageInspect) -> bool {
-        let platform = self.platform();
-        image.os.as_deref() == Some(&platform.os)
-            && image.architecture.as_deref() == Some(&platform.architecture)
+    /// Like [`remove`](Self::remove), and says what it has done.
+    pub(crate) async fn try_remove(&self, name: &ImageName) -> Result<Removal, Fault> {
+        match self.docker.remove_image(name.as_str(), None::<RemoveImageOptions>, None).await {
+            Ok(items) => Ok(Removal::Done(items.into_iter().filter_map(|item| item.deleted).collect())),
+            Err(error) if fault::kind(&error) == Kind::NotFound => Ok(Removal::Absent),
+            Err(error) if fault::kind(&error) == Kind::Conflict => Ok(Removal::InUse(error)),
+            Err(error) => Err(fault::unexpected("remove an image", error)),
+        }
+    }
+
+    /// Pulls the image `name` for the engine's platform from the registry at `host`.
+    pub(crate) fn pull(
+        &self,
+        name: &ImageName,
+        host: String,
+        login: (&str, &Secret<String>),
+    ) -> impl Stream<Item = Result<CreateImageInfo, Error>> {
+        let options = CreateImageOptions {
+            from_image: Some(name.to_string()),
+            platform: self.platform.to_string(),
+            ..CreateImageOptions::default()
+        };
+        self.docker.create_image(Some(options), None, Some(credentials(host, login)))
+    }
+
+    /// Pushes the image `name` to the registry at `host`.
+    pub(crate) async fn push(
+        &self,
+        name: &ImageName,
+        host: String,
+        login: (&str, &Secret<String>),
+    ) -> Result<Answer, Error> {
+        let (repository, tag) = name.as_str().rsplit_once(':').unwrap_or((name.as_str(), "latest"));
+        let path = format!("/images/{repository}/push?tag={tag}");
+        self.lines.post(self.docker.client_version(), &path, &credentials(host, login)).await
+    }
+
+    /// Loads an archive, as `docker load` does.
+    pub(crate) async fn load(&self, archive: Bytes) -> Result<(), Error> {
+        let load = self.docker.import_image(ImportImageOptions::default(), body_full(archive), None);
+        load.try_for_each(|_| std::future::ready(Ok(()))).await
+    }
+}
+
+/// A login in the engine's form.
+fn credentials(host: String, (user, password): (&str, &Secret<String>)) -> DockerCredentials {
+    DockerCredentials {
+        username: Some(user.to_owned()),
+        password: Some(password.expose().clone()),
+        serveraddress: Some(host),
+        ..DockerCredentials::default()
+    }
+}
+
+impl NameOrId<'_> {
+    fn as_str(&self) -> &str {
+        match self {
+            Self::Name(name) => name.as_str(),
+            Self::Id(id) => id.as_str(),
+        }
+    }
+}
+
+impl<'a> From<&'a ImageName> for NameOrId<'a> {
+    fn from(name: &'a ImageName) -> Self {
+        Self::Name(name)
+    }
+}
+
+impl<'a> From<&'a Digest> for NameOrId<'a> {
+    fn from(id: &'a Digest) -> Self {
+        Self::Id(id)
+    }
+}
+
+impl fmt::Display for StoreKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Classic => "classic",
+            Self::Containerd { .. } => "containerd",
+        })
     }
 }

@@ -11,8 +11,8 @@ use std::{
 use rustix::process::Signal;
 use tokio::net::UnixStream;
 use wharf::{
-    images::naming::{self, Keys, Room},
     names::RESERVED_HOST,
+    naming::{self, Keys, Room},
     wire::v1::{DeleteNamespaceRequest, namespace_service_client::NamespaceServiceClient},
 };
 

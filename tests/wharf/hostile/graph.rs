@@ -114,7 +114,7 @@ async fn names_of_other_namespaces(test: Arc<Test>) {
 
     // The engine's name for the image, which a job cannot guess; the test knows the node's key.
     let names = wharfd.keys().names(&Namespace::new("victim", "1").unwrap());
-    let private = names.name(&Reference::parse("app:1").unwrap()).as_str().to_owned();
+    let private = names.name(&Reference::parse("app:1").unwrap()).name().to_string();
     assert_eq!(test.engine.id(&private).await, id);
     let rest = private.strip_prefix("wharf.").unwrap();
     let dockerfiles = [

@@ -5,9 +5,9 @@
 //! `…/long/<hash>:1`, and the store knows the hash's meaning. `digest` and `long` cannot be hosts, which have
 //! a dot or a port, or are `localhost`.
 
-use super::Keys;
+use super::{ImageName, Keys};
 use crate::names::{
-    Namespace, RESERVED_HOST, Reference,
+    Namespace, NoRandomness, RESERVED_HOST, Reference, random_id,
     reference::{Digest, NAME_BYTES_MAX},
 };
 
@@ -23,10 +23,10 @@ pub struct NamespaceNames {
     prefix: String,
 }
 
-/// The name of an image in the engine.
+/// The name for a reference of a namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PrivateName {
-    name: String,
+    name: ImageName,
     /// The hash, if the name is too long: the store must know its meaning.
     long: Option<String>,
 }
@@ -67,17 +67,32 @@ impl NamespaceNames {
             .encode(&reference)
             .filter(|name| name.rsplit_once(':').is_some_and(|(name, _)| name.len() <= NAME_BYTES_MAX));
         match fitting {
-            Some(name) => PrivateName { name, long: None },
+            Some(name) => PrivateName { name: ImageName::new(name), long: None },
             None => {
                 let hash = self.keys.reference(&reference.to_string());
-                PrivateName { name: format!("{}{LONG_ROOM}/{hash}:1", self.prefix), long: Some(hash) }
+                let name = ImageName::new(format!("{}{LONG_ROOM}/{hash}:1", self.prefix));
+                PrivateName { name, long: Some(hash) }
             }
         }
     }
 
-    /// The name of an image that was built without a tag; `id` distinguishes it from others.
-    pub fn untagged(&self, id: &str) -> String {
-        format!("{}{UNTAGGED_ROOM}/{id}:1", self.prefix)
+    /// The name of an image that has lost its last reference, by its id.
+    pub fn untagged(&self, id: &Digest) -> ImageName {
+        self.in_untagged(id.as_str().strip_prefix("sha256:").unwrap_or_default())
+    }
+
+    /// A fresh name for an image that a build makes.
+    pub fn fresh(&self) -> Result<ImageName, NoRandomness> {
+        Ok(self.in_untagged(&random_id()?))
+    }
+
+    fn in_untagged(&self, id: &str) -> ImageName {
+        ImageName::new(format!("{}{UNTAGGED_ROOM}/{id}:1", self.prefix))
+    }
+
+    /// The name of this namespace that reads `name`, and its meaning; `None` for any other name.
+    pub fn own(&self, name: &str) -> Option<(ImageName, Owner)> {
+        self.read(name).map(|owner| (ImageName::new(name.to_owned()), owner))
     }
 
     /// Reads a name in the engine; `None` if it does not belong to this namespace.
@@ -95,7 +110,7 @@ impl NamespaceNames {
         };
         let reference = Reference::parse(&text).ok()?;
         // A name that this code would not make belongs to nobody.
-        (self.name(&reference).name == name).then_some(Owner::Reference(reference))
+        (self.name(&reference).name.as_str() == name).then_some(Owner::Reference(reference))
     }
 
     fn encode(&self, reference: &Reference) -> Option<String> {
@@ -128,7 +143,7 @@ pub fn long_name<'a>(instance: &str, name: &'a str) -> Option<(&'a str, &'a str)
 
 impl PrivateName {
     /// The name.
-    pub fn as_str(&self) -> &str {
+    pub fn name(&self) -> &ImageName {
         &self.name
     }
 
@@ -156,7 +171,7 @@ mod tests {
     fn a_name_shows_the_reference_where_it_fits() {
         let names = names("a");
         let encoded = |text: &str| {
-            names.name(&reference(text)).as_str().strip_prefix(names.prefix()).unwrap().to_owned()
+            names.name(&reference(text)).name().as_str().strip_prefix(names.prefix()).unwrap().to_owned()
         };
         assert_eq!(encoded("app"), "docker.io/library/app:latest");
         assert_eq!(encoded("127.0.0.1:5000/a/b:V1"), "127.0.0.1__5000/a/b:V1");
@@ -173,10 +188,14 @@ mod tests {
     #[test]
     fn other_names_are_not_the_namespaces() {
         let (ours, theirs) = (names("a"), names("b"));
-        assert_eq!(ours.read(&ours.untagged("1")), Some(Owner::Untagged));
-        assert_eq!(ours.read(&theirs.untagged("1")), None);
-        let name = theirs.name(&reference("app:1"));
+        let id = Digest::from_sha256([1; 32]);
+        assert_eq!(ours.read(ours.untagged(&id).as_str()), Some(Owner::Untagged));
+        assert_eq!(ours.read(ours.fresh().unwrap().as_str()), Some(Owner::Untagged));
+        assert_eq!(ours.read(theirs.untagged(&id).as_str()), None);
+        let name = theirs.name(&reference("app:1")).name().clone();
         assert_eq!(ours.read(name.as_str()), None);
+        assert_eq!(ours.own(name.as_str()), None);
+        assert_eq!(theirs.own(name.as_str()), Some((name, Owner::Reference(reference("app:1")))));
         assert_eq!(ours.read("docker.io/library/app:1"), None);
         assert_eq!(ours.read(&format!("{}docker.io/app:1", ours.prefix())), None);
         assert_eq!(ours.read(&format!("{}:1", ours.prefix())), None);
@@ -207,16 +226,16 @@ mod tests {
         fn a_name_is_a_reference_and_reads_back(reference in any_reference()) {
             let names = names("job");
             let name = names.name(&reference);
-            let parsed = Reference::parse(name.as_str()).unwrap();
-            prop_assert_eq!(parsed.to_string(), name.as_str());
-            prop_assert!(name.as_str().starts_with(names.prefix()));
-            match names.read(name.as_str()) {
+            let text = name.name().as_str();
+            prop_assert_eq!(Reference::parse(text).unwrap().to_string(), text);
+            prop_assert!(text.starts_with(names.prefix()));
+            match names.read(text) {
                 Some(Owner::Reference(read)) => {
                     prop_assert_eq!(name.long(), None);
                     prop_assert_eq!(read, reference.tagged());
                 }
                 Some(Owner::Long(hash)) => prop_assert_eq!(name.long(), Some(hash.as_str())),
-                Some(Owner::Untagged) | None => prop_assert!(false, "not read: {}", name.as_str()),
+                Some(Owner::Untagged) | None => prop_assert!(false, "not read: {text}"),
             }
         }
 

@@ -1,10 +1,14 @@
-//! Names in the engine, and how they hide the callers' names.
+//! The names of images in an engine, and how they hide the callers' names.
 //!
-//! All of wharfd's names begin with `wharf.invalid/<instance>/`; see `names/reserved.rs`.
+//! All of wharfd's names begin with `wharf.invalid/<instance>/` (see `names/reserved.rs`), except those of
+//! transfers at the relay, which begin with its address. An engine takes only an [`ImageName`], and only this
+//! module makes one.
 
+mod image_name;
 mod keys;
 mod private;
 
+pub use image_name::ImageName;
 pub use keys::{KeyError, Keys};
 pub use private::{NamespaceNames, Owner, PrivateName, long_name};
 
@@ -62,14 +66,19 @@ mod tests {
         let digest = Digest::from_sha256([7; 32]);
         let own = keys.names(&Namespace::new("a", "1").unwrap()).name(&Reference::parse("app").unwrap());
         for (name, expected) in [
-            (keys.hold(&digest).as_str(), Room::Hold),
-            (keys.node_hold(&digest).as_str(), Room::Node),
-            (keys.frontend(&digest).as_str(), Room::Frontend),
-            (own.as_str(), Room::Namespace),
+            (&keys.hold(&digest), Room::Hold),
+            (&keys.node_hold(&digest), Room::Node),
+            (&keys.passing_hold("1"), Room::Node),
+            (&keys.frontend(&digest), Room::Frontend),
+            (own.name(), Room::Namespace),
         ] {
-            assert_eq!(room(name), Some((keys.instance(), expected)), "{name}");
-            assert!(Reference::parse(name).is_ok(), "{name}");
+            let text = name.as_str();
+            assert_eq!(room(text), Some((keys.instance(), expected)), "{name}");
+            assert!(Reference::parse(text).is_ok(), "{name}");
+            assert_eq!(keys.own(text), Some((name.clone(), expected)));
+            assert_eq!(keys::tests::keys(2).own(text), None);
         }
+        assert_eq!(keys.own("docker.io/library/app:1"), None);
         assert_eq!(room("docker.io/library/app:1"), None);
         assert_eq!(room("wharf.invalid.example/a/hold/x:1"), None);
 
@@ -78,6 +87,8 @@ mod tests {
         let origin = relayed.replace(":40000", "");
         for name in [&relayed, &format!("{relayed}:1"), &format!("{relayed}@{digest}"), &origin] {
             assert_eq!(relay_instance(name), Some(keys.instance()), "{name}");
+            assert_eq!(keys.own_transfer(name).unwrap().as_str(), name);
+            assert_eq!(keys::tests::keys(2).own_transfer(name), None);
         }
         for other in [
             "127.0.0.1:5000/app:1",

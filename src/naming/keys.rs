@@ -12,7 +12,9 @@ use std::{
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
-use super::{FRONTEND_ROOM, HOLD_ROOM, NODE_ROOM, NamespaceNames, RELAY_PATH};
+use super::{
+    FRONTEND_ROOM, HOLD_ROOM, ImageName, NODE_ROOM, NamespaceNames, RELAY_PATH, Room, relay_instance, room,
+};
 use crate::names::{Job, Namespace, RESERVED_HOST, Secret, reference::Digest};
 
 const FILE_NAME: &str = "node.key";
@@ -123,19 +125,19 @@ impl Keys {
     }
 
     /// The hold of an admitted image, by the digest of its manifest.
-    pub fn hold(&self, manifest: &Digest) -> String {
-        self.in_room(HOLD_ROOM, "hold", manifest.as_str())
+    pub fn hold(&self, manifest: &Digest) -> ImageName {
+        self.name_in(HOLD_ROOM, "hold", manifest.as_str())
     }
 
     /// The hold of an image that the operator has put on the node, by its id. Separate from [`Keys::hold`],
     /// since nobody has proven access to the image, and nobody has to.
-    pub fn node_hold(&self, id: &Digest) -> String {
-        self.in_room(NODE_ROOM, "node-hold", id.as_str())
+    pub fn node_hold(&self, id: &Digest) -> ImageName {
+        self.name_in(NODE_ROOM, "node-hold", id.as_str())
     }
 
     /// The hold of an image for one build, by a random id.
-    pub fn passing_hold(&self, id: &str) -> String {
-        self.in_room(NODE_ROOM, "passing-hold", id)
+    pub fn passing_hold(&self, id: &str) -> ImageName {
+        self.name_in(NODE_ROOM, "passing-hold", id)
     }
 
     /// The name of a registry's repository at the relay.
@@ -144,13 +146,25 @@ impl Keys {
     }
 
     /// The name of the frontend's image, by its content.
-    pub fn frontend(&self, content: &Digest) -> String {
-        self.in_room(FRONTEND_ROOM, "frontend", content.as_str())
+    pub fn frontend(&self, content: &Digest) -> ImageName {
+        self.name_in(FRONTEND_ROOM, "frontend", content.as_str())
+    }
+
+    /// This wharfd's own name that reads `name`, and its room; `None` for any other name.
+    pub fn own(&self, name: &str) -> Option<(ImageName, Room)> {
+        let (instance, room) = room(name)?;
+        (instance == self.instance()).then(|| (ImageName::new(name.to_owned()), room))
+    }
+
+    /// The name of one of this wharfd's transfers at its relay that reads `name`; `None` for any other name.
+    pub fn own_transfer(&self, name: &str) -> Option<ImageName> {
+        (relay_instance(name)? == self.instance()).then(|| ImageName::new(name.to_owned()))
     }
 
     /// A name in one of this wharfd's rooms, by the hash of what it names.
-    fn in_room(&self, room: &str, purpose: &str, named: &str) -> String {
-        format!("{RESERVED_HOST}/{}/{room}/{}:1", self.instance, self.hash(purpose, [named]))
+    fn name_in(&self, room: &str, purpose: &str, named: &str) -> ImageName {
+        let hash = self.hash(purpose, [named]);
+        ImageName::new(format!("{RESERVED_HOST}/{}/{room}/{hash}:1", self.instance))
     }
 
     pub(super) fn reference(&self, reference: &str) -> String {
@@ -220,7 +234,7 @@ pub(super) mod tests {
 
     use super::*;
 
-    pub(in super::super) fn keys(byte: u8) -> Keys {
+    pub(crate) fn keys(byte: u8) -> Keys {
         Keys::new([byte; KEY_BYTES])
     }
 
