@@ -8,7 +8,10 @@ use prost_types::Timestamp;
 
 use super::{Images, admission::CredentialSource};
 use crate::{
-    engine::docker::{fault, listing::Listed},
+    engine::{
+        docker::{fault, listing::Listed},
+        image_store::IdPrefix,
+    },
     fault::{Fault, Reason},
     names::{Namespace, Reference, printable, reference::Digest},
     naming::{ImageName, Owner},
@@ -36,6 +39,18 @@ struct Found {
     names: Vec<String>,
     created: i64,
     size: i64,
+}
+
+impl From<Box<ImageInspect>> for Found {
+    fn from(image: Box<ImageInspect>) -> Self {
+        let created = image.created.as_deref().and_then(|created| created.parse::<Timestamp>().ok());
+        Self {
+            id: image.id.unwrap_or_default(),
+            names: image.repo_tags.unwrap_or_default(),
+            created: created.map_or(0, |created| created.seconds),
+            size: image.size.unwrap_or_default(),
+        }
+    }
 }
 
 impl OwnedImage {
@@ -93,8 +108,19 @@ impl Images {
             let image = image.ok_or_else(|| no_such_image(namespace.subject(), text))?;
             return self.owned_by(namespace.subject(), image, text).await;
         }
+        if hex.is_empty() || !hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
+            return Err(no_such_image(namespace.subject(), text));
+        }
+        if let Some(prefix) = IdPrefix::parse(hex)
+            && let Some(image) = self.engine().image_store().inspect(&prefix).await?
+            && let Some(image) = self.owned(namespace.subject(), image.into()).await?
+            && hex_of(&image.id).starts_with(hex)
+        {
+            return Ok(image);
+        }
+        // Ids of other namespaces' images may begin so, too, which is no reason to refuse this one.
         let mut images = self.list(namespace).await?;
-        images.retain(|image| !hex.is_empty() && hex_of(&image.id).starts_with(hex));
+        images.retain(|image| hex_of(&image.id).starts_with(hex));
         match (images.pop(), images.is_empty()) {
             (Some(image), true) => Ok(image),
             (Some(_), false) => {
@@ -124,14 +150,7 @@ impl Images {
         image: Box<ImageInspect>,
         text: &str,
     ) -> Result<OwnedImage, Fault> {
-        let created = image.created.as_deref().and_then(|created| created.parse::<Timestamp>().ok());
-        let found = Found {
-            id: image.id.unwrap_or_default(),
-            names: image.repo_tags.unwrap_or_default(),
-            created: created.map_or(0, |created| created.seconds),
-            size: image.size.unwrap_or_default(),
-        };
-        let owned = self.owned(namespace, found).await?;
+        let owned = self.owned(namespace, image.into()).await?;
         owned.ok_or_else(|| no_such_image(namespace, text))
     }
 

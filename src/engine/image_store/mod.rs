@@ -68,6 +68,21 @@ pub(crate) enum NameOrId<'a> {
     Name(&'a ImageName),
     /// An id.
     Id(&'a Digest),
+    /// The beginning of an id, if no other image's id begins so.
+    Prefix(&'a IdPrefix),
+}
+
+/// The beginning of an id, of a length at which both stores look for one.
+#[derive(Clone, Debug)]
+pub(crate) struct IdPrefix(String);
+
+impl IdPrefix {
+    /// Reads 4 to 63 digits (`checkTruncatedID` in moby's `daemon/containerd`).
+    pub(crate) fn parse(digits: &str) -> Option<Self> {
+        let valid = (4..64).contains(&digits.len())
+            && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        valid.then(|| Self(format!("sha256:{digits}")))
+    }
 }
 
 /// What a removal has done.
@@ -265,6 +280,7 @@ impl NameOrId<'_> {
         match self {
             Self::Name(name) => name.as_str(),
             Self::Id(id) => id.as_str(),
+            Self::Prefix(prefix) => &prefix.0,
         }
     }
 }
@@ -278,6 +294,12 @@ impl<'a> From<&'a ImageName> for NameOrId<'a> {
 impl<'a> From<&'a Digest> for NameOrId<'a> {
     fn from(id: &'a Digest) -> Self {
         Self::Id(id)
+    }
+}
+
+impl<'a> From<&'a IdPrefix> for NameOrId<'a> {
+    fn from(prefix: &'a IdPrefix) -> Self {
+        Self::Prefix(prefix)
     }
 }
 
