@@ -243,9 +243,8 @@ impl Engine {
 
 fn unreachable(name: &str, socket: &Path) -> Fault {
     let text = format!("cannot reach the engine `{name}` at unix://{}", socket.display());
-    Fault::new(Reason::EngineUnavailable, text).hint(
-        "check that it is running and that wharfd's user may open the socket; --engine sets another socket",
-    )
+    Fault::new(Reason::EngineUnavailable, text)
+        .hint("check that it is running, and that wharfd's user may open the socket")
 }
 
 impl fmt::Debug for Engine {
@@ -305,8 +304,7 @@ fn check_version(name: &str, version: &str, api: &str) -> Result<(u16, u16), Fau
                 printable(version),
                 printable(api)
             );
-            Err(Fault::new(Reason::EngineLacks, text)
-                .hint("upgrade the engine, or choose another with --engine"))
+            Err(Fault::new(Reason::EngineLacks, text).hint("upgrade the engine, or let wharfd use another"))
         }
     }
 }

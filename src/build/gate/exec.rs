@@ -55,8 +55,7 @@ impl Gate<'_> {
             Ok(MountType::Ssh) => {
                 let text =
                     "a step needs an SSH agent (`RUN --mount=type=ssh,required=true`), and none is forwarded";
-                let hint = "give the step a deploy key with `--secret`, or leave out `required=true` if it can do \
-                            without";
+                let hint = "give the step a deploy key as a secret, or leave out `required=true` if it can do without";
                 Err(Fault::new(Reason::GraphDenied, text).hint(hint).into())
             }
             Err(_) => Err(refuse("a mount has a type that this wharfd does not know")),
