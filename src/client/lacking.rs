@@ -1,5 +1,5 @@
-//! Flags of `docker buildx build` that wharf does not support, each with what to do instead; clap would
-//! only suggest a similar flag.
+//! Words of docker's and buildx's command lines that wharf does not support, each with what to do instead; clap would
+//! only suggest a similar word.
 
 use std::ffi::OsString;
 
@@ -7,28 +7,149 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use super::exit::Failure;
 
-/// The flags, and what to do without them.
-const FLAGS: &[(&[&str], &str)] = &[
-    (&["--cache-from", "--cache-to"], "leave it out: the node's own cache is always used, and no other"),
-    (&["--output", "-o"], "leave it out: the image stays on the node, and `--push` pushes it"),
-    (&["--ssh"], "fetch the files into the context before the build, or give a step a key with `--secret`"),
-    (&["--build-context"], "copy it into the context, or build it first and name it in FROM"),
-    (&["--attest"], "leave it out: images carry no attestations"),
-    (&["--annotation"], "use `--label`, which sets labels in the image's config"),
-    (&["--builder"], "leave it out: wharfd's engine builds; `--addr` selects another wharfd"),
-    (&["--allow"], "leave it out: no step may be privileged or use the node's network"),
-    (&["--no-cache-filter"], "use `--no-cache`, or change an ARG that stands before the steps to run again"),
-    (&["--call", "--check"], "leave it out: warnings about the Dockerfile are shown with every build"),
+const PLATFORM: &str = "leave it out: an image has one platform, the node's";
+const TRUST: &str =
+    "leave it out: Wharf checks no signatures; a name with a digest means one image and no other";
+const WARNINGS: &str = "leave it out: warnings about the Dockerfile are shown with every build";
+const DEBUGGER: &str = "leave it out: it belongs to experiments of buildx's";
+
+/// The flags of each command, and what to do without them.
+const FLAGS: &[(&str, &[(&[&str], &str)])] = &[
+    (
+        "build",
+        &[
+            (
+                &["--cache-from", "--cache-to"],
+                "leave it out: the node's own cache is always used, and no other",
+            ),
+            (&["--output", "-o"], "leave it out: the image stays on the node, and `--push` pushes it"),
+            (
+                &["--ssh"],
+                "fetch the files into the context before the build, or give a step a key with `--secret`",
+            ),
+            (&["--build-context"], "copy it into the context, or build it first and name it in FROM"),
+            (&["--attest"], "leave it out: images carry no attestations"),
+            (&["--annotation"], "use `--label`, which sets labels in the image's config"),
+            (&["--builder"], "leave it out: wharfd's engine builds; `--addr` selects another wharfd"),
+            (&["--allow"], "leave it out: no step may be privileged or use the node's network"),
+            (
+                &["--no-cache-filter"],
+                "use `--no-cache`, or change an ARG that stands before the steps to run again",
+            ),
+            (&["--call", "--check", "--print"], WARNINGS),
+            (&["--cgroup-parent"], "leave it out: the node's operator sets it for all builds of the engine"),
+            (
+                &["--resource"],
+                "leave it out: a build has no limits of its own but `--ulimit` and `--shm-size`",
+            ),
+            (&["--policy"], "leave it out: wharfd's policy decides which sources a build may use"),
+            (&["--disable-content-trust"], TRUST),
+            (&["--stream"], "leave it out: only what has changed in the context is sent"),
+            (&["--detach", "--invoke", "--root", "--server-config"], DEBUGGER),
+        ],
+    ),
+    (
+        "push",
+        &[
+            (&["--all-tags", "-a"], "push each tag by its name"),
+            (&["--platform"], PLATFORM),
+            (&["--disable-content-trust"], TRUST),
+        ],
+    ),
+    (
+        "pull",
+        &[
+            (&["--all-tags", "-a"], "pull each tag by its name"),
+            (&["--platform"], PLATFORM),
+            (&["--disable-content-trust"], TRUST),
+        ],
+    ),
+    (
+        "images",
+        &[
+            (&["--all", "-a"], "leave it out: all images of the namespace are listed"),
+            (&["--digests", "--tree"], "leave it out: `wharf inspect` shows an image's digests"),
+            (&["--filter", "-f"], "name a repository: `wharf images NAME`"),
+        ],
+    ),
+    (
+        "inspect",
+        &[
+            (&["--format", "-f"], "leave it out, and pick the value from the JSON, for example with jq"),
+            (&["--size", "-s", "--type"], "leave it out: images alone are described, with their sizes"),
+        ],
+    ),
+    ("rmi", &[(&["--no-prune"], "leave it out"), (&["--platform"], PLATFORM)]),
+    ("login", &[(&["--password", "-p"], "use `--password-stdin`: others can read a command line")]),
 ];
 
-/// What to do without the flag, if the parser's error is about one of these.
+/// docker's flags for every command.
+const EVERYWHERE: &[(&[&str], &str)] = &[
+    (&["--debug", "-D"], "leave it out: `--progress=plain` of a build shows the output of every step"),
+    (&["--log-level", "-l"], "leave it out: wharfd's log says more, and the node's operator reads it"),
+    (&["--config"], "set DOCKER_CONFIG to the directory"),
+    (&["--host", "-H", "--context", "-c"], "use `--addr` or WHARF_ADDR, which name wharfd's socket"),
+    (
+        &["--tls", "--tlsverify", "--tlscacert", "--tlscert", "--tlskey"],
+        "leave it out: wharfd listens on a Unix socket",
+    ),
+];
+
+/// Commands, and what to do without them.
+const COMMANDS: &[(&[&str], &str)] = &[
+    (
+        &["buildx", "builder", "image"],
+        "leave the word out: the commands are `wharf build`, `wharf push`, `wharf images` and the like",
+    ),
+    (&["b"], "write `wharf build`"),
+    (&["ls"], "write `wharf images`"),
+    (&["rm"], "`wharf rmi` removes images, `wharf namespace rm` everything of a run"),
+    (&["bake", "compose"], "call `wharf build` for each image"),
+    (
+        &["run", "create", "exec", "start", "ps", "logs", "cp"],
+        "Wharf runs no containers: a RUN step of a build can",
+    ),
+    (&["save", "load", "export", "import", "commit"], "push the image, and pull it where it is needed"),
+    (
+        &["manifest", "imagetools"],
+        "an image has one platform: a tool that speaks to the registry joins several in an index",
+    ),
+    (
+        &["system", "prune"],
+        "`wharf namespace rm` removes all images of the run; the node's operator cleans its cache",
+    ),
+];
+
+type Words<'a> = &'a [(&'a [&'a str], &'a str)];
+
+fn hint(table: Words<'_>, word: &str) -> Option<String> {
+    table.iter().find(|(words, _)| words.contains(&word)).map(|(_, hint)| (*hint).to_owned())
+}
+
+/// What to do without the flag or the command, if the parser's error is about one of these.
 pub(super) fn explained(error: &clap::Error, words: impl IntoIterator<Item = OsString>) -> Option<Failure> {
-    if error.kind() != ErrorKind::UnknownArgument || !words.into_iter().any(|word| word == "build") {
-        return None;
-    }
-    let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg) else { return None };
-    let (_, hint) = FLAGS.iter().find(|(flags, _)| flags.contains(&flag.as_str()))?;
-    Some(Failure::usage(format!("`wharf build` has no `{flag}`")).hint(*hint))
+    let word = |kind| match error.get(kind) {
+        Some(ContextValue::String(word)) => Some(word.as_str()),
+        _ => None,
+    };
+    let (text, hint) = match error.kind() {
+        ErrorKind::UnknownArgument => {
+            let flag = word(ContextKind::InvalidArg)?;
+            let command =
+                words.into_iter().find_map(|word| FLAGS.iter().find(|(command, _)| word == *command));
+            let of_command = command.and_then(|(command, flags)| Some((*command, hint(flags, flag)?)));
+            match of_command {
+                Some((command, hint)) => (format!("`wharf {command}` has no `{flag}`"), hint),
+                None => (format!("wharf has no `{flag}`"), hint(EVERYWHERE, flag)?),
+            }
+        }
+        ErrorKind::InvalidSubcommand => {
+            let command = word(ContextKind::InvalidSubcommand)?;
+            (format!("there is no `wharf {command}`"), hint(COMMANDS, command)?)
+        }
+        _ => return None,
+    };
+    Some(Failure::usage(text).hint(hint))
 }
 
 #[cfg(test)]
@@ -43,21 +164,49 @@ mod tests {
 
     #[test]
     fn every_flag_is_explained_however_it_is_written() {
-        for flag in FLAGS.iter().flat_map(|(flags, _)| *flags) {
+        for (command, flags) in FLAGS {
+            for flag in flags.iter().flat_map(|(flags, _)| *flags) {
+                for words in [
+                    &[command, flag, "x", "."][..],
+                    &[command, &format!("{flag}=x"), "."],
+                    &[command, "a", flag],
+                ] {
+                    let failure = explain(words).unwrap_or_else(|| panic!("{words:?}"));
+                    assert_eq!(failure.text, format!("`wharf {command}` has no `{flag}`"));
+                }
+            }
+        }
+        for flag in EVERYWHERE.iter().flat_map(|(flags, _)| *flags) {
             for words in
-                [&["build", flag, "x", "."][..], &["build", &format!("{flag}=x"), "."], &["build", ".", flag]]
+                [&[flag, "build", "."][..], &[&format!("{flag}=x"), "push", "a"], &["tag", flag, "a"]]
             {
                 let failure = explain(words).unwrap_or_else(|| panic!("{words:?}"));
-                assert_eq!(failure.text, format!("`wharf build` has no `{flag}`"));
+                assert_eq!(failure.text, format!("wharf has no `{flag}`"));
+            }
+        }
+        let failure = explain(&["--builder", "x", "build", "."]).unwrap();
+        assert_eq!(failure.text, "`wharf build` has no `--builder`");
+    }
+
+    #[test]
+    fn commands_of_dockers_are_explained() {
+        for command in COMMANDS.iter().flat_map(|(commands, _)| *commands) {
+            for words in [&[*command][..], &[command, "build", "-t", "a", "."]] {
+                let failure = explain(words).unwrap_or_else(|| panic!("{words:?}"));
+                assert_eq!(failure.text, format!("there is no `wharf {command}`"));
             }
         }
     }
 
     #[test]
     fn other_mistakes_are_the_parsers() {
-        for words in
-            [&["build", "--cpus", "2", "."][..], &["images", "-o"], &["build"], &["build", ".", "-t", "A"]]
-        {
+        for words in [
+            &["build", "--cpus", "2", "."][..],
+            &["images", "-o"],
+            &["build"],
+            &["build", ".", "-t", "A"],
+            &["x"],
+        ] {
             assert_eq!(explain(words), None, "{words:?}");
         }
     }
