@@ -124,7 +124,31 @@ fn message(status: &Status) -> String {
     if NOT_UTF8.iter().any(|phrase| line.ends_with(phrase)) {
         return "the Dockerfile is not UTF-8 text".to_owned();
     }
-    line.to_owned()
+    too_large(line).unwrap_or_else(|| line.to_owned())
+}
+
+/// The phrases with which grpc-go and tonic refuse a message, each with the words between its size and the limit.
+/// BuildKit 0.13 reads 4 MiB; 0.33 and wharfd take 16 MiB.
+const TOO_LARGE: [(&str, &str); 3] = [
+    ("received message larger than max (", " vs. "),
+    ("trying to send message larger than max (", " vs. "),
+    ("message length too large: found ", " bytes, the limit is: "),
+];
+
+/// The message for a graph that does not fit into one message of gRPC. Nothing else that is sent for a build alone
+/// is large.
+fn too_large(line: &str) -> Option<String> {
+    let (sizes, between) =
+        TOO_LARGE.iter().find_map(|(phrase, between)| Some((line.split_once(phrase)?.1, *between)))?;
+    let (size, limit) = sizes.split_once(between)?;
+    let limit = limit.split(|c: char| !c.is_ascii_digit()).next()?;
+    let mib = |bytes: &str| Some(bytes.parse::<u64>().ok()?.div_ceil(1 << 20));
+    Some(format!(
+        "the Dockerfile makes a build graph of {} MiB, and the builder reads at most {} MiB: the graph contains the \
+         text, again each here-document, and for each step its variables; move long texts into files of the context",
+        mib(size)?,
+        mib(limit)?,
+    ))
 }
 
 /// The messages with which BuildKit and wharfd's own decoder refuse a graph whose text is not UTF-8.
@@ -239,6 +263,20 @@ mod tests {
         // wharfd made this reset itself, so BuildKit did not fail.
         assert!(!is_untold(&reset(h2::Reason::INTERNAL_ERROR)));
         assert!(!is_untold(&Status::internal("x")));
+    }
+
+    #[test]
+    fn a_graph_that_is_too_large_is_the_dockerfiles_fault() {
+        for message in [
+            "grpc: received message larger than max (6044754 vs. 4194304)",
+            "rpc error: code = ResourceExhausted desc = grpc: trying to send message larger than max (6044754 vs. 4194304)",
+            "Error, decoded message length too large: found 6044754 bytes, the limit is: 4194304 bytes",
+        ] {
+            let said = Failure::read(&Status::resource_exhausted(message)).message;
+            assert!(said.contains("a build graph of 6 MiB") && said.contains("at most 4 MiB"), "{said}");
+        }
+        let other = "grpc: received message larger than max (x vs. y)";
+        assert_eq!(Failure::read(&Status::unknown(other)).message, other);
     }
 
     #[test]
