@@ -45,8 +45,8 @@ impl Unpack {
                 Kind::Zstd(Box::new(decoder))
             }
             // BuildKit would unpack these, and the entries could not be judged.
-            [b'B', b'Z', b'h', ..] => return Err(not_unpacked("bzip2")),
-            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => return Err(not_unpacked("xz")),
+            [b'B', b'Z', b'h', ..] => return Err(not_unpacked("bzip2", "bzip2 -dc")),
+            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => return Err(not_unpacked("xz", "xz -dc")),
             _ => return Ok(None),
         };
         Ok(Some(Self { kind, packed: 0, unpacked: 0 }))
@@ -103,6 +103,8 @@ impl Unpack {
     }
 }
 
-fn not_unpacked(kind: &str) -> Status {
-    refused(format!("the tar is compressed by {kind}: send it plain, or compressed by gzip or zstd"))
+fn not_unpacked(kind: &str, program: &str) -> Status {
+    refused(format!(
+        "the tar is compressed by {kind}: send it plain, as `{program}` unpacks it, or compressed by gzip or zstd"
+    ))
 }

@@ -153,8 +153,13 @@ async fn compressed_tars(test: Arc<Test>) {
     let device = zstd::encode_all(&of_entry(EntryType::Char, "Dockerfile", (1, 3))[..], 3).unwrap();
     let message = refused(&channel, "", device).await;
     assert!(message.contains("is a device"), "{message}");
-    let message = refused(&channel, "", b"BZh91AY&SY".to_vec()).await;
-    assert!(message.contains("compressed by bzip2: send it plain"), "{message}");
+    for (begin, kind) in [(&b"BZh91AY&SY"[..], "bzip2"), (b"\xfd7zXZ\0\0\x04", "xz")] {
+        let message = refused(&channel, "", begin.to_vec()).await;
+        assert!(
+            message.contains(&format!("compressed by {kind}: send it plain, as `{kind} -dc`")),
+            "{message}"
+        );
+    }
 }
 
 /// A tar with a Dockerfile that BuildKit finds although its entry has another path.
