@@ -18,6 +18,7 @@ cases![
     triggers_of_any_base_are_judged,
     a_dockerfile_is_judged_in_each_build,
     a_build_holds_the_namespaces_own_images,
+    triggers_that_copy_in_a_circle_are_refused,
 ];
 
 /// Each line doubles the value of the line before.
@@ -225,4 +226,45 @@ async fn a_build_holds_the_namespaces_own_images(test: Arc<Test>) {
     let context = test.context("own", &[("Dockerfile", &format!("FROM {own}\n"))]);
     // The registry has none.
     job.build(&context, &[]).await.ended(6);
+}
+
+/// BuildKit 0.33 resolves the images that triggers copy from again and again. By whatever name the image comes, and
+/// also in a circle of two. BuildKit 0.13 copies from no image in a trigger, but the frontend beside it does.
+async fn triggers_that_copy_in_a_circle_are_refused(test: Arc<Test>) {
+    let registry = test.registry().await;
+    let wharfd = match test.engine.is_containerd() {
+        true => test.wharfd().await,
+        false => test.wharfd_with_frontend_on(&test.engine).await,
+    };
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    let pushed = async |tag: &str, trigger: &str| {
+        let image = Image::base(&test.unique(tag));
+        let mut config = image.config();
+        config["config"]["OnBuild"] = json!([trigger]);
+        image.push_with_config(&registry, "circle", tag, config.to_string()).await;
+    };
+    let name = |tag: &str| registry.name(&format!("circle:{tag}"));
+    let tool = test.base(&registry).await;
+    pushed("usual", &format!("COPY --from={tool} /bin/busybox /copied")).await;
+    pushed("self", &format!("COPY --from={} /bin/busybox /copied", name("self"))).await;
+    pushed("mount", &format!("RUN --mount=from={},target=/m true", name("mount"))).await;
+    pushed("one", &format!("COPY --from={} /bin/busybox /copied", name("two"))).await;
+    pushed("two", &format!("COPY --from={} /bin/busybox /copied", name("one"))).await;
+    pushed("variable", "COPY --from=$ANY /bin/busybox /copied").await;
+    let context =
+        |name: &str, base: &str| test.context(name, &[("Dockerfile", &format!("FROM {base}\nRUN true\n"))]);
+    job.build(&context("usual", &name("usual")), &[]).await.ok();
+    for tag in ["self", "mount", "one", "two", "variable"] {
+        for _ in 0..2 {
+            let refused = job.build(&context(tag, &name(tag)), &[]).await.ended(1);
+            refused.says(&["circle:", "copy from images with such triggers without end"]);
+        }
+    }
+    // In the namespace, the name is the job's own.
+    job.run(["pull", &tool]).await.ok();
+    job.run(["tag", &tool, "own:1"]).await.ok();
+    let dockerfile = "FROM own:1\nONBUILD COPY --from=own:1 /bin/busybox /copied\n";
+    job.build(&test.context("own", &[("Dockerfile", dockerfile)]), &["-t", "own:1"]).await.ok();
+    let refused = job.build(&context("again", "own:1"), &[]).await.ended(1);
+    refused.says(&["own:1", "copy from images with such triggers without end"]);
 }
