@@ -13,8 +13,11 @@ const TRUST: &str =
 const WARNINGS: &str = "leave it out: warnings about the Dockerfile are shown with every build";
 const DEBUGGER: &str = "leave it out: it belongs to experiments of buildx's";
 
-/// The flags of each command, and what to do without them.
-const FLAGS: &[(&str, &[(&[&str], &str)])] = &[
+/// Words, and what to do without them.
+type Hint = (&'static [&'static str], &'static str);
+
+/// The flags of each command.
+const FLAGS: &[(&str, &[Hint])] = &[
     (
         "build",
         &[
@@ -84,7 +87,7 @@ const FLAGS: &[(&str, &[(&[&str], &str)])] = &[
 ];
 
 /// docker's flags for every command.
-const EVERYWHERE: &[(&[&str], &str)] = &[
+const EVERYWHERE: &[Hint] = &[
     (&["--debug", "-D"], "leave it out: `--progress=plain` of a build shows the output of every step"),
     (&["--log-level", "-l"], "leave it out: wharfd's log says more, and the node's operator reads it"),
     (&["--config"], "set DOCKER_CONFIG to the directory"),
@@ -95,8 +98,8 @@ const EVERYWHERE: &[(&[&str], &str)] = &[
     ),
 ];
 
-/// Commands, and what to do without them.
-const COMMANDS: &[(&[&str], &str)] = &[
+/// Commands.
+const COMMANDS: &[Hint] = &[
     (
         &["buildx", "builder", "image"],
         "leave the word out: the commands are `wharf build`, `wharf push`, `wharf images` and the like",
@@ -120,9 +123,7 @@ const COMMANDS: &[(&[&str], &str)] = &[
     ),
 ];
 
-type Words<'a> = &'a [(&'a [&'a str], &'a str)];
-
-fn hint(table: Words<'_>, word: &str) -> Option<String> {
+fn hint(table: &[Hint], word: &str) -> Option<String> {
     table.iter().find(|(words, _)| words.contains(&word)).map(|(_, hint)| (*hint).to_owned())
 }
 
