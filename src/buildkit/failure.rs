@@ -124,7 +124,21 @@ fn message(status: &Status) -> String {
     if NOT_UTF8.iter().any(|phrase| line.ends_with(phrase)) {
         return "the Dockerfile is not UTF-8 text".to_owned();
     }
-    too_large(line).unwrap_or_else(|| line.to_owned())
+    too_large(line).unwrap_or_else(|| without_codes(line))
+}
+
+/// A message without the words that Go's gRPC puts before what the other end has said. It may be wharfd itself.
+fn without_codes(line: &str) -> String {
+    let (begin, end) = ("rpc error: code = ", " desc = ");
+    let mut parts = line.split(begin);
+    let mut kept = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        match part.split_once(end) {
+            Some((code, rest)) if code.bytes().all(|byte| byte.is_ascii_alphabetic()) => kept.push_str(rest),
+            _ => kept.extend([begin, part]),
+        }
+    }
+    kept
 }
 
 /// The phrases with which grpc-go and tonic refuse a message, each with the words between its size and the limit.
@@ -277,6 +291,18 @@ mod tests {
         }
         let other = "grpc: received message larger than max (x vs. y)";
         assert_eq!(Failure::read(&Status::unknown(other)).message, other);
+    }
+
+    #[test]
+    fn what_the_other_end_says_stands_alone() {
+        let message = |text: &str| Failure::read(&Status::unknown(text)).message;
+        assert_eq!(
+            message("a: rpc error: code = InvalidArgument desc = b: rpc error: code = X desc = c"),
+            "a: b: c"
+        );
+        for other in ["rpc error: code = a b desc = c", "rpc error: code = ", "a desc = b"] {
+            assert_eq!(message(other), other);
+        }
     }
 
     #[test]
