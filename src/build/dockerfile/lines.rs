@@ -57,6 +57,8 @@ pub(super) struct Instruction {
     pub heredocs: Vec<Heredoc>,
     /// Whether there are comments before it.
     pub is_commented: bool,
+    /// How many bytes a parser copies that makes a new text of each line that it joins to the ones before.
+    pub copied: u64,
 }
 
 /// A here-document.
@@ -214,6 +216,7 @@ pub(super) fn read(text: &[u8], version: Version) -> Result<Dockerfile, Unclear>
         let escape = directives.escape;
         let mut continues = joined(line, escape);
         let mut text = continues.unwrap_or(line).to_vec();
+        let mut copied = 0;
         while continues.is_some()
             && let Some((line, _)) = lines.next()
         {
@@ -222,6 +225,7 @@ pub(super) fn read(text: &[u8], version: Version) -> Result<Dockerfile, Unclear>
             if !is_comment(line) && !trim_start(line).is_empty() {
                 continues = joined(line, escape);
                 text.extend_from_slice(continues.unwrap_or(line));
+                copied += text.len() as u64;
             }
         }
         let flags_escape = if version >= Version::V0_21 { escape } else { b'\\' };
@@ -245,11 +249,20 @@ pub(super) fn read(text: &[u8], version: Version) -> Result<Dockerfile, Unclear>
                     break;
                 }
                 content.extend_from_slice(line);
+                copied += content.len() as u64;
             }
             heredocs.push(Heredoc { content, is_expanded });
         }
         let arguments = arguments.to_vec();
-        instructions.push(Instruction { line: number, text, keyword, arguments, heredocs, is_commented });
+        instructions.push(Instruction {
+            line: number,
+            text,
+            keyword,
+            arguments,
+            heredocs,
+            is_commented,
+            copied,
+        });
         is_commented = false;
     }
     Ok(Dockerfile { escape: directives.escape, instructions })

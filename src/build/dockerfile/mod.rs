@@ -26,6 +26,11 @@ const CHECK: (&str, &str) = ("BUILDKIT_DOCKERFILE_CHECK", "skip=all");
 /// The limit on lines. Generated Dockerfiles have some 15,000; 4 MiB of ordinary lines are 70,000.
 const LINES_MAX: usize = 100_000;
 
+/// The limit on the bytes that BuildKit copies to join the lines of instructions and here-documents: up to 0.14, and to
+/// 0.25, it makes a new text for each line. That many cost 6 s of a processor, measured on Engine 26.1, and a text of
+/// 4 MiB could cost minutes, which not even a cancel ends.
+const COPIED_BYTES_MAX: u64 = 16 << 30;
+
 /// How a build's Dockerfile is judged.
 #[derive(Clone, Debug, Default)]
 pub struct Rules {
@@ -158,6 +163,11 @@ impl Judge {
             {
                 return Err("the Dockerfile has no `FROM`".to_owned());
             }
+            self.joins(&dockerfile).map_err(|line| {
+                format!(
+                    "line {line}: the instruction has too many lines: put its text into a file of the context"
+                )
+            })?;
             let mut estimate = Estimate::new(&self.rules);
             for base in bases {
                 // Each has been judged alone, but the variables of one may be long for the triggers of another.
@@ -166,6 +176,15 @@ impl Judge {
                     .map_err(|why| format!("with the triggers of its images: {why}"))?;
             }
             estimate.dockerfile(&dockerfile, version)?;
+        }
+        Ok(())
+    }
+
+    /// Judges how long BuildKit's own frontend takes to join lines. The error is the instruction's line.
+    fn joins(&self, dockerfile: &Dockerfile) -> Result<(), usize> {
+        let mut left = COPIED_BYTES_MAX;
+        for instruction in dockerfile.instructions.iter().filter(|_| self.rules.is_builtin) {
+            left = left.checked_sub(instruction.copied).ok_or(instruction.line)?;
         }
         Ok(())
     }
@@ -179,6 +198,7 @@ impl Judge {
         })?;
         for trigger in &base.triggers {
             for (_, dockerfile) in readings(trigger.as_bytes())? {
+                self.joins(&dockerfile).map_err(|_| "have too many lines".to_owned())?;
                 // From BuildKit 0.27 on a comment `# check=` before a trigger's instruction ends the frontend, and
                 // the engine with it; up to 0.33 nothing mends that. No builder writes a comment into a trigger.
                 if dockerfile.instructions.iter().any(|instruction| instruction.is_commented) {

@@ -271,3 +271,29 @@ fn what_takes_the_frontend_minutes_is_refused() {
     assert!(stages.len() > 3 << 20, "{}", stages.len());
     assert_eq!(judge(stages.as_bytes(), given(0)), Ok(()));
 }
+
+#[test]
+fn what_takes_old_engines_minutes_to_join_is_refused() {
+    let builtin = Rules { is_builtin: true, ..Rules::default() };
+    let texts = |lines: usize| {
+        let (joined, document) = ("  a-name-as-they-usually-are \\\n", "a line as they usually are\n");
+        [
+            format!("FROM scratch\nCOPY {} /x\n", joined.repeat(lines)),
+            format!("FROM scratch\nCOPY <<E /x\n{}E\n", document.repeat(lines)),
+        ]
+    };
+    for text in texts(70_000) {
+        let refused = judge(text.as_bytes(), builtin.clone()).unwrap_err();
+        assert!(refused.starts_with("line 2: the instruction has too many lines"), "{refused}");
+        assert_eq!(judge(text.as_bytes(), given(0)), Ok(()));
+    }
+    for text in texts(18_000) {
+        assert_eq!(judge(text.as_bytes(), builtin.clone()), Ok(()));
+        // Several cost as much as a long one.
+        let refused = judge(text.repeat(5).as_bytes(), builtin.clone()).unwrap_err();
+        assert!(refused.contains("too many lines"), "{refused}");
+    }
+    let trigger = format!("RUN {}true", "a\\\n".repeat(300_000));
+    let refused = Judge::builtin().admit(&base(&[&trigger], &[])).unwrap_err();
+    assert_eq!(refused, "have too many lines");
+}
