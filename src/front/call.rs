@@ -62,7 +62,7 @@ impl Call {
     /// Allows the call to act in the namespace that its request names.
     pub fn authorize(&self, namespace: Namespace) -> Result<Permit<Namespace>, Fault> {
         self.acts_in(&namespace);
-        self.inner.caller.rules().namespace(namespace)
+        self.inner.caller.rules().namespace(self.inner.caller.id(), namespace)
     }
 
     /// Records the namespace in which the call acts, if something other than its request determines it.

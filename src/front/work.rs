@@ -211,11 +211,11 @@ impl Drop for Place {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{fault::Reason, names::Pattern, policy::Rules};
+    use crate::{fault::Reason, names::{CallerId, Pattern}, policy::Rules};
 
     fn permit(job: &str) -> Permit<Namespace> {
         let rules = Arc::new(Rules::built_in("test", Pattern::any()));
-        rules.namespace(Namespace::new(job, "1").unwrap()).unwrap()
+        rules.namespace(&CallerId::Uid(1), Namespace::new(job, "1").unwrap()).unwrap()
     }
 
     fn engine() -> EngineName {

@@ -143,7 +143,7 @@ mod tests {
         let theirs = own_job(998);
         for (uid, own, others) in [(0, "user/root", &*theirs), (998, &*theirs, "user/root")] {
             let caller = identities.identify(&user(uid)).unwrap();
-            let allows = |job: &str| caller.rules().namespace(Namespace::new(job, "1").unwrap()).is_ok();
+            let allows = |job: &str| caller.rules().namespace(caller.id(), Namespace::new(job, "1").unwrap()).is_ok();
             assert!(allows(own), "{uid}");
             for job in [others, "acme/app", "user/", "user/root/x", "user/rooty", "*"] {
                 assert!(!allows(job), "{uid}: {job}");
@@ -151,7 +151,7 @@ mod tests {
         }
         for uid in [0, 998] {
             let caller = identities.identify(&beside(uid)).unwrap();
-            assert!(caller.rules().namespace(Namespace::new("acme/app", "1").unwrap()).is_ok());
+            assert!(caller.rules().namespace(caller.id(), Namespace::new("acme/app", "1").unwrap()).is_ok());
             assert_ne!(caller.id(), identities.identify(&user(uid)).unwrap().id());
         }
         assert!(identities.identify(&beside(1000)).is_err());
@@ -188,8 +188,8 @@ mod tests {
         );
         let caller = identities.identify(&user(1000)).unwrap();
         assert_eq!(caller.engine().as_str(), "b");
-        assert!(caller.rules().namespace(Namespace::new("acme/app", "1").unwrap()).is_ok());
-        assert!(caller.rules().namespace(Namespace::new("other/app", "1").unwrap()).is_err());
+        assert!(caller.rules().namespace(caller.id(), Namespace::new("acme/app", "1").unwrap()).is_ok());
+        assert!(caller.rules().namespace(caller.id(), Namespace::new("other/app", "1").unwrap()).is_err());
         assert_eq!(identities.identify(&user(0)).unwrap().engine().as_str(), "a");
     }
 }

@@ -260,6 +260,7 @@ impl Images {
         let fetch = Fetch {
             images: self.clone(),
             namespace: namespace.to_owned(),
+            caller: from.caller().clone(),
             reference: reference.clone(),
             hold: self.keys().hold(manifest.digest()),
             repository,

@@ -10,7 +10,7 @@ use super::{Images, inherited::Inherited, layers::Claims, turns::Turn};
 use crate::{
     engine::{STALL_TIMEOUT, docker::fault},
     fault::{Fault, Reason},
-    names::{Reference, reference::Digest},
+    names::{CallerId, Reference, reference::Digest},
     naming::ImageName,
     progress::Step,
     registry::{Error, Manifest, Repository, Transfer},
@@ -23,6 +23,8 @@ pub(super) struct Fetch {
     pub(super) images: Images,
     /// The opaque name of the namespace.
     pub(super) namespace: String,
+    /// Who asked for it.
+    pub(super) caller: CallerId,
     pub(super) reference: Reference,
     pub(super) hold: ImageName,
     pub(super) repository: Repository,
@@ -85,7 +87,8 @@ impl Fetch {
         let mut may_displace = true;
         loop {
             // A later fetch finds the earlier one's work done.
-            let turn = images.inner.holds.begin(self.hold.as_str(), &repository, meter, may_displace);
+            let hold = self.hold.as_str();
+            let turn = images.inner.holds.begin(hold, &self.caller, &repository, meter, may_displace);
             let turn = self.tasks.unless_cancelled(turn).await?;
             match Box::pin(self.take_turn(&turn, step)).await {
                 Ok(brought) => return Ok(brought),

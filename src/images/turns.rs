@@ -1,5 +1,5 @@
 //! Turns for fetching an image: one fetch at a time for each hold. A waiting fetch may use another registry,
-//! and need not wait for a slow one.
+//! and need not wait for a slow one, nor for all the fetches that another caller has begun before it.
 
 use std::{
     collections::HashMap,
@@ -12,11 +12,17 @@ use tokio::{
 };
 
 use super::locks::Locks;
-use crate::registry::{LOOK, Meter, Reading};
+use crate::{
+    names::CallerId,
+    registry::{LOOK, Meter, Reading},
+};
 
 /// The turns of all holds.
 #[derive(Debug, Default)]
 pub(super) struct Turns {
+    /// Each caller's place in the line for a hold. It has one, whatever it fetches: the lines of other callers
+    /// are no longer for it.
+    lines: Locks<(String, CallerId)>,
     locks: Locks,
     now: Mutex<HashMap<String, Arc<Now>>>,
 }
@@ -35,7 +41,9 @@ pub(super) struct Turn<'a> {
     turns: &'a Turns,
     hold: String,
     now: Arc<Now>,
+    // Freed before the place in the line, behind which the same caller's next fetch waits.
     _lock: OwnedMutexGuard<()>,
+    _place: OwnedMutexGuard<()>,
 }
 
 impl Turns {
@@ -44,20 +52,25 @@ impl Turns {
         self.locks.lock(hold).await
     }
 
-    /// Waits for the turn to fetch the image of `hold` from `repository`. If `may_displace`, takes the turn
-    /// from a fetch that reads another repository and is slow.
+    /// Waits for `caller`'s turn to fetch the image of `hold` from `repository`. If `may_displace`, takes the
+    /// turn from a fetch that reads another repository and is slow.
     pub(super) async fn begin(
         &self,
         hold: &str,
+        caller: &CallerId,
         repository: &str,
         meter: &Arc<Meter>,
         may_displace: bool,
     ) -> Turn<'_> {
-        let mut locking = std::pin::pin!(self.locks.lock(hold));
+        let line = (hold.to_owned(), caller.clone());
+        let mut locking = std::pin::pin!(async {
+            let place = self.lines.lock(&line).await;
+            (self.locks.lock(hold).await, place)
+        });
         let mut before: Option<(Arc<Now>, Reading)> = None;
-        let lock = loop {
+        let (lock, place) = loop {
             tokio::select! {
-                lock = &mut locking => break lock,
+                locks = &mut locking => break locks,
                 () = sleep(LOOK), if may_displace => {}
             }
             let Some(now) = self.map().get(hold).cloned() else { continue };
@@ -74,7 +87,7 @@ impl Turns {
         let displaced = watch::Sender::new(false);
         let now = Arc::new(Now { repository: repository.to_owned(), meter: Arc::clone(meter), displaced });
         self.map().insert(hold.to_owned(), Arc::clone(&now));
-        Turn { turns: self, hold: hold.to_owned(), now, _lock: lock }
+        Turn { turns: self, hold: hold.to_owned(), now, _lock: lock, _place: place }
     }
 
     fn map(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Now>>> {
@@ -93,5 +106,36 @@ impl Turn<'_> {
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         self.turns.map().remove(&self.hold);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_caller_with_many_fetches_delays_another_by_one() {
+        let (turns, meter) = (Turns::default(), Arc::new(Meter::default()));
+        let (many, one) = (CallerId::Uid(1), CallerId::Uid(2));
+        let begin = |caller| Box::pin(turns.begin("hold", caller, "reg/app", &meter, true));
+        let first = begin(&many).await;
+        let mut waiting: Vec<_> = (0..160).map(|_| begin(&many)).collect();
+        for turn in &mut waiting {
+            assert!(turn.as_mut().now_or_never().is_none());
+        }
+        let mut others = begin(&one);
+        assert!(others.as_mut().now_or_never().is_none());
+        drop(first);
+        let turn = others.now_or_never().expect("the other caller's turn comes next");
+        for turn in &mut waiting {
+            assert!(turn.as_mut().now_or_never().is_none(), "one at a time");
+        }
+        drop(turn);
+        for turn in waiting {
+            assert!(turn.now_or_never().is_some(), "each has its turn, in order");
+        }
+        assert!(turns.map().is_empty());
     }
 }

@@ -9,13 +9,14 @@ use std::{
 use crate::{
     config::AT_ONCE,
     fault::{Fault, Reason},
-    names::{Namespace, Pattern, RESERVED_HOST, Reference, printable, printable_url},
+    names::{CallerId, Namespace, Pattern, RESERVED_HOST, Reference, printable, printable_url},
 };
 
-/// A subject that the policy allows, with the rules that allow it.
+/// A subject that the policy allows a caller, with the rules that allow it.
 #[derive(Debug)]
 pub struct Permit<T> {
     subject: T,
+    caller: CallerId,
     rules: Arc<Rules>,
 }
 
@@ -23,6 +24,11 @@ impl<T> Permit<T> {
     /// The subject.
     pub fn subject(&self) -> &T {
         &self.subject
+    }
+
+    /// The caller for whom it is allowed.
+    pub fn caller(&self) -> &CallerId {
+        &self.caller
     }
 
     /// The rules that allow it.
@@ -93,7 +99,7 @@ impl Fetch {
 
 impl Permit<Namespace> {
     fn permit<T>(&self, subject: T) -> Permit<T> {
-        Permit { subject, rules: Arc::clone(&self.rules) }
+        Permit { subject, caller: self.caller.clone(), rules: Arc::clone(&self.rules) }
     }
 
     /// Whether `reference` may be pulled into the namespace.
@@ -182,10 +188,14 @@ impl Rules {
         ]
     }
 
-    /// Whether the caller may act in `namespace`.
-    pub fn namespace(self: &Arc<Self>, namespace: Namespace) -> Result<Permit<Namespace>, Fault> {
+    /// Whether `caller`, whose rules these are, may act in `namespace`.
+    pub fn namespace(
+        self: &Arc<Self>,
+        caller: &CallerId,
+        namespace: Namespace,
+    ) -> Result<Permit<Namespace>, Fault> {
         if self.namespaces.matches(namespace.job().name()) {
-            return Ok(Permit { subject: namespace, rules: Arc::clone(self) });
+            return Ok(Permit { subject: namespace, caller: caller.clone(), rules: Arc::clone(self) });
         }
         let text = format!(
             "namespace `{}` is not yours: you may use `{}`",
@@ -297,8 +307,8 @@ mod tests {
     #[test]
     fn a_caller_acts_only_in_namespaces_of_its_pattern() {
         let rules = Arc::new(Rules::built_in("serve[0]", "acme/*".parse().unwrap()));
-        assert!(rules.namespace(Namespace::new("acme/app", "1").unwrap()).is_ok());
-        let fault = rules.namespace(Namespace::new("acmes", "1").unwrap()).unwrap_err();
+        assert!(rules.namespace(&CallerId::Uid(1), Namespace::new("acme/app", "1").unwrap()).is_ok());
+        let fault = rules.namespace(&CallerId::Uid(1), Namespace::new("acmes", "1").unwrap()).unwrap_err();
         assert_eq!(fault.reason(), Reason::NamespaceDenied);
     }
 

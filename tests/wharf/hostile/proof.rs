@@ -25,6 +25,7 @@ cases![
     an_index_with_anothers_image_is_no_proof,
     an_endless_manifest,
     a_slow_registry_delays_nobody,
+    a_slow_registry_delays_nobody_by_a_layer,
     a_slow_registry_delays_no_end_of_a_namespace,
     a_registry_that_only_wharfd_or_the_engine_reaches,
     a_login_that_breaks_a_registry_gives_no_access,
@@ -164,27 +165,35 @@ async fn an_endless_manifest(test: Arc<Test>) {
     assert_eq!(evil.requests(), ["GET /v2/x/manifests/1"], "the engine hears of it");
 }
 
-/// Pushes an image as `honest:1`, and starts another registry that sends its layer drop by drop.
-async fn slow_copy(test: &Test, registry: &Registry) -> ScriptedRegistry {
+/// Pushes an image of a large layer as `honest:1`.
+async fn honest_image(test: &Test, registry: &Registry) -> Image {
     let (mut noise, mut block) = (Vec::new(), digest(test.unique("noise").as_bytes()));
     while noise.len() < 4 << 20 {
         block = digest(block.as_bytes());
         noise.extend((0..64).step_by(2).map(|at| u8::from_str_radix(&block[7 + at..9 + at], 16).unwrap()));
     }
     let image = Image::of(vec![Layer::of([("noise", File::Content(&noise, 0o644))])]);
-    let pushed = image.push(registry, "honest", "1").await;
-    let path = "/v2/honest/manifests/1";
-    let document = registry.call(http::Method::GET, path).header("accept", MANIFEST).send().await.ok().body;
-    assert_eq!(digest(&document), pushed);
-    let (config, layer) = (image.config().to_string(), image.layers[0].clone());
-    assert!(layer.blob.len() > 4 << 20);
+    image.push(registry, "honest", "1").await;
+    assert!(image.layers[0].blob.len() > 4 << 20);
+    image
+}
+
+/// A registry that shows `image`, which is in `registry` as `name:1`, and sends its first layer drop by drop.
+async fn slow_copy(registry: &Registry, name: &str, image: &Image) -> ScriptedRegistry {
+    let path = format!("/v2/{name}/manifests/1");
+    let document = registry.call(http::Method::GET, &path).header("accept", MANIFEST).send().await.ok().body;
+    let (config, layers) = (image.config().to_string(), image.layers.clone());
     ScriptedRegistry::start(move |_, path| match path {
         "/v2/" => Reply::Whole("200 OK", Vec::new(), b"{}".to_vec()),
         path if path.contains("/manifests/") => {
-            manifest(MANIFEST, &pushed, std::str::from_utf8(&document).unwrap())
+            manifest(MANIFEST, &digest(&document), std::str::from_utf8(&document).unwrap())
         }
-        path if path.ends_with(&layer.digest) => Reply::Drip(layer.blob.to_vec()),
-        _ => Reply::Whole("200 OK", Vec::new(), config.clone().into_bytes()),
+        path if path.ends_with(&layers[0].digest) => Reply::Drip(layers[0].blob.to_vec()),
+        path => {
+            let layer = layers.iter().find(|layer| path.ends_with(&layer.digest));
+            let blob = layer.map_or_else(|| config.clone().into_bytes(), |layer| layer.blob.to_vec());
+            Reply::Whole("200 OK", Vec::new(), blob)
+        }
     })
     .await
 }
@@ -192,7 +201,8 @@ async fn slow_copy(test: &Test, registry: &Registry) -> ScriptedRegistry {
 /// Whoever knows an image's digest can begin to fetch it, and never finish.
 async fn a_slow_registry_delays_nobody(test: Arc<Test>) {
     let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
-    let drip = slow_copy(&test, &registry).await;
+    let image = honest_image(&test, &registry).await;
+    let drip = slow_copy(&registry, "honest", &image).await;
     let (thief, victim) = (Wharf::new(&test, &wharfd, "thief#1"), Wharf::new(&test, &wharfd, "victim#1"));
     let dripping = thief.start(["pull", &format!("{}/x:1", drip.host())]);
     wait_for("the layer to drip", async || (drip.sent() > 8 << 10).then_some(())).await;
@@ -202,10 +212,30 @@ async fn a_slow_registry_delays_nobody(test: Arc<Test>) {
     assert!(dripping.wait(Duration::from_secs(30)).await.unwrap().success(), "{:?}", dripping.lines());
 }
 
+/// An engine fetches a layer once for all images that have it, from the first.
+async fn a_slow_registry_delays_nobody_by_a_layer(test: Arc<Test>) {
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    let honest = honest_image(&test, &registry).await;
+    let own = Layer::of([("own", File::Content(test.unique("own").as_bytes(), 0o644))]);
+    let evil = Image::of(vec![honest.layers[0].clone(), own.clone()]);
+    evil.push(&registry, "evil", "1").await;
+    // The victim's image has another layer, which comes at once.
+    let victims = Image::of(vec![own, honest.layers[0].clone()]);
+    victims.push(&registry, "victims", "1").await;
+    let drip = slow_copy(&registry, "evil", &evil).await;
+    let (thief, victim) = (Wharf::new(&test, &wharfd, "thief#1"), Wharf::new(&test, &wharfd, "victim#1"));
+    let dripping = thief.start(["pull", &format!("{}/x:1", drip.host())]);
+    wait_for("the layer to drip", async || (drip.sent() > 8 << 10).then_some(())).await;
+    victim.run(["pull", &registry.name("victims:1")]).await.ok();
+    assert!(drip.sent() < 2 << 20, "{} bytes came drop by drop", drip.sent());
+    eprintln!("{:?} {:?}", dripping.wait(Duration::from_secs(30)).await, dripping.lines());
+}
+
 /// The end of a namespace takes nothing over from a slow registry, and need not wait for it.
 async fn a_slow_registry_delays_no_end_of_a_namespace(test: Arc<Test>) {
     let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
-    let drip = slow_copy(&test, &registry).await;
+    let image = honest_image(&test, &registry).await;
+    let drip = slow_copy(&registry, "honest", &image).await;
     let (thief, victim) = (Wharf::new(&test, &wharfd, "thief#1"), Wharf::new(&test, &wharfd, "victim#1"));
     let dripping = thief.start(["pull", &format!("{}/x:1", drip.host())]);
     wait_for("the layer to drip", async || (drip.sent() > 8 << 10).then_some(())).await;
