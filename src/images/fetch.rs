@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use super::{Images, inherited::Inherited, layers::Claims, turns::Turn};
 use crate::{
     engine::{STALL_TIMEOUT, docker::fault},
-    fault::{Fault, Reason},
+    fault::{Fault, Reason, causes},
     names::{CallerId, Reference, reference::Digest},
     naming::ImageName,
     progress::Step,
@@ -17,6 +17,9 @@ use crate::{
     tasks::Group,
     telemetry::each_second,
 };
+
+/// How often an image is pulled if other pulls let the engine down.
+const TRIES_MAX: u32 = 10;
 
 /// The fetch of one image.
 pub(super) struct Fetch {
@@ -141,14 +144,46 @@ impl Fetch {
         }
     }
 
-    /// Pulls the manifest by its digest, by a name at the relay, and holds the image.
+    /// Pulls the manifest, and holds the image. The engine fails if it fetches a layer by another pull which
+    /// fails or is cancelled: another try fetches the layer by this one.
     async fn pull(
         &self,
         claims: Option<&Claims>,
         turn: &Turn<'_>,
         step: &Step,
     ) -> Result<Box<ImageInspect>, Stopped> {
-        let (images, engine) = (&self.images, self.images.engine());
+        let mut tries = 0;
+        loop {
+            let (pulled, is_let_down) = Box::pin(self.pull_once(claims, turn, step)).await?;
+            tries += 1;
+            match pulled {
+                Err(fault) if is_let_down && tries < TRIES_MAX => {
+                    let cause = causes(&fault);
+                    each_second!(info, cause, "another pull did not bring a layer: this one tries again");
+                }
+                Err(fault) => return Err(fault.into()),
+                Ok(()) => break,
+            }
+        }
+        let engine = self.images.engine();
+        match engine.image_store().inspect(&self.hold).await? {
+            Some(image) if engine.image_store().is_for_platform(&image) => Ok(image),
+            _ => {
+                engine.image_store().remove(&self.hold).await?;
+                Err(fault::wrong_platform(&self.reference, engine.platform()).into())
+            }
+        }
+    }
+
+    /// Pulls the manifest by its digest, by a name at the relay. Returns, too, whether the engine may have failed
+    /// because of another pull.
+    async fn pull_once(
+        &self,
+        claims: Option<&Claims>,
+        turn: &Turn<'_>,
+        step: &Step,
+    ) -> Result<(Result<(), Fault>, bool), Stopped> {
+        let images = &self.images;
         let path = images.keys().relay(&self.reference.repository());
         let hashes = self.tasks.child("hashes");
         let watch = claims.map(|claims| images.hash_passing(claims, &hashes));
@@ -159,15 +194,11 @@ impl Fetch {
         let held = self.unless_stopped(turn, self.pull_and_hold(&transfer, &name, step)).await;
         // Even after a failure: the name may have appeared too late.
         images.remove_transfer(&name).await;
-        held??;
-        self.tasks.unless_cancelled(hashes.close_and_wait()).await.map_err(Fault::from)?;
-        match engine.image_store().inspect(&self.hold).await? {
-            Some(image) if engine.image_store().is_for_platform(&image) => Ok(image),
-            _ => {
-                engine.image_store().remove(&self.hold).await?;
-                Err(fault::wrong_platform(&self.reference, engine.platform()).into())
-            }
+        let held = held?;
+        if held.is_ok() {
+            self.tasks.unless_cancelled(hashes.close_and_wait()).await.map_err(Fault::from)?;
         }
+        Ok((held, transfer.is_let_down()))
     }
 
     async fn pull_and_hold(&self, transfer: &Transfer, name: &ImageName, step: &Step) -> Result<(), Fault> {

@@ -156,6 +156,8 @@ impl Repository {
     /// The blob with this digest, to be read in pieces.
     pub async fn blob(&mut self, digest: &Digest) -> Result<Blob, Error> {
         let path = format!("blobs/{digest}");
+        // A registry may be slow before the head of its answer, too.
+        let _wait = self.meter.wait();
         let mut last = None;
         for server in &mut self.servers {
             match server.get(&path, None).await {

@@ -203,9 +203,13 @@ impl Relay {
 
     /// Answers a request. Until a request shows a password, its connection is the connection of `stranger`.
     async fn answer(&self, request: Request<Incoming>, stranger: u64) -> Response<Body> {
-        let Some(shared) = self.transfer_of(request.headers()) else { return answers::unauthorized() };
-        self.inner.strangers.remove(stranger);
         let path = request.uri().path();
+        let Some(shared) = self.transfer_of(request.headers()) else {
+            // The engine may be asking by a transfer that has ended, for others too.
+            pull::let_down(&self, path);
+            return answers::unauthorized();
+        };
+        self.inner.strangers.remove(stranger);
         if matches!(path, "/v2/" | "/v2") && request.method().is_safe() {
             return answers::plain(StatusCode::OK);
         }
@@ -215,14 +219,17 @@ impl Relay {
         };
         let working = async {
             match &shared.work {
-                Work::Pull(pull) => pull.answer(request.method(), &what, &shared).await,
+                Work::Pull(pull) => pull.answer(request.method(), &what, &shared, &self).await,
                 Work::Push(push) => push.answer(&shared.path, request, &what).await,
             }
         };
         let answered = tokio::select! {
             answered = working => answered,
             // The registry may still be silent, and the engine keeps a place for the layer until it has an answer.
-            () = shared.failure.is_final() => return answers::refusal(StatusCode::FORBIDDEN),
+            () = shared.failure.is_final() => {
+                pull::let_down(&self, &what);
+                return answers::refusal(StatusCode::FORBIDDEN);
+            }
         };
         match answered {
             Ok(answer) => {
@@ -297,6 +304,12 @@ impl Transfer {
     /// Returns once the real registry has refused in a way that no retry by the engine changes.
     pub(super) async fn refused(&self) {
         self.shared.failure.is_final().await;
+    }
+
+    /// Whether the engine may have failed at this pull because it fetched a layer by another pull, which did not
+    /// bring it. The engine fetches a layer once for all images that have it, and all of them fail with the first.
+    pub fn is_let_down(&self) -> bool {
+        matches!(&self.shared.work, Work::Pull(pull) if pull.is_let_down())
     }
 
     /// The fault of the engine's pull or push, if the real registry caused it.

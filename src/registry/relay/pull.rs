@@ -1,9 +1,10 @@
 //! Pulls: a manifest that wharfd has already read, and blobs as they come.
 
 use std::{
+    collections::HashSet,
     io,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -21,7 +22,7 @@ use super::{
         client::{Blob, CONFIG_BYTES_MAX, Manifest, Repository},
         error::Kind,
     },
-    Body, Error, Shared, answers, digest_in, is_head,
+    Body, Error, Relay, Shared, Work, answers, digest_in, is_head,
 };
 use crate::names::reference::Digest;
 
@@ -46,12 +47,28 @@ pub(super) struct Pull {
     /// The type that the engine is told of the manifest.
     media_type: String,
     watch: Option<Watch>,
-    /// The config that the manifest names: every other blob is a layer.
+    /// The config that the manifest names.
     config: Option<Digest>,
-    /// Whether the engine has asked for a layer.
-    layers_asked: AtomicBool,
-    /// Has a clone for each blob that is on its way.
-    blobs: Arc<()>,
+    layers: HashSet<Digest>,
+    blobs: Mutex<Blobs>,
+    /// Whether the engine may have had a layer on its way by another transfer that did not bring it.
+    is_let_down: AtomicBool,
+}
+
+#[derive(Default)]
+struct Blobs {
+    /// The layers that the engine has asked for.
+    asked: HashSet<Digest>,
+    passing: Vec<Digest>,
+}
+
+/// Says that a blob is on its way, until it is dropped.
+struct OnItsWay {
+    digest: Digest,
+    relay: Relay,
+    transfer: Arc<Shared>,
+    /// Whether the engine has all of it, or wanted none of it.
+    is_whole: bool,
 }
 
 /// A blob on its way to the engine.
@@ -64,8 +81,7 @@ struct Passing {
     /// How many bytes the engine may still get.
     left: u64,
     is_over: bool,
-    transfer: Arc<Shared>,
-    _counted: Arc<()>,
+    way: OnItsWay,
 }
 
 impl Pull {
@@ -73,13 +89,41 @@ impl Pull {
         let document: Value = serde_json::from_slice(manifest.bytes()).unwrap_or_default();
         let config = document.pointer("/config/digest").and_then(Value::as_str).and_then(Digest::parse);
         let media_type = media_type(&manifest, &document).to_owned();
-        let (layers_asked, blobs) = (AtomicBool::new(false), Arc::new(()));
-        Self { repository, manifest, media_type, watch, config, layers_asked, blobs }
+        let layers = document.get("layers").and_then(Value::as_array).into_iter().flatten();
+        let layers = layers.filter_map(|layer| Digest::parse(layer.get("digest")?.as_str()?)).collect();
+        let (blobs, is_let_down) = (Mutex::default(), AtomicBool::new(false));
+        Self { repository, manifest, media_type, watch, config, layers, blobs, is_let_down }
+    }
+
+    fn blobs(&self) -> MutexGuard<'_, Blobs> {
+        self.blobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the engine has not asked for a layer yet, although it is not waiting for the registry.
     pub(super) fn waits_for_the_engine(&self) -> bool {
-        !self.layers_asked.load(Ordering::Relaxed) && Arc::strong_count(&self.blobs) == 1
+        let blobs = self.blobs();
+        blobs.asked.is_empty() && blobs.passing.is_empty()
+    }
+
+    /// The blobs that are on their way.
+    pub(super) fn passing(&self) -> Vec<Digest> {
+        self.blobs().passing.clone()
+    }
+
+    /// Whether only `layers`, which are on their way by another transfer, keep the engine from going on: it
+    /// fetches a layer once for all images that have it.
+    pub(super) fn waits_for(&self, layers: &[Digest]) -> bool {
+        let blobs = self.blobs();
+        blobs.passing.is_empty() && layers.iter().any(|layer| self.misses(layer, &blobs))
+    }
+
+    fn misses(&self, layer: &Digest, blobs: &Blobs) -> bool {
+        self.layers.contains(layer) && !blobs.asked.contains(layer)
+    }
+
+    /// Whether the engine may have failed because of another transfer.
+    pub(super) fn is_let_down(&self) -> bool {
+        self.is_let_down.load(Ordering::Relaxed)
     }
 
     pub(super) async fn answer(
@@ -87,6 +131,7 @@ impl Pull {
         method: &Method,
         what: &str,
         transfer: &Arc<Shared>,
+        relay: &Relay,
     ) -> Result<Response<Body>, Error> {
         if !method.is_safe() {
             return Ok(answers::plain(StatusCode::METHOD_NOT_ALLOWED));
@@ -96,11 +141,10 @@ impl Pull {
         }
         match digest_in(what, "blobs") {
             Some(digest) => {
-                let _counted = Arc::clone(&self.blobs);
+                let way = self.begin(&digest, is_head(method), transfer, relay);
                 let max = if self.config.as_ref() == Some(&digest) {
                     CONFIG_BYTES_MAX as u64
                 } else {
-                    self.layers_asked.store(true, Ordering::Relaxed);
                     u64::MAX
                 };
                 let blob = self.repository.clone().blob(&digest).await?;
@@ -109,13 +153,21 @@ impl Pull {
                 }
                 let watcher = self.watch.as_ref().filter(|_| !is_head(method));
                 let watcher = watcher.and_then(|watch| watch(&digest));
-                let transfer = Arc::clone(transfer);
-                let passing =
-                    Passing { blob, watcher, kept: None, left: max, is_over: false, transfer, _counted };
+                let passing = Passing { blob, watcher, kept: None, left: max, is_over: false, way };
                 Ok(blob_answer(method, &digest, passing))
             }
             None => Ok(answers::plain(StatusCode::NOT_FOUND)),
         }
+    }
+
+    fn begin(&self, digest: &Digest, is_head: bool, transfer: &Arc<Shared>, relay: &Relay) -> OnItsWay {
+        let mut blobs = self.blobs();
+        if self.layers.contains(digest) {
+            blobs.asked.insert(digest.clone());
+        }
+        blobs.passing.push(digest.clone());
+        let (relay, transfer) = (relay.clone(), Arc::clone(transfer));
+        OnItsWay { digest: digest.clone(), relay, transfer, is_whole: is_head }
     }
 
     /// The proven manifest. For the engine, no other exists.
@@ -144,13 +196,39 @@ fn media_type<'a>(manifest: &'a Manifest, document: &'a Value) -> &'a str {
     told.into_iter().find(|told| TYPES.contains(told)).unwrap_or(TYPES[1])
 }
 
+impl Drop for OnItsWay {
+    fn drop(&mut self) {
+        let Work::Pull(pull) = &self.transfer.work else { return };
+        let mut blobs = pull.blobs();
+        if let Some(at) = blobs.passing.iter().position(|passing| *passing == self.digest) {
+            blobs.passing.swap_remove(at);
+        }
+        drop(blobs);
+        if !self.is_whole {
+            let_down(&self.relay, &format!("blobs/{}", self.digest));
+        }
+    }
+}
+
+/// Notes that a request of the engine for `path` fails, for the pulls that need the same layer.
+pub(super) fn let_down(relay: &Relay, path: &str) {
+    let Some(layer) = path.rsplit_once("blobs/").and_then(|(_, digest)| Digest::parse(digest)) else { return };
+    for other in relay.transfers().values() {
+        if let Work::Pull(pull) = &other.work
+            && pull.misses(&layer, &pull.blobs())
+        {
+            pull.is_let_down.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
 impl Passing {
     /// The next piece for the engine.
     async fn next(mut self) -> Result<Option<(Frame<Bytes>, Self)>, io::Error> {
         match self.piece().await {
             Ok(piece) => Ok(piece.map(|piece| (Frame::data(piece), self))),
             Err(error) => {
-                self.transfer.failure.note(format!("blobs/{}", self.blob.digest()), error);
+                self.way.transfer.failure.note(format!("blobs/{}", self.blob.digest()), error);
                 Err(io::Error::other("the registry has not sent the whole blob"))
             }
         }
@@ -172,12 +250,14 @@ impl Passing {
             }
         }
         let Some(Watcher { pieces, verdict, whole }) = self.watcher.take() else {
+            self.way.is_whole = true;
             return Ok(self.kept.take());
         };
         drop(pieces);
         if !verdict.await.unwrap_or(false) {
             return Err(Error::new(Kind::Forged, "a layer does not match the image's config"));
         }
+        self.way.is_whole = true;
         // The watcher may be gone.
         let _ = whole.send(());
         Ok(self.kept.take())

@@ -45,7 +45,8 @@ impl Relay {
     }
 }
 
-/// Ends slow transfers if another one starves. `before` is the last look.
+/// Ends slow transfers if another one starves, and those from which another one waits for a layer. `before` is
+/// the last look.
 fn look(
     transfers: &[(String, Arc<Shared>)],
     before: &HashMap<String, Seen>,
@@ -58,8 +59,8 @@ fn look(
         starves |= shared.waits_for_the_engine(then.requests);
         slow.extend(now.reading.is_slow_since(&then.reading).then_some(shared));
     }
-    if starves {
-        for shared in slow {
+    for shared in slow {
+        if starves || transfers.iter().any(|(_, other)| other.waits_for_layers_of(shared)) {
             shared.failure.end(Error::new(Kind::Unavailable, why));
         }
     }
@@ -76,6 +77,16 @@ impl Seen {
 }
 
 impl Shared {
+    /// Whether the engine fetches a layer of this pull by another one, and has nothing else to fetch for this.
+    fn waits_for_layers_of(&self, other: &Self) -> bool {
+        match (&self.work, &other.work) {
+            (Work::Pull(pull), Work::Pull(other)) => {
+                self.has_come.load(Ordering::Relaxed) && pull.waits_for(&other.passing())
+            }
+            _ => false,
+        }
+    }
+
     /// Whether the engine has a place neither for this transfer's layers nor, in a push, for its next one;
     /// `requests` is how many the engine had sent at the last look.
     fn waits_for_the_engine(&self, requests: u64) -> bool {
