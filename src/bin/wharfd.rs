@@ -10,11 +10,16 @@ use wharf::{
     config::{Config, Flags},
     daemon::{self, Ended},
     fault::causes,
+    names::print_usage,
     telemetry,
 };
 
 fn main() -> ExitCode {
-    let config = match Config::load(Flags::parse()) {
+    let flags = match Flags::try_parse() {
+        Ok(flags) => flags,
+        Err(error) => return ExitCode::from(print_usage(error)),
+    };
+    let config = match Config::load(flags) {
         Ok(config) => config,
         Err(error) => {
             let _ = writeln!(io::stderr(), "wharfd: {}", causes(&error));

@@ -38,6 +38,8 @@ use std::process::ExitCode;
 use args::Cli;
 use exit::{Exit, Failure, Stop};
 
+use crate::names::print_usage;
+
 /// Runs the command that the process was called with.
 pub fn main() -> ExitCode {
     let words = std::env::args_os();
@@ -48,7 +50,7 @@ pub fn main() -> ExitCode {
                 print::failure(&failure);
                 return failure.exit.into();
             }
-            None => error.exit(),
+            None => return ExitCode::from(print_usage(error)),
         },
     };
     let command = cli.command.name();

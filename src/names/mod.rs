@@ -11,6 +11,7 @@ pub mod reference;
 mod reserved;
 pub mod secret;
 pub mod socket;
+mod usage;
 mod user;
 
 pub use caller::CallerId;
@@ -24,4 +25,5 @@ pub use reference::Reference;
 pub use reserved::{RESERVED_HOST, is_reserved_host};
 pub use secret::Secret;
 pub use socket::SocketPath;
+pub use usage::print_usage;
 pub use user::own_job;
