@@ -170,8 +170,8 @@ impl Images {
         }
         let admitted = self.admit_foreign(namespace, reference.clone(), credentials, true, reporter, tasks);
         let admitted = tasks.unless_cancelled(admitted).await??;
-        let name = self.private_name(namespace.subject(), &reference).await?;
-        self.move_name(namespace.subject(), admitted.target(), name.name()).await?;
+        self.move_name(namespace.subject(), admitted.target(), &reference).await?;
+        let name = self.keys().names(namespace.subject()).name(&reference);
         let image = self.find_by_name(namespace.subject(), name.name(), &reference.to_string()).await?;
         Ok((admitted.digest().cloned(), image))
     }

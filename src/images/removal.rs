@@ -5,7 +5,7 @@ use crate::{
     engine::image_store::Removal,
     fault::Fault,
     names::{Namespace, Reference, printable, reference::Digest},
-    naming::ImageName,
+    naming::{ImageName, Owner},
     policy::Permit,
 };
 
@@ -33,7 +33,7 @@ impl Images {
         let mut removed = Removed::default();
         match named {
             Some((reference, name)) if image.names.len() > 1 => {
-                self.remove_own(Some(reference), name, image.id(), &mut removed).await?;
+                self.remove_own(&image, Some(reference), name, &mut removed).await?;
             }
             None if image.names.len() > 1 && !force => {
                 let text = format!(
@@ -71,24 +71,27 @@ impl Images {
 
     async fn remove_all(&self, image: &OwnedImage, removed: &mut Removed) -> Result<(), Fault> {
         for (reference, name) in &image.names {
-            self.remove_own(Some(reference), name, image.id(), removed).await?;
+            self.remove_own(image, Some(reference), name, removed).await?;
         }
         for name in &image.untagged {
-            self.remove_own(None, name, image.id(), removed).await?;
+            self.remove_own(image, None, name, removed).await?;
         }
         Ok(())
     }
 
     async fn remove_own(
         &self,
+        image: &OwnedImage,
         reference: Option<&Reference>,
         name: &ImageName,
-        id: &Digest,
         removed: &mut Removed,
     ) -> Result<(), Fault> {
+        let (id, names) = (image.id(), self.keys().names(image.namespace()));
+        // The name must not be given again between its removal and that of its reference.
+        let _lock = self.inner.moves.lock(names.opaque()).await;
         let deleted = match self.engine().image_store().try_remove(name).await? {
-            Removal::Done(deleted) => deleted,
-            Removal::Absent => return Ok(()),
+            Removal::Done(deleted) => Some(deleted),
+            Removal::Absent => None,
             Removal::InUse(error) => {
                 let shown = reference.map_or_else(|| id.to_string(), Reference::familiar);
                 let text = format!("{shown} is in use by a container");
@@ -97,6 +100,10 @@ impl Images {
                     .caused_by(error));
             }
         };
+        if let Some(Owner::Long(hash)) = names.read(name.as_str()) {
+            self.store().forget_long_name(self.engine().name(), names.opaque(), &hash).await?;
+        }
+        let Some(deleted) = deleted else { return Ok(()) };
         removed.untagged.extend(reference.cloned());
         if deleted.iter().any(|deleted| deleted == id.as_str()) {
             removed.deleted.push(id.clone());

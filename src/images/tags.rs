@@ -5,7 +5,6 @@ use crate::{
     engine::image_store::NameOrId,
     fault::Fault,
     names::{Namespace, Reference, reference::Digest},
-    naming::{ImageName, PrivateName},
     policy::{Permit, TagAs},
 };
 
@@ -26,22 +25,27 @@ impl Images {
         if target.namespace() != namespace {
             return Err(Fault::internal("the permission to tag is for another namespace"));
         }
-        let name = self.private_name(namespace, target.reference()).await?;
-        self.move_name(namespace, source, name.name()).await
+        self.move_name(namespace, source, target.reference()).await
     }
 
-    /// Gives `source` a name in the namespace. If the name belonged to another image, that image still
+    /// Gives `source` a reference in the namespace. If the reference belonged to another image, that image still
     /// belongs to the namespace (`docker` shows it as `<none>`): without a name it would belong to nobody,
     /// and would remain when the namespace ends. It gets its new name before it loses the old one.
     pub(super) async fn move_name(
         &self,
         namespace: &Namespace,
         source: impl Into<NameOrId<'_>>,
-        target: &ImageName,
+        target: &Reference,
     ) -> Result<(), Fault> {
         let (images, names) = (self.engine().image_store(), self.keys().names(namespace));
         // Nobody else may take names from the image meanwhile.
         let _lock = self.inner.moves.lock(names.opaque()).await;
+        let name = names.name(target);
+        if let Some(hash) = name.long() {
+            let reference = target.clone().tagged().to_string();
+            self.store().remember_long_name(self.engine().name(), names.opaque(), hash, &reference).await?;
+        }
+        let target = name.name();
         let before = images.inspect(target).await?.and_then(|image| Digest::parse(image.id.as_deref()?));
         let kept = before.as_ref().map(|id| names.untagged(id));
         if let Some((id, kept)) = before.as_ref().zip(kept.as_ref()) {
@@ -56,22 +60,5 @@ impl Images {
             images.remove(&kept).await?;
         }
         Ok(())
-    }
-
-    /// The name in the engine for a reference of a namespace, ready for use: the store knows it if it was too
-    /// long.
-    pub(super) async fn private_name(
-        &self,
-        namespace: &Namespace,
-        reference: &Reference,
-    ) -> Result<PrivateName, Fault> {
-        let name = self.keys().names(namespace).name(reference);
-        if let Some(hash) = name.long() {
-            let reference = reference.clone().tagged().to_string();
-            let namespace = self.keys().names(namespace);
-            let engine = self.engine().name();
-            self.store().remember_long_name(engine, namespace.opaque(), hash, &reference).await?;
-        }
-        Ok(name)
     }
 }

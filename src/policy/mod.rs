@@ -315,7 +315,7 @@ mod tests {
     #[test]
     fn a_new_name_has_no_digest_and_is_not_wharfds() {
         let rules = Arc::new(Rules::built_in("serve[0]", "acme/*".parse().unwrap()));
-        let namespace = rules.namespace(Namespace::new("acme/app", "1").unwrap()).unwrap();
+        let namespace = rules.namespace(&CallerId::Uid(1), Namespace::new("acme/app", "1").unwrap()).unwrap();
         let reference = |text: &str| Reference::parse(text).unwrap();
         let tag = namespace.tag_as("target", reference("app")).unwrap();
         assert_eq!(tag.subject().reference(), &reference("app:latest"));

@@ -17,7 +17,7 @@ use rustix::{
 pub(super) const NAME: &str = "wharf.sqlite";
 pub(super) const LOCK_NAME: &str = "lock";
 
-const SCHEMA_VERSION: u32 = 8;
+const SCHEMA_VERSION: u32 = 9;
 
 /// One entry for each version; a released entry never changes.
 pub(super) const SCHEMA: [&str; SCHEMA_VERSION as usize] = [
@@ -119,6 +119,18 @@ pub(super) const SCHEMA: [&str; SCHEMA_VERSION as usize] = [
     -- known: an image without such a hold is admitted anew by its digest.
     ALTER TABLE pins ADD COLUMN held TEXT NOT NULL DEFAULT '';
     UPDATE pins SET held = digest;
+",
+    "
+    -- When each was last of use (seconds since 1970): a job may never end its namespaces.
+    ALTER TABLE pins ADD COLUMN used INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE holds ADD COLUMN used INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE long_names ADD COLUMN used INTEGER NOT NULL DEFAULT 0;
+    UPDATE pins SET used = strftime('%s', 'now');
+    UPDATE holds SET used = strftime('%s', 'now');
+    UPDATE long_names SET used = strftime('%s', 'now');
+    CREATE INDEX pins_used ON pins (used);
+    CREATE INDEX holds_used ON holds (used);
+    CREATE INDEX long_names_used ON long_names (used);
 ",
 ];
 

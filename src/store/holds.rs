@@ -1,15 +1,24 @@
 //! The namespaces that need each hold; a hold is removed with the last of them.
 
-use super::Store;
+use rusqlite::params;
+
+use super::{
+    Store,
+    unused::{now, touch},
+};
 use crate::fault::Fault;
 
 impl Store {
     /// Records that `namespace` (an opaque key) needs `hold`, a name in `engine`. Call it before looking for
     /// the name: a task that releases the same hold then sees that it is still needed.
     pub async fn hold(&self, engine: &str, hold: &str, namespace: &str) -> Result<(), Fault> {
-        let row = [engine.to_owned(), hold.to_owned(), namespace.to_owned()];
+        let key = [engine.to_owned(), hold.to_owned(), namespace.to_owned()];
         self.call(move |connection| {
-            connection.prepare_cached("INSERT OR IGNORE INTO holds VALUES (?, ?, ?)")?.execute(row).map(drop)
+            let [engine, hold, namespace] = &key;
+            connection
+                .prepare_cached("INSERT OR IGNORE INTO holds VALUES (?, ?, ?, ?)")?
+                .execute(params![engine, hold, namespace, now()])?;
+            touch(connection, "holds", "engine = ? AND name = ? AND namespace = ?", [engine, hold, namespace])
         })
         .await
     }

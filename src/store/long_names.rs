@@ -1,11 +1,14 @@
 //! References that are too long for a private name, which then contains their hash. A reference is kept for
-//! its namespace, and removed with the namespace, or when the engine no longer has the private name.
+//! its namespace, and removed with the private name or the namespace.
 
 use std::collections::HashSet;
 
 use rusqlite::{OptionalExtension as _, params};
 
-use super::Store;
+use super::{
+    Store,
+    unused::{now, touch},
+};
 use crate::fault::Fault;
 
 impl Store {
@@ -13,6 +16,7 @@ impl Store {
     pub async fn long_name(&self, hash: &str) -> Result<Option<String>, Fault> {
         let hash = hash.to_owned();
         self.call(move |connection| {
+            touch(connection, "long_names", "hash = ?", [&hash])?;
             connection
                 .prepare_cached("SELECT reference FROM long_names WHERE hash = ? LIMIT 1")?
                 .query_row([hash], |row| row.get(0))
@@ -29,9 +33,20 @@ impl Store {
         hash: &str,
         reference: &str,
     ) -> Result<(), Fault> {
-        let row = [engine, namespace, hash, reference].map(str::to_owned);
+        let [engine, namespace, hash, reference] = [engine, namespace, hash, reference].map(str::to_owned);
         self.call(move |connection| {
-            connection.execute("INSERT OR IGNORE INTO long_names VALUES (?, ?, ?, ?)", row).map(drop)
+            let row = params![engine, namespace, hash, reference, now()];
+            connection.execute("INSERT OR REPLACE INTO long_names VALUES (?, ?, ?, ?, ?)", row).map(drop)
+        })
+        .await
+    }
+
+    /// Forgets the reference behind the hash in a private name of `namespace` that the engine no longer has.
+    pub async fn forget_long_name(&self, engine: &str, namespace: &str, hash: &str) -> Result<(), Fault> {
+        let key = [engine, namespace, hash].map(str::to_owned);
+        self.call(move |connection| {
+            let delete = "DELETE FROM long_names WHERE engine = ? AND namespace = ? AND hash = ?";
+            connection.execute(delete, key).map(drop)
         })
         .await
     }

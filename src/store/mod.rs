@@ -112,7 +112,7 @@ mod tests {
         let store = Store::open(&path).unwrap();
         let broken = store.call(|connection| {
             let transaction = connection.transaction()?;
-            transaction.execute("INSERT INTO long_names VALUES ('main', 'a', 'h', 'app:1')", [])?;
+            transaction.execute("INSERT INTO long_names VALUES ('main', 'a', 'h', 'app:1', 1)", [])?;
             if transaction.is_autocommit() { Ok(()) } else { panic!("on purpose") }
         });
         assert_eq!(broken.await.unwrap_err().reason(), crate::fault::Reason::Internal);

@@ -37,6 +37,7 @@ impl Store {
         let (namespace, reference) = (namespace.to_owned(), reference.to_string());
         let found: Option<(String, String, String)> = self
             .call(move |connection| {
+                touch(connection, "pins", "namespace = ? AND reference = ?", [&namespace, &reference])?;
                 connection
                     .prepare_cached(
                         "SELECT source, digest, held FROM pins WHERE namespace = ? AND reference = ?",
@@ -66,8 +67,9 @@ impl Store {
         self.call(move |connection| {
             connection
                 .execute(
-                    "INSERT OR REPLACE INTO pins VALUES (?, ?, ?, ?, ?)",
-                    params![namespace, reference, source, digest, held],
+                    "INSERT OR REPLACE INTO pins (namespace, reference, source, digest, held, used)
+                     VALUES (?, ?, ?, ?, ?, ?)",
+                    params![namespace, reference, source, digest, held, now()],
                 )
                 .map(drop)
         })

@@ -1,5 +1,6 @@
-//! Removal of unused rows. Facts about layers, the bases of builds and suspects have keys that jobs choose: unused
-//! ones are removed, and their number is limited. Rows about an engine are removed when the
+//! Removal of unused rows. Jobs choose the keys of every table but `exports`, whose rows end with their builds: unused
+//! rows are removed, and their number is limited. Whatever is lost so is found out anew: an image whose pin or hold
+//! is forgotten is admitted again, and a long name shows its hash. Rows about an engine are removed when the
 //! configuration no longer names that engine.
 
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -10,7 +11,7 @@ use super::Store;
 use crate::fault::Fault;
 
 /// Tables whose rows have a `used`, in seconds since 1970.
-const BY_USE: [&str; 4] = ["layer_facts", "layer_claims", "bases", "suspects"];
+const BY_USE: [&str; 7] = ["layer_facts", "layer_claims", "bases", "suspects", "pins", "holds", "long_names"];
 /// Tables whose rows are about an `engine`.
 const BY_ENGINE: [&str; 4] = ["holds", "exports", "long_names", "suspects"];
 /// Rows that nobody has used for this long are forgotten.
@@ -23,14 +24,14 @@ const EXACT_SECONDS: i64 = 7 * 24 * 3600;
 /// The numbers of forgotten rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Forgotten {
-    /// Facts, bases and suspects that were unused for long.
+    /// Rows that were unused for long.
     pub unused: usize,
     /// Rows about engines that the configuration does not name.
     pub of_engines: usize,
 }
 
 impl Store {
-    /// Forgets facts, bases and suspects that were unused for long, or that exceed the limit.
+    /// Forgets rows that were unused for long, or that exceed the limit.
     pub async fn forget_unused(&self) -> Result<Forgotten, Fault> {
         let now = now();
         self.call(move |connection| {
@@ -97,7 +98,7 @@ mod tests {
     use super::*;
     use crate::{
         names::{Reference, reference::Digest},
-        store::{LayerClaim, LayerFact, Packing},
+        store::{LayerClaim, LayerFact, Packing, Pin, PinSource},
     };
 
     const DAY: i64 = 24 * 3600;
@@ -158,6 +159,36 @@ mod tests {
         for (image, left) in [("1", 0), ("2", 0), ("3", 3)] {
             assert_eq!(store.layer_claims(&digest(image), "linux/amd64").await.unwrap().len(), left);
         }
+        std::fs::remove_dir_all(path).unwrap();
+    }
+
+    #[tokio::test]
+    async fn every_table_but_the_exports_has_a_limit() {
+        let path = crate::store::tests::directory("limits");
+        let store = Store::open(&path).unwrap();
+        let tables = "SELECT name FROM sqlite_master WHERE type = 'table' AND name != 'exports'";
+        let tables: Vec<String> = store
+            .call(move |connection| {
+                connection.prepare(tables)?.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()
+            })
+            .await
+            .unwrap();
+        assert_eq!(tables.len(), BY_USE.len(), "{tables:?}");
+        assert!(tables.iter().all(|table| BY_USE.contains(&table.as_str())), "{tables:?}");
+        let digest = digest("a");
+        let pin = Pin { source: PinSource::Registry, digest: digest.clone(), held: digest };
+        for used in ["1", "2"] {
+            store.hold("main", used, "a").await.unwrap();
+            store.set_pin(used, &Reference::parse("base:1").unwrap(), &pin).await.unwrap();
+            store.remember_long_name("main", "a", used, "app:1").await.unwrap();
+        }
+        age(&store, 89).await;
+        store.hold("main", "1", "a").await.unwrap();
+        store.pin("1", &Reference::parse("base:1").unwrap()).await.unwrap();
+        store.long_name("1").await.unwrap();
+        age(&store, 2).await;
+        assert_eq!(store.forget_unused().await.unwrap().unused, 3);
+        assert!(store.is_held("main", "1").await.unwrap() && !store.is_held("main", "2").await.unwrap());
         std::fs::remove_dir_all(path).unwrap();
     }
 

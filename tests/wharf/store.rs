@@ -11,6 +11,7 @@ use crate::harness::{Test, Wharf, Wharfd, cases};
 cases![
     forgotten_facts_are_learnt_again,
     a_long_reference_is_forgotten_with_its_image,
+    the_store_does_not_grow_with_tags_and_removals,
     a_removed_engine_is_forgotten,
     a_store_that_opens_slowly_delays_no_signal
 ];
@@ -66,10 +67,28 @@ async fn a_long_reference_is_forgotten_with_its_image(test: Arc<Test>) {
     assert_eq!(names, [long("2")]);
 }
 
+/// Nothing in the store grows for ever by what a job chooses.
+async fn the_store_does_not_grow_with_tags_and_removals(test: Arc<Test>) {
+    let wharfd = test.wharfd().await;
+    let context = test.context("context", &[("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")]);
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    job.build_id(&context, &["-t", "app:1"]).await;
+    let tables =
+        ["bases", "exports", "holds", "layer_claims", "layer_facts", "long_names", "pins", "suspects"];
+    let before = tables.map(|table| rows(&wharfd, table));
+    for round in 0..3 {
+        let long = format!("registry.example.com/{}:{round}", "a".repeat(220));
+        job.run(["tag", "app:1", &long]).await.ok();
+        assert_eq!(rows(&wharfd, "long_names"), 1);
+        job.run(["rmi", &long]).await.ok();
+        assert_eq!(tables.map(|table| rows(&wharfd, table)), before, "{round}");
+    }
+}
+
 async fn a_removed_engine_is_forgotten(test: Arc<Test>) {
     let wharfd = test.wharfd().await;
     assert_eq!(wharfd.terminate().await, 0);
-    let gone = "INSERT INTO holds VALUES ('default', 'a', 'n'), ('gone', 'a', 'n')";
+    let gone = "INSERT INTO holds VALUES ('default', 'a', 'n', 1), ('gone', 'a', 'n', 1)";
     store(&wharfd).execute(gone, []).unwrap();
     wharfd.start().await;
     let forgotten = async || (rows(&wharfd, "holds WHERE engine = 'gone'") == 0).then_some(());
