@@ -18,8 +18,9 @@ use crate::names::{Login, Reference, printable, reference::Digest, shortened};
 
 /// The largest manifest or index. The engine's own limits are no smaller; a real manifest has some kilobytes.
 const MANIFEST_BYTES_MAX: usize = 4 << 20;
-/// The largest config of an image that comes to the engine; a real config has some kilobytes. The classic store
-/// reads a config into memory as a whole, and both stores send its labels whenever anybody lists images.
+/// The largest config of an image that comes to the engine. A real config has some kilobytes; the labels of a Cloud
+/// Native Buildpacks' builder, which describe each of its buildpacks, may have some 300 KiB, the largest known. The
+/// classic store reads a config into memory as a whole, and both stores send its labels whenever anybody lists images.
 pub const CONFIG_BYTES_MAX: usize = 1 << 20;
 /// The media types that wharfd accepts, as the engine asks for them.
 const ACCEPT: &str = "application/vnd.docker.distribution.manifest.v2+json, \

@@ -142,11 +142,8 @@ impl Pull {
         match digest_in(what, "blobs") {
             Some(digest) => {
                 let way = self.begin(&digest, is_head(method), transfer, relay);
-                let max = if self.config.as_ref() == Some(&digest) {
-                    CONFIG_BYTES_MAX as u64
-                } else {
-                    u64::MAX
-                };
+                let max =
+                    if self.config.as_ref() == Some(&digest) { CONFIG_BYTES_MAX as u64 } else { u64::MAX };
                 let blob = self.repository.clone().blob(&digest).await?;
                 if blob.length().is_some_and(|length| length > max) {
                     return Err(config_too_large());
@@ -212,7 +209,9 @@ impl Drop for OnItsWay {
 
 /// Notes that a request of the engine for `path` fails, for the pulls that need the same layer.
 pub(super) fn let_down(relay: &Relay, path: &str) {
-    let Some(layer) = path.rsplit_once("blobs/").and_then(|(_, digest)| Digest::parse(digest)) else { return };
+    let Some(layer) = path.rsplit_once("blobs/").and_then(|(_, digest)| Digest::parse(digest)) else {
+        return;
+    };
     for other in relay.transfers().values() {
         if let Work::Pull(pull) = &other.work
             && pull.misses(&layer, &pull.blobs())
@@ -225,7 +224,13 @@ pub(super) fn let_down(relay: &Relay, path: &str) {
 impl Passing {
     /// The next piece for the engine.
     async fn next(mut self) -> Result<Option<(Frame<Bytes>, Self)>, io::Error> {
-        match self.piece().await {
+        let transfer = Arc::clone(&self.way.transfer);
+        let piece = tokio::select! {
+            piece = self.piece() => piece,
+            // The engine may be fetching the layer for others, too, which then ask for it themselves.
+            () = transfer.failure.is_final() => return Err(io::Error::other("the transfer is over")),
+        };
+        match piece {
             Ok(piece) => Ok(piece.map(|piece| (Frame::data(piece), self))),
             Err(error) => {
                 self.way.transfer.failure.note(format!("blobs/{}", self.blob.digest()), error);
