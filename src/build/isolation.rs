@@ -45,7 +45,10 @@ impl JobKeys {
     /// digest alone, and `ADD --checksum` would give any job what another job has fetched, or its uploaded
     /// tar. The salt is in the source's `http.perm`, which no Dockerfile can set. BuildKit puts the whole
     /// value (an `int`) into the cache key, and makes the file's mode from the low 32 bits, which are those
-    /// of the default mode.
+    /// of the default mode. That leaves 31 bits. They are enough: a salt can be compared only by a build under another
+    /// job's name, so one name in two thousand million meets that of a given job, and it gains only content whose
+    /// digest it knows already. `http.uid` and `http.gid` would have as many, but an engine that remaps users
+    /// (`userns-remap`) refuses them.
     pub fn http_perm(&self) -> String {
         let salt = self.salt.bytes().fold(0_i64, |salt, byte| {
             let digit = char::from(byte).to_digit(16).unwrap_or_default();

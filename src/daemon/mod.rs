@@ -245,6 +245,13 @@ fn say_who_is_served(identities: &Identities) {
              remove and push the images of every job (`[[serve]]` with `uid = 0`)"
         );
     }
+    if let Some(uid) = identities.serves_overflow() {
+        tracing::warn!(
+            uid,
+            "a uid is served that stands for every user whom the kernel cannot name: all of them share its \
+             namespaces (`[[serve]]`)"
+        );
+    }
     tracing::info!(
         "everyone else is refused; nothing is guaranteed on an engine whose socket others use too"
     );

@@ -211,7 +211,11 @@ impl Drop for Place {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{fault::Reason, names::{CallerId, Pattern}, policy::Rules};
+    use crate::{
+        fault::Reason,
+        names::{CallerId, Pattern},
+        policy::Rules,
+    };
 
     fn permit(job: &str) -> Permit<Namespace> {
         let rules = Arc::new(Rules::built_in("test", Pattern::any()));

@@ -48,10 +48,15 @@ impl fmt::Display for Caller {
     }
 }
 
+/// The uid that the kernel reports in place of every uid that has none in wharfd's user namespace, unless
+/// `/proc/sys/kernel/overflowuid` says otherwise. Many systems give it to the user `nobody`, too.
+const OVERFLOW_UID: u32 = 65534;
+
 /// All callers that are served.
 #[derive(Debug)]
 pub struct Identities {
     callers: BTreeMap<CallerId, Caller>,
+    overflow_uid: u32,
 }
 
 impl Identities {
@@ -59,10 +64,12 @@ impl Identities {
     /// uids outside any container may use every namespace; one inside a container may use only the job of its
     /// own user. An entry for either uid replaces both defaults.
     pub fn new(config: &Config) -> Self {
-        Self::with_own_uid(config, rustix::process::geteuid().as_raw())
+        let overflow_uid = std::fs::read_to_string("/proc/sys/kernel/overflowuid");
+        let overflow_uid = overflow_uid.ok().and_then(|uid| uid.trim().parse().ok()).unwrap_or(OVERFLOW_UID);
+        Self::with_own_uid(config, rustix::process::geteuid().as_raw(), overflow_uid)
     }
 
-    fn with_own_uid(config: &Config, own_uid: u32) -> Self {
+    fn with_own_uid(config: &Config, own_uid: u32, overflow_uid: u32) -> Self {
         let own = |id: CallerId, namespaces: Pattern| {
             let rules = Arc::new(Rules::built_in(format!("built-in {id}"), namespaces));
             let engine = config.engines.default_name().clone();
@@ -70,7 +77,8 @@ impl Identities {
         };
         let own = [0, own_uid]
             .into_iter()
-            .filter(|uid| !config.serve.iter().any(|serve| serve.uid == *uid))
+            // If wharfd runs as `nobody`, whoever has no uid here would be wharfd itself.
+            .filter(|uid| *uid != overflow_uid && !config.serve.iter().any(|serve| serve.uid == *uid))
             .flat_map(|uid| {
                 // Without a user namespace, a container's root is the node's root, so this uid does not prove
                 // that the caller may use any job's namespace; a health probe needs no namespace. A process
@@ -85,7 +93,7 @@ impl Identities {
             Caller { id, rules: Arc::new(rules), engine, is_operator: false }
         });
         let callers = own.chain(named).map(|caller| (caller.id.clone(), caller));
-        Self { callers: callers.collect() }
+        Self { callers: callers.collect(), overflow_uid }
     }
 
     /// Identifies `peer`.
@@ -95,6 +103,14 @@ impl Identities {
         let Peer::User { uid, beside, .. } = *peer;
         let operator = self.callers.get(&CallerId::Operator(uid)).filter(|_| beside);
         operator.or_else(|| self.callers.get(&CallerId::Uid(uid))).cloned().ok_or_else(|| {
+            if uid == self.overflow_uid {
+                let text = format!(
+                    "uid {uid} is not served here: it stands for every user that the kernel cannot name"
+                );
+                let hint =
+                    "let the agent run under a uid that wharfd's user namespace knows, other than `nobody`";
+                return Fault::new(Reason::UnknownCaller, text).hint(hint);
+            }
             let hint = format!(
                 "the node's operator can serve it: `[[serve]]` with `uid = {uid}` and `namespaces = \"…\"` \
                  in wharfd's configuration"
@@ -106,6 +122,11 @@ impl Identities {
     /// All callers that are served, in a fixed order.
     pub fn iter(&self) -> impl Iterator<Item = &Caller> {
         self.callers.values()
+    }
+
+    /// The uid that stands for every user without one in wharfd's user namespace, if it is served.
+    pub fn serves_overflow(&self) -> Option<u32> {
+        self.callers.contains_key(&CallerId::Uid(self.overflow_uid)).then_some(self.overflow_uid)
     }
 
     /// Whether root, and with it every container that runs as root, may use every job's namespaces.
@@ -132,7 +153,23 @@ mod tests {
 
     fn identities(file: &str) -> Identities {
         let flags = Flags::try_parse_from(["wharfd"]).unwrap();
-        Identities::with_own_uid(&Config::with_file(flags, file), 998)
+        Identities::with_own_uid(&Config::with_file(flags, file), 998, OVERFLOW_UID)
+    }
+
+    #[test]
+    fn users_whom_the_kernel_cannot_name_are_nobody() {
+        let config = |file: &str| Config::with_file(Flags::try_parse_from(["wharfd"]).unwrap(), file);
+        let as_nobody = Identities::with_own_uid(&config(""), OVERFLOW_UID, OVERFLOW_UID);
+        for peer in [user(OVERFLOW_UID), beside(OVERFLOW_UID)] {
+            let fault = as_nobody.identify(&peer).unwrap_err();
+            assert!(fault.text().contains("every user that the kernel cannot name"), "{fault}");
+            assert!(!fault.hint_text().unwrap().contains("[[serve]]"));
+        }
+        assert_eq!(as_nobody.serves_overflow(), None);
+        let file = format!("[[serve]]\nuid = {OVERFLOW_UID}\nnamespaces = \"acme/*\"\n");
+        let named = identities(&file);
+        assert!(named.identify(&user(OVERFLOW_UID)).is_ok());
+        assert_eq!(named.serves_overflow(), Some(OVERFLOW_UID));
     }
 
     #[test]
@@ -143,7 +180,8 @@ mod tests {
         let theirs = own_job(998);
         for (uid, own, others) in [(0, "user/root", &*theirs), (998, &*theirs, "user/root")] {
             let caller = identities.identify(&user(uid)).unwrap();
-            let allows = |job: &str| caller.rules().namespace(caller.id(), Namespace::new(job, "1").unwrap()).is_ok();
+            let allows =
+                |job: &str| caller.rules().namespace(caller.id(), Namespace::new(job, "1").unwrap()).is_ok();
             assert!(allows(own), "{uid}");
             for job in [others, "acme/app", "user/", "user/root/x", "user/rooty", "*"] {
                 assert!(!allows(job), "{uid}: {job}");
