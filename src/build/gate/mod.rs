@@ -285,7 +285,8 @@ mod tests {
 
     pub(super) fn judge_result(result: frontend::Result) -> Result<Judged, Refusal> {
         let rules = Arc::new(Rules::built_in("test", Pattern::any()));
-        let namespace = rules.namespace(Namespace::new("job", "1").unwrap()).unwrap();
+        let namespace =
+            rules.namespace(&crate::names::CallerId::Uid(1), Namespace::new("job", "1").unwrap()).unwrap();
         let url = namespace.fetch("https://admitted.example/f", &["8.8.8.8".parse().unwrap()]).unwrap();
         let (image, tar) = (Admitted::any("wharf.invalid/h/1:1"), Tar::at("/t"));
         let sources =
