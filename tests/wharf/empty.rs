@@ -22,7 +22,6 @@ async fn a_base_without_layers(test: Arc<Test>) {
         (r#""rootfs":{"type":"layers","diff_ids":null},"history":null"#, r#""layers":null,"#),
         (r#""rootfs":{"type":"layers"}"#, ""),
     ];
-    let mut taken = 0;
     for (which, kinds) in [("docker", DOCKER), ("oci", OCI)] {
         for (at, (rootfs, layers)) in forms.iter().enumerate() {
             let form = format!("{which}-{at}");
@@ -31,10 +30,9 @@ async fn a_base_without_layers(test: Arc<Test>) {
                 r#"{{"architecture":"{architecture}","os":"linux","config":{{"Env":["FORM={form}"],"Labels":{{"mark":"{mark}"}}}},{rootfs}}}"#
             );
             push_texts(&registry, ("empty", &form), kinds, config, layers).await;
-            taken += usize::from(is_a_base_if_pulled(&test, &registry, &wharfd, &form).await);
+            is_pulled_and_a_base(&test, &registry, &wharfd, &form).await;
         }
     }
-    assert!(taken >= 3, "the engine takes only {taken} of the forms");
 
     // Without a file system at all: the classic store refuses it, and Docker's own inspection cannot be read.
     let config = format!(r#"{{"architecture":"{architecture}","os":"linux","rootfs":null}}"#);
@@ -42,44 +40,39 @@ async fn a_base_without_layers(test: Arc<Test>) {
     let job = Wharf::new(&test, &wharfd, "none#1");
     let dockerfile = format!("FROM {}\nLABEL a=1\n", registry.name("empty:none"));
     let context = test.context("none", &[("Dockerfile", &dockerfile)]);
-    let refused = job.build(&context, &[]).await.says(&["empty:none"]);
-    assert!(matches!(refused.status, 1 | 3), "{refused}");
+    let (status, text) = match test.engine.is_containerd() {
+        true => (3, "empty:none is refused: its config does not match its layers"),
+        false => (1, "the engine failed on"),
+    };
+    job.build(&context, &[]).await.ended(status).says(&["empty:none", text]);
 
     // An image of this kind that Wharf itself has made, in another run.
     let job = Wharf::new(&test, &wharfd, "own#1");
     let dockerfile = format!("FROM scratch\nENV FORM=own\nLABEL mark={}\n", test.unique("own"));
     let context = test.context("own", &[("Dockerfile", &dockerfile)]);
     job.build(&context, &["-t", &registry.name("empty:own"), "--push"]).await.ok();
-    assert!(is_a_base_if_pulled(&test, &registry, &wharfd, "own").await);
+    is_pulled_and_a_base(&test, &registry, &wharfd, "own").await;
 }
 
-/// Whether the engine pulls `empty:TAG`; if it does, it is a base.
-async fn is_a_base_if_pulled(
+/// The engine itself pulls `empty:TAG`, and it is a base.
+async fn is_pulled_and_a_base(
     test: &Arc<Test>,
     registry: &Registry,
     wharfd: &crate::harness::Wharfd,
     tag: &str,
-) -> bool {
+) {
     let name = registry.name(&format!("empty:{tag}"));
     let pulled = test.engine.pull(&name, None).await;
-    let is_pulled = pulled.status.is_success() && !pulled.text().contains("\"error\"");
-    if is_pulled {
-        test.engine.remove_image(&name).await;
-    }
+    assert!(pulled.status.is_success() && !pulled.text().contains("\"error\""), "{tag}: {pulled:?}");
+    test.engine.remove_image(&name).await;
     let job = Wharf::new(test, wharfd, &format!("job-{tag}#1"));
     let dockerfile = format!("FROM {name}\nCOPY mark /mark\n");
     let context = test.context(tag, &[("Dockerfile", &dockerfile), ("mark", tag)]);
-    let built = job.build(&context, &["-t", "app:1"]).await;
-    if !is_pulled {
-        assert_ne!(built.status, 0, "{tag}: {pulled:?}");
-        return false;
-    }
-    built.ok();
+    job.build(&context, &["-t", "app:1"]).await.ok();
     let shown = job.run(["inspect", "app:1"]).await.ok().stdout;
     assert!(shown.contains(&format!("FORM={tag}")), "{shown}");
     // On nothing but metadata, too.
     let context =
         test.context(&format!("{tag}-label"), &[("Dockerfile", &format!("FROM {name}\nLABEL more=1\n"))]);
     job.build(&context, &["-t", "label:1"]).await.ok();
-    true
 }

@@ -45,7 +45,8 @@ async fn ends(test: &Test, wharfd: &Wharfd, job: &Wharf, work: Background, end: 
             // It waits for what runs in it.
             assert_eq!(transfers(test, wharfd).await, Vec::<String>::new());
             let status = wait_for("the client's end", async || work.ended().await).await;
-            assert_ne!(shell_status(status), 0, "{:?}", work.lines());
+            assert_eq!(shell_status(status), 1, "{:?}", work.lines());
+            assert_eq!(work.lines().last().unwrap(), "ERROR: cancelled: the namespace was deleted");
             assert_eq!(job.images().await, []);
         }
         End::Daemon => {
