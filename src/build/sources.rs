@@ -228,12 +228,6 @@ impl<'a> Sources<'a> {
         match source.split_once("://") {
             Some(("docker-image", named)) => {
                 let reference = Reference::parse(named).map_err(|error| denied(&error.to_string()))?;
-                if reference.is_reserved() {
-                    return Err(Fault::new(
-                        Reason::BaseImageNotFound,
-                        format!("there is no image `{}`", printable(&self.renaming.text(named))),
-                    ));
-                }
                 let admitted = self.admission(&reference).await?;
                 self.take(named, &reference, admitted)
             }

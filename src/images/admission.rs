@@ -16,7 +16,7 @@ use super::{
 use crate::{
     engine::docker::fault,
     fault::{Fault, Reason},
-    names::{Login, Logins, Namespace, Reference, reference::Digest},
+    names::{Login, Logins, Namespace, RESERVED_HOST, Reference, reference::Digest},
     naming::{self, ImageName, Room},
     policy::{Permit, PullFrom},
     progress::Reporter,
@@ -121,11 +121,6 @@ impl Images {
         tasks: &Group,
     ) -> Result<Admitted, Fault> {
         let reference = reference.clone().tagged();
-        if reference.is_reserved() {
-            // The name belongs to another namespace, is a hold, or does not exist: the caller must not see
-            // the difference.
-            return Err(fault::not_found(&reference));
-        }
         let names = self.keys().names(namespace.subject());
         let own = names.name(&reference);
         if let Some(image) = self.engine().image_store().inspect(own.name()).await? {
@@ -146,6 +141,13 @@ impl Images {
         reporter: &Reporter,
         tasks: &Group,
     ) -> Result<Admitted, Fault> {
+        if reference.is_reserved() {
+            // The name belongs to another namespace, is a hold, or does not exist: the caller must not see
+            // the difference.
+            let text = format!("no such image: the names under `{RESERVED_HOST}` are wharfd's own");
+            return Err(Fault::new(Reason::BaseImageNotFound, text)
+                .hint("use the image's reference in the namespace, or at a registry"));
+        }
         if naming::relay_instance(reference.repository().as_str()) == Some(self.keys().instance()) {
             // The image is on its way for another caller.
             return Err(fault::not_found(&reference));

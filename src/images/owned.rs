@@ -8,10 +8,7 @@ use prost_types::Timestamp;
 
 use super::{Images, admission::CredentialSource};
 use crate::{
-    engine::{
-        docker::{fault, listing::Listed},
-        image_store::IdPrefix,
-    },
+    engine::{docker::listing::Listed, image_store::IdPrefix},
     fault::{Fault, Reason},
     names::{Namespace, Reference, printable, reference::Digest},
     naming::{ImageName, Owner},
@@ -165,9 +162,6 @@ impl Images {
         tasks: &Group,
     ) -> Result<(Option<Digest>, OwnedImage), Fault> {
         let reference = reference.clone().tagged();
-        if reference.is_reserved() {
-            return Err(fault::not_found(&reference));
-        }
         let admitted = self.admit_foreign(namespace, reference.clone(), credentials, true, reporter, tasks);
         let admitted = tasks.unless_cancelled(admitted).await??;
         self.move_name(namespace.subject(), admitted.target(), &reference).await?;

@@ -65,6 +65,7 @@ const SCENES: &[Scene] = &[
     run("pull REGISTRY/none:1"),
     run("pull PRIVATE/none:1"),
     run("pull DOWN/app:1"),
+    run("pull wharf.invalid/x"),
     run("pull FAILING/app:1"),
     build(FINE, "build -q --push -t PRIVATE/app:1 CONTEXT"),
     build(FINE, "build -q --push -t DOWN/app:1 CONTEXT"),
