@@ -61,6 +61,12 @@ impl OwnedImage {
         &self.id
     }
 
+    /// The names in the engine, each with its reference.
+    pub(super) fn own_names(&self) -> impl Iterator<Item = (Option<&Reference>, &ImageName)> {
+        let named = self.names.iter().map(|(reference, name)| (Some(reference), name));
+        named.chain(self.untagged.iter().map(|name| (None, name)))
+    }
+
     /// The image's references in the namespace, in full; none if it was built without a tag.
     pub fn references(&self) -> impl Iterator<Item = &Reference> {
         self.names.keys()

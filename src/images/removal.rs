@@ -1,5 +1,7 @@
 //! Removes images from a namespace, and whole namespaces.
 
+use bollard::errors::Error;
+
 use super::{Images, owned::OwnedImage};
 use crate::{
     engine::image_store::Removal,
@@ -8,6 +10,16 @@ use crate::{
     naming::{ImageName, Owner},
     policy::Permit,
 };
+
+/// The most images that a message names.
+const SHOWN_MAX: usize = 8;
+
+/// An image that a container uses.
+struct InUse {
+    /// Its reference, or its id.
+    shown: String,
+    error: Error,
+}
 
 /// The result of a removal.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,7 +45,7 @@ impl Images {
         let mut removed = Removed::default();
         match named {
             Some((reference, name)) if image.names.len() > 1 => {
-                self.remove_own(&image, Some(reference), name, &mut removed).await?;
+                self.remove_or_fail(&image, Some(reference), name, &mut removed).await?;
             }
             None if image.names.len() > 1 && !force => {
                 let text = format!(
@@ -51,41 +63,72 @@ impl Images {
 
     /// Removes everything that a namespace has in the engine and in the store: images, references, pins, and
     /// images held only for it. A namespace without anything counts as removed. Returns the number of its
-    /// images, and their references.
+    /// images, and their references. An image that a container uses stays, alone, and the error names it.
     pub async fn delete_namespace(
         &self,
         namespace: &Permit<Namespace>,
     ) -> Result<(usize, Vec<Reference>), Fault> {
-        let mut removed = Removed::default();
+        let (mut removed, mut used) = (Removed::default(), Vec::new());
         let images = self.list(namespace).await?;
         for image in &images {
-            self.remove_all(image, &mut removed).await?;
+            for (reference, name) in image.own_names() {
+                used.extend(self.remove_own(image, reference, name, &mut removed).await?);
+            }
         }
         let names = self.keys().names(namespace.subject());
         self.store().forget_pins(names.opaque()).await?;
-        self.store().forget_long_names(self.engine().name(), names.opaque()).await?;
+        if used.is_empty() {
+            self.store().forget_long_names(self.engine().name(), names.opaque()).await?;
+        }
         self.release_holds(names.opaque()).await?;
+        let count = used.len();
+        if let Some(InUse { shown, error }) = used.pop() {
+            let mut all: Vec<_> = used.into_iter().map(|used| used.shown).chain([shown]).collect();
+            all.sort();
+            all.truncate(SHOWN_MAX);
+            let others = match count - all.len() {
+                0 => String::new(),
+                others => format!(" and {others} others"),
+            };
+            let (are, container) = if count == 1 { ("is", "a container") } else { ("are", "containers") };
+            let text = format!(
+                "{}{others} {are} in use by {container}; everything else of the namespace is removed",
+                all.join(", ")
+            );
+            return Err(in_use(text, error));
+        }
         removed.untagged.sort();
         Ok((images.len(), removed.untagged))
     }
 
     async fn remove_all(&self, image: &OwnedImage, removed: &mut Removed) -> Result<(), Fault> {
-        for (reference, name) in &image.names {
-            self.remove_own(image, Some(reference), name, removed).await?;
-        }
-        for name in &image.untagged {
-            self.remove_own(image, None, name, removed).await?;
+        for (reference, name) in image.own_names() {
+            self.remove_or_fail(image, reference, name, removed).await?;
         }
         Ok(())
     }
 
-    async fn remove_own(
+    async fn remove_or_fail(
         &self,
         image: &OwnedImage,
         reference: Option<&Reference>,
         name: &ImageName,
         removed: &mut Removed,
     ) -> Result<(), Fault> {
+        match self.remove_own(image, reference, name, removed).await? {
+            None => Ok(()),
+            Some(InUse { shown, error }) => Err(in_use(format!("{shown} is in use by a container"), error)),
+        }
+    }
+
+    /// Removes a name of an image; returns it if it stays, since a container uses the image.
+    async fn remove_own(
+        &self,
+        image: &OwnedImage,
+        reference: Option<&Reference>,
+        name: &ImageName,
+        removed: &mut Removed,
+    ) -> Result<Option<InUse>, Fault> {
         let (id, names) = (image.id(), self.keys().names(image.namespace()));
         // The name must not be given again between its removal and that of its reference.
         let _lock = self.inner.moves.lock(names.opaque()).await;
@@ -94,20 +137,23 @@ impl Images {
             Removal::Absent => None,
             Removal::InUse(error) => {
                 let shown = reference.map_or_else(|| id.to_string(), Reference::familiar);
-                let text = format!("{shown} is in use by a container");
-                return Err(Fault::invalid("reference", text)
-                    .hint("the container does not belong to a wharfd job: its owner has to remove it first")
-                    .caused_by(error));
+                return Ok(Some(InUse { shown, error }));
             }
         };
         if let Some(Owner::Long(hash)) = names.read(name.as_str()) {
             self.store().forget_long_name(self.engine().name(), names.opaque(), &hash).await?;
         }
-        let Some(deleted) = deleted else { return Ok(()) };
+        let Some(deleted) = deleted else { return Ok(None) };
         removed.untagged.extend(reference.cloned());
         if deleted.iter().any(|deleted| deleted == id.as_str()) {
             removed.deleted.push(id.clone());
         }
-        Ok(())
+        Ok(None)
     }
+}
+
+fn in_use(text: String, error: Error) -> Fault {
+    Fault::invalid("reference", text)
+        .hint("the container does not belong to a wharfd job: its owner has to remove it first")
+        .caused_by(error)
 }

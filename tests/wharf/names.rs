@@ -244,14 +244,24 @@ async fn an_image_that_a_container_uses_stays(test: Arc<Test>) {
     let context =
         test.context("context", &[("Dockerfile", "FROM scratch\nCOPY file /\n"), ("file", &content)]);
     let job = Wharf::new(&test, &wharfd, "job#1");
+    let other = async |name: &str| {
+        let context = test.context(name, &[("Dockerfile", "FROM scratch\nCOPY file /\n"), ("file", name)]);
+        job.build_id(&context, &["-t", &format!("{name}:1")]).await
+    };
+    other("older").await;
     let id = job.build_id(&context, &["-t", "app:1"]).await;
     let container = test.engine.create_container(&id).await;
-    for command in [&["rmi", "app:1"][..], &["rmi", &id], &["namespace", "rm"]] {
+    for command in [&["rmi", "app:1"][..], &["rmi", &id]] {
         job.run(command)
             .await
             .ended(2)
             .says(&["app:1 is in use by a container", "its owner has to remove it"]);
     }
+    other("newer").await;
+    job.run(["namespace", "rm"]).await.ended(2).says(&[
+        "app:1 is in use by a container; everything else of the namespace is removed",
+        "its owner has to remove it",
+    ]);
     assert_eq!(job.images().await, [("app:1".to_owned(), id)]);
     test.engine.remove_container(&container).await;
     job.run(["namespace", "rm"]).await.ok();
