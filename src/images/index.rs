@@ -5,7 +5,11 @@
 use serde::{Deserialize, de::IgnoredAny};
 
 use super::layers::{Problem, strict::Strict};
-use crate::{engine::Platform, go_json::zero, names::reference::Digest};
+use crate::{
+    engine::Platform,
+    go_json::zero,
+    names::{NormalPlatform, reference::Digest},
+};
 
 /// A document that a registry shows as a manifest.
 #[derive(Debug, PartialEq, Eq)]
@@ -32,8 +36,11 @@ impl Document {
 
 /// The best entry for `platform`: of equal ones the first, and one without a platform only if there is no other.
 fn choose(listed: &[Entry], platform: &Platform) -> Result<Option<Digest>, Problem> {
-    let own =
-        Normal::of(&platform.os, &platform.architecture, platform.variant.as_deref().unwrap_or_default());
+    let own = NormalPlatform::of(
+        &platform.os,
+        &platform.architecture,
+        platform.variant.as_deref().unwrap_or_default(),
+    );
     let ranked = listed.iter().filter_map(|entry| {
         let rank = entry.platform.as_ref().map_or(Some(u32::MAX), |platform| platform.rank(&own))?;
         Some((rank, entry))
@@ -70,8 +77,8 @@ struct EntryPlatform {
 impl EntryPlatform {
     /// The place of this platform among those that run on `own`, the best first; `None` if it does not. containerd
     /// would also take an image of an older architecture (`386` on `amd64`), which no build could use here.
-    fn rank(&self, own: &Normal) -> Option<u32> {
-        let normal = Normal::of(&self.os, &self.architecture, &self.variant);
+    fn rank(&self, own: &NormalPlatform) -> Option<u32> {
+        let normal = NormalPlatform::of(&self.os, &self.architecture, &self.variant);
         if normal.os != own.os || normal.architecture != own.architecture || !self.features.is_empty() {
             return None;
         }
@@ -79,40 +86,11 @@ impl EntryPlatform {
             return Some(0);
         }
         // Of 32-bit ARM each version runs the older ones, down to 5.
-        let version = |normal: &Normal| match normal.architecture.as_str() {
+        let version = |normal: &NormalPlatform| match normal.architecture.as_str() {
             "arm" => normal.variant.strip_prefix('v')?.parse::<u32>().ok().filter(|version| *version >= 5),
             _ => None,
         };
         version(own)?.checked_sub(version(&normal)?)
-    }
-}
-
-/// A platform in its usual words.
-struct Normal {
-    os: String,
-    architecture: String,
-    variant: String,
-}
-
-impl Normal {
-    /// containerd's `platforms.Normalize`: ignores case, knows several names for an architecture, and reads an empty
-    /// operating system as its own.
-    fn of(os: &str, architecture: &str, variant: &str) -> Self {
-        let (architecture, variant) = (architecture.to_ascii_lowercase(), variant.to_ascii_lowercase());
-        let (architecture, variant) = match (architecture.as_str(), variant.as_str()) {
-            ("i386", _) => ("386", ""),
-            ("x86_64" | "x86-64" | "amd64", "v1") => ("amd64", ""),
-            ("x86_64" | "x86-64", variant) => ("amd64", variant),
-            ("aarch64" | "arm64", "8" | "v8" | "v8.0") => ("arm64", ""),
-            ("aarch64", variant) => ("arm64", variant),
-            ("armhf", _) | ("arm", "" | "7") => ("arm", "v7"),
-            ("armel", _) | ("arm", "6") => ("arm", "v6"),
-            ("arm", "5") => ("arm", "v5"),
-            ("arm", "8") => ("arm", "v8"),
-            same => same,
-        };
-        let os = if os.is_empty() { "linux".to_owned() } else { os.to_ascii_lowercase() };
-        Self { os, architecture: architecture.to_owned(), variant: variant.to_owned() }
     }
 }
 
