@@ -17,7 +17,7 @@ use rustix::{
 pub(super) const NAME: &str = "wharf.sqlite";
 pub(super) const LOCK_NAME: &str = "lock";
 
-const SCHEMA_VERSION: u32 = 9;
+const SCHEMA_VERSION: u32 = 10;
 
 /// One entry for each version; a released entry never changes.
 pub(super) const SCHEMA: [&str; SCHEMA_VERSION as usize] = [
@@ -131,6 +131,16 @@ pub(super) const SCHEMA: [&str; SCHEMA_VERSION as usize] = [
     CREATE INDEX pins_used ON pins (used);
     CREATE INDEX holds_used ON holds (used);
     CREATE INDEX long_names_used ON long_names (used);
+",
+    "
+    -- The claims of an image are those of its manifest, which is for one platform. Of those so far, which may be
+    -- by the digest of an index, none is kept: they are read anew.
+    DROP TABLE layer_claims;
+    CREATE TABLE layer_claims (
+        image TEXT NOT NULL, position INTEGER NOT NULL, blob TEXT NOT NULL, diff_id TEXT NOT NULL,
+        packing TEXT NOT NULL, size INTEGER NOT NULL, used INTEGER NOT NULL,
+        PRIMARY KEY (image, position)) WITHOUT ROWID;
+    CREATE INDEX layer_claims_used ON layer_claims (used);
 ",
 ];
 

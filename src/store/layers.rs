@@ -102,18 +102,17 @@ impl Store {
         .await
     }
 
-    /// The claims of the image with this digest for `platform`; empty if they were never read.
-    pub async fn layer_claims(&self, image: &Digest, platform: &str) -> Result<Vec<LayerClaim>, Fault> {
-        let (image, platform) = (image.to_string(), platform.to_owned());
+    /// The claims of the image with this manifest; empty if they were never read.
+    pub async fn layer_claims(&self, image: &Digest) -> Result<Vec<LayerClaim>, Fault> {
+        let image = image.to_string();
         let rows: Vec<(String, Row)> = self
             .call(move |connection| {
-                touch(connection, "layer_claims", "image = ? AND platform = ?", [&image, &platform])?;
+                touch(connection, "layer_claims", "image = ?", [&image])?;
                 connection
                     .prepare_cached(
-                        "SELECT blob, diff_id, packing, size FROM layer_claims WHERE image = ? AND platform = ? \
-                         ORDER BY position",
+                        "SELECT blob, diff_id, packing, size FROM layer_claims WHERE image = ? ORDER BY position",
                     )?
-                    .query_map([image, platform], |row| {
+                    .query_map([image], |row| {
                         Ok((row.get(0)?, (row.get(1)?, row.get(2)?, row.get(3)?)))
                     })?
                     .collect()
@@ -129,24 +128,18 @@ impl Store {
     }
 
     /// Remembers the claims of an image.
-    pub async fn learn_claims(
-        &self,
-        image: &Digest,
-        platform: &str,
-        claims: Vec<LayerClaim>,
-    ) -> Result<(), Fault> {
-        let (image, platform) = (image.to_string(), platform.to_owned());
+    pub async fn learn_claims(&self, image: &Digest, claims: Vec<LayerClaim>) -> Result<(), Fault> {
+        let image = image.to_string();
         self.call(move |connection| {
             let transaction = connection.transaction()?;
-            transaction
-                .execute("DELETE FROM layer_claims WHERE image = ? AND platform = ?", [&image, &platform])?;
+            transaction.execute("DELETE FROM layer_claims WHERE image = ?", [&image])?;
             let now = now();
             for (position, claim) in (0_i64..).zip(&claims) {
                 let (diff_id, packing, size) = claim.layer.to_row();
                 transaction.execute(
-                    "INSERT INTO layer_claims (image, platform, position, blob, diff_id, packing, size, used) \
-                     VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                    params![image, platform, position, claim.blob.as_str(), diff_id, packing, size, now],
+                    "INSERT INTO layer_claims (image, position, blob, diff_id, packing, size, used) \
+                     VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    params![image, position, claim.blob.as_str(), diff_id, packing, size, now],
                 )?;
             }
             transaction.commit()
@@ -174,9 +167,9 @@ mod tests {
             LayerClaim { blob: digest("a"), layer: layer("b", Packing::Gzip) },
             LayerClaim { blob: digest("a"), layer: layer("c", Packing::Plain) },
         ];
-        store.learn_claims(&digest("d"), "linux/amd64", claims.clone()).await.unwrap();
-        assert_eq!(store.layer_claims(&digest("d"), "linux/amd64").await.unwrap(), claims);
-        assert!(store.layer_claims(&digest("d"), "linux/arm64").await.unwrap().is_empty());
+        store.learn_claims(&digest("d"), claims.clone()).await.unwrap();
+        assert_eq!(store.layer_claims(&digest("d")).await.unwrap(), claims);
+        assert!(store.layer_claims(&digest("e")).await.unwrap().is_empty());
         std::fs::remove_dir_all(path).unwrap();
     }
 }

@@ -80,6 +80,7 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::names::reference::Digest;
 
     pub(super) fn directory(name: &str) -> std::path::PathBuf {
         let path = std::env::temp_dir().join(format!("wharf-store-{name}-{}", std::process::id()));
@@ -164,6 +165,9 @@ mod tests {
         older.execute_batch(file::SCHEMA[0]).unwrap();
         older.execute("INSERT INTO long_names VALUES ('h', 'docker.io/library/app:1')", []).unwrap();
         older.execute("INSERT INTO holds VALUES ('main', 'hold', 1)", []).unwrap();
+        let digest = Digest::from_sha256([7; 32]);
+        let claim = [digest.as_str(), "linux/amd64", digest.as_str(), digest.as_str()];
+        older.execute("INSERT INTO layer_claims VALUES (?, ?, 0, ?, ?)", claim).unwrap();
         older.pragma_update(None, "user_version", 1).unwrap();
         drop(older);
         let store = Store::open(&path).unwrap();
@@ -171,6 +175,11 @@ mod tests {
         assert!(!store.is_held("main", "hold").await.unwrap());
         store.hold("main", "hold", "namespace").await.unwrap();
         assert!(store.is_held("main", "hold").await.unwrap());
+        assert_eq!(store.layer_claims(&digest).await.unwrap(), []);
+        let layer = LayerFact { diff_id: digest.clone(), packing: Packing::Gzip, size: 7 };
+        let claims = vec![LayerClaim { blob: digest.clone(), layer }];
+        store.learn_claims(&digest, claims.clone()).await.unwrap();
+        assert_eq!(store.layer_claims(&digest).await.unwrap(), claims);
         std::fs::remove_dir_all(path).unwrap();
     }
 }

@@ -127,18 +127,18 @@ mod tests {
         let claims = vec![LayerClaim { blob: digest("a"), layer: layer() }; 3];
         for used in ["1", "2"] {
             store.learn_layer(&digest(used), &layer()).await.unwrap();
-            store.learn_claims(&digest(used), "linux/amd64", claims.clone()).await.unwrap();
+            store.learn_claims(&digest(used), claims.clone()).await.unwrap();
             store.set_bases(used, "build", &base).await.unwrap();
         }
         age(&store, 89).await;
         assert_eq!(store.forget_unused().await.unwrap().unused, 0);
         store.layer_fact(&digest("1")).await.unwrap();
-        store.layer_claims(&digest("1"), "linux/amd64").await.unwrap();
+        store.layer_claims(&digest("1")).await.unwrap();
         store.bases("1", "build").await.unwrap();
         age(&store, 2).await;
         assert_eq!(store.forget_unused().await.unwrap().unused, 5);
         assert_eq!(store.layer_fact(&digest("1")).await.unwrap(), Some(layer()));
-        assert_eq!(store.layer_claims(&digest("1"), "linux/amd64").await.unwrap(), claims);
+        assert_eq!(store.layer_claims(&digest("1")).await.unwrap(), claims);
         assert_eq!(store.bases("1", "build").await.unwrap(), base);
         assert_eq!(store.layer_fact(&digest("2")).await.unwrap(), None);
         std::fs::remove_dir_all(path).unwrap();
@@ -151,13 +151,13 @@ mod tests {
         let claims = vec![LayerClaim { blob: digest("a"), layer: layer() }; 3];
         for image in ["1", "2", "3"] {
             age(&store, 1).await;
-            store.learn_claims(&digest(image), "linux/amd64", claims.clone()).await.unwrap();
+            store.learn_claims(&digest(image), claims.clone()).await.unwrap();
         }
         // Half of the second image's claims exceed the limit. All are removed: a rest would be trusted.
         let forgotten = store.call(|connection| forget_unused(connection, now(), 5)).await.unwrap();
         assert_eq!(forgotten, 6);
         for (image, left) in [("1", 0), ("2", 0), ("3", 3)] {
-            assert_eq!(store.layer_claims(&digest(image), "linux/amd64").await.unwrap().len(), left);
+            assert_eq!(store.layer_claims(&digest(image)).await.unwrap().len(), left);
         }
         std::fs::remove_dir_all(path).unwrap();
     }

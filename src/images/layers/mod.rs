@@ -42,8 +42,7 @@ impl Images {
     /// The claims of the image that `fetch` fetches, read before the engine has any of its layers. Claims
     /// known to be false are refused.
     pub(super) async fn layer_claims(&self, fetch: &Fetch) -> Result<Claims, Fault> {
-        let platform = self.engine().platform().to_string();
-        let known = self.store().layer_claims(fetch.manifest.digest(), &platform).await?;
+        let known = self.store().layer_claims(fetch.manifest.digest()).await?;
         let claims = if known.is_empty() {
             Claims { layers: self.read_claims(fetch).await?, is_known: false }
         } else {
@@ -70,8 +69,7 @@ impl Images {
             if !is_read(&claims.layers, image) {
                 return Err(fault::forged(&fetch.reference));
             }
-            let platform = self.engine().platform().to_string();
-            self.store().learn_claims(fetch.manifest.digest(), &platform, claims.layers.clone()).await?;
+            self.store().learn_claims(fetch.manifest.digest(), claims.layers.clone()).await?;
         }
         for claim in &claims.layers {
             let layer = match self.store().layer_fact(&claim.blob).await? {
