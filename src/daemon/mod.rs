@@ -43,7 +43,7 @@ const GOODBYE: Duration = Duration::from_secs(5);
 pub enum StartError {
     #[error("{text}{}", .hint.as_ref().map(|hint| format!(" ({hint})")).unwrap_or_default())]
     Engine { text: String, hint: Option<String>, source: Fault },
-    #[error(transparent)]
+    #[error("{}{}", .0, store_remedy(.0))]
     Store(#[from] StoreError),
     #[error(transparent)]
     Keys(#[from] KeyError),
@@ -51,12 +51,29 @@ pub enum StartError {
     Client(#[from] ClientError),
     #[error("cannot listen on loopback for the engines")]
     Relay(#[source] io::Error),
-    #[error("cannot listen")]
+    #[error("cannot listen: {}{}", .0, bind_remedy(.0))]
     Bind(#[from] BindError),
     #[error("cannot describe the API")]
     Reflection(#[from] tonic_reflection::server::Error),
     #[error("cannot watch for signals")]
     Signals(#[source] io::Error),
+}
+
+/// What the operator can do, with wharfd's flags: only here it is known that there are flags.
+fn store_remedy(error: &StoreError) -> &'static str {
+    match error {
+        StoreError::Locked { .. } => ": stop it, or choose another --state-dir",
+        StoreError::Directory { .. } | StoreError::File { .. } => "",
+    }
+}
+
+/// The same for a socket.
+fn bind_remedy(error: &BindError) -> &'static str {
+    match error {
+        BindError::InUse(_) => "; stop it, or choose another --listen",
+        BindError::NotASocket(_) => "; remove it, or choose another --listen",
+        BindError::Locked(_) | BindError::ForeignLock(_) | BindError::Io { .. } => "",
+    }
 }
 
 /// Shows the operator the fault that stopped the start, with its causes.
@@ -205,7 +222,12 @@ fn frontend(config: &Config) -> Result<Option<PathBuf>, Fault> {
         Frontend::Container => {
             // Fail now rather than for each engine that connects. Without the program each served job could end
             // the engine: that is for the operator to choose, not for a file that was forgotten.
-            File::open(&program).map_err(|error| frontend::unreadable(&program, error))?;
+            File::open(&program).map_err(|error| {
+                frontend::unreadable(&program, error).hint(
+                    "`make package` makes it; --frontend-file names its path, and `frontend = \"builtin\"` does \
+                     without it: then each Dockerfile can crash the engine",
+                )
+            })?;
             return Ok(Some(program));
         }
         Frontend::Builtin if !config.serve.is_empty() => tracing::warn!(

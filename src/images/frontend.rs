@@ -81,12 +81,8 @@ fn is_syntax(image: &str, minor: u32) -> bool {
 
 /// The fault of a program that cannot be read.
 pub fn unreadable(program: &Path, error: io::Error) -> Fault {
-    Fault::new(Reason::EngineLacks, format!("cannot read the Dockerfile frontend {}", program.display()))
-        .hint(
-            "`make package` makes it; --frontend-file names its path, and `frontend = \"builtin\"` does without \
-             it: then each Dockerfile can crash the engine",
-        )
-        .caused_by(error)
+    let text = format!("cannot read the Dockerfile frontend {}", program.display());
+    Fault::new(Reason::EngineLacks, text).caused_by(error)
 }
 
 /// A frontend in an engine.

@@ -148,7 +148,7 @@ pub(super) const SCHEMA: [&str; SCHEMA_VERSION as usize] = [
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum StoreError {
-    #[error("another wharfd uses the state directory `{}`: stop it, or choose another --state-dir", path.display())]
+    #[error("another wharfd uses the state directory `{}`", path.display())]
     Locked { path: PathBuf },
     #[error("cannot use the state directory `{}`", path.display())]
     Directory { path: PathBuf, source: io::Error },

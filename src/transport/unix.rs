@@ -41,9 +41,9 @@ pub struct Listener {
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum BindError {
-    #[error("{}: another process answers on this socket; stop it, or choose another --listen", .0.display())]
+    #[error("{}: another process answers on this socket", .0.display())]
     InUse(PathBuf),
-    #[error("{}: this file is not a socket; remove it, or choose another --listen", .0.display())]
+    #[error("{}: this file is not a socket", .0.display())]
     NotASocket(PathBuf),
     #[error("{}: another process has locked this file; stop the other wharfd", .0.display())]
     Locked(PathBuf),
