@@ -18,6 +18,7 @@ use crate::{
     fault::{Fault, Reason, causes},
     names::CallerId,
     store::{Blame, Suspect},
+    telemetry::each_second,
 };
 
 /// What crashes an engine does so soon after BuildKit has it: a Dockerfile when it is read, a graph when it begins
@@ -129,7 +130,7 @@ impl Entered {
         if is_suspect {
             let engine = images.engine();
             if let Err(fault) = images.store().acquit(engine.name(), engine.version(), &input).await {
-                tracing::warn!(cause = causes(&fault), "a build that has ended well stays a suspect");
+                each_second!(warn, cause = causes(&fault), "a build that has ended well stays a suspect");
             }
         }
     }
@@ -180,7 +181,8 @@ impl Images {
             return;
         }
         let blames = blames(&inside, crashed);
-        tracing::warn!(
+        each_second!(
+            warn,
             engine = engine.name(),
             builds = inside.len(),
             suspects = blames.len(),
@@ -188,7 +190,11 @@ impl Images {
             "the engine has crashed with builds in it"
         );
         if let Err(fault) = self.store().blame(engine.name(), engine.version(), blames).await {
-            tracing::warn!(cause = causes(&fault), "wharfd cannot remember the builds that were in a crash");
+            each_second!(
+                warn,
+                cause = causes(&fault),
+                "wharfd cannot remember the builds that were in a crash"
+            );
         }
     }
 }
