@@ -45,7 +45,17 @@ fn write_beside(path: &Path, content: &[u8]) -> io::Result<()> {
     hidden.push(name);
     hidden.push(format!(".{}", std::process::id()));
     let beside = path.with_file_name(hidden);
-    let written = fs::write(&beside, content).and_then(|()| fs::rename(&beside, path));
+    // A repository can have a link of this name for each process id.
+    match fs::remove_file(&beside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let written = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(&beside)
+        .and_then(|mut file| file.write_all(content))
+        .and_then(|()| fs::rename(&beside, path));
     if written.is_err() {
         let _ = fs::remove_file(&beside);
     }
@@ -104,6 +114,14 @@ mod tests {
                 assert_eq!(fs::read_to_string(&others).unwrap(), "keep");
             }
         }
+        // So is one with the name that the file has before it is complete.
+        fs::write(&others, "keep").unwrap();
+        let beside = directory.join(format!(".named.{}", std::process::id()));
+        std::os::unix::fs::symlink(&others, &beside).unwrap();
+        let named = directory.join("named");
+        write(&named, b"x").unwrap();
+        assert_eq!(fs::read_to_string(&others).unwrap(), "keep");
+        assert!(!named.is_symlink() && !beside.is_symlink());
         let failure = write(&directory.join("absent/id"), b"x").unwrap_err();
         assert!(failure.text.contains("absent/id"), "{failure}");
         for wrong in ["absent/id", "", "link/id"] {

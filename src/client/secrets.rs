@@ -9,6 +9,7 @@ use std::{
 use tokio::io::AsyncReadExt as _;
 
 use super::{
+    context::Areas,
     env::Env,
     exit::{Exit, Failure},
     options::{SecretFrom, SecretSource},
@@ -31,12 +32,13 @@ enum Value {
 }
 
 impl Secrets {
-    /// Checks that every source exists, so that a missing one is reported before the build starts.
-    pub(crate) fn find(sources: &[SecretSource], env: &Env) -> Result<Self, Failure> {
+    /// Checks that every source exists, so that a missing one is reported before the build starts. No link in one of
+    /// the `areas` may lead out of it.
+    pub(crate) fn find(sources: &[SecretSource], env: &Env, areas: &Areas) -> Result<Self, Failure> {
         let mut values = BTreeMap::new();
         for source in sources {
             let value = match &source.from {
-                Some(SecretFrom::File(path)) => file(&source.id, path)?,
+                Some(SecretFrom::File(path)) => file(&source.id, path, areas)?,
                 Some(SecretFrom::Env(name)) => match env.named(name)? {
                     Some(value) => known(&source.id, value)?,
                     None => {
@@ -48,7 +50,7 @@ impl Secrets {
                 },
                 None => match env.named(&source.id)? {
                     Some(value) => known(&source.id, value)?,
-                    None => file(&source.id, Path::new(&source.id))?,
+                    None => file(&source.id, Path::new(&source.id), areas)?,
                 },
             };
             values.insert(source.id.clone(), value);
@@ -76,14 +78,15 @@ impl Secrets {
     }
 }
 
-fn file(id: &str, path: &Path) -> Result<Value, Failure> {
-    let metadata = fs::metadata(path)
+fn file(id: &str, path: &Path, areas: &Areas) -> Result<Value, Failure> {
+    let found = areas.file(path).and_then(|real| Ok((fs::metadata(&real)?, real)));
+    let (metadata, real) = found
         .map_err(|error| Failure::usage(format!("secret `{id}`: cannot read {}: {error}", path.display())))?;
     if metadata.is_dir() {
         return Err(Failure::usage(format!("secret `{id}`: {} is a directory", path.display())));
     }
     check_size(id, metadata.len())?;
-    Ok(Value::File(path.to_owned()))
+    Ok(Value::File(real))
 }
 
 fn known(id: &str, value: String) -> Result<Value, Failure> {
@@ -108,7 +111,7 @@ mod tests {
 
     fn find(flags: &[&str], env: &[(&str, &str)]) -> Result<Secrets, Failure> {
         let sources: Vec<_> = flags.iter().map(|flag| options::secret(flag).unwrap()).collect();
-        Secrets::find(&sources, &Env::of(env))
+        Secrets::find(&sources, &Env::of(env), &Areas::default())
     }
 
     #[tokio::test]
@@ -128,6 +131,34 @@ mod tests {
         assert!(secrets.get("a").await.unwrap_err().text.contains("too large"));
         assert!(find(&[&flag], &[]).unwrap_err().text.contains("too large"));
         fs::remove_file(&path).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_link_in_the_repository_leads_to_no_file_of_the_agent() {
+        let dir = std::env::temp_dir().join(format!("wharf-secret-link-{}", std::process::id()));
+        let repository = dir.join("repository");
+        fs::create_dir_all(&repository).unwrap();
+        for (file, text) in [("agents", "agent's"), ("repository/own", "own")] {
+            fs::write(dir.join(file), text).unwrap();
+        }
+        for (link, target) in [("repository/out", "../agents"), ("repository/in", "own"), ("link", "agents")]
+        {
+            std::os::unix::fs::symlink(target, dir.join(link)).unwrap();
+        }
+        let nowhere = dir.join("nowhere");
+        for areas in [Areas::of(&repository, None), Areas::of(&nowhere, Some(&repository))] {
+            let find = |path: &str| {
+                let source = options::secret(&format!("id=a,src={}", dir.join(path).display())).unwrap();
+                Secrets::find(&[source], &Env::of(&[]), &areas)
+            };
+            let refused = find("repository/out").unwrap_err().text;
+            assert!(refused.contains("is a link that leads out of the "), "{refused}");
+            for (path, text) in [("repository/in", "own"), ("link", "agent's"), ("agents", "agent's")] {
+                let value = find(path).unwrap().get("a").await.unwrap().unwrap();
+                assert_eq!(value.expose(), text.as_bytes(), "{path}");
+            }
+        }
+        fs::remove_dir_all(&dir).unwrap();
     }
 
     #[test]

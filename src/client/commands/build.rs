@@ -20,7 +20,7 @@ use crate::{
     client::{
         answers::{self, Answers, Client, Session},
         args::BuildArgs,
-        context::{Source, Tar},
+        context::{Areas, Source, Tar},
         credentials::DockerConfig,
         env::{self, Env, SOURCE_DATE_EPOCH},
         exit::{Exit, Failure, Stop},
@@ -68,7 +68,9 @@ pub(super) async fn run(mut call: Call, args: BuildArgs) -> Result<(), Stop> {
     let namespace = call.namespace()?;
     let address = call.address()?;
     let docker = DockerConfig::read(&call.env)?.with_logins(&args.logins.flags, &args.tags, &call.env)?;
-    let secrets = Secrets::find(&args.secrets, &call.env)?;
+    // The checkout's location, which differs between agents and runs.
+    let workspace = call.env.path(env::WORKSPACE);
+    let secrets = Secrets::find(&args.secrets, &call.env, &Areas::of(&args.context, workspace.as_deref()))?;
     let mut spec = spec(&args, &call.env, &docker)?;
     for path in [&args.iidfile, &args.metadata_file].into_iter().filter_map(|path| given(path.as_deref())) {
         files::prepare(path)?;
@@ -76,8 +78,6 @@ pub(super) async fn run(mut call: Call, args: BuildArgs) -> Result<(), Stop> {
     for (flag, why) in args.unused.missed() {
         print::note(format_args!("WARN: `{flag}` has no effect: {why}"));
     }
-    // The checkout's location, which differs between agents and runs.
-    let workspace = call.env.path(env::WORKSPACE);
     let prepare = async {
         let source = Source::open(&args.context, given(args.file.as_deref()), workspace.as_deref(), stdin())
             .await

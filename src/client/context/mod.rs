@@ -1,6 +1,7 @@
 //! The job's files that a build may read: the directories of its session, filtered.
 
 mod archive;
+mod areas;
 mod dockerfile;
 mod entry;
 mod filter;
@@ -17,6 +18,7 @@ mod walk;
 
 use std::{io, path::PathBuf};
 
+pub(crate) use areas::Areas;
 pub use entry::Entry;
 pub use filter::Filter;
 pub use patterns::{Matched, PatternError, Patterns};

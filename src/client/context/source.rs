@@ -33,7 +33,7 @@ pub(super) const DOCKERFILE: &str = "Dockerfile";
 
 /// The path of a directory that is made from standard input. It never changes, so that the sync of the
 /// context beside it can still reuse earlier files.
-const STDIN: &str = "-";
+pub(super) const STDIN: &str = "-";
 
 /// A build's files. Only the Dockerfile and the ignore file have been read.
 pub struct Source {
@@ -287,7 +287,7 @@ async fn dockerfile_from(
 
 /// Whether `file` is a name for a file that is already open, such as a shell's `<(…)`. Behind such a name is
 /// often a pipe, which has no path. Only the command line can say it: links to it are not followed.
-fn is_open_file(file: &Path) -> bool {
+pub(super) fn is_open_file(file: &Path) -> bool {
     let number = ["/dev/fd", "/proc/self/fd"].iter().find_map(|dir| file.strip_prefix(dir).ok());
     let is_number = |number: &Path| number.to_str().is_some_and(|text| text.parse::<u32>().is_ok());
     file == Path::new("/dev/stdin") || number.is_some_and(is_number)

@@ -130,7 +130,8 @@ impl Trial {
         let mut client = JoinSet::new();
         client.spawn(async move {
             let docker = DockerConfig::read(&Env::of(&[("DOCKER_CONFIG", "/nonexistent")])).unwrap();
-            let secrets = Secrets::find(&[options::secret("id=s,env=S").unwrap()], &call.env).unwrap();
+            let sources = [options::secret("id=s,env=S").unwrap()];
+            let secrets = Secrets::find(&sources, &call.env, &Areas::default()).unwrap();
             let context = std::env::temp_dir();
             let source = Source::open(&context, Some(std::path::Path::new("-")), None, &b"FROM scratch"[..]);
             let answers = Arc::new(Answers::new(docker, secrets, &source.await.unwrap()));
