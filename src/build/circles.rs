@@ -4,17 +4,24 @@
 
 use crate::names::Reference;
 
-/// The images that copies and mounts of a trigger name; `None` if one depends on a variable. It finds at least those
-/// that BuildKit finds: quotes, escapes and comments within an instruction change nothing here.
+/// No trigger copies from more images, and no reference is longer. Without these limits the time for a trigger would
+/// grow with the square of its length.
+const SOURCES_MAX: usize = 256;
+const WORD_BYTES_MAX: usize = 512;
+
+/// The images that copies and mounts of a trigger name; `None` if one depends on a variable, or if there are too many.
+/// It finds at least those that BuildKit finds: quotes, escapes and comments within an instruction change nothing here.
 fn sources(trigger: &str) -> Option<Vec<Reference>> {
     let lines = trigger.split(['\n', '\r']).filter(|line| !line.trim_start().starts_with('#'));
     let text: String = lines.flat_map(str::chars).filter(|c| !matches!(c, '\\' | '`' | '"' | '\'')).collect();
     let lower = text.to_ascii_lowercase();
     let mut found = Vec::new();
-    for (at, key) in lower.match_indices("from=") {
+    for (count, (at, key)) in lower.match_indices("from=").enumerate() {
         let rest = text.get(at + key.len()..).unwrap_or_default();
-        let word = rest.split(|c: char| c.is_whitespace() || c == ',').next().unwrap_or_default();
-        if word.contains('$') {
+        let begin = rest.get(..rest.floor_char_boundary(WORD_BYTES_MAX)).unwrap_or_default();
+        let word = begin.split(|c: char| c.is_whitespace() || c == ',').next().unwrap_or_default();
+        let is_cut = word.len() == begin.len() && begin.len() < rest.len();
+        if word.contains('$') || is_cut || count == SOURCES_MAX {
             return None;
         }
         // What is no reference is a stage's name, or an error.
@@ -75,6 +82,18 @@ mod tests {
         let other = "docker.io/library/b:1";
         assert!(never_ends(&[(own, &["COPY --from=b:1 x y"]), (other, &["COPY --from=a x y"])]));
         assert!(never_ends(&[(own, &["COPY --from=b:1 x y"]), (other, &["COPY --from=c x y"])]));
+    }
+
+    /// It would take minutes to look at all of them.
+    #[test]
+    fn a_trigger_with_too_many_sources_is_not_looked_at() {
+        let (one, many) = ("from=".repeat(200_000), "from=a ".repeat(150_000));
+        for trigger in [format!("RUN {one}"), format!("RUN {many}")] {
+            assert_eq!(sources(&trigger), None);
+            assert!(never_ends(&[("docker.io/library/b:latest", &[&trigger])]));
+        }
+        let few = "from=a ".repeat(SOURCES_MAX);
+        assert_eq!(sources(&few).unwrap().len(), SOURCES_MAX);
     }
 
     #[test]

@@ -37,6 +37,10 @@ const IGNORE_BYTES_MAX: u64 = 1 << 20;
 /// The limit on all such files of a sync together: the Dockerfile and its ignore file.
 const READ_IN_ALL_BYTES_MAX: u64 = 6 << 20;
 
+/// The limit on the number of such files: each is judged as the Dockerfile that it may be. A client sends two, and the
+/// targets of links.
+const READ_FILES_MAX: usize = 16;
+
 /// An error names a path, at most.
 const TOLD_BYTES_MAX: usize = 8 << 10;
 /// Linux's PATH_MAX, of a path and of a link's target: no file can have a longer one.
@@ -66,6 +70,8 @@ pub(super) struct Judge {
     is_ignore_file: bool,
     /// The size of the announced files that BuildKit reads whole.
     read: u64,
+    /// Their number.
+    read_files: usize,
     /// The text of each Dockerfile, as far as it has come.
     texts: Option<HashMap<u32, Vec<u8>>>,
     /// Judges the build's Dockerfile.
@@ -197,6 +203,12 @@ impl Judge {
             .map_err(|_| refused(format!("`{}` has no size", printable(&stat.path))))?;
         if self.is_read_whole && has_bytes {
             self.read = self.read.saturating_add(size);
+            self.read_files += 1;
+            if self.read_files > READ_FILES_MAX {
+                return Err(refused(format!(
+                    "more than {READ_FILES_MAX} files were sent where the builder reads a Dockerfile or an ignore file"
+                )));
+            }
             // An ignore file may be a link to any other name.
             let max = if self.is_ignore_file { IGNORE_BYTES_MAX } else { read_max(&stat.path) };
             if size > max || self.read > READ_IN_ALL_BYTES_MAX {

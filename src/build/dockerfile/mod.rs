@@ -31,6 +31,10 @@ const LINES_MAX: usize = 100_000;
 /// 4 MiB could cost minutes, which not even a cancel ends.
 const COPIED_BYTES_MAX: u64 = 16 << 30;
 
+/// The limit on the triggers of an image, which are read again with each text and each further image. Real ones have
+/// some hundred bytes.
+const TRIGGERS_BYTES_MAX: usize = 64 << 10;
+
 /// How a build's Dockerfile is judged.
 #[derive(Clone, Debug, Default)]
 pub struct Rules {
@@ -191,6 +195,9 @@ impl Judge {
 
     /// Judges triggers, each as the text of its own that it is for BuildKit.
     fn triggers(&self, base: &Inherited) -> Result<(), String> {
+        if base.triggers.iter().map(String::len).sum::<usize>() > TRIGGERS_BYTES_MAX {
+            return Err(format!("have more than {} KiB", TRIGGERS_BYTES_MAX >> 10));
+        }
         Version::ALL.iter().try_for_each(|version| {
             Estimate::new(&self.rules)
                 .base(base, *version)

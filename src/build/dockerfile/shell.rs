@@ -6,6 +6,12 @@ use super::{lines::Version, parts::rune};
 /// The limit on nested `${a:-${b:-…}}`: the lexer recurses for each level, and so does BuildKit's.
 const NESTING_MAX: usize = 256;
 
+/// How many times the length of a text its nested texts may have in all: each is read again at each level around it,
+/// and a Dockerfile of some MiB in 256 levels would take minutes.
+const REREAD_MAX: usize = 4;
+/// A short text may be nested deeper.
+const REREAD_BYTES: usize = 4 << 10;
+
 /// The reason why there are no words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NoWords {
@@ -30,8 +36,14 @@ pub(super) struct Lexing {
 pub(super) fn words(text: &[u8], lexing: Lexing) -> Result<Vec<Vec<u8>>, NoWords> {
     // `text/scanner` ignores a byte order mark at the beginning.
     let text = text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text);
-    let mut lexer =
-        Lexer { left: text, lexing, raw_escapes: lexing.raw_escapes, shared: Vec::new(), depth: 0 };
+    let mut lexer = Lexer {
+        left: text,
+        lexing,
+        raw_escapes: lexing.raw_escapes,
+        shared: Vec::new(),
+        depth: 0,
+        may_reread: text.len().saturating_mul(REREAD_MAX).saturating_add(REREAD_BYTES),
+    };
     lexer.until(None, lexing.raw_escapes, false).map(|(_, words)| words)
 }
 
@@ -43,6 +55,8 @@ struct Lexer<'a> {
     /// From BuildKit 0.15 on, a nested text empties the word around it.
     shared: Vec<u8>,
     depth: usize,
+    /// How many bytes of nested texts may still be read again.
+    may_reread: usize,
 }
 
 /// The words so far.
@@ -254,6 +268,12 @@ impl Lexer<'_> {
 
     /// `processDollar`, for a variable that is not set.
     fn dollar(&mut self) -> Result<Vec<u8>, NoWords> {
+        let text = self.variable()?;
+        self.may_reread = self.may_reread.checked_sub(text.len()).ok_or(NoWords::Unclear)?;
+        Ok(text)
+    }
+
+    fn variable(&mut self) -> Result<Vec<u8>, NoWords> {
         self.next();
         let mut result = b"$".to_vec();
         if self.peek() != Some('{') {

@@ -295,5 +295,15 @@ fn what_takes_old_engines_minutes_to_join_is_refused() {
     }
     let trigger = format!("RUN {}true", "a\\\n".repeat(300_000));
     let refused = Judge::builtin().admit(&base(&[&trigger], &[])).unwrap_err();
-    assert_eq!(refused, "have too many lines");
+    assert_eq!(refused, "have more than 64 KiB");
+}
+
+#[test]
+fn triggers_are_short() {
+    let image = |length: usize| {
+        let triggers = vec![format!("RUN {}", "x".repeat(length)), "RUN y".to_owned()];
+        Judge::builtin().admit(&Arc::new(Inherited { triggers, ..Inherited::default() }))
+    };
+    assert_eq!(image(TRIGGERS_BYTES_MAX / 2), Ok(()));
+    assert_eq!(image(TRIGGERS_BYTES_MAX).unwrap_err(), "have more than 64 KiB");
 }

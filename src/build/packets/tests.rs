@@ -329,3 +329,19 @@ fn a_clients_own_words_are_a_line() {
     let passed = String::from_utf8(passed.unwrap().data).unwrap();
     assert!(passed.starts_with(r"no\nno\n") && passed.len() < 9000, "{}", passed.len());
 }
+
+/// Each of them is judged as a Dockerfile.
+#[test]
+fn few_files_come_in_place_of_a_dockerfile() {
+    let request = |name: &str| DirectoryRequest { name: name.to_owned(), ..DirectoryRequest::default() };
+    let mut sync = Judge::of(&request("dockerfile"), &Arc::default());
+    for number in 0..READ_FILES_MAX {
+        said(&mut sync, &announced(file(&number.to_string()))).unwrap();
+    }
+    let refused = said(&mut sync, &announced(file("one more"))).unwrap_err();
+    assert!(refused.message().contains("more than 16 files"), "{refused}");
+    let mut context = Judge::of(&request("context"), &Arc::default());
+    for number in 0..=READ_FILES_MAX {
+        said(&mut context, &announced(file(&number.to_string()))).unwrap();
+    }
+}

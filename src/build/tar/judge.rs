@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashSet,
-    hash::{BuildHasher as _, RandomState},
+    hash::{BuildHasher as _, Hasher as _, RandomState},
     sync::Arc,
 };
 
@@ -258,11 +258,11 @@ impl Judge {
         for read in self.dockerfiles.iter().chain([&self.ignore_file]) {
             self.judge_read(read, entry)?;
         }
-        let path = self.hasher.hash_one(entry.path.as_str());
+        let path = self.hash(&entry.path);
         // A hard link to a symlink is a symlink, too.
         let is_link = match entry.kind {
             Kind::Symlink => true,
-            Kind::Link => self.links.contains(&self.hasher.hash_one(entry.target.as_str())),
+            Kind::Link => self.links.contains(&self.hash(&entry.target)),
             Kind::File | Kind::Directory => false,
         };
         if !is_link {
@@ -273,11 +273,29 @@ impl Judge {
         Ok(())
     }
 
+    /// The hashes of `path` and of all directories on the way to it, from the first directory on, each with the length
+    /// of its path. A path has up to 2048 of them, so each goes on from the one before.
+    fn hashes(&self, path: &str) -> impl Iterator<Item = (usize, u64)> {
+        let mut hasher = self.hasher.build_hasher();
+        let mut end = 0;
+        path.split_inclusive('/').map(move |name| {
+            hasher.write(name.trim_end_matches('/').as_bytes());
+            let hash = hasher.finish();
+            hasher.write(b"/");
+            end += name.len();
+            (end, hash)
+        })
+    }
+
+    fn hash(&self, path: &str) -> u64 {
+        self.hashes(path).last().map_or(0, |(_, hash)| hash)
+    }
+
     /// Judges the directories on the way to `path`.
     fn judge_parents(&self, path: &str) -> Result<(), Status> {
-        for (at, _) in path.match_indices('/') {
-            let parent = path.get(..at).unwrap_or_default();
-            if self.links.contains(&self.hasher.hash_one(parent)) {
+        for (end, hash) in self.hashes(path) {
+            let Some(parent) = path.get(..end).and_then(|parent| parent.strip_suffix('/')) else { break };
+            if self.links.contains(&hash) {
                 let text = format!("`{}` lies behind the link `{}`", printable(path), printable(parent));
                 return Err(refused(format!("{text}: give it the path that the link leads to")));
             }

@@ -111,6 +111,21 @@ fn texts_are_read_as_buildkit_reads_them() {
     assert!(compared > 1000 && unclear * 10 < compared);
 }
 
+/// Each level around a text is a copy of it: 4 MiB in 200 levels took minutes of a processor.
+#[test]
+fn a_long_text_in_many_levels_is_not_read_again_at_each() {
+    let nested = |levels: usize, length: usize| {
+        let (begin, end) = ("${a-".repeat(levels), "}".repeat(levels));
+        format!("FROM scratch\nRUN <<{begin}{}{end}\n", "x".repeat(length))
+    };
+    for version in Version::ALL {
+        assert_eq!(read(nested(200, 256 << 10).as_bytes(), version), Err(Unclear { line: 2 }));
+        for (levels, length) in [(3, 64 << 10), (20, 50)] {
+            assert_eq!(read(nested(levels, length).as_bytes(), version).unwrap().instructions.len(), 2);
+        }
+    }
+}
+
 fn found_text(text: &[u8]) -> String {
     text.escape_ascii().to_string()
 }
