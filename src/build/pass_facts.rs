@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
+    sync::OnceLock,
     time::{Duration, Instant},
 };
 
@@ -10,7 +11,7 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bollard_buildkit_proto::moby::buildkit::v1::StatusResponse;
 use tonic::{Code, Status};
 
-use super::{convert, rename::Renaming};
+use super::{convert, gate::Names, rename::Renaming};
 use crate::{
     buildkit::solve::PassListener,
     progress::{Progress, Reporter},
@@ -27,6 +28,8 @@ const HOLD: Duration = Duration::from_millis(500);
 pub(super) struct PassFacts<'a> {
     reporter: &'a Reporter,
     renaming: &'a Renaming,
+    /// The names of the steps, once the graph is known.
+    steps: &'a OnceLock<Names>,
     begun: Instant,
     held: Vec<Progress>,
     /// The digests of this pass's steps that do not concern the job.
@@ -37,10 +40,11 @@ pub(super) struct PassFacts<'a> {
 }
 
 impl<'a> PassFacts<'a> {
-    pub(super) fn new(reporter: &'a Reporter, renaming: &'a Renaming) -> Self {
+    pub(super) fn new(reporter: &'a Reporter, renaming: &'a Renaming, steps: &'a OnceLock<Names>) -> Self {
         Self {
             reporter,
             renaming,
+            steps,
             begun: Instant::now(),
             held: Vec::new(),
             hidden: BTreeSet::new(),
@@ -85,7 +89,7 @@ impl<'a> PassFacts<'a> {
 impl PassListener for PassFacts<'_> {
     async fn report(&mut self, facts: StatusResponse) {
         if self.held.len() < FACTS_HELD_MAX {
-            let facts = self.renaming.facts(facts, &mut self.hidden);
+            let facts = self.renaming.facts(facts, self.steps.get(), &mut self.hidden);
             self.held.push(convert::progress(facts));
         }
         if self.runs || self.begun.elapsed() > HOLD {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bollard_buildkit_proto::moby::buildkit::v1 as control;
 
-use super::paths;
+use super::{gate::Names, paths};
 use crate::{
     names::{RESERVED_HOST, Reference, reference::Digest},
     naming::{ImageName, NamespaceNames, Owner},
@@ -95,10 +95,13 @@ impl Renaming {
         }
     }
 
-    /// BuildKit's facts with the job's names. `hidden` collects the digests of this pass's hidden steps.
+    /// BuildKit's facts with the job's names. A step that other builds have too has the name that the first of them
+    /// gave it, so the names of this build's `steps` come from its own graph. `hidden` collects the digests of this
+    /// pass's hidden steps.
     pub(super) fn facts(
         &self,
         mut facts: control::StatusResponse,
+        steps: Option<&Names>,
         hidden: &mut BTreeSet<String>,
     ) -> control::StatusResponse {
         if let Some(frontend) = &self.frontend {
@@ -109,7 +112,8 @@ impl Renaming {
                 .retain(|status| !hidden.contains(&status.vertex) && !status.id.contains(frontend.as_str()));
         }
         for vertex in &mut facts.vertexes {
-            vertex.name = self.vertex_name(&vertex.name);
+            let own = steps.and_then(|steps| steps.get(&vertex.digest));
+            vertex.name = self.vertex_name(own.unwrap_or(&vertex.name));
             vertex.error = self.error(vertex.error.lines().next().unwrap_or_default());
         }
         for status in &mut facts.statuses {
@@ -199,6 +203,7 @@ mod tests {
                 statuses: vec![status("a", "extracting"), status("b", "x")],
                 ..control::StatusResponse::default()
             },
+            None,
             &mut hidden,
         );
         assert_eq!(facts.vertexes.len(), 1);
@@ -207,6 +212,14 @@ mod tests {
             statuses: vec![status("a", "extracted")],
             ..control::StatusResponse::default()
         };
-        assert!(shown.facts(later, &mut hidden).statuses.is_empty());
+        assert!(shown.facts(later, None, &mut hidden).statuses.is_empty());
+
+        // Another build has named the step.
+        let steps = [("c".to_owned(), "[mine 1/2] FROM wharf.invalid/i/hold/h:1".to_owned())].into();
+        let vertexes = vec![vertex("c", "[secret 1/3] FROM wharf.invalid/i/hold/h:1"), vertex("d", "other")];
+        let shared = control::StatusResponse { vertexes, ..control::StatusResponse::default() };
+        let names = shown.facts(shared, Some(&steps), &mut hidden).vertexes;
+        let names: Vec<&str> = names.iter().map(|vertex| vertex.name.as_str()).collect();
+        assert_eq!(names, ["[mine 1/2] FROM docker.io/library/busybox:1", "other"]);
     }
 }

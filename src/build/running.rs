@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -13,7 +13,7 @@ use tonic::Status;
 
 use super::{
     client::BuildClient,
-    gate::{self, Gate, Refusal},
+    gate::{self, Gate, Names, Refusal},
     input::PassEnd,
     isolation::{self, JobKeys},
     outcome::{Built, Failed, FailureKind, Outcome},
@@ -202,9 +202,10 @@ impl<'a> Build<'a> {
             let client = &self.order.client;
             let begun = client.input.begin(self.sources.bases(), client.dockerfile.texts());
             unless_stopped(stop.as_mut(), begun).await??;
-            let mut facts = PassFacts::new(self.reporter, self.sources.renaming());
+            let steps = OnceLock::new();
+            let mut facts = PassFacts::new(self.reporter, self.sources.renaming(), &steps);
             let (ended, used) =
-                Box::pin(self.pass(connection, session, name, &mut facts, stop.as_mut())).await?;
+                Box::pin(self.pass(connection, session, name, &steps, &mut facts, stop.as_mut())).await?;
             match self.next(ended) {
                 Next::Admit(sources) => {
                     for source in &sources {
@@ -233,6 +234,7 @@ impl<'a> Build<'a> {
         connection: &Connection,
         session: &Session,
         name: &ImageName,
+        steps: &OnceLock<Names>,
         facts: &mut PassFacts<'_>,
         mut stop: Pin<&mut (impl Future<Output = Fault> + Send)>,
     ) -> Result<(Ended<Refusal>, BTreeSet<String>), Fault> {
@@ -255,6 +257,8 @@ impl<'a> Build<'a> {
             self.order.client.input.handed();
             syntax = judged.syntax().map(str::to_owned);
             used = judged.images().clone();
+            // Set only once, since a pass has one answer.
+            let _ = steps.set(judged.names().clone());
             Ok(judged)
         };
         let mut ended = solve::pass(connection, order, judge, facts, stop.as_mut()).await;

@@ -75,7 +75,8 @@ impl Endless {
     }
 }
 
-fn fresh_digits(test: &Test) -> String {
+/// Nine digits, unique on the machine.
+pub(crate) fn fresh_digits(test: &Test) -> String {
     let unique = test.unique("");
     let digits: String = unique.chars().filter(char::is_ascii_digit).collect();
     digits.chars().rev().skip(2).take(9).collect()

@@ -64,6 +64,14 @@ pub fn with_salts(definition: &Definition, salts: Salts<'_>) -> Option<Definitio
     Some(graph)
 }
 
+/// The names of a graph's steps, by their digests.
+pub fn names(definition: &Definition) -> impl Iterator<Item = (String, String)> {
+    definition.metadata.iter().filter_map(|(digest, metadata)| {
+        // `WithCustomName` in `client/llb`.
+        Some((digest.clone(), metadata.description.get("llb.customname")?.clone()))
+    })
+}
+
 /// The operations of a graph, by their old digests.
 #[derive(Default)]
 struct Seen {

@@ -13,7 +13,7 @@ mod users;
 pub use platform::{PLATFORM_HINT, foreign_platform};
 pub use source::git_denied;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bollard_buildkit_proto::{
     moby::buildkit::v1::frontend::{self, result},
@@ -47,9 +47,18 @@ pub struct Judged {
     result: frontend::Result,
     images: BTreeSet<String>,
     syntax: Option<String>,
+    names: Names,
 }
 
+/// The names of steps, by their digests.
+pub type Names = BTreeMap<String, String>;
+
 impl Judged {
+    /// The names of the graph's steps.
+    pub fn names(&self) -> &Names {
+        &self.names
+    }
+
     /// The image in the Dockerfile's `# syntax=`.
     pub fn syntax(&self) -> Option<&str> {
         self.syntax.as_deref()
@@ -91,6 +100,7 @@ struct Seen {
     /// URLs that have not been admitted.
     urls: BTreeSet<String>,
     lookups: Lookups,
+    names: Names,
 }
 
 /// The rules for one build's graph.
@@ -175,7 +185,8 @@ impl Gate<'_> {
         if !seen.urls.is_empty() {
             return Err(Refusal::NeedsUrls(seen.urls));
         }
-        Ok(Judged { result: frontend::Result { result: judged, ..result }, images: seen.images, syntax })
+        let result = frontend::Result { result: judged, ..result };
+        Ok(Judged { result, images: seen.images, syntax, names: seen.names })
     }
 
     fn reference(&self, reference: frontend::Ref, seen: &mut Seen) -> Result<frontend::Ref, Refusal> {
@@ -183,7 +194,10 @@ impl Gate<'_> {
             Some(definition) => {
                 self.definition(definition, seen)?;
                 let copied = self.keys.copied_path();
-                definition::with_salts(definition, Salts { fetched: &self.fetched, copied: &copied })
+                let salted =
+                    definition::with_salts(definition, Salts { fetched: &self.fetched, copied: &copied });
+                seen.names.extend(definition::names(salted.as_ref().unwrap_or(definition)));
+                salted
             }
             // An empty `FROM scratch` has no graph, and then BuildKit returns no id either.
             None if reference.id.is_empty() => None,

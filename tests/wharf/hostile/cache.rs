@@ -11,15 +11,28 @@ use std::{
 
 use wharf::{names::Namespace, wire::v1::BuildSpec};
 
-use crate::harness::{
-    Engine, Test, Wharf, cases,
-    image::{context_tar, digest},
-    process::Output,
-    rpc,
-    session::Client,
+use rustix::process::Signal;
+
+use crate::{
+    cancel::fresh_digits,
+    harness::{
+        Engine, Test, Wharf, cases,
+        image::{context_tar, digest},
+        process::{Background, Output},
+        rpc,
+        session::Client,
+        wait_for,
+    },
 };
 
-cases![cache_mounts, results_made_with_secrets, contexts, fetched_by_digest, files_behind_links];
+cases![
+    cache_mounts,
+    results_made_with_secrets,
+    contexts,
+    fetched_by_digest,
+    files_behind_links,
+    names_of_steps,
+];
 
 async fn cache_mounts(test: Arc<Test>) {
     let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
@@ -226,6 +239,47 @@ async fn files_behind_links(test: Arc<Test>) {
     let bare = test.engine.inspect(&fs::read_to_string(file).unwrap()).await.unwrap();
     let image = test.engine.inspect(&id).await.unwrap();
     assert_eq!(image["RootFS"]["Layers"], bare["RootFS"]["Layers"]);
+}
+
+/// BuildKit makes a step once for all builds that have it at the same time, and shows it to all of them under the name
+/// that the first has given it. The name contains the stage's.
+async fn names_of_steps(test: Arc<Test>) {
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    let base = test.base(&registry).await;
+    let (directory, stage, digits) = (test.unique("shared"), test.unique("secret"), fresh_digits(&test));
+    let context = |seconds: &str| {
+        let first = format!("FROM scratch AS {stage}\nWORKDIR /{directory}\n");
+        let then = format!("FROM {base}\nCOPY --from={stage} /{directory} /x\nRUN exec sleep {seconds}\n");
+        test.context(seconds, &[("Dockerfile", &[first, then].concat())])
+    };
+    let looks = format!("FROM scratch\nWORKDIR /{directory}\nWORKDIR /own\n");
+    let looks = test.context("looks", &[("Dockerfile", &looks)]);
+    let runs = async |build: &Background, seconds: &str| {
+        let runs = async || (!Engine::processes_with(seconds).is_empty()).then_some(());
+        build.while_running("the step to run", runs).await;
+    };
+    let stop = async |build: &Background, seconds: &str| {
+        build.signal(Signal::INT);
+        wait_for("the step's end", async || Engine::processes_with(seconds).is_empty().then_some(())).await;
+    };
+
+    let (home, seconds) = (test.new_dir("bare"), format!("8{digits}"));
+    let mut building = test.engine.buildx(&home);
+    building.args(["build", "--progress=plain"]).arg(context(&seconds));
+    let victim = Background::start(building);
+    runs(&victim, &seconds).await;
+    let seen = test.engine.buildx_build(&home, &looks, &[]).await.ok();
+    assert!(seen.stderr.contains(&stage), "on the bare engine the other's name is shown: {seen}");
+    stop(&victim, &seconds).await;
+
+    let (victim, thief) = (Wharf::new(&test, &wharfd, "one#1"), Wharf::new(&test, &wharfd, "two#1"));
+    let seconds = format!("9{digits}");
+    let building = victim.start(["build", "--progress=plain", context(&seconds).to_str().unwrap()]);
+    runs(&building, &seconds).await;
+    let seen = thief.build(&looks, &["--progress=plain"]).await.ok();
+    assert!(seen.stderr.contains(&format!("[1/2] WORKDIR /{directory}")), "{seen}");
+    assert!(!seen.stderr.contains(&stage), "{seen}");
+    stop(&building, &seconds).await;
 }
 
 /// Contexts that copy `evil` for the checksum of a file with `content`: as BuildKit 0.13 reads links, and
