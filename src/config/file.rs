@@ -5,9 +5,9 @@ use std::{collections::BTreeMap, num::NonZeroU32, path::PathBuf, time::Duration}
 use serde::{Deserialize, Deserializer, de::Error as _};
 use toml::Spanned;
 
-use super::{Frontend, SocketMode, parse_seconds};
+use super::{Frontend, SocketMode, issuers, parse_seconds};
 use crate::{
-    names::{EngineName, Pattern, SocketPath},
+    names::{EngineName, IssuerName, Pattern, SocketPath},
     telemetry::{Filter, Format},
 };
 
@@ -27,6 +27,7 @@ pub(super) struct File {
     pub(super) log_level: Option<Filter>,
     pub(super) default_engine: Option<Spanned<EngineName>>,
     pub(super) engines: BTreeMap<EngineName, Engine>,
+    pub(super) issuers: BTreeMap<IssuerName, Spanned<issuers::Written>>,
     pub(super) serve: Vec<Spanned<Serve>>,
 }
 
@@ -41,16 +42,20 @@ pub(super) struct Engine {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Serve {
-    #[serde(deserialize_with = "uid")]
-    pub(super) uid: u32,
+    #[serde(default, deserialize_with = "uid")]
+    pub(super) uid: Option<u32>,
+    pub(super) token: Option<IssuerName>,
+    pub(super) sha256: Option<String>,
+    pub(super) issuer: Option<Spanned<IssuerName>>,
     pub(super) namespaces: Pattern,
     pub(super) engine: Option<Spanned<EngineName>>,
     pub(super) at_once: Option<NonZeroU32>,
 }
 
 /// A number, not a login name: a container's users have no names on the node.
-fn uid<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+fn uid<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
     u32::deserialize(deserializer)
+        .map(Some)
         .map_err(|_| D::Error::custom("uid: a user's number is expected, as `id -u USER` prints it"))
 }
 

@@ -3,11 +3,13 @@
 pub(crate) mod env;
 mod file;
 mod flags;
+mod issuers;
+mod serve;
+mod template;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
-    num::NonZeroU32,
     ops::Range,
     path::{Path, PathBuf},
     str::FromStr,
@@ -17,11 +19,14 @@ use std::{
 use serde::Deserialize;
 
 use crate::{
-    names::{EngineName, Pattern, SocketPath, printable, socket::SocketPathError},
+    names::{EngineName, IssuerName, SocketPath, printable, socket::SocketPathError},
     telemetry::{Filter, Format},
 };
 use file::File;
 pub use flags::Flags;
+pub use issuers::{Algorithm, Issuer, JobName};
+pub use serve::{Serve, TokenHash, Who};
+pub use template::{ClaimError, Template};
 
 const LISTEN: &str = "unix:///run/wharf/wharf.sock";
 const ENGINE: &str = "unix:///var/run/docker.sock";
@@ -44,7 +49,9 @@ pub struct Config {
     pub listen_group: Option<u32>,
     /// The engines.
     pub engines: Engines,
-    /// The entries of `[[serve]]`, each uid once.
+    /// The issuers of job tokens.
+    pub issuers: BTreeMap<IssuerName, Issuer>,
+    /// The entries of `[[serve]]`, in the file's order; each uid and each token once.
     pub serve: Vec<Serve>,
     /// Where state is kept.
     pub state_dir: PathBuf,
@@ -89,19 +96,6 @@ pub enum Frontend {
     Builtin,
     /// In a container of its own: a Dockerfile can crash nothing else.
     Container,
-}
-
-/// `[[serve]]`: a uid that is served.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Serve {
-    /// The uid.
-    pub uid: u32,
-    /// The jobs whose namespaces the user may act in.
-    pub namespaces: Pattern,
-    /// The engine that builds for the user; the configuration has one of that name.
-    pub engine: EngineName,
-    /// How many builds, pushes and pulls of the user may run at once.
-    pub at_once: u32,
 }
 
 /// The permission bits of a socket. Written in octal: `0660`.
@@ -220,7 +214,8 @@ impl Config {
             message: error.message().trim_end().to_owned(),
         })?;
         let engines = engines(&flags, &written, docker_host, (path, text))?;
-        let serve = serve(&written, &engines, (path, text))?;
+        let issuers = serve::issuers(&written, (path, text))?;
+        let serve = serve::entries(&written, &engines, &issuers, (path, text))?;
 
         let mut listen = flags.listen;
         if listen.is_empty() {
@@ -261,6 +256,7 @@ impl Config {
             listen_mode: flags.listen_mode.or(written.listen_mode).unwrap_or_default(),
             listen_group,
             engines,
+            issuers,
             serve,
             state_dir,
             client_dir,
@@ -346,26 +342,6 @@ fn engines(
 fn no_engine(key: &str, name: &EngineName, known: &BTreeMap<EngineName, SocketPath>) -> String {
     let known: Vec<_> = known.keys().map(EngineName::as_str).collect();
     format!("{key}: no engine `{}`; there are: {}", name.as_str(), known.join(", "))
-}
-
-fn serve(written: &File, engines: &Engines, (path, text): (&Path, &str)) -> Result<Vec<Serve>, ConfigError> {
-    let mut served = BTreeMap::new();
-    for entry in &written.serve {
-        let error = |span, message| ConfigError::File { place: place(path, text, Some(span)), message };
-        let said = entry.as_ref();
-        let engine = match &said.engine {
-            Some(name) if !engines.sockets.contains_key(name.as_ref()) => {
-                return Err(error(name.span(), no_engine("serve.engine", name.as_ref(), &engines.sockets)));
-            }
-            name => name.as_ref().map_or(&engines.default, |name| name.as_ref()).clone(),
-        };
-        let (uid, namespaces) = (said.uid, said.namespaces.clone());
-        let at_once = said.at_once.map_or(AT_ONCE, NonZeroU32::get);
-        if served.insert(uid, Serve { uid, namespaces, engine, at_once }).is_some() {
-            return Err(error(entry.span(), format!("serve.uid: an earlier entry already serves {uid}")));
-        }
-    }
-    Ok(served.into_values().collect())
 }
 
 /// A group's number, from /etc/group alone: a static binary has no name service.

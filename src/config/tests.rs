@@ -70,8 +70,9 @@ fn a_file_names_engines_and_who_is_served() {
     let config = load(&[], TWO).unwrap();
     assert_eq!(config.listen_mode.bits(), 0o666);
     assert_eq!(config.grace_period, Duration::from_secs(120));
-    let served = config.serve.iter().map(|serve| (serve.uid, serve.engine.as_str(), serve.at_once));
-    assert_eq!(served.collect::<Vec<_>>(), [(1000, "secure", 3), (1001, "shared", AT_ONCE)]);
+    let served = config.serve.iter().map(|serve| (&serve.who, serve.engine.as_str(), serve.at_once));
+    let expected = [(&Who::Uid(1000), "secure", 3), (&Who::Uid(1001), "shared", AT_ONCE)];
+    assert_eq!(served.collect::<Vec<_>>(), expected);
     assert!(config.serve[0].namespaces.matches("acme/app"));
 }
 
@@ -149,7 +150,75 @@ fn two_names_are_two_engines() {
 #[test]
 fn a_uid_is_served_once() {
     let wrong = error("[[serve]]\nuid = 1\nnamespaces = \"*\"\n\n[[serve]]\nuid = 1\nnamespaces = \"a\"\n");
-    assert_eq!(wrong, "w.toml:5: serve.uid: an earlier entry already serves 1");
+    assert_eq!(wrong, "w.toml:5: serve: an earlier entry already serves uid 1");
+}
+
+#[test]
+fn an_entry_serves_a_uid_a_token_or_an_issuer() {
+    let issuer = "[issuers.ci]\npreset = \"jenkins\"\nissuer = \"https://ci/oidc\"\naudience = \"wharf\"\njwks = \"/j\"\n";
+    let hash = "0123456789abcdefABCDEF0000000000000000000000000000000000000000ff";
+    let served = |who: &str| load(&[], &format!("{issuer}[[serve]]\n{who}\nnamespaces = \"*\"\n"));
+    let config = served(&format!("token = \"nightly\"\nsha256 = \"{hash}\"")).unwrap();
+    assert!(
+        matches!(&config.serve[0].who, Who::Token { name, hash } if name.as_str() == "nightly" && hash.0[31] == 255)
+    );
+    let config = served("issuer = \"ci\"").unwrap();
+    assert_eq!(config.serve[0].who, Who::Issuer("ci".to_owned().try_into().unwrap()));
+    assert_eq!(config.issuers.values().next().unwrap().job, JobName::Jenkins);
+    for (who, why) in [
+        ("", "needs one of `uid`, `issuer`, or `token`"),
+        ("uid = 1\nissuer = \"ci\"", "needs one of"),
+        ("token = \"nightly\"", "needs one of"),
+        ("token = \"nightly\"\nsha256 = \"12\"", "64 hexadecimal digits"),
+        ("token = \"a b\"\nsha256 = \"12\"", "`a b` is not"),
+        ("issuer = \"gitlab\"", "there is no [issuers.gitlab]"),
+    ] {
+        let wrong = served(who).unwrap_err().to_string();
+        assert!(wrong.contains(why) && wrong.starts_with("w.toml:"), "{who}: {wrong}");
+    }
+    let two = |hashes: [&str; 2], names: [&str; 2]| {
+        let entry = |at: usize| {
+            format!("[[serve]]\ntoken = \"{}\"\nsha256 = \"{}\"\nnamespaces = \"*\"\n", names[at], hashes[at])
+        };
+        load(&[], &(entry(0) + &entry(1))).map_err(|error| error.to_string())
+    };
+    let other = hash.replace("ff", "fe");
+    assert!(two([hash, &other], ["a", "b"]).is_ok());
+    assert!(two([hash, hash], ["a", "b"]).unwrap_err().contains("already serves token a"));
+    assert!(two([hash, &other], ["a", "a"]).unwrap_err().contains("already serves token a"));
+}
+
+#[test]
+fn an_issuer_is_whole() {
+    let issuer = |lines: &str| {
+        let file = format!("[issuers.ci]\nissuer = \"https://ci\"\naudience = \"wharf\"\n{lines}");
+        load(&[], &file).map(|config| config.issuers.into_values().next().unwrap())
+    };
+    let jwks = "jwks = \"/j\"\n";
+    let own = issuer(&format!("{jwks}job = \"{{+project}}\"\nrun = \"{{id}}\"\n")).unwrap();
+    assert_eq!(own.algorithms, [Algorithm::RS256, Algorithm::ES256]);
+    for preset in ["jenkins", "gitlab", "github", "kubernetes"] {
+        assert!(
+            issuer(&format!("{jwks}preset = \"{preset}\"\nalgorithms = [\"EdDSA\"]\n")).is_ok(),
+            "{preset}"
+        );
+    }
+    for (lines, why) in [
+        ("", "missing field `jwks`"),
+        ("jwks = \"j\"\npreset = \"jenkins\"\n", "not an absolute path"),
+        (jwks, "needs `preset`, or both"),
+        ("jwks = \"/j\"\njob = \"{a}\"\n", "needs `preset`, or both"),
+        ("jwks = \"/j\"\njob = \"a\"\nrun = \"{b}\"\n", "not a template of claims"),
+        ("jwks = \"/j\"\npreset = \"jenkins\"\nalgorithms = []\n", "accepts no token"),
+        ("jwks = \"/j\"\npreset = \"jenkins\"\nalgorithms = [\"HS256\"]\n", "HS256"),
+        ("jwks = \"/j\"\npreset = \"jenkins\"\nalgorithms = [\"none\"]\n", "none"),
+    ] {
+        let wrong = issuer(lines).unwrap_err().to_string();
+        assert!(wrong.contains(why) && wrong.starts_with("w.toml:"), "{lines}: {wrong}");
+    }
+    let same = "issuer = \"https://ci\"\naudience = \"w\"\njwks = \"/j\"\npreset = \"jenkins\"\n";
+    let wrong = error(&format!("[issuers.a]\n{same}[issuers.b]\n{same}"));
+    assert!(wrong.contains("the same `issuer`"), "{wrong}");
 }
 
 #[test]

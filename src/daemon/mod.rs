@@ -14,7 +14,7 @@ use crate::{
     engines::{Handle, Means},
     fault::Fault,
     front::{Front, Work},
-    identity::Identities,
+    identity::{Identities, IssuerError},
     images::frontend,
     janitor,
     naming::{KeyError, Keys},
@@ -53,6 +53,8 @@ pub enum StartError {
     Relay(#[source] io::Error),
     #[error("cannot listen: {}{}", .0, bind_remedy(.0))]
     Bind(#[from] BindError),
+    #[error(transparent)]
+    Issuer(#[from] IssuerError),
     #[error("cannot describe the API")]
     Reflection(#[from] tonic_reflection::server::Error),
     #[error("cannot watch for signals")]
@@ -144,13 +146,14 @@ async fn start(config: &Config, process: &Group) -> Result<Started, StartError> 
     // Wait for the engines, so that they are usable once the socket exists; an engine that is down or hangs
     // does not prevent the start.
     join_all(engines.values().map(|engine| engine.within(ENGINES_START))).await;
-    let identities = Arc::new(Identities::new(config));
+    let identities = Arc::new(Identities::new(config)?);
     say_who_is_served(&identities);
 
     let work = Work::new(process.child("work"));
     let served = Arc::clone(&identities);
-    let who: Who = Arc::new(move |peer| served.identify(peer).ok().map(|caller| caller.id().clone()));
-    let front = Front::new(identities, engines, Arc::clone(&work));
+    let who: Who = Arc::new(move |peer| served.standing(peer));
+    let limits = Limits::default();
+    let front = Front::new(identities, engines, Arc::clone(&work), limits.calls_per_caller);
     let (services, health) = service::services(front, config.engines.default_name(), process).await?;
     // Install the client before the socket exists: an agent that finds the socket finds the client too.
     if let Some(directory) = &config.client_dir {
@@ -164,8 +167,7 @@ async fn start(config: &Config, process: &Group) -> Result<Started, StartError> 
         tracing::info!(%socket, mode = format_args!("{:04o}", config.listen_mode.bits()), "listening");
     }
     let connections = process.child("connections");
-    let limits = Limits::default();
-    let protocol = Http2::new(services, limits, service::refuse);
+    let protocol = Http2::new(services, limits);
     let serving = transport::serve(listeners, who, limits, connections.clone(), protocol);
     let accepting = process.spawn("accept", serving);
     Ok(Started { work, health, connections, accepting })
@@ -246,11 +248,9 @@ fn beside_wharfd() -> Option<PathBuf> {
 
 fn say_who_is_served(identities: &Identities) {
     let mut said: Vec<&str> = Vec::new();
-    for caller in identities.iter() {
-        let rules = caller.rules();
+    for (caller, rules, engine) in identities.served() {
         tracing::info!(
-            "serving {caller} on engine `{}`: namespaces `{}`, {} rules",
-            caller.engine(),
+            "serving {caller} on engine `{engine}`: namespaces `{}`, {} rules",
             rules.namespaces(),
             rules.name()
         );

@@ -30,7 +30,6 @@ struct Inner {
 
 impl Call {
     pub(super) fn new(caller: Caller, engine: Handle, record: Record) -> Self {
-        record.accepted(caller.id());
         Self { inner: Arc::new(Inner { caller, engine, record }) }
     }
 
@@ -59,10 +58,14 @@ impl Call {
         self.inner.caller.engine()
     }
 
-    /// Allows the call to act in the namespace that its request names.
-    pub fn authorize(&self, namespace: Namespace) -> Result<Permit<Namespace>, Fault> {
-        self.acts_in(&namespace);
-        self.inner.caller.rules().namespace(self.inner.caller.id(), namespace)
+    /// Allows the call to act in the namespace that its request names, or in the one that its caller has proven.
+    pub fn authorize(&self, named: Option<Namespace>) -> Result<Permit<Namespace>, Fault> {
+        if let Some(named) = &named {
+            self.acts_in(named);
+        }
+        let permit = self.inner.caller.namespace(named)?;
+        self.acts_in(permit.subject());
+        Ok(permit)
     }
 
     /// Records the namespace in which the call acts, if something other than its request determines it.

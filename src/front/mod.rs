@@ -2,6 +2,7 @@
 //! work, and ends with one outcome.
 
 mod call;
+mod calls;
 mod looks;
 mod outcome;
 mod quotas;
@@ -16,12 +17,13 @@ pub use work::{Kind, Member, Work};
 
 use crate::{
     engines::Handle,
-    fault::{Fault, Reason},
-    identity::{Caller, Identities},
+    fault::Fault,
+    identity::{Caller, Identities, Presented},
     names::{EngineName, Namespace},
     policy::Permit,
-    transport::Peer,
 };
+use calls::Calls;
+pub use calls::Running;
 use looks::Looks;
 use outcome::{Lines, Record};
 use quotas::Quotas;
@@ -36,41 +38,44 @@ pub struct Front {
     lines: Arc<Lines>,
     quotas: Arc<Quotas>,
     looks: Looks,
+    calls: Calls,
 }
 
 impl Front {
-    /// Makes a front for `identities`; `engines` contains every engine that they name.
+    /// Makes a front for `identities`; `engines` contains every engine that they name. A caller may have
+    /// `calls_per_caller` calls at once.
     pub fn new(
         identities: Arc<Identities>,
         engines: BTreeMap<EngineName, Handle>,
         work: Arc<Work>,
+        calls_per_caller: usize,
     ) -> Arc<Self> {
         let (lines, quotas, looks) = (Arc::default(), Arc::default(), Looks::default());
-        Arc::new(Self { identities, engines, work, lines, quotas, looks })
+        let calls = Calls::new(calls_per_caller);
+        Arc::new(Self { identities, engines, work, lines, quotas, looks, calls })
     }
 
-    /// Accepts a call, or refuses an unknown caller. `peer` is the other end of its connection; `method` is
-    /// the name for the log.
-    pub fn accept(&self, peer: Option<&Peer>, method: &'static str) -> Result<Call, Fault> {
-        let record = Record::begin(method, &self.lines);
-        match self.identify(peer) {
-            Ok((caller, engine)) => Ok(Call::new(caller, engine, record)),
-            Err(fault) => {
+    /// Identifies the caller of a call to `path`, before anything but the call's head is read. The call counts as
+    /// running for as long as the second value lives.
+    pub fn identify(&self, presented: &Presented<'_>, path: &str) -> Result<(Caller, Running), Fault> {
+        let identified = self.identities.identify(presented);
+        let caller = identified.inspect_err(|fault| self.lines.stranger(fault, path))?;
+        let running = self.calls.take(caller.id());
+        let running = running.inspect_err(|fault| self.lines.limited(fault, caller.id(), path))?;
+        Ok((caller, running))
+    }
+
+    /// Accepts a call of an identified caller. `method` is the name for the log.
+    pub fn accept(&self, caller: Caller, method: &'static str) -> Result<Call, Fault> {
+        let record = Record::begin(caller.id().clone(), method, &self.lines);
+        match self.engines.get(caller.engine()) {
+            Some(engine) => Ok(Call::new(caller, engine.clone(), record)),
+            None => {
+                let fault = Fault::internal(format!("no engine `{}`", caller.engine()));
                 record.end(&End::Fault(&fault));
                 Err(fault)
             }
         }
-    }
-
-    fn identify(&self, peer: Option<&Peer>) -> Result<(Caller, Handle), Fault> {
-        let peer =
-            peer.ok_or_else(|| Fault::new(Reason::UnknownCaller, "this connection has no verified peer"))?;
-        let caller = self.identities.identify(peer)?;
-        let engine = self
-            .engines
-            .get(caller.engine())
-            .ok_or_else(|| Fault::internal(format!("no engine `{}`", caller.engine())))?;
-        Ok((caller, engine.clone()))
     }
 
     /// Logs a call that was refused before it reached a handler.

@@ -6,7 +6,7 @@
 use std::{
     error::Error,
     sync::{
-        Arc, OnceLock,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -17,7 +17,7 @@ use tracing::Span;
 use super::Kind;
 use crate::{
     fault::{Fault, Reason, causes},
-    names::{CallerId, Namespace, printable},
+    names::{CallerId, Namespace, printable, shortened},
     telemetry::Repeats,
 };
 
@@ -25,6 +25,8 @@ use crate::{
 const LINE_EVERY: Duration = Duration::from_secs(1);
 /// How often such a line is logged for all strangers together: no job depends on it.
 const STRANGERS_LINE_EVERY: Duration = Duration::from_secs(60);
+/// Longer methods are none of the API's.
+const METHOD_BYTES_MAX: usize = 80;
 
 /// How a call ended.
 #[derive(Debug)]
@@ -53,11 +55,31 @@ impl End<'_> {
 #[derive(Debug)]
 pub(super) struct Lines {
     callers: Repeats<(CallerId, &'static str, Option<Reason>)>,
+    limited: Repeats<CallerId>,
     strangers: Repeats<()>,
     unseen: Repeats<Reason>,
 }
 
 impl Lines {
+    /// Logs a call of nobody that is served; `path` is the method, as the stranger wrote it.
+    pub(super) fn stranger(&self, fault: &Fault, path: &str) {
+        if let Some(said) = self.strangers.may_say(()) {
+            Self::refused(fault, path, said.unsaid());
+        }
+    }
+
+    /// Logs a call that `caller` has too many of.
+    pub(super) fn limited(&self, fault: &Fault, caller: &CallerId, path: &str) {
+        if let Some(said) = self.limited.may_say(caller.clone()) {
+            Self::refused(fault, path, said.unsaid());
+        }
+    }
+
+    fn refused(fault: &Fault, path: &str, unlogged: Option<u64>) {
+        let method = printable(&shortened(path.trim_start_matches('/').to_owned(), METHOD_BYTES_MAX));
+        tracing::error_span!("call", method).in_scope(|| log_fault(fault, None, unlogged));
+    }
+
     /// Logs a call that was refused before its caller was identified.
     pub(super) fn unseen(&self, fault: &Fault) {
         if let Some(said) = self.unseen.may_say(fault.reason()) {
@@ -70,6 +92,7 @@ impl Default for Lines {
     fn default() -> Self {
         Self {
             callers: Repeats::every(LINE_EVERY),
+            limited: Repeats::every(LINE_EVERY),
             strangers: Repeats::every(STRANGERS_LINE_EVERY),
             unseen: Repeats::every(LINE_EVERY),
         }
@@ -82,7 +105,7 @@ pub(super) struct Record {
     method: &'static str,
     span: Span,
     begun: Instant,
-    caller: OnceLock<CallerId>,
+    caller: CallerId,
     /// Whether it did work that deserves a line every time.
     worked: AtomicBool,
     ended: AtomicBool,
@@ -90,20 +113,15 @@ pub(super) struct Record {
 }
 
 impl Record {
-    pub(super) fn begin(method: &'static str, lines: &Arc<Lines>) -> Self {
+    pub(super) fn begin(caller: CallerId, method: &'static str, lines: &Arc<Lines>) -> Self {
         // The error level keeps the span under every filter, so that every line names its caller and
         // namespace.
-        let span = tracing::error_span!(
-            "call",
-            method,
-            caller = tracing::field::Empty,
-            namespace = tracing::field::Empty
-        );
+        let span = tracing::error_span!("call", method, %caller, namespace = tracing::field::Empty);
         Self {
             method,
             span,
             begun: Instant::now(),
-            caller: OnceLock::new(),
+            caller,
             worked: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             lines: Arc::clone(lines),
@@ -112,11 +130,6 @@ impl Record {
 
     pub(super) fn span(&self) -> &Span {
         &self.span
-    }
-
-    pub(super) fn accepted(&self, caller: &CallerId) {
-        self.span.record("caller", tracing::field::display(caller));
-        let _ = self.caller.set(caller.clone());
     }
 
     pub(super) fn acts_in(&self, namespace: &Namespace) {
@@ -143,10 +156,7 @@ impl Record {
         let unlogged = if always {
             None
         } else {
-            let said = match self.caller.get() {
-                Some(caller) => self.lines.callers.may_say((caller.clone(), self.method, reason)),
-                None => self.lines.strangers.may_say(()),
-            };
+            let said = self.lines.callers.may_say((self.caller.clone(), self.method, reason));
             let Some(said) = said else { return };
             said.unsaid()
         };

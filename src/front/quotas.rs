@@ -93,7 +93,7 @@ mod tests {
     use super::*;
     use crate::{
         config::{Config, Flags},
-        identity::Identities,
+        identity::{Identities, Presented},
         transport::Peer,
     };
 
@@ -102,9 +102,11 @@ mod tests {
         let file =
             "[[serve]]\nuid = 1\nnamespaces = \"*\"\nat_once = 2\n[[serve]]\nuid = 2\nnamespaces = \"*\"\n";
         let identities =
-            Identities::new(&Config::with_file(Flags::try_parse_from(["wharfd"]).unwrap(), file));
-        let [one, two] =
-            [1, 2].map(|uid| identities.identify(&Peer::User { uid, pid: None, beside: false }).unwrap());
+            Identities::new(&Config::with_file(Flags::try_parse_from(["wharfd"]).unwrap(), file)).unwrap();
+        let [one, two] = [1, 2].map(|uid| {
+            let peer = Peer::User { uid, pid: None, beside: false };
+            identities.identify(&Presented { peer: &peer, authorization: None }).unwrap()
+        });
         let quotas = Arc::new(Quotas::default());
         let build = quotas.take(&one, Kind::Build).unwrap();
         let push = quotas.take(&one, Kind::Push).unwrap();

@@ -1,14 +1,30 @@
-//! Turns a peer into a caller, or refuses it. A [`Caller`] is made here and nowhere else.
+//! Finds out who makes a call, or refuses it. A [`Caller`] is made here and nowhere else.
+//!
+//! Each scheme of proof is a module of its own. It answers with an [`Answer`]: the first that proves a caller or
+//! fails to ends the search.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+mod jenkins;
+mod jobs;
+mod keys;
+mod tokens;
+mod users;
+mod verify;
+
+use std::{fmt, sync::Arc, time::SystemTime};
+
+use http::HeaderValue;
 
 use crate::{
-    config::Config,
+    config::{Config, Serve, Who},
     fault::{Fault, Reason},
-    names::{CallerId, EngineName, Pattern, own_job},
-    policy::Rules,
-    transport::Peer,
+    names::{CallerId, EngineName, Namespace, printable},
+    policy::{Permit, Rules},
+    transport::{Peer, Standing},
 };
+use jobs::Jobs;
+pub use keys::IssuerError;
+use tokens::Tokens;
+use users::Users;
 
 /// A proven caller: its identity, its rules, and its engine.
 #[derive(Clone, Debug)]
@@ -16,6 +32,8 @@ pub struct Caller {
     id: CallerId,
     rules: Arc<Rules>,
     engine: EngineName,
+    /// The only namespace that the proof is good for; `None` if the caller names its namespace, within its rules.
+    proven: Option<Namespace>,
     is_operator: bool,
 }
 
@@ -23,6 +41,37 @@ impl Caller {
     /// The identity, as the key for everything that is kept or counted per caller.
     pub fn id(&self) -> &CallerId {
         &self.id
+    }
+
+    fn served(id: CallerId, rules: &Arc<Rules>, engine: &EngineName) -> Self {
+        Self { id, rules: Arc::clone(rules), engine: engine.clone(), proven: None, is_operator: false }
+    }
+
+    /// Allows the caller to act in the namespace that a request names, or in the one that it has proven.
+    pub fn namespace(&self, named: Option<Namespace>) -> Result<Permit<Namespace>, Fault> {
+        let Some(proven) = &self.proven else {
+            let named = named.ok_or_else(|| {
+                let text = "the request names no namespace, and the caller's identity proves none";
+                Fault::invalid("namespace", text).hint("name one, as `JOB#RUN`")
+            })?;
+            return self.rules.namespace(&self.id, named);
+        };
+        match named {
+            Some(named) if !named.is_called_like(proven) => {
+                let text = format!(
+                    "namespace `{}` is not yours: your token is for `{}`",
+                    printable(&named.to_string()),
+                    printable(&proven.to_string())
+                );
+                Err(Fault::new(Reason::NamespaceDenied, text).hint("leave the namespace to the token"))
+            }
+            _ => self.rules.namespace(&self.id, proven.clone()),
+        }
+    }
+
+    /// A description of the namespaces in which the caller may act.
+    pub fn namespaces(&self) -> String {
+        self.proven.as_ref().map_or_else(|| self.rules.namespaces().to_string(), ToString::to_string)
     }
 
     /// The rules that apply to the caller.
@@ -48,186 +97,115 @@ impl fmt::Display for Caller {
     }
 }
 
-/// The uid that the kernel reports in place of every uid that has none in wharfd's user namespace, unless
-/// `/proc/sys/kernel/overflowuid` says otherwise. Many systems give it to the user `nobody`, too.
-const OVERFLOW_UID: u32 = 65534;
+/// What a call presents to prove its caller.
+#[derive(Clone, Copy, Debug)]
+pub struct Presented<'a> {
+    /// The other end of the call's connection.
+    pub peer: &'a Peer,
+    /// The call's `authorization`.
+    pub authorization: Option<&'a HeaderValue>,
+}
+
+/// A scheme's answer to a call.
+#[derive(Debug)]
+enum Answer {
+    /// The call presents nothing that the scheme reads.
+    NotPresented,
+    /// It proves this caller.
+    Proven(Caller),
+    /// It presents something that proves nothing. No other scheme is asked: a client that sends a bad token
+    /// must not be served as its uid.
+    Failed(Fault),
+}
 
 /// All callers that are served.
 #[derive(Debug)]
 pub struct Identities {
-    callers: BTreeMap<CallerId, Caller>,
-    overflow_uid: u32,
+    tokens: Tokens,
+    jobs: Jobs,
+    users: Users,
 }
 
 impl Identities {
-    /// Root and wharfd's own uid, on the default engine, plus every `[[serve]]` entry. A process of these two
-    /// uids outside any container may use every namespace; one inside a container may use only the job of its
-    /// own user. An entry for either uid replaces both defaults.
-    pub fn new(config: &Config) -> Self {
-        let overflow_uid = std::fs::read_to_string("/proc/sys/kernel/overflowuid");
-        let overflow_uid = overflow_uid.ok().and_then(|uid| uid.trim().parse().ok()).unwrap_or(OVERFLOW_UID);
-        Self::with_own_uid(config, rustix::process::geteuid().as_raw(), overflow_uid)
+    /// The callers of `config`. Fails if the keys of an issuer cannot be read.
+    pub fn new(config: &Config) -> Result<Self, IssuerError> {
+        let (tokens, jobs, users) = (Tokens::new(config), Jobs::new(config)?, Users::new(config));
+        Ok(Self { tokens, jobs, users })
     }
 
-    fn with_own_uid(config: &Config, own_uid: u32, overflow_uid: u32) -> Self {
-        let own = |id: CallerId, namespaces: Pattern| {
-            let rules = Arc::new(Rules::built_in(format!("built-in {id}"), namespaces));
-            let engine = config.engines.default_name().clone();
-            Caller { id, rules, engine, is_operator: true }
+    /// Identifies the caller of a call.
+    pub fn identify(&self, presented: &Presented<'_>) -> Result<Caller, Fault> {
+        let answer = match presented.authorization {
+            None => self.users.identify(presented.peer),
+            Some(value) => match bearer(value) {
+                None => Answer::Failed(unreadable()),
+                Some(token) => match self.tokens.identify(token) {
+                    Answer::NotPresented => self.jobs.identify(token, SystemTime::now()),
+                    answer => answer,
+                },
+            },
         };
-        let own = [0, own_uid]
-            .into_iter()
-            // If wharfd runs as `nobody`, whoever has no uid here would be wharfd itself.
-            .filter(|uid| *uid != overflow_uid && !config.serve.iter().any(|serve| serve.uid == *uid))
-            .flat_map(|uid| {
-                // Without a user namespace, a container's root is the node's root, so this uid does not prove
-                // that the caller may use any job's namespace; a health probe needs no namespace. A process
-                // outside any container can reach the engine's socket anyway.
-                let contained = own(CallerId::Uid(uid), Pattern::only(own_job(uid)));
-                [contained, own(CallerId::Operator(uid), Pattern::any())]
-            });
-        let named = config.serve.iter().map(|serve| {
-            let rules = Rules::built_in(format!("serve uid {}", serve.uid), serve.namespaces.clone());
-            let rules = rules.with_at_once(serve.at_once);
-            let (id, engine) = (CallerId::Uid(serve.uid), serve.engine.clone());
-            Caller { id, rules: Arc::new(rules), engine, is_operator: false }
-        });
-        let callers = own.chain(named).map(|caller| (caller.id.clone(), caller));
-        Self { callers: callers.collect(), overflow_uid }
-    }
-
-    /// Identifies `peer`.
-    pub fn identify(&self, peer: &Peer) -> Result<Caller, Fault> {
-        // Each identity scheme handles its kind of peer: a new kind of peer does not compile until a scheme
-        // handles it.
-        let Peer::User { uid, beside, .. } = *peer;
-        let operator = self.callers.get(&CallerId::Operator(uid)).filter(|_| beside);
-        operator.or_else(|| self.callers.get(&CallerId::Uid(uid))).cloned().ok_or_else(|| {
-            if uid == self.overflow_uid {
-                let text = format!(
-                    "uid {uid} is not served here: it stands for every user that the kernel cannot name"
-                );
-                let hint =
-                    "let the agent run under a uid that wharfd's user namespace knows, other than `nobody`";
-                return Fault::new(Reason::UnknownCaller, text).hint(hint);
+        match answer {
+            Answer::Proven(caller) => Ok(caller),
+            Answer::Failed(fault) => Err(fault),
+            Answer::NotPresented => {
+                let text = "the call's token is not known here";
+                let hint = "the node's operator can serve it: `[[serve]]` with `token` or `issuer` in wharfd's \
+                            configuration";
+                Err(Fault::new(Reason::UnknownCaller, text).hint(hint))
             }
-            let hint = format!(
-                "the node's operator can serve it: `[[serve]]` with `uid = {uid}` and `namespaces = \"…\"` \
-                 in wharfd's configuration"
-            );
-            Fault::new(Reason::UnknownCaller, format!("uid {uid} is not served here")).hint(hint)
-        })
+        }
     }
 
-    /// All callers that are served, in a fixed order.
-    pub fn iter(&self) -> impl Iterator<Item = &Caller> {
-        self.callers.values()
+    /// How far a peer is served before its calls present anything.
+    pub fn standing(&self, peer: &Peer) -> Standing {
+        match self.users.identify(peer) {
+            Answer::Proven(caller) => Standing::Served(caller.id),
+            Answer::NotPresented | Answer::Failed(_) if self.tokens.is_empty() && self.jobs.is_empty() => {
+                Standing::Stranger
+            }
+            Answer::NotPresented | Answer::Failed(_) => Standing::Unproven,
+        }
+    }
+
+    /// Those who are served, in a fixed order, a line for each: the callers, the rules and the engine.
+    pub fn served(&self) -> impl Iterator<Item = (String, &Arc<Rules>, &EngineName)> {
+        let callers = self.users.iter().chain(self.tokens.iter());
+        let callers = callers.map(|caller| (caller.to_string(), &caller.rules, &caller.engine));
+        callers.chain(self.jobs.served())
     }
 
     /// The uid that stands for every user without one in wharfd's user namespace, if it is served.
     pub fn serves_overflow(&self) -> Option<u32> {
-        self.callers.contains_key(&CallerId::Uid(self.overflow_uid)).then_some(self.overflow_uid)
+        self.users.serves_overflow()
     }
 
     /// Whether root, and with it every container that runs as root, may use every job's namespaces.
     pub fn root_is_every_job(&self) -> bool {
-        let root = self.callers.get(&CallerId::Uid(0));
-        root.is_some_and(|root| root.rules.namespaces().is_any())
+        self.users.root_is_every_job()
     }
+}
+
+fn rules_of(serve: &Serve) -> Arc<Rules> {
+    let name = match &serve.who {
+        Who::Uid(uid) => format!("serve uid {uid}"),
+        Who::Token { name, .. } => format!("serve token {name}"),
+        Who::Issuer(name) => format!("serve issuer {name}, {}", serve.namespaces),
+    };
+    Arc::new(Rules::built_in(name, serve.namespaces.clone()).with_at_once(serve.at_once))
+}
+
+/// The token of `Bearer TOKEN` (RFC 6750, 2.1; RFC 9110, 11.1: the scheme in any case).
+fn bearer(authorization: &HeaderValue) -> Option<&str> {
+    let (scheme, token) = authorization.to_str().ok()?.split_once(' ')?;
+    let token = token.trim_matches(' ');
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty() && !token.contains(' ')).then_some(token)
+}
+
+fn unreadable() -> Fault {
+    let text = "the call's `authorization` is not `Bearer TOKEN`";
+    Fault::new(Reason::UnknownCaller, text)
 }
 
 #[cfg(test)]
-mod tests {
-    use clap::Parser as _;
-
-    use super::*;
-    use crate::{config::Flags, names::Namespace};
-
-    fn user(uid: u32) -> Peer {
-        Peer::User { uid, pid: None, beside: false }
-    }
-
-    fn beside(uid: u32) -> Peer {
-        Peer::User { uid, pid: None, beside: true }
-    }
-
-    fn identities(file: &str) -> Identities {
-        let flags = Flags::try_parse_from(["wharfd"]).unwrap();
-        Identities::with_own_uid(&Config::with_file(flags, file), 998, OVERFLOW_UID)
-    }
-
-    #[test]
-    fn users_whom_the_kernel_cannot_name_are_nobody() {
-        let config = |file: &str| Config::with_file(Flags::try_parse_from(["wharfd"]).unwrap(), file);
-        let as_nobody = Identities::with_own_uid(&config(""), OVERFLOW_UID, OVERFLOW_UID);
-        for peer in [user(OVERFLOW_UID), beside(OVERFLOW_UID)] {
-            let fault = as_nobody.identify(&peer).unwrap_err();
-            assert!(fault.text().contains("every user that the kernel cannot name"), "{fault}");
-            assert!(!fault.hint_text().unwrap().contains("[[serve]]"));
-        }
-        assert_eq!(as_nobody.serves_overflow(), None);
-        let file = format!("[[serve]]\nuid = {OVERFLOW_UID}\nnamespaces = \"acme/*\"\n");
-        let named = identities(&file);
-        assert!(named.identify(&user(OVERFLOW_UID)).is_ok());
-        assert_eq!(named.serves_overflow(), Some(OVERFLOW_UID));
-    }
-
-    #[test]
-    fn root_and_wharfds_own_uid_are_served_and_nobody_else() {
-        let identities = identities("");
-        assert_eq!(identities.identify(&user(0)).unwrap().to_string(), "uid 0");
-        assert!(!identities.root_is_every_job());
-        let theirs = own_job(998);
-        for (uid, own, others) in [(0, "user/root", &*theirs), (998, &*theirs, "user/root")] {
-            let caller = identities.identify(&user(uid)).unwrap();
-            let allows =
-                |job: &str| caller.rules().namespace(caller.id(), Namespace::new(job, "1").unwrap()).is_ok();
-            assert!(allows(own), "{uid}");
-            for job in [others, "acme/app", "user/", "user/root/x", "user/rooty", "*"] {
-                assert!(!allows(job), "{uid}: {job}");
-            }
-        }
-        for uid in [0, 998] {
-            let caller = identities.identify(&beside(uid)).unwrap();
-            assert!(caller.rules().namespace(caller.id(), Namespace::new("acme/app", "1").unwrap()).is_ok());
-            assert_ne!(caller.id(), identities.identify(&user(uid)).unwrap().id());
-        }
-        assert!(identities.identify(&beside(1000)).is_err());
-        let fault = identities.identify(&user(1000)).unwrap_err();
-        assert_eq!(fault.reason(), Reason::UnknownCaller);
-        assert!(fault.hint_text().unwrap().contains("uid = 1000"));
-    }
-
-    #[test]
-    fn root_is_every_job_where_the_configuration_says_so() {
-        for (namespaces, every) in [("*", true), ("acme/*", false), ("user/root", false)] {
-            let file = format!("[[serve]]\nuid = 0\nnamespaces = \"{namespaces}\"\n");
-            assert_eq!(identities(&file).root_is_every_job(), every, "{namespaces}");
-            let [one, other] = [user(0), beside(0)].map(|peer| identities(&file).identify(&peer).unwrap());
-            assert_eq!(one.id(), other.id(), "an entry applies inside and outside of containers");
-        }
-        assert!(!identities("[[serve]]\nuid = 1000\nnamespaces = \"*\"\n").root_is_every_job());
-    }
-
-    #[test]
-    fn who_is_named_is_served_as_it_says() {
-        let identities = identities(
-            r#"
-            default_engine = "a"
-            [engines.a]
-            socket = "unix:///a"
-            [engines.b]
-            socket = "unix:///b"
-            [[serve]]
-            uid = 1000
-            namespaces = "acme/*"
-            engine = "b"
-            "#,
-        );
-        let caller = identities.identify(&user(1000)).unwrap();
-        assert_eq!(caller.engine().as_str(), "b");
-        assert!(caller.rules().namespace(caller.id(), Namespace::new("acme/app", "1").unwrap()).is_ok());
-        assert!(caller.rules().namespace(caller.id(), Namespace::new("other/app", "1").unwrap()).is_err());
-        assert_eq!(identities.identify(&user(0)).unwrap().engine().as_str(), "a");
-    }
-}
+mod tests;

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::{IssuerName, Job, printable};
+
 /// A caller's identity. Each identity scheme has a variant of its own, so that callers of two schemes are
 /// never equal, whatever their names are. Compare the value, never its text. It proves nothing: the proof
 /// is `identity::Caller`, which contains one.
@@ -11,6 +13,10 @@ pub enum CallerId {
     Uid(u32),
     /// The same for a process outside any container. Only root and wharfd's own user can have this identity.
     Operator(u32),
+    /// Whoever presents the static token of this name.
+    Token(IssuerName),
+    /// A job, whose issuer is known: all runs of the job together.
+    Job(Job),
 }
 
 impl fmt::Display for CallerId {
@@ -18,6 +24,8 @@ impl fmt::Display for CallerId {
         match self {
             Self::Uid(uid) => write!(f, "uid {uid}"),
             Self::Operator(uid) => write!(f, "uid {uid} of the node"),
+            Self::Token(name) => write!(f, "token {name}"),
+            Self::Job(job) => write!(f, "job {}", printable(&job.to_string())),
         }
     }
 }

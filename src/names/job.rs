@@ -88,6 +88,11 @@ impl Namespace {
         }
     }
 
+    /// Whether both have the same names, whoever has proven them.
+    pub fn is_called_like(&self, other: &Self) -> bool {
+        self.job.name == other.job.name && self.run == other.run
+    }
+
     /// The job.
     pub fn job(&self) -> &Job {
         &self.job

@@ -2,6 +2,7 @@
 
 mod attach;
 mod build;
+mod caller;
 mod credentials;
 mod health;
 mod image;
@@ -20,15 +21,15 @@ use tonic::{Status, body::Body, service::Routes};
 use tower::{Service, ServiceExt};
 
 pub use health::Health;
-pub use status::refuse;
 
 use crate::{
     fault::Fault,
     front::{Call, Front, Look},
+    identity::Caller,
     names::{EngineName, Namespace},
     policy::Permit,
     tasks::Group,
-    transport::{Peer, UntilTaken},
+    transport::UntilTaken,
     wire::v1::{
         self, build_service_server::BuildServiceServer, image_service_server::ImageServiceServer,
         namespace_service_server::NamespaceServiceServer, node_service_server::NodeServiceServer,
@@ -37,22 +38,23 @@ use crate::{
 
 /// The largest message of a build: a piece of its tar, its arguments, a file's attributes.
 const BUILD_MESSAGE_BYTES_MAX: usize = 2 << 20;
-/// The largest of all other requests: a namespace, a reference, a login. wharfd reads such a request before
-/// it knows the caller, and each of a user's streams may hold one.
+/// The largest of all other requests: a namespace, a reference, a login. Each of a caller's streams may hold
+/// one.
 const REQUEST_BYTES_MAX: usize = 64 << 10;
 
 /// Accepts a call of `method`, `SERVICE/METHOD`.
 fn accept<T>(front: &Front, request: &tonic::Request<T>, method: &'static str) -> Result<Call, Status> {
-    front.accept(request.extensions().get::<Peer>(), method).map_err(|fault| status::from_fault(&fault))
+    let caller = request.extensions().get::<Caller>().cloned();
+    let caller = caller.ok_or_else(|| Fault::internal("a call without a caller has reached a handler"));
+    caller.and_then(|caller| front.accept(caller, method)).map_err(|fault| status::from_fault(&fault))
 }
 
 /// Allows the call to act in the namespace that its request names.
 fn authorize(call: &Call, namespace: Option<v1::Namespace>) -> Result<Permit<Namespace>, Fault> {
-    let v1::Namespace { job, run } =
-        namespace.ok_or_else(|| Fault::invalid("namespace", "the request names no namespace"))?;
-    let namespace =
-        Namespace::new(job, run).map_err(|error| Fault::invalid("namespace", error.to_string()))?;
-    call.authorize(namespace)
+    let named = namespace.map(|v1::Namespace { job, run }| {
+        Namespace::new(job, run).map_err(|error| Fault::invalid("namespace", error.to_string()))
+    });
+    call.authorize(named.transpose()?)
 }
 
 /// Does a call's work and answers with its result.
@@ -104,7 +106,7 @@ pub async fn services(
     ),
     tonic_reflection::server::Error,
 > {
-    let completing = Arc::clone(&front);
+    let (identifying, completing) = (Arc::clone(&front), Arc::clone(&front));
     let (health, health_check) = Health::follow(&front, default, tasks).await;
     let described = || {
         tonic_reflection::server::Builder::configure()
@@ -129,7 +131,11 @@ pub async fn services(
         .add_service(described().build_v1alpha()?.max_decoding_message_size(REQUEST_BYTES_MAX))
         .prepare();
     let complete = move |response| status::complete(response, |fault| completing.refused(fault));
-    Ok((ServiceExt::<Request<Incoming>>::map_response(routes, complete), health))
+    let routes = ServiceExt::<Request<Incoming>>::map_response(routes, complete);
+    let identified = tower::service_fn(move |request| {
+        caller::identified(Arc::clone(&identifying), request, routes.clone())
+    });
+    Ok((identified, health))
 }
 
 #[cfg(test)]

@@ -46,7 +46,7 @@ impl NodeService for Node {
                 engine_api_version: own.api_version,
                 platform: own.platform,
                 image_store: own.image_store,
-                namespaces: caller.rules().namespaces().to_string(),
+                namespaces: caller.namespaces(),
                 engines,
             })
         })

@@ -113,7 +113,7 @@ pub(super) fn complete(response: Response<Body>, refused: impl Fn(&Fault)) -> Re
 }
 
 /// The answer to a call that never reaches a handler.
-pub fn refuse(fault: &Fault) -> Response<Body> {
+pub(super) fn refuse(fault: &Fault) -> Response<Body> {
     from_fault(fault).into_http()
 }
 

@@ -44,14 +44,13 @@ impl Door {
         let listener = Listener::bind(&socket, 0o600, None).await.unwrap();
         let process = Group::root();
         let work = Work::new(process.child("work"));
-        let identities = Arc::new(Identities::new(&Config::with_file(Flags::default(), "")));
+        let identities = Arc::new(Identities::new(&Config::with_file(Flags::default(), "")).unwrap());
         let served = Arc::clone(&identities);
-        let who: transport::Who =
-            Arc::new(move |peer| served.identify(peer).ok().map(|caller| caller.id().clone()));
-        let front = Front::new(identities, BTreeMap::new(), work);
+        let who: transport::Who = Arc::new(move |peer| served.standing(peer));
+        let front = Front::new(identities, BTreeMap::new(), work, limits.calls_per_caller);
         let (services, health) = services(front, &EngineName::default(), &process).await.unwrap();
         let connections = process.child("connections");
-        let protocol = Http2::new(services, limits, refuse);
+        let protocol = Http2::new(services, limits);
         let serving = transport::serve(vec![listener], who, limits, connections, protocol);
         drop(process.spawn("serve", serving));
         let path = socket.as_path().to_owned();

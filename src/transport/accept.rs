@@ -21,8 +21,19 @@ use crate::{
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
-/// Identifies a peer; `None` means that it is not served.
-pub type Who = Arc<dyn Fn(&Peer) -> Option<CallerId> + Send + Sync>;
+/// Tells how far a peer is served by what the kernel says about it.
+pub type Who = Arc<dyn Fn(&Peer) -> Standing + Send + Sync>;
+
+/// How far a peer is served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It is this caller, unless a call proves another.
+    Served(CallerId),
+    /// Each of its calls has to prove who calls.
+    Unproven,
+    /// It is a stranger: all its calls are refused.
+    Stranger,
+}
 
 /// A protocol that is spoken on accepted connections.
 pub trait Protocol: Clone + Send + 'static {
@@ -37,12 +48,12 @@ pub struct Accepted {
     pub stream: UnixStream,
     /// Its other end.
     pub peer: Peer,
-    /// The caller at its other end; `None` for a stranger, whose calls are all refused.
-    pub caller: Option<CallerId>,
+    /// How far the other end is served.
+    pub standing: Standing,
 }
 
-/// Speaks `protocol` on every connection to `listeners` until `connections` is cancelled. A peer that `who`
-/// does not know gets a few connections on which it is refused. Returns when it has stopped accepting; wait
+/// Speaks `protocol` on every connection to `listeners` until `connections` is cancelled. A stranger gets a few
+/// connections on which it is refused. Returns when it has stopped accepting; wait
 /// for `connections` to wait for the open connections too.
 pub async fn serve(
     listeners: Vec<Listener>,
@@ -54,9 +65,11 @@ pub async fn serve(
     let gate = Gate {
         who,
         callers: Counts::new(limits.connections_per_caller),
+        unproven: Counts::new(limits.connections_per_caller),
         each_stranger: Counts::new(limits.connections_per_stranger),
         all_strangers: Counts::new(limits.connections_of_strangers),
         lines: Arc::new(Repeats::every(LINE_EVERY)),
+        unproven_lines: Arc::new(Repeats::every(LINE_EVERY)),
         strangers_lines: Arc::new(Repeats::every(STRANGERS_LINE_EVERY)),
     };
     let loops: Vec<_> = listeners
@@ -113,15 +126,18 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 struct Gate {
     who: Who,
     callers: Counts<CallerId>,
+    unproven: Counts<u32>,
     each_stranger: Counts<u32>,
     all_strangers: Counts<()>,
     lines: Arc<Repeats<CallerId>>,
+    unproven_lines: Arc<Repeats<u32>>,
     strangers_lines: Arc<Repeats<()>>,
 }
 
 /// The places that a connection occupies among its caller's connections, or among all strangers'.
 enum Places {
     Caller { _own: Place<CallerId> },
+    Unproven { _own: Place<u32> },
     Stranger { _own: Place<u32>, _all: Place<()> },
 }
 
@@ -143,25 +159,32 @@ impl Gate {
             }
         };
         let Peer::User { uid, .. } = peer;
-        let Some(caller) = (self.who)(&peer) else {
-            let own = self.each_stranger.take(&uid);
-            if let Some((own, all)) = own.and_then(|own| Some((own, self.all_strangers.take(&())?))) {
-                let places = Places::Stranger { _own: own, _all: all };
-                return Some((Accepted { stream, peer, caller: None }, places));
+        let standing = (self.who)(&peer);
+        let places = match &standing {
+            Standing::Served(caller) => self.callers.take(caller).map(|own| Places::Caller { _own: own }),
+            Standing::Unproven => self.unproven.take(&uid).map(|own| Places::Unproven { _own: own }),
+            Standing::Stranger => {
+                let own = self.each_stranger.take(&uid);
+                let all = own.is_some().then(|| self.all_strangers.take(&())).flatten();
+                own.zip(all).map(|(own, all)| Places::Stranger { _own: own, _all: all })
             }
-            if let Some(said) = self.strangers_lines.may_say(()) {
-                let unlogged = said.unsaid();
-                tracing::warn!(uid, unlogged, "closed a connection: its user is not served and has too many");
-            }
-            return None;
         };
-        let Some(own) = self.callers.take(&caller) else {
-            if let Some(said) = self.lines.may_say(caller) {
-                let unlogged = said.unsaid();
-                tracing::warn!(uid, unlogged, "closed a connection: its caller has too many");
-            }
+        if places.is_none() {
+            self.say_closed(uid, standing);
             return None;
+        }
+        Some((Accepted { stream, peer, standing }, places?))
+    }
+
+    /// Logs that a connection of `uid` was closed, since there are too many.
+    fn say_closed(&self, uid: u32, standing: Standing) {
+        let (said, whose) = match standing {
+            Standing::Served(caller) => (self.lines.may_say(caller), "its caller"),
+            Standing::Unproven => (self.unproven_lines.may_say(uid), "its user"),
+            Standing::Stranger => (self.strangers_lines.may_say(()), "its user is not served and"),
         };
-        Some((Accepted { stream, peer, caller: Some(caller) }, Places::Caller { _own: own }))
+        if let Some(said) = said {
+            tracing::warn!(uid, unlogged = said.unsaid(), "closed a connection: {whose} has too many");
+        }
     }
 }

@@ -7,7 +7,7 @@ use std::{
     pin::pin,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -20,11 +20,11 @@ use tonic::body::Body;
 use tower::{Service, ServiceExt as _};
 
 use super::{
-    accept::{Accepted, Protocol},
+    accept::{Accepted, Protocol, Standing},
     begun::Begun,
-    limits::{Calls, Limits},
+    limits::Limits,
 };
-use crate::{fault::Fault, tasks::Group};
+use crate::tasks::Group;
 
 /// The limits of one connection.
 struct Bounds {
@@ -74,16 +74,14 @@ impl Bounds {
 #[derive(Clone)]
 pub struct Http2<S> {
     service: S,
-    /// How long a client may take to send its preface.
+    /// How long a client may take to send its preface, and to prove who it is.
     handshake: Duration,
-    calls: Calls,
 }
 
 impl<S> Http2<S> {
-    /// Serves `service`; `refuse` answers calls beyond the limits. A stranger's connection has narrow bounds.
-    pub fn new(service: S, limits: Limits, refuse: fn(&Fault) -> Response<Body>) -> Self {
-        let calls = Calls::new(limits.calls_per_caller, refuse);
-        Self { service, handshake: limits.handshake, calls }
+    /// Serves `service`. A stranger's connection has narrow bounds.
+    pub fn new(service: S, limits: Limits) -> Self {
+        Self { service, handshake: limits.handshake }
     }
 }
 
@@ -101,6 +99,18 @@ where
 #[derive(Clone)]
 pub struct UntilTaken(pub Arc<dyn Any + Send + Sync>);
 
+/// An extension of each request: whether a call of its connection has proven who calls. A connection whose peer
+/// is not served by itself is closed if none does.
+#[derive(Clone, Debug, Default)]
+pub struct Proven(Arc<AtomicBool>);
+
+impl Proven {
+    /// Lets the connection stay.
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// HTTP/2 begins with the client's preface (RFC 9113, 3.4). After the preface, pings tell whether the
 /// client is alive.
 const PREFACE_BYTES: usize = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len();
@@ -115,26 +125,28 @@ where
     S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
 {
-    let Accepted { stream, peer, caller } = connection;
-    let Http2 { service, handshake, calls } = protocol;
-    let bounds = if caller.is_some() { Bounds::SERVED } else { Bounds::STRANGER };
+    let Accepted { stream, peer, standing } = connection;
+    let Http2 { service, handshake } = protocol;
+    let bounds = match standing {
+        // The service refuses a call without proof before it reads the call's message.
+        Standing::Served(_) | Standing::Unproven => Bounds::SERVED,
+        Standing::Stranger => Bounds::STRANGER,
+    };
+    let proven = Proven::default();
+    if standing != Standing::Unproven {
+        proven.set();
+    }
+    let proves = proven.clone();
     let answering = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(peer.clone());
-        let (calls, caller, service) = (calls.clone(), caller.clone(), service.clone());
+        request.extensions_mut().insert(proves.clone());
+        let service = service.clone();
         async move {
-            let place = match &caller {
-                None => None,
-                Some(caller) => match calls.take(caller) {
-                    None => return Ok::<_, Infallible>(calls.refused(caller)),
-                    place => place,
-                },
-            };
             let mut response = service.oneshot(request).await?;
             let held = response.extensions_mut().remove::<UntilTaken>();
-            // The call counts as running until its answer ends.
-            Ok(response.map(|body| {
+            Ok::<_, Infallible>(response.map(|body| {
                 Body::new(body.map_frame(move |frame| {
-                    let _held = (&place, &held);
+                    let _held = &held;
                     frame
                 }))
             }))
@@ -159,6 +171,10 @@ where
             tracing::debug!("closed a connection: no HTTP/2 preface in time");
             return;
         }
+        () = never_proves(&proven, handshake) => {
+            tracing::debug!("closed a connection: no call has proven who calls in time");
+            return;
+        }
         () = over(&group, bounds.life) => {
             serving.as_mut().graceful_shutdown();
             match tokio::time::timeout(GOODBYE, serving).await {
@@ -176,6 +192,14 @@ where
 async fn never_begins(read: &AtomicUsize, handshake: Duration) {
     tokio::time::sleep(handshake).await;
     if read.load(Ordering::Relaxed) >= PREFACE_BYTES {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Returns when no call has proven who calls in time.
+async fn never_proves(proven: &Proven, within: Duration) {
+    tokio::time::sleep(within).await;
+    if proven.0.load(Ordering::Relaxed) {
         std::future::pending::<()>().await;
     }
 }

@@ -7,15 +7,6 @@ use std::{
     time::Duration,
 };
 
-use http::Response;
-use tonic::body::Body;
-
-use crate::{
-    fault::{Fault, Reason},
-    names::CallerId,
-    telemetry::Repeats,
-};
-
 /// How often the log says that a caller is beyond its limits.
 pub(super) const LINE_EVERY: Duration = Duration::from_secs(1);
 /// How often it says so of all strangers together.
@@ -50,37 +41,9 @@ impl Default for Limits {
     }
 }
 
-/// The running calls of each caller, and the answer to a call beyond the limit.
-#[derive(Clone)]
-pub(super) struct Calls {
-    counts: Counts<CallerId>,
-    lines: Arc<Repeats<CallerId>>,
-    refuse: fn(&Fault) -> Response<Body>,
-}
-
-impl Calls {
-    pub(super) fn new(max: usize, refuse: fn(&Fault) -> Response<Body>) -> Self {
-        Self { counts: Counts::new(max), lines: Arc::new(Repeats::every(LINE_EVERY)), refuse }
-    }
-
-    /// A place for one more call of `caller`, if one is free.
-    pub(super) fn take(&self, caller: &CallerId) -> Option<Place<CallerId>> {
-        self.counts.take(caller)
-    }
-
-    /// The answer to a call of `caller` that has no place.
-    pub(super) fn refused(&self, caller: &CallerId) -> Response<Body> {
-        let text = format!("{caller} has {} running calls, which is the limit", self.counts.max);
-        if let Some(said) = self.lines.may_say(caller.clone()) {
-            tracing::warn!(unlogged = said.unsaid(), "calls are refused: {text}");
-        }
-        (self.refuse)(&Fault::new(Reason::LimitReached, text).hint("try again when some calls have ended"))
-    }
-}
-
 /// The number of connections or calls for each key.
 #[derive(Debug)]
-pub(super) struct Counts<K> {
+pub struct Counts<K> {
     max: usize,
     by: Arc<Mutex<HashMap<K, usize>>>,
 }
@@ -92,12 +55,18 @@ impl<K> Clone for Counts<K> {
 }
 
 impl<K: Clone + Eq + Hash> Counts<K> {
-    pub(super) fn new(max: usize) -> Self {
+    /// At most `max` for each key.
+    pub fn new(max: usize) -> Self {
         Self { max, by: Arc::default() }
     }
 
+    /// The most for each key.
+    pub fn max(&self) -> usize {
+        self.max
+    }
+
     /// A place for one more of `whose`, if one is free.
-    pub(super) fn take(&self, whose: &K) -> Option<Place<K>> {
+    pub fn take(&self, whose: &K) -> Option<Place<K>> {
         let mut by = self.by.lock().unwrap_or_else(PoisonError::into_inner);
         // A refused caller must not leave an entry behind.
         let count = by.get(whose).copied().unwrap_or_default();
@@ -110,7 +79,7 @@ impl<K: Clone + Eq + Hash> Counts<K> {
 }
 
 /// The place of a connection or call; dropping it frees it.
-pub(super) struct Place<K: Clone + Eq + Hash> {
+pub struct Place<K: Clone + Eq + Hash> {
     whose: K,
     counts: Counts<K>,
 }
@@ -130,6 +99,7 @@ impl<K: Clone + Eq + Hash> Drop for Place<K> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::names::CallerId;
 
     #[test]
     fn a_user_has_so_many_connections_and_gets_their_places_back() {

@@ -9,9 +9,9 @@ mod http2;
 mod limits;
 pub mod unix;
 
-pub use accept::{Accepted, Protocol, Who, serve};
-pub use http2::{Http2, UntilTaken};
-pub use limits::Limits;
+pub use accept::{Accepted, Protocol, Standing, Who, serve};
+pub use http2::{Http2, Proven, UntilTaken};
+pub use limits::{Counts, Limits, Place};
 
 /// The other end of a connection, as verified when the connection was accepted. A request without a
 /// peer did not come through one of wharfd's sockets. Other kinds of sockets bring other kinds of

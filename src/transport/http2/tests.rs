@@ -17,14 +17,14 @@ use super::*;
 use crate::{
     names::{CallerId, SocketPath},
     tasks::Cause,
-    transport::{self, Peer, Who, unix::Listener},
+    transport::{self, Peer, Standing, Who, unix::Listener},
 };
 
 /// Serves the user with this uid, and nobody else.
 fn serves(uid: u32) -> Who {
     Arc::new(move |peer| {
         let Peer::User { uid: peer, .. } = *peer;
-        (peer == uid).then_some(CallerId::Uid(uid))
+        if peer == uid { Standing::Served(CallerId::Uid(uid)) } else { Standing::Stranger }
     })
 }
 
@@ -74,8 +74,7 @@ impl Served {
             let answer = answer(request);
             async { Ok(Response::new(Body::new(answer.await))) }
         });
-        let refuse = |fault: &Fault| Response::new(Body::new(fault.text().to_owned()));
-        let protocol = Http2::new(service, limits, refuse);
+        let protocol = Http2::new(service, limits);
         let serving = transport::serve(vec![listener], who, limits, connections.clone(), protocol);
         drop(connections.spawn("serve", serving));
         Self { socket, connections }
@@ -179,37 +178,19 @@ async fn who_is_not_served_gets_little() {
 }
 
 #[tokio::test]
-async fn a_user_with_too_many_calls_is_refused_until_one_ends() {
-    let (started, finish) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-    let (starts, finishes) = (Arc::clone(&started), Arc::clone(&finish));
-    let limits = Limits { calls_per_caller: 1, ..Limits::default() };
-    let served = Served::new("calls", limits, move |_| {
-        let (starts, finishes) = (Arc::clone(&starts), Arc::clone(&finishes));
-        async move {
-            starts.notify_one();
-            finishes.notified().await;
-            "answer".to_owned()
+async fn who_proves_nothing_loses_its_place() {
+    let limits = Limits { handshake: Duration::from_millis(50), ..Limits::default() };
+    let served = Served::of("unproven", limits, Arc::new(|_| Standing::Unproven), |request| async move {
+        if request.uri().path() == "/proven" {
+            request.extensions().get::<Proven>().unwrap().set();
         }
+        "answer".to_owned()
     });
-    let first = served.client().await.send_request(request());
-    let first = Group::root().spawn("first", first);
-    started.notified().await;
-    // Another caller, on a connection of its own.
-    let mut other = served.client().await;
-    let refused = text(other.send_request(request()).await.unwrap()).await;
-    assert!(refused.contains("1 running calls"), "{refused}");
-
-    finish.notify_one();
-    assert_eq!(text(first.await.unwrap().unwrap()).await, "answer");
-    finish.notify_one();
-    // The place is free a moment after the answer's last byte.
-    let answer = loop {
-        let answer = text(other.send_request(request()).await.unwrap()).await;
-        if answer != refused {
-            break answer;
-        }
-    };
-    assert_eq!(answer, "answer");
+    let (mut proven, mut unproven) = (served.client().await, served.client().await);
+    let proof = Request::get("http://localhost/proven").body(Body::empty()).unwrap();
+    assert_eq!(text(proven.send_request(proof).await.unwrap()).await, "answer");
+    while unproven.send_request(request()).await.is_ok() {}
+    assert_eq!(text(proven.send_request(request()).await.unwrap()).await, "answer");
 }
 
 #[tokio::test]

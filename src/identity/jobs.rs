@@ -1,0 +1,215 @@
+//! Signed job tokens: JSON Web Tokens (RFC 7519) of issuers that the configuration names. A token proves one run of
+//! one job.
+
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use jsonwebtoken::{Algorithm, Validation, decode, decode_header, errors::ErrorKind};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{
+    Answer, Caller, jenkins,
+    keys::{IssuerError, Keyring},
+    rules_of, verify,
+};
+use crate::{
+    config::{self, Config, JobName, Who},
+    fault::{Fault, Reason},
+    names::{CallerId, EngineName, IssuerName, Namespace, printable, shortened},
+    policy::Rules,
+};
+
+/// How far an issuer's clock may be from ours, in seconds.
+const LEEWAY: u64 = 10;
+/// Real tokens have one to three KiB.
+const TOKEN_BYTES_MAX: usize = 8 << 10;
+/// Longer parts of a token are cut in messages.
+const SHOWN_BYTES_MAX: usize = 200;
+
+/// All issuers.
+#[derive(Debug)]
+pub(super) struct Jobs {
+    issuers: Vec<Issuer>,
+}
+
+#[derive(Debug)]
+struct Issuer {
+    name: IssuerName,
+    config: config::Issuer,
+    validation: Validation,
+    keys: Keyring,
+    /// Those of `[[serve]]`, in the file's order: the first whose pattern matches the job applies.
+    served: Vec<(Arc<Rules>, EngineName)>,
+}
+
+/// What an issuer is found by, before anything of the token is proven.
+#[derive(Deserialize)]
+struct Claimed {
+    iss: String,
+}
+
+impl Jobs {
+    pub(super) fn new(config: &Config) -> Result<Self, IssuerError> {
+        verify::install();
+        let issuer = |(name, issuer): (&IssuerName, &config::Issuer)| {
+            let served = config.serve.iter().filter(|serve| serve.who == Who::Issuer(name.clone()));
+            Ok(Issuer {
+                name: name.clone(),
+                config: issuer.clone(),
+                validation: validation(issuer),
+                keys: Keyring::new(name, &issuer.keys)?,
+                served: served.map(|serve| (rules_of(serve), serve.engine.clone())).collect(),
+            })
+        };
+        Ok(Self { issuers: config.issuers.iter().map(issuer).collect::<Result<_, _>>()? })
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.issuers.is_empty()
+    }
+
+    pub(super) fn served(&self) -> impl Iterator<Item = (String, &Arc<Rules>, &EngineName)> {
+        self.issuers.iter().flat_map(|issuer| {
+            let served = issuer.served.iter();
+            served.map(|(rules, engine)| (format!("jobs of issuer {}", issuer.name), rules, engine))
+        })
+    }
+
+    /// The caller of `token`, if it looks like a signed token.
+    pub(super) fn identify(&self, token: &str, now: SystemTime) -> Answer {
+        let is_signed = token.starts_with("eyJ") && token.bytes().filter(|byte| *byte == b'.').count() == 2;
+        if !is_signed || self.is_empty() {
+            return Answer::NotPresented;
+        }
+        self.prove(token, now).map_or_else(|text| Answer::Failed(refused(text)), Answer::Proven)
+    }
+
+    /// The error says what is wrong with the token, and nothing of it that is secret.
+    fn prove(&self, token: &str, now: SystemTime) -> Result<Caller, String> {
+        if token.len() > TOKEN_BYTES_MAX {
+            return Err(format!("has more than {} KiB", TOKEN_BYTES_MAX >> 10));
+        }
+        let header = decode_header(token).map_err(|error| unread(&error))?;
+        if header.crit.is_some() {
+            return Err(
+                "asks for an extension of JSON Web Signatures (`crit`), and none is known here".to_owned()
+            );
+        }
+        let claimed: Claimed = jsonwebtoken::dangerous::insecure_decode_claims(token)
+            .map_err(|_| "has no claim `iss`".to_owned())?;
+        let issuer = self.issuers.iter().find(|issuer| issuer.config.url == claimed.iss);
+        let issuer = issuer.ok_or_else(|| {
+            format!("is of an issuer that is not known here, `{}` (`iss`)", shown(&claimed.iss))
+        })?;
+        issuer.prove(token, header.alg, header.kid.as_deref(), now)
+    }
+}
+
+impl Issuer {
+    fn prove(
+        &self,
+        token: &str,
+        algorithm: Algorithm,
+        key: Option<&str>,
+        now: SystemTime,
+    ) -> Result<Caller, String> {
+        if !self.validation.algorithms.contains(&algorithm) {
+            return Err(format!("is signed with {algorithm:?}, which issuers.{} does not accept", self.name));
+        }
+        let found = self.keys.find(key, algorithm).ok_or_else(|| {
+            let key = key.map_or_else(|| "none".to_owned(), |key| format!("`{}`", shown(key)));
+            format!("is signed with a key that issuers.{} does not have: {key} (`kid`)", self.name)
+        })?;
+        // The key decides the family of its algorithms, and the library wants no others.
+        let validation = Validation { algorithms: vec![algorithm], ..self.validation.clone() };
+        let claims = decode::<Value>(token, &found, &validation).map_err(|error| self.unproven(&error))?;
+        let claims = claims.claims;
+        let issued = claims.get("iat").and_then(Value::as_u64).ok_or("has no claim `iat`, a time")?;
+        let now = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        if issued > now.saturating_add(LEEWAY) {
+            return Err("was issued in the future (`iat`): the clock of the issuer or of this node is wrong"
+                .to_owned());
+        }
+        self.caller(&claims)
+    }
+
+    /// The caller that proven claims name.
+    fn caller(&self, claims: &Value) -> Result<Caller, String> {
+        let job = match &self.config.job {
+            JobName::Claims(template) => template.fill(claims).map_err(|error| error.to_string())?,
+            JobName::Jenkins => jenkins::full_name(&self.config.url, claims)?,
+        };
+        let run = self.config.run.fill(claims).map_err(|error| error.to_string())?;
+        let namespace = Namespace::new(job, run).map_err(|error| format!("names no namespace: {error}"))?;
+        let namespace = namespace.issued_by(self.name.clone());
+        let job = namespace.job();
+        let served = self.served.iter().find(|(rules, _)| rules.namespaces().matches(job.name()));
+        let (rules, engine) = served.ok_or_else(|| {
+            let job = shown(&job.to_string());
+            format!("is of the job `{job}`, and no `[[serve]]` of wharfd's configuration serves it")
+        })?;
+        let caller = Caller::served(CallerId::Job(job.clone()), rules, engine);
+        Ok(Caller { proven: Some(namespace), ..caller })
+    }
+
+    fn unproven(&self, error: &jsonwebtoken::errors::Error) -> String {
+        #[expect(clippy::wildcard_enum_match_arm, reason = "ErrorKind may grow")]
+        match error.kind() {
+            ErrorKind::InvalidSignature => format!("is not signed by a key of issuers.{}", self.name),
+            ErrorKind::ExpiredSignature => "has expired (`exp`)".to_owned(),
+            ErrorKind::ImmatureSignature => "is not valid yet (`nbf`)".to_owned(),
+            ErrorKind::InvalidAudience => {
+                format!("is not for this service: its `aud` has to be `{}`", shown(&self.config.audience))
+            }
+            ErrorKind::MissingRequiredClaim(claim) => format!("has no claim `{}`", shown(claim)),
+            _ => unread(error),
+        }
+    }
+}
+
+fn validation(issuer: &config::Issuer) -> Validation {
+    let algorithms: Vec<Algorithm> =
+        issuer.algorithms.iter().map(|algorithm| signature(*algorithm)).collect();
+    let mut validation = Validation::default();
+    validation.algorithms = algorithms;
+    validation.leeway = LEEWAY;
+    validation.validate_exp = true;
+    validation.validate_nbf = true;
+    validation.validate_aud = true;
+    validation.set_audience(&[&issuer.audience]);
+    validation.set_issuer(&[&issuer.url]);
+    validation.set_required_spec_claims(&["exp", "iss", "aud"]);
+    validation
+}
+
+fn signature(algorithm: config::Algorithm) -> Algorithm {
+    match algorithm {
+        config::Algorithm::RS256 => Algorithm::RS256,
+        config::Algorithm::RS384 => Algorithm::RS384,
+        config::Algorithm::RS512 => Algorithm::RS512,
+        config::Algorithm::PS256 => Algorithm::PS256,
+        config::Algorithm::PS384 => Algorithm::PS384,
+        config::Algorithm::PS512 => Algorithm::PS512,
+        config::Algorithm::ES256 => Algorithm::ES256,
+        config::Algorithm::ES384 => Algorithm::ES384,
+        config::Algorithm::EdDsa => Algorithm::EdDSA,
+    }
+}
+
+fn unread(error: &jsonwebtoken::errors::Error) -> String {
+    format!("cannot be read: {}", shown(&error.to_string()))
+}
+
+fn shown(text: &str) -> String {
+    shortened(printable(text), SHOWN_BYTES_MAX)
+}
+
+fn refused(text: String) -> Fault {
+    Fault::new(Reason::UnknownCaller, format!("the call's token {text}"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,151 @@
+//! Who is served, and who is not.
+
+use clap::Parser as _;
+
+use super::*;
+use crate::{
+    config::Flags,
+    names::{Namespace, own_job},
+};
+
+fn user(uid: u32) -> Peer {
+    Peer::User { uid, pid: None, beside: false }
+}
+
+fn beside(uid: u32) -> Peer {
+    Peer::User { uid, pid: None, beside: true }
+}
+
+fn identities(file: &str) -> Identities {
+    let flags = Flags::try_parse_from(["wharfd"]).unwrap();
+    let config = Config::with_file(flags, file);
+    let users = Users::with_own_uid(&config, 998, users::OVERFLOW_UID);
+    Identities { users, ..Identities::new(&config).unwrap() }
+}
+
+fn identify(identities: &Identities, peer: &Peer) -> Result<Caller, Fault> {
+    identities.identify(&Presented { peer, authorization: None })
+}
+
+#[test]
+fn root_and_wharfds_own_uid_are_served_and_nobody_else() {
+    let identities = identities("");
+    assert_eq!(identify(&identities, &user(0)).unwrap().to_string(), "uid 0");
+    assert!(!identities.root_is_every_job());
+    let theirs = own_job(998);
+    for (uid, own, others) in [(0, "user/root", &*theirs), (998, &*theirs, "user/root")] {
+        let caller = identify(&identities, &user(uid)).unwrap();
+        let allows = |job: &str| caller.namespace(Some(Namespace::new(job, "1").unwrap())).is_ok();
+        assert!(allows(own), "{uid}");
+        for job in [others, "acme/app", "user/", "user/root/x", "user/rooty", "*"] {
+            assert!(!allows(job), "{uid}: {job}");
+        }
+    }
+    for uid in [0, 998] {
+        let caller = identify(&identities, &beside(uid)).unwrap();
+        assert!(caller.namespace(Some(Namespace::new("acme/app", "1").unwrap())).is_ok());
+        assert_ne!(caller.id(), identify(&identities, &user(uid)).unwrap().id());
+    }
+    assert!(identify(&identities, &beside(1000)).is_err());
+    let fault = identify(&identities, &user(1000)).unwrap_err();
+    assert_eq!(fault.reason(), Reason::UnknownCaller);
+    assert!(fault.hint_text().unwrap().contains("uid = 1000"));
+}
+
+#[test]
+fn root_is_every_job_where_the_configuration_says_so() {
+    for (namespaces, every) in [("*", true), ("acme/*", false), ("user/root", false)] {
+        let file = format!("[[serve]]\nuid = 0\nnamespaces = \"{namespaces}\"\n");
+        assert_eq!(identities(&file).root_is_every_job(), every, "{namespaces}");
+        let [one, other] = [user(0), beside(0)].map(|peer| identify(&identities(&file), &peer).unwrap());
+        assert_eq!(one.id(), other.id(), "an entry applies inside and outside of containers");
+    }
+    assert!(!identities("[[serve]]\nuid = 1000\nnamespaces = \"*\"\n").root_is_every_job());
+}
+
+#[test]
+fn who_is_named_is_served_as_it_says() {
+    let identities = identities(
+        r#"
+        default_engine = "a"
+        [engines.a]
+        socket = "unix:///a"
+        [engines.b]
+        socket = "unix:///b"
+        [[serve]]
+        uid = 1000
+        namespaces = "acme/*"
+        engine = "b"
+        "#,
+    );
+    let caller = identify(&identities, &user(1000)).unwrap();
+    assert_eq!(caller.engine().as_str(), "b");
+    assert!(caller.namespace(Some(Namespace::new("acme/app", "1").unwrap())).is_ok());
+    assert!(caller.namespace(Some(Namespace::new("other/app", "1").unwrap())).is_err());
+    assert_eq!(identify(&identities, &user(0)).unwrap().engine().as_str(), "a");
+}
+
+#[test]
+fn a_static_token_is_served_by_its_hash_and_a_bad_one_is_nobody() {
+    const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+    let hash = |token: &str| {
+        let digest = <sha2::Sha256 as sha2::Digest>::digest(token.as_bytes());
+        digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+    };
+    let entry = |name: &str, token: &str| {
+        format!("[[serve]]\ntoken = \"{name}\"\nsha256 = \"{}\"\nnamespaces = \"{name}/*\"\n", hash(token))
+    };
+    let identities = identities(&(entry("nightly", TOKEN) + &entry("short", "short")));
+    let peers = [user(0), user(1000)];
+    let presented = |peer, authorization: &str| {
+        let authorization = HeaderValue::from_str(authorization).unwrap();
+        let presented = Presented { peer, authorization: Some(&authorization) };
+        identities.identify(&presented).map(|caller| caller.to_string()).map_err(|fault| {
+            assert_eq!(fault.reason(), Reason::UnknownCaller);
+            assert!(!fault.text().contains(TOKEN), "{fault}");
+            fault.text().to_owned()
+        })
+    };
+    for peer in &peers {
+        for good in [format!("Bearer {TOKEN}"), format!("bearer  {TOKEN} ")] {
+            assert_eq!(presented(peer, &good).unwrap(), "token nightly");
+        }
+        // A bad token is nobody, though root without one is served.
+        for bad in [
+            format!("Bearer {TOKEN}0"),
+            "Bearer ".to_owned(),
+            "Bearer".to_owned(),
+            format!("Basic {TOKEN}"),
+            format!("Bearer {TOKEN} {TOKEN}"),
+            format!("Bearer {}", hash(TOKEN)),
+            TOKEN.to_owned(),
+        ] {
+            assert!(presented(peer, &bad).is_err(), "{bad}");
+        }
+        assert!(presented(peer, "Bearer short").unwrap_err().contains("too short"));
+    }
+    assert_eq!(identities.standing(&user(0)), Standing::Served(CallerId::Uid(0)));
+    assert_eq!(identities.standing(&user(1000)), Standing::Unproven);
+    let authorization = HeaderValue::from_str(&format!("Bearer {TOKEN}")).unwrap();
+    let presented = Presented { peer: &user(1000), authorization: Some(&authorization) };
+    let caller = identities.identify(&presented).unwrap();
+    assert!(caller.namespace(None).unwrap_err().hint_text().is_some(), "it has to name its namespace");
+    let named = |job: &str| caller.namespace(Some(Namespace::new(job, "1").unwrap()));
+    assert!(named("nightly/x").is_ok() && named("other").is_err());
+}
+
+#[test]
+fn users_whom_the_kernel_cannot_name_are_nobody() {
+    let as_nobody = Config::with_file(Flags::try_parse_from(["wharfd"]).unwrap(), "");
+    let users = Users::with_own_uid(&as_nobody, users::OVERFLOW_UID, users::OVERFLOW_UID);
+    let as_nobody = Identities { users, ..Identities::new(&as_nobody).unwrap() };
+    for peer in [user(users::OVERFLOW_UID), beside(users::OVERFLOW_UID)] {
+        let fault = identify(&as_nobody, &peer).unwrap_err();
+        assert!(fault.text().contains("every user that the kernel cannot name"), "{fault}");
+        assert!(!fault.hint_text().unwrap().contains("[[serve]]"));
+    }
+    assert_eq!(as_nobody.serves_overflow(), None);
+    let named = identities(&format!("[[serve]]\nuid = {}\nnamespaces = \"acme/*\"\n", users::OVERFLOW_UID));
+    assert!(identify(&named, &user(users::OVERFLOW_UID)).is_ok());
+    assert_eq!(named.serves_overflow(), Some(users::OVERFLOW_UID));
+}
