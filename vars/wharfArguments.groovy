@@ -122,6 +122,10 @@ void take(Map plan, Map argument, Object value) {
                 takeEntry(into, argument, entry.key.toString(), entry.value)
             }
             break
+        case 'token':
+            // A file of it would be one more thing to remove.
+            plan.bindings.add([kind: 'text', id: textOf(name, value), variable: 'WHARF_TOKEN'])
+            break
         case 'secrets':
             for (entry in mapOf(name, value).entrySet()) {
                 takeSecret(plan, entry.key.toString(), entry.value)

@@ -57,6 +57,7 @@ List arguments() {
         [name: 'shmSize', takes: 'text', flag: '--shm-size'],
         [name: 'tag', takes: 'list', flag: '--tag'],
         [name: 'target', takes: 'text', flag: '--target'],
+        [name: 'token', takes: 'token', flag: '--token-file'],
         [name: 'ulimits', takes: 'map', flag: '--ulimit', between: '='],
     ]
 }

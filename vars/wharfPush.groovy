@@ -38,5 +38,6 @@ List arguments() {
         [name: 'progress', takes: 'text', flag: '--progress'],
         [name: 'quiet', takes: 'boolean', flag: '--quiet'],
         [name: 'tag', takes: 'text', flag: null, required: true],
+        [name: 'token', takes: 'token', flag: '--token-file'],
     ]
 }

@@ -12,10 +12,10 @@ use futures_util::{StreamExt as _, stream};
 use prost::Message as _;
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Status, Streaming, transport::Channel};
+use tonic::{Code, Status, Streaming};
 
 use super::{
-    connect::{MESSAGE_BYTES_MAX, STREAMS_MAX},
+    connect::{Connection, MESSAGE_BYTES_MAX, STREAMS_MAX},
     context::{Source, Tree},
     credentials::{Credentials, DockerConfig},
     exit::{Exit, Failure},
@@ -29,11 +29,11 @@ use crate::wire::v1::{
 };
 
 /// A client of the build service.
-pub(crate) type Client = BuildServiceClient<Channel>;
+pub(crate) type Client = BuildServiceClient<Connection>;
 
-/// A client over `channel`.
-pub(crate) fn client(channel: Channel) -> Client {
-    Client::new(channel)
+/// A client over `connection`.
+pub(crate) fn client(connection: Connection) -> Client {
+    Client::new(connection)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX)
 }

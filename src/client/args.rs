@@ -78,6 +78,9 @@ pub(crate) struct Global {
     /// WHARF_NAMESPACE] [default: Jenkins' JOB_NAME#BUILD_NUMBER, else user/LOGIN#local]
     #[arg(long, global = true, value_name = "JOB#RUN")]
     pub(crate) namespace: Option<String>,
+    /// The file of the token that proves who calls [env: WHARF_TOKEN, the token itself]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
 }
 
 /// What to do.

@@ -9,13 +9,20 @@ use std::{
 
 use hyper_util::rt::TokioIo;
 use tokio::{net::UnixStream, time};
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::{
+    service::interceptor::InterceptedService,
+    transport::{Channel, Endpoint, Uri},
+};
 use tower::service_fn;
 
 use super::{
     env::{self, Env},
     exit::{Exit, Failure},
+    token::Token,
 };
+
+/// A connection to wharfd, whose calls carry the token.
+pub(crate) type Connection = InterceptedService<Channel, Token>;
 
 /// Where wharfd listens by default.
 const DEFAULT_ADDRESS: &str = "unix:///run/wharf/wharf.sock";
@@ -73,7 +80,7 @@ impl Address {
     }
 
     /// Connects to wharfd.
-    pub(crate) async fn connect(&self) -> Result<Channel, Failure> {
+    pub(crate) async fn connect(&self, token: Token) -> Result<Connection, Failure> {
         let stream = time::timeout(CONNECT_TIMEOUT, self.socket_connected())
             .await
             .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
@@ -93,6 +100,7 @@ impl Address {
             .keep_alive_while_idle(true)
             .connect_with_connector(connector)
             .await
+            .map(|channel| InterceptedService::new(channel, token))
             .map_err(|error| self.unreachable(&io::Error::other(error)))
     }
 
@@ -205,7 +213,8 @@ mod tests {
         let directory = std::env::temp_dir().join(format!("wharf-connect-{}", std::process::id()));
         std::fs::create_dir_all(&directory).unwrap();
         let said = async |name: &str| {
-            let failure = Address { socket: directory.join(name) }.connect().await.unwrap_err();
+            let failure =
+                Address { socket: directory.join(name) }.connect(Token::default()).await.unwrap_err();
             assert_eq!(failure.exit, Exit::NoDaemon);
             failure.text
         };

@@ -34,6 +34,8 @@ variables! {
     WHARF_ADDR;
     /// The namespace to act in, JOB#RUN, unless --namespace says so
     WHARF_NAMESPACE;
+    /// The token that proves who calls, unless --token-file says so
+    WHARF_TOKEN;
     /// How progress is shown, unless --progress says so
     WHARF_PROGRESS;
     /// The same, after WHARF_PROGRESS

@@ -1,5 +1,7 @@
 //! Resolves the namespace that a command acts in.
 
+use std::fmt;
+
 use super::{
     env::{self, Env},
     exit::Failure,
@@ -12,25 +14,54 @@ use crate::{
 /// The run of a namespace outside of Jenkins builds.
 const LOCAL_RUN: &str = "local";
 
-/// The namespace from `flag`, else WHARF_NAMESPACE, else Jenkins' variables, else the user's own job, so that
-/// wharf also works outside of a job.
-pub(crate) fn resolve(flag: Option<&str>, env: &Env) -> Result<Namespace, Failure> {
+/// The namespace of a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Named {
+    /// This one.
+    Given(Namespace),
+    /// The one that the token proves: the client cannot tell.
+    OfToken,
+}
+
+impl Named {
+    /// Its wire form.
+    pub(crate) fn to_wire(&self) -> Option<v1::Namespace> {
+        match self {
+            Self::Given(namespace) => Some(v1::Namespace {
+                job: namespace.job().name().to_owned(),
+                run: namespace.run().to_owned(),
+            }),
+            Self::OfToken => None,
+        }
+    }
+}
+
+impl fmt::Display for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Given(namespace) => namespace.fmt(f),
+            Self::OfToken => f.write_str("the token's namespace"),
+        }
+    }
+}
+
+/// The namespace from `flag`, else WHARF_NAMESPACE, else Jenkins' variables, else the token's, else the user's own
+/// job, so that wharf also works outside of a job.
+pub(crate) fn resolve(flag: Option<&str>, env: &Env, has_token: bool) -> Result<Named, Failure> {
     if let Some(name) = flag {
-        return Ok(Namespace::parse(name)?);
+        return Ok(Named::Given(Namespace::parse(name)?));
     }
     if let Some(name) = env.get(env::WHARF_NAMESPACE)? {
-        return Ok(Namespace::parse(&name)?);
+        return Ok(Named::Given(Namespace::parse(&name)?));
     }
     if let Some(job) = env.get(env::JOB_NAME)? {
         let run = env.get(env::BUILD_NUMBER)?.unwrap_or_else(|| LOCAL_RUN.to_owned());
-        return Ok(Namespace::new(job, run)?);
+        return Ok(Named::Given(Namespace::new(job, run)?));
     }
-    Ok(Namespace::new(own_job(rustix::process::geteuid().as_raw()), LOCAL_RUN)?)
-}
-
-/// The namespace in its wire form.
-pub(crate) fn to_wire(namespace: &Namespace) -> v1::Namespace {
-    v1::Namespace { job: namespace.job().name().to_owned(), run: namespace.run().to_owned() }
+    if has_token {
+        return Ok(Named::OfToken);
+    }
+    Ok(Named::Given(Namespace::new(own_job(rustix::process::geteuid().as_raw()), LOCAL_RUN)?))
 }
 
 #[cfg(test)]
@@ -38,7 +69,7 @@ mod tests {
     use super::*;
 
     fn resolved(flag: Option<&str>, env: &[(&str, &str)]) -> String {
-        resolve(flag, &Env::of(env)).unwrap().to_string()
+        resolve(flag, &Env::of(env), false).unwrap().to_string()
     }
 
     #[test]
@@ -52,11 +83,14 @@ mod tests {
         assert_eq!(resolved(None, &[("WHARF_NAMESPACE", ""), ("JOB_NAME", "a")]), "a#local");
         let own = resolved(None, &[]);
         assert!(own.starts_with("user/") && own.ends_with("#local"), "{own}");
+        let with_token = |env: &[(&str, &str)]| resolve(None, &Env::of(env), true).unwrap().to_wire();
+        assert_eq!(with_token(&[]), None);
+        assert_eq!(with_token(&jenkins).unwrap().run, "42");
     }
 
     #[test]
     fn a_wrong_name_is_bad_usage() {
-        let failure = resolve(Some("#1"), &Env::of(&[])).unwrap_err();
+        let failure = resolve(Some("#1"), &Env::of(&[]), true).unwrap_err();
         assert!(failure.text.contains("job is empty") && failure.hint.is_some(), "{failure:?}");
     }
 }

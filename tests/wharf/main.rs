@@ -27,6 +27,7 @@ mod export;
 mod first_light;
 mod harness;
 mod hostile;
+mod identity;
 mod indexes;
 mod logs;
 mod memory;
@@ -66,6 +67,7 @@ fn cases() -> Vec<Case> {
         memory::CASES,
         concurrency::CASES,
         authorization::CASES,
+        identity::CASES,
         commands::CASES,
         pasted::CASES,
         logs::CASES,

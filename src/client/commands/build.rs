@@ -25,14 +25,14 @@ use crate::{
         env::{self, Env, SOURCE_DATE_EPOCH},
         exit::{Exit, Failure, Stop},
         files,
-        namespace::to_wire,
+        namespace::Named,
         options::given,
         platform::Platform,
         print,
         progress::{Mode, Outcome},
         secrets::Secrets,
     },
-    names::{Namespace, printable},
+    names::printable,
     wire::v1::{
         BuildFailure, BuildRequest, BuildResponse, BuildResult, BuildSpec, BuildStart, SessionOpen,
         build_request, build_response::Response,
@@ -66,7 +66,7 @@ pub(super) async fn run(mut call: Call, args: BuildArgs) -> Result<(), Stop> {
         return Err(Failure::usage("`--push` needs a name to push").hint("name the image by `--tag`").into());
     }
     let namespace = call.namespace()?;
-    let address = call.address()?;
+    let (address, token) = (call.address()?, call.token()?);
     let docker = DockerConfig::read(&call.env)?.with_logins(&args.logins.flags, &args.tags, &call.env)?;
     // The checkout's location, which differs between agents and runs.
     let workspace = call.env.path(env::WORKSPACE);
@@ -82,9 +82,9 @@ pub(super) async fn run(mut call: Call, args: BuildArgs) -> Result<(), Stop> {
         let source = Source::open(&args.context, given(args.file.as_deref()), workspace.as_deref(), stdin())
             .await
             .map_err(|error| Failure::usage(error.to_string()))?;
-        Ok((source, address.connect().await?))
+        Ok((source, address.connect(token).await?))
     };
-    let (mut source, channel) = call.signals.guard(prepare).await?;
+    let (mut source, connection) = call.signals.guard(prepare).await?;
     source.dockerfile().clone_into(&mut spec.dockerfile);
     leave_checks_out(source.dockerfile_text(), &mut spec.build_args);
     let tar = source.take_tar();
@@ -92,7 +92,7 @@ pub(super) async fn run(mut call: Call, args: BuildArgs) -> Result<(), Stop> {
 
     let mut display = Display::new(call.env.console(), mode, "Building");
     let ended =
-        build(&mut call, answers::client(channel), &namespace, spec, tar, &answers, &mut display).await;
+        build(&mut call, answers::client(connection), &namespace, spec, tar, &answers, &mut display).await;
     match ended {
         Ok(Ended::Built(result)) => {
             display.finish(Outcome::Done);
@@ -122,14 +122,14 @@ pub(super) async fn run(mut call: Call, args: BuildArgs) -> Result<(), Stop> {
 async fn build(
     call: &mut Call,
     mut client: Client,
-    namespace: &Namespace,
+    namespace: &Named,
     spec: BuildSpec,
     tar: Option<Tar>,
     answers: &Arc<Answers>,
     display: &mut Display,
 ) -> Result<Ended, Stop> {
     let open = SessionOpen {
-        namespace: Some(to_wire(namespace)),
+        namespace: namespace.to_wire(),
         directories: answers.directories(),
         secrets: true,
         credentials: true,
@@ -137,7 +137,7 @@ async fn build(
     let opening = async { Ok(Session::open(&mut client, open).await?) };
     let session = call.signals.guard(opening).await?;
     let start = BuildStart {
-        namespace: Some(to_wire(namespace)),
+        namespace: namespace.to_wire(),
         session_id: session.id().to_owned(),
         spec: Some(spec),
         credentials: Vec::new(),

@@ -9,7 +9,6 @@ use crate::{
     client::{
         args::{ImagesArgs, TableFormat},
         exit::Stop,
-        namespace::to_wire,
         print, units,
     },
     names::{Reference, printable, printable_json},
@@ -31,7 +30,7 @@ struct Row {
 
 pub(super) async fn run(mut call: Call, args: ImagesArgs) -> Result<(), Stop> {
     let request = ListImagesRequest {
-        namespace: Some(to_wire(&call.namespace()?)),
+        namespace: call.namespace()?.to_wire(),
         reference: args.reference.as_ref().map(ToString::to_string).unwrap_or_default(),
     };
     let mut images = call.images().await?;

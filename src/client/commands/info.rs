@@ -105,7 +105,7 @@ fn engine_text(engine: &EngineInfo) -> String {
 
 /// Asks wharfd for information about the node.
 pub(super) async fn get(call: &mut Call) -> Result<GetInfoResponse, Stop> {
-    let mut client = NodeServiceClient::new(call.address()?.connect().await?);
+    let mut client = NodeServiceClient::new(call.connect().await?);
     let asked = async { Ok(client.get_info(GetInfoRequest {}).await?.into_inner()) };
     call.signals.guard(asked).await
 }

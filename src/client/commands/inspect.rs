@@ -2,16 +2,16 @@
 
 use super::{Call, json};
 use crate::{
-    client::{args::InspectArgs, exit::Stop, namespace::to_wire, print},
+    client::{args::InspectArgs, exit::Stop, print},
     wire::v1::InspectImageRequest,
 };
 
 pub(super) async fn run(mut call: Call, args: InspectArgs) -> Result<(), Stop> {
-    let namespace = to_wire(&call.namespace()?);
+    let namespace = call.namespace()?.to_wire();
     let mut images = call.images().await?;
     let (mut found, mut failures) = (Vec::new(), Vec::new());
     for reference in args.images {
-        let request = InspectImageRequest { namespace: Some(namespace.clone()), reference };
+        let request = InspectImageRequest { namespace: namespace.clone(), reference };
         let answer =
             call.signals.guard(async { Ok(images.inspect_image(request).await?.into_inner()) }).await;
         match answer {

@@ -16,17 +16,16 @@ mod rmi;
 mod tag;
 mod version;
 
-use tonic::transport::Channel;
-
 use super::{
     args::{Cli, Command, Global, NamespaceCommand},
-    connect::{Address, MESSAGE_BYTES_MAX},
+    connect::{Address, Connection, MESSAGE_BYTES_MAX},
     env::Env,
     exit::{Failure, Stop},
-    namespace as names,
+    namespace::{self as names, Named},
     signals::Signals,
+    token::Token,
 };
-use crate::{names::Namespace, wire::v1::image_service_client::ImageServiceClient};
+use crate::wire::v1::image_service_client::ImageServiceClient;
 
 /// The input of every command.
 struct Call {
@@ -40,14 +39,22 @@ impl Call {
         Address::resolve(self.global.addr.as_deref(), &self.env)
     }
 
-    fn namespace(&self) -> Result<Namespace, Failure> {
-        names::resolve(self.global.namespace.as_deref(), &self.env)
+    fn namespace(&self) -> Result<Named, Failure> {
+        names::resolve(self.global.namespace.as_deref(), &self.env, self.token()?.is_given())
+    }
+
+    fn token(&self) -> Result<Token, Failure> {
+        Token::resolve(self.global.token_file.as_deref(), &self.env)
+    }
+
+    async fn connect(&self) -> Result<Connection, Failure> {
+        let token = self.token()?;
+        self.address()?.connect(token).await
     }
 
     /// A client of the image service.
-    async fn images(&self) -> Result<ImageServiceClient<Channel>, Failure> {
-        let channel = self.address()?.connect().await?;
-        Ok(ImageServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX))
+    async fn images(&self) -> Result<ImageServiceClient<Connection>, Failure> {
+        Ok(ImageServiceClient::new(self.connect().await?).max_decoding_message_size(MESSAGE_BYTES_MAX))
     }
 }
 

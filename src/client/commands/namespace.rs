@@ -5,7 +5,7 @@ use crate::{
     client::{
         args::NamespaceRmArgs,
         exit::{Failure, Stop},
-        namespace::to_wire,
+        namespace::Named,
         print,
     },
     names::Namespace,
@@ -18,11 +18,11 @@ pub(super) async fn run(mut call: Call, args: NamespaceRmArgs) -> Result<(), Sto
         Some(_) if call.global.namespace.is_some() => {
             return Err(Failure::usage("two namespaces are named: leave out --namespace").into());
         }
-        Some(name) => Namespace::parse(&name).map_err(Failure::from)?,
+        Some(name) => Named::Given(Namespace::parse(&name).map_err(Failure::from)?),
         None => call.namespace()?,
     };
-    let mut client = NamespaceServiceClient::new(call.address()?.connect().await?);
-    let request = DeleteNamespaceRequest { namespace: Some(to_wire(&namespace)) };
+    let mut client = NamespaceServiceClient::new(call.connect().await?);
+    let request = DeleteNamespaceRequest { namespace: namespace.to_wire() };
     let deleted =
         call.signals.guard(async { Ok(client.delete_namespace(request).await?.into_inner()) }).await?;
     for reference in &deleted.references {

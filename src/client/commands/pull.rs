@@ -9,7 +9,6 @@ use crate::{
         args::PullArgs,
         credentials::DockerConfig,
         exit::Stop,
-        namespace::to_wire,
         print,
         progress::{Mode, Outcome},
     },
@@ -27,7 +26,7 @@ pub(super) async fn run(mut call: Call, args: PullArgs) -> Result<(), Stop> {
     let mut display = Display::new(call.env.console(), mode, "Pulling");
     let pulling = async {
         let request = PullImageRequest {
-            namespace: Some(to_wire(&namespace)),
+            namespace: namespace.to_wire(),
             reference: args.reference.to_string(),
             credentials: docker.of(host).await?.map(|credentials| credentials.to_wire(host)),
         };

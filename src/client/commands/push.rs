@@ -11,7 +11,6 @@ use crate::{
         credentials::DockerConfig,
         exit::Stop,
         files,
-        namespace::to_wire,
         options::given,
         print,
         progress::{Mode, Outcome},
@@ -33,7 +32,7 @@ pub(super) async fn run(mut call: Call, args: PushArgs) -> Result<(), Stop> {
     let mut display = Display::new(call.env.console(), mode, "Pushing");
     let pushing = async {
         let request = PushImageRequest {
-            namespace: Some(to_wire(&namespace)),
+            namespace: namespace.to_wire(),
             reference: args.reference.to_string(),
             credentials: docker.of(host).await?.map(|credentials| credentials.to_wire(host)),
         };

@@ -2,17 +2,17 @@
 
 use super::Call;
 use crate::{
-    client::{args::RmiArgs, exit::Stop, namespace::to_wire, print},
+    client::{args::RmiArgs, exit::Stop, print},
     names::{Reference, printable},
     wire::v1::RemoveImageRequest,
 };
 
 pub(super) async fn run(mut call: Call, args: RmiArgs) -> Result<(), Stop> {
-    let namespace = to_wire(&call.namespace()?);
+    let namespace = call.namespace()?.to_wire();
     let mut images = call.images().await?;
     let mut first = None;
     for reference in args.images {
-        let request = RemoveImageRequest { namespace: Some(namespace.clone()), reference, force: args.force };
+        let request = RemoveImageRequest { namespace: namespace.clone(), reference, force: args.force };
         let removed =
             call.signals.guard(async { Ok(images.remove_image(request).await?.into_inner()) }).await;
         match removed {

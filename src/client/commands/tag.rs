@@ -2,13 +2,13 @@
 
 use super::Call;
 use crate::{
-    client::{args::TagArgs, exit::Stop, namespace::to_wire},
+    client::{args::TagArgs, exit::Stop},
     wire::v1::TagImageRequest,
 };
 
 pub(super) async fn run(mut call: Call, args: TagArgs) -> Result<(), Stop> {
     let request = TagImageRequest {
-        namespace: Some(to_wire(&call.namespace()?)),
+        namespace: call.namespace()?.to_wire(),
         source: args.source,
         target: args.target.to_string(),
     };

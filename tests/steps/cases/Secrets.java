@@ -25,6 +25,18 @@ final class Secrets {
                 nowhere(fake, log, call, SECRET);
             }
         });
+        for (String call : List.of(
+                "dockerBuild(tag: 'a', token: 'id-token')", "wharfPush(tag: 'a', token: 'id-token')")) {
+            suite.test("a token goes by the environment: " + call, () -> {
+                try (Fake fake = Fake.onNode(call)) {
+                    fake.job().credential("id-token", new Credential.SecretText(SECRET));
+                    String log = fake.run("SUCCESS").log();
+                    equal(SECRET, fake.call().variables().get("WHARF_TOKEN"), "the token");
+                    containsNot(fake.call().arguments().toString(), "token");
+                    nowhere(fake, log, fake.call(), SECRET);
+                }
+            });
+        }
         suite.test("a secret file goes by its path", () -> {
             try (Fake fake = Fake.onNode("dockerBuild(tag: 'a', secrets: [npmrc: [file: 'npmrc-file'], t: [text: 'npm-token']])")) {
                 fake.job().credential("npmrc-file", new Credential.SecretFile(".npmrc", SECRET))

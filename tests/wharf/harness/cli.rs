@@ -27,6 +27,7 @@ pub(crate) struct Wharf {
     namespace: String,
     home: PathBuf,
     uid: Option<u32>,
+    token: Option<String>,
     contained: bool,
     /// Of this wharfd, those that jobs of the test act in.
     namespaces: Arc<Mutex<BTreeSet<String>>>,
@@ -40,6 +41,7 @@ impl Wharf {
             namespace: String::new(),
             home: test.new_dir("home"),
             uid: None,
+            token: None,
             contained: false,
             namespaces: wharfd.namespaces(),
         };
@@ -65,6 +67,11 @@ impl Wharf {
             fs::copy(env!("CARGO_BIN_EXE_wharf"), program).unwrap();
         }
         Self { uid: Some(uid), ..self.clone() }
+    }
+
+    /// The same job with a token, in the namespace that the token proves.
+    pub(crate) fn with_token(&self, token: &str) -> Self {
+        Self { token: Some(token.to_owned()), namespace: String::new(), ..self.clone() }
     }
 
     /// The same job at another address.
@@ -116,6 +123,9 @@ impl Wharf {
             .env("WHARF_NAMESPACE", &self.namespace)
             .current_dir(&self.home)
             .args(args);
+        if let Some(token) = &self.token {
+            run.env("WHARF_TOKEN", token);
+        }
         run
     }
 

@@ -4,6 +4,7 @@ pub(crate) mod cli;
 pub(crate) mod engine;
 pub(crate) mod http;
 pub(crate) mod image;
+pub(crate) mod issuer;
 pub(crate) mod process;
 pub(crate) mod registry;
 pub(crate) mod relay;
@@ -29,6 +30,7 @@ use std::{
 pub(crate) use cli::Wharf;
 pub(crate) use engine::Engine;
 pub(crate) use image::Image;
+pub(crate) use issuer::Issuer;
 use process::Output;
 pub(crate) use registry::Registry;
 use run::Kind;

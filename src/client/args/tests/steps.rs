@@ -66,6 +66,13 @@ const NAMESPACE: Argument = argument(
     "`JOB#RUN`; by default Jenkins' `JOB_NAME` and `BUILD_NUMBER`",
 )
 .with("global: true");
+const TOKEN: Argument = argument(
+    "token",
+    "token",
+    "--token-file",
+    "the id of a secret text that proves to wharfd which job calls, such as an id token of Jenkins; by default the \
+     agent's `WHARF_TOKEN`",
+);
 const PROGRESS: Argument = argument(
     "progress",
     "text",
@@ -154,7 +161,7 @@ const STEPS: [Step; 2] = [
                     ),
                 ],
             ),
-            ("The node", &[ADDR, NAMESPACE]),
+            ("The node", &[ADDR, NAMESPACE, TOKEN]),
         ],
         end: "The result is a map of texts: ref (the image's name from here on; with its digest if it was pushed),
 id, digest (null if it was not pushed) and tags (a list).
@@ -190,6 +197,7 @@ A failed build fails the step. An abort of the run stops the build on the node.
                 ),
                 ADDR,
                 NAMESPACE,
+                TOKEN,
             ],
         )],
         end: "The result is a map of texts: ref (the name with its digest), id, digest and tags (a list).

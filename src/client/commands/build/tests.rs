@@ -122,9 +122,9 @@ impl Trial {
             router.serve_with_incoming(incoming.map(|socket: io::Result<UnixStream>| socket)).await.unwrap();
         });
         let env = Env::of(&[("WHARF_ADDR", &format!("unix://{}", socket.display())), ("S", "hidden")]);
-        let global = Global { addr: None, namespace: Some("job#1".to_owned()) };
+        let global = Global { addr: None, namespace: Some("job#1".to_owned()), token_file: None };
         let mut call = Call { env, global, signals: Signals::take().unwrap() };
-        let channel = call.address().unwrap().connect().await.unwrap();
+        let channel = call.connect().await.unwrap();
         std::fs::remove_file(&socket).unwrap();
         let (sender, ended) = oneshot::channel();
         let mut client = JoinSet::new();

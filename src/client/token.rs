@@ -1,0 +1,107 @@
+//! The token by which wharfd knows the caller.
+
+use std::{fs::File, io::Read as _, path::Path};
+
+use http::header::AUTHORIZATION;
+use tonic::{
+    Request, Status,
+    metadata::{Ascii, MetadataValue},
+    service::Interceptor,
+};
+
+use super::{
+    env::{self, Env},
+    exit::Failure,
+};
+
+/// wharfd takes no longer ones.
+const TOKEN_BYTES_MAX: u64 = 8 << 10;
+
+/// Adds the token to each call. Its `Debug` does not show it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Token(Option<MetadataValue<Ascii>>);
+
+impl Token {
+    /// The token in the file that `flag` names, else that of WHARF_TOKEN, else none.
+    pub(crate) fn resolve(flag: Option<&Path>, env: &Env) -> Result<Self, Failure> {
+        let (place, text) = match flag {
+            Some(path) => (format!("--token-file {}", path.display()), read(path)?),
+            None => match env.get(env::WHARF_TOKEN)? {
+                Some(text) => ("WHARF_TOKEN".to_owned(), text),
+                None => return Ok(Self::default()),
+            },
+        };
+        let text = text.trim();
+        let wrong = |why: &str| Failure::usage(format!("{place}: {why}"));
+        if text.is_empty() {
+            return Err(
+                wrong("the token is empty").hint("has the credential been bound, and the file been written?")
+            );
+        }
+        if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(wrong("this is not one token: it has spaces, several lines or other odd characters"));
+        }
+        let mut value =
+            MetadataValue::try_from(format!("Bearer {text}")).map_err(|_| wrong("this is not a token"))?;
+        value.set_sensitive(true);
+        Ok(Self(Some(value)))
+    }
+
+    pub(crate) fn is_given(&self) -> bool {
+        self.0.is_some()
+    }
+}
+
+impl Interceptor for Token {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(value) = &self.0 {
+            request.metadata_mut().insert(AUTHORIZATION.as_str(), value.clone());
+        }
+        Ok(request)
+    }
+}
+
+fn read(path: &Path) -> Result<String, Failure> {
+    let failed = |why: &dyn std::fmt::Display| {
+        Failure::usage(format!("--token-file {}: cannot read the token: {why}", path.display()))
+    };
+    let mut text = String::new();
+    let file = File::open(path).map_err(|error| failed(&error))?;
+    file.take(TOKEN_BYTES_MAX + 1).read_to_string(&mut text).map_err(|error| failed(&error))?;
+    if text.len() as u64 > TOKEN_BYTES_MAX {
+        return Err(failed(&"the file has more than 8 KiB"));
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sent(mut token: Token) -> Option<String> {
+        let request = token.call(Request::new(())).unwrap();
+        request.metadata().get("authorization").map(|value| value.to_str().unwrap().to_owned())
+    }
+
+    #[test]
+    fn the_file_goes_before_the_variable() {
+        let file = std::env::temp_dir().join(format!("wharf-token-{}", std::process::id()));
+        std::fs::write(&file, "of-file\n").unwrap();
+        let env = Env::of(&[("WHARF_TOKEN", "of-variable")]);
+        let token = Token::resolve(Some(&file), &env).unwrap();
+        assert!(!format!("{token:?}").contains("of-file"), "{token:?}");
+        assert_eq!(sent(token).as_deref(), Some("Bearer of-file"));
+        assert_eq!(sent(Token::resolve(None, &env).unwrap()).as_deref(), Some("Bearer of-variable"));
+        let none = Token::resolve(None, &Env::of(&[])).unwrap();
+        assert!(!none.is_given() && sent(none).is_none());
+        for odd in ["", " \n", "a b", "a\nb", "\u{e9}"] {
+            std::fs::write(&file, odd).unwrap();
+            let failure = Token::resolve(Some(&file), &env).unwrap_err();
+            assert!(failure.text.starts_with("--token-file"), "{odd}: {failure:?}");
+        }
+        std::fs::write(&file, "x".repeat(9000)).unwrap();
+        assert!(Token::resolve(Some(&file), &env).unwrap_err().text.contains("8 KiB"));
+        std::fs::remove_file(&file).unwrap();
+        assert!(Token::resolve(Some(&file), &env).unwrap_err().text.contains("cannot read"));
+    }
+}

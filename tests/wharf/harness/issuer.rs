@@ -1,0 +1,83 @@
+//! An issuer of job tokens, with a key of its own.
+
+use std::{fs, path::PathBuf, time::SystemTime};
+
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use ring::{
+    rand::SystemRandom,
+    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _},
+};
+use serde_json::{Value, json};
+
+use super::Test;
+
+/// A Jenkins with the OpenID Connect Provider plugin, as it is installed.
+#[derive(Debug)]
+pub(crate) struct Issuer {
+    name: String,
+    key: EcdsaKeyPair,
+    keys: PathBuf,
+}
+
+fn base64(bytes: impl AsRef<[u8]>) -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(bytes)
+}
+
+impl Issuer {
+    /// An issuer that the configuration calls `name`.
+    pub(crate) fn new(test: &Test, name: &str) -> Self {
+        let (random, algorithm) = (SystemRandom::new(), &ECDSA_P256_SHA256_FIXED_SIGNING);
+        let secret = EcdsaKeyPair::generate_pkcs8(algorithm, &random).unwrap();
+        let key = EcdsaKeyPair::from_pkcs8(algorithm, secret.as_ref(), &random).unwrap();
+        let keys = test.new_dir("issuer").join("keys.json");
+        let (_, point) = key.public_key().as_ref().split_first().unwrap();
+        let (x, y) = point.split_at(32);
+        let public = json!({"kty": "EC", "crv": "P-256", "kid": "1", "x": base64(x), "y": base64(y)});
+        fs::write(&keys, json!({ "keys": [public] }).to_string()).unwrap();
+        Self { name: name.to_owned(), key, keys }
+    }
+
+    fn url(&self) -> String {
+        format!("https://{}.example", self.name)
+    }
+
+    /// Its part of wharfd's configuration; it serves the jobs that match `namespaces`.
+    pub(crate) fn config(&self, namespaces: &str) -> String {
+        format!(
+            "[issuers.{name}]\npreset = \"jenkins\"\nissuer = \"{}/oidc\"\naudience = \"wharf\"\njwks = \"{}\"\n\
+             [[serve]]\nissuer = \"{name}\"\nnamespaces = \"{namespaces}\"\n",
+            self.url(),
+            self.keys.display(),
+            name = self.name,
+        )
+    }
+
+    /// A token for a run of a job, which lives for an hour.
+    pub(crate) fn token(&self, job: &str, run: u32) -> String {
+        self.token_with(job, run, json!({}))
+    }
+
+    /// The same with other claims.
+    pub(crate) fn token_with(&self, job: &str, run: u32, changes: Value) -> String {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+        let mut claims = json!({
+            "iss": format!("{}/oidc", self.url()),
+            "aud": "wharf",
+            "sub": format!("{}/job/{}/", self.url(), job.replace('/', "/job/")),
+            "build_number": run,
+            "iat": now,
+            "exp": now + 3600,
+        });
+        for (name, value) in changes.as_object().unwrap() {
+            claims[name] = value.clone();
+        }
+        self.sign(&json!({"alg": "ES256", "kid": "1"}), &claims)
+    }
+
+    /// Any token, signed with its key.
+    pub(crate) fn sign(&self, header: &Value, claims: &Value) -> String {
+        let message = format!("{}.{}", base64(header.to_string()), base64(claims.to_string()));
+        let signature = self.key.sign(&SystemRandom::new(), message.as_bytes()).unwrap();
+        format!("{message}.{}", base64(signature))
+    }
+}

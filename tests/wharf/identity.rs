@@ -1,0 +1,175 @@
+//! Callers that a token proves, and those that it does not.
+
+use std::{fs, sync::Arc};
+
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+use tonic::{Code, Request};
+use tonic_types::StatusExt as _;
+use wharf::wire::v1::{
+    BuildRequest, DeleteNamespaceRequest, GetInfoRequest, ListImagesRequest,
+    build_service_client::BuildServiceClient, image_service_client::ImageServiceClient,
+    namespace_service_client::NamespaceServiceClient, node_service_client::NodeServiceClient,
+};
+
+use crate::harness::{Issuer, Test, Wharf, cases, rpc};
+
+cases![
+    a_job_token_is_one_run_of_one_job,
+    two_controllers_may_share_a_name,
+    who_proves_nothing_is_not_read,
+    a_static_token_is_its_entry,
+];
+
+/// A user that has no entry of its own.
+const AGENT: u32 = 1003;
+
+fn dockerfile(text: &str) -> String {
+    format!("FROM scratch\nCOPY Dockerfile /{text}\n")
+}
+
+async fn a_job_token_is_one_run_of_one_job(test: Arc<Test>) {
+    let issuer = Issuer::new(&test, "ci");
+    let wharfd = test.wharfd_with(Some(&issuer.config("acme/*")), &["--log-level", "trace"]).await;
+    let context = test.context("context", &[("Dockerfile", &dockerfile("a"))]);
+    let agent = Wharf::new(&test, &wharfd, "acme/app#1").as_uid(AGENT);
+    agent.build(&context, &[]).await.ended(3).says(&[&format!("uid {AGENT} is not served here")]);
+
+    let token = issuer.token("acme/app", 1);
+    let job = agent.with_token(&token);
+    let id = job.build_id(&context, &["-t", "app:1"]).await;
+    assert_eq!(job.images().await, [("app:1".to_owned(), id.clone())]);
+    let info = job.run(["info"]).await.ok().stdout;
+    assert!(info.contains("job ci:acme/app") && info.contains("ci:acme/app#1"), "{info}");
+    // The token decides: another name is refused, its own may be said.
+    let named = |name: &'static str| ["--namespace", name, "images", "-q"];
+    job.run(named("acme/app#1")).await.ok();
+    for other in ["acme/app#2", "acme/other#1", "ci:acme/app#1"] {
+        job.run(named(other)).await.ended(3).says(&["is not yours", "ci:acme/app#1"]);
+    }
+
+    // Another run, another job, and the user whose uid is named like the job have none of it.
+    for (name, run) in [("acme/app", 2), ("acme/other", 1)] {
+        let other = agent.with_token(&issuer.token(name, run));
+        assert!(other.images().await.is_empty());
+        other.run(["inspect", &id]).await.ended(6);
+    }
+    let root = Wharf::new(&test, &wharfd, "acme/app#1");
+    assert!(root.images().await.is_empty(), "a claimed name is another job");
+
+    // In a file, as an agent may have it.
+    let file = test.new_dir("token").join("token");
+    fs::write(&file, format!("{token}\n")).unwrap();
+    let in_file = ["--token-file", file.to_str().unwrap(), "images", "-q"];
+    let images = Wharf::new(&test, &wharfd, "acme/app#1").run(in_file).await.ok();
+    assert!(id.starts_with(images.stdout.trim()), "{images:?}");
+
+    // A token that proves nothing is nobody, even where the uid is served.
+    let foreign = Issuer::new(&test, "ci");
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    for (bad, why) in [
+        (foreign.token("acme/app", 1), "not signed by a key of issuers.ci"),
+        (issuer.token_with("acme/app", 1, json!({"exp": now - 60})), "has expired"),
+        (issuer.token_with("acme/app", 1, json!({"aud": "other"})), "not for this service"),
+        (issuer.token("evil/app", 1), "no `[[serve]]`"),
+        (issuer.sign(&json!({"alg": "none"}), &json!({})), "cannot be read"),
+        (
+            issuer.sign(&json!({"alg": "HS256", "kid": "1"}), &json!({"iss": "https://ci.example/oidc"})),
+            "signed with HS256",
+        ),
+        ("nobody-has-this-token-0123456789".to_owned(), "not known here"),
+    ] {
+        for caller in [&agent, &root] {
+            caller.with_token(&bad).run(["images"]).await.ended(3).says(&[why]);
+        }
+    }
+    job.run(["namespace", "rm"]).await.ok();
+    let log = wharfd.log().join("\n");
+    for secret in [&token, token.rsplit_once('.').unwrap().1] {
+        assert!(!log.contains(secret), "the log has a token");
+    }
+}
+
+async fn two_controllers_may_share_a_name(test: Arc<Test>) {
+    let (one, two) = (Issuer::new(&test, "one"), Issuer::new(&test, "two"));
+    let wharfd = test.wharfd_with(Some(&format!("{}{}", one.config("*"), two.config("*"))), &[]).await;
+    let agent = Wharf::new(&test, &wharfd, "app#1").as_uid(AGENT);
+    let [one, two] = [one, two].map(|issuer| agent.with_token(&issuer.token("app", 1)));
+    let registry = test.registry().await;
+    let base = test.base(&registry).await;
+    let step = "RUN --mount=type=cache,id=shared,target=/c cat /c/mark 2>/dev/null; echo $MARK | tee /c/mark";
+    let text = format!("FROM {base}\nARG MARK\n{step}\n");
+    let context = test.context("context", &[("Dockerfile", &text)]);
+    let args = |mark: &str| ["-t".to_owned(), "app:1".to_owned(), format!("--build-arg=MARK={mark}")];
+    let build = async |job: &Wharf, mark: &str| {
+        let args = args(mark);
+        job.build(&context, &args.each_ref().map(String::as_str)).await.ok()
+    };
+    build(&one, "first-mark").await;
+    let seen = build(&two, "second-mark").await;
+    assert!(!seen.stderr.contains("first-mark"), "a cache mount of another controller's job: {seen:?}");
+    // The same step with the same argument runs: the other's result is not this job's.
+    let again = build(&two, "first-mark").await;
+    let ran = |line: &str| line.ends_with(" first-mark") && !line.contains("RUN");
+    assert!(again.stderr.lines().any(ran), "{again:?}");
+    let (ours, theirs) = (one.images().await, two.images().await);
+    assert!(ours.len() == 1 && !theirs.is_empty() && !theirs.contains(&ours[0]), "{ours:?} {theirs:?}");
+    one.run(["namespace", "rm"]).await.ok();
+    assert_eq!(two.images().await, theirs);
+    two.run(["namespace", "rm"]).await.ok();
+}
+
+/// A call without proof is refused by its head: its message is neither awaited nor read.
+async fn who_proves_nothing_is_not_read(test: Arc<Test>) {
+    let issuer = Issuer::new(&test, "ci");
+    let wharfd = test.wharfd_with(Some(&issuer.config("*")), &[]).await;
+    let channel = rpc::connect_as(&wharfd.socket(), AGENT).await;
+    let refused = |status: &tonic::Status| {
+        assert_eq!(status.code(), Code::Unauthenticated, "{status:?}");
+        assert_eq!(status.get_details_error_info().unwrap().reason, "UNKNOWN_CALLER");
+    };
+    // No message ever comes.
+    let silent = futures_util::stream::pending::<BuildRequest>();
+    refused(&BuildServiceClient::new(channel.clone()).build(silent).await.unwrap_err());
+    // One that is too large to be read, which would be another error.
+    let mut namespace = rpc::namespace("job#1");
+    namespace.job = "j".repeat(1 << 20);
+    let request = DeleteNamespaceRequest { namespace: Some(namespace) };
+    refused(
+        &NamespaceServiceClient::new(channel.clone()).delete_namespace(request.clone()).await.unwrap_err(),
+    );
+    let known = rpc::connect(&wharfd.socket()).await;
+    let read = NamespaceServiceClient::new(known).delete_namespace(request).await.unwrap_err();
+    assert_eq!(read.code(), Code::ResourceExhausted, "whoever is served is told so: {read:?}");
+
+    // Two proofs are none.
+    let mut twice = Request::new(GetInfoRequest {});
+    for token in [issuer.token("app", 1), issuer.token("other", 1)] {
+        twice.metadata_mut().append("authorization", format!("Bearer {token}").parse().unwrap());
+    }
+    refused(&NodeServiceClient::new(channel.clone()).get_info(twice).await.unwrap_err());
+
+    // The same connection serves whoever proves something.
+    let mut proven = Request::new(ListImagesRequest::default());
+    proven
+        .metadata_mut()
+        .insert("authorization", format!("Bearer {}", issuer.token("app", 1)).parse().unwrap());
+    ImageServiceClient::new(channel).list_images(proven).await.unwrap();
+}
+
+async fn a_static_token_is_its_entry(test: Arc<Test>) {
+    const TOKEN: &str = "5f2b0c3c4d5e6f708192a3b4c5d6e7f8";
+    let hash: String = Sha256::digest(TOKEN).iter().map(|byte| format!("{byte:02x}")).collect();
+    let config = format!("[[serve]]\ntoken = \"nightly\"\nsha256 = \"{hash}\"\nnamespaces = \"nightly/*\"\n");
+    let wharfd = test.wharfd_with(Some(&config), &["--log-level", "trace"]).await;
+    let agent = Wharf::new(&test, &wharfd, "nightly/app#1").as_uid(AGENT);
+    let context = test.context("context", &[("Dockerfile", &dockerfile("a"))]);
+    let job = agent.with_token(TOKEN).in_namespace("nightly/app#1");
+    let id = job.build_id(&context, &["-t", "app:1"]).await;
+    let info = job.run(["info"]).await.ok().stdout;
+    assert!(info.contains("token nightly") && info.contains("nightly/*"), "{info}");
+    assert_eq!(job.images().await, [("app:1".to_owned(), id)]);
+    job.in_namespace("other#1").run(["images"]).await.ended(3).says(&["is not yours"]);
+    agent.with_token(TOKEN).run(["images"]).await.ended(2).says(&["names no namespace"]);
+    assert!(!wharfd.log().join("\n").contains(TOKEN), "the log has the token");
+}
