@@ -36,6 +36,7 @@ mod names;
 mod outcomes;
 mod pasted;
 mod registries;
+mod shapes;
 mod store;
 mod suspects;
 mod sync;

@@ -2,9 +2,17 @@
 
 use std::sync::Arc;
 
-use crate::harness::{Test, Wharf, cases, process::Output};
+use crate::{
+    harness::{Test, Wharf, cases, process::Output},
+    shapes::{IMAGES, LINES, NEWER},
+};
 
-cases![missing_ssh_agents, the_time_of_reproducible_images, command_lines_that_people_paste,];
+cases![
+    missing_ssh_agents,
+    the_time_of_reproducible_images,
+    command_lines_that_people_paste,
+    dockerfiles_that_people_write
+];
 
 async fn missing_ssh_agents(test: Arc<Test>) {
     let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
@@ -81,4 +89,19 @@ async fn command_lines_that_people_paste(test: Arc<Test>) {
     job.build(&context, &[&format!("{linux},linux/{others}")]).await.ended(2).says(&["several platforms"]);
     job.build(&context, &["--push"]).await.ended(2).says(&["`--push` needs a name", "`--tag`"]);
     job.build(&context, &["--push=false"]).await.ok();
+}
+
+/// The builder reads each to its end before it looks for the stage, and asks for no image.
+async fn dockerfiles_that_people_write(test: Arc<Test>) {
+    let wharfd = test.wharfd().await;
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    let newer = if test.engine.is_containerd() { NEWER } else { &[] };
+    for (shape, dockerfile) in IMAGES.iter().chain(LINES).chain(newer) {
+        let context = test.context("context", &[("Dockerfile", dockerfile)]);
+        let built = job.build(&context, &["--target", "no-such-stage"]).await;
+        assert!(
+            built.stderr.contains("target stage \"no-such-stage\" could not be found"),
+            "{shape}: {built}"
+        );
+    }
 }

@@ -237,4 +237,7 @@ fn readings(text: &[u8]) -> Result<Vec<(Version, Dockerfile)>, String> {
 #[cfg(test)]
 mod found;
 #[cfg(test)]
+#[path = "../../../tests/wharf/shapes/mod.rs"]
+mod shapes;
+#[cfg(test)]
 mod tests;

@@ -307,3 +307,16 @@ fn triggers_are_short() {
     assert_eq!(image(TRIGGERS_BYTES_MAX / 2), Ok(()));
     assert_eq!(image(TRIGGERS_BYTES_MAX).unwrap_err(), "have more than 64 KiB");
 }
+
+#[test]
+fn dockerfiles_that_people_write_are_let_through() {
+    for (shape, text) in shapes::IMAGES.iter().chain(shapes::LINES).chain(shapes::NEWER) {
+        for is_builtin in [true, false] {
+            let rules = Rules { is_builtin, has_checks: true, ..given(1000) };
+            let judge = Judge::new(rules);
+            judge.admit(&base(&["COPY . /app"], &[("PATH", 200), ("HOME", 5)])).unwrap();
+            assert_eq!(judge.read("Dockerfile", text.as_bytes().to_vec()), Ok(()), "{shape}");
+            assert_eq!(judge.again(), Ok(()), "{shape}");
+        }
+    }
+}
