@@ -88,7 +88,7 @@ struct Shared {
 }
 
 enum Work {
-    Pull(Pull),
+    Pull(Box<Pull>),
     Push(Box<Push>),
 }
 
@@ -123,7 +123,7 @@ impl Relay {
         manifest: Manifest,
         watch: Option<Watch>,
     ) -> io::Result<Transfer> {
-        self.begin(path, Work::Pull(Pull::new(repository, manifest, watch)))
+        self.begin(path, Work::Pull(Box::new(Pull::new(repository, manifest, watch))))
     }
 
     /// Starts a push to `target`. At the relay its repository is called `path`, or a path below that, so that
@@ -206,7 +206,7 @@ impl Relay {
         let path = request.uri().path();
         let Some(shared) = self.transfer_of(request.headers()) else {
             // The engine may be asking by a transfer that has ended, for others too.
-            pull::let_down(&self, path);
+            pull::let_down(self, path);
             return answers::unauthorized();
         };
         self.inner.strangers.remove(stranger);
@@ -219,7 +219,7 @@ impl Relay {
         };
         let working = async {
             match &shared.work {
-                Work::Pull(pull) => pull.answer(request.method(), &what, &shared, &self).await,
+                Work::Pull(pull) => pull.answer(request.method(), &what, &shared, self).await,
                 Work::Push(push) => push.answer(&shared.path, request, &what).await,
             }
         };
@@ -227,7 +227,7 @@ impl Relay {
             answered = working => answered,
             // The registry may still be silent, and the engine keeps a place for the layer until it has an answer.
             () = shared.failure.is_final() => {
-                pull::let_down(&self, &what);
+                pull::let_down(self, &what);
                 return answers::refusal(StatusCode::FORBIDDEN);
             }
         };
