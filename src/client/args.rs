@@ -321,6 +321,9 @@ pub(crate) struct NamespaceRmArgs {
     /// The namespace [default: the one from --namespace or the environment]
     #[arg(value_name = "JOB#RUN")]
     pub(crate) name: Option<String>,
+    /// The issuer whose tokens prove the job, for the node's operator: a job itself needs only its token
+    #[arg(long, value_name = "NAME")]
+    pub(crate) issuer: Option<String>,
 }
 
 /// Show the versions of wharf and wharfd

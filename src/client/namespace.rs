@@ -24,12 +24,23 @@ pub(crate) enum Named {
 }
 
 impl Named {
+    /// The same name, proven by this issuer.
+    pub(crate) fn issued_by(self, issuer: String) -> Result<Self, Failure> {
+        let issuer =
+            issuer.try_into().map_err(|error: String| Failure::usage(format!("--issuer: {error}")))?;
+        Ok(match self {
+            Self::Given(namespace) => Self::Given(namespace.issued_by(issuer)),
+            Self::OfToken => Self::OfToken,
+        })
+    }
+
     /// Its wire form.
     pub(crate) fn to_wire(&self) -> Option<v1::Namespace> {
         match self {
             Self::Given(namespace) => Some(v1::Namespace {
                 job: namespace.job().name().to_owned(),
                 run: namespace.run().to_owned(),
+                issuer: namespace.job().issuer().map(ToString::to_string).unwrap_or_default(),
             }),
             Self::OfToken => None,
         }

@@ -54,10 +54,18 @@ impl Caller {
                 let text = "the request names no namespace, and the caller's identity proves none";
                 Fault::invalid("namespace", text).hint("name one, as `JOB#RUN`")
             })?;
+            let is_issued = named.job().issuer().is_some();
+            if is_issued && !matches!(self.id, CallerId::Operator(_)) {
+                let text = format!(
+                    "namespace `{}` is not yours: it takes a token of its issuer",
+                    printable(&named.to_string())
+                );
+                return Err(Fault::new(Reason::NamespaceDenied, text));
+            }
             return self.rules.namespace(&self.id, named);
         };
         match named {
-            Some(named) if !named.is_called_like(proven) => {
+            Some(named) if !named.means(proven) => {
                 let text = format!(
                     "namespace `{}` is not yours: your token is for `{}`",
                     printable(&named.to_string()),

@@ -88,9 +88,10 @@ impl Namespace {
         }
     }
 
-    /// Whether both have the same names, whoever has proven them.
-    pub fn is_called_like(&self, other: &Self) -> bool {
-        self.job.name == other.job.name && self.run == other.run
+    /// Whether a caller that names this namespace can mean `proven`: it need not name the issuer.
+    pub fn means(&self, proven: &Self) -> bool {
+        let issuer = self.job.issuer.is_none() || self.job.issuer == proven.job.issuer;
+        issuer && self.job.name == proven.job.name && self.run == proven.run
     }
 
     /// The job.

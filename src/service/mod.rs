@@ -51,10 +51,17 @@ fn accept<T>(front: &Front, request: &tonic::Request<T>, method: &'static str) -
 
 /// Allows the call to act in the namespace that its request names.
 fn authorize(call: &Call, namespace: Option<v1::Namespace>) -> Result<Permit<Namespace>, Fault> {
-    let named = namespace.map(|v1::Namespace { job, run }| {
-        Namespace::new(job, run).map_err(|error| Fault::invalid("namespace", error.to_string()))
-    });
-    call.authorize(named.transpose()?)
+    call.authorize(namespace.map(named).transpose()?)
+}
+
+fn named(v1::Namespace { job, run, issuer }: v1::Namespace) -> Result<Namespace, Fault> {
+    let namespace =
+        Namespace::new(job, run).map_err(|error| Fault::invalid("namespace", error.to_string()))?;
+    if issuer.is_empty() {
+        return Ok(namespace);
+    }
+    let issuer = issuer.try_into().map_err(|error: String| Fault::invalid("namespace.issuer", error))?;
+    Ok(namespace.issued_by(issuer))
 }
 
 /// Does a call's work and answers with its result.

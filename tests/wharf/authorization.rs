@@ -142,7 +142,8 @@ async fn every_call_is_judged(test: Arc<Test>) {
     // Invalid namespaces.
     let (long, channel) = ("j".repeat(1025), rpc::connect(&wharfd.socket()).await);
     for (job, run) in [("", "1"), ("job", ""), ("a\nb", "1"), (long.as_str(), "1")] {
-        let namespace = Some(v1::Namespace { job: job.to_owned(), run: run.to_owned() });
+        let namespace =
+            Some(v1::Namespace { job: job.to_owned(), run: run.to_owned(), issuer: String::new() });
         let mut images = ImageServiceClient::new(channel.clone());
         let status = images.list_images(ListImagesRequest { namespace, ..Default::default() }).await.err();
         assert_refused("ImageService/ListImages", status, Code::InvalidArgument, "INVALID_INPUT");

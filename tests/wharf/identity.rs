@@ -91,10 +91,11 @@ async fn a_job_token_is_one_run_of_one_job(test: Arc<Test>) {
 }
 
 async fn two_controllers_may_share_a_name(test: Arc<Test>) {
-    let (one, two) = (Issuer::new(&test, "one"), Issuer::new(&test, "two"));
-    let wharfd = test.wharfd_with(Some(&format!("{}{}", one.config("*"), two.config("*"))), &[]).await;
+    let issuers = ["one", "two"].map(|name| Issuer::new(&test, name));
+    let config = issuers.each_ref().map(|issuer| issuer.config("*")).concat();
+    let wharfd = test.wharfd_as_it_ships(Some(&config)).await;
     let agent = Wharf::new(&test, &wharfd, "app#1").as_uid(AGENT);
-    let [one, two] = [one, two].map(|issuer| agent.with_token(&issuer.token("app", 1)));
+    let [one, two] = issuers.each_ref().map(|issuer| agent.with_token(&issuer.token("app", 1)));
     let registry = test.registry().await;
     let base = test.base(&registry).await;
     let step = "RUN --mount=type=cache,id=shared,target=/c cat /c/mark 2>/dev/null; echo $MARK | tee /c/mark";
@@ -116,7 +117,17 @@ async fn two_controllers_may_share_a_name(test: Arc<Test>) {
     assert!(ours.len() == 1 && !theirs.is_empty() && !theirs.contains(&ours[0]), "{ours:?} {theirs:?}");
     one.run(["namespace", "rm"]).await.ok();
     assert_eq!(two.images().await, theirs);
-    two.run(["namespace", "rm"]).await.ok();
+    // The node's operator can end a namespace whose tokens are gone; nobody else can, not even by its name.
+    let other = agent.with_token(&issuers[0].token("app", 2));
+    for (who, status) in [(&one, 3), (&other, 3)] {
+        who.run(["namespace", "rm", "--issuer", "two", "app#1"]).await.ended(status).says(&["is not yours"]);
+    }
+    assert_eq!(two.images().await, theirs);
+    let operator = Wharf::new(&test, &wharfd, "app#1");
+    operator.run(["namespace", "rm"]).await.ok();
+    assert_eq!(two.images().await, theirs, "the claimed name is another job's");
+    operator.run(["namespace", "rm", "--issuer", "two"]).await.ok();
+    assert!(two.images().await.is_empty());
 }
 
 /// A call without proof is refused by its head: its message is neither awaited nor read.

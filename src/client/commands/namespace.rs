@@ -21,6 +21,10 @@ pub(super) async fn run(mut call: Call, args: NamespaceRmArgs) -> Result<(), Sto
         Some(name) => Named::Given(Namespace::parse(&name).map_err(Failure::from)?),
         None => call.namespace()?,
     };
+    let namespace = match args.issuer {
+        Some(issuer) => namespace.issued_by(issuer)?,
+        None => namespace,
+    };
     let mut client = NamespaceServiceClient::new(call.connect().await?);
     let request = DeleteNamespaceRequest { namespace: namespace.to_wire() };
     let deleted =

@@ -72,7 +72,7 @@ pub(crate) async fn becomes(channel: &Channel, service: &str, status: ServingSta
 /// A namespace, from `JOB#RUN`.
 pub(crate) fn namespace(name: &str) -> Namespace {
     let (job, run) = name.rsplit_once('#').unwrap();
-    Namespace { job: job.to_owned(), run: run.to_owned() }
+    Namespace { job: job.to_owned(), run: run.to_owned(), issuer: String::new() }
 }
 
 /// The message that starts a build.
