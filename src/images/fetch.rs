@@ -186,7 +186,7 @@ impl Fetch {
         let images = &self.images;
         let path = images.keys().relay(&self.reference.repository());
         let hashes = self.tasks.child("hashes");
-        let watch = claims.map(|claims| images.hash_passing(claims, &hashes));
+        let watch = claims.map(|claims| images.hash_passing(&self.caller, claims, &hashes));
         let (repository, manifest) = (self.repository.clone(), self.manifest.clone());
         let transfer = images.relay().pull(&path, repository, manifest, watch).map_err(Fault::internal)?;
         let name = format!("{}@{}", transfer.repository(), self.manifest.digest());

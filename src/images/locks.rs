@@ -1,4 +1,4 @@
-//! Locks by name: for one pull of a digest at a time, and for one move of a namespace's names at a time.
+//! Values by name, such as locks: for one pull of a digest at a time, and for one move of a namespace's names at a time.
 
 use std::{
     borrow::Borrow,
@@ -9,15 +9,36 @@ use std::{
 
 use tokio::sync::OwnedMutexGuard;
 
-/// Locks, each of which exists while someone holds or awaits it.
+/// Values by name, each of which exists while someone uses it.
 #[derive(Debug)]
-pub(crate) struct Locks<K = String> {
-    by_name: Mutex<HashMap<K, Weak<tokio::sync::Mutex<()>>>>,
+pub(super) struct Table<K, V> {
+    by_name: Mutex<HashMap<K, Weak<V>>>,
 }
 
-impl<K> Default for Locks<K> {
+/// Locks, each of which exists while someone holds or awaits it.
+pub(crate) type Locks<K = String> = Table<K, tokio::sync::Mutex<()>>;
+
+impl<K, V> Default for Table<K, V> {
     fn default() -> Self {
         Self { by_name: Mutex::default() }
+    }
+}
+
+impl<K: Hash + Eq, V> Table<K, V> {
+    /// The value `name`; `make` makes it if nobody uses one.
+    pub(super) fn get<Q>(&self, name: &Q, make: impl FnOnce() -> V) -> Arc<V>
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
+    {
+        let mut by_name = self.by_name.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(value) = by_name.get(name).and_then(Weak::upgrade) {
+            return value;
+        }
+        by_name.retain(|_, value| value.strong_count() > 0);
+        let value = Arc::new(make());
+        by_name.insert(name.to_owned(), Arc::downgrade(&value));
+        value
     }
 }
 
@@ -28,22 +49,15 @@ impl<K: Hash + Eq> Locks<K> {
         K: Borrow<Q>,
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
     {
-        self.of(name).lock_owned().await
+        self.get(name, Default::default).lock_owned().await
     }
+}
 
-    fn of<Q>(&self, name: &Q) -> Arc<tokio::sync::Mutex<()>>
-    where
-        K: Borrow<Q>,
-        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
-    {
-        let mut by_name = self.by_name.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(lock) = by_name.get(name).and_then(Weak::upgrade) {
-            return lock;
-        }
-        by_name.retain(|_, lock| lock.strong_count() > 0);
-        let lock = Arc::default();
-        by_name.insert(name.to_owned(), Arc::downgrade(&lock));
-        lock
+#[cfg(test)]
+impl<K, V> Table<K, V> {
+    /// How many values are in use.
+    pub(super) fn len(&self) -> usize {
+        self.by_name.lock().unwrap().values().filter(|value| value.strong_count() > 0).count()
     }
 }
 

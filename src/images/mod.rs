@@ -12,6 +12,7 @@ pub mod inherited;
 mod layers;
 mod locks;
 pub mod owned;
+mod places;
 mod proof;
 pub mod push;
 mod recovery;
@@ -26,12 +27,13 @@ use std::{
     time::Instant,
 };
 
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::Mutex;
 
 use crate::{engine::Engine, naming::Keys, registry, store::Store};
 use exports::Exporting;
 use frontend::Frontend;
 use locks::Locks;
+use places::Places;
 use suspects::Inside;
 use turns::Turns;
 
@@ -41,6 +43,9 @@ const CERTS_DIRECTORY: &str = "/etc/docker/certs.d";
 /// How many layers are hashed at once as they pass, and how many more are fetched only to be hashed. Each
 /// decoder has a window of up to 128 MiB, chosen by the job.
 const HASHED_AT_ONCE: usize = 8;
+/// The most of these for one caller. Whoever passes without a place must be fetched again, and wait for one, behind the
+/// registries of others.
+const HASHED_OF_CALLER: usize = 4;
 
 /// The images of an engine. Cheap to clone.
 #[derive(Clone)]
@@ -71,9 +76,9 @@ struct Inner {
     /// The inputs of builds that are in the engine's BuildKit.
     inside: Inside,
     /// Places for layers that are hashed as they pass.
-    passing: Arc<Semaphore>,
+    passing: Places,
     /// Places for layers that are fetched to be hashed.
-    fetching: Semaphore,
+    fetching: Places,
     /// A lock for each namespace that fetches layers to hash them, by its opaque name.
     hashes: Locks,
     registries: registry::Client,
@@ -91,8 +96,8 @@ impl Images {
             moves: Locks::default(),
             exporting: Exporting::default(),
             inside: Inside::default(),
-            passing: Arc::new(Semaphore::new(HASHED_AT_ONCE)),
-            fetching: Semaphore::new(HASHED_AT_ONCE),
+            passing: Places::new(HASHED_AT_ONCE, HASHED_OF_CALLER),
+            fetching: Places::new(HASHED_AT_ONCE, HASHED_OF_CALLER),
             hashes: Locks::default(),
             registries: registry::Client::new(CERTS_DIRECTORY.into()),
             relay,

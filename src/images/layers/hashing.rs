@@ -19,7 +19,7 @@ use super::{
 use crate::{
     engine::docker::fault,
     fault::{Fault, Reason, causes},
-    names::reference::Digest,
+    names::{CallerId, reference::Digest},
     progress::Step,
     registry::{LOOK, SLOW_BYTES, Watch, Watcher},
     store::LayerFact,
@@ -43,10 +43,11 @@ fn hashing(tasks: &Group) -> (mpsc::Sender<Bytes>, Task<Option<LayerFact>>) {
 impl Images {
     /// Hashes the layers of a pull as they pass, in `tasks`, and withholds a layer from the engine if it
     /// contradicts `claims`. If too many layers are being hashed, a layer is fetched again later.
-    pub(in crate::images) fn hash_passing(&self, claims: &Claims, tasks: &Group) -> Watch {
+    pub(in crate::images) fn hash_passing(&self, caller: &CallerId, claims: &Claims, tasks: &Group) -> Watch {
+        let caller = caller.clone();
         let (images, claims, tasks) = (self.clone(), Arc::new(claims.clone()), tasks.clone());
         Arc::new(move |blob| {
-            let place = Arc::clone(&images.inner.passing).try_acquire_owned().ok()?;
+            let place = images.inner.passing.try_take(&caller)?;
             let (pieces, hashing) = hashing(&tasks);
             let (whole, is_whole) = oneshot::channel();
             let (verdict, is_sound) = oneshot::channel();
@@ -75,7 +76,7 @@ impl Images {
     ) -> Result<LayerFact, Fault> {
         // One layer at a time for each namespace, so that no namespace takes all places.
         let _lock = self.inner.hashes.lock(&fetch.namespace).await;
-        let place = self.inner.fetching.acquire().await.map_err(Fault::internal)?;
+        let place = self.inner.fetching.take(&fetch.caller).await;
         let hashed = timeout(LAYER_TIMEOUT, self.fetch_and_hash(fetch, blob, step)).await;
         drop(place);
         let layer = hashed.map_err(|_| fault::stalled(&fetch.reference))??;
@@ -99,7 +100,7 @@ impl Images {
             // A slow layer gives up its place if no other place is left.
             if looked.elapsed() >= LOOK {
                 let is_slow = done - looked_done < SLOW_BYTES;
-                if is_slow && self.inner.fetching.available_permits() == 0 {
+                if is_slow && self.inner.fetching.are_taken() {
                     return Err(fault::stalled(&fetch.reference));
                 }
                 (looked, looked_done) = (Instant::now(), done);
