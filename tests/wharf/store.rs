@@ -88,8 +88,9 @@ async fn the_store_does_not_grow_with_tags_and_removals(test: Arc<Test>) {
 async fn a_removed_engine_is_forgotten(test: Arc<Test>) {
     let wharfd = test.wharfd().await;
     assert_eq!(wharfd.terminate().await, 0);
-    let gone = "INSERT INTO holds VALUES ('default', 'a', 'n', 1), ('gone', 'a', 'n', 1)";
-    store(&wharfd).execute(gone, []).unwrap();
+    let now = "strftime('%s', 'now')";
+    let gone = format!("INSERT INTO holds VALUES ('default', 'a', 'n', {now}), ('gone', 'a', 'n', {now})");
+    store(&wharfd).execute(&gone, []).unwrap();
     wharfd.start().await;
     let forgotten = async || (rows(&wharfd, "holds WHERE engine = 'gone'") == 0).then_some(());
     crate::harness::wait_for("the rows to be forgotten", forgotten).await;

@@ -158,6 +158,10 @@ impl Judge {
         if text.iter().filter(|byte| **byte == b'\n').count() > LINES_MAX {
             return Err(format!("the Dockerfile has more than {LINES_MAX} lines"));
         }
+        // BuildKit repeats a line in its messages, and the engine escapes each such byte in its log.
+        if self.rules.is_builtin && text.contains(&0) {
+            return Err("the Dockerfile contains NUL bytes: it must be UTF-8".to_owned());
+        }
         for (version, dockerfile) in readings(text)? {
             // BuildKit before 0.15 looks for the stage before the first one, and ends the engine.
             let mut keywords = dockerfile.instructions.iter().map(|instruction| &instruction.keyword);

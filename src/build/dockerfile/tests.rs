@@ -105,6 +105,10 @@ fn real_ones_are_let_through() {
     {
         assert_eq!(judge(text.as_bytes(), given(1000)), Ok(()), "{}", text.get(..20).unwrap_or(text));
     }
+    let stages: String = (0..60)
+        .map(|n| format!("FROM s{n} AS s{}\n{}", n + 1, "RUN echo a line as usual\n".repeat(20)))
+        .collect();
+    assert_eq!(judge(stages.as_bytes(), given(0)), Ok(()));
     let labels: String = (0..30_000).map(|n| format!("LABEL l{n}=some-text-$VERSION\n")).collect();
     assert_eq!(judge(labels.as_bytes(), given(0)), Ok(()));
     assert_eq!(judge(&[0xff; 100], given(0)), Ok(()));
@@ -319,4 +323,22 @@ fn dockerfiles_that_people_write_are_let_through() {
             assert_eq!(judge.again(), Ok(()), "{shape}");
         }
     }
+}
+
+/// The time of the engine's own frontend grows with the square of these.
+#[test]
+fn the_engine_itself_reads_no_endless_chains() {
+    let builtin = || Rules { is_builtin: true, ..Rules::default() };
+    for line in ["RUN x\n", "COPY a /\n", "ADD a /\n", "WORKDIR a\n", "FROM a AS a\n"] {
+        let chain = |count: usize| format!("FROM x AS a\n{}", line.repeat(count));
+        assert_eq!(judge(chain(500).as_bytes(), builtin()), Ok(()), "{line}");
+        let why = judge(chain(700).as_bytes(), builtin()).unwrap_err();
+        assert!(why.contains("steps stand one on the other"), "{why}");
+        assert_eq!(judge(chain(700).as_bytes(), Rules::default()), Ok(()), "{line}");
+    }
+    let stages = |count: usize| "FROM x\nRUN x\n".repeat(count);
+    assert_eq!(judge(stages(2500).as_bytes(), builtin()), Ok(()));
+    assert!(judge(stages(3500).as_bytes(), builtin()).unwrap_err().contains("more than 6000 steps"));
+    let why = judge(b"FROM x\nRUN \0\n", builtin()).unwrap_err();
+    assert!(why.contains("NUL"), "{why}");
 }
