@@ -1,8 +1,10 @@
 //! The command line, in the words of `docker` and `docker buildx`.
 
+mod format;
+
 use std::path::PathBuf;
 
-use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use super::{
     credentials::LoginFlag,
@@ -14,6 +16,7 @@ use super::{
     unused::UnusedArgs,
 };
 use crate::{names::Reference, wire::v1::Ulimit};
+pub(crate) use format::{TableFormat, TextFormat};
 
 /// Build and push container images from a job, each job in a namespace of its own.
 #[derive(Debug, Parser)]
@@ -358,24 +361,6 @@ pub(crate) struct ManArgs {
     /// The directory
     #[arg(value_name = "DIRECTORY")]
     pub(crate) directory: PathBuf,
-}
-
-/// A format for a list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum TableFormat {
-    /// A table for people
-    Table,
-    /// JSON, one object a line
-    Json,
-}
-
-/// A format for a single result.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum TextFormat {
-    /// Text for people
-    Text,
-    /// JSON
-    Json,
 }
 
 impl Command {
