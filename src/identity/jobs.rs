@@ -173,12 +173,9 @@ impl Issuer {
 fn validation(issuer: &config::Issuer) -> Validation {
     let algorithms: Vec<Algorithm> =
         issuer.algorithms.iter().map(|algorithm| signature(*algorithm)).collect();
-    let mut validation = Validation::default();
-    validation.algorithms = algorithms;
-    validation.leeway = LEEWAY;
-    validation.validate_exp = true;
-    validation.validate_nbf = true;
-    validation.validate_aud = true;
+    let defaults = Validation { algorithms, leeway: LEEWAY, ..Validation::default() };
+    let mut validation =
+        Validation { validate_exp: true, validate_nbf: true, validate_aud: true, ..defaults };
     validation.set_audience(&[&issuer.audience]);
     validation.set_issuer(&[&issuer.url]);
     validation.set_required_spec_claims(&["exp", "iss", "aud"]);
