@@ -15,6 +15,8 @@ pub mod telemetry;
 
 pub mod tasks;
 
+pub mod shares;
+
 pub mod progress;
 
 pub mod config;

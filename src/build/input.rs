@@ -67,7 +67,7 @@ impl Input {
     pub fn new(images: &Images, caller: &CallerId, spec: &BuildSpec) -> Self {
         let arguments = spec.build_args.iter().flat_map(|(name, value)| [name, value]).cloned();
         let frontend = images.frontend().map(ToString::to_string).unwrap_or_default();
-        let given = [caller.to_string(), frontend, spec.target.clone()];
+        let given = [caller.key(), frontend, spec.target.clone()];
         Self {
             images: images.clone(),
             caller: caller.clone(),

@@ -1,25 +1,19 @@
 //! The sources of a build: the images and URLs that have been admitted to it.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    time::Duration,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::future::join_all;
 
 use super::{circles, client::BuildClient, gate, isolation::Source, rename::Renaming, running::Order};
 use crate::{
-    fault::{Fault, Reason},
+    fault::{Fault, Reason, causes},
     images::{Images, admission::Admitted, holds::PassingHolds},
     names::{Reference, printable, printable_url},
     naming::ImageName,
     policy::{Fetch, Permit},
     progress::Reporter,
+    registry::LookupError,
 };
-
-/// Longest DNS lookup. The name server may belong to the job.
-const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The sources of one build.
 pub(super) struct Sources<'a> {
@@ -246,17 +240,8 @@ impl<'a> Sources<'a> {
         let uri: http::Uri = url.parse().map_err(|_| denied("it is not a URL".to_owned()))?;
         let host = uri.host().ok_or_else(|| denied("it has no host".to_owned()))?;
         let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
-        let addresses: Vec<IpAddr> = match bare.parse() {
-            Ok(address) => vec![address],
-            Err(_) => match tokio::time::timeout(LOOKUP_TIMEOUT, tokio::net::lookup_host((bare, 0))).await {
-                Ok(Ok(found)) => found.map(|address| address.ip()).collect(),
-                Ok(Err(error)) => return Err(unknown_host(bare, &printable(&error.to_string()))),
-                Err(_) => return Err(unknown_host(bare, "no name server answered in time")),
-            },
-        };
-        if addresses.is_empty() {
-            return Err(denied(format!("the host `{}` has no address", printable(bare))));
-        }
+        let names = self.images.names(self.order.namespace.caller());
+        let addresses = names.lookup(bare).await.map_err(|error| unknown_host(bare, error))?;
         let permit = self.order.namespace.fetch(url, &addresses)?;
         self.urls.insert(url.to_owned(), permit);
         Ok(())
@@ -264,7 +249,9 @@ impl<'a> Sources<'a> {
 }
 
 /// The fault of a host without an address for now: a failing name server says nothing about what is allowed.
-fn unknown_host(host: &str, cause: &str) -> Fault {
-    let text = format!("the address of `{}` cannot be looked up: {cause}", printable(host));
-    Fault::new(Reason::EngineUnavailable, text).hint("check the name; if it is right, try again")
+fn unknown_host(host: &str, error: LookupError) -> Fault {
+    let text = format!("the address of `{}` cannot be looked up: {}", printable(host), causes(&error));
+    Fault::new(Reason::EngineUnavailable, text)
+        .hint("check the name; if it is right, try again")
+        .caused_by(error)
 }

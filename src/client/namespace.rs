@@ -28,10 +28,10 @@ impl Named {
     pub(crate) fn issued_by(self, issuer: String) -> Result<Self, Failure> {
         let issuer =
             issuer.try_into().map_err(|error: String| Failure::usage(format!("--issuer: {error}")))?;
-        Ok(match self {
-            Self::Given(namespace) => Self::Given(namespace.issued_by(issuer)),
-            Self::OfToken => Self::OfToken,
-        })
+        match self {
+            Self::Given(namespace) => Ok(Self::Given(namespace.issued_by(issuer))),
+            Self::OfToken => Err(Failure::usage("--issuer needs a namespace: name it, as `JOB#RUN`")),
+        }
     }
 
     /// Its wire form.

@@ -1,6 +1,10 @@
 //! The token by which wharfd knows the caller.
 
-use std::{fs::File, io::Read as _, path::Path};
+use std::{
+    fs::File,
+    io::Read as _,
+    path::{Path, PathBuf},
+};
 
 use http::header::AUTHORIZATION;
 use tonic::{
@@ -19,46 +23,60 @@ const TOKEN_BYTES_MAX: u64 = 8 << 10;
 
 /// Adds the token to each call. Its `Debug` does not show it.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Token(Option<MetadataValue<Ascii>>);
+pub(crate) struct Token {
+    value: Option<MetadataValue<Ascii>>,
+    /// A file is read for each call: what writes it may renew the token during a build.
+    file: Option<PathBuf>,
+}
 
 impl Token {
     /// The token in the file that `flag` names, else that of WHARF_TOKEN, else none.
     pub(crate) fn resolve(flag: Option<&Path>, env: &Env) -> Result<Self, Failure> {
-        let (place, text) = match flag {
-            Some(path) => (format!("--token-file {}", path.display()), read(path)?),
-            None => match env.get(env::WHARF_TOKEN)? {
-                Some(text) => ("WHARF_TOKEN".to_owned(), text),
-                None => return Ok(Self::default()),
-            },
+        let value = match flag {
+            Some(path) => Some(of_file(path)?),
+            None => env.get(env::WHARF_TOKEN)?.map(|text| value("WHARF_TOKEN", &text)).transpose()?,
         };
-        let text = text.trim();
-        let wrong = |why: &str| Failure::usage(format!("{place}: {why}"));
-        if text.is_empty() {
-            return Err(
-                wrong("the token is empty").hint("has the credential been bound, and the file been written?")
-            );
-        }
-        if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(wrong("this is not one token: it has spaces, several lines or other odd characters"));
-        }
-        let mut value =
-            MetadataValue::try_from(format!("Bearer {text}")).map_err(|_| wrong("this is not a token"))?;
-        value.set_sensitive(true);
-        Ok(Self(Some(value)))
+        Ok(Self { value, file: flag.map(Path::to_owned) })
     }
 
-    pub(crate) fn is_given(&self) -> bool {
-        self.0.is_some()
+    /// Whether there is one, without reading it.
+    pub(crate) fn is_given(flag: Option<&Path>, env: &Env) -> Result<bool, Failure> {
+        Ok(flag.is_some() || env.get(env::WHARF_TOKEN)?.is_some())
     }
 }
 
 impl Interceptor for Token {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        if let Some(value) = &self.0 {
+        // What cannot be read again, a pipe or a file on its way, leaves the token that was there.
+        if let Some(renewed) = self.file.as_deref().and_then(|path| of_file(path).ok()) {
+            self.value = Some(renewed);
+        }
+        if let Some(value) = &self.value {
             request.metadata_mut().insert(AUTHORIZATION.as_str(), value.clone());
         }
         Ok(request)
     }
+}
+
+fn of_file(path: &Path) -> Result<MetadataValue<Ascii>, Failure> {
+    value(&format!("--token-file {}", path.display()), &read(path)?)
+}
+
+fn value(place: &str, text: &str) -> Result<MetadataValue<Ascii>, Failure> {
+    let text = text.trim();
+    let wrong = |why: &str| Failure::usage(format!("{place}: {why}"));
+    if text.is_empty() {
+        return Err(
+            wrong("the token is empty").hint("has the credential been bound, and the file been written?")
+        );
+    }
+    if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(wrong("this is not one token: it has spaces, several lines or other odd characters"));
+    }
+    let value = MetadataValue::try_from(format!("Bearer {text}"));
+    let mut value = value.map_err(|_| wrong("this is not a token"))?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 fn read(path: &Path) -> Result<String, Failure> {
@@ -93,7 +111,13 @@ mod tests {
         assert_eq!(sent(token).as_deref(), Some("Bearer of-file"));
         assert_eq!(sent(Token::resolve(None, &env).unwrap()).as_deref(), Some("Bearer of-variable"));
         let none = Token::resolve(None, &Env::of(&[])).unwrap();
-        assert!(!none.is_given() && sent(none).is_none());
+        assert!(sent(none).is_none() && !Token::is_given(None, &Env::of(&[])).unwrap());
+        let mut renewed = Token::resolve(Some(&file), &env).unwrap();
+        std::fs::write(&file, "renewed").unwrap();
+        assert_eq!(sent(renewed.clone()).as_deref(), Some("Bearer renewed"));
+        renewed.call(Request::new(())).unwrap();
+        std::fs::write(&file, "").unwrap();
+        assert_eq!(sent(renewed).as_deref(), Some("Bearer renewed"), "a file on its way");
         for odd in ["", " \n", "a b", "a\nb", "\u{e9}"] {
             std::fs::write(&file, odd).unwrap();
             let failure = Token::resolve(Some(&file), &env).unwrap_err();

@@ -126,6 +126,10 @@ impl Written {
             (None, Some(preset)) => preset.run()?,
             (None, None) => return Err(none()),
         };
+        if job == JobName::Jenkins && !is_jenkins(issuer) {
+            let text = "issuer: Jenkins' own ends with `/oidc`, or has `/oidc/job/FOLDER`; for another one, set `job`";
+            return Err(text.to_owned());
+        }
         let algorithms = algorithms.clone().unwrap_or_else(|| vec![Algorithm::RS256, Algorithm::ES256]);
         if algorithms.is_empty() {
             return Err("algorithms: an empty list accepts no token".to_owned());
@@ -139,4 +143,10 @@ impl Written {
             run,
         })
     }
+}
+
+/// Whether the OpenID Connect Provider plugin makes such an `iss`.
+fn is_jenkins(issuer: &str) -> bool {
+    let issuer = issuer.trim_end_matches('/');
+    issuer.ends_with("/oidc") || issuer.contains("/oidc/job/")
 }

@@ -121,8 +121,23 @@ pub(super) fn entries(
         if let Some(twice) = served.iter().find_map(|earlier| is_taken(&earlier.who, &who)) {
             return Err(error(entry.span(), format!("serve: an earlier entry already serves {twice}")));
         }
+        let covering =
+            served.iter().find(|earlier| earlier.who == who && earlier.namespaces.covers(&said.namespaces));
+        if let Some(earlier) = covering {
+            let text = format!(
+                "serve: never used, since an earlier entry of the issuer has `{}`",
+                earlier.namespaces
+            );
+            return Err(error(entry.span(), text));
+        }
         let at_once = said.at_once.map_or(AT_ONCE, NonZeroU32::get);
         served.push(Serve { who, namespaces: said.namespaces.clone(), engine, at_once });
+    }
+    for (name, issuer) in &written.issuers {
+        if !served.iter().any(|serve| serve.who == Who::Issuer(name.clone())) {
+            let message = format!("issuers.{name}: no [[serve]] entry serves its jobs");
+            return Err(ConfigError::File { place: place(path, text, Some(issuer.span())), message });
+        }
     }
     Ok(served)
 }

@@ -157,7 +157,16 @@ fn a_uid_is_served_once() {
 fn an_entry_serves_a_uid_a_token_or_an_issuer() {
     let issuer = "[issuers.ci]\npreset = \"jenkins\"\nissuer = \"https://ci/oidc\"\naudience = \"wharf\"\njwks = \"/j\"\n";
     let hash = "0123456789abcdefABCDEF0000000000000000000000000000000000000000ff";
-    let served = |who: &str| load(&[], &format!("{issuer}[[serve]]\n{who}\nnamespaces = \"*\"\n"));
+    let ci = "[[serve]]\nissuer = \"ci\"\nnamespaces = \"ci/*\"\n";
+    let served = |who: &str| {
+        load(
+            &[],
+            &format!(
+                "{issuer}[[serve]]\n{who}\nnamespaces = \"*\"\n{}",
+                if who.contains("issuer") { "" } else { ci }
+            ),
+        )
+    };
     let config = served(&format!("token = \"nightly\"\nsha256 = \"{hash}\"")).unwrap();
     assert!(
         matches!(&config.serve[0].who, Who::Token { name, hash } if name.as_str() == "nightly" && hash.0[31] == 255)
@@ -191,7 +200,9 @@ fn an_entry_serves_a_uid_a_token_or_an_issuer() {
 #[test]
 fn an_issuer_is_whole() {
     let issuer = |lines: &str| {
-        let file = format!("[issuers.ci]\nissuer = \"https://ci\"\naudience = \"wharf\"\n{lines}");
+        let serve = "[[serve]]\nissuer = \"ci\"\nnamespaces = \"*\"\n";
+        let file =
+            format!("[issuers.ci]\nissuer = \"https://ci/oidc\"\naudience = \"wharf\"\n{lines}{serve}");
         load(&[], &file).map(|config| config.issuers.into_values().next().unwrap())
     };
     let jwks = "jwks = \"/j\"\n";
@@ -216,9 +227,16 @@ fn an_issuer_is_whole() {
         let wrong = issuer(lines).unwrap_err().to_string();
         assert!(wrong.contains(why) && wrong.starts_with("w.toml:"), "{lines}: {wrong}");
     }
-    let same = "issuer = \"https://ci\"\naudience = \"w\"\njwks = \"/j\"\npreset = \"jenkins\"\n";
+    let same = "issuer = \"https://ci/oidc\"\naudience = \"w\"\njwks = \"/j\"\npreset = \"jenkins\"\n";
     let wrong = error(&format!("[issuers.a]\n{same}[issuers.b]\n{same}"));
     assert!(wrong.contains("the same `issuer`"), "{wrong}");
+    let serve = |namespaces: &str| format!("[[serve]]\nissuer = \"a\"\nnamespaces = \"{namespaces}\"\n");
+    let wrong = error(&format!("[issuers.a]\n{same}"));
+    assert!(wrong.starts_with("w.toml:1: issuers.a: no [[serve]] entry"), "{wrong}");
+    let two =
+        |one: &str, other: &str| load(&[], &format!("[issuers.a]\n{same}{}{}", serve(one), serve(other)));
+    assert!(two("acme/*", "*").is_ok());
+    assert!(two("*", "acme/*").unwrap_err().to_string().contains("never used"));
 }
 
 #[test]

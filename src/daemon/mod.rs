@@ -18,7 +18,7 @@ use crate::{
     images::frontend,
     janitor,
     naming::{KeyError, Keys},
-    registry::Relay,
+    registry::{Lookups, Relay},
     service::{self, Health},
     store::{Store, StoreError},
     tasks::{Cause, Group, Task},
@@ -132,7 +132,7 @@ async fn start(config: &Config, process: &Group) -> Result<Started, StartError> 
     let (store, keys) = state(config.state_dir.clone(), process).await?;
     janitor::tidy(store.clone(), config.engines.iter().map(|(name, _)| name.clone()).collect(), process);
     let relay = Relay::bind(process).await.map_err(StartError::Relay)?;
-    let means = Means { keys, store, relay, frontend: frontend(config)? };
+    let means = Means { keys, store, relay, lookups: Lookups::new(process), frontend: frontend(config)? };
     let engines: BTreeMap<_, _> = config
         .engines
         .iter()

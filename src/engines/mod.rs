@@ -23,7 +23,7 @@ use crate::{
     images::Images,
     names::EngineName,
     naming::Keys,
-    registry::Relay,
+    registry::{Lookups, Relay},
     store::Store,
     tasks::Group,
 };
@@ -45,6 +45,8 @@ pub struct Means {
     pub store: Store,
     /// The registry that engines pull from and push to.
     pub relay: Relay,
+    /// The look-ups of names.
+    pub lookups: Lookups,
     /// The program that reads Dockerfiles in a container; with `None`, BuildKit reads them itself.
     pub frontend: Option<PathBuf>,
 }
@@ -179,7 +181,13 @@ impl Handle {
         let engine = Engine::connect(self.inner.name.as_str(), &self.inner.socket, tasks).await?;
         self.inner.state.send_replace(State::Starting);
         let images = match last {
-            None => Images::new(engine, means.keys.clone(), means.store.clone(), means.relay.clone()),
+            None => Images::new(
+                engine,
+                means.keys.clone(),
+                means.store.clone(),
+                means.relay.clone(),
+                means.lookups.clone(),
+            ),
             Some(last) => last.found_again(engine),
         };
         let prepared = async {

@@ -60,12 +60,14 @@ impl Call {
 
     /// Allows the call to act in the namespace that its request names, or in the one that its caller has proven.
     pub fn authorize(&self, named: Option<Namespace>) -> Result<Permit<Namespace>, Fault> {
-        if let Some(named) = &named {
-            self.acts_in(named);
+        let permit = self.inner.caller.namespace(named.clone());
+        // The log of a refused call has the name that the call asked for.
+        if let Some(namespace) =
+            permit.as_ref().map(|permit| Some(permit.subject())).unwrap_or(named.as_ref())
+        {
+            self.acts_in(namespace);
         }
-        let permit = self.inner.caller.namespace(named)?;
-        self.acts_in(permit.subject());
-        Ok(permit)
+        permit
     }
 
     /// Records the namespace in which the call acts, if something other than its request determines it.

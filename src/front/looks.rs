@@ -1,14 +1,9 @@
 //! Limits on the calls that look at images. A look is quick, but the engine needs memory for all images and
 //! their labels in each of them, and wharfd needs memory for an answer that its client does not read.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use tokio::sync::OwnedSemaphorePermit;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-
-use crate::{fault::Fault, names::CallerId};
+use crate::{names::CallerId, shares::Own};
 
 /// How many looks of one kind a caller may have at once; the others wait for their turn.
 const LOOKS_AT_ONCE: usize = 16;
@@ -29,21 +24,19 @@ pub struct Looking {
 }
 
 /// The looks of each caller.
-#[derive(Debug, Default)]
-pub(super) struct Looks {
-    by: Mutex<HashMap<(CallerId, Look), Arc<Semaphore>>>,
+#[derive(Debug)]
+pub(super) struct Looks(Own<(CallerId, Look)>);
+
+impl Default for Looks {
+    fn default() -> Self {
+        Self(Own::new(LOOKS_AT_ONCE))
+    }
 }
 
 impl Looks {
     /// Waits until `caller` may look. Callers do not wait for one another.
-    pub(super) async fn begin(&self, caller: &CallerId, look: Look) -> Result<Looking, Fault> {
-        let places = {
-            let mut by = self.by.lock().unwrap_or_else(PoisonError::into_inner);
-            // Only served callers come here, so there are few entries.
-            let places = by.entry((caller.clone(), look));
-            Arc::clone(places.or_insert_with(|| Arc::new(Semaphore::new(LOOKS_AT_ONCE))))
-        };
-        Ok(Looking { _place: places.acquire_owned().await.map_err(Fault::internal)? })
+    pub(super) async fn begin(&self, caller: &CallerId, look: Look) -> Looking {
+        Looking { _place: self.0.take(&(caller.clone(), look)).await }
     }
 }
 
@@ -59,7 +52,7 @@ mod tests {
         let [one, other] = [1, 2].map(CallerId::Uid);
         let mut held = Vec::new();
         for _ in 0..LOOKS_AT_ONCE {
-            held.push(looks.begin(&one, Look::Answer).await.unwrap());
+            held.push(looks.begin(&one, Look::Answer).await);
         }
         assert!(looks.begin(&one, Look::Answer).now_or_never().is_none());
         assert!(looks.begin(&one, Look::Work).now_or_never().is_some(), "an unread answer stops no change");

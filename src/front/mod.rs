@@ -17,10 +17,11 @@ pub use work::{Kind, Member, Work};
 
 use crate::{
     engines::Handle,
-    fault::Fault,
+    fault::{Fault, Reason},
     identity::{Caller, Identities, Presented},
-    names::{EngineName, Namespace},
+    names::{CallerId, EngineName, Namespace},
     policy::Permit,
+    transport::Peer,
 };
 use calls::Calls;
 pub use calls::Running;
@@ -55,14 +56,30 @@ impl Front {
         Arc::new(Self { identities, engines, work, lines, quotas, looks, calls })
     }
 
-    /// Identifies the caller of a call to `path`, before anything but the call's head is read. The call counts as
-    /// running for as long as the second value lives.
-    pub fn identify(&self, presented: &Presented<'_>, path: &str) -> Result<(Caller, Running), Fault> {
-        let identified = self.identities.identify(presented);
-        let caller = identified.inspect_err(|fault| self.lines.stranger(fault, path))?;
-        let running = self.calls.take(caller.id());
-        let running = running.inspect_err(|fault| self.lines.limited(fault, caller.id(), path))?;
-        Ok((caller, running))
+    /// Identifies the caller of a call to `path`, before anything but the call's head is read.
+    pub fn identify(&self, presented: &Presented<'_>, path: &str) -> Result<Caller, Fault> {
+        let Peer::User { uid, .. } = *presented.peer;
+        self.identities.identify(presented).inspect_err(|fault| self.lines.stranger(fault, uid, path))
+    }
+
+    /// Counts a call of `caller` as running for as long as the value lives, or refuses it.
+    pub fn begin_call(&self, caller: &Caller, path: &str) -> Result<Running, Fault> {
+        self.calls.take(caller.id()).inspect_err(|fault| self.lines.limited(fault, caller.id(), path))
+    }
+
+    /// The same for a call that anybody may make, which counts for the peer.
+    pub fn anyone(&self, peer: &Peer, path: &str) -> Result<Running, Fault> {
+        let Peer::User { uid, .. } = *peer;
+        let id = CallerId::Uid(uid);
+        self.calls.take(&id).inspect_err(|fault| self.lines.limited(fault, &id, path))
+    }
+
+    /// The fault of a caller that has too many connections.
+    pub fn too_many_connections(&self, caller: &Caller, path: &str) -> Fault {
+        let fault = Fault::new(Reason::LimitReached, format!("{caller} has too many connections"))
+            .hint("try again when some have ended");
+        self.lines.limited(&fault, caller.id(), path);
+        fault
     }
 
     /// Accepts a call of an identified caller. `method` is the name for the log.
@@ -98,7 +115,7 @@ impl Front {
     }
 
     /// Waits until the caller may look at the engine's images once more.
-    pub async fn look(&self, call: &Call, look: Look) -> Result<Looking, Fault> {
+    pub async fn look(&self, call: &Call, look: Look) -> Looking {
         self.looks.begin(call.caller().id(), look).await
     }
 

@@ -23,7 +23,7 @@ use crate::{
 
 /// How often a line that a caller can cause at will is logged.
 const LINE_EVERY: Duration = Duration::from_secs(1);
-/// How often such a line is logged for all strangers together: no job depends on it.
+/// How often such a line is logged for one user that proves nothing.
 const STRANGERS_LINE_EVERY: Duration = Duration::from_secs(60);
 /// Longer methods are none of the API's.
 const METHOD_BYTES_MAX: usize = 80;
@@ -56,14 +56,16 @@ impl End<'_> {
 pub(super) struct Lines {
     callers: Repeats<(CallerId, &'static str, Option<Reason>)>,
     limited: Repeats<CallerId>,
-    strangers: Repeats<()>,
+    strangers: Repeats<u32>,
+    all_strangers: Repeats<()>,
     unseen: Repeats<Reason>,
 }
 
 impl Lines {
-    /// Logs a call of nobody that is served; `path` is the method, as the stranger wrote it.
-    pub(super) fn stranger(&self, fault: &Fault, path: &str) {
-        if let Some(said) = self.strangers.may_say(()) {
+    /// Logs a call of `uid` that proves nothing; `path` is the method, as the stranger wrote it.
+    pub(super) fn stranger(&self, fault: &Fault, uid: u32, path: &str) {
+        // One person can be many users.
+        if let Some(said) = self.strangers.may_say(uid).filter(|_| self.all_strangers.may_say(()).is_some()) {
             Self::refused(fault, path, said.unsaid());
         }
     }
@@ -94,6 +96,7 @@ impl Default for Lines {
             callers: Repeats::every(LINE_EVERY),
             limited: Repeats::every(LINE_EVERY),
             strangers: Repeats::every(STRANGERS_LINE_EVERY),
+            all_strangers: Repeats::every(LINE_EVERY),
             unseen: Repeats::every(LINE_EVERY),
         }
     }

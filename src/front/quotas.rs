@@ -105,7 +105,7 @@ mod tests {
             Identities::new(&Config::with_file(Flags::try_parse_from(["wharfd"]).unwrap(), file)).unwrap();
         let [one, two] = [1, 2].map(|uid| {
             let peer = Peer::User { uid, pid: None, beside: false };
-            identities.identify(&Presented { peer: &peer, authorization: None }).unwrap()
+            identities.identify(&Presented { peer: &peer, authorization: None, is_alone: true }).unwrap()
         });
         let quotas = Arc::new(Quotas::default());
         let build = quotas.take(&one, Kind::Build).unwrap();

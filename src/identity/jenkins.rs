@@ -5,8 +5,9 @@ use serde_json::Value;
 
 use crate::names::{printable, shortened};
 
-/// The full name of the job in `sub`, as Jenkins' `JOB_NAME`: `acme/app`. `issuer` is the tokens' `iss`, which lies
-/// below the same Jenkins: `https://ci.example/oidc`, or a folder's `…/job/acme/oidc`.
+/// The full name of the job in `sub`, as Jenkins' `JOB_NAME`: `acme/app`. `issuer` is the tokens' `iss`, as the
+/// plugin makes it: `https://ci.example/oidc`, or of a folder's credentials `https://ci.example/oidc/job/acme`. A
+/// folder vouches for its own jobs alone.
 pub(super) fn full_name(issuer: &str, claims: &Value) -> Result<String, String> {
     let subject = claims.get("sub").and_then(Value::as_str).ok_or("has no claim `sub`")?;
     let wrong = || {
@@ -14,9 +15,14 @@ pub(super) fn full_name(issuer: &str, claims: &Value) -> Result<String, String> 
         format!("has a `sub` that is not the URL of a job below its issuer: `{shown}`")
     };
     let issuer = issuer.trim_end_matches('/');
-    let root = issuer.strip_suffix("/oidc").unwrap_or(issuer);
-    let root = root.split_once("/job/").map_or(root, |(root, _)| root);
+    let (root, folder) = match issuer.split_once("/oidc/job/") {
+        Some((root, folder)) => (root, Some(format!("job/{folder}/"))),
+        None => (issuer.strip_suffix("/oidc").ok_or_else(wrong)?, None),
+    };
     let path = subject.strip_prefix(root).and_then(|path| path.strip_prefix('/')).ok_or_else(wrong)?;
+    if folder.is_some_and(|folder| !path.starts_with(&folder)) {
+        return Err(wrong());
+    }
     let mut segments = path.trim_end_matches('/').split('/');
     let mut names = Vec::new();
     while let Some(kind) = segments.next() {
@@ -53,26 +59,24 @@ mod tests {
 
     #[test]
     fn a_jobs_url_is_its_full_name() {
-        for issuer in
-            ["https://ci.example/oidc", "https://ci.example/job/acme/oidc", "https://ci.example/oidc/"]
-        {
-            for (subject, name) in [
+        let name = |issuer: &str, subject: &str| full_name(issuer, &json!({ "sub": subject }));
+        for issuer in ["https://ci.example/oidc", "https://ci.example/oidc/"] {
+            for (subject, full) in [
                 ("https://ci.example/job/acme/job/app/", "acme/app"),
                 ("https://ci.example/job/app", "app"),
                 ("https://ci.example/job/acme/job/feature%252Fx/", "acme/feature%2Fx"),
                 ("https://ci.example/job/a%20b/", "a b"),
                 ("https://ci.example/job/job/", "job"),
             ] {
-                assert_eq!(
-                    full_name(issuer, &json!({ "sub": subject })).unwrap(),
-                    name,
-                    "{issuer} {subject}"
-                );
+                assert_eq!(name(issuer, subject).unwrap(), full, "{issuer} {subject}");
             }
         }
-        let below =
-            full_name("https://x.example/jenkins/oidc", &json!({"sub": "https://x.example/jenkins/job/a/"}));
-        assert_eq!(below.unwrap(), "a");
+        assert_eq!(name("https://x.example/jenkins/oidc", "https://x.example/jenkins/job/a/").unwrap(), "a");
+        let folder = "https://ci.example/oidc/job/acme";
+        assert_eq!(name(folder, "https://ci.example/job/acme/job/app/").unwrap(), "acme/app");
+        for other in ["https://ci.example/job/other/", "https://ci.example/job/acmes/job/app/"] {
+            assert!(name(folder, other).is_err(), "{other}");
+        }
     }
 
     #[test]

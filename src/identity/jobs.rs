@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::{
     Answer, Caller, jenkins,
-    keys::{IssuerError, Keyring},
+    keys::{IssuerError, Keyring, NoKey},
     rules_of, verify,
 };
 use crate::{
@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// How far an issuer's clock may be from ours, in seconds.
-const LEEWAY: u64 = 10;
+const LEEWAY: f64 = 10.0;
 /// Real tokens have one to three KiB.
 const TOKEN_BYTES_MAX: usize = 8 << 10;
 /// Longer parts of a token are cut in messages.
@@ -80,7 +80,7 @@ impl Jobs {
 
     /// The caller of `token`, if it looks like a signed token.
     pub(super) fn identify(&self, token: &str, now: SystemTime) -> Answer {
-        let is_signed = token.starts_with("eyJ") && token.bytes().filter(|byte| *byte == b'.').count() == 2;
+        let is_signed = token.bytes().filter(|byte| *byte == b'.').count() == 2;
         if !is_signed || self.is_empty() {
             return Answer::NotPresented;
         }
@@ -119,19 +119,29 @@ impl Issuer {
         if !self.validation.algorithms.contains(&algorithm) {
             return Err(format!("is signed with {algorithm:?}, which issuers.{} does not accept", self.name));
         }
-        let found = self.keys.find(key, algorithm).ok_or_else(|| {
-            let key = key.map_or_else(|| "none".to_owned(), |key| format!("`{}`", shown(key)));
-            format!("is signed with a key that issuers.{} does not have: {key} (`kid`)", self.name)
+        let found = self.keys.find(key, algorithm).map_err(|none| {
+            let (name, key) = (&self.name, shown(key.unwrap_or_default()));
+            match none {
+                NoKey::Unknown => {
+                    format!("is signed with a key that issuers.{name} does not have: `{key}` (`kid`)")
+                }
+                NoKey::Other => format!(
+                    "is signed with {algorithm:?}, for which the key `{key}` of issuers.{name} is not"
+                ),
+                NoKey::Unnamed => {
+                    format!("names no key (`kid`), and issuers.{name} has none or several for {algorithm:?}")
+                }
+            }
         })?;
         // The key decides the family of its algorithms, and the library wants no others.
         let validation = Validation { algorithms: vec![algorithm], ..self.validation.clone() };
         let claims = decode::<Value>(token, &found, &validation).map_err(|error| self.unproven(&error))?;
         let claims = claims.claims;
-        let issued = claims.get("iat").and_then(Value::as_u64).ok_or("has no claim `iat`, a time")?;
-        let now = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        if issued > now.saturating_add(LEEWAY) {
-            return Err("was issued in the future (`iat`): the clock of the issuer or of this node is wrong"
-                .to_owned());
+        let issued = claims.get("iat").and_then(Value::as_f64).ok_or("has no claim `iat`, a time")?;
+        let now = now.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
+        if issued > now + LEEWAY {
+            let text = "was issued in the future (`iat`): the clock of the issuer or of this node is wrong";
+            return Err(text.to_owned());
         }
         self.caller(&claims)
     }
@@ -173,7 +183,7 @@ impl Issuer {
 fn validation(issuer: &config::Issuer) -> Validation {
     let algorithms: Vec<Algorithm> =
         issuer.algorithms.iter().map(|algorithm| signature(*algorithm)).collect();
-    let defaults = Validation { algorithms, leeway: LEEWAY, ..Validation::default() };
+    let defaults = Validation { algorithms, leeway: LEEWAY as u64, ..Validation::default() };
     let mut validation =
         Validation { validate_exp: true, validate_nbf: true, validate_aud: true, ..defaults };
     validation.set_audience(&[&issuer.audience]);

@@ -3,22 +3,25 @@
 use std::{
     fs::{self, File},
     io::{self, Read as _},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    sync::{Arc, PoisonError, RwLock},
-    time::SystemTime,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use jsonwebtoken::{
-    Algorithm, DecodingKey,
+    Algorithm, AlgorithmFamily, DecodingKey, DecodingKeyKind,
     jwk::{Jwk, PublicKeyUse},
 };
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::{fault::causes, names::IssuerName, telemetry::each_second};
+use crate::{fault::causes, names::IssuerName};
 
 /// Real sets have some ten keys of some 2 KiB.
 const FILE_BYTES_MAX: u64 = 1 << 20;
+/// How often the file is looked at. A stranger's call can make wharfd look.
+const LOOK_EVERY: Duration = if cfg!(test) { Duration::ZERO } else { Duration::from_secs(1) };
 
 /// The reason why an issuer's keys cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -38,83 +41,107 @@ struct Key {
     key: DecodingKey,
 }
 
-/// An issuer's keys. Each look-up sees whether the file has changed: an issuer can replace its keys, and take one
-/// back, at any time.
+/// An issuer's keys. A look-up sees whether the file has changed, once a second: an issuer can replace its keys, and
+/// take one back, at any time.
 #[derive(Debug)]
 pub(super) struct Keyring {
     name: IssuerName,
     path: PathBuf,
-    read: RwLock<Arc<Read>>,
+    loaded: Mutex<Loaded>,
 }
 
 #[derive(Debug)]
-struct Read {
-    keys: Vec<Key>,
-    changed: Option<SystemTime>,
+struct Loaded {
+    keys: Arc<Vec<Key>>,
+    /// The file's state when it was read, or when reading failed.
+    state: Option<State>,
+    looked: Instant,
+}
+
+/// What changes when a file is written or replaced: times of modification and status, inode, length.
+type State = (i64, i64, i64, i64, u64, u64);
+
+/// The reason why a token has no key.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum NoKey {
+    /// The issuer has no key of that id.
+    Unknown,
+    /// It has one, which is for other algorithms.
+    Other,
+    /// The token names none, and the issuer has none or several for its algorithm.
+    Unnamed,
 }
 
 impl Keyring {
     pub(super) fn new(name: &IssuerName, path: &Path) -> Result<Self, IssuerError> {
-        let read = read(name, path)?;
-        Ok(Self { name: name.clone(), path: path.to_owned(), read: RwLock::new(Arc::new(read)) })
-    }
-
-    /// Reads the file again if it has changed; after an error the old keys stay.
-    fn look(&self) {
-        if changed(&self.path) == self.now().changed {
-            return;
+        let state = state(path);
+        let keys = read(name, path)?;
+        if keys.is_empty() {
+            let what = "it has no public key of RSA, P-256, P-384 or Ed25519".to_owned();
+            return Err(IssuerError::Set { name: name.clone(), path: path.to_owned(), what });
         }
-        match read(&self.name, &self.path) {
-            Ok(read) => {
-                *self.read.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(read);
-                tracing::info!(issuer = %self.name, "the issuer's keys have changed and were read again");
-            }
-            Err(error) => {
-                each_second!(
-                    warn,
-                    error = causes(&error),
-                    "an issuer's keys have changed; the old ones stay"
-                );
-            }
-        }
+        let loaded = Loaded { keys: Arc::new(keys), state, looked: Instant::now() };
+        Ok(Self { name: name.clone(), path: path.to_owned(), loaded: Mutex::new(loaded) })
     }
 
     /// The key for a token that names `id` and is signed by `algorithm`. A token that names no key needs an issuer
     /// that has one for its algorithm.
-    pub(super) fn find(&self, id: Option<&str>, algorithm: Algorithm) -> Option<DecodingKey> {
-        self.look();
-        let read = self.now();
-        let fits = |key: &&Key| {
+    pub(super) fn find(&self, id: Option<&str>, algorithm: Algorithm) -> Result<DecodingKey, NoKey> {
+        let keys = self.keys();
+        let fits = |key: &Key| {
             key.algorithm.is_none_or(|own| own == algorithm)
                 && key.key.family().algorithms().contains(&algorithm)
-                && (id.is_none() || key.id.as_deref() == id)
         };
-        let mut fitting = read.keys.iter().filter(fits);
-        match (fitting.next(), fitting.next()) {
-            (Some(key), None) => Some(key.key.clone()),
-            (Some(key), Some(_)) if id.is_some() => Some(key.key.clone()),
-            _ => None,
+        let named: Vec<&Key> = keys.iter().filter(|key| id.is_none() || key.id.as_deref() == id).collect();
+        let mut fitting = named.iter().filter(|key| fits(key));
+        match (id, fitting.next(), fitting.next()) {
+            (Some(_), Some(key), _) | (None, Some(key), None) => Ok(key.key.clone()),
+            (None, ..) => Err(NoKey::Unnamed),
+            (Some(_), None, _) if named.is_empty() => Err(NoKey::Unknown),
+            (Some(_), None, _) => Err(NoKey::Other),
         }
     }
 
-    fn now(&self) -> Arc<Read> {
-        Arc::clone(&self.read.read().unwrap_or_else(PoisonError::into_inner))
+    /// The keys as the file has them. After an error the old ones stay.
+    fn keys(&self) -> Arc<Vec<Key>> {
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        if loaded.looked.elapsed() < LOOK_EVERY {
+            return Arc::clone(&loaded.keys);
+        }
+        loaded.looked = Instant::now();
+        let now = state(&self.path);
+        if now != loaded.state {
+            loaded.state = now;
+            match read(&self.name, &self.path) {
+                Ok(keys) => {
+                    let count = keys.len();
+                    loaded.keys = Arc::new(keys);
+                    tracing::info!(issuer = %self.name, keys = count, "the issuer's keys have changed");
+                }
+                Err(error) => {
+                    let error = causes(&error);
+                    tracing::warn!(issuer = %self.name, error, "an issuer's keys have changed; the old ones stay");
+                }
+            }
+        }
+        Arc::clone(&loaded.keys)
     }
 }
 
-fn changed(path: &Path) -> Option<SystemTime> {
-    fs::metadata(path).and_then(|metadata| metadata.modified()).ok()
+fn state(path: &Path) -> Option<State> {
+    let file = fs::metadata(path).ok()?;
+    Some((file.mtime(), file.mtime_nsec(), file.ctime(), file.ctime_nsec(), file.ino(), file.len()))
 }
 
-fn read(name: &IssuerName, path: &Path) -> Result<Read, IssuerError> {
-    // A change while the file is read is found at the next look.
-    let changed = changed(path);
+fn read(name: &IssuerName, path: &Path) -> Result<Vec<Key>, IssuerError> {
     let failed = |source| IssuerError::Read { name: name.clone(), path: path.to_owned(), source };
-    let mut text = Vec::new();
-    File::open(path).and_then(|file| file.take(FILE_BYTES_MAX).read_to_end(&mut text)).map_err(failed)?;
     let wrong = |what: String| IssuerError::Set { name: name.clone(), path: path.to_owned(), what };
-    let keys = parse(&text).map_err(wrong)?;
-    Ok(Read { keys, changed })
+    let mut text = Vec::new();
+    File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut text)).map_err(failed)?;
+    if text.len() as u64 > FILE_BYTES_MAX {
+        return Err(wrong("it has more than 1 MiB".to_owned()));
+    }
+    parse(&text).map_err(wrong)
 }
 
 /// The keys of a set that can check a signature of an issuer: the others, of kinds that are not known here, are left
@@ -125,11 +152,7 @@ fn parse(text: &[u8]) -> Result<Vec<Key>, String> {
         keys: Vec<Value>,
     }
     let set: Set = serde_json::from_slice(text).map_err(|error| error.to_string())?;
-    let keys: Vec<_> = set.keys.into_iter().filter_map(key).collect();
-    if keys.is_empty() {
-        return Err("it has no public key of RSA, P-256, P-384 or Ed25519".to_owned());
-    }
-    Ok(keys)
+    Ok(set.keys.into_iter().filter_map(key).collect())
 }
 
 fn key(written: Value) -> Option<Key> {
@@ -142,6 +165,72 @@ fn key(written: Value) -> Option<Key> {
         Some(named) => Some(named.to_string().parse().ok()?),
     };
     let decoding = DecodingKey::from_jwk(&key).ok()?;
-    let shared = jsonwebtoken::AlgorithmFamily::Hmac;
-    (decoding.family() != shared).then_some(Key { id: key.common.key_id, algorithm, key: decoding })
+    let is_usable = match decoding.kind() {
+        // As ring takes them.
+        DecodingKeyKind::RsaModulusExponent { n, .. } => (256..=1025).contains(&n.len()),
+        DecodingKeyKind::SecretOrDer(_) => decoding.family() != AlgorithmFamily::Hmac,
+    };
+    is_usable.then_some(Key { id: key.common.key_id, algorithm, key: decoding })
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+    use serde_json::json;
+
+    use super::*;
+
+    fn number(bytes: usize) -> String {
+        BASE64_URL_SAFE_NO_PAD.encode(vec![0xc5; bytes])
+    }
+
+    /// As Java writes a number whose first bit is set.
+    fn java_number(bytes: usize) -> String {
+        BASE64_URL_SAFE_NO_PAD.encode([&[0][..], &vec![0xc5; bytes]].concat())
+    }
+
+    #[test]
+    fn a_set_has_the_keys_that_can_check_a_signature() {
+        let rsa = |id: &str, n: String| json!({"kty": "RSA", "kid": id, "n": n, "e": "AQAB"});
+        let jenkins = json!({"kty": "RSA", "kid": "jenkins", "alg": "RS256", "use": "sig", "n": java_number(256), "e": "AQAB"});
+        let mut encrypts = rsa("encrypts", number(256));
+        encrypts["use"] = json!("enc");
+        let set = json!({"keys": [
+            jenkins, rsa("plain", number(512)), rsa("short", number(128)), rsa("long", number(2000)), encrypts,
+            {"kty": "oct", "kid": "shared", "k": "c2VjcmV0"}, {"kty": "new", "kid": "new"},
+        ]});
+        let keys = parse(set.to_string().as_bytes()).unwrap();
+        let ids: Vec<_> = keys.iter().filter_map(|key| key.id.as_deref()).collect();
+        assert_eq!(ids, ["jenkins", "plain"]);
+        assert!(parse(b"{}").is_err() && parse(b"[]").is_err() && parse(b"").is_err());
+    }
+
+    #[test]
+    fn a_token_finds_its_key_or_hears_why_not() {
+        let file = std::env::temp_dir().join(format!("wharf-keyring-{}.json", std::process::id()));
+        let rsa =
+            |id: &str, alg: &str| json!({"kty": "RSA", "kid": id, "alg": alg, "n": number(256), "e": "AQAB"});
+        let write =
+            |keys: serde_json::Value| std::fs::write(&file, json!({ "keys": keys }).to_string()).unwrap();
+        write(json!([rsa("one", "RS256"), rsa("two", "RS512")]));
+        let ring = Keyring::new(&"ci".to_owned().try_into().unwrap(), &file).unwrap();
+        let find = |id, algorithm| ring.find(id, algorithm).map(|_| ());
+        assert_eq!(find(Some("one"), Algorithm::RS256), Ok(()));
+        assert_eq!(find(Some("one"), Algorithm::RS512), Err(NoKey::Other));
+        assert_eq!(find(Some("one"), Algorithm::ES256), Err(NoKey::Other));
+        assert_eq!(find(Some("three"), Algorithm::RS256), Err(NoKey::Unknown));
+        assert_eq!(find(None, Algorithm::RS512), Ok(()), "it has one for that");
+        assert_eq!(find(None, Algorithm::ES256), Err(NoKey::Unnamed));
+        write(json!([rsa("one", "RS256"), rsa("two", "RS512"), rsa("three", "RS512")]));
+        assert_eq!(find(None, Algorithm::RS512), Err(NoKey::Unnamed), "it has two");
+        // The last key can be taken back; a start without keys is a mistake.
+        write(json!([]));
+        assert_eq!(find(Some("one"), Algorithm::RS256), Err(NoKey::Unknown));
+        let none = Keyring::new(&"ci".to_owned().try_into().unwrap(), &file).unwrap_err();
+        assert!(none.to_string().contains("no public key"), "{none}");
+        std::fs::write(&file, vec![b' '; (1 << 20) + 1]).unwrap();
+        let large = Keyring::new(&"ci".to_owned().try_into().unwrap(), &file).unwrap_err();
+        assert!(large.to_string().contains("more than 1 MiB"), "{large}");
+        std::fs::remove_file(&file).unwrap();
+    }
 }

@@ -79,7 +79,10 @@ impl Caller {
 
     /// A description of the namespaces in which the caller may act.
     pub fn namespaces(&self) -> String {
-        self.proven.as_ref().map_or_else(|| self.rules.namespaces().to_string(), ToString::to_string)
+        match &self.proven {
+            None => self.rules.namespaces().to_string(),
+            Some(namespace) => printable(&namespace.to_string()),
+        }
     }
 
     /// The rules that apply to the caller.
@@ -112,6 +115,8 @@ pub struct Presented<'a> {
     pub peer: &'a Peer,
     /// The call's `authorization`.
     pub authorization: Option<&'a HeaderValue>,
+    /// Whether the call has no second one.
+    pub is_alone: bool,
 }
 
 /// A scheme's answer to a call.
@@ -144,6 +149,10 @@ impl Identities {
     /// Identifies the caller of a call.
     pub fn identify(&self, presented: &Presented<'_>) -> Result<Caller, Fault> {
         let answer = match presented.authorization {
+            Some(_) if !presented.is_alone => {
+                let text = "the call has more than one `authorization`";
+                Answer::Failed(Fault::new(Reason::UnknownCaller, text))
+            }
             None => self.users.identify(presented.peer),
             Some(value) => match bearer(value) {
                 None => Answer::Failed(unreadable()),

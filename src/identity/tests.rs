@@ -24,7 +24,7 @@ fn identities(file: &str) -> Identities {
 }
 
 fn identify(identities: &Identities, peer: &Peer) -> Result<Caller, Fault> {
-    identities.identify(&Presented { peer, authorization: None })
+    identities.identify(&Presented { peer, authorization: None, is_alone: true })
 }
 
 #[test]
@@ -99,7 +99,7 @@ fn a_static_token_is_served_by_its_hash_and_a_bad_one_is_nobody() {
     let peers = [user(0), user(1000)];
     let presented = |peer, authorization: &str| {
         let authorization = HeaderValue::from_str(authorization).unwrap();
-        let presented = Presented { peer, authorization: Some(&authorization) };
+        let presented = Presented { peer, authorization: Some(&authorization), is_alone: true };
         identities.identify(&presented).map(|caller| caller.to_string()).map_err(|fault| {
             assert_eq!(fault.reason(), Reason::UnknownCaller);
             assert!(!fault.text().contains(TOKEN), "{fault}");
@@ -127,7 +127,7 @@ fn a_static_token_is_served_by_its_hash_and_a_bad_one_is_nobody() {
     assert_eq!(identities.standing(&user(0)), Standing::Served(CallerId::Uid(0)));
     assert_eq!(identities.standing(&user(1000)), Standing::Unproven);
     let authorization = HeaderValue::from_str(&format!("Bearer {TOKEN}")).unwrap();
-    let presented = Presented { peer: &user(1000), authorization: Some(&authorization) };
+    let presented = Presented { peer: &user(1000), authorization: Some(&authorization), is_alone: true };
     let caller = identities.identify(&presented).unwrap();
     assert!(caller.namespace(None).unwrap_err().hint_text().is_some(), "it has to name its namespace");
     let named = |job: &str| caller.namespace(Some(Namespace::new(job, "1").unwrap()));

@@ -59,7 +59,7 @@ impl Users {
         Self { callers: callers.collect(), overflow_uid }
     }
 
-    /// Asked last: every connection presents its peer.
+    /// Asked when a call presents no token: every connection has a peer.
     pub(super) fn identify(&self, peer: &Peer) -> Answer {
         // Another kind of peer does not compile until it is decided here whether it is a user.
         let Peer::User { uid, beside, .. } = *peer;

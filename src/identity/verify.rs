@@ -61,8 +61,15 @@ impl Verifier<Vec<u8>> for Ring {
         let DecodingKeyKind::RsaModulusExponent { n, e } = self.key.kind() else {
             return Err(signature::Error::new());
         };
+        let (n, e) = (without_zeros(n), without_zeros(e));
         RsaPublicKeyComponents { n, e }.verify(rsa, message, signature).map_err(|_| signature::Error::new())
     }
+}
+
+/// Java writes a zero before a number whose first bit is set, and Jenkins publishes its keys so; ring takes none.
+fn without_zeros(number: &[u8]) -> &[u8] {
+    let zeros = number.iter().take_while(|byte| **byte == 0).count();
+    number.get(zeros..).unwrap_or_default()
 }
 
 impl Ring {
@@ -115,6 +122,9 @@ mod tests {
         let [(rsa_head, rsa_signature), (ec_head, ec_signature)] = SIGNED;
         assert!(verify(Algorithm::RS256, &rsa, rsa_head, rsa_signature).unwrap());
         assert!(verify(Algorithm::ES256, &ec, ec_head, ec_signature).unwrap());
+        let DecodingKeyKind::RsaModulusExponent { n, e } = rsa.kind() else { panic!("{rsa:?}") };
+        let as_java = DecodingKey::from_rsa_raw_components(&[&[0], &**n].concat(), e);
+        assert!(verify(Algorithm::RS256, &as_java, rsa_head, rsa_signature).unwrap());
         assert!(!verify(Algorithm::RS256, &rsa, ec_head, rsa_signature).unwrap());
         assert!(!verify(Algorithm::PS256, &rsa, rsa_head, rsa_signature).unwrap());
         assert!(!verify(Algorithm::ES256, &ec, ec_head, rsa_signature).unwrap());

@@ -178,7 +178,8 @@ impl Images {
                 Ok(Admitted::held(&from, Some(digest), hold, inherited))
             }
             (Err(fault), OnNode::Unsure(held))
-                if fault.reason() == Reason::RegistryUnavailable && self.serves_nobody(&reference).await =>
+                if fault.reason() == Reason::RegistryUnavailable
+                    && self.serves_nobody(from.caller(), &reference).await =>
             {
                 each_second!(info, %reference, %fault, "the node's image is used");
                 self.admit_node(names.opaque(), &from, held).await
@@ -253,7 +254,8 @@ impl Images {
             Some(digest) => reference.at(digest),
             None => reference.clone(),
         };
-        let Proven { digest, repository, manifest } = self.readable(&asked, login.as_ref()).await?;
+        let Proven { digest, repository, manifest } =
+            self.readable(from.caller(), &asked, login.as_ref()).await?;
         let step = reporter.step(step_name(reference, &digest));
         // Below the caller's group: the namespace must not end before the engine has forgotten the transfer's
         // name.

@@ -10,9 +10,7 @@ pub mod holds;
 mod index;
 pub mod inherited;
 mod layers;
-mod locks;
 pub mod owned;
-mod places;
 mod proof;
 pub mod push;
 mod recovery;
@@ -29,11 +27,16 @@ use std::{
 
 use tokio::sync::Mutex;
 
-use crate::{engine::Engine, naming::Keys, registry, store::Store};
+use crate::{
+    engine::Engine,
+    names::CallerId,
+    naming::Keys,
+    registry,
+    shares::{Locks, Places},
+    store::Store,
+};
 use exports::Exporting;
 use frontend::Frontend;
-use locks::Locks;
-use places::Places;
 use suspects::Inside;
 use turns::Turns;
 
@@ -88,7 +91,13 @@ struct Inner {
 
 impl Images {
     /// The images of `engine`, which pulls and pushes through `relay`.
-    pub fn new(engine: Engine, keys: Keys, store: Store, relay: registry::Relay) -> Self {
+    pub fn new(
+        engine: Engine,
+        keys: Keys,
+        store: Store,
+        relay: registry::Relay,
+        lookups: registry::Lookups,
+    ) -> Self {
         let inner = Inner {
             keys,
             store,
@@ -99,7 +108,7 @@ impl Images {
             passing: Places::new(HASHED_AT_ONCE, HASHED_OF_CALLER),
             fetching: Places::new(HASHED_AT_ONCE, HASHED_OF_CALLER),
             hashes: Locks::default(),
-            registries: registry::Client::new(CERTS_DIRECTORY.into()),
+            registries: registry::Client::new(CERTS_DIRECTORY.into(), lookups),
             relay,
         };
         Self { found: Arc::new(Found::new(engine)), inner: Arc::new(inner) }
@@ -109,6 +118,11 @@ impl Images {
     /// running work may still use.
     pub fn found_again(&self, engine: Engine) -> Self {
         Self { found: Arc::new(Found::new(engine)), inner: Arc::clone(&self.inner) }
+    }
+
+    /// The look-ups of names for `caller`.
+    pub(crate) fn names(&self, caller: &CallerId) -> registry::Resolver {
+        self.inner.registries.lookups().of(caller)
     }
 
     /// The engine that contains the images.

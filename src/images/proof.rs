@@ -13,7 +13,7 @@ use super::{Images, index::Document};
 use crate::{
     engine::docker::fault,
     fault::{Fault, Reason},
-    names::{Login, Reference, reference::Digest},
+    names::{CallerId, Login, Reference, reference::Digest},
     registry::{Error, Kind, Manifest, Reach, Repository, Transfer},
 };
 
@@ -51,11 +51,12 @@ impl Images {
     /// The image that the registry shows to `login` under `reference`.
     pub(super) async fn readable(
         &self,
+        caller: &CallerId,
         reference: &Reference,
         login: Option<&Login>,
     ) -> Result<Proven, Fault> {
         // Boxed, so that a waiting build does not hold the whole future.
-        let proven = timeout(REGISTRY_TIMEOUT, Box::pin(self.prove(reference, login))).await;
+        let proven = timeout(REGISTRY_TIMEOUT, Box::pin(self.prove(caller, reference, login))).await;
         match proven {
             Ok(Ok(proven)) => Ok(proven),
             Ok(Err(Unproven::Image(fault))) => Err(fault),
@@ -73,8 +74,8 @@ impl Images {
 
     /// Whether the registry of `reference` currently serves nobody. Asks without a login, since a registry
     /// may fail because of a certain login. A registry that limits only this caller's requests serves others.
-    pub(super) async fn serves_nobody(&self, reference: &Reference) -> bool {
-        match timeout(REGISTRY_TIMEOUT, Box::pin(self.prove(reference, None))).await {
+    pub(super) async fn serves_nobody(&self, caller: &CallerId, reference: &Reference) -> bool {
+        match timeout(REGISTRY_TIMEOUT, Box::pin(self.prove(caller, reference, None))).await {
             Ok(Err(Unproven::Registry(error))) => {
                 matches!(error.kind(), Kind::Unreachable | Kind::Unavailable)
             }
@@ -83,8 +84,13 @@ impl Images {
         }
     }
 
-    async fn prove(&self, reference: &Reference, login: Option<&Login>) -> Result<Proven, Unproven> {
-        let mut repository = self.repository(reference, login).await.map_err(Unproven::Image)?;
+    async fn prove(
+        &self,
+        caller: &CallerId,
+        reference: &Reference,
+        login: Option<&Login>,
+    ) -> Result<Proven, Unproven> {
+        let mut repository = self.repository(caller, reference, login).await.map_err(Unproven::Image)?;
         let platform = self.engine().platform();
         let mut manifest = repository.manifest(reference).await?;
         let digest = manifest.digest().clone();
@@ -108,21 +114,23 @@ impl Images {
     /// A client for the repository of `reference`, reached as the engine reaches it.
     pub(super) async fn repository(
         &self,
+        caller: &CallerId,
         reference: &Reference,
         login: Option<&Login>,
     ) -> Result<Repository, Fault> {
-        let opened = self.inner.registries.repository(&self.reach().await?, reference, login);
+        let opened = self.inner.registries.repository(caller, &self.reach().await?, reference, login);
         opened.map_err(|error| error.fault(reference, login.is_some()))
     }
 
     /// A transfer to `target` at the relay, once its registry has accepted the login.
     pub(super) async fn push_transfer(
         &self,
+        caller: &CallerId,
         target: &Reference,
         login: Option<&Login>,
     ) -> Result<Transfer, Fault> {
         let reach = self.reach().await?;
-        let opened = self.inner.registries.target(&reach, target, login).await;
+        let opened = self.inner.registries.target(caller, &reach, target, login).await;
         let opened = opened.map_err(|error| error.push_fault(target, login.is_some()))?;
         let path = self.keys().relay(&target.repository());
         self.inner.relay.push(&path, opened).map_err(Fault::internal)

@@ -13,7 +13,7 @@ use crate::{
         },
     },
     fault::{Fault, Reason},
-    names::{Login, Reference, reference::Digest},
+    names::{CallerId, Login, Reference, reference::Digest},
     naming::ImageName,
     policy::{Permit, PushTo},
     progress::{Reporter, Step},
@@ -32,7 +32,7 @@ impl Images {
         reporter: &Reporter,
         tasks: &Group,
     ) -> Result<Digest, Fault> {
-        let target = target.subject();
+        let (caller, target) = (target.caller().clone(), target.subject());
         if target.namespace() != image.namespace() {
             return Err(Fault::internal("the permission to push is for another namespace"));
         }
@@ -45,6 +45,7 @@ impl Images {
         let push = Push {
             images: self.clone(),
             image: image.clone(),
+            caller,
             target,
             login: login.cloned(),
             tasks: tasks.clone(),
@@ -59,6 +60,7 @@ impl Images {
 struct Push {
     images: Images,
     image: OwnedImage,
+    caller: CallerId,
     target: Reference,
     login: Option<Login>,
     tasks: Group,
@@ -81,7 +83,11 @@ impl Push {
 
     async fn push(&self, step: &Step) -> Result<Digest, Fault> {
         let (images, engine) = (&self.images, self.images.engine());
-        let transfer = self.tasks.unless_cancelled(images.push_transfer(&self.target, self.login.as_ref()));
+        let transfer = self.tasks.unless_cancelled(images.push_transfer(
+            &self.caller,
+            &self.target,
+            self.login.as_ref(),
+        ));
         let transfer = transfer.await??;
         let name = images.transfer_name(&format!("{}:{}", transfer.repository(), transfer.tag()))?;
         engine.image_store().tag(self.image.id(), &name).await?;

@@ -11,10 +11,10 @@ use tokio::{
     time::sleep,
 };
 
-use super::locks::Locks;
 use crate::{
     names::CallerId,
     registry::{LOOK, Meter, Reading},
+    shares::Locks,
 };
 
 /// The turns of all holds.

@@ -19,6 +19,18 @@ pub enum CallerId {
     Job(Job),
 }
 
+impl CallerId {
+    /// A text that no other caller has.
+    pub fn key(&self) -> String {
+        match self {
+            Self::Uid(uid) => format!("uid {uid}"),
+            Self::Operator(uid) => format!("operator {uid}"),
+            Self::Token(name) => format!("token {name}"),
+            Self::Job(job) => format!("job {}", job.key()),
+        }
+    }
+}
+
 impl fmt::Display for CallerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

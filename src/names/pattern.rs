@@ -43,6 +43,15 @@ impl Pattern {
         }
     }
 
+    /// Whether it matches all that `other` matches.
+    pub fn covers(&self, other: &Self) -> bool {
+        match (self.0.strip_suffix('*'), other.0.strip_suffix('*')) {
+            (Some(prefix), Some(others)) => others.starts_with(prefix),
+            (_, None) => self.matches(&other.0),
+            (None, Some(_)) => false,
+        }
+    }
+
     /// The pattern as it was written.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -88,6 +97,9 @@ mod tests {
         assert!(exact.matches("acme/app") && !exact.matches("acme/app/main"));
         assert!(Pattern::any().matches("x") && Pattern::any().is_any());
         assert!(!pattern.is_any() && !exact.is_any());
+        let any = Pattern::any();
+        assert!(any.covers(&pattern) && any.covers(&exact) && pattern.covers(&exact) && exact.covers(&exact));
+        assert!(!pattern.covers(&any) && !exact.covers(&pattern) && !exact.covers(&any));
     }
 
     #[test]

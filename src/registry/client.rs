@@ -10,11 +10,12 @@ use super::{
     answer::Answer,
     certs::Certs,
     error::{Error, Kind},
+    lookups::Lookups,
     meter::Meter,
     reach::{Endpoint, Reach},
     server::{Access, Server},
 };
-use crate::names::{Login, Reference, printable, reference::Digest, shortened};
+use crate::names::{CallerId, Login, Reference, printable, reference::Digest, shortened};
 
 /// The largest manifest or index. The engine's own limits are no smaller; a real manifest has some kilobytes.
 const MANIFEST_BYTES_MAX: usize = 4 << 20;
@@ -33,6 +34,7 @@ const OLD: &str = "application/vnd.docker.distribution.manifest.v1+";
 #[derive(Clone, Debug)]
 pub struct Client {
     certs: Arc<Certs>,
+    lookups: Lookups,
 }
 
 /// One repository, as one caller sees it.
@@ -61,13 +63,20 @@ pub struct Blob {
 impl Client {
     /// A client that trusts the system's authorities, and those in `certs` for single registries, like the
     /// engine's `/etc/docker/certs.d`.
-    pub fn new(certs: PathBuf) -> Self {
-        Self { certs: Arc::new(Certs::new(certs)) }
+    /// Looks up names by `lookups`.
+    pub fn new(certs: PathBuf, lookups: Lookups) -> Self {
+        Self { certs: Arc::new(Certs::new(certs)), lookups }
     }
 
-    /// The repository of `reference`, with `login`. Sends no request yet.
+    /// The look-ups of names by which a caller's registries are found.
+    pub fn lookups(&self) -> &Lookups {
+        &self.lookups
+    }
+
+    /// The repository of `reference`, with `login`, for `caller`. Sends no request yet.
     pub fn repository(
         &self,
+        caller: &CallerId,
         reach: &Reach,
         reference: &Reference,
         login: Option<&Login>,
@@ -76,16 +85,18 @@ impl Client {
             // A mirror belongs to someone else: it must not see the login.
             let login = login.filter(|_| !endpoint.is_mirror).cloned();
             let certs = Arc::clone(&self.certs);
-            Server::new(certs, reach.clone(), endpoint, reference.path(), Access::Pull, login)
+            let names = self.lookups.of(caller);
+            Server::new(certs, names, reach.clone(), endpoint, reference.path(), Access::Pull, login)
         };
         let servers = reach.endpoints(reference.host())?.into_iter().map(server).collect();
         Ok(Repository { servers, meter: Arc::default() })
     }
 
-    /// The repository of `reference` at its own registry, as the target of a push with `login`. Checks that
-    /// the registry answers and accepts the login.
+    /// The repository of `reference` at its own registry, as the target of a push of `caller` with `login`.
+    /// Checks that the registry answers and accepts the login.
     pub async fn target(
         &self,
+        caller: &CallerId,
         reach: &Reach,
         reference: &Reference,
         login: Option<&Login>,
@@ -94,7 +105,9 @@ impl Client {
         let endpoint = reach.endpoints(reference.host())?.into_iter().find(|endpoint| !endpoint.is_mirror);
         let (certs, reach) = (Arc::clone(&self.certs), reach.clone());
         let endpoint = endpoint.ok_or_else(none)?;
-        let mut server = Server::new(certs, reach, endpoint, reference.path(), Access::Push, login.cloned());
+        let names = self.lookups.of(caller);
+        let mut server =
+            Server::new(certs, names, reach, endpoint, reference.path(), Access::Push, login.cloned());
         server.greet().await?;
         Ok(Target { server, tag: reference.tag().unwrap_or("latest").to_owned() })
     }

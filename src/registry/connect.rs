@@ -1,4 +1,4 @@
-//! Connections to servers: DNS lookup, TCP, proxy and TLS, each with a time limit.
+//! Connections to servers: TCP, proxy and TLS, each with a time limit.
 
 use std::{
     io,
@@ -17,13 +17,12 @@ use tokio_rustls::TlsConnector;
 
 use super::{
     error::{Error, Kind},
+    lookups::Resolver,
     proxy::Proxy,
     reach::Origin,
 };
 use crate::policy;
 
-/// Longest DNS lookup. The name server may belong to the job.
-const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest attempt to connect to one of several addresses.
 const ADDRESS_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -75,22 +74,6 @@ impl Inwards {
     pub(super) fn admits(self, address: IpAddr) -> bool {
         let there = Self::of(address);
         there == Self::Public || (there != Self::Never && there <= self)
-    }
-}
-
-/// The addresses of a server's name.
-pub(super) async fn lookup(host: &str) -> Result<Vec<IpAddr>, Error> {
-    if let Ok(address) = host.parse() {
-        return Ok(vec![address]);
-    }
-    let unknown = || Error::new(Kind::Unreachable, "its name does not resolve");
-    match timeout(LOOKUP_TIMEOUT, tokio::net::lookup_host((host, 0))).await {
-        Ok(Ok(found)) => {
-            let addresses: Vec<IpAddr> = found.map(|address| address.ip()).collect();
-            if addresses.is_empty() { Err(unknown()) } else { Ok(addresses) }
-        }
-        Ok(Err(cause)) => Err(unknown().caused_by(cause)),
-        Err(_) => Err(Error::new(Kind::Unreachable, "its name cannot be looked up in time")),
     }
 }
 
@@ -147,6 +130,7 @@ fn tls_error(cause: io::Error) -> Error {
 
 /// Connects to a proxy; for TLS, then opens a tunnel through it to `origin`.
 pub(super) async fn through(
+    names: &Resolver,
     proxy: &Proxy,
     origin: &Origin,
     roots: ClientConfig,
@@ -156,7 +140,7 @@ pub(super) async fn through(
         Error::new(Kind::Unreachable, text).caused_by(error)
     };
     let connecting = async {
-        let addresses = lookup(&proxy.origin.host).await?;
+        let addresses = names.lookup(&proxy.origin.host).await?;
         let (stream, _) = tcp(&addresses, proxy.origin.port).await?;
         let mut stream: Box<dyn Io> = if proxy.origin.secure {
             tls(stream, &proxy.origin.host, roots).await?

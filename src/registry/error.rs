@@ -4,6 +4,7 @@ use std::{fmt, io, net::IpAddr};
 
 use http::StatusCode;
 
+use super::lookups::LookupError;
 use crate::{
     engine::docker::fault,
     fault::{Fault, Reason},
@@ -46,6 +47,12 @@ pub struct Error {
     text: String,
     says: Option<String>,
     cause: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl From<LookupError> for Error {
+    fn from(error: LookupError) -> Self {
+        Self::new(Kind::Unreachable, error.to_string()).caused_by(error)
+    }
 }
 
 impl Error {

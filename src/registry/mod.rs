@@ -14,6 +14,7 @@ mod connect;
 mod error;
 #[cfg(feature = "fuzzing")]
 pub mod fuzz;
+mod lookups;
 mod meter;
 mod proxy;
 mod reach;
@@ -24,6 +25,7 @@ mod tests;
 
 pub use client::{Blob, CONFIG_BYTES_MAX, Client, Manifest, Repository, Target};
 pub use error::{Error, Kind};
+pub use lookups::{LookupError, Lookups, Resolver};
 pub use meter::{LOOK, Meter, Reading, SLOW_BYTES};
 pub use reach::Reach;
 pub use relay::{Relay, Transfer, Watch, Watcher};

@@ -20,6 +20,7 @@ use super::{
     challenge::{Challenge, challenges},
     connect::{self, Inwards, Io},
     error::{Error, Kind},
+    lookups::Resolver,
     reach::{Endpoint, Origin, Reach},
 };
 use crate::{
@@ -45,6 +46,7 @@ pub(super) enum Access {
 #[derive(Clone)]
 pub(super) struct Server {
     certs: Arc<Certs>,
+    names: Resolver,
     reach: Reach,
     endpoint: Endpoint,
     /// The repository's path.
@@ -70,13 +72,14 @@ struct Reached {
 impl Server {
     pub(super) fn new(
         certs: Arc<Certs>,
+        names: Resolver,
         reach: Reach,
         endpoint: Endpoint,
         path: &str,
         access: Access,
         login: Option<Login>,
     ) -> Self {
-        Self { certs, reach, endpoint, path: path.to_owned(), access, login, reached: None }
+        Self { certs, names, reach, endpoint, path: path.to_owned(), access, login, reached: None }
     }
 
     /// Gets a manifest or a blob: `manifests/latest`.
@@ -134,11 +137,11 @@ impl Server {
     async fn open(&self) -> Result<(Reached, Box<dyn Io>), Error> {
         let origin = self.endpoint.origin.clone();
         let proxied = self.reach.proxies.for_origin(&origin).is_some();
-        let mut addresses = match connect::lookup(&origin.host).await {
+        let mut addresses = match self.names.lookup(&origin.host).await {
             Ok(addresses) => addresses,
             // The proxy may be able to resolve the name.
             Err(_) if proxied => Vec::new(),
-            Err(error) => return Err(error),
+            Err(error) => return Err(error.into()),
         };
         // The operator has chosen the mirrors.
         if let Some(odd) = addresses.first().copied().filter(|_| !self.endpoint.is_mirror) {
@@ -185,7 +188,7 @@ impl Server {
             Some(proxy) => {
                 // The proxy is not a registry: none of the engine's certificates for registries apply.
                 let roots = self.certs.config("", Verify::Yes, false)?;
-                (connect::through(proxy, origin, roots).await?, None)
+                (connect::through(&self.names, proxy, origin, roots).await?, None)
             }
             None => {
                 let (stream, address) = connect::tcp(addresses, origin.port).await?;
@@ -220,7 +223,7 @@ impl Server {
     async fn addresses(&self, origin: &Origin) -> Result<Vec<IpAddr>, Error> {
         match self.reach.proxies.for_origin(origin) {
             Some(_) => Ok(Vec::new()),
-            None => connect::lookup(&origin.host).await,
+            None => Ok(self.names.lookup(&origin.host).await?),
         }
     }
 

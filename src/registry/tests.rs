@@ -7,8 +7,11 @@ use std::{fs, path::PathBuf};
 
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{Client, Kind, Manifest, Reach, reach::Origin};
-use crate::names::{Login, Reference, Secret, reference::Digest};
+use super::{Client, Kind, Lookups, Manifest, Reach, reach::Origin};
+use crate::{
+    names::{CallerId, Login, Reference, Secret, reference::Digest},
+    tasks::Group,
+};
 use recorder::{Authority, Server, directory, guarded, ok, status, wants};
 
 const MANIFEST: &str = r#"{"schemaVersion":2,"config":{},"layers":[]}"#;
@@ -20,6 +23,10 @@ fn login() -> Login {
         password: Secret::new("pass".to_owned()),
         identity_token: Secret::new(String::new()),
     }
+}
+
+pub(super) fn lookups() -> Lookups {
+    Lookups::new(&Group::root())
 }
 
 /// An engine that accepts loopback without TLS, as engines do by default.
@@ -36,7 +43,7 @@ async fn ask(
 ) -> Result<Manifest, (Kind, String)> {
     let reference = Reference::parse(name).unwrap().tagged();
     let told = |error: super::Error| (error.kind(), error.to_string());
-    let mut repository = client.repository(reach, &reference, login).map_err(told)?;
+    let mut repository = client.repository(&CallerId::Uid(1), reach, &reference, login).map_err(told)?;
     repository.manifest(&reference).await.map_err(told)
 }
 
@@ -45,7 +52,7 @@ async fn a_login_goes_to_nobody_without_a_certificate_that_is_trusted() {
     let authority = Authority::new();
     let registry =
         Server::start(Some(authority.acceptor(false)), guarded(PASSWORD, "Basic realm=x".to_owned())).await;
-    let client = Client::new(authority.certs.clone());
+    let client = Client::new(authority.certs.clone(), lookups());
     let (reach, name) = (Reach::default(), format!("{}/app", registry.host()));
     let (kind, text) = ask(&client, &reach, &name, Some(&login())).await.unwrap_err();
     assert_eq!((kind, text.as_str()), (Kind::Unreachable, "its certificate is not trusted"));
@@ -71,7 +78,7 @@ async fn a_login_goes_to_nobody_without_a_certificate_that_is_trusted() {
 async fn a_registry_that_wants_a_certificate_gets_the_engines() {
     let authority = Authority::new();
     let registry = Server::start(Some(authority.acceptor(true)), |_| ok(MANIFEST)).await;
-    let client = Client::new(authority.certs.clone());
+    let client = Client::new(authority.certs.clone(), lookups());
     let name = format!("{}/app", registry.host());
     authority.trust(&registry.host());
     ask(&client, &Reach::default(), &name, None).await.unwrap_err();
@@ -89,7 +96,7 @@ async fn a_login_goes_to_the_token_server_and_its_token_to_the_registry() {
     let challenge = format!(r#"Bearer realm="https://{}/token?a=1",service="s""#, tokens.host());
     let registry = Server::start(Some(authority.acceptor(false)), guarded("Bearer secret", challenge)).await;
     authority.trust(&registry.host());
-    let client = Client::new(authority.certs.clone());
+    let client = Client::new(authority.certs.clone(), lookups());
     let name = format!("{}/team/app:1", registry.host());
     let reach = Reach::default();
     ask(&client, &reach, &name, Some(&login())).await.unwrap();
@@ -108,7 +115,7 @@ async fn a_login_goes_to_the_token_server_and_its_token_to_the_registry() {
 async fn no_login_goes_to_a_token_server_without_tls_or_further_inwards() {
     let authority = Authority::new();
     let tokens = Server::start(None, |_| ok(r#"{"token":"secret"}"#)).await;
-    let client = Client::new(authority.certs.clone());
+    let client = Client::new(authority.certs.clone(), lookups());
     let registry = async |realm: String| {
         let challenge = format!(r#"Bearer realm="{realm}",service="s""#);
         let registry =
@@ -135,7 +142,7 @@ async fn no_login_goes_to_a_token_server_without_tls_or_further_inwards() {
 
 #[tokio::test]
 async fn a_registry_is_nowhere_that_no_server_is() {
-    let client = Client::new(directory());
+    let client = Client::new(directory(), lookups());
     for host in ["169.254.169.254:5000", "0.0.0.0:5000", "168.63.129.16:80"] {
         let (kind, text) = ask(&client, &insecure(), &format!("{host}/app"), None).await.unwrap_err();
         assert!(kind == Kind::Misled && text.contains("no registry may be at"), "{host}: {text}");
@@ -177,7 +184,7 @@ async fn five_redirects_are_followed() {
         Some(left) => status("307 Moved", &format!("location: /v2/app/x?left={}", left - 1)),
     })
     .await;
-    let (client, name) = (Client::new(directory()), format!("{}/app", registry.host()));
+    let (client, name) = (Client::new(directory(), lookups()), format!("{}/app", registry.host()));
     ask(&client, &insecure(), &format!("{name}:some"), None).await.unwrap();
     let (kind, text) = ask(&client, &insecure(), &format!("{name}:many"), None).await.unwrap_err();
     assert!(kind == Kind::Misled && text.contains("redirects do not end"), "{text}");
@@ -198,7 +205,7 @@ async fn a_redirect_to_another_server_takes_no_login_along() {
     })
     .await;
     authority.trust(&registry.host());
-    let client = Client::new(authority.certs.clone());
+    let client = Client::new(authority.certs.clone(), lookups());
     let name = |tag: &str| format!("{}/app:{tag}", registry.host());
     ask(&client, &Reach::default(), &name("here"), Some(&login())).await.unwrap();
     assert_eq!(store.shown(), ["GET /blob?signed=1"]);
@@ -214,15 +221,16 @@ async fn docker_hubs_mirror_is_asked_first_and_sees_no_login() {
     let mirror = Server::start(None, |_| ok(MANIFEST)).await;
     let info = serde_json::json!({"RegistryConfig": {"Mirrors": [format!("http://{}/hub/", mirror.host())]}});
     let reach = Reach::of(&serde_json::from_value(info).unwrap());
-    let client = Client::new(PathBuf::new());
+    let client = Client::new(PathBuf::new(), lookups());
     ask(&client, &reach, "busybox", Some(&login())).await.unwrap();
     assert_eq!(mirror.shown(), ["GET /hub/v2/library/busybox/manifests/latest"]);
     let wanting = Server::start(None, guarded(PASSWORD, "Basic realm=x".to_owned())).await;
     let endpoints =
         serde_json::json!({"RegistryConfig": {"Mirrors": [format!("http://{}", wanting.host())]}});
     let reach = Reach::of(&serde_json::from_value(endpoints).unwrap());
-    let mut repository =
-        client.repository(&reach, &Reference::parse("busybox:1").unwrap(), Some(&login())).unwrap();
+    let mut repository = client
+        .repository(&CallerId::Uid(1), &reach, &Reference::parse("busybox:1").unwrap(), Some(&login()))
+        .unwrap();
     let refused = repository.servers_for_tests()[0].get("manifests/1", None).await.err().unwrap();
     assert_eq!(refused.kind(), Kind::Unauthorized);
     assert_eq!(wanting.shown(), ["GET /v2/library/busybox/manifests/1"]);
@@ -245,7 +253,7 @@ async fn a_proxy_carries_what_the_engines_carries() {
         "RegistryConfig": {"IndexConfigs": {"plain.invalid:80": {"Name": "plain.invalid:80", "Secure": false}}},
     });
     let reach = Reach::of(&serde_json::from_value(info).unwrap());
-    let client = Client::new(authority.certs.clone());
+    let client = Client::new(authority.certs.clone(), lookups());
     let (kind, text) = ask(&client, &reach, &format!("{name}/app"), None).await.unwrap_err();
     assert!(kind == Kind::Unreachable && text.contains("the proxy"), "{text}");
     assert!(
@@ -277,7 +285,7 @@ async fn what_is_read_is_bounded_and_is_what_was_asked_for() {
         _ => ok(MANIFEST),
     })
     .await;
-    let client = Client::new(PathBuf::new());
+    let client = Client::new(PathBuf::new(), lookups());
     let kind = async |at: &str| {
         ask(&client, &insecure(), &format!("{}/app{at}", registry.host()), None)
             .await
@@ -299,7 +307,7 @@ async fn what_is_read_is_bounded_and_is_what_was_asked_for() {
 
     let reference = Reference::parse(&format!("{}/app", registry.host())).unwrap();
     for (digest, sound) in [(manifest.digest(), true), (&other, false)] {
-        let mut repository = client.repository(&insecure(), &reference, None).unwrap();
+        let mut repository = client.repository(&CallerId::Uid(1), &insecure(), &reference, None).unwrap();
         let mut blob = repository.blob(digest).await.unwrap();
         let ended = loop {
             match blob.next().await {
@@ -318,7 +326,7 @@ async fn nobody_there_is_no_refusal() {
     let host = listener.local_addr().unwrap().to_string();
     drop(listener);
     assert!(TcpStream::connect(&host).await.is_err());
-    let client = Client::new(PathBuf::new());
+    let client = Client::new(PathBuf::new(), lookups());
     for name in [format!("{host}/app"), "registry.invalid/app".to_owned()] {
         let (kind, text) = ask(&client, &insecure(), &name, Some(&login())).await.unwrap_err();
         assert_eq!(kind, Kind::Unreachable, "{name}: {text}");

@@ -1,8 +1,9 @@
 //! Identifies the caller of every call before its message is read.
 
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use http::{Request, Response, header::AUTHORIZATION};
+use http::{HeaderValue, Request, Response, header::AUTHORIZATION};
+use sha2::{Digest as _, Sha256};
 use tonic::body::Body;
 use tower::{Service, ServiceExt as _};
 
@@ -11,12 +12,16 @@ use crate::{
     fault::{Fault, Reason},
     front::{Front, Running},
     identity::{Caller, Presented},
-    transport::{Peer, Proven, UntilTaken},
+    transport::{Peer, Seat, UntilTaken},
 };
 
 /// Health checks come from those who have no identity of Wharf's: a kubelet, a load balancer. They learn whether
 /// wharfd and its engines are well.
 const OPEN_TO_ALL: &str = "/grpc.health.v1.Health/Check";
+/// How long a health check may take to send its few bytes.
+const OPEN_TO_ALL_WITHIN: Duration = Duration::from_secs(10);
+/// The streams of a build that runs. It may last longer than the token that began it, and must not fail for that.
+const PART_OF_A_BUILD: &str = "/wharf.v1.BuildService/Attach";
 
 /// Answers a call by `service` once its caller is identified; the request carries the [`Caller`].
 pub(super) async fn identified<S, B>(
@@ -27,33 +32,69 @@ pub(super) async fn identified<S, B>(
 where
     S: Service<Request<B>, Response = Response<Body>, Error = Infallible>,
 {
-    if request.uri().path() == OPEN_TO_ALL {
-        return service.oneshot(request).await;
-    }
-    let (caller, running) = match identify(&front, &request) {
-        Ok(identified) => identified,
+    let path = request.uri().path().to_owned();
+    let is_open = path == OPEN_TO_ALL;
+    let begun = if is_open {
+        peer(&request).and_then(|peer| front.anyone(peer, &path))
+    } else {
+        identify(&front, &mut request)
+    };
+    let running = match begun {
+        Ok(running) => running,
         Err(fault) => return Ok(status::refuse(&fault)),
     };
-    if let Some(proven) = request.extensions().get::<Proven>() {
-        proven.set();
-    }
-    // No handler needs what proves the caller.
-    request.headers_mut().remove(AUTHORIZATION);
-    request.extensions_mut().insert(caller);
-    let mut response = service.oneshot(request).await?;
+    let answering = service.oneshot(request);
+    let mut response = if is_open {
+        match tokio::time::timeout(OPEN_TO_ALL_WITHIN, answering).await {
+            Ok(response) => response?,
+            Err(_) => {
+                let text = "the request has not come in time";
+                return Ok(status::refuse(&Fault::new(Reason::Cancelled, text)));
+            }
+        }
+    } else {
+        answering.await?
+    };
     // The call counts as running until its answer ends.
     let held = response.extensions_mut().remove::<UntilTaken>();
     response.extensions_mut().insert(UntilTaken(Arc::new((running, held))));
     Ok(response)
 }
 
-fn identify<B>(front: &Front, request: &Request<B>) -> Result<(Caller, Running), Fault> {
+/// The last proof of a connection: the caller, and the hash of what proved it.
+struct Proof {
+    authorization: Option<[u8; 32]>,
+    caller: Caller,
+}
+
+fn peer<B>(request: &Request<B>) -> Result<&Peer, Fault> {
     let no_peer = || Fault::new(Reason::UnknownCaller, "this connection has no verified peer");
-    let peer = request.extensions().get::<Peer>().ok_or_else(no_peer)?;
+    request.extensions().get::<Peer>().ok_or_else(no_peer)
+}
+
+/// Finds out who calls, and leaves the answer in the request.
+fn identify<B>(front: &Front, request: &mut Request<B>) -> Result<Running, Fault> {
+    let path = request.uri().path().to_owned();
     let mut given = request.headers().get_all(AUTHORIZATION).iter();
-    let presented = Presented { peer, authorization: given.next() };
-    if given.next().is_some() {
-        return Err(Fault::new(Reason::UnknownCaller, "the call has more than one `authorization`"));
+    let presented =
+        Presented { peer: peer(request)?, authorization: given.next(), is_alone: given.next().is_none() };
+    let seat = request.extensions().get::<Seat>().cloned();
+    let hashed = presented.authorization.map(|value: &HeaderValue| Sha256::digest(value.as_bytes()).into());
+    let kept = seat.as_ref().filter(|_| path == PART_OF_A_BUILD && presented.is_alone).and_then(Seat::kept);
+    let kept = kept.as_ref().and_then(|kept| kept.downcast_ref::<Proof>());
+    let caller = match kept.filter(|proof| proof.authorization == hashed) {
+        Some(proof) => proof.caller.clone(),
+        None => front.identify(&presented, &path)?,
+    };
+    let running = front.begin_call(&caller, &path)?;
+    if let Some(seat) = &seat {
+        if !seat.prove(caller.id()) {
+            return Err(front.too_many_connections(&caller, &path));
+        }
+        seat.keep(Arc::new(Proof { authorization: hashed, caller: caller.clone() }));
     }
-    front.identify(&presented, request.uri().path())
+    // No handler needs the proof itself.
+    request.headers_mut().remove(AUTHORIZATION);
+    request.extensions_mut().insert(caller);
+    Ok(running)
 }

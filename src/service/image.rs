@@ -51,7 +51,7 @@ impl ImageService for Images {
             let tasks = member.tasks().clone();
             let (front, looking) = (Arc::clone(&self.front), call.clone());
             let work = move |reporter| async move {
-                let look = front.look(&looking, Look::Work).await?;
+                let look = front.look(&looking, Look::Work).await;
                 let image = images.find_image(&permit, &reference.to_string()).await?;
                 drop(look);
                 let target = permit.push_to("reference", reference.clone())?;
@@ -109,7 +109,7 @@ impl ImageService for Images {
             let (front, call) = (Arc::clone(&self.front), call.clone());
             member
                 .to_its_end(async move {
-                    let _look = front.look(&call, Look::Work).await?;
+                    let _look = front.look(&call, Look::Work).await;
                     let image = images.find_image(&permit, &request.source).await?;
                     images.tag_image(&image, &target).await?;
                     Ok(v1::TagImageResponse {})
@@ -166,7 +166,7 @@ impl ImageService for Images {
             let (front, call) = (Arc::clone(&self.front), call.clone());
             member
                 .to_its_end(async move {
-                    let _look = front.look(&call, Look::Work).await?;
+                    let _look = front.look(&call, Look::Work).await;
                     let removed = images.remove_image(&permit, &request.reference, request.force).await?;
                     Ok(v1::RemoveImageResponse {
                         untagged: removed.untagged.iter().map(ToString::to_string).collect(),

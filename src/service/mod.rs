@@ -38,6 +38,8 @@ use crate::{
 
 /// The largest message of a build: a piece of its tar, its arguments, a file's attributes.
 const BUILD_MESSAGE_BYTES_MAX: usize = 2 << 20;
+/// The largest health check, which anybody may send: a service's name.
+const HEALTH_BYTES_MAX: usize = 1 << 10;
 /// The largest of all other requests: a namespace, a reference, a login. Each of a caller's streams may hold
 /// one.
 const REQUEST_BYTES_MAX: usize = 64 << 10;
@@ -79,7 +81,7 @@ async fn look<T>(
     work: impl Future<Output = Result<T, Fault>>,
 ) -> Result<tonic::Response<T>, Status> {
     let looked = async {
-        let looking = front.look(call, Look::Answer).await?;
+        let looking = front.look(call, Look::Answer).await;
         Ok((looking, work.await?))
     };
     let (looking, answer) = call.answer(looked).await.map_err(|fault| status::from_fault(&fault))?;
@@ -128,7 +130,7 @@ pub async fn services(
         .max_decoding_message_size(REQUEST_BYTES_MAX);
     let namespace = NamespaceServiceServer::from_arc(Arc::new(namespace::Namespaces::new(front)))
         .max_decoding_message_size(REQUEST_BYTES_MAX);
-    let health_check = health_check.max_decoding_message_size(REQUEST_BYTES_MAX);
+    let health_check = health_check.max_decoding_message_size(HEALTH_BYTES_MAX);
     let routes = Routes::new(node)
         .add_service(build)
         .add_service(image)

@@ -41,7 +41,7 @@ impl NamespaceService for Namespaces {
             tasks
                 .spawn("delete namespace", async move {
                     let end = work.end(&name, &permit).await;
-                    let look = front.look(&ending, Look::Work).await?;
+                    let look = front.look(&ending, Look::Work).await;
                     let (images, references) = images.delete_namespace(&permit).await?;
                     drop((look, share));
                     Ok(DeleteNamespaceResponse {

@@ -1,23 +1,55 @@
-//! Places for work that costs wharfd memory: a number for all callers, of which one caller has a part at most.
+//! Places for work that costs memory or threads.
 
-use std::sync::Arc;
+use std::{hash::Hash, sync::Arc};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::locks::Table;
+use super::Table;
 use crate::names::CallerId;
 
-/// The places.
+/// Places of each owner's own: owners do not wait for one another. An owner without work leaves nothing behind.
 #[derive(Debug)]
-pub(super) struct Places {
-    all: Arc<Semaphore>,
-    of_caller: Table<CallerId, Semaphore>,
+pub struct Own<K> {
+    places: Table<K, Semaphore>,
     each: usize,
+}
+
+impl<K: Clone + Eq + Hash> Own<K> {
+    /// `each` places for each owner.
+    pub fn new(each: usize) -> Self {
+        Self { places: Table::default(), each }
+    }
+
+    /// A place of `owner`, if one is free.
+    pub fn try_take(&self, owner: &K) -> Option<OwnedSemaphorePermit> {
+        self.of(owner).try_acquire_owned().ok()
+    }
+
+    /// Waits for a place of `owner`.
+    pub async fn take(&self, owner: &K) -> OwnedSemaphorePermit {
+        loop {
+            // No semaphore is ever closed.
+            if let Ok(place) = self.of(owner).acquire_owned().await {
+                return place;
+            }
+        }
+    }
+
+    fn of(&self, owner: &K) -> Arc<Semaphore> {
+        self.places.get(owner, || Semaphore::new(self.each))
+    }
+}
+
+/// A number of places for all callers, of which one caller has a part at most.
+#[derive(Debug)]
+pub struct Places {
+    all: Arc<Semaphore>,
+    own: Own<CallerId>,
 }
 
 /// A place, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Place {
+pub struct Place {
     // Freed before the caller's own, for which only its own work waits.
     _one: OwnedSemaphorePermit,
     _own: OwnedSemaphorePermit,
@@ -25,34 +57,29 @@ pub(super) struct Place {
 
 impl Places {
     /// `count` places, `each` of them at most for one caller.
-    pub(super) fn new(count: usize, each: usize) -> Self {
-        Self { all: Arc::new(Semaphore::new(count)), of_caller: Table::default(), each }
+    pub fn new(count: usize, each: usize) -> Self {
+        Self { all: Arc::new(Semaphore::new(count)), own: Own::new(each) }
     }
 
     /// A place, if there is one for `caller`.
-    pub(super) fn try_take(&self, caller: &CallerId) -> Option<Place> {
-        let own = self.own(caller).try_acquire_owned().ok()?;
+    pub fn try_take(&self, caller: &CallerId) -> Option<Place> {
+        let own = self.own.try_take(caller)?;
         let one = Arc::clone(&self.all).try_acquire_owned().ok()?;
         Some(Place { _one: one, _own: own })
     }
 
     /// Waits for a place. Only as many of a caller's wait beside others' as it may have.
-    pub(super) async fn take(&self, caller: &CallerId) -> Place {
-        // Neither semaphore is ever closed.
+    pub async fn take(&self, caller: &CallerId) -> Place {
         loop {
-            let Ok(own) = self.own(caller).acquire_owned().await else { continue };
+            let own = self.own.take(caller).await;
             let Ok(one) = Arc::clone(&self.all).acquire_owned().await else { continue };
             return Place { _one: one, _own: own };
         }
     }
 
     /// Whether nobody's place is left.
-    pub(super) fn are_taken(&self) -> bool {
+    pub fn are_taken(&self) -> bool {
         self.all.available_permits() == 0
-    }
-
-    fn own(&self, caller: &CallerId) -> Arc<Semaphore> {
-        self.of_caller.get(caller, || Semaphore::new(self.each))
     }
 }
 
@@ -75,6 +102,6 @@ mod tests {
         drop((own, others));
         assert!(waiting.pop().is_some() && places.take(&one).now_or_never().is_some());
         drop(waiting);
-        assert_eq!(places.of_caller.len(), 0, "callers without work leave nothing behind");
+        assert_eq!(places.own.places.len(), 0, "callers without work leave nothing behind");
     }
 }

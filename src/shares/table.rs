@@ -1,4 +1,4 @@
-//! Values by name, such as locks: for one pull of a digest at a time, and for one move of a namespace's names at a time.
+//! Values by name, such as locks.
 
 use std::{
     borrow::Borrow,
@@ -11,12 +11,12 @@ use tokio::sync::OwnedMutexGuard;
 
 /// Values by name, each of which exists while someone uses it.
 #[derive(Debug)]
-pub(super) struct Table<K, V> {
+pub struct Table<K, V> {
     by_name: Mutex<HashMap<K, Weak<V>>>,
 }
 
 /// Locks, each of which exists while someone holds or awaits it.
-pub(crate) type Locks<K = String> = Table<K, tokio::sync::Mutex<()>>;
+pub type Locks<K = String> = Table<K, tokio::sync::Mutex<()>>;
 
 impl<K, V> Default for Table<K, V> {
     fn default() -> Self {
@@ -26,7 +26,7 @@ impl<K, V> Default for Table<K, V> {
 
 impl<K: Hash + Eq, V> Table<K, V> {
     /// The value `name`; `make` makes it if nobody uses one.
-    pub(super) fn get<Q>(&self, name: &Q, make: impl FnOnce() -> V) -> Arc<V>
+    pub fn get<Q>(&self, name: &Q, make: impl FnOnce() -> V) -> Arc<V>
     where
         K: Borrow<Q>,
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
@@ -44,7 +44,7 @@ impl<K: Hash + Eq, V> Table<K, V> {
 
 impl<K: Hash + Eq> Locks<K> {
     /// Waits for the lock `name`. Whoever waits gets it in order of arrival.
-    pub(crate) async fn lock<Q>(&self, name: &Q) -> OwnedMutexGuard<()>
+    pub async fn lock<Q>(&self, name: &Q) -> OwnedMutexGuard<()>
     where
         K: Borrow<Q>,
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
@@ -56,7 +56,7 @@ impl<K: Hash + Eq> Locks<K> {
 #[cfg(test)]
 impl<K, V> Table<K, V> {
     /// How many values are in use.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.by_name.lock().unwrap().values().filter(|value| value.strong_count() > 0).count()
     }
 }

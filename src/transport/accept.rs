@@ -8,7 +8,8 @@ use tracing::Instrument as _;
 
 use super::{
     Peer, beside,
-    limits::{Counts, LINE_EVERY, Limits, Place, STRANGERS_LINE_EVERY},
+    limits::{Counts, LINE_EVERY, Limits, STRANGERS_LINE_EVERY},
+    seat::{Seat, Unproven},
     unix::Listener,
 };
 use crate::{
@@ -50,11 +51,13 @@ pub struct Accepted {
     pub peer: Peer,
     /// How far the other end is served.
     pub standing: Standing,
+    /// Its place. The connection occupies it for as long as a clone lives.
+    pub seat: Seat,
 }
 
 /// Speaks `protocol` on every connection to `listeners` until `connections` is cancelled. A stranger gets a few
-/// connections on which it is refused. Returns when it has stopped accepting; wait
-/// for `connections` to wait for the open connections too.
+/// connections on which it is refused. Returns when it has stopped accepting; wait for `connections` to wait for the
+/// open connections too.
 pub async fn serve(
     listeners: Vec<Listener>,
     who: Who,
@@ -65,11 +68,11 @@ pub async fn serve(
     let gate = Gate {
         who,
         callers: Counts::new(limits.connections_per_caller),
-        unproven: Counts::new(limits.connections_per_caller),
+        unproven: Unproven::new(limits.connections_of_unproven_user, limits.connections_of_unproven),
         each_stranger: Counts::new(limits.connections_per_stranger),
         all_strangers: Counts::new(limits.connections_of_strangers),
         lines: Arc::new(Repeats::every(LINE_EVERY)),
-        unproven_lines: Arc::new(Repeats::every(LINE_EVERY)),
+        unproven_lines: Arc::new(Repeats::every(STRANGERS_LINE_EVERY)),
         strangers_lines: Arc::new(Repeats::every(STRANGERS_LINE_EVERY)),
     };
     let loops: Vec<_> = listeners
@@ -102,15 +105,12 @@ async fn accept(listener: Listener, gate: Gate, connections: Group, protocol: im
             Err(_) => return,
         };
         backoff = BACKOFF_MIN;
-        let Some((connection, places)) = gate.admit(stream) else { continue };
+        let group = connections.child("connection");
+        let Some(connection) = gate.admit(stream, &group) else { continue };
         let Peer::User { uid, pid, .. } = connection.peer;
         // The error level keeps the span under every filter, so that every line names its peer.
         let span = tracing::error_span!(parent: None, "connection", uid, pid);
-        let (group, protocol) = (connections.child("connection"), protocol.clone());
-        let serving = async move {
-            protocol.serve(connection, group).await;
-            drop(places);
-        };
+        let serving = protocol.clone().serve(connection, group);
         drop(connections.spawn("connection", serving.instrument(span)));
     }
 }
@@ -126,7 +126,7 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 struct Gate {
     who: Who,
     callers: Counts<CallerId>,
-    unproven: Counts<u32>,
+    unproven: Unproven,
     each_stranger: Counts<u32>,
     all_strangers: Counts<()>,
     lines: Arc<Repeats<CallerId>>,
@@ -134,16 +134,9 @@ struct Gate {
     strangers_lines: Arc<Repeats<()>>,
 }
 
-/// The places that a connection occupies among its caller's connections, or among all strangers'.
-enum Places {
-    Caller { _own: Place<CallerId> },
-    Unproven { _own: Place<u32> },
-    Stranger { _own: Place<u32>, _all: Place<()> },
-}
-
 impl Gate {
-    /// Admits a connection to its places. `None` means that the connection is closed.
-    fn admit(&self, stream: UnixStream) -> Option<(Accepted, Places)> {
+    /// Admits a connection, `group`, to its place. `None` means that the connection is closed.
+    fn admit(&self, stream: UnixStream, group: &Group) -> Option<Accepted> {
         let peer = match stream.peer_cred() {
             Ok(peer) => {
                 let uid = peer.uid();
@@ -160,27 +153,34 @@ impl Gate {
         };
         let Peer::User { uid, .. } = peer;
         let standing = (self.who)(&peer);
-        let places = match &standing {
-            Standing::Served(caller) => self.callers.take(caller).map(|own| Places::Caller { _own: own }),
-            Standing::Unproven => self.unproven.take(&uid).map(|own| Places::Unproven { _own: own }),
+        let callers = &self.callers;
+        let seat = match &standing {
+            Standing::Served(caller) => callers.take(caller).map(|own| Seat::of_caller(own, callers)),
+            Standing::Unproven => {
+                let (own, ends_another) = self.unproven.take(uid, group);
+                if ends_another {
+                    self.say_closed(uid, standing.clone());
+                }
+                Some(Seat::unproven(own, callers))
+            }
             Standing::Stranger => {
                 let own = self.each_stranger.take(&uid);
                 let all = own.is_some().then(|| self.all_strangers.take(&())).flatten();
-                own.zip(all).map(|(own, all)| Places::Stranger { _own: own, _all: all })
+                own.zip(all).map(|(own, all)| Seat::of_stranger(own, all, callers))
             }
         };
-        if places.is_none() {
+        let Some(seat) = seat else {
             self.say_closed(uid, standing);
             return None;
-        }
-        Some((Accepted { stream, peer, standing }, places?))
+        };
+        Some(Accepted { stream, peer, standing, seat })
     }
 
     /// Logs that a connection of `uid` was closed, since there are too many.
     fn say_closed(&self, uid: u32, standing: Standing) {
         let (said, whose) = match standing {
             Standing::Served(caller) => (self.lines.may_say(caller), "its caller"),
-            Standing::Unproven => (self.unproven_lines.may_say(uid), "its user"),
+            Standing::Unproven => (self.unproven_lines.may_say(uid), "its user has proven nothing and"),
             Standing::Stranger => (self.strangers_lines.may_say(()), "its user is not served and"),
         };
         if let Some(said) = said {

@@ -7,7 +7,7 @@ use std::{
     pin::pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -23,6 +23,7 @@ use super::{
     accept::{Accepted, Protocol, Standing},
     begun::Begun,
     limits::Limits,
+    seat::Seat,
 };
 use crate::tasks::Group;
 
@@ -99,18 +100,6 @@ where
 #[derive(Clone)]
 pub struct UntilTaken(pub Arc<dyn Any + Send + Sync>);
 
-/// An extension of each request: whether a call of its connection has proven who calls. A connection whose peer
-/// is not served by itself is closed if none does.
-#[derive(Clone, Debug, Default)]
-pub struct Proven(Arc<AtomicBool>);
-
-impl Proven {
-    /// Lets the connection stay.
-    pub fn set(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
 /// HTTP/2 begins with the client's preface (RFC 9113, 3.4). After the preface, pings tell whether the
 /// client is alive.
 const PREFACE_BYTES: usize = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len();
@@ -125,21 +114,17 @@ where
     S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
 {
-    let Accepted { stream, peer, standing } = connection;
+    let Accepted { stream, peer, standing, seat } = connection;
     let Http2 { service, handshake } = protocol;
     let bounds = match standing {
         // The service refuses a call without proof before it reads the call's message.
         Standing::Served(_) | Standing::Unproven => Bounds::SERVED,
         Standing::Stranger => Bounds::STRANGER,
     };
-    let proven = Proven::default();
-    if standing != Standing::Unproven {
-        proven.set();
-    }
-    let proves = proven.clone();
+    let own_seat = seat.clone();
     let answering = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(peer.clone());
-        request.extensions_mut().insert(proves.clone());
+        request.extensions_mut().insert(seat.clone());
         let service = service.clone();
         async move {
             let mut response = service.oneshot(request).await?;
@@ -171,7 +156,7 @@ where
             tracing::debug!("closed a connection: no HTTP/2 preface in time");
             return;
         }
-        () = never_proves(&proven, handshake) => {
+        () = never_proves(&own_seat, &standing, handshake) => {
             tracing::debug!("closed a connection: no call has proven who calls in time");
             return;
         }
@@ -197,9 +182,8 @@ async fn never_begins(read: &AtomicUsize, handshake: Duration) {
 }
 
 /// Returns when no call has proven who calls in time.
-async fn never_proves(proven: &Proven, within: Duration) {
-    tokio::time::sleep(within).await;
-    if proven.0.load(Ordering::Relaxed) {
+async fn never_proves(seat: &Seat, standing: &Standing, within: Duration) {
+    if *standing != Standing::Unproven || tokio::time::timeout(within, seat.proven()).await.is_ok() {
         std::future::pending::<()>().await;
     }
 }

@@ -24,6 +24,10 @@ pub struct Limits {
     pub connections_per_stranger: usize,
     /// Connections of all strangers: in a user namespace, one person can be many users.
     pub connections_of_strangers: usize,
+    /// Connections of one user that have proven nothing yet, on a node with tokens.
+    pub connections_of_unproven_user: usize,
+    /// The same of all users.
+    pub connections_of_unproven: usize,
     /// How long a client may take to send its preface. A live client sends it at once.
     pub handshake: Duration,
 }
@@ -36,6 +40,8 @@ impl Default for Limits {
             calls_per_caller: 1024,
             connections_per_stranger: 4,
             connections_of_strangers: 64,
+            connections_of_unproven_user: 64,
+            connections_of_unproven: 256,
             handshake: Duration::from_secs(10),
         }
     }

@@ -7,11 +7,13 @@ mod begun;
 mod beside;
 mod http2;
 mod limits;
+mod seat;
 pub mod unix;
 
 pub use accept::{Accepted, Protocol, Standing, Who, serve};
-pub use http2::{Http2, Proven, UntilTaken};
+pub use http2::{Http2, UntilTaken};
 pub use limits::{Counts, Limits, Place};
+pub use seat::Seat;
 
 /// The other end of a connection, as verified when the connection was accepted. A request without a
 /// peer did not come through one of wharfd's sockets. Other kinds of sockets bring other kinds of

@@ -50,7 +50,7 @@ async fn no_engine(test: Arc<Test>) {
     let job = Wharf::new(&test, &wharfd, "job#1");
     job.run(["images"]).await.ended(5).says(&["no-engine.sock", "try again later"]);
     let log = wharfd.log().join("\n");
-    assert!(log.contains("the engine is down") && log.contains("--engine"), "{log}");
+    assert!(log.contains("the engine is down") && log.contains("may open the socket"), "{log}");
 
     let daemon = test.wharfd_unstarted(None, &["--engine", "tcp://10.0.0.1:2375"]);
     let process = daemon.spawn();
@@ -133,7 +133,7 @@ async fn an_invalid_context(test: Arc<Test>) {
     job.run_with(["build", "-"], &junk).await.ended(2).says(&["neither a tar archive nor a Dockerfile"]);
     let context = test.context("context", &[("file", "x")]);
     std::fs::write(context.join("Dockerfile"), &junk).unwrap();
-    job.build(&context, &[]).await.ended(1).says(&["the Dockerfile is not UTF-8 text"]);
+    job.build(&context, &[]).await.ended(1).says(&["the Dockerfile contains NUL bytes: it must be UTF-8"]);
     std::fs::write(context.join("Dockerfile"), b"FROM scratch\nCOPY file /\nRUN echo caf\xe9\n").unwrap();
     job.build(&context, &[]).await.ended(1).says(&["the Dockerfile is not UTF-8 text"]);
 }

@@ -19,6 +19,8 @@ cases![
     two_controllers_may_share_a_name,
     who_proves_nothing_is_not_read,
     a_static_token_is_its_entry,
+    a_build_outlives_its_token,
+    a_job_leaves_connections_to_others,
 ];
 
 /// A user that has no entry of its own.
@@ -62,7 +64,7 @@ async fn a_job_token_is_one_run_of_one_job(test: Arc<Test>) {
     fs::write(&file, format!("{token}\n")).unwrap();
     let in_file = ["--token-file", file.to_str().unwrap(), "images", "-q"];
     let images = Wharf::new(&test, &wharfd, "acme/app#1").run(in_file).await.ok();
-    assert!(id.starts_with(images.stdout.trim()), "{images:?}");
+    assert!(id.contains(images.stdout.trim()), "{id} {images:?}");
 
     // A token that proves nothing is nobody, even where the uid is served.
     let foreign = Issuer::new(&test, "ci");
@@ -183,4 +185,50 @@ async fn a_static_token_is_its_entry(test: Arc<Test>) {
     job.in_namespace("other#1").run(["images"]).await.ended(3).says(&["is not yours"]);
     agent.with_token(TOKEN).run(["images"]).await.ended(2).says(&["names no namespace"]);
     assert!(!wharfd.log().join("\n").contains(TOKEN), "the log has the token");
+}
+
+/// The token ends while the build runs; the push afterwards asks the client for its login.
+async fn a_build_outlives_its_token(test: Arc<Test>) {
+    let issuer = Issuer::new(&test, "ci");
+    let (registry, wharfd) = (test.registry().await, test.wharfd_with(Some(&issuer.config("*")), &[]).await);
+    let base = test.base(&registry).await;
+    let agent = Wharf::new(&test, &wharfd, "app#1").as_uid(AGENT);
+    let seconds = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    // Clocks may differ by ten seconds.
+    let short = agent.with_token(&issuer.token_with("app", 1, json!({"exp": seconds - 4})));
+    let dockerfile = format!("FROM {base}\nRUN sleep 8\n");
+    let context = test.context("context", &[("Dockerfile", &dockerfile)]);
+    let tag = format!("{}/app:1", registry.host());
+    short.build(&context, &["-t", &tag, "--push"]).await.ok();
+    short.run(["images"]).await.ended(3).says(&["has expired"]);
+    agent.with_token(&issuer.token("app", 1)).run(["namespace", "rm"]).await.ok();
+}
+
+/// All agents have one uid. A job that opens as many connections as it can, with its token or with none, takes
+/// nobody else's.
+async fn a_job_leaves_connections_to_others(test: Arc<Test>) {
+    let issuer = Issuer::new(&test, "ci");
+    let wharfd = test.wharfd_with(Some(&issuer.config("*")), &[]).await;
+    let agent = Wharf::new(&test, &wharfd, "b#1").as_uid(AGENT);
+    let mut held = Vec::new();
+    let mut refused = None;
+    for _ in 0..=512 {
+        let channel = rpc::connect_as(&wharfd.socket(), AGENT).await;
+        let mut request = Request::new(ListImagesRequest::default());
+        request
+            .metadata_mut()
+            .insert("authorization", format!("Bearer {}", issuer.token("a", 1)).parse().unwrap());
+        refused = ImageServiceClient::new(channel.clone()).list_images(request).await.err();
+        held.push(channel);
+    }
+    let refused = refused.expect("the last connection is one too many");
+    assert!(refused.message().contains("too many connections"), "{refused:?}");
+    assert!(agent.with_token(&issuer.token("b", 1)).images().await.is_empty(), "another job connects");
+    let silent: Vec<_> =
+        (0..300).map(|_| std::os::unix::net::UnixStream::connect(wharfd.socket()).unwrap()).collect();
+    assert!(
+        agent.with_token(&issuer.token("b", 1)).images().await.is_empty(),
+        "beside those that prove nothing"
+    );
+    drop((held, silent));
 }

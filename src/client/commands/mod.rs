@@ -40,7 +40,11 @@ impl Call {
     }
 
     fn namespace(&self) -> Result<Named, Failure> {
-        names::resolve(self.global.namespace.as_deref(), &self.env, self.token()?.is_given())
+        names::resolve(self.global.namespace.as_deref(), &self.env, self.has_token()?)
+    }
+
+    fn has_token(&self) -> Result<bool, Failure> {
+        Token::is_given(self.global.token_file.as_deref(), &self.env)
     }
 
     fn token(&self) -> Result<Token, Failure> {

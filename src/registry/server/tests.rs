@@ -2,7 +2,11 @@
 
 use std::path::PathBuf;
 
-use super::{super::tests::recorder, *};
+use super::{
+    super::tests::{lookups, recorder},
+    *,
+};
+use crate::names::CallerId;
 
 #[tokio::test]
 async fn its_own_host_is_judged_as_any_other() {
@@ -11,7 +15,8 @@ async fn its_own_host_is_judged_as_any_other() {
     let reach = Reach::of(&serde_json::from_value(info).unwrap());
     let endpoint = reach.endpoints(&inside.host()).unwrap().pop().unwrap();
     let certs = Arc::new(Certs::new(PathBuf::new()));
-    let server = Server::new(certs, reach, endpoint, "app", Access::Pull, None);
+    let server =
+        Server::new(certs, lookups().of(&CallerId::Uid(1)), reach, endpoint, "app", Access::Pull, None);
     let there = Origin::parse("http", &inside.host()).unwrap();
     // Its name also has an address of the node, beside the one that answered.
     let ask = async |inwards| {

@@ -13,12 +13,12 @@ use tokio::{
 };
 
 use super::{
-    MANIFEST, PASSWORD, Server, insecure, login,
+    MANIFEST, PASSWORD, Server, insecure, login, lookups,
     recorder::{directory, ok, status, wants},
 };
 use crate::{
     fault::{Fault, Reason},
-    names::{Reference, reference::Digest},
+    names::{CallerId, Reference, reference::Digest},
     registry::{CONFIG_BYTES_MAX, Client, Relay, Transfer},
     tasks::Group,
 };
@@ -55,8 +55,8 @@ fn digest(bytes: &[u8]) -> Digest {
 
 async fn push_to(registry: &Server, relay: &Relay) -> Result<Transfer, Fault> {
     let target = Reference::parse(&format!("{}/team/app:1", registry.host())).unwrap();
-    let client = Client::new(directory());
-    let target = client.target(&insecure(), &target, Some(&login())).await;
+    let client = Client::new(directory(), lookups());
+    let target = client.target(&CallerId::Uid(1), &insecure(), &target, Some(&login())).await;
     let target = target.map_err(|error| error.push_fault(&Reference::parse("app:1").unwrap(), true))?;
     Ok(relay.push(PATH, target).unwrap())
 }
@@ -69,7 +69,10 @@ async fn who_has_no_password_of_a_transfer_gets_nothing() {
     let transfer = push_to(&registry, &relay).await.unwrap();
     let other = relay.push("wharf/instance/other", {
         let target = Reference::parse(&format!("{}/other:1", registry.host())).unwrap();
-        Client::new(directory()).target(&insecure(), &target, None).await.unwrap()
+        Client::new(directory(), lookups())
+            .target(&CallerId::Uid(1), &insecure(), &target, None)
+            .await
+            .unwrap()
     });
     let other = other.unwrap();
     let manifest = format!("/v2/{PATH}/manifests/{}", transfer.tag());
@@ -234,7 +237,9 @@ async fn the_engine_gets_what_was_hashed_and_no_other_bytes() {
     let registry =
         Server::start(None, |head| ok(if head.contains("manifests") { MANIFEST } else { "blob" })).await;
     let reference = Reference::parse(&format!("{}/team/app:1", registry.host())).unwrap();
-    let mut repository = Client::new(directory()).repository(&insecure(), &reference, None).unwrap();
+    let mut repository = Client::new(directory(), lookups())
+        .repository(&CallerId::Uid(1), &insecure(), &reference, None)
+        .unwrap();
     let manifest = repository.manifest(&reference).await.unwrap();
     let heard = registry.heard().len();
     let by_digest = format!("/v2/{PATH}/manifests/{}", manifest.digest());
@@ -277,7 +282,9 @@ async fn the_engine_gets_no_config_that_is_too_large() {
     })
     .await;
     let reference = Reference::parse(&format!("{}/team/app:1", registry.host())).unwrap();
-    let mut repository = Client::new(directory()).repository(&insecure(), &reference, None).unwrap();
+    let mut repository = Client::new(directory(), lookups())
+        .repository(&CallerId::Uid(1), &insecure(), &reference, None)
+        .unwrap();
     let proven = repository.manifest(&reference).await.unwrap();
     let transfer = relay.pull(PATH, repository.clone(), proven, None).unwrap();
     let blob = format!("/v2/{PATH}/blobs/{of}");
@@ -315,7 +322,9 @@ async fn the_engine_never_hears_of_an_index() {
         })
         .await;
         let reference = Reference::parse(&format!("{}/team/app:1", registry.host())).unwrap();
-        let mut repository = Client::new(directory()).repository(&insecure(), &reference, None).unwrap();
+        let mut repository = Client::new(directory(), lookups())
+            .repository(&CallerId::Uid(1), &insecure(), &reference, None)
+            .unwrap();
         let manifest = repository.manifest(&reference).await.unwrap();
         let path = format!("/v2/{PATH}/manifests/{}", manifest.digest());
         let transfer = relay.pull(PATH, repository, manifest, None).unwrap();
@@ -342,7 +351,9 @@ async fn what_went_well_at_last_is_no_reason() {
     })
     .await;
     let reference = Reference::parse(&format!("{}/team/app:1", registry.host())).unwrap();
-    let mut repository = Client::new(directory()).repository(&insecure(), &reference, None).unwrap();
+    let mut repository = Client::new(directory(), lookups())
+        .repository(&CallerId::Uid(1), &insecure(), &reference, None)
+        .unwrap();
     let manifest = repository.manifest(&reference).await.unwrap();
     let transfer = relay.pull(PATH, repository, manifest, None).unwrap();
     let unreached = told(&transfer, Reason::EngineFailed).await;
@@ -374,7 +385,9 @@ async fn an_image_whose_config_drips_does_not_wait_for_the_engine() {
     })
     .await;
     let reference = Reference::parse(&format!("{}/team/app:1", registry.host())).unwrap();
-    let mut repository = Client::new(directory()).repository(&insecure(), &reference, None).unwrap();
+    let mut repository = Client::new(directory(), lookups())
+        .repository(&CallerId::Uid(1), &insecure(), &reference, None)
+        .unwrap();
     let manifest = repository.manifest(&reference).await.unwrap();
     let transfer = relay.pull(PATH, repository, manifest, None).unwrap();
     assert!(transfer.waits_for_the_engine());

@@ -182,7 +182,7 @@ async fn who_proves_nothing_loses_its_place() {
     let limits = Limits { handshake: Duration::from_millis(50), ..Limits::default() };
     let served = Served::of("unproven", limits, Arc::new(|_| Standing::Unproven), |request| async move {
         if request.uri().path() == "/proven" {
-            request.extensions().get::<Proven>().unwrap().set();
+            request.extensions().get::<Seat>().unwrap().prove(&CallerId::Uid(7));
         }
         "answer".to_owned()
     });

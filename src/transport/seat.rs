@@ -1,0 +1,189 @@
+//! The place of a connection: among its caller's, among those on which nothing is proven yet, or among strangers'.
+
+use std::{
+    any::Any,
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::Notify;
+
+use super::limits::{Counts, Place};
+use crate::{
+    names::CallerId,
+    tasks::{Cause, Group},
+};
+
+/// A connection's place, an extension of each of its requests. The first proof moves it to the caller.
+#[derive(Clone)]
+pub struct Seat {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    at: Mutex<At>,
+    callers: Counts<CallerId>,
+    proven: Notify,
+    /// What a call of the connection has proven; its door knows the type.
+    proof: Mutex<Option<Arc<dyn Any + Send + Sync>>>,
+}
+
+enum At {
+    Caller { _own: Place<CallerId> },
+    Unproven { _own: Waiting },
+    Stranger { _own: Place<u32>, _all: Place<()> },
+}
+
+impl Seat {
+    pub(super) fn of_caller(own: Place<CallerId>, callers: &Counts<CallerId>) -> Self {
+        Self::new(At::Caller { _own: own }, callers)
+    }
+
+    pub(super) fn unproven(own: Waiting, callers: &Counts<CallerId>) -> Self {
+        Self::new(At::Unproven { _own: own }, callers)
+    }
+
+    pub(super) fn of_stranger(own: Place<u32>, all: Place<()>, callers: &Counts<CallerId>) -> Self {
+        Self::new(At::Stranger { _own: own, _all: all }, callers)
+    }
+
+    fn new(at: At, callers: &Counts<CallerId>) -> Self {
+        let (at, proof) = (Mutex::new(at), Mutex::default());
+        Self { inner: Arc::new(Inner { at, callers: callers.clone(), proven: Notify::new(), proof }) }
+    }
+
+    /// Records that a call of the connection has proven `caller`. False if that caller has too many connections.
+    pub fn prove(&self, caller: &CallerId) -> bool {
+        let mut at = lock(&self.inner.at);
+        if matches!(*at, At::Unproven { .. }) {
+            let Some(own) = self.inner.callers.take(caller) else { return false };
+            *at = At::Caller { _own: own };
+            self.inner.proven.notify_one();
+        }
+        true
+    }
+
+    /// Waits for the first proof.
+    pub(super) async fn proven(&self) {
+        self.inner.proven.notified().await;
+    }
+
+    /// Keeps a proof for the connection's life.
+    pub fn keep(&self, proof: Arc<dyn Any + Send + Sync>) {
+        *lock(&self.inner.proof) = Some(proof);
+    }
+
+    /// The last proof that was kept.
+    pub fn kept(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        lock(&self.inner.proof).clone()
+    }
+}
+
+impl fmt::Debug for Seat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Seat").finish_non_exhaustive()
+    }
+}
+
+/// The connections on which nothing is proven yet. A new one is never refused: the oldest goes, since an honest
+/// client proves who it is at once.
+#[derive(Clone)]
+pub(super) struct Unproven {
+    by: Arc<Mutex<Order>>,
+    each: usize,
+    all: usize,
+}
+
+/// In order of arrival: the user, and the connection's group.
+#[derive(Default)]
+struct Order {
+    next: u64,
+    waiting: BTreeMap<u64, (u32, Group)>,
+}
+
+/// The place of such a connection; dropping it frees it.
+pub(super) struct Waiting {
+    number: u64,
+    by: Arc<Mutex<Order>>,
+}
+
+impl Unproven {
+    /// `each` connections for each user, `all` for all of them.
+    pub(super) fn new(each: usize, all: usize) -> Self {
+        Self { by: Arc::default(), each, all }
+    }
+
+    /// A place for a connection of `uid`, which is `group`. True if another connection ends for it.
+    pub(super) fn take(&self, uid: u32, group: &Group) -> (Waiting, bool) {
+        let mut by = lock(&self.by);
+        let own = |(_, (whose, _)): &(&u64, &(u32, Group))| *whose == uid;
+        let evicted = if by.waiting.iter().filter(own).count() >= self.each {
+            by.waiting.iter().find(own).map(|(number, _)| *number)
+        } else if by.waiting.len() >= self.all {
+            by.waiting.keys().next().copied()
+        } else {
+            None
+        };
+        let evicted = evicted.and_then(|number| by.waiting.remove(&number));
+        if let Some((_, group)) = &evicted {
+            group.cancel(Cause::ClientGone);
+        }
+        let number = by.next;
+        by.next += 1;
+        by.waiting.insert(number, (uid, group.clone()));
+        (Waiting { number, by: Arc::clone(&self.by) }, evicted.is_some())
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        lock(&self.by).waiting.remove(&self.number);
+    }
+}
+
+fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
+    value.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_connection_ends_the_oldest_of_its_user_on_which_nothing_is_proven() {
+        let (unproven, callers) = (Unproven::new(2, 3), Counts::new(2));
+        let groups: Vec<Group> = (0..5).map(|_| Group::root()).collect();
+        let seat = |uid, at: usize| {
+            let (own, ends_another) = unproven.take(uid, &groups[at]);
+            (Seat::unproven(own, &callers), ends_another)
+        };
+        let cancelled = || groups.iter().map(|group| group.cancelled_by().is_some()).collect::<Vec<_>>();
+        let (first, _) = seat(1, 0);
+        let (second, _) = seat(1, 1);
+        assert!(first.prove(&CallerId::Uid(7)), "it waits no more");
+        let (_third, ends_another) = seat(1, 2);
+        assert!(!ends_another);
+        let (_fourth, ends_another) = seat(1, 3);
+        assert!(ends_another);
+        assert_eq!(cancelled(), [false, true, false, false, false], "the oldest of those that wait");
+        drop(second);
+        let (_other, ends_another) = seat(2, 4);
+        assert!(!ends_another);
+        let one_more = Group::root();
+        assert!(unproven.take(3, &one_more).1, "over all users");
+        assert_eq!(cancelled(), [false, true, true, false, false]);
+    }
+
+    #[test]
+    fn a_proof_takes_a_place_of_its_caller() {
+        let (unproven, callers) = (Unproven::new(9, 9), Counts::new(1));
+        let seat = || Seat::unproven(unproven.take(1, &Group::root()).0, &callers);
+        let (one, two) = (seat(), seat());
+        assert!(one.prove(&CallerId::Uid(7)) && one.prove(&CallerId::Uid(8)), "the first proof counts");
+        assert!(!two.prove(&CallerId::Uid(7)), "its caller has its connections");
+        assert!(two.prove(&CallerId::Uid(8)), "another has its own");
+        drop(one);
+        assert!(seat().prove(&CallerId::Uid(7)));
+    }
+}
