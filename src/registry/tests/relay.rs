@@ -19,11 +19,15 @@ use super::{
 use crate::{
     fault::{Fault, Reason},
     names::{CallerId, Reference, reference::Digest},
-    registry::{CONFIG_BYTES_MAX, Client, Relay, Transfer},
+    registry::{CONFIG_BYTES_MAX, Client, Relay, Repository, Transfer},
     tasks::Group,
 };
 
 const PATH: &str = "wharf/instance/repository";
+
+fn repository(reference: &Reference) -> Repository {
+    Client::new(directory(), lookups()).repository(&CallerId::Uid(1), &insecure(), reference, None).unwrap()
+}
 
 /// Sends an engine's request with the password of `transfer`; returns the whole answer.
 async fn ask(transfer: &Transfer, method: &str, path: &str, body: &str) -> String {
@@ -237,9 +241,7 @@ async fn the_engine_gets_what_was_hashed_and_no_other_bytes() {
     let registry =
         Server::start(None, |head| ok(if head.contains("manifests") { MANIFEST } else { "blob" })).await;
     let reference = Reference::parse(&format!("{}/team/app:1", registry.host())).unwrap();
-    let mut repository = Client::new(directory(), lookups())
-        .repository(&CallerId::Uid(1), &insecure(), &reference, None)
-        .unwrap();
+    let mut repository = repository(&reference);
     let manifest = repository.manifest(&reference).await.unwrap();
     let heard = registry.heard().len();
     let by_digest = format!("/v2/{PATH}/manifests/{}", manifest.digest());
@@ -282,9 +284,7 @@ async fn the_engine_gets_no_config_that_is_too_large() {
     })
     .await;
     let reference = Reference::parse(&format!("{}/team/app:1", registry.host())).unwrap();
-    let mut repository = Client::new(directory(), lookups())
-        .repository(&CallerId::Uid(1), &insecure(), &reference, None)
-        .unwrap();
+    let mut repository = repository(&reference);
     let proven = repository.manifest(&reference).await.unwrap();
     let transfer = relay.pull(PATH, repository.clone(), proven, None).unwrap();
     let blob = format!("/v2/{PATH}/blobs/{of}");
@@ -322,9 +322,7 @@ async fn the_engine_never_hears_of_an_index() {
         })
         .await;
         let reference = Reference::parse(&format!("{}/team/app:1", registry.host())).unwrap();
-        let mut repository = Client::new(directory(), lookups())
-            .repository(&CallerId::Uid(1), &insecure(), &reference, None)
-            .unwrap();
+        let mut repository = repository(&reference);
         let manifest = repository.manifest(&reference).await.unwrap();
         let path = format!("/v2/{PATH}/manifests/{}", manifest.digest());
         let transfer = relay.pull(PATH, repository, manifest, None).unwrap();
@@ -351,9 +349,7 @@ async fn what_went_well_at_last_is_no_reason() {
     })
     .await;
     let reference = Reference::parse(&format!("{}/team/app:1", registry.host())).unwrap();
-    let mut repository = Client::new(directory(), lookups())
-        .repository(&CallerId::Uid(1), &insecure(), &reference, None)
-        .unwrap();
+    let mut repository = repository(&reference);
     let manifest = repository.manifest(&reference).await.unwrap();
     let transfer = relay.pull(PATH, repository, manifest, None).unwrap();
     let unreached = told(&transfer, Reason::EngineFailed).await;
@@ -385,9 +381,7 @@ async fn an_image_whose_config_drips_does_not_wait_for_the_engine() {
     })
     .await;
     let reference = Reference::parse(&format!("{}/team/app:1", registry.host())).unwrap();
-    let mut repository = Client::new(directory(), lookups())
-        .repository(&CallerId::Uid(1), &insecure(), &reference, None)
-        .unwrap();
+    let mut repository = repository(&reference);
     let manifest = repository.manifest(&reference).await.unwrap();
     let transfer = relay.pull(PATH, repository, manifest, None).unwrap();
     assert!(transfer.waits_for_the_engine());
