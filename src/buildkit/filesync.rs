@@ -23,6 +23,7 @@ use super::{
     raw::RawCodec,
     session::{Messages, SessionClient},
 };
+use crate::names::percent_decoded;
 
 /// BuildKit sends 32 KiB of a file in a packet; a STAT can be larger because of its extended attributes.
 const PACKET_BYTES_MAX: usize = 4 << 20;
@@ -66,17 +67,7 @@ fn values(metadata: &MetadataMap, key: &str) -> Result<Vec<String>, Status> {
 
 /// Go's `url.QueryUnescape`: `%XX`, and `+` for a space.
 fn query_unescape(text: &str) -> Option<String> {
-    let mut bytes = text.bytes();
-    let mut decoded = Vec::with_capacity(text.len());
-    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    while let Some(byte) = bytes.next() {
-        decoded.push(match byte {
-            b'+' => b' ',
-            b'%' => digit(bytes.next()?)? * 16 + digit(bytes.next()?)?,
-            other => other,
-        });
-    }
-    String::from_utf8(decoded).ok()
+    percent_decoded(&text.replace('+', " "))
 }
 
 /// The service that BuildKit calls.

@@ -31,7 +31,29 @@ pub enum JobName {
     /// From these claims.
     Claims(Template),
     /// From `sub`, which is the URL of a Jenkins job: its full name, as `JOB_NAME` has it.
-    Jenkins,
+    Jenkins(Jenkins),
+}
+
+/// The part of a Jenkins that an issuer vouches for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Jenkins {
+    /// Jenkins' own URL, without a slash at its end.
+    pub root: String,
+    /// The folder whose credentials make the tokens, as in a job's URL: `acme/job/team`.
+    pub folder: Option<String>,
+}
+
+impl Jenkins {
+    /// The Jenkins of an `iss` as the OpenID Connect Provider plugin makes it: `https://ci.example/oidc`, or
+    /// `https://ci.example/oidc/job/acme` for a folder's credentials.
+    pub fn of(issuer: &str) -> Option<Self> {
+        let issuer = issuer.trim_end_matches('/');
+        let (root, folder) = match issuer.split_once("/oidc/job/") {
+            Some((root, folder)) => (root, Some(folder.to_owned())),
+            None => (issuer.strip_suffix("/oidc")?, None),
+        };
+        Some(Self { root: root.to_owned(), folder })
+    }
 }
 
 /// A signature algorithm (RFC 7518, 3.1; RFC 8037). None with a shared secret: whoever checks such a token could
@@ -66,9 +88,15 @@ pub(super) enum Preset {
 }
 
 impl Preset {
-    fn job(self) -> Result<JobName, String> {
+    fn job(self, issuer: &str) -> Result<JobName, String> {
         let template = match self {
-            Self::Jenkins => return Ok(JobName::Jenkins),
+            Self::Jenkins => {
+                let jenkins = Jenkins::of(issuer).map(JobName::Jenkins);
+                return jenkins.ok_or_else(|| {
+                    "issuer: Jenkins' own ends with `/oidc`, or has `/oidc/job/FOLDER`; for another one, set `job`"
+                        .to_owned()
+                });
+            }
             // A tag and a branch of one name are two jobs.
             Self::Gitlab => "{+project_path}/{ref_type}/{ref}",
             Self::Github => "{+repository}/{ref}",
@@ -118,7 +146,7 @@ impl Written {
         let none = || "needs `preset`, or both `job` and `run`, templates of claims".to_owned();
         let job = match (job, preset) {
             (Some(job), _) => JobName::Claims(job.clone()),
-            (None, Some(preset)) => preset.job()?,
+            (None, Some(preset)) => preset.job(issuer)?,
             (None, None) => return Err(none()),
         };
         let run = match (run, preset) {
@@ -126,10 +154,6 @@ impl Written {
             (None, Some(preset)) => preset.run()?,
             (None, None) => return Err(none()),
         };
-        if job == JobName::Jenkins && !is_jenkins(issuer) {
-            let text = "issuer: Jenkins' own ends with `/oidc`, or has `/oidc/job/FOLDER`; for another one, set `job`";
-            return Err(text.to_owned());
-        }
         let algorithms = algorithms.clone().unwrap_or_else(|| vec![Algorithm::RS256, Algorithm::ES256]);
         if algorithms.is_empty() {
             return Err("algorithms: an empty list accepts no token".to_owned());
@@ -143,10 +167,4 @@ impl Written {
             run,
         })
     }
-}
-
-/// Whether the OpenID Connect Provider plugin makes such an `iss`.
-fn is_jenkins(issuer: &str) -> bool {
-    let issuer = issuer.trim_end_matches('/');
-    issuer.ends_with("/oidc") || issuer.contains("/oidc/job/")
 }

@@ -24,7 +24,7 @@ use crate::{
 };
 use file::File;
 pub use flags::Flags;
-pub use issuers::{Algorithm, Issuer, JobName};
+pub use issuers::{Algorithm, Issuer, Jenkins, JobName};
 pub use serve::{Serve, TokenHash, Who};
 pub use template::{ClaimError, Template};
 

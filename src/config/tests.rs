@@ -173,7 +173,8 @@ fn an_entry_serves_a_uid_a_token_or_an_issuer() {
     );
     let config = served("issuer = \"ci\"").unwrap();
     assert_eq!(config.serve[0].who, Who::Issuer("ci".to_owned().try_into().unwrap()));
-    assert_eq!(config.issuers.values().next().unwrap().job, JobName::Jenkins);
+    let jenkins = Jenkins { root: "https://ci".to_owned(), folder: None };
+    assert_eq!(config.issuers.values().next().unwrap().job, JobName::Jenkins(jenkins));
     for (who, why) in [
         ("", "needs one of `uid`, `issuer`, or `token`"),
         ("uid = 1\nissuer = \"ci\"", "needs one of"),

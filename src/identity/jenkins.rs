@@ -3,49 +3,36 @@
 
 use serde_json::Value;
 
-use crate::names::{printable, shortened};
+use crate::{
+    config::Jenkins,
+    names::{percent_decoded, printable, shortened},
+};
 
-/// The full name of the job in `sub`, as Jenkins' `JOB_NAME`: `acme/app`. `issuer` is the tokens' `iss`, as the
-/// plugin makes it: `https://ci.example/oidc`, or of a folder's credentials `https://ci.example/oidc/job/acme`. A
-/// folder vouches for its own jobs alone.
-pub(super) fn full_name(issuer: &str, claims: &Value) -> Result<String, String> {
+/// The full name of the job in `sub`, as Jenkins' `JOB_NAME`: `acme/app`. A folder vouches for its own jobs alone.
+pub(super) fn full_name(jenkins: &Jenkins, claims: &Value) -> Result<String, String> {
     let subject = claims.get("sub").and_then(Value::as_str).ok_or("has no claim `sub`")?;
-    let wrong = || {
+    name_below(jenkins, subject).ok_or_else(|| {
         let shown = shortened(printable(subject), 200);
         format!("has a `sub` that is not the URL of a job below its issuer: `{shown}`")
-    };
-    let issuer = issuer.trim_end_matches('/');
-    let (root, folder) = match issuer.split_once("/oidc/job/") {
-        Some((root, folder)) => (root, Some(format!("job/{folder}/"))),
-        None => (issuer.strip_suffix("/oidc").ok_or_else(wrong)?, None),
-    };
-    let path = subject.strip_prefix(root).and_then(|path| path.strip_prefix('/')).ok_or_else(wrong)?;
-    if folder.is_some_and(|folder| !path.starts_with(&folder)) {
-        return Err(wrong());
+    })
+}
+
+fn name_below(Jenkins { root, folder }: &Jenkins, subject: &str) -> Option<String> {
+    let path = subject.strip_prefix(root)?.strip_prefix('/')?;
+    if let Some(folder) = folder {
+        path.strip_prefix("job/")?.strip_prefix(folder)?.strip_prefix('/')?;
     }
     let mut segments = path.trim_end_matches('/').split('/');
     let mut names = Vec::new();
     while let Some(kind) = segments.next() {
-        let name = segments.next().filter(|_| kind == "job").and_then(decoded).ok_or_else(wrong)?;
-        names.push(name);
+        names.push(segments.next().filter(|_| kind == "job").and_then(segment_name)?);
     }
-    Ok(names.join("/"))
+    Some(names.join("/"))
 }
 
 /// A segment of a URL's path. The name of a branch is encoded twice: `feature%252Fx` is Jenkins' `feature%2Fx`.
-fn decoded(segment: &str) -> Option<String> {
-    let mut bytes = Vec::new();
-    let mut rest = segment.bytes();
-    while let Some(byte) = rest.next() {
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let digit = |byte: Option<u8>| byte.and_then(|byte| char::from(byte).to_digit(16));
-        let (high, low) = (digit(rest.next())?, digit(rest.next())?);
-        bytes.push(u8::try_from(high * 16 + low).ok()?);
-    }
-    let name = String::from_utf8(bytes).ok()?;
+fn segment_name(segment: &str) -> Option<String> {
+    let name = percent_decoded(segment)?;
     // Jenkins allows no name with a slash: one would be another job's.
     let is_name = !name.is_empty() && name != "." && name != ".." && !name.contains('/');
     is_name.then_some(name)
@@ -57,9 +44,12 @@ mod tests {
 
     use super::*;
 
+    fn name(issuer: &str, subject: &str) -> Result<String, String> {
+        full_name(&Jenkins::of(issuer).unwrap(), &json!({ "sub": subject }))
+    }
+
     #[test]
     fn a_jobs_url_is_its_full_name() {
-        let name = |issuer: &str, subject: &str| full_name(issuer, &json!({ "sub": subject }));
         for issuer in ["https://ci.example/oidc", "https://ci.example/oidc/"] {
             for (subject, full) in [
                 ("https://ci.example/job/acme/job/app/", "acme/app"),
@@ -93,8 +83,8 @@ mod tests {
             "https://ci.example/job/../",
             "acme/app",
         ] {
-            assert!(full_name("https://ci.example/oidc", &json!({ "sub": subject })).is_err(), "{subject}");
+            assert!(name("https://ci.example/oidc", subject).is_err(), "{subject}");
         }
-        assert!(full_name("https://ci.example/oidc", &json!({})).is_err());
+        assert!(full_name(&Jenkins::of("https://ci.example/oidc").unwrap(), &json!({})).is_err());
     }
 }

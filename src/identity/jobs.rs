@@ -150,7 +150,7 @@ impl Issuer {
     fn caller(&self, claims: &Value) -> Result<Caller, String> {
         let job = match &self.config.job {
             JobName::Claims(template) => template.fill(claims).map_err(|error| error.to_string())?,
-            JobName::Jenkins => jenkins::full_name(&self.config.url, claims)?,
+            JobName::Jenkins(jenkins) => jenkins::full_name(jenkins, claims)?,
         };
         let run = self.config.run.fill(claims).map_err(|error| error.to_string())?;
         let namespace = Namespace::new(job, run).map_err(|error| format!("names no namespace: {error}"))?;
