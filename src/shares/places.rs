@@ -20,6 +20,11 @@ impl<K: Clone + Eq + Hash> Own<K> {
         Self { places: Table::default(), each }
     }
 
+    /// The places of each owner.
+    pub fn each(&self) -> usize {
+        self.each
+    }
+
     /// A place of `owner`, if one is free.
     pub fn try_take(&self, owner: &K) -> Option<OwnedSemaphorePermit> {
         self.of(owner).try_acquire_owned().ok()
@@ -88,6 +93,20 @@ mod tests {
     use futures_util::FutureExt as _;
 
     use super::*;
+
+    #[test]
+    fn an_owner_has_so_many_places_and_gets_them_back() {
+        let places = Own::new(2);
+        let first = places.try_take(&CallerId::Uid(1));
+        let second = places.try_take(&CallerId::Uid(1));
+        assert!(first.is_some() && second.is_some());
+        assert!(places.try_take(&CallerId::Uid(1)).is_none());
+        assert!(places.try_take(&CallerId::Uid(2)).is_some(), "another user has places of its own");
+        drop(first);
+        assert!(places.try_take(&CallerId::Uid(1)).is_some());
+        drop(second);
+        assert_eq!(places.places.len(), 0);
+    }
 
     #[tokio::test]
     async fn a_caller_with_much_work_leaves_places_to_others() {

@@ -8,12 +8,13 @@ use tracing::Instrument as _;
 
 use super::{
     Peer, beside,
-    limits::{Counts, LINE_EVERY, Limits, STRANGERS_LINE_EVERY},
+    limits::{LINE_EVERY, Limits, STRANGERS_LINE_EVERY},
     seat::{Seat, Unproven},
     unix::Listener,
 };
 use crate::{
     names::CallerId,
+    shares::Own,
     tasks::Group,
     telemetry::{Repeats, each_second},
 };
@@ -67,10 +68,10 @@ pub async fn serve(
 ) {
     let gate = Gate {
         who,
-        callers: Counts::new(limits.connections_per_caller),
+        callers: Arc::new(Own::new(limits.connections_per_caller)),
         unproven: Unproven::new(limits.connections_of_unproven_user, limits.connections_of_unproven),
-        each_stranger: Counts::new(limits.connections_per_stranger),
-        all_strangers: Counts::new(limits.connections_of_strangers),
+        each_stranger: Arc::new(Own::new(limits.connections_per_stranger)),
+        all_strangers: Arc::new(Own::new(limits.connections_of_strangers)),
         lines: Arc::new(Repeats::every(LINE_EVERY)),
         unproven_lines: Arc::new(Repeats::every(STRANGERS_LINE_EVERY)),
         strangers_lines: Arc::new(Repeats::every(STRANGERS_LINE_EVERY)),
@@ -125,10 +126,10 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 #[derive(Clone)]
 struct Gate {
     who: Who,
-    callers: Counts<CallerId>,
+    callers: Arc<Own<CallerId>>,
     unproven: Unproven,
-    each_stranger: Counts<u32>,
-    all_strangers: Counts<()>,
+    each_stranger: Arc<Own<u32>>,
+    all_strangers: Arc<Own<()>>,
     lines: Arc<Repeats<CallerId>>,
     unproven_lines: Arc<Repeats<u32>>,
     strangers_lines: Arc<Repeats<()>>,
@@ -155,7 +156,7 @@ impl Gate {
         let standing = (self.who)(&peer);
         let callers = &self.callers;
         let seat = match &standing {
-            Standing::Served(caller) => callers.take(caller).map(|own| Seat::of_caller(own, callers)),
+            Standing::Served(caller) => callers.try_take(caller).map(|own| Seat::of_caller(own, callers)),
             Standing::Unproven => {
                 let (own, ends_another) = self.unproven.take(uid, group);
                 if ends_another {
@@ -164,8 +165,8 @@ impl Gate {
                 Some(Seat::unproven(own, callers))
             }
             Standing::Stranger => {
-                let own = self.each_stranger.take(&uid);
-                let all = own.is_some().then(|| self.all_strangers.take(&())).flatten();
+                let own = self.each_stranger.try_take(&uid);
+                let all = own.is_some().then(|| self.all_strangers.try_take(&())).flatten();
                 own.zip(all).map(|(own, all)| Seat::of_stranger(own, all, callers))
             }
         };

@@ -12,7 +12,7 @@ pub mod unix;
 
 pub use accept::{Accepted, Protocol, Standing, Who, serve};
 pub use http2::{Http2, UntilTaken};
-pub use limits::{Counts, Limits, Place};
+pub use limits::Limits;
 pub use seat::Seat;
 
 /// The other end of a connection, as verified when the connection was accepted. A request without a

@@ -7,11 +7,11 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 
-use super::limits::{Counts, Place};
 use crate::{
     names::CallerId,
+    shares::Own,
     tasks::{Cause, Group},
 };
 
@@ -23,41 +23,45 @@ pub struct Seat {
 
 struct Inner {
     at: Mutex<At>,
-    callers: Counts<CallerId>,
+    callers: Arc<Own<CallerId>>,
     proven: Notify,
     /// What a call of the connection has proven; its door knows the type.
     proof: Mutex<Option<Arc<dyn Any + Send + Sync>>>,
 }
 
 enum At {
-    Caller { _own: Place<CallerId> },
+    Caller { _own: OwnedSemaphorePermit },
     Unproven { _own: Waiting },
-    Stranger { _own: Place<u32>, _all: Place<()> },
+    Stranger { _own: OwnedSemaphorePermit, _all: OwnedSemaphorePermit },
 }
 
 impl Seat {
-    pub(super) fn of_caller(own: Place<CallerId>, callers: &Counts<CallerId>) -> Self {
+    pub(super) fn of_caller(own: OwnedSemaphorePermit, callers: &Arc<Own<CallerId>>) -> Self {
         Self::new(At::Caller { _own: own }, callers)
     }
 
-    pub(super) fn unproven(own: Waiting, callers: &Counts<CallerId>) -> Self {
+    pub(super) fn unproven(own: Waiting, callers: &Arc<Own<CallerId>>) -> Self {
         Self::new(At::Unproven { _own: own }, callers)
     }
 
-    pub(super) fn of_stranger(own: Place<u32>, all: Place<()>, callers: &Counts<CallerId>) -> Self {
+    pub(super) fn of_stranger(
+        own: OwnedSemaphorePermit,
+        all: OwnedSemaphorePermit,
+        callers: &Arc<Own<CallerId>>,
+    ) -> Self {
         Self::new(At::Stranger { _own: own, _all: all }, callers)
     }
 
-    fn new(at: At, callers: &Counts<CallerId>) -> Self {
+    fn new(at: At, callers: &Arc<Own<CallerId>>) -> Self {
         let (at, proof) = (Mutex::new(at), Mutex::default());
-        Self { inner: Arc::new(Inner { at, callers: callers.clone(), proven: Notify::new(), proof }) }
+        Self { inner: Arc::new(Inner { at, callers: Arc::clone(callers), proven: Notify::new(), proof }) }
     }
 
     /// Records that a call of the connection has proven `caller`. False if that caller has too many connections.
     pub fn prove(&self, caller: &CallerId) -> bool {
         let mut at = lock(&self.inner.at);
         if matches!(*at, At::Unproven { .. }) {
-            let Some(own) = self.inner.callers.take(caller) else { return false };
+            let Some(own) = self.inner.callers.try_take(caller) else { return false };
             *at = At::Caller { _own: own };
             self.inner.proven.notify_one();
         }
@@ -152,7 +156,7 @@ mod tests {
 
     #[test]
     fn a_new_connection_ends_the_oldest_of_its_user_on_which_nothing_is_proven() {
-        let (unproven, callers) = (Unproven::new(2, 3), Counts::new(2));
+        let (unproven, callers) = (Unproven::new(2, 3), Arc::new(Own::new(2)));
         let groups: Vec<Group> = (0..5).map(|_| Group::root()).collect();
         let seat = |uid, at: usize| {
             let (own, ends_another) = unproven.take(uid, &groups[at]);
@@ -177,7 +181,7 @@ mod tests {
 
     #[test]
     fn a_proof_takes_a_place_of_its_caller() {
-        let (unproven, callers) = (Unproven::new(9, 9), Counts::new(1));
+        let (unproven, callers) = (Unproven::new(9, 9), Arc::new(Own::new(1)));
         let seat = || Seat::unproven(unproven.take(1, &Group::root()).0, &callers);
         let (one, two) = (seat(), seat());
         assert!(one.prove(&CallerId::Uid(7)) && one.prove(&CallerId::Uid(8)), "the first proof counts");
