@@ -61,9 +61,9 @@ where
     Ok(response)
 }
 
-/// The last proof of a connection: the caller, and the hash of what proved it.
+/// The last token of a connection: its hash, and the caller that it proved.
 struct Proof {
-    authorization: Option<[u8; 32]>,
+    authorization: [u8; 32],
     caller: Caller,
 }
 
@@ -79,10 +79,10 @@ fn identify<B>(front: &Front, request: &mut Request<B>) -> Result<Running, Fault
     let presented =
         Presented { peer: peer(request)?, authorization: given.next(), is_alone: given.next().is_none() };
     let seat = request.extensions().get::<Seat>().cloned();
-    let hashed = presented.authorization.map(|value: &HeaderValue| Sha256::digest(value.as_bytes()).into());
+    let token = presented.authorization.map(|value: &HeaderValue| Sha256::digest(value.as_bytes()).into());
     let kept = seat.as_ref().filter(|_| path == PART_OF_A_BUILD && presented.is_alone).and_then(Seat::kept);
     let kept = kept.as_ref().and_then(|kept| kept.downcast_ref::<Proof>());
-    let caller = match kept.filter(|proof| proof.authorization == hashed) {
+    let caller = match kept.filter(|proof| Some(proof.authorization) == token) {
         Some(proof) => proof.caller.clone(),
         None => front.identify(&presented, &path)?,
     };
@@ -91,7 +91,9 @@ fn identify<B>(front: &Front, request: &mut Request<B>) -> Result<Running, Fault
         if !seat.prove(caller.id()) {
             return Err(front.too_many_connections(&caller, &path));
         }
-        seat.keep(Arc::new(Proof { authorization: hashed, caller: caller.clone() }));
+        if let Some(authorization) = token {
+            seat.keep(Arc::new(Proof { authorization, caller: caller.clone() }));
+        }
     }
     // No handler needs the proof itself.
     request.headers_mut().remove(AUTHORIZATION);
