@@ -2,27 +2,22 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use clap::Parser as _;
-use ring::{
-    rand::SystemRandom,
-    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _},
-};
 use serde_json::json;
 
 use super::*;
 use crate::config::Flags;
+use signer::{Signer, base64};
+
+#[path = "../../../tests/wharf/harness/signer.rs"]
+mod signer;
 
 const URL: &str = "https://ci.example/oidc";
 
 /// An issuer with a key.
 struct Ci {
-    key: EcdsaKeyPair,
+    key: Signer,
     file: PathBuf,
-}
-
-fn base64(bytes: impl AsRef<[u8]>) -> String {
-    BASE64_URL_SAFE_NO_PAD.encode(bytes)
 }
 
 fn now() -> u64 {
@@ -31,26 +26,16 @@ fn now() -> u64 {
 
 impl Ci {
     fn new(name: &str) -> Self {
-        let random = SystemRandom::new();
-        let algorithm = &ECDSA_P256_SHA256_FIXED_SIGNING;
-        let secret = EcdsaKeyPair::generate_pkcs8(algorithm, &random).unwrap();
-        let key = EcdsaKeyPair::from_pkcs8(algorithm, secret.as_ref(), &random).unwrap();
         let file = std::env::temp_dir().join(format!("wharf-jobs-{name}-{}.json", std::process::id()));
-        let ci = Self { key, file };
+        let ci = Self { key: Signer::new(), file };
         ci.publish("one");
         ci
-    }
-
-    fn jwk(&self, id: &str) -> Value {
-        let (_, point) = self.key.public_key().as_ref().split_first().unwrap();
-        let (x, y) = point.split_at(32);
-        json!({"kty": "EC", "crv": "P-256", "alg": "ES256", "use": "sig", "kid": id, "x": base64(x), "y": base64(y)})
     }
 
     /// Writes the set of keys, with one of a kind that nobody knows, and one that must never check a signature.
     fn publish(&self, id: &str) {
         let shared = json!({"kty": "oct", "kid": "shared", "k": base64("secret")});
-        let set = json!({"keys": [{"kty": "new", "kid": "new"}, shared, self.jwk(id)]});
+        let set = json!({"keys": [{"kty": "new", "kid": "new"}, shared, self.key.jwk(id)]});
         std::fs::write(&self.file, set.to_string()).unwrap();
     }
 
@@ -62,9 +47,7 @@ impl Ci {
     }
 
     fn sign(&self, header: &Value, claims: &Value) -> String {
-        let message = format!("{}.{}", base64(header.to_string()), base64(claims.to_string()));
-        let signature = self.key.sign(&SystemRandom::new(), message.as_bytes()).unwrap();
-        format!("{message}.{}", base64(signature))
+        self.key.sign(header, claims)
     }
 
     fn token(&self, changes: Value) -> String {
@@ -189,7 +172,7 @@ fn a_token_that_proves_nothing_says_why() {
     }
     // The key of a set cannot be brought along.
     let brought =
-        json!({"alg": "ES256", "kid": "one", "jwk": other.jwk("one"), "jku": "https://evil.example"});
+        json!({"alg": "ES256", "kid": "one", "jwk": other.key.jwk("one"), "jku": "https://evil.example"});
     assert!(proven(&jobs, &other.sign(&brought, &claims)).is_err());
 }
 

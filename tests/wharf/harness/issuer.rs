@@ -2,38 +2,23 @@
 
 use std::{fs, path::PathBuf, time::SystemTime};
 
-use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
-use ring::{
-    rand::SystemRandom,
-    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _},
-};
 use serde_json::{Value, json};
 
-use super::Test;
+use super::{Test, signer::Signer};
 
 /// A Jenkins with the OpenID Connect Provider plugin, as it is installed.
 #[derive(Debug)]
 pub(crate) struct Issuer {
     name: String,
-    key: EcdsaKeyPair,
+    key: Signer,
     keys: PathBuf,
-}
-
-fn base64(bytes: impl AsRef<[u8]>) -> String {
-    BASE64_URL_SAFE_NO_PAD.encode(bytes)
 }
 
 impl Issuer {
     /// An issuer that the configuration calls `name`.
     pub(crate) fn new(test: &Test, name: &str) -> Self {
-        let (random, algorithm) = (SystemRandom::new(), &ECDSA_P256_SHA256_FIXED_SIGNING);
-        let secret = EcdsaKeyPair::generate_pkcs8(algorithm, &random).unwrap();
-        let key = EcdsaKeyPair::from_pkcs8(algorithm, secret.as_ref(), &random).unwrap();
-        let keys = test.new_dir("issuer").join("keys.json");
-        let (_, point) = key.public_key().as_ref().split_first().unwrap();
-        let (x, y) = point.split_at(32);
-        let public = json!({"kty": "EC", "crv": "P-256", "kid": "1", "x": base64(x), "y": base64(y)});
-        fs::write(&keys, json!({ "keys": [public] }).to_string()).unwrap();
+        let (key, keys) = (Signer::new(), test.new_dir("issuer").join("keys.json"));
+        fs::write(&keys, json!({ "keys": [key.jwk("1")] }).to_string()).unwrap();
         Self { name: name.to_owned(), key, keys }
     }
 
@@ -76,8 +61,6 @@ impl Issuer {
 
     /// Any token, signed with its key.
     pub(crate) fn sign(&self, header: &Value, claims: &Value) -> String {
-        let message = format!("{}.{}", base64(header.to_string()), base64(claims.to_string()));
-        let signature = self.key.sign(&SystemRandom::new(), message.as_bytes()).unwrap();
-        format!("{message}.{}", base64(signature))
+        self.key.sign(header, claims)
     }
 }

@@ -13,6 +13,7 @@ pub(crate) mod run;
 pub(crate) mod script;
 pub(crate) mod sender;
 pub(crate) mod session;
+mod signer;
 pub(crate) mod wharfd;
 
 use std::{
