@@ -1,7 +1,7 @@
 //! The client of a build: a session, a tar, or both.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -15,6 +15,7 @@ use futures_util::{
     stream::{self, BoxStream},
 };
 use prost::Message;
+use tokio::sync::SetOnce;
 use tonic::{Code, Status};
 
 use super::{
@@ -28,7 +29,6 @@ use super::{
 };
 use crate::{
     buildkit::{
-        failure::is_broken_off,
         filesync::DirectoryRequest,
         session::{Messages, SessionClient},
     },
@@ -56,19 +56,13 @@ pub struct BuildClient {
     pub input: Arc<Input>,
     /// The build's tasks.
     pub tasks: Group,
-    /// Why its sync was refused. Of an error of a sync, and of the cancel that follows, BuildKit 0.13 tells
-    /// whichever comes first.
-    pub refused: Arc<OnceLock<Status>>,
+    /// Why a sync was refused, or an ignore file could not be read: the build ends. BuildKit need not end it: without
+    /// an ignore file it goes on (`frontend/dockerui`), and of the error of a sync, and of the cancel that follows,
+    /// BuildKit 0.13 tells whichever comes first.
+    pub refused: Arc<SetOnce<Status>>,
 }
 
 impl BuildClient {
-    /// Puts the refusal of the sync in the place of the cancel that it has led to.
-    pub(super) fn tell_refusal(&self, ended: &mut Status) {
-        if let Some(refused) = self.refused.get().filter(|_| is_broken_off(ended)) {
-            ended.clone_from(refused);
-        }
-    }
-
     fn session(&self) -> Result<&ClientSession, Status> {
         self.session.as_deref().ok_or_else(|| Status::unimplemented("the build has no session"))
     }
@@ -106,8 +100,8 @@ struct ClientSide {
     /// Lets the judged texts into BuildKit.
     hear: Hear,
     patience: Patience,
-    /// Receives the judge's refusal.
-    refused: Arc<OnceLock<Status>>,
+    /// Receives the refusal that ends the build.
+    refused: Arc<SetOnce<Status>>,
 }
 
 impl ClientSide {
@@ -124,27 +118,40 @@ impl ClientSide {
 
     async fn next(&mut self) -> Option<Result<Bytes, Status>> {
         let said = match self.patience.wait(self.incoming.next()).await {
-            Ok(said) => said?,
-            Err(silent) => return Some(Err(silent)),
+            Ok(Some(said)) => said,
+            Ok(None) if !lock(&self.judge).is_over() => {
+                return Some(Err(self.failed(Status::aborted("the client ended a sync too early"))));
+            }
+            Ok(None) => return None,
+            Err(silent) => return Some(Err(self.failed(silent))),
         };
         Some(match said {
             Ok(FromClient::Message(message)) => {
                 let judged = lock(&self.judge).client_says(message);
-                let mut judged = judged.and_then(|message| self.ignored.pass(message));
-                if judged.is_ok()
-                    && let Err(status) = (self.hear)().await
-                {
-                    judged = Err(status);
+                match judged.and_then(|message| self.ignored.pass(message)) {
+                    // If it is refused, the input says so itself.
+                    Ok(message) => (self.hear)().await.map(|()| message),
+                    Err(status) => Err(self.refuse(status)),
                 }
-                if let Err(status) = &judged {
-                    let _ = self.refused.set(status.clone());
-                }
-                judged
             }
-            Ok(FromClient::Error(code, message)) => Err(client_error(code, &message)),
-            Ok(FromClient::Empty) => Err(Status::invalid_argument("a message of the stream is empty")),
-            Err(status) => Err(Status::new(status.code(), "the client broke off the sync")),
+            Ok(FromClient::Error(code, message)) => Err(self.failed(client_error(code, &message))),
+            Ok(FromClient::Empty) => {
+                Err(self.failed(Status::invalid_argument("a message of the stream is empty")))
+            }
+            Err(status) => Err(self.failed(Status::new(status.code(), "the client broke off the sync"))),
         })
+    }
+
+    /// BuildKit ends a build whose sync fails, except if it is the sync of an ignore file.
+    fn failed(&self, status: Status) -> Status {
+        if self.ignored.are_synced() { self.refuse(status) } else { status }
+    }
+
+    /// Ends the build.
+    fn refuse(&self, status: Status) -> Status {
+        // The first reason counts.
+        let _ = self.refused.set(status.clone());
+        status
     }
 }
 

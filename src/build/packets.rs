@@ -62,6 +62,8 @@ pub(super) struct Judge {
     open: HashMap<u32, u64>,
     /// Whether BuildKit has everything that it wants.
     finished: bool,
+    /// Whether BuildKit has given up.
+    given_up: bool,
     /// Whether BuildKit parses some of the files itself: the Dockerfile, `.dockerignore`.
     is_read: bool,
     /// Whether BuildKit reads all of the files whole.
@@ -106,6 +108,11 @@ impl Judge {
             dockerfile: Arc::clone(dockerfile),
             ..Self::default()
         }
+    }
+
+    /// Whether BuildKit has everything that it wants, or has given up.
+    pub(super) fn is_over(&self) -> bool {
+        self.finished || self.given_up
     }
 
     /// Judges a client's packet; returns the packet for BuildKit.
@@ -165,6 +172,7 @@ impl Judge {
                 (PacketType::PacketFin, 0)
             }
             PacketType::PacketErr => {
+                self.given_up = true;
                 tracing::debug!(
                     text = printable(&String::from_utf8_lossy(&packet.data)),
                     "BuildKit ended a sync"

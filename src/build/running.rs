@@ -179,6 +179,7 @@ impl<'a> Build<'a> {
             tokio::select! {
                 biased;
                 cause = client.tasks.cancelled() => cause.into(),
+                refused = client.refused.wait() => Fault::new(Reason::StreamBroken, refused.message().to_owned()),
                 ended = serving => match ended {
                     Err(fault) => fault,
                 },
@@ -274,9 +275,6 @@ impl<'a> Build<'a> {
         {
             ended = Ended::Stopped { fault, is_over: false };
         }
-        if let Ended::Frontend(status) | Ended::Failed(status) = &mut ended {
-            self.order.client.tell_refusal(status);
-        }
         // Warns only once, in the pass that runs.
         let syntax = syntax.filter(|syntax| !self.images.has_syntax(syntax));
         if let Some(syntax) = syntax.filter(|_| matches!(ended, Ended::Exported(_) | Ended::Failed(_))) {
@@ -289,6 +287,9 @@ impl<'a> Build<'a> {
 
     /// Decides the step after a pass.
     fn next(&self, ended: Ended<Refusal>) -> Next {
+        if let Some(refused) = self.order.client.refused.get() {
+            return Next::End(self.refused(refused, ended.is_over()));
+        }
         match ended {
             Ended::Exported(exported) => Next::End(Ok(Passed::Exported(exported))),
             Ended::Refused(Refusal::Refused(fault)) => Next::End(Err(fault.into())),
@@ -327,6 +328,18 @@ impl<'a> Build<'a> {
         let own = self.images.engine().platform();
         let text = format!("{line}the stage asks for another platform than the engine's, which is `{own}`");
         Fault::new(Reason::GraphDenied, text).hint(gate::PLATFORM_HINT)
+    }
+
+    /// The end of a build whose sync was refused, whatever BuildKit has made of it.
+    fn refused(&self, refused: &Status, is_over: bool) -> Result<Passed, Unmade> {
+        if let Some(cause) = self.order.client.tasks.cancelled_by() {
+            return Err(Unmade { fault: cause.into(), is_over });
+        }
+        let message = self.sources.renaming().error(&Failure::read(refused).message);
+        let message = shortened(message, MESSAGE_BYTES_MAX);
+        let kind = FailureKind::Dockerfile;
+        let failure = Failed { kind, message, vertex: None, exit_code: None, source: None };
+        Ok(Passed::Failed { failure, is_over })
     }
 
     fn failed(&self, kind: FailureKind, status: &Status, failure: Failure) -> Result<Passed, Unmade> {

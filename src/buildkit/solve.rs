@@ -20,6 +20,7 @@ use tonic::{Request, Response, Status, Streaming, metadata::AsciiMetadataValue};
 
 use super::{
     connection::Connection,
+    failure::is_broken_off,
     wire_form::{Field, PLAIN, Shape, is_understood},
 };
 use crate::{fault::Fault, telemetry::each_second};
@@ -125,6 +126,17 @@ pub enum Ended<R> {
         /// Whether BuildKit has ended it, too. If so, an image that is not there yet never comes.
         is_over: bool,
     },
+}
+
+impl<R> Ended<R> {
+    /// Whether BuildKit has ended the pass, so that an image that is not there yet never comes.
+    pub fn is_over(&self) -> bool {
+        match self {
+            Self::Exported(_) | Self::Refused(_) => true,
+            Self::Frontend(status) | Self::Failed(status) => !is_broken_off(status),
+            Self::Stopped { is_over, .. } => *is_over,
+        }
+    }
 }
 
 /// Receives the facts of a pass.

@@ -7,28 +7,54 @@ fn silent_after(messages: Vec<Vec<u8>>) -> BoxStream<'static, Result<FromClient,
     stream::iter(messages).chain(stream::pending()).boxed()
 }
 
-/// Otherwise BuildKit, a connection and the session would wait for as long as the client stays.
-#[tokio::test]
-async fn a_client_that_is_silent_in_a_sync_ends_it() {
+fn side(path: &str, incoming: BoxStream<'static, Result<FromClient, Status>>) -> ClientSide {
     let request = DirectoryRequest {
         name: "context".to_owned(),
         include_patterns: Vec::new(),
         exclude_patterns: Vec::new(),
-        follow_paths: Vec::new(),
+        follow_paths: [path.to_owned()].into(),
     };
-    let side = ClientSide {
-        // An empty packet announces nothing, and is complete.
-        incoming: silent_after(vec![Vec::new()]),
+    ClientSide {
+        incoming,
         judge: Arc::new(Mutex::new(Judge::of(&request, &Arc::default()))),
         ignored: IgnoreFiles::of(&request),
         hear: Arc::new(|| Box::pin(std::future::ready(Ok(())))),
         patience: Patience::with(SHORT, LONG),
         refused: Arc::default(),
-    };
+    }
+}
+
+/// Otherwise BuildKit, a connection and the session would wait for as long as the client stays.
+#[tokio::test]
+async fn a_client_that_is_silent_in_a_sync_ends_it() {
+    // An empty packet announces nothing, and is complete.
+    let side = side("key", silent_after(vec![Vec::new()]));
     let messages: Vec<_> = soon(side.messages().collect()).await;
     let [Ok(_), Err(silent)] = messages.as_slice() else { panic!("{messages:?}") };
     assert_eq!(silent.code(), Code::DeadlineExceeded, "{silent}");
     assert!(silent.message().contains("said nothing"), "{silent}");
+}
+
+/// BuildKit ends a build whose context does not come, but goes on without an ignore file.
+#[tokio::test]
+async fn a_sync_of_an_ignore_file_that_fails_ends_the_build() {
+    let gone = || Ok(FromClient::Error(Code::PermissionDenied, "permission denied".to_owned()));
+    let broken = || Err(Status::cancelled("gone"));
+    let of = |said: Option<Result<FromClient, Status>>| stream::iter(said).boxed();
+    let ends = [of(None), of(Some(gone())), of(Some(broken())), silent_after(Vec::new())];
+    for (end, incoming) in ends.into_iter().enumerate() {
+        let side = side(".dockerignore", incoming);
+        let refused = Arc::clone(&side.refused);
+        let messages: Vec<_> = soon(side.messages().collect()).await;
+        assert!(matches!(messages.as_slice(), [Err(_)]), "{end}: {messages:?}");
+        assert!(refused.get().is_some(), "{end}");
+    }
+    for incoming in [of(None), of(Some(gone())), silent_after(Vec::new())] {
+        let side = side("key", incoming);
+        let refused = Arc::clone(&side.refused);
+        let _: Vec<_> = soon(side.messages().collect()).await;
+        assert!(refused.get().is_none());
+    }
 }
 
 #[tokio::test]

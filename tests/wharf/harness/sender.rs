@@ -89,15 +89,24 @@ pub(crate) fn sender(context: Vec<Packet>) -> Sender {
 }
 
 impl Sender {
-    /// Answers the packets `heard` about a directory.
-    fn speak(&self, directory: &str, heard: BoxStream<'static, Bytes>) -> BoxStream<'static, Bytes> {
+    /// Answers the packets `heard` about a directory, of which BuildKit has asked for these paths, or all.
+    fn speak(
+        &self,
+        directory: &str,
+        paths: &[String],
+        heard: BoxStream<'static, Bytes>,
+    ) -> BoxStream<'static, Bytes> {
         let (packets, bytes) = if directory == "dockerfile" {
             let size = self.text.len().try_into().unwrap();
             let entry = Stat { size, ..self.dockerfile.clone() };
             let text: Vec<&[u8]> = [self.text.as_bytes(), b""].into();
             (vec![announced(entry), end_of_list()], text)
         } else {
-            (self.context.clone(), self.bytes.to_vec())
+            // Of an ignore file that fails, a build ends before it asks for the rest.
+            let asked = |packet: &Packet| {
+                packet.stat.as_ref().is_none_or(|stat| paths.is_empty() || paths.contains(&stat.path))
+            };
+            (self.context.iter().filter(|packet| asked(packet)).cloned().collect(), self.bytes.to_vec())
         };
         let log = (directory != "dockerfile").then(|| Arc::clone(&self.heard));
         let stays = self.stays;
@@ -147,7 +156,11 @@ impl Sender {
     async fn attach(self, channel: Channel, opened: StreamOpened) {
         let Some(Subject::FileSync(request)) = opened.subject else { panic!("only directories are offered") };
         let (sender, heard) = mpsc::unbounded_channel();
-        let said = self.speak(&request.directory, UnboundedReceiverStream::new(heard).boxed());
+        let said = self.speak(
+            &request.directory,
+            &request.follow_paths,
+            UnboundedReceiverStream::new(heard).boxed(),
+        );
         let (requests, sent) = mpsc::unbounded_channel();
         let request = |request| AttachRequest { request: Some(request) };
         requests.send(request(attach_request::Request::StreamId(opened.stream_id))).unwrap();
@@ -207,7 +220,7 @@ fn exported(name: &str) -> Exporter {
 impl SessionClient for Sender {
     fn sync(&self, request: DirectoryRequest, packets: Messages) -> BoxFuture<'_, Result<Messages, Status>> {
         let heard = packets.filter_map(|message| ready(message.ok())).boxed();
-        let said: Messages = self.speak(&request.name, heard).map(Ok).boxed();
+        let said: Messages = self.speak(&request.name, &request.follow_paths, heard).map(Ok).boxed();
         Box::pin(ready(Ok(said)))
     }
 
