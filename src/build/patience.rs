@@ -35,12 +35,13 @@ impl Patience {
     /// The client's next message, or the reason why wharfd no longer waits for it.
     pub async fn wait<T>(&self, next: impl Future<Output = T>) -> Result<T, Status> {
         let left = self.whole.saturating_sub(self.begun.elapsed());
-        let (patience, why) = if left < self.idle {
-            (left, format!("the client has not ended its stream within {}", minutes(self.whole)))
-        } else {
-            (self.idle, format!("the client has said nothing for {}", minutes(self.idle)))
-        };
-        tokio::time::timeout(patience, next).await.map_err(|_| Status::deadline_exceeded(why))
+        tokio::time::timeout(left.min(self.idle), next).await.map_err(|_| {
+            Status::deadline_exceeded(if left < self.idle {
+                format!("the client has not ended its stream within {}", minutes(self.whole))
+            } else {
+                format!("the client has said nothing for {}", minutes(self.idle))
+            })
+        })
     }
 }
 

@@ -8,7 +8,9 @@
 use std::{
     fs::{self, Metadata},
     os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
+    panic::resume_unwind,
     path::Path,
+    thread,
 };
 
 use sha2::{Digest as _, Sha256};
@@ -20,6 +22,11 @@ use crate::{names::reference::Digest, wire::v1::FileSync};
 /// time nobody builds from a file and writes it again.
 const APART_NS: i128 = 100_000_000;
 
+/// How many threads look at a directory. The kernel's part of it is most of the time.
+const THREADS: usize = 4;
+/// A thread for fewer directories costs more than it saves.
+const DIRECTORIES_MIN: usize = 8;
+
 /// The state of the directory `root`, which is another one's in any case, without what the ignore file
 /// `rules` excludes.
 pub(super) fn of_directory(root: &Path, rules: &[u8]) -> String {
@@ -27,28 +34,23 @@ pub(super) fn of_directory(root: &Path, rules: &[u8]) -> String {
     // A pattern that cannot be used ends the build.
     let filter = Filter::new(&request, None).unwrap_or_default();
     let mut claimed = Vec::new();
-    let mut left = vec![(String::new(), Matched::default())];
-    while let Some((directory, above)) = left.pop() {
-        // The sync says what cannot be read, where it matters.
-        let Ok(children) = fs::read_dir(root.join(&directory)) else { continue };
-        for child in children.flatten() {
-            let (Ok(kind), name) = (child.file_type(), child.file_name()) else { continue };
-            if !(kind.is_dir() || kind.is_file()) {
-                continue;
-            }
-            let name = name.to_string_lossy();
-            let path = if directory.is_empty() { name.into_owned() } else { format!("{directory}/{name}") };
-            let Ok(Some(verdict)) = filter.judge(&path, kind.is_dir(), &Matched::default(), &above) else {
-                continue;
-            };
-            if kind.is_dir() {
-                left.push((path, verdict.exclude));
-            } else if let Ok(metadata) = child.metadata()
-                && verdict.wanted
-                && is_claimed(&metadata)
-            {
-                claimed.push((path, metadata.ino(), metadata.ctime(), metadata.ctime_nsec()));
-            }
+    let mut level = vec![(String::new(), Matched::default())];
+    while !level.is_empty() {
+        let part = level.len().div_ceil(THREADS).max(DIRECTORIES_MIN);
+        let seen = thread::scope(|scope| {
+            let (first, rest) = level.split_at(part.min(level.len()));
+            let rest: Vec<_> =
+                rest.chunks(part).map(|part| scope.spawn(|| look(root, &filter, part))).collect();
+            let mut seen = vec![look(root, &filter, first)];
+            seen.extend(
+                rest.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic))),
+            );
+            seen
+        });
+        level.clear();
+        for Seen { files, directories } in seen {
+            claimed.extend(files);
+            level.extend(directories);
         }
     }
     claimed.sort_unstable();
@@ -66,6 +68,45 @@ pub(super) fn of_directory(root: &Path, rules: &[u8]) -> String {
     }
     let digest = Digest::from_sha256(hash.finalize().into());
     digest.as_str().trim_start_matches("sha256:").to_owned()
+}
+
+/// Directories, each with what the patterns have matched above it.
+type Directories = Vec<(String, Matched)>;
+
+/// What is in some directories.
+#[derive(Default)]
+struct Seen {
+    /// The files whose time is claimed: path, inode, change time in seconds and nanoseconds.
+    files: Vec<(String, u64, i64, i64)>,
+    directories: Directories,
+}
+
+fn look(root: &Path, filter: &Filter, directories: &[(String, Matched)]) -> Seen {
+    let mut seen = Seen::default();
+    for (directory, above) in directories {
+        // The sync says what cannot be read, where it matters.
+        let Ok(children) = fs::read_dir(root.join(directory)) else { continue };
+        for child in children.flatten() {
+            let (Ok(kind), name) = (child.file_type(), child.file_name()) else { continue };
+            if !(kind.is_dir() || kind.is_file()) {
+                continue;
+            }
+            let name = name.to_string_lossy();
+            let path = if directory.is_empty() { name.into_owned() } else { format!("{directory}/{name}") };
+            let Ok(Some(verdict)) = filter.judge(&path, kind.is_dir(), &Matched::default(), above) else {
+                continue;
+            };
+            if kind.is_dir() {
+                seen.directories.push((path, verdict.exclude));
+            } else if let Ok(metadata) = child.metadata()
+                && verdict.wanted
+                && is_claimed(&metadata)
+            {
+                seen.files.push((path, metadata.ino(), metadata.ctime(), metadata.ctime_nsec()));
+            }
+        }
+    }
+    seen
 }
 
 /// Whether a file's time need not be the one at which it was written.
