@@ -3,6 +3,7 @@
 
 mod call;
 mod calls;
+mod ends;
 mod looks;
 mod outcome;
 mod quotas;
@@ -21,10 +22,12 @@ use crate::{
     identity::{Caller, Identities, Presented},
     names::{CallerId, EngineName, Namespace},
     policy::Permit,
+    store::Store,
     transport::Peer,
 };
 use calls::Calls;
 pub use calls::Running;
+use ends::Ends;
 use looks::Looks;
 use outcome::{Lines, Record};
 use quotas::Quotas;
@@ -40,6 +43,7 @@ pub struct Front {
     quotas: Arc<Quotas>,
     looks: Looks,
     calls: Calls,
+    ends: Ends,
 }
 
 impl Front {
@@ -49,11 +53,12 @@ impl Front {
         identities: Arc<Identities>,
         engines: BTreeMap<EngineName, Handle>,
         work: Arc<Work>,
+        store: Store,
         calls_per_caller: usize,
     ) -> Arc<Self> {
         let (lines, quotas, looks) = (Arc::default(), Arc::default(), Looks::default());
-        let calls = Calls::new(calls_per_caller);
-        Arc::new(Self { identities, engines, work, lines, quotas, looks, calls })
+        let (calls, ends) = (Calls::new(calls_per_caller), Ends::new(store));
+        Arc::new(Self { identities, engines, work, lines, quotas, looks, calls, ends })
     }
 
     /// Identifies the caller of a call to `path`, before anything but the call's head is read.
@@ -100,18 +105,48 @@ impl Front {
         self.lines.unseen(fault);
     }
 
+    /// Allows the call to act in the namespace that its request names, or in the one that its caller has proven,
+    /// unless that has ended.
+    pub async fn authorize(&self, call: &Call, named: Option<Namespace>) -> Result<Permit<Namespace>, Fault> {
+        let permit = call.authorize(named)?;
+        self.ends.check(call.caller(), permit.subject()).await?;
+        Ok(permit)
+    }
+
     /// Begins the work of a call and makes a group for its tasks. Fails once wharfd is draining, while the
     /// namespace is being deleted, and when the caller is at the limit of its rules.
-    pub fn begin(&self, call: &Call, namespace: &Permit<Namespace>, kind: Kind) -> Result<Member, Fault> {
+    pub async fn begin(
+        &self,
+        call: &Call,
+        namespace: &Permit<Namespace>,
+        kind: Kind,
+    ) -> Result<Member, Fault> {
         let share = self.quotas.take(call.caller(), kind)?;
         let member = self.work.begin(call.engine_name(), namespace, kind)?.with_share(share);
+        // Once more, since an end lets work begin again only after it is known here.
+        self.ends.check(call.caller(), namespace.subject()).await?;
         call.record().works(kind);
         Ok(member)
     }
 
-    /// Begins the end of a namespace: `Work::end` needs the share until it is over.
-    pub fn begin_end(&self, call: &Call) -> Result<Share, Fault> {
-        self.quotas.take_end(call.caller())
+    /// Begins the end of a namespace: `Work::end` needs the share until it is over. `None` if the namespace has
+    /// ended since the caller has proven it: one of the same name is another's.
+    pub async fn begin_end(
+        &self,
+        call: &Call,
+        namespace: &Permit<Namespace>,
+    ) -> Result<Option<Share>, Fault> {
+        let share = self.quotas.take_end(call.caller())?;
+        if self.ends.is_over(call.caller(), namespace.subject()).await? {
+            return Ok(None);
+        }
+        Ok(Some(share))
+    }
+
+    /// Ends a namespace for the proofs so far, once all that it had is gone. Before that, an end that has failed
+    /// can be tried again.
+    pub async fn has_ended(&self, namespace: &Permit<Namespace>) -> Result<(), Fault> {
+        self.ends.end(namespace.subject()).await
     }
 
     /// Waits until the caller may look at the engine's images once more.

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    Answer, Caller, jenkins,
+    Answer, Caller, Proven, jenkins,
     keys::{IssuerError, Keyring, NoKey},
     rules_of, verify,
 };
@@ -143,11 +143,13 @@ impl Issuer {
             let text = "was issued in the future (`iat`): the clock of the issuer or of this node is wrong";
             return Err(text.to_owned());
         }
-        self.caller(&claims)
+        // A fraction of a second is of no use, and of one that is no time little is left.
+        #[expect(clippy::cast_possible_truncation, reason = "see above")]
+        self.caller(&claims, issued as i64)
     }
 
     /// The caller that proven claims name.
-    fn caller(&self, claims: &Value) -> Result<Caller, String> {
+    fn caller(&self, claims: &Value, at: i64) -> Result<Caller, String> {
         let job = match &self.config.job {
             JobName::Claims(template) => template.fill(claims).map_err(|error| error.to_string())?,
             JobName::Jenkins(jenkins) => jenkins::full_name(jenkins, claims)?,
@@ -162,7 +164,7 @@ impl Issuer {
             format!("is of the job `{job}`, and no `[[serve]]` of wharfd's configuration serves it")
         })?;
         let caller = Caller::served(CallerId::Job(job.clone()), rules, engine);
-        Ok(Caller { proven: Some(namespace), ..caller })
+        Ok(Caller { proven: Some(Proven { namespace, at }), ..caller })
     }
 
     fn unproven(&self, error: &jsonwebtoken::errors::Error) -> String {

@@ -33,8 +33,16 @@ pub struct Caller {
     rules: Arc<Rules>,
     engine: EngineName,
     /// The only namespace that the proof is good for; `None` if the caller names its namespace, within its rules.
-    proven: Option<Namespace>,
+    proven: Option<Proven>,
     is_operator: bool,
+}
+
+/// The namespace that a token proves.
+#[derive(Clone, Debug)]
+struct Proven {
+    namespace: Namespace,
+    /// When the token was issued, in seconds since 1970.
+    at: i64,
 }
 
 impl Caller {
@@ -65,15 +73,15 @@ impl Caller {
             return self.rules.namespace(&self.id, named);
         };
         match named {
-            Some(named) if !named.means(proven) => {
+            Some(named) if !named.means(&proven.namespace) => {
                 let text = format!(
                     "namespace `{}` is not yours: your token is for `{}`",
                     printable(&named.to_string()),
-                    printable(&proven.to_string())
+                    printable(&proven.namespace.to_string())
                 );
                 Err(Fault::new(Reason::NamespaceDenied, text).hint("leave the namespace to the token"))
             }
-            _ => self.rules.namespace(&self.id, proven.clone()),
+            _ => self.rules.namespace(&self.id, proven.namespace.clone()),
         }
     }
 
@@ -81,8 +89,13 @@ impl Caller {
     pub fn namespaces(&self) -> String {
         match &self.proven {
             None => self.rules.namespaces().to_string(),
-            Some(namespace) => printable(&namespace.to_string()),
+            Some(proven) => printable(&proven.namespace.to_string()),
         }
+    }
+
+    /// When the proof of the caller's namespace was made, in seconds since 1970; `None` without one.
+    pub fn proven_at(&self) -> Option<i64> {
+        self.proven.as_ref().map(|proven| proven.at)
     }
 
     /// The rules that apply to the caller.

@@ -74,6 +74,11 @@ impl Namespace {
         Ok(Self { job: Job { issuer: None, name: job }, run })
     }
 
+    /// A text that no other namespace has.
+    pub fn key(&self) -> String {
+        format!("{}\0{}", self.job.key(), self.run)
+    }
+
     /// The namespace of the same name whose job `issuer` has proven.
     #[must_use]
     pub fn issued_by(self, issuer: IssuerName) -> Self {

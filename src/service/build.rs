@@ -59,9 +59,9 @@ impl Build {
         else {
             return Err(Fault::invalid("open", "the first request must open the session"));
         };
-        let permit = authorize(call, open.namespace.clone())?;
+        let permit = authorize(&self.front, call, open.namespace.clone()).await?;
         let offer = attach::offer(open)?;
-        let member = self.front.begin(call, &permit, Kind::Session)?;
+        let member = self.front.begin(call, &permit, Kind::Session).await?;
         let tasks = member.tasks().clone();
         let (session, announcements) =
             self.sessions.open(call.caller().id().clone(), permit.subject().clone(), offer, tasks.clone())?;
@@ -117,7 +117,7 @@ impl Build {
         else {
             return Err(Fault::invalid("start", "the first request must start the build"));
         };
-        let namespace = authorize(call, start.namespace)?;
+        let namespace = authorize(&self.front, call, start.namespace).await?;
         let spec = start.spec.ok_or_else(|| Fault::invalid("start.spec", "there is nothing to build"))?;
         let mut spec = spec::spec(spec)?;
         let tags = std::mem::take(&mut spec.tags).into_iter().enumerate();
@@ -135,7 +135,7 @@ impl Build {
             Some(session)
         };
         let images = call.images().await?;
-        let member = self.front.begin(call, &namespace, Kind::Build)?;
+        let member = self.front.begin(call, &namespace, Kind::Build).await?;
         // A build in a session ends with it.
         let tasks = match &session {
             Some(session) => session.tasks().enter("build")?,

@@ -43,11 +43,11 @@ impl ImageService for Images {
         let call = accept(&self.front, &request, "ImageService/PushImage")?;
         let request = request.into_inner();
         begin(&call, async {
-            let permit = authorize(&call, request.namespace)?;
+            let permit = authorize(&self.front, &call, request.namespace).await?;
             let reference = reference("reference", &request.reference)?.tagged();
             let credentials = logins("credentials", request.credentials)?;
             let images = call.images().await?;
-            let member = self.front.begin(&call, &permit, Kind::Push)?;
+            let member = self.front.begin(&call, &permit, Kind::Push).await?;
             let tasks = member.tasks().clone();
             let (front, looking) = (Arc::clone(&self.front), call.clone());
             let work = move |reporter| async move {
@@ -73,11 +73,11 @@ impl ImageService for Images {
         let call = accept(&self.front, &request, "ImageService/PullImage")?;
         let request = request.into_inner();
         begin(&call, async {
-            let permit = authorize(&call, request.namespace)?;
+            let permit = authorize(&self.front, &call, request.namespace).await?;
             let reference = reference("reference", &request.reference)?.tagged();
             let credentials = logins("credentials", request.credentials)?;
             let images = call.images().await?;
-            let member = self.front.begin(&call, &permit, Kind::Pull)?;
+            let member = self.front.begin(&call, &permit, Kind::Pull).await?;
             let tasks = member.tasks().clone();
             let work = move |reporter| async move {
                 let pulled = images.pull_image(&permit, &reference, &credentials, &reporter, &tasks);
@@ -102,10 +102,10 @@ impl ImageService for Images {
         let call = accept(&self.front, &request, "ImageService/TagImage")?;
         let request = request.into_inner();
         answer(&call, async {
-            let permit = authorize(&call, request.namespace)?;
+            let permit = authorize(&self.front, &call, request.namespace).await?;
             let target = permit.tag_as("target", reference("target", &request.target)?)?;
             let images = call.images().await?;
-            let member = self.front.begin(&call, &permit, Kind::Change)?;
+            let member = self.front.begin(&call, &permit, Kind::Change).await?;
             let (front, call) = (Arc::clone(&self.front), call.clone());
             member
                 .to_its_end(async move {
@@ -126,7 +126,7 @@ impl ImageService for Images {
         let call = accept(&self.front, &request, "ImageService/ListImages")?;
         let request = request.into_inner();
         look(&self.front, &call, async {
-            let permit = authorize(&call, request.namespace)?;
+            let permit = authorize(&self.front, &call, request.namespace).await?;
             let filter = match request.reference.as_str() {
                 "" => None,
                 text => Some(reference("reference", text)?),
@@ -145,7 +145,7 @@ impl ImageService for Images {
         let call = accept(&self.front, &request, "ImageService/InspectImage")?;
         let request = request.into_inner();
         look(&self.front, &call, async {
-            let permit = authorize(&call, request.namespace)?;
+            let permit = authorize(&self.front, &call, request.namespace).await?;
             let images = call.images().await?;
             let (image, json) = images.inspect_image(&permit, &request.reference).await?;
             Ok(v1::InspectImageResponse { image: listed(&image, None), json: json.to_string() })
@@ -160,9 +160,9 @@ impl ImageService for Images {
         let call = accept(&self.front, &request, "ImageService/RemoveImage")?;
         let request = request.into_inner();
         answer(&call, async {
-            let permit = authorize(&call, request.namespace)?;
+            let permit = authorize(&self.front, &call, request.namespace).await?;
             let images = call.images().await?;
-            let member = self.front.begin(&call, &permit, Kind::Change)?;
+            let member = self.front.begin(&call, &permit, Kind::Change).await?;
             let (front, call) = (Arc::clone(&self.front), call.clone());
             member
                 .to_its_end(async move {

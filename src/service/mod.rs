@@ -52,8 +52,12 @@ fn accept<T>(front: &Front, request: &tonic::Request<T>, method: &'static str) -
 }
 
 /// Allows the call to act in the namespace that its request names.
-fn authorize(call: &Call, namespace: Option<v1::Namespace>) -> Result<Permit<Namespace>, Fault> {
-    call.authorize(namespace.map(named).transpose()?)
+async fn authorize(
+    front: &Front,
+    call: &Call,
+    namespace: Option<v1::Namespace>,
+) -> Result<Permit<Namespace>, Fault> {
+    front.authorize(call, namespace.map(named).transpose()?).await
 }
 
 fn named(v1::Namespace { job, run, issuer }: v1::Namespace) -> Result<Namespace, Fault> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
-use super::{accept, answer, authorize};
+use super::{accept, answer, named};
 use crate::{
     front::{Front, Look},
     wire::v1::{DeleteNamespaceRequest, DeleteNamespaceResponse, namespace_service_server::NamespaceService},
@@ -30,10 +30,12 @@ impl NamespaceService for Namespaces {
     ) -> Result<Response<DeleteNamespaceResponse>, Status> {
         let call = accept(&self.front, &request, "NamespaceService/DeleteNamespace")?;
         answer(&call, async {
-            let permit = authorize(&call, request.into_inner().namespace)?;
+            let permit = call.authorize(request.into_inner().namespace.map(named).transpose()?)?;
             let (images, name) = (call.images().await?, call.engine_name().clone());
             let work = Arc::clone(self.front.work());
-            let share = self.front.begin_end(&call)?;
+            let Some(share) = self.front.begin_end(&call, &permit).await? else {
+                return Ok(DeleteNamespaceResponse::default());
+            };
             let (front, ending) = (Arc::clone(&self.front), call.clone());
             // This task cancels the namespace's group, so it runs outside it. It runs to its end even if
             // the client disconnects.
@@ -43,6 +45,7 @@ impl NamespaceService for Namespaces {
                     let end = work.end(&name, &permit).await;
                     let look = front.look(&ending, Look::Work).await;
                     let (images, references) = images.delete_namespace(&permit).await?;
+                    front.has_ended(&permit).await?;
                     drop((look, share));
                     Ok(DeleteNamespaceResponse {
                         references: references.iter().map(ToString::to_string).collect(),

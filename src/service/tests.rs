@@ -22,6 +22,7 @@ use crate::{
     front::Work,
     identity::Identities,
     names::SocketPath,
+    store::Store,
     tasks::Group,
     transport::{self, Http2, Limits, unix::Listener},
     wire::v1::{namespace_service_client::NamespaceServiceClient, node_service_client::NodeServiceClient},
@@ -47,7 +48,8 @@ impl Door {
         let identities = Arc::new(Identities::new(&Config::with_file(Flags::default(), "")).unwrap());
         let served = Arc::clone(&identities);
         let who: transport::Who = Arc::new(move |peer| served.standing(peer));
-        let front = Front::new(identities, BTreeMap::new(), work, limits.calls_per_caller);
+        let store = Store::open(&directory).unwrap();
+        let front = Front::new(identities, BTreeMap::new(), work, store, limits.calls_per_caller);
         let (services, health) = services(front, &EngineName::default(), &process).await.unwrap();
         let connections = process.child("connections");
         let protocol = Http2::new(services, limits);

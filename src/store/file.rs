@@ -17,7 +17,7 @@ use rustix::{
 pub(super) const NAME: &str = "wharf.sqlite";
 pub(super) const LOCK_NAME: &str = "lock";
 
-const SCHEMA_VERSION: u32 = 10;
+const SCHEMA_VERSION: u32 = 11;
 
 /// One entry for each version; a released entry never changes.
 pub(super) const SCHEMA: [&str; SCHEMA_VERSION as usize] = [
@@ -141,6 +141,11 @@ pub(super) const SCHEMA: [&str; SCHEMA_VERSION as usize] = [
         packing TEXT NOT NULL, size INTEGER NOT NULL, used INTEGER NOT NULL,
         PRIMARY KEY (image, position)) WITHOUT ROWID;
     CREATE INDEX layer_claims_used ON layer_claims (used);
+",
+    "
+    -- When namespaces whose job an issuer has proven have ended (seconds since 1970).
+    CREATE TABLE ends (namespace TEXT PRIMARY KEY, used INTEGER NOT NULL) WITHOUT ROWID;
+    CREATE INDEX ends_used ON ends (used);
 ",
 ];
 

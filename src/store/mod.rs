@@ -1,7 +1,9 @@
 //! wharfd's memory, one SQLite file: facts about layers, pins, the names that wharfd uses in engines, and the
-//! builds that may have crashed one.
-//! Losing the file costs time, never safety. It contains no secrets.
+//! builds that may have crashed one, and the ends of namespaces.
+//! Losing the file costs time, and the tokens of ended namespaces are good again until they expire. It contains no
+//! secrets.
 
+mod ends;
 mod exports;
 mod file;
 mod holds;

@@ -1,6 +1,6 @@
 //! Removal of unused rows. Jobs choose the keys of every table but `exports`, whose rows end with their builds: unused
 //! rows are removed, and their number is limited. Whatever is lost so is found out anew: an image whose pin or hold
-//! is forgotten is admitted again, and a long name shows its hash. Rows about an engine are removed when the
+//! is forgotten is admitted again, a long name shows its hash, and no token is as old as an end that is forgotten. Rows about an engine are removed when the
 //! configuration no longer names that engine.
 
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -11,7 +11,8 @@ use super::Store;
 use crate::fault::Fault;
 
 /// Tables whose rows have a `used`, in seconds since 1970.
-const BY_USE: [&str; 7] = ["layer_facts", "layer_claims", "bases", "suspects", "pins", "holds", "long_names"];
+const BY_USE: [&str; 8] =
+    ["layer_facts", "layer_claims", "bases", "suspects", "pins", "holds", "long_names", "ends"];
 /// Tables whose rows are about an `engine`.
 const BY_ENGINE: [&str; 4] = ["holds", "exports", "long_names", "suspects"];
 /// Rows that nobody has used for this long are forgotten.

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::harness::{
     Image, Test, Wharf, cases,
+    engine::install,
     image::context_tar,
     process::{Output, shell_status},
 };
@@ -206,8 +207,9 @@ async fn credential_helpers(test: Arc<Test>) {
          echo '{{\"ServerURL\":\"x\",\"Username\":\"u\",\"Secret\":\"of the helper\"}}'\n",
         registry.host()
     );
-    fs::write(&helper, text).unwrap();
-    fs::set_permissions(&helper, fs::Permissions::from_mode(0o755)).unwrap();
+    let written = bin.join("text");
+    fs::write(&written, text).unwrap();
+    install(&written, &helper);
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
     let run = async |args: &[&str]| {
         let mut command = job.command(args);

@@ -1,6 +1,6 @@
 //! Callers that a token proves, and those that it does not.
 
-use std::{fs, sync::Arc};
+use std::{fs, sync::Arc, time::SystemTime};
 
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
@@ -20,6 +20,7 @@ cases![
     who_proves_nothing_is_not_read,
     a_static_token_is_its_entry,
     a_build_outlives_its_token,
+    a_token_does_not_outlive_its_namespace,
     a_job_leaves_connections_to_others,
 ];
 
@@ -68,7 +69,7 @@ async fn a_job_token_is_one_run_of_one_job(test: Arc<Test>) {
 
     // A token that proves nothing is nobody, even where the uid is served.
     let foreign = Issuer::new(&test, "ci");
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let now = seconds();
     for (bad, why) in [
         (foreign.token("acme/app", 1), "not signed by a key of issuers.ci"),
         (issuer.token_with("acme/app", 1, json!({"exp": now - 60})), "has expired"),
@@ -129,7 +130,43 @@ async fn two_controllers_may_share_a_name(test: Arc<Test>) {
     operator.run(["namespace", "rm"]).await.ok();
     assert_eq!(listed(&two).await, theirs, "the claimed name is another job's");
     operator.run(["namespace", "rm", "--issuer", "two"]).await.ok();
-    assert!(two.images().await.is_empty());
+    two.run(["images"]).await.ended(3).says(&["has ended"]);
+    let later = agent.with_token(&issuers[1].token_with("app", 1, json!({"iat": seconds() + 5})));
+    assert!(later.images().await.is_empty());
+}
+
+/// A job that is made anew counts its runs from one again: tokens of its predecessor may be about still.
+async fn a_token_does_not_outlive_its_namespace(test: Arc<Test>) {
+    let issuer = Issuer::new(&test, "ci");
+    let config = issuer.config("*");
+    let wharfd = test.wharfd_with(Some(&config), &[]).await;
+    let context = test.context("context", &[("Dockerfile", &dockerfile("a"))]);
+    let agent = Wharf::new(&test, &wharfd, "app#1").as_uid(AGENT);
+    let now = seconds();
+    let issued = |at: u64| agent.with_token(&issuer.token_with("app", 1, json!({"iat": at})));
+    let (old, young) = (issued(now - 60), issued(now - 1));
+    let id = old.build_id(&context, &["-t", "app:1"]).await;
+    old.run(["namespace", "rm"]).await.ok();
+    let over = ["namespace `ci:app#1` has ended, and your token is older"];
+    for job in [&old, &young] {
+        job.build(&context, &[]).await.ended(3).says(&over);
+        job.run(["images"]).await.ended(3).says(&over);
+        job.run(["tag", &id, "app:2"]).await.ended(3).says(&over);
+    }
+
+    // Times are whole seconds, and an issuer's clock may be a little ahead.
+    let new = issued(seconds() + 5);
+    let again = new.build_id(&context, &["-t", "app:1"]).await;
+    // What is over can be ended as often as one likes, and ends nothing of the new run.
+    old.run(["namespace", "rm"]).await.ok();
+    assert_eq!(new.images().await, [("app:1".to_owned(), again.clone())]);
+    old.run(["inspect", &again]).await.ended(3).says(&over);
+    new.run(["namespace", "rm"]).await.ok();
+}
+
+/// The time, in seconds since 1970.
+fn seconds() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs()
 }
 
 /// A job's images. Those of one second come in any order.
@@ -200,7 +237,7 @@ async fn a_build_outlives_its_token(test: Arc<Test>) {
     let (registry, wharfd) = (test.registry().await, test.wharfd_with(Some(&issuer.config("*")), &[]).await);
     let base = test.base(&registry).await;
     let agent = Wharf::new(&test, &wharfd, "app#1").as_uid(AGENT);
-    let seconds = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let seconds = seconds();
     // Clocks may differ by ten seconds.
     let short = agent.with_token(&issuer.token_with("app", 1, json!({"exp": seconds - 4})));
     let dockerfile = format!("FROM {base}\nRUN sleep 8\n");

@@ -13,7 +13,9 @@ use std::{
 use tokio::process::Command;
 
 use super::{
-    Registry, Test, Wharfd, lock,
+    Registry, Test, Wharfd,
+    engine::install,
+    lock,
     process::{Background, Output, command},
 };
 
@@ -64,7 +66,7 @@ impl Wharf {
         // The build's own directory may be closed to others.
         let program = self.home.join("wharf");
         if !program.exists() {
-            fs::copy(env!("CARGO_BIN_EXE_wharf"), program).unwrap();
+            install(env!("CARGO_BIN_EXE_wharf").as_ref(), &program);
         }
         Self { uid: Some(uid), ..self.clone() }
     }

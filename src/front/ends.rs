@@ -1,0 +1,49 @@
+//! Refuses tokens that are older than the end of the namespace that they prove.
+
+use crate::{
+    fault::{Fault, Reason},
+    identity::Caller,
+    names::{Namespace, printable},
+    store::Store,
+};
+
+/// The ends of namespaces. A namespace that a caller names without a proof has no end: another run of the same name
+/// is the caller's own doing.
+#[derive(Debug)]
+pub(super) struct Ends {
+    store: Store,
+}
+
+impl Ends {
+    pub(super) fn new(store: Store) -> Self {
+        Self { store }
+    }
+
+    /// Fails if the caller's proof was made before its namespace has ended.
+    pub(super) async fn check(&self, caller: &Caller, namespace: &Namespace) -> Result<(), Fault> {
+        if self.is_over(caller, namespace).await? {
+            let text = format!(
+                "namespace `{}` has ended, and your token is older than that",
+                printable(&namespace.to_string())
+            );
+            let hint =
+                "get a new token: one that was issued before `wharf namespace rm` is of no use any more";
+            return Err(Fault::new(Reason::NamespaceDenied, text).hint(hint));
+        }
+        Ok(())
+    }
+
+    /// Whether the namespace that the caller has proven has ended since.
+    pub(super) async fn is_over(&self, caller: &Caller, namespace: &Namespace) -> Result<bool, Fault> {
+        let Some(proven) = caller.proven_at() else { return Ok(false) };
+        Ok(self.store.namespace_ended(namespace.key()).await?.is_some_and(|ended| proven <= ended))
+    }
+
+    /// Ends a namespace for the proofs so far.
+    pub(super) async fn end(&self, namespace: &Namespace) -> Result<(), Fault> {
+        if namespace.job().issuer().is_none() {
+            return Ok(());
+        }
+        self.store.end_namespace(namespace.key()).await
+    }
+}
