@@ -8,12 +8,13 @@ mod patterns;
 mod shell;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use estimate::Estimate;
 use lines::{Dockerfile, Version};
+use sha2::{Digest as _, Sha256};
 
 use super::{input::Texts, packets::READ_BYTES_MAX, spec::BuildSpec};
 use crate::images::inherited::Inherited;
@@ -85,8 +86,8 @@ struct Known {
     /// The files of the last sync or of the tar, any of which may be the Dockerfile. Of several with one name only
     /// the last one stays.
     texts: HashMap<String, Vec<u8>>,
-    /// Whether the texts have been judged with these images.
-    is_judged: bool,
+    /// The hashes of the texts that passed with these images: BuildKit requests the Dockerfile in every pass.
+    judged: HashSet<[u8; 32]>,
 }
 
 impl Judge {
@@ -119,7 +120,7 @@ impl Judge {
     /// and the line.
     pub(super) fn read(&self, name: &str, text: Vec<u8>) -> Result<(), String> {
         let mut known = self.known();
-        self.text(&text, &known.bases)?;
+        self.once(&mut known, &text)?;
         self.passed.add(&text);
         known.texts.insert(name.to_owned(), text);
         Ok(())
@@ -131,15 +132,25 @@ impl Judge {
         self.triggers(base)?;
         let mut known = self.known();
         known.bases.push(Arc::clone(base));
-        known.is_judged = false;
+        known.judged.clear();
         Ok(())
     }
 
     /// Judges the Dockerfile again if more images are known: BuildKit has it and may not ask for it again.
     pub(super) fn again(&self) -> Result<(), String> {
         let mut known = self.known();
-        if !std::mem::replace(&mut known.is_judged, true) {
-            known.texts.values().try_for_each(|text| self.text(text, &known.bases))?;
+        let texts = std::mem::take(&mut known.texts);
+        let judged = texts.values().try_for_each(|text| self.once(&mut known, text));
+        known.texts = texts;
+        judged
+    }
+
+    /// Judges a text, unless it has passed with the same images.
+    fn once(&self, known: &mut Known, text: &[u8]) -> Result<(), String> {
+        let hash = Sha256::digest(text).into();
+        if !known.judged.contains(&hash) {
+            self.text(text, &known.bases)?;
+            known.judged.insert(hash);
         }
         Ok(())
     }

@@ -342,3 +342,24 @@ fn the_engine_itself_reads_no_endless_chains() {
     let why = judge(b"FROM x\nRUN \0\n", builtin()).unwrap_err();
     assert!(why.contains("NUL"), "{why}");
 }
+
+/// A sync of every pass brings the text again, and the largest texts take seconds.
+#[test]
+fn a_text_is_judged_once_for_the_same_images() {
+    let judge = Judge::builtin();
+    let text = b"FROM base\nRUN true\n";
+    let judged = || judge.known().judged.len();
+    judge.read("1", text.to_vec()).unwrap();
+    judge.begin();
+    judge.read("2", text.to_vec()).unwrap();
+    judge.again().unwrap();
+    assert_eq!(judged(), 1);
+    judge.admit(&base(&[], &[])).unwrap();
+    assert_eq!(judged(), 0, "another image may change the judgement");
+    judge.again().unwrap();
+    assert_eq!(judged(), 1);
+    assert!(judge.read("3", b"ARG a\n".to_vec()).is_err());
+    assert_eq!(judged(), 1, "a refused text is judged again");
+    judge.known().judged.insert(Sha256::digest(b"ARG a\n").into());
+    judge.read("3", b"ARG a\n".to_vec()).expect("what has passed is not read again");
+}
