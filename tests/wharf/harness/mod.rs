@@ -313,14 +313,22 @@ pub(crate) async fn wait_for<T>(what: &str, condition: impl AsyncFnMut() -> Opti
 pub(crate) async fn wait_for_at_most<T>(
     patience: Duration,
     what: &str,
-    mut condition: impl AsyncFnMut() -> Option<T>,
+    condition: impl AsyncFnMut() -> Option<T>,
 ) -> T {
+    within(patience, condition).await.unwrap_or_else(|| panic!("waited {patience:?} for {what}"))
+}
+
+/// Waits until `condition` returns something, for `patience` at most.
+pub(crate) async fn within<T>(
+    patience: Duration,
+    mut condition: impl AsyncFnMut() -> Option<T>,
+) -> Option<T> {
     let begun = Instant::now();
     loop {
-        if let Some(it) = condition().await {
+        let it = condition().await;
+        if it.is_some() || begun.elapsed() >= patience {
             return it;
         }
-        assert!(begun.elapsed() < patience, "waited {patience:?} for {what}");
         // The state belongs to another process, which does not notify us.
         tokio::time::sleep(Duration::from_millis(10)).await;
     }

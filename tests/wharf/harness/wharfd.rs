@@ -19,11 +19,13 @@ use wharf::{
 use super::{
     Engine, PATIENCE, lock,
     process::{Background, command, shell_status},
-    rpc,
+    rpc, within,
 };
 
 /// How many lines of its log a failure shows.
 const LOG_LINES: usize = 60;
+/// How long a line of its log may be on its way.
+const LOG: Duration = Duration::from_secs(10);
 /// wharfd ends within its grace period and a little more.
 const END: Duration = Duration::from_secs(60);
 
@@ -167,6 +169,29 @@ impl Wharfd {
 
     /// Removes all namespaces. Returns the names of wharfd's that the engine has all the same.
     async fn remove_namespaces(&self) -> Vec<String> {
+        let channel = rpc::connect(&self.socket()).await;
+        let mut removed = BTreeSet::new();
+        loop {
+            let named: Vec<String> = self.named().difference(&removed).cloned().collect();
+            for namespace in &named {
+                let request = DeleteNamespaceRequest { namespace: Some(rpc::namespace(namespace)) };
+                // A test's configuration may not serve root there, or the test has ended the engine.
+                if NamespaceServiceClient::new(channel.clone()).delete_namespace(request).await.is_err() {
+                    return Vec::new();
+                }
+            }
+            removed.extend(named);
+            let left = self.own_names().await;
+            // The last lines of the log may still be on their way.
+            let further = async || (!self.named().is_subset(&removed)).then_some(());
+            if left.is_empty() || within(LOG, further).await.is_none() {
+                return left;
+            }
+        }
+    }
+
+    /// The namespaces that the test's jobs have acted in.
+    fn named(&self) -> BTreeSet<String> {
         let mut namespaces = lock(&self.namespaces).clone();
         // Those of the direct clients, too: every build that has ended is a line; most of them are one of this job.
         namespaces.insert("job#1".to_owned());
@@ -174,14 +199,11 @@ impl Wharfd {
             let named = line.split("namespace=\"").skip(1).filter_map(|rest| rest.split('"').next());
             namespaces.extend(named.map(str::to_owned));
         }
-        let channel = rpc::connect(&self.socket()).await;
-        for namespace in namespaces {
-            let request = DeleteNamespaceRequest { namespace: Some(rpc::namespace(&namespace)) };
-            // A test's configuration may not serve root there, or the test has ended the engine.
-            if NamespaceServiceClient::new(channel.clone()).delete_namespace(request).await.is_err() {
-                return Vec::new();
-            }
-        }
+        namespaces
+    }
+
+    /// wharfd's own names in the engine, but the frontend's.
+    async fn own_names(&self) -> Vec<String> {
         let engine = super::http::Server::Unix(self.engine_socket.clone());
         let keys = self.keys();
         let mut names = names_below(&engine, "").await;
