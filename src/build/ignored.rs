@@ -22,7 +22,6 @@ const HOPS_MAX: usize = 40;
 /// The ignore files that are requested in one sync.
 #[derive(Debug)]
 pub(super) struct IgnoreFiles {
-    are_synced: bool,
     asked: Vec<String>,
     entries: HashMap<String, Entry>,
 }
@@ -39,24 +38,24 @@ impl IgnoreFiles {
     /// The ignore files in this request of BuildKit's.
     pub(super) fn of(request: &DirectoryRequest) -> Self {
         let paths = request.include_patterns.iter().chain(&request.follow_paths);
-        let asked: Vec<_> = paths.filter(|path| path.ends_with(SUFFIX)).cloned().collect();
-        Self { are_synced: !asked.is_empty(), asked, entries: HashMap::new() }
+        let asked = paths.filter(|path| path.ends_with(SUFFIX)).cloned().collect();
+        Self { asked, entries: HashMap::new() }
     }
 
     /// Whether this is a sync of ignore files. If it fails, BuildKit goes on without them.
     pub(super) fn are_synced(&self) -> bool {
-        self.are_synced
+        !self.asked.is_empty()
     }
 
     /// Looks at a packet that the judge of packets has let pass.
     pub(super) fn pass(&mut self, message: Bytes) -> Result<Bytes, Status> {
-        if !self.are_synced {
+        if !self.are_synced() {
             return Ok(message);
         }
         let packet = Packet::decode(message.clone())
             .map_err(|_| Status::invalid_argument("a packet of the sync cannot be read"))?;
         match packet.r#type() {
-            PacketType::PacketStat if !self.asked.is_empty() => {}
+            PacketType::PacketStat => {}
             PacketType::PacketErr => {
                 let text = printable(&String::from_utf8_lossy(&packet.data));
                 return Err(Status::aborted(format!("error from sender: {text}")));
@@ -86,8 +85,6 @@ impl IgnoreFiles {
                         printable(path)
                     )));
                 }
-                // The list has ended: later entries do not matter.
-                self.asked.clear();
             }
         }
         Ok(message)

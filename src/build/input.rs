@@ -8,12 +8,11 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use sha2::{Digest as _, Sha256};
 use tonic::Status;
 
 use super::{gate::Refusal, spec::BuildSpec};
 use crate::{
-    buildkit::{failure, solve::Ended},
+    buildkit::solve::Ended,
     fault::Fault,
     images::{Images, suspects::Entered},
     names::{CallerId, reference::Digest},
@@ -25,9 +24,8 @@ pub struct Texts(Mutex<BTreeSet<String>>);
 
 impl Texts {
     /// Adds a text.
-    pub(super) fn add(&self, text: &[u8]) {
-        let digest = Digest::from_sha256(Sha256::digest(text).into());
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(digest.to_string());
+    pub(super) fn add(&self, text: &Digest) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(text.to_string());
     }
 
     fn count(&self) -> usize {
@@ -171,11 +169,8 @@ impl PassEnd {
     pub(super) fn of(ended: &Ended<Refusal>) -> Self {
         match ended {
             Ended::Exported(_) => Self::Made,
-            Ended::Frontend(status) | Ended::Failed(status) if failure::is_broken_off(status) => Self::Lost,
-            Ended::Stopped { is_over: false, .. } => Self::Lost,
-            Ended::Frontend(_) | Ended::Failed(_) | Ended::Refused(_) | Ended::Stopped { .. } => {
-                Self::Answered
-            }
+            ended if ended.is_over() => Self::Answered,
+            Ended::Frontend(_) | Ended::Failed(_) | Ended::Refused(_) | Ended::Stopped { .. } => Self::Lost,
         }
     }
 }

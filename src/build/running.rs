@@ -335,11 +335,15 @@ impl<'a> Build<'a> {
         if let Some(cause) = self.order.client.tasks.cancelled_by() {
             return Err(Unmade { fault: cause.into(), is_over });
         }
-        let message = self.sources.renaming().error(&Failure::read(refused).message);
-        let message = shortened(message, MESSAGE_BYTES_MAX);
+        let message = self.told(&Failure::read(refused));
         let kind = FailureKind::Dockerfile;
         let failure = Failed { kind, message, vertex: None, exit_code: None, source: None };
         Ok(Passed::Failed { failure, is_over })
+    }
+
+    /// The message of a failure for the client.
+    fn told(&self, failure: &Failure) -> String {
+        shortened(self.sources.renaming().error(&failure.message), MESSAGE_BYTES_MAX)
     }
 
     fn failed(&self, kind: FailureKind, status: &Status, failure: Failure) -> Result<Passed, Unmade> {
@@ -354,7 +358,7 @@ impl<'a> Build<'a> {
                 .caused_by(status.clone());
             return Err(Unmade { fault, is_over });
         }
-        let mut message = shortened(self.sources.renaming().error(&failure.message), MESSAGE_BYTES_MAX);
+        let mut message = self.told(&failure);
         if failure::is_untold(status) && self.order.client.tar.is_some() {
             message.push_str(", or the context not a tar archive");
         }

@@ -143,8 +143,7 @@ impl Issuer {
             let text = "was issued in the future (`iat`): the clock of the issuer or of this node is wrong";
             return Err(text.to_owned());
         }
-        // A fraction of a second is of no use, and of one that is no time little is left.
-        #[expect(clippy::cast_possible_truncation, reason = "see above")]
+        #[expect(clippy::cast_possible_truncation, reason = "the end of a namespace has whole seconds, too")]
         self.caller(&claims, issued as i64)
     }
 

@@ -57,17 +57,19 @@ async fn authorize(
     call: &Call,
     namespace: Option<v1::Namespace>,
 ) -> Result<Permit<Namespace>, Fault> {
-    front.authorize(call, namespace.map(named).transpose()?).await
+    front.authorize(call, named(namespace)?).await
 }
 
-fn named(v1::Namespace { job, run, issuer }: v1::Namespace) -> Result<Namespace, Fault> {
+/// The namespace that a request names, if it does.
+fn named(namespace: Option<v1::Namespace>) -> Result<Option<Namespace>, Fault> {
+    let Some(v1::Namespace { job, run, issuer }) = namespace else { return Ok(None) };
     let namespace =
         Namespace::new(job, run).map_err(|error| Fault::invalid("namespace", error.to_string()))?;
     if issuer.is_empty() {
-        return Ok(namespace);
+        return Ok(Some(namespace));
     }
     let issuer = issuer.try_into().map_err(|error: String| Fault::invalid("namespace.issuer", error))?;
-    Ok(namespace.issued_by(issuer))
+    Ok(Some(namespace.issued_by(issuer)))
 }
 
 /// Does a call's work and answers with its result.

@@ -30,7 +30,7 @@ impl NamespaceService for Namespaces {
     ) -> Result<Response<DeleteNamespaceResponse>, Status> {
         let call = accept(&self.front, &request, "NamespaceService/DeleteNamespace")?;
         answer(&call, async {
-            let permit = call.authorize(request.into_inner().namespace.map(named).transpose()?)?;
+            let permit = call.authorize(named(request.into_inner().namespace)?)?;
             let (images, name) = (call.images().await?, call.engine_name().clone());
             let work = Arc::clone(self.front.work());
             let Some(share) = self.front.begin_end(&call, &permit).await? else {

@@ -1,4 +1,4 @@
-//! wharfd's memory, one SQLite file: facts about layers, pins, the names that wharfd uses in engines, and the
+//! wharfd's memory, one SQLite file: facts about layers, pins, the names that wharfd uses in engines, the
 //! builds that may have crashed one, and the ends of namespaces.
 //! Losing the file costs time, and the tokens of ended namespaces are good again until they expire. It contains no
 //! secrets.

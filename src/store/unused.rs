@@ -1,7 +1,7 @@
 //! Removal of unused rows. Jobs choose the keys of every table but `exports`, whose rows end with their builds: unused
 //! rows are removed, and their number is limited. Whatever is lost so is found out anew: an image whose pin or hold
-//! is forgotten is admitted again, a long name shows its hash, and no token is as old as an end that is forgotten. Rows about an engine are removed when the
-//! configuration no longer names that engine.
+//! is forgotten is admitted again, and a long name shows its hash. A token as old as a forgotten end would be good
+//! again, if it has not expired. Rows about an engine are removed when the configuration no longer names that engine.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -7,9 +7,8 @@ use serde_json::Value;
 
 use crate::harness::{
     Image, Test, Wharf, cases,
-    engine::install,
     image::context_tar,
-    process::{Output, shell_status},
+    process::{Output, install, shell_status},
 };
 
 cases![

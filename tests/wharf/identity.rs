@@ -1,6 +1,6 @@
 //! Callers that a token proves, and those that it does not.
 
-use std::{fs, sync::Arc, time::SystemTime};
+use std::{fs, sync::Arc};
 
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
@@ -12,7 +12,7 @@ use wharf::wire::v1::{
     namespace_service_client::NamespaceServiceClient, node_service_client::NodeServiceClient,
 };
 
-use crate::harness::{Issuer, Test, Wharf, cases, rpc};
+use crate::harness::{Issuer, Test, Wharf, cases, issuer::seconds, rpc};
 
 cases![
     a_job_token_is_one_run_of_one_job,
@@ -162,11 +162,6 @@ async fn a_token_does_not_outlive_its_namespace(test: Arc<Test>) {
     assert_eq!(new.images().await, [("app:1".to_owned(), again.clone())]);
     old.run(["inspect", &again]).await.ended(3).says(&over);
     new.run(["namespace", "rm"]).await.ok();
-}
-
-/// The time, in seconds since 1970.
-fn seconds() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs()
 }
 
 /// A job's images. Those of one second come in any order.

@@ -17,7 +17,7 @@ use lines::{Dockerfile, Version};
 use sha2::{Digest as _, Sha256};
 
 use super::{input::Texts, packets::READ_BYTES_MAX, spec::BuildSpec};
-use crate::images::inherited::Inherited;
+use crate::{images::inherited::Inherited, names::reference::Digest};
 
 /// The limit on a Dockerfile that BuildKit checks: each of its warnings carries all of the text, and there may be one
 /// for each line.
@@ -85,9 +85,9 @@ struct Known {
     bases: Vec<Arc<Inherited>>,
     /// The files of the last sync or of the tar, any of which may be the Dockerfile. Of several with one name only
     /// the last one stays.
-    texts: HashMap<String, Vec<u8>>,
-    /// The hashes of the texts that passed with these images: BuildKit requests the Dockerfile in every pass.
-    judged: HashSet<[u8; 32]>,
+    texts: HashMap<String, (Digest, Vec<u8>)>,
+    /// The texts that passed with these images: BuildKit requests the Dockerfile in every pass.
+    judged: HashSet<Digest>,
 }
 
 impl Judge {
@@ -119,10 +119,12 @@ impl Judge {
     /// Judges the text of a file that may be the Dockerfile, and remembers it. The error contains the reason
     /// and the line.
     pub(super) fn read(&self, name: &str, text: Vec<u8>) -> Result<(), String> {
+        let digest = Digest::from_sha256(Sha256::digest(&text).into());
         let mut known = self.known();
-        self.once(&mut known, &text)?;
-        self.passed.add(&text);
-        known.texts.insert(name.to_owned(), text);
+        let Known { bases, texts, judged } = &mut *known;
+        self.once(bases, judged, &digest, &text)?;
+        self.passed.add(&digest);
+        texts.insert(name.to_owned(), (digest, text));
         Ok(())
     }
 
@@ -139,18 +141,21 @@ impl Judge {
     /// Judges the Dockerfile again if more images are known: BuildKit has it and may not ask for it again.
     pub(super) fn again(&self) -> Result<(), String> {
         let mut known = self.known();
-        let texts = std::mem::take(&mut known.texts);
-        let judged = texts.values().try_for_each(|text| self.once(&mut known, text));
-        known.texts = texts;
-        judged
+        let Known { bases, texts, judged } = &mut *known;
+        texts.values().try_for_each(|(digest, text)| self.once(bases, judged, digest, text))
     }
 
     /// Judges a text, unless it has passed with the same images.
-    fn once(&self, known: &mut Known, text: &[u8]) -> Result<(), String> {
-        let hash = Sha256::digest(text).into();
-        if !known.judged.contains(&hash) {
-            self.text(text, &known.bases)?;
-            known.judged.insert(hash);
+    fn once(
+        &self,
+        bases: &[Arc<Inherited>],
+        judged: &mut HashSet<Digest>,
+        digest: &Digest,
+        text: &[u8],
+    ) -> Result<(), String> {
+        if !judged.contains(digest) {
+            self.text(text, bases)?;
+            judged.insert(digest.clone());
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use std::{
     os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
     panic::resume_unwind,
     path::Path,
-    thread,
+    thread::{self, ScopedJoinHandle},
 };
 
 use sha2::{Digest as _, Sha256};
@@ -38,13 +38,12 @@ pub(super) fn of_directory(root: &Path, rules: &[u8]) -> String {
     while !level.is_empty() {
         let part = level.len().div_ceil(THREADS).max(DIRECTORIES_MIN);
         let seen = thread::scope(|scope| {
-            let (first, rest) = level.split_at(part.min(level.len()));
-            let rest: Vec<_> =
-                rest.chunks(part).map(|part| scope.spawn(|| look(root, &filter, part))).collect();
-            let mut seen = vec![look(root, &filter, first)];
-            seen.extend(
-                rest.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic))),
-            );
+            let mut parts = level.chunks(part);
+            let own = parts.next().unwrap_or_default();
+            let others: Vec<_> = parts.map(|part| scope.spawn(|| look(root, &filter, part))).collect();
+            let mut seen = vec![look(root, &filter, own)];
+            let join = |other: ScopedJoinHandle<_>| other.join().unwrap_or_else(|panic| resume_unwind(panic));
+            seen.extend(others.into_iter().map(join));
             seen
         });
         level.clear();
@@ -70,17 +69,16 @@ pub(super) fn of_directory(root: &Path, rules: &[u8]) -> String {
     digest.as_str().trim_start_matches("sha256:").to_owned()
 }
 
-/// Directories, each with what the patterns have matched above it.
-type Directories = Vec<(String, Matched)>;
-
 /// What is in some directories.
 #[derive(Default)]
 struct Seen {
     /// The files whose time is claimed: path, inode, change time in seconds and nanoseconds.
     files: Vec<(String, u64, i64, i64)>,
-    directories: Directories,
+    /// The directories, each with the patterns that match above it.
+    directories: Vec<(String, Matched)>,
 }
 
+/// Looks at the entries of some directories.
 fn look(root: &Path, filter: &Filter, directories: &[(String, Matched)]) -> Seen {
     let mut seen = Seen::default();
     for (directory, above) in directories {

@@ -13,10 +13,8 @@ use std::{
 use tokio::process::Command;
 
 use super::{
-    Registry, Test, Wharfd,
-    engine::install,
-    lock,
-    process::{Background, Output, command},
+    Registry, Test, Wharfd, lock,
+    process::{Background, Output, command, install},
 };
 
 /// Long, since a build waits for others on a busy machine.

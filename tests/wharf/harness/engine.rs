@@ -273,13 +273,6 @@ pub(crate) fn tool(name: &str) -> String {
         .unwrap_or_else(|_| panic!("{name} is not set: tests are started by `cargo test --test wharf`"))
 }
 
-/// Copies a program to where it will be run. Another process does it: what this one has open, every child has for a
-/// moment, and a program that is open for writing cannot be run ("Text file busy").
-pub(crate) fn install(from: &Path, to: &Path) {
-    let copied = std::process::Command::new("install").args(["-m", "755"]).args([from, to]).status();
-    assert!(copied.unwrap().success(), "{}", to.display());
-}
-
 /// All images, as `GET /images/json` lists them. The containerd store cannot list an image that another
 /// test removes meanwhile.
 pub(super) async fn listed(server: &Server) -> Value {

@@ -6,6 +6,11 @@ use serde_json::{Value, json};
 
 use super::{Test, signer::Signer};
 
+/// The time, in seconds since 1970.
+pub(crate) fn seconds() -> u64 {
+    SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs()
+}
+
 /// A Jenkins with the OpenID Connect Provider plugin, as it is installed.
 #[derive(Debug)]
 pub(crate) struct Issuer {
@@ -44,7 +49,7 @@ impl Issuer {
 
     /// The same with other claims.
     pub(crate) fn token_with(&self, job: &str, run: u32, changes: Value) -> String {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+        let now = seconds();
         let mut claims = json!({
             "iss": format!("{}/oidc", self.url()),
             "aud": "wharf",

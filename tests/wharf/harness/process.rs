@@ -4,6 +4,7 @@ use std::{
     ffi::OsStr,
     fmt, io,
     os::unix::process::ExitStatusExt as _,
+    path::Path,
     process::{ExitStatus, Stdio},
     sync::{Arc, Mutex},
     time::Duration,
@@ -23,6 +24,13 @@ pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--"]).arg(program).kill_on_drop(true);
     command
+}
+
+/// Copies a program to where it will be run. Another process does it: what this one has open, every child has for a
+/// moment, and a program that is open for writing cannot be run ("Text file busy").
+pub(crate) fn install(from: &Path, to: &Path) {
+    let copied = std::process::Command::new("install").args(["-m", "755"]).args([from, to]).status();
+    assert!(copied.unwrap().success(), "{}", to.display());
 }
 
 /// A process that runs beside the test, whose output is read line by line.
