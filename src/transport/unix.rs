@@ -5,10 +5,7 @@ use std::{
     fs, io,
     os::{
         fd::OwnedFd,
-        unix::{
-            fs::{FileTypeExt as _, MetadataExt as _},
-            net::UnixStream,
-        },
+        unix::fs::{FileTypeExt as _, MetadataExt as _},
     },
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -188,13 +185,19 @@ fn remove_dead(path: &Path) -> Result<(), BindError> {
         }
         Ok(_) => {}
     }
-    match UnixStream::connect(path) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            fs::remove_file(path).map_err(failed("remove a dead daemon's socket"))
-        }
+    match connect(path) {
+        Err(Errno::CONNREFUSED) => fs::remove_file(path).map_err(failed("remove a dead daemon's socket")),
         // Any other outcome, such as a full backlog or a lack of permission: somebody may be there.
         Ok(_) | Err(_) => Err(BindError::InUse(path.to_owned())),
     }
+}
+
+/// Connects without waiting: a process that accepts nothing may keep its backlog full for ever.
+fn connect(path: &Path) -> Result<OwnedFd, Errno> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let fd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&fd, &SocketAddrUnix::new(path)?)?;
+    Ok(fd)
 }
 
 fn identity(path: &Path) -> io::Result<(u64, u64)> {
@@ -203,7 +206,7 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::os::unix::{fs::PermissionsExt as _, net::UnixStream};
 
     use super::*;
 
@@ -250,6 +253,25 @@ mod tests {
         let _listener = Listener::bind(&dir.socket(), 0o600, None).await.unwrap();
         assert!(matches!(Listener::bind(&dir.socket(), 0o600, None).await, Err(BindError::InUse(_))));
         assert_eq!(dir.entries(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_full_backlog_holds_nobody_up() {
+        let dir = Dir::new("full");
+        fs::create_dir_all(&dir.0).unwrap();
+        let socket = dir.socket();
+        let deaf = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+        rustix::net::bind(&deaf, &SocketAddrUnix::new(socket.as_path()).unwrap()).unwrap();
+        rustix::net::listen(&deaf, 0).unwrap();
+        let mut waiting = Vec::new();
+        let full = loop {
+            match connect(socket.as_path()) {
+                Ok(connection) => waiting.push(connection),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(full, Errno::AGAIN);
+        assert!(matches!(Listener::bind(&socket, 0o600, None).await, Err(BindError::InUse(_))));
     }
 
     #[tokio::test]
