@@ -39,7 +39,7 @@ use crate::{
 };
 
 /// How long an attached client may take to answer one request.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(300);
+pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// The client of one build.
 #[derive(Debug)]

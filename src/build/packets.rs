@@ -15,7 +15,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use tonic::Status;
 
-use super::dockerfile;
+use super::{dockerfile, spec::PATH_BYTES_MAX};
 use crate::{
     buildkit::filesync::DirectoryRequest,
     go_mode as mode,
@@ -43,8 +43,6 @@ const READ_FILES_MAX: usize = 16;
 
 /// An error names a path, at most.
 const TOLD_BYTES_MAX: usize = 8 << 10;
-/// Linux's PATH_MAX, of a path and of a link's target: no file can have a longer one.
-const PATH_BYTES_MAX: usize = 4096;
 
 /// The state of one sync of one directory: what each side has said so far.
 #[derive(Debug, Default)]

@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// A live client attaches within milliseconds.
-const ATTACH_TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const ATTACH_TIMEOUT: Duration = Duration::from_secs(30);
 /// Messages on their way to a client: enough to keep it busy, little to hold for one that stalls.
 const OUTGOING_MESSAGES: usize = 4;
 const ANNOUNCEMENTS: usize = 16;
@@ -54,11 +54,11 @@ struct Waiting {
 pub struct Opened {
     /// The stream's id.
     pub id: String,
-    /// What the stream is for.
+    /// The stream's purpose.
     pub subject: Subject,
 }
 
-/// What a stream to a client is for.
+/// The purpose of a stream to a client.
 #[derive(Clone, Debug)]
 pub enum Subject {
     /// The client sends a directory.

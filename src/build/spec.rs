@@ -4,6 +4,9 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use crate::names::Reference;
 
+/// Linux's PATH_MAX, of a path and of a link's target: no file can have a longer one.
+pub const PATH_BYTES_MAX: usize = 4096;
+
 /// A well-formed build.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BuildSpec {

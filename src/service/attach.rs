@@ -4,16 +4,17 @@ use futures_util::{StreamExt as _, stream::BoxStream};
 use tonic::{Code, Status, Streaming};
 
 use crate::{
-    build::session::{FromClient, Offer, Offered, Opened, Subject},
+    build::{
+        session::{FromClient, Offer, Offered, Opened, Subject},
+        spec::PATH_BYTES_MAX,
+    },
     fault::Fault,
     names::printable,
     wire::v1::{self, attach_request, stream_opened},
 };
 
-/// Linux's PATH_MAX: no real path is refused.
-const PATH_BYTES_MAX: usize = 4096;
 /// A hash in hexadecimal.
-const STATE_BYTES_MAX: usize = 64;
+pub(super) const STATE_BYTES_MAX: usize = 64;
 
 /// Checks a client's offer.
 pub(super) fn offer(open: v1::SessionOpen) -> Result<Offer, Fault> {

@@ -35,8 +35,8 @@ use crate::{
 };
 
 /// How long a client may take to send the first message of a call. Until then the call does nothing.
-const FIRST_MESSAGE: Duration = Duration::from_secs(30);
-const TAR_PIECE_BYTES_MAX: usize = 1 << 20;
+pub(super) const FIRST_MESSAGE: Duration = Duration::from_secs(30);
+pub(super) const TAR_PIECE_BYTES_MAX: usize = 1 << 20;
 
 /// `wharf.v1.BuildService`.
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use crate::{
 };
 
 /// No real build uses more registries.
-const LOGINS_MAX: usize = 64;
+pub(super) const LOGINS_MAX: usize = 64;
 
 /// Checks the credentials of a call; `field` is their field in the request.
 pub(super) fn logins(

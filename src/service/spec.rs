@@ -3,20 +3,18 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use crate::{
-    build::spec::{BuildSpec, Network},
+    build::spec::{BuildSpec, Network, PATH_BYTES_MAX},
     fault::{Fault, Reason},
     names::{RESERVED_HOST, Reference, is_reserved_host, printable},
     wire::v1,
 };
 
-const TAGS_MAX: usize = 128;
+pub(super) const TAGS_MAX: usize = 128;
 /// Linux has 16 limits (setrlimit(2)).
-const ULIMITS_MAX: usize = 64;
-/// Linux's PATH_MAX: no real Dockerfile is refused.
-const PATH_BYTES_MAX: usize = 4096;
+pub(super) const ULIMITS_MAX: usize = 64;
 const NAME_BYTES_MAX: usize = 255;
 /// The total size of all arguments and labels; execve(2) allows a step even less.
-const VALUES_BYTES_MAX: usize = 1 << 20;
+pub(super) const VALUES_BYTES_MAX: usize = 1 << 20;
 
 /// Checks the parameters of a call.
 pub(super) fn spec(spec: v1::BuildSpec) -> Result<BuildSpec, Fault> {

@@ -144,3 +144,32 @@ async fn what_wharfd_itself_gets_wrong_is_internal_and_says_no_more() {
     assert_eq!(status.get_details_error_info().unwrap().reason, "INTERNAL");
     assert!(!status.message().contains("engine"), "{status:?}");
 }
+
+/// The authors of other clients have the limits from the API's comments alone.
+#[test]
+fn the_api_tells_its_limits() {
+    use crate::build::{client::ANSWER_TIMEOUT, session::ATTACH_TIMEOUT, spec::PATH_BYTES_MAX};
+    let lines =
+        [include_str!("../../proto/wharf/v1/build.proto"), include_str!("../../proto/wharf/v1/error.proto")];
+    let words = lines
+        .iter()
+        .flat_map(|text| text.lines())
+        .flat_map(|line| line.trim_start().trim_start_matches("//").split_whitespace().collect::<Vec<_>>());
+    let text = words.collect::<Vec<_>>().join(" ");
+    let (attach, answer) = (ATTACH_TIMEOUT.as_secs(), ANSWER_TIMEOUT.as_secs() / 60);
+    for sentence in [
+        format!("must not have the same path. At most {PATH_BYTES_MAX} bytes."),
+        format!("never builds from old content. At most {} bytes.", attach::STATE_BYTES_MAX),
+        format!(
+            "does not attach within {attach} seconds, or does not answer a request within {answer} minutes"
+        ),
+        format!("at most {} MiB. Only without a session", build::TAR_PIECE_BYTES_MAX >> 20),
+        format!("pulls from and pushes to, at most {}.", credentials::LOGINS_MAX),
+        format!("The references of the image in the namespace. At most {}.", spec::TAGS_MAX),
+        format!("With the labels, at most {} MiB.", spec::VALUES_BYTES_MAX >> 20),
+        format!("at most one for each name, and {} in all.", spec::ULIMITS_MAX),
+        format!("was silent in a call for {} seconds.", build::FIRST_MESSAGE.as_secs()),
+    ] {
+        assert!(text.contains(&sentence), "no comment of the API says: {sentence}");
+    }
+}
