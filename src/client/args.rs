@@ -86,7 +86,7 @@ pub(crate) struct Global {
     pub(crate) token_file: Option<PathBuf>,
 }
 
-/// What to do.
+/// The commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Build(Box<BuildArgs>),

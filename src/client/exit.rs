@@ -95,9 +95,9 @@ pub(crate) enum Stop {
 pub(crate) struct Failure {
     /// The status to exit with.
     pub(crate) exit: Exit,
-    /// What is wrong, and where. May contain hostile text: only `print` may write it.
+    /// The error, and its place. May contain hostile text: only `print` may write it.
     pub(crate) text: String,
-    /// What to do about it.
+    /// The remedy.
     pub(crate) hint: Option<String>,
 }
 

@@ -127,7 +127,7 @@ fn hint(table: &[Hint], word: &str) -> Option<String> {
     table.iter().find(|(words, _)| words.contains(&word)).map(|(_, hint)| (*hint).to_owned())
 }
 
-/// What to do without the flag or the command, if the parser's error is about one of these.
+/// The advice for a flag or command that Wharf lacks, if the parser's error is about one.
 pub(super) fn explained(error: &clap::Error, words: impl IntoIterator<Item = OsString>) -> Option<Failure> {
     let word = |kind| match error.get(kind) {
         Some(ContextValue::String(word)) => Some(word.as_str()),

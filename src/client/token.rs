@@ -47,7 +47,7 @@ impl Token {
 
 impl Interceptor for Token {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        // What cannot be read again, a pipe or a file on its way, leaves the token that was there.
+        // If the file cannot be read again (a pipe, or a file that is being replaced), the token stays.
         if let Some(renewed) = self.file.as_deref().and_then(|path| of_file(path).ok()) {
             self.value = Some(renewed);
         }

@@ -55,7 +55,7 @@ pub struct Flags {
     #[arg(long, env = env::WHARFD_LOG_FORMAT, value_name = "FORMAT")]
     pub log_format: Option<Format>,
 
-    /// What is logged: error, warn, info, debug, trace, or directives such as info,wharf=debug
+    /// The log's level: error, warn, info, debug, trace, or directives such as info,wharf=debug
     /// [default: info]
     #[arg(long, env = env::WHARFD_LOG_LEVEL, value_name = "LEVEL")]
     pub log_level: Option<Filter>,

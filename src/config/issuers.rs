@@ -13,7 +13,7 @@ use crate::names::printable;
 pub struct Issuer {
     /// The tokens' `iss`, exactly.
     pub url: String,
-    /// What the tokens' `aud` must contain.
+    /// The value that the tokens' `aud` must contain.
     pub audience: String,
     /// The file of the issuer's public keys, a JSON Web Key Set (RFC 7517, 5).
     pub keys: PathBuf,
@@ -73,7 +73,7 @@ pub enum Algorithm {
     EdDsa,
 }
 
-/// What usual issuers put into their tokens.
+/// The claims of the usual issuers.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Preset {
@@ -100,7 +100,7 @@ impl Preset {
             // A tag and a branch of one name are two jobs.
             Self::Gitlab => "{+project_path}/{ref_type}/{ref}",
             Self::Github => "{+repository}/{ref}",
-            // What a pod template names, its service account or its labels, proves nothing.
+            // A pod template chooses its service account and labels, so they prove nothing.
             Self::Kubernetes => "{/kubernetes.io/namespace}",
         };
         template.to_owned().try_into().map(JobName::Claims)

@@ -65,7 +65,7 @@ pub struct Config {
     pub grace_period: Duration,
     /// How the log looks.
     pub log_format: Format,
-    /// What is logged.
+    /// Which lines are logged.
     pub log_level: Filter,
 }
 

@@ -61,7 +61,7 @@ pub enum StartError {
     Signals(#[source] io::Error),
 }
 
-/// What the operator can do, with wharfd's flags: only here it is known that there are flags.
+/// The operator's remedy, in wharfd's flags: only this module knows that there are flags.
 fn store_remedy(error: &StoreError) -> &'static str {
     match error {
         StoreError::Locked { .. } => ": stop it, or choose another --state-dir",

@@ -45,7 +45,7 @@ struct Issuer {
     served: Vec<(Arc<Rules>, EngineName)>,
 }
 
-/// What an issuer is found by, before anything of the token is proven.
+/// The claim by which the issuer is found, before anything of the token is proven.
 #[derive(Deserialize)]
 struct Claimed {
     iss: String,

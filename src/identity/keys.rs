@@ -58,7 +58,7 @@ struct Loaded {
     looked: Instant,
 }
 
-/// What changes when a file is written or replaced: times of modification and status, inode, length.
+/// The properties that change when a file is written or replaced: times of modification and status, inode, length.
 type State = (i64, i64, i64, i64, u64, u64);
 
 /// The reason why a token has no key.

@@ -21,8 +21,8 @@ use crate::{
     telemetry::each_second,
 };
 
-/// What crashes an engine does so soon after BuildKit has it: a Dockerfile when it is read, a graph when it begins
-/// to run.
+/// An input that crashes an engine does so soon after BuildKit has it: a Dockerfile when it is read, a graph when it
+/// begins to run.
 const YOUNG: Duration = Duration::from_secs(30);
 /// How long a suspect waits at most until no other suspect is young, so that the next crash has one cause. Short,
 /// since a hostile job can make any number of suspects.

@@ -6,7 +6,7 @@ use http::StatusCode;
 use super::{Error, challenge::challenges, reach::Origin};
 use crate::names::{Reference, printable};
 
-/// What a registry wants to see: `WWW-Authenticate`.
+/// A registry's challenges: `WWW-Authenticate`.
 pub fn challenge(text: &str) {
     let _ = challenges(text.split('\n'));
 }

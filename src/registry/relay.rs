@@ -336,7 +336,7 @@ impl Transfer {
 impl Drop for Transfer {
     fn drop(&mut self) {
         self.relay.transfers().remove(&self.id);
-        // What the engine still waits for ends too.
+        // Requests of the engine that still wait end, too.
         self.shared.failure.over();
     }
 }

@@ -1,4 +1,4 @@
-//! What callers share, so that none waits behind another's work: places of which each caller has a part, and locks by
+//! Work of many callers, none of which waits behind another's: places of which each caller has a part, and locks by
 //! name.
 
 mod places;

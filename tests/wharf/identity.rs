@@ -157,7 +157,7 @@ async fn a_token_does_not_outlive_its_namespace(test: Arc<Test>) {
     // Times are whole seconds, and an issuer's clock may be a little ahead.
     let new = issued(seconds() + 5);
     let again = new.build_id(&context, &["-t", "app:1"]).await;
-    // What is over can be ended as often as one likes, and ends nothing of the new run.
+    // Ending a run that is over changes nothing of the new run, however often.
     old.run(["namespace", "rm"]).await.ok();
     assert_eq!(new.images().await, [("app:1".to_owned(), again.clone())]);
     old.run(["inspect", &again]).await.ended(3).says(&over);

@@ -71,7 +71,7 @@ async fn a_push(test: Arc<Test>) {
     .await;
 }
 
-/// What was built is there, and can be pushed again.
+/// A build's image is there, and can be pushed again.
 async fn a_push_after_a_build(test: Arc<Test>) {
     pushes(&test, async |job, context, name| job.start(["build", "--push", "-t", name, context])).await;
 }

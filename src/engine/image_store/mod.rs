@@ -85,7 +85,7 @@ impl IdPrefix {
     }
 }
 
-/// What a removal has done.
+/// The result of a removal.
 pub(crate) enum Removal {
     /// The name is gone. With its last name the image is gone, too; its id is among these.
     Done(Vec<String>),
