@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use rusqlite::Connection;
 use rustix::process::Signal;
 use tokio::net::UnixStream;
 use wharf::{
@@ -167,8 +168,9 @@ impl Wharfd {
         shell_status(process.wait(END).await.unwrap())
     }
 
-    /// Removes all namespaces. Returns the names of wharfd's that the engine has all the same.
-    async fn remove_namespaces(&self) -> Vec<String> {
+    /// Removes all namespaces. Returns the names of wharfd's that the engine has all the same; `None` if a namespace
+    /// cannot be removed.
+    async fn remove_namespaces(&self) -> Option<Vec<String>> {
         let channel = rpc::connect(&self.socket()).await;
         let mut removed = BTreeSet::new();
         loop {
@@ -177,7 +179,7 @@ impl Wharfd {
                 let request = DeleteNamespaceRequest { namespace: Some(rpc::namespace(namespace)) };
                 // A test's configuration may not serve root there, or the test has ended the engine.
                 if NamespaceServiceClient::new(channel.clone()).delete_namespace(request).await.is_err() {
-                    return Vec::new();
+                    return None;
                 }
             }
             removed.extend(named);
@@ -185,9 +187,21 @@ impl Wharfd {
             // The last lines of the log may still be on their way.
             let further = async || (!self.named().is_subset(&removed)).then_some(());
             if left.is_empty() || within(LOG, further).await.is_none() {
-                return left;
+                return Some(left);
             }
         }
+    }
+
+    /// The tables of the store that still have rows of namespaces. The rows of exports are not among them: after a
+    /// crash they stay for as long as the engine may still make an image.
+    fn rows(&self) -> Vec<String> {
+        let store = Connection::open(self.state_dir().join("wharf.sqlite")).unwrap();
+        let count = |table: &str| {
+            store.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get::<_, u32>(0)).unwrap()
+        };
+        let tables = ["pins", "holds", "long_names"].map(|table| (table, count(table)));
+        let left = tables.into_iter().filter(|(_, rows)| *rows > 0);
+        left.map(|(table, rows)| format!("{table}: {rows}")).collect()
     }
 
     /// The namespaces that the test's jobs have acted in.
@@ -220,12 +234,17 @@ impl Wharfd {
         let Some(process) = lock(&self.process).clone() else { return wrong };
         if process.ended().await.is_none() {
             let left = self.remove_namespaces().await;
-            if !left.is_empty() {
-                wrong.push(format!("names that are left in the engine: {left:?}"));
+            if let Some(names) = left.as_ref().filter(|names| !names.is_empty()) {
+                wrong.push(format!("names that are left in the engine: {names:?}"));
             }
             process.signal(Signal::TERM);
             match process.wait(END).await {
-                Ok(status) if shell_status(status) == 0 => {}
+                Ok(status) if shell_status(status) == 0 => {
+                    let rows = if left.is_some() { self.rows() } else { Vec::new() };
+                    if !rows.is_empty() {
+                        wrong.push(format!("rows that are left in the store: {rows:?}"));
+                    }
+                }
                 Ok(status) => wrong.push(format!("wharfd ended with {}", shell_status(status))),
                 Err(error) => {
                     wrong.push(format!("wharfd: {error}"));
