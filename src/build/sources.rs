@@ -93,8 +93,9 @@ impl<'a> Sources<'a> {
 
     /// Admits the bases that this build used last time. The Dockerfile may no longer name them.
     pub(super) async fn admit_bases(&mut self) -> Result<(), Fault> {
+        let store = self.images.store().of(self.order.namespace.caller());
         let job = self.images.keys().job(self.order.job());
-        let bases = self.images.store().bases(&job, &self.build_key()).await?;
+        let bases = store.bases(&job, &self.build_key()).await?;
         let admissions = bases.iter().map(|reference| self.admission(reference));
         for (reference, admitted) in bases.iter().zip(join_all(admissions).await) {
             match admitted {
@@ -120,7 +121,8 @@ impl<'a> Sources<'a> {
             .filter_map(|(named, _)| Reference::parse(named).ok())
             .collect();
         let job = self.images.keys().job(self.order.job());
-        self.images.store().set_bases(&job, &self.build_key(), &used).await
+        let store = self.images.store().of(self.order.namespace.caller());
+        store.set_bases(&job, &self.build_key(), &used).await
     }
 
     /// Makes sure that BuildKit may begin a pass: the sources are there, and the Dockerfile is judged with all of

@@ -4,6 +4,7 @@ use crate::{
     fault::{Fault, Reason},
     identity::Caller,
     names::{Namespace, printable},
+    policy::Permit,
     store::Store,
 };
 
@@ -36,14 +37,16 @@ impl Ends {
     /// Whether the namespace that the caller has proven has ended since.
     pub(super) async fn is_over(&self, caller: &Caller, namespace: &Namespace) -> Result<bool, Fault> {
         let Some(proven) = caller.proven_at() else { return Ok(false) };
-        Ok(self.store.namespace_ended(namespace.key()).await?.is_some_and(|ended| proven <= ended))
+        let ended = self.store.of(caller.id()).namespace_ended(namespace.key()).await?;
+        Ok(ended.is_some_and(|ended| proven <= ended))
     }
 
     /// Ends a namespace for the proofs so far.
-    pub(super) async fn end(&self, namespace: &Namespace) -> Result<(), Fault> {
+    pub(super) async fn end(&self, namespace: &Permit<Namespace>) -> Result<(), Fault> {
+        let (caller, namespace) = (namespace.caller(), namespace.subject());
         if namespace.job().issuer().is_none() {
             return Ok(());
         }
-        self.store.end_namespace(namespace.key()).await
+        self.store.of(caller).end_namespace(namespace.key()).await
     }
 }

@@ -146,7 +146,7 @@ impl Front {
     /// Ends a namespace for the proofs so far, once all that it had is gone. Before that, an end that has failed
     /// can be tried again.
     pub async fn has_ended(&self, namespace: &Permit<Namespace>) -> Result<(), Fault> {
-        self.ends.end(namespace.subject()).await
+        self.ends.end(namespace).await
     }
 
     /// Waits until the caller may look at the engine's images once more.

@@ -155,7 +155,8 @@ impl Images {
         let names = self.keys().names(namespace.subject());
         let from = namespace.pull_from(reference.clone())?;
 
-        let pin = if pull { None } else { self.store().pin(names.opaque(), &reference).await? };
+        let store = self.store().of(from.caller());
+        let pin = if pull { None } else { store.pin(names.opaque(), &reference).await? };
         if let Some(pin) = &pin
             && let Some(admitted) = self.pinned(&from, pin, reporter).await?
         {
@@ -174,7 +175,7 @@ impl Images {
         match (admitted.await, on_node) {
             (Ok((digest, Fetched { manifest, hold, inherited })), _) => {
                 let pin = Pinned { source: PinSource::Registry, digest: digest.clone(), held: manifest };
-                self.store().set_pin(names.opaque(), &reference, &pin).await?;
+                store.set_pin(names.opaque(), &reference, &pin).await?;
                 Ok(Admitted::held(&from, Some(digest), hold, inherited))
             }
             (Err(fault), OnNode::Unsure(held))
@@ -219,7 +220,8 @@ impl Images {
             return Ok(OnNode::No);
         }
         let hold = self.keys().node_hold(&id);
-        self.store().hold(self.engine().name(), hold.as_str(), namespace).await?;
+        let store = self.store().of(from.caller());
+        store.hold(self.engine().name(), hold.as_str(), namespace).await?;
         let _lock = self.inner.holds.lock(hold.as_str()).await;
         images.tag(&id, &hold).await?;
         let held = Held { id, hold, inherited: Inherited::of(&image).into() };
@@ -233,7 +235,8 @@ impl Images {
         held: Held,
     ) -> Result<Admitted, Fault> {
         let pin = Pinned { source: PinSource::Node, digest: held.id.clone(), held: held.id };
-        self.store().set_pin(namespace, from.subject().reference(), &pin).await?;
+        let store = self.store().of(from.caller());
+        store.set_pin(namespace, from.subject().reference(), &pin).await?;
         Ok(Admitted::held(from, None, held.hold, held.inherited))
     }
 

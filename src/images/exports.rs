@@ -16,6 +16,7 @@ use crate::{
     names::Namespace,
     naming::{ImageName, NamespaceNames},
     policy::{Permit, TagAs},
+    store::Access,
     telemetry::each_second,
 };
 
@@ -37,7 +38,7 @@ impl Exporting {
 #[derive(Debug)]
 pub struct Export {
     images: Images,
-    namespace: Namespace,
+    namespace: Permit<Namespace>,
     names: NamespaceNames,
     name: ImageName,
 }
@@ -47,18 +48,18 @@ impl Images {
     pub async fn begin_export(&self, namespace: &Permit<Namespace>) -> Result<Export, Fault> {
         let names = self.keys().names(namespace.subject());
         let name = names.fresh()?;
-        self.store().export_begin(self.engine().name(), name.as_str()).await?;
+        self.store().of(namespace.caller()).export_begin(self.engine().name(), name.as_str()).await?;
         self.inner.exporting.names().insert(name.clone());
-        Ok(Export { images: self.clone(), namespace: namespace.subject().clone(), names, name })
+        Ok(Export { images: self.clone(), namespace: namespace.clone(), names, name })
     }
 
     /// Removes images that appeared after their builds were cut off, by this wharfd or an earlier one.
     pub async fn remove_late_exports(&self) -> Result<(), Fault> {
-        let engine = self.engine();
-        for export in self.store().exports(engine.name()).await? {
+        let (engine, store) = (self.engine(), self.store().own());
+        for export in store.exports(engine.name()).await? {
             let Some((name, _)) = self.keys().own(&export.name) else {
                 // The node's secret was lost: nothing finds an image of that name any more.
-                self.store().export_end(engine.name(), &export.name).await?;
+                store.export_end(engine.name(), &export.name).await?;
                 continue;
             };
             if self.inner.exporting.names().contains(&name) {
@@ -76,7 +77,7 @@ impl Images {
             }
             // A build makes its image only once.
             if made || export.age > LATE_MAX {
-                self.store().export_end(engine.name(), &export.name).await?;
+                store.export_end(engine.name(), &export.name).await?;
             }
         }
         Ok(())
@@ -87,6 +88,11 @@ impl Export {
     /// The image's name in the engine.
     pub fn name(&self) -> &ImageName {
         &self.name
+    }
+
+    /// The store, for the build's caller.
+    fn store(&self) -> Access {
+        self.images.store().of(self.namespace.caller())
     }
 
     /// Gives the finished image its references, and finds it. The images that the references named before
@@ -107,7 +113,7 @@ impl Export {
         if names.into_iter().any(|name| name != self.name.as_str() && self.names.read(name).is_some()) {
             engine.image_store().remove(&self.name).await?;
         }
-        self.images.store().export_end(engine.name(), self.name.as_str()).await
+        self.store().export_end(engine.name(), self.name.as_str()).await
     }
 
     /// Removes the image. `is_over` means that BuildKit has ended the build, so no image can appear later.
@@ -116,7 +122,7 @@ impl Export {
         let discarded = async {
             engine.image_store().remove(&self.name).await?;
             if is_over {
-                self.images.store().export_end(engine.name(), self.name.as_str()).await?;
+                self.store().export_end(engine.name(), self.name.as_str()).await?;
             }
             Ok::<(), Fault>(())
         };

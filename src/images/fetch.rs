@@ -84,7 +84,11 @@ impl Fetch {
     /// Makes sure that the hold exists; returns whether it existed before.
     async fn ensure(&self, step: &Step) -> Result<Brought, Fault> {
         let images = &self.images;
-        images.store().hold(images.engine().name(), self.hold.as_str(), &self.namespace).await?;
+        images
+            .store()
+            .of(&self.caller)
+            .hold(images.engine().name(), self.hold.as_str(), &self.namespace)
+            .await?;
         let (repository, meter) = (self.reference.repository(), self.repository.meter());
         // A displaced fetch does not displace others: two slow registries would take turns for ever.
         let mut may_displace = true;
@@ -127,7 +131,7 @@ impl Fetch {
             if let Err(fault) = self.unless_stopped(turn, verifying).await? {
                 if fault.reason() == Reason::ImageForged {
                     engine.image_store().remove(&self.hold).await?;
-                    images.store().forget_hold(engine.name(), self.hold.as_str()).await?;
+                    images.store().of(&self.caller).forget_hold(engine.name(), self.hold.as_str()).await?;
                 }
                 return Err(fault.into());
             }

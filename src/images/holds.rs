@@ -15,6 +15,7 @@ use crate::{
     fault::{Fault, causes},
     names::{random_id, reference::Digest},
     naming::{ImageName, Room},
+    store::Access,
     telemetry::each_second,
 };
 
@@ -49,16 +50,16 @@ impl Images {
         }
     }
 
-    /// Removes the holds that exist only for `namespace`, an opaque name.
-    pub(super) async fn release_holds(&self, namespace: &str) -> Result<(), Fault> {
-        for hold in self.store().holds_of(self.engine().name(), namespace).await? {
-            let mut is_held = self.store().let_go(self.engine().name(), &hold, namespace).await?;
+    /// Removes the holds that exist only for `namespace`, an opaque name. `store` is its caller's.
+    pub(super) async fn release_holds(&self, store: &Access, namespace: &str) -> Result<(), Fault> {
+        for hold in store.holds_of(self.engine().name(), namespace).await? {
+            let mut is_held = store.let_go(self.engine().name(), &hold, namespace).await?;
             let Some((name, _)) = self.keys().own(&hold) else { continue };
             // A fetch has the lock for as long as its registry likes, and its namespace needs the hold. So this
             // waits for a lock only while no namespace needs the hold.
             while !is_held {
                 let lock = timeout(LOCK_LOOK, self.inner.holds.lock(&hold)).await;
-                is_held = self.store().is_held(self.engine().name(), &hold).await?;
+                is_held = store.is_held(self.engine().name(), &hold).await?;
                 if let (Ok(_lock), false) = (lock, is_held) {
                     self.remove_hold(&name).await;
                     break;
@@ -71,10 +72,11 @@ impl Images {
     /// Removes the holds that no namespace uses: a crash in the middle of a release leaves one, the loss of
     /// the store leaves all. Called before the engine is used.
     pub(super) async fn remove_lost_holds(&self, images: &[Listed]) -> Result<(), Fault> {
+        let store = self.store().own();
         for name in images.iter().flat_map(|image| &image.repo_tags) {
             let Some((hold, Room::Hold | Room::Node)) = self.keys().own(name) else { continue };
             let _lock = self.inner.holds.lock(name).await;
-            if !self.store().is_held(self.engine().name(), name).await? {
+            if !store.is_held(self.engine().name(), name).await? {
                 tracing::info!(
                     engine = self.engine().name(),
                     name,

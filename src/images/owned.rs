@@ -20,7 +20,7 @@ use crate::{
 /// An image of a namespace. Only a lookup in that namespace makes one.
 #[derive(Clone, Debug)]
 pub struct OwnedImage {
-    namespace: Namespace,
+    namespace: Permit<Namespace>,
     id: Digest,
     /// The names in the engine, by reference.
     pub(super) names: BTreeMap<Reference, ImageName>,
@@ -51,8 +51,8 @@ impl From<Box<ImageInspect>> for Found {
 }
 
 impl OwnedImage {
-    /// The namespace in which the image was found.
-    pub(super) fn namespace(&self) -> &Namespace {
+    /// The namespace in which the image was found, for the caller who looked.
+    pub(super) fn namespace(&self) -> &Permit<Namespace> {
         &self.namespace
     }
 
@@ -89,9 +89,7 @@ impl Images {
         let mut images = Vec::new();
         for summary in self.engine().image_store().list().await? {
             let Listed { id, repo_tags, created, size, .. } = summary;
-            images.extend(
-                self.owned(namespace.subject(), Found { id, names: repo_tags, created, size }).await?,
-            );
+            images.extend(self.owned(namespace, Found { id, names: repo_tags, created, size }).await?);
         }
         images.sort_by_key(|image| std::cmp::Reverse(image.created));
         Ok(images)
@@ -102,21 +100,21 @@ impl Images {
         if let Ok(reference) = Reference::parse(text) {
             let name = self.keys().names(namespace.subject()).name(&reference);
             if let Some(image) = self.engine().image_store().inspect(name.name()).await? {
-                return self.owned_by(namespace.subject(), image, text).await;
+                return self.owned_by(namespace, image, text).await;
             }
         }
         let hex = text.strip_prefix("sha256:").unwrap_or(text);
         if let Some(id) = Digest::parse(&format!("sha256:{hex}")) {
             let image = self.engine().image_store().inspect(&id).await?;
             let image = image.ok_or_else(|| no_such_image(namespace.subject(), text))?;
-            return self.owned_by(namespace.subject(), image, text).await;
+            return self.owned_by(namespace, image, text).await;
         }
         if hex.is_empty() || !hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
             return Err(no_such_image(namespace.subject(), text));
         }
         if let Some(prefix) = IdPrefix::parse(hex)
             && let Some(image) = self.engine().image_store().inspect(&prefix).await?
-            && let Some(image) = self.owned(namespace.subject(), image.into()).await?
+            && let Some(image) = self.owned(namespace, image.into()).await?
             && hex_of(&image.id).starts_with(hex)
         {
             return Ok(image);
@@ -137,24 +135,24 @@ impl Images {
     /// Finds an image by its name in the engine; errors call it `text`, the caller's name for it.
     pub(super) async fn find_by_name(
         &self,
-        namespace: &Namespace,
+        namespace: &Permit<Namespace>,
         name: &ImageName,
         text: &str,
     ) -> Result<OwnedImage, Fault> {
         let image = self.engine().image_store().inspect(name).await?;
-        let image = image.ok_or_else(|| no_such_image(namespace, text))?;
+        let image = image.ok_or_else(|| no_such_image(namespace.subject(), text))?;
         self.owned_by(namespace, image, text).await
     }
 
     /// The image as the namespace owns it. An image without a name in the namespace is not found.
     async fn owned_by(
         &self,
-        namespace: &Namespace,
+        namespace: &Permit<Namespace>,
         image: Box<ImageInspect>,
         text: &str,
     ) -> Result<OwnedImage, Fault> {
         let owned = self.owned(namespace, image.into()).await?;
-        owned.ok_or_else(|| no_such_image(namespace, text))
+        owned.ok_or_else(|| no_such_image(namespace.subject(), text))
     }
 
     /// Brings an image into the namespace: admits it, which ends with `tasks`, and names it. Must not be
@@ -170,9 +168,9 @@ impl Images {
         let reference = reference.clone().tagged();
         let admitted = self.admit_foreign(namespace, reference.clone(), credentials, true, reporter, tasks);
         let admitted = tasks.unless_cancelled(admitted).await??;
-        self.move_name(namespace.subject(), admitted.target(), &reference).await?;
+        self.move_name(namespace, admitted.target(), &reference).await?;
         let name = self.keys().names(namespace.subject()).name(&reference);
-        let image = self.find_by_name(namespace.subject(), name.name(), &reference.to_string()).await?;
+        let image = self.find_by_name(namespace, name.name(), &reference.to_string()).await?;
         Ok((admitted.digest().cloned(), image))
     }
 
@@ -213,15 +211,15 @@ impl Images {
         Ok((image, serde_json::to_value(shown).map_err(Fault::internal)?))
     }
 
-    async fn owned(&self, namespace: &Namespace, found: Found) -> Result<Option<OwnedImage>, Fault> {
-        let names = self.keys().names(namespace);
+    async fn owned(&self, namespace: &Permit<Namespace>, found: Found) -> Result<Option<OwnedImage>, Fault> {
+        let names = self.keys().names(namespace.subject());
         let mut owned = BTreeMap::new();
         let mut untagged = Vec::new();
         for (name, owner) in found.names.iter().filter_map(|name| names.own(name)) {
             let reference = match owner {
                 Owner::Reference(reference) => reference,
                 Owner::Long(hash) => {
-                    let known = self.store().long_name(&hash).await?;
+                    let known = self.store().of(namespace.caller()).long_name(&hash).await?;
                     match known.and_then(|known| Reference::parse(&known).ok()) {
                         Some(reference) => reference,
                         // The store was lost: only the name itself is left to show.

@@ -33,7 +33,7 @@ impl Images {
         tasks: &Group,
     ) -> Result<Digest, Fault> {
         let (caller, target) = (target.caller().clone(), target.subject());
-        if target.namespace() != image.namespace() {
+        if target.namespace() != image.namespace().subject() {
             return Err(Fault::internal("the permission to push is for another namespace"));
         }
         let target = target.reference().clone();

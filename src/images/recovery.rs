@@ -23,7 +23,7 @@ impl Images {
         let names = images.iter().flat_map(|image| &image.repo_tags);
         let long = names.filter_map(|name| naming::long_name(self.keys().instance(), name));
         let kept = long.map(|(namespace, hash)| (namespace.to_owned(), hash.to_owned())).collect();
-        let forgotten = self.store().forget_long_names_but(self.engine().name(), kept).await?;
+        let forgotten = self.store().own().forget_long_names_but(self.engine().name(), kept).await?;
         if forgotten > 0 {
             tracing::info!(
                 engine = self.engine().name(),

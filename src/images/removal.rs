@@ -75,12 +75,12 @@ impl Images {
                 used.extend(self.remove_own(image, reference, name, &mut removed).await?);
             }
         }
-        let names = self.keys().names(namespace.subject());
-        self.store().forget_pins(names.opaque()).await?;
+        let (names, store) = (self.keys().names(namespace.subject()), self.store().of(namespace.caller()));
+        store.forget_pins(names.opaque()).await?;
         if used.is_empty() {
-            self.store().forget_long_names(self.engine().name(), names.opaque()).await?;
+            store.forget_long_names(self.engine().name(), names.opaque()).await?;
         }
-        self.release_holds(names.opaque()).await?;
+        self.release_holds(&store, names.opaque()).await?;
         let count = used.len();
         if let Some(InUse { shown, error }) = used.pop() {
             let mut all: Vec<_> = used.into_iter().map(|used| used.shown).chain([shown]).collect();
@@ -129,7 +129,7 @@ impl Images {
         name: &ImageName,
         removed: &mut Removed,
     ) -> Result<Option<InUse>, Fault> {
-        let (id, names) = (image.id(), self.keys().names(image.namespace()));
+        let (id, names) = (image.id(), self.keys().names(image.namespace().subject()));
         // The name must not be given again between its removal and that of its reference.
         let _lock = self.inner.moves.lock(names.opaque()).await;
         let deleted = match self.engine().image_store().try_remove(name).await? {
@@ -141,7 +141,8 @@ impl Images {
             }
         };
         if let Some(Owner::Long(hash)) = names.read(name.as_str()) {
-            self.store().forget_long_name(self.engine().name(), names.opaque(), &hash).await?;
+            let store = self.store().of(image.namespace().caller());
+            store.forget_long_name(self.engine().name(), names.opaque(), &hash).await?;
         }
         let Some(deleted) = deleted else { return Ok(None) };
         removed.untagged.extend(reference.cloned());

@@ -17,7 +17,7 @@ use super::Images;
 use crate::{
     fault::{Fault, Reason, causes},
     names::CallerId,
-    store::{Blame, Suspect},
+    store::{Access, Blame, Suspect},
     telemetry::each_second,
 };
 
@@ -105,6 +105,8 @@ impl State {
 /// An input in BuildKit. Dropping this means that BuildKit has not answered, which may be the engine's end.
 pub(crate) struct Entered {
     images: Images,
+    /// The store, for the input's caller.
+    store: Access,
     id: u64,
     input: String,
     is_suspect: bool,
@@ -125,11 +127,12 @@ impl Entered {
 
     /// BuildKit has made an image of it: it does not crash the engine.
     pub(crate) async fn made(self) {
-        let (images, input, is_suspect) = (self.images.clone(), self.input.clone(), self.is_suspect);
+        let (images, store) = (self.images.clone(), self.store.clone());
+        let (input, is_suspect) = (self.input.clone(), self.is_suspect);
         self.leave();
         if is_suspect {
             let engine = images.engine();
-            if let Err(fault) = images.store().acquit(engine.name(), engine.version(), &input).await {
+            if let Err(fault) = store.acquit(engine.name(), engine.version(), &input).await {
                 each_second!(warn, cause = causes(&fault), "a build that has ended well stays a suspect");
             }
         }
@@ -151,7 +154,8 @@ impl Images {
     /// have to wait a while.
     pub(crate) async fn enter(&self, caller: &CallerId, input: String) -> Result<Entered, Fault> {
         let engine = self.engine();
-        let suspect = self.store().suspect(engine.name(), engine.version(), &input).await?;
+        let store = self.store().of(caller);
+        let suspect = store.suspect(engine.name(), engine.version(), &input).await?;
         if let Some(suspect) = suspect.filter(|suspect| suspect.weight >= REFUSED) {
             return Err(refused(suspect));
         }
@@ -159,7 +163,7 @@ impl Images {
         let caller = caller.clone();
         let entry = Entry { input: input.clone(), caller, handed: Instant::now(), is_suspect, left: None };
         let id = self.inner.inside.enter_in_turn(&entry, TURN).await;
-        let entered = Entered { images: self.clone(), id, input, is_suspect };
+        let entered = Entered { images: self.clone(), store, id, input, is_suspect };
         match engine.ensure_there() {
             Ok(()) => Ok(entered),
             // It is in no engine.
@@ -189,7 +193,7 @@ impl Images {
             refused = blames.iter().any(|blame| blame.weight >= REFUSED),
             "the engine has crashed with builds in it"
         );
-        if let Err(fault) = self.store().blame(engine.name(), engine.version(), blames).await {
+        if let Err(fault) = self.store().own().blame(engine.name(), engine.version(), blames).await {
             each_second!(
                 warn,
                 cause = causes(&fault),

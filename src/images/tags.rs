@@ -17,12 +17,12 @@ impl Images {
     /// Gives `source`, an image of the namespace, a reference.
     pub(super) async fn give_reference(
         &self,
-        namespace: &Namespace,
+        namespace: &Permit<Namespace>,
         source: impl Into<NameOrId<'_>>,
         target: &Permit<TagAs>,
     ) -> Result<(), Fault> {
         let target = target.subject();
-        if target.namespace() != namespace {
+        if target.namespace() != namespace.subject() {
             return Err(Fault::internal("the permission to tag is for another namespace"));
         }
         self.move_name(namespace, source, target.reference()).await
@@ -33,17 +33,18 @@ impl Images {
     /// and would remain when the namespace ends. It gets its new name before it loses the old one.
     pub(super) async fn move_name(
         &self,
-        namespace: &Namespace,
+        namespace: &Permit<Namespace>,
         source: impl Into<NameOrId<'_>>,
         target: &Reference,
     ) -> Result<(), Fault> {
-        let (images, names) = (self.engine().image_store(), self.keys().names(namespace));
+        let (images, names) = (self.engine().image_store(), self.keys().names(namespace.subject()));
         // Nobody else may take names from the image meanwhile.
         let _lock = self.inner.moves.lock(names.opaque()).await;
         let name = names.name(target);
         if let Some(hash) = name.long() {
             let reference = target.clone().tagged().to_string();
-            self.store().remember_long_name(self.engine().name(), names.opaque(), hash, &reference).await?;
+            let store = self.store().of(namespace.caller());
+            store.remember_long_name(self.engine().name(), names.opaque(), hash, &reference).await?;
         }
         let target = name.name();
         let before = images.inspect(target).await?.and_then(|image| Digest::parse(image.id.as_deref()?));

@@ -43,6 +43,7 @@ pub fn tidy(store: Store, engines: Vec<EngineName>, tasks: &Group) {
     let cancelled = tasks.clone();
     drop(tasks.spawn("tidy", async move {
         let tidying = async {
+            let store = store.own();
             let engines = engines.iter().map(ToString::to_string).collect();
             forgotten(store.forget_engines_but(engines).await);
             let mut ticks = interval(TIDY_INTERVAL);

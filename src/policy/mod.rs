@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// A subject that the policy allows a caller, with the rules that allow it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Permit<T> {
     subject: T,
     caller: CallerId,

@@ -3,10 +3,10 @@
 
 use rusqlite::{OptionalExtension as _, params};
 
-use super::{Store, unused::now};
+use super::{Access, unused::now};
 use crate::fault::Fault;
 
-impl Store {
+impl Access {
     /// Remembers that `namespace` (a key) has ended now.
     pub async fn end_namespace(&self, namespace: String) -> Result<(), Fault> {
         self.call(move |connection| {

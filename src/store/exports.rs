@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rusqlite::params;
 
-use super::{Store, unused::now};
+use super::{Access, unused::now};
 use crate::fault::Fault;
 
 /// The name under which a build exports or exported its image.
@@ -17,7 +17,7 @@ pub struct Export {
     pub age: Duration,
 }
 
-impl Store {
+impl Access {
     /// Records that a build is about to export an image as `name`.
     pub async fn export_begin(&self, engine: &str, name: &str) -> Result<(), Fault> {
         let (engine, name, now) = (engine.to_owned(), name.to_owned(), now());
@@ -58,11 +58,12 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Store;
 
     #[tokio::test]
     async fn a_name_is_there_until_it_is_struck_out() {
         let directory = crate::store::tests::directory("exports");
-        let store = Store::open(&directory).unwrap();
+        let store = Store::open(&directory).unwrap().own();
         store.export_begin("main", "a").await.unwrap();
         store.export_begin("main", "b").await.unwrap();
         store.export_begin("other", "c").await.unwrap();

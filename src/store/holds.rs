@@ -3,12 +3,12 @@
 use rusqlite::params;
 
 use super::{
-    Store,
+    Access,
     unused::{now, touch},
 };
 use crate::fault::Fault;
 
-impl Store {
+impl Access {
     /// Records that `namespace` (an opaque key) needs `hold`, a name in `engine`. Call it before looking for
     /// the name: a task that releases the same hold then sees that it is still needed.
     pub async fn hold(&self, engine: &str, hold: &str, namespace: &str) -> Result<(), Fault> {
@@ -73,12 +73,12 @@ fn is_held(connection: &rusqlite::Connection, key: [String; 2]) -> rusqlite::Res
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::store::Store;
 
     #[tokio::test]
     async fn a_hold_goes_with_its_last_namespace() {
         let path = crate::store::tests::directory("holds");
-        let store = Store::open(&path).unwrap();
+        let store = Store::open(&path).unwrap().own();
         for (engine, hold, namespace) in
             [("main", "a", "one"), ("main", "a", "one"), ("main", "a", "two"), ("other", "a", "two")]
         {

@@ -3,7 +3,7 @@
 use rusqlite::{OptionalExtension as _, params};
 
 use super::{
-    Store,
+    Access,
     unused::{now, touch},
 };
 use crate::{fault::Fault, names::reference::Digest};
@@ -72,7 +72,7 @@ impl LayerFact {
     }
 }
 
-impl Store {
+impl Access {
     /// The facts about `blob`, if it was ever hashed.
     pub async fn layer_fact(&self, blob: &Digest) -> Result<Option<LayerFact>, Fault> {
         let blob = blob.to_string();
@@ -151,11 +151,12 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Store;
 
     #[tokio::test]
     async fn facts_and_claims_are_kept() {
         let path = crate::store::tests::directory("layers");
-        let store = Store::open(&path).unwrap();
+        let store = Store::open(&path).unwrap().own();
         let digest = |digit: &str| Digest::parse(&format!("sha256:{}", digit.repeat(64))).unwrap();
         let layer = |digit: &str, packing| LayerFact { diff_id: digest(digit), packing, size: 7 };
         assert_eq!(store.layer_fact(&digest("a")).await.unwrap(), None);

@@ -6,12 +6,12 @@ use std::collections::HashSet;
 use rusqlite::{OptionalExtension as _, params};
 
 use super::{
-    Store,
+    Access,
     unused::{now, touch},
 };
 use crate::fault::Fault;
 
-impl Store {
+impl Access {
     /// The reference behind the hash in a private name.
     pub async fn long_name(&self, hash: &str) -> Result<Option<String>, Fault> {
         let hash = hash.to_owned();
@@ -91,11 +91,12 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Store;
 
     #[tokio::test]
     async fn a_reference_goes_with_its_namespace_or_its_name() {
         let path = crate::store::tests::directory("long-names");
-        let store = Store::open(&path).unwrap();
+        let store = Store::open(&path).unwrap().own();
         for (engine, namespace, hash) in
             [("main", "a", "1"), ("main", "b", "1"), ("main", "b", "2"), ("other", "b", "3")]
         {

@@ -16,6 +16,7 @@ mod unused;
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
+    sync::Arc,
 };
 
 use rusqlite::Connection;
@@ -28,17 +29,26 @@ pub use pins::{Pin, PinSource};
 pub use suspects::{Blame, Suspect};
 pub use unused::Forgotten;
 
-use crate::fault::Fault;
-
-/// Calls queued for the file's thread; beyond this, callers wait to enqueue.
-const QUEUE_CALLS: usize = 64;
+use crate::{fault::Fault, names::CallerId, shares::Own};
 
 type Call = Box<dyn FnOnce(&mut Connection) + Send>;
+
+/// Who uses the store: a caller, or wharfd itself.
+type User = Option<CallerId>;
 
 /// The store. It is cheap to clone; the file closes with the last clone.
 #[derive(Clone, Debug)]
 pub struct Store {
-    calls: mpsc::Sender<Call>,
+    calls: mpsc::UnboundedSender<Call>,
+    /// Each user has one call in the queue at most, so the users take turns.
+    turns: Arc<Own<User>>,
+}
+
+/// The store, for one user. Its calls run in order, and wait for one call of each other user.
+#[derive(Clone, Debug)]
+pub struct Access {
+    store: Store,
+    user: User,
 }
 
 impl Store {
@@ -47,7 +57,7 @@ impl Store {
     pub fn open(state_dir: &Path) -> Result<Self, StoreError> {
         let lock = file::lock(state_dir)?;
         let mut connection = file::open(state_dir)?;
-        let (calls, mut queue) = mpsc::channel::<Call>(QUEUE_CALLS);
+        let (calls, mut queue) = mpsc::unbounded_channel::<Call>();
         let serve = move || {
             while let Some(call) = queue.blocking_recv() {
                 // A panic fails only its own call: its transaction is rolled back, and the store stays open.
@@ -61,26 +71,44 @@ impl Store {
             .name("store".to_owned())
             .spawn(serve)
             .map_err(|source| StoreError::Directory { path: state_dir.to_owned(), source })?;
-        Ok(Self { calls })
+        Ok(Self { calls, turns: Arc::new(Own::new(1)) })
     }
 
+    /// The store, for work on behalf of `caller`.
+    pub fn of(&self, caller: &CallerId) -> Access {
+        Access { store: self.clone(), user: Some(caller.clone()) }
+    }
+
+    /// The store, for work that no caller has asked for.
+    pub fn own(&self) -> Access {
+        Access { store: self.clone(), user: None }
+    }
+}
+
+impl Access {
     /// Runs `call` on the store's own thread: SQLite blocks, and has one writer.
     async fn call<T: Send + 'static>(
         &self,
         call: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, Fault> {
         let (answer, answered) = oneshot::channel();
+        let turn = self.store.turns.take(&self.user).await;
         let call: Call = Box::new(move |connection| {
             // The call runs even if its caller is gone and nobody reads the answer.
             let _ = answer.send(call(connection));
+            drop(turn);
         });
-        self.calls.send(call).await.map_err(|_| Fault::internal("the store's thread has ended"))?;
+        self.store.calls.send(call).map_err(|_| Fault::internal("the store's thread has ended"))?;
         answered.await.map_err(|_| Fault::internal("a call of the store panicked"))?.map_err(Fault::internal)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
+    use futures_util::{FutureExt as _, future::join_all};
+
     use super::*;
     use crate::names::reference::Digest;
 
@@ -94,7 +122,7 @@ mod tests {
     #[tokio::test]
     async fn a_directory_has_one_wharfd() {
         let path = directory("lock");
-        let store = Store::open(&path).unwrap();
+        let store = Store::open(&path).unwrap().own();
         let second = Store::open(&path).unwrap_err();
         assert!(matches!(second, StoreError::Locked { .. }), "{second}");
         assert!(second.to_string().contains(path.to_str().unwrap()), "{second}");
@@ -104,7 +132,7 @@ mod tests {
         let lock = std::fs::File::open(path.join(file::LOCK_NAME)).unwrap();
         rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
         drop(lock);
-        let again = Store::open(&path).unwrap();
+        let again = Store::open(&path).unwrap().own();
         assert_eq!(again.long_name("h").await.unwrap().as_deref(), Some("docker.io/library/app:1"));
         std::fs::remove_dir_all(path).unwrap();
     }
@@ -112,7 +140,7 @@ mod tests {
     #[tokio::test]
     async fn a_call_that_panics_ends_no_other() {
         let path = directory("panics");
-        let store = Store::open(&path).unwrap();
+        let store = Store::open(&path).unwrap().own();
         let broken = store.call(|connection| {
             let transaction = connection.transaction()?;
             transaction.execute("INSERT INTO long_names VALUES ('main', 'a', 'h', 'app:1', 1)", [])?;
@@ -124,11 +152,40 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_call_waits_for_one_of_each_other_user() {
+        let path = directory("turns");
+        let store = Store::open(&path).unwrap();
+        let (many, one, own) = (store.of(&CallerId::Uid(1)), store.of(&CallerId::Uid(2)), store.own());
+        let (go_on, held) = std::sync::mpsc::channel();
+        let mut first = Box::pin(many.call(move |_| Ok(held.recv())));
+        assert!(first.as_mut().now_or_never().is_none());
+        let order = Arc::<Mutex<Vec<&str>>>::default();
+        let called = |access: &Access, who| {
+            let (access, order) = (access.clone(), Arc::clone(&order));
+            let note = move |_: &mut Connection| {
+                order.lock().unwrap().push(who);
+                Ok(())
+            };
+            let mut call = Box::pin(async move { access.call(note).await.unwrap() });
+            assert!(call.as_mut().now_or_never().is_none(), "the first call is still running");
+            call
+        };
+        let mut calls: Vec<_> = (0..4).map(|_| called(&many, "many")).collect();
+        calls.extend([called(&one, "one"), called(&own, "wharfd")]);
+        go_on.send(()).unwrap();
+        first.await.unwrap().unwrap();
+        join_all(calls).await;
+        let order = order.lock().unwrap();
+        assert_eq!(order[..], ["one", "wharfd", "many", "many", "many", "many"]);
+        std::fs::remove_dir_all(path).unwrap();
+    }
+
+    #[tokio::test]
     async fn its_files_are_for_this_user_alone() {
         use std::{fs, os::unix::fs::PermissionsExt as _};
         let path = directory("modes");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-        let store = Store::open(&path).unwrap();
+        let store = Store::open(&path).unwrap().own();
         store.remember_long_name("main", "a", "h", "docker.io/library/app:1").await.unwrap();
         for entry in fs::read_dir(&path).unwrap() {
             let entry = entry.unwrap();
@@ -149,7 +206,7 @@ mod tests {
                 let newer = Connection::open(&file).unwrap();
                 newer.pragma_update(None, "user_version", 9999).unwrap();
             }
-            let store = Store::open(&path).unwrap();
+            let store = Store::open(&path).unwrap().own();
             assert_eq!(store.long_name("h").await.unwrap(), None);
             let aside = std::fs::read_dir(&path)
                 .unwrap()
@@ -172,7 +229,7 @@ mod tests {
         older.execute("INSERT INTO layer_claims VALUES (?, ?, 0, ?, ?)", claim).unwrap();
         older.pragma_update(None, "user_version", 1).unwrap();
         drop(older);
-        let store = Store::open(&path).unwrap();
+        let store = Store::open(&path).unwrap().own();
         assert_eq!(store.long_name("h").await.unwrap().as_deref(), Some("docker.io/library/app:1"));
         assert!(!store.is_held("main", "hold").await.unwrap());
         store.hold("main", "hold", "namespace").await.unwrap();

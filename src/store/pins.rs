@@ -3,7 +3,7 @@
 use rusqlite::{OptionalExtension as _, params};
 
 use super::{
-    Store,
+    Access,
     unused::{now, touch},
 };
 use crate::{
@@ -31,7 +31,7 @@ pub enum PinSource {
     Node,
 }
 
-impl Store {
+impl Access {
     /// The pin of `reference` in `namespace` (an opaque key).
     pub async fn pin(&self, namespace: &str, reference: &Reference) -> Result<Option<Pin>, Fault> {
         let (namespace, reference) = (namespace.to_owned(), reference.to_string());
@@ -134,11 +134,12 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Store;
 
     #[tokio::test]
     async fn pins_and_bases_are_kept_apart() {
         let path = crate::store::tests::directory("pins");
-        let store = Store::open(&path).unwrap();
+        let store = Store::open(&path).unwrap().own();
         let app = Reference::parse("app:1").unwrap();
         let digest = |digit: &str| Digest::parse(&format!("sha256:{}", digit.repeat(64))).unwrap();
         let pin = |source, digit| Pin { source, digest: digest(digit), held: digest("f") };

@@ -3,7 +3,7 @@
 use rusqlite::{OptionalExtension as _, params};
 
 use super::{
-    Store,
+    Access,
     unused::{now, touch},
 };
 use crate::fault::Fault;
@@ -26,7 +26,7 @@ pub struct Blame {
     pub weight: u32,
 }
 
-impl Store {
+impl Access {
     /// The memory of `input` on the engine in this version.
     pub async fn suspect(&self, engine: &str, version: &str, input: &str) -> Result<Option<Suspect>, Fault> {
         let key = [engine, version, input].map(str::to_owned);
@@ -79,11 +79,12 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Store;
 
     #[tokio::test]
     async fn crashes_add_up_for_one_engine_in_one_version() {
         let path = crate::store::tests::directory("suspects");
-        let store = Store::open(&path).unwrap();
+        let store = Store::open(&path).unwrap().own();
         let blame = |input: &str, weight| Blame { input: input.to_owned(), weight };
         store.blame("main", "26.1", vec![blame("a", 1), blame("b", 0)]).await.unwrap();
         store.blame("main", "26.1", vec![blame("a", 2)]).await.unwrap();

@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use rusqlite::{Connection, params_from_iter};
 
-use super::Store;
+use super::Access;
 use crate::fault::Fault;
 
 /// Tables whose rows have a `used`, in seconds since 1970.
@@ -31,7 +31,7 @@ pub struct Forgotten {
     pub of_engines: usize,
 }
 
-impl Store {
+impl Access {
     /// Forgets rows that were unused for long, or that exceed the limit.
     pub async fn forget_unused(&self) -> Result<Forgotten, Fault> {
         let now = now();
@@ -99,7 +99,7 @@ mod tests {
     use super::*;
     use crate::{
         names::{Reference, reference::Digest},
-        store::{LayerClaim, LayerFact, Packing, Pin, PinSource},
+        store::{LayerClaim, LayerFact, Packing, Pin, PinSource, Store},
     };
 
     const DAY: i64 = 24 * 3600;
@@ -113,7 +113,7 @@ mod tests {
     }
 
     /// Ages all rows by `days`.
-    async fn age(store: &Store, days: i64) {
+    async fn age(store: &Access, days: i64) {
         for table in BY_USE {
             let update = format!("UPDATE {table} SET used = used - {}", days * DAY);
             store.call(move |connection| connection.execute(&update, [])).await.unwrap();
@@ -123,7 +123,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_of_use_stays_and_the_rest_is_forgotten() {
         let path = crate::store::tests::directory("unused");
-        let store = Store::open(&path).unwrap();
+        let store = Store::open(&path).unwrap().own();
         let base = [Reference::parse("base:1").unwrap()];
         let claims = vec![LayerClaim { blob: digest("a"), layer: layer() }; 3];
         for used in ["1", "2"] {
@@ -148,7 +148,7 @@ mod tests {
     #[tokio::test]
     async fn there_are_never_more_than_so_many() {
         let path = crate::store::tests::directory("too-many");
-        let store = Store::open(&path).unwrap();
+        let store = Store::open(&path).unwrap().own();
         let claims = vec![LayerClaim { blob: digest("a"), layer: layer() }; 3];
         for image in ["1", "2", "3"] {
             age(&store, 1).await;
@@ -166,7 +166,7 @@ mod tests {
     #[tokio::test]
     async fn every_table_but_the_exports_has_a_limit() {
         let path = crate::store::tests::directory("limits");
-        let store = Store::open(&path).unwrap();
+        let store = Store::open(&path).unwrap().own();
         let tables = "SELECT name FROM sqlite_master WHERE type = 'table' AND name != 'exports'";
         let tables: Vec<String> = store
             .call(move |connection| {
@@ -196,7 +196,7 @@ mod tests {
     #[tokio::test]
     async fn an_engine_that_is_not_configured_is_forgotten() {
         let path = crate::store::tests::directory("engines");
-        let store = Store::open(&path).unwrap();
+        let store = Store::open(&path).unwrap().own();
         for engine in ["kept", "gone"] {
             store.hold(engine, "hold", "a").await.unwrap();
             store.export_begin(engine, "export").await.unwrap();

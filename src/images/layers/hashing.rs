@@ -46,19 +46,20 @@ impl Images {
     pub(in crate::images) fn hash_passing(&self, caller: &CallerId, claims: &Claims, tasks: &Group) -> Watch {
         let caller = caller.clone();
         let (images, claims, tasks) = (self.clone(), Arc::new(claims.clone()), tasks.clone());
+        let store = self.store().of(&caller);
         Arc::new(move |blob| {
             let place = images.inner.passing.try_take(&caller)?;
             let (pieces, hashing) = hashing(&tasks);
             let (whole, is_whole) = oneshot::channel();
             let (verdict, is_sound) = oneshot::channel();
-            let (images, claims, blob) = (images.clone(), Arc::clone(&claims), blob.clone());
+            let (store, claims, blob) = (store.clone(), Arc::clone(&claims), blob.clone());
             drop(tasks.spawn("hash", async move {
                 let hashed = hashing.await.ok().flatten();
                 drop(place);
                 // The receiver may be gone.
                 let _ = verdict.send(!claims.belies(&blob, hashed.as_ref()));
                 let (Some(layer), Ok(())) = (hashed, is_whole.await) else { return };
-                if let Err(fault) = images.store().learn_layer(&blob, &layer).await {
+                if let Err(fault) = store.learn_layer(&blob, &layer).await {
                     let cause = causes(&fault);
                     each_second!(warn, %blob, cause, "cannot store the hash of a layer");
                 }
@@ -80,7 +81,7 @@ impl Images {
         let hashed = timeout(LAYER_TIMEOUT, self.fetch_and_hash(fetch, blob, step)).await;
         drop(place);
         let layer = hashed.map_err(|_| fault::stalled(&fetch.reference))??;
-        self.store().learn_layer(blob, &layer).await?;
+        self.store().of(&fetch.caller).learn_layer(blob, &layer).await?;
         Ok(layer)
     }
 

@@ -42,14 +42,15 @@ impl Images {
     /// The claims of the image that `fetch` fetches, read before the engine has any of its layers. Claims
     /// known to be false are refused.
     pub(super) async fn layer_claims(&self, fetch: &Fetch) -> Result<Claims, Fault> {
-        let known = self.store().layer_claims(fetch.manifest.digest()).await?;
+        let store = self.store().of(&fetch.caller);
+        let known = store.layer_claims(fetch.manifest.digest()).await?;
         let claims = if known.is_empty() {
             Claims { layers: self.read_claims(fetch).await?, is_known: false }
         } else {
             Claims { layers: known, is_known: true }
         };
         for claim in &claims.layers {
-            let fact = self.store().layer_fact(&claim.blob).await?;
+            let fact = store.layer_fact(&claim.blob).await?;
             if fact.is_some_and(|layer| layer != claim.layer) {
                 return Err(fault::forged(&fetch.reference));
             }
@@ -65,14 +66,15 @@ impl Images {
         image: &ImageInspect,
         step: &Step,
     ) -> Result<(), Fault> {
+        let store = self.store().of(&fetch.caller);
         if !claims.is_known {
             if !is_read(&claims.layers, image) {
                 return Err(fault::forged(&fetch.reference));
             }
-            self.store().learn_claims(fetch.manifest.digest(), claims.layers.clone()).await?;
+            store.learn_claims(fetch.manifest.digest(), claims.layers.clone()).await?;
         }
         for claim in &claims.layers {
-            let layer = match self.store().layer_fact(&claim.blob).await? {
+            let layer = match store.layer_fact(&claim.blob).await? {
                 Some(layer) => layer,
                 // The engine had the layer before this fetch, perhaps before wharfd.
                 None => self.hash_layer(fetch, &claim.blob, step).await?,
