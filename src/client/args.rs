@@ -1,6 +1,7 @@
 //! The command line, in the words of `docker` and `docker buildx`.
 
 mod format;
+mod namespace;
 
 use std::path::PathBuf;
 
@@ -17,6 +18,7 @@ use super::{
 };
 use crate::{names::Reference, wire::v1::Ulimit};
 pub(crate) use format::{TableFormat, TextFormat};
+pub(crate) use namespace::{NamespaceArgs, NamespaceCommand, NamespaceLsArgs, NamespaceRmArgs};
 
 /// Build and push container images from a job, each job in a namespace of its own.
 #[derive(Debug, Parser)]
@@ -301,32 +303,6 @@ pub(crate) struct RmiArgs {
     /// Remove an image given by its id even if it has several names
     #[arg(short, long)]
     pub(crate) force: bool,
-}
-
-/// Act on a whole namespace
-#[derive(Args, Debug)]
-pub(crate) struct NamespaceArgs {
-    #[command(subcommand)]
-    pub(crate) command: NamespaceCommand,
-}
-
-/// The action on a namespace.
-#[derive(Debug, Subcommand)]
-pub(crate) enum NamespaceCommand {
-    Rm(NamespaceRmArgs),
-}
-
-/// Remove everything that a namespace owns, and cancel its builds
-///
-/// An empty namespace is not an error, so a pipeline can always call this at its end.
-#[derive(Args, Debug)]
-pub(crate) struct NamespaceRmArgs {
-    /// The namespace [default: the one from --namespace or the environment]
-    #[arg(value_name = "JOB#RUN")]
-    pub(crate) name: Option<String>,
-    /// The issuer whose tokens prove the job, for the node's operator: a job itself needs only its token
-    #[arg(long, value_name = "NAME")]
-    pub(crate) issuer: Option<String>,
 }
 
 /// Show the versions of wharf and wharfd

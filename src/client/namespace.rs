@@ -37,11 +37,7 @@ impl Named {
     /// Its wire form.
     pub(crate) fn to_wire(&self) -> Option<v1::Namespace> {
         match self {
-            Self::Given(namespace) => Some(v1::Namespace {
-                job: namespace.job().name().to_owned(),
-                run: namespace.run().to_owned(),
-                issuer: namespace.job().issuer().map(ToString::to_string).unwrap_or_default(),
-            }),
+            Self::Given(namespace) => Some(namespace.into()),
             Self::OfToken => None,
         }
     }

@@ -19,6 +19,31 @@ pub(crate) fn text(text: &str) -> Result<(), Stop> {
     written(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
 }
 
+/// Docker puts three spaces between the widest cell of a column and the next column.
+const GAP: usize = 3;
+
+/// A table as docker prints it.
+pub(crate) fn table<const N: usize>(columns: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
+    let lines: Vec<[String; N]> = std::iter::once(columns.map(str::to_owned)).chain(rows).collect();
+    let mut widths = [0; N];
+    for line in &lines {
+        for (width, cell) in widths.iter_mut().zip(line) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    let mut text = String::new();
+    for line in &lines {
+        let mut written = String::new();
+        for (width, cell) in widths.iter().zip(line) {
+            let width = width + GAP;
+            written.push_str(&format!("{cell:<width$}"));
+        }
+        text.push_str(written.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
 fn written(result: io::Result<()>) -> Result<(), Stop> {
     match result {
         Ok(()) => Ok(()),

@@ -72,6 +72,14 @@ pub(crate) fn human_age(age: Duration) -> String {
     }
 }
 
+/// `10 minutes ago`, for a time in seconds since 1970.
+pub(crate) fn since(then: i64, now: Duration) -> String {
+    match u64::try_from(then) {
+        Ok(then) if then > 0 => format!("{} ago", human_age(now.saturating_sub(Duration::from_secs(then)))),
+        Ok(_) | Err(_) => "N/A".to_owned(),
+    }
+}
+
 /// Writes a time in RFC 3339, in UTC and whole seconds: `2024-02-29T12:00:00Z`.
 pub(crate) fn rfc3339(seconds: i64) -> String {
     let (days, rest) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));

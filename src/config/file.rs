@@ -23,6 +23,7 @@ pub(super) struct File {
     pub(super) frontend: Option<Frontend>,
     pub(super) frontend_file: Option<PathBuf>,
     pub(super) grace_period: Option<Seconds>,
+    pub(super) namespace_ttl: Option<Seconds>,
     pub(super) log_format: Option<Format>,
     pub(super) log_level: Option<Filter>,
     pub(super) default_engine: Option<Spanned<EngineName>>,

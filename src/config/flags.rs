@@ -51,6 +51,10 @@ pub struct Flags {
     #[arg(long, env = env::WHARFD_GRACE_PERIOD, value_name = "TIME", value_parser = parse_seconds)]
     pub grace_period: Option<Duration>,
 
+    /// How long a namespace lives that nobody uses: 3600, 90m, 24h [default: 24h]
+    #[arg(long, env = env::WHARFD_NAMESPACE_TTL, value_name = "TIME", value_parser = parse_seconds)]
+    pub namespace_ttl: Option<Duration>,
+
     /// How the log looks [default: text]
     #[arg(long, env = env::WHARFD_LOG_FORMAT, value_name = "FORMAT")]
     pub log_format: Option<Format>,

@@ -33,6 +33,8 @@ const ENGINE: &str = "unix:///var/run/docker.sock";
 const STATE_DIR: &str = "/var/lib/wharf";
 /// Below the 30 s that Kubernetes gives a pod, which leaves time to clean up after cancelled builds.
 const GRACE_PERIOD: Duration = Duration::from_secs(25);
+/// A run that waits for a person may wait over night.
+const NAMESPACE_TTL: Duration = Duration::from_secs(24 * 3600);
 /// A little more than the 150 builds that one engine runs at once.
 pub const AT_ONCE: u32 = 160;
 /// A configuration is about a page; a larger file is some other file.
@@ -63,6 +65,8 @@ pub struct Config {
     pub frontend_file: Option<PathBuf>,
     /// How long running builds may go on after SIGTERM.
     pub grace_period: Duration,
+    /// How long a namespace lives that nobody uses.
+    pub namespace_ttl: Duration,
     /// How the log looks.
     pub log_format: Format,
     /// Which lines are logged.
@@ -156,6 +160,8 @@ pub enum ConfigError {
     ClientDir(PathBuf),
     #[error("{0} is not an absolute path; give --frontend-file an absolute one")]
     FrontendFile(PathBuf),
+    #[error("--namespace-ttl: with 0 a namespace would end between two steps of its job; give a longer time")]
+    NamespaceTtl,
     #[error("--listen: {0} is given twice")]
     ListenTwice(SocketPath),
 }
@@ -251,6 +257,10 @@ impl Config {
         if let Some(relative) = frontend_file.as_ref().filter(|file| !file.is_absolute()) {
             return Err(ConfigError::FrontendFile(relative.clone()));
         }
+        let namespace_ttl = flags.namespace_ttl.or(written.namespace_ttl.map(|seconds| seconds.0));
+        if namespace_ttl.is_some_and(|ttl| ttl.is_zero()) {
+            return Err(ConfigError::NamespaceTtl);
+        }
         Ok(Self {
             listen,
             listen_mode: flags.listen_mode.or(written.listen_mode).unwrap_or_default(),
@@ -266,6 +276,7 @@ impl Config {
                 .grace_period
                 .or(written.grace_period.map(|seconds| seconds.0))
                 .unwrap_or(GRACE_PERIOD),
+            namespace_ttl: namespace_ttl.unwrap_or(NAMESPACE_TTL),
             log_format: flags.log_format.or(written.log_format).unwrap_or_default(),
             log_level: flags.log_level.or(written.log_level).unwrap_or_default(),
         })

@@ -132,7 +132,7 @@ async fn start(config: &Config, process: &Group) -> Result<Started, StartError> 
     let (store, keys) = state(config.state_dir.clone(), process).await?;
     janitor::tidy(store.clone(), config.engines.iter().map(|(name, _)| name.clone()).collect(), process);
     let relay = Relay::bind(process).await.map_err(StartError::Relay)?;
-    let ends = store.clone();
+    let (kept, hashes) = (store.clone(), keys.clone());
     let means = Means { keys, store, relay, lookups: Lookups::new(process), frontend: frontend(config)? };
     let engines: BTreeMap<_, _> = config
         .engines
@@ -154,7 +154,10 @@ async fn start(config: &Config, process: &Group) -> Result<Started, StartError> 
     let served = Arc::clone(&identities);
     let who: Who = Arc::new(move |peer| served.standing(peer));
     let limits = Limits::default();
-    let front = Front::new(identities, engines, Arc::clone(&work), ends, limits.calls_per_caller);
+    for engine in engines.values() {
+        janitor::end_unused(engine.clone(), Arc::clone(&work), config.namespace_ttl, process);
+    }
+    let front = Front::new(identities, engines, Arc::clone(&work), (kept, hashes), limits.calls_per_caller);
     let (services, health) = service::services(front, config.engines.default_name(), process).await?;
     // Install the client before the socket exists: an agent that finds the socket finds the client too.
     if let Some(directory) = &config.client_dir {

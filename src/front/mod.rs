@@ -4,6 +4,7 @@
 mod call;
 mod calls;
 mod ends;
+mod leases;
 mod looks;
 mod outcome;
 mod quotas;
@@ -21,13 +22,15 @@ use crate::{
     fault::{Fault, Reason},
     identity::{Caller, Identities, Presented},
     names::{CallerId, EngineName, Namespace},
+    naming::Keys,
     policy::Permit,
-    store::Store,
+    store::{Lease, Store},
     transport::Peer,
 };
 use calls::Calls;
 pub use calls::Running;
 use ends::Ends;
+use leases::Leases;
 use looks::Looks;
 use outcome::{Lines, Record};
 use quotas::Quotas;
@@ -44,6 +47,7 @@ pub struct Front {
     looks: Looks,
     calls: Calls,
     ends: Ends,
+    leases: Leases,
 }
 
 impl Front {
@@ -53,12 +57,13 @@ impl Front {
         identities: Arc<Identities>,
         engines: BTreeMap<EngineName, Handle>,
         work: Arc<Work>,
-        store: Store,
+        (store, keys): (Store, Keys),
         calls_per_caller: usize,
     ) -> Arc<Self> {
         let (lines, quotas, looks) = (Arc::default(), Arc::default(), Looks::default());
-        let (calls, ends) = (Calls::new(calls_per_caller), Ends::new(store));
-        Arc::new(Self { identities, engines, work, lines, quotas, looks, calls, ends })
+        let (calls, ends) = (Calls::new(calls_per_caller), Ends::new(store.clone()));
+        let leases = Leases::new(store, keys);
+        Arc::new(Self { identities, engines, work, lines, quotas, looks, calls, ends, leases })
     }
 
     /// Identifies the caller of a call to `path`, before anything but the call's head is read.
@@ -125,6 +130,10 @@ impl Front {
         let member = self.work.begin(call.engine_name(), namespace, kind)?.with_share(share);
         // Once more, since an end lets work begin again only after it is known here.
         self.ends.check(call.caller(), namespace.subject()).await?;
+        // A session makes nothing itself.
+        if kind != Kind::Session {
+            self.leases.renew(call.engine_name(), namespace).await?;
+        }
         call.record().works(kind);
         Ok(member)
     }
@@ -147,6 +156,19 @@ impl Front {
     /// can be tried again.
     pub async fn has_ended(&self, namespace: &Permit<Namespace>) -> Result<(), Fault> {
         self.ends.end(namespace).await
+    }
+
+    /// The namespaces that may own something in the engine of the caller, and in which it may act; all of them for the
+    /// node's operator.
+    pub async fn namespaces(&self, call: &Call) -> Result<Vec<Lease>, Fault> {
+        let mut leases = self.leases.list(call.engine_name()).await?;
+        let caller = call.caller();
+        let may_act = |namespace: &Namespace| {
+            // A name that an issuer has proven and the same name without a proof are two namespaces.
+            caller.namespace(Some(namespace.clone())).is_ok_and(|permit| permit.subject() == namespace)
+        };
+        leases.retain(|lease| caller.is_operator() || lease.namespace.as_ref().is_some_and(may_act));
+        Ok(leases)
     }
 
     /// Waits until the caller may look at the engine's images once more.

@@ -111,6 +111,26 @@ impl Work {
         End { builds, _place: place }
     }
 
+    /// Begins the end of a namespace in which nothing runs; `None` if something does.
+    pub fn end_idle(self: &Arc<Self>, engine: &EngineName, namespace: &Namespace) -> Option<End> {
+        let key = Key { engine: engine.clone(), namespace: namespace.clone() };
+        let mut namespaces = self.namespaces();
+        if namespaces.contains_key(&key) {
+            return None;
+        }
+        let group = self.group.child("namespace");
+        group.cancel(Cause::NamespaceDeleted);
+        namespaces.insert(key.clone(), Entry { group, members: 1, builds: 0 });
+        drop(namespaces);
+        Some(End { builds: 0, _place: Place { kind: None, key, work: Arc::clone(self) } })
+    }
+
+    /// The namespaces in which something runs.
+    pub fn namespaces_of(&self, engine: &EngineName) -> Vec<Namespace> {
+        let namespaces = self.namespaces();
+        namespaces.keys().filter(|key| key.engine == *engine).map(|key| key.namespace.clone()).collect()
+    }
+
     /// The group that owns all work.
     pub fn group(&self) -> &Group {
         &self.group
@@ -248,6 +268,20 @@ mod tests {
         assert_eq!(work.end(&engine(), &ours).await.builds(), 0, "nothing runs any more");
         drop(end);
         assert!(work.begin(&engine(), &ours, Kind::Build).is_ok(), "its name can be used again");
+    }
+
+    #[tokio::test]
+    async fn a_namespace_in_use_is_not_idle() {
+        let (work, permit) = (Work::new(Group::root()), permit("a"));
+        let session = work.begin(&engine(), &permit, Kind::Session).unwrap();
+        assert_eq!(work.namespaces_of(&engine()), [permit.subject().clone()]);
+        assert!(work.end_idle(&engine(), permit.subject()).is_none());
+        drop(session);
+        let end = work.end_idle(&engine(), permit.subject()).unwrap();
+        assert!(work.end_idle(&engine(), permit.subject()).is_none(), "it is ending already");
+        assert!(work.begin(&engine(), &permit, Kind::Build).is_err(), "what it had is being removed");
+        drop(end);
+        assert!(work.begin(&engine(), &permit, Kind::Build).is_ok());
     }
 
     #[tokio::test]

@@ -10,6 +10,7 @@ pub mod holds;
 mod index;
 pub mod inherited;
 mod layers;
+pub mod leases;
 pub mod owned;
 mod proof;
 pub mod push;

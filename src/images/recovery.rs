@@ -15,6 +15,7 @@ impl Images {
         let images = self.engine().image_store().list().await?;
         self.remove_lost_transfers(&images).await;
         self.remove_lost_holds(&images).await?;
+        self.find_namespaces(&images).await?;
         self.forget_long_names(&images).await
     }
 

@@ -76,11 +76,7 @@ impl Images {
             }
         }
         let (names, store) = (self.keys().names(namespace.subject()), self.store().of(namespace.caller()));
-        store.forget_pins(names.opaque()).await?;
-        if used.is_empty() {
-            store.forget_long_names(self.engine().name(), names.opaque()).await?;
-        }
-        self.release_holds(&store, names.opaque()).await?;
+        self.forget(&store, names.opaque(), used.is_empty()).await?;
         let count = used.len();
         if let Some(InUse { shown, error }) = used.pop() {
             let mut all: Vec<_> = used.into_iter().map(|used| used.shown).chain([shown]).collect();

@@ -1,4 +1,7 @@
-//! The janitor: removes exports that an engine finished after their build had ended, and tidies the store.
+//! The janitor: removes exports that an engine finished after their build had ended, ends namespaces that nobody uses
+//! any more, and tidies the store.
+
+mod leases;
 
 use std::time::Duration;
 
@@ -12,6 +15,7 @@ use crate::{
     store::{Forgotten, Store},
     tasks::Group,
 };
+pub use leases::end_unused;
 
 /// How often it looks for late exports. They are rare and cost only disk space.
 const INTERVAL: Duration = Duration::from_secs(30);

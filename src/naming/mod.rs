@@ -10,7 +10,7 @@ mod private;
 
 pub use image_name::ImageName;
 pub use keys::{KeyError, Keys};
-pub use private::{NamespaceNames, Owner, PrivateName, long_name};
+pub use private::{NamespaceNames, Owner, PrivateName, long_name, namespace};
 
 use crate::names::RESERVED_HOST;
 
@@ -77,6 +77,10 @@ mod tests {
             assert!(Reference::parse(text).is_ok(), "{name}");
             assert_eq!(keys.own(text), Some((name.clone(), expected)));
             assert_eq!(keys::tests::keys(2).own(text), None);
+            let owner =
+                (expected == Room::Namespace).then(|| keys.namespace(&Namespace::new("a", "1").unwrap()));
+            assert_eq!(namespace(keys.instance(), text), owner.as_deref());
+            assert_eq!(namespace(keys::tests::keys(2).instance(), text), None);
         }
         assert_eq!(keys.own("docker.io/library/app:1"), None);
         assert_eq!(room("docker.io/library/app:1"), None);

@@ -5,7 +5,7 @@
 //! `…/long/<hash>:1`, and the store knows the hash's meaning. `digest` and `long` cannot be hosts, which have
 //! a dot or a port, or are `localhost`.
 
-use super::{ImageName, Keys};
+use super::{ImageName, Keys, Room, room};
 use crate::names::{
     Namespace, NoRandomness, RESERVED_HOST, Reference, random_id,
     reference::{Digest, NAME_BYTES_MAX},
@@ -129,6 +129,14 @@ impl NamespaceNames {
             (Some(_), Some(_)) | (None, None) => None,
         }
     }
+}
+
+/// The opaque name of the namespace whose image has this private name of the instance; `None` for other names.
+pub fn namespace<'a>(instance: &str, name: &'a str) -> Option<&'a str> {
+    if room(name)? != (instance, Room::Namespace) {
+        return None;
+    }
+    name.strip_prefix(RESERVED_HOST)?.split('/').nth(2)
 }
 
 /// The opaque name of the namespace and the hash, if `name` is a hashed private name of the instance; `None`

@@ -1,13 +1,17 @@
-//! `NamespaceService`: the end of a namespace.
+//! `NamespaceService`: the namespaces that there are, and the end of one.
 
 use std::sync::Arc;
 
+use prost_types::Timestamp;
 use tonic::{Request, Response, Status};
 
-use super::{accept, answer, named};
+use super::{accept, answer, look, named};
 use crate::{
     front::{Front, Look},
-    wire::v1::{DeleteNamespaceRequest, DeleteNamespaceResponse, namespace_service_server::NamespaceService},
+    wire::v1::{
+        DeleteNamespaceRequest, DeleteNamespaceResponse, ListNamespacesRequest, ListNamespacesResponse,
+        NamespaceInfo, namespace_service_server::NamespaceService,
+    },
 };
 
 /// `NamespaceService`.
@@ -24,6 +28,30 @@ impl Namespaces {
 
 #[tonic::async_trait]
 impl NamespaceService for Namespaces {
+    async fn list_namespaces(
+        &self,
+        request: Request<ListNamespacesRequest>,
+    ) -> Result<Response<ListNamespacesResponse>, Status> {
+        let call = accept(&self.front, &request, "NamespaceService/ListNamespaces")?;
+        look(&self.front, &call, async {
+            let images = call.images().await?;
+            let leases = self.front.namespaces(&call).await?;
+            let mut owned = images.possessions().await?;
+            let info = leases.into_iter().map(|lease| {
+                let owned = owned.remove(&lease.opaque).unwrap_or_default();
+                NamespaceInfo {
+                    namespace: lease.namespace.as_ref().map(Into::into),
+                    created: Some(Timestamp { seconds: lease.begun, nanos: 0 }),
+                    last_used: Some(Timestamp { seconds: lease.used, nanos: 0 }),
+                    images: u32::try_from(owned.images()).unwrap_or(u32::MAX),
+                    size: owned.size(),
+                }
+            });
+            Ok(ListNamespacesResponse { namespaces: info.collect() })
+        })
+        .await
+    }
+
     async fn delete_namespace(
         &self,
         request: Request<DeleteNamespaceRequest>,

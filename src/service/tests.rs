@@ -22,6 +22,7 @@ use crate::{
     front::Work,
     identity::Identities,
     names::SocketPath,
+    naming::Keys,
     store::Store,
     tasks::Group,
     transport::{self, Http2, Limits, unix::Listener},
@@ -49,7 +50,8 @@ impl Door {
         let served = Arc::clone(&identities);
         let who: transport::Who = Arc::new(move |peer| served.standing(peer));
         let store = Store::open(&directory).unwrap();
-        let front = Front::new(identities, BTreeMap::new(), work, store, limits.calls_per_caller);
+        let kept = (store, Keys::load(&directory).unwrap());
+        let front = Front::new(identities, BTreeMap::new(), work, kept, limits.calls_per_caller);
         let (services, health) = services(front, &EngineName::default(), &process).await.unwrap();
         let connections = process.child("connections");
         let protocol = Http2::new(services, limits);

@@ -17,7 +17,7 @@ use rustix::{
 pub(super) const NAME: &str = "wharf.sqlite";
 pub(super) const LOCK_NAME: &str = "lock";
 
-const SCHEMA_VERSION: u32 = 11;
+const SCHEMA_VERSION: u32 = 12;
 
 /// One entry for each version; a released entry never changes.
 pub(super) const SCHEMA: [&str; SCHEMA_VERSION as usize] = [
@@ -146,6 +146,17 @@ pub(super) const SCHEMA: [&str; SCHEMA_VERSION as usize] = [
     -- When namespaces whose job an issuer has proven have ended (seconds since 1970).
     CREATE TABLE ends (namespace TEXT PRIMARY KEY, used INTEGER NOT NULL) WITHOUT ROWID;
     CREATE INDEX ends_used ON ends (used);
+",
+    "
+    -- The namespaces that may own something in an engine, by their opaque names: who has used each last, its parts
+    -- (empty if it was found by its images alone), when it was used first and last (seconds since 1970).
+    CREATE TABLE namespaces (
+        engine TEXT NOT NULL, opaque TEXT NOT NULL, caller TEXT NOT NULL,
+        issuer TEXT NOT NULL, job TEXT NOT NULL, run TEXT NOT NULL,
+        begun INTEGER NOT NULL, used INTEGER NOT NULL,
+        PRIMARY KEY (engine, opaque)) WITHOUT ROWID;
+    CREATE INDEX namespaces_of ON namespaces (engine, caller);
+    CREATE INDEX namespaces_used ON namespaces (engine, used);
 ",
 ];
 

@@ -1,5 +1,5 @@
 //! wharfd's memory, one SQLite file: facts about layers, pins, the names that wharfd uses in engines, the
-//! builds that may have crashed one, and the ends of namespaces.
+//! builds that may have crashed one, the namespaces that own something, and the ends of namespaces.
 //! Losing the file costs time, and the tokens of ended namespaces are good again until they expire. It contains no
 //! secrets.
 
@@ -9,6 +9,7 @@ mod file;
 mod holds;
 mod layers;
 mod long_names;
+mod namespaces;
 mod pins;
 mod suspects;
 mod unused;
@@ -25,6 +26,7 @@ use tokio::sync::{mpsc, oneshot};
 pub use exports::Export;
 pub use file::StoreError;
 pub use layers::{LayerClaim, LayerFact, Packing};
+pub use namespaces::Lease;
 pub use pins::{Pin, PinSource};
 pub use suspects::{Blame, Suspect};
 pub use unused::Forgotten;

@@ -1,6 +1,7 @@
 //! The API's generated types, and conversions that its door and its client share.
 
 pub mod error;
+mod namespace;
 pub mod progress;
 
 /// `wharf.v1`, documented in `proto/wharf/v1`.

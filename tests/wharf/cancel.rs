@@ -33,7 +33,7 @@ cases![
 const GONE: Duration = Duration::from_secs(2);
 
 /// A build whose step runs until it is stopped.
-struct Endless {
+pub(crate) struct Endless {
     context: std::path::PathBuf,
     /// The argument of its `sleep`, unique on the machine.
     seconds: String,
@@ -41,7 +41,7 @@ struct Endless {
 }
 
 impl Endless {
-    async fn new(test: &Test) -> Self {
+    pub(crate) async fn new(test: &Test) -> Self {
         let registry = test.registry().await;
         let base = test.base(&registry).await;
         // About 30 years, with a unique number.
@@ -51,16 +51,16 @@ impl Endless {
         Self { context, seconds, base }
     }
 
-    fn start(&self, job: &Wharf) -> Background {
+    pub(crate) fn start(&self, job: &Wharf) -> Background {
         job.start(["build", "--progress=plain", "-t", "app:1", self.context.to_str().unwrap()])
     }
 
-    async fn runs(&self, build: &Background) {
+    pub(crate) async fn runs(&self, build: &Background) {
         let runs = async || (!Engine::processes_with(&self.seconds).is_empty()).then_some(());
         build.while_running("the step to run", runs).await;
     }
 
-    async fn gone(&self) {
+    pub(crate) async fn gone(&self) {
         wait_for_at_most(GONE, "the step's end", async || {
             Engine::processes_with(&self.seconds).is_empty().then_some(())
         })

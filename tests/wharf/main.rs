@@ -29,6 +29,7 @@ mod harness;
 mod hostile;
 mod identity;
 mod indexes;
+mod leases;
 mod logs;
 mod memory;
 mod messages;
@@ -63,6 +64,7 @@ fn cases() -> Vec<Case> {
         engines::CASES,
         suspects::CASES,
         store::CASES,
+        leases::CASES,
         export::CASES,
         empty::CASES,
         memory::CASES,

@@ -17,8 +17,6 @@ use crate::{
 
 const NONE: &str = "<none>";
 const COLUMNS: [&str; 5] = ["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"];
-/// Docker puts three spaces between the widest cell of a column and the next column.
-const GAP: usize = 3;
 
 struct Row {
     repository: String,
@@ -50,7 +48,7 @@ pub(super) async fn run(mut call: Call, args: ImagesArgs) -> Result<(), Stop> {
             for row in rows {
                 let row = json!({
                     "CreatedAt": units::rfc3339(row.created),
-                    "CreatedSince": since(row.created, now),
+                    "CreatedSince": units::since(row.created, now),
                     "ID": row.id,
                     "Repository": row.repository,
                     "Size": units::human_size(row.size),
@@ -87,37 +85,13 @@ fn rows(image: &Image, no_trunc: bool) -> Vec<Row> {
 }
 
 fn table(rows: &[Row], now: Duration) -> String {
-    let cells = rows.iter().map(|row| {
-        let created = since(row.created, now);
-        [row.repository.clone(), row.tag.clone(), row.id.clone(), created, units::human_size(row.size)]
-    });
-    let lines: Vec<[String; 5]> = std::iter::once(COLUMNS.map(str::to_owned)).chain(cells).collect();
-    let mut widths = [0; 5];
-    for line in &lines {
-        for (width, cell) in widths.iter_mut().zip(line) {
-            *width = cell.chars().count().max(*width);
-        }
-    }
-    let mut text = String::new();
-    for line in &lines {
-        let mut written = String::new();
-        for (width, cell) in widths.iter().zip(line) {
-            let width = width + GAP;
-            written.push_str(&format!("{cell:<width$}"));
-        }
-        text.push_str(written.trim_end());
-        text.push('\n');
-    }
-    text
-}
-
-fn since(created: i64, now: Duration) -> String {
-    match u64::try_from(created) {
-        Ok(created) if created > 0 => {
-            format!("{} ago", units::human_age(now.saturating_sub(Duration::from_secs(created))))
-        }
-        Ok(_) | Err(_) => "N/A".to_owned(),
-    }
+    print::table(
+        COLUMNS,
+        rows.iter().map(|row| {
+            let created = units::since(row.created, now);
+            [row.repository.clone(), row.tag.clone(), row.id.clone(), created, units::human_size(row.size)]
+        }),
+    )
 }
 
 /// Docker's short form of an id: 12 digits.

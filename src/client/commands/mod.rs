@@ -74,7 +74,8 @@ pub(super) async fn run(cli: Cli) -> Result<(), Stop> {
         Command::Inspect(args) => inspect::run(call, args).await,
         Command::Rmi(args) => rmi::run(call, args).await,
         Command::Namespace(args) => match args.command {
-            NamespaceCommand::Rm(args) => namespace::run(call, args).await,
+            NamespaceCommand::Ls(args) => namespace::ls(call, args).await,
+            NamespaceCommand::Rm(args) => namespace::rm(call, args).await,
         },
         Command::Version(args) => version::run(call, args).await,
         Command::Info(args) => info::run(call, args).await,

@@ -1,18 +1,81 @@
-//! `wharf namespace rm`.
+//! `wharf namespace`.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::json;
 
 use super::{Call, rmi::familiar};
 use crate::{
     client::{
-        args::NamespaceRmArgs,
+        args::{NamespaceLsArgs, NamespaceRmArgs, TableFormat},
+        connect::MESSAGE_BYTES_MAX,
         exit::{Failure, Stop},
         namespace::Named,
-        print,
+        print, units,
     },
-    names::Namespace,
-    wire::v1::{DeleteNamespaceRequest, namespace_service_client::NamespaceServiceClient},
+    names::{Namespace, printable, printable_json},
+    wire::v1::{
+        self, DeleteNamespaceRequest, ListNamespacesRequest, NamespaceInfo,
+        namespace_service_client::NamespaceServiceClient,
+    },
 };
 
-pub(super) async fn run(mut call: Call, args: NamespaceRmArgs) -> Result<(), Stop> {
+const COLUMNS: [&str; 6] = ["NAMESPACE", "ISSUER", "CREATED", "LAST USED", "IMAGES", "SIZE"];
+/// A namespace whose name wharfd has lost, and one without an issuer.
+const NONE: &str = "<none>";
+
+pub(super) async fn ls(mut call: Call, args: NamespaceLsArgs) -> Result<(), Stop> {
+    let client = NamespaceServiceClient::new(call.connect().await?);
+    let mut client = client.max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let listing =
+        async { Ok(client.list_namespaces(ListNamespacesRequest {}).await?.into_inner().namespaces) };
+    let listed = call.signals.guard(listing).await?;
+    if args.quiet {
+        let named = listed.iter().filter_map(|info| info.namespace.as_ref());
+        return named.into_iter().try_for_each(|namespace| print::line(name(namespace)));
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let seconds = |time: &Option<prost_types::Timestamp>| time.as_ref().map_or(0, |time| time.seconds);
+    match args.format {
+        TableFormat::Table => print::text(&print::table(
+            COLUMNS,
+            listed.iter().map(|info| {
+                let namespace = info.namespace.as_ref();
+                [
+                    namespace.map_or_else(|| NONE.to_owned(), name),
+                    issuer(info).map_or_else(|| NONE.to_owned(), printable),
+                    units::since(seconds(&info.created), now),
+                    units::since(seconds(&info.last_used), now),
+                    info.images.to_string(),
+                    units::human_size(info.size),
+                ]
+            }),
+        )),
+        TableFormat::Json => listed.iter().try_for_each(|info| {
+            let namespace = info.namespace.as_ref();
+            let row = json!({
+                "Job": namespace.map(|namespace| &namespace.job),
+                "Run": namespace.map(|namespace| &namespace.run),
+                "Issuer": issuer(info),
+                "CreatedAt": units::rfc3339(seconds(&info.created)),
+                "LastUsedAt": units::rfc3339(seconds(&info.last_used)),
+                "Images": info.images,
+                "Size": units::human_size(info.size),
+            });
+            print::line(printable_json(&row.to_string()))
+        }),
+    }
+}
+
+fn name(namespace: &v1::Namespace) -> String {
+    printable(&format!("{}#{}", namespace.job, namespace.run))
+}
+
+fn issuer(info: &NamespaceInfo) -> Option<&str> {
+    info.namespace.as_ref().map(|namespace| namespace.issuer.as_str()).filter(|issuer| !issuer.is_empty())
+}
+
+pub(super) async fn rm(mut call: Call, args: NamespaceRmArgs) -> Result<(), Stop> {
     let namespace = match args.name {
         // clap does not detect this conflict, since the flag stands before the command.
         Some(_) if call.global.namespace.is_some() => {

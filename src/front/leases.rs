@@ -1,0 +1,46 @@
+//! Notes which namespaces are used, so that those that nobody uses any more can end.
+
+use crate::{
+    fault::{Fault, Reason},
+    names::{EngineName, Namespace},
+    naming::Keys,
+    policy::Permit,
+    store::{Lease, Store},
+};
+
+/// How many namespaces a caller may have in an engine at once: a node starts fewer builds in a day.
+const NAMESPACES_MAX: u32 = 10_000;
+
+/// The namespaces that may own something.
+#[derive(Debug)]
+pub(super) struct Leases {
+    store: Store,
+    keys: Keys,
+}
+
+impl Leases {
+    pub(super) fn new(store: Store, keys: Keys) -> Self {
+        Self { store, keys }
+    }
+
+    /// Notes that a namespace is used, before it owns anything.
+    pub(super) async fn renew(
+        &self,
+        engine: &EngineName,
+        namespace: &Permit<Namespace>,
+    ) -> Result<(), Fault> {
+        let (caller, store) = (namespace.caller(), self.store.of(namespace.caller()));
+        let (namespace, opaque) = (namespace.subject(), self.keys.namespace(namespace.subject()));
+        if store.use_namespace(engine.as_str(), &opaque, namespace, caller, NAMESPACES_MAX).await? {
+            return Ok(());
+        }
+        let text = format!("{caller} has {NAMESPACES_MAX} namespaces on this node, which is the limit");
+        let hint = "end some with `wharf namespace rm`; those that nobody uses end by themselves";
+        Err(Fault::new(Reason::LimitReached, text).hint(hint))
+    }
+
+    /// The namespaces that may own something in an engine.
+    pub(super) async fn list(&self, engine: &EngineName) -> Result<Vec<Lease>, Fault> {
+        self.store.own().namespaces(engine.as_str()).await
+    }
+}

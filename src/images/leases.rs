@@ -1,0 +1,91 @@
+//! Namespaces that nobody uses any more, and what each owns in the engine.
+
+use std::collections::{HashMap, HashSet};
+
+use super::Images;
+use crate::{
+    engine::{docker::listing::Listed, image_store::Removal},
+    fault::Fault,
+    naming::{self, ImageName},
+    store::Access,
+};
+
+/// The images of one namespace.
+#[derive(Debug, Default)]
+pub struct Possessions {
+    /// Their names in the engine.
+    names: Vec<ImageName>,
+    images: HashSet<String>,
+    size: i64,
+}
+
+impl Possessions {
+    /// The number of images.
+    pub fn images(&self) -> usize {
+        self.images.len()
+    }
+
+    /// The sum of the images' sizes in bytes. Layers that images share count for each of them.
+    pub fn size(&self) -> i64 {
+        self.size
+    }
+}
+
+impl Images {
+    /// The images of every namespace, by its opaque name.
+    pub async fn possessions(&self) -> Result<HashMap<String, Possessions>, Fault> {
+        Ok(self.possessions_among(&self.engine().image_store().list().await?))
+    }
+
+    fn possessions_among(&self, listed: &[Listed]) -> HashMap<String, Possessions> {
+        let mut all = HashMap::<_, Possessions>::new();
+        for image in listed {
+            for name in &image.repo_tags {
+                let Some(opaque) = naming::namespace(self.keys().instance(), name) else { continue };
+                let Some((own, _)) = self.keys().own(name) else { continue };
+                let of = all.entry(opaque.to_owned()).or_default();
+                of.names.push(own);
+                if of.images.insert(image.id.clone()) {
+                    of.size = of.size.saturating_add(image.size);
+                }
+            }
+        }
+        all
+    }
+
+    /// Tells the store of namespaces that it does not know, because it was lost or is older than they are. Called
+    /// before the engine is used.
+    pub(super) async fn find_namespaces(&self, listed: &[Listed]) -> Result<(), Fault> {
+        let opaque = self.possessions_among(listed).into_keys().collect();
+        let found = self.store().own().find_namespaces(self.engine().name(), opaque).await?;
+        if found > 0 {
+            tracing::info!(engine = self.engine().name(), found, "namespaces from before are found");
+        }
+        Ok(())
+    }
+
+    /// Removes everything that a namespace owns, of which nothing may be in use: these are its images. Returns whether
+    /// everything is gone; an image that a container uses stays.
+    pub async fn remove_namespace(&self, opaque: &str, owned: &Possessions) -> Result<bool, Fault> {
+        let mut is_gone = true;
+        for name in &owned.names {
+            let _lock = self.inner.moves.lock(opaque).await;
+            is_gone &= !matches!(self.engine().image_store().try_remove(name).await?, Removal::InUse(_));
+        }
+        self.forget(&self.store().own(), opaque, is_gone).await?;
+        Ok(is_gone)
+    }
+
+    /// Forgets all that `store` knows of a namespace, and removes the images that are held only for it. If its own
+    /// images are not all gone, it is still known.
+    pub(super) async fn forget(&self, store: &Access, opaque: &str, is_gone: bool) -> Result<(), Fault> {
+        let engine = self.engine().name();
+        store.forget_pins(opaque).await?;
+        self.release_holds(store, opaque).await?;
+        if is_gone {
+            store.forget_long_names(engine, opaque).await?;
+            store.forget_namespace(engine, opaque).await?;
+        }
+        Ok(())
+    }
+}

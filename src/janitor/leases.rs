@@ -1,0 +1,102 @@
+//! Ends namespaces that nobody has used for some time: a pipeline that is killed cannot end its own.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::{
+    engines::{Handle, State},
+    fault::{Fault, causes},
+    front::Work,
+    images::{Images, leases::Possessions},
+    names::printable,
+    tasks::Group,
+};
+
+/// How often it looks at the store, which is cheap: the bounds of a quarter of the time that a namespace lives.
+const INTERVAL_MIN: Duration = Duration::from_secs(1);
+const INTERVAL_MAX: Duration = Duration::from_secs(10);
+
+/// Ends the namespaces in `engine` that nobody has used for `ttl`, until `tasks` are cancelled.
+pub fn end_unused(engine: Handle, work: Arc<Work>, ttl: Duration, tasks: &Group) {
+    let cancelled = tasks.clone();
+    drop(tasks.spawn("leases", async move {
+        let looking = async {
+            let mut ticks = interval((ttl / 4).clamp(INTERVAL_MIN, INTERVAL_MAX));
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                ticks.tick().await;
+                // The namespaces of an engine that is down end when it is usable again.
+                let state = engine.states().borrow().clone();
+                let State::Up(images) = state else { continue };
+                if let Err(fault) = (Look { handle: &engine, images, work: &work, ttl }).look().await {
+                    tracing::warn!(engine = %engine.name(), cause = causes(&fault), "cannot look for unused namespaces");
+                }
+            }
+        };
+        let _ = cancelled.unless_cancelled(looking).await;
+    }));
+}
+
+/// A look at one engine.
+struct Look<'a> {
+    handle: &'a Handle,
+    images: Images,
+    work: &'a Arc<Work>,
+    ttl: Duration,
+}
+
+impl Look<'_> {
+    async fn look(&self) -> Result<(), Fault> {
+        let (engine, store) = (self.handle.name(), self.images.store().own());
+        // A namespace is used for as long as something runs there.
+        let running = self.work.namespaces_of(engine);
+        let running: Vec<_> = running.iter().map(|used| self.images.keys().namespace(used)).collect();
+        if !running.is_empty() {
+            store.touch_namespaces(engine.as_str(), running).await?;
+        }
+        let unused = store.unused_namespaces(engine.as_str(), self.seconds()).await?;
+        if unused.is_empty() {
+            return Ok(());
+        }
+        let mut owned = self.images.possessions().await?;
+        for opaque in unused {
+            self.end(&opaque, owned.remove(&opaque).unwrap_or_default()).await?;
+        }
+        Ok(())
+    }
+
+    /// Ends a namespace, unless it has been used since.
+    async fn end(&self, opaque: &str, owned: Possessions) -> Result<(), Fault> {
+        let (engine, store) = (self.handle.name(), self.images.store().own());
+        let unused = || store.unused_namespace(engine.as_str(), opaque, self.seconds());
+        let Some(lease) = unused().await? else { return Ok(()) };
+        let _end = match &lease.namespace {
+            None => None,
+            Some(namespace) => match self.work.end_idle(engine, namespace) {
+                None => return Ok(()),
+                end => end,
+            },
+        };
+        // Once more, now that nothing can begin there.
+        if unused().await?.is_none() {
+            return Ok(());
+        }
+        let name = lease.namespace.map(|name| printable(&name.to_string()));
+        if self.images.remove_namespace(opaque, &owned).await? {
+            tracing::info!(%engine, namespace = name, images = owned.images(), "a namespace that nobody uses has ended");
+        } else {
+            tracing::warn!(
+                %engine,
+                namespace = name,
+                "a namespace that nobody uses has an image that a container uses: it ends later"
+            );
+            store.touch_namespaces(engine.as_str(), vec![opaque.to_owned()]).await?;
+        }
+        Ok(())
+    }
+
+    fn seconds(&self) -> i64 {
+        i64::try_from(self.ttl.as_secs()).unwrap_or(i64::MAX)
+    }
+}

@@ -1,0 +1,246 @@
+//! The namespaces that may own something in an engine, and when each was last used.
+
+use rusqlite::{OptionalExtension as _, Row, params};
+
+use super::{Access, unused::now};
+use crate::{
+    fault::Fault,
+    names::{CallerId, Namespace},
+};
+
+/// The precision of a namespace's last use, in seconds: most calls need not wait for the disk.
+const EXACT_SECONDS: i64 = 60;
+
+/// A namespace that may own something in an engine. Times are in seconds since 1970.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// Its opaque name.
+    pub opaque: String,
+    /// The namespace; `None` if wharfd has only found images with its opaque name.
+    pub namespace: Option<Namespace>,
+    /// When it was used first, or found.
+    pub begun: i64,
+    /// When it was used last.
+    pub used: i64,
+}
+
+impl Access {
+    /// Notes that `caller` uses `namespace`, whose opaque name this is. `false` if it is new and the caller has `max`
+    /// others in the engine.
+    pub async fn use_namespace(
+        &self,
+        engine: &str,
+        opaque: &str,
+        namespace: &Namespace,
+        caller: &CallerId,
+        max: u32,
+    ) -> Result<bool, Fault> {
+        let [engine, opaque, caller] = [engine, opaque, &caller.key()].map(str::to_owned);
+        let namespace = namespace.clone();
+        self.call(move |connection| {
+            let transaction = connection.transaction()?;
+            let known: Option<(String, i64)> = transaction
+                .prepare_cached("SELECT caller, used FROM namespaces WHERE engine = ? AND opaque = ?")?
+                .query_row([&engine, &opaque], |row| Ok((row.get(0)?, row.get(1)?)))
+                .optional()?;
+            let (now, is_new) = (now(), known.is_none());
+            if let Some((of, used)) = known
+                && of == caller
+                && used > now - EXACT_SECONDS
+            {
+                return Ok(true);
+            }
+            let count: u32 = transaction
+                .prepare_cached("SELECT count(*) FROM namespaces WHERE engine = ? AND caller = ?")?
+                .query_row([&engine, &caller], |row| row.get(0))?;
+            if is_new && count >= max {
+                return Ok(false);
+            }
+            let issuer = namespace.job().issuer().map(ToString::to_string).unwrap_or_default();
+            let (job, run) = (namespace.job().name(), namespace.run());
+            transaction.execute(
+                "INSERT INTO namespaces VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7)
+                 ON CONFLICT DO UPDATE SET caller = ?3, issuer = ?4, job = ?5, run = ?6, used = ?7",
+                params![engine, opaque, caller, issuer, job, run, now],
+            )?;
+            transaction.commit()?;
+            Ok(true)
+        })
+        .await
+    }
+
+    /// Notes that these namespaces are used now.
+    pub async fn touch_namespaces(&self, engine: &str, opaque: Vec<String>) -> Result<(), Fault> {
+        let engine = engine.to_owned();
+        self.call(move |connection| {
+            let transaction = connection.transaction()?;
+            for opaque in opaque {
+                transaction
+                    .prepare_cached("UPDATE namespaces SET used = ? WHERE engine = ? AND opaque = ?")?
+                    .execute(params![now(), engine, opaque])?;
+            }
+            transaction.commit()
+        })
+        .await
+    }
+
+    /// Adds the namespaces of images that were found in the engine, and of what the store knows of it, unless they are
+    /// known. They count as used now. Returns how many were added.
+    pub async fn find_namespaces(&self, engine: &str, opaque: Vec<String>) -> Result<usize, Fault> {
+        let engine = engine.to_owned();
+        self.call(move |connection| {
+            let (transaction, now) = (connection.transaction()?, now());
+            let mut added = transaction.execute(
+                "INSERT OR IGNORE INTO namespaces
+                 SELECT engine, namespace, '', '', '', '', ?2, ?2 FROM holds WHERE engine = ?1
+                 UNION SELECT engine, namespace, '', '', '', '', ?2, ?2 FROM long_names WHERE engine = ?1",
+                params![engine, now],
+            )?;
+            for opaque in opaque {
+                added += transaction
+                    .prepare_cached(
+                        "INSERT OR IGNORE INTO namespaces VALUES (?1, ?2, '', '', '', '', ?3, ?3)",
+                    )?
+                    .execute(params![engine, opaque, now])?;
+            }
+            transaction.commit()?;
+            Ok(added)
+        })
+        .await
+    }
+
+    /// The namespaces that may own something in the engine, the one that was used last first.
+    pub async fn namespaces(&self, engine: &str) -> Result<Vec<Lease>, Fault> {
+        let engine = engine.to_owned();
+        self.call(move |connection| {
+            connection
+                .prepare_cached(
+                    "SELECT opaque, issuer, job, run, begun, used FROM namespaces
+                     WHERE engine = ? ORDER BY used DESC, opaque",
+                )?
+                .query_map([engine], lease)?
+                .collect()
+        })
+        .await
+    }
+
+    /// The namespace, if nobody has used it for `seconds`.
+    pub async fn unused_namespace(
+        &self,
+        engine: &str,
+        opaque: &str,
+        seconds: i64,
+    ) -> Result<Option<Lease>, Fault> {
+        let [engine, opaque] = [engine, opaque].map(str::to_owned);
+        self.call(move |connection| {
+            connection
+                .prepare_cached(
+                    "SELECT opaque, issuer, job, run, begun, used FROM namespaces
+                     WHERE engine = ? AND opaque = ? AND used <= ?",
+                )?
+                .query_row(params![engine, opaque, now() - seconds], lease)
+                .optional()
+        })
+        .await
+    }
+
+    /// The opaque names of namespaces that nobody has used for `seconds`.
+    pub async fn unused_namespaces(&self, engine: &str, seconds: i64) -> Result<Vec<String>, Fault> {
+        let engine = engine.to_owned();
+        self.call(move |connection| {
+            connection
+                .prepare_cached("SELECT opaque FROM namespaces WHERE engine = ? AND used <= ? ORDER BY used")?
+                .query_map(params![engine, now() - seconds], |row| row.get(0))?
+                .collect()
+        })
+        .await
+    }
+
+    /// Forgets a namespace that owns nothing any more.
+    pub async fn forget_namespace(&self, engine: &str, opaque: &str) -> Result<(), Fault> {
+        let key = [engine, opaque].map(str::to_owned);
+        self.call(move |connection| {
+            connection.execute("DELETE FROM namespaces WHERE engine = ? AND opaque = ?", key).map(drop)
+        })
+        .await
+    }
+}
+
+fn lease(row: &Row<'_>) -> rusqlite::Result<Lease> {
+    let [issuer, job, run] = [row.get::<_, String>(1)?, row.get(2)?, row.get(3)?];
+    let namespace = Namespace::new(job, run).ok().and_then(|namespace| {
+        if issuer.is_empty() { Some(namespace) } else { Some(namespace.issued_by(issuer.try_into().ok()?)) }
+    });
+    Ok(Lease { opaque: row.get(0)?, namespace, begun: row.get(4)?, used: row.get(5)? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Store;
+
+    fn of_issuer(job: &str) -> Namespace {
+        Namespace::new(job, "1").unwrap().issued_by("ci".to_owned().try_into().unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_namespace_is_unused_until_it_is_used_again() {
+        let path = crate::store::tests::directory("namespaces");
+        let (store, caller) = (Store::open(&path).unwrap().own(), CallerId::Uid(1));
+        let (claimed, issued) = (Namespace::new("a", "1").unwrap(), of_issuer("a"));
+        for (opaque, namespace) in [("c", &claimed), ("i", &issued)] {
+            assert!(store.use_namespace("main", opaque, namespace, &caller, 2).await.unwrap());
+            assert!(store.use_namespace("main", opaque, namespace, &caller, 2).await.unwrap());
+        }
+        store.hold("main", "hold", "h").await.unwrap();
+        assert_eq!(store.find_namespaces("main", vec!["c".to_owned(), "x".to_owned()]).await.unwrap(), 2);
+        let age = |seconds: i64| {
+            let update = format!("UPDATE namespaces SET used = used - {seconds}, begun = begun - {seconds}");
+            store.call(move |connection| connection.execute(&update, []))
+        };
+        age(100).await.unwrap();
+        let unused = store.unused_namespaces("main", 100).await.unwrap();
+        assert_eq!(unused.len(), 4, "{unused:?}");
+        assert!(store.unused_namespaces("main", 1000).await.unwrap().is_empty());
+        assert!(store.unused_namespaces("other", 0).await.unwrap().is_empty());
+        assert!(store.use_namespace("main", "c", &claimed, &caller, 2).await.unwrap());
+        assert_eq!(store.unused_namespace("main", "c", 100).await.unwrap(), None);
+        let found = store.unused_namespace("main", "x", 100).await.unwrap().unwrap();
+        assert_eq!(found.namespace, None);
+        let lease = store.unused_namespace("main", "i", 100).await.unwrap().unwrap();
+        assert_eq!(lease.namespace, Some(issued));
+        store.touch_namespaces("main", vec!["i".to_owned(), "nobody's".to_owned()]).await.unwrap();
+        assert_eq!(store.unused_namespaces("main", 100).await.unwrap(), ["h", "x"]);
+        let used = store.namespaces("main").await.unwrap();
+        let of: Vec<_> = used.iter().map(|lease| (&*lease.opaque, lease.used - lease.begun >= 100)).collect();
+        assert_eq!(of, [("c", true), ("i", true), ("h", false), ("x", false)]);
+        for opaque in ["c", "i", "h", "x"] {
+            store.forget_namespace("main", opaque).await.unwrap();
+        }
+        assert!(store.namespaces("main").await.unwrap().is_empty());
+        std::fs::remove_dir_all(path).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_caller_has_so_many_namespaces() {
+        let path = crate::store::tests::directory("many-namespaces");
+        let store = Store::open(&path).unwrap().own();
+        let (one, other) = (CallerId::Uid(1), CallerId::Uid(2));
+        let begin = |opaque: &'static str, caller: &CallerId| {
+            let (store, caller) = (store.clone(), caller.clone());
+            async move {
+                let namespace = Namespace::new(opaque, "1").unwrap();
+                store.use_namespace("main", opaque, &namespace, &caller, 2).await.unwrap()
+            }
+        };
+        assert!(begin("a", &one).await && begin("b", &one).await);
+        assert!(!begin("c", &one).await);
+        assert!(begin("c", &other).await, "another caller has namespaces of its own");
+        assert!(begin("a", &one).await, "and those that are there can be used");
+        store.forget_namespace("main", "b").await.unwrap();
+        assert!(begin("d", &one).await);
+        // Callers that may act in the same namespaces: it counts for the one that has used it last.
+        assert!(begin("a", &other).await && begin("e", &one).await);
+        std::fs::remove_dir_all(path).unwrap();
+    }
+}
