@@ -8,9 +8,9 @@ use tonic::{Code, Status, transport::Channel};
 use tonic_types::StatusExt as _;
 use wharf::wire::v1::{
     self, AttachRequest, BuildRequest, BuildSpec, DeleteNamespaceRequest, FILE_DESCRIPTOR_SET,
-    GetInfoRequest, InspectImageRequest, ListImagesRequest, PullImageRequest, PushImageRequest,
-    RemoveImageRequest, SessionOpen, SessionRequest, TagImageRequest, attach_request, build_request,
-    build_service_client::BuildServiceClient, image_service_client::ImageServiceClient,
+    GetInfoRequest, InspectImageRequest, ListImagesRequest, ListNamespacesRequest, PullImageRequest,
+    PushImageRequest, RemoveImageRequest, SessionOpen, SessionRequest, TagImageRequest, attach_request,
+    build_request, build_service_client::BuildServiceClient, image_service_client::ImageServiceClient,
     namespace_service_client::NamespaceServiceClient, node_service_client::NodeServiceClient,
     session_request,
 };
@@ -85,6 +85,16 @@ async fn refusal(method: &str, channel: &Channel, id: &str) -> Option<Status> {
             let mut namespaces = NamespaceServiceClient::new(channel.clone());
             namespaces.delete_namespace(DeleteNamespaceRequest { namespace }).await.err()
         }
+        "NamespaceService/ListNamespaces" => {
+            let mut namespaces = NamespaceServiceClient::new(channel.clone());
+            let listed = namespaces.list_namespaces(ListNamespacesRequest {}).await;
+            let listed = listed.map(|listed| listed.into_inner().namespaces);
+            // It names no namespace: others' are left out.
+            if let Ok(listed) = &listed {
+                assert!(listed.is_empty(), "{listed:?}");
+            }
+            listed.err()
+        }
         "NodeService/GetInfo" => {
             NodeServiceClient::new(channel.clone()).get_info(GetInfoRequest {}).await.err()
         }
@@ -132,8 +142,8 @@ async fn every_call_is_judged(test: Arc<Test>) {
         match method.as_str() {
             // This call names no namespace: another caller's stream is treated as missing.
             "BuildService/Attach" => assert_refused(method, refused, Code::NotFound, "SESSION_NOT_FOUND"),
-            // Everyone who is served may make this call.
-            "NodeService/GetInfo" => assert!(refused.is_none()),
+            // Everyone who is served may make these calls.
+            "NodeService/GetInfo" | "NamespaceService/ListNamespaces" => assert!(refused.is_none()),
             _ => assert_refused(method, refused, Code::PermissionDenied, "NAMESPACE_DENIED"),
         }
     }
@@ -175,6 +185,11 @@ async fn root_serves_every_job_only_if_configured(test: Arc<Test>) {
     let node = Wharf::new(&test, &shipped, VICTIM);
     let (root, victim) = (node.in_container(), node.as_uid(1000));
     let id = victim.build_id(&context, &["-t", "app:1"]).await;
+    assert_eq!(
+        root.run(["namespace", "ls", "-q"]).await.ok().stdout,
+        "",
+        "a container's root is nobody's operator"
+    );
     for refused in [
         root.run(["images"]).await,
         root.run(["rmi", "app:1"]).await,
@@ -192,6 +207,7 @@ async fn root_serves_every_job_only_if_configured(test: Arc<Test>) {
     assert_eq!(own.images().await, [("app:1".to_owned(), owned)]);
     own.as_uid(1000).run(["images"]).await.ended(3).says(&["user/root#local"]);
     // Root outside any container can use the engine's socket anyway.
+    assert!(node.run(["namespace", "ls", "-q"]).await.ok().stdout.contains(VICTIM));
     assert_eq!(node.images().await, [("app:1".to_owned(), id)]);
 
     // An entry replaces both defaults.
@@ -202,8 +218,8 @@ async fn root_serves_every_job_only_if_configured(test: Arc<Test>) {
         let refused = refusal(method, &channel, &id).await;
         match method.as_str() {
             "BuildService/Attach" => assert_refused(method, refused, Code::NotFound, "SESSION_NOT_FOUND"),
-            // Probes make this call.
-            "NodeService/GetInfo" => assert!(refused.is_none()),
+            // Probes make the first of these calls.
+            "NodeService/GetInfo" | "NamespaceService/ListNamespaces" => assert!(refused.is_none()),
             _ => assert_refused(method, refused, Code::PermissionDenied, "NAMESPACE_DENIED"),
         }
     }
