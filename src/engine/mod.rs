@@ -204,12 +204,7 @@ impl Engine {
                 inner.presence.leave();
                 Err(self.lost())
             }
-            Err(error) => {
-                let text = format!("the engine `{}` does not answer", self.name());
-                Err(Fault::new(Reason::EngineUnavailable, text)
-                    .hint("it may be restarting; try again")
-                    .caused_by(error))
-            }
+            Err(error) => Err(self.silent().caused_by(error)),
         }
     }
 
@@ -232,6 +227,12 @@ impl Engine {
     fn lost(&self) -> Fault {
         let text = format!("the engine `{}` has been stopped or restarted", self.name());
         Fault::new(Reason::EngineUnavailable, text).hint("try again in a moment")
+    }
+
+    /// The fault of an engine that takes too long for an answer.
+    pub(crate) fn silent(&self) -> Fault {
+        let text = format!("the engine `{}` does not answer", self.name());
+        Fault::new(Reason::EngineUnavailable, text).hint("it may be restarting; try again")
     }
 
     /// How it describes itself now: it can reload its configuration.

@@ -18,15 +18,13 @@ mod recovery;
 pub mod removal;
 pub(crate) mod suspects;
 mod tags;
+mod told;
 mod turns;
 
 use std::{
     fmt,
     sync::{Arc, OnceLock},
-    time::Instant,
 };
-
-use tokio::sync::Mutex;
 
 use crate::{
     engine::Engine,
@@ -39,6 +37,7 @@ use crate::{
 use exports::Exporting;
 use frontend::Frontend;
 use suspects::Inside;
+use told::Told;
 use turns::Turns;
 
 /// The engine's directory of certificates for single registries; wharfd trusts the same ones.
@@ -61,8 +60,8 @@ pub struct Images {
 /// State of the engine as it was found; a restart replaces it.
 struct Found {
     engine: Engine,
-    /// How the engine reaches registries, and the time when it told this.
-    reach: Mutex<Option<(Instant, registry::Reach)>>,
+    /// How the engine reaches registries.
+    reach: Told<registry::Reach>,
     /// The image that reads Dockerfiles in a container, if there is one.
     frontend: OnceLock<Frontend>,
 }
@@ -149,7 +148,7 @@ impl Images {
 
 impl Found {
     fn new(engine: Engine) -> Self {
-        Self { engine, reach: Mutex::default(), frontend: OnceLock::new() }
+        Self { engine, reach: Told::default(), frontend: OnceLock::new() }
     }
 }
 

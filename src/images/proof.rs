@@ -5,7 +5,7 @@
 //! engine would find that image on the node and fetch nothing. For the same reason an index proves only
 //! itself, and the registry must also show the manifest in it that the engine pulls.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::time::timeout;
 
@@ -21,6 +21,8 @@ use crate::{
 const REGISTRY_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the engine's information about registries is used: the engine can reload its configuration.
 const REACH_TTL: Duration = Duration::from_secs(60);
+/// How long the engine may take to describe itself. Every caller who needs a registry waits for that.
+const INFO_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How many indexes may lie one within another. None of the usual tools nests them.
 const INDEXES_MAX: usize = 4;
@@ -137,15 +139,15 @@ impl Images {
     }
 
     async fn reach(&self) -> Result<Reach, Fault> {
-        let mut known = self.found.reach.lock().await;
-        if let Some((since, reach)) = &*known
-            && since.elapsed() < REACH_TTL
-        {
-            return Ok(reach.clone());
-        }
-        let reach = Reach::of(&self.engine().info().await?);
-        *known = Some((Instant::now(), reach.clone()));
-        Ok(reach)
+        let engine = self.engine().clone();
+        let tasks = engine.tasks().clone();
+        let question = async move {
+            match timeout(INFO_TIMEOUT, engine.info()).await {
+                Ok(info) => Ok(Reach::of(&info?)),
+                Err(_) => Err(engine.silent()),
+            }
+        };
+        self.found.reach.get(REACH_TTL, &tasks, question).await
     }
 }
 
