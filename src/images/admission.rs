@@ -165,10 +165,10 @@ impl Images {
         let pinned_digest = pin.filter(|pin| pin.source == PinSource::Registry).map(|pin| pin.digest);
         let on_node = match pinned_digest {
             Some(_) => OnNode::No,
-            None => self.on_node(names.opaque(), &from).await?,
+            None => self.on_node(&from).await?,
         };
-        if let OnNode::Operators(held) = on_node {
-            return self.admit_node(names.opaque(), &from, held).await;
+        if let OnNode::Operators(found) = on_node {
+            return self.admit_node(names.opaque(), &from, found).await;
         }
         let admitted =
             self.admit_registry(names.opaque(), &from, pinned_digest.as_ref(), credentials, reporter, tasks);
@@ -178,12 +178,12 @@ impl Images {
                 store.set_pin(names.opaque(), &reference, &pin).await?;
                 Ok(Admitted::held(&from, Some(digest), hold, inherited))
             }
-            (Err(fault), OnNode::Unsure(held))
+            (Err(fault), OnNode::Unsure(found))
                 if fault.reason() == Reason::RegistryUnavailable
                     && self.serves_nobody(from.caller(), &reference).await =>
             {
                 each_second!(info, %reference, %fault, "the node's image is used");
-                self.admit_node(names.opaque(), &from, held).await
+                self.admit_node(names.opaque(), &from, found).await
             }
             (Err(fault), _) => Err(fault),
         }
@@ -207,8 +207,8 @@ impl Images {
         Ok(Some(Admitted::held(from, digest, target, Inherited::of(&image).into())))
     }
 
-    /// Holds an image that the operator has put on the node, if there is one.
-    async fn on_node(&self, namespace: &str, from: &Permit<PullFrom>) -> Result<OnNode, Fault> {
+    /// The image that the operator has put on the node, if there is one.
+    async fn on_node(&self, from: &Permit<PullFrom>) -> Result<OnNode, Fault> {
         let images = self.engine().image_store();
         let Some(image) = images.inspect_public(from).await? else { return Ok(OnNode::No) };
         if self.is_brought(&image) || !images.is_for_platform(&image) {
@@ -219,25 +219,32 @@ impl Images {
         if pulled == Some(true) {
             return Ok(OnNode::No);
         }
-        let hold = self.keys().node_hold(&id);
-        let store = self.store().of(from.caller());
-        store.hold(self.engine().name(), hold.as_str(), namespace).await?;
-        let _lock = self.inner.holds.lock(hold.as_str()).await;
-        images.tag(&id, &hold).await?;
-        let held = Held { id, hold, inherited: Inherited::of(&image).into() };
-        Ok(if pulled.is_some() { OnNode::Operators(held) } else { OnNode::Unsure(held) })
+        let found = NodeImage { id, inherited: Inherited::of(&image).into() };
+        Ok(if pulled.is_some() { OnNode::Operators(found) } else { OnNode::Unsure(found) })
     }
 
+    /// Holds an image of the node.
     async fn admit_node(
         &self,
         namespace: &str,
         from: &Permit<PullFrom>,
-        held: Held,
+        found: NodeImage,
     ) -> Result<Admitted, Fault> {
-        let pin = Pinned { source: PinSource::Node, digest: held.id.clone(), held: held.id };
-        let store = self.store().of(from.caller());
+        let NodeImage { id, inherited } = found;
+        let (hold, store) = (self.keys().node_hold(&id), self.store().of(from.caller()));
+        {
+            let _lock = self.inner.holds.lock(hold.as_str()).await;
+            let is_new = store.hold(self.engine().name(), hold.as_str(), namespace).await?;
+            if let Err(fault) = self.engine().image_store().tag(&id, &hold).await {
+                if is_new {
+                    self.take_back(&store, &hold, namespace).await;
+                }
+                return Err(fault);
+            }
+        }
+        let pin = Pinned { source: PinSource::Node, digest: id.clone(), held: id };
         store.set_pin(namespace, from.subject().reference(), &pin).await?;
-        Ok(Admitted::held(from, None, held.hold, held.inherited))
+        Ok(Admitted::held(from, None, hold, inherited))
     }
 
     /// Proves that the caller can read the image, and makes the engine pull it. Returns the digest and the
@@ -311,14 +318,13 @@ enum OnNode {
     /// No image that may be used without a registry's consent.
     No,
     /// The image did not come from a registry.
-    Operators(Held),
+    Operators(NodeImage),
     /// The engine cannot tell whether the image came from a registry.
-    Unsure(Held),
+    Unsure(NodeImage),
 }
 
-struct Held {
+struct NodeImage {
     id: Digest,
-    hold: ImageName,
     inherited: Arc<Inherited>,
 }
 

@@ -84,11 +84,6 @@ impl Fetch {
     /// Makes sure that the hold exists; returns whether it existed before.
     async fn ensure(&self, step: &Step) -> Result<Brought, Fault> {
         let images = &self.images;
-        images
-            .store()
-            .of(&self.caller)
-            .hold(images.engine().name(), self.hold.as_str(), &self.namespace)
-            .await?;
         let (repository, meter) = (self.reference.repository(), self.repository.meter());
         // A displaced fetch does not displace others: two slow registries would take turns for ever.
         let mut may_displace = true;
@@ -112,7 +107,19 @@ impl Fetch {
         }
     }
 
+    /// Fetches the image in its turn, which needs the hold from now on, or not if the fetch fails.
     async fn take_turn(&self, turn: &Turn<'_>, step: &Step) -> Result<Brought, Stopped> {
+        let store = self.images.store().of(&self.caller);
+        let (engine, hold) = (self.images.engine().name(), self.hold.as_str());
+        let is_new = store.hold(engine, hold, &self.namespace).await?;
+        let brought = Box::pin(self.bring(turn, step)).await;
+        if brought.is_err() && is_new {
+            self.images.take_back(&store, &self.hold, &self.namespace).await;
+        }
+        brought
+    }
+
+    async fn bring(&self, turn: &Turn<'_>, step: &Step) -> Result<Brought, Stopped> {
         let (images, engine) = (&self.images, self.images.engine());
         let held = engine.image_store().inspect(&self.hold).await?;
         let is_cached = held.is_some();

@@ -69,13 +69,27 @@ impl Images {
         Ok(())
     }
 
-    /// Removes the holds that no namespace uses: a crash in the middle of a release leaves one, the loss of
-    /// the store leaves all. Called before the engine is used.
+    /// Takes back that `namespace` needs `hold`, whose lock the caller has, and removes a hold that nobody else needs.
+    pub(super) async fn take_back(&self, store: &Access, hold: &ImageName, namespace: &str) {
+        match store.let_go(self.engine().name(), hold.as_str(), namespace).await {
+            Ok(true) => {}
+            Ok(false) => self.remove_hold(hold).await,
+            Err(fault) => {
+                let engine = self.engine().name();
+                each_second!(warn, engine, %hold, cause = causes(&fault), "a hold stays with its namespace");
+            }
+        }
+    }
+
+    /// Removes the holds that no namespace uses, and forgets those that the engine has not: a crash in the middle of a
+    /// release or a fetch leaves one, the loss of the store leaves all. Called before the engine is used.
     pub(super) async fn remove_lost_holds(&self, images: &[Listed]) -> Result<(), Fault> {
         let store = self.store().own();
         for name in images.iter().flat_map(|image| &image.repo_tags) {
             let Some((hold, Room::Hold | Room::Node)) = self.keys().own(name) else { continue };
-            let _lock = self.inner.holds.lock(name).await;
+            // Whoever has the lock removes what is not needed: a call that began before the engine's end may still
+            // wait for a registry, and the engine's other callers must not wait for that.
+            let Some(_lock) = self.inner.holds.try_lock(name) else { continue };
             if !store.is_held(self.engine().name(), name).await? {
                 tracing::info!(
                     engine = self.engine().name(),
@@ -84,6 +98,16 @@ impl Images {
                 );
                 self.remove_hold(&hold).await;
             }
+        }
+        // A call that began before the engine's end needs no row: it fails before it has an image of this one.
+        let kept = images.iter().flat_map(|image| image.repo_tags.iter().cloned()).collect();
+        let forgotten = store.forget_holds_but(self.engine().name(), kept).await?;
+        if forgotten > 0 {
+            tracing::info!(
+                engine = self.engine().name(),
+                forgotten,
+                "holds that the engine has not are forgotten"
+            );
         }
         Ok(())
     }

@@ -52,6 +52,11 @@ impl Turns {
         self.locks.lock(hold).await
     }
 
+    /// The lock of a hold, if nobody has it.
+    pub(super) fn try_lock(&self, hold: &str) -> Option<OwnedMutexGuard<()>> {
+        self.locks.try_lock(hold)
+    }
+
     /// Waits for `caller`'s turn to fetch the image of `hold` from `repository`. If `may_displace`, takes the
     /// turn from a fetch that reads another repository and is slow.
     pub(super) async fn begin(

@@ -51,6 +51,15 @@ impl<K: Hash + Eq> Locks<K> {
     {
         self.get(name, Default::default).lock_owned().await
     }
+
+    /// The lock `name`, if nobody has it.
+    pub fn try_lock<Q>(&self, name: &Q) -> Option<OwnedMutexGuard<()>>
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
+    {
+        self.get(name, Default::default).try_lock_owned().ok()
+    }
 }
 
 #[cfg(test)]
@@ -71,11 +80,11 @@ mod tests {
     async fn a_name_has_one_holder_and_names_do_not_meet() {
         let locks = <Locks>::default();
         let held = locks.lock("a").await;
-        assert!(locks.lock("a").now_or_never().is_none());
+        assert!(locks.lock("a").now_or_never().is_none() && locks.try_lock("a").is_none());
         assert!(locks.lock("b").now_or_never().is_some());
         drop(held);
         assert!(locks.lock("a").now_or_never().is_some());
-        drop(locks.lock("c").await);
+        assert!(locks.try_lock("c").is_some());
         assert_eq!(locks.by_name.lock().unwrap().len(), 1);
     }
 }

@@ -1,17 +1,33 @@
 //! The facts that wharfd remembers, and forgets when they are no longer needed.
 
-use std::{fs, sync::Arc};
+use std::{
+    fs,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
+use http::Method;
 use rusqlite::Connection;
-use rustix::fs::{CWD, FileType, Mode, mknodat};
+use rustix::{
+    fs::{CWD, FileType, Mode, mknodat},
+    process::Signal,
+};
 use wharf::names::Namespace;
 
-use crate::harness::{Test, Wharf, Wharfd, cases};
+use crate::harness::{
+    Image, Test, Wharf, Wharfd, cases,
+    image::MANIFEST,
+    script::{Reply, ScriptedRegistry},
+    wait_for,
+};
 
 cases![
     forgotten_facts_are_learnt_again,
     a_long_reference_is_forgotten_with_its_image,
     the_store_does_not_grow_with_tags_and_removals,
+    an_image_that_is_not_fetched_leaves_no_row,
     a_removed_engine_is_forgotten,
     a_store_that_opens_slowly_delays_no_signal
 ];
@@ -85,16 +101,64 @@ async fn the_store_does_not_grow_with_tags_and_removals(test: Arc<Test>) {
     }
 }
 
+/// A registry can have a job begin any number of fetches that bring nothing.
+async fn an_image_that_is_not_fetched_leaves_no_row(test: Arc<Test>) {
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    let image = Image::base(&test.unique("base"));
+    image.push(&registry, "whole", "1").await;
+    let manifest = registry.call(Method::GET, "/v2/whole/manifests/1").header("accept", MANIFEST);
+    let (manifest, config) = (manifest.send().await.ok().body, image.config().to_string());
+    let (layer, is_silent) = (image.layers[0].digest.clone(), Arc::new(AtomicBool::new(false)));
+    let silent = Arc::clone(&is_silent);
+    let lacking = ScriptedRegistry::start(move |_, path| {
+        let whole = |kind: &str, body: &[u8]| {
+            Reply::Whole("200 OK", vec![("content-type", kind.to_owned())], body.to_vec())
+        };
+        match path {
+            "/v2/" => whole("application/json", b"{}"),
+            path if path.contains("/manifests/") => whole(MANIFEST, &manifest),
+            path if !path.ends_with(&layer) => whole("application/octet-stream", config.as_bytes()),
+            _ if silent.load(Ordering::Relaxed) => Reply::Never,
+            _ => Reply::Whole("404 Not Found", Vec::new(), Vec::new()),
+        }
+    })
+    .await;
+    let (job, name) = (Wharf::new(&test, &wharfd, "job#1"), format!("{}/lacking:1", lacking.host()));
+    assert_ne!(job.run(["pull", &name]).await.status, 0);
+    assert_eq!(rows(&wharfd, "holds"), 0, "the registry has not the layer");
+
+    is_silent.store(true, Ordering::Relaxed);
+    let pull = job.start(["pull", &name]);
+    let held = async || (rows(&wharfd, "holds") == 1).then_some(());
+    pull.while_running("the row of the fetch", held).await;
+    pull.signal(Signal::INT);
+    let gone = async || (rows(&wharfd, "holds") == 0).then_some(());
+    wait_for("the end of the fetch", gone).await;
+
+    let pull = job.start(["pull", &name]);
+    pull.while_running("the row of the fetch", held).await;
+    wharfd.kill().await;
+    assert_eq!(rows(&wharfd, "holds"), 1);
+    wharfd.start().await;
+    assert_eq!(rows(&wharfd, "holds"), 0, "wharfd has crashed");
+
+    job.run(["pull", &registry.name("whole:1")]).await.ok();
+    assert_eq!(rows(&wharfd, "holds"), 1);
+    assert_eq!(wharfd.terminate().await, 0);
+    wharfd.start().await;
+    assert_eq!(rows(&wharfd, "holds"), 1, "the engine has the image");
+}
+
 async fn a_removed_engine_is_forgotten(test: Arc<Test>) {
     let wharfd = test.wharfd().await;
     assert_eq!(wharfd.terminate().await, 0);
-    let now = "strftime('%s', 'now')";
-    let gone = format!("INSERT INTO holds VALUES ('default', 'a', 'n', {now}), ('gone', 'a', 'n', {now})");
+    let of = |engine: &str| format!("('{engine}', '26.1.5', 'a', 1, 1, strftime('%s', 'now'))");
+    let gone = format!("INSERT INTO suspects VALUES {}, {}", of("default"), of("gone"));
     store(&wharfd).execute(&gone, []).unwrap();
     wharfd.start().await;
-    let forgotten = async || (rows(&wharfd, "holds WHERE engine = 'gone'") == 0).then_some(());
-    crate::harness::wait_for("the rows to be forgotten", forgotten).await;
-    let kept = store(&wharfd).execute("DELETE FROM holds WHERE engine = 'default'", []).unwrap();
+    let forgotten = async || (rows(&wharfd, "suspects WHERE engine = 'gone'") == 0).then_some(());
+    wait_for("the rows to be forgotten", forgotten).await;
+    let kept = store(&wharfd).execute("DELETE FROM suspects WHERE engine = 'default'", []).unwrap();
     assert_eq!(kept, 1);
 }
 
