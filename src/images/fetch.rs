@@ -83,14 +83,12 @@ impl Fetch {
 
     /// Makes sure that the hold exists; returns whether it existed before.
     async fn ensure(&self, step: &Step) -> Result<Brought, Fault> {
-        let images = &self.images;
+        let (turns, hold) = (&self.images.inner.holds, self.hold.as_str());
         let (repository, meter) = (self.reference.repository(), self.repository.meter());
-        // A displaced fetch does not displace others: two slow registries would take turns for ever.
-        let mut may_displace = true;
+        let lost = turns.lost(hold, &self.caller, &repository);
         loop {
             // A later fetch finds the earlier one's work done.
-            let hold = self.hold.as_str();
-            let turn = images.inner.holds.begin(hold, &self.caller, &repository, meter, may_displace);
+            let turn = turns.begin(hold, &self.caller, &repository, meter, &lost);
             let turn = self.tasks.unless_cancelled(turn).await?;
             match Box::pin(self.take_turn(&turn, step)).await {
                 Ok(brought) => return Ok(brought),
@@ -101,7 +99,6 @@ impl Fetch {
                         %repository,
                         "a slow registry: another registry has the same image and takes over"
                     );
-                    may_displace = false;
                 }
             }
         }

@@ -1,9 +1,18 @@
 //! Turns for fetching an image: one fetch at a time for each hold. A waiting fetch may use another registry,
 //! and need not wait for a slow one, nor for all the fetches that another caller has begun before it.
+//!
+//! A fetch whose registry is slow loses its turn to one that waits with another repository. Nobody knows in advance
+//! how fast that is, and both may be hostile:
+//!
+//! - The longer a turn, the faster its registry has to be. But a caller takes a turn for that reason only once from
+//!   another caller's fetches of one repository: otherwise its next fetches could take it again and again.
+//! - Besides, a slow registry loses its turn. A repository that has lost one takes it back at once from a registry that
+//!   is not half as fast as its own was: so two of them do not take turns for ever.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -13,9 +22,14 @@ use tokio::{
 
 use crate::{
     names::CallerId,
-    registry::{LOOK, Meter, Reading},
-    shares::Locks,
+    registry::{LOOK, Meter, Reading, SLOW_BYTES},
+    shares::{Locks, Table},
 };
+
+/// How long a registry need not be faster than a slow one, although others wait.
+const GRACE: Duration = Duration::from_secs(60);
+/// With each further `GRACE` of its turn, a registry has to send this much more in a [`LOOK`]: 1 MiB a second.
+const FASTER_BYTES: u64 = 10 << 20;
 
 /// The turns of all holds.
 #[derive(Debug, Default)]
@@ -24,16 +38,57 @@ pub(super) struct Turns {
     /// are no longer for it.
     lines: Locks<(String, CallerId)>,
     locks: Locks,
+    /// The turns that a caller's fetches of a repository have lost, as long as there is one of them.
+    lost: Table<(String, CallerId, String), Lost>,
     now: Mutex<HashMap<String, Arc<Now>>>,
 }
 
 /// The fetch whose turn it is.
 #[derive(Debug)]
 struct Now {
+    caller: CallerId,
     /// The repository that the fetch reads.
     repository: String,
     meter: Arc<Meter>,
+    since: Instant,
+    lost: Arc<Lost>,
     displaced: watch::Sender<bool>,
+}
+
+/// The turns that a caller's fetches of one repository have lost.
+#[derive(Debug, Default)]
+pub(super) struct Lost(Mutex<LostTurns>);
+
+#[derive(Debug, Default)]
+struct LostTurns {
+    /// The callers who have taken them.
+    to: HashSet<CallerId>,
+    /// How much the registry sent in the last [`LOOK`] of the last one: less than was demanded of it. On average it may
+    /// have sent more, on purpose, and nothing at last.
+    bytes: Option<u64>,
+}
+
+impl Lost {
+    fn turns(&self) -> MutexGuard<'_, LostTurns> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, to: &CallerId, bytes: u64) {
+        let mut turns = self.turns();
+        turns.to.insert(to.clone());
+        turns.bytes = Some(bytes);
+    }
+
+    /// How much a registry has to send in a [`LOOK`] to keep the turn `now`, which has lasted for `lasted`, while
+    /// `caller` waits with a repository that has lost these turns.
+    fn demands(&self, caller: &CallerId, now: &Now, lasted: Duration) -> u64 {
+        let own = self.turns().bytes;
+        let always = own.map_or(SLOW_BYTES, |own| own / 2);
+        if now.caller == *caller || now.lost.turns().to.contains(caller) {
+            return always;
+        }
+        always.max(lasted.as_secs() / GRACE.as_secs() * FASTER_BYTES)
+    }
 }
 
 /// A turn. It ends when this is dropped.
@@ -57,15 +112,20 @@ impl Turns {
         self.locks.try_lock(hold)
     }
 
-    /// Waits for `caller`'s turn to fetch the image of `hold` from `repository`. If `may_displace`, takes the
-    /// turn from a fetch that reads another repository and is slow.
+    /// The memory of turns that `caller`'s fetches of `repository` lose, to be kept as long as the fetch needs turns.
+    pub(super) fn lost(&self, hold: &str, caller: &CallerId, repository: &str) -> Arc<Lost> {
+        self.lost.get(&(hold.to_owned(), caller.clone(), repository.to_owned()), Lost::default)
+    }
+
+    /// Waits for `caller`'s turn to fetch the image of `hold` from `repository`, whose memory is `lost`. Takes the
+    /// turn from a fetch that reads another repository and is not fast enough.
     pub(super) async fn begin(
         &self,
         hold: &str,
         caller: &CallerId,
         repository: &str,
         meter: &Arc<Meter>,
-        may_displace: bool,
+        lost: &Arc<Lost>,
     ) -> Turn<'_> {
         let line = (hold.to_owned(), caller.clone());
         let mut locking = std::pin::pin!(async {
@@ -76,26 +136,33 @@ impl Turns {
         let (lock, place) = loop {
             tokio::select! {
                 locks = &mut locking => break locks,
-                () = sleep(LOOK), if may_displace => {}
+                () = sleep(LOOK) => {}
             }
             let Some(now) = self.map().get(hold).cloned() else { continue };
             let reading = now.meter.read();
             if let Some((seen, then)) = &before
                 && Arc::ptr_eq(seen, &now)
                 && now.repository != repository
-                && reading.is_slow_since(then)
+                && reading.is_slower_since(then, lost.demands(caller, &now, now.since.elapsed()))
             {
+                now.lost.add(caller, reading.moved_since(then));
                 now.displaced.send_replace(true);
             }
             before = Some((now, reading));
         };
-        let displaced = watch::Sender::new(false);
-        let now = Arc::new(Now { repository: repository.to_owned(), meter: Arc::clone(meter), displaced });
+        let now = Arc::new(Now {
+            caller: caller.clone(),
+            repository: repository.to_owned(),
+            meter: Arc::clone(meter),
+            since: Instant::now(),
+            lost: Arc::clone(lost),
+            displaced: watch::Sender::new(false),
+        });
         self.map().insert(hold.to_owned(), Arc::clone(&now));
         Turn { turns: self, hold: hold.to_owned(), now, _lock: lock, _place: place }
     }
 
-    fn map(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Now>>> {
+    fn map(&self) -> MutexGuard<'_, HashMap<String, Arc<Now>>> {
         self.now.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -120,11 +187,61 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn the_longer_a_turn_the_faster_its_registry_has_to_be() {
+        let [thief, honest, third] = [1, 2, 3].map(CallerId::Uid);
+        let meter = Arc::new(Meter::default());
+        let now = |caller: &CallerId, lost: &Arc<Lost>| Now {
+            caller: caller.clone(),
+            repository: String::new(),
+            meter: Arc::clone(&meter),
+            since: Instant::now(),
+            lost: Arc::clone(lost),
+            displaced: watch::Sender::new(false),
+        };
+        let demands = |lost: &Lost, caller: &CallerId, now: &Now, seconds| {
+            lost.demands(caller, now, Duration::from_secs(seconds))
+        };
+        let (fresh, lost) = (Arc::default(), Arc::<Lost>::default());
+        let turn = now(&thief, &fresh);
+        assert_eq!(demands(&fresh, &honest, &turn, 59), SLOW_BYTES);
+        assert_eq!(demands(&fresh, &honest, &turn, 60), 10 << 20);
+        assert_eq!(demands(&fresh, &honest, &turn, 600), 100 << 20);
+        assert_eq!(demands(&fresh, &thief, &turn, 600), SLOW_BYTES, "a caller does not hurry its own");
+        // The honest fetches lose a turn once to each other caller, however many fetches that has.
+        lost.add(&thief, 16 << 20);
+        let turn = now(&honest, &lost);
+        assert_eq!(demands(&fresh, &thief, &turn, 600), SLOW_BYTES);
+        assert_eq!(demands(&fresh, &third, &turn, 600), 100 << 20);
+        // And take it back from a slow one at once.
+        let turn = now(&thief, &fresh);
+        assert_eq!(demands(&lost, &honest, &turn, 1), 8 << 20);
+        assert_eq!(demands(&lost, &honest, &turn, 600), 100 << 20);
+        fresh.add(&honest, 0);
+        assert_eq!(demands(&lost, &honest, &turn, 600), 8 << 20);
+    }
+
+    #[test]
+    fn all_fetches_of_a_caller_from_one_repository_share_their_losses() {
+        let (turns, [one, two]) = (Turns::default(), [1, 2].map(CallerId::Uid));
+        let first = turns.lost("hold", &one, "reg/app");
+        first.add(&two, 0);
+        assert!(Arc::ptr_eq(&first, &turns.lost("hold", &one, "reg/app")));
+        for (hold, caller, repository) in
+            [("other", &one, "reg/app"), ("hold", &two, "reg/app"), ("hold", &one, "evil/app")]
+        {
+            assert!(turns.lost(hold, caller, repository).turns().to.is_empty());
+        }
+        drop(first);
+        assert_eq!(turns.lost.len(), 0);
+    }
+
     #[tokio::test]
     async fn a_caller_with_many_fetches_delays_another_by_one() {
         let (turns, meter) = (Turns::default(), Arc::new(Meter::default()));
         let (many, one) = (CallerId::Uid(1), CallerId::Uid(2));
-        let begin = |caller| Box::pin(turns.begin("hold", caller, "reg/app", &meter, true));
+        let lost = Arc::default();
+        let begin = |caller| Box::pin(turns.begin("hold", caller, "reg/app", &meter, &lost));
         let first = begin(&many).await;
         let mut waiting: Vec<_> = (0..16).map(|_| begin(&many)).collect();
         for turn in &mut waiting {

@@ -80,8 +80,17 @@ impl Drop for Wait {
 impl Reading {
     /// Whether the repository has been slow since `before`, a [`LOOK`] ago.
     pub fn is_slow_since(&self, before: &Self) -> bool {
-        self.bytes.saturating_sub(before.bytes) < SLOW_BYTES
-            && self.waited.saturating_sub(before.waited) > SLOW_WAIT
+        self.is_slower_since(before, SLOW_BYTES)
+    }
+
+    /// Whether less than `bytes` have moved since `before`, a [`LOOK`] ago, because of the registry.
+    pub fn is_slower_since(&self, before: &Self, bytes: u64) -> bool {
+        self.moved_since(before) < bytes && self.waited.saturating_sub(before.waited) > SLOW_WAIT
+    }
+
+    /// The bytes that have moved since `before`.
+    pub fn moved_since(&self, before: &Self) -> u64 {
+        self.bytes.saturating_sub(before.bytes)
     }
 }
 

@@ -20,8 +20,8 @@ use super::{Engine, image::digest, lock};
 pub(crate) enum Reply {
     /// A status and a reason, headers, and a body (which a HEAD does not get).
     Whole(&'static str, Vec<(&'static str, String)>, Vec<u8>),
-    /// A body that comes in pieces of 1 KiB, ten a second.
-    Drip(Vec<u8>),
+    /// A body that comes in pieces of so many KiB, ten a second.
+    Drip(usize, Vec<u8>),
     /// A manifest that does not end before this many bytes.
     Endless(usize),
     /// No answer, however long the client waits.
@@ -169,12 +169,12 @@ async fn serve(
                 sent.fetch_add(length, Ordering::Relaxed);
             }
         }
-        Reply::Drip(body) => {
+        Reply::Drip(kib, body) => {
             let answer =
                 format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
             stream.write_all(answer.as_bytes()).await?;
             let mut ticks = tokio::time::interval(std::time::Duration::from_millis(100));
-            for piece in body.chunks(1 << 10) {
+            for piece in body.chunks(kib << 10) {
                 ticks.tick().await;
                 stream.write_all(piece).await?;
                 sent.fetch_add(piece.len(), Ordering::Relaxed);

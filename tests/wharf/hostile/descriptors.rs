@@ -156,7 +156,7 @@ async fn a_slow_image_delays_no_other(test: Arc<Test>) {
             Reply::Whole("200 OK", headers, document.clone().into_bytes())
         }
         path => match image.layers.iter().find(|layer| path.ends_with(&layer.digest)) {
-            Some(layer) => Reply::Drip(layer.blob.to_vec()),
+            Some(layer) => Reply::Drip(1, layer.blob.to_vec()),
             None => Reply::Whole("200 OK", Vec::new(), config.clone().into_bytes()),
         },
     })

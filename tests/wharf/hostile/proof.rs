@@ -26,6 +26,7 @@ cases![
     an_endless_manifest,
     a_slow_registry_delays_nobody,
     a_slow_registry_delays_nobody_by_a_layer,
+    a_registry_that_is_hardly_slow_delays_nobody_for_long,
     a_slow_registry_delays_no_end_of_a_namespace,
     a_registry_that_only_wharfd_or_the_engine_reaches,
     a_login_that_breaks_a_registry_gives_no_access,
@@ -173,20 +174,25 @@ async fn an_endless_manifest(test: Arc<Test>) {
 }
 
 /// Pushes an image of a large layer as `honest:1`.
-async fn honest_image(test: &Test, registry: &Registry) -> Image {
+async fn honest_image(test: &Test, registry: &Registry, bytes: usize) -> Image {
     let (mut noise, mut block) = (Vec::new(), digest(test.unique("noise").as_bytes()));
-    while noise.len() < 4 << 20 {
+    while noise.len() < bytes {
         block = digest(block.as_bytes());
         noise.extend((0..64).step_by(2).map(|at| u8::from_str_radix(&block[7 + at..9 + at], 16).unwrap()));
     }
     let image = Image::of(vec![Layer::of([("noise", File::Content(&noise, 0o644))])]);
     image.push(registry, "honest", "1").await;
-    assert!(image.layers[0].blob.len() > 4 << 20);
+    assert!(image.layers[0].blob.len() >= bytes);
     image
 }
 
-/// A registry that shows `image`, which is in `registry` as `name:1`, and sends its first layer drop by drop.
-async fn slow_copy(registry: &Registry, name: &str, image: &Image) -> ScriptedRegistry {
+/// A registry that shows `image`, which is in `registry` as `name:1`, and sends its first layer by `drip`.
+async fn slow_copy(
+    registry: &Registry,
+    name: &str,
+    image: &Image,
+    drip: impl Fn(&Layer) -> Reply + Send + Sync + 'static,
+) -> ScriptedRegistry {
     let path = format!("/v2/{name}/manifests/1");
     let document = registry.call(http::Method::GET, &path).header("accept", MANIFEST).send().await.ok().body;
     let (config, layers) = (image.config().to_string(), image.layers.clone());
@@ -195,7 +201,7 @@ async fn slow_copy(registry: &Registry, name: &str, image: &Image) -> ScriptedRe
         path if path.contains("/manifests/") => {
             manifest(MANIFEST, &digest(&document), std::str::from_utf8(&document).unwrap())
         }
-        path if path.ends_with(&layers[0].digest) => Reply::Drip(layers[0].blob.to_vec()),
+        path if path.ends_with(&layers[0].digest) => drip(&layers[0]),
         path => {
             let layer = layers.iter().find(|layer| path.ends_with(&layer.digest));
             let blob = layer.map_or_else(|| config.clone().into_bytes(), |layer| layer.blob.to_vec());
@@ -205,11 +211,15 @@ async fn slow_copy(registry: &Registry, name: &str, image: &Image) -> ScriptedRe
     .await
 }
 
+fn by_drops(layer: &Layer) -> Reply {
+    Reply::Drip(1, layer.blob.to_vec())
+}
+
 /// Whoever knows an image's digest can begin to fetch it, and never finish.
 async fn a_slow_registry_delays_nobody(test: Arc<Test>) {
     let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
-    let image = honest_image(&test, &registry).await;
-    let drip = slow_copy(&registry, "honest", &image).await;
+    let image = honest_image(&test, &registry, 4 << 20).await;
+    let drip = slow_copy(&registry, "honest", &image, by_drops).await;
     let (thief, victim) = (Wharf::new(&test, &wharfd, "thief#1"), Wharf::new(&test, &wharfd, "victim#1"));
     let dripping = thief.start(["pull", &format!("{}/x:1", drip.host())]);
     wait_for("the layer to drip", async || (drip.sent() > 8 << 10).then_some(())).await;
@@ -219,10 +229,28 @@ async fn a_slow_registry_delays_nobody(test: Arc<Test>) {
     assert!(dripping.wait(Duration::from_secs(30)).await.unwrap().success(), "{:?}", dripping.lines());
 }
 
+/// It sends just enough for not being slow, and would take two minutes.
+async fn a_registry_that_is_hardly_slow_delays_nobody_for_long(test: Arc<Test>) {
+    const KIB: usize = 16;
+    let serve = Some("[[serve]]\nuid = 1000\nnamespaces = \"*\"\n");
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd_with(serve, &[]));
+    let image = honest_image(&test, &registry, 20 << 20).await;
+    let hardly = |layer: &Layer| Reply::Drip(KIB, layer.blob.to_vec());
+    let drip = slow_copy(&registry, "honest", &image, hardly).await;
+    let thief = Wharf::new(&test, &wharfd, "thief#1").as_uid(1000);
+    let victim = Wharf::new(&test, &wharfd, "victim#1");
+    let dripping = thief.start(["pull", &format!("{}/x:1", drip.host())]);
+    dripping.while_running("the layer to drip", async || (drip.sent() > KIB << 10).then_some(())).await;
+    let pull = victim.start(["pull", &registry.name("honest:1")]);
+    assert!(pull.wait(3 * PATIENCE).await.unwrap().success(), "{:?}", pull.lines());
+    assert!(drip.sent() < 18 << 20, "{} bytes came", drip.sent());
+    assert!(dripping.wait(PATIENCE).await.unwrap().success(), "{:?}", dripping.lines());
+}
+
 /// An engine fetches a layer once for all images that have it, from the first.
 async fn a_slow_registry_delays_nobody_by_a_layer(test: Arc<Test>) {
     let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
-    let honest = honest_image(&test, &registry).await;
+    let honest = honest_image(&test, &registry, 4 << 20).await;
     let own = Layer::of([("own", File::Content(test.unique("own").as_bytes(), 0o644))]);
     let evil = Image::of(vec![honest.layers[0].clone(), own.clone()]);
     evil.push(&registry, "evil", "1").await;
@@ -230,7 +258,7 @@ async fn a_slow_registry_delays_nobody_by_a_layer(test: Arc<Test>) {
     let other = Layer::of([("other", File::Content(test.unique("other").as_bytes(), 0o644))]);
     let victims = Image::of(vec![honest.layers[0].clone(), other]);
     victims.push(&registry, "victims", "1").await;
-    let drip = slow_copy(&registry, "evil", &evil).await;
+    let drip = slow_copy(&registry, "evil", &evil, by_drops).await;
     let (thief, victim) = (Wharf::new(&test, &wharfd, "thief#1"), Wharf::new(&test, &wharfd, "victim#1"));
     let dripping = thief.start(["pull", &format!("{}/x:1", drip.host())]);
     wait_for("the layer to drip", async || (drip.sent() > 8 << 10).then_some(())).await;
@@ -243,8 +271,8 @@ async fn a_slow_registry_delays_nobody_by_a_layer(test: Arc<Test>) {
 /// The end of a namespace takes nothing over from a slow registry, and need not wait for it.
 async fn a_slow_registry_delays_no_end_of_a_namespace(test: Arc<Test>) {
     let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
-    let image = honest_image(&test, &registry).await;
-    let drip = slow_copy(&registry, "honest", &image).await;
+    let image = honest_image(&test, &registry, 4 << 20).await;
+    let drip = slow_copy(&registry, "honest", &image, by_drops).await;
     let (thief, victim) = (Wharf::new(&test, &wharfd, "thief#1"), Wharf::new(&test, &wharfd, "victim#1"));
     let dripping = thief.start(["pull", &format!("{}/x:1", drip.host())]);
     wait_for("the layer to drip", async || (drip.sent() > 8 << 10).then_some(())).await;
