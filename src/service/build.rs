@@ -16,7 +16,7 @@ use super::{
 use crate::{
     build::{
         client::BuildClient,
-        dockerfile::{Judge, Rules},
+        dockerfile::{Frontend, Judge, Rules},
         input::{Hear, Input},
         outcome::Outcome,
         patience::{Patience, minutes},
@@ -142,7 +142,11 @@ impl Build {
             None => member.tasks().clone(),
         };
         let synced = session.as_ref().is_some_and(|session| session.offer().directory("context").is_some());
-        let rules = Rules::new(&spec, images.frontend().is_none());
+        let frontend = match images.frontend() {
+            Some(_) => Frontend::Contained,
+            None => Frontend::Builtin(images.engine().buildkit()),
+        };
+        let rules = Rules::new(&spec, frontend);
         let dockerfile = Arc::new(Judge::new(rules));
         let input = Arc::new(Input::new(&images, call.caller().id(), &spec));
         let tar = if synced {

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use super::{
     Rules,
-    lines::{self, Dockerfile, Heredoc, Instruction, Version},
+    lines::{self, Heredoc, Instruction, Version},
     parts, patterns,
 };
 use crate::{images::inherited::Inherited, names::printable};
@@ -31,6 +31,10 @@ const VARIABLES_SEEN_MAX: usize = 50_000_000;
 /// measured on the oldest engine). No engine can use an image of more than 500 layers (the kernel's overlays).
 const CHAIN_MAX: u64 = 600;
 const STEPS_MAX: u64 = 6000;
+/// The limit on the bytes that the frontend in an old engine copies to join the lines of instructions (before BuildKit
+/// 0.15) and here-documents (before 0.26), since it makes a new text for each line. That many cost 6 s of a processor,
+/// measured on Engine 26.1, and a text of 4 MiB could cost minutes, which not even a cancel ends.
+const COPIED_BYTES_MAX: u64 = 16 << 30;
 /// What BuildKit writes for a range of ports.
 const PORTS_BYTES: u64 = 1 << 20;
 
@@ -45,6 +49,8 @@ pub(super) struct Estimate<'r> {
     /// The longest of all.
     longest: u64,
     expanded: u64,
+    /// The number of bytes that are copied to join lines.
+    copied: u64,
     /// The variables that each line has seen, all together.
     seen: usize,
     /// The number of `ARG`s.
@@ -101,6 +107,7 @@ impl<'r> Estimate<'r> {
             any: None,
             longest: UNKNOWN_BYTES,
             expanded: 0,
+            copied: 0,
             seen: 0,
             arguments: 0,
             steps: 0,
@@ -120,10 +127,9 @@ impl<'r> Estimate<'r> {
         }
         self.stage = image;
         let triggers: Result<(), String> = base.triggers.iter().try_for_each(|trigger| {
-            let dockerfile = lines::read(trigger.as_bytes(), version)
-                .map_err(|_| "the name of a here-document cannot be told from the rest".to_owned())?;
-            self.escape = dockerfile.escape;
-            dockerfile.instructions.iter().try_for_each(|instruction| self.instruction(instruction, version))
+            lines::read(trigger.as_bytes(), version).try_for_each(|instruction| {
+                self.instruction(&instruction.map_err(|unclear| unclear.to_string())?, version)
+            })
         });
         image.triggers = std::mem::take(&mut self.expanded);
         self.image = self.image.or(image).or(Stage { triggers: 0, history: 0, ..self.stage });
@@ -131,18 +137,11 @@ impl<'r> Estimate<'r> {
         triggers
     }
 
-    /// Adds a Dockerfile.
-    pub(super) fn dockerfile(&mut self, dockerfile: &Dockerfile, version: Version) -> Result<(), String> {
-        self.escape = dockerfile.escape;
-        for instruction in &dockerfile.instructions {
-            let line = instruction.line;
-            self.instruction(instruction, version).map_err(|why| format!("line {line}: {why}"))?;
-        }
-        Ok(())
-    }
-
-    fn instruction(&mut self, instruction: &Instruction, version: Version) -> Result<(), String> {
+    /// Adds an instruction of the Dockerfile or of a trigger.
+    pub(super) fn instruction(&mut self, instruction: &Instruction, version: Version) -> Result<(), String> {
         let Instruction { text, keyword, arguments, heredocs, .. } = instruction;
+        self.escape = instruction.escape;
+        self.join(instruction)?;
         let (mut keyword, mut arguments) = (keyword.clone(), arguments.as_slice());
         let is_trigger = keyword == b"onbuild";
         while keyword == b"onbuild" {
@@ -152,13 +151,13 @@ impl<'r> Estimate<'r> {
         self.see()?;
         let mut cost = self.length(text);
         let is_run = keyword == b"run";
-        let may_end = self.rules.is_builtin
+        let may_end = self.rules.frontend.is_builtin()
             && version == Version::V0_13
             && !patterns::NOT_EXPANDED.contains(&keyword.as_slice());
         if may_end {
             self.judge_patterns(text, is_run)?;
         }
-        for Heredoc { content, is_expanded } in heredocs {
+        for Heredoc { content, is_expanded, .. } in heredocs {
             cost = cost.saturating_add(content.len() as u64);
             // The shell expands the text of a step.
             if *is_expanded && !is_run {
@@ -221,14 +220,31 @@ impl<'r> Estimate<'r> {
         Ok(())
     }
 
+    /// Counts what joining the lines costs.
+    fn join(&mut self, instruction: &Instruction) -> Result<(), String> {
+        let frontend = self.rules.frontend;
+        if frontend.is_builtin_before(15) {
+            self.copied += instruction.copied;
+        }
+        if frontend.is_builtin_before(26) {
+            self.copied += instruction.heredocs.iter().map(|heredoc| heredoc.copied).sum::<u64>();
+        }
+        if self.copied > COPIED_BYTES_MAX {
+            return Err(
+                "the instruction has too many lines: put its text into a file of the context".to_owned()
+            );
+        }
+        Ok(())
+    }
+
     /// Counts a step, or a stage, which begins where another ends.
     fn step(&mut self) -> Result<(), String> {
         self.steps += 1;
         self.stage.steps += 1;
-        if self.rules.is_builtin && self.stage.steps > CHAIN_MAX {
+        if self.rules.frontend.is_builtin() && self.stage.steps > CHAIN_MAX {
             return Err(format!("more than {CHAIN_MAX} steps stand one on the other"));
         }
-        if self.rules.is_builtin && self.steps > STEPS_MAX {
+        if self.rules.frontend.is_builtin() && self.steps > STEPS_MAX {
             return Err(format!("the Dockerfile has more than {STEPS_MAX} steps"));
         }
         Ok(())

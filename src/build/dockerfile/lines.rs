@@ -12,21 +12,21 @@ use super::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Version {
     /// Docker Engine 26.1.
-    V0_13,
+    V0_13 = 13,
     /// `# check=` is a directive.
-    V0_14,
+    V0_14 = 14,
     /// Nothing may follow a JSON array; a nested text in a here-document's word empties the word.
-    V0_15,
+    V0_15 = 15,
     /// `${a:#b}` is an error.
-    V0_16,
+    V0_16 = 16,
     /// A flag's escape is the Dockerfile's.
-    V0_21,
+    V0_21 = 21,
     /// There may be blanks in `<< EOF`.
-    V0_22,
+    V0_22 = 22,
     /// There may be any white space before a directive's name.
-    V0_28,
+    V0_28 = 28,
     /// Quoted escapes of a here-document's word are kept once.
-    V0_34,
+    V0_34 = 34,
 }
 
 impl Version {
@@ -40,6 +40,11 @@ impl Version {
         Self::V0_28,
         Self::V0_34,
     ];
+
+    /// The one from which on a BuildKit of this version, major and minor, reads.
+    pub(super) fn of(version: (u32, u32)) -> Self {
+        Self::ALL.into_iter().rev().find(|first| (0, *first as u32) <= version).unwrap_or(Self::V0_13)
+    }
 }
 
 /// An instruction.
@@ -57,6 +62,8 @@ pub(super) struct Instruction {
     pub heredocs: Vec<Heredoc>,
     /// Whether there are comments before it.
     pub is_commented: bool,
+    /// The character that joins lines and quotes others, in all of the text: `\` or a backtick.
+    pub escape: u8,
     /// How many bytes a parser copies that makes a new text of each line that it joins to the ones before.
     pub copied: u64,
 }
@@ -68,19 +75,13 @@ pub(super) struct Heredoc {
     pub content: Vec<u8>,
     /// Whether variables in it are replaced.
     pub is_expanded: bool,
-}
-
-/// A text in one way of reading.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Dockerfile {
-    /// The character that joins lines and quotes others: `\` or a backtick.
-    pub escape: u8,
-    /// Its instructions. If BuildKit refuses the text, the instructions here are some of what it says.
-    pub instructions: Vec<Instruction>,
+    /// How many bytes a parser copies that makes a new text for each of its lines.
+    pub copied: u64,
 }
 
 /// A line that some version of BuildKit may read in a way that is unknown here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the name of a here-document cannot be told from the rest")]
 pub(super) struct Unclear {
     pub line: usize,
 }
@@ -200,25 +201,48 @@ fn heredoc(word: &[u8], version: Version) -> Result<Option<Opened>, NoWords> {
     Ok(Some(Opened { name: name.clone(), loses_tabs, is_expanded: quotes(name) == quotes(raw) }))
 }
 
-/// Reads a text as a version of BuildKit does.
-pub(super) fn read(text: &[u8], version: Version) -> Result<Dockerfile, Unclear> {
+/// Reads a text as a version of BuildKit does, one instruction after the other: a text of a few MiB can have half a
+/// million. If BuildKit refuses the text, the instructions here are some of what it says.
+pub(super) fn read(text: &[u8], version: Version) -> impl Iterator<Item = Result<Instruction, Unclear>> {
     let text = text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text);
-    let mut lines = text.split_inclusive(|byte| *byte == b'\n').zip(1_usize..);
-    let mut directives = Directives { version, escape: b'\\', are_over: false };
-    let (mut instructions, mut is_commented) = (Vec::new(), false);
-    while let Some((line, number)) = lines.next() {
-        let line = trim_start(trim_newline(line));
-        directives.line(line);
-        if line.is_empty() || line.starts_with(b"#") {
+    let lines = text.split_inclusive(|byte| *byte == b'\n').zip(1_usize..);
+    let mut reader = Reader { lines, directives: Directives { version, escape: b'\\', are_over: false } };
+    std::iter::from_fn(move || reader.next())
+}
+
+struct Reader<L> {
+    /// The lines that have not been read, each with its number.
+    lines: L,
+    directives: Directives,
+}
+
+impl<'t, L: Iterator<Item = (&'t [u8], usize)>> Reader<L> {
+    fn next(&mut self) -> Option<Result<Instruction, Unclear>> {
+        let mut is_commented = false;
+        loop {
+            let (line, number) = self.lines.next()?;
+            let line = trim_start(trim_newline(line));
+            self.directives.line(line);
+            if !line.is_empty() && !line.starts_with(b"#") {
+                return Some(self.instruction(line, number, is_commented));
+            }
             is_commented |= !line.is_empty();
-            continue;
         }
-        let escape = directives.escape;
+    }
+
+    /// Reads the instruction that begins with `line`.
+    fn instruction(
+        &mut self,
+        line: &[u8],
+        number: usize,
+        is_commented: bool,
+    ) -> Result<Instruction, Unclear> {
+        let Directives { version, escape, .. } = self.directives;
         let mut continues = joined(line, escape);
         let mut text = continues.unwrap_or(line).to_vec();
         let mut copied = 0;
         while continues.is_some()
-            && let Some((line, _)) = lines.next()
+            && let Some((line, _)) = self.lines.next()
         {
             let line = trim_newline(line);
             // Comments and empty lines do not end an instruction.
@@ -239,8 +263,8 @@ pub(super) fn read(text: &[u8], version: Version) -> Result<Dockerfile, Unclear>
         let opened = if may_open { opened(&text, version) } else { Ok(Vec::new()) };
         let mut heredocs = Vec::new();
         for Opened { name, loses_tabs, is_expanded } in opened.map_err(|_| Unclear { line: number })? {
-            let mut content = Vec::new();
-            for (line, _) in lines.by_ref() {
+            let (mut content, mut copied) = (Vec::new(), 0);
+            for (line, _) in self.lines.by_ref() {
                 let mut end = trim_newline(line);
                 while loses_tabs && let Some(rest) = end.strip_prefix(b"\t") {
                     end = rest;
@@ -251,21 +275,11 @@ pub(super) fn read(text: &[u8], version: Version) -> Result<Dockerfile, Unclear>
                 content.extend_from_slice(line);
                 copied += content.len() as u64;
             }
-            heredocs.push(Heredoc { content, is_expanded });
+            heredocs.push(Heredoc { content, is_expanded, copied });
         }
         let arguments = arguments.to_vec();
-        instructions.push(Instruction {
-            line: number,
-            text,
-            keyword,
-            arguments,
-            heredocs,
-            is_commented,
-            copied,
-        });
-        is_commented = false;
+        Ok(Instruction { line: number, text, keyword, arguments, heredocs, is_commented, escape, copied })
     }
-    Ok(Dockerfile { escape: directives.escape, instructions })
 }
 
 #[cfg(test)]

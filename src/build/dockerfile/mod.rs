@@ -13,7 +13,7 @@ use std::{
 };
 
 use estimate::Estimate;
-use lines::{Dockerfile, Version};
+use lines::Version;
 use sha2::{Digest as _, Sha256};
 
 use super::{input::Texts, packets::READ_BYTES_MAX, spec::BuildSpec};
@@ -24,17 +24,54 @@ use crate::{images::inherited::Inherited, names::reference::Digest};
 const CHECKED_BYTES_MAX: u64 = 1 << 20;
 /// The build argument, and its value, without which BuildKit checks.
 const CHECK: (&str, &str) = ("BUILDKIT_DOCKERFILE_CHECK", "skip=all");
-/// The limit on lines. Generated Dockerfiles have some 15,000; 4 MiB of ordinary lines are 70,000.
-const LINES_MAX: usize = 100_000;
-
-/// The limit on the bytes that BuildKit copies to join the lines of instructions and here-documents: up to 0.14, and to
-/// 0.25, it makes a new text for each line. That many cost 6 s of a processor, measured on Engine 26.1, and a text of
-/// 4 MiB could cost minutes, which not even a cancel ends.
-const COPIED_BYTES_MAX: u64 = 16 << 30;
+/// The limit on instructions, each of which takes about a kilobyte of the engine's memory: 690,000 `CMD`s of 4 MiB took
+/// 900 MiB and 5 s of a processor, measured on both engines. Of comments and here-documents a million short lines take
+/// less than a second. Generated Dockerfiles of 4 MiB have some 70,000 instructions.
+const INSTRUCTIONS_MAX: usize = 200_000;
 
 /// The limit on the triggers of an image, which are read again with each text and each further image. Real ones have
 /// some hundred bytes.
 const TRIGGERS_BYTES_MAX: usize = 64 << 10;
+
+/// The frontend that reads a build's Dockerfile.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Frontend {
+    /// The one that wharfd brings, in a container: a text costs the build alone, in whatever way it is read.
+    #[default]
+    Contained,
+    /// BuildKit's own, inside the engine's process. Its version is BuildKit's, major and minor, if that is known.
+    Builtin(Option<(u32, u32)>),
+}
+
+impl Frontend {
+    fn is_builtin(self) -> bool {
+        self != Self::Contained
+    }
+
+    /// Whether it may be BuildKit's own from before 0.`minor`.
+    fn is_builtin_before(self, minor: u32) -> bool {
+        matches!(self, Self::Builtin(version) if version.is_none_or(|version| version < (0, minor)))
+    }
+
+    /// The ways in which it may read a text.
+    fn versions(self) -> impl Iterator<Item = Version> {
+        let only = match self {
+            Self::Contained => Version::ALL.last().copied(),
+            Self::Builtin(version) => version.map(Version::of),
+        };
+        Version::ALL.into_iter().filter(move |version| only.is_none_or(|only| *version == only))
+    }
+
+    /// The same, but of those that read `text` alike only the first.
+    fn readings(self, text: &[u8]) -> impl Iterator<Item = Version> {
+        let mut last = None;
+        self.versions().filter(move |version| {
+            let differs = last.is_none_or(|last| !lines::read(text, last).eq(lines::read(text, *version)));
+            last = if differs { Some(*version) } else { last };
+            differs
+        })
+    }
+}
 
 /// How a build's Dockerfile is judged.
 #[derive(Clone, Debug, Default)]
@@ -43,16 +80,14 @@ pub struct Rules {
     arguments: HashMap<String, u64>,
     /// The number of bytes that each step carries for the build's options.
     carried: u64,
-    /// Whether BuildKit's own frontend reads it, inside the engine's process.
-    is_builtin: bool,
+    frontend: Frontend,
     /// Whether BuildKit checks the Dockerfile, and warns.
     has_checks: bool,
 }
 
 impl Rules {
-    /// The rules for a build. `is_builtin` says whether BuildKit's own frontend reads the Dockerfile, inside the
-    /// engine's process.
-    pub fn new(spec: &BuildSpec, is_builtin: bool) -> Self {
+    /// The rules for a build whose Dockerfile this frontend reads.
+    pub fn new(spec: &BuildSpec, frontend: Frontend) -> Self {
         let length = |text: &str| text.len() as u64;
         let mut arguments: HashMap<String, u64> =
             spec.build_args.iter().map(|(name, value)| (name.clone(), length(value))).collect();
@@ -66,7 +101,7 @@ impl Rules {
         let limits = spec.ulimits.iter().map(|(name, _, _)| length(name) + 16);
         let carried = proxies.chain(hosts).chain(limits).sum();
         let has_checks = spec.build_args.get(CHECK.0).is_none_or(|value| value != CHECK.1);
-        Self { arguments, carried, is_builtin, has_checks }
+        Self { arguments, carried, frontend, has_checks }
     }
 }
 
@@ -96,10 +131,10 @@ impl Judge {
         Self { rules, passed: Arc::default(), known: Mutex::default() }
     }
 
-    /// A judge for a Dockerfile that the engine's own frontend reads.
+    /// A judge for a Dockerfile that the frontend of an unknown engine reads.
     #[cfg(any(test, feature = "fuzzing"))]
     pub(super) fn builtin() -> Self {
-        Self::new(Rules { is_builtin: true, ..Rules::default() })
+        Self::new(Rules { frontend: Frontend::Builtin(None), ..Rules::default() })
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -171,27 +206,12 @@ impl Judge {
                  build argument `{name}={value}`"
             ));
         }
-        if text.iter().filter(|byte| **byte == b'\n').count() > LINES_MAX {
-            return Err(format!("the Dockerfile has more than {LINES_MAX} lines"));
-        }
+        let frontend = self.rules.frontend;
         // BuildKit repeats a line in its messages, and the engine escapes each such byte in its log.
-        if self.rules.is_builtin && text.contains(&0) {
+        if frontend.is_builtin() && text.contains(&0) {
             return Err("the Dockerfile contains NUL bytes: it must be UTF-8".to_owned());
         }
-        for (version, dockerfile) in readings(text)? {
-            // BuildKit before 0.15 looks for the stage before the first one, and ends the engine.
-            let mut keywords = dockerfile.instructions.iter().map(|instruction| &instruction.keyword);
-            if self.rules.is_builtin
-                && !dockerfile.instructions.is_empty()
-                && keywords.all(|keyword| keyword == b"arg")
-            {
-                return Err("the Dockerfile has no `FROM`".to_owned());
-            }
-            self.joins(&dockerfile).map_err(|line| {
-                format!(
-                    "line {line}: the instruction has too many lines: put its text into a file of the context"
-                )
-            })?;
+        for version in frontend.readings(text) {
             let mut estimate = Estimate::new(&self.rules);
             for base in bases {
                 // Each has been judged alone, but the variables of one may be long for the triggers of another.
@@ -199,16 +219,22 @@ impl Judge {
                     .base(base, version)
                     .map_err(|why| format!("with the triggers of its images: {why}"))?;
             }
-            estimate.dockerfile(&dockerfile, version)?;
-        }
-        Ok(())
-    }
-
-    /// Judges how long BuildKit's own frontend takes to join lines. The error is the instruction's line.
-    fn joins(&self, dockerfile: &Dockerfile) -> Result<(), usize> {
-        let mut left = COPIED_BYTES_MAX;
-        for instruction in dockerfile.instructions.iter().filter(|_| self.rules.is_builtin) {
-            left = left.checked_sub(instruction.copied).ok_or(instruction.line)?;
+            let mut keywords = Keywords::default();
+            for (instruction, count) in lines::read(text, version).zip(1_usize..) {
+                if frontend.is_builtin() && count > INSTRUCTIONS_MAX {
+                    return Err(format!("the Dockerfile has more than {INSTRUCTIONS_MAX} instructions"));
+                }
+                let instruction =
+                    instruction.map_err(|unclear| format!("line {}: {unclear}", unclear.line))?;
+                keywords.add(&instruction.keyword);
+                estimate
+                    .instruction(&instruction, version)
+                    .map_err(|why| format!("line {}: {why}", instruction.line))?;
+            }
+            // BuildKit before 0.15 looks for the stage before the first one, and ends the engine.
+            if frontend.is_builtin_before(15) && keywords.are_arguments() {
+                return Err("the Dockerfile has no `FROM`".to_owned());
+            }
         }
         Ok(())
     }
@@ -218,40 +244,39 @@ impl Judge {
         if base.triggers.iter().map(String::len).sum::<usize>() > TRIGGERS_BYTES_MAX {
             return Err(format!("have more than {} KiB", TRIGGERS_BYTES_MAX >> 10));
         }
-        Version::ALL.iter().try_for_each(|version| {
+        self.rules.frontend.versions().try_for_each(|version| {
             Estimate::new(&self.rules)
-                .base(base, *version)
-                .map_err(|why| format!("cost the builder too much ({why})"))
-        })?;
-        for trigger in &base.triggers {
-            for (_, dockerfile) in readings(trigger.as_bytes())? {
-                self.joins(&dockerfile).map_err(|_| "have too many lines".to_owned())?;
-                // From BuildKit 0.27 on a comment `# check=` before a trigger's instruction ends the frontend, and
-                // the engine with it; up to 0.33 nothing mends that. No builder writes a comment into a trigger.
-                if dockerfile.instructions.iter().any(|instruction| instruction.is_commented) {
-                    return Err("begin with a comment".to_owned());
-                }
+                .base(base, version)
+                .map_err(|why| format!("cost the builder too much ({why})"))?;
+            // From BuildKit 0.27 on a comment `# check=` before a trigger's instruction ends the frontend, and the
+            // engine with it; up to 0.34 nothing mends that. No builder writes a comment into a trigger.
+            let mut instructions =
+                base.triggers.iter().flat_map(|trigger| lines::read(trigger.as_bytes(), version));
+            if instructions.any(|instruction| instruction.is_ok_and(|one| one.is_commented)) {
+                return Err("begin with a comment".to_owned());
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 }
 
-/// The different ways in which the versions of BuildKit read a text, each with its first version.
-fn readings(text: &[u8]) -> Result<Vec<(Version, Dockerfile)>, String> {
-    let mut readings: Vec<(Version, Dockerfile)> = Vec::new();
-    // Most versions differ only in here-documents.
-    let may_have_heredocs = text.windows(2).any(|two| two == b"<<");
-    let others = [Version::V0_13, Version::V0_14, Version::V0_21, Version::V0_28];
-    for version in Version::ALL.into_iter().filter(|version| may_have_heredocs || others.contains(version)) {
-        let dockerfile = lines::read(text, version).map_err(|unclear| {
-            format!("line {}: the name of a here-document cannot be told from the rest", unclear.line)
-        })?;
-        if readings.last().is_none_or(|(_, last)| *last != dockerfile) {
-            readings.push((version, dockerfile));
-        }
+/// Whether a Dockerfile has instructions, but only `ARG`.
+#[derive(Default)]
+struct Keywords {
+    has_argument: bool,
+    has_others: bool,
+}
+
+impl Keywords {
+    fn add(&mut self, keyword: &[u8]) {
+        let is_argument = keyword == b"arg";
+        self.has_argument |= is_argument;
+        self.has_others |= !is_argument;
     }
-    Ok(readings)
+
+    fn are_arguments(&self) -> bool {
+        self.has_argument && !self.has_others
+    }
 }
 
 #[cfg(test)]

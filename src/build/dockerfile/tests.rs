@@ -4,13 +4,17 @@ fn given(argument: u64) -> Rules {
     Rules { arguments: HashMap::from([("a".to_owned(), argument)]), ..Rules::default() }
 }
 
+fn builtin(version: (u32, u32)) -> Rules {
+    Rules { frontend: Frontend::Builtin(Some(version)), ..Rules::default() }
+}
+
 fn judge(text: &[u8], rules: Rules) -> Result<(), String> {
     Judge::new(rules).read("", text.to_vec())
 }
 
 #[test]
 fn arguments_alone_are_nothing_for_the_engines_own_frontend() {
-    let builtin = Rules { is_builtin: true, ..Rules::default() };
+    let builtin = Rules { frontend: Frontend::Builtin(None), ..Rules::default() };
     for text in [
         "ARG A=1",
         "\u{feff}# word\r\n\targ A\r\n",
@@ -117,6 +121,10 @@ fn real_ones_are_let_through() {
 /// Each of these is read otherwise by a simpler parser.
 #[test]
 fn nothing_hides_an_instruction() {
+    let refused = |text: &str, why: &str| {
+        let refused = Judge::builtin().read("", text.as_bytes().to_vec()).unwrap_err();
+        assert!(refused.contains(why), "{text}: {refused}");
+    };
     let doubling =
         |top: &str, line: &str| format!("{top}FROM scratch\nENV a=aaaaaaaaaaaaaaaa\n{}", line.repeat(25));
     for line in [
@@ -241,6 +249,28 @@ fn a_pattern_that_may_be_empty_is_refused_for_old_engines_alone() {
 }
 
 #[test]
+fn an_engine_of_a_known_version_is_asked_for_that_version_alone() {
+    let empty = "FROM x\nCOPY ${PATH#} /\n".to_owned();
+    let alone = "ARG a\n".to_owned();
+    // In old versions the blank ends the name of the here-document, and its lines are instructions.
+    let blank = format!("FROM x\nRUN << E\nENV a=aaaaaaaaaaaaaaaa\n{}E\n", "ENV a=$a$a\n".repeat(25));
+    for (text, last, why) in
+        [(empty, 13, "may be empty"), (alone, 14, "no `FROM`"), (blank, 21, "the value of a variable")]
+    {
+        for frontend in
+            [Frontend::Builtin(Some((0, 13))), Frontend::Builtin(Some((0, last))), Frontend::Builtin(None)]
+        {
+            let refused = judge(text.as_bytes(), Rules { frontend, ..Rules::default() }).unwrap_err();
+            assert!(refused.contains(why), "{frontend:?}: {refused}");
+        }
+        for version in [(0, last + 1), (0, 33), (1, 0)] {
+            assert_eq!(judge(text.as_bytes(), builtin(version)), Ok(()), "{why}: {version:?}");
+        }
+        assert_eq!(judge(text.as_bytes(), Rules::default()), Ok(()), "{why}");
+    }
+}
+
+#[test]
 fn a_large_one_is_read_only_without_checks() {
     let checked = Rules { has_checks: true, ..Rules::default() };
     let text = |mib: usize| format!("{}\n", "#".repeat(1023)).repeat(mib << 10);
@@ -257,7 +287,9 @@ fn a_large_one_is_read_only_without_checks() {
 
 #[test]
 fn what_takes_the_frontend_minutes_is_refused() {
-    refused(&"RUN x\n".repeat(LINES_MAX + 1), "more than 100000 lines");
+    let many = "CMD a\n".repeat(INSTRUCTIONS_MAX + 1);
+    assert!(judge(many.as_bytes(), builtin((0, 33))).unwrap_err().contains("more than 200000 instructions"));
+    assert_eq!(judge(many.as_bytes(), Rules::default()), Ok(()));
     let variables = |count: usize| (0..count).map(|n| format!("ENV a{n}=b\n")).collect::<String>();
     assert_eq!(judge(variables(7_000).as_bytes(), given(0)), Ok(()));
     refused(&variables(8_000), "the Dockerfile has too many variables");
@@ -276,9 +308,24 @@ fn what_takes_the_frontend_minutes_is_refused() {
     assert_eq!(judge(stages.as_bytes(), given(0)), Ok(()));
 }
 
+/// Their number costs BuildKit nothing by itself.
+#[test]
+fn short_lines_are_let_through() {
+    let lines = |line: &str| line.repeat(150_000);
+    for text in [
+        format!("FROM x\nCOPY <<E /x\n{}E\n", lines("aa\n")),
+        format!("FROM x\nRUN a \\\n{}\n", lines("a \\\n")),
+        format!("FROM x\n{}", lines("#a\n")),
+        format!("FROM x\n{}", lines("\n")),
+    ] {
+        for rules in [builtin((0, 33)), Rules::default()] {
+            assert_eq!(judge(text.as_bytes(), rules), Ok(()), "{}", &text[..30]);
+        }
+    }
+}
+
 #[test]
 fn what_takes_old_engines_minutes_to_join_is_refused() {
-    let builtin = Rules { is_builtin: true, ..Rules::default() };
     let texts = |lines: usize| {
         let (joined, document) = ("  a-name-as-they-usually-are \\\n", "a line as they usually are\n");
         [
@@ -286,15 +333,19 @@ fn what_takes_old_engines_minutes_to_join_is_refused() {
             format!("FROM scratch\nCOPY <<E /x\n{}E\n", document.repeat(lines)),
         ]
     };
-    for text in texts(70_000) {
-        let refused = judge(text.as_bytes(), builtin.clone()).unwrap_err();
-        assert!(refused.starts_with("line 2: the instruction has too many lines"), "{refused}");
-        assert_eq!(judge(text.as_bytes(), given(0)), Ok(()));
+    for (text, last) in texts(70_000).into_iter().zip([14, 25]) {
+        for version in [13, last] {
+            let refused = judge(text.as_bytes(), builtin((0, version))).unwrap_err();
+            assert!(refused.starts_with("line 2: the instruction has too many lines"), "{refused}");
+        }
+        for rules in [builtin((0, last + 1)), Rules::default()] {
+            assert_eq!(judge(text.as_bytes(), rules), Ok(()));
+        }
     }
     for text in texts(18_000) {
-        assert_eq!(judge(text.as_bytes(), builtin.clone()), Ok(()));
+        assert_eq!(judge(text.as_bytes(), builtin((0, 13))), Ok(()));
         // Several cost as much as a long one.
-        let refused = judge(text.repeat(5).as_bytes(), builtin.clone()).unwrap_err();
+        let refused = judge(text.repeat(5).as_bytes(), builtin((0, 13))).unwrap_err();
         assert!(refused.contains("too many lines"), "{refused}");
     }
     let trigger = format!("RUN {}true", "a\\\n".repeat(300_000));
@@ -315,8 +366,8 @@ fn triggers_are_short() {
 #[test]
 fn dockerfiles_that_people_write_are_let_through() {
     for (shape, text) in shapes::IMAGES.iter().chain(shapes::LINES).chain(shapes::NEWER) {
-        for is_builtin in [true, false] {
-            let rules = Rules { is_builtin, has_checks: true, ..given(1000) };
+        for frontend in [Frontend::Builtin(None), Frontend::Contained] {
+            let rules = Rules { frontend, has_checks: true, ..given(1000) };
             let judge = Judge::new(rules);
             judge.admit(&base(&["COPY . /app"], &[("PATH", 200), ("HOME", 5)])).unwrap();
             assert_eq!(judge.read("Dockerfile", text.as_bytes().to_vec()), Ok(()), "{shape}");
@@ -328,7 +379,7 @@ fn dockerfiles_that_people_write_are_let_through() {
 /// The time of the engine's own frontend grows with the square of these.
 #[test]
 fn the_engine_itself_reads_no_endless_chains() {
-    let builtin = || Rules { is_builtin: true, ..Rules::default() };
+    let builtin = || Rules { frontend: Frontend::Builtin(None), ..Rules::default() };
     for line in ["RUN x\n", "COPY a /\n", "ADD a /\n", "WORKDIR a\n", "FROM a AS a\n"] {
         let chain = |count: usize| format!("FROM x AS a\n{}", line.repeat(count));
         assert_eq!(judge(chain(500).as_bytes(), builtin()), Ok(()), "{line}");

@@ -78,7 +78,7 @@ async fn what_ends_the_engines_own_frontend_is_refused(test: Arc<Test>) {
     let (_, engine) = test.throw_away_engine().await;
     let wharfd = test.wharfd_on(&engine).await;
     let job = Wharf::new(&test, &wharfd, "job#1");
-    // Each ends Engine 26.1.
+    // Each ends Engine 26.1. The newest reads them, and goes on.
     for (index, (dockerfile, why)) in [
         ("ARG A=1\n", "no `FROM`"),
         ("ARG A=1\rFROM busybox\r", "no `FROM`"),
@@ -91,10 +91,16 @@ async fn what_ends_the_engines_own_frontend_is_refused(test: Arc<Test>) {
     .enumerate()
     {
         let context = test.context(&format!("ends-{index}"), &[("Dockerfile", dockerfile)]);
-        job.build(&context, &[]).await.ended(1).says(&[why]);
         let tar = context_tar(&[("Dockerfile", dockerfile)]);
+        let synced = job.build(&context, &[]).await;
         let sent = Output::of(job.command(["build", "-"]), &tar, PATIENCE).await;
-        sent.ended(1).says(&[why]);
+        for built in [synced, sent] {
+            if engine.is_containerd() {
+                assert!(!built.stderr.contains(why), "{built}");
+            } else {
+                built.ended(1).says(&[why]);
+            }
+        }
     }
 
     // BuildKit 0.33 has a fault at the second. The operator has loaded both.

@@ -54,11 +54,11 @@ fn expected(found: &Value) -> Parts {
     }
 }
 
-fn read_here(instruction: &Instruction, escape: u8) -> Parts {
+fn read_here(instruction: &Instruction) -> Parts {
     let mut found = Vec::new();
-    let Instruction { line, text, keyword, arguments, heredocs, .. } = instruction;
+    let Instruction { line, text, keyword, arguments, heredocs, escape, .. } = instruction;
     if matches!(keyword.as_slice(), b"env" | b"arg" | b"label") {
-        found = words(arguments, escape);
+        found = words(arguments, *escape);
     }
     let is_old = keyword != b"arg" && found.first().is_some_and(|first| !first.contains(&b'='));
     if is_old {
@@ -75,6 +75,10 @@ fn read_here(instruction: &Instruction, escape: u8) -> Parts {
         words: found,
         heredocs: heredocs.iter().map(|doc| (doc.content.clone(), doc.is_expanded)).collect(),
     }
+}
+
+fn all(text: &[u8], version: Version) -> Result<Vec<Instruction>, Unclear> {
+    read(text, version).collect()
 }
 
 #[test]
@@ -94,14 +98,14 @@ fn texts_are_read_as_buildkit_reads_them() {
             }
             let Some(expected_instructions) = last.as_array() else {
                 refused += 1;
-                let _ = read(&text, version);
+                let _ = read(&text, version).count();
                 continue;
             };
-            let Ok(read) = read(&text, version) else {
+            let Ok(read) = all(&text, version) else {
                 unclear += 1;
                 continue;
             };
-            let here: Vec<_> = read.instructions.iter().map(|one| read_here(one, read.escape)).collect();
+            let here: Vec<_> = read.iter().map(read_here).collect();
             let expected: Vec<_> = expected_instructions.iter().map(expected).collect();
             assert_eq!(here, expected, "{version:?}: {}", found_text(&text));
             compared += 1;
@@ -119,9 +123,9 @@ fn a_long_text_in_many_levels_is_not_read_again_at_each() {
         format!("FROM scratch\nRUN <<{begin}{}{end}\n", "x".repeat(length))
     };
     for version in Version::ALL {
-        assert_eq!(read(nested(200, 256 << 10).as_bytes(), version), Err(Unclear { line: 2 }));
+        assert_eq!(all(nested(200, 256 << 10).as_bytes(), version), Err(Unclear { line: 2 }));
         for (levels, length) in [(3, 64 << 10), (20, 50)] {
-            assert_eq!(read(nested(levels, length).as_bytes(), version).unwrap().instructions.len(), 2);
+            assert_eq!(all(nested(levels, length).as_bytes(), version).unwrap().len(), 2);
         }
     }
 }
