@@ -2,6 +2,8 @@
 //! triggers name until there are no new ones, and makes a new stage of each: if an image's trigger copies from the
 //! image itself, that never ends, and takes more and more memory.
 
+use std::collections::HashSet;
+
 use crate::names::Reference;
 
 /// No trigger copies from more images, and no reference is longer. Without these limits the time for a trigger would
@@ -33,7 +35,7 @@ fn sources(trigger: &str) -> Option<Vec<Reference>> {
 /// Whether triggers that copy from images may come round to an image again. `images` are the images of a build, each
 /// by its full name and with its triggers.
 pub(super) fn may_never_end<'a>(images: impl Iterator<Item = (&'a str, &'a [String])>) -> bool {
-    let (mut names, mut named) = (Vec::new(), Vec::new());
+    let (mut names, mut named) = (HashSet::new(), HashSet::new());
     for (name, triggers) in images {
         let mut copies = false;
         for trigger in triggers {
@@ -42,7 +44,7 @@ pub(super) fn may_never_end<'a>(images: impl Iterator<Item = (&'a str, &'a [Stri
             named.extend(sources.iter().map(ToString::to_string));
         }
         if copies {
-            names.push(name);
+            names.insert(name);
         }
     }
     named.iter().any(|named| names.contains(&named.as_str()))

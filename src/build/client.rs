@@ -19,7 +19,7 @@ use tokio::sync::SetOnce;
 use tonic::{Code, Status};
 
 use super::{
-    dockerfile,
+    dockerfile::judging::Judging,
     ignored::IgnoreFiles,
     input::{Hear, Input},
     packets::{Judge, told},
@@ -51,7 +51,7 @@ pub struct BuildClient {
     /// Logins that came with the call.
     pub logins: Logins,
     /// Judges its Dockerfile.
-    pub dockerfile: Arc<dockerfile::Judge>,
+    pub dockerfile: Arc<Judging>,
     /// Its input, with which the engine may have crashed before.
     pub input: Arc<Input>,
     /// The build's tasks.
@@ -97,6 +97,8 @@ struct ClientSide {
     incoming: BoxStream<'static, Result<FromClient, Status>>,
     judge: Arc<Mutex<Judge>>,
     ignored: IgnoreFiles,
+    /// Judges the texts of Dockerfiles.
+    dockerfile: Arc<Judging>,
     /// Lets the judged texts into BuildKit.
     hear: Hear,
     patience: Patience,
@@ -127,8 +129,7 @@ impl ClientSide {
         };
         Some(match said {
             Ok(FromClient::Message(message)) => {
-                let judged = lock(&self.judge).client_says(message);
-                match judged.and_then(|message| self.ignored.pass(message)) {
+                match self.judge(message).await {
                     // If it is refused, the input says so itself.
                     Ok(message) => (self.hear)().await.map(|()| message),
                     Err(status) => Err(self.refuse(status)),
@@ -140,6 +141,13 @@ impl ClientSide {
             }
             Err(status) => Err(self.failed(Status::new(status.code(), "the client broke off the sync"))),
         })
+    }
+
+    /// Judges a message, and the texts that are whole with it.
+    async fn judge(&mut self, message: Bytes) -> Result<Bytes, Status> {
+        let message = lock(&self.judge).client_says(message)?;
+        self.dockerfile.texts().await.map_err(Status::invalid_argument)?;
+        self.ignored.pass(message)
     }
 
     /// BuildKit ends a build whose sync fails, except if it is the sync of an ignore file.
@@ -182,7 +190,7 @@ impl SessionClient for BuildClient {
             if session.offer().directory(&request.name).is_none() {
                 return Err(Status::not_found(format!("the client offers no directory `{}`", request.name)));
             }
-            let judge = Judge::of(&request, &self.dockerfile);
+            let judge = Judge::of(&request, self.dockerfile.judge());
             let (judge, ignored) = (Arc::new(Mutex::new(judge)), IgnoreFiles::of(&request));
             let Attached { incoming, outgoing } = session.stream(Subject::Sync(request)).await?;
             let tasks = self.tasks.clone();
@@ -201,8 +209,9 @@ impl SessionClient for BuildClient {
                 let _ = tasks.unless_cancelled(relay).await;
             });
             let (patience, refused) = (Patience::begin(), Arc::clone(&self.refused));
-            let hear = Input::hearing(&self.input, self.dockerfile.texts());
-            Ok(ClientSide { incoming, judge, ignored, hear, patience, refused }.messages())
+            let hear = Input::hearing(&self.input, self.dockerfile.judge().texts());
+            let dockerfile = Arc::clone(&self.dockerfile);
+            Ok(ClientSide { incoming, judge, ignored, dockerfile, hear, patience, refused }.messages())
         })
     }
 

@@ -74,7 +74,7 @@ pub(super) struct Judge {
     read_files: usize,
     /// The text of each Dockerfile, as far as it has come.
     texts: Option<HashMap<u32, Vec<u8>>>,
-    /// Judges the build's Dockerfile.
+    /// Takes the build's Dockerfile.
     dockerfile: Arc<dockerfile::Judge>,
 }
 
@@ -87,8 +87,9 @@ impl Announced {
 }
 
 impl Judge {
-    /// A sync for BuildKit's request. `dockerfile` judges the build's Dockerfile, if it comes in this sync: BuildKit
-    /// requests it in each (`llb.DiffNone`), whatever it has from earlier ones.
+    /// A sync for BuildKit's request. `dockerfile` takes the build's Dockerfile, if it comes in this sync, and judges it
+    /// before the packet with its end goes on: BuildKit requests it in each sync (`llb.DiffNone`), whatever it has from
+    /// earlier ones.
     pub(super) fn of(request: &DirectoryRequest, dockerfile: &Arc<dockerfile::Judge>) -> Self {
         let mut paths = request.include_patterns.iter().chain(&request.follow_paths);
         let is_read = request.name != "context" || paths.any(|path| path.ends_with(".dockerignore"));
@@ -251,7 +252,7 @@ impl Judge {
             Some(0) if length == 0 => {
                 self.open.remove(&id);
                 if let Some(text) = self.texts.as_mut().and_then(|texts| texts.remove(&id)) {
-                    self.dockerfile.read(&id.to_string(), text).map_err(refused)?;
+                    self.dockerfile.take(&id.to_string(), text);
                 }
             }
             Some(still) if length > 0 => {

@@ -201,7 +201,7 @@ impl<'a> Build<'a> {
         for pass in 1..=PASSES_MAX {
             unless_stopped(stop.as_mut(), self.sources.begin_pass(pass)).await??;
             let client = &self.order.client;
-            let begun = client.input.begin(self.sources.bases(), client.dockerfile.texts());
+            let begun = client.input.begin(self.sources.bases(), client.dockerfile.judge().texts());
             unless_stopped(stop.as_mut(), begun).await??;
             let steps = OnceLock::new();
             let mut facts = PassFacts::new(self.reporter, self.sources.renaming(), &steps);

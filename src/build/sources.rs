@@ -1,6 +1,9 @@
 //! The sources of a build: the images and URLs that have been admitted to it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use futures_util::future::join_all;
 
@@ -101,7 +104,7 @@ impl<'a> Sources<'a> {
             match admitted {
                 Ok(admitted) => {
                     // If it is refused and the Dockerfile still names it, the frontend says so.
-                    let _ = self.take(&reference.to_string(), reference, admitted);
+                    let _ = self.take(&reference.to_string(), reference, admitted).await;
                 }
                 // If the Dockerfile still names it, BuildKit denies it and it is tried again.
                 Err(fault) => {
@@ -131,7 +134,7 @@ impl<'a> Sources<'a> {
         tracing::debug!(pass, "a pass of the frontend");
         self.hold_again().await?;
         let refused = |why| Fault::new(Reason::ImageUnsupported, format!("the Dockerfile is refused: {why}"));
-        self.order.client.dockerfile.again().map_err(refused)
+        self.order.client.dockerfile.texts().await.map_err(refused)
     }
 
     /// Renews lost holds: an operator may prune between two passes, and without the hold BuildKit would look
@@ -147,7 +150,7 @@ impl<'a> Sources<'a> {
             self.admitted.remove(&named);
             if let Ok(reference) = Reference::parse(&named) {
                 let admitted = self.admission(&reference).await?;
-                self.take(&named, &reference, admitted)?;
+                self.take(&named, &reference, admitted).await?;
             }
         }
         Ok(())
@@ -170,8 +173,8 @@ impl<'a> Sources<'a> {
     }
 
     /// Refuses an image whose ONBUILD triggers could end BuildKit's frontend, or cost it too much.
-    fn judge_triggers(&self, reference: &Reference, admitted: &Admitted) -> Result<(), Fault> {
-        self.order.client.dockerfile.admit(admitted.inherited()).map_err(|why| {
+    async fn judge_triggers(&self, reference: &Reference, admitted: &Admitted) -> Result<(), Fault> {
+        self.order.client.dockerfile.admit(admitted.inherited()).await.map_err(|why| {
             let text = format!("{} is refused: its ONBUILD triggers {why}", reference.familiar());
             Fault::new(Reason::ImageUnsupported, text)
                 .hint("build the image again with the usual tools; their images have no such triggers")
@@ -185,25 +188,27 @@ impl<'a> Sources<'a> {
 
     /// Refuses an image whose triggers copy from an image whose triggers copy again: the frontend need not come to
     /// an end.
-    fn judge_circle(&self, reference: &Reference, admitted: &Admitted) -> Result<(), Fault> {
+    async fn judge_circle(&self, reference: &Reference, admitted: &Admitted) -> Result<(), Fault> {
         let named = reference.to_string();
         let others = self.admitted.iter().filter(|(other, _)| **other != named);
-        let others = others.map(|(other, admitted)| (other.as_str(), &*admitted.inherited().triggers));
-        if circles::may_never_end(others.chain([(named.as_str(), &*admitted.inherited().triggers)])) {
-            let text = format!(
-                "{} is refused: its ONBUILD triggers may copy from images with such triggers without end",
-                reference.familiar()
-            );
-            return Err(Fault::new(Reason::ImageUnsupported, text)
-                .hint("let its triggers copy from images that have no such triggers, without variables"));
-        }
-        Ok(())
+        let others = others.map(|(other, admitted)| (other.clone(), Arc::clone(admitted.inherited())));
+        let mut images: Vec<_> = others.collect();
+        images.push((named, Arc::clone(admitted.inherited())));
+        let judge = move || {
+            let images = images.iter().map(|(name, inherited)| (name.as_str(), &*inherited.triggers));
+            let why = "its ONBUILD triggers may copy from images with such triggers without end";
+            if circles::may_never_end(images) { Err(why.to_owned()) } else { Ok(()) }
+        };
+        self.order.client.dockerfile.run(judge).await.map_err(|why| {
+            Fault::new(Reason::ImageUnsupported, format!("{} is refused: {why}", reference.familiar()))
+                .hint("let its triggers copy from images that have no such triggers, without variables")
+        })
     }
 
     /// Adds an admitted image to the sources, unless its triggers are refused.
-    fn take(&mut self, named: &str, reference: &Reference, admitted: Admitted) -> Result<(), Fault> {
-        self.judge_triggers(reference, &admitted)?;
-        self.judge_circle(reference, &admitted)?;
+    async fn take(&mut self, named: &str, reference: &Reference, admitted: Admitted) -> Result<(), Fault> {
+        self.judge_triggers(reference, &admitted).await?;
+        self.judge_circle(reference, &admitted).await?;
         self.renaming.admit(admitted.target(), named, admitted.digest());
         self.admitted.insert(named.to_owned(), admitted);
         Ok(())
@@ -225,7 +230,7 @@ impl<'a> Sources<'a> {
             Some(("docker-image", named)) => {
                 let reference = Reference::parse(named).map_err(|error| denied(&error.to_string()))?;
                 let admitted = self.admission(&reference).await?;
-                self.take(named, &reference, admitted)
+                self.take(named, &reference, admitted).await
             }
             Some(("http" | "https", _)) => self.admit_url(source).await,
             Some(("git", _)) => Err(gate::git_denied(&self.renaming.text(source))),

@@ -16,7 +16,10 @@ use super::{
 use crate::{
     build::{
         client::BuildClient,
-        dockerfile::{Frontend, Judge, Rules},
+        dockerfile::{
+            Frontend, Judge, Rules,
+            judging::{self, Judging},
+        },
         input::{Hear, Input},
         outcome::Outcome,
         patience::{Patience, minutes},
@@ -27,6 +30,7 @@ use crate::{
     fault::{Fault, Reason},
     front::{Call, End, Front, Kind},
     progress::{Progress, Reporter},
+    shares::Places,
     tasks::{Cause, Group},
     wire::v1::{
         self, attach_request, build_request, build_response, build_service_server, session_request,
@@ -43,11 +47,13 @@ pub(super) const TAR_PIECE_BYTES_MAX: usize = 1 << 20;
 pub(super) struct Build {
     front: Arc<Front>,
     sessions: Sessions,
+    /// Places for judgements of Dockerfiles.
+    judged: Arc<Places>,
 }
 
 impl Build {
     pub(super) fn new(front: Arc<Front>) -> Self {
-        Self { front, sessions: Sessions::default() }
+        Self { front, sessions: Sessions::default(), judged: judging::places() }
     }
 
     async fn open(
@@ -147,14 +153,18 @@ impl Build {
             None => Frontend::Builtin(images.engine().buildkit()),
         };
         let rules = Rules::new(&spec, frontend);
-        let dockerfile = Arc::new(Judge::new(rules));
-        let input = Arc::new(Input::new(&images, call.caller().id(), &spec));
+        let caller = call.caller().id();
+        let judge = Arc::new(Judge::new(rules));
+        let dockerfile =
+            Judging::new(Arc::clone(&judge), Arc::clone(&self.judged), caller.clone(), tasks.clone());
+        let dockerfile = Arc::new(dockerfile);
+        let input = Arc::new(Input::new(&images, caller, &spec));
         let tar = if synced {
             None
         } else {
             let (tar, pieces) = Tar::new()?;
-            let passage = Passage::new(&spec.dockerfile, Arc::clone(&dockerfile));
-            let hear = Input::hearing(&input, dockerfile.texts());
+            let passage = Passage::new(&spec.dockerfile, Arc::clone(&judge));
+            let hear = dockerfile.before(Input::hearing(&input, judge.texts()));
             tasks.spawn("tar", feed(requests, Patience::begin(), passage, hear, pieces, tasks.clone()));
             Some(tar)
         };

@@ -18,6 +18,7 @@ fn side(path: &str, incoming: BoxStream<'static, Result<FromClient, Status>>) ->
         incoming,
         judge: Arc::new(Mutex::new(Judge::of(&request, &Arc::default()))),
         ignored: IgnoreFiles::of(&request),
+        dockerfile: Arc::new(Judging::alone()),
         hear: Arc::new(|| Box::pin(std::future::ready(Ok(())))),
         patience: Patience::with(SHORT, LONG),
         refused: Arc::default(),

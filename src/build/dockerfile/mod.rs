@@ -2,6 +2,7 @@
 //! which a version of BuildKit reads it.
 
 mod estimate;
+pub mod judging;
 mod lines;
 mod parts;
 mod patterns;
@@ -120,9 +121,17 @@ struct Known {
     bases: Vec<Arc<Inherited>>,
     /// The files of the last sync or of the tar, any of which may be the Dockerfile. Of several with one name only
     /// the last one stays.
-    texts: HashMap<String, (Digest, Vec<u8>)>,
+    texts: HashMap<String, Text>,
     /// The texts that passed with these images: BuildKit requests the Dockerfile in every pass.
     judged: HashSet<Digest>,
+}
+
+/// The text of a file.
+#[derive(Debug)]
+struct Text {
+    bytes: Arc<Vec<u8>>,
+    /// Whether it has passed with the images that are known.
+    has_passed: bool,
 }
 
 impl Judge {
@@ -151,16 +160,10 @@ impl Judge {
         self.known().texts.clear();
     }
 
-    /// Judges the text of a file that may be the Dockerfile, and remembers it. The error contains the reason
-    /// and the line.
-    pub(super) fn read(&self, name: &str, text: Vec<u8>) -> Result<(), String> {
-        let digest = Digest::from_sha256(Sha256::digest(&text).into());
-        let mut known = self.known();
-        let Known { bases, texts, judged } = &mut *known;
-        self.once(bases, judged, &digest, &text)?;
-        self.passed.add(&digest);
-        texts.insert(name.to_owned(), (digest, text));
-        Ok(())
+    /// Takes the text of a file that may be the Dockerfile, to be judged before BuildKit gets the text's end.
+    pub(super) fn take(&self, name: &str, text: Vec<u8>) {
+        let text = Text { bytes: Arc::new(text), has_passed: false };
+        self.known().texts.insert(name.to_owned(), text);
     }
 
     /// Judges the triggers of an image on which the Dockerfile may build, and remembers the image. The error
@@ -170,29 +173,49 @@ impl Judge {
         let mut known = self.known();
         known.bases.push(Arc::clone(base));
         known.judged.clear();
+        known.texts.values_mut().for_each(|text| text.has_passed = false);
         Ok(())
     }
 
-    /// Judges the Dockerfile again if more images are known: BuildKit has it and may not ask for it again.
-    pub(super) fn again(&self) -> Result<(), String> {
-        let mut known = self.known();
-        let Known { bases, texts, judged } = &mut *known;
-        texts.values().try_for_each(|(digest, text)| self.once(bases, judged, digest, text))
+    /// Whether all texts have passed with the images that are known. BuildKit has some of them from an earlier pass
+    /// and may not ask for them again.
+    fn has_judged(&self) -> bool {
+        self.known().texts.values().all(|text| text.has_passed)
     }
 
-    /// Judges a text, unless it has passed with the same images.
-    fn once(
-        &self,
-        bases: &[Arc<Inherited>],
-        judged: &mut HashSet<Digest>,
-        digest: &Digest,
-        text: &[u8],
-    ) -> Result<(), String> {
-        if !judged.contains(digest) {
-            self.text(text, bases)?;
-            judged.insert(digest.clone());
+    /// Judges the texts that have not passed with the images that are known. The error contains the reason and the
+    /// line.
+    pub(super) fn judge(&self) -> Result<(), String> {
+        while let Some((text, bases)) = self.next() {
+            let digest = Digest::from_sha256(Sha256::digest(&*text).into());
+            let has_passed = self.known().judged.contains(&digest);
+            if !has_passed {
+                self.text(&text, &bases)?;
+            }
+            self.passed.add(&digest);
+            let mut known = self.known();
+            // Otherwise an image was admitted meanwhile.
+            if known.bases.len() == bases.len() {
+                let same = known.texts.values_mut().filter(|known| Arc::ptr_eq(&known.bytes, &text));
+                same.for_each(|text| text.has_passed = true);
+                known.judged.insert(digest);
+            }
         }
         Ok(())
+    }
+
+    /// A text to judge, and the images that are known.
+    fn next(&self) -> Option<(Arc<Vec<u8>>, Vec<Arc<Inherited>>)> {
+        let known = self.known();
+        let text = known.texts.values().find(|text| !text.has_passed)?;
+        Some((Arc::clone(&text.bytes), known.bases.clone()))
+    }
+
+    /// Takes a text and judges it.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(super) fn read(&self, name: &str, text: Vec<u8>) -> Result<(), String> {
+        self.take(name, text);
+        self.judge()
     }
 
     fn text(&self, text: &[u8], bases: &[Arc<Inherited>]) -> Result<(), String> {

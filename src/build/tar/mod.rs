@@ -58,7 +58,8 @@ impl fmt::Debug for Passage {
 }
 
 impl Passage {
-    /// For a context with this path of its Dockerfile, which `texts` judges.
+    /// For a context with this path of its Dockerfile, which `texts` takes, to judge it before the bytes that have
+    /// passed go on.
     pub fn new(dockerfile: &str, texts: Arc<dockerfile::Judge>) -> Self {
         let dockerfile = dockerfile.to_owned();
         Self { dockerfile, texts, input: Bytes::new(), state: State::Begin(BytesMut::new()) }
@@ -124,7 +125,7 @@ impl Passage {
                 if text.contains(&0) {
                     return Err(refused("the context is neither a tar archive nor a Dockerfile"));
                 }
-                self.texts.read(&self.dockerfile, text.to_vec()).map_err(refused)?;
+                self.texts.take(&self.dockerfile, text.to_vec());
                 out.extend_from_slice(&text);
             }
             State::Tar(mut tar) => {

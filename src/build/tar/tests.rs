@@ -45,15 +45,18 @@ fn of_entry(kind: EntryType, path: &str, target: &str) -> Vec<u8> {
 
 /// The result of `sent`, in pieces of `size`.
 fn passed_in(sent: &[u8], size: usize) -> Result<Vec<u8>, String> {
-    let mut passage = Passage::new("deploy/./Dockerfile", Arc::default());
+    let texts = Arc::<dockerfile::Judge>::default();
+    let mut passage = Passage::new("deploy/./Dockerfile", Arc::clone(&texts));
     let mut passed = Vec::new();
     for piece in sent.chunks(size) {
         passage.take(Bytes::copy_from_slice(piece));
         while let Some(piece) = passage.passed().map_err(|status| status.message().to_owned())? {
+            texts.judge()?;
             passed.extend_from_slice(&piece);
         }
     }
     passed.extend_from_slice(&passage.end().map_err(|status| status.message().to_owned())?);
+    texts.judge()?;
     Ok(passed)
 }
 

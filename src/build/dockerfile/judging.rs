@@ -1,0 +1,152 @@
+//! Runs the judgements of a build on threads of their own: those of the largest texts take some hundred milliseconds
+//! of a processor, and wharfd's worker threads serve everybody's calls.
+
+use std::sync::Arc;
+
+use tonic::Status;
+
+use super::Judge;
+use crate::{
+    build::input::Hear, fault::Fault, images::inherited::Inherited, names::CallerId, shares::Places,
+    tasks::Group,
+};
+
+/// How many judgements run at once.
+const AT_ONCE: usize = 8;
+/// The most of these for one caller.
+const OF_CALLER: usize = 4;
+
+/// The places for judgements, of all callers.
+pub fn places() -> Arc<Places> {
+    Arc::new(Places::new(AT_ONCE, OF_CALLER))
+}
+
+/// The judge of one build's Dockerfile, and the places of its caller.
+#[derive(Debug)]
+pub struct Judging {
+    judge: Arc<Judge>,
+    places: Arc<Places>,
+    caller: CallerId,
+    /// The build's tasks.
+    tasks: Group,
+    /// Held while texts are judged, so that each is judged once.
+    turn: tokio::sync::Mutex<()>,
+}
+
+impl Judging {
+    /// The judgements of `judge` for a build of `caller`'s, in the build's `tasks`.
+    pub fn new(judge: Arc<Judge>, places: Arc<Places>, caller: CallerId, tasks: Group) -> Self {
+        Self { judge, places, caller, tasks, turn: tokio::sync::Mutex::default() }
+    }
+
+    /// The judge, which takes the texts.
+    pub fn judge(&self) -> &Arc<Judge> {
+        &self.judge
+    }
+
+    /// Judges something that may take long, at one of the caller's places. The judgement keeps the place to its end.
+    pub(in crate::build) async fn run(
+        &self,
+        judge: impl FnOnce() -> Result<(), String> + Send + 'static,
+    ) -> Result<(), String> {
+        let place = self.places.take(&self.caller).await;
+        let judged = self.tasks.spawn_blocking("judge", move || {
+            let judged = judge();
+            drop(place);
+            judged
+        });
+        judged.await.unwrap_or_else(|panicked| Err(Fault::from(panicked).text().to_owned()))
+    }
+
+    /// Judges the texts that have come, each with the images that are known. None may reach BuildKit before. The error
+    /// contains the reason and the line.
+    pub(in crate::build) async fn texts(&self) -> Result<(), String> {
+        // Asked for every message of a sync.
+        if self.judge.has_judged() {
+            return Ok(());
+        }
+        let _turn = self.turn.lock().await;
+        let judge = Arc::clone(&self.judge);
+        self.run(move || judge.judge()).await
+    }
+
+    /// Judges the triggers of an image and remembers the image.
+    pub(in crate::build) async fn admit(&self, base: &Arc<Inherited>) -> Result<(), String> {
+        let (judge, base) = (Arc::clone(&self.judge), Arc::clone(base));
+        self.run(move || judge.admit(&base)).await
+    }
+
+    /// Hears a message of a tar once its texts have passed.
+    pub fn before(self: &Arc<Self>, hear: Hear) -> Hear {
+        let judging = Arc::clone(self);
+        Arc::new(move || {
+            let (judging, hear) = (Arc::clone(&judging), Arc::clone(&hear));
+            Box::pin(async move {
+                judging.texts().await.map_err(Status::invalid_argument)?;
+                hear().await
+            })
+        })
+    }
+}
+
+#[cfg(test)]
+impl Judging {
+    /// A judge that knows nothing yet, of a caller that is alone.
+    pub(in crate::build) fn alone() -> Self {
+        Self::new(Arc::default(), places(), CallerId::Uid(1), Group::root())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::mpsc, time::Duration};
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    /// On one worker thread, as for wharfd's other work.
+    #[tokio::test]
+    async fn judgements_of_one_caller_hold_up_no_other() {
+        let places = places();
+        let of = |uid| {
+            Arc::new(Judging::new(Arc::default(), Arc::clone(&places), CallerId::Uid(uid), Group::root()))
+        };
+        let (many, one) = (of(1), of(2));
+        let (end, ends) = mpsc::channel::<()>();
+        let ends = Arc::new(std::sync::Mutex::new(ends));
+        let long = |_| {
+            let (many, ends) = (Arc::clone(&many), Arc::clone(&ends));
+            // Each judgement lasts until the test lets it end.
+            many.tasks.clone().spawn("build", async move {
+                many.run(move || ends.lock().unwrap().recv_timeout(LONG).map_err(|error| error.to_string()))
+                    .await
+            })
+        };
+        let running: Vec<_> = (0..=OF_CALLER).map(long).collect();
+        one.judge.take("Dockerfile", b"FROM scratch\n".to_vec());
+        one.judge.take("dockerfile", b"FROM x\n".to_vec());
+        timeout(LONG, one.texts()).await.expect("another caller's build goes on").unwrap();
+        assert!(one.judge.has_judged());
+        assert!(places.try_take(&CallerId::Uid(1)).is_none(), "a caller has places of its own");
+        running.iter().for_each(|_| end.send(()).unwrap());
+        for judgement in running {
+            judgement.await.unwrap().unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_text_is_judged_before_it_is_heard() {
+        let judging = Arc::new(Judging::alone());
+        let hear = judging.before(Arc::new(|| Box::pin(std::future::ready(Ok(())))));
+        hear().await.unwrap();
+        judging.judge.take("Dockerfile", b"FROM x\n".to_vec());
+        hear().await.unwrap();
+        judging.judge.take("Dockerfile", format!("FROM x\nRUN {}", "${".repeat(1100)).into_bytes());
+        for _ in 0..2 {
+            assert!(hear().await.unwrap_err().message().contains("line 2: more than 1024"));
+        }
+    }
+}
