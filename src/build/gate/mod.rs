@@ -4,6 +4,7 @@
 //! else. A decoder silently drops fields that only a newer BuildKit knows, so the gate encodes the decoded
 //! graph again and compares (`buildkit::wire_form`).
 
+mod chain;
 pub mod definition;
 mod exec;
 mod platform;
@@ -21,6 +22,7 @@ use bollard_buildkit_proto::{
 };
 use prost::Message as _;
 
+use chain::Chains;
 use definition::{Attributes, Salts};
 use users::Lookups;
 
@@ -99,6 +101,7 @@ struct Seen {
     images: BTreeSet<String>,
     /// URLs that have not been admitted.
     urls: BTreeSet<String>,
+    chains: Chains,
     lookups: Lookups,
     names: Names,
 }
@@ -213,7 +216,9 @@ impl Gate<'_> {
                 return Err(refuse("an operation has fields that this wharfd does not know"));
             }
             self.op(&op, seen)?;
-            seen.lookups.add(bytes, &op);
+            let digest = definition::digest(bytes);
+            seen.chains.add(&digest, &op)?;
+            seen.lookups.add(digest, &op);
         }
         Ok(())
     }

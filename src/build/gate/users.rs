@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 
 use bollard_buildkit_proto::pb::{ChownOpt, FileOp, Op, file_action::Action, op, user_opt::User};
 
-use super::{Refusal, definition::digest};
+use super::Refusal;
 use crate::fault::{Fault, Reason};
 
 /// A Dockerfile with a hundred stages is rare, and few of its stages depend on nothing.
@@ -36,9 +36,8 @@ struct Place {
 }
 
 impl Lookups {
-    /// Adds an operation; its inputs were added earlier (`client/llb` in BuildKit, `marshal`).
-    pub(super) fn add(&mut self, bytes: &[u8], op: &Op) {
-        let digest = digest(bytes);
+    /// Adds an operation with this digest; its inputs were added earlier (`client/llb` in BuildKit, `marshal`).
+    pub(super) fn add(&mut self, digest: String, op: &Op) {
         if self.last.contains_key(&digest) {
             return;
         }
@@ -112,7 +111,7 @@ mod tests {
     };
     use prost::Message as _;
 
-    use super::*;
+    use super::{super::definition::digest, *};
 
     /// A step that runs as `user` after other steps; `name` makes it unique.
     fn step(name: &str, user: &str, inputs: &[&Op]) -> Op {
@@ -129,7 +128,7 @@ mod tests {
     fn chains(ops: &[Op]) -> usize {
         let mut lookups = Lookups::default();
         for op in ops {
-            lookups.add(&op.encode_to_vec(), op);
+            lookups.add(digest(&op.encode_to_vec()), op);
         }
         lookups.chains.len()
     }
@@ -164,7 +163,7 @@ mod tests {
         for number in 0..=CHAINS_MAX {
             assert!(lookups.judge().is_ok());
             let op = step(&number.to_string(), "", &[]);
-            lookups.add(&op.encode_to_vec(), &op);
+            lookups.add(digest(&op.encode_to_vec()), &op);
         }
         assert!(lookups.judge().is_err());
     }
