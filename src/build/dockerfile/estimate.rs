@@ -3,14 +3,18 @@
 //! The estimate is rather high: only the longest value of each variable is known here, wherever it is set. No real
 //! Dockerfile comes near the limits.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use super::{
     Rules,
     lines::{self, Heredoc, Instruction, Version},
     parts, patterns,
+    variables::{UNKNOWN, Variables},
 };
-use crate::{images::inherited::Inherited, names::printable};
+use crate::{
+    images::inherited::{Inherited, Size},
+    names::printable,
+};
 
 /// The limit on `${a:-…` in one instruction: BuildKit recurses for each that is inside another.
 const OPERATORS_MAX: usize = 1024;
@@ -18,8 +22,6 @@ const OPERATORS_MAX: usize = 1024;
 const VALUE_BYTES_MAX: u64 = 1 << 20;
 /// The limit on all lines together, once their variables are replaced.
 const EXPANDED_BYTES_MAX: u64 = 64 << 20;
-/// The assumed length of a variable that is not set here: BuildKit sets some, such as a platform.
-const UNKNOWN_BYTES: u64 = 256;
 /// What BuildKit keeps of each `ARG` for each stage, apart from its text.
 const ARGUMENT_BYTES: u64 = 128;
 /// The limit on the variables that all lines see together: for each line BuildKit may go through all that the stage
@@ -35,19 +37,17 @@ const STEPS_MAX: u64 = 6000;
 /// 0.15) and here-documents (before 0.26), since it makes a new text for each line. That many cost 6 s of a processor,
 /// measured on Engine 26.1, and a text of 4 MiB could cost minutes, which not even a cancel ends.
 const COPIED_BYTES_MAX: u64 = 16 << 30;
-/// What BuildKit writes for a range of ports.
-const PORTS_BYTES: u64 = 1 << 20;
+/// The limit on the variables of all images of a build. An image has some dozens.
+const VARIABLES_OF_IMAGES_MAX: usize = 20_000;
+/// What BuildKit writes for a port.
+const PORT_BYTES: u64 = 16;
 
 /// The estimate for a text, as far as it has been read.
-pub(super) struct Estimate<'r> {
-    rules: &'r Rules,
+#[derive(Clone, Debug)]
+pub(super) struct Estimate {
+    rules: Arc<Rules>,
     escape: u8,
-    /// The longest possible value of each variable.
-    lengths: HashMap<Vec<u8>, u64>,
-    /// The longest value of a variable whose name is not known: it may be any.
-    any: Option<u64>,
-    /// The longest of all.
-    longest: u64,
+    variables: Variables,
     expanded: u64,
     /// The number of bytes that are copied to join lines.
     copied: u64,
@@ -98,14 +98,12 @@ impl Stage {
     }
 }
 
-impl<'r> Estimate<'r> {
-    pub(super) fn new(rules: &'r Rules) -> Self {
+impl Estimate {
+    pub(super) fn new(rules: &Arc<Rules>) -> Self {
         Self {
-            rules,
+            rules: Arc::clone(rules),
             escape: b'\\',
-            lengths: HashMap::new(),
-            any: None,
-            longest: UNKNOWN_BYTES,
+            variables: Variables::default(),
             expanded: 0,
             copied: 0,
             seen: 0,
@@ -121,9 +119,14 @@ impl<'r> Estimate<'r> {
     /// Adds an image on which the Dockerfile may be built, and runs its triggers.
     pub(super) fn base(&mut self, base: &Inherited, version: Version) -> Result<(), String> {
         let mut image = Stage { settings: base.settings, directory: base.settings, ..Stage::default() };
-        for (name, length) in &base.environment {
-            image.environment += name.len() as u64 + length;
-            self.set(name.clone().into_bytes(), *length);
+        for (name, size) in &base.environment {
+            image.environment += name.len() as u64 + size.bytes;
+            self.variables.set(Some(name.as_bytes()), *size);
+        }
+        if self.variables.count() > VARIABLES_OF_IMAGES_MAX {
+            return Err(format!(
+                "the images of the build have more than {VARIABLES_OF_IMAGES_MAX} variables"
+            ));
         }
         self.stage = image;
         let triggers: Result<(), String> = base.triggers.iter().try_for_each(|trigger| {
@@ -149,7 +152,7 @@ impl<'r> Estimate<'r> {
         }
         self.judge_operators(text)?;
         self.see()?;
-        let mut cost = self.length(text);
+        let mut cost = self.variables.length(text);
         let is_run = keyword == b"run";
         let may_end = self.rules.frontend.is_builtin()
             && version == Version::V0_13
@@ -162,7 +165,7 @@ impl<'r> Estimate<'r> {
             // The shell expands the text of a step.
             if *is_expanded && !is_run {
                 self.judge_operators(content)?;
-                cost = cost.saturating_add(self.length(content));
+                cost = cost.saturating_add(self.variables.length(content));
                 if may_end {
                     self.judge_patterns(content, false)?;
                 }
@@ -186,20 +189,20 @@ impl<'r> Estimate<'r> {
             }
             b"cmd" | b"entrypoint" | b"healthcheck" => stage.settings,
             b"shell" | b"user" => {
-                self.stage.settings = stage.settings.saturating_add(self.length(arguments));
+                self.stage.settings = stage.settings.saturating_add(self.variables.length(arguments));
                 0
             }
             b"workdir" => {
-                let length = self.length(arguments).saturating_add(1);
+                let length = self.variables.length(arguments).saturating_add(1);
                 let before = if arguments.starts_with(b"/") { 0 } else { stage.directory };
                 self.stage.directory = stage.directory.max(length.saturating_add(before));
                 self.stage.directory
             }
             b"copy" | b"add" => self.copies(text, arguments),
             b"expose" => {
-                let ranges = arguments.split(|byte| parts::is_blank(*byte));
-                let ranges = ranges.filter(|word| word.iter().any(|byte| matches!(byte, b'-' | b'$')));
-                PORTS_BYTES.saturating_mul(ranges.count() as u64)
+                let words = arguments.split(|byte| parts::is_blank(*byte));
+                let ports = words.map(|word| self.variables.ports(word)).fold(0, u64::saturating_add);
+                ports.saturating_mul(PORT_BYTES)
             }
             _ => 0,
         });
@@ -252,7 +255,7 @@ impl<'r> Estimate<'r> {
 
     /// Counts what one line, or one of its assignments, sees.
     fn see(&mut self) -> Result<(), String> {
-        self.seen = self.seen.saturating_add(self.lengths.len());
+        self.seen = self.seen.saturating_add(self.variables.count());
         if self.seen > VARIABLES_SEEN_MAX {
             return Err("the Dockerfile has too many variables for its number of lines".to_owned());
         }
@@ -271,9 +274,7 @@ impl<'r> Estimate<'r> {
     }
 
     fn judge_patterns(&self, text: &[u8], keeps_unset: bool) -> Result<(), String> {
-        let may_be_empty = |name: &[u8]| {
-            !keeps_unset || self.any.is_some() || !name.is_ascii() || self.lengths.contains_key(name)
-        };
+        let may_be_empty = |name: &[u8]| !keeps_unset || self.variables.may_have(name);
         let Some(begin) = patterns::empty(text, may_be_empty) else { return Ok(()) };
         let begin = printable(&String::from_utf8_lossy(begin));
         Err(format!(
@@ -287,21 +288,20 @@ impl<'r> Estimate<'r> {
         let words = parts::words(rest, escape);
         let mut now = Vec::new();
         let mut pair = |name: &[u8], value: &[u8]| {
-            let mut length = self.length(value);
+            let size = self.variables.size(value);
             let known = is_known(name).then(|| String::from_utf8_lossy(name));
             let given = match &known {
-                _ if !is_argument => 0,
+                _ if !is_argument => Size::default(),
                 Some(name) => {
-                    self.rules.arguments.get(name.as_ref()).copied().unwrap_or_default().max(UNKNOWN_BYTES)
+                    self.rules.arguments.get(name.as_ref()).copied().unwrap_or_default().or(UNKNOWN)
                 }
-                None => self.rules.arguments.values().copied().max().unwrap_or_default().max(UNKNOWN_BYTES),
+                None => self.rules.arguments.values().copied().fold(UNKNOWN, Size::or),
             };
-            if length > VALUE_BYTES_MAX.max(given) {
+            if size.bytes > VALUE_BYTES_MAX.max(given.bytes) {
                 let limit = VALUE_BYTES_MAX >> 20;
                 return Err(format!("the value of a variable would have more than {limit} MiB"));
             }
-            length = length.max(given);
-            now.push((known.is_some().then(|| name.to_vec()), self.length(name), length));
+            now.push((known.is_some().then(|| name.to_vec()), self.variables.length(name), size.or(given)));
             Ok(())
         };
         match words.first() {
@@ -318,8 +318,8 @@ impl<'r> Estimate<'r> {
             }
         }
         let mut sum = 0_u64;
-        for (name, name_length, length) in now {
-            let both = name_length.saturating_add(length);
+        for (name, name_length, size) in now {
+            let both = name_length.saturating_add(size.bytes);
             sum = sum.saturating_add(both);
             self.stage.environment = self.stage.environment.saturating_add(both);
             if is_argument {
@@ -327,19 +327,9 @@ impl<'r> Estimate<'r> {
                 self.stage.arguments = self.stage.arguments.saturating_add(both);
             }
             self.see()?;
-            match name {
-                Some(name) => self.set(name, length),
-                None => self.any = Some(self.any.unwrap_or_default().max(length)),
-            }
-            self.longest = self.longest.max(length);
+            self.variables.set(name.as_deref(), size);
         }
         Ok(sum)
-    }
-
-    fn set(&mut self, name: Vec<u8>, length: u64) {
-        self.longest = self.longest.max(length);
-        let longest = self.lengths.entry(name).or_default();
-        *longest = length.max(*longest);
     }
 
     /// Begins a stage. Returns the number of bytes that BuildKit copies.
@@ -369,37 +359,9 @@ impl<'r> Estimate<'r> {
             Some(b'[') => arguments,
             _ => arguments.rsplit(|byte| parts::is_blank(*byte)).next().unwrap_or_default(),
         };
-        let flags = self.length(text).saturating_sub(self.length(arguments));
-        let each = self.length(target).saturating_add(self.stage.directory).saturating_add(flags);
+        let flags = self.variables.length(text).saturating_sub(self.variables.length(arguments));
+        let each = self.variables.length(target).saturating_add(self.stage.directory).saturating_add(flags);
         each.saturating_mul(words.count() as u64)
-    }
-
-    /// The longest possible text once the variables in `text` are replaced: wherever they stand, since an escape or
-    /// a quote has another meaning in other places.
-    fn length(&self, text: &[u8]) -> u64 {
-        // From the last name to the first, so that nested names come before the names that contain them.
-        let mut sum = text.len() as u64;
-        let end = text.iter().rposition(|byte| *byte == b'}').unwrap_or_default();
-        for (at, _) in text.iter().enumerate().rev().filter(|(_, byte)| **byte == b'$') {
-            let rest = text.get(at + 1..).unwrap_or_default();
-            let named = rest.strip_prefix(b"{").unwrap_or(rest);
-            let is_braced = named.len() < rest.len();
-            let (name, after) = named.split_at_checked(patterns::name(named)).unwrap_or_default();
-            if name.is_empty() && !is_braced {
-                continue;
-            }
-            let is_known = !name.is_empty() && name.is_ascii();
-            let set =
-                if is_known { self.lengths.get(name).copied().max(self.any) } else { Some(self.longest) };
-            sum = sum.saturating_add(set.unwrap_or(UNKNOWN_BYTES));
-            // `${NAME//PATTERN/TEXT}` can replace every byte by the text, which has been added only once.
-            if is_braced && after.starts_with(b"//") {
-                let inside = end.saturating_sub(at) as u64;
-                let grown = sum.saturating_sub(text.len() as u64).saturating_add(inside);
-                sum = sum.saturating_add(set.unwrap_or_default().saturating_mul(grown));
-            }
-        }
-        sum
     }
 }
 

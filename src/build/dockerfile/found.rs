@@ -33,7 +33,7 @@ fn verdict(input: &Path) -> Result<(), String> {
     let (image, options) = (json("image.json"), json("options.json"));
     let environment = texts(&image["config"]["Env"]).into_iter().map(|variable| {
         let (name, value) = variable.split_once('=').unwrap_or((&variable, ""));
-        (name.to_owned(), value.len() as u64)
+        (name.to_owned(), Size::of(value))
     });
     let base = Inherited {
         triggers: texts(&image["config"]["OnBuild"]),
@@ -41,7 +41,7 @@ fn verdict(input: &Path) -> Result<(), String> {
         ..Inherited::default()
     };
     let arguments = options.as_object().into_iter().flatten().filter_map(|(key, value)| {
-        Some((key.strip_prefix("build-arg:")?.to_owned(), value.as_str()?.len() as u64))
+        Some((key.strip_prefix("build-arg:")?.to_owned(), Size::of(value.as_str()?)))
     });
     // The fuzzer's only image of such a name.
     if circles::may_never_end([("docker.io/library/base:latest", base.triggers.as_slice())].into_iter()) {
@@ -50,7 +50,7 @@ fn verdict(input: &Path) -> Result<(), String> {
     let rules =
         Rules { arguments: arguments.collect(), frontend: Frontend::Builtin(None), ..Rules::default() };
     let judge = Judge::new(rules);
-    judge.admit(&Arc::new(base))?;
+    judge.admit(&base)?;
     judge.read("Dockerfile", fs::read(input.join("Dockerfile")).unwrap_or_default())
 }
 

@@ -2,11 +2,13 @@
 //! which a version of BuildKit reads it.
 
 mod estimate;
+mod frontend;
 pub mod judging;
 mod lines;
 mod parts;
 mod patterns;
 mod shell;
+mod variables;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -14,11 +16,15 @@ use std::{
 };
 
 use estimate::Estimate;
+pub use frontend::Frontend;
 use lines::Version;
 use sha2::{Digest as _, Sha256};
 
 use super::{input::Texts, packets::READ_BYTES_MAX, spec::BuildSpec};
-use crate::{images::inherited::Inherited, names::reference::Digest};
+use crate::{
+    images::inherited::{Inherited, Size},
+    names::reference::Digest,
+};
 
 /// The limit on a Dockerfile that BuildKit checks: each of its warnings carries all of the text, and there may be one
 /// for each line.
@@ -34,51 +40,11 @@ const INSTRUCTIONS_MAX: usize = 200_000;
 /// some hundred bytes.
 const TRIGGERS_BYTES_MAX: usize = 64 << 10;
 
-/// The frontend that reads a build's Dockerfile.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Frontend {
-    /// The one that wharfd brings, in a container: a text costs the build alone, in whatever way it is read.
-    #[default]
-    Contained,
-    /// BuildKit's own, inside the engine's process. Its version is BuildKit's, major and minor, if that is known.
-    Builtin(Option<(u32, u32)>),
-}
-
-impl Frontend {
-    fn is_builtin(self) -> bool {
-        self != Self::Contained
-    }
-
-    /// Whether it may be BuildKit's own from before 0.`minor`.
-    fn is_builtin_before(self, minor: u32) -> bool {
-        matches!(self, Self::Builtin(version) if version.is_none_or(|version| version < (0, minor)))
-    }
-
-    /// The ways in which it may read a text.
-    fn versions(self) -> impl Iterator<Item = Version> {
-        let only = match self {
-            Self::Contained => Version::ALL.last().copied(),
-            Self::Builtin(version) => version.map(Version::of),
-        };
-        Version::ALL.into_iter().filter(move |version| only.is_none_or(|only| *version == only))
-    }
-
-    /// The same, but of those that read `text` alike only the first.
-    fn readings(self, text: &[u8]) -> impl Iterator<Item = Version> {
-        let mut last = None;
-        self.versions().filter(move |version| {
-            let differs = last.is_none_or(|last| !lines::read(text, last).eq(lines::read(text, *version)));
-            last = if differs { Some(*version) } else { last };
-            differs
-        })
-    }
-}
-
 /// How a build's Dockerfile is judged.
 #[derive(Clone, Debug, Default)]
 pub struct Rules {
-    /// The length of each build argument.
-    arguments: HashMap<String, u64>,
+    /// The size of each build argument.
+    arguments: HashMap<String, Size>,
     /// The number of bytes that each step carries for the build's options.
     carried: u64,
     frontend: Frontend,
@@ -90,9 +56,9 @@ impl Rules {
     /// The rules for a build whose Dockerfile this frontend reads.
     pub fn new(spec: &BuildSpec, frontend: Frontend) -> Self {
         let length = |text: &str| text.len() as u64;
-        let mut arguments: HashMap<String, u64> =
-            spec.build_args.iter().map(|(name, value)| (name.clone(), length(value))).collect();
-        arguments.insert("TARGETSTAGE".to_owned(), length(&spec.target));
+        let mut arguments: HashMap<String, Size> =
+            spec.build_args.iter().map(|(name, value)| (name.clone(), Size::of(value))).collect();
+        arguments.insert("TARGETSTAGE".to_owned(), Size::of(&spec.target));
         // BuildKit adds these to each step.
         let proxies =
             spec.build_args.iter().filter(|(name, _)| name.to_ascii_lowercase().ends_with("_proxy"));
@@ -110,7 +76,7 @@ impl Rules {
 /// variables and triggers count as well.
 #[derive(Debug, Default)]
 pub struct Judge {
-    rules: Rules,
+    rules: Arc<Rules>,
     /// The texts that were judged and may pass.
     passed: Arc<Texts>,
     known: Mutex<Known>,
@@ -118,13 +84,16 @@ pub struct Judge {
 
 #[derive(Debug, Default)]
 struct Known {
-    bases: Vec<Arc<Inherited>>,
+    bases: Bases,
     /// The files of the last sync or of the tar, any of which may be the Dockerfile. Of several with one name only
     /// the last one stays.
     texts: HashMap<String, Text>,
     /// The texts that passed with these images: BuildKit requests the Dockerfile in every pass.
     judged: HashSet<Digest>,
 }
+
+/// The estimate for the images alone, in each way of reading. Shared, and another one with each image.
+type Bases = Arc<Vec<(Version, Estimate)>>;
 
 /// The text of a file.
 #[derive(Debug)]
@@ -137,7 +106,7 @@ struct Text {
 impl Judge {
     /// A judge that knows nothing yet.
     pub fn new(rules: Rules) -> Self {
-        Self { rules, passed: Arc::default(), known: Mutex::default() }
+        Self { rules: rules.into(), passed: Arc::default(), known: Mutex::default() }
     }
 
     /// A judge for a Dockerfile that the frontend of an unknown engine reads.
@@ -168,10 +137,10 @@ impl Judge {
 
     /// Judges the triggers of an image on which the Dockerfile may build, and remembers the image. The error
     /// contains the reason.
-    pub(super) fn admit(&self, base: &Arc<Inherited>) -> Result<(), String> {
-        self.triggers(base)?;
+    pub(super) fn admit(&self, base: &Inherited) -> Result<(), String> {
+        let bases = self.with(base)?;
         let mut known = self.known();
-        known.bases.push(Arc::clone(base));
+        known.bases = Arc::new(bases);
         known.judged.clear();
         known.texts.values_mut().for_each(|text| text.has_passed = false);
         Ok(())
@@ -195,7 +164,7 @@ impl Judge {
             self.passed.add(&digest);
             let mut known = self.known();
             // Otherwise an image was admitted meanwhile.
-            if known.bases.len() == bases.len() {
+            if Arc::ptr_eq(&known.bases, &bases) {
                 let same = known.texts.values_mut().filter(|known| Arc::ptr_eq(&known.bytes, &text));
                 same.for_each(|text| text.has_passed = true);
                 known.judged.insert(digest);
@@ -205,10 +174,10 @@ impl Judge {
     }
 
     /// A text to judge, and the images that are known.
-    fn next(&self) -> Option<(Arc<Vec<u8>>, Vec<Arc<Inherited>>)> {
+    fn next(&self) -> Option<(Arc<Vec<u8>>, Bases)> {
         let known = self.known();
         let text = known.texts.values().find(|text| !text.has_passed)?;
-        Some((Arc::clone(&text.bytes), known.bases.clone()))
+        Some((Arc::clone(&text.bytes), Arc::clone(&known.bases)))
     }
 
     /// Takes a text and judges it.
@@ -218,7 +187,7 @@ impl Judge {
         self.judge()
     }
 
-    fn text(&self, text: &[u8], bases: &[Arc<Inherited>]) -> Result<(), String> {
+    fn text(&self, text: &[u8], bases: &Bases) -> Result<(), String> {
         if text.len() as u64 > READ_BYTES_MAX {
             return Err(format!("the Dockerfile has more than {} MiB", READ_BYTES_MAX >> 20));
         }
@@ -235,13 +204,7 @@ impl Judge {
             return Err("the Dockerfile contains NUL bytes: it must be UTF-8".to_owned());
         }
         for version in frontend.readings(text) {
-            let mut estimate = Estimate::new(&self.rules);
-            for base in bases {
-                // Each has been judged alone, but the variables of one may be long for the triggers of another.
-                estimate
-                    .base(base, version)
-                    .map_err(|why| format!("with the triggers of its images: {why}"))?;
-            }
+            let mut estimate = self.of_bases(bases, version);
             let mut keywords = Keywords::default();
             for (instruction, count) in lines::read(text, version).zip(1_usize..) {
                 if frontend.is_builtin() && count > INSTRUCTIONS_MAX {
@@ -262,15 +225,21 @@ impl Judge {
         Ok(())
     }
 
-    /// Judges triggers, each as the text of its own that it is for BuildKit.
-    fn triggers(&self, base: &Inherited) -> Result<(), String> {
+    fn of_bases(&self, bases: &Bases, version: Version) -> Estimate {
+        let known = bases.iter().find(|(of, _)| *of == version);
+        known.map_or_else(|| Estimate::new(&self.rules), |(_, estimate)| estimate.clone())
+    }
+
+    /// Judges an image's triggers, each as the text of its own that it is for BuildKit. Returns the estimate for all
+    /// images that are known and this one: the variables of one may be long for the triggers of another.
+    fn with(&self, base: &Inherited) -> Result<Vec<(Version, Estimate)>, String> {
         if base.triggers.iter().map(String::len).sum::<usize>() > TRIGGERS_BYTES_MAX {
             return Err(format!("have more than {} KiB", TRIGGERS_BYTES_MAX >> 10));
         }
-        self.rules.frontend.versions().try_for_each(|version| {
-            Estimate::new(&self.rules)
-                .base(base, version)
-                .map_err(|why| format!("cost the builder too much ({why})"))?;
+        let bases = Arc::clone(&self.known().bases);
+        let each = self.rules.frontend.versions().map(|version| {
+            let mut estimate = self.of_bases(&bases, version);
+            estimate.base(base, version).map_err(|why| format!("cost the builder too much ({why})"))?;
             // From BuildKit 0.27 on a comment `# check=` before a trigger's instruction ends the frontend, and the
             // engine with it; up to 0.34 nothing mends that. No builder writes a comment into a trigger.
             let mut instructions =
@@ -278,8 +247,9 @@ impl Judge {
             if instructions.any(|instruction| instruction.is_ok_and(|one| one.is_commented)) {
                 return Err("begin with a comment".to_owned());
             }
-            Ok(())
-        })
+            Ok((version, estimate))
+        });
+        each.collect()
     }
 }
 

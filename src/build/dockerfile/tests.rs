@@ -1,14 +1,18 @@
 use super::*;
 
-fn given(argument: u64) -> Rules {
-    Rules { arguments: HashMap::from([("a".to_owned(), argument)]), ..Rules::default() }
+pub(super) fn bytes(bytes: u64) -> Size {
+    Size { bytes, dashes: 0 }
 }
 
-fn builtin(version: (u32, u32)) -> Rules {
+fn given(argument: u64) -> Rules {
+    Rules { arguments: HashMap::from([("a".to_owned(), bytes(argument))]), ..Rules::default() }
+}
+
+pub(super) fn builtin(version: (u32, u32)) -> Rules {
     Rules { frontend: Frontend::Builtin(Some(version)), ..Rules::default() }
 }
 
-fn judge(text: &[u8], rules: Rules) -> Result<(), String> {
+pub(super) fn judge(text: &[u8], rules: Rules) -> Result<(), String> {
     Judge::new(rules).read("", text.to_vec())
 }
 
@@ -189,7 +193,7 @@ fn what_is_copied_for_each_line_counts() {
 fn base(triggers: &[&str], environment: &[(&str, u64)]) -> Arc<Inherited> {
     Arc::new(Inherited {
         triggers: triggers.iter().map(|trigger| (*trigger).to_owned()).collect(),
-        environment: environment.iter().map(|(name, length)| ((*name).to_owned(), *length)).collect(),
+        environment: environment.iter().map(|(name, length)| ((*name).to_owned(), bytes(*length))).collect(),
         settings: 10,
     })
 }
@@ -245,28 +249,6 @@ fn a_pattern_that_may_be_empty_is_refused_for_old_engines_alone() {
     }
     for text in ["RUN echo ${x#$y} ${x%%.*}", "RUN <<E\n${x#}\nE", "CMD ${x#}", "ENV a=${x#v}", "# ${x#}"] {
         assert_eq!(Judge::builtin().read("", format!("FROM x\n{text}").into_bytes()), Ok(()), "{text}");
-    }
-}
-
-#[test]
-fn an_engine_of_a_known_version_is_asked_for_that_version_alone() {
-    let empty = "FROM x\nCOPY ${PATH#} /\n".to_owned();
-    let alone = "ARG a\n".to_owned();
-    // In old versions the blank ends the name of the here-document, and its lines are instructions.
-    let blank = format!("FROM x\nRUN << E\nENV a=aaaaaaaaaaaaaaaa\n{}E\n", "ENV a=$a$a\n".repeat(25));
-    for (text, last, why) in
-        [(empty, 13, "may be empty"), (alone, 14, "no `FROM`"), (blank, 21, "the value of a variable")]
-    {
-        for frontend in
-            [Frontend::Builtin(Some((0, 13))), Frontend::Builtin(Some((0, last))), Frontend::Builtin(None)]
-        {
-            let refused = judge(text.as_bytes(), Rules { frontend, ..Rules::default() }).unwrap_err();
-            assert!(refused.contains(why), "{frontend:?}: {refused}");
-        }
-        for version in [(0, last + 1), (0, 33), (1, 0)] {
-            assert_eq!(judge(text.as_bytes(), builtin(version)), Ok(()), "{why}: {version:?}");
-        }
-        assert_eq!(judge(text.as_bytes(), Rules::default()), Ok(()), "{why}");
     }
 }
 
