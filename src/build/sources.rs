@@ -10,7 +10,7 @@ use futures_util::future::join_all;
 use super::{circles, client::BuildClient, gate, isolation::Source, rename::Renaming, running::Order};
 use crate::{
     fault::{Fault, Reason, causes},
-    images::{Images, admission::Admitted, holds::PassingHolds},
+    images::{Images, admission::Admitted, holds::PassingHolds, inherited::Inherited},
     names::{Reference, printable, printable_url},
     naming::ImageName,
     policy::{Fetch, Permit},
@@ -174,7 +174,13 @@ impl<'a> Sources<'a> {
 
     /// Refuses an image whose ONBUILD triggers could end BuildKit's frontend, or cost it too much.
     async fn judge_triggers(&self, reference: &Reference, admitted: &Admitted) -> Result<(), Fault> {
-        self.order.client.dockerfile.admit(admitted.inherited()).await.map_err(|why| {
+        let dockerfile = &self.order.client.dockerfile;
+        let mut inherited = Inherited::clone(admitted.inherited());
+        if dockerfile.judge().counts_histories() {
+            let images = self.images.engine().image_store();
+            inherited.history = images.history_bytes(admitted.target()).await?;
+        }
+        dockerfile.admit(inherited).await.map_err(|why| {
             let text = format!("{} is refused: its ONBUILD triggers {why}", reference.familiar());
             Fault::new(Reason::ImageUnsupported, text)
                 .hint("build the image again with the usual tools; their images have no such triggers")

@@ -11,6 +11,8 @@ pub struct Inherited {
     pub environment: Vec<(String, Size)>,
     /// The number of bytes of its other settings.
     pub settings: u64,
+    /// The number of bytes of its history. The engine tells it apart from the rest: 0 as long as nobody has asked.
+    pub history: u64,
 }
 
 /// The size of a text, as far as a Dockerfile's cost depends on it.
@@ -51,6 +53,7 @@ impl Inherited {
             triggers: config.on_build.clone().unwrap_or_default(),
             environment: environment.collect(),
             settings: texts.map(|text| text.len() as u64).sum(),
+            history: 0,
         }
     }
 }

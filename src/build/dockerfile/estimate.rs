@@ -118,7 +118,12 @@ impl Estimate {
 
     /// Adds an image on which the Dockerfile may be built, and runs its triggers.
     pub(super) fn base(&mut self, base: &Inherited, version: Version) -> Result<(), String> {
-        let mut image = Stage { settings: base.settings, directory: base.settings, ..Stage::default() };
+        let mut image = Stage {
+            history: base.history,
+            settings: base.settings,
+            directory: base.settings,
+            ..Stage::default()
+        };
         for (name, size) in &base.environment {
             image.environment += name.len() as u64 + size.bytes;
             self.variables.set(Some(name.as_bytes()), *size);
@@ -135,7 +140,7 @@ impl Estimate {
             })
         });
         image.triggers = std::mem::take(&mut self.expanded);
-        self.image = self.image.or(image).or(Stage { triggers: 0, history: 0, ..self.stage });
+        self.image = self.image.or(image).or(Stage { triggers: 0, ..self.stage });
         (self.stage, self.arguments) = (Stage::default(), 0);
         triggers
     }

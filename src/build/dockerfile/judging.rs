@@ -71,8 +71,8 @@ impl Judging {
     }
 
     /// Judges the triggers of an image and remembers the image.
-    pub(in crate::build) async fn admit(&self, base: &Arc<Inherited>) -> Result<(), String> {
-        let (judge, base) = (Arc::clone(&self.judge), Arc::clone(base));
+    pub(in crate::build) async fn admit(&self, base: Inherited) -> Result<(), String> {
+        let judge = Arc::clone(&self.judge);
         self.run(move || judge.admit(&base)).await
     }
 

@@ -146,6 +146,12 @@ impl Judge {
         Ok(())
     }
 
+    /// Whether the histories of images count: BuildKit copies an image's for each stage, in the engine's own memory if
+    /// the engine's frontend reads the Dockerfile.
+    pub(super) fn counts_histories(&self) -> bool {
+        self.rules.frontend.is_builtin()
+    }
+
     /// Whether all texts have passed with the images that are known. BuildKit has some of them from an earlier pass
     /// and may not ask for them again.
     fn has_judged(&self) -> bool {

@@ -195,6 +195,7 @@ fn base(triggers: &[&str], environment: &[(&str, u64)]) -> Arc<Inherited> {
         triggers: triggers.iter().map(|trigger| (*trigger).to_owned()).collect(),
         environment: environment.iter().map(|(name, length)| ((*name).to_owned(), bytes(*length))).collect(),
         settings: 10,
+        history: 0,
     })
 }
 

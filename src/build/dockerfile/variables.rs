@@ -166,6 +166,15 @@ mod tests {
     }
 
     #[test]
+    fn the_history_of_an_image_counts_for_each_stage() {
+        let judge = Judge::new(Rules::default());
+        judge.admit(&Inherited { history: 1 << 20, ..Inherited::default() }).unwrap();
+        judge.read("", "FROM x\nRUN true\n".repeat(50).into_bytes()).unwrap();
+        let refused = judge.read("", "FROM x\nRUN true\n".repeat(100).into_bytes()).unwrap_err();
+        assert!(refused.contains("with its variables replaced"), "{refused}");
+    }
+
+    #[test]
     fn the_variables_of_images_are_few() {
         let image = |from: u32| {
             let environment = (from..from + 12_000).map(|n| (format!("a{n}"), bytes(1))).collect();

@@ -166,6 +166,12 @@ impl ImageStore {
         }
     }
 
+    /// The number of bytes of the history of the image with this name, as the engine tells it.
+    pub(crate) async fn history_bytes(&self, image: &ImageName) -> Result<u64, Fault> {
+        let counted = self.lines.history_bytes(self.docker.client_version(), image.as_str()).await;
+        counted.map_err(|error| fault::unexpected("tell an image's history", error))
+    }
+
     /// The image with this name or id.
     pub(crate) async fn inspect(
         &self,
