@@ -134,7 +134,7 @@ impl<'a> Sources<'a> {
         tracing::debug!(pass, "a pass of the frontend");
         self.hold_again().await?;
         let refused = |why| Fault::new(Reason::ImageUnsupported, format!("the Dockerfile is refused: {why}"));
-        self.order.client.dockerfile.texts().await.map_err(refused)
+        self.order.client.dockerfile.again().await.map_err(refused)
     }
 
     /// Renews lost holds: an operator may prune between two passes, and without the hold BuildKit would look

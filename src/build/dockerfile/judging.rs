@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tonic::Status;
 
-use super::Judge;
+use super::{AGAIN, ALL, Judge, State};
 use crate::{
     build::input::Hear, fault::Fault, images::inherited::Inherited, names::CallerId, shares::Places,
     tasks::Group,
@@ -61,13 +61,22 @@ impl Judging {
     /// Judges the texts that have come, each with the images that are known. None may reach BuildKit before. The error
     /// contains the reason and the line.
     pub(in crate::build) async fn texts(&self) -> Result<(), String> {
+        self.those(ALL).await
+    }
+
+    /// Judges the texts that have passed again, if more images are known.
+    pub(in crate::build) async fn again(&self) -> Result<(), String> {
+        self.those(AGAIN).await
+    }
+
+    async fn those(&self, states: &'static [State]) -> Result<(), String> {
         // Asked for every message of a sync.
-        if self.judge.has_judged() {
+        if !self.judge.has(states) {
             return Ok(());
         }
         let _turn = self.turn.lock().await;
         let judge = Arc::clone(&self.judge);
-        self.run(move || judge.judge()).await
+        self.run(move || judge.judge(states)).await
     }
 
     /// Judges the triggers of an image and remembers the image.
@@ -129,12 +138,28 @@ mod tests {
         one.judge.take("Dockerfile", b"FROM scratch\n".to_vec());
         one.judge.take("dockerfile", b"FROM x\n".to_vec());
         timeout(LONG, one.texts()).await.expect("another caller's build goes on").unwrap();
-        assert!(one.judge.has_judged());
+        assert!(!one.judge.has(ALL));
         assert!(places.try_take(&CallerId::Uid(1)).is_none(), "a caller has places of its own");
         running.iter().for_each(|_| end.send(()).unwrap());
         for judgement in running {
             judgement.await.unwrap().unwrap();
         }
+    }
+
+    /// A refused one is the Dockerfile's fault, and not an image's.
+    #[tokio::test]
+    async fn a_pass_judges_again_only_texts_that_have_passed() {
+        let judging = Judging::alone();
+        let bad = format!("FROM x\nRUN {}", "${".repeat(1100));
+        judging.judge.take("Dockerfile", bad.into_bytes());
+        judging.again().await.unwrap();
+        assert!(judging.texts().await.is_err());
+        judging.judge.take("Dockerfile", format!("FROM x\nLABEL {}", "x=$a ".repeat(1000)).into_bytes());
+        judging.texts().await.unwrap();
+        let size = crate::images::inherited::Size { bytes: 100_000, dashes: 0 };
+        let environment = vec![("a".to_owned(), size)];
+        judging.admit(Inherited { environment, ..Inherited::default() }).await.unwrap();
+        assert!(judging.again().await.unwrap_err().contains("line 2"));
     }
 
     #[tokio::test]

@@ -99,9 +99,24 @@ type Bases = Arc<Vec<(Version, Estimate)>>;
 #[derive(Debug)]
 struct Text {
     bytes: Arc<Vec<u8>>,
-    /// Whether it has passed with the images that are known.
-    has_passed: bool,
+    state: State,
 }
+
+/// How far a text has been judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Not at all.
+    New,
+    /// It passed when fewer images were known. BuildKit may have it and need not ask for it again.
+    Earlier,
+    /// It has passed with the images that are known.
+    Passed,
+}
+
+/// All texts that have yet to pass.
+const ALL: &[State] = &[State::New, State::Earlier];
+/// Those of them that have passed once.
+const AGAIN: &[State] = &[State::Earlier];
 
 impl Judge {
     /// A judge that knows nothing yet.
@@ -131,7 +146,7 @@ impl Judge {
 
     /// Takes the text of a file that may be the Dockerfile, to be judged before BuildKit gets the text's end.
     pub(super) fn take(&self, name: &str, text: Vec<u8>) {
-        let text = Text { bytes: Arc::new(text), has_passed: false };
+        let text = Text { bytes: Arc::new(text), state: State::New };
         self.known().texts.insert(name.to_owned(), text);
     }
 
@@ -142,7 +157,8 @@ impl Judge {
         let mut known = self.known();
         known.bases = Arc::new(bases);
         known.judged.clear();
-        known.texts.values_mut().for_each(|text| text.has_passed = false);
+        let passed = known.texts.values_mut().filter(|text| text.state == State::Passed);
+        passed.for_each(|text| text.state = State::Earlier);
         Ok(())
     }
 
@@ -152,16 +168,14 @@ impl Judge {
         self.rules.frontend.is_builtin()
     }
 
-    /// Whether all texts have passed with the images that are known. BuildKit has some of them from an earlier pass
-    /// and may not ask for them again.
-    fn has_judged(&self) -> bool {
-        self.known().texts.values().all(|text| text.has_passed)
+    /// Whether a text is in one of these states.
+    fn has(&self, states: &[State]) -> bool {
+        self.known().texts.values().any(|text| states.contains(&text.state))
     }
 
-    /// Judges the texts that have not passed with the images that are known. The error contains the reason and the
-    /// line.
-    pub(super) fn judge(&self) -> Result<(), String> {
-        while let Some((text, bases)) = self.next() {
+    /// Judges the texts in these states with the images that are known. The error contains the reason and the line.
+    fn judge(&self, states: &[State]) -> Result<(), String> {
+        while let Some((text, bases)) = self.next(states) {
             let digest = Digest::from_sha256(Sha256::digest(&*text).into());
             let has_passed = self.known().judged.contains(&digest);
             if !has_passed {
@@ -172,7 +186,7 @@ impl Judge {
             // Otherwise an image was admitted meanwhile.
             if Arc::ptr_eq(&known.bases, &bases) {
                 let same = known.texts.values_mut().filter(|known| Arc::ptr_eq(&known.bytes, &text));
-                same.for_each(|text| text.has_passed = true);
+                same.for_each(|text| text.state = State::Passed);
                 known.judged.insert(digest);
             }
         }
@@ -180,17 +194,23 @@ impl Judge {
     }
 
     /// A text to judge, and the images that are known.
-    fn next(&self) -> Option<(Arc<Vec<u8>>, Bases)> {
+    fn next(&self, states: &[State]) -> Option<(Arc<Vec<u8>>, Bases)> {
         let known = self.known();
-        let text = known.texts.values().find(|text| !text.has_passed)?;
+        let text = known.texts.values().find(|text| states.contains(&text.state))?;
         Some((Arc::clone(&text.bytes), Arc::clone(&known.bases)))
+    }
+
+    /// Judges all texts.
+    #[cfg(test)]
+    pub(super) fn judge_all(&self) -> Result<(), String> {
+        self.judge(ALL)
     }
 
     /// Takes a text and judges it.
     #[cfg(any(test, feature = "fuzzing"))]
     pub(super) fn read(&self, name: &str, text: Vec<u8>) -> Result<(), String> {
         self.take(name, text);
-        self.judge()
+        self.judge(ALL)
     }
 
     fn text(&self, text: &[u8], bases: &Bases) -> Result<(), String> {

@@ -207,13 +207,13 @@ fn the_variables_of_a_base_count() {
         if text_first {
             judge.read("", text.clone()).unwrap();
         }
-        judge.judge().unwrap();
+        judge.judge_all().unwrap();
         judge.admit(&base(&[], &[("PATH", 100), ("LONG", 100_000)])).unwrap();
-        let refused = if text_first { judge.judge() } else { judge.read("", text.clone()) };
+        let refused = if text_first { judge.judge_all() } else { judge.read("", text.clone()) };
         assert!(refused.unwrap_err().contains("line 2: with its variables replaced"));
         judge.begin();
         judge.read("", b"FROM x".to_vec()).unwrap();
-        judge.judge().unwrap();
+        judge.judge_all().unwrap();
     }
     let judge = Judge::new(Rules::default());
     judge.admit(&base(&["ENV a=$LONG$LONG"], &[("LONG", 100_000)])).unwrap();
@@ -354,7 +354,7 @@ fn dockerfiles_that_people_write_are_let_through() {
             let judge = Judge::new(rules);
             judge.admit(&base(&["COPY . /app"], &[("PATH", 200), ("HOME", 5)])).unwrap();
             assert_eq!(judge.read("Dockerfile", text.as_bytes().to_vec()), Ok(()), "{shape}");
-            assert_eq!(judge.judge(), Ok(()), "{shape}");
+            assert_eq!(judge.judge_all(), Ok(()), "{shape}");
         }
     }
 }
@@ -386,15 +386,15 @@ fn a_text_is_judged_once_for_the_same_images() {
     judge.read("1", text.to_vec()).unwrap();
     judge.begin();
     judge.read("2", text.to_vec()).unwrap();
-    judge.judge().unwrap();
+    judge.judge_all().unwrap();
     assert_eq!(judged(), 1);
     judge.admit(&base(&[], &[])).unwrap();
     assert_eq!(judged(), 0, "another image may change the judgement");
-    judge.judge().unwrap();
+    judge.judge_all().unwrap();
     assert_eq!(judged(), 1);
     assert!(judge.read("3", b"ARG a\n".to_vec()).is_err());
     assert_eq!(judged(), 1, "a refused text is judged again");
-    assert!(judge.judge().is_err() && !judge.has_judged());
+    assert!(judge.judge_all().is_err() && judge.has(ALL));
     judge.known().judged.insert(Digest::from_sha256(Sha256::digest(b"ARG a\n").into()));
     judge.read("3", b"ARG a\n".to_vec()).expect("what has passed is not read again");
 }

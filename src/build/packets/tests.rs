@@ -292,10 +292,10 @@ fn a_dockerfile_is_judged_before_its_end_has_gone_on() {
         for part in text.as_bytes().chunks(100) {
             let data = Packet { data: part.to_vec(), ..other(PacketType::PacketData) };
             said(&mut judge, &data).unwrap();
-            dockerfile.judge().unwrap();
+            dockerfile.judge_all().unwrap();
         }
         said(&mut judge, &other(PacketType::PacketData)).unwrap();
-        dockerfile.judge()
+        dockerfile.judge_all()
     };
     let refused = ends("dockerfile").unwrap_err();
     assert!(refused.contains("line 18: the value of a variable"), "{refused}");

@@ -51,12 +51,12 @@ fn passed_in(sent: &[u8], size: usize) -> Result<Vec<u8>, String> {
     for piece in sent.chunks(size) {
         passage.take(Bytes::copy_from_slice(piece));
         while let Some(piece) = passage.passed().map_err(|status| status.message().to_owned())? {
-            texts.judge()?;
+            texts.judge_all()?;
             passed.extend_from_slice(&piece);
         }
     }
     passed.extend_from_slice(&passage.end().map_err(|status| status.message().to_owned())?);
-    texts.judge()?;
+    texts.judge_all()?;
     Ok(passed)
 }
 
