@@ -1,5 +1,6 @@
 //! wharfd's configuration: flags, `WHARFD_*` and the configuration file, merged and checked.
 
+mod engines;
 pub(crate) mod env;
 mod file;
 mod flags;
@@ -19,9 +20,10 @@ use std::{
 use serde::Deserialize;
 
 use crate::{
-    names::{EngineName, IssuerName, SocketPath, printable, socket::SocketPathError},
+    names::{IssuerName, SocketPath, printable, socket::SocketPathError},
     telemetry::{Filter, Format},
 };
+pub use engines::Engines;
 use file::File;
 pub use flags::Flags;
 pub use issuers::{Algorithm, Issuer, Jenkins, JobName};
@@ -29,7 +31,6 @@ pub use serve::{Serve, TokenHash, Who};
 pub use template::{ClaimError, Template};
 
 const LISTEN: &str = "unix:///run/wharf/wharf.sock";
-const ENGINE: &str = "unix:///var/run/docker.sock";
 const STATE_DIR: &str = "/var/lib/wharf";
 /// Below the 30 s that Kubernetes gives a pod, which leaves time to clean up after cancelled builds.
 const GRACE_PERIOD: Duration = Duration::from_secs(25);
@@ -71,25 +72,6 @@ pub struct Config {
     pub log_format: Format,
     /// Which lines are logged.
     pub log_level: Filter,
-}
-
-/// The engines by name, one of them the default.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Engines {
-    sockets: BTreeMap<EngineName, SocketPath>,
-    default: EngineName,
-}
-
-impl Engines {
-    /// The engine for users whose entry names none.
-    pub fn default_name(&self) -> &EngineName {
-        &self.default
-    }
-
-    /// Every engine and its socket.
-    pub fn iter(&self) -> impl Iterator<Item = (&EngineName, &SocketPath)> {
-        self.sockets.iter()
-    }
 }
 
 /// Where BuildKit's Dockerfile frontend runs.
@@ -150,7 +132,7 @@ pub enum ConfigError {
     TooLarge(PathBuf),
     #[error("{place}: {message}")]
     File { place: String, message: String },
-    #[error("{origin}: {source}{}", engine_reason(source))]
+    #[error("{origin}: {source}{}", engines::reason(source))]
     Engine { origin: &'static str, source: SocketPathError },
     #[error("--listen-group: no group `{0}` in /etc/group; give its number")]
     Group(String),
@@ -164,21 +146,6 @@ pub enum ConfigError {
     NamespaceTtl,
     #[error("--listen: {0} is given twice")]
     ListenTwice(SocketPath),
-}
-
-/// Explains to users who ask for TCP why it is not supported.
-fn engine_reason(error: &SocketPathError) -> &'static str {
-    match error {
-        SocketPathError::Scheme(..) => {
-            ". wharfd runs on its engine's node and must be the only one that reaches the engine, \
-             which a network address cannot promise"
-        }
-        SocketPathError::Shape(_)
-        | SocketPathError::Relative(_)
-        | SocketPathError::TooLong(..)
-        | SocketPathError::Directory(_)
-        | SocketPathError::Control(_) => "",
-    }
 }
 
 impl Config {
@@ -219,7 +186,7 @@ impl Config {
             place: place(path, text, error.span()),
             message: error.message().trim_end().to_owned(),
         })?;
-        let engines = engines(&flags, &written, docker_host, (path, text))?;
+        let engines = engines::engines(&flags, &written, docker_host, (path, text))?;
         let issuers = serve::issuers(&written, (path, text))?;
         let serve = serve::entries(&written, &engines, &issuers, (path, text))?;
 
@@ -298,61 +265,6 @@ fn place(path: &Path, text: &str, span: Option<Range<usize>>) -> String {
         Some(before) => format!("{}:{}", path.display(), before.matches('\n').count() + 1),
         None => path.display().to_string(),
     }
-}
-
-/// The file's engines, or a single engine called `default`. `--engine` sets the default engine's socket.
-fn engines(
-    flags: &Flags,
-    written: &File,
-    docker_host: Option<String>,
-    (path, text): (&Path, &str),
-) -> Result<Engines, ConfigError> {
-    let mut sockets: BTreeMap<EngineName, SocketPath> =
-        written.engines.iter().map(|(name, engine)| (name.clone(), engine.socket.clone())).collect();
-    let default = match (&written.default_engine, sockets.len()) {
-        (Some(name), 1..) if !sockets.contains_key(name.as_ref()) => {
-            return Err(ConfigError::File {
-                place: place(path, text, Some(name.span())),
-                message: no_engine("default_engine", name.as_ref(), &sockets),
-            });
-        }
-        (Some(name), _) => name.as_ref().clone(),
-        (None, 0 | 1) => sockets.keys().next().cloned().unwrap_or_default(),
-        (None, _) => {
-            return Err(ConfigError::File {
-                place: path.display().to_string(),
-                message: "several engines and no default_engine: add `default_engine = \"NAME\"`".to_owned(),
-            });
-        }
-    };
-    let (origin, address) = match (&flags.engine, docker_host) {
-        (Some(address), _) => ("--engine", Some(address.clone())),
-        (None, Some(host)) if sockets.is_empty() => (env::DOCKER_HOST, Some(host)),
-        (None, _) => ("the default", sockets.is_empty().then(|| ENGINE.to_owned())),
-    };
-    if let Some(address) = address {
-        let socket = address.parse().map_err(|source| ConfigError::Engine { origin, source })?;
-        sockets.insert(default.clone(), socket);
-    }
-    let mut names = BTreeMap::new();
-    for (name, socket) in &sockets {
-        if let Some(other) = names.insert(socket.as_path(), name) {
-            return Err(ConfigError::File {
-                place: path.display().to_string(),
-                message: format!(
-                    "engines.{} and engines.{} are the same engine, {socket}: nothing would keep their jobs apart",
-                    other.as_str(),
-                    name.as_str()
-                ),
-            });
-        }
-    }
-    Ok(Engines { sockets, default })
-}
-
-fn no_engine(key: &str, name: &EngineName, known: &BTreeMap<EngineName, SocketPath>) -> String {
-    let known: Vec<_> = known.keys().map(EngineName::as_str).collect();
-    format!("{key}: no engine `{}`; there are: {}", name.as_str(), known.join(", "))
 }
 
 /// A group's number, from /etc/group alone: a static binary has no name service.

@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use super::{AT_ONCE, ConfigError, Engines, file::File, issuers::Issuer, no_engine, place};
+use super::{AT_ONCE, ConfigError, Engines, engines::no_engine, file::File, issuers::Issuer, place};
 use crate::names::{EngineName, IssuerName, Pattern};
 
 /// An entry of `[[serve]]`, checked.

@@ -1,6 +1,6 @@
 use clap::Parser as _;
 
-use super::*;
+use super::{engines::ENGINE, *};
 
 fn flags(words: &[&str]) -> Flags {
     Flags::try_parse_from(std::iter::once(&"wharfd").chain(words)).unwrap()
