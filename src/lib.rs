@@ -1,8 +1,8 @@
 //! Wharf builds container images for Jenkins jobs, each in a namespace of its own.
 //!
 //! A module uses only those listed above it: first the words that all of them share, last the service and the
-//! daemon. The daemon never uses `client`; `client` uses `names`, `fault`, `go_json`, `go_mode` and `wire`
-//! only.
+//! daemon. The daemon never uses `client`; `client` uses `names`, `fault`, `go_json`, `go_mode`, `network`
+//! and `wire` only.
 
 pub mod names;
 
@@ -10,6 +10,8 @@ pub mod fault;
 
 pub mod go_json;
 pub mod go_mode;
+
+pub mod network;
 
 pub mod telemetry;
 

@@ -9,7 +9,7 @@ use std::{
 
 /// The daemon never uses the client, and the client uses only these modules.
 const CLIENT: &str = "client";
-const CLIENTS_OWN: [&str; 5] = [CLIENT, "names", "go_json", "go_mode", "wire"];
+const CLIENTS_OWN: [&str; 6] = [CLIENT, "names", "go_json", "go_mode", "network", "wire"];
 
 /// The modules that know the messages of the gRPC API: its door, and its client.
 const WIRES_OWN: [&str; 4] = ["wire", CLIENT, "service", "daemon"];

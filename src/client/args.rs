@@ -13,6 +13,7 @@ use super::{
     options::{self, AddHost, BuildArg, Label, SecretSource},
     platform::{Platform, platform},
     progress::Mode,
+    remote::TlsArgs,
     units,
     unused::UnusedArgs,
 };
@@ -76,7 +77,8 @@ fn as_pflag(command: clap::Command) -> clap::Command {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
-    /// Where wharfd listens [env: WHARF_ADDR] [default: unix:///run/wharf/wharf.sock]
+    /// Where wharfd listens, unix:///PATH or tcp://HOST:PORT [env: WHARF_ADDR] [default:
+    /// unix:///run/wharf/wharf.sock]
     #[arg(long, global = true, value_name = "URL")]
     pub(crate) addr: Option<String>,
     /// The namespace to act in, split at the last `#`; `JOB` alone is `JOB#local` [env:
@@ -86,6 +88,8 @@ pub(crate) struct Global {
     /// The file of the token that proves who calls [env: WHARF_TOKEN, the token itself]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) tls: TlsArgs,
 }
 
 /// The commands.

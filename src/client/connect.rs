@@ -1,4 +1,4 @@
-//! The connection to wharfd: one HTTP/2 connection over its Unix socket.
+//! The connection to wharfd: one HTTP/2 connection over its Unix socket, or over the network.
 
 use std::{
     fmt, io,
@@ -8,7 +8,11 @@ use std::{
 };
 
 use hyper_util::rt::TokioIo;
-use tokio::{net::UnixStream, time};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::UnixStream,
+    time,
+};
 use tonic::{
     service::interceptor::InterceptedService,
     transport::{Channel, Endpoint, Uri},
@@ -18,6 +22,7 @@ use tower::service_fn;
 use super::{
     env::{self, Env},
     exit::{Exit, Failure},
+    remote::{Remote, TlsArgs},
     token::Token,
 };
 
@@ -49,42 +54,52 @@ const KEEPALIVE: Duration = Duration::from_secs(15);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The address of a wharfd.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Address {
-    socket: PathBuf,
+#[derive(Clone, Debug)]
+pub(crate) enum Address {
+    /// A Unix socket.
+    Socket(Socket),
+    /// A port in the network.
+    Remote(Box<Remote>),
 }
+
+/// The path of a Unix socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Socket(PathBuf);
+
+/// The bytes of a connection.
+pub(crate) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
 impl Address {
     /// The address that `flag` names, else WHARF_ADDR, else the default.
-    pub(crate) fn resolve(flag: Option<&str>, env: &Env) -> Result<Self, Failure> {
+    pub(crate) fn resolve(flag: Option<&str>, tls: &TlsArgs, env: &Env) -> Result<Self, Failure> {
         match flag {
-            Some(url) => Self::parse(url),
-            None => Self::parse(env.get(env::WHARF_ADDR)?.as_deref().unwrap_or(DEFAULT_ADDRESS)),
+            Some(url) => Self::parse(url, tls, env),
+            None => Self::parse(env.get(env::WHARF_ADDR)?.as_deref().unwrap_or(DEFAULT_ADDRESS), tls, env),
         }
     }
 
-    fn parse(url: &str) -> Result<Self, Failure> {
-        let wrong = |text: String| Failure::usage(text).hint("write it as `unix:///PATH`, an absolute path");
-        let Some((scheme, path)) = url.split_once("://") else {
-            return Err(wrong(format!("`{url}` is not an address of wharfd")));
+    fn parse(url: &str, tls: &TlsArgs, env: &Env) -> Result<Self, Failure> {
+        let wrong = |text: String| {
+            Failure::usage(text).hint("write it as `unix:///PATH`, an absolute path, or `tcp://HOST:PORT`")
         };
-        if scheme != "unix" {
-            return Err(wrong(format!(
-                "wharfd cannot be reached by `{scheme}://`: it listens on a Unix socket, the only kind that proves who is calling"
-            )));
+        match url.split_once("://") {
+            Some(("unix", path)) if path.starts_with('/') && !path.contains('\0') => {
+                tls.are_for_tcp()?;
+                Ok(Self::Socket(Socket(path.into())))
+            }
+            Some(("unix", _)) => Err(wrong(format!("`{url}` has no absolute path"))),
+            Some(("tcp", authority)) => Ok(Self::Remote(Box::new(Remote::new(authority, tls, env)?))),
+            Some((scheme, _)) => Err(wrong(format!("wharfd cannot be reached by `{scheme}://`"))),
+            None => Err(wrong(format!("`{url}` is not an address of wharfd"))),
         }
-        if !path.starts_with('/') || path.contains('\0') {
-            return Err(wrong(format!("`{url}` has no absolute path")));
-        }
-        Ok(Self { socket: path.into() })
     }
 
     /// Connects to wharfd.
     pub(crate) async fn connect(&self, token: Token) -> Result<Connection, Failure> {
-        let stream = time::timeout(CONNECT_TIMEOUT, self.socket_connected())
+        let stream = time::timeout(CONNECT_TIMEOUT, self.stream())
             .await
-            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-            .map_err(|error| self.unreachable(&error))?;
+            .unwrap_or_else(|_| Err(self.unreachable(&io::ErrorKind::TimedOut.into())))?;
         // One connection per command: losing it cancels the build, so a second connection would have
         // nothing to resume.
         let once = Mutex::new(Some(stream));
@@ -92,7 +107,12 @@ impl Address {
             let stream = once.lock().ok().and_then(|mut once| once.take());
             async move { stream.map(TokioIo::new).ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected)) }
         });
-        Endpoint::from_static("http://localhost")
+        let endpoint = match self {
+            Self::Socket(_) => Endpoint::from_static("http://localhost"),
+            Self::Remote(remote) => Endpoint::from_shared(remote.origin())
+                .map_err(|error| self.unreachable(&io::Error::other(error)))?,
+        };
+        endpoint
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .http2_keep_alive_interval(KEEPALIVE)
@@ -104,11 +124,30 @@ impl Address {
             .map_err(|error| self.unreachable(&io::Error::other(error)))
     }
 
+    async fn stream(&self) -> Result<Box<dyn Io>, Failure> {
+        match self {
+            Self::Socket(socket) => match socket.connected().await {
+                Ok(stream) => Ok(Box::new(stream)),
+                Err(error) => Err(socket.unreachable(&error)),
+            },
+            Self::Remote(remote) => remote.connect().await,
+        }
+    }
+
+    fn unreachable(&self, error: &io::Error) -> Failure {
+        match self {
+            Self::Socket(socket) => socket.unreachable(error),
+            Self::Remote(remote) => remote.unreachable(error),
+        }
+    }
+}
+
+impl Socket {
     /// Connects to the socket, and waits while its backlog is full (unix(7): EAGAIN): many jobs may start
     /// together, and wharfd accepts their connections shortly.
-    async fn socket_connected(&self) -> io::Result<UnixStream> {
+    async fn connected(&self) -> io::Result<UnixStream> {
         loop {
-            match UnixStream::connect(&self.socket).await {
+            match UnixStream::connect(&self.0).await {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => time::sleep(AGAIN).await,
                 connected => return connected,
             }
@@ -127,7 +166,7 @@ impl Address {
                 format!("cannot connect to wharfd at {at}: there is no such socket; is wharfd running?"),
                 "start wharfd, mount its socket's directory into this container, or name the socket by --addr or WHARF_ADDR",
             ),
-            io::ErrorKind::ConnectionRefused if is_socket(&self.socket) => failure(
+            io::ErrorKind::ConnectionRefused if is_socket(&self.0) => failure(
                 format!("cannot connect to wharfd at {at}: nothing is listening; is wharfd running?"),
                 "start wharfd; if the socket itself is mounted, it goes stale when wharfd restarts: mount its directory instead",
             ),
@@ -153,7 +192,16 @@ impl Address {
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "unix://{}", self.socket.display())
+        match self {
+            Self::Socket(socket) => socket.fmt(f),
+            Self::Remote(remote) => remote.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for Socket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "unix://{}", self.0.display())
     }
 }
 
@@ -171,20 +219,22 @@ mod tests {
     use super::*;
 
     fn refused(url: &str) -> String {
-        Address::parse(url).unwrap_err().text
+        Address::parse(url, &TlsArgs::default(), &Env::of(&[])).unwrap_err().text
     }
 
     #[test]
     fn an_address_is_a_socket() {
-        assert_eq!(Address::parse("unix:///a/b").unwrap(), Address { socket: "/a/b".into() });
-        assert!(refused("tcp://127.0.0.1:1").contains("tcp://"));
+        assert!(refused("http://127.0.0.1:1").contains("http://"));
         assert!(refused("unix://a").contains("absolute"));
         assert!(refused("/run/x").contains("not an address"));
-        let env = Env::of(&[("WHARF_ADDR", "unix:///env")]);
-        assert_eq!(Address::resolve(None, &env).unwrap().socket, Path::new("/env"));
-        assert_eq!(Address::resolve(Some("unix:///flag"), &env).unwrap().socket, Path::new("/flag"));
-        let default = Address::resolve(None, &Env::of(&[("WHARF_ADDR", "")])).unwrap();
-        assert_eq!(default.socket, Path::new("/run/wharf/wharf.sock"));
+        let shown = |flag, env: &[(&str, &str)]| {
+            Address::resolve(flag, &TlsArgs::default(), &Env::of(env)).unwrap().to_string()
+        };
+        let env = [("WHARF_ADDR", "unix:///env")];
+        assert_eq!(shown(None, &env), "unix:///env");
+        assert_eq!(shown(Some("unix:///flag"), &env), "unix:///flag");
+        assert_eq!(shown(None, &[("WHARF_ADDR", "")]), "unix:///run/wharf/wharf.sock");
+        assert_eq!(shown(Some("tcp://127.0.0.1:1"), &env), "tcp://127.0.0.1:1");
     }
 
     #[tokio::test]
@@ -200,8 +250,8 @@ mod tests {
         while let Ok(stream) = UnixStream::connect(&socket).await {
             waiting.push(stream);
         }
-        let address = Address { socket };
-        let mut connecting = std::pin::pin!(address.socket_connected());
+        let address = Socket(socket);
+        let mut connecting = std::pin::pin!(address.connected());
         assert!(futures_util::poll!(connecting.as_mut()).is_pending(), "it waits");
         rustix::net::accept(&listener).unwrap();
         connecting.await.unwrap();
@@ -214,7 +264,7 @@ mod tests {
         std::fs::create_dir_all(&directory).unwrap();
         let said = async |name: &str| {
             let failure =
-                Address { socket: directory.join(name) }.connect(Token::default()).await.unwrap_err();
+                Address::Socket(Socket(directory.join(name))).connect(Token::default()).await.unwrap_err();
             assert_eq!(failure.exit, Exit::NoDaemon);
             failure.text
         };

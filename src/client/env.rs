@@ -36,6 +36,14 @@ variables! {
     WHARF_NAMESPACE;
     /// The token that proves who calls, unless --token-file says so
     WHARF_TOKEN;
+    /// The authorities of wharfd's certificate, unless --tlscacert says so
+    WHARF_TLSCACERT;
+    /// The certificate that proves who calls, unless --tlscert says so
+    WHARF_TLSCERT;
+    /// The certificate's key, unless --tlskey says so
+    WHARF_TLSKEY;
+    /// Authorities instead of the system's, for tcp://; likewise SSL_CERT_DIR
+    SSL_CERT_FILE;
     /// How progress is shown, unless --progress says so
     WHARF_PROGRESS;
     /// The same, after WHARF_PROGRESS

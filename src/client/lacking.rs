@@ -91,11 +91,8 @@ const EVERYWHERE: &[Hint] = &[
     (&["--debug", "-D"], "leave it out: `--progress=plain` of a build shows the output of every step"),
     (&["--log-level", "-l"], "leave it out: wharfd's log says more, and the node's operator reads it"),
     (&["--config"], "set DOCKER_CONFIG to the directory"),
-    (&["--host", "-H", "--context", "-c"], "use `--addr` or WHARF_ADDR, which name wharfd's socket"),
-    (
-        &["--tls", "--tlsverify", "--tlscacert", "--tlscert", "--tlskey"],
-        "leave it out: wharfd listens on a Unix socket",
-    ),
+    (&["--host", "-H", "--context", "-c"], "use `--addr` or WHARF_ADDR, which name wharfd's address"),
+    (&["--tls", "--tlsverify"], "leave it out: wharfd's certificate at `tcp://` is always verified"),
 ];
 
 /// Commands.

@@ -11,6 +11,7 @@ mod unused;
 mod connect;
 mod env;
 mod namespace;
+mod remote;
 mod token;
 
 mod credentials;

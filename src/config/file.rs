@@ -7,7 +7,7 @@ use toml::Spanned;
 
 use super::{Frontend, SocketMode, issuers, parse_seconds};
 use crate::{
-    names::{EngineName, IssuerName, Pattern, SocketPath},
+    names::{CertificateName, EngineName, IssuerName, ListenAddress, Pattern, SocketPath},
     telemetry::{Filter, Format},
 };
 
@@ -15,9 +15,11 @@ use crate::{
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct File {
-    pub(super) listen: Vec<SocketPath>,
+    pub(super) listen: Vec<ListenAddress>,
     pub(super) listen_mode: Option<SocketMode>,
     pub(super) listen_group: Option<Group>,
+    pub(super) dangerous_plain_tcp: bool,
+    pub(super) tls: Option<Spanned<Tls>>,
     pub(super) state_dir: Option<PathBuf>,
     pub(super) client_dir: Option<PathBuf>,
     pub(super) frontend: Option<Frontend>,
@@ -30,6 +32,15 @@ pub(super) struct File {
     pub(super) engines: BTreeMap<EngineName, Engine>,
     pub(super) issuers: BTreeMap<IssuerName, Spanned<issuers::Written>>,
     pub(super) serve: Vec<Spanned<Serve>>,
+}
+
+/// `[tls]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Tls {
+    pub(super) certificate: PathBuf,
+    pub(super) key: PathBuf,
+    pub(super) client_ca: Option<PathBuf>,
 }
 
 /// `[engines.NAME]`.
@@ -47,6 +58,7 @@ pub(super) struct Serve {
     pub(super) uid: Option<u32>,
     pub(super) token: Option<IssuerName>,
     pub(super) sha256: Option<String>,
+    pub(super) certificate: Option<CertificateName>,
     pub(super) issuer: Option<Spanned<IssuerName>>,
     pub(super) namespaces: Pattern,
     pub(super) engine: Option<Spanned<EngineName>>,

@@ -6,7 +6,7 @@ use clap::Parser;
 
 use super::{SocketMode, env, parse_seconds};
 use crate::{
-    names::SocketPath,
+    names::ListenAddress,
     telemetry::{Filter, Format},
 };
 
@@ -15,9 +15,14 @@ use crate::{
 #[derive(Clone, Debug, Default, Parser)]
 #[command(name = "wharfd", version, after_help = after_help(), max_term_width = 100)]
 pub struct Flags {
-    /// Unix socket to serve on, unix:///PATH; repeatable [default: unix:///run/wharf/wharf.sock]
+    /// Address to serve on, unix:///PATH, or tcp://IP:PORT with TLS; repeatable
+    /// [default: unix:///run/wharf/wharf.sock]
     #[arg(long, env = env::WHARFD_LISTEN, value_name = "ADDR", value_delimiter = ',')]
-    pub listen: Vec<SocketPath>,
+    pub listen: Vec<ListenAddress>,
+
+    /// Serve on tcp:// without TLS: whoever is on the way reads and changes everything, tokens too
+    #[arg(long)]
+    pub dangerous_plain_tcp: bool,
 
     /// Mode of the sockets, octal [default: 0660]
     #[arg(long, env = env::WHARFD_LISTEN_MODE, value_name = "MODE")]

@@ -5,11 +5,12 @@ pub(crate) mod env;
 mod file;
 mod flags;
 mod issuers;
+mod listen;
 mod serve;
 mod template;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fs, io,
     ops::Range,
     path::{Path, PathBuf},
@@ -20,17 +21,17 @@ use std::{
 use serde::Deserialize;
 
 use crate::{
-    names::{IssuerName, SocketPath, printable, socket::SocketPathError},
+    names::{IssuerName, ListenAddress, printable, socket::SocketPathError},
     telemetry::{Filter, Format},
 };
 pub use engines::Engines;
 use file::File;
 pub use flags::Flags;
 pub use issuers::{Algorithm, Issuer, Jenkins, JobName};
+pub use listen::Tls;
 pub use serve::{Serve, TokenHash, Who};
 pub use template::{ClaimError, Template};
 
-const LISTEN: &str = "unix:///run/wharf/wharf.sock";
 const STATE_DIR: &str = "/var/lib/wharf";
 /// Below the 30 s that Kubernetes gives a pod, which leaves time to clean up after cancelled builds.
 const GRACE_PERIOD: Duration = Duration::from_secs(25);
@@ -44,12 +45,14 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 /// The whole configuration, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// The sockets to serve on; at least one.
-    pub listen: Vec<SocketPath>,
-    /// Their mode.
+    /// The addresses to serve on; at least one.
+    pub listen: Vec<ListenAddress>,
+    /// The mode of the sockets among them.
     pub listen_mode: SocketMode,
     /// Their group; `None` is wharfd's own.
     pub listen_group: Option<u32>,
+    /// TLS for the others; `None` serves them without it, which the operator has then allowed.
+    pub tls: Option<Tls>,
     /// The engines.
     pub engines: Engines,
     /// The issuers of job tokens.
@@ -145,7 +148,14 @@ pub enum ConfigError {
     #[error("--namespace-ttl: with 0 a namespace would end between two steps of its job; give a longer time")]
     NamespaceTtl,
     #[error("--listen: {0} is given twice")]
-    ListenTwice(SocketPath),
+    ListenTwice(ListenAddress),
+    #[error(
+        "--listen: {0} needs [tls] with `certificate` and `key`; without TLS whoever is on the way reads and changes \
+         everything, tokens too. If nobody else is there, --dangerous-plain-tcp serves without it"
+    )]
+    PlainTcp(ListenAddress),
+    #[error("--dangerous-plain-tcp has no effect with [tls]; leave out one of them")]
+    PlainTcpWithTls,
 }
 
 impl Config {
@@ -186,21 +196,12 @@ impl Config {
             place: place(path, text, error.span()),
             message: error.message().trim_end().to_owned(),
         })?;
+        let listen = listen::addresses(&flags, &written)?;
+        let is_plain = flags.dangerous_plain_tcp || written.dangerous_plain_tcp;
+        let tls = listen::tls(&listen, is_plain, &written, (path, text))?;
         let engines = engines::engines(&flags, &written, docker_host, (path, text))?;
         let issuers = serve::issuers(&written, (path, text))?;
         let serve = serve::entries(&written, &engines, &issuers, (path, text))?;
-
-        let mut listen = flags.listen;
-        if listen.is_empty() {
-            listen = written.listen;
-        }
-        if listen.is_empty() {
-            listen = LISTEN.parse().into_iter().collect();
-        }
-        let mut seen = BTreeSet::new();
-        if let Some(twice) = listen.iter().find(|socket| !seen.insert(*socket)) {
-            return Err(ConfigError::ListenTwice(twice.clone()));
-        }
 
         let group = flags.listen_group.map(|name| match name.parse() {
             Ok(id) => file::Group::Id(id),
@@ -232,6 +233,7 @@ impl Config {
             listen,
             listen_mode: flags.listen_mode.or(written.listen_mode).unwrap_or_default(),
             listen_group,
+            tls,
             engines,
             issuers,
             serve,

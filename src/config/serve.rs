@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{AT_ONCE, ConfigError, Engines, engines::no_engine, file::File, issuers::Issuer, place};
-use crate::names::{EngineName, IssuerName, Pattern};
+use crate::names::{CertificateName, EngineName, IssuerName, Pattern};
 
 /// An entry of `[[serve]]`, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +34,8 @@ pub enum Who {
         /// Its hash.
         hash: TokenHash,
     },
+    /// Whoever has the key of a certificate with this name.
+    Certificate(CertificateName),
     /// The jobs that an issuer's tokens name, if they match the entry's `namespaces`.
     Issuer(IssuerName),
 }
@@ -86,6 +88,7 @@ pub(super) fn entries(
     issuers: &BTreeMap<IssuerName, Issuer>,
     (path, text): (&Path, &str),
 ) -> Result<Vec<Serve>, ConfigError> {
+    let has_client_ca = written.tls.as_ref().is_some_and(|tls| tls.as_ref().client_ca.is_some());
     let mut served: Vec<Serve> = Vec::new();
     for entry in &written.serve {
         let error = |span, message| ConfigError::File { place: place(path, text, Some(span)), message };
@@ -96,9 +99,9 @@ pub(super) fn entries(
             }
             name => name.as_ref().map_or(&engines.default, |name| name.as_ref()).clone(),
         };
-        let who = match (said.uid, &said.token, &said.sha256, &said.issuer) {
-            (Some(uid), None, None, None) => Who::Uid(uid),
-            (None, Some(name), Some(hash), None) => {
+        let who = match (said.uid, &said.token, &said.sha256, &said.certificate, &said.issuer) {
+            (Some(uid), None, None, None, None) => Who::Uid(uid),
+            (None, Some(name), Some(hash), None, None) => {
                 let hash = TokenHash::parse(hash).ok_or_else(|| {
                     let text = "serve.sha256: the token's SHA-256 is expected, 64 hexadecimal digits, as \
                                 `printf %s TOKEN | sha256sum` prints it";
@@ -106,15 +109,20 @@ pub(super) fn entries(
                 })?;
                 Who::Token { name: name.clone(), hash }
             }
-            (None, None, None, Some(name)) if issuers.contains_key(name.as_ref()) => {
+            (None, None, None, Some(name), None) if has_client_ca => Who::Certificate(name.clone()),
+            (None, None, None, Some(_), None) => {
+                let text = "serve.certificate: no certificate is asked for without `client_ca` in [tls]";
+                return Err(error(entry.span(), text.to_owned()));
+            }
+            (None, None, None, None, Some(name)) if issuers.contains_key(name.as_ref()) => {
                 Who::Issuer(name.as_ref().clone())
             }
-            (None, None, None, Some(name)) => {
+            (None, None, None, None, Some(name)) => {
                 let text = format!("serve.issuer: there is no [issuers.{}]", name.as_ref());
                 return Err(error(name.span(), text));
             }
             _ => {
-                let text = "serve: an entry needs one of `uid`, `issuer`, or `token` with its `sha256`";
+                let text = "serve: an entry needs one of `uid`, `certificate`, `issuer`, or `token` with its `sha256`";
                 return Err(error(entry.span(), text.to_owned()));
             }
         };
@@ -146,6 +154,7 @@ pub(super) fn entries(
 fn is_taken(earlier: &Who, who: &Who) -> Option<String> {
     match (earlier, who) {
         (Who::Uid(one), Who::Uid(two)) if one == two => Some(format!("uid {one}")),
+        (Who::Certificate(one), Who::Certificate(two)) if one == two => Some(format!("certificate {one}")),
         (Who::Token { name: one, hash }, Who::Token { name: two, hash: other })
             if one == two || hash == other =>
         {

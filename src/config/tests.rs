@@ -17,7 +17,7 @@ fn error(file: &str) -> String {
 #[test]
 fn without_anything_there_is_one_engine_and_one_socket() {
     let config = Config::resolve(flags(&[]), None, None).unwrap();
-    assert_eq!(config.listen, [LISTEN.parse().unwrap()]);
+    assert_eq!(config.listen, ["unix:///run/wharf/wharf.sock".parse().unwrap()]);
     assert_eq!(config.listen_mode.bits(), 0o660);
     assert_eq!(config.engines.default_name().as_str(), "default");
     assert_eq!(config.engines.sockets[config.engines.default_name()].to_string(), ENGINE);
@@ -176,7 +176,7 @@ fn an_entry_serves_a_uid_a_token_or_an_issuer() {
     let jenkins = Jenkins { root: "https://ci".to_owned(), folder: None };
     assert_eq!(config.issuers.values().next().unwrap().job, JobName::Jenkins(jenkins));
     for (who, why) in [
-        ("", "needs one of `uid`, `issuer`, or `token`"),
+        ("", "needs one of `uid`, `certificate`, `issuer`, or `token`"),
         ("uid = 1\nissuer = \"ci\"", "needs one of"),
         ("token = \"nightly\"", "needs one of"),
         ("token = \"nightly\"\nsha256 = \"12\"", "64 hexadecimal digits"),
@@ -238,6 +238,52 @@ fn an_issuer_is_whole() {
         |one: &str, other: &str| load(&[], &format!("[issuers.a]\n{same}{}{}", serve(one), serve(other)));
     assert!(two("acme/*", "*").is_ok());
     assert!(two("*", "acme/*").unwrap_err().to_string().contains("never used"));
+}
+
+const TLS: &str = "[tls]\ncertificate = \"/c\"\nkey = \"/k\"\n";
+
+#[test]
+fn tcp_without_tls_is_refused_unless_the_operator_says_that_it_is_known() {
+    let tcp = ["--listen", "tcp://0.0.0.0:2376"];
+    let plain = ["--listen", "tcp://0.0.0.0:2376", "--dangerous-plain-tcp"];
+    let refused = load(&tcp, "").unwrap_err().to_string();
+    assert!(refused.starts_with("--listen: tcp://0.0.0.0:2376 needs [tls]"), "{refused}");
+    assert!(error("listen = [\"unix:///a\", \"tcp://[::1]:1\"]\n").contains("tcp://[::1]:1 needs [tls]"));
+    assert_eq!(load(&plain, "").unwrap().tls, None);
+    assert_eq!(load(&tcp, "dangerous_plain_tcp = true\n").unwrap().tls, None);
+    let tls = load(&tcp, TLS).unwrap().tls.unwrap();
+    assert_eq!((tls.certificate.to_str(), tls.key.to_str(), tls.client_ca), (Some("/c"), Some("/k"), None));
+    assert!(load(&plain, TLS).unwrap_err().to_string().contains("no effect with [tls]"));
+    assert_eq!(load(&[], "").unwrap().tls, None, "nothing changes for Unix sockets");
+    for (key, wrong) in [("certificate", "/c"), ("key", "/k")] {
+        let relative = error(&TLS.replace(wrong, "tls.pem"));
+        assert!(relative.contains(&format!("tls.{key}: tls.pem is not an absolute path")), "{relative}");
+    }
+    let relative = error(&format!("{TLS}client_ca = \"ca\"\n"));
+    assert!(relative.contains("tls.client_ca: ca is not"), "{relative}");
+    assert!(error("[tls]\ncertificate = \"/c\"\n").contains("missing field `key`"));
+}
+
+#[test]
+fn a_certificate_is_served_once_and_by_an_authority() {
+    let entry = |name: &str| format!("[[serve]]\ncertificate = \"{name}\"\nnamespaces = \"*\"\n");
+    let with_ca = format!("{TLS}client_ca = \"/ca\"\n");
+    let config = load(&[], &format!("{with_ca}{}{}", entry("agent"), entry("spiffe://ci/agent"))).unwrap();
+    let names = config.serve.iter().map(|serve| match &serve.who {
+        Who::Certificate(name) => name.to_string(),
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(names.collect::<Vec<_>>(), ["agent", "spiffe://ci/agent"]);
+    for (file, why) in [
+        (entry("agent"), "no certificate is asked for without `client_ca`"),
+        (format!("{TLS}{}", entry("agent")), "no certificate is asked for without `client_ca`"),
+        (format!("{with_ca}{}{}", entry("agent"), entry("agent")), "already serves certificate agent"),
+        (format!("{with_ca}{}", entry("*.ci.example")), "is not a certificate's name"),
+        (format!("{with_ca}{}uid = 1\n", entry("agent")), "needs one of"),
+    ] {
+        let wrong = error(&file);
+        assert!(wrong.contains(why) && wrong.starts_with("w.toml:"), "{file}: {wrong}");
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ mod notify;
 
 use std::{collections::BTreeMap, env, fs::File, io, path::PathBuf, sync::Arc, time::Duration};
 
-use futures_util::future::join_all;
+use futures_util::future::{join_all, try_join_all};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -22,10 +22,7 @@ use crate::{
     service::{self, Health},
     store::{Store, StoreError},
     tasks::{Cause, Group, Task},
-    transport::{
-        self, Http2, Limits, Who,
-        unix::{BindError, Listener},
-    },
+    transport::{self, BindError, Http2, Limits, Listener, Tls, TlsError, Who, unix},
 };
 use client_dir::ClientError;
 use notify::{State, notify};
@@ -55,6 +52,8 @@ pub enum StartError {
     Bind(#[from] BindError),
     #[error(transparent)]
     Issuer(#[from] IssuerError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     #[error("cannot describe the API")]
     Reflection(#[from] tonic_reflection::server::Error),
     #[error("cannot watch for signals")]
@@ -72,9 +71,12 @@ fn store_remedy(error: &StoreError) -> &'static str {
 /// The same for a socket.
 fn bind_remedy(error: &BindError) -> &'static str {
     match error {
-        BindError::InUse(_) => "; stop it, or choose another --listen",
-        BindError::NotASocket(_) => "; remove it, or choose another --listen",
-        BindError::Locked(_) | BindError::ForeignLock(_) | BindError::Io { .. } => "",
+        BindError::Unix(unix::BindError::InUse(_)) => "; stop it, or choose another --listen",
+        BindError::Unix(unix::BindError::NotASocket(_)) => "; remove it, or choose another --listen",
+        BindError::Unix(
+            unix::BindError::Locked(_) | unix::BindError::ForeignLock(_) | unix::BindError::Io { .. },
+        )
+        | BindError::Tcp { .. } => "",
     }
 }
 
@@ -129,6 +131,8 @@ struct Started {
 async fn start(config: &Config, process: &Group) -> Result<Started, StartError> {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "wharfd starts");
     raise_open_files();
+    // A mistake in its files is told before the engines are waited for.
+    let tls = config.tls.as_ref().map(Tls::new).transpose()?.map(Arc::new);
     let (store, keys) = state(config.state_dir.clone(), process).await?;
     janitor::tidy(store.clone(), config.engines.iter().map(|(name, _)| name.clone()).collect(), process);
     let relay = Relay::bind(process).await.map_err(StartError::Relay)?;
@@ -164,17 +168,40 @@ async fn start(config: &Config, process: &Group) -> Result<Started, StartError> 
         let client = client_dir::put(directory)?;
         tracing::info!(client = %client.display(), "the client for agents");
     }
-    let group = config.listen_group;
-    let binding = config.listen.iter().map(|socket| Listener::bind(socket, config.listen_mode.bits(), group));
-    let listeners = futures_util::future::try_join_all(binding).await?;
-    for socket in &config.listen {
-        tracing::info!(%socket, mode = format_args!("{:04o}", config.listen_mode.bits()), "listening");
+    let listeners = listeners(config, tls.as_ref()).await?;
+    if let Some(tls) = &tls {
+        tls.follow(process);
     }
     let connections = process.child("connections");
     let protocol = Http2::new(services, limits);
     let serving = transport::serve(listeners, who, limits, connections.clone(), protocol);
     let accepting = process.spawn("accept", serving);
     Ok(Started { work, health, connections, accepting })
+}
+
+/// Binds every address, and logs each.
+async fn listeners(config: &Config, tls: Option<&Arc<Tls>>) -> Result<Vec<Listener>, BindError> {
+    let mode = config.listen_mode.bits();
+    let binding = config.listen.iter().map(|address| Listener::bind(address, mode, config.listen_group, tls));
+    let listeners = try_join_all(binding).await?;
+    for listener in &listeners {
+        match listener {
+            Listener::Unix(_) => {
+                tracing::info!(socket = %listener, mode = format_args!("{mode:04o}"), "listening");
+            }
+            Listener::Tcp { tls, .. } => {
+                tracing::info!(address = %listener, tls = tls.is_some(), "listening")
+            }
+        }
+        if listener.is_plain_tcp() {
+            tracing::warn!(
+                address = %listener,
+                "listening without TLS: whoever is on the way reads and changes everything, tokens too \
+                 (--dangerous-plain-tcp)"
+            );
+        }
+    }
+    Ok(listeners)
 }
 
 /// Opens the store and the keys on a thread of their own: SQLite checks the whole file, which can take a

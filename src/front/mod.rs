@@ -20,7 +20,7 @@ pub use work::{Kind, Member, Work};
 use crate::{
     engines::Handle,
     fault::{Fault, Reason},
-    identity::{Caller, Identities, Presented},
+    identity::{self, Caller, Identities, Presented},
     names::{CallerId, EngineName, Namespace},
     naming::Keys,
     policy::Permit,
@@ -68,8 +68,8 @@ impl Front {
 
     /// Identifies the caller of a call to `path`, before anything but the call's head is read.
     pub fn identify(&self, presented: &Presented<'_>, path: &str) -> Result<Caller, Fault> {
-        let Peer::User { uid, .. } = *presented.peer;
-        self.identities.identify(presented).inspect_err(|fault| self.lines.stranger(fault, uid, path))
+        let identified = self.identities.identify(presented);
+        identified.inspect_err(|fault| self.lines.stranger(fault, identity::anyone(presented.peer), path))
     }
 
     /// Counts a call of `caller` as running for as long as the value lives, or refuses it.
@@ -79,8 +79,7 @@ impl Front {
 
     /// The same for a call that anybody may make, which counts for the peer.
     pub fn anyone(&self, peer: &Peer, path: &str) -> Result<Running, Fault> {
-        let Peer::User { uid, .. } = *peer;
-        let id = CallerId::Uid(uid);
+        let id = identity::anyone(peer);
         self.calls.take(&id).inspect_err(|fault| self.lines.limited(fault, &id, path))
     }
 

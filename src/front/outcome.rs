@@ -23,7 +23,7 @@ use crate::{
 
 /// How often a line that a caller can cause at will is logged.
 const LINE_EVERY: Duration = Duration::from_secs(1);
-/// How often such a line is logged for one user that proves nothing.
+/// How often such a line is logged for one user, or one source in the network, that proves nothing.
 const STRANGERS_LINE_EVERY: Duration = Duration::from_secs(60);
 /// Longer methods are none of the API's.
 const METHOD_BYTES_MAX: usize = 80;
@@ -56,16 +56,18 @@ impl End<'_> {
 pub(super) struct Lines {
     callers: Repeats<(CallerId, &'static str, Option<Reason>)>,
     limited: Repeats<CallerId>,
-    strangers: Repeats<u32>,
+    strangers: Repeats<CallerId>,
     all_strangers: Repeats<()>,
     unseen: Repeats<Reason>,
 }
 
 impl Lines {
-    /// Logs a call of `uid` that proves nothing; `path` is the method, as the stranger wrote it.
-    pub(super) fn stranger(&self, fault: &Fault, uid: u32, path: &str) {
+    /// Logs a call of `stranger` that proves nothing; `path` is the method, as the stranger wrote it.
+    pub(super) fn stranger(&self, fault: &Fault, stranger: CallerId, path: &str) {
         // One person can be many users.
-        if let Some(said) = self.strangers.may_say(uid).filter(|_| self.all_strangers.may_say(()).is_some()) {
+        if let Some(said) =
+            self.strangers.may_say(stranger).filter(|_| self.all_strangers.may_say(()).is_some())
+        {
             Self::refused(fault, path, said.unsaid());
         }
     }

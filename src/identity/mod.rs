@@ -3,6 +3,7 @@
 //! Each scheme of proof is a module of its own. It answers with an [`Answer`]: the first that proves a caller or
 //! fails to ends the search.
 
+mod certificates;
 mod jenkins;
 mod jobs;
 mod keys;
@@ -17,10 +18,11 @@ use http::HeaderValue;
 use crate::{
     config::{Config, Serve, Who},
     fault::{Fault, Reason},
-    names::{CallerId, EngineName, Namespace, printable},
+    names::{CallerId, EngineName, Namespace, Source, printable},
     policy::{Permit, Rules},
     transport::{Peer, Standing},
 };
+use certificates::Certificates;
 use jobs::Jobs;
 pub use keys::IssuerError;
 use tokens::Tokens;
@@ -150,13 +152,14 @@ pub struct Identities {
     tokens: Tokens,
     jobs: Jobs,
     users: Users,
+    certificates: Certificates,
 }
 
 impl Identities {
     /// The callers of `config`. Fails if the keys of an issuer cannot be read.
     pub fn new(config: &Config) -> Result<Self, IssuerError> {
         let (tokens, jobs, users) = (Tokens::new(config), Jobs::new(config)?, Users::new(config));
-        Ok(Self { tokens, jobs, users })
+        Ok(Self { tokens, jobs, users, certificates: Certificates::new(config) })
     }
 
     /// Identifies the caller of a call.
@@ -166,7 +169,7 @@ impl Identities {
                 let text = "the call has more than one `authorization`";
                 Answer::Failed(Fault::new(Reason::UnknownCaller, text))
             }
-            None => self.users.identify(presented.peer),
+            None => self.by_peer(presented.peer),
             Some(value) => match bearer(value) {
                 None => Answer::Failed(unreadable()),
                 Some(token) => match self.tokens.identify(token) {
@@ -178,6 +181,11 @@ impl Identities {
         match answer {
             Answer::Proven(caller) => Ok(caller),
             Answer::Failed(fault) => Err(fault),
+            Answer::NotPresented if presented.authorization.is_none() => {
+                let text = "nothing proves who calls: there is no client certificate, and no token";
+                let hint = "give a certificate of an authority that wharfd's operator trusts, or a token";
+                Err(Fault::new(Reason::UnknownCaller, text).hint(hint))
+            }
             Answer::NotPresented => {
                 let text = "the call's token is not known here";
                 let hint = "the node's operator can serve it: `[[serve]]` with `token` or `issuer` in wharfd's \
@@ -187,9 +195,17 @@ impl Identities {
         }
     }
 
+    /// The caller of a call without a token.
+    fn by_peer(&self, peer: &Peer) -> Answer {
+        match self.users.identify(peer) {
+            Answer::NotPresented => self.certificates.identify(peer),
+            answer => answer,
+        }
+    }
+
     /// How far a peer is served before its calls present anything.
     pub fn standing(&self, peer: &Peer) -> Standing {
-        match self.users.identify(peer) {
+        match self.by_peer(peer) {
             Answer::Proven(caller) => Standing::Served(caller.id),
             Answer::NotPresented | Answer::Failed(_) if self.tokens.is_empty() && self.jobs.is_empty() => {
                 Standing::Stranger
@@ -200,7 +216,7 @@ impl Identities {
 
     /// Those who are served, in a fixed order, a line for each: the callers, the rules and the engine.
     pub fn served(&self) -> impl Iterator<Item = (String, &Arc<Rules>, &EngineName)> {
-        let callers = self.users.iter().chain(self.tokens.iter());
+        let callers = self.users.iter().chain(self.tokens.iter()).chain(self.certificates.iter());
         let callers = callers.map(|caller| (caller.to_string(), &caller.rules, &caller.engine));
         callers.chain(self.jobs.served())
     }
@@ -216,10 +232,19 @@ impl Identities {
     }
 }
 
+/// The peer of a call that needs no caller, to count and to log such calls by it. It proves nothing.
+pub fn anyone(peer: &Peer) -> CallerId {
+    match peer {
+        Peer::User { uid, .. } => CallerId::Uid(*uid),
+        Peer::Remote { address, .. } => CallerId::Address(Source::of(address.ip())),
+    }
+}
+
 fn rules_of(serve: &Serve) -> Arc<Rules> {
     let name = match &serve.who {
         Who::Uid(uid) => format!("serve uid {uid}"),
         Who::Token { name, .. } => format!("serve token {name}"),
+        Who::Certificate(name) => format!("serve certificate {name}"),
         Who::Issuer(name) => format!("serve issuer {name}, {}", serve.namespaces),
     };
     Arc::new(Rules::built_in(name, serve.namespaces.clone()).with_at_once(serve.at_once))

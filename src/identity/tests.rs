@@ -12,6 +12,13 @@ fn user(uid: u32) -> Peer {
     Peer::User { uid, pid: None, beside: false }
 }
 
+/// A peer in the network; `None` has shown no certificate.
+fn remote(certificate: Option<&[&str]>) -> Peer {
+    let certificate =
+        certificate.map(|names| names.iter().map(|name| name.parse().unwrap()).collect::<Arc<[_]>>());
+    Peer::Remote { address: "192.0.2.1:4000".parse().unwrap(), certificate }
+}
+
 fn beside(uid: u32) -> Peer {
     Peer::User { uid, pid: None, beside: true }
 }
@@ -148,4 +155,76 @@ fn users_whom_the_kernel_cannot_name_are_nobody() {
     let named = identities(&format!("[[serve]]\nuid = {}\nnamespaces = \"acme/*\"\n", users::OVERFLOW_UID));
     assert!(identify(&named, &user(users::OVERFLOW_UID)).is_ok());
     assert_eq!(named.serves_overflow(), Some(users::OVERFLOW_UID));
+}
+
+const CERTIFICATES: &str = r#"
+[tls]
+certificate = "/c"
+key = "/k"
+client_ca = "/ca"
+[[serve]]
+certificate = "agent.example"
+namespaces = "acme/*"
+[[serve]]
+certificate = "spiffe://ci/agent"
+namespaces = "*"
+"#;
+
+#[test]
+fn a_certificate_is_served_by_one_exact_name() {
+    let identities = identities(CERTIFICATES);
+    let identify = |names: &[&str]| identify(&identities, &remote(Some(names)));
+    for names in [&["agent.example"][..], &["other", "agent.example", "agent.example"]] {
+        let caller = identify(names).unwrap();
+        assert_eq!(caller.to_string(), "certificate agent.example");
+        assert!(caller.namespace(Some(Namespace::new("acme/app", "1").unwrap())).is_ok());
+        assert!(caller.namespace(Some(Namespace::new("other", "1").unwrap())).is_err());
+        assert!(!caller.is_operator());
+        assert_eq!(identities.standing(&remote(Some(names))), Standing::Served(caller.id().clone()));
+    }
+    assert_eq!(identify(&["spiffe://ci/agent"]).unwrap().to_string(), "certificate spiffe://ci/agent");
+    for (names, why) in [
+        (&[][..], "the certificate has no name"),
+        (&["example"], "no name of the certificate is served here: `example`"),
+        (&["xagent.example", "agent.example.evil"], "is served here"),
+        (&["Agent.example"], "is served here"),
+        (&["spiffe://ci/agent/", "spiffe://ci"], "is served here"),
+        (&["agent.example", "spiffe://ci/agent"], "of several callers: `agent.example`, `spiffe://ci/agent`"),
+    ] {
+        let fault = identify(names).unwrap_err();
+        assert_eq!(fault.reason(), Reason::UnknownCaller);
+        assert!(fault.text().contains(why), "{names:?}: {fault}");
+        assert_eq!(identities.standing(&remote(Some(names))), Standing::Stranger);
+    }
+    // Nobody in the network is a user, and no user has a certificate.
+    let nobody = super::tests::identify(&identities, &remote(None)).unwrap_err();
+    assert!(nobody.text().contains("nothing proves who calls"), "{nobody}");
+    assert_eq!(super::tests::identify(&identities, &beside(0)).unwrap().id(), &CallerId::Operator(0));
+}
+
+#[test]
+fn a_certificate_named_like_another_schemes_caller_is_not_that_caller() {
+    let hash = "0123456789abcdefABCDEF0000000000000000000000000000000000000000ff";
+    let identities = identities(&format!(
+        "{CERTIFICATES}[[serve]]\ntoken = \"nightly\"\nsha256 = \"{hash}\"\nnamespaces = \"*\"\n"
+    ));
+    for name in ["nightly", "0", "root", "998", "uid:0", "token:nightly", "ci:acme/app"] {
+        let fault = identify(&identities, &remote(Some(&[name]))).unwrap_err();
+        assert_eq!(fault.reason(), Reason::UnknownCaller, "{name}");
+        assert_eq!(identities.standing(&remote(Some(&[name]))), Standing::Unproven, "{name}");
+    }
+    // Where such a name is served, its caller is still another.
+    let named = CallerId::Certificate("nightly".parse().unwrap());
+    let token = CallerId::Token("nightly".to_owned().try_into().unwrap());
+    assert!(named != token && named.key() != token.key() && named.to_string() != token.to_string());
+}
+
+#[test]
+fn a_token_goes_before_a_certificate() {
+    let identities = identities(CERTIFICATES);
+    let authorization = HeaderValue::from_static("Bearer nobody-has-this-token-0123456789");
+    let peer = remote(Some(&["agent.example"]));
+    let presented = Presented { peer: &peer, authorization: Some(&authorization), is_alone: true };
+    let fault = identities.identify(&presented).unwrap_err();
+    assert!(fault.text().contains("token is not known"), "a bad token is nobody: {fault}");
 }

@@ -25,7 +25,7 @@ impl Tokens {
             Who::Token { name, hash } => {
                 Some((*hash, Caller::served(CallerId::Token(name.clone()), &rules_of(serve), &serve.engine)))
             }
-            Who::Uid(_) | Who::Issuer(_) => None,
+            Who::Uid(_) | Who::Certificate(_) | Who::Issuer(_) => None,
         });
         Self { callers: callers.collect() }
     }

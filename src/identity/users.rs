@@ -53,16 +53,19 @@ impl Users {
             });
         let named = config.serve.iter().filter_map(|serve| match serve.who {
             Who::Uid(uid) => Some(Caller::served(CallerId::Uid(uid), &rules_of(serve), &serve.engine)),
-            Who::Token { .. } | Who::Issuer(_) => None,
+            Who::Token { .. } | Who::Certificate(_) | Who::Issuer(_) => None,
         });
         let callers = own.chain(named).map(|caller| (caller.id.clone(), caller));
         Self { callers: callers.collect(), overflow_uid }
     }
 
-    /// Asked when a call presents no token: every connection has a peer.
+    /// Asked when a call presents no token.
     pub(super) fn identify(&self, peer: &Peer) -> Answer {
         // Another kind of peer does not compile until it is decided here whether it is a user.
-        let Peer::User { uid, beside, .. } = *peer;
+        let (uid, beside) = match *peer {
+            Peer::User { uid, beside, .. } => (uid, beside),
+            Peer::Remote { .. } => return Answer::NotPresented,
+        };
         let operator = self.callers.get(&CallerId::Operator(uid)).filter(|_| beside);
         let caller = operator.or_else(|| self.callers.get(&CallerId::Uid(uid)));
         caller.cloned().map_or_else(|| Answer::Failed(self.unknown(uid)), Answer::Proven)

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{IssuerName, Job, printable};
+use super::{CertificateName, IssuerName, Job, Source, printable};
 
 /// A caller's identity. Each identity scheme has a variant of its own, so that callers of two schemes are
 /// never equal, whatever their names are. Compare the value, never its text. It proves nothing: the proof
@@ -15,8 +15,12 @@ pub enum CallerId {
     Operator(u32),
     /// Whoever presents the static token of this name.
     Token(IssuerName),
+    /// Whoever has the key of a certificate of this name.
+    Certificate(CertificateName),
     /// A job, whose issuer is known: all runs of the job together.
     Job(Job),
+    /// Whoever calls from the network and has proven nothing: only calls that need no caller are counted for it.
+    Address(Source),
 }
 
 impl CallerId {
@@ -26,7 +30,9 @@ impl CallerId {
             Self::Uid(uid) => format!("uid {uid}"),
             Self::Operator(uid) => format!("operator {uid}"),
             Self::Token(name) => format!("token {name}"),
+            Self::Certificate(name) => format!("certificate {name}"),
             Self::Job(job) => format!("job {}", job.key()),
+            Self::Address(source) => format!("address {source}"),
         }
     }
 }
@@ -37,7 +43,9 @@ impl fmt::Display for CallerId {
             Self::Uid(uid) => write!(f, "uid {uid}"),
             Self::Operator(uid) => write!(f, "uid {uid} of the node"),
             Self::Token(name) => write!(f, "token {name}"),
+            Self::Certificate(name) => write!(f, "certificate {name}"),
             Self::Job(job) => write!(f, "job {}", printable(&job.to_string())),
+            Self::Address(source) => write!(f, "address {source}"),
         }
     }
 }

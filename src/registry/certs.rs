@@ -10,14 +10,12 @@ use std::{
 use rustls::{
     ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{
-        CertificateDer, PrivateKeyDer, ServerName, UnixTime,
-        pem::{self, PemObject as _},
-    },
+    crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime},
 };
 
 use super::error::{Error, Kind};
+use crate::network;
 
 /// How a server's certificate is checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +37,7 @@ pub(super) struct Certs {
 impl Certs {
     /// Reads `HOST/*.crt`, `HOST/*.cert` and `HOST/*.key` in `directory`.
     pub(super) fn new(directory: PathBuf) -> Self {
-        Self { directory, provider: Arc::new(ring::default_provider()), system: OnceLock::new() }
+        Self { directory, provider: network::provider(), system: OnceLock::new() }
     }
 
     /// The configuration for a registry called `name`. With `with_key`, the server may also see the client
@@ -57,7 +55,7 @@ impl Certs {
                 .dangerous()
                 .with_custom_certificate_verifier(Arc::new(Anyone(Arc::clone(&self.provider)))),
             Verify::Yes => {
-                let system = self.system.get_or_init(|| Arc::new(system()));
+                let system = self.system.get_or_init(|| Arc::new(network::system_authorities()));
                 let roots = if own.authorities.is_empty() {
                     Arc::clone(system)
                 } else {
@@ -97,8 +95,7 @@ impl Certs {
                 Some("cert") if own.key.is_none() => {
                     let chain = certificates(path).map_err(failed(path))?;
                     let path = path.with_extension("key");
-                    let text = fs::read(&path).map_err(failed(&path))?;
-                    let key = PrivateKeyDer::from_pem_slice(&text).map_err(io::Error::other);
+                    let key = network::read(&path).and_then(|text| network::key(&text));
                     own.key = Some((chain, key.map_err(failed(&path))?));
                 }
                 _ => {}
@@ -116,23 +113,7 @@ struct Own {
 }
 
 fn certificates(path: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
-    let text = fs::read(path)?;
-    CertificateDer::pem_slice_iter(&text).collect::<Result<_, pem::Error>>().map_err(io::Error::other)
-}
-
-/// The node's authorities; Mozilla's if the node has none.
-fn system() -> RootCertStore {
-    let found = rustls_native_certs::load_native_certs();
-    for error in &found.errors {
-        tracing::debug!(%error, "some of the system's certificates cannot be read");
-    }
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(found.certs);
-    if roots.is_empty() {
-        tracing::info!("the system has no certificate authorities: Mozilla's are trusted");
-        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-    }
-    roots
+    network::certificates(&network::read(path)?)
 }
 
 /// Accepts any certificate, for a registry that the engine's configuration calls insecure.

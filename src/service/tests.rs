@@ -21,11 +21,11 @@ use crate::{
     config::{Config, Flags},
     front::Work,
     identity::Identities,
-    names::SocketPath,
+    names::{ListenAddress, SocketPath},
     naming::Keys,
     store::Store,
     tasks::Group,
-    transport::{self, Http2, Limits, unix::Listener},
+    transport::{self, Http2, Limits, Listener},
     wire::v1::{namespace_service_client::NamespaceServiceClient, node_service_client::NodeServiceClient},
 };
 
@@ -43,7 +43,7 @@ impl Door {
     async fn with(name: &str, limits: Limits) -> Self {
         let directory = std::env::temp_dir().join(format!("wharf-service-{}-{name}", std::process::id()));
         let socket: SocketPath = format!("unix://{}/w.sock", directory.display()).parse().unwrap();
-        let listener = Listener::bind(&socket, 0o600, None).await.unwrap();
+        let listener = Listener::bind(&ListenAddress::Unix(socket.clone()), 0o600, None, None).await.unwrap();
         let process = Group::root();
         let work = Work::new(process.child("work"));
         let identities = Arc::new(Identities::new(&Config::with_file(Flags::default(), "")).unwrap());

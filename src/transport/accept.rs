@@ -1,19 +1,23 @@
 //! Accepts connections of any protocol: finds out whose each is and whether there is room for it.
 
-use std::{future::Future, io, sync::Arc, time::Duration};
+use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use rustix::io::Errno;
-use tokio::net::UnixStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, UnixStream},
+};
 use tracing::Instrument as _;
 
 use super::{
     Peer, beside,
     limits::{LINE_EVERY, Limits, STRANGERS_LINE_EVERY},
-    seat::{Seat, Unproven},
-    unix::Listener,
+    listener::{Arrived, Listener},
+    seat::{Seat, Unproven, Waiting, Whose},
+    tls::Tls,
 };
 use crate::{
-    names::CallerId,
+    names::{CallerId, CertificateName, Source, printable},
     shares::Own,
     tasks::Group,
     telemetry::{Repeats, each_second},
@@ -23,7 +27,7 @@ use crate::{
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
-/// Tells how far a peer is served by what the kernel says about it.
+/// Tells how far a peer is served by what the kernel, or TLS, says about it.
 pub type Who = Arc<dyn Fn(&Peer) -> Standing + Send + Sync>;
 
 /// How far a peer is served.
@@ -43,11 +47,14 @@ pub trait Protocol: Clone + Send + 'static {
     fn serve(self, connection: Accepted, group: Group) -> impl Future<Output = ()> + Send;
 }
 
+/// A connection's bytes.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
 /// An accepted connection.
-#[derive(Debug)]
 pub struct Accepted {
     /// Its bytes.
-    pub stream: UnixStream,
+    pub stream: Box<dyn Stream>,
     /// Its other end.
     pub peer: Peer,
     /// How far the other end is served.
@@ -70,11 +77,15 @@ pub async fn serve(
         who,
         callers: Arc::new(Own::new(limits.connections_per_caller)),
         unproven: Unproven::new(limits.connections_of_unproven_user, limits.connections_of_unproven),
+        remote: Unproven::new(limits.connections_of_unproven_user, limits.connections_of_unproven),
+        handshake: limits.handshake,
         each_stranger: Arc::new(Own::new(limits.connections_per_stranger)),
         all_strangers: Arc::new(Own::new(limits.connections_of_strangers)),
         lines: Arc::new(Repeats::every(LINE_EVERY)),
         unproven_lines: Arc::new(Repeats::every(STRANGERS_LINE_EVERY)),
         strangers_lines: Arc::new(Repeats::every(STRANGERS_LINE_EVERY)),
+        handshake_lines: Arc::new(Repeats::every(STRANGERS_LINE_EVERY)),
+        all_lines: Arc::new(Repeats::every(LINE_EVERY)),
     };
     let loops: Vec<_> = listeners
         .into_iter()
@@ -92,8 +103,8 @@ pub async fn serve(
 async fn accept(listener: Listener, gate: Gate, connections: Group, protocol: impl Protocol) {
     let mut backoff = BACKOFF_MIN;
     loop {
-        let stream = match connections.unless_cancelled(listener.accept()).await {
-            Ok(Ok(stream)) => stream,
+        let arrived = match connections.unless_cancelled(listener.accept()).await {
+            Ok(Ok(arrived)) => arrived,
             Ok(Err(error)) if is_of_one_connection(&error) => continue,
             Ok(Err(error)) => {
                 each_second!(warn, %error, "cannot accept connections; trying again");
@@ -107,19 +118,57 @@ async fn accept(listener: Listener, gate: Gate, connections: Group, protocol: im
         };
         backoff = BACKOFF_MIN;
         let group = connections.child("connection");
-        let Some(connection) = gate.admit(stream, &group) else { continue };
-        let Peer::User { uid, pid, .. } = connection.peer;
-        // The error level keeps the span under every filter, so that every line names its peer.
-        let span = tracing::error_span!(parent: None, "connection", uid, pid);
-        let serving = protocol.clone().serve(connection, group);
-        drop(connections.spawn("connection", serving.instrument(span)));
+        // The error level keeps the spans under every filter, so that every line names its peer.
+        match arrived {
+            Arrived::Unix(stream) => {
+                let Some(connection) = gate.admit(stream, &group) else { continue };
+                let (uid, pid) = match connection.peer {
+                    Peer::User { uid, pid, .. } => (Some(uid), pid),
+                    Peer::Remote { .. } => (None, None),
+                };
+                let span = tracing::error_span!(parent: None, "connection", uid, pid);
+                let serving = protocol.clone().serve(connection, group);
+                drop(connections.spawn("connection", serving.instrument(span)));
+            }
+            Arrived::Tcp(stream, address, tls) => {
+                let place = gate.place(address, &group);
+                let span = tracing::error_span!(parent: None, "connection", %address);
+                let (gate, protocol) = (gate.clone(), protocol.clone());
+                // The next connection does not wait for this one's handshake.
+                let serving = async move {
+                    let opened = gate.open(stream, address, tls.as_deref(), &group).await;
+                    let Some((stream, certificate)) = opened else { return };
+                    let peer = Peer::Remote { address, certificate };
+                    if let Some(connection) = gate.admit_remote(stream, peer, place) {
+                        protocol.serve(connection, group).await;
+                    }
+                };
+                drop(connections.spawn("connection", serving.instrument(span)));
+            }
+        }
     }
 }
 
 /// Whether an error of accept(2) concerns the incoming connection and not the socket.
 fn is_of_one_connection(error: &io::Error) -> bool {
     let errno = Errno::from_io_error(error);
-    matches!(errno, Some(Errno::CONNABORTED | Errno::INTR | Errno::PERM | Errno::PROTO))
+    // Those of the network, too: accept(2) reports them for TCP.
+    matches!(
+        errno,
+        Some(
+            Errno::CONNABORTED
+                | Errno::INTR
+                | Errno::PERM
+                | Errno::PROTO
+                | Errno::NETDOWN
+                | Errno::NOPROTOOPT
+                | Errno::HOSTDOWN
+                | Errno::NONET
+                | Errno::HOSTUNREACH
+                | Errno::OPNOTSUPP
+                | Errno::NETUNREACH
+        )
+    )
 }
 
 /// Decides which connections are served, within which limits.
@@ -128,22 +177,24 @@ struct Gate {
     who: Who,
     callers: Arc<Own<CallerId>>,
     unproven: Unproven,
+    /// Connections from the network, of which the other end has proven nothing yet, not even that it speaks TLS.
+    remote: Unproven,
+    handshake: Duration,
     each_stranger: Arc<Own<u32>>,
     all_strangers: Arc<Own<()>>,
     lines: Arc<Repeats<CallerId>>,
-    unproven_lines: Arc<Repeats<u32>>,
     strangers_lines: Arc<Repeats<()>>,
+    unproven_lines: Arc<Repeats<Whose>>,
+    handshake_lines: Arc<Repeats<Source>>,
+    /// Of those two together: one person can be many users, and have many addresses.
+    all_lines: Arc<Repeats<()>>,
 }
 
 impl Gate {
     /// Admits a connection, `group`, to its place. `None` means that the connection is closed.
     fn admit(&self, stream: UnixStream, group: &Group) -> Option<Accepted> {
-        let peer = match stream.peer_cred() {
-            Ok(peer) => {
-                let uid = peer.uid();
-                let may_be_operator = uid == 0 || uid == rustix::process::geteuid().as_raw();
-                Peer::User { uid, pid: peer.pid(), beside: may_be_operator && beside::is_beside(&stream) }
-            }
+        let (uid, pid) = match stream.peer_cred() {
+            Ok(peer) => (peer.uid(), peer.pid()),
             Err(error) => {
                 if let Some(said) = self.strangers_lines.may_say(()) {
                     let unlogged = said.unsaid();
@@ -152,15 +203,16 @@ impl Gate {
                 return None;
             }
         };
-        let Peer::User { uid, .. } = peer;
+        let may_be_operator = uid == 0 || uid == rustix::process::geteuid().as_raw();
+        let peer = Peer::User { uid, pid, beside: may_be_operator && beside::is_beside(&stream) };
         let standing = (self.who)(&peer);
         let callers = &self.callers;
         let seat = match &standing {
             Standing::Served(caller) => callers.try_take(caller).map(|own| Seat::of_caller(own, callers)),
             Standing::Unproven => {
-                let (own, ends_another) = self.unproven.take(uid, group);
+                let (own, ends_another) = self.unproven.take(Whose::User(uid), group);
                 if ends_another {
-                    self.say_closed(uid, standing.clone());
+                    self.say_closed(Whose::User(uid), standing.clone());
                 }
                 Some(Seat::unproven(own, callers))
             }
@@ -171,21 +223,83 @@ impl Gate {
             }
         };
         let Some(seat) = seat else {
-            self.say_closed(uid, standing);
+            self.say_closed(Whose::User(uid), standing);
             return None;
         };
+        Some(Accepted { stream: Box::new(stream), peer, standing, seat })
+    }
+
+    /// A place for a connection from the network, `group`, until it has proven something.
+    fn place(&self, address: SocketAddr, group: &Group) -> Waiting {
+        let whose = Whose::Source(Source::of(address.ip()));
+        let (place, ends_another) = self.remote.take(whose, group);
+        if ends_another {
+            self.say_closed(whose, Standing::Unproven);
+        }
+        place
+    }
+
+    /// Does the handshake of TLS, if there is one. `None` if it fails or takes too long.
+    async fn open(
+        &self,
+        stream: TcpStream,
+        address: SocketAddr,
+        tls: Option<&Tls>,
+        group: &Group,
+    ) -> Option<(Box<dyn Stream>, Option<Arc<[CertificateName]>>)> {
+        let Some(tls) = tls else { return Some((Box::new(stream), None)) };
+        let opening = tokio::time::timeout(self.handshake, tls.open(stream));
+        match group.unless_cancelled(opening).await {
+            Ok(Ok(Ok((stream, certificate)))) => Some((Box::new(stream), certificate)),
+            Ok(Ok(Err(error))) => {
+                let said = self.handshake_lines.may_say(Source::of(address.ip()));
+                if let Some(said) = said.filter(|_| self.all_lines.may_say(()).is_some()) {
+                    let (cause, unlogged) = (printable(&error.to_string()), said.unsaid());
+                    tracing::info!(cause, unlogged, "closed a connection: TLS failed");
+                }
+                None
+            }
+            Ok(Err(_)) => {
+                tracing::debug!("closed a connection: no TLS in time");
+                None
+            }
+            Err(_) => None,
+        }
+    }
+
+    /// Admits a connection from the network that has `place`.
+    fn admit_remote(&self, stream: Box<dyn Stream>, peer: Peer, place: Waiting) -> Option<Accepted> {
+        let (standing, seat) = ((self.who)(&peer), Seat::unproven(place, &self.callers));
+        if let (Standing::Served(caller), Peer::Remote { address, .. }) = (&standing, &peer)
+            && !seat.prove(caller)
+        {
+            self.say_closed(Whose::Source(Source::of(address.ip())), standing);
+            return None;
+        }
         Some(Accepted { stream, peer, standing, seat })
     }
 
-    /// Logs that a connection of `uid` was closed, since there are too many.
-    fn say_closed(&self, uid: u32, standing: Standing) {
-        let (said, whose) = match standing {
+    /// Logs that a connection of `whose` was closed, since there are too many.
+    fn say_closed(&self, whose: Whose, standing: Standing) {
+        let (said, owner) = match standing {
             Standing::Served(caller) => (self.lines.may_say(caller), "its caller"),
-            Standing::Unproven => (self.unproven_lines.may_say(uid), "its user has proven nothing and"),
+            Standing::Unproven => {
+                let said = self.unproven_lines.may_say(whose);
+                (said.filter(|_| self.all_lines.may_say(()).is_some()), "its user has proven nothing and")
+            }
             Standing::Stranger => (self.strangers_lines.may_say(()), "its user is not served and"),
         };
+        let (uid, source) = match whose {
+            Whose::User(uid) => (Some(uid), None),
+            Whose::Source(source) => (None, Some(tracing::field::display(source))),
+        };
         if let Some(said) = said {
-            tracing::warn!(uid, unlogged = said.unsaid(), "closed a connection: {whose} has too many");
+            tracing::warn!(
+                uid,
+                source,
+                unlogged = said.unsaid(),
+                "closed a connection: {owner} has too many"
+            );
         }
     }
 }

@@ -25,7 +25,7 @@ use super::{
     limits::Limits,
     seat::Seat,
 };
-use crate::tasks::Group;
+use crate::tasks::{Cause, Group};
 
 /// The limits of one connection.
 struct Bounds {
@@ -161,6 +161,10 @@ where
             return;
         }
         () = over(&group, bounds.life) => {
+            if group.cancelled_by() == Some(Cause::ClientGone) {
+                // Another has its place already.
+                return;
+            }
             serving.as_mut().graceful_shutdown();
             match tokio::time::timeout(GOODBYE, serving).await {
                 Ok(ended) => ended,

@@ -19,11 +19,13 @@ pub struct Limits {
     pub connections_per_stranger: usize,
     /// Connections of all strangers: in a user namespace, one person can be many users.
     pub connections_of_strangers: usize,
-    /// Connections of one user that have proven nothing yet, on a node with tokens.
+    /// Connections of one user that have proven nothing yet, on a node with tokens. The same for one source in the
+    /// network, from the moment at which its connections arrive.
     pub connections_of_unproven_user: usize,
-    /// The same of all users.
+    /// The same of all users, and of all sources.
     pub connections_of_unproven: usize,
-    /// How long a client may take to send its preface. A live client sends it at once.
+    /// How long a client may take for its part of TLS, to send its preface, and to prove something, each. A live client
+    /// does all of it at once.
     pub handshake: Duration,
 }
 

@@ -1,4 +1,4 @@
-//! Sockets: the peer of each connection as the kernel reports it, limits on connections, and the protocols that
+//! Sockets: the peer of each connection as the kernel or TLS reports it, limits on connections, and the protocols that
 //! are spoken on them.
 
 mod accept;
@@ -7,17 +7,25 @@ mod begun;
 mod beside;
 mod http2;
 mod limits;
+mod listener;
 mod seat;
+mod tls;
 pub mod unix;
+
+use std::{net::SocketAddr, sync::Arc};
 
 pub use accept::{Accepted, Protocol, Standing, Who, serve};
 pub use http2::{Http2, UntilTaken};
 pub use limits::Limits;
+pub use listener::{BindError, Listener};
 pub use seat::Seat;
+pub use tls::{Tls, TlsError};
+
+use crate::names::CertificateName;
 
 /// The other end of a connection, as verified when the connection was accepted. A request without a
 /// peer did not come through one of wharfd's sockets. Other kinds of sockets bring other kinds of
-/// peers: a certificate chain, or the pod that a socket was made for.
+/// peers, such as the pod that a socket was made for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Peer {
     /// A process of this node, as the kernel reports it (`SO_PEERCRED`, unix(7)).
@@ -29,5 +37,13 @@ pub enum Peer {
         /// Whether it is outside any container, with wharfd's own view of the node. Determined only for
         /// root and wharfd's own user.
         beside: bool,
+    },
+    /// Somebody in the network.
+    Remote {
+        /// Where the connection comes from; another host may stand behind it. It proves nothing.
+        address: SocketAddr,
+        /// The names in the certificate whose key it has shown, which the clients' authorities vouch for; `None` without
+        /// a certificate. A name may be that of nobody whom wharfd knows.
+        certificate: Option<Arc<[CertificateName]>>,
     },
 }

@@ -10,7 +10,7 @@ use std::{
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 
 use crate::{
-    names::CallerId,
+    names::{CallerId, Source},
     shares::Own,
     tasks::{Cause, Group},
 };
@@ -90,6 +90,15 @@ impl fmt::Debug for Seat {
     }
 }
 
+/// Those who share the places of connections on which nothing is proven yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Whose {
+    /// A user of the node.
+    User(u32),
+    /// A part of the network.
+    Source(Source),
+}
+
 /// The connections on which nothing is proven yet. A new one is never refused: the oldest goes, since an honest
 /// client proves who it is at once.
 #[derive(Clone)]
@@ -99,11 +108,11 @@ pub(super) struct Unproven {
     all: usize,
 }
 
-/// In order of arrival: the user, and the connection's group.
+/// In order of arrival: whose connection it is, and its group.
 #[derive(Default)]
 struct Order {
     next: u64,
-    waiting: BTreeMap<u64, (u32, Group)>,
+    waiting: BTreeMap<u64, (Whose, Group)>,
 }
 
 /// The place of such a connection; dropping it frees it.
@@ -113,15 +122,15 @@ pub(super) struct Waiting {
 }
 
 impl Unproven {
-    /// `each` connections for each user, `all` for all of them.
+    /// `each` connections for each user or source, `all` for all of them.
     pub(super) fn new(each: usize, all: usize) -> Self {
         Self { by: Arc::default(), each, all }
     }
 
-    /// A place for a connection of `uid`, which is `group`. True if another connection ends for it.
-    pub(super) fn take(&self, uid: u32, group: &Group) -> (Waiting, bool) {
+    /// A place for a connection of `whose`, which is `group`. True if another connection ends for it.
+    pub(super) fn take(&self, whose: Whose, group: &Group) -> (Waiting, bool) {
         let mut by = lock(&self.by);
-        let own = |(_, (whose, _)): &(&u64, &(u32, Group))| *whose == uid;
+        let own = |(_, (other, _)): &(&u64, &(Whose, Group))| *other == whose;
         let evicted = if by.waiting.iter().filter(own).count() >= self.each {
             by.waiting.iter().find(own).map(|(number, _)| *number)
         } else if by.waiting.len() >= self.all {
@@ -135,7 +144,7 @@ impl Unproven {
         }
         let number = by.next;
         by.next += 1;
-        by.waiting.insert(number, (uid, group.clone()));
+        by.waiting.insert(number, (whose, group.clone()));
         (Waiting { number, by: Arc::clone(&self.by) }, evicted.is_some())
     }
 }
@@ -159,7 +168,7 @@ mod tests {
         let (unproven, callers) = (Unproven::new(2, 3), Arc::new(Own::new(2)));
         let groups: Vec<Group> = (0..5).map(|_| Group::root()).collect();
         let seat = |uid, at: usize| {
-            let (own, ends_another) = unproven.take(uid, &groups[at]);
+            let (own, ends_another) = unproven.take(Whose::User(uid), &groups[at]);
             (Seat::unproven(own, &callers), ends_another)
         };
         let cancelled = || groups.iter().map(|group| group.cancelled_by().is_some()).collect::<Vec<_>>();
@@ -175,14 +184,14 @@ mod tests {
         let (_other, ends_another) = seat(2, 4);
         assert!(!ends_another);
         let one_more = Group::root();
-        assert!(unproven.take(3, &one_more).1, "over all users");
+        assert!(unproven.take(Whose::User(3), &one_more).1, "over all users");
         assert_eq!(cancelled(), [false, true, true, false, false]);
     }
 
     #[test]
     fn a_proof_takes_a_place_of_its_caller() {
         let (unproven, callers) = (Unproven::new(9, 9), Arc::new(Own::new(1)));
-        let seat = || Seat::unproven(unproven.take(1, &Group::root()).0, &callers);
+        let seat = || Seat::unproven(unproven.take(Whose::User(1), &Group::root()).0, &callers);
         let (one, two) = (seat(), seat());
         assert!(one.prove(&CallerId::Uid(7)) && one.prove(&CallerId::Uid(8)), "the first proof counts");
         assert!(!two.prove(&CallerId::Uid(7)), "its caller has its connections");

@@ -38,7 +38,8 @@ async fn no_daemon(test: Arc<Test>) {
     for command in [&["build", context.to_str().unwrap()][..], &["images"], &["push", "a:1"], &["info"]] {
         job.at(&nowhere).run(command).await.ended(4).says(&["nobody.sock", "--addr"]);
     }
-    job.at("tcp://127.0.0.1:1").run(["images"]).await.ended(2).says(&["unix://"]);
+    job.at("tcp://127.0.0.1:1").run(["images"]).await.ended(4).says(&["nothing is listening"]);
+    job.at("http://127.0.0.1:1").run(["images"]).await.ended(2).says(&["unix://", "tcp://"]);
     // A socket whose wharfd has ended.
     wharfd.kill().await;
     job.run(["images"]).await.ended(4).says(&["nothing is listening"]);

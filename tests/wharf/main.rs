@@ -34,6 +34,7 @@ mod logs;
 mod memory;
 mod messages;
 mod names;
+mod network;
 mod outcomes;
 mod pasted;
 mod registries;
@@ -71,6 +72,7 @@ fn cases() -> Vec<Case> {
         concurrency::CASES,
         authorization::CASES,
         identity::CASES,
+        network::CASES,
         commands::CASES,
         pasted::CASES,
         logs::CASES,

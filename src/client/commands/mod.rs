@@ -36,7 +36,7 @@ struct Call {
 
 impl Call {
     fn address(&self) -> Result<Address, Failure> {
-        Address::resolve(self.global.addr.as_deref(), &self.env)
+        Address::resolve(self.global.addr.as_deref(), &self.global.tls, &self.env)
     }
 
     fn namespace(&self) -> Result<Named, Failure> {

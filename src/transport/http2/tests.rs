@@ -15,16 +15,19 @@ use tokio::{
 
 use super::*;
 use crate::{
-    names::{CallerId, SocketPath},
+    names::{CallerId, ListenAddress, SocketPath},
     tasks::Cause,
-    transport::{self, Peer, Standing, Who, unix::Listener},
+    transport::{self, Listener, Peer, Standing, Who},
 };
 
 /// Serves the user with this uid, and nobody else.
 fn serves(uid: u32) -> Who {
     Arc::new(move |peer| {
-        let Peer::User { uid: peer, .. } = *peer;
-        if peer == uid { Standing::Served(CallerId::Uid(uid)) } else { Standing::Stranger }
+        if matches!(*peer, Peer::User { uid: peer, .. } if peer == uid) {
+            Standing::Served(CallerId::Uid(uid))
+        } else {
+            Standing::Stranger
+        }
     })
 }
 
@@ -68,7 +71,10 @@ impl Served {
     {
         let directory = std::env::temp_dir().join(format!("wharf-http2-{}-{name}", std::process::id()));
         let socket: SocketPath = format!("unix://{}/w.sock", directory.display()).parse().unwrap();
-        let listener = Listener::bind(&socket, 0o600, None).now_or_never().unwrap().unwrap();
+        let listener = Listener::bind(&ListenAddress::Unix(socket.clone()), 0o600, None, None)
+            .now_or_never()
+            .unwrap()
+            .unwrap();
         let connections = Group::root().child("connections");
         let service = tower::service_fn(move |request: Request<Incoming>| {
             let answer = answer(request);

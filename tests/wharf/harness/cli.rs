@@ -1,7 +1,7 @@
 //! Runs the command line as a job would.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     env,
     ffi::OsStr,
     fs,
@@ -29,6 +29,8 @@ pub(crate) struct Wharf {
     uid: Option<u32>,
     token: Option<String>,
     contained: bool,
+    /// Further variables of its environment.
+    variables: BTreeMap<String, String>,
     /// Of this wharfd, those that jobs of the test act in.
     namespaces: Arc<Mutex<BTreeSet<String>>>,
 }
@@ -43,6 +45,7 @@ impl Wharf {
             uid: None,
             token: None,
             contained: false,
+            variables: BTreeMap::new(),
             namespaces: wharfd.namespaces(),
         };
         job.in_namespace(namespace)
@@ -77,6 +80,13 @@ impl Wharf {
     /// The same job at another address.
     pub(crate) fn at(&self, address: &str) -> Self {
         Self { address: address.to_owned(), ..self.clone() }
+    }
+
+    /// The same job with a further variable in its environment.
+    pub(crate) fn with_variable(&self, name: &str, value: &str) -> Self {
+        let mut variables = self.variables.clone();
+        variables.insert(name.to_owned(), value.to_owned());
+        Self { variables, ..self.clone() }
     }
 
     /// Its home directory, with its docker configuration in `docker/config.json`.
@@ -121,6 +131,7 @@ impl Wharf {
             .env("DOCKER_CONFIG", self.home.join("docker"))
             .env("WHARF_ADDR", &self.address)
             .env("WHARF_NAMESPACE", &self.namespace)
+            .envs(&self.variables)
             .current_dir(&self.home)
             .args(args);
         if let Some(token) = &self.token {

@@ -1,5 +1,6 @@
 //! The test harness: engines, registries, daemons, the command line, and the clean-up.
 
+pub(crate) mod authority;
 pub(crate) mod cli;
 pub(crate) mod engine;
 pub(crate) mod http;

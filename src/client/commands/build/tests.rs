@@ -20,7 +20,7 @@ use tonic::{Request, Response as Answer, Status, Streaming, transport::Server};
 
 use super::*;
 use crate::{
-    client::{args::Global, options, signals::Signals},
+    client::{args::Global, options, remote::TlsArgs, signals::Signals},
     wire::v1::{
         AttachRequest, AttachResponse, BuildResponse, CredentialsQuery, SecretQuery, SessionOpened,
         SessionRequest, SessionResponse, StreamOpened, attach_request,
@@ -122,7 +122,8 @@ impl Trial {
             router.serve_with_incoming(incoming.map(|socket: io::Result<UnixStream>| socket)).await.unwrap();
         });
         let env = Env::of(&[("WHARF_ADDR", &format!("unix://{}", socket.display())), ("S", "hidden")]);
-        let global = Global { addr: None, namespace: Some("job#1".to_owned()), token_file: None };
+        let namespace = Some("job#1".to_owned());
+        let global = Global { addr: None, namespace, token_file: None, tls: TlsArgs::default() };
         let mut call = Call { env, global, signals: Signals::take().unwrap() };
         let channel = call.connect().await.unwrap();
         std::fs::remove_file(&socket).unwrap();

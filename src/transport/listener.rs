@@ -1,0 +1,92 @@
+//! The sockets that wharfd serves on.
+
+use std::{fmt, io, net::SocketAddr, sync::Arc};
+
+use tokio::net::{TcpListener, TcpStream, UnixStream};
+
+use super::{
+    tls::Tls,
+    unix::{self, BindError as UnixBindError},
+};
+use crate::{names::ListenAddress, network};
+
+/// A listening socket.
+#[derive(Debug)]
+pub enum Listener {
+    /// A Unix socket; its file goes with it.
+    Unix(unix::Listener),
+    /// A port of the network.
+    Tcp {
+        /// The socket.
+        inner: TcpListener,
+        /// Its address, with the port that the kernel has chosen if none was given.
+        address: SocketAddr,
+        /// `None` serves without TLS.
+        tls: Option<Arc<Tls>>,
+    },
+}
+
+/// A connection as it comes.
+pub(super) enum Arrived {
+    Unix(UnixStream),
+    Tcp(TcpStream, SocketAddr, Option<Arc<Tls>>),
+}
+
+/// Why an address cannot be served on.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum BindError {
+    #[error(transparent)]
+    Unix(#[from] UnixBindError),
+    #[error("tcp://{address}: cannot bind")]
+    Tcp { address: SocketAddr, source: io::Error },
+}
+
+impl Listener {
+    /// Listens on `address`. A Unix socket gets `mode` and, if given, `group`; a port speaks `tls`.
+    ///
+    /// # Errors
+    /// If another process has the address, and as bind(2).
+    pub async fn bind(
+        address: &ListenAddress,
+        mode: u32,
+        group: Option<u32>,
+        tls: Option<&Arc<Tls>>,
+    ) -> Result<Self, BindError> {
+        match address {
+            ListenAddress::Unix(socket) => Ok(Self::Unix(unix::Listener::bind(socket, mode, group).await?)),
+            ListenAddress::Tcp(address) => {
+                let failed = |source| BindError::Tcp { address: *address, source };
+                let inner = TcpListener::bind(address).await.map_err(failed)?;
+                let address = inner.local_addr().map_err(failed)?;
+                Ok(Self::Tcp { inner, address, tls: tls.cloned() })
+            }
+        }
+    }
+
+    /// Whether everybody on the way reads and changes all that is sent.
+    pub fn is_plain_tcp(&self) -> bool {
+        matches!(self, Self::Tcp { tls: None, .. })
+    }
+
+    pub(super) async fn accept(&self) -> io::Result<Arrived> {
+        match self {
+            Self::Unix(listener) => listener.accept().await.map(Arrived::Unix),
+            Self::Tcp { inner, tls, .. } => {
+                let (stream, address) = inner.accept().await?;
+                // A connection that is gone already fails soon enough.
+                let _ = network::tune(&stream);
+                Ok(Arrived::Tcp(stream, address, tls.clone()))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(listener) => write!(f, "unix://{}", listener.path().display()),
+            Self::Tcp { address, .. } => write!(f, "tcp://{address}"),
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! TLS on accepted connections. The files of its certificates are read again when they change.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use rustls::{
+    RootCertStore, ServerConfig,
+    pki_types::CertificateDer,
+    server::{NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier},
+};
+use sha2::{Digest as _, Sha256};
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use webpki::EndEntityCert;
+use zeroize::Zeroizing;
+
+use crate::{config::Tls as Files, names::CertificateName, network, tasks::Group};
+
+/// How often the files are looked at. A certificate is renewed days before it expires.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// TLS by the files of the configuration.
+#[derive(Debug)]
+pub struct Tls {
+    files: Files,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    config: Arc<ServerConfig>,
+    /// Of the texts that `config` was made from.
+    hashes: Hashes,
+    /// Why the files cannot replace it, as it was logged.
+    said: Option<String>,
+}
+
+/// Why TLS cannot be served. The text contains nothing of a key.
+#[derive(Debug, thiserror::Error)]
+#[error("tls.{key}: cannot use {}", path.display())]
+pub struct TlsError {
+    key: &'static str,
+    path: PathBuf,
+    source: io::Error,
+}
+
+impl Tls {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// If one is missing or is not what it should be, or the key is not that of the certificate.
+    pub fn new(files: &Files) -> Result<Self, TlsError> {
+        let texts = Texts::read(files)?;
+        let state = State { config: Arc::new(texts.config(files)?), hashes: texts.hashes(), said: None };
+        Ok(Self { files: files.clone(), state: Mutex::new(state) })
+    }
+
+    /// Follows the files until `group` is cancelled.
+    pub fn follow(self: &Arc<Self>, group: &Group) {
+        let (tls, looking) = (Arc::clone(self), group.clone());
+        let following = async move {
+            while looking.unless_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_ok() {
+                // The files may lie on a file system that hangs.
+                let tls = Arc::clone(&tls);
+                let _ = looking.spawn_blocking("certificates", move || tls.look()).await;
+            }
+        };
+        drop(group.spawn("certificates", following));
+    }
+
+    /// Takes changed files, if they are good; else it logs once why not.
+    fn look(&self) {
+        let read = Texts::read(&self.files);
+        if let Ok(texts) = &read
+            && texts.hashes() == self.lock().hashes
+        {
+            self.lock().said = None;
+            return;
+        }
+        match read.and_then(|texts| Ok((texts.config(&self.files)?, texts.hashes()))) {
+            Ok((config, hashes)) => {
+                *self.lock() = State { config: Arc::new(config), hashes, said: None };
+                tracing::info!("the files of [tls] have changed: new connections use them");
+            }
+            Err(error) => {
+                let cause = error.source.to_string();
+                let said = self.lock().said.replace(format!("{error}: {cause}"));
+                if said != self.lock().said {
+                    tracing::error!(
+                        cause,
+                        "the files of [tls] have changed, and the old ones stay in use: {error}"
+                    );
+                }
+            }
+        }
+    }
+
+    /// Does the handshake, and returns the names of the client's certificate, if it has shown one.
+    pub(super) async fn open(
+        &self,
+        stream: TcpStream,
+    ) -> io::Result<(TlsStream<TcpStream>, Option<Arc<[CertificateName]>>)> {
+        let config = Arc::clone(&self.lock().config);
+        let stream = TlsAcceptor::from(config).accept(stream).await?;
+        let (_, session) = stream.get_ref();
+        let leaf = session.peer_certificates().and_then(<[_]>::first);
+        let names = leaf.map(names);
+        Ok((stream, names))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The names in a certificate's SAN. A common name is none: it is a text for people.
+fn names(leaf: &CertificateDer<'_>) -> Arc<[CertificateName]> {
+    let Ok(leaf) = EndEntityCert::try_from(leaf) else { return Arc::default() };
+    let hosts = leaf.valid_dns_names().filter_map(CertificateName::of_dns);
+    hosts.chain(leaf.valid_uri_names().filter_map(CertificateName::of_uri)).collect()
+}
+
+/// Of the certificate, the key, and the clients' authorities.
+type Hashes = [Option<[u8; 32]>; 3];
+
+/// The texts of the files.
+struct Texts {
+    certificate: Zeroizing<Vec<u8>>,
+    key: Zeroizing<Vec<u8>>,
+    client_ca: Option<Zeroizing<Vec<u8>>>,
+}
+
+impl Texts {
+    fn read(files: &Files) -> Result<Self, TlsError> {
+        let text = |key, path: &Path| network::read(path).map_err(failed(key, path));
+        Ok(Self {
+            certificate: text("certificate", &files.certificate)?,
+            key: text("key", &files.key)?,
+            client_ca: files.client_ca.as_deref().map(|path| text("client_ca", path)).transpose()?,
+        })
+    }
+
+    fn hashes(&self) -> Hashes {
+        let hash = |text: &Zeroizing<Vec<u8>>| Sha256::digest(text.as_slice()).into();
+        [Some(hash(&self.certificate)), Some(hash(&self.key)), self.client_ca.as_ref().map(hash)]
+    }
+
+    fn config(&self, files: &Files) -> Result<ServerConfig, TlsError> {
+        let of_certificate = || failed("certificate", &files.certificate);
+        let of_key = || failed("key", &files.key);
+        let chain = some_certificates(&self.certificate).map_err(of_certificate())?;
+        let key = network::key(&self.key).map_err(of_key())?;
+        let builder = ServerConfig::builder_with_provider(network::provider())
+            .with_safe_default_protocol_versions()
+            .map_err(io::Error::other)
+            .map_err(of_certificate())?;
+        let builder = match self.client_ca.as_ref().zip(files.client_ca.as_deref()) {
+            None => builder.with_no_client_auth(),
+            Some((text, path)) => {
+                let verifier = authorities(text).and_then(|roots| {
+                    let verifier =
+                        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), network::provider());
+                    // A call may show a token instead. A certificate of another authority ends the handshake.
+                    let verifier = verifier.allow_unauthenticated().build();
+                    verifier.map_err(|error: VerifierBuilderError| io::Error::other(error))
+                });
+                builder.with_client_cert_verifier(verifier.map_err(failed("client_ca", path))?)
+            }
+        };
+        let mut config =
+            builder.with_single_cert(chain, key).map_err(|error| of_key()(io::Error::other(error)))?;
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        // A resumed session is not checked again: its certificate may have expired, or its authority be gone.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        Ok(config)
+    }
+}
+
+fn some_certificates(text: &[u8]) -> io::Result<Vec<CertificateDer<'static>>> {
+    match network::certificates(text)? {
+        none if none.is_empty() => Err(io::Error::other("there is no certificate in it (PEM)")),
+        certificates => Ok(certificates),
+    }
+}
+
+fn authorities(text: &[u8]) -> io::Result<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    for certificate in some_certificates(text)? {
+        roots.add(certificate).map_err(io::Error::other)?;
+    }
+    Ok(roots)
+}
+
+fn failed(key: &'static str, path: &Path) -> impl FnOnce(io::Error) -> TlsError {
+    let path = path.to_owned();
+    move |source| TlsError { key, path, source }
+}
+
+#[cfg(test)]
+mod tests;
