@@ -191,7 +191,7 @@ impl Remote {
             }
             TlsError::AlertReceived(alert) if self.shows_certificate() => (
                 format!("it refuses the client certificate: {alert:?}"),
-                "the certificate must not have expired, and must be of an authority in wharfd's `client_ca`",
+                "the certificate must not have expired, must be for clients, and of an authority in wharfd's `client_ca`",
             ),
             error => (format!("TLS fails: {error}"), "wharfd's log says more"),
         }
