@@ -54,7 +54,8 @@ pub fn system_authorities() -> RootCertStore {
     }
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(found.certs);
-    if roots.is_empty() {
+    // Not if there are some that cannot be read: whoever has named them trusts no others.
+    if roots.is_empty() && found.errors.is_empty() {
         tracing::info!("the system has no certificate authorities: Mozilla's are trusted");
         roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
     }

@@ -4,6 +4,7 @@ use std::{
     fmt, io,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use clap::Args;
@@ -12,7 +13,11 @@ use rustls::{
     AlertDescription, CertificateError, ClientConfig, Error as TlsError, RootCertStore,
     pki_types::{CertificateDer, ServerName},
 };
-use tokio::{io::AsyncBufReadExt as _, net::TcpStream};
+use tokio::{
+    io::AsyncBufReadExt as _,
+    net::{TcpStream, lookup_host},
+    time::timeout,
+};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use zeroize::Zeroizing;
 
@@ -22,6 +27,9 @@ use super::{
     exit::{Exit, Failure},
 };
 use crate::network;
+
+/// How long to wait for one of several addresses of a host: a network may swallow what goes to some of them.
+const ADDRESS_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// TLS to a wharfd at `tcp://`.
 #[derive(Args, Clone, Debug, Default)]
@@ -109,8 +117,7 @@ impl Remote {
 
     /// Connects to it.
     pub(crate) async fn connect(&self) -> Result<Box<dyn Io>, Failure> {
-        let stream = TcpStream::connect((host(&self.authority), self.port)).await;
-        let stream = stream.map_err(|error| self.unreachable(&error))?;
+        let stream = self.open().await.map_err(|error| self.unreachable(&error))?;
         // A connection that is gone already fails soon enough.
         let _ = network::tune(&stream);
         match &self.tls {
@@ -130,6 +137,25 @@ impl Remote {
         }
     }
 
+    /// Connects to the first of the host's addresses that answers.
+    async fn open(&self) -> io::Result<TcpStream> {
+        let mut addresses = lookup_host((host(&self.authority), self.port)).await?.peekable();
+        let mut failed = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
+        while let Some(address) = addresses.next() {
+            let connecting = TcpStream::connect(address);
+            // The last one may take as long as there is.
+            if addresses.peek().is_none() {
+                return connecting.await;
+            }
+            match timeout(ADDRESS_TIMEOUT, connecting).await {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(error)) => failed = error,
+                Err(_) => {}
+            }
+        }
+        Err(failed)
+    }
+
     /// The failure to connect.
     pub(crate) fn unreachable(&self, error: &io::Error) -> Failure {
         let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<TlsError>());
@@ -140,14 +166,19 @@ impl Remote {
                     "nothing is listening there".to_owned(),
                     "is wharfd running, with `tcp://` among its `listen`? a firewall may refuse the port as well",
                 ),
-                kind @ (io::ErrorKind::TimedOut | io::ErrorKind::UnexpectedEof) => {
+                kind @ (io::ErrorKind::TimedOut
+                | io::ErrorKind::UnexpectedEof
+                | io::ErrorKind::ConnectionReset) => {
                     let (why, hint) = if kind == io::ErrorKind::TimedOut {
                         (
                             "it does not answer",
                             "is wharfd stopped or overloaded? a firewall may drop what is sent, too",
                         )
                     } else {
-                        ("it closed the connection", "is wharfd there? its log says more")
+                        (
+                            "it closed the connection",
+                            "too many may connect at once: try again; else wharfd's log says more",
+                        )
                     };
                     let is_plain = self.tls.is_none();
                     let expects = "wharfd may expect TLS there: leave out --dangerous-plain-tcp";
@@ -189,7 +220,17 @@ impl Remote {
             | TlsError::NoApplicationProtocol => {
                 ("it does not speak HTTP/2".to_owned(), "is it wharfd's port?")
             }
-            TlsError::AlertReceived(alert) if self.shows_certificate() => (
+            TlsError::AlertReceived(
+                alert @ (AlertDescription::BadCertificate
+                | AlertDescription::UnsupportedCertificate
+                | AlertDescription::CertificateRevoked
+                | AlertDescription::CertificateExpired
+                | AlertDescription::CertificateUnknown
+                | AlertDescription::UnknownCA
+                | AlertDescription::AccessDenied
+                | AlertDescription::DecryptError
+                | AlertDescription::CertificateRequired),
+            ) if self.shows_certificate() => (
                 format!("it refuses the client certificate: {alert:?}"),
                 "the certificate must not have expired, must be for clients, and of an authority in wharfd's `client_ca`",
             ),

@@ -75,8 +75,19 @@ fn bind_remedy(error: &BindError) -> &'static str {
         BindError::Unix(unix::BindError::NotASocket(_)) => "; remove it, or choose another --listen",
         BindError::Unix(
             unix::BindError::Locked(_) | unix::BindError::ForeignLock(_) | unix::BindError::Io { .. },
-        )
-        | BindError::Tcp { .. } => "",
+        ) => "",
+        BindError::Tcp { source, .. } => match source.kind() {
+            io::ErrorKind::AddrInUse => {
+                "; stop the process that has it, or choose another port (`[::]` takes the port of IPv4, too)"
+            }
+            io::ErrorKind::AddrNotAvailable => {
+                "; the node has no such address: choose one that it has, or `0.0.0.0`"
+            }
+            io::ErrorKind::PermissionDenied => {
+                "; wharfd's user may not take a port below 1024: choose a higher one"
+            }
+            _ => "",
+        },
     }
 }
 
@@ -131,9 +142,9 @@ struct Started {
 async fn start(config: &Config, process: &Group) -> Result<Started, StartError> {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "wharfd starts");
     raise_open_files();
-    // A mistake in its files is told before the engines are waited for.
-    let tls = config.tls.as_ref().map(Tls::new).transpose()?.map(Arc::new);
     let (store, keys) = state(config.state_dir.clone(), process).await?;
+    // A mistake in its files is told before the engines are waited for.
+    let tls = tls(config, process).await?;
     janitor::tidy(store.clone(), config.engines.iter().map(|(name, _)| name.clone()).collect(), process);
     let relay = Relay::bind(process).await.map_err(StartError::Relay)?;
     let (kept, hashes) = (store.clone(), keys.clone());
@@ -190,15 +201,15 @@ async fn listeners(config: &Config, tls: Option<&Arc<Tls>>) -> Result<Vec<Listen
                 tracing::info!(socket = %listener, mode = format_args!("{mode:04o}"), "listening");
             }
             Listener::Tcp { tls, .. } => {
-                tracing::info!(address = %listener, tls = tls.is_some(), "listening")
+                tracing::info!(address = %listener, tls = tls.is_some(), "listening");
+                if tls.is_none() {
+                    tracing::warn!(
+                        address = %listener,
+                        "listening without TLS: whoever is on the way reads and changes everything, tokens too \
+                         (--dangerous-plain-tcp)"
+                    );
+                }
             }
-        }
-        if listener.is_plain_tcp() {
-            tracing::warn!(
-                address = %listener,
-                "listening without TLS: whoever is on the way reads and changes everything, tokens too \
-                 (--dangerous-plain-tcp)"
-            );
         }
     }
     Ok(listeners)
@@ -210,6 +221,13 @@ async fn state(directory: PathBuf, process: &Group) -> Result<(Store, Keys), Sta
     let opening = process.spawn_blocking("state", move || (Store::open(&directory), Keys::load(&directory)));
     let (store, keys) = opening.await.map_err(Fault::from)?;
     Ok((store?, keys?))
+}
+
+/// Reads the files of TLS on a thread of their own: they may lie on a file system that hangs.
+async fn tls(config: &Config, process: &Group) -> Result<Option<Arc<Tls>>, StartError> {
+    let Some(files) = config.tls.clone() else { return Ok(None) };
+    let reading = process.spawn_blocking("certificates", move || Tls::new(&files));
+    Ok(Some(Arc::new(reading.await.map_err(Fault::from)??)))
 }
 
 /// Keeps SIGHUP from ending the running builds. A closing terminal sends it, and so does an operator who

@@ -1,6 +1,8 @@
 //! The name of a client's certificate.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, net::Ipv4Addr, str::FromStr};
+
+use rustls::pki_types::DnsName;
 
 use super::{printable, shortened};
 
@@ -32,7 +34,9 @@ impl FromStr for CertificateName {
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
         let is_plain = name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'*');
-        if (1..=BYTES_MAX).contains(&name.len()) && is_plain {
+        // An IP address in a SAN is of another kind, which does not count.
+        let is_host = name.parse::<Ipv4Addr>().is_err() && DnsName::try_from(name).is_ok();
+        if (1..=BYTES_MAX).contains(&name.len()) && is_plain && (name.contains(':') || is_host) {
             return Ok(Self(name.to_owned()));
         }
         let shown = printable(&shortened(name.to_owned(), SHOWN_BYTES_MAX));
@@ -66,7 +70,9 @@ mod tests {
         for name in ["agent.ci.example", "spiffe://ci.example/agent", "urn:agent"] {
             assert_eq!(name.parse::<CertificateName>().unwrap().to_string(), name);
         }
-        for wrong in ["", "*.ci.example", "a b", "a\n", "é", &"a".repeat(2049)] {
+        for wrong in
+            ["", "*.ci.example", "a b", "a\n", "é", "192.0.2.1", "a@b", "CN=agent", &"a".repeat(2049)]
+        {
             let error = wrong.parse::<CertificateName>().unwrap_err();
             assert!(error.contains("is not a certificate's name") && error.len() < 300, "{error}");
         }

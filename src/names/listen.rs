@@ -24,7 +24,7 @@ pub enum ListenError {
     Shape(String),
     #[error(
         "`{0}` is not an IP address and a port; write it as `tcp://192.0.2.1:2376`, or `tcp://0.0.0.0:2376` for all \
-         addresses of the node"
+         IPv4 addresses of the node"
     )]
     Tcp(String),
 }

@@ -285,7 +285,11 @@ impl Gate {
             Standing::Served(caller) => (self.lines.may_say(caller), "its caller"),
             Standing::Unproven => {
                 let said = self.unproven_lines.may_say(whose);
-                (said.filter(|_| self.all_lines.may_say(()).is_some()), "its user has proven nothing and")
+                let owner = match whose {
+                    Whose::User(_) => "its user has proven nothing and",
+                    Whose::Source(_) => "its source has proven nothing and",
+                };
+                (said.filter(|_| self.all_lines.may_say(()).is_some()), owner)
             }
             Standing::Stranger => (self.strangers_lines.may_say(()), "its user is not served and"),
         };

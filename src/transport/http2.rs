@@ -43,8 +43,8 @@ struct Bounds {
 impl Bounds {
     /// The limits for callers that are served.
     const SERVED: Self = Self {
-        // Enough for a local socket at full speed, and so little that a client that fills every
-        // window of a connection costs some 16 MiB.
+        // Enough for a local socket at full speed, and for 13 MB a second over 20 ms of network; so little that a client
+        // that fills every window of a connection costs some 16 MiB.
         stream_window: 256 << 10,
         // A session, its build, and an `Attach` for each stream that BuildKit opens.
         streams: 64,

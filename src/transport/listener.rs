@@ -58,15 +58,12 @@ impl Listener {
             ListenAddress::Tcp(address) => {
                 let failed = |source| BindError::Tcp { address: *address, source };
                 let inner = TcpListener::bind(address).await.map_err(failed)?;
+                // Once more: Tokio's own backlog is 128.
+                rustix::net::listen(&inner, unix::BACKLOG).map_err(|error| failed(error.into()))?;
                 let address = inner.local_addr().map_err(failed)?;
                 Ok(Self::Tcp { inner, address, tls: tls.cloned() })
             }
         }
-    }
-
-    /// Whether everybody on the way reads and changes all that is sent.
-    pub fn is_plain_tcp(&self) -> bool {
-        matches!(self, Self::Tcp { tls: None, .. })
     }
 
     pub(super) async fn accept(&self) -> io::Result<Arrived> {

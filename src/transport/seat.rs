@@ -2,7 +2,7 @@
 
 use std::{
     any::Any,
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -99,8 +99,8 @@ pub(super) enum Whose {
     Source(Source),
 }
 
-/// The connections on which nothing is proven yet. A new one is never refused: the oldest goes, since an honest
-/// client proves who it is at once.
+/// The connections on which nothing is proven yet. A new one is never refused: the oldest of its own user or source
+/// goes, or of whoever has the most, since an honest client proves who it is at once.
 #[derive(Clone)]
 pub(super) struct Unproven {
     by: Arc<Mutex<Order>>,
@@ -113,6 +113,19 @@ pub(super) struct Unproven {
 struct Order {
     next: u64,
     waiting: BTreeMap<u64, (Whose, Group)>,
+}
+
+impl Order {
+    /// The oldest connection of whoever has the most: the many of a few end nobody else's.
+    fn oldest_of_most(&self) -> Option<u64> {
+        let mut counts = HashMap::<Whose, usize>::new();
+        for (whose, _) in self.waiting.values() {
+            *counts.entry(*whose).or_default() += 1;
+        }
+        let most = counts.values().max();
+        let oldest = self.waiting.iter().find(|(_, (whose, _))| counts.get(whose) == most);
+        oldest.map(|(number, _)| *number)
+    }
 }
 
 /// The place of such a connection; dropping it frees it.
@@ -134,7 +147,7 @@ impl Unproven {
         let evicted = if by.waiting.iter().filter(own).count() >= self.each {
             by.waiting.iter().find(own).map(|(number, _)| *number)
         } else if by.waiting.len() >= self.all {
-            by.waiting.keys().next().copied()
+            by.oldest_of_most()
         } else {
             None
         };
@@ -186,6 +199,22 @@ mod tests {
         let one_more = Group::root();
         assert!(unproven.take(Whose::User(3), &one_more).1, "over all users");
         assert_eq!(cancelled(), [false, true, true, false, false]);
+    }
+
+    #[test]
+    fn the_many_connections_of_a_few_end_nobody_elses() {
+        let unproven = Unproven::new(4, 9);
+        let (alone, few) = (Group::root(), Group::root());
+        let _waits = unproven.take(Whose::User(9), &alone);
+        let mut waiting: Vec<_> = (0..8).map(|at| unproven.take(Whose::User(at % 2), &few).0).collect();
+        for newcomer in 10..20 {
+            let (place, ends_another) = unproven.take(Whose::User(newcomer), &few);
+            assert!(ends_another);
+            // Only one newcomer waits at a time: each has as few as the one that waits.
+            drop(place);
+            waiting.push(unproven.take(Whose::User(newcomer % 2), &few).0);
+            assert_eq!(alone.cancelled_by(), None);
+        }
     }
 
     #[test]

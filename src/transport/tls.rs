@@ -171,8 +171,10 @@ impl Texts {
                 builder.with_client_cert_verifier(verifier.map_err(failed("client_ca", path))?)
             }
         };
-        let mut config =
-            builder.with_single_cert(chain, key).map_err(|error| of_key()(io::Error::other(error)))?;
+        let mut config = builder.with_single_cert(chain, key).map_err(|error| match error {
+            rustls::Error::InvalidCertificate(_) => of_certificate()(io::Error::other(error)),
+            error => of_key()(io::Error::other(error)),
+        })?;
         config.alpn_protocols = vec![b"h2".to_vec()];
         // A resumed session is not checked again: its certificate may have expired, or its authority be gone.
         config.session_storage = Arc::new(NoServerSessionStorage {});

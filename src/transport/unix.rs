@@ -21,7 +21,7 @@ use tokio::net::UnixListener;
 use crate::names::SocketPath;
 
 /// Connections that wait to be accepted; the kernel caps this at net.core.somaxconn.
-const BACKLOG: i32 = 1024;
+pub(super) const BACKLOG: i32 = 1024;
 /// The lock is held only to bind or remove a socket, which takes no time.
 const LOCK_WAIT: Duration = Duration::from_secs(5);
 
