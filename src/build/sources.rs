@@ -15,7 +15,7 @@ use crate::{
     naming::ImageName,
     policy::{Fetch, Permit},
     progress::Reporter,
-    registry::LookupError,
+    registry::{CONFIG_BYTES_MAX, LookupError},
 };
 
 /// The sources of one build.
@@ -178,12 +178,14 @@ impl<'a> Sources<'a> {
         let mut inherited = Inherited::clone(admitted.inherited());
         if dockerfile.judge().counts_histories() {
             let images = self.images.engine().image_store();
-            inherited.history = images.history_bytes(admitted.target()).await?;
+            // It is a part of the image's config.
+            let most = CONFIG_BYTES_MAX as u64;
+            inherited.history = images.history_bytes(admitted.target()).await?.unwrap_or(most);
         }
         dockerfile.admit(inherited).await.map_err(|why| {
-            let text = format!("{} is refused: its ONBUILD triggers {why}", reference.familiar());
+            let text = format!("{} is refused: {why}", reference.familiar());
             Fault::new(Reason::ImageUnsupported, text)
-                .hint("build the image again with the usual tools; their images have no such triggers")
+                .hint("build the image again with the usual tools, which make no such images")
         })
     }
 

@@ -37,6 +37,7 @@ const STATE_DIR: &str = "/var/lib/wharf";
 const GRACE_PERIOD: Duration = Duration::from_secs(25);
 /// A run that waits for a person may wait over night.
 const NAMESPACE_TTL: Duration = Duration::from_secs(24 * 3600);
+const NAMESPACE_TTL_MIN: Duration = Duration::from_secs(300);
 /// A little more than the 150 builds that one engine runs at once.
 pub const AT_ONCE: u32 = 160;
 /// A configuration is about a page; a larger file is some other file.
@@ -145,7 +146,7 @@ pub enum ConfigError {
     ClientDir(PathBuf),
     #[error("{0} is not an absolute path; give --frontend-file an absolute one")]
     FrontendFile(PathBuf),
-    #[error("--namespace-ttl: with 0 a namespace would end between two steps of its job; give a longer time")]
+    #[error("--namespace-ttl: a namespace would end between two steps of its job; give 5m or more")]
     NamespaceTtl,
     #[error("--listen: {0} is given twice")]
     ListenTwice(ListenAddress),
@@ -226,7 +227,7 @@ impl Config {
             return Err(ConfigError::FrontendFile(relative.clone()));
         }
         let namespace_ttl = flags.namespace_ttl.or(written.namespace_ttl.map(|seconds| seconds.0));
-        if namespace_ttl.is_some_and(|ttl| ttl.is_zero()) {
+        if namespace_ttl.is_some_and(|ttl| ttl < NAMESPACE_TTL_MIN) {
             return Err(ConfigError::NamespaceTtl);
         }
         Ok(Self {

@@ -165,7 +165,7 @@ async fn start(config: &Config, process: &Group) -> Result<Started, StartError> 
     let identities = Arc::new(Identities::new(config)?);
     say_who_is_served(&identities);
 
-    let work = Work::new(process.child("work"));
+    let work = Work::new(process.child("work"), hashes.clone());
     let served = Arc::clone(&identities);
     let who: Who = Arc::new(move |peer| served.standing(peer));
     let limits = Limits::default();

@@ -169,6 +169,12 @@ impl Front {
         // Root in a container is not the node's operator.
         let sees_all = matches!(caller.id(), CallerId::Operator(_));
         leases.retain(|lease| sees_all || lease.namespace.as_ref().is_some_and(may_act));
+        // A token acts in one namespace at most, and in none that has ended since.
+        if caller.proven_at().is_some()
+            && let Some(namespace) = leases.first().and_then(|lease| lease.namespace.as_ref())
+        {
+            self.ends.check(caller, namespace).await?;
+        }
         Ok(leases)
     }
 

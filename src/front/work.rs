@@ -11,6 +11,7 @@ use super::quotas::Share;
 use crate::{
     fault::Fault,
     names::{EngineName, Namespace},
+    naming::Keys,
     policy::Permit,
     tasks::{Cause, Group, Hold},
 };
@@ -45,13 +46,15 @@ impl Kind {
 /// All work, as groups of tasks: one for each namespace, and below it one for each piece of work.
 pub struct Work {
     group: Group,
+    keys: Keys,
     namespaces: Mutex<HashMap<Key, Entry>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Key {
     engine: EngineName,
-    namespace: Namespace,
+    /// The namespace's opaque name: of some namespaces nobody knows another.
+    namespace: String,
 }
 
 struct Entry {
@@ -62,8 +65,8 @@ struct Entry {
 
 impl Work {
     /// Starts without work; `group` will own all work.
-    pub fn new(group: Group) -> Arc<Self> {
-        Arc::new(Self { group, namespaces: Mutex::default() })
+    pub fn new(group: Group, keys: Keys) -> Arc<Self> {
+        Arc::new(Self { group, keys, namespaces: Mutex::default() })
     }
 
     /// Begins a piece of work in a namespace and makes a group for its tasks. Fails once wharfd is
@@ -74,7 +77,7 @@ impl Work {
         namespace: &Permit<Namespace>,
         kind: Kind,
     ) -> Result<Member, Fault> {
-        let key = Key { engine: engine.clone(), namespace: namespace.subject().clone() };
+        let key = Key { engine: engine.clone(), namespace: self.keys.namespace(namespace.subject()) };
         let mut namespaces = self.namespaces();
         let entry = match namespaces.get_mut(&key) {
             Some(entry) => entry,
@@ -94,7 +97,7 @@ impl Work {
     /// Cancels all work in a namespace and waits for its end. No work can begin there until the returned
     /// value is dropped.
     pub async fn end(self: &Arc<Self>, engine: &EngineName, namespace: &Permit<Namespace>) -> End {
-        let key = Key { engine: engine.clone(), namespace: namespace.subject().clone() };
+        let key = Key { engine: engine.clone(), namespace: self.keys.namespace(namespace.subject()) };
         let (group, builds) = {
             let mut namespaces = self.namespaces();
             let entry = namespaces.entry(key.clone()).or_insert_with(|| Entry {
@@ -111,9 +114,9 @@ impl Work {
         End { builds, _place: place }
     }
 
-    /// Begins the end of a namespace in which nothing runs; `None` if something does.
-    pub fn end_idle(self: &Arc<Self>, engine: &EngineName, namespace: &Namespace) -> Option<End> {
-        let key = Key { engine: engine.clone(), namespace: namespace.clone() };
+    /// Begins the end of a namespace, an opaque name, in which nothing runs; `None` if something does.
+    pub fn end_idle(self: &Arc<Self>, engine: &EngineName, namespace: &str) -> Option<End> {
+        let key = Key { engine: engine.clone(), namespace: namespace.to_owned() };
         let mut namespaces = self.namespaces();
         if namespaces.contains_key(&key) {
             return None;
@@ -125,8 +128,8 @@ impl Work {
         Some(End { builds: 0, _place: Place { kind: None, key, work: Arc::clone(self) } })
     }
 
-    /// The namespaces in which something runs.
-    pub fn namespaces_of(&self, engine: &EngineName) -> Vec<Namespace> {
+    /// The opaque names of the namespaces in which something runs.
+    pub fn namespaces_of(&self, engine: &EngineName) -> Vec<String> {
         let namespaces = self.namespaces();
         namespaces.keys().filter(|key| key.engine == *engine).map(|key| key.namespace.clone()).collect()
     }
@@ -234,8 +237,13 @@ mod tests {
     use crate::{
         fault::Reason,
         names::{CallerId, Pattern},
+        naming::keys_of,
         policy::Rules,
     };
+
+    fn keys() -> Keys {
+        keys_of(1)
+    }
 
     fn permit(job: &str) -> Permit<Namespace> {
         let rules = Arc::new(Rules::built_in("test", Pattern::any()));
@@ -248,7 +256,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_end_of_a_namespace_cancels_its_work_and_waits() {
-        let work = Work::new(Group::root());
+        let work = Work::new(Group::root(), keys());
         let (ours, theirs) = (permit("a"), permit("b"));
         let build = work.begin(&engine(), &ours, Kind::Build).unwrap();
         let push = work.begin(&engine(), &ours, Kind::Push).unwrap();
@@ -272,13 +280,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_namespace_in_use_is_not_idle() {
-        let (work, permit) = (Work::new(Group::root()), permit("a"));
+        let (work, permit) = (Work::new(Group::root(), keys()), permit("a"));
+        let opaque = keys().namespace(permit.subject());
         let session = work.begin(&engine(), &permit, Kind::Session).unwrap();
-        assert_eq!(work.namespaces_of(&engine()), [permit.subject().clone()]);
-        assert!(work.end_idle(&engine(), permit.subject()).is_none());
+        assert_eq!(work.namespaces_of(&engine()), std::slice::from_ref(&opaque));
+        assert!(work.end_idle(&engine(), &opaque).is_none());
         drop(session);
-        let end = work.end_idle(&engine(), permit.subject()).unwrap();
-        assert!(work.end_idle(&engine(), permit.subject()).is_none(), "it is ending already");
+        let end = work.end_idle(&engine(), &opaque).unwrap();
+        assert!(work.end_idle(&engine(), &opaque).is_none(), "it is ending already");
         assert!(work.begin(&engine(), &permit, Kind::Build).is_err(), "what it had is being removed");
         drop(end);
         assert!(work.begin(&engine(), &permit, Kind::Build).is_ok());
@@ -286,7 +295,7 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_begins_once_wharfd_drains() {
-        let work = Work::new(Group::root());
+        let work = Work::new(Group::root(), keys());
         let running = work.begin(&engine(), &permit("a"), Kind::Build).unwrap();
         work.group().drain();
         for job in ["a", "b"] {

@@ -48,6 +48,8 @@ impl<T: Clone + Send + Sync + 'static> Told<T> {
                         task.await.map_err(Fault::from).and_then(|answer| answer).map_err(Arc::new)
                     };
                     let asked = asked.boxed().shared();
+                    // If all who wait leave, the answer is known all the same: `peek` tells only one that was awaited.
+                    drop(tasks.spawn("answer", asked.clone().map(drop)));
                     *last = Some((Instant::now(), asked.clone()));
                     asked
                 }

@@ -11,18 +11,18 @@ use crate::{
     images::{Images, leases::Possessions},
     names::printable,
     tasks::Group,
+    telemetry::each_second,
 };
 
-/// How often it looks at the store, which is cheap: the bounds of a quarter of the time that a namespace lives.
-const INTERVAL_MIN: Duration = Duration::from_secs(1);
-const INTERVAL_MAX: Duration = Duration::from_secs(10);
+/// How often it looks at the store, which is cheap.
+const INTERVAL: Duration = Duration::from_secs(10);
 
 /// Ends the namespaces in `engine` that nobody has used for `ttl`, until `tasks` are cancelled.
 pub fn end_unused(engine: Handle, work: Arc<Work>, ttl: Duration, tasks: &Group) {
     let cancelled = tasks.clone();
     drop(tasks.spawn("leases", async move {
         let looking = async {
-            let mut ticks = interval((ttl / 4).clamp(INTERVAL_MIN, INTERVAL_MAX));
+            let mut ticks = interval(INTERVAL);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 ticks.tick().await;
@@ -51,7 +51,6 @@ impl Look<'_> {
         let (engine, store) = (self.handle.name(), self.images.store().own());
         // A namespace is used for as long as something runs there.
         let running = self.work.namespaces_of(engine);
-        let running: Vec<_> = running.iter().map(|used| self.images.keys().namespace(used)).collect();
         if !running.is_empty() {
             store.touch_namespaces(engine.as_str(), running).await?;
         }
@@ -61,7 +60,12 @@ impl Look<'_> {
         }
         let mut owned = self.images.possessions().await?;
         for opaque in unused {
-            self.end(&opaque, owned.remove(&opaque).unwrap_or_default()).await?;
+            if let Err(fault) = self.end(&opaque, owned.remove(&opaque).unwrap_or_default()).await {
+                // One that fails again and again keeps no other from its end.
+                let cause = causes(&fault);
+                each_second!(warn, engine = %self.handle.name(), cause, "an unused namespace cannot be ended");
+                self.images.engine().check().await?;
+            }
         }
         Ok(())
     }
@@ -71,13 +75,7 @@ impl Look<'_> {
         let (engine, store) = (self.handle.name(), self.images.store().own());
         let unused = || store.unused_namespace(engine.as_str(), opaque, self.seconds());
         let Some(lease) = unused().await? else { return Ok(()) };
-        let _end = match &lease.namespace {
-            None => None,
-            Some(namespace) => match self.work.end_idle(engine, namespace) {
-                None => return Ok(()),
-                end => end,
-            },
-        };
+        let Some(_end) = self.work.end_idle(engine, opaque) else { return Ok(()) };
         // Once more, now that nothing can begin there.
         if unused().await?.is_none() {
             return Ok(());

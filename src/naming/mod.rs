@@ -9,6 +9,8 @@ mod keys;
 mod private;
 
 pub use image_name::ImageName;
+#[cfg(test)]
+pub(crate) use keys::tests::keys as keys_of;
 pub use keys::{KeyError, Keys};
 pub use private::{NamespaceNames, Owner, PrivateName, long_name, namespace};
 

@@ -25,8 +25,8 @@ pub struct Lease {
 }
 
 impl Access {
-    /// Notes that `caller` uses `namespace`, whose opaque name this is. `false` if it is new and the caller has `max`
-    /// others in the engine.
+    /// Notes that `caller` uses `namespace`, whose opaque name this is. It counts for the caller who has used it last, as
+    /// far as that one has fewer than `max` in the engine. `false` if it is new and the caller has `max` others.
     pub async fn use_namespace(
         &self,
         engine: &str,
@@ -43,25 +43,28 @@ impl Access {
                 .prepare_cached("SELECT caller, used FROM namespaces WHERE engine = ? AND opaque = ?")?
                 .query_row([&engine, &opaque], |row| Ok((row.get(0)?, row.get(1)?)))
                 .optional()?;
-            let (now, is_new) = (now(), known.is_none());
-            if let Some((of, used)) = known
-                && of == caller
-                && used > now - EXACT_SECONDS
+            let now = now();
+            if let Some((of, used)) = &known
+                && *of == caller
+                // A clock may have been set back.
+                && (now - EXACT_SECONDS..=now).contains(used)
             {
                 return Ok(true);
             }
             let count: u32 = transaction
                 .prepare_cached("SELECT count(*) FROM namespaces WHERE engine = ? AND caller = ?")?
                 .query_row([&engine, &caller], |row| row.get(0))?;
-            if is_new && count >= max {
-                return Ok(false);
-            }
+            let of = match known {
+                Some((of, _)) if count >= max => of,
+                None if count >= max => return Ok(false),
+                Some(_) | None => caller,
+            };
             let issuer = namespace.job().issuer().map(ToString::to_string).unwrap_or_default();
             let (job, run) = (namespace.job().name(), namespace.run());
             transaction.execute(
                 "INSERT INTO namespaces VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7)
                  ON CONFLICT DO UPDATE SET caller = ?3, issuer = ?4, job = ?5, run = ?6, used = ?7",
-                params![engine, opaque, caller, issuer, job, run, now],
+                params![engine, opaque, of, issuer, job, run, now],
             )?;
             transaction.commit()?;
             Ok(true)
@@ -144,13 +147,18 @@ impl Access {
         .await
     }
 
-    /// The opaque names of namespaces that nobody has used for `seconds`.
+    /// The opaque names of namespaces that nobody has used for `seconds`. Those whose last use is yet to come, since a
+    /// clock was set back, count as used now.
     pub async fn unused_namespaces(&self, engine: &str, seconds: i64) -> Result<Vec<String>, Fault> {
         let engine = engine.to_owned();
         self.call(move |connection| {
+            let now = now();
+            connection
+                .prepare_cached("UPDATE namespaces SET used = ?1 WHERE engine = ?2 AND used > ?1")?
+                .execute(params![now, engine])?;
             connection
                 .prepare_cached("SELECT opaque FROM namespaces WHERE engine = ? AND used <= ? ORDER BY used")?
-                .query_map(params![engine, now() - seconds], |row| row.get(0))?
+                .query_map(params![engine, now - seconds], |row| row.get(0))?
                 .collect()
         })
         .await
@@ -239,8 +247,10 @@ mod tests {
         assert!(begin("a", &one).await, "and those that are there can be used");
         store.forget_namespace("main", "b").await.unwrap();
         assert!(begin("d", &one).await);
-        // Callers that may act in the same namespaces: it counts for the one that has used it last.
+        // Callers that may act in the same namespaces: each counts for the one that has used it last, up to the limit.
         assert!(begin("a", &other).await && begin("e", &one).await);
+        assert!(begin("d", &other).await && begin("e", &other).await);
+        assert!(!begin("f", &one).await && !begin("f", &other).await);
         std::fs::remove_dir_all(path).unwrap();
     }
 }

@@ -161,6 +161,8 @@ async fn a_token_does_not_outlive_its_namespace(test: Arc<Test>) {
     old.run(["namespace", "rm"]).await.ok();
     assert_eq!(new.images().await, [("app:1".to_owned(), again.clone())]);
     old.run(["inspect", &again]).await.ended(3).says(&over);
+    old.run(["namespace", "ls"]).await.ended(3).says(&over);
+    assert_eq!(new.run(["namespace", "ls", "-q"]).await.ok().stdout, "app#1\n");
     new.run(["namespace", "rm"]).await.ok();
 }
 

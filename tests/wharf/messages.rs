@@ -121,7 +121,7 @@ const STARTS: &[(&str, &str)] = &[
     ("", "--listen-group no-such-group"),
     ("", "--engine tcp://127.0.0.1:2375"),
     ("", "--grace-period soon"),
-    ("", "--namespace-ttl 0"),
+    ("", "--namespace-ttl 30s"),
     ("", "--log-level loud"),
     ("", "--config DIR/none.toml"),
     ("nonsense = 1\n", "--config FILE"),

@@ -142,7 +142,7 @@ impl Estimate {
         image.triggers = std::mem::take(&mut self.expanded);
         self.image = self.image.or(image).or(Stage { triggers: 0, ..self.stage });
         (self.stage, self.arguments) = (Stage::default(), 0);
-        triggers
+        triggers.map_err(|why| format!("its ONBUILD triggers cost the builder too much ({why})"))
     }
 
     /// Adds an instruction of the Dockerfile or of a trigger.

@@ -260,18 +260,18 @@ impl Judge {
     /// images that are known and this one: the variables of one may be long for the triggers of another.
     fn with(&self, base: &Inherited) -> Result<Vec<(Version, Estimate)>, String> {
         if base.triggers.iter().map(String::len).sum::<usize>() > TRIGGERS_BYTES_MAX {
-            return Err(format!("have more than {} KiB", TRIGGERS_BYTES_MAX >> 10));
+            return Err(format!("its ONBUILD triggers have more than {} KiB", TRIGGERS_BYTES_MAX >> 10));
         }
         let bases = Arc::clone(&self.known().bases);
         let each = self.rules.frontend.versions().map(|version| {
             let mut estimate = self.of_bases(&bases, version);
-            estimate.base(base, version).map_err(|why| format!("cost the builder too much ({why})"))?;
+            estimate.base(base, version)?;
             // From BuildKit 0.27 on a comment `# check=` before a trigger's instruction ends the frontend, and the
             // engine with it; up to 0.34 nothing mends that. No builder writes a comment into a trigger.
             let mut instructions =
                 base.triggers.iter().flat_map(|trigger| lines::read(trigger.as_bytes(), version));
             if instructions.any(|instruction| instruction.is_ok_and(|one| one.is_commented)) {
-                return Err("begin with a comment".to_owned());
+                return Err("its ONBUILD triggers begin with a comment".to_owned());
             }
             Ok((version, estimate))
         });

@@ -229,7 +229,7 @@ fn triggers_are_judged_one_by_one() {
     assert!(admit(&doubling).unwrap_err().contains("the value of a variable"));
     assert!(admit(&["# escape=`\nENV x=`\n#\n y", "RUN x"]).unwrap_err().contains("comment"));
     for comment in ["# check=x\nRUN x", " \n\t# check=x\nRUN x", "\u{feff}# x\nRUN x", "\u{a0}#x\nRUN x"] {
-        assert_eq!(admit(&["RUN x", comment]).unwrap_err(), "begin with a comment", "{comment}");
+        assert!(admit(&["RUN x", comment]).unwrap_err().ends_with("begin with a comment"), "{comment}");
     }
     assert!(admit(&["COPY ${PATH#} /"]).unwrap_err().contains("may be empty"));
     assert_eq!(
@@ -333,7 +333,7 @@ fn what_takes_old_engines_minutes_to_join_is_refused() {
     }
     let trigger = format!("RUN {}true", "a\\\n".repeat(300_000));
     let refused = Judge::builtin().admit(&base(&[&trigger], &[])).unwrap_err();
-    assert_eq!(refused, "have more than 64 KiB");
+    assert_eq!(refused, "its ONBUILD triggers have more than 64 KiB");
 }
 
 #[test]
@@ -343,7 +343,7 @@ fn triggers_are_short() {
         Judge::builtin().admit(&Arc::new(Inherited { triggers, ..Inherited::default() }))
     };
     assert_eq!(image(TRIGGERS_BYTES_MAX / 2), Ok(()));
-    assert_eq!(image(TRIGGERS_BYTES_MAX).unwrap_err(), "have more than 64 KiB");
+    assert_eq!(image(TRIGGERS_BYTES_MAX).unwrap_err(), "its ONBUILD triggers have more than 64 KiB");
 }
 
 #[test]

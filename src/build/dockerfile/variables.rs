@@ -52,16 +52,19 @@ impl Variables {
 
     /// The most ports that a word of an `EXPOSE` may name. A variable may hold several ranges, or a part of one.
     pub(super) fn ports(&self, word: &[u8]) -> u64 {
-        if word.iter().any(|byte| b"$'\"\\`".contains(byte)) {
+        // BuildKit splits and trims words at other characters than here, too: at spaces outside of ASCII and byte order
+        // marks.
+        let is_plain = |byte: &u8| byte.is_ascii_graphic() && !b"$'\"\\`".contains(byte);
+        if !word.iter().all(is_plain) {
             return self.size(word).dashes.saturating_mul(RANGE_PORTS).saturating_add(1);
         }
         let parts = word.split(|byte| *byte == b':').map(|part| {
             let ports = String::from_utf8_lossy(part.split(|byte| *byte == b'/').next().unwrap_or_default());
-            // What is no range BuildKit refuses.
-            let range = ports.split_once('-').and_then(|(first, last)| {
-                Some(u64::from(last.parse::<u16>().ok()?.checked_sub(first.parse().ok()?)?) + 1)
-            });
-            range.unwrap_or(1)
+            // Other ranges are refused, but what follows a second dash is ignored before BuildKit parses ports itself.
+            let mut ends = ports.split('-').map(|end| end.parse::<u16>().ok());
+            let (first, last) = (ends.next().flatten(), ends.next().flatten());
+            let range = first.zip(last).and_then(|(first, last)| last.checked_sub(first));
+            range.map_or(1, |more| u64::from(more) + 1)
         });
         parts.max().unwrap_or_default()
     }
@@ -78,7 +81,12 @@ impl Variables {
         let own = Size::of(text);
         let mut sum = own;
         let end = text.iter().rposition(|byte| *byte == b'}').unwrap_or_default();
+        // Of the text from here to the last brace; counted once, since a text can have many names.
+        let (mut inside, mut counted) = (Size::default(), end);
         for (at, _) in text.iter().enumerate().rev().filter(|(_, byte)| **byte == b'$') {
+            inside.bytes = end.saturating_sub(at) as u64;
+            inside.dashes += text.get(at..counted).map_or(0, |more| Size::of(more).dashes);
+            counted = counted.min(at);
             let rest = text.get(at + 1..).unwrap_or_default();
             let named = rest.strip_prefix(b"{").unwrap_or(rest);
             let is_braced = named.len() < rest.len();
@@ -99,7 +107,6 @@ impl Variables {
             // `${NAME//PATTERN/TEXT}` can replace every byte by the text, which has been added only once.
             if is_braced && after.starts_with(b"//") {
                 let times = set.unwrap_or_default().bytes;
-                let inside = text.get(at..end.max(at)).map(Size::of).unwrap_or_default();
                 let grown = sum.bytes.saturating_sub(own.bytes).saturating_add(inside.bytes);
                 sum.bytes = sum.bytes.saturating_add(times.saturating_mul(grown));
                 let grown = sum.dashes.saturating_sub(own.dashes).saturating_add(inside.dashes);
@@ -154,6 +161,11 @@ mod tests {
             format!("ARG ranges\n{}", "EXPOSE $ranges\n".repeat(35)),
             format!("EXPOSE {}", "1\\-65535 ".repeat(70)),
             format!("EXPOSE {}", "\"1-65535\" ".repeat(70)),
+            format!("EXPOSE {}", "1-65535- ".repeat(70)),
+            format!("EXPOSE {}", "1-65535/tcp-1 ".repeat(70)),
+            format!("EXPOSE {}", "1-65535\u{2003}".repeat(70)),
+            format!("EXPOSE {}", "1-65535\u{85}".repeat(70)),
+            format!("EXPOSE {}", "\u{feff}1-65535 ".repeat(70)),
             format!("EXPOSE ${{unset:-{ranges}}}"),
         ] {
             let refused = judge(format!("FROM x\n{text}\n").as_bytes(), rules()).unwrap_err();

@@ -20,7 +20,7 @@ pub(crate) enum NamespaceCommand {
 
 /// List the namespaces in which you may act
 ///
-/// A namespace begins with its first build, pull, push or tag, and ends with `wharf namespace rm` or when nothing has
+/// A namespace begins with its first build, pull or tag, and ends with `wharf namespace rm` or when nothing has
 /// run in it for a day, unless the node's operator has chosen another time.
 #[derive(Args, Debug)]
 pub(crate) struct NamespaceLsArgs {

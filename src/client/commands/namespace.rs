@@ -8,7 +8,6 @@ use super::{Call, rmi::familiar};
 use crate::{
     client::{
         args::{NamespaceLsArgs, NamespaceRmArgs, TableFormat},
-        connect::MESSAGE_BYTES_MAX,
         exit::{Failure, Stop},
         namespace::Named,
         print, units,
@@ -26,7 +25,8 @@ const NONE: &str = "<none>";
 
 pub(super) async fn ls(mut call: Call, args: NamespaceLsArgs) -> Result<(), Stop> {
     let client = NamespaceServiceClient::new(call.connect().await?);
-    let mut client = client.max_decoding_message_size(MESSAGE_BYTES_MAX);
+    // A node has some thousands, whose names the jobs choose.
+    let mut client = client.max_decoding_message_size(usize::MAX);
     let listing =
         async { Ok(client.list_namespaces(ListNamespacesRequest {}).await?.into_inner().namespaces) };
     let listed = call.signals.guard(listing).await?;

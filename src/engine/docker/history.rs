@@ -3,16 +3,39 @@
 use std::fmt;
 
 use bollard::errors::Error;
-use bytes::{Buf as _, Bytes};
+use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt as _, Empty};
+use serde::Deserialize;
 use tokio::time::timeout;
 
-use crate::engine::{ANSWER_TIMEOUT, docker::lines::Lines};
+use super::listing::Elements;
+use crate::{
+    engine::{ANSWER_TIMEOUT, docker::lines::Lines},
+    go_json::zero,
+};
+
+/// What BuildKit keeps of each entry, apart from its texts.
+const ENTRY_BYTES: u64 = 80;
+
+/// An entry of the history. The names of the image stand there, too, but are none of it: other jobs give them.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct Entry {
+    #[serde(deserialize_with = "zero")]
+    created_by: String,
+    #[serde(deserialize_with = "zero")]
+    comment: String,
+}
+
+impl Entry {
+    fn bytes(&self) -> u64 {
+        ENTRY_BYTES + (self.created_by.len() + self.comment.len()) as u64
+    }
+}
 
 impl Lines {
-    /// The number of bytes in which the engine tells the history of an image, in this version of the API. An entry
-    /// that says nothing has some eighty, as many as BuildKit keeps of it.
+    /// The number of bytes of an image's history, as the engine tells it in this version of the API.
     pub(in crate::engine) async fn history_bytes(
         &self,
         version: impl fmt::Display,
@@ -22,12 +45,30 @@ impl Lines {
             let request =
                 Request::get(format!("/v{version}/images/{image}/history")).body(Empty::<Bytes>::new())?;
             let mut body = self.ask(request).await?.into_body();
-            let mut count = 0;
+            let (mut elements, mut entries, mut count) = (Elements::default(), Vec::<Entry>::new(), 0);
             while let Some(frame) = body.frame().await {
-                count += frame?.into_data().map_or(0, |data| data.remaining() as u64);
+                if let Ok(data) = frame?.into_data() {
+                    elements.read(&data, &mut entries)?;
+                    count += entries.drain(..).map(|entry| entry.bytes()).sum::<u64>();
+                }
             }
             Ok(count)
         };
         timeout(ANSWER_TIMEOUT, counting).await.map_err(|_| Error::RequestTimeoutError)?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_images_names_are_no_part_of_it() {
+        let text = r#"[{"Id":"sha256:1","Created":1,"CreatedBy":"RUN a","Tags":["wharf.invalid/a/b:1"],"Size":9,"Comment":null},
+            {"Id":"<missing>","CreatedBy":"","Tags":null,"Comment":"made"}]"#;
+        let mut entries = Vec::<Entry>::new();
+        Elements::default().read(text.as_bytes(), &mut entries).unwrap();
+        let bytes: Vec<_> = entries.iter().map(Entry::bytes).collect();
+        assert_eq!(bytes, [ENTRY_BYTES + 5, ENTRY_BYTES + 4]);
     }
 }

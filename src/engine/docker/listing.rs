@@ -7,7 +7,7 @@ use bollard::errors::Error;
 use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt as _, Empty};
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use tokio::time::timeout;
 
 use crate::{
@@ -56,7 +56,7 @@ impl Lines {
 
 /// The elements of a JSON array, as its bytes come.
 #[derive(Debug, Default)]
-struct Elements {
+pub(super) struct Elements {
     /// How many brackets are open.
     depth: u32,
     in_text: bool,
@@ -67,7 +67,11 @@ struct Elements {
 
 impl Elements {
     /// Reads more bytes and adds the elements that they complete to `listed`.
-    fn read(&mut self, bytes: &[u8], listed: &mut Vec<Listed>) -> serde_json::Result<()> {
+    pub(super) fn read<T: DeserializeOwned>(
+        &mut self,
+        bytes: &[u8],
+        listed: &mut Vec<T>,
+    ) -> serde_json::Result<()> {
         for byte in bytes {
             if self.in_text {
                 self.in_text = self.is_escaped || *byte != b'"';

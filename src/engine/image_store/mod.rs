@@ -166,10 +166,14 @@ impl ImageStore {
         }
     }
 
-    /// The number of bytes of the history of the image with this name, as the engine tells it.
-    pub(crate) async fn history_bytes(&self, image: &ImageName) -> Result<u64, Fault> {
-        let counted = self.lines.history_bytes(self.docker.client_version(), image.as_str()).await;
-        counted.map_err(|error| fault::unexpected("tell an image's history", error))
+    /// The number of bytes of the history of the image with this name, as the engine tells it; `None` if it does not
+    /// tell that of this image, such as one that has fewer layers than its history says.
+    pub(crate) async fn history_bytes(&self, image: &ImageName) -> Result<Option<u64>, Fault> {
+        match self.lines.history_bytes(self.docker.client_version(), image.as_str()).await {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(Error::DockerResponseServerError { .. }) => Ok(None),
+            Err(error) => Err(fault::unexpected("tell an image's history", error)),
+        }
     }
 
     /// The image with this name or id.

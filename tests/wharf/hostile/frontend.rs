@@ -5,11 +5,14 @@ use std::sync::Arc;
 use serde_json::json;
 use tokio::net::UnixStream;
 
-use crate::harness::{
-    Engine, Image, PATIENCE, Test, Wharf, cases,
-    image::{File, context_tar, tar},
-    process::Output,
-    wait_for,
+use crate::{
+    cancel::fresh_digits,
+    harness::{
+        Engine, Image, PATIENCE, Test, Wharf, cases,
+        image::{File, context_tar, tar},
+        process::Output,
+        wait_for,
+    },
 };
 
 cases![
@@ -223,10 +226,14 @@ async fn a_build_holds_the_namespaces_own_images(test: Arc<Test>) {
         // The containerd store also lists digests.
         (holds.iter().filter(|name| !name.contains('@')).count() == number).then_some(())
     };
-    let context = test.context("own", &[("Dockerfile", &format!("FROM {own}\nRUN exec sleep 1000000\n"))]);
+    let seconds = format!("8{}", fresh_digits(&test));
+    let context = test.context("own", &[("Dockerfile", &format!("FROM {own}\nRUN exec sleep {seconds}\n"))]);
     let build = job.start(["build", context.to_str().unwrap()]);
     build.while_running("the hold", async || holds(1).await).await;
     job.run(["rmi", &own]).await.ok();
+    // BuildKit 0.13 never ends a step that is cancelled while its process begins.
+    let runs = async || (!Engine::processes_with(&seconds).is_empty()).then_some(());
+    build.while_running("the step to run", runs).await;
     rustix::process::kill_process(build.pid(), rustix::process::Signal::INT).unwrap();
     wait_for("the end of the hold", async || holds(0).await).await;
     let context = test.context("own", &[("Dockerfile", &format!("FROM {own}\n"))]);
