@@ -86,6 +86,17 @@ pub fn certificates(text: &[u8]) -> io::Result<Vec<CertificateDer<'static>>> {
     CertificateDer::pem_slice_iter(text).collect::<Result<_, _>>().map_err(|error| unreadable(&error))
 }
 
+/// The same, of which there must be one at least.
+///
+/// # Errors
+/// Also if there is none.
+pub fn some_certificates(text: &[u8]) -> io::Result<Vec<CertificateDer<'static>>> {
+    match certificates(text)? {
+        none if none.is_empty() => Err(io::Error::other("there is no certificate in it (PEM)")),
+        certificates => Ok(certificates),
+    }
+}
+
 /// The private key in a PEM file's text.
 ///
 /// # Errors
@@ -115,8 +126,28 @@ fn unreadable(error: &pem::Error) -> io::Error {
 pub(crate) mod authority;
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use std::path::PathBuf;
+
     use super::*;
+
+    /// A directory that goes with the test. Names are unique in the crate.
+    pub(crate) struct Dir(pub(crate) PathBuf);
+
+    impl Dir {
+        pub(crate) fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("wharf-network-{}-{name}", std::process::id()));
+            let _ = std::fs::remove_dir_all(&path);
+            std::fs::create_dir_all(&path).unwrap();
+            Self(path)
+        }
+    }
+
+    impl Drop for Dir {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
 
     #[test]
     fn a_file_that_is_no_key_is_not_quoted() {
@@ -136,11 +167,11 @@ mod tests {
 
     #[test]
     fn a_file_has_its_limit() {
-        let path = std::env::temp_dir().join(format!("wharf-network-{}", std::process::id()));
+        let dir = Dir::new("limit");
+        let path = dir.0.join("file");
         std::fs::write(&path, vec![b'x'; 1 << 20]).unwrap();
         assert_eq!(read(&path).unwrap().len(), 1 << 20);
         std::fs::write(&path, vec![b'x'; (1 << 20) + 1]).unwrap();
         assert!(read(&path).unwrap_err().to_string().contains("1 MiB"));
-        std::fs::remove_file(&path).unwrap();
     }
 }

@@ -325,10 +325,7 @@ impl Named {
     }
 
     fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, Failure> {
-        match network::certificates(&self.read()?).map_err(|error| self.wrong(&error))? {
-            none if none.is_empty() => Err(self.wrong(&"there is no certificate in it (PEM)")),
-            certificates => Ok(certificates),
-        }
+        network::some_certificates(&self.read()?).map_err(|error| self.wrong(&error))
     }
 
     fn wrong(&self, why: &dyn fmt::Display) -> Failure {

@@ -234,13 +234,8 @@ impl Images {
         let (hold, store) = (self.keys().node_hold(&id), self.store().of(from.caller()));
         {
             let _lock = self.inner.holds.lock(hold.as_str()).await;
-            let is_new = store.hold(self.engine().name(), hold.as_str(), namespace).await?;
-            if let Err(fault) = self.engine().image_store().tag(&id, &hold).await {
-                if is_new {
-                    self.take_back(&store, &hold, namespace).await;
-                }
-                return Err(fault);
-            }
+            let tagging = Box::pin(self.engine().image_store().tag(&id, &hold));
+            self.holding(&store, &hold, namespace, tagging).await?;
         }
         let pin = Pinned { source: PinSource::Node, digest: id.clone(), held: id };
         store.set_pin(namespace, from.subject().reference(), &pin).await?;

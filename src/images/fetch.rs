@@ -107,13 +107,8 @@ impl Fetch {
     /// Fetches the image in its turn, which needs the hold from now on, or not if the fetch fails.
     async fn take_turn(&self, turn: &Turn<'_>, step: &Step) -> Result<Brought, Stopped> {
         let store = self.images.store().of(&self.caller);
-        let (engine, hold) = (self.images.engine().name(), self.hold.as_str());
-        let is_new = store.hold(engine, hold, &self.namespace).await?;
-        let brought = Box::pin(self.bring(turn, step)).await;
-        if brought.is_err() && is_new {
-            self.images.take_back(&store, &self.hold, &self.namespace).await;
-        }
-        brought
+        let bringing = Box::pin(self.bring(turn, step));
+        self.images.holding(&store, &self.hold, &self.namespace, bringing).await
     }
 
     async fn bring(&self, turn: &Turn<'_>, step: &Step) -> Result<Brought, Stopped> {

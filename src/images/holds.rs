@@ -2,6 +2,7 @@
 //! removed with the last namespace that holds it. Its unpacked layers stay in the builder's own cache.
 
 use std::{
+    future::Future,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -69,8 +70,25 @@ impl Images {
         Ok(())
     }
 
-    /// Takes back that `namespace` needs `hold`, whose lock the caller has, and removes a hold that nobody else needs.
-    pub(super) async fn take_back(&self, store: &Access, hold: &ImageName, namespace: &str) {
+    /// Does `work`, from which on `namespace` needs `hold`, whose lock the caller has. If it fails, the namespace needs
+    /// the hold only if it did before. `store` is its caller's.
+    pub(super) async fn holding<T, E: From<Fault>>(
+        &self,
+        store: &Access,
+        hold: &ImageName,
+        namespace: &str,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        let is_new = store.hold(self.engine().name(), hold.as_str(), namespace).await?;
+        let done = work.await;
+        if done.is_err() && is_new {
+            self.take_back(store, hold, namespace).await;
+        }
+        done
+    }
+
+    /// Takes back that `namespace` needs `hold`, and removes a hold that nobody else needs.
+    async fn take_back(&self, store: &Access, hold: &ImageName, namespace: &str) {
         match store.let_go(self.engine().name(), hold.as_str(), namespace).await {
             Ok(true) => {}
             Ok(false) => self.remove_hold(hold).await,

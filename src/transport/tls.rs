@@ -152,7 +152,7 @@ impl Texts {
     fn config(&self, files: &Files) -> Result<ServerConfig, TlsError> {
         let of_certificate = || failed("certificate", &files.certificate);
         let of_key = || failed("key", &files.key);
-        let chain = some_certificates(&self.certificate).map_err(of_certificate())?;
+        let chain = network::some_certificates(&self.certificate).map_err(of_certificate())?;
         let key = network::key(&self.key).map_err(of_key())?;
         let builder = ServerConfig::builder_with_provider(network::provider())
             .with_safe_default_protocol_versions()
@@ -183,16 +183,9 @@ impl Texts {
     }
 }
 
-fn some_certificates(text: &[u8]) -> io::Result<Vec<CertificateDer<'static>>> {
-    match network::certificates(text)? {
-        none if none.is_empty() => Err(io::Error::other("there is no certificate in it (PEM)")),
-        certificates => Ok(certificates),
-    }
-}
-
 fn authorities(text: &[u8]) -> io::Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
-    for certificate in some_certificates(text)? {
+    for certificate in network::some_certificates(text)? {
         roots.add(certificate).map_err(io::Error::other)?;
     }
     Ok(roots)

@@ -3,25 +3,7 @@ use std::fs;
 use tokio::{io::AsyncWriteExt as _, net::TcpListener};
 
 use super::*;
-use crate::network::authority::Authority;
-
-/// A directory that goes with the test.
-struct Dir(PathBuf);
-
-impl Dir {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("wharf-remote-{}-{name}", std::process::id()));
-        let _ = fs::remove_dir_all(&path);
-        fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-}
-
-impl Drop for Dir {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
+use crate::network::{authority::Authority, tests::Dir};
 
 fn plain() -> TlsArgs {
     TlsArgs { dangerous_plain_tcp: true, ..TlsArgs::default() }
@@ -60,7 +42,7 @@ fn flags_that_do_nothing_are_refused() {
 
 #[test]
 fn files_are_those_of_the_flags_then_of_the_variables_and_are_not_quoted() {
-    let dir = Dir::new("files");
+    let dir = Dir::new("remote-files");
     let authority = Authority::new(&dir.0);
     let own = authority.issue("own", &["agent"]);
     let [ca, cert, key] =

@@ -14,27 +14,12 @@ use tonic::body::Body;
 
 use super::*;
 use crate::{
-    network::authority::{Authority, Issued},
+    network::{
+        authority::{Authority, Issued},
+        tests::Dir,
+    },
     transport::{self, Http2, Limits, Listener, Standing, Who},
 };
-
-/// A directory that goes with the test.
-struct Dir(PathBuf);
-
-impl Dir {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("wharf-tls-{}-{name}", std::process::id()));
-        let _ = fs::remove_dir_all(&path);
-        fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-}
-
-impl Drop for Dir {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
 
 fn files(server: &Issued, authority: &Authority) -> Files {
     let (certificate, key) = (server.certificate.clone(), server.key.clone());
@@ -88,7 +73,7 @@ async fn handshake(
 
 #[tokio::test]
 async fn the_names_are_those_of_the_san() {
-    let dir = Dir::new("names");
+    let dir = Dir::new("tls-names");
     let authority = Authority::new(&dir.0);
     let tls = Tls::new(&files(&authority.issue("server", &["localhost"]), &authority)).unwrap();
     let names = async |own: Option<&Issued>| handshake(&tls, &client(&authority, own)).await.0.unwrap();
@@ -116,7 +101,7 @@ async fn a_certificate_that_is_not_good_ends_the_handshake() {
 /// A resumed session is not verified again.
 #[tokio::test]
 async fn each_handshake_is_a_whole_one() {
-    let dir = Dir::new("whole");
+    let dir = Dir::new("tls-whole");
     let authority = Authority::new(&dir.0);
     let tls = Tls::new(&files(&authority.issue("server", &["localhost"]), &authority)).unwrap();
     let client = client(&authority, Some(&authority.issue("client", &["agent"])));
@@ -128,7 +113,7 @@ async fn each_handshake_is_a_whole_one() {
 
 #[tokio::test]
 async fn changed_files_are_taken_if_they_are_good() {
-    let dir = Dir::new("changed");
+    let dir = Dir::new("tls-changed");
     let authority = Authority::new(&dir.0);
     let server = authority.issue("server", &["localhost"]);
     let tls = Tls::new(&files(&server, &authority)).unwrap();
@@ -175,7 +160,7 @@ async fn changed_authorities_count() {
 
 #[test]
 fn files_that_cannot_be_used_are_named_and_a_key_is_not_quoted() {
-    let dir = Dir::new("wrong");
+    let dir = Dir::new("tls-wrong");
     let authority = Authority::new(&dir.0);
     let (one, other) = (authority.issue("one", &["localhost"]), authority.issue("other", &["localhost"]));
     let said = |change: &dyn Fn(&mut Files)| {
@@ -238,7 +223,7 @@ async fn connections_that_do_not_finish_their_handshake_are_few() {
 /// The reason why the loop that accepts connections does not wait for their handshakes.
 #[tokio::test]
 async fn a_handshake_takes_as_long_as_the_client_likes() {
-    let dir = Dir::new("slow");
+    let dir = Dir::new("tls-slow");
     let authority = Authority::new(&dir.0);
     let tls = Tls::new(&files(&authority.issue("server", &["localhost"]), &authority)).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
