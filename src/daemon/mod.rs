@@ -145,7 +145,7 @@ async fn start(config: &Config, process: &Group) -> Result<Started, StartError> 
     let (store, keys) = state(config.state_dir.clone(), process).await?;
     // A mistake in its files is told before the engines are waited for.
     let tls = tls(config, process).await?;
-    janitor::tidy(store.clone(), config.engines.iter().map(|(name, _)| name.clone()).collect(), process);
+    janitor::tidy(&store, config.engines.iter().map(|(name, _)| name.clone()).collect(), process);
     let relay = Relay::bind(process).await.map_err(StartError::Relay)?;
     let (kept, hashes) = (store.clone(), keys.clone());
     let means = Means { keys, store, relay, lookups: Lookups::new(process), frontend: frontend(config)? };
@@ -165,14 +165,14 @@ async fn start(config: &Config, process: &Group) -> Result<Started, StartError> 
     let identities = Arc::new(Identities::new(config)?);
     say_who_is_served(&identities);
 
-    let work = Work::new(process.child("work"), hashes.clone());
+    let work = Work::new(process.child("work"), hashes);
     let served = Arc::clone(&identities);
     let who: Who = Arc::new(move |peer| served.standing(peer));
     let limits = Limits::default();
     for engine in engines.values() {
         janitor::end_unused(engine.clone(), Arc::clone(&work), config.namespace_ttl, process);
     }
-    let front = Front::new(identities, engines, Arc::clone(&work), (kept, hashes), limits.calls_per_caller);
+    let front = Front::new(identities, engines, Arc::clone(&work), kept, limits.calls_per_caller);
     let (services, health) = service::services(front, config.engines.default_name(), process).await?;
     // Install the client before the socket exists: an agent that finds the socket finds the client too.
     if let Some(directory) = &config.client_dir {

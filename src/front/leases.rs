@@ -2,8 +2,7 @@
 
 use crate::{
     fault::{Fault, Reason},
-    names::{EngineName, Namespace},
-    naming::Keys,
+    names::{CallerId, EngineName, Namespace},
     policy::Permit,
     store::{Lease, Store},
 };
@@ -15,23 +14,23 @@ const NAMESPACES_MAX: u32 = 10_000;
 #[derive(Debug)]
 pub(super) struct Leases {
     store: Store,
-    keys: Keys,
 }
 
 impl Leases {
-    pub(super) fn new(store: Store, keys: Keys) -> Self {
-        Self { store, keys }
+    pub(super) fn new(store: Store) -> Self {
+        Self { store }
     }
 
-    /// Notes that a namespace is used, before it owns anything.
+    /// Notes that a namespace, whose opaque name this is, is used, before it owns anything.
     pub(super) async fn renew(
         &self,
         engine: &EngineName,
         namespace: &Permit<Namespace>,
+        opaque: &str,
     ) -> Result<(), Fault> {
-        let (caller, store) = (namespace.caller(), self.store.of(namespace.caller()));
-        let (namespace, opaque) = (namespace.subject(), self.keys.namespace(namespace.subject()));
-        if store.use_namespace(engine.as_str(), &opaque, namespace, caller, NAMESPACES_MAX).await? {
+        let (caller, namespace) = (namespace.caller(), namespace.subject());
+        let store = self.store.of(caller);
+        if store.use_namespace(engine.as_str(), opaque, namespace, caller, NAMESPACES_MAX).await? {
             return Ok(());
         }
         let text = format!("{caller} has {NAMESPACES_MAX} namespaces on this node, which is the limit");
@@ -39,8 +38,8 @@ impl Leases {
         Err(Fault::new(Reason::LimitReached, text).hint(hint))
     }
 
-    /// The namespaces that may own something in an engine.
-    pub(super) async fn list(&self, engine: &EngineName) -> Result<Vec<Lease>, Fault> {
-        self.store.own().namespaces(engine.as_str()).await
+    /// The namespaces that may own something in an engine, for `caller`.
+    pub(super) async fn list(&self, caller: &CallerId, engine: &EngineName) -> Result<Vec<Lease>, Fault> {
+        self.store.of(caller).namespaces(engine.as_str()).await
     }
 }

@@ -22,7 +22,6 @@ use crate::{
     fault::{Fault, Reason},
     identity::{self, Caller, Identities, Presented},
     names::{CallerId, EngineName, Namespace},
-    naming::Keys,
     policy::Permit,
     store::{Lease, Store},
     transport::Peer,
@@ -57,12 +56,12 @@ impl Front {
         identities: Arc<Identities>,
         engines: BTreeMap<EngineName, Handle>,
         work: Arc<Work>,
-        (store, keys): (Store, Keys),
+        store: Store,
         calls_per_caller: usize,
     ) -> Arc<Self> {
         let (lines, quotas, looks) = (Arc::default(), Arc::default(), Looks::default());
         let (calls, ends) = (Calls::new(calls_per_caller), Ends::new(store.clone()));
-        let leases = Leases::new(store, keys);
+        let leases = Leases::new(store);
         Arc::new(Self { identities, engines, work, lines, quotas, looks, calls, ends, leases })
     }
 
@@ -131,7 +130,7 @@ impl Front {
         self.ends.check(call.caller(), namespace.subject()).await?;
         // A session makes nothing itself.
         if kind != Kind::Session {
-            self.leases.renew(call.engine_name(), namespace).await?;
+            self.leases.renew(call.engine_name(), namespace, member.namespace()).await?;
         }
         call.record().works(kind);
         Ok(member)
@@ -160,8 +159,8 @@ impl Front {
     /// The namespaces that may own something in the engine of the caller, and in which it may act; all of them for the
     /// node's operator.
     pub async fn namespaces(&self, call: &Call) -> Result<Vec<Lease>, Fault> {
-        let mut leases = self.leases.list(call.engine_name()).await?;
         let caller = call.caller();
+        let mut leases = self.leases.list(caller.id(), call.engine_name()).await?;
         let may_act = |namespace: &Namespace| {
             // A name that an issuer has proven and the same name without a proof are two namespaces.
             caller.namespace(Some(namespace.clone())).is_ok_and(|permit| permit.subject() == namespace)

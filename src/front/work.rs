@@ -69,6 +69,10 @@ impl Work {
         Arc::new(Self { group, keys, namespaces: Mutex::default() })
     }
 
+    fn key(&self, engine: &EngineName, namespace: &Permit<Namespace>) -> Key {
+        Key { engine: engine.clone(), namespace: self.keys.namespace(namespace.subject()) }
+    }
+
     /// Begins a piece of work in a namespace and makes a group for its tasks. Fails once wharfd is
     /// draining, and while the namespace is being deleted.
     pub fn begin(
@@ -77,7 +81,7 @@ impl Work {
         namespace: &Permit<Namespace>,
         kind: Kind,
     ) -> Result<Member, Fault> {
-        let key = Key { engine: engine.clone(), namespace: self.keys.namespace(namespace.subject()) };
+        let key = self.key(engine, namespace);
         let mut namespaces = self.namespaces();
         let entry = match namespaces.get_mut(&key) {
             Some(entry) => entry,
@@ -91,13 +95,13 @@ impl Work {
         entry.builds += u32::from(kind == Kind::Build);
         let hold = group.hold();
         let place = Place { kind: Some(kind), key, work: Arc::clone(self) };
-        Ok(Member { group, _share: None, _place: place, _hold: hold })
+        Ok(Member { group, _share: None, place, _hold: hold })
     }
 
     /// Cancels all work in a namespace and waits for its end. No work can begin there until the returned
     /// value is dropped.
     pub async fn end(self: &Arc<Self>, engine: &EngineName, namespace: &Permit<Namespace>) -> End {
-        let key = Key { engine: engine.clone(), namespace: self.keys.namespace(namespace.subject()) };
+        let key = self.key(engine, namespace);
         let (group, builds) = {
             let mut namespaces = self.namespaces();
             let entry = namespaces.entry(key.clone()).or_insert_with(|| Entry {
@@ -161,7 +165,7 @@ pub struct Member {
     group: Group,
     _share: Option<Share>,
     // Dropped before `_hold`, so that the place is free when a waiter for the group wakes.
-    _place: Place,
+    place: Place,
     _hold: Hold,
 }
 
@@ -192,6 +196,11 @@ impl Member {
     /// Adds the share of the caller's quota that the work uses.
     pub(super) fn with_share(self, share: Option<Share>) -> Self {
         Self { _share: share, ..self }
+    }
+
+    /// The opaque name of its namespace.
+    pub(super) fn namespace(&self) -> &str {
+        &self.place.key.namespace
     }
 
     /// The group of its tasks.

@@ -2,14 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::{MissedTickBehavior, interval};
-
+use super::every_while_up;
 use crate::{
-    engines::{Handle, State},
+    engines::Handle,
     fault::{Fault, causes},
     front::Work,
     images::{Images, leases::Possessions},
-    names::printable,
+    names::{EngineName, printable},
     tasks::Group,
     telemetry::each_second,
 };
@@ -19,36 +18,28 @@ const INTERVAL: Duration = Duration::from_secs(10);
 
 /// Ends the namespaces in `engine` that nobody has used for `ttl`, until `tasks` are cancelled.
 pub fn end_unused(engine: Handle, work: Arc<Work>, ttl: Duration, tasks: &Group) {
-    let cancelled = tasks.clone();
-    drop(tasks.spawn("leases", async move {
-        let looking = async {
-            let mut ticks = interval(INTERVAL);
-            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            loop {
-                ticks.tick().await;
-                // The namespaces of an engine that is down end when it is usable again.
-                let state = engine.states().borrow().clone();
-                let State::Up(images) = state else { continue };
-                if let Err(fault) = (Look { handle: &engine, images, work: &work, ttl }).look().await {
-                    tracing::warn!(engine = %engine.name(), cause = causes(&fault), "cannot look for unused namespaces");
-                }
+    let name = engine.name().clone();
+    every_while_up("leases", INTERVAL, engine, tasks, move |images| {
+        let look = Look { engine: name.clone(), images, work: Arc::clone(&work), ttl };
+        async move {
+            if let Err(fault) = look.look().await {
+                tracing::warn!(engine = %look.engine, cause = causes(&fault), "cannot look for unused namespaces");
             }
-        };
-        let _ = cancelled.unless_cancelled(looking).await;
-    }));
+        }
+    });
 }
 
 /// A look at one engine.
-struct Look<'a> {
-    handle: &'a Handle,
+struct Look {
+    engine: EngineName,
     images: Images,
-    work: &'a Arc<Work>,
+    work: Arc<Work>,
     ttl: Duration,
 }
 
-impl Look<'_> {
+impl Look {
     async fn look(&self) -> Result<(), Fault> {
-        let (engine, store) = (self.handle.name(), self.images.store().own());
+        let (engine, store) = (&self.engine, self.images.store().own());
         // A namespace is used for as long as something runs there.
         let running = self.work.namespaces_of(engine);
         if !running.is_empty() {
@@ -63,7 +54,7 @@ impl Look<'_> {
             if let Err(fault) = self.end(&opaque, owned.remove(&opaque).unwrap_or_default()).await {
                 // One that fails again and again keeps no other from its end.
                 let cause = causes(&fault);
-                each_second!(warn, engine = %self.handle.name(), cause, "an unused namespace cannot be ended");
+                each_second!(warn, engine = %self.engine, cause, "an unused namespace cannot be ended");
                 self.images.engine().check().await?;
             }
         }
@@ -72,14 +63,11 @@ impl Look<'_> {
 
     /// Ends a namespace, unless it has been used since.
     async fn end(&self, opaque: &str, owned: Possessions) -> Result<(), Fault> {
-        let (engine, store) = (self.handle.name(), self.images.store().own());
-        let unused = || store.unused_namespace(engine.as_str(), opaque, self.seconds());
-        let Some(lease) = unused().await? else { return Ok(()) };
+        let (engine, store) = (&self.engine, self.images.store().own());
         let Some(_end) = self.work.end_idle(engine, opaque) else { return Ok(()) };
-        // Once more, now that nothing can begin there.
-        if unused().await?.is_none() {
-            return Ok(());
-        }
+        // Nothing can begin there now.
+        let unused = store.unused_namespace(engine.as_str(), opaque, self.seconds()).await?;
+        let Some(lease) = unused else { return Ok(()) };
         let name = lease.namespace.map(|name| printable(&name.to_string()));
         if self.images.remove_namespace(opaque, &owned).await? {
             tracing::info!(%engine, namespace = name, images = owned.images(), "a namespace that nobody uses has ended");

@@ -3,7 +3,7 @@
 
 mod leases;
 
-use std::time::Duration;
+use std::{future::Future, time::Duration};
 
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -24,41 +24,65 @@ const TIDY_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// Looks after one engine until `tasks` are cancelled.
 pub fn look_after(engine: Handle, tasks: &Group) {
-    let cancelled = tasks.clone();
-    drop(tasks.spawn("janitor", async move {
-        let looking = async {
-            let mut ticks = interval(INTERVAL);
-            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            loop {
-                ticks.tick().await;
-                // An engine that is down is looked after when it is usable again.
-                let state = engine.states().borrow().clone();
-                if let State::Up(images) = state {
-                    look(&images).await;
-                }
-            }
-        };
-        let _ = cancelled.unless_cancelled(looking).await;
-    }));
+    every_while_up("janitor", INTERVAL, engine, tasks, look);
 }
 
 /// Removes unused rows from the store every hour until `tasks` are cancelled.
-pub fn tidy(store: Store, engines: Vec<EngineName>, tasks: &Group) {
+pub fn tidy(store: &Store, engines: Vec<EngineName>, tasks: &Group) {
+    let (store, mut engines) = (store.own(), Some(engines));
+    every("tidy", TIDY_INTERVAL, tasks, move || {
+        // The configuration does not change.
+        let (store, engines) = (store.clone(), engines.take());
+        async move {
+            if let Some(engines) = engines {
+                let engines = engines.iter().map(ToString::to_string).collect();
+                forgotten(store.forget_engines_but(engines).await);
+            }
+            forgotten(store.forget_unused().await);
+        }
+    });
+}
+
+/// Does `work` at once, and then every `period` until `tasks` are cancelled.
+fn every<F>(name: &'static str, period: Duration, tasks: &Group, mut work: impl FnMut() -> F + Send + 'static)
+where
+    F: Future<Output = ()> + Send,
+{
     let cancelled = tasks.clone();
-    drop(tasks.spawn("tidy", async move {
-        let tidying = async {
-            let store = store.own();
-            let engines = engines.iter().map(ToString::to_string).collect();
-            forgotten(store.forget_engines_but(engines).await);
-            let mut ticks = interval(TIDY_INTERVAL);
+    drop(tasks.spawn(name, async move {
+        let working = async {
+            let mut ticks = interval(period);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 ticks.tick().await;
-                forgotten(store.forget_unused().await);
+                work().await;
             }
         };
-        let _ = cancelled.unless_cancelled(tidying).await;
+        let _ = cancelled.unless_cancelled(working).await;
     }));
+}
+
+/// The same for an engine's images. An engine that is down is looked at when it is usable again.
+fn every_while_up<F>(
+    name: &'static str,
+    period: Duration,
+    engine: Handle,
+    tasks: &Group,
+    look: impl Fn(Images) -> F + Send + 'static,
+) where
+    F: Future<Output = ()> + Send,
+{
+    every(name, period, tasks, move || {
+        let looking = match &*engine.states().borrow() {
+            State::Up(images) => Some(look(images.clone())),
+            State::Starting | State::Down(_) => None,
+        };
+        async move {
+            if let Some(looking) = looking {
+                looking.await;
+            }
+        }
+    });
 }
 
 fn forgotten(forgotten: Result<Forgotten, Fault>) {
@@ -71,7 +95,7 @@ fn forgotten(forgotten: Result<Forgotten, Fault>) {
     }
 }
 
-async fn look(images: &Images) {
+async fn look(images: Images) {
     if let Err(fault) = images.remove_late_exports().await {
         let engine = images.engine().name();
         tracing::warn!(engine, cause = causes(&fault), "cannot look for late exports");

@@ -45,14 +45,12 @@ impl Door {
         let socket: SocketPath = format!("unix://{}/w.sock", directory.display()).parse().unwrap();
         let listener = Listener::bind(&ListenAddress::Unix(socket.clone()), 0o600, None, None).await.unwrap();
         let process = Group::root();
-        let keys = Keys::load(&directory).unwrap();
-        let work = Work::new(process.child("work"), keys.clone());
+        let work = Work::new(process.child("work"), Keys::load(&directory).unwrap());
         let identities = Arc::new(Identities::new(&Config::with_file(Flags::default(), "")).unwrap());
         let served = Arc::clone(&identities);
         let who: transport::Who = Arc::new(move |peer| served.standing(peer));
         let store = Store::open(&directory).unwrap();
-        let kept = (store, keys);
-        let front = Front::new(identities, BTreeMap::new(), work, kept, limits.calls_per_caller);
+        let front = Front::new(identities, BTreeMap::new(), work, store, limits.calls_per_caller);
         let (services, health) = services(front, &EngineName::default(), &process).await.unwrap();
         let connections = process.child("connections");
         let protocol = Http2::new(services, limits);

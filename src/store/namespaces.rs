@@ -72,15 +72,17 @@ impl Access {
         .await
     }
 
-    /// Notes that these namespaces are used now.
+    /// Notes that these namespaces are used now, to the minute.
     pub async fn touch_namespaces(&self, engine: &str, opaque: Vec<String>) -> Result<(), Fault> {
         let engine = engine.to_owned();
         self.call(move |connection| {
-            let transaction = connection.transaction()?;
+            let (transaction, now) = (connection.transaction()?, now());
             for opaque in opaque {
                 transaction
-                    .prepare_cached("UPDATE namespaces SET used = ? WHERE engine = ? AND opaque = ?")?
-                    .execute(params![now(), engine, opaque])?;
+                    .prepare_cached(
+                        "UPDATE namespaces SET used = ? WHERE engine = ? AND opaque = ? AND used < ?",
+                    )?
+                    .execute(params![now, engine, opaque, now - EXACT_SECONDS])?;
             }
             transaction.commit()
         })
