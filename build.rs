@@ -18,6 +18,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .bytes(".wharf.v1.AttachRequest")
         .bytes(".wharf.v1.AttachResponse")
         .bytes(".wharf.v1.BuildRequest")
+        .bytes(".wharf.v1.SaveImagesResponse")
         .bytes(".wharf.v1.VertexLog")
         .compile_fds(descriptors)?;
     Ok(())

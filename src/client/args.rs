@@ -99,6 +99,7 @@ pub(crate) enum Command {
     Push(PushArgs),
     Pull(PullArgs),
     Tag(TagArgs),
+    Save(SaveArgs),
     Images(ImagesArgs),
     Inspect(InspectArgs),
     Rmi(RmiArgs),
@@ -273,6 +274,25 @@ pub(crate) struct TagArgs {
     pub(crate) target: Reference,
 }
 
+/// Save images of the namespace to a tar archive
+///
+/// The archive is an OCI image layout that `docker load` reads as well. It goes to standard output unless `-o`
+/// names a file, and has the names by which the images are given: an image that is given by its id has none.
+#[derive(Args, Debug)]
+pub(crate) struct SaveArgs {
+    /// The images: names or ids
+    #[arg(value_name = "IMAGE", required = true, value_parser = options::image)]
+    pub(crate) images: Vec<String>,
+    /// Write to a file, which is complete or not there at all
+    #[arg(short, long, value_name = "FILE", value_parser = options::path())]
+    pub(crate) output: Option<PathBuf>,
+    /// Show no progress
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    #[command(flatten)]
+    pub(crate) progress: ProgressArgs,
+}
+
 /// List the images of the namespace
 #[derive(Args, Debug)]
 pub(crate) struct ImagesArgs {
@@ -351,6 +371,7 @@ impl Command {
             Self::Push(_) => "push",
             Self::Pull(_) => "pull",
             Self::Tag(_) => "tag",
+            Self::Save(_) => "save",
             Self::Images(_) => "images",
             Self::Inspect(_) => "inspect",
             Self::Rmi(_) => "rmi",

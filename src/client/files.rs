@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{self, Write as _},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use super::exit::{Exit, Failure};
@@ -31,35 +31,67 @@ pub(crate) fn prepare(path: &Path) -> Result<(), Failure> {
 
 /// Writes `content` to `path` atomically: a reader sees all of it or nothing.
 pub(crate) fn write(path: &Path, content: &[u8]) -> Result<(), Failure> {
-    write_beside(path, content)
-        .map_err(|error| Failure::new(Exit::Failed, format!("cannot write {}: {error}", path.display())))
+    write_beside(path, content).map_err(|error| cannot_write(path, &error))
+}
+
+/// The failure of a file that cannot be written, once there is something to write.
+pub(crate) fn cannot_write(path: &Path, error: &io::Error) -> Failure {
+    Failure::new(Exit::Failed, format!("cannot write {}: {error}", path.display()))
 }
 
 fn write_beside(path: &Path, content: &[u8]) -> io::Result<()> {
-    if path.symlink_metadata().is_ok() && !is_plain(path) {
-        // A pipe, a device, or a link to one, such as /dev/stdout: write to it, do not replace it.
-        return fs::OpenOptions::new().write(true).truncate(true).open(path)?.write_all(content);
+    let (mut file, beside) = Beside::create(path)?;
+    file.write_all(content)?;
+    beside.complete()
+}
+
+/// A file that appears at its path once it is complete. Dropping this before removes what there is of it.
+#[derive(Debug)]
+pub(crate) struct Beside {
+    path: PathBuf,
+    /// Where the file is meanwhile; `None` if there is nothing to remove or to move.
+    meanwhile: Option<PathBuf>,
+}
+
+impl Beside {
+    /// Opens a file to write to.
+    pub(crate) fn create(path: &Path) -> io::Result<(fs::File, Self)> {
+        let path = path.to_owned();
+        if path.symlink_metadata().is_ok() && !is_plain(&path) {
+            // A pipe, a device, or a link to one, such as /dev/stdout: write to it, do not replace it.
+            let file = fs::OpenOptions::new().write(true).truncate(true).open(&path)?;
+            return Ok((file, Self { path, meanwhile: None }));
+        }
+        let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+        let mut hidden = std::ffi::OsString::from(".");
+        hidden.push(name);
+        hidden.push(format!(".{}", std::process::id()));
+        let beside = path.with_file_name(hidden);
+        // A repository can have a link of this name for each process id.
+        match fs::remove_file(&beside) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let file = fs::OpenOptions::new().write(true).create_new(true).open(&beside)?;
+        Ok((file, Self { path, meanwhile: Some(beside) }))
     }
-    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
-    let mut hidden = std::ffi::OsString::from(".");
-    hidden.push(name);
-    hidden.push(format!(".{}", std::process::id()));
-    let beside = path.with_file_name(hidden);
-    // A repository can have a link of this name for each process id.
-    match fs::remove_file(&beside) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+
+    /// Lets the file appear.
+    pub(crate) fn complete(mut self) -> io::Result<()> {
+        if let Some(beside) = &self.meanwhile {
+            fs::rename(beside, &self.path)?;
+            self.meanwhile = None;
+        }
+        Ok(())
     }
-    let written = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .open(&beside)
-        .and_then(|mut file| file.write_all(content))
-        .and_then(|()| fs::rename(&beside, path));
-    if written.is_err() {
-        let _ = fs::remove_file(&beside);
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        if let Some(beside) = &self.meanwhile {
+            let _ = fs::remove_file(beside);
+        }
     }
-    written
 }
 
 /// Whether `path` is a regular file, or a link that must be replaced: a link in a repository may point to any

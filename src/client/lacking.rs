@@ -109,7 +109,10 @@ const COMMANDS: &[Hint] = &[
         &["run", "create", "exec", "start", "ps", "logs", "cp"],
         "Wharf runs no containers: a RUN step of a build can",
     ),
-    (&["save", "load", "export", "import", "commit"], "push the image, and pull it where it is needed"),
+    (
+        &["load", "export", "import", "commit"],
+        "push the image where it is made, and pull it where it is needed",
+    ),
     (
         &["manifest", "imagetools"],
         "an image has one platform: a tool that speaks to the registry joins several in an index",

@@ -44,7 +44,8 @@ pub(crate) fn table<const N: usize>(columns: [&str; N], rows: impl Iterator<Item
     text
 }
 
-fn written(result: io::Result<()>) -> Result<(), Stop> {
+/// What follows from the result of a write to standard output.
+pub(crate) fn written(result: io::Result<()>) -> Result<(), Stop> {
     match result {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Stop::OutputClosed),

@@ -143,7 +143,7 @@ impl Record {
 
     pub(super) fn works(&self, kind: Kind) {
         let worked = match kind {
-            Kind::Build | Kind::Push | Kind::Pull => true,
+            Kind::Build | Kind::Push | Kind::Pull | Kind::Save => true,
             Kind::Session | Kind::Change => false,
         };
         self.worked.fetch_or(worked, Ordering::Relaxed);

@@ -15,7 +15,7 @@ use crate::{
 /// The kinds of work that are counted together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Load {
-    /// Builds, pushes and pulls, which keep the engine and registries busy.
+    /// Builds, pushes, pulls and saves, which keep the engine and registries busy.
     Engine,
     /// Changes, which keep the store busy.
     Store,
@@ -35,7 +35,9 @@ impl Quotas {
     pub(super) fn take(self: &Arc<Self>, caller: &Caller, kind: Kind) -> Result<Option<Share>, Fault> {
         let (load, what) = match kind {
             Kind::Session => return Ok(None),
-            Kind::Build | Kind::Push | Kind::Pull => (Load::Engine, "builds, pushes and pulls"),
+            Kind::Build | Kind::Push | Kind::Pull | Kind::Save => {
+                (Load::Engine, "builds, pushes, pulls and saves")
+            }
             Kind::Change => (Load::Store, "tags and removals"),
         };
         self.take_of(caller, load, what).map(Some)

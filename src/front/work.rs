@@ -1,4 +1,4 @@
-//! The running work: builds, pushes and pulls, by namespace.
+//! The running work: builds, pushes, pulls and saves, by namespace.
 
 use std::{
     collections::HashMap,
@@ -27,6 +27,8 @@ pub enum Kind {
     Push,
     /// A pull.
     Pull,
+    /// An archive of images.
+    Save,
     /// A quick change: a tag, a removal.
     Change,
 }
@@ -38,6 +40,7 @@ impl Kind {
             Self::Session => "session",
             Self::Push => "push",
             Self::Pull => "pull",
+            Self::Save => "save",
             Self::Change => "change",
         }
     }

@@ -16,6 +16,7 @@ mod proof;
 pub mod push;
 mod recovery;
 pub mod removal;
+pub mod save;
 pub(crate) mod suspects;
 mod tags;
 mod told;

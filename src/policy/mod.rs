@@ -162,7 +162,7 @@ impl Rules {
         Self { at_once, ..self }
     }
 
-    /// How many builds, pushes and pulls of a caller may run at once; as many changes may run beside them.
+    /// How many builds, pushes, pulls and saves of a caller may run at once; as many changes may run beside them.
     pub fn at_once(&self) -> u32 {
         self.at_once
     }
@@ -181,7 +181,7 @@ impl Rules {
     pub fn describe(&self) -> [String; 5] {
         [
             format!("namespaces: `{}`", self.namespaces),
-            format!("builds, pushes and pulls that run at once: {}", self.at_once),
+            format!("builds, pushes, pulls and saves that run at once: {}", self.at_once),
             "registries: any, loopback included; and images that are on the node".to_owned(),
             "ADD of a URL: not from loopback, link-local or private addresses".to_owned(),
             "Git repositories: none; host networking and privileged steps: never".to_owned(),

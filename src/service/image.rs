@@ -2,6 +2,10 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::{
@@ -11,12 +15,17 @@ use super::{
     stream::{self, Responses},
 };
 use crate::{
-    fault::Fault,
+    build::patience::Patience,
+    fault::{Fault, Reason},
     front::{End, Front, Kind, Look},
     images::owned::OwnedImage,
     names::Reference,
     progress::Progress,
-    wire::v1::{self, image_service_server::ImageService, pull_image_response, push_image_response},
+    tasks::Cause,
+    wire::v1::{
+        self, image_service_server::ImageService, pull_image_response, push_image_response,
+        save_images_response,
+    },
 };
 
 /// `ImageService`.
@@ -35,6 +44,7 @@ impl Images {
 impl ImageService for Images {
     type PushImageStream = Responses<v1::PushImageResponse>;
     type PullImageStream = Responses<v1::PullImageResponse>;
+    type SaveImagesStream = Responses<v1::SaveImagesResponse>;
 
     async fn push_image(
         &self,
@@ -90,6 +100,51 @@ impl ImageService for Images {
             };
             Ok(stream::run(&call, member.tasks().clone(), member, work, pulling, |result| {
                 (End::Done, pulled(result))
+            }))
+        })
+        .await
+    }
+
+    async fn save_images(
+        &self,
+        request: Request<v1::SaveImagesRequest>,
+    ) -> Result<Response<Self::SaveImagesStream>, Status> {
+        let call = accept(&self.front, &request, "ImageService/SaveImages")?;
+        let request = request.into_inner();
+        begin(&call, async {
+            let permit = authorize(&self.front, &call, request.namespace).await?;
+            if request.images.is_empty() {
+                return Err(Fault::invalid("images", "no image to save"));
+            }
+            let images = call.images().await?;
+            let member = self.front.begin(&call, &permit, Kind::Save).await?;
+            let tasks = member.tasks().clone();
+            let (front, looking) = (Arc::clone(&self.front), call.clone());
+            let (sender, pieces) = mpsc::channel(1);
+            let work = move |reporter| async move {
+                let look = front.look(&looking, Look::Work).await;
+                let chosen = images.choose(&permit, &request.images).await?;
+                drop(look);
+                let (read, mut made) = mpsc::channel(1);
+                let saved = images.save(&chosen, read, &reporter);
+                let taken = async {
+                    let patience = Patience::begin();
+                    while let Some(piece) = made.recv().await {
+                        patience
+                            .wait(sender.send(piece))
+                            .await
+                            .map_err(|_| too_slow())?
+                            .map_err(|_| Cause::ClientGone)?;
+                    }
+                    Ok(())
+                };
+                let whole = Box::pin(async { tokio::try_join!(saved, taken) });
+                tasks.unless_cancelled(whole).await??;
+                Ok(())
+            };
+            let pieces = ReceiverStream::new(pieces).map(saving);
+            Ok(stream::run_beside(&call, member.tasks().clone(), member, work, reported, pieces, |()| {
+                (End::Done, None)
             }))
         })
         .await
@@ -214,6 +269,20 @@ fn pushed(result: v1::PushImageResult) -> v1::PushImageResponse {
 
 fn pulling(progress: Progress) -> v1::PullImageResponse {
     v1::PullImageResponse { response: Some(pull_image_response::Response::Progress(progress.into())) }
+}
+
+fn reported(progress: Progress) -> v1::SaveImagesResponse {
+    v1::SaveImagesResponse { response: Some(save_images_response::Response::Progress(progress.into())) }
+}
+
+fn saving(piece: Bytes) -> v1::SaveImagesResponse {
+    v1::SaveImagesResponse { response: Some(save_images_response::Response::Piece(piece)) }
+}
+
+/// The engine keeps the archive, or what it is made of, for as long as a client reads it.
+fn too_slow() -> Fault {
+    Fault::new(Reason::StreamBroken, "the client takes the archive too slowly")
+        .hint("save to a local file, and send that on")
 }
 
 fn pulled(result: v1::PullImageResult) -> v1::PullImageResponse {

@@ -34,6 +34,28 @@ where
     T: Send + 'static,
     F: Future<Output = Result<R, Fault>> + Send + 'static,
 {
+    let result = move |outcome| {
+        let (end, answer) = result(outcome);
+        (end, Some(answer))
+    };
+    run_beside(call, tasks, member, work, progress, stream::empty(), result)
+}
+
+/// The same, with responses that come `beside` the progress until the work ends, and a result that may be no response.
+pub(super) fn run_beside<R, T, F>(
+    call: &Call,
+    tasks: Group,
+    member: Member,
+    work: impl FnOnce(Reporter) -> F,
+    progress: fn(Progress) -> T,
+    beside: impl Stream<Item = T> + Send + 'static,
+    result: impl FnOnce(R) -> (End<'static>, Option<T>) + Send + 'static,
+) -> Responses<T>
+where
+    R: Send + 'static,
+    T: Send + 'static,
+    F: Future<Output = Result<R, Fault>> + Send + 'static,
+{
     let (reporter, facts) = Reporter::channel(PROGRESS_MESSAGES);
     let (sender, outcome) = oneshot::channel();
     let guard = tasks.cancel_on_drop(Cause::ClientGone);
@@ -67,10 +89,10 @@ where
     }));
     let ended = stream::once(async move {
         let panicked = |_| Err(status::from_fault(&Fault::internal("the task of a call has panicked")));
-        outcome.await.unwrap_or_else(panicked)
+        outcome.await.unwrap_or_else(panicked).transpose()
     });
-    let shown = facts.into_stream().map(move |facts| Ok(progress(facts)));
-    guarded(shown.chain(ended), guard)
+    let shown = stream::select(facts.into_stream().map(progress), beside);
+    guarded(shown.map(Ok).chain(ended.filter_map(std::future::ready)), guard)
 }
 
 /// A stream that cancels its work when it is dropped.

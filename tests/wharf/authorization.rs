@@ -9,10 +9,10 @@ use tonic_types::StatusExt as _;
 use wharf::wire::v1::{
     self, AttachRequest, BuildRequest, BuildSpec, DeleteNamespaceRequest, FILE_DESCRIPTOR_SET,
     GetInfoRequest, InspectImageRequest, ListImagesRequest, ListNamespacesRequest, PullImageRequest,
-    PushImageRequest, RemoveImageRequest, SessionOpen, SessionRequest, TagImageRequest, attach_request,
-    build_request, build_service_client::BuildServiceClient, image_service_client::ImageServiceClient,
-    namespace_service_client::NamespaceServiceClient, node_service_client::NodeServiceClient,
-    session_request,
+    PushImageRequest, RemoveImageRequest, SaveImagesRequest, SessionOpen, SessionRequest, TagImageRequest,
+    attach_request, build_request, build_service_client::BuildServiceClient,
+    image_service_client::ImageServiceClient, namespace_service_client::NamespaceServiceClient,
+    node_service_client::NodeServiceClient, session_request,
 };
 
 use crate::harness::{Test, Wharf, cases, rpc};
@@ -65,6 +65,12 @@ async fn refusal(method: &str, channel: &Channel, id: &str) -> Option<Status> {
         "ImageService/PullImage" => {
             let request = PullImageRequest { namespace, reference, credentials: None };
             match images.pull_image(request).await {
+                Ok(answers) => answers.into_inner().message().await.err(),
+                Err(status) => Some(status),
+            }
+        }
+        "ImageService/SaveImages" => {
+            match images.save_images(SaveImagesRequest { namespace, images: vec![reference] }).await {
                 Ok(answers) => answers.into_inner().message().await.err(),
                 Err(status) => Some(status),
             }

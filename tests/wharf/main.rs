@@ -38,6 +38,7 @@ mod network;
 mod outcomes;
 mod pasted;
 mod registries;
+mod save;
 mod shapes;
 mod store;
 mod suspects;
@@ -56,6 +57,7 @@ fn cases() -> Vec<Case> {
         first_light::CASES,
         names::CASES,
         registries::CASES,
+        save::CASES,
         indexes::CASES,
         sync::CASES,
         cancel::CASES,

@@ -13,6 +13,7 @@ mod pages;
 mod pull;
 mod push;
 mod rmi;
+mod save;
 mod tag;
 mod version;
 
@@ -70,6 +71,7 @@ pub(super) async fn run(cli: Cli) -> Result<(), Stop> {
         Command::Push(args) => push::run(call, args).await,
         Command::Pull(args) => pull::run(call, args).await,
         Command::Tag(args) => tag::run(call, args).await,
+        Command::Save(args) => save::run(call, args).await,
         Command::Images(args) => images::run(call, args).await,
         Command::Inspect(args) => inspect::run(call, args).await,
         Command::Rmi(args) => rmi::run(call, args).await,

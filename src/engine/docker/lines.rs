@@ -45,8 +45,14 @@ pub(crate) struct Progress {
     pub(crate) total: u64,
 }
 
-type Body =
+/// The body of an answer. Dropping it ends the call.
+pub(crate) type Body =
     StreamReader<std::pin::Pin<Box<dyn futures_util::Stream<Item = std::io::Result<Bytes>> + Send>>, Bytes>;
+
+fn body(response: Response<Incoming>) -> Body {
+    let body = response.into_body().into_data_stream().map_err(std::io::Error::other);
+    StreamReader::new(Box::pin(body))
+}
 
 /// The lines of an answer. Dropping it ends the call.
 pub(crate) struct Answer {
@@ -97,10 +103,13 @@ impl Lines {
         let request = Request::post(format!("/v{version}{path}"))
             .header("x-registry-auth", login)
             .body(Empty::<Bytes>::new())?;
-        let response = self.ask(request).await?;
-        let body = response.into_body().into_data_stream().map_err(std::io::Error::other);
-        let body: Body = StreamReader::new(Box::pin(body));
-        Ok(Answer { lines: BufReader::new(body).lines() })
+        Ok(Answer { lines: BufReader::new(body(self.ask(request).await?)).lines() })
+    }
+
+    /// Gets the body at `path` in this version of the API.
+    pub(crate) async fn get(&self, version: impl fmt::Display, path: &str) -> Result<Body, Error> {
+        let request = Request::get(format!("/v{version}{path}")).body(Empty::new())?;
+        Ok(body(self.ask(request).await?))
     }
 
     /// Sends a request on a connection of its own, and waits for the head of a successful answer.

@@ -24,7 +24,7 @@ use super::{
     Platform,
     docker::{
         fault::{self, Kind},
-        lines::{Answer, Lines},
+        lines::{Answer, Body, Lines},
         listing::Listed,
     },
 };
@@ -266,6 +266,16 @@ impl ImageStore {
         let (repository, tag) = name.as_str().rsplit_once(':').unwrap_or((name.as_str(), "latest"));
         let path = format!("/images/{repository}/push?tag={tag}");
         self.lines.post(self.docker.client_version(), &path, &credentials(host, login)).await
+    }
+
+    /// The archive of the image with this id, as `docker save` makes it; `None` if there is no such image. Its answer
+    /// begins once the engine has gathered the image, which takes as long as the image is large.
+    pub(crate) async fn export(&self, id: &Digest) -> Result<Option<Body>, Fault> {
+        match self.lines.get(self.docker.client_version(), &format!("/images/{id}/get")).await {
+            Ok(archive) => Ok(Some(archive)),
+            Err(error) if fault::kind(&error) == Kind::NotFound => Ok(None),
+            Err(error) => Err(fault::unexpected("save an image", error)),
+        }
     }
 
     /// Loads an archive, as `docker load` does.
