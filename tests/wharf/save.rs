@@ -23,7 +23,6 @@ use wharf::wire::v1::{
 use crate::harness::{
     Image, Test, Wharf, cases,
     image::{File, Layer, digest},
-    process::Output,
     rpc, wait_for,
 };
 
