@@ -14,13 +14,15 @@ class WharfUsage extends Exception {
  * The plan of a call: `problem` if it is invalid, else
  * `globals`, `words`, `operand`: the client's words, before and after its command;
  * `secretFiles`: `--secret` flags whose file is known only once the credential is bound;
- * `bindings`: the credentials to bind; `warnings`: likely mistakes; `metadataFile`, `label`.
+ * `bindings`: the credentials to bind; `warnings`: likely mistakes; `hasResult`: whether the client writes a
+ * metadata file; `metadataFile`, `label`.
  */
 @NonCPS
 Map planOf(Map request) {
     Map plan = [problem: null, command: request.command, globals: [], words: [], operand: [],
-                secretFiles: [], bindings: [], warnings: [], metadataFile: null, label: null]
+                secretFiles: [], bindings: [], warnings: [], hasResult: false, metadataFile: null, label: null]
     try {
+        plan.hasResult = request.arguments.any { argument -> argument.name == 'metadataFile' }
         fill(plan, request.arguments, request.given)
         plan.label = labelOf(request.step, request.given)
     } catch (WharfUsage usage) {
@@ -46,9 +48,11 @@ List wordsOf(Map plan, Map secretFiles) {
             words.add('--secret=' + field('id=' + secret.id) + ',' + field(source))
         }
     }
-    words.add(plan.metadataFile == null
-        ? [before: '--metadata-file=', variable: 'WHARF_STEP_SCRATCH', after: '/metadata.json']
-        : '--metadata-file=' + plan.metadataFile)
+    if (plan.hasResult) {
+        words.add(plan.metadataFile == null
+            ? [before: '--metadata-file=', variable: 'WHARF_STEP_SCRATCH', after: '/metadata.json']
+            : '--metadata-file=' + plan.metadataFile)
+    }
     words.add('--')
     words.addAll(plan.operand)
     return words
@@ -78,9 +82,10 @@ void fill(Map plan, List arguments, Map given) {
     if (values.get('credentials') != null) {
         logIn(plan, values.get('credentials'))
     }
-    for (element in listOf(values.get('tag'))) {
+    String named = names.contains('tag') ? 'tag' : 'image'
+    for (element in listOf(values.get(named))) {
         if (element.toString().endsWith(':null')) {
-            plan.warnings.add("`tag` is `" + element + "`: a variable in it may not be set")
+            plan.warnings.add("`" + named + "` is `" + element + "`: a variable in it may not be set")
         }
     }
 }
@@ -114,7 +119,11 @@ void take(Map plan, Map argument, Object value) {
             break
         case 'list':
             for (element in listOf(value)) {
-                into.add(argument.flag + '=' + textOf(name, element))
+                if (argument.flag == null) {
+                    plan.operand.add(textOf(name, element))
+                } else {
+                    into.add(argument.flag + '=' + textOf(name, element))
+                }
             }
             break
         case 'map':
@@ -287,6 +296,6 @@ String kindOf(Object value) {
 /** The step's label in Jenkins' views, which cut it at 100 characters. */
 @NonCPS
 String labelOf(String step, Map given) {
-    List tags = listOf(given.get('tag'))
-    return tags.isEmpty() ? step : step + ' ' + tags.get(0)
+    List images = listOf(given.get('tag') == null ? given.get('image') : given.get('tag'))
+    return images.isEmpty() ? step : step + ' ' + images.get(0)
 }

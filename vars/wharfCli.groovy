@@ -36,7 +36,7 @@ Map call(Map request) {
                 }
             }
         }
-        return resultOf(readFile(file: metadata), request.pushes)
+        return plan.hasResult ? resultOf(readFile(file: metadata), request.pushes) : null
     } finally {
         dir(scratch) {
             deleteDir()

@@ -58,7 +58,14 @@ final class Arguments {
             argumentsAre("dockerPush(tag: 'a', quiet: true, progress: 'plain', namespace: 'n', addr: 'unix:///w')",
                 "--addr=unix:///w", "--namespace=n", "push", "--progress=plain", "--quiet", "--", "a");
         });
+        suite.test("dockerSave: its arguments", () -> {
+            saves("dockerSave(image: 'app:1', output: 'a b.tar')", "save", "--output=a b.tar", "--", "app:1");
+            saves("dockerSave(image: ['app:1', \"app:${2}\", null], output: 'x', quiet: true, addr: 'unix:///w')",
+                "--addr=unix:///w", "save", "--output=x", "--quiet", "--", "app:1", "app:2");
+            saves("echo \"${dockerSave(image: 'a', output: 'x')}\"", "save", "--output=x", "--", "a");
+        });
         suite.test("the steps by their second names", () -> {
+            saves("wharfSave(image: 'a', output: 'x')", "save", "--output=x", "--", "a");
             argumentsAre("wharfBuild(tag: 'a', push: true)", "build", "--push", "--tag=a", "--", ".");
             argumentsAre("wharfBuild()", "build", "--", ".");
             argumentsAre("wharfPush(tag: 'a')", "push", "--", "a");
@@ -124,6 +131,9 @@ final class Arguments {
             Map.entry("dockerBuild(tag: 'b') { echo 'x' }", NAMED),
             Map.entry("dockerPush()", "dockerPush: `tag` is missing. Its arguments are: addr (text), credentials (credentials), "),
             Map.entry("dockerPush(tag: ['a', 'b'])", "`tag` must be text, not a list"),
+            Map.entry("dockerSave(image: 'a')", "dockerSave: `output` is missing. Its arguments are: addr (text), image (list), "),
+            Map.entry("dockerSave(tag: 'a', output: 'b')", "dockerSave: there is no argument `tag`"),
+            Map.entry("wharfSave('a', 'b')", "wharfSave takes only named arguments, for example wharfSave(image: 'app:1', output: 'app.tar')"),
             Map.entry("wharfBuild('a')", "wharfBuild takes only named arguments, for example wharfBuild(tag: 'app:1', push: true)"),
             Map.entry("wharfPush()", "wharfPush: `tag` is missing"),
             Map.entry("dockerPush('a')", "dockerPush takes only named arguments"),
@@ -166,6 +176,15 @@ final class Arguments {
         try (Fake fake = Fake.onNode(call)) {
             fake.run("SUCCESS");
             equal(List.of(expected), own(fake.call()), "arguments of " + call);
+            fake.nothingLeft();
+        }
+    }
+
+    /** The same for a step without a result, whose arguments are all the caller's. */
+    private static void saves(String call, String... expected) throws Exception {
+        try (Fake fake = Fake.onNode(call)) {
+            fake.run("SUCCESS");
+            equal(List.of(expected), fake.call().arguments(), "arguments of " + call);
             fake.nothingLeft();
         }
     }

@@ -49,6 +49,7 @@ final class Pipelines {
         suite.test(on + "a private base image", Pipelines::privateBase);
         suite.test(on + "tagged with the Git commit", Pipelines::gitCommit);
         suite.test(on + "build, test, then push", Pipelines::buildTestPush);
+        suite.test(on + "saved and looked at before the push", Pipelines::savedAndPushed);
         suite.test(on + "build and push, with a controller that restarts at every step", Pipelines::restarts);
     }
 
@@ -187,6 +188,16 @@ final class Pipelines {
             project.log("SUCCESS");
             Map<?, ?> config = (Map<?, ?>) REGISTRY.config("git-commit", project.commit()).get("config");
             equal(project.commit(), ((Map<?, ?>) config.get("Labels")).get("org.opencontainers.image.revision"), "the label");
+        }
+    }
+
+    private static void savedAndPushed() throws Exception {
+        try (Project project = new Project("save")) {
+            String log = project.log("SUCCESS");
+            String image = System.getenv("REGISTRY") + "/save:7";
+            contains(log, "+ exec wharf save --output=app.tar -- " + image);
+            contains(log, "\"RepoTags\":[\"" + image + "\"]");
+            equal(digest(log, "digest "), REGISTRY.digest("save", "7"), "the digest in the registry");
         }
     }
 

@@ -80,7 +80,7 @@ const PROGRESS: Argument = argument(
     "`'auto'` (plain in Jenkins), `'plain'`, `'tty'` or `'quiet'`",
 );
 
-const STEPS: [Step; 2] = [
+const STEPS: [Step; 3] = [
     Step {
         name: "wharfBuild",
         command: "build",
@@ -203,6 +203,35 @@ A failed build fails the step. An abort of the run stops the build on the node.
         end: "The result is a map of texts: ref (the name with its digest), id, digest and tags (a list).
 
 A failed push fails the step. An abort of the run stops the push.
+",
+    },
+    Step {
+        name: "wharfSave",
+        command: "save",
+        does: "saves images of this run to a tar, as docker save does.",
+        example: &["wharfSave(image: 'registry.example.com/app:1', output: 'app.tar')"],
+        needs: "All arguments are named.",
+        groups: &[(
+            "",
+            &[
+                operand(
+                    "image",
+                    "list",
+                    "the images: `'app:1'`, an `id`, or several; an image that is given by its id has no name in the tar; \
+                     required",
+                )
+                .with("required: true"),
+                argument("output", "text", "--output", "the file to write; required").with("required: true"),
+                PROGRESS,
+                argument("quiet", "boolean", "--quiet", "print nothing"),
+                ADDR,
+                NAMESPACE,
+                TOKEN,
+            ],
+        )],
+        end: "The file is complete when the step ends, or not there at all. The step has no result.
+
+A failed save fails the step. An abort of the run stops the save.
 ",
     },
 ];
