@@ -73,7 +73,7 @@ pub fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
     let mut text = Zeroizing::new(Vec::with_capacity(usize::try_from(size).unwrap_or_default() + 1));
     file.take(FILE_BYTES_MAX + 1).read_to_end(&mut text)?;
     if text.len() as u64 > FILE_BYTES_MAX {
-        return Err(io::Error::other("the file has more than 1 MiB"));
+        return Err(io::Error::other(format!("the file has more than {} MiB", FILE_BYTES_MAX >> 20)));
     }
     Ok(text)
 }

@@ -26,7 +26,7 @@ fn sources(trigger: &str) -> Option<Vec<Reference>> {
         if word.contains('$') || is_cut || count == SOURCES_MAX {
             return None;
         }
-        // What is no reference is a stage's name, or an error.
+        // Anything else than a reference is a stage's name, or an error.
         found.extend(Reference::parse(word).ok().map(Reference::tagged));
     }
     Some(found)

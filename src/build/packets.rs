@@ -25,8 +25,8 @@ use crate::{
 /// Each entry costs wharfd about twenty bytes, and BuildKit about a hundred. No real context is refused.
 pub(super) const ENTRIES_MAX: usize = 2 << 20;
 
-/// What all entries say together: their paths, links and attributes. BuildKit keeps all of it in the
-/// engine's memory while it waits for the files' bytes. Of a million files in deep directories it is less.
+/// The limit on the paths, links and attributes of all entries together. BuildKit keeps all of it in the
+/// engine's memory while it waits for the files' bytes. A million files in deep directories have less.
 pub(super) const ENTRIES_BYTES_MAX: usize = 256 << 20;
 
 /// The limit on a Dockerfile, which BuildKit reads whole, into the engine's own memory. A generated one can have some
@@ -350,7 +350,7 @@ fn is_temporary(name: &str) -> bool {
     number.is_some_and(|(_, number)| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// What a client says of its failure. BuildKit writes it to its log, and several times.
+/// A client's words about its failure. BuildKit writes it to its log, and several times.
 pub(super) fn told(text: &str) -> String {
     shortened(printable(&shortened(text.to_owned(), TOLD_BYTES_MAX)), TOLD_BYTES_MAX)
 }

@@ -1,4 +1,4 @@
-//! Words of docker's and buildx's command lines that wharf does not support, each with what to do instead; clap would
+//! Words of docker's and buildx's command lines that wharf does not support, each with a remedy; clap would
 //! only suggest a similar word.
 
 use std::ffi::OsString;

@@ -87,7 +87,7 @@ fn read(path: &Path) -> Result<String, Failure> {
     let file = File::open(path).map_err(|error| failed(&error))?;
     file.take(TOKEN_BYTES_MAX + 1).read_to_string(&mut text).map_err(|error| failed(&error))?;
     if text.len() as u64 > TOKEN_BYTES_MAX {
-        return Err(failed(&"the file has more than 8 KiB"));
+        return Err(failed(&format_args!("the file has more than {} KiB", TOKEN_BYTES_MAX >> 10)));
     }
     Ok(text)
 }

@@ -139,7 +139,7 @@ fn read(name: &IssuerName, path: &Path) -> Result<Vec<Key>, IssuerError> {
     let mut text = Vec::new();
     File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut text)).map_err(failed)?;
     if text.len() as u64 > FILE_BYTES_MAX {
-        return Err(wrong("it has more than 1 MiB".to_owned()));
+        return Err(wrong(format!("it has more than {} MiB", FILE_BYTES_MAX >> 20)));
     }
     parse(&text).map_err(wrong)
 }

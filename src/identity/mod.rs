@@ -123,7 +123,7 @@ impl fmt::Display for Caller {
     }
 }
 
-/// What a call presents to prove its caller.
+/// The proofs that a call presents for its caller.
 #[derive(Clone, Copy, Debug)]
 pub struct Presented<'a> {
     /// The other end of the call's connection.

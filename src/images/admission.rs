@@ -92,7 +92,7 @@ impl Admitted {
         &self.content
     }
 
-    /// What a build inherits from it. The target is the same image as long as the engine holds it.
+    /// The parts of it that a build inherits. The target is the same image as long as the engine holds it.
     pub fn inherited(&self) -> &Arc<Inherited> {
         &self.inherited
     }

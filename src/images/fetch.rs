@@ -42,7 +42,7 @@ pub(super) struct Fetched {
     pub(super) manifest: Digest,
     /// The name that holds it.
     pub(super) hold: ImageName,
-    /// What a build on it gets.
+    /// The parts of it that a build on it inherits.
     pub(super) inherited: Arc<Inherited>,
 }
 

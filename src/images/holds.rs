@@ -124,7 +124,7 @@ impl Images {
             tracing::info!(
                 engine = self.engine().name(),
                 forgotten,
-                "holds that the engine has not are forgotten"
+                "forgot holds whose images are gone from the engine"
             );
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! What a Dockerfile gets from the image on which it builds.
+//! The parts of a base image that a Dockerfile inherits.
 
 use bollard::models::ImageInspect;
 

@@ -122,7 +122,9 @@ impl Push {
             digest = line.status.as_deref().and_then(pushed_digest).or(digest);
             report(line, step);
         }
-        digest.ok_or_else(|| Fault::new(Reason::EngineFailed, "the engine did not say what it has pushed"))
+        digest.ok_or_else(|| {
+            Fault::new(Reason::EngineFailed, "the engine did not name the manifest that it has pushed")
+        })
     }
 }
 

@@ -25,7 +25,7 @@ struct Inner {
     at: Mutex<At>,
     callers: Arc<Own<CallerId>>,
     proven: Notify,
-    /// What a call of the connection has proven; its door knows the type.
+    /// The proof of a call of the connection; its door knows the type.
     proof: Mutex<Option<Arc<dyn Any + Send + Sync>>>,
 }
 

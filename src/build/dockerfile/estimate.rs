@@ -22,7 +22,7 @@ const OPERATORS_MAX: usize = 1024;
 const VALUE_BYTES_MAX: u64 = 1 << 20;
 /// The limit on all lines together, once their variables are replaced.
 const EXPANDED_BYTES_MAX: u64 = 64 << 20;
-/// What BuildKit keeps of each `ARG` for each stage, apart from its text.
+/// The bytes that BuildKit keeps of each `ARG` for each stage, apart from its text.
 const ARGUMENT_BYTES: u64 = 128;
 /// The limit on the variables that all lines see together: for each line BuildKit may go through all that the stage
 /// has, so that its time grows with the square of their number (10,000 `ENV`s cost 7 s of a processor, measured on
@@ -39,7 +39,7 @@ const STEPS_MAX: u64 = 6000;
 const COPIED_BYTES_MAX: u64 = 16 << 30;
 /// The limit on the variables of all images of a build. An image has some dozens.
 const VARIABLES_OF_IMAGES_MAX: usize = 20_000;
-/// What BuildKit writes for a port.
+/// The bytes that BuildKit writes for a port.
 const PORT_BYTES: u64 = 16;
 
 /// The estimate for a text, as far as it has been read.
@@ -57,14 +57,14 @@ pub(super) struct Estimate {
     arguments: u64,
     /// The number of steps and stages.
     steps: u64,
-    /// What a stage gets from an image.
+    /// The bytes that a stage gets from an image.
     image: Stage,
     stage: Stage,
     name: Vec<u8>,
     stages: HashMap<Vec<u8>, Stage>,
 }
 
-/// What a stage has gathered, in bytes: BuildKit copies the one or the other for each step, or for each stage
+/// The bytes that a stage has gathered: BuildKit copies the one or the other for each step, or for each stage
 /// that begins where this one ends.
 #[derive(Clone, Copy, Debug, Default)]
 struct Stage {

@@ -21,7 +21,7 @@ fn below(directory: &Path) -> Vec<PathBuf> {
     paths
 }
 
-/// What the judge says of an input: of its Dockerfile, and of its base image.
+/// The judge's answer to an input: to its Dockerfile, and to its base image.
 fn verdict(input: &Path) -> Result<(), String> {
     let json = |name: &str| {
         let text = fs::read(input.join(name)).unwrap_or_else(|_| b"{}".to_vec());

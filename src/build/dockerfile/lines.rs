@@ -56,7 +56,7 @@ pub(super) struct Instruction {
     pub text: Vec<u8>,
     /// The first word, in lower case.
     pub keyword: Vec<u8>,
-    /// What follows the keyword and the flags.
+    /// The text behind the keyword and the flags.
     pub arguments: Vec<u8>,
     /// Its here-documents.
     pub heredocs: Vec<Heredoc>,

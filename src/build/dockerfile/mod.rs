@@ -72,8 +72,8 @@ impl Rules {
     }
 }
 
-/// What is known of a build's Dockerfile. It comes before the images that it names are admitted, and their
-/// variables and triggers count as well.
+/// Judges a build's Dockerfile. The text comes before the images that it names are admitted, and their variables and
+/// triggers count as well.
 #[derive(Debug, Default)]
 pub struct Judge {
     rules: Arc<Rules>,

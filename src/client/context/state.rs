@@ -69,7 +69,7 @@ pub(super) fn of_directory(root: &Path, rules: &[u8]) -> String {
     digest.as_str().trim_start_matches("sha256:").to_owned()
 }
 
-/// What is in some directories.
+/// The entries of some directories.
 #[derive(Default)]
 struct Seen {
     /// The files whose time is claimed: path, inode, change time in seconds and nanoseconds.

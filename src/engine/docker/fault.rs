@@ -149,8 +149,9 @@ pub(crate) fn nested(reference: &Reference, max: usize) -> Fault {
 /// The registry shows something else under the name, as Helm does.
 pub(crate) fn no_image(reference: &Reference) -> Fault {
     let text = format!("{} is not a container image", reference.familiar());
-    Fault::new(Reason::ImageUnsupported, text)
-        .hint("`docker buildx imagetools inspect --raw` shows what the registry has under the name")
+    Fault::new(Reason::ImageUnsupported, text).hint(
+        "`docker buildx imagetools inspect --raw` shows the manifest that the registry has under the name",
+    )
 }
 
 /// The image's config lies about its layers.

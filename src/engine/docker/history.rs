@@ -15,7 +15,7 @@ use crate::{
     go_json::zero,
 };
 
-/// What BuildKit keeps of each entry, apart from its texts.
+/// The bytes that BuildKit keeps for each entry, apart from its texts.
 const ENTRY_BYTES: u64 = 80;
 
 /// An entry of the history. The names of the image stand there, too, but are none of it: other jobs give them.
