@@ -19,7 +19,9 @@ use super::{
 };
 use crate::{names::Reference, wire::v1::Ulimit};
 pub(crate) use format::{TableFormat, TextFormat};
-pub(crate) use namespace::{NamespaceArgs, NamespaceCommand, NamespaceLsArgs, NamespaceRmArgs};
+pub(crate) use namespace::{
+    NamedArgs, NamespaceArgs, NamespaceCommand, NamespaceInspectArgs, NamespaceLsArgs, NamespaceRmArgs,
+};
 
 /// Build and push container images from a job, each job in a namespace of its own.
 #[derive(Debug, Parser)]

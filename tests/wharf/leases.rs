@@ -127,7 +127,28 @@ async fn a_caller_lists_its_own_namespaces(test: Arc<Test>) {
     assert_eq!(named(&rows(&operator).await), ["acme/app#7", "ci:acme/app#7", "team/app#1"]);
     let table = team.run(["namespace", "ls"]).await.ok().stdout;
     assert!(table.starts_with("NAMESPACE ") && table.contains("team/app#1 "), "{table}");
+
+    let inspect = async |job: &Wharf, named: &[&str]| {
+        let inspected = job.run(["namespace", "inspect"].iter().chain(named)).await.ok().stdout;
+        let inspected: Value = serde_json::from_str(&inspected).unwrap();
+        let one = &inspected[0];
+        assert_eq!(one["Images"][0]["References"], serde_json::json!(["app:1"]), "{inspected}");
+        assert_eq!(one["Size"], one["Images"][0]["Size"], "{inspected}");
+        format!("{} {} {}", one["Issuer"], one["Job"], one["Run"])
+    };
+    let issued = r#""ci" "acme/app" "7""#;
+    assert_eq!(inspect(&proven, &[]).await, issued);
+    assert_eq!(inspect(&operator, &["--issuer", "ci", "acme/app#7"]).await, issued);
+    assert_eq!(inspect(&operator, &["acme/app#7"]).await, r#"null "acme/app" "7""#);
+    assert_eq!(inspect(&team, &[]).await, r#"null "team/app" "1""#);
+    // Another's namespace and none are the same.
+    for (job, other) in [(&team, ["--issuer", "ci", "acme/app#7"]), (&team, ["--issuer", "ci", "none#7"])] {
+        let refused = job.run(["namespace", "inspect"].iter().chain(&other)).await.ended(6);
+        refused.says(&["no such namespace"]);
+    }
+
     team.run(["namespace", "rm"]).await.ok();
+    team.run(["namespace", "inspect"]).await.ended(6).says(&["no such namespace: team/app#1"]);
     assert_eq!(named(&rows(&team).await), ["acme/app#7"]);
     operator.run(["namespace", "rm", "--issuer", "ci", "acme/app#7"]).await.ok();
     assert_eq!(named(&rows(&operator).await), ["acme/app#7"]);

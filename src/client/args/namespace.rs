@@ -15,6 +15,7 @@ pub(crate) struct NamespaceArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum NamespaceCommand {
     Ls(NamespaceLsArgs),
+    Inspect(NamespaceInspectArgs),
     Rm(NamespaceRmArgs),
 }
 
@@ -32,11 +33,25 @@ pub(crate) struct NamespaceLsArgs {
     pub(crate) format: TableFormat,
 }
 
+/// Describe a namespace and its images as JSON
+#[derive(Args, Debug)]
+pub(crate) struct NamespaceInspectArgs {
+    #[command(flatten)]
+    pub(crate) named: NamedArgs,
+}
+
 /// Remove everything that a namespace owns, and cancel its builds
 ///
 /// An empty namespace is not an error, so a pipeline can always call this at its end.
 #[derive(Args, Debug)]
 pub(crate) struct NamespaceRmArgs {
+    #[command(flatten)]
+    pub(crate) named: NamedArgs,
+}
+
+/// Which namespace.
+#[derive(Args, Debug)]
+pub(crate) struct NamedArgs {
     /// The namespace [default: the one from --namespace or the environment]
     #[arg(value_name = "JOB#RUN")]
     pub(crate) name: Option<String>,

@@ -77,6 +77,7 @@ pub(super) async fn run(cli: Cli) -> Result<(), Stop> {
         Command::Rmi(args) => rmi::run(call, args).await,
         Command::Namespace(args) => match args.command {
             NamespaceCommand::Ls(args) => namespace::ls(call, args).await,
+            NamespaceCommand::Inspect(args) => namespace::inspect(call, args).await,
             NamespaceCommand::Rm(args) => namespace::rm(call, args).await,
         },
         Command::Version(args) => version::run(call, args).await,

@@ -2,19 +2,19 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::{Call, rmi::familiar};
+use super::{Call, json, rmi::familiar};
 use crate::{
     client::{
-        args::{NamespaceLsArgs, NamespaceRmArgs, TableFormat},
-        exit::{Failure, Stop},
+        args::{NamedArgs, NamespaceInspectArgs, NamespaceLsArgs, NamespaceRmArgs, TableFormat},
+        exit::{Exit, Failure, Stop},
         namespace::Named,
         print, units,
     },
     names::{Namespace, printable, printable_json},
     wire::v1::{
-        self, DeleteNamespaceRequest, ListNamespacesRequest, NamespaceInfo,
+        self, DeleteNamespaceRequest, ListImagesRequest, ListNamespacesRequest, NamespaceInfo,
         namespace_service_client::NamespaceServiceClient,
     },
 };
@@ -24,18 +24,12 @@ const COLUMNS: [&str; 6] = ["NAMESPACE", "ISSUER", "CREATED", "LAST USED", "IMAG
 const NONE: &str = "<none>";
 
 pub(super) async fn ls(mut call: Call, args: NamespaceLsArgs) -> Result<(), Stop> {
-    let client = NamespaceServiceClient::new(call.connect().await?);
-    // A node has some thousands, whose names the jobs choose.
-    let mut client = client.max_decoding_message_size(usize::MAX);
-    let listing =
-        async { Ok(client.list_namespaces(ListNamespacesRequest {}).await?.into_inner().namespaces) };
-    let listed = call.signals.guard(listing).await?;
+    let listed = list(&mut call).await?;
     if args.quiet {
         let named = listed.iter().filter_map(|info| info.namespace.as_ref());
         return named.into_iter().try_for_each(|namespace| print::line(name(namespace)));
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let seconds = |time: &Option<prost_types::Timestamp>| time.as_ref().map_or(0, |time| time.seconds);
     match args.format {
         TableFormat::Table => print::text(&print::table(
             COLUMNS,
@@ -44,8 +38,8 @@ pub(super) async fn ls(mut call: Call, args: NamespaceLsArgs) -> Result<(), Stop
                 [
                     namespace.map_or_else(|| NONE.to_owned(), name),
                     issuer(info).map_or_else(|| NONE.to_owned(), printable),
-                    units::since(seconds(&info.created), now),
-                    units::since(seconds(&info.last_used), now),
+                    units::since(seconds(info.created), now),
+                    units::since(seconds(info.last_used), now),
                     info.images.to_string(),
                     units::human_size(info.size),
                 ]
@@ -57,13 +51,77 @@ pub(super) async fn ls(mut call: Call, args: NamespaceLsArgs) -> Result<(), Stop
                 "Job": namespace.map(|namespace| &namespace.job),
                 "Run": namespace.map(|namespace| &namespace.run),
                 "Issuer": issuer(info),
-                "CreatedAt": units::rfc3339(seconds(&info.created)),
-                "LastUsedAt": units::rfc3339(seconds(&info.last_used)),
+                "CreatedAt": units::rfc3339(seconds(info.created)),
+                "LastUsedAt": units::rfc3339(seconds(info.last_used)),
                 "Images": info.images,
                 "Size": units::human_size(info.size),
             });
             print::line(printable_json(&row.to_string()))
         }),
+    }
+}
+
+async fn list(call: &mut Call) -> Result<Vec<NamespaceInfo>, Stop> {
+    let client = NamespaceServiceClient::new(call.connect().await?);
+    // A node has some thousands, whose names the jobs choose.
+    let mut client = client.max_decoding_message_size(usize::MAX);
+    let listing =
+        async { Ok(client.list_namespaces(ListNamespacesRequest {}).await?.into_inner().namespaces) };
+    call.signals.guard(listing).await
+}
+
+fn seconds(time: Option<prost_types::Timestamp>) -> i64 {
+    time.map_or(0, |time| time.seconds)
+}
+
+pub(super) async fn inspect(mut call: Call, args: NamespaceInspectArgs) -> Result<(), Stop> {
+    let named = named(&call, args.named)?;
+    let wanted = named.to_wire();
+    // A token's caller sees its own namespace alone.
+    let is_wanted = |info: &NamespaceInfo| wanted.is_none() || info.namespace == wanted;
+    let info = list(&mut call).await?.into_iter().find(is_wanted).ok_or_else(|| {
+        Failure::new(Exit::NotFound, format!("no such namespace: {named}"))
+            .hint("it has not begun, or has ended; `wharf namespace ls` lists those in which you may act")
+    })?;
+    let request = ListImagesRequest { namespace: info.namespace.clone(), reference: String::new() };
+    let mut images = call.images().await?;
+    let listing = async { Ok(images.list_images(request).await?.into_inner().images) };
+    let images: Vec<_> = call.signals.guard(listing).await?.into_iter().map(image).collect();
+    let namespace = info.namespace.as_ref();
+    let described = json!([{
+        "Job": namespace.map(|namespace| &namespace.job),
+        "Run": namespace.map(|namespace| &namespace.run),
+        "Issuer": issuer(&info),
+        "CreatedAt": units::rfc3339(seconds(info.created)),
+        "LastUsedAt": units::rfc3339(seconds(info.last_used)),
+        "Size": info.size,
+        "Images": images,
+    }]);
+    print::line(json::indented(&described.to_string(), "    ")?)
+}
+
+fn image(image: v1::Image) -> Value {
+    json!({
+        "Id": image.id,
+        "References": image.references.iter().map(|reference| familiar(reference)).collect::<Vec<_>>(),
+        "Created": units::rfc3339(seconds(image.created)),
+        "Size": image.size,
+    })
+}
+
+/// The namespace that a command is about.
+fn named(call: &Call, args: NamedArgs) -> Result<Named, Failure> {
+    let namespace = match args.name {
+        // clap does not detect this conflict, since the flag stands before the command.
+        Some(_) if call.global.namespace.is_some() => {
+            return Err(Failure::usage("two namespaces are named: leave out --namespace"));
+        }
+        Some(name) => Named::Given(Namespace::parse(&name)?),
+        None => call.namespace()?,
+    };
+    match args.issuer {
+        Some(issuer) => namespace.issued_by(issuer),
+        None => Ok(namespace),
     }
 }
 
@@ -76,18 +134,7 @@ fn issuer(info: &NamespaceInfo) -> Option<&str> {
 }
 
 pub(super) async fn rm(mut call: Call, args: NamespaceRmArgs) -> Result<(), Stop> {
-    let namespace = match args.name {
-        // clap does not detect this conflict, since the flag stands before the command.
-        Some(_) if call.global.namespace.is_some() => {
-            return Err(Failure::usage("two namespaces are named: leave out --namespace").into());
-        }
-        Some(name) => Named::Given(Namespace::parse(&name).map_err(Failure::from)?),
-        None => call.namespace()?,
-    };
-    let namespace = match args.issuer {
-        Some(issuer) => namespace.issued_by(issuer)?,
-        None => namespace,
-    };
+    let namespace = named(&call, args.named)?;
     let mut client = NamespaceServiceClient::new(call.connect().await?);
     let request = DeleteNamespaceRequest { namespace: namespace.to_wire() };
     let deleted =
