@@ -66,7 +66,7 @@ async fn bare_engine_names_late(test: &Test, base: &str) {
     let context = Large::context(test, base, "bare");
     let name = format!("{}:1", test.unique("late"));
     let mut buildx = test.engine.buildx(&test.new_dir("bare-home"));
-    buildx.args(["build", "--progress=plain", "-t", &name]).arg(&context);
+    buildx.args(["-t", &name]).arg(&context);
     let build = Background::start(buildx);
     exports(&build).await;
     build.signal(Signal::KILL);

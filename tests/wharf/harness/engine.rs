@@ -5,6 +5,7 @@ use std::{
     env, fs,
     io::Read as _,
     path::{Path, PathBuf},
+    sync::Mutex,
     time::Duration,
 };
 
@@ -15,11 +16,16 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 
 use super::{
+    PATIENCE,
     http::{Answer, Call, Server},
+    lock,
     process::{Output, command},
     run::Kind,
-    wait_for,
+    wait_for, within,
 };
+
+/// The label of images that builds on the bare socket make: those may be left without a name.
+const BARE: &str = "wharf-test.bare";
 
 /// A running engine.
 #[derive(Debug)]
@@ -27,6 +33,8 @@ pub(crate) struct Engine {
     kind: Kind,
     socket: PathBuf,
     server: Server,
+    /// Nameless images that were there before the tests, or that a test has already failed for.
+    known: Mutex<BTreeSet<String>>,
 }
 
 impl Engine {
@@ -38,7 +46,7 @@ impl Engine {
     /// The engine at a socket.
     pub(crate) fn at(kind: Kind, socket: impl Into<PathBuf>) -> Self {
         let socket = socket.into();
-        Self { kind, server: Server::Unix(socket.clone()), socket }
+        Self { kind, server: Server::Unix(socket.clone()), socket, known: Mutex::default() }
     }
 
     /// `26` or `29`.
@@ -102,18 +110,39 @@ impl Engine {
             .collect()
     }
 
-    /// The ids of images that have no name.
-    pub(crate) async fn nameless(&self) -> BTreeSet<String> {
+    /// The ids of images that have no name: those of builds on the bare socket, or all others.
+    async fn nameless(&self, are_bare: bool) -> BTreeSet<String> {
         let images = self.get("/images/json?filters=%7B%22dangling%22%3A%7B%22true%22%3Atrue%7D%7D");
         let images = images.send().await.ok().json();
-        let ids = images.as_array().into_iter().flatten().filter_map(|image| image["Id"].as_str());
-        ids.map(str::to_owned).collect()
+        let images = images.as_array().into_iter().flatten();
+        let ids = images.filter(|image| image["Labels"].get(BARE).is_some() == are_bare);
+        ids.filter_map(|image| image["Id"].as_str().map(str::to_owned)).collect()
     }
 
-    /// Removes nameless images that are not in `before`: builds on the bare socket leave them, and so do
-    /// names that move.
-    pub(crate) async fn forget_nameless(&self, before: &BTreeSet<String>) {
-        for id in self.nameless().await.difference(before) {
+    /// Takes the nameless images of now as the operator's.
+    pub(crate) async fn keep_nameless(&self) {
+        let nameless = self.nameless(false).await;
+        lock(&self.known).extend(nameless);
+    }
+
+    /// The nameless images that stay although no build on the bare socket has made them. Other tests' images have no
+    /// name for a moment, too.
+    pub(crate) async fn nameless_left(&self) -> Vec<String> {
+        let mut left = self.nameless(false).await;
+        let gone = async || {
+            let now = self.nameless(false).await;
+            let known = lock(&self.known);
+            left.retain(|id| now.contains(id) && !known.contains(id));
+            left.is_empty().then_some(())
+        };
+        within(PATIENCE, gone).await;
+        lock(&self.known).extend(left.iter().cloned());
+        left.into_iter().collect()
+    }
+
+    /// Removes the nameless images of builds on the bare socket.
+    pub(crate) async fn forget_bare(&self) {
+        for id in self.nameless(true).await {
             // A parent of another image stays until that image is removed.
             self.call(Method::DELETE, &format!("/images/{id}")).send().await;
         }
@@ -198,7 +227,7 @@ impl Engine {
         String::from_utf8(content).unwrap()
     }
 
-    /// `buildx` on the bare socket, as it runs without Wharf.
+    /// `buildx build` on the bare socket, as it runs without Wharf, with plain progress.
     pub(crate) fn buildx(&self, home: &Path) -> Command {
         let mut command = command(tool("WHARF_BUILDX"));
         command
@@ -207,14 +236,15 @@ impl Engine {
             .env("HOME", home)
             .env("DOCKER_HOST", self.address())
             .env("BUILDX_CONFIG", home.join("buildx"))
-            .env("DOCKER_CONFIG", home.join("docker"));
+            .env("DOCKER_CONFIG", home.join("docker"))
+            .args(["build", "--progress=plain", "--label", BARE]);
         command
     }
 
-    /// `buildx build` of a directory on the bare socket, with plain progress.
+    /// The same for a directory, to its end.
     pub(crate) async fn buildx_build(&self, home: &Path, context: &Path, flags: &[&str]) -> Output {
         let mut command = self.buildx(home);
-        command.args(["build", "--progress=plain"]).args(flags).arg(context);
+        command.args(flags).arg(context);
         Output::of(command, b"", Duration::from_secs(120)).await
     }
 

@@ -278,6 +278,10 @@ impl Test {
             }
             registry.end().await;
         }
+        let nameless = self.engine.nameless_left().await;
+        if !nameless.is_empty() {
+            left.push(format!("images without a name that are left in the engine: {nameless:?}"));
+        }
         let engines = std::mem::take(&mut *lock(&self.engines));
         for name in engines {
             let down =

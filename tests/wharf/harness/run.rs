@@ -230,9 +230,9 @@ pub(crate) fn tests_of(engine: &str, cases: Vec<Case>, arguments: &Arguments) ->
         .collect();
     let mut arguments = arguments.clone();
     arguments.test_threads.get_or_insert(THREADS);
-    let before = runtime.block_on(engine.nameless());
+    runtime.block_on(engine.keep_nameless());
     let conclusion = libtest_mimic::run(&arguments, trials);
-    runtime.block_on(engine.forget_nameless(&before));
+    runtime.block_on(engine.forget_bare());
     conclusion.exit_code()
 }
 

@@ -189,7 +189,7 @@ async fn fetched_by_digest(test: Arc<Test>) {
 
     let (home, secret) = (test.new_dir("bare"), test.unique("secret"));
     let mut build = test.engine.buildx(&home);
-    build.args(["build", "--progress=plain", "-"]);
+    build.arg("-");
     Output::of(build, &tar(&secret), Duration::from_secs(120)).await.ok();
     let seen = seen_on_bare_engine(&test.engine, &home, &thief("bare-thief", &tar(&secret))).await;
     assert!(seen.contains(&secret), "on the bare engine whoever knows the digest has the context: {seen}");
@@ -265,7 +265,7 @@ async fn names_of_steps(test: Arc<Test>) {
 
     let (home, seconds) = (test.new_dir("bare"), format!("8{digits}"));
     let mut building = test.engine.buildx(&home);
-    building.args(["build", "--progress=plain"]).arg(context(&seconds));
+    building.arg(context(&seconds));
     let victim = Background::start(building);
     runs(&victim, &seconds).await;
     let seen = test.engine.buildx_build(&home, &looks, &[]).await.ok();

@@ -39,7 +39,7 @@ fn of_entry(kind: EntryType, path: &str, device: (u32, u32)) -> Vec<u8> {
 /// Runs `buildx build -` on the bare socket.
 async fn on_bare_engine(test: &Test, engine: &Engine, dockerfile: &str, tar: &[u8]) -> Output {
     let mut command = engine.buildx(&test.new_dir("bare"));
-    command.args(["build", "--progress=plain", "-f", dockerfile, "-"]);
+    command.args(["-f", dockerfile, "-"]);
     Output::of(command, tar, Duration::from_secs(120)).await
 }
 
