@@ -21,6 +21,8 @@ pub mod shares;
 
 pub mod progress;
 
+pub mod audit;
+
 pub mod config;
 
 pub mod wire;

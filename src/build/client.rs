@@ -28,6 +28,7 @@ use super::{
     tar::Tar,
 };
 use crate::{
+    audit::Details,
     buildkit::{
         filesync::DirectoryRequest,
         session::{Messages, SessionClient},
@@ -56,6 +57,8 @@ pub struct BuildClient {
     pub input: Arc<Input>,
     /// The build's tasks.
     pub tasks: Group,
+    /// The details of the build, for the audit log.
+    pub details: Details,
     /// Why a sync was refused, or an ignore file could not be read: the build ends. BuildKit need not end it: without
     /// an ignore file it goes on (`frontend/dockerui`), and of the error of a sync, and of the cancel that follows,
     /// BuildKit 0.13 tells whichever comes first.

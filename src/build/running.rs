@@ -380,6 +380,7 @@ impl<'a> Build<'a> {
             references: self.order.references().cloned().collect(),
             pushed: Vec::new(),
         };
+        self.order.client.details.image(&built.image_id, built.digest.as_ref());
         if self.spec.push {
             let client: &BuildClient = &self.order.client;
             for tag in self.order.references() {
@@ -387,6 +388,7 @@ impl<'a> Build<'a> {
                 let login = CredentialSource::credentials(client, tag.host()).await?;
                 let pushing = self.images.push(image, &target, login.as_ref(), self.reporter, &client.tasks);
                 let digest = pushing.await?;
+                client.details.pushed(tag, &digest);
                 built.digest = Some(digest.to_string());
                 built.pushed.push((tag.clone(), digest));
             }

@@ -9,8 +9,14 @@ use futures_util::future::join_all;
 
 use super::{circles, client::BuildClient, gate, isolation::Source, rename::Renaming, running::Order};
 use crate::{
+    audit::By,
     fault::{Fault, Reason, causes},
-    images::{Images, admission::Admitted, holds::PassingHolds, inherited::Inherited},
+    images::{
+        Images,
+        admission::{Admitted, Origin},
+        holds::PassingHolds,
+        inherited::Inherited,
+    },
     names::{Reference, printable, printable_url},
     naming::ImageName,
     policy::{Fetch, Permit},
@@ -217,6 +223,12 @@ impl<'a> Sources<'a> {
     async fn take(&mut self, named: &str, reference: &Reference, admitted: Admitted) -> Result<(), Fault> {
         self.judge_triggers(reference, &admitted).await?;
         self.judge_circle(reference, &admitted).await?;
+        let (digest, by) = match admitted.origin() {
+            Origin::Own(id) => (id.as_ref(), By::Own),
+            Origin::Node(id) => (Some(id), By::Node),
+            Origin::Registry(digest) => (Some(digest), By::Registry),
+        };
+        self.order.client.details.admitted(reference, digest, by);
         self.renaming.admit(admitted.target(), named, admitted.digest());
         self.admitted.insert(named.to_owned(), admitted);
         Ok(())

@@ -20,6 +20,7 @@ of_flags! {
     WHARFD_NAMESPACE_TTL
     WHARFD_LOG_FORMAT
     WHARFD_LOG_LEVEL
+    WHARFD_AUDIT_LOG
 }
 
 /// All others, with what `--help` says about them.

@@ -7,6 +7,7 @@ use toml::Spanned;
 
 use super::{Frontend, SocketMode, issuers, parse_seconds};
 use crate::{
+    audit::Destination,
     names::{CertificateName, EngineName, IssuerName, ListenAddress, Pattern, SocketPath},
     telemetry::{Filter, Format},
 };
@@ -28,6 +29,7 @@ pub(super) struct File {
     pub(super) namespace_ttl: Option<Seconds>,
     pub(super) log_format: Option<Format>,
     pub(super) log_level: Option<Filter>,
+    pub(super) audit_log: Option<Destination>,
     pub(super) default_engine: Option<Spanned<EngineName>>,
     pub(super) engines: BTreeMap<EngineName, Engine>,
     pub(super) issuers: BTreeMap<IssuerName, Spanned<issuers::Written>>,

@@ -6,6 +6,7 @@ use clap::Parser;
 
 use super::{SocketMode, env, parse_seconds};
 use crate::{
+    audit::Destination,
     names::ListenAddress,
     telemetry::{Filter, Format},
 };
@@ -68,6 +69,10 @@ pub struct Flags {
     /// [default: info]
     #[arg(long, env = env::WHARFD_LOG_LEVEL, value_name = "LEVEL")]
     pub log_level: Option<Filter>,
+
+    /// Where to write who did what, as lines of JSON: a file's absolute path, or stderr [default: none]
+    #[arg(long, env = env::WHARFD_AUDIT_LOG, value_name = "FILE")]
+    pub audit_log: Option<Destination>,
 }
 
 fn after_help() -> String {

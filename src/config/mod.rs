@@ -21,6 +21,7 @@ use std::{
 use serde::Deserialize;
 
 use crate::{
+    audit::Destination,
     names::{IssuerName, ListenAddress, printable, socket::SocketPathError},
     telemetry::{Filter, Format},
 };
@@ -76,6 +77,8 @@ pub struct Config {
     pub log_format: Format,
     /// Which lines are logged.
     pub log_level: Filter,
+    /// Where the audit log goes; `None` keeps none.
+    pub audit_log: Option<Destination>,
 }
 
 /// Where BuildKit's Dockerfile frontend runs.
@@ -249,6 +252,7 @@ impl Config {
             namespace_ttl: namespace_ttl.unwrap_or(NAMESPACE_TTL),
             log_format: flags.log_format.or(written.log_format).unwrap_or_default(),
             log_level: flags.log_level.or(written.log_level).unwrap_or_default(),
+            audit_log: flags.audit_log.or(written.audit_log),
         })
     }
 }

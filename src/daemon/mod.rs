@@ -10,6 +10,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
+    audit::{Destination, Event, Kind, OpenError, Trail},
     config::{Config, Frontend},
     engines::{Handle, Means},
     fault::Fault,
@@ -33,6 +34,8 @@ const ENGINES_START: Duration = Duration::from_secs(30);
 const CLEANUP: Duration = Duration::from_secs(15);
 /// How long to wait for connections to close; each limits itself to 2 seconds.
 const GOODBYE: Duration = Duration::from_secs(5);
+/// How long to wait for a disk that is slow to take the last events of the audit log.
+const LAST_EVENTS: Duration = Duration::from_secs(5);
 
 /// The reason why wharfd cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +49,8 @@ pub enum StartError {
     Keys(#[from] KeyError),
     #[error(transparent)]
     Client(#[from] ClientError),
+    #[error(transparent)]
+    Audit(#[from] OpenError),
     #[error("cannot listen on loopback for the engines")]
     Relay(#[source] io::Error),
     #[error("cannot listen: {}{}", .0, bind_remedy(.0))]
@@ -120,6 +125,7 @@ pub async fn run(config: Config) -> Result<Ended, StartError> {
     notify(State::Ready);
     signals.next().await;
     notify(State::Stopping);
+    let trail = started.trail.clone();
     tokio::select! {
         () = started.end(config.grace_period) => {}
         signal = signals.next() => return Ok(Ended::Aborted(signal)),
@@ -127,6 +133,10 @@ pub async fn run(config: Config) -> Result<Ended, StartError> {
     process.cancel(Cause::ShuttingDown);
     // Interrupted pushes and pulls still remove their names.
     let _ = tokio::time::timeout(CLEANUP, process.close_and_wait()).await;
+    trail.record(Event::new(Kind::Stopped));
+    if tokio::time::timeout(LAST_EVENTS, trail.close()).await.is_err() {
+        tracing::error!("the audit log's disk has not taken the last events");
+    }
     tracing::info!("ended");
     Ok(Ended::Asked)
 }
@@ -137,11 +147,15 @@ struct Started {
     health: Health,
     connections: Group,
     accepting: Task<()>,
+    trail: Trail,
 }
 
 async fn start(config: &Config, process: &Group) -> Result<Started, StartError> {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "wharfd starts");
     raise_open_files();
+    let trail = trail(config.audit_log.clone(), process).await?;
+    let event = Event::new(Kind::Started).text("version", env!("CARGO_PKG_VERSION"));
+    trail.record(event.number("pid", u64::from(std::process::id())));
     let (store, keys) = state(config.state_dir.clone(), process).await?;
     // A mistake in its files is told before the engines are waited for.
     let tls = tls(config, process).await?;
@@ -163,16 +177,17 @@ async fn start(config: &Config, process: &Group) -> Result<Started, StartError> 
     // does not prevent the start.
     join_all(engines.values().map(|engine| engine.within(ENGINES_START))).await;
     let identities = Arc::new(Identities::new(config)?);
-    say_who_is_served(&identities);
+    say_who_is_served(&identities, &trail);
 
     let work = Work::new(process.child("work"), hashes);
     let served = Arc::clone(&identities);
     let who: Who = Arc::new(move |peer| served.standing(peer));
     let limits = Limits::default();
     for engine in engines.values() {
-        janitor::end_unused(engine.clone(), Arc::clone(&work), config.namespace_ttl, process);
+        janitor::end_unused(engine.clone(), Arc::clone(&work), config.namespace_ttl, trail.clone(), process);
     }
-    let front = Front::new(identities, engines, Arc::clone(&work), kept, limits.calls_per_caller);
+    let calls = limits.calls_per_caller;
+    let front = Front::new(identities, engines, Arc::clone(&work), kept, calls, trail.clone());
     let (services, health) = service::services(front, config.engines.default_name(), process).await?;
     // Install the client before the socket exists: an agent that finds the socket finds the client too.
     if let Some(directory) = &config.client_dir {
@@ -187,7 +202,14 @@ async fn start(config: &Config, process: &Group) -> Result<Started, StartError> 
     let protocol = Http2::new(services, limits);
     let serving = transport::serve(listeners, who, limits, connections.clone(), protocol);
     let accepting = process.spawn("accept", serving);
-    Ok(Started { work, health, connections, accepting })
+    Ok(Started { work, health, connections, accepting, trail })
+}
+
+/// Opens the audit log on a thread of its own: its file may lie on a file system that hangs.
+async fn trail(destination: Option<Destination>, process: &Group) -> Result<Trail, StartError> {
+    let Some(destination) = destination else { return Ok(Trail::off()) };
+    let opening = process.spawn_blocking("audit", move || Trail::open(&destination));
+    Ok(opening.await.map_err(Fault::from)??)
 }
 
 /// Binds every address, and logs each.
@@ -250,6 +272,7 @@ impl Started {
         work.drain();
         self.health.draining().await;
         tracing::info!(builds = self.work.builds(), ?grace, "shutting down: waiting for running work");
+        self.trail.record(Event::new(Kind::Stopping).number("builds", u64::from(self.work.builds())));
         if tokio::time::timeout(grace, work.close_and_wait()).await.is_err() {
             tracing::warn!(builds = self.work.builds(), "the grace period is over: cancelling running work");
             work.cancel(Cause::ShuttingDown);
@@ -295,7 +318,7 @@ fn beside_wharfd() -> Option<PathBuf> {
     Some(env::current_exe().ok()?.with_file_name("wharf-frontend"))
 }
 
-fn say_who_is_served(identities: &Identities) {
+fn say_who_is_served(identities: &Identities, trail: &Trail) {
     let mut said: Vec<&str> = Vec::new();
     for (caller, rules, engine) in identities.served() {
         tracing::info!(
@@ -303,6 +326,9 @@ fn say_who_is_served(identities: &Identities) {
             rules.namespaces(),
             rules.name()
         );
+        let event = Event::new(Kind::Serves).text("caller", &caller).text("engine", engine);
+        let event = event.text("rule", rules.name()).text("namespaces", rules.namespaces());
+        trail.record(event.number("at_once", u64::from(rules.at_once())));
         if !said.contains(&rules.name()) {
             said.push(rules.name());
             for rule in rules.describe() {

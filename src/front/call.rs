@@ -6,6 +6,7 @@ use tracing::Instrument as _;
 
 use super::outcome::{End, Record};
 use crate::{
+    audit::Details,
     engines::Handle,
     fault::Fault,
     identity::Caller,
@@ -62,17 +63,22 @@ impl Call {
     pub fn authorize(&self, named: Option<Namespace>) -> Result<Permit<Namespace>, Fault> {
         let permit = self.inner.caller.namespace(named.clone());
         // The log of a refused call has the name that the call asked for.
-        if let Some(namespace) =
-            permit.as_ref().map(|permit| Some(permit.subject())).unwrap_or(named.as_ref())
-        {
-            self.acts_in(namespace);
+        match (&permit, &named) {
+            (Ok(permit), _) => self.inner.record.acts_in(permit.subject(), Some(permit.rules().name())),
+            (Err(_), Some(named)) => self.acts_in(named),
+            (Err(_), None) => {}
         }
         permit
     }
 
     /// Records the namespace in which the call acts, if something other than its request determines it.
     pub fn acts_in(&self, namespace: &Namespace) {
-        self.inner.record.acts_in(namespace);
+        self.inner.record.acts_in(namespace, None);
+    }
+
+    /// The details of the call, for the audit log.
+    pub fn details(&self) -> &Details {
+        self.inner.record.details()
     }
 
     /// Does all of a call's `work` in its span; the result ends the call.

@@ -4,6 +4,7 @@
 mod call;
 mod calls;
 mod ends;
+mod events;
 mod leases;
 mod looks;
 mod outcome;
@@ -18,6 +19,7 @@ pub use outcome::End;
 pub use work::{Kind, Member, Work};
 
 use crate::{
+    audit::Trail,
     engines::Handle,
     fault::{Fault, Reason},
     identity::{self, Caller, Identities, Presented},
@@ -29,6 +31,7 @@ use crate::{
 use calls::Calls;
 pub use calls::Running;
 use ends::Ends;
+use events::Events;
 use leases::Leases;
 use looks::Looks;
 use outcome::{Lines, Record};
@@ -51,15 +54,17 @@ pub struct Front {
 
 impl Front {
     /// Makes a front for `identities`; `engines` contains every engine that they name. A caller may have
-    /// `calls_per_caller` calls at once.
+    /// `calls_per_caller` calls at once. The events of calls go to `trail`.
     pub fn new(
         identities: Arc<Identities>,
         engines: BTreeMap<EngineName, Handle>,
         work: Arc<Work>,
         store: Store,
         calls_per_caller: usize,
+        trail: Trail,
     ) -> Arc<Self> {
-        let (lines, quotas, looks) = (Arc::default(), Arc::default(), Looks::default());
+        let (quotas, looks) = (Arc::default(), Looks::default());
+        let lines = Arc::new(Lines::new(Events::new(trail)));
         let (calls, ends) = (Calls::new(calls_per_caller), Ends::new(store.clone()));
         let leases = Leases::new(store);
         Arc::new(Self { identities, engines, work, lines, quotas, looks, calls, ends, leases })
@@ -92,7 +97,7 @@ impl Front {
 
     /// Accepts a call of an identified caller. `method` is the name for the log.
     pub fn accept(&self, caller: Caller, method: &'static str) -> Result<Call, Fault> {
-        let record = Record::begin(caller.id().clone(), method, &self.lines);
+        let record = Record::begin(&caller, method, &self.lines);
         match self.engines.get(caller.engine()) {
             Some(engine) => Ok(Call::new(caller, engine.clone(), record)),
             None => {
@@ -132,7 +137,7 @@ impl Front {
         if kind != Kind::Session {
             self.leases.renew(call.engine_name(), namespace, member.namespace()).await?;
         }
-        call.record().works(kind);
+        call.record().works(Some(kind));
         Ok(member)
     }
 
@@ -147,6 +152,7 @@ impl Front {
         if self.ends.is_over(call.caller(), namespace.subject()).await? {
             return Ok(None);
         }
+        call.record().works(None);
         Ok(Some(share))
     }
 

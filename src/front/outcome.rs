@@ -1,5 +1,5 @@
-//! The outcome of each call: one record, one line of the log. This is the place to count calls or to keep
-//! their history.
+//! The outcome of each call: one record, one line of the log, one event of the audit log. This is the place to count
+//! calls or to keep their history.
 
 #![deny(clippy::wildcard_enum_match_arm, reason = "a new reason must be given its level")]
 
@@ -14,11 +14,16 @@ use std::{
 
 use tracing::Span;
 
-use super::Kind;
+use super::{
+    Kind,
+    events::{CallEvents, Events},
+};
 use crate::{
+    audit::Details,
     fault::{Fault, Reason, causes},
+    identity::Caller,
     names::{CallerId, Namespace, printable, shortened},
-    telemetry::Repeats,
+    telemetry::{Repeats, Said},
 };
 
 /// How often a line that a caller can cause at will is logged.
@@ -59,47 +64,48 @@ pub(super) struct Lines {
     strangers: Repeats<CallerId>,
     all_strangers: Repeats<()>,
     unseen: Repeats<Reason>,
+    events: Arc<Events>,
 }
 
 impl Lines {
-    /// Logs a call of `stranger` that proves nothing; `path` is the method, as the stranger wrote it.
-    pub(super) fn stranger(&self, fault: &Fault, stranger: CallerId, path: &str) {
-        // One person can be many users.
-        if let Some(said) =
-            self.strangers.may_say(stranger).filter(|_| self.all_strangers.may_say(()).is_some())
-        {
-            Self::refused(fault, path, said.unsaid());
-        }
-    }
-
-    /// Logs a call that `caller` has too many of.
-    pub(super) fn limited(&self, fault: &Fault, caller: &CallerId, path: &str) {
-        if let Some(said) = self.limited.may_say(caller.clone()) {
-            Self::refused(fault, path, said.unsaid());
-        }
-    }
-
-    fn refused(fault: &Fault, path: &str, unlogged: Option<u64>) {
-        let method = printable(&shortened(path.trim_start_matches('/').to_owned(), METHOD_BYTES_MAX));
-        tracing::error_span!("call", method).in_scope(|| log_fault(fault, None, unlogged));
-    }
-
-    /// Logs a call that was refused before its caller was identified.
-    pub(super) fn unseen(&self, fault: &Fault) {
-        if let Some(said) = self.unseen.may_say(fault.reason()) {
-            log_fault(fault, None, said.unsaid());
-        }
-    }
-}
-
-impl Default for Lines {
-    fn default() -> Self {
+    pub(super) fn new(events: Events) -> Self {
         Self {
             callers: Repeats::every(LINE_EVERY),
             limited: Repeats::every(LINE_EVERY),
             strangers: Repeats::every(STRANGERS_LINE_EVERY),
             all_strangers: Repeats::every(LINE_EVERY),
             unseen: Repeats::every(LINE_EVERY),
+            events: Arc::new(events),
+        }
+    }
+
+    /// Logs a call of `stranger` that proves nothing; `path` is the method, as the stranger wrote it.
+    pub(super) fn stranger(&self, fault: &Fault, stranger: CallerId, path: &str) {
+        // One person can be many users.
+        let said = self.strangers.may_say(stranger.clone());
+        if let Some(said) = said.filter(|_| self.all_strangers.may_say(()).is_some()) {
+            self.refused(fault, &stranger, path, said.unsaid());
+        }
+    }
+
+    /// Logs a call that `caller` has too many of.
+    pub(super) fn limited(&self, fault: &Fault, caller: &CallerId, path: &str) {
+        if let Some(said) = self.limited.may_say(caller.clone()) {
+            self.refused(fault, caller, path, said.unsaid());
+        }
+    }
+
+    fn refused(&self, fault: &Fault, caller: &CallerId, path: &str, unlogged: Option<u64>) {
+        let method = printable(&shortened(path.trim_start_matches('/').to_owned(), METHOD_BYTES_MAX));
+        self.events.refused(fault, Some(caller), Some(&method), unlogged);
+        tracing::error_span!("call", method).in_scope(|| log_fault(fault, None, unlogged));
+    }
+
+    /// Logs a call that was refused before its caller was identified.
+    pub(super) fn unseen(&self, fault: &Fault) {
+        if let Some(said) = self.unseen.may_say(fault.reason()) {
+            self.events.refused(fault, None, None, said.unsaid());
+            log_fault(fault, None, said.unsaid());
         }
     }
 }
@@ -115,10 +121,13 @@ pub(super) struct Record {
     worked: AtomicBool,
     ended: AtomicBool,
     lines: Arc<Lines>,
+    events: CallEvents,
 }
 
 impl Record {
-    pub(super) fn begin(caller: CallerId, method: &'static str, lines: &Arc<Lines>) -> Self {
+    pub(super) fn begin(caller: &Caller, method: &'static str, lines: &Arc<Lines>) -> Self {
+        let events = CallEvents::new(caller, method, &lines.events);
+        let caller = caller.id().clone();
         // The error level keeps the span under every filter, so that every line names its caller and
         // namespace.
         let span = tracing::error_span!("call", method, %caller, namespace = tracing::field::Empty);
@@ -130,6 +139,7 @@ impl Record {
             worked: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             lines: Arc::clone(lines),
+            events,
         }
     }
 
@@ -137,19 +147,27 @@ impl Record {
         &self.span
     }
 
-    pub(super) fn acts_in(&self, namespace: &Namespace) {
-        self.span.record("namespace", printable(&namespace.to_string()));
+    pub(super) fn details(&self) -> &Details {
+        self.events.details()
     }
 
-    pub(super) fn works(&self, kind: Kind) {
+    /// The call acts in this namespace, by `rule` if it is allowed to.
+    pub(super) fn acts_in(&self, namespace: &Namespace, rule: Option<&str>) {
+        self.span.record("namespace", printable(&namespace.to_string()));
+        self.events.acts_in(namespace, rule);
+    }
+
+    /// The call begins its work; `None` is the end of a namespace.
+    pub(super) fn works(&self, kind: Option<Kind>) {
         let worked = match kind {
-            Kind::Build | Kind::Push | Kind::Pull | Kind::Save => true,
-            Kind::Session | Kind::Change => false,
+            Some(Kind::Build | Kind::Push | Kind::Pull | Kind::Save) => true,
+            Some(Kind::Session | Kind::Change) | None => false,
         };
         self.worked.fetch_or(worked, Ordering::Relaxed);
+        self.events.works(kind);
     }
 
-    /// Logs how the call ended. Only the first end counts.
+    /// Logs and records how the call ended. Only the first end counts.
     pub(super) fn end(&self, end: &End<'_>) {
         if self.ended.swap(true, Ordering::AcqRel) {
             return;
@@ -159,14 +177,15 @@ impl Record {
         // can make as many as it likes.
         let always = reason.is_none() && self.worked.load(Ordering::Relaxed);
         let unlogged = if always {
-            None
+            Some(None)
         } else {
             let said = self.lines.callers.may_say((self.caller.clone(), self.method, reason));
-            let Some(said) = said else { return };
-            said.unsaid()
+            said.map(Said::unsaid)
         };
         let elapsed =
             Duration::from_millis(u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX));
+        self.events.end(end, elapsed, unlogged);
+        let Some(unlogged) = unlogged else { return };
         self.span.in_scope(|| match end {
             End::Done => tracing::info!(?elapsed, unlogged, "ended"),
             End::Failed(failed) => tracing::info!(?elapsed, unlogged, failed, "ended"),

@@ -38,10 +38,21 @@ impl CredentialSource for Logins {
     }
 }
 
+/// The source of an admitted image, with its digest: of the manifest at a registry, else its id.
+#[derive(Clone, Debug)]
+pub enum Origin {
+    /// It belongs to the namespace.
+    Own(Option<Digest>),
+    /// The operator has put it on the node.
+    Node(Digest),
+    /// A registry has shown it to the caller.
+    Registry(Digest),
+}
+
 /// An image that a namespace's builds may use. Only [`Images::admit`] makes one.
 #[derive(Clone, Debug)]
 pub struct Admitted {
-    digest: Option<Digest>,
+    origin: Origin,
     target: ImageName,
     content: String,
     inherited: Arc<Inherited>,
@@ -51,35 +62,43 @@ impl Admitted {
     /// Each admission shows its permit: to act in the namespace whose image it is, or to pull the image.
     fn new<T>(
         _permit: &Permit<T>,
-        digest: Option<Digest>,
+        origin: Origin,
         target: ImageName,
         content: String,
         inherited: Arc<Inherited>,
     ) -> Self {
-        Self { digest, target, content, inherited }
+        Self { origin, target, content, inherited }
     }
 
     /// An image that a hold keeps, which is the same for all namespaces.
-    fn held(
-        from: &Permit<PullFrom>,
-        digest: Option<Digest>,
-        hold: ImageName,
-        inherited: Arc<Inherited>,
-    ) -> Self {
+    fn held(from: &Permit<PullFrom>, origin: Origin, hold: ImageName, inherited: Arc<Inherited>) -> Self {
         let content = hold.to_string();
-        Self::new(from, digest, hold, content, inherited)
+        Self::new(from, origin, hold, content, inherited)
     }
 
     /// An image of which only the name matters.
     #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn any(target: &str) -> Self {
         let inherited = Arc::default();
-        Self { digest: None, target: ImageName::any(target), content: target.to_owned(), inherited }
+        Self {
+            origin: Origin::Own(None),
+            target: ImageName::any(target),
+            content: target.to_owned(),
+            inherited,
+        }
     }
 
     /// The digest at the registry; `None` for an image of the namespace or the operator.
     pub fn digest(&self) -> Option<&Digest> {
-        self.digest.as_ref()
+        match &self.origin {
+            Origin::Registry(digest) => Some(digest),
+            Origin::Own(_) | Origin::Node(_) => None,
+        }
+    }
+
+    /// Its source.
+    pub fn origin(&self) -> &Origin {
+        &self.origin
     }
 
     /// The name in the engine under which BuildKit uses the image.
@@ -126,7 +145,8 @@ impl Images {
         if let Some(image) = self.engine().image_store().inspect(own.name()).await? {
             let content = image.id.clone().unwrap_or_else(|| own.name().to_string());
             let target = self.hold_for_now(&image, holds).await?;
-            return Ok(Admitted::new(namespace, None, target, content, Inherited::of(&image).into()));
+            let origin = Origin::Own(image.id.as_deref().and_then(Digest::parse));
+            return Ok(Admitted::new(namespace, origin, target, content, Inherited::of(&image).into()));
         }
         self.admit_foreign(namespace, reference, credentials, pull, reporter, tasks).await
     }
@@ -176,7 +196,7 @@ impl Images {
             (Ok((digest, Fetched { manifest, hold, inherited })), _) => {
                 let pin = Pinned { source: PinSource::Registry, digest: digest.clone(), held: manifest };
                 store.set_pin(names.opaque(), &reference, &pin).await?;
-                Ok(Admitted::held(&from, Some(digest), hold, inherited))
+                Ok(Admitted::held(&from, Origin::Registry(digest), hold, inherited))
             }
             (Err(fault), OnNode::Unsure(found))
                 if fault.reason() == Reason::RegistryUnavailable
@@ -196,15 +216,16 @@ impl Images {
         pin: &Pinned,
         reporter: &Reporter,
     ) -> Result<Option<Admitted>, Fault> {
-        let (target, digest) = match pin.source {
-            PinSource::Registry => (self.keys().hold(&pin.held), Some(pin.digest.clone())),
-            PinSource::Node => (self.keys().node_hold(&pin.held), None),
+        let digest = pin.digest.clone();
+        let (target, origin) = match pin.source {
+            PinSource::Registry => (self.keys().hold(&pin.held), Origin::Registry(digest)),
+            PinSource::Node => (self.keys().node_hold(&pin.held), Origin::Node(digest)),
         };
         let Some(image) = self.engine().image_store().inspect(&target).await? else { return Ok(None) };
-        if let Some(digest) = &digest {
+        if let Origin::Registry(digest) = &origin {
             reporter.step(step_name(from.subject().reference(), digest)).done(true);
         }
-        Ok(Some(Admitted::held(from, digest, target, Inherited::of(&image).into())))
+        Ok(Some(Admitted::held(from, origin, target, Inherited::of(&image).into())))
     }
 
     /// The image that the operator has put on the node, if there is one.
@@ -237,9 +258,9 @@ impl Images {
             let tagging = Box::pin(self.engine().image_store().tag(&id, &hold));
             self.holding(&store, &hold, namespace, tagging).await?;
         }
-        let pin = Pinned { source: PinSource::Node, digest: id.clone(), held: id };
+        let pin = Pinned { source: PinSource::Node, digest: id.clone(), held: id.clone() };
         store.set_pin(namespace, from.subject().reference(), &pin).await?;
-        Ok(Admitted::held(from, None, hold, inherited))
+        Ok(Admitted::held(from, Origin::Node(id), hold, inherited))
     }
 
     /// Proves that the caller can read the image, and makes the engine pull it. Returns the digest and the

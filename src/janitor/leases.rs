@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::every_while_up;
 use crate::{
+    audit::{Event, Kind, Trail},
     engines::Handle,
     fault::{Fault, causes},
     front::Work,
@@ -16,11 +17,12 @@ use crate::{
 /// How often it looks at the store, which is cheap.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// Ends the namespaces in `engine` that nobody has used for `ttl`, until `tasks` are cancelled.
-pub fn end_unused(engine: Handle, work: Arc<Work>, ttl: Duration, tasks: &Group) {
+/// Ends the namespaces in `engine` that nobody has used for `ttl`, until `tasks` are cancelled. Each end is an event of
+/// `trail`.
+pub fn end_unused(engine: Handle, work: Arc<Work>, ttl: Duration, trail: Trail, tasks: &Group) {
     let name = engine.name().clone();
     every_while_up("leases", INTERVAL, engine, tasks, move |images| {
-        let look = Look { engine: name.clone(), images, work: Arc::clone(&work), ttl };
+        let look = Look { engine: name.clone(), images, work: Arc::clone(&work), ttl, trail: trail.clone() };
         async move {
             if let Err(fault) = look.look().await {
                 tracing::warn!(engine = %look.engine, cause = causes(&fault), "cannot look for unused namespaces");
@@ -35,6 +37,7 @@ struct Look {
     images: Images,
     work: Arc<Work>,
     ttl: Duration,
+    trail: Trail,
 }
 
 impl Look {
@@ -68,9 +71,12 @@ impl Look {
         // Nothing can begin there now.
         let unused = store.unused_namespace(engine.as_str(), opaque, self.seconds()).await?;
         let Some(lease) = unused else { return Ok(()) };
-        let name = lease.namespace.map(|name| printable(&name.to_string()));
+        let name = lease.namespace.as_ref().map(|name| printable(&name.to_string()));
         if self.images.remove_namespace(opaque, &owned).await? {
             tracing::info!(%engine, namespace = name, images = owned.images(), "a namespace that nobody uses has ended");
+            let event = Event::new(Kind::NamespaceEnded).text("engine", engine).text("rule", "namespace_ttl");
+            let event = event.namespace(lease.namespace.as_ref()).number("images", owned.images() as u64);
+            self.trail.record(event);
         } else {
             tracing::warn!(
                 %engine,

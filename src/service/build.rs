@@ -126,6 +126,8 @@ impl Build {
         let namespace = authorize(&self.front, call, start.namespace).await?;
         let spec = start.spec.ok_or_else(|| Fault::invalid("start.spec", "there is nothing to build"))?;
         let mut spec = spec::spec(spec)?;
+        spec.tags.iter().for_each(|tag| call.details().reference(tag));
+        call.details().target(&spec.target);
         let tags = std::mem::take(&mut spec.tags).into_iter().enumerate();
         let tags = tags.map(|(index, tag)| namespace.tag_as(format!("start.spec.tags[{index}]"), tag));
         let tags = tags.collect::<Result<_, _>>()?;
@@ -175,6 +177,7 @@ impl Build {
             dockerfile,
             input,
             tasks: tasks.clone(),
+            details: call.details().clone(),
             refused: Arc::default(),
         };
         let order = Order { namespace, tags, spec, client: Arc::new(client) };

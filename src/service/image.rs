@@ -15,6 +15,7 @@ use super::{
     stream::{self, Responses},
 };
 use crate::{
+    audit::By,
     build::patience::Patience,
     fault::{Fault, Reason},
     front::{End, Front, Kind, Look},
@@ -55,6 +56,7 @@ impl ImageService for Images {
         begin(&call, async {
             let permit = authorize(&self.front, &call, request.namespace).await?;
             let reference = reference("reference", &request.reference)?.tagged();
+            call.details().reference(&reference);
             let credentials = logins("credentials", request.credentials)?;
             let images = call.images().await?;
             let member = self.front.begin(&call, &permit, Kind::Push).await?;
@@ -66,7 +68,9 @@ impl ImageService for Images {
                 drop(look);
                 let target = permit.push_to("reference", reference.clone())?;
                 let login = credentials.of(reference.host());
+                looking.details().image(image.id(), None::<&str>);
                 let digest = images.push(&image, &target, login, &reporter, &tasks).await?;
+                looking.details().pushed(target.subject().reference(), &digest);
                 Ok(v1::PushImageResult { reference: reference.to_string(), digest: digest.to_string() })
             };
             Ok(stream::run(&call, member.tasks().clone(), member, work, pushing, |result| {
@@ -85,13 +89,17 @@ impl ImageService for Images {
         begin(&call, async {
             let permit = authorize(&self.front, &call, request.namespace).await?;
             let reference = reference("reference", &request.reference)?.tagged();
+            call.details().reference(&reference);
             let credentials = logins("credentials", request.credentials)?;
             let images = call.images().await?;
             let member = self.front.begin(&call, &permit, Kind::Pull).await?;
-            let tasks = member.tasks().clone();
+            let (tasks, details) = (member.tasks().clone(), call.details().clone());
             let work = move |reporter| async move {
                 let pulled = images.pull_image(&permit, &reference, &credentials, &reporter, &tasks);
                 let (digest, image) = pulled.await?;
+                let by = if digest.is_some() { By::Registry } else { By::Node };
+                details.admitted(&reference, Some(digest.as_ref().unwrap_or(image.id())), by);
+                details.image(image.id(), digest.as_ref());
                 Ok(v1::PullImageResult {
                     reference: reference.to_string(),
                     digest: digest.as_ref().map(ToString::to_string).unwrap_or_default(),
@@ -116,6 +124,7 @@ impl ImageService for Images {
             if request.images.is_empty() {
                 return Err(Fault::invalid("images", "no image to save"));
             }
+            request.images.iter().for_each(|image| call.details().reference(image));
             let images = call.images().await?;
             let member = self.front.begin(&call, &permit, Kind::Save).await?;
             let tasks = member.tasks().clone();
@@ -125,6 +134,7 @@ impl ImageService for Images {
                 let look = front.look(&looking, Look::Work).await;
                 let chosen = images.choose(&permit, &request.images).await?;
                 drop(look);
+                chosen.iter().for_each(|image| looking.details().saved(image.id()));
                 let (read, mut made) = mpsc::channel(1);
                 let saved = images.save(&chosen, read, &reporter);
                 let taken = async {
@@ -158,6 +168,8 @@ impl ImageService for Images {
         let request = request.into_inner();
         answer(&call, async {
             let permit = authorize(&self.front, &call, request.namespace).await?;
+            call.details().source(&request.source);
+            call.details().reference(&request.target);
             let target = permit.tag_as("target", reference("target", &request.target)?)?;
             let images = call.images().await?;
             let member = self.front.begin(&call, &permit, Kind::Change).await?;
@@ -166,6 +178,7 @@ impl ImageService for Images {
                 .to_its_end(async move {
                     let _look = front.look(&call, Look::Work).await;
                     let image = images.find_image(&permit, &request.source).await?;
+                    call.details().image(image.id(), None::<&str>);
                     images.tag_image(&image, &target).await?;
                     Ok(v1::TagImageResponse {})
                 })
@@ -201,6 +214,7 @@ impl ImageService for Images {
         let request = request.into_inner();
         look(&self.front, &call, async {
             let permit = authorize(&self.front, &call, request.namespace).await?;
+            call.details().reference(&request.reference);
             let images = call.images().await?;
             let (image, json) = images.inspect_image(&permit, &request.reference).await?;
             Ok(v1::InspectImageResponse { image: listed(&image, None), json: json.to_string() })
@@ -216,6 +230,7 @@ impl ImageService for Images {
         let request = request.into_inner();
         answer(&call, async {
             let permit = authorize(&self.front, &call, request.namespace).await?;
+            call.details().reference(&request.reference);
             let images = call.images().await?;
             let member = self.front.begin(&call, &permit, Kind::Change).await?;
             let (front, call) = (Arc::clone(&self.front), call.clone());
@@ -223,6 +238,8 @@ impl ImageService for Images {
                 .to_its_end(async move {
                     let _look = front.look(&call, Look::Work).await;
                     let removed = images.remove_image(&permit, &request.reference, request.force).await?;
+                    removed.untagged.iter().for_each(|reference| call.details().untagged(reference));
+                    removed.deleted.iter().for_each(|id| call.details().deleted(id));
                     Ok(v1::RemoveImageResponse {
                         untagged: removed.untagged.iter().map(ToString::to_string).collect(),
                         deleted: removed.deleted.iter().map(ToString::to_string).collect(),

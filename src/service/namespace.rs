@@ -75,6 +75,8 @@ impl NamespaceService for Namespaces {
                     let (images, references) = images.delete_namespace(&permit).await?;
                     front.has_ended(&permit).await?;
                     drop((look, share));
+                    references.iter().for_each(|reference| ending.details().untagged(reference));
+                    ending.details().ended(images, end.builds());
                     Ok(DeleteNamespaceResponse {
                         references: references.iter().map(ToString::to_string).collect(),
                         cancelled_builds: end.builds(),

@@ -18,6 +18,7 @@ use tonic_types::StatusExt as _;
 
 use super::*;
 use crate::{
+    audit::Trail,
     config::{Config, Flags},
     front::Work,
     identity::Identities,
@@ -50,7 +51,8 @@ impl Door {
         let served = Arc::clone(&identities);
         let who: transport::Who = Arc::new(move |peer| served.standing(peer));
         let store = Store::open(&directory).unwrap();
-        let front = Front::new(identities, BTreeMap::new(), work, store, limits.calls_per_caller);
+        let front =
+            Front::new(identities, BTreeMap::new(), work, store, limits.calls_per_caller, Trail::off());
         let (services, health) = services(front, &EngineName::default(), &process).await.unwrap();
         let connections = process.child("connections");
         let protocol = Http2::new(services, limits);

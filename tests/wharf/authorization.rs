@@ -110,7 +110,7 @@ async fn refusal(method: &str, channel: &Channel, id: &str) -> Option<Status> {
 }
 
 /// The calls of the API: `ImageService/PushImage`.
-fn methods() -> BTreeSet<String> {
+pub(crate) fn methods() -> BTreeSet<String> {
     let described = <FileDescriptorSet as prost::Message>::decode(FILE_DESCRIPTOR_SET).unwrap();
     let files = described.file.iter().filter(|file| file.package() == "wharf.v1");
     files

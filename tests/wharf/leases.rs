@@ -7,6 +7,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::{
+    audit::{events, is_documented},
     cancel::Endless,
     harness::{Issuer, Test, Wharf, Wharfd, cases, wait_for},
 };
@@ -47,7 +48,9 @@ async fn ended(test: &Test, wharfd: &Wharfd, namespace: &str) {
 }
 
 async fn a_namespace_that_nobody_uses_ends(test: Arc<Test>) {
-    let (endless, wharfd) = tokio::join!(Endless::new(&test), test.wharfd());
+    let path = test.dir().join("audit.jsonl");
+    let config = format!("audit_log = {path:?}\n");
+    let (endless, wharfd) = tokio::join!(Endless::new(&test), test.wharfd_with(Some(&config), &[]));
     let context = context(&test);
     let [left, busy] = ["left#1", "busy#1"].map(|name| Wharf::new(&test, &wharfd, name));
     for job in [&left, &busy] {
@@ -58,6 +61,10 @@ async fn a_namespace_that_nobody_uses_ends(test: Arc<Test>) {
     age(&wharfd);
     ended(&test, &wharfd, "left#1").await;
     assert!(names(&test, &wharfd, "busy#1").await >= 2, "a build runs there");
+    let recorded = async || events(&path).into_iter().find(|event| event["event"] == "namespace_ended");
+    let recorded = wait_for("the event of the end", recorded).await;
+    is_documented(&recorded);
+    assert_eq!((&recorded["namespace"]["job"], &recorded["images"]), (&"left".into(), &1.into()));
     assert_eq!(left.images().await, []);
     assert!(left.run(["namespace", "ls", "-q"]).await.ok().stdout.lines().eq(["busy#1"]));
     // Its name can be used again.

@@ -16,6 +16,7 @@
     reason = "a test that cannot go on fails, and says so"
 )]
 
+mod audit;
 mod authorization;
 mod cancel;
 mod commands;
@@ -79,6 +80,7 @@ fn cases() -> Vec<Case> {
         pasted::CASES,
         logs::CASES,
         outcomes::CASES,
+        audit::CASES,
         hostile::graph::CASES,
         hostile::sources::CASES,
         hostile::cache::CASES,

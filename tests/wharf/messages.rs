@@ -123,6 +123,7 @@ const STARTS: &[(&str, &str)] = &[
     ("", "--grace-period soon"),
     ("", "--namespace-ttl 30s"),
     ("", "--log-level loud"),
+    ("", "--audit-log audit.jsonl"),
     ("", "--config DIR/none.toml"),
     ("nonsense = 1\n", "--config FILE"),
     ("[[serve]]\nuid = \"me\"\nnamespaces = \"*\"\n", "--config FILE"),
@@ -132,6 +133,7 @@ const STARTS: &[(&str, &str)] = &[
     ("[engines.\"a/b\"]\nsocket = \"unix:///x\"\n", "--config FILE"),
     ("", "--listen unix://DIR/w --state-dir STATE"),
     ("", "--listen unix://DIR/w --state-dir FILE"),
+    ("", "--listen unix://DIR/w --state-dir DIR --audit-log DIR/none/audit.jsonl"),
     (
         "[[serve]]\nuid = 0\nnamespaces = \"*\"\n",
         "--listen unix://DIR/w --state-dir DIR --config FILE --frontend-file DIR/none",

@@ -22,6 +22,11 @@ pub struct Chosen {
 }
 
 impl Chosen {
+    /// The image's id.
+    pub fn id(&self) -> &Digest {
+        self.image.id()
+    }
+
     fn name(&self) -> String {
         self.references.first().map_or_else(|| self.image.id().to_string(), Reference::familiar)
     }

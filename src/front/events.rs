@@ -1,0 +1,191 @@
+//! The events of calls, for the audit log.
+
+#![deny(clippy::wildcard_enum_match_arm, reason = "a new reason must be given its result")]
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use super::{End, Kind};
+use crate::{
+    audit::{self, Budgets, Details, Event, Trail},
+    fault::{Fault, Reason},
+    identity::Caller,
+    names::{CallerId, EngineName, Namespace},
+    telemetry::each_second,
+};
+
+/// The events of all calls.
+#[derive(Debug)]
+pub(super) struct Events {
+    trail: Trail,
+    budgets: Budgets,
+    /// The number of calls so far.
+    calls: AtomicU64,
+}
+
+impl Events {
+    pub(super) fn new(trail: Trail) -> Self {
+        Self { trail, budgets: Budgets::default(), calls: AtomicU64::new(0) }
+    }
+
+    /// Records a call that was refused before it was accepted; `similar` are those that were left out.
+    pub(super) fn refused(
+        &self,
+        fault: &Fault,
+        caller: Option<&CallerId>,
+        method: Option<&str>,
+        similar: Option<u64>,
+    ) {
+        if self.trail.is_on() {
+            let event = Event::new(audit::Kind::Refused).some_text("method", method);
+            let event = failed(event.some_text("caller", caller), fault);
+            self.trail.record(event.number("unrecorded", similar));
+        }
+    }
+}
+
+/// The events of one call.
+#[derive(Debug)]
+pub(super) struct CallEvents {
+    events: Arc<Events>,
+    number: u64,
+    method: &'static str,
+    caller: CallerId,
+    engine: EngineName,
+    scope: Mutex<Scope>,
+    details: Details,
+    /// Set once the call has begun its work: the number of the caller's events that were left out before its first,
+    /// or nothing if its own are left out.
+    work: OnceLock<Option<AtomicU64>>,
+}
+
+/// The namespace of a call, and the rule by which it acts there.
+#[derive(Debug)]
+struct Scope {
+    rule: String,
+    namespace: Option<Namespace>,
+}
+
+impl CallEvents {
+    pub(super) fn new(caller: &Caller, method: &'static str, events: &Arc<Events>) -> Self {
+        Self {
+            events: Arc::clone(events),
+            number: events.calls.fetch_add(1, Ordering::Relaxed) + 1,
+            method,
+            caller: caller.id().clone(),
+            engine: caller.engine().clone(),
+            scope: Mutex::new(Scope { rule: caller.rules().name().to_owned(), namespace: None }),
+            details: Details::default(),
+            work: OnceLock::new(),
+        }
+    }
+
+    pub(super) fn details(&self) -> &Details {
+        &self.details
+    }
+
+    /// The call acts in this namespace, by `rule` if it is allowed to.
+    pub(super) fn acts_in(&self, namespace: &Namespace, rule: Option<&str>) {
+        let mut scope = self.scope();
+        scope.namespace = Some(namespace.clone());
+        if let Some(rule) = rule {
+            rule.clone_into(&mut scope.rule);
+        }
+    }
+
+    /// The call begins its work, of `kind`, or the end of a namespace. From now on it is no call that a job can make
+    /// at no cost, but one that may change something.
+    pub(super) fn works(&self, kind: Option<Kind>) {
+        if !self.events.trail.is_on() || self.work.get().is_some() {
+            return;
+        }
+        let unrecorded = self.events.budgets.take(&self.caller);
+        if unrecorded.is_none() {
+            let caller = &self.caller;
+            each_second!(warn, %caller, "a caller has too many events for the audit log: some are left out");
+        }
+        let work = self.work.get_or_init(|| unrecorded.map(AtomicU64::new));
+        let is_long = match kind {
+            Some(Kind::Session | Kind::Build | Kind::Push | Kind::Pull | Kind::Save) => true,
+            // Its end follows at once.
+            Some(Kind::Change) | None => false,
+        };
+        if let Some(unrecorded) = work.as_ref().filter(|_| is_long) {
+            let event = self.event(audit::Kind::Begun);
+            self.events.trail.record(event.number("unrecorded", taken(unrecorded)));
+        }
+    }
+
+    /// Records the end. `similar` is `None` if the line of a call that has done no work is left out, else the number
+    /// of those before it.
+    pub(super) fn end(&self, end: &End<'_>, elapsed: Duration, similar: Option<Option<u64>>) {
+        let unrecorded = match (self.work.get(), similar) {
+            (Some(Some(unrecorded)), _) => taken(unrecorded),
+            (None, Some(similar)) => similar,
+            (Some(None), _) | (None, None) => return,
+        };
+        if !self.events.trail.is_on() {
+            return;
+        }
+        let event = self.event(audit::Kind::Ended);
+        let event = match end {
+            End::Done => event.text("result", "done"),
+            End::Failed(kind) => event.text("result", "failed").text("failure", kind),
+            End::Fault(fault) => failed(event, fault),
+            End::ClientGone => event.text("result", "cancelled").text("reason", "ClientGone"),
+        };
+        let event = event.number("milliseconds", u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX));
+        self.events.trail.record(event.number("unrecorded", unrecorded));
+    }
+
+    /// An event of the call, with all that is known of it.
+    fn event(&self, kind: audit::Kind) -> Event {
+        let scope = self.scope();
+        let event = Event::new(kind).number("call", self.number).text("method", self.method);
+        let event = event.by(&self.caller, &self.engine).text("rule", &scope.rule);
+        self.details.add_to(event.namespace(scope.namespace.as_ref()))
+    }
+
+    fn scope(&self) -> MutexGuard<'_, Scope> {
+        self.scope.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn taken(unrecorded: &AtomicU64) -> Option<u64> {
+    Some(unrecorded.swap(0, Ordering::Relaxed)).filter(|unrecorded| *unrecorded > 0)
+}
+
+/// The result of a call that could not be carried out. The text is the caller's, which contains no secret.
+fn failed(event: Event, fault: &Fault) -> Event {
+    let result = match fault.reason() {
+        Reason::UnknownCaller
+        | Reason::NamespaceDenied
+        | Reason::SourceDenied
+        | Reason::GraphDenied
+        | Reason::RegistryDenied
+        | Reason::ImageForged
+        | Reason::ImageUnsupported
+        | Reason::BuildStopsEngine
+        | Reason::LimitReached => "refused",
+        Reason::Cancelled | Reason::ShuttingDown => "cancelled",
+        Reason::InvalidInput
+        | Reason::ImageNotFound
+        | Reason::BaseImageNotFound
+        | Reason::RegistryUnavailable
+        | Reason::EngineUnavailable
+        | Reason::EngineFailed
+        | Reason::SessionNotFound
+        | Reason::StreamBroken
+        | Reason::EngineLacks
+        | Reason::Internal => "error",
+    };
+    event
+        .text("result", result)
+        .text("reason", format_args!("{:?}", fault.reason()))
+        .text("message", fault.text())
+}
