@@ -55,8 +55,13 @@ func ignore(input Input) {
 	}
 	var info patternmatcher.MatchInfo
 	for _, path := range []string{"a", "a/b", "a/b/c.go", ".git", "node_modules/x/y", "\xff", "[a]", "a\nb"} {
-		_, _ = matcher.MatchesOrParentMatches(path)
-		_, info, _ = matcher.MatchesUsingParentResults(path, info)
+		// Nobody asks a matcher again that has failed; it would panic.
+		if _, err := matcher.MatchesOrParentMatches(path); err != nil {
+			return
+		}
+		if _, info, err = matcher.MatchesUsingParentResults(path, info); err != nil {
+			return
+		}
 	}
 }
 

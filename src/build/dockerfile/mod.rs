@@ -8,6 +8,7 @@ mod lines;
 mod parts;
 mod patterns;
 mod shell;
+mod stages;
 mod variables;
 
 use std::{
@@ -19,6 +20,7 @@ use estimate::Estimate;
 pub use frontend::Frontend;
 use lines::Version;
 use sha2::{Digest as _, Sha256};
+use stages::Stages;
 
 use super::{input::Texts, packets::READ_BYTES_MAX, spec::BuildSpec};
 use crate::{
@@ -231,7 +233,7 @@ impl Judge {
         }
         for version in frontend.readings(text) {
             let mut estimate = self.of_bases(bases, version);
-            let mut keywords = Keywords::default();
+            let (mut keywords, mut stages) = (Keywords::default(), Stages::default());
             for (instruction, count) in lines::read(text, version).zip(1_usize..) {
                 if frontend.is_builtin() && count > INSTRUCTIONS_MAX {
                     return Err(format!("the Dockerfile has more than {INSTRUCTIONS_MAX} instructions"));
@@ -239,6 +241,7 @@ impl Judge {
                 let instruction =
                     instruction.map_err(|unclear| format!("line {}: {unclear}", unclear.line))?;
                 keywords.add(&instruction.keyword);
+                stages.add(&instruction);
                 estimate
                     .instruction(&instruction, version)
                     .map_err(|why| format!("line {}: {why}", instruction.line))?;
@@ -246,6 +249,9 @@ impl Judge {
             // BuildKit before 0.15 looks for the stage before the first one, and ends the engine.
             if frontend.is_builtin_before(15) && keywords.are_arguments() {
                 return Err("the Dockerfile has no `FROM`".to_owned());
+            }
+            if frontend.is_builtin_before(14) {
+                stages.judge()?;
             }
         }
         Ok(())

@@ -18,6 +18,7 @@ use crate::{
 cases![
     a_dockerfile_cannot_crash_the_engine,
     what_ends_the_engines_own_frontend_is_refused,
+    stages_in_a_circle_do_not_end_the_engine,
     triggers_of_any_base_are_judged,
     a_dockerfile_is_judged_in_each_build,
     a_build_holds_the_namespaces_own_images,
@@ -68,6 +69,41 @@ async fn a_dockerfile_cannot_crash_the_engine(test: Arc<Test>) {
         std::fs::remove_dir_all(wharfd.state_dir()).unwrap();
         let home = test.new_dir("bare");
         let killed = engine.buildx_build(&home, &no_stage, &[]).await;
+        assert_ne!(killed.status, 0, "{killed}");
+        wait_for("the engine to end", async || {
+            UnixStream::connect(engine.socket()).await.is_err().then_some(())
+        })
+        .await;
+    }
+}
+
+/// BuildKit 0.13 follows stages from one to the next, however often it has been there.
+async fn stages_in_a_circle_do_not_end_the_engine(test: Arc<Test>) {
+    // It looks for the first stage from the last one, and does not find it.
+    const CIRCLE: &str = "FROM scratch AS apart\nFROM scratch AS one\nCOPY --from=two / /\nFROM one AS two\nCOPY Dockerfile /\n";
+    let (_, engine) = test.throw_away_engine().await;
+    let wharfd = test.wharfd_on(&engine).await;
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    let context = |name: &str, text: &str| test.context(name, &[("Dockerfile", text)]);
+    // Each stage doubles the ways: BuildKit would follow 2^60 of them.
+    let ways: String =
+        (1..60).map(|one| format!("FROM s{0} AS s{one}\nCOPY --from=s{0} / /\n", one - 1)).collect();
+    let ways = format!("FROM scratch AS s0\nCOPY Dockerfile /\n{ways}");
+    let (circle, ways) = (context("circle", CIRCLE), context("ways", &ways));
+    let (circled, doubled) = (job.build(&circle, &[]).await, job.build(&ways, &[]).await);
+    if !engine.is_containerd() {
+        circled.ended(1).says(&["line 4: circular dependency"]);
+        doubled.ended(1).says(&["in more ways than"]);
+    } else {
+        doubled.ok();
+    }
+    let good =
+        context("good", "FROM scratch AS one\nCOPY --from=two / /\nFROM scratch AS two\nCOPY Dockerfile /\n");
+    job.build(&good, &[]).await.ok();
+    if !engine.is_containerd() {
+        assert_eq!(wharfd.terminate().await, 0);
+        std::fs::remove_dir_all(wharfd.state_dir()).unwrap();
+        let killed = engine.buildx_build(&test.new_dir("bare"), &circle, &[]).await;
         assert_ne!(killed.status, 0, "{killed}");
         wait_for("the engine to end", async || {
             UnixStream::connect(engine.socket()).await.is_err().then_some(())

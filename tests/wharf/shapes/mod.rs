@@ -117,6 +117,7 @@ FROM alpine
         "lower case",
         r#"from alpine as one
 run true
+from alpine
 copy --from=one / /x
 cmd sh
 "#,

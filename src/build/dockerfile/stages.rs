@@ -1,0 +1,276 @@
+//! The stages of a Dockerfile, and how often BuildKit before 0.14 visits them.
+//!
+//! To find the stages that a build needs, it goes from a stage to the one that it builds on and to those that it
+//! copies from, and does not remember where it has been (`isReachable` and `findReachable` in `dockerfile2llb`). A
+//! stage that comes back to itself overflows the stack, which ends the engine. BuildKit looks for such circles among
+//! copies alone. And where each stage builds on the last one and copies from it, the visits double with each stage.
+
+use std::collections::HashMap;
+
+use super::lines::Instruction;
+
+/// The limit on visits, which BuildKit begins anew for each stage: some seconds of a processor.
+const VISITS_MAX: u64 = 50_000_000;
+
+/// The stages of a text.
+#[derive(Debug, Default)]
+pub(super) struct Stages {
+    stages: Vec<Stage>,
+    /// The last stage of each name, in lower case.
+    names: HashMap<Vec<u8>, usize>,
+}
+
+#[derive(Debug)]
+struct Stage {
+    line: usize,
+    base: Base,
+    /// The names and numbers that may be those of stages that it copies from, in lower case.
+    sources: Vec<Vec<u8>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Base {
+    Image,
+    Stage(usize),
+    /// The name depends on variables or quotes: an image, or any earlier stage.
+    Any,
+}
+
+/// A place that BuildKit visits, or, for [`Base::Any`], those of some stages.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    Stage(usize),
+    /// The one of the stages before this that costs most.
+    Before(usize),
+}
+
+/// How far a place has been looked at.
+#[derive(Clone, Copy, Debug)]
+enum Seen {
+    Not,
+    Begun,
+    /// The number of visits that begin there, its own among them.
+    Done(u64),
+}
+
+impl Stages {
+    pub(super) fn add(&mut self, instruction: &Instruction) {
+        if instruction.keyword == b"from" {
+            self.begin(instruction);
+        } else if let Some(stage) = self.stages.last_mut() {
+            stage.sources.extend(sources(instruction));
+        }
+    }
+
+    fn begin(&mut self, instruction: &Instruction) {
+        let mut words = instruction.arguments.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+        let name = words.next().unwrap_or_default().to_ascii_lowercase();
+        let is_plain = !name.iter().any(|byte| matches!(byte, b'$' | b'"' | b'\'' | b'\\' | b'`'));
+        let base = match self.names.get(&name) {
+            Some(stage) => Base::Stage(*stage),
+            None if is_plain => Base::Image,
+            None => Base::Any,
+        };
+        if let Some(name) = words.nth(1) {
+            self.names.insert(name.to_ascii_lowercase(), self.stages.len());
+        }
+        self.stages.push(Stage { line: instruction.line, base, sources: Vec::new() });
+    }
+
+    /// Refuses stages that BuildKit would visit without end, or too often.
+    pub(super) fn judge(&self) -> Result<(), String> {
+        let mut seen = vec![[Seen::Not; 2]; self.stages.len() + 1];
+        let mut most = 0;
+        for stage in 0..self.stages.len() {
+            most = self.visits(Place::Stage(stage), &mut seen)?.max(most);
+        }
+        if most.saturating_mul(self.stages.len() as u64) > VISITS_MAX {
+            return Err("the stages build on one another and copy from one another in more ways than the builder can \
+                        follow"
+                .to_owned());
+        }
+        Ok(())
+    }
+
+    /// The visits that begin at a place. Without recursion, since a text may have 100,000 stages.
+    fn visits(&self, begin: Place, seen: &mut [[Seen; 2]]) -> Result<u64, String> {
+        if let Seen::Done(visits) = get(seen, begin) {
+            return Ok(visits);
+        }
+        let mut way = vec![(begin, self.next(begin), 0_usize)];
+        loop {
+            let Some((place, next, at)) = way.last_mut() else { return Ok(done(seen, begin)) };
+            let place = *place;
+            let Some(towards) = next.get(*at).copied() else {
+                let visits = next.iter().map(|towards| done(seen, *towards));
+                let visits = match place {
+                    Place::Stage(_) => visits.fold(1, u64::saturating_add),
+                    Place::Before(_) => visits.max().unwrap_or(0),
+                };
+                set(seen, place, Seen::Done(visits));
+                way.pop();
+                continue;
+            };
+            set(seen, place, Seen::Begun);
+            *at += 1;
+            match get(seen, towards) {
+                Seen::Done(_) => {}
+                Seen::Not => way.push((towards, self.next(towards), 0)),
+                Seen::Begun => {
+                    let stage = way.iter().rev().find_map(|(place, ..)| match place {
+                        Place::Stage(stage) => self.stages.get(*stage),
+                        Place::Before(_) => None,
+                    });
+                    let line = stage.map_or(0, |stage| stage.line);
+                    return Err(format!(
+                        "line {line}: circular dependency: the stage that begins here needs itself"
+                    ));
+                }
+            }
+        }
+    }
+
+    /// The places to which BuildKit goes on.
+    fn next(&self, place: Place) -> Vec<Place> {
+        match place {
+            Place::Before(0) => Vec::new(),
+            Place::Before(stage) => vec![Place::Before(stage - 1), Place::Stage(stage - 1)],
+            Place::Stage(number) => {
+                let Some(stage) = self.stages.get(number) else { return Vec::new() };
+                // However often it copies from a stage, that is visited once.
+                let mut sources: Vec<usize> =
+                    stage.sources.iter().filter_map(|source| self.find(source)).collect();
+                sources.sort_unstable();
+                sources.dedup();
+                let base = match stage.base {
+                    Base::Image => None,
+                    Base::Stage(base) => Some(Place::Stage(base)),
+                    Base::Any => Some(Place::Before(number)),
+                };
+                base.into_iter().chain(sources.into_iter().map(Place::Stage)).collect()
+            }
+        }
+    }
+
+    /// The stage that a name or a number means. A name means the last stage of that name, even a later one.
+    fn find(&self, source: &[u8]) -> Option<usize> {
+        let number = || std::str::from_utf8(source).ok()?.parse().ok();
+        self.names.get(source).copied().or_else(number).filter(|number| *number < self.stages.len())
+    }
+}
+
+/// The words behind each `from=` in an instruction's flags, in lower case: at least those by which BuildKit finds stages.
+fn sources(instruction: &Instruction) -> Vec<Vec<u8>> {
+    let Instruction { text, arguments, .. } = instruction;
+    let flags = text.strip_suffix(arguments.as_slice()).unwrap_or(text);
+    let is_quote = |byte: &u8| matches!(byte, b'\\' | b'`' | b'"' | b'\'');
+    let flags: Vec<u8> = flags.iter().filter(|byte| !is_quote(byte)).map(u8::to_ascii_lowercase).collect();
+    let words = flags.windows(FROM.len()).enumerate().filter(|(_, window)| *window == FROM);
+    let words = words.filter_map(|(at, _)| {
+        let rest = flags.get(at + FROM.len()..)?;
+        // No name of a stage has other characters.
+        let is_named = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'+');
+        Some(rest.iter().copied().take_while(is_named).collect())
+    });
+    words.collect()
+}
+
+const FROM: &[u8] = b"from=";
+
+fn get(seen: &[[Seen; 2]], place: Place) -> Seen {
+    let (kind, number) = key(place);
+    seen.get(number).and_then(|seen| seen.get(kind)).copied().unwrap_or(Seen::Done(0))
+}
+
+fn set(seen: &mut [[Seen; 2]], place: Place, is: Seen) {
+    let (kind, number) = key(place);
+    if let Some(seen) = seen.get_mut(number).and_then(|seen| seen.get_mut(kind)) {
+        *seen = is;
+    }
+}
+
+fn key(place: Place) -> (usize, usize) {
+    match place {
+        Place::Stage(number) => (0, number),
+        Place::Before(number) => (1, number),
+    }
+}
+
+fn done(seen: &[[Seen; 2]], place: Place) -> u64 {
+    match get(seen, place) {
+        Seen::Done(visits) => visits,
+        Seen::Not | Seen::Begun => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Rules, tests::judge};
+    use crate::build::dockerfile::Frontend;
+
+    fn judged(text: &str, version: Option<(u32, u32)>) -> Result<(), String> {
+        judge(text.as_bytes(), Rules { frontend: Frontend::Builtin(version), ..Rules::default() })
+    }
+
+    #[test]
+    fn stages_in_a_circle_are_refused_where_they_end_the_engine() {
+        for (text, line) in [
+            ("FROM scratch AS b\nCOPY --from=c / /\nFROM b AS c\nRUN x\n", 3),
+            ("FROM scratch AS b\nCOPY --chown=0 --FROM=C / /\nFROM B AS c\n", 3),
+            ("FROM scratch AS b\nCOPY --from=1 / /\nFROM b\n", 3),
+            ("FROM scratch AS b\nCOPY --from=+1 / /\nFROM b\n", 3),
+            ("FROM scratch AS b\nRUN --mount=type=bind,from=\"c\",target=/x true\nFROM b AS c\n", 3),
+            ("FROM scratch AS b\nRUN --mount=\"target=/x, from=c\" true\nFROM b AS c\n", 3),
+            ("FROM scratch AS b\nCOPY --fr\\\nom=c / /\nFROM b AS c\n", 4),
+            ("ARG x=b\nFROM scratch AS b\nCOPY --from=c / /\nFROM $x AS c\n", 4),
+            ("FROM scratch AS b\nCOPY --from=c / /\nFROM \"b\" AS c\n", 3),
+            ("FROM scratch AS a\nFROM a AS b\nCOPY --from=d / /\nFROM b AS c\nFROM c AS d\n", 4),
+            // The last stage of a name counts.
+            ("FROM scratch AS c\nFROM scratch AS b\nCOPY --from=c / /\nFROM b AS c\n", 4),
+        ] {
+            for version in [None, Some((0, 13))] {
+                let refused = judged(text, version).unwrap_err();
+                assert!(
+                    refused.starts_with(&format!("line {line}: circular dependency")),
+                    "{text}: {refused}"
+                );
+            }
+            assert_eq!(judged(text, Some((0, 14))), Ok(()), "{text}: it remembers where it has been");
+        }
+    }
+
+    #[test]
+    fn stages_that_need_later_ones_pass_without_a_circle() {
+        for text in [
+            "FROM scratch AS b\nCOPY --from=c / /\nFROM scratch AS c\n",
+            "FROM scratch AS b\nRUN curl x?from=c\nFROM b AS c\n",
+            "FROM scratch AS b\nRUN --mount=from=image x --from=c\nFROM b AS c\n",
+            "FROM scratch AS b\nFROM b AS b\nCOPY --from=0 / /\nFROM b AS b\nCOPY --from=1 / /\n",
+            "ARG x\nFROM $x AS b\nFROM $x AS c\nCOPY --from=b / /\nFROM $x\nCOPY --from=c / /\n",
+            "FROM scratch AS b\nCOPY --from=9 / /\nCOPY --from=-1 / /\n",
+        ] {
+            assert_eq!(judged(text, None), Ok(()), "{text}");
+        }
+    }
+
+    /// A chain in which each stage builds on the last one and copies from it.
+    fn chain(stages: usize, base: &str) -> String {
+        (1..stages).fold("FROM scratch AS s0\n".to_owned(), |text, number| {
+            let last = number - 1;
+            let base = base.replace("LAST", &format!("s{last}"));
+            format!("{text}FROM {base} AS s{number}\nCOPY --from={last} / /\n")
+        })
+    }
+
+    #[test]
+    fn visits_that_double_with_each_stage_are_refused() {
+        assert_eq!(judged(&chain(18, "LAST"), Some((0, 13))), Ok(()));
+        for text in [chain(40, "LAST"), chain(40, "$LAST"), chain(200, "LAST")] {
+            let refused = judged(&text, Some((0, 13))).unwrap_err();
+            assert!(refused.contains("more ways"), "{}: {refused}", text.len());
+            assert_eq!(judged(&text, Some((0, 14))), Ok(()));
+        }
+        let plain = chain(200, "LAST").replace("COPY", "LABEL a=");
+        assert_eq!(judged(&plain, Some((0, 13))), Ok(()), "there is one way alone");
+    }
+}
