@@ -15,6 +15,7 @@ pub enum Reason {
     NamespaceDenied,
     SourceDenied,
     GraphDenied,
+    PolicyDenied,
     ImageNotFound,
     BaseImageNotFound,
     RegistryDenied,
@@ -73,6 +74,15 @@ impl Fault {
     pub fn log_in(mut self, host: &str) -> Self {
         self.login = Some(host.into());
         self
+    }
+
+    /// Puts the line of the Dockerfile before the text.
+    #[must_use]
+    pub fn at_line(self, line: Option<u32>) -> Self {
+        match line {
+            Some(line) => Self { text: format!("Dockerfile:{line}: {}", self.text).into(), ..self },
+            None => self,
+        }
     }
 
     /// Adds the cause, for the operator only.

@@ -19,7 +19,7 @@ fn main() -> ExitCode {
         Ok(flags) => flags,
         Err(error) => return ExitCode::from(print_usage(error)),
     };
-    let config = match Config::load(flags) {
+    let config = match Config::load(flags.clone()) {
         Ok(config) => config,
         Err(error) => {
             let _ = writeln!(io::stderr(), "wharfd: {}", causes(&error));
@@ -34,7 +34,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let ended = runtime.block_on(daemon::run(config));
+    let ended = runtime.block_on(daemon::run(config, flags));
     // Do not wait for threads, such as one that still reads the store: their work is no longer needed.
     runtime.shutdown_background();
     match ended {

@@ -22,6 +22,7 @@ use super::{
     dockerfile::judging::Judging,
     ignored::IgnoreFiles,
     input::{Hear, Input},
+    limits::Used,
     packets::{Judge, told},
     patience::{Patience, minutes},
     session::{Attached, ClientSession, FromClient, Subject},
@@ -55,6 +56,8 @@ pub struct BuildClient {
     pub dockerfile: Arc<Judging>,
     /// Its input, with which the engine may have crashed before.
     pub input: Arc<Input>,
+    /// What it has used of its policy's limits.
+    pub used: Arc<Used>,
     /// The build's tasks.
     pub tasks: Group,
     /// The details of the build, for the audit log.
@@ -105,6 +108,7 @@ struct ClientSide {
     /// Lets the judged texts into BuildKit.
     hear: Hear,
     patience: Patience,
+    used: Arc<Used>,
     /// Receives the refusal that ends the build.
     refused: Arc<SetOnce<Status>>,
 }
@@ -131,6 +135,10 @@ impl ClientSide {
             Err(silent) => return Some(Err(self.failed(silent))),
         };
         Some(match said {
+            // The limit itself ends the build.
+            Ok(FromClient::Message(message)) if !self.used.context(message.len()) => {
+                Err(Status::resource_exhausted("the context is too large"))
+            }
             Ok(FromClient::Message(message)) => {
                 match self.judge(message).await {
                     // If it is refused, the input says so itself.
@@ -213,8 +221,9 @@ impl SessionClient for BuildClient {
             });
             let (patience, refused) = (Patience::begin(), Arc::clone(&self.refused));
             let hear = Input::hearing(&self.input, self.dockerfile.judge().texts());
-            let dockerfile = Arc::clone(&self.dockerfile);
-            Ok(ClientSide { incoming, judge, ignored, dockerfile, hear, patience, refused }.messages())
+            let (dockerfile, used) = (Arc::clone(&self.dockerfile), Arc::clone(&self.used));
+            let side = ClientSide { incoming, judge, ignored, dockerfile, hear, patience, used, refused };
+            Ok(side.messages())
         })
     }
 

@@ -22,6 +22,8 @@ use crate::{
     buildkit::{filesync::DirectoryRequest, solve::Answer},
     go_mode as mode,
     images::{admission::Admitted, inherited::Inherited},
+    names::{CallerId, Namespace, Pattern},
+    policy::Rules,
 };
 
 /// A judge for a Dockerfile that the engine's own frontend reads.
@@ -127,7 +129,9 @@ pub fn graph(data: &[u8]) {
     let keys = JobKeys { salt: "5a17".into(), cache_mounts: "cafe".into() };
     let image = Admitted::any("wharf.invalid/h/1:1");
     let sources = [Source::Image { named: "busybox", image: &image }];
-    let gate = Gate::new("s1", &keys, "linux/amd64", &sources);
+    let rules = Arc::new(Rules::built_in("fuzz", Pattern::any()));
+    let namespace = rules.namespace(&CallerId::Uid(1), Namespace::new("job", "1").unwrap()).unwrap();
+    let gate = Gate::new("s1", &namespace, &keys, "linux/amd64", &sources);
     let judge = |result: frontend::Result| -> Option<Judged> {
         let answer = frontend::SolveResponse { result: Some(result), ..frontend::SolveResponse::default() };
         gate.judge(Answer::read(answer.encode_to_vec().into()).ok()?).ok()

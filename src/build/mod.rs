@@ -10,6 +10,7 @@ pub mod gate;
 mod ignored;
 pub mod input;
 pub mod isolation;
+pub mod limits;
 pub mod outcome;
 mod packets;
 mod pass_facts;

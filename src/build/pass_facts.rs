@@ -11,7 +11,7 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bollard_buildkit_proto::moby::buildkit::v1::StatusResponse;
 use tonic::{Code, Status};
 
-use super::{convert, gate::Names, rename::Renaming};
+use super::{convert, gate::Names, limits::Used, rename::Renaming};
 use crate::{
     buildkit::solve::PassListener,
     progress::{Progress, Reporter},
@@ -27,6 +27,7 @@ const HOLD: Duration = Duration::from_millis(500);
 /// longer, its facts are shown as they come, except errors, which may be the denial itself.
 pub(super) struct PassFacts<'a> {
     reporter: &'a Reporter,
+    used: &'a Used,
     renaming: &'a Renaming,
     /// The names of the steps, once the graph is known.
     steps: &'a OnceLock<Names>,
@@ -40,9 +41,15 @@ pub(super) struct PassFacts<'a> {
 }
 
 impl<'a> PassFacts<'a> {
-    pub(super) fn new(reporter: &'a Reporter, renaming: &'a Renaming, steps: &'a OnceLock<Names>) -> Self {
+    pub(super) fn new(
+        reporter: &'a Reporter,
+        used: &'a Used,
+        renaming: &'a Renaming,
+        steps: &'a OnceLock<Names>,
+    ) -> Self {
         Self {
             reporter,
+            used,
             renaming,
             steps,
             begun: Instant::now(),
@@ -88,6 +95,7 @@ impl<'a> PassFacts<'a> {
 
 impl PassListener for PassFacts<'_> {
     async fn report(&mut self, facts: StatusResponse) {
+        self.used.log(facts.logs.iter().map(|log| log.msg.len()).sum());
         if self.held.len() < FACTS_HELD_MAX {
             let facts = self.renaming.facts(facts, self.steps.get(), &mut self.hidden);
             self.held.push(convert::progress(facts));

@@ -34,7 +34,7 @@ use crate::{
     images::{Images, admission::CredentialSource, frontend, owned::OwnedImage},
     names::{Job, Namespace, RESERVED_HOST, Reference, printable, random_id, shortened},
     naming::ImageName,
-    policy::{Permit, TagAs},
+    policy::{Permit, PushTo, TagAs},
     progress::Reporter,
 };
 
@@ -52,6 +52,8 @@ pub struct Order {
     pub namespace: Permit<Namespace>,
     /// The references that the image gets.
     pub tags: Vec<Permit<TagAs>>,
+    /// Those among them to which it is pushed.
+    pub pushes: Vec<Permit<PushTo>>,
     /// The build itself.
     pub spec: BuildSpec,
     /// The client behind it.
@@ -126,8 +128,8 @@ impl From<Fault> for Unmade {
 
 /// The step after a pass.
 enum Next {
-    /// Another pass, after these sources are admitted.
-    Admit(Vec<String>),
+    /// Another pass, after these sources are admitted, which the Dockerfile names in this line, if it is known.
+    Admit(Vec<String>, Option<u32>),
     End(Result<Passed, Unmade>),
 }
 
@@ -179,6 +181,7 @@ impl<'a> Build<'a> {
             tokio::select! {
                 biased;
                 cause = client.tasks.cancelled() => cause.into(),
+                fault = client.used.watch() => fault,
                 refused = client.refused.wait() => Fault::new(Reason::StreamBroken, refused.message().to_owned()),
                 ended = serving => match ended {
                     Err(fault) => fault,
@@ -204,13 +207,13 @@ impl<'a> Build<'a> {
             let begun = client.input.begin(self.sources.bases(), client.dockerfile.judge().texts());
             unless_stopped(stop.as_mut(), begun).await??;
             let steps = OnceLock::new();
-            let mut facts = PassFacts::new(self.reporter, self.sources.renaming(), &steps);
+            let mut facts = PassFacts::new(self.reporter, &client.used, self.sources.renaming(), &steps);
             let (ended, used) =
                 Box::pin(self.pass(connection, session, name, &steps, &mut facts, stop.as_mut())).await?;
             match self.next(ended) {
-                Next::Admit(sources) => {
+                Next::Admit(sources, line) => {
                     for source in &sources {
-                        unless_stopped(stop.as_mut(), self.sources.admit(source)).await??;
+                        unless_stopped(stop.as_mut(), self.sources.admit(source, line)).await??;
                     }
                 }
                 Next::End(end) => {
@@ -242,7 +245,7 @@ impl<'a> Build<'a> {
         let tar = self.order.client.tar.as_ref().map(Tar::url);
         let sources = self.sources.list();
         let platform = self.images.engine().platform().to_string();
-        let gate = Gate::new(session.id(), &self.keys, &platform, &sources);
+        let gate = Gate::new(session.id(), &self.order.namespace, &self.keys, &platform, &sources);
         let frontend = self.images.hold_frontend().await?;
         let order = solve::PassRequest {
             reference: random_id().map_err(Fault::internal)?,
@@ -287,6 +290,9 @@ impl<'a> Build<'a> {
 
     /// Decides the step after a pass.
     fn next(&self, ended: Ended<Refusal>) -> Next {
+        if let Some(fault) = self.order.client.used.refused() {
+            return Next::End(Err(Unmade { fault, is_over: ended.is_over() }));
+        }
         if let Some(refused) = self.order.client.refused.get() {
             return Next::End(self.refused(refused, ended.is_over()));
         }
@@ -294,14 +300,14 @@ impl<'a> Build<'a> {
             Ended::Exported(exported) => Next::End(Ok(Passed::Exported(exported))),
             Ended::Refused(Refusal::Refused(fault)) => Next::End(Err(fault.into())),
             Ended::Stopped { fault, is_over } => Next::End(Err(Unmade { fault, is_over })),
-            Ended::Refused(Refusal::NeedsUrls(urls)) => Next::Admit(urls.into_iter().collect()),
+            Ended::Refused(Refusal::NeedsUrls(urls)) => Next::Admit(urls.into_iter().collect(), None),
             Ended::Frontend(status) => {
                 let may_end =
                     self.images.frontend().is_some() && self.order.client.tasks.cancelled_by().is_none();
                 let status = may_end.then(|| frontend::own_end(&status)).flatten().unwrap_or(status);
                 let failure = Failure::read(&status);
                 match failure.denied_source() {
-                    Some(source) => Next::Admit(vec![source.to_owned()]),
+                    Some(source) => Next::Admit(vec![source.to_owned()], failure.line()),
                     // An image is held only for the engine's platform. For another platform BuildKit asks the
                     // network for the hold's name, which cannot be resolved.
                     None if failure.message.contains(RESERVED_HOST) => {
@@ -314,7 +320,7 @@ impl<'a> Build<'a> {
                 let failure = Failure::read(&status);
                 match failure.denied_source() {
                     Some(source) if !self.sources.has_been_asked_for(source) => {
-                        Next::Admit(vec![source.to_owned()])
+                        Next::Admit(vec![source.to_owned()], failure.line())
                     }
                     _ => Next::End(self.failed(FailureKind::Step, &status, failure)),
                 }
@@ -323,11 +329,9 @@ impl<'a> Build<'a> {
     }
 
     fn foreign_platform(&self, failure: &Failure) -> Fault {
-        let line =
-            failure.source.as_ref().map_or(String::new(), |source| format!("Dockerfile:{}: ", source.start));
         let own = self.images.engine().platform();
-        let text = format!("{line}the stage asks for another platform than the engine's, which is `{own}`");
-        Fault::new(Reason::GraphDenied, text).hint(gate::PLATFORM_HINT)
+        let text = format!("the stage asks for another platform than the engine's, which is `{own}`");
+        Fault::new(Reason::GraphDenied, text).hint(gate::PLATFORM_HINT).at_line(failure.line())
     }
 
     /// The end of a build whose sync was refused, whatever BuildKit has made of it.
@@ -380,18 +384,16 @@ impl<'a> Build<'a> {
             references: self.order.references().cloned().collect(),
             pushed: Vec::new(),
         };
-        self.order.client.details.image(&built.image_id, built.digest.as_ref());
-        if self.spec.push {
-            let client: &BuildClient = &self.order.client;
-            for tag in self.order.references() {
-                let target = self.order.namespace.push_to("start.spec.tags", tag.clone())?;
-                let login = CredentialSource::credentials(client, tag.host()).await?;
-                let pushing = self.images.push(image, &target, login.as_ref(), self.reporter, &client.tasks);
-                let digest = pushing.await?;
-                client.details.pushed(tag, &digest);
-                built.digest = Some(digest.to_string());
-                built.pushed.push((tag.clone(), digest));
-            }
+        let client: &BuildClient = &self.order.client;
+        client.details.image(&built.image_id, built.digest.as_ref());
+        for target in &self.order.pushes {
+            let reference = target.subject().reference();
+            let login = CredentialSource::credentials(client, reference.host()).await?;
+            let pushing = self.images.push(image, target, login.as_ref(), self.reporter, &client.tasks);
+            let digest = pushing.await?;
+            client.details.pushed(reference, &digest);
+            built.digest = Some(digest.to_string());
+            built.pushed.push((reference.clone(), digest));
         }
         Ok(built)
     }

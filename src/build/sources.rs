@@ -234,8 +234,15 @@ impl<'a> Sources<'a> {
         Ok(())
     }
 
-    /// Admits a source that BuildKit's policy has denied.
-    pub(super) async fn admit(&mut self, source: &str) -> Result<(), Fault> {
+    /// Admits a source that BuildKit's policy has denied; `line` is the Dockerfile's, if it is known.
+    pub(super) async fn admit(&mut self, source: &str, line: Option<u32>) -> Result<(), Fault> {
+        self.admit_denied(source).await.map_err(|fault| match fault.reason() {
+            Reason::PolicyDenied => fault.at_line(line),
+            _ => fault,
+        })
+    }
+
+    async fn admit_denied(&mut self, source: &str) -> Result<(), Fault> {
         if !self.asked.insert(source.to_owned()) {
             let text =
                 format!("the builder refuses `{}` although it was admitted", self.renaming.text(source));
@@ -264,13 +271,13 @@ impl<'a> Sources<'a> {
             Fault::new(Reason::SourceDenied, format!("`ADD {}` is not allowed: {why}", printable_url(url)))
                 .hint("copy the file into the build context instead")
         };
+        let from = self.order.namespace.fetch_from(url)?;
         let uri: http::Uri = url.parse().map_err(|_| denied("it is not a URL".to_owned()))?;
         let host = uri.host().ok_or_else(|| denied("it has no host".to_owned()))?;
         let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
         let names = self.images.names(self.order.namespace.caller());
         let addresses = names.lookup(bare).await.map_err(|error| unknown_host(bare, error))?;
-        let permit = self.order.namespace.fetch(url, &addresses)?;
-        self.urls.insert(url.to_owned(), permit);
+        self.urls.insert(url.to_owned(), from.at(&addresses)?);
         Ok(())
     }
 }

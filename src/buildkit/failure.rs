@@ -97,6 +97,11 @@ impl Failure {
         failure
     }
 
+    /// The Dockerfile's first line that has to do with it.
+    pub fn line(&self) -> Option<u32> {
+        self.source.as_ref().and_then(|source| u32::try_from(source.start).ok())
+    }
+
     /// The source that the policy denied, if that is the failure. Treat it only as a request, since a
     /// Dockerfile can print the same sentence.
     pub fn denied_source(&self) -> Option<&str> {

@@ -260,6 +260,7 @@ fn of_reason(reason: ErrorReason, code: Code) -> Exit {
         | ErrorReason::NamespaceDenied
         | ErrorReason::SourceDenied
         | ErrorReason::GraphDenied
+        | ErrorReason::PolicyDenied
         | ErrorReason::RegistryDenied
         | ErrorReason::ImageForged => Exit::Denied,
         ErrorReason::ImageNotFound | ErrorReason::BaseImageNotFound => Exit::NotFound,

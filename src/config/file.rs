@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, num::NonZeroU32, path::PathBuf, time::Duration}
 use serde::{Deserialize, Deserializer, de::Error as _};
 use toml::Spanned;
 
-use super::{Frontend, SocketMode, issuers, parse_seconds};
+use super::{Frontend, Policy, SocketMode, issuers, parse_seconds};
 use crate::{
     audit::Destination,
     names::{CertificateName, EngineName, IssuerName, ListenAddress, Pattern, SocketPath},
@@ -34,6 +34,7 @@ pub(super) struct File {
     pub(super) engines: BTreeMap<EngineName, Engine>,
     pub(super) issuers: BTreeMap<IssuerName, Spanned<issuers::Written>>,
     pub(super) serve: Vec<Spanned<Serve>>,
+    pub(super) policy: Vec<Spanned<Policy>>,
 }
 
 /// `[tls]`.

@@ -89,4 +89,4 @@ Exit status:
 Signals:
   SIGTERM, SIGINT  refuse new builds, let running ones end within the grace period,
                    cancel the rest, end; a second one ends at once
-  SIGHUP           ignored: restart wharfd to have it read its configuration again";
+  SIGHUP           read the configuration file again, for whom to serve and what jobs may do";

@@ -6,6 +6,7 @@ mod file;
 mod flags;
 mod issuers;
 mod listen;
+mod policy;
 mod serve;
 mod template;
 
@@ -30,6 +31,7 @@ use file::File;
 pub use flags::Flags;
 pub use issuers::{Algorithm, Issuer, Jenkins, JobName};
 pub use listen::Tls;
+pub use policy::{Limits, Policy, StepNetwork};
 pub use serve::{Serve, TokenHash, Who};
 pub use template::{ClaimError, Template};
 
@@ -61,6 +63,8 @@ pub struct Config {
     pub issuers: BTreeMap<IssuerName, Issuer>,
     /// The entries of `[[serve]]`, in the file's order; each uid and each token once.
     pub serve: Vec<Serve>,
+    /// The entries of `[[policy]]`, in the file's order; `None` leaves all jobs to the built-in rules.
+    pub policy: Option<Vec<Policy>>,
     /// Where state is kept.
     pub state_dir: PathBuf,
     /// The directory to install the client in for agents; `None` installs it nowhere.
@@ -173,6 +177,45 @@ impl Config {
         }
     }
 
+    /// The keys that `new` changes and that only a start reads. The engines and the frontend are not among them.
+    pub fn kept(&self, new: &Self) -> Vec<&'static str> {
+        // A new key does not compile until it is decided here whether a running wharfd takes it up.
+        let Self {
+            listen,
+            listen_mode,
+            listen_group,
+            tls,
+            engines: _,
+            issuers: _,
+            serve: _,
+            policy: _,
+            state_dir,
+            client_dir,
+            said_frontend: _,
+            frontend_file,
+            grace_period,
+            namespace_ttl,
+            log_format,
+            log_level,
+            audit_log,
+        } = self;
+        let keys = [
+            ("listen", *listen != new.listen),
+            ("listen_mode", *listen_mode != new.listen_mode),
+            ("listen_group", *listen_group != new.listen_group),
+            ("tls", *tls != new.tls),
+            ("state_dir", *state_dir != new.state_dir),
+            ("client_dir", *client_dir != new.client_dir),
+            ("frontend_file", *frontend_file != new.frontend_file),
+            ("grace_period", *grace_period != new.grace_period),
+            ("namespace_ttl", *namespace_ttl != new.namespace_ttl),
+            ("log_format", *log_format != new.log_format),
+            ("log_level", *log_level != new.log_level),
+            ("audit_log", *audit_log != new.audit_log),
+        ];
+        keys.into_iter().filter(|(_, changes)| *changes).map(|(key, _)| key).collect()
+    }
+
     /// Reads the file that the flags name, if any, and merges everything.
     pub fn load(flags: Flags) -> Result<Self, ConfigError> {
         let file = match &flags.config {
@@ -206,6 +249,7 @@ impl Config {
         let engines = engines::engines(&flags, &written, docker_host, (path, text))?;
         let issuers = serve::issuers(&written, (path, text))?;
         let serve = serve::entries(&written, &engines, &issuers, (path, text))?;
+        let policy = policy::entries(&written, (path, text))?;
 
         let group = flags.listen_group.map(|name| match name.parse() {
             Ok(id) => file::Group::Id(id),
@@ -241,6 +285,7 @@ impl Config {
             engines,
             issuers,
             serve,
+            policy,
             state_dir,
             client_dir,
             said_frontend: written.frontend,

@@ -148,6 +148,34 @@ fn two_names_are_two_engines() {
 }
 
 #[test]
+fn a_policy_is_one_entry_for_some_jobs() {
+    let entry = |name: &str, jobs: &str| format!("[[policy]]\nname = \"{name}\"\njobs = {jobs}\n");
+    assert_eq!(load(&[], "").unwrap().policy, None);
+    let two = entry("requests", "[\"acme/app/PR-*\"]") + &entry("acme", "[\"acme/*\", \"ci:acme/*\"]");
+    let policy = load(&[], &two).unwrap().policy.unwrap();
+    let [requests, acme] = policy.as_slice() else { panic!("{policy:?}") };
+    assert_eq!((requests.name.to_string(), acme.jobs.len()), ("requests".to_owned(), 2));
+    assert!(
+        acme.pull.is_empty() && acme.push.is_empty() && acme.node_images.is_empty() && acme.add.is_empty()
+    );
+    assert_eq!(acme.networks, [StepNetwork::Default, StepNetwork::None]);
+    for (file, why) in [
+        (entry("a", "[]"), "`jobs` is empty"),
+        (entry("a", "[\"x\"]") + &entry("a", "[\"y\"]"), "an earlier entry has the same name"),
+        (entry("a", "[\"x/*\"]") + &entry("b", "[\"y\", \"x/z\"]"), "never used for `x/z`"),
+        (entry("a b", "[\"x\"]"), "`a b` is not a policy's name"),
+        (entry("a", "[\"x\"]") + "pull = [\"reg/team*\"]\n", "everything below a `/`"),
+        (entry("a", "[\"x\"]") + "add = [\"*.example.com\"]\n", "neither a host"),
+        (entry("a", "[\"x\"]") + "networks = [\"host\"]\n", "unknown variant `host`"),
+        (entry("a", "[\"x\"]") + "pulls = []\n", "unknown field `pulls`"),
+        ("[[policy]]\nname = \"a\"\n".to_owned(), "missing field `jobs`"),
+    ] {
+        let wrong = error(&file);
+        assert!(wrong.contains(why) && wrong.starts_with("w.toml:"), "{file}: {wrong}");
+    }
+}
+
+#[test]
 fn a_uid_is_served_once() {
     let wrong = error("[[serve]]\nuid = 1\nnamespaces = \"*\"\n\n[[serve]]\nuid = 1\nnamespaces = \"a\"\n");
     assert_eq!(wrong, "w.toml:5: serve: an earlier entry already serves uid 1");

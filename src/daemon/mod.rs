@@ -2,6 +2,7 @@
 
 mod client_dir;
 mod notify;
+mod reload;
 
 use std::{collections::BTreeMap, env, fs::File, io, path::PathBuf, sync::Arc, time::Duration};
 
@@ -11,14 +12,15 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     audit::{Destination, Event, Kind, OpenError, Trail},
-    config::{Config, Frontend},
+    config::{Config, Flags, Frontend},
     engines::{Handle, Means},
     fault::Fault,
     front::{Front, Work},
-    identity::{Identities, IssuerError},
+    identity::{Identities, IssuerError, Served},
     images::frontend,
     janitor,
     naming::{KeyError, Keys},
+    policy::Policies,
     registry::{Lookups, Relay},
     service::{self, Health},
     store::{Store, StoreError},
@@ -27,6 +29,7 @@ use crate::{
 };
 use client_dir::ClientError;
 use notify::{State, notify};
+use reload::Reload;
 
 /// How long the start waits for engines to answer.
 const ENGINES_START: Duration = Duration::from_secs(30);
@@ -112,22 +115,26 @@ pub enum Ended {
     Aborted(i32),
 }
 
-/// Serves as `config` says, until SIGTERM or SIGINT.
-pub async fn run(config: Config) -> Result<Ended, StartError> {
+/// Serves as `config` says, which `flags` have given, until SIGTERM or SIGINT.
+pub async fn run(config: Config, flags: Flags) -> Result<Ended, StartError> {
     let mut signals = Signals::new().map_err(StartError::Signals)?;
     let process = Group::root();
+    // From now on a hangup ends nothing.
     let hangups = signal(SignalKind::hangup()).map_err(StartError::Signals)?;
-    drop(process.spawn("hangups", ignore_hangups(hangups, process.clone())));
     let started = tokio::select! {
         started = start(&config, &process) => started?,
         _ = signals.next() => return Ok(Ended::Asked),
     };
+    let grace_period = config.grace_period;
+    let (served, trail) = (Arc::clone(&started.served), started.trail.clone());
+    let reload = Reload { flags, config, served, trail };
+    drop(process.spawn("hangups", reload.at_hangups(hangups, process.clone())));
     notify(State::Ready);
     signals.next().await;
     notify(State::Stopping);
     let trail = started.trail.clone();
     tokio::select! {
-        () = started.end(config.grace_period) => {}
+        () = started.end(grace_period) => {}
         signal = signals.next() => return Ok(Ended::Aborted(signal)),
     }
     process.cancel(Cause::ShuttingDown);
@@ -143,6 +150,7 @@ pub async fn run(config: Config) -> Result<Ended, StartError> {
 
 /// A running wharfd.
 struct Started {
+    served: Arc<Served>,
     work: Arc<Work>,
     health: Health,
     connections: Group,
@@ -176,18 +184,19 @@ async fn start(config: &Config, process: &Group) -> Result<Started, StartError> 
     // Wait for the engines, so that they are usable once the socket exists; an engine that is down or hangs
     // does not prevent the start.
     join_all(engines.values().map(|engine| engine.within(ENGINES_START))).await;
-    let identities = Arc::new(Identities::new(config)?);
+    let identities = Identities::new(config)?;
     say_who_is_served(&identities, &trail);
+    let served = Served::new(identities);
 
     let work = Work::new(process.child("work"), hashes);
-    let served = Arc::clone(&identities);
-    let who: Who = Arc::new(move |peer| served.standing(peer));
+    let asked = Arc::clone(&served);
+    let who: Who = Arc::new(move |peer| asked.now().standing(peer));
     let limits = Limits::default();
     for engine in engines.values() {
         janitor::end_unused(engine.clone(), Arc::clone(&work), config.namespace_ttl, trail.clone(), process);
     }
     let calls = limits.calls_per_caller;
-    let front = Front::new(identities, engines, Arc::clone(&work), kept, calls, trail.clone());
+    let front = Front::new(Arc::clone(&served), engines, Arc::clone(&work), kept, calls, trail.clone());
     let (services, health) = service::services(front, config.engines.default_name(), process).await?;
     // Install the client before the socket exists: an agent that finds the socket finds the client too.
     if let Some(directory) = &config.client_dir {
@@ -202,7 +211,7 @@ async fn start(config: &Config, process: &Group) -> Result<Started, StartError> 
     let protocol = Http2::new(services, limits);
     let serving = transport::serve(listeners, who, limits, connections.clone(), protocol);
     let accepting = process.spawn("accept", serving);
-    Ok(Started { work, health, connections, accepting, trail })
+    Ok(Started { served, work, health, connections, accepting, trail })
 }
 
 /// Opens the audit log on a thread of its own: its file may lie on a file system that hangs.
@@ -250,19 +259,6 @@ async fn tls(config: &Config, process: &Group) -> Result<Option<Arc<Tls>>, Start
     let Some(files) = config.tls.clone() else { return Ok(None) };
     let reading = process.spawn_blocking("certificates", move || Tls::new(&files));
     Ok(Some(Arc::new(reading.await.map_err(Fault::from)??)))
-}
-
-/// Keeps SIGHUP from ending the running builds. A closing terminal sends it, and so does an operator who
-/// expects it to reload the configuration.
-async fn ignore_hangups(mut hangups: Signal, process: Group) {
-    let said = async {
-        while hangups.recv().await.is_some() {
-            tracing::warn!(
-                "SIGHUP is ignored: the configuration is read only at the start; restart wharfd to reload it"
-            );
-        }
-    };
-    let _ = process.unless_cancelled(said).await;
 }
 
 impl Started {
@@ -336,6 +332,7 @@ fn say_who_is_served(identities: &Identities, trail: &Trail) {
             }
         }
     }
+    say_what_jobs_may_do(identities.policies());
     if identities.root_is_every_job() {
         tracing::warn!(
             "root is served in every namespace: each container that runs as root and sees the socket can read, \
@@ -352,6 +349,21 @@ fn say_who_is_served(identities: &Identities, trail: &Trail) {
     tracing::info!(
         "everyone else is refused; nothing is guaranteed on an engine whose socket others use too"
     );
+}
+
+fn say_what_jobs_may_do(policies: &Policies) {
+    if policies.are_built_in() {
+        tracing::info!(
+            "no `[[policy]]`: every job may pull, push and fetch as the built-in rules say, which are for one team's \
+             machine"
+        );
+        return;
+    }
+    for (jobs, entry) in policies.entries() {
+        let keys: Vec<_> = entry.keys().into_iter().map(|(key, values)| format!("{key}: {values}")).collect();
+        tracing::info!("policy {}, for the jobs {jobs}: {}", entry.name(), keys.join("; "));
+    }
+    tracing::info!("a job without a policy may use no registry, no image of the node, and no network");
 }
 
 /// Raises the limit on open files: every connection and every build needs descriptors, and the default of

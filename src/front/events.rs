@@ -167,6 +167,7 @@ fn failed(event: Event, fault: &Fault) -> Event {
         | Reason::NamespaceDenied
         | Reason::SourceDenied
         | Reason::GraphDenied
+        | Reason::PolicyDenied
         | Reason::RegistryDenied
         | Reason::ImageForged
         | Reason::ImageUnsupported

@@ -22,7 +22,7 @@ use crate::{
     audit::Trail,
     engines::Handle,
     fault::{Fault, Reason},
-    identity::{self, Caller, Identities, Presented},
+    identity::{self, Caller, Presented, Served},
     names::{CallerId, EngineName, Namespace},
     policy::Permit,
     store::{Lease, Store},
@@ -41,7 +41,7 @@ pub use quotas::Share;
 /// The state that all doors and their handlers share.
 #[derive(Debug)]
 pub struct Front {
-    identities: Arc<Identities>,
+    served: Arc<Served>,
     engines: BTreeMap<EngineName, Handle>,
     work: Arc<Work>,
     lines: Arc<Lines>,
@@ -53,10 +53,10 @@ pub struct Front {
 }
 
 impl Front {
-    /// Makes a front for `identities`; `engines` contains every engine that they name. A caller may have
+    /// Makes a front for those who are `served`; `engines` contains every engine that they name. A caller may have
     /// `calls_per_caller` calls at once. The events of calls go to `trail`.
     pub fn new(
-        identities: Arc<Identities>,
+        served: Arc<Served>,
         engines: BTreeMap<EngineName, Handle>,
         work: Arc<Work>,
         store: Store,
@@ -67,12 +67,12 @@ impl Front {
         let lines = Arc::new(Lines::new(Events::new(trail)));
         let (calls, ends) = (Calls::new(calls_per_caller), Ends::new(store.clone()));
         let leases = Leases::new(store);
-        Arc::new(Self { identities, engines, work, lines, quotas, looks, calls, ends, leases })
+        Arc::new(Self { served, engines, work, lines, quotas, looks, calls, ends, leases })
     }
 
     /// Identifies the caller of a call to `path`, before anything but the call's head is read.
     pub fn identify(&self, presented: &Presented<'_>, path: &str) -> Result<Caller, Fault> {
-        let identified = self.identities.identify(presented);
+        let identified = self.served.now().identify(presented);
         identified.inspect_err(|fault| self.lines.stranger(fault, identity::anyone(presented.peer), path))
     }
 

@@ -223,6 +223,7 @@ fn log_fault(fault: &Fault, elapsed: Option<Duration>, unlogged: Option<u64>) {
         | Reason::NamespaceDenied
         | Reason::SourceDenied
         | Reason::GraphDenied
+        | Reason::PolicyDenied
         | Reason::ImageNotFound
         | Reason::BaseImageNotFound
         | Reason::ImageUnsupported

@@ -1,12 +1,13 @@
 //! Client certificates, which TLS has verified: one of the names in the certificate's SAN is the caller.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{Answer, Caller, rules_of};
 use crate::{
     config::{Config, Who},
     fault::{Fault, Reason},
     names::{CallerId, CertificateName, printable, shortened},
+    policy::Policies,
     transport::Peer,
 };
 
@@ -20,11 +21,11 @@ pub(super) struct Certificates {
 }
 
 impl Certificates {
-    pub(super) fn new(config: &Config) -> Self {
+    pub(super) fn new(config: &Config, policies: &Arc<Policies>) -> Self {
         let callers = config.serve.iter().filter_map(|serve| match &serve.who {
             Who::Certificate(name) => {
                 let id = CallerId::Certificate(name.clone());
-                Some((name.clone(), Caller::served(id, &rules_of(serve), &serve.engine)))
+                Some((name.clone(), Caller::served(id, &rules_of(serve, policies), &serve.engine)))
             }
             Who::Uid(_) | Who::Token { .. } | Who::Issuer(_) => None,
         });

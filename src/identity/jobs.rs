@@ -19,7 +19,7 @@ use crate::{
     config::{self, Config, JobName, Who},
     fault::{Fault, Reason},
     names::{CallerId, EngineName, IssuerName, Namespace, printable, shortened},
-    policy::Rules,
+    policy::{Policies, Rules},
 };
 
 /// How far an issuer's clock may be from ours, in seconds.
@@ -52,7 +52,7 @@ struct Claimed {
 }
 
 impl Jobs {
-    pub(super) fn new(config: &Config) -> Result<Self, IssuerError> {
+    pub(super) fn new(config: &Config, policies: &Arc<Policies>) -> Result<Self, IssuerError> {
         verify::install();
         let issuer = |(name, issuer): (&IssuerName, &config::Issuer)| {
             let served = config.serve.iter().filter(|serve| serve.who == Who::Issuer(name.clone()));
@@ -61,7 +61,7 @@ impl Jobs {
                 config: issuer.clone(),
                 validation: validation(issuer),
                 keys: Keyring::new(name, &issuer.keys)?,
-                served: served.map(|serve| (rules_of(serve), serve.engine.clone())).collect(),
+                served: served.map(|serve| (rules_of(serve, policies), serve.engine.clone())).collect(),
             })
         };
         Ok(Self { issuers: config.issuers.iter().map(issuer).collect::<Result<_, _>>()? })

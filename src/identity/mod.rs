@@ -11,7 +11,11 @@ mod tokens;
 mod users;
 mod verify;
 
-use std::{fmt, sync::Arc, time::SystemTime};
+use std::{
+    fmt,
+    sync::{Arc, PoisonError, RwLock},
+    time::SystemTime,
+};
 
 use http::HeaderValue;
 
@@ -19,7 +23,7 @@ use crate::{
     config::{Config, Serve, Who},
     fault::{Fault, Reason},
     names::{CallerId, EngineName, Namespace, Source, printable},
-    policy::{Permit, Rules},
+    policy::{Permit, Policies, Rules},
     transport::{Peer, Standing},
 };
 use certificates::Certificates;
@@ -153,13 +157,20 @@ pub struct Identities {
     jobs: Jobs,
     users: Users,
     certificates: Certificates,
+    policies: Arc<Policies>,
 }
 
 impl Identities {
     /// The callers of `config`. Fails if the keys of an issuer cannot be read.
     pub fn new(config: &Config) -> Result<Self, IssuerError> {
-        let (tokens, jobs, users) = (Tokens::new(config), Jobs::new(config)?, Users::new(config));
-        Ok(Self { tokens, jobs, users, certificates: Certificates::new(config) })
+        let policies = Policies::of(config);
+        Ok(Self {
+            tokens: Tokens::new(config, &policies),
+            jobs: Jobs::new(config, &policies)?,
+            users: Users::new(config, &policies),
+            certificates: Certificates::new(config, &policies),
+            policies,
+        })
     }
 
     /// Identifies the caller of a call.
@@ -221,6 +232,11 @@ impl Identities {
         callers.chain(self.jobs.served())
     }
 
+    /// What jobs may do, except for the node's operator.
+    pub fn policies(&self) -> &Policies {
+        &self.policies
+    }
+
     /// The uid that stands for every user without one in wharfd's user namespace, if it is served.
     pub fn serves_overflow(&self) -> Option<u32> {
         self.users.serves_overflow()
@@ -232,6 +248,28 @@ impl Identities {
     }
 }
 
+/// The identities in use: those of the start, until others take their place. What a call was once permitted holds
+/// for this call.
+#[derive(Debug)]
+pub struct Served(RwLock<Arc<Identities>>);
+
+impl Served {
+    /// Begins with these.
+    pub fn new(identities: Identities) -> Arc<Self> {
+        Arc::new(Self(RwLock::new(Arc::new(identities))))
+    }
+
+    /// Those in use now.
+    pub fn now(&self) -> Arc<Identities> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes these from now on.
+    pub fn replace(&self, identities: Identities) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(identities);
+    }
+}
+
 /// The peer of a call that needs no caller, to count and to log such calls by it. It proves nothing.
 pub fn anyone(peer: &Peer) -> CallerId {
     match peer {
@@ -240,14 +278,14 @@ pub fn anyone(peer: &Peer) -> CallerId {
     }
 }
 
-fn rules_of(serve: &Serve) -> Arc<Rules> {
+fn rules_of(serve: &Serve, policies: &Arc<Policies>) -> Arc<Rules> {
     let name = match &serve.who {
         Who::Uid(uid) => format!("serve uid {uid}"),
         Who::Token { name, .. } => format!("serve token {name}"),
         Who::Certificate(name) => format!("serve certificate {name}"),
         Who::Issuer(name) => format!("serve issuer {name}, {}", serve.namespaces),
     };
-    Arc::new(Rules::built_in(name, serve.namespaces.clone()).with_at_once(serve.at_once))
+    Arc::new(Rules::new(name, serve.namespaces.clone(), policies).with_at_once(serve.at_once))
 }
 
 /// The token of `Bearer TOKEN` (RFC 6750, 2.1; RFC 9110, 11.1: the scheme in any case).

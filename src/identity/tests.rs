@@ -26,7 +26,7 @@ fn beside(uid: u32) -> Peer {
 fn identities(file: &str) -> Identities {
     let flags = Flags::try_parse_from(["wharfd"]).unwrap();
     let config = Config::with_file(flags, file);
-    let users = Users::with_own_uid(&config, 998, users::OVERFLOW_UID);
+    let users = Users::with_own_uid(&config, &Policies::of(&config), 998, users::OVERFLOW_UID);
     Identities { users, ..Identities::new(&config).unwrap() }
 }
 
@@ -144,7 +144,7 @@ fn a_static_token_is_served_by_its_hash_and_a_bad_one_is_nobody() {
 #[test]
 fn users_whom_the_kernel_cannot_name_are_nobody() {
     let as_nobody = Config::with_file(Flags::try_parse_from(["wharfd"]).unwrap(), "");
-    let users = Users::with_own_uid(&as_nobody, users::OVERFLOW_UID, users::OVERFLOW_UID);
+    let users = Users::with_own_uid(&as_nobody, &Arc::default(), users::OVERFLOW_UID, users::OVERFLOW_UID);
     let as_nobody = Identities { users, ..Identities::new(&as_nobody).unwrap() };
     for peer in [user(users::OVERFLOW_UID), beside(users::OVERFLOW_UID)] {
         let fault = identify(&as_nobody, &peer).unwrap_err();

@@ -1,5 +1,7 @@
 //! Static bearer tokens (RFC 6750). The configuration has only their hashes.
 
+use std::sync::Arc;
+
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
@@ -8,6 +10,7 @@ use crate::{
     config::{Config, TokenHash, Who},
     fault::{Fault, Reason},
     names::CallerId,
+    policy::Policies,
 };
 
 /// Shorter tokens could be guessed from their hashes. 128 bits in base64.
@@ -20,10 +23,11 @@ pub(super) struct Tokens {
 }
 
 impl Tokens {
-    pub(super) fn new(config: &Config) -> Self {
+    pub(super) fn new(config: &Config, policies: &Arc<Policies>) -> Self {
         let callers = config.serve.iter().filter_map(|serve| match &serve.who {
             Who::Token { name, hash } => {
-                Some((*hash, Caller::served(CallerId::Token(name.clone()), &rules_of(serve), &serve.engine)))
+                let id = CallerId::Token(name.clone());
+                Some((*hash, Caller::served(id, &rules_of(serve, policies), &serve.engine)))
             }
             Who::Uid(_) | Who::Certificate(_) | Who::Issuer(_) => None,
         });

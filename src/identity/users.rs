@@ -7,7 +7,7 @@ use crate::{
     config::{Config, Who},
     fault::{Fault, Reason},
     names::{CallerId, Pattern, own_job},
-    policy::Rules,
+    policy::{Policies, Rules},
     transport::Peer,
 };
 
@@ -26,15 +26,25 @@ impl Users {
     /// Root and wharfd's own uid, on the default engine, plus every `[[serve]]` entry. A process of these two
     /// uids outside any container may use every namespace; one inside a container may use only the job of its
     /// own user. An entry for either uid replaces both defaults.
-    pub(super) fn new(config: &Config) -> Self {
+    pub(super) fn new(config: &Config, policies: &Arc<Policies>) -> Self {
         let overflow_uid = std::fs::read_to_string("/proc/sys/kernel/overflowuid");
         let overflow_uid = overflow_uid.ok().and_then(|uid| uid.trim().parse().ok()).unwrap_or(OVERFLOW_UID);
-        Self::with_own_uid(config, rustix::process::geteuid().as_raw(), overflow_uid)
+        Self::with_own_uid(config, policies, rustix::process::geteuid().as_raw(), overflow_uid)
     }
 
-    pub(super) fn with_own_uid(config: &Config, own_uid: u32, overflow_uid: u32) -> Self {
+    pub(super) fn with_own_uid(
+        config: &Config,
+        policies: &Arc<Policies>,
+        own_uid: u32,
+        overflow_uid: u32,
+    ) -> Self {
         let own = |id: CallerId, namespaces: Pattern| {
-            let rules = Arc::new(Rules::built_in(format!("built-in {id}"), namespaces));
+            let name = format!("built-in {id}");
+            // The operator could use the engine's socket instead; a container that runs as its uid could not.
+            let rules = Arc::new(match id {
+                CallerId::Operator(_) => Rules::built_in(name, namespaces),
+                _ => Rules::new(name, namespaces, policies),
+            });
             let engine = config.engines.default_name().clone();
             Caller { id, rules, engine, proven: None, is_operator: true }
         };
@@ -52,7 +62,9 @@ impl Users {
                 [contained, own(CallerId::Operator(uid), Pattern::any())]
             });
         let named = config.serve.iter().filter_map(|serve| match serve.who {
-            Who::Uid(uid) => Some(Caller::served(CallerId::Uid(uid), &rules_of(serve), &serve.engine)),
+            Who::Uid(uid) => {
+                Some(Caller::served(CallerId::Uid(uid), &rules_of(serve, policies), &serve.engine))
+            }
             Who::Token { .. } | Who::Certificate(_) | Who::Issuer(_) => None,
         });
         let callers = own.chain(named).map(|caller| (caller.id.clone(), caller));

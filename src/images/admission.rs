@@ -18,7 +18,7 @@ use crate::{
     fault::{Fault, Reason},
     names::{Login, Logins, Namespace, RESERVED_HOST, Reference, reference::Digest},
     naming::{self, ImageName, Room},
-    policy::{Permit, PullFrom},
+    policy::{FromNode, Permit, PullFrom},
     progress::Reporter,
     store::{Pin as Pinned, PinSource},
     tasks::{Cause, Group},
@@ -58,6 +58,12 @@ pub struct Admitted {
     inherited: Arc<Inherited>,
 }
 
+/// A permit's subject with which an image may be used that does not belong to the namespace.
+trait Foreign {}
+
+impl Foreign for PullFrom {}
+impl Foreign for FromNode {}
+
 impl Admitted {
     /// Each admission shows its permit: to act in the namespace whose image it is, or to pull the image.
     fn new<T>(
@@ -71,7 +77,12 @@ impl Admitted {
     }
 
     /// An image that a hold keeps, which is the same for all namespaces.
-    fn held(from: &Permit<PullFrom>, origin: Origin, hold: ImageName, inherited: Arc<Inherited>) -> Self {
+    fn held<T: Foreign>(
+        from: &Permit<T>,
+        origin: Origin,
+        hold: ImageName,
+        inherited: Arc<Inherited>,
+    ) -> Self {
         let content = hold.to_string();
         Self::new(from, origin, hold, content, inherited)
     }
@@ -173,23 +184,43 @@ impl Images {
             return Err(fault::not_found(&reference));
         }
         let names = self.keys().names(namespace.subject());
-        let from = namespace.pull_from(reference.clone())?;
+        // Policy is asked for this job now, whatever has been remembered of the image, and before the engine or a
+        // registry is asked about it.
+        let from_node = namespace.from_node(reference.clone());
+        let from = match (namespace.pull_from(reference.clone()), &from_node) {
+            (Err(denied), None) => return Err(denied),
+            (from, _) => from,
+        };
 
-        let store = self.store().of(from.caller());
+        let store = self.store().of(namespace.caller());
         let pin = if pull { None } else { store.pin(names.opaque(), &reference).await? };
-        if let Some(pin) = &pin
-            && let Some(admitted) = self.pinned(&from, pin, reporter).await?
-        {
+        let pinned = match (&pin, &from, &from_node) {
+            (Some(pin), Ok(from), _) if pin.source == PinSource::Registry => {
+                self.pinned(from, &reference, pin, reporter).await?
+            }
+            (Some(pin), _, Some(from)) if pin.source == PinSource::Node => {
+                self.pinned(from, &reference, pin, reporter).await?
+            }
+            _ => None,
+        };
+        if let Some(admitted) = pinned {
             return Ok(admitted);
         }
-        let pinned_digest = pin.filter(|pin| pin.source == PinSource::Registry).map(|pin| pin.digest);
-        let on_node = match pinned_digest {
-            Some(_) => OnNode::No,
-            None => self.on_node(&from).await?,
+        let is_registrys = |pin: &Pinned| from.is_ok() && pin.source == PinSource::Registry;
+        let pinned_digest = pin.filter(is_registrys).map(|pin| pin.digest);
+        let on_node = match &from_node {
+            Some(from) if pinned_digest.is_none() => self.on_node(from).await?,
+            _ => OnNode::No,
         };
-        if let OnNode::Operators(found) = on_node {
-            return self.admit_node(names.opaque(), &from, found).await;
-        }
+        let from = match (from, &on_node) {
+            (_, OnNode::Operators(found)) => return self.admit_node(names.opaque(), found).await,
+            // The registry may not be asked, and policy names the image as one on the node.
+            (Err(_), OnNode::Unsure(found) | OnNode::Pulled(found)) => {
+                return self.admit_node(names.opaque(), found).await;
+            }
+            (Err(denied), OnNode::No) => return Err(denied),
+            (Ok(from), _) => from,
+        };
         let admitted =
             self.admit_registry(names.opaque(), &from, pinned_digest.as_ref(), credentials, reporter, tasks);
         match (admitted.await, on_node) {
@@ -203,16 +234,17 @@ impl Images {
                     && self.serves_nobody(from.caller(), &reference).await =>
             {
                 each_second!(info, %reference, %fault, "the node's image is used");
-                self.admit_node(names.opaque(), &from, found).await
+                self.admit_node(names.opaque(), &found).await
             }
             (Err(fault), _) => Err(fault),
         }
     }
 
     /// The image that the namespace has already admitted, if the engine still holds it.
-    async fn pinned(
+    async fn pinned<T: Foreign>(
         &self,
-        from: &Permit<PullFrom>,
+        from: &Permit<T>,
+        reference: &Reference,
         pin: &Pinned,
         reporter: &Reporter,
     ) -> Result<Option<Admitted>, Fault> {
@@ -223,44 +255,39 @@ impl Images {
         };
         let Some(image) = self.engine().image_store().inspect(&target).await? else { return Ok(None) };
         if let Origin::Registry(digest) = &origin {
-            reporter.step(step_name(from.subject().reference(), digest)).done(true);
+            reporter.step(step_name(reference, digest)).done(true);
         }
         Ok(Some(Admitted::held(from, origin, target, Inherited::of(&image).into())))
     }
 
     /// The image that the operator has put on the node, if there is one.
-    async fn on_node(&self, from: &Permit<PullFrom>) -> Result<OnNode, Fault> {
+    async fn on_node<'a>(&self, from: &'a Permit<FromNode>) -> Result<OnNode<'a>, Fault> {
         let images = self.engine().image_store();
         let Some(image) = images.inspect_public(from).await? else { return Ok(OnNode::No) };
         if self.is_brought(&image) || !images.is_for_platform(&image) {
             return Ok(OnNode::No);
         }
         let Some(id) = image.id.as_deref().and_then(Digest::parse) else { return Ok(OnNode::No) };
-        let pulled = images.is_pulled(&image, is_wharfds);
-        if pulled == Some(true) {
-            return Ok(OnNode::No);
-        }
-        let found = NodeImage { id, inherited: Inherited::of(&image).into() };
-        Ok(if pulled.is_some() { OnNode::Operators(found) } else { OnNode::Unsure(found) })
+        let found = NodeImage { from, id, inherited: Inherited::of(&image).into() };
+        Ok(match images.is_pulled(&image, is_wharfds) {
+            Some(false) => OnNode::Operators(found),
+            Some(true) => OnNode::Pulled(found),
+            None => OnNode::Unsure(found),
+        })
     }
 
     /// Holds an image of the node.
-    async fn admit_node(
-        &self,
-        namespace: &str,
-        from: &Permit<PullFrom>,
-        found: NodeImage,
-    ) -> Result<Admitted, Fault> {
-        let NodeImage { id, inherited } = found;
-        let (hold, store) = (self.keys().node_hold(&id), self.store().of(from.caller()));
+    async fn admit_node(&self, namespace: &str, found: &NodeImage<'_>) -> Result<Admitted, Fault> {
+        let NodeImage { from, id, inherited } = found;
+        let (hold, store) = (self.keys().node_hold(id), self.store().of(from.caller()));
         {
             let _lock = self.inner.holds.lock(hold.as_str()).await;
-            let tagging = Box::pin(self.engine().image_store().tag(&id, &hold));
+            let tagging = Box::pin(self.engine().image_store().tag(id, &hold));
             self.holding(&store, &hold, namespace, tagging).await?;
         }
         let pin = Pinned { source: PinSource::Node, digest: id.clone(), held: id.clone() };
         store.set_pin(namespace, from.subject().reference(), &pin).await?;
-        Ok(Admitted::held(from, Origin::Node(id), hold, inherited))
+        Ok(Admitted::held(from, Origin::Node(id.clone()), hold, Arc::clone(inherited)))
     }
 
     /// Proves that the caller can read the image, and makes the engine pull it. Returns the digest and the
@@ -330,16 +357,19 @@ fn is_wharfds(repository: &str) -> bool {
 }
 
 /// The image on the node under a reference.
-enum OnNode {
-    /// No image that may be used without a registry's consent.
+enum OnNode<'a> {
+    /// No image that may be used.
     No,
     /// The image did not come from a registry.
-    Operators(NodeImage),
+    Operators(NodeImage<'a>),
+    /// The image came from a registry, whose consent it takes if it may be asked.
+    Pulled(NodeImage<'a>),
     /// The engine cannot tell whether the image came from a registry.
-    Unsure(NodeImage),
+    Unsure(NodeImage<'a>),
 }
 
-struct NodeImage {
+struct NodeImage<'a> {
+    from: &'a Permit<FromNode>,
     id: Digest,
     inherited: Arc<Inherited>,
 }

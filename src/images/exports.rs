@@ -46,6 +46,7 @@ pub struct Export {
 impl Images {
     /// Chooses a name for the image of a new build.
     pub async fn begin_export(&self, namespace: &Permit<Namespace>) -> Result<Export, Fault> {
+        self.room_for_another(namespace).await?;
         let names = self.keys().names(namespace.subject());
         let name = names.fresh()?;
         self.store().of(namespace.caller()).export_begin(self.engine().name(), name.as_str()).await?;

@@ -95,6 +95,15 @@ impl Images {
         Ok(images)
     }
 
+    /// Whether the namespace's policy lets it have another image.
+    pub async fn room_for_another(&self, namespace: &Permit<Namespace>) -> Result<(), Fault> {
+        let Some(max) = namespace.limits().images else { return Ok(()) };
+        if self.list(namespace).await?.len() < max as usize {
+            return Ok(());
+        }
+        Err(namespace.over("images").hint("remove images that the job does not need: `wharf rmi`"))
+    }
+
     /// Finds an image of a namespace by reference, by id, or by the beginning of an id, as `docker` does.
     pub async fn find_image(&self, namespace: &Permit<Namespace>, text: &str) -> Result<OwnedImage, Fault> {
         if let Ok(reference) = Reference::parse(text) {
@@ -165,6 +174,7 @@ impl Images {
         reporter: &Reporter,
         tasks: &Group,
     ) -> Result<(Option<Digest>, OwnedImage), Fault> {
+        self.room_for_another(namespace).await?;
         let reference = reference.clone().tagged();
         let admitted = self.admit_foreign(namespace, reference.clone(), credentials, true, reporter, tasks);
         let admitted = tasks.unless_cancelled(admitted).await??;

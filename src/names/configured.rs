@@ -1,4 +1,4 @@
-//! The names that the configuration gives: to engines, and to issuers of tokens.
+//! The names that the configuration gives: to engines, to issuers of tokens, and to policies.
 
 use std::fmt;
 
@@ -51,6 +51,25 @@ impl TryFrom<String> for IssuerName {
 
     fn try_from(name: String) -> Result<Self, Self::Error> {
         checked("an issuer's name", name).map(Self)
+    }
+}
+
+/// The name of an entry of `[[policy]]`: as an engine's.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Deserialize)]
+#[serde(try_from = "String")]
+pub struct PolicyName(String);
+
+impl TryFrom<String> for PolicyName {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, Self::Error> {
+        checked("a policy's name", name).map(Self)
+    }
+}
+
+impl fmt::Display for PolicyName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 

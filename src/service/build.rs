@@ -21,6 +21,7 @@ use crate::{
             judging::{self, Judging},
         },
         input::{Hear, Input},
+        limits::Used,
         outcome::Outcome,
         patience::{Patience, minutes},
         running::{self, Order},
@@ -128,8 +129,14 @@ impl Build {
         let mut spec = spec::spec(spec)?;
         spec.tags.iter().for_each(|tag| call.details().reference(tag));
         call.details().target(&spec.target);
-        let tags = std::mem::take(&mut spec.tags).into_iter().enumerate();
-        let tags = tags.map(|(index, tag)| namespace.tag_as(format!("start.spec.tags[{index}]"), tag));
+        let field = |index| format!("start.spec.tags[{index}]");
+        let tags = std::mem::take(&mut spec.tags);
+        // A build whose image may not be pushed does not run.
+        let pushes = if spec.push { tags.as_slice() } else { &[] };
+        let pushes = pushes.iter().cloned().enumerate();
+        let pushes = pushes.map(|(index, tag)| namespace.push_to(field(index), tag));
+        let pushes = pushes.collect::<Result<_, _>>()?;
+        let tags = tags.into_iter().enumerate().map(|(index, tag)| namespace.tag_as(field(index), tag));
         let tags = tags.collect::<Result<_, _>>()?;
         let logins = logins("start.credentials", start.credentials)?;
         let session = if start.session_id.is_empty() {
@@ -161,13 +168,15 @@ impl Build {
             Judging::new(Arc::clone(&judge), Arc::clone(&self.judged), caller.clone(), tasks.clone());
         let dockerfile = Arc::new(dockerfile);
         let input = Arc::new(Input::new(&images, caller, &spec));
+        let used = Arc::new(Used::nothing(&namespace));
         let tar = if synced {
             None
         } else {
             let (tar, pieces) = Tar::new()?;
             let passage = Passage::new(&spec.dockerfile, Arc::clone(&judge));
             let hear = dockerfile.before(Input::hearing(&input, judge.texts()));
-            tasks.spawn("tar", feed(requests, Patience::begin(), passage, hear, pieces, tasks.clone()));
+            let sent = Sent { requests, patience: Patience::begin(), used: Arc::clone(&used) };
+            tasks.spawn("tar", feed(sent, passage, hear, pieces, tasks.clone()));
             Some(tar)
         };
         let client = BuildClient {
@@ -176,11 +185,12 @@ impl Build {
             logins,
             dockerfile,
             input,
+            used,
             tasks: tasks.clone(),
             details: call.details().clone(),
             refused: Arc::default(),
         };
-        let order = Order { namespace, tags, spec, client: Arc::new(client) };
+        let order = Order { namespace, tags, pushes, spec, client: Arc::new(client) };
         let work =
             |reporter: Reporter| async move { Box::pin(running::run(&images, &order, &reporter)).await };
         let progress = |progress: Progress| response(build_response::Response::Progress(progress.into()));
@@ -249,10 +259,16 @@ async fn first<T: Default>(requests: &mut Streaming<T>, within: Duration) -> Res
     }
 }
 
+/// What the client sends after the start.
+struct Sent {
+    requests: Streaming<v1::BuildRequest>,
+    patience: Patience,
+    used: Arc<Used>,
+}
+
 /// Passes the tar on as fast as BuildKit takes it.
 async fn feed(
-    mut requests: Streaming<v1::BuildRequest>,
-    patience: Patience,
+    Sent { mut requests, patience, used }: Sent,
     mut passage: Passage,
     hear: Hear,
     pieces: mpsc::Sender<Result<bytes::Bytes, Status>>,
@@ -282,6 +298,10 @@ async fn feed(
                 }
                 Err(status) => break Err(Status::new(status.code(), "the client broke the tar off")),
             };
+            if !used.context(piece.len()) {
+                // The limit itself ends the build.
+                break Err(Status::resource_exhausted("the context is too large"));
+            }
             passage.take(piece);
             let refused = loop {
                 match passage.passed() {

@@ -57,6 +57,7 @@ impl ImageService for Images {
             let permit = authorize(&self.front, &call, request.namespace).await?;
             let reference = reference("reference", &request.reference)?.tagged();
             call.details().reference(&reference);
+            let target = permit.push_to("reference", reference.clone())?;
             let credentials = logins("credentials", request.credentials)?;
             let images = call.images().await?;
             let member = self.front.begin(&call, &permit, Kind::Push).await?;
@@ -66,7 +67,6 @@ impl ImageService for Images {
                 let look = front.look(&looking, Look::Work).await;
                 let image = images.find_image(&permit, &reference.to_string()).await?;
                 drop(look);
-                let target = permit.push_to("reference", reference.clone())?;
                 let login = credentials.of(reference.host());
                 looking.details().image(image.id(), None::<&str>);
                 let digest = images.push(&image, &target, login, &reporter, &tasks).await?;

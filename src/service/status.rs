@@ -57,6 +57,7 @@ fn describe(reason: Reason) -> (Code, ErrorReason) {
         Reason::NamespaceDenied => (Code::PermissionDenied, ErrorReason::NamespaceDenied),
         Reason::SourceDenied => (Code::PermissionDenied, ErrorReason::SourceDenied),
         Reason::GraphDenied => (Code::PermissionDenied, ErrorReason::GraphDenied),
+        Reason::PolicyDenied => (Code::PermissionDenied, ErrorReason::PolicyDenied),
         Reason::ImageNotFound => (Code::NotFound, ErrorReason::ImageNotFound),
         Reason::BaseImageNotFound => (Code::NotFound, ErrorReason::BaseImageNotFound),
         Reason::RegistryDenied => (Code::PermissionDenied, ErrorReason::RegistryDenied),
@@ -143,12 +144,13 @@ fn cut(text: &str, max: usize) -> String {
 mod tests {
     use super::*;
 
-    const ALL: [Reason; 21] = [
+    const ALL: [Reason; 22] = [
         Reason::InvalidInput,
         Reason::UnknownCaller,
         Reason::NamespaceDenied,
         Reason::SourceDenied,
         Reason::GraphDenied,
+        Reason::PolicyDenied,
         Reason::ImageNotFound,
         Reason::BaseImageNotFound,
         Reason::RegistryDenied,

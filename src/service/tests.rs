@@ -21,7 +21,7 @@ use crate::{
     audit::Trail,
     config::{Config, Flags},
     front::Work,
-    identity::Identities,
+    identity::{Identities, Served},
     names::{ListenAddress, SocketPath},
     naming::Keys,
     store::Store,
@@ -47,12 +47,11 @@ impl Door {
         let listener = Listener::bind(&ListenAddress::Unix(socket.clone()), 0o600, None, None).await.unwrap();
         let process = Group::root();
         let work = Work::new(process.child("work"), Keys::load(&directory).unwrap());
-        let identities = Arc::new(Identities::new(&Config::with_file(Flags::default(), "")).unwrap());
-        let served = Arc::clone(&identities);
-        let who: transport::Who = Arc::new(move |peer| served.standing(peer));
+        let served = Served::new(Identities::new(&Config::with_file(Flags::default(), "")).unwrap());
+        let asked = Arc::clone(&served);
+        let who: transport::Who = Arc::new(move |peer| asked.now().standing(peer));
         let store = Store::open(&directory).unwrap();
-        let front =
-            Front::new(identities, BTreeMap::new(), work, store, limits.calls_per_caller, Trail::off());
+        let front = Front::new(served, BTreeMap::new(), work, store, limits.calls_per_caller, Trail::off());
         let (services, health) = services(front, &EngineName::default(), &process).await.unwrap();
         let connections = process.child("connections");
         let protocol = Http2::new(services, limits);

@@ -38,6 +38,9 @@ mod names;
 mod network;
 mod outcomes;
 mod pasted;
+mod policy;
+mod policy_files;
+mod policy_limits;
 mod registries;
 mod save;
 mod shapes;
@@ -75,6 +78,9 @@ fn cases() -> Vec<Case> {
         concurrency::CASES,
         authorization::CASES,
         identity::CASES,
+        policy::CASES,
+        policy_files::CASES,
+        policy_limits::CASES,
         network::CASES,
         commands::CASES,
         pasted::CASES,

@@ -29,7 +29,7 @@ async fn a_hangup_does_not_end_builds(test: Arc<Test>) {
     for _ in 0..2 {
         wharfd.process().signal(Signal::HUP);
     }
-    line(&wharfd, &[" WARN ", "SIGHUP is ignored"]).await;
+    line(&wharfd, &[" INFO ", "the configuration is reloaded"]).await;
     Wharf::new(&test, &wharfd, "job#1").run(["info"]).await.ok();
 }
 

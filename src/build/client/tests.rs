@@ -1,5 +1,9 @@
 use super::*;
-use crate::build::patience::tests::{LONG, SHORT, soon};
+use crate::{
+    build::patience::tests::{LONG, SHORT, soon},
+    names::{CallerId, Namespace, Pattern},
+    policy::Rules,
+};
 
 /// A client that sends these messages, and then nothing more.
 fn silent_after(messages: Vec<Vec<u8>>) -> BoxStream<'static, Result<FromClient, Status>> {
@@ -14,6 +18,8 @@ fn side(path: &str, incoming: BoxStream<'static, Result<FromClient, Status>>) ->
         exclude_patterns: Vec::new(),
         follow_paths: [path.to_owned()].into(),
     };
+    let rules = Arc::new(Rules::built_in("test", Pattern::any()));
+    let namespace = rules.namespace(&CallerId::Uid(1), Namespace::new("job", "1").unwrap()).unwrap();
     ClientSide {
         incoming,
         judge: Arc::new(Mutex::new(Judge::of(&request, &Arc::default()))),
@@ -21,6 +27,7 @@ fn side(path: &str, incoming: BoxStream<'static, Result<FromClient, Status>>) ->
         dockerfile: Arc::new(Judging::alone()),
         hear: Arc::new(|| Box::pin(std::future::ready(Ok(())))),
         patience: Patience::with(SHORT, LONG),
+        used: Arc::new(Used::nothing(&namespace)),
         refused: Arc::default(),
     }
 }

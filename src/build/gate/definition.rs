@@ -72,6 +72,13 @@ pub fn names(definition: &Definition) -> impl Iterator<Item = (String, String)> 
     })
 }
 
+/// The first line of the Dockerfile from which the operation with this digest comes, if the graph tells it.
+pub fn line(definition: &Definition, digest: &str) -> Option<u32> {
+    let locations = definition.source.as_ref()?.locations.get(digest)?;
+    let line = locations.locations.first()?.ranges.first()?.start?.line;
+    u32::try_from(line).ok()
+}
+
 /// The operations of a graph, by their old digests.
 #[derive(Default)]
 struct Seen {

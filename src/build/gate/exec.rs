@@ -1,24 +1,27 @@
-//! The rules for a step: a sandbox on the default network, with mounts of its own job.
+//! The rules for a step: a sandbox on a network that policy allows, with mounts of its own job.
 
 use bollard_buildkit_proto::pb::{ExecOp, Mount, MountType, NetMode, SecurityMode};
 
 use super::{Gate, Refusal, refuse};
 use crate::{
     build::isolation::SALT_ADDRESS,
+    config::StepNetwork,
     fault::{Fault, Reason},
 };
 
 impl Gate<'_> {
-    pub(super) fn exec(&self, exec: &ExecOp) -> Result<(), Refusal> {
-        match NetMode::try_from(exec.network) {
-            Ok(NetMode::Unset | NetMode::None) => {}
+    pub(super) fn exec(&self, exec: &ExecOp, line: &dyn Fn() -> Option<u32>) -> Result<(), Refusal> {
+        let network = match NetMode::try_from(exec.network) {
+            Ok(NetMode::Unset) => StepNetwork::Default,
+            Ok(NetMode::None) => StepNetwork::None,
             Ok(NetMode::Host) => {
                 let text = "`RUN --network=host` is not allowed: it is the node's network";
                 let hint = "omit `--network=host`";
                 return Err(Fault::new(Reason::GraphDenied, text).hint(hint).into());
             }
             Err(_) => return Err(refuse("a step asks for a network mode that this wharfd does not know")),
-        }
+        };
+        self.namespace.network(network).map_err(|fault| fault.at_line(line()))?;
         match SecurityMode::try_from(exec.security) {
             Ok(SecurityMode::Sandbox) => {}
             Ok(SecurityMode::Insecure) | Err(_) => {

@@ -33,6 +33,8 @@ use crate::{
         wire_form::{Field, PLAIN, Shape, is_understood},
     },
     fault::{Fault, Reason},
+    names::Namespace,
+    policy::Permit,
 };
 
 /// The key of the image's config (OCI image-spec, config.md) in a result's metadata; a platform may follow
@@ -111,6 +113,8 @@ struct Seen {
 pub struct Gate<'a> {
     /// The engine's session, the source of local directories.
     session: &'a str,
+    /// The permit to act in the build's namespace.
+    namespace: &'a Permit<Namespace>,
     /// The job's own keys.
     keys: &'a JobKeys,
     /// The engine's platform.
@@ -123,15 +127,21 @@ pub struct Gate<'a> {
 
 impl<'a> Gate<'a> {
     /// The rules for a graph that may use `sources`, and nothing else. The gate takes no names but only what
-    /// admission and policy have made: `session` is the engine's session, `keys` are the job's own, `platform` is
+    /// admission and policy have made: `session` is the engine's session, `namespace` is the build's, `keys` are the job's own, `platform` is
     /// the engine's (`linux/amd64`, with a variant if it has one).
-    pub fn new(session: &'a str, keys: &'a JobKeys, platform: &'a str, sources: &[Source<'a>]) -> Self {
+    pub fn new(
+        session: &'a str,
+        namespace: &'a Permit<Namespace>,
+        keys: &'a JobKeys,
+        platform: &'a str,
+        sources: &[Source<'a>],
+    ) -> Self {
         let images = sources.iter().filter_map(|source| match source {
             Source::Image { image, .. } => Some(image.target().as_str()),
             Source::Url(_) | Source::Tar(_) => None,
         });
         let fetched = isolation::fetched(sources, keys);
-        Self { session, keys, platform, images: images.collect(), fetched }
+        Self { session, namespace, keys, platform, images: images.collect(), fetched }
     }
 }
 
@@ -215,15 +225,17 @@ impl Gate<'_> {
             if !is_understood(bytes, &op.encode_to_vec(), &OP) {
                 return Err(refuse("an operation has fields that this wharfd does not know"));
             }
-            self.op(&op, seen)?;
             let digest = definition::digest(bytes);
+            let line = || definition::line(definition, &digest);
+            self.op(&op, &line, seen)?;
             seen.chains.add(&digest, &op)?;
             seen.lookups.add(digest, &op);
         }
         Ok(())
     }
 
-    fn op(&self, op: &Op, seen: &mut Seen) -> Result<(), Refusal> {
+    /// Judges an operation; `line` tells its line of the Dockerfile, if it is known.
+    fn op(&self, op: &Op, line: &dyn Fn() -> Option<u32>, seen: &mut Seen) -> Result<(), Refusal> {
         if let Some(WorkerConstraints { filter }) = &op.constraints
             && !filter.is_empty()
         {
@@ -233,7 +245,9 @@ impl Gate<'_> {
             // The last operation of a graph only points at its result.
             None if op.inputs.len() == 1 => Ok(()),
             None => Err(refuse("an operation has no kind")),
-            Some(op::Op::Exec(exec)) => self.on_platform(op.platform.as_ref()).and_then(|()| self.exec(exec)),
+            Some(op::Op::Exec(exec)) => {
+                self.on_platform(op.platform.as_ref()).and_then(|()| self.exec(exec, line))
+            }
             Some(op::Op::Source(source)) => {
                 self.source(source, seen)?;
                 if source.identifier.starts_with("docker-image://") {
@@ -279,11 +293,7 @@ mod tests {
         super::{isolation::SALT_ADDRESS, tar::Tar},
         *,
     };
-    use crate::{
-        images::admission::Admitted,
-        names::{Namespace, Pattern},
-        policy::Rules,
-    };
+    use crate::{images::admission::Admitted, names::Pattern, policy::Rules};
 
     fn keys() -> JobKeys {
         JobKeys { salt: "5a17".into(), cache_mounts: "cafe".into() }
@@ -306,11 +316,12 @@ mod tests {
         let rules = Arc::new(Rules::built_in("test", Pattern::any()));
         let namespace =
             rules.namespace(&crate::names::CallerId::Uid(1), Namespace::new("job", "1").unwrap()).unwrap();
-        let url = namespace.fetch("https://admitted.example/f", &["8.8.8.8".parse().unwrap()]).unwrap();
+        let url = namespace.fetch_from("https://admitted.example/f").unwrap();
+        let url = url.at(&["8.8.8.8".parse().unwrap()]).unwrap();
         let (image, tar) = (Admitted::any("wharf.invalid/h/1:1"), Tar::at("/t"));
         let sources =
             [Source::Image { named: "busybox", image: &image }, Source::Url(&url), Source::Tar(&tar)];
-        Gate::new("s1", &keys(), "linux/amd64", &sources).result(result)
+        Gate::new("s1", &namespace, &keys(), "linux/amd64", &sources).result(result)
     }
 
     pub(super) fn exec() -> ExecOp {

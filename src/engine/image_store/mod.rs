@@ -32,7 +32,7 @@ use crate::{
     fault::{Fault, Reason},
     names::{Secret, reference::Digest},
     naming::ImageName,
-    policy::{Permit, PullFrom},
+    policy::{FromNode, Permit},
 };
 
 /// How many times a listing is retried when an image disappears during it.
@@ -187,7 +187,7 @@ impl ImageStore {
     /// The image that has the caller's own name for it, whoever has brought it to the node.
     pub(crate) async fn inspect_public(
         &self,
-        from: &Permit<PullFrom>,
+        from: &Permit<FromNode>,
     ) -> Result<Option<Box<ImageInspect>>, Fault> {
         self.look_up(&from.subject().reference().to_string()).await
     }

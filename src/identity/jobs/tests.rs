@@ -67,7 +67,8 @@ impl Ci {
              [[serve]]\nissuer = \"ci\"\nnamespaces = \"acme/*\"\n{more}",
             self.file.display()
         );
-        Jobs::new(&Config::with_file(Flags::try_parse_from(["wharfd"]).unwrap(), &file)).unwrap()
+        let config = Config::with_file(Flags::try_parse_from(["wharfd"]).unwrap(), &file);
+        Jobs::new(&config, &Policies::of(&config)).unwrap()
     }
 }
 

@@ -1,6 +1,10 @@
 //! An issuer of job tokens, with a key of its own.
 
-use std::{fs, path::PathBuf, time::SystemTime};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
 
 use serde_json::{Value, json};
 
@@ -25,6 +29,11 @@ impl Issuer {
         let (key, keys) = (Signer::new(), test.new_dir("issuer").join("keys.json"));
         fs::write(&keys, json!({ "keys": [key.jwk("1")] }).to_string()).unwrap();
         Self { name: name.to_owned(), key, keys }
+    }
+
+    /// The file of its public keys.
+    pub(crate) fn keys(&self) -> &Path {
+        &self.keys
     }
 
     fn url(&self) -> String {

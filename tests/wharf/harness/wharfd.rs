@@ -90,6 +90,13 @@ impl Wharfd {
         Arc::clone(&self.namespaces)
     }
 
+    /// Writes another configuration file, which it reads when it next starts or reloads; it serves root as the first one does.
+    pub(crate) fn configure(&self, config: &str) {
+        let serve = "[[serve]]\nuid = 0\nnamespaces = \"*\"\n";
+        let builtin = if config.contains("frontend") { "" } else { "frontend = \"builtin\"\n" };
+        fs::write(self.dir.join("wharfd.toml"), format!("{builtin}{config}{serve}")).unwrap();
+    }
+
     /// Its state directory.
     pub(crate) fn state_dir(&self) -> PathBuf {
         self.dir.join("state")

@@ -1,0 +1,86 @@
+//! A policy's limits on one build. The first that the build exceeds ends it.
+
+use std::sync::{
+    Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
+
+use tokio::{sync::Notify, time::sleep};
+
+use crate::{config::Limits, fault::Fault, names::Namespace, policy::Permit};
+
+/// What a build has used of its limits.
+#[derive(Debug)]
+pub struct Used {
+    namespace: Permit<Namespace>,
+    limits: Limits,
+    context: AtomicU64,
+    log: AtomicU64,
+    exceeded: Mutex<Option<&'static str>>,
+    changed: Notify,
+}
+
+impl Used {
+    /// Nothing yet, of the limits of the namespace's policy.
+    pub fn nothing(namespace: &Permit<Namespace>) -> Self {
+        Self {
+            namespace: namespace.clone(),
+            limits: namespace.limits(),
+            context: AtomicU64::new(0),
+            log: AtomicU64::new(0),
+            exceeded: Mutex::default(),
+            changed: Notify::new(),
+        }
+    }
+
+    /// Counts bytes that the client has sent of its directories or its tar; false if they are too many.
+    pub fn context(&self, bytes: usize) -> bool {
+        self.count(&self.context, bytes, self.limits.context_size, "context_size")
+    }
+
+    /// Counts bytes that the steps have written.
+    pub fn log(&self, bytes: usize) {
+        self.count(&self.log, bytes, self.limits.log_size, "log_size");
+    }
+
+    fn count(&self, sum: &AtomicU64, bytes: usize, max: Option<u64>, key: &'static str) -> bool {
+        let bytes = bytes as u64;
+        let sum = sum.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
+        let fits = max.is_none_or(|max| sum <= max);
+        if !fits {
+            self.exceed(key);
+        }
+        fits
+    }
+
+    fn exceed(&self, key: &'static str) {
+        self.exceeded().get_or_insert(key);
+        self.changed.notify_one();
+    }
+
+    fn exceeded(&self) -> MutexGuard<'_, Option<&'static str>> {
+        self.exceeded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The refusal, if the build has exceeded a limit.
+    pub fn refused(&self) -> Option<Fault> {
+        let key = *self.exceeded();
+        key.map(|key| self.namespace.over(key))
+    }
+
+    /// Waits until the build exceeds a limit; its time begins now.
+    pub async fn watch(&self) -> Fault {
+        let time = async {
+            match self.limits.build_time {
+                Some(time) => sleep(time).await,
+                None => std::future::pending::<()>().await,
+            }
+            self.exceed("build_time");
+        };
+        tokio::select! {
+            () = time => {}
+            () = self.changed.notified() => {}
+        }
+        self.refused().unwrap_or_else(|| Fault::internal("a limit is exceeded, and none is known"))
+    }
+}

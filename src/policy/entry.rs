@@ -1,0 +1,265 @@
+//! What jobs may do: the entries of `[[policy]]`, or the built-in rules if there are none.
+
+use std::{fmt, net::IpAddr, sync::Arc};
+
+use super::addresses::{is_no_server, is_public};
+use crate::{
+    config::{Config, Limits, Policy, StepNetwork},
+    fault::{Fault, Reason},
+    names::{
+        Allowed, ImagePattern, IssuerName, Job, Pattern, PolicyName, Reference, UrlPattern, printable,
+        printable_url, shortened,
+    },
+};
+
+/// Longer names of jobs are cut in messages.
+const JOB_BYTES_MAX: usize = 200;
+
+/// What each job may do.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Policies {
+    /// In the file's order: the first whose patterns match a job applies, alone.
+    entries: Vec<(Vec<Pattern>, Arc<Entry>)>,
+    /// The entry for all other jobs.
+    otherwise: Arc<Entry>,
+    issuers: Vec<IssuerName>,
+}
+
+/// What a job may do.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Entry {
+    origin: Origin,
+    pull: Vec<ImagePattern>,
+    push: Vec<ImagePattern>,
+    node_images: Vec<ImagePattern>,
+    add: Vec<UrlPattern>,
+    networks: Vec<StepNetwork>,
+    limits: Limits,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Origin {
+    BuiltIn,
+    Named(PolicyName),
+    /// There are entries, but none is for the job.
+    Missing,
+}
+
+impl Policies {
+    /// The entries of `config`; the built-in rules if it has none.
+    pub fn of(config: &Config) -> Arc<Self> {
+        let Some(entries) = &config.policy else { return Arc::default() };
+        Arc::new(Self {
+            entries: entries.iter().map(|entry| (entry.jobs.clone(), Entry::of(entry).into())).collect(),
+            otherwise: Entry::missing().into(),
+            issuers: config.issuers.keys().cloned().collect(),
+        })
+    }
+
+    /// Whether the configuration has no entries.
+    pub fn are_built_in(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The entry for a job.
+    pub(super) fn entry(&self, job: &Job) -> Arc<Entry> {
+        let name = job.to_string();
+        // Whoever may claim any name must not get what is for the jobs of an issuer.
+        let claims_an_issuer = job.issuer().is_none()
+            && self
+                .issuers
+                .iter()
+                .any(|issuer| name.strip_prefix(issuer.as_str()).is_some_and(|rest| rest.starts_with(':')));
+        let entry = self.entries.iter().find(|(jobs, _)| jobs.iter().any(|jobs| jobs.matches(&name)));
+        let found = entry.filter(|_| !claims_an_issuer).map_or(&self.otherwise, |(_, entry)| entry);
+        Arc::clone(found)
+    }
+
+    /// A description for the operator, one line for each.
+    pub fn describe(&self) -> Vec<String> {
+        if !self.are_built_in() {
+            return vec![
+                "what a job may do: as its entry of `[[policy]]` says, otherwise nothing".to_owned(),
+            ];
+        }
+        vec![
+            "registries: any, loopback included; and images that are on the node".to_owned(),
+            "ADD of a URL: not from loopback, link-local or private addresses".to_owned(),
+            "Git repositories: none; host networking and privileged steps: never".to_owned(),
+        ]
+    }
+
+    /// The entries: the patterns of each, and what it allows.
+    pub fn entries(&self) -> impl Iterator<Item = (String, &Entry)> {
+        self.entries.iter().map(|(jobs, entry)| (listed(jobs), &**entry))
+    }
+}
+
+/// The built-in rules.
+impl Default for Policies {
+    fn default() -> Self {
+        Self { entries: Vec::new(), otherwise: Entry::built_in().into(), issuers: Vec::new() }
+    }
+}
+
+impl Entry {
+    /// Any registry, loopback included; images that are on the node; any URL except those of this node and its
+    /// network.
+    fn built_in() -> Self {
+        Self {
+            origin: Origin::BuiltIn,
+            pull: vec![ImagePattern::any()],
+            push: vec![ImagePattern::any()],
+            node_images: vec![ImagePattern::any()],
+            add: vec![UrlPattern::any()],
+            networks: vec![StepNetwork::Default, StepNetwork::None],
+            limits: Limits::default(),
+        }
+    }
+
+    /// Nothing but steps without a network, which reach nothing.
+    fn missing() -> Self {
+        Self {
+            origin: Origin::Missing,
+            pull: Vec::new(),
+            push: Vec::new(),
+            node_images: Vec::new(),
+            add: Vec::new(),
+            networks: vec![StepNetwork::None],
+            limits: Limits::default(),
+        }
+    }
+
+    fn of(entry: &Policy) -> Self {
+        let limits = entry.limits();
+        let Policy { name, pull, push, node_images, add, networks, .. } = entry.clone();
+        Self { origin: Origin::Named(name), pull, push, node_images, add, networks, limits }
+    }
+
+    pub(super) fn pull(&self, job: &Job, reference: &Reference) -> Result<(), Fault> {
+        if self.pull.iter().any(|pattern| pattern.matches(reference)) {
+            return Ok(());
+        }
+        Err(self.denied(job, "pull", format_args!("pull `{}`", reference.familiar())))
+    }
+
+    pub(super) fn push(&self, job: &Job, reference: &Reference) -> Result<(), Fault> {
+        if self.push.iter().any(|pattern| pattern.matches(reference)) {
+            return Ok(());
+        }
+        Err(self.denied(job, "push", format_args!("push to `{}`", reference.familiar())))
+    }
+
+    pub(super) fn has_node_image(&self, reference: &Reference) -> bool {
+        self.node_images.iter().any(|pattern| pattern.matches(reference))
+    }
+
+    pub(super) fn fetch(&self, job: &Job, url: &str) -> Result<Allowed, Fault> {
+        let allowed = || self.add.iter().filter_map(|pattern| pattern.allows(url));
+        // A host that is named is more than any public one.
+        let named = allowed().find(|allowed| *allowed == Allowed::Named);
+        named
+            .or_else(|| allowed().next())
+            .ok_or_else(|| self.denied(job, "add", format_args!("fetch `{}` (`ADD`)", printable_url(url))))
+    }
+
+    pub(super) fn network(&self, job: &Job, network: StepNetwork) -> Result<(), Fault> {
+        if self.networks.contains(&network) {
+            return Ok(());
+        }
+        let action = match network {
+            StepNetwork::Default => "run a step with a network: `RUN` needs `--network=none`",
+            StepNetwork::None => "run a step with `--network=none`",
+        };
+        Err(self.denied(job, "networks", format_args!("{action}")))
+    }
+
+    pub(super) fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// The refusal of a build that is over the limit `key`.
+    pub(super) fn over(&self, key: &'static str) -> Fault {
+        let value = self.limits_by_key().into_iter().find(|(name, _)| *name == key).map(|(_, value)| value);
+        let value = value.unwrap_or_default();
+        let text = format!("over a limit of policy `{}`: `{key}` is {value}", self.name());
+        Fault::new(Reason::PolicyDenied, text)
+    }
+
+    fn limits_by_key(&self) -> Vec<(&'static str, String)> {
+        let Limits { build_time, context_size, log_size, images } = self.limits;
+        let size = |size: u64| format!("{} KiB", size >> 10);
+        let limits = [
+            ("build_time", build_time.map(|time| format!("{} s", time.as_secs()))),
+            ("context_size", context_size.map(size)),
+            ("log_size", log_size.map(size)),
+            ("images", images.map(|images| images.to_string())),
+        ];
+        limits.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()
+    }
+
+    /// The refusal of something that `key` could allow.
+    fn denied(&self, job: &Job, key: &str, action: fmt::Arguments<'_>) -> Fault {
+        let (text, hint) = match &self.origin {
+            Origin::Named(name) => (
+                format!("policy `{name}` does not let the job {action}"),
+                format!(
+                    "the node's operator can allow it: `{key}` of the policy `{name}` in wharfd's configuration"
+                ),
+            ),
+            Origin::Missing => (
+                format!(
+                    "no policy is for the job `{}`, so it may not {action}",
+                    shortened(printable(&job.to_string()), JOB_BYTES_MAX)
+                ),
+                format!("the node's operator can add a `[[policy]]` for it, with `{key}`"),
+            ),
+            // It allows all that has a key.
+            Origin::BuiltIn => {
+                (format!("the job may not {action}"), format!("the built-in rules do not allow it: `{key}`"))
+            }
+        };
+        Fault::new(Reason::PolicyDenied, text).hint(hint)
+    }
+
+    /// The name of the entry, for messages.
+    pub fn name(&self) -> String {
+        match &self.origin {
+            Origin::Named(name) => name.to_string(),
+            Origin::BuiltIn => "built-in".to_owned(),
+            Origin::Missing => "none".to_owned(),
+        }
+    }
+
+    /// What it allows: each key, and its values.
+    pub fn keys(&self) -> Vec<(&'static str, String)> {
+        let networks = self.networks.iter().map(|network| match network {
+            StepNetwork::Default => "default",
+            StepNetwork::None => "none",
+        });
+        let grants = [
+            ("pull", listed(&self.pull)),
+            ("push", listed(&self.push)),
+            ("node_images", listed(&self.node_images)),
+            ("add", listed(&self.add)),
+            ("networks", listed(networks)),
+        ];
+        grants.into_iter().chain(self.limits_by_key()).collect()
+    }
+}
+
+fn listed(values: impl IntoIterator<Item = impl fmt::Display>) -> String {
+    let values: Vec<String> = values.into_iter().map(|value| value.to_string()).collect();
+    if values.is_empty() { "nothing".to_owned() } else { values.join(", ") }
+}
+
+/// Whether a build may fetch from `address`, which the host of `url` has.
+pub(super) fn address(url: &str, allowed: Allowed, address: IpAddr) -> Result<(), Fault> {
+    let why = match allowed {
+        Allowed::Public if !is_public(address) => "an address of this node or its network",
+        Allowed::Named if is_no_server(address) => "an address that no build may reach",
+        Allowed::Public | Allowed::Named => return Ok(()),
+    };
+    let text = format!("`ADD {}` is not allowed: {address} is {why}", printable_url(url));
+    Err(Fault::new(Reason::SourceDenied, text).hint("copy the file into the build context instead"))
+}
