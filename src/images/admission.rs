@@ -20,6 +20,7 @@ use crate::{
     naming::{self, ImageName, Room},
     policy::{FromNode, Permit, PullFrom},
     progress::Reporter,
+    registry::Puller,
     store::{Pin as Pinned, PinSource},
     tasks::{Cause, Group},
     telemetry::each_second,
@@ -193,7 +194,8 @@ impl Images {
         };
 
         let store = self.store().of(namespace.caller());
-        let pin = if pull { None } else { store.pin(names.opaque(), &reference).await? };
+        let pin =
+            if pull { None } else { store.pin(self.engine().name(), names.opaque(), &reference).await? };
         let pinned = match (&pin, &from, &from_node) {
             (Some(pin), Ok(from), _) if pin.source == PinSource::Registry => {
                 self.pinned(from, &reference, pin, reporter).await?
@@ -226,7 +228,7 @@ impl Images {
         match (admitted.await, on_node) {
             (Ok((digest, Fetched { manifest, hold, inherited })), _) => {
                 let pin = Pinned { source: PinSource::Registry, digest: digest.clone(), held: manifest };
-                store.set_pin(names.opaque(), &reference, &pin).await?;
+                store.set_pin(self.engine().name(), names.opaque(), &reference, &pin).await?;
                 Ok(Admitted::held(&from, Origin::Registry(digest), hold, inherited))
             }
             (Err(fault), OnNode::Unsure(found))
@@ -286,7 +288,7 @@ impl Images {
             self.holding(&store, &hold, namespace, tagging).await?;
         }
         let pin = Pinned { source: PinSource::Node, digest: id.clone(), held: id.clone() };
-        store.set_pin(namespace, from.subject().reference(), &pin).await?;
+        store.set_pin(self.engine().name(), namespace, from.subject().reference(), &pin).await?;
         Ok(Admitted::held(from, Origin::Node(id.clone()), hold, Arc::clone(inherited)))
     }
 
@@ -322,6 +324,7 @@ impl Images {
             hold: self.keys().hold(manifest.digest()),
             repository,
             manifest,
+            puller: Arc::new(Puller::new(from.caller().clone())),
             logged_in: login.is_some(),
             tasks: tasks.clone(),
         };

@@ -13,7 +13,7 @@ use crate::{
     names::{CallerId, Reference, reference::Digest},
     naming::ImageName,
     progress::Step,
-    registry::{Error, Manifest, Repository, Transfer},
+    registry::{Error, Manifest, Puller, Repository, Transfer},
     tasks::Group,
     telemetry::each_second,
 };
@@ -32,6 +32,7 @@ pub(super) struct Fetch {
     pub(super) hold: ImageName,
     pub(super) repository: Repository,
     pub(super) manifest: Manifest,
+    pub(super) puller: Arc<Puller>,
     pub(super) logged_in: bool,
     pub(super) tasks: Group,
 }
@@ -58,6 +59,8 @@ enum Stopped {
     Failed(Fault),
     /// Another fetch has taken the turn.
     Displaced,
+    /// Another caller's pull waited in the engine for this one.
+    GaveWay,
 }
 
 impl From<Fault> for Stopped {
@@ -99,6 +102,10 @@ impl Fetch {
                         %repository,
                         "a slow registry: another registry has the same image and takes over"
                     );
+                }
+                Err(Stopped::GaveWay) => {
+                    each_second!(info, %repository, "another caller's pull waits for this one and comes first");
+                    self.tasks.unless_cancelled(self.puller.wait()).await?;
                 }
             }
         }
@@ -160,6 +167,7 @@ impl Fetch {
             let (pulled, is_let_down) = Box::pin(self.pull_once(claims, turn, step)).await?;
             tries += 1;
             match pulled {
+                Err(_) if self.puller.gives_way() => return Err(Stopped::GaveWay),
                 Err(fault) if is_let_down && tries < TRIES_MAX => {
                     let cause = causes(&fault);
                     each_second!(info, cause, "another pull did not bring a layer: this one tries again");
@@ -191,7 +199,8 @@ impl Fetch {
         let hashes = self.tasks.child("hashes");
         let watch = claims.map(|claims| images.hash_passing(&self.caller, claims, &hashes));
         let (repository, manifest) = (self.repository.clone(), self.manifest.clone());
-        let transfer = images.relay().pull(&path, repository, manifest, watch).map_err(Fault::internal)?;
+        let transfer = images.relay().pull(&path, repository, manifest, watch, Arc::clone(&self.puller));
+        let transfer = transfer.map_err(Fault::internal)?;
         let name = format!("{}@{}", transfer.repository(), self.manifest.digest());
         let name = images.transfer_name(&name)?;
         let held = self.unless_stopped(turn, self.pull_and_hold(&transfer, &name, step)).await;

@@ -80,7 +80,7 @@ impl Images {
     /// images are not all gone, it is still known.
     pub(super) async fn forget(&self, store: &Access, opaque: &str, is_gone: bool) -> Result<(), Fault> {
         let engine = self.engine().name();
-        store.forget_pins(opaque).await?;
+        store.forget_pins(engine, opaque).await?;
         self.release_holds(store, opaque).await?;
         if is_gone {
             store.forget_long_names(engine, opaque).await?;

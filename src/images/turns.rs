@@ -22,14 +22,13 @@ use tokio::{
 
 use crate::{
     names::CallerId,
-    registry::{LOOK, Meter, Reading, SLOW_BYTES},
+    registry::{FASTER_BYTES, LOOK, Meter, Reading, SLOW_BYTES},
     shares::{Locks, Table},
 };
 
-/// How long a registry need not be faster than a slow one, although others wait.
+/// How long a registry need not be faster than a slow one, although others wait. With each further one it has to send
+/// [`FASTER_BYTES`] more in a [`LOOK`].
 const GRACE: Duration = Duration::from_secs(60);
-/// With each further `GRACE` of its turn, a registry has to send this much more in a [`LOOK`]: 1 MiB a second.
-const FASTER_BYTES: u64 = 10 << 20;
 
 /// The turns of all holds.
 #[derive(Debug, Default)]

@@ -11,6 +11,8 @@ pub const LOOK: Duration = Duration::from_secs(10);
 pub const SLOW_BYTES: u64 = 1 << 20;
 /// if wharfd waited for it for most of that time: an engine that unpacks or packs moves nothing meanwhile.
 const SLOW_WAIT: Duration = Duration::from_secs(8);
+/// The steps in which more is demanded during `LOOK` of a repository for which others wait: 1 MiB a second.
+pub const FASTER_BYTES: u64 = 10 << 20;
 
 /// The bytes moved of a repository's blobs, and the time spent waiting for its registry.
 #[derive(Debug, Default)]

@@ -26,6 +26,6 @@ mod tests;
 pub use client::{Blob, CONFIG_BYTES_MAX, Client, Manifest, Repository, Target};
 pub use error::{Error, Kind};
 pub use lookups::{LookupError, Lookups, Resolver};
-pub use meter::{LOOK, Meter, Reading, SLOW_BYTES};
+pub use meter::{FASTER_BYTES, LOOK, Meter, Reading, SLOW_BYTES};
 pub use reach::Reach;
-pub use relay::{Relay, Transfer, Watch, Watcher};
+pub use relay::{Puller, Relay, Transfer, Watch, Watcher};

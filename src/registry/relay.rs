@@ -8,6 +8,7 @@
 mod answers;
 mod failure;
 mod pull;
+mod puller;
 mod push;
 mod sent;
 mod starving;
@@ -50,6 +51,7 @@ use crate::{
 use failure::LastFailure;
 use pull::Pull;
 pub use pull::{Watch, Watcher};
+pub use puller::Puller;
 use push::Push;
 use strangers::Strangers;
 
@@ -114,16 +116,17 @@ impl Relay {
         Ok(relay)
     }
 
-    /// Starts a pull from `repository`, which is called `path` at the relay, of the image with the known
-    /// `manifest`, which is not an index. `watch` sees the blobs as they pass.
+    /// Starts a try of `puller` to pull from `repository`, which is called `path` at the relay, the image with the
+    /// known `manifest`, which is not an index. `watch` sees the blobs as they pass.
     pub fn pull(
         &self,
         path: &str,
         repository: Repository,
         manifest: Manifest,
         watch: Option<Watch>,
+        puller: Arc<Puller>,
     ) -> io::Result<Transfer> {
-        self.begin(path, Work::Pull(Box::new(Pull::new(repository, manifest, watch))))
+        self.begin(path, Work::Pull(Box::new(Pull::new(repository, manifest, watch, puller))))
     }
 
     /// Starts a push to `target`. At the relay its repository is called `path`, or a path below that, so that

@@ -17,7 +17,7 @@ use rustix::{
 pub(super) const NAME: &str = "wharf.sqlite";
 pub(super) const LOCK_NAME: &str = "lock";
 
-const SCHEMA_VERSION: u32 = 12;
+const SCHEMA_VERSION: u32 = 13;
 
 /// One entry for each version; a released entry never changes.
 pub(super) const SCHEMA: [&str; SCHEMA_VERSION as usize] = [
@@ -157,6 +157,19 @@ pub(super) const SCHEMA: [&str; SCHEMA_VERSION as usize] = [
         PRIMARY KEY (engine, opaque)) WITHOUT ROWID;
     CREATE INDEX namespaces_of ON namespaces (engine, caller);
     CREATE INDEX namespaces_used ON namespaces (engine, used);
+",
+    "
+    -- A namespace may use several engines, and ends on one of them alone. A pin so far is one of each engine that the
+    -- namespace uses: it counts only where the engine holds its image.
+    ALTER TABLE pins RENAME TO old_pins;
+    CREATE TABLE pins (
+        engine TEXT NOT NULL, namespace TEXT NOT NULL, reference TEXT NOT NULL, source TEXT NOT NULL,
+        digest TEXT NOT NULL, held TEXT NOT NULL, used INTEGER NOT NULL,
+        PRIMARY KEY (engine, namespace, reference)) WITHOUT ROWID;
+    INSERT INTO pins SELECT namespaces.engine, namespace, reference, source, digest, held, old_pins.used
+        FROM old_pins JOIN namespaces ON namespaces.opaque = old_pins.namespace;
+    DROP TABLE old_pins;
+    CREATE INDEX pins_used ON pins (used);
 ",
 ];
 

@@ -220,6 +220,34 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_pin_without_an_engine_is_one_of_each_that_its_namespace_uses() {
+        let path = directory("pins-older");
+        let older = Connection::open(path.join(file::NAME)).unwrap();
+        for step in &file::SCHEMA[..12] {
+            older.execute_batch(step).unwrap();
+        }
+        let digest = Digest::from_sha256([7; 32]);
+        for namespace in ["known", "unknown"] {
+            let pin = "INSERT INTO pins VALUES (?, 'docker.io/library/app:1', 'registry', ?, ?, 9)";
+            older.execute(pin, [namespace, digest.as_str(), digest.as_str()]).unwrap();
+        }
+        for engine in ["main", "other"] {
+            let row = "INSERT INTO namespaces VALUES (?, 'known', 'uid:1', '', 'job', '1', 1, 1)";
+            older.execute(row, [engine]).unwrap();
+        }
+        older.pragma_update(None, "user_version", 12).unwrap();
+        drop(older);
+        let store = Store::open(&path).unwrap().own();
+        let app = crate::names::Reference::parse("app:1").unwrap();
+        let pin = Pin { source: PinSource::Registry, digest: digest.clone(), held: digest };
+        for engine in ["main", "other"] {
+            assert_eq!(store.pin(engine, "known", &app).await.unwrap().as_ref(), Some(&pin));
+            assert_eq!(store.pin(engine, "unknown", &app).await.unwrap(), None);
+        }
+        std::fs::remove_dir_all(path).unwrap();
+    }
+
+    #[tokio::test]
     async fn an_older_file_is_brought_up_to_date() {
         let path = directory("older");
         let older = Connection::open(path.join(file::NAME)).unwrap();

@@ -32,17 +32,21 @@ pub enum PinSource {
 }
 
 impl Access {
-    /// The pin of `reference` in `namespace` (an opaque key).
-    pub async fn pin(&self, namespace: &str, reference: &Reference) -> Result<Option<Pin>, Fault> {
-        let (namespace, reference) = (namespace.to_owned(), reference.to_string());
+    /// The pin of `reference` in `namespace` (an opaque key) on `engine`.
+    pub async fn pin(
+        &self,
+        engine: &str,
+        namespace: &str,
+        reference: &Reference,
+    ) -> Result<Option<Pin>, Fault> {
+        const WHICH: &str = "engine = ? AND namespace = ? AND reference = ?";
+        let key = [engine.to_owned(), namespace.to_owned(), reference.to_string()];
         let found: Option<(String, String, String)> = self
             .call(move |connection| {
-                touch(connection, "pins", "namespace = ? AND reference = ?", [&namespace, &reference])?;
+                touch(connection, "pins", WHICH, key.each_ref())?;
                 connection
-                    .prepare_cached(
-                        "SELECT source, digest, held FROM pins WHERE namespace = ? AND reference = ?",
-                    )?
-                    .query_row([namespace, reference], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+                    .prepare_cached(&format!("SELECT source, digest, held FROM pins WHERE {WHICH}"))?
+                    .query_row(key, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
                     .optional()
             })
             .await?;
@@ -56,9 +60,15 @@ impl Access {
         }))
     }
 
-    /// Pins `reference` in `namespace`.
-    pub async fn set_pin(&self, namespace: &str, reference: &Reference, pin: &Pin) -> Result<(), Fault> {
-        let (namespace, reference) = (namespace.to_owned(), reference.to_string());
+    /// Pins `reference` in `namespace` on `engine`.
+    pub async fn set_pin(
+        &self,
+        engine: &str,
+        namespace: &str,
+        reference: &Reference,
+        pin: &Pin,
+    ) -> Result<(), Fault> {
+        let (engine, namespace, reference) = (engine.to_owned(), namespace.to_owned(), reference.to_string());
         let (digest, held) = (pin.digest.to_string(), pin.held.to_string());
         let source = match pin.source {
             PinSource::Registry => "registry",
@@ -67,20 +77,20 @@ impl Access {
         self.call(move |connection| {
             connection
                 .execute(
-                    "INSERT OR REPLACE INTO pins (namespace, reference, source, digest, held, used)
-                     VALUES (?, ?, ?, ?, ?, ?)",
-                    params![namespace, reference, source, digest, held, now()],
+                    "INSERT OR REPLACE INTO pins (engine, namespace, reference, source, digest, held, used)
+                     VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    params![engine, namespace, reference, source, digest, held, now()],
                 )
                 .map(drop)
         })
         .await
     }
 
-    /// Forgets the pins of `namespace`.
-    pub async fn forget_pins(&self, namespace: &str) -> Result<(), Fault> {
-        let namespace = namespace.to_owned();
+    /// Forgets the pins of `namespace` on `engine`.
+    pub async fn forget_pins(&self, engine: &str, namespace: &str) -> Result<(), Fault> {
+        let key = [engine.to_owned(), namespace.to_owned()];
         self.call(move |connection| {
-            connection.execute("DELETE FROM pins WHERE namespace = ?", [namespace]).map(drop)
+            connection.execute("DELETE FROM pins WHERE engine = ? AND namespace = ?", key).map(drop)
         })
         .await
     }
@@ -143,12 +153,18 @@ mod tests {
         let app = Reference::parse("app:1").unwrap();
         let digest = |digit: &str| Digest::parse(&format!("sha256:{}", digit.repeat(64))).unwrap();
         let pin = |source, digit| Pin { source, digest: digest(digit), held: digest("f") };
-        store.set_pin("a", &app, &pin(PinSource::Registry, "1")).await.unwrap();
-        store.set_pin("b", &app, &pin(PinSource::Node, "2")).await.unwrap();
-        assert_eq!(store.pin("a", &app).await.unwrap(), Some(pin(PinSource::Registry, "1")));
-        store.forget_pins("a").await.unwrap();
-        assert_eq!(store.pin("a", &app).await.unwrap(), None);
-        assert_eq!(store.pin("b", &app).await.unwrap(), Some(pin(PinSource::Node, "2")));
+        for (engine, namespace, pin) in [
+            ("main", "a", pin(PinSource::Registry, "1")),
+            ("main", "b", pin(PinSource::Node, "2")),
+            ("other", "a", pin(PinSource::Node, "3")),
+        ] {
+            store.set_pin(engine, namespace, &app, &pin).await.unwrap();
+            assert_eq!(store.pin(engine, namespace, &app).await.unwrap(), Some(pin));
+        }
+        store.forget_pins("main", "a").await.unwrap();
+        assert_eq!(store.pin("main", "a", &app).await.unwrap(), None);
+        assert_eq!(store.pin("main", "b", &app).await.unwrap(), Some(pin(PinSource::Node, "2")));
+        assert_eq!(store.pin("other", "a", &app).await.unwrap(), Some(pin(PinSource::Node, "3")));
 
         let base = Reference::parse("base:1").unwrap();
         store.set_bases("job", "build", &[base.clone(), app.clone(), base.clone()]).await.unwrap();

@@ -15,7 +15,7 @@ use crate::fault::Fault;
 const BY_USE: [&str; 8] =
     ["layer_facts", "layer_claims", "bases", "suspects", "pins", "holds", "long_names", "ends"];
 /// Tables whose rows are about an `engine`.
-const BY_ENGINE: [&str; 5] = ["holds", "exports", "long_names", "suspects", "namespaces"];
+const BY_ENGINE: [&str; 6] = ["holds", "exports", "long_names", "suspects", "namespaces", "pins"];
 /// Rows that nobody has used for this long are forgotten.
 const UNUSED_SECONDS_MAX: i64 = 90 * 24 * 3600;
 /// The most rows of one table, some 100 MB; beyond it the least recently used rows are forgotten.
@@ -182,12 +182,12 @@ mod tests {
         let pin = Pin { source: PinSource::Registry, digest: digest.clone(), held: digest };
         for used in ["1", "2"] {
             store.hold("main", used, "a").await.unwrap();
-            store.set_pin(used, &Reference::parse("base:1").unwrap(), &pin).await.unwrap();
+            store.set_pin("main", used, &Reference::parse("base:1").unwrap(), &pin).await.unwrap();
             store.remember_long_name("main", "a", used, "app:1").await.unwrap();
         }
         age(&store, 89).await;
         store.hold("main", "1", "a").await.unwrap();
-        store.pin("1", &Reference::parse("base:1").unwrap()).await.unwrap();
+        store.pin("main", "1", &Reference::parse("base:1").unwrap()).await.unwrap();
         store.long_name("1").await.unwrap();
         age(&store, 2).await;
         assert_eq!(store.forget_unused().await.unwrap().unused, 3);
@@ -199,13 +199,17 @@ mod tests {
     async fn an_engine_that_is_not_configured_is_forgotten() {
         let path = crate::store::tests::directory("engines");
         let store = Store::open(&path).unwrap().own();
+        let (reference, digest) = (Reference::parse("base:1").unwrap(), digest("a"));
+        let pin = Pin { source: PinSource::Registry, digest: digest.clone(), held: digest };
         for engine in ["kept", "gone"] {
             store.hold(engine, "hold", "a").await.unwrap();
             store.export_begin(engine, "export").await.unwrap();
             store.remember_long_name(engine, "a", engine, "app:1").await.unwrap();
+            store.set_pin(engine, "a", &reference, &pin).await.unwrap();
         }
         let forgotten = store.forget_engines_but(vec!["kept".to_owned()]).await.unwrap();
-        assert_eq!(forgotten.of_engines, 3);
+        assert_eq!(forgotten.of_engines, 4);
+        assert_eq!(store.pin("kept", "a", &reference).await.unwrap(), Some(pin));
         assert!(
             store.is_held("kept", "hold").await.unwrap() && !store.is_held("gone", "hold").await.unwrap()
         );

@@ -93,6 +93,7 @@ fn cases() -> Vec<Case> {
         hostile::streams::CASES,
         hostile::forged::CASES,
         hostile::descriptors::CASES,
+        hostile::slow::CASES,
         hostile::metadata::CASES,
         hostile::proof::CASES,
         hostile::pushes::CASES,

@@ -54,8 +54,10 @@ impl Images {
             let (verdict, is_sound) = oneshot::channel();
             let (store, claims, blob) = (store.clone(), Arc::clone(&claims), blob.clone());
             drop(tasks.spawn("hash", async move {
-                let hashed = hashing.await.ok().flatten();
+                let hashed = hashing.await;
                 drop(place);
+                // Without a verdict the layer is withheld, and nobody is blamed for it.
+                let Ok(hashed) = hashed else { return };
                 // The receiver may be gone.
                 let _ = verdict.send(!claims.belies(&blob, hashed.as_ref()));
                 let (Some(layer), Ok(())) = (hashed, is_whole.await) else { return };

@@ -48,6 +48,11 @@ impl LastFailure {
         let _ = self.is_final.subscribe().wait_for(|is_final| *is_final).await;
     }
 
+    /// Whether the transfer cannot succeed any more, or is over.
+    pub(super) fn is_over(&self) -> bool {
+        *self.is_final.borrow()
+    }
+
     /// Ends the transfer.
     pub(super) fn end(&self, error: Error) {
         self.set(String::new(), error, true);

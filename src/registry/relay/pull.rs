@@ -22,7 +22,7 @@ use super::{
         client::{Blob, CONFIG_BYTES_MAX, Manifest, Repository},
         error::Kind,
     },
-    Body, Error, Relay, Shared, Work, answers, digest_in, is_head,
+    Body, Error, Puller, Relay, Shared, Work, answers, digest_in, is_head,
 };
 use crate::names::reference::Digest;
 
@@ -34,7 +34,7 @@ pub type Watch = Arc<dyn Fn(&Digest) -> Option<Watcher> + Send + Sync>;
 pub struct Watcher {
     /// Receives the blob's bytes. A full channel delays the blob.
     pub pieces: mpsc::Sender<Bytes>,
-    /// Tells, after the pieces have ended, whether the engine may have the last piece.
+    /// Tells, after the pieces have ended, whether the engine may have the last piece; dropped if nobody knows.
     pub verdict: oneshot::Receiver<bool>,
     /// Is told that the blob was complete and matched its digest.
     pub whole: oneshot::Sender<()>,
@@ -47,6 +47,7 @@ pub(super) struct Pull {
     /// The type that the engine is told of the manifest.
     media_type: String,
     watch: Option<Watch>,
+    pub(super) puller: Arc<Puller>,
     /// The config that the manifest names.
     config: Option<Digest>,
     layers: HashSet<Digest>,
@@ -85,14 +86,19 @@ struct Passing {
 }
 
 impl Pull {
-    pub(super) fn new(repository: Repository, manifest: Manifest, watch: Option<Watch>) -> Self {
+    pub(super) fn new(
+        repository: Repository,
+        manifest: Manifest,
+        watch: Option<Watch>,
+        puller: Arc<Puller>,
+    ) -> Self {
         let document: Value = serde_json::from_slice(manifest.bytes()).unwrap_or_default();
         let config = document.pointer("/config/digest").and_then(Value::as_str).and_then(Digest::parse);
         let media_type = media_type(&manifest, &document).to_owned();
         let layers = document.get("layers").and_then(Value::as_array).into_iter().flatten();
         let layers = layers.filter_map(|layer| Digest::parse(layer.get("digest")?.as_str()?)).collect();
         let (blobs, is_let_down) = (Mutex::default(), AtomicBool::new(false));
-        Self { repository, manifest, media_type, watch, config, layers, blobs, is_let_down }
+        Self { repository, manifest, media_type, watch, puller, config, layers, blobs, is_let_down }
     }
 
     fn blobs(&self) -> MutexGuard<'_, Blobs> {
@@ -159,8 +165,8 @@ impl Pull {
 
     fn begin(&self, digest: &Digest, is_head: bool, transfer: &Arc<Shared>, relay: &Relay) -> OnItsWay {
         let mut blobs = self.blobs();
-        if self.layers.contains(digest) {
-            blobs.asked.insert(digest.clone());
+        if self.layers.contains(digest) && blobs.asked.insert(digest.clone()) {
+            self.puller.asks();
         }
         blobs.passing.push(digest.clone());
         let (relay, transfer) = (relay.clone(), Arc::clone(transfer));
@@ -259,8 +265,10 @@ impl Passing {
             return Ok(self.kept.take());
         };
         drop(pieces);
-        if !verdict.await.unwrap_or(false) {
-            return Err(Error::new(Kind::Forged, "a layer does not match the image's config"));
+        match verdict.await {
+            Ok(true) => {}
+            Ok(false) => return Err(Error::new(Kind::Forged, "a layer does not match the image's config")),
+            Err(_) => return Err(Error::new(Kind::Unavailable, "wharfd could not hash a layer")),
         }
         self.way.is_whole = true;
         // The watcher may be gone.

@@ -13,7 +13,7 @@ use super::{Registry, engine::tool};
 pub(crate) const MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 const INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 pub(crate) const CONFIG: &str = "application/vnd.docker.container.image.v1+json";
-const LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
+pub(crate) const LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
 
 /// A file of a layer.
 #[derive(Clone, Debug)]
@@ -49,6 +49,19 @@ impl Layer {
         gzip.write_all(&tar).unwrap();
         let blob = Bytes::from(gzip.finish().unwrap());
         Self { digest: digest(&blob), blob, diff_id }
+    }
+
+    /// A layer of at least so many bytes, also as a blob; the text makes it unique.
+    pub(crate) fn noise(mark: &str, bytes: usize) -> Self {
+        let mut state = u64::from_le_bytes(Sha256::digest(mark)[..8].try_into().unwrap());
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state.to_le_bytes()
+        };
+        let noise: Vec<u8> = (0..bytes.div_ceil(8)).flat_map(|_| next()).collect();
+        Self::of([("noise", File::Content(&noise, 0o644))])
     }
 
     /// The same layer in another compression.

@@ -1,22 +1,16 @@
 //! A job's manifests with false descriptions of honest layers.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
 use crate::harness::{
     Image, Test, Wharf, cases,
     image::{File, Layer, digest},
-    process::shell_status,
     script::{Reply, ScriptedRegistry},
-    wait_for,
 };
 
-cases![
-    false_descriptions_of_layers_are_not_used,
-    a_layer_is_fetched_only_from_its_registry,
-    a_slow_image_delays_no_other,
-];
+cases![false_descriptions_of_layers_are_not_used, a_layer_is_fetched_only_from_its_registry,];
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
@@ -124,57 +118,5 @@ async fn a_layer_is_fetched_only_from_its_registry(test: Arc<Test>) {
         shown.ended(1).says(&["x:1", "urls"]);
         test.engine.pull(&name, None).await;
         assert_eq!(inside.requests(), ["GET /inside"], "a bare engine does not go there");
-    }
-}
-
-/// An engine downloads three layers at once, whichever images they belong to.
-async fn a_slow_image_delays_no_other(test: Arc<Test>) {
-    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
-    let noise = |mark: &str| {
-        let (mut noise, mut block) = (Vec::new(), digest(test.unique(mark).as_bytes()));
-        while noise.len() < 4 << 20 {
-            block = digest(block.as_bytes());
-            let bytes = (0..64).step_by(2).map(|at| u8::from_str_radix(&block[7 + at..9 + at], 16).unwrap());
-            noise.extend(bytes);
-        }
-        Layer::of([("noise", File::Content(&noise, 0o644))])
-    };
-    let image = Image::of(["a", "b", "c"].map(noise).to_vec());
-    let config = image.config().to_string();
-    let described =
-        |layer: &Layer| json!({"mediaType": LAYER, "size": layer.blob.len(), "digest": layer.digest});
-    let document = json!({
-        "schemaVersion": 2, "mediaType": MANIFEST,
-        "layers": image.layers.iter().map(described).collect::<Vec<_>>(),
-        "config": {"mediaType": CONFIG, "size": config.len(), "digest": digest(config.as_bytes())},
-    })
-    .to_string();
-    let drip = ScriptedRegistry::start(move |_, path| match path {
-        "/v2/" => Reply::Whole("200 OK", Vec::new(), b"{}".to_vec()),
-        path if path.contains("/manifests/") => {
-            let headers = vec![("content-type", MANIFEST.to_owned())];
-            Reply::Whole("200 OK", headers, document.clone().into_bytes())
-        }
-        path => match image.layers.iter().find(|layer| path.ends_with(&layer.digest)) {
-            Some(layer) => Reply::Drip(1, layer.blob.to_vec()),
-            None => Reply::Whole("200 OK", Vec::new(), config.clone().into_bytes()),
-        },
-    })
-    .await;
-    let (thief, victim) = (Wharf::new(&test, &wharfd, "thief#1"), Wharf::new(&test, &wharfd, "victim#1"));
-    let dripping = thief.start(["pull", &format!("{}/x:1", drip.host())]);
-    wait_for("the layers to drip", async || (drip.sent() > 32 << 10).then_some(())).await;
-    let base = test.base(&registry).await;
-    victim.run(["pull", &base]).await.ok();
-    // At 30 KiB a second the pull is not finished yet.
-    assert!(drip.sent() < 3 << 20, "{} bytes came drop by drop", drip.sent());
-    if !test.engine.is_containerd() {
-        let status = dripping.wait(Duration::from_secs(10)).await.unwrap();
-        assert_eq!(shell_status(status), 5, "{:?}", dripping.lines());
-        assert!(
-            dripping.lines().iter().any(|line| line.contains("while other pulls wait")),
-            "{:?}",
-            dripping.lines()
-        );
     }
 }

@@ -14,6 +14,7 @@ pub(crate) mod pushes;
 pub(crate) mod quotas;
 pub(crate) mod receiver;
 pub(crate) mod repository;
+pub(crate) mod slow;
 pub(crate) mod sources;
 pub(crate) mod streams;
 pub(crate) mod tar;

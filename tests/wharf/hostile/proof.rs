@@ -175,12 +175,7 @@ async fn an_endless_manifest(test: Arc<Test>) {
 
 /// Pushes an image of a large layer as `honest:1`.
 async fn honest_image(test: &Test, registry: &Registry, bytes: usize) -> Image {
-    let (mut noise, mut block) = (Vec::new(), digest(test.unique("noise").as_bytes()));
-    while noise.len() < bytes {
-        block = digest(block.as_bytes());
-        noise.extend((0..64).step_by(2).map(|at| u8::from_str_radix(&block[7 + at..9 + at], 16).unwrap()));
-    }
-    let image = Image::of(vec![Layer::of([("noise", File::Content(&noise, 0o644))])]);
+    let image = Image::of(vec![Layer::noise(&test.unique("noise"), bytes)]);
     image.push(registry, "honest", "1").await;
     assert!(image.layers[0].blob.len() >= bytes);
     image
