@@ -105,8 +105,8 @@ struct ClientSide {
     ignored: IgnoreFiles,
     /// Judges the texts of Dockerfiles.
     dockerfile: Arc<Judging>,
-    /// Lets the judged texts into BuildKit.
-    hear: Hear,
+    /// Lets the judged texts into BuildKit, if the sync brings any.
+    hear: Option<Hear>,
     patience: Patience,
     used: Arc<Used>,
     /// Receives the refusal that ends the build.
@@ -140,10 +140,11 @@ impl ClientSide {
                 Err(Status::resource_exhausted("the context is too large"))
             }
             Ok(FromClient::Message(message)) => {
-                match self.judge(message).await {
+                match (self.judge(message).await, &self.hear) {
                     // If it is refused, the input says so itself.
-                    Ok(message) => (self.hear)().await.map(|()| message),
-                    Err(status) => Err(self.refuse(status)),
+                    (Ok(message), Some(hear)) => hear().await.map(|()| message),
+                    (Ok(message), None) => Ok(message),
+                    (Err(status), _) => Err(self.refuse(status)),
                 }
             }
             Ok(FromClient::Error(code, message)) => Err(self.failed(client_error(code, &message))),
@@ -157,7 +158,9 @@ impl ClientSide {
     /// Judges a message, and the texts that are whole with it.
     async fn judge(&mut self, message: Bytes) -> Result<Bytes, Status> {
         let message = lock(&self.judge).client_says(message)?;
-        self.dockerfile.texts().await.map_err(Status::invalid_argument)?;
+        if self.hear.is_some() {
+            self.dockerfile.texts().await?;
+        }
         self.ignored.pass(message)
     }
 
@@ -202,6 +205,9 @@ impl SessionClient for BuildClient {
                 return Err(Status::not_found(format!("the client offers no directory `{}`", request.name)));
             }
             let judge = Judge::of(&request, self.dockerfile.judge());
+            // A context has many messages.
+            let hear =
+                judge.takes_texts().then(|| Input::hearing(&self.input, self.dockerfile.judge().texts()));
             let (judge, ignored) = (Arc::new(Mutex::new(judge)), IgnoreFiles::of(&request));
             let Attached { incoming, outgoing } = session.stream(Subject::Sync(request)).await?;
             let tasks = self.tasks.clone();
@@ -220,7 +226,6 @@ impl SessionClient for BuildClient {
                 let _ = tasks.unless_cancelled(relay).await;
             });
             let (patience, refused) = (Patience::begin(), Arc::clone(&self.refused));
-            let hear = Input::hearing(&self.input, self.dockerfile.judge().texts());
             let (dockerfile, used) = (Arc::clone(&self.dockerfile), Arc::clone(&self.used));
             let side = ClientSide { incoming, judge, ignored, dockerfile, hear, patience, used, refused };
             Ok(side.messages())

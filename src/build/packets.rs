@@ -109,6 +109,11 @@ impl Judge {
         }
     }
 
+    /// Whether the sync may bring the build's Dockerfile.
+    pub(super) fn takes_texts(&self) -> bool {
+        self.texts.is_some()
+    }
+
     /// Whether BuildKit has everything that it wants, or has given up.
     pub(super) fn is_over(&self) -> bool {
         self.finished || self.given_up

@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -169,23 +169,20 @@ impl<'a> Build<'a> {
 
     /// Makes BuildKit build the image, with the name `name` in the engine.
     async fn make(&mut self, name: &ImageName) -> Result<Passed, Unmade> {
-        let client = &self.order.client;
-        let engine = self.images.engine();
-        // Not the build's tasks: the connection must live until BuildKit has ended the build.
+        let (client, engine) = (&self.order.client, self.images.engine());
+        // Not the build's tasks: it, and the session on it, must live until BuildKit has ended the build.
         let connection = client.tasks.unless_cancelled(engine.dial(engine.tasks())).await;
         let connection = connection.map_err(Fault::from)??;
         let session = Session::new(random_id().map_err(Fault::internal)?);
         let shared_key = self.shared_key();
-        let serving = session.serve(&connection, &shared_key, client.clone(), &client.tasks);
-        let stop = std::pin::pin!(async {
+        let mut serving = pin!(session.serve(&connection, &shared_key, client.clone(), &client.tasks));
+        let stop = pin!(async {
             tokio::select! {
                 biased;
                 cause = client.tasks.cancelled() => cause.into(),
                 fault = client.used.watch() => fault,
                 refused = client.refused.wait() => Fault::new(Reason::StreamBroken, refused.message().to_owned()),
-                ended = serving => match ended {
-                    Err(fault) => fault,
-                },
+                Err(fault) = &mut serving => fault,
             }
         });
         self.passes(&connection, &session, name, stop).await
@@ -242,8 +239,7 @@ impl<'a> Build<'a> {
         facts: &mut PassFacts<'_>,
         mut stop: Pin<&mut (impl Future<Output = Fault> + Send)>,
     ) -> Result<(Ended<Refusal>, BTreeSet<String>), Fault> {
-        let tar = self.order.client.tar.as_ref().map(Tar::url);
-        let sources = self.sources.list();
+        let (tar, sources) = (self.order.client.tar.as_ref().map(Tar::url), self.sources.list());
         let platform = self.images.engine().platform().to_string();
         let gate = Gate::new(session.id(), &self.order.namespace, &self.keys, &platform, &sources);
         let frontend = self.images.hold_frontend().await?;
@@ -254,10 +250,11 @@ impl<'a> Build<'a> {
             policy: isolation::policy(&sources, gate.fetched(), frontend.as_ref()),
             frontend: frontend.map(|image| image.to_string()),
             export: self.images.engine().builder().export(name),
+            leaves_steps: self.images.engine().leaves_steps(),
         };
         let (mut used, mut syntax) = (BTreeSet::new(), None);
-        let judge = |answer: solve::Answer| {
-            let judged = gate.judge(answer)?;
+        let judge = async |answer: solve::Answer| {
+            let judged = self.order.client.dockerfile.here(|| gate.judge(answer)).await?;
             self.order.client.input.handed();
             syntax = judged.syntax().map(str::to_owned);
             used = judged.images().clone();
@@ -292,6 +289,9 @@ impl<'a> Build<'a> {
     fn next(&self, ended: Ended<Refusal>) -> Next {
         if let Some(fault) = self.order.client.used.refused() {
             return Next::End(Err(Unmade { fault, is_over: ended.is_over() }));
+        }
+        if let Some(panicked) = self.order.client.dockerfile.panicked() {
+            return Next::End(Err(Unmade { fault: panicked.into(), is_over: ended.is_over() }));
         }
         if let Some(refused) = self.order.client.refused.get() {
             return Next::End(self.refused(refused, ended.is_over()));

@@ -140,7 +140,7 @@ impl<'a> Sources<'a> {
         tracing::debug!(pass, "a pass of the frontend");
         self.hold_again().await?;
         let refused = |why| Fault::new(Reason::ImageUnsupported, format!("the Dockerfile is refused: {why}"));
-        self.order.client.dockerfile.again().await.map_err(refused)
+        self.order.client.dockerfile.again().await.map_err(|not| not.fault(refused))
     }
 
     /// Renews lost holds: an operator may prune between two passes, and without the hold BuildKit would look
@@ -188,11 +188,12 @@ impl<'a> Sources<'a> {
             let most = CONFIG_BYTES_MAX as u64;
             inherited.history = images.history_bytes(admitted.target()).await?.unwrap_or(most);
         }
-        dockerfile.admit(inherited).await.map_err(|why| {
+        let refused = |why| {
             let text = format!("{} is refused: {why}", reference.familiar());
             Fault::new(Reason::ImageUnsupported, text)
                 .hint("build the image again with the usual tools, which make no such images")
-        })
+        };
+        dockerfile.admit(inherited).await.map_err(|not| not.fault(refused))
     }
 
     /// Ends the holds of this build. BuildKit must have ended it.
@@ -213,10 +214,11 @@ impl<'a> Sources<'a> {
             let why = "its ONBUILD triggers may copy from images with such triggers without end";
             if circles::may_never_end(images) { Err(why.to_owned()) } else { Ok(()) }
         };
-        self.order.client.dockerfile.run(judge).await.map_err(|why| {
+        let refused = |why| {
             Fault::new(Reason::ImageUnsupported, format!("{} is refused: {why}", reference.familiar()))
                 .hint("let its triggers copy from images that have no such triggers, without variables")
-        })
+        };
+        self.order.client.dockerfile.run(judge).await.map_err(|not| not.fault(refused))
     }
 
     /// Adds an admitted image to the sources, unless its triggers are refused.

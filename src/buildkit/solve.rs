@@ -1,6 +1,9 @@
 //! One pass of a build: `Control.Solve` without a frontend. Beside it wharfd acts as BuildKit's gateway
 //! client: it calls the frontend, lets the gate judge the graph, and returns the graph if it may run.
 
+mod begun;
+mod facts;
+
 use std::{
     collections::HashMap,
     pin::Pin,
@@ -14,16 +17,18 @@ use bollard_buildkit_proto::moby::buildkit::v1::{
     sourcepolicy::Policy,
 };
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 use prost::Message as _;
-use tonic::{Request, Response, Status, Streaming, metadata::AsciiMetadataValue};
+use tonic::{Request, Response, Status, metadata::AsciiMetadataValue};
 
 use super::{
     connection::Connection,
     failure::is_broken_off,
     wire_form::{Field, PLAIN, Shape, is_understood},
 };
-use crate::{fault::Fault, telemetry::each_second};
+use crate::fault::Fault;
+use begun::Begun;
+use facts::{facts_of, last_facts, tell};
 
 /// The metadata key by which a call of the gateway names its build.
 const BUILD: &str = "buildkit-controlapi-buildid";
@@ -51,6 +56,8 @@ pub struct PassRequest {
     pub policy: Policy,
     /// Where the image goes.
     pub export: Export,
+    /// Whether a step that is cancelled as it begins would run on.
+    pub leaves_steps: bool,
 }
 
 /// The export of a pass's image.
@@ -152,12 +159,12 @@ pub trait PassListener: Send {
 }
 
 /// Runs a pass to its end, or until `stop` ends. Stopping takes two steps: it drops the call that keeps
-/// BuildKit's steps running, and then waits for BuildKit, which may be in the middle of an export.
-/// Dropping the future does only the first.
-pub async fn pass<F: PassListener, J: Judged, R>(
+/// BuildKit's steps running, as soon as BuildKit ends them all with it, and then waits for BuildKit, which may be in
+/// the middle of an export. Dropping the future does only the first, and at once.
+pub async fn pass<F: PassListener, J: Judged, R, G: Future<Output = Result<J, R>> + Send>(
     connection: &Connection,
     order: PassRequest,
-    judge: impl FnOnce(Answer) -> Result<J, R> + Send,
+    judge: impl FnOnce(Answer) -> G + Send,
     facts: &mut F,
     stop: Pin<&mut (impl Future<Output = Fault> + Send)>,
 ) -> Ended<R> {
@@ -173,14 +180,23 @@ pub async fn pass<F: PassListener, J: Judged, R>(
         let mut control = connection.control();
         async move { control.status(request).await.map(Response::into_inner) }
     });
-    let mut told = std::pin::pin!(facts_of(status));
-    let driven = Box::pin(drive(connection, order, &build, judge, facts, told.as_mut()));
+    let (begun, leaves_steps) = (Begun::default(), order.leaves_steps);
+    let mut told = std::pin::pin!(facts_of(status).inspect_ok(|facts| begun.note(facts)));
+    let mut driven = Box::pin(drive(connection, order, &build, judge, facts, told.as_mut(), &begun));
     let fault = tokio::select! {
         biased;
         fault = stop => fault,
-        ended = driven => return ended,
+        ended = &mut driven => return ended,
     };
     stopped.store(true, Ordering::Relaxed);
+    begun.stopping.cancel();
+    if leaves_steps {
+        tokio::select! {
+            () = begun.have_processes() => {}
+            _ = &mut driven => {}
+        }
+    }
+    drop(driven);
     // The status stream ends when BuildKit has released the build.
     let over = async {
         loop {
@@ -195,13 +211,14 @@ pub async fn pass<F: PassListener, J: Judged, R>(
 }
 
 /// The calls of a pass, from the solve to its end.
-async fn drive<F: PassListener, J: Judged, R>(
+async fn drive<F: PassListener, J: Judged, R, G: Future<Output = Result<J, R>> + Send>(
     connection: &Connection,
     order: PassRequest,
     build: &AsciiMetadataValue,
-    judge: impl FnOnce(Answer) -> Result<J, R> + Send,
+    judge: impl FnOnce(Answer) -> G + Send,
     facts: &mut F,
     mut told: Pin<&mut (impl Stream<Item = Result<StatusResponse, Status>> + Send)>,
+    begun: &Begun,
 ) -> Ended<R> {
     let reference = order.reference.clone();
     let (solve, asked) = requests(order);
@@ -225,14 +242,15 @@ async fn drive<F: PassListener, J: Judged, R>(
                 Ok(answer) => break answer,
                 Err(status) => return Ended::Frontend(status),
             },
-            Some(answer) = told.next() => tell(facts, answer).await,
+            Some(answer) = told.next() => tell(facts, answer, &begun.stopping).await,
         }
     };
-    let judged = match judge(answer) {
+    let judged = match judge(answer).await {
         Ok(judged) => judged,
         Err(refusal) => return Ended::Refused(refusal),
     };
     facts.runs().await;
+    begun.runs();
     let returned = hand_back(connection, build, judged.into_result());
     tokio::pin!(returned);
     let mut waiting = true;
@@ -243,33 +261,13 @@ async fn drive<F: PassListener, J: Judged, R>(
                 Ok(()) => waiting = false,
                 Err(status) => return Ended::Failed(status),
             },
-            Some(answer) = told.next() => tell(facts, answer).await,
+            Some(answer) = told.next() => tell(facts, answer, &begun.stopping).await,
         }
     };
-    last_facts(facts, told, LAST_FACTS).await;
+    last_facts(facts, told, LAST_FACTS, &begun.stopping).await;
     match ended {
         Ok(response) => Ended::Exported(response.into_inner().exporter_response),
         Err(status) => Ended::Failed(status),
-    }
-}
-
-/// Passes on the last facts, such as the failed step's output, which come after the solve's answer. The
-/// reader may take as long as it likes to read them; BuildKit may not take longer than `within` to send the
-/// next.
-async fn last_facts<F: PassListener>(
-    facts: &mut F,
-    mut told: Pin<&mut (impl Stream<Item = Result<StatusResponse, Status>> + Send)>,
-    within: Duration,
-) {
-    loop {
-        match tokio::time::timeout(within, told.next()).await {
-            Ok(Some(answer)) => tell(facts, answer).await,
-            Ok(None) => break,
-            Err(_) => {
-                each_second!(warn, "BuildKit did not end its status after the build");
-                break;
-            }
-        }
     }
 }
 
@@ -302,20 +300,6 @@ fn requests(order: PassRequest) -> (SolveRequest, frontend::SolveRequest) {
         ..frontend::SolveRequest::default()
     };
     (solve, frontend)
-}
-
-/// BuildKit's facts, until the stream ends or breaks off with an error.
-fn facts_of(
-    opening: impl Future<Output = Result<Streaming<StatusResponse>, Status>>,
-) -> impl Stream<Item = Result<StatusResponse, Status>> {
-    stream::once(opening).try_flatten().fuse()
-}
-
-async fn tell<F: PassListener>(facts: &mut F, answer: Result<StatusResponse, Status>) {
-    match answer {
-        Ok(response) => facts.report(response).await,
-        Err(status) => facts.broke_off(status).await,
-    }
 }
 
 /// Returns the graph that runs now. A graph that BuildKit does not know yet is sent to it first.

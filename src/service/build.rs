@@ -175,8 +175,9 @@ impl Build {
             let (tar, pieces) = Tar::new()?;
             let passage = Passage::new(&spec.dockerfile, Arc::clone(&judge));
             let hear = dockerfile.before(Input::hearing(&input, judge.texts()));
+            let judging = (Arc::clone(&dockerfile), hear);
             let sent = Sent { requests, patience: Patience::begin(), used: Arc::clone(&used) };
-            tasks.spawn("tar", feed(sent, passage, hear, pieces, tasks.clone()));
+            tasks.spawn("tar", feed(sent, passage, judging, pieces, tasks.clone()));
             Some(tar)
         };
         let client = BuildClient {
@@ -270,7 +271,7 @@ struct Sent {
 async fn feed(
     Sent { mut requests, patience, used }: Sent,
     mut passage: Passage,
-    hear: Hear,
+    (judging, hear): (Arc<Judging>, Hear),
     pieces: mpsc::Sender<Result<bytes::Bytes, Status>>,
     tasks: Group,
 ) {
@@ -281,7 +282,7 @@ async fn feed(
                 Err(silent) => break Err(silent),
             };
             let piece = match message {
-                Ok(None) => match passage.end() {
+                Ok(None) => match judging.here(|| passage.end()).await {
                     Ok(last) => break hear().await.map(|()| last),
                     Err(status) => break Err(status),
                 },
@@ -304,7 +305,7 @@ async fn feed(
             }
             passage.take(piece);
             let refused = loop {
-                match passage.passed() {
+                match judging.here(|| passage.passed()).await {
                     Ok(Some(piece)) => {
                         if let Err(status) = hear().await {
                             break Some(status);

@@ -25,7 +25,7 @@ fn side(path: &str, incoming: BoxStream<'static, Result<FromClient, Status>>) ->
         judge: Arc::new(Mutex::new(Judge::of(&request, &Arc::default()))),
         ignored: IgnoreFiles::of(&request),
         dockerfile: Arc::new(Judging::alone()),
-        hear: Arc::new(|| Box::pin(std::future::ready(Ok(())))),
+        hear: None,
         patience: Patience::with(SHORT, LONG),
         used: Arc::new(Used::nothing(&namespace)),
         refused: Arc::default(),

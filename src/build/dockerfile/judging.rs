@@ -1,14 +1,19 @@
-//! Runs the judgements of a build on threads of their own: those of the largest texts take some hundred milliseconds
-//! of a processor, and wharfd's worker threads serve everybody's calls.
+//! Runs the judgements of a build on threads of their own: those of the largest texts, graphs and tars take some hundred
+//! milliseconds of a processor, and wharfd's worker threads serve everybody's calls.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use tokio::task::block_in_place;
 use tonic::Status;
 
 use super::{AGAIN, ALL, Judge, State};
 use crate::{
-    build::input::Hear, fault::Fault, images::inherited::Inherited, names::CallerId, shares::Places,
-    tasks::Group,
+    build::input::Hear,
+    fault::Fault,
+    images::inherited::Inherited,
+    names::CallerId,
+    shares::Places,
+    tasks::{Group, Panicked},
 };
 
 /// How many judgements run at once.
@@ -31,12 +36,42 @@ pub struct Judging {
     tasks: Group,
     /// Held while texts are judged, so that each is judged once.
     turn: tokio::sync::Mutex<()>,
+    panicked: OnceLock<Panicked>,
+}
+
+/// The reason why something does not pass.
+#[derive(Debug)]
+pub enum NotPassed {
+    /// It is refused: why.
+    Refused(String),
+    /// The judge has panicked.
+    Panicked(Panicked),
+}
+
+impl NotPassed {
+    /// The fault; `refused` makes that of a refusal.
+    pub(in crate::build) fn fault(self, refused: impl FnOnce(String) -> Fault) -> Fault {
+        match self {
+            Self::Refused(why) => refused(why),
+            Self::Panicked(panicked) => panicked.into(),
+        }
+    }
+}
+
+impl From<NotPassed> for Status {
+    fn from(not: NotPassed) -> Self {
+        match not {
+            NotPassed::Refused(why) => Self::invalid_argument(why),
+            NotPassed::Panicked(panicked) => Self::internal(Fault::from(panicked).text()),
+        }
+    }
 }
 
 impl Judging {
     /// The judgements of `judge` for a build of `caller`'s, in the build's `tasks`.
     pub fn new(judge: Arc<Judge>, places: Arc<Places>, caller: CallerId, tasks: Group) -> Self {
-        Self { judge, places, caller, tasks, turn: tokio::sync::Mutex::default() }
+        let (turn, panicked) = Default::default();
+        Self { judge, places, caller, tasks, turn, panicked }
     }
 
     /// The judge, which takes the texts.
@@ -48,28 +83,47 @@ impl Judging {
     pub(in crate::build) async fn run(
         &self,
         judge: impl FnOnce() -> Result<(), String> + Send + 'static,
-    ) -> Result<(), String> {
+    ) -> Result<(), NotPassed> {
         let place = self.places.take(&self.caller).await;
         let judged = self.tasks.spawn_blocking("judge", move || {
             let judged = judge();
             drop(place);
             judged
         });
-        judged.await.unwrap_or_else(|panicked| Err(Fault::from(panicked).text().to_owned()))
+        match judged.await {
+            Ok(judged) => judged.map_err(NotPassed::Refused),
+            Err(panicked) => {
+                // The first counts.
+                let _ = self.panicked.set(panicked);
+                Err(NotPassed::Panicked(panicked))
+            }
+        }
+    }
+
+    /// Judges something else that may take long, such as a graph, at one of the caller's places. wharfd's other tasks go
+    /// on on another thread meanwhile.
+    pub async fn here<T>(&self, judge: impl FnOnce() -> T) -> T {
+        let _place = self.places.take(&self.caller).await;
+        block_in_place(judge)
+    }
+
+    /// A panic of the judge, whose words BuildKit may have passed on as the build's failure.
+    pub(in crate::build) fn panicked(&self) -> Option<Panicked> {
+        self.panicked.get().copied()
     }
 
     /// Judges the texts that have come, each with the images that are known. None may reach BuildKit before. The error
     /// contains the reason and the line.
-    pub(in crate::build) async fn texts(&self) -> Result<(), String> {
+    pub(in crate::build) async fn texts(&self) -> Result<(), NotPassed> {
         self.those(ALL).await
     }
 
     /// Judges the texts that have passed again, if more images are known.
-    pub(in crate::build) async fn again(&self) -> Result<(), String> {
+    pub(in crate::build) async fn again(&self) -> Result<(), NotPassed> {
         self.those(AGAIN).await
     }
 
-    async fn those(&self, states: &'static [State]) -> Result<(), String> {
+    async fn those(&self, states: &'static [State]) -> Result<(), NotPassed> {
         // Asked for every message of a sync.
         if !self.judge.has(states) {
             return Ok(());
@@ -80,7 +134,7 @@ impl Judging {
     }
 
     /// Judges the triggers of an image and remembers the image.
-    pub(in crate::build) async fn admit(&self, base: Inherited) -> Result<(), String> {
+    pub(in crate::build) async fn admit(&self, base: Inherited) -> Result<(), NotPassed> {
         let judge = Arc::clone(&self.judge);
         self.run(move || judge.admit(&base)).await
     }
@@ -91,7 +145,7 @@ impl Judging {
         Arc::new(move || {
             let (judging, hear) = (Arc::clone(&judging), Arc::clone(&hear));
             Box::pin(async move {
-                judging.texts().await.map_err(Status::invalid_argument)?;
+                judging.texts().await?;
                 hear().await
             })
         })
@@ -101,7 +155,7 @@ impl Judging {
 #[cfg(test)]
 impl Judging {
     /// A judge that knows nothing yet, of a caller that is alone.
-    pub(in crate::build) fn alone() -> Self {
+    pub(crate) fn alone() -> Self {
         Self::new(Arc::default(), places(), CallerId::Uid(1), Group::root())
     }
 }
@@ -113,6 +167,7 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
+    use crate::fault::Reason;
 
     const LONG: Duration = Duration::from_secs(60);
 
@@ -159,7 +214,22 @@ mod tests {
         let size = crate::images::inherited::Size { bytes: 100_000, dashes: 0 };
         let environment = vec![("a".to_owned(), size)];
         judging.admit(Inherited { environment, ..Inherited::default() }).await.unwrap();
-        assert!(judging.again().await.unwrap_err().contains("line 2"));
+        let not = Status::from(judging.again().await.unwrap_err());
+        assert!(not.message().contains("line 2"));
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_no_refusal() {
+        let judging = Judging::alone();
+        let refused = |why: String| Fault::new(Reason::ImageUnsupported, why);
+        let not = judging.run(|| Err("it is refused".to_owned())).await.unwrap_err();
+        assert_eq!(not.fault(refused).reason(), Reason::ImageUnsupported);
+        assert!(judging.panicked().is_none());
+        let broken = || if AT_ONCE > 0 { panic!("on purpose") } else { Ok(()) };
+        let not = judging.run(broken).await.unwrap_err();
+        assert_eq!(not.fault(refused).reason(), Reason::Internal);
+        assert!(judging.panicked().is_some(), "the build's end says so");
+        assert!(judging.run(|| Ok(())).await.is_ok(), "its place is free again");
     }
 
     #[tokio::test]

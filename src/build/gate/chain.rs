@@ -22,10 +22,15 @@ pub(super) struct Chains {
 }
 
 impl Chains {
-    /// Adds an operation; its inputs were added earlier (`client/llb` in BuildKit, `marshal`).
+    /// Adds an operation. Its inputs were added earlier, as in all graphs of BuildKit's (`client/llb`, `marshal`): who
+    /// judges or changes a graph in its order relies on that.
     pub(super) fn add(&mut self, digest: &str, op: &Op) -> Result<(), Refusal> {
-        let before = op.inputs.iter().filter_map(|input| self.lengths.get(&input.digest)).max();
-        let length = before.copied().unwrap_or_default() + 1;
+        let mut before = 0;
+        for input in &op.inputs {
+            let length = self.lengths.get(&input.digest);
+            before = before.max(*length.ok_or_else(|| refuse("an operation comes before its input"))?);
+        }
+        let length = before + 1;
         self.lengths.insert(digest.to_owned(), length);
         // The source at the beginning, and the end, which only points at the result, are no steps.
         if length > STEPS_MAX + 2 {
@@ -62,6 +67,16 @@ mod tests {
             ops.push(op);
         }
         ops
+    }
+
+    #[test]
+    fn an_operation_comes_after_its_inputs() {
+        let ops = graph(2, |digests| digests.last().cloned().into_iter().collect());
+        assert!(judge(&ops).is_ok());
+        for wrong in [vec![ops[1].clone(), ops[0].clone()], vec![ops[1].clone()]] {
+            let Err(Refusal::Refused(why)) = judge(&wrong) else { panic!("it is let through") };
+            assert!(why.text().contains("comes before its input"), "{why}");
+        }
     }
 
     #[test]

@@ -354,8 +354,9 @@ mod tests {
         assert!(source(&with_digest, &[("image.resolvemode", "local")]).is_ok());
         assert!(source("https://admitted.example/f", &[("http.checksum", "sha256:1")]).is_ok());
         assert!(source("http://buildkit-session/t", &[]).is_ok());
-        let last = Op { inputs: vec![Input { digest: "d".into(), index: 0 }], ..Op::default() };
-        assert!(judge(&[last]).is_ok());
+        let first = op(op::Op::Exec(exec()));
+        let inputs = vec![Input { digest: definition::digest(&first.encode_to_vec()), index: 0 }];
+        assert!(judge(&[first, Op { inputs, ..Op::default() }]).is_ok());
     }
 
     #[test]

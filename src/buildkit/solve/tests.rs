@@ -1,3 +1,6 @@
+use futures_util::stream;
+use tokio_util::sync::CancellationToken;
+
 use super::*;
 
 /// A message as Go sends it: each map entry with its key and value.
@@ -87,9 +90,10 @@ const WITHIN: Duration = Duration::from_millis(50);
 async fn a_reader_that_takes_its_time_misses_no_last_facts() {
     let facts = || stream::iter((0..3).map(|_| Ok(StatusResponse::default())));
     let mut reader = Slow::default();
-    last_facts(&mut reader, std::pin::pin!(facts()), WITHIN).await;
+    last_facts(&mut reader, std::pin::pin!(facts()), WITHIN, &CancellationToken::new()).await;
     assert_eq!(reader.0, 3);
     // It is BuildKit that may not take its time.
-    last_facts(&mut reader, std::pin::pin!(facts().chain(stream::pending())), WITHIN).await;
+    let pending = facts().chain(stream::pending());
+    last_facts(&mut reader, std::pin::pin!(pending), WITHIN, &CancellationToken::new()).await;
     assert_eq!(reader.0, 6);
 }

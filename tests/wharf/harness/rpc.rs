@@ -88,11 +88,30 @@ pub(crate) async fn build_tar(channel: &Channel, start: BuildStart, tar: impl In
     build(channel, start, stream::iter(pieces)).await
 }
 
+/// Builds from a tar, to the end; `seen` sees the progress as it comes.
+pub(crate) async fn build_tar_seen(
+    channel: &Channel,
+    start: BuildStart,
+    tar: Vec<u8>,
+    seen: impl FnMut(&Progress),
+) -> Build {
+    build_seen(channel, start, stream::iter([Bytes::from(tar)]), seen).await
+}
+
 /// Builds from pieces of a tar, to the end.
 pub(crate) async fn build(
     channel: &Channel,
     start: BuildStart,
     pieces: impl Stream<Item = Bytes> + Send + 'static,
+) -> Build {
+    build_seen(channel, start, pieces, |_| ()).await
+}
+
+async fn build_seen(
+    channel: &Channel,
+    start: BuildStart,
+    pieces: impl Stream<Item = Bytes> + Send + 'static,
+    mut seen: impl FnMut(&Progress),
 ) -> Build {
     let first = BuildRequest { request: Some(Request::Start(start)) };
     let pieces = pieces.map(|piece| BuildRequest { request: Some(Request::Tar(piece)) });
@@ -107,7 +126,10 @@ pub(crate) async fn build(
         let message = tokio::time::timeout(Duration::from_secs(240), responses.message()).await;
         match message.expect("the build says something") {
             Ok(Some(response)) => match response.response.expect("a response") {
-                Response::Progress(progress) => build.progress.push(progress),
+                Response::Progress(progress) => {
+                    seen(&progress);
+                    build.progress.push(progress);
+                }
                 Response::Result(result) => build.result = Some(result),
                 Response::Failure(failure) => build.failure = Some(failure),
             },
