@@ -7,7 +7,7 @@ use super::{
     exit::Failure,
 };
 use crate::{
-    names::{Namespace, own_job},
+    names::{IssuerName, Namespace, own_job},
     wire::v1,
 };
 
@@ -52,6 +52,27 @@ impl fmt::Display for Named {
     }
 }
 
+/// A namespace's name with its issuer, `ISSUER:JOB#RUN`, as [`parse_listed`] reads it. A job without an issuer has
+/// nothing before the colon if its own name has one.
+pub(crate) fn listed_as(namespace: &v1::Namespace) -> String {
+    let v1::Namespace { job, run, issuer } = namespace;
+    let colon = if issuer.is_empty() && !job.contains(':') { "" } else { ":" };
+    format!("{issuer}{colon}{job}#{run}")
+}
+
+/// The namespace that is listed as `name`.
+pub(crate) fn parse_listed(name: &str) -> Result<Namespace, Failure> {
+    let Some((before, rest)) = name.split_once(':') else { return Ok(Namespace::parse(name)?) };
+    if before.is_empty() {
+        return Ok(Namespace::parse(rest)?);
+    }
+    match IssuerName::try_from(before.to_owned()) {
+        Ok(issuer) => Ok(Namespace::parse(rest)?.issued_by(issuer)),
+        // A job's own colon: an issuer's name has no slash.
+        Err(_) => Ok(Namespace::parse(name)?),
+    }
+}
+
 /// The namespace from `flag`, else WHARF_NAMESPACE, else Jenkins' variables, else the token's, else the user's own
 /// job, so that wharf also works outside of a job.
 pub(crate) fn resolve(flag: Option<&str>, env: &Env, has_token: bool) -> Result<Named, Failure> {
@@ -93,6 +114,24 @@ mod tests {
         let with_token = |env: &[(&str, &str)]| resolve(None, &Env::of(env), true).unwrap().to_wire();
         assert_eq!(with_token(&[]), None);
         assert_eq!(with_token(&jenkins).unwrap().run, "42");
+    }
+
+    #[test]
+    fn a_listed_name_is_read_as_the_namespace_that_it_is() {
+        let of = |job: &str| Namespace::new(job, "1").unwrap();
+        let issued = |job: &str| of(job).issued_by("ci".to_owned().try_into().unwrap());
+        for (namespace, shown) in [
+            (of("acme/app"), "acme/app#1"),
+            (issued("acme/app"), "ci:acme/app#1"),
+            (issued("a:b#c"), "ci:a:b#c#1"),
+            (of("ci:acme/app"), ":ci:acme/app#1"),
+            (of(":"), "::#1"),
+        ] {
+            assert_eq!(listed_as(&(&namespace).into()), shown);
+            assert_eq!(parse_listed(shown).unwrap(), namespace);
+        }
+        assert_eq!(parse_listed("acme/app:x#1").unwrap(), of("acme/app:x"));
+        assert!(parse_listed("ci:#1").is_err());
     }
 
     #[test]

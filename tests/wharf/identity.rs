@@ -129,7 +129,9 @@ async fn two_controllers_may_share_a_name(test: Arc<Test>) {
     let operator = Wharf::new(&test, &wharfd, "app#1");
     operator.run(["namespace", "rm"]).await.ok();
     assert_eq!(listed(&two).await, theirs, "the claimed name is another job's");
-    operator.run(["namespace", "rm", "--issuer", "two"]).await.ok();
+    let names = operator.run(["namespace", "ls", "-q"]).await.ok().stdout;
+    assert!(names.lines().eq(["two:app#1"]), "{names}");
+    operator.run(["namespace", "rm", names.trim_end()]).await.ok();
     two.run(["images"]).await.ended(3).says(&["has ended"]);
     let later = agent.with_token(&issuers[1].token_with("app", 1, json!({"iat": seconds() + 5})));
     assert!(later.images().await.is_empty());
@@ -162,7 +164,7 @@ async fn a_token_does_not_outlive_its_namespace(test: Arc<Test>) {
     assert_eq!(new.images().await, [("app:1".to_owned(), again.clone())]);
     old.run(["inspect", &again]).await.ended(3).says(&over);
     old.run(["namespace", "ls"]).await.ended(3).says(&over);
-    assert_eq!(new.run(["namespace", "ls", "-q"]).await.ok().stdout, "app#1\n");
+    assert_eq!(new.run(["namespace", "ls", "-q"]).await.ok().stdout, "ci:app#1\n");
     new.run(["namespace", "rm"]).await.ok();
 }
 

@@ -25,7 +25,7 @@ pub(crate) enum NamespaceCommand {
 /// run in it for a day, unless the node's operator has chosen another time.
 #[derive(Args, Debug)]
 pub(crate) struct NamespaceLsArgs {
-    /// Print names and nothing else
+    /// Print names and nothing else, as `wharf namespace rm` reads them
     #[arg(short, long)]
     pub(crate) quiet: bool,
     /// How to print: a table, or JSON, one object a line
@@ -52,7 +52,8 @@ pub(crate) struct NamespaceRmArgs {
 /// Which namespace.
 #[derive(Args, Debug)]
 pub(crate) struct NamedArgs {
-    /// The namespace [default: the one from --namespace or the environment]
+    /// The namespace, for the node's operator with its issuer, `ISSUER:JOB#RUN` [default: the one from
+    /// --namespace or the environment]
     #[arg(value_name = "JOB#RUN")]
     pub(crate) name: Option<String>,
     /// The issuer whose tokens prove the job, for the node's operator: a job itself needs only its token

@@ -9,7 +9,7 @@ use crate::{
     client::{
         args::{NamedArgs, NamespaceInspectArgs, NamespaceLsArgs, NamespaceRmArgs, TableFormat},
         exit::{Exit, Failure, Stop},
-        namespace::Named,
+        namespace::{Named, listed_as, parse_listed},
         print, units,
     },
     names::{Namespace, printable, printable_json},
@@ -27,7 +27,7 @@ pub(super) async fn ls(mut call: Call, args: NamespaceLsArgs) -> Result<(), Stop
     let listed = list(&mut call).await?;
     if args.quiet {
         let named = listed.iter().filter_map(|info| info.namespace.as_ref());
-        return named.into_iter().try_for_each(|namespace| print::line(name(namespace)));
+        return named.into_iter().try_for_each(|namespace| print::line(printable(&listed_as(namespace))));
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     match args.format {
@@ -116,7 +116,9 @@ fn named(call: &Call, args: NamedArgs) -> Result<Named, Failure> {
         Some(_) if call.global.namespace.is_some() => {
             return Err(Failure::usage("two namespaces are named: leave out --namespace"));
         }
-        Some(name) => Named::Given(Namespace::parse(&name)?),
+        // With `--issuer` the whole name is the job's.
+        Some(name) if args.issuer.is_some() => Named::Given(Namespace::parse(&name)?),
+        Some(name) => Named::Given(parse_listed(&name)?),
         None => call.namespace()?,
     };
     match args.issuer {

@@ -18,6 +18,8 @@ use crate::go_mode as mode;
 
 /// Linux's size limit for a list of attributes, and for a value.
 const XATTR_BYTES_MAX: usize = 64 * 1024;
+/// Room for the names of most files. The kernel allocates as much as it is given, for each file.
+const NAMES_BYTES: usize = 256;
 
 /// A file, directory or link as it is announced.
 #[derive(Clone, Debug, PartialEq)]
@@ -96,7 +98,12 @@ impl Scratch {
     /// Reads all extended attributes except macOS's, like BuildKit's own client. Unreadable attributes are
     /// skipped.
     fn xattrs(&mut self, file: &Path, stat: &mut Stat) -> io::Result<()> {
-        let length = match llistxattr(file, &mut *self.names) {
+        let few = self.names.get_mut(..NAMES_BYTES).unwrap_or_default();
+        let listed = match llistxattr(file, few) {
+            Err(Errno::RANGE) => llistxattr(file, &mut *self.names),
+            listed => listed,
+        };
+        let length = match listed {
             Ok(length) => length,
             Err(Errno::NOTSUP | Errno::NOSYS) => return Ok(()),
             Err(error) => return Err(error.into()),
