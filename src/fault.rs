@@ -1,6 +1,6 @@
 //! The error of a call, with two texts: one for the caller, one for the operator.
 
-use std::{borrow::Cow, error::Error, fmt};
+use std::{borrow::Cow, error::Error, fmt, time::Duration};
 
 use crate::names::{NoRandomness, printable, shortened};
 
@@ -43,13 +43,22 @@ pub struct Fault {
     hint: Option<Cow<'static, str>>,
     login: Option<Box<str>>,
     field: Option<Cow<'static, str>>,
+    retry_after: Option<Duration>,
     source: Option<Source>,
 }
 
 impl Fault {
     /// A failure with `reason`; `text` tells the caller what is wrong and where.
     pub fn new(reason: Reason, text: impl Into<Cow<'static, str>>) -> Self {
-        Self { reason, text: text.into(), hint: None, login: None, field: None, source: None }
+        Self {
+            reason,
+            text: text.into(),
+            hint: None,
+            login: None,
+            field: None,
+            retry_after: None,
+            source: None,
+        }
     }
 
     /// Bad input in `field`, a path within the proto request: `spec.tags[0]`.
@@ -85,6 +94,13 @@ impl Fault {
         }
     }
 
+    /// Adds after which time the caller may try again.
+    #[must_use]
+    pub fn retry_after(mut self, time: Duration) -> Self {
+        self.retry_after = Some(time);
+        self
+    }
+
     /// Adds the cause, for the operator only.
     #[must_use]
     pub fn caused_by(mut self, source: impl Into<Source>) -> Self {
@@ -110,6 +126,11 @@ impl Fault {
     /// The registry that the caller can log in to.
     pub fn login(&self) -> Option<&str> {
         self.login.as_deref()
+    }
+
+    /// The time after which the caller may try again.
+    pub fn retry(&self) -> Option<Duration> {
+        self.retry_after
     }
 
     /// The field of the request that is wrong.

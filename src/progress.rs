@@ -24,6 +24,17 @@ pub struct Progress {
     pub logs: Vec<VertexLog>,
     /// Warnings.
     pub warnings: Vec<VertexWarning>,
+    /// The place of a build in its engine's queue.
+    pub queue: Option<QueuePosition>,
+}
+
+/// The place of a build that waits for its turn.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct QueuePosition {
+    /// The digest of the step that lasts for as long as it waits.
+    pub vertex: String,
+    /// How many builds have their turns before it.
+    pub ahead: usize,
 }
 
 /// A step.
@@ -210,6 +221,7 @@ impl Steps {
                 None => unread.statuses.push(status),
             }
         }
+        unread.queue = facts.queue.or_else(|| unread.queue.take());
         self.news.notify_one();
     }
 }
@@ -233,6 +245,12 @@ impl Step {
             completed: done.then(SystemTime::now),
         };
         self.reporter.steps.add(Progress { statuses: vec![status], ..Progress::default() });
+    }
+
+    /// Reports that the step waits until so many builds have had their turns.
+    pub fn waits(&self, ahead: usize) {
+        let queue = Some(QueuePosition { vertex: self.vertex.digest.clone(), ahead });
+        self.reporter.steps.add(Progress { queue, ..Progress::default() });
     }
 
     /// Gives the step a better name once it is known: `pull reg/app:1@sha256:…`.

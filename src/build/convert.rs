@@ -16,6 +16,7 @@ pub(super) fn progress(facts: control::StatusResponse) -> Progress {
         statuses: facts.statuses.into_iter().map(status).collect(),
         logs: facts.logs.into_iter().map(log).collect(),
         warnings: facts.warnings.into_iter().map(warning).collect(),
+        queue: None,
     }
 }
 

@@ -1,6 +1,11 @@
 //! The configuration file.
 
-use std::{collections::BTreeMap, num::NonZeroU32, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    num::{NonZeroU32, NonZeroUsize},
+    path::PathBuf,
+    time::Duration,
+};
 
 use serde::{Deserialize, Deserializer, de::Error as _};
 use toml::Spanned;
@@ -27,6 +32,8 @@ pub(super) struct File {
     pub(super) frontend_file: Option<PathBuf>,
     pub(super) grace_period: Option<Seconds>,
     pub(super) namespace_ttl: Option<Seconds>,
+    pub(super) max_builds: Option<NonZeroUsize>,
+    pub(super) max_builds_per_job: Option<NonZeroUsize>,
     pub(super) log_format: Option<Format>,
     pub(super) log_level: Option<Filter>,
     pub(super) audit_log: Option<Destination>,

@@ -1,6 +1,6 @@
 //! The flags of wharfd and their variables `WHARFD_*`.
 
-use std::{path::PathBuf, time::Duration};
+use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use clap::Parser;
 
@@ -61,6 +61,14 @@ pub struct Flags {
     #[arg(long, env = env::WHARFD_NAMESPACE_TTL, value_name = "TIME", value_parser = parse_seconds)]
     pub namespace_ttl: Option<Duration>,
 
+    /// How many builds an engine runs at once; others wait for their turn [default: twice its processors, 8 to 150]
+    #[arg(long, env = env::WHARFD_MAX_BUILDS, value_name = "NUMBER")]
+    pub max_builds: Option<NonZeroUsize>,
+
+    /// How many of these may be of one job [default: half of them]
+    #[arg(long, env = env::WHARFD_MAX_BUILDS_PER_JOB, value_name = "NUMBER")]
+    pub max_builds_per_job: Option<NonZeroUsize>,
+
     /// How the log looks [default: text]
     #[arg(long, env = env::WHARFD_LOG_FORMAT, value_name = "FORMAT")]
     pub log_format: Option<Format>,
@@ -87,6 +95,6 @@ Exit status:
   130, 143  a second SIGINT, SIGTERM ended it at once
 
 Signals:
-  SIGTERM, SIGINT  refuse new builds, let running ones end within the grace period,
-                   cancel the rest, end; a second one ends at once
+  SIGTERM, SIGINT  refuse new builds and those that wait for their turn, let running ones
+                   end within the grace period, cancel the rest, end; a second one ends at once
   SIGHUP           read the configuration file again, for whom to serve and what jobs may do";

@@ -13,6 +13,7 @@ mod template;
 use std::{
     collections::BTreeMap,
     fs, io,
+    num::NonZeroUsize,
     ops::Range,
     path::{Path, PathBuf},
     str::FromStr,
@@ -23,7 +24,7 @@ use serde::Deserialize;
 
 use crate::{
     audit::Destination,
-    names::{IssuerName, ListenAddress, printable, socket::SocketPathError},
+    names::{EngineName, IssuerName, ListenAddress, printable, socket::SocketPathError},
     telemetry::{Filter, Format},
 };
 pub use engines::Engines;
@@ -41,7 +42,7 @@ const GRACE_PERIOD: Duration = Duration::from_secs(25);
 /// A run that waits for a person may wait over night.
 const NAMESPACE_TTL: Duration = Duration::from_secs(24 * 3600);
 const NAMESPACE_TTL_MIN: Duration = Duration::from_secs(300);
-/// A little more than the 150 builds that one engine runs at once.
+/// As many builds, or pushes and pulls, as a caller is likely to want; a little more than one engine runs at once.
 pub const AT_ONCE: u32 = 160;
 /// A configuration is about a page; a larger file is some other file.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -77,12 +78,23 @@ pub struct Config {
     pub grace_period: Duration,
     /// How long a namespace lives that nobody uses.
     pub namespace_ttl: Duration,
+    /// How many builds run at once.
+    pub builds: BuildLimits,
     /// How the log looks.
     pub log_format: Format,
     /// Which lines are logged.
     pub log_level: Filter,
     /// Where the audit log goes; `None` keeps none.
     pub audit_log: Option<Destination>,
+}
+
+/// The limits on the builds of each engine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BuildLimits {
+    /// How many run at once; `None` depends on the engine's processors.
+    pub max: Option<NonZeroUsize>,
+    /// How many of one job; `None` is half of all.
+    pub max_per_job: Option<NonZeroUsize>,
 }
 
 /// Where BuildKit's Dockerfile frontend runs.
@@ -195,6 +207,7 @@ impl Config {
             frontend_file,
             grace_period,
             namespace_ttl,
+            builds,
             log_format,
             log_level,
             audit_log,
@@ -209,11 +222,19 @@ impl Config {
             ("frontend_file", *frontend_file != new.frontend_file),
             ("grace_period", *grace_period != new.grace_period),
             ("namespace_ttl", *namespace_ttl != new.namespace_ttl),
+            ("max_builds", builds.max != new.builds.max),
+            ("max_builds_per_job", builds.max_per_job != new.builds.max_per_job),
             ("log_format", *log_format != new.log_format),
             ("log_level", *log_level != new.log_level),
             ("audit_log", *audit_log != new.audit_log),
         ];
         keys.into_iter().filter(|(_, changes)| *changes).map(|(key, _)| key).collect()
+    }
+
+    /// Whether `[[serve]]` lets several callers use an engine. The jobs of an issuer are a caller each.
+    pub fn is_shared(&self, engine: &EngineName) -> bool {
+        let mut callers = self.serve.iter().filter(|serve| serve.engine == *engine).map(|serve| &serve.who);
+        callers.clone().any(|who| matches!(who, Who::Issuer(_))) || callers.nth(1).is_some()
     }
 
     /// Reads the file that the flags name, if any, and merges everything.
@@ -295,6 +316,10 @@ impl Config {
                 .or(written.grace_period.map(|seconds| seconds.0))
                 .unwrap_or(GRACE_PERIOD),
             namespace_ttl: namespace_ttl.unwrap_or(NAMESPACE_TTL),
+            builds: BuildLimits {
+                max: flags.max_builds.or(written.max_builds),
+                max_per_job: flags.max_builds_per_job.or(written.max_builds_per_job),
+            },
             log_format: flags.log_format.or(written.log_format).unwrap_or_default(),
             log_level: flags.log_level.or(written.log_level).unwrap_or_default(),
             audit_log: flags.audit_log.or(written.audit_log),

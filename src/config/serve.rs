@@ -18,7 +18,7 @@ pub struct Serve {
     pub namespaces: Pattern,
     /// The engine that builds for them; the configuration has one of that name.
     pub engine: EngineName,
-    /// How many builds, pushes, pulls and saves of one caller may run at once.
+    /// How many builds of one caller may run at once, and how many pushes, pulls and saves.
     pub at_once: u32,
 }
 

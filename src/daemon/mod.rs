@@ -15,7 +15,7 @@ use crate::{
     config::{Config, Flags, Frontend},
     engines::{Handle, Means},
     fault::Fault,
-    front::{Front, Work},
+    front::{Front, Queues, Work},
     identity::{Identities, IssuerError, Served},
     images::frontend,
     janitor,
@@ -151,7 +151,7 @@ pub async fn run(config: Config, flags: Flags) -> Result<Ended, StartError> {
 /// A running wharfd.
 struct Started {
     served: Arc<Served>,
-    work: Arc<Work>,
+    front: Arc<Front>,
     health: Health,
     connections: Group,
     accepting: Task<()>,
@@ -187,17 +187,16 @@ async fn start(config: &Config, process: &Group) -> Result<Started, StartError> 
     let identities = Identities::new(config)?;
     say_who_is_served(&identities, &trail);
     let served = Served::new(identities);
-
-    let work = Work::new(process.child("work"), hashes);
-    let asked = Arc::clone(&served);
+    let (work, asked) = (Work::new(process.child("work"), hashes), Arc::clone(&served));
     let who: Who = Arc::new(move |peer| asked.now().standing(peer));
     let limits = Limits::default();
     for engine in engines.values() {
         janitor::end_unused(engine.clone(), Arc::clone(&work), config.namespace_ttl, trail.clone(), process);
     }
-    let calls = limits.calls_per_caller;
-    let front = Front::new(Arc::clone(&served), engines, Arc::clone(&work), kept, calls, trail.clone());
-    let (services, health) = service::services(front, config.engines.default_name(), process).await?;
+    let (calls, queues) = (limits.calls_per_caller, Queues::new(config));
+    let front = Front::new(Arc::clone(&served), engines, work, kept, queues, calls, trail.clone());
+    let (services, health) =
+        service::services(Arc::clone(&front), config.engines.default_name(), process).await?;
     // Install the client before the socket exists: an agent that finds the socket finds the client too.
     if let Some(directory) = &config.client_dir {
         let client = client_dir::put(directory)?;
@@ -211,7 +210,7 @@ async fn start(config: &Config, process: &Group) -> Result<Started, StartError> 
     let protocol = Http2::new(services, limits);
     let serving = transport::serve(listeners, who, limits, connections.clone(), protocol);
     let accepting = process.spawn("accept", serving);
-    Ok(Started { served, work, health, connections, accepting, trail })
+    Ok(Started { served, front, health, connections, accepting, trail })
 }
 
 /// Opens the audit log on a thread of its own: its file may lie on a file system that hangs.
@@ -264,13 +263,14 @@ async fn tls(config: &Config, process: &Group) -> Result<Option<Arc<Tls>>, Start
 impl Started {
     /// Refuses new work, waits for running work, cancels the rest after `grace`, and closes.
     async fn end(self, grace: Duration) {
-        let work = self.work.group();
-        work.drain();
+        let (running, work) = (self.front.work(), self.front.work().group());
+        self.front.drain();
         self.health.draining().await;
-        tracing::info!(builds = self.work.builds(), ?grace, "shutting down: waiting for running work");
-        self.trail.record(Event::new(Kind::Stopping).number("builds", u64::from(self.work.builds())));
+        let builds = running.builds();
+        tracing::info!(builds, ?grace, "shutting down: waiting for running work");
+        self.trail.record(Event::new(Kind::Stopping).number("builds", u64::from(builds)));
         if tokio::time::timeout(grace, work.close_and_wait()).await.is_err() {
-            tracing::warn!(builds = self.work.builds(), "the grace period is over: cancelling running work");
+            tracing::warn!(builds = running.builds(), "the grace period is over: cancelling running work");
             work.cancel(Cause::ShuttingDown);
             if tokio::time::timeout(CLEANUP, work.close_and_wait()).await.is_err() {
                 tracing::error!(tasks = work.running(), "not everything could be cleaned up");

@@ -56,6 +56,7 @@ struct Inner {
     platform: Platform,
     /// The directory in which it keeps its files.
     root: String,
+    processors: usize,
     image_store: ImageStore,
     builder: Builder,
     tasks: Group,
@@ -127,6 +128,7 @@ impl Engine {
                 presence,
                 platform,
                 root: info.docker_root_dir.unwrap_or_default(),
+                processors: info.ncpu.and_then(|count| usize::try_from(count).ok()).unwrap_or(1),
                 tasks,
                 buildkit: buildkit.version,
             }),
@@ -134,6 +136,11 @@ impl Engine {
         engine.ensure_there()?;
         tracing::info!(engine = ?engine, "connected");
         Ok(engine)
+    }
+
+    /// How many processors it has.
+    pub fn processors(&self) -> usize {
+        self.inner.processors
     }
 
     /// Its name in the configuration.

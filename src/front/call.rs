@@ -1,6 +1,6 @@
 //! An accepted call: its caller, its namespace, and how it ends.
 
-use std::{future::Future, sync::Arc};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use tracing::Instrument as _;
 
@@ -79,6 +79,11 @@ impl Call {
     /// The details of the call, for the audit log.
     pub fn details(&self) -> &Details {
         self.inner.record.details()
+    }
+
+    /// Records how long the call has waited for its turn.
+    pub fn waited(&self, time: Duration) {
+        self.inner.record.waited(time);
     }
 
     /// Does all of a call's `work` in its span; the result ends the call.

@@ -8,6 +8,7 @@ mod events;
 mod leases;
 mod looks;
 mod outcome;
+mod queue;
 mod quotas;
 mod work;
 
@@ -22,7 +23,7 @@ use crate::{
     audit::Trail,
     engines::Handle,
     fault::{Fault, Reason},
-    identity::{self, Caller, Presented, Served},
+    identity::{self, Caller, Kept, Presented, Served},
     names::{CallerId, EngineName, Namespace},
     policy::Permit,
     store::{Lease, Store},
@@ -35,6 +36,7 @@ use events::Events;
 use leases::Leases;
 use looks::Looks;
 use outcome::{Lines, Record};
+pub use queue::{Builds, Queues, Turn, Waiting};
 use quotas::Quotas;
 pub use quotas::Share;
 
@@ -46,6 +48,7 @@ pub struct Front {
     work: Arc<Work>,
     lines: Arc<Lines>,
     quotas: Arc<Quotas>,
+    queues: Queues,
     looks: Looks,
     calls: Calls,
     ends: Ends,
@@ -60,6 +63,7 @@ impl Front {
         engines: BTreeMap<EngineName, Handle>,
         work: Arc<Work>,
         store: Store,
+        queues: Queues,
         calls_per_caller: usize,
         trail: Trail,
     ) -> Arc<Self> {
@@ -67,7 +71,7 @@ impl Front {
         let lines = Arc::new(Lines::new(Events::new(trail)));
         let (calls, ends) = (Calls::new(calls_per_caller), Ends::new(store.clone()));
         let leases = Leases::new(store);
-        Arc::new(Self { served, engines, work, lines, quotas, looks, calls, ends, leases })
+        Arc::new(Self { served, engines, work, lines, quotas, queues, looks, calls, ends, leases })
     }
 
     /// Identifies the caller of a call to `path`, before anything but the call's head is read.
@@ -119,6 +123,48 @@ impl Front {
         let permit = call.authorize(named)?;
         self.ends.check(call.caller(), permit.subject()).await?;
         Ok(permit)
+    }
+
+    /// Puts a build into the queue of its engine, which has so many processors; an error if the queue is full.
+    pub fn queue(
+        &self,
+        call: &Call,
+        namespace: &Permit<Namespace>,
+        processors: usize,
+    ) -> Result<Waiting, Fault> {
+        self.queues.wait(call.engine_name(), processors, namespace)
+    }
+
+    /// How many builds an engine has.
+    pub fn builds(&self, engine: &EngineName) -> Builds {
+        self.queues.builds(engine)
+    }
+
+    /// Authorizes a call again, after it has waited: its token may have expired or been ended, and its rules may have
+    /// changed.
+    pub async fn authorize_again(
+        &self,
+        call: &Call,
+        kept: &Kept,
+        namespace: &Permit<Namespace>,
+    ) -> Result<Permit<Namespace>, Fault> {
+        let caller = self.served.now().identify_again(kept).map_err(|fault| {
+            fault.hint("it was good when the build was called, and its turn came later: get a new token")
+        })?;
+        if caller.id() != call.caller().id() || caller.engine() != call.engine_name() {
+            let text =
+                "who you are to wharfd, or your engine, has changed while the build waited for its turn";
+            return Err(Fault::new(Reason::NamespaceDenied, text).hint("try again"));
+        }
+        let permit = caller.namespace(Some(namespace.subject().clone()))?;
+        self.ends.check(&caller, permit.subject()).await?;
+        Ok(permit)
+    }
+
+    /// Refuses new work, and ends the wait of builds that have not begun; running work continues.
+    pub fn drain(&self) {
+        self.work.group().drain();
+        self.queues.close();
     }
 
     /// Begins the work of a call and makes a group for its tasks. Fails once wharfd is draining, while the

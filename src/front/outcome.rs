@@ -6,7 +6,7 @@
 use std::{
     error::Error,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -116,6 +116,8 @@ pub(super) struct Record {
     method: &'static str,
     span: Span,
     begun: Instant,
+    /// How long it waited for its turn, if it did.
+    waited: OnceLock<Duration>,
     caller: CallerId,
     /// Whether it did work that deserves a line every time.
     worked: AtomicBool,
@@ -135,6 +137,7 @@ impl Record {
             method,
             span,
             begun: Instant::now(),
+            waited: OnceLock::new(),
             caller,
             worked: AtomicBool::new(false),
             ended: AtomicBool::new(false),
@@ -167,6 +170,10 @@ impl Record {
         self.events.works(kind);
     }
 
+    pub(super) fn waited(&self, time: Duration) {
+        let _ = self.waited.set(whole_milliseconds(time));
+    }
+
     /// Logs and records how the call ended. Only the first end counts.
     pub(super) fn end(&self, end: &End<'_>) {
         if self.ended.swap(true, Ordering::AcqRel) {
@@ -182,15 +189,15 @@ impl Record {
             let said = self.lines.callers.may_say((self.caller.clone(), self.method, reason));
             said.map(Said::unsaid)
         };
-        let elapsed =
-            Duration::from_millis(u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX));
+        let elapsed = whole_milliseconds(self.begun.elapsed());
         self.events.end(end, elapsed, unlogged);
         let Some(unlogged) = unlogged else { return };
+        let waited = self.waited.get().map(tracing::field::debug);
         self.span.in_scope(|| match end {
-            End::Done => tracing::info!(?elapsed, unlogged, "ended"),
-            End::Failed(failed) => tracing::info!(?elapsed, unlogged, failed, "ended"),
+            End::Done => tracing::info!(?elapsed, waited, unlogged, "ended"),
+            End::Failed(failed) => tracing::info!(?elapsed, waited, unlogged, failed, "ended"),
             End::ClientGone => {
-                tracing::info!(?elapsed, unlogged, reason = ?Reason::Cancelled, "ended: the client went");
+                tracing::info!(?elapsed, waited, unlogged, reason = ?Reason::Cancelled, "ended: the client went");
             }
             End::Fault(fault) => log_fault(fault, Some(elapsed), unlogged),
         });
@@ -201,6 +208,10 @@ impl Drop for Record {
     fn drop(&mut self) {
         self.end(&End::ClientGone);
     }
+}
+
+fn whole_milliseconds(time: Duration) -> Duration {
+    Duration::from_millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// Logs a fault with its cause, for the operator.

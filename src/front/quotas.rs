@@ -15,8 +15,8 @@ use crate::{
 /// The kinds of work that are counted together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Load {
-    /// Builds, pushes, pulls and saves, which keep the engine and registries busy.
-    Engine,
+    /// Pushes, pulls and saves, which keep the engine and registries busy.
+    Transfer,
     /// Changes, which keep the store busy.
     Store,
     /// Ends of namespaces, each of which lists the engine's images, and goes on without its client.
@@ -30,14 +30,12 @@ pub(super) struct Quotas {
 }
 
 impl Quotas {
-    /// Takes a share for a piece of `caller`'s work; an error if the caller is at the limit of its rules. A
-    /// session needs no share, since it only waits for builds.
+    /// Takes a share for a piece of `caller`'s work; an error if the caller is at the limit of its rules. Builds have a
+    /// queue instead, and a session only waits for builds.
     pub(super) fn take(self: &Arc<Self>, caller: &Caller, kind: Kind) -> Result<Option<Share>, Fault> {
         let (load, what) = match kind {
-            Kind::Session => return Ok(None),
-            Kind::Build | Kind::Push | Kind::Pull | Kind::Save => {
-                (Load::Engine, "builds, pushes, pulls and saves")
-            }
+            Kind::Session | Kind::Build => return Ok(None),
+            Kind::Push | Kind::Pull | Kind::Save => (Load::Transfer, "pushes, pulls and saves"),
             Kind::Change => (Load::Store, "tags and removals"),
         };
         self.take_of(caller, load, what).map(Some)
@@ -110,14 +108,15 @@ mod tests {
             identities.identify(&Presented { peer: &peer, authorization: None, is_alone: true }).unwrap()
         });
         let quotas = Arc::new(Quotas::default());
-        let build = quotas.take(&one, Kind::Build).unwrap();
+        let pull = quotas.take(&one, Kind::Pull).unwrap();
         let push = quotas.take(&one, Kind::Push).unwrap();
         let fault = quotas.take(&one, Kind::Pull).unwrap_err();
         assert_eq!(fault.reason(), Reason::LimitReached);
         let change = quotas.take(&one, Kind::Change).unwrap();
         assert!(change.is_some() && quotas.take(&one, Kind::Session).unwrap().is_none());
-        let others: Vec<_> = (0..10).map(|_| quotas.take(&two, Kind::Build).unwrap()).collect();
-        drop(build);
+        assert!(quotas.take(&one, Kind::Build).unwrap().is_none(), "builds wait in a queue");
+        let others: Vec<_> = (0..10).map(|_| quotas.take(&two, Kind::Pull).unwrap()).collect();
+        drop(pull);
         let pull = quotas.take(&one, Kind::Pull).unwrap();
         let ends = [quotas.take_end(&one).unwrap(), quotas.take_end(&one).unwrap()];
         assert_eq!(quotas.take_end(&one).unwrap_err().reason(), Reason::LimitReached);

@@ -138,6 +138,31 @@ pub struct Presented<'a> {
     pub is_alone: bool,
 }
 
+/// What a call has presented, so that its caller can be identified again.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    peer: Peer,
+    /// Marked as sensitive, which keeps it out of `Debug`.
+    authorization: Option<HeaderValue>,
+}
+
+impl Presented<'_> {
+    /// The same to keep; `None` of a call that presents two tokens.
+    pub fn kept(&self) -> Option<Kept> {
+        let authorization = self.authorization.cloned().map(|mut value| {
+            value.set_sensitive(true);
+            value
+        });
+        self.is_alone.then(|| Kept { peer: self.peer.clone(), authorization })
+    }
+}
+
+impl Kept {
+    fn presented(&self) -> Presented<'_> {
+        Presented { peer: &self.peer, authorization: self.authorization.as_ref(), is_alone: true }
+    }
+}
+
 /// A scheme's answer to a call.
 #[derive(Debug)]
 enum Answer {
@@ -204,6 +229,11 @@ impl Identities {
                 Err(Fault::new(Reason::UnknownCaller, text).hint(hint))
             }
         }
+    }
+
+    /// Identifies the caller of a call again: a token may have expired, a key or an entry may be gone.
+    pub fn identify_again(&self, kept: &Kept) -> Result<Caller, Fault> {
+        self.identify(&kept.presented())
     }
 
     /// The caller of a call without a token.

@@ -1,9 +1,10 @@
 //! `BuildService`: sessions, the streams that clients attach to, and the builds themselves.
 
+mod queued;
+
 use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, stream, stream::BoxStream};
-use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -15,21 +16,14 @@ use super::{
 };
 use crate::{
     build::{
-        client::BuildClient,
-        dockerfile::{
-            Frontend, Judge, Rules,
-            judging::{self, Judging},
-        },
-        input::{Hear, Input},
-        limits::Used,
+        dockerfile::judging,
         outcome::Outcome,
-        patience::{Patience, minutes},
-        running::{self, Order},
+        patience::minutes,
         session::{self, Attached, Sessions},
-        tar::{Passage, Tar},
     },
     fault::{Fault, Reason},
     front::{Call, End, Front, Kind},
+    identity::Kept,
     progress::{Progress, Reporter},
     shares::Places,
     tasks::{Cause, Group},
@@ -38,6 +32,7 @@ use crate::{
         session_response,
     },
 };
+use queued::{Queued, permits};
 
 /// How long a client may take to send the first message of a call. Until then the call does nothing.
 pub(super) const FIRST_MESSAGE: Duration = Duration::from_secs(30);
@@ -118,6 +113,7 @@ impl Build {
     async fn start(
         &self,
         call: &Call,
+        kept: Kept,
         mut requests: Streaming<v1::BuildRequest>,
     ) -> Result<Responses<v1::BuildResponse>, Fault> {
         let Some(build_request::Request::Start(start)) = first(&mut requests, FIRST_MESSAGE).await?.request
@@ -126,18 +122,10 @@ impl Build {
         };
         let namespace = authorize(&self.front, call, start.namespace).await?;
         let spec = start.spec.ok_or_else(|| Fault::invalid("start.spec", "there is nothing to build"))?;
-        let mut spec = spec::spec(spec)?;
+        let spec = spec::spec(spec)?;
         spec.tags.iter().for_each(|tag| call.details().reference(tag));
         call.details().target(&spec.target);
-        let field = |index| format!("start.spec.tags[{index}]");
-        let tags = std::mem::take(&mut spec.tags);
-        // A build whose image may not be pushed does not run.
-        let pushes = if spec.push { tags.as_slice() } else { &[] };
-        let pushes = pushes.iter().cloned().enumerate();
-        let pushes = pushes.map(|(index, tag)| namespace.push_to(field(index), tag));
-        let pushes = pushes.collect::<Result<_, _>>()?;
-        let tags = tags.into_iter().enumerate().map(|(index, tag)| namespace.tag_as(field(index), tag));
-        let tags = tags.collect::<Result<_, _>>()?;
+        permits(&namespace, &spec)?;
         let logins = logins("start.credentials", start.credentials)?;
         let session = if start.session_id.is_empty() {
             None
@@ -149,51 +137,28 @@ impl Build {
             }
             Some(session)
         };
-        let images = call.images().await?;
+        // Once here for an engine that is down, and again when the build has its turn.
+        let processors = call.images().await?.engine().processors();
+        let waiting = self.front.queue(call, &namespace, processors)?;
         let member = self.front.begin(call, &namespace, Kind::Build).await?;
         // A build in a session ends with it.
         let tasks = match &session {
             Some(session) => session.tasks().enter("build")?,
             None => member.tasks().clone(),
         };
-        let synced = session.as_ref().is_some_and(|session| session.offer().directory("context").is_some());
-        let frontend = match images.frontend() {
-            Some(_) => Frontend::Contained,
-            None => Frontend::Builtin(images.engine().buildkit()),
-        };
-        let rules = Rules::new(&spec, frontend);
-        let caller = call.caller().id();
-        let judge = Arc::new(Judge::new(rules));
-        let dockerfile =
-            Judging::new(Arc::clone(&judge), Arc::clone(&self.judged), caller.clone(), tasks.clone());
-        let dockerfile = Arc::new(dockerfile);
-        let input = Arc::new(Input::new(&images, caller, &spec));
-        let used = Arc::new(Used::nothing(&namespace));
-        let tar = if synced {
-            None
-        } else {
-            let (tar, pieces) = Tar::new()?;
-            let passage = Passage::new(&spec.dockerfile, Arc::clone(&judge));
-            let hear = dockerfile.before(Input::hearing(&input, judge.texts()));
-            let judging = (Arc::clone(&dockerfile), hear);
-            let sent = Sent { requests, patience: Patience::begin(), used: Arc::clone(&used) };
-            tasks.spawn("tar", feed(sent, passage, judging, pieces, tasks.clone()));
-            Some(tar)
-        };
-        let client = BuildClient {
-            session,
-            tar,
+        let queued = Queued {
+            front: Arc::clone(&self.front),
+            judged: Arc::clone(&self.judged),
+            call: call.clone(),
+            kept,
+            namespace,
+            spec,
             logins,
-            dockerfile,
-            input,
-            used,
+            session,
+            requests,
             tasks: tasks.clone(),
-            details: call.details().clone(),
-            refused: Arc::default(),
         };
-        let order = Order { namespace, tags, pushes, spec, client: Arc::new(client) };
-        let work =
-            |reporter: Reporter| async move { Box::pin(running::run(&images, &order, &reporter)).await };
+        let work = |reporter: Reporter| async move { Box::pin(queued.run(waiting, &reporter)).await };
         let progress = |progress: Progress| response(build_response::Response::Progress(progress.into()));
         Ok(super::stream::run(call, tasks, member, work, progress, |outcome| {
             let (end, outcome) = match outcome {
@@ -244,7 +209,12 @@ impl build_service_server::BuildService for Build {
         request: Request<Streaming<v1::BuildRequest>>,
     ) -> Result<Response<Self::BuildStream>, Status> {
         let call = accept(&self.front, &request, "BuildService/Build")?;
-        begin(&call, self.start(&call, request.into_inner())).await
+        let kept = request.extensions().get::<Kept>().cloned();
+        let started = async {
+            let kept = kept.ok_or_else(|| Fault::internal("a build without the proof of its caller"))?;
+            self.start(&call, kept, request.into_inner()).await
+        };
+        begin(&call, started).await
     }
 }
 
@@ -257,76 +227,6 @@ async fn first<T: Default>(requests: &mut Streaming<T>, within: Duration) -> Res
             let text = format!("the client sent no message for {}", minutes(within));
             Err(Fault::new(Reason::StreamBroken, text))
         }
-    }
-}
-
-/// What the client sends after the start.
-struct Sent {
-    requests: Streaming<v1::BuildRequest>,
-    patience: Patience,
-    used: Arc<Used>,
-}
-
-/// Passes the tar on as fast as BuildKit takes it.
-async fn feed(
-    Sent { mut requests, patience, used }: Sent,
-    mut passage: Passage,
-    (judging, hear): (Arc<Judging>, Hear),
-    pieces: mpsc::Sender<Result<bytes::Bytes, Status>>,
-    tasks: Group,
-) {
-    let fed = async {
-        let last = loop {
-            let message = match patience.wait(requests.message()).await {
-                Ok(message) => message,
-                Err(silent) => break Err(silent),
-            };
-            let piece = match message {
-                Ok(None) => match judging.here(|| passage.end()).await {
-                    Ok(last) => break hear().await.map(|()| last),
-                    Err(status) => break Err(status),
-                },
-                Ok(Some(v1::BuildRequest { request: Some(build_request::Request::Tar(piece)) }))
-                    if piece.len() <= TAR_PIECE_BYTES_MAX =>
-                {
-                    piece
-                }
-                Ok(Some(_)) => {
-                    break Err(Status::invalid_argument(format!(
-                        "only pieces of a tar, of at most {} MiB, follow the start",
-                        TAR_PIECE_BYTES_MAX >> 20
-                    )));
-                }
-                Err(status) => break Err(Status::new(status.code(), "the client broke the tar off")),
-            };
-            if !used.context(piece.len()) {
-                // The limit itself ends the build.
-                break Err(Status::resource_exhausted("the context is too large"));
-            }
-            passage.take(piece);
-            let refused = loop {
-                match judging.here(|| passage.passed()).await {
-                    Ok(Some(piece)) => {
-                        if let Err(status) = hear().await {
-                            break Some(status);
-                        }
-                        if pieces.send(Ok(piece)).await.is_err() {
-                            return;
-                        }
-                    }
-                    Ok(None) => break None,
-                    Err(status) => break Some(status),
-                }
-            };
-            if let Some(status) = refused {
-                break Err(status);
-            }
-        };
-        let _ = pieces.send(last).await;
-    };
-    if tasks.unless_cancelled(fed).await.is_err() {
-        // Without this error, the tar would seem to end here.
-        let _ = pieces.send(Err(Status::cancelled("the build was cancelled"))).await;
     }
 }
 

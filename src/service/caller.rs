@@ -61,6 +61,9 @@ where
     Ok(response)
 }
 
+/// A build may wait for its turn, and is then authorized again.
+const BUILD: &str = "/wharf.v1.BuildService/Build";
+
 /// The last token of a connection: its hash, and the caller that it proved.
 struct Proof {
     authorization: [u8; 32],
@@ -95,8 +98,12 @@ fn identify<B>(front: &Front, request: &mut Request<B>) -> Result<Running, Fault
             seat.keep(Arc::new(Proof { authorization, caller: caller.clone() }));
         }
     }
-    // No handler needs the proof itself.
+    let to_keep = (path == BUILD).then(|| presented.kept()).flatten();
+    // No other handler needs the proof itself.
     request.headers_mut().remove(AUTHORIZATION);
     request.extensions_mut().insert(caller);
+    if let Some(kept) = to_keep {
+        request.extensions_mut().insert(kept);
+    }
     Ok(running)
 }

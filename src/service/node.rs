@@ -10,7 +10,7 @@ use crate::{
     engine::Engine,
     engines::Handle,
     fault::{Fault, causes},
-    front::Front,
+    front::{Builds, Front},
     wire::v1::{self, EngineState, GetInfoRequest, GetInfoResponse, node_service_server::NodeService},
 };
 
@@ -33,7 +33,8 @@ impl NodeService for Node {
         look(&self.front, &call, async {
             let caller = call.caller();
             let shown = |engine: &&Handle| engine.name() == caller.engine() || caller.is_operator();
-            let engines = self.front.engines().filter(shown).map(|engine| told(engine, caller.is_operator()));
+            let builds = |engine: &Handle| caller.is_operator().then(|| self.front.builds(engine.name()));
+            let engines = self.front.engines().filter(shown).map(|engine| told(engine, builds(engine)));
             let engines = join_all(engines).await;
             let own = engines.iter().find(|engine| engine.name == caller.engine().as_str());
             let own = own.cloned().unwrap_or_default();
@@ -54,9 +55,14 @@ impl NodeService for Node {
     }
 }
 
-/// Information about an engine; only the node's operator also gets the cause of a failure.
-async fn told(handle: &Handle, is_operator: bool) -> v1::EngineInfo {
+/// Information about an engine; only the node's operator also gets its builds, and the cause of a failure.
+async fn told(handle: &Handle, builds: Option<Builds>) -> v1::EngineInfo {
     let name = handle.name().to_string();
+    let is_operator = builds.is_some();
+    let builds = builds.map(|Builds { running, waiting, places }| {
+        let count = |count| u32::try_from(count).unwrap_or(u32::MAX);
+        v1::EngineBuilds { running: count(running), waiting: count(waiting), max: count(places) }
+    });
     match found(handle).await {
         Ok(engine) => {
             let (major, minor) = engine.api_version();
@@ -68,12 +74,14 @@ async fn told(handle: &Handle, is_operator: bool) -> v1::EngineInfo {
                 api_version: format!("{major}.{minor}"),
                 platform: engine.platform().to_string(),
                 image_store: engine.image_store().kind().to_string(),
+                builds,
             }
         }
         Err(fault) => v1::EngineInfo {
             name,
             state: EngineState::Down.into(),
             cause: if is_operator { causes(&fault) } else { fault.text().to_owned() },
+            builds,
             ..v1::EngineInfo::default()
         },
     }

@@ -37,6 +37,9 @@ pub(super) fn from_fault(fault: &Fault) -> Status {
     if let Some(field) = fault.field() {
         details.add_bad_request_violation(cut(field, FIELD_BYTES_MAX), text.as_str());
     }
+    if let Some(time) = fault.retry() {
+        details.set_retry_info(Some(time));
+    }
     Status::with_error_details(code, text, details)
 }
 
@@ -212,6 +215,14 @@ mod tests {
         let request = status.get_details_bad_request().unwrap();
         assert_eq!(request.field_violations[0].field, "spec.tags[0]");
         assert!(!format!("{status:?}").contains("secret"));
+    }
+
+    #[test]
+    fn when_to_try_again_leaves_too() {
+        let time = std::time::Duration::from_secs(30);
+        let status = from_fault(&Fault::new(Reason::LimitReached, "full").retry_after(time));
+        assert_eq!(status.get_details_retry_info().unwrap().retry_delay, Some(time));
+        assert!(from_fault(&Fault::new(Reason::LimitReached, "full")).get_details_retry_info().is_none());
     }
 
     #[test]

@@ -20,7 +20,7 @@ use super::*;
 use crate::{
     audit::Trail,
     config::{Config, Flags},
-    front::Work,
+    front::{Queues, Work},
     identity::{Identities, Served},
     names::{ListenAddress, SocketPath},
     naming::Keys,
@@ -47,11 +47,13 @@ impl Door {
         let listener = Listener::bind(&ListenAddress::Unix(socket.clone()), 0o600, None, None).await.unwrap();
         let process = Group::root();
         let work = Work::new(process.child("work"), Keys::load(&directory).unwrap());
-        let served = Served::new(Identities::new(&Config::with_file(Flags::default(), "")).unwrap());
+        let config = Config::with_file(Flags::default(), "");
+        let served = Served::new(Identities::new(&config).unwrap());
         let asked = Arc::clone(&served);
         let who: transport::Who = Arc::new(move |peer| asked.now().standing(peer));
         let store = Store::open(&directory).unwrap();
-        let front = Front::new(served, BTreeMap::new(), work, store, limits.calls_per_caller, Trail::off());
+        let (queues, calls) = (Queues::new(&config), limits.calls_per_caller);
+        let front = Front::new(served, BTreeMap::new(), work, store, queues, calls, Trail::off());
         let (services, health) = services(front, &EngineName::default(), &process).await.unwrap();
         let connections = process.child("connections");
         let protocol = Http2::new(services, limits);

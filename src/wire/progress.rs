@@ -5,7 +5,9 @@ use std::time::SystemTime;
 use prost_types::Timestamp;
 
 use super::v1;
-use crate::progress::{LogStream, Progress, SourceLines, Vertex, VertexLog, VertexStatus, VertexWarning};
+use crate::progress::{
+    LogStream, Progress, QueuePosition, SourceLines, Vertex, VertexLog, VertexStatus, VertexWarning,
+};
 
 impl From<Progress> for v1::Progress {
     fn from(progress: Progress) -> Self {
@@ -14,6 +16,7 @@ impl From<Progress> for v1::Progress {
             statuses: progress.statuses.into_iter().map(status).collect(),
             logs: progress.logs.into_iter().map(log).collect(),
             warnings: progress.warnings.into_iter().map(warning).collect(),
+            queue: progress.queue.map(queue),
         }
     }
 }
@@ -72,6 +75,10 @@ fn warning(warning: VertexWarning) -> v1::VertexWarning {
         url: warning.url,
         source: warning.source.map(Into::into),
     }
+}
+
+fn queue(queue: QueuePosition) -> v1::QueuePosition {
+    v1::QueuePosition { vertex: queue.vertex, ahead: u32::try_from(queue.ahead).unwrap_or(u32::MAX) }
 }
 
 fn timestamp(time: Option<SystemTime>) -> Option<Timestamp> {

@@ -77,7 +77,7 @@ async fn two_jobs_push_one_reference(test: Arc<Test>) {
 
 async fn a_hundred_and_fifty_builds(test: Arc<Test>) {
     const BUILDS: usize = 150;
-    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    let (registry, wharfd) = (test.registry().await, test.wharfd_with(None, &["--max-builds", "150"]).await);
     let base = test.base(&registry).await;
     // Each build waits until all have begun, which would be impossible on one connection of BuildKit's.
     let gate = Arc::new(tokio::sync::Barrier::new(BUILDS));

@@ -48,6 +48,7 @@ mod store;
 mod suspects;
 mod sync;
 mod transfers;
+mod turns;
 
 use std::process::ExitCode;
 
@@ -76,6 +77,7 @@ fn cases() -> Vec<Case> {
         empty::CASES,
         memory::CASES,
         concurrency::CASES,
+        turns::CASES,
         authorization::CASES,
         identity::CASES,
         policy::CASES,

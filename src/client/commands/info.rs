@@ -11,7 +11,8 @@ use crate::{
     },
     names::printable,
     wire::v1::{
-        EngineInfo, EngineState, GetInfoRequest, GetInfoResponse, node_service_client::NodeServiceClient,
+        EngineBuilds, EngineInfo, EngineState, GetInfoRequest, GetInfoResponse,
+        node_service_client::NodeServiceClient,
     },
 };
 
@@ -86,11 +87,20 @@ fn engine_object(engine: &EngineInfo) -> serde_json::Value {
         "ApiVersion": engine.api_version,
         "Platform": engine.platform,
         "ImageStore": engine.image_store,
+        "Builds": engine.builds.map(|builds| object!({
+            "Running": builds.running,
+            "Waiting": builds.waiting,
+            "Max": builds.max,
+        })),
     })
 }
 
 /// An engine's lines; values that are unknown while the engine is down are omitted.
 fn engine_text(engine: &EngineInfo) -> String {
+    let builds = match engine.builds {
+        Some(EngineBuilds { running, waiting, .. }) => format!("{running} running, {waiting} waiting"),
+        None => String::new(),
+    };
     let fields = [
         (" State", state(engine)),
         (" Cause", &engine.cause),
@@ -98,6 +108,7 @@ fn engine_text(engine: &EngineInfo) -> String {
         (" API version", &engine.api_version),
         (" Platform", &engine.platform),
         (" Image store", &engine.image_store),
+        (" Builds", &builds),
     ];
     let known: Vec<_> = fields.into_iter().filter(|(_, value)| !value.is_empty()).collect();
     listing(&known)

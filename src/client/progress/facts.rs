@@ -68,6 +68,11 @@ impl Facts {
         self.vertex(digest, name, Some(begin), Some(end), |vertex| error.clone_into(&mut vertex.error))
     }
 
+    pub(in crate::client) fn waits(mut self, digest: &str, ahead: u32) -> Self {
+        self.0.queue = Some(v1::QueuePosition { vertex: digest.to_owned(), ahead });
+        self
+    }
+
     pub(in crate::client) fn vertex(
         mut self,
         digest: &str,

@@ -64,6 +64,9 @@ impl Model {
         for fact in &facts.vertexes {
             self.apply_vertex(fact, &mut changes);
         }
+        if let Some(fact) = &facts.queue {
+            self.apply_queue(fact, &mut changes);
+        }
         for fact in &facts.statuses {
             self.apply_status(fact, &mut changes);
         }
@@ -212,6 +215,16 @@ impl Model {
             self.start(id);
         }
         if changed {
+            changes.vertexes.insert(id);
+        }
+    }
+
+    fn apply_queue(&mut self, fact: &v1::QueuePosition, changes: &mut Changes) {
+        let Some(id) = self.enter(&fact.vertex) else { return };
+        self.start(id);
+        if let Some(vertex) = self.vertex_mut(id)
+            && replace(&mut vertex.ahead, Some(fact.ahead))
+        {
             changes.vertexes.insert(id);
         }
     }

@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     model::{Changes, Id, Model},
-    step::{Line, State, Status, Vertex},
+    step::{Line, State, Status, Vertex, place},
     text,
 };
 
@@ -39,6 +39,8 @@ pub(super) struct Plain {
     names: HashMap<Id, String>,
     /// The last line shown about each step's end.
     ends: HashMap<Id, String>,
+    /// The last shown place of a build that waits for its turn.
+    ahead: Option<u32>,
     partial: Option<Partial>,
     out: String,
 }
@@ -78,6 +80,7 @@ impl Plain {
             statuses: HashMap::new(),
             names: HashMap::new(),
             ends: HashMap::new(),
+            ahead: None,
             partial: None,
             out: String::new(),
         }
@@ -182,6 +185,7 @@ impl Plain {
         let News { lines, statuses, warnings, .. } = news;
         let number = vertex.number;
         self.introduce(model, id, vertex);
+        self.show_place(vertex);
         for place in statuses {
             self.show_status(model, id, vertex, place);
         }
@@ -229,6 +233,17 @@ impl Plain {
         self.current = Some(id);
         self.names.insert(id, vertex.name.clone());
         self.say(format_args!("#{} {}", vertex.number, vertex.name));
+    }
+
+    /// Shows how many builds are ahead when the number has halved or doubled: each of a hundred builds that wait for one
+    /// another has a few lines, not a hundred.
+    fn show_place(&mut self, vertex: &Vertex) {
+        let Some(ahead) = vertex.ahead() else { return };
+        let is_news = |shown: u32| ahead <= shown / 2 || ahead / 2 >= shown;
+        if self.ahead.is_none_or(|shown| shown != ahead && is_news(shown)) {
+            self.ahead = Some(ahead);
+            self.say(format_args!("#{} {}", vertex.number, place(ahead)));
+        }
     }
 
     fn show_status(&mut self, model: &Model, id: Id, vertex: &Vertex, place: usize) {

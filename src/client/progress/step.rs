@@ -18,6 +18,15 @@ const TAIL_LINE_BYTES_MAX: usize = 16 * 1024;
 /// The end of BuildKit's errors for a step that was stopped by another step's failure or by a person.
 pub(super) const CANCELED: &str = "context canceled";
 
+/// The place of a build that waits for its turn.
+pub(super) fn place(ahead: u32) -> String {
+    match ahead {
+        0 => "no build is ahead".to_owned(),
+        1 => "1 build is ahead".to_owned(),
+        more => format!("{more} builds are ahead"),
+    }
+}
+
 /// A time of the engine's clock, since the Unix epoch.
 pub(super) type Moment = Duration;
 
@@ -34,6 +43,8 @@ pub struct Vertex {
     pub(super) before: Duration,
     pub(super) begin: Option<Moment>,
     pub(super) end: Option<Moment>,
+    /// While the step waits for the build's turn: how many builds are ahead.
+    pub(super) ahead: Option<u32>,
     /// Its parts that show progress.
     pub statuses: Vec<Status>,
     pub(super) status_ids: HashMap<String, usize>,
@@ -136,6 +147,11 @@ impl Vertex {
     /// Whether it has ended, in whatever way.
     pub fn is_ended(&self) -> bool {
         self.end.is_some()
+    }
+
+    /// How many builds are ahead, while the step waits for the build's turn.
+    pub(super) fn ahead(&self) -> Option<u32> {
+        self.ahead.filter(|_| !self.is_ended())
     }
 
     /// The unfinished line of the step's output; if both streams have one, the line of the stream that wrote

@@ -25,6 +25,7 @@ fn hostile() -> Facts {
         .log("a", 1, "x".repeat(100_000))
         .warning("a", HOSTILE, 1)
         .warning("", HOSTILE, 0)
+        .waits("a", u32::MAX)
         .failed("b", HOSTILE, 0, 1, HOSTILE);
     for warning in &mut facts.0.warnings {
         warning.details = vec![HOSTILE.to_owned()];
@@ -217,11 +218,10 @@ fn facts() -> impl Strategy<Value = v1::Progress> {
         proptest::collection::vec(log, few.clone()),
         proptest::collection::vec(warning, few),
     )
-        .prop_map(|(vertexes, statuses, logs, warnings)| v1::Progress {
-            vertexes,
-            statuses,
-            logs,
-            warnings,
+        .prop_map(|(vertexes, statuses, logs, warnings)| {
+            let queue =
+                vertexes.first().map(|vertex| v1::QueuePosition { vertex: vertex.digest.clone(), ahead: 7 });
+            v1::Progress { vertexes, statuses, logs, warnings, queue }
         })
 }
 

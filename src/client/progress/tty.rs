@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     model::{Id, Model},
-    step::{State, Status, Vertex},
+    step::{State, Status, Vertex, place},
     text::{amount, cut, width},
 };
 use rows::{BAR_COLUMNS, BAR_NAME_COLUMNS, Color, Kind, Row, bar_of, fit, short_digest, window};
@@ -136,7 +136,8 @@ impl Tty {
             State::Failed(_) => ("ERROR ", Color::Red, Kind::Ended),
         };
         let time = model.elapsed(vertex, self.now).as_secs_f64();
-        Row { left: format!(" => {word}{}", vertex.name), right: format!("{time:.1}s"), color, kind }
+        let place = vertex.ahead().map_or(String::new(), |ahead| format!(": {}", place(ahead)));
+        Row { left: format!(" => {word}{}{place}", vertex.name), right: format!("{time:.1}s"), color, kind }
     }
 
     fn row_of_part(&self, model: &Model, vertex: &Vertex, status: &Status, size: Size) -> Row {

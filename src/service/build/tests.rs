@@ -1,6 +1,19 @@
-use super::*;
+use tokio::sync::mpsc;
+
+use super::{
+    queued::{Sent, feed},
+    *,
+};
 use crate::{
-    build::patience::tests::{LONG, SHORT, silent_after, soon},
+    build::{
+        input::Hear,
+        limits::Used,
+        patience::{
+            Patience,
+            tests::{LONG, SHORT, silent_after, soon},
+        },
+        tar::Passage,
+    },
     names::{CallerId, Namespace, Pattern},
     policy,
 };

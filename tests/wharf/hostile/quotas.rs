@@ -2,85 +2,58 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::mpsc, task::JoinHandle};
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, transport::Channel};
-use tonic_types::StatusExt as _;
-use wharf::wire::v1::{BuildSpec, DeleteNamespaceRequest, namespace_service_client::NamespaceServiceClient};
+use rustix::process::Signal;
+use tonic::Code;
+use wharf::wire::v1::{DeleteNamespaceRequest, namespace_service_client::NamespaceServiceClient};
 
-use crate::harness::{Test, Wharf, Wharfd, cases, image::context_tar, relay::Relay, rpc, wait_for};
+use crate::{
+    harness::{
+        Test, Wharf, cases,
+        registry::{Broken, BrokenRegistry},
+        relay::Relay,
+        rpc, wait_for,
+    },
+    turns::Builds,
+};
 
 cases![a_caller_at_its_limit_stops_no_other, removals_of_namespaces_are_limited];
 
 const BOUND: usize = 2;
 const CONFIG: &str = "[[serve]]\nuid = 1000\nnamespaces = \"*\"\nat_once = 2\n";
 
-/// A build that waits for the rest of its context.
-struct Held {
-    pieces: mpsc::Sender<bytes::Bytes>,
-    rest: bytes::Bytes,
-    build: JoinHandle<rpc::Build>,
-}
-
-impl Held {
-    /// Begins a build, and returns when it runs.
-    async fn begin(wharfd: &Wharfd, channel: &Channel, job: &str) -> Self {
-        let begun = || {
-            let log = wharfd.log();
-            log.iter().filter(|line| line.contains("BuildService/Build") && line.ends_with(": begun")).count()
-        };
-        let before = begun();
-        let tar = bytes::Bytes::from(context_tar(&[("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")]));
-        let (pieces, sent) = mpsc::channel(1);
-        let (channel, start) = (channel.clone(), rpc::start(job, BuildSpec::default()));
-        let build = tokio::spawn(async move { rpc::build(&channel, start, ReceiverStream::new(sent)).await });
-        pieces.send(tar.slice(..700)).await.unwrap();
-        wait_for("the build to begin", async || (begun() > before).then_some(())).await;
-        Self { pieces, rest: tar.slice(700..), build }
-    }
-
-    async fn end(self) -> rpc::Build {
-        self.pieces.send(self.rest).await.unwrap();
-        drop(self.pieces);
-        self.build.await.unwrap()
-    }
-}
-
 async fn a_caller_at_its_limit_stops_no_other(test: Arc<Test>) {
-    let wharfd = test.wharfd_with(Some(CONFIG), &["--log-level", "info,wharf=debug"]).await;
+    let (mute, wharfd) =
+        tokio::join!(BrokenRegistry::start(Broken::Greeting), test.wharfd_as_it_ships(Some(CONFIG)));
     let greedy = rpc::connect_as(&wharfd.socket(), 1000).await;
     let other = rpc::connect(&wharfd.socket()).await;
+    let mut builds = Builds::new(&wharfd).await;
     // A caller without a limit of its own can start more builds.
-    let mut unbound = Vec::new();
-    for _ in 0..=BOUND {
-        unbound.push(Held::begin(&wharfd, &other, "other#1").await);
+    for number in 0..=BOUND {
+        builds.runs(&other, &format!("other#{number}")).await;
     }
-    let mut held = Vec::new();
+    // Another namespace does not raise the limit.
     for number in 0..BOUND {
-        // Another namespace does not raise the limit.
-        held.push(Held::begin(&wharfd, &greedy, &format!("greedy#{number}")).await);
+        builds.runs(&greedy, &format!("greedy{number}#1")).await;
     }
-    let tar = context_tar(&[("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")]);
-    let build = async |channel: &Channel, job: &str| {
-        rpc::build_tar(channel, rpc::start(job, BuildSpec::default()), tar.clone()).await
-    };
-    let refused = build(&greedy, "greedy#new").await.status.unwrap();
-    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
-    let details = refused.get_error_details();
-    assert_eq!(details.error_info().unwrap().reason, "LIMIT_REACHED", "{refused:?}");
-    assert!(refused.message().contains("uid 1000 has 2 running builds"), "{refused:?}");
+    builds.waits(&greedy, "new#1", 0).await;
+    // Pulls and pushes do not wait: they are refused.
     let job = Wharf::new(&test, &wharfd, "greedy#0").as_uid(1000);
-    job.run(["pull", "localhost:1/x:1"]).await.ended(5).says(&["uid 1000 has 2", "at_once"]);
+    let held: Vec<_> = (0..BOUND).map(|_| job.start(["pull", &format!("{}/app:1", mute.host())])).collect();
+    wait_for("a refusal", async || {
+        let refused = job.run(["pull", "localhost:1/x:1"]).await.ended(5);
+        refused
+            .stderr
+            .contains("uid 1000 has 2 running pushes, pulls and saves")
+            .then(|| refused.says(&["at_once"]))
+    })
+    .await;
     // Calls that cost the engine nothing are not limited.
     assert_eq!(job.images().await, []);
     job.run(["tag", "x:1", "y:1"]).await.ended(6).says(&["x:1"]);
+    held.iter().for_each(|pull| pull.signal(Signal::KILL));
 
-    build(&other, "other#2").await.ok();
-    held.pop().unwrap().end().await.ok();
-    build(&greedy, "greedy#new").await.ok();
-    for held in held.into_iter().chain(unbound) {
-        held.end().await.ok();
-    }
+    builds.runs(&other, "another#1").await;
+    builds.after("greedy0#1", "new#1").await;
 }
 
 /// The removal of a namespace runs to its end without its client, who could begin any number of them.

@@ -196,3 +196,20 @@ fn warnings_come_with_their_step_or_alone() {
         "WARN: # syntax= is ignored (line 1)\n\n#1 A\n#1 WARN: stage name is upper case (line 3)\n"
     );
 }
+
+#[test]
+fn a_build_that_waits_for_its_turn_has_few_lines() {
+    let mut console = Console::new();
+    console.see(0, Facts::new().started("wharf:1", "wait for a turn", 0).waits("wharf:1", 100));
+    for ahead in (0..100).rev() {
+        console.see(1000 * (100 - u64::from(ahead)), Facts::new().waits("wharf:1", ahead));
+    }
+    // Builds that come later may have their turns earlier.
+    console.see(101_000, Facts::new().waits("wharf:1", 1));
+    console.see(102_000, Facts::new().waits("wharf:1", 1));
+    console.see(103_000, Facts::new().done("wharf:1", "wait for a turn", 0, 103_000).waits("wharf:1", 0));
+    let expected = "#1 wait for a turn\n#1 100 builds are ahead\n#1 50 builds are ahead\n#1 25 builds are ahead\n\
+                    #1 12 builds are ahead\n#1 6 builds are ahead\n#1 3 builds are ahead\n#1 1 build is ahead\n\
+                    #1 no build is ahead\n#1 1 build is ahead\n#1 DONE 103.0s\n";
+    assert_eq!(console.finish(), expected);
+}

@@ -219,3 +219,14 @@ fn bars_fill() {
     assert_eq!(bar_of(u64::MAX, 1), "[====================]");
     assert_eq!(bar_of(u64::MAX - 1, u64::MAX), "[===================>]");
 }
+
+#[test]
+fn a_build_that_waits_for_its_turn_shows_its_place() {
+    let mut terminal = Terminal::new(60, 10);
+    terminal.see(0, Facts::new().started("wharf:1", "wait for a turn", 0).waits("wharf:1", 12));
+    assert!(terminal.screen().contains(" => wait for a turn: 12 builds are ahead"), "{}", terminal.screen());
+    terminal.see(1000, Facts::new().waits("wharf:1", 11));
+    assert!(terminal.screen().contains(" => wait for a turn: 11 builds are ahead"), "{}", terminal.screen());
+    terminal.see(2000, Facts::new().done("wharf:1", "wait for a turn", 0, 2000));
+    assert!(!terminal.screen().contains("ahead"), "{}", terminal.screen());
+}

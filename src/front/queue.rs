@@ -1,0 +1,256 @@
+//! The builds of one engine: how many run at once, and in which order the others wait for their turn.
+
+use std::{
+    collections::BTreeMap,
+    num::NonZeroUsize,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::oneshot,
+    time::{Instant, MissedTickBehavior, interval_at},
+};
+
+use crate::{
+    config::{BuildLimits, Config},
+    fault::{Fault, Reason},
+    names::{CallerId, EngineName, Job, Namespace},
+    policy::Permit,
+    shares::{Limits, Ticket, Turns},
+    tasks::Cause,
+};
+
+/// How many builds of an engine may wait. A caller may have as many as are left to the others, so one alone has half of
+/// them: with the calls of a session each, still far below the calls that it may have at once.
+const WAITING_MAX: usize = 512;
+/// A client whose build finds no place in the queue is told to try again after this time.
+const RETRY_AFTER: Duration = Duration::from_secs(30);
+/// How often a build that waits looks at its place.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How many builds an engine runs at once if the configuration does not say: twice its processors, since a build waits
+/// for networks and disks about as long as it computes. Less than the least of these would make the jobs of a small node
+/// wait for one another without need; more than the most of these has not been shown to work.
+const DEFAULT_PER_PROCESSOR: usize = 2;
+const DEFAULT_MIN: usize = 8;
+const DEFAULT_MAX: usize = 150;
+
+/// The queues of all engines.
+#[derive(Debug)]
+pub struct Queues {
+    limits: BuildLimits,
+    by_engine: BTreeMap<EngineName, Own>,
+}
+
+/// An engine's queue.
+#[derive(Debug)]
+struct Own {
+    queue: Arc<Queue>,
+    /// Whether it may have callers who do not trust one another.
+    is_shared: bool,
+}
+
+impl Queues {
+    /// The queues of the configuration's engines.
+    pub fn new(config: &Config) -> Self {
+        let own = |name: &EngineName| Own { queue: Arc::default(), is_shared: config.is_shared(name) };
+        let by_engine = config.engines.iter().map(|(name, _)| (name.clone(), own(name))).collect();
+        Self { limits: config.builds, by_engine }
+    }
+
+    /// Puts a build into the queue of an engine, which has so many processors; an error if the queue is full.
+    pub(super) fn wait(
+        &self,
+        engine: &EngineName,
+        processors: usize,
+        namespace: &Permit<Namespace>,
+    ) -> Result<Waiting, Fault> {
+        let own = self.by_engine.get(engine);
+        let own = own.ok_or_else(|| Fault::internal(format!("no engine `{engine}`")))?;
+        let at_once = usize::try_from(namespace.rules().at_once()).unwrap_or(usize::MAX);
+        own.queue.wait(namespace, Places::new(self.limits, processors, at_once, own.is_shared))
+    }
+
+    /// How many builds an engine has.
+    pub fn builds(&self, engine: &EngineName) -> Builds {
+        self.by_engine.get(engine).map(|own| own.queue.builds()).unwrap_or_default()
+    }
+
+    /// Ends the wait of all builds: wharfd is shutting down.
+    pub(super) fn close(&self) {
+        self.by_engine.values().for_each(|own| own.queue.close());
+    }
+}
+
+/// The limits on the builds of an engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Places {
+    /// How many run at once.
+    all: usize,
+    /// How many of one caller, and of one job.
+    own: Limits,
+}
+
+impl Places {
+    fn new(limits: BuildLimits, processors: usize, at_once: usize, is_shared: bool) -> Self {
+        let own = (DEFAULT_PER_PROCESSOR * processors).clamp(DEFAULT_MIN, DEFAULT_MAX);
+        let all = limits.max.map_or(own, NonZeroUsize::get);
+        // A caller's builds may run without end: the last quarter of the places is left to others.
+        let left = if is_shared { (all / 4).max(1) } else { 0 };
+        let of_caller = at_once.min(all.saturating_sub(left)).max(1);
+        let of_job = limits.max_per_job.map_or(all.div_ceil(2), NonZeroUsize::get);
+        Self { all, own: Limits { of_caller, of_job } }
+    }
+}
+
+/// The builds of one engine.
+#[derive(Debug, Default)]
+struct Queue {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    turns: Turns<CallerId, Job, oneshot::Sender<Turn>>,
+    /// How many builds run at once, as the newest of them said.
+    places: usize,
+    /// wharfd ends: no build begins any more.
+    is_closed: bool,
+}
+
+/// How many builds an engine has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Builds {
+    /// Those that run.
+    pub running: usize,
+    /// Those that wait for their turn.
+    pub waiting: usize,
+    /// How many may run at once; 0 before the first build.
+    pub places: usize,
+}
+
+impl Queue {
+    /// Puts a build into the queue; an error if the queue is full.
+    fn wait(self: &Arc<Self>, namespace: &Permit<Namespace>, places: Places) -> Result<Waiting, Fault> {
+        let (caller, job) = (namespace.caller(), namespace.subject().job());
+        let (sender, turn) = oneshot::channel();
+        let (ticket, is_full) = {
+            let mut state = self.state();
+            if state.is_closed {
+                return Err(Cause::ShuttingDown.into());
+            }
+            state.places = places.all;
+            // How many may wait before it.
+            let is_full = state.turns.waiting_of(caller) >= WAITING_MAX.saturating_sub(state.turns.waiting());
+            (state.turns.wait(caller, job, places.own, sender), is_full)
+        };
+        let (caller, job) = (caller.clone(), job.clone());
+        let waiting = Waiting { queue: Arc::clone(self), caller, job, ticket, turn };
+        self.give();
+        if is_full && waiting.turn.is_empty() {
+            let text = format!("too many builds wait for their turn, {} of them yours", waiting.of_caller());
+            let fault = Fault::new(Reason::LimitReached, text);
+            return Err(fault.hint("try again when some of them have run").retry_after(RETRY_AFTER));
+        }
+        Ok(waiting)
+    }
+
+    /// Gives turns as long as there are places.
+    fn give(self: &Arc<Self>) {
+        loop {
+            let (sender, turn) = {
+                let mut state = self.state();
+                if state.turns.running() >= state.places {
+                    return;
+                }
+                let Some((caller, job, sender)) = state.turns.next() else { return };
+                (sender, Turn { queue: Arc::clone(self), caller, job })
+            };
+            // The build may have gone in this moment: then its turn ends here, and the next one has it.
+            drop(sender.send(turn));
+        }
+    }
+
+    /// Ends the wait of all builds: wharfd is shutting down.
+    fn close(&self) {
+        let left = {
+            let mut state = self.state();
+            state.is_closed = true;
+            state.turns.clear()
+        };
+        drop(left);
+    }
+
+    /// How many builds there are.
+    fn builds(&self) -> Builds {
+        let state = self.state();
+        Builds { running: state.turns.running(), waiting: state.turns.waiting(), places: state.places }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A build that waits for its turn; dropping it gives up its place in the queue.
+#[derive(Debug)]
+pub struct Waiting {
+    queue: Arc<Queue>,
+    caller: CallerId,
+    job: Job,
+    ticket: Ticket,
+    turn: oneshot::Receiver<Turn>,
+}
+
+impl Waiting {
+    /// Waits for the turn. `show` is told how many builds are ahead, at first and whenever that has changed; not if the
+    /// turn has come already.
+    pub async fn turn(mut self, mut show: impl FnMut(usize)) -> Result<Turn, Fault> {
+        let mut shown = None;
+        let mut looks = interval_at(Instant::now(), LOOK_EVERY);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                turn = &mut self.turn => return turn.map_err(|_| Cause::ShuttingDown.into()),
+                _ = looks.tick() => {
+                    let ahead = self.queue.state().turns.ahead(&self.caller, &self.job, self.ticket);
+                    if let Some(ahead) = ahead.filter(|ahead| shown != Some(*ahead)) {
+                        shown = Some(ahead);
+                        show(ahead);
+                    }
+                }
+            }
+        }
+    }
+
+    fn of_caller(&self) -> usize {
+        self.queue.state().turns.waiting_of(&self.caller).saturating_sub(1)
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let left = self.queue.state().turns.leave(&self.caller, &self.job, self.ticket);
+        drop(left);
+    }
+}
+
+/// The turn of a build; dropping it lets the next one begin.
+#[derive(Debug)]
+pub struct Turn {
+    queue: Arc<Queue>,
+    caller: CallerId,
+    job: Job,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.queue.state().turns.ended(&self.caller, &self.job);
+        self.queue.give();
+    }
+}
+
+#[cfg(test)]
+mod tests;

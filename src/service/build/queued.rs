@@ -1,0 +1,198 @@
+//! A build from its place in the queue to its end.
+
+use std::{sync::Arc, time::Instant};
+
+use tokio::sync::mpsc;
+use tonic::{Status, Streaming};
+
+use super::TAR_PIECE_BYTES_MAX;
+use crate::{
+    build::{
+        client::BuildClient,
+        dockerfile::{Frontend, Judge, Rules, judging::Judging},
+        input::{Hear, Input},
+        limits::Used,
+        outcome::Outcome,
+        patience::Patience,
+        running::{self, Order},
+        session::ClientSession,
+        spec::BuildSpec,
+        tar::{Passage, Tar},
+    },
+    fault::Fault,
+    front::{Call, Front, Turn, Waiting},
+    identity::Kept,
+    names::{Logins, Namespace},
+    policy::{Permit, PushTo, TagAs},
+    progress::Reporter,
+    shares::Places,
+    tasks::Group,
+    wire::v1::{self, build_request},
+};
+
+/// The references that the image of a build gets, and those to which it is pushed. A build whose image may not be pushed
+/// does not run.
+pub(super) fn permits(
+    namespace: &Permit<Namespace>,
+    spec: &BuildSpec,
+) -> Result<(Vec<Permit<TagAs>>, Vec<Permit<PushTo>>), Fault> {
+    let field = |index| format!("start.spec.tags[{index}]");
+    let tags = || spec.tags.iter().cloned().enumerate();
+    let pushes = tags().filter(|_| spec.push).map(|(index, tag)| namespace.push_to(field(index), tag));
+    let pushes = pushes.collect::<Result<_, _>>()?;
+    let tags = tags().map(|(index, tag)| namespace.tag_as(field(index), tag));
+    Ok((tags.collect::<Result<_, _>>()?, pushes))
+}
+
+/// A build whose call has been checked. Until its turn it has nothing of the engine, and nothing of its context is read.
+pub(super) struct Queued {
+    pub(super) front: Arc<Front>,
+    /// The places for judgements of Dockerfiles.
+    pub(super) judged: Arc<Places>,
+    pub(super) call: Call,
+    pub(super) kept: Kept,
+    pub(super) namespace: Permit<Namespace>,
+    pub(super) spec: BuildSpec,
+    pub(super) logins: Logins,
+    pub(super) session: Option<Arc<ClientSession>>,
+    pub(super) requests: Streaming<v1::BuildRequest>,
+    pub(super) tasks: Group,
+}
+
+impl Queued {
+    /// Waits for the build's turn, and builds. Like [`running::run`] it watches its tasks itself.
+    pub(super) async fn run(mut self, waiting: Waiting, reporter: &Reporter) -> Result<Outcome, Fault> {
+        let tasks = self.tasks.clone();
+        let _turn = tasks.unless_cancelled(self.turn(waiting, reporter)).await??;
+        let again = async {
+            let namespace = self.front.authorize_again(&self.call, &self.kept, &self.namespace).await?;
+            Ok::<_, Fault>((namespace, self.call.images().await?))
+        };
+        let (namespace, images) = tasks.unless_cancelled(again).await??;
+        let Self { judged, call, mut spec, logins, session, requests, .. } = self;
+        let (tags, pushes) = permits(&namespace, &spec)?;
+        spec.tags.clear();
+
+        let synced = session.as_ref().is_some_and(|session| session.offer().directory("context").is_some());
+        let frontend = match images.frontend() {
+            Some(_) => Frontend::Contained,
+            None => Frontend::Builtin(images.engine().buildkit()),
+        };
+        let caller = call.caller().id();
+        let judge = Arc::new(Judge::new(Rules::new(&spec, frontend)));
+        let dockerfile = Judging::new(Arc::clone(&judge), judged, caller.clone(), tasks.clone());
+        let dockerfile = Arc::new(dockerfile);
+        let input = Arc::new(Input::new(&images, caller, &spec));
+        let used = Arc::new(Used::nothing(&namespace));
+        let tar = if synced {
+            None
+        } else {
+            let (tar, pieces) = Tar::new()?;
+            let passage = Passage::new(&spec.dockerfile, Arc::clone(&judge));
+            let hear = dockerfile.before(Input::hearing(&input, judge.texts()));
+            let judging = (Arc::clone(&dockerfile), hear);
+            let sent = Sent { requests, patience: Patience::begin(), used: Arc::clone(&used) };
+            tasks.spawn("tar", feed(sent, passage, judging, pieces, tasks.clone()));
+            Some(tar)
+        };
+        let details = call.details().clone();
+        let client = BuildClient {
+            session,
+            tar,
+            logins,
+            dockerfile,
+            input,
+            used,
+            tasks,
+            details,
+            refused: Arc::default(),
+        };
+        let order = Order { namespace, tags, pushes, spec, client: Arc::new(client) };
+        running::run(&images, &order, reporter).await
+    }
+
+    /// Waits for the build's turn. Its client is shown how many builds are ahead, unless the turn has come already.
+    async fn turn(&mut self, waiting: Waiting, reporter: &Reporter) -> Result<Turn, Fault> {
+        let begun = Instant::now();
+        let mut step = None;
+        let turn = waiting.turn(|ahead| {
+            step.get_or_insert_with(|| reporter.step("wait for a turn")).waits(ahead);
+        });
+        let turn = turn.await?;
+        if let Some(step) = step {
+            step.done(false);
+            self.call.waited(begun.elapsed());
+        }
+        Ok(turn)
+    }
+}
+
+/// What the client sends after the start.
+pub(super) struct Sent {
+    pub(super) requests: Streaming<v1::BuildRequest>,
+    pub(super) patience: Patience,
+    pub(super) used: Arc<Used>,
+}
+
+/// Passes the tar on as fast as BuildKit takes it.
+pub(super) async fn feed(
+    Sent { mut requests, patience, used }: Sent,
+    mut passage: Passage,
+    (judging, hear): (Arc<Judging>, Hear),
+    pieces: mpsc::Sender<Result<bytes::Bytes, Status>>,
+    tasks: Group,
+) {
+    let fed = async {
+        let last = loop {
+            let message = match patience.wait(requests.message()).await {
+                Ok(message) => message,
+                Err(silent) => break Err(silent),
+            };
+            let piece = match message {
+                Ok(None) => match judging.here(|| passage.end()).await {
+                    Ok(last) => break hear().await.map(|()| last),
+                    Err(status) => break Err(status),
+                },
+                Ok(Some(v1::BuildRequest { request: Some(build_request::Request::Tar(piece)) }))
+                    if piece.len() <= TAR_PIECE_BYTES_MAX =>
+                {
+                    piece
+                }
+                Ok(Some(_)) => {
+                    break Err(Status::invalid_argument(format!(
+                        "only pieces of a tar, of at most {} MiB, follow the start",
+                        TAR_PIECE_BYTES_MAX >> 20
+                    )));
+                }
+                Err(status) => break Err(Status::new(status.code(), "the client broke the tar off")),
+            };
+            if !used.context(piece.len()) {
+                // The limit itself ends the build.
+                break Err(Status::resource_exhausted("the context is too large"));
+            }
+            passage.take(piece);
+            let refused = loop {
+                match judging.here(|| passage.passed()).await {
+                    Ok(Some(piece)) => {
+                        if let Err(status) = hear().await {
+                            break Some(status);
+                        }
+                        if pieces.send(Ok(piece)).await.is_err() {
+                            return;
+                        }
+                    }
+                    Ok(None) => break None,
+                    Err(status) => break Some(status),
+                }
+            };
+            if let Some(status) = refused {
+                break Err(status);
+            }
+        };
+        let _ = pieces.send(last).await;
+    };
+    if tasks.unless_cancelled(fed).await.is_err() {
+        // Without this error, the tar would seem to end here.
+        let _ = pieces.send(Err(Status::cancelled("the build was cancelled"))).await;
+    }
+}
