@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{self, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -40,7 +41,7 @@ pub(crate) fn cannot_write(path: &Path, error: &io::Error) -> Failure {
 }
 
 fn write_beside(path: &Path, content: &[u8]) -> io::Result<()> {
-    let (mut file, beside) = Beside::create(path)?;
+    let (mut file, beside) = Beside::create(path, 0o666)?;
     file.write_all(content)?;
     beside.complete()
 }
@@ -54,11 +55,11 @@ pub(crate) struct Beside {
 }
 
 impl Beside {
-    /// Opens a file to write to.
-    pub(crate) fn create(path: &Path) -> io::Result<(fs::File, Self)> {
+    /// Opens a file to write to; `mode` is that of a new one, before the umask.
+    pub(crate) fn create(path: &Path, mode: u32) -> io::Result<(fs::File, Self)> {
         let path = path.to_owned();
         if path.symlink_metadata().is_ok() && !is_plain(&path) {
-            // A pipe, a device, or a link to one, such as /dev/stdout: write to it, do not replace it.
+            // A pipe, a device, or one of the system's links, such as /dev/stdout: write to it, do not replace it.
             let file = fs::OpenOptions::new().write(true).truncate(true).open(&path)?;
             return Ok((file, Self { path, meanwhile: None }));
         }
@@ -72,7 +73,7 @@ impl Beside {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let file = fs::OpenOptions::new().write(true).create_new(true).open(&beside)?;
+        let file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside)?;
         Ok((file, Self { path, meanwhile: Some(beside) }))
     }
 
@@ -95,13 +96,13 @@ impl Drop for Beside {
 }
 
 /// Whether `path` is a regular file, or a link that must be replaced: a link in a repository may point to any
-/// file of the agent. The system's own links, such as /dev/stdout, are followed.
+/// file or device of the agent. The system's own links, such as /dev/stdout, are followed.
 fn is_plain(path: &Path) -> bool {
     match path.symlink_metadata() {
         Ok(metadata) if metadata.is_symlink() => {
             let directory = path.parent().and_then(|directory| directory.canonicalize().ok());
             let is_systems = directory.is_some_and(|at| at.starts_with("/dev") || at.starts_with("/proc"));
-            !is_systems && path.metadata().map_or(true, |target| target.is_file())
+            !is_systems
         }
         Ok(metadata) => metadata.is_file(),
         Err(_) => false,
@@ -128,8 +129,14 @@ mod tests {
         let link = directory.join("link");
         std::os::unix::fs::symlink("/dev/null", &link).unwrap();
         prepare(&link).unwrap();
+        std::os::unix::fs::symlink("/dev/null", &link).unwrap();
         write(&link, b"x").unwrap();
-        assert!(link.is_symlink());
+        assert_eq!(
+            fs::read_to_string(&link).unwrap(),
+            "x",
+            "what a device gets is not a repository's to say"
+        );
+        write(Path::new("/dev/null"), b"x").unwrap();
         // A link is replaced, never followed: its target may belong to someone else.
         let others = directory.join("others");
         for target in [&others, &directory.join("nothing")] {

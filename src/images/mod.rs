@@ -32,7 +32,7 @@ use crate::{
     names::CallerId,
     naming::Keys,
     registry,
-    shares::{Locks, Places},
+    shares::{Locks, Own, Places},
     store::Store,
 };
 use exports::Exporting;
@@ -50,6 +50,9 @@ const HASHED_AT_ONCE: usize = 8;
 /// The most of these for one caller. Whoever passes without a place must be fetched again, and wait for one, behind the
 /// registries of others.
 const HASHED_OF_CALLER: usize = 4;
+
+/// How many images of one caller an engine gathers at once to save them: the classic store copies each to its disk first.
+const SAVED_OF_CALLER: usize = 2;
 
 /// The images of an engine. Cheap to clone.
 #[derive(Clone)]
@@ -83,6 +86,8 @@ struct Inner {
     passing: Places,
     /// Places for layers that are fetched to be hashed.
     fetching: Places,
+    /// Places of each caller for images that the engine gathers into an archive.
+    saving: Own<CallerId>,
     /// A lock for each namespace that fetches layers to hash them, by its opaque name.
     hashes: Locks,
     registries: registry::Client,
@@ -108,6 +113,7 @@ impl Images {
             inside: Inside::default(),
             passing: Places::new(HASHED_AT_ONCE, HASHED_OF_CALLER),
             fetching: Places::new(HASHED_AT_ONCE, HASHED_OF_CALLER),
+            saving: Own::new(SAVED_OF_CALLER),
             hashes: Locks::default(),
             registries: registry::Client::new(CERTS_DIRECTORY.into(), lookups),
             relay,

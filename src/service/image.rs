@@ -29,6 +29,9 @@ use crate::{
     },
 };
 
+/// How many images an archive may have. Each is looked up by itself.
+const SAVED_MAX: usize = 64;
+
 /// `ImageService`.
 #[derive(Debug)]
 pub(super) struct Images {
@@ -124,6 +127,10 @@ impl ImageService for Images {
             if request.images.is_empty() {
                 return Err(Fault::invalid("images", "no image to save"));
             }
+            if request.images.len() > SAVED_MAX {
+                let text = format!("more than {SAVED_MAX} images to save");
+                return Err(Fault::invalid("images", text).hint("save them in several archives"));
+            }
             request.images.iter().for_each(|image| call.details().reference(image));
             let images = call.images().await?;
             let member = self.front.begin(&call, &permit, Kind::Save).await?;
@@ -132,7 +139,7 @@ impl ImageService for Images {
             let (sender, pieces) = mpsc::channel(1);
             let work = move |reporter| async move {
                 let look = front.look(&looking, Look::Work).await;
-                let chosen = images.choose(&permit, &request.images).await?;
+                let chosen = tasks.unless_cancelled(images.choose(&permit, &request.images)).await??;
                 drop(look);
                 chosen.iter().for_each(|image| looking.details().saved(image.id()));
                 let (read, mut made) = mpsc::channel(1);

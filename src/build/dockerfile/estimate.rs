@@ -339,13 +339,11 @@ impl Estimate {
 
     /// Begins a stage. Returns the number of bytes that BuildKit copies.
     fn from(&mut self, arguments: &[u8]) -> u64 {
-        let mut words = arguments.split(|byte| parts::is_blank(*byte)).filter(|word| !word.is_empty());
-        let base = words.next().unwrap_or_default().to_ascii_lowercase();
-        let name = words.nth(1).unwrap_or_default().to_ascii_lowercase();
+        let (base, name) = parts::from(arguments);
         let ended = std::mem::replace(&mut self.name, name);
         let all = self.stages.entry(ended).or_default();
         *all = all.or(self.stage);
-        let is_plain = !base.iter().any(|byte| b"$'\"\\`".contains(byte));
+        let is_plain = parts::is_plain(&base);
         self.stage = match self.stages.get(&base) {
             Some(stage) if is_plain => stage.or(self.image),
             None if is_plain => self.image,
@@ -373,5 +371,5 @@ impl Estimate {
 /// Whether a name is what it seems, and not quoted or replaced.
 fn is_known(name: &[u8]) -> bool {
     // BuildKit ignores a byte order mark before the name.
-    name.is_ascii() && !name.is_empty() && !name.iter().any(|byte| b"$'\"\\`".contains(byte))
+    name.is_ascii() && !name.is_empty() && parts::is_plain(name)
 }

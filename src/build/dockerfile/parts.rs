@@ -53,8 +53,8 @@ pub(super) fn split(text: &[u8]) -> (&[u8], Option<&[u8]>) {
     (word, rest.get(blanks..))
 }
 
-/// In lower case, as far as keywords go: these two letters become ASCII.
-fn lower(word: &[u8]) -> Vec<u8> {
+/// In lower case, as far as keywords and stages' names go: these two letters become ASCII.
+pub(super) fn lower(word: &[u8]) -> Vec<u8> {
     let word = String::from_utf8_lossy(word).replace('\u{212a}', "k").replace('\u{130}', "i");
     word.to_ascii_lowercase().into_bytes()
 }
@@ -99,6 +99,19 @@ fn after_flags(text: &[u8], escape: u8) -> &[u8] {
 pub(super) fn command(line: &[u8], escape: u8) -> (Vec<u8>, &[u8]) {
     let (word, rest) = split(trim(line));
     (lower(word), trim(after_flags(rest.unwrap_or_default(), escape)))
+}
+
+/// The name of the image or stage on which a stage builds, and the stage's own name; empty if it has none. Both are in
+/// lower case.
+pub(super) fn from(arguments: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    let mut words = arguments.split(|byte| is_blank(*byte)).filter(|word| !word.is_empty());
+    let base = lower(words.next().unwrap_or_default());
+    (base, lower(words.nth(1).unwrap_or_default()))
+}
+
+/// Whether a name has nothing that quotes or replaces.
+pub(super) fn is_plain(name: &[u8]) -> bool {
+    !name.iter().any(|byte| b"$'\"\\`".contains(byte))
 }
 
 /// Whether the text is an array of strings in JSON, as far as `encoding/json` is concerned. An array of anything

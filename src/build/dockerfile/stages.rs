@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 
-use super::lines::Instruction;
+use super::{lines::Instruction, parts};
 
 /// The limit on visits, which BuildKit begins anew for each stage: some seconds of a processor.
 const VISITS_MAX: u64 = 50_000_000;
@@ -18,12 +18,16 @@ pub(super) struct Stages {
     stages: Vec<Stage>,
     /// The last stage of each name, in lower case.
     names: HashMap<Vec<u8>, usize>,
+    /// The images of all stages.
+    images: u64,
 }
 
 #[derive(Debug)]
 struct Stage {
     line: usize,
     base: Base,
+    /// At least as many as the images that it copies from or mounts: BuildKit makes a stage of each.
+    images: u64,
     /// The names and numbers that may be those of stages that it copies from, in lower case.
     sources: Vec<Vec<u8>>,
 }
@@ -55,26 +59,34 @@ enum Seen {
 
 impl Stages {
     pub(super) fn add(&mut self, instruction: &Instruction) {
-        if instruction.keyword == b"from" {
-            self.begin(instruction);
-        } else if let Some(stage) = self.stages.last_mut() {
-            stage.sources.extend(sources(instruction));
+        match instruction.keyword.as_slice() {
+            b"from" => self.begin(instruction),
+            b"run" | b"copy" => {
+                let flags = flags(instruction);
+                let mounts = flags.windows(MOUNT.len()).filter(|window| *window == MOUNT).count();
+                let sources = sources(&flags);
+                let images = mounts.max(sources.len());
+                self.images = self.images.saturating_add(images as u64);
+                if let Some(stage) = self.stages.last_mut() {
+                    stage.images = stage.images.saturating_add(images as u64);
+                    stage.sources.extend(sources);
+                }
+            }
+            _ => {}
         }
     }
 
     fn begin(&mut self, instruction: &Instruction) {
-        let mut words = instruction.arguments.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
-        let name = words.next().unwrap_or_default().to_ascii_lowercase();
-        let is_plain = !name.iter().any(|byte| matches!(byte, b'$' | b'"' | b'\'' | b'\\' | b'`'));
-        let base = match self.names.get(&name) {
+        let (base, name) = parts::from(&instruction.arguments);
+        let base = match self.names.get(&base) {
             Some(stage) => Base::Stage(*stage),
-            None if is_plain => Base::Image,
+            None if parts::is_plain(&base) => Base::Image,
             None => Base::Any,
         };
-        if let Some(name) = words.nth(1) {
-            self.names.insert(name.to_ascii_lowercase(), self.stages.len());
+        if !name.is_empty() {
+            self.names.insert(name, self.stages.len());
         }
-        self.stages.push(Stage { line: instruction.line, base, sources: Vec::new() });
+        self.stages.push(Stage { line: instruction.line, base, images: 0, sources: Vec::new() });
     }
 
     /// Refuses stages that BuildKit would visit without end, or too often.
@@ -84,7 +96,7 @@ impl Stages {
         for stage in 0..self.stages.len() {
             most = self.visits(Place::Stage(stage), &mut seen)?.max(most);
         }
-        if most.saturating_mul(self.stages.len() as u64) > VISITS_MAX {
+        if most.saturating_mul(self.images.saturating_add(self.stages.len() as u64)) > VISITS_MAX {
             return Err("the stages build on one another and copy from one another in more ways than the builder can \
                         follow"
                 .to_owned());
@@ -104,7 +116,10 @@ impl Stages {
             let Some(towards) = next.get(*at).copied() else {
                 let visits = next.iter().map(|towards| done(seen, *towards));
                 let visits = match place {
-                    Place::Stage(_) => visits.fold(1, u64::saturating_add),
+                    Place::Stage(stage) => {
+                        let images = self.stages.get(stage).map_or(0, |stage| stage.images);
+                        visits.fold(images.saturating_add(1), u64::saturating_add)
+                    }
                     Place::Before(_) => visits.max().unwrap_or(0),
                 };
                 set(seen, place, Seen::Done(visits));
@@ -159,12 +174,19 @@ impl Stages {
     }
 }
 
-/// The words behind each `from=` in an instruction's flags, in lower case: at least those by which BuildKit finds stages.
-fn sources(instruction: &Instruction) -> Vec<Vec<u8>> {
-    let Instruction { text, arguments, .. } = instruction;
-    let flags = text.strip_suffix(arguments.as_slice()).unwrap_or(text);
-    let is_quote = |byte: &u8| matches!(byte, b'\\' | b'`' | b'"' | b'\'');
-    let flags: Vec<u8> = flags.iter().filter(|byte| !is_quote(byte)).map(u8::to_ascii_lowercase).collect();
+const MOUNT: &[u8] = b"--mount";
+const FROM: &[u8] = b"from=";
+
+/// An instruction's flags, in lower case and without quotes.
+fn flags(instruction: &Instruction) -> Vec<u8> {
+    let text = parts::trim(&instruction.text);
+    let mut flags = parts::lower(text.strip_suffix(instruction.arguments.as_slice()).unwrap_or(text));
+    flags.retain(|byte| !matches!(byte, b'\\' | b'`' | b'"' | b'\''));
+    flags
+}
+
+/// The words behind each `from=` in flags: at least those by which BuildKit finds stages.
+fn sources(flags: &[u8]) -> Vec<Vec<u8>> {
     let words = flags.windows(FROM.len()).enumerate().filter(|(_, window)| *window == FROM);
     let words = words.filter_map(|(at, _)| {
         let rest = flags.get(at + FROM.len()..)?;
@@ -174,8 +196,6 @@ fn sources(instruction: &Instruction) -> Vec<Vec<u8>> {
     });
     words.collect()
 }
-
-const FROM: &[u8] = b"from=";
 
 fn get(seen: &[[Seen; 2]], place: Place) -> Seen {
     let (kind, number) = key(place);
@@ -225,6 +245,9 @@ mod tests {
             ("ARG x=b\nFROM scratch AS b\nCOPY --from=c / /\nFROM $x AS c\n", 4),
             ("FROM scratch AS b\nCOPY --from=c / /\nFROM \"b\" AS c\n", 3),
             ("FROM scratch AS a\nFROM a AS b\nCOPY --from=d / /\nFROM b AS c\nFROM c AS d\n", 4),
+            ("FROM scratch AS b\nCOPY --from=c / /\nFROM b\x0bAS\x0bc\n", 3),
+            ("FROM scratch AS b\nCOPY --from=k / /\nFROM b AS \u{212a}\n", 3),
+            ("FROM scratch AS b\nRUN --mount=from=\u{130} true\nFROM b AS i\n", 3),
             // The last stage of a name counts.
             ("FROM scratch AS c\nFROM scratch AS b\nCOPY --from=c / /\nFROM b AS c\n", 4),
         ] {
@@ -244,9 +267,11 @@ mod tests {
         for text in [
             "FROM scratch AS b\nCOPY --from=c / /\nFROM scratch AS c\n",
             "FROM scratch AS b\nRUN curl x?from=c\nFROM b AS c\n",
+            "FROM scratch AS b\nRUN curl \"x?from=c\" \nFROM b AS c\n",
             "FROM scratch AS b\nRUN --mount=from=image x --from=c\nFROM b AS c\n",
             "FROM scratch AS b\nFROM b AS b\nCOPY --from=0 / /\nFROM b AS b\nCOPY --from=1 / /\n",
             "ARG x\nFROM $x AS b\nFROM $x AS c\nCOPY --from=b / /\nFROM $x\nCOPY --from=c / /\n",
+            "FROM scratch AS b\nONBUILD COPY --from=c / /\nFROM b AS c\n",
             "FROM scratch AS b\nCOPY --from=9 / /\nCOPY --from=-1 / /\n",
         ] {
             assert_eq!(judged(text, None), Ok(()), "{text}");
@@ -272,5 +297,13 @@ mod tests {
         }
         let plain = chain(200, "LAST").replace("COPY", "LABEL a=");
         assert_eq!(judged(&plain, Some((0, 13))), Ok(()), "there is one way alone");
+    }
+    /// BuildKit makes a stage of each image, and looks for each from each.
+    #[test]
+    fn mounts_beyond_number_are_refused() {
+        let step = |mounts: usize| format!("FROM scratch\nRUN {}true\n", "--mount=a ".repeat(mounts));
+        assert_eq!(judged(&step(1000), Some((0, 13))), Ok(()));
+        assert!(judged(&step(20_000), Some((0, 13))).unwrap_err().contains("more ways"));
+        assert_eq!(judged(&step(20_000), Some((0, 14))), Ok(()));
     }
 }

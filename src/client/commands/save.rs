@@ -23,6 +23,9 @@ use crate::{
     wire::v1::{SaveImagesRequest, save_images_response::Response},
 };
 
+/// As `docker save` has it: an image can be a private one.
+const MODE: u32 = 0o600;
+
 /// Where the archive goes.
 enum Output<'a> {
     File { path: &'a Path, file: File, beside: Beside },
@@ -39,7 +42,7 @@ impl<'a> Output<'a> {
             return Ok(Self::Stdout(tokio::io::stdout()));
         };
         files::prepare(path)?;
-        let (file, beside) = Beside::create(path).map_err(|error| files::cannot_write(path, &error))?;
+        let (file, beside) = Beside::create(path, MODE).map_err(|error| files::cannot_write(path, &error))?;
         Ok(Self::File { path, file: File::from_std(file), beside })
     }
 

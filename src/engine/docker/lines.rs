@@ -88,6 +88,11 @@ impl Lines {
         Self { socket, tasks }
     }
 
+    /// The group that owns the connections.
+    pub(crate) fn tasks(&self) -> &Group {
+        &self.tasks
+    }
+
     /// Posts to `path`, which includes the query, in this version of the API, and reads lines.
     pub(crate) async fn post(
         &self,

@@ -33,6 +33,7 @@ use crate::{
     names::{Secret, reference::Digest},
     naming::ImageName,
     policy::{FromNode, Permit},
+    tasks::Group,
 };
 
 /// How many times a listing is retried when an image disappears during it.
@@ -266,6 +267,11 @@ impl ImageStore {
         let (repository, tag) = name.as_str().rsplit_once(':').unwrap_or((name.as_str(), "latest"));
         let path = format!("/images/{repository}/push?tag={tag}");
         self.lines.post(self.docker.client_version(), &path, &credentials(host, login)).await
+    }
+
+    /// The group that owns the connections to the engine.
+    pub(crate) fn tasks(&self) -> &Group {
+        self.lines.tasks()
     }
 
     /// The archive of the image with this id, as `docker save` makes it; `None` if there is no such image. Its answer

@@ -16,7 +16,10 @@ use tokio::{
     sync::mpsc,
 };
 
-use crate::{names::Reference, progress::Step};
+use crate::{
+    names::{Reference, reference::Digest},
+    progress::Step,
+};
 
 /// The size of a piece.
 const PIECE_BYTES: usize = 256 << 10;
@@ -113,7 +116,7 @@ impl Archive {
             match path.as_str() {
                 "index.json" => index = Some(document::<Index>(&path, &mut entry, size).await?),
                 "manifest.json" => listed = Some(document::<Vec<Listed>>(&path, &mut entry, size).await?),
-                _ if kind.is_file() && path.starts_with("blobs/") && self.blobs.insert(path.clone()) => {
+                _ if kind.is_file() && is_blob(&path) && self.blobs.insert(path.clone()) => {
                     let moves = |now| {
                         if (moved + now) / STEP_BYTES > moved / STEP_BYTES {
                             step.moves("saving", moved + now, 0, false);
@@ -218,6 +221,12 @@ impl Archive {
         self.piece.reserve(PIECE_BYTES);
         self.pieces.send(piece).await.map_err(|_| Problem::NobodyReads)
     }
+}
+
+/// Whether a path is that of a blob: `blobs/sha256/`, and 64 hexadecimal digits.
+fn is_blob(path: &str) -> bool {
+    let digits = path.strip_prefix("blobs/sha256/");
+    digits.is_some_and(|digits| Digest::parse(&format!("sha256:{digits}")).is_some())
 }
 
 /// Reads a document of the engine's.

@@ -3,10 +3,11 @@
 mod archive;
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::{Images, owned::OwnedImage};
 use crate::{
+    engine::docker::lines::Body,
     fault::{Fault, Reason},
     names::{Namespace, Reference, reference::Digest},
     policy::Permit,
@@ -71,7 +72,8 @@ impl Images {
         let mut archive = Archive::new(pieces);
         for chosen in images {
             let step = reporter.step(format!("save {}", chosen.name()));
-            let saved = match self.engine().image_store().export(chosen.image.id()).await? {
+            let (export, _place) = self.export(chosen).await?;
+            let saved = match export {
                 Some(export) => archive.add(export, &chosen.references, &step).await,
                 None => Err(Problem::Removed),
             };
@@ -89,6 +91,15 @@ impl Images {
             Ok(()) | Err(Problem::NobodyReads) => Ok(()),
             Err(problem) => Err(Fault::internal(problem)),
         }
+    }
+
+    /// The engine's archive of one image, and the caller's place for it.
+    async fn export(&self, chosen: &Chosen) -> Result<(Option<Body>, OwnedSemaphorePermit), Fault> {
+        let place = self.inner.saving.take(chosen.image.namespace().caller()).await;
+        let (images, id) = (self.clone(), chosen.image.id().clone());
+        // An engine gathers an image to its end, even if nobody waits for it any more: until then the place is taken.
+        let gathered = async move { Ok((images.engine().image_store().export(&id).await?, place)) };
+        self.engine().image_store().tasks().spawn("export", gathered).await?
     }
 }
 

@@ -10,6 +10,11 @@ const CLASSIC_INDEX: &str = r#"{"schemaVersion":2,"manifests":[{"mediaType":"app
 const CLASSIC_MANIFEST: &str = r#"[{"Config":"blobs/sha256/cc","RepoTags":["wharf.invalid/secret/app:1"],
     "Layers":["blobs/sha256/bb"],"Parent":"sha256:parent","LayerSources":{"sha256:bb":{"size":4}}}]"#;
 
+/// The path of a blob whose digest ends so.
+fn blob(name: &str) -> String {
+    format!("blobs/sha256/{name:0>64}")
+}
+
 /// The export of an image with these blobs.
 fn export(blobs: &[(&str, &str)], index: &str, manifest: &str) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
@@ -21,8 +26,9 @@ fn export(blobs: &[(&str, &str)], index: &str, manifest: &str) -> Vec<u8> {
         tar.append_data(&mut header, path, content.as_bytes()).unwrap();
     };
     for (name, content) in blobs {
-        add(&format!("blobs/sha256/{name}"), content);
+        add(&blob(name), content);
     }
+    add("blobs/sha256/escape", "no blob");
     add("repositories", r#"{"wharf.invalid/secret/app":{"1":"aa"}}"#);
     add("index.json", index);
     add("manifest.json", manifest);
@@ -71,7 +77,7 @@ async fn an_archive_has_the_namespaces_names_alone() {
     let written = archive(&[(one.clone(), names.clone())]).await.unwrap();
     assert!(!String::from_utf8_lossy(&written).contains("secret"));
     let files = files(&written);
-    assert_eq!(files["blobs/sha256/bb"], "laye");
+    assert_eq!(files[&blob("bb")], "laye");
     let index: Value = serde_json::from_str(&files["index.json"]).unwrap();
     let annotation = |at: usize, key: &str| index["manifests"][at]["annotations"][key].clone();
     assert_eq!(annotation(0, "io.containerd.image.name"), "docker.io/library/app:1");
@@ -107,7 +113,7 @@ async fn a_blob_of_several_pieces_is_whole() {
     let large = "x".repeat(3 * PIECE_BYTES + 17);
     let one = export(&[("bb", &large)], CLASSIC_INDEX, CLASSIC_MANIFEST);
     let files = files(&archive(&[(one, Vec::new())]).await.unwrap());
-    assert!(files["blobs/sha256/bb"] == large);
+    assert!(files[&blob("bb")] == large);
 }
 
 #[tokio::test]
