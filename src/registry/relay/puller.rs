@@ -1,10 +1,16 @@
 //! Pulls that give way to those of other callers, and begin again later.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use tokio::sync::watch;
 
 use crate::names::CallerId;
+
+/// How long a pull that has given way waits at most before it begins again.
+const OUTSIDE_MAX: Duration = if cfg!(test) { Duration::from_millis(50) } else { Duration::from_secs(60) };
 
 /// All tries to pull one image for one caller.
 #[derive(Debug)]
@@ -35,13 +41,16 @@ impl Puller {
     }
 
     /// Waits until the engine has asked for a further layer of each pull to which the last try has given way, or that
-    /// pull has ended.
+    /// pull has ended; or for a time, since an engine that unpacks asks for nothing.
     pub async fn wait(&self) {
         let to = std::mem::take(&mut self.way().to);
-        for mut other in to {
-            // An error is the other's end.
-            let _ = other.changed().await;
-        }
+        let asked = async {
+            for mut other in to {
+                // An error is the other's end.
+                let _ = other.changed().await;
+            }
+        };
+        let _ = tokio::time::timeout(OUTSIDE_MAX, asked).await;
     }
 
     pub(super) fn caller(&self) -> &CallerId {
@@ -89,5 +98,14 @@ mod tests {
         drop(three);
         waiting.await;
         assert!(!one.gives_way());
+    }
+
+    #[tokio::test]
+    async fn who_gives_way_to_one_that_asks_for_nothing_begins_again() {
+        let [one, two] = [1, 2].map(|uid| Puller::new(CallerId::Uid(uid)));
+        one.give_way(&two, true);
+        one.wait().await;
+        assert!(!one.gives_way());
+        drop(two);
     }
 }

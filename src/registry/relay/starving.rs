@@ -77,7 +77,8 @@ fn look(
         .filter_map(|(id, shared)| Some((id, shared, now.get(id)?.stuck)).filter(|(_, _, stuck)| *stuck > 0))
         .collect();
     let begun: HashSet<_> = transfers.iter().filter_map(|(_, shared)| shared.begun()).collect();
-    // Two pulls must not wait for each other outside the engine: of this look, none gives way that another gave way to.
+    // Two pulls must not wait for each other outside the engine: in one look, a pull to which another gives way does not
+    // itself give way.
     let (mut given, mut favoured) = (HashSet::new(), HashSet::new());
     for (id, shared) in transfers {
         let (Some(then), Some(seen)) = (before.get(id), now.get(id)) else { continue };
@@ -89,6 +90,8 @@ fn look(
             continue;
         }
         let Work::Pull(pull) = &shared.work else { continue };
+        let mut waiting: Vec<_> = waiting.collect();
+        waiting.sort_by_key(|(.., since)| std::cmp::Reverse(*since));
         for (other, waits, since) in waiting {
             let Work::Pull(waits) = &waits.work else { continue };
             let is_anothers = pull.puller.caller() != waits.puller.caller();
@@ -106,6 +109,8 @@ fn look(
                 give_way(shared, pull, waits, has_begun);
                 favoured.insert(*other);
                 given.insert(id);
+                // To one at a time: a caller may have many that wait.
+                break;
             }
         }
     }

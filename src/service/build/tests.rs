@@ -6,6 +6,7 @@ use super::{
 };
 use crate::{
     build::{
+        dockerfile::judging::Judging,
         input::Hear,
         limits::Used,
         patience::{
