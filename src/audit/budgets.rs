@@ -13,12 +13,19 @@ use crate::names::CallerId;
 const AT_ONCE: u32 = 1000;
 /// How often one more may follow: this is five a second, for as long as the caller likes.
 const EVERY: Duration = Duration::from_millis(200);
-/// The number of callers that are remembered. More have no events, rather than wharfd no memory.
+/// The number of callers that are remembered.
 const CALLERS_MAX: usize = 4096;
 
 /// The budgets of all callers.
 #[derive(Debug, Default)]
-pub struct Budgets(Mutex<HashMap<CallerId, Budget>>);
+pub struct Budgets(Mutex<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    callers: HashMap<CallerId, Budget>,
+    /// Left out of callers that are forgotten since.
+    forgotten: u64,
+}
 
 #[derive(Debug)]
 struct Budget {
@@ -28,30 +35,38 @@ struct Budget {
     unrecorded: u64,
 }
 
+/// How many events were left out before one that is recorded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LeftOut {
+    /// The caller's own.
+    pub own: u64,
+    /// Those of callers that are forgotten since.
+    pub of_others: u64,
+}
+
 impl Budgets {
-    /// Takes an event from `caller`'s budget. Returns how many were left out since its last one; `None` if this one
-    /// has to be left out, too.
-    pub fn take(&self, caller: &CallerId) -> Option<u64> {
+    /// Takes an event from `caller`'s budget. Returns how many were left out before it; `None` if this one has to be
+    /// left out, too.
+    pub fn take(&self, caller: &CallerId) -> Option<LeftOut> {
         self.take_at(caller, Instant::now())
     }
 
-    fn take_at(&self, caller: &CallerId, now: Instant) -> Option<u64> {
-        let mut budgets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if !budgets.contains_key(caller) && budgets.len() >= CALLERS_MAX {
-            budgets.retain(|_, budget| budget.renewed(now) < AT_ONCE || budget.unrecorded > 0);
-            if budgets.len() >= CALLERS_MAX {
-                return None;
-            }
+    fn take_at(&self, caller: &CallerId, now: Instant) -> Option<LeftOut> {
+        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Inner { callers, forgotten } = &mut *inner;
+        if !callers.contains_key(caller) && callers.len() >= CALLERS_MAX {
+            make_room(callers, forgotten, now);
         }
         let new = || Budget { left: AT_ONCE, at: now, unrecorded: 0 };
-        let budget = budgets.entry(caller.clone()).or_insert_with(new);
+        let budget = callers.entry(caller.clone()).or_insert_with(new);
         match budget.renewed(now).checked_sub(1) {
             Some(left) => {
                 // Parts of an interval count for the next event.
                 let parts = now.duration_since(budget.at).as_nanos() % EVERY.as_nanos();
                 let parts = Duration::from_nanos(u64::try_from(parts).unwrap_or_default());
                 (budget.left, budget.at) = (left, now.checked_sub(parts).unwrap_or(now));
-                Some(std::mem::take(&mut budget.unrecorded))
+                let own = std::mem::take(&mut budget.unrecorded);
+                Some(LeftOut { own, of_others: std::mem::take(forgotten) })
             }
             None => {
                 budget.unrecorded += 1;
@@ -59,6 +74,21 @@ impl Budgets {
             }
         }
     }
+}
+
+/// Forgets the callers whose budgets are full again, or else the one with the fullest: a new caller must not be
+/// invisible because others have many events. What was left out of them is still counted.
+fn make_room(callers: &mut HashMap<CallerId, Budget>, forgotten: &mut u64, now: Instant) {
+    let fullest = callers.values().map(|budget| budget.renewed(now)).max().unwrap_or(AT_ONCE);
+    let mut may_forget = true;
+    callers.retain(|_, budget| {
+        let forget = may_forget && budget.renewed(now) == fullest;
+        if forget {
+            *forgotten += budget.unrecorded;
+            may_forget = fullest == AT_ONCE;
+        }
+        !forget
+    });
 }
 
 impl Budget {
@@ -76,7 +106,8 @@ mod tests {
     fn a_caller_has_so_many_events_and_the_rest_is_counted() {
         let (budgets, begin) = (Budgets::default(), Instant::now());
         let [one, other] = [1, 2].map(CallerId::Uid);
-        let take = |caller, after: Duration| budgets.take_at(caller, begin + after);
+        let take =
+            |caller, after: Duration| budgets.take_at(caller, begin + after).map(|left_out| left_out.own);
         for _ in 0..AT_ONCE {
             assert_eq!(take(&one, Duration::ZERO), Some(0));
         }
@@ -95,14 +126,24 @@ mod tests {
     }
 
     #[test]
-    fn callers_without_end_take_no_memory_without_end() {
+    fn callers_without_end_take_no_memory_without_end_and_hide_nobody() {
         let (budgets, begin) = (Budgets::default(), Instant::now());
-        for uid in 0..2 * CALLERS_MAX {
-            budgets.take_at(&CallerId::Uid(u32::try_from(uid).unwrap()), begin);
+        let many = u32::try_from(CALLERS_MAX).unwrap();
+        for uid in 0..many {
+            for _ in 0..AT_ONCE {
+                assert!(budgets.take_at(&CallerId::Uid(uid), begin).is_some());
+            }
+            assert_eq!(budgets.take_at(&CallerId::Uid(uid), begin), None);
         }
-        assert_eq!(budgets.0.lock().unwrap().len(), CALLERS_MAX);
-        assert_eq!(budgets.take_at(&CallerId::Uid(u32::MAX), begin), None);
-        assert_eq!(budgets.take_at(&CallerId::Uid(u32::MAX), begin + EVERY), Some(0));
-        assert_eq!(budgets.0.lock().unwrap().len(), 1);
+        // No budget is full: one caller is forgotten for the new one, and its event counted.
+        let left_out = budgets.take_at(&CallerId::Uid(many), begin);
+        assert_eq!(left_out, Some(LeftOut { own: 0, of_others: 1 }));
+        assert_eq!(budgets.0.lock().unwrap().callers.len(), CALLERS_MAX);
+        // All are full again.
+        let later = begin + EVERY * AT_ONCE;
+        let left_out = budgets.take_at(&CallerId::Uid(many + 1), later);
+        assert_eq!(left_out, Some(LeftOut { own: 0, of_others: u64::from(many) - 1 }));
+        assert_eq!(budgets.take_at(&CallerId::Uid(many + 1), later), Some(LeftOut::default()));
+        assert_eq!(budgets.0.lock().unwrap().callers.len(), 1);
     }
 }

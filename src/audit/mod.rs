@@ -17,7 +17,7 @@ use std::{
 
 use tokio::sync::oneshot;
 
-pub use budgets::Budgets;
+pub use budgets::{Budgets, LeftOut};
 pub use details::{By, Details};
 pub use event::{Event, Kind};
 pub use writer::OpenError;

@@ -12,7 +12,7 @@ use std::{
 
 use super::{End, Kind};
 use crate::{
-    audit::{self, Budgets, Details, Event, Trail},
+    audit::{self, Budgets, Details, Event, LeftOut, Trail},
     fault::{Fault, Reason},
     identity::Caller,
     names::{CallerId, EngineName, Namespace},
@@ -59,9 +59,9 @@ pub(super) struct CallEvents {
     engine: EngineName,
     scope: Mutex<Scope>,
     details: Details,
-    /// Set once the call has begun its work: the number of the caller's events that were left out before its first,
-    /// or nothing if its own are left out.
-    work: OnceLock<Option<AtomicU64>>,
+    /// Set once the call has begun its work: the events that were left out before its first, or nothing if its own are
+    /// left out.
+    work: OnceLock<Option<Mutex<LeftOut>>>,
 }
 
 /// The namespace of a call, and the rule by which it acts there.
@@ -104,31 +104,25 @@ impl CallEvents {
         if !self.events.trail.is_on() || self.work.get().is_some() {
             return;
         }
-        let unrecorded = self.events.budgets.take(&self.caller);
-        if unrecorded.is_none() {
+        let left_out = self.events.budgets.take(&self.caller);
+        if left_out.is_none() {
             let caller = &self.caller;
             each_second!(warn, %caller, "a caller has too many events for the audit log: some are left out");
         }
-        let work = self.work.get_or_init(|| unrecorded.map(AtomicU64::new));
+        let work = self.work.get_or_init(|| left_out.map(Mutex::new));
         let is_long = match kind {
             Some(Kind::Session | Kind::Build | Kind::Push | Kind::Pull | Kind::Save) => true,
             // Its end follows at once.
             Some(Kind::Change) | None => false,
         };
-        if let Some(unrecorded) = work.as_ref().filter(|_| is_long) {
-            let event = self.event(audit::Kind::Begun);
-            self.events.trail.record(event.number("unrecorded", taken(unrecorded)));
+        if let Some(left_out) = work.as_ref().filter(|_| is_long) {
+            self.events.trail.record(counted(self.event(audit::Kind::Begun), left_out));
         }
     }
 
     /// Records the end. `similar` is `None` if the line of a call that has done no work is left out, else the number
     /// of those before it.
     pub(super) fn end(&self, end: &End<'_>, elapsed: Duration, similar: Option<Option<u64>>) {
-        let unrecorded = match (self.work.get(), similar) {
-            (Some(Some(unrecorded)), _) => taken(unrecorded),
-            (None, Some(similar)) => similar,
-            (Some(None), _) | (None, None) => return,
-        };
         if !self.events.trail.is_on() {
             return;
         }
@@ -140,7 +134,12 @@ impl CallEvents {
             End::ClientGone => event.text("result", "cancelled").text("reason", "ClientGone"),
         };
         let event = event.number("milliseconds", u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX));
-        self.events.trail.record(event.number("unrecorded", unrecorded));
+        let event = match (self.work.get(), similar) {
+            (Some(Some(left_out)), _) => counted(event, left_out),
+            (None, Some(similar)) => event.number("unrecorded", similar),
+            (Some(None), _) | (None, None) => return,
+        };
+        self.events.trail.record(event);
     }
 
     /// An event of the call, with all that is known of it.
@@ -156,8 +155,11 @@ impl CallEvents {
     }
 }
 
-fn taken(unrecorded: &AtomicU64) -> Option<u64> {
-    Some(unrecorded.swap(0, Ordering::Relaxed)).filter(|unrecorded| *unrecorded > 0)
+/// Adds the numbers of the events that were left out, the first time.
+fn counted(event: Event, left_out: &Mutex<LeftOut>) -> Event {
+    let left_out = std::mem::take(&mut *left_out.lock().unwrap_or_else(PoisonError::into_inner));
+    let some = |number: u64| Some(number).filter(|number| *number > 0);
+    event.number("unrecorded", some(left_out.own)).number("unrecorded_of_others", some(left_out.of_others))
 }
 
 /// The result of a call that could not be carried out. The text is the caller's, which contains no secret.
