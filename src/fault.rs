@@ -1,6 +1,6 @@
 //! The error of a call, with two texts: one for the caller, one for the operator.
 
-use std::{borrow::Cow, error::Error, fmt, time::Duration};
+use std::{borrow::Cow, error::Error, fmt, num::NonZeroU32, time::Duration};
 
 use crate::names::{NoRandomness, printable, shortened};
 
@@ -43,7 +43,8 @@ pub struct Fault {
     hint: Option<Cow<'static, str>>,
     login: Option<Box<str>>,
     field: Option<Cow<'static, str>>,
-    retry_after: Option<Duration>,
+    /// In seconds. Faults are in every result: this one stays small.
+    retry_after: Option<NonZeroU32>,
     source: Option<Source>,
 }
 
@@ -94,10 +95,10 @@ impl Fault {
         }
     }
 
-    /// Adds after which time the caller may try again.
+    /// Adds the time after which the caller may try again, in whole seconds.
     #[must_use]
     pub fn retry_after(mut self, time: Duration) -> Self {
-        self.retry_after = Some(time);
+        self.retry_after = u32::try_from(time.as_secs()).ok().and_then(NonZeroU32::new);
         self
     }
 
@@ -130,7 +131,7 @@ impl Fault {
 
     /// The time after which the caller may try again.
     pub fn retry(&self) -> Option<Duration> {
-        self.retry_after
+        self.retry_after.map(|seconds| Duration::from_secs(seconds.get().into()))
     }
 
     /// The field of the request that is wrong.

@@ -164,7 +164,7 @@ impl Queue {
                 if state.turns.running() >= state.places {
                     return;
                 }
-                let Some((caller, job, sender)) = state.turns.next() else { return };
+                let Some((caller, job, sender)) = state.turns.begin_next() else { return };
                 (sender, Turn { queue: Arc::clone(self), caller, job })
             };
             // The build may have gone in this moment: then its turn ends here, and the next one has it.

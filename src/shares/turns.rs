@@ -88,7 +88,7 @@ impl<C: Clone + Eq + Hash, J: Clone + Eq + Hash, T> Turns<C, J, T> {
     }
 
     /// Gives the next turn: the work counts as running until [`ended`](Self::ended). `None` if nothing may run.
-    pub fn next(&mut self) -> Option<(C, J, T)> {
+    pub fn begin_next(&mut self) -> Option<(C, J, T)> {
         let (_, caller) = self.next.first_key_value()?;
         let caller = caller.clone();
         let (_, job) = self.callers.get(&caller)?.next.first_key_value()?;

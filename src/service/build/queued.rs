@@ -30,12 +30,12 @@ use crate::{
     wire::v1::{self, build_request},
 };
 
+/// The permits of [`permits`].
+type Permits = (Vec<Permit<TagAs>>, Vec<Permit<PushTo>>);
+
 /// The references that the image of a build gets, and those to which it is pushed. A build whose image may not be pushed
 /// does not run.
-pub(super) fn permits(
-    namespace: &Permit<Namespace>,
-    spec: &BuildSpec,
-) -> Result<(Vec<Permit<TagAs>>, Vec<Permit<PushTo>>), Fault> {
+pub(super) fn permits(namespace: &Permit<Namespace>, spec: &BuildSpec) -> Result<Permits, Fault> {
     let field = |index| format!("start.spec.tags[{index}]");
     let tags = || spec.tags.iter().cloned().enumerate();
     let pushes = tags().filter(|_| spec.push).map(|(index, tag)| namespace.push_to(field(index), tag));
@@ -166,14 +166,14 @@ pub(super) async fn feed(
                 }
                 Err(status) => break Err(Status::new(status.code(), "the client broke the tar off")),
             };
-            if !used.context(piece.len()) {
-                // The limit itself ends the build.
-                break Err(Status::resource_exhausted("the context is too large"));
-            }
             passage.take(piece);
             let refused = loop {
                 match judging.here(|| passage.passed()).await {
                     Ok(Some(piece)) => {
+                        if !used.context(piece.len()) {
+                            // The limit itself ends the build.
+                            break Some(Status::resource_exhausted("the context is too large"));
+                        }
                         if let Err(status) = hear().await {
                             break Some(status);
                         }

@@ -10,7 +10,7 @@ type Named = Turns<&'static str, &'static str, u32>;
 
 /// The work of the next turns, as long as there are any.
 fn all(turns: &mut Named) -> Vec<u32> {
-    std::iter::from_fn(|| turns.next().map(|(_, _, work)| work)).collect()
+    std::iter::from_fn(|| turns.begin_next().map(|(_, _, work)| work)).collect()
 }
 
 #[test]
@@ -21,12 +21,12 @@ fn one_piece_does_not_wait_for_a_hundred() {
         let job = ["a", "b", "c", "d"][work as usize % 4];
         turns.wait(&"flood", &job, FREE, work);
     }
-    let ran = [turns.next().unwrap(), turns.next().unwrap()];
+    let ran = [turns.begin_next().unwrap(), turns.begin_next().unwrap()];
     assert_eq!(ran.map(|(_, _, work)| work), [0, 1]);
     let ticket = turns.wait(&"other", &"a", FREE, 1000);
     assert_eq!(turns.ahead(&"other", &"a", ticket), Some(0));
-    assert_eq!(turns.next(), Some(("other", "a", 1000)));
-    assert_eq!(turns.next().map(|(caller, ..)| caller), Some("flood"));
+    assert_eq!(turns.begin_next(), Some(("other", "a", 1000)));
+    assert_eq!(turns.begin_next().map(|(caller, ..)| caller), Some("flood"));
 }
 
 #[test]
@@ -51,16 +51,16 @@ fn who_runs_least_is_next() {
     let mut turns = Named::default();
     for work in 0..3 {
         turns.wait(&"long", &"a", FREE, work);
-        assert!(turns.next().is_some());
+        assert!(turns.begin_next().is_some());
     }
     turns.wait(&"long", &"a", FREE, 3);
     // The other's work is short: its next piece begins each time.
     for work in 10..13 {
         turns.wait(&"short", &"a", FREE, work);
-        assert_eq!(turns.next(), Some(("short", "a", work)));
+        assert_eq!(turns.begin_next(), Some(("short", "a", work)));
         turns.ended(&"short", &"a");
     }
-    assert_eq!(turns.next(), Some(("long", "a", 3)));
+    assert_eq!(turns.begin_next(), Some(("long", "a", 3)));
 }
 
 #[test]
@@ -158,7 +158,7 @@ impl Model {
             Step::End(_) | Step::Leave(_) => {}
         }
         while self.turns.running() < self.places {
-            let Some((caller, job, work)) = self.turns.next() else { break };
+            let Some((caller, job, work)) = self.turns.begin_next() else { break };
             self.check_turn(caller, job, work);
         }
         self.check();
@@ -258,7 +258,7 @@ proptest! {
             .map(|(caller, job, ticket, work)| (*work, model.turns.ahead(caller, job, *ticket).unwrap()))
             .collect();
         let mut turn = 0;
-        while let Some((.., work)) = model.turns.next() {
+        while let Some((.., work)) = model.turns.begin_next() {
             prop_assert_eq!(places[&work], turn);
             turn += 1;
         }

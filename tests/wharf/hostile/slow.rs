@@ -103,7 +103,7 @@ async fn images_that_are_hardly_slow_delay_no_other_for_long(test: Arc<Test>) {
     let victim = Wharf::new(&test, &wharfd, "victim#1").start(["pull", &base]);
     assert!(victim.wait(PULL_TIME).await.unwrap().success(), "{:?}", victim.lines());
     if !test.engine.is_containerd() {
-        assert!(sent() < 6 * MIB << 20, "{} bytes came", sent());
+        assert!(sent() < (6 * MIB) << 20, "{} bytes came", sent());
     }
     for pull in &pulls {
         assert!(pull.ended().await.is_none(), "it begins again: {:?}", pull.lines());
