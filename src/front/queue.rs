@@ -24,6 +24,10 @@ use crate::{
 /// How many builds of an engine may wait. A caller may have as many as are left to the others, so one alone has half of
 /// them: with the calls of a session each, still far below the calls that it may have at once.
 const WAITING_MAX: usize = 512;
+/// How many of a caller may wait however many of others do, so that ten callers cannot keep the others out.
+const WAITING_OF_EACH: usize = 8;
+/// How many may wait in all, for the sake of memory: as many as a thousand callers may have.
+const WAITING_IN_ALL: usize = 8192;
 /// A client whose build finds no place in the queue is told to try again after this time.
 const RETRY_AFTER: Duration = Duration::from_secs(30);
 /// How often a build that waits looks at its place.
@@ -141,8 +145,9 @@ impl Queue {
                 return Err(Cause::ShuttingDown.into());
             }
             state.places = places.all;
-            // How many may wait before it.
-            let is_full = state.turns.waiting_of(caller) >= WAITING_MAX.saturating_sub(state.turns.waiting());
+            let waiting = state.turns.waiting();
+            let room = WAITING_MAX.saturating_sub(waiting).max(WAITING_OF_EACH);
+            let is_full = waiting >= WAITING_IN_ALL || state.turns.waiting_of(caller) >= room;
             (state.turns.wait(caller, job, places.own, sender), is_full)
         };
         let (caller, job) = (caller.clone(), job.clone());

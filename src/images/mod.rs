@@ -88,6 +88,8 @@ struct Inner {
     fetching: Places,
     /// Places of each caller for images that the engine gathers into an archive.
     saving: Own<CallerId>,
+    /// A place of each caller whose images are counted: the engine lists all images for that.
+    counting: Own<CallerId>,
     /// A lock for each namespace that fetches layers to hash them, by its opaque name.
     hashes: Locks,
     registries: registry::Client,
@@ -114,6 +116,7 @@ impl Images {
             passing: Places::new(HASHED_AT_ONCE, HASHED_OF_CALLER),
             fetching: Places::new(HASHED_AT_ONCE, HASHED_OF_CALLER),
             saving: Own::new(SAVED_OF_CALLER),
+            counting: Own::new(1),
             hashes: Locks::default(),
             registries: registry::Client::new(CERTS_DIRECTORY.into(), lookups),
             relay,

@@ -98,6 +98,7 @@ impl Images {
     /// Whether the namespace's policy lets it have another image.
     pub async fn room_for_another(&self, namespace: &Permit<Namespace>) -> Result<(), Fault> {
         let Some(max) = namespace.limits().images else { return Ok(()) };
+        let _place = self.inner.counting.take(namespace.caller()).await;
         if self.list(namespace).await?.len() < max as usize {
             return Ok(());
         }

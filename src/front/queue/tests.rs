@@ -79,7 +79,12 @@ async fn a_full_queue_has_room_for_others() {
     }
     let builds = queue.builds();
     assert_eq!(builds.waiting, WAITING_MAX / 8 * 7, "a refused build does not wait");
-    waiting.push(vec![queue.wait(&permit(4, "a"), ONE).unwrap()]);
+    for uid in 4..40 {
+        let own: Vec<_> =
+            (0..).map_while(|job: u32| queue.wait(&permit(uid, &job.to_string()), ONE).ok()).collect();
+        assert!(own.len() >= WAITING_OF_EACH, "{uid} has {}", own.len());
+        waiting.push(own);
+    }
     drop((running, waiting));
     assert_eq!(queue.builds(), Builds { running: 0, waiting: 0, places: 1 });
     assert!(turn(queue.wait(&permit(1, "a"), ONE).unwrap()).is_some());
