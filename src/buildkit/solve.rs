@@ -37,6 +37,8 @@ const BUILD: &str = "buildkit-controlapi-buildid";
 const ATTEMPTS: usize = 20;
 /// How long BuildKit may take for its next facts after the build is over; it already has them.
 const LAST_FACTS: Duration = Duration::from_secs(10);
+/// How long a stop waits for the processes of steps. A job whose steps always begin anew does not delay its own end.
+const PROCESSES: Duration = Duration::from_secs(30);
 /// How long a stopped pass may take to end. The classic store's export ignores a cancel and reads the whole
 /// image.
 const STOP: Duration = Duration::from_secs(120);
@@ -181,7 +183,9 @@ pub async fn pass<F: PassListener, J: Judged, R, G: Future<Output = Result<J, R>
         async move { control.status(request).await.map(Response::into_inner) }
     });
     let (begun, leaves_steps) = (Begun::default(), order.leaves_steps);
-    let mut told = std::pin::pin!(facts_of(status).inspect_ok(|facts| begun.note(facts)));
+    let told = facts_of(status).inspect_ok(|facts| begun.note(facts));
+    let told = told.inspect_err(|status| begun.status_broke_off(is_unknown(status, reference)));
+    let mut told = std::pin::pin!(told);
     let mut driven = Box::pin(drive(connection, order, &build, judge, facts, told.as_mut(), &begun));
     let fault = tokio::select! {
         biased;
@@ -192,7 +196,7 @@ pub async fn pass<F: PassListener, J: Judged, R, G: Future<Output = Result<J, R>
     begun.stopping.cancel();
     if leaves_steps {
         tokio::select! {
-            () = begun.have_processes() => {}
+            _ = tokio::time::timeout(PROCESSES, begun.have_processes()) => {}
             _ = &mut driven => {}
         }
     }
@@ -202,8 +206,8 @@ pub async fn pass<F: PassListener, J: Judged, R, G: Future<Output = Result<J, R>
         loop {
             match told.next().await {
                 Some(Ok(_)) => {}
-                Some(Err(status)) => return is_unknown(&status, reference),
-                None => return true,
+                Some(Err(_)) => {}
+                None => return !begun.is_lost(),
             }
         }
     };

@@ -29,6 +29,8 @@ pub(super) struct Begun {
     runs: AtomicBool,
     /// When each was first seen, by its digest; `None` once it has written something.
     steps: Mutex<HashMap<String, Option<Instant>>>,
+    /// Whether BuildKit's status of the pass broke off: then it is not known whether the pass is over.
+    lost: AtomicBool,
     /// Whether the pass is being stopped: nobody needs its facts any more.
     pub(super) stopping: CancellationToken,
 }
@@ -37,6 +39,16 @@ impl Begun {
     /// The graph begins to run.
     pub(super) fn runs(&self) {
         self.runs.store(true, Ordering::Relaxed);
+    }
+
+    /// BuildKit's status has ended with an error; or it is of a pass that BuildKit does not know any more.
+    pub(super) fn status_broke_off(&self, is_over: bool) {
+        self.lost.store(!is_over, Ordering::Relaxed);
+    }
+
+    /// Whether the status broke off before the pass was over.
+    pub(super) fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Relaxed)
     }
 
     /// Notes BuildKit's facts as they come.

@@ -90,9 +90,8 @@ impl Queued {
             let (tar, pieces) = Tar::new()?;
             let passage = Passage::new(&spec.dockerfile, Arc::clone(&judge));
             let hear = dockerfile.before(Input::hearing(&input, judge.texts()));
-            let judging = (Arc::clone(&dockerfile), hear);
             let sent = Sent { requests, patience: Patience::begin(), used: Arc::clone(&used) };
-            tasks.spawn("tar", feed(sent, passage, judging, pieces, tasks.clone()));
+            tasks.spawn("tar", feed(sent, passage, hear, pieces, tasks.clone()));
             Some(tar)
         };
         let details = call.details().clone();
@@ -138,7 +137,7 @@ pub(super) struct Sent {
 pub(super) async fn feed(
     Sent { mut requests, patience, used }: Sent,
     mut passage: Passage,
-    (judging, hear): (Arc<Judging>, Hear),
+    hear: Hear,
     pieces: mpsc::Sender<Result<bytes::Bytes, Status>>,
     tasks: Group,
 ) {
@@ -149,7 +148,7 @@ pub(super) async fn feed(
                 Err(silent) => break Err(silent),
             };
             let piece = match message {
-                Ok(None) => match judging.here(|| passage.end()).await {
+                Ok(None) => match passage.end() {
                     Ok(last) => break hear().await.map(|()| last),
                     Err(status) => break Err(status),
                 },
@@ -168,7 +167,7 @@ pub(super) async fn feed(
             };
             passage.take(piece);
             let refused = loop {
-                match judging.here(|| passage.passed()).await {
+                match passage.passed() {
                     Ok(Some(piece)) => {
                         if !used.context(piece.len()) {
                             // The limit itself ends the build.

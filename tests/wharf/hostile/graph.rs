@@ -145,7 +145,7 @@ async fn names_of_other_namespaces(test: Arc<Test>) {
     }
     // A job may not give an image such a name.
     victim.run(["tag", "app:1", &private]).await.ended(2).says(&["choose another host"]);
-    victim.run(["push", &private]).await.ended(6);
+    victim.run(["push", &private]).await.ended(2).says(&["choose another host"]);
     victim.run(["inspect", &private]).await.ended(6);
     assert_eq!(test.engine.id(&private).await, id);
 }
