@@ -41,7 +41,7 @@ enum Base {
 }
 
 /// A place that BuildKit visits, or, for [`Base::Any`], those of some stages.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Place {
     Stage(usize),
     /// The one of the stages before this that costs most.
@@ -51,7 +51,6 @@ enum Place {
 /// How far a place has been looked at.
 #[derive(Clone, Copy, Debug)]
 enum Seen {
-    Not,
     Begun,
     /// The number of visits that begin there, its own among them.
     Done(u64),
@@ -91,7 +90,7 @@ impl Stages {
 
     /// Refuses stages that BuildKit would visit without end, or too often.
     pub(super) fn judge(&self) -> Result<(), String> {
-        let mut seen = vec![[Seen::Not; 2]; self.stages.len() + 1];
+        let mut seen = HashMap::new();
         let mut most = 0;
         for stage in 0..self.stages.len() {
             most = self.visits(Place::Stage(stage), &mut seen)?.max(most);
@@ -105,9 +104,9 @@ impl Stages {
     }
 
     /// The visits that begin at a place. Without recursion, since a text may have 100,000 stages.
-    fn visits(&self, begin: Place, seen: &mut [[Seen; 2]]) -> Result<u64, String> {
-        if let Seen::Done(visits) = get(seen, begin) {
-            return Ok(visits);
+    fn visits(&self, begin: Place, seen: &mut HashMap<Place, Seen>) -> Result<u64, String> {
+        if let Some(Seen::Done(visits)) = seen.get(&begin) {
+            return Ok(*visits);
         }
         let mut way = vec![(begin, self.next(begin), 0_usize)];
         loop {
@@ -122,16 +121,16 @@ impl Stages {
                     }
                     Place::Before(_) => visits.max().unwrap_or(0),
                 };
-                set(seen, place, Seen::Done(visits));
+                seen.insert(place, Seen::Done(visits));
                 way.pop();
                 continue;
             };
-            set(seen, place, Seen::Begun);
+            seen.insert(place, Seen::Begun);
             *at += 1;
-            match get(seen, towards) {
-                Seen::Done(_) => {}
-                Seen::Not => way.push((towards, self.next(towards), 0)),
-                Seen::Begun => {
+            match seen.get(&towards) {
+                Some(Seen::Done(_)) => {}
+                None => way.push((towards, self.next(towards), 0)),
+                Some(Seen::Begun) => {
                     let stage = way.iter().rev().find_map(|(place, ..)| match place {
                         Place::Stage(stage) => self.stages.get(*stage),
                         Place::Before(_) => None,
@@ -197,29 +196,10 @@ fn sources(flags: &[u8]) -> Vec<Vec<u8>> {
     words.collect()
 }
 
-fn get(seen: &[[Seen; 2]], place: Place) -> Seen {
-    let (kind, number) = key(place);
-    seen.get(number).and_then(|seen| seen.get(kind)).copied().unwrap_or(Seen::Done(0))
-}
-
-fn set(seen: &mut [[Seen; 2]], place: Place, is: Seen) {
-    let (kind, number) = key(place);
-    if let Some(seen) = seen.get_mut(number).and_then(|seen| seen.get_mut(kind)) {
-        *seen = is;
-    }
-}
-
-fn key(place: Place) -> (usize, usize) {
-    match place {
-        Place::Stage(number) => (0, number),
-        Place::Before(number) => (1, number),
-    }
-}
-
-fn done(seen: &[[Seen; 2]], place: Place) -> u64 {
-    match get(seen, place) {
-        Seen::Done(visits) => visits,
-        Seen::Not | Seen::Begun => 0,
+fn done(seen: &HashMap<Place, Seen>, place: Place) -> u64 {
+    match seen.get(&place) {
+        Some(Seen::Done(visits)) => *visits,
+        Some(Seen::Begun) | None => 0,
     }
 }
 
