@@ -203,13 +203,8 @@ pub async fn pass<F: PassListener, J: Judged, R, G: Future<Output = Result<J, R>
     drop(driven);
     // The status stream ends when BuildKit has released the build.
     let over = async {
-        loop {
-            match told.next().await {
-                Some(Ok(_)) => {}
-                Some(Err(_)) => {}
-                None => return !begun.is_lost(),
-            }
-        }
+        while told.next().await.is_some() {}
+        !begun.is_lost()
     };
     Ended::Stopped { fault, is_over: tokio::time::timeout(STOP, over).await.unwrap_or(false) }
 }

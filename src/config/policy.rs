@@ -78,8 +78,13 @@ pub enum StepNetwork {
     None,
 }
 
+impl StepNetwork {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Default, Self::None];
+}
+
 fn all_networks() -> Vec<StepNetwork> {
-    vec![StepNetwork::Default, StepNetwork::None]
+    StepNetwork::ALL.to_vec()
 }
 
 fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {

@@ -112,7 +112,7 @@ impl Entry {
             push: vec![ImagePattern::any()],
             node_images: vec![ImagePattern::any()],
             add: vec![UrlPattern::any()],
-            networks: vec![StepNetwork::Default, StepNetwork::None],
+            networks: StepNetwork::ALL.to_vec(),
             limits: Limits::default(),
         }
     }

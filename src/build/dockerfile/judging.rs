@@ -1,4 +1,4 @@
-//! Runs the judgements of a build on threads of their own: those of the largest texts, graphs and tars take some hundred
+//! Runs the judgements of a build on threads of their own: those of the largest texts and graphs take some hundred
 //! milliseconds of a processor, and wharfd's worker threads serve everybody's calls.
 
 use std::sync::{Arc, OnceLock};
@@ -102,7 +102,7 @@ impl Judging {
 
     /// Judges something else that may take long, such as a graph, at one of the caller's places. wharfd's other tasks go
     /// on on another thread meanwhile.
-    pub async fn here<T>(&self, judge: impl FnOnce() -> T) -> T {
+    pub(in crate::build) async fn here<T>(&self, judge: impl FnOnce() -> T) -> T {
         let _place = self.places.take(&self.caller).await;
         block_in_place(judge)
     }
