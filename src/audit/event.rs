@@ -17,6 +17,8 @@ const TEXT_BYTES_MAX: usize = 1024;
 pub enum Kind {
     /// wharfd has started.
     Started,
+    /// A configuration is in use, or was refused.
+    Configured,
     /// A caller is served, by these rules.
     Serves,
     /// wharfd ends: it takes no new work.
@@ -40,6 +42,7 @@ impl Kind {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Started => "started",
+            Self::Configured => "configured",
             Self::Serves => "serves",
             Self::Stopping => "stopping",
             Self::Stopped => "stopped",
@@ -114,7 +117,9 @@ impl Event {
         self
     }
 
-    fn value(mut self, key: &'static str, value: Value) -> Self {
+    /// Adds a value of texts and numbers, which its maker has bounded.
+    #[must_use]
+    pub fn value(mut self, key: &'static str, value: Value) -> Self {
         self.0.push((key, value));
         self
     }

@@ -21,6 +21,7 @@ use crate::{
     buildkit::filesync::DirectoryRequest,
     fault::{Fault, Reason},
     names::{CallerId, Namespace, random_id},
+    policy::Permit,
     tasks::Group,
 };
 
@@ -44,8 +45,7 @@ struct State {
 
 #[derive(Debug)]
 struct Waiting {
-    caller: CallerId,
-    namespace: Namespace,
+    namespace: Permit<Namespace>,
     attached: oneshot::Sender<Attached>,
 }
 
@@ -136,8 +136,7 @@ impl Offer {
 #[derive(Debug)]
 pub struct ClientSession {
     id: String,
-    caller: CallerId,
-    namespace: Namespace,
+    namespace: Permit<Namespace>,
     offer: Offer,
     announcements: mpsc::Sender<Opened>,
     /// How long the client may take to attach to an announced stream.
@@ -147,18 +146,17 @@ pub struct ClientSession {
 }
 
 impl Sessions {
-    /// Opens a session. Returns it with the announcements for its client. The session ends with `tasks`.
+    /// Opens a session of the namespace's caller. Returns it with the announcements for its client. The session ends
+    /// with `tasks`.
     pub fn open(
         &self,
-        caller: CallerId,
-        namespace: Namespace,
+        namespace: Permit<Namespace>,
         offer: Offer,
         tasks: Group,
     ) -> Result<(Arc<ClientSession>, mpsc::Receiver<Opened>), Fault> {
         let (announcements, receiver) = mpsc::channel(ANNOUNCEMENTS);
         let session = Arc::new(ClientSession {
             id: random_id()?,
-            caller,
             namespace,
             offer,
             announcements,
@@ -177,22 +175,28 @@ impl Sessions {
 
     /// The caller's session with that id.
     pub fn find(&self, caller: &CallerId, id: &str) -> Result<Arc<ClientSession>, Fault> {
-        let found = self.lock().sessions.get(id).filter(|session| session.caller == *caller).cloned();
+        let found =
+            self.lock().sessions.get(id).filter(|session| session.namespace.caller() == caller).cloned();
         found.ok_or_else(|| Fault::new(Reason::SessionNotFound, "there is no such session"))
     }
 
     /// Passes a stream's ends to the task that waits for them; returns the namespace of the session.
-    pub fn attach(&self, caller: &CallerId, id: &str, attached: Attached) -> Result<Namespace, Fault> {
+    pub fn attach(
+        &self,
+        caller: &CallerId,
+        id: &str,
+        attached: Attached,
+    ) -> Result<Permit<Namespace>, Fault> {
         let not_found =
             || Fault::new(Reason::SessionNotFound, "there is no such stream, or it is attached already");
         let waiting = {
             let mut state = self.lock();
             match state.streams.get(id) {
-                Some(waiting) if waiting.caller == *caller => state.streams.remove(id),
+                Some(waiting) if waiting.namespace.caller() == caller => state.streams.remove(id),
                 Some(_) | None => None,
             }
         };
-        let Waiting { namespace, attached: waits, .. } = waiting.ok_or_else(not_found)?;
+        let Waiting { namespace, attached: waits } = waiting.ok_or_else(not_found)?;
         waits.send(attached).map_err(|_| not_found())?;
         Ok(namespace)
     }
@@ -210,7 +214,7 @@ impl ClientSession {
     }
 
     /// The namespace of the session's builds.
-    pub fn namespace(&self) -> &Namespace {
+    pub fn namespace(&self) -> &Permit<Namespace> {
         &self.namespace
     }
 
@@ -228,8 +232,7 @@ impl ClientSession {
     pub async fn stream(&self, subject: Subject) -> Result<Attached, Status> {
         let id = random_id().map_err(|error| Status::internal(error.to_string()))?;
         let (sender, receiver) = oneshot::channel();
-        let waiting =
-            Waiting { caller: self.caller.clone(), namespace: self.namespace.clone(), attached: sender };
+        let waiting = Waiting { namespace: self.namespace.clone(), attached: sender };
         self.sessions.lock().streams.insert(id.clone(), waiting);
         let _forget = Forget { sessions: &self.sessions, id: &id };
         let opened = Opened { id: id.clone(), subject };

@@ -339,7 +339,7 @@ pub(crate) struct VersionArgs {
     pub(crate) format: TextFormat,
 }
 
-/// Show your identity at wharfd and the engine that serves you
+/// Show your identity at wharfd, your namespace's policy, and the engine that serves you
 #[derive(Args, Debug)]
 pub(crate) struct InfoArgs {
     /// How to print

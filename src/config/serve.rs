@@ -22,6 +22,18 @@ pub struct Serve {
     pub at_once: u32,
 }
 
+impl Serve {
+    /// The name in messages: `serve uid 1000`. No other entry has it.
+    pub fn name(&self) -> String {
+        match &self.who {
+            Who::Uid(uid) => format!("serve uid {uid}"),
+            Who::Token { name, .. } => format!("serve token {name}"),
+            Who::Certificate(name) => format!("serve certificate {name}"),
+            Who::Issuer(name) => format!("serve issuer {name}, {}", self.namespaces),
+        }
+    }
+}
+
 /// Those whom an entry serves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Who {

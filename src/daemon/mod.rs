@@ -3,6 +3,7 @@
 mod client_dir;
 mod notify;
 mod reload;
+mod said;
 
 use std::{collections::BTreeMap, env, fs::File, io, path::PathBuf, sync::Arc, time::Duration};
 
@@ -20,7 +21,6 @@ use crate::{
     images::frontend,
     janitor,
     naming::{KeyError, Keys},
-    policy::Policies,
     registry::{Lookups, Relay},
     service::{self, Health},
     store::{Store, StoreError},
@@ -30,6 +30,7 @@ use crate::{
 use client_dir::ClientError;
 use notify::{State, notify};
 use reload::Reload;
+use said::{say_configured, say_who_is_served};
 
 /// How long the start waits for engines to answer.
 const ENGINES_START: Duration = Duration::from_secs(30);
@@ -127,7 +128,8 @@ pub async fn run(config: Config, flags: Flags) -> Result<Ended, StartError> {
     };
     let grace_period = config.grace_period;
     let (served, trail) = (Arc::clone(&started.served), started.trail.clone());
-    let reload = Reload { flags, config, served, trail };
+    let current = config.clone();
+    let reload = Reload { flags, config, current, served, trail };
     drop(process.spawn("hangups", reload.at_hangups(hangups, process.clone())));
     notify(State::Ready);
     signals.next().await;
@@ -185,6 +187,7 @@ async fn start(config: &Config, process: &Group) -> Result<Started, StartError> 
     // does not prevent the start.
     join_all(engines.values().map(|engine| engine.within(ENGINES_START))).await;
     let identities = Identities::new(config)?;
+    say_configured(None, config, &[], &trail);
     say_who_is_served(&identities, &trail);
     let served = Served::new(identities);
     let (work, asked) = (Work::new(process.child("work"), hashes), Arc::clone(&served));
@@ -312,58 +315,6 @@ fn frontend(config: &Config) -> Result<Option<PathBuf>, Fault> {
 
 fn beside_wharfd() -> Option<PathBuf> {
     Some(env::current_exe().ok()?.with_file_name("wharf-frontend"))
-}
-
-fn say_who_is_served(identities: &Identities, trail: &Trail) {
-    let mut said: Vec<&str> = Vec::new();
-    for (caller, rules, engine) in identities.served() {
-        tracing::info!(
-            "serving {caller} on engine `{engine}`: namespaces `{}`, {} rules",
-            rules.namespaces(),
-            rules.name()
-        );
-        let event = Event::new(Kind::Serves).text("caller", &caller).text("engine", engine);
-        let event = event.text("rule", rules.name()).text("namespaces", rules.namespaces());
-        trail.record(event.number("at_once", u64::from(rules.at_once())));
-        if !said.contains(&rules.name()) {
-            said.push(rules.name());
-            for rule in rules.describe() {
-                tracing::info!("rules {}: {rule}", rules.name());
-            }
-        }
-    }
-    say_what_jobs_may_do(identities.policies());
-    if identities.root_is_every_job() {
-        tracing::warn!(
-            "root is served in every namespace: each container that runs as root and sees the socket can read, \
-             remove and push the images of every job (`[[serve]]` with `uid = 0`)"
-        );
-    }
-    if let Some(uid) = identities.serves_overflow() {
-        tracing::warn!(
-            uid,
-            "a uid is served that stands for every user whom the kernel cannot name: all of them share its \
-             namespaces (`[[serve]]`)"
-        );
-    }
-    tracing::info!(
-        "everyone else is refused; nothing is guaranteed on an engine whose socket others use too"
-    );
-}
-
-fn say_what_jobs_may_do(policies: &Policies) {
-    if policies.are_built_in() {
-        tracing::info!(
-            "no `[[policy]]`: every job may pull, push and fetch as the built-in rules say, which are for one team's \
-             machine"
-        );
-        return;
-    }
-    for (jobs, entry) in policies.entries() {
-        let keys: Vec<_> = entry.keys().into_iter().map(|(key, values)| format!("{key}: {values}")).collect();
-        tracing::info!("policy {}, for the jobs {jobs}: {}", entry.name(), keys.join("; "));
-    }
-    tracing::info!("a job without a policy may use no registry, no image of the node, and no network");
 }
 
 /// Raises the limit on open files: every connection and every build needs descriptors, and the default of

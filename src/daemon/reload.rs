@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::signal::unix::Signal;
 
-use super::say_who_is_served;
+use super::said::{say_configured, say_not_configured, say_who_is_served};
 use crate::{
     audit::Trail,
     config::{Config, Flags},
@@ -18,20 +18,23 @@ pub(super) struct Reload {
     pub(super) flags: Flags,
     /// Of keys that only a start reads, the values from the start.
     pub(super) config: Config,
+    /// The configuration in use, with all that a running wharfd takes up.
+    pub(super) current: Config,
     pub(super) served: Arc<Served>,
     pub(super) trail: Trail,
 }
 
 impl Reload {
     /// Reads the configuration again at each hangup. What runs goes on under the rules under which it began.
-    pub(super) async fn at_hangups(self, mut hangups: Signal, process: Group) {
+    pub(super) async fn at_hangups(mut self, mut hangups: Signal, process: Group) {
         let said = async {
             // A terminal that closes sends it, too.
             while hangups.recv().await.is_some() {
                 match self.again(&process).await {
                     Ok(()) => tracing::info!("the configuration is reloaded"),
                     Err(cause) => {
-                        tracing::error!(cause, "the configuration is not reloaded: the old one stays in use")
+                        say_not_configured(&cause, &self.trail);
+                        tracing::error!(cause, "the configuration is not reloaded: the old one stays in use");
                     }
                 }
             }
@@ -39,7 +42,7 @@ impl Reload {
         let _ = process.unless_cancelled(said).await;
     }
 
-    async fn again(&self, process: &Group) -> Result<(), String> {
+    async fn again(&mut self, process: &Group) -> Result<(), String> {
         if self.flags.config.is_none() {
             return Err("there is no configuration file: --config".to_owned());
         }
@@ -59,8 +62,10 @@ impl Reload {
         if !keys.is_empty() {
             tracing::warn!(keys = keys.join(", "), "only a restart of wharfd takes up these changes");
         }
+        say_configured(Some(&self.current), &config, &keys, &self.trail);
         say_who_is_served(&identities, &self.trail);
         self.served.replace(identities);
+        self.current = config;
         Ok(())
     }
 }

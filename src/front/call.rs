@@ -64,16 +64,16 @@ impl Call {
         let permit = self.inner.caller.namespace(named.clone());
         // The log of a refused call has the name that the call asked for.
         match (&permit, &named) {
-            (Ok(permit), _) => self.inner.record.acts_in(permit.subject(), Some(permit.rules().name())),
-            (Err(_), Some(named)) => self.acts_in(named),
+            (Ok(permit), _) => self.acts_in(permit),
+            (Err(_), Some(named)) => self.inner.record.asks_for(named),
             (Err(_), None) => {}
         }
         permit
     }
 
     /// Records the namespace in which the call acts, if something other than its request determines it.
-    pub fn acts_in(&self, namespace: &Namespace) {
-        self.inner.record.acts_in(namespace, None);
+    pub fn acts_in(&self, permit: &Permit<Namespace>) {
+        self.inner.record.acts_in(permit);
     }
 
     /// The details of the call, for the audit log.

@@ -16,6 +16,7 @@ use crate::{
     fault::{Fault, Reason},
     identity::Caller,
     names::{CallerId, EngineName, Namespace},
+    policy::Permit,
     telemetry::each_second,
 };
 
@@ -64,10 +65,11 @@ pub(super) struct CallEvents {
     work: OnceLock<Option<Mutex<LeftOut>>>,
 }
 
-/// The namespace of a call, and the rule by which it acts there.
+/// The namespace of a call, and the rule and the policy by which it acts there.
 #[derive(Debug)]
 struct Scope {
     rule: String,
+    policy: Option<String>,
     namespace: Option<Namespace>,
 }
 
@@ -79,7 +81,11 @@ impl CallEvents {
             method,
             caller: caller.id().clone(),
             engine: caller.engine().clone(),
-            scope: Mutex::new(Scope { rule: caller.rules().name().to_owned(), namespace: None }),
+            scope: Mutex::new(Scope {
+                rule: caller.rules().name().to_owned(),
+                policy: None,
+                namespace: None,
+            }),
             details: Details::default(),
             work: OnceLock::new(),
         }
@@ -89,13 +95,18 @@ impl CallEvents {
         &self.details
     }
 
-    /// The call acts in this namespace, by `rule` if it is allowed to.
-    pub(super) fn acts_in(&self, namespace: &Namespace, rule: Option<&str>) {
-        let mut scope = self.scope();
-        scope.namespace = Some(namespace.clone());
-        if let Some(rule) = rule {
-            rule.clone_into(&mut scope.rule);
-        }
+    /// The call asks for this namespace.
+    pub(super) fn asks_for(&self, namespace: &Namespace) {
+        self.scope().namespace = Some(namespace.clone());
+    }
+
+    /// The call may act in this namespace. If it is permitted again, under other rules, these count.
+    pub(super) fn acts_in(&self, permit: &Permit<Namespace>) {
+        *self.scope() = Scope {
+            rule: permit.rules().name().to_owned(),
+            policy: Some(permit.policy()),
+            namespace: Some(permit.subject().clone()),
+        };
     }
 
     /// The call begins its work, of `kind`, or the end of a namespace. From now on it is no call that a job can make
@@ -147,6 +158,7 @@ impl CallEvents {
         let scope = self.scope();
         let event = Event::new(kind).number("call", self.number).text("method", self.method);
         let event = event.by(&self.caller, &self.engine).text("rule", &scope.rule);
+        let event = event.some_text("policy", scope.policy.as_ref());
         self.details.add_to(event.namespace(scope.namespace.as_ref()))
     }
 

@@ -158,6 +158,7 @@ impl Front {
         }
         let permit = caller.namespace(Some(namespace.subject().clone()))?;
         self.ends.check(&caller, permit.subject()).await?;
+        call.record().acts_by(&permit);
         Ok(permit)
     }
 

@@ -23,6 +23,7 @@ use crate::{
     fault::{Fault, Reason, causes},
     identity::Caller,
     names::{CallerId, Namespace, printable, shortened},
+    policy::Permit,
     telemetry::{Repeats, Said},
 };
 
@@ -154,10 +155,21 @@ impl Record {
         self.events.details()
     }
 
-    /// The call acts in this namespace, by `rule` if it is allowed to.
-    pub(super) fn acts_in(&self, namespace: &Namespace, rule: Option<&str>) {
+    /// The call asks for this namespace.
+    pub(super) fn asks_for(&self, namespace: &Namespace) {
         self.span.record("namespace", printable(&namespace.to_string()));
-        self.events.acts_in(namespace, rule);
+        self.events.asks_for(namespace);
+    }
+
+    /// The call may act in this namespace.
+    pub(super) fn acts_in(&self, permit: &Permit<Namespace>) {
+        self.span.record("namespace", printable(&permit.subject().to_string()));
+        self.events.acts_in(permit);
+    }
+
+    /// The call may still act in its namespace, by these rules.
+    pub(super) fn acts_by(&self, permit: &Permit<Namespace>) {
+        self.events.acts_in(permit);
     }
 
     /// The call begins its work; `None` is the end of a namespace.

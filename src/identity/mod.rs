@@ -20,7 +20,7 @@ use std::{
 use http::HeaderValue;
 
 use crate::{
-    config::{Config, Serve, Who},
+    config::{Config, Serve},
     fault::{Fault, Reason},
     names::{CallerId, EngineName, Namespace, Source, printable},
     policy::{Permit, Policies, Rules},
@@ -309,13 +309,7 @@ pub fn anyone(peer: &Peer) -> CallerId {
 }
 
 fn rules_of(serve: &Serve, policies: &Arc<Policies>) -> Arc<Rules> {
-    let name = match &serve.who {
-        Who::Uid(uid) => format!("serve uid {uid}"),
-        Who::Token { name, .. } => format!("serve token {name}"),
-        Who::Certificate(name) => format!("serve certificate {name}"),
-        Who::Issuer(name) => format!("serve issuer {name}, {}", serve.namespaces),
-    };
-    Arc::new(Rules::new(name, serve.namespaces.clone(), policies).with_at_once(serve.at_once))
+    Arc::new(Rules::new(serve.name(), serve.namespaces.clone(), policies).with_at_once(serve.at_once))
 }
 
 /// The token of `Bearer TOKEN` (RFC 6750, 2.1; RFC 9110, 11.1: the scheme in any case).

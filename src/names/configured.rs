@@ -59,10 +59,22 @@ impl TryFrom<String> for IssuerName {
 #[serde(try_from = "String")]
 pub struct PolicyName(String);
 
+impl PolicyName {
+    /// Stands for the built-in rules.
+    pub const BUILT_IN: &str = "built-in";
+    /// Stands for the entry that a job does not have.
+    pub const MISSING: &str = "none";
+}
+
 impl TryFrom<String> for PolicyName {
     type Error = String;
 
     fn try_from(name: String) -> Result<Self, Self::Error> {
+        if [Self::BUILT_IN, Self::MISSING].contains(&name.as_str()) {
+            return Err(format!(
+                "`{name}` is no name for a policy: `wharf info` and the audit log use it for none"
+            ));
+        }
         checked("a policy's name", name).map(Self)
     }
 }

@@ -226,8 +226,8 @@ impl Entry {
     pub fn name(&self) -> String {
         match &self.origin {
             Origin::Named(name) => name.to_string(),
-            Origin::BuiltIn => "built-in".to_owned(),
-            Origin::Missing => "none".to_owned(),
+            Origin::BuiltIn => PolicyName::BUILT_IN.to_owned(),
+            Origin::Missing => PolicyName::MISSING.to_owned(),
         }
     }
 

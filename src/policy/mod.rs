@@ -169,6 +169,11 @@ impl Permit<Namespace> {
         Ok(self.permit(FetchFrom { url: url.to_owned(), allowed }))
     }
 
+    /// The name of the policy that is for the namespace's job.
+    pub fn policy(&self) -> String {
+        self.entry.name()
+    }
+
     /// The limits on builds in the namespace.
     pub fn limits(&self) -> Limits {
         self.entry.limits()

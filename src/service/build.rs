@@ -65,8 +65,7 @@ impl Build {
         let offer = attach::offer(open)?;
         let member = self.front.begin(call, &permit, Kind::Session).await?;
         let tasks = member.tasks().clone();
-        let (session, announcements) =
-            self.sessions.open(call.caller().id().clone(), permit.subject().clone(), offer, tasks.clone())?;
+        let (session, announcements) = self.sessions.open(permit, offer, tasks.clone())?;
         let opened = v1::SessionOpened { session_id: session.id().to_owned() };
         let (sessions, watched, ending) = (self.sessions.clone(), tasks.clone(), call.clone());
         tasks.spawn("session", async move {
@@ -103,8 +102,7 @@ impl Build {
         };
         let (outgoing, messages) = session::outgoing();
         let attached = Attached { incoming: attach::incoming(incoming), outgoing };
-        let namespace = self.sessions.attach(call.caller().id(), &id, attached)?;
-        call.acts_in(&namespace);
+        call.acts_in(&self.sessions.attach(call.caller().id(), &id, attached)?);
         let responses = ReceiverStream::new(messages)
             .map(|message| message.map(|message| v1::AttachResponse { message }));
         Ok(to_the_end(responses, call.clone()))
@@ -132,7 +130,7 @@ impl Build {
         } else {
             let session = self.sessions.find(call.caller().id(), &start.session_id);
             let session = session.map_err(|fault| fault.hint("open one with `Session` first"))?;
-            if session.namespace() != namespace.subject() {
+            if session.namespace().subject() != namespace.subject() {
                 return Err(Fault::invalid("start.namespace", "the session is open in another namespace"));
             }
             Some(session)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use tonic::{Request, Response, Status};
 
-use super::{accept, look};
+use super::{accept, look, named};
 use crate::{
     engine::Engine,
     engines::Handle,
@@ -32,6 +32,12 @@ impl NodeService for Node {
         let call = accept(&self.front, &request, "NodeService/GetInfo")?;
         look(&self.front, &call, async {
             let caller = call.caller();
+            let named = named(request.into_inner().namespace)?;
+            // A caller that may act in no namespace still gets an answer, as a health probe does.
+            let permit = caller.namespace(named).ok();
+            if let Some(permit) = &permit {
+                call.acts_in(permit);
+            }
             let shown = |engine: &&Handle| engine.name() == caller.engine() || caller.is_operator();
             let builds = |engine: &Handle| caller.is_operator().then(|| self.front.builds(engine.name()));
             let engines = self.front.engines().filter(shown).map(|engine| told(engine, builds(engine)));
@@ -49,6 +55,7 @@ impl NodeService for Node {
                 image_store: own.image_store,
                 namespaces: caller.namespaces(),
                 engines,
+                policy: permit.map(|permit| permit.policy()).unwrap_or_default(),
             })
         })
         .await

@@ -124,7 +124,8 @@ async fn a_message_that_is_too_large_is_a_limit_with_a_reason() {
 #[tokio::test]
 async fn a_call_too_many_is_a_limit_with_a_reason() {
     let door = Door::with("many", Limits { calls_per_caller: 0, ..Limits::default() }).await;
-    let status = NodeServiceClient::new(door.channel()).get_info(v1::GetInfoRequest {}).await.unwrap_err();
+    let status =
+        NodeServiceClient::new(door.channel()).get_info(v1::GetInfoRequest::default()).await.unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
     assert_eq!(status.get_details_error_info().unwrap().reason, "LIMIT_REACHED");
 }
@@ -136,14 +137,15 @@ async fn an_unknown_method_is_unimplemented() {
     client.ready().await.unwrap();
     let codec = tonic_prost::ProstCodec::<v1::GetInfoRequest, v1::GetInfoResponse>::default();
     let path = http::uri::PathAndQuery::from_static("/wharf.v1.NodeService/Nothing");
-    let answer = client.unary(tonic::Request::new(v1::GetInfoRequest {}), path, codec).await;
+    let answer = client.unary(tonic::Request::new(v1::GetInfoRequest::default()), path, codec).await;
     assert_eq!(answer.unwrap_err().code(), Code::Unimplemented);
 }
 
 #[tokio::test]
 async fn what_wharfd_itself_gets_wrong_is_internal_and_says_no_more() {
     let door = Door::new("internal").await;
-    let status = NodeServiceClient::new(door.channel()).get_info(v1::GetInfoRequest {}).await.unwrap_err();
+    let status =
+        NodeServiceClient::new(door.channel()).get_info(v1::GetInfoRequest::default()).await.unwrap_err();
     assert_eq!(status.code(), Code::Internal);
     assert_eq!(status.get_details_error_info().unwrap().reason, "INTERNAL");
     assert!(!status.message().contains("engine"), "{status:?}");

@@ -11,7 +11,7 @@ use std::{
 };
 
 use futures_util::{future::join_all, stream};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tonic::{Code, transport::Channel};
 use wharf::wire::v1::{
     GetInfoRequest, ListImagesRequest, Namespace, SessionOpen, SessionRequest, TagImageRequest,
@@ -26,6 +26,7 @@ use crate::{
         image::{self, File},
         rpc, wait_for,
     },
+    policy::reload,
 };
 
 cases![
@@ -87,6 +88,12 @@ fn config(path: &Path) -> String {
     format!("audit_log = {path:?}\n[[serve]]\nuid = 1000\nnamespaces = \"own/*\"\n")
 }
 
+/// A policy that allows all, under this name.
+fn policy(name: &str) -> String {
+    let all = "pull = [\"*\"]\npush = [\"*\"]\nnode_images = [\"*\"]\nadd = [\"*\"]\n";
+    format!("[[policy]]\nname = \"{name}\"\njobs = [\"{name}\"]\n{all}")
+}
+
 const USER: &str = "user";
 /// Secrets of a job, each of which reaches wharfd.
 const SECRETS: [&str; 5] = [
@@ -140,7 +147,7 @@ async fn all_calls(test: &Test, wharfd: &Wharfd, rotate: impl FnOnce()) -> (Stri
     job.as_uid(1000).run(["images"]).await.ended(3).says(&["is not yours"]);
     job.with_token(token).run(["info"]).await.ended(3);
     let stranger = rpc::connect_as(&wharfd.socket(), 1001).await;
-    let refused = NodeServiceClient::new(stranger).get_info(GetInfoRequest {}).await.unwrap_err();
+    let refused = NodeServiceClient::new(stranger).get_info(GetInfoRequest::default()).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unauthenticated);
     job.run(["namespace", "rm"]).await.ok();
     test.engine.remove_image(&format!("{node}:1")).await;
@@ -149,8 +156,12 @@ async fn all_calls(test: &Test, wharfd: &Wharfd, rotate: impl FnOnce()) -> (Stri
 
 async fn every_call_is_an_event(test: Arc<Test>) {
     let (path, rotated) = (test.dir().join("audit.jsonl"), test.dir().join("audit.jsonl.1"));
-    let wharfd = test.wharfd_with(Some(&config(&path)), &[]).await;
+    let own = format!("{}{}", config(&path), policy("job"));
+    let wharfd = test.wharfd_with(Some(&own), &[]).await;
     let (base, pushed) = all_calls(&test, &wharfd, || fs::rename(&path, &rotated).unwrap()).await;
+    reload(&wharfd, &format!("pulls = []\n{own}"), "the old one stays in use").await;
+    let changed = format!("namespace_ttl = \"1h\"\n{}{}", config(&path), policy("other") + &policy("job"));
+    reload(&wharfd, &changed.replace("add = [\"*\"]\n", ""), "the configuration is reloaded").await;
     assert_eq!(wharfd.terminate().await, 0);
 
     let mut all = events(&rotated);
@@ -169,6 +180,7 @@ async fn every_call_is_an_event(test: Arc<Test>) {
     assert_eq!((text(&all[0], "event"), text(all.last().unwrap(), "event")), ("started", "stopped"));
 
     the_page_is_true(&all);
+    each_configuration_is_an_event(&all);
     let ended = |method: &str, result: &str| {
         let is_it = |event: &&Value| {
             (text(event, "event"), text(event, "method"), text(event, "result")) == ("ended", method, result)
@@ -178,7 +190,10 @@ async fn every_call_is_an_event(test: Arc<Test>) {
     let built = all.iter().find(|event| event["target"] == "last" && event["event"] == "ended").unwrap();
     let of = |event: &Value| ["caller", "engine", "rule"].map(|key| text(event, key).to_owned()).join(", ");
     assert_eq!(of(built), "uid 0, default, serve uid 0");
-    assert_eq!(built["namespace"], serde_json::json!({"job": "job", "run": "1"}));
+    let is_done = |event: &&Value| event["namespace"].is_object() && event["result"] != "refused";
+    assert!(all.iter().filter(is_done).count() > 10);
+    assert!(all.iter().filter(is_done).all(|event| event["policy"] == "job"), "{all:#?}");
+    assert_eq!(built["namespace"], json!({"job": "job", "run": "1"}));
     let mut admitted: Vec<_> = built["admitted"].as_array().unwrap().clone();
     admitted.sort_by_key(|entry| text(entry, "by").to_owned());
     let by: Vec<_> = admitted.iter().map(|entry| text(entry, "by")).collect();
@@ -195,12 +210,28 @@ async fn every_call_is_an_event(test: Arc<Test>) {
     assert!(text(denied, "message").contains("xxxxx@127.0.0.1"), "{denied}");
     assert_eq!(ended("ImageService/PullImage", "done")["admitted"][0]["digest"], *base);
     assert_eq!(ended("ImageService/PushImage", "done")["pushed"][0]["digest"], *pushed);
-    assert_eq!(ended("ImageService/ListImages", "refused")["rule"], "serve uid 1000");
+    let refused = ended("ImageService/ListImages", "refused");
+    assert_eq!((text(refused, "rule"), refused.get("policy")), ("serve uid 1000", None));
     assert_eq!(ended("NamespaceService/DeleteNamespace", "done")["cancelled_builds"], 0);
     let refused: Vec<_> = all.iter().filter(|event| event["event"] == "refused").collect();
     // The token is refused for the user that shows it; both users have proven nothing.
     assert!(refused.iter().any(|event| event["caller"] == "uid 0"), "{refused:?}");
     assert!(refused.iter().all(|event| event["reason"] == "UnknownCaller"), "{refused:?}");
+}
+
+/// At the start, after a mistake in the file, and after a good one that moves and changes a policy.
+fn each_configuration_is_an_event(all: &[Value]) {
+    let configured: Vec<_> = all.iter().filter(|event| event["event"] == "configured").collect();
+    let [start, refused, reloaded] = configured[..] else { panic!("{configured:?}") };
+    let entries = |entries: u64| json!({"entries": entries});
+    assert_eq!((&start["serve"], &start["policies"]), (&entries(2), &entries(1)));
+    assert_eq!((text(start, "result"), text(refused, "result")), ("done", "refused"));
+    let message = text(refused, "message");
+    assert!(message.contains("wharfd.toml:") && message.contains("unknown field `pulls`"), "{message}");
+    let changed = json!({"entries": 2, "added": 1, "changed": 1, "removed": 0});
+    assert_eq!(reloaded["policies"], changed);
+    assert_eq!(reloaded["serve"], json!({"entries": 2, "added": 0, "changed": 0, "removed": 0}));
+    assert_eq!((text(reloaded, "result"), text(reloaded, "needs_restart")), ("done", "namespace_ttl"));
 }
 
 /// Compares the events with the page: it names all of the API's methods, and the fields are those that it gives.

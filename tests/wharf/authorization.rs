@@ -102,7 +102,12 @@ async fn refusal(method: &str, channel: &Channel, id: &str) -> Option<Status> {
             listed.err()
         }
         "NodeService/GetInfo" => {
-            NodeServiceClient::new(channel.clone()).get_info(GetInfoRequest {}).await.err()
+            let info = NodeServiceClient::new(channel.clone()).get_info(GetInfoRequest { namespace }).await;
+            // Whoever may not act in the namespace is not told its policy.
+            if let Ok(info) = &info {
+                assert_eq!(info.get_ref().policy, "");
+            }
+            info.err()
         }
         // A call that is missing in this table is not tested.
         unknown => panic!("{unknown} is not tried: add it here"),

@@ -199,7 +199,7 @@ async fn who_proves_nothing_is_not_read(test: Arc<Test>) {
     assert_eq!(read.code(), Code::ResourceExhausted, "whoever is served is told so: {read:?}");
 
     // Two proofs are none.
-    let mut twice = Request::new(GetInfoRequest {});
+    let mut twice = Request::new(GetInfoRequest::default());
     for token in [issuer.token("app", 1), issuer.token("other", 1)] {
         twice.metadata_mut().append("authorization", format!("Bearer {token}").parse().unwrap());
     }

@@ -87,7 +87,7 @@ async fn a_job_does_not_fill_the_log(test: Arc<Test>) {
         // The request names no namespace, and is refused at no cost.
         let refused = images.inspect_image(InspectImageRequest::default()).await.unwrap_err();
         assert_eq!(refused.code(), Code::InvalidArgument);
-        assert_eq!(node.get_info(GetInfoRequest {}).await.unwrap_err().code(), Code::Unauthenticated);
+        assert_eq!(node.get_info(GetInfoRequest::default()).await.unwrap_err().code(), Code::Unauthenticated);
         calls += 1;
     }
     let (log, seconds) = (wharfd.log(), usize::try_from(begun.elapsed().as_secs()).unwrap());

@@ -21,6 +21,7 @@ cases![
     a_step_has_only_a_network_that_is_named,
     a_job_without_a_policy_reaches_nothing,
     a_hangup_reads_the_policies_again,
+    info_names_the_policy_of_the_namespace,
 ];
 
 /// A policy for the jobs that match `jobs`.
@@ -298,7 +299,7 @@ async fn a_job_without_a_policy_reaches_nothing(test: Arc<Test>) {
 }
 
 /// Writes a configuration, sends the signal, and waits until the log says what became of it.
-async fn reload(wharfd: &Wharfd, config: &str, said: &'static str) {
+pub(crate) async fn reload(wharfd: &Wharfd, config: &str, said: &'static str) {
     let count = || wharfd.log().iter().filter(|line| line.contains(said)).count();
     let before = count();
     wharfd.configure(config);
@@ -349,4 +350,23 @@ async fn a_hangup_reads_the_policies_again(test: Arc<Test>) {
     reload(&wharfd, &served, "serving uid 1000").await;
     agent.run(["images"]).await.ok();
     agent.build(&goes, &["-t", &registry.name("app:2"), "--push"]).await.ok();
+}
+
+async fn info_names_the_policy_of_the_namespace(test: Arc<Test>) {
+    let config = policy("acme", "acme/*", "") + "[[serve]]\nuid = 1000\nnamespaces = \"acme/*\"\n";
+    let (wharfd, built_in) = tokio::join!(test.wharfd_as_it_ships(Some(&config)), test.wharfd());
+    let job = Wharf::new(&test, &wharfd, "acme/app#1").as_uid(1000);
+    assert!(job.run(["info"]).await.ok().stdout.contains(" Policy: acme\n"));
+    let json = async |job: &Wharf| -> serde_json::Value {
+        serde_json::from_str(&job.run(["info", "--format=json"]).await.ok().stdout).unwrap()
+    };
+    assert_eq!(json(&job).await["Policy"], "acme");
+    // A probe has no namespace of its own; nothing is told of another's.
+    let other = job.in_namespace("other#1");
+    assert!(!other.run(["info"]).await.ok().stdout.contains("Policy"));
+    assert_eq!(json(&other).await["Policy"], json!(null));
+    let root = Wharf::new(&test, &wharfd, "user/root#1");
+    assert_eq!(json(&root).await["Policy"], "built-in", "the operator is not judged");
+    assert_eq!(json(&root.in_container()).await["Policy"], "none");
+    assert_eq!(json(&Wharf::new(&test, &built_in, "acme/app#1")).await["Policy"], "built-in");
 }

@@ -63,7 +63,7 @@ impl Builds {
 
     /// How many builds run on the engine.
     async fn running(&self) -> u32 {
-        let info = NodeServiceClient::new(self.operator.clone()).get_info(GetInfoRequest {}).await;
+        let info = NodeServiceClient::new(self.operator.clone()).get_info(GetInfoRequest::default()).await;
         info.unwrap().into_inner().engines[0].builds.unwrap().running
     }
 

@@ -1,17 +1,21 @@
 use futures_util::{StreamExt as _, stream};
 
 use super::*;
-use crate::build::patience::tests::{SHORT, soon};
+use crate::{
+    build::patience::tests::{SHORT, soon},
+    names::Pattern,
+    policy::Rules,
+};
 
 #[tokio::test]
 async fn a_client_that_does_not_attach_is_waited_for_so_long() {
     let sessions = Sessions::default();
     let (announcements, mut announced) = mpsc::channel(1);
     let caller = CallerId::Uid(1000);
+    let rules = Arc::new(Rules::built_in("test", Pattern::any()));
     let session = ClientSession {
         id: "session".to_owned(),
-        caller: caller.clone(),
-        namespace: Namespace::new("job", "1").unwrap(),
+        namespace: rules.namespace(&caller, Namespace::new("job", "1").unwrap()).unwrap(),
         offer: Offer { directories: Vec::new(), secrets: true, credentials: false },
         announcements,
         attach_within: SHORT,

@@ -11,15 +11,17 @@ use crate::{
     },
     names::printable,
     wire::v1::{
-        EngineBuilds, EngineInfo, EngineState, GetInfoRequest, GetInfoResponse,
+        self, EngineBuilds, EngineInfo, EngineState, GetInfoRequest, GetInfoResponse,
         node_service_client::NodeServiceClient,
     },
 };
 
 pub(super) async fn run(mut call: Call, args: InfoArgs) -> Result<(), Stop> {
-    let namespace = call.namespace()?.to_string();
+    let namespace = call.namespace()?;
     let address = call.address()?;
-    let info = get(&mut call).await?;
+    let info = get(&mut call, namespace.to_wire()).await?;
+    let namespace = namespace.to_string();
+    let policy = Some(info.policy.as_str()).filter(|policy| !policy.is_empty());
     let own = info.engines.iter().find(|engine| engine.name == info.engine);
     match args.format {
         TextFormat::Json => {
@@ -28,6 +30,7 @@ pub(super) async fn run(mut call: Call, args: InfoArgs) -> Result<(), Stop> {
                 "Namespace": namespace,
                 "Caller": info.caller,
                 "Namespaces": info.namespaces,
+                "Policy": policy,
                 "ServerVersion": info.version,
                 "ApiVersions": info.api_versions,
                 "Engine": own.map(engine_object),
@@ -49,6 +52,9 @@ pub(super) async fn run(mut call: Call, args: InfoArgs) -> Result<(), Stop> {
                 (" Your engine", &info.engine),
             ];
             let mut text = listing(&fields);
+            if let Some(policy) = policy {
+                text.push_str(&listing(&[(" Policy", policy)]));
+            }
             for engine in &info.engines {
                 text.push_str(&format!("Engine {}:\n", printable(&engine.name)));
                 text.push_str(&engine_text(engine));
@@ -115,9 +121,9 @@ fn engine_text(engine: &EngineInfo) -> String {
 }
 
 /// Asks wharfd for information about the node.
-pub(super) async fn get(call: &mut Call) -> Result<GetInfoResponse, Stop> {
+pub(super) async fn get(call: &mut Call, namespace: Option<v1::Namespace>) -> Result<GetInfoResponse, Stop> {
     let mut client = NodeServiceClient::new(call.connect().await?);
-    let asked = async { Ok(client.get_info(GetInfoRequest {}).await?.into_inner()) };
+    let asked = async { Ok(client.get_info(GetInfoRequest { namespace }).await?.into_inner()) };
     call.signals.guard(asked).await
 }
 

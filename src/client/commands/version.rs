@@ -15,7 +15,7 @@ const API_VERSION: &str = "wharf.v1";
 pub(super) async fn run(mut call: Call, args: VersionArgs) -> Result<(), Stop> {
     call.address()?;
     // As in docker: the client's own version is printed even if no server answers.
-    let info = info::get(&mut call).await;
+    let info = info::get(&mut call, None).await;
     let server = info.as_ref().ok();
     match args.format {
         TextFormat::Json => {
