@@ -104,6 +104,11 @@ impl Details {
         self.contents().ended = Some((images as u64, builds));
     }
 
+    /// So many cache mounts of a job that has ended are removed, of this size.
+    pub fn retired(&self, mounts: usize, size: i64) {
+        self.contents().retired = Some((mounts as u64, u64::try_from(size).unwrap_or_default()));
+    }
+
     /// Adds what is known so far.
     pub fn add_to(&self, event: Event) -> Event {
         event.contents(&self.contents())
@@ -152,6 +157,7 @@ pub(super) struct Contents {
     untagged: List,
     deleted: List,
     ended: Option<(u64, u32)>,
+    retired: Option<(u64, u64)>,
 }
 
 impl Contents {
@@ -170,6 +176,8 @@ impl Contents {
             ("deleted", self.deleted.value()),
             ("images", self.ended.map(|(images, _)| json!(images))),
             ("cancelled_builds", self.ended.map(|(_, builds)| json!(builds))),
+            ("cache_mounts", self.retired.map(|(mounts, _)| json!(mounts))),
+            ("cache_mounts_size", self.retired.map(|(_, size)| json!(size))),
         ];
         fields.into_iter().filter_map(|(key, value)| Some((key, value?)))
     }

@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer, ser::SerializeMap as _};
 use serde_json::{Value, json};
 
 use super::details::Contents;
-use crate::names::{CallerId, EngineName, Namespace, printable_json, shortened};
+use crate::names::{CallerId, EngineName, Job, Namespace, printable_json, shortened};
 
 /// The limit on a text. References, and the names of jobs, are shorter.
 const TEXT_BYTES_MAX: usize = 1024;
@@ -33,6 +33,8 @@ pub enum Kind {
     Refused,
     /// A namespace that nobody uses has ended by itself.
     NamespaceEnded,
+    /// The cache mounts of a job that is ended, or that nobody builds, are gone.
+    JobRetired,
     /// Events could not be written.
     Lost,
 }
@@ -50,6 +52,7 @@ impl Kind {
             Self::Ended => "ended",
             Self::Refused => "refused",
             Self::NamespaceEnded => "namespace_ended",
+            Self::JobRetired => "job_retired",
             Self::Lost => "lost",
         }
     }
@@ -109,6 +112,13 @@ impl Event {
             parts.insert("issuer".to_owned(), json!(issuer.to_string()));
         }
         self.value("namespace", parts)
+    }
+
+    /// Adds a job, in its parts.
+    #[must_use]
+    pub fn job(self, job: Option<&Job>) -> Self {
+        let Some(job) = job else { return self };
+        self.text("job", job.name()).some_text("issuer", job.issuer())
     }
 
     /// Adds the details of a call.

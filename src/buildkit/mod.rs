@@ -1,6 +1,7 @@
 //! BuildKit's protocol: connections, sessions, solves and failures. This module knows nothing of Docker,
 //! namespaces or the store.
 
+pub mod cache;
 pub mod connection;
 pub mod failure;
 pub mod filesync;

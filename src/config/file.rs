@@ -32,6 +32,7 @@ pub(super) struct File {
     pub(super) frontend_file: Option<PathBuf>,
     pub(super) grace_period: Option<Seconds>,
     pub(super) namespace_ttl: Option<Seconds>,
+    pub(super) job: Job,
     pub(super) max_builds: Option<NonZeroUsize>,
     pub(super) max_builds_per_job: Option<NonZeroUsize>,
     pub(super) log_format: Option<Format>,
@@ -42,6 +43,13 @@ pub(super) struct File {
     pub(super) issuers: BTreeMap<IssuerName, Spanned<issuers::Written>>,
     pub(super) serve: Vec<Spanned<Serve>>,
     pub(super) policy: Vec<Spanned<Policy>>,
+}
+
+/// `[job]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Job {
+    pub(super) retire_after: Option<Spanned<Seconds>>,
 }
 
 /// `[tls]`.

@@ -194,7 +194,7 @@ async fn start(config: &Config, process: &Group) -> Result<Started, StartError> 
     let who: Who = Arc::new(move |peer| asked.now().standing(peer));
     let limits = Limits::default();
     for engine in engines.values() {
-        janitor::end_unused(engine.clone(), Arc::clone(&work), config.namespace_ttl, trail.clone(), process);
+        janitor::end_unused(engine, &work, config, &trail, process);
     }
     let (calls, queues) = (limits.calls_per_caller, Queues::new(config));
     let front = Front::new(Arc::clone(&served), engines, work, kept, queues, calls, trail.clone());

@@ -9,6 +9,8 @@ use crate::{
 
 /// How many namespaces a caller may have in an engine at once: a node starts fewer builds in a day.
 const NAMESPACES_MAX: u32 = 10_000;
+/// How many jobs of a caller may have cache mounts in an engine: beyond that the longest unused one is retired.
+const JOBS_MAX: u32 = 10_000;
 
 /// The namespaces that may own something.
 #[derive(Debug)]
@@ -36,6 +38,27 @@ impl Leases {
         let text = format!("{caller} has {NAMESPACES_MAX} namespaces on this node, which is the limit");
         let hint = "end some with `wharf namespace rm`; those that nobody uses end by themselves";
         Err(Fault::new(Reason::LimitReached, text).hint(hint))
+    }
+
+    /// Notes that the job of a namespace is built, whose cache mounts have this name.
+    pub(super) async fn use_job(
+        &self,
+        engine: &EngineName,
+        namespace: &Permit<Namespace>,
+        mounts: &str,
+    ) -> Result<(), Fault> {
+        let (caller, job) = (namespace.caller(), namespace.subject().job());
+        self.store.of(caller).use_job(engine.as_str(), mounts, job, caller, JOBS_MAX).await
+    }
+
+    /// Notes that the job of a namespace is ended, whose cache mounts have this name.
+    pub(super) async fn end_job(
+        &self,
+        engine: &EngineName,
+        namespace: &Permit<Namespace>,
+        mounts: &str,
+    ) -> Result<(), Fault> {
+        self.store.of(namespace.caller()).end_job(engine.as_str(), mounts).await
     }
 
     /// The namespaces that may own something in an engine, for `caller`.

@@ -184,8 +184,30 @@ impl Front {
         if kind != Kind::Session {
             self.leases.renew(call.engine_name(), namespace, member.namespace()).await?;
         }
+        let member =
+            if kind == Kind::Build { self.begin_job(call, namespace, member).await? } else { member };
         call.record().works(Some(kind));
         Ok(member)
+    }
+
+    /// Notes that a build uses the cache mounts of its job, before it makes any.
+    async fn begin_job(
+        &self,
+        call: &Call,
+        namespace: &Permit<Namespace>,
+        member: Member,
+    ) -> Result<Member, Fault> {
+        let (engine, mounts) = (call.engine_name(), self.work.mounts_of(namespace));
+        let used = member.tasks().unless_cancelled(self.work.use_job(engine, &mounts)).await?;
+        self.leases.use_job(engine, namespace, &mounts).await?;
+        Ok(member.with_job(used))
+    }
+
+    /// Notes that a job is ended, so that its cache mounts go even if wharfd ends before. Returns their name.
+    pub async fn end_job(&self, call: &Call, namespace: &Permit<Namespace>) -> Result<String, Fault> {
+        let mounts = self.work.mounts_of(namespace);
+        self.leases.end_job(call.engine_name(), namespace, &mounts).await?;
+        Ok(mounts)
     }
 
     /// Begins the end of a namespace: `Work::end` needs the share until it is over. `None` if the namespace has

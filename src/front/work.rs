@@ -7,12 +7,15 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
+
 use super::quotas::Share;
 use crate::{
     fault::Fault,
     names::{EngineName, Namespace},
     naming::Keys,
     policy::Permit,
+    shares::Table,
     tasks::{Cause, Group, Hold},
 };
 
@@ -51,7 +54,12 @@ pub struct Work {
     group: Group,
     keys: Keys,
     namespaces: Mutex<HashMap<Key, Entry>>,
+    /// Builds share the lock of their job in their engine; whoever removes the job's cache mounts has it alone.
+    jobs: Table<JobKey, RwLock<()>>,
 }
+
+/// An engine, and the name of a job's cache mounts there.
+type JobKey = (EngineName, String);
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Key {
@@ -69,7 +77,7 @@ struct Entry {
 impl Work {
     /// Starts without work; `group` will own all work.
     pub fn new(group: Group, keys: Keys) -> Arc<Self> {
-        Arc::new(Self { group, keys, namespaces: Mutex::default() })
+        Arc::new(Self { group, keys, namespaces: Mutex::default(), jobs: Table::default() })
     }
 
     fn key(&self, engine: &EngineName, namespace: &Permit<Namespace>) -> Key {
@@ -98,7 +106,7 @@ impl Work {
         entry.builds += u32::from(kind == Kind::Build);
         let hold = group.hold();
         let place = Place { kind: Some(kind), key, work: Arc::clone(self) };
-        Ok(Member { group, _share: None, place, _hold: hold })
+        Ok(Member { group, _share: None, _job: None, place, _hold: hold })
     }
 
     /// Cancels all work in a namespace and waits for its end. No work can begin there until the returned
@@ -135,6 +143,25 @@ impl Work {
         Some(End { builds: 0, _place: Place { kind: None, key, work: Arc::clone(self) } })
     }
 
+    /// The name of the cache mounts of a namespace's job.
+    pub(super) fn mounts_of(&self, namespace: &Permit<Namespace>) -> String {
+        self.keys.mounts_of(namespace.subject().job())
+    }
+
+    /// Notes that a build uses a job's cache mounts; waits while they are being removed.
+    pub(super) async fn use_job(&self, engine: &EngineName, mounts: &str) -> OwnedRwLockReadGuard<()> {
+        self.job(engine, mounts).read_owned().await
+    }
+
+    /// Keeps builds of a job from beginning, for as long as the value lives; `None` if one runs or waits.
+    pub fn retire_job(&self, engine: &EngineName, mounts: &str) -> Option<OwnedRwLockWriteGuard<()>> {
+        self.job(engine, mounts).try_write_owned().ok()
+    }
+
+    fn job(&self, engine: &EngineName, mounts: &str) -> Arc<RwLock<()>> {
+        self.jobs.get(&(engine.clone(), mounts.to_owned()), RwLock::default)
+    }
+
     /// The opaque names of the namespaces in which something runs.
     pub fn namespaces_of(&self, engine: &EngineName) -> Vec<String> {
         let namespaces = self.namespaces();
@@ -167,6 +194,8 @@ impl fmt::Debug for Work {
 pub struct Member {
     group: Group,
     _share: Option<Share>,
+    /// Keeps a build's cache mounts.
+    _job: Option<OwnedRwLockReadGuard<()>>,
     // Dropped before `_hold`, so that the place is free when a waiter for the group wakes.
     place: Place,
     _hold: Hold,
@@ -199,6 +228,11 @@ impl Member {
     /// Adds the share of the caller's quota that the work uses.
     pub(super) fn with_share(self, share: Option<Share>) -> Self {
         Self { _share: share, ..self }
+    }
+
+    /// Adds what keeps a build's cache mounts.
+    pub(super) fn with_job(self, job: OwnedRwLockReadGuard<()>) -> Self {
+        Self { _job: Some(job), ..self }
     }
 
     /// The opaque name of its namespace.

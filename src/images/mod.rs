@@ -1,6 +1,7 @@
 //! The images of one engine: ownership by namespaces, admission to builds, pulls and pushes.
 
 pub mod admission;
+pub mod caches;
 pub mod exports;
 pub(crate) mod fetch;
 pub mod frontend;

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::every_while_up;
+use super::{every_while_up, seconds};
 use crate::{
     audit::{Event, Kind, Trail},
     engines::Handle,
@@ -19,7 +19,7 @@ const INTERVAL: Duration = Duration::from_secs(10);
 
 /// Ends the namespaces in `engine` that nobody has used for `ttl`, until `tasks` are cancelled. Each end is an event of
 /// `trail`.
-pub fn end_unused(engine: Handle, work: Arc<Work>, ttl: Duration, trail: Trail, tasks: &Group) {
+pub(super) fn end_unused(engine: Handle, work: Arc<Work>, ttl: Duration, trail: Trail, tasks: &Group) {
     let name = engine.name().clone();
     every_while_up("leases", INTERVAL, engine, tasks, move |images| {
         let look = Look { engine: name.clone(), images, work: Arc::clone(&work), ttl, trail: trail.clone() };
@@ -48,7 +48,7 @@ impl Look {
         if !running.is_empty() {
             store.touch_namespaces(engine.as_str(), running).await?;
         }
-        let unused = store.unused_namespaces(engine.as_str(), self.seconds()).await?;
+        let unused = store.unused_namespaces(engine.as_str(), seconds(self.ttl)).await?;
         if unused.is_empty() {
             return Ok(());
         }
@@ -69,7 +69,7 @@ impl Look {
         let (engine, store) = (&self.engine, self.images.store().own());
         let Some(_end) = self.work.end_idle(engine, opaque) else { return Ok(()) };
         // Nothing can begin there now.
-        let unused = store.unused_namespace(engine.as_str(), opaque, self.seconds()).await?;
+        let unused = store.unused_namespace(engine.as_str(), opaque, seconds(self.ttl)).await?;
         let Some(lease) = unused else { return Ok(()) };
         let name = lease.namespace.as_ref().map(|name| printable(&name.to_string()));
         if self.images.remove_namespace(opaque, &owned).await? {
@@ -86,9 +86,5 @@ impl Look {
             store.touch_namespaces(engine.as_str(), vec![opaque.to_owned()]).await?;
         }
         Ok(())
-    }
-
-    fn seconds(&self) -> i64 {
-        i64::try_from(self.ttl.as_secs()).unwrap_or(i64::MAX)
     }
 }

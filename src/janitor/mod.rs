@@ -1,21 +1,24 @@
 //! The janitor: removes exports that an engine finished after their build had ended, ends namespaces that nobody uses
-//! any more, and tidies the store.
+//! any more, removes the cache mounts of jobs that nobody builds any more, and tidies the store.
 
+mod jobs;
 mod leases;
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::{
+    audit::Trail,
+    config::Config,
     engines::{Handle, State},
     fault::{Fault, causes},
+    front::Work,
     images::Images,
     names::EngineName,
     store::{Forgotten, Store},
     tasks::Group,
 };
-pub use leases::end_unused;
 
 /// How often it looks for late exports. They are rare and cost only disk space.
 const INTERVAL: Duration = Duration::from_secs(30);
@@ -25,6 +28,18 @@ const TIDY_INTERVAL: Duration = Duration::from_secs(3600);
 /// Looks after one engine until `tasks` are cancelled.
 pub fn look_after(engine: Handle, tasks: &Group) {
     every_while_up("janitor", INTERVAL, engine, tasks, look);
+}
+
+/// Ends namespaces and retires jobs that nobody uses in `engine` for as long as `config` says, until `tasks` are
+/// cancelled. Each end is an event of `trail`.
+pub fn end_unused(engine: &Handle, work: &Arc<Work>, config: &Config, trail: &Trail, tasks: &Group) {
+    leases::end_unused(engine.clone(), Arc::clone(work), config.namespace_ttl, trail.clone(), tasks);
+    jobs::retire(engine.clone(), Arc::clone(work), config.job_retire_after, trail.clone(), tasks);
+}
+
+/// A time in the store's unit.
+fn seconds(time: Duration) -> i64 {
+    i64::try_from(time.as_secs()).unwrap_or(i64::MAX)
 }
 
 /// Removes unused rows from the store every hour until `tasks` are cancelled.

@@ -23,6 +23,8 @@ const KEY_BYTES: usize = 32;
 /// used.
 const HASH_DIGITS: usize = 32;
 const INSTANCE_DIGITS: usize = 16;
+/// Stands between the parts of the prefix of cache mounts.
+const PARTS: char = '.';
 
 /// Keyed hashes of names, all of one length, useless without the node's secret. BuildKit joins keys with `/`,
 /// so a name passed through unchanged could extend into another job's key.
@@ -98,12 +100,31 @@ impl Keys {
         self.hash("salt", [&*job.key()])
     }
 
-    /// The prefix of a job's cache mounts, subdivided by the client's value.
+    /// The name of all cache mounts of a job, as [`Keys::job_of_mount`] finds it in a mount's id.
+    pub fn mounts_of(&self, job: &Job) -> String {
+        self.hash("cache-mounts", [&*job.key()])
+    }
+
+    /// The prefix of a job's cache mounts, subdivided by the client's value. It says whose they are, since BuildKit keeps
+    /// nothing else of a mount's owner.
     pub fn cache_mounts(&self, job: &Job, client_value: Option<&str>) -> String {
-        match client_value {
-            None => self.hash("cache-mounts", [&*job.key()]),
-            Some(value) => self.hash("cache-mounts", [&*job.key(), value]),
+        let mut prefix = format!("{}{PARTS}{}", self.instance, self.mounts_of(job));
+        if let Some(value) = client_value {
+            prefix.push(PARTS);
+            prefix.push_str(&self.hash("cache-mounts-part", [&*job.key(), value]));
         }
+        prefix
+    }
+
+    /// The job that has the cache mount with this id, and the id that the job gave it; `None` if it is none of this
+    /// wharfd's.
+    pub fn job_of_mount<'a>(&self, id: &'a str) -> Option<(&'a str, &'a str)> {
+        let (prefix, given) = id.split_once('/')?;
+        let mut parts = prefix.split(PARTS);
+        let (instance, job) = (parts.next()?, parts.next()?);
+        let is_hash = |part: &str| part.len() == HASH_DIGITS && part.bytes().all(|b| b.is_ascii_hexdigit());
+        let is_own = instance == self.instance() && is_hash(job) && parts.next().is_none_or(is_hash);
+        (is_own && parts.next().is_none()).then_some((job, given))
     }
 
     /// The key of the directories that a session of a job sends: of each, its kind (`context`,
@@ -282,9 +303,9 @@ pub(super) mod tests {
             one.job(&job("a")),
             one.job(namespace("a", "1").issued_by("b".to_owned().try_into().unwrap()).job()),
             one.salt(&job("a")),
-            one.cache_mounts(&job("a"), None),
-            one.cache_mounts(&job("a"), Some("")),
-            one.cache_mounts(&job("a"), Some("x")),
+            one.mounts_of(&job("a")),
+            one.cache_mounts(&job("a"), Some("")).split_off(INSTANCE_DIGITS + HASH_DIGITS + 2),
+            one.cache_mounts(&job("a"), Some("x")).split_off(INSTANCE_DIGITS + HASH_DIGITS + 2),
             one.shared_key(&job("a"), &[["context", "x", ""], ["dockerfile", "y", ""]]),
             one.shared_key(&job("a"), &[["context", "x", ""]]),
             one.shared_key(&job("a"), &[["context", "x", "1"]]),
@@ -297,5 +318,32 @@ pub(super) mod tests {
             assert!(!hashes[..index].contains(hash), "{hash}");
         }
         assert_eq!(one.instance().len(), INSTANCE_DIGITS);
+    }
+
+    #[test]
+    fn a_cache_mount_tells_its_job() {
+        let (one, two, job) = (keys(1), keys(2), job("a"));
+        let name = one.mounts_of(&job);
+        for part in [None, Some(""), Some("x")] {
+            let prefix = one.cache_mounts(&job, part);
+            for given in ["/root/.cache", "npm", "", "a/b"] {
+                let id = format!("{prefix}/{given}");
+                assert_eq!(one.job_of_mount(&id), Some((&*name, given)));
+                assert_eq!(two.job_of_mount(&id), None);
+            }
+            assert_eq!(one.job_of_mount(&prefix), None);
+            assert_eq!(one.job_of_mount(&format!("/{prefix}/npm")), None);
+        }
+        let instance = one.instance();
+        for foreign in [
+            String::new(),
+            format!("{name}/npm"),
+            format!("{instance}/npm"),
+            format!("{instance}.{name}x/npm"),
+            format!("{instance}.{name}.x/npm"),
+            format!("{instance}.{name}.{name}.{name}/npm"),
+        ] {
+            assert_eq!(one.job_of_mount(&foreign), None, "{foreign}");
+        }
     }
 }

@@ -115,7 +115,7 @@ async fn every_service_is_healthy_and_describes_itself() {
 async fn a_message_that_is_too_large_is_a_limit_with_a_reason() {
     let door = Door::new("large").await;
     let namespace = v1::Namespace { job: "j".repeat(5 << 20), run: "1".into(), issuer: String::new() };
-    let request = v1::DeleteNamespaceRequest { namespace: Some(namespace) };
+    let request = v1::DeleteNamespaceRequest { namespace: Some(namespace), job: true };
     let status = NamespaceServiceClient::new(door.channel()).delete_namespace(request).await.unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
     assert_eq!(status.get_details_error_info().unwrap().reason, "LIMIT_REACHED");

@@ -17,7 +17,7 @@ use rustix::{
 pub(super) const NAME: &str = "wharf.sqlite";
 pub(super) const LOCK_NAME: &str = "lock";
 
-const SCHEMA_VERSION: u32 = 13;
+const SCHEMA_VERSION: u32 = 14;
 
 /// One entry for each version; a released entry never changes.
 pub(super) const SCHEMA: [&str; SCHEMA_VERSION as usize] = [
@@ -170,6 +170,17 @@ pub(super) const SCHEMA: [&str; SCHEMA_VERSION as usize] = [
         FROM old_pins JOIN namespaces ON namespaces.opaque = old_pins.namespace;
     DROP TABLE old_pins;
     CREATE INDEX pins_used ON pins (used);
+",
+    "
+    -- The jobs that may have cache mounts in an engine, by the names of these: who has built each last, its issuer and
+    -- name (empty if it was found by its mounts alone), when it was used last (seconds since 1970), and whether it has
+    -- been ended, and its mounts are to go.
+    CREATE TABLE jobs (
+        engine TEXT NOT NULL, mounts TEXT NOT NULL, caller TEXT NOT NULL, issuer TEXT NOT NULL, name TEXT NOT NULL,
+        used INTEGER NOT NULL, ended INTEGER NOT NULL,
+        PRIMARY KEY (engine, mounts)) WITHOUT ROWID;
+    CREATE INDEX jobs_of ON jobs (engine, caller, used);
+    CREATE INDEX jobs_used ON jobs (engine, used);
 ",
 ];
 

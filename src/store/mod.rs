@@ -7,6 +7,7 @@ mod ends;
 mod exports;
 mod file;
 mod holds;
+mod jobs;
 mod layers;
 mod long_names;
 mod namespaces;
@@ -25,6 +26,7 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use exports::Export;
 pub use file::StoreError;
+pub use jobs::UnusedJob;
 pub use layers::{LayerClaim, LayerFact, Packing};
 pub use namespaces::Lease;
 pub use pins::{Pin, PinSource};

@@ -1,5 +1,5 @@
 //! Removal of unused rows. Jobs choose the keys of every table but `exports`, whose rows end with their builds, and
-//! `namespaces`, whose rows end with what they own and of which a caller has a limited number: unused rows are
+//! `namespaces` and `jobs`, whose rows end with what they own and of which a caller has a limited number: unused rows are
 //! removed, and their number is limited. Whatever is lost so is found out anew: an image whose pin or hold
 //! is forgotten is admitted again, and a long name shows its hash. A token as old as a forgotten end would be good
 //! again, if it has not expired. Rows about an engine are removed when the configuration no longer names that engine.
@@ -15,7 +15,7 @@ use crate::fault::Fault;
 const BY_USE: [&str; 8] =
     ["layer_facts", "layer_claims", "bases", "suspects", "pins", "holds", "long_names", "ends"];
 /// Tables whose rows are about an `engine`.
-const BY_ENGINE: [&str; 6] = ["holds", "exports", "long_names", "suspects", "namespaces", "pins"];
+const BY_ENGINE: [&str; 7] = ["holds", "exports", "long_names", "suspects", "namespaces", "pins", "jobs"];
 /// Rows that nobody has used for this long are forgotten.
 const UNUSED_SECONDS_MAX: i64 = 90 * 24 * 3600;
 /// The most rows of one table, some 100 MB; beyond it the least recently used rows are forgotten.
@@ -168,8 +168,7 @@ mod tests {
     async fn every_other_table_has_a_limit() {
         let path = crate::store::tests::directory("limits");
         let store = Store::open(&path).unwrap().own();
-        let tables =
-            "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT IN ('exports', 'namespaces')";
+        let tables = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT IN ('exports', 'namespaces', 'jobs')";
         let tables: Vec<String> = store
             .call(move |connection| {
                 connection.prepare(tables)?.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()

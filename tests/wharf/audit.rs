@@ -149,7 +149,7 @@ async fn all_calls(test: &Test, wharfd: &Wharfd, rotate: impl FnOnce()) -> (Stri
     let stranger = rpc::connect_as(&wharfd.socket(), 1001).await;
     let refused = NodeServiceClient::new(stranger).get_info(GetInfoRequest::default()).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unauthenticated);
-    job.run(["namespace", "rm"]).await.ok();
+    job.run(["namespace", "rm", "--job"]).await.ok();
     test.engine.remove_image(&format!("{node}:1")).await;
     (registry.digest("base", "1").await.unwrap(), registry.digest("app", "1").await.unwrap())
 }
@@ -247,7 +247,7 @@ fn the_page_is_true(all: &[Value]) {
         }
     }
     // Other tests show these.
-    let elsewhere = ["namespace_ended", "lost", "unrecorded", "unrecorded_of_others"];
+    let elsewhere = ["namespace_ended", "job_retired", "lost", "unrecorded", "unrecorded_of_others"];
     for (name, fields) in table("Events").into_iter().chain(documented) {
         if !elsewhere.contains(&name.as_str()) {
             let seen = seen.get(name.as_str()).unwrap_or_else(|| panic!("no event is `{name}`"));

@@ -89,11 +89,11 @@ async fn refusal(method: &str, channel: &Channel, id: &str) -> Option<Status> {
         }
         "NamespaceService/DeleteNamespace" => {
             let mut namespaces = NamespaceServiceClient::new(channel.clone());
-            namespaces.delete_namespace(DeleteNamespaceRequest { namespace }).await.err()
+            namespaces.delete_namespace(DeleteNamespaceRequest { namespace, job: true }).await.err()
         }
         "NamespaceService/ListNamespaces" => {
             let mut namespaces = NamespaceServiceClient::new(channel.clone());
-            let listed = namespaces.list_namespaces(ListNamespacesRequest {}).await;
+            let listed = namespaces.list_namespaces(ListNamespacesRequest { cache_mounts: true }).await;
             let listed = listed.map(|listed| listed.into_inner().namespaces);
             // It names no namespace: others' are left out.
             if let Ok(listed) = &listed {

@@ -190,7 +190,7 @@ async fn who_proves_nothing_is_not_read(test: Arc<Test>) {
     // One that is too large to be read, which would be another error.
     let mut namespace = rpc::namespace("job#1");
     namespace.job = "j".repeat(1 << 20);
-    let request = DeleteNamespaceRequest { namespace: Some(namespace) };
+    let request = DeleteNamespaceRequest { namespace: Some(namespace), job: false };
     refused(
         &NamespaceServiceClient::new(channel.clone()).delete_namespace(request.clone()).await.unwrap_err(),
     );

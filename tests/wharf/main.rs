@@ -18,6 +18,7 @@
 
 mod audit;
 mod authorization;
+mod caches;
 mod cancel;
 mod commands;
 mod concurrency;
@@ -73,6 +74,7 @@ fn cases() -> Vec<Case> {
         suspects::CASES,
         store::CASES,
         leases::CASES,
+        caches::CASES,
         export::CASES,
         empty::CASES,
         memory::CASES,

@@ -215,7 +215,7 @@ async fn a_save_ends_with_its_client_and_its_namespace(test: Arc<Test>) {
             break;
         }
     }
-    let request = DeleteNamespaceRequest { namespace: Some(rpc::namespace("job#1")) };
+    let request = DeleteNamespaceRequest { namespace: Some(rpc::namespace("job#1")), job: false };
     NamespaceServiceClient::new(channel).delete_namespace(request).await.unwrap();
     let refused = loop {
         match answers.message().await {

@@ -33,7 +33,7 @@ pub(crate) struct NamespaceLsArgs {
     pub(crate) format: TableFormat,
 }
 
-/// Describe a namespace and its images as JSON
+/// Describe a namespace, its images, and the cache mounts of its job as JSON
 #[derive(Args, Debug)]
 pub(crate) struct NamespaceInspectArgs {
     #[command(flatten)]
@@ -47,6 +47,9 @@ pub(crate) struct NamespaceInspectArgs {
 pub(crate) struct NamespaceRmArgs {
     #[command(flatten)]
     pub(crate) named: NamedArgs,
+    /// Remove the cache mounts of its job, too, which all runs of the job share: the job is not built any more
+    #[arg(long)]
+    pub(crate) job: bool,
 }
 
 /// Which namespace.

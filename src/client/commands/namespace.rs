@@ -24,7 +24,7 @@ const COLUMNS: [&str; 6] = ["NAMESPACE", "ISSUER", "CREATED", "LAST USED", "IMAG
 const NONE: &str = "<none>";
 
 pub(super) async fn ls(mut call: Call, args: NamespaceLsArgs) -> Result<(), Stop> {
-    let listed = list(&mut call).await?;
+    let listed = list(&mut call, false).await?;
     if args.quiet {
         let named = listed.iter().filter_map(|info| info.namespace.as_ref());
         return named.into_iter().try_for_each(|namespace| print::line(printable(&listed_as(namespace))));
@@ -61,12 +61,13 @@ pub(super) async fn ls(mut call: Call, args: NamespaceLsArgs) -> Result<(), Stop
     }
 }
 
-async fn list(call: &mut Call) -> Result<Vec<NamespaceInfo>, Stop> {
+async fn list(call: &mut Call, cache_mounts: bool) -> Result<Vec<NamespaceInfo>, Stop> {
     let client = NamespaceServiceClient::new(call.connect().await?);
     // A node has some thousands, whose names the jobs choose.
     let mut client = client.max_decoding_message_size(usize::MAX);
-    let listing =
-        async { Ok(client.list_namespaces(ListNamespacesRequest {}).await?.into_inner().namespaces) };
+    let listing = async {
+        Ok(client.list_namespaces(ListNamespacesRequest { cache_mounts }).await?.into_inner().namespaces)
+    };
     call.signals.guard(listing).await
 }
 
@@ -79,7 +80,7 @@ pub(super) async fn inspect(mut call: Call, args: NamespaceInspectArgs) -> Resul
     let wanted = named.to_wire();
     // A token's caller sees its own namespace alone.
     let is_wanted = |info: &NamespaceInfo| wanted.is_none() || info.namespace == wanted;
-    let info = list(&mut call).await?.into_iter().find(is_wanted).ok_or_else(|| {
+    let info = list(&mut call, true).await?.into_iter().find(is_wanted).ok_or_else(|| {
         Failure::new(Exit::NotFound, format!("no such namespace: {named}"))
             .hint("it has not begun, or has ended; `wharf namespace ls` lists those in which you may act")
     })?;
@@ -96,6 +97,7 @@ pub(super) async fn inspect(mut call: Call, args: NamespaceInspectArgs) -> Resul
         "LastUsedAt": units::rfc3339(seconds(info.last_used)),
         "Size": info.size,
         "Images": images,
+        "CacheMounts": info.cache_mounts.iter().map(cache_mount).collect::<Vec<_>>(),
     }]);
     print::line(json::indented(&described.to_string(), "    ")?)
 }
@@ -106,6 +108,15 @@ fn image(image: v1::Image) -> Value {
         "References": image.references.iter().map(|reference| familiar(reference)).collect::<Vec<_>>(),
         "Created": units::rfc3339(seconds(image.created)),
         "Size": image.size,
+    })
+}
+
+fn cache_mount(mount: &v1::CacheMount) -> Value {
+    json!({
+        "Id": mount.id,
+        "Size": mount.size,
+        "LastUsedAt": units::rfc3339(seconds(mount.last_used)),
+        "InUse": mount.in_use,
     })
 }
 
@@ -138,7 +149,7 @@ fn issuer(info: &NamespaceInfo) -> Option<&str> {
 pub(super) async fn rm(mut call: Call, args: NamespaceRmArgs) -> Result<(), Stop> {
     let namespace = named(&call, args.named)?;
     let mut client = NamespaceServiceClient::new(call.connect().await?);
-    let request = DeleteNamespaceRequest { namespace: namespace.to_wire() };
+    let request = DeleteNamespaceRequest { namespace: namespace.to_wire(), job: args.job };
     let deleted =
         call.signals.guard(async { Ok(client.delete_namespace(request).await?.into_inner()) }).await?;
     for reference in &deleted.references {
@@ -147,7 +158,15 @@ pub(super) async fn rm(mut call: Call, args: NamespaceRmArgs) -> Result<(), Stop
     if deleted.cancelled_builds > 0 {
         print::line(format_args!("Cancelled builds: {}", deleted.cancelled_builds))?;
     }
-    if deleted.images == 0 && deleted.references.is_empty() && deleted.cancelled_builds == 0 {
+    if deleted.cache_mounts > 0 {
+        let size = units::human_size(deleted.cache_mounts_size);
+        print::line(format_args!("Cache mounts of the job: {} ({size})", deleted.cache_mounts))?;
+    }
+    if deleted.cache_mounts_in_use {
+        print::line("Cache mounts of the job that a build uses are removed when no build of the job runs")?;
+    }
+    let has_mounts = deleted.cache_mounts > 0 || deleted.cache_mounts_in_use;
+    if !has_mounts && deleted.images == 0 && deleted.references.is_empty() && deleted.cancelled_builds == 0 {
         // Not a failure: a pipeline runs this command at its end whether or not it has built anything.
         return print::line(format_args!("Nothing to delete: {namespace} has no images and no builds"));
     }

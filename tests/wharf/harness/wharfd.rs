@@ -183,7 +183,8 @@ impl Wharfd {
         loop {
             let named: Vec<String> = self.named().difference(&removed).cloned().collect();
             for namespace in &named {
-                let request = DeleteNamespaceRequest { namespace: Some(rpc::namespace(namespace)) };
+                let request =
+                    DeleteNamespaceRequest { namespace: Some(rpc::namespace(namespace)), job: true };
                 // A test's configuration may not serve root there, or the test has ended the engine.
                 if NamespaceServiceClient::new(channel.clone()).delete_namespace(request).await.is_err() {
                     return None;

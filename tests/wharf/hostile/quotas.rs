@@ -64,7 +64,7 @@ async fn removals_of_namespaces_are_limited(test: Arc<Test>) {
     let remove = async |number: usize| {
         let namespace = Some(rpc::namespace(&format!("greedy#{number}")));
         NamespaceServiceClient::new(greedy.clone())
-            .delete_namespace(DeleteNamespaceRequest { namespace })
+            .delete_namespace(DeleteNamespaceRequest { namespace, job: false })
             .await
     };
     remove(0).await.unwrap();

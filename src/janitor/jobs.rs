@@ -1,0 +1,116 @@
+//! Removes the cache mounts of jobs that somebody has ended, or that nobody has built for some time.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use super::{every_while_up, seconds};
+use crate::{
+    audit::{Event, Kind, Trail},
+    buildkit::cache::CacheMount,
+    engines::Handle,
+    fault::{Fault, causes},
+    front::Work,
+    images::Images,
+    names::{EngineName, printable},
+    store::UnusedJob,
+    tasks::Group,
+    telemetry::each_second,
+};
+
+/// How often it looks at the store, which is cheap.
+const INTERVAL: Duration = Duration::from_secs(10);
+/// One in so many looks asks the engine for cache mounts that the store does not know: an hour.
+const FIND_EVERY: u32 = 360;
+
+/// Retires the jobs in `engine` that nobody has used for `after`, or that are ended, until `tasks` are cancelled.
+pub(super) fn retire(engine: Handle, work: Arc<Work>, after: Duration, trail: Trail, tasks: &Group) {
+    let (name, looks) = (engine.name().clone(), AtomicU32::new(0));
+    every_while_up("jobs", INTERVAL, engine, tasks, move |images| {
+        let (work, trail) = (Arc::clone(&work), trail.clone());
+        let look = Look { engine: name.clone(), images, work, after: seconds(after), trail };
+        let finds = looks.fetch_add(1, Ordering::Relaxed) % FIND_EVERY == 0;
+        async move {
+            if let Err(fault) = look.look(finds).await {
+                tracing::warn!(engine = %look.engine, cause = causes(&fault), "cannot look for unused cache mounts");
+            }
+        }
+    });
+}
+
+/// A look at one engine.
+struct Look {
+    engine: EngineName,
+    images: Images,
+    work: Arc<Work>,
+    after: i64,
+    trail: Trail,
+}
+
+impl Look {
+    async fn look(&self, finds: bool) -> Result<(), Fault> {
+        let store = self.images.store().own();
+        let engine = self.engine.as_str();
+        let mut known = None;
+        if finds {
+            let mounts = self.images.cache_mounts().await?;
+            let found = store.find_jobs(engine, mounts.keys().cloned().collect()).await?;
+            if found > 0 {
+                tracing::info!(engine, found, "jobs with cache mounts from before are found");
+            }
+            known = Some(mounts);
+        }
+        let unused = store.unused_jobs(engine, self.after).await?;
+        if unused.is_empty() {
+            return Ok(());
+        }
+        let mut mounts: HashMap<String, Vec<CacheMount>> = match known {
+            Some(mounts) => mounts,
+            None => self.images.cache_mounts().await?,
+        };
+        for job in unused {
+            let mounts = mounts.remove(&job.mounts).unwrap_or_default();
+            if let Err(fault) = self.end(&job, mounts).await {
+                // One that fails again and again keeps no other from its end.
+                each_second!(
+                    warn,
+                    engine,
+                    cause = causes(&fault),
+                    "the cache mounts of a job cannot be removed"
+                );
+                self.images.engine().check().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the cache mounts of a job, unless it has been used since.
+    async fn end(&self, job: &UnusedJob, mounts: Vec<CacheMount>) -> Result<(), Fault> {
+        let (engine, store) = (self.engine.as_str(), self.images.store().own());
+        let Some(_retiring) = self.work.retire_job(&self.engine, &job.mounts) else {
+            // A build of it is running.
+            return store.touch_job(engine, &job.mounts).await;
+        };
+        // No build of it can begin now.
+        let unused = store.unused_job(engine, &job.mounts, self.after).await?;
+        let Some(UnusedJob { job, is_ended, mounts: name }) = unused else { return Ok(()) };
+        // A job that somebody has ended may have been built since its mounts were listed.
+        let removed = self.images.retire_job(&store, &name, (!is_ended).then_some(mounts)).await?;
+        if removed.count == 0 {
+            return Ok(());
+        }
+        let shown = job.as_ref().map(|job| printable(&job.to_string()));
+        let (count, size) = (removed.count, removed.size);
+        tracing::info!(engine, job = shown, count, size, "the cache mounts of a job are removed");
+        let rule = if is_ended { "ended" } else { "job.retire_after" };
+        let event = Event::new(Kind::JobRetired).text("engine", engine).text("rule", rule).job(job.as_ref());
+        let event = event.number("cache_mounts", count as u64);
+        self.trail.record(event.number("cache_mounts_size", u64::try_from(size).unwrap_or_default()));
+        Ok(())
+    }
+}

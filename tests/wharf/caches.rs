@@ -1,0 +1,210 @@
+//! The cache mounts of jobs: who has which, and when they go.
+
+use std::{path::PathBuf, sync::Arc};
+
+use rusqlite::Connection;
+use rustix::process::Signal;
+use serde_json::Value;
+use wharf::names::Namespace;
+
+use crate::{
+    audit::{events, is_documented},
+    cancel::fresh_digits,
+    harness::{Engine, Test, Wharf, Wharfd, cases, wait_for},
+};
+
+cases![
+    cache_mounts_of_a_job_that_nobody_builds_go,
+    cache_mounts_of_a_job_go_when_it_is_ended,
+    the_end_of_a_job_waits_for_its_builds,
+    the_end_of_a_job_outlives_wharfd,
+];
+
+/// A user with an entry of its own.
+const TEAM: u32 = 1001;
+
+/// A context with a step that writes into two cache mounts; the names of the jobs are unlike in each test, but the ids
+/// are the same for all jobs.
+async fn context(test: &Test) -> PathBuf {
+    let registry = test.registry().await;
+    let base = test.base(&registry).await;
+    let step = "dd if=/dev/zero of=/a/blob bs=1024 count=64; echo x > /b/x";
+    let dockerfile = format!(
+        "FROM {base}\nRUN --mount=type=cache,target=/a --mount=type=cache,id=the/b,target=/b,sharing=private \
+         {step}\n"
+    );
+    test.context("context", &[("Dockerfile", &dockerfile)])
+}
+
+/// Makes all jobs look as if nobody had built them for half a year.
+fn age(wharfd: &Wharfd) {
+    let store = Connection::open(wharfd.state_dir().join("wharf.sqlite")).unwrap();
+    store.execute("UPDATE jobs SET used = used - 180 * 24 * 3600", []).unwrap();
+}
+
+/// How many rows about jobs the store has.
+fn rows(wharfd: &Wharfd) -> u32 {
+    let store = Connection::open(wharfd.state_dir().join("wharf.sqlite")).unwrap();
+    store.query_row("SELECT count(*) FROM jobs", [], |row| row.get(0)).unwrap()
+}
+
+/// How many cache mounts in the engine have an id that begins so.
+async fn records(engine: &Engine, prefix: &str) -> usize {
+    let usage = engine.get("/system/df?type=build-cache").send().await.ok().json();
+    let caches = usage["BuildCache"].as_array().cloned().unwrap_or_default();
+    let mounts = caches.iter().filter(|cache| cache["Type"] == "exec.cachemount");
+    let is_wanted =
+        |told: &&str| told.rsplit_once(" with id \"").is_some_and(|(_, id)| id.starts_with(prefix));
+    mounts.filter_map(|cache| cache["Description"].as_str()).filter(is_wanted).count()
+}
+
+/// The prefix of a job's cache mounts.
+fn prefix(wharfd: &Wharfd, job: &str) -> String {
+    wharfd.keys().cache_mounts(Namespace::new(job, "1").unwrap().job(), None)
+}
+
+async fn gone(test: &Test, prefix: &str) {
+    let gone = async || (records(&test.engine, prefix).await == 0).then_some(());
+    wait_for("the end of the cache mounts", gone).await;
+}
+
+async fn inspected(job: &Wharf) -> Value {
+    let inspected = job.run(["namespace", "inspect"]).await.ok().stdout;
+    serde_json::from_str::<Value>(&inspected).unwrap()[0]["CacheMounts"].clone()
+}
+
+async fn cache_mounts_of_a_job_that_nobody_builds_go(test: Arc<Test>) {
+    let path = test.dir().join("audit.jsonl");
+    let config = format!("audit_log = {path:?}\n[job]\nretire_after = \"720h\"\n");
+    let (context, wharfd) = tokio::join!(context(&test), test.wharfd_with(Some(&config), &[]));
+    let [old, new] = ["old#1", "new#1"].map(|name| Wharf::new(&test, &wharfd, name));
+    old.build_id(&context, &[]).await;
+    old.build_id(&context, &["--no-cache", "--build-arg", "BUILDKIT_CACHE_MOUNT_NS=part"]).await;
+    let [of_old, of_new] = ["old", "new"].map(|job| prefix(&wharfd, job));
+    assert_eq!(records(&test.engine, &of_old).await, 4);
+    // The operator's own build has mounts whose ids and steps look like the job's.
+    let home = test.new_dir("bare");
+    let dockerfile = std::fs::read_to_string(context.join("Dockerfile")).unwrap();
+    let base = dockerfile.lines().next().unwrap();
+    let bare = test.unique("bare");
+    let lookalike = format!(
+        "{base}\nRUN --mount=type=cache,id=x{of_old}/{bare},target=/c true with id \"{of_old}/{bare}\"\n"
+    );
+    let lookalike = test.context("lookalike", &[("Dockerfile", &lookalike)]);
+    test.engine.buildx_build(&home, &lookalike, &[]).await.ok();
+    let of_bare = format!("/x{of_old}/{bare}");
+    assert_eq!(records(&test.engine, &of_bare).await, 1);
+
+    age(&wharfd);
+    new.build_id(&context, &[]).await;
+    gone(&test, &of_old).await;
+    let recorded = async || events(&path).into_iter().find(|event| event["event"] == "job_retired");
+    let recorded = wait_for("the event", recorded).await;
+    is_documented(&recorded);
+    assert_eq!((&recorded["job"], &recorded["cache_mounts"]), (&"old".into(), &4.into()), "{recorded}");
+    assert!(recorded["cache_mounts_size"].as_u64().unwrap() >= 2 * 65536, "{recorded}");
+    assert_eq!(records(&test.engine, &of_new).await, 2);
+    assert_eq!(records(&test.engine, &of_bare).await, 1, "it is the operator's");
+    wait_for("the row to go", async || (rows(&wharfd) == 1).then_some(())).await;
+    // Its next build begins with empty ones.
+    old.build_id(&context, &["--no-cache"]).await;
+    assert_eq!(records(&test.engine, &of_old).await, 2);
+
+    // Without its store wharfd finds the mounts by their ids.
+    assert_eq!(wharfd.terminate().await, 0);
+    std::fs::remove_file(wharfd.state_dir().join("wharf.sqlite")).unwrap();
+    wharfd.start().await;
+    wait_for("the jobs to be found", async || (rows(&wharfd) == 2).then_some(())).await;
+    age(&wharfd);
+    wait_for("the end of all", async || (rows(&wharfd) == 0).then_some(())).await;
+    assert_eq!((records(&test.engine, &of_old).await, records(&test.engine, &of_new).await), (0, 0));
+    assert_eq!(records(&test.engine, &of_bare).await, 1, "it is the operator's");
+}
+
+async fn cache_mounts_of_a_job_go_when_it_is_ended(test: Arc<Test>) {
+    let config = format!("[[serve]]\nuid = {TEAM}\nnamespaces = \"team/*\"\n");
+    let (context, wharfd) = tokio::join!(context(&test), test.wharfd_with(Some(&config), &[]));
+    let [team, other] = ["team/app#1", "acme/app#1"].map(|name| Wharf::new(&test, &wharfd, name));
+    let team = team.as_uid(TEAM);
+    for job in [&team, &other] {
+        job.build_id(&context, &[]).await;
+    }
+    let [of_team, of_other] = ["team/app", "acme/app"].map(|job| prefix(&wharfd, job));
+
+    let mounts = inspected(&team).await;
+    let mounts = mounts.as_array().unwrap();
+    let ids: Vec<_> = mounts.iter().map(|mount| mount["Id"].as_str().unwrap()).collect();
+    assert_eq!(ids, ["/a", "the/b"], "{mounts:?}");
+    assert!(mounts[0]["Size"].as_u64().unwrap() >= 65536, "{mounts:?}");
+    assert!(mounts.iter().all(|mount| mount["InUse"] == false), "{mounts:?}");
+
+    // A caller ends no job but its own, whatever run it names.
+    for name in ["acme/app", "acme/app#1", "acme/app#9", "team"] {
+        team.run(["namespace", "rm", "--job", name]).await.ended(3).says(&["is not yours"]);
+    }
+    let nothing = team.run(["namespace", "rm", "--job", "team/other"]).await.ok().stdout;
+    assert!(nothing.contains("Nothing to delete"), "{nothing}");
+    // The end of a run leaves them to the next one.
+    team.run(["namespace", "rm"]).await.ok();
+    assert_eq!((records(&test.engine, &of_team).await, records(&test.engine, &of_other).await), (2, 2));
+    let ended = team.run(["namespace", "rm", "--job", "team/app"]).await.ok().stdout;
+    assert!(
+        ended.starts_with("Cache mounts of the job: 2 (") && ended.contains("Deleted: team/app"),
+        "{ended}"
+    );
+    assert_eq!((records(&test.engine, &of_team).await, records(&test.engine, &of_other).await), (0, 2));
+    team.build_id(&context, &["--no-cache"]).await;
+    assert_eq!(records(&test.engine, &of_team).await, 2, "it can be built again");
+}
+
+async fn the_end_of_a_job_waits_for_its_builds(test: Arc<Test>) {
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    let base = test.base(&registry).await;
+    // About 30 years, with a unique number.
+    let seconds = format!("9{:09}", fresh_digits(&test).parse::<u32>().unwrap());
+    let dockerfile = format!(
+        "FROM {base}\nRUN --mount=type=cache,target=/a echo x > /a/x\nRUN exec sleep {seconds}\n\
+         RUN --mount=type=cache,target=/a cat /a/x\n"
+    );
+    let context = test.context("endless", &[("Dockerfile", &dockerfile)]);
+    let [one, two] = ["app#1", "app#2"].map(|name| Wharf::new(&test, &wharfd, name));
+    let of_app = prefix(&wharfd, "app");
+    let build = one.start(["build", "--progress=plain", context.to_str().unwrap()]);
+    let sleeper = async || Engine::processes_with(&seconds).first().copied();
+    let sleeper = build.while_running("the step to run", sleeper).await;
+
+    let ended = two.run(["namespace", "rm", "--job"]).await.ok().stdout;
+    assert!(ended.contains("when no build of the job runs"), "{ended}");
+    age(&wharfd);
+    // The janitor notes that the job is used.
+    wait_for("a look of the janitor's", async || {
+        let store = Connection::open(wharfd.state_dir().join("wharf.sqlite")).unwrap();
+        let used = "SELECT count(*) FROM jobs WHERE used > strftime('%s', 'now') - 3600";
+        (store.query_row(used, [], |row| row.get::<_, u32>(0)).unwrap() == 1).then_some(())
+    })
+    .await;
+    assert_eq!(records(&test.engine, &of_app).await, 1, "a build needs it, though no step has it now");
+    rustix::process::kill_process(
+        rustix::process::Pid::from_raw(sleeper.try_into().unwrap()).unwrap(),
+        Signal::KILL,
+    )
+    .unwrap();
+    build.wait(std::time::Duration::from_secs(60)).await.unwrap();
+    gone(&test, &of_app).await;
+}
+
+async fn the_end_of_a_job_outlives_wharfd(test: Arc<Test>) {
+    let (context, wharfd) = tokio::join!(context(&test), test.wharfd());
+    let job = Wharf::new(&test, &wharfd, "app#1");
+    job.build_id(&context, &[]).await;
+    let of_app = prefix(&wharfd, "app");
+    wharfd.kill().await;
+    // As it is when wharfd ends before the mounts are gone.
+    let store = Connection::open(wharfd.state_dir().join("wharf.sqlite")).unwrap();
+    assert_eq!(store.execute("UPDATE jobs SET ended = 1", []).unwrap(), 1);
+    drop(store);
+    assert_eq!(records(&test.engine, &of_app).await, 2);
+    wharfd.start().await;
+    gone(&test, &of_app).await;
+    wait_for("the row to go", async || (rows(&wharfd) == 0).then_some(())).await;
+}
