@@ -1,9 +1,11 @@
-//! Generates `wharf.v1` from `proto/`, without a `protoc` on the machine.
+//! Generates `wharf.v1`, and the APIs of the kubelet, from `proto/`, without a `protoc` on the machine.
 
 use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message as _;
 
+/// Not among the descriptors of reflection: no client of Wharf calls them.
+const KUBELETS: [&str; 2] = ["csi/v1/csi", "pluginregistration/api"];
 const PROTOS: [&str; 7] = ["build", "error", "image", "namespace", "node", "progress", "registry"];
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -21,5 +23,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .bytes(".wharf.v1.SaveImagesResponse")
         .bytes(".wharf.v1.VertexLog")
         .compile_fds(descriptors)?;
+    let files = KUBELETS.map(|name| format!("proto/kubelet/{name}.proto"));
+    tonic_prost_build::configure().compile_fds(protox::compile(&files, ["proto/kubelet"])?)?;
     Ok(())
 }

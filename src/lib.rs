@@ -57,4 +57,6 @@ pub mod janitor;
 
 pub mod service;
 
+pub mod csi;
+
 pub mod daemon;

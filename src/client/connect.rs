@@ -95,6 +95,14 @@ impl Address {
         }
     }
 
+    /// Whether it is the socket of a pod, which wharfd has put into a volume with the name of the pod's namespace.
+    pub(crate) fn is_of_pod(&self) -> bool {
+        match self {
+            Self::Socket(Socket(path)) => path.with_file_name("namespace").is_file(),
+            Self::Remote(_) => false,
+        }
+    }
+
     /// Connects to wharfd.
     pub(crate) async fn connect(&self, token: Token) -> Result<Connection, Failure> {
         let stream = time::timeout(CONNECT_TIMEOUT, self.stream())

@@ -21,6 +21,8 @@ pub(crate) enum Named {
     Given(Namespace),
     /// The one that the token proves: the client cannot tell.
     OfToken,
+    /// The one of the pod whose socket it is.
+    OfPod,
 }
 
 impl Named {
@@ -30,7 +32,9 @@ impl Named {
             issuer.try_into().map_err(|error: String| Failure::usage(format!("--issuer: {error}")))?;
         match self {
             Self::Given(namespace) => Ok(Self::Given(namespace.issued_by(issuer))),
-            Self::OfToken => Err(Failure::usage("--issuer needs a namespace: name it, as `JOB#RUN`")),
+            Self::OfToken | Self::OfPod => {
+                Err(Failure::usage("--issuer needs a namespace: name it, as `JOB#RUN`"))
+            }
         }
     }
 
@@ -38,7 +42,7 @@ impl Named {
     pub(crate) fn to_wire(&self) -> Option<v1::Namespace> {
         match self {
             Self::Given(namespace) => Some(namespace.into()),
-            Self::OfToken => None,
+            Self::OfToken | Self::OfPod => None,
         }
     }
 }
@@ -48,8 +52,20 @@ impl fmt::Display for Named {
         match self {
             Self::Given(namespace) => namespace.fmt(f),
             Self::OfToken => f.write_str("the token's namespace"),
+            Self::OfPod => f.write_str("the pod's namespace"),
         }
     }
+}
+
+/// A command's proof of its namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Proof {
+    /// Of none.
+    None,
+    /// A token.
+    Token,
+    /// The socket of the pod that it runs in.
+    Socket,
 }
 
 /// A namespace's name with its issuer, `ISSUER:JOB#RUN`, as [`parse_listed`] reads it. A job without an issuer has
@@ -73,20 +89,24 @@ pub(crate) fn parse_listed(name: &str) -> Result<Namespace, Failure> {
     }
 }
 
-/// The namespace from `flag`, else WHARF_NAMESPACE, else Jenkins' variables, else the token's, else the user's own
-/// job, so that wharf also works outside of a job.
-pub(crate) fn resolve(flag: Option<&str>, env: &Env, has_token: bool) -> Result<Named, Failure> {
+/// The namespace from `flag`, else WHARF_NAMESPACE, else the pod's, else Jenkins' variables, else the token's, else the
+/// user's own job, so that wharf also works outside of a job.
+pub(crate) fn resolve(flag: Option<&str>, env: &Env, proof: Proof) -> Result<Named, Failure> {
     if let Some(name) = flag {
         return Ok(Named::Given(Namespace::parse(name)?));
     }
     if let Some(name) = env.get(env::WHARF_NAMESPACE)? {
         return Ok(Named::Given(Namespace::parse(&name)?));
     }
+    // A pod may have the variables of a run, and is itself all the same.
+    if proof == Proof::Socket {
+        return Ok(Named::OfPod);
+    }
     if let Some(job) = env.get(env::JOB_NAME)? {
         let run = env.get(env::BUILD_NUMBER)?.unwrap_or_else(|| LOCAL_RUN.to_owned());
         return Ok(Named::Given(Namespace::new(job, run)?));
     }
-    if has_token {
+    if proof == Proof::Token {
         return Ok(Named::OfToken);
     }
     Ok(Named::Given(Namespace::new(own_job(rustix::process::geteuid().as_raw()), LOCAL_RUN)?))
@@ -97,7 +117,7 @@ mod tests {
     use super::*;
 
     fn resolved(flag: Option<&str>, env: &[(&str, &str)]) -> String {
-        resolve(flag, &Env::of(env), false).unwrap().to_string()
+        resolve(flag, &Env::of(env), Proof::None).unwrap().to_string()
     }
 
     #[test]
@@ -111,9 +131,12 @@ mod tests {
         assert_eq!(resolved(None, &[("WHARF_NAMESPACE", ""), ("JOB_NAME", "a")]), "a#local");
         let own = resolved(None, &[]);
         assert!(own.starts_with("user/") && own.ends_with("#local"), "{own}");
-        let with_token = |env: &[(&str, &str)]| resolve(None, &Env::of(env), true).unwrap().to_wire();
+        let with_token = |env: &[(&str, &str)]| resolve(None, &Env::of(env), Proof::Token).unwrap().to_wire();
         assert_eq!(with_token(&[]), None);
         assert_eq!(with_token(&jenkins).unwrap().run, "42");
+        let in_pod = |env: &[(&str, &str)]| resolve(None, &Env::of(env), Proof::Socket).unwrap();
+        assert_eq!(in_pod(&jenkins), Named::OfPod);
+        assert_eq!(in_pod(&named).to_string(), "acme/b#7");
     }
 
     #[test]
@@ -136,7 +159,7 @@ mod tests {
 
     #[test]
     fn a_wrong_name_is_bad_usage() {
-        let failure = resolve(Some("#1"), &Env::of(&[]), true).unwrap_err();
+        let failure = resolve(Some("#1"), &Env::of(&[]), Proof::Token).unwrap_err();
         assert!(failure.text.contains("job is empty") && failure.hint.is_some(), "{failure:?}");
     }
 }

@@ -26,6 +26,7 @@ pub(super) struct File {
     pub(super) listen_group: Option<Group>,
     pub(super) dangerous_plain_tcp: bool,
     pub(super) tls: Option<Spanned<Tls>>,
+    pub(super) csi: Option<Spanned<Csi>>,
     pub(super) state_dir: Option<PathBuf>,
     pub(super) client_dir: Option<PathBuf>,
     pub(super) frontend: Option<Frontend>,
@@ -59,6 +60,15 @@ pub(super) struct Tls {
     pub(super) certificate: PathBuf,
     pub(super) key: PathBuf,
     pub(super) client_ca: Option<PathBuf>,
+}
+
+/// `[csi]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Csi {
+    pub(super) kubelet_dir: Option<PathBuf>,
+    #[serde(default)]
+    pub(super) tokens_only: Vec<Pattern>,
 }
 
 /// `[engines.NAME]`.

@@ -1,5 +1,6 @@
 //! wharfd's configuration: flags, `WHARFD_*` and the configuration file, merged and checked.
 
+mod csi;
 mod engines;
 pub(crate) mod env;
 mod file;
@@ -27,6 +28,7 @@ use crate::{
     names::{EngineName, IssuerName, ListenAddress, printable, socket::SocketPathError},
     telemetry::{Filter, Format},
 };
+pub use csi::{Csi, DRIVER};
 pub use engines::Engines;
 use file::File;
 pub use flags::Flags;
@@ -61,6 +63,8 @@ pub struct Config {
     pub listen_group: Option<u32>,
     /// TLS for the others; `None` serves them without it, which the operator has then allowed.
     pub tls: Option<Tls>,
+    /// Sockets for the pods of a Kubernetes node; `None` serves none.
+    pub csi: Option<Csi>,
     /// The engines.
     pub engines: Engines,
     /// The issuers of job tokens.
@@ -202,6 +206,7 @@ impl Config {
             listen_mode,
             listen_group,
             tls,
+            csi,
             engines: _,
             issuers: _,
             serve: _,
@@ -223,6 +228,7 @@ impl Config {
             ("listen_mode", *listen_mode != new.listen_mode),
             ("listen_group", *listen_group != new.listen_group),
             ("tls", *tls != new.tls),
+            ("csi", csi.as_ref().map(|csi| &csi.kubelet_dir) != new.csi.as_ref().map(|csi| &csi.kubelet_dir)),
             ("state_dir", *state_dir != new.state_dir),
             ("client_dir", *client_dir != new.client_dir),
             ("frontend_file", *frontend_file != new.frontend_file),
@@ -277,6 +283,7 @@ impl Config {
         let engines = engines::engines(&flags, &written, docker_host, (path, text))?;
         let issuers = serve::issuers(&written, (path, text))?;
         let serve = serve::entries(&written, &engines, &issuers, (path, text))?;
+        let csi = csi::csi(&written, &serve, (path, text))?;
         let policy = policy::entries(&written, (path, text))?;
 
         let group = flags.listen_group.map(|name| match name.parse() {
@@ -322,6 +329,7 @@ impl Config {
             listen_mode: flags.listen_mode.or(written.listen_mode).unwrap_or_default(),
             listen_group,
             tls,
+            csi,
             engines,
             issuers,
             serve,

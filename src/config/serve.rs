@@ -48,7 +48,8 @@ pub enum Who {
     },
     /// Whoever has the key of a certificate with this name.
     Certificate(CertificateName),
-    /// The jobs that an issuer's tokens name, if they match the entry's `namespaces`.
+    /// The jobs that an issuer's tokens name, or the pods that the kubelet proves, if they match the entry's
+    /// `namespaces`.
     Issuer(IssuerName),
 }
 
@@ -126,11 +127,18 @@ pub(super) fn entries(
                 let text = "serve.certificate: no certificate is asked for without `client_ca` in [tls]";
                 return Err(error(entry.span(), text.to_owned()));
             }
-            (None, None, None, None, Some(name)) if issuers.contains_key(name.as_ref()) => {
+            (None, None, None, None, Some(name))
+                if issuers.contains_key(name.as_ref())
+                    || written.csi.is_some() && *name.as_ref() == IssuerName::of_pods() =>
+            {
                 Who::Issuer(name.as_ref().clone())
             }
             (None, None, None, None, Some(name)) => {
-                let text = format!("serve.issuer: there is no [issuers.{}]", name.as_ref());
+                let text = if *name.as_ref() == IssuerName::of_pods() {
+                    "serve.issuer: there is no [csi], which proves pods, and no [issuers.pods]".to_owned()
+                } else {
+                    format!("serve.issuer: there is no [issuers.{}]", name.as_ref())
+                };
                 return Err(error(name.span(), text));
             }
             _ => {

@@ -331,3 +331,30 @@ fn modes_times_and_groups_are_read_as_people_write_them() {
 fn help_is_well_formed() {
     <Flags as clap::CommandFactory>::command().debug_assert();
 }
+
+#[test]
+fn pods_are_served_where_an_entry_says_so() {
+    let pods = "[[serve]]\nissuer = \"pods\"\nnamespaces = \"team-*\"\n";
+    let csi = load(&[], &format!("[csi]\n{pods}")).unwrap().csi.unwrap();
+    assert_eq!(csi.pods_dir(), Path::new("/var/lib/kubelet/pods"));
+    assert_eq!(csi.socket.to_string(), "unix:///var/lib/kubelet/plugins/csi.wharf.dev/csi.sock");
+    let registration = "unix:///k/plugins_registry/csi.wharf.dev-reg.sock";
+    let elsewhere = load(&[], &format!("[csi]\nkubelet_dir = \"/k\"\n{pods}")).unwrap();
+    assert_eq!(elsewhere.csi.as_ref().unwrap().registration.to_string(), registration);
+    assert!(elsewhere.kept(&load(&[], &format!("[csi]\n{pods}")).unwrap()).contains(&"csi"));
+    let token = format!("[[serve]]\ntoken = \"t\"\nsha256 = \"{}\"\nnamespaces = \"*\"\n", "0".repeat(64));
+    assert!(load(&[], &format!("[csi]\ntokens_only = [\"*\"]\n{token}")).is_ok());
+    let issuer = "[issuers.pods]\npreset = \"jenkins\"\nissuer = \"https://ci/oidc\"\naudience = \"wharf\"\njwks = \"/j\"\n";
+    for (file, why) in [
+        ("[csi]\n".to_owned(), "no [[serve]] entry serves pods"),
+        (pods.to_owned(), "there is no [csi]"),
+        (format!("[csi]\n{issuer}{pods}"), "[issuers.pods] has"),
+        (format!("[csi]\ntokens_only = [\"*\"]\n{pods}"), "to present"),
+        (format!("[csi]\nkubelet_dir = \"k\"\n{pods}"), "not an absolute path"),
+        (format!("[csi]\nkubelet_dir = \"/{}\"\n{pods}", "k".repeat(90)), "at most 107"),
+        (format!("[csi]\nsocket = \"/x\"\n{pods}"), "unknown field"),
+    ] {
+        let wrong = error(&file);
+        assert!(wrong.contains(why) && wrong.starts_with("w.toml:"), "{file}: {wrong}");
+    }
+}

@@ -20,7 +20,7 @@ pub enum ClientError {
     #[error("cannot find wharfd's own executable, beside which the client is installed")]
     Executable(#[source] io::Error),
     #[error(
-        "no client at {}, beside wharfd; install `wharf` there, or omit --client-dir (client_dir)",
+        "no client at {}, beside wharfd; install `wharf` there, or omit --client-dir (client_dir) and [csi]",
         .0.display()
     )]
     Missing(PathBuf),
@@ -31,8 +31,18 @@ pub enum ClientError {
 /// Copies the client from beside this executable into `directory`, makes the directory if it is missing,
 /// and returns the client's path there. A client that runs from there is not disturbed.
 pub(super) fn put(directory: &Path) -> Result<PathBuf, ClientError> {
+    put_from(&beside_wharfd()?, directory)
+}
+
+/// The client beside this executable.
+pub(super) fn program() -> Result<PathBuf, ClientError> {
+    let client = beside_wharfd()?;
+    if client.is_file() { Ok(client) } else { Err(ClientError::Missing(client)) }
+}
+
+fn beside_wharfd() -> Result<PathBuf, ClientError> {
     let executable = env::current_exe().map_err(ClientError::Executable)?;
-    put_from(&executable.with_file_name(CLIENT), directory)
+    Ok(executable.with_file_name(CLIENT))
 }
 
 fn put_from(client: &Path, directory: &Path) -> Result<PathBuf, ClientError> {

@@ -1,6 +1,8 @@
 //! wharfd's life: start, serve, drain, end.
 
 mod client_dir;
+mod error;
+mod kubelet;
 mod notify;
 mod reload;
 mod said;
@@ -12,22 +14,22 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
-    audit::{Destination, Event, Kind, OpenError, Trail},
+    audit::{Destination, Event, Kind, Trail},
     config::{Config, Flags, Frontend},
     engines::{Handle, Means},
     fault::Fault,
     front::{Front, Queues, Work},
-    identity::{Identities, IssuerError, Served},
+    identity::{Identities, Served},
     images::frontend,
     janitor,
-    naming::{KeyError, Keys},
+    naming::Keys,
     registry::{Lookups, Relay},
     service::{self, Health},
-    store::{Store, StoreError},
+    store::Store,
     tasks::{Cause, Group, Task},
-    transport::{self, BindError, Http2, Limits, Listener, Tls, TlsError, Who, unix},
+    transport::{BindError, Http2, Limits, Listener, Server, Tls, Who},
 };
-use client_dir::ClientError;
+pub use error::StartError;
 use notify::{State, notify};
 use reload::Reload;
 use said::{say_configured, say_who_is_served};
@@ -40,72 +42,6 @@ const CLEANUP: Duration = Duration::from_secs(15);
 const GOODBYE: Duration = Duration::from_secs(5);
 /// How long to wait for a disk that is slow to take the last events of the audit log.
 const LAST_EVENTS: Duration = Duration::from_secs(5);
-
-/// The reason why wharfd cannot start.
-#[derive(Debug, thiserror::Error)]
-#[allow(missing_docs)]
-pub enum StartError {
-    #[error("{text}{}", .hint.as_ref().map(|hint| format!(" ({hint})")).unwrap_or_default())]
-    Engine { text: String, hint: Option<String>, source: Fault },
-    #[error("{}{}", .0, store_remedy(.0))]
-    Store(#[from] StoreError),
-    #[error(transparent)]
-    Keys(#[from] KeyError),
-    #[error(transparent)]
-    Client(#[from] ClientError),
-    #[error(transparent)]
-    Audit(#[from] OpenError),
-    #[error("cannot listen on loopback for the engines")]
-    Relay(#[source] io::Error),
-    #[error("cannot listen: {}{}", .0, bind_remedy(.0))]
-    Bind(#[from] BindError),
-    #[error(transparent)]
-    Issuer(#[from] IssuerError),
-    #[error(transparent)]
-    Tls(#[from] TlsError),
-    #[error("cannot describe the API")]
-    Reflection(#[from] tonic_reflection::server::Error),
-    #[error("cannot watch for signals")]
-    Signals(#[source] io::Error),
-}
-
-/// The operator's remedy, in wharfd's flags: only this module knows that there are flags.
-fn store_remedy(error: &StoreError) -> &'static str {
-    match error {
-        StoreError::Locked { .. } => ": stop it, or choose another --state-dir",
-        StoreError::Directory { .. } | StoreError::File { .. } => "",
-    }
-}
-
-/// The same for a socket.
-fn bind_remedy(error: &BindError) -> &'static str {
-    match error {
-        BindError::Unix(unix::BindError::InUse(_)) => "; stop it, or choose another --listen",
-        BindError::Unix(unix::BindError::NotASocket(_)) => "; remove it, or choose another --listen",
-        BindError::Unix(
-            unix::BindError::Locked(_) | unix::BindError::ForeignLock(_) | unix::BindError::Io { .. },
-        ) => "",
-        BindError::Tcp { source, .. } => match source.kind() {
-            io::ErrorKind::AddrInUse => {
-                "; stop the process that has it, or choose another port (`[::]` takes the port of IPv4, too)"
-            }
-            io::ErrorKind::AddrNotAvailable => {
-                "; the node has no such address: choose one that it has, or `0.0.0.0`"
-            }
-            io::ErrorKind::PermissionDenied => {
-                "; wharfd's user may not take a port below 1024: choose a higher one"
-            }
-            _ => "",
-        },
-    }
-}
-
-/// Shows the operator the fault that stopped the start, with its causes.
-impl From<Fault> for StartError {
-    fn from(source: Fault) -> Self {
-        Self::Engine { text: source.text().to_owned(), hint: source.hint_text().map(str::to_owned), source }
-    }
-}
 
 /// How wharfd ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,7 +107,7 @@ async fn start(config: &Config, process: &Group) -> Result<Started, StartError> 
     let tls = tls(config, process).await?;
     janitor::tidy(&store, config.engines.iter().map(|(name, _)| name.clone()).collect(), process);
     let relay = Relay::bind(process).await.map_err(StartError::Relay)?;
-    let (kept, hashes) = (store.clone(), keys.clone());
+    let (kept, pods, hashes) = (store.clone(), store.clone(), keys.clone());
     let means = Means { keys, store, relay, lookups: Lookups::new(process), frontend: frontend(config)? };
     let engines: BTreeMap<_, _> = config
         .engines
@@ -205,14 +141,19 @@ async fn start(config: &Config, process: &Group) -> Result<Started, StartError> 
         let client = client_dir::put(directory)?;
         tracing::info!(client = %client.display(), "the client for agents");
     }
+    let connections = process.child("connections");
+    let server = Server::new(who, limits, Http2::new(services, limits));
+    // The pods first: whoever finds a socket of wharfd's finds its pods served.
+    if let Some(csi) = &config.csi {
+        let parts = kubelet::Parts { served: &served, front: &front, store: pods, trail: &trail, limits };
+        kubelet::serve(csi, parts, &server, &connections, process).await?;
+    }
     let listeners = listeners(config, tls.as_ref()).await?;
     if let Some(tls) = &tls {
         tls.follow(process);
     }
-    let connections = process.child("connections");
-    let protocol = Http2::new(services, limits);
-    let serving = transport::serve(listeners, who, limits, connections.clone(), protocol);
-    let accepting = process.spawn("accept", serving);
+    let owner = connections.clone();
+    let accepting = process.spawn("accept", server.serve(listeners, owner));
     Ok(Started { served, front, health, connections, accepting, trail })
 }
 
@@ -230,7 +171,7 @@ async fn listeners(config: &Config, tls: Option<&Arc<Tls>>) -> Result<Vec<Listen
     let listeners = try_join_all(binding).await?;
     for listener in &listeners {
         match listener {
-            Listener::Unix(_) => {
+            Listener::Unix(_) | Listener::Pod(_) => {
                 tracing::info!(socket = %listener, mode = format_args!("{mode:04o}"), "listening");
             }
             Listener::Tcp { tls, .. } => {

@@ -3,7 +3,7 @@
 use crate::{
     fault::{Fault, Reason},
     identity::Caller,
-    names::{Namespace, printable},
+    names::{IssuerName, Namespace, printable},
     policy::Permit,
     store::Store,
 };
@@ -20,8 +20,9 @@ impl Ends {
         Self { store }
     }
 
-    /// Fails if the caller's proof was made before its namespace has ended.
+    /// Fails if the caller's token was made before its namespace has ended, or its pod has ended.
     pub(super) async fn check(&self, caller: &Caller, namespace: &Namespace) -> Result<(), Fault> {
+        caller.is_present()?;
         if self.is_over(caller, namespace).await? {
             let text = format!(
                 "namespace `{}` has ended, and your token is older than that",
@@ -44,7 +45,8 @@ impl Ends {
     /// Ends a namespace for the proofs so far.
     pub(super) async fn end(&self, namespace: &Permit<Namespace>) -> Result<(), Fault> {
         let (caller, namespace) = (namespace.caller(), namespace.subject());
-        if namespace.job().issuer().is_none() {
+        // Of a pod none is older: only the pod's own end is final.
+        if namespace.job().issuer().is_none_or(|issuer| *issuer == IssuerName::of_pods()) {
             return Ok(());
         }
         self.store.of(caller).end_namespace(namespace.key()).await

@@ -81,7 +81,7 @@ impl Work {
     }
 
     fn key(&self, engine: &EngineName, namespace: &Permit<Namespace>) -> Key {
-        Key { engine: engine.clone(), namespace: self.keys.namespace(namespace.subject()) }
+        Key { engine: engine.clone(), namespace: self.opaque(namespace.subject()) }
     }
 
     /// Begins a piece of work in a namespace and makes a group for its tasks. Fails once wharfd is
@@ -112,7 +112,20 @@ impl Work {
     /// Cancels all work in a namespace and waits for its end. No work can begin there until the returned
     /// value is dropped.
     pub async fn end(self: &Arc<Self>, engine: &EngineName, namespace: &Permit<Namespace>) -> End {
-        let key = self.key(engine, namespace);
+        self.end_known(self.key(engine, namespace)).await
+    }
+
+    /// The same for a namespace whose owner is gone: nobody's rules matter.
+    pub async fn end_abandoned(self: &Arc<Self>, engine: &EngineName, namespace: &Namespace) -> End {
+        self.end_known(Key { engine: engine.clone(), namespace: self.opaque(namespace) }).await
+    }
+
+    /// The opaque name of a namespace.
+    pub fn opaque(&self, namespace: &Namespace) -> String {
+        self.keys.namespace(namespace)
+    }
+
+    async fn end_known(self: &Arc<Self>, key: Key) -> End {
         let (group, builds) = {
             let mut namespaces = self.namespaces();
             let entry = namespaces.entry(key.clone()).or_insert_with(|| Entry {

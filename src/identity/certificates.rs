@@ -39,7 +39,9 @@ impl Certificates {
     /// Asked when a call presents no token and its peer is no user.
     pub(super) fn identify(&self, peer: &Peer) -> Answer {
         let names = match peer {
-            Peer::User { .. } | Peer::Remote { certificate: None, .. } => return Answer::NotPresented,
+            Peer::User { .. } | Peer::Pod(_) | Peer::Remote { certificate: None, .. } => {
+                return Answer::NotPresented;
+            }
             Peer::Remote { certificate: Some(names), .. } => names,
         };
         let served: BTreeMap<_, _> =

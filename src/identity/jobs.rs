@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    Answer, Caller, Proven, jenkins,
+    Answer, Caller, Proof, Proven, jenkins,
     keys::{IssuerError, Keyring, NoKey},
     rules_of, verify,
 };
@@ -163,7 +163,7 @@ impl Issuer {
             format!("is of the job `{job}`, and no `[[serve]]` of wharfd's configuration serves it")
         })?;
         let caller = Caller::served(CallerId::Job(job.clone()), rules, engine);
-        Ok(Caller { proven: Some(Proven { namespace, at }), ..caller })
+        Ok(Caller { proven: Some(Proven { namespace, by: Proof::Token(at) }), ..caller })
     }
 
     fn unproven(&self, error: &jsonwebtoken::errors::Error) -> String {

@@ -7,6 +7,7 @@ mod certificates;
 mod jenkins;
 mod jobs;
 mod keys;
+mod pods;
 mod tokens;
 mod users;
 mod verify;
@@ -22,13 +23,14 @@ use http::HeaderValue;
 use crate::{
     config::{Config, Serve},
     fault::{Fault, Reason},
-    names::{CallerId, EngineName, Namespace, Source, printable},
+    names::{CallerId, EngineName, Namespace, Pod, Source, printable},
     policy::{Permit, Policies, Rules},
-    transport::{Peer, Standing},
+    transport::{Peer, Presence, Standing},
 };
 use certificates::Certificates;
 use jobs::Jobs;
 pub use keys::IssuerError;
+use pods::Pods;
 use tokens::Tokens;
 use users::Users;
 
@@ -43,12 +45,20 @@ pub struct Caller {
     is_operator: bool,
 }
 
-/// The namespace that a token proves.
+/// The namespace that a token, or the socket of a pod, proves.
 #[derive(Clone, Debug)]
 struct Proven {
     namespace: Namespace,
-    /// When the token was issued, in seconds since 1970.
-    at: i64,
+    by: Proof,
+}
+
+/// The proof of a namespace.
+#[derive(Clone, Debug)]
+enum Proof {
+    /// A token that was issued at this time, in seconds since 1970.
+    Token(i64),
+    /// The socket of a pod.
+    Pod(Presence),
 }
 
 impl Caller {
@@ -80,12 +90,14 @@ impl Caller {
         };
         match named {
             Some(named) if !named.means(&proven.namespace) => {
+                let proof = if matches!(self.id, CallerId::Pod(_)) { "socket" } else { "token" };
                 let text = format!(
-                    "namespace `{}` is not yours: your token is for `{}`",
+                    "namespace `{}` is not yours: your {proof} is for `{}`",
                     printable(&named.to_string()),
                     printable(&proven.namespace.to_string())
                 );
-                Err(Fault::new(Reason::NamespaceDenied, text).hint("leave the namespace to the token"))
+                let hint = format!("leave the namespace to the {proof}");
+                Err(Fault::new(Reason::NamespaceDenied, text).hint(hint))
             }
             _ => self.rules.namespace(&self.id, proven.namespace.clone()),
         }
@@ -99,9 +111,20 @@ impl Caller {
         }
     }
 
-    /// When the proof of the caller's namespace was made, in seconds since 1970; `None` without one.
+    /// When the token for the caller's namespace was issued, in seconds since 1970; `None` without one.
     pub fn proven_at(&self) -> Option<i64> {
-        self.proven.as_ref().map(|proven| proven.at)
+        self.proven.as_ref().and_then(|proven| match proven.by {
+            Proof::Token(at) => Some(at),
+            Proof::Pod(_) => None,
+        })
+    }
+
+    /// Fails if the caller is a pod that has ended since.
+    pub fn is_present(&self) -> Result<(), Fault> {
+        match self.proven.as_ref().map(|proven| &proven.by) {
+            Some(Proof::Pod(pod)) if pod.has_ended() => Err(pods::ended(pod.pod())),
+            Some(Proof::Pod(_) | Proof::Token(_)) | None => Ok(()),
+        }
     }
 
     /// The rules that apply to the caller.
@@ -182,6 +205,7 @@ pub struct Identities {
     jobs: Jobs,
     users: Users,
     certificates: Certificates,
+    pods: Pods,
     policies: Arc<Policies>,
 }
 
@@ -194,12 +218,19 @@ impl Identities {
             jobs: Jobs::new(config, &policies)?,
             users: Users::new(config, &policies),
             certificates: Certificates::new(config, &policies),
+            pods: Pods::new(config, &policies),
             policies,
         })
     }
 
     /// Identifies the caller of a call.
     pub fn identify(&self, presented: &Presented<'_>) -> Result<Caller, Fault> {
+        if let Peer::Pod(presence) = presented.peer
+            && presence.has_ended()
+        {
+            // Its namespace is being removed. Whoever holds a token lost the connection a moment ago.
+            return Err(pods::ended(presence.pod()));
+        }
         let answer = match presented.authorization {
             Some(_) if !presented.is_alone => {
                 let text = "the call has more than one `authorization`";
@@ -239,9 +270,17 @@ impl Identities {
     /// The caller of a call without a token.
     fn by_peer(&self, peer: &Peer) -> Answer {
         match self.users.identify(peer) {
-            Answer::NotPresented => self.certificates.identify(peer),
+            Answer::NotPresented => match self.certificates.identify(peer) {
+                Answer::NotPresented => self.pods.identify(peer),
+                answer => answer,
+            },
             answer => answer,
         }
+    }
+
+    /// Whether a pod may have a socket. It need not be served: a token may prove another caller there.
+    pub fn admit_pod(&self, pod: &Pod) -> Result<(), Fault> {
+        self.pods.admit(pod)
     }
 
     /// How far a peer is served before its calls present anything.
@@ -259,7 +298,7 @@ impl Identities {
     pub fn served(&self) -> impl Iterator<Item = (String, &Arc<Rules>, &EngineName)> {
         let callers = self.users.iter().chain(self.tokens.iter()).chain(self.certificates.iter());
         let callers = callers.map(|caller| (caller.to_string(), &caller.rules, &caller.engine));
-        callers.chain(self.jobs.served())
+        callers.chain(self.jobs.served()).chain(self.pods.served())
     }
 
     /// What jobs may do, except for the node's operator.
@@ -304,6 +343,7 @@ impl Served {
 pub fn anyone(peer: &Peer) -> CallerId {
     match peer {
         Peer::User { uid, .. } => CallerId::Uid(*uid),
+        Peer::Pod(presence) => CallerId::Pod(presence.pod().clone()),
         Peer::Remote { address, .. } => CallerId::Address(Source::of(address.ip())),
     }
 }

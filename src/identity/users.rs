@@ -76,7 +76,7 @@ impl Users {
         // Another kind of peer does not compile until it is decided here whether it is a user.
         let (uid, beside) = match *peer {
             Peer::User { uid, beside, .. } => (uid, beside),
-            Peer::Remote { .. } => return Answer::NotPresented,
+            Peer::Pod(_) | Peer::Remote { .. } => return Answer::NotPresented,
         };
         let operator = self.callers.get(&CallerId::Operator(uid)).filter(|_| beside);
         let caller = operator.or_else(|| self.callers.get(&CallerId::Uid(uid)));

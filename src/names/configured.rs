@@ -44,6 +44,11 @@ impl IssuerName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The name under which the kubelet proves pods.
+    pub fn of_pods() -> Self {
+        Self("pods".to_owned())
+    }
 }
 
 impl TryFrom<String> for IssuerName {

@@ -52,7 +52,12 @@ impl Policies {
         Arc::new(Self {
             entries: entries.iter().map(|entry| (entry.jobs.clone(), Entry::of(entry).into())).collect(),
             otherwise: Entry::missing().into(),
-            issuers: config.issuers.keys().cloned().collect(),
+            issuers: config
+                .issuers
+                .keys()
+                .cloned()
+                .chain(config.csi.is_some().then(IssuerName::of_pods))
+                .collect(),
         })
     }
 

@@ -17,7 +17,7 @@ use rustix::{
 pub(super) const NAME: &str = "wharf.sqlite";
 pub(super) const LOCK_NAME: &str = "lock";
 
-const SCHEMA_VERSION: u32 = 14;
+const SCHEMA_VERSION: u32 = 15;
 
 /// One entry for each version; a released entry never changes.
 pub(super) const SCHEMA: [&str; SCHEMA_VERSION as usize] = [
@@ -181,6 +181,12 @@ pub(super) const SCHEMA: [&str; SCHEMA_VERSION as usize] = [
         PRIMARY KEY (engine, mounts)) WITHOUT ROWID;
     CREATE INDEX jobs_of ON jobs (engine, caller, used);
     CREATE INDEX jobs_used ON jobs (engine, used);
+",
+    "
+    -- The volumes of pods, and the directory that each is.
+    CREATE TABLE volumes (
+        volume TEXT PRIMARY KEY, target TEXT NOT NULL, pod_namespace TEXT NOT NULL, pod_uid TEXT NOT NULL)
+        WITHOUT ROWID;
 ",
 ];
 

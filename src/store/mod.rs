@@ -1,6 +1,7 @@
 //! wharfd's memory, one SQLite file: facts about layers, pins, the names that wharfd uses in engines, the
-//! builds that may have crashed one, the namespaces that own something, and the ends of namespaces.
-//! Losing the file costs time, and the tokens of ended namespaces are good again until they expire. It contains no
+//! builds that may have crashed one, the namespaces that own something, the ends of namespaces, and the volumes of pods.
+//! Losing the file costs time, the tokens of ended namespaces are good again until they expire, and the pods that are
+//! there have no socket any more. It contains no
 //! secrets.
 
 mod ends;
@@ -14,6 +15,7 @@ mod namespaces;
 mod pins;
 mod suspects;
 mod unused;
+mod volumes;
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -32,6 +34,7 @@ pub use namespaces::Lease;
 pub use pins::{Pin, PinSource};
 pub use suspects::{Blame, Suspect};
 pub use unused::Forgotten;
+pub use volumes::Volume;
 
 use crate::{fault::Fault, names::CallerId, shares::Own};
 

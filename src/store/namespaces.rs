@@ -129,6 +129,20 @@ impl Access {
         .await
     }
 
+    /// The namespace, if it may own something.
+    pub async fn lease(&self, engine: &str, opaque: &str) -> Result<Option<Lease>, Fault> {
+        let [engine, opaque] = [engine, opaque].map(str::to_owned);
+        self.call(move |connection| {
+            connection
+                .prepare_cached(
+                    "SELECT opaque, issuer, job, run, begun, used FROM namespaces WHERE engine = ? AND opaque = ?",
+                )?
+                .query_row([engine, opaque], lease)
+                .optional()
+        })
+        .await
+    }
+
     /// The namespace, if nobody has used it for `seconds`.
     pub async fn unused_namespace(
         &self,

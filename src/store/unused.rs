@@ -1,6 +1,6 @@
-//! Removal of unused rows. Jobs choose the keys of every table but `exports`, whose rows end with their builds, and
-//! `namespaces` and `jobs`, whose rows end with what they own and of which a caller has a limited number: unused rows are
-//! removed, and their number is limited. Whatever is lost so is found out anew: an image whose pin or hold
+//! Removal of unused rows. Jobs choose the keys of every table but `exports` and `volumes`, whose rows end with their
+//! builds and pods, and `namespaces` and `jobs`, whose rows end with what they own and of which a caller has a limited
+//! number: unused rows are removed, and their number is limited. Whatever is lost so is found out anew: an image whose pin or hold
 //! is forgotten is admitted again, and a long name shows its hash. A token as old as a forgotten end would be good
 //! again, if it has not expired. Rows about an engine are removed when the configuration no longer names that engine.
 
@@ -168,7 +168,7 @@ mod tests {
     async fn every_other_table_has_a_limit() {
         let path = crate::store::tests::directory("limits");
         let store = Store::open(&path).unwrap().own();
-        let tables = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT IN ('exports', 'namespaces', 'jobs')";
+        let tables = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT IN ('exports', 'namespaces', 'jobs', 'volumes')";
         let tables: Vec<String> = store
             .call(move |connection| {
                 connection.prepare(tables)?.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()

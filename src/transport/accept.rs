@@ -10,7 +10,7 @@ use tokio::{
 use tracing::Instrument as _;
 
 use super::{
-    Peer, beside,
+    Peer, Presence, beside,
     limits::{LINE_EVERY, Limits, STRANGERS_LINE_EVERY},
     listener::{Arrived, Listener},
     seat::{Seat, Unproven, Waiting, Whose},
@@ -63,9 +63,7 @@ pub struct Accepted {
     pub seat: Seat,
 }
 
-/// Speaks `protocol` on every connection to `listeners` until `connections` is cancelled. A stranger gets a few
-/// connections on which it is refused. Returns when it has stopped accepting; wait for `connections` to wait for the
-/// open connections too.
+/// Speaks `protocol` on every connection to `listeners` until `connections` is cancelled: see [`Server::serve`].
 pub async fn serve(
     listeners: Vec<Listener>,
     who: Who,
@@ -73,30 +71,57 @@ pub async fn serve(
     connections: Group,
     protocol: impl Protocol,
 ) {
-    let gate = Gate {
-        who,
-        callers: Arc::new(Own::new(limits.connections_per_caller)),
-        unproven: Unproven::new(limits.connections_of_unproven_user, limits.connections_of_unproven),
-        remote: Unproven::new(limits.connections_of_unproven_user, limits.connections_of_unproven),
-        handshake: limits.handshake,
-        each_stranger: Arc::new(Own::new(limits.connections_per_stranger)),
-        all_strangers: Arc::new(Own::new(limits.connections_of_strangers)),
-        lines: Arc::new(Repeats::every(LINE_EVERY)),
-        unproven_lines: Arc::new(Repeats::every(STRANGERS_LINE_EVERY)),
-        strangers_lines: Arc::new(Repeats::every(STRANGERS_LINE_EVERY)),
-        handshake_lines: Arc::new(Repeats::every(STRANGERS_LINE_EVERY)),
-        all_lines: Arc::new(Repeats::every(LINE_EVERY)),
-    };
-    let loops: Vec<_> = listeners
-        .into_iter()
-        .map(|listener| {
-            let accepting = accept(listener, gate.clone(), connections.clone(), protocol.clone());
-            connections.spawn("accept", accepting)
-        })
-        .collect();
-    for accepting in loops {
-        // A panic is already in the log; the other loops go on.
-        let _ = accepting.await;
+    Server::new(who, limits, protocol).serve(listeners, connections).await;
+}
+
+/// Speaks a protocol on connections. The limits are those of all sockets of one server together.
+#[derive(Clone)]
+pub struct Server<P> {
+    gate: Gate,
+    protocol: P,
+}
+
+impl<P: Protocol> Server<P> {
+    /// Speaks `protocol` with those whom `who` serves, within `limits`.
+    pub fn new(who: Who, limits: Limits, protocol: P) -> Self {
+        Self { gate: Gate::new(who, limits), protocol }
+    }
+
+    /// Serves every connection to `listeners` until `connections` is cancelled. A stranger gets a few connections on
+    /// which it is refused. Returns when it has stopped accepting; wait for `connections` to wait for the open
+    /// connections too.
+    pub async fn serve(self, listeners: Vec<Listener>, connections: Group) {
+        let loops: Vec<_> = listeners
+            .into_iter()
+            .map(|listener| {
+                let accepting =
+                    accept(listener, self.gate.clone(), connections.clone(), self.protocol.clone());
+                connections.spawn("accept", accepting)
+            })
+            .collect();
+        for accepting in loops {
+            // A panic is already in the log; the other loops go on.
+            let _ = accepting.await;
+        }
+    }
+}
+
+impl Gate {
+    fn new(who: Who, limits: Limits) -> Self {
+        Self {
+            who,
+            callers: Arc::new(Own::new(limits.connections_per_caller)),
+            unproven: Unproven::new(limits.connections_of_unproven_user, limits.connections_of_unproven),
+            remote: Unproven::new(limits.connections_of_unproven_user, limits.connections_of_unproven),
+            handshake: limits.handshake,
+            each_stranger: Arc::new(Own::new(limits.connections_per_stranger)),
+            all_strangers: Arc::new(Own::new(limits.connections_of_strangers)),
+            lines: Arc::new(Repeats::every(LINE_EVERY)),
+            unproven_lines: Arc::new(Repeats::every(STRANGERS_LINE_EVERY)),
+            strangers_lines: Arc::new(Repeats::every(STRANGERS_LINE_EVERY)),
+            handshake_lines: Arc::new(Repeats::every(STRANGERS_LINE_EVERY)),
+            all_lines: Arc::new(Repeats::every(LINE_EVERY)),
+        }
     }
 }
 
@@ -124,9 +149,15 @@ async fn accept(listener: Listener, gate: Gate, connections: Group, protocol: im
                 let Some(connection) = gate.admit(stream, &group) else { continue };
                 let (uid, pid) = match connection.peer {
                     Peer::User { uid, pid, .. } => (Some(uid), pid),
-                    Peer::Remote { .. } => (None, None),
+                    Peer::Pod(_) | Peer::Remote { .. } => (None, None),
                 };
                 let span = tracing::error_span!(parent: None, "connection", uid, pid);
+                let serving = protocol.clone().serve(connection, group);
+                drop(connections.spawn("connection", serving.instrument(span)));
+            }
+            Arrived::Pod(stream, pod) => {
+                let span = tracing::error_span!(parent: None, "connection", pod = %pod.pod());
+                let Some(connection) = gate.admit_pod(stream, pod, &group) else { continue };
                 let serving = protocol.clone().serve(connection, group);
                 drop(connections.spawn("connection", serving.instrument(span)));
             }
@@ -180,7 +211,7 @@ struct Gate {
     /// Connections from the network, of which the other end has proven nothing yet, not even that it speaks TLS.
     remote: Unproven,
     handshake: Duration,
-    each_stranger: Arc<Own<u32>>,
+    each_stranger: Arc<Own<Whose>>,
     all_strangers: Arc<Own<()>>,
     lines: Arc<Repeats<CallerId>>,
     strangers_lines: Arc<Repeats<()>>,
@@ -205,28 +236,38 @@ impl Gate {
         };
         let may_be_operator = uid == 0 || uid == rustix::process::geteuid().as_raw();
         let peer = Peer::User { uid, pid, beside: may_be_operator && beside::is_beside(&stream) };
+        self.seated(Box::new(stream), peer, Whose::User(uid), group)
+    }
+
+    /// The same for a connection to a pod's socket. Its process has a uid of the pod's choice, which proves nothing.
+    fn admit_pod(&self, stream: UnixStream, pod: Presence, group: &Group) -> Option<Accepted> {
+        let whose = Whose::Pod(pod.number());
+        self.seated(Box::new(stream), Peer::Pod(pod), whose, group)
+    }
+
+    fn seated(&self, stream: Box<dyn Stream>, peer: Peer, whose: Whose, group: &Group) -> Option<Accepted> {
         let standing = (self.who)(&peer);
         let callers = &self.callers;
         let seat = match &standing {
             Standing::Served(caller) => callers.try_take(caller).map(|own| Seat::of_caller(own, callers)),
             Standing::Unproven => {
-                let (own, ends_another) = self.unproven.take(Whose::User(uid), group);
+                let (own, ends_another) = self.unproven.take(whose, group);
                 if ends_another {
-                    self.say_closed(Whose::User(uid), standing.clone());
+                    self.say_closed(whose, standing.clone());
                 }
                 Some(Seat::unproven(own, callers))
             }
             Standing::Stranger => {
-                let own = self.each_stranger.try_take(&uid);
+                let own = self.each_stranger.try_take(&whose);
                 let all = own.is_some().then(|| self.all_strangers.try_take(&())).flatten();
                 own.zip(all).map(|(own, all)| Seat::of_stranger(own, all, callers))
             }
         };
         let Some(seat) = seat else {
-            self.say_closed(Whose::User(uid), standing);
+            self.say_closed(whose, standing);
             return None;
         };
-        Some(Accepted { stream: Box::new(stream), peer, standing, seat })
+        Some(Accepted { stream, peer, standing, seat })
     }
 
     /// A place for a connection from the network, `group`, until it has proven something.
@@ -287,6 +328,7 @@ impl Gate {
                 let said = self.unproven_lines.may_say(whose);
                 let owner = match whose {
                     Whose::User(_) => "its user has proven nothing and",
+                    Whose::Pod(_) => "its pod has proven nothing and",
                     Whose::Source(_) => "its source has proven nothing and",
                 };
                 (said.filter(|_| self.all_lines.may_say(()).is_some()), owner)
@@ -295,6 +337,7 @@ impl Gate {
         };
         let (uid, source) = match whose {
             Whose::User(uid) => (Some(uid), None),
+            Whose::Pod(_) => (None, None),
             Whose::Source(source) => (None, Some(tracing::field::display(source))),
         };
         if let Some(said) = said {

@@ -5,6 +5,7 @@ use std::{fmt, io, net::SocketAddr, sync::Arc};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 
 use super::{
+    pod::{self, Presence},
     tls::Tls,
     unix::{self, BindError as UnixBindError},
 };
@@ -15,6 +16,8 @@ use crate::{names::ListenAddress, network};
 pub enum Listener {
     /// A Unix socket; its file goes with it.
     Unix(unix::Listener),
+    /// The socket of a pod.
+    Pod(pod::Listener),
     /// A port of the network.
     Tcp {
         /// The socket.
@@ -29,6 +32,7 @@ pub enum Listener {
 /// A connection as it comes.
 pub(super) enum Arrived {
     Unix(UnixStream),
+    Pod(UnixStream, Presence),
     Tcp(TcpStream, SocketAddr, Option<Arc<Tls>>),
 }
 
@@ -69,6 +73,9 @@ impl Listener {
     pub(super) async fn accept(&self) -> io::Result<Arrived> {
         match self {
             Self::Unix(listener) => listener.accept().await.map(Arrived::Unix),
+            Self::Pod(listener) => {
+                listener.accept().await.map(|stream| Arrived::Pod(stream, listener.pod().clone()))
+            }
             Self::Tcp { inner, tls, .. } => {
                 let (stream, address) = inner.accept().await?;
                 // A connection that is gone already fails soon enough.
@@ -82,6 +89,7 @@ impl Listener {
 impl fmt::Display for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Pod(listener) => write!(f, "the socket of pod {}", listener.pod().pod()),
             Self::Unix(listener) => write!(f, "unix://{}", listener.path().display()),
             Self::Tcp { address, .. } => write!(f, "tcp://{address}"),
         }

@@ -8,24 +8,25 @@ mod beside;
 mod http2;
 mod limits;
 mod listener;
+pub mod pod;
 mod seat;
 mod tls;
 pub mod unix;
 
 use std::{net::SocketAddr, sync::Arc};
 
-pub use accept::{Accepted, Protocol, Standing, Who, serve};
+pub use accept::{Accepted, Protocol, Server, Standing, Who, serve};
 pub use http2::{Http2, UntilTaken};
 pub use limits::Limits;
 pub use listener::{BindError, Listener};
+pub use pod::Presence;
 pub use seat::Seat;
 pub use tls::{Tls, TlsError};
 
 use crate::names::CertificateName;
 
 /// The other end of a connection, as verified when the connection was accepted. A request without a
-/// peer did not come through one of wharfd's sockets. Other kinds of sockets bring other kinds of
-/// peers, such as the pod that a socket was made for.
+/// peer did not come through one of wharfd's sockets. Each kind of socket brings a kind of peers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Peer {
     /// A process of this node, as the kernel reports it (`SO_PEERCRED`, unix(7)).
@@ -38,6 +39,8 @@ pub enum Peer {
         /// root and wharfd's own user.
         beside: bool,
     },
+    /// The pod for which the socket was made, or whoever has got the socket from it.
+    Pod(Presence),
     /// Somebody in the network.
     Remote {
         /// Where the connection comes from; another host may stand behind it. It proves nothing.

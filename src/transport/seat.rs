@@ -95,6 +95,8 @@ impl fmt::Debug for Seat {
 pub(super) enum Whose {
     /// A user of the node.
     User(u32),
+    /// A pod, by its number.
+    Pod(usize),
     /// A part of the network.
     Source(Source),
 }

@@ -39,6 +39,7 @@ mod names;
 mod network;
 mod outcomes;
 mod pasted;
+mod pods;
 mod policy;
 mod policy_files;
 mod policy_limits;
@@ -82,6 +83,7 @@ fn cases() -> Vec<Case> {
         turns::CASES,
         authorization::CASES,
         identity::CASES,
+        pods::CASES,
         policy::CASES,
         policy_files::CASES,
         policy_limits::CASES,

@@ -22,7 +22,7 @@ use super::{
     connect::{Address, Connection, MESSAGE_BYTES_MAX},
     env::Env,
     exit::{Failure, Stop},
-    namespace::{self as names, Named},
+    namespace::{self as names, Named, Proof},
     signals::Signals,
     token::Token,
 };
@@ -41,7 +41,14 @@ impl Call {
     }
 
     fn namespace(&self) -> Result<Named, Failure> {
-        names::resolve(self.global.namespace.as_deref(), &self.env, self.has_token()?)
+        let proof = if self.has_token()? {
+            Proof::Token
+        } else if self.address()?.is_of_pod() {
+            Proof::Socket
+        } else {
+            Proof::None
+        };
+        names::resolve(self.global.namespace.as_deref(), &self.env, proof)
     }
 
     fn has_token(&self) -> Result<bool, Failure> {

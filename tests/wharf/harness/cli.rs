@@ -77,6 +77,11 @@ impl Wharf {
         Self { token: Some(token.to_owned()), namespace: String::new(), ..self.clone() }
     }
 
+    /// The same job, which leaves its namespace to what proves it.
+    pub(crate) fn without_namespace(&self) -> Self {
+        Self { namespace: String::new(), ..self.clone() }
+    }
+
     /// The same job at another address.
     pub(crate) fn at(&self, address: &str) -> Self {
         Self { address: address.to_owned(), ..self.clone() }

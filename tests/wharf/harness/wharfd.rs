@@ -225,7 +225,7 @@ impl Wharfd {
     }
 
     /// wharfd's own names in the engine, but the frontend's.
-    async fn own_names(&self) -> Vec<String> {
+    pub(crate) async fn own_names(&self) -> Vec<String> {
         let engine = super::http::Server::Unix(self.engine_socket.clone());
         let keys = self.keys();
         let mut names = names_below(&engine, "").await;

@@ -1,0 +1,42 @@
+//! The end of a pod's namespace, in every engine.
+
+use crate::{
+    audit::{Event, Kind, Trail},
+    fault::Fault,
+    front::Front,
+    names::{Pod, printable},
+    store::Access,
+};
+
+/// Ends the namespace of a pod that proves nothing any more: cancels all that runs there, waits for it, and removes all
+/// that the namespace owns. Only an engine that may have something of it has to be usable.
+pub(super) async fn end(front: &Front, store: &Access, trail: &Trail, pod: &Pod) -> Result<(), Fault> {
+    let namespace = pod.own_namespace();
+    let opaque = front.work().opaque(&namespace);
+    let name = printable(&namespace.to_string());
+    for engine in front.engines() {
+        // Nothing begins there until this is dropped, and then nobody is left who could begin.
+        let end = front.work().end_abandoned(engine.name(), &namespace).await;
+        if store.lease(engine.name().as_str(), &opaque).await?.is_none() {
+            continue;
+        }
+        let images = engine.images().await?;
+        let owned = images.possessions().await?.remove(&opaque).unwrap_or_default();
+        let engine = engine.name();
+        if images.remove_namespace(&opaque, &owned).await? {
+            let (images, builds) = (owned.images(), end.builds());
+            tracing::info!(%engine, namespace = name, images, builds, "a pod's namespace has ended with the pod");
+            let event = Event::new(Kind::NamespaceEnded).text("engine", engine).text("rule", "pod");
+            trail.record(event.namespace(Some(&namespace)).number("images", images as u64));
+        } else {
+            // The pod must not wait for a container of somebody else's.
+            tracing::warn!(
+                %engine,
+                namespace = name,
+                "a pod that has ended leaves an image that a container uses: it goes when nobody has used it for \
+                 namespace_ttl"
+            );
+        }
+    }
+    Ok(())
+}
