@@ -6,7 +6,7 @@ use prost::Message as _;
 
 /// Not among the descriptors of reflection: no client of Wharf calls them.
 const KUBELETS: [&str; 2] = ["csi/v1/csi", "pluginregistration/api"];
-const PROTOS: [&str; 7] = ["build", "error", "image", "namespace", "node", "progress", "registry"];
+const PROTOS: [&str; 8] = ["build", "error", "image", "namespace", "node", "policy", "progress", "registry"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");

@@ -2,6 +2,7 @@
 
 mod format;
 mod namespace;
+mod policy;
 
 use std::path::PathBuf;
 
@@ -22,6 +23,7 @@ pub(crate) use format::{TableFormat, TextFormat};
 pub(crate) use namespace::{
     NamedArgs, NamespaceArgs, NamespaceCommand, NamespaceInspectArgs, NamespaceLsArgs, NamespaceRmArgs,
 };
+pub(crate) use policy::{PolicyArgs, PolicyCheckArgs, PolicyCommand};
 
 /// Build and push container images from a job, each job in a namespace of its own.
 #[derive(Debug, Parser)]
@@ -106,6 +108,7 @@ pub(crate) enum Command {
     Inspect(InspectArgs),
     Rmi(RmiArgs),
     Namespace(NamespaceArgs),
+    Policy(PolicyArgs),
     Version(VersionArgs),
     Info(InfoArgs),
     Completion(CompletionArgs),
@@ -378,6 +381,7 @@ impl Command {
             Self::Inspect(_) => "inspect",
             Self::Rmi(_) => "rmi",
             Self::Namespace(_) => "namespace",
+            Self::Policy(_) => "policy",
             Self::Version(_) => "version",
             Self::Info(_) => "info",
             Self::Completion(_) => "completion",

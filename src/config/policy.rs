@@ -81,6 +81,14 @@ pub enum StepNetwork {
 impl StepNetwork {
     /// All of them.
     pub const ALL: [Self; 2] = [Self::Default, Self::None];
+
+    /// The name in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Default => "default",
+            Self::None => "none",
+        }
+    }
 }
 
 fn all_networks() -> Vec<StepNetwork> {

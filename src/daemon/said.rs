@@ -107,7 +107,11 @@ fn say_what_jobs_may_do(policies: &Policies) {
         return;
     }
     for (jobs, entry) in policies.entries() {
-        let keys: Vec<_> = entry.keys().into_iter().map(|(key, values)| format!("{key}: {values}")).collect();
+        let keys = entry.keys().into_iter().map(|(key, values)| {
+            let values = if values.is_empty() { "nothing".to_owned() } else { values.join(", ") };
+            format!("{key}: {values}")
+        });
+        let keys: Vec<_> = keys.collect();
         tracing::info!("policy {}, for the jobs {jobs}: {}", entry.name(), keys.join("; "));
     }
     tracing::info!("a job without a policy may use no registry, no image of the node, and no network");

@@ -25,7 +25,7 @@ use crate::{
     fault::{Fault, Reason},
     identity::{self, Caller, Kept, Presented, Served},
     names::{CallerId, EngineName, Namespace},
-    policy::Permit,
+    policy::{Explained, Permit},
     store::{Lease, Store},
     transport::Peer,
 };
@@ -123,6 +123,11 @@ impl Front {
         let permit = call.authorize(named)?;
         self.ends.check(call.caller(), permit.subject()).await?;
         Ok(permit)
+    }
+
+    /// Explains what another caller's job may do.
+    pub fn explain(&self, caller: &str, namespace: Option<Namespace>) -> Result<Explained, Fault> {
+        self.served.now().explain(caller, namespace)
     }
 
     /// Puts a build into the queue of its engine, which has so many processors; an error if the queue is full.

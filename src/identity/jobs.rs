@@ -18,7 +18,7 @@ use super::{
 use crate::{
     config::{self, Config, JobName, Who},
     fault::{Fault, Reason},
-    names::{CallerId, EngineName, IssuerName, Namespace, printable, shortened},
+    names::{CallerId, EngineName, IssuerName, Job, Namespace, printable, shortened},
     policy::{Policies, Rules},
 };
 
@@ -76,6 +76,12 @@ impl Jobs {
             let served = issuer.served.iter();
             served.map(|(rules, engine)| (format!("jobs of issuer {}", issuer.name), rules, engine))
         })
+    }
+
+    /// The rules of a job whose issuer has proven its name.
+    pub(super) fn rules(&self, job: &Job) -> Option<&Arc<Rules>> {
+        let issuer = self.issuers.iter().find(|issuer| Some(&issuer.name) == job.issuer())?;
+        issuer.served(job).map(|(rules, _)| rules)
     }
 
     /// The caller of `token`, if it looks like a signed token.
@@ -157,13 +163,16 @@ impl Issuer {
         let namespace = Namespace::new(job, run).map_err(|error| format!("names no namespace: {error}"))?;
         let namespace = namespace.issued_by(self.name.clone());
         let job = namespace.job();
-        let served = self.served.iter().find(|(rules, _)| rules.namespaces().matches(job.name()));
-        let (rules, engine) = served.ok_or_else(|| {
+        let (rules, engine) = self.served(job).ok_or_else(|| {
             let job = shown(&job.to_string());
             format!("is of the job `{job}`, and no `[[serve]]` of wharfd's configuration serves it")
         })?;
         let caller = Caller::served(CallerId::Job(job.clone()), rules, engine);
         Ok(Caller { proven: Some(Proven { namespace, by: Proof::Token(at) }), ..caller })
+    }
+
+    fn served(&self, job: &Job) -> Option<&(Arc<Rules>, EngineName)> {
+        self.served.iter().find(|(rules, _)| rules.namespaces().matches(job.name()))
     }
 
     fn unproven(&self, error: &jsonwebtoken::errors::Error) -> String {

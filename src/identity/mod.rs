@@ -4,6 +4,7 @@
 //! fails to ends the search.
 
 mod certificates;
+mod explain;
 mod jenkins;
 mod jobs;
 mod keys;

@@ -7,7 +7,7 @@ use super::{Answer, Caller, Proof, Proven, rules_of};
 use crate::{
     config::{Config, Who},
     fault::{Fault, Reason},
-    names::{CallerId, EngineName, IssuerName, Pattern, Pod},
+    names::{CallerId, EngineName, IssuerName, Job, Pattern, Pod},
     policy::{Policies, Rules},
     transport::Peer,
 };
@@ -72,7 +72,17 @@ impl Pods {
     }
 
     fn rules(&self, pod: &Pod) -> Option<&(Arc<Rules>, EngineName)> {
-        self.served.iter().find(|(rules, _)| rules.namespaces().matches(pod.namespace()))
+        self.of(pod.namespace())
+    }
+
+    /// The same for the job that stands for the pods of a Kubernetes namespace.
+    pub(super) fn rules_of(&self, job: &Job) -> Option<&(Arc<Rules>, EngineName)> {
+        let is_of_pods = job.issuer() == Some(&IssuerName::of_pods());
+        self.of(job.name()).filter(|_| is_of_pods)
+    }
+
+    fn of(&self, namespace: &str) -> Option<&(Arc<Rules>, EngineName)> {
+        self.served.iter().find(|(rules, _)| rules.namespaces().matches(namespace))
     }
 }
 

@@ -96,7 +96,7 @@ impl Policies {
 
     /// The entries: the patterns of each, and what it allows.
     pub fn entries(&self) -> impl Iterator<Item = (String, &Entry)> {
-        self.entries.iter().map(|(jobs, entry)| (listed(jobs), &**entry))
+        self.entries.iter().map(|(jobs, entry)| (listed(jobs).join(", "), &**entry))
     }
 }
 
@@ -141,28 +141,29 @@ impl Entry {
         Self { origin: Origin::Named(name), pull, push, node_images, add, networks, limits }
     }
 
-    pub(super) fn pull(&self, job: &Job, reference: &Reference) -> Result<(), Fault> {
-        if self.pull.iter().any(|pattern| pattern.matches(reference)) {
-            return Ok(());
-        }
-        Err(self.denied(job, "pull", format_args!("pull `{}`", reference.familiar())))
+    pub(super) fn pull(&self, job: &Job, reference: &Reference) -> Result<&ImagePattern, Fault> {
+        let pattern = self.pull.iter().find(|pattern| pattern.matches(reference));
+        pattern.ok_or_else(|| self.denied(job, "pull", format_args!("pull `{}`", reference.familiar())))
     }
 
-    pub(super) fn push(&self, job: &Job, reference: &Reference) -> Result<(), Fault> {
-        if self.push.iter().any(|pattern| pattern.matches(reference)) {
-            return Ok(());
-        }
-        Err(self.denied(job, "push", format_args!("push to `{}`", reference.familiar())))
+    pub(super) fn push(&self, job: &Job, reference: &Reference) -> Result<&ImagePattern, Fault> {
+        let pattern = self.push.iter().find(|pattern| pattern.matches(reference));
+        pattern.ok_or_else(|| self.denied(job, "push", format_args!("push to `{}`", reference.familiar())))
     }
 
-    pub(super) fn has_node_image(&self, reference: &Reference) -> bool {
-        self.node_images.iter().any(|pattern| pattern.matches(reference))
+    pub(super) fn node_image(&self, reference: &Reference) -> Option<&ImagePattern> {
+        self.node_images.iter().find(|pattern| pattern.matches(reference))
     }
 
-    pub(super) fn fetch(&self, job: &Job, url: &str) -> Result<Allowed, Fault> {
-        let allowed = || self.add.iter().filter_map(|pattern| pattern.allows(url));
+    /// The refusal of an image on the node, for an explanation. A build asks the registry instead, which `pull` refuses.
+    pub(super) fn no_node_image(&self, job: &Job, reference: &Reference) -> Fault {
+        self.denied(job, "node_images", format_args!("use `{}` of the node", reference.familiar()))
+    }
+
+    pub(super) fn fetch(&self, job: &Job, url: &str) -> Result<(&UrlPattern, Allowed), Fault> {
+        let allowed = || self.add.iter().filter_map(|pattern| Some((pattern, pattern.allows(url)?)));
         // A host that is named is more than any public one.
-        let named = allowed().find(|allowed| *allowed == Allowed::Named);
+        let named = allowed().find(|(_, allowed)| *allowed == Allowed::Named);
         named
             .or_else(|| allowed().next())
             .ok_or_else(|| self.denied(job, "add", format_args!("fetch `{}` (`ADD`)", printable_url(url))))
@@ -237,11 +238,8 @@ impl Entry {
     }
 
     /// What it allows: each key, and its values.
-    pub fn keys(&self) -> Vec<(&'static str, String)> {
-        let networks = self.networks.iter().map(|network| match network {
-            StepNetwork::Default => "default",
-            StepNetwork::None => "none",
-        });
+    pub fn keys(&self) -> Vec<(&'static str, Vec<String>)> {
+        let networks = self.networks.iter().map(|network| network.as_str());
         let grants = [
             ("pull", listed(&self.pull)),
             ("push", listed(&self.push)),
@@ -249,13 +247,13 @@ impl Entry {
             ("add", listed(&self.add)),
             ("networks", listed(networks)),
         ];
-        grants.into_iter().chain(self.limits_by_key()).collect()
+        let limits = self.limits_by_key().into_iter().map(|(key, limit)| (key, vec![limit]));
+        grants.into_iter().chain(limits).collect()
     }
 }
 
-fn listed(values: impl IntoIterator<Item = impl fmt::Display>) -> String {
-    let values: Vec<String> = values.into_iter().map(|value| value.to_string()).collect();
-    if values.is_empty() { "nothing".to_owned() } else { values.join(", ") }
+fn listed(values: impl IntoIterator<Item = impl fmt::Display>) -> Vec<String> {
+    values.into_iter().map(|value| value.to_string()).collect()
 }
 
 /// Whether a build may fetch from `address`, which the host of `url` has.

@@ -1,6 +1,7 @@
 //! What callers may do, and what jobs may do (`docs/policy.md`). A [`Permit`] is made here and nowhere else.
 
 mod addresses;
+mod check;
 mod entry;
 mod rules;
 
@@ -12,6 +13,7 @@ use crate::{
     names::{Allowed, CallerId, Namespace, RESERVED_HOST, Reference},
 };
 pub(crate) use addresses::{is_no_server, is_public};
+pub use check::{Because, Explained};
 pub use entry::{Entry, Policies};
 pub use rules::Rules;
 
@@ -137,7 +139,8 @@ impl Permit<Namespace> {
 
     /// Whether builds in the namespace may use `reference` if the operator has put it on the node.
     pub fn from_node(&self, reference: Reference) -> Option<Permit<FromNode>> {
-        self.entry.has_node_image(&reference).then(|| self.permit(FromNode(reference)))
+        self.entry.node_image(&reference)?;
+        Some(self.permit(FromNode(reference)))
     }
 
     /// Whether an image of the namespace may get `reference` (`:latest` if it has no tag), which comes from
@@ -165,7 +168,7 @@ impl Permit<Namespace> {
 
     /// Whether a build in the namespace may fetch from `url`, wherever its host is.
     pub fn fetch_from(&self, url: &str) -> Result<Permit<FetchFrom>, Fault> {
-        let allowed = self.entry.fetch(self.subject.job(), url)?;
+        let (_, allowed) = self.entry.fetch(self.subject.job(), url)?;
         Ok(self.permit(FetchFrom { url: url.to_owned(), allowed }))
     }
 

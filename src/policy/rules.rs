@@ -51,6 +51,10 @@ impl Rules {
         &self.namespaces
     }
 
+    pub(super) fn policies(&self) -> &Policies {
+        &self.policies
+    }
+
     /// A description of these rules for the operator, one line for each.
     pub fn describe(&self) -> Vec<String> {
         let caller = [

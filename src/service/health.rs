@@ -5,7 +5,7 @@
 //! | `""` | wharfd takes new work |
 //! | `engine/NAME` | this engine can be used |
 //! | `wharf.v1.BuildService`, `…ImageService`, `…NamespaceService` | the default engine can be used |
-//! | `wharf.v1.NodeService` | always |
+//! | `wharf.v1.NodeService`, `wharf.v1.PolicyService` | always |
 
 use tonic::server::NamedService;
 use tonic_health::{
@@ -13,7 +13,7 @@ use tonic_health::{
     server::{HealthReporter, health_reporter},
 };
 
-use super::{build, image, namespace, node};
+use super::{build, image, namespace, node, policy};
 use crate::{
     engines::{Handle, State},
     front::Front,
@@ -22,12 +22,15 @@ use crate::{
     wire::v1::{
         build_service_server::BuildServiceServer, image_service_server::ImageServiceServer,
         namespace_service_server::NamespaceServiceServer, node_service_server::NodeServiceServer,
+        policy_service_server::PolicyServiceServer,
     },
 };
 
 /// The service name for wharfd as a whole.
 const WHARFD: &str = "";
-const NODE: &str = NodeServiceServer::<node::Node>::NAME;
+/// The services that need none.
+const ALWAYS: [&str; 2] =
+    [NodeServiceServer::<node::Node>::NAME, PolicyServiceServer::<policy::Policy>::NAME];
 /// The services that need an engine.
 const BY_ENGINE: [&str; 3] = [
     BuildServiceServer::<build::Build>::NAME,
@@ -55,10 +58,11 @@ impl Health {
         let (reporter, server) = health_reporter();
         let following = tasks.child("health");
         // wharfd serves as soon as it listens.
-        for name in [WHARFD, NODE].into_iter().chain(BY_ENGINE) {
+        for name in [WHARFD].into_iter().chain(ALWAYS).chain(BY_ENGINE) {
             reporter.set_service_status(name, ServingStatus::Serving).await;
         }
-        let mut all: Vec<String> = [WHARFD, NODE].into_iter().chain(BY_ENGINE).map(str::to_owned).collect();
+        let own = [WHARFD].into_iter().chain(ALWAYS).chain(BY_ENGINE);
+        let mut all: Vec<String> = own.map(str::to_owned).collect();
         for engine in front.engines() {
             let mut names = vec![format!("engine/{}", engine.name())];
             all.extend(names.clone());

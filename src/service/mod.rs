@@ -9,6 +9,7 @@ mod image;
 mod namespace;
 mod node;
 mod outcome;
+mod policy;
 mod spec;
 mod status;
 mod stream;
@@ -33,6 +34,7 @@ use crate::{
     wire::v1::{
         self, build_service_server::BuildServiceServer, image_service_server::ImageServiceServer,
         namespace_service_server::NamespaceServiceServer, node_service_server::NodeServiceServer,
+        policy_service_server::PolicyServiceServer,
     },
 };
 
@@ -134,6 +136,8 @@ pub async fn services(
         .max_decoding_message_size(BUILD_MESSAGE_BYTES_MAX);
     let image = ImageServiceServer::from_arc(Arc::new(image::Images::new(Arc::clone(&front))))
         .max_decoding_message_size(REQUEST_BYTES_MAX);
+    let policy = PolicyServiceServer::from_arc(Arc::new(policy::Policy::new(Arc::clone(&front))))
+        .max_decoding_message_size(REQUEST_BYTES_MAX);
     let namespace = NamespaceServiceServer::from_arc(Arc::new(namespace::Namespaces::new(front)))
         .max_decoding_message_size(REQUEST_BYTES_MAX);
     let health_check = health_check.max_decoding_message_size(HEALTH_BYTES_MAX);
@@ -141,6 +145,7 @@ pub async fn services(
         .add_service(build)
         .add_service(image)
         .add_service(namespace)
+        .add_service(policy)
         .add_service(health_check)
         .add_service(described().build_v1()?.max_decoding_message_size(REQUEST_BYTES_MAX))
         .add_service(described().build_v1alpha()?.max_decoding_message_size(REQUEST_BYTES_MAX))

@@ -125,7 +125,7 @@ fn add_host(entry: &str) -> Result<(String, IpAddr), Fault> {
     Ok((host.to_owned(), address))
 }
 
-fn network(network: &str) -> Result<Network, Fault> {
+pub(super) fn network(network: &str) -> Result<Network, Fault> {
     match network {
         "" | "default" => Ok(Network::Default),
         "none" => Ok(Network::None),

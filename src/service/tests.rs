@@ -101,7 +101,7 @@ async fn every_service_is_healthy_and_describes_itself() {
     }
     let mut health = HealthClient::new(door.channel());
     let own: Vec<_> = described.iter().filter(|name| name.starts_with("wharf.")).cloned().collect();
-    assert_eq!(own.len(), 4, "{described:?}");
+    assert_eq!(own.len(), 5, "{described:?}");
     for service in own.into_iter().chain([String::new()]) {
         let answer = health.check(HealthCheckRequest { service: service.clone() }).await.unwrap();
         assert_eq!(answer.into_inner().status(), ServingStatus::Serving, "{service}");

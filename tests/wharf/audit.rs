@@ -141,6 +141,7 @@ async fn all_calls(test: &Test, wharfd: &Wharfd, rotate: impl FnOnce()) -> (Stri
         &["rmi", "own:1"],
         &["namespace", "ls"],
         &["info"],
+        &["policy", "check"],
     ] {
         job.run(command).await.ok();
     }

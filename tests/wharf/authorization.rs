@@ -7,12 +7,12 @@ use prost_types::FileDescriptorSet;
 use tonic::{Code, Status, transport::Channel};
 use tonic_types::StatusExt as _;
 use wharf::wire::v1::{
-    self, AttachRequest, BuildRequest, BuildSpec, DeleteNamespaceRequest, FILE_DESCRIPTOR_SET,
-    GetInfoRequest, InspectImageRequest, ListImagesRequest, ListNamespacesRequest, PullImageRequest,
-    PushImageRequest, RemoveImageRequest, SaveImagesRequest, SessionOpen, SessionRequest, TagImageRequest,
-    attach_request, build_request, build_service_client::BuildServiceClient,
+    self, AttachRequest, BuildRequest, BuildSpec, CheckPolicyRequest, DeleteNamespaceRequest,
+    FILE_DESCRIPTOR_SET, GetInfoRequest, InspectImageRequest, ListImagesRequest, ListNamespacesRequest,
+    PullImageRequest, PushImageRequest, RemoveImageRequest, SaveImagesRequest, SessionOpen, SessionRequest,
+    TagImageRequest, attach_request, build_request, build_service_client::BuildServiceClient,
     image_service_client::ImageServiceClient, namespace_service_client::NamespaceServiceClient,
-    node_service_client::NodeServiceClient, session_request,
+    node_service_client::NodeServiceClient, policy_service_client::PolicyServiceClient, session_request,
 };
 
 use crate::harness::{Test, Wharf, cases, rpc};
@@ -108,6 +108,11 @@ async fn refusal(method: &str, channel: &Channel, id: &str) -> Option<Status> {
                 assert_eq!(info.get_ref().policy, "");
             }
             info.err()
+        }
+        "PolicyService/CheckPolicy" => {
+            let mut policies = PolicyServiceClient::new(channel.clone());
+            let request = CheckPolicyRequest { namespace, ..CheckPolicyRequest::default() };
+            policies.check_policy(request).await.err()
         }
         // A call that is missing in this table is not tested.
         unknown => panic!("{unknown} is not tried: add it here"),

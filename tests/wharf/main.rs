@@ -41,6 +41,7 @@ mod outcomes;
 mod pasted;
 mod pods;
 mod policy;
+mod policy_check;
 mod policy_files;
 mod policy_limits;
 mod registries;
@@ -85,6 +86,7 @@ fn cases() -> Vec<Case> {
         identity::CASES,
         pods::CASES,
         policy::CASES,
+        policy_check::CASES,
         policy_files::CASES,
         policy_limits::CASES,
         network::CASES,

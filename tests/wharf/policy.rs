@@ -21,20 +21,19 @@ cases![
     a_step_has_only_a_network_that_is_named,
     a_job_without_a_policy_reaches_nothing,
     a_hangup_reads_the_policies_again,
-    info_names_the_policy_of_the_namespace,
 ];
 
 /// A policy for the jobs that match `jobs`.
-fn policy(name: &str, jobs: &str, keys: &str) -> String {
+pub(crate) fn policy(name: &str, jobs: &str, keys: &str) -> String {
     format!("[[policy]]\nname = \"{name}\"\njobs = [\"{jobs}\"]\n{keys}\n")
 }
 
-fn dockerfile(test: &Test, name: &str, text: &str) -> PathBuf {
+pub(crate) fn dockerfile(test: &Test, name: &str, text: &str) -> PathBuf {
     test.context(name, &[("Dockerfile", text)])
 }
 
 /// The requests for a repository.
-fn about(requests: &[String], repository: &str) -> Vec<String> {
+pub(crate) fn about(requests: &[String], repository: &str) -> Vec<String> {
     requests.iter().filter(|request| request.contains(&format!("/v2/{repository}/"))).cloned().collect()
 }
 
@@ -350,23 +349,4 @@ async fn a_hangup_reads_the_policies_again(test: Arc<Test>) {
     reload(&wharfd, &served, "serving uid 1000").await;
     agent.run(["images"]).await.ok();
     agent.build(&goes, &["-t", &registry.name("app:2"), "--push"]).await.ok();
-}
-
-async fn info_names_the_policy_of_the_namespace(test: Arc<Test>) {
-    let config = policy("acme", "acme/*", "") + "[[serve]]\nuid = 1000\nnamespaces = \"acme/*\"\n";
-    let (wharfd, built_in) = tokio::join!(test.wharfd_as_it_ships(Some(&config)), test.wharfd());
-    let job = Wharf::new(&test, &wharfd, "acme/app#1").as_uid(1000);
-    assert!(job.run(["info"]).await.ok().stdout.contains(" Policy: acme\n"));
-    let json = async |job: &Wharf| -> serde_json::Value {
-        serde_json::from_str(&job.run(["info", "--format=json"]).await.ok().stdout).unwrap()
-    };
-    assert_eq!(json(&job).await["Policy"], "acme");
-    // A probe has no namespace of its own; nothing is told of another's.
-    let other = job.in_namespace("other#1");
-    assert!(!other.run(["info"]).await.ok().stdout.contains("Policy"));
-    assert_eq!(json(&other).await["Policy"], json!(null));
-    let root = Wharf::new(&test, &wharfd, "user/root#1");
-    assert_eq!(json(&root).await["Policy"], "built-in", "the operator is not judged");
-    assert_eq!(json(&root.in_container()).await["Policy"], "none");
-    assert_eq!(json(&Wharf::new(&test, &built_in, "acme/app#1")).await["Policy"], "built-in");
 }

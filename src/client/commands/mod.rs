@@ -10,6 +10,7 @@ mod login;
 mod metadata;
 mod namespace;
 mod pages;
+mod policy;
 mod pull;
 mod push;
 mod rmi;
@@ -18,7 +19,7 @@ mod tag;
 mod version;
 
 use super::{
-    args::{Cli, Command, Global, NamespaceCommand},
+    args::{Cli, Command, Global, NamespaceCommand, PolicyCommand},
     connect::{Address, Connection, MESSAGE_BYTES_MAX},
     env::Env,
     exit::{Failure, Stop},
@@ -86,6 +87,9 @@ pub(super) async fn run(cli: Cli) -> Result<(), Stop> {
             NamespaceCommand::Ls(args) => namespace::ls(call, args).await,
             NamespaceCommand::Inspect(args) => namespace::inspect(call, args).await,
             NamespaceCommand::Rm(args) => namespace::rm(call, args).await,
+        },
+        Command::Policy(args) => match args.command {
+            PolicyCommand::Check(args) => policy::check(call, *args).await,
         },
         Command::Version(args) => version::run(call, args).await,
         Command::Info(args) => info::run(call, args).await,

@@ -62,13 +62,17 @@ impl Ci {
     }
 
     fn jobs(&self, more: &str) -> Jobs {
+        let config = self.config(more);
+        Jobs::new(&config, &Policies::of(&config)).unwrap()
+    }
+
+    fn config(&self, more: &str) -> Config {
         let file = format!(
             "[issuers.ci]\npreset = \"jenkins\"\nissuer = \"{URL}\"\naudience = \"wharf\"\njwks = \"{}\"\n\
              [[serve]]\nissuer = \"ci\"\nnamespaces = \"acme/*\"\n{more}",
             self.file.display()
         );
-        let config = Config::with_file(Flags::try_parse_from(["wharfd"]).unwrap(), &file);
-        Jobs::new(&config, &Policies::of(&config)).unwrap()
+        Config::with_file(Flags::try_parse_from(["wharfd"]).unwrap(), &file)
     }
 }
 
@@ -205,4 +209,29 @@ fn keys_are_read_again_when_they_change_and_stay_when_they_are_broken() {
     std::fs::write(&ci.file, "{").unwrap();
     changes(20);
     proven(&jobs, &rotated).unwrap();
+}
+
+#[test]
+fn a_job_is_explained_as_its_token_would_be_judged() {
+    let ci = Ci::new("explained");
+    let policies = "[[policy]]\nname = \"requests\"\njobs = [\"ci:acme/app/PR-*\"]\n\
+                    [[policy]]\nname = \"claimed\"\njobs = [\"acme/*\"]\n";
+    let identities = crate::identity::Identities::new(&ci.config(policies)).unwrap();
+    let explained = |job: &str, namespace: Option<&str>| {
+        let namespace = namespace.map(|name| Namespace::parse(name).unwrap());
+        let explained = identities.explain(job, namespace).map_err(|fault| fault.reason())?;
+        Ok::<_, Reason>((explained.entry().name(), explained.rules().name().to_owned()))
+    };
+    let rule = || "serve issuer ci, acme/*".to_owned();
+    assert_eq!(explained("job ci:acme/app/PR-7", None), Ok(("requests".to_owned(), rule())));
+    assert_eq!(
+        explained("job ci:acme/app/PR-7", Some("acme/app/PR-7#3")),
+        Ok(("requests".to_owned(), rule()))
+    );
+    assert_eq!(explained("job ci:acme/app", None), Ok(("none".to_owned(), rule())));
+    for unknown in ["job ci:other", "job cj:acme/app", "job acme/app", "job ", "ci:acme/app"] {
+        assert_eq!(explained(unknown, None), Err(Reason::InvalidInput), "{unknown}");
+    }
+    let other = explained("job ci:acme/app", Some("acme/app/PR-7#1"));
+    assert_eq!(other, Err(Reason::NamespaceDenied));
 }

@@ -1,0 +1,111 @@
+//! Explains what a job may do. It permits nothing.
+
+use std::{net::IpAddr, sync::Arc};
+
+use super::{Entry, Permit, Rules, entry};
+use crate::{
+    config::StepNetwork,
+    fault::{Fault, Reason},
+    names::{Allowed, Namespace, Reference, printable},
+};
+
+/// What the job of a namespace may do.
+#[derive(Debug)]
+pub struct Explained {
+    namespace: Namespace,
+    rules: Arc<Rules>,
+    entry: Arc<Entry>,
+}
+
+/// Why something is allowed.
+#[derive(Debug)]
+pub struct Because {
+    /// The key.
+    pub key: &'static str,
+    /// The pattern that matches.
+    pub pattern: String,
+    /// What a build looks at, too.
+    pub unless: Option<&'static str>,
+}
+
+impl Permit<Namespace> {
+    /// Explains what the job of the namespace may do.
+    pub fn explain(&self) -> Explained {
+        let (rules, entry) = (Arc::clone(&self.rules), Arc::clone(&self.entry));
+        Explained { namespace: self.subject.clone(), rules, entry }
+    }
+}
+
+impl Rules {
+    /// Explains what the job of `namespace` may do if a caller, named `who` in messages, acts by these rules.
+    pub fn explain(self: &Arc<Self>, who: &str, namespace: Namespace) -> Result<Explained, Fault> {
+        if !self.namespaces().matches(namespace.job().name()) {
+            let (who, named, own) = (printable(who), printable(&namespace.to_string()), self.namespaces());
+            let text = format!("namespace `{named}` is not that of `{who}`, which may use `{own}`");
+            return Err(Fault::new(Reason::NamespaceDenied, text));
+        }
+        let entry = self.policies().entry(namespace.job());
+        Ok(Explained { namespace, rules: Arc::clone(self), entry })
+    }
+}
+
+impl Explained {
+    /// The namespace.
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    /// The rules by which the caller acts there.
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// The entry that is for the job.
+    pub fn entry(&self) -> &Entry {
+        &self.entry
+    }
+
+    /// Whether a registry may be asked for `reference`.
+    pub fn pull(&self, reference: &Reference) -> Result<Because, Fault> {
+        let pattern = self.entry.pull(self.namespace.job(), reference)?;
+        Ok(Because { key: "pull", pattern: pattern.to_string(), unless: None })
+    }
+
+    /// Whether an image may be pushed to `reference`.
+    pub fn push(&self, reference: &Reference) -> Result<Because, Fault> {
+        let pattern = self.entry.push(self.namespace.job(), reference)?;
+        Ok(Because { key: "push", pattern: pattern.to_string(), unless: None })
+    }
+
+    /// Whether builds may use `reference` if the operator has put it on the node.
+    pub fn node_image(&self, reference: &Reference) -> Result<Because, Fault> {
+        match self.entry.node_image(reference) {
+            Some(pattern) => Ok(Because { key: "node_images", pattern: pattern.to_string(), unless: None }),
+            None => Err(self.entry.no_node_image(self.namespace.job(), reference)),
+        }
+    }
+
+    /// Whether a build may fetch `url`, whose host is `host`. Names are not looked up.
+    pub fn add(&self, url: &str, host: &str) -> Result<Because, Fault> {
+        let (pattern, allowed) = self.entry.fetch(self.namespace.job(), url)?;
+        let unless = match (host.parse::<IpAddr>(), allowed) {
+            (Ok(address), _) => {
+                entry::address(url, allowed, address)?;
+                None
+            }
+            (Err(_), Allowed::Public) => {
+                Some("unless an address of the host is one of the node or its network")
+            }
+            (Err(_), Allowed::Named) => {
+                Some("unless an address of the host is link-local or of a metadata service")
+            }
+        };
+        Ok(Because { key: "add", pattern: pattern.to_string(), unless })
+    }
+
+    /// Whether a step may have this network.
+    pub fn network(&self, network: StepNetwork) -> Result<Because, Fault> {
+        self.entry.network(self.namespace.job(), network)?;
+        Ok(Because { key: "networks", pattern: network.as_str().to_owned(), unless: None })
+    }
+}
