@@ -78,6 +78,10 @@ void fill(Map plan, List arguments, Map given) {
         } else if (argument.required) {
             throw new WharfUsage("`" + argument.name + "` is missing")
         }
+        // An image without a name is found by nobody: whoever gives a tag means one.
+        if (argument.name == 'tag' && values.containsKey('tag') && isNull(values.get('tag'))) {
+            throw new WharfUsage("`tag` is null: a variable in it is not set. Omit `tag` to build an image without a name")
+        }
     }
     if (values.get('credentials') != null) {
         logIn(plan, values.get('credentials'))
@@ -88,6 +92,22 @@ void fill(Map plan, List arguments, Map given) {
             plan.warnings.add("`" + named + "` is `" + element + "`: a variable in it may not be set")
         }
     }
+}
+
+/** Whether a value is null, or a list with nothing but nulls. */
+@NonCPS
+boolean isNull(Object value) {
+    if (value instanceof Collection || value instanceof Object[]) {
+        boolean empty = true
+        for (element in value) {
+            if (element != null) {
+                return false
+            }
+            empty = false
+        }
+        return !empty
+    }
+    return value == null
 }
 
 /** Adds one argument to the plan. */

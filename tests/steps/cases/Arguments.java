@@ -70,11 +70,12 @@ final class Arguments {
             argumentsAre("wharfBuild()", "build", "--", ".");
             argumentsAre("wharfPush(tag: 'a')", "push", "--", "a");
         });
-        suite.test("null is not given, but for build arguments", () ->
+        suite.test("null is not given, but for build arguments and the only tag", () ->
             argumentsAre("""
                 dockerBuild(tag: ['a', null], target: null, push: null, context: null, credentials: null, labels: [a: null],
                     secrets: [s: null], buildArgs: [A: null], addHosts: null)
                 """, "build", "--build-arg=A", "--tag=a", "--", "."));
+        suite.test("no tags are no name", () -> argumentsAre("dockerBuild(tag: [])", "build", "--", "."));
         suite.test("a tag that ends in null is warned of", () -> {
             try (Fake fake = Fake.onNode("dockerBuild(tag: [\"app:${env.NOPE}\", 'null:1'])")) {
                 String log = fake.run("SUCCESS").log();
@@ -111,6 +112,8 @@ final class Arguments {
             Map.entry("dockerPush(tag: 'a', credentialsId: 'c')", "no argument `credentialsId`; is `credentials` meant?"),
             Map.entry("dockerBuild(tag: 'a', push: 'true')", "`push` must be true or false, not text"),
             Map.entry("dockerBuild(tag: true)", "`tag` must be text, not a boolean"),
+            Map.entry("dockerBuild(tag: null)", "dockerBuild: `tag` is null: a variable in it is not set. Omit `tag` to build an image without a name. "),
+            Map.entry("dockerBuild(tag: [null, env.NOPE])", "dockerBuild: `tag` is null: "),
             Map.entry("dockerPush(tag: null)", "dockerPush: `tag` is missing"),
             Map.entry("dockerBuild(tag: [a: 1])", "`tag` must be text, not a map"),
             Map.entry("dockerBuild(target: ['a'])", "`target` must be text, not a list"),
