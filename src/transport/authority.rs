@@ -1,10 +1,12 @@
-//! Makes the authority that gRPC's C core sends acceptable to the `http` crate.
+//! Makes the authority that gRPC's C core and its Go library send acceptable to the `http` crate.
 //!
-//! On a Unix socket, clients on the C core (Python, Ruby, PHP, C++) send the socket's percent-encoded path as
-//! `:authority`: `%2Frun%2Fwharf%2Fwharf.sock`. A host may be percent-encoded (RFC 3986, 3.2.2), but the `http`
+//! On a Unix socket, clients on the C core (Python, Ruby, PHP, C++), and Go's with a dialer of their own, such as the
+//! kubelet, send the socket's percent-encoded path as `:authority`: `%2Frun%2Fwharf%2Fwharf.sock`. A host may be percent-encoded (RFC 3986, 3.2.2), but the `http`
 //! crate does not allow it, and h2 then resets the stream before any code of wharfd sees the request. Therefore
-//! each `%` of an authority is replaced by a `-` as it is read. The length stays the same, and so do the
+//! each `%` of an authority is replaced as it is read, by a `-`, or in Huffman code by a `.`. The length stays the same, and so do the
 //! client's and h2's dynamic tables (RFC 7541, 2.3.2). wharfd itself does not use the authority.
+
+use super::huffman::Coded;
 
 /// The name, and its index in HPACK's static table (RFC 7541, appendix A).
 const AUTHORITY: &[u8] = b":authority";
@@ -59,9 +61,15 @@ enum Text {
     Name {
         matched: Option<usize>,
     },
-    Value {
-        is_authority: bool,
-    },
+    Value(Value),
+}
+
+#[derive(Clone, Copy)]
+enum Value {
+    Other,
+    Authority,
+    /// An authority in Huffman code.
+    Coded(Coded),
 }
 
 impl Authorities {
@@ -147,7 +155,7 @@ impl Fields {
             Self::Next => Some(Self::begun(*byte)),
             Self::Index { .. } if *byte & 0x80 != 0 => Some(self),
             Self::Index { is_literal: false } => Some(Self::Next),
-            Self::Index { is_literal: true } => Some(Self::Length(Text::Value { is_authority: false })),
+            Self::Index { is_literal: true } => Some(Self::Length(Text::Value(Value::Other))),
             Self::Length(text) => {
                 let (is_huffman, length) = (*byte & 0x80 != 0, usize::from(*byte & 0x7f));
                 if length == 0x7f {
@@ -173,12 +181,12 @@ impl Fields {
                         let matched = matched.filter(|at| AUTHORITY.get(*at) == Some(byte)).map(|at| at + 1);
                         Text::Name { matched }
                     }
-                    Text::Value { is_authority } => {
-                        if is_authority && *byte == b'%' {
-                            *byte = b'-';
-                        }
+                    Text::Value(Value::Coded(coded)) => Text::Value(Value::Coded(coded.after(byte))),
+                    Text::Value(Value::Authority) if *byte == b'%' => {
+                        *byte = b'-';
                         text
                     }
+                    Text::Value(Value::Authority | Value::Other) => text,
                 };
                 Some(Self::of_text(text, left - 1))
             }
@@ -198,16 +206,18 @@ impl Fields {
             index if index == usize::from(index_max) => Self::Index { is_literal },
             _ if !is_literal => Self::Next,
             0 => Self::Length(Text::Name { matched: Some(0) }),
-            index => Self::Length(Text::Value { is_authority: index == AUTHORITY_INDEX }),
+            AUTHORITY_INDEX => Self::Length(Text::Value(Value::Authority)),
+            _ => Self::Length(Text::Value(Value::Other)),
         }
     }
 
-    /// The C core sends no Huffman code; an authority in Huffman code stays as it is.
+    /// A name in Huffman code is none that has to be known: both send the authority's by its index.
     fn of_length(text: Text, is_huffman: bool, length: usize) -> Self {
         let text = match text {
             _ if !is_huffman => text,
             Text::Name { .. } => Text::Name { matched: None },
-            Text::Value { .. } => Text::Value { is_authority: false },
+            Text::Value(Value::Authority) => Text::Value(Value::Coded(Coded::default())),
+            Text::Value(_) => text,
         };
         Self::of_text(text, length)
     }
@@ -216,9 +226,10 @@ impl Fields {
         match text {
             _ if left > 0 => Self::Text { text, left },
             Text::Name { matched } => {
-                Self::Length(Text::Value { is_authority: matched == Some(AUTHORITY.len()) })
+                let is_authority = matched == Some(AUTHORITY.len());
+                Self::Length(Text::Value(if is_authority { Value::Authority } else { Value::Other }))
             }
-            Text::Value { .. } => Self::Next,
+            Text::Value(_) => Self::Next,
         }
     }
 }

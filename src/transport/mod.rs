@@ -6,6 +6,7 @@ mod authority;
 mod begun;
 mod beside;
 mod http2;
+mod huffman;
 mod limits;
 mod listener;
 pub mod pod;
