@@ -3,16 +3,19 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test check unit fuzz fuzz-frontend deny build frontend package engines down bench clean
+.PHONY: help demo test test-kubernetes check unit fuzz fuzz-frontend deny build frontend package engines down bench clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 17
 
 demo: ## build, push, pull back and run examples/hello with a real engine and registry
 	scripts/demo
 
 test: ## everything that must hold, on both engines, from nothing
 	scripts/test
+
+test-kubernetes: ## wharfd as a DaemonSet in a real cluster of one node, from nothing
+	tests/kubernetes/run
 
 # Both build as `make test` does, so that all three share one target tree: the static release one,
 # which is the one that is shipped, measured and tested in its image, and so is needed anyway.

@@ -31,6 +31,7 @@ DENY_VERSION=0.20.2
 FRONTEND_VERSION=v0.34.2   # of BuildKit, whose Dockerfile frontend it is
 GRPC_VERSION=1.85.1
 KUBERNETES_VALIDATE_VERSION=1.37.0
+KUBERNETES_VERSION=v1.34.4  # for tests/kubernetes
 OLDEST_API=1.45            # Engine 26.1, the oldest that Wharf drives
 
 DEBS_DIR=$CACHE/debs-1
@@ -42,6 +43,8 @@ BUILDX_BIN=$CACHE/buildx-$BUILDX_VERSION/buildx
 BUF_BIN=$CACHE/buf-$BUF_VERSION/buf
 DENY_BIN=$CACHE/cargo-deny-$DENY_VERSION/bin/cargo-deny
 FRONTEND_BIN=$CACHE/frontend-1-$FRONTEND_VERSION/frontend
+KUBERNETES_DIR=$CACHE/kubernetes-1-$KUBERNETES_VERSION
+CNI_DIR=$CACHE/cni-1
 JARS_DIR=$CACHE/jars-1
 VENV_DIR=$CACHE/python-2-$GRPC_VERSION-$KUBERNETES_VALIDATE_VERSION
 ROOT_26=$CACHE/root-trixie-2

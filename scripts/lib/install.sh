@@ -5,14 +5,25 @@
 setup() {
     local what=${1:-test}
     case $what in
-    demo | test | frontend) ;;
-    *) die "setup needs \`demo\`, \`test\` or \`frontend\`, not \`$what\`" ;;
+    demo | test | frontend | kubernetes) ;;
+    *) die "setup needs \`demo\`, \`test\`, \`frontend\` or \`kubernetes\`, not \`$what\`" ;;
     esac
-    [ "$what" != test ] || need_root "setting up the tests' engines"
+    case $what in
+    test | kubernetes) need_root "setting up the tests' engines" ;;
+    esac
     command -v cargo >/dev/null || die "no Rust toolchain (cargo is not on PATH): install one, see https://rustup.rs"
     lock_setup
     if [ "$what" = frontend ]; then
         ensure_frontend
+        return
+    fi
+    if [ "$what" = kubernetes ]; then
+        ensure_packages demo
+        ensure_debs
+        ensure_root 26
+        ensure_frontend
+        ensure_kubernetes
+        ensure_cni
         return
     fi
     ensure_packages "$what"
