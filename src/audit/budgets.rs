@@ -3,28 +3,34 @@
 
 use std::{
     collections::HashMap,
+    hash::Hash,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use crate::names::CallerId;
-
-/// How many events a caller may have at once. No node begins so much work in a minute.
+/// How many events of a kind a caller may have at once. No node begins so much work in a minute.
 const AT_ONCE: u32 = 1000;
 /// How often one more may follow: this is five a second, for as long as the caller likes.
 const EVERY: Duration = Duration::from_millis(200);
-/// The number of callers that are remembered.
+/// The number of callers and kinds that are remembered.
 const CALLERS_MAX: usize = 4096;
 
-/// The budgets of all callers.
-#[derive(Debug, Default)]
-pub struct Budgets(Mutex<Inner>);
+/// The budgets of all callers, one for each `K`: a caller and a kind of its work. Those of one kind must not hide the
+/// others.
+#[derive(Debug)]
+pub struct Budgets<K>(Mutex<Inner<K>>);
 
-#[derive(Debug, Default)]
-struct Inner {
-    callers: HashMap<CallerId, Budget>,
+#[derive(Debug)]
+struct Inner<K> {
+    callers: HashMap<K, Budget>,
     /// Left out of callers that are forgotten since.
     forgotten: u64,
+}
+
+impl<K> Default for Budgets<K> {
+    fn default() -> Self {
+        Self(Mutex::new(Inner { callers: HashMap::new(), forgotten: 0 }))
+    }
 }
 
 #[derive(Debug)]
@@ -38,20 +44,20 @@ struct Budget {
 /// How many events were left out before one that is recorded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LeftOut {
-    /// The caller's own.
+    /// The caller's own of this kind.
     pub own: u64,
     /// Those of callers that are forgotten since.
     pub of_others: u64,
 }
 
-impl Budgets {
+impl<K: Clone + Eq + Hash> Budgets<K> {
     /// Takes an event from `caller`'s budget. Returns how many were left out before it; `None` if this one has to be
     /// left out, too.
-    pub fn take(&self, caller: &CallerId) -> Option<LeftOut> {
+    pub fn take(&self, caller: &K) -> Option<LeftOut> {
         self.take_at(caller, Instant::now())
     }
 
-    fn take_at(&self, caller: &CallerId, now: Instant) -> Option<LeftOut> {
+    fn take_at(&self, caller: &K, now: Instant) -> Option<LeftOut> {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Inner { callers, forgotten } = &mut *inner;
         if !callers.contains_key(caller) && callers.len() >= CALLERS_MAX {
@@ -78,7 +84,7 @@ impl Budgets {
 
 /// Forgets the callers whose budgets are full again, or else the one with the fullest: a new caller must not be
 /// invisible because others have many events. What was left out of them is still counted.
-fn make_room(callers: &mut HashMap<CallerId, Budget>, forgotten: &mut u64, now: Instant) {
+fn make_room<K>(callers: &mut HashMap<K, Budget>, forgotten: &mut u64, now: Instant) {
     let fullest = callers.values().map(|budget| budget.renewed(now)).max().unwrap_or(AT_ONCE);
     let mut may_forget = true;
     callers.retain(|_, budget| {
@@ -101,6 +107,7 @@ impl Budget {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::names::CallerId;
 
     #[test]
     fn a_caller_has_so_many_events_and_the_rest_is_counted() {

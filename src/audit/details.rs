@@ -8,10 +8,13 @@ use std::{
 use serde_json::{Value, json};
 
 use super::event::{Event, bounded};
-use crate::names::{Reference, reference::Digest};
+use crate::names::{Reference, printable_json, reference::Digest};
 
 /// The limit on the entries of each list. A Dockerfile names a few images; a build has 64 passes at most.
 const ENTRIES_MAX: usize = 64;
+/// The limit on the bytes of each list in its line. With three of them a line is shorter than the 48 KiB at which
+/// journald cuts it (`LineMax`).
+const LIST_BYTES_MAX: usize = 8 << 10;
 
 /// The way by which an image was admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,6 +122,7 @@ impl Details {
 #[derive(Debug, Default)]
 struct List {
     entries: Vec<Value>,
+    bytes: usize,
     more: usize,
 }
 
@@ -127,7 +131,11 @@ impl List {
         if self.entries.contains(&entry) {
             return;
         }
-        if self.entries.len() < ENTRIES_MAX {
+        // As in the line, with a comma.
+        let bytes = printable_json(&entry.to_string()).len() + 1;
+        // Once one is left out, so are all that follow: the list is the beginning of what happened.
+        if self.more == 0 && self.entries.len() < ENTRIES_MAX && self.bytes + bytes <= LIST_BYTES_MAX {
+            self.bytes += bytes;
             self.entries.push(entry);
         } else {
             self.more += 1;

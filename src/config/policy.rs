@@ -9,7 +9,7 @@ use super::{
     file::{File, Seconds},
     place,
 };
-use crate::names::{ImagePattern, Pattern, PolicyName, UrlPattern, printable};
+use crate::names::{ImagePattern, IssuerName, JobPattern, PolicyName, UrlPattern, printable};
 
 /// An entry of `[[policy]]`. A key that is missing grants nothing, except `networks`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -18,7 +18,7 @@ pub struct Policy {
     /// The name in messages; no other entry has it.
     pub name: PolicyName,
     /// The jobs that it is for, by their whole names: `acme/app`, or `ISSUER:acme/app` if a token proves the name.
-    pub jobs: Vec<Pattern>,
+    pub jobs: Vec<JobPattern>,
     /// The images that registries are asked for.
     #[serde(default)]
     pub pull: Vec<ImagePattern>,
@@ -133,7 +133,19 @@ pub(super) fn entries(
         if entries.iter().any(|earlier| earlier.name == entry.name) {
             return refused(format!("policy `{}`: an earlier entry has the same name", entry.name));
         }
-        let is_covered = |pattern: &Pattern| {
+        let is_known = |issuer: &IssuerName| {
+            written.issuers.contains_key(issuer)
+                || (written.csi.is_some() && *issuer == IssuerName::of_pods())
+        };
+        if let Some(issuer) =
+            entry.jobs.iter().filter_map(JobPattern::issuer).find(|issuer| !is_known(issuer))
+        {
+            let name = &entry.name;
+            return refused(format!(
+                "policy `{name}`: there is no [issuers.{issuer}]; for jobs whose own names begin so, write `:{issuer}:…`"
+            ));
+        }
+        let is_covered = |pattern: &JobPattern| {
             entries.iter().any(|earlier| earlier.jobs.iter().any(|earlier| earlier.covers(pattern)))
         };
         if let Some(pattern) = entry.jobs.iter().find(|pattern| is_covered(pattern)) {

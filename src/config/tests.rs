@@ -151,7 +151,7 @@ fn two_names_are_two_engines() {
 fn a_policy_is_one_entry_for_some_jobs() {
     let entry = |name: &str, jobs: &str| format!("[[policy]]\nname = \"{name}\"\njobs = {jobs}\n");
     assert_eq!(load(&[], "").unwrap().policy, None);
-    let two = entry("requests", "[\"acme/app/PR-*\"]") + &entry("acme", "[\"acme/*\", \"ci:acme/*\"]");
+    let two = entry("requests", "[\"acme/app/PR-*\"]") + &entry("acme", "[\"acme/*\", \":ci:acme/*\"]");
     let policy = load(&[], &two).unwrap().policy.unwrap();
     let [requests, acme] = policy.as_slice() else { panic!("{policy:?}") };
     assert_eq!((requests.name.to_string(), acme.jobs.len()), ("requests".to_owned(), 2));
@@ -357,4 +357,17 @@ fn pods_are_served_where_an_entry_says_so() {
         let wrong = error(&file);
         assert!(wrong.contains(why) && wrong.starts_with("w.toml:"), "{file}: {wrong}");
     }
+}
+
+#[test]
+fn a_pattern_of_jobs_names_an_issuer_that_there_is() {
+    let policy = |jobs: &str| format!("[[policy]]\nname = \"p\"\njobs = [\"{jobs}\"]\n");
+    let issuer = "[issuers.ci]\npreset = \"jenkins\"\nissuer = \"https://ci.example/oidc\"\naudience = \"wharf\"\n\
+                  jwks = \"/j\"\n[[serve]]\nissuer = \"ci\"\nnamespaces = \"*\"\n";
+    for jobs in ["ci:acme/*", "ci*", ":ci:acme/*", "a/b:c"] {
+        assert!(load(&[], &(policy(jobs) + issuer)).is_ok(), "{jobs}");
+    }
+    assert!(error(&policy("ci:acme/*")).contains("policy `p`: there is no [issuers.ci]; for jobs whose own"));
+    assert!(error(&policy("pods:build")).contains("no [issuers.pods]"));
+    assert!(error(&(policy("ci:") + issuer)).contains("`ci:` names no job; `ci:*` is every job"));
 }

@@ -104,6 +104,14 @@ impl Call {
         begun
     }
 
+    /// Records that the call has ended with its work.
+    pub fn ended_with<T>(&self, done: &Result<T, Fault>) {
+        match done {
+            Ok(_) => self.ended(&End::Done),
+            Err(fault) => self.ended(&End::Fault(fault)),
+        }
+    }
+
     /// Records how the call has ended. Only the first end counts.
     pub fn ended(&self, end: &End<'_>) {
         self.inner.record.end(end);

@@ -24,7 +24,8 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Events {
     trail: Trail,
-    budgets: Budgets,
+    /// `None` is the end of a namespace.
+    budgets: Budgets<(CallerId, Option<Kind>)>,
     /// The number of calls so far.
     calls: AtomicU64,
 }
@@ -115,7 +116,7 @@ impl CallEvents {
         if !self.events.trail.is_on() || self.work.get().is_some() {
             return;
         }
-        let left_out = self.events.budgets.take(&self.caller);
+        let left_out = self.events.budgets.take(&(self.caller.clone(), kind));
         if left_out.is_none() {
             let caller = &self.caller;
             each_second!(warn, %caller, "a caller has too many events for the audit log: some are left out");

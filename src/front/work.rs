@@ -9,7 +9,7 @@ use std::{
 
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
-use super::quotas::Share;
+use super::{call::Call, quotas::Share};
 use crate::{
     fault::Fault,
     names::{EngineName, Namespace},
@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// The kinds of work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// A build.
     Build,
@@ -258,15 +258,19 @@ impl Member {
         &self.group
     }
 
-    /// Does `work` to its end even if the client disconnects: half of a change helps nobody.
+    /// Does the `work` of `call` to its end even if the client disconnects: half of a change helps nobody. Its end is
+    /// the call's: a client that leaves does not make it less done.
     pub fn to_its_end<T: Send + 'static>(
         self,
+        call: &Call,
         work: impl Future<Output = Result<T, Fault>> + Send + 'static,
     ) -> impl Future<Output = Result<T, Fault>> + Send {
-        let (tasks, work) = (self.group.clone(), Box::pin(work));
+        let (tasks, work, call) = (self.group.clone(), Box::pin(work), call.clone());
         let held = async move {
             let _member = self;
-            work.await
+            let done = work.await;
+            call.ended_with(&done);
+            done
         };
         async move { tasks.spawn("change", held).await? }
     }

@@ -7,8 +7,8 @@ use crate::{
     config::{Config, Limits, Policy, StepNetwork},
     fault::{Fault, Reason},
     names::{
-        Allowed, ImagePattern, IssuerName, Job, Pattern, PolicyName, Reference, UrlPattern, printable,
-        printable_url, shortened,
+        Allowed, ImagePattern, Job, JobPattern, PolicyName, Reference, UrlPattern, printable, printable_url,
+        shortened,
     },
 };
 
@@ -19,10 +19,9 @@ const JOB_BYTES_MAX: usize = 200;
 #[derive(Debug, PartialEq, Eq)]
 pub struct Policies {
     /// In the file's order: the first whose patterns match a job applies, alone.
-    entries: Vec<(Vec<Pattern>, Arc<Entry>)>,
+    entries: Vec<(Vec<JobPattern>, Arc<Entry>)>,
     /// The entry for all other jobs.
     otherwise: Arc<Entry>,
-    issuers: Vec<IssuerName>,
 }
 
 /// What a job may do.
@@ -52,12 +51,6 @@ impl Policies {
         Arc::new(Self {
             entries: entries.iter().map(|entry| (entry.jobs.clone(), Entry::of(entry).into())).collect(),
             otherwise: Entry::missing().into(),
-            issuers: config
-                .issuers
-                .keys()
-                .cloned()
-                .chain(config.csi.is_some().then(IssuerName::of_pods))
-                .collect(),
         })
     }
 
@@ -68,15 +61,8 @@ impl Policies {
 
     /// The entry for a job.
     pub(super) fn entry(&self, job: &Job) -> Arc<Entry> {
-        let name = job.to_string();
-        // Whoever may claim any name must not get what is for the jobs of an issuer.
-        let claims_an_issuer = job.issuer().is_none()
-            && self
-                .issuers
-                .iter()
-                .any(|issuer| name.strip_prefix(issuer.as_str()).is_some_and(|rest| rest.starts_with(':')));
-        let entry = self.entries.iter().find(|(jobs, _)| jobs.iter().any(|jobs| jobs.matches(&name)));
-        let found = entry.filter(|_| !claims_an_issuer).map_or(&self.otherwise, |(_, entry)| entry);
+        let entry = self.entries.iter().find(|(jobs, _)| jobs.iter().any(|jobs| jobs.matches(job)));
+        let found = entry.map_or(&self.otherwise, |(_, entry)| entry);
         Arc::clone(found)
     }
 
@@ -103,7 +89,7 @@ impl Policies {
 /// The built-in rules.
 impl Default for Policies {
     fn default() -> Self {
-        Self { entries: Vec::new(), otherwise: Entry::built_in().into(), issuers: Vec::new() }
+        Self { entries: Vec::new(), otherwise: Entry::built_in().into() }
     }
 }
 
@@ -170,13 +156,11 @@ impl Entry {
     }
 
     pub(super) fn network(&self, job: &Job, network: StepNetwork) -> Result<(), Fault> {
-        if self.networks.contains(&network) {
+        // None at all is less than any.
+        if network == StepNetwork::None || self.networks.contains(&network) {
             return Ok(());
         }
-        let action = match network {
-            StepNetwork::Default => "run a step with a network: `RUN` needs `--network=none`",
-            StepNetwork::None => "run a step with `--network=none`",
-        };
+        let action = "run a step with a network: `RUN` needs `--network=none`";
         Err(self.denied(job, "networks", format_args!("{action}")))
     }
 
@@ -239,7 +223,9 @@ impl Entry {
 
     /// What it allows: each key, and its values.
     pub fn keys(&self) -> Vec<(&'static str, Vec<String>)> {
-        let networks = self.networks.iter().map(|network| network.as_str());
+        let has_none = self.networks.contains(&StepNetwork::None);
+        let networks = self.networks.iter().chain((!has_none).then_some(&StepNetwork::None));
+        let networks = networks.map(|network| network.as_str());
         let grants = [
             ("pull", listed(&self.pull)),
             ("push", listed(&self.push)),

@@ -329,6 +329,14 @@ mod tests {
     }
 
     #[test]
+    fn a_step_may_always_have_no_network() {
+        for networks in ["networks = []", "networks = [\"default\"]", "networks = [\"none\"]", ""] {
+            let file = format!("[[policy]]\nname = \"a\"\njobs = [\"*\"]\n{networks}\n");
+            assert!(job(&file, "x").network(StepNetwork::None).is_ok(), "{networks}");
+        }
+    }
+
+    #[test]
     fn only_a_host_that_is_named_may_be_private_and_none_a_metadata_service() {
         let branch = job(FILE, "acme/app/main");
         let at = |url: &str, address: &str| {

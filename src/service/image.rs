@@ -180,9 +180,9 @@ impl ImageService for Images {
             let target = permit.tag_as("target", reference("target", &request.target)?)?;
             let images = call.images().await?;
             let member = self.front.begin(&call, &permit, Kind::Change).await?;
-            let (front, call) = (Arc::clone(&self.front), call.clone());
+            let (front, changing, call) = (Arc::clone(&self.front), call.clone(), call.clone());
             member
-                .to_its_end(async move {
+                .to_its_end(&changing, async move {
                     let _look = front.look(&call, Look::Work).await;
                     let image = images.find_image(&permit, &request.source).await?;
                     call.details().image(image.id(), None::<&str>);
@@ -240,9 +240,9 @@ impl ImageService for Images {
             call.details().reference(&request.reference);
             let images = call.images().await?;
             let member = self.front.begin(&call, &permit, Kind::Change).await?;
-            let (front, call) = (Arc::clone(&self.front), call.clone());
+            let (front, changing, call) = (Arc::clone(&self.front), call.clone(), call.clone());
             member
-                .to_its_end(async move {
+                .to_its_end(&changing, async move {
                     let _look = front.look(&call, Look::Work).await;
                     let removed = images.remove_image(&permit, &request.reference, request.force).await?;
                     removed.untagged.iter().for_each(|reference| call.details().untagged(reference));

@@ -78,36 +78,43 @@ impl NamespaceService for Namespaces {
             let tasks = work.group().enter("delete namespace")?;
             tasks
                 .spawn("delete namespace", async move {
-                    // First, so that the next wharfd knows it if this one ends meanwhile.
-                    let job = if job { Some(front.end_job(&ending, &permit).await?) } else { None };
-                    let end = work.end(&name, &permit).await;
-                    let look = front.look(&ending, Look::Work).await;
-                    let engine = images;
-                    let (images, references) = engine.delete_namespace(&permit).await?;
-                    front.has_ended(&permit).await?;
-                    let (mut mounts, mut is_left) = (RemovedMounts::default(), false);
-                    if let Some(job) = job {
-                        // Otherwise another run of the job builds, and the janitor removes them later.
-                        if let Some(_retiring) = work.retire_job(&name, &job) {
-                            let store = engine.store().of(permit.caller());
-                            mounts = engine.retire_job(&store, &job, None).await?;
-                            is_left = mounts.in_use > 0;
-                        } else {
-                            is_left = true;
+                    let deleting = ending.clone();
+                    let deleted = async move {
+                        // First, so that the next wharfd knows it if this one ends meanwhile.
+                        let job = if job { Some(front.end_job(&ending, &permit).await?) } else { None };
+                        let end = work.end(&name, &permit).await;
+                        let look = front.look(&ending, Look::Work).await;
+                        let engine = images;
+                        let (images, references) = engine.delete_namespace(&permit).await?;
+                        front.has_ended(&permit).await?;
+                        let (mut mounts, mut is_left) = (RemovedMounts::default(), false);
+                        if let Some(job) = job {
+                            // Otherwise another run of the job builds, and the janitor removes them later.
+                            if let Some(_retiring) = work.retire_job(&name, &job) {
+                                let store = engine.store().of(permit.caller());
+                                mounts = engine.retire_job(&store, &job, None).await?;
+                                is_left = mounts.in_use > 0;
+                            } else {
+                                is_left = true;
+                            }
+                            ending.details().retired(mounts.count, mounts.size);
                         }
-                        ending.details().retired(mounts.count, mounts.size);
-                    }
-                    drop((look, share));
-                    references.iter().for_each(|reference| ending.details().untagged(reference));
-                    ending.details().ended(images, end.builds());
-                    Ok(DeleteNamespaceResponse {
-                        references: references.iter().map(ToString::to_string).collect(),
-                        cancelled_builds: end.builds(),
-                        images: u32::try_from(images).unwrap_or(u32::MAX),
-                        cache_mounts: u32::try_from(mounts.count).unwrap_or(u32::MAX),
-                        cache_mounts_size: mounts.size,
-                        cache_mounts_in_use: is_left,
-                    })
+                        drop((look, share));
+                        references.iter().for_each(|reference| ending.details().untagged(reference));
+                        ending.details().ended(images, end.builds());
+                        Ok(DeleteNamespaceResponse {
+                            references: references.iter().map(ToString::to_string).collect(),
+                            cancelled_builds: end.builds(),
+                            images: u32::try_from(images).unwrap_or(u32::MAX),
+                            cache_mounts: u32::try_from(mounts.count).unwrap_or(u32::MAX),
+                            cache_mounts_size: mounts.size,
+                            cache_mounts_in_use: is_left,
+                        })
+                    };
+                    let deleted = deleted.await;
+                    // The end is done, whether or not its client is still there.
+                    deleting.ended_with(&deleted);
+                    deleted
                 })
                 .await?
         })

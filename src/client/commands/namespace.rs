@@ -19,8 +19,8 @@ use crate::{
     },
 };
 
-const COLUMNS: [&str; 6] = ["NAMESPACE", "ISSUER", "CREATED", "LAST USED", "IMAGES", "SIZE"];
-/// A namespace whose name wharfd has lost, and one without an issuer.
+const COLUMNS: [&str; 5] = ["NAMESPACE", "CREATED", "LAST USED", "IMAGES", "SIZE"];
+/// A namespace whose name wharfd has lost.
 const NONE: &str = "<none>";
 
 pub(super) async fn ls(mut call: Call, args: NamespaceLsArgs) -> Result<(), Stop> {
@@ -36,8 +36,8 @@ pub(super) async fn ls(mut call: Call, args: NamespaceLsArgs) -> Result<(), Stop
             listed.iter().map(|info| {
                 let namespace = info.namespace.as_ref();
                 [
-                    namespace.map_or_else(|| NONE.to_owned(), name),
-                    issuer(info).map_or_else(|| NONE.to_owned(), printable),
+                    // As `namespace rm` reads it: a part of it could be another's.
+                    namespace.map_or_else(|| NONE.to_owned(), |name| printable(&listed_as(name))),
                     units::since(seconds(info.created), now),
                     units::since(seconds(info.last_used), now),
                     info.images.to_string(),
@@ -136,10 +136,6 @@ fn named(call: &Call, args: NamedArgs) -> Result<Named, Failure> {
         Some(issuer) => namespace.issued_by(issuer),
         None => Ok(namespace),
     }
-}
-
-fn name(namespace: &v1::Namespace) -> String {
-    printable(&format!("{}#{}", namespace.job, namespace.run))
 }
 
 fn issuer(info: &NamespaceInfo) -> Option<&str> {
