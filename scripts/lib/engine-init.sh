@@ -29,7 +29,11 @@ mount -t proc proc "$ROOT/proc"
 mount --rbind /sys "$ROOT/sys"
 mount --rbind /dev "$ROOT/dev"
 mount --bind "$STATE" "$ROOT/run/engine"
-mount --bind "$STATE/data" "$ROOT/var/lib/docker"
+if [ -n "${WHARF_ENGINE_SIZE:-}" ]; then
+    mount -t tmpfs -o "size=$WHARF_ENGINE_SIZE" tmpfs "$ROOT/var/lib/docker"
+else
+    mount --bind "$STATE/data" "$ROOT/var/lib/docker"
+fi
 [ -z "$BIN" ] || mount --bind "$BIN" "$ROOT/run/bin"
 cp "$STATE/daemon.json" "$ROOT/etc/docker/daemon.json"
 

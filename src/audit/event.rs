@@ -35,6 +35,8 @@ pub enum Kind {
     NamespaceEnded,
     /// The cache mounts of a job that is ended, or that nobody builds, are gone.
     JobRetired,
+    /// The disk of an engine has become low, or has space again.
+    Disk,
     /// Events could not be written.
     Lost,
 }
@@ -53,6 +55,7 @@ impl Kind {
             Self::Refused => "refused",
             Self::NamespaceEnded => "namespace_ended",
             Self::JobRetired => "job_retired",
+            Self::Disk => "disk",
             Self::Lost => "lost",
         }
     }

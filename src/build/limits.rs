@@ -5,9 +5,12 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use tokio::{sync::Notify, time::sleep};
+use tokio::{
+    sync::{Notify, watch},
+    time::sleep,
+};
 
-use crate::{config::Limits, fault::Fault, names::Namespace, policy::Permit};
+use crate::{config::Limits, engines::Disk, fault::Fault, names::Namespace, policy::Permit};
 
 /// What a build has used of its limits.
 #[derive(Debug)]
@@ -18,6 +21,8 @@ pub struct Used {
     log: AtomicU64,
     exceeded: Mutex<Option<&'static str>>,
     changed: Notify,
+    /// The disk of the build's engine.
+    disk: watch::Receiver<Disk>,
 }
 
 impl Used {
@@ -30,7 +35,13 @@ impl Used {
             log: AtomicU64::new(0),
             exceeded: Mutex::default(),
             changed: Notify::new(),
+            disk: watch::Sender::default().subscribe(),
         }
+    }
+
+    /// The same for a build on an engine with this disk.
+    pub fn on(self, disk: watch::Receiver<Disk>) -> Self {
+        Self { disk, ..self }
     }
 
     /// Counts bytes that the client has sent of its directories or its tar; false if they are too many.
@@ -62,13 +73,13 @@ impl Used {
         self.exceeded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The refusal, if the build has exceeded a limit.
+    /// The refusal, if the build has exceeded a limit, or its engine's disk is full.
     pub fn refused(&self) -> Option<Fault> {
         let key = *self.exceeded();
-        key.map(|key| self.namespace.over(key))
+        key.map(|key| self.namespace.over(key)).or_else(|| self.disk.borrow().end())
     }
 
-    /// Waits until the build exceeds a limit; its time begins now.
+    /// Waits until the build exceeds a limit, or its engine's disk is full; its time begins now.
     pub async fn watch(&self) -> Fault {
         let time = async {
             match self.limits.build_time {
@@ -77,9 +88,19 @@ impl Used {
             }
             self.exceed("build_time");
         };
+        let mut disk = self.disk.clone();
+        let full = async {
+            let full = disk.wait_for(|disk| disk.end().is_some()).await.ok().and_then(|disk| disk.end());
+            match full {
+                Some(fault) => fault,
+                // Nobody measures it.
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             () = time => {}
             () = self.changed.notified() => {}
+            fault = full => return fault,
         }
         self.refused().unwrap_or_else(|| Fault::internal("a limit is exceeded, and none is known"))
     }

@@ -1,5 +1,7 @@
 //! BuildKit's cache: the records of cache mounts, and their removal.
 
+use std::time::Duration;
+
 use bollard_buildkit_proto::moby::buildkit::v1::{DiskUsageRequest, PruneRequest, UsageRecord};
 use tonic::Status;
 
@@ -69,6 +71,23 @@ pub async fn remove_cache_mounts(connection: &Connection, records: &[String]) ->
         }
     }
     Ok(gone)
+}
+
+/// Removes what is in BuildKit's cache, but cache mounts, and was not used for `age`, as far as no build has it and no image
+/// needs it. Returns the bytes.
+pub async fn remove_unused(connection: &Connection, age: Duration) -> Result<i64, Status> {
+    let request = PruneRequest {
+        filter: vec![format!("type!={CACHE_MOUNT}")],
+        keep_duration: i64::try_from(age.as_nanos()).unwrap_or(i64::MAX),
+        ..PruneRequest::default()
+    };
+    let mut control = connection.control();
+    let mut removed = control.prune(request).await?.into_inner();
+    let mut size = 0_i64;
+    while let Some(record) = removed.message().await? {
+        size = size.saturating_add(record.size);
+    }
+    Ok(size)
 }
 
 /// The id in the description of a cache mount's record, `cached mount TARGET from exec COMMAND with id "ID"`

@@ -1,6 +1,9 @@
 //! The engines of the configuration.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use super::{ConfigError, Flags, env, file::File, place};
 use crate::names::{EngineName, SocketPath, socket::SocketPathError};
@@ -12,12 +15,18 @@ pub(super) const ENGINE: &str = "unix:///var/run/docker.sock";
 pub struct Engines {
     pub(super) sockets: BTreeMap<EngineName, SocketPath>,
     pub(super) default: EngineName,
+    pub(super) disks: BTreeMap<EngineName, PathBuf>,
 }
 
 impl Engines {
     /// The engine for users whose entry names none.
     pub fn default_name(&self) -> &EngineName {
         &self.default
+    }
+
+    /// A directory on the disk of an engine's storage, if the configuration names one.
+    pub fn disk(&self, engine: &EngineName) -> Option<&Path> {
+        self.disks.get(engine).map(PathBuf::as_path)
     }
 
     /// Every engine and its socket.
@@ -88,7 +97,18 @@ pub(super) fn engines(
             });
         }
     }
-    Ok(Engines { sockets, default })
+    let mut disks = BTreeMap::new();
+    for (name, engine) in &written.engines {
+        let Some(disk) = &engine.disk else { continue };
+        if !disk.as_ref().is_absolute() {
+            return Err(ConfigError::File {
+                place: place(path, text, Some(disk.span())),
+                message: format!("engines.{}.disk is not an absolute path", name.as_str()),
+            });
+        }
+        disks.insert(name.clone(), disk.as_ref().clone());
+    }
+    Ok(Engines { sockets, default, disks })
 }
 
 pub(super) fn no_engine(key: &str, name: &EngineName, known: &BTreeMap<EngineName, SocketPath>) -> String {

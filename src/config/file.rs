@@ -3,19 +3,23 @@
 use std::{
     collections::BTreeMap,
     num::{NonZeroU32, NonZeroUsize},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
 use serde::{Deserialize, Deserializer, de::Error as _};
 use toml::Spanned;
 
-use super::{Frontend, Policy, SocketMode, issuers, parse_seconds};
+use super::{ConfigError, Frontend, Policy, SocketMode, disk, issuers, parse_seconds, place};
 use crate::{
     audit::Destination,
     names::{CertificateName, EngineName, IssuerName, ListenAddress, Pattern, SocketPath},
     telemetry::{Filter, Format},
 };
+
+/// A job that builds once a month keeps its cache mounts.
+const JOB_RETIRE_AFTER: Duration = Duration::from_secs(45 * 24 * 3600);
+const JOB_RETIRE_AFTER_MIN: Duration = Duration::from_secs(3600);
 
 /// The file as it is written. An unknown key is an error.
 #[derive(Debug, Default, Deserialize)]
@@ -34,6 +38,7 @@ pub(super) struct File {
     pub(super) grace_period: Option<Seconds>,
     pub(super) namespace_ttl: Option<Seconds>,
     pub(super) job: Job,
+    pub(super) disk: Option<Spanned<disk::Written>>,
     pub(super) max_builds: Option<NonZeroUsize>,
     pub(super) max_builds_per_job: Option<NonZeroUsize>,
     pub(super) log_format: Option<Format>,
@@ -50,7 +55,22 @@ pub(super) struct File {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Job {
-    pub(super) retire_after: Option<Spanned<Seconds>>,
+    retire_after: Option<Spanned<Seconds>>,
+}
+
+impl Job {
+    /// How long a job keeps its cache mounts.
+    pub(super) fn retire_after(&self, (path, text): (&Path, &str)) -> Result<Duration, ConfigError> {
+        match &self.retire_after {
+            Some(time) if time.as_ref().0 < JOB_RETIRE_AFTER_MIN => Err(ConfigError::File {
+                place: place(path, text, Some(time.span())),
+                message: "job.retire_after: a job's caches would be gone at its next build; give 1h or more"
+                    .to_owned(),
+            }),
+            Some(time) => Ok(time.as_ref().0),
+            None => Ok(JOB_RETIRE_AFTER),
+        }
+    }
 }
 
 /// `[tls]`.
@@ -76,6 +96,7 @@ pub(super) struct Csi {
 #[serde(deny_unknown_fields)]
 pub(super) struct Engine {
     pub(super) socket: SocketPath,
+    pub(super) disk: Option<Spanned<PathBuf>>,
 }
 
 /// `[[serve]]`.

@@ -1,6 +1,7 @@
 //! wharfd's configuration: flags, `WHARFD_*` and the configuration file, merged and checked.
 
 mod csi;
+mod disk;
 mod engines;
 pub(crate) mod env;
 mod file;
@@ -29,6 +30,7 @@ use crate::{
     telemetry::{Filter, Format},
 };
 pub use csi::{Csi, DRIVER};
+pub use disk::{DiskMarks, Mark};
 pub use engines::Engines;
 use file::File;
 pub use flags::Flags;
@@ -44,9 +46,6 @@ const GRACE_PERIOD: Duration = Duration::from_secs(25);
 /// A run that waits for a person may wait over night.
 const NAMESPACE_TTL: Duration = Duration::from_secs(24 * 3600);
 const NAMESPACE_TTL_MIN: Duration = Duration::from_secs(300);
-/// A job that builds once a month keeps its cache mounts.
-const JOB_RETIRE_AFTER: Duration = Duration::from_secs(45 * 24 * 3600);
-const JOB_RETIRE_AFTER_MIN: Duration = Duration::from_secs(3600);
 /// As many builds, or pushes and pulls, as a caller is likely to want; a little more than one engine runs at once.
 pub const AT_ONCE: u32 = 160;
 /// A configuration is about a page; a larger file is some other file.
@@ -87,6 +86,8 @@ pub struct Config {
     pub namespace_ttl: Duration,
     /// How long a job keeps its cache mounts when nobody builds it.
     pub job_retire_after: Duration,
+    /// How much of each engine's disk stays free.
+    pub disk: DiskMarks,
     /// How many builds run at once.
     pub builds: BuildLimits,
     /// How the log looks.
@@ -218,6 +219,7 @@ impl Config {
             grace_period,
             namespace_ttl,
             job_retire_after,
+            disk,
             builds,
             log_format,
             log_level,
@@ -235,6 +237,7 @@ impl Config {
             ("grace_period", *grace_period != new.grace_period),
             ("namespace_ttl", *namespace_ttl != new.namespace_ttl),
             ("job.retire_after", *job_retire_after != new.job_retire_after),
+            ("disk", *disk != new.disk),
             ("max_builds", builds.max != new.builds.max),
             ("max_builds_per_job", builds.max_per_job != new.builds.max_per_job),
             ("log_format", *log_format != new.log_format),
@@ -312,18 +315,7 @@ impl Config {
         if namespace_ttl.is_some_and(|ttl| ttl < NAMESPACE_TTL_MIN) {
             return Err(ConfigError::NamespaceTtl);
         }
-        let job_retire_after = match written.job.retire_after {
-            Some(time) if time.as_ref().0 < JOB_RETIRE_AFTER_MIN => {
-                return Err(ConfigError::File {
-                    place: place(path, text, Some(time.span())),
-                    message:
-                        "job.retire_after: a job's caches would be gone at its next build; give 1h or more"
-                            .to_owned(),
-                });
-            }
-            Some(time) => time.as_ref().0,
-            None => JOB_RETIRE_AFTER,
-        };
+        let job_retire_after = written.job.retire_after((path, text))?;
         Ok(Self {
             listen,
             listen_mode: flags.listen_mode.or(written.listen_mode).unwrap_or_default(),
@@ -344,6 +336,7 @@ impl Config {
                 .unwrap_or(GRACE_PERIOD),
             namespace_ttl: namespace_ttl.unwrap_or(NAMESPACE_TTL),
             job_retire_after,
+            disk: disk::marks(written.disk.as_ref(), (path, text))?,
             builds: BuildLimits {
                 max: flags.max_builds.or(written.max_builds),
                 max_per_job: flags.max_builds_per_job.or(written.max_builds_per_job),

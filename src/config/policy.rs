@@ -107,14 +107,18 @@ fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, 
 /// A size: `"512KiB"`, `"100MiB"`, `"2GiB"`.
 fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
     let text = String::deserialize(deserializer)?;
-    let units = [("KiB", 10), ("MiB", 20), ("GiB", 30)];
-    let read = units.iter().find_map(|(unit, bits)| {
-        let number: u32 = text.strip_suffix(unit)?.parse().ok().filter(|number| *number > 0)?;
-        Some(u64::from(number) << bits)
-    });
     let wrong =
         || D::Error::custom(format!("`{}` is not a size; write 512KiB, 100MiB or 2GiB", printable(&text)));
-    read.map(Some).ok_or_else(wrong)
+    parse_size(&text).map(Some).ok_or_else(wrong)
+}
+
+/// The bytes of a size, of which there is at least one.
+pub(super) fn parse_size(text: &str) -> Option<u64> {
+    let units = [("KiB", 10), ("MiB", 20), ("GiB", 30)];
+    units.iter().find_map(|(unit, bits)| {
+        let number: u32 = text.strip_suffix(unit)?.parse().ok().filter(|number| *number > 0)?;
+        Some(u64::from(number) << bits)
+    })
 }
 
 /// The entries of the file; `None` if it has none.

@@ -6,11 +6,11 @@ fn flags(words: &[&str]) -> Flags {
     Flags::try_parse_from(std::iter::once(&"wharfd").chain(words)).unwrap()
 }
 
-fn load(words: &[&str], file: &str) -> Result<Config, ConfigError> {
+pub(super) fn load(words: &[&str], file: &str) -> Result<Config, ConfigError> {
     Config::resolve(flags(words), Some((Path::new("w.toml"), file)), None)
 }
 
-fn error(file: &str) -> String {
+pub(super) fn error(file: &str) -> String {
     load(&[], file).unwrap_err().to_string()
 }
 

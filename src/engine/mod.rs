@@ -1,6 +1,7 @@
 //! One Docker Engine, reached over the socket that only wharfd can open.
 
 pub mod builder;
+pub mod disk;
 pub(crate) mod docker;
 pub mod image_store;
 
@@ -56,6 +57,8 @@ struct Inner {
     platform: Platform,
     /// The directory in which it keeps its files.
     root: String,
+    /// The name that it has given itself, which it keeps in that directory.
+    id: String,
     processors: usize,
     image_store: ImageStore,
     builder: Builder,
@@ -128,6 +131,7 @@ impl Engine {
                 presence,
                 platform,
                 root: info.docker_root_dir.unwrap_or_default(),
+                id: info.id.unwrap_or_default(),
                 processors: info.ncpu.and_then(|count| usize::try_from(count).ok()).unwrap_or(1),
                 tasks,
                 buildkit: buildkit.version,
@@ -171,6 +175,11 @@ impl Engine {
     /// The directory on the node in which it keeps its files.
     pub fn root(&self) -> &str {
         &self.inner.root
+    }
+
+    /// The name that it has given itself.
+    pub fn id(&self) -> &str {
+        &self.inner.id
     }
 
     /// Its BuildKit's version, major and minor, if that is known.

@@ -5,6 +5,8 @@
 //! only its own callers, and may come back as another version or with another image store: everything
 //! that was found out about the old engine is dropped with it.
 
+mod disk;
+
 use std::{
     fmt,
     path::PathBuf,
@@ -16,6 +18,8 @@ use tokio::{
     sync::{Notify, watch},
     time::{sleep, timeout},
 };
+
+pub use disk::{Disk, Level};
 
 use crate::{
     engine::Engine,
@@ -61,6 +65,7 @@ struct Inner {
     name: EngineName,
     socket: PathBuf,
     state: watch::Sender<State>,
+    disk: watch::Sender<Disk>,
     /// Notified by a call that needs the engine, so that the next attempt starts at once.
     wanted: Notify,
 }
@@ -88,7 +93,15 @@ impl Handle {
     /// cancelled.
     pub fn open(name: EngineName, socket: PathBuf, means: Means, tasks: &Group) -> Self {
         let state = watch::Sender::new(State::Starting);
-        let handle = Self { inner: Arc::new(Inner { name, socket, state, wanted: Notify::new() }) };
+        let handle = Self {
+            inner: Arc::new(Inner {
+                name,
+                socket,
+                state,
+                disk: watch::Sender::default(),
+                wanted: Notify::new(),
+            }),
+        };
         let (kept, group) = (handle.clone(), tasks.clone());
         drop(tasks.spawn("engine", async move {
             let _ = group.unless_cancelled(Box::pin(kept.keep_up(&means, &group))).await;
@@ -104,6 +117,21 @@ impl Handle {
     /// Its state, and every change of it.
     pub fn states(&self) -> watch::Receiver<State> {
         self.inner.state.subscribe()
+    }
+
+    /// Its disk as it was measured last, and every change of that.
+    pub fn disk(&self) -> watch::Receiver<Disk> {
+        self.inner.disk.subscribe()
+    }
+
+    /// Sets what is known of its disk.
+    pub fn measured(&self, disk: Disk) {
+        self.inner.disk.send_replace(disk);
+    }
+
+    /// Refuses a new build if its disk has no room for one.
+    pub fn has_room(&self) -> Result<(), Fault> {
+        self.inner.disk.borrow().refusal().map_or(Ok(()), Err)
     }
 
     /// Its images, if it is usable. For an engine that is down, this triggers one more attempt; for an

@@ -186,6 +186,11 @@ impl Work {
         &self.group
     }
 
+    /// Whether a build runs or waits in an engine.
+    pub fn has_builds(&self, engine: &EngineName) -> bool {
+        self.namespaces().iter().any(|(key, entry)| key.engine == *engine && entry.builds > 0)
+    }
+
     /// The number of running builds.
     pub fn builds(&self) -> u32 {
         self.namespaces().values().map(|entry| entry.builds).sum()

@@ -1,6 +1,6 @@
 //! The cache mounts of jobs.
 
-use std::{collections::HashMap, future::Future};
+use std::{collections::HashMap, future::Future, time::Duration};
 
 use tokio::time::timeout;
 use tonic::Status;
@@ -73,10 +73,17 @@ impl Images {
         Ok(RemovedMounts { count: gone.len(), size, in_use: mounts.len().saturating_sub(gone.len()) })
     }
 
+    /// Removes what BuildKit's cache has besides cache mounts, and was not used for `age`, as far as no build has it.
+    /// Returns the bytes.
+    pub async fn remove_unused_cache(&self, age: Duration) -> Result<i64, Fault> {
+        let connection = self.engine().dial(self.engine().tasks()).await?;
+        self.answer(cache::remove_unused(&connection, age)).await
+    }
+
     /// BuildKit's answer about its cache. It may take long: it asks the disk.
     async fn answer<T>(&self, question: impl Future<Output = Result<T, Status>>) -> Result<T, Fault> {
         let failed = |status: Status| {
-            let text = format!("the engine `{}` cannot list or remove cache mounts", self.engine().name());
+            let text = format!("the engine `{}` cannot list or remove its build cache", self.engine().name());
             Fault::new(Reason::EngineUnavailable, text).hint("try again").caused_by(status)
         };
         match timeout(ANSWER_TIMEOUT, question).await {

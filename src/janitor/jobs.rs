@@ -33,7 +33,14 @@ pub(super) fn retire(engine: Handle, work: Arc<Work>, after: Duration, trail: Tr
     let (name, looks) = (engine.name().clone(), AtomicU32::new(0));
     every_while_up("jobs", INTERVAL, engine, tasks, move |images| {
         let (work, trail) = (Arc::clone(&work), trail.clone());
-        let look = Look { engine: name.clone(), images, work, after: seconds(after), trail };
+        let look = Look {
+            engine: name.clone(),
+            images,
+            work,
+            after: seconds(after),
+            rule: "job.retire_after",
+            trail,
+        };
         let finds = looks.fetch_add(1, Ordering::Relaxed) % FIND_EVERY == 0;
         async move {
             if let Err(fault) = look.look(finds).await {
@@ -44,16 +51,18 @@ pub(super) fn retire(engine: Handle, work: Arc<Work>, after: Duration, trail: Tr
 }
 
 /// A look at one engine.
-struct Look {
-    engine: EngineName,
-    images: Images,
-    work: Arc<Work>,
-    after: i64,
-    trail: Trail,
+pub(super) struct Look {
+    pub(super) engine: EngineName,
+    pub(super) images: Images,
+    pub(super) work: Arc<Work>,
+    pub(super) after: i64,
+    /// The setting that says so.
+    pub(super) rule: &'static str,
+    pub(super) trail: Trail,
 }
 
 impl Look {
-    async fn look(&self, finds: bool) -> Result<(), Fault> {
+    pub(super) async fn look(&self, finds: bool) -> Result<(), Fault> {
         let store = self.images.store().own();
         let engine = self.engine.as_str();
         let mut known = None;
@@ -107,7 +116,7 @@ impl Look {
         let shown = job.as_ref().map(|job| printable(&job.to_string()));
         let (count, size) = (removed.count, removed.size);
         tracing::info!(engine, job = shown, count, size, "the cache mounts of a job are removed");
-        let rule = if is_ended { "ended" } else { "job.retire_after" };
+        let rule = if is_ended { "ended" } else { self.rule };
         let event = Event::new(Kind::JobRetired).text("engine", engine).text("rule", rule).job(job.as_ref());
         let event = event.number("cache_mounts", count as u64);
         self.trail.record(event.number("cache_mounts_size", u64::try_from(size).unwrap_or_default()));

@@ -22,7 +22,14 @@ const INTERVAL: Duration = Duration::from_secs(10);
 pub(super) fn end_unused(engine: Handle, work: Arc<Work>, ttl: Duration, trail: Trail, tasks: &Group) {
     let name = engine.name().clone();
     every_while_up("leases", INTERVAL, engine, tasks, move |images| {
-        let look = Look { engine: name.clone(), images, work: Arc::clone(&work), ttl, trail: trail.clone() };
+        let look = Look {
+            engine: name.clone(),
+            images,
+            work: Arc::clone(&work),
+            ttl,
+            rule: "namespace_ttl",
+            trail: trail.clone(),
+        };
         async move {
             if let Err(fault) = look.look().await {
                 tracing::warn!(engine = %look.engine, cause = causes(&fault), "cannot look for unused namespaces");
@@ -32,16 +39,18 @@ pub(super) fn end_unused(engine: Handle, work: Arc<Work>, ttl: Duration, trail: 
 }
 
 /// A look at one engine.
-struct Look {
-    engine: EngineName,
-    images: Images,
-    work: Arc<Work>,
-    ttl: Duration,
-    trail: Trail,
+pub(super) struct Look {
+    pub(super) engine: EngineName,
+    pub(super) images: Images,
+    pub(super) work: Arc<Work>,
+    pub(super) ttl: Duration,
+    /// The setting that says so.
+    pub(super) rule: &'static str,
+    pub(super) trail: Trail,
 }
 
 impl Look {
-    async fn look(&self) -> Result<(), Fault> {
+    pub(super) async fn look(&self) -> Result<(), Fault> {
         let (engine, store) = (&self.engine, self.images.store().own());
         // A namespace is used for as long as something runs there.
         let running = self.work.namespaces_of(engine);
@@ -74,7 +83,7 @@ impl Look {
         let name = lease.namespace.as_ref().map(|name| printable(&name.to_string()));
         if self.images.remove_namespace(opaque, &owned).await? {
             tracing::info!(%engine, namespace = name, images = owned.images(), "a namespace that nobody uses has ended");
-            let event = Event::new(Kind::NamespaceEnded).text("engine", engine).text("rule", "namespace_ttl");
+            let event = Event::new(Kind::NamespaceEnded).text("engine", engine).text("rule", self.rule);
             let event = event.namespace(lease.namespace.as_ref()).number("images", owned.images() as u64);
             self.trail.record(event);
         } else {

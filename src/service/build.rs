@@ -135,6 +135,7 @@ impl Build {
             }
             Some(session)
         };
+        call.engine().has_room()?;
         // Once here for an engine that is down, and again when the build has its turn.
         let processors = call.images().await?.engine().processors();
         let waiting = self.front.queue(call, &namespace, processors)?;

@@ -4,7 +4,9 @@
 //! | --- | --- |
 //! | `""` | wharfd takes new work |
 //! | `engine/NAME` | this engine can be used |
-//! | `wharf.v1.BuildService`, `…ImageService`, `…NamespaceService` | the default engine can be used |
+//! | `engine/NAME/builds` | this engine can be used, and its disk has space for builds |
+//! | `wharf.v1.BuildService` | the default engine can be used, and its disk has space for builds |
+//! | `wharf.v1.ImageService`, `wharf.v1.NamespaceService` | the default engine can be used |
 //! | `wharf.v1.NodeService`, `wharf.v1.PolicyService` | always |
 
 use tonic::server::NamedService;
@@ -15,7 +17,7 @@ use tonic_health::{
 
 use super::{build, image, namespace, node, policy};
 use crate::{
-    engines::{Handle, State},
+    engines::Handle,
     front::Front,
     names::EngineName,
     tasks::{Cause, Group},
@@ -31,12 +33,10 @@ const WHARFD: &str = "";
 /// The services that need none.
 const ALWAYS: [&str; 2] =
     [NodeServiceServer::<node::Node>::NAME, PolicyServiceServer::<policy::Policy>::NAME];
-/// The services that need an engine.
-const BY_ENGINE: [&str; 3] = [
-    BuildServiceServer::<build::Build>::NAME,
-    ImageServiceServer::<image::Images>::NAME,
-    NamespaceServiceServer::<namespace::Namespaces>::NAME,
-];
+/// The service that needs an engine with space for builds, and those that need an engine.
+const BUILD: &str = BuildServiceServer::<build::Build>::NAME;
+const BY_ENGINE: [&str; 2] =
+    [ImageServiceServer::<image::Images>::NAME, NamespaceServiceServer::<namespace::Namespaces>::NAME];
 
 /// The health check.
 #[derive(Clone, Debug)]
@@ -58,22 +58,26 @@ impl Health {
         let (reporter, server) = health_reporter();
         let following = tasks.child("health");
         // wharfd serves as soon as it listens.
-        for name in [WHARFD].into_iter().chain(ALWAYS).chain(BY_ENGINE) {
+        for name in [WHARFD, BUILD].into_iter().chain(ALWAYS).chain(BY_ENGINE) {
             reporter.set_service_status(name, ServingStatus::Serving).await;
         }
-        let own = [WHARFD].into_iter().chain(ALWAYS).chain(BY_ENGINE);
+        let own = [WHARFD, BUILD].into_iter().chain(ALWAYS).chain(BY_ENGINE);
         let mut all: Vec<String> = own.map(str::to_owned).collect();
         for engine in front.engines() {
-            let mut names = vec![format!("engine/{}", engine.name())];
-            all.extend(names.clone());
+            let mut names = Names {
+                usable: vec![format!("engine/{}", engine.name())],
+                builds: vec![format!("engine/{}/builds", engine.name())],
+            };
+            all.extend(names.usable.iter().chain(&names.builds).cloned());
             if engine.name() == default {
-                names.extend(BY_ENGINE.map(str::to_owned));
+                names.usable.extend(BY_ENGINE.map(str::to_owned));
+                names.builds.push(BUILD.to_owned());
             }
-            let is_up = engine.states().borrow().is_up();
-            report(&reporter, &names, is_up).await;
+            let now = can(engine);
+            names.report(&reporter, now).await;
             let (reporter, group, engine) = (reporter.clone(), following.clone(), engine.clone());
             drop(following.spawn("health", async move {
-                let _ = group.unless_cancelled(follow(reporter, names, engine, is_up)).await;
+                let _ = group.unless_cancelled(follow(reporter, names, engine, now)).await;
             }));
         }
         (Self { reporter, following, names: all }, server)
@@ -87,14 +91,40 @@ impl Health {
     }
 }
 
-/// Reports under `names` whether the engine is usable, each time this changes.
-async fn follow(reporter: HealthReporter, names: Vec<String>, engine: Handle, mut was_up: bool) {
-    let mut states = engine.states();
-    while let Ok(is_up) =
-        states.wait_for(|state| state.is_up() != was_up).await.map(|state| State::is_up(&state))
-    {
-        report(&reporter, &names, is_up).await;
-        was_up = is_up;
+/// The names that depend on an engine: whether it is usable, and whether it takes builds.
+struct Names {
+    usable: Vec<String>,
+    builds: Vec<String>,
+}
+
+impl Names {
+    async fn report(&self, reporter: &HealthReporter, (is_up, takes_builds): (bool, bool)) {
+        report(reporter, &self.usable, is_up).await;
+        report(reporter, &self.builds, is_up && takes_builds).await;
+    }
+}
+
+/// Whether the engine is usable, and has space for builds.
+fn can(engine: &Handle) -> (bool, bool) {
+    (engine.states().borrow().is_up(), engine.has_room().is_ok())
+}
+
+/// Reports what the engine can do, each time this changes.
+async fn follow(reporter: HealthReporter, names: Names, engine: Handle, mut before: (bool, bool)) {
+    let (mut states, mut disk) = (engine.states(), engine.disk());
+    loop {
+        let now = can(&engine);
+        if now != before {
+            names.report(&reporter, now).await;
+            before = now;
+        }
+        let changed = tokio::select! {
+            changed = states.changed() => changed,
+            changed = disk.changed() => changed,
+        };
+        if changed.is_err() {
+            return;
+        }
     }
 }
 

@@ -65,6 +65,15 @@ impl NodeService for Node {
 /// Information about an engine; only the node's operator also gets its builds, and the cause of a failure.
 async fn told(handle: &Handle, builds: Option<Builds>) -> v1::EngineInfo {
     let name = handle.name().to_string();
+    let on = handle.disk().borrow().clone();
+    let refuses_builds = on.refusal().map(|fault| fault.text().to_owned()).unwrap_or_default();
+    let disk = builds.is_some().then(|| v1::EngineDisk {
+        free: on.space.free,
+        total: on.space.total,
+        low: on.marks.0,
+        full: on.marks.1,
+        cause: on.cause.unwrap_or_default(),
+    });
     let is_operator = builds.is_some();
     let builds = builds.map(|Builds { running, waiting, places }| {
         let count = |count| u32::try_from(count).unwrap_or(u32::MAX);
@@ -82,6 +91,8 @@ async fn told(handle: &Handle, builds: Option<Builds>) -> v1::EngineInfo {
                 platform: engine.platform().to_string(),
                 image_store: engine.image_store().kind().to_string(),
                 builds,
+                disk,
+                refuses_builds,
             }
         }
         Err(fault) => v1::EngineInfo {
@@ -89,6 +100,7 @@ async fn told(handle: &Handle, builds: Option<Builds>) -> v1::EngineInfo {
             state: EngineState::Down.into(),
             cause: if is_operator { causes(&fault) } else { fault.text().to_owned() },
             builds,
+            disk,
             ..v1::EngineInfo::default()
         },
     }

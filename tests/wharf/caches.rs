@@ -49,7 +49,7 @@ fn rows(wharfd: &Wharfd) -> u32 {
 }
 
 /// How many cache mounts in the engine have an id that begins so.
-async fn records(engine: &Engine, prefix: &str) -> usize {
+pub(crate) async fn records(engine: &Engine, prefix: &str) -> usize {
     let usage = engine.get("/system/df?type=build-cache").send().await.ok().json();
     let caches = usage["BuildCache"].as_array().cloned().unwrap_or_default();
     let mounts = caches.iter().filter(|cache| cache["Type"] == "exec.cachemount");
@@ -59,7 +59,7 @@ async fn records(engine: &Engine, prefix: &str) -> usize {
 }
 
 /// The prefix of a job's cache mounts.
-fn prefix(wharfd: &Wharfd, job: &str) -> String {
+pub(crate) fn prefix(wharfd: &Wharfd, job: &str) -> String {
     wharfd.keys().cache_mounts(Namespace::new(job, "1").unwrap().job(), None)
 }
 

@@ -22,6 +22,7 @@ mod caches;
 mod cancel;
 mod commands;
 mod concurrency;
+mod disk;
 mod empty;
 mod engines;
 mod errors;
@@ -77,6 +78,7 @@ fn cases() -> Vec<Case> {
         store::CASES,
         leases::CASES,
         caches::CASES,
+        disk::CASES,
         export::CASES,
         empty::CASES,
         memory::CASES,

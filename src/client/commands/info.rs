@@ -7,11 +7,11 @@ use crate::{
     client::{
         args::{InfoArgs, TextFormat},
         exit::{Exit, Failure, Stop},
-        print,
+        print, units,
     },
     names::printable,
     wire::v1::{
-        self, EngineBuilds, EngineInfo, EngineState, GetInfoRequest, GetInfoResponse,
+        self, EngineBuilds, EngineDisk, EngineInfo, EngineState, GetInfoRequest, GetInfoResponse,
         node_service_client::NodeServiceClient,
     },
 };
@@ -98,6 +98,14 @@ fn engine_object(engine: &EngineInfo) -> serde_json::Value {
             "Waiting": builds.waiting,
             "Max": builds.max,
         })),
+        "Disk": engine.disk.as_ref().map(|disk| object!({
+            "Free": disk.free,
+            "Total": disk.total,
+            "Low": disk.low,
+            "Full": disk.full,
+            "Cause": disk.cause,
+        })),
+        "RefusesBuilds": engine.refuses_builds,
     })
 }
 
@@ -107,6 +115,7 @@ fn engine_text(engine: &EngineInfo) -> String {
         Some(EngineBuilds { running, waiting, .. }) => format!("{running} running, {waiting} waiting"),
         None => String::new(),
     };
+    let disk = engine.disk.as_ref().map(disk).unwrap_or_default();
     let fields = [
         (" State", state(engine)),
         (" Cause", &engine.cause),
@@ -115,9 +124,23 @@ fn engine_text(engine: &EngineInfo) -> String {
         (" Platform", &engine.platform),
         (" Image store", &engine.image_store),
         (" Builds", &builds),
+        (" Disk", &disk),
+        (" Refuses builds", &engine.refuses_builds),
     ];
     let known: Vec<_> = fields.into_iter().filter(|(_, value)| !value.is_empty()).collect();
     listing(&known)
+}
+
+fn disk(disk: &EngineDisk) -> String {
+    if !disk.cause.is_empty() {
+        return format!("not watched: {}", disk.cause);
+    }
+    if disk.total == 0 {
+        return String::new();
+    }
+    let size = |bytes| units::human_size(i64::try_from(bytes).unwrap_or(i64::MAX));
+    let (free, total, low, full) = (size(disk.free), size(disk.total), size(disk.low), size(disk.full));
+    format!("{free} of {total} free; low below {low}, full below {full}")
 }
 
 /// Asks wharfd for information about the node.

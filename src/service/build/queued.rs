@@ -69,6 +69,7 @@ impl Queued {
             Ok::<_, Fault>((namespace, self.call.images().await?))
         };
         let (namespace, images) = tasks.unless_cancelled(again).await??;
+        self.call.engine().has_room()?;
         let Self { judged, call, mut spec, logins, session, requests, .. } = self;
         let (tags, pushes) = permits(&namespace, &spec)?;
         spec.tags.clear();
@@ -83,7 +84,7 @@ impl Queued {
         let dockerfile = Judging::new(Arc::clone(&judge), judged, caller.clone(), tasks.clone());
         let dockerfile = Arc::new(dockerfile);
         let input = Arc::new(Input::new(&images, caller, &spec));
-        let used = Arc::new(Used::nothing(&namespace));
+        let used = Arc::new(Used::nothing(&namespace).on(call.engine().disk()));
         let tar = if synced {
             None
         } else {

@@ -70,10 +70,15 @@ impl Engine {
         PathBuf::from(format!("/proc/{}/ns/net", pid.split_whitespace().next().unwrap()))
     }
 
+    /// The first process of a throw-away engine.
+    pub(crate) fn pid(&self) -> i32 {
+        let pid = fs::read_to_string(self.socket.with_file_name("pid")).unwrap();
+        pid.split_whitespace().next().unwrap().parse().unwrap()
+    }
+
     /// Ends it without notice, as a panic does.
     pub(crate) async fn crash(&self) {
-        let pid = fs::read_to_string(self.socket.with_file_name("pid")).unwrap();
-        let pid = pid.split_whitespace().next().unwrap().parse().unwrap();
+        let pid = self.pid();
         // It is the first process of its pid namespace, and all others end with it.
         kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
         let ended = async || tokio::net::UnixStream::connect(&self.socket).await.is_err().then_some(());

@@ -233,6 +233,18 @@ impl Test {
         (name, engine)
     }
 
+    /// A new, empty engine of the same kind, whose disk is small, and its name.
+    pub(crate) async fn small_engine(&self, size: &str) -> (String, Engine) {
+        let kind = self.engine.kind();
+        let name = format!("test-{}-{}-{}", kind.name, std::process::id(), self.number);
+        lock(&self.engines).push(name.clone());
+        let mut up = engine::env_script(&["up", kind.name, &name]);
+        up.env("WHARF_ENGINE_SIZE", size);
+        Output::of(up, b"", ENGINE_PATIENCE).await.ok();
+        let engine = self.start_engine(kind, &name).await;
+        (name, engine)
+    }
+
     /// Starts a throw-away engine, even one that was stopped; it is empty, and its socket has the same path.
     pub(crate) async fn start_engine(&self, kind: Kind, name: &str) -> Engine {
         Output::of(engine::env_script(&["up", kind.name, name]), b"", ENGINE_PATIENCE).await.ok();
