@@ -60,7 +60,7 @@ impl Place {
 
     /// Opens the directory, and makes it if it is missing. The kubelet has made those above.
     pub(super) fn make(&self, pods: &Path) -> io::Result<OwnedFd> {
-        let above = self.above(pods)?;
+        let above = self.above(pods)?.ok_or_else(|| io::Error::from(Errno::NOENT))?;
         match rustix::fs::mkdirat(&above, DIRECTORY, Mode::from_raw_mode(0o755)) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(error) => return Err(error.into()),
@@ -76,14 +76,15 @@ impl Place {
 
     /// Opens the directory, if it is there.
     pub(super) fn find(&self, pods: &Path) -> io::Result<Option<OwnedFd>> {
-        absent(self.above(pods).and_then(|above| open(above.as_fd(), DIRECTORY)))
+        let Some(above) = self.above(pods)? else { return Ok(None) };
+        absent(open(above.as_fd(), DIRECTORY))
     }
 
     /// Removes the directory with all that is in it, if it is there.
     pub(super) fn remove(&self, pods: &Path) -> io::Result<()> {
-        let Some(above) = absent(self.above(pods))? else { return Ok(()) };
+        let Some(above) = self.above(pods)? else { return Ok(()) };
         let Some(directory) = absent(open(above.as_fd(), DIRECTORY))? else { return Ok(()) };
-        empty(&directory, DEPTH_MAX)?;
+        empty(&directory, device(above.as_fd())?, DEPTH_MAX)?;
         absent(rustix::fs::unlinkat(&above, DIRECTORY, AtFlags::REMOVEDIR).map_err(io::Error::from))?;
         Ok(())
     }
@@ -93,13 +94,20 @@ impl Place {
         Ok(absent(open(File::open(pods)?.as_fd(), &self.uid))?.is_none())
     }
 
-    fn above(&self, pods: &Path) -> io::Result<OwnedFd> {
+    /// The directory above, if it is there. Without the directory of pods nothing is known: its disk may not be mounted.
+    fn above(&self, pods: &Path) -> io::Result<Option<OwnedFd>> {
         let mut at = OwnedFd::from(File::open(pods)?);
         for name in [&self.uid, "volumes", OF_CSI, &self.volume] {
-            at = open(at.as_fd(), name)?;
+            let Some(next) = absent(open(at.as_fd(), name))? else { return Ok(None) };
+            at = next;
         }
-        Ok(at)
+        Ok(Some(at))
     }
+}
+
+/// The file system of an open directory.
+fn device(directory: BorrowedFd<'_>) -> io::Result<u64> {
+    Ok(rustix::fs::fstat(directory)?.st_dev)
 }
 
 fn is_name(text: &str, max: usize) -> bool {
@@ -120,8 +128,12 @@ fn absent<T>(found: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-fn empty(directory: &OwnedFd, depth: usize) -> io::Result<()> {
+/// Removes all that is in a directory of the file system `on`: what somebody has mounted there is not the volume's.
+fn empty(directory: &OwnedFd, on: u64, depth: usize) -> io::Result<()> {
     let left = depth.checked_sub(1).ok_or_else(|| io::Error::other("the directory is too deep"))?;
+    if device(directory.as_fd())? != on {
+        return Err(io::Error::other("another file system is mounted in the directory"));
+    }
     let mut names = Vec::new();
     for entry in rustix::fs::Dir::read_from(directory)? {
         let name = entry?.file_name().to_owned();
@@ -135,7 +147,7 @@ fn empty(directory: &OwnedFd, depth: usize) -> io::Result<()> {
         let mut flags = AtFlags::empty();
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
             let below = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            empty(&rustix::fs::openat(directory, &name, below, Mode::empty())?, left)?;
+            empty(&rustix::fs::openat(directory, &name, below, Mode::empty())?, on, left)?;
             flags = AtFlags::REMOVEDIR;
         }
         absent(rustix::fs::unlinkat(directory, &name, flags).map_err(io::Error::from))?;
@@ -290,6 +302,15 @@ mod tests {
         fs::remove_dir_all(pods.0.join(UID)).unwrap();
         assert!(place.has_no_pod(&pods.0).unwrap());
         place.remove(&pods.0).unwrap();
+    }
+
+    #[test]
+    fn without_the_directory_of_pods_nothing_is_known() {
+        let pods = Pods::new("unmounted");
+        let (place, elsewhere) = (pods.place(), pods.0.join("not-mounted-yet"));
+        assert!(place.find(&elsewhere).is_err() && place.make(&elsewhere).is_err());
+        assert!(place.remove(&elsewhere).is_err(), "or the kubelet would take it for removed");
+        assert!(place.has_no_pod(&elsewhere).is_err());
     }
 
     #[test]

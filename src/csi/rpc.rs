@@ -44,12 +44,15 @@ const VERSIONS: [&str; 1] = ["1.0.0"];
 /// Serves `driver` on its socket, and makes it known to the kubelet, until `connections` is cancelled.
 pub async fn serve(driver: Shared, csi: &Csi, limits: Limits, connections: &Group) -> Result<(), BindError> {
     let routes = Routes::new(IdentityServer::new(Plugin).max_decoding_message_size(MESSAGE_BYTES_MAX))
-        .add_service(NodeServer::new(Volumes { driver }).max_decoding_message_size(MESSAGE_BYTES_MAX))
+        .add_service(
+            NodeServer::new(Volumes { driver: Arc::clone(&driver) })
+                .max_decoding_message_size(MESSAGE_BYTES_MAX),
+        )
         .prepare();
     open(&ListenAddress::Unix(csi.socket.clone()), routes, limits, connections).await?;
     // Last: the kubelet comes as soon as it finds this socket.
     let endpoint = csi.socket.as_path().display().to_string();
-    let registration = RegistrationServer::new(Known { endpoint });
+    let registration = RegistrationServer::new(Known { endpoint, driver });
     let routes = Routes::new(registration.max_decoding_message_size(MESSAGE_BYTES_MAX)).prepare();
     open(&ListenAddress::Unix(csi.registration.clone()), routes, limits, connections).await
 }
@@ -103,9 +106,9 @@ fn status(refusal: &Refusal) -> Status {
         Refusal::Another(_) => Status::already_exists(text),
         Refusal::Later(fault) => {
             let hint = fault.hint_text().map(|hint| format!(" ({hint})")).unwrap_or_default();
+            // With any other code the kubelet may take a half-made volume for one that was never made, and never remove it.
             let code = match fault.reason() {
                 Reason::UnknownCaller => Code::PermissionDenied,
-                Reason::Internal => Code::Internal,
                 _ => Code::Unavailable,
             };
             Status::new(code, format!("{text}{hint}"))
@@ -210,6 +213,7 @@ impl Node for Volumes {
 /// `pluginregistration.Registration`.
 struct Known {
     endpoint: String,
+    driver: Shared,
 }
 
 #[tonic::async_trait]
@@ -227,6 +231,7 @@ impl Registration for Known {
         let RegistrationStatus { plugin_registered, error } = request.into_inner();
         if plugin_registered {
             tracing::info!("the kubelet has taken the driver `{DRIVER}`");
+            self.driver.is_known();
         } else {
             let error = shortened(printable(&error), SHOWN_BYTES_MAX);
             tracing::error!(error, "the kubelet does not take the driver `{DRIVER}`");

@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::{
+    sync::watch,
+    time::{MissedTickBehavior, interval},
+};
 
 use super::{
     Refusal, ends,
@@ -72,6 +75,8 @@ pub struct Driver {
     /// One request of a pod, by its uid, after the other.
     turns: Locks,
     volumes: Mutex<BTreeMap<String, Held>>,
+    /// Whether the kubelet has found the driver: until then, the directory of pods may be another one than the kubelet's.
+    known: watch::Sender<bool>,
 }
 
 /// A volume.
@@ -93,16 +98,20 @@ impl Driver {
     /// Takes up the volumes from before: their sockets listen again when this returns.
     pub async fn start(means: Means) -> Result<Arc<Self>, Fault> {
         let store = means.store.own();
-        let driver = Arc::new(Self { means, store, turns: Locks::default(), volumes: Mutex::default() });
+        let (known, mut is_known) = watch::channel(false);
+        let driver =
+            Arc::new(Self { means, store, turns: Locks::default(), volumes: Mutex::default(), known });
         driver.restore().await?;
         let (looking, tasks) = (Arc::clone(&driver), driver.means.tasks.clone());
         drop(driver.means.tasks.spawn("volumes", async move {
             let look = async {
+                // The sender lives as long as the driver.
+                let _ = is_known.wait_for(|known| *known).await;
                 let mut ticks = interval(LOOK_EVERY);
                 ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
                 loop {
                     ticks.tick().await;
-                    looking.look().await;
+                    looking.look();
                 }
             };
             let _ = tasks.unless_cancelled(look).await;
@@ -116,6 +125,11 @@ impl Driver {
 
     pub(super) fn tasks(&self) -> &Group {
         &self.means.tasks
+    }
+
+    /// The kubelet has found the driver's sockets, so this is the kubelet's directory.
+    pub(super) fn is_known(&self) {
+        self.known.send_replace(true);
     }
 
     /// Makes a volume, or finds it made.
@@ -197,6 +211,10 @@ impl Driver {
     /// Removes a volume: returns when nothing of it is left, and with a pod's last volume nothing of the pod's.
     pub(super) async fn unpublish(&self, id: &str, place: &Place) -> Result<(), Refusal> {
         let _turn = self.turns.lock(place.uid()).await;
+        self.remove(id, place).await
+    }
+
+    async fn remove(&self, id: &str, place: &Place) -> Result<(), Refusal> {
         let (held, is_last) = {
             let volumes = self.volumes();
             let others =
@@ -262,7 +280,7 @@ impl Driver {
             let found = self.on_disk(move || place.find(&pods_dir).map(|found| found.is_some())).await;
             let opened = match found {
                 Ok(true) => self.open(&id, held).await,
-                // The kubelet asks for it again, or the pod is gone.
+                // The pod is gone, or `look` finds it later.
                 Ok(false) => Ok(()),
                 Err(fault) => Err(fault),
             };
@@ -270,32 +288,50 @@ impl Driver {
                 Ok(()) => tracing::info!(pod = %pod.pod(), volume = id, "a pod's volume from before"),
                 Err(fault) => {
                     let cause = causes(&fault);
-                    tracing::error!(pod = %pod.pod(), volume = id, cause, "a pod has lost its socket");
+                    tracing::error!(pod = %pod.pod(), volume = id, cause, "a pod has no socket for now");
                 }
             }
         }
         Ok(())
     }
 
-    /// Ends the volumes of pods of which the kubelet has nothing any more.
-    async fn look(&self) {
+    /// Ends the volumes of pods of which the kubelet has nothing any more, and opens the sockets that could not be opened.
+    /// Each in a task of its own: the end of one may have to wait for an engine.
+    fn look(self: &Arc<Self>) {
         let all: Vec<_> = self.volumes().iter().map(|(id, held)| (id.clone(), held.place.clone())).collect();
         for (id, place) in all {
-            let (looked, pods) = (place.clone(), self.means.pods_dir.clone());
-            let ended = match self.on_disk(move || looked.has_no_pod(&pods)).await {
-                Ok(false) => continue,
-                Ok(true) => self.unpublish(&id, &place).await,
-                Err(fault) => Err(fault.into()),
-            };
-            if let Err(refusal) = ended {
-                each_second!(
-                    warn,
-                    volume = id,
-                    cause = causes(&refusal),
-                    "a pod that is gone cannot be ended yet"
-                );
-            }
+            // Whoever has the turn is at it.
+            let Some(turn) = self.turns.try_lock(place.uid()) else { continue };
+            let driver = Arc::clone(self);
+            drop(self.means.tasks.spawn("look at a volume", async move {
+                let _turn = turn;
+                if let Err(refusal) = driver.look_at(&id, &place).await {
+                    each_second!(
+                        warn,
+                        volume = id,
+                        cause = causes(&refusal),
+                        "a volume cannot be opened or ended yet"
+                    );
+                }
+            }));
         }
+    }
+
+    /// The same for one volume, within the turn of its pod.
+    async fn look_at(&self, id: &str, place: &Place) -> Result<(), Refusal> {
+        let (looked, pods) = (place.clone(), self.means.pods_dir.clone());
+        let (has_no_pod, is_there) =
+            self.on_disk(move || Ok((looked.has_no_pod(&pods)?, looked.find(&pods)?.is_some()))).await?;
+        if has_no_pod {
+            return self.remove(id, place).await;
+        }
+        let held = self.volumes().get(id).filter(|held| held.place == *place).cloned();
+        if let Some(held) = held.filter(|held| is_there && held.socket.is_none() && !held.pod.has_ended()) {
+            let pod = held.pod.clone();
+            self.open(id, held).await?;
+            tracing::info!(pod = %pod.pod(), volume = id, "a pod has its socket again");
+        }
+        Ok(())
     }
 
     /// Does work that blocks: the kubelet's directory may lie on a disk that is slow.

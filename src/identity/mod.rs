@@ -91,7 +91,10 @@ impl Caller {
         };
         match named {
             Some(named) if !named.means(&proven.namespace) => {
-                let proof = if matches!(self.id, CallerId::Pod(_)) { "socket" } else { "token" };
+                let proof = match proven.by {
+                    Proof::Token(_) => "token",
+                    Proof::Pod(_) => "socket",
+                };
                 let text = format!(
                     "namespace `{}` is not yours: your {proof} is for `{}`",
                     printable(&named.to_string()),
@@ -344,7 +347,7 @@ impl Served {
 pub fn anyone(peer: &Peer) -> CallerId {
     match peer {
         Peer::User { uid, .. } => CallerId::Uid(*uid),
-        Peer::Pod(presence) => CallerId::Pod(presence.pod().clone()),
+        Peer::Pod(presence) => CallerId::Job(presence.pod().job()),
         Peer::Remote { address, .. } => CallerId::Address(Source::of(address.ip())),
     }
 }

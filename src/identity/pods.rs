@@ -53,7 +53,7 @@ impl Pods {
         match self.rules(pod) {
             None => Answer::Failed(unserved(pod)),
             Some((rules, engine)) => {
-                let caller = Caller::served(CallerId::Pod(pod.clone()), rules, engine);
+                let caller = Caller::served(CallerId::Job(pod.job()), rules, engine);
                 let namespace = pod.own_namespace();
                 let proven = Proven { namespace, by: Proof::Pod(presence.clone()) };
                 Answer::Proven(Caller { proven: Some(proven), ..caller })

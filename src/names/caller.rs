@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{CertificateName, IssuerName, Job, Pod, Source, printable};
+use super::{CertificateName, IssuerName, Job, Source, printable};
 
 /// A caller's identity. Each identity scheme has a variant of its own, so that callers of two schemes are
 /// never equal, whatever their names are. Compare the value, never its text. It proves nothing: the proof
@@ -17,10 +17,9 @@ pub enum CallerId {
     Token(IssuerName),
     /// Whoever has the key of a certificate of this name.
     Certificate(CertificateName),
-    /// A job, whose issuer is known: all runs of the job together.
+    /// A job, whose issuer is known: all runs of the job together. So are the pods of a Kubernetes namespace, whose author
+    /// chooses how many there are.
     Job(Job),
-    /// Whoever connects to the socket that was made for this pod.
-    Pod(Pod),
     /// Whoever calls from the network and has proven nothing: only calls that need no caller are counted for it.
     Address(Source),
 }
@@ -34,7 +33,6 @@ impl CallerId {
             Self::Token(name) => format!("token {name}"),
             Self::Certificate(name) => format!("certificate {name}"),
             Self::Job(job) => format!("job {}", job.key()),
-            Self::Pod(pod) => format!("pod {pod}"),
             Self::Address(source) => format!("address {source}"),
         }
     }
@@ -48,7 +46,6 @@ impl fmt::Display for CallerId {
             Self::Token(name) => write!(f, "token {name}"),
             Self::Certificate(name) => write!(f, "certificate {name}"),
             Self::Job(job) => write!(f, "job {}", printable(&job.to_string())),
-            Self::Pod(pod) => write!(f, "pod {pod}"),
             Self::Address(source) => write!(f, "address {source}"),
         }
     }

@@ -2,14 +2,17 @@
 
 use std::fmt;
 
-use super::{IssuerName, Namespace, printable};
+use super::{IssuerName, Job, Namespace, printable, shortened};
 
 /// Real ones have 36.
 const UID_BYTES_MAX: usize = 64;
 /// As for a label of DNS (RFC 1123), which a Kubernetes namespace's name is.
 const NAMESPACE_BYTES_MAX: usize = 63;
+/// Whoever writes a pod may choose what is refused.
+const SHOWN_BYTES_MAX: usize = 100;
 
-/// A pod: its Kubernetes namespace, and its uid, which no other pod of the cluster ever has.
+/// A pod: its Kubernetes namespace, and its uid. No other pod has it, but a static one that is made again from the same
+/// manifest.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Pod {
     namespace: String,
@@ -22,10 +25,10 @@ impl Pod {
         let is_name =
             |text: &str, max| (1..=max).contains(&text.len()) && text.bytes().all(|byte| is_plain(&byte));
         if !is_name(namespace, NAMESPACE_BYTES_MAX) {
-            return Err(format!("`{}` is not a Kubernetes namespace", printable(namespace)));
+            return Err(format!("`{}` is not a Kubernetes namespace", shown(namespace)));
         }
         if !is_name(uid, UID_BYTES_MAX) {
-            return Err(format!("`{}` is not a pod's uid", printable(uid)));
+            return Err(format!("`{}` is not a pod's uid", shown(uid)));
         }
         Ok(Self { namespace: namespace.to_owned(), uid: uid.to_owned() })
     }
@@ -40,11 +43,20 @@ impl Pod {
         &self.uid
     }
 
+    /// The job that all pods of its Kubernetes namespace are.
+    pub fn job(&self) -> Job {
+        self.own_namespace().job().clone()
+    }
+
     /// The namespace that the pod is: a run of the job that its Kubernetes namespace is. The kubelet has proven it, as
     /// an issuer proves a job.
     pub fn own_namespace(&self) -> Namespace {
         Namespace::of_pod(&self.namespace, &self.uid).issued_by(IssuerName::of_pods())
     }
+}
+
+fn shown(text: &str) -> String {
+    printable(&shortened(text.to_owned(), SHOWN_BYTES_MAX))
 }
 
 fn is_plain(byte: &u8) -> bool {

@@ -157,7 +157,8 @@ async fn accept(listener: Listener, gate: Gate, connections: Group, protocol: im
             }
             Arrived::Pod(stream, pod) => {
                 let span = tracing::error_span!(parent: None, "connection", pod = %pod.pod());
-                let Some(connection) = gate.admit_pod(stream, pod, &group) else { continue };
+                let admitted = span.in_scope(|| gate.admit_pod(stream, pod, &group));
+                let Some(connection) = admitted else { continue };
                 let serving = protocol.clone().serve(connection, group);
                 drop(connections.spawn("connection", serving.instrument(span)));
             }
@@ -333,7 +334,7 @@ impl Gate {
                 };
                 (said.filter(|_| self.all_lines.may_say(()).is_some()), owner)
             }
-            Standing::Stranger => (self.strangers_lines.may_say(()), "its user is not served and"),
+            Standing::Stranger => (self.strangers_lines.may_say(()), "whoever is not served"),
         };
         let (uid, source) = match whose {
             Whose::User(uid) => (Some(uid), None),

@@ -4,10 +4,13 @@ use std::{fs, os::unix::fs::symlink, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::net::UnixStream;
 use tonic::{Code, Status};
-use wharf::csi::api::{
-    NodePublishVolumeRequest, NodeUnpublishVolumeRequest, VolumeCapability,
-    node_client::NodeClient,
-    volume_capability::{AccessType, MountVolume},
+use wharf::csi::{
+    api::{
+        NodePublishVolumeRequest, NodeUnpublishVolumeRequest, VolumeCapability,
+        node_client::NodeClient,
+        volume_capability::{AccessType, MountVolume},
+    },
+    registration::{InfoRequest, RegistrationStatus, registration_client::RegistrationClient},
 };
 
 use crate::harness::{Issuer, Test, Wharf, Wharfd, cases, rpc, wait_for};
@@ -69,6 +72,15 @@ impl Kubelet {
 
     async fn driver(&self) -> NodeClient<tonic::transport::Channel> {
         NodeClient::new(rpc::connect(&self.dir.join("plugins/csi.wharf.dev/csi.sock")).await)
+    }
+
+    /// What the kubelet does whenever it finds the driver.
+    async fn finds_the_driver(&self) {
+        let socket = self.dir.join("plugins_registry/csi.wharf.dev-reg.sock");
+        let mut registration = RegistrationClient::new(rpc::connect(&socket).await);
+        registration.get_info(InfoRequest {}).await.unwrap();
+        let status = RegistrationStatus { plugin_registered: true, error: String::new() };
+        registration.notify_registration_status(status).await.unwrap();
     }
 
     async fn publish(&self, request: NodePublishVolumeRequest) -> Result<(), Status> {
@@ -168,6 +180,7 @@ async fn a_pod_is_itself_over_a_restart(test: Arc<Test>) {
     assert_eq!(one.images().await, [("app:1".to_owned(), id)]);
     one.build_id(&context, &["-t", "app:2"]).await;
     kubelet.publish(kubelet.request("team-a", ONE)).await.unwrap();
+    kubelet.finds_the_driver().await;
     let log = async || {
         let ended = |line: &String| line.contains("a pod's namespace has ended") && line.contains(OTHER);
         kubelet.wharfd.log().iter().any(ended).then_some(())
@@ -208,7 +221,7 @@ async fn what_a_pod_may_not_have(test: Arc<Test>) {
     refused(borrowed, Code::InvalidArgument, "is for the pod").await;
     let outside = test.new_dir("outside");
     symlink(&outside, kubelet.volume(ONE)).unwrap();
-    refused(request(), Code::Internal, "the directory of the volume").await;
+    refused(request(), Code::Unavailable, "the directory of the volume").await;
     assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
     fs::remove_file(kubelet.volume(ONE)).unwrap();
 
