@@ -18,7 +18,7 @@ impl Identities {
         let unknown = || {
             let text = format!("`{}` is not served here", shortened(printable(caller), SHOWN_BYTES_MAX));
             let hint = "name a caller as the audit log does: `uid 1000`, `token NAME`, `certificate NAME`, \
-                        `job ISSUER:JOB`";
+                        `job ISSUER:JOB`, of pods `job pods:NAMESPACE`";
             Fault::invalid("caller", text).hint(hint)
         };
         if let Some(job) = caller.strip_prefix("job ") {

@@ -75,10 +75,12 @@ impl Pods {
         self.of(pod.namespace())
     }
 
-    /// The same for the job that stands for the pods of a Kubernetes namespace.
+    /// The same for the job that stands for the pods of a Kubernetes namespace; `None` if these have to present a token,
+    /// which is another job's.
     pub(super) fn rules_of(&self, job: &Job) -> Option<&(Arc<Rules>, EngineName)> {
         let is_of_pods = job.issuer() == Some(&IssuerName::of_pods());
-        self.of(job.name()).filter(|_| is_of_pods)
+        let needs_token = self.tokens_only.iter().any(|pattern| pattern.matches(job.name()));
+        self.of(job.name()).filter(|_| is_of_pods && !needs_token)
     }
 
     fn of(&self, namespace: &str) -> Option<&(Arc<Rules>, EngineName)> {

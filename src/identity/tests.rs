@@ -228,3 +228,39 @@ fn a_token_goes_before_a_certificate() {
     let fault = identities.identify(&presented).unwrap_err();
     assert!(fault.text().contains("token is not known"), "a bad token is nobody: {fault}");
 }
+
+/// The operator learns what a caller may do if that caller is served, and otherwise that it is not.
+#[test]
+fn who_is_explained_is_served_and_by_these_rules() {
+    let hash = "0".repeat(64);
+    let identities = identities(&format!(
+        "{CERTIFICATES}[[serve]]\ntoken = \"t\"\nsha256 = \"{hash}\"\nnamespaces = \"acme/*\"\n\
+         [[serve]]\nissuer = \"pods\"\nnamespaces = \"team-*\"\n[csi]\ntokens_only = [\"team-shared\"]\n"
+    ));
+    let pod = |namespace: &str| {
+        let pod = Pod::new(namespace, "8f6b2c1e").unwrap();
+        let named = CallerId::Job(pod.job());
+        (Peer::Pod(Presence::new(pod)), named.to_string(), None)
+    };
+    let named = |peer: Peer, caller: &str, job: &str| {
+        (peer, caller.to_owned(), Some(Namespace::new(job, "1").unwrap()))
+    };
+    for ((peer, name, namespace), is_served) in [
+        (named(user(0), "uid 0", "user/root"), true),
+        (named(beside(0), "uid 0 of the node", "x"), true),
+        (named(user(1000), "uid 1000", "x"), false),
+        (named(remote(Some(&["agent.example"])), "certificate agent.example", "acme/app"), true),
+        (named(remote(Some(&["agent"])), "certificate agent", "acme/app"), false),
+        (pod("team-a"), true),
+        (pod("other"), false),
+        // Each of its calls is refused without a token.
+        (pod("team-shared"), false),
+    ] {
+        let caller = identify(&identities, &peer);
+        let explained = identities.explain(&name, namespace);
+        assert_eq!((caller.is_ok(), explained.is_ok()), (is_served, is_served), "{name}");
+        if let (Ok(caller), Ok(explained)) = (caller, explained) {
+            assert_eq!((caller.to_string(), &**caller.rules()), (name, explained.rules()));
+        }
+    }
+}
