@@ -51,6 +51,11 @@ impl Details {
         self.contents().references.add(json!(bounded(reference)));
     }
 
+    /// The caller that the call asks about, as the request names it.
+    pub fn asked_about(&self, caller: &str) {
+        self.contents().asked_about = Some(bounded(caller));
+    }
+
     /// The image that gets a new reference.
     pub fn source(&self, source: &str) {
         self.contents().source = Some(bounded(source));
@@ -154,6 +159,7 @@ impl List {
 /// The details in the order of their fields.
 #[derive(Debug, Default)]
 pub(super) struct Contents {
+    asked_about: Option<String>,
     source: Option<String>,
     references: List,
     target: Option<String>,
@@ -172,6 +178,7 @@ impl Contents {
     pub(super) fn fields(&self) -> impl Iterator<Item = (&'static str, Value)> {
         let text = |text: &Option<String>| text.as_ref().map(|text| json!(text));
         let fields = [
+            ("asked_about", text(&self.asked_about)),
             ("source", text(&self.source)),
             ("references", self.references.value()),
             ("target", text(&self.target)),

@@ -51,6 +51,7 @@ fn an_event_is_one_printable_line_of_bounded_length() {
     let namespace = Namespace::new(hostile, "j".repeat(255)).unwrap().issued_by(issuer);
     let details = Details::default();
     details.source(&format!("{hostile}\u{9b}2J\n{{\"event\":\"started\"}}\r{}", "x".repeat(100_000)));
+    details.asked_about(&format!("job {hostile}{}", "\u{1f600}".repeat(20_000)));
     let digest = Digest::parse(&format!("sha256:{}", "a".repeat(64))).unwrap();
     for number in 0..1000 {
         let reference = Reference::parse(&format!("registry.example/{}:{number}", "r".repeat(200))).unwrap();

@@ -1,5 +1,6 @@
 //! The path of a build from an order to an image.
 
+pub mod add;
 mod circles;
 pub mod client;
 mod convert;

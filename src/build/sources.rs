@@ -7,7 +7,7 @@ use std::{
 
 use futures_util::future::join_all;
 
-use super::{circles, client::BuildClient, gate, isolation::Source, rename::Renaming, running::Order};
+use super::{add, circles, client::BuildClient, gate, isolation::Source, rename::Renaming, running::Order};
 use crate::{
     audit::By,
     fault::{Fault, Reason, causes},
@@ -269,16 +269,13 @@ impl<'a> Sources<'a> {
 
     /// Admits a URL in an `ADD`: policy judges every address of its host.
     async fn admit_url(&mut self, url: &str) -> Result<(), Fault> {
-        let denied = |why: String| {
-            Fault::new(Reason::SourceDenied, format!("`ADD {}` is not allowed: {why}", printable_url(url)))
-                .hint("copy the file into the build context instead")
-        };
         let from = self.order.namespace.fetch_from(url)?;
-        let uri: http::Uri = url.parse().map_err(|_| denied("it is not a URL".to_owned()))?;
-        let host = uri.host().ok_or_else(|| denied("it has no host".to_owned()))?;
-        let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
+        let host = add::host(url).ok_or_else(|| {
+            let text = format!("`ADD {}` is not allowed: it is not a URL with a host", printable_url(url));
+            Fault::new(Reason::SourceDenied, text).hint("copy the file into the build context instead")
+        })?;
         let names = self.images.names(self.order.namespace.caller());
-        let addresses = names.lookup(bare).await.map_err(|error| unknown_host(bare, error))?;
+        let addresses = names.lookup(&host).await.map_err(|error| unknown_host(&host, error))?;
         self.urls.insert(url.to_owned(), from.at(&addresses)?);
         Ok(())
     }

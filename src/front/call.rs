@@ -76,6 +76,14 @@ impl Call {
         self.inner.record.acts_in(permit);
     }
 
+    /// Records which other caller the call asks about, and in which namespace.
+    pub fn asks_about(&self, caller: &str, namespace: Option<&Namespace>) {
+        self.details().asked_about(caller);
+        if let Some(namespace) = namespace {
+            self.inner.record.asks_for(namespace);
+        }
+    }
+
     /// The details of the call, for the audit log.
     pub fn details(&self) -> &Details {
         self.inner.record.details()

@@ -125,9 +125,22 @@ impl Front {
         Ok(permit)
     }
 
-    /// Explains what another caller's job may do.
-    pub fn explain(&self, caller: &str, namespace: Option<Namespace>) -> Result<Explained, Fault> {
-        self.served.now().explain(caller, namespace)
+    /// Explains to the node's operator what another caller's job may do.
+    pub fn explain(
+        &self,
+        call: &Call,
+        caller: &str,
+        namespace: Option<Namespace>,
+    ) -> Result<Explained, Fault> {
+        let explained = if matches!(call.caller().id(), CallerId::Operator(_)) {
+            self.served.now().explain(caller, namespace.clone())
+        } else {
+            let text = "only the node's operator may ask about another caller";
+            Err(Fault::new(Reason::NamespaceDenied, text))
+        };
+        let asked = explained.as_ref().map_or(namespace.as_ref(), |explained| Some(explained.namespace()));
+        call.asks_about(caller, asked);
+        explained
     }
 
     /// Puts a build into the queue of its engine, which has so many processors; an error if the queue is full.

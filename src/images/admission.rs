@@ -16,7 +16,7 @@ use super::{
 use crate::{
     engine::docker::fault,
     fault::{Fault, Reason},
-    names::{Login, Logins, Namespace, RESERVED_HOST, Reference, reference::Digest},
+    names::{Login, Logins, Namespace, Reference, reference::Digest},
     naming::{self, ImageName, Room},
     policy::{FromNode, Permit, PullFrom},
     progress::Reporter,
@@ -173,13 +173,6 @@ impl Images {
         reporter: &Reporter,
         tasks: &Group,
     ) -> Result<Admitted, Fault> {
-        if reference.is_reserved() {
-            // The name belongs to another namespace, is a hold, or does not exist: the caller must not see
-            // the difference.
-            let text = format!("no such image: the names under `{RESERVED_HOST}` are wharfd's own");
-            return Err(Fault::new(Reason::BaseImageNotFound, text)
-                .hint("use the image's reference in the namespace, or at a registry"));
-        }
         if naming::relay_instance(reference.repository().as_str()) == Some(self.keys().instance()) {
             // The image is on its way for another caller.
             return Err(fault::not_found(&reference));

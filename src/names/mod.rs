@@ -33,7 +33,7 @@ pub use job_pattern::JobPattern;
 pub use listen::{ListenAddress, ListenError};
 pub use login::{Login, Logins};
 pub use pattern::Pattern;
-pub use percent::percent_decoded;
+pub use percent::{percent_bytes, percent_decoded};
 pub use platform::NormalPlatform;
 pub use pod::Pod;
 pub use printable::{printable, printable_json, printable_url, printable_words, shortened};

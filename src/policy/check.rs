@@ -1,6 +1,6 @@
 //! Explains what a job may do. It permits nothing.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{borrow::Cow, net::IpAddr, sync::Arc};
 
 use super::{Entry, Permit, Rules, entry};
 use crate::{
@@ -71,18 +71,16 @@ impl Explained {
         Ok(Because { key: "pull", pattern: pattern.to_string(), unless: None })
     }
 
-    /// Whether an image may be pushed to `reference`.
-    pub fn push(&self, reference: &Reference) -> Result<Because, Fault> {
-        let pattern = self.entry.push(self.namespace.job(), reference)?;
+    /// Whether an image may be pushed to `reference`, which comes from `field` of a request.
+    pub fn push(&self, field: impl Into<Cow<'static, str>>, reference: Reference) -> Result<Because, Fault> {
+        let (_, pattern) = self.entry.push(self.namespace.job(), field, reference)?;
         Ok(Because { key: "push", pattern: pattern.to_string(), unless: None })
     }
 
     /// Whether builds may use `reference` if the operator has put it on the node.
     pub fn node_image(&self, reference: &Reference) -> Result<Because, Fault> {
-        match self.entry.node_image(reference) {
-            Some(pattern) => Ok(Because { key: "node_images", pattern: pattern.to_string(), unless: None }),
-            None => Err(self.entry.no_node_image(self.namespace.job(), reference)),
-        }
+        let pattern = self.entry.node_image(self.namespace.job(), reference)?;
+        Ok(Because { key: "node_images", pattern: pattern.to_string(), unless: None })
     }
 
     /// Whether a build may fetch `url`, whose host is `host`. Names are not looked up.
@@ -107,5 +105,47 @@ impl Explained {
     pub fn network(&self, network: StepNetwork) -> Result<Because, Fault> {
         self.entry.network(self.namespace.job(), network)?;
         Ok(Because { key: "networks", pattern: network.as_str().to_owned(), unless: None })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::tests::{reference, under};
+
+    /// The text and the reason of a refusal.
+    fn refused<T>(judged: Result<T, Fault>) -> Option<(String, Reason)> {
+        judged.err().map(|fault| (fault.to_string(), fault.reason()))
+    }
+
+    #[test]
+    fn an_explanation_is_what_a_permit_would_be() {
+        const ALL: &str = "pull = [\"*\"]\npush = [\"*\"]\nnode_images = [\"*\"]\n";
+        let entry = |keys: &str| format!("[[policy]]\nname = \"a\"\njobs = [\"*\"]\n{keys}");
+        let one =
+            "pull = [\"reg.example/*\"]\npush = [\"reg.example/app:1\"]\nnode_images = [\"app:latest\"]\n";
+        let digest = format!("reg.example/app@sha256:{}", "a".repeat(64));
+        for file in [String::new(), entry(""), entry(ALL), entry(one)] {
+            let permit = under(&file, Namespace::new("acme/app", "1").unwrap());
+            let explained = permit.explain();
+            for text in [
+                "app",
+                "reg.example/app",
+                "reg.example/app:1",
+                "127.0.0.1:5000/app",
+                "wharf.invalid/x/hold/y:1",
+                "x.WHARF.invalid:80/app",
+                &digest,
+            ] {
+                let name = || reference(text);
+                let pulled = (refused(explained.pull(&name())), refused(permit.pull_from(name())));
+                let pushed = (refused(explained.push("f", name())), refused(permit.push_to("f", name())));
+                assert_eq!((pulled.0, pushed.0), (pulled.1, pushed.1), "{file}{text}");
+                let node = explained.node_image(&name());
+                assert_eq!(node.is_ok(), permit.from_node(name()).is_some(), "{file}{text}");
+                let is_reserved = name().is_reserved();
+                assert!(!is_reserved || (node.is_err() && explained.pull(&name()).is_err()), "{file}{text}");
+            }
+        }
     }
 }

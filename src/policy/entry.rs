@@ -1,14 +1,14 @@
 //! What jobs may do: the entries of `[[policy]]`, or the built-in rules if there are none.
 
-use std::{fmt, net::IpAddr, sync::Arc};
+use std::{borrow::Cow, fmt, net::IpAddr, sync::Arc};
 
 use super::addresses::{is_no_server, is_public};
 use crate::{
     config::{Config, Limits, Policy, StepNetwork},
     fault::{Fault, Reason},
     names::{
-        Allowed, ImagePattern, Job, JobPattern, PolicyName, Reference, UrlPattern, printable, printable_url,
-        shortened,
+        Allowed, ImagePattern, Job, JobPattern, PolicyName, RESERVED_HOST, Reference, UrlPattern, printable,
+        printable_url, shortened,
     },
 };
 
@@ -128,22 +128,32 @@ impl Entry {
     }
 
     pub(super) fn pull(&self, job: &Job, reference: &Reference) -> Result<&ImagePattern, Fault> {
+        foreign(reference)?;
         let pattern = self.pull.iter().find(|pattern| pattern.matches(reference));
         pattern.ok_or_else(|| self.denied(job, "pull", format_args!("pull `{}`", reference.familiar())))
     }
 
-    pub(super) fn push(&self, job: &Job, reference: &Reference) -> Result<&ImagePattern, Fault> {
-        let pattern = self.push.iter().find(|pattern| pattern.matches(reference));
-        pattern.ok_or_else(|| self.denied(job, "push", format_args!("push to `{}`", reference.familiar())))
+    /// The reference as it is pushed to, with a tag. It comes from `field` of a request.
+    pub(super) fn push(
+        &self,
+        job: &Job,
+        field: impl Into<Cow<'static, str>>,
+        reference: Reference,
+    ) -> Result<(Reference, &ImagePattern), Fault> {
+        let reference = new_name(field, reference)?;
+        match self.push.iter().find(|pattern| pattern.matches(&reference)) {
+            Some(pattern) => Ok((reference, pattern)),
+            None => Err(self.denied(job, "push", format_args!("push to `{}`", reference.familiar()))),
+        }
     }
 
-    pub(super) fn node_image(&self, reference: &Reference) -> Option<&ImagePattern> {
-        self.node_images.iter().find(|pattern| pattern.matches(reference))
-    }
-
-    /// The refusal of an image on the node, for an explanation. A build asks the registry instead, which `pull` refuses.
-    pub(super) fn no_node_image(&self, job: &Job, reference: &Reference) -> Fault {
-        self.denied(job, "node_images", format_args!("use `{}` of the node", reference.familiar()))
+    /// A build that may not use the node's image asks the registry, if `pull` allows it.
+    pub(super) fn node_image(&self, job: &Job, reference: &Reference) -> Result<&ImagePattern, Fault> {
+        foreign(reference)?;
+        let pattern = self.node_images.iter().find(|pattern| pattern.matches(reference));
+        pattern.ok_or_else(|| {
+            self.denied(job, "node_images", format_args!("use `{}` of the node", reference.familiar()))
+        })
     }
 
     pub(super) fn fetch(&self, job: &Job, url: &str) -> Result<(&UrlPattern, Allowed), Fault> {
@@ -240,6 +250,36 @@ impl Entry {
 
 fn listed(values: impl IntoIterator<Item = impl fmt::Display>) -> Vec<String> {
     values.into_iter().map(|value| value.to_string()).collect()
+}
+
+/// Refuses a name of wharfd's own: it belongs to another namespace, is a hold, or does not exist, and the caller must not
+/// see the difference.
+fn foreign(reference: &Reference) -> Result<(), Fault> {
+    if !reference.is_reserved() {
+        return Ok(());
+    }
+    let text = format!("no such image: the names under `{RESERVED_HOST}` are wharfd's own");
+    let hint = "use the image's reference in the namespace, or at a registry";
+    Err(Fault::new(Reason::BaseImageNotFound, text).hint(hint))
+}
+
+/// Refuses a reference that cannot be a new name of an image; adds `:latest` to one that has no tag.
+pub(super) fn new_name(
+    field: impl Into<Cow<'static, str>>,
+    reference: Reference,
+) -> Result<Reference, Fault> {
+    if reference.digest().is_some() {
+        let text = format!(
+            "`{}` has a digest: a new name cannot choose the image's digest; omit it",
+            reference.familiar()
+        );
+        return Err(Fault::invalid(field, text));
+    }
+    if reference.is_reserved() {
+        let text = format!("names under `{RESERVED_HOST}` are wharfd's own: choose another host");
+        return Err(Fault::invalid(field, text));
+    }
+    Ok(reference.tagged())
 }
 
 /// Whether a build may fetch from `address`, which the host of `url` has.

@@ -10,7 +10,7 @@ use std::{borrow::Cow, net::IpAddr, sync::Arc};
 use crate::{
     config::{Limits, StepNetwork},
     fault::Fault,
-    names::{Allowed, CallerId, Namespace, RESERVED_HOST, Reference},
+    names::{Allowed, CallerId, Namespace, Reference},
 };
 pub(crate) use addresses::{is_no_server, is_public};
 pub use check::{Because, Explained};
@@ -139,7 +139,7 @@ impl Permit<Namespace> {
 
     /// Whether builds in the namespace may use `reference` if the operator has put it on the node.
     pub fn from_node(&self, reference: Reference) -> Option<Permit<FromNode>> {
-        self.entry.node_image(&reference)?;
+        self.entry.node_image(self.subject.job(), &reference).ok()?;
         Some(self.permit(FromNode(reference)))
     }
 
@@ -150,7 +150,7 @@ impl Permit<Namespace> {
         field: impl Into<Cow<'static, str>>,
         reference: Reference,
     ) -> Result<Permit<TagAs>, Fault> {
-        let reference = new_name(field, reference)?;
+        let reference = entry::new_name(field, reference)?;
         Ok(self.permit(TagAs { namespace: self.subject.clone(), reference }))
     }
 
@@ -161,8 +161,7 @@ impl Permit<Namespace> {
         field: impl Into<Cow<'static, str>>,
         reference: Reference,
     ) -> Result<Permit<PushTo>, Fault> {
-        let reference = new_name(field, reference)?;
-        self.entry.push(self.subject.job(), &reference)?;
+        let (reference, _) = self.entry.push(self.subject.job(), field, reference)?;
         Ok(self.permit(PushTo { namespace: self.subject.clone(), reference }))
     }
 
@@ -204,22 +203,6 @@ impl Permit<FetchFrom> {
     }
 }
 
-/// Refuses a reference that cannot be a new name of an image.
-fn new_name(field: impl Into<Cow<'static, str>>, reference: Reference) -> Result<Reference, Fault> {
-    if reference.digest().is_some() {
-        let text = format!(
-            "`{}` has a digest: a new name cannot choose the image's digest; omit it",
-            reference.familiar()
-        );
-        return Err(Fault::invalid(field, text));
-    }
-    if reference.is_reserved() {
-        let text = format!("names under `{RESERVED_HOST}` are wharfd's own: choose another host");
-        return Err(Fault::invalid(field, text));
-    }
-    Ok(reference.tagged())
-}
-
 #[cfg(test)]
 mod tests {
     use clap::Parser as _;
@@ -231,12 +214,12 @@ mod tests {
         names::{IssuerName, Pattern},
     };
 
-    fn reference(text: &str) -> Reference {
+    pub(super) fn reference(text: &str) -> Reference {
         Reference::parse(text).unwrap()
     }
 
     /// What a job may do under this file.
-    fn under(file: &str, namespace: Namespace) -> Permit<Namespace> {
+    pub(super) fn under(file: &str, namespace: Namespace) -> Permit<Namespace> {
         let config = Config::with_file(Flags::try_parse_from(["wharfd"]).unwrap(), file);
         let rules = Arc::new(Rules::new("test", Pattern::any(), &Policies::of(&config)));
         rules.namespace(&CallerId::Uid(1), namespace).unwrap()

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
-use super::{accept, answer, named, spec};
+use super::{accept, look, named, spec};
 use crate::{
-    build::{gate, spec::Network},
+    build::{add, gate, spec::Network},
     config::StepNetwork,
     fault::{Fault, Reason},
     front::Front,
-    names::{CallerId, Reference, printable, printable_url},
+    names::{Reference, printable, printable_url},
     policy::{Because, Explained},
     wire::v1::{
         CheckPolicyRequest, CheckPolicyResponse, PolicyAnswer, PolicyKey, PolicyQuestion,
@@ -19,7 +19,9 @@ use crate::{
 };
 
 /// More than a person asks at once.
-const QUESTIONS_MAX: usize = 64;
+pub(super) const QUESTIONS_MAX: usize = 64;
+/// Longer than a name and most URLs. Answers repeat it, escaped.
+pub(super) const QUESTION_BYTES_MAX: usize = 4 << 10;
 
 /// `PolicyService`.
 #[derive(Debug)]
@@ -40,7 +42,7 @@ impl PolicyService for Policy {
         request: Request<CheckPolicyRequest>,
     ) -> Result<Response<CheckPolicyResponse>, Status> {
         let call = accept(&self.front, &request, "PolicyService/CheckPolicy")?;
-        answer(&call, async {
+        look(&self.front, &call, async {
             let CheckPolicyRequest { namespace, caller: other, questions } = request.into_inner();
             if questions.len() > QUESTIONS_MAX {
                 return Err(Fault::invalid("questions", format!("more than {QUESTIONS_MAX} questions")));
@@ -49,11 +51,7 @@ impl PolicyService for Policy {
                 let permit = self.front.authorize(&call, named(namespace)?).await?;
                 (permit.explain(), call.caller().to_string())
             } else {
-                if !matches!(call.caller().id(), CallerId::Operator(_)) {
-                    let text = "only the node's operator may ask about another caller";
-                    return Err(Fault::new(Reason::NamespaceDenied, text));
-                }
-                (self.front.explain(&other, named(namespace)?)?, other)
+                (self.front.explain(&call, &other, named(namespace)?)?, other)
             };
             let keys = explained.entry().keys().into_iter();
             let questions = questions.into_iter().enumerate();
@@ -82,17 +80,30 @@ fn answered(explained: &Explained, index: usize, question: PolicyQuestion) -> Re
     let Some(question) = question.question else {
         return Err(Fault::invalid(field, "an empty question"));
     };
+    let (key, asked) = parts(&question);
+    if asked.len() > QUESTION_BYTES_MAX {
+        return Err(Fault::invalid(
+            field,
+            format!("a question of more than {} KiB", QUESTION_BYTES_MAX >> 10),
+        ));
+    }
     let because = match &question {
         Question::Pull(image) => explained.pull(&reference(image)?),
-        Question::Push(image) => explained.push(&reference(image)?.tagged()),
+        Question::Push(image) => explained.push(field.clone(), reference(image)?),
         Question::NodeImage(image) => explained.node_image(&reference(image)?),
-        Question::Add(url) if is_git(url) => Err(gate::git_denied(url)),
-        Question::Add(url) => explained.add(url, &host(&field, url)?),
+        Question::Add(url) if add::is_git(url) => Err(gate::git_denied(url)),
+        Question::Add(url) => {
+            let host = add::host(url).ok_or_else(|| {
+                let text = format!("`{}` is not a URL that `ADD` fetches", printable_url(url));
+                Fault::invalid(field, text).hint("write it as `https://HOST/PATH`")
+            })?;
+            explained.add(url, &host)
+        }
         Question::Network(network) => match spec::network(network) {
             Ok(Network::Default) => explained.network(StepNetwork::Default),
             Ok(Network::None) => explained.network(StepNetwork::None),
             Err(fault) if fault.reason() == Reason::InvalidInput => {
-                return Err(Fault::invalid(field, fault.text().to_owned()));
+                Err(Fault::invalid(field, fault.text().to_owned()))
             }
             Err(fault) => Err(fault),
         },
@@ -105,9 +116,11 @@ fn answered(explained: &Explained, index: usize, question: PolicyQuestion) -> Re
             message: unless.unwrap_or_default().to_owned(),
             hint: String::new(),
         },
+        // What the question is about would be refused as bad usage, too.
+        Err(fault) if fault.reason() == Reason::InvalidInput => return Err(fault),
         Err(fault) => PolicyAnswer {
             allowed: false,
-            key: if fault.reason() == Reason::PolicyDenied { key(&question) } else { "" }.to_owned(),
+            key: if fault.reason() == Reason::PolicyDenied { key } else { "" }.to_owned(),
             pattern: String::new(),
             message: fault.text().to_owned(),
             hint: fault.hint_text().unwrap_or_default().to_owned(),
@@ -115,58 +128,59 @@ fn answered(explained: &Explained, index: usize, question: PolicyQuestion) -> Re
     })
 }
 
-/// The key that decides.
-fn key(question: &Question) -> &'static str {
+/// The key that decides, and the thing.
+fn parts(question: &Question) -> (&'static str, &str) {
     match question {
-        Question::Pull(_) => "pull",
-        Question::Push(_) => "push",
-        Question::NodeImage(_) => "node_images",
-        Question::Add(_) => "add",
-        Question::Network(_) => "networks",
+        Question::Pull(image) => ("pull", image),
+        Question::Push(image) => ("push", image),
+        Question::NodeImage(image) => ("node_images", image),
+        Question::Add(url) => ("add", url),
+        Question::Network(network) => ("networks", network),
     }
-}
-
-/// The host of a URL that `ADD` would fetch.
-fn host(field: &str, url: &str) -> Result<String, Fault> {
-    let uri = url
-        .parse::<http::Uri>()
-        .ok()
-        .filter(|_| ["http://", "https://"].iter().any(|scheme| url.starts_with(scheme)));
-    let host = uri.as_ref().and_then(|uri| uri.host());
-    let host = host.ok_or_else(|| {
-        let text = format!("`{}` is not a URL that `ADD` fetches", printable_url(url));
-        Fault::invalid(field.to_owned(), text).hint("write it as `https://HOST/PATH`")
-    })?;
-    let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-    Ok(bare.unwrap_or(host).to_owned())
-}
-
-/// Whether BuildKit takes it for a Git repository (`gitutil.ParseGitRef`).
-fn is_git(url: &str) -> bool {
-    let path = url.split(['?', '#']).next().unwrap_or_default();
-    ["git://", "ssh://", "git@"].iter().any(|prefix| url.starts_with(prefix)) || path.ends_with(".git")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        names::{CallerId, Namespace, Pattern},
+        policy::Rules,
+    };
 
     #[test]
-    fn what_buildkit_takes_for_a_repository_is_git() {
-        for url in ["git://a/b", "ssh://a/b", "git@a:b", "https://a/b.git", "http://a/b.git#main:dir"] {
-            assert!(is_git(url), "{url}");
+    fn what_is_refused_as_bad_usage_is_no_question() {
+        let rules = Arc::new(Rules::built_in("test", Pattern::any()));
+        let permit = rules.namespace(&CallerId::Uid(1), Namespace::new("a", "1").unwrap()).unwrap();
+        let asked = |question| {
+            let answer = answered(&permit.explain(), 1, PolicyQuestion { question: Some(question) });
+            answer.map(|answer| answer.allowed).map_err(|fault| {
+                assert_eq!((fault.reason(), fault.field()), (Reason::InvalidInput, Some("questions[1]")));
+                fault.text().to_owned()
+            })
+        };
+        let digest = format!("app@sha256:{}", "a".repeat(64));
+        let long = |byte: char| format!("https://a/{}", byte.to_string().repeat(QUESTION_BYTES_MAX));
+        for (question, why) in [
+            (Question::Push(digest.clone()), "has a digest"),
+            (Question::Push("wharf.invalid/x".to_owned()), "wharfd's own"),
+            (Question::Add("a.example".to_owned()), "is not a URL that `ADD` fetches"),
+            (Question::Network("bridge".to_owned()), "is not a network"),
+            (Question::Add(long('a')), "more than 4 KiB"),
+            (Question::Pull(long('\u{1b}')), "more than 4 KiB"),
+        ] {
+            let said = asked(question.clone()).unwrap_err();
+            assert!(said.contains(why), "{question:?}: {said}");
         }
-        for url in ["https://a/b.git/archive.tar", "https://a/?x=b.git", "https://git@a/b"] {
-            assert!(!is_git(url), "{url}");
-        }
-    }
-
-    #[test]
-    fn a_url_has_a_host() {
-        assert_eq!(host("f", "https://[::1]:8080/x").unwrap(), "::1");
-        assert_eq!(host("f", "http://user:p@files.example/x").unwrap(), "files.example");
-        for wrong in ["", "files.example", "ftp://a/b", "https://", "/file", "https:///x"] {
-            assert_eq!(host("f", wrong).unwrap_err().field(), Some("f"), "{wrong}");
+        for (question, is_allowed) in [
+            (Question::Pull(digest.clone()), true),
+            (Question::NodeImage(digest), true),
+            (Question::Pull("wharf.invalid/x".to_owned()), false),
+            (Question::NodeImage("wharf.invalid/x".to_owned()), false),
+            (Question::Add("https://a/x".to_owned()), true),
+            (Question::Add("https://a/x%2Egit".to_owned()), false),
+            (Question::Add("deploy@a:b".to_owned()), false),
+        ] {
+            assert_eq!(asked(question.clone()), Ok(is_allowed), "{question:?}");
         }
     }
 }

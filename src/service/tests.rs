@@ -155,8 +155,11 @@ async fn what_wharfd_itself_gets_wrong_is_internal_and_says_no_more() {
 #[test]
 fn the_api_tells_its_limits() {
     use crate::build::{client::ANSWER_TIMEOUT, session::ATTACH_TIMEOUT, spec::PATH_BYTES_MAX};
-    let lines =
-        [include_str!("../../proto/wharf/v1/build.proto"), include_str!("../../proto/wharf/v1/error.proto")];
+    let lines = [
+        include_str!("../../proto/wharf/v1/build.proto"),
+        include_str!("../../proto/wharf/v1/error.proto"),
+        include_str!("../../proto/wharf/v1/policy.proto"),
+    ];
     let words = lines
         .iter()
         .flat_map(|text| text.lines())
@@ -175,7 +178,30 @@ fn the_api_tells_its_limits() {
         format!("With the labels, at most {} MiB.", spec::VALUES_BYTES_MAX >> 20),
         format!("at most one for each name, and {} in all.", spec::ULIMITS_MAX),
         format!("was silent in a call for {} seconds.", build::FIRST_MESSAGE.as_secs()),
+        format!(
+            "{} at most, each of {} KiB at most.",
+            policy::QUESTIONS_MAX,
+            policy::QUESTION_BYTES_MAX >> 10
+        ),
     ] {
         assert!(text.contains(&sentence), "no comment of the API says: {sentence}");
     }
+}
+
+/// A client need not read its answer: how many wait for it is limited by the caller's shares of work, or of looks.
+#[test]
+fn no_answer_is_unlimited() {
+    let sources = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/service")).unwrap();
+    let mut handlers = 0;
+    for source in sources.map(|entry| entry.unwrap().path()).filter(|path| path.is_file()) {
+        let text = std::fs::read_to_string(&source).unwrap();
+        for handler in text.split("= accept(&self.front,").skip(1) {
+            let limits =
+                [" look(&self.front,", " begin(&call,", "self.front.begin(", "self.front.begin_end("];
+            let head = handler.lines().next().unwrap();
+            assert!(limits.iter().any(|limit| handler.contains(limit)), "{}: {head}", source.display());
+            handlers += 1;
+        }
+    }
+    assert!(handlers > 10, "{handlers}");
 }

@@ -146,6 +146,7 @@ async fn all_calls(test: &Test, wharfd: &Wharfd, rotate: impl FnOnce()) -> (Stri
         job.run(command).await.ok();
     }
     job.as_uid(1000).run(["images"]).await.ended(3).says(&["is not yours"]);
+    job.run(["policy", "check", "--as", "uid 1000"]).await.ended(3).says(&["only the node's operator"]);
     job.with_token(token).run(["info"]).await.ended(3);
     let stranger = rpc::connect_as(&wharfd.socket(), 1001).await;
     let refused = NodeServiceClient::new(stranger).get_info(GetInfoRequest::default()).await.unwrap_err();
@@ -213,6 +214,7 @@ async fn every_call_is_an_event(test: Arc<Test>) {
     assert_eq!(ended("ImageService/PushImage", "done")["pushed"][0]["digest"], *pushed);
     let refused = ended("ImageService/ListImages", "refused");
     assert_eq!((text(refused, "rule"), refused.get("policy")), ("serve uid 1000", None));
+    assert_eq!(ended("PolicyService/CheckPolicy", "refused")["asked_about"], "uid 1000");
     assert_eq!(ended("NamespaceService/DeleteNamespace", "done")["cancelled_builds"], 0);
     let refused: Vec<_> = all.iter().filter(|event| event["event"] == "refused").collect();
     // The token is refused for the user that shows it; both users have proven nothing.

@@ -2,9 +2,10 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
+    audit::{events, is_documented},
     harness::{Test, Wharf, cases},
     policy::{about, dockerfile, policy},
 };
@@ -20,7 +21,7 @@ async fn info_names_the_policy_of_the_namespace(test: Arc<Test>) {
     let (wharfd, built_in) = tokio::join!(test.wharfd_as_it_ships(Some(&config)), test.wharfd());
     let job = Wharf::new(&test, &wharfd, "acme/app#1").as_uid(1000);
     assert!(job.run(["info"]).await.ok().stdout.contains(" Policy: acme\n"));
-    let json = async |job: &Wharf| -> serde_json::Value {
+    let json = async |job: &Wharf| -> Value {
         serde_json::from_str(&job.run(["info", "--format=json"]).await.ok().stdout).unwrap()
     };
     assert_eq!(json(&job).await["Policy"], "acme");
@@ -51,7 +52,7 @@ async fn check_says_what_a_build_would_be_told(test: Arc<Test>) {
     let asked = async |job: &Wharf, flag: &str, value: &str| {
         job.run(["policy", "check", "--format=json", flag, value]).await
     };
-    let row = |output: &str| -> serde_json::Value { serde_json::from_str(output.trim_end()).unwrap() };
+    let row = |output: &str| -> Value { serde_json::from_str(output.trim_end()).unwrap() };
     for (flag, value, key, pattern) in [
         ("--pull", base.as_str(), "pull", format!("{host}/*")),
         ("--push", &team, "push", format!("{host}/team/*")),
@@ -80,6 +81,8 @@ async fn check_says_what_a_build_would_be_told(test: Arc<Test>) {
         ("--add", "http://169.254.169.254/x", build(add("metadata", "http://169.254.169.254/x"))),
         ("--add", &loopback, build(add("loopback", &loopback))),
         ("--add", "https://files.example/x.git", build(add("git", "https://files.example/x.git"))),
+        ("--add", "https://files.example/x%2Egit", build(add("escaped", "https://files.example/x%2Egit"))),
+        ("--add", "deploy@files.example:x", build(add("ssh", "deploy@files.example:x"))),
     ] {
         let refused = asked(&job, flag, value).await.ended(3);
         let row = row(&refused.stdout);
@@ -87,8 +90,25 @@ async fn check_says_what_a_build_would_be_told(test: Arc<Test>) {
         let message = row["Message"].as_str().unwrap();
         assert!(refused.stderr.contains(message), "{refused}");
         // BuildKit writes a repository in another way.
-        let said = if value.ends_with(".git") { message.rsplit("` ").next().unwrap() } else { message };
+        let is_git = message.contains("Git");
+        let said = if is_git { message.rsplit("` ").next().unwrap() } else { message };
         job.run(&does).await.ended(3).says(&[said]);
+    }
+    // As is that of names that nobody may use, with the status of bad usage for a push.
+    let pulled = ["pull", "wharf.invalid/x"];
+    for (flag, value, command) in [
+        ("--push", "wharf.invalid/x", ["push", "wharf.invalid/x"]),
+        ("--pull", "wharf.invalid/x", pulled),
+        ("--node-image", "wharf.invalid/x", pulled),
+    ] {
+        let refused = job.run(["policy", "check", flag, value]).await;
+        let refused = refused.ended(if flag == "--push" { 2 } else { 3 });
+        let error = refused.stderr.lines().next().unwrap();
+        let done = job.run(command).await;
+        assert!(
+            done.status != 0 && done.stderr.contains(error.trim_start_matches("error: ")),
+            "{refused}{done}"
+        );
     }
     let text = job.run(["policy", "check", "--pull", "alpine", "--push", &team]).await.ended(3);
     assert!(text.stdout.contains("pull   docker.io/library/alpine") && text.stdout.contains("yes"), "{text}");
@@ -116,13 +136,14 @@ async fn only_the_operator_asks_about_others(test: Arc<Test>) {
     let config = policy("acme", "acme/*", "push = [\"reg.example/acme/*\"]")
         + "[[serve]]\nuid = 1000\nnamespaces = \"acme/*\"\n\
            [[serve]]\nuid = 1001\nnamespaces = \"other\"\n";
-    let wharfd = test.wharfd_as_it_ships(Some(&config)).await;
+    let path = test.dir().join("audit.jsonl");
+    let wharfd = test.wharfd_as_it_ships(Some(&format!("audit_log = {path:?}\n{config}"))).await;
     let operator = Wharf::new(&test, &wharfd, "acme/app#1");
     let ask = |caller: &str| {
         ["policy", "check", "--as", caller, "--push", "reg.example/acme/app"].map(str::to_owned)
     };
-    operator.run(["policy", "check", "--push", "reg.example/x"]).await.ok();
     let answer = operator.run(ask("uid 1000")).await.ok().stdout;
+    operator.run(["policy", "check", "--push", "reg.example/x"]).await.ok();
     assert!(answer.contains("reg.example/acme/*") && answer.contains(" acme\n"), "{answer}");
     operator.run(ask("uid 1001")).await.ended(3).says(&["namespace `acme/app#1` is not that of `uid 1001`"]);
     for unknown in ["uid 7", "uid 1000 ", "token x", "job ci:acme/app", "job"] {
@@ -132,5 +153,14 @@ async fn only_the_operator_asks_about_others(test: Arc<Test>) {
         for caller in ["uid 1000", "uid 1001", "uid 0 of the node", "uid 7"] {
             other.run(ask(caller)).await.ended(3).says(&["only the node's operator"]);
         }
+    }
+    assert_eq!(wharfd.terminate().await, 0);
+    let events = events(&path);
+    events.iter().for_each(is_documented);
+    for (caller, result) in [("uid 0 of the node", "done"), ("uid 1000", "refused")] {
+        let about = json!([caller, result, "uid 1000", {"job": "acme/app", "run": "1"}]);
+        let told =
+            |event: &Value| ["caller", "result", "asked_about", "namespace"].map(|key| event[key].clone());
+        assert!(events.iter().any(|event| json!(told(event)) == about), "{about}: {events:#?}");
     }
 }
