@@ -10,7 +10,13 @@ use tokio::{
     time::sleep,
 };
 
-use crate::{config::Limits, engines::Disk, fault::Fault, names::Namespace, policy::Permit};
+use crate::{
+    config::Limits,
+    engines::{Disk, full},
+    fault::Fault,
+    names::Namespace,
+    policy::Permit,
+};
 
 /// What a build has used of its limits.
 #[derive(Debug)]
@@ -73,10 +79,11 @@ impl Used {
         self.exceeded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The refusal, if the build has exceeded a limit, or its engine's disk is full.
+    /// The refusal, if the build has exceeded a limit. A full disk is none: it may be full after the build has ended by
+    /// itself.
     pub fn refused(&self) -> Option<Fault> {
         let key = *self.exceeded();
-        key.map(|key| self.namespace.over(key)).or_else(|| self.disk.borrow().end())
+        key.map(|key| self.namespace.over(key))
     }
 
     /// Waits until the build exceeds a limit, or its engine's disk is full; its time begins now.
@@ -89,19 +96,39 @@ impl Used {
             self.exceed("build_time");
         };
         let mut disk = self.disk.clone();
-        let full = async {
-            let full = disk.wait_for(|disk| disk.end().is_some()).await.ok().and_then(|disk| disk.end());
-            match full {
-                Some(fault) => fault,
-                // Nobody measures it.
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             () = time => {}
             () = self.changed.notified() => {}
-            fault = full => return fault,
+            fault = full(&mut disk) => return fault,
         }
         self.refused().unwrap_or_else(|| Fault::internal("a limit is exceeded, and none is known"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        config::{DiskMarks, Mark},
+        engine::disk::Space,
+        engines::Level,
+        names::{CallerId, EngineName, Pattern},
+        policy::Rules,
+    };
+
+    #[tokio::test]
+    async fn a_full_disk_ends_a_build_and_is_no_limit_of_it() {
+        let rules = Arc::new(Rules::built_in("test", Pattern::any()));
+        let namespace = rules.namespace(&CallerId::Uid(1), Namespace::new("a", "1").unwrap()).unwrap();
+        let disks = watch::Sender::default();
+        let used = Used::nothing(&namespace).on(disks.subscribe());
+        let marks = DiskMarks { low: Mark::Percent(10), full: Mark::Percent(5) };
+        let space = Space { free: 4, total: 100 };
+        disks.send_replace(Disk::new(EngineName::default(), space, marks, Level::Ample, false));
+        let fault = used.watch().await;
+        assert!(fault.text().contains("is full"), "{fault}");
+        assert!(used.refused().is_none(), "a build that has ended by itself keeps its own end");
     }
 }

@@ -74,8 +74,12 @@ pub async fn remove_cache_mounts(connection: &Connection, records: &[String]) ->
 }
 
 /// Removes what is in BuildKit's cache, but cache mounts, and was not used for `age`, as far as no build has it and no image
-/// needs it. Returns the bytes.
-pub async fn remove_unused(connection: &Connection, age: Duration) -> Result<i64, Status> {
+/// needs it. `gone` gets the bytes of each record that is gone.
+pub async fn remove_unused(
+    connection: &Connection,
+    age: Duration,
+    mut gone: impl FnMut(i64),
+) -> Result<(), Status> {
     let request = PruneRequest {
         filter: vec![format!("type!={CACHE_MOUNT}")],
         keep_duration: i64::try_from(age.as_nanos()).unwrap_or(i64::MAX),
@@ -83,11 +87,10 @@ pub async fn remove_unused(connection: &Connection, age: Duration) -> Result<i64
     };
     let mut control = connection.control();
     let mut removed = control.prune(request).await?.into_inner();
-    let mut size = 0_i64;
     while let Some(record) = removed.message().await? {
-        size = size.saturating_add(record.size);
+        gone(record.size);
     }
-    Ok(size)
+    Ok(())
 }
 
 /// The id in the description of a cache mount's record, `cached mount TARGET from exec COMMAND with id "ID"`

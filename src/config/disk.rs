@@ -40,6 +40,13 @@ impl Mark {
             Self::Bytes(bytes) => bytes,
         }
     }
+
+    fn half(self) -> Self {
+        match self {
+            Self::Percent(percent) => Self::Percent(percent.div_ceil(2)),
+            Self::Bytes(bytes) => Self::Bytes(bytes / 2),
+        }
+    }
 }
 
 impl fmt::Display for Mark {
@@ -80,13 +87,13 @@ pub(super) fn marks(
     (path, text): (&Path, &str),
 ) -> Result<DiskMarks, ConfigError> {
     let Some(spanned) = written else { return Ok(DiskMarks::default()) };
-    let (written, default) = (spanned.as_ref(), DiskMarks::default());
-    let marks =
-        DiskMarks { low: written.low.unwrap_or(default.low), full: written.full.unwrap_or(default.full) };
+    let written = spanned.as_ref();
+    let low = written.low.unwrap_or(DiskMarks::default().low);
+    let marks = DiskMarks { low, full: written.full.unwrap_or(low.half()) };
     let is_higher = match (marks.low, marks.full) {
         (Mark::Percent(low), Mark::Percent(full)) => full > low,
         (Mark::Bytes(low), Mark::Bytes(full)) => full > low,
-        // Only the disk tells.
+        // Only the disk tells. There the lower one counts.
         (Mark::Percent(_), Mark::Bytes(_)) | (Mark::Bytes(_), Mark::Percent(_)) => false,
     };
     if is_higher {
@@ -114,9 +121,16 @@ mod tests {
     #[test]
     fn marks_of_disks_and_times_of_jobs_are_checked() {
         let config = load(&[], "[disk]\nlow = \"20GiB\"\n[job]\nretire_after = \"2h\"\n").unwrap();
-        assert_eq!((config.disk.low, config.disk.full), (Mark::Bytes(20 << 30), Mark::Percent(5)));
-        assert_eq!((config.disk.low.of(1), config.disk.full.of(1000)), (20 << 30, 50));
+        assert_eq!((config.disk.low, config.disk.full), (Mark::Bytes(20 << 30), Mark::Bytes(10 << 30)));
+        assert_eq!((config.disk.low.of(1), Mark::Percent(5).of(1000)), (20 << 30, 50));
         assert_eq!(config.job_retire_after, Duration::from_secs(7200));
+        // Without `full` it is half of `low`, which may be off.
+        for (low, full) in [("0%", Mark::Percent(0)), ("3%", Mark::Percent(2)), ("10%", Mark::Percent(5))] {
+            let config = load(&[], &format!("[disk]\nlow = \"{low}\"\n")).unwrap();
+            assert_eq!(config.disk.full, full, "{low}");
+        }
+        assert_eq!(load(&[], "[disk]\nfull = \"0%\"\n").unwrap().disk.low, DiskMarks::default().low);
+        assert_eq!(load(&[], "").unwrap().disk, DiskMarks::default());
         let engine = "[engines.a]\nsocket = \"unix:///run/a.sock\"\ndisk = \"/mnt/a\"\n";
         let config = load(&[], engine).unwrap();
         assert_eq!(config.engines.disk(config.engines.default_name()), Some(Path::new("/mnt/a")));
@@ -129,6 +143,7 @@ mod tests {
                 "[disk]\nlow = \"1GiB\"\nfull = \"2GiB\"\n",
                 "disk.full, 2048 MiB, is more than disk.low, 1024 MiB",
             ),
+            ("[disk]\nlow = \"0%\"\nfull = \"5%\"\n", "disk.full, 5%, is more than disk.low, 0%"),
             ("[disk]\nlows = \"1GiB\"\n", "unknown field `lows`"),
             (
                 "[engines.a]\nsocket = \"unix:///run/a.sock\"\ndisk = \"a\"\n",

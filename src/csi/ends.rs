@@ -23,11 +23,14 @@ pub(super) async fn end(front: &Front, store: &Access, trail: &Trail, pod: &Pod)
         let images = engine.images().await?;
         let owned = images.possessions().await?.remove(&opaque).unwrap_or_default();
         let engine = engine.name();
-        if images.remove_namespace(&opaque, &owned).await? {
-            let (images, builds) = (owned.images(), end.builds());
-            tracing::info!(%engine, namespace = name, images, builds, "a pod's namespace has ended with the pod");
+        let removed = images.remove_namespace(&opaque, &owned).await?;
+        if removed.is_gone || removed.images > 0 {
             let event = Event::new(Kind::NamespaceEnded).text("engine", engine).text("rule", "pod");
-            trail.record(event.namespace(Some(&namespace)).number("images", images as u64));
+            trail.record(event.namespace(Some(&namespace)).number("images", removed.images as u64));
+        }
+        if removed.is_gone {
+            let (images, builds) = (removed.images, end.builds());
+            tracing::info!(%engine, namespace = name, images, builds, "a pod's namespace has ended with the pod");
         } else {
             // The pod must not wait for a container of somebody else's.
             tracing::warn!(

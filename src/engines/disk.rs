@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 use crate::{
     config::DiskMarks,
     engine::disk::Space,
@@ -39,6 +41,11 @@ impl Level {
             Self::Full => "full",
         }
     }
+
+    /// Whether something is to be removed.
+    pub fn is_low(self) -> bool {
+        matches!(self, Self::Low | Self::Spent | Self::Full)
+    }
 }
 
 /// An engine's disk.
@@ -57,16 +64,32 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// A disk with this space. `is_spent` says that nothing can be removed any more.
-    pub fn new(engine: EngineName, space: Space, marks: DiskMarks, is_spent: bool) -> Self {
-        let marks = (marks.low.of(space.total), marks.full.of(space.total));
+    /// A disk with this space, which was at this level before. `is_spent` says that nothing can be removed any more.
+    pub fn new(engine: EngineName, space: Space, marks: DiskMarks, was: Level, is_spent: bool) -> Self {
+        let low = marks.low.of(space.total);
+        // An amount and a part of the disk are compared only here.
+        let marks = (low, marks.full.of(space.total).min(low));
+        let disk = Self { engine, space, marks, ..Self::default() };
+        let enough = if was.is_low() { disk.enough() } else { low };
         let level = match space.free {
             free if free < marks.1 => Level::Full,
-            free if free < marks.0 && is_spent => Level::Spent,
-            free if free < marks.0 => Level::Low,
+            free if free < enough && is_spent => Level::Spent,
+            free if free < enough => Level::Low,
             _ => Level::Ample,
         };
-        Self { engine, level, space, marks, cause: None }
+        Self { level, ..disk }
+    }
+
+    /// The free space at which a low disk has space again: a little more than where it is low, so that it is not low again
+    /// at once.
+    fn enough(&self) -> u64 {
+        let low = self.marks.0;
+        low.saturating_add((low / 20).min(self.space.total.saturating_sub(low) / 4))
+    }
+
+    /// Whether it has as much free space at most as its mark asks for, so that it is low whatever is removed.
+    pub fn is_too_small(&self) -> bool {
+        self.space.total > 0 && self.marks.0 >= self.space.total
     }
 
     /// A disk that is not measured, for this reason.
@@ -74,32 +97,43 @@ impl Disk {
         Self { engine, cause: Some(cause), ..Self::default() }
     }
 
-    /// The refusal of a new build, if there is no space for one.
+    /// The refusal of a new build or pull, if there is no space for one.
     pub fn refusal(&self) -> Option<Fault> {
         match self.level {
             Level::Unknown | Level::Ample | Level::Low => None,
             Level::Spent | Level::Full => {
                 let text = format!(
-                    "the disk of the engine `{}` is low: {} are free, and builds begin with {} (`disk.low`)",
+                    "the disk of the engine `{}` is low: {} are free, and builds and pulls begin with {} (`disk.low` and \
+                     a little more)",
                     self.engine,
                     shown(self.space.free),
-                    shown(self.marks.0)
+                    shown(self.enough())
                 );
                 Some(limit(text))
             }
         }
     }
 
-    /// The end of a running build, if there is no space for its rest.
+    /// The end of a running build or pull, if there is no space for its rest.
     pub fn end(&self) -> Option<Fault> {
         (self.level == Level::Full).then(|| {
             limit(format!(
-                "the disk of the engine `{}` is full: {} are free, and builds end below {} (`disk.full`)",
+                "the disk of the engine `{}` is full: {} are free, and builds and pulls end below {} (`disk.full`)",
                 self.engine,
                 shown(self.space.free),
                 shown(self.marks.1)
             ))
         })
+    }
+}
+
+/// Waits until the disk is full.
+pub async fn full(disk: &mut watch::Receiver<Disk>) -> Fault {
+    let full = disk.wait_for(|disk| disk.level == Level::Full).await.ok().and_then(|disk| disk.end());
+    match full {
+        Some(fault) => fault,
+        // Nobody measures it any more.
+        None => std::future::pending().await,
     }
 }
 
@@ -126,7 +160,7 @@ mod tests {
         let marks = DiskMarks { low: Mark::Percent(20), full: Mark::Bytes(100 << 20) };
         let disk = |free: u64, is_spent| {
             let space = Space { free: free << 20, total: 1000 << 20 };
-            Disk::new(EngineName::default(), space, marks, is_spent)
+            Disk::new(EngineName::default(), space, marks, Level::Ample, is_spent)
         };
         for (free, is_spent, level) in [
             (200, true, Level::Ample),
@@ -143,11 +177,48 @@ mod tests {
         }
         let fault = disk(99, false).end().unwrap();
         assert!(
-            fault.text().contains("99 MiB are free, and builds end below 100 MiB (`disk.full`)"),
+            fault.text().contains("99 MiB are free, and builds and pulls end below 100 MiB (`disk.full`)"),
             "{fault}"
         );
         assert_eq!((fault.reason(), fault.retry()), (Reason::LimitReached, Some(RETRY_AFTER)));
         let unknown = Disk::unknown(EngineName::default(), "none".to_owned());
         assert!(unknown.refusal().is_none() && unknown.end().is_none());
+    }
+
+    #[test]
+    fn what_is_full_is_low_before() {
+        let disk = |low, full, total: u64, free: u64| {
+            let space = Space { free: free << 30, total: total << 30 };
+            Disk::new(EngineName::default(), space, DiskMarks { low, full }, Level::Ample, false)
+        };
+        // 5 % of this disk are more than its low mark.
+        let (low, full) = (Mark::Bytes(40 << 30), Mark::Percent(5));
+        for (free, level) in [(99, Level::Ample), (40, Level::Ample), (39, Level::Full), (0, Level::Full)] {
+            assert_eq!(disk(low, full, 2000, free).level, level, "{free}");
+        }
+        assert!(!disk(low, full, 2000, 1).is_too_small() && disk(low, full, 40, 1).is_too_small());
+        let off = disk(Mark::Percent(0), Mark::Percent(0), 100, 0);
+        assert!(off.level == Level::Ample && !off.is_too_small());
+    }
+
+    #[test]
+    fn a_low_disk_has_space_again_a_little_later() {
+        let disk = |was, free: u64, low| {
+            let space = Space { free: free << 20, total: 1000 << 20 };
+            Disk::new(EngineName::default(), space, DiskMarks { low, full: Mark::Percent(5) }, was, true)
+        };
+        let (low, most) = (Mark::Bytes(200 << 20), Mark::Bytes(996 << 20));
+        for was in [Level::Low, Level::Spent, Level::Full] {
+            assert_eq!(disk(was, 209, low).level, Level::Spent);
+            assert_eq!(disk(was, 210, low).level, Level::Ample);
+            assert_eq!(disk(was, 997, most).level, Level::Ample, "no disk has more than all of itself");
+        }
+        assert_eq!(disk(Level::Ample, 200, low).level, Level::Ample);
+        assert_eq!(disk(Level::Unknown, 200, low).level, Level::Ample);
+        let fault = disk(Level::Spent, 201, low).refusal().unwrap();
+        assert!(
+            fault.text().contains("201 MiB are free, and builds and pulls begin with 210 MiB"),
+            "{fault}"
+        );
     }
 }

@@ -10,6 +10,7 @@ mod disk;
 use std::{
     fmt,
     path::PathBuf,
+    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -19,7 +20,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-pub use disk::{Disk, Level};
+pub use disk::{Disk, Level, full};
 
 use crate::{
     engine::Engine,
@@ -29,7 +30,7 @@ use crate::{
     naming::Keys,
     registry::{Lookups, Relay},
     store::Store,
-    tasks::Group,
+    tasks::{Cause, Group},
 };
 
 /// How long a call waits for an engine that is starting.
@@ -124,14 +125,34 @@ impl Handle {
         self.inner.disk.subscribe()
     }
 
-    /// Sets what is known of its disk.
+    /// Sets what is known of its disk, while the engine is usable.
     pub fn measured(&self, disk: Disk) {
-        self.inner.disk.send_replace(disk);
+        // Held until the disk is set: the end of the engine forgets it afterwards.
+        let state = self.inner.state.borrow();
+        if state.is_up() {
+            self.inner.disk.send_replace(disk);
+        }
     }
 
-    /// Refuses a new build if its disk has no room for one.
+    /// Refuses a new build or pull if its disk has no room for one.
     pub fn has_room(&self) -> Result<(), Fault> {
         self.inner.disk.borrow().refusal().map_or(Ok(()), Err)
+    }
+
+    /// Runs `work`, which fills its disk and watches `tasks`. It ends early, with the disk's fault, if the disk is full.
+    pub async fn while_it_has_room<T>(
+        &self,
+        tasks: &Group,
+        work: impl Future<Output = Result<T, Fault>>,
+    ) -> Result<T, Fault> {
+        let (mut work, mut disk) = (pin!(work), self.disk());
+        let fault = tokio::select! {
+            biased;
+            done = &mut work => return done,
+            fault = full(&mut disk) => fault,
+        };
+        tasks.cancel(Cause::Failed);
+        work.await.map_err(|_| fault)
     }
 
     /// Its images, if it is usable. For an engine that is down, this triggers one more attempt; for an
@@ -243,6 +264,7 @@ impl Handle {
             tracing::warn!(engine = %self.inner.name, cause, hint, "the engine is down");
         }
         self.inner.state.send_replace(State::Down(Arc::new(fault)));
+        self.inner.disk.send_replace(Disk::default());
     }
 }
 

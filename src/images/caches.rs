@@ -74,20 +74,21 @@ impl Images {
     }
 
     /// Removes what BuildKit's cache has besides cache mounts, and was not used for `age`, as far as no build has it.
-    /// Returns the bytes.
-    pub async fn remove_unused_cache(&self, age: Duration) -> Result<i64, Fault> {
+    /// `removed` gets the bytes of each record. It takes as long as the disk does.
+    pub async fn remove_unused_cache(&self, age: Duration, removed: impl FnMut(i64)) -> Result<(), Fault> {
         let connection = self.engine().dial(self.engine().tasks()).await?;
-        self.answer(cache::remove_unused(&connection, age)).await
+        cache::remove_unused(&connection, age, removed).await.map_err(|status| self.failed(status))
+    }
+
+    fn failed(&self, status: Status) -> Fault {
+        let text = format!("the engine `{}` cannot list or remove its build cache", self.engine().name());
+        Fault::new(Reason::EngineUnavailable, text).hint("try again").caused_by(status)
     }
 
     /// BuildKit's answer about its cache. It may take long: it asks the disk.
     async fn answer<T>(&self, question: impl Future<Output = Result<T, Status>>) -> Result<T, Fault> {
-        let failed = |status: Status| {
-            let text = format!("the engine `{}` cannot list or remove its build cache", self.engine().name());
-            Fault::new(Reason::EngineUnavailable, text).hint("try again").caused_by(status)
-        };
         match timeout(ANSWER_TIMEOUT, question).await {
-            Ok(answer) => answer.map_err(failed),
+            Ok(answer) => answer.map_err(|status| self.failed(status)),
             Err(elapsed) => Err(self.engine().silent().caused_by(elapsed)),
         }
     }

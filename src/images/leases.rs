@@ -4,7 +4,10 @@ use std::collections::{HashMap, HashSet};
 
 use super::Images;
 use crate::{
-    engine::{docker::listing::Listed, image_store::Removal},
+    engine::{
+        docker::listing::{Listed, ListedContainer},
+        image_store::Removal,
+    },
     fault::Fault,
     naming::{self, ImageName},
     store::Access,
@@ -29,6 +32,23 @@ impl Possessions {
     pub fn size(&self) -> i64 {
         self.size
     }
+
+    /// Whether one of these containers uses an image of them.
+    pub(crate) fn are_used_by(&self, containers: &[ListedContainer]) -> bool {
+        containers.iter().any(|container| {
+            self.images.contains(&container.image_id)
+                || self.names.iter().any(|name| name.as_str() == container.image)
+        })
+    }
+}
+
+/// The result of the removal of a namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RemovedNamespace {
+    /// Whether everything is gone; an image that a container uses stays.
+    pub is_gone: bool,
+    /// How many images are gone: from the namespace, and from the engine if no other has them.
+    pub images: usize,
 }
 
 impl Images {
@@ -64,16 +84,27 @@ impl Images {
         Ok(())
     }
 
-    /// Removes everything that a namespace owns, of which nothing may be in use: these are its images. Returns whether
-    /// everything is gone; an image that a container uses stays.
-    pub async fn remove_namespace(&self, opaque: &str, owned: &Possessions) -> Result<bool, Fault> {
-        let mut is_gone = true;
+    /// Removes everything that a namespace owns, of which nothing may be in use: these are its images.
+    pub async fn remove_namespace(
+        &self,
+        opaque: &str,
+        owned: &Possessions,
+    ) -> Result<RemovedNamespace, Fault> {
+        let mut used = 0;
+        let mut deleted = HashSet::new();
         for name in &owned.names {
             let _lock = self.inner.moves.lock(opaque).await;
-            is_gone &= !matches!(self.engine().image_store().try_remove(name).await?, Removal::InUse(_));
+            match self.engine().image_store().try_remove(name).await? {
+                Removal::Done(ids) => deleted.extend(ids.into_iter().filter(|id| owned.images.contains(id))),
+                Removal::Absent => {}
+                Removal::InUse(_) => used += 1,
+            }
         }
+        let is_gone = used == 0;
         self.forget(&self.store().own(), opaque, is_gone).await?;
-        Ok(is_gone)
+        // Those that another namespace has, too, are not deleted.
+        let images = if is_gone { owned.images() } else { deleted.len() };
+        Ok(RemovedNamespace { is_gone, images })
     }
 
     /// Forgets all that `store` knows of a namespace, and removes the images that are held only for it. If its own

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::{every_while_up, seconds};
+use super::{every_while_up, gauge::Need, seconds};
 use crate::{
     audit::{Event, Kind, Trail},
     buildkit::cache::CacheMount,
@@ -39,6 +39,7 @@ pub(super) fn retire(engine: Handle, work: Arc<Work>, after: Duration, trail: Tr
             work,
             after: seconds(after),
             rule: "job.retire_after",
+            need: None,
             trail,
         };
         let finds = looks.fetch_add(1, Ordering::Relaxed) % FIND_EVERY == 0;
@@ -58,6 +59,8 @@ pub(super) struct Look {
     pub(super) after: i64,
     /// The setting that says so.
     pub(super) rule: &'static str,
+    /// With one, the look ends once it is met.
+    pub(super) need: Option<Arc<Need>>,
     pub(super) trail: Trail,
 }
 
@@ -83,6 +86,11 @@ impl Look {
             None => self.images.cache_mounts().await?,
         };
         for job in unused {
+            if let Some(need) = &self.need
+                && need.is_met().await
+            {
+                break;
+            }
             let mounts = mounts.remove(&job.mounts).unwrap_or_default();
             if let Err(fault) = self.end(&job, mounts).await {
                 // One that fails again and again keeps no other from its end.
@@ -115,6 +123,9 @@ impl Look {
         }
         let shown = job.as_ref().map(|job| printable(&job.to_string()));
         let (count, size) = (removed.count, removed.size);
+        if let Some(need) = &self.need {
+            need.removed(size);
+        }
         tracing::info!(engine, job = shown, count, size, "the cache mounts of a job are removed");
         let rule = if is_ended { "ended" } else { self.rule };
         let event = Event::new(Kind::JobRetired).text("engine", engine).text("rule", rule).job(job.as_ref());

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{every_while_up, seconds};
+use super::{every_while_up, gauge::Need, seconds};
 use crate::{
     audit::{Event, Kind, Trail},
     engines::Handle,
@@ -28,6 +28,7 @@ pub(super) fn end_unused(engine: Handle, work: Arc<Work>, ttl: Duration, trail: 
             work: Arc::clone(&work),
             ttl,
             rule: "namespace_ttl",
+            need: None,
             trail: trail.clone(),
         };
         async move {
@@ -46,6 +47,8 @@ pub(super) struct Look {
     pub(super) ttl: Duration,
     /// The setting that says so.
     pub(super) rule: &'static str,
+    /// With one, the look ends once it is met, and leaves namespaces of which a container uses an image.
+    pub(super) need: Option<Arc<Need>>,
     pub(super) trail: Trail,
 }
 
@@ -62,8 +65,22 @@ impl Look {
             return Ok(());
         }
         let mut owned = self.images.possessions().await?;
+        let containers = match self.need {
+            Some(_) => self.images.engine().image_store().containers().await?,
+            None => Vec::new(),
+        };
         for opaque in unused {
-            if let Err(fault) = self.end(&opaque, owned.remove(&opaque).unwrap_or_default()).await {
+            if let Some(need) = &self.need
+                && need.is_met().await
+            {
+                break;
+            }
+            let owned = owned.remove(&opaque).unwrap_or_default();
+            if owned.are_used_by(&containers) {
+                // It would lose its other images, and is not gone even so.
+                continue;
+            }
+            if let Err(fault) = self.end(&opaque, owned).await {
                 // One that fails again and again keeps no other from its end.
                 let cause = causes(&fault);
                 each_second!(warn, engine = %self.engine, cause, "an unused namespace cannot be ended");
@@ -81,15 +98,24 @@ impl Look {
         let unused = store.unused_namespace(engine.as_str(), opaque, seconds(self.ttl)).await?;
         let Some(lease) = unused else { return Ok(()) };
         let name = lease.namespace.as_ref().map(|name| printable(&name.to_string()));
-        if self.images.remove_namespace(opaque, &owned).await? {
-            tracing::info!(%engine, namespace = name, images = owned.images(), "a namespace that nobody uses has ended");
+        let removed = self.images.remove_namespace(opaque, &owned).await?;
+        if let Some(need) = &self.need
+            && removed.images > 0
+        {
+            need.removed(owned.size());
+        }
+        if removed.is_gone || removed.images > 0 {
             let event = Event::new(Kind::NamespaceEnded).text("engine", engine).text("rule", self.rule);
-            let event = event.namespace(lease.namespace.as_ref()).number("images", owned.images() as u64);
+            let event = event.namespace(lease.namespace.as_ref()).number("images", removed.images as u64);
             self.trail.record(event);
+        }
+        if removed.is_gone {
+            tracing::info!(%engine, namespace = name, images = removed.images, "a namespace that nobody uses has ended");
         } else {
             tracing::warn!(
                 %engine,
                 namespace = name,
+                images = removed.images,
                 "a namespace that nobody uses has an image that a container uses: it ends later"
             );
             store.touch_namespaces(engine.as_str(), vec![opaque.to_owned()]).await?;

@@ -2,6 +2,7 @@
 //! any more, removes the cache mounts of jobs that nobody builds any more, and tidies the store.
 
 mod disk;
+mod gauge;
 mod jobs;
 mod leases;
 

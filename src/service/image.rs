@@ -17,6 +17,7 @@ use super::{
 use crate::{
     audit::By,
     build::patience::Patience,
+    engine::image_store::StoreKind,
     fault::{Fault, Reason},
     front::{End, Front, Kind, Look},
     images::owned::OwnedImage,
@@ -95,11 +96,13 @@ impl ImageService for Images {
             call.details().reference(&reference);
             let credentials = logins("credentials", request.credentials)?;
             let images = call.images().await?;
+            call.engine().has_room()?;
             let member = self.front.begin(&call, &permit, Kind::Pull).await?;
-            let (tasks, details) = (member.tasks().clone(), call.details().clone());
+            let (tasks, details) = (member.tasks().child("pull"), call.details().clone());
+            let engine = call.engine().clone();
             let work = move |reporter| async move {
                 let pulled = images.pull_image(&permit, &reference, &credentials, &reporter, &tasks);
-                let (digest, image) = pulled.await?;
+                let (digest, image) = Box::pin(engine.while_it_has_room(&tasks, pulled)).await?;
                 let by = if digest.is_some() { By::Registry } else { By::Node };
                 details.admitted(&reference, Some(digest.as_ref().unwrap_or(image.id())), by);
                 details.image(image.id(), digest.as_ref());
@@ -133,8 +136,13 @@ impl ImageService for Images {
             }
             request.images.iter().for_each(|image| call.details().reference(image));
             let images = call.images().await?;
+            // The classic store writes an archive to its disk first.
+            let fills = images.engine().image_store().kind() == StoreKind::Classic;
+            if fills {
+                call.engine().has_room()?;
+            }
             let member = self.front.begin(&call, &permit, Kind::Save).await?;
-            let tasks = member.tasks().clone();
+            let tasks = member.tasks().child("save");
             let (front, looking) = (Arc::clone(&self.front), call.clone());
             let (sender, pieces) = mpsc::channel(1);
             let work = move |reporter| async move {
@@ -156,7 +164,12 @@ impl ImageService for Images {
                     Ok(())
                 };
                 let whole = Box::pin(async { tokio::try_join!(saved, taken) });
-                tasks.unless_cancelled(whole).await??;
+                let whole = async { tasks.unless_cancelled(whole).await? };
+                if fills {
+                    looking.engine().while_it_has_room(&tasks, whole).await?;
+                } else {
+                    whole.await?;
+                }
                 Ok(())
             };
             let pieces = ReceiverStream::new(pieces).map(saving);

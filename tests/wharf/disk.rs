@@ -110,18 +110,29 @@ async fn a_low_disk_is_cleaned_first(test: Arc<Test>) {
 }
 
 async fn a_low_disk_takes_no_new_builds(test: Arc<Test>) {
-    let (wharfd, _, audit) = small(&test, "850MiB", "100MiB").await;
-    let (big, other) = (Wharf::new(&test, &wharfd, "big#1"), Wharf::new(&test, &wharfd, "other#1"));
+    let (wharfd, engine, audit) = small(&test, "850MiB", "100MiB").await;
+    let [gone, big, other] = ["gone#1", "big#1", "other#1"].map(|name| Wharf::new(&test, &wharfd, name));
     let channel = rpc::connect(&wharfd.socket()).await;
     for service in ["engine/default/builds", "wharf.v1.BuildService"] {
         assert_eq!(rpc::health(&channel, service).await, Serving, "{service}");
     }
-    // Its image is in use: nothing can be removed.
-    big.build_id(&context(&test, "big", &[&writes("", "/x", 200)]), &["-t", "app:1"]).await;
-    event(&audit, "spent").await;
+    // Their namespaces are in use: nothing can be removed.
     let small = context(&test, "small", &[]);
+    gone.build_id(&small, &["-t", "app:1"]).await;
+    big.build_id(&small, &["-t", "app:1"]).await;
+    let image = big.build_id(&context(&test, "big", &[&writes("", "/x", 200)]), &["-t", "app:2"]).await;
+    event(&audit, "spent").await;
     let refused = other.run(["build".as_ref(), small.as_os_str()]).await.ended(5);
-    refused.says(&["the disk of the engine `default` is low", "builds begin with 850 MiB (`disk.low`)"]);
+    let text =
+        ["the disk of the engine `default` is low", "builds and pulls begin with 887 MiB (`disk.low` and"];
+    refused.says(&text);
+    other.run(["pull", "reg.example/team/app:1"]).await.ended(5).says(&text);
+    let saved = big.run(["save", "-o", "saved.tar", "app:1"]).await;
+    if engine.is_containerd() {
+        saved.ok();
+    } else {
+        saved.ended(5).says(&text);
+    }
     let start = rpc::start("other#1", BuildSpec::default());
     let tar = context_tar(&[("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")]);
     let status = rpc::build_tar(&channel, start, tar).await.status.unwrap();
@@ -144,6 +155,24 @@ async fn a_low_disk_takes_no_new_builds(test: Arc<Test>) {
     let text = other.run(["info"]).await.ok().stdout;
     assert!(text.contains("Refuses builds: the disk of") && text.contains("free; low below"), "{text}");
 
+    // A namespace of which a container uses an image keeps the others, too.
+    let container = engine.create_container(&image).await;
+    let store = Connection::open(wharfd.state_dir().join("wharf.sqlite")).unwrap();
+    let age = |job, hours: u32| {
+        let update = "UPDATE namespaces SET used = used - ? * 3600 WHERE job = ?";
+        assert_eq!(store.execute(update, (hours, job)).unwrap(), 1, "{job}");
+    };
+    age("big", 4);
+    age("gone", 2);
+    let ended = async || events(&audit).into_iter().find(|event| event["event"] == "namespace_ended");
+    let ended = wait_for("the end of the younger namespace", ended).await;
+    is_documented(&ended);
+    assert_eq!((&ended["namespace"]["job"], &ended["rule"]), (&"gone".into(), &"disk.low".into()));
+    assert_eq!((gone.images().await.len(), big.images().await.len()), (0, 2));
+    let named = |line: &String| line.contains("have the largest images") && line.contains("big#1: ");
+    assert!(wharfd.log().iter().any(named), "the operator sees whose images fill the disk");
+
+    engine.remove_container(&container).await;
     big.run(["namespace", "rm"]).await.ok();
     event(&audit, "ample").await;
     other.build_id(&small, &[]).await;
@@ -156,7 +185,10 @@ async fn a_full_disk_ends_builds(test: Arc<Test>) {
     // 10 MiB four times a second.
     let step = r#"["/bin/busybox", "sh", "-c", "i=0; while [ $i -lt 80 ]; do i=$((i+1)); /bin/busybox dd if=/dev/zero of=/x$i bs=1048576 count=10 || exit 9; /bin/busybox sleep 0.25; done; /bin/busybox sleep 600"]"#;
     let ended = job.run(["build".as_ref(), context(&test, "hog", &[step]).as_os_str()]).await.ended(5);
-    ended.says(&["the disk of the engine `default` is full", "builds end below 700 MiB (`disk.full`)"]);
+    ended.says(&[
+        "the disk of the engine `default` is full",
+        "builds and pulls end below 700 MiB (`disk.full`)",
+    ]);
     event(&audit, "full").await;
     // BuildKit 0.33 keeps the mount of a step that was cancelled (`mount / from exec …`, in use), for more than five minutes
     // (seen): an engine of that version may stay full.

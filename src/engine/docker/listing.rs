@@ -36,11 +36,35 @@ pub(crate) struct Listed {
     pub(crate) size: i64,
 }
 
+/// A container in the list, running or not.
+#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(crate) struct ListedContainer {
+    /// The image's name, as whoever made the container gave it.
+    #[serde(deserialize_with = "zero")]
+    pub(crate) image: String,
+    /// The image's id.
+    #[serde(rename = "ImageID", deserialize_with = "zero")]
+    pub(crate) image_id: String,
+}
+
 impl Lines {
     /// All images, as the engine lists them in this version of the API.
     pub(in crate::engine) async fn images(&self, version: impl fmt::Display) -> Result<Vec<Listed>, Error> {
+        self.list(format!("/v{version}/images/json")).await
+    }
+
+    /// All containers. They have their images' labels.
+    pub(in crate::engine) async fn containers(
+        &self,
+        version: impl fmt::Display,
+    ) -> Result<Vec<ListedContainer>, Error> {
+        self.list(format!("/v{version}/containers/json?all=true")).await
+    }
+
+    async fn list<T: DeserializeOwned>(&self, path: String) -> Result<Vec<T>, Error> {
         let listing = async {
-            let request = Request::get(format!("/v{version}/images/json")).body(Empty::<Bytes>::new())?;
+            let request = Request::get(path).body(Empty::<Bytes>::new())?;
             let mut body = self.ask(request).await?.into_body();
             let (mut elements, mut listed) = (Elements::default(), Vec::new());
             while let Some(frame) = body.frame().await {

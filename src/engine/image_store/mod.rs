@@ -25,7 +25,7 @@ use super::{
     docker::{
         fault::{self, Kind},
         lines::{Answer, Body, Lines},
-        listing::Listed,
+        listing::{Listed, ListedContainer},
     },
 };
 use crate::{
@@ -165,6 +165,12 @@ impl ImageStore {
                 listed => return listed.map_err(|error| fault::unexpected("list images", error)),
             }
         }
+    }
+
+    /// All containers of the engine, whoever made them.
+    pub(crate) async fn containers(&self) -> Result<Vec<ListedContainer>, Fault> {
+        let listed = self.lines.containers(self.docker.client_version()).await;
+        listed.map_err(|error| fault::unexpected("list containers", error))
     }
 
     /// The number of bytes of the history of the image with this name, as the engine tells it; `None` if it does not
