@@ -9,9 +9,11 @@ use super::connection::Connection;
 
 /// The type of the record of a cache mount.
 const CACHE_MOUNT: &str = "exec.cachemount";
-/// How many records one call removes: BuildKit compares each record with each filter.
-const AT_ONCE: usize = 64;
+/// The first characters of the ids of records (`identity.NewID`): pages of about the same size.
+pub const PAGES: &str = "0123456789abcdefghijklmnopqrstuvwxyz";
 
+/// How many records one call removes: BuildKit compares each record with each filter, under its lock.
+const AT_ONCE: usize = 10;
 /// The record of a cache mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CacheMount {
@@ -27,50 +29,106 @@ pub struct CacheMount {
     pub is_in_use: bool,
 }
 
+/// A cache mount that is gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gone {
+    /// The record's id.
+    pub record: String,
+    /// Its size in bytes; 0 if BuildKit does not know it.
+    pub size: i64,
+}
+
 impl CacheMount {
     fn new(record: UsageRecord) -> Option<Self> {
         let used = record.last_used_at.or(record.created_at).map_or(0, |time| time.seconds);
         Some(Self {
             id: mount_id(&record.description)?,
             record: record.id,
-            size: record.size,
+            size: record.size.max(0),
             used,
             is_in_use: record.in_use,
         })
     }
 }
 
-/// Every cache mount of BuildKit's. It finds out the sizes of those that were used, which may take a while.
-pub async fn cache_mounts(connection: &Connection) -> Result<Vec<CacheMount>, Status> {
-    let request =
-        DiskUsageRequest { filter: vec![format!("type=={CACHE_MOUNT}")], ..DiskUsageRequest::default() };
-    // Each record has the text of a step, and a node has thousands.
-    let mut control = connection.control().max_decoding_message_size(usize::MAX);
-    let records = control.disk_usage(request).await?.into_inner().record;
+/// The cache mounts whose ids begin with `prefix` and a `.` or `/`; with a `page`, those whose records' ids begin with that
+/// character. BuildKit finds out the sizes of those that a step has used since, and of no others. That may take a while, and
+/// one size that it cannot find out fails the whole answer, as a path that is too long does.
+pub async fn cache_mounts(
+    connection: &Connection,
+    prefix: &str,
+    page: Option<char>,
+) -> Result<Vec<CacheMount>, Status> {
+    let page = page.map(|page| format!(",id~={}", quoted(&format!("^{}", escaped(page)))));
+    let filter = vec![format!("{}{}", filter(prefix), page.unwrap_or_default())];
+    let request = DiskUsageRequest { filter, ..DiskUsageRequest::default() };
+    let records = connection.control().disk_usage(request).await?.into_inner().record;
     Ok(records.into_iter().filter_map(CacheMount::new).collect())
 }
 
-/// Removes cache mounts by the ids of their records, as far as no step uses them. Returns the ids of those that are gone.
-pub async fn remove_cache_mounts(connection: &Connection, records: &[String]) -> Result<Vec<String>, Status> {
-    let mut gone = Vec::new();
-    for records in records.chunks(AT_ONCE) {
-        // BuildKit's ids are letters and digits, which need no quotes in a filter.
-        let is_id = |record: &&String| record.bytes().all(|byte| byte.is_ascii_alphanumeric());
-        let filter = |record: &String| format!("id=={record},type=={CACHE_MOUNT}");
-        let filter: Vec<_> =
-            records.iter().filter(|record| !record.is_empty()).filter(is_id).map(filter).collect();
-        if filter.is_empty() {
-            // Without a filter it would remove everything.
-            continue;
-        }
-        let mut control = connection.control();
-        let request = PruneRequest { filter, all: true, ..PruneRequest::default() };
-        let mut removed = control.prune(request).await?.into_inner();
-        while let Some(record) = removed.message().await? {
-            gone.push(record.id);
-        }
+/// BuildKit's ids are letters and digits, which need no quotes in a filter.
+fn is_id(record: &str) -> bool {
+    !record.is_empty() && record.bytes().all(|byte| byte.is_ascii_alphanumeric())
+}
+
+/// Removes the first few of these cache mounts, by the ids of their records, as far as no step uses them. Returns the others;
+/// `gone` gets the records of those that are gone, whatever happens afterwards.
+pub async fn remove_cache_mounts<'a>(
+    connection: &Connection,
+    records: &'a [String],
+    gone: &mut Vec<Gone>,
+) -> Result<&'a [String], Status> {
+    let (now, later) = records.split_at(records.len().min(AT_ONCE));
+    let filter = |record: &String| format!("id=={record},type=={CACHE_MOUNT}");
+    let filter: Vec<_> = now.iter().filter(|record| is_id(record)).map(filter).collect();
+    // Without a filter it would remove everything.
+    if !filter.is_empty() {
+        prune(connection, filter, gone).await?;
     }
-    Ok(gone)
+    Ok(later)
+}
+
+/// Removes the cache mounts whose ids begin with `prefix` and a `.` or `/`, as far as no step uses them, without a list of
+/// them: BuildKit counts a size that it cannot find out as 0. BuildKit 0.13 removes none, since it shows no
+/// description to the filter. Each ten cost a look at all records under BuildKit's lock: use it for those that cannot be
+/// listed.
+pub async fn remove_unlisted(
+    connection: &Connection,
+    prefix: &str,
+    gone: &mut Vec<Gone>,
+) -> Result<(), Status> {
+    prune(connection, vec![filter(prefix)], gone).await
+}
+
+async fn prune(connection: &Connection, filter: Vec<String>, gone: &mut Vec<Gone>) -> Result<(), Status> {
+    let request = PruneRequest { filter, all: true, ..PruneRequest::default() };
+    let mut removed = connection.control().prune(request).await?.into_inner();
+    while let Some(record) = removed.message().await? {
+        gone.push(Gone { record: record.id, size: record.size.max(0) });
+    }
+    Ok(())
+}
+
+/// BuildKit's filter for the cache mounts whose ids begin with `prefix` and a `.` or `/`.
+///
+/// The description of a cache mount's record is `cached mount TARGET from exec COMMAND with id "ID"` (`getRefCacheDir`,
+/// BuildKit 0.13 and 0.33). A job chooses the texts before the id, but no quote in the id stands without a backslash, so
+/// only BuildKit's own phrase is followed by one quoted text and the end. BuildKit compiles the expression for each cache
+/// mount (containerd's `filters`): it is short, and its literal beginning fails fast.
+fn filter(prefix: &str) -> String {
+    let prefix: String = prefix.chars().map(escaped).collect();
+    let expression = format!(r#" with id "{prefix}[./]([^"\\]|\\.)*"$"#);
+    format!("type=={CACHE_MOUNT},description~={}", quoted(&expression))
+}
+
+/// A character as a regular expression.
+fn escaped(c: char) -> String {
+    if c.is_ascii_alphanumeric() { c.to_string() } else { format!(r"\x{{{:x}}}", u32::from(c)) }
+}
+
+/// A value in a filter.
+fn quoted(value: &str) -> String {
+    format!("\"{}\"", value.replace('\\', r"\\").replace('"', r#"\""#))
 }
 
 /// Removes what is in BuildKit's cache, but cache mounts, and was not used for `age`, as far as no build has it and no image

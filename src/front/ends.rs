@@ -8,6 +8,16 @@ use crate::{
     store::Store,
 };
 
+/// The fault of a token that is older than the end of its namespace.
+pub fn too_old(namespace: &Namespace) -> Fault {
+    let text = format!(
+        "namespace `{}` has ended, and your token is older than that",
+        printable(&namespace.to_string())
+    );
+    let hint = "get a new token: one that was issued before `wharf namespace rm` is of no use any more";
+    Fault::new(Reason::NamespaceDenied, text).hint(hint)
+}
+
 /// The ends of namespaces. A namespace that a caller names without a proof has no end: another run of the same name
 /// is the caller's own doing.
 #[derive(Debug)]
@@ -23,16 +33,7 @@ impl Ends {
     /// Fails if the caller's token was made before its namespace has ended, or its pod has ended.
     pub(super) async fn check(&self, caller: &Caller, namespace: &Namespace) -> Result<(), Fault> {
         caller.is_present()?;
-        if self.is_over(caller, namespace).await? {
-            let text = format!(
-                "namespace `{}` has ended, and your token is older than that",
-                printable(&namespace.to_string())
-            );
-            let hint =
-                "get a new token: one that was issued before `wharf namespace rm` is of no use any more";
-            return Err(Fault::new(Reason::NamespaceDenied, text).hint(hint));
-        }
-        Ok(())
+        if self.is_over(caller, namespace).await? { Err(too_old(namespace)) } else { Ok(()) }
     }
 
     /// Whether the namespace that the caller has proven has ended since.

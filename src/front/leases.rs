@@ -9,8 +9,6 @@ use crate::{
 
 /// How many namespaces a caller may have in an engine at once: a node starts fewer builds in a day.
 const NAMESPACES_MAX: u32 = 10_000;
-/// How many jobs of a caller may have cache mounts in an engine: beyond that the longest unused one is retired.
-const JOBS_MAX: u32 = 10_000;
 
 /// The namespaces that may own something.
 #[derive(Debug)]
@@ -48,16 +46,16 @@ impl Leases {
         mounts: &str,
     ) -> Result<(), Fault> {
         let (caller, job) = (namespace.caller(), namespace.subject().job());
-        self.store.of(caller).use_job(engine.as_str(), mounts, job, caller, JOBS_MAX).await
+        self.store.of(caller).use_job(engine.as_str(), mounts, job, caller).await
     }
 
-    /// Notes that the job of a namespace is ended, whose cache mounts have this name.
+    /// Notes that the job of a namespace is ended, whose cache mounts have this name. Returns whether it can have any.
     pub(super) async fn end_job(
         &self,
         engine: &EngineName,
         namespace: &Permit<Namespace>,
         mounts: &str,
-    ) -> Result<(), Fault> {
+    ) -> Result<bool, Fault> {
         self.store.of(namespace.caller()).end_job(engine.as_str(), mounts).await
     }
 

@@ -32,6 +32,7 @@ use crate::{
 use calls::Calls;
 pub use calls::Running;
 use ends::Ends;
+pub use ends::too_old;
 use events::Events;
 use leases::Leases;
 use looks::Looks;
@@ -221,11 +222,12 @@ impl Front {
         Ok(member.with_job(used))
     }
 
-    /// Notes that a job is ended, so that its cache mounts go even if wharfd ends before. Returns their name.
-    pub async fn end_job(&self, call: &Call, namespace: &Permit<Namespace>) -> Result<String, Fault> {
+    /// Notes that a job is ended, so that its cache mounts go even if wharfd ends before. Returns their name; `None` if it
+    /// has none.
+    pub async fn end_job(&self, call: &Call, namespace: &Permit<Namespace>) -> Result<Option<String>, Fault> {
         let mounts = self.work.mounts_of(namespace);
-        self.leases.end_job(call.engine_name(), namespace, &mounts).await?;
-        Ok(mounts)
+        let has_any = self.leases.end_job(call.engine_name(), namespace, &mounts).await?;
+        Ok(has_any.then_some(mounts))
     }
 
     /// Begins the end of a namespace: `Work::end` needs the share until it is over. `None` if the namespace has

@@ -1,17 +1,31 @@
 //! The cache mounts of jobs.
 
-use std::{collections::HashMap, future::Future, time::Duration};
+use std::{collections::BTreeSet, future::Future, time::Duration};
 
 use tokio::time::timeout;
 use tonic::Status;
 
 use super::Images;
 use crate::{
-    buildkit::cache::{self, CacheMount},
+    buildkit::cache::{self, CacheMount, Gone, PAGES},
     engine::ANSWER_TIMEOUT,
-    fault::{Fault, Reason},
+    fault::{Fault, Reason, causes},
+    names::shortened,
     store::Access,
+    telemetry::each_second,
 };
+
+/// How much of an error of BuildKit's is logged: it has a path of a job's.
+const CAUSE_BYTES_MAX: usize = 300;
+
+/// The cache mounts of a job.
+#[derive(Clone, Debug, Default)]
+pub struct Mounts {
+    /// The mounts; their ids are those that the job gave them.
+    pub mounts: Vec<CacheMount>,
+    /// Whether the engine could not list all of them.
+    pub is_partial: bool,
+}
 
 /// The result of the removal of a job's cache mounts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,57 +34,106 @@ pub struct RemovedMounts {
     pub count: usize,
     /// Their size in bytes.
     pub size: i64,
-    /// How many stay, since a step uses them.
-    pub in_use: usize,
+    /// Whether some stay, since a step uses them or the removal has failed.
+    pub is_left: bool,
 }
 
 impl Images {
-    /// The cache mounts of all jobs, by the name of each job's mounts; the ids are those that the job gave them. Those of
-    /// others than this wharfd are left out.
-    pub async fn cache_mounts(&self) -> Result<HashMap<String, Vec<CacheMount>>, Fault> {
-        let connection = self.engine().dial(self.engine().tasks()).await?;
-        let mut jobs = HashMap::<_, Vec<CacheMount>>::new();
-        for mut mount in self.answer(cache::cache_mounts(&connection)).await? {
-            let Some((job, given)) = self.keys().job_of_mount(&mount.id) else { continue };
-            let (job, given) = (job.to_owned(), given.to_owned());
-            mount.id = given;
-            jobs.entry(job).or_default().push(mount);
+    /// The cache mounts of a job by the name of its mounts. The engine may take long to find out their sizes, or fail to.
+    pub async fn cache_mounts(&self, name: &str) -> Mounts {
+        let mut mounts = Vec::new();
+        let listing = timeout(ANSWER_TIMEOUT, self.list_mounts(name, &mut mounts));
+        let is_partial = !matches!(listing.await, Ok(None));
+        for mount in &mut mounts {
+            if let Some((_, given)) = self.keys().job_of_mount(&mount.id) {
+                mount.id = given.to_owned();
+            }
         }
-        for mounts in jobs.values_mut() {
-            mounts.sort_by(|one, other| (&one.id, &one.record).cmp(&(&other.id, &other.record)));
-        }
-        Ok(jobs)
+        mounts.sort_by(|one, other| one.id.cmp(&other.id));
+        Mounts { mounts, is_partial }
     }
 
-    /// Removes the cache mounts of a job by the name of its mounts, as far as no step uses them, and forgets the job once
-    /// it has none. No build of it may run. `known` are its mounts, if nobody has built it since they were listed.
-    pub async fn retire_job(
-        &self,
-        store: &Access,
-        name: &str,
-        known: Option<Vec<CacheMount>>,
-    ) -> Result<RemovedMounts, Fault> {
-        let mounts = match known {
-            Some(mounts) => mounts,
-            None => Box::pin(self.cache_mounts()).await?.remove(name).unwrap_or_default(),
+    /// Lists the cache mounts of a job as far as possible, with their whole ids. Returns why some are missing.
+    async fn list_mounts(&self, name: &str, listed: &mut Vec<CacheMount>) -> Option<Fault> {
+        let prefix = self.keys().mounts_prefix(name);
+        let is_own =
+            |mount: &CacheMount| self.keys().job_of_mount(&mount.id).is_some_and(|(job, _)| job == name);
+        let add = |mounts: Vec<CacheMount>| listed.extend(mounts.into_iter().filter(is_own));
+        match self.page(&prefix, None).await {
+            Ok(mounts) => {
+                let mut add = add;
+                add(mounts);
+                None
+            }
+            // The answer is too long, or the size of one cannot be found out.
+            Err(_) => self.in_pages(&prefix, add).await,
+        }
+    }
+
+    async fn page(&self, prefix: &str, page: Option<char>) -> Result<Vec<CacheMount>, Fault> {
+        let connection = self.engine().dial(self.engine().tasks()).await?;
+        self.answer(cache::cache_mounts(&connection, prefix, page)).await
+    }
+
+    /// Lists cache mounts page by page, and skips the pages that fail. Returns the last failure.
+    async fn in_pages(&self, prefix: &str, mut add: impl FnMut(Vec<CacheMount>)) -> Option<Fault> {
+        let mut failed = None;
+        for page in PAGES.chars() {
+            match self.page(prefix, Some(page)).await {
+                Ok(mounts) => add(mounts),
+                Err(fault) => {
+                    let (engine, cause) = (self.engine().name(), shortened(causes(&fault), CAUSE_BYTES_MAX));
+                    each_second!(warn, engine, cause, "some cache mounts cannot be listed");
+                    failed = Some(fault);
+                }
+            }
+        }
+        failed
+    }
+
+    /// The names of the mounts of all jobs that have cache mounts of this wharfd's.
+    pub async fn jobs_with_mounts(&self) -> BTreeSet<String> {
+        let mut jobs = BTreeSet::new();
+        let name = |mount: CacheMount| Some(self.keys().job_of_mount(&mount.id)?.0.to_owned());
+        let add = |mounts: Vec<CacheMount>| jobs.extend(mounts.into_iter().filter_map(name));
+        self.in_pages(self.keys().instance(), add).await;
+        jobs
+    }
+
+    /// Removes the cache mounts of a job by the name of its mounts, as far as no step uses them. No build of it may run.
+    /// Also tells why some are left, if that is a fault.
+    pub async fn retire_job(&self, store: &Access, name: &str) -> (RemovedMounts, Option<Fault>) {
+        let mut listed = Vec::new();
+        let unlisted = Box::pin(self.list_mounts(name, &mut listed)).await;
+        let records: Vec<_> = listed.into_iter().map(|mount| mount.record).collect();
+        let mut gone = Vec::new();
+        let removed = self.remove_mounts(&records, &mut gone).await;
+        let is_left = unlisted.is_some() || gone.len() < records.len();
+        // The janitor looks again, and finds all of them gone.
+        let unlisted = match unlisted {
+            Some(_) => self.remove_unlisted(name, &mut gone).await,
+            None => Ok(()),
         };
-        let removed = self.remove_cache_mounts(&mounts).await?;
-        if removed.in_use == 0 {
-            store.forget_job(self.engine().name(), name).await?;
-        }
-        Ok(removed)
+        let (count, size) = (gone.len(), gone.iter().map(|gone| gone.size).fold(0, i64::saturating_add));
+        let noted = match removed.and(unlisted) {
+            Ok(()) if !is_left => store.job_removed(self.engine().name(), name, count > 0).await,
+            other => other,
+        };
+        (RemovedMounts { count, size, is_left: is_left || noted.is_err() }, noted.err())
     }
 
-    async fn remove_cache_mounts(&self, mounts: &[CacheMount]) -> Result<RemovedMounts, Fault> {
-        if mounts.is_empty() {
-            return Ok(RemovedMounts::default());
+    async fn remove_mounts(&self, mut records: &[String], gone: &mut Vec<Gone>) -> Result<(), Fault> {
+        while !records.is_empty() {
+            let connection = self.engine().dial(self.engine().tasks()).await?;
+            records = self.answer(cache::remove_cache_mounts(&connection, records, gone)).await?;
         }
+        Ok(())
+    }
+
+    async fn remove_unlisted(&self, name: &str, gone: &mut Vec<Gone>) -> Result<(), Fault> {
         let connection = self.engine().dial(self.engine().tasks()).await?;
-        let records: Vec<_> = mounts.iter().map(|mount| mount.record.clone()).collect();
-        let gone = self.answer(cache::remove_cache_mounts(&connection, &records)).await?;
-        let is_gone = |mount: &&CacheMount| gone.contains(&mount.record);
-        let size = mounts.iter().filter(is_gone).map(|mount| mount.size).fold(0, i64::saturating_add);
-        Ok(RemovedMounts { count: gone.len(), size, in_use: mounts.len().saturating_sub(gone.len()) })
+        let prefix = self.keys().mounts_prefix(name);
+        self.answer(cache::remove_unlisted(&connection, &prefix, gone)).await
     }
 
     /// Removes what BuildKit's cache has besides cache mounts, and was not used for `age`, as far as no build has it.

@@ -1,7 +1,6 @@
 //! Removes the cache mounts of jobs that somebody has ended, or that nobody has built for some time.
 
 use std::{
-    collections::HashMap,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -12,12 +11,11 @@ use std::{
 use super::{every_while_up, gauge::Need, seconds};
 use crate::{
     audit::{Event, Kind, Trail},
-    buildkit::cache::CacheMount,
     engines::Handle,
     fault::{Fault, causes},
     front::Work,
-    images::Images,
-    names::{EngineName, printable},
+    images::{Images, caches::RemovedMounts},
+    names::{EngineName, Job, printable},
     store::UnusedJob,
     tasks::Group,
     telemetry::each_second,
@@ -25,8 +23,11 @@ use crate::{
 
 /// How often it looks at the store, which is cheap.
 const INTERVAL: Duration = Duration::from_secs(10);
-/// One in so many looks asks the engine for cache mounts that the store does not know: an hour.
-const FIND_EVERY: u32 = 360;
+/// The first of so many looks asks the engine for cache mounts that the store does not know: a day. For that the engine
+/// finds out the sizes of all, and a step that needs one meanwhile may get an empty one.
+const FIND_EVERY: u32 = 8640;
+/// How many jobs of a caller may have cache mounts in an engine: beyond that the longest unused one is retired.
+const JOBS_MAX: u32 = 10_000;
 
 /// Retires the jobs in `engine` that nobody has used for `after`, or that are ended, until `tasks` are cancelled.
 pub(super) fn retire(engine: Handle, work: Arc<Work>, after: Duration, trail: Trail, tasks: &Group) {
@@ -68,31 +69,19 @@ impl Look {
     pub(super) async fn look(&self, finds: bool) -> Result<(), Fault> {
         let store = self.images.store().own();
         let engine = self.engine.as_str();
-        let mut known = None;
         if finds {
-            let mounts = self.images.cache_mounts().await?;
-            let found = store.find_jobs(engine, mounts.keys().cloned().collect()).await?;
+            let found = store.find_jobs(engine, self.images.jobs_with_mounts().await).await?;
             if found > 0 {
                 tracing::info!(engine, found, "jobs with cache mounts from before are found");
             }
-            known = Some(mounts);
         }
-        let unused = store.unused_jobs(engine, self.after).await?;
-        if unused.is_empty() {
-            return Ok(());
-        }
-        let mut mounts: HashMap<String, Vec<CacheMount>> = match known {
-            Some(mounts) => mounts,
-            None => self.images.cache_mounts().await?,
-        };
-        for job in unused {
+        for job in store.unused_jobs(engine, self.after, JOBS_MAX).await? {
             if let Some(need) = &self.need
                 && need.is_met().await
             {
                 break;
             }
-            let mounts = mounts.remove(&job.mounts).unwrap_or_default();
-            if let Err(fault) = self.end(&job, mounts).await {
+            if let Err(fault) = self.end(&job).await {
                 // One that fails again and again keeps no other from its end.
                 each_second!(
                     warn,
@@ -107,30 +96,35 @@ impl Look {
     }
 
     /// Removes the cache mounts of a job, unless it has been used since.
-    async fn end(&self, job: &UnusedJob, mounts: Vec<CacheMount>) -> Result<(), Fault> {
+    async fn end(&self, unused: &UnusedJob) -> Result<(), Fault> {
         let (engine, store) = (self.engine.as_str(), self.images.store().own());
-        let Some(_retiring) = self.work.retire_job(&self.engine, &job.mounts) else {
+        let UnusedJob { mounts, job, is_ended, .. } = unused;
+        let Some(_retiring) = self.work.retire_job(&self.engine, mounts) else {
             // A build of it is running.
-            return store.touch_job(engine, &job.mounts).await;
+            return store.touch_job(engine, mounts).await;
         };
         // No build of it can begin now.
-        let unused = store.unused_job(engine, &job.mounts, self.after).await?;
-        let Some(UnusedJob { job, is_ended, mounts: name }) = unused else { return Ok(()) };
-        // A job that somebody has ended may have been built since its mounts were listed.
-        let removed = self.images.retire_job(&store, &name, (!is_ended).then_some(mounts)).await?;
-        if removed.count == 0 {
+        if !store.is_still_unused(engine, unused).await? {
             return Ok(());
         }
-        let shown = job.as_ref().map(|job| printable(&job.to_string()));
+        let (removed, fault) = self.images.retire_job(&store, mounts).await;
+        if removed.count > 0 {
+            self.removed(job.as_ref(), *is_ended, removed);
+        }
+        fault.map_or(Ok(()), Err)
+    }
+
+    fn removed(&self, job: Option<&Job>, is_ended: bool, removed: RemovedMounts) {
+        let engine = self.engine.as_str();
+        let shown = job.map(|job| printable(&job.to_string()));
         let (count, size) = (removed.count, removed.size);
         if let Some(need) = &self.need {
             need.removed(size);
         }
         tracing::info!(engine, job = shown, count, size, "the cache mounts of a job are removed");
         let rule = if is_ended { "ended" } else { self.rule };
-        let event = Event::new(Kind::JobRetired).text("engine", engine).text("rule", rule).job(job.as_ref());
+        let event = Event::new(Kind::JobRetired).text("engine", engine).text("rule", rule).job(job);
         let event = event.number("cache_mounts", count as u64);
         self.trail.record(event.number("cache_mounts_size", u64::try_from(size).unwrap_or_default()));
-        Ok(())
     }
 }

@@ -105,10 +105,15 @@ impl Keys {
         self.hash("cache-mounts", [&*job.key()])
     }
 
+    /// The prefix of all cache mounts of a job, before a `.` or `/`, by their name.
+    pub fn mounts_prefix(&self, name: &str) -> String {
+        format!("{}{PARTS}{name}", self.instance)
+    }
+
     /// The prefix of a job's cache mounts, subdivided by the client's value. It says whose they are, since BuildKit keeps
     /// nothing else of a mount's owner.
     pub fn cache_mounts(&self, job: &Job, client_value: Option<&str>) -> String {
-        let mut prefix = format!("{}{PARTS}{}", self.instance, self.mounts_of(job));
+        let mut prefix = self.mounts_prefix(&self.mounts_of(job));
         if let Some(value) = client_value {
             prefix.push(PARTS);
             prefix.push_str(&self.hash("cache-mounts-part", [&*job.key(), value]));

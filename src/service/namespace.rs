@@ -1,6 +1,6 @@
 //! `NamespaceService`: the namespaces that there are, and the end of one.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use prost_types::Timestamp;
 use tonic::{Request, Response, Status};
@@ -8,13 +8,23 @@ use tonic::{Request, Response, Status};
 use super::{accept, answer, look, named};
 use crate::{
     buildkit::cache::CacheMount,
-    front::{Front, Look},
-    images::caches::RemovedMounts,
+    fault::{Fault, causes},
+    front::{Front, Look, Work, too_old},
+    images::{
+        Images,
+        caches::{Mounts, RemovedMounts},
+    },
+    names::{EngineName, Namespace},
+    policy::Permit,
+    telemetry::each_second,
     wire::v1::{
         self, DeleteNamespaceRequest, DeleteNamespaceResponse, ListNamespacesRequest, ListNamespacesResponse,
         NamespaceInfo, namespace_service_server::NamespaceService,
     },
 };
+
+/// How many cache mounts of a job are listed: a Dockerfile has some ten.
+const MOUNTS_MAX: usize = 1000;
 
 /// `NamespaceService`.
 #[derive(Debug)]
@@ -35,18 +45,32 @@ impl NamespaceService for Namespaces {
         request: Request<ListNamespacesRequest>,
     ) -> Result<Response<ListNamespacesResponse>, Status> {
         let call = accept(&self.front, &request, "NamespaceService/ListNamespaces")?;
-        let with_mounts = request.get_ref().cache_mounts;
+        let ListNamespacesRequest { namespace, cache_mounts } = request.get_ref().clone();
         look(&self.front, &call, async {
+            let only = named(namespace)?;
+            // Otherwise the mounts of all jobs would go through wharfd's memory.
+            if cache_mounts && only.is_none() && call.caller().proven_at().is_none() {
+                let text = "the cache mounts of one namespace's job are listed at once: name it";
+                return Err(Fault::invalid("namespace", text));
+            }
             let images = call.images().await?;
-            let leases = self.front.namespaces(&call).await?;
+            let mut leases = self.front.namespaces(&call).await?;
+            leases.retain(|lease| only.is_none() || lease.namespace == only);
+            let listed = leases.first().and_then(|lease| lease.namespace.as_ref()).filter(|_| cache_mounts);
+            let mut mounts = match listed {
+                Some(namespace) => {
+                    let name = images.keys().mounts_of(namespace.job());
+                    Some(Box::pin(images.cache_mounts(&name)).await)
+                }
+                None => None,
+            };
             let mut owned = images.possessions().await?;
-            let mounts = if with_mounts { Box::pin(images.cache_mounts()).await? } else { HashMap::new() };
             let info = leases.into_iter().map(|lease| {
                 let owned = owned.remove(&lease.opaque).unwrap_or_default();
-                let job = lease.namespace.as_ref().map(|namespace| images.keys().mounts_of(namespace.job()));
-                let mounts = job.and_then(|job| mounts.get(&job)).map(Vec::as_slice).unwrap_or_default();
+                let Mounts { mounts, is_partial } = mounts.take().unwrap_or_default();
                 NamespaceInfo {
-                    cache_mounts: mounts.iter().map(cache_mount).collect(),
+                    more_cache_mounts: is_partial || mounts.len() > MOUNTS_MAX,
+                    cache_mounts: mounts.iter().take(MOUNTS_MAX).map(cache_mount).collect(),
                     namespace: lease.namespace.as_ref().map(Into::into),
                     created: Some(Timestamp { seconds: lease.begun, nanos: 0 }),
                     last_used: Some(Timestamp { seconds: lease.used, nanos: 0 }),
@@ -70,7 +94,12 @@ impl NamespaceService for Namespaces {
             let (images, name) = (call.images().await?, call.engine_name().clone());
             let work = Arc::clone(self.front.work());
             let Some(share) = self.front.begin_end(&call, &permit).await? else {
-                return Ok(DeleteNamespaceResponse::default());
+                // Without a word its cache mounts would stay.
+                return if job {
+                    Err(too_old(permit.subject()))
+                } else {
+                    Ok(DeleteNamespaceResponse::default())
+                };
             };
             let (front, ending) = (Arc::clone(&self.front), call.clone());
             // This task cancels the namespace's group, so it runs outside it. It runs to its end even if
@@ -81,34 +110,31 @@ impl NamespaceService for Namespaces {
                     let deleting = ending.clone();
                     let deleted = async move {
                         // First, so that the next wharfd knows it if this one ends meanwhile.
-                        let job = if job { Some(front.end_job(&ending, &permit).await?) } else { None };
+                        let mounts = if job { front.end_job(&ending, &permit).await? } else { None };
                         let end = work.end(&name, &permit).await;
                         let look = front.look(&ending, Look::Work).await;
                         let engine = images;
                         let (images, references) = engine.delete_namespace(&permit).await?;
-                        front.has_ended(&permit).await?;
-                        let (mut mounts, mut is_left) = (RemovedMounts::default(), false);
-                        if let Some(job) = job {
-                            // Otherwise another run of the job builds, and the janitor removes them later.
-                            if let Some(_retiring) = work.retire_job(&name, &job) {
-                                let store = engine.store().of(permit.caller());
-                                mounts = engine.retire_job(&store, &job, None).await?;
-                                is_left = mounts.in_use > 0;
-                            } else {
-                                is_left = true;
-                            }
-                            ending.details().retired(mounts.count, mounts.size);
-                        }
-                        drop((look, share));
+                        // At once: they are gone, whatever comes.
                         references.iter().for_each(|reference| ending.details().untagged(reference));
                         ending.details().ended(images, end.builds());
+                        front.has_ended(&permit).await?;
+                        drop(look);
+                        let removed = match &mounts {
+                            Some(mounts) => retire(&engine, &work, &permit, &name, mounts).await,
+                            None => RemovedMounts::default(),
+                        };
+                        if job {
+                            ending.details().retired(removed.count, removed.size);
+                        }
+                        drop(share);
                         Ok(DeleteNamespaceResponse {
                             references: references.iter().map(ToString::to_string).collect(),
                             cancelled_builds: end.builds(),
                             images: u32::try_from(images).unwrap_or(u32::MAX),
-                            cache_mounts: u32::try_from(mounts.count).unwrap_or(u32::MAX),
-                            cache_mounts_size: mounts.size,
-                            cache_mounts_in_use: is_left,
+                            cache_mounts: u32::try_from(removed.count).unwrap_or(u32::MAX),
+                            cache_mounts_size: removed.size,
+                            cache_mounts_left: removed.is_left,
                         })
                     };
                     let deleted = deleted.await;
@@ -120,6 +146,25 @@ impl NamespaceService for Namespaces {
         })
         .await
     }
+}
+
+/// Removes the cache mounts of a job that is ended. What is left goes later: the janitor looks for it.
+async fn retire(
+    images: &Images,
+    work: &Arc<Work>,
+    permit: &Permit<Namespace>,
+    engine: &EngineName,
+    mounts: &str,
+) -> RemovedMounts {
+    let Some(_retiring) = work.retire_job(engine, mounts) else {
+        // Another run of the job builds.
+        return RemovedMounts { is_left: true, ..RemovedMounts::default() };
+    };
+    let (removed, fault) = images.retire_job(&images.store().of(permit.caller()), mounts).await;
+    if let Some(fault) = fault {
+        each_second!(warn, %engine, cause = causes(&fault), "the cache mounts of a job cannot be removed");
+    }
+    removed
 }
 
 fn cache_mount(mount: &CacheMount) -> v1::CacheMount {

@@ -1,5 +1,7 @@
 //! The jobs that may have cache mounts in an engine, and when each was last used.
 
+use std::collections::BTreeSet;
+
 use rusqlite::{OptionalExtension as _, Row, params};
 
 use super::{Access, unused::now};
@@ -10,6 +12,11 @@ use crate::{
 
 /// The precision of a job's last use, in seconds: most builds need not wait for the disk.
 const EXACT_SECONDS: i64 = 60;
+/// The `ended` of a job whose mounts are to go. That of one whose mounts are gone is the time since when.
+const TO_BE_REMOVED: i64 = 1;
+/// How long after their removal a job's mounts are looked for once more: BuildKit neither removes nor lists one while it
+/// finds out its size (the doubles in `DiskUsage` and `pruneOnce`).
+const AGAIN_SECONDS: i64 = 300;
 
 /// A job whose cache mounts are to go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,48 +25,47 @@ pub struct UnusedJob {
     pub mounts: String,
     /// The job; `None` if wharfd has only found its cache mounts.
     pub job: Option<Job>,
-    /// Whether somebody has ended it: otherwise nobody has used it for long.
+    /// Whether somebody has ended it: otherwise nobody has used it for long, or its caller has too many jobs.
     pub is_ended: bool,
+    used: i64,
+    ended: i64,
 }
 
 impl Access {
     /// Notes that `caller` builds `job`, whose cache mounts have this name. It counts for the caller who has built it
-    /// last. Of more than `max` jobs of a caller, the one that was used least recently counts as ended.
+    /// last. If its mounts are to go, they still do; if they are gone, it begins with new ones.
     pub async fn use_job(
         &self,
         engine: &str,
         mounts: &str,
         job: &Job,
         caller: &CallerId,
-        max: u32,
     ) -> Result<(), Fault> {
         let [engine, mounts, caller] = [engine, mounts, &caller.key()].map(str::to_owned);
         let (issuer, name) = (job.issuer().map(ToString::to_string), job.name().to_owned());
         self.call(move |connection| {
-            let transaction = connection.transaction()?;
-            let known: Option<(String, i64)> = transaction
-                .prepare_cached("SELECT caller, used FROM jobs WHERE engine = ? AND mounts = ?")?
-                .query_row([&engine, &mounts], |row| Ok((row.get(0)?, row.get(1)?)))
+            let known: Option<(String, i64, i64)> = connection
+                .prepare_cached("SELECT caller, used, ended FROM jobs WHERE engine = ? AND mounts = ?")?
+                .query_row([&engine, &mounts], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
                 .optional()?;
             let now = now();
-            if let Some((of, used)) = &known
+            if let Some((of, used, ended)) = &known
                 && *of == caller
+                && *ended <= TO_BE_REMOVED
                 // A clock may have been set back.
                 && (now - EXACT_SECONDS..=now).contains(used)
             {
                 return Ok(());
             }
-            transaction.execute(
-                "INSERT INTO jobs VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0)
-                 ON CONFLICT DO UPDATE SET caller = ?3, issuer = ?4, name = ?5, used = ?6",
-                params![engine, mounts, caller, issuer.unwrap_or_default(), name, now],
-            )?;
-            transaction.execute(
-                "UPDATE jobs SET ended = 1 WHERE engine = ?1 AND ended = 0 AND mounts IN
-                 (SELECT mounts FROM jobs WHERE engine = ?1 AND caller = ?2 ORDER BY used DESC LIMIT -1 OFFSET ?3)",
-                params![engine, caller, max],
-            )?;
-            transaction.commit()
+            let issuer = issuer.unwrap_or_default();
+            connection
+                .execute(
+                    "INSERT INTO jobs VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0)
+                     ON CONFLICT DO UPDATE SET caller = ?3, issuer = ?4, name = ?5, used = ?6,
+                     ended = CASE ended WHEN ?7 THEN ?7 ELSE 0 END",
+                    params![engine, mounts, caller, issuer, name, now, TO_BE_REMOVED],
+                )
+                .map(drop)
         })
         .await
     }
@@ -79,7 +85,7 @@ impl Access {
 
     /// Adds the jobs of cache mounts that were found in the engine, unless they are known. They count as used now. Returns
     /// how many were added.
-    pub async fn find_jobs(&self, engine: &str, mounts: Vec<String>) -> Result<usize, Fault> {
+    pub async fn find_jobs(&self, engine: &str, mounts: BTreeSet<String>) -> Result<usize, Fault> {
         let engine = engine.to_owned();
         self.call(move |connection| {
             let (transaction, now) = (connection.transaction()?, now());
@@ -95,63 +101,78 @@ impl Access {
         .await
     }
 
-    /// Notes that a job is ended: its cache mounts are to go, even if wharfd ends before they are gone.
-    pub async fn end_job(&self, engine: &str, mounts: &str) -> Result<(), Fault> {
+    /// Notes that a job is ended: its cache mounts are to go, even if wharfd ends before they are gone. Returns whether it
+    /// can have any.
+    pub async fn end_job(&self, engine: &str, mounts: &str) -> Result<bool, Fault> {
         let [engine, mounts] = [engine, mounts].map(str::to_owned);
         self.call(move |connection| {
             connection
-                .prepare_cached("UPDATE jobs SET ended = 1 WHERE engine = ? AND mounts = ?")?
-                .execute([engine, mounts])
-                .map(drop)
+                .prepare_cached(
+                    "UPDATE jobs SET ended = ?3 WHERE engine = ?1 AND mounts = ?2 AND ended <= ?3",
+                )?
+                .execute(params![engine, mounts, TO_BE_REMOVED])
+                .map(|rows| rows > 0)
         })
         .await
     }
 
-    /// The jobs that are ended, or that nobody has used for `seconds`.
-    pub async fn unused_jobs(&self, engine: &str, seconds: i64) -> Result<Vec<UnusedJob>, Fault> {
+    /// The jobs whose cache mounts are to go, or to be looked for once more: those that are ended, that nobody has used for
+    /// `seconds`, and the least recently used ones of a caller that has more than `max`.
+    pub async fn unused_jobs(&self, engine: &str, seconds: i64, max: u32) -> Result<Vec<UnusedJob>, Fault> {
         let engine = engine.to_owned();
         self.call(move |connection| {
             let now = now();
             // A clock may have been set back.
             connection
-                .prepare_cached("UPDATE jobs SET used = ?1 WHERE engine = ?2 AND used > ?1")?
+                .prepare_cached(
+                    "UPDATE jobs SET used = min(used, ?1), ended = min(ended, ?1)
+                     WHERE engine = ?2 AND (used > ?1 OR ended > ?1)",
+                )?
                 .execute(params![now, engine])?;
             connection
                 .prepare_cached(
-                    "SELECT mounts, issuer, name, ended FROM jobs
-                     WHERE engine = ? AND (ended = 1 OR used <= ?) ORDER BY used",
+                    "SELECT mounts, issuer, name, used, ended FROM
+                     (SELECT *, row_number() OVER (PARTITION BY caller, ended > 0 ORDER BY used DESC, mounts) AS place
+                      FROM jobs WHERE engine = ?1)
+                     WHERE ended BETWEEN ?2 AND ?3 OR ended = 0 AND (used <= ?4 OR caller <> '' AND place > ?5)
+                     ORDER BY used, mounts",
                 )?
-                .query_map(params![engine, now - seconds], unused)?
+                .query_map(params![engine, TO_BE_REMOVED, now - AGAIN_SECONDS, now - seconds, max], unused)?
                 .collect()
         })
         .await
     }
 
-    /// The job with cache mounts of this name, if it is ended or nobody has used it for `seconds`.
-    pub async fn unused_job(
-        &self,
-        engine: &str,
-        mounts: &str,
-        seconds: i64,
-    ) -> Result<Option<UnusedJob>, Fault> {
-        let [engine, mounts] = [engine, mounts].map(str::to_owned);
+    /// Whether a job is as it was, or somebody has ended it since.
+    pub async fn is_still_unused(&self, engine: &str, job: &UnusedJob) -> Result<bool, Fault> {
+        let (engine, mounts, used, ended) = (engine.to_owned(), job.mounts.clone(), job.used, job.ended);
         self.call(move |connection| {
             connection
                 .prepare_cached(
-                    "SELECT mounts, issuer, name, ended FROM jobs
-                     WHERE engine = ? AND mounts = ? AND (ended = 1 OR used <= ?)",
+                    "SELECT 1 FROM jobs WHERE engine = ? AND mounts = ? AND (used = ? AND ended = ? OR ended = ?)",
                 )?
-                .query_row(params![engine, mounts, now() - seconds], unused)
-                .optional()
+                .exists(params![engine, mounts, used, ended, TO_BE_REMOVED])
         })
         .await
     }
 
-    /// Forgets a job that has no cache mounts any more.
-    pub async fn forget_job(&self, engine: &str, mounts: &str) -> Result<(), Fault> {
+    /// Notes that the cache mounts of a job are removed, of which it `had` some. If it had none, also when they were looked
+    /// for once more, the job is forgotten.
+    pub async fn job_removed(&self, engine: &str, mounts: &str, had: bool) -> Result<(), Fault> {
         let [engine, mounts] = [engine, mounts].map(str::to_owned);
         self.call(move |connection| {
-            connection.execute("DELETE FROM jobs WHERE engine = ? AND mounts = ?", [engine, mounts]).map(drop)
+            let transaction = connection.transaction()?;
+            if !had {
+                transaction.execute(
+                    "DELETE FROM jobs WHERE engine = ? AND mounts = ? AND ended > ?",
+                    params![engine, mounts, TO_BE_REMOVED],
+                )?;
+            }
+            transaction.execute(
+                "UPDATE jobs SET ended = ? WHERE engine = ? AND mounts = ?",
+                params![now(), engine, mounts],
+            )?;
+            transaction.commit()
         })
         .await
     }
@@ -167,7 +188,8 @@ fn unused(row: &Row<'_>) -> rusqlite::Result<UnusedJob> {
         };
         Some(namespace.job().clone())
     });
-    Ok(UnusedJob { mounts: row.get(0)?, job, is_ended: row.get(3)? })
+    let ended = row.get(4)?;
+    Ok(UnusedJob { mounts: row.get(0)?, job, is_ended: ended > 0, used: row.get(3)?, ended })
 }
 
 #[cfg(test)]
@@ -182,13 +204,16 @@ mod tests {
     }
 
     async fn unused(store: &Access, seconds: i64) -> Vec<(String, bool)> {
-        let unused = store.unused_jobs("main", seconds).await.unwrap();
+        let unused = store.unused_jobs("main", seconds, 2).await.unwrap();
         unused.into_iter().map(|job| (job.mounts, job.is_ended)).collect()
     }
 
     async fn age(store: &Access, seconds: i64) {
         store
-            .call(move |connection| connection.execute("UPDATE jobs SET used = used - ?", [seconds]))
+            .call(move |connection| {
+                let age = "UPDATE jobs SET used = used - ?1, ended = CASE WHEN ended > 1 THEN ended - ?1 ELSE ended END";
+                connection.execute(age, [seconds])
+            })
             .await
             .unwrap();
     }
@@ -197,20 +222,54 @@ mod tests {
     async fn a_job_is_unused_by_age_or_once_ended() {
         let path = directory("jobs");
         let (store, caller) = (Store::open(&path).unwrap().own(), CallerId::Uid(1));
-        store.use_job("main", "old", &job("old"), &caller, 9).await.unwrap();
+        store.use_job("main", "old", &job("old"), &caller).await.unwrap();
         age(&store, 1000).await;
-        store.use_job("main", "new", &job("new"), &caller, 9).await.unwrap();
+        store.use_job("main", "new", &job("new"), &caller).await.unwrap();
         assert_eq!(unused(&store, 900).await, [("old".to_owned(), false)]);
-        assert_eq!(store.unused_jobs("main", 900).await.unwrap()[0].job, Some(job("old")));
+        assert_eq!(store.unused_jobs("main", 900, 2).await.unwrap()[0].job, Some(job("old")));
         store.touch_job("main", "old").await.unwrap();
         assert_eq!(unused(&store, 900).await, []);
-        store.end_job("main", "new").await.unwrap();
+        assert!(store.end_job("main", "new").await.unwrap());
         // A build of it meanwhile changes nothing.
         age(&store, 100).await;
-        store.use_job("main", "new", &job("new"), &caller, 9).await.unwrap();
+        store.use_job("main", "new", &job("new"), &caller).await.unwrap();
         assert_eq!(unused(&store, 900).await, [("new".to_owned(), true)]);
-        assert_eq!(store.unused_job("main", "old", 900).await.unwrap(), None);
-        store.forget_job("main", "new").await.unwrap();
+        assert!(!store.end_job("main", "other").await.unwrap(), "it has never been built");
+        std::fs::remove_dir_all(path).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_job_is_forgotten_when_none_are_found_once_more() {
+        let path = directory("jobs-forgotten");
+        let (store, caller) = (Store::open(&path).unwrap().own(), CallerId::Uid(1));
+        let row = async || {
+            let row = "SELECT count(*) FROM jobs";
+            store.call(|connection| connection.query_row(row, [], |row| row.get::<_, u32>(0))).await.unwrap()
+        };
+        for had in [false, true] {
+            store.use_job("main", "a", &job("a"), &caller).await.unwrap();
+            assert!(store.end_job("main", "a").await.unwrap());
+            // BuildKit may just be finding out their sizes: then it has none.
+            store.job_removed("main", "a", had).await.unwrap();
+            assert!(!store.end_job("main", "a").await.unwrap(), "they are gone");
+            assert_eq!(unused(&store, 900).await, [], "not at once");
+            age(&store, 400).await;
+            assert_eq!(unused(&store, 900).await, [("a".to_owned(), true)]);
+            store.job_removed("main", "a", true).await.unwrap();
+            age(&store, 400).await;
+            let again = store.unused_jobs("main", 900, 2).await.unwrap();
+            assert!(store.is_still_unused("main", &again[0]).await.unwrap());
+            store.job_removed("main", "a", false).await.unwrap();
+            assert_eq!(row().await, 0);
+        }
+        // One that is built again begins anew.
+        store.use_job("main", "a", &job("a"), &caller).await.unwrap();
+        store.end_job("main", "a").await.unwrap();
+        store.job_removed("main", "a", true).await.unwrap();
+        age(&store, 400).await;
+        let again = store.unused_jobs("main", 900, 2).await.unwrap();
+        store.use_job("main", "a", &job("a"), &caller).await.unwrap();
+        assert!(!store.is_still_unused("main", &again[0]).await.unwrap());
         assert_eq!(unused(&store, 900).await, []);
         std::fs::remove_dir_all(path).unwrap();
     }
@@ -219,12 +278,18 @@ mod tests {
     async fn a_caller_has_a_limited_number() {
         let path = directory("jobs-limit");
         let (store, one, two) = (Store::open(&path).unwrap().own(), CallerId::Uid(1), CallerId::Uid(2));
-        store.use_job("main", "other", &job("other"), &two, 2).await.unwrap();
+        store.use_job("main", "other", &job("other"), &two).await.unwrap();
         for name in ["a", "b", "c"] {
             age(&store, 100).await;
-            store.use_job("main", name, &job(name), &one, 2).await.unwrap();
+            store.use_job("main", name, &job(name), &one).await.unwrap();
         }
-        assert_eq!(unused(&store, 9000).await, [("a".to_owned(), true)]);
+        assert_eq!(unused(&store, 9000).await, [("a".to_owned(), false)]);
+        // The longest unused one goes, and that is another once it is built again.
+        age(&store, 100).await;
+        let chosen = store.unused_jobs("main", 9000, 2).await.unwrap();
+        store.use_job("main", "a", &job("a"), &one).await.unwrap();
+        assert!(!store.is_still_unused("main", &chosen[0]).await.unwrap());
+        assert_eq!(unused(&store, 9000).await, [("b".to_owned(), false)]);
         std::fs::remove_dir_all(path).unwrap();
     }
 
@@ -232,12 +297,12 @@ mod tests {
     async fn jobs_that_are_found_are_used_now_and_have_no_name() {
         let path = directory("jobs-found");
         let store = Store::open(&path).unwrap().own();
-        store.use_job("main", "a", &job("a"), &CallerId::Uid(1), 9).await.unwrap();
-        let found = vec!["a".to_owned(), "b".to_owned()];
+        store.use_job("main", "a", &job("a"), &CallerId::Uid(1)).await.unwrap();
+        let found = ["a", "b"].map(str::to_owned).into();
         assert_eq!(store.find_jobs("main", found).await.unwrap(), 1);
         assert_eq!(unused(&store, 10).await, []);
         age(&store, 20).await;
-        let jobs = store.unused_jobs("main", 10).await.unwrap();
+        let jobs = store.unused_jobs("main", 10, 2).await.unwrap();
         assert!(jobs[0].job == Some(job("a")) && jobs[1].job.is_none(), "{jobs:?}");
         std::fs::remove_dir_all(path).unwrap();
     }

@@ -93,9 +93,10 @@ async fn refusal(method: &str, channel: &Channel, id: &str) -> Option<Status> {
         }
         "NamespaceService/ListNamespaces" => {
             let mut namespaces = NamespaceServiceClient::new(channel.clone());
-            let listed = namespaces.list_namespaces(ListNamespacesRequest { cache_mounts: true }).await;
+            let request = ListNamespacesRequest { namespace, cache_mounts: true };
+            let listed = namespaces.list_namespaces(request).await;
             let listed = listed.map(|listed| listed.into_inner().namespaces);
-            // It names no namespace: others' are left out.
+            // Others' are left out.
             if let Ok(listed) = &listed {
                 assert!(listed.is_empty(), "{listed:?}");
             }

@@ -9,8 +9,54 @@ use crate::{
     fault::{Fault, Reason},
 };
 
+/// A Dockerfile has some ten cache mounts in all.
+const CACHES_MAX: usize = 1000;
+const CACHE_ID_BYTES_MAX: usize = 1024;
+/// BuildKit keeps the step's whole text with each of its cache mounts, and shows it to whoever lists them, in at most 16 MiB.
+const CACHE_TEXT_BYTES_MAX: usize = 8 << 20;
+
+/// The cache mounts of a graph.
+#[derive(Default)]
+pub(super) struct Caches {
+    count: usize,
+    text: usize,
+}
+
+impl Caches {
+    /// Counts the cache mounts of a step.
+    fn add(&mut self, exec: &ExecOp) -> Result<(), Refusal> {
+        let command = exec.meta.iter().flat_map(|meta| &meta.args).map(|arg| arg.len() + 1).sum::<usize>();
+        for mount in exec.mounts.iter().filter(|mount| mount.mount_type == i32::from(MountType::Cache)) {
+            let id = mount.cache_opt.as_ref().map_or(0, |cache| cache.id.len());
+            if id > CACHE_ID_BYTES_MAX {
+                return Err(refuse(format!(
+                    "the id of a cache mount has more than {CACHE_ID_BYTES_MAX} bytes: give it a short `id`"
+                )));
+            }
+            self.count += 1;
+            if self.count > CACHES_MAX {
+                return Err(refuse(format!("it has more than {CACHES_MAX} cache mounts: leave some out")));
+            }
+            self.text += command + id + mount.dest.len();
+            if self.text > CACHE_TEXT_BYTES_MAX {
+                let mib = CACHE_TEXT_BYTES_MAX >> 20;
+                return Err(refuse(format!(
+                    "the texts of steps with cache mounts, once for each mount, have more than {mib} MiB: move long \
+                     commands into files"
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Gate<'_> {
-    pub(super) fn exec(&self, exec: &ExecOp, line: &dyn Fn() -> Option<u32>) -> Result<(), Refusal> {
+    pub(super) fn exec(
+        &self,
+        exec: &ExecOp,
+        line: &dyn Fn() -> Option<u32>,
+        caches: &mut Caches,
+    ) -> Result<(), Refusal> {
         let network = match NetMode::try_from(exec.network) {
             Ok(NetMode::Unset) => StepNetwork::Default,
             Ok(NetMode::None) => StepNetwork::None,
@@ -42,7 +88,8 @@ impl Gate<'_> {
         if !meta.cgroup_parent.is_empty() {
             return Err(refuse("a step may not choose its control group"));
         }
-        exec.mounts.iter().try_for_each(|mount| self.mount(mount))
+        exec.mounts.iter().try_for_each(|mount| self.mount(mount))?;
+        caches.add(exec)
     }
 
     fn mount(&self, mount: &Mount) -> Result<(), Refusal> {
@@ -70,7 +117,10 @@ impl Gate<'_> {
 mod tests {
     use bollard_buildkit_proto::pb::{self, CacheOpt};
 
-    use super::{super::tests::run, *};
+    use super::{
+        super::tests::{exec, judge, op, run},
+        *,
+    };
 
     #[test]
     fn a_step_without_salt_or_with_more_than_a_sandbox_is_refused() {
@@ -94,6 +144,24 @@ mod tests {
         assert!(mounted(Some(pb::SshOpt::default())).is_err());
         // BuildKit would panic.
         assert!(mounted(None).is_err());
+    }
+
+    #[test]
+    fn the_records_of_cache_mounts_stay_small() {
+        let step = |number: usize, id: &str, text: usize| {
+            let mut exec = exec();
+            exec.meta.as_mut().unwrap().args = vec!["x".repeat(text)];
+            let cache_opt = Some(CacheOpt { id: format!("cafe/{id}"), sharing: 0 });
+            let mount = Mount { mount_type: MountType::Cache.into(), cache_opt, ..Mount::default() };
+            exec.mounts = vec![mount; number];
+            op(pb::op::Op::Exec(exec))
+        };
+        assert!(judge(&[step(1000, "a", 8000)]).is_ok());
+        assert!(judge(&[step(1, &"a".repeat(1024 - 5), 1)]).is_ok());
+        assert!(judge(&[step(1, &"a".repeat(1025 - 5), 1)]).is_err());
+        assert!(judge(&[step(1001, "a", 1)]).is_err());
+        assert!(judge(&[step(500, "a", 1), step(501, "b", 1)]).is_err(), "those of all steps count");
+        assert!(judge(&[step(20, "a", 1 << 20)]).is_err(), "BuildKit would write 20 MiB");
     }
 
     #[test]

@@ -37,8 +37,7 @@ use crate::{
     policy::Permit,
 };
 
-/// The key of the image's config (OCI image-spec, config.md) in a result's metadata; a platform may follow
-/// it.
+/// The key of the image's config (OCI image-spec, config.md) in a result's metadata; a platform may follow it.
 const IMAGE_CONFIG: &str = "containerimage.config";
 
 /// The maps in an operation.
@@ -104,6 +103,7 @@ struct Seen {
     /// URLs that have not been admitted.
     urls: BTreeSet<String>,
     chains: Chains,
+    caches: exec::Caches,
     lookups: Lookups,
     names: Names,
 }
@@ -127,8 +127,8 @@ pub struct Gate<'a> {
 
 impl<'a> Gate<'a> {
     /// The rules for a graph that may use `sources`, and nothing else. The gate takes no names but only what
-    /// admission and policy have made: `session` is the engine's session, `namespace` is the build's, `keys` are the job's own, `platform` is
-    /// the engine's (`linux/amd64`, with a variant if it has one).
+    /// admission and policy have made: `session` is the engine's session, `namespace` is the build's, `keys` are the job's
+    /// own, `platform` is the engine's (`linux/amd64`, with a variant if it has one).
     pub fn new(
         session: &'a str,
         namespace: &'a Permit<Namespace>,
@@ -246,7 +246,7 @@ impl Gate<'_> {
             None if op.inputs.len() == 1 => Ok(()),
             None => Err(refuse("an operation has no kind")),
             Some(op::Op::Exec(exec)) => {
-                self.on_platform(op.platform.as_ref()).and_then(|()| self.exec(exec, line))
+                self.on_platform(op.platform.as_ref()).and_then(|()| self.exec(exec, line, &mut seen.caches))
             }
             Some(op::Op::Source(source)) => {
                 self.source(source, seen)?;

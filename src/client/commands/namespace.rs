@@ -24,7 +24,7 @@ const COLUMNS: [&str; 5] = ["NAMESPACE", "CREATED", "LAST USED", "IMAGES", "SIZE
 const NONE: &str = "<none>";
 
 pub(super) async fn ls(mut call: Call, args: NamespaceLsArgs) -> Result<(), Stop> {
-    let listed = list(&mut call, false).await?;
+    let listed = list(&mut call, ListNamespacesRequest::default()).await?;
     if args.quiet {
         let named = listed.iter().filter_map(|info| info.namespace.as_ref());
         return named.into_iter().try_for_each(|namespace| print::line(printable(&listed_as(namespace))));
@@ -61,13 +61,11 @@ pub(super) async fn ls(mut call: Call, args: NamespaceLsArgs) -> Result<(), Stop
     }
 }
 
-async fn list(call: &mut Call, cache_mounts: bool) -> Result<Vec<NamespaceInfo>, Stop> {
+async fn list(call: &mut Call, request: ListNamespacesRequest) -> Result<Vec<NamespaceInfo>, Stop> {
     let client = NamespaceServiceClient::new(call.connect().await?);
     // A node has some thousands, whose names the jobs choose.
     let mut client = client.max_decoding_message_size(usize::MAX);
-    let listing = async {
-        Ok(client.list_namespaces(ListNamespacesRequest { cache_mounts }).await?.into_inner().namespaces)
-    };
+    let listing = async { Ok(client.list_namespaces(request).await?.into_inner().namespaces) };
     call.signals.guard(listing).await
 }
 
@@ -77,10 +75,9 @@ fn seconds(time: Option<prost_types::Timestamp>) -> i64 {
 
 pub(super) async fn inspect(mut call: Call, args: NamespaceInspectArgs) -> Result<(), Stop> {
     let named = named(&call, args.named)?;
-    let wanted = named.to_wire();
     // A token's caller sees its own namespace alone.
-    let is_wanted = |info: &NamespaceInfo| wanted.is_none() || info.namespace == wanted;
-    let info = list(&mut call, true).await?.into_iter().find(is_wanted).ok_or_else(|| {
+    let request = ListNamespacesRequest { namespace: named.to_wire(), cache_mounts: true };
+    let info = list(&mut call, request).await?.into_iter().next().ok_or_else(|| {
         Failure::new(Exit::NotFound, format!("no such namespace: {named}"))
             .hint("it has not begun, or has ended; `wharf namespace ls` lists those in which you may act")
     })?;
@@ -98,6 +95,7 @@ pub(super) async fn inspect(mut call: Call, args: NamespaceInspectArgs) -> Resul
         "Size": info.size,
         "Images": images,
         "CacheMounts": info.cache_mounts.iter().map(cache_mount).collect::<Vec<_>>(),
+        "MoreCacheMounts": info.more_cache_mounts,
     }]);
     print::line(json::indented(&described.to_string(), "    ")?)
 }
@@ -158,10 +156,10 @@ pub(super) async fn rm(mut call: Call, args: NamespaceRmArgs) -> Result<(), Stop
         let size = units::human_size(deleted.cache_mounts_size);
         print::line(format_args!("Cache mounts of the job: {} ({size})", deleted.cache_mounts))?;
     }
-    if deleted.cache_mounts_in_use {
-        print::line("Cache mounts of the job that a build uses are removed when no build of the job runs")?;
+    if deleted.cache_mounts_left {
+        print::line("Cache mounts of the job that are left are removed when no build of the job runs")?;
     }
-    let has_mounts = deleted.cache_mounts > 0 || deleted.cache_mounts_in_use;
+    let has_mounts = deleted.cache_mounts > 0 || deleted.cache_mounts_left;
     if !has_mounts && deleted.images == 0 && deleted.references.is_empty() && deleted.cancelled_builds == 0 {
         // Not a failure: a pipeline runs this command at its end whether or not it has built anything.
         return print::line(format_args!("Nothing to delete: {namespace} has no images and no builds"));
