@@ -34,7 +34,8 @@ impl Large {
 
     fn context(test: &Test, base: &str, name: &str) -> PathBuf {
         let mark = test.unique(name);
-        let step = format!("dd if=/dev/zero of=/large bs=1M count=600 && echo {mark} > /mark");
+        // The log shows an export that takes more than a second.
+        let step = format!("dd if=/dev/zero of=/large bs=1M count=1200 && echo {mark} > /mark");
         test.context(name, &[("Dockerfile", &format!("FROM {base}\nRUN {step}\n"))])
     }
 

@@ -75,6 +75,9 @@ async fn every_level_shows_the_caller(test: Arc<Test>) {
     line(&wharfd, &[" WARN ", whose, "reason=RegistryUnavailable"]).await;
 }
 
+/// A connection ends after some thousand calls that are refused before they are read.
+const STRANGERS_CALLS: usize = 500;
+
 async fn a_job_does_not_fill_the_log(test: Arc<Test>) {
     let wharfd = test.wharfd().await;
     let ours = rpc::connect(&wharfd.socket()).await;
@@ -87,7 +90,10 @@ async fn a_job_does_not_fill_the_log(test: Arc<Test>) {
         // The request names no namespace, and is refused at no cost.
         let refused = images.inspect_image(InspectImageRequest::default()).await.unwrap_err();
         assert_eq!(refused.code(), Code::InvalidArgument);
-        assert_eq!(node.get_info(GetInfoRequest::default()).await.unwrap_err().code(), Code::Unauthenticated);
+        if calls < STRANGERS_CALLS {
+            let refused = node.get_info(GetInfoRequest::default()).await.unwrap_err();
+            assert_eq!(refused.code(), Code::Unauthenticated);
+        }
         calls += 1;
     }
     let (log, seconds) = (wharfd.log(), usize::try_from(begun.elapsed().as_secs()).unwrap());
