@@ -4,36 +4,23 @@
 # ENGINE_DIR, BIN, CNI and IP.
 set -euo pipefail
 
-# /proc is still the machine's.
-read -r stat </proc/self/stat
-fields=${stat##*) }
-read -r -a fields <<<"$fields"
-echo "${stat%% *} ${fields[19]}" >"$STATE/pid"
+# shellcheck source=scripts/lib/root.sh
+. "${BASH_SOURCE[0]%/*}/root.sh"
+tell_pid
 ulimit -n "$(ulimit -Hn)"
 
 # The root of the private engines has containerd, runc and ip.
-mount -t tmpfs tmpfs "$STATE/root"
-mkdir "$STATE"/root/{upper,work,merged}
-# shellcheck disable=SC2153 # lib/kubernetes.sh sets it
-mount -t overlay -o "lowerdir=$ROOT,upperdir=$STATE/root/upper,workdir=$STATE/root/work" overlay "$STATE/root/merged"
-root=$STATE/root/merged
-for directory in run tmp; do mount -t tmpfs -o mode=0755 tmpfs "$root/$directory"; done
-chmod 1777 "$root/tmp"
-mkdir -p "$root"/{mnt/old,run/engine,run/cluster,run/kubernetes,run/cni,etc/cni/net.d,etc/containerd} \
-    "$root"/var/lib/{etcd,kubelet,containerd,wharf} "$STATE"/state/{etcd,kubelet,containerd,wharf}
-mount -t proc proc "$root/proc"
-mount --rbind /sys "$root/sys"
-mount --rbind /dev "$root/dev"
-mount --bind "$STATE" "$root/run/cluster"
-mount --bind "$ENGINE_DIR" "$root/run/engine"
-mount --bind "$BIN" "$root/run/kubernetes"
-mount --bind "$CNI" "$root/run/cni"
+make_root
+mkdir -p "$ROOT"/{run/engine,run/cluster,run/kubernetes,run/cni,etc/cni/net.d,etc/containerd} \
+    "$ROOT"/var/lib/{etcd,kubelet,containerd,wharf} "$STATE"/state/{etcd,kubelet,containerd,wharf}
+mount --bind "$STATE" "$ROOT/run/cluster"
+mount --bind "$ENGINE_DIR" "$ROOT/run/engine"
+mount --bind "$BIN" "$ROOT/run/kubernetes"
+mount --bind "$CNI" "$ROOT/run/cni"
 for directory in etcd kubelet containerd wharf; do
-    mount --bind "$STATE/state/$directory" "$root/var/lib/$directory"
+    mount --bind "$STATE/state/$directory" "$ROOT/var/lib/$directory"
 done
-cd "$root"
-pivot_root . mnt/old
-umount -l /mnt/old
+enter_root
 # Mounts of the kubelet's have to reach containerd's pods.
 mount --make-rshared /
 ip address replace "$IP/32" dev lo
