@@ -32,8 +32,8 @@ pub fn look_after(engine: Handle, tasks: &Group) {
     every_while_up("janitor", INTERVAL, engine, tasks, look);
 }
 
-/// Ends namespaces and retires jobs that nobody uses in `engine` for as long as `config` says, sooner if its disk is low, until `tasks` are
-/// cancelled. Each end is an event of `trail`.
+/// Ends namespaces and retires jobs that nobody uses in `engine` for as long as `config` says, sooner if its disk is low,
+/// until `tasks` are cancelled. Each end is an event of `trail`.
 pub fn end_unused(engine: &Handle, work: &Arc<Work>, config: &Config, trail: &Trail, tasks: &Group) {
     leases::end_unused(engine.clone(), Arc::clone(work), config.namespace_ttl, trail.clone(), tasks);
     jobs::retire(engine.clone(), Arc::clone(work), config.job_retire_after, trail.clone(), tasks);
