@@ -14,6 +14,7 @@ pub const PAGES: &str = "0123456789abcdefghijklmnopqrstuvwxyz";
 
 /// How many records one call removes: BuildKit compares each record with each filter, under its lock.
 const AT_ONCE: usize = 10;
+
 /// The record of a cache mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CacheMount {

@@ -16,13 +16,10 @@ use rustix::{
     io::Errno,
 };
 
-use crate::names::{printable, shortened};
+use crate::names::{Pod, is_label, printable, shortened};
 
 const OF_CSI: &str = "kubernetes.io~csi";
 const DIRECTORY: &str = "mount";
-/// The names of volumes are labels of DNS.
-const NAME_BYTES_MAX: usize = 63;
-const UID_BYTES_MAX: usize = 64;
 const SHOWN_BYTES_MAX: usize = 300;
 /// wharfd makes no directory in a volume: whoever did has too many privileges already.
 const DEPTH_MAX: usize = 16;
@@ -40,9 +37,7 @@ impl Place {
         let below = pods.to_str().and_then(|pods| path.strip_prefix(pods)?.strip_prefix('/'));
         let parts: Vec<_> = below.unwrap_or_default().split('/').collect();
         match parts[..] {
-            [uid, "volumes", OF_CSI, volume, DIRECTORY]
-                if is_name(uid, UID_BYTES_MAX) && is_name(volume, NAME_BYTES_MAX) =>
-            {
+            [uid, "volumes", OF_CSI, volume, DIRECTORY] if Pod::is_uid(uid) && is_label(volume) => {
                 Ok(Self { uid: uid.to_owned(), volume: volume.to_owned() })
             }
             _ => Err(format!(
@@ -108,11 +103,6 @@ impl Place {
 /// The file system of an open directory.
 fn device(directory: BorrowedFd<'_>) -> io::Result<u64> {
     Ok(rustix::fs::fstat(directory)?.st_dev)
-}
-
-fn is_name(text: &str, max: usize) -> bool {
-    let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    (1..=max).contains(&text.len()) && text.bytes().all(is_plain)
 }
 
 fn open(above: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {

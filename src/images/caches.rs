@@ -58,10 +58,9 @@ impl Images {
         let prefix = self.keys().mounts_prefix(name);
         let is_own =
             |mount: &CacheMount| self.keys().job_of_mount(&mount.id).is_some_and(|(job, _)| job == name);
-        let add = |mounts: Vec<CacheMount>| listed.extend(mounts.into_iter().filter(is_own));
+        let mut add = |mounts: Vec<CacheMount>| listed.extend(mounts.into_iter().filter(is_own));
         match self.page(&prefix, None).await {
             Ok(mounts) => {
-                let mut add = add;
                 add(mounts);
                 None
             }

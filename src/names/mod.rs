@@ -35,7 +35,7 @@ pub use login::{Login, Logins};
 pub use pattern::Pattern;
 pub use percent::{percent_bytes, percent_decoded};
 pub use platform::NormalPlatform;
-pub use pod::Pod;
+pub use pod::{Pod, is_label};
 pub use printable::{printable, printable_json, printable_url, printable_words, shortened};
 pub use reference::Reference;
 pub use reserved::{RESERVED_HOST, is_reserved_host};

@@ -6,8 +6,8 @@ use super::{IssuerName, Job, Namespace, printable, shortened};
 
 /// Real ones have 36.
 const UID_BYTES_MAX: usize = 64;
-/// As for a label of DNS (RFC 1123), which a Kubernetes namespace's name is.
-const NAMESPACE_BYTES_MAX: usize = 63;
+/// Of a label of DNS (RFC 1123).
+const LABEL_BYTES_MAX: usize = 63;
 /// Whoever writes a pod may choose what is refused.
 const SHOWN_BYTES_MAX: usize = 100;
 
@@ -22,15 +22,18 @@ pub struct Pod {
 impl Pod {
     /// The pod `uid` of the Kubernetes namespace `namespace`; the error says which of the two is no such name.
     pub fn new(namespace: &str, uid: &str) -> Result<Self, String> {
-        let is_name =
-            |text: &str, max| (1..=max).contains(&text.len()) && text.bytes().all(|byte| is_plain(&byte));
-        if !is_name(namespace, NAMESPACE_BYTES_MAX) {
+        if !is_label(namespace) {
             return Err(format!("`{}` is not a Kubernetes namespace", shown(namespace)));
         }
-        if !is_name(uid, UID_BYTES_MAX) {
+        if !Self::is_uid(uid) {
             return Err(format!("`{}` is not a pod's uid", shown(uid)));
         }
         Ok(Self { namespace: namespace.to_owned(), uid: uid.to_owned() })
+    }
+
+    /// Whether a pod can have this uid.
+    pub fn is_uid(text: &str) -> bool {
+        is_name(text, UID_BYTES_MAX)
     }
 
     /// Its Kubernetes namespace.
@@ -59,8 +62,14 @@ fn shown(text: &str) -> String {
     printable(&shortened(text.to_owned(), SHOWN_BYTES_MAX))
 }
 
-fn is_plain(byte: &u8) -> bool {
-    byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'-'
+/// Whether it is a label of DNS, as the names of a Kubernetes namespace and of a pod's volume are.
+pub fn is_label(text: &str) -> bool {
+    is_name(text, LABEL_BYTES_MAX)
+}
+
+fn is_name(text: &str, max: usize) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=max).contains(&text.len()) && text.bytes().all(is_plain)
 }
 
 impl fmt::Display for Pod {

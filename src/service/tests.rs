@@ -26,7 +26,7 @@ use crate::{
     naming::Keys,
     store::Store,
     tasks::Group,
-    transport::{self, Http2, Limits, Listener},
+    transport::{Http2, Limits, Listener, Server, Who},
     wire::v1::{namespace_service_client::NamespaceServiceClient, node_service_client::NodeServiceClient},
 };
 
@@ -50,14 +50,14 @@ impl Door {
         let config = Config::with_file(Flags::default(), "");
         let served = Served::new(Identities::new(&config).unwrap());
         let asked = Arc::clone(&served);
-        let who: transport::Who = Arc::new(move |peer| asked.now().standing(peer));
+        let who: Who = Arc::new(move |peer| asked.now().standing(peer));
         let store = Store::open(&directory).unwrap();
         let (queues, calls) = (Queues::new(&config), limits.calls_per_caller);
         let front = Front::new(served, BTreeMap::new(), work, store, queues, calls, Trail::off());
         let (services, health) = services(front, &EngineName::default(), &process).await.unwrap();
         let connections = process.child("connections");
         let protocol = Http2::new(services, limits);
-        let serving = transport::serve(vec![listener], who, limits, connections, protocol);
+        let serving = Server::new(who, limits, protocol).serve(vec![listener], connections);
         drop(process.spawn("serve", serving));
         let path = socket.as_path().to_owned();
         let connect = tower::service_fn(move |_| {

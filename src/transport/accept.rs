@@ -63,17 +63,6 @@ pub struct Accepted {
     pub seat: Seat,
 }
 
-/// Speaks `protocol` on every connection to `listeners` until `connections` is cancelled: see [`Server::serve`].
-pub async fn serve(
-    listeners: Vec<Listener>,
-    who: Who,
-    limits: Limits,
-    connections: Group,
-    protocol: impl Protocol,
-) {
-    Server::new(who, limits, protocol).serve(listeners, connections).await;
-}
-
 /// Speaks a protocol on connections. The limits are those of all sockets of one server together.
 #[derive(Clone)]
 pub struct Server<P> {

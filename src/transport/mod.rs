@@ -16,7 +16,7 @@ pub mod unix;
 
 use std::{net::SocketAddr, sync::Arc};
 
-pub use accept::{Accepted, Protocol, Server, Standing, Who, serve};
+pub use accept::{Accepted, Protocol, Server, Standing, Who};
 pub use http2::{Http2, UntilTaken};
 pub use limits::Limits;
 pub use listener::{BindError, Listener};

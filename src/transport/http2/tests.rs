@@ -17,7 +17,7 @@ use super::*;
 use crate::{
     names::{CallerId, ListenAddress, SocketPath},
     tasks::Cause,
-    transport::{self, Listener, Peer, Standing, Who},
+    transport::{Listener, Peer, Server, Standing, Who},
 };
 
 /// Serves the user with this uid, and nobody else.
@@ -81,7 +81,7 @@ impl Served {
             async { Ok(Response::new(Body::new(answer.await))) }
         });
         let protocol = Http2::new(service, limits);
-        let serving = transport::serve(vec![listener], who, limits, connections.clone(), protocol);
+        let serving = Server::new(who, limits, protocol).serve(vec![listener], connections.clone());
         drop(connections.spawn("serve", serving));
         Self { socket, connections }
     }

@@ -18,7 +18,7 @@ use crate::{
         authority::{Authority, Issued},
         tests::Dir,
     },
-    transport::{self, Http2, Limits, Listener, Standing, Who},
+    transport::{Http2, Limits, Listener, Server, Standing, Who},
 };
 
 fn files(server: &Issued, authority: &Authority) -> Files {
@@ -190,7 +190,7 @@ async fn half_open(limits: Limits, count: usize) -> usize {
     let who: Who = Arc::new(|_| Standing::Unproven);
     let service = tower::service_fn(|_: Request<Incoming>| async { Ok(Response::new(Body::empty())) });
     let protocol = Http2::new(service, limits);
-    drop(Group::root().spawn("serve", transport::serve(vec![listener], who, limits, connections, protocol)));
+    drop(Group::root().spawn("serve", Server::new(who, limits, protocol).serve(vec![listener], connections)));
     let mut held = Vec::new();
     for _ in 0..count {
         let mut stream = TcpStream::connect(&address).await.unwrap();
