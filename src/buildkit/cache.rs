@@ -28,6 +28,9 @@ pub struct CacheMount {
     pub used: i64,
     /// Whether a step uses it.
     pub is_in_use: bool,
+    /// Whether BuildKit finds out its size at this moment, for whomever. Until then the record is another one's, which
+    /// stands for the mount's, and the mount cannot be removed.
+    pub is_measured: bool,
 }
 
 /// A cache mount that is gone.
@@ -41,28 +44,33 @@ pub struct Gone {
 
 impl CacheMount {
     fn new(record: UsageRecord) -> Option<Self> {
-        let used = record.last_used_at.or(record.created_at).map_or(0, |time| time.seconds);
+        let is_measured = record.record_type != CACHE_MOUNT;
+        // The other record is made for the measuring.
+        let used = record.last_used_at.or(record.created_at).filter(|_| !is_measured);
         Some(Self {
             id: mount_id(&record.description)?,
             record: record.id,
             size: record.size.max(0),
-            used,
-            is_in_use: record.in_use,
+            used: used.map_or(0, |time| time.seconds),
+            is_in_use: record.in_use && !is_measured,
+            is_measured,
         })
     }
 }
 
 /// The cache mounts whose ids begin with `prefix` and a `.` or `/`; with a `page`, those whose records' ids begin with that
-/// character. BuildKit finds out the sizes of those that a step has used since, and of no others. That may take a while, and
-/// one size that it cannot find out fails the whole answer, as a path that is too long does.
+/// character. BuildKit finds out the sizes of those that a step has used since, and of no others. That may take a while, also
+/// for one whose size somebody else is finding out ([`CacheMount::is_measured`]). One size that it cannot find out fails the
+/// whole answer, as a path that is too long does.
 pub async fn cache_mounts(
     connection: &Connection,
     prefix: &str,
     page: Option<char>,
 ) -> Result<Vec<CacheMount>, Status> {
     let page = page.map(|page| format!(",id~={}", quoted(&format!("^{}", escaped(page)))));
-    let filter = vec![format!("{}{}", filter(prefix), page.unwrap_or_default())];
-    let request = DiskUsageRequest { filter, ..DiskUsageRequest::default() };
+    let filter = [filter(prefix), measured_filter(prefix)];
+    let filter = filter.map(|filter| format!("{filter}{}", page.as_deref().unwrap_or_default()));
+    let request = DiskUsageRequest { filter: filter.into(), ..DiskUsageRequest::default() };
     let records = connection.control().disk_usage(request).await?.into_inner().record;
     Ok(records.into_iter().filter_map(CacheMount::new).collect())
 }
@@ -117,9 +125,21 @@ async fn prune(connection: &Connection, filter: Vec<String>, gone: &mut Vec<Gone
 /// only BuildKit's own phrase is followed by one quoted text and the end. BuildKit compiles the expression for each cache
 /// mount (containerd's `filters`): it is short, and its literal beginning fails fast.
 fn filter(prefix: &str) -> String {
+    format!("type=={CACHE_MOUNT},description~={}", quoted(&described(prefix)))
+}
+
+/// BuildKit's filter for the records that stand for these cache mounts while it finds out their sizes (`DiskUsage`, BuildKit
+/// 0.13 and 0.33). Such a record is of no type, in use, and a copy of its mount, description and all; no other record's
+/// description begins so.
+fn measured_filter(prefix: &str) -> String {
+    let expression = format!("(?s)^cached mount .*{}", described(prefix));
+    format!("type==regular,inuse,immutable,description~={}", quoted(&expression))
+}
+
+/// The end of a cache mount's description, as a regular expression.
+fn described(prefix: &str) -> String {
     let prefix: String = prefix.chars().map(escaped).collect();
-    let expression = format!(r#" with id "{prefix}[./]([^"\\]|\\.)*"$"#);
-    format!("type=={CACHE_MOUNT},description~={}", quoted(&expression))
+    format!(r#" with id "{prefix}[./]([^"\\]|\\.)*"$"#)
 }
 
 /// A character as a regular expression.

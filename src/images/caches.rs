@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, future::Future, time::Duration};
 
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tonic::Status;
 
 use super::Images;
@@ -17,6 +17,11 @@ use crate::{
 
 /// How much of an error of BuildKit's is logged: it has a path of a job's.
 const CAUSE_BYTES_MAX: usize = 300;
+
+/// The pauses, in milliseconds, before a job's mounts are listed and removed again: while BuildKit finds out the size of one, it
+/// lists another record in its place and does not remove it. It does so for whoever lists all of its cache, and for itself
+/// a minute after a build.
+const MEASURED_PAUSES: [u64; 7] = [0, 50, 100, 200, 400, 800, 1600];
 
 /// The cache mounts of a job.
 #[derive(Clone, Debug, Default)]
@@ -42,8 +47,20 @@ impl Images {
     /// The cache mounts of a job by the name of its mounts. The engine may take long to find out their sizes, or fail to.
     pub async fn cache_mounts(&self, name: &str) -> Mounts {
         let mut mounts = Vec::new();
-        let listing = timeout(ANSWER_TIMEOUT, self.list_mounts(name, &mut mounts));
-        let is_partial = !matches!(listing.await, Ok(None));
+        let listing = timeout(ANSWER_TIMEOUT, async {
+            for pause in MEASURED_PAUSES {
+                sleep(Duration::from_millis(pause)).await;
+                mounts.clear();
+                if self.list_mounts(name, &mut mounts).await.is_some() {
+                    return false;
+                }
+                if !mounts.iter().any(|mount| mount.is_measured) {
+                    break;
+                }
+            }
+            true
+        });
+        let is_partial = listing.await != Ok(true);
         for mount in &mut mounts {
             if let Some((_, given)) = self.keys().job_of_mount(&mount.id) {
                 mount.id = given.to_owned();
@@ -102,17 +119,28 @@ impl Images {
     /// Removes the cache mounts of a job by the name of its mounts, as far as no step uses them. No build of it may run.
     /// Also tells why some are left, if that is a fault.
     pub async fn retire_job(&self, store: &Access, name: &str) -> (RemovedMounts, Option<Fault>) {
-        let mut listed = Vec::new();
-        let unlisted = Box::pin(self.list_mounts(name, &mut listed)).await;
-        let records: Vec<_> = listed.into_iter().map(|mount| mount.record).collect();
         let mut gone = Vec::new();
-        let removed = self.remove_mounts(&records, &mut gone).await;
-        let is_left = unlisted.is_some() || gone.len() < records.len();
+        let (mut removed, mut is_left) = (Ok(()), true);
         // The janitor looks again, and finds all of them gone.
-        let unlisted = match unlisted {
-            Some(_) => self.remove_unlisted(name, &mut gone).await,
-            None => Ok(()),
-        };
+        let mut unlisted = Ok(());
+        for pause in MEASURED_PAUSES {
+            sleep(Duration::from_millis(pause)).await;
+            let (mut listed, gone_before) = (Vec::new(), gone.len());
+            let are_unlisted = Box::pin(self.list_mounts(name, &mut listed)).await.is_some();
+            let records: Vec<_> = listed.iter().map(|mount| mount.record.clone()).collect();
+            removed = self.remove_mounts(&records, &mut gone).await;
+            if are_unlisted {
+                is_left = true;
+                unlisted = self.remove_unlisted(name, &mut gone).await;
+                break;
+            }
+            let left = records.len() + gone_before - gone.len();
+            is_left = left > 0;
+            // A step has the others, of a build that is not wharfd's.
+            if removed.is_err() || left <= listed.iter().filter(|mount| mount.is_in_use).count() {
+                break;
+            }
+        }
         let (count, size) = (gone.len(), gone.iter().map(|gone| gone.size).fold(0, i64::saturating_add));
         let noted = match removed.and(unlisted) {
             Ok(()) if !is_left => store.job_removed(self.engine().name(), name, count > 0).await,

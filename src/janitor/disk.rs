@@ -13,6 +13,7 @@ use super::{
     every_while_up,
     gauge::{Gauge, Need},
     jobs, leases, seconds,
+    waits::Waits,
 };
 use crate::{
     audit::{Event, Kind, Trail},
@@ -51,7 +52,14 @@ const NAMESPACE_AGE_MIN: Duration = Duration::from_secs(3600);
 const LARGEST: usize = 3;
 
 /// Looks after the disk of `engine` until `tasks` are cancelled.
-pub(super) fn guard(engine: &Handle, work: &Arc<Work>, config: &Config, trail: &Trail, tasks: &Group) {
+pub(super) fn guard(
+    engine: &Handle,
+    work: &Arc<Work>,
+    config: &Config,
+    waits: Arc<Waits>,
+    trail: &Trail,
+    tasks: &Group,
+) {
     let gauge = Arc::new(Gauge::new(engine, config, tasks));
     let measuring = Arc::clone(&gauge);
     let said = Arc::new(Mutex::new(Said { level: Level::Ample, at: None }));
@@ -64,6 +72,7 @@ pub(super) fn guard(engine: &Handle, work: &Arc<Work>, config: &Config, trail: &
         engine: engine.clone(),
         gauge,
         work: Arc::clone(work),
+        waits,
         trail: trail.clone(),
         pruning: Arc::default(),
         pause: Mutex::new(AGAIN),
@@ -142,6 +151,7 @@ struct Guard {
     engine: Handle,
     gauge: Arc<Gauge>,
     work: Arc<Work>,
+    waits: Arc<Waits>,
     trail: Trail,
     /// Locked while BuildKit removes.
     pruning: Arc<tokio::sync::Mutex<()>>,
@@ -196,6 +206,7 @@ impl Guard {
                 after: seconds(age),
                 rule: "disk.low",
                 need: Some(Arc::clone(need)),
+                waits: Arc::clone(&self.waits),
                 trail: self.trail.clone(),
             };
             need.begin().await;

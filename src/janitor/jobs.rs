@@ -5,10 +5,10 @@ use std::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use super::{every_while_up, gauge::Need, seconds};
+use super::{every_while_up, gauge::Need, seconds, waits::Waits};
 use crate::{
     audit::{Event, Kind, Trail},
     engines::Handle,
@@ -30,10 +30,17 @@ const FIND_EVERY: u32 = 8640;
 const JOBS_MAX: u32 = 10_000;
 
 /// Retires the jobs in `engine` that nobody has used for `after`, or that are ended, until `tasks` are cancelled.
-pub(super) fn retire(engine: Handle, work: Arc<Work>, after: Duration, trail: Trail, tasks: &Group) {
+pub(super) fn retire(
+    engine: Handle,
+    work: Arc<Work>,
+    after: Duration,
+    waits: Arc<Waits>,
+    trail: Trail,
+    tasks: &Group,
+) {
     let (name, looks) = (engine.name().clone(), AtomicU32::new(0));
     every_while_up("jobs", INTERVAL, engine, tasks, move |images| {
-        let (work, trail) = (Arc::clone(&work), trail.clone());
+        let (work, waits, trail) = (Arc::clone(&work), Arc::clone(&waits), trail.clone());
         let look = Look {
             engine: name.clone(),
             images,
@@ -41,6 +48,7 @@ pub(super) fn retire(engine: Handle, work: Arc<Work>, after: Duration, trail: Tr
             after: seconds(after),
             rule: "job.retire_after",
             need: None,
+            waits,
             trail,
         };
         let finds = looks.fetch_add(1, Ordering::Relaxed) % FIND_EVERY == 0;
@@ -62,6 +70,8 @@ pub(super) struct Look {
     pub(super) rule: &'static str,
     /// With one, the look ends once it is met.
     pub(super) need: Option<Arc<Need>>,
+    /// The jobs of which something stays: one can cost the engine 37 listings, every time.
+    pub(super) waits: Arc<Waits>,
     pub(super) trail: Trail,
 }
 
@@ -76,6 +86,9 @@ impl Look {
             }
         }
         for job in store.unused_jobs(engine, self.after, JOBS_MAX).await? {
+            if !self.waits.is_due(&job.mounts, Instant::now()) {
+                continue;
+            }
             if let Some(need) = &self.need
                 && need.is_met().await
             {
@@ -108,6 +121,7 @@ impl Look {
             return Ok(());
         }
         let (removed, fault) = self.images.retire_job(&store, mounts).await;
+        self.waits.tried(mounts, fault.is_none() && !removed.is_left, Instant::now());
         if removed.count > 0 {
             self.removed(job.as_ref(), *is_ended, removed);
         }

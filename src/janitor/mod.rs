@@ -5,10 +5,12 @@ mod disk;
 mod gauge;
 mod jobs;
 mod leases;
+mod waits;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
 use tokio::time::{MissedTickBehavior, interval};
+use waits::Waits;
 
 use crate::{
     audit::Trail,
@@ -36,8 +38,10 @@ pub fn look_after(engine: Handle, tasks: &Group) {
 /// until `tasks` are cancelled. Each end is an event of `trail`.
 pub fn end_unused(engine: &Handle, work: &Arc<Work>, config: &Config, trail: &Trail, tasks: &Group) {
     leases::end_unused(engine.clone(), Arc::clone(work), config.namespace_ttl, trail.clone(), tasks);
-    jobs::retire(engine.clone(), Arc::clone(work), config.job_retire_after, trail.clone(), tasks);
-    disk::guard(engine, work, config, trail, tasks);
+    let waits = Arc::new(Waits::default());
+    let after = config.job_retire_after;
+    jobs::retire(engine.clone(), Arc::clone(work), after, Arc::clone(&waits), trail.clone(), tasks);
+    disk::guard(engine, work, config, waits, trail, tasks);
 }
 
 /// A time in the store's unit.

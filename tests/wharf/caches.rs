@@ -2,10 +2,16 @@
 
 use std::{path::PathBuf, sync::Arc};
 
+use bollard_buildkit_proto::moby::buildkit::v1::DiskUsageRequest;
 use rusqlite::Connection;
 use rustix::process::Signal;
 use serde_json::Value;
-use wharf::{buildkit::cache::cache_mounts, names::Namespace, tasks::Group};
+use tokio::task::JoinHandle;
+use wharf::{
+    buildkit::cache::{CacheMount, cache_mounts},
+    names::Namespace,
+    tasks::Group,
+};
 
 use crate::{
     audit::{events, is_documented},
@@ -19,6 +25,7 @@ cases![
     the_end_of_a_job_waits_for_its_builds,
     the_end_of_a_job_outlives_wharfd,
     a_job_spoils_the_cache_mounts_of_no_other,
+    a_mount_goes_whoever_finds_out_its_size,
 ];
 
 /// A user with an entry of its own.
@@ -274,4 +281,53 @@ async fn a_job_spoils_the_cache_mounts_of_no_other(test: Arc<Test>) {
         assert!(ended.contains(&format!("Cache mounts of the job: {mounts} (")), "{ended}");
         assert!(ended.contains("when no build of the job runs"), "{ended}");
     }
+}
+
+/// Builds a job whose only mount has many files, and has the engine find out its size. Returns meanwhile: BuildKit shows
+/// another record in its place, to whoever lists cache mounts. Each try is of another job, since BuildKit may know the size
+/// of a mount that has been used once.
+async fn measured(test: &Test, wharfd: &Wharfd, base: &str) -> (Wharf, String, JoinHandle<Vec<CacheMount>>) {
+    let files = "/bin/busybox seq 1 40000 | (cd /c; /bin/busybox xargs /bin/busybox touch)";
+    let dockerfile = format!("FROM {base}\nRUN --mount=type=cache,target=/c {files}\n");
+    let context = test.context("many", &[("Dockerfile", &dockerfile)]);
+    let tasks = Group::root();
+    let connected = wharf::engine::Engine::connect("main", test.engine.socket(), &tasks).await.unwrap();
+    let (measuring, looking) = tokio::join!(connected.dial(&tasks), connected.dial(&tasks));
+    let (measuring, looking) = (Arc::new(measuring.unwrap()), looking.unwrap());
+    for _ in 0..10 {
+        let name = test.unique("app");
+        let of_job = prefix(wharfd, &name);
+        let job = Wharf::new(test, wharfd, &format!("{name}#1"));
+        job.build_id(&context, &[]).await;
+        let (measuring, prefix) = (Arc::clone(&measuring), of_job.clone());
+        let measured = tokio::spawn(async move { cache_mounts(&measuring, &prefix, None).await.unwrap() });
+        while !measured.is_finished() {
+            // If this question is the first, it finds out the size itself, and BuildKit answers it afterwards.
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            let filter = vec![format!("type==exec.cachemount,description~={of_job}")];
+            let request = DiskUsageRequest { filter, ..DiskUsageRequest::default() };
+            let shown = looking.control().disk_usage(request).await.unwrap().into_inner().record;
+            if shown.is_empty() && !measured.is_finished() {
+                return (job, of_job, measured);
+            }
+        }
+    }
+    panic!("no mount was seen while its size was found out");
+}
+
+async fn a_mount_goes_whoever_finds_out_its_size(test: Arc<Test>) {
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    let base = test.base(&registry).await;
+
+    let (job, _, measuring) = measured(&test, &wharfd, &base).await;
+    let mounts = inspected(&job).await;
+    assert_eq!(mounts.as_array().unwrap().len(), 1, "{mounts}");
+    assert_eq!((&mounts[0]["Id"], &mounts[0]["InUse"]), (&"/c".into(), &false.into()), "{mounts}");
+    assert_eq!(measuring.await.unwrap().len(), 1);
+
+    let (job, of_job, measuring) = measured(&test, &wharfd, &base).await;
+    let ended = job.run(["namespace", "rm", "--job"]).await.ok().stdout;
+    assert!(ended.contains("Cache mounts of the job: 1 (") && !ended.contains("left"), "{ended}");
+    measuring.await.unwrap();
+    assert_eq!(records(&test.engine, &of_job).await, 0);
 }

@@ -11,7 +11,7 @@ mod platform;
 mod source;
 mod users;
 
-pub use platform::{PLATFORM_HINT, own_platforms};
+pub use platform::{PLATFORM_HINT, foreign_platform};
 pub use source::git_denied;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -207,10 +207,9 @@ impl Gate<'_> {
             Some(definition) => {
                 self.definition(definition, seen)?;
                 let copied = self.keys.copied_path();
-                let mut salted =
+                let salted =
                     definition::with_salts(definition, Salts { fetched: &self.fetched, copied: &copied });
                 seen.names.extend(definition::names(salted.as_ref().unwrap_or(definition)));
-                salted.iter_mut().for_each(definition::cut_text);
                 salted
             }
             // An empty `FROM scratch` has no graph, and then BuildKit returns no id either.
@@ -270,7 +269,13 @@ fn syntax_directive(result: &frontend::Result) -> Option<String> {
         result::Result::Refs(map) => map.refs.values().next()?,
         result::Result::RefDeprecated(_) | result::Result::RefsDeprecated(_) => return None,
     };
-    definition::syntax(reference.def.as_ref()?)
+    let sources = reference.def.as_ref()?.source.as_ref()?;
+    let text = String::from_utf8_lossy(&sources.infos.first()?.data).into_owned();
+    // Directives come before everything else, one on each line.
+    text.lines().map_while(|line| line.trim().strip_prefix('#')).find_map(|line| {
+        let (key, value) = line.split_once('=')?;
+        key.trim().eq_ignore_ascii_case("syntax").then(|| value.trim().to_owned())
+    })
 }
 
 fn refuse(why: impl Into<std::borrow::Cow<'static, str>>) -> Refusal {
