@@ -48,6 +48,7 @@ List arguments() {
         [name: 'namespace', takes: 'text', flag: '--namespace', global: true],
         [name: 'network', takes: 'text', flag: '--network'],
         [name: 'noCache', takes: 'boolean', flag: '--no-cache'],
+        [name: 'output', takes: 'list', flag: '--output'],
         [name: 'platform', takes: 'text', flag: '--platform'],
         [name: 'progress', takes: 'text', flag: '--progress'],
         [name: 'pull', takes: 'boolean', flag: '--pull'],

@@ -156,6 +156,9 @@ Map resultOf(String json, boolean pushes) {
     if (names != null) {
         tags.addAll(names.tokenize(','))
     }
-    return [ref: metadata.get('wharf.image.ref'), id: metadata.get('containerimage.config.digest'),
-            digest: pushes ? metadata.get('containerimage.digest') : null, tags: tags]
+    String ref = metadata.get('wharf.image.ref')
+    // Only a name at a registry has a digest.
+    boolean pushed = pushes || (ref != null && ref.contains('@'))
+    return [ref: ref, id: metadata.get('containerimage.config.digest'),
+            digest: pushed ? metadata.get('containerimage.digest') : null, tags: tags]
 }

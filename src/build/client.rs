@@ -23,6 +23,7 @@ use super::{
     ignored::IgnoreFiles,
     input::{Hear, Input},
     limits::Used,
+    outputs::Outputs,
     packets::{Judge, told},
     patience::{Patience, minutes},
     session::{Attached, ClientSession, FromClient, Subject},
@@ -66,10 +67,12 @@ pub struct BuildClient {
     /// an ignore file it goes on (`frontend/dockerui`), and of the error of a sync, and of the cancel that follows,
     /// BuildKit 0.13 tells whichever comes first.
     pub refused: Arc<SetOnce<Status>>,
+    /// The outputs that its client receives.
+    pub outputs: Outputs,
 }
 
 impl BuildClient {
-    fn session(&self) -> Result<&ClientSession, Status> {
+    pub(super) fn session(&self) -> Result<&ClientSession, Status> {
         self.session.as_deref().ok_or_else(|| Status::unimplemented("the build has no session"))
     }
 
@@ -184,7 +187,7 @@ fn lock(sync: &Mutex<Judge>) -> MutexGuard<'_, Judge> {
 }
 
 /// The client's own error text. It goes to BuildKit and comes back in a failure.
-fn client_error(code: Code, message: &str) -> Status {
+pub(super) fn client_error(code: Code, message: &str) -> Status {
     let code = match code {
         // These say that the engine broke the build off, which is not for a client to say.
         Code::Ok | Code::Unavailable | Code::Cancelled => Code::Unknown,
@@ -251,6 +254,18 @@ impl SessionClient for BuildClient {
 
     fn upload(&self, path: &str) -> Result<Messages, Status> {
         self.tar.as_ref().ok_or_else(|| Status::not_found("the build has no upload"))?.read(path)
+    }
+
+    fn takes_exports(&self) -> bool {
+        !self.outputs.are_none()
+    }
+
+    fn export(&self, exporter: usize, messages: Messages) -> BoxFuture<'_, Result<Messages, Status>> {
+        Box::pin(async move {
+            let expected = self.outputs.begin(exporter)?;
+            let stream = self.session()?.stream(expected.subject()).await?;
+            Ok(expected.relay(messages, stream, &self.tasks))
+        })
     }
 }
 

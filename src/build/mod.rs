@@ -13,6 +13,7 @@ pub mod input;
 pub mod isolation;
 pub mod limits;
 pub mod outcome;
+pub mod outputs;
 mod packets;
 mod pass_facts;
 mod paths;

@@ -8,14 +8,14 @@ use crate::{
 /// The end of a build. A failed step is an outcome, not a fault.
 #[derive(Debug)]
 pub enum Outcome {
-    /// There is an image.
+    /// Everything that was asked for is made.
     Built(Built),
     /// The Dockerfile or a step failed.
     Failed(Failed),
 }
 
-/// The image of a build.
-#[derive(Debug)]
+/// The image of a build; all of it is empty if there is none.
+#[derive(Debug, Default)]
 pub struct Built {
     /// The image's id in the engine.
     pub image_id: String,

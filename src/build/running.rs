@@ -1,6 +1,8 @@
 //! Running builds. A build is one solve in passes, until the frontend uses only admitted images and URLs and
 //! the gate lets its graph run.
 
+mod finish;
+
 use std::{
     collections::{BTreeSet, HashMap},
     pin::{Pin, pin},
@@ -17,7 +19,8 @@ use super::{
     input::PassEnd,
     isolation::{self, JobKeys},
     outcome::{Built, Failed, FailureKind, Outcome},
-    pass_facts::{PassFacts, descriptor},
+    outputs,
+    pass_facts::PassFacts,
     sources::Sources,
     spec::BuildSpec,
     stop::unless_stopped,
@@ -31,7 +34,7 @@ use crate::{
         solve::{self, Ended, PassListener},
     },
     fault::{Fault, Reason},
-    images::{Images, admission::CredentialSource, frontend, owned::OwnedImage},
+    images::{Images, exports::Export, frontend},
     names::{Job, Namespace, RESERVED_HOST, Reference, printable, random_id, shortened},
     naming::ImageName,
     policy::{Permit, PushTo, TagAs},
@@ -77,14 +80,27 @@ impl Order {
 pub async fn run(images: &Images, order: &Order, reporter: &Reporter) -> Result<Outcome, Fault> {
     let mut build = Build::new(images, order, reporter)?;
     let tasks = &order.client.tasks;
-    let export = images.begin_export(&order.namespace).await?;
-    build.sources.show_export(export.name());
-    let passed = build.make(export.name()).await;
+    let export = match order.spec.makes_image() {
+        true => Some(images.begin_export(&order.namespace).await?),
+        false => None,
+    };
+    let name = export.as_ref().map(Export::name);
+    if let Some(name) = name {
+        build.sources.show_export(name);
+    }
+    let passed = build.make(name).await;
     build.sources.release().await;
     // A build that is cancelled at the last moment counts as cancelled.
     let passed = match tasks.cancelled_by() {
         Some(cause) if passed.is_ok() => Err(Unmade { fault: cause.into(), is_over: true }),
         _ => passed,
+    };
+    let Some(export) = export else {
+        return match passed {
+            Ok(Passed::Exported(_)) => Ok(Outcome::Built(Built::default())),
+            Ok(Passed::Failed { failure, .. }) => Ok(Outcome::Failed(failure)),
+            Err(Unmade { fault, .. }) => Err(fault),
+        };
     };
     match passed {
         Ok(Passed::Exported(facts)) => {
@@ -113,7 +129,7 @@ enum Passed {
     Failed { failure: Failed, is_over: bool },
 }
 
-/// The reason why there is no image.
+/// The reason why there is no result.
 struct Unmade {
     fault: Fault,
     /// Whether BuildKit has ended the build, so that no image can appear later.
@@ -167,8 +183,8 @@ impl<'a> Build<'a> {
         self.images.keys().shared_key(self.order.job(), &directories)
     }
 
-    /// Makes BuildKit build the image, with the name `name` in the engine.
-    async fn make(&mut self, name: &ImageName) -> Result<Passed, Unmade> {
+    /// Makes BuildKit build the outputs; `name` is the image's name in the engine, if one is made.
+    async fn make(&mut self, name: Option<&ImageName>) -> Result<Passed, Unmade> {
         let (client, engine) = (&self.order.client, self.images.engine());
         // Not the build's tasks: it, and the session on it, must live until BuildKit has ended the build.
         let connection = client.tasks.unless_cancelled(engine.dial(engine.tasks())).await;
@@ -194,7 +210,7 @@ impl<'a> Build<'a> {
         &mut self,
         connection: &Connection,
         session: &Session,
-        name: &ImageName,
+        name: Option<&ImageName>,
         mut stop: Pin<&mut (impl Future<Output = Fault> + Send)>,
     ) -> Result<Passed, Unmade> {
         unless_stopped(stop.as_mut(), self.sources.admit_bases()).await??;
@@ -234,7 +250,7 @@ impl<'a> Build<'a> {
         &self,
         connection: &Connection,
         session: &Session,
-        name: &ImageName,
+        name: Option<&ImageName>,
         steps: &OnceLock<Names>,
         facts: &mut PassFacts<'_>,
         mut stop: Pin<&mut (impl Future<Output = Fault> + Send)>,
@@ -249,7 +265,7 @@ impl<'a> Build<'a> {
             attributes: isolation::attributes(&self.spec, &self.keys, tar.as_deref()),
             policy: isolation::policy(&sources, gate.fetched(), frontend.as_ref()),
             frontend: frontend.map(|image| image.to_string()),
-            export: self.images.engine().builder().export(name),
+            exports: outputs::exports(&self.spec, self.images.engine(), name),
             leaves_steps: self.images.engine().leaves_steps(),
         };
         let (mut used, mut syntax) = (BTreeSet::new(), None);
@@ -369,32 +385,5 @@ impl<'a> Build<'a> {
         let Failure { vertex, exit_code, source, .. } = failure;
         let failure = Failed { kind, message, vertex, exit_code, source };
         Ok(Passed::Failed { failure, is_over })
-    }
-
-    /// Inspects the image after the build, and pushes it if the client asked for that.
-    async fn finish(&self, facts: &HashMap<String, String>, image: &OwnedImage) -> Result<Built, Fault> {
-        let id = facts.get("containerimage.digest").cloned().unwrap_or_default();
-        let config = facts.get("containerimage.config.digest").unwrap_or(&id).clone();
-        let digest = self.images.engine().image_store().manifest_digest(&id).map(str::to_owned);
-        let mut built = Built {
-            image_id: id,
-            config_digest: config,
-            digest,
-            descriptor: descriptor(facts),
-            references: self.order.references().cloned().collect(),
-            pushed: Vec::new(),
-        };
-        let client: &BuildClient = &self.order.client;
-        client.details.image(&built.image_id, built.digest.as_ref());
-        for target in &self.order.pushes {
-            let reference = target.subject().reference();
-            let login = CredentialSource::credentials(client, reference.host()).await?;
-            let pushing = self.images.push(image, target, login.as_ref(), self.reporter, &client.tasks);
-            let digest = pushing.await?;
-            client.details.pushed(reference, &digest);
-            built.digest = Some(digest.to_string());
-            built.pushed.push((reference.clone(), digest));
-        }
-        Ok(built)
     }
 }

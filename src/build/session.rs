@@ -18,7 +18,7 @@ use tonic::{Code, Status};
 
 use super::patience::minutes;
 use crate::{
-    buildkit::filesync::DirectoryRequest,
+    buildkit::{filesync::DirectoryRequest, solve::Form},
     fault::{Fault, Reason},
     names::{CallerId, Namespace, random_id},
     policy::Permit,
@@ -67,6 +67,8 @@ pub enum Subject {
     Secret(String),
     /// The client answers with its login for the registry at this host.
     Credentials(String),
+    /// The client receives the output at this position of the build's outputs, in this form.
+    Output(usize, Form),
 }
 
 /// A message from a client on a stream.

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use crate::names::Reference;
+use crate::{buildkit::solve::Form, names::Reference};
 
 /// Linux's PATH_MAX, of a path and of a link's target: no file can have a longer one.
 pub const PATH_BYTES_MAX: usize = 4096;
@@ -36,6 +36,31 @@ pub struct BuildSpec {
     pub ulimits: Vec<(String, i64, i64)>,
     /// The platform that the client asked for; empty means the engine's own.
     pub platform: String,
+    /// The results, at least one; at most one is an image.
+    pub outputs: Vec<Output>,
+}
+
+/// One result of a build.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// An image in the namespace.
+    Image,
+    /// Files for the client.
+    Files(Form),
+    /// Nothing but the cache.
+    CacheOnly,
+}
+
+impl BuildSpec {
+    /// Whether an image stays in the namespace.
+    pub fn makes_image(&self) -> bool {
+        self.outputs.contains(&Output::Image)
+    }
+
+    /// Whether the client receives something, for which it needs a session.
+    pub fn has_streams(&self) -> bool {
+        self.outputs.iter().any(|output| matches!(output, Output::Files(_)))
+    }
 }
 
 /// The network of RUN steps.

@@ -4,6 +4,7 @@
 pub mod cache;
 pub mod connection;
 pub mod failure;
+mod filesend;
 pub mod filesync;
 pub mod probe;
 mod raw;

@@ -1,5 +1,5 @@
 //! BuildKit's session: an HTTP/2 connection inside `Control.Session`, on which BuildKit is the
-//! client and calls us for directories, credentials, secrets and an uploaded context.
+//! client and calls us for directories, credentials, secrets and an uploaded context, and to take its outputs.
 //!
 //! A [`SessionClient`] answers these calls; this module knows only the protocol.
 
@@ -26,6 +26,7 @@ use io::SessionIo;
 
 use super::{
     connection::Connection,
+    filesend::{self, FileSendService},
     filesync::{DirectoryRequest, FileSyncService},
 };
 use crate::{
@@ -34,7 +35,7 @@ use crate::{
     tasks::Group,
 };
 
-/// The methods that BuildKit may call, announced by `x-docker-expose-session-grpc-method`.
+/// The methods that BuildKit may call in each build, announced by `x-docker-expose-session-grpc-method`.
 const METHODS: [&str; 5] = [
     "/grpc.health.v1.Health/Check",
     "/moby.filesync.v1.FileSync/DiffCopy",
@@ -81,6 +82,17 @@ pub trait SessionClient: Send + Sync + 'static {
 
     /// The uploaded context, by the path of its URL. It can be read once.
     fn upload(&self, path: &str) -> Result<Messages, Status>;
+
+    /// Whether the build has outputs for [`export`](Self::export). Without them BuildKit may not offer any.
+    fn takes_exports(&self) -> bool {
+        false
+    }
+
+    /// Takes the messages of the exporter at this position in the solve's list, and returns the receiver's.
+    fn export(&self, exporter: usize, messages: Messages) -> BoxFuture<'_, Result<Messages, Status>> {
+        let _ = (exporter, messages);
+        Box::pin(async { Err(Status::not_found("the build has no such output")) })
+    }
 }
 
 /// A session with BuildKit.
@@ -114,7 +126,8 @@ impl Session {
             |text: &'static str| Fault::new(Reason::EngineUnavailable, text).hint("try the build again");
         let (sender, receiver) = mpsc::channel(4);
         let mut request = Request::new(ReceiverStream::new(receiver));
-        expose(request.metadata_mut(), &self.id, shared_key).map_err(Fault::internal)?;
+        expose(request.metadata_mut(), &self.id, shared_key, client.takes_exports())
+            .map_err(Fault::internal)?;
         let mut control = connection.control();
         let call = async move { control.session(request).await.map(Response::into_inner) };
         let io = SessionIo::new(call, sender);
@@ -131,6 +144,7 @@ where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let routes = Routes::new(FileSyncService::new(Arc::clone(&client)))
+        .add_service(FileSendService::new(Arc::clone(&client)))
         .add_service(filesync::auth_server::AuthServer::new(Answers(Arc::clone(&client))))
         .add_service(secrets::secrets_server::SecretsServer::new(Answers(Arc::clone(&client))))
         .add_service(upload::upload_server::UploadServer::new(Answers(client)))
@@ -150,11 +164,12 @@ fn expose(
     metadata: &mut MetadataMap,
     id: &str,
     shared_key: &str,
+    takes_exports: bool,
 ) -> Result<(), tonic::metadata::errors::InvalidMetadataValue> {
     metadata.insert("x-docker-expose-session-uuid", id.parse()?);
     metadata.insert("x-docker-expose-session-name", "wharf".parse()?);
     metadata.insert("x-docker-expose-session-sharedkey", shared_key.parse()?);
-    for method in METHODS {
+    for method in METHODS.into_iter().chain(takes_exports.then_some(filesend::METHOD)) {
         metadata.append("x-docker-expose-session-grpc-method", method.parse()?);
     }
     Ok(())

@@ -56,19 +56,28 @@ pub struct PassRequest {
     pub frontend: Option<String>,
     /// The source policy.
     pub policy: Policy,
-    /// Where the image goes.
-    pub export: Export,
+    /// Where the results go; BuildKit names each exporter by its position here.
+    pub exports: Vec<Export>,
     /// Whether a step that is cancelled as it begins would run on.
     pub leaves_steps: bool,
 }
 
-/// The export of a pass's image.
+/// One export of a pass's result.
 #[derive(Clone, Debug)]
 pub struct Export {
     /// The name of BuildKit's exporter.
     pub kind: &'static str,
     /// The exporter's attributes.
     pub attributes: HashMap<String, String>,
+}
+
+/// The form in which an export's content comes to the session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// A directory tree, which the receiver gets by fsutil's protocol.
+    Tree,
+    /// One file.
+    File,
 }
 
 /// The frontend's answer.
@@ -120,7 +129,7 @@ pub trait Judged {
 /// The end of a pass; `R` is the judge's refusal.
 #[derive(Debug)]
 pub enum Ended<R> {
-    /// The image was made; BuildKit's facts about it.
+    /// The results were made and taken; BuildKit's facts about the image, if there is one.
     Exported(HashMap<String, String>),
     /// The frontend failed, or a source was denied. No step has run.
     Frontend(Status),
@@ -272,7 +281,7 @@ async fn drive<F: PassListener, J: Judged, R, G: Future<Output = Result<J, R>> +
 
 /// The requests to BuildKit and to its frontend.
 fn requests(order: PassRequest) -> (SolveRequest, frontend::SolveRequest) {
-    let Export { kind, attributes } = order.export;
+    let exporter = |Export { kind, attributes }| Exporter { r#type: kind.to_owned(), attrs: attributes };
     let solve = SolveRequest {
         r#ref: order.reference,
         session: order.session,
@@ -280,7 +289,7 @@ fn requests(order: PassRequest) -> (SolveRequest, frontend::SolveRequest) {
         // Keeps the build out of the engine's history, which shows every build's arguments to
         // everyone.
         internal: true,
-        exporters: vec![Exporter { r#type: kind.to_owned(), attrs: attributes }],
+        exporters: order.exports.into_iter().map(exporter).collect(),
         ..SolveRequest::default()
     };
     let mut attributes = order.attributes;

@@ -19,13 +19,14 @@ use super::{
     context::{Source, Tree},
     credentials::{Credentials, DockerConfig},
     exit::{Exit, Failure},
+    output::{SAID_MAX, Sinks},
     secrets::Secrets,
     sync,
 };
 use crate::wire::v1::{
-    AttachRequest, AttachResponse, FileSync, LocalDirectory, SessionOpen, SessionRequest, SessionResponse,
-    StreamError, StreamOpened, attach_request, build_service_client::BuildServiceClient, session_request,
-    session_response, stream_opened,
+    AttachRequest, AttachResponse, FileSync, LocalDirectory, OutputStream, SessionOpen, SessionRequest,
+    SessionResponse, StreamError, StreamOpened, attach_request, build_service_client::BuildServiceClient,
+    session_request, session_response, stream_opened,
 };
 
 /// A client of the build service.
@@ -43,6 +44,8 @@ pub(crate) fn client(connection: Connection) -> Client {
 pub(crate) struct Answers {
     credentials: DockerConfig,
     secrets: Secrets,
+    /// Where the build's outputs go.
+    pub(crate) sinks: Sinks,
     directories: Vec<LocalDirectory>,
     trees: BTreeMap<String, Arc<Tree>>,
     /// The first request that could not be answered. wharfd sees only that the build failed; this is why.
@@ -53,13 +56,14 @@ pub(crate) struct Answers {
 
 impl Answers {
     /// Answers from these.
-    pub(crate) fn new(credentials: DockerConfig, secrets: Secrets, source: &Source) -> Self {
+    pub(crate) fn new(credentials: DockerConfig, secrets: Secrets, source: &Source, sinks: Sinks) -> Self {
         let directories = source.directories();
         let names = directories.iter().map(|directory| directory.name.clone());
         let trees = names.filter_map(|name| source.tree(&name).map(|tree| (name, tree))).collect();
         Self {
             credentials,
             secrets,
+            sinks,
             directories,
             trees,
             failure: Mutex::default(),
@@ -165,8 +169,33 @@ async fn answer(mut client: Client, answers: Arc<Answers>, announced: StreamOpen
         Some(stream_opened::Subject::Secret(query)) => {
             tell(&mut client, &answers, first, secret(&answers, &query.id)).await
         }
+        Some(stream_opened::Subject::Output(stream)) => output(&mut client, &answers, first, stream).await,
         None => tell(&mut client, &answers, first, async { Err(NoAnswer::unknown()) }).await,
     };
+}
+
+/// Receives an output on a stream.
+async fn output(
+    client: &mut Client,
+    answers: &Answers,
+    first: AttachRequest,
+    stream: OutputStream,
+) -> Result<(), Status> {
+    let (requests, sent) = mpsc::channel(SAID_MAX);
+    let (said, messages) = mpsc::channel(SAID_MAX);
+    let message = |packet| AttachRequest { request: Some(attach_request::Request::Message(packet)) };
+    let requested = stream::once(async { first })
+        .chain(ReceiverStream::new(messages).map(message))
+        .chain(ReceiverStream::new(sent));
+    let mut responses = client.attach(requested).await?.into_inner();
+    let content = responses.by_ref().map(|response| response.map(|response| response.message));
+    if let Err(message) = answers.sinks.receive(stream.output, stream.form(), content, said).await {
+        let error = StreamError { code: Code::Unknown.into(), message };
+        let _ = requests.send(AttachRequest { request: Some(attach_request::Request::Error(error)) }).await;
+    }
+    // The end of this side says that everything is written.
+    drop(requests);
+    drain(&mut responses).await
 }
 
 /// Syncs a directory on a stream.

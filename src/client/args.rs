@@ -1,6 +1,7 @@
 //! The command line, in the words of `docker` and `docker buildx`.
 
 mod format;
+mod login;
 mod namespace;
 mod policy;
 
@@ -12,6 +13,7 @@ use super::{
     credentials::LoginFlag,
     env, exit,
     options::{self, AddHost, BuildArg, Label, SecretSource},
+    output::{Output, output},
     platform::{Platform, platform},
     progress::Mode,
     remote::TlsArgs,
@@ -20,6 +22,7 @@ use super::{
 };
 use crate::{names::Reference, wire::v1::Ulimit};
 pub(crate) use format::{TableFormat, TextFormat};
+pub(crate) use login::{LoginArgs, LogoutArgs};
 pub(crate) use namespace::{
     NamedArgs, NamespaceArgs, NamespaceCommand, NamespaceInspectArgs, NamespaceLsArgs, NamespaceRmArgs,
 };
@@ -117,31 +120,6 @@ pub(crate) enum Command {
     Logout(LogoutArgs),
 }
 
-/// Save a login for a registry in docker's config
-///
-/// This is ~/.docker/config.json, or config.json in DOCKER_CONFIG, or the credential helper that it names.
-/// For a login that lasts for one command, see `--login` of build, push and pull.
-#[derive(Args, Debug)]
-pub(crate) struct LoginArgs {
-    /// The registry, `HOST[:PORT]` [default: Docker Hub]
-    #[arg(value_name = "HOST")]
-    pub(crate) host: Option<String>,
-    /// The username
-    #[arg(short, long, value_name = "NAME")]
-    pub(crate) username: Option<String>,
-    /// Read the password from standard input
-    #[arg(long)]
-    pub(crate) password_stdin: bool,
-}
-
-/// Remove the login for a registry from docker's config
-#[derive(Args, Debug)]
-pub(crate) struct LogoutArgs {
-    /// The registry, `HOST[:PORT]` [default: Docker Hub]
-    #[arg(value_name = "HOST")]
-    pub(crate) host: Option<String>,
-}
-
 /// Build an image from a Dockerfile
 ///
 /// The context is a directory, or, with `-`, a tar archive or a lone Dockerfile on standard input. Only the
@@ -179,9 +157,14 @@ pub(crate) struct BuildArgs {
     /// Push every tag when the image is built
     #[arg(long)]
     pub(crate) push: bool,
-    /// Accepted for compatibility with buildx: the image always stays on the node
+    /// Keep the image on the node, as is done anyway without `--output`
     #[arg(long)]
     pub(crate) load: bool,
+    /// Where the result goes: the built stage's files to a directory (`DIR`, `type=local,dest=DIR`) or as a
+    /// tar to a file or standard output (`type=tar,dest=FILE`, `-`), an image to the node (`type=image`, the
+    /// default) or from there to a registry (`type=registry`), or nowhere (`type=cacheonly`); repeatable
+    #[arg(short, long = "output", value_name = "DIR|-|type=TYPE[,KEY=VALUE]", value_parser = output)]
+    pub(crate) outputs: Vec<Output>,
     /// Print the image's id and nothing else
     #[arg(short, long)]
     pub(crate) quiet: bool,

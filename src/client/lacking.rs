@@ -25,7 +25,6 @@ const FLAGS: &[(&str, &[Hint])] = &[
                 &["--cache-from", "--cache-to"],
                 "leave it out: the node's own cache is always used, and no other",
             ),
-            (&["--output", "-o"], "leave it out: the image stays on the node, and `--push` pushes it"),
             (
                 &["--ssh"],
                 "fetch the files into the context before the build, or give a step a key with `--secret`",

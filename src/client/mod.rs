@@ -18,6 +18,7 @@ mod credentials;
 mod secrets;
 
 mod answers;
+mod output;
 
 pub mod context;
 pub mod sync;

@@ -208,7 +208,7 @@ pub(crate) fn secret(text: &str) -> Result<SecretSource, String> {
 }
 
 /// The fields of one line of comma-separated values.
-fn csv(line: &str) -> Result<Vec<String>, String> {
+pub(crate) fn csv(line: &str) -> Result<Vec<String>, String> {
     let mut fields = Vec::new();
     let mut rest = line.chars().peekable();
     loop {

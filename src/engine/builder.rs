@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use crate::{
     buildkit::{
         connection::{Connection, Dialler},
-        solve::Export,
+        solve::{Export, Form},
     },
     fault::Fault,
     naming::ImageName,
@@ -35,5 +35,16 @@ impl Builder {
     pub(crate) fn export(&self, name: &ImageName) -> Export {
         let attributes = HashMap::from([("name".to_owned(), name.to_string())]);
         Export { kind: EXPORTER, attributes }
+    }
+
+    /// The export of the result's files to the session. `epoch` is the time that they all get; BuildKit takes it from
+    /// the build's arguments only if it calls the frontend itself (`control.Solve`).
+    pub(crate) fn export_files(&self, form: Form, epoch: Option<&str>) -> Export {
+        let epoch = epoch.map(|epoch| ("source-date-epoch".to_owned(), epoch.to_owned()));
+        let kind = match form {
+            Form::Tree => "local",
+            Form::File => "tar",
+        };
+        Export { kind, attributes: epoch.into_iter().collect() }
     }
 }

@@ -8,6 +8,7 @@ use crate::{
         session::{FromClient, Offer, Offered, Opened, Subject},
         spec::PATH_BYTES_MAX,
     },
+    buildkit::solve::Form,
     fault::Fault,
     names::printable,
     wire::v1::{self, attach_request, stream_opened},
@@ -53,6 +54,14 @@ pub(super) fn opened(opened: Opened) -> v1::StreamOpened {
         }),
         Subject::Secret(id) => stream_opened::Subject::Secret(v1::SecretQuery { id }),
         Subject::Credentials(host) => stream_opened::Subject::Credentials(v1::CredentialsQuery { host }),
+        Subject::Output(output, form) => {
+            let form = match form {
+                Form::Tree => v1::OutputForm::Tree,
+                Form::File => v1::OutputForm::File,
+            };
+            let output = i32::try_from(output).unwrap_or(i32::MAX);
+            stream_opened::Subject::Output(v1::OutputStream { output, form: form.into() })
+        }
     };
     v1::StreamOpened { stream_id: opened.id, subject: Some(subject) }
 }

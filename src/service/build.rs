@@ -135,6 +135,12 @@ impl Build {
             }
             Some(session)
         };
+        if spec.has_streams() && session.is_none() {
+            let text = "an output for the client comes on a stream of its session, and the build has none";
+            return Err(
+                Fault::invalid("start.spec.outputs", text).hint("open a session, and name it in the start")
+            );
+        }
         call.engine().has_room()?;
         // Once here for an engine that is down, and again when the build has its turn.
         let processors = call.images().await?.engine().processors();

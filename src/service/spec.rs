@@ -3,15 +3,18 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use crate::{
-    build::spec::{BuildSpec, Network, PATH_BYTES_MAX},
+    build::spec::{BuildSpec, Network, Output, PATH_BYTES_MAX},
+    buildkit::solve::Form,
     fault::{Fault, Reason},
     names::{RESERVED_HOST, Reference, is_reserved_host, printable},
-    wire::v1,
+    wire::v1::{self, output},
 };
 
 pub(super) const TAGS_MAX: usize = 128;
 /// Linux has 16 limits (setrlimit(2)).
 pub(super) const ULIMITS_MAX: usize = 64;
+/// Each costs a stream of the session, and BuildKit's pass over the files.
+pub(super) const OUTPUTS_MAX: usize = 16;
 const NAME_BYTES_MAX: usize = 255;
 /// The total size of all arguments and labels; execve(2) allows a step even less.
 pub(super) const VALUES_BYTES_MAX: usize = 1 << 20;
@@ -26,7 +29,11 @@ pub(super) fn spec(spec: v1::BuildSpec) -> Result<BuildSpec, Fault> {
             format!("build arguments and labels exceed {} MiB together", VALUES_BYTES_MAX >> 20),
         ));
     }
+    let outputs = outputs(&spec.outputs)?;
     let tags = tags(&spec.tags)?;
+    if !outputs.contains(&Output::Image) && !tags.is_empty() {
+        return Err(Fault::invalid("spec.tags", "there is nothing to name: no output is an image"));
+    }
     if spec.push && tags.is_empty() {
         let text = "there is nothing to push: the image has no tag";
         return Err(Fault::invalid("spec.push", text).hint("give the image a tag"));
@@ -46,7 +53,34 @@ pub(super) fn spec(spec: v1::BuildSpec) -> Result<BuildSpec, Fault> {
             .map_err(|_| Fault::invalid("spec.shm_size", "the size of /dev/shm cannot be negative"))?,
         ulimits: ulimits(spec.ulimits)?,
         platform: name("spec.platform", spec.platform)?,
+        outputs,
     })
+}
+
+fn outputs(outputs: &[v1::Output]) -> Result<Vec<Output>, Fault> {
+    if outputs.len() > OUTPUTS_MAX {
+        let text = format!("{} outputs; at most {OUTPUTS_MAX} are allowed", outputs.len());
+        return Err(Fault::invalid("spec.outputs", text));
+    }
+    if outputs.is_empty() {
+        return Ok(vec![Output::Image]);
+    }
+    let mut checked = Vec::with_capacity(outputs.len());
+    for (index, output) in outputs.iter().enumerate() {
+        let invalid = |text: &str| Fault::invalid(format!("spec.outputs[{index}]"), text.to_owned());
+        let output = match &output.output {
+            Some(output::Output::Image(v1::ImageOutput {})) if checked.contains(&Output::Image) => {
+                return Err(invalid("a build makes one image").hint("give it several tags"));
+            }
+            Some(output::Output::Image(v1::ImageOutput {})) => Output::Image,
+            Some(output::Output::Local(v1::LocalOutput {})) => Output::Files(Form::Tree),
+            Some(output::Output::Tar(v1::TarOutput {})) => Output::Files(Form::File),
+            Some(output::Output::CacheOnly(v1::CacheOnlyOutput {})) => Output::CacheOnly,
+            None => return Err(invalid("it is of no kind that this wharfd knows")),
+        };
+        checked.push(output);
+    }
+    Ok(checked)
 }
 
 fn tags(tags: &[String]) -> Result<Vec<Reference>, Fault> {

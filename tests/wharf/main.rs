@@ -39,6 +39,7 @@ mod messages;
 mod names;
 mod network;
 mod outcomes;
+mod outputs;
 mod pasted;
 mod pods;
 mod policy;
@@ -96,6 +97,7 @@ fn cases() -> Vec<Case> {
         pasted::CASES,
         logs::CASES,
         outcomes::CASES,
+        outputs::CASES,
         audit::CASES,
         hostile::graph::CASES,
         hostile::sources::CASES,

@@ -27,6 +27,7 @@ use crate::{
         files,
         namespace::Named,
         options::given,
+        output::Plan,
         platform::Platform,
         print,
         progress::{Mode, Outcome},
@@ -62,16 +63,18 @@ enum Ended {
 pub(super) async fn run(mut call: Call, args: BuildArgs) -> Result<(), Stop> {
     // Check everything that can be checked here before calling wharfd.
     let mode = display::mode(&call, args.progress, args.quiet)?;
-    if args.push && args.tags.is_empty() {
-        return Err(Failure::usage("`--push` needs a name to push").hint("name the image by `--tag`").into());
-    }
+    let plan = Plan::of(&args)?;
+    conflicts(&args, &plan)?;
     let namespace = call.namespace()?;
     let (address, token) = (call.address()?, call.token()?);
-    let docker = DockerConfig::read(&call.env)?.with_logins(&args.logins.flags, &args.tags, &call.env)?;
+    let docker = DockerConfig::read(&call.env)?.with_logins(&args.logins.flags, plan.names(), &call.env)?;
     // The checkout's location, which differs between agents and runs.
     let workspace = call.env.path(env::WORKSPACE);
     let secrets = Secrets::find(&args.secrets, &call.env, &Areas::of(&args.context, workspace.as_deref()))?;
-    let mut spec = spec(&args, &call.env, &docker)?;
+    let mut spec = spec(&args, &plan, &call.env, &docker)?;
+    // An id would be taken for a part of an output on standard output.
+    let prints_id = mode == Mode::Quiet && plan.makes_image() && !plan.uses_stdout();
+    let sinks = plan.open()?;
     for path in [&args.iidfile, &args.metadata_file].into_iter().filter_map(|path| given(path.as_deref())) {
         files::prepare(path)?;
     }
@@ -88,15 +91,22 @@ pub(super) async fn run(mut call: Call, args: BuildArgs) -> Result<(), Stop> {
     source.dockerfile().clone_into(&mut spec.dockerfile);
     leave_checks_out(source.dockerfile_text(), &mut spec.build_args);
     let tar = source.take_tar();
-    let answers = Arc::new(Answers::new(docker, secrets, &source));
+    let answers = Arc::new(Answers::new(docker, secrets, &source, sinks));
 
     let mut display = Display::new(call.env.console(), mode, "Building");
     let ended =
         build(&mut call, answers::client(connection), &namespace, spec, tar, &answers, &mut display).await;
+    // wharfd sees only a stream that broke; the reason is here.
+    let stopped = answers.sinks.take_stop().filter(|_| !matches!(ended, Err(Stop::Cancelled(_))));
+    if let Some(stop) = stopped {
+        display.finish(Outcome::Stopped);
+        return Err(stop);
+    }
     match ended {
         Ok(Ended::Built(result)) => {
             display.finish(Outcome::Done);
-            done(&args, mode, &result)
+            answers.sinks.complete()?;
+            done(&args, mode, prints_id, &result)
         }
         Ok(Ended::Failed(failure)) => {
             display.finish(Outcome::Failed(&failure));
@@ -239,8 +249,23 @@ async fn send_tar(tar: Option<Tar>, requests: mpsc::Sender<Option<BuildRequest>>
     Ok(())
 }
 
+/// Refuses flags that do not go with the outputs, and says which have no effect.
+fn conflicts(args: &BuildArgs, plan: &Plan) -> Result<(), Failure> {
+    if plan.makes_image() {
+        return Ok(());
+    }
+    if given(args.iidfile.as_deref()).is_some() {
+        return Err(Failure::usage("`--iidfile` needs an image, and no output is one")
+            .hint("leave it out, or add `--output type=image`"));
+    }
+    if !args.tags.is_empty() {
+        print::note("WARN: `--tag` has no effect: no output is an image");
+    }
+    Ok(())
+}
+
 /// The build in its wire form.
-fn spec(args: &BuildArgs, env: &Env, docker: &DockerConfig) -> Result<BuildSpec, Failure> {
+fn spec(args: &BuildArgs, plan: &Plan, env: &Env, docker: &DockerConfig) -> Result<BuildSpec, Failure> {
     let mut build_args: HashMap<String, String> = HashMap::new();
     for arg in &args.build_args {
         let value = match &arg.value {
@@ -265,19 +290,20 @@ fn spec(args: &BuildArgs, env: &Env, docker: &DockerConfig) -> Result<BuildSpec,
         ulimits.push(limit.clone());
     }
     Ok(BuildSpec {
-        tags: args.tags.iter().map(ToString::to_string).collect(),
+        tags: plan.names().iter().map(ToString::to_string).collect(),
         dockerfile: String::new(),
         target: args.target.clone().unwrap_or_default(),
         build_args,
         labels: args.labels.iter().map(|label| (label.key.clone(), label.value.clone())).collect(),
         no_cache: args.no_cache,
         pull: args.pull,
-        push: args.push,
+        push: plan.push,
         add_hosts: args.add_hosts.iter().map(|host| host.0.clone()).collect(),
         network: args.network.clone().unwrap_or_default(),
         shm_size: args.shm_size.unwrap_or_default(),
         ulimits,
         platform: platform(&args.platforms)?,
+        outputs: plan.wire.clone(),
     })
 }
 
@@ -316,7 +342,7 @@ fn platform(asked: &[Platform]) -> Result<String, Failure> {
 }
 
 /// Reports the image, to files and to the user.
-fn done(args: &BuildArgs, mode: Mode, result: &BuildResult) -> Result<(), Stop> {
+fn done(args: &BuildArgs, mode: Mode, prints_id: bool, result: &BuildResult) -> Result<(), Stop> {
     if let Some(path) = given(args.metadata_file.as_deref()) {
         // The push knows the digest at the registry even if the engine has none.
         let pushed = result.pushed.first().map(|pushed| (pushed.reference.as_str(), pushed.digest.as_str()));
@@ -335,15 +361,13 @@ fn done(args: &BuildArgs, mode: Mode, result: &BuildResult) -> Result<(), Stop> 
     if let Some(path) = given(args.iidfile.as_deref()) {
         files::write(path, result.image_id.as_bytes())?;
     }
-    match mode {
-        Mode::Quiet => print::line(printable(&result.image_id)),
-        Mode::Auto | Mode::Plain | Mode::Tty => {
-            for pushed in &result.pushed {
-                print::note(format_args!("pushed {}@{}", pushed.reference, pushed.digest));
-            }
-            Ok(())
-        }
+    if mode == Mode::Quiet {
+        return if prints_id { print::line(printable(&result.image_id)) } else { Ok(()) };
     }
+    for pushed in &result.pushed {
+        print::note(format_args!("pushed {}@{}", pushed.reference, pushed.digest));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use crate::{
         input::{Hear, Input},
         limits::Used,
         outcome::Outcome,
+        outputs::Outputs,
         patience::Patience,
         running::{self, Order},
         session::ClientSession,
@@ -96,6 +97,7 @@ impl Queued {
             Some(tar)
         };
         let details = call.details().clone();
+        let outputs = Outputs::of(&spec);
         let client = BuildClient {
             session,
             tar,
@@ -105,6 +107,7 @@ impl Queued {
             used,
             tasks,
             details,
+            outputs,
             refused: Arc::default(),
         };
         let order = Order { namespace, tags, pushes, spec, client: Arc::new(client) };

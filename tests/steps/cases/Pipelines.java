@@ -50,6 +50,7 @@ final class Pipelines {
         suite.test(on + "tagged with the Git commit", Pipelines::gitCommit);
         suite.test(on + "build, test, then push", Pipelines::buildTestPush);
         suite.test(on + "saved and looked at before the push", Pipelines::savedAndPushed);
+        suite.test(on + "test reports from a stage", Pipelines::testReports);
         suite.test(on + "build and push, with a controller that restarts at every step", Pipelines::restarts);
     }
 
@@ -198,6 +199,16 @@ final class Pipelines {
             contains(log, "+ exec wharf save --output=app.tar -- " + image);
             contains(log, "\"RepoTags\":[\"" + image + "\"]");
             equal(digest(log, "digest "), REGISTRY.digest("save", "7"), "the digest in the registry");
+        }
+    }
+
+    private static void testReports() throws Exception {
+        try (Project project = new Project("test-reports")) {
+            String log = project.log("SUCCESS");
+            contains(log, "\nimage null\n");
+            contains(log, "\n1 of 2 tests failed\n");
+            contains(log, "+ tar -xOf files.tar app\nbuilt\n");
+            equal(digest(log, "digest "), REGISTRY.digest("test-reports", "1"), "the digest in the registry");
         }
     }
 

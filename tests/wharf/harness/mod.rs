@@ -15,6 +15,7 @@ pub(crate) mod script;
 pub(crate) mod sender;
 pub(crate) mod session;
 mod signer;
+pub(crate) mod tree;
 pub(crate) mod wharfd;
 
 use std::{

@@ -122,7 +122,7 @@ const STEPS: [Step; 3] = [
                         "load",
                         "boolean",
                         "--load",
-                        "no effect: the image stays on the node in any case",
+                        "keep an image on the node beside other outputs; without `output` it is kept in any case",
                     ),
                     argument(
                         "credentials",
@@ -150,6 +150,13 @@ const STEPS: [Step; 3] = [
             (
                 "The output",
                 &[
+                    argument(
+                        "output",
+                        "list",
+                        "--output",
+                        "where the result goes instead of an image: `'reports'`, a directory for the stage's files, \
+                         `'type=tar,dest=out.tar'`, `'type=registry'`, or several",
+                    ),
                     PROGRESS,
                     argument("quiet", "boolean", "--quiet", "print only the image's id"),
                     argument("iidfile", "text", "--iidfile", "write the image's id to this file"),
@@ -164,7 +171,7 @@ const STEPS: [Step; 3] = [
             ("The node", &[ADDR, NAMESPACE, TOKEN]),
         ],
         end: "The result is a map of texts: ref (the image's name from here on; with its digest if it was pushed),
-id, digest (null if it was not pushed) and tags (a list).
+id, digest (null if it was not pushed) and tags (a list). Without an image all of them are null, and tags is empty.
 
 A failed build fails the step. An abort of the run stops the build on the node.
 ",

@@ -20,7 +20,7 @@ use tonic::{Request, Response as Answer, Status, Streaming, transport::Server};
 
 use super::*;
 use crate::{
-    client::{args::Global, options, remote::TlsArgs, signals::Signals},
+    client::{args::Global, options, output::Sinks, remote::TlsArgs, signals::Signals},
     wire::v1::{
         AttachRequest, AttachResponse, BuildResponse, CredentialsQuery, SecretQuery, SessionOpened,
         SessionRequest, SessionResponse, StreamOpened, attach_request,
@@ -135,7 +135,7 @@ impl Trial {
             let secrets = Secrets::find(&sources, &call.env, &Areas::default()).unwrap();
             let context = std::env::temp_dir();
             let source = Source::open(&context, Some(std::path::Path::new("-")), None, &b"FROM scratch"[..]);
-            let answers = Arc::new(Answers::new(docker, secrets, &source.await.unwrap()));
+            let answers = Arc::new(Answers::new(docker, secrets, &source.await.unwrap(), Sinks::default()));
             let mut display = Display::new(Env::of(&[]).console(), Mode::Quiet, "Building");
             let (client, namespace) = (answers::client(channel), call.namespace().unwrap());
             let ended =

@@ -1,0 +1,91 @@
+//! The outputs of a build that its client receives: BuildKit's exporters send them on the build's session, and they
+//! go on to the client message by message. Only a few messages wait at a time.
+
+mod relay;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tonic::Status;
+
+use super::{
+    session::{Attached, Subject},
+    spec::{BuildSpec, Output},
+};
+use crate::{
+    buildkit::{
+        session::Messages,
+        solve::{Export, Form},
+    },
+    engine::Engine,
+    naming::ImageName,
+    tasks::Group,
+};
+
+/// The exporters of a build, in the order in which BuildKit gets them. `name` is the image's, if one stays.
+pub(super) fn exports(spec: &BuildSpec, engine: &Engine, name: Option<&ImageName>) -> Vec<Export> {
+    let epoch = spec.build_args.get("SOURCE_DATE_EPOCH").map(String::as_str);
+    let epoch = epoch.filter(|epoch| epoch.parse::<i64>().is_ok());
+    let exports = spec.outputs.iter().filter_map(|output| match output {
+        Output::Image => name.map(|name| engine.builder().export(name)),
+        Output::Files(form) => Some(engine.builder().export_files(*form, epoch)),
+        Output::CacheOnly => None,
+    });
+    exports.collect()
+}
+
+/// The outputs that the client receives.
+#[derive(Debug, Default)]
+pub struct Outputs(Vec<Expected>);
+
+/// One of them, which BuildKit sends once.
+#[derive(Debug)]
+pub struct Expected {
+    /// The position of its exporter among [`exports`].
+    exporter: usize,
+    /// Its position in the build's outputs.
+    output: usize,
+    form: Form,
+    begun: AtomicBool,
+}
+
+impl Outputs {
+    /// Those of a build.
+    pub fn of(spec: &BuildSpec) -> Self {
+        let exported = spec.outputs.iter().enumerate().filter(|(_, output)| **output != Output::CacheOnly);
+        let expected = exported.enumerate().filter_map(|(exporter, (output, kind))| match kind {
+            Output::Files(form) => {
+                Some(Expected { exporter, output, form: *form, begun: AtomicBool::new(false) })
+            }
+            Output::Image | Output::CacheOnly => None,
+        });
+        Self(expected.collect())
+    }
+
+    /// Whether there are none.
+    pub fn are_none(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The one of this exporter. BuildKit sends nothing that the build has not asked for, and nothing twice.
+    pub fn begin(&self, exporter: usize) -> Result<&Expected, Status> {
+        let expected = self.0.iter().find(|expected| expected.exporter == exporter);
+        let expected = expected.ok_or_else(|| Status::not_found("the build has no such output"))?;
+        if expected.begun.swap(true, Ordering::Relaxed) {
+            return Err(Status::already_exists("the output has been sent already"));
+        }
+        Ok(expected)
+    }
+}
+
+impl Expected {
+    /// The stream on which the client receives it.
+    pub fn subject(&self) -> Subject {
+        Subject::Output(self.output, self.form)
+    }
+
+    /// Connects BuildKit's messages with the client's stream; returns the messages for BuildKit. `tasks` are the
+    /// build's.
+    pub fn relay(&self, sent: Messages, stream: Attached, tasks: &Group) -> Messages {
+        relay::begin(self.form, sent, stream, tasks, relay::LIMITS)
+    }
+}

@@ -1,0 +1,200 @@
+use futures_util::future::join;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Code;
+
+use super::*;
+use crate::build::{
+    patience::tests::{LONG, SHORT, soon},
+    session,
+};
+
+/// The two ends of an output.
+struct Ends {
+    /// BuildKit's messages; its side ends when this is dropped.
+    sends: mpsc::Sender<Result<Bytes, Status>>,
+    /// The messages for BuildKit.
+    hears: Messages,
+    /// The client's messages.
+    says: mpsc::Sender<Result<FromClient, Status>>,
+    /// The messages for the client.
+    takes: mpsc::Receiver<Result<Bytes, Status>>,
+    tasks: Group,
+}
+
+fn ends(form: Form, limits: Limits) -> Ends {
+    let (sends, sent) = mpsc::channel(100);
+    let (says, said) = mpsc::channel(100);
+    let (outgoing, takes) = session::outgoing();
+    let stream = Attached { incoming: ReceiverStream::new(said).boxed(), outgoing };
+    let tasks = Group::root();
+    let hears = begin(form, ReceiverStream::new(sent).boxed(), stream, &tasks, limits);
+    Ends { sends, hears, says, takes, tasks }
+}
+
+fn patient() -> Limits {
+    Limits { idle: LONG, whole: LONG }
+}
+
+fn packet(kind: PacketType, id: u32) -> Bytes {
+    Packet { r#type: kind.into(), id, ..Packet::default() }.encode_to_vec().into()
+}
+
+async fn say(ends: &Ends, message: Bytes) {
+    ends.says.send(Ok(FromClient::Message(message))).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_file_is_whole_when_both_sides_have_ended() {
+    let mut ends = ends(Form::File, patient());
+    let sending = async {
+        for number in 0..50_u8 {
+            ends.sends.send(Ok(Bytes::from(vec![number]))).await.unwrap();
+        }
+        drop(ends.sends);
+    };
+    let taking = async {
+        let mut taken = Vec::new();
+        while let Some(message) = ends.takes.recv().await {
+            taken.extend(message.unwrap());
+        }
+        drop(ends.says);
+        taken
+    };
+    let ((), taken) = soon(join(sending, taking)).await;
+    assert_eq!(taken, (0..50).collect::<Vec<_>>());
+    assert!(soon(ends.hears.next()).await.is_none());
+}
+
+#[tokio::test]
+async fn a_client_may_not_end_a_file_that_is_not_sent() {
+    let mut ends = ends(Form::File, patient());
+    drop(ends.says);
+    let refused = soon(ends.hears.next()).await.unwrap().unwrap_err();
+    assert!(refused.message().contains("too early"), "{refused}");
+    // BuildKit ends the call.
+    drop(ends.hears);
+    let last = soon(ends.takes.recv()).await.unwrap().unwrap_err();
+    assert!(last.message().contains("not whole"), "{last}");
+    assert!(soon(ends.takes.recv()).await.is_none());
+}
+
+/// Otherwise a file that a cancel has cut off would seem to end there.
+#[tokio::test]
+async fn a_file_that_is_cut_off_is_said_not_to_be_whole() {
+    for reads in [true, false] {
+        for broken in [true, false] {
+            let mut ends = ends(Form::File, patient());
+            for _ in 0..if reads { 1 } else { 50 } {
+                ends.sends.send(Ok(Bytes::from_static(b"x"))).await.unwrap();
+            }
+            if reads {
+                soon(ends.takes.recv()).await.unwrap().unwrap();
+            }
+            if broken && reads {
+                ends.sends.send(Err(Status::cancelled("the call"))).await.unwrap();
+            } else {
+                ends.tasks.cancel(crate::tasks::Cause::ClientGone);
+            }
+            let last = soon(async {
+                let mut last = None;
+                while let Some(message) = ends.takes.recv().await {
+                    last = Some(message);
+                }
+                last.unwrap()
+            });
+            assert_eq!(last.await.unwrap_err().code(), Code::Aborted, "{reads} {broken}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_trees_packets_go_both_ways() {
+    let mut ends = ends(Form::Tree, patient());
+    ends.sends.send(Ok(packet(PacketType::PacketStat, 0))).await.unwrap();
+    assert_eq!(soon(ends.takes.recv()).await.unwrap().unwrap(), packet(PacketType::PacketStat, 0));
+    // Whatever else a client says along with a request stays here.
+    let more = Packet { data: b"more".to_vec(), id: 7, r#type: PacketType::PacketReq.into(), stat: None };
+    say(&ends, more.encode_to_vec().into()).await;
+    assert_eq!(soon(ends.hears.next()).await.unwrap().unwrap(), packet(PacketType::PacketReq, 7));
+    say(&ends, packet(PacketType::PacketFin, 0)).await;
+    assert_eq!(soon(ends.hears.next()).await.unwrap().unwrap(), packet(PacketType::PacketFin, 0));
+    drop(ends.says);
+    // BuildKit fails if the stream ends before it has said the same.
+    assert!(futures_util::poll!(ends.hears.next()).is_pending());
+    ends.sends.send(Ok(packet(PacketType::PacketFin, 0))).await.unwrap();
+    assert!(soon(ends.hears.next()).await.is_none());
+    drop(ends.hears);
+    assert_eq!(soon(ends.takes.recv()).await.unwrap().unwrap(), packet(PacketType::PacketFin, 0));
+    assert!(soon(ends.takes.recv()).await.is_none(), "a tree that the client has needs no last word");
+}
+
+#[tokio::test]
+async fn only_a_receivers_packets_reach_the_builder() {
+    for (form, message) in [
+        (Form::Tree, packet(PacketType::PacketStat, 0)),
+        (Form::Tree, packet(PacketType::PacketData, 0)),
+        (Form::Tree, Bytes::from_static(&[0xff])),
+        (Form::Tree, Bytes::from_static(&[8, 99])),
+        (Form::File, Bytes::new()),
+    ] {
+        let mut ends = ends(form, patient());
+        say(&ends, message.clone()).await;
+        let refused = soon(ends.hears.next()).await.unwrap().unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{form:?} {message:?}");
+        assert!(soon(ends.hears.next()).await.is_none());
+    }
+    let mut ends = ends(Form::Tree, patient());
+    ends.says.send(Ok(FromClient::Error(Code::Unavailable, "disk\nfull".to_owned()))).await.unwrap();
+    let failed = soon(ends.hears.next()).await.unwrap().unwrap_err();
+    assert_eq!((failed.code(), failed.message()), (Code::Unknown, "disk\\nfull"));
+}
+
+/// BuildKit's error has the engine's paths in it.
+#[tokio::test]
+async fn a_builders_error_is_said_in_other_words() {
+    let mut ends = ends(Form::Tree, patient());
+    let data = b"open /var/lib/docker/overlay2/x: denied".to_vec();
+    let error = Packet { r#type: PacketType::PacketErr.into(), data, ..Packet::default() };
+    ends.sends.send(Ok(error.encode_to_vec().into())).await.unwrap();
+    let told = Packet::decode(soon(ends.takes.recv()).await.unwrap().unwrap()).unwrap();
+    assert_eq!(
+        (told.r#type(), &*told.data),
+        (PacketType::PacketErr, &b"the builder cannot read the files"[..])
+    );
+}
+
+/// Otherwise a client that does not read holds a place of the engine for as long as it likes.
+#[tokio::test]
+async fn an_output_that_does_not_move_ends() {
+    for form in [Form::Tree, Form::File] {
+        let mut ends = ends(form, Limits { idle: SHORT, whole: LONG });
+        for _ in 0..50 {
+            ends.sends.send(Ok(Bytes::from_static(b"\x10\x01"))).await.unwrap();
+        }
+        let ended = soon(ends.hears.next()).await.unwrap().unwrap_err();
+        assert!(ended.message().contains("has not moved"), "{ended}");
+        // Nothing of it stays behind.
+        drop(ends.hears);
+        soon(ends.tasks.close_and_wait()).await;
+    }
+}
+
+#[tokio::test]
+async fn an_output_that_never_ends_ends() {
+    let Ends { sends, mut hears, says: _says, mut takes, tasks: _tasks } =
+        ends(Form::File, Limits { idle: LONG, whole: SHORT });
+    let trickling = async {
+        loop {
+            tokio::time::sleep(SHORT / 4).await;
+            if sends.send(Ok(Bytes::from_static(b"x"))).await.is_err() || takes.recv().await.is_none() {
+                std::future::pending::<()>().await;
+            }
+        }
+    };
+    let ended = tokio::select! {
+        ended = soon(hears.next()) => ended.unwrap().unwrap_err(),
+        () = trickling => unreachable!(),
+    };
+    assert!(ended.message().contains("within"), "{ended}");
+}
