@@ -33,6 +33,8 @@ pub mod transport;
 
 pub mod policy;
 
+pub mod firewall;
+
 pub mod identity;
 
 pub mod naming;

@@ -22,6 +22,7 @@ setup() {
         ensure_debs
         ensure_root 26
         ensure_frontend
+        ensure_helm
         ensure_kubernetes
         ensure_cni
         return
@@ -35,6 +36,7 @@ setup() {
     ensure_dockerd
     ensure_go_tool buildx "$BUILDX_BIN" github.com/docker/buildx/cmd/buildx "$BUILDX_VERSION"
     ensure_go_tool buf "$BUF_BIN" github.com/bufbuild/buf/cmd/buf "$BUF_VERSION"
+    ensure_helm
     ensure_deny
     ensure_frontend
     ensure_jars
@@ -283,6 +285,10 @@ ensure_go_tool() {
 
 ensure_dockerd() {
     ensure_go_tool dockerd "$DOCKERD_DIR/dockerd" github.com/moby/moby/v2/cmd/dockerd "$DOCKERD_VERSION"
+}
+
+ensure_helm() {
+    ensure_go_tool helm "$HELM_BIN" helm.sh/helm/v3/cmd/helm "$HELM_VERSION"
 }
 
 # Not optimized: it compiles in a third of the time, and checks a lock file in a second in any case.

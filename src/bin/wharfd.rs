@@ -1,6 +1,7 @@
 //! The daemon: the only holder of the engine's socket.
 
 use std::{
+    env,
     io::{self, Write as _},
     process::ExitCode,
 };
@@ -10,11 +11,15 @@ use wharf::{
     config::{Config, Flags},
     daemon::{self, Ended},
     fault::causes,
+    firewall,
     names::print_usage,
     telemetry,
 };
 
 fn main() -> ExitCode {
+    if env::args_os().nth(1).is_some_and(|word| word == firewall::COMMAND) {
+        return firewall::run(env::args_os().skip(1));
+    }
     let flags = match Flags::try_parse() {
         Ok(flags) => flags,
         Err(error) => return ExitCode::from(print_usage(error)),
