@@ -3,7 +3,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-kubernetes check unit fuzz fuzz-frontend deny build frontend package engines down bench clean
+.PHONY: help demo test test-kubernetes check unit fuzz fuzz-frontend deny build frontend manifests package engines down bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 17
@@ -14,7 +14,7 @@ demo: ## build, push, pull back and run examples/hello with a real engine and re
 test: ## everything that must hold, on both engines, from nothing
 	scripts/test
 
-test-kubernetes: ## wharfd as a DaemonSet in a real cluster of one node, from nothing
+test-kubernetes: ## the chart in a real cluster of one node, from nothing
 	tests/kubernetes/run
 
 # Both build as `make test` does, so that all three share one target tree: the static release one,
@@ -44,6 +44,9 @@ build: ## static release binaries
 
 frontend: ## BuildKit's Dockerfile frontend, to stand beside wharfd; says where it is
 	@scripts/env setup frontend && scripts/env paths | sed -n 's/^WHARF_FRONTEND=//p'
+
+manifests: ## deploy/kustomize from the chart deploy/helm/wharf
+	@scripts/env setup test && scripts/manifests
 
 package: ## what a node gets, in one directory: wharf, wharfd and wharf-frontend; says where
 	@scripts/package

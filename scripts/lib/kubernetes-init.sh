@@ -12,12 +12,13 @@ ulimit -n "$(ulimit -Hn)"
 # The root of the private engines has containerd, runc and ip.
 make_root
 mkdir -p "$ROOT"/{run/engine,run/cluster,run/kubernetes,run/cni,etc/cni/net.d,etc/containerd} \
-    "$ROOT"/var/lib/{etcd,kubelet,containerd,wharf} "$STATE"/state/{etcd,kubelet,containerd,wharf}
+    "$ROOT"/var/lib/{etcd,kubelet,containerd,wharf,wharf-engines} \
+    "$STATE"/state/{etcd,kubelet,containerd,wharf,wharf-engines}
 mount --bind "$STATE" "$ROOT/run/cluster"
 mount --bind "$ENGINE_DIR" "$ROOT/run/engine"
 mount --bind "$BIN" "$ROOT/run/kubernetes"
 mount --bind "$CNI" "$ROOT/run/cni"
-for directory in etcd kubelet containerd wharf; do
+for directory in etcd kubelet containerd wharf wharf-engines; do
     mount --bind "$STATE/state/$directory" "$ROOT/var/lib/$directory"
 done
 enter_root
@@ -58,10 +59,10 @@ version = 2
   [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
     runtime_type = "io.containerd.runc.v2"
 CONFIG
-# Pods reach nobody: there is no address translation and no proxy of services.
+# Pods reach the node and one another: there is no address translation and no proxy of services.
 cat >/etc/cni/net.d/10-wharf.conflist <<'CONFIG'
 {"cniVersion": "0.4.0", "name": "wharf", "plugins": [
- {"type": "bridge", "bridge": "wharfpods0", "isGateway": true,
+ {"type": "bridge", "bridge": "wharfpods0", "isDefaultGateway": true,
   "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.214.0.0/24"}]]}}]}
 CONFIG
 start containerd containerd
@@ -80,7 +81,10 @@ tlsPrivateKeyFile: $pki/kubelet.key
 authentication: {anonymous: {enabled: false}, webhook: {enabled: true}, x509: {clientCAFile: $pki/ca.crt}}
 authorization: {mode: Webhook}
 resolvConf: ""
-evictionHard: {memory.available: 100Mi, nodefs.available: 1%, imagefs.available: 1%, nodefs.inodesFree: 1%}
+# The machine's disk is others', too: the kubelet removes no image, and forgets at once that space was short.
+evictionHard: {memory.available: 100Mi, nodefs.available: 200Mi, imagefs.available: 200Mi, nodefs.inodesFree: 1%}
+evictionPressureTransitionPeriod: 5s
+imageGCHighThresholdPercent: 100
 CONFIG
 for ((tries = 0; tries < 200; tries++)); do
     ctr version >/dev/null 2>&1 && kubectl --kubeconfig $pki/admin.kubeconfig get --raw /readyz >/dev/null 2>&1 && break

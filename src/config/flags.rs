@@ -88,6 +88,10 @@ fn after_help() -> String {
 }
 
 const ENDS: &str = "\
+Commands:
+  wharfd firewall  sets the rules of a pod's network in which engines run, and ends:
+                   `wharfd firewall --help`
+
 Exit status:
   0  ended as asked, by SIGTERM or SIGINT; also when builds had to be cancelled
   1  could not start or go on: the engine, the state directory, a socket

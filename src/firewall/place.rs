@@ -75,7 +75,9 @@ impl Place {
                 networks.insert(route.to);
             }
         }
-        let resolvers = resolvers.lines().filter_map(resolver).collect();
+        // An engine gives its steps no resolver on loopback.
+        let resolvers =
+            resolvers.lines().filter_map(resolver).filter(|address| !address.is_loopback()).collect();
         Ok(Self { uplinks, networks, resolvers })
     }
 }
@@ -138,8 +140,12 @@ mod tests {
                   00000000000000000000000000000000 00000100 00000001 00000000 00000001     eth0\n\
                   00000000000000000000000000000000 00 00000000000000000000000000000000 00 \
                   00000000000000000000000000000000 ffffffff 00000001 00000000 00200200       lo\n";
-        let place =
-            Place::read(&v4, v6, "search x\nnameserver 10.96.0.10\nnameserver fe80::1%eth0\n").unwrap();
+        let place = Place::read(
+            &v4,
+            v6,
+            "search x\nnameserver 10.96.0.10\nnameserver ::1\nnameserver fe80::1%eth0\n",
+        )
+        .unwrap();
         assert_eq!(place.uplinks, ["eth0".to_owned()].into());
         let networks = ["10.214.0.1", "10.214.0.0/24", "fd00::/64", "fe80::1"];
         assert_eq!(place.networks, networks.map(|text| text.parse().unwrap()).into());

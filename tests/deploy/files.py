@@ -9,6 +9,7 @@ import unittest
 
 import manifest
 import yaml
+from schemas import OLDEST, validate, versions
 
 ROOT = pathlib.Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests/lib"))
@@ -16,9 +17,7 @@ import report  # noqa: E402
 
 WHARFD = os.path.join(os.environ["WHARF_BIN_DIR"], "wharfd")
 DEPLOY = ROOT / "deploy"
-PODS = DEPLOY / "kubernetes.yaml"
 PAGE = (ROOT / "docs/operating.md").read_text()
-OLDEST_KUBERNETES = (1, 28)
 
 
 def run(*command, **options):
@@ -73,24 +72,13 @@ class Systemd(Case):
 
 
 class Kubernetes(Case):
-    def validate(self, version, path):
-        return (sys.executable, "-m", "kubernetes_validate", "--strict", "--kubernetes-version", version, str(path))
-
-    def versions(self):
-        import kubernetes_validate
-        schemas = pathlib.Path(kubernetes_validate.__file__).parent / "kubernetes-json-schema"
-        found = {tuple(map(int, name.groups())) for path in schemas.iterdir()
-                 if (name := re.match(r"v(\d+)\.(\d+)\.\d+-local-strict", path.name))}
-        return [f"{major}.{minor}" for major, minor in sorted(found) if (major, minor) >= OLDEST_KUBERNETES]
-
     def test_the_manifest_is_valid(self):
-        versions = self.versions()
-        self.assertGreaterEqual(len(versions), 10)
-        for version in versions:
-            for path in manifest.FILE, PODS:
-                said = self.succeeds(*self.validate(version, path))
-                documents = len(list(yaml.safe_load_all(path.read_text())))
-                self.assertEqual(said.count("passed for resource"), documents, said)
+        among = versions(OLDEST)
+        self.assertGreaterEqual(len(among), 10)
+        for version in among:
+            said = self.succeeds(*validate(version, manifest.FILE))
+            documents = len(list(yaml.safe_load_all(manifest.FILE.read_text())))
+            self.assertEqual(said.count("passed for resource"), documents, said)
 
     def test_a_manifest_that_is_wrong_is_not(self):
         wrong = self.dir / "wrong.yaml"
@@ -98,15 +86,12 @@ class Kubernetes(Case):
         for good, bad in ("readOnly: true", "readonly: true"), ("runAsUser: 0", "runAsUser: root"):
             self.assertIn(good, text)
             wrong.write_text(text.replace(good, bad))
-            self.fails(*self.validate("1.34", wrong))
+            self.fails(*validate("1.34", wrong))
 
     def test_its_configuration_is_one(self):
         config = self.dir / "wharfd.toml"
-        for path in manifest.FILE, PODS:
-            (text,) = (document["data"]["wharfd.toml"] for document in yaml.safe_load_all(path.read_text())
-                       if document["kind"] == "ConfigMap")
-            config.write_text(text)
-            self.is_taken(config)
+        config.write_text(manifest.DOCUMENTS["ConfigMap", "wharfd"]["data"]["wharfd.toml"])
+        self.is_taken(config)
 
     def test_pods_end_after_wharfd_does(self):
         # 25 s of grace, then 15 s to clean up and twice 5 s to close connections.

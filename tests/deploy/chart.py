@@ -1,0 +1,240 @@
+"""Checks the chart deploy/helm/wharf: what it makes of values, with Helm, the schemas of Kubernetes and wharfd itself."""
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+import tomllib
+import unittest
+
+import yaml
+from schemas import OLDEST_CHART, validate, versions
+
+ROOT = pathlib.Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "tests/lib"))
+import report  # noqa: E402
+
+HELM, WHARFD = os.environ["WHARF_HELM"], os.path.join(os.environ["WHARF_BIN_DIR"], "wharfd")
+CHART = ROOT / "deploy/helm/wharf"
+KUSTOMIZE = ROOT / "deploy/kustomize"
+
+# Values that reach every part of the templates.
+EVERYTHING = """
+image: {repository: registry.example.org/wharfd, tag: "1.2", pullPolicy: Always}
+imagePullSecrets: [{name: pull}]
+serve:
+  - {namespaces: "team-*", atOnce: 8}
+  - {namespaces: payments, engine: payments}
+settings: {max_builds: 16, audit_log: stderr, log_format: json, namespace_ttl: 12h}
+config: |
+  [[policy]]
+  name = "all"
+  jobs = ["pods:*"]
+  pull = ["registry.example.org/*"]
+gracePeriodSeconds: 600
+engine:
+  mode: bundled
+  groups:
+    - name: default
+    - {name: payments, cacheSize: 5GiB, bridge: 192.168.250.1/24, daemon: {mtu: 1400}, resources: {limits: {memory: 4Gi}}}
+  daemon: {registry-mirrors: ["https://mirror.example.org"]}
+  dnsPolicy: Default
+  hostDisk: /var/lib/docker
+firewall: {allow: ["10.20.0.0/16:443", "[fd00::5]:5000"], refuse: [203.0.113.0/24]}
+certsDir: /etc/registries
+env: [{name: HTTPS_PROXY, value: "http://proxy.example.org:3128"}]
+extraVolumes: [{name: tls, secret: {secretName: wharfd-tls}}]
+extraVolumeMounts: [{name: tls, mountPath: /etc/wharf-tls, readOnly: true}]
+nodeSelector: {builds: "yes"}
+tolerations: [{operator: Exists}]
+affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [{matchExpressions: [{key: builds, operator: Exists}]}]}}}
+podAnnotations: {example.org/a: b}
+podLabels: {example.org/c: d}
+maxUnavailable: 10%
+networkPolicy: {ingress: [{from: [{podSelector: {}}], ports: [{port: 2376}]}]}
+"""
+SETS = {
+    "default": "{}",
+    "host": "engine: {mode: host}",
+    "everything": EVERYTHING,
+    "everything with host": EVERYTHING.replace("mode: bundled", "mode: host").replace(", engine: payments", ""),
+    "as little as possible": "firewall: {enabled: false}\nnetworkPolicy: {enabled: false}\ntest: {enabled: false}",
+}
+
+
+def run(*command, **options):
+    return subprocess.run([*map(str, command)], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60, **options)
+
+
+class Case(unittest.TestCase):
+    def setUp(self):
+        self.dir = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+
+    def values(self, text):
+        path = self.dir / "values.yaml"
+        path.write_text(text)
+        return path
+
+    def helm(self, command, text="{}", status=0):
+        done = run(HELM, command, *(["wharf"] if command == "template" else []), CHART, "--namespace", "wharf",
+                   "--kube-version", ".".join(map(str, OLDEST_CHART)), "--values", self.values(text))
+        self.assertEqual(done.returncode, status, done.stdout)
+        return done.stdout
+
+    def documents(self, text="{}"):
+        documents = [document for document in yaml.safe_load_all(self.helm("template", text)) if document]
+        return {(document["kind"], document["metadata"]["name"]): document for document in documents}
+
+    def spec(self, text="{}"):
+        return self.documents(text)["DaemonSet", "wharfd"]["spec"]["template"]["spec"]
+
+
+class Chart(Case):
+    def test_helm_finds_no_fault(self):
+        for name, text in SETS.items():
+            with self.subTest(name):
+                self.assertIn("0 chart(s) failed", self.helm("lint", text))
+
+    def test_what_it_makes_is_valid_in_every_version(self):
+        among = versions(OLDEST_CHART)
+        self.assertGreaterEqual(len(among), 9)
+        path = self.dir / "all.yaml"
+        for name, text in SETS.items():
+            path.write_text(self.helm("template", text))
+            documents = len([document for document in yaml.safe_load_all(path.read_text()) if document])
+            # All of them for what everybody gets, and the ends for the rest.
+            for version in among if name in ("default", "host") else (among[0], among[-1]):
+                with self.subTest(name, version=version):
+                    done = run(*validate(version, path))
+                    self.assertEqual(done.returncode, 0, done.stdout)
+                    self.assertEqual(done.stdout.count("passed for resource"), documents, done.stdout)
+
+    def test_wharfd_takes_its_configuration(self):
+        state = self.dir / "state"
+        state.write_text("not a directory")
+        for name, text in SETS.items():
+            with self.subTest(name):
+                path = self.dir / "wharfd.toml"
+                path.write_text(self.documents(text)["ConfigMap", "wharfd"]["data"]["wharfd.toml"])
+                done = run(WHARFD, "--config", path, "--state-dir", state)
+                # The configuration is a good one if the start fails later.
+                self.assertEqual(done.returncode, 1, done.stdout)
+                self.assertIn("cannot use the state directory", done.stdout)
+
+    def test_the_firewall_takes_its_arguments(self):
+        for text in "{}", EVERYTHING:
+            (firewall, *engines) = self.spec(text)["initContainers"]
+            self.assertEqual(firewall["name"], "firewall")
+            arguments = [re.sub(r"\$\(NODE\)", "192.0.2.1,2001:db8::1", word).replace("$(KUBERNETES_SERVICE_HOST)", "10.96.0.1")
+                         for word in firewall["args"]]
+            # In a network of its own, which has no default route, nothing is set.
+            done = run("unshare", "--net", "--", WHARFD, *arguments)
+            self.assertEqual((done.returncode, "no default route" in done.stdout), (1, True), done.stdout)
+            self.assertEqual(firewall["securityContext"]["capabilities"], {"drop": ["ALL"], "add": ["NET_ADMIN"]})
+            self.assertTrue(all(engine["restartPolicy"] == "Always" for engine in engines))
+
+    def test_the_engines_get_their_settings(self):
+        data = self.documents(EVERYTHING)["ConfigMap", "wharfd-engines"]["data"]
+        default, payments = json.loads(data["default.json"]), json.loads(data["payments.json"])
+        for settings, bridge, size in (default, "wharf0", "20GB"), (payments, "wharf1", "5GiB"):
+            self.assertEqual((settings["icc"], settings["bridge"]), (False, bridge))
+            self.assertEqual(settings["builder"]["gc"]["policy"], [{"all": True, "keepStorage": size}])
+            self.assertEqual(settings["registry-mirrors"], ["https://mirror.example.org"])
+        self.assertEqual((default.get("mtu"), payments["mtu"]), (None, 1400))
+        spec = self.spec(EVERYTHING)
+        containers = {container["name"]: container for container in spec["initContainers"]}
+        self.assertIn("198.18.0.1/22", containers["engine-default"]["args"][0])
+        self.assertIn("192.168.250.1/24", containers["engine-payments"]["args"][0])
+        self.assertEqual(containers["engine-payments"]["resources"], {"limits": {"memory": "4Gi"}})
+
+    def test_only_wharfd_has_the_engines_sockets(self):
+        spec = self.spec(EVERYTHING)
+        for container in [*spec["initContainers"], *spec["containers"]]:
+            names = {mount["name"] for mount in container["volumeMounts"]} if "volumeMounts" in container else set()
+            engines = {name.removeprefix("engine-") for name in names if name.startswith("engine-")}
+            expected = {"default", "payments"} if container["name"] == "wharfd" else \
+                {container["name"].removeprefix("engine-")} - {"firewall"}
+            self.assertEqual(engines, expected, container["name"])
+        self.assertTrue(all("emptyDir" in volume for volume in spec["volumes"] if volume["name"].startswith("engine-")))
+
+    def test_only_engines_have_privilege(self):
+        for text in "{}", "engine: {mode: host}":
+            spec = self.spec(text)
+            for container in [*spec.get("initContainers", []), *spec["containers"]]:
+                security = container["securityContext"]
+                if container["name"].startswith("engine-"):
+                    self.assertTrue(security["privileged"])
+                    continue
+                self.assertFalse(security["privileged"] or security["allowPrivilegeEscalation"])
+                self.assertTrue(security["readOnlyRootFilesystem"])
+                self.assertEqual(security["capabilities"]["drop"], ["ALL"])
+            self.assertFalse(spec["automountServiceAccountToken"])
+        self.assertFalse({"Role", "ClusterRole"} & {kind for kind, _ in self.documents()})
+
+    def test_a_pod_ends_after_wharfd_and_its_engines(self):
+        for text in "{}", EVERYTHING:
+            documents = self.documents(text)
+            grace = tomllib.loads(documents["ConfigMap", "wharfd"]["data"]["wharfd.toml"])["grace_period"]
+            spec = documents["DaemonSet", "wharfd"]["spec"]["template"]["spec"]
+            # 15 s to clean up and twice 5 s to close connections; then the engines.
+            self.assertGreaterEqual(spec["terminationGracePeriodSeconds"], int(grace.removesuffix("s")) + 25 + 10)
+
+    def test_a_changed_configuration_makes_new_pods(self):
+        def checksum(text):
+            template = self.documents(text)["DaemonSet", "wharfd"]["spec"]["template"]
+            return template["metadata"]["annotations"]["checksum/config"]
+        sums = [checksum(text) for text in ("{}", "settings: {max_builds: 3}", "engine: {cacheSize: 1GB}", "serve: [{namespaces: a}]")]
+        self.assertEqual(len(set(sums)), len(sums))
+        self.assertEqual(checksum("{}"), checksum("tolerations: [{operator: Exists}]"))
+
+    def test_values_that_are_wrong_are_refused(self):
+        for text, said in (
+                ("engin: {}", "engin"),
+                ("engine: {mode: none}", "mode"),
+                ("engine: {groups: []}", "groups"),
+                ("engine: {groups: [{name: A}]}", "name"),
+                ("engine: {groups: [{name: a}, {name: a}]}", "two groups have the same name"),
+                ("engine: {cacheSize: 20}", "cacheSize"),
+                ("engine: {daemon: {hosts: ['tcp://0.0.0.0:2375']}}", "daemon"),
+                ("engine: {groups: [{name: a, daemon: {data-root: /x}}]}", "daemon"),
+                ("serve: []", "serve"),
+                ("serve: [{namespaces: a, engine: other}]", "there is no engine `other`; there are: default"),
+                ("settings: {state_dir: /x}", "settings"),
+                ("settings: {disk: {low: 1%}}", "settings"),
+                ("firewall: {allow: [registry.example.org]}", "allow"),
+                ("kubeletDir: kubelet", "kubeletDir"),
+                ("gracePeriodSeconds: 25s", "gracePeriodSeconds")):
+            with self.subTest(text):
+                self.assertIn(said, self.helm("template", text, status=1))
+
+    def test_its_version_is_wharf_s(self):
+        version = tomllib.loads((ROOT / "Cargo.toml").read_text())["package"]["version"]
+        chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+        self.assertEqual((chart["version"], chart["appVersion"]), (version, version))
+
+    def test_the_values_are_those_of_the_page(self):
+        """Each value that docs/kubernetes.md names is one."""
+        known = yaml.safe_load((CHART / "values.yaml").read_text())
+        page = (ROOT / "docs/kubernetes.md").read_text()
+        named = set(re.findall(r"`((?:engine|firewall|networkPolicy|image|test)\.[a-zA-Z]+)`", page))
+        self.assertGreaterEqual(len(named), 5)
+        for name in named:
+            first, second = name.split(".")
+            self.assertIn(second, known[first], name)
+
+
+class Kustomize(Case):
+    def test_the_manifests_are_the_chart_s(self):
+        done = run(ROOT / "scripts/manifests", self.dir)
+        self.assertEqual(done.returncode, 0, done.stdout)
+        for mode in "bundled", "host":
+            made = (self.dir / mode / "wharf.yaml").read_text()
+            self.assertEqual(made, (KUSTOMIZE / mode / "wharf.yaml").read_text(), "run make manifests")
+            resources = yaml.safe_load((KUSTOMIZE / mode / "kustomization.yaml").read_text())["resources"]
+            for resource in resources:
+                self.assertTrue((KUSTOMIZE / mode / resource).exists(), resource)
+
+
+report.main("chart")
