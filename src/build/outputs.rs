@@ -1,7 +1,7 @@
 //! The outputs of a build that its client receives: BuildKit's exporters send them on the build's session, and they
 //! go on to the client message by message. Only a few messages wait at a time.
 
-mod relay;
+pub(super) mod relay;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -21,16 +21,27 @@ use crate::{
     tasks::Group,
 };
 
-/// The exporters of a build, in the order in which BuildKit gets them. `name` is the image's, if one stays.
+/// Whether the engine's store gets an image: one that stays, or one of which the store makes an archive.
+pub(super) fn make_image(spec: &BuildSpec, engine: &Engine) -> bool {
+    let archives = spec.archives().next().is_some() && !engine.image_store().exports_archives();
+    spec.makes_image() || archives
+}
+
+/// The exporters of a build, in the order in which BuildKit gets them. `name` is the image's, if the store gets one.
 pub(super) fn exports(spec: &BuildSpec, engine: &Engine, name: Option<&ImageName>) -> Vec<Export> {
     let epoch = spec.build_args.get("SOURCE_DATE_EPOCH").map(String::as_str);
     let epoch = epoch.filter(|epoch| epoch.parse::<i64>().is_ok());
     let exports = spec.outputs.iter().filter_map(|output| match output {
         Output::Image => name.map(|name| engine.builder().export(name)),
         Output::Files(form) => Some(engine.builder().export_files(*form, epoch)),
-        Output::CacheOnly => None,
+        Output::Archive(layout, names) if engine.image_store().exports_archives() => {
+            Some(engine.builder().export_archive(*layout, names))
+        }
+        Output::Archive(..) | Output::CacheOnly => None,
     });
-    exports.collect()
+    // Behind all others, so that those keep their positions.
+    let made = name.filter(|_| !spec.makes_image()).map(|name| engine.builder().export(name));
+    exports.chain(made).collect()
 }
 
 /// The outputs that the client receives.
@@ -50,13 +61,20 @@ pub struct Expected {
 
 impl Outputs {
     /// Those of a build.
-    pub fn of(spec: &BuildSpec) -> Self {
-        let exported = spec.outputs.iter().enumerate().filter(|(_, output)| **output != Output::CacheOnly);
-        let expected = exported.enumerate().filter_map(|(exporter, (output, kind))| match kind {
-            Output::Files(form) => {
-                Some(Expected { exporter, output, form: *form, begun: AtomicBool::new(false) })
-            }
-            Output::Image | Output::CacheOnly => None,
+    pub fn of(spec: &BuildSpec, engine: &Engine) -> Self {
+        let exports_archives = engine.image_store().exports_archives();
+        let exported = spec.outputs.iter().enumerate().filter(|(_, output)| match output {
+            Output::Image | Output::Files(_) => true,
+            Output::Archive(..) => exports_archives,
+            Output::CacheOnly => false,
+        });
+        let expected = exported.enumerate().filter_map(|(exporter, (output, kind))| {
+            let form = match kind {
+                Output::Files(form) => *form,
+                Output::Archive(..) => Form::File,
+                Output::Image | Output::CacheOnly => return None,
+            };
+            Some(Expected { exporter, output, form, begun: AtomicBool::new(false) })
         });
         Self(expected.collect())
     }

@@ -18,7 +18,7 @@ use super::{
     gate::{self, Gate, Names, Refusal},
     input::PassEnd,
     isolation::{self, JobKeys},
-    outcome::{Built, Failed, FailureKind, Outcome},
+    outcome::{Failed, FailureKind, Outcome},
     outputs,
     pass_facts::PassFacts,
     sources::Sources,
@@ -80,7 +80,7 @@ impl Order {
 pub async fn run(images: &Images, order: &Order, reporter: &Reporter) -> Result<Outcome, Fault> {
     let mut build = Build::new(images, order, reporter)?;
     let tasks = &order.client.tasks;
-    let export = match order.spec.makes_image() {
+    let export = match outputs::make_image(&order.spec, images.engine()) {
         true => Some(images.begin_export(&order.namespace).await?),
         false => None,
     };
@@ -97,7 +97,7 @@ pub async fn run(images: &Images, order: &Order, reporter: &Reporter) -> Result<
     };
     let Some(export) = export else {
         return match passed {
-            Ok(Passed::Exported(_)) => Ok(Outcome::Built(Built::default())),
+            Ok(Passed::Exported(facts)) => Ok(Outcome::Built(build.built(&facts))),
             Ok(Passed::Failed { failure, .. }) => Ok(Outcome::Failed(failure)),
             Err(Unmade { fault, .. }) => Err(fault),
         };
@@ -110,7 +110,10 @@ pub async fn run(images: &Images, order: &Order, reporter: &Reporter) -> Result<
                 Ok(image) => tasks.unless_cancelled(build.finish(&facts, &image)).await,
                 Err(fault) => Ok(Err(fault)),
             };
-            export.release().await?;
+            match order.spec.makes_image() {
+                true => export.release().await?,
+                false => export.discard(true).await,
+            }
             finished?.map(Outcome::Built)
         }
         Ok(Passed::Failed { failure, is_over }) => {

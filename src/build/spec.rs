@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use crate::{buildkit::solve::Form, names::Reference};
+use crate::{
+    buildkit::solve::{Form, Layout},
+    names::Reference,
+};
 
 /// Linux's PATH_MAX, of a path and of a link's target: no file can have a longer one.
 pub const PATH_BYTES_MAX: usize = 4096;
@@ -41,12 +44,14 @@ pub struct BuildSpec {
 }
 
 /// One result of a build.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
     /// An image in the namespace.
     Image,
     /// Files for the client.
     Files(Form),
+    /// An image in an archive for the client, with these references.
+    Archive(Layout, Vec<Reference>),
     /// Nothing but the cache.
     CacheOnly,
 }
@@ -59,7 +64,15 @@ impl BuildSpec {
 
     /// Whether the client receives something, for which it needs a session.
     pub fn has_streams(&self) -> bool {
-        self.outputs.iter().any(|output| matches!(output, Output::Files(_)))
+        self.outputs.iter().any(|output| matches!(output, Output::Files(_) | Output::Archive(..)))
+    }
+
+    /// The archives among the outputs, each with its position.
+    pub fn archives(&self) -> impl Iterator<Item = (usize, Layout, &[Reference])> {
+        self.outputs.iter().enumerate().filter_map(|(position, output)| match output {
+            Output::Archive(layout, names) => Some((position, *layout, names.as_slice())),
+            Output::Image | Output::Files(_) | Output::CacheOnly => None,
+        })
     }
 }
 

@@ -80,6 +80,15 @@ pub enum Form {
     File,
 }
 
+/// The layout of an image's archive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// An OCI image layout.
+    Oci,
+    /// The same with `manifest.json`, which `docker load` reads.
+    Docker,
+}
+
 /// The frontend's answer.
 #[derive(Debug)]
 pub struct Answer {

@@ -162,7 +162,8 @@ pub(crate) struct BuildArgs {
     pub(crate) load: bool,
     /// Where the result goes: the built stage's files to a directory (`DIR`, `type=local,dest=DIR`) or as a
     /// tar to a file or standard output (`type=tar,dest=FILE`, `-`), an image to the node (`type=image`, the
-    /// default) or from there to a registry (`type=registry`), or nowhere (`type=cacheonly`); repeatable
+    /// default), from there to a registry (`type=registry`), or to an archive (`type=docker,dest=FILE`,
+    /// `type=oci,dest=FILE`), or nothing anywhere (`type=cacheonly`); repeatable
     #[arg(short, long = "output", value_name = "DIR|-|type=TYPE[,KEY=VALUE]", value_parser = output)]
     pub(crate) outputs: Vec<Output>,
     /// Print the image's id and nothing else

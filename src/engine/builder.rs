@@ -6,9 +6,10 @@ use std::collections::HashMap;
 use crate::{
     buildkit::{
         connection::{Connection, Dialler},
-        solve::{Export, Form},
+        solve::{Export, Form, Layout},
     },
     fault::Fault,
+    names::Reference,
     naming::ImageName,
     tasks::Group,
 };
@@ -46,5 +47,17 @@ impl Builder {
             Form::File => "tar",
         };
         Export { kind, attributes: epoch.into_iter().collect() }
+    }
+
+    /// The export of an image to the session, as an archive with these names. Only a builder with containerd's store has
+    /// it ([`exports_archives`](super::image_store::ImageStore::exports_archives)).
+    pub(crate) fn export_archive(&self, layout: Layout, names: &[Reference]) -> Export {
+        let kind = match layout {
+            Layout::Oci => "oci",
+            Layout::Docker => "docker",
+        };
+        let names: Vec<_> = names.iter().map(Reference::to_string).collect();
+        let attributes = HashMap::from([("name".to_owned(), names.join(","))]);
+        Export { kind, attributes }
     }
 }

@@ -17,6 +17,7 @@ use super::{
 use crate::{
     audit::By,
     build::patience::Patience,
+    buildkit::solve::Layout,
     engine::image_store::StoreKind,
     fault::{Fault, Reason},
     front::{End, Front, Kind, Look},
@@ -151,7 +152,7 @@ impl ImageService for Images {
                 drop(look);
                 chosen.iter().for_each(|image| looking.details().saved(image.id()));
                 let (read, mut made) = mpsc::channel(1);
-                let saved = images.save(&chosen, read, &reporter);
+                let saved = images.save(&chosen, Layout::Docker, read, &reporter);
                 let taken = async {
                     let patience = Patience::begin();
                     while let Some(piece) = made.recv().await {

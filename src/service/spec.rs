@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use crate::{
     build::spec::{BuildSpec, Network, Output, PATH_BYTES_MAX},
-    buildkit::solve::Form,
+    buildkit::solve::{Form, Layout},
     fault::{Fault, Reason},
     names::{RESERVED_HOST, Reference, is_reserved_host, printable},
     wire::v1::{self, output},
@@ -30,7 +30,7 @@ pub(super) fn spec(spec: v1::BuildSpec) -> Result<BuildSpec, Fault> {
         ));
     }
     let outputs = outputs(&spec.outputs)?;
-    let tags = tags(&spec.tags)?;
+    let tags = tags("spec.tags", &spec.tags)?;
     if !outputs.contains(&Output::Image) && !tags.is_empty() {
         return Err(Fault::invalid("spec.tags", "there is nothing to name: no output is an image"));
     }
@@ -76,6 +76,12 @@ fn outputs(outputs: &[v1::Output]) -> Result<Vec<Output>, Fault> {
             Some(output::Output::Local(v1::LocalOutput {})) => Output::Files(Form::Tree),
             Some(output::Output::Tar(v1::TarOutput {})) => Output::Files(Form::File),
             Some(output::Output::CacheOnly(v1::CacheOnlyOutput {})) => Output::CacheOnly,
+            Some(output::Output::Oci(v1::OciOutput { names })) => {
+                Output::Archive(Layout::Oci, tags(&format!("spec.outputs[{index}].oci.names"), names)?)
+            }
+            Some(output::Output::Docker(v1::DockerOutput { names })) => {
+                Output::Archive(Layout::Docker, tags(&format!("spec.outputs[{index}].docker.names"), names)?)
+            }
             None => return Err(invalid("it is of no kind that this wharfd knows")),
         };
         checked.push(output);
@@ -83,16 +89,16 @@ fn outputs(outputs: &[v1::Output]) -> Result<Vec<Output>, Fault> {
     Ok(checked)
 }
 
-fn tags(tags: &[String]) -> Result<Vec<Reference>, Fault> {
+fn tags(list: &str, tags: &[String]) -> Result<Vec<Reference>, Fault> {
     if tags.len() > TAGS_MAX {
         return Err(Fault::invalid(
-            "spec.tags",
+            list.to_owned(),
             format!("{} tags; at most {TAGS_MAX} are allowed", tags.len()),
         ));
     }
     let mut checked = Vec::with_capacity(tags.len());
     for (index, tag) in tags.iter().enumerate() {
-        let field = || format!("spec.tags[{index}]");
+        let field = || format!("{list}[{index}]");
         let reference = Reference::parse(tag).map_err(|error| Fault::invalid(field(), error.to_string()))?;
         if reference.digest().is_some() {
             let text = format!("`{}`: a built image cannot be given a digest", printable(tag));

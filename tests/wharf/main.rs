@@ -16,6 +16,7 @@
     reason = "a test that cannot go on fails, and says so"
 )]
 
+mod archives;
 mod audit;
 mod authorization;
 mod caches;
@@ -98,6 +99,7 @@ fn cases() -> Vec<Case> {
         logs::CASES,
         outcomes::CASES,
         outputs::CASES,
+        archives::CASES,
         audit::CASES,
         hostile::graph::CASES,
         hostile::sources::CASES,

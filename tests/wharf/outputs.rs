@@ -200,7 +200,7 @@ async fn flags_that_do_not_go_together(test: Arc<Test>) {
         (&["-o", "-", "-o", "type=tar"], "several outputs go to standard output"),
         (&["-o", "type=image,name=a", "-o", "type=registry,name=b"], "push single names by `wharf push`"),
         (&["-o", "type=local"], "the directory is missing"),
-        (&["-o", "type=oci,dest=x"], "wharf save"),
+        (&["-o", "type=oci,tar=false,dest=x"], "tar -xf"),
         (&["-o", "file"], "it is not a directory"),
         (&["-o", "link"], "`link` is a link"),
         (&["-o", "link/below"], "`link` is a link"),

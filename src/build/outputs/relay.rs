@@ -32,7 +32,7 @@ use crate::{
 
 /// How long one output may take. Meanwhile the build keeps its place at the engine.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
+pub(in crate::build) struct Limits {
     /// How long nothing may move, in either direction.
     idle: Duration,
     /// How long all of it may last, for a client that takes a little now and then.
@@ -40,11 +40,17 @@ pub(super) struct Limits {
 }
 
 /// Those of a sync: a client on a slow disk still takes something now and then.
-pub(super) const LIMITS: Limits =
+pub(in crate::build) const LIMITS: Limits =
     Limits { idle: Duration::from_secs(300), whole: Duration::from_secs(2 * 3600) };
 
 /// Passes BuildKit's messages on to the client, and returns the client's.
-pub(super) fn begin(form: Form, sent: Messages, stream: Attached, tasks: &Group, limits: Limits) -> Messages {
+pub(in crate::build) fn begin(
+    form: Form,
+    sent: Messages,
+    stream: Attached,
+    tasks: &Group,
+    limits: Limits,
+) -> Messages {
     let Attached { incoming, outgoing } = stream;
     let Ok(last) = outgoing.clone().try_reserve_owned() else {
         return stream::iter([Err(Status::aborted("the client has gone"))]).boxed();

@@ -1,34 +1,58 @@
-//! The end of a build whose image was made.
+//! The end of a build whose results were made.
 
 use std::collections::HashMap;
 
+use bollard_buildkit_proto::moby::filesync::v1::BytesMessage;
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use prost::Message as _;
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+
 use super::Build;
 use crate::{
-    build::{client::BuildClient, outcome::Built, pass_facts::descriptor},
-    fault::Fault,
-    images::{admission::CredentialSource, owned::OwnedImage},
+    build::{client::BuildClient, outcome::Built, outputs::relay, pass_facts::descriptor, session::Subject},
+    buildkit::solve::{Form, Layout},
+    fault::{Fault, Reason},
+    images::{admission::CredentialSource, owned::OwnedImage, save::Chosen},
+    names::Reference,
 };
 
 impl Build<'_> {
-    /// Inspects the image after the build, and pushes it if the client asked for that.
+    /// The image that BuildKit has made, by its facts; nothing if there is none.
+    pub(super) fn built(&self, facts: &HashMap<String, String>) -> Built {
+        let Some(id) = facts.get("containerimage.digest") else { return Built::default() };
+        let digest = self.images.engine().image_store().manifest_digest(id).map(str::to_owned);
+        self.order.client.details.image(id, digest.as_ref());
+        Built {
+            image_id: id.clone(),
+            config_digest: facts.get("containerimage.config.digest").unwrap_or(id).clone(),
+            digest,
+            descriptor: descriptor(facts),
+            references: self.order.references().cloned().collect(),
+            pushed: Vec::new(),
+        }
+    }
+
+    /// Inspects the image after the build, gives the client the archives that the engine's store makes, and pushes the
+    /// image if the client asked for that.
     pub(super) async fn finish(
         &self,
         facts: &HashMap<String, String>,
         image: &OwnedImage,
     ) -> Result<Built, Fault> {
-        let id = facts.get("containerimage.digest").cloned().unwrap_or_default();
-        let config = facts.get("containerimage.config.digest").unwrap_or(&id).clone();
-        let digest = self.images.engine().image_store().manifest_digest(&id).map(str::to_owned);
-        let mut built = Built {
-            image_id: id,
-            config_digest: config,
-            digest,
-            descriptor: descriptor(facts),
-            references: self.order.references().cloned().collect(),
-            pushed: Vec::new(),
-        };
+        let mut built = self.built(facts);
         let client: &BuildClient = &self.order.client;
-        client.details.image(&built.image_id, built.digest.as_ref());
+        if !self.images.engine().image_store().exports_archives() {
+            for (position, layout, names) in self.order.spec.archives() {
+                tokio::select! {
+                    saved = self.save(image, position, layout, names) => saved?,
+                    // The build's time, and the disk on which the store makes the archive.
+                    fault = client.used.watch() => return Err(fault),
+                }
+            }
+        }
         for target in &self.order.pushes {
             let reference = target.subject().reference();
             let login = CredentialSource::credentials(client, reference.host()).await?;
@@ -40,4 +64,47 @@ impl Build<'_> {
         }
         Ok(built)
     }
+
+    /// Gives the client an archive of the image, as BuildKit's exporters would.
+    async fn save(
+        &self,
+        image: &OwnedImage,
+        position: usize,
+        layout: Layout,
+        names: &[Reference],
+    ) -> Result<(), Fault> {
+        let client: &BuildClient = &self.order.client;
+        let broken = |status: Status| {
+            Fault::new(Reason::StreamBroken, format!("an output was not taken: {}", status.message()))
+        };
+        let stream = client.session().map_err(broken)?;
+        let stream = stream.stream(Subject::Output(position, Form::File)).await.map_err(broken)?;
+        let chosen = [Chosen::built(image.clone(), names.to_vec())];
+        let (pieces, made) = mpsc::channel(1);
+        let (whole, ended) = oneshot::channel();
+        let saved = async {
+            self.images.save(&chosen, layout, pieces, self.reporter).await?;
+            // If nobody waits for this, nobody has taken the archive.
+            let _ = whole.send(());
+            Ok(())
+        };
+        // The end of the pieces alone does not say that they are all.
+        let ended = stream::once(ended).filter_map(async |ended| match ended {
+            Ok(()) => None,
+            Err(_) => Some(Err(Status::aborted("the archive is not whole"))),
+        });
+        let sent = ReceiverStream::new(made).map(|piece| Ok(message(&piece))).chain(ended);
+        let mut heard = relay::begin(Form::File, sent.boxed(), stream, &client.tasks, relay::LIMITS);
+        let taken = async {
+            while let Some(said) = heard.next().await {
+                said.map_err(broken)?;
+            }
+            Ok(())
+        };
+        Box::pin(async { tokio::try_join!(saved, taken) }).await.map(|((), ())| ())
+    }
+}
+
+fn message(piece: &Bytes) -> Bytes {
+    BytesMessage { data: piece.to_vec() }.encode_to_vec().into()
 }

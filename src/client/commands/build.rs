@@ -73,7 +73,7 @@ pub(super) async fn run(mut call: Call, args: BuildArgs) -> Result<(), Stop> {
     let secrets = Secrets::find(&args.secrets, &call.env, &Areas::of(&args.context, workspace.as_deref()))?;
     let mut spec = spec(&args, &plan, &call.env, &docker)?;
     // An id would be taken for a part of an output on standard output.
-    let prints_id = mode == Mode::Quiet && plan.makes_image() && !plan.uses_stdout();
+    let prints_id = mode == Mode::Quiet && plan.has_image() && !plan.uses_stdout();
     let sinks = plan.open()?;
     for path in [&args.iidfile, &args.metadata_file].into_iter().filter_map(|path| given(path.as_deref())) {
         files::prepare(path)?;
@@ -251,7 +251,7 @@ async fn send_tar(tar: Option<Tar>, requests: mpsc::Sender<Option<BuildRequest>>
 
 /// Refuses flags that do not go with the outputs, and says which have no effect.
 fn conflicts(args: &BuildArgs, plan: &Plan) -> Result<(), Failure> {
-    if plan.makes_image() {
+    if plan.has_image() {
         return Ok(());
     }
     if given(args.iidfile.as_deref()).is_some() {

@@ -16,6 +16,15 @@ pub(crate) enum Output {
     Local(PathBuf),
     /// `type=tar`: the same as a tar, to a file or, without one, to standard output.
     Tar(Option<PathBuf>),
+    /// `type=oci`, or `type=docker` with a destination: an image as a tar, to a file or to standard output.
+    Archive {
+        /// Whether `docker load` has to read it.
+        docker: bool,
+        /// Its names, unless there is a `--tag`.
+        names: Vec<Reference>,
+        /// The file.
+        file: Option<PathBuf>,
+    },
     /// `type=image`, `type=registry`, or `type=docker` without a file: an image in the namespace.
     Image {
         /// Its names, unless there is a `--tag`.
@@ -27,7 +36,7 @@ pub(crate) enum Output {
     CacheOnly,
 }
 
-const TYPES: &str = "the types are local, tar, image, registry, docker and cacheonly";
+const TYPES: &str = "the types are local, tar, oci, docker, image, registry and cacheonly";
 
 /// Reads one `--output`.
 pub(crate) fn output(text: &str) -> Result<Output, String> {
@@ -88,10 +97,8 @@ impl Attributes {
                 self.files()?;
                 Ok(Output::Tar(self.dest.filter(|dest| dest != "-").map(PathBuf::from)))
             }
-            "docker" if self.dest.is_some() => {
-                Err("a file of an image is written by `wharf save`: leave out `dest`".to_owned())
-            }
-            "oci" => Err("an OCI layout of an image is written by `wharf save`".to_owned()),
+            "oci" => self.archive(),
+            "docker" if self.dest.is_some() => self.archive(),
             "image" | "registry" | "docker" => self.image(),
             "cacheonly" => match self.others.first() {
                 Some((key, _)) => Err(format!("`type=cacheonly` has no key `{key}`")),
@@ -124,6 +131,25 @@ impl Attributes {
         Ok(())
     }
 
+    fn archive(self) -> Result<Output, String> {
+        let mut names = Vec::new();
+        for (key, value) in &self.others {
+            match key.as_str() {
+                "name" => names = names_of(value)?,
+                "tar" if switch(value)? => {}
+                "tar" => {
+                    return Err(
+                        "`tar=false` is not supported: unpack the tar, `tar -xf FILE -C DIR`".to_owned()
+                    );
+                }
+                key => return Err(no_key_of_image(key, "type, dest, name and tar")),
+            }
+        }
+        let docker = self.kind.as_deref() == Some("docker");
+        let file = self.dest.filter(|dest| dest != "-").map(PathBuf::from);
+        Ok(Output::Archive { docker, names, file })
+    }
+
     fn image(self) -> Result<Output, String> {
         if self.dest.is_some() {
             return Err("an image has no `dest`: it stays on the node".to_owned());
@@ -131,13 +157,7 @@ impl Attributes {
         let (mut names, mut push) = (Vec::new(), self.kind.as_deref() == Some("registry"));
         for (key, value) in &self.others {
             match key.as_str() {
-                "name" => {
-                    names = value
-                        .split(',')
-                        .filter(|name| !name.is_empty())
-                        .map(options::tag)
-                        .collect::<Result<_, _>>()?;
-                }
+                "name" => names = names_of(value)?,
                 "push" if self.kind.as_deref() == Some("image") => push = switch(value)?,
                 // The image is in the engine's store in any case.
                 "unpack" => drop(switch(value)?),
@@ -153,21 +173,28 @@ impl Attributes {
                             .to_owned(),
                     );
                 }
-                key if key.starts_with("compression") || key == "force-compression" => {
-                    return Err(format!("leave out `{key}`: the engine decides how layers are compressed"));
-                }
-                key if key.starts_with("annotation") => {
-                    return Err(
-                        "annotations are not supported: use `--label`, which sets labels in the image's config"
-                            .to_owned(),
-                    );
-                }
-                key => {
-                    return Err(format!("there is no key `{key}`; the keys are type, name and push"));
-                }
+                key => return Err(no_key_of_image(key, "type, name and push")),
             }
         }
         Ok(Output::Image { names, push })
+    }
+}
+
+/// The names of an image, with commas between them.
+fn names_of(value: &str) -> Result<Vec<Reference>, String> {
+    value.split(',').filter(|name| !name.is_empty()).map(options::tag).collect()
+}
+
+/// What to do about a key that an output of an image lacks.
+fn no_key_of_image(key: &str, keys: &str) -> String {
+    match key {
+        "compression" | "compression-level" | "force-compression" => {
+            format!("leave out `{key}`: the engine decides how layers are compressed")
+        }
+        key if key.starts_with("annotation") => {
+            "annotations are not supported: use `--label`, which sets labels in the image's config".to_owned()
+        }
+        key => format!("there is no key `{key}`; the keys are {keys}"),
     }
 }
 
@@ -178,6 +205,11 @@ mod tests {
     fn image(names: &[&str], push: bool) -> Output {
         let names = names.iter().map(|name| options::tag(name).unwrap()).collect();
         Output::Image { names, push }
+    }
+
+    fn archive(docker: bool, names: &[&str], file: Option<&str>) -> Output {
+        let names = names.iter().map(|name| options::tag(name).unwrap()).collect();
+        Output::Archive { docker, names, file: file.map(PathBuf::from) }
     }
 
     #[test]
@@ -211,6 +243,11 @@ mod tests {
             ("type=registry", image(&[], true)),
             ("type=registry,name=reg.example/app", image(&["reg.example/app"], true)),
             ("type=cacheonly", Output::CacheOnly),
+            ("type=docker,dest=", image(&[], false)),
+            ("type=docker,dest=-", archive(true, &[], None)),
+            ("type=docker,dest=a.tar,name=app", archive(true, &["app"], Some("a.tar"))),
+            ("type=oci", archive(false, &[], None)),
+            ("type=oci,tar=true,dest=a.tar,\"name=a:1,b:2\"", archive(false, &["a:1", "b:2"], Some("a.tar"))),
         ] {
             assert_eq!(output(text), Ok(expected), "{text}");
         }
@@ -241,6 +278,10 @@ mod tests {
             ("type=image,annotation.a=b", "--label"),
             ("type=image,store=false", "always stored"),
             ("type=cacheonly,x=y", "no key `x`"),
+            ("type=oci,tar=false,dest=o", "tar -xf"),
+            ("type=oci,compression=zstd", "the engine decides"),
+            ("type=docker,dest=o,context=x", "no key `context`"),
+            ("type=oci,push=true", "no key `push`"),
             ("type=local,\"dest=o", "a quote is not closed"),
         ] {
             let error = output(text).unwrap_err();

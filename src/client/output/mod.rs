@@ -55,6 +55,15 @@ impl Plan {
                 Output::Tar(path) => {
                     plan.add(output::Output::Tar(v1::TarOutput {}), Some(Place::File(path.clone())));
                 }
+                Output::Archive { docker, names, file } => {
+                    let names = if args.tags.is_empty() { names } else { &args.tags };
+                    let names = names.iter().map(ToString::to_string).collect();
+                    let archive = match docker {
+                        true => output::Output::Docker(v1::DockerOutput { names }),
+                        false => output::Output::Oci(v1::OciOutput { names }),
+                    };
+                    plan.add(archive, Some(Place::File(file.clone())));
+                }
                 Output::CacheOnly => plan.add(output::Output::CacheOnly(v1::CacheOnlyOutput {}), None),
                 Output::Image { names, push } => images.push((names, *push || args.push)),
             }
@@ -106,6 +115,14 @@ impl Plan {
     pub(crate) fn makes_image(&self) -> bool {
         let is_image = |output: &v1::Output| matches!(output.output, Some(output::Output::Image(_)));
         self.wire.is_empty() || self.wire.iter().any(is_image)
+    }
+
+    /// Whether there is an image, in the namespace or in an archive.
+    pub(crate) fn has_image(&self) -> bool {
+        let is_archive = |output: &v1::Output| {
+            matches!(output.output, Some(output::Output::Oci(_) | output::Output::Docker(_)))
+        };
+        self.makes_image() || self.wire.iter().any(is_archive)
     }
 
     /// Whether an output goes to standard output.

@@ -125,6 +125,14 @@ impl ImageStore {
         }
     }
 
+    /// Whether the builder exports images as archives, without naming them in the store.
+    pub(crate) fn exports_archives(&self) -> bool {
+        match self.kind {
+            StoreKind::Classic => false,
+            StoreKind::Containerd { .. } => true,
+        }
+    }
+
     /// The digest of an image's manifest, if the store uses it as the image's id.
     pub(crate) fn manifest_digest<'a>(&self, id: &'a str) -> Option<&'a str> {
         match self.kind {

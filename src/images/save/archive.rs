@@ -17,6 +17,7 @@ use tokio::{
 };
 
 use crate::{
+    buildkit::solve::Layout,
     names::{Reference, reference::Digest},
     progress::Step,
 };
@@ -79,6 +80,7 @@ struct Listed {
 
 /// An archive that is being written.
 pub(super) struct Archive {
+    layout: Layout,
     pieces: mpsc::Sender<Bytes>,
     piece: BytesMut,
     /// The blobs that it has: images share layers.
@@ -88,8 +90,9 @@ pub(super) struct Archive {
 }
 
 impl Archive {
-    pub(super) fn new(pieces: mpsc::Sender<Bytes>) -> Self {
+    pub(super) fn new(pieces: mpsc::Sender<Bytes>, layout: Layout) -> Self {
         Self {
+            layout,
             pieces,
             piece: BytesMut::with_capacity(PIECE_BYTES),
             blobs: HashSet::new(),
@@ -169,12 +172,13 @@ impl Archive {
         });
         let layout = json!({ "imageLayoutVersion": "1.0.0" });
         let listed = serde_json::to_vec(&self.listed).map_err(io::Error::other)?;
-        let documents = [
-            ("index.json", index.to_string().into_bytes()),
-            ("manifest.json", listed),
-            ("oci-layout", layout.to_string().into_bytes()),
-        ];
-        for (path, text) in documents {
+        let listed = match self.layout {
+            Layout::Oci => None,
+            Layout::Docker => Some(("manifest.json", listed)),
+        };
+        let index = ("index.json", index.to_string().into_bytes());
+        let layout = ("oci-layout", layout.to_string().into_bytes());
+        for (path, text) in [Some(index), listed, Some(layout)].into_iter().flatten() {
             self.file(path, &mut text.as_slice(), text.len() as u64, |_| ()).await?;
         }
         self.piece.resize(self.piece.len() + 2 * BLOCK_BYTES, 0);
@@ -193,6 +197,8 @@ impl Archive {
         header.set_path(path)?;
         header.set_size(size);
         header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
         // The same images make the same archive.
         header.set_mtime(0);
         header.set_cksum();

@@ -7,6 +7,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::{Images, owned::OwnedImage};
 use crate::{
+    buildkit::solve::Layout,
     engine::docker::lines::Body,
     fault::{Fault, Reason},
     names::{Namespace, Reference, reference::Digest},
@@ -23,6 +24,11 @@ pub struct Chosen {
 }
 
 impl Chosen {
+    /// An image that a build has just made.
+    pub fn built(image: OwnedImage, references: Vec<Reference>) -> Self {
+        Self { image, references }
+    }
+
     /// The image's id.
     pub fn id(&self) -> &Digest {
         self.image.id()
@@ -66,10 +72,11 @@ impl Images {
     pub async fn save(
         &self,
         images: &[Chosen],
+        layout: Layout,
         pieces: mpsc::Sender<Bytes>,
         reporter: &Reporter,
     ) -> Result<(), Fault> {
-        let mut archive = Archive::new(pieces);
+        let mut archive = Archive::new(pieces, layout);
         for chosen in images {
             let step = reporter.step(format!("save {}", chosen.name()));
             let (export, _place) = self.export(chosen).await?;

@@ -97,7 +97,7 @@ impl Queued {
             Some(tar)
         };
         let details = call.details().clone();
-        let outputs = Outputs::of(&spec);
+        let outputs = Outputs::of(&spec, images.engine());
         let client = BuildClient {
             session,
             tar,

@@ -113,7 +113,8 @@ pub(crate) fn tar(archive: &[u8]) -> Entries {
         let mut content = Vec::new();
         entry.read_to_end(&mut content).unwrap();
         content.extend(entry.link_name_bytes().iter().flat_map(|name| name.iter()));
-        let device = header.device_major().unwrap().zip(header.device_minor().unwrap());
+        // A header of GNU tar has no numbers there.
+        let device = header.device_major().ok().flatten().zip(header.device_minor().ok().flatten());
         // Records of times are those of the entries.
         xattrs.retain(|key, _| !key.ends_with("time") || path.starts_with("tree"));
         let entry = Entry {

@@ -155,7 +155,7 @@ const STEPS: [Step; 3] = [
                         "list",
                         "--output",
                         "where the result goes instead of an image: `'reports'`, a directory for the stage's files, \
-                         `'type=tar,dest=out.tar'`, `'type=registry'`, or several",
+                         `'type=tar,dest=out.tar'`, `'type=docker,dest=app.tar'` for `docker load`, `'type=registry'`, or several",
                     ),
                     PROGRESS,
                     argument("quiet", "boolean", "--quiet", "print only the image's id"),

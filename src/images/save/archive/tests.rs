@@ -43,7 +43,7 @@ async fn archive(images: &[(Vec<u8>, Vec<Reference>)]) -> Result<Vec<u8>, Proble
     let (sender, mut pieces) = mpsc::channel(1000);
     let (reporter, _facts) = Reporter::channel(1);
     let step = reporter.step("save");
-    let mut archive = Archive::new(sender);
+    let mut archive = Archive::new(sender, Layout::Docker);
     for (export, references) in images {
         archive.add(export.as_slice(), references, &step).await?;
     }
