@@ -163,8 +163,8 @@ fn too_large(line: &str) -> Option<String> {
     let limit = limit.split(|c: char| !c.is_ascii_digit()).next()?;
     let mib = |bytes: &str| Some(bytes.parse::<u64>().ok()?.div_ceil(1 << 20));
     Some(format!(
-        "the Dockerfile makes a build graph of {} MiB, and the builder reads at most {} MiB: the graph contains the \
-         text, again each here-document, and for each step its variables; move long texts into files of the context",
+        "the Dockerfile makes a build graph of {} MiB, and the builder reads at most {} MiB: the graph contains each \
+         here-document, and for each step its variables; move long texts into files of the context",
         mib(size)?,
         mib(limit)?,
     ))

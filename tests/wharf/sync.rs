@@ -25,6 +25,7 @@ cases![
     hundreds_of_patterns,
     a_dockerfile_outside_of_the_context,
     a_dockerfile_of_four_megabytes,
+    a_here_document_of_three_megabytes,
     a_tar_from_standard_input,
 ];
 
@@ -243,7 +244,7 @@ async fn a_dockerfile_outside_of_the_context(test: Arc<Test>) {
     assert_eq!(test.engine.text(&id, "/other").await, "inside");
 }
 
-/// Generated ones: many stages, of which one is built, or a long here-document.
+/// A generated one: many stages, of which one is built.
 async fn a_dockerfile_of_four_megabytes(test: Arc<Test>) {
     let wharfd = test.wharfd().await;
     let job = Wharf::new(&test, &wharfd, "job#1");
@@ -255,21 +256,40 @@ async fn a_dockerfile_of_four_megabytes(test: Arc<Test>) {
         format!("FROM scratch AS stage{stage}\n{labels}COPY file /\n")
     };
     let stages: String = (0..440).map(stage).collect();
-    let document = format!("FROM scratch\nCOPY <<EOF /large\n{}EOF\n", format!("{:01000}\n", 0).repeat(3000));
-    assert!(stages.len() > 7 << 19 && document.len() > 5 << 19, "{} {}", stages.len(), document.len());
+    assert!(stages.len() > 7 << 19, "{}", stages.len());
     let context = test.context("stages", &[("Dockerfile", &stages), ("file", "x")]);
     job.build(&context, &["--target", "stage7", "-t", "app:1"]).await.ok();
     // The checks that `wharf` leaves out would make a message of hundreds of MiB.
     let with_checks = ["--target", "stage7", "--build-arg", "BUILDKIT_DOCKERFILE_CHECK=skip=none"];
     job.build(&context, &with_checks).await.ended(1).says(&["only without its checks"]);
-    let context = test.context("document", &[("Dockerfile", &document)]);
-    // The graph holds the text twice, and BuildKit 0.13 reads messages of at most 4 MiB.
-    if !test.engine.is_containerd() {
-        job.build(&context, &[]).await.ended(1).says(&["a build graph of 6 MiB", "at most 4 MiB"]);
-        return;
+}
+
+/// BuildKit 0.13 reads messages of at most 4 MiB, and the graph of such a Dockerfile holds the here-document twice.
+async fn a_here_document_of_three_megabytes(test: Arc<Test>) {
+    let document = format!("{}EOF\n", format!("{:01000}\n", 0).repeat(3000));
+    let built = test.context(
+        "built",
+        &[("Dockerfile", &format!("# syntax=example/frontend\nFROM scratch\nCOPY <<EOF /large\n{document}"))],
+    );
+    // A failure shows its lines, if they are among the first of the text.
+    let failing = |lines: [&str; 2]| lines.join(&format!("COPY <<EOF /large\n{document}"));
+    let early = test.context("early", &[("Dockerfile", &failing(["FROM scratch\nCOPY none /early\n", ""]))]);
+    let late = test.context("late", &[("Dockerfile", &failing(["FROM scratch\n", "COPY none /late\n"]))]);
+    // Each step carries the variable, so that the graph is large without the text.
+    let steps: String = (0..300).map(|n| format!("RUN true {n}\n")).collect();
+    let steps = format!("FROM scratch\nCOPY Dockerfile /\nENV A={}\n{steps}", "a".repeat(20_000));
+    let steps = test.context("steps", &[("Dockerfile", &steps)]);
+    for wharfd in [test.wharfd().await, test.wharfd_with_frontend_on(&test.engine).await] {
+        let job = Wharf::new(&test, &wharfd, "job#1");
+        job.build(&built, &[]).await.ok().says(&["`# syntax=example/frontend` is ignored"]);
+        let id = job.build_id(&built, &[]).await;
+        assert_eq!(test.engine.file(&id, "/large").await.unwrap().len(), 3000 * 1001);
+        job.build(&early, &[]).await.ended(1).says(&["Dockerfile:2", ">>> COPY none /early"]);
+        job.build(&late, &[]).await.ended(1).says(&["Dockerfile:3004", "/none"]);
+        if !test.engine.is_containerd() {
+            job.build(&steps, &[]).await.ended(1).says(&["a build graph of 6 MiB", "at most 4 MiB"]);
+        }
     }
-    let id = job.build_id(&context, &[]).await;
-    assert_eq!(test.engine.file(&id, "/large").await.unwrap().len(), 3000 * 1001);
 }
 
 async fn a_tar_from_standard_input(test: Arc<Test>) {

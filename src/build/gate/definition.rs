@@ -64,6 +64,27 @@ pub fn with_salts(definition: &Definition, salts: Salts<'_>) -> Option<Definitio
     Some(graph)
 }
 
+/// The limit on a graph: BuildKit 0.13 reads messages of at most 4 MiB (newer ones read 16 MiB), and a little of it is
+/// for the rest of the request.
+const GRAPH_BYTES_MAX: usize = (4 << 20) - (4 << 10);
+/// The part of a Dockerfile's text that is kept.
+const TEXT_BYTES_KEPT: usize = 128 << 10;
+
+/// Makes a large graph fit into a message. It contains the Dockerfile's text, only to show the lines of a failed
+/// step, and the text of each here-document again: if both are too large, the first is cut. The frontend in a
+/// container does the same (`scripts/lib/frontend`).
+pub fn cut_text(graph: &mut Definition) {
+    if graph.encoded_len() <= GRAPH_BYTES_MAX {
+        return;
+    }
+    for file in graph.source.iter_mut().flat_map(|source| &mut source.infos) {
+        if let Some((head, _)) = file.data.split_at_checked(TEXT_BYTES_KEPT) {
+            let end = head.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+            file.data.truncate(end);
+        }
+    }
+}
+
 /// The names of a graph's steps, by their digests.
 pub fn names(definition: &Definition) -> impl Iterator<Item = (String, String)> {
     definition.metadata.iter().filter_map(|(digest, metadata)| {
@@ -175,7 +196,7 @@ pub(super) fn digest(bytes: &[u8]) -> String {
 mod tests {
     use bollard_buildkit_proto::pb::{
         ExecOp, FileActionCopy, FileActionMkDir, Input, Location, Locations, Meta, OpMetadata, Platform,
-        Source, SourceOp, WorkerConstraints,
+        Source, SourceInfo, SourceOp, WorkerConstraints,
     };
 
     use super::*;
@@ -215,6 +236,29 @@ mod tests {
                 ..Source::default()
             }),
         }
+    }
+
+    #[test]
+    fn the_text_of_a_large_graph_is_cut_and_nothing_else() {
+        let text = |lines: usize| "COPY a b\n".repeat(lines).into_bytes();
+        let with = |data: Vec<u8>| {
+            let mut graph = graph(&[&run("true", &[])]);
+            if let Some(source) = &mut graph.source {
+                source.infos = vec![SourceInfo { data, ..SourceInfo::default() }];
+            }
+            graph
+        };
+        let (small, large) = (with(text(1000)), with(text(1 << 19)));
+        for graph in [&small, &large] {
+            let mut cut = graph.clone();
+            cut_text(&mut cut);
+            let lines = if graph == &small { 1000 } else { TEXT_BYTES_KEPT / 9 };
+            assert_eq!(cut, with(text(lines)));
+        }
+        // A single line is longer than the part that is kept.
+        let mut line = with(vec![b'x'; GRAPH_BYTES_MAX]);
+        cut_text(&mut line);
+        assert_eq!(line, with(Vec::new()));
     }
 
     fn attributes(own: &[(&str, &str)]) -> Attributes {

@@ -207,9 +207,10 @@ impl Gate<'_> {
             Some(definition) => {
                 self.definition(definition, seen)?;
                 let copied = self.keys.copied_path();
-                let salted =
+                let mut salted =
                     definition::with_salts(definition, Salts { fetched: &self.fetched, copied: &copied });
                 seen.names.extend(definition::names(salted.as_ref().unwrap_or(definition)));
+                salted.iter_mut().for_each(definition::cut_text);
                 salted
             }
             // An empty `FROM scratch` has no graph, and then BuildKit returns no id either.
