@@ -164,10 +164,7 @@ struct Build<'a> {
 impl<'a> Build<'a> {
     fn new(images: &'a Images, order: &'a Order, reporter: &'a Reporter) -> Result<Self, Fault> {
         let mut spec = order.spec.clone();
-        let own = images.engine().platform().to_string();
-        if !spec.platform.is_empty() && spec.platform != own {
-            return Err(gate::foreign_platform(&spec.platform, &own));
-        }
+        gate::own_platforms(images.engine(), &spec.platforms)?;
         let job = order.job();
         // A client may subdivide its own job's cache mounts, but not leave the job.
         let divided = spec.build_args.remove("BUILDKIT_CACHE_MOUNT_NS");

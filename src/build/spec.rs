@@ -37,8 +37,8 @@ pub struct BuildSpec {
     pub shm_size: u64,
     /// Limits of RUN steps: name, soft, hard.
     pub ulimits: Vec<(String, i64, i64)>,
-    /// The platform that the client asked for; empty means the engine's own.
-    pub platform: String,
+    /// The platforms that the client asked for; an empty one means the engine's own.
+    pub platforms: Vec<String>,
     /// The results, at least one; at most one is an image.
     pub outputs: Vec<Output>,
 }

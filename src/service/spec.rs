@@ -1,6 +1,6 @@
 //! `wharf.v1.BuildSpec`, checked.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, iter, net::IpAddr};
 
 use crate::{
     build::spec::{BuildSpec, Network, Output, PATH_BYTES_MAX},
@@ -11,6 +11,7 @@ use crate::{
 };
 
 pub(super) const TAGS_MAX: usize = 128;
+const MORE_PLATFORMS_MAX: usize = 15;
 /// Linux has 16 limits (setrlimit(2)).
 pub(super) const ULIMITS_MAX: usize = 64;
 /// Each costs a stream of the session, and BuildKit's pass over the files.
@@ -52,7 +53,7 @@ pub(super) fn spec(spec: v1::BuildSpec) -> Result<BuildSpec, Fault> {
         shm_size: u64::try_from(spec.shm_size)
             .map_err(|_| Fault::invalid("spec.shm_size", "the size of /dev/shm cannot be negative"))?,
         ulimits: ulimits(spec.ulimits)?,
-        platform: name("spec.platform", spec.platform)?,
+        platforms: platforms(spec.platform, spec.more_platforms)?,
         outputs,
     })
 }
@@ -87,6 +88,16 @@ fn outputs(outputs: &[v1::Output]) -> Result<Vec<Output>, Fault> {
         checked.push(output);
     }
     Ok(checked)
+}
+
+/// The platforms of a build, of which an older client names only one.
+fn platforms(first: String, more: Vec<String>) -> Result<Vec<String>, Fault> {
+    if more.len() > MORE_PLATFORMS_MAX {
+        let text = format!("{} more platforms; at most {MORE_PLATFORMS_MAX} are allowed", more.len());
+        return Err(Fault::invalid("spec.more_platforms", text));
+    }
+    let more = more.into_iter().map(|more| name("spec.more_platforms", more));
+    iter::once(name("spec.platform", first)).chain(more).collect()
 }
 
 fn tags(list: &str, tags: &[String]) -> Result<Vec<Reference>, Fault> {

@@ -11,7 +11,7 @@ mod platform;
 mod source;
 mod users;
 
-pub use platform::{PLATFORM_HINT, foreign_platform};
+pub use platform::{PLATFORM_HINT, own_platforms};
 pub use source::git_denied;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -4,6 +4,7 @@ use bollard_buildkit_proto::pb::Platform;
 
 use super::{Gate, Refusal, refuse};
 use crate::{
+    engine::Engine,
     fault::{Fault, Reason},
     go_json::zero,
     names::printable,
@@ -15,9 +16,22 @@ pub const PLATFORM_HINT: &str = "build for the engine's platform; in the Dockerf
      compiles";
 
 /// The fault of a build for another platform than the engine's.
-pub fn foreign_platform(asked: &str, own: &str) -> Fault {
+fn foreign_platform(asked: &str, own: &str) -> Fault {
     let text = format!("the platform `{}` is not the engine's, which is `{own}`", printable(asked));
     Fault::new(Reason::GraphDenied, text).hint(PLATFORM_HINT)
+}
+
+/// Judges the platforms that a build asks for.
+pub fn own_platforms(engine: &Engine, asked: &[String]) -> Result<(), Fault> {
+    let own = engine.platform().to_string();
+    if let Some(foreign) = asked.iter().find(|platform| !platform.is_empty() && **platform != own) {
+        return Err(foreign_platform(foreign, &own));
+    }
+    if asked.len() > 1 && !engine.image_store().takes_platform_lists() {
+        let text = "the build asks for a list of platforms, and this engine's image store takes one platform";
+        return Err(Fault::new(Reason::GraphDenied, text).hint("name the platform once"));
+    }
+    Ok(())
 }
 
 impl Gate<'_> {

@@ -289,6 +289,7 @@ fn spec(args: &BuildArgs, plan: &Plan, env: &Env, docker: &DockerConfig) -> Resu
         ulimits.retain(|other| other.name != limit.name);
         ulimits.push(limit.clone());
     }
+    let mut platforms = platforms(&args.platforms)?;
     Ok(BuildSpec {
         tags: plan.names().iter().map(ToString::to_string).collect(),
         dockerfile: String::new(),
@@ -302,7 +303,8 @@ fn spec(args: &BuildArgs, plan: &Plan, env: &Env, docker: &DockerConfig) -> Resu
         network: args.network.clone().unwrap_or_default(),
         shm_size: args.shm_size.unwrap_or_default(),
         ulimits,
-        platform: platform(&args.platforms)?,
+        platform: platforms.next().unwrap_or_default(),
+        more_platforms: platforms.collect(),
         outputs: plan.wire.clone(),
     })
 }
@@ -328,17 +330,16 @@ fn leave_checks_out(dockerfile: &[u8], build_args: &mut HashMap<String, String>)
     ));
 }
 
-/// The platform to build for; empty means the node's own.
-fn platform(asked: &[Platform]) -> Result<String, Failure> {
-    match asked {
-        [] => Ok(String::new()),
-        [first, others @ ..] if others.iter().all(|other| other == first) => Ok(match first {
-            Platform::Local => String::new(),
-            Platform::Named(named) => named.to_string(),
-        }),
-        _ => Err(Failure::usage("`--platform` names several platforms, but a build has only one")
-            .hint("build for each on a node of that platform")),
+/// The platforms to build for; empty ones mean the node's own.
+fn platforms(asked: &[Platform]) -> Result<impl Iterator<Item = String>, Failure> {
+    if asked.iter().any(|platform| Some(platform) != asked.first()) {
+        return Err(Failure::usage("`--platform` names several platforms, but a build has only one")
+            .hint("build for each on a node of that platform"));
     }
+    Ok(asked.iter().map(|platform| match platform {
+        Platform::Local => String::new(),
+        Platform::Named(named) => named.to_string(),
+    }))
 }
 
 /// Reports the image, to files and to the user.

@@ -133,6 +133,14 @@ impl ImageStore {
         }
     }
 
+    /// Whether a build may ask for a list of platforms. buildx refuses one for the classic store, even of equal ones.
+    pub(crate) fn takes_platform_lists(&self) -> bool {
+        match self.kind {
+            StoreKind::Classic => false,
+            StoreKind::Containerd { .. } => true,
+        }
+    }
+
     /// The digest of an image's manifest, if the store uses it as the image's id.
     pub(crate) fn manifest_digest<'a>(&self, id: &'a str) -> Option<&'a str> {
         match self.kind {
