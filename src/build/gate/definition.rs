@@ -100,6 +100,16 @@ pub fn line(definition: &Definition, digest: &str) -> Option<u32> {
     u32::try_from(line).ok()
 }
 
+/// The image in the `# syntax=` of the Dockerfile that accompanies a graph.
+pub fn syntax(definition: &Definition) -> Option<String> {
+    let text = String::from_utf8_lossy(&definition.source.as_ref()?.infos.first()?.data).into_owned();
+    // Directives come before everything else, one on each line.
+    text.lines().map_while(|line| line.trim().strip_prefix('#')).find_map(|line| {
+        let (key, value) = line.split_once('=')?;
+        key.trim().eq_ignore_ascii_case("syntax").then(|| value.trim().to_owned())
+    })
+}
+
 /// The operations of a graph, by their old digests.
 #[derive(Default)]
 struct Seen {

@@ -270,13 +270,7 @@ fn syntax_directive(result: &frontend::Result) -> Option<String> {
         result::Result::Refs(map) => map.refs.values().next()?,
         result::Result::RefDeprecated(_) | result::Result::RefsDeprecated(_) => return None,
     };
-    let sources = reference.def.as_ref()?.source.as_ref()?;
-    let text = String::from_utf8_lossy(&sources.infos.first()?.data).into_owned();
-    // Directives come before everything else, one on each line.
-    text.lines().map_while(|line| line.trim().strip_prefix('#')).find_map(|line| {
-        let (key, value) = line.split_once('=')?;
-        key.trim().eq_ignore_ascii_case("syntax").then(|| value.trim().to_owned())
-    })
+    definition::syntax(reference.def.as_ref()?)
 }
 
 fn refuse(why: impl Into<std::borrow::Cow<'static, str>>) -> Refusal {
