@@ -2,7 +2,7 @@
 
 use super::{
     context::{Matched, Patterns},
-    credentials,
+    credentials, output,
 };
 
 /// A `.dockerignore` and a path.
@@ -11,6 +11,11 @@ pub fn ignore_file(text: &str) {
     if let Ok(patterns) = Patterns::new(lines.lines()) {
         let _ = patterns.matches(path, &Matched::default());
     }
+}
+
+/// A tree that an output brings; and the text of an `--output`.
+pub fn tree(data: &[u8]) {
+    output::fuzz(data);
 }
 
 /// Docker's `config.json`.

@@ -195,8 +195,8 @@ async fn flags_that_do_not_go_together(test: Arc<Test>) {
     std::os::unix::fs::symlink("/nowhere", job.home().join("link")).unwrap();
     for (flags, why) in [
         (&["-o", "out", "--iidfile", "id"][..], "`--iidfile` needs an image"),
-        (&["-o", "out", "--push"], "there is no name to push"),
-        (&["-o", "type=registry"], "there is no name to push"),
+        (&["-o", "out", "--push"], "`--push` needs a name to push"),
+        (&["-o", "type=registry"], "an output needs a name to push"),
         (&["-o", "-", "-o", "type=tar"], "several outputs go to standard output"),
         (&["-o", "type=image,name=a", "-o", "type=registry,name=b"], "push single names by `wharf push`"),
         (&["-o", "type=local"], "the directory is missing"),

@@ -74,7 +74,7 @@ pub(super) async fn run(mut call: Call, args: BuildArgs) -> Result<(), Stop> {
     let mut spec = spec(&args, &plan, &call.env, &docker)?;
     // An id would be taken for a part of an output on standard output.
     let prints_id = mode == Mode::Quiet && plan.has_image() && !plan.uses_stdout();
-    let sinks = plan.open()?;
+    let sinks = plan.open(workspace.as_deref())?;
     for path in [&args.iidfile, &args.metadata_file].into_iter().filter_map(|path| given(path.as_deref())) {
         files::prepare(path)?;
     }

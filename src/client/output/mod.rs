@@ -3,6 +3,8 @@
 //! Everything in them comes from the Dockerfile, which may be anyone's.
 
 mod flag;
+#[cfg(feature = "fuzzing")]
+mod fuzz;
 mod out;
 mod receive;
 mod sinks;
@@ -16,6 +18,8 @@ use crate::{
     wire::v1::{self, output},
 };
 pub(crate) use flag::{Output, output};
+#[cfg(feature = "fuzzing")]
+pub(crate) use fuzz::fuzz;
 pub(crate) use out::Out;
 pub(crate) use receive::SAID_MAX;
 pub(crate) use sinks::Sinks;
@@ -74,7 +78,9 @@ impl Plan {
         plan.image(&images)?;
         if plan.push && plan.tags.is_empty() {
             let hint = "name the image by `--tag`";
-            return Err(Failure::usage("there is no name to push").hint(hint));
+            let text =
+                if args.push { "`--push` needs a name to push" } else { "an output needs a name to push" };
+            return Err(Failure::usage(text).hint(hint));
         }
         if plan.on_stdout() > 1 {
             return Err(Failure::usage("several outputs go to standard output")
@@ -140,8 +146,8 @@ impl Plan {
     }
 
     /// Opens the places, as far as that can be done before the build.
-    pub(crate) fn open(self) -> Result<Sinks, Failure> {
-        Sinks::open(self.places)
+    pub(crate) fn open(self, workspace: Option<&Path>) -> Result<Sinks, Failure> {
+        Sinks::open(self.places, workspace)
     }
 }
 

@@ -1,9 +1,6 @@
 //! The receiving side of fsutil's DiffCopy (tonistiigi/fsutil, `receive.go`).
 
-use std::{
-    collections::{HashMap, VecDeque},
-    path::Path,
-};
+use std::collections::{HashMap, VecDeque};
 
 use bytes::Bytes;
 use prost::Message;
@@ -11,7 +8,7 @@ use tokio::sync::mpsc;
 
 use super::{
     sinks::Unwritten,
-    tree::{Pending, Tree},
+    tree::{Destination, Pending, Tree},
 };
 use crate::client::exit::{Exit, Failure};
 
@@ -69,13 +66,13 @@ pub(super) const DATA: i32 = 2;
 const FIN: i32 = 3;
 pub(super) const ERR: i32 = 4;
 
-/// Receives a tree into the directory at `root`. The packets end early if the build does.
+/// Receives a tree into a directory. The packets end early if the build does.
 pub(super) fn receive(
-    root: &Path,
+    destination: &Destination,
     mut packets: mpsc::Receiver<Bytes>,
     said: &mpsc::Sender<Bytes>,
 ) -> Result<(), Unwritten> {
-    let mut tree = Tree::open(root)?;
+    let mut tree = Tree::open(destination)?;
     // Files that are announced and not requested; and those of which data may come.
     let (mut waiting, mut asked) = (VecDeque::<(u32, Pending)>::new(), HashMap::<u32, Pending>::new());
     let (mut announced, mut is_listed) = (0_u32, false);

@@ -1,7 +1,7 @@
 //! The places into which outputs are written.
 
 use std::{
-    path::PathBuf,
+    path::Path,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -16,7 +16,7 @@ use super::{
     Place,
     out::{Out, Whole},
     receive,
-    tree::Root,
+    tree::Destination,
 };
 use crate::{
     client::exit::{Exit, Failure, Stop},
@@ -40,7 +40,7 @@ pub(crate) struct Sinks {
 
 #[derive(Debug)]
 enum Sink {
-    Tree(PathBuf),
+    Tree(Destination),
     File(Out),
 }
 
@@ -64,8 +64,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Sinks {
-    pub(super) fn open(places: Vec<Option<Place>>) -> Result<Self, Failure> {
-        let open = places.into_iter().map(|place| place.map(Sink::open).transpose());
+    pub(super) fn open(places: Vec<Option<Place>>, workspace: Option<&Path>) -> Result<Self, Failure> {
+        let open =
+            places.into_iter().map(|place| place.map(|place| Sink::open(place, workspace)).transpose());
         Ok(Self { open: Mutex::new(open.collect::<Result<_, _>>()?), ..Self::default() })
     }
 
@@ -80,7 +81,7 @@ impl Sinks {
     ) -> Result<(), String> {
         let sink = usize::try_from(position).ok().and_then(|at| lock(&self.open).get_mut(at)?.take());
         let received = match (sink, form) {
-            (Some(Sink::Tree(path)), OutputForm::Tree) => tree(path, sent, said).await,
+            (Some(Sink::Tree(to)), OutputForm::Tree) => tree(to, sent, said).await,
             (Some(Sink::File(out)), OutputForm::File) => {
                 file(out, sent).await.map(|whole| lock(&self.whole).push(whole))
             }
@@ -115,9 +116,12 @@ impl Sinks {
 }
 
 impl Sink {
-    fn open(place: Place) -> Result<Self, Failure> {
+    fn open(place: Place, workspace: Option<&Path>) -> Result<Self, Failure> {
         match place {
-            Place::Tree(path) => Root::look(&path).map(|()| Self::Tree(path)),
+            Place::Tree(path) => {
+                let destination = Destination::new(path, workspace);
+                destination.look().map(|()| Self::Tree(destination))
+            }
             Place::File(path) => Out::open(path.as_deref(), MODE, "a tar", "dest=FILE").map(Self::File),
         }
     }
@@ -138,13 +142,13 @@ async fn file(
 
 /// Writes a tree. The thread that writes ends with this future.
 async fn tree(
-    path: PathBuf,
+    to: Destination,
     mut sent: impl Stream<Item = Result<Bytes, Status>> + Unpin,
     said: mpsc::Sender<Bytes>,
 ) -> Result<(), Unwritten> {
     let (packets, waiting) = mpsc::channel(PACKETS_MAX);
     let mut thread = JoinSet::new();
-    thread.spawn_blocking(move || receive::receive(&path, waiting, &said));
+    thread.spawn_blocking(move || receive::receive(&to, waiting, &said));
     let mut packets = Some(packets);
     let written = loop {
         tokio::select! {

@@ -35,7 +35,8 @@ use crate::{
 };
 use order::Order;
 use place::{Temporary, make_directory, open_directory};
-pub(super) use root::Root;
+pub(super) use root::Destination;
+use root::Root;
 
 /// How many directories stay open: BuildKit sends four files at a time, while it announces others.
 const OPEN_MAX: usize = 8;
@@ -66,9 +67,9 @@ pub(super) struct Pending {
 }
 
 impl Tree {
-    /// Opens a tree at `path`, which is made if it does not exist.
-    pub(super) fn open(path: &Path) -> Result<Self, Failure> {
-        let root = Root::open(path)?;
+    /// Opens a tree at its destination, which is made if it does not exist.
+    pub(super) fn open(destination: &Destination) -> Result<Self, Failure> {
+        let root = destination.open()?;
         let secret = crate::names::random_id()
             .map_err(|error| Failure::new(Exit::Failed, format!("cannot name a file: {error}")))?;
         Ok(Self {

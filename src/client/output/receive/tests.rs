@@ -3,7 +3,7 @@
 use std::{
     fs,
     os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicUsize, Ordering},
 };
 
@@ -91,12 +91,16 @@ fn received(root: &Path, sent: Vec<Packet>) -> (Result<(), Unwritten>, Vec<Packe
     }
     drop(packets);
     let (said, mut heard) = mpsc::channel(1 << 16);
-    let ended = receive(root, waiting, &said);
+    let ended = receive(&to(root), waiting, &said);
     let mut answers = Vec::new();
     while let Ok(answer) = heard.try_recv() {
         answers.push(Packet::decode(answer).unwrap());
     }
     (ended, answers)
+}
+
+fn to(root: &Path) -> Destination {
+    Destination::new(root.to_owned(), None)
 }
 
 fn write(root: &Path, entries: &[Stat]) -> Result<(), Unwritten> {
@@ -196,6 +200,13 @@ fn the_root_is_no_link() {
     // The links above are the machine's.
     write(&dir.at("out/below"), &[file("f")]).unwrap();
     assert_eq!(dir.names("others"), ["below"]);
+    // Below the workspace they are anyone's.
+    let (sender, waiting) = mpsc::channel(1);
+    drop(sender);
+    let below = Destination::new(dir.at("out/below"), Some(&dir.0));
+    let refused_there = receive(&below, waiting, &mpsc::channel(1).0);
+    assert!(format!("{refused_there:?}").contains("is a link"), "{refused_there:?}");
+    below.look().unwrap_err();
     fs::write(dir.at("file"), "").unwrap();
     let text = refused(&dir.at("file"), &[file("f")]);
     assert!(text.contains("not a directory"), "{text}");
@@ -270,7 +281,7 @@ fn senders_that_do_not_keep_to_the_protocol_are_refused() {
     assert!(matches!(ended, Err(Unwritten::There)));
     let (packets, waiting) = mpsc::channel(1);
     packets.try_send(Bytes::from_static(&[0xff])).unwrap();
-    assert!(matches!(receive(&dir.0, waiting, &mpsc::channel(1).0), Err(Unwritten::Here(_))));
+    assert!(matches!(receive(&to(&dir.0), waiting, &mpsc::channel(1).0), Err(Unwritten::Here(_))));
 }
 
 fn stat_of(kind: u32) -> Stat {

@@ -14,6 +14,14 @@ use rustix::{
 
 use crate::client::{exit::Failure, files};
 
+/// Where an output is to be written.
+#[derive(Clone, Debug)]
+pub(in crate::client::output) struct Destination {
+    path: PathBuf,
+    /// Directories below which an earlier build may have written: the workspace, if there is one, and the current one.
+    shared: Vec<PathBuf>,
+}
+
 /// The open directory.
 pub(in crate::client::output) struct Root {
     path: PathBuf,
@@ -37,23 +45,41 @@ impl From<Errno> for Problem {
     }
 }
 
-impl Root {
-    /// Checks that an output can be written to `path` later.
-    pub(in crate::client::output) fn look(path: &Path) -> Result<(), Failure> {
-        match reach(path, false) {
+impl Destination {
+    pub(in crate::client::output) fn new(path: PathBuf, workspace: Option<&Path>) -> Self {
+        Self { path, shared: workspace.map(Path::to_owned).into_iter().chain(env::current_dir()).collect() }
+    }
+
+    /// Checks that an output can be written here later.
+    pub(in crate::client::output) fn look(&self) -> Result<(), Failure> {
+        match self.reach(false) {
             Ok(_) | Err(Problem::Absent) => Ok(()),
-            Err(problem) => Err(problem.failure(path)),
+            Err(problem) => Err(problem.failure(&self.path)),
         }
     }
 
     /// Opens the directory; makes it, and those above it, if they do not exist.
-    pub(in crate::client::output) fn open(path: &Path) -> Result<Self, Failure> {
-        match reach(path, true) {
-            Ok(directory) => Ok(Self { path: path.to_owned(), directory: Rc::new(directory) }),
-            Err(problem) => Err(problem.failure(path)),
+    pub(in crate::client::output) fn open(&self) -> Result<Root, Failure> {
+        match self.reach(true) {
+            Ok(directory) => Ok(Root { path: self.path.clone(), directory: Rc::new(directory) }),
+            Err(problem) => Err(problem.failure(&self.path)),
         }
     }
 
+    /// Opens the directory. Below a shared one no part of the path may be a link, and elsewhere not the last one: the
+    /// links above are the machine's.
+    fn reach(&self, make: bool) -> Result<OwnedFd, Problem> {
+        let below =
+            self.shared.iter().find_map(|base| Some((base.as_path(), self.path.strip_prefix(base).ok()?)));
+        match below {
+            Some((base, rest)) => reach(base, rest, false, make),
+            None if self.path.is_absolute() => reach(Path::new("/"), &self.path, true, make),
+            None => reach(Path::new("."), &self.path, false, make),
+        }
+    }
+}
+
+impl Root {
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
@@ -63,13 +89,9 @@ impl Root {
     }
 }
 
-/// Opens the directory at `path`. Below the current directory, where an earlier build may have written, no part of it may
-/// be a link, and elsewhere not the last one: the links above are the machine's.
-fn reach(path: &Path, make: bool) -> Result<OwnedFd, Problem> {
-    let here = env::current_dir().ok();
-    let path = here.and_then(|here| path.strip_prefix(here).ok()).unwrap_or(path);
+/// Opens the directory at `path` from the one at `start`. `follows` says whether links are followed but at its end.
+fn reach(start: &Path, path: &Path, follows: bool, make: bool) -> Result<OwnedFd, Problem> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let start = if path.is_absolute() { "/" } else { "." };
     let mut directory = openat(CWD, start, flags, Mode::empty())?;
     let mut parts = path.components().peekable();
     let mut reached = PathBuf::new();
@@ -80,8 +102,7 @@ fn reach(path: &Path, make: bool) -> Result<OwnedFd, Problem> {
             Component::ParentDir => b"..",
             Component::RootDir | Component::CurDir | Component::Prefix(_) => continue,
         };
-        let follows = path.is_absolute() && parts.peek().is_some();
-        let flags = if follows { flags } else { flags | OFlags::NOFOLLOW };
+        let flags = if follows && parts.peek().is_some() { flags } else { flags | OFlags::NOFOLLOW };
         directory = match openat(&directory, name, flags, Mode::empty()) {
             Err(Errno::NOENT) if make => {
                 match mkdirat(&directory, name, Mode::RWXU) {
