@@ -3,7 +3,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-kubernetes check unit fuzz fuzz-frontend deny build frontend manifests package engines down bench clean
+.PHONY: help demo test test-kubernetes soak check unit fuzz fuzz-frontend deny build frontend manifests package engines down bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 17
@@ -16,6 +16,9 @@ test: ## everything that must hold, on both engines, from nothing
 
 test-kubernetes: ## the chart in a real cluster of one node, from nothing
 	tests/kubernetes/run
+
+soak: engines ## WHARF_SOAK (200) namespaces come and go while wharfd is killed again and again, on both engines
+	WHARF_SOAK=$${WHARF_SOAK:-200} cargo test --test wharf -- soak
 
 # Both build as `make test` does, so that all three share one target tree: the static release one,
 # which is the one that is shipped, measured and tested in its image, and so is needed anyway.

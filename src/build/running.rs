@@ -266,7 +266,6 @@ impl<'a> Build<'a> {
             policy: isolation::policy(&sources, gate.fetched(), frontend.as_ref()),
             frontend: frontend.map(|image| image.to_string()),
             exports: outputs::exports(&self.spec, self.images.engine(), name),
-            leaves_steps: self.images.engine().leaves_steps(),
         };
         let (mut used, mut syntax) = (BTreeSet::new(), None);
         let judge = async |answer: solve::Answer| {

@@ -58,8 +58,6 @@ pub struct PassRequest {
     pub policy: Policy,
     /// Where the results go; BuildKit names each exporter by its position here.
     pub exports: Vec<Export>,
-    /// Whether a step that is cancelled as it begins would run on.
-    pub leaves_steps: bool,
 }
 
 /// One export of a pass's result.
@@ -200,7 +198,7 @@ pub async fn pass<F: PassListener, J: Judged, R, G: Future<Output = Result<J, R>
         let mut control = connection.control();
         async move { control.status(request).await.map(Response::into_inner) }
     });
-    let (begun, leaves_steps) = (Begun::default(), order.leaves_steps);
+    let begun = Begun::default();
     let told = facts_of(status).inspect_ok(|facts| begun.note(facts));
     let told = told.inspect_err(|status| begun.status_broke_off(is_unknown(status, reference)));
     let mut told = std::pin::pin!(told);
@@ -212,11 +210,9 @@ pub async fn pass<F: PassListener, J: Judged, R, G: Future<Output = Result<J, R>
     };
     stopped.store(true, Ordering::Relaxed);
     begun.stopping.cancel();
-    if leaves_steps {
-        tokio::select! {
-            _ = tokio::time::timeout(PROCESSES, begun.have_processes()) => {}
-            _ = &mut driven => {}
-        }
+    tokio::select! {
+        _ = tokio::time::timeout(PROCESSES, begun.have_processes()) => {}
+        _ = &mut driven => {}
     }
     drop(driven);
     // The status stream ends when BuildKit has released the build.
@@ -238,6 +234,9 @@ async fn drive<F: PassListener, J: Judged, R, G: Future<Output = Result<J, R>> +
     begun: &Begun,
 ) -> Ended<R> {
     let reference = order.reference.clone();
+    if order.frontend.is_some() {
+        begun.frontend();
+    }
     let (solve, asked) = requests(order);
     let mut control = connection.control();
     let solve = control.solve(solve);

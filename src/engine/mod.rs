@@ -187,12 +187,6 @@ impl Engine {
         self.inner.buildkit
     }
 
-    /// Whether its BuildKit leaves a step behind whose build is cancelled as the step begins: 0.13 does (Engine 26.1),
-    /// 0.33 does not.
-    pub fn leaves_steps(&self) -> bool {
-        self.inner.buildkit.is_none_or(|version| version < (0, 33))
-    }
-
     /// Where it keeps images.
     pub fn image_store(&self) -> &ImageStore {
         &self.inner.image_store

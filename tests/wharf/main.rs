@@ -50,6 +50,7 @@ mod policy_limits;
 mod registries;
 mod save;
 mod shapes;
+mod soak;
 mod store;
 mod suspects;
 mod sync;
@@ -79,6 +80,7 @@ fn cases() -> Vec<Case> {
         suspects::CASES,
         store::CASES,
         leases::CASES,
+        soak::CASES,
         caches::CASES,
         disk::CASES,
         export::CASES,

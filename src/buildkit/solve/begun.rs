@@ -2,7 +2,7 @@
 //!
 //! Up to some version before 0.33 BuildKit does not kill a step whose build is cancelled after the step has begun and
 //! before its process exists (`runcProcessHandle` in `executor/runcexecutor`: "nothing to kill"). The step would run on
-//! without its build, maybe for ever.
+//! without its build, maybe for ever. 0.33 kills runc instead, which has made a cgroup for the step: it stays, empty.
 
 use std::{
     collections::HashMap,
@@ -22,12 +22,15 @@ const PROCESS: Duration = Duration::from_secs(2);
 /// And this much more for each step that may begin at the same time: sixteen took 3 s on two busy processors.
 const EACH: Duration = Duration::from_millis(500);
 
+/// The frontend's container, among the digests of steps.
+const FRONTEND: &str = "frontend";
+
 /// The steps that have begun and not ended.
 #[derive(Debug, Default)]
 pub(super) struct Begun {
-    /// Whether the graph runs. Before that there are no steps.
+    /// Whether the graph runs. Before that there are no steps but the frontend.
     runs: AtomicBool,
-    /// When each was first seen, by its digest; `None` once it has written something.
+    /// When each was first seen, by its digest; `None` once it has written something. The frontend's container is one.
     steps: Mutex<HashMap<String, Option<Instant>>>,
     /// Whether BuildKit's status of the pass broke off: then it is not known whether the pass is over.
     lost: AtomicBool,
@@ -36,8 +39,14 @@ pub(super) struct Begun {
 }
 
 impl Begun {
-    /// The graph begins to run.
+    /// The frontend's container is about to begin.
+    pub(super) fn frontend(&self) {
+        self.steps().insert(FRONTEND.to_owned(), Some(Instant::now()));
+    }
+
+    /// The frontend has answered, and the graph begins to run.
     pub(super) fn runs(&self) {
+        self.steps().remove(FRONTEND);
         self.runs.store(true, Ordering::Relaxed);
     }
 
@@ -121,6 +130,16 @@ mod tests {
         begun.note(&StatusResponse { logs: vec![log], ..StatusResponse::default() });
         begun.note(&vertex("a", false));
         assert_eq!(begun.until(), None, "it has written");
+    }
+
+    #[test]
+    fn a_stop_waits_for_the_frontend() {
+        let begun = Begun::default();
+        begun.frontend();
+        begun.note(&vertex("a", false));
+        assert!(begun.until() > Some(Instant::now()));
+        begun.runs();
+        assert_eq!(begun.until(), None, "it has answered");
     }
 
     #[tokio::test]

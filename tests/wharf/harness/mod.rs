@@ -15,6 +15,7 @@ pub(crate) mod script;
 pub(crate) mod sender;
 pub(crate) mod session;
 mod signer;
+pub(crate) mod traces;
 pub(crate) mod tree;
 pub(crate) mod wharfd;
 
@@ -189,7 +190,11 @@ impl Test {
 
     /// A wharfd on a throw-away engine and in its network, so that it can pull and push.
     pub(crate) async fn wharfd_beside(&self, engine: &Engine) -> Arc<Wharfd> {
-        let config = "[[serve]]\nuid = 0\nnamespaces = \"*\"\n";
+        self.wharfd_beside_with(engine, "[[serve]]\nuid = 0\nnamespaces = \"*\"\n").await
+    }
+
+    /// The same with only this configuration.
+    pub(crate) async fn wharfd_beside_with(&self, engine: &Engine, config: &str) -> Arc<Wharfd> {
         let daemon = Wharfd::new(&self.new_dir("wharfd"), engine, Some(config), &[]);
         let daemon = Arc::new(daemon.in_network_of(engine));
         lock(&self.daemons).push(Arc::clone(&daemon));

@@ -25,6 +25,8 @@ const ONLY: &str = "WHARF_TEST_ENGINE";
 const THREADS: usize = 4;
 /// No test takes longer, however busy the machine.
 const TEST_TIMEOUT: Duration = Duration::from_secs(600);
+/// But the long loop of `make soak`.
+const SOAK_TIMEOUT: Duration = Duration::from_secs(4 * 3600);
 
 /// An engine that tests run on.
 #[derive(Clone, Copy, Debug)]
@@ -240,10 +242,11 @@ async fn one(case: Case, engine: Arc<Engine>) -> Result<(), String> {
     let test = Test::new(engine);
     let begun = Instant::now();
     let body = AssertUnwindSafe((case.run)(Arc::clone(&test))).catch_unwind();
-    let mut error = match tokio::time::timeout(TEST_TIMEOUT, body).await {
+    let patience = if env::var_os("WHARF_SOAK").is_some() { SOAK_TIMEOUT } else { TEST_TIMEOUT };
+    let mut error = match tokio::time::timeout(patience, body).await {
         Ok(Ok(())) => None,
         Ok(Err(payload)) => Some(last_panic(payload.as_ref())),
-        Err(_) => Some(format!("not done after {} s", TEST_TIMEOUT.as_secs())),
+        Err(_) => Some(format!("not done after {} s", patience.as_secs())),
     };
     let took = begun.elapsed();
     let cleaned = AssertUnwindSafe(test.clean_up()).catch_unwind().await;
