@@ -4,7 +4,12 @@ use std::sync::Arc;
 
 use crate::harness::{Image, Issuer, Registry, Test, Wharf, Wharfd, cases};
 
-cases![one_team_on_a_machine, pull_requests_from_strangers, a_cluster_of_many_teams];
+cases![
+    one_team_on_a_machine,
+    pull_requests_from_strangers,
+    strangers_on_an_engine_of_their_own,
+    a_cluster_of_many_teams
+];
 
 /// A user that the files serve, or whose jobs show tokens.
 const AGENT: u32 = 1000;
@@ -67,6 +72,44 @@ async fn pull_requests_from_strangers(test: Arc<Test>) {
     for job in [&request, &branch] {
         job.run(["namespace", "rm"]).await.ok();
     }
+}
+
+async fn strangers_on_an_engine_of_their_own(test: Arc<Test>) {
+    let (registry, issuer) = (test.registry().await, Issuer::new(&test, "ci"));
+    let (_, strangers) = test.throw_away_engine_of(test.engine.kind().other()).await;
+    let file = file("Strangers on an engine of their own", &registry, &issuer)
+        .replace("unix:///var/run/docker.sock", &test.engine.address())
+        .replace("unix:///run/strangers/docker.sock", &strangers.address());
+    let wharfd = test.wharfd_with(Some(&file), &[]).await;
+    let agent = Wharf::new(&test, &wharfd, "acme/app/main#1").as_uid(1003);
+    let [request, branch] =
+        ["acme/app/PR-1", "acme/app/main"].map(|job| agent.with_token(&issuer.token(job, 1)));
+    let files = [("Dockerfile", "FROM scratch\nCOPY file /\n"), ("file", &*test.unique("file"))];
+    let context = test.context("own", &files);
+    // Both at once.
+    let (theirs, ours) = tokio::join!(
+        request.build_id(&context, &["-t", "app:1"]),
+        branch.build_id(&context, &["-t", "app:1"])
+    );
+    let [of_request, of_branch] = [("acme/app/PR-1", 1), ("acme/app/main", 1)].map(|(job, run)| {
+        let namespace = wharf::names::Namespace::new(job, run.to_string()).unwrap();
+        wharfd.keys().names(&namespace.issued_by("ci".to_owned().try_into().unwrap())).prefix().to_owned()
+    });
+    for (engine, id, there, elsewhere) in
+        [(&strangers, &theirs, &of_request, &of_branch), (&*test.engine, &ours, &of_branch, &of_request)]
+    {
+        let names = engine.names_with_prefix(there).await;
+        assert_eq!(names.iter().filter(|name| name.ends_with("/app:1")).count(), 1, "{names:?}");
+        assert_eq!(engine.names_with_prefix(elsewhere).await, Vec::<String>::new());
+        assert!(engine.inspect(id).await.is_some());
+    }
+    let step = test.context("step", &[("Dockerfile", "FROM scratch\nCOPY Dockerfile /\nRUN [\"/x\"]\n")]);
+    let refused = request.build(&step, &[]).await;
+    refused.ended(3).says(&["policy `requests` does not let the job run a step with a network"]);
+    for job in [&request, &branch] {
+        job.run(["namespace", "rm"]).await.ok();
+    }
+    assert_eq!(strangers.names_with_prefix(&of_request).await, Vec::<String>::new());
 }
 
 async fn a_cluster_of_many_teams(test: Arc<Test>) {
