@@ -15,10 +15,11 @@ use futures_util::{
     stream::{self, BoxStream},
 };
 use prost::Message;
-use tokio::sync::SetOnce;
+use tokio::sync::{SetOnce, watch};
 use tonic::{Code, Status};
 
 use super::{
+    archives::{Synced, Unpacked},
     dockerfile::judging::Judging,
     ignored::IgnoreFiles,
     input::{Hear, Input},
@@ -67,6 +68,8 @@ pub struct BuildClient {
     /// an ignore file it goes on (`frontend/dockerui`), and of the error of a sync, and of the cancel that follows,
     /// BuildKit 0.13 tells whichever comes first.
     pub refused: Arc<SetOnce<Status>>,
+    /// The archives that its graph unpacks from the context's directory.
+    pub unpacked: watch::Sender<Option<Arc<Unpacked>>>,
     /// The outputs that its client receives.
     pub outputs: Outputs,
 }
@@ -106,6 +109,7 @@ struct ClientSide {
     incoming: BoxStream<'static, Result<FromClient, Status>>,
     judge: Arc<Mutex<Judge>>,
     ignored: IgnoreFiles,
+    archives: Option<Synced>,
     /// Judges the texts of Dockerfiles.
     dockerfile: Arc<Judging>,
     /// Lets the judged texts into BuildKit, if the sync brings any.
@@ -164,6 +168,11 @@ impl ClientSide {
         if self.hear.is_some() {
             self.dockerfile.texts().await?;
         }
+        if let Some(archives) = &mut self.archives
+            && let Some((id, bytes)) = archives.note(&message)?
+        {
+            self.dockerfile.here(|| archives.pass(id, &bytes)).await?;
+        }
         self.ignored.pass(message)
     }
 
@@ -212,6 +221,8 @@ impl SessionClient for BuildClient {
             let hear =
                 judge.takes_texts().then(|| Input::hearing(&self.input, self.dockerfile.judge().texts()));
             let (judge, ignored) = (Arc::new(Mutex::new(judge)), IgnoreFiles::of(&request));
+            let unpacked = self.unpacked.borrow().clone().filter(|_| request.name == "context");
+            let archives = unpacked.map(Synced::new);
             let Attached { incoming, outgoing } = session.stream(Subject::Sync(request)).await?;
             let tasks = self.tasks.clone();
             let of_both = Arc::clone(&judge);
@@ -230,7 +241,8 @@ impl SessionClient for BuildClient {
             });
             let (patience, refused) = (Patience::begin(), Arc::clone(&self.refused));
             let (dockerfile, used) = (Arc::clone(&self.dockerfile), Arc::clone(&self.used));
-            let side = ClientSide { incoming, judge, ignored, dockerfile, hear, patience, used, refused };
+            let side =
+                ClientSide { incoming, judge, ignored, archives, dockerfile, hear, patience, used, refused };
             Ok(side.messages())
         })
     }

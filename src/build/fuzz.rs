@@ -12,11 +12,12 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use super::{
+    archives::{Archive, Limits},
     dockerfile,
     gate::{Gate, Judged},
     isolation::{JobKeys, Source},
     packets::Judge,
-    tar::Passage,
+    tar::{Found, Passage},
 };
 use crate::{
     buildkit::{filesync::DirectoryRequest, solve::Answer},
@@ -98,7 +99,7 @@ pub fn packets(data: &[u8]) {
 pub fn tar(data: &[u8]) {
     let Some((size, data)) = data.split_first() else { return };
     let passed = |data: &[u8], size: usize| {
-        let mut passage = Passage::new("Dockerfile", judge());
+        let mut passage = Passage::new("Dockerfile", judge(), Arc::new(Found::new(true)));
         let mut out = Vec::new();
         for piece in data.chunks(size) {
             passage.take(Bytes::copy_from_slice(piece));
@@ -113,6 +114,16 @@ pub fn tar(data: &[u8]) {
     let again = passed(&once, 1 << 20).unwrap_or_else(|| panic!("refused at the second time"));
     let added = if once.starts_with(b"./\0") { 512 } else { 0 };
     assert!(again.get(added..) == Some(once.as_slice()), "another at the second time");
+}
+
+/// A file that BuildKit may unpack: it is judged alike in whatever pieces it comes.
+pub fn archive(data: &[u8]) {
+    let Some((size, data)) = data.split_first() else { return };
+    let judged = |size: usize| {
+        let mut archive = Archive::new(Limits::of(16, true));
+        data.chunks(size).try_for_each(|piece| archive.pass(piece)).and_then(|()| archive.end()).is_ok()
+    };
+    assert_eq!(judged(usize::from(*size) + 1), judged(1 << 20), "in pieces and whole");
 }
 
 /// A Dockerfile's text.
@@ -131,7 +142,7 @@ pub fn graph(data: &[u8]) {
     let sources = [Source::Image { named: "busybox", image: &image }];
     let rules = Arc::new(Rules::built_in("fuzz", Pattern::any()));
     let namespace = rules.namespace(&CallerId::Uid(1), Namespace::new("job", "1").unwrap()).unwrap();
-    let gate = Gate::new("s1", &namespace, &keys, "linux/amd64", &sources);
+    let gate = Gate::new("s1", &namespace, &keys, "linux/amd64", true, &sources);
     let judge = |result: frontend::Result| -> Option<Judged> {
         let answer = frontend::SolveResponse { result: Some(result), ..frontend::SolveResponse::default() };
         gate.judge(Answer::read(answer.encode_to_vec().into()).ok()?).ok()

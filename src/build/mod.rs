@@ -1,6 +1,7 @@
 //! The path of a build from an order to an image.
 
 pub mod add;
+pub mod archives;
 mod circles;
 pub mod client;
 mod convert;

@@ -257,7 +257,8 @@ impl<'a> Build<'a> {
     ) -> Result<(Ended<Refusal>, BTreeSet<String>), Fault> {
         let (tar, sources) = (self.order.client.tar.as_ref().map(Tar::url), self.sources.list());
         let platform = self.images.engine().platform().to_string();
-        let gate = Gate::new(session.id(), &self.order.namespace, &self.keys, &platform, &sources);
+        let zstd = self.images.engine().frees_decoders();
+        let gate = Gate::new(session.id(), &self.order.namespace, &self.keys, &platform, zstd, &sources);
         let frontend = self.images.hold_frontend().await?;
         let order = solve::PassRequest {
             reference: random_id().map_err(Fault::internal)?,
@@ -271,6 +272,7 @@ impl<'a> Build<'a> {
         let judge = async |answer: solve::Answer| {
             let judged = self.order.client.dockerfile.here(|| gate.judge(answer)).await?;
             self.order.client.input.handed();
+            self.order.client.unpacked.send_replace(judged.unpacked().cloned());
             syntax = judged.syntax().map(str::to_owned);
             used = judged.images().clone();
             // Set only once, since a pass has one answer.

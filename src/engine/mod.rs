@@ -187,6 +187,12 @@ impl Engine {
         self.inner.buildkit
     }
 
+    /// Whether its BuildKit frees the memory in which it has unpacked an archive of Zstandard: 0.13 does not (Engine
+    /// 26.1), 0.22 does (`DecompressStream`).
+    pub fn frees_decoders(&self) -> bool {
+        self.inner.buildkit.is_some_and(|version| version >= (0, 22))
+    }
+
     /// Where it keeps images.
     pub fn image_store(&self) -> &ImageStore {
         &self.inner.image_store

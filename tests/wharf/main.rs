@@ -105,6 +105,7 @@ fn cases() -> Vec<Case> {
         audit::CASES,
         hostile::graph::CASES,
         hostile::sources::CASES,
+        hostile::archives::CASES,
         hostile::cache::CASES,
         hostile::streams::CASES,
         hostile::forged::CASES,

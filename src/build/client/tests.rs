@@ -29,6 +29,7 @@ fn side(path: &str, incoming: BoxStream<'static, Result<FromClient, Status>>) ->
         patience: Patience::with(SHORT, LONG),
         used: Arc::new(Used::nothing(&namespace)),
         refused: Arc::default(),
+        archives: None,
     }
 }
 

@@ -102,7 +102,7 @@ impl Judging {
 
     /// Judges something else that may take long, such as a graph, at one of the caller's places. wharfd's other tasks go
     /// on on another thread meanwhile.
-    pub(in crate::build) async fn here<T>(&self, judge: impl FnOnce() -> T) -> T {
+    pub async fn here<T>(&self, judge: impl FnOnce() -> T) -> T {
         let _place = self.places.take(&self.caller).await;
         block_in_place(judge)
     }

@@ -23,7 +23,9 @@ use crate::names::reference::Digest;
 pub type Attributes = BTreeMap<String, BTreeMap<String, String>>;
 
 /// How the URL of an uploaded tar begins (`session/upload` in BuildKit).
-const UPLOADED: &str = "http://buildkit-session/";
+pub(super) const UPLOADED: &str = "http://buildkit-session/";
+/// The attribute by which BuildKit tells trees of earlier syncs apart (`source/local`). It is in no cache key.
+const HINT: &str = "local.sharedkeyhint";
 
 /// The salts that keep a job's results apart from another's.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +34,8 @@ pub struct Salts<'a> {
     pub fetched: &'a Attributes,
     /// The path of a file that never exists; contains the job's salt.
     pub copied: &'a str,
+    /// The key of trees whose archives are judged in the same way, if the build unpacks some.
+    pub unpacked: Option<&'a str>,
 }
 
 /// The graph with the salts in its operations; `None` if no operation needs one.
@@ -132,6 +136,10 @@ impl Seen {
             Some(op::Op::Source(source)) => {
                 if source.identifier.starts_with(UPLOADED) {
                     self.uploaded.insert(digest(bytes));
+                }
+                if let Some(key) = salts.unpacked.filter(|_| source.identifier == "local://context") {
+                    source.attrs.entry(HINT.to_owned()).or_default().push_str(&format!(" {key}"));
+                    changes = true;
                 }
                 for (key, value) in salts.fetched.get(&source.identifier).into_iter().flatten() {
                     changes |= source.attrs.insert(key.clone(), value.clone()).as_ref() != Some(value);
@@ -279,7 +287,7 @@ mod tests {
     const NO_FILE: &str = "/5a17.salt.wharf.invalid";
 
     fn salts(fetched: &Attributes) -> Salts<'_> {
-        Salts { fetched, copied: NO_FILE }
+        Salts { fetched, copied: NO_FILE, unpacked: None }
     }
 
     fn salted(graph: &Definition, own: &[(&str, &str)]) -> Option<Definition> {

@@ -9,12 +9,16 @@ pub mod definition;
 mod exec;
 mod platform;
 mod source;
+mod unpack;
 mod users;
 
 pub use platform::{PLATFORM_HINT, own_platforms};
 pub use source::git_denied;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use bollard_buildkit_proto::{
     moby::buildkit::v1::frontend::{self, result},
@@ -24,9 +28,14 @@ use prost::Message as _;
 
 use chain::Chains;
 use definition::{Attributes, Salts};
+use unpack::Unpacks;
 use users::Lookups;
 
-use super::isolation::{self, JobKeys, Source};
+use super::{
+    archives::Unpacked,
+    isolation::{self, JobKeys, Source},
+    tar::Found,
+};
 use crate::{
     buildkit::{
         solve,
@@ -51,6 +60,7 @@ pub struct Judged {
     images: BTreeSet<String>,
     syntax: Option<String>,
     names: Names,
+    unpacked: Option<Arc<Unpacked>>,
 }
 
 /// The names of steps, by their digests.
@@ -60,6 +70,11 @@ impl Judged {
     /// The names of the graph's steps.
     pub fn names(&self) -> &Names {
         &self.names
+    }
+
+    /// The archives that the graph unpacks from the context's directory: its sync is to be judged for them.
+    pub fn unpacked(&self) -> Option<&Arc<Unpacked>> {
+        self.unpacked.as_ref()
     }
 
     /// The image in the Dockerfile's `# syntax=`.
@@ -105,6 +120,7 @@ struct Seen {
     chains: Chains,
     caches: exec::Caches,
     lookups: Lookups,
+    unpacks: Unpacks,
     names: Names,
 }
 
@@ -123,17 +139,22 @@ pub struct Gate<'a> {
     images: BTreeSet<&'a str>,
     /// Admitted URLs, including the uploaded tar's, and the attributes that each gets.
     fetched: Attributes,
+    /// What was found in the uploaded tar.
+    found: Option<&'a Found>,
+    /// Whether the engine may unpack Zstandard.
+    zstd: bool,
 }
 
 impl<'a> Gate<'a> {
     /// The rules for a graph that may use `sources`, and nothing else. The gate takes no names but only what
     /// admission and policy have made: `session` is the engine's session, `namespace` is the build's, `keys` are the job's
-    /// own, `platform` is the engine's (`linux/amd64`, with a variant if it has one).
+    /// own, `platform` is the engine's (`linux/amd64`, with a variant if it has one), which may unpack Zstandard or not.
     pub fn new(
         session: &'a str,
         namespace: &'a Permit<Namespace>,
         keys: &'a JobKeys,
         platform: &'a str,
+        zstd: bool,
         sources: &[Source<'a>],
     ) -> Self {
         let images = sources.iter().filter_map(|source| match source {
@@ -141,7 +162,11 @@ impl<'a> Gate<'a> {
             Source::Url(_) | Source::Tar(_) => None,
         });
         let fetched = isolation::fetched(sources, keys);
-        Self { session, namespace, keys, platform, images: images.collect(), fetched }
+        let found = sources.iter().find_map(|source| match source {
+            Source::Tar(tar) => Some(tar.found()),
+            Source::Image { .. } | Source::Url(_) => None,
+        });
+        Self { session, namespace, keys, platform, images: images.collect(), fetched, found, zstd }
     }
 }
 
@@ -169,7 +194,7 @@ impl Gate<'_> {
                 self.config(value)?;
             }
         }
-        let judged = match result.result {
+        let mut judged = match result.result {
             None => None,
             Some(result::Result::Ref(reference)) => {
                 Some(result::Result::Ref(self.reference(reference, &mut seen)?))
@@ -198,26 +223,40 @@ impl Gate<'_> {
         if !seen.urls.is_empty() {
             return Err(Refusal::NeedsUrls(seen.urls));
         }
+        // All graphs of a result share a sync.
+        let unpacked = seen.unpacks.judge(self.found, self.zstd)?;
+        match &mut judged {
+            Some(result::Result::Ref(reference)) => self.salt(reference, unpacked.as_deref(), &mut seen),
+            Some(result::Result::Refs(map)) => {
+                map.refs
+                    .values_mut()
+                    .for_each(|reference| self.salt(reference, unpacked.as_deref(), &mut seen));
+            }
+            _ => {}
+        }
         let result = frontend::Result { result: judged, ..result };
-        Ok(Judged { result, images: seen.images, syntax, names: seen.names })
+        Ok(Judged { result, images: seen.images, syntax, names: seen.names, unpacked })
     }
 
     fn reference(&self, reference: frontend::Ref, seen: &mut Seen) -> Result<frontend::Ref, Refusal> {
-        let def = match &reference.def {
-            Some(definition) => {
-                self.definition(definition, seen)?;
-                let copied = self.keys.copied_path();
-                let mut salted =
-                    definition::with_salts(definition, Salts { fetched: &self.fetched, copied: &copied });
-                seen.names.extend(definition::names(salted.as_ref().unwrap_or(definition)));
-                salted.iter_mut().for_each(definition::cut_text);
-                salted
-            }
+        match &reference.def {
+            Some(definition) => self.definition(definition, seen)?,
             // An empty `FROM scratch` has no graph, and then BuildKit returns no id either.
-            None if reference.id.is_empty() => None,
+            None if reference.id.is_empty() => {}
             None => return Err(refuse("the builder gave no graph to judge")),
-        };
-        Ok(frontend::Ref { id: reference.id, def })
+        }
+        Ok(reference)
+    }
+
+    /// Keeps the job's results apart from others'. A graph that needs nothing for that is left out: BuildKit has it.
+    fn salt(&self, reference: &mut frontend::Ref, unpacked: Option<&Unpacked>, seen: &mut Seen) {
+        let Some(definition) = reference.def.take() else { return };
+        let (copied, unpacked) = (self.keys.copied_path(), unpacked.map(Unpacked::key));
+        let salts = Salts { fetched: &self.fetched, copied: &copied, unpacked: unpacked.as_deref() };
+        let mut salted = definition::with_salts(&definition, salts);
+        seen.names.extend(definition::names(salted.as_ref().unwrap_or(&definition)));
+        salted.iter_mut().for_each(definition::cut_text);
+        reference.def = salted;
     }
 
     fn definition(&self, definition: &Definition, seen: &mut Seen) -> Result<(), Refusal> {
@@ -230,6 +269,7 @@ impl Gate<'_> {
             let line = || definition::line(definition, &digest);
             self.op(&op, &line, seen)?;
             seen.chains.add(&digest, &op)?;
+            seen.unpacks.add(&digest, &op, &line)?;
             seen.lookups.add(digest, &op);
         }
         Ok(())
@@ -279,117 +319,4 @@ fn refuse(why: impl Into<std::borrow::Cow<'static, str>>) -> Refusal {
 }
 
 #[cfg(test)]
-mod tests {
-    use bollard_buildkit_proto::pb::{self, ExecOp, HostIp, Input, Meta, SourceOp};
-
-    use std::sync::Arc;
-
-    use super::{
-        super::{isolation::SALT_ADDRESS, tar::Tar},
-        *,
-    };
-    use crate::{images::admission::Admitted, names::Pattern, policy::Rules};
-
-    fn keys() -> JobKeys {
-        JobKeys { salt: "5a17".into(), cache_mounts: "cafe".into() }
-    }
-
-    pub(super) fn judge(ops: &[Op]) -> Result<Judged, Refusal> {
-        judge_bytes(ops.iter().map(prost::Message::encode_to_vec).collect())
-    }
-
-    fn judge_bytes(def: Vec<Vec<u8>>) -> Result<Judged, Refusal> {
-        let reference =
-            frontend::Ref { id: "r1".into(), def: Some(Definition { def, ..Definition::default() }) };
-        judge_result(frontend::Result {
-            result: Some(result::Result::Ref(reference)),
-            ..frontend::Result::default()
-        })
-    }
-
-    pub(super) fn judge_result(result: frontend::Result) -> Result<Judged, Refusal> {
-        let rules = Arc::new(Rules::built_in("test", Pattern::any()));
-        let namespace =
-            rules.namespace(&crate::names::CallerId::Uid(1), Namespace::new("job", "1").unwrap()).unwrap();
-        let url = namespace.fetch_from("https://admitted.example/f").unwrap();
-        let url = url.at(&["8.8.8.8".parse().unwrap()]).unwrap();
-        let (image, tar) = (Admitted::any("wharf.invalid/h/1:1"), Tar::at("/t"));
-        let sources =
-            [Source::Image { named: "busybox", image: &image }, Source::Url(&url), Source::Tar(&tar)];
-        Gate::new("s1", &namespace, &keys(), "linux/amd64", &sources).result(result)
-    }
-
-    pub(super) fn exec() -> ExecOp {
-        let host = HostIp { host: keys().salt_host(), ip: SALT_ADDRESS.into() };
-        ExecOp { meta: Some(Meta { extra_hosts: vec![host], ..Meta::default() }), ..ExecOp::default() }
-    }
-
-    pub(super) fn op(op: op::Op) -> Op {
-        Op { op: Some(op), ..Op::default() }
-    }
-
-    pub(super) fn run(change: impl FnOnce(&mut ExecOp)) -> Result<Judged, Refusal> {
-        let mut exec = exec();
-        change(&mut exec);
-        judge(&[op(op::Op::Exec(exec))])
-    }
-
-    pub(super) fn source(identifier: &str, attrs: &[(&str, &str)]) -> Result<Judged, Refusal> {
-        let attrs = attrs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-        judge(&[op(op::Op::Source(SourceOp { identifier: identifier.to_owned(), attrs }))])
-    }
-
-    #[test]
-    fn an_ordinary_graph_runs() {
-        assert!(run(|_| {}).is_ok());
-        assert!(source("local://context", &[("local.session", "s1"), ("local.followpaths", "[]")]).is_ok());
-        assert!(source("docker-image://wharf.invalid/h/1:1", &[("image.resolvemode", "local")]).is_ok());
-        let digest = "a".repeat(64);
-        let with_digest = format!("docker-image://wharf.invalid/h/1:1@sha256:{digest}");
-        assert!(source(&with_digest, &[("image.resolvemode", "local")]).is_ok());
-        assert!(source("https://admitted.example/f", &[("http.checksum", "sha256:1")]).is_ok());
-        assert!(source("http://buildkit-session/t", &[]).is_ok());
-        let first = op(op::Op::Exec(exec()));
-        let inputs = vec![Input { digest: definition::digest(&first.encode_to_vec()), index: 0 }];
-        assert!(judge(&[first, Op { inputs, ..Op::default() }]).is_ok());
-    }
-
-    #[test]
-    fn what_is_not_known_is_refused() {
-        assert!(judge(&[op(op::Op::Build(pb::BuildOp::default()))]).is_err());
-        assert!(judge(&[Op::default()]).is_err());
-        assert!(judge_bytes(vec![vec![0xff]]).is_err());
-        let constraints = Some(WorkerConstraints { filter: vec!["x".into()] });
-        assert!(judge(&[Op { constraints, ..op(op::Op::Exec(exec())) }]).is_err());
-        // Field 99 of an operation, as if from a newer BuildKit.
-        let mut newer = op(op::Op::Exec(exec())).encode_to_vec();
-        newer.extend([0x98, 0x06, 0x01]);
-        assert!(judge_bytes(vec![newer]).is_err());
-        // The unknown field takes the space of a number that is encoded in fewer bytes, so that all lengths
-        // are unchanged.
-        let made = pb::FileActionMkDir { mode: -1, ..pb::FileActionMkDir::default() };
-        let action = pb::FileAction {
-            action: Some(pb::file_action::Action::Mkdir(made)),
-            ..pb::FileAction::default()
-        };
-        let sent = op(op::Op::File(pb::FileOp { actions: vec![action] })).encode_to_vec();
-        let long = [[0xff; 9].as_slice(), &[1]].concat();
-        let at = sent.windows(10).position(|bytes| bytes == long).unwrap();
-        let mut newer = sent.clone();
-        newer[at..at + 10].copy_from_slice(&[0xff, 0xff, 0xff, 0xff, 0x0f, 0x98, 0x06, 0x80, 0x80, 0x01]);
-        assert_eq!(Op::decode(&newer[..]).unwrap(), Op::decode(&sent[..]).unwrap());
-        assert!(judge_bytes(vec![sent]).is_ok());
-        assert!(judge_bytes(vec![newer]).is_err());
-    }
-
-    #[test]
-    fn an_entry_that_would_be_a_null_pointer_is_refused() {
-        let judge = |id: &str, def: Option<Definition>| {
-            let refs = [("linux/amd64".to_owned(), frontend::Ref { id: id.to_owned(), def })].into();
-            let result = Some(result::Result::Refs(frontend::RefMap { refs }));
-            judge_result(frontend::Result { result, ..frontend::Result::default() })
-        };
-        assert!(judge("", None).is_err());
-        assert!(judge("r1", Some(Definition::default())).is_ok());
-    }
-}
+mod tests;

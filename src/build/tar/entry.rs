@@ -11,7 +11,7 @@ use super::refused;
 use crate::names::printable;
 
 /// A tar's unit: each header has this size, and an entry's bytes are padded to it.
-pub(super) const BLOCK_BYTES: usize = 512;
+pub(in crate::build) const BLOCK_BYTES: usize = 512;
 
 /// The prefix of PAX records with extended attributes, the same in all tar programs.
 const XATTR: &str = "SCHILY.xattr.";
@@ -103,7 +103,7 @@ pub(super) fn sparse() -> Status {
 }
 
 /// Reads one PAX record.
-fn record<'a>(body: &mut &'a [u8]) -> Option<(&'a str, &'a [u8])> {
+pub(in crate::build) fn record<'a>(body: &mut &'a [u8]) -> Option<(&'a str, &'a [u8])> {
     let space = body.iter().take(20).position(|byte| *byte == b' ')?;
     let length: usize = std::str::from_utf8(body.get(..space)?).ok()?.parse().ok()?;
     let (record, rest) = body.split_at_checked(length)?;
@@ -218,7 +218,7 @@ impl Entry {
 }
 
 /// The number of bytes that pad `size` bytes to whole blocks.
-pub(super) fn padding(size: u64) -> usize {
+pub(in crate::build) fn padding(size: u64) -> usize {
     let block = BLOCK_BYTES as u64;
     // Less than a block.
     usize::try_from((block - size % block) % block).unwrap_or(0)
@@ -238,18 +238,18 @@ fn inside(path: Vec<u8>) -> Result<String, Status> {
 }
 
 /// A text in a header, which a NUL ends.
-fn field(header: &[u8], at: usize, length: usize) -> &[u8] {
+pub(in crate::build) fn field(header: &[u8], at: usize, length: usize) -> &[u8] {
     let field = header.get(at..at + length).unwrap_or_default();
     field.split(|byte| *byte == 0).next().unwrap_or_default()
 }
 
 /// The name in a header.
-pub(super) fn name(header: &[u8]) -> &[u8] {
+pub(in crate::build) fn name(header: &[u8]) -> &[u8] {
     field(header, 0, 100)
 }
 
 /// The size in a header.
-pub(super) fn size(header: &[u8]) -> Option<u64> {
+pub(in crate::build) fn size(header: &[u8]) -> Option<u64> {
     number(header.get(124..136)?)
 }
 
@@ -278,7 +278,7 @@ fn octal(field: &[u8]) -> Option<u64> {
 }
 
 /// Whether a block is the header of an entry, by Go's rules.
-pub(super) fn is_header(block: &[u8]) -> bool {
+pub(in crate::build) fn is_header(block: &[u8]) -> bool {
     let (Some(block), Some(field)) = (block.get(..BLOCK_BYTES), block.get(148..156)) else { return false };
     let of = |at: usize, byte: u8| if (148..156).contains(&at) { b' ' } else { byte };
     let unsigned: u64 = block.iter().enumerate().map(|(at, byte)| u64::from(of(at, *byte))).sum();

@@ -11,10 +11,12 @@ use tonic::Status;
 
 use super::{
     entry::{self, BLOCK_BYTES, Entry, Extensions, Kind, is_header, padding},
+    found::Found,
     refused,
 };
 use crate::{
     build::{
+        archives::Archive,
         dockerfile,
         packets::{ENTRIES_BYTES_MAX, ENTRIES_MAX, read_max, too_much},
     },
@@ -37,6 +39,8 @@ enum State {
         left: u64,
         padding: usize,
         path: String,
+        /// Judges it as an archive, until it is refused.
+        archive: Option<Box<Archive>>,
     },
     /// Bytes to ignore.
     Skip(u64),
@@ -65,13 +69,19 @@ pub(super) struct Judge {
     /// The Dockerfile's text, while it comes.
     text: Option<Vec<u8>>,
     texts: Arc<dockerfile::Judge>,
+    found: Arc<Found>,
 }
 
 impl Judge {
     /// A judge for a tar whose Dockerfile has this path. Writes the root directory first: BuildKit treats the
     /// bytes as a tar, and not as a Dockerfile, only if the first 1024 bytes contain an entry
     /// (`frontend/dockerui`, `isArchive`), and an extended header may take up more.
-    pub(super) fn new(dockerfile: &str, texts: Arc<dockerfile::Judge>, out: &mut BytesMut) -> Self {
+    pub(super) fn new(
+        dockerfile: &str,
+        texts: Arc<dockerfile::Judge>,
+        found: Arc<Found>,
+        out: &mut BytesMut,
+    ) -> Self {
         Entry::root().write(out);
         let names: Vec<&str> = dockerfile.split('/').filter(|name| !matches!(*name, "" | ".")).collect();
         let dockerfile = names.join("/");
@@ -94,6 +104,7 @@ impl Judge {
             ignore_file,
             text: None,
             texts,
+            found,
         }
     }
 
@@ -117,10 +128,22 @@ impl Judge {
                         self.state = State::Header;
                     }
                 }
-                State::File { left, padding, path } => {
+                State::File { left, padding, path, archive } => {
                     let now = bytes.split_to(at_most(*left, bytes.len()));
                     *left -= now.len() as u64;
                     out.put_slice(&now);
+                    if let Some(judge) = archive {
+                        let ends = *left == 0;
+                        let judged = judge.pass(&now).and_then(|()| if ends { judge.end() } else { Ok(()) });
+                        match judged {
+                            Ok(()) if ends => self.found.pass(path, judge),
+                            Ok(()) => {}
+                            Err(why) => {
+                                self.found.refuse(path, why);
+                                *archive = None;
+                            }
+                        }
+                    }
                     if let Some(text) = &mut self.text {
                         text.extend_from_slice(&now);
                     }
@@ -235,7 +258,10 @@ impl Judge {
         let padding = padding(entry.size);
         self.state = match entry.size {
             0 => State::Header,
-            left => State::File { left, padding, path: entry.path },
+            left => {
+                let archive = Some(Box::new(self.found.archive()));
+                State::File { left, padding, path: entry.path, archive }
+            }
         };
         Ok(())
     }
@@ -257,6 +283,9 @@ impl Judge {
         }
         for read in self.dockerfiles.iter().chain([&self.ignore_file]) {
             self.judge_read(read, entry)?;
+        }
+        if matches!(entry.kind, Kind::Symlink | Kind::Link) {
+            self.found.link();
         }
         let path = self.hash(&entry.path);
         // A hard link to a symlink is a symlink, too.

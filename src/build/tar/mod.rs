@@ -1,8 +1,9 @@
 //! A context that comes as a tar: read once, judged and hashed as it passes, stored nowhere.
 
-mod entry;
+pub(super) mod entry;
+mod found;
 mod judge;
-mod unpack;
+pub(super) mod unpack;
 
 use std::{
     fmt,
@@ -15,6 +16,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 use tonic::Status;
 
+pub use found::Found;
 use judge::Judge;
 use unpack::Unpack;
 
@@ -28,6 +30,9 @@ use crate::{
 /// How many pieces may wait for BuildKit. Each has a few MiB at most, and usually far less.
 const PIECES: usize = 2;
 
+/// After so many bytes that are not passed on, others get their turn.
+const PASSED_BYTES: usize = 1 << 20;
+
 /// The number of bytes that distinguish a tar from a Dockerfile: its first header.
 const BEGIN_BYTES: usize = entry::BLOCK_BYTES;
 
@@ -38,6 +43,7 @@ const BEGIN_BYTES: usize = entry::BLOCK_BYTES;
 pub struct Passage {
     dockerfile: String,
     texts: Arc<dockerfile::Judge>,
+    found: Arc<Found>,
     /// Received bytes that have not been judged yet.
     input: Bytes,
     state: State,
@@ -59,10 +65,10 @@ impl fmt::Debug for Passage {
 
 impl Passage {
     /// For a context with this path of its Dockerfile, which `texts` takes, to judge it before the bytes that have
-    /// passed go on.
-    pub fn new(dockerfile: &str, texts: Arc<dockerfile::Judge>) -> Self {
+    /// passed go on. The archives in it that cannot be unpacked go into `found`.
+    pub fn new(dockerfile: &str, texts: Arc<dockerfile::Judge>, found: Arc<Found>) -> Self {
         let dockerfile = dockerfile.to_owned();
-        Self { dockerfile, texts, input: Bytes::new(), state: State::Begin(BytesMut::new()) }
+        Self { dockerfile, texts, found, input: Bytes::new(), state: State::Begin(BytesMut::new()) }
     }
 
     /// Adds the next piece, once [`Self::passed`] has returned everything of the last one.
@@ -70,13 +76,17 @@ impl Passage {
         self.input = piece;
     }
 
-    /// The next bytes for the builder, at most a few MiB; `None` if more input is needed first.
+    /// The next bytes for the builder, at most a few MiB, or none yet after a MiB of a tar that has nothing for it, so
+    /// that the caller can let others work; `None` if more input is needed first.
     ///
     /// # Errors
     /// When the builder may not have the bytes.
     pub fn passed(&mut self) -> Result<Option<Bytes>, Status> {
-        let mut out = BytesMut::new();
+        let (mut out, mut judged) = (BytesMut::new(), 0);
         while out.is_empty() && !self.input.is_empty() {
+            if judged > PASSED_BYTES {
+                return Ok(Some(Bytes::new()));
+            }
             match &mut self.state {
                 State::Begin(gathered) => {
                     let missing = BEGIN_BYTES.saturating_sub(gathered.len());
@@ -98,6 +108,7 @@ impl Passage {
                     let (unpack, judge) = tar.as_mut();
                     let bytes = self.input.split_to(unpack.takes().min(self.input.len()));
                     let bytes = unpack.pass(&bytes)?.map_or(bytes, Bytes::from);
+                    judged += bytes.len();
                     judge.pass(bytes, &mut out)?;
                 }
             }
@@ -146,9 +157,10 @@ impl Passage {
             None => None,
         };
         self.state = match unpack {
-            Some(unpack) => {
-                State::Tar(Box::new((unpack, Judge::new(&self.dockerfile, Arc::clone(&self.texts), out))))
-            }
+            Some(unpack) => State::Tar(Box::new((
+                unpack,
+                Judge::new(&self.dockerfile, Arc::clone(&self.texts), Arc::clone(&self.found), out),
+            ))),
             None => State::Text(BytesMut::new()),
         };
         Ok(())
@@ -169,26 +181,35 @@ pub struct Tar {
     path: String,
     pieces: Mutex<Option<mpsc::Receiver<Result<Bytes, Status>>>>,
     digest: Arc<OnceLock<Digest>>,
+    found: Arc<Found>,
 }
 
 impl Tar {
-    /// A tar, and the sender for its pieces. Dropping the sender ends the tar, so send an error first to
+    /// A tar with what is found in it, and the sender for its pieces. Dropping the sender ends the tar, so send an error first to
     /// break it off.
-    pub fn new() -> Result<(Self, mpsc::Sender<Result<Bytes, Status>>), Fault> {
+    pub fn new(found: Arc<Found>) -> Result<(Self, mpsc::Sender<Result<Bytes, Status>>), Fault> {
         let (sender, receiver) = mpsc::channel(PIECES);
         let path = format!("/{}", random_id()?);
-        Ok((Self { path, pieces: Mutex::new(Some(receiver)), digest: Arc::default() }, sender))
+        let (pieces, digest) = (Mutex::new(Some(receiver)), Arc::default());
+        Ok((Self { path, pieces, digest, found }, sender))
     }
 
     /// A tar at this path, which has no pieces.
     #[cfg(test)]
     pub(super) fn at(path: &str) -> Self {
-        Self { path: path.to_owned(), pieces: Mutex::default(), digest: Arc::default() }
+        let found = Arc::new(Found::new(true));
+        found.refuse("bad.tar", "is bad".to_owned());
+        Self { path: path.to_owned(), pieces: Mutex::default(), digest: Arc::default(), found }
     }
 
     /// The URL that BuildKit requests from the session (`session/upload` in BuildKit).
     pub fn url(&self) -> String {
         format!("http://buildkit-session{}", self.path)
+    }
+
+    /// What was found in it, once it has been read.
+    pub fn found(&self) -> &Found {
+        &self.found
     }
 
     /// The tar's digest, once the tar has been read: `sha256:…`.

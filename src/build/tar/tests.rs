@@ -43,10 +43,14 @@ fn of_entry(kind: EntryType, path: &str, target: &str) -> Vec<u8> {
     tar(|tar| tar.append(&header, &[][..]).unwrap())
 }
 
+fn found() -> Arc<Found> {
+    Arc::new(Found::new(true))
+}
+
 /// The result of `sent`, in pieces of `size`.
 fn passed_in(sent: &[u8], size: usize) -> Result<Vec<u8>, String> {
     let texts = Arc::<dockerfile::Judge>::default();
-    let mut passage = Passage::new("deploy/./Dockerfile", Arc::clone(&texts));
+    let mut passage = Passage::new("deploy/./Dockerfile", Arc::clone(&texts), found());
     let mut passed = Vec::new();
     for piece in sent.chunks(size) {
         passage.take(Bytes::copy_from_slice(piece));
@@ -304,7 +308,7 @@ fn what_entries_say_is_bounded() {
         tar.append_data(&mut header(EntryType::Directory, 0), "d", &[][..]).unwrap();
     });
     directory.truncate(directory.len() - 2 * 512);
-    let mut passage = Passage::new("Dockerfile", Arc::default());
+    let mut passage = Passage::new("Dockerfile", Arc::default(), found());
     let mut send = || {
         passage.take(directory.clone().into());
         while passage.passed()?.is_some() {}
@@ -331,7 +335,7 @@ fn compressed_tars_are_bounded() {
         zeros.write_all(&[0; 1 << 20]).unwrap();
     }
     let sent = zeros.finish().unwrap();
-    let mut passage = Passage::new("Dockerfile", Arc::default());
+    let mut passage = Passage::new("Dockerfile", Arc::default(), found());
     let mut largest = 0;
     let refused = sent.chunks(1 << 20).find_map(|piece| {
         passage.take(Bytes::copy_from_slice(piece));
@@ -362,7 +366,7 @@ proptest! {
 
 #[tokio::test]
 async fn a_tar_is_hashed_as_it_passes_and_read_once() {
-    let (tar, pieces) = Tar::new().unwrap();
+    let (tar, pieces) = Tar::new(found()).unwrap();
     let path = tar.path.clone();
     assert!(tar.read("/other").is_err());
     let stream = tar.read(&path).unwrap();
@@ -379,7 +383,7 @@ async fn a_tar_is_hashed_as_it_passes_and_read_once() {
 
 #[tokio::test]
 async fn a_tar_that_breaks_off_has_no_digest() {
-    let (tar, pieces) = Tar::new().unwrap();
+    let (tar, pieces) = Tar::new(found()).unwrap();
     let stream = tar.read(&tar.path).unwrap();
     pieces.send(Err(Status::cancelled("gone"))).await.unwrap();
     drop(pieces);

@@ -16,9 +16,9 @@ const ZSTD_BYTES: usize = 64;
 const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 
 /// Below this unpacked size the ratio of compression is not checked.
-const UNPACKED_BYTES: u64 = 256 << 20;
+pub(in crate::build) const UNPACKED_BYTES: u64 = 256 << 20;
 /// Real content, such as logs, is compressed by a factor of ten or twenty.
-const RATIO_MAX: u64 = 200;
+pub(in crate::build) const RATIO_MAX: u64 = 200;
 
 /// Unpacks a tar.
 pub(super) struct Unpack {

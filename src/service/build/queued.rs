@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tonic::{Status, Streaming};
 
 use super::TAR_PIECE_BYTES_MAX;
@@ -18,7 +18,7 @@ use crate::{
         running::{self, Order},
         session::ClientSession,
         spec::BuildSpec,
-        tar::{Passage, Tar},
+        tar::{Found, Passage, Tar},
     },
     fault::Fault,
     front::{Call, Front, Turn, Waiting},
@@ -89,11 +89,12 @@ impl Queued {
         let tar = if synced {
             None
         } else {
-            let (tar, pieces) = Tar::new()?;
-            let passage = Passage::new(&spec.dockerfile, Arc::clone(&judge));
+            let found = Arc::new(Found::new(images.engine().frees_decoders()));
+            let (tar, pieces) = Tar::new(Arc::clone(&found))?;
+            let passage = Passage::new(&spec.dockerfile, Arc::clone(&judge), found);
             let hear = dockerfile.before(Input::hearing(&input, judge.texts()));
             let sent = Sent { requests, patience: Patience::begin(), used: Arc::clone(&used) };
-            tasks.spawn("tar", feed(sent, passage, hear, pieces, tasks.clone()));
+            tasks.spawn("tar", feed(sent, passage, Arc::clone(&dockerfile), hear, pieces, tasks.clone()));
             Some(tar)
         };
         let details = call.details().clone();
@@ -107,6 +108,7 @@ impl Queued {
             used,
             tasks,
             details,
+            unpacked: watch::Sender::default(),
             outputs,
             refused: Arc::default(),
         };
@@ -141,6 +143,7 @@ pub(super) struct Sent {
 pub(super) async fn feed(
     Sent { mut requests, patience, used }: Sent,
     mut passage: Passage,
+    judging: Arc<Judging>,
     hear: Hear,
     pieces: mpsc::Sender<Result<bytes::Bytes, Status>>,
     tasks: Group,
@@ -152,7 +155,7 @@ pub(super) async fn feed(
                 Err(silent) => break Err(silent),
             };
             let piece = match message {
-                Ok(None) => match passage.end() {
+                Ok(None) => match judging.here(|| passage.end()).await {
                     Ok(last) => break hear().await.map(|()| last),
                     Err(status) => break Err(status),
                 },
@@ -171,7 +174,8 @@ pub(super) async fn feed(
             };
             passage.take(piece);
             let refused = loop {
-                match passage.passed() {
+                match judging.here(|| passage.passed()).await {
+                    Ok(Some(piece)) if piece.is_empty() => {}
                     Ok(Some(piece)) => {
                         if !used.context(piece.len()) {
                             // The limit itself ends the build.

@@ -6,13 +6,14 @@ use super::{
 };
 use crate::{
     build::{
+        dockerfile::judging::Judging,
         input::Hear,
         limits::Used,
         patience::{
             Patience,
             tests::{LONG, SHORT, silent_after, soon},
         },
-        tar::Passage,
+        tar::{Found, Passage},
     },
     names::{CallerId, Namespace, Pattern},
     policy,
@@ -28,14 +29,14 @@ async fn a_client_that_opens_a_call_and_is_silent_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_is_silent_in_a_tar_ends_it() {
     let (pieces, mut passed) = mpsc::channel(1);
-    let passage = Passage::new("Dockerfile", Arc::default());
+    let passage = Passage::new("Dockerfile", Arc::default(), Arc::new(Found::new(true)));
     let piece = v1::BuildRequest { request: Some(build_request::Request::Tar(vec![0; 100].into())) };
     let patience = Patience::with(SHORT, LONG);
     let hear: Hear = Arc::new(|| Box::pin(std::future::ready(Ok(()))));
     let rules = Arc::new(policy::Rules::built_in("test", Pattern::any()));
     let namespace = rules.namespace(&CallerId::Uid(1), Namespace::new("job", "1").unwrap()).unwrap();
     let sent = Sent { requests: silent_after(&[piece]), patience, used: Arc::new(Used::nothing(&namespace)) };
-    soon(feed(sent, passage, hear, pieces, Group::root())).await;
+    soon(feed(sent, passage, Arc::new(Judging::alone()), hear, pieces, Group::root())).await;
     let silent = passed.recv().await.unwrap().unwrap_err();
     assert_eq!(silent.code(), tonic::Code::DeadlineExceeded, "{silent}");
     assert!(silent.message().contains("said nothing"), "{silent}");

@@ -1,6 +1,7 @@
 //! Attacks of one job on the node or on another job. Each is first shown to work on the engine's bare socket,
 //! and then tried through Wharf.
 
+pub(crate) mod archives;
 pub(crate) mod cache;
 pub(crate) mod descriptors;
 pub(crate) mod files;

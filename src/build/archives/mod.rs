@@ -1,0 +1,264 @@
+//! Archives in a context, which BuildKit unpacks itself for an `ADD`.
+//!
+//! An archive goes to BuildKit as it is, so it cannot be written again like a context's tar. It is read here as
+//! BuildKit reads it, to the end, and what the two could read in different ways is refused. BuildKit unpacks only
+//! after a sync, so no byte is unpacked before the archive is judged.
+
+mod frames;
+mod scan;
+mod sources;
+mod synced;
+
+use std::{
+    fmt,
+    io::{self, Write},
+    mem,
+};
+
+use bzip2::write::BzDecoder;
+use flate2::write::MultiGzDecoder;
+use liblzma::{
+    stream::{CONCATENATED, Stream},
+    write::XzDecoder,
+};
+
+use frames::Frames;
+use scan::Scan;
+pub use sources::Unpacked;
+pub(super) use synced::{Synced, refused};
+
+use super::tar::entry;
+
+/// BuildKit recognises a compression by so many bytes (`DecompressStream` in moby's `archive` and `go-archive`).
+const MAGIC_BYTES: usize = 10;
+
+/// The limit on the windows of all copies of one build that unpack, since BuildKit may run them at once.
+const WINDOWS_BYTES: u64 = 1 << 30;
+/// The largest window: that of `xz -9`.
+pub const WINDOW_BYTES_MAX: u64 = 64 << 20;
+/// The largest of Zstandard: that of `zstd -19`. BuildKit unpacks it in its own memory, and takes some times a window.
+const ZSTD_WINDOW_BYTES_MAX: u64 = 8 << 20;
+/// By how much a window of Zstandard is smaller than one of xz, which is a process of its own.
+const ZSTD_SHARE: u64 = 4;
+/// What xz takes beside its window.
+const XZ_BYTES: u64 = 2 << 20;
+
+/// What an archive may do on an engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The largest window.
+    pub window: u64,
+    /// Whether Zstandard is unpacked at all: BuildKit up to 0.21 never frees its decoder.
+    pub zstd: bool,
+}
+
+impl Limits {
+    /// For this many copies that unpack.
+    pub fn of(copies: usize, zstd: bool) -> Self {
+        let copies = u64::try_from(copies).unwrap_or(u64::MAX).max(1);
+        Self { window: (WINDOWS_BYTES / copies).min(WINDOW_BYTES_MAX), zstd }
+    }
+}
+
+/// The judge of one file, which may be an archive. Its errors say what is wrong with it, without its name.
+pub struct Archive {
+    limits: Limits,
+    state: State,
+}
+
+enum State {
+    /// The beginning, until it is known what the file is.
+    Begin(Vec<u8>),
+    Plain(Box<Scan>),
+    Gzip(Box<MultiGzDecoder<Scan>>),
+    Bzip2(Box<BzDecoder<Scan>>),
+    Xz(Box<XzDecoder<Scan>>),
+    Zstd(Box<(zstd::stream::write::Decoder<'static, Scan>, Frames)>),
+    /// It contains no tar, but BuildKit begins to unpack it to see that, and its decoder reads ahead.
+    Frames(Frames),
+    /// BuildKit copies it.
+    Other,
+}
+
+impl fmt::Debug for Archive {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Archive")
+    }
+}
+
+impl Archive {
+    /// A file that begins.
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, state: State::Begin(Vec::new()) }
+    }
+
+    /// Whether the next bytes may take long to judge.
+    pub fn is_heavy(&self) -> bool {
+        !matches!(self.state, State::Other)
+    }
+
+    /// Whether it takes a window to unpack it.
+    pub fn has_window(&self) -> bool {
+        matches!(self.state, State::Bzip2(_) | State::Xz(_) | State::Zstd(_) | State::Frames(_))
+    }
+
+    /// Judges the next bytes.
+    pub fn pass(&mut self, bytes: &[u8]) -> Result<(), String> {
+        let State::Begin(begin) = &mut self.state else { return self.more(bytes) };
+        begin.extend_from_slice(bytes);
+        if begin.len() < entry::BLOCK_BYTES {
+            return Ok(());
+        }
+        let begin = mem::take(begin);
+        self.state = self.begun(&begin)?;
+        self.more(&begin)
+    }
+
+    /// Judges the end of the file.
+    pub fn end(&mut self) -> Result<(), String> {
+        if let State::Begin(begin) = &mut self.state {
+            let begin = mem::take(begin);
+            self.state = self.begun(&begin)?;
+            self.more(&begin)?;
+        }
+        // What is left in a decoder. An archive that breaks off is BuildKit's to refuse.
+        let ended = match &mut self.state {
+            State::Plain(_) | State::Frames(_) | State::Other | State::Begin(_) => return Ok(()),
+            State::Gzip(decoder) => decoder.try_finish(),
+            State::Bzip2(decoder) => decoder.try_finish(),
+            State::Xz(decoder) => decoder.try_finish(),
+            State::Zstd(zstd) => zstd.0.flush(),
+        };
+        match (self.scan().and_then(Scan::refused), ended) {
+            (Some(why), _) => Err(why),
+            (None, Err(error)) if is_limit(&error) => Err(self.broken(&error)),
+            (None, _) => Ok(()),
+        }
+    }
+
+    /// What a file is that begins like this, as BuildKit finds it out.
+    fn begun(&self, begin: &[u8]) -> Result<State, String> {
+        let scan = Scan::new();
+        let magic = begin.get(..MAGIC_BYTES).unwrap_or(begin);
+        Ok(match magic {
+            // A block, or the end of an empty stream.
+            [b'B', b'Z', b'h', b'1'..=b'9', 0x31, 0x41, 0x59, 0x26, 0x53, 0x59]
+            | [b'B', b'Z', b'h', b'1'..=b'9', 0x17, 0x72, 0x45, 0x38, 0x50, 0x90] => {
+                State::Bzip2(Box::new(BzDecoder::new(scan)))
+            }
+            // A text.
+            [b'B', b'Z', b'h', ..] => State::Other,
+            [0x1f, 0x8b, 8, ..] => State::Gzip(Box::new(MultiGzDecoder::new(scan))),
+            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => {
+                let stream = Stream::new_stream_decoder(self.limits.window + XZ_BYTES, CONCATENATED);
+                let stream = stream.map_err(|error| format!("cannot be unpacked: {error}"))?;
+                State::Xz(Box::new(XzDecoder::new_stream(scan, stream)))
+            }
+            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, _, _, _, _, ..] => {
+                if !self.limits.zstd {
+                    return Err("is compressed by Zstandard, and the engine's BuildKit never frees the memory in which \
+                                it unpacks that (0.22 does): compress it by gzip"
+                        .to_owned());
+                }
+                let window = (self.limits.window / ZSTD_SHARE).min(ZSTD_WINDOW_BYTES_MAX);
+                let broken = |error: io::Error| format!("cannot be unpacked: {error}");
+                let mut decoder = zstd::stream::write::Decoder::new(scan).map_err(broken)?;
+                decoder.window_log_max(ZSTD_WINDOW_BYTES_MAX.ilog2()).map_err(broken)?;
+                State::Zstd(Box::new((decoder, Frames::new(window))))
+            }
+            _ if entry::is_header(begin) => State::Plain(Box::new(scan)),
+            _ => State::Other,
+        })
+    }
+
+    fn more(&mut self, bytes: &[u8]) -> Result<(), String> {
+        if let State::Zstd(zstd) = &mut self.state {
+            zstd.1.pass(bytes)?;
+        }
+        if let Some(scan) = self.scan_mut() {
+            scan.packed(bytes.len());
+        }
+        let passed = match &mut self.state {
+            State::Begin(_) | State::Other => Ok(()),
+            State::Plain(scan) => scan.write_all(bytes),
+            State::Gzip(decoder) => decoder.write_all(bytes),
+            State::Bzip2(decoder) => bunzip(decoder, bytes),
+            State::Xz(decoder) => decoder.write_all(bytes),
+            State::Zstd(zstd) => zstd.0.write_all(bytes),
+            State::Frames(frames) => return frames.pass(bytes),
+        };
+        let scan = self.scan();
+        if let Some(why) = scan.and_then(Scan::refused) {
+            return Err(why);
+        }
+        if scan.and_then(Scan::is_tar) == Some(false) {
+            self.no_tar();
+        }
+        // Another decoder may go on where this one fails.
+        passed.map_err(|error| self.broken(&error))
+    }
+
+    /// It is a file that BuildKit copies.
+    fn no_tar(&mut self) {
+        self.state = match mem::replace(&mut self.state, State::Other) {
+            State::Zstd(zstd) => State::Frames(zstd.1),
+            // Each block has a window of its own.
+            xz @ State::Xz(_) => xz,
+            _ => State::Other,
+        };
+    }
+
+    fn broken(&self, error: &io::Error) -> String {
+        if is_limit(error) {
+            let max = self.limits.window >> 20;
+            return format!(
+                "needs a larger dictionary than the {max} MiB that it may have in this build: compress it by `xz -6`, \
+                 or unpack it in the context"
+            );
+        }
+        format!("cannot be unpacked: {error}")
+    }
+
+    fn scan(&self) -> Option<&Scan> {
+        match &self.state {
+            State::Plain(scan) => Some(scan),
+            State::Gzip(decoder) => Some(decoder.get_ref()),
+            State::Bzip2(decoder) => Some(decoder.get_ref()),
+            State::Xz(decoder) => Some(decoder.get_ref()),
+            State::Zstd(zstd) => Some(zstd.0.get_ref()),
+            State::Begin(_) | State::Frames(_) | State::Other => None,
+        }
+    }
+
+    fn scan_mut(&mut self) -> Option<&mut Scan> {
+        match &mut self.state {
+            State::Plain(scan) => Some(scan),
+            State::Gzip(decoder) => Some(decoder.get_mut()),
+            State::Bzip2(decoder) => Some(decoder.get_mut()),
+            State::Xz(decoder) => Some(decoder.get_mut()),
+            State::Zstd(zstd) => Some(zstd.0.get_mut()),
+            State::Begin(_) | State::Frames(_) | State::Other => None,
+        }
+    }
+}
+
+/// Whether a decoder of xz needs more memory than it may have.
+fn is_limit(error: &io::Error) -> bool {
+    let error = error.get_ref().and_then(|error| error.downcast_ref::<liblzma::stream::Error>());
+    error.is_some_and(|error| *error == liblzma::stream::Error::MemLimit)
+}
+
+/// Go reads the streams of bzip2 that follow one another as one.
+fn bunzip(decoder: &mut BzDecoder<Scan>, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let length = decoder.write(bytes)?;
+        bytes = bytes.get(length..).unwrap_or_default();
+        if length == 0 {
+            *decoder = BzDecoder::new(decoder.finish()?);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

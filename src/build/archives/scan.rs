@@ -1,0 +1,368 @@
+//! Reads a tar as Go's `archive/tar` does, which BuildKit uses, and refuses what BuildKit should not unpack.
+
+use std::{
+    collections::HashSet,
+    hash::{BuildHasher as _, RandomState},
+    io::{self, Write},
+};
+
+use super::super::{
+    packets::{ENTRIES_BYTES_MAX, ENTRIES_MAX},
+    spec::PATH_BYTES_MAX,
+    tar::{
+        entry::{self, BLOCK_BYTES, is_header, padding},
+        unpack::{RATIO_MAX, UNPACKED_BYTES},
+    },
+};
+use crate::names::printable;
+
+/// The limit of Go's reader on an extended header.
+const EXTENSION_BYTES_MAX: u64 = 1 << 20;
+
+/// The next part of the tar.
+#[derive(Debug, Clone, Copy)]
+enum State {
+    Header,
+    /// An extension of that type, with its length.
+    Extension(u8, usize),
+    Skip(u64),
+    /// One empty block: a second one ends the tar.
+    Empty,
+    End,
+    /// It is no tar.
+    Not,
+}
+
+/// Values from extensions for the entry that follows them.
+#[derive(Debug, Default)]
+struct Extensions {
+    records: bool,
+    /// Of PAX.
+    path: Option<Vec<u8>>,
+    target: Option<Vec<u8>>,
+    size: Option<u64>,
+    /// Of GNU, which comes before PAX.
+    long_path: Option<Vec<u8>>,
+    long_target: Option<Vec<u8>>,
+}
+
+/// The judge of a tar that passes.
+#[derive(Debug)]
+pub(super) struct Scan {
+    state: State,
+    gathered: Vec<u8>,
+    extensions: Extensions,
+    entries: usize,
+    /// Bytes of paths, links and extensions.
+    said: usize,
+    /// The hashes of paths with files.
+    files: HashSet<u64>,
+    hasher: RandomState,
+    /// The longest target that a hard link can lead to.
+    longest: usize,
+    packed: u64,
+    unpacked: u64,
+    refused: Option<String>,
+}
+
+impl Scan {
+    pub(super) fn new() -> Self {
+        Self {
+            state: State::Header,
+            gathered: Vec::new(),
+            extensions: Extensions::default(),
+            entries: 0,
+            said: 0,
+            files: HashSet::new(),
+            hasher: RandomState::new(),
+            longest: 0,
+            packed: 0,
+            unpacked: 0,
+            refused: None,
+        }
+    }
+
+    /// Counts bytes of the archive, before they are unpacked.
+    pub(super) fn packed(&mut self, bytes: usize) {
+        self.packed += bytes as u64;
+    }
+
+    /// Why it is refused.
+    pub(super) fn refused(&self) -> Option<String> {
+        self.refused.clone()
+    }
+
+    /// Whether it is a tar, as far as that is known.
+    pub(super) fn is_tar(&self) -> Option<bool> {
+        match self.state {
+            State::Not => Some(false),
+            _ => (self.entries > 0).then_some(true),
+        }
+    }
+
+    fn pass(&mut self, mut bytes: &[u8]) -> Result<(), String> {
+        self.unpacked += bytes.len() as u64;
+        if self.unpacked > UNPACKED_BYTES && self.unpacked / RATIO_MAX > self.packed {
+            return Err(format!(
+                "is more than {RATIO_MAX} times as large unpacked: leave out empty files, or unpack it in the context"
+            ));
+        }
+        while !bytes.is_empty() {
+            let wanted = match &mut self.state {
+                // BuildKit reads the rest, if anything, only to have read it.
+                State::End | State::Not => return Ok(()),
+                State::Skip(left) => {
+                    let now = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
+                    bytes = bytes.get(now..).unwrap_or_default();
+                    *left -= now as u64;
+                    if *left == 0 {
+                        self.state = State::Header;
+                    }
+                    continue;
+                }
+                State::Header | State::Empty => BLOCK_BYTES,
+                State::Extension(_, length) => *length + padding(*length as u64),
+            };
+            let missing = wanted.saturating_sub(self.gathered.len());
+            let (now, rest) = bytes.split_at(missing.min(bytes.len()));
+            self.gathered.extend_from_slice(now);
+            bytes = rest;
+            if self.gathered.len() == wanted {
+                let mut whole = std::mem::take(&mut self.gathered);
+                match self.state {
+                    State::Extension(kind, length) => {
+                        self.state = State::Header;
+                        self.extension(kind, whole.get(..length).unwrap_or_default())?;
+                    }
+                    _ => self.header(&whole)?,
+                }
+                whole.clear();
+                self.gathered = whole;
+            }
+        }
+        Ok(())
+    }
+
+    fn header(&mut self, block: &[u8]) -> Result<(), String> {
+        if block.iter().all(|byte| *byte == 0) {
+            self.state = match self.state {
+                _ if self.entries == 0 => State::Not,
+                State::Empty => State::End,
+                _ => State::Empty,
+            };
+            return Ok(());
+        }
+        if matches!(self.state, State::Empty) || !is_header(block) {
+            if self.entries == 0 {
+                self.state = State::Not;
+                return Ok(());
+            }
+            return Err(format!("is broken after {} entries", self.entries));
+        }
+        self.entries += 1;
+        if self.entries > ENTRIES_MAX {
+            return Err(format!("has more than {ENTRIES_MAX} entries"));
+        }
+        let kind = block.get(156).copied().unwrap_or_default();
+        if matches!(kind, b'x' | b'L' | b'K' | b'g') {
+            return self.begin_extension(kind, block);
+        }
+        self.entry(kind, block)
+    }
+
+    /// Go forgets PAX records before a second list of them, and all extensions before a global header.
+    fn begin_extension(&mut self, kind: u8, block: &[u8]) -> Result<(), String> {
+        let size = entry::size(block).filter(|size| *size <= EXTENSION_BYTES_MAX);
+        let size = size.ok_or("has an extended header of more than 1 MiB")?;
+        let had = &self.extensions;
+        let is_second = match kind {
+            b'x' => had.records,
+            b'L' => had.long_path.is_some(),
+            b'K' => had.long_target.is_some(),
+            _ => had.records || had.long_path.is_some() || had.long_target.is_some(),
+        };
+        if is_second {
+            return Err(
+                "has several extended headers before one entry: make it by another program".to_owned()
+            );
+        }
+        let length = usize::try_from(size).unwrap_or_default();
+        // A global one is forgotten at once.
+        if kind == b'g' {
+            self.state = match size + padding(size) as u64 {
+                0 => State::Header,
+                left => State::Skip(left),
+            };
+            return Ok(());
+        }
+        self.say(length)?;
+        if length == 0 {
+            return self.extension(kind, &[]);
+        }
+        self.state = State::Extension(kind, length);
+        Ok(())
+    }
+
+    fn extension(&mut self, kind: u8, body: &[u8]) -> Result<(), String> {
+        let text = || body.split(|byte| *byte == 0).next().unwrap_or_default().to_vec();
+        self.state = State::Header;
+        match kind {
+            b'L' => self.extensions.long_path = Some(text()),
+            b'K' => self.extensions.long_target = Some(text()),
+            _ => self.extensions.read(body)?,
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, kind: u8, block: &[u8]) -> Result<(), String> {
+        let extensions = std::mem::take(&mut self.extensions);
+        let set = |value: Option<Vec<u8>>| value.filter(|value| !value.is_empty());
+        let (name, is_sure) = name(block);
+        let given = set(extensions.long_path).or(set(extensions.path));
+        let is_sure = is_sure || given.is_some();
+        let path = given.unwrap_or(name);
+        let target = set(extensions.long_target).or(set(extensions.target));
+        let target = target.unwrap_or_else(|| entry::field(block, 157, 100).to_vec());
+        let shown = || printable(&String::from_utf8_lossy(path.get(..200).unwrap_or(&path)));
+        if path.len() > PATH_BYTES_MAX || target.len() > PATH_BYTES_MAX {
+            return Err(format!("has a path or a link of more than {PATH_BYTES_MAX} bytes: `{}`", shown()));
+        }
+        self.say(path.len())?;
+        let mut size = 0;
+        let hash = self.hasher.hash_one(clean(&path));
+        match kind {
+            b'0' | 0 => {
+                // The oldest tars have no type for directories.
+                let is_directory = kind == 0 && path.ends_with(b"/");
+                if kind == 0 && !is_sure {
+                    return Err(format!("has a header that programs read differently, of `{}`", shown()));
+                }
+                if !is_directory {
+                    size = extensions
+                        .size
+                        .or_else(|| entry::size(block))
+                        .ok_or_else(|| format!("has a header that cannot be read, of `{}`", shown()))?;
+                    if is_sure {
+                        self.files.insert(hash);
+                    }
+                }
+            }
+            b'1' => {
+                // BuildKit keeps the target of a symlink for each of its names (`cache/contenthash`). A file of this
+                // archive has none, unless a symlink has taken its place by another path.
+                if self.files.contains(&self.hasher.hash_one(clean(&target))) {
+                    self.files.insert(hash);
+                } else {
+                    self.files.remove(&hash);
+                    self.longest = PATH_BYTES_MAX;
+                }
+                self.say(target.len() + self.longest)?;
+            }
+            b'2' => {
+                self.files.remove(&hash);
+                self.longest = self.longest.max(target.len());
+                self.say(target.len())?;
+            }
+            b'3'..=b'6' => {}
+            b'S' => return Err(sparse()),
+            _ => return Err(format!("has an entry of a type that BuildKit does not unpack, `{}`", shown())),
+        }
+        self.state = match size.saturating_add(padding(size) as u64) {
+            0 => State::Header,
+            left => State::Skip(left),
+        };
+        Ok(())
+    }
+
+    fn say(&mut self, bytes: usize) -> Result<(), String> {
+        self.said += bytes;
+        if self.said > ENTRIES_BYTES_MAX {
+            let limit = ENTRIES_BYTES_MAX >> 20;
+            return Err(format!(
+                "has paths, links and attributes of more than {limit} MiB, where a hard link counts as the longest \
+                 link that it may lead to"
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Write for Scan {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.refused.is_none() {
+            self.refused = self.pass(bytes).err();
+        }
+        match &self.refused {
+            None => Ok(bytes.len()),
+            Some(why) => Err(io::Error::other(why.clone())),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Extensions {
+    /// Reads PAX's records, of which the last one with a key counts, and none without a value.
+    fn read(&mut self, mut body: &[u8]) -> Result<(), String> {
+        self.records = true;
+        while !body.is_empty() {
+            let (key, value) =
+                entry::record(&mut body).ok_or("has an extended header that cannot be read")?;
+            let set = (!value.is_empty()).then(|| value.to_vec());
+            match key {
+                "path" => self.path = set,
+                "linkpath" => self.target = set,
+                "size" => {
+                    let size = |value: Vec<u8>| {
+                        let size = std::str::from_utf8(&value).ok()?.parse().ok()?;
+                        i64::try_from(size).is_ok().then_some(size)
+                    };
+                    self.size = match set {
+                        Some(value) => Some(size(value).ok_or("has a size that cannot be read")?),
+                        None => None,
+                    };
+                }
+                _ if key.starts_with("GNU.sparse.") => return Err(sparse()),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+fn sparse() -> String {
+    "has a file with holes: make it without `--sparse`".to_owned()
+}
+
+/// The name in a header, and whether all read it in the same way.
+fn name(block: &[u8]) -> (Vec<u8>, bool) {
+    let name = entry::name(block);
+    let magic = block.get(257..265).unwrap_or_default();
+    let is_star = block.get(508..512) == Some(b"tar\0");
+    let (prefix, is_sure) = match magic {
+        [b'u', b's', b't', b'a', b'r', 0, ..] if is_star => (entry::field(block, 345, 131), true),
+        [b'u', b's', b't', b'a', b'r', 0, ..] => (entry::field(block, 345, 155), true),
+        // Go takes times that it cannot read for a prefix.
+        b"ustar  \0" => (&[][..], block.get(345..500).is_some_and(|part| part.iter().all(|byte| *byte == 0))),
+        _ => (&[][..], true),
+    };
+    match prefix {
+        [] => (name.to_vec(), is_sure),
+        prefix => ([prefix, b"/", name].concat(), is_sure),
+    }
+}
+
+/// The names on the way to a path below the archive's root (`filepath.Clean`).
+fn clean(path: &[u8]) -> Vec<&[u8]> {
+    let mut names: Vec<&[u8]> = Vec::new();
+    for name in path.split(|byte| *byte == b'/') {
+        match name {
+            b"" | b"." => {}
+            b".." => drop(names.pop()),
+            name => names.push(name),
+        }
+    }
+    names
+}

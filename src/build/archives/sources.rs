@@ -1,0 +1,96 @@
+//! The files that a graph's copies may unpack.
+
+use std::collections::BTreeSet;
+
+use sha2::{Digest as _, Sha256};
+
+use super::Limits;
+use crate::names::reference::Digest;
+
+/// Counts up with each change of what an archive may do: the files of an older wharfd were judged by older rules.
+const RULES: u32 = 1;
+
+/// The sources of a build's copies that unpack, in its context, and what these archives may do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unpacked {
+    /// Patterns, by their names.
+    patterns: BTreeSet<Vec<String>>,
+    limits: Limits,
+}
+
+impl Unpacked {
+    /// The sources of copies that unpack, on an engine that may unpack Zstandard; `None` if none of them can be a file.
+    pub fn of<'a>(sources: impl IntoIterator<Item = &'a str>, zstd: bool) -> Option<Self> {
+        let patterns: Vec<_> = sources.into_iter().map(names).filter(|names| !names.is_empty()).collect();
+        let limits = Limits::of(patterns.len(), zstd);
+        (!patterns.is_empty()).then(|| Self { patterns: patterns.into_iter().collect(), limits })
+    }
+
+    /// What each archive may do.
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// What tells trees apart that were judged for other sources, or by other limits. BuildKit asks only for files that
+    /// it does not have from an earlier sync: only those of a sync that was judged in the same way count as judged.
+    pub fn key(&self) -> String {
+        let mut hash = Sha256::new();
+        hash.update(format!("{RULES} {} {}\n", self.limits.window, self.limits.zstd));
+        for pattern in &self.patterns {
+            hash.update(pattern.join("/"));
+            hash.update([0]);
+        }
+        Digest::from_sha256(hash.finalize().into()).as_str().replace(':', "-")
+    }
+
+    /// Whether a copy may unpack the file at this path.
+    pub fn contains(&self, path: &str) -> bool {
+        let path: Vec<&str> = path.split('/').collect();
+        self.patterns
+            .iter()
+            .any(|pattern| is_wild(pattern) || fits(pattern, &path) && pattern.len() == path.len())
+    }
+
+    /// Whether a copy may find its file by way of this path.
+    pub fn leads(&self, path: &str) -> bool {
+        let path: Vec<&str> = path.split('/').collect();
+        self.patterns.iter().any(|pattern| is_wild(pattern) || fits(pattern, &path))
+    }
+}
+
+/// The names of a path, as `filepath.Join("/", …)` cleans it.
+fn names(path: &str) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    for name in path.split('/') {
+        match name {
+            "" | "." => {}
+            ".." => drop(names.pop()),
+            name => names.push(name.to_owned()),
+        }
+    }
+    names
+}
+
+/// Whether the pattern has classes, whose match may contain a `/` (`filepath.Match`), or escapes.
+fn is_wild(pattern: &[String]) -> bool {
+    pattern.iter().any(|name| name.contains(['[', '\\']))
+}
+
+/// Whether the path's names fit the pattern's first ones.
+fn fits(pattern: &[String], path: &[&str]) -> bool {
+    path.len() <= pattern.len() && pattern.iter().zip(path).all(|(pattern, name)| fits_name(pattern, name))
+}
+
+/// Whether a name fits; a `?` is taken for a `*`.
+fn fits_name(pattern: &str, name: &str) -> bool {
+    let mut parts = pattern.split(['*', '?']);
+    let Some(mut rest) = parts.next().and_then(|first| name.strip_prefix(first)) else { return false };
+    let Some(last) = parts.next_back() else { return rest.is_empty() };
+    for part in parts {
+        match rest.find(part) {
+            Some(at) => rest = rest.get(at + part.len()..).unwrap_or_default(),
+            None => return false,
+        }
+    }
+    rest.ends_with(last)
+}

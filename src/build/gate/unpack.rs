@@ -1,0 +1,196 @@
+//! The copies of a graph that unpack archives: an `ADD` of the context's files.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use bollard_buildkit_proto::pb::{Op, file_action::Action, op};
+
+use super::{Refusal, definition::UPLOADED, refuse};
+use crate::{
+    build::{
+        archives::{Unpacked, refused},
+        tar::Found,
+    },
+    fault::{Fault, Reason},
+};
+
+/// The most copies that unpack. BuildKit begins all of them at once.
+const COPIES_MAX: usize = 256;
+
+/// What an operation gives to copies.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    /// The context's directory.
+    Context,
+    /// The uploaded tar itself.
+    Uploaded,
+    /// The context that the frontend has unpacked from it.
+    Tar,
+}
+
+/// The copies of a graph that unpack.
+#[derive(Debug, Default)]
+pub(super) struct Unpacks {
+    kinds: BTreeMap<String, Kind>,
+    /// The sources that are unpacked from the context's directory.
+    synced: Vec<String>,
+    /// Those from a context that came as a tar.
+    uploaded: Vec<String>,
+}
+
+impl Unpacks {
+    /// Adds an operation, whose inputs were added earlier.
+    pub(super) fn add(
+        &mut self,
+        digest: &str,
+        op: &Op,
+        line: &dyn Fn() -> Option<u32>,
+    ) -> Result<(), Refusal> {
+        match &op.op {
+            Some(op::Op::Source(source)) if source.identifier == "local://context" => {
+                self.kinds.insert(digest.to_owned(), Kind::Context);
+            }
+            Some(op::Op::Source(source)) if source.identifier.starts_with(UPLOADED) => {
+                self.kinds.insert(digest.to_owned(), Kind::Uploaded);
+            }
+            Some(op::Op::File(file)) => {
+                for action in &file.actions {
+                    let Some(Action::Copy(copy)) = &action.action else { continue };
+                    // A directory is copied, with the archives in it.
+                    let is_root = copy.src.split('/').all(|name| matches!(name, "" | "."));
+                    if !copy.attempt_unpack_docker_compatibility || is_root {
+                        continue;
+                    }
+                    let input = usize::try_from(action.secondary_input).ok();
+                    let input = input.and_then(|input| op.inputs.get(input));
+                    match input.and_then(|input| self.kinds.get(&input.digest)) {
+                        Some(Kind::Context) => self.synced.push(copy.src.clone()),
+                        Some(Kind::Tar) => self.uploaded.push(copy.src.clone()),
+                        Some(Kind::Uploaded) => {
+                            self.kinds.insert(digest.to_owned(), Kind::Tar);
+                        }
+                        None => return Err(not_seen().at_line(line()).into()),
+                    }
+                    if self.synced.len() + self.uploaded.len() > COPIES_MAX {
+                        return Err(too_many().at_line(line()).into());
+                    }
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The archives that the graph unpacks from the context's directory, which are to be judged as they come. Those in
+    /// an uploaded tar have been judged: `found` is what was found.
+    pub(super) fn judge(&self, found: Option<&Found>, zstd: bool) -> Result<Option<Arc<Unpacked>>, Refusal> {
+        let of = |sources: &[String]| Unpacked::of(sources.iter().map(String::as_str), zstd);
+        if let Some(unpacked) = of(&self.uploaded) {
+            let found = found.ok_or_else(|| refuse("it unpacks archives of a tar that was not uploaded"))?;
+            if let Some((path, why)) = found.refused(&unpacked) {
+                let fault = Fault::new(Reason::GraphDenied, refused(&path, &why).message().to_owned());
+                return Err(fault.into());
+            }
+        }
+        Ok(of(&self.synced).map(Arc::new))
+    }
+}
+
+fn not_seen() -> Fault {
+    let text = "`ADD --unpack` of a URL is not allowed: wharfd does not see what the engine would unpack";
+    Fault::new(Reason::GraphDenied, text).hint("`ADD` it without `--unpack`, and unpack it in a `RUN`")
+}
+
+fn too_many() -> Fault {
+    let text = format!("more than {COPIES_MAX} files are copied by `ADD`, which would unpack each");
+    Fault::new(Reason::GraphDenied, text).hint("use `COPY` for files that are no archives")
+}
+
+#[cfg(test)]
+mod tests {
+    use bollard_buildkit_proto::pb::{FileAction, FileActionCopy, FileOp, Input, SourceOp};
+    use prost::Message as _;
+
+    use super::{
+        super::{
+            Judged, definition,
+            tests::{judge, op},
+        },
+        *,
+    };
+
+    fn source(identifier: &str) -> Op {
+        op(op::Op::Source(SourceOp { identifier: identifier.to_owned(), ..SourceOp::default() }))
+    }
+
+    fn add(of: &Op, sources: &[&str], unpacks: bool) -> Op {
+        let copy = |src: &&str| FileAction {
+            input: -1,
+            secondary_input: 0,
+            output: 0,
+            action: Some(Action::Copy(FileActionCopy {
+                src: (*src).to_owned(),
+                attempt_unpack_docker_compatibility: unpacks,
+                ..FileActionCopy::default()
+            })),
+        };
+        let actions = sources.iter().map(copy).collect();
+        let inputs = vec![Input { digest: definition::digest(&of.encode_to_vec()), index: 0 }];
+        Op { inputs, ..op(op::Op::File(FileOp { actions })) }
+    }
+
+    fn hints(judged: &Judged) -> Vec<Option<String>> {
+        let ops = judged.ops();
+        let sources = ops.into_iter().filter_map(|op| match op.op {
+            Some(op::Op::Source(source)) => Some(source.attrs.get("local.sharedkeyhint").cloned()),
+            _ => None,
+        });
+        sources.collect()
+    }
+
+    #[test]
+    fn the_context_of_an_add_is_a_tree_of_its_own() {
+        let context = source("local://context");
+        let judged =
+            |sources: &[&str], unpacks| judge(&[context.clone(), add(&context, sources, unpacks)]).unwrap();
+        for (sources, unpacks) in [(&["/a.tar"][..], false), (&["/"], true), (&["/./"], true)] {
+            let judged = judged(sources, unpacks);
+            assert!(judged.unpacked().is_none(), "{sources:?}");
+            assert_eq!(hints(&judged), [None], "{sources:?}");
+        }
+        let one = judged(&["/a.tar"], true);
+        assert!(one.unpacked().unwrap().contains("a.tar"));
+        let hint = hints(&one).remove(0).unwrap();
+        assert_eq!(hints(&judged(&["/a.tar"], true)), [Some(hint.clone())]);
+        // A file that only an `ADD` of the other graph unpacks was not judged for this one.
+        assert_ne!(hints(&judged(&["/a.tar", "/b.tar"], true)), [Some(hint)]);
+    }
+
+    #[test]
+    fn only_what_has_been_judged_is_unpacked() {
+        for identifier in ["https://admitted.example/f", "local://dockerfile"] {
+            let source = source(identifier);
+            assert!(judge(&[source.clone(), add(&source, &["/f"], false)]).is_ok(), "{identifier}");
+            let Err(Refusal::Refused(why)) = judge(&[source.clone(), add(&source, &["/f"], true)]) else {
+                panic!("{identifier} is let through")
+            };
+            assert!(why.text().contains("`ADD --unpack` of a URL"), "{why}");
+        }
+        let context = source("local://context");
+        let many: Vec<&str> = vec!["/f"; COPIES_MAX + 1];
+        assert!(judge(&[context.clone(), add(&context, &many[1..], true)]).is_ok());
+        assert!(judge(&[context.clone(), add(&context, &many, true)]).is_err());
+    }
+
+    #[test]
+    fn a_tar_is_unpacked_as_it_was_judged() {
+        let tar = source("http://buildkit-session/t");
+        let context = add(&tar, &["/context"], true);
+        let graph = |src| judge(&[tar.clone(), context.clone(), add(&context, &[src], true)]);
+        assert!(graph("/good.tar").unwrap().unpacked().is_none(), "it is in no sync");
+        assert!(graph("/").is_ok());
+        for bad in ["/bad.tar", "/b*"] {
+            let Err(Refusal::Refused(why)) = graph(bad) else { panic!("it is let through") };
+            assert!(why.text().contains("`bad.tar`, which is bad"), "{why}");
+        }
+    }
+}
