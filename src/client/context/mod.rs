@@ -7,6 +7,7 @@ mod entry;
 mod filter;
 mod glob;
 mod links;
+mod listing;
 mod path;
 mod patterns;
 mod regexp;

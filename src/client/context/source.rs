@@ -340,8 +340,8 @@ async fn context_directory(
     walk.spawn_blocking(move || state::of_directory(&walked, &rules));
     let state = walk.join_next().await.transpose();
     let state = state.map_err(|error| SourceError::Context { path: root.clone(), source: error.into() })?;
-    let state = state.unwrap_or_default();
-    let mut tree = Tree::directory(root);
+    let (state, listings) = state.unwrap_or_default();
+    let mut tree = Tree::directory(root).with_listings(listings);
     if let Some(bytes) = ignore {
         tree = tree.with_ignore_file(bytes);
     }

@@ -6,16 +6,22 @@
 //! paths, inodes and change times are the state, and a sync is compared only with those of the same state.
 
 use std::{
-    fs::{self, Metadata},
+    collections::HashMap,
+    fs::{self, DirEntry, FileType, Metadata},
     os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
     panic::resume_unwind,
     path::Path,
     thread::{self, ScopedJoinHandle},
+    time::Instant,
 };
 
 use sha2::{Digest as _, Sha256};
 
-use super::{Filter, patterns::Matched};
+use super::{
+    Filter,
+    listing::{Child, Listings, Room},
+    patterns::Matched,
+};
 use crate::{names::reference::Digest, wire::v1::FileSync};
 
 /// How far the two times of a file may be apart: a linker sets the mode of what it has just written. In less
@@ -28,28 +34,30 @@ const THREADS: usize = 4;
 const DIRECTORIES_MIN: usize = 8;
 
 /// The state of the directory `root`, which is another one's in any case, without what the ignore file
-/// `rules` excludes.
-pub(super) fn of_directory(root: &Path, rules: &[u8]) -> String {
+/// `rules` excludes; and the listings that were read for it.
+pub(super) fn of_directory(root: &Path, rules: &[u8]) -> (String, Listings) {
+    let (begun, room) = (Instant::now(), Room::new());
     let request = FileSync { exclude_patterns: patterns(rules), ..FileSync::default() };
     // A pattern that cannot be used ends the build.
     let filter = Filter::new(&request, None).unwrap_or_default();
-    let mut claimed = Vec::new();
+    let (mut claimed, mut listed) = (Vec::new(), HashMap::new());
     let mut level = vec![(String::new(), Matched::default())];
     while !level.is_empty() {
         let part = level.len().div_ceil(THREADS).max(DIRECTORIES_MIN);
         let seen = thread::scope(|scope| {
             let mut parts = level.chunks(part);
             let own = parts.next().unwrap_or_default();
-            let others: Vec<_> = parts.map(|part| scope.spawn(|| look(root, &filter, part))).collect();
-            let mut seen = vec![look(root, &filter, own)];
+            let others: Vec<_> = parts.map(|part| scope.spawn(|| look(root, &filter, &room, part))).collect();
+            let mut seen = vec![look(root, &filter, &room, own)];
             let join = |other: ScopedJoinHandle<_>| other.join().unwrap_or_else(|panic| resume_unwind(panic));
             seen.extend(others.into_iter().map(join));
             seen
         });
         level.clear();
-        for Seen { files, directories } in seen {
+        for Seen { files, directories, listings } in seen {
             claimed.extend(files);
             level.extend(directories);
+            listed.extend(listings);
         }
     }
     claimed.sort_unstable();
@@ -66,7 +74,7 @@ pub(super) fn of_directory(root: &Path, rules: &[u8]) -> String {
         part(&nanoseconds.to_be_bytes());
     }
     let digest = Digest::from_sha256(hash.finalize().into());
-    digest.as_str().trim_start_matches("sha256:").to_owned()
+    (digest.as_str().trim_start_matches("sha256:").to_owned(), Listings::new(begun, listed))
 }
 
 /// The entries of some directories.
@@ -76,35 +84,58 @@ struct Seen {
     files: Vec<(String, u64, i64, i64)>,
     /// The directories, each with the patterns that match above it.
     directories: Vec<(String, Matched)>,
+    /// The listings for which there is room.
+    listings: Vec<(String, Vec<Child>)>,
 }
 
 /// Looks at the entries of some directories.
-fn look(root: &Path, filter: &Filter, directories: &[(String, Matched)]) -> Seen {
+fn look(root: &Path, filter: &Filter, room: &Room, directories: &[(String, Matched)]) -> Seen {
     let mut seen = Seen::default();
     for (directory, above) in directories {
         // The sync says what cannot be read, where it matters.
         let Ok(children) = fs::read_dir(root.join(directory)) else { continue };
-        for child in children.flatten() {
-            let (Ok(kind), name) = (child.file_type(), child.file_name()) else { continue };
-            if !(kind.is_dir() || kind.is_file()) {
-                continue;
-            }
-            let name = name.to_string_lossy();
-            let path = if directory.is_empty() { name.into_owned() } else { format!("{directory}/{name}") };
-            let Ok(Some(verdict)) = filter.judge(&path, kind.is_dir(), &Matched::default(), above) else {
+        let (mut listing, mut is_whole) = (Vec::new(), true);
+        for child in children {
+            let Some((kind, child)) = child.ok().and_then(|child| Some((child.file_type().ok()?, child))) else {
+                is_whole = false;
                 continue;
             };
-            if kind.is_dir() {
-                seen.directories.push((path, verdict.exclude));
-            } else if let Ok(metadata) = child.metadata()
-                && verdict.wanted
-                && is_claimed(&metadata)
-            {
-                seen.files.push((path, metadata.ino(), metadata.ctime(), metadata.ctime_nsec()));
-            }
+            let metadata = seen.entry(filter, (directory, above), &child, kind);
+            listing.push(Child { name: child.file_name(), is_dir: kind.is_dir(), metadata });
+        }
+        if is_whole && room.take(listing.len()) {
+            seen.listings.push((directory.clone(), listing));
         }
     }
     seen
+}
+
+impl Seen {
+    /// Looks at an entry of a directory, with the patterns that match above it. Returns what it reads of a file.
+    fn entry(
+        &mut self,
+        filter: &Filter,
+        (directory, above): (&str, &Matched),
+        child: &DirEntry,
+        kind: FileType,
+    ) -> Option<Metadata> {
+        if !(kind.is_dir() || kind.is_file()) {
+            return None;
+        }
+        let name = child.file_name();
+        let name = name.to_string_lossy();
+        let path = if directory.is_empty() { name.into_owned() } else { format!("{directory}/{name}") };
+        let verdict = filter.judge(&path, kind.is_dir(), &Matched::default(), above).ok()??;
+        if kind.is_dir() {
+            self.directories.push((path, verdict.exclude));
+            return None;
+        }
+        let metadata = verdict.wanted.then(|| child.metadata().ok())??;
+        if is_claimed(&metadata) {
+            self.files.push((path, metadata.ino(), metadata.ctime(), metadata.ctime_nsec()));
+        }
+        Some(metadata)
+    }
 }
 
 /// Whether a file's time need not be the one at which it was written.
@@ -165,7 +196,7 @@ mod tests {
         }
 
         fn state(&self) -> String {
-            of_directory(self.0.path(), b"\xef\xbb\xbf# a word\n /d/ignored/ \n*.log\n! /d/kept.log\n")
+            of_directory(self.0.path(), b"\xef\xbb\xbf# a word\n /d/ignored/ \n*.log\n! /d/kept.log\n").0
         }
     }
 

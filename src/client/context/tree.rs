@@ -13,7 +13,9 @@ use bollard_buildkit_proto::fsutil::types::Stat;
 use bytes::{Buf as _, Bytes};
 use rustix::fs::OFlags;
 
-use super::{Entry, Error, Filter, Walk, dockerfile::IGNORE, links::is_absent, patterns::Matched};
+use super::{
+    Entry, Error, Filter, Walk, dockerfile::IGNORE, links::is_absent, listing::Listings, patterns::Matched,
+};
 use crate::wire::v1::FileSync;
 
 /// Entries in the order of the sync.
@@ -25,14 +27,25 @@ pub struct Tree(Content);
 
 #[derive(Debug)]
 enum Content {
-    Directory { root: PathBuf, ignore: Option<Arc<Tree>> },
+    Directory { root: PathBuf, ignore: Option<Arc<Tree>>, listings: Arc<Listings> },
     Files { files: Vec<(String, Bytes)>, mod_time: i64 },
 }
 
 impl Tree {
     /// A directory on disk with everything in it.
     pub fn directory(root: impl Into<PathBuf>) -> Self {
-        Self(Content::Directory { root: root.into(), ignore: None })
+        Self(Content::Directory { root: root.into(), ignore: None, listings: Arc::default() })
+    }
+
+    /// The same directory, of which some listings have just been read.
+    #[must_use]
+    pub(super) fn with_listings(self, listings: Listings) -> Self {
+        match self.0 {
+            Content::Directory { root, ignore, .. } => {
+                Self(Content::Directory { root, ignore, listings: listings.into() })
+            }
+            files @ Content::Files { .. } => Self(files),
+        }
     }
 
     /// The same directory with a fixed `.dockerignore`: BuildKit gets this one, even if the file on disk
@@ -41,7 +54,9 @@ impl Tree {
     pub(crate) fn with_ignore_file(self, bytes: Bytes) -> Self {
         let own = Arc::new(Self::files([(IGNORE.to_owned(), bytes)]));
         match self.0 {
-            Content::Directory { root, .. } => Self(Content::Directory { root, ignore: Some(own) }),
+            Content::Directory { root, listings, .. } => {
+                Self(Content::Directory { root, ignore: Some(own), listings })
+            }
             files @ Content::Files { .. } => Self(files),
         }
     }
@@ -78,8 +93,9 @@ impl Tree {
     /// When the directory cannot be read, or a pattern is malformed.
     pub fn entries(&self, request: &FileSync) -> Result<Entries, Error> {
         match &self.0 {
-            Content::Directory { root, .. } => {
-                Ok(Box::new(Walk::new(root, Filter::new(request, Some(root))?)?))
+            Content::Directory { root, listings, .. } => {
+                let filter = Filter::new(request, Some(root))?;
+                Ok(Box::new(Walk::new(root, filter, Arc::clone(listings))?))
             }
             Content::Files { files, mod_time } => {
                 let filter = Filter::new(request, None)?;

@@ -2,10 +2,11 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    ffi::OsString,
     fs::{self, Metadata},
-    os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
+    io,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
+    sync::Arc,
     vec,
 };
 
@@ -13,6 +14,7 @@ use super::{
     Error, Filter,
     entry::{Entry, Scratch},
     links::is_absent,
+    listing::{self, Child, Listings},
     patterns::Matched,
 };
 
@@ -20,9 +22,11 @@ use super::{
 /// sorted by the bytes of their names. Symlinks are entries and never followed. Entries that vanish
 /// during the walk are left out.
 ///
-/// The walk reads the disk as it goes, and holds one listing per open directory.
+/// The walk reads the disk as it goes, if nothing has been read before, and holds one listing per open directory.
 pub struct Walk {
     root: PathBuf,
+    /// What has been read already.
+    listings: Arc<Listings>,
     filter: Filter,
     levels: Vec<Level>,
     ready: VecDeque<Result<Entry, Error>>,
@@ -43,18 +47,14 @@ struct Level {
     yielded: bool,
 }
 
-struct Child {
-    name: OsString,
-    is_dir: bool,
-}
-
 impl Walk {
-    /// Starts at `root`, which must be a directory.
+    /// Starts at `root`, which must be a directory, and of which some listings may have been read already.
     ///
     /// # Errors
     /// When the root cannot be read.
-    pub(crate) fn new(root: &Path, filter: Filter) -> Result<Self, Error> {
-        let children = list(root).map_err(|source| Error::Read { path: root.into(), source })?;
+    pub(super) fn new(root: &Path, filter: Filter, listings: Arc<Listings>) -> Result<Self, Error> {
+        let children =
+            children(root, "", &listings).map_err(|source| Error::Read { path: root.into(), source })?;
         let top = Level {
             path: String::new(),
             children,
@@ -64,6 +64,7 @@ impl Walk {
         };
         Ok(Self {
             root: root.to_owned(),
+            listings,
             filter,
             levels: vec![top],
             ready: VecDeque::new(),
@@ -79,14 +80,14 @@ impl Walk {
             self.levels.pop();
             return true;
         };
-        if let Err(error) = self.visit(&child) {
+        if let Err(error) = self.visit(child) {
             self.ready.push_back(Err(error));
             self.levels.clear();
         }
         true
     }
 
-    fn visit(&mut self, child: &Child) -> Result<(), Error> {
+    fn visit(&mut self, child: Child) -> Result<(), Error> {
         let Some(level) = self.levels.last() else { return Ok(()) };
         // A name that is not UTF-8 matters only if it must be sent.
         let name = child.name.to_string_lossy();
@@ -100,7 +101,9 @@ impl Walk {
             if child.name.to_str().is_none() {
                 return Err(Error::NameNotUtf8(file));
             }
-            let Some((entry, metadata)) = self.entry(&file, path.clone())? else { return Ok(()) };
+            let Some((entry, metadata)) = self.entry(&file, path.clone(), child.metadata)? else {
+                return Ok(());
+            };
             if !self.yield_parents()? {
                 return Ok(());
             }
@@ -111,11 +114,11 @@ impl Walk {
         if !is_dir {
             return Ok(());
         }
-        let children = match list(&file) {
+        let children = match children(&file, &path, &self.listings) {
             Ok(children) => children,
             Err(error) if is_absent(&error) => return Ok(()),
             // The unreadable directory was not requested.
-            Err(error) if !verdict.wanted && error.kind() == std::io::ErrorKind::PermissionDenied => {
+            Err(error) if !verdict.wanted && error.kind() == io::ErrorKind::PermissionDenied => {
                 return Ok(());
             }
             Err(source) => return Err(Error::Read { path: file, source }),
@@ -136,7 +139,7 @@ impl Walk {
         for at in 0..self.levels.len() {
             let Some(Level { path, yielded: false, .. }) = self.levels.get(at) else { continue };
             let file = self.root.join(path);
-            match self.entry(&file, path.clone())? {
+            match self.entry(&file, path.clone(), None)? {
                 Some((entry, metadata)) if metadata.is_dir() => self.ready.push_back(Ok(entry)),
                 _ => return Ok(false),
             }
@@ -147,9 +150,15 @@ impl Walk {
         Ok(true)
     }
 
-    /// Describes `file`; `None` when it is gone.
-    fn entry(&mut self, file: &Path, path: String) -> Result<Option<(Entry, Metadata)>, Error> {
-        let described = fs::symlink_metadata(file)
+    /// Describes `file`, of which `metadata` may have been read; `None` when it is gone.
+    fn entry(
+        &mut self,
+        file: &Path,
+        path: String,
+        metadata: Option<Metadata>,
+    ) -> Result<Option<(Entry, Metadata)>, Error> {
+        let described = metadata
+            .map_or_else(|| fs::symlink_metadata(file), Ok)
             .map_err(|error| Error::read(&path, error))
             .and_then(|metadata| Ok((Entry::of(file, &path, &metadata, &mut self.scratch)?, metadata)));
         match described {
@@ -188,14 +197,10 @@ impl Iterator for Walk {
     }
 }
 
-/// The entries of a directory, sorted by the bytes of their names.
-fn list(directory: &Path) -> std::io::Result<vec::IntoIter<Child>> {
-    let mut children = fs::read_dir(directory)?
-        .map(|entry| {
-            entry.and_then(|entry| Ok(Child { is_dir: entry.file_type()?.is_dir(), name: entry.file_name() }))
-        })
-        .collect::<Result<Vec<_>, _>>()?;
-    children.sort_unstable_by(|a, b| a.name.as_bytes().cmp(b.name.as_bytes()));
+/// The entries of a directory, in the sync's order.
+fn children(directory: &Path, path: &str, listings: &Listings) -> io::Result<vec::IntoIter<Child>> {
+    let mut children = listings.take(path).map_or_else(|| listing::list(directory), Ok)?;
+    listing::sort(&mut children);
     Ok(children.into_iter())
 }
 

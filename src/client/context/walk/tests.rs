@@ -7,7 +7,7 @@ use proptest::{collection::vec, prelude::*, sample::select};
 use super::*;
 use crate::{
     client::{
-        context::{Entries, Tree},
+        context::{Entries, Tree, state},
         sync::tests::Scratch,
     },
     wire::v1::FileSync,
@@ -32,7 +32,39 @@ fn entries(root: &Path, patterns: &Patterns<'_>) -> Entries {
         exclude_patterns: owned(patterns.exclude),
         follow_paths: owned(patterns.follow),
     };
+    // What the walk for the state has read changes nothing.
+    for rules in [String::new(), patterns.exclude.join("\n")] {
+        let (_, listings) = state::of_directory(root, rules.as_bytes());
+        let tree = Tree::directory(root).with_listings(listings);
+        // The listings are used once.
+        for _ in 0..2 {
+            assert_eq!(all(tree.entries(&request)), all(Tree::directory(root).entries(&request)));
+        }
+    }
     Tree::directory(root).entries(&request).unwrap()
+}
+
+fn all(entries: Result<Entries, Error>) -> String {
+    format!("{:?}", entries.map(Iterator::collect::<Vec<_>>))
+}
+
+/// A sync that follows at once takes a file as the walk for the state has seen it.
+#[test]
+fn what_was_just_read_is_not_read_again() {
+    let dir = Scratch::new();
+    make(dir.path(), &["d/file", "gone/file"]);
+    let (_, listings) = state::of_directory(dir.path(), b"");
+    fs::write(dir.path().join("d/file"), "longer").unwrap();
+    fs::write(dir.path().join("d/new"), "").unwrap();
+    fs::remove_dir_all(dir.path().join("gone")).unwrap();
+    let sizes = |tree: &Tree| {
+        let entries = tree.entries(&FileSync::default()).unwrap().map(Result::unwrap);
+        entries.map(|entry| (entry.stat.path.clone(), entry.size())).collect::<Vec<_>>()
+    };
+    let size = |path: &str, size| (path.to_owned(), size);
+    let tree = Tree::directory(dir.path()).with_listings(listings);
+    assert_eq!(sizes(&tree), [size("d", 0), size("d/file", 0)]);
+    assert_eq!(sizes(&tree), [size("d", 0), size("d/file", 6), size("d/new", 0)]);
 }
 
 fn make(root: &Path, files: &[&str]) {
@@ -138,7 +170,7 @@ fn what_vanishes_is_left_out() {
 #[test]
 fn names_that_cannot_be_said_matter_only_when_they_are_sent() {
     let dir = Scratch::new();
-    let name = <OsString as std::os::unix::ffi::OsStringExt>::from_vec(b"a/caf\xe9".to_vec());
+    let name = <std::ffi::OsString as std::os::unix::ffi::OsStringExt>::from_vec(b"a/caf\xe9".to_vec());
     fs::create_dir(dir.path().join("a")).unwrap();
     fs::write(dir.path().join(name), "").unwrap();
     let exclude = Patterns { exclude: &["a/caf*"], ..Patterns::default() };
