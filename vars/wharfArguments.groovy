@@ -38,7 +38,7 @@ Map planOf(Map request) {
 List wordsOf(Map plan, Map secretFiles) {
     List words = ['wharf']
     words.addAll(plan.globals)
-    words.add(plan.command)
+    words.addAll(plan.command.tokenize(' '))
     words.addAll(plan.words)
     for (Map secret in plan.secretFiles) {
         String source = 'src=' + secretFiles.get(secret.variable)

@@ -9,9 +9,10 @@ import groovy.json.JsonSlurper
 
 /**
  * `step` is the step's name, `command` the client's command, `arguments` the step's table, `given` the
- * Jenkinsfile's arguments, `pushes` whether the image is in a registry afterwards.
+ * Jenkinsfile's arguments, `pushes` whether the image is in a registry afterwards, `prints` whether the result is
+ * the JSON that the client prints.
  */
-Map call(Map request) {
+Object call(Map request) {
     Map plan = wharfArguments.planOf(request)
     if (plan.problem != null) {
         error(plan.problem)
@@ -30,11 +31,15 @@ Map call(Map request) {
         inWorkspace(directory) {
             withBindings(plan.bindings) {
                 List words = wharfArguments.wordsOf(plan, secretFilesOf(plan.bindings))
-                int status = runIn(directory, scratch, plan, words)
+                int status = runIn(directory, scratch, plan, words, request.prints == true)
                 if (status != 0) {
-                    error(failureOf(plan.label, status))
+                    String said = fileExists(scratch + '/error') ? readFile(file: scratch + '/error').trim() : ''
+                    error(failureOf(plan.label, status, said))
                 }
             }
+        }
+        if (request.prints) {
+            return printedOf(readFile(file: scratch + '/printed'))
         }
         return plan.hasResult ? resultOf(readFile(file: metadata), request.pushes) : null
     } finally {
@@ -59,9 +64,10 @@ void inWorkspace(String directory, Closure body) {
 }
 
 /** Passes paths in variables: if a container has the workspace at another path, Jenkins rewrites only variables. */
-int runIn(String directory, String scratch, Map plan, List words) {
-    return withEnv(["WHARF_STEP_DIRECTORY=${directory}", "WHARF_STEP_SCRATCH=${scratch}"]) {
-        sh(script: scriptOf(plan, words), label: plan.label, returnStatus: true)
+int runIn(String directory, String scratch, Map plan, List words, boolean prints) {
+    return withEnv(["WHARF_STEP_DIRECTORY=${directory}", "WHARF_STEP_SCRATCH=${scratch}",
+                    "WHARF_ERROR_FILE=${scratch}/error"]) {
+        sh(script: scriptOf(words, prints), label: plan.label, returnStatus: true)
     }
 }
 
@@ -105,13 +111,16 @@ Map secretFilesOf(List bindings) {
  * the script does not end before wharf, even when Jenkins stops it.
  */
 @NonCPS
-String scriptOf(Map plan, List words) {
+String scriptOf(List words, boolean prints) {
     List lines = ['{ set +x; } 2>/dev/null']
     // Like `dir` itself, this makes the directory.
     lines.add('mkdir -p -- "$WHARF_STEP_DIRECTORY"')
     lines.add('cd -- "$WHARF_STEP_DIRECTORY"')
+    // Where an agent's mount of the node's directory, and a pod's volume, have the client.
+    lines.add('PATH="$PATH:/run/wharf/bin:/run/wharf"')
     lines.add('set -x')
-    lines.add('exec ' + words.collect { word -> shown(word) }.join(' '))
+    String printed = prints ? ' > "$WHARF_STEP_SCRATCH/printed"' : ''
+    lines.add('exec ' + words.collect { word -> shown(word) }.join(' ') + printed)
     return lines.join('\n') + '\n'
 }
 
@@ -130,21 +139,18 @@ String quoted(String word) {
     return "'" + word.replace("'", "'\\''") + "'"
 }
 
-/** Explains the client's exit status in the log; the client's own message stands above. */
+/**
+ * The step's error, which mails and Blue Ocean show without the log: the client's own message. Without one, the client
+ * did not run.
+ */
 @NonCPS
-String failureOf(String label, int status) {
+String failureOf(String label, int status, String said) {
     Map meanings = [
-        (1): 'it failed; see the message of wharf above',
-        (2): 'an argument, or a file that it names, is wrong; see the message of wharf above',
-        (3): 'not allowed; see the message of wharf above (the argument `credentials` logs in to a registry)',
-        (4): 'wharfd cannot be reached; is its socket mounted into this agent?',
-        (5): 'the engine or a registry is unavailable, or a limit is reached; try again later',
-        (6): 'there is no such image; see the message of wharf above',
         (126): 'the wharf client on this agent cannot be run',
-        (127): 'the wharf client is not on the PATH of this agent; see docs/jenkins.md',
+        (127): 'this agent has no wharf client, on its PATH or below /run/wharf; see docs/jenkins.md',
     ]
-    String meaning = meanings.get(status)
-    return label + ': ' + (meaning == null ? 'see the message of wharf above' : meaning) + ' (exit status ' + status + ')'
+    String meaning = said.isEmpty() ? meanings.get(status) : said
+    return label + ': ' + (meaning == null ? 'see the log above' : meaning) + ' (exit status ' + status + ')'
 }
 
 /** The step's result, a plain map of texts, which can be kept across steps. */
@@ -161,4 +167,29 @@ Map resultOf(String json, boolean pushes) {
     boolean pushed = pushes || (ref != null && ref.contains('@'))
     return [ref: ref, id: metadata.get('containerimage.config.digest'),
             digest: pushed ? metadata.get('containerimage.digest') : null, tags: tags]
+}
+
+/** The JSON that the client has printed, as plain maps and lists, which can be kept across steps. */
+@NonCPS
+Object printedOf(String json) {
+    return plain(new JsonSlurper().parseText(json))
+}
+
+@NonCPS
+Object plain(Object value) {
+    if (value instanceof Map) {
+        Map map = [:]
+        for (entry in value.entrySet()) {
+            map.put(entry.key.toString(), plain(entry.value))
+        }
+        return map
+    }
+    if (value instanceof List) {
+        List list = []
+        for (element in value) {
+            list.add(plain(element))
+        }
+        return list
+    }
+    return value
 }

@@ -60,6 +60,8 @@ variables! {
     HOME;
     /// The time of reproducible images, passed on as a build argument
     SOURCE_DATE_EPOCH;
+    /// A file for the message of a failure, on one line; the Jenkins steps end with it
+    WHARF_ERROR_FILE;
     /// The kind of terminal: progress is plain if it is unset or `dumb`
     TERM;
     /// If not empty, progress is shown without colours

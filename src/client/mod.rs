@@ -53,7 +53,12 @@ pub fn main() -> ExitCode {
                 print::failure(&failure);
                 return failure.exit.into();
             }
-            None => return ExitCode::from(print_usage(error)),
+            None => {
+                if error.use_stderr() {
+                    print::keep(error.to_string().trim_start_matches("error: "));
+                }
+                return ExitCode::from(print_usage(error));
+            }
         },
     };
     let command = cli.command.name();

@@ -5,8 +5,15 @@ use std::{
     io::{self, Write as _},
 };
 
-use super::exit::{Exit, Failure, Stop};
-use crate::names::printable;
+use super::{
+    env::{Env, WHARF_ERROR_FILE},
+    exit::{Exit, Failure, Stop},
+    files,
+};
+use crate::names::{printable, shortened};
+
+/// How much of a message is kept for other programs.
+const KEPT_BYTES_MAX: usize = 1000;
 
 /// Writes a line of the result.
 pub(crate) fn line(text: impl fmt::Display) -> Result<(), Stop> {
@@ -64,8 +71,20 @@ pub(crate) fn note(text: impl fmt::Display) {
 /// Reports a failure.
 pub(crate) fn failure(failure: &Failure) {
     note_lines("ERROR", &failure.text);
+    keep(&failure.text);
     if let Some(hint) = &failure.hint {
         self::hint(hint);
+    }
+}
+
+/// Writes the first line of a failure's message to the file that the environment names, for callers that show the
+/// message elsewhere.
+pub(crate) fn keep(text: &str) {
+    let Some(path) = Env::of_process().path(WHARF_ERROR_FILE) else { return };
+    let first = printable(text.lines().next().unwrap_or_default());
+    let line = format!("{}\n", shortened(first, KEPT_BYTES_MAX));
+    if let Err(failure) = files::write(&path, line.as_bytes()) {
+        note_lines("WARN", &failure.text);
     }
 }
 

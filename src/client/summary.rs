@@ -17,10 +17,15 @@ pub fn failure(failure: &v1::BuildFailure, model: &Model) -> String {
     if let Some(source) = &failure.source {
         let _ = write!(text, "{}", Source::new(source));
     }
+    let _ = writeln!(text, "ERROR: {}", message(failure));
+    text
+}
+
+/// The error of a build that failed, on one line, as buildx words it.
+pub(crate) fn message(failure: &v1::BuildFailure) -> String {
     let message = one_line(&failure.message);
     let prefix = if message.starts_with("failed to solve: ") { "" } else { "failed to solve: " };
-    let _ = writeln!(text, "ERROR: {prefix}{message}");
-    text
+    format!("{prefix}{message}")
 }
 
 /// The build's warnings with their details; empty when there are none.

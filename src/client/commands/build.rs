@@ -32,6 +32,7 @@ use crate::{
         print,
         progress::{Mode, Outcome},
         secrets::Secrets,
+        summary,
     },
     names::printable,
     wire::v1::{
@@ -110,6 +111,7 @@ pub(super) async fn run(mut call: Call, args: BuildArgs) -> Result<(), Stop> {
         }
         Ok(Ended::Failed(failure)) => {
             display.finish(Outcome::Failed(&failure));
+            print::keep(&summary::message(&failure));
             if let Some(id) = answers.missing_secret().filter(|id| failure.message.contains(id)) {
                 print::hint(&format!(
                     "give the secret by `--secret id={id},src=PATH` or `--secret id={id},env=VAR`"

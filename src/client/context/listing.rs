@@ -56,9 +56,7 @@ impl Room {
 
     /// Whether there is room for `entries` more, which then is taken.
     pub(super) fn take(&self, entries: usize) -> bool {
-        self.0
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(entries))
-            .is_ok()
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(entries)).is_ok()
     }
 }
 

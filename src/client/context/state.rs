@@ -96,7 +96,8 @@ fn look(root: &Path, filter: &Filter, room: &Room, directories: &[(String, Match
         let Ok(children) = fs::read_dir(root.join(directory)) else { continue };
         let (mut listing, mut is_whole) = (Vec::new(), true);
         for child in children {
-            let Some((kind, child)) = child.ok().and_then(|child| Some((child.file_type().ok()?, child))) else {
+            let Some((kind, child)) = child.ok().and_then(|child| Some((child.file_type().ok()?, child)))
+            else {
                 is_whole = false;
                 continue;
             };

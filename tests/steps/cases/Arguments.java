@@ -64,6 +64,15 @@ final class Arguments {
                 "--addr=unix:///w", "save", "--output=x", "--quiet", "--", "app:1", "app:2");
             saves("echo \"${dockerSave(image: 'a', output: 'x')}\"", "save", "--output=x", "--", "a");
         });
+        suite.test("dockerPull, dockerTag, dockerNamespace: their arguments", () -> {
+            saves("dockerPull(image: 'reg.example.com/app:1', quiet: true)", "pull", "--quiet", "--", "reg.example.com/app:1");
+            saves("wharfPull(image: 'a', namespace: 'n')", "--namespace=n", "pull", "--", "a");
+            saves("dockerTag(tag: 'b:2', image: \"a:${1}\")", "tag", "--", "a:1", "b:2");
+            saves("wharfTag(image: 'a', tag: 'b')", "tag", "--", "a", "b");
+            saves("dockerNamespace { echo 'x' }", "namespace", "rm", "--");
+            saves("wharfNamespace(job: true, namespace: 'n', addr: 'unix:///w') { }",
+                "--addr=unix:///w", "--namespace=n", "namespace", "rm", "--job", "--");
+        });
         suite.test("the steps by their second names", () -> {
             saves("wharfSave(image: 'a', output: 'x')", "save", "--output=x", "--", "a");
             argumentsAre("wharfBuild(tag: 'a', push: true)", "build", "--push", "--tag=a", "--", ".");
@@ -136,6 +145,13 @@ final class Arguments {
             Map.entry("dockerPush(tag: ['a', 'b'])", "`tag` must be text, not a list"),
             Map.entry("dockerSave(image: 'a')", "dockerSave: `output` is missing. Its arguments are: addr (text), image (list), "),
             Map.entry("dockerSave(tag: 'a', output: 'b')", "dockerSave: there is no argument `tag`"),
+            Map.entry("dockerPull()", "dockerPull: `image` is missing"),
+            Map.entry("dockerPull('a')", "dockerPull takes only named arguments, for example dockerPull(image: 'registry.example.com/app:1')"),
+            Map.entry("dockerTag('a', 'b')", "dockerTag takes only named arguments, for example dockerTag(image: 'app:1', tag: 'app:stable')"),
+            Map.entry("dockerTag(image: 'a')", "dockerTag: `tag` is missing"),
+            Map.entry("dockerInspect('a')", "dockerInspect takes only named arguments, for example dockerInspect(image: 'app:1')"),
+            Map.entry("dockerNamespace()", "dockerNamespace takes a block, and before it named arguments"),
+            Map.entry("dockerNamespace('a') { }", "dockerNamespace takes a block, and before it named arguments"),
             Map.entry("wharfSave('a', 'b')", "wharfSave takes only named arguments, for example wharfSave(image: 'app:1', output: 'app.tar')"),
             Map.entry("wharfBuild('a')", "wharfBuild takes only named arguments, for example wharfBuild(tag: 'app:1', push: true)"),
             Map.entry("wharfPush()", "wharfPush: `tag` is missing"),

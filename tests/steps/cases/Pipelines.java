@@ -28,8 +28,9 @@ final class Pipelines {
     /** How soon the second of two simultaneous builds must run. Generous: a busy machine must not fail the test. */
     private static final long START_SECONDS = 60;
 
-    private static final String REFUSED =
-        "not allowed; see the message of wharf above (the argument `credentials` logs in to a registry) (exit status 3)";
+    /** The end of a build whose registry refuses it. */
+    private static final Pattern REFUSED =
+        Pattern.compile("ERROR: dockerBuild [^ ]+: .*(credentials|log in|unauthorized).* \\(exit status 3\\)");
 
     private static final Registry REGISTRY = Registry.open();
 
@@ -38,6 +39,7 @@ final class Pipelines {
     static void addTo(Suite suite, String engine) {
         String on = "engine " + engine + ": ";
         suite.test(on + "build and push", Pipelines::buildAndPush);
+        suite.test(on + "promote", Pipelines::promote);
         suite.test(on + "declarative, with arguments that need quoting", Pipelines::declarative);
         suite.test(on + "a base image, then the app on it", Pipelines::baseThenApp);
         suite.test(on + "the services of one repository in parallel", Pipelines::monorepo);
@@ -95,15 +97,31 @@ final class Pipelines {
         }
     }
 
+    private static void refused(String log) {
+        check(REFUSED.matcher(log).find(), "the registry's refusal must be the error:\n" + log);
+    }
+
     private static void failingStep() throws Exception {
         try (Project project = new Project("failing-step")) {
             String log = project.log("FAILURE");
             for (String line : List.of("no such header", "exit code: 3", "the stage says why", "always: FAILURE",
-                    "told the team", "Stage \"Deploy\" skipped due to earlier failure(s)", "it failed; see the message of wharf above (exit status 1)")) {
+                    "told the team", "Stage \"Deploy\" skipped due to earlier failure(s)", "ERROR: dockerBuild ", "did not complete successfully: exit code: 3 (exit status 1)")) {
                 contains(log, line);
             }
             containsNot(log, "must not be");
             check(REGISTRY.digest("failing-step", "1") == null, "a failed build was pushed");
+        }
+    }
+
+    private static void promote() throws Exception {
+        try (Project project = new Project("promote")) {
+            String log = project.log("SUCCESS");
+            String digest = digest(log, "built ");
+            equal(digest, digest(log, "released "), "the digest that was released");
+            equal(digest, REGISTRY.digest("promote/release", "7"), "the digest in the registry");
+            contains(log, "\nrevision abc123\n");
+            contains(log, "\nmail: dockerInspect " + System.getenv("REGISTRY") + "/promote/staging:7: ");
+            contains(log, "(exit status 6)\n");
         }
     }
 
@@ -176,11 +194,11 @@ final class Pipelines {
         // The engine already has the base: only the missing credentials can cause the refusal.
         try (Project project = new Project("private-base")) {
             project.job().credential("private-registry", new Credential.UsernamePassword(user, "wrong"));
-            contains(project.log("FAILURE"), REFUSED);
+            refused(project.log("FAILURE"));
         }
         try (Project project = new Project("build-and-push")) {
             project.job().variable("REGISTRY", System.getenv("PRIVATE_REGISTRY"));
-            contains(project.log("FAILURE"), REFUSED);
+            refused(project.log("FAILURE"));
         }
     }
 

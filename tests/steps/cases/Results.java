@@ -1,10 +1,12 @@
 package cases;
 
+import static cases.Suite.check;
 import static cases.Suite.contains;
 import static cases.Suite.containsNot;
 import static cases.Suite.equal;
 
 import java.nio.file.Files;
+import java.util.List;
 
 /** The result of a step, its failures, and the effect of an abort. */
 final class Results {
@@ -36,6 +38,50 @@ final class Results {
             def image = dockerPush(tag: 'reg.example.com/app:1')
             echo "ref=${image.ref} digest=${image.digest}"
             """, "ref=" + REF + " digest=" + DIGEST));
+        suite.test("the answer of an inspect can be kept", () -> {
+            try (Fake fake = Fake.onNode("""
+                def one = dockerInspect(image: 'app:1')
+                sh 'true'
+                echo "user=${one.Config.User} layers=${one.RootFS.Layers.size()} size=${one.Size}"
+                def both = wharfInspect(image: ['app:1', 'app:2'])
+                sh 'true'
+                echo "${both.size()} ${both[1].Id}"
+                """)) {
+                fake.job().restartingAtEveryStep();
+                fake.job().agent("FAKE_PRINTS", "[{\"Id\": \"a\", \"Size\": 5000000000, \"Config\": {\"User\": \"app\"}, "
+                    + "\"RootFS\": {\"Layers\": [\"x\", \"y\"]}}, {\"Id\": \"b\"}]");
+                String log = fake.run("SUCCESS").log();
+                contains(log, "\nuser=app layers=2 size=5000000000\n");
+                contains(log, "\n2 b\n");
+                fake.nothingLeft();
+            }
+        });
+        suite.test("a namespace ends with its block", () -> {
+            try (Fake fake = Fake.onNode("""
+                String id = dockerNamespace(namespace: 'n#1') { sh 'env | grep ^WHARF_N'; dockerBuild(tag: 'app:1').id }
+                echo "id=${id}"
+                """)) {
+                String log = fake.run("SUCCESS").log();
+                contains(log, "\nWHARF_NAMESPACE=n#1\n");
+                contains(log, "\nid=" + ID + "\n");
+                List<String> commands = fake.calls().stream().map(call -> String.join(" ", call.arguments())).toList();
+                check(commands.contains("--namespace=n#1 namespace rm --") && commands.size() == 2, "the calls: " + commands);
+            }
+        });
+        suite.test("a namespace ends with a block that fails, and with one that is aborted", () -> {
+            try (Fake fake = Fake.onNode("dockerNamespace { sh 'exit 7' }")) {
+                fake.job().agent("FAKE_STATUS", "5").agent("FAKE_ERROR", "the end failed");
+                String log = fake.run("FAILURE").log();
+                contains(log, "WARNING: dockerNamespace: the end failed (exit status 5)");
+                contains(log, "ERROR: script returned exit code 7");
+                equal(List.of("namespace", "rm", "--"), fake.call().arguments(), "the call");
+            }
+            try (Fake fake = Fake.onNode("dockerNamespace { echo 'waits'; sh 'sleep 1000' }")) {
+                fake.job().abortWhenLogged(line -> line.equals("waits"));
+                fake.run("ABORTED");
+                equal(List.of("namespace", "rm", "--"), fake.call().arguments(), "the call");
+            }
+        });
         suite.test("the answer survives a restart", () -> {
             try (Fake fake = Fake.onNode("""
                 def image = dockerBuild(tag: 'app:1')
@@ -67,8 +113,23 @@ final class Results {
         suite.test("the trace shows one readable line", () -> logs(
             "dockerBuild(tag: 'app:1', buildArgs: [A: 'two words'], push: true)",
             "+ exec wharf build --build-arg=A=two words --push --tag=app:1 --metadata-file="));
-        suite.test("a failed build fails the step and says which", () -> failure(1,
-            "ERROR: dockerBuild app:1: it failed; see the message of wharf above (exit status 1)"));
+        suite.test("the error of a failed build is the client's own", () -> failure(1, "failed to solve: no such <file>",
+            "ERROR: dockerBuild app:1: failed to solve: no such <file> (exit status 1)"));
+        suite.test("a client that says nothing has a status", () -> failure(2, "",
+            "ERROR: dockerBuild app:1: see the log above (exit status 2)"));
+        suite.test("the error reaches whoever catches it", () -> {
+            try (Fake fake = Fake.onNode("""
+                try {
+                    dockerPush(tag: 'app:1')
+                } catch (error) {
+                    echo "mail: ${error.message}"
+                }
+                """)) {
+                fake.job().agent("FAKE_STATUS", "3").agent("FAKE_ERROR", "not allowed to push");
+                contains(fake.run("SUCCESS").log(), "\nmail: dockerPush app:1: not allowed to push (exit status 3)\n");
+                fake.nothingLeft();
+            }
+        });
         suite.test("a build that failed may be tried again", () -> {
             try (Fake fake = Fake.onNode("""
                 int tries = 0
@@ -84,11 +145,11 @@ final class Results {
                 fake.nothingLeft();
             }
         });
-        suite.test("a status that the step does not know is told", () -> failure(77, "(exit status 77)"));
+        suite.test("a status that the step does not know is told", () -> failure(77, "", "(exit status 77)"));
         suite.test("an agent without the client says what is missing", () -> {
             try (Fake fake = Fake.onNode("dockerBuild(tag: 'app:1')")) {
                 fake.job().agent("PATH", "/usr/bin:/bin");
-                contains(fake.run("FAILURE").log(), "the wharf client is not on the PATH of this agent");
+                contains(fake.run("FAILURE").log(), "dockerBuild app:1: this agent has no wharf client, on its PATH or below /run/wharf; see docs/jenkins.md (exit status 127)");
             }
         });
         suite.test("outside of a node the step fails as sh does", () -> {
@@ -134,9 +195,9 @@ final class Results {
         }
     }
 
-    private static void failure(int status, String message) throws Exception {
+    private static void failure(int status, String said, String message) throws Exception {
         try (Fake fake = Fake.onNode("dockerBuild(tag: 'app:1')\necho 'went on'")) {
-            fake.job().agent("FAKE_STATUS", Integer.toString(status));
+            fake.job().agent("FAKE_STATUS", Integer.toString(status)).agent("FAKE_ERROR", said);
             String log = fake.run("FAILURE").log();
             contains(log, message);
             containsNot(log, "went on");

@@ -2,6 +2,8 @@
 //! (`vars/*.groovy`), the steps' help in Jenkins (`vars/*.txt`) and the tables of `docs/steps.md` are
 //! generated from it. `WHARF_DOCS=write cargo test the_steps` regenerates them.
 
+mod others;
+
 use std::{
     collections::BTreeSet,
     fmt::Write as _,
@@ -10,6 +12,7 @@ use std::{
 };
 
 use super::{Cli, is_up_to_date};
+use others::OTHERS;
 
 /// A step, which runs one of the client's commands.
 struct Step {
@@ -243,6 +246,11 @@ A failed save fails the step. An abort of the run stops the save.
     },
 ];
 
+/// All steps.
+fn steps() -> impl Iterator<Item = &'static Step> {
+    STEPS.iter().chain(&OTHERS)
+}
+
 impl Step {
     fn arguments(&self) -> impl Iterator<Item = &Argument> {
         self.groups.iter().flat_map(|(_, arguments)| *arguments)
@@ -318,7 +326,7 @@ fn the_steps_are_up_to_date() {
     let mut made: Vec<(PathBuf, String)> = Vec::new();
     let page = root.join("docs/steps.md");
     let mut pages = read(&page);
-    for step in &STEPS {
+    for step in steps() {
         let groovy = root.join("vars").join(format!("{}.groovy", step.name));
         let table = between(&read(&groovy), "List arguments() {\n    return [\n", &step.groovy(), "    ]\n");
         made.push((groovy, table));
@@ -338,15 +346,16 @@ fn the_steps_are_up_to_date() {
     }
 }
 
-/// The agent's environment says how it reaches wharfd; no Jenkinsfile does, least of all that it need not be safe.
-const OF_THE_AGENT: [&str; 4] = ["tlscacert", "tlscert", "tlskey", "dangerous-plain-tcp"];
+/// The agent's environment says how it reaches wharfd; no Jenkinsfile does, least of all that it need not be safe. An
+/// issuer is for the node's operator.
+const OF_THE_AGENT: [&str; 5] = ["tlscacert", "tlscert", "tlskey", "dangerous-plain-tcp", "issuer"];
 
 #[test]
 fn the_steps_have_every_flag_of_their_commands() {
     let mut cli = Cli::definition();
     cli.build();
-    for step in &STEPS {
-        let command = cli.find_subcommand(step.command).unwrap();
+    for step in steps() {
+        let command = step.command.split(' ').fold(&cli, |cli, word| cli.find_subcommand(word).unwrap());
         let flags: BTreeSet<String> = command
             .get_arguments()
             .filter(|flag| !flag.is_hide_set())
