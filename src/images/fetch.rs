@@ -13,7 +13,7 @@ use crate::{
     names::{CallerId, Reference, reference::Digest},
     naming::ImageName,
     progress::Step,
-    registry::{Error, Manifest, Puller, Repository, Transfer},
+    registry::{Error, Layers, Manifest, Puller, Repository, Transfer},
     tasks::Group,
     telemetry::each_second,
 };
@@ -197,9 +197,12 @@ impl Fetch {
         let images = &self.images;
         let path = images.keys().relay(&self.reference.repository());
         let hashes = self.tasks.child("hashes");
-        let watch = claims.map(|claims| images.hash_passing(&self.caller, claims, &hashes));
+        let checks = match claims {
+            Some(claims) => Layers::Watched(images.hash_passing(&self.caller, claims, &hashes)),
+            None => Layers::WithoutZstd,
+        };
         let (repository, manifest) = (self.repository.clone(), self.manifest.clone());
-        let transfer = images.relay().pull(&path, repository, manifest, watch, Arc::clone(&self.puller));
+        let transfer = images.relay().pull(&path, repository, manifest, checks, Arc::clone(&self.puller));
         let transfer = transfer.map_err(Fault::internal)?;
         let name = format!("{}@{}", transfer.repository(), self.manifest.digest());
         let name = images.transfer_name(&name)?;

@@ -115,7 +115,7 @@ impl Images {
 
     /// Removes this wharfd's frontends except the one called `but`.
     pub async fn remove_frontends(&self, but: Option<&ImageName>) -> Result<(), Fault> {
-        let images = self.engine().image_store().list().await?;
+        let images = self.listed().await?;
         for name in images.iter().flat_map(|image| &image.repo_tags) {
             if let Some((name, Room::Frontend)) = self.keys().own(name)
                 && Some(&name) != but

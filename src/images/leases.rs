@@ -54,7 +54,7 @@ pub struct RemovedNamespace {
 impl Images {
     /// The images of every namespace, by its opaque name.
     pub async fn possessions(&self) -> Result<HashMap<String, Possessions>, Fault> {
-        Ok(self.possessions_among(&self.engine().image_store().list().await?))
+        Ok(self.possessions_among(&self.listed().await?))
     }
 
     fn possessions_among(&self, listed: &[Listed]) -> HashMap<String, Possessions> {

@@ -12,6 +12,7 @@ mod index;
 pub mod inherited;
 mod layers;
 pub mod leases;
+mod listing;
 pub mod owned;
 mod proof;
 pub mod push;
@@ -29,7 +30,7 @@ use std::{
 };
 
 use crate::{
-    engine::Engine,
+    engine::{Engine, docker::listing::Listed},
     names::CallerId,
     naming::Keys,
     registry,
@@ -38,6 +39,7 @@ use crate::{
 };
 use exports::Exporting;
 use frontend::Frontend;
+use listing::LastAnswer;
 use suspects::Inside;
 use told::Told;
 use turns::Turns;
@@ -67,6 +69,8 @@ struct Found {
     engine: Engine,
     /// How the engine reaches registries.
     reach: Told<registry::Reach>,
+    /// The engine's images.
+    listing: LastAnswer<Vec<Listed>>,
     /// The image that reads Dockerfiles in a container, if there is one.
     frontend: OnceLock<Frontend>,
 }
@@ -159,7 +163,7 @@ impl Images {
 
 impl Found {
     fn new(engine: Engine) -> Self {
-        Self { engine, reach: Told::default(), frontend: OnceLock::new() }
+        Self { engine, reach: Told::default(), listing: LastAnswer::default(), frontend: OnceLock::new() }
     }
 }
 

@@ -87,9 +87,10 @@ impl Images {
     /// The images of a namespace, newest first.
     pub async fn list(&self, namespace: &Permit<Namespace>) -> Result<Vec<OwnedImage>, Fault> {
         let mut images = Vec::new();
-        for summary in self.engine().image_store().list().await? {
+        for summary in self.listed().await?.iter() {
             let Listed { id, repo_tags, created, size, .. } = summary;
-            images.extend(self.owned(namespace, Found { id, names: repo_tags, created, size }).await?);
+            let (id, names, created, size) = (id.clone(), repo_tags.clone(), *created, *size);
+            images.extend(self.owned(namespace, Found { id, names, created, size }).await?);
         }
         images.sort_by_key(|image| std::cmp::Reverse(image.created));
         Ok(images)

@@ -12,7 +12,7 @@ impl Images {
     /// Removes leftovers of an earlier wharfd or of the engine's end. Called before the engine is used.
     pub async fn recover(&self) -> Result<(), Fault> {
         self.remove_late_exports().await?;
-        let images = self.engine().image_store().list().await?;
+        let images = self.listed().await?;
         self.remove_lost_transfers(&images).await;
         self.remove_lost_holds(&images).await?;
         self.find_namespaces(&images).await?;

@@ -60,7 +60,7 @@ impl<T: Clone + Send + Sync + 'static> Told<T> {
 }
 
 /// The fault of a question, for one more caller.
-fn again(fault: &Fault) -> Fault {
+pub(super) fn again(fault: &Fault) -> Fault {
     let again = Fault::new(fault.reason(), fault.text().to_owned()).caused_by(causes(fault));
     match fault.hint_text() {
         Some(hint) => again.hint(hint.to_owned()),

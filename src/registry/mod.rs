@@ -28,4 +28,4 @@ pub use error::{Error, Kind};
 pub use lookups::{LookupError, Lookups, Resolver};
 pub use meter::{FASTER_BYTES, LOOK, Meter, Reading, SLOW_BYTES};
 pub use reach::Reach;
-pub use relay::{Puller, Relay, Transfer, Watch, Watcher};
+pub use relay::{Layers, Puller, Relay, Transfer, Watch, Watcher};

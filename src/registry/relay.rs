@@ -7,6 +7,7 @@
 
 mod answers;
 mod failure;
+mod format;
 mod pull;
 mod puller;
 mod push;
@@ -50,7 +51,7 @@ use crate::{
 };
 use failure::LastFailure;
 use pull::Pull;
-pub use pull::{Watch, Watcher};
+pub use pull::{Layers, Watch, Watcher};
 pub use puller::Puller;
 use push::Push;
 use strangers::Strangers;
@@ -117,16 +118,16 @@ impl Relay {
     }
 
     /// Starts a try of `puller` to pull from `repository`, which is called `path` at the relay, the image with the
-    /// known `manifest`, which is not an index. `watch` sees the blobs as they pass.
+    /// known `manifest`, which is not an index.
     pub fn pull(
         &self,
         path: &str,
         repository: Repository,
         manifest: Manifest,
-        watch: Option<Watch>,
+        checks: Layers,
         puller: Arc<Puller>,
     ) -> io::Result<Transfer> {
-        self.begin(path, Work::Pull(Box::new(Pull::new(repository, manifest, watch, puller))))
+        self.begin(path, Work::Pull(Box::new(Pull::new(repository, manifest, checks, puller))))
     }
 
     /// Starts a push to `target`. At the relay its repository is called `path`, or a path below that, so that

@@ -16,6 +16,8 @@ const MORE_PLATFORMS_MAX: usize = 15;
 pub(super) const ULIMITS_MAX: usize = 64;
 /// Each costs a stream of the session, and BuildKit's pass over the files.
 pub(super) const OUTPUTS_MAX: usize = 16;
+/// Limits that let a step before everything else on the node.
+const NOT_OF_STEPS: [&str; 2] = ["nice", "rtprio"];
 const NAME_BYTES_MAX: usize = 255;
 /// The total size of all arguments and labels; execve(2) allows a step even less.
 pub(super) const VALUES_BYTES_MAX: usize = 1 << 20;
@@ -202,6 +204,9 @@ fn ulimits(ulimits: Vec<v1::Ulimit>) -> Result<Vec<(String, i64, i64)>, Fault> {
             || name.len() > NAME_BYTES_MAX
         {
             return Err(invalid("is not a limit's name"));
+        }
+        if NOT_OF_STEPS.contains(&name.as_str()) {
+            return Err(invalid("a step's share of the processors is the engine's to give"));
         }
         if soft < -1 || hard < -1 || (hard != -1 && (soft == -1 || soft > hard)) {
             return Err(invalid("the soft limit exceeds the hard one"));

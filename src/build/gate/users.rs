@@ -1,12 +1,14 @@
-//! Limits how many steps can look up a user at the same time.
+//! Limits how many steps can run, or look up a user, at the same time.
+//!
+//! Each `RUN` that runs takes a thread of the engine, two processes, and one of the 1023 ports that a bridge has in the
+//! kernel: when these are gone, every job's steps fail.
 //!
 //! Before a step runs, BuildKit opens `/etc/passwd` and `/etc/group` of the step's file system in the
 //! engine's own process (`executor/oci.GetUser`; for `COPY --chown`, `llbsolver/ops.readUser`). If an earlier
 //! step or an image has made one of them a pipe, the open waits for ever (up to BuildKit 0.33), even when the
-//! build ends. It blocks a thread of the engine, and the engine dies at 10,000 threads. Only a user and a
-//! group that are both numbers are not looked up.
+//! build ends. It blocks a thread of the engine, and the engine dies at 10,000 threads.
 //!
-//! Steps that wait for one another cannot be stuck at the same time. So the steps that look up a user are
+//! Steps that wait for one another cannot run, or be stuck, at the same time. So these steps are
 //! arranged in chains, in which each step waits for the one before it, and the number of chains in a graph is
 //! limited.
 
@@ -20,12 +22,12 @@ use crate::fault::{Fault, Reason};
 /// A Dockerfile with a hundred stages is rare, and few of its stages depend on nothing.
 const CHAINS_MAX: usize = 64;
 
-/// The lookups of a graph, in chains.
+/// The steps of a graph, in chains.
 #[derive(Debug, Default)]
 pub(super) struct Lookups {
-    /// The last lookup up to each operation, by the operation's digest: its chain, and its position there.
+    /// The last step up to each operation, by the operation's digest: its chain, and its position there.
     last: BTreeMap<String, Option<Place>>,
-    /// The number of lookups in each chain.
+    /// The number of steps in each chain.
     chains: Vec<usize>,
 }
 
@@ -46,7 +48,7 @@ impl Lookups {
         // Prefer the end of a chain; elsewhere another step has already continued the chain.
         let ends = |place: &&Place| self.chains.get(place.chain) == Some(&place.length);
         let mut last = before.iter().find(ends).or(before.first()).copied();
-        if looks_up(op) {
+        if counts(op) {
             let place = match last.filter(|place| ends(&place)) {
                 Some(Place { chain, length }) => Place { chain, length: length + 1 },
                 None => Place { chain: self.chains.len(), length: 1 },
@@ -66,20 +68,19 @@ impl Lookups {
             return Ok(());
         }
         let text = format!(
-            "the build graph is refused: {} of its steps look up a user in `/etc/passwd` without waiting for one \
+            "the build graph is refused: {} of its steps run, or look up a user in `/etc/passwd`, without waiting for one \
              another; {CHAINS_MAX} may",
             self.chains.len()
         );
-        let hint = "give the steps a user and a group by number (`USER 0:0`, `--chown=1000:1000`), or build \
-                    fewer stages at once, by their names";
+        let hint = "build fewer stages at once, by their names, or let stages go on from one another";
         Err(Fault::new(Reason::GraphDenied, text).hint(hint).into())
     }
 }
 
-/// Whether BuildKit opens files of a step's file system to look up a user.
-fn looks_up(op: &Op) -> bool {
+/// Whether a step runs a process, or BuildKit opens files of its file system to look up a user.
+fn counts(op: &Op) -> bool {
     match &op.op {
-        Some(op::Op::Exec(exec)) => !exec.meta.as_ref().is_some_and(|meta| is_by_number(&meta.user)),
+        Some(op::Op::Exec(_)) => true,
         Some(op::Op::File(FileOp { actions })) => actions.iter().any(|action| {
             let owner = match &action.action {
                 Some(Action::Copy(copy)) => &copy.owner,
@@ -96,12 +97,6 @@ fn looks_up(op: &Op) -> bool {
 fn is_by_name(owner: &ChownOpt) -> bool {
     let mut users = [&owner.user, &owner.group].into_iter().flatten();
     users.any(|user| matches!(user.user, Some(User::ByName(_))))
-}
-
-/// The form `UID:GID`, as in `ParseUIDGID`. Without a user BuildKit looks up `0`.
-fn is_by_number(user: &str) -> bool {
-    let number = |text: &str| text.parse::<u32>().is_ok() && !text.starts_with('+');
-    user.split_once(':').is_some_and(|(uid, gid)| number(uid) && number(gid))
 }
 
 #[cfg(test)]
@@ -141,9 +136,9 @@ mod tests {
             ops.push(next);
         }
         assert_eq!(chains(&ops), 1);
-        // An operation that appears twice counts once, and a step without a lookup does not break a chain.
+        // An operation that appears twice counts once, and one that does not count does not break a chain.
         ops.extend(ops.clone());
-        let between = step("between", "0:0", &[&ops[999]]);
+        let between = of(op::Op::File(FileOp::default()), &[&ops[999]]);
         let behind = step("behind", "app", &[&between]);
         ops.extend([between, behind]);
         assert_eq!(chains(&ops), 1);
@@ -151,9 +146,7 @@ mod tests {
 
     #[test]
     fn stages_that_go_on_from_one_are_as_many_chains() {
-        for (user, expected) in
-            [("", 100), ("root", 100), ("1000", 100), ("1000:app", 100), ("+1:1", 100), ("0:0", 1)]
-        {
+        for (user, expected) in [("", 100), ("root", 100), ("1000:app", 100), ("0:0", 100)] {
             let base = step("base", "", &[]);
             let stages = (0..100).map(|number| step(&number.to_string(), user, &[&base]));
             let ops: Vec<_> = std::iter::once(base.clone()).chain(stages).collect();

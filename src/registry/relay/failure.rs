@@ -38,7 +38,8 @@ impl LastFailure {
             Kind::Unsupported | Kind::Other => StatusCode::BAD_REQUEST,
             Kind::Unreachable | Kind::Unavailable | Kind::Busy => StatusCode::BAD_GATEWAY,
         };
-        self.set(what, error, status == StatusCode::FORBIDDEN);
+        let is_final = status == StatusCode::FORBIDDEN || error.kind() == Kind::Unsupported;
+        self.set(what, error, is_final);
         answers::refusal(status)
     }
 

@@ -22,9 +22,22 @@ use super::{
         client::{Blob, CONFIG_BYTES_MAX, Manifest, Repository},
         error::Kind,
     },
-    Body, Error, Puller, Relay, Shared, Work, answers, digest_in, is_head,
+    Body, Error, Puller, Relay, Shared, Work, answers, digest_in,
+    format::NotZstd,
+    is_head,
 };
 use crate::names::reference::Digest;
+
+/// How the layers that pass are checked.
+#[derive(Clone)]
+pub enum Layers {
+    /// wharfd hashes them.
+    Watched(Watch),
+    /// The engine hashes them and unpacks them in its own process, where Zstandard that breaks off ends Engine 26.1 (its
+    /// decoder goes on with the reader that the next one has), and each decoder stays in its memory. So no layer may be
+    /// in that format, whatever its type says.
+    WithoutZstd,
+}
 
 /// Returns the watcher of a blob, if it has one.
 pub type Watch = Arc<dyn Fn(&Digest) -> Option<Watcher> + Send + Sync>;
@@ -46,7 +59,7 @@ pub(super) struct Pull {
     manifest: Manifest,
     /// The type that the engine is told of the manifest.
     media_type: String,
-    watch: Option<Watch>,
+    checks: Layers,
     pub(super) puller: Arc<Puller>,
     /// The config that the manifest names.
     config: Option<Digest>,
@@ -76,6 +89,8 @@ struct OnItsWay {
 struct Passing {
     blob: Blob,
     watcher: Option<Watcher>,
+    /// Judges the blob's format, if that matters.
+    format: Option<NotZstd>,
     /// The last piece received. The engine gets it only after the next piece, or once the whole blob has been
     /// verified.
     kept: Option<Bytes>,
@@ -89,7 +104,7 @@ impl Pull {
     pub(super) fn new(
         repository: Repository,
         manifest: Manifest,
-        watch: Option<Watch>,
+        checks: Layers,
         puller: Arc<Puller>,
     ) -> Self {
         let document: Value = serde_json::from_slice(manifest.bytes()).unwrap_or_default();
@@ -98,7 +113,7 @@ impl Pull {
         let layers = document.get("layers").and_then(Value::as_array).into_iter().flatten();
         let layers = layers.filter_map(|layer| Digest::parse(layer.get("digest")?.as_str()?)).collect();
         let (blobs, is_let_down) = (Mutex::default(), AtomicBool::new(false));
-        Self { repository, manifest, media_type, watch, puller, config, layers, blobs, is_let_down }
+        Self { repository, manifest, media_type, checks, puller, config, layers, blobs, is_let_down }
     }
 
     fn blobs(&self) -> MutexGuard<'_, Blobs> {
@@ -154,9 +169,12 @@ impl Pull {
                 if blob.length().is_some_and(|length| length > max) {
                     return Err(config_too_large());
                 }
-                let watcher = self.watch.as_ref().filter(|_| !is_head(method));
-                let watcher = watcher.and_then(|watch| watch(&digest));
-                let passing = Passing { blob, watcher, kept: None, left: max, is_over: false, way };
+                let (watcher, format) = match &self.checks {
+                    Layers::Watched(watch) if !is_head(method) => (watch(&digest), None),
+                    Layers::Watched(_) => (None, None),
+                    Layers::WithoutZstd => (None, Some(NotZstd::default())),
+                };
+                let passing = Passing { blob, watcher, format, kept: None, left: max, is_over: false, way };
                 Ok(blob_answer(method, &digest, passing))
             }
             None => Ok(answers::plain(StatusCode::NOT_FOUND)),
@@ -252,6 +270,9 @@ impl Passing {
                 break;
             };
             self.left = self.left.checked_sub(piece.len() as u64).ok_or_else(config_too_large)?;
+            if let Some(format) = &mut self.format {
+                format.look_at(&piece)?;
+            }
             if let Some(watcher) = &self.watcher {
                 // A watcher that no longer receives has seen enough for its verdict.
                 let _ = watcher.pieces.send(piece.clone()).await;

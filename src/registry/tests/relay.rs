@@ -19,7 +19,7 @@ use super::{
 use crate::{
     fault::{Fault, Reason},
     names::{CallerId, Reference, reference::Digest},
-    registry::{CONFIG_BYTES_MAX, Client, Puller, Relay, Repository, Transfer},
+    registry::{CONFIG_BYTES_MAX, Client, Layers, Puller, Relay, Repository, Transfer},
     tasks::Group,
 };
 
@@ -249,7 +249,7 @@ async fn the_engine_gets_what_was_hashed_and_no_other_bytes() {
     let manifest = repository.manifest(&reference).await.unwrap();
     let heard = registry.heard().len();
     let by_digest = format!("/v2/{PATH}/manifests/{}", manifest.digest());
-    let transfer = relay.pull(PATH, repository, manifest, None, puller()).unwrap();
+    let transfer = relay.pull(PATH, repository, manifest, Layers::WithoutZstd, puller()).unwrap();
     assert!(ask(&transfer, "GET", &by_digest, "").await.ends_with(MANIFEST));
     assert!(ask(&transfer, "HEAD", &by_digest, "").await.ends_with("\r\n\r\n"));
     assert_eq!(registry.heard().len(), heard, "the registry may say something else the second time");
@@ -289,11 +289,11 @@ async fn the_engine_gets_no_config_that_is_too_large() {
     .await;
     let reference = Reference::parse(&format!("{}/team/app:1", registry.host())).unwrap();
     let mut repository = repository(&reference);
-    let proven = repository.manifest(&reference).await.unwrap();
-    let transfer = relay.pull(PATH, repository.clone(), proven, None, puller()).unwrap();
     let blob = format!("/v2/{PATH}/blobs/{of}");
     for tells_it in [true, false] {
         tells.store(tells_it, Ordering::Relaxed);
+        let proven = repository.manifest(&reference).await.unwrap();
+        let transfer = relay.pull(PATH, repository.clone(), proven, Layers::WithoutZstd, puller()).unwrap();
         let answer = ask(&transfer, "GET", &blob, "").await;
         assert!(!answer.ends_with(&large), "{}", answer.len());
         let fault = transfer.failure(|error| error.fault(&reference, false)).unwrap();
@@ -303,7 +303,7 @@ async fn the_engine_gets_no_config_that_is_too_large() {
     tells.store(true, Ordering::Relaxed);
     let other = Reference::parse(&format!("{}/team/app:2", registry.host())).unwrap();
     let other = repository.manifest(&other).await.unwrap();
-    let transfer = relay.pull(PATH, repository, other, None, puller()).unwrap();
+    let transfer = relay.pull(PATH, repository, other, Layers::WithoutZstd, puller()).unwrap();
     assert!(ask(&transfer, "GET", &blob, "").await.ends_with(&large));
 }
 
@@ -329,7 +329,7 @@ async fn the_engine_never_hears_of_an_index() {
         let mut repository = repository(&reference);
         let manifest = repository.manifest(&reference).await.unwrap();
         let path = format!("/v2/{PATH}/manifests/{}", manifest.digest());
-        let transfer = relay.pull(PATH, repository, manifest, None, puller()).unwrap();
+        let transfer = relay.pull(PATH, repository, manifest, Layers::WithoutZstd, puller()).unwrap();
         assert_eq!(header(&ask(&transfer, "GET", &path, "").await, "content-type"), expected, "{told}");
     }
 }
@@ -355,7 +355,7 @@ async fn what_went_well_at_last_is_no_reason() {
     let reference = Reference::parse(&format!("{}/team/app:1", registry.host())).unwrap();
     let mut repository = repository(&reference);
     let manifest = repository.manifest(&reference).await.unwrap();
-    let transfer = relay.pull(PATH, repository, manifest, None, puller()).unwrap();
+    let transfer = relay.pull(PATH, repository, manifest, Layers::WithoutZstd, puller()).unwrap();
     let unreached = told(&transfer, Reason::EngineFailed).await;
     assert!(unreached.text().contains("did not reach wharfd"), "{unreached}");
     assert_eq!(told(&transfer, Reason::EngineUnavailable).await.text(), "the engine's own words");
@@ -387,7 +387,7 @@ async fn an_image_whose_config_drips_does_not_wait_for_the_engine() {
     let reference = Reference::parse(&format!("{}/team/app:1", registry.host())).unwrap();
     let mut repository = repository(&reference);
     let manifest = repository.manifest(&reference).await.unwrap();
-    let transfer = relay.pull(PATH, repository, manifest, None, puller()).unwrap();
+    let transfer = relay.pull(PATH, repository, manifest, Layers::WithoutZstd, puller()).unwrap();
     assert!(transfer.waits_for_the_engine());
     let mut engine = TcpStream::connect(transfer.host()).await.unwrap();
     let (user, password) = transfer.login();

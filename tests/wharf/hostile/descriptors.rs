@@ -6,11 +6,15 @@ use serde_json::{Value, json};
 
 use crate::harness::{
     Image, Test, Wharf, cases,
-    image::{File, Layer, digest},
+    image::{self, File, Layer, digest},
     script::{Reply, ScriptedRegistry},
 };
 
-cases![false_descriptions_of_layers_are_not_used, a_layer_is_fetched_only_from_its_registry,];
+cases![
+    false_descriptions_of_layers_are_not_used,
+    a_layer_is_fetched_only_from_its_registry,
+    layers_in_zstandard_reach_no_engine_that_fails_to_unpack_them,
+];
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
@@ -100,6 +104,40 @@ async fn false_descriptions_of_layers_are_not_used(test: Arc<Test>) {
             assert!(told["mediaType"].as_str().unwrap().ends_with("gzip"), "{name}: {told}");
         }
         assert!(told.is_some() || !test.engine.is_containerd(), "{name}: {manifest}");
+    }
+}
+
+/// The classic store's decoder goes on with what the next one reads, which ends the engine if many break off at once.
+async fn layers_in_zstandard_reach_no_engine_that_fails_to_unpack_them(test: Arc<Test>) {
+    let wharfd = test.wharfd().await;
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    let content = test.unique("zstd");
+    let plain = image::tar([("data", File::Content(content.as_bytes(), 0o644))]);
+    let zstd = zstd::encode_all(&plain[..], 3).unwrap();
+    let skipped = [&b"\x50\x2a\x4d\x18\x01\0\0\0x"[..], &zstd].concat();
+    for (name, blob) in [("zstd", zstd), ("skipped", skipped)] {
+        let layer = Layer {
+            digest: digest(&blob),
+            blob: blob.into(),
+            ..Layer::of([("data", File::Content(content.as_bytes(), 0o644))])
+        };
+        let image = Image::of(vec![Layer::busybox(), layer]);
+        // The type need not be true.
+        for (kind, media_type) in
+            [("honest", format!("{}zstd", LAYER.trim_end_matches("gzip"))), ("false", LAYER.to_owned())]
+        {
+            let registry = serve(&image, |layer| layer["mediaType"] = json!(media_type)).await;
+            let name = format!("{}/{name}-{kind}:1", registry.host());
+            let pulled = job.run(["pull", &name]).await;
+            if !test.engine.is_containerd() {
+                pulled.ended(1).says(&["a layer is compressed with zstd", "containerd image store"]);
+                // The engine itself takes it.
+                test.engine.pull(&name, None).await.ok();
+                test.engine.remove_image(&name).await;
+            } else if kind == "honest" && name.contains("/zstd") {
+                pulled.ok();
+            }
+        }
     }
 }
 

@@ -52,9 +52,19 @@ async fn pipes_block_few_threads_of_the_engine(test: Arc<Test>) {
 
     // The graph is refused before any step has run.
     let refused = job.build(&hostile, &[]).await.ended(3);
-    let refused = refused.says(&["/etc/passwd", &STAGES.to_string(), "USER 0:0"]);
+    let refused = refused.says(&["/etc/passwd", &STAGES.to_string(), "build fewer stages at once"]);
     assert!(!refused.stderr.contains("mkfifo"), "{refused}");
     assert!(threads(&engine).await < STAGES / 2);
+
+    // Steps that look up nobody take the bridge's ports.
+    let running = (0..STAGES).fold(format!("FROM {BASE} AS base\nUSER 0:0\n"), |text, stage| {
+        format!("{text}FROM base AS s{stage}\nRUN echo {stage} >/stage\n")
+    });
+    let gathered = (0..STAGES).fold("FROM scratch\n".to_owned(), |text, stage| {
+        format!("{text}COPY --from=s{stage} /stage /{stage}\n")
+    });
+    let running = test.context("running", &[("Dockerfile", &(running + &gathered))]);
+    job.build(&running, &[]).await.ended(3).says(&[&STAGES.to_string(), "without waiting for one another"]);
 
     let before = threads(&engine).await;
     let _bare = Background::start({
