@@ -12,9 +12,11 @@ use super::{
 };
 
 /// The networks whose addresses are not public: those of `policy::is_public`.
-const PRIVATE_V4: [([u8; 4], u8); 15] = [
+const PRIVATE_V4: [([u8; 4], u8); 16] = [
     ([0, 0, 0, 0], 8),
     ([10, 0, 0, 0], 8),
+    // The Services of clusters on GKE.
+    ([34, 118, 224, 0], 20),
     ([100, 64, 0, 0], 10),
     ([127, 0, 0, 0], 8),
     // Azure's metadata service.

@@ -17,6 +17,8 @@ pub(crate) fn is_public(address: IpAddr) -> bool {
             let relays_v6 = (a, b, c) == (192, 88, 99);
             let benchmark = a == 198 && (18..20).contains(&b);
             let reserved = a >= 240;
+            // Google's own, which GKE gives to the Services of clusters.
+            let services = (a, b) == (34, 118) && (224..240).contains(&c);
             !(v4.is_loopback()
                 || v4.is_private()
                 || v4.is_documentation()
@@ -24,6 +26,7 @@ pub(crate) fn is_public(address: IpAddr) -> bool {
                 || protocols
                 || relays_v6
                 || benchmark
+                || services
                 || reserved)
         }
         IpAddr::V6(v6) => {
@@ -74,6 +77,8 @@ mod tests {
             "192.168.1.1",
             "169.254.169.254",
             "100.64.0.1",
+            "34.118.224.1",
+            "34.118.239.255",
             "0.0.0.0",
             "::1",
             "fe80::1",

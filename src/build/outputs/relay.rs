@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -43,6 +43,10 @@ pub(in crate::build) struct Limits {
 pub(in crate::build) const LIMITS: Limits =
     Limits { idle: Duration::from_secs(300), whole: Duration::from_secs(2 * 3600) };
 
+/// How many files of a tree a client may have asked for that BuildKit has not sent yet. BuildKit takes 128 and four more,
+/// and then waits for room without an end, even when the build is over (fsutil, `send.go`). `wharf` asks for 32.
+const ASKED_MAX: usize = 64;
+
 /// Passes BuildKit's messages on to the client, and returns the client's.
 pub(in crate::build) fn begin(
     form: Form,
@@ -78,6 +82,8 @@ struct Line {
     form: Form,
     /// When a message has last come or gone.
     moved: Mutex<Instant>,
+    /// How many files of a tree have been asked for and not been sent yet.
+    asked: AtomicUsize,
     /// Whether BuildKit has sent all of a file.
     is_sent: AtomicBool,
     /// Whether the client has all of a tree.
@@ -91,6 +97,7 @@ impl Line {
         Self {
             form,
             moved: Mutex::new(Instant::now()),
+            asked: AtomicUsize::new(0),
             is_sent: AtomicBool::new(false),
             is_taken: AtomicBool::new(false),
             is_known: CancellationToken::new(),
@@ -103,6 +110,16 @@ impl Line {
 
     fn still_for(&self) -> Duration {
         self.moved.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+
+    /// Counts a file that the client asks for; `false` if there are too many.
+    fn asks(&self) -> bool {
+        self.asked.fetch_add(1, Ordering::AcqRel) < ASKED_MAX
+    }
+
+    /// Counts a file that BuildKit has sent.
+    fn has_one_more(&self) {
+        let _ = self.asked.fetch_update(Ordering::AcqRel, Ordering::Acquire, |asked| asked.checked_sub(1));
     }
 
     /// Whether the client may end the stream.
@@ -127,7 +144,14 @@ impl Down {
         while let Some(message) = sent.next().await {
             let Ok(message) = message else { return };
             self.line.moves();
-            let kind = self.kind(&message);
+            let packet = self.packet(&message);
+            let kind = packet.as_ref().map(|packet| packet.kind);
+            // A file ends with a packet without data.
+            if packet
+                .is_some_and(|packet| packet.kind == PacketType::PacketData as i32 && packet.data.is_empty())
+            {
+                self.line.has_one_more();
+            }
             // BuildKit's error may contain paths of the engine; the build's failure has it without them.
             let is_error = kind == Some(PacketType::PacketErr as i32);
             let message = if is_error { error("the builder cannot read the files") } else { message };
@@ -143,10 +167,10 @@ impl Down {
         self.line.is_sent.store(true, Ordering::Release);
     }
 
-    /// The kind of a tree's packet.
-    fn kind(&self, message: &Bytes) -> Option<i32> {
+    /// A tree's packet.
+    fn packet(&self, message: &Bytes) -> Option<Head> {
         let is_packet = self.line.form == Form::Tree;
-        is_packet.then(|| Kind::decode(message.clone()).ok()).flatten().map(|packet| packet.kind)
+        is_packet.then(|| Head::decode(message.clone()).ok()).flatten()
     }
 }
 
@@ -158,11 +182,13 @@ impl Drop for Down {
     }
 }
 
-/// The kind of a packet, without its content.
-#[derive(Clone, Copy, PartialEq, Eq, Message)]
-struct Kind {
+/// A packet without the description of a file.
+#[derive(Clone, PartialEq, Eq, Message)]
+struct Head {
     #[prost(int32, tag = "1")]
     kind: i32,
+    #[prost(bytes = "bytes", tag = "4")]
+    data: Bytes,
 }
 
 fn error(text: &str) -> Bytes {
@@ -242,6 +268,10 @@ impl Up {
         let said = Packet::decode(message.clone()).map_err(|_| unexpected())?;
         let packet = Packet { r#type: said.r#type, ..Packet::default() };
         Ok(match said.r#type() {
+            PacketType::PacketReq if !self.line.asks() => {
+                let text = format!("the client asks for more than {ASKED_MAX} files of an output at once");
+                return Err(Status::invalid_argument(text));
+            }
             PacketType::PacketReq => Packet { id: said.id, ..packet }.encode_to_vec().into(),
             PacketType::PacketFin => {
                 self.line.is_taken.store(true, Ordering::Release);

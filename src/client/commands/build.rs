@@ -101,7 +101,13 @@ pub(super) async fn run(mut call: Call, args: BuildArgs) -> Result<(), Stop> {
     let stopped = answers.sinks.take_stop().filter(|_| !matches!(ended, Err(Stop::Cancelled(_))));
     if let Some(stop) = stopped {
         display.finish(Outcome::Stopped);
-        return Err(stop);
+        // Unlike a result that nobody wants to read: the build is broken off, with its other outputs and its push.
+        return Err(match stop {
+            Stop::OutputClosed => {
+                Failure::new(Exit::Failed, "standard output was closed before the output was whole").into()
+            }
+            stop => stop,
+        });
     }
     match ended {
         Ok(Ended::Built(result)) => {

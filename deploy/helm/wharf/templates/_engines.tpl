@@ -13,10 +13,10 @@ when the one before it has ended or is up, and at the pod's end it stops the eng
     - --refuse=$(NODE)
     - --refuse=$(KUBERNETES_SERVICE_HOST)
     {{- range .Values.firewall.refuse }}
-    - --refuse={{ . }}
+    - {{ printf "--refuse=%s" . | quote }}
     {{- end }}
     {{- range .Values.firewall.allow }}
-    - --allow={{ . }}
+    - {{ printf "--allow=%s" . | quote }}
     {{- end }}
   env:
     - name: NODE

@@ -108,6 +108,27 @@ async fn a_file_that_is_cut_off_is_said_not_to_be_whole() {
     }
 }
 
+/// BuildKit waits for room without an end if more are asked for than it takes.
+#[tokio::test]
+async fn a_client_asks_for_few_files_at_once() {
+    let mut ends = ends(Form::Tree, patient());
+    let id = |number: usize| u32::try_from(number).unwrap();
+    for number in 0..ASKED_MAX {
+        say(&ends, packet(PacketType::PacketReq, id(number))).await;
+        soon(ends.hears.next()).await.unwrap().unwrap();
+    }
+    // A piece of a file is not its end.
+    let piece = Packet { data: b"x".to_vec(), r#type: PacketType::PacketData.into(), ..Packet::default() };
+    for message in [piece.encode_to_vec().into(), packet(PacketType::PacketData, 0)] {
+        ends.sends.send(Ok(message)).await.unwrap();
+        soon(ends.takes.recv()).await.unwrap().unwrap();
+    }
+    for (number, is_taken) in [(ASKED_MAX, true), (ASKED_MAX + 1, false)] {
+        say(&ends, packet(PacketType::PacketReq, id(number))).await;
+        assert_eq!(soon(ends.hears.next()).await.unwrap().is_ok(), is_taken, "{number}");
+    }
+}
+
 #[tokio::test]
 async fn a_trees_packets_go_both_ways() {
     let mut ends = ends(Form::Tree, patient());
