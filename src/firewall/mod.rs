@@ -4,6 +4,7 @@
 //! Steps reach the internet, the pod's resolver on port 53, and what the operator grants. They reach neither the
 //! addresses of private networks and of this node's, nor the pod itself, nor one another.
 
+mod attributes;
 mod network;
 mod nftables;
 mod place;

@@ -8,7 +8,10 @@ use rustix::net::{
     sockopt::{Timeout, set_socket_timeout},
 };
 
-use super::Network;
+use super::{
+    Network,
+    attributes::{Attributes, padded},
+};
 
 const TABLE: &str = "wharf";
 /// Before the chains of engines, which have 0.
@@ -38,6 +41,8 @@ pub(super) struct Rule(pub(super) Vec<Match>, pub(super) Verdict);
 pub(super) enum Match {
     /// The interface that brings the packet.
     From(String),
+    /// The interface to which it is forwarded is another one.
+    NotThrough(String),
     /// The destination.
     To(Network),
     /// A protocol's destination ports.
@@ -126,39 +131,6 @@ fn acknowledgement(bytes: &[u8]) -> Option<(Option<i32>, &[u8])> {
 // --- messages --------------------------------------------------------------------------
 
 const HEADER: usize = 16;
-const NESTED: u16 = 0x8000;
-
-const fn padded(length: usize) -> usize {
-    length.next_multiple_of(4)
-}
-
-/// A list of attributes.
-#[derive(Default)]
-struct Attributes(Vec<u8>);
-
-impl Attributes {
-    fn bytes(mut self, kind: u16, value: &[u8]) -> Self {
-        // Names, addresses and the rules of one chain: far below.
-        let length = u16::try_from(value.len() + 4).unwrap_or(u16::MAX);
-        self.0.extend(length.to_ne_bytes());
-        self.0.extend(kind.to_ne_bytes());
-        self.0.extend(value);
-        self.0.resize(padded(self.0.len()), 0);
-        self
-    }
-
-    fn number(self, kind: u16, value: u32) -> Self {
-        self.bytes(kind, &value.to_be_bytes())
-    }
-
-    fn text(self, kind: u16, value: &str) -> Self {
-        self.bytes(kind, &[value.as_bytes(), b"\0"].concat())
-    }
-
-    fn list(self, kind: u16, inner: Self) -> Self {
-        self.bytes(kind | NESTED, &inner.0)
-    }
-}
 
 const NEW_TABLE: u16 = 0;
 const DELETE_TABLE: u16 = 2;
@@ -235,6 +207,15 @@ enum Base {
     Transport = 2,
 }
 
+/// A name as the kernel compares it, with zeros behind it.
+fn interface_name(interface: &str) -> [u8; 16] {
+    let mut name = [0; 16];
+    for (to, from) in name.iter_mut().zip(interface.bytes()) {
+        *to = from;
+    }
+    name
+}
+
 fn expressions(Rule(matches, verdict): &Rule) -> Attributes {
     let mut expressions = Expressions::default();
     for part in matches {
@@ -277,6 +258,7 @@ impl Expressions {
 
     fn add_match(&mut self, part: &Match) {
         const FROM: u32 = 6;
+        const THROUGH: u32 = 7;
         const FAMILY: u32 = 15;
         const PROTOCOL: u32 = 16;
         const IPV4: u8 = 2;
@@ -286,12 +268,12 @@ impl Expressions {
         const STATE_NEW: u32 = 8;
         match part {
             Match::From(interface) => {
-                let mut name = [0; 16];
-                for (to, from) in name.iter_mut().zip(interface.bytes()) {
-                    *to = from;
-                }
                 self.meta(FROM);
-                self.compare(Compare::Equal, &name);
+                self.compare(Compare::Equal, &interface_name(interface));
+            }
+            Match::NotThrough(interface) => {
+                self.meta(THROUGH);
+                self.compare(Compare::Unequal, &interface_name(interface));
             }
             Match::To(network) => {
                 let (family, offset, address) = match network.address() {
@@ -355,7 +337,7 @@ mod tests {
         let chains = [Chain {
             hook: Hook::Forward,
             rules: vec![
-                rule(vec![Match::From("eth0".to_owned()), Match::New]),
+                rule(vec![Match::From("eth0".to_owned()), Match::NotThrough("eth1".to_owned()), Match::New]),
                 rule(vec![Match::To("10.0.0.0/8".parse().unwrap()), Match::Ports(6, 53..=53)]),
                 rule(vec![Match::To("fd00::5".parse().unwrap()), Match::Icmp6(135)]),
             ],

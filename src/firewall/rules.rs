@@ -67,6 +67,9 @@ pub(super) fn chains(place: &Place, allow: &[Grant], refuse: &[Network]) -> [Cha
         forward.push(Rule(vec![from(uplink), Match::New], Verdict::Drop));
         forward.push(Rule(vec![from(uplink)], Verdict::Accept));
     }
+    // From one engine's step to another's, or within a bridge, whatever addresses they have.
+    let through_none = place.uplinks.iter().cloned().map(Match::NotThrough).collect();
+    forward.push(Rule(through_none, Verdict::Reject));
     // The narrower of two networks decides, and the grant of two equal ones: who grants a site's whole network does not
     // grant the nodes in it.
     let dns =
@@ -147,7 +150,7 @@ mod tests {
             let fits = |part: &Match| match part {
                 Match::To(network) => network.contains(to),
                 Match::Ports(protocol, ports) => *protocol == TCP && ports.contains(&port),
-                Match::From(_) | Match::Icmp6(_) | Match::New => false,
+                Match::From(_) | Match::NotThrough(_) | Match::Icmp6(_) | Match::New => false,
             };
             let first = forward.rules.iter().find(|Rule(matches, _)| matches.iter().all(fits));
             first.map_or(Verdict::Accept, |Rule(_, verdict)| *verdict)
@@ -170,6 +173,8 @@ mod tests {
             assert_eq!(verdict(to, port), expected, "{to} {port}");
         }
         assert_eq!(forward.rules[0], Rule(vec![Match::From("eth0".to_owned()), Match::New], Verdict::Drop));
+        // Steps send through the pod's own interface, or not at all.
+        assert_eq!(forward.rules[2], Rule(vec![Match::NotThrough("eth0".to_owned())], Verdict::Reject));
         // Whatever is left at the end did not come from the pod's own interfaces.
         assert_eq!(*input.rules.last().unwrap(), Rule(Vec::new(), Verdict::Reject));
     }
