@@ -225,6 +225,40 @@ class Chart(Case):
             self.assertIn(second, known[first], name)
 
 
+class Examples(Case):
+    EXAMPLES = ROOT / "deploy/examples"
+
+    def test_jenkins_has_the_agent_s_pod(self):
+        configuration = yaml.safe_load((self.EXAMPLES / "jenkins.yaml").read_text())
+        (cloud,) = configuration["jenkins"]["clouds"]
+        (template,) = cloud["kubernetes"]["templates"]
+        agent = (self.EXAMPLES / "agent.yaml").read_text()
+        self.assertEqual(template["yaml"], agent[agent.index("apiVersion"):])
+        # The Jenkinsfile's label, login and library, and the namespace that the chart serves.
+        jenkinsfile = (self.EXAMPLES / "Jenkinsfile").read_text()
+        self.assertIn(f"label '{template['label']}'", jenkinsfile)
+        (domain,) = configuration["credentials"]["system"]["domainCredentials"]
+        (login,) = domain["credentials"]
+        self.assertIn(f"credentials: '{login['usernamePassword']['id']}'", jenkinsfile)
+        (library,) = configuration["unclassified"]["globalLibraries"]["libraries"]
+        self.assertTrue(jenkinsfile.startswith(f"@Library('{library['name']}') _\n"))
+        served = yaml.safe_load((CHART / "values.yaml").read_text())["serve"]
+        self.assertEqual(served, [{"namespaces": cloud["kubernetes"]["namespace"]}])
+
+    def test_the_agent_s_pod_is_valid(self):
+        pod = yaml.safe_load((self.EXAMPLES / "agent.yaml").read_text())
+        self.assertEqual(pod["spec"]["volumes"][0]["csi"], {"driver": "csi.wharf.dev", "readOnly": True})
+        # As the plugin completes it.
+        pod["metadata"]["name"] = "agent"
+        pod["spec"]["containers"][0]["image"] = "jenkins/inbound-agent:latest"
+        path = self.dir / "pod.yaml"
+        path.write_text(yaml.safe_dump(pod))
+        among = versions(OLDEST_CHART)
+        for version in among[0], among[-1]:
+            done = run(*validate(version, path))
+            self.assertEqual(done.returncode, 0, done.stdout)
+
+
 class Kustomize(Case):
     def test_the_manifests_are_the_chart_s(self):
         done = run(ROOT / "scripts/manifests", self.dir)

@@ -43,6 +43,13 @@ holds_nothing() { ! engine_holds; }
 gone() { ! kc -n jenkins get pod "$1"; }
 
 rolled_out() { kc -n wharf rollout status daemonset/wharfd --timeout=180s; }
+# Whether the namespace admits deploy/examples/agent.yaml, completed as Jenkins' plugin does it.
+admits_example() {
+    kc --namespace jenkins create --dry-run=server --validate=strict -f - < <(
+        sed -e 's/^metadata:$/&\n  name: example/' -e 's/^    - name: jnlp$/&\n      image: example.invalid\/agent:1/' \
+            "$root/deploy/examples/agent.yaml"
+    ) 2>&1
+}
 registered() { kc get csinode wharf-node -o jsonpath='{.spec.drivers[*].name}' | grep -q 'csi\.wharf\.dev'; }
 config_has() { kc -n wharf get configmap wharfd -o jsonpath='{.data.wharfd\.toml}' | grep -Fx -- "$1"; }
 delete_pods() {

@@ -79,7 +79,8 @@ check "and steps are still refused" refuses "${closed[2]}"
 check "an agent builds a Dockerfile and pushes the image" in_pod_with one \
     'mkdir -p /home/app && cd /home/app && echo hello >file && cat >Dockerfile && wharf build --progress=plain -t '"$near"'/team/bundled:1 --push .' \
     <<<"FROM $near/base:1"$'\nCOPY file /file\nRUN grep hello /file'
-check "the registry has the image" inside_engine curl --silent --fail "http://$near/v2/team/bundled/manifests/1"
+in_registry() { inside_engine curl --silent --fail "http://$near/v2/team/bundled/tags/list" | grep -F '"1"'; }
+check "the registry has the image" in_registry
 check "the second pod sees nothing of it" in_pod two '! wharf images | grep team'
 other() { kc -n others exec three --container agent -- sh -c "export HOME=/home; $1"; }
 check "a pod of the other trust group has the other engine" other 'wharf info | grep -F "Your engine: other"'

@@ -45,6 +45,7 @@ hostpath() {
     grep 'violates PodSecurity "restricted.*hostPath' <<<"$said"
 }
 check "the namespace admits no hostPath" hostpath
+check "and the agent of the examples" admits_example
 
 # --- an upgrade, and the end -----------------------------------------------------------
 

@@ -17,8 +17,9 @@ final class Docs {
 
     static void addTo(Suite suite) {
         for (String page : List.of("README.md", "docs/jenkins.md")) {
-            suite.test("the first Jenkinsfile of " + page + " runs", () -> firstJenkinsfile(page));
+            suite.test("the first Jenkinsfile of " + page + " runs", () -> runs(firstJenkinsfile(page)));
         }
+        suite.test("the Jenkinsfile of deploy/examples runs", () -> runs(Library.read(ROOT.resolve("deploy/examples/Jenkinsfile"))));
         suite.test("the Groovy of docs/jenkins.md and docs/steps.md compiles", () -> {
             for (String page : List.of("jenkins.md", "steps.md")) {
                 Matcher blocks = Pattern.compile("(?s)```groovy\n(.*?)```").matcher(Library.read(ROOT.resolve("docs/" + page)));
@@ -33,10 +34,14 @@ final class Docs {
     }
 
     /** A newcomer copies the first block. */
-    private static void firstJenkinsfile(String page) throws Exception {
+    private static String firstJenkinsfile(String page) throws Exception {
         Matcher block = Pattern.compile("(?s)```groovy\n(.*?)```").matcher(Library.read(ROOT.resolve(page)));
         check(block.find(), page + " has no Jenkinsfile");
-        try (Fake fake = new Fake(block.group(1))) {
+        return block.group(1);
+    }
+
+    private static void runs(String jenkinsfile) throws Exception {
+        try (Fake fake = new Fake(jenkinsfile)) {
             fake.job().credential("registry", new Credential.UsernamePassword("jenkins", "secret"));
             fake.run("SUCCESS");
             List<String> arguments = fake.call().arguments();
