@@ -193,6 +193,10 @@ impl Archive {
         }
         if scan.and_then(Scan::is_tar) == Some(false) {
             self.no_tar();
+            // BuildKit reads no more of it than its beginning, and copies it, even if the rest is broken.
+            if !matches!(self.state, State::Xz(_)) {
+                return Ok(());
+            }
         }
         // Another decoder may go on where this one fails.
         passed.map_err(|error| self.broken(&error))

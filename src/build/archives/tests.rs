@@ -341,3 +341,24 @@ proptest! {
         let _ = judged_in(&archive, size, LIMITS);
     }
 }
+
+/// BuildKit looks at the beginning, finds no tar, and copies the file.
+#[test]
+fn a_broken_file_that_holds_no_tar_is_judged_alike_in_pieces_and_whole() {
+    let text = "no tar, and not the same text over and over: ".repeat(40);
+    let noise: Vec<u8> = (0..40_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    let content = [text.as_bytes(), &noise].concat();
+    for packed in [gzip(&content), bzip2(&content), zstd::encode_all(&content[..], 3).unwrap()] {
+        let mut broken = packed.clone();
+        let end = broken.len() - 200;
+        broken[end..].fill(0x55);
+        for file in [packed, broken] {
+            let judged = |size: usize| {
+                let mut archive = Archive::new(LIMITS);
+                file.chunks(size).try_for_each(|piece| archive.pass(piece)).and_then(|()| archive.end())
+            };
+            assert_eq!(judged(17), Ok(()), "{:?}", &file[..4]);
+            assert_eq!(judged(1 << 20), Ok(()), "{:?}", &file[..4]);
+        }
+    }
+}
