@@ -1,32 +1,13 @@
-//! `moby.filesync.v1.FileSync`: BuildKit asks for directories, and the messages are passed on one by one.
-//!
-//! The packets stay bytes here: the [`SessionClient`] that answers also judges them.
+//! `moby.filesync.v1.FileSync`: BuildKit asks for directories.
 
-use std::{
-    convert::Infallible,
-    sync::Arc,
-    task::{Context, Poll},
-};
-
-use bytes::Bytes;
-use futures_util::{StreamExt as _, future::BoxFuture};
-use http::Request as HttpRequest;
-use tonic::{
-    Request, Response, Status, Streaming,
-    body::Body,
-    metadata::MetadataMap,
-    server::{Grpc, NamedService, StreamingService},
-};
-use tower::Service;
+use futures_util::future::BoxFuture;
+use tonic::{Status, metadata::MetadataMap};
 
 use super::{
-    raw::RawCodec,
+    diff_copy::DiffCopy,
     session::{Messages, SessionClient},
 };
 use crate::names::percent_decoded;
-
-/// BuildKit sends 32 KiB of a file in a packet; a STAT can be larger because of its extended attributes.
-const PACKET_BYTES_MAX: usize = 4 << 20;
 
 /// BuildKit's request for a directory, from the call's metadata.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -70,57 +51,21 @@ fn query_unescape(text: &str) -> Option<String> {
     percent_decoded(&text.replace('+', " "))
 }
 
-/// The service that BuildKit calls.
-#[derive(Clone)]
-pub(super) struct FileSyncService {
-    client: Arc<dyn SessionClient>,
-}
+/// The service.
+pub(super) struct FileSync;
 
-impl FileSyncService {
-    pub(super) fn new(client: Arc<dyn SessionClient>) -> Self {
-        Self { client }
-    }
-}
-
-impl NamedService for FileSyncService {
+impl DiffCopy for FileSync {
     const NAME: &'static str = "moby.filesync.v1.FileSync";
-}
+    const METHOD: &'static str = "/moby.filesync.v1.FileSync/DiffCopy";
+    /// BuildKit sends 32 KiB of a file in a packet; a STAT can be larger because of its extended attributes.
+    const MESSAGE_BYTES_MAX: usize = 4 << 20;
 
-impl Service<HttpRequest<Body>> for FileSyncService {
-    type Response = http::Response<Body>;
-    type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: HttpRequest<Body>) -> Self::Future {
-        let client = Arc::clone(&self.client);
-        Box::pin(async move {
-            if request.uri().path() != "/moby.filesync.v1.FileSync/DiffCopy" {
-                return Ok(Status::unimplemented("only DiffCopy is supported").into_http());
-            }
-            let mut grpc = Grpc::new(RawCodec).max_decoding_message_size(PACKET_BYTES_MAX);
-            Ok(grpc.streaming(DiffCopy(client), request).await)
-        })
-    }
-}
-
-struct DiffCopy(Arc<dyn SessionClient>);
-
-impl StreamingService<Bytes> for DiffCopy {
-    type Response = Bytes;
-    type ResponseStream = Messages;
-    type Future = BoxFuture<'static, Result<Response<Messages>, Status>>;
-
-    fn call(&mut self, request: Request<Streaming<Bytes>>) -> Self::Future {
-        let client = Arc::clone(&self.0);
-        Box::pin(async move {
-            let directory = DirectoryRequest::from_metadata(request.metadata())?;
-            let packets = request.into_inner().boxed();
-            client.sync(directory, packets).await.map(Response::new)
-        })
+    fn answer(
+        client: &dyn SessionClient,
+        metadata: MetadataMap,
+        messages: Messages,
+    ) -> BoxFuture<'_, Result<Messages, Status>> {
+        Box::pin(async move { client.sync(DirectoryRequest::from_metadata(&metadata)?, messages).await })
     }
 }
 

@@ -3,6 +3,7 @@
 
 pub mod cache;
 pub mod connection;
+mod diff_copy;
 pub mod failure;
 mod filesend;
 pub mod filesync;

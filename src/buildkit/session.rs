@@ -26,8 +26,9 @@ use io::SessionIo;
 
 use super::{
     connection::Connection,
-    filesend::{self, FileSendService},
-    filesync::{DirectoryRequest, FileSyncService},
+    diff_copy::{DiffCopy as _, DiffCopyService},
+    filesend::FileSend,
+    filesync::{DirectoryRequest, FileSync},
 };
 use crate::{
     fault::{Fault, Reason},
@@ -38,7 +39,7 @@ use crate::{
 /// The methods that BuildKit may call in each build, announced by `x-docker-expose-session-grpc-method`.
 const METHODS: [&str; 5] = [
     "/grpc.health.v1.Health/Check",
-    "/moby.filesync.v1.FileSync/DiffCopy",
+    FileSync::METHOD,
     "/moby.filesync.v1.Auth/Credentials",
     "/moby.buildkit.secrets.v1.Secrets/GetSecret",
     "/moby.upload.v1.Upload/Pull",
@@ -143,8 +144,8 @@ async fn answer<I>(io: I, client: Arc<dyn SessionClient>, tasks: &Group) -> hype
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let routes = Routes::new(FileSyncService::new(Arc::clone(&client)))
-        .add_service(FileSendService::new(Arc::clone(&client)))
+    let routes = Routes::new(DiffCopyService::<FileSync>::new(Arc::clone(&client)))
+        .add_service(DiffCopyService::<FileSend>::new(Arc::clone(&client)))
         .add_service(filesync::auth_server::AuthServer::new(Answers(Arc::clone(&client))))
         .add_service(secrets::secrets_server::SecretsServer::new(Answers(Arc::clone(&client))))
         .add_service(upload::upload_server::UploadServer::new(Answers(client)))
@@ -169,7 +170,7 @@ fn expose(
     metadata.insert("x-docker-expose-session-uuid", id.parse()?);
     metadata.insert("x-docker-expose-session-name", "wharf".parse()?);
     metadata.insert("x-docker-expose-session-sharedkey", shared_key.parse()?);
-    for method in METHODS.into_iter().chain(takes_exports.then_some(filesend::METHOD)) {
+    for method in METHODS.into_iter().chain(takes_exports.then_some(FileSend::METHOD)) {
         metadata.append("x-docker-expose-session-grpc-method", method.parse()?);
     }
     Ok(())
