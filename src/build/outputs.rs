@@ -27,17 +27,25 @@ pub(super) fn make_image(spec: &BuildSpec, engine: &Engine) -> bool {
     spec.makes_image() || archives
 }
 
+/// The outputs that BuildKit exports, each with its position among the build's.
+fn exported<'a>(spec: &'a BuildSpec, engine: &Engine) -> impl Iterator<Item = (usize, &'a Output)> {
+    let exports_archives = engine.image_store().exports_archives();
+    spec.outputs.iter().enumerate().filter(move |(_, output)| match output {
+        Output::Image | Output::Files(_) => true,
+        Output::Archive(..) => exports_archives,
+        Output::CacheOnly => false,
+    })
+}
+
 /// The exporters of a build, in the order in which BuildKit gets them. `name` is the image's, if the store gets one.
 pub(super) fn exports(spec: &BuildSpec, engine: &Engine, name: Option<&ImageName>) -> Vec<Export> {
     let epoch = spec.build_args.get("SOURCE_DATE_EPOCH").map(String::as_str);
     let epoch = epoch.filter(|epoch| epoch.parse::<i64>().is_ok());
-    let exports = spec.outputs.iter().filter_map(|output| match output {
+    let exports = exported(spec, engine).filter_map(|(_, output)| match output {
         Output::Image => name.map(|name| engine.builder().export(name)),
         Output::Files(form) => Some(engine.builder().export_files(*form, epoch)),
-        Output::Archive(layout, names) if engine.image_store().exports_archives() => {
-            Some(engine.builder().export_archive(*layout, names))
-        }
-        Output::Archive(..) | Output::CacheOnly => None,
+        Output::Archive(layout, names) => Some(engine.builder().export_archive(*layout, names)),
+        Output::CacheOnly => None,
     });
     // Behind all others, so that those keep their positions.
     let made = name.filter(|_| !spec.makes_image()).map(|name| engine.builder().export(name));
@@ -62,13 +70,7 @@ pub struct Expected {
 impl Outputs {
     /// Those of a build.
     pub fn of(spec: &BuildSpec, engine: &Engine) -> Self {
-        let exports_archives = engine.image_store().exports_archives();
-        let exported = spec.outputs.iter().enumerate().filter(|(_, output)| match output {
-            Output::Image | Output::Files(_) => true,
-            Output::Archive(..) => exports_archives,
-            Output::CacheOnly => false,
-        });
-        let expected = exported.enumerate().filter_map(|(exporter, (output, kind))| {
+        let expected = exported(spec, engine).enumerate().filter_map(|(exporter, (output, kind))| {
             let form = match kind {
                 Output::Files(form) => *form,
                 Output::Archive(..) => Form::File,

@@ -161,7 +161,7 @@ impl Archive {
                         .to_owned());
                 }
                 let window = (self.limits.window / ZSTD_SHARE).min(ZSTD_WINDOW_BYTES_MAX);
-                let broken = |error: io::Error| format!("cannot be unpacked: {error}");
+                let broken = |error| self.broken(&error);
                 let mut decoder = zstd::stream::write::Decoder::new(scan).map_err(broken)?;
                 decoder.window_log_max(ZSTD_WINDOW_BYTES_MAX.ilog2()).map_err(broken)?;
                 State::Zstd(Box::new((decoder, Frames::new(window))))
@@ -191,12 +191,11 @@ impl Archive {
         if let Some(why) = scan.and_then(Scan::refused) {
             return Err(why);
         }
-        if scan.and_then(Scan::is_tar) == Some(false) {
-            self.no_tar();
+        // Each block of xz has a window of its own.
+        if scan.and_then(Scan::is_tar) == Some(false) && !matches!(self.state, State::Xz(_)) {
             // BuildKit reads no more of it than its beginning, and copies it, even if the rest is broken.
-            if !matches!(self.state, State::Xz(_)) {
-                return Ok(());
-            }
+            self.no_tar();
+            return Ok(());
         }
         // Another decoder may go on where this one fails.
         passed.map_err(|error| self.broken(&error))
@@ -206,8 +205,6 @@ impl Archive {
     fn no_tar(&mut self) {
         self.state = match mem::replace(&mut self.state, State::Other) {
             State::Zstd(zstd) => State::Frames(zstd.1),
-            // Each block has a window of its own.
-            xz @ State::Xz(_) => xz,
             _ => State::Other,
         };
     }
@@ -244,6 +241,19 @@ impl Archive {
             State::Begin(_) | State::Frames(_) | State::Other => None,
         }
     }
+}
+
+/// The names on the way to a path below the root, as `filepath.Join("/", …)` cleans it.
+fn clean<'a, N: AsRef<[u8]> + ?Sized>(path: impl Iterator<Item = &'a N>) -> Vec<&'a N> {
+    let mut names = Vec::new();
+    for name in path {
+        match name.as_ref() {
+            b"" | b"." => {}
+            b".." => drop(names.pop()),
+            _ => names.push(name),
+        }
+    }
+    names
 }
 
 /// Whether a decoder of xz needs more memory than it may have.

@@ -6,15 +6,18 @@ use std::{
     io::{self, Write},
 };
 
-use super::super::{
-    packets::{ENTRIES_BYTES_MAX, ENTRIES_MAX},
-    spec::PATH_BYTES_MAX,
-    tar::{
-        entry::{self, BLOCK_BYTES, is_header, padding},
-        unpack::{RATIO_MAX, UNPACKED_BYTES},
+use super::clean;
+use crate::{
+    build::{
+        packets::{ENTRIES_BYTES_MAX, ENTRIES_MAX},
+        spec::PATH_BYTES_MAX,
+        tar::{
+            entry::{self, BLOCK_BYTES, is_header, padding},
+            unpack::{RATIO_MAX, UNPACKED_BYTES},
+        },
     },
+    names::printable,
 };
-use crate::names::printable;
 
 /// The limit of Go's reader on an extended header.
 const EXTENSION_BYTES_MAX: u64 = 1 << 20;
@@ -229,7 +232,7 @@ impl Scan {
         }
         self.say(path.len())?;
         let mut size = 0;
-        let hash = self.hasher.hash_one(clean(&path));
+        let hash = self.hash(&path);
         match kind {
             b'0' | 0 => {
                 // The oldest tars have no type for directories.
@@ -250,7 +253,7 @@ impl Scan {
             b'1' => {
                 // BuildKit keeps the target of a symlink for each of its names (`cache/contenthash`). A file of this
                 // archive has none, unless a symlink has taken its place by another path.
-                if self.files.contains(&self.hasher.hash_one(clean(&target))) {
+                if self.files.contains(&self.hash(&target)) {
                     self.files.insert(hash);
                 } else {
                     self.files.remove(&hash);
@@ -272,6 +275,11 @@ impl Scan {
             left => State::Skip(left),
         };
         Ok(())
+    }
+
+    /// The hash of a path below the archive's root.
+    fn hash(&self, path: &[u8]) -> u64 {
+        self.hasher.hash_one(clean(path.split(|byte| *byte == b'/')))
     }
 
     fn say(&mut self, bytes: usize) -> Result<(), String> {
@@ -352,17 +360,4 @@ fn name(block: &[u8]) -> (Vec<u8>, bool) {
         [] => (name.to_vec(), is_sure),
         prefix => ([prefix, b"/", name].concat(), is_sure),
     }
-}
-
-/// The names on the way to a path below the archive's root (`filepath.Clean`).
-fn clean(path: &[u8]) -> Vec<&[u8]> {
-    let mut names: Vec<&[u8]> = Vec::new();
-    for name in path.split(|byte| *byte == b'/') {
-        match name {
-            b"" | b"." => {}
-            b".." => drop(names.pop()),
-            name => names.push(name),
-        }
-    }
-    names
 }

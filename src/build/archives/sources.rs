@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use sha2::{Digest as _, Sha256};
 
-use super::Limits;
+use super::{Limits, clean};
 use crate::names::reference::Digest;
 
 /// Counts up with each change of what an archive may do: the files of an older wharfd were judged by older rules.
@@ -21,7 +21,9 @@ pub struct Unpacked {
 impl Unpacked {
     /// The sources of copies that unpack, on an engine that may unpack Zstandard; `None` if none of them can be a file.
     pub fn of<'a>(sources: impl IntoIterator<Item = &'a str>, zstd: bool) -> Option<Self> {
-        let patterns: Vec<_> = sources.into_iter().map(names).filter(|names| !names.is_empty()).collect();
+        let names = |path: &str| clean(path.split('/')).into_iter().map(str::to_owned).collect();
+        let patterns: Vec<Vec<_>> =
+            sources.into_iter().map(names).filter(|names: &Vec<_>| !names.is_empty()).collect();
         let limits = Limits::of(patterns.len(), zstd);
         (!patterns.is_empty()).then(|| Self { patterns: patterns.into_iter().collect(), limits })
     }
@@ -56,19 +58,6 @@ impl Unpacked {
         let path: Vec<&str> = path.split('/').collect();
         self.patterns.iter().any(|pattern| is_wild(pattern) || fits(pattern, &path))
     }
-}
-
-/// The names of a path, as `filepath.Join("/", …)` cleans it.
-fn names(path: &str) -> Vec<String> {
-    let mut names: Vec<String> = Vec::new();
-    for name in path.split('/') {
-        match name {
-            "" | "." => {}
-            ".." => drop(names.pop()),
-            name => names.push(name.to_owned()),
-        }
-    }
-    names
 }
 
 /// Whether the pattern has classes, whose match may contain a `/` (`filepath.Match`), or escapes.

@@ -10,7 +10,7 @@ mod exec;
 mod platform;
 mod source;
 mod unpack;
-mod users;
+mod width;
 
 pub use platform::{PLATFORM_HINT, own_platforms};
 pub use source::git_denied;
@@ -29,7 +29,7 @@ use prost::Message as _;
 use chain::Chains;
 use definition::{Attributes, Salts};
 use unpack::Unpacks;
-use users::Lookups;
+use width::Width;
 
 use super::{
     archives::Unpacked,
@@ -111,7 +111,7 @@ impl From<Fault> for Refusal {
     }
 }
 
-/// The sources and lookups found in a graph.
+/// What was found in a graph.
 #[derive(Default)]
 struct Seen {
     images: BTreeSet<String>,
@@ -119,7 +119,7 @@ struct Seen {
     urls: BTreeSet<String>,
     chains: Chains,
     caches: exec::Caches,
-    lookups: Lookups,
+    width: Width,
     unpacks: Unpacks,
     names: Names,
 }
@@ -219,7 +219,7 @@ impl Gate<'_> {
                 return Err(refuse("the builder gave no graph to judge"));
             }
         };
-        seen.lookups.judge()?;
+        seen.width.judge()?;
         if !seen.urls.is_empty() {
             return Err(Refusal::NeedsUrls(seen.urls));
         }
@@ -270,7 +270,7 @@ impl Gate<'_> {
             self.op(&op, &line, seen)?;
             seen.chains.add(&digest, &op)?;
             seen.unpacks.add(&digest, &op, &line)?;
-            seen.lookups.add(digest, &op);
+            seen.width.add(digest, &op);
         }
         Ok(())
     }

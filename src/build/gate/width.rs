@@ -24,7 +24,7 @@ const CHAINS_MAX: usize = 64;
 
 /// The steps of a graph, in chains.
 #[derive(Debug, Default)]
-pub(super) struct Lookups {
+pub(super) struct Width {
     /// The last step up to each operation, by the operation's digest: its chain, and its position there.
     last: BTreeMap<String, Option<Place>>,
     /// The number of steps in each chain.
@@ -37,7 +37,7 @@ struct Place {
     length: usize,
 }
 
-impl Lookups {
+impl Width {
     /// Adds an operation with this digest; its inputs were added earlier (`client/llb` in BuildKit, `marshal`).
     pub(super) fn add(&mut self, digest: String, op: &Op) {
         if self.last.contains_key(&digest) {
@@ -121,11 +121,11 @@ mod tests {
     }
 
     fn chains(ops: &[Op]) -> usize {
-        let mut lookups = Lookups::default();
+        let mut width = Width::default();
         for op in ops {
-            lookups.add(digest(&op.encode_to_vec()), op);
+            width.add(digest(&op.encode_to_vec()), op);
         }
-        lookups.chains.len()
+        width.chains.len()
     }
 
     #[test]
@@ -152,13 +152,13 @@ mod tests {
             let ops: Vec<_> = std::iter::once(base.clone()).chain(stages).collect();
             assert_eq!(chains(&ops), expected, "{user}");
         }
-        let mut lookups = Lookups::default();
+        let mut width = Width::default();
         for number in 0..=CHAINS_MAX {
-            assert!(lookups.judge().is_ok());
+            assert!(width.judge().is_ok());
             let op = step(&number.to_string(), "", &[]);
-            lookups.add(digest(&op.encode_to_vec()), &op);
+            width.add(digest(&op.encode_to_vec()), &op);
         }
-        assert!(lookups.judge().is_err());
+        assert!(width.judge().is_err());
     }
 
     #[test]
