@@ -113,7 +113,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_refused_is_what_is_not_public(v4: [u8; 4], v6: u128, network in 0..22_usize, inside: u128) {
+        fn what_is_refused_is_what_is_not_public(
+            v4: [u8; 4],
+            v6: u128,
+            network in 0..PRIVATE_V4.len() + PRIVATE_V6.len(),
+            inside: u128,
+        ) {
             prop_assert_eq!(is_private(v4.into()), !policy::is_public(v4.into()));
             for v6 in [v6, v6 & (u128::MAX >> 3) | 0x2000 << 112] {
                 let v6 = Ipv6Addr::from(v6).into();

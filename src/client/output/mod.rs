@@ -48,14 +48,15 @@ enum Place {
 impl Plan {
     /// What the flags ask for.
     pub(crate) fn of(args: &BuildArgs) -> Result<Self, Failure> {
-        let outputs = || args.outputs.iter().filter(|output| **output != Output::Absent);
         let mut plan =
             Self { wire: Vec::new(), tags: args.tags.clone(), push: args.push, places: Vec::new() };
         let mut images: Vec<(&[Reference], bool)> = Vec::new();
-        for output in outputs() {
+        for output in &args.outputs {
             match output {
                 Output::Absent => {}
-                Output::Local(path) => plan.add(local(), Some(Place::Tree(path.clone()))),
+                Output::Local(path) => {
+                    plan.add(output::Output::Local(v1::LocalOutput {}), Some(Place::Tree(path.clone())));
+                }
                 Output::Tar(path) => {
                     plan.add(output::Output::Tar(v1::TarOutput {}), Some(Place::File(path.clone())));
                 }
@@ -72,7 +73,7 @@ impl Plan {
                 Output::Image { names, push } => images.push((names, *push || args.push)),
             }
         }
-        if outputs().next().is_some() && images.is_empty() && (args.push || args.load) {
+        if !plan.wire.is_empty() && images.is_empty() && (args.push || args.load) {
             images.push((&[], args.push));
         }
         plan.image(&images)?;
@@ -149,10 +150,6 @@ impl Plan {
     pub(crate) fn open(self, workspace: Option<&Path>) -> Result<Sinks, Failure> {
         Sinks::open(self.places, workspace)
     }
-}
-
-fn local() -> output::Output {
-    output::Output::Local(v1::LocalOutput {})
 }
 
 /// The failure to write below `root`.
