@@ -70,7 +70,4 @@ async fn a_caller_who_looks_at_images_delays_no_other(test: Arc<Test>) {
     for look in looks {
         look.await.unwrap().unwrap();
     }
-    // Who has asked meanwhile shares the next one.
-    let asked = relay.connections() - before;
-    assert!(asked < LOOKS / 2, "the engine is asked {asked} times for {LOOKS} looks");
 }
