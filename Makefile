@@ -11,13 +11,13 @@ help: ## list the targets
 demo: ## build, push, pull back and run examples/hello with a real engine and registry
 	scripts/demo
 
-test: ## everything that must hold, on both engines, from nothing
+test: ## run all tests, on both engines, from nothing
 	scripts/test
 
 test-kubernetes: ## the chart in a real cluster of one node, from nothing
 	tests/kubernetes/run
 
-soak: engines ## WHARF_SOAK (200) namespaces come and go while wharfd is killed again and again, on both engines
+soak: engines ## WHARF_SOAK (200) namespaces begin and end while wharfd is killed again and again, on both engines
 	WHARF_SOAK=$${WHARF_SOAK:-200} cargo test --test wharf -- soak
 
 # Both build as `make test` does, so that all three share one target tree: the static release one,
@@ -30,13 +30,13 @@ check: ## formatting and lints, of Rust and of scripts
 unit: ## the tests that need no engine
 	@. scripts/lib/cargo.sh && release test --lib --bins --test layout
 
-fuzz: ## each fuzzer of fuzz/ for FUZZ_SECONDS (600), from a seed that is told
+fuzz: ## each fuzzer of fuzz/ for FUZZ_SECONDS (600), from a seed that it prints
 	scripts/fuzz $${FUZZ_SECONDS:-600}
 
 fuzz-frontend: ## BuildKit's Dockerfile frontend, each version and fuzzer for FUZZ_SECONDS (600)
 	scripts/fuzz-frontend $${FUZZ_SECONDS:-600}
 
-deny: ## what is among the dependencies: licences, bans, duplicates, sources
+deny: ## check the dependencies' licences, bans, duplicates and sources
 	scripts/env setup test
 	@eval "$$(scripts/env paths)" && for manifest in Cargo.toml fuzz/Cargo.toml; do \
 	    "$$WHARF_DENY" --locked --manifest-path "$$manifest" check --hide-inclusion-graph licenses bans sources || exit; \
@@ -45,13 +45,13 @@ deny: ## what is among the dependencies: licences, bans, duplicates, sources
 build: ## static release binaries
 	@. scripts/lib/cargo.sh && release build --bins && echo "$$BIN_DIR"
 
-frontend: ## BuildKit's Dockerfile frontend, to stand beside wharfd; says where it is
+frontend: ## BuildKit's Dockerfile frontend, to install beside wharfd; prints its path
 	@scripts/env setup frontend && scripts/env paths | sed -n 's/^WHARF_FRONTEND=//p'
 
 manifests: ## deploy/kustomize from the chart deploy/helm/wharf
 	@scripts/env setup test && scripts/manifests
 
-package: ## what a node gets, in one directory: wharf, wharfd and wharf-frontend; says where
+package: ## the programs for a node, in one directory: wharf, wharfd and wharf-frontend; prints its path
 	@scripts/package
 
 engines: ## bring up the two engines that tests run on, and leave them up
