@@ -131,8 +131,10 @@ mod tests {
         }
         assert_eq!(load(&[], "[disk]\nfull = \"0%\"\n").unwrap().disk.low, DiskMarks::default().low);
         assert_eq!(load(&[], "").unwrap().disk, DiskMarks::default());
-        let engine = "[engines.a]\nsocket = \"unix:///run/a.sock\"\ndisk = \"/mnt/a\"\n";
+        let engine =
+            "[engines.a]\nsocket = \"unix:///run/a.sock\"\ndisk = \"/mnt/a\"\nfirewall = \"/run/set\"\n";
         let config = load(&[], engine).unwrap();
+        assert_eq!(config.engines.firewall(config.engines.default_name()), Some(Path::new("/run/set")));
         assert_eq!(config.engines.disk(config.engines.default_name()), Some(Path::new("/mnt/a")));
         for (file, why) in [
             ("[disk]\nlow = \"91%\"\n", "`91%` is no amount of free space"),
@@ -148,6 +150,10 @@ mod tests {
             (
                 "[engines.a]\nsocket = \"unix:///run/a.sock\"\ndisk = \"a\"\n",
                 "engines.a.disk is not an absolute path",
+            ),
+            (
+                "[engines.a]\nsocket = \"unix:///run/a.sock\"\nfirewall = \"a\"\n",
+                "engines.a.firewall is not an absolute path",
             ),
             ("[job]\nretire_after = \"59m\"\n", "job.retire_after: "),
         ] {

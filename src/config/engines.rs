@@ -16,6 +16,7 @@ pub struct Engines {
     pub(super) sockets: BTreeMap<EngineName, SocketPath>,
     pub(super) default: EngineName,
     pub(super) disks: BTreeMap<EngineName, PathBuf>,
+    pub(super) firewalls: BTreeMap<EngineName, PathBuf>,
 }
 
 impl Engines {
@@ -27,6 +28,12 @@ impl Engines {
     /// A directory on the disk of an engine's storage, if the configuration names one.
     pub fn disk(&self, engine: &EngineName) -> Option<&Path> {
         self.disks.get(engine).map(PathBuf::as_path)
+    }
+
+    /// The file that is there while the rules of `wharfd firewall` are set in an engine's network, if the configuration
+    /// names one.
+    pub fn firewall(&self, engine: &EngineName) -> Option<&Path> {
+        self.firewalls.get(engine).map(PathBuf::as_path)
     }
 
     /// Every engine and its socket.
@@ -97,18 +104,21 @@ pub(super) fn engines(
             });
         }
     }
-    let mut disks = BTreeMap::new();
+    let (mut disks, mut firewalls) = (BTreeMap::new(), BTreeMap::new());
     for (name, engine) in &written.engines {
-        let Some(disk) = &engine.disk else { continue };
-        if !disk.as_ref().is_absolute() {
-            return Err(ConfigError::File {
-                place: place(path, text, Some(disk.span())),
-                message: format!("engines.{}.disk is not an absolute path", name.as_str()),
-            });
+        let keys = [("disk", &engine.disk, &mut disks), ("firewall", &engine.firewall, &mut firewalls)];
+        for (key, written, paths) in keys {
+            let Some(written) = written else { continue };
+            if !written.as_ref().is_absolute() {
+                return Err(ConfigError::File {
+                    place: place(path, text, Some(written.span())),
+                    message: format!("engines.{}.{key} is not an absolute path", name.as_str()),
+                });
+            }
+            paths.insert(name.clone(), written.as_ref().clone());
         }
-        disks.insert(name.clone(), disk.as_ref().clone());
     }
-    Ok(Engines { sockets, default, disks })
+    Ok(Engines { sockets, default, disks, firewalls })
 }
 
 pub(super) fn no_engine(key: &str, name: &EngineName, known: &BTreeMap<EngineName, SocketPath>) -> String {

@@ -97,6 +97,7 @@ pub(super) struct Csi {
 pub(super) struct Engine {
     pub(super) socket: SocketPath,
     pub(super) disk: Option<Spanned<PathBuf>>,
+    pub(super) firewall: Option<Spanned<PathBuf>>,
 }
 
 /// `[[serve]]`.

@@ -114,7 +114,8 @@ async fn start(config: &Config, process: &Group) -> Result<Started, StartError> 
         .iter()
         .map(|(name, socket)| {
             let socket = socket.as_path().to_owned();
-            let engine = Handle::open(name.clone(), socket, means.clone(), process);
+            let firewall = config.engines.firewall(name).map(ToOwned::to_owned);
+            let engine = Handle::open(name.clone(), socket, firewall, means.clone(), process);
             janitor::look_after(engine.clone(), process);
             (name.clone(), engine)
         })

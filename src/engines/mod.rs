@@ -67,6 +67,7 @@ struct Inner {
     socket: PathBuf,
     state: watch::Sender<State>,
     disk: watch::Sender<Disk>,
+    firewall: Option<PathBuf>,
     /// Notified by a call that needs the engine, so that the next attempt starts at once.
     wanted: Notify,
 }
@@ -91,8 +92,14 @@ impl State {
 
 impl Handle {
     /// Connects to the engine at `socket`, and again whenever it comes back, until `tasks` are
-    /// cancelled.
-    pub fn open(name: EngineName, socket: PathBuf, means: Means, tasks: &Group) -> Self {
+    /// cancelled. `firewall` is the file that is there while the rules of `wharfd firewall` are set.
+    pub fn open(
+        name: EngineName,
+        socket: PathBuf,
+        firewall: Option<PathBuf>,
+        means: Means,
+        tasks: &Group,
+    ) -> Self {
         let state = watch::Sender::new(State::Starting);
         let handle = Self {
             inner: Arc::new(Inner {
@@ -100,6 +107,7 @@ impl Handle {
                 socket,
                 state,
                 disk: watch::Sender::default(),
+                firewall,
                 wanted: Notify::new(),
             }),
         };
@@ -113,6 +121,14 @@ impl Handle {
     /// Its name in the configuration.
     pub fn name(&self) -> &EngineName {
         &self.inner.name
+    }
+
+    /// Whether it is known that the rules of `wharfd firewall` are set in its network.
+    pub async fn has_firewall(&self) -> bool {
+        match &self.inner.firewall {
+            Some(file) => tokio::fs::try_exists(file).await.unwrap_or(false),
+            None => false,
+        }
     }
 
     /// Its state, and every change of it.

@@ -75,6 +75,7 @@ async fn told(handle: &Handle, builds: Option<Builds>) -> v1::EngineInfo {
         cause: on.cause.unwrap_or_default(),
     });
     let is_operator = builds.is_some();
+    let firewall = handle.has_firewall().await;
     let builds = builds.map(|Builds { running, waiting, places }| {
         let count = |count| u32::try_from(count).unwrap_or(u32::MAX);
         v1::EngineBuilds { running: count(running), waiting: count(waiting), max: count(places) }
@@ -93,6 +94,7 @@ async fn told(handle: &Handle, builds: Option<Builds>) -> v1::EngineInfo {
                 builds,
                 disk,
                 refuses_builds,
+                firewall,
             }
         }
         Err(fault) => v1::EngineInfo {
@@ -101,6 +103,7 @@ async fn told(handle: &Handle, builds: Option<Builds>) -> v1::EngineInfo {
             cause: if is_operator { causes(&fault) } else { fault.text().to_owned() },
             builds,
             disk,
+            firewall,
             ..v1::EngineInfo::default()
         },
     }

@@ -7,6 +7,7 @@ use std::{
 };
 
 use rustix::process::Signal;
+use serde_json::Value;
 use tonic_health::pb::health_check_response::ServingStatus::{NotServing, Serving};
 use wharf::names::reference::Digest;
 
@@ -16,6 +17,7 @@ cases![
     an_engine_that_is_down_at_the_start,
     an_engine_that_ends_during_a_build,
     an_engine_that_hangs,
+    an_engine_with_a_firewall,
     another_engine_at_the_same_socket,
     another_engine_while_the_old_one_runs,
     leftovers_are_removed_before_the_first_answer,
@@ -88,6 +90,31 @@ async fn an_engine_that_is_down_at_the_start(test: Arc<Test>) {
     assert_eq!(theirs.images().await.len(), 1);
     rpc::becomes(&channel, "engine/second", Serving).await;
     assert!(theirs.run(["info"]).await.ok().stdout.contains("State: up"));
+}
+
+async fn an_engine_with_a_firewall(test: Arc<Test>) {
+    let second = test.dir().join("second.sock");
+    let set = test.dir().join("set");
+    let config = config(test.engine.socket(), &second);
+    let config = config.replacen("[engines.second]\n", &format!("[engines.second]\nfirewall = {set:?}\n"), 1);
+    let wharfd = test.wharfd_as_it_ships(Some(&config)).await;
+    let job = Wharf::new(&test, &wharfd, "user/root#1");
+    let known = async || {
+        let info: Value =
+            serde_json::from_str(&job.run(["info", "--format=json"]).await.ok().stdout).unwrap();
+        let of = |engine: &Value| (engine["Name"].clone(), engine["Firewall"].clone());
+        info["Engines"].as_array().unwrap().iter().map(of).collect::<Vec<_>>()
+    };
+    let is = |second: bool| vec![("first".into(), false.into()), ("second".into(), second.into())];
+    assert_eq!(known().await, is(false));
+    // What `wharfd firewall --record` makes.
+    fs::write(&set, "").unwrap();
+    assert_eq!(known().await, is(true));
+    let text = job.run(["info"]).await.ok().stdout;
+    let shown: Vec<_> = text.lines().filter(|line| line.starts_with(" Firewall:")).collect();
+    assert_eq!(shown, [" Firewall: none known", " Firewall: of wharfd"], "{text}");
+    fs::remove_file(&set).unwrap();
+    assert_eq!(known().await, is(false));
 }
 
 async fn an_engine_that_ends_during_a_build(test: Arc<Test>) {

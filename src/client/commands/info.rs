@@ -106,6 +106,7 @@ fn engine_object(engine: &EngineInfo) -> serde_json::Value {
             "Cause": disk.cause,
         })),
         "RefusesBuilds": engine.refuses_builds,
+        "Firewall": engine.firewall,
     })
 }
 
@@ -126,6 +127,7 @@ fn engine_text(engine: &EngineInfo) -> String {
         (" Builds", &builds),
         (" Disk", &disk),
         (" Refuses builds", &engine.refuses_builds),
+        (" Firewall", if engine.firewall { "of wharfd" } else { "none known" }),
     ];
     let known: Vec<_> = fields.into_iter().filter(|(_, value)| !value.is_empty()).collect();
     listing(&known)
