@@ -11,6 +11,13 @@ pub struct Network {
     length: u8,
 }
 
+/// A bridge's own address, in its network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bridge {
+    address: IpAddr,
+    pub(super) network: Network,
+}
+
 /// A network, and the ports that are reached there: all, or some of TCP and UDP.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
@@ -30,6 +37,12 @@ pub enum Parse {
     /// What stands behind the colon is no port.
     #[error("`{}` is no port; write 443 or 8000-8080", printable(.0))]
     Port(String),
+    /// The address of a bridge is not one that a host can have.
+    #[error(
+        "`{}` is no address of a bridge; write one within its network and the network's length: 198.18.0.1/22",
+        printable(.0)
+    )]
+    Bridge(String),
 }
 
 const fn bits(address: IpAddr) -> u8 {
@@ -78,9 +91,21 @@ impl Network {
         self.length == bits(self.address)
     }
 
+    /// Whether all of the other one lies in this one.
+    pub(super) fn holds(&self, other: &Self) -> bool {
+        bits(other.address) == bits(self.address)
+            && other.length >= self.length
+            && Self::new(other.address, self.length) == *self
+    }
+
+    /// Whether they have an address in common.
+    pub(super) fn meets(&self, other: &Self) -> bool {
+        self.holds(other) || other.holds(self)
+    }
+
     #[cfg(test)]
     pub(super) fn contains(&self, address: IpAddr) -> bool {
-        bits(address) == bits(self.address) && Self::new(address, self.length) == *self
+        self.holds(&address.into())
     }
 }
 
@@ -96,24 +121,50 @@ impl fmt::Display for Network {
     }
 }
 
+/// An address, and the network of the length behind it.
+fn parse_address(text: &str) -> Option<(IpAddr, Network)> {
+    let (address, length) = match text.split_once('/') {
+        Some((address, length)) => (address, Some(length)),
+        None => (text, None),
+    };
+    let address: IpAddr = address.parse().ok()?;
+    let Some(length) = length else { return Some((address, address.into())) };
+    let is_number = length.bytes().all(|byte| byte.is_ascii_digit());
+    let length = length.parse().ok().filter(|length| is_number && *length <= bits(address))?;
+    Some((address, Network::new(address, length)))
+}
+
 impl FromStr for Network {
     type Err = Parse;
 
     fn from_str(text: &str) -> Result<Self, Parse> {
-        let shape = || Parse::Shape(text.to_owned());
-        let (address, length) = match text.split_once('/') {
-            Some((address, length)) => (address, Some(length)),
-            None => (text, None),
-        };
-        let address: IpAddr = address.parse().map_err(|_| shape())?;
-        let Some(length) = length else { return Ok(address.into()) };
-        let is_number = length.bytes().all(|byte| byte.is_ascii_digit());
-        let length: u8 = length.parse().ok().filter(|_| is_number).ok_or_else(shape)?;
-        if length > bits(address) {
-            return Err(shape());
-        }
-        let network = Self::new(address, length);
+        let (address, network) = parse_address(text).ok_or_else(|| Parse::Shape(text.to_owned()))?;
         if network.address == address { Ok(network) } else { Err(Parse::Bits(text.to_owned(), network)) }
+    }
+}
+
+impl fmt::Display for Bridge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.network.length)
+    }
+}
+
+impl FromStr for Bridge {
+    type Err = Parse;
+
+    fn from_str(text: &str) -> Result<Self, Parse> {
+        let shape = || Parse::Bridge(text.to_owned());
+        let (address, network) = parse_address(text).ok_or_else(shape)?;
+        let last = match (network.address, address) {
+            (IpAddr::V4(first), IpAddr::V4(_)) => {
+                let rest = u32::MAX.checked_shr(network.length.into()).unwrap_or(0);
+                IpAddr::V4((first.to_bits() | rest).into())
+            }
+            // There is no broadcast.
+            _ => network.address,
+        };
+        let is_host = address != network.address && address != last;
+        if is_host { Ok(Self { address, network }) } else { Err(shape()) }
     }
 }
 
@@ -190,6 +241,39 @@ mod tests {
         {
             assert!(matches!(text.parse::<Grant>(), Err(Parse::Port(_))), "{text}");
         }
+    }
+
+    #[test]
+    fn a_bridge_has_an_address_within_its_network() {
+        for (text, network) in
+            [("198.18.0.1/22", "198.18.0.0/22"), ("10.1.2.3/8", "10.0.0.0/8"), ("fd00::1/64", "fd00::/64")]
+        {
+            let bridge: Bridge = text.parse().unwrap();
+            assert_eq!(
+                (bridge.to_string(), bridge.network.to_string()),
+                (text.to_owned(), network.to_owned())
+            );
+        }
+        for text in
+            ["198.18.0.0/22", "198.18.3.255/22", "198.18.0.1", "198.18.0.1/33", "999.18.0.1/22", "fd00::/64"]
+        {
+            assert!(matches!(text.parse::<Bridge>(), Err(Parse::Bridge(_))), "{text}");
+        }
+    }
+
+    #[test]
+    fn networks_meet_if_one_holds_the_other() {
+        let network = |text: &str| text.parse::<Network>().unwrap();
+        for (one, other, expected) in [
+            ("10.0.0.0/8", "10.2.0.0/16", true),
+            ("10.2.0.0/16", "10.0.0.0/8", true),
+            ("10.2.0.0/16", "10.3.0.0/16", false),
+            ("0.0.0.0/0", "::/0", false),
+        ] {
+            assert_eq!(network(one).meets(&network(other)), expected, "{one} {other}");
+        }
+        assert!(network("10.0.0.0/8").holds(&network("10.2.0.0/16")));
+        assert!(!network("10.2.0.0/16").holds(&network("10.0.0.0/8")));
     }
 
     #[test]

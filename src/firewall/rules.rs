@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     Grant, Network,
-    nftables::{Chain, Hook, Match, Rule, Verdict},
+    chain::{Chain, Hook, Match, Otherwise, Rule, State, Verdict},
     place::Place,
 };
 
@@ -44,12 +44,35 @@ const PRIVATE_V6: [([u16; 2], u8); 7] = [
     ([0x3fff, 0], 20),
 ];
 
+/// The networks from which clouds tell a machine's secrets to whoever asks there, and which lead nowhere else.
+const METADATA_V4: [([u8; 4], u8); 4] = [
+    ([169, 254, 0, 0], 16),
+    // Alibaba's, Azure's and Oracle's.
+    ([100, 100, 100, 200], 32),
+    ([168, 63, 129, 16], 32),
+    ([192, 0, 0, 192], 32),
+];
+
+/// Likewise: all link-local ones, those of AWS and Google, and the first of those above as a translator to IPv4 has it.
+const METADATA_V6: [([u16; 8], u8); 4] = [
+    ([0xfe80, 0, 0, 0, 0, 0, 0, 0], 10),
+    ([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254], 128),
+    ([0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254], 128),
+    ([0x64, 0xff9b, 0, 0, 0, 0, 0xa9fe, 0], 112),
+];
+
+/// A grant of a network of private addresses that is larger than these may hold anything of a cluster.
+const SITE_V4: u8 = 24;
+const SITE_V6: u8 = 64;
+
 /// The port of name servers.
 const DNS: u16 = 53;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 /// Neighbour solicitations and advertisements, without which nothing is sent on a link with IPv6.
 const NEIGHBOURS: [u8; 2] = [135, 136];
+/// With these, reports of multicast groups and solicitations of routers.
+const LINK: [u8; 6] = [131, 132, 133, 135, 136, 143];
 
 fn private() -> impl Iterator<Item = Network> {
     let v4 = PRIVATE_V4.map(|(address, length)| Network::new(Ipv4Addr::from(address).into(), length));
@@ -58,44 +81,105 @@ fn private() -> impl Iterator<Item = Network> {
     v4.into_iter().chain(v6)
 }
 
-/// The table's chains. A packet that an uplink brings is not a step's.
-pub(super) fn chains(place: &Place, allow: &[Grant], refuse: &[Network]) -> [Chain; 2] {
+fn metadata() -> impl Iterator<Item = Network> {
+    let v4 = METADATA_V4.map(|(address, length)| Network::new(Ipv4Addr::from(address).into(), length));
+    let v6 = METADATA_V6.map(|(address, length)| Network::new(Ipv6Addr::from(address).into(), length));
+    v4.into_iter().chain(v6)
+}
+
+/// Whether a grant opens so many private addresses that the cluster's may be among them. Of a network that is not within
+/// a private one it opens none of these: the narrower decides.
+pub(super) fn is_wide(Grant { network, .. }: &Grant) -> bool {
+    let most = if network.address().is_ipv4() { SITE_V4 } else { SITE_V6 };
+    network.length() < most && private().any(|private| private.holds(network))
+}
+
+/// What the operator says.
+#[derive(Debug)]
+pub(super) struct Words<'a> {
+    /// What everybody reaches.
+    pub(super) allow: &'a [Grant],
+    /// What nobody reaches.
+    pub(super) refuse: &'a [Network],
+    /// What steps and engines do not reach.
+    pub(super) cluster: &'a [Network],
+    /// wharfd's group.
+    pub(super) group: Option<u32>,
+}
+
+/// The chains. A packet that an uplink brings is not a step's.
+pub(super) fn chains(place: &Place, words: &Words<'_>) -> [Chain; 4] {
     let from = |uplink: &String| Match::From(uplink.clone());
+    let icmp6 = |kind: &u8| Rule(vec![Match::Icmp6(*kind)], Verdict::Accept);
+    let refused = || words.refuse.iter().copied();
+    let networks = place.networks.iter().chain(words.cluster).copied();
+    let of_steps = destinations(place, words.allow, private().chain(networks).chain(refused()));
+
     let mut forward = Vec::new();
     for uplink in &place.uplinks {
         // Nobody outside begins to speak with a step.
-        forward.push(Rule(vec![from(uplink), Match::New], Verdict::Drop));
-        forward.push(Rule(vec![from(uplink)], Verdict::Accept));
+        forward.push(Rule(vec![from(uplink), Match::State(State::Known)], Verdict::Accept));
+        forward.push(Rule(vec![from(uplink)], Verdict::Drop));
     }
     // From one engine's step to another's, or within a bridge, whatever addresses they have.
     let through_none = place.uplinks.iter().cloned().map(Match::NotThrough).collect();
     forward.push(Rule(through_none, Verdict::Reject));
-    // The narrower of two networks decides, and the grant of two equal ones: who grants a site's whole network does not
-    // grant the nodes in it.
+    forward.push(Rule(vec![Match::State(State::Established)], Verdict::Accept));
+    // It would leave with the step's own address.
+    forward.push(Rule(vec![Match::State(State::Invalid)], Verdict::Drop));
+    forward.extend(of_steps.iter().cloned());
+
+    let mut input = vec![Rule(vec![from(&"lo".to_owned())], Verdict::Accept)];
+    input.extend(place.uplinks.iter().map(|uplink| Rule(vec![from(uplink)], Verdict::Accept)));
+    input.extend(NEIGHBOURS.iter().map(icmp6));
+    input.push(Rule(Vec::new(), Verdict::Reject));
+
+    // An engine follows a redirect of an `ADD` wherever it leads, and a step reads what comes back: the engine reaches
+    // what its steps do. wharfd alone asks registries, which may be anywhere but where clouds tell secrets.
+    let mut output = vec![
+        Rule(vec![Match::State(State::Known)], Verdict::Accept),
+        Rule(vec![Match::Through("lo".to_owned())], Verdict::Accept),
+    ];
+    output.extend(LINK.iter().map(icmp6));
+    if let Some(group) = words.group.map(Match::Group) {
+        let of_wharfd = destinations(place, words.allow, metadata().chain(refused()));
+        let only = |Rule(matches, verdict)| Rule([vec![group.clone()], matches].concat(), verdict);
+        output.extend(of_wharfd.into_iter().map(only));
+        output.push(Rule(vec![group], Verdict::Accept));
+    }
+    output.extend(of_steps);
+
+    let chain = |hook, rules| Chain { hook, rules, otherwise: Otherwise::Accept };
+    [
+        chain(Hook::Forward, forward),
+        chain(Hook::Input, input),
+        chain(Hook::Output, output),
+        Chain { hook: Hook::Bridge, rules: Vec::new(), otherwise: Otherwise::Drop },
+    ]
+}
+
+/// The rules for where a packet goes. The narrower of two networks decides, and the grant of two equal ones: who grants
+/// a site's whole network does not grant the nodes in it.
+fn destinations(place: &Place, allow: &[Grant], refused: impl Iterator<Item = Network>) -> Vec<Rule> {
     let dns =
         place.resolvers.iter().map(|address| Grant { network: (*address).into(), ports: Some(DNS..=DNS) });
     let mut entries: Vec<_> =
         dns.chain(allow.iter().cloned()).map(|grant| (grant, Verdict::Accept)).collect();
-    let refused = private().chain(place.networks.iter().copied()).chain(refuse.iter().copied());
     entries.extend(refused.map(|network| (Grant { network, ports: None }, Verdict::Reject)));
     // Stable: grants stay before refusals.
     entries.sort_by_key(|(entry, _)| Reverse(entry.network.length()));
+    let mut rules = Vec::new();
     for (Grant { network, ports }, verdict) in entries {
         let to = Match::To(network);
         match ports {
-            None => forward.push(Rule(vec![to], verdict)),
-            Some(ports) => forward.extend(
+            None => rules.push(Rule(vec![to], verdict)),
+            Some(ports) => rules.extend(
                 [TCP, UDP]
                     .map(|protocol| Rule(vec![to.clone(), Match::Ports(protocol, ports.clone())], verdict)),
             ),
         }
     }
-
-    let mut input = vec![Rule(vec![from(&"lo".to_owned())], Verdict::Accept)];
-    input.extend(place.uplinks.iter().map(|uplink| Rule(vec![from(uplink)], Verdict::Accept)));
-    input.extend(NEIGHBOURS.map(|kind| Rule(vec![Match::Icmp6(kind)], Verdict::Accept)));
-    input.push(Rule(Vec::new(), Verdict::Reject));
-    [Chain { hook: Hook::Forward, rules: forward }, Chain { hook: Hook::Input, rules: input }]
+    rules
 }
 
 #[cfg(test)]
@@ -139,48 +223,91 @@ mod tests {
         }
     }
 
+    /// The first verdict for a packet of TCP that begins a connection, and that a step sends, or a process of this group.
+    fn verdict(chain: &Chain, sender: u32, to: &str, port: u16) -> Verdict {
+        let to = to.parse().unwrap();
+        let fits = |part: &Match| match part {
+            Match::To(network) => network.contains(to),
+            Match::Ports(protocol, ports) => *protocol == TCP && ports.contains(&port),
+            Match::Group(group) => *group == sender,
+            Match::From(_) | Match::Through(_) | Match::NotThrough(_) | Match::Icmp6(_) | Match::State(_) => {
+                false
+            }
+        };
+        let first = chain.rules.iter().find(|Rule(matches, _)| matches.iter().all(fits));
+        first.map_or(Verdict::Accept, |Rule(_, verdict)| *verdict)
+    }
+
     #[test]
     fn the_narrower_entry_decides_and_the_grant_of_two_equal_ones() {
         let place = Place {
             uplinks: ["eth0".to_owned()].into(),
             networks: ["10.214.0.0/24".parse().unwrap()].into(),
-            resolvers: ["10.96.0.10".parse().unwrap()].into(),
+            resolvers: ["10.96.0.10", "169.254.20.10"].map(|text| text.parse().unwrap()).into(),
         };
-        let allow = ["10.1.2.3:5000", "10.0.0.0/8", "10.0.0.7:80"].map(|text| text.parse().unwrap());
+        let allow = ["10.1.2.3:5000", "10.0.0.0/8", "10.0.0.7:80", "10.96.0.77:443"];
+        let allow = allow.map(|text| text.parse().unwrap());
         let refuse = ["10.0.0.7", "8.8.8.0/24"].map(|text| text.parse().unwrap());
-        let [forward, input] = chains(&place, &allow, &refuse);
-        // The verdict for a packet of TCP that a step sends.
-        let verdict = |to: &str, port: u16| {
-            let to = to.parse().unwrap();
-            let fits = |part: &Match| match part {
-                Match::To(network) => network.contains(to),
-                Match::Ports(protocol, ports) => *protocol == TCP && ports.contains(&port),
-                Match::From(_) | Match::NotThrough(_) | Match::Icmp6(_) | Match::New => false,
-            };
-            let first = forward.rules.iter().find(|Rule(matches, _)| matches.iter().all(fits));
-            first.map_or(Verdict::Accept, |Rule(_, verdict)| *verdict)
-        };
-        for (to, port, expected) in [
-            ("1.1.1.1", 443, Verdict::Accept),
-            ("2606:4700::1111", 443, Verdict::Accept),
-            ("fd00::1", 443, Verdict::Reject),
-            ("169.254.169.254", 80, Verdict::Reject),
-            ("192.168.1.1", 443, Verdict::Reject),
+        let cluster = ["10.96.0.0/12".parse().unwrap()];
+        let [forward, input, output, bridge] =
+            chains(&place, &Words { allow: &allow, refuse: &refuse, cluster: &cluster, group: Some(7) });
+        let (yes, no) = (Verdict::Accept, Verdict::Reject);
+        for (to, port, of_steps, of_wharfd) in [
+            ("1.1.1.1", 443, yes, yes),
+            ("2606:4700::1111", 443, yes, yes),
+            ("fd00::1", 443, no, yes),
+            ("fd00:ec2::254", 80, no, no),
+            ("fe80::1", 80, no, no),
+            ("64:ff9b::a9fe:a9fe", 80, no, no),
+            ("169.254.169.254", 80, no, no),
+            ("169.254.20.10", 80, no, no),
+            ("169.254.20.10", 53, yes, yes),
+            ("168.63.129.16", 80, no, no),
+            ("192.168.1.1", 443, no, yes),
             // Of the network that is granted, but for what is refused by a narrower entry.
-            ("10.5.5.5", 22, Verdict::Accept),
-            ("10.1.2.3", 22, Verdict::Accept),
-            ("10.214.0.9", 443, Verdict::Reject),
-            ("10.0.0.7", 10250, Verdict::Reject),
-            ("10.0.0.7", 80, Verdict::Accept),
-            ("10.96.0.10", 53, Verdict::Accept),
-            ("8.8.8.8", 443, Verdict::Reject),
+            ("10.5.5.5", 22, yes, yes),
+            ("10.1.2.3", 22, yes, yes),
+            ("10.96.0.1", 443, no, yes),
+            ("10.96.0.77", 443, yes, yes),
+            ("10.96.0.77", 80, no, yes),
+            ("10.214.0.9", 443, no, yes),
+            ("10.0.0.7", 10250, no, no),
+            ("10.0.0.7", 80, yes, yes),
+            ("10.96.0.10", 53, yes, yes),
+            ("8.8.8.8", 443, no, no),
         ] {
-            assert_eq!(verdict(to, port), expected, "{to} {port}");
+            assert_eq!(verdict(&forward, 0, to, port), of_steps, "{to} {port}");
+            assert_eq!(verdict(&output, 0, to, port), of_steps, "{to} {port}");
+            assert_eq!(verdict(&output, 7, to, port), of_wharfd, "{to} {port}");
         }
-        assert_eq!(forward.rules[0], Rule(vec![Match::From("eth0".to_owned()), Match::New], Verdict::Drop));
+        let eth0 = Match::From("eth0".to_owned());
+        // Nothing from outside but what belongs to a connection.
+        assert_eq!(forward.rules[0], Rule(vec![eth0.clone(), Match::State(State::Known)], Verdict::Accept));
+        assert_eq!(forward.rules[1], Rule(vec![eth0], Verdict::Drop));
         // Steps send through the pod's own interface, or not at all.
         assert_eq!(forward.rules[2], Rule(vec![Match::NotThrough("eth0".to_owned())], Verdict::Reject));
         // Whatever is left at the end did not come from the pod's own interfaces.
         assert_eq!(*input.rules.last().unwrap(), Rule(Vec::new(), Verdict::Reject));
+        assert_eq!((bridge.rules, bridge.otherwise), (Vec::new(), Otherwise::Drop));
+    }
+
+    #[test]
+    fn a_grant_is_wide_if_it_opens_many_private_addresses() {
+        for (text, expected) in [
+            ("10.0.0.0/8", true),
+            ("10.20.0.0/16:443", true),
+            ("192.168.0.0/23", true),
+            ("fd00::/48", true),
+            ("fc00::/7", true),
+            ("10.20.1.0/24", false),
+            ("fd00::/64", false),
+            ("10.20.0.5:5000", false),
+            // They open what is public, which is open without them.
+            ("0.0.0.0/0", false),
+            ("::/0", false),
+            ("8.0.0.0/7", false),
+        ] {
+            assert_eq!(is_wide(&text.parse().unwrap()), expected, "{text}");
+        }
     }
 }

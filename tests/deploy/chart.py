@@ -27,7 +27,7 @@ imagePullSecrets: [{name: pull}]
 serve:
   - {namespaces: "team-*", atOnce: 8}
   - {namespaces: payments, engine: payments}
-settings: {max_builds: 16, audit_log: stderr, log_format: json, namespace_ttl: 12h}
+settings: {max_builds: 16, audit_log: stderr, log_format: json, namespace_ttl: 12h, listen: ["unix:///run/wharf/wharf.sock", "unix:///run/wharf/other.sock"]}
 config: |
   [[policy]]
   name = "all"
@@ -42,7 +42,7 @@ engine:
   daemon: {registry-mirrors: ["https://mirror.example.org"]}
   dnsPolicy: Default
   hostDisk: /var/lib/docker
-firewall: {allow: ["10.20.0.0/16:443", "[fd00::5]:5000"], refuse: [203.0.113.0/24]}
+firewall: {allow: ["10.20.0.0/16:443-8443", "[fd00::5]:5000"], refuse: [203.0.113.0/24, "2001:db8::/64"], clusterNetworks: [10.96.0.0/12, "fd00:10::/64"]}
 certsDir: /etc/registries
 env: [{name: HTTPS_PROXY, value: "http://proxy.example.org:3128"}]
 extraVolumes: [{name: tls, secret: {secretName: wharfd-tls}}]
@@ -127,13 +127,31 @@ class Chart(Case):
         for text in "{}", EVERYTHING:
             (firewall, *engines) = self.spec(text)["initContainers"]
             self.assertEqual(firewall["name"], "firewall")
+            record = self.dir / "set"
             arguments = [re.sub(r"\$\(NODE\)", "192.0.2.1,2001:db8::1", word).replace("$(KUBERNETES_SERVICE_HOST)", "10.96.0.1")
+                         .replace("/run/firewall/set", str(record))
                          for word in firewall["args"]]
             # In a network of its own, which has no default route, nothing is set.
             done = run("unshare", "--net", "--", WHARFD, *arguments)
             self.assertEqual((done.returncode, "no default route" in done.stdout), (1, True), done.stdout)
             self.assertEqual(firewall["securityContext"]["capabilities"], {"drop": ["ALL"], "add": ["NET_ADMIN"]})
             self.assertTrue(all(engine["restartPolicy"] == "Always" for engine in engines))
+
+    def test_the_firewall_and_wharfd_know_of_one_another(self):
+        documents = self.documents()
+        spec = documents["DaemonSet", "wharfd"]["spec"]["template"]["spec"]
+        flags = dict(word.removeprefix("--").split("=", 1) for word in spec["initContainers"][0]["args"][1:])
+        (wharfd,) = spec["containers"]
+        groups = {container["name"]: container["securityContext"].get("runAsGroup", 0) for container in [*spec["initContainers"], wharfd]}
+        self.assertEqual([name for name, group in groups.items() if group == int(flags["group"])], ["wharfd"])
+        engines = tomllib.loads(documents["ConfigMap", "wharfd"]["data"]["wharfd.toml"])["engines"]
+        self.assertEqual({engine["firewall"] for engine in engines.values()}, {flags["record"]})
+        directory = str(pathlib.Path(flags["record"]).parent)
+        mounts = [mount for container in (spec["initContainers"][0], wharfd) for mount in container["volumeMounts"] if mount["mountPath"] == directory]
+        self.assertEqual([(mount["name"], mount.get("readOnly", False)) for mount in mounts], [("firewall", False), ("firewall", True)])
+        for text in "engine: {mode: host}", "firewall: {enabled: false}":
+            documents = self.documents(text)
+            self.assertNotIn("firewall", documents["ConfigMap", "wharfd"]["data"]["wharfd.toml"])
 
     def test_the_engines_get_their_settings(self):
         data = self.documents(EVERYTHING)["ConfigMap", "wharfd-engines"]["data"]
@@ -178,8 +196,24 @@ class Chart(Case):
             documents = self.documents(text)
             grace = tomllib.loads(documents["ConfigMap", "wharfd"]["data"]["wharfd.toml"])["grace_period"]
             spec = documents["DaemonSet", "wharfd"]["spec"]["template"]["spec"]
-            # 15 s to clean up and twice 5 s to close connections; then the engines.
-            self.assertGreaterEqual(spec["terminationGracePeriodSeconds"], int(grace.removesuffix("s")) + 25 + 10)
+            engines = [container for container in spec["initContainers"] if container["name"].startswith("engine-")]
+            # 15 s to clean up and twice 5 s to close connections; then the engines, one after the other.
+            self.assertEqual(spec["terminationGracePeriodSeconds"], int(grace.removesuffix("s")) + 25 + 10 * len(engines))
+
+    def test_no_engine_holds_up_the_others(self):
+        """The kubelet starts the next one as soon as one runs."""
+        for container in self.spec(EVERYTHING)["initContainers"]:
+            self.assertNotIn("startupProbe", container)
+
+    def test_wharfd_has_of_the_kubelet_s_directory_what_it_needs(self):
+        for text, root in ("{}", "/var/lib/kubelet"), ("{engine: {mode: host}, kubeletDir: /data/kubelet}", "/data/kubelet"):
+            spec = self.spec(text)
+            (wharfd,) = spec["containers"]
+            paths = {volume["name"]: volume["hostPath"]["path"] for volume in spec["volumes"] if "hostPath" in volume}
+            mounts = {mount["mountPath"]: paths.get(mount["name"]) for mount in wharfd["volumeMounts"]}
+            below = {path: source for path, source in mounts.items() if path.startswith(root)}
+            needed = [f"{root}/{name}" for name in ("pods", "plugins/csi.wharf.dev", "plugins_registry")]
+            self.assertEqual(below, dict(zip(needed, needed)))
 
     def test_a_changed_configuration_makes_new_pods(self):
         def checksum(text):
@@ -203,11 +237,31 @@ class Chart(Case):
                 ("serve: [{namespaces: a, engine: other}]", "there is no engine `other`; there are: default"),
                 ("settings: {state_dir: /x}", "settings"),
                 ("settings: {disk: {low: 1%}}", "settings"),
+                ("settings: {listen: ['tcp://0.0.0.0:2376']}", "listen"),
+                ("settings: {listen: unix:///run/wharf/wharf.sock}", "listen"),
                 ("firewall: {allow: [registry.example.org]}", "allow"),
+                ("firewall: {clusterNetworks: ['10.0.0.0/8:80']}", "clusterNetworks"),
+                *((f"firewall: {{{key}: ['{entry}']}}", key) for key in ("allow", "refuse", "clusterNetworks") for entry in (
+                    "10.0.0.256", "10.0.0", "10.0.0.0/33", "010.0.0.1", "10.0.0.5:0", "10.0.0.5:65536", "10.0.0.5:-80",
+                    "fd00::5]:443", "[fd00::5]", "fd00::/129", "/", ":80", "")),
+                *((f"engine: {{groups: [{{name: a, bridge: {bridge}}}]}}", "bridge") for bridge in (
+                    "999.18.0.1/22", "198.18.0.1/33", "198.18.0.1/30", "10.0.0.1/8", "198.18.0.1", "'fd00::1/64'")),
+                *((f"engine: {{daemon: {{{key}: {value}}}}}", "daemon") for key, value in (
+                    ("ip6tables", "false"), ("iptables", "false"), ("ip-forward", "false"), ("ip-masq", "false"), ("userland-proxy", "false"),
+                    ("live-restore", "true"), ("containerd", "/x"), ("group", "docker"), ("default-gateway", "10.0.0.1"),
+                    ("firewall-backend", "nftables"), ("mtu", "'1400'"), ("log-level", "loud"))),
                 ("kubeletDir: kubelet", "kubeletDir"),
                 ("gracePeriodSeconds: 25s", "gracePeriodSeconds")):
             with self.subTest(text):
                 self.assertIn(said, self.helm("template", text, status=1))
+
+    def test_values_that_are_right_are_taken(self):
+        for text in (
+                "firewall: {allow: [10.20.0.5, 10.20.0.5:1, '10.20.0.0/24:8000-8080', '[fd00::/64]:1-65535', 'fd00::5', '::/0', 0.0.0.0/0]}",
+                "firewall: {refuse: [203.0.113.0/24, '2001:db8::1', '::ffff:10.0.0.1']}",
+                "engine: {groups: [{name: a, bridge: 192.168.250.1/24}]}"):
+            with self.subTest(text):
+                self.helm("template", text)
 
     def test_its_version_is_wharf_s(self):
         version = tomllib.loads((ROOT / "Cargo.toml").read_text())["package"]["version"]

@@ -55,6 +55,7 @@ closed=(10.213.255.1:16443 10.213.255.1:20250 169.254.169.254:5000 10.214.0.1:50
     "$(kc -n jenkins get pod two -o jsonpath='{.status.podIP}'):7001")
 check "without it a step reaches the node, the API server, the kubelet, the metadata service and another pod" \
     reaches "$near" "${closed[@]}"
+check "wharfd knows of no firewall" in_pod one 'wharf info | grep -Fx " Firewall: none known"'
 listen
 check "and a step of another build" reaches "$(listening):7000"
 check_job "which had somebody" "$listener"
@@ -64,8 +65,13 @@ check_job "which had somebody" "$listener"
 check "helm turns the firewall on" helm upgrade wharf "$chart" "${bundled[@]}" --set firewall.allow="{$near}"
 check "wharfd and its engines are replaced" rolled_out
 check "the pods' sockets work again" await in_pod one 'wharf info'
+check "wharfd knows of the firewall" in_pod one 'wharf info | grep -Fx " Firewall: of wharfd"'
 check "a step reaches the registry that is granted" reaches "$near"
 check "and not the node, the API server, the kubelet, the metadata service and another pod" refuses "${closed[@]}"
+# The kernel ends a step before its engine.
+scores() { in_engine default sh -c 'cat /proc/$(pidof dockerd)/oom_score_adj' && step one 'echo "score $(cat /proc/self/oom_score_adj)"'; }
+steps_go_first() { scores 2>&1 | tee /dev/stderr | awk '/^[0-9-]+$/ {engine = $1} / score [0-9]+$/ {step = $NF} END {exit !(step > engine)}'; }
+check "a step goes before its engine when memory is short" steps_go_first
 listen
 check "nor a step of another build" refuses "$(listening):7000"
 in_pod two 'kill -INT $(pidof wharf)'
@@ -73,6 +79,16 @@ wait "$listener" || true
 in_engine default kill -TERM 1 || true
 check "an engine that ends is started again" await in_pod one 'wharf info | grep -F "State: up"'
 check "and steps are still refused" refuses "${closed[2]}"
+
+# A group whose engine cannot start.
+check "helm adds a group whose engine does not start" helm upgrade wharf "$chart" "${bundled[@]}" --set firewall.allow="{$near}" \
+    --set engine.groups\[2\].name=broken --set engine.groups\[2\].daemon.storage-driver=none --set gracePeriodSeconds=121
+does_not_start() { kc -n wharf get pods -o jsonpath='{.items[*].status.initContainerStatuses[?(@.name=="engine-broken")].restartCount}' | grep '[1-9]'; }
+check "it is tried again and again" await does_not_start
+check "the others work" await in_pod one 'wharf info | grep -F "State: up"'
+check "helm takes it away" helm upgrade wharf "$chart" "${bundled[@]}" --set firewall.allow="{$near}"
+check "the pods are ready" rolled_out
+check "and their sockets work again" await in_pod one 'wharf info'
 
 # --- the work of agents ----------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
 {{- /*
 The containers before wharfd's: the firewall, which ends, and then the engines, which run beside wharfd. The kubelet starts each
-when the one before it has ended or is up, and at the pod's end it stops the engines after wharfd.
+when the one before it has ended or runs, whether that engine answers or not, and at the pod's end it stops the engines after wharfd.
 */}}
 {{- define "wharf.engineContainers" -}}
 {{- if .Values.firewall.enabled }}
@@ -10,10 +10,18 @@ when the one before it has ended or is up, and at the pod's end it stops the eng
   imagePullPolicy: {{ .Values.image.pullPolicy }}
   args:
     - firewall
+    - --record=/run/firewall/set
+    - --group={{ include "wharf.group" . }}
     - --refuse=$(NODE)
     - --refuse=$(KUBERNETES_SERVICE_HOST)
     {{- range .Values.firewall.refuse }}
     - {{ printf "--refuse=%s" . | quote }}
+    {{- end }}
+    {{- range .Values.firewall.clusterNetworks }}
+    - {{ printf "--cluster=%s" . | quote }}
+    {{- end }}
+    {{- range $index, $group := .Values.engine.groups }}
+    - {{ printf "--bridge=%s" (include "wharf.bridge" (list $index $group) | trim) | quote }}
     {{- end }}
     {{- range .Values.firewall.allow }}
     - {{ printf "--allow=%s" . | quote }}
@@ -31,6 +39,9 @@ when the one before it has ended or is up, and at the pod's end it stops the eng
   resources:
     requests: {cpu: 10m, memory: 16Mi}
     limits: {memory: 64Mi}
+  volumeMounts:
+    - name: firewall
+      mountPath: /run/firewall
 {{- end }}
 {{- range $index, $group := .Values.engine.groups }}
 - name: engine-{{ $group.name }}
@@ -42,6 +53,15 @@ when the one before it has ended or is up, and at the pod's end it stops the eng
   command: [/bin/sh, -ec]
   args:
     - |
+      # An engine that ends at once is seen to run first: the other groups do without it.
+      sleep 2
+      # The kubelet has the kernel end all of a container whose memory is used up: the engine with the step that took it. So
+      # not all, and what runc starts before the engine.
+      [ ! -e /sys/fs/cgroup/memory.oom.group ] || echo 0 >/sys/fs/cgroup/memory.oom.group || true
+      runc=$(command -v runc)
+      mkdir -p /usr/local/sbin
+      printf '#!/bin/sh\necho 1000 >/proc/self/oom_score_adj\nexec %s "$@"\n' "$runc" >/usr/local/sbin/runc
+      chmod 0755 /usr/local/sbin/runc
       echo 1 >/proc/sys/net/ipv4/ip_forward
       ip link show wharf{{ $index }} >/dev/null 2>&1 || ip link add wharf{{ $index }} type bridge
       ip address show dev wharf{{ $index }} | grep -q inet || ip address add {{ include "wharf.bridge" (list $index $group) }} dev wharf{{ $index }}
@@ -51,16 +71,11 @@ when the one before it has ended or is up, and at the pod's end it stops the eng
     # An engine mounts file systems and starts containers.
     privileged: true
     runAsUser: 0
-  startupProbe:
-    exec:
-      command: [docker, --host=unix:///run/engine/docker.sock, version]
-    periodSeconds: 1
-    timeoutSeconds: 10
-    failureThreshold: 120
-  # It ends the builds of the engine, and so comes late.
+  # It ends the builds of the engine, and so comes late: three minutes after the engine's last answer, and five after its start.
   livenessProbe:
     exec:
       command: [docker, --host=unix:///run/engine/docker.sock, version]
+    initialDelaySeconds: 120
     periodSeconds: 30
     timeoutSeconds: 30
     failureThreshold: 6

@@ -23,6 +23,11 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- toJson $names }}
 {{- end }}
 
+{{- /* wharfd's group in the pod, by which the firewall tells it from the engines. No file belongs to it. */}}
+{{- define "wharf.group" -}}
+64279
+{{- end }}
+
 {{- define "wharf.certsDir" -}}
 {{- .Values.certsDir | default (ternary "" "/etc/docker/certs.d" (eq .Values.engine.mode "bundled")) }}
 {{- end }}
