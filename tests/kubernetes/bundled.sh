@@ -13,7 +13,21 @@ bundled=(--set engine.image.repository=example.invalid/engine --set engine.image
     --set engine.daemon.insecure-registries="{$near}" --set engine.daemon.icc=true
     --set engine.groups\[0\].name=default --set engine.groups\[1\].name=other
     --set serve\[0\].namespaces=jenkins --set serve\[1\].namespaces=others --set serve\[1\].engine=other
-    --set config=$'[disk]\nlow = "0%"')
+    --set config=$'[disk]\nlow = "0%"\n[[policy]]\nname = "all"\njobs = ["pods:*"]\npull = ["*"]\npush = ["*"]\nadd = ["'"${near%:*}:5001\"]")
+# A host of the site's, of which a policy lets `ADD` fetch. It redirects to an address that nobody grants, that of the registry in
+# the network of pods.
+cat >"$work/redirect.py" <<'PYTHON'
+import http.server
+class Redirect(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(302)
+        self.send_header("Location", "http://10.214.0.1:5000/v2/")
+        self.end_headers()
+    do_HEAD = do_GET
+http.server.ThreadingHTTPServer(("", 5001), Redirect).serve_forever()
+PYTHON
+"$env" exec-net "$engine" "$WHARF_PYTHON" "$work/redirect.py" 2>"$work/redirect.log" &
+redirect=$!
 
 # Builds on the base image what the input says, without a cache.
 build_step='mkdir -p /home/step && cd /home/step && cat >Dockerfile &&
@@ -23,6 +37,11 @@ step() { in_pod_with "$1" "$build_step" <<<"FROM $near/base:1"$'\nARG NONCE\nRUN
 reaches() { step one "for to in $*; do nc -w 5 \${to%:*} \${to##*:} </dev/null || exit 1; done"; }
 refuses() {
     step one "for to in $*; do timeout 5 nc \${to%:*} \${to##*:} </dev/null; done 2>&1 | grep 'No route to host' | wc -l | grep -x $#"
+}
+# Whether an `ADD` brings what the host redirects to: the registry's greeting.
+redirected() {
+    in_pod_with one 'mkdir -p /home/add && cd /home/add && cat >Dockerfile && wharf build --progress=plain --no-cache .' \
+        <<<"FROM $near/base:1"$'\n'"ADD http://${near%:*}:5001/file /file"$'\nRUN grep -x "{}" /file'
 }
 # A step of the pod two that waits for somebody; its address.
 listen() {
@@ -55,6 +74,7 @@ closed=(10.213.255.1:16443 10.213.255.1:20250 169.254.169.254:5000 10.214.0.1:50
     "$(kc -n jenkins get pod two -o jsonpath='{.status.podIP}'):7001")
 check "without it a step reaches the node, the API server, the kubelet, the metadata service and another pod" \
     reaches "$near" "${closed[@]}"
+check "and an ADD follows a redirect there" redirected
 check "wharfd knows of no firewall" in_pod one 'wharf info | grep -Fx " Firewall: none known"'
 listen
 check "and a step of another build" reaches "$(listening):7000"
@@ -62,7 +82,7 @@ check_job "which had somebody" "$listener"
 
 # --- with it --------------------------------------------------------------------------------
 
-check "helm turns the firewall on" helm upgrade wharf "$chart" "${bundled[@]}" --set firewall.allow="{$near}"
+check "helm turns the firewall on" helm upgrade wharf "$chart" "${bundled[@]}" --set firewall.allow="{$near,${near%:*}:5001}"
 check "wharfd and its engines are replaced" rolled_out
 check "the pods' sockets work again" await in_pod one 'wharf info'
 check "wharfd knows of the firewall" in_pod one 'wharf info | grep -Fx " Firewall: of wharfd"'
@@ -72,6 +92,9 @@ check "and not the node, the API server, the kubelet, the metadata service and a
 scores() { in_engine default sh -c 'cat /proc/$(pidof dockerd)/oom_score_adj' && step one 'echo "score $(cat /proc/self/oom_score_adj)"'; }
 steps_go_first() { scores 2>&1 | tee /dev/stderr | awk '/^[0-9-]+$/ {engine = $1} / score [0-9]+$/ {step = $NF} END {exit !(step > engine)}'; }
 check "a step goes before its engine when memory is short" steps_go_first
+not_redirected() { local said; said=$(redirected 2>&1) && return 1; grep 'no route to host' <<<"$said"; }
+check "nor does an ADD follow a redirect there" not_redirected
+kill "$redirect"
 listen
 check "nor a step of another build" refuses "$(listening):7000"
 in_pod two 'kill -INT $(pidof wharf)'
