@@ -64,7 +64,7 @@ pub struct BuildClient {
     pub tasks: Group,
     /// The details of the build, for the audit log.
     pub details: Details,
-    /// Why a sync was refused, or an ignore file could not be read: the build ends. BuildKit need not end it: without
+    /// Why a sync was refused, an ignore file could not be read, or an output was not taken: the build ends. BuildKit need not end it: without
     /// an ignore file it goes on (`frontend/dockerui`), and of the error of a sync, and of the cancel that follows,
     /// BuildKit 0.13 tells whichever comes first.
     pub refused: Arc<SetOnce<Status>>,
@@ -276,7 +276,7 @@ impl SessionClient for BuildClient {
         Box::pin(async move {
             let expected = self.outputs.begin(exporter)?;
             let stream = self.session()?.stream(expected.subject()).await?;
-            Ok(expected.relay(messages, stream, &self.tasks))
+            Ok(expected.relay(messages, stream, &self.tasks, &self.refused))
         })
     }
 }

@@ -1,8 +1,11 @@
 //! A policy's limits on one build. The first that the build exceeds ends it.
 
-use std::sync::{
-    Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
 };
 
 use tokio::{
@@ -23,6 +26,7 @@ use crate::{
 pub struct Used {
     namespace: Permit<Namespace>,
     limits: Limits,
+    begun: Instant,
     context: AtomicU64,
     log: AtomicU64,
     exceeded: Mutex<Option<&'static str>>,
@@ -32,11 +36,12 @@ pub struct Used {
 }
 
 impl Used {
-    /// Nothing yet, of the limits of the namespace's policy.
+    /// Nothing yet, of the limits of the namespace's policy. The build's time begins now.
     pub fn nothing(namespace: &Permit<Namespace>) -> Self {
         Self {
             namespace: namespace.clone(),
             limits: namespace.limits(),
+            begun: Instant::now(),
             context: AtomicU64::new(0),
             log: AtomicU64::new(0),
             exceeded: Mutex::default(),
@@ -86,11 +91,11 @@ impl Used {
         key.map(|key| self.namespace.over(key))
     }
 
-    /// Waits until the build exceeds a limit, or its engine's disk is full; its time begins now.
+    /// Waits until the build exceeds a limit, or its engine's disk is full.
     pub async fn watch(&self) -> Fault {
         let time = async {
             match self.limits.build_time {
-                Some(time) => sleep(time).await,
+                Some(time) => sleep(time.saturating_sub(self.begun.elapsed())).await,
                 None => std::future::pending::<()>().await,
             }
             self.exceed("build_time");
@@ -107,7 +112,7 @@ impl Used {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::{sync::Arc, time::Duration};
 
     use super::*;
     use crate::{
@@ -117,6 +122,22 @@ mod tests {
         names::{CallerId, EngineName, Pattern},
         policy::Rules,
     };
+
+    /// Each part of a build waits anew, and all of them have the one time.
+    #[tokio::test]
+    async fn a_build_has_one_time() {
+        let rules = Arc::new(Rules::built_in("test", Pattern::any()));
+        let namespace = rules.namespace(&CallerId::Uid(1), Namespace::new("a", "1").unwrap()).unwrap();
+        let mut used = Used::nothing(&namespace);
+        used.limits.build_time = Some(Duration::from_secs(3600));
+        let waits = async |used: &Used, time| tokio::time::timeout(time, used.watch()).await.is_err();
+        assert!(waits(&used, Duration::from_millis(10)).await);
+        used.begun = Instant::now().checked_sub(Duration::from_secs(3601)).unwrap();
+        for part in 0..3 {
+            assert!(!waits(&used, Duration::from_secs(60)).await, "{part}");
+        }
+        assert!(used.refused().is_some_and(|fault| fault.text().contains("build_time")));
+    }
 
     #[tokio::test]
     async fn a_full_disk_ends_a_build_and_is_no_limit_of_it() {

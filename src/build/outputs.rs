@@ -3,9 +3,15 @@
 
 pub(super) mod relay;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
+use tokio::sync::SetOnce;
 use tonic::Status;
+
+use relay::Told;
 
 use super::{
     session::{Attached, Subject},
@@ -65,6 +71,8 @@ pub struct Expected {
     output: usize,
     form: Form,
     begun: AtomicBool,
+    /// Whether the client has all of it.
+    is_whole: Arc<AtomicBool>,
 }
 
 impl Outputs {
@@ -76,7 +84,7 @@ impl Outputs {
                 Output::Archive(..) => Form::File,
                 Output::Image | Output::CacheOnly => return None,
             };
-            Some(Expected { exporter, output, form, begun: AtomicBool::new(false) })
+            Some(Expected { exporter, output, form, begun: AtomicBool::new(false), is_whole: Arc::default() })
         });
         Self(expected.collect())
     }
@@ -84,6 +92,12 @@ impl Outputs {
     /// Whether there are none.
     pub fn are_none(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// The position, among the build's outputs, of one that the client does not have.
+    pub fn missing(&self) -> Option<usize> {
+        let missing = self.0.iter().find(|expected| !expected.is_whole.load(Ordering::Acquire));
+        missing.map(|expected| expected.output)
     }
 
     /// The one of this exporter. BuildKit sends nothing that the build has not asked for, and nothing twice.
@@ -104,8 +118,41 @@ impl Expected {
     }
 
     /// Connects BuildKit's messages with the client's stream; returns the messages for BuildKit. `tasks` are the
-    /// build's.
-    pub fn relay(&self, sent: Messages, stream: Attached, tasks: &Group) -> Messages {
-        relay::begin(self.form, sent, stream, tasks, relay::LIMITS)
+    /// build's, and `refused` ends it.
+    pub fn relay(
+        &self,
+        sent: Messages,
+        stream: Attached,
+        tasks: &Group,
+        refused: &Arc<SetOnce<Status>>,
+    ) -> Messages {
+        let told = Told { is_whole: Arc::clone(&self.is_whole), refused: Arc::clone(refused) };
+        relay::begin(self.form, sent, stream, tasks, relay::LIMITS, told)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_output_is_missing_until_its_client_has_all_of_it() {
+        let expected = |exporter, output| Expected {
+            exporter,
+            output,
+            form: Form::File,
+            begun: AtomicBool::new(false),
+            is_whole: Arc::default(),
+        };
+        let outputs = Outputs(vec![expected(0, 1), expected(1, 3)]);
+        assert_eq!(outputs.missing(), Some(1));
+        for (exporter, missing) in [(0, Some(3)), (1, None)] {
+            let begun = outputs.begin(exporter).unwrap();
+            assert!(outputs.missing().is_some(), "one that has only begun is missing");
+            begun.is_whole.store(true, Ordering::Release);
+            assert_eq!(outputs.missing(), missing);
+        }
+        assert!(outputs.begin(1).is_err() && outputs.begin(2).is_err());
+        assert_eq!(Outputs::default().missing(), None);
     }
 }

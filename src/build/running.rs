@@ -314,7 +314,7 @@ impl<'a> Build<'a> {
             return Next::End(self.refused(refused, ended.is_over()));
         }
         match ended {
-            Ended::Exported(exported) => Next::End(Ok(Passed::Exported(exported))),
+            Ended::Exported(exported) => Next::End(self.made(exported)),
             Ended::Refused(Refusal::Refused(fault)) => Next::End(Err(fault.into())),
             Ended::Stopped { fault, is_over } => Next::End(Err(Unmade { fault, is_over })),
             Ended::Refused(Refusal::NeedsUrls(urls)) => Next::Admit(urls.into_iter().collect(), None),

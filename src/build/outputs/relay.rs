@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -15,7 +15,10 @@ use futures_util::{
     stream::{self, BoxStream},
 };
 use prost::Message;
-use tokio::{sync::mpsc::OwnedPermit, time::timeout};
+use tokio::{
+    sync::{SetOnce, mpsc::OwnedPermit},
+    time::{sleep, timeout},
+};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::Status;
 
@@ -33,7 +36,7 @@ use crate::{
 /// How long one output may take. Meanwhile the build keeps its place at the engine.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::build) struct Limits {
-    /// How long nothing may move, in either direction.
+    /// How long a client may do nothing that it is waited for.
     idle: Duration,
     /// How long all of it may last, for a client that takes a little now and then.
     whole: Duration,
@@ -47,6 +50,15 @@ pub(in crate::build) const LIMITS: Limits =
 /// and then waits for room without an end, even when the build is over (fsutil, `send.go`). `wharf` asks for 32.
 const ASKED_MAX: usize = 64;
 
+/// What the relay tells the build.
+#[derive(Clone, Debug, Default)]
+pub(in crate::build) struct Told {
+    /// Whether the client has all of the output.
+    pub(in crate::build) is_whole: Arc<AtomicBool>,
+    /// Why the build has to end: BuildKit does not end it while it waits for a client that does not read.
+    pub(in crate::build) refused: Arc<SetOnce<Status>>,
+}
+
 /// Passes BuildKit's messages on to the client, and returns the client's.
 pub(in crate::build) fn begin(
     form: Form,
@@ -54,20 +66,19 @@ pub(in crate::build) fn begin(
     stream: Attached,
     tasks: &Group,
     limits: Limits,
+    told: Told,
 ) -> Messages {
     let Attached { incoming, outgoing } = stream;
     let Ok(last) = outgoing.clone().try_reserve_owned() else {
         return stream::iter([Err(Status::aborted("the client has gone"))]).boxed();
     };
-    let line = Arc::new(Line::new(form));
+    let line = Arc::new(Line { form, told, state: Mutex::default(), is_known: CancellationToken::new() });
     let ended = CancellationToken::new();
-    let up = Up {
-        line: Arc::clone(&line),
-        incoming,
-        begun: Instant::now(),
-        limits,
-        _ended: ended.clone().drop_guard(),
-    };
+    let up = Up { line: Arc::clone(&line), incoming, limits, _ended: ended.clone().drop_guard() };
+    let (clocked, clock) = (ended.clone(), Arc::clone(&line));
+    tasks.spawn("output's clock", async move {
+        clocked.run_until_cancelled(clock.watch(limits)).await;
+    });
     let (down, watched) = (Down { line, last: Some(last) }, tasks.clone());
     tasks.spawn("output", async move {
         let passed = ended.run_until_cancelled(down.pass(sent, outgoing));
@@ -80,54 +91,90 @@ pub(in crate::build) fn begin(
 #[derive(Debug)]
 struct Line {
     form: Form,
-    /// When a message has last come or gone.
-    moved: Mutex<Instant>,
-    /// How many files of a tree have been asked for and not been sent yet.
-    asked: AtomicUsize,
-    /// Whether BuildKit has sent all of a file.
-    is_sent: AtomicBool,
-    /// Whether the client has all of a tree.
-    is_taken: AtomicBool,
-    /// Whether BuildKit has said that it knows that. It fails to say so, and the build with it, if the stream has ended.
+    told: Told,
+    state: Mutex<State>,
+    /// Whether BuildKit has said that it knows that the client has all of a tree. It fails to say so, and the build with
+    /// it, if the stream has ended.
     is_known: CancellationToken,
 }
 
+#[derive(Debug, Default)]
+struct State {
+    /// Whether a message waits for the client.
+    is_offered: bool,
+    /// Whether all entries of a tree have been sent.
+    is_listed: bool,
+    /// How many files of a tree have been asked for and not been sent yet.
+    asked: usize,
+    /// Whether BuildKit has sent all.
+    is_sent: bool,
+    /// Whether the client has all of a tree.
+    is_taken: bool,
+    /// Since when the client has been waited for; not while it is BuildKit's turn.
+    since: Option<Instant>,
+}
+
+impl State {
+    /// Whether it is the client's turn: to read, to ask for a tree's files or say that it has them, or to end the stream.
+    fn is_clients_turn(&self) -> bool {
+        let has_all = self.is_listed && self.asked == 0 && !self.is_taken;
+        self.is_offered || self.is_sent || has_all
+    }
+}
+
 impl Line {
-    fn new(form: Form) -> Self {
-        Self {
-            form,
-            moved: Mutex::new(Instant::now()),
-            asked: AtomicUsize::new(0),
-            is_sent: AtomicBool::new(false),
-            is_taken: AtomicBool::new(false),
-            is_known: CancellationToken::new(),
-        }
+    /// Notes that something has moved.
+    fn note<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let noted = change(&mut state);
+        state.since = state.is_clients_turn().then(Instant::now);
+        noted
     }
 
-    fn moves(&self) {
-        *self.moved.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    fn waited(&self) -> Duration {
+        let since = self.state.lock().unwrap_or_else(PoisonError::into_inner).since;
+        since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
-    fn still_for(&self) -> Duration {
-        self.moved.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    /// Waits until the client is too slow, and has the build end. A clock of its own: hyper asks for the client's next
+    /// message only when BuildKit reads it.
+    async fn watch(&self, limits: Limits) {
+        let begun = Instant::now();
+        let text = loop {
+            let left = limits.whole.saturating_sub(begun.elapsed());
+            let patience = limits.idle.saturating_sub(self.waited());
+            if left.is_zero() {
+                break format!("the client has not taken an output within {}", minutes(limits.whole));
+            }
+            if patience.is_zero() {
+                break format!("the client has not gone on with an output for {}", minutes(limits.idle));
+            }
+            sleep(left.min(patience)).await;
+        };
+        // The first reason counts.
+        let _ = self.told.refused.set(Status::deadline_exceeded(text));
     }
 
     /// Counts a file that the client asks for; `false` if there are too many.
     fn asks(&self) -> bool {
-        self.asked.fetch_add(1, Ordering::AcqRel) < ASKED_MAX
-    }
-
-    /// Counts a file that BuildKit has sent.
-    fn has_one_more(&self) {
-        let _ = self.asked.fetch_update(Ordering::AcqRel, Ordering::Acquire, |asked| asked.checked_sub(1));
+        self.note(|state| {
+            state.asked += 1;
+            state.asked <= ASKED_MAX
+        })
     }
 
     /// Whether the client may end the stream.
     fn is_whole(&self) -> bool {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         match self.form {
-            Form::Tree => self.is_taken.load(Ordering::Acquire),
-            Form::File => self.is_sent.load(Ordering::Acquire),
+            Form::Tree => state.is_taken,
+            Form::File => state.is_sent,
         }
+    }
+
+    /// The client has all of the output.
+    fn becomes_whole(&self) {
+        self.told.is_whole.store(true, Ordering::Release);
     }
 }
 
@@ -143,28 +190,34 @@ impl Down {
     async fn pass(self, mut sent: Messages, outgoing: Outgoing) {
         while let Some(message) = sent.next().await {
             let Ok(message) = message else { return };
-            self.line.moves();
             let packet = self.packet(&message);
             let kind = packet.as_ref().map(|packet| packet.kind);
-            // A file ends with a packet without data.
-            if packet
-                .is_some_and(|packet| packet.kind == PacketType::PacketData as i32 && packet.data.is_empty())
-            {
-                self.line.has_one_more();
-            }
+            let is = |other: PacketType| kind == Some(other as i32);
             // BuildKit's error may contain paths of the engine; the build's failure has it without them.
-            let is_error = kind == Some(PacketType::PacketErr as i32);
-            let message = if is_error { error("the builder cannot read the files") } else { message };
+            let message = match is(PacketType::PacketErr) {
+                true => error("the builder cannot read the files"),
+                false => message,
+            };
+            self.line.note(|state| state.is_offered = true);
             let sent = outgoing.send(Ok(message)).await;
-            if kind == Some(PacketType::PacketFin as i32) {
+            if is(PacketType::PacketFin) {
                 self.line.is_known.cancel();
             }
             if sent.is_err() {
                 return;
             }
-            self.line.moves();
+            self.line.note(|state| {
+                state.is_offered = false;
+                state.is_listed |=
+                    is(PacketType::PacketStat) && packet.as_ref().is_some_and(Head::has_no_stat);
+                // A file ends with a packet without data.
+                if is(PacketType::PacketData) && packet.as_ref().is_some_and(|packet| packet.data.is_empty())
+                {
+                    state.asked = state.asked.saturating_sub(1);
+                }
+            });
         }
-        self.line.is_sent.store(true, Ordering::Release);
+        self.line.note(|state| state.is_sent = true);
     }
 
     /// A tree's packet.
@@ -187,8 +240,17 @@ impl Drop for Down {
 struct Head {
     #[prost(int32, tag = "1")]
     kind: i32,
+    #[prost(bytes = "bytes", optional, tag = "2")]
+    stat: Option<Bytes>,
     #[prost(bytes = "bytes", tag = "4")]
     data: Bytes,
+}
+
+impl Head {
+    /// Of STATs, the one without a file ends the list.
+    fn has_no_stat(&self) -> bool {
+        self.stat.is_none()
+    }
 }
 
 fn error(text: &str) -> Bytes {
@@ -200,7 +262,6 @@ fn error(text: &str) -> Bytes {
 struct Up {
     line: Arc<Line>,
     incoming: BoxStream<'static, Result<FromClient, Status>>,
-    begun: Instant,
     limits: Limits,
     /// Ends the other direction with this one, which BuildKit drops with its call.
     _ended: DropGuard,
@@ -219,9 +280,9 @@ impl Up {
     }
 
     async fn next(&mut self) -> Option<Result<Bytes, Status>> {
-        let said = match self.said().await {
-            Ok(said) => said,
-            Err(silent) => return Some(Err(silent)),
+        let said = tokio::select! {
+            refused = self.line.told.refused.wait() => return Some(Err(refused.clone())),
+            said = self.incoming.next() => said,
         };
         Some(match said {
             Some(Ok(FromClient::Message(message))) => self.judge(&message),
@@ -229,34 +290,14 @@ impl Up {
             Some(Ok(FromClient::Empty)) => Err(Status::invalid_argument("a message of the stream is empty")),
             Some(Err(status)) => Err(Status::new(status.code(), "the client broke off an output")),
             None if self.line.is_whole() => {
-                if self.line.form == Form::Tree {
-                    let _ = timeout(self.limits.idle, self.line.is_known.cancelled()).await;
+                match self.line.form {
+                    Form::Tree => drop(timeout(self.limits.idle, self.line.is_known.cancelled()).await),
+                    Form::File => self.line.becomes_whole(),
                 }
                 return None;
             }
             None => Err(Status::aborted("the client ended an output too early")),
         })
-    }
-
-    /// The client's next message. The client has nothing to say while much is sent to it.
-    async fn said(&mut self) -> Result<Option<Result<FromClient, Status>>, Status> {
-        loop {
-            let left = self.limits.whole.saturating_sub(self.begun.elapsed());
-            let patience = self.limits.idle.saturating_sub(self.line.still_for());
-            if let Ok(said) = timeout(left.min(patience), self.incoming.next()).await {
-                self.line.moves();
-                return Ok(said);
-            }
-            if self.begun.elapsed() >= self.limits.whole {
-                let text =
-                    format!("the client has not taken an output within {}", minutes(self.limits.whole));
-                return Err(Status::deadline_exceeded(text));
-            }
-            if self.line.still_for() >= self.limits.idle {
-                let text = format!("an output has not moved for {}", minutes(self.limits.idle));
-                return Err(Status::deadline_exceeded(text));
-            }
-        }
     }
 
     /// The message for BuildKit: of a tree, what an honest receiver says, encoded again.
@@ -274,7 +315,8 @@ impl Up {
             }
             PacketType::PacketReq => Packet { id: said.id, ..packet }.encode_to_vec().into(),
             PacketType::PacketFin => {
-                self.line.is_taken.store(true, Ordering::Release);
+                self.line.note(|state| state.is_taken = true);
+                self.line.becomes_whole();
                 packet.encode_to_vec().into()
             }
             PacketType::PacketErr => error(&told(&String::from_utf8_lossy(&said.data))),

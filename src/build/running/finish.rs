@@ -1,6 +1,6 @@
 //! The end of a build whose results were made.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use bollard_buildkit_proto::moby::filesync::v1::BytesMessage;
 use bytes::Bytes;
@@ -10,9 +10,15 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use super::Build;
+use super::{Build, Passed, Unmade};
 use crate::{
-    build::{client::BuildClient, outcome::Built, outputs::relay, pass_facts::descriptor, session::Subject},
+    build::{
+        client::BuildClient,
+        outcome::Built,
+        outputs::relay::{self, Told},
+        pass_facts::descriptor,
+        session::Subject,
+    },
     buildkit::solve::{Form, Layout},
     fault::{Fault, Reason},
     images::{admission::CredentialSource, owned::OwnedImage, save::Chosen},
@@ -20,6 +26,14 @@ use crate::{
 };
 
 impl Build<'_> {
+    /// The end of a build whose exporters have ended well. Its client must have every output that BuildKit sends: a
+    /// build that is green without one of its files would be taken for whole.
+    pub(super) fn made(&self, facts: HashMap<String, String>) -> Result<Passed, Unmade> {
+        let Some(missing) = self.order.client.outputs.missing() else { return Ok(Passed::Exported(facts)) };
+        let text = format!("the engine's builder has ended the build without its output {}", missing + 1);
+        Err(Fault::new(Reason::EngineFailed, text).hint("try the build again").into())
+    }
+
     /// The image that BuildKit has made, by its facts; nothing if there is none.
     pub(super) fn built(&self, facts: &HashMap<String, String>) -> Built {
         let Some(id) = facts.get("containerimage.digest") else { return Built::default() };
@@ -77,10 +91,8 @@ impl Build<'_> {
         let broken = |status: Status| {
             Fault::new(Reason::StreamBroken, format!("an output was not taken: {}", status.message()))
         };
-        let stream = client.session().map_err(broken)?;
-        let stream = stream.stream(Subject::Output(position, Form::File)).await.map_err(broken)?;
         let chosen = [Chosen::built(image.clone(), names.to_vec())];
-        let (pieces, made) = mpsc::channel(1);
+        let (pieces, mut made) = mpsc::channel(1);
         let (whole, ended) = oneshot::channel();
         let saved = async {
             self.images.save(&chosen, layout, pieces, self.reporter).await?;
@@ -88,14 +100,21 @@ impl Build<'_> {
             let _ = whole.send(());
             Ok(())
         };
-        // The end of the pieces alone does not say that they are all.
-        let ended = stream::once(ended).filter_map(async |ended| match ended {
-            Ok(()) => None,
-            Err(_) => Some(Err(Status::aborted("the archive is not whole"))),
-        });
-        let sent = ReceiverStream::new(made).map(|piece| Ok(message(&piece))).chain(ended);
-        let mut heard = relay::begin(Form::File, sent.boxed(), stream, &client.tasks, relay::LIMITS);
         let taken = async {
+            // The engine may take long to gather the image, and before that the save waits for its place. The client is
+            // waited for from the first piece on.
+            let Some(first) = made.recv().await else { return Ok(()) };
+            let stream = client.session().map_err(broken)?;
+            let stream = stream.stream(Subject::Output(position, Form::File)).await.map_err(broken)?;
+            // The end of the pieces alone does not say that they are all.
+            let ended = stream::once(ended).filter_map(async |ended| match ended {
+                Ok(()) => None,
+                Err(_) => Some(Err(Status::aborted("the archive is not whole"))),
+            });
+            let pieces = stream::once(async { first }).chain(ReceiverStream::new(made));
+            let sent = pieces.map(|piece| Ok(message(&piece))).chain(ended).boxed();
+            let told = Told { refused: Arc::clone(&client.refused), ..Told::default() };
+            let mut heard = relay::begin(Form::File, sent, stream, &client.tasks, relay::LIMITS, told);
             while let Some(said) = heard.next().await {
                 said.map_err(broken)?;
             }

@@ -19,7 +19,14 @@ struct Ends {
     says: mpsc::Sender<Result<FromClient, Status>>,
     /// The messages for the client.
     takes: mpsc::Receiver<Result<Bytes, Status>>,
+    told: Told,
     tasks: Group,
+}
+
+impl Ends {
+    fn is_whole(&self) -> bool {
+        self.told.is_whole.load(Ordering::Acquire)
+    }
 }
 
 fn ends(form: Form, limits: Limits) -> Ends {
@@ -27,9 +34,9 @@ fn ends(form: Form, limits: Limits) -> Ends {
     let (says, said) = mpsc::channel(100);
     let (outgoing, takes) = session::outgoing();
     let stream = Attached { incoming: ReceiverStream::new(said).boxed(), outgoing };
-    let tasks = Group::root();
-    let hears = begin(form, ReceiverStream::new(sent).boxed(), stream, &tasks, limits);
-    Ends { sends, hears, says, takes, tasks }
+    let (tasks, told) = (Group::root(), Told::default());
+    let hears = begin(form, ReceiverStream::new(sent).boxed(), stream, &tasks, limits, told.clone());
+    Ends { sends, hears, says, takes, told, tasks }
 }
 
 fn patient() -> Limits {
@@ -63,7 +70,9 @@ async fn a_file_is_whole_when_both_sides_have_ended() {
     };
     let ((), taken) = soon(join(sending, taking)).await;
     assert_eq!(taken, (0..50).collect::<Vec<_>>());
+    assert!(!ends.told.is_whole.load(Ordering::Acquire));
     assert!(soon(ends.hears.next()).await.is_none());
+    assert!(ends.told.is_whole.load(Ordering::Acquire));
 }
 
 #[tokio::test]
@@ -138,8 +147,10 @@ async fn a_trees_packets_go_both_ways() {
     let more = Packet { data: b"more".to_vec(), id: 7, r#type: PacketType::PacketReq.into(), stat: None };
     say(&ends, more.encode_to_vec().into()).await;
     assert_eq!(soon(ends.hears.next()).await.unwrap().unwrap(), packet(PacketType::PacketReq, 7));
+    assert!(!ends.is_whole());
     say(&ends, packet(PacketType::PacketFin, 0)).await;
     assert_eq!(soon(ends.hears.next()).await.unwrap().unwrap(), packet(PacketType::PacketFin, 0));
+    assert!(ends.is_whole());
     drop(ends.says);
     // BuildKit fails if the stream ends before it has said the same.
     assert!(futures_util::poll!(ends.hears.next()).is_pending());
@@ -187,23 +198,74 @@ async fn a_builders_error_is_said_in_other_words() {
 
 /// Otherwise a client that does not read holds a place of the engine for as long as it likes.
 #[tokio::test]
-async fn an_output_that_does_not_move_ends() {
+async fn a_client_that_does_not_go_on_ends_the_build() {
     for form in [Form::Tree, Form::File] {
         let mut ends = ends(form, Limits { idle: SHORT, whole: LONG });
         for _ in 0..50 {
             ends.sends.send(Ok(Bytes::from_static(b"\x10\x01"))).await.unwrap();
         }
+        // BuildKit need not ask for the client's next message: a client that says much keeps it from that.
+        let refused = soon(ends.told.refused.wait()).await.clone();
+        assert!(refused.message().contains("has not gone on"), "{refused}");
         let ended = soon(ends.hears.next()).await.unwrap().unwrap_err();
-        assert!(ended.message().contains("has not moved"), "{ended}");
+        assert_eq!(ended.message(), refused.message());
+        assert!(!ends.is_whole());
         // Nothing of it stays behind.
         drop(ends.hears);
         soon(ends.tasks.close_and_wait()).await;
     }
 }
 
+/// The client's turn is whatever BuildKit waits for.
+#[tokio::test]
+async fn a_client_is_waited_for_only_when_it_is_its_turn() {
+    let stat = |stat| Packet { stat, ..Packet::default() }.encode_to_vec().into();
+    let (file, end): (Bytes, Bytes) = (stat(Some(fsutil_stat())), stat(None));
+    let limits = Limits { idle: SHORT, whole: LONG };
+    // Neither while BuildKit gathers what it sends, nor while it owes a file or its last word.
+    for (form, sent, said) in [
+        (Form::File, vec![], vec![]),
+        (Form::File, vec![Bytes::from_static(b"x")], vec![]),
+        (Form::Tree, vec![], vec![]),
+        (Form::Tree, vec![file.clone()], vec![]),
+        (Form::Tree, vec![file.clone(), end.clone()], vec![packet(PacketType::PacketReq, 0)]),
+        (Form::Tree, vec![end.clone()], vec![packet(PacketType::PacketFin, 0)]),
+    ] {
+        let mut ends = ends(form, limits);
+        for message in &said {
+            say(&ends, message.clone()).await;
+            soon(ends.hears.next()).await.unwrap().unwrap();
+        }
+        for message in &sent {
+            ends.sends.send(Ok(message.clone())).await.unwrap();
+            soon(ends.takes.recv()).await.unwrap().unwrap();
+        }
+        let waited = timeout(SHORT * 5, ends.told.refused.wait()).await;
+        assert!(waited.is_err(), "{form:?} {sent:?} {said:?}");
+    }
+    // But while it has to ask, to end the stream, or to read.
+    for (form, sent) in
+        [(Form::File, vec![]), (Form::Tree, vec![end.clone()]), (Form::Tree, vec![file.clone(), end.clone()])]
+    {
+        let Ends { sends, hears: _hears, says: _says, mut takes, told, tasks: _tasks } = ends(form, limits);
+        for message in &sent {
+            sends.send(Ok(message.clone())).await.unwrap();
+            soon(takes.recv()).await.unwrap().unwrap();
+        }
+        if form == Form::File {
+            drop(sends);
+        }
+        soon(told.refused.wait()).await;
+    }
+}
+
+fn fsutil_stat() -> bollard_buildkit_proto::fsutil::types::Stat {
+    bollard_buildkit_proto::fsutil::types::Stat { path: "f".to_owned(), ..Default::default() }
+}
+
 #[tokio::test]
 async fn an_output_that_never_ends_ends() {
-    let Ends { sends, mut hears, says: _says, mut takes, tasks: _tasks } =
+    let Ends { sends, mut hears, says: _says, mut takes, told: _told, tasks: _tasks } =
         ends(Form::File, Limits { idle: LONG, whole: SHORT });
     let trickling = async {
         loop {
