@@ -1,172 +1,255 @@
 //! Writes files that other programs wait for: they appear complete or not at all.
 
 use std::{
+    ffi::{OsStr, OsString},
     fs,
     io::{self, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    os::fd::{AsRawFd as _, OwnedFd},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use super::exit::{Exit, Failure};
+use rustix::{
+    fs::{AtFlags, FileType, Mode, OFlags, openat, statat, unlinkat},
+    io::Errno,
+};
 
-/// Checks that `path` can be written later, and removes the result of an earlier command so that it
-/// cannot be mistaken for this one's.
-pub(crate) fn prepare(path: &Path) -> Result<(), Failure> {
-    let wrong = |why: &dyn std::fmt::Display| {
-        Failure::usage(format!("cannot write {}: {why}", path.display()))
-            .hint("name a file in an existing, writable directory")
-    };
-    if is_plain(path) {
-        return fs::remove_file(path).map_err(|error| wrong(&error));
-    }
-    if path.is_dir() || path.file_name().is_none() {
-        return Err(wrong(&"it is a directory"));
-    }
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    match directory.metadata() {
-        Ok(metadata) if metadata.is_dir() => Ok(()),
-        Ok(_) => Err(wrong(&format_args!("{} is not a directory", directory.display()))),
-        Err(error) => Err(wrong(&error)),
-    }
-}
+use super::{
+    checkouts::{Checkouts, End, Problem, cannot_write},
+    exit::Failure,
+    temporary::Temporary,
+};
 
-/// Writes `content` to `path` atomically: a reader sees all of it or nothing.
-pub(crate) fn write(path: &Path, content: &[u8]) -> Result<(), Failure> {
-    write_beside(path, content).map_err(|error| cannot_write(path, &error))
-}
+/// The mode of a new file, before the umask.
+const MODE: u32 = 0o666;
 
-/// The failure of a file that cannot be written, once there is something to write.
-pub(crate) fn cannot_write(path: &Path, error: &io::Error) -> Failure {
-    Failure::new(Exit::Failed, format!("cannot write {}: {error}", path.display()))
-}
-
-fn write_beside(path: &Path, content: &[u8]) -> io::Result<()> {
-    let (mut file, beside) = Beside::create(path, 0o666)?;
-    file.write_all(content)?;
-    beside.complete()
-}
-
-/// A file that appears at its path once it is complete. Dropping this before removes what there is of it.
-#[derive(Debug)]
-pub(crate) struct Beside {
+/// A file to write: its directory, which is open from before the work on, and its name there.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
     path: PathBuf,
-    /// Where the file is meanwhile; `None` if there is nothing to remove or to move.
-    meanwhile: Option<PathBuf>,
+    directory: Arc<OwnedFd>,
+    name: OsString,
 }
+
+/// What has a target's name.
+enum Found {
+    Nothing,
+    /// A regular file, or a link that must be replaced: a link in a repository may point to any file or device of the
+    /// agent.
+    Plain,
+    /// A pipe or a device.
+    Special,
+    /// One of the system's links, such as /dev/stdout: it is followed.
+    OfSystem,
+    Directory,
+}
+
+impl Target {
+    /// Checks that `path` can be written later, and removes the result of an earlier command so that it
+    /// cannot be mistaken for this one's.
+    pub(crate) fn prepare(path: &Path, checkouts: &Checkouts) -> Result<Self, Failure> {
+        let wrong = |why: &dyn std::fmt::Display| {
+            Failure::usage(format!("cannot write {}: {why}", path.display()))
+                .hint("name a file in an existing, writable directory")
+        };
+        let Some(name) = named(path) else { return Err(wrong(&"it is a directory")) };
+        let above = path.parent().unwrap_or(Path::new(""));
+        let directory = checkouts.open(above, End::MayBeLink).map_err(|problem| match problem {
+            Problem::Link(_) => problem.failure(path),
+            Problem::NoDirectory(part) => wrong(&format_args!("{} is not a directory", part.display())),
+            Problem::Absent => wrong(&io::Error::from(io::ErrorKind::NotFound)),
+            Problem::Io(error) => wrong(&error),
+        })?;
+        let target = Self { path: path.to_owned(), directory: Arc::new(directory), name: name.to_owned() };
+        match target.found().map_err(|error| wrong(&error))? {
+            Found::Directory => Err(wrong(&"it is a directory")),
+            Found::Plain => match unlinkat(&*target.directory, &target.name, AtFlags::empty()) {
+                Ok(()) => Ok(target),
+                Err(error) => Err(wrong(&io::Error::from(error))),
+            },
+            Found::Nothing | Found::Special | Found::OfSystem => Ok(target),
+        }
+    }
+
+    /// Writes the content atomically: a reader sees all of it or nothing.
+    pub(crate) fn write(&self, content: &[u8]) -> Result<(), Failure> {
+        let written = self.open(MODE).and_then(|(mut file, beside)| {
+            file.write_all(content)?;
+            beside.complete()
+        });
+        written.map_err(|error| self.cannot_write(&error))
+    }
+
+    /// Opens the file to write to; `mode` is that of a new one, before the umask.
+    pub(crate) fn open(&self, mode: u32) -> io::Result<(fs::File, Beside)> {
+        let existing = match self.found()? {
+            Found::Nothing | Found::Plain | Found::Directory => None,
+            Found::Special => Some(OFlags::NOFOLLOW),
+            Found::OfSystem => Some(OFlags::empty()),
+        };
+        if let Some(flags) = existing {
+            let flags = flags | OFlags::WRONLY | OFlags::TRUNC | OFlags::CLOEXEC;
+            let file = openat(&*self.directory, &self.name, flags, Mode::empty())?;
+            return Ok((file.into(), Beside(None)));
+        }
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mode = Mode::from_raw_mode(mode);
+        let made = |at: &OwnedFd, name: &str| Ok(openat(at, name, flags, mode)?);
+        let (meanwhile, file) = Temporary::new(&self.directory, made)?;
+        Ok((file.into(), Beside(Some((meanwhile, self.name.clone())))))
+    }
+
+    /// The failure of the file if it cannot be written, once there is something to write.
+    pub(crate) fn cannot_write(&self, error: &io::Error) -> Failure {
+        cannot_write(&self.path, error)
+    }
+
+    fn found(&self) -> io::Result<Found> {
+        let kind = |flags| match statat(&*self.directory, &self.name, flags) {
+            Ok(found) => Ok(Some(FileType::from_raw_mode(found.st_mode))),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(io::Error::from(error)),
+        };
+        Ok(match kind(AtFlags::SYMLINK_NOFOLLOW)? {
+            None => Found::Nothing,
+            Some(FileType::RegularFile) => Found::Plain,
+            Some(FileType::Directory) => Found::Directory,
+            Some(FileType::Symlink) if !self.is_in_systems_directory() => Found::Plain,
+            Some(FileType::Symlink) => match kind(AtFlags::empty())? {
+                Some(FileType::Directory) => Found::Directory,
+                _ => Found::OfSystem,
+            },
+            Some(_) => Found::Special,
+        })
+    }
+
+    fn is_in_systems_directory(&self) -> bool {
+        let directory = fs::read_link(format!("/proc/self/fd/{}", self.directory.as_raw_fd()));
+        directory.is_ok_and(|at| at == Path::new("/dev") || at.starts_with("/proc"))
+    }
+}
+
+/// The name of the file at `path`. A path that ends with a `/` names a directory.
+fn named(path: &Path) -> Option<&OsStr> {
+    path.file_name().filter(|_| !path.as_os_str().as_encoded_bytes().ends_with(b"/"))
+}
+
+/// A file that appears under its name once it is complete. Dropping this before removes what there is of it. `None` if
+/// there is nothing to remove or to move.
+#[derive(Debug)]
+pub(crate) struct Beside(Option<(Temporary, OsString)>);
 
 impl Beside {
-    /// Opens a file to write to; `mode` is that of a new one, before the umask.
-    pub(crate) fn create(path: &Path, mode: u32) -> io::Result<(fs::File, Self)> {
-        let path = path.to_owned();
-        if path.symlink_metadata().is_ok() && !is_plain(&path) {
-            // A pipe, a device, or one of the system's links, such as /dev/stdout: write to it, do not replace it.
-            let file = fs::OpenOptions::new().write(true).truncate(true).open(&path)?;
-            return Ok((file, Self { path, meanwhile: None }));
-        }
-        let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
-        let mut hidden = std::ffi::OsString::from(".");
-        hidden.push(name);
-        hidden.push(format!(".{}", std::process::id()));
-        let beside = path.with_file_name(hidden);
-        // A repository can have a link of this name for each process id.
-        match fs::remove_file(&beside) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside)?;
-        Ok((file, Self { path, meanwhile: Some(beside) }))
-    }
-
     /// Lets the file appear.
-    pub(crate) fn complete(mut self) -> io::Result<()> {
-        if let Some(beside) = &self.meanwhile {
-            fs::rename(beside, &self.path)?;
-            self.meanwhile = None;
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Beside {
-    fn drop(&mut self) {
-        if let Some(beside) = &self.meanwhile {
-            let _ = fs::remove_file(beside);
-        }
-    }
-}
-
-/// Whether `path` is a regular file, or a link that must be replaced: a link in a repository may point to any
-/// file or device of the agent. The system's own links, such as /dev/stdout, are followed.
-fn is_plain(path: &Path) -> bool {
-    match path.symlink_metadata() {
-        Ok(metadata) if metadata.is_symlink() => {
-            let directory = path.parent().and_then(|directory| directory.canonicalize().ok());
-            let is_systems = directory.is_some_and(|at| at.starts_with("/dev") || at.starts_with("/proc"));
-            !is_systems
-        }
-        Ok(metadata) => metadata.is_file(),
-        Err(_) => false,
+    pub(crate) fn complete(self) -> io::Result<()> {
+        self.0.map_or(Ok(()), |(meanwhile, name)| meanwhile.place(name))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+
     use super::*;
+    use crate::client::exit::Exit;
+
+    /// A directory that goes with its test.
+    struct Dir(PathBuf);
+
+    impl Dir {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("wharf-{name}-{}", std::process::id()));
+            fs::create_dir_all(&path).unwrap();
+            Self(path)
+        }
+
+        fn prepare(&self, name: &str) -> Result<Target, Failure> {
+            Target::prepare(&self.0.join(name), &Checkouts::of([self.0.as_path()]))
+        }
+
+        fn target(&self, name: &str) -> Target {
+            self.prepare(name).unwrap_or_else(|failure| panic!("{name}: {failure}"))
+        }
+
+        fn names(&self) -> Vec<OsString> {
+            fs::read_dir(&self.0).unwrap().map(|entry| entry.unwrap().file_name()).collect()
+        }
+    }
+
+    impl Drop for Dir {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
 
     #[test]
     fn a_file_is_replaced_and_nothing_stays_beside_it() {
-        let directory = std::env::temp_dir().join(format!("wharf-files-{}", std::process::id()));
-        fs::create_dir_all(&directory).unwrap();
-        let path = directory.join("id");
-        prepare(&path).unwrap();
+        let dir = Dir::new("files");
+        let id = dir.target("id");
         for content in ["one", "two"] {
-            write(&path, content.as_bytes()).unwrap();
-            assert_eq!(fs::read_to_string(&path).unwrap(), content);
+            id.write(content.as_bytes()).unwrap();
+            assert_eq!(fs::read_to_string(dir.0.join("id")).unwrap(), content);
         }
-        assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
-        prepare(&path).unwrap();
-        assert!(!path.exists());
-        let link = directory.join("link");
-        std::os::unix::fs::symlink("/dev/null", &link).unwrap();
-        prepare(&link).unwrap();
-        std::os::unix::fs::symlink("/dev/null", &link).unwrap();
-        write(&link, b"x").unwrap();
-        assert_eq!(
-            fs::read_to_string(&link).unwrap(),
-            "x",
-            "what a device gets is not a repository's to say"
-        );
-        write(Path::new("/dev/null"), b"x").unwrap();
-        // A link is replaced, never followed: its target may belong to someone else.
-        let others = directory.join("others");
-        for target in [&others, &directory.join("nothing")] {
+        assert_eq!(dir.names(), ["id"]);
+        let id = dir.target("id");
+        assert!(dir.names().is_empty(), "an earlier result is gone");
+        let (_, half) = id.open(0o600).unwrap();
+        assert_eq!(dir.names().len(), 1);
+        drop(half);
+        assert!(dir.names().is_empty());
+        for wrong in ["absent/id", "", ".", "..", "id/", "file/id"] {
+            fs::write(dir.0.join("file"), "").unwrap();
+            let failure = dir.prepare(wrong).unwrap_err();
+            assert_eq!(failure.exit, Exit::Usage, "{wrong}: {failure}");
+            assert!(failure.text.contains(wrong), "{failure}");
+        }
+    }
+
+    /// A link is replaced: its target may belong to someone else. What a device gets is not a repository's to say.
+    #[test]
+    fn no_link_is_followed_but_the_systems() {
+        let dir = Dir::new("links");
+        let others = dir.0.join("others");
+        for target in [others.as_path(), &dir.0.join("nothing"), Path::new("/dev/null")] {
             fs::write(&others, "keep").unwrap();
-            for prepared in [true, false] {
-                let linked = directory.join("linked");
+            for again in [false, true] {
+                let linked = dir.0.join("linked");
                 let _ = fs::remove_file(&linked);
-                std::os::unix::fs::symlink(target, &linked).unwrap();
-                if prepared {
-                    prepare(&linked).unwrap();
+                symlink(target, &linked).unwrap();
+                let prepared = dir.target("linked");
+                if again {
+                    symlink(target, &linked).unwrap();
                 }
-                write(&linked, b"x").unwrap();
+                prepared.write(b"x").unwrap();
                 assert_eq!(fs::read_to_string(&linked).unwrap(), "x");
+                assert!(!linked.is_symlink());
                 assert_eq!(fs::read_to_string(&others).unwrap(), "keep");
             }
         }
-        // So is one with the name that the file has before it is complete.
-        fs::write(&others, "keep").unwrap();
-        let beside = directory.join(format!(".named.{}", std::process::id()));
-        std::os::unix::fs::symlink(&others, &beside).unwrap();
-        let named = directory.join("named");
-        write(&named, b"x").unwrap();
-        assert_eq!(fs::read_to_string(&others).unwrap(), "keep");
-        assert!(!named.is_symlink() && !beside.is_symlink());
-        let failure = write(&directory.join("absent/id"), b"x").unwrap_err();
-        assert!(failure.text.contains("absent/id"), "{failure}");
-        for wrong in ["absent/id", "", "link/id"] {
-            let failure = prepare(&directory.join(wrong)).unwrap_err();
-            assert_eq!(failure.exit, Exit::Usage, "{wrong}: {failure}");
+        for system in ["/dev/null", "/dev/fd/1", "/proc/self/fd/1"] {
+            let target = Target::prepare(Path::new(system), &Checkouts::default()).unwrap();
+            target.write(b"").unwrap();
+            assert!(Path::new(system).symlink_metadata().is_ok());
         }
-        fs::remove_dir_all(&directory).unwrap();
+    }
+
+    /// Otherwise the pipeline's `dest=out/image.tar` would write into the directory that a pull request chooses.
+    #[test]
+    fn no_link_above_a_file_is_followed_in_a_checkout() {
+        let (dir, others) = (Dir::new("above"), Dir::new("others"));
+        symlink(&others.0, dir.0.join("out")).unwrap();
+        fs::write(others.0.join("id"), "keep").unwrap();
+        let failure = dir.prepare("out/id").unwrap_err();
+        assert_eq!(failure.exit, Exit::Usage, "{failure}");
+        assert!(failure.text.contains("/out` is a link"), "{failure}");
+        assert_eq!(fs::read_to_string(others.0.join("id")).unwrap(), "keep");
+        // Nor one that comes while the work runs.
+        fs::create_dir(dir.0.join("d")).unwrap();
+        let target = dir.target("d/id");
+        fs::rename(dir.0.join("d"), dir.0.join("moved")).unwrap();
+        symlink(&others.0, dir.0.join("d")).unwrap();
+        target.write(b"x").unwrap();
+        assert_eq!(fs::read_to_string(others.0.join("id")).unwrap(), "keep");
+        assert_eq!(fs::read_to_string(dir.0.join("moved/id")).unwrap(), "x");
     }
 }

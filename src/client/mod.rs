@@ -28,7 +28,10 @@ pub mod summary;
 
 mod commands;
 
+mod checkouts;
 mod files;
+mod temporary;
+
 mod print;
 mod signals;
 
@@ -62,7 +65,7 @@ pub fn main() -> ExitCode {
         },
     };
     let command = cli.command.name();
-    match run(cli) {
+    let exit = match run(cli) {
         Ok(()) | Err(Stop::OutputClosed) => Exit::Done,
         Err(Stop::Failed(failure)) => {
             print::failure(&failure);
@@ -73,8 +76,9 @@ pub fn main() -> ExitCode {
             print::failure(&Failure::new(exit, format!("{command} cancelled")));
             exit
         }
-    }
-    .into()
+    };
+    temporary::end();
+    exit.into()
 }
 
 fn run(cli: Cli) -> Result<(), Stop> {

@@ -6,9 +6,10 @@ use std::{
 };
 
 use super::{
-    env::{Env, WHARF_ERROR_FILE},
+    checkouts::Checkouts,
+    env::{Env, WHARF_ERROR_FILE, WORKSPACE},
     exit::{Exit, Failure, Stop},
-    files,
+    files::Target,
 };
 use crate::names::{printable, shortened};
 
@@ -80,10 +81,13 @@ pub(crate) fn failure(failure: &Failure) {
 /// Writes the first line of a failure's message to the file that the environment names, for callers that show the
 /// message elsewhere.
 pub(crate) fn keep(text: &str) {
-    let Some(path) = Env::of_process().path(WHARF_ERROR_FILE) else { return };
+    let env = Env::of_process();
+    let Some(path) = env.path(WHARF_ERROR_FILE) else { return };
     let first = printable(text.lines().next().unwrap_or_default());
     let line = format!("{}\n", shortened(first, KEPT_BYTES_MAX));
-    if let Err(failure) = files::write(&path, line.as_bytes()) {
+    let workspace = env.path(WORKSPACE);
+    let target = Target::prepare(&path, &Checkouts::of(workspace.as_deref()));
+    if let Err(failure) = target.and_then(|target| target.write(line.as_bytes())) {
         note_lines("WARN", &failure.text);
     }
 }

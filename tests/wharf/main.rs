@@ -40,6 +40,7 @@ mod messages;
 mod names;
 mod network;
 mod outcomes;
+mod output_places;
 mod outputs;
 mod pasted;
 mod pods;
@@ -100,6 +101,7 @@ fn cases() -> Vec<Case> {
         pasted::CASES,
         logs::CASES,
         outcomes::CASES,
+        output_places::CASES,
         outputs::CASES,
         archives::CASES,
         audit::CASES,

@@ -27,7 +27,6 @@ cases![
     a_tar_goes_to_a_file_or_to_standard_output,
     several_outputs_come_from_one_build,
     flags_that_do_not_go_together,
-    links_of_an_earlier_build_are_not_followed,
     what_cannot_be_written_is_said,
     an_output_is_there_whole_or_not_at_all,
     a_reader_that_stops_stops_no_other_build,
@@ -54,7 +53,7 @@ async fn everything(test: &Test) -> PathBuf {
     context
 }
 
-fn path(path: &Path) -> &str {
+pub(super) fn path(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
@@ -91,7 +90,7 @@ async fn files_are_those_that_buildx_writes(test: Arc<Test>) {
 }
 
 /// A context with small files, without a base image.
-fn small(test: &Test, name: &str) -> PathBuf {
+pub(super) fn small(test: &Test, name: &str) -> PathBuf {
     let mark = test.unique(name);
     test.context(name, &[("Dockerfile", "FROM scratch\nCOPY f /d/f\n"), ("f", &mark)])
 }
@@ -202,7 +201,7 @@ async fn flags_that_do_not_go_together(test: Arc<Test>) {
         (&["-o", "type=image,name=a", "-o", "type=registry,name=b"], "push single names by `wharf push`"),
         (&["-o", "type=local"], "the directory is missing"),
         (&["-o", "type=oci,tar=false,dest=x"], "tar -xf"),
-        (&["-o", "file"], "it is not a directory"),
+        (&["-o", "file"], "`file` is not a directory"),
         (&["-o", "link"], "`link` is a link"),
         (&["-o", "link/below"], "`link` is a link"),
         (&["-o", "type=tar,dest=."], "is a directory"),
@@ -212,35 +211,6 @@ async fn flags_that_do_not_go_together(test: Arc<Test>) {
         assert!(refused.stderr.contains(why), "{refused}\nwanted: {why}");
     }
     assert!(!job.home().join("out").exists());
-}
-
-async fn links_of_an_earlier_build_are_not_followed(test: Arc<Test>) {
-    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
-    let job = Wharf::new(&test, &wharfd, "job#1");
-    let base = test.base(&registry).await;
-    let victim = test.new_dir("victim");
-    fs::write(victim.join("f"), "keep").unwrap();
-    let out = test.dir().join("out");
-    let build = async |name: &str, step: &str| {
-        let dockerfile = format!(
-            "FROM {base} AS made\nRUN mkdir /out && cd /out && {step}\nFROM scratch\nCOPY --from=made /out /\n"
-        );
-        let context = test.context(name, &[("Dockerfile", &dockerfile)]);
-        job.build(&context, &["-o", path(&out)]).await
-    };
-    let at = path(&victim);
-    build("first", &format!("ln -s {at} d && ln -s {at}/f f && ln -s {at}/new g")).await.ok();
-    assert_eq!(fs::read(out.join("f")).unwrap(), b"keep", "the first build's links lead out");
-    build("second", "mkdir d && echo bad > d/f && echo bad > f && echo bad > g").await.ok();
-    assert_eq!(fs::read_dir(&victim).unwrap().count(), 1);
-    assert_eq!(fs::read(victim.join("f")).unwrap(), b"keep");
-    assert_eq!(fs::read(out.join("d/f")).unwrap(), b"bad\n");
-    // A build may not make its own root a link to the next one's.
-    build("third", &format!("ln -s {at} reports")).await.ok();
-    let context = small(&test, "fourth");
-    let below = out.join("reports");
-    job.build(&context, &["-o", path(&below)]).await.ended(2).says(&["is a link"]);
-    assert_eq!(fs::read_dir(&victim).unwrap().count(), 1);
 }
 
 async fn what_cannot_be_written_is_said(test: Arc<Test>) {

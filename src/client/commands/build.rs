@@ -14,7 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::{
     Call, display,
     display::{Display, Message},
-    metadata::Metadata,
+    metadata::{Metadata, Reports},
 };
 use crate::{
     client::{
@@ -24,7 +24,6 @@ use crate::{
         credentials::DockerConfig,
         env::{self, Env, SOURCE_DATE_EPOCH},
         exit::{Exit, Failure, Stop},
-        files,
         namespace::Named,
         options::given,
         output::Plan,
@@ -75,10 +74,9 @@ pub(super) async fn run(mut call: Call, args: BuildArgs) -> Result<(), Stop> {
     let mut spec = spec(&args, &plan, &call.env, &docker)?;
     // An id would be taken for a part of an output on standard output.
     let prints_id = mode == Mode::Quiet && plan.has_image() && !plan.uses_stdout();
-    let sinks = plan.open(workspace.as_deref())?;
-    for path in [&args.iidfile, &args.metadata_file].into_iter().filter_map(|path| given(path.as_deref())) {
-        files::prepare(path)?;
-    }
+    let checkouts = call.checkouts(Some(args.context.as_path()));
+    let sinks = plan.open(&checkouts)?;
+    let reports = Reports::prepare(&args, &checkouts)?;
     for (flag, why) in args.unused.missed() {
         print::note(format_args!("WARN: `{flag}` has no effect: {why}"));
     }
@@ -113,7 +111,7 @@ pub(super) async fn run(mut call: Call, args: BuildArgs) -> Result<(), Stop> {
         Ok(Ended::Built(result)) => {
             display.finish(Outcome::Done);
             answers.sinks.complete()?;
-            done(&args, mode, prints_id, &result)
+            done(&reports, mode, prints_id, &result)
         }
         Ok(Ended::Failed(failure)) => {
             display.finish(Outcome::Failed(&failure));
@@ -351,8 +349,8 @@ fn platforms(asked: &[Platform]) -> Result<impl Iterator<Item = String>, Failure
 }
 
 /// Reports the image, to files and to the user.
-fn done(args: &BuildArgs, mode: Mode, prints_id: bool, result: &BuildResult) -> Result<(), Stop> {
-    if let Some(path) = given(args.metadata_file.as_deref()) {
+fn done(reports: &Reports, mode: Mode, prints_id: bool, result: &BuildResult) -> Result<(), Stop> {
+    if let Some(target) = &reports.metadata {
         // The push knows the digest at the registry even if the engine has none.
         let pushed = result.pushed.first().map(|pushed| (pushed.reference.as_str(), pushed.digest.as_str()));
         let digest =
@@ -364,11 +362,11 @@ fn done(args: &BuildArgs, mode: Mode, prints_id: bool, result: &BuildResult) -> 
             names: &result.references,
             pushed,
         }
-        .write(path)?;
+        .write(target)?;
     }
     // Written last, so that a program that waits for the id also finds the other files.
-    if let Some(path) = given(args.iidfile.as_deref()) {
-        files::write(path, result.image_id.as_bytes())?;
+    if let Some(target) = &reports.id {
+        target.write(result.image_id.as_bytes())?;
     }
     if mode == Mode::Quiet {
         return if prints_id { print::line(printable(&result.image_id)) } else { Ok(()) };

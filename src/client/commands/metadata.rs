@@ -1,14 +1,30 @@
 //! `--metadata-file`: facts about the built or pushed image, under buildx's keys and one key of Wharf's own.
 
-use std::path::Path;
+use std::path::PathBuf;
 
 use serde_json::{Map, Value};
 
 use super::json;
 use crate::{
-    client::{exit::Failure, files},
+    client::{args::BuildArgs, checkouts::Checkouts, exit::Failure, files::Target, options::given},
     names::{Reference, reference::Digest},
 };
+
+/// The files of a build for facts about its image.
+pub(super) struct Reports {
+    pub(super) id: Option<Target>,
+    pub(super) metadata: Option<Target>,
+}
+
+impl Reports {
+    /// Those that the flags name.
+    pub(super) fn prepare(args: &BuildArgs, checkouts: &Checkouts) -> Result<Self, Failure> {
+        let prepare = |path: &Option<PathBuf>| {
+            given(path.as_deref()).map(|path| Target::prepare(path, checkouts)).transpose()
+        };
+        Ok(Self { id: prepare(&args.iidfile)?, metadata: prepare(&args.metadata_file)? })
+    }
+}
 
 /// Known facts about an image; empty fields are left out.
 #[derive(Debug, Default)]
@@ -22,10 +38,10 @@ pub(super) struct Metadata<'a> {
 }
 
 impl Metadata<'_> {
-    pub(super) fn write(&self, path: &Path) -> Result<(), Failure> {
+    pub(super) fn write(&self, target: &Target) -> Result<(), Failure> {
         let mut text = json::indented(&self.to_json().to_string(), "  ")?;
         text.push('\n');
-        files::write(path, text.as_bytes())
+        target.write(text.as_bytes())
     }
 
     fn to_json(&self) -> Value {

@@ -18,10 +18,13 @@ mod save;
 mod tag;
 mod version;
 
+use std::path::Path;
+
 use super::{
     args::{Cli, Command, Global, NamespaceCommand, PolicyCommand},
+    checkouts::Checkouts,
     connect::{Address, Connection, MESSAGE_BYTES_MAX},
-    env::Env,
+    env::{self, Env},
     exit::{Failure, Stop},
     namespace::{self as names, Named, Proof},
     signals::Signals,
@@ -39,6 +42,11 @@ struct Call {
 impl Call {
     fn address(&self) -> Result<Address, Failure> {
         Address::resolve(self.global.addr.as_deref(), &self.global.tls, &self.env)
+    }
+
+    /// The directories in which a link may be anyone's, that of a build's context among them.
+    fn checkouts(&self, context: Option<&Path>) -> Checkouts {
+        Checkouts::of(self.env.path(env::WORKSPACE).as_deref().into_iter().chain(context))
     }
 
     fn namespace(&self) -> Result<Named, Failure> {

@@ -10,7 +10,7 @@ use crate::{
         args::PushArgs,
         credentials::DockerConfig,
         exit::Stop,
-        files,
+        files::Target,
         options::given,
         print,
         progress::{Mode, Outcome},
@@ -24,9 +24,8 @@ pub(super) async fn run(mut call: Call, args: PushArgs) -> Result<(), Stop> {
     let namespace = call.namespace()?;
     let named = std::slice::from_ref(&args.reference);
     let docker = DockerConfig::read(&call.env)?.with_logins(&args.logins.flags, named, &call.env)?;
-    if let Some(path) = given(args.metadata_file.as_deref()) {
-        files::prepare(path)?;
-    }
+    let prepare = |path| Target::prepare(path, &call.checkouts(None));
+    let metadata = given(args.metadata_file.as_deref()).map(prepare).transpose()?;
     let host = args.reference.host();
     let mut images = call.images().await?;
     let mut display = Display::new(call.env.console(), mode, "Pushing");
@@ -48,10 +47,10 @@ pub(super) async fn run(mut call: Call, args: PushArgs) -> Result<(), Stop> {
     let result = call.signals.guard(pushing).await;
     display.finish(if result.is_ok() { Outcome::Done } else { Outcome::Stopped });
     let result = result?;
-    if let Some(path) = given(args.metadata_file.as_deref()) {
+    if let Some(target) = metadata {
         let names = std::slice::from_ref(&result.reference);
         let pushed = Some((result.reference.as_str(), result.digest.as_str()));
-        Metadata { digest: &result.digest, names, pushed, ..Metadata::default() }.write(path)?;
+        Metadata { digest: &result.digest, names, pushed, ..Metadata::default() }.write(&target)?;
     }
     match mode {
         Mode::Quiet => print::line(printable(&result.reference)),

@@ -18,7 +18,8 @@ const MODE: u32 = 0o600;
 pub(super) async fn run(mut call: Call, args: SaveArgs) -> Result<(), Stop> {
     let mode = display::mode(&call, args.progress, args.quiet)?;
     let namespace = call.namespace()?;
-    let mut output = Out::open(given(args.output.as_deref()), MODE, "an archive", "-o")?;
+    let mut output =
+        Out::open(given(args.output.as_deref()), MODE, &call.checkouts(None), "an archive", "-o")?;
     let mut images = call.images().await?;
     let mut display = Display::new(call.env.console(), mode, "Saving");
     let saving = async {

@@ -6,6 +6,7 @@ use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 use tokio::sync::mpsc;
 
 use super::{flag, receive, tree::Destination};
+use crate::client::checkouts::Checkouts;
 
 /// The names in a directory.
 fn names(directory: &Path) -> Vec<std::ffi::OsString> {
@@ -40,7 +41,7 @@ pub(crate) fn fuzz(data: &[u8]) {
     }
     drop(sender);
     let (said, _heard) = mpsc::channel(data.len() + receive::SAID_MAX);
-    let _ = receive::receive(&Destination::new(out.clone(), None), packets, &said);
+    let _ = receive::receive(&Destination::new(out.clone(), &Checkouts::default()), packets, &said);
 
     assert_eq!(names(&root), ["out", "outside"]);
     assert_eq!(names(&outside), ["f"]);

@@ -10,9 +10,9 @@ mod receive;
 mod sinks;
 mod tree;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use super::{args::BuildArgs, exit::Failure, files};
+use super::{args::BuildArgs, checkouts::Checkouts, exit::Failure};
 use crate::{
     names::Reference,
     wire::v1::{self, output},
@@ -43,6 +43,16 @@ enum Place {
     Tree(PathBuf),
     /// A file, or standard output.
     File(Option<PathBuf>),
+}
+
+impl Place {
+    /// Its name for people.
+    fn name(&self) -> String {
+        match self {
+            Self::Tree(path) | Self::File(Some(path)) => format!("`{}`", path.display()),
+            Self::File(None) => "standard output".to_owned(),
+        }
+    }
 }
 
 impl Plan {
@@ -147,12 +157,7 @@ impl Plan {
     }
 
     /// Opens the places, as far as that can be done before the build.
-    pub(crate) fn open(self, workspace: Option<&Path>) -> Result<Sinks, Failure> {
-        Sinks::open(self.places, workspace)
+    pub(crate) fn open(self, checkouts: &Checkouts) -> Result<Sinks, Failure> {
+        Sinks::open(self.places, checkouts)
     }
-}
-
-/// The failure to write below `root`.
-fn cannot_write(root: &Path, path: &Path, error: &std::io::Error) -> Failure {
-    files::cannot_write(&root.join(path), error)
 }

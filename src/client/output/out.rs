@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, IsTerminal as _},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use tokio::{
@@ -11,25 +11,32 @@ use tokio::{
 };
 
 use crate::client::{
+    checkouts::Checkouts,
     exit::{Failure, Stop},
-    files::{self, Beside},
+    files::{Beside, Target},
     print,
 };
 
 /// A file that is being written.
 #[derive(Debug)]
 pub(crate) enum Out {
-    File { path: PathBuf, file: File, beside: Beside },
+    File { target: Target, file: File, beside: Beside },
     Stdout(Stdout),
 }
 
 /// A file that is whole, and has not appeared.
 #[derive(Debug)]
-pub(crate) struct Whole(Option<(PathBuf, Beside)>);
+pub(crate) struct Whole(Option<(Target, Beside)>);
 
 impl Out {
     /// Opens a file of this mode, or standard output. `what` names the content, and `flag` what names a file.
-    pub(crate) fn open(path: Option<&Path>, mode: u32, what: &str, flag: &str) -> Result<Self, Failure> {
+    pub(crate) fn open(
+        path: Option<&Path>,
+        mode: u32,
+        checkouts: &Checkouts,
+        what: &str,
+        flag: &str,
+    ) -> Result<Self, Failure> {
         let Some(path) = path else {
             if io::stdout().is_terminal() {
                 return Err(Failure::usage(format!("{what} is not for a terminal"))
@@ -37,15 +44,15 @@ impl Out {
             }
             return Ok(Self::Stdout(tokio::io::stdout()));
         };
-        files::prepare(path)?;
-        let (file, beside) = Beside::create(path, mode).map_err(|error| files::cannot_write(path, &error))?;
-        Ok(Self::File { path: path.to_owned(), file: File::from_std(file), beside })
+        let target = Target::prepare(path, checkouts)?;
+        let (file, beside) = target.open(mode).map_err(|error| target.cannot_write(&error))?;
+        Ok(Self::File { target, file: File::from_std(file), beside })
     }
 
     pub(crate) async fn write(&mut self, piece: &[u8]) -> Result<(), Stop> {
         match self {
-            Self::File { path, file, .. } => {
-                file.write_all(piece).await.map_err(|error| files::cannot_write(path, &error).into())
+            Self::File { target, file, .. } => {
+                file.write_all(piece).await.map_err(|error| target.cannot_write(&error).into())
             }
             Self::Stdout(out) => print::written(out.write_all(piece).await),
         }
@@ -53,9 +60,9 @@ impl Out {
 
     pub(crate) async fn end(self) -> Result<Whole, Stop> {
         match self {
-            Self::File { path, mut file, beside } => match file.flush().await {
-                Ok(()) => Ok(Whole(Some((path, beside)))),
-                Err(error) => Err(files::cannot_write(&path, &error).into()),
+            Self::File { target, mut file, beside } => match file.flush().await {
+                Ok(()) => Ok(Whole(Some((target, beside)))),
+                Err(error) => Err(target.cannot_write(&error).into()),
             },
             Self::Stdout(mut out) => print::written(out.flush().await).map(|()| Whole(None)),
         }
@@ -65,7 +72,7 @@ impl Out {
 impl Whole {
     /// Lets the file appear.
     pub(crate) fn appear(self) -> Result<(), Failure> {
-        let Some((path, beside)) = self.0 else { return Ok(()) };
-        beside.complete().map_err(|error| files::cannot_write(&path, &error))
+        let Some((target, beside)) = self.0 else { return Ok(()) };
+        beside.complete().map_err(|error| target.cannot_write(&error))
     }
 }

@@ -66,12 +66,13 @@ pub(super) const DATA: i32 = 2;
 const FIN: i32 = 3;
 pub(super) const ERR: i32 = 4;
 
-/// Receives a tree into a directory. The packets end early if the build does.
+/// Receives a tree into a directory. The packets end early if the build does. Returns the last packet for the sender: when
+/// it is sent the build may end, and the tree is whole.
 pub(super) fn receive(
     destination: &Destination,
     mut packets: mpsc::Receiver<Bytes>,
     said: &mpsc::Sender<Bytes>,
-) -> Result<(), Unwritten> {
+) -> Result<Bytes, Unwritten> {
     let mut tree = Tree::open(destination)?;
     // Files that are announced and not requested; and those of which data may come.
     let (mut waiting, mut asked) = (VecDeque::<(u32, Pending)>::new(), HashMap::<u32, Pending>::new());
@@ -106,7 +107,7 @@ pub(super) fn receive(
         }
     }
     tree.finish()?;
-    say(said, Packet { kind: FIN, ..Packet::default() })
+    Ok(Packet { kind: FIN, ..Packet::default() }.encode_to_vec().into())
 }
 
 /// The sender does not keep to the protocol.

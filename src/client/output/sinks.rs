@@ -1,9 +1,6 @@
 //! The places into which outputs are written.
 
-use std::{
-    path::Path,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bollard_buildkit_proto::moby::filesync::v1::BytesMessage;
 use bytes::Bytes;
@@ -19,7 +16,10 @@ use super::{
     tree::Destination,
 };
 use crate::{
-    client::exit::{Exit, Failure, Stop},
+    client::{
+        checkouts::Checkouts,
+        exit::{Exit, Failure, Stop},
+    },
     wire::v1::OutputForm,
 };
 
@@ -32,6 +32,8 @@ const PACKETS_MAX: usize = 4;
 #[derive(Debug, Default)]
 pub(crate) struct Sinks {
     open: Mutex<Vec<Option<Sink>>>,
+    /// Those that are not whole yet, by their names for people.
+    missing: Mutex<Vec<Option<String>>>,
     /// Files that appear once the build has succeeded.
     whole: Mutex<Vec<Whole>>,
     /// Why the first output that could not be written was not.
@@ -64,10 +66,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Sinks {
-    pub(super) fn open(places: Vec<Option<Place>>, workspace: Option<&Path>) -> Result<Self, Failure> {
+    pub(super) fn open(places: Vec<Option<Place>>, checkouts: &Checkouts) -> Result<Self, Failure> {
+        let missing = places.iter().map(|place| place.as_ref().map(Place::name)).collect();
         let open =
-            places.into_iter().map(|place| place.map(|place| Sink::open(place, workspace)).transpose());
-        Ok(Self { open: Mutex::new(open.collect::<Result<_, _>>()?), ..Self::default() })
+            places.into_iter().map(|place| place.map(|place| Sink::open(place, checkouts)).transpose());
+        let open = open.collect::<Result<_, _>>()?;
+        Ok(Self { open: Mutex::new(open), missing: Mutex::new(missing), ..Self::default() })
     }
 
     /// Receives the output at this position; `sent` are wharfd's messages, `said` takes this client's. The error is for
@@ -79,12 +83,22 @@ impl Sinks {
         sent: impl Stream<Item = Result<Bytes, Status>> + Unpin,
         said: mpsc::Sender<Bytes>,
     ) -> Result<(), String> {
-        let sink = usize::try_from(position).ok().and_then(|at| lock(&self.open).get_mut(at)?.take());
+        let at = usize::try_from(position).unwrap_or(usize::MAX);
+        let sink = lock(&self.open).get_mut(at).and_then(Option::take);
+        // The build may end, and with it this future, as soon as the sender knows that all has come.
+        let is_whole = || drop(lock(&self.missing).get_mut(at).and_then(Option::take));
         let received = match (sink, form) {
-            (Some(Sink::Tree(to)), OutputForm::Tree) => tree(to, sent, said).await,
-            (Some(Sink::File(out)), OutputForm::File) => {
-                file(out, sent).await.map(|whole| lock(&self.whole).push(whole))
-            }
+            (Some(Sink::Tree(to)), OutputForm::Tree) => match tree(to, sent, said.clone()).await {
+                Ok(last) => {
+                    is_whole();
+                    said.send(last).await.map_err(|_| Unwritten::There)
+                }
+                Err(unwritten) => Err(unwritten),
+            },
+            (Some(Sink::File(out)), OutputForm::File) => file(out, sent).await.map(|whole| {
+                lock(&self.whole).push(whole);
+                is_whole();
+            }),
             (Some(_), OutputForm::Tree | OutputForm::File | OutputForm::Unspecified) | (None, _) => {
                 Err(Failure::new(Exit::Failed, "wharfd sends an output that was not asked for").into())
             }
@@ -109,20 +123,26 @@ impl Sinks {
         lock(&self.stopped).take()
     }
 
-    /// Lets the files appear. The build has succeeded.
+    /// Lets the files appear. The build has succeeded, and every output must have come.
     pub(crate) fn complete(&self) -> Result<(), Failure> {
+        if let Some(missing) = lock(&self.missing).iter().flatten().next() {
+            let text = format!("the build has ended well, but its output to {missing} has not come");
+            return Err(Failure::new(Exit::Failed, text).hint("try the build again"));
+        }
         lock(&self.whole).drain(..).try_for_each(Whole::appear)
     }
 }
 
 impl Sink {
-    fn open(place: Place, workspace: Option<&Path>) -> Result<Self, Failure> {
+    fn open(place: Place, checkouts: &Checkouts) -> Result<Self, Failure> {
         match place {
             Place::Tree(path) => {
-                let destination = Destination::new(path, workspace);
+                let destination = Destination::new(path, checkouts);
                 destination.look().map(|()| Self::Tree(destination))
             }
-            Place::File(path) => Out::open(path.as_deref(), MODE, "a tar", "dest=FILE").map(Self::File),
+            Place::File(path) => {
+                Out::open(path.as_deref(), MODE, checkouts, "a tar", "dest=FILE").map(Self::File)
+            }
         }
     }
 }
@@ -140,12 +160,12 @@ async fn file(
     out.end().await.map_err(Unwritten::Here)
 }
 
-/// Writes a tree. The thread that writes ends with this future.
+/// Writes a tree; returns the last packet for its sender. The thread that writes ends with this future.
 async fn tree(
     to: Destination,
     mut sent: impl Stream<Item = Result<Bytes, Status>> + Unpin,
     said: mpsc::Sender<Bytes>,
-) -> Result<(), Unwritten> {
+) -> Result<Bytes, Unwritten> {
     let (packets, waiting) = mpsc::channel(PACKETS_MAX);
     let mut thread = JoinSet::new();
     thread.spawn_blocking(move || receive::receive(&to, waiting, &said));
@@ -162,4 +182,65 @@ async fn tree(
         }
     };
     written.map_err(|_| Unwritten::from(Failure::new(Exit::Failed, "a thread that writes files failed")))?
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::PathBuf};
+
+    use futures_util::stream;
+
+    use super::*;
+
+    /// A packet, or a piece of a file: a message with one field.
+    fn message(data: &[u8]) -> Result<Bytes, Status> {
+        Ok(BytesMessage { data: data.to_vec() }.encode_to_vec().into())
+    }
+
+    /// The end of a tree's list: a STAT without a file.
+    fn listed() -> Result<Bytes, Status> {
+        Ok(Bytes::new())
+    }
+
+    fn sinks(directory: &std::path::Path) -> Sinks {
+        let file = |name: &str| Some(Place::File(Some(directory.join(name))));
+        let places = vec![None, file("a"), Some(Place::Tree(directory.join("tree"))), file("b")];
+        Sinks::open(places, &Checkouts::default()).unwrap()
+    }
+
+    async fn received(sinks: &Sinks, at: i32, form: OutputForm, sent: Vec<Result<Bytes, Status>>) -> bool {
+        let (said, mut heard) = mpsc::channel(8);
+        let ended = sinks.receive(at, form, stream::iter(sent), said).await;
+        // A tree's last word.
+        assert_eq!(heard.recv().await.is_some(), ended.is_ok() && form == OutputForm::Tree);
+        ended.is_ok()
+    }
+
+    /// wharfd, or the builder behind it, may say that a build was made without having sent all of it.
+    #[tokio::test]
+    async fn a_build_is_complete_only_with_every_output() {
+        let directory: PathBuf = std::env::temp_dir().join(format!("wharf-sinks-{}", std::process::id()));
+        fs::create_dir(&directory).unwrap();
+        let all = sinks(&directory);
+        for (at, form, sent, missing) in
+            [(1, OutputForm::File, vec![message(b"x")], "tree`"), (2, OutputForm::Tree, vec![listed()], "b`")]
+        {
+            assert!(received(&all, at, form, sent).await);
+            let failure = all.complete().unwrap_err();
+            assert!(failure.text.contains(missing), "{failure}");
+            assert_eq!(failure.exit, Exit::Failed);
+            assert!(!directory.join("a").exists(), "nothing appears before all is there");
+        }
+        assert!(received(&all, 3, OutputForm::File, Vec::new()).await);
+        all.complete().unwrap();
+        assert_eq!(fs::read(directory.join("a")).unwrap(), b"x");
+        // Nor is one that breaks off.
+        let broken = sinks(&directory);
+        for at in [1, 3] {
+            assert!(received(&broken, at, OutputForm::File, vec![message(b"x")]).await);
+        }
+        assert!(!received(&broken, 2, OutputForm::Tree, Vec::new()).await);
+        assert!(broken.complete().unwrap_err().text.contains("tree`"));
+        fs::remove_dir_all(&directory).unwrap();
+    }
 }

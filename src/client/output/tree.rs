@@ -13,8 +13,7 @@ use std::{
     fs::File,
     io::{self, Write as _},
     os::fd::OwnedFd,
-    path::Path,
-    rc::Rc,
+    sync::Arc,
 };
 
 use rustix::{
@@ -24,17 +23,20 @@ use rustix::{
 };
 
 use super::{
-    cannot_write,
     receive::{Stat, Xattr},
     sinks::Unwritten,
 };
 use crate::{
-    client::exit::{Exit, Failure},
+    client::{
+        checkouts::cannot_write,
+        exit::{Exit, Failure},
+        temporary::Temporary,
+    },
     go_mode as mode,
     names::printable,
 };
 use order::Order;
-use place::{Temporary, make_directory, open_directory};
+use place::{make_directory, open_directory, place};
 pub(super) use root::Destination;
 use root::Root;
 
@@ -47,11 +49,8 @@ pub(super) struct Tree {
     /// The owner of everything in it, as with buildx: whoever calls.
     owner: (Uid, Gid),
     order: Order,
-    /// The beginning of the names that entries have first.
-    secret: String,
-    temporaries: u64,
     /// Directories that were used last, by their paths.
-    open: VecDeque<(Vec<u8>, Rc<OwnedFd>)>,
+    open: VecDeque<(Vec<u8>, Arc<OwnedFd>)>,
     /// The entries to which a hard link may lead: those of this tree, and no file that was there before.
     files: HashSet<Vec<u8>>,
     /// Their targets are complete only at the end.
@@ -70,14 +69,10 @@ impl Tree {
     /// Opens a tree at its destination, which is made if it does not exist.
     pub(super) fn open(destination: &Destination) -> Result<Self, Failure> {
         let root = destination.open()?;
-        let secret = crate::names::random_id()
-            .map_err(|error| Failure::new(Exit::Failed, format!("cannot name a file: {error}")))?;
         Ok(Self {
             root,
             owner: (getuid(), getgid()),
             order: Order::default(),
-            secret: format!(".wharf-{secret}-"),
-            temporaries: 0,
             open: VecDeque::new(),
             files: HashSet::new(),
             links: Vec::new(),
@@ -108,10 +103,10 @@ impl Tree {
             return Ok(false);
         }
         if kind == mode::SYMLINK {
-            let entry = self.temporary(&stat.path)?;
-            symlinkat(stat.linkname.as_slice(), entry.parent(), entry.name())?;
+            let made = |at: &OwnedFd, name: &str| Ok(symlinkat(stat.linkname.as_slice(), at, name)?);
+            let (entry, ()) = self.temporary(&stat.path, made)?;
             self.describe(&entry, stat, None)?;
-            entry.place(base(&stat.path))?;
+            place(entry, base(&stat.path))?;
             return Ok(false);
         }
         let is_regular = kind == 0;
@@ -143,7 +138,7 @@ impl Tree {
         let mode = permissions(stat.mode);
         // Until the end the caller has to write into it.
         fchmod(&made, mode | Mode::RWXU)?;
-        self.remember(stat.path.clone(), Rc::new(made));
+        self.remember(stat.path.clone(), Arc::new(made));
         self.directories.push((stat.path.clone(), mode, times(stat.mod_time)));
         Ok(())
     }
@@ -153,15 +148,15 @@ impl Tree {
         let number =
             |number: i64| u32::try_from(number).map_err(|_| io::Error::other("its device number is not one"));
         let device = makedev(number(stat.devmajor)?, number(stat.devminor)?);
-        let entry = self.temporary(&stat.path)?;
-        mknodat(entry.parent(), entry.name(), kind, Mode::RUSR | Mode::WUSR, device)?;
+        let made = |at: &OwnedFd, name: &str| Ok(mknodat(at, name, kind, Mode::RUSR | Mode::WUSR, device)?);
+        let (entry, ()) = self.temporary(&stat.path, made)?;
         self.describe(&entry, stat, Some(permissions(stat.mode)))?;
-        entry.place(base(&stat.path))
+        place(entry, base(&stat.path))
     }
 
     /// Sets the owner, the mode and the times of an entry that cannot be opened. Nobody knows its name.
     fn describe(&self, entry: &Temporary, stat: &Stat, mode: Option<Mode>) -> io::Result<()> {
-        let (parent, name) = (entry.parent(), entry.name());
+        let (parent, name) = (entry.directory(), entry.name());
         let (user, group) = self.owner;
         chownat(parent, name, Some(user), Some(group), AtFlags::SYMLINK_NOFOLLOW)?;
         if let Some(mode) = mode {
@@ -179,9 +174,9 @@ impl Tree {
 
     fn opened<'a>(&mut self, file: &'a mut Pending) -> io::Result<&'a mut File> {
         if file.open.is_none() {
-            let entry = self.temporary(&file.stat.path)?;
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let made = openat(entry.parent(), entry.name(), flags, Mode::RUSR | Mode::WUSR)?;
+            let made = |at: &OwnedFd, name: &str| Ok(openat(at, name, flags, Mode::RUSR | Mode::WUSR)?);
+            let (entry, made) = self.temporary(&file.stat.path, made)?;
             file.open = Some((entry, made.into()));
         }
         let open = file.open.as_mut().map(|(_, file)| file);
@@ -197,7 +192,7 @@ impl Tree {
             fchown(&open, Some(self.owner.0), Some(self.owner.1))?;
             fchmod(&open, permissions(file.stat.mode))?;
             futimens(&open, &times(file.stat.mod_time))?;
-            entry.place(base(&file.stat.path))
+            place(entry, base(&file.stat.path))
         });
         completed.map_err(|error| self.failed(&file.stat.path, &error))
     }
@@ -220,50 +215,52 @@ impl Tree {
 
     fn link(&mut self, path: &[u8], target: &[u8]) -> io::Result<()> {
         let from = self.directory(parent(target))?;
-        let entry = self.temporary(path)?;
-        linkat(&from, base(target), entry.parent(), entry.name(), AtFlags::empty())?;
-        entry.place(base(path))
+        let made = |at: &OwnedFd, name: &str| Ok(linkat(&from, base(target), at, name, AtFlags::empty())?);
+        let (entry, ()) = self.temporary(path, made)?;
+        place(entry, base(path))
     }
 
-    /// A name that nobody can guess, beside `path`.
-    fn temporary(&mut self, path: &[u8]) -> io::Result<Temporary> {
-        self.temporaries += 1;
-        let name = format!("{}{}", self.secret, self.temporaries);
-        Ok(Temporary::new(self.directory(parent(path))?, name))
+    /// Has `make` make an entry under a name that nobody can guess, beside `path`.
+    fn temporary<T>(
+        &mut self,
+        path: &[u8],
+        make: impl FnOnce(&OwnedFd, &str) -> io::Result<T>,
+    ) -> io::Result<(Temporary, T)> {
+        Temporary::new(&self.directory(parent(path))?, make)
     }
 
     /// The directory at `path`, opened from the root, step by step.
-    fn directory(&mut self, path: &[u8]) -> io::Result<Rc<OwnedFd>> {
+    fn directory(&mut self, path: &[u8]) -> io::Result<Arc<OwnedFd>> {
         if path.is_empty() {
             return Ok(self.root.directory());
         }
         if let Some((_, open)) = self.open.iter().find(|(at, _)| at == path) {
-            return Ok(Rc::clone(open));
+            return Ok(Arc::clone(open));
         }
         let parent = self.directory_above(path)?;
-        let open = Rc::new(open_directory(&parent, base(path))?);
-        self.remember(path.to_vec(), Rc::clone(&open));
+        let open = Arc::new(open_directory(&parent, base(path))?);
+        self.remember(path.to_vec(), Arc::clone(&open));
         Ok(open)
     }
 
     /// The parent of the directory at `path`. Not by recursion: a tree is as deep as its maker likes.
-    fn directory_above(&self, path: &[u8]) -> io::Result<Rc<OwnedFd>> {
+    fn directory_above(&self, path: &[u8]) -> io::Result<Arc<OwnedFd>> {
         let mut open = self.root.directory();
         let above = parent(path);
         for name in above.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
-            open = Rc::new(open_directory(&open, name)?);
+            open = Arc::new(open_directory(&open, name)?);
         }
         Ok(open)
     }
 
-    fn remember(&mut self, path: Vec<u8>, open: Rc<OwnedFd>) {
+    fn remember(&mut self, path: Vec<u8>, open: Arc<OwnedFd>) {
         self.open.truncate(OPEN_MAX - 1);
         self.open.push_front((path, open));
     }
 
     fn failed(&self, path: &[u8], error: &io::Error) -> Unwritten {
         let path = String::from_utf8_lossy(path).into_owned();
-        cannot_write(self.root.path(), Path::new(&path), error).into()
+        cannot_write(&self.root.path().join(path), error).into()
     }
 }
 

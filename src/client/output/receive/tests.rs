@@ -8,7 +8,10 @@ use std::{
 };
 
 use super::*;
-use crate::{client::exit::Stop, go_mode as mode};
+use crate::{
+    client::{checkouts::Checkouts, exit::Stop},
+    go_mode as mode,
+};
 
 /// A directory that goes with its test.
 struct Dir(PathBuf);
@@ -91,7 +94,7 @@ fn received(root: &Path, sent: Vec<Packet>) -> (Result<(), Unwritten>, Vec<Packe
     }
     drop(packets);
     let (said, mut heard) = mpsc::channel(1 << 16);
-    let ended = receive(&to(root), waiting, &said);
+    let ended = receive(&to(root), waiting, &said).map(|last| said.try_send(last).unwrap());
     let mut answers = Vec::new();
     while let Ok(answer) = heard.try_recv() {
         answers.push(Packet::decode(answer).unwrap());
@@ -100,7 +103,7 @@ fn received(root: &Path, sent: Vec<Packet>) -> (Result<(), Unwritten>, Vec<Packe
 }
 
 fn to(root: &Path) -> Destination {
-    Destination::new(root.to_owned(), None)
+    Destination::new(root.to_owned(), &Checkouts::default())
 }
 
 fn write(root: &Path, entries: &[Stat]) -> Result<(), Unwritten> {
@@ -203,7 +206,7 @@ fn the_root_is_no_link() {
     // Below the workspace they are anyone's.
     let (sender, waiting) = mpsc::channel(1);
     drop(sender);
-    let below = Destination::new(dir.at("out/below"), Some(&dir.0));
+    let below = Destination::new(dir.at("out/below"), &Checkouts::of([dir.0.as_path()]));
     let refused_there = receive(&below, waiting, &mpsc::channel(1).0);
     assert!(format!("{refused_there:?}").contains("is a link"), "{refused_there:?}");
     below.look().unwrap_err();

@@ -5,47 +5,21 @@ use std::{
     os::fd::{AsFd, AsRawFd as _, OwnedFd},
     os::unix::ffi::OsStrExt as _,
     path::PathBuf,
-    rc::Rc,
 };
 
 use rustix::{
-    fs::{AtFlags, FileType, Mode, OFlags, mkdirat, openat, renameat, statat, unlinkat},
+    fs::{AtFlags, FileType, Mode, OFlags, mkdirat, openat, statat, unlinkat},
     io::Errno,
 };
 
-/// An entry under a name that it has until it is complete. Dropping it before removes it.
-pub(super) struct Temporary {
-    parent: Rc<OwnedFd>,
-    name: String,
-}
+use crate::client::temporary::Temporary;
 
-impl Temporary {
-    pub(super) fn new(parent: Rc<OwnedFd>, name: String) -> Self {
-        Self { parent, name }
+/// Gives an entry its name, instead of whatever has it.
+pub(super) fn place(entry: Temporary, name: &[u8]) -> io::Result<()> {
+    if is_directory(entry.directory(), name)? {
+        remove_tree(entry.directory(), name)?;
     }
-
-    pub(super) fn parent(&self) -> &OwnedFd {
-        &self.parent
-    }
-
-    pub(super) fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Gives the entry its name, instead of whatever has it.
-    pub(super) fn place(self, name: &[u8]) -> io::Result<()> {
-        if is_directory(&self.parent, name)? {
-            remove_tree(&self.parent, name)?;
-        }
-        // If both are links to one file, the kernel leaves both; dropping this removes the one.
-        Ok(renameat(&*self.parent, self.name.as_str(), &*self.parent, name)?)
-    }
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        let _ = unlinkat(&*self.parent, self.name.as_str(), AtFlags::empty());
-    }
+    entry.place(name)
 }
 
 /// Opens a directory that is no link.
