@@ -182,7 +182,7 @@ mod tests {
                 comment.push_str(text);
             } else {
                 let name = line.split_once(" = ").and_then(|(name, _)| name.strip_prefix("ERROR_REASON_"));
-                if let Some(name) = name.filter(|_| !comment.contains("Not used any more")) {
+                if let Some(name) = name.filter(|_| !comment.contains("No longer used")) {
                     let code = comment.trim_end_matches('.').rsplit([' ', '.']).next().unwrap();
                     found.push((name.to_owned(), code.to_owned()));
                 }

@@ -179,7 +179,7 @@ fn the_api_tells_its_limits() {
         format!("at most one for each name, and {} in all.", spec::ULIMITS_MAX),
         format!("was silent in a call for {} seconds.", build::FIRST_MESSAGE.as_secs()),
         format!(
-            "{} at most, each of {} KiB at most.",
+            "at most {}, each of at most {} KiB.",
             policy::QUESTIONS_MAX,
             policy::QUESTION_BYTES_MAX >> 10
         ),
