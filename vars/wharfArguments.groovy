@@ -78,7 +78,7 @@ void fill(Map plan, List arguments, Map given) {
         } else if (argument.required) {
             throw new WharfUsage("`" + argument.name + "` is missing")
         }
-        // An image without a name is found by nobody: whoever gives a tag means one.
+        // Nobody can find an image without a name: a caller who passes a tag wants a named image.
         if (argument.name == 'tag' && values.containsKey('tag') && isNull(values.get('tag'))) {
             throw new WharfUsage("`tag` is null: a variable in it is not set. Omit `tag` to build an image without a name")
         }

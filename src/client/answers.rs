@@ -258,7 +258,7 @@ async fn drain(responses: &mut Streaming<AttachResponse>) -> Result<(), Status> 
 
 /// The reason why a stream gets no answer.
 enum NoAnswer {
-    /// It does not exist; whoever asked decides whether that is an error.
+    /// It does not exist; the requester decides whether that is an error.
     NotFound(String),
     /// It could not be read.
     Failed(Failure),

@@ -92,7 +92,7 @@ pub(crate) struct Global {
     /// WHARF_NAMESPACE] [default: Jenkins' JOB_NAME#BUILD_NUMBER, else user/LOGIN#local]
     #[arg(long, global = true, value_name = "JOB#RUN")]
     pub(crate) namespace: Option<String>,
-    /// The file of the token that proves who calls [env: WHARF_TOKEN, the token itself]
+    /// File with the token that proves your identity [env: WHARF_TOKEN, the token itself]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
     #[command(flatten)]
@@ -122,7 +122,7 @@ pub(crate) enum Command {
 
 /// Build an image from a Dockerfile
 ///
-/// The context is a directory, or, with `-`, a tar archive or a lone Dockerfile on standard input. Only the
+/// The context is a directory, or, with `-`, a tar archive or a single Dockerfile on standard input. Only the
 /// changes in a directory since the job's last build are sent.
 ///
 /// A Dockerfile or .dockerignore that is a symlink must point to a file in the context or in its own
@@ -160,10 +160,10 @@ pub(crate) struct BuildArgs {
     /// Keep the image on the node, as is done anyway without `--output`
     #[arg(long)]
     pub(crate) load: bool,
-    /// Where the result goes: the built stage's files to a directory (`DIR`, `type=local,dest=DIR`) or as a
-    /// tar to a file or standard output (`type=tar,dest=FILE`, `-`), an image to the node (`type=image`, the
-    /// default), from there to a registry (`type=registry`), or to an archive (`type=docker,dest=FILE`,
-    /// `type=oci,dest=FILE`), or nothing anywhere (`type=cacheonly`); repeatable
+    /// The result of the build: the built stage's files in a directory (`DIR`, `type=local,dest=DIR`) or as a
+    /// tar in a file or on standard output (`type=tar,dest=FILE`, `-`); an image on the node (`type=image`,
+    /// the default), also pushed to a registry (`type=registry`), or in an archive (`type=docker,dest=FILE`,
+    /// `type=oci,dest=FILE`); or nothing (`type=cacheonly`); repeatable
     #[arg(short, long = "output", value_name = "DIR|-|type=TYPE[,KEY=VALUE]", value_parser = output)]
     pub(crate) outputs: Vec<Output>,
     /// Print the image's id and nothing else
@@ -265,14 +265,14 @@ pub(crate) struct TagArgs {
 
 /// Save images of the namespace to a tar archive
 ///
-/// The archive is an OCI image layout that `docker load` reads as well. It goes to standard output unless `-o`
-/// names a file, and has the names by which the images are given: an image that is given by its id has none.
+/// The archive is an OCI image layout that `docker load` reads as well. It goes to standard output unless
+/// `-o` names a file, and names each image as on the command line; an image given by its id stays unnamed.
 #[derive(Args, Debug)]
 pub(crate) struct SaveArgs {
     /// The images: names or ids
     #[arg(value_name = "IMAGE", required = true, value_parser = options::image)]
     pub(crate) images: Vec<String>,
-    /// Write to a file, which is complete or not there at all
+    /// Write to a file, which appears only once it is complete
     #[arg(short, long, value_name = "FILE", value_parser = options::path())]
     pub(crate) output: Option<PathBuf>,
     /// Show no progress

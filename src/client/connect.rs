@@ -90,7 +90,7 @@ impl Address {
             }
             Some(("unix", _)) => Err(wrong(format!("`{url}` has no absolute path"))),
             Some(("tcp", authority)) => Ok(Self::Remote(Box::new(Remote::new(authority, tls, env)?))),
-            Some((scheme, _)) => Err(wrong(format!("wharfd cannot be reached by `{scheme}://`"))),
+            Some((scheme, _)) => Err(wrong(format!("wharfd cannot be reached over `{scheme}://`"))),
             None => Err(wrong(format!("`{url}` is not an address of wharfd"))),
         }
     }
@@ -172,7 +172,8 @@ impl Socket {
         match error.kind() {
             io::ErrorKind::NotFound => failure(
                 format!("cannot connect to wharfd at {at}: there is no such socket; is wharfd running?"),
-                "start wharfd, mount its socket's directory into this container, or name the socket by --addr or WHARF_ADDR",
+                "start wharfd, mount its socket's directory into this container, or name the socket with \
+                 --addr or WHARF_ADDR",
             ),
             io::ErrorKind::ConnectionRefused if is_socket(&self.0) => failure(
                 format!("cannot connect to wharfd at {at}: nothing is listening; is wharfd running?"),
@@ -180,7 +181,7 @@ impl Socket {
             ),
             io::ErrorKind::ConnectionRefused => failure(
                 format!("cannot connect to wharfd at {at}: that is not a socket"),
-                "name wharfd's socket by --addr or WHARF_ADDR",
+                "name wharfd's socket with --addr or WHARF_ADDR",
             ),
             io::ErrorKind::PermissionDenied => failure(
                 format!("cannot connect to wharfd at {at}: permission denied for {}", whoami()),
@@ -192,7 +193,7 @@ impl Socket {
             ),
             _ => failure(
                 format!("cannot connect to wharfd at {at}: {error}"),
-                "name wharfd's socket by --addr or WHARF_ADDR",
+                "name wharfd's socket with --addr or WHARF_ADDR",
             ),
         }
     }

@@ -161,7 +161,7 @@ impl From<ReferenceError> for Stop {
 impl From<NamespaceError> for Failure {
     fn from(error: NamespaceError) -> Self {
         Self::usage(error.to_string())
-            .hint("name it `JOB#RUN` by --namespace or WHARF_NAMESPACE, for example `acme/app/main#42`")
+            .hint("name it `JOB#RUN` with --namespace or WHARF_NAMESPACE, for example `acme/app/main#42`")
     }
 }
 

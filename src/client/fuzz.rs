@@ -1,4 +1,4 @@
-//! Entrances for `fuzz/`: the files that `wharf` reads.
+//! Entry points for `fuzz/`: the files that `wharf` reads.
 
 use super::{
     context::{Matched, Patterns},

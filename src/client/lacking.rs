@@ -11,7 +11,7 @@ const PLATFORM: &str = "leave it out: an image has one platform, the node's";
 const TRUST: &str =
     "leave it out: Wharf checks no signatures; a name with a digest means one image and no other";
 const WARNINGS: &str = "leave it out: warnings about the Dockerfile are shown with every build";
-const DEBUGGER: &str = "leave it out: it belongs to experiments of buildx's";
+const DEBUGGER: &str = "leave it out: it belongs to experiments of buildx";
 
 /// Words, and what to do without them.
 type Hint = (&'static [&'static str], &'static str);
@@ -23,7 +23,7 @@ const FLAGS: &[(&str, &[Hint])] = &[
         &[
             (
                 &["--cache-from", "--cache-to"],
-                "leave it out: the node's own cache is always used, and no other",
+                "omit it: builds always use the node's own cache, and only that",
             ),
             (
                 &["--ssh"],

@@ -19,7 +19,7 @@ const LOCAL_RUN: &str = "local";
 pub(crate) enum Named {
     /// This one.
     Given(Namespace),
-    /// The one that the token proves: the client cannot tell.
+    /// The one that the token proves: the client does not know it.
     OfToken,
     /// The one of the pod whose socket it is.
     OfPod,
@@ -60,7 +60,7 @@ impl fmt::Display for Named {
 /// A command's proof of its namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Proof {
-    /// Of none.
+    /// A job without an issuer.
     None,
     /// A token.
     Token,

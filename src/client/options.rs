@@ -157,7 +157,7 @@ pub(crate) fn add_host(text: &str) -> Result<AddHost, String> {
     Ok(AddHost(text.to_owned()))
 }
 
-/// `NAME=SOFT[:HARD]`; -1 is no limit.
+/// `NAME=SOFT[:HARD]`; -1 means no limit.
 pub(crate) fn ulimit(text: &str) -> Result<Ulimit, String> {
     let (name, limits) = text.split_once('=').ok_or("write it as `NAME=SOFT[:HARD]`")?;
     if !ULIMITS.contains(&name) {

@@ -52,7 +52,7 @@ pub(crate) fn table<const N: usize>(columns: [&str; N], rows: impl Iterator<Item
     text
 }
 
-/// What follows from the result of a write to standard output.
+/// Interprets the result of a write to standard output.
 pub(crate) fn written(result: io::Result<()>) -> Result<(), Stop> {
     match result {
         Ok(()) => Ok(()),

@@ -1,4 +1,4 @@
-//! A wharfd in the network: TCP, and TLS, in which each end shows a certificate.
+//! A wharfd on the network: TCP, and TLS, in which each end shows a certificate.
 
 use std::{
     fmt, io,
@@ -37,13 +37,14 @@ pub(crate) struct TlsArgs {
     /// For `tcp://`: the authorities of wharfd's certificate [env: WHARF_TLSCACERT] [default: the system's]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) tlscacert: Option<PathBuf>,
-    /// For `tcp://`: the certificate that proves who calls [env: WHARF_TLSCERT]
+    /// For `tcp://`: the client certificate that proves your identity [env: WHARF_TLSCERT]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) tlscert: Option<PathBuf>,
     /// For `tcp://`: the certificate's key [env: WHARF_TLSKEY]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) tlskey: Option<PathBuf>,
-    /// For `tcp://`: speak without TLS; whoever is on the way reads and changes everything, the token too
+    /// For `tcp://`: speak without TLS; anyone on the network path can read and change everything, the token
+    /// included
     #[arg(long, global = true)]
     pub(crate) dangerous_plain_tcp: bool,
 }
@@ -53,7 +54,7 @@ impl TlsArgs {
     pub(crate) fn are_for_tcp(&self) -> Result<(), Failure> {
         match self.tls_flag().or(self.dangerous_plain_tcp.then_some("--dangerous-plain-tcp")) {
             Some(flag) => Err(Failure::usage(format!("{flag} is for `tcp://` alone"))
-                .hint("leave it out, or name wharfd's address by --addr or WHARF_ADDR")),
+                .hint("leave it out, or name wharfd's address with --addr or WHARF_ADDR")),
             None => Ok(()),
         }
     }
@@ -172,19 +173,20 @@ impl Remote {
                     let (why, hint) = if kind == io::ErrorKind::TimedOut {
                         (
                             "it does not answer",
-                            "is wharfd stopped or overloaded? a firewall may drop what is sent, too",
+                            "is wharfd stopped or overloaded? a firewall may drop packets, too",
                         )
                     } else {
                         (
                             "it closed the connection",
-                            "too many may connect at once: try again; else wharfd's log says more",
+                            "there may be too many connections: try again; if it persists, wharfd's log says \
+                             more",
                         )
                     };
                     let is_plain = self.tls.is_none();
                     let expects = "wharfd may expect TLS there: leave out --dangerous-plain-tcp";
                     (why.to_owned(), if is_plain { expects } else { hint })
                 }
-                _ => (error.to_string(), "name wharfd's address by --addr or WHARF_ADDR"),
+                _ => (error.to_string(), "name wharfd's address with --addr or WHARF_ADDR"),
             },
         };
         Failure::new(Exit::NoDaemon, format!("cannot connect to wharfd at {self}: {why}")).hint(hint)
@@ -203,8 +205,8 @@ impl Remote {
             TlsError::InvalidCertificate(
                 CertificateError::UnknownIssuer | CertificateError::BadSignature,
             ) => (
-                "its certificate is of an authority that is not trusted here".to_owned(),
-                "name the file of its authority by --tlscacert or WHARF_TLSCACERT",
+                "its certificate comes from an authority that is not trusted here".to_owned(),
+                "name the file of its authority with --tlscacert or WHARF_TLSCACERT",
             ),
             TlsError::InvalidCertificate(
                 CertificateError::Expired | CertificateError::ExpiredContext { .. },
@@ -232,7 +234,8 @@ impl Remote {
                 | AlertDescription::CertificateRequired),
             ) if self.shows_certificate() => (
                 format!("it refuses the client certificate: {alert:?}"),
-                "the certificate must not have expired, must be for clients, and of an authority in wharfd's `client_ca`",
+                "the certificate must not have expired, must be for clients, and must come from an authority \
+                 in wharfd's `client_ca`",
             ),
             error => (format!("TLS fails: {error}"), "wharfd's log says more"),
         }

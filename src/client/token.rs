@@ -1,4 +1,4 @@
-//! The token by which wharfd knows the caller.
+//! The token that proves the caller to wharfd.
 
 use std::{
     fs::File,

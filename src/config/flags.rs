@@ -21,7 +21,8 @@ pub struct Flags {
     #[arg(long, env = env::WHARFD_LISTEN, value_name = "ADDR", value_delimiter = ',')]
     pub listen: Vec<ListenAddress>,
 
-    /// Serve on tcp:// without TLS: whoever is on the way reads and changes everything, tokens too
+    /// Serve on tcp:// without TLS: anyone on the network path can read and change everything, the tokens
+    /// included
     #[arg(long)]
     pub dangerous_plain_tcp: bool,
 
@@ -37,7 +38,7 @@ pub struct Flags {
     #[arg(long, env = env::WHARFD_ENGINE, value_name = "ADDR")]
     pub engine: Option<String>,
 
-    /// Directory for what must survive a restart [default: /var/lib/wharf]
+    /// Directory for the state that must survive a restart [default: /var/lib/wharf]
     #[arg(long, env = env::WHARFD_STATE_DIR, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
 
@@ -45,7 +46,7 @@ pub struct Flags {
     #[arg(long, env = env::WHARFD_CLIENT_DIR, value_name = "DIR")]
     pub client_dir: Option<PathBuf>,
 
-    /// BuildKit's Dockerfile frontend, which is run in a container [default: `wharf-frontend` beside wharfd]
+    /// BuildKit's Dockerfile frontend, which runs in a container [default: `wharf-frontend` beside wharfd]
     #[arg(long, env = env::WHARFD_FRONTEND_FILE, value_name = "FILE")]
     pub frontend_file: Option<PathBuf>,
 
@@ -53,11 +54,11 @@ pub struct Flags {
     #[arg(long, env = env::WHARFD_CONFIG, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
-    /// How long running builds may go on after SIGTERM: 25, 25s, 5m [default: 25s]
+    /// How long running builds may continue after SIGTERM: 25, 25s, 5m [default: 25s]
     #[arg(long, env = env::WHARFD_GRACE_PERIOD, value_name = "TIME", value_parser = parse_seconds)]
     pub grace_period: Option<Duration>,
 
-    /// How long a namespace lives that nobody uses: 3600, 90m, 24h [default: 24h]
+    /// How long to keep a namespace that nobody uses: 3600, 90m, 24h [default: 24h]
     #[arg(long, env = env::WHARFD_NAMESPACE_TTL, value_name = "TIME", value_parser = parse_seconds)]
     pub namespace_ttl: Option<Duration>,
 
@@ -69,7 +70,7 @@ pub struct Flags {
     #[arg(long, env = env::WHARFD_MAX_BUILDS_PER_JOB, value_name = "NUMBER")]
     pub max_builds_per_job: Option<NonZeroUsize>,
 
-    /// How the log looks [default: text]
+    /// Format of the log [default: text]
     #[arg(long, env = env::WHARFD_LOG_FORMAT, value_name = "FORMAT")]
     pub log_format: Option<Format>,
 
@@ -78,7 +79,7 @@ pub struct Flags {
     #[arg(long, env = env::WHARFD_LOG_LEVEL, value_name = "LEVEL")]
     pub log_level: Option<Filter>,
 
-    /// Where to write who did what, as lines of JSON: a file's absolute path, or stderr [default: none]
+    /// Where to write the audit log, as lines of JSON: a file's absolute path, or stderr [default: none]
     #[arg(long, env = env::WHARFD_AUDIT_LOG, value_name = "FILE")]
     pub audit_log: Option<Destination>,
 }
@@ -89,16 +90,16 @@ fn after_help() -> String {
 
 const ENDS: &str = "\
 Commands:
-  wharfd firewall  sets the rules of a pod's network in which engines run, and ends:
+  wharfd firewall  set up the firewall of a pod in which engines run, then exit:
                    `wharfd firewall --help`
 
 Exit status:
-  0  ended as asked, by SIGTERM or SIGINT; also when builds had to be cancelled
-  1  could not start or go on: the engine, the state directory, a socket
+  0  stopped by SIGTERM or SIGINT, even if builds had to be cancelled
+  1  could not start or continue: the engine, the state directory, a socket
   2  bad flags or configuration
   130, 143  a second SIGINT, SIGTERM ended it at once
 
 Signals:
-  SIGTERM, SIGINT  refuse new builds and those that wait for their turn, let running ones
-                   end within the grace period, cancel the rest, end; a second one ends at once
-  SIGHUP           read the configuration file again, for whom to serve and what jobs may do";
+  SIGTERM, SIGINT  stop: refuse new and waiting builds, let running ones finish within the
+                   grace period, then cancel the rest; a second signal stops at once
+  SIGHUP           reload `[[serve]]`, `[issuers]` and `[[policy]]` from the configuration file";

@@ -47,7 +47,8 @@ pub(crate) struct NamespaceInspectArgs {
 pub(crate) struct NamespaceRmArgs {
     #[command(flatten)]
     pub(crate) named: NamedArgs,
-    /// Remove the cache mounts of its job, too, which all runs of the job share: the job is not built any more
+    /// Also remove the job's cache mounts, which all its runs share; use it when the job will not be built
+    /// again
     #[arg(long)]
     pub(crate) job: bool,
 }

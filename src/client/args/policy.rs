@@ -20,8 +20,8 @@ pub(crate) enum PolicyCommand {
 
 /// Say what the namespace's job may do, and which policy says so
 ///
-/// Without a question it lists what the job's `[[policy]]` entry allows. With questions it answers each, and ends
-/// with status 3 if one thing is not allowed. Nothing is pulled, pushed, fetched or looked up.
+/// Without a question it lists what the job's `[[policy]]` entry allows. With questions it answers each, and
+/// ends with status 3 if anything asked is not allowed. Nothing is pulled, pushed, fetched or looked up.
 #[derive(Args, Debug)]
 pub(crate) struct PolicyCheckArgs {
     /// May the image be pulled from its registry? Repeatable, as are the others

@@ -102,7 +102,7 @@ pub(super) async fn run(mut call: Call, args: BuildArgs) -> Result<(), Stop> {
         // Unlike a result that nobody wants to read: the build is broken off, with its other outputs and its push.
         return Err(match stop {
             Stop::OutputClosed => {
-                Failure::new(Exit::Failed, "standard output was closed before the output was whole").into()
+                Failure::new(Exit::Failed, "standard output was closed before the output was complete").into()
             }
             stop => stop,
         });
@@ -118,7 +118,7 @@ pub(super) async fn run(mut call: Call, args: BuildArgs) -> Result<(), Stop> {
             print::keep(&summary::message(&failure));
             if let Some(id) = answers.missing_secret().filter(|id| failure.message.contains(id)) {
                 print::hint(&format!(
-                    "give the secret by `--secret id={id},src=PATH` or `--secret id={id},env=VAR`"
+                    "give the secret with `--secret id={id},src=PATH` or `--secret id={id},env=VAR`"
                 ));
             }
             Err(Stop::Reported(Exit::Failed))
@@ -261,7 +261,7 @@ fn conflicts(args: &BuildArgs, plan: &Plan) -> Result<(), Failure> {
         return Ok(());
     }
     if given(args.iidfile.as_deref()).is_some() {
-        return Err(Failure::usage("`--iidfile` needs an image, and no output is one")
+        return Err(Failure::usage("`--iidfile` needs an image, but no output is an image")
             .hint("leave it out, or add `--output type=image`"));
     }
     if !args.tags.is_empty() {

@@ -59,7 +59,7 @@ fn failure(answer: &PolicyAnswer) -> Failure {
     if answer.hint.is_empty() { failure } else { failure.hint(answer.hint.clone()) }
 }
 
-/// Who is asked about, and what the policy allows.
+/// The caller in question, and the rights that the policy gives.
 fn allowed(checked: &CheckPolicyResponse) -> String {
     let policy = printable(&checked.policy);
     let rows = checked.keys.iter().map(|key| {

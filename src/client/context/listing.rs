@@ -26,7 +26,7 @@ const ENTRIES_MAX: usize = 100_000;
 pub(super) struct Child {
     pub(super) name: OsString,
     pub(super) is_dir: bool,
-    /// What the walk for the state has read of it.
+    /// The part of it that the walk for the state has read.
     pub(super) metadata: Option<Metadata>,
 }
 
@@ -69,7 +69,7 @@ pub(super) struct Listings {
 }
 
 impl Listings {
-    /// The listings, of which the first was read at `read`.
+    /// The listings; the first was read at `read`.
     pub(super) fn new(read: Instant, listed: HashMap<String, Vec<Child>>) -> Self {
         Self { read: Some(read), listed: Mutex::new(listed) }
     }

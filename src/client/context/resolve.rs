@@ -1,5 +1,5 @@
-//! Resolves paths, and records the symlinks on the way. A pull request can put a link anywhere in a
-//! repository; a link that leads out of the repository must not be followed.
+//! Resolves paths, and records the symlinks that they pass through. A pull request can put a link anywhere in
+//! a repository; a link that leads out of the repository must not be followed.
 
 use std::{
     collections::VecDeque,

@@ -1,9 +1,10 @@
-//! The state of a directory: another one whenever a file may have other content with the same size and time.
+//! The state of a directory. It differs whenever a file may have other content with the same size and time.
 //!
-//! BuildKit's receiver asks for no file that has the size and the time of the one that it has. The kernel sets
-//! a file's change time whenever something sets its modification time (`touch -d`, `tar -x`, `cp -p`), so a
-//! file whose two times are the same has the time at which it was written. The others could be any: their
-//! paths, inodes and change times are the state, and a sync is compared only with those of the same state.
+//! BuildKit's receiver does not request a file with the size and the time of the file that it has. The kernel
+//! sets a file's change time whenever something sets its modification time (`touch -d`, `tar -x`, `cp -p`),
+//! so a file whose two times are the same has the time at which it was written. The other files could have
+//! any content: their paths, inodes and change times are the state, and a sync is compared only with syncs of
+//! the same state.
 
 use std::{
     collections::HashMap,
@@ -24,8 +25,8 @@ use super::{
 };
 use crate::{names::reference::Digest, wire::v1::FileSync};
 
-/// How far the two times of a file may be apart: a linker sets the mode of what it has just written. In less
-/// time nobody builds from a file and writes it again.
+/// How far the two times of a file may be apart: a linker sets the mode of the file that it has just written.
+/// In less time nobody builds from a file and writes it again.
 const APART_NS: i128 = 100_000_000;
 
 /// How many threads look at a directory. The kernel's part of it is most of the time.
@@ -33,8 +34,8 @@ const THREADS: usize = 4;
 /// A thread for fewer directories costs more than it saves.
 const DIRECTORIES_MIN: usize = 8;
 
-/// The state of the directory `root`, which is another one's in any case, without what the ignore file
-/// `rules` excludes; and the listings that were read for it.
+/// The state of the directory `root`, unique to that directory, without the files that the ignore file
+/// `rules` excludes; and the listings read for it.
 pub(super) fn of_directory(root: &Path, rules: &[u8]) -> (String, Listings) {
     let (begun, room) = (Instant::now(), Room::new());
     let request = FileSync { exclude_patterns: patterns(rules), ..FileSync::default() };

@@ -37,7 +37,7 @@ impl Tree {
         Self(Content::Directory { root: root.into(), ignore: None, listings: Arc::default() })
     }
 
-    /// The same directory, of which some listings have just been read.
+    /// The same directory; some of its listings have just been read.
     #[must_use]
     pub(super) fn with_listings(self, listings: Listings) -> Self {
         match self.0 {

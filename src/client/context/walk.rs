@@ -25,7 +25,7 @@ use super::{
 /// The walk reads the disk as it goes, if nothing has been read before, and holds one listing per open directory.
 pub struct Walk {
     root: PathBuf,
-    /// What has been read already.
+    /// The listings that have been read already.
     listings: Arc<Listings>,
     filter: Filter,
     levels: Vec<Level>,
@@ -48,7 +48,7 @@ struct Level {
 }
 
 impl Walk {
-    /// Starts at `root`, which must be a directory, and of which some listings may have been read already.
+    /// Starts at `root`, which must be a directory; some of its listings may have been read already.
     ///
     /// # Errors
     /// When the root cannot be read.
@@ -150,7 +150,7 @@ impl Walk {
         Ok(true)
     }
 
-    /// Describes `file`, of which `metadata` may have been read; `None` when it is gone.
+    /// Describes `file`, whose `metadata` may have been read; `None` when it is gone.
     fn entry(
         &mut self,
         file: &Path,

@@ -10,7 +10,7 @@ use crate::{
 /// One `--output`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Output {
-    /// An empty text, as from a variable that is not set, is no output.
+    /// An empty text, as from a variable that is not set, is not an output.
     Absent,
     /// `type=local`: files in a directory.
     Local(PathBuf),
@@ -121,8 +121,8 @@ impl Attributes {
                         .to_owned());
                 }
                 ("src", _) => return Err(
-                    "`src` is not supported: copy what you need into a stage of its own, `FROM scratch`, and build \
-                     that by `--target`"
+                    "`src` is not supported: copy what you need into a stage of its own, `FROM scratch`, and \
+                     build that with `--target`"
                         .to_owned(),
                 ),
                 (key, _) => return Err(format!("there is no key `{key}`; the keys are type and dest")),
@@ -185,7 +185,7 @@ fn names_of(value: &str) -> Result<Vec<Reference>, String> {
     value.split(',').filter(|name| !name.is_empty()).map(options::tag).collect()
 }
 
-/// What to do about a key that an output of an image lacks.
+/// The hint about a key that an output of an image lacks.
 fn no_key_of_image(key: &str, keys: &str) -> String {
     match key {
         "compression" | "compression-level" | "force-compression" => {

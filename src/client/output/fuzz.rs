@@ -1,4 +1,4 @@
-//! The entrance for `fuzz/`: a tree as a builder may send it.
+//! The entry point for `fuzz/`: a tree as a builder may send it.
 #![expect(clippy::unwrap_used, reason = "a fuzzer ends at what must not be")]
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};

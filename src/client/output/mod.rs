@@ -56,7 +56,7 @@ impl Place {
 }
 
 impl Plan {
-    /// What the flags ask for.
+    /// The outputs that the flags request.
     pub(crate) fn of(args: &BuildArgs) -> Result<Self, Failure> {
         let mut plan =
             Self { wire: Vec::new(), tags: args.tags.clone(), push: args.push, places: Vec::new() };
@@ -88,14 +88,17 @@ impl Plan {
         }
         plan.image(&images)?;
         if plan.push && plan.tags.is_empty() {
-            let hint = "name the image by `--tag`";
-            let text =
-                if args.push { "`--push` needs a name to push" } else { "an output needs a name to push" };
+            let hint = "name the image with `--tag`";
+            let text = if args.push {
+                "`--push` needs a name to push"
+            } else {
+                "an output pushes the image, but the image has no name"
+            };
             return Err(Failure::usage(text).hint(hint));
         }
         if plan.on_stdout() > 1 {
             return Err(Failure::usage("several outputs go to standard output")
-                .hint("write all but one to files, by `dest=FILE`"));
+                .hint("write all but one to files, with `dest=FILE`"));
         }
         Ok(plan)
     }
@@ -113,8 +116,8 @@ impl Plan {
         let is_split = images.iter().any(|(_, other)| *other != push);
         if self.tags.is_empty() {
             if is_split {
-                let text = "outputs of one image are pushed or not, all of them";
-                return Err(Failure::usage(text).hint("push single names by `wharf push`"));
+                let text = "the outputs of one image are either all pushed or none";
+                return Err(Failure::usage(text).hint("push single names with `wharf push`"));
             }
             for name in images.iter().flat_map(|(names, _)| *names) {
                 if !self.tags.contains(name) {

@@ -74,7 +74,7 @@ pub(super) fn receive(
     said: &mpsc::Sender<Bytes>,
 ) -> Result<Bytes, Unwritten> {
     let mut tree = Tree::open(destination)?;
-    // Files that are announced and not requested; and those of which data may come.
+    // Files that are announced and not requested; and files whose data may arrive.
     let (mut waiting, mut asked) = (VecDeque::<(u32, Pending)>::new(), HashMap::<u32, Pending>::new());
     let (mut announced, mut is_listed) = (0_u32, false);
     while !(is_listed && asked.is_empty()) {

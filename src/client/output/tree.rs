@@ -46,7 +46,7 @@ const OPEN_MAX: usize = 8;
 /// A tree that is being written.
 pub(super) struct Tree {
     root: Root,
-    /// The owner of everything in it, as with buildx: whoever calls.
+    /// The owner of everything in it, as with buildx: the user who calls.
     owner: (Uid, Gid),
     order: Order,
     /// Directories that were used last, by their paths.

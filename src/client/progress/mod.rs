@@ -34,7 +34,7 @@ pub enum Mode {
     Auto,
     /// Lines that stay, for a log.
     Plain,
-    /// A picture of the build, redrawn as it goes.
+    /// A live view of the build, redrawn in place.
     Tty,
     /// Nothing but the reason for a failure.
     Quiet,

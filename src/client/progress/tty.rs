@@ -1,4 +1,4 @@
-//! Progress as a picture that is redrawn in place, for a person at a terminal.
+//! Progress as a live view that is redrawn in place, for a person at a terminal.
 
 mod rows;
 

@@ -125,7 +125,7 @@ const STEPS: [Step; 3] = [
                         "load",
                         "boolean",
                         "--load",
-                        "keep an image on the node beside other outputs; without `output` it is kept in any case",
+                        "keep an image on the node beside other outputs; without `output` the image is always kept",
                     ),
                     argument(
                         "credentials",

@@ -22,13 +22,13 @@ pub(super) fn place(entry: Temporary, name: &[u8]) -> io::Result<()> {
     entry.place(name)
 }
 
-/// Opens a directory that is no link.
+/// Opens a directory that is not a link.
 pub(super) fn open_directory(parent: impl AsFd, name: &[u8]) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(openat(parent, name, flags, Mode::empty())?)
 }
 
-/// Makes a directory, or opens the one that is there. Anything else of that name goes.
+/// Makes a directory, or opens the one that is there. Anything else of that name is removed.
 pub(super) fn make_directory(parent: &OwnedFd, name: &[u8]) -> io::Result<OwnedFd> {
     match mkdirat(parent, name, Mode::RWXU) {
         Ok(()) => {}

@@ -1,4 +1,4 @@
-//! The rows of the picture: steps, their parts and their last lines of output.
+//! The rows of the live view: steps, their parts and their last lines of output.
 
 use super::super::{
     model::Id,
