@@ -22,7 +22,8 @@ pub fn is_git(source: &str) -> bool {
     host.and_then(|(_, rest)| rest.split_once(':')).is_some_and(|(host, _)| is_of(host, b"-."))
 }
 
-/// The host of a URL that `ADD` fetches, an IPv6 address without its brackets; `None` if it is no such URL.
+/// The host of a URL that `ADD` fetches, an IPv6 address without its brackets; `None` if it is not such a
+/// URL.
 pub fn host(url: &str) -> Option<String> {
     let is_http = ["http://", "https://"].iter().any(|scheme| url.starts_with(scheme));
     let uri = url.parse::<http::Uri>().ok().filter(|_| is_http)?;

@@ -1,6 +1,6 @@
-//! Images whose ONBUILD triggers copy from images with such triggers. BuildKit (0.33, 0.34) resolves the images that
-//! triggers name until there are no new ones, and makes a new stage of each: if an image's trigger copies from the
-//! image itself, that never ends, and takes more and more memory.
+//! Images whose ONBUILD triggers copy from images with such triggers. BuildKit (0.33, 0.34) resolves the
+//! images that triggers name until there are no new ones, and makes a new stage of each: if an image's
+//! trigger copies from the image itself, this never ends, and takes more and more memory.
 
 use std::collections::HashSet;
 

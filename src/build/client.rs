@@ -58,15 +58,15 @@ pub struct BuildClient {
     pub dockerfile: Arc<Judging>,
     /// Its input, with which the engine may have crashed before.
     pub input: Arc<Input>,
-    /// What it has used of its policy's limits.
+    /// The used part of its policy's limits.
     pub used: Arc<Used>,
     /// The build's tasks.
     pub tasks: Group,
     /// The details of the build, for the audit log.
     pub details: Details,
-    /// Why a sync was refused, an ignore file could not be read, or an output was not taken: the build ends. BuildKit need not end it: without
-    /// an ignore file it goes on (`frontend/dockerui`), and of the error of a sync, and of the cancel that follows,
-    /// BuildKit 0.13 tells whichever comes first.
+    /// Why a sync was refused, an ignore file could not be read, or an output was not taken; this ends the
+    /// build. BuildKit alone might not: it goes on without an ignore file (`frontend/dockerui`), and BuildKit
+    /// 0.13 reports either the sync's error or the cancel that follows.
     pub refused: Arc<SetOnce<Status>>,
     /// The archives that its graph unpacks from the context's directory.
     pub unpacked: watch::Sender<Option<Arc<Unpacked>>>,
@@ -189,7 +189,7 @@ impl ClientSide {
     }
 }
 
-/// Locks the judge of both directions: each side's packets are judged by what the other side has said.
+/// Locks the judge of both directions: each side's packets are judged by the packets of the other side.
 fn lock(sync: &Mutex<Judge>) -> MutexGuard<'_, Judge> {
     // Nothing panics while it holds the lock.
     sync.lock().unwrap_or_else(PoisonError::into_inner)

@@ -1,4 +1,5 @@
-//! Entrances for `fuzz/`: what a job's client sends, and what BuildKit makes of a job's Dockerfile.
+//! Entry points for `fuzz/`: the messages of a job's client, and the graphs that BuildKit makes of a job's
+//! Dockerfile.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a fuzzer ends at what must not be")]
 
 use std::{collections::HashMap, sync::Arc};
@@ -42,8 +43,8 @@ fn messages(mut data: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
     })
 }
 
-/// A sync, of which BuildKit and the client each say a part. What goes on to BuildKit is a packet that it
-/// can take: nothing outside, nothing under a name of its own, no byte more than was announced.
+/// A sync, with a part from BuildKit and a part from the client. Every packet that passes to BuildKit is one
+/// that it can take: nothing outside, nothing under a name of its own, no byte more than was announced.
 pub fn packets(data: &[u8]) {
     let Some((kind, data)) = data.split_first() else { return };
     let request = DirectoryRequest {
@@ -94,8 +95,8 @@ pub fn packets(data: &[u8]) {
     }
 }
 
-/// A context that comes as a tar, in pieces. What goes on is fit to come again, and stays as it is: but each
-/// time with an entry for the root before it.
+/// A context that comes as a tar, in pieces. The output is valid input, and stays the same: but each time
+/// with an entry for the root before it.
 pub fn tar(data: &[u8]) {
     let Some((size, data)) = data.split_first() else { return };
     let passed = |data: &[u8], size: usize| {
@@ -116,8 +117,8 @@ pub fn tar(data: &[u8]) {
     assert!(again.get(added..) == Some(once.as_slice()), "another at the second time");
 }
 
-/// A file that BuildKit may unpack: it is judged alike in whatever pieces it comes. But a decoder of Zstandard that has all
-/// of a broken frame at once fails before it tells its beginning, which is no tar.
+/// A file that BuildKit may unpack is judged alike however it is cut into pieces, with one exception: given
+/// all of a broken Zstandard frame at once, the decoder fails before it shows that the content is not a tar.
 pub fn archive(data: &[u8]) {
     let Some((size, data)) = data.split_first() else { return };
     let judged = |size: usize| {

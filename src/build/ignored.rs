@@ -42,7 +42,7 @@ impl IgnoreFiles {
         Self { asked, entries: HashMap::new() }
     }
 
-    /// Whether this is a sync of ignore files. If it fails, BuildKit goes on without them.
+    /// Whether this is a sync of ignore files. If it fails, BuildKit continues without them.
     pub(super) fn are_synced(&self) -> bool {
         !self.asked.is_empty()
     }
@@ -65,7 +65,8 @@ impl IgnoreFiles {
         match packet.stat {
             Some(stat) => {
                 if self.entries.len() == ENTRIES_MAX {
-                    let text = format!("more than {ENTRIES_MAX} entries came for {}", self.asked.join(", "));
+                    let text =
+                        format!("more than {ENTRIES_MAX} entries arrived for {}", self.asked.join(", "));
                     return Err(Status::invalid_argument(printable(&text)));
                 }
                 let entry = match stat.mode & mode::TYPE {

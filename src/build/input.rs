@@ -1,5 +1,5 @@
-//! The input of a build: the Dockerfile, the arguments and the bases that BuildKit's frontend makes a graph of. The
-//! same input does the same to an engine.
+//! The input of a build: the Dockerfile, the arguments and the bases from which BuildKit's frontend makes a
+//! graph. The same input has the same effect on an engine.
 
 use std::{
     collections::BTreeSet,
@@ -82,7 +82,7 @@ impl Input {
         self.enter(&mut state, texts).await
     }
 
-    /// Hears the texts that come later, too.
+    /// Also receives the texts that arrive later.
     pub fn hearing(input: &Arc<Self>, texts: &Arc<Texts>) -> Hear {
         let (input, texts) = (Arc::clone(input), Arc::clone(texts));
         Arc::new(move || {

@@ -21,7 +21,7 @@ use crate::{
     policy::Permit,
 };
 
-/// What a build has used of its limits.
+/// The used part of a build's limits.
 #[derive(Debug)]
 pub struct Used {
     namespace: Permit<Namespace>,
@@ -84,8 +84,8 @@ impl Used {
         self.exceeded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The refusal, if the build has exceeded a limit. A full disk is none: it may be full after the build has ended by
-    /// itself.
+    /// The refusal, if the build has exceeded a limit. A full disk is not a limit: it may be full after the
+    /// build has ended by itself.
     pub fn refused(&self) -> Option<Fault> {
         let key = *self.exceeded();
         key.map(|key| self.namespace.over(key))
@@ -106,7 +106,8 @@ impl Used {
             () = self.changed.notified() => {}
             fault = full(&mut disk) => return fault,
         }
-        self.refused().unwrap_or_else(|| Fault::internal("a limit is exceeded, and none is known"))
+        self.refused()
+            .unwrap_or_else(|| Fault::internal("the build was ended by a limit, but none is recorded"))
     }
 }
 

@@ -24,7 +24,7 @@ pub struct Built {
     /// The digest of the image's manifest: at the registry, once it has been pushed; before that, only if the
     /// engine's image store has one.
     pub digest: Option<String>,
-    /// The manifest's descriptor in JSON, if BuildKit has told it.
+    /// The manifest's descriptor in JSON, if BuildKit has reported it.
     pub descriptor: Option<String>,
     /// The references that the image got, in full.
     pub references: Vec<Reference>,

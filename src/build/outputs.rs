@@ -27,7 +27,7 @@ use crate::{
     tasks::Group,
 };
 
-/// Whether the engine's store gets an image: one that stays, or one of which the store makes an archive.
+/// Whether the engine's store gets an image: one that stays, or one from which the store makes an archive.
 pub(super) fn make_image(spec: &BuildSpec, engine: &Engine) -> bool {
     let archives = spec.archives().next().is_some() && !engine.image_store().exports_archives();
     spec.makes_image() || archives
@@ -76,7 +76,7 @@ pub struct Expected {
 }
 
 impl Outputs {
-    /// Those of a build.
+    /// The outputs of a build.
     pub fn of(spec: &BuildSpec, engine: &Engine) -> Self {
         let expected = exported(spec, engine).enumerate().filter_map(|(exporter, (output, kind))| {
             let form = match kind {
@@ -89,7 +89,7 @@ impl Outputs {
         Self(expected.collect())
     }
 
-    /// Whether there are none.
+    /// Whether there are no outputs.
     pub fn are_none(&self) -> bool {
         self.0.is_empty()
     }

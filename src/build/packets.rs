@@ -1,8 +1,8 @@
 //! Judges a sync's packets (`fsutil.types.Packet`) one by one, in both directions.
 //!
 //! BuildKit's receiver runs as root on the node and trusts its sender more than is safe when the sender
-//! belongs to a job. So BuildKit gets only what an honest sender would send, encoded again from what was
-//! understood here, and the client learns from BuildKit only which files it requests.
+//! belongs to a job. So BuildKit gets only packets that an honest sender would send, encoded again from the
+//! parts that were understood here, and the client learns from BuildKit only which files it requests.
 
 use std::{
     collections::{HashMap, HashSet},

@@ -1,6 +1,7 @@
-//! Removes the engine's own paths from its errors: where it keeps files, and the names of temporary files.
+//! Removes the engine's own paths from its errors: the directories of its files, and the names of temporary
+//! files.
 //!
-//! They tell a job how the node is set up, and BuildKit's temporary names let it guess the next ones.
+//! They show a job how the node is set up, and BuildKit's temporary names let it guess the next ones.
 
 use std::sync::LazyLock;
 

@@ -39,7 +39,7 @@ impl Patience {
             Status::deadline_exceeded(if left < self.idle {
                 format!("the client has not ended its stream within {}", minutes(self.whole))
             } else {
-                format!("the client has said nothing for {}", minutes(self.idle))
+                format!("the client has sent nothing for {}", minutes(self.idle))
             })
         })
     }
@@ -96,7 +96,7 @@ pub(crate) mod tests {
         assert_eq!(patience.wait(ready(1)).await.unwrap(), 1);
         let silent = patience.wait(pending::<()>()).await.unwrap_err();
         assert_eq!(silent.code(), tonic::Code::DeadlineExceeded);
-        assert!(silent.message().contains("said nothing"), "{silent}");
+        assert!(silent.message().contains("sent nothing"), "{silent}");
     }
 
     #[tokio::test]

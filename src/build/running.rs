@@ -55,7 +55,7 @@ pub struct Order {
     pub namespace: Permit<Namespace>,
     /// The references that the image gets.
     pub tags: Vec<Permit<TagAs>>,
-    /// Those among them to which it is pushed.
+    /// The references to which it is pushed.
     pub pushes: Vec<Permit<PushTo>>,
     /// The build itself.
     pub spec: BuildSpec,

@@ -281,7 +281,7 @@ impl<'a> Sources<'a> {
     }
 }
 
-/// The fault of a host without an address for now: a failing name server says nothing about what is allowed.
+/// The fault of a host without an address for now: a failing name server says nothing about the policy.
 fn unknown_host(host: &str, error: LookupError) -> Fault {
     let text = format!("the address of `{}` cannot be looked up: {}", printable(host), causes(&error));
     Fault::new(Reason::EngineUnavailable, text)

@@ -28,8 +28,8 @@ pub struct CacheMount {
     pub used: i64,
     /// Whether a step uses it.
     pub is_in_use: bool,
-    /// Whether BuildKit finds out its size at this moment, for whomever. Until then the record is another one's, which
-    /// stands for the mount's, and the mount cannot be removed.
+    /// Whether BuildKit is measuring the mount right now, for any client. Meanwhile a stand-in record
+    /// replaces the mount's own, and the mount cannot be removed.
     pub is_measured: bool,
 }
 
@@ -58,10 +58,10 @@ impl CacheMount {
     }
 }
 
-/// The cache mounts whose ids begin with `prefix` and a `.` or `/`; with a `page`, those whose records' ids begin with that
-/// character. BuildKit finds out the sizes of those that a step has used since, and of no others. That may take a while, also
-/// for one whose size somebody else is finding out ([`CacheMount::is_measured`]). One size that it cannot find out fails the
-/// whole answer, as a path that is too long does.
+/// The cache mounts whose ids begin with `prefix` and a `.` or `/`; with a `page`, those whose records' ids
+/// begin with that character. BuildKit measures the mounts that a step has used since, and no others. That
+/// may take a while, also for a mount that somebody else is measuring ([`CacheMount::is_measured`]). One
+/// mount that it cannot measure fails the whole answer, as a path that is too long does.
 pub async fn cache_mounts(
     connection: &Connection,
     prefix: &str,
@@ -97,10 +97,10 @@ pub async fn remove_cache_mounts<'a>(
     Ok(later)
 }
 
-/// Removes the cache mounts whose ids begin with `prefix` and a `.` or `/`, as far as no step uses them, without a list of
-/// them: BuildKit counts a size that it cannot find out as 0. BuildKit 0.13 removes none, since it shows no
-/// description to the filter. Each ten cost a look at all records under BuildKit's lock: use it for those that cannot be
-/// listed.
+/// Removes the cache mounts whose ids begin with `prefix` and a `.` or `/`, as far as no step uses them,
+/// without a list of them: BuildKit counts a size that it cannot measure as 0. BuildKit 0.13 removes none,
+/// since it shows no description to the filter. Each ten cost a look at all records under BuildKit's lock:
+/// use it for those that cannot be listed.
 pub async fn remove_unlisted(
     connection: &Connection,
     prefix: &str,
@@ -128,9 +128,9 @@ fn filter(prefix: &str) -> String {
     format!("type=={CACHE_MOUNT},description~={}", quoted(&described(prefix)))
 }
 
-/// BuildKit's filter for the records that stand for these cache mounts while it finds out their sizes (`DiskUsage`, BuildKit
-/// 0.13 and 0.33). Such a record is of no type, in use, and a copy of its mount, description and all; no other record's
-/// description begins so.
+/// BuildKit's filter for the records that replace these cache mounts while it measures them (`DiskUsage`,
+/// BuildKit 0.13 and 0.33). Such a record is of no type, in use, and a copy of its mount, description and
+/// all; no other record's description begins so.
 fn measured_filter(prefix: &str) -> String {
     let expression = format!("(?s)^cached mount .*{}", described(prefix));
     format!("type==regular,inuse,immutable,description~={}", quoted(&expression))
@@ -152,8 +152,8 @@ fn quoted(value: &str) -> String {
     format!("\"{}\"", value.replace('\\', r"\\").replace('"', r#"\""#))
 }
 
-/// Removes what is in BuildKit's cache, but cache mounts, and was not used for `age`, as far as no build has it and no image
-/// needs it. `gone` gets the bytes of each record that is gone.
+/// Removes everything in BuildKit's cache except cache mounts that was not used for `age`, if no build has it
+/// and no image needs it. `gone` gets the bytes of each record that is gone.
 pub async fn remove_unused(
     connection: &Connection,
     age: Duration,
@@ -181,7 +181,7 @@ fn mount_id(description: &str) -> Option<String> {
     Some(unquoted(quoted.strip_suffix('"')?))
 }
 
-/// A text as it was before Go quoted it (`strconv.Quote`). What is no such escape stays as it is.
+/// Undoes Go's quoting (`strconv.Quote`); unknown escapes are kept.
 fn unquoted(quoted: &str) -> String {
     let mut text = String::with_capacity(quoted.len());
     let mut rest = quoted;
@@ -212,7 +212,7 @@ fn unquoted(quoted: &str) -> String {
             Err(0) => None,
             Err(digits) => after.split_at_checked(digits).and_then(|(digits, after)| {
                 let code = u32::from_str_radix(digits, 16).ok();
-                // A byte that is no UTF-8.
+                // A byte that is not UTF-8.
                 let code = code.filter(|code| digits.len() > 2 || *code < 0x80);
                 Some((code.and_then(char::from_u32)?, after))
             }),

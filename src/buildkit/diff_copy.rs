@@ -1,5 +1,5 @@
-//! The session's services whose one method, `DiffCopy`, passes messages on one by one. They stay bytes here: the
-//! [`SessionClient`] that answers also judges them.
+//! The session's services with one method, `DiffCopy`, which passes messages on one by one. They stay bytes
+//! here: the [`SessionClient`] that answers also judges them.
 
 use std::{
     convert::Infallible,

@@ -132,7 +132,7 @@ fn message(status: &Status) -> String {
     too_large(line).unwrap_or_else(|| without_codes(line))
 }
 
-/// A message without the words that Go's gRPC puts before what the other end has said. It may be wharfd itself.
+/// A message without the words that Go's gRPC puts before the text of the other end. It may be wharfd itself.
 fn without_codes(line: &str) -> String {
     let (begin, end) = ("rpc error: code = ", " desc = ");
     let mut parts = line.split(begin);

@@ -1,4 +1,4 @@
-//! `moby.filesync.v1.FileSend`: BuildKit sends what an exporter has made.
+//! `moby.filesync.v1.FileSend`: BuildKit sends the result of an exporter.
 //!
 //! The exporters `local` and `tar` open one such call each (`session/filesync` in BuildKit).
 

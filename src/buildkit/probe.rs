@@ -38,7 +38,7 @@ pub async fn probe(engine: &str, version: &str, socket: &Path, tasks: &Group) ->
     let own = own.ok().and_then(|answer| answer.into_inner().buildkit_version);
     let own = self::version(&own.map(|own| own.version).unwrap_or_default());
     if writes_policies_at_once(own, version) {
-        let text = format!("the builder of the engine `{engine}` crashes at Dockerfiles with several images");
+        let text = format!("the builder of the engine `{engine}` crashes on Dockerfiles with several images");
         return Err(Fault::new(Reason::EngineLacks, text)
             .hint("BuildKit 0.26 (Docker Engine 29.1) has that fault: upgrade the engine"));
     }
@@ -71,7 +71,7 @@ fn major_and_minor(version: &str) -> Option<(u32, u32)> {
 }
 
 /// Whether it is BuildKit 0.26, which judges all sources of a graph at once, and writes one map as it does
-/// (`sourcepolicy`, mended in 0.27): Go then ends the engine. A BuildKit that was built without its version is
+/// (`sourcepolicy`, fixed in 0.27): Go then ends the engine. A BuildKit that was built without its version is
 /// known by its engine's.
 fn writes_policies_at_once(own: Option<(u32, u32)>, engine: &str) -> bool {
     match own {
@@ -106,7 +106,7 @@ async fn answer<T>(question: impl Future<Output = Result<T, Status>>) -> Result<
     timeout(ANSWER_TIMEOUT, question).await.unwrap_or_else(late)
 }
 
-/// Asks for the capabilities, which BuildKit tells only to the frontend of a running build.
+/// Asks for the capabilities, which BuildKit reports only to the frontend of a running build.
 async fn capabilities(connection: &Connection) -> Result<Vec<String>, Status> {
     // The build exists only for this question. Its name is random, since several wharfd may ask the
     // same engine at once and the names of builds are unique there.

@@ -37,7 +37,8 @@ const BUILD: &str = "buildkit-controlapi-buildid";
 const ATTEMPTS: usize = 20;
 /// How long BuildKit may take for its next facts after the build is over; it already has them.
 const LAST_FACTS: Duration = Duration::from_secs(10);
-/// How long a stop waits for the processes of steps. A job whose steps always begin anew does not delay its own end.
+/// How long a stop waits for the processes of steps. A job with steps that begin again and again does not
+/// delay its own end.
 const PROCESSES: Duration = Duration::from_secs(30);
 /// How long a stopped pass may take to end. The classic store's export ignores a cancel and reads the whole
 /// image.
@@ -169,7 +170,8 @@ pub trait PassListener: Send {
     /// Takes facts as BuildKit reports them. It is awaited, so a slow reader slows BuildKit down.
     fn report(&mut self, facts: StatusResponse) -> impl Future<Output = ()> + Send;
 
-    /// Called when BuildKit's report broke off with `why`: no more facts come, although the build goes on.
+    /// Called when BuildKit's report broke off with `why`: no more facts arrive, although the build
+    /// continues.
     fn broke_off(&mut self, why: Status) -> impl Future<Output = ()> + Send;
 
     /// Called when the graph begins to run: the facts so far, and all later ones, are final.

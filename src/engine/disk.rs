@@ -13,7 +13,7 @@ const ID_FILE: &str = "engine-id";
 /// The space of a disk in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Space {
-    /// What is free for everybody, without root's own reserve.
+    /// The space that is free for everybody, without root's own reserve.
     pub free: u64,
     /// All of it.
     pub total: u64,

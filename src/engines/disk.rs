@@ -11,7 +11,7 @@ use crate::{
     names::EngineName,
 };
 
-/// A client whose build is refused for want of space is told to try again after this time.
+/// A client whose build is refused for lack of space should try again after this time.
 const RETRY_AFTER: Duration = Duration::from_secs(60);
 
 /// How full a disk is.
@@ -22,11 +22,11 @@ pub enum Level {
     Unknown,
     /// It has space for builds.
     Ample,
-    /// It has little, and what is unused is being removed.
+    /// It has little, and wharfd is removing unused data.
     Low,
     /// It has little, and nothing is left that could be removed.
     Spent,
-    /// It is as good as full.
+    /// It is almost full.
     Full,
 }
 

@@ -141,7 +141,7 @@ impl Handle {
         self.inner.disk.subscribe()
     }
 
-    /// Sets what is known of its disk, while the engine is usable.
+    /// Sets the state of its disk, while the engine is usable.
     pub fn measured(&self, disk: Disk) {
         // Held until the disk is set: the end of the engine forgets it afterwards.
         let state = self.inner.state.borrow();

@@ -88,7 +88,7 @@ impl Admitted {
         Self::new(from, origin, hold, content, inherited)
     }
 
-    /// An image of which only the name matters.
+    /// An image; only its name matters.
     #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn any(target: &str) -> Self {
         let inherited = Arc::default();

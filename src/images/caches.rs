@@ -18,9 +18,9 @@ use crate::{
 /// How much of an error of BuildKit's is logged: it has a path of a job's.
 const CAUSE_BYTES_MAX: usize = 300;
 
-/// The pauses, in milliseconds, before a job's mounts are listed and removed again: while BuildKit finds out the size of one, it
-/// lists another record in its place and does not remove it. It does so for whoever lists all of its cache, and for itself
-/// a minute after a build.
+/// The pauses, in milliseconds, before a job's mounts are listed and removed again: while BuildKit finds out
+/// the size of one, it lists another record in its place and does not remove it. It does so for every client
+/// that lists all of its cache, and for itself a minute after a build.
 const MEASURED_PAUSES: [u64; 7] = [0, 50, 100, 200, 400, 800, 1600];
 
 /// The cache mounts of a job.
@@ -44,7 +44,8 @@ pub struct RemovedMounts {
 }
 
 impl Images {
-    /// The cache mounts of a job by the name of its mounts. The engine may take long to find out their sizes, or fail to.
+    /// The cache mounts of a job by the name of its mounts. The engine may take long to measure them, or fail
+    /// to.
     pub async fn cache_mounts(&self, name: &str) -> Mounts {
         let mut mounts = Vec::new();
         let listing = timeout(ANSWER_TIMEOUT, async {
@@ -81,7 +82,7 @@ impl Images {
                 add(mounts);
                 None
             }
-            // The answer is too long, or the size of one cannot be found out.
+            // The answer is too long, or one cannot be measured.
             Err(_) => self.in_pages(&prefix, add).await,
         }
     }
@@ -116,8 +117,8 @@ impl Images {
         jobs
     }
 
-    /// Removes the cache mounts of a job by the name of its mounts, as far as no step uses them. No build of it may run.
-    /// Also tells why some are left, if that is a fault.
+    /// Removes the cache mounts of a job by the name of its mounts, as far as no step uses them. No build of
+    /// it may run. Also returns why some are left, if that is a fault.
     pub async fn retire_job(&self, store: &Access, name: &str) -> (RemovedMounts, Option<Fault>) {
         let mut gone = Vec::new();
         let (mut removed, mut is_left) = (Ok(()), true);
@@ -163,8 +164,8 @@ impl Images {
         self.answer(cache::remove_unlisted(&connection, &prefix, gone)).await
     }
 
-    /// Removes what BuildKit's cache has besides cache mounts, and was not used for `age`, as far as no build has it.
-    /// `removed` gets the bytes of each record. It takes as long as the disk does.
+    /// Removes everything in BuildKit's cache except cache mounts that was not used for `age` and that no
+    /// build has. `removed` gets the bytes of each record. It takes as long as the disk does.
     pub async fn remove_unused_cache(&self, age: Duration, removed: impl FnMut(i64)) -> Result<(), Fault> {
         let connection = self.engine().dial(self.engine().tasks()).await?;
         cache::remove_unused(&connection, age, removed).await.map_err(|status| self.failed(status))

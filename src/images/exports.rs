@@ -2,7 +2,7 @@
 //!
 //! BuildKit names an image during its export, and on the classic store it ignores a cancel while it does so.
 //! So BuildKit never gives it the job's names: wharfd moves the job's references after the build, and an
-//! image that comes too late is recognised by its name.
+//! image that arrives too late is recognised by its name.
 
 use std::{
     collections::HashSet,

@@ -26,7 +26,7 @@ pub(super) struct Fetch {
     pub(super) images: Images,
     /// The opaque name of the namespace.
     pub(super) namespace: String,
-    /// Who asked for it.
+    /// The caller that asked for it.
     pub(super) caller: CallerId,
     pub(super) reference: Reference,
     pub(super) hold: ImageName,

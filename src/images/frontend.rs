@@ -50,8 +50,8 @@ pub(crate) fn own_end(status: &Status) -> Option<Status> {
     }
     let code = exit_code.map(|code| format!(" (exit code {code})")).unwrap_or_default();
     Some(Status::unknown(format!(
-        "the Dockerfile cannot be read: it takes more memory or time than there is for that, or has ended \
-         BuildKit's Dockerfile frontend otherwise{code}"
+        "the Dockerfile cannot be read: it exceeds the memory or time of BuildKit's Dockerfile frontend, or \
+         crashes it{code}"
     )))
 }
 
@@ -279,7 +279,7 @@ mod tests {
         let told = own_end(&Status::unknown("exit code: 2")).unwrap();
         assert!(told.message().ends_with("(exit code 2)"), "{told}");
         let told = own_end(&Status::cancelled("context canceled")).unwrap();
-        assert!(told.message().ends_with("otherwise"), "{told}");
+        assert!(told.message().ends_with("or crashes it"), "{told}");
         assert!(own_end(&Status::unknown("frontend grpc server closed unexpectedly")).is_some());
         let step = Status::unknown("process \"/bin/sh\" did not complete successfully: exit code: 2");
         assert!(own_end(&step).is_none());

@@ -1,4 +1,4 @@
-//! Entrances for `fuzz/`: the documents of an image.
+//! Entry points for `fuzz/`: the documents of an image.
 
 use super::{index::Document, layers::claims::claims_of};
 use crate::engine::Platform;

@@ -99,14 +99,15 @@ impl Images {
         }
     }
 
-    /// Removes the holds that no namespace uses, and forgets those that the engine has not: a crash in the middle of a
-    /// release or a fetch leaves one, the loss of the store leaves all. Called before the engine is used.
+    /// Removes the holds that no namespace uses, and forgets those that the engine does not have: a crash in
+    /// the middle of a release or a fetch leaves one, the loss of the store leaves all. Called before the
+    /// engine is used.
     pub(super) async fn remove_lost_holds(&self, images: &[Listed]) -> Result<(), Fault> {
         let store = self.store().own();
         for name in images.iter().flat_map(|image| &image.repo_tags) {
             let Some((hold, Room::Hold | Room::Node)) = self.keys().own(name) else { continue };
-            // Whoever has the lock removes what is not needed: a call that began before the engine's end may still
-            // wait for a registry, and the engine's other callers must not wait for that.
+            // The holder of the lock removes unneeded holds: a call that began before the engine's end may
+            // still wait for a registry, and the engine's other callers must not wait for that.
             let Some(_lock) = self.inner.holds.try_lock(name) else { continue };
             if !store.is_held(self.engine().name(), name).await? {
                 tracing::info!(

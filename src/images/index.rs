@@ -146,7 +146,7 @@ mod tests {
             let platforms: Vec<Value> = listed.iter().map(|text| platform(text)).collect();
             assert_eq!(chosen(own, &platforms), expected, "{own} {listed:?}");
         }
-        // One without a platform is the last choice; one that wants more of the system is none.
+        // One without a platform is the last choice; one that requires more of the system is not a candidate.
         let (any, own) = (Value::Null, platform("linux/amd64"));
         assert_eq!(chosen("linux/amd64", &[any.clone(), own.clone()]), Some(1));
         assert_eq!(chosen("linux/amd64", &[platform("linux/arm64"), any.clone(), any]), Some(1));

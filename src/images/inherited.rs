@@ -40,7 +40,7 @@ impl Size {
 }
 
 impl Inherited {
-    /// Of an image as the engine describes it.
+    /// The parts of an image as the engine describes it.
     pub(super) fn of(image: &ImageInspect) -> Self {
         let Some(config) = &image.config else { return Self::default() };
         let environment = config.env.iter().flatten().map(|variable| {

@@ -79,12 +79,16 @@ impl Images {
         let opaque = self.possessions_among(listed).into_keys().collect();
         let found = self.store().own().find_namespaces(self.engine().name(), opaque).await?;
         if found > 0 {
-            tracing::info!(engine = self.engine().name(), found, "namespaces from before are found");
+            tracing::info!(
+                engine = self.engine().name(),
+                found,
+                "found namespaces in the engine that the store did not know"
+            );
         }
         Ok(())
     }
 
-    /// Removes everything that a namespace owns, of which nothing may be in use: these are its images.
+    /// Removes everything that a namespace owns; nothing of it may be in use: these are its images.
     pub async fn remove_namespace(
         &self,
         opaque: &str,
@@ -102,7 +106,7 @@ impl Images {
         }
         let is_gone = used == 0;
         self.forget(&self.store().own(), opaque, is_gone).await?;
-        // Those that another namespace has, too, are not deleted.
+        // Images that another namespace has, too, are not deleted.
         let images = if is_gone { owned.images() } else { deleted.len() };
         Ok(RemovedNamespace { is_gone, images })
     }

@@ -1,5 +1,6 @@
-//! The list of an engine's images. For each listing an engine holds all images in its memory with their labels, which jobs
-//! choose, several times over. So one listing goes on at a time, and all who have asked before it began share it.
+//! The list of an engine's images. For each listing an engine holds all images in its memory with their
+//! labels, which jobs choose, several times over. So an engine makes one listing at a time, and all calls
+//! that asked before it began share its result.
 
 use std::{sync::Arc, time::Instant};
 
@@ -75,7 +76,7 @@ mod tests {
         assert_eq!(asked.load(Ordering::Relaxed), 1);
         first.send(Ok(1)).unwrap();
         assert_eq!(*asks.await.unwrap(), 1);
-        // One that leaves in the middle of its question takes it from nobody.
+        // A call that leaves in the middle of its question does not end it for others.
         assert!(leaves.as_mut().now_or_never().is_none());
         drop(leaves);
         second.send(Err(Fault::new(Reason::EngineUnavailable, "it hangs"))).unwrap();

@@ -50,8 +50,8 @@ const CERTS_DIRECTORY: &str = "/etc/docker/certs.d";
 /// How many layers are hashed at once as they pass, and how many more are fetched only to be hashed. Each
 /// decoder has a window of up to 128 MiB, chosen by the job.
 const HASHED_AT_ONCE: usize = 8;
-/// The most of these for one caller. Whoever passes without a place must be fetched again, and wait for one, behind the
-/// registries of others.
+/// The most of these for one caller. A layer that passes without a place must be fetched again, and wait for
+/// one, behind the registries of others.
 const HASHED_OF_CALLER: usize = 4;
 
 /// How many images of one caller an engine gathers at once to save them: the classic store copies each to its disk first.

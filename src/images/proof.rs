@@ -154,7 +154,7 @@ impl Images {
 /// The fault of a registry that does not show a manifest in its own index.
 fn lacking(reference: &Reference, digest: &Digest) -> Fault {
     let text = format!(
-        "the registry {} lists {digest} in {} and does not show it",
+        "the registry {} lists {digest} in {} but does not serve it",
         reference.host(),
         fault::in_registry(reference)
     );

@@ -1,4 +1,4 @@
-//! Pushes. Engines push by name only, so the image gets a name at the relay that nobody else uses, and the
+//! Pushes. Engines push only by name, so the image gets a name at the relay that nobody else uses, and the
 //! relay forwards the engine's uploads to the real registry.
 
 use tokio::time::timeout;

@@ -29,7 +29,7 @@ impl Images {
             tracing::info!(
                 engine = self.engine().name(),
                 forgotten,
-                "long references that no image has are forgotten"
+                "forgot long references that no image has"
             );
         }
         Ok(())

@@ -1,9 +1,9 @@
 //! Inputs that are in an engine's BuildKit, and the memory of those that were there when the engine crashed.
 //!
-//! A build that crashes the engine ends the builds of all jobs, and its retry does so again. What in it does that
-//! cannot be known. So wharfd remembers the input of a build, and refuses it to the same version of the engine:
-//! after one crash if no other build can have caused the crash, otherwise after the second for which it alone is
-//! the likely cause.
+//! A build that crashes the engine ends the builds of all jobs, and its retry does so again. wharfd cannot
+//! know which part of a build crashed the engine, so it remembers the build's input and refuses it to the
+//! same version of the engine: after one crash if no other build can have caused the crash, otherwise after
+//! the second for which it alone is the likely cause.
 
 use std::{
     collections::BTreeMap,
@@ -133,7 +133,11 @@ impl Entered {
         if is_suspect {
             let engine = images.engine();
             if let Err(fault) = store.acquit(engine.name(), engine.version(), &input).await {
-                each_second!(warn, cause = causes(&fault), "a build that has ended well stays a suspect");
+                each_second!(
+                    warn,
+                    cause = causes(&fault),
+                    "cannot clear a suspect although its build has succeeded"
+                );
             }
         }
     }
@@ -191,7 +195,7 @@ impl Images {
             builds = inside.len(),
             suspects = blames.len(),
             refused = blames.iter().any(|blame| blame.weight >= REFUSED),
-            "the engine has crashed with builds in it"
+            "the engine crashed during builds"
         );
         if let Err(fault) = self.store().own().blame(engine.name(), engine.version(), blames).await {
             each_second!(
@@ -214,9 +218,9 @@ impl Entry {
     }
 }
 
-/// Who may have caused a crash: the young inputs, or all if none is young. Weight is given only to one alone. It is
-/// enough for a refusal only where nobody else's build was there: others can crash an engine at a moment of their
-/// choice.
+/// The inputs that may have caused a crash: the young ones, or all if none is young. Only a single input gets
+/// weight. It is enough for a refusal only where nobody else's build was there: others can crash an engine at
+/// a moment of their choice.
 fn blames(inside: &[Entry], crashed: Instant) -> Vec<Blame> {
     let has_young = inside.iter().any(|entry| entry.was_young(crashed));
     let mut likely: Vec<&Entry> =

@@ -1,5 +1,6 @@
-//! An answer of the engine that all callers use for a while. Those who need a new one wait for the same question,
-//! which belongs to none of them: whoever leaves takes it from nobody, and all learn at once that it has failed.
+//! An answer of the engine that all callers use for a while. All who need a new answer wait for the same
+//! question, which belongs to none of them: if one leaves, the others still get the answer, and all learn at
+//! once that the question has failed.
 
 use std::{
     future::Future,
@@ -48,7 +49,8 @@ impl<T: Clone + Send + Sync + 'static> Told<T> {
                         task.await.map_err(Fault::from).and_then(|answer| answer).map_err(Arc::new)
                     };
                     let asked = asked.boxed().shared();
-                    // If all who wait leave, the answer is known all the same: `peek` tells only one that was awaited.
+                    // If all who wait leave, the answer is known all the same: `peek` returns only an answer
+                    // that was awaited.
                     drop(tasks.spawn("answer", asked.clone().map(drop)));
                     *last = Some((Instant::now(), asked.clone()));
                     asked
@@ -93,7 +95,7 @@ mod tests {
         let (fails, failed) = oneshot::channel();
         let (answers, answered) = oneshot::channel();
         let (_keep, never) = oneshot::channel();
-        // Whoever has asked leaves; the others wait on, and learn of the failure by one question.
+        // The call that asked leaves; the others keep waiting, and learn of the failure from one question.
         let mut asker = get(failed);
         assert!(asker.as_mut().now_or_never().is_none());
         let (mut second, mut third) = (get(never), get(oneshot::channel().1));
@@ -106,7 +108,7 @@ mod tests {
             assert_eq!((fault.text(), fault.hint_text()), ("it hangs", Some("wait")));
         }
         assert_eq!(questions.load(Ordering::Relaxed), 1);
-        // A failure is no answer, and an answer is good for a while.
+        // A failure is not an answer, and an answer is valid for a while.
         let mut asker = get(answered);
         assert!(asker.as_mut().now_or_never().is_none());
         answers.send(Ok(7)).unwrap();

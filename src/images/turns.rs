@@ -1,13 +1,13 @@
 //! Turns for fetching an image: one fetch at a time for each hold. A waiting fetch may use another registry,
 //! and need not wait for a slow one, nor for all the fetches that another caller has begun before it.
 //!
-//! A fetch whose registry is slow loses its turn to one that waits with another repository. Nobody knows in advance
-//! how fast that is, and both may be hostile:
+//! A fetch whose registry is slow loses its turn to a fetch that waits with another repository. Nobody knows
+//! in advance how fast the other registry is, and both may be hostile:
 //!
 //! - The longer a turn, the faster its registry has to be. But a caller takes a turn for that reason only once from
 //!   another caller's fetches of one repository: otherwise its next fetches could take it again and again.
-//! - Besides, a slow registry loses its turn. A repository that has lost one takes it back at once from a registry that
-//!   is not half as fast as its own was: so two of them do not take turns for ever.
+//! - Besides, a slow registry loses its turn. A repository that has lost a turn takes it back at once from a
+//!   registry that is not half as fast as its own was: so two of them do not take turns for ever.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -26,8 +26,8 @@ use crate::{
     shares::{Locks, Table},
 };
 
-/// How long a registry need not be faster than a slow one, although others wait. With each further one it has to send
-/// [`FASTER_BYTES`] more in a [`LOOK`].
+/// How long a registry may be just faster than a slow one while others wait. With each such period it has to
+/// send [`FASTER_BYTES`] more in a [`LOOK`].
 const GRACE: Duration = Duration::from_secs(60);
 
 /// The turns of all holds.
@@ -60,10 +60,10 @@ pub(super) struct Lost(Mutex<LostTurns>);
 
 #[derive(Debug, Default)]
 struct LostTurns {
-    /// The callers who have taken them.
+    /// The callers that have taken them.
     to: HashSet<CallerId>,
-    /// How much the registry sent in the last [`LOOK`] of the last one: less than was demanded of it. On average it may
-    /// have sent more, on purpose, and nothing at last.
+    /// How much the registry sent in the last [`LOOK`] before it lost the turn: less than required. Its
+    /// average may be higher if it slowed down on purpose at the end.
     bytes: Option<u64>,
 }
 

@@ -235,7 +235,7 @@ impl Blob {
         &self.expected
     }
 
-    /// The blob's length, if the registry tells it.
+    /// The blob's length, if the registry states it.
     pub(super) fn length(&self) -> Option<u64> {
         self.answer.headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
     }

@@ -150,8 +150,8 @@ impl Error {
             Kind::Unreachable => {
                 let text = format!("the registry {host} is not available for {name}: {text}");
                 Fault::new(Reason::RegistryUnavailable, text).hint(
-                    "wharfd asks registries, not the engine: if others reach it, ask the node's operator \
-                     (docs/operating.md, \"Registries\")",
+                    "wharfd, not the engine, contacts registries: if other machines reach this one, ask the \
+                     node's operator (docs/operating.md, \"Registries\")",
                 )
             }
             Kind::Unavailable | Kind::Busy => {

@@ -1,4 +1,4 @@
-//! Entrances for `fuzz/`: what registries answer.
+//! Entry points for `fuzz/`: the answers of registries.
 #![expect(clippy::unwrap_used, reason = "a fuzzer ends at what must not be")]
 
 use http::StatusCode;

@@ -258,7 +258,7 @@ impl Relay {
         let decoded = String::from_utf8(decoded).ok()?;
         let (id, password) = decoded.split_once(':')?;
         let shared = self.transfers().get(id).cloned()?;
-        // An attacker learns nothing useful from the time: both are random and good for one image only.
+        // An attacker learns nothing useful from the time: both are random and valid for one image only.
         let shared = Some(shared).filter(|shared| shared.password.expose() == password)?;
         shared.has_come.store(true, Ordering::Relaxed);
         Some(shared)

@@ -147,7 +147,7 @@ impl Server {
         if let Some(odd) = addresses.first().copied().filter(|_| !self.endpoint.is_mirror) {
             addresses.retain(|address| !policy::is_no_server(*address));
             if addresses.is_empty() {
-                return Err(Error::new(Kind::Misled, format!("no registry may be at its address, {odd}")));
+                return Err(Error::new(Kind::Misled, format!("no registry may have its address, {odd}")));
             }
         }
         let insecure = self.reach.is_insecure(&self.endpoint.name, &addresses);
@@ -271,7 +271,7 @@ impl Server {
                 let hop = Place::to(reached, "", &realm)?;
                 if !self.may_see_login(reached, &hop.origin) {
                     let shown = shortened(printable(&realm), 200);
-                    let text = format!("its token server {shown} is not asked, since it is without TLS");
+                    let text = format!("wharfd does not use its token server {shown}, which has no TLS");
                     return Err(Error::new(Kind::Misled, text));
                 }
                 let login = self.login.as_ref();
@@ -286,7 +286,7 @@ impl Server {
         }
     }
 
-    /// Whether a token server may be asked: it sees the login, and returns the token that stands for it.
+    /// Whether wharfd may use a token server: it sees the login, and returns the token that stands for it.
     fn may_see_login(&self, reached: &Reached, realm: &Origin) -> bool {
         realm.secure || (reached.insecure && self.is_insecure_hop(reached, realm))
     }

@@ -145,7 +145,7 @@ async fn a_registry_is_nowhere_that_no_server_is() {
     let client = Client::new(directory(), lookups());
     for host in ["169.254.169.254:5000", "0.0.0.0:5000", "168.63.129.16:80"] {
         let (kind, text) = ask(&client, &insecure(), &format!("{host}/app"), None).await.unwrap_err();
-        assert!(kind == Kind::Misled && text.contains("no registry may be at"), "{host}: {text}");
+        assert!(kind == Kind::Misled && text.contains("no registry may have"), "{host}: {text}");
     }
     // Some resolvers and proxies accept more forms of an address.
     for host in ["127.1:5000", "0x7f.1:5000", "2130706433:5000"] {

@@ -1,5 +1,5 @@
-//! The frames of a Zstandard file, and the window that each needs (RFC 8878). They are followed without unpacking:
-//! a decoder reads ahead, and allocates the window of a frame that a reader never reaches.
+//! The frames of a Zstandard file, and the window that each needs (RFC 8878). wharfd follows them without
+//! unpacking: a decoder reads ahead, and allocates the window of a frame that a reader never reaches.
 
 /// The numbers with which frames begin; of those to skip, the last four bits are free.
 const MAGIC: u32 = 0xfd2f_b528;
@@ -33,7 +33,7 @@ pub(super) struct Frames {
 }
 
 impl Frames {
-    /// Frames whose window has at most so many bytes.
+    /// Frames with windows of at most this number of bytes.
     pub(super) fn new(window: u64) -> Self {
         Self { window, state: State::Magic, gathered: [0; 16], length: 0, checksum: false }
     }

@@ -1,8 +1,8 @@
 //! Archives in a context, which BuildKit unpacks itself for an `ADD`.
 //!
-//! An archive goes to BuildKit as it is, so it cannot be written again like a context's tar. It is read here as
-//! BuildKit reads it, to the end, and what the two could read in different ways is refused. BuildKit unpacks only
-//! after a sync, so no byte is unpacked before the archive is judged.
+//! An archive goes to BuildKit as it is, so it cannot be written again like a context's tar. wharfd reads it
+//! to its end as BuildKit does, and refuses everything that the two could read in different ways. BuildKit
+//! unpacks only after a sync, so no byte is unpacked before the archive is judged.
 
 mod frames;
 mod scan;
@@ -29,7 +29,8 @@ pub(super) use synced::{Synced, refused};
 
 use super::tar::entry;
 
-/// BuildKit recognises a compression by so many bytes (`DecompressStream` in moby's `archive` and `go-archive`).
+/// The number of bytes by which BuildKit recognises a compression (`DecompressStream` in moby's `archive` and
+/// `go-archive`).
 const MAGIC_BYTES: usize = 10;
 
 /// The limit on the windows of all copies of one build that unpack, since BuildKit may run them at once.
@@ -38,12 +39,12 @@ const WINDOWS_BYTES: u64 = 1 << 30;
 pub const WINDOW_BYTES_MAX: u64 = 64 << 20;
 /// The largest of Zstandard: that of `zstd -19`. BuildKit unpacks it in its own memory, and takes some times a window.
 const ZSTD_WINDOW_BYTES_MAX: u64 = 8 << 20;
-/// By how much a window of Zstandard is smaller than one of xz, which is a process of its own.
+/// The factor by which a window of Zstandard is smaller than one of xz, which is a process of its own.
 const ZSTD_SHARE: u64 = 4;
-/// What xz takes beside its window.
+/// The memory that xz takes beside its window.
 const XZ_BYTES: u64 = 2 << 20;
 
-/// What an archive may do on an engine.
+/// The limits on an archive on an engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// The largest window.
@@ -67,7 +68,7 @@ pub struct Archive {
 }
 
 enum State {
-    /// The beginning, until it is known what the file is.
+    /// The beginning, until the kind of the file is known.
     Begin(Vec<u8>),
     Plain(Box<Scan>),
     Gzip(Box<MultiGzDecoder<Scan>>),
@@ -121,7 +122,7 @@ impl Archive {
             self.state = self.begun(&begin)?;
             self.more(&begin)?;
         }
-        // What is left in a decoder. An archive that breaks off is BuildKit's to refuse.
+        // The rest in a decoder. BuildKit itself refuses an archive that breaks off.
         let ended = match &mut self.state {
             State::Plain(_) | State::Frames(_) | State::Other | State::Begin(_) => return Ok(()),
             State::Gzip(decoder) => decoder.try_finish(),
@@ -136,7 +137,7 @@ impl Archive {
         }
     }
 
-    /// What a file is that begins like this, as BuildKit finds it out.
+    /// The kind of a file with this beginning, as BuildKit determines it.
     fn begun(&self, begin: &[u8]) -> Result<State, String> {
         let scan = Scan::new();
         let magic = begin.get(..MAGIC_BYTES).unwrap_or(begin);
@@ -156,8 +157,8 @@ impl Archive {
             }
             [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, _, _, _, _, ..] => {
                 if !self.limits.zstd {
-                    return Err("is compressed by Zstandard, and the engine's BuildKit never frees the memory in which \
-                                it unpacks that (0.22 does): compress it by gzip"
+                    return Err("is compressed with Zstandard, and the engine's BuildKit never frees the \
+                                memory in which it unpacks that (0.22 does): compress it with gzip"
                         .to_owned());
                 }
                 let window = (self.limits.window / ZSTD_SHARE).min(ZSTD_WINDOW_BYTES_MAX);
@@ -197,7 +198,7 @@ impl Archive {
             self.no_tar();
             return Ok(());
         }
-        // Another decoder may go on where this one fails.
+        // Another decoder may continue where this one fails.
         passed.map_err(|error| self.broken(&error))
     }
 
@@ -213,8 +214,8 @@ impl Archive {
         if is_limit(error) {
             let max = self.limits.window >> 20;
             return format!(
-                "needs a larger dictionary than the {max} MiB that it may have in this build: compress it by `xz -6`, \
-                 or unpack it in the context"
+                "needs a larger dictionary than the {max} MiB that it may have in this build: compress it \
+                 with `xz -6`, or unpack it in the context"
             );
         }
         format!("cannot be unpacked: {error}")

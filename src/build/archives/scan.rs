@@ -1,4 +1,5 @@
-//! Reads a tar as Go's `archive/tar` does, which BuildKit uses, and refuses what BuildKit should not unpack.
+//! Reads a tar as Go's `archive/tar` does, which BuildKit uses, and refuses everything that BuildKit should
+//! not unpack.
 
 use std::{
     collections::HashSet,
@@ -32,7 +33,7 @@ enum State {
     /// One empty block: a second one ends the tar.
     Empty,
     End,
-    /// It is no tar.
+    /// It is not a tar.
     Not,
 }
 
@@ -44,7 +45,7 @@ struct Extensions {
     path: Option<Vec<u8>>,
     target: Option<Vec<u8>>,
     size: Option<u64>,
-    /// Of GNU, which comes before PAX.
+    /// GNU's, which takes precedence over PAX.
     long_path: Option<Vec<u8>>,
     long_target: Option<Vec<u8>>,
 }
@@ -186,7 +187,7 @@ impl Scan {
         };
         if is_second {
             return Err(
-                "has several extended headers before one entry: make it by another program".to_owned()
+                "has several extended headers before one entry: make it with another program".to_owned()
             );
         }
         let length = usize::try_from(size).unwrap_or_default();
@@ -238,13 +239,13 @@ impl Scan {
                 // The oldest tars have no type for directories.
                 let is_directory = kind == 0 && path.ends_with(b"/");
                 if kind == 0 && !is_sure {
-                    return Err(format!("has a header that programs read differently, of `{}`", shown()));
+                    return Err(format!("has a header for `{}` that programs read differently", shown()));
                 }
                 if !is_directory {
                     size = extensions
                         .size
                         .or_else(|| entry::size(block))
-                        .ok_or_else(|| format!("has a header that cannot be read, of `{}`", shown()))?;
+                        .ok_or_else(|| format!("has a header for `{}` that cannot be read", shown()))?;
                     if is_sure {
                         self.files.insert(hash);
                     }
@@ -268,7 +269,7 @@ impl Scan {
             }
             b'3'..=b'6' => {}
             b'S' => return Err(sparse()),
-            _ => return Err(format!("has an entry of a type that BuildKit does not unpack, `{}`", shown())),
+            _ => return Err(format!("has an entry `{}` of a type that BuildKit does not unpack", shown())),
         }
         self.state = match size.saturating_add(padding(size) as u64) {
             0 => State::Header,
@@ -312,7 +313,7 @@ impl Write for Scan {
 }
 
 impl Extensions {
-    /// Reads PAX's records, of which the last one with a key counts, and none without a value.
+    /// Reads PAX's records. The last record with a key counts, and a record without a value does not.
     fn read(&mut self, mut body: &[u8]) -> Result<(), String> {
         self.records = true;
         while !body.is_empty() {

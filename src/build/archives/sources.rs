@@ -28,13 +28,14 @@ impl Unpacked {
         (!patterns.is_empty()).then(|| Self { patterns: patterns.into_iter().collect(), limits })
     }
 
-    /// What each archive may do.
+    /// The limits on each archive.
     pub fn limits(&self) -> Limits {
         self.limits
     }
 
-    /// What tells trees apart that were judged for other sources, or by other limits. BuildKit asks only for files that
-    /// it does not have from an earlier sync: only those of a sync that was judged in the same way count as judged.
+    /// Distinguishes trees that were judged for other sources, or by other limits. BuildKit asks only for
+    /// files that it does not have from an earlier sync: only those of a sync that was judged in the same way
+    /// count as judged.
     pub fn key(&self) -> String {
         let mut hash = Sha256::new();
         hash.update(format!("{RULES} {} {}\n", self.limits.window, self.limits.zstd));

@@ -82,7 +82,7 @@ impl Synced {
         Ok(())
     }
 
-    /// Judges the bytes of a file. The last ones are judged with the file's end, before they go on.
+    /// Judges the bytes of a file. The last bytes are judged with the file's end, before they are passed on.
     pub(in crate::build) fn pass(&mut self, id: u32, bytes: &[u8]) -> Result<(), Status> {
         if let Some(file) = self.files.remove(&id) {
             if self.open.len() >= AT_ONCE {

@@ -165,7 +165,7 @@ fn windows_are_bounded() {
     let tar = of_file(&vec![b'x'; 20 << 20]);
     assert_eq!(judged(&zstd(&tar, 23)), Ok(()));
     refused_with(&zstd(&tar, 24), "has a Zstandard window of 16 MiB, and may have one of 8 MiB");
-    // Later frames, those of a file that is no tar, and those behind a tar's end.
+    // Later frames, those of a file that is not a tar, and those behind a tar's end.
     for before in [&tar[..], b"no tar", &of_file(b"small")] {
         refused_with(&[zstd(before, 17), zstd(&tar, 25)].concat(), "has a Zstandard window of 32 MiB");
     }
@@ -173,7 +173,7 @@ fn windows_are_bounded() {
     assert!(judged_in(&zstd(&tar, 21), 4096, small).unwrap_err().contains("may have one of 1 MiB"));
     let none = Limits { zstd: false, ..LIMITS };
     for archive in [zstd(&tar, 17), zstd(b"no tar", 17)] {
-        assert!(judged_in(&archive, 4096, none).unwrap_err().contains("compress it by gzip"));
+        assert!(judged_in(&archive, 4096, none).unwrap_err().contains("compress it with gzip"));
     }
     assert_eq!(judged_in(&gzip(&tar), 4096, none), Ok(()));
 

@@ -41,7 +41,7 @@ async fn a_client_that_is_silent_in_a_sync_ends_it() {
     let messages: Vec<_> = soon(side.messages().collect()).await;
     let [Ok(_), Err(silent)] = messages.as_slice() else { panic!("{messages:?}") };
     assert_eq!(silent.code(), Code::DeadlineExceeded, "{silent}");
-    assert!(silent.message().contains("said nothing"), "{silent}");
+    assert!(silent.message().contains("sent nothing"), "{silent}");
 }
 
 /// BuildKit ends a build whose context does not come, but goes on without an ignore file.

@@ -28,9 +28,10 @@ const ARGUMENT_BYTES: u64 = 128;
 /// has, so that its time grows with the square of their number (10,000 `ENV`s cost 7 s of a processor, measured on
 /// the newest engine). Real Dockerfiles have a few dozen.
 const VARIABLES_SEEN_MAX: usize = 50_000_000;
-/// The limit on the steps that stand one on the other, and on those of all stages, for the frontend in the engine: its
-/// time grows with the square of their number (1000 `COPY`s cost 14 s of a processor, 1000 `RUN`s 7 s, 500 `COPY`s 4 s;
-/// measured on the oldest engine). No engine can use an image of more than 500 layers (the kernel's overlays).
+/// The limit on the steps that follow one another, and on the steps of all stages, for the frontend in the
+/// engine: its time grows with the square of their number (1000 `COPY`s cost 14 s of a processor, 1000 `RUN`s
+/// 7 s, 500 `COPY`s 4 s; measured on the oldest engine). No engine can use an image of more than 500 layers
+/// (the kernel's overlays).
 const CHAIN_MAX: u64 = 600;
 const STEPS_MAX: u64 = 6000;
 /// The limit on the bytes that the frontend in an old engine copies to join the lines of instructions (before BuildKit
@@ -214,7 +215,7 @@ impl Estimate {
         if matches!(keyword.as_slice(), b"run" | b"copy" | b"add" | b"workdir" | b"from") {
             self.step()?;
         }
-        // A copy of the history below is no part of the history: with each stage on another it would double.
+        // A copy of the history below is not part of the history: with each stage on another it would double.
         let grown = if keyword == b"from" { own } else { cost };
         self.stage.history = self.stage.history.saturating_add(grown);
         if is_trigger {
@@ -250,7 +251,7 @@ impl Estimate {
         self.steps += 1;
         self.stage.steps += 1;
         if self.rules.frontend.is_builtin() && self.stage.steps > CHAIN_MAX {
-            return Err(format!("more than {CHAIN_MAX} steps stand one on the other"));
+            return Err(format!("more than {CHAIN_MAX} steps follow one another"));
         }
         if self.rules.frontend.is_builtin() && self.steps > STEPS_MAX {
             return Err(format!("the Dockerfile has more than {STEPS_MAX} steps"));
@@ -282,9 +283,7 @@ impl Estimate {
         let may_be_empty = |name: &[u8]| !keeps_unset || self.variables.may_have(name);
         let Some(begin) = patterns::empty(text, may_be_empty) else { return Ok(()) };
         let begin = printable(&String::from_utf8_lossy(begin));
-        Err(format!(
-            "the pattern in `{begin}` may be empty, which the builder of some engines does not survive"
-        ))
+        Err(format!("the pattern in `{begin}` may be empty, which crashes the builder of some engines"))
     }
 
     /// Judges `NAME=VALUE …`, or `ENV NAME VALUE`. All values are expanded with the variables from before the
@@ -368,7 +367,7 @@ impl Estimate {
     }
 }
 
-/// Whether a name is what it seems, and not quoted or replaced.
+/// Whether a name stands for itself, and is not quoted or replaced.
 fn is_known(name: &[u8]) -> bool {
     // BuildKit ignores a byte order mark before the name.
     name.is_ascii() && !name.is_empty() && parts::is_plain(name)

@@ -1,5 +1,5 @@
-//! The inputs that the fuzzer of BuildKit's frontend has found to end it (`fuzz/frontend/known`): wharfd refuses each
-//! before the engine's own frontend reads it.
+//! The inputs with which the fuzzer has crashed BuildKit's frontend (`fuzz/frontend/known`): wharfd refuses
+//! each before the engine's own frontend reads it.
 
 use std::{
     fs,

@@ -31,7 +31,7 @@ impl Frontend {
         Version::ALL.into_iter().filter(move |version| only.is_none_or(|only| *version == only))
     }
 
-    /// The same, but of those that read `text` alike only the first.
+    /// The same, but only the first of those that read `text` alike.
     pub(super) fn readings(self, text: &[u8]) -> impl Iterator<Item = Version> {
         let mut last = None;
         self.versions().filter(move |version| {

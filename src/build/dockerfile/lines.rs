@@ -1,7 +1,7 @@
 //! The instructions of a Dockerfile, exactly as BuildKit's parser (`frontend/dockerfile/parser`) finds them in
 //! its lines. A job that makes wharfd and BuildKit read a text in two ways hides an instruction from the judge.
 //!
-//! `tests/instructions` holds this against the parsers of all versions.
+//! `tests/instructions` tests this against the parsers of all versions.
 
 use super::{
     parts::{command, is_json, trim_start},
@@ -201,8 +201,8 @@ fn heredoc(word: &[u8], version: Version) -> Result<Option<Opened>, NoWords> {
     Ok(Some(Opened { name: name.clone(), loses_tabs, is_expanded: quotes(name) == quotes(raw) }))
 }
 
-/// Reads a text as a version of BuildKit does, one instruction after the other: a text of a few MiB can have half a
-/// million. If BuildKit refuses the text, the instructions here are some of what it says.
+/// Reads a text as a version of BuildKit does, one instruction after the other: a text of a few MiB can have
+/// half a million. If BuildKit refuses the text, the instructions here are only a part of those in the text.
 pub(super) fn read(text: &[u8], version: Version) -> impl Iterator<Item = Result<Instruction, Unclear>> {
     let text = text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text);
     let lines = text.split_inclusive(|byte| *byte == b'\n').zip(1_usize..);

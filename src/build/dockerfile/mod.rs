@@ -117,7 +117,7 @@ enum State {
 
 /// All texts that have yet to pass.
 const ALL: &[State] = &[State::New, State::Earlier];
-/// Those of them that have passed once.
+/// The texts among them that have passed once.
 const AGAIN: &[State] = &[State::Earlier];
 
 impl Judge {
@@ -141,7 +141,7 @@ impl Judge {
         &self.passed
     }
 
-    /// Forgets the texts: the Dockerfile comes again.
+    /// Forgets the texts: the Dockerfile arrives again.
     pub(super) fn begin(&self) {
         self.known().texts.clear();
     }
@@ -272,8 +272,9 @@ impl Judge {
         let each = self.rules.frontend.versions().map(|version| {
             let mut estimate = self.of_bases(&bases, version);
             estimate.base(base, version)?;
-            // From BuildKit 0.27 on a comment `# check=` before a trigger's instruction ends the frontend, and the
-            // engine with it; up to 0.34 nothing mends that. No builder writes a comment into a trigger.
+            // From BuildKit 0.27 on a comment `# check=` before a trigger's instruction ends the frontend,
+            // and the engine with it; up to 0.34 nothing fixes that. No builder writes a comment into a
+            // trigger.
             let mut instructions =
                 base.triggers.iter().flat_map(|trigger| lines::read(trigger.as_bytes(), version));
             if instructions.any(|instruction| instruction.is_ok_and(|one| one.is_commented)) {

@@ -1,15 +1,16 @@
 //! The stages of a Dockerfile, and how often BuildKit before 0.14 visits them.
 //!
-//! To find the stages that a build needs, it goes from a stage to the one that it builds on and to those that it
-//! copies from, and does not remember where it has been (`isReachable` and `findReachable` in `dockerfile2llb`). A
-//! stage that comes back to itself overflows the stack, which ends the engine. BuildKit looks for such circles among
-//! copies alone. And where each stage builds on the last one and copies from it, the visits double with each stage.
+//! To find the stages that a build needs, BuildKit follows each stage to the one that it builds on and to
+//! those that it copies from, and does not remember the stages that it has visited (`isReachable` and
+//! `findReachable` in `dockerfile2llb`). A stage that comes back to itself overflows the stack, which ends
+//! the engine. BuildKit looks for such circles only among copies. And if each stage builds on the last one
+//! and copies from it, the visits double with each stage.
 
 use std::collections::HashMap;
 
 use super::{lines::Instruction, parts};
 
-/// The limit on visits, which BuildKit begins anew for each stage: some seconds of a processor.
+/// The limit on visits, which BuildKit starts again for each stage: some seconds of a processor.
 const VISITS_MAX: u64 = 50_000_000;
 
 /// The stages of a text.
@@ -144,7 +145,7 @@ impl Stages {
         }
     }
 
-    /// The places to which BuildKit goes on.
+    /// The places that BuildKit visits next.
     fn next(&self, place: Place) -> Vec<Place> {
         match place {
             Place::Before(0) => Vec::new(),

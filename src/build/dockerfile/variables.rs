@@ -81,7 +81,7 @@ impl Variables {
         let own = Size::of(text);
         let mut sum = own;
         let end = text.iter().rposition(|byte| *byte == b'}').unwrap_or_default();
-        // Of the text from here to the last brace; counted once, since a text can have many names.
+        // The text from here to the last brace; counted once, since a text can have many names.
         let (mut inside, mut counted) = (Size::default(), end);
         for (at, _) in text.iter().enumerate().rev().filter(|(_, byte)| **byte == b'$') {
             inside.bytes = end.saturating_sub(at) as u64;

@@ -32,11 +32,11 @@ impl Chains {
         }
         let length = before + 1;
         self.lengths.insert(digest.to_owned(), length);
-        // The source at the beginning, and the end, which only points at the result, are no steps.
+        // The source at the beginning, and the end, which only points at the result, are not steps.
         if length > STEPS_MAX + 2 {
             return Err(refuse(format!(
-                "more than {STEPS_MAX} of its steps wait for one another: join some of them, or build a part of the \
-                 stages first"
+                "it has a chain of more than {STEPS_MAX} steps: merge steps, or build a part of the \
+                 Dockerfile as an image of its own"
             )));
         }
         Ok(())
@@ -86,7 +86,7 @@ mod tests {
         let Err(Refusal::Refused(why)) = judge(&graph(STEPS_MAX + 3, last)) else {
             panic!("it is let through")
         };
-        assert!(why.text().contains("more than 1000 of its steps wait for one another"), "{why}");
+        assert!(why.text().contains("a chain of more than 1000 steps"), "{why}");
         // Each waits for two, one of which has a long chain below it.
         let both = |digests: &[String]| digests.first().into_iter().chain(digests.last()).cloned().collect();
         assert!(judge(&graph(STEPS_MAX + 3, both)).is_err());

@@ -24,7 +24,8 @@ pub type Attributes = BTreeMap<String, BTreeMap<String, String>>;
 
 /// How the URL of an uploaded tar begins (`session/upload` in BuildKit).
 pub(super) const UPLOADED: &str = "http://buildkit-session/";
-/// The attribute by which BuildKit tells trees of earlier syncs apart (`source/local`). It is in no cache key.
+/// The attribute by which BuildKit distinguishes trees of earlier syncs (`source/local`). It is in no cache
+/// key.
 const HINT: &str = "local.sharedkeyhint";
 
 /// The salts that keep a job's results apart from another's.
@@ -97,7 +98,7 @@ pub fn names(definition: &Definition) -> impl Iterator<Item = (String, String)> 
     })
 }
 
-/// The first line of the Dockerfile from which the operation with this digest comes, if the graph tells it.
+/// The first line of the Dockerfile from which the operation with this digest comes, if the graph says it.
 pub fn line(definition: &Definition, digest: &str) -> Option<u32> {
     let locations = definition.source.as_ref()?.locations.get(digest)?;
     let line = locations.locations.first()?.ranges.first()?.start?.line;

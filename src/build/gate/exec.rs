@@ -12,7 +12,8 @@ use crate::{
 /// A Dockerfile has some ten cache mounts in all.
 const CACHES_MAX: usize = 1000;
 const CACHE_ID_BYTES_MAX: usize = 1024;
-/// BuildKit keeps the step's whole text with each of its cache mounts, and shows it to whoever lists them, in at most 16 MiB.
+/// BuildKit keeps the step's whole text with each of its cache mounts, and shows it to every client that
+/// lists them, in at most 16 MiB.
 const CACHE_TEXT_BYTES_MAX: usize = 8 << 20;
 
 /// The cache mounts of a graph.
@@ -61,7 +62,7 @@ impl Gate<'_> {
             Ok(NetMode::Unset) => StepNetwork::Default,
             Ok(NetMode::None) => StepNetwork::None,
             Ok(NetMode::Host) => {
-                let text = "`RUN --network=host` is not allowed: it is the node's network";
+                let text = "`RUN --network=host` is not allowed: the step would use the node's network";
                 let hint = "omit `--network=host`";
                 return Err(Fault::new(Reason::GraphDenied, text).hint(hint).into());
             }
@@ -71,7 +72,7 @@ impl Gate<'_> {
         match SecurityMode::try_from(exec.security) {
             Ok(SecurityMode::Sandbox) => {}
             Ok(SecurityMode::Insecure) | Err(_) => {
-                let text = "`RUN --security=insecure` is not allowed: it is root on the node";
+                let text = "`RUN --security=insecure` is not allowed: the step would be root on the node";
                 let hint = "omit `--security=insecure`";
                 return Err(Fault::new(Reason::GraphDenied, text).hint(hint).into());
             }

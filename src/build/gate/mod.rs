@@ -111,7 +111,7 @@ impl From<Fault> for Refusal {
     }
 }
 
-/// What was found in a graph.
+/// The findings in a graph.
 #[derive(Default)]
 struct Seen {
     images: BTreeSet<String>,
@@ -139,7 +139,7 @@ pub struct Gate<'a> {
     images: BTreeSet<&'a str>,
     /// Admitted URLs, including the uploaded tar's, and the attributes that each gets.
     fetched: Attributes,
-    /// What was found in the uploaded tar.
+    /// The findings in the uploaded tar.
     found: Option<&'a Found>,
     /// Whether the engine may unpack Zstandard.
     zstd: bool,
@@ -275,7 +275,7 @@ impl Gate<'_> {
         Ok(())
     }
 
-    /// Judges an operation; `line` tells its line of the Dockerfile, if it is known.
+    /// Judges an operation; `line` returns its line of the Dockerfile, if it is known.
     fn op(&self, op: &Op, line: &dyn Fn() -> Option<u32>, seen: &mut Seen) -> Result<(), Refusal> {
         if let Some(WorkerConstraints { filter }) = &op.constraints
             && !filter.is_empty()

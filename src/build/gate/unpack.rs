@@ -16,7 +16,7 @@ use crate::{
 /// The most copies that unpack. BuildKit begins all of them at once.
 const COPIES_MAX: usize = 256;
 
-/// What an operation gives to copies.
+/// The input that an operation gives to copies.
 #[derive(Clone, Copy, Debug)]
 enum Kind {
     /// The context's directory.
@@ -33,7 +33,7 @@ pub(super) struct Unpacks {
     kinds: BTreeMap<String, Kind>,
     /// The sources that are unpacked from the context's directory.
     synced: Vec<String>,
-    /// Those from a context that came as a tar.
+    /// The sources from a context that came as a tar.
     uploaded: Vec<String>,
 }
 
@@ -101,8 +101,8 @@ fn not_seen() -> Fault {
 }
 
 fn too_many() -> Fault {
-    let text = format!("more than {COPIES_MAX} files are copied by `ADD`, which would unpack each");
-    Fault::new(Reason::GraphDenied, text).hint("use `COPY` for files that are no archives")
+    let text = format!("`ADD` names more than {COPIES_MAX} files, and would unpack each");
+    Fault::new(Reason::GraphDenied, text).hint("use `COPY`, which never unpacks")
 }
 
 #[cfg(test)]

@@ -72,7 +72,7 @@ impl Width {
              another; {CHAINS_MAX} may",
             self.chains.len()
         );
-        let hint = "build fewer stages at once, by their names, or let stages go on from one another";
+        let hint = "build single stages, or let stages build on one another";
         Err(Fault::new(Reason::GraphDenied, text).hint(hint).into())
     }
 }

@@ -1,4 +1,4 @@
-//! One output on its way from BuildKit to the client.
+//! Passes one output from BuildKit to the client.
 
 use std::{
     sync::{
@@ -93,8 +93,8 @@ struct Line {
     form: Form,
     told: Told,
     state: Mutex<State>,
-    /// Whether BuildKit has said that it knows that the client has all of a tree. It fails to say so, and the build with
-    /// it, if the stream has ended.
+    /// Whether BuildKit has acknowledged that the client has all of a tree. If the stream has already closed,
+    /// it cannot, and the build fails.
     is_known: CancellationToken,
 }
 
@@ -181,8 +181,8 @@ impl Line {
 /// From BuildKit to the client.
 struct Down {
     line: Arc<Line>,
-    /// The place of the last message, which says that the output is not whole: the end alone would say that it is, and a
-    /// client that does not read must not keep it from being said.
+    /// A reserved slot for the error that marks the output as incomplete: a plain end would mean success, and
+    /// a client that does not read must not block it.
     last: Option<OwnedPermit<Result<Bytes, Status>>>,
 }
 
@@ -302,7 +302,7 @@ impl Up {
 
     /// The message for BuildKit: of a tree, what an honest receiver says, encoded again.
     fn judge(&self, message: &Bytes) -> Result<Bytes, Status> {
-        let unexpected = || Status::invalid_argument("the client may not say that to an output");
+        let unexpected = || Status::invalid_argument("the client may not send that to an output");
         if self.line.form == Form::File || self.line.is_whole() {
             return Err(unexpected());
         }

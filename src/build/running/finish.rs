@@ -89,7 +89,10 @@ impl Build<'_> {
     ) -> Result<(), Fault> {
         let client: &BuildClient = &self.order.client;
         let broken = |status: Status| {
-            Fault::new(Reason::StreamBroken, format!("an output was not taken: {}", status.message()))
+            Fault::new(
+                Reason::StreamBroken,
+                format!("the client did not accept an output: {}", status.message()),
+            )
         };
         let chosen = [Chosen::built(image.clone(), names.to_vec())];
         let (pieces, mut made) = mpsc::channel(1);

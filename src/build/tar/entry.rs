@@ -1,8 +1,8 @@
 //! An entry of a tar, read from a header and its extensions, and written again.
 //!
-//! Programs differ in how they read a header. So the engine never reads a client's header, but one that was
-//! written here from what was understood: ustar, with PAX records for values that do not fit (POSIX, "pax
-//! Interchange Format").
+//! Programs differ in how they read a header. So the engine never reads a client's header, but a header that
+//! was written here from the understood parts: ustar, with PAX records for values that do not fit (POSIX,
+//! "pax Interchange Format").
 
 use bytes::{BufMut as _, BytesMut};
 use tonic::Status;

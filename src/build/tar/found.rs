@@ -1,4 +1,4 @@
-//! The archives in a tar that BuildKit may not unpack. Whether it would is known only with the graph.
+//! The archives in a tar that BuildKit may not unpack. Only the graph says whether it would.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -9,7 +9,7 @@ const COPIES: usize = 16;
 /// The most archives that are remembered.
 const ARCHIVES_MAX: usize = 64;
 
-/// What was found in a tar.
+/// The findings in a tar.
 #[derive(Debug)]
 pub struct Found {
     limits: Limits,

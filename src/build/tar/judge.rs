@@ -302,8 +302,8 @@ impl Judge {
         Ok(())
     }
 
-    /// The hashes of `path` and of all directories on the way to it, from the first directory on, each with the length
-    /// of its path. A path has up to 2048 of them, so each goes on from the one before.
+    /// The hashes of `path` and of all directories on the way to it, from the first directory on, each with
+    /// the length of its path. A path has up to 2048 of them, so each continues from the one before.
     fn hashes(&self, path: &str) -> impl Iterator<Item = (usize, u64)> {
         let mut hasher = self.hasher.build_hasher();
         let mut end = 0;
@@ -325,7 +325,7 @@ impl Judge {
         for (end, hash) in self.hashes(path) {
             let Some(parent) = path.get(..end).and_then(|parent| parent.strip_suffix('/')) else { break };
             if self.links.contains(&hash) {
-                let text = format!("`{}` lies behind the link `{}`", printable(path), printable(parent));
+                let text = format!("`{}` is below the link `{}`", printable(path), printable(parent));
                 return Err(refused(format!("{text}: give it the path that the link leads to")));
             }
         }

@@ -30,7 +30,7 @@ use crate::{
 /// How many pieces may wait for BuildKit. Each has a few MiB at most, and usually far less.
 const PIECES: usize = 2;
 
-/// After so many bytes that are not passed on, others get their turn.
+/// After this number of bytes that are not passed on, others get their turn.
 const PASSED_BYTES: usize = 1 << 20;
 
 /// The number of bytes that distinguish a tar from a Dockerfile: its first header.
@@ -207,7 +207,7 @@ impl Tar {
         format!("http://buildkit-session{}", self.path)
     }
 
-    /// What was found in it, once it has been read.
+    /// The findings in it, once it has been read.
     pub fn found(&self) -> &Found {
         &self.found
     }

@@ -220,7 +220,7 @@ fn entries_that_are_no_files_are_refused() {
         tar.append_link(&mut header(EntryType::Symlink, 0), "d", "deploy").unwrap();
         tar.append_data(&mut header(EntryType::Regular, 0), "d/Dockerfile", &[][..]).unwrap();
     });
-    refused_with(&behind, "lies behind the link `d`");
+    refused_with(&behind, "is below the link `d`");
     // A hard link to a symlink, and a hard link to a file behind a symlink.
     let further = |target: &str, path: &str| {
         tar(|tar| {
@@ -230,8 +230,8 @@ fn entries_that_are_no_files_are_refused() {
             tar.append_data(&mut header(EntryType::Regular, 0), path, &[][..]).unwrap();
         })
     };
-    refused_with(&further("d", "e/Dockerfile"), "lies behind the link `e`");
-    refused_with(&further("d/x", "f"), "`d/x` lies behind the link `d`");
+    refused_with(&further("d", "e/Dockerfile"), "is below the link `e`");
+    refused_with(&further("d/x", "f"), "`d/x` is below the link `d`");
     assert!(passed(&further("d", "f")).is_ok() && passed(&further("a", "f")).is_ok());
     assert!(passed(&of_entry(EntryType::Symlink, "x", "/etc/shadow")).is_ok());
 }
@@ -323,7 +323,7 @@ fn what_entries_say_is_bounded() {
 #[test]
 fn compressed_tars_are_bounded() {
     for begin in [&b"BZh91AY&SY"[..], &[0xfd, b'7', b'z', b'X', b'Z', 0, 0, 4]] {
-        refused_with(begin, " -dc` unpacks it, or compressed by gzip or zstd");
+        refused_with(begin, " -dc` first, or compress it with gzip or zstd");
     }
     // Zeros beyond the first limit.
     let mut zeros = zstd::Encoder::new(Vec::new(), 1).unwrap();

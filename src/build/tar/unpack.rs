@@ -105,6 +105,7 @@ impl Unpack {
 
 fn not_unpacked(kind: &str, program: &str) -> Status {
     refused(format!(
-        "the tar is compressed by {kind}: send it plain, as `{program}` unpacks it, or compressed by gzip or zstd"
+        "the tar is compressed with {kind}: unpack it with `{program}` first, or compress it with gzip or \
+         zstd"
     ))
 }

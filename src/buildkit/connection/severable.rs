@@ -11,8 +11,8 @@ use hyper_util::rt::TokioIo;
 use tokio::{io::BufWriter, net::UnixStream};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-/// A socket that can be cut from outside. Dropping or aborting hyper's task does not close the socket:
-/// HTTP/2 runs in a task of its own, which would go on, and the build's steps with it.
+/// A socket that can be cut from outside. Dropping or aborting hyper's task does not close the socket: HTTP/2
+/// runs in a task of its own, which would continue, and the build's steps with it.
 ///
 /// Written bytes are sent only when flushed. h2 writes the client's preface and the settings that must
 /// follow it in two tasks, and Go's server ends a connection if the settings come more than two seconds

@@ -67,7 +67,7 @@ impl AsyncRead for SessionIo {
 }
 
 impl SessionIo {
-    /// The stream over the messages of `call`, which sends what comes out of the other end of `sender`.
+    /// The stream over the messages of `call`, which sends the bytes that leave the other end of `sender`.
     pub(super) fn new(
         call: impl Future<Output = Result<Streaming<BytesMessage>, Status>> + Send + 'static,
         sender: mpsc::Sender<BytesMessage>,

@@ -1,8 +1,9 @@
 //! The steps of a pass that have just begun.
 //!
-//! Up to some version before 0.33 BuildKit does not kill a step whose build is cancelled after the step has begun and
-//! before its process exists (`runcProcessHandle` in `executor/runcexecutor`: "nothing to kill"). The step would run on
-//! without its build, maybe for ever. 0.33 kills runc instead, which has made a cgroup for the step: it stays, empty.
+//! Up to some version before 0.33 BuildKit does not kill a step whose build is cancelled after the step has
+//! begun and before its process exists (`runcProcessHandle` in `executor/runcexecutor`: "nothing to kill").
+//! The step would continue without its build, perhaps for ever. BuildKit 0.33 kills runc instead, which has
+//! made a cgroup for the step: the cgroup stays, empty.
 
 use std::{
     collections::HashMap,
@@ -78,7 +79,7 @@ impl Begun {
         }
     }
 
-    /// Returns once every step that runs has its process. The graph's other steps go on meanwhile.
+    /// Returns once every step that runs has its process. The graph's other steps continue meanwhile.
     pub(super) async fn have_processes(&self) {
         while let Some(until) = self.until().filter(|until| *until > Instant::now()) {
             sleep_until(until).await;

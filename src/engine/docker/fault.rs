@@ -66,8 +66,8 @@ pub(crate) fn unexpected(doing: &str, error: Error) -> Fault {
     }
 }
 
-/// Words of the engine's own about an image that it has fetched, which it answers with 500, or with 200 and a line
-/// of text. What a registry says never comes from here: it is the relay that hears it.
+/// The engine's own error texts about a fetched image, sent with status 500, or with 200 and an error line.
+/// Registries' errors come from the relay instead.
 const OTHER_PLATFORM: [&str; 3] =
     ["no matching manifest", "no match for platform", "does not match the specified platform"];
 const FORGED: [&str; 5] = [
@@ -105,7 +105,7 @@ pub(crate) fn transfer(reference: &Reference, platform: &Platform, error: Error)
 pub(crate) fn stalled(reference: &Reference) -> Fault {
     let text =
         format!("the registry {} stopped in the middle of {}", reference.host(), in_registry(reference));
-    Fault::new(Reason::RegistryUnavailable, text).hint("try again; if it stays so, look at the registry")
+    Fault::new(Reason::RegistryUnavailable, text).hint("try again; if it persists, look at the registry")
 }
 
 /// The registry has no such image.
@@ -126,8 +126,7 @@ pub(crate) fn hub_named(reference: &Reference, fault: Fault) -> Fault {
         return fault;
     }
     let hub = format!(
-        "a name without a registry means Docker Hub, here {reference}; for another registry, begin with its host, \
-         as in registry.example.com/{}",
+        "without a registry a name means Docker Hub; for another one, write `registry.example.com/{}`",
         reference.familiar()
     );
     let hint = fault.hint_text().map_or_else(|| hub.clone(), |said| format!("{said}; {hub}"));

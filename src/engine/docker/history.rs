@@ -18,7 +18,8 @@ use crate::{
 /// The bytes that BuildKit keeps for each entry, apart from its texts.
 const ENTRY_BYTES: u64 = 80;
 
-/// An entry of the history. The names of the image stand there, too, but are none of it: other jobs give them.
+/// An entry of the history. It also contains the names of the image, which do not count: other jobs give
+/// them.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 struct Entry {
@@ -35,7 +36,7 @@ impl Entry {
 }
 
 impl Lines {
-    /// The number of bytes of an image's history, as the engine tells it in this version of the API.
+    /// The number of bytes of an image's history, as the engine reports it in this version of the API.
     pub(in crate::engine) async fn history_bytes(
         &self,
         version: impl fmt::Display,

@@ -1,5 +1,5 @@
-//! The list of all images, of which wharfd keeps only what it needs. Jobs choose their images' labels, so the
-//! whole list may be larger than wharfd's memory.
+//! The list of all images. wharfd keeps only the parts that it needs. Jobs choose their images' labels, so
+//! the whole list may be larger than wharfd's memory.
 
 use std::fmt;
 
@@ -40,7 +40,7 @@ pub(crate) struct Listed {
 #[derive(Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub(crate) struct ListedContainer {
-    /// The image's name, as whoever made the container gave it.
+    /// The image's name, as the container's creator gave it.
     #[serde(deserialize_with = "zero")]
     pub(crate) image: String,
     /// The image's id.

@@ -167,7 +167,7 @@ impl ImageStore {
             && image.architecture.as_deref() == Some(&self.platform.architecture)
     }
 
-    /// All images of the engine, whoever owns them.
+    /// All images of the engine, of all owners.
     pub(crate) async fn list(&self) -> Result<Vec<Listed>, Fault> {
         let mut tried = 0;
         loop {
@@ -183,19 +183,19 @@ impl ImageStore {
         }
     }
 
-    /// All containers of the engine, whoever made them.
+    /// All containers of the engine, of all owners.
     pub(crate) async fn containers(&self) -> Result<Vec<ListedContainer>, Fault> {
         let listed = self.lines.containers(self.docker.client_version()).await;
         listed.map_err(|error| fault::unexpected("list containers", error))
     }
 
-    /// The number of bytes of the history of the image with this name, as the engine tells it; `None` if it does not
-    /// tell that of this image, such as one that has fewer layers than its history says.
+    /// The number of bytes of the history of the image with this name, as the engine reports it; `None` if it
+    /// does not report that of this image, such as an image with fewer layers than its history says.
     pub(crate) async fn history_bytes(&self, image: &ImageName) -> Result<Option<u64>, Fault> {
         match self.lines.history_bytes(self.docker.client_version(), image.as_str()).await {
             Ok(bytes) => Ok(Some(bytes)),
             Err(Error::DockerResponseServerError { .. }) => Ok(None),
-            Err(error) => Err(fault::unexpected("tell an image's history", error)),
+            Err(error) => Err(fault::unexpected("read an image's history", error)),
         }
     }
 
@@ -254,7 +254,7 @@ impl ImageStore {
         }
     }
 
-    /// Like [`remove`](Self::remove), and says what it has done.
+    /// Like [`remove`](Self::remove), and returns what it has done.
     pub(crate) async fn try_remove(&self, name: &ImageName) -> Result<Removal, Fault> {
         match self.docker.remove_image(name.as_str(), None::<RemoveImageOptions>, None).await {
             Ok(items) => Ok(Removal::Done(items.into_iter().filter_map(|item| item.deleted).collect())),

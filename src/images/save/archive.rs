@@ -1,9 +1,9 @@
 //! The archive: an OCI image layout (OCI Image Format Specification, `image-layout.md`) with a `manifest.json`, which
 //! `docker load` reads (moby's `image/tarexport`).
 //!
-//! An engine is asked for each image by its id, so that its answer has no names. Its blobs pass through; the
-//! documents that list images are written here, from the parts that are known, with the namespace's own names: an
-//! engine may say more in them, such as its private names or an image's parent.
+//! wharfd requests each image from the engine by its id, so that the answer has no names. Its blobs pass
+//! through; the documents that list images are written here, from the parts that are known, with the
+//! namespace's own names: an engine may say more in them, such as its private names or an image's parent.
 
 use std::{collections::HashSet, io};
 
@@ -37,13 +37,13 @@ pub(super) enum Problem {
     /// Nobody takes the pieces any more.
     #[error("nobody reads the archive")]
     NobodyReads,
-    /// There is no such image any more.
+    /// The image no longer exists.
     #[error("the image was removed")]
     Removed,
     /// The engine's answer broke off, or is not a tar.
     #[error("the engine's archive cannot be read")]
     Unreadable(#[from] io::Error),
-    /// The engine's answer has not the expected parts.
+    /// The engine's answer does not have the expected parts.
     #[error("the engine's archive is not understood: {0}")]
     Unknown(String),
 }

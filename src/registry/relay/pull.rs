@@ -33,9 +33,9 @@ use crate::names::reference::Digest;
 pub enum Layers {
     /// wharfd hashes them.
     Watched(Watch),
-    /// The engine hashes them and unpacks them in its own process, where Zstandard that breaks off ends Engine 26.1 (its
-    /// decoder goes on with the reader that the next one has), and each decoder stays in its memory. So no layer may be
-    /// in that format, whatever its type says.
+    /// The engine hashes them and unpacks them in its own process, where Zstandard that breaks off ends
+    /// Engine 26.1 (its decoder continues with the reader that the next one has), and each decoder stays in
+    /// its memory. So no layer may be in that format, whatever its type says.
     WithoutZstd,
 }
 
@@ -49,7 +49,7 @@ pub struct Watcher {
     pub pieces: mpsc::Sender<Bytes>,
     /// Tells, after the pieces have ended, whether the engine may have the last piece; dropped if nobody knows.
     pub verdict: oneshot::Receiver<bool>,
-    /// Is told that the blob was complete and matched its digest.
+    /// Receives the notice that the blob was complete and matched its digest.
     pub whole: oneshot::Sender<()>,
 }
 
@@ -57,7 +57,7 @@ pub struct Watcher {
 pub(super) struct Pull {
     pub(super) repository: Repository,
     manifest: Manifest,
-    /// The type that the engine is told of the manifest.
+    /// The manifest's media type, as the engine gets it.
     media_type: String,
     checks: Layers,
     pub(super) puller: Arc<Puller>,

@@ -1,4 +1,4 @@
-//! Pulls that give way to those of other callers, and begin again later.
+//! Pulls that give way to pulls of other callers, and begin again later.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -25,7 +25,7 @@ pub struct Puller {
 struct Way {
     /// How many tries have given way after they had begun.
     times: u32,
-    /// What the pulls that the last try has given way to ask for.
+    /// The numbers of layers that the engine has asked for, of the pulls to which the last try has given way.
     to: Vec<watch::Receiver<u64>>,
 }
 

@@ -1,4 +1,4 @@
-//! The body of an upload on its way to the registry.
+//! The body of an upload that wharfd passes on to the registry.
 
 use std::{
     pin::Pin,

@@ -4,10 +4,10 @@
 //! that are a little faster.
 //!
 //! - A transfer that is slow ends while another waits for it.
-//! - A pull gives way to a pull of another caller, the sooner the slower it is: the longer that one has waited, the more
-//!   is demanded. Then it begins again, in the engine's line behind the other. Each time it may take twice as long, so
-//!   that it comes to its end.
-//! - Of one caller's pulls, those that have not begun give way to a caller who has none that has: they lose nothing.
+//! - A pull gives way to a pull of another caller, the sooner the slower it is: the longer the other has waited, the more
+//!   is demanded. Then the pull begins again, in the engine's line behind the other. Each time it gets twice as long, so
+//!   that it finishes at last.
+//! - If one of a caller's pulls has begun, those that have not begun give way to a caller without one that has.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -116,8 +116,8 @@ fn look(
     }
 }
 
-/// How much a pull has to send in a [`LOOK`] while another caller's has waited for it for so many looks: the more with
-/// each minute. It has given way so many times.
+/// How much a pull has to send in a [`LOOK`] while another caller's pull has waited for it for `looks` looks:
+/// more with each minute. `times` is how often this pull has already given way.
 fn demanded(looks: u32, times: u32) -> u64 {
     match looks.checked_shr(times) {
         None | Some(0) => 0,
@@ -148,7 +148,7 @@ impl Seen {
 }
 
 impl Shared {
-    /// Whether this, which is stuck, may go on if `other` ends.
+    /// Whether this transfer, which is stuck, may continue if `other` ends.
     fn waits_for(&self, other: &Self) -> bool {
         match &self.work {
             Work::Pull(pull) => pull.waits_for_the_engine() || self.waits_for_layers_of(other),

@@ -18,7 +18,7 @@ pub(super) struct Strangers {
 }
 
 impl Strangers {
-    /// Adds a connection. Returns its number, and a receiver that tells when to end the connection.
+    /// Adds a connection. Returns its number, and a receiver that says when to end the connection.
     pub(super) fn add(&self) -> (u64, oneshot::Receiver<()>) {
         let (end, ended) = oneshot::channel();
         let number = self.next.fetch_add(1, Ordering::Relaxed);

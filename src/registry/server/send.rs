@@ -31,7 +31,7 @@ pub(in crate::registry) enum At {
 }
 
 impl Server {
-    /// Checks that the server can be reached and accepts the login, as far as a request to its root can tell.
+    /// Checks that the server can be reached and accepts the login, as far as a request to its root shows.
     pub(in crate::registry) async fn greet(&mut self) -> Result<(), Error> {
         let answer = self.send(&Method::GET, &At::Root, &HeaderMap::new()).await?;
         let is_wrong = answer.status == StatusCode::UNAUTHORIZED || answer.status.is_server_error();
@@ -60,7 +60,7 @@ impl Server {
         }
     }
 
-    /// The same with a body. `moving` tells whether the body is still being sent.
+    /// The same with a body. `moving` says whether the body is still being sent.
     pub(in crate::registry) async fn send_body(
         &mut self,
         method: &Method,
@@ -116,7 +116,7 @@ impl Server {
 
     /// The place that an answer to a request at `at` names.
     pub(in crate::registry) fn place(&self, at: &At, answer: &Answer) -> Result<Place, Error> {
-        let unset = || Error::new(Kind::Misled, "it does not say where an upload goes on");
+        let unset = || Error::new(Kind::Misled, "it does not say where an upload continues");
         let reached = self.reached.as_ref().ok_or_else(unset)?;
         let location = answer.headers.get(header::LOCATION).and_then(|value| value.to_str().ok());
         let location = location.ok_or_else(unset)?;

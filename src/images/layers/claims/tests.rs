@@ -88,7 +88,7 @@ fn an_image_may_have_no_layers() {
             );
             assert_eq!(claims(&manifest, &config), Err(Problem::Forged), "{config}");
         }
-        // Layers of which the config says nothing.
+        // Layers that the config does not mention.
         let config = format!("{{{rootfs}}}");
         let layer = r#"{"mediaType":"application/vnd.oci.image.layer.v1.tar"}"#;
         let of = digest(config.as_bytes());
