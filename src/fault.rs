@@ -49,7 +49,7 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// A failure with `reason`; `text` tells the caller what is wrong and where.
+    /// A failure with `reason`; `text` says what is wrong and where, for the caller.
     pub fn new(reason: Reason, text: impl Into<Cow<'static, str>>) -> Self {
         Self {
             reason,

@@ -1,5 +1,5 @@
-//! The parts that both ends of a connection in the network share: the socket's options, and for TLS the cryptography,
-//! the system's authorities, and certificates and keys in files.
+//! The parts that both ends of a network connection share: the socket's options, and for TLS the
+//! cryptography, the system's authorities, and certificates and keys in files.
 
 use std::{
     fs::File,
@@ -54,7 +54,7 @@ pub fn system_authorities() -> RootCertStore {
     }
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(found.certs);
-    // Not if there are some that cannot be read: whoever has named them trusts no others.
+    // Not if some of them cannot be read: the user who named them trusts no others.
     if roots.is_empty() && found.errors.is_empty() {
         tracing::info!("the system has no certificate authorities: Mozilla's are trusted");
         roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());

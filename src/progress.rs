@@ -247,7 +247,7 @@ impl Step {
         self.reporter.steps.add(Progress { statuses: vec![status], ..Progress::default() });
     }
 
-    /// Reports that the step waits until so many builds have had their turns.
+    /// Reports that the step waits until this number of builds have had their turns.
     pub fn waits(&self, ahead: usize) {
         let queue = Some(QueuePosition { vertex: self.vertex.digest.clone(), ahead });
         self.reporter.steps.add(Progress { queue, ..Progress::default() });

@@ -1,4 +1,4 @@
-//! How many events of its work each caller may have recorded: a job that tags an image again and again must not fill
+//! Limits the recorded events of each caller's work: a job that tags an image again and again must not fill
 //! the disk.
 
 use std::{
@@ -46,7 +46,7 @@ struct Budget {
 pub struct LeftOut {
     /// The caller's own of this kind.
     pub own: u64,
-    /// Those of callers that are forgotten since.
+    /// The events of callers that were dropped since.
     pub of_others: u64,
 }
 
@@ -82,8 +82,8 @@ impl<K: Clone + Eq + Hash> Budgets<K> {
     }
 }
 
-/// Forgets the callers whose budgets are full again, or else the one with the fullest: a new caller must not be
-/// invisible because others have many events. What was left out of them is still counted.
+/// Drops the callers whose budgets are full again, or else the fullest one, so that a new caller's events are
+/// recorded. The events omitted for dropped callers stay in the count.
 fn make_room<K>(callers: &mut HashMap<K, Budget>, forgotten: &mut u64, now: Instant) {
     let fullest = callers.values().map(|budget| budget.renewed(now)).max().unwrap_or(AT_ONCE);
     let mut may_forget = true;

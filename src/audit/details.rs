@@ -107,7 +107,7 @@ impl Details {
         self.contents().deleted.add(json!(id.to_string()));
     }
 
-    /// A namespace has ended, with so many images and builds that were cancelled.
+    /// A namespace has ended, with these numbers of images and of cancelled builds.
     pub fn ended(&self, images: usize, builds: u32) {
         self.contents().ended = Some((images as u64, builds));
     }
@@ -117,7 +117,7 @@ impl Details {
         self.contents().retired = Some((mounts as u64, u64::try_from(size).unwrap_or_default()));
     }
 
-    /// Adds what is known so far.
+    /// Adds the details that are known so far.
     pub fn add_to(&self, event: Event) -> Event {
         event.contents(&self.contents())
     }

@@ -38,7 +38,7 @@ pub(super) struct Backlog {
 }
 
 impl Backlog {
-    /// Whether a line of so many bytes may wait, too.
+    /// Whether a line of this length in bytes may wait, too.
     pub(super) fn admit(&self, bytes: usize) -> bool {
         let admit = |waiting: usize| Some(waiting + bytes).filter(|waiting| *waiting <= BACKLOG_BYTES_MAX);
         self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, admit).is_ok()
@@ -123,7 +123,8 @@ struct Appended {
 
 impl Appended {
     fn open(path: &Path) -> io::Result<Self> {
-        // For wharfd's user alone: it tells what all jobs build. The mode of a file that others have made is theirs.
+        // For wharfd's user alone: it shows what all jobs build. The mode of a file that others have made is
+        // theirs.
         let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
         let found = file.metadata()?;
         let identity = (found.dev(), found.ino());

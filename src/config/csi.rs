@@ -42,7 +42,8 @@ pub(super) fn csi(
     let error = |message| ConfigError::File { place: place(path, text, Some(spanned.span())), message };
     if written.issuers.contains_key(&pods) {
         return Err(error(format!(
-            "csi: pods are proven under the name `{pods}`, which [issuers.{pods}] has: name that issuer otherwise"
+            "csi: pods are proven under the name `{pods}`, which [issuers.{pods}] has, too: give that issuer \
+             another name"
         )));
     }
     let serves = |who: &Who| *who == Who::Issuer(pods.clone());

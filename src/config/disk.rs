@@ -11,7 +11,7 @@ use crate::names::printable;
 /// The marks of every engine's disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DiskMarks {
-    /// With less free space wharfd removes what is unused, and takes no new builds if that does not help.
+    /// With less free space wharfd removes unused data, and takes no new builds if that does not help.
     pub low: Mark,
     /// With less free space it ends running builds.
     pub full: Mark,
@@ -33,7 +33,7 @@ pub enum Mark {
 }
 
 impl Mark {
-    /// In bytes, of a disk of so many.
+    /// The mark in bytes on a disk with `total` bytes.
     pub fn of(self, total: u64) -> u64 {
         match self {
             Self::Percent(percent) => (total / 100).saturating_mul(percent.into()),
@@ -68,7 +68,9 @@ impl<'de> Deserialize<'de> for Mark {
         };
         mark.ok_or_else(|| {
             let text = printable(&text);
-            D::Error::custom(format!("`{text}` is no amount of free space; write 10%, at most 90%, or 20GiB"))
+            D::Error::custom(format!(
+                "`{text}` is not an amount of free space; write 10%, at most 90%, or 20GiB"
+            ))
         })
     }
 }
@@ -81,7 +83,7 @@ pub(super) struct Written {
     full: Option<Mark>,
 }
 
-/// The marks, of which the second is the lower one as far as that can be told without a disk.
+/// The marks; the second is the lower one as far as this is known without a disk.
 pub(super) fn marks(
     written: Option<&Spanned<Written>>,
     (path, text): (&Path, &str),
@@ -93,7 +95,7 @@ pub(super) fn marks(
     let is_higher = match (marks.low, marks.full) {
         (Mark::Percent(low), Mark::Percent(full)) => full > low,
         (Mark::Bytes(low), Mark::Bytes(full)) => full > low,
-        // Only the disk tells. There the lower one counts.
+        // Only the disk's size decides. The lower one counts there.
         (Mark::Percent(_), Mark::Bytes(_)) | (Mark::Bytes(_), Mark::Percent(_)) => false,
     };
     if is_higher {
@@ -137,9 +139,9 @@ mod tests {
         assert_eq!(config.engines.firewall(config.engines.default_name()), Some(Path::new("/run/set")));
         assert_eq!(config.engines.disk(config.engines.default_name()), Some(Path::new("/mnt/a")));
         for (file, why) in [
-            ("[disk]\nlow = \"91%\"\n", "`91%` is no amount of free space"),
-            ("[disk]\nlow = \"-1%\"\n", "`-1%` is no amount"),
-            ("[disk]\nfull = \"5\"\n", "`5` is no amount"),
+            ("[disk]\nlow = \"91%\"\n", "`91%` is not an amount of free space"),
+            ("[disk]\nlow = \"-1%\"\n", "`-1%` is not an amount"),
+            ("[disk]\nfull = \"5\"\n", "`5` is not an amount"),
             ("[disk]\nfull = \"11%\"\n", "disk.full, 11%, is more than disk.low, 10%"),
             (
                 "[disk]\nlow = \"1GiB\"\nfull = \"2GiB\"\n",

@@ -46,8 +46,8 @@ impl Engines {
 pub(super) fn reason(error: &SocketPathError) -> &'static str {
     match error {
         SocketPathError::Scheme(..) => {
-            ". wharfd runs on its engine's node and must be the only one that reaches the engine, \
-             which a network address cannot promise"
+            ". wharfd runs on its engine's node and must be the engine's only client, which a network \
+             address cannot guarantee"
         }
         SocketPathError::Shape(_)
         | SocketPathError::Relative(_)

@@ -119,7 +119,7 @@ pub(super) struct Serve {
 fn uid<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
     u32::deserialize(deserializer)
         .map(Some)
-        .map_err(|_| D::Error::custom("uid: a user's number is expected, as `id -u USER` prints it"))
+        .map_err(|_| D::Error::custom("uid: expected a numeric uid, as `id -u USER` prints it"))
 }
 
 /// A group's name or number.

@@ -56,8 +56,8 @@ impl Jenkins {
     }
 }
 
-/// A signature algorithm (RFC 7518, 3.1; RFC 8037). None with a shared secret: whoever checks such a token could
-/// make one.
+/// A signature algorithm (RFC 7518, 3.1; RFC 8037). None with a shared secret: a service that checks such a
+/// token could make one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[allow(missing_docs)]
 pub enum Algorithm {

@@ -1,4 +1,4 @@
-//! The addresses to serve on, and TLS for those of the network.
+//! The addresses to serve on, and TLS for network addresses.
 
 use std::{
     collections::BTreeSet,
@@ -34,8 +34,8 @@ pub(super) fn addresses(flags: &Flags, written: &File) -> Result<Vec<ListenAddre
     Ok(listen)
 }
 
-/// TLS for those of `listen` that are of the network. Without it they are refused, unless the operator has said that
-/// this is known.
+/// TLS for the network addresses among `listen`. Without it they are refused, unless the operator has said
+/// that this is known.
 pub(super) fn tls(
     listen: &[ListenAddress],
     is_plain: bool,

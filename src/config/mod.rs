@@ -80,7 +80,7 @@ pub struct Config {
     said_frontend: Option<Frontend>,
     /// The frontend's program; `None` is `frontend` beside wharfd.
     pub frontend_file: Option<PathBuf>,
-    /// How long running builds may go on after SIGTERM.
+    /// How long running builds may continue after SIGTERM.
     pub grace_period: Duration,
     /// How long a namespace lives that nobody uses.
     pub namespace_ttl: Duration,
@@ -180,8 +180,9 @@ pub enum ConfigError {
     #[error("--listen: {0} is given twice")]
     ListenTwice(ListenAddress),
     #[error(
-        "--listen: {0} needs [tls] with `certificate` and `key`; without TLS whoever is on the way reads and changes \
-         everything, tokens too. If nobody else is there, --dangerous-plain-tcp serves without it"
+        "--listen: {0} needs [tls] with `certificate` and `key`; without TLS anyone on the network path can \
+         read and change everything, the tokens included. Use --dangerous-plain-tcp only on a network \
+         without anyone else"
     )]
     PlainTcp(ListenAddress),
     #[error("--dangerous-plain-tcp has no effect with [tls]; leave out one of them")]

@@ -98,7 +98,7 @@ fn all_networks() -> Vec<StepNetwork> {
 fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     match Seconds::deserialize(deserializer)?.0 {
         Duration::ZERO => {
-            Err(D::Error::custom("no build takes no time; leave the limit out, or write 30s, 5m or 1h"))
+            Err(D::Error::custom("every build takes some time; leave the limit out, or write 30s, 5m or 1h"))
         }
         time => Ok(Some(time)),
     }
@@ -112,7 +112,7 @@ fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Er
     parse_size(&text).map(Some).ok_or_else(wrong)
 }
 
-/// The bytes of a size, of which there is at least one.
+/// The bytes of a size, at least one.
 pub(super) fn parse_size(text: &str) -> Option<u64> {
     let units = [("KiB", 10), ("MiB", 20), ("GiB", 30)];
     units.iter().find_map(|(unit, bits)| {
@@ -146,7 +146,8 @@ pub(super) fn entries(
         {
             let name = &entry.name;
             return refused(format!(
-                "policy `{name}`: there is no [issuers.{issuer}]; for jobs whose own names begin so, write `:{issuer}:…`"
+                "policy `{name}`: there is no [issuers.{issuer}]; for claimed names that begin like this, \
+                 write `:{issuer}:…`"
             ));
         }
         let is_covered = |pattern: &JobPattern| {
@@ -155,7 +156,7 @@ pub(super) fn entries(
         if let Some(pattern) = entry.jobs.iter().find(|pattern| is_covered(pattern)) {
             let name = &entry.name;
             return refused(format!(
-                "policy `{name}`: never used for `{pattern}`, since an earlier entry is for all of these jobs"
+                "policy `{name}`: never used for `{pattern}`, since an earlier entry covers all of these jobs"
             ));
         }
         entries.push(entry.clone());

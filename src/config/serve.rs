@@ -34,19 +34,19 @@ impl Serve {
     }
 }
 
-/// Those whom an entry serves.
+/// The callers that an entry serves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Who {
     /// A user of the node.
     Uid(u32),
-    /// Whoever presents the token with this hash.
+    /// The callers that present the token with this hash.
     Token {
         /// The token's name in logs.
         name: IssuerName,
         /// Its hash.
         hash: TokenHash,
     },
-    /// Whoever has the key of a certificate with this name.
+    /// The holder of the key of a certificate with this name.
     Certificate(CertificateName),
     /// The jobs that an issuer's tokens name, or the pods that the kubelet proves, if they match the entry's
     /// `namespaces`.
@@ -116,7 +116,7 @@ pub(super) fn entries(
             (Some(uid), None, None, None, None) => Who::Uid(uid),
             (None, Some(name), Some(hash), None, None) => {
                 let hash = TokenHash::parse(hash).ok_or_else(|| {
-                    let text = "serve.sha256: the token's SHA-256 is expected, 64 hexadecimal digits, as \
+                    let text = "serve.sha256: expected the token's SHA-256, 64 hexadecimal digits, as \
                                 `printf %s TOKEN | sha256sum` prints it";
                     error(entry.span(), text.to_owned())
                 })?;
@@ -124,7 +124,8 @@ pub(super) fn entries(
             }
             (None, None, None, Some(name), None) if has_client_ca => Who::Certificate(name.clone()),
             (None, None, None, Some(_), None) => {
-                let text = "serve.certificate: no certificate is asked for without `client_ca` in [tls]";
+                let text =
+                    "serve.certificate: clients are asked for a certificate only if [tls] has `client_ca`";
                 return Err(error(entry.span(), text.to_owned()));
             }
             (None, None, None, None, Some(name))
@@ -170,7 +171,7 @@ pub(super) fn entries(
     Ok(served)
 }
 
-/// Who would be served by two entries. An issuer may have several, for different jobs.
+/// The callers that two entries would serve. An issuer may have several, for different jobs.
 fn is_taken(earlier: &Who, who: &Who) -> Option<String> {
     match (earlier, who) {
         (Who::Uid(one), Who::Uid(two)) if one == two => Some(format!("uid {one}")),

@@ -39,7 +39,7 @@ fn the_engine_is_the_flag_then_docker_host() {
         refused.starts_with("DOCKER_HOST: `tcp://10.0.0.1:2375`: `tcp://` is not supported"),
         "{refused}"
     );
-    assert!(refused.contains("cannot promise"), "{refused}");
+    assert!(refused.contains("cannot guarantee"), "{refused}");
 }
 
 const TWO: &str = r#"
@@ -107,7 +107,7 @@ fn a_mistake_names_file_line_and_key() {
     let wrong = error("\n[[serve]]\nuid = 1\nnamespaces = \"a*b\"\n");
     assert_eq!(wrong, "w.toml:4: `a*b`: `*` can only be the last character");
     let wrong = error("[[serve]]\nuid = \"jenkins\"\nnamespaces = \"*\"\n");
-    assert_eq!(wrong, "w.toml:2: uid: a user's number is expected, as `id -u USER` prints it");
+    assert_eq!(wrong, "w.toml:2: uid: expected a numeric uid, as `id -u USER` prints it");
     let wrong = error("[[serve]]\nuid = 1\nnamespaces = \"*\"\nat_once = 0\n");
     assert!(wrong.starts_with("w.toml:4: "), "{wrong}");
     let wrong = error("[[serve]]\nuid = 1\n");
@@ -303,8 +303,11 @@ fn a_certificate_is_served_once_and_by_an_authority() {
     });
     assert_eq!(names.collect::<Vec<_>>(), ["agent", "spiffe://ci/agent"]);
     for (file, why) in [
-        (entry("agent"), "no certificate is asked for without `client_ca`"),
-        (format!("{TLS}{}", entry("agent")), "no certificate is asked for without `client_ca`"),
+        (entry("agent"), "clients are asked for a certificate only if [tls] has `client_ca`"),
+        (
+            format!("{TLS}{}", entry("agent")),
+            "clients are asked for a certificate only if [tls] has `client_ca`",
+        ),
         (format!("{with_ca}{}{}", entry("agent"), entry("agent")), "already serves certificate agent"),
         (format!("{with_ca}{}", entry("*.ci.example")), "is not a certificate's name"),
         (format!("{with_ca}{}uid = 1\n", entry("agent")), "needs one of"),
@@ -367,7 +370,7 @@ fn a_pattern_of_jobs_names_an_issuer_that_there_is() {
     for jobs in ["ci:acme/*", "ci*", ":ci:acme/*", "a/b:c"] {
         assert!(load(&[], &(policy(jobs) + issuer)).is_ok(), "{jobs}");
     }
-    assert!(error(&policy("ci:acme/*")).contains("policy `p`: there is no [issuers.ci]; for jobs whose own"));
+    assert!(error(&policy("ci:acme/*")).contains("policy `p`: there is no [issuers.ci]; for claimed names"));
     assert!(error(&policy("pods:build")).contains("no [issuers.pods]"));
     assert!(error(&(policy("ci:") + issuer)).contains("`ci:` names no job; `ci:*` is every job"));
 }

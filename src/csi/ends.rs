@@ -36,8 +36,8 @@ pub(super) async fn end(front: &Front, store: &Access, trail: &Trail, pod: &Pod)
             tracing::warn!(
                 %engine,
                 namespace = name,
-                "a pod that has ended leaves an image that a container uses: it goes when nobody has used it for \
-                 namespace_ttl"
+                "a pod that has ended leaves an image that a container uses: it is removed when nobody has \
+                 used it for namespace_ttl"
             );
         }
     }

@@ -1,6 +1,6 @@
-//! The driver `csi.wharf.dev` of a Kubernetes node: the kubelet asks it for a volume for a pod, and the volume is a
-//! directory with a socket that is the pod's own. Whoever connects there is this pod (`identity`). When the kubelet
-//! removes the volume, the pod's namespace ends.
+//! The driver `csi.wharf.dev` of a Kubernetes node: the kubelet requests a volume for a pod from it, and the
+//! volume is a directory with a socket that is the pod's own. Every connection there counts as this pod's
+//! (`identity`). When the kubelet removes the volume, the pod's namespace ends.
 //!
 //! The kubelet speaks gRPC with it on two Unix sockets: one for the driver (Container Storage Interface), and one at
 //! which it finds the driver.

@@ -1,5 +1,5 @@
-//! The directory of a volume, below the kubelet's. wharfd is root there, and the pod sees the directory: every step goes
-//! through an open directory, and none follows a link.
+//! The directory of a volume, below the kubelet's. wharfd acts there as root, and the pod sees the directory:
+//! every step goes through an open directory, and none follows a link.
 
 use std::{
     fs::{self, File},
@@ -21,7 +21,7 @@ use crate::names::{Pod, is_label, printable, shortened};
 const OF_CSI: &str = "kubernetes.io~csi";
 const DIRECTORY: &str = "mount";
 const SHOWN_BYTES_MAX: usize = 300;
-/// wharfd makes no directory in a volume: whoever did has too many privileges already.
+/// wharfd makes no directories in a volume. Only a process that is already over-privileged could have.
 const DEPTH_MAX: usize = 16;
 
 /// A volume's directory: `PODS/UID/volumes/kubernetes.io~csi/VOLUME/mount`.
@@ -317,7 +317,7 @@ mod tests {
         symlink(&outside, pods.above()).unwrap();
         assert!(place.make(&pods.0).is_err() && place.remove(&pods.0).is_err());
         fs::remove_file(pods.above()).unwrap();
-        // In the place of what wharfd writes.
+        // In the place of a file that wharfd writes.
         fs::create_dir(pods.above()).unwrap();
         let directory = place.make(&pods.0).unwrap();
         let target = pods.0.join("target");

@@ -1,4 +1,4 @@
-//! What the kubelet has to say about a volume for its pod to be proven.
+//! The kubelet's statements about a volume that prove its pod.
 
 use std::path::Path;
 
@@ -97,7 +97,7 @@ pub(super) fn judge(pods: &Path, request: &NodePublishVolumeRequest) -> Result<W
     let pod = Pod::new(namespace, uid)?;
     if pod.uid() != place.uid() {
         return Err(format!(
-            "the volume is for the pod `{}` and says `{}`: whoever made the pod has written `{POD_UID}`",
+            "the volume is for the pod `{}` and says `{}`: the pod's author has written `{POD_UID}`",
             place.uid(),
             pod.uid()
         ));

@@ -230,11 +230,11 @@ impl Registration for Known {
     ) -> Result<Response<RegistrationStatusResponse>, Status> {
         let RegistrationStatus { plugin_registered, error } = request.into_inner();
         if plugin_registered {
-            tracing::info!("the kubelet has taken the driver `{DRIVER}`");
+            tracing::info!(driver = DRIVER, "the kubelet has registered the driver");
             self.driver.is_known();
         } else {
             let error = shortened(printable(&error), SHOWN_BYTES_MAX);
-            tracing::error!(error, "the kubelet does not take the driver `{DRIVER}`");
+            tracing::error!(driver = DRIVER, error, "the kubelet does not register the driver");
         }
         Ok(Response::new(RegistrationStatusResponse {}))
     }

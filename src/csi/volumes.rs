@@ -1,4 +1,4 @@
-//! The volumes that there are, from their beginning to their end, over restarts of wharfd and of the kubelet.
+//! The existing volumes, from their beginning to their end, over restarts of wharfd and of the kubelet.
 
 use std::{
     collections::BTreeMap,
@@ -34,9 +34,9 @@ use crate::{
 
 /// The client's name in a volume.
 const CLIENT: &str = "wharf";
-/// The file that tells people, and the client, which namespace the socket is.
+/// The file that names the socket's namespace, for people and the client.
 const NAMESPACE: &str = "namespace";
-/// A pod needs one; each takes some megabytes of the node's disk, and whoever writes a pod chooses their number.
+/// A pod needs one; each takes some megabytes of the node's disk, and a pod's author chooses their number.
 const VOLUMES_OF_POD_MAX: usize = 4;
 /// How long connections may take to close: each is cut, and only its own calls have to notice.
 const CLOSE: Duration = Duration::from_secs(10);
@@ -46,13 +46,13 @@ const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// Serves a listener as wharfd's other sockets until the group is cancelled.
 pub type Open = Arc<dyn Fn(Listener, Group) + Send + Sync>;
 
-/// What the driver works with.
+/// The driver's resources.
 pub struct Means {
     /// The kubelet's directory of pods, under the path that the kubelet uses.
     pub pods_dir: PathBuf,
     /// The client, which each volume gets.
     pub client: PathBuf,
-    /// Those who are served.
+    /// The served callers.
     pub served: Arc<Served>,
     /// The doors' common part.
     pub front: Arc<Front>,
@@ -164,8 +164,7 @@ impl Driver {
             return Err(Refusal::Another("target_path: another volume is there".to_owned()));
         }
         if of_pod().count() >= VOLUMES_OF_POD_MAX {
-            let text =
-                format!("the pod has {VOLUMES_OF_POD_MAX} volumes of this driver, and needs one alone");
+            let text = format!("the pod has {VOLUMES_OF_POD_MAX} volumes of this driver, and needs only one");
             return Err(Refusal::Invalid(text));
         }
         let pod = of_pod().next().map(|held| held.pod.clone());
@@ -285,7 +284,9 @@ impl Driver {
                 Err(fault) => Err(fault),
             };
             match opened {
-                Ok(()) => tracing::info!(pod = %pod.pod(), volume = id, "a pod's volume from before"),
+                Ok(()) => {
+                    tracing::info!(pod = %pod.pod(), volume = id, "took over a pod's volume from before the restart")
+                }
                 Err(fault) => {
                     let cause = causes(&fault);
                     tracing::error!(pod = %pod.pod(), volume = id, cause, "a pod has no socket for now");
@@ -295,12 +296,12 @@ impl Driver {
         Ok(())
     }
 
-    /// Ends the volumes of pods of which the kubelet has nothing any more, and opens the sockets that could not be opened.
-    /// Each in a task of its own: the end of one may have to wait for an engine.
+    /// Ends the volumes of pods that the kubelet no longer has, and opens the sockets that could not be
+    /// opened. Each in a task of its own: the end of one may have to wait for an engine.
     fn look(self: &Arc<Self>) {
         let all: Vec<_> = self.volumes().iter().map(|(id, held)| (id.clone(), held.place.clone())).collect();
         for (id, place) in all {
-            // Whoever has the turn is at it.
+            // The holder of the turn does it.
             let Some(turn) = self.turns.try_lock(place.uid()) else { continue };
             let driver = Arc::clone(self);
             drop(self.means.tasks.spawn("look at a volume", async move {

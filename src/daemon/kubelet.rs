@@ -1,4 +1,5 @@
-//! Serves the pods of a Kubernetes node: the driver for the kubelet, and the sockets that it makes.
+//! Serves the pods of a Kubernetes node: runs the driver for the kubelet, and serves the sockets that it
+//! makes.
 
 use std::sync::Arc;
 

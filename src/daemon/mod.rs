@@ -103,7 +103,7 @@ async fn start(config: &Config, process: &Group) -> Result<Started, StartError> 
     let event = Event::new(Kind::Started).text("version", env!("CARGO_PKG_VERSION"));
     trail.record(event.number("pid", u64::from(std::process::id())));
     let (store, keys) = state(config.state_dir.clone(), process).await?;
-    // A mistake in its files is told before the engines are waited for.
+    // A mistake in its files is reported before wharfd waits for the engines.
     let tls = tls(config, process).await?;
     janitor::tidy(&store, config.engines.iter().map(|(name, _)| name.clone()).collect(), process);
     let relay = Relay::bind(process).await.map_err(StartError::Relay)?;
@@ -144,7 +144,7 @@ async fn start(config: &Config, process: &Group) -> Result<Started, StartError> 
     }
     let connections = process.child("connections");
     let server = Server::new(who, limits, Http2::new(services, limits));
-    // The pods first: whoever finds a socket of wharfd's finds its pods served.
+    // The pods first: when a socket of wharfd exists, its pods are served.
     if let Some(csi) = &config.csi {
         let parts = kubelet::Parts { served: &served, front: &front, store: pods, trail: &trail, limits };
         kubelet::serve(csi, parts, &server, &connections, process).await?;
@@ -180,8 +180,8 @@ async fn listeners(config: &Config, tls: Option<&Arc<Tls>>) -> Result<Vec<Listen
                 if tls.is_none() {
                     tracing::warn!(
                         address = %listener,
-                        "listening without TLS: whoever is on the way reads and changes everything, tokens too \
-                         (--dangerous-plain-tcp)"
+                        "listening without TLS: anyone on the network path can read and change everything, \
+                         the tokens included (--dangerous-plain-tcp)"
                     );
                 }
             }
@@ -239,8 +239,8 @@ fn frontend(config: &Config) -> Result<Option<PathBuf>, Fault> {
             // the engine: that is for the operator to choose, not for a file that was forgotten.
             File::open(&program).map_err(|error| {
                 frontend::unreadable(&program, error).hint(
-                    "`make package` makes it; --frontend-file names its path, and `frontend = \"builtin\"` does \
-                     without it: then each Dockerfile can crash the engine",
+                    "build it with `make package` or set --frontend-file; `frontend = \"builtin\"` does not \
+                     need it, but lets a Dockerfile crash the engine",
                 )
             })?;
             return Ok(Some(program));

@@ -1,4 +1,4 @@
-//! SIGHUP: reads the configuration file again, for those who are served and what jobs may do.
+//! SIGHUP: reloads `[[serve]]`, `[issuers]` and `[[policy]]` from the configuration file.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::{
 /// The configuration of a running wharfd, and where it came from.
 pub(super) struct Reload {
     pub(super) flags: Flags,
-    /// Of keys that only a start reads, the values from the start.
+    /// The values at the start of the keys that only a start reads.
     pub(super) config: Config,
     /// The configuration in use, with all that a running wharfd takes up.
     pub(super) current: Config,
@@ -25,7 +25,8 @@ pub(super) struct Reload {
 }
 
 impl Reload {
-    /// Reads the configuration again at each hangup. What runs goes on under the rules under which it began.
+    /// Reads the configuration again at each hangup. Running work continues under the rules under which it
+    /// began.
     pub(super) async fn at_hangups(mut self, mut hangups: Signal, process: Group) {
         let said = async {
             // A terminal that closes sends it, too.
@@ -56,7 +57,8 @@ impl Reload {
         let (config, identities) = reading.await.map_err(|error| causes(&error))??;
         // Callers could be sent to an engine that is not there, or strangers' Dockerfiles be read inside an engine.
         if config.engines != self.config.engines || config.frontend() != self.config.frontend() {
-            return Err("the engines, or where Dockerfiles are read, have changed: restart wharfd".to_owned());
+            return Err("the engines, or the place where Dockerfiles are read, have changed: restart wharfd"
+                .to_owned());
         }
         let keys = self.config.kept(&config);
         if !keys.is_empty() {

@@ -1,4 +1,4 @@
-//! What the log and the audit log say about the configuration in use.
+//! The lines of the log and of the audit log about the configuration in use.
 
 use std::collections::BTreeSet;
 
@@ -41,8 +41,8 @@ pub(super) fn say_not_configured(cause: &str, trail: &Trail) {
     trail.record(Event::new(Kind::Configured).text("result", "refused").text("message", cause));
 }
 
-/// The number of entries, and how many differ from `earlier` ones of the same name. An entry of which the place among the
-/// others differs has changed: the first that matches applies.
+/// The number of entries, and how many differ from `earlier` ones of the same name. An entry whose place
+/// among the others differs has changed: the first that matches applies.
 fn counts<T: PartialEq>(earlier: Option<&[(String, T)]>, now: &[(String, T)]) -> Value {
     let Some(earlier) = earlier else { return json!({"entries": now.len()}) };
     let (before, after) = (common(earlier, now), common(now, earlier));
@@ -54,7 +54,7 @@ fn counts<T: PartialEq>(earlier: Option<&[(String, T)]>, now: &[(String, T)]) ->
     })
 }
 
-/// Those of `entries` whose names `others` have, too.
+/// The `entries` whose names `others` have, too.
 fn common<'a, T>(entries: &'a [(String, T)], others: &[(String, T)]) -> Vec<&'a (String, T)> {
     let others: BTreeSet<_> = others.iter().map(|(name, _)| name).collect();
     entries.iter().filter(|(name, _)| others.contains(name)).collect()
@@ -65,9 +65,11 @@ pub(super) fn say_who_is_served(identities: &Identities, trail: &Trail) {
     let mut said: Vec<&str> = Vec::new();
     for (caller, rules, engine) in identities.served() {
         tracing::info!(
-            "serving {caller} on engine `{engine}`: namespaces `{}`, {} rules",
-            rules.namespaces(),
-            rules.name()
+            caller,
+            engine = %engine,
+            namespaces = %rules.namespaces(),
+            rules = rules.name(),
+            "serving a caller"
         );
         let event = Event::new(Kind::Serves).text("caller", &caller).text("engine", engine);
         let event = event.text("rule", rules.name()).text("namespaces", rules.namespaces());
@@ -75,7 +77,7 @@ pub(super) fn say_who_is_served(identities: &Identities, trail: &Trail) {
         if !said.contains(&rules.name()) {
             said.push(rules.name());
             for rule in rules.describe() {
-                tracing::info!("rules {}: {rule}", rules.name());
+                tracing::info!(rules = rules.name(), rule, "the rules of a caller");
             }
         }
     }
@@ -112,7 +114,7 @@ fn say_what_jobs_may_do(policies: &Policies) {
             format!("{key}: {values}")
         });
         let keys: Vec<_> = keys.collect();
-        tracing::info!("policy {}, for the jobs {jobs}: {}", entry.name(), keys.join("; "));
+        tracing::info!(policy = %entry.name(), %jobs, keys = keys.join("; "), "a policy for jobs");
     }
     tracing::info!("a job without a policy may use no registry, no image of the node, and no network");
 }

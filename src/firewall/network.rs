@@ -25,17 +25,17 @@ pub struct Grant {
     pub(super) ports: Option<RangeInclusive<u16>>,
 }
 
-/// Why a text is no network.
+/// Why a text is not a network.
 #[derive(Debug, thiserror::Error)]
 pub enum Parse {
     /// It is something else.
-    #[error("`{}` is no address and no network; write 10.0.0.5, 10.0.0.0/8, fd00::5 or fd00::/8", printable(.0))]
+    #[error("`{}` is neither an address nor a network; write 10.0.0.5, 10.0.0.0/8, fd00::5 or fd00::/8", printable(.0))]
     Shape(String),
     /// Its address belongs to a smaller network.
     #[error("`{0}` has an address behind its length; write {1}")]
     Bits(String, Network),
-    /// What stands behind the colon is no port.
-    #[error("`{}` is no port; write 443 or 8000-8080", printable(.0))]
+    /// The text after the colon is not a port.
+    #[error("`{}` is not a port; write 443 or 8000-8080", printable(.0))]
     Port(String),
     /// The address of a bridge is not one that a host can have.
     #[error(

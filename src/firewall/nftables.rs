@@ -32,7 +32,7 @@ pub(super) enum SetError {
         "the kernel does not take the rules: it may lack nf_tables, its family `bridge`, nft_reject_inet or nft_ct"
     )]
     Kernel(#[source] io::Error),
-    #[error("cannot speak with the kernel's nf_tables")]
+    #[error("cannot talk to the kernel's nf_tables")]
     Socket(#[from] Errno),
     #[error("the kernel's answer is cut off")]
     Answer,

@@ -8,7 +8,7 @@ use std::{
 
 use super::Network;
 
-/// What the rules have to know of it.
+/// The facts about it that the rules need.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Place {
     /// The interfaces with a default route: everything else is an engine's, or a step's.
@@ -19,12 +19,12 @@ pub(super) struct Place {
     pub(super) resolvers: BTreeSet<IpAddr>,
 }
 
-/// Why there is none.
+/// Why the network could not be read.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PlaceError {
     #[error("cannot read {0}")]
     Read(&'static str, #[source] io::Error),
-    #[error("{0} has a line that is no route")]
+    #[error("{0} has a line that is not a route")]
     Route(&'static str),
     #[error("this network has no default route, so that its uplink is unknown")]
     NoUplink,
@@ -42,7 +42,7 @@ struct Route {
 }
 
 impl Place {
-    /// That of this process.
+    /// The network of this process.
     pub(super) fn look() -> Result<Self, PlaceError> {
         let read = |path| fs::read_to_string(path).map_err(|error| PlaceError::Read(path, error));
         let v6 = match fs::read_to_string(V6) {

@@ -14,7 +14,7 @@ pub fn too_old(namespace: &Namespace) -> Fault {
         "namespace `{}` has ended, and your token is older than that",
         printable(&namespace.to_string())
     );
-    let hint = "get a new token: one that was issued before `wharf namespace rm` is of no use any more";
+    let hint = "get a new token: `wharf namespace rm` revokes the tokens that were issued before it";
     Fault::new(Reason::NamespaceDenied, text).hint(hint)
 }
 
@@ -46,7 +46,7 @@ impl Ends {
     /// Ends a namespace for the proofs so far.
     pub(super) async fn end(&self, namespace: &Permit<Namespace>) -> Result<(), Fault> {
         let (caller, namespace) = (namespace.caller(), namespace.subject());
-        // Of a pod none is older: only the pod's own end is final.
+        // A pod has no older token: only the pod's own end is final.
         if namespace.job().issuer().is_none_or(|issuer| *issuer == IssuerName::of_pods()) {
             return Ok(());
         }

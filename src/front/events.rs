@@ -61,8 +61,8 @@ pub(super) struct CallEvents {
     engine: EngineName,
     scope: Mutex<Scope>,
     details: Details,
-    /// Set once the call has begun its work: the events that were left out before its first, or nothing if its own are
-    /// left out.
+    /// Set once the call has begun its work: the number of events left out before it; `None` if its own are
+    /// left out, too.
     work: OnceLock<Option<Mutex<LeftOut>>>,
 }
 
@@ -110,8 +110,8 @@ impl CallEvents {
         };
     }
 
-    /// The call begins its work, of `kind`, or the end of a namespace. From now on it is no call that a job can make
-    /// at no cost, but one that may change something.
+    /// The call begins its work, of `kind`, or the end of a namespace. From now on it is not a call that a
+    /// job can make at no cost, but one that may change something.
     pub(super) fn works(&self, kind: Option<Kind>) {
         if !self.events.trail.is_on() || self.work.get().is_some() {
             return;

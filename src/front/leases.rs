@@ -1,4 +1,4 @@
-//! Notes which namespaces are used, so that those that nobody uses any more can end.
+//! Notes which namespaces are used, so that unused ones can end.
 
 use crate::{
     fault::{Fault, Reason},

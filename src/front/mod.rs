@@ -57,8 +57,8 @@ pub struct Front {
 }
 
 impl Front {
-    /// Makes a front for those who are `served`; `engines` contains every engine that they name. A caller may have
-    /// `calls_per_caller` calls at once. The events of calls go to `trail`.
+    /// Makes a front for the callers that are `served`; `engines` contains every engine that they name. A
+    /// caller may have `calls_per_caller` calls at once. The events of calls go to `trail`.
     pub fn new(
         served: Arc<Served>,
         engines: BTreeMap<EngineName, Handle>,
@@ -144,7 +144,8 @@ impl Front {
         explained
     }
 
-    /// Puts a build into the queue of its engine, which has so many processors; an error if the queue is full.
+    /// Puts a build into the queue of its engine, which has this number of processors; an error if the queue
+    /// is full.
     pub fn queue(
         &self,
         call: &Call,
@@ -168,11 +169,10 @@ impl Front {
         namespace: &Permit<Namespace>,
     ) -> Result<Permit<Namespace>, Fault> {
         let caller = self.served.now().identify_again(kept).map_err(|fault| {
-            fault.hint("it was good when the build was called, and its turn came later: get a new token")
+            fault.hint("the token was valid when the build was called, but not at its turn: get a new one")
         })?;
         if caller.id() != call.caller().id() || caller.engine() != call.engine_name() {
-            let text =
-                "who you are to wharfd, or your engine, has changed while the build waited for its turn";
+            let text = "your identity or your engine has changed while the build waited for its turn";
             return Err(Fault::new(Reason::NamespaceDenied, text).hint("try again"));
         }
         let permit = caller.namespace(Some(namespace.subject().clone()))?;

@@ -31,7 +31,7 @@ use crate::{
 const LINE_EVERY: Duration = Duration::from_secs(1);
 /// How often such a line is logged for one user, or one source in the network, that proves nothing.
 const STRANGERS_LINE_EVERY: Duration = Duration::from_secs(60);
-/// Longer methods are none of the API's.
+/// Longer methods are not the API's.
 const METHOD_BYTES_MAX: usize = 80;
 
 /// How a call ended.
@@ -209,7 +209,7 @@ impl Record {
             End::Done => tracing::info!(?elapsed, waited, unlogged, "ended"),
             End::Failed(failed) => tracing::info!(?elapsed, waited, unlogged, failed, "ended"),
             End::ClientGone => {
-                tracing::info!(?elapsed, waited, unlogged, reason = ?Reason::Cancelled, "ended: the client went");
+                tracing::info!(?elapsed, waited, unlogged, reason = ?Reason::Cancelled, "ended: the client disconnected");
             }
             End::Fault(fault) => log_fault(fault, Some(elapsed), unlogged),
         });
@@ -233,7 +233,7 @@ fn log_fault(fault: &Fault, elapsed: Option<Duration>, unlogged: Option<u64>) {
     let (reason, text) = (fault.reason(), fault.text());
     match reason {
         Reason::Internal | Reason::EngineFailed => {
-            tracing::error!(elapsed, unlogged, ?reason, cause, "ended: {text}");
+            tracing::error!(elapsed, unlogged, ?reason, text, cause, "ended");
         }
         Reason::EngineUnavailable
         | Reason::EngineLacks
@@ -241,7 +241,7 @@ fn log_fault(fault: &Fault, elapsed: Option<Duration>, unlogged: Option<u64>) {
         | Reason::RegistryUnavailable
         | Reason::ImageForged
         | Reason::UnknownCaller
-        | Reason::LimitReached => tracing::warn!(elapsed, unlogged, ?reason, cause, "ended: {text}"),
+        | Reason::LimitReached => tracing::warn!(elapsed, unlogged, ?reason, text, cause, "ended"),
         Reason::InvalidInput
         | Reason::NamespaceDenied
         | Reason::SourceDenied
@@ -254,6 +254,6 @@ fn log_fault(fault: &Fault, elapsed: Option<Duration>, unlogged: Option<u64>) {
         | Reason::SessionNotFound
         | Reason::StreamBroken
         | Reason::Cancelled
-        | Reason::ShuttingDown => tracing::info!(elapsed, unlogged, ?reason, cause, "ended: {text}"),
+        | Reason::ShuttingDown => tracing::info!(elapsed, unlogged, ?reason, text, cause, "ended"),
     }
 }

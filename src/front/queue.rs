@@ -21,14 +21,14 @@ use crate::{
     tasks::Cause,
 };
 
-/// How many builds of an engine may wait. A caller may have as many as are left to the others, so one alone has half of
-/// them: with the calls of a session each, still far below the calls that it may have at once.
+/// The limit on waiting builds of an engine. A caller may take half of the places that others leave. Each
+/// waiting build holds the calls of one session, so even then a caller stays far below its limit on calls.
 const WAITING_MAX: usize = 512;
 /// How many of a caller may wait however many of others do, so that ten callers cannot keep the others out.
 const WAITING_OF_EACH: usize = 8;
-/// How many may wait in all, for the sake of memory: as many as a thousand callers may have.
+/// The limit on waiting builds of all callers, for the sake of memory: a thousand callers may have as many.
 const WAITING_IN_ALL: usize = 8192;
-/// A client whose build finds no place in the queue is told to try again after this time.
+/// A client whose build finds no place in the queue should try again after this time.
 const RETRY_AFTER: Duration = Duration::from_secs(30);
 /// How often a build that waits looks at its place.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -63,7 +63,8 @@ impl Queues {
         Self { limits: config.builds, by_engine }
     }
 
-    /// Puts a build into the queue of an engine, which has so many processors; an error if the queue is full.
+    /// Puts a build into the queue of an engine with this number of processors; an error if the queue is
+    /// full.
     pub(super) fn wait(
         &self,
         engine: &EngineName,
@@ -126,9 +127,9 @@ struct State {
 /// How many builds an engine has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Builds {
-    /// Those that run.
+    /// The running builds.
     pub running: usize,
-    /// Those that wait for their turn.
+    /// The builds that wait for their turn.
     pub waiting: usize,
     /// How many may run at once; 0 before the first build.
     pub places: usize,
@@ -209,8 +210,8 @@ pub struct Waiting {
 }
 
 impl Waiting {
-    /// Waits for the turn. `show` is told how many builds are ahead, at first and whenever that has changed; not if the
-    /// turn has come already.
+    /// Waits for the turn. `show` gets the number of builds ahead, at first and whenever it has changed; not
+    /// if the turn has come already.
     pub async fn turn(mut self, mut show: impl FnMut(usize)) -> Result<Turn, Fault> {
         let mut shown = None;
         let mut looks = interval_at(Instant::now(), LOOK_EVERY);

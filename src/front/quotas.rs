@@ -19,7 +19,7 @@ enum Load {
     Transfer,
     /// Changes, which keep the store busy.
     Store,
-    /// Ends of namespaces, each of which lists the engine's images, and goes on without its client.
+    /// Ends of namespaces, each of which lists the engine's images, and continues without its client.
     End,
 }
 
@@ -41,7 +41,8 @@ impl Quotas {
         self.take_of(caller, load, what).map(Some)
     }
 
-    /// Takes a share for the end of a namespace. Not that of a change: a caller at that limit can still clean up.
+    /// Takes a share for the end of a namespace. It is not the share of a change: a caller at that limit can
+    /// still clean up.
     pub(super) fn take_end(self: &Arc<Self>, caller: &Caller) -> Result<Share, Fault> {
         self.take_of(caller, Load::End, "removals of namespaces")
     }

@@ -54,7 +54,8 @@ pub struct Work {
     group: Group,
     keys: Keys,
     namespaces: Mutex<HashMap<Key, Entry>>,
-    /// Builds share the lock of their job in their engine; whoever removes the job's cache mounts has it alone.
+    /// Builds share the lock of their job in their engine; a call that removes the job's cache mounts holds
+    /// it alone.
     jobs: Table<JobKey, RwLock<()>>,
 }
 

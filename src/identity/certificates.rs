@@ -36,7 +36,7 @@ impl Certificates {
         self.callers.values()
     }
 
-    /// Asked when a call presents no token and its peer is no user.
+    /// Asked when a call presents no token and its peer is not a user.
     pub(super) fn identify(&self, peer: &Peer) -> Answer {
         let names = match peer {
             Peer::User { .. } | Peer::Pod(_) | Peer::Remote { certificate: None, .. } => {
@@ -50,7 +50,10 @@ impl Certificates {
         match (callers.next(), callers.next()) {
             (Some(caller), None) => Answer::Proven((*caller).clone()),
             (Some(_), Some(_)) => {
-                let text = format!("the certificate is of several callers: {}", listed(served.into_keys()));
+                let text = format!(
+                    "the certificate has the names of several callers: {}",
+                    listed(served.into_keys())
+                );
                 Answer::Failed(
                     Fault::new(Reason::UnknownCaller, text).hint("give each caller a certificate of its own"),
                 )

@@ -1,4 +1,4 @@
-//! What another caller may do, for the node's operator.
+//! Explains the rights of another caller, for the node's operator.
 
 use super::Identities;
 use crate::{
@@ -18,7 +18,7 @@ impl Identities {
         let unknown = || {
             let text = format!("`{}` is not served here", shortened(printable(caller), SHOWN_BYTES_MAX));
             let hint = "name a caller as the audit log does: `uid 1000`, `token NAME`, `certificate NAME`, \
-                        `job ISSUER:JOB`, of pods `job pods:NAMESPACE`";
+                        `job ISSUER:JOB`, or `job pods:NAMESPACE` for pods";
             Fault::invalid("caller", text).hint(hint)
         };
         if let Some(job) = caller.strip_prefix("job ") {
@@ -29,7 +29,7 @@ impl Identities {
                 Namespace::new(name, run).map_err(|error| Fault::invalid("caller", error.to_string()))?;
             let own = own.issued_by(issuer);
             if namespace.is_some_and(|named| !named.means(&own)) {
-                let text = format!("`{}` acts in no namespace of another job", printable(caller));
+                let text = format!("`{}` may act only in namespaces of its own job", printable(caller));
                 return Err(Fault::new(Reason::NamespaceDenied, text));
             }
             let pods = || self.pods.rules_of(own.job()).map(|(rules, _)| rules);

@@ -41,7 +41,7 @@ struct Issuer {
     config: config::Issuer,
     validation: Validation,
     keys: Keyring,
-    /// Those of `[[serve]]`, in the file's order: the first whose pattern matches the job applies.
+    /// The entries of `[[serve]]`, in the file's order: the first whose pattern matches the job applies.
     served: Vec<(Arc<Rules>, EngineName)>,
 }
 
@@ -101,15 +101,14 @@ impl Jobs {
         let header = decode_header(token).map_err(|error| unread(&error))?;
         if header.crit.is_some() {
             return Err(
-                "asks for an extension of JSON Web Signatures (`crit`), and none is known here".to_owned()
+                "requires an extension of JSON Web Signatures (`crit`), and wharfd supports none".to_owned()
             );
         }
         let claimed: Claimed = jsonwebtoken::dangerous::insecure_decode_claims(token)
             .map_err(|_| "has no claim `iss`".to_owned())?;
         let issuer = self.issuers.iter().find(|issuer| issuer.config.url == claimed.iss);
-        let issuer = issuer.ok_or_else(|| {
-            format!("is of an issuer that is not known here, `{}` (`iss`)", shown(&claimed.iss))
-        })?;
+        let issuer =
+            issuer.ok_or_else(|| format!("is from an unknown issuer, `{}` (`iss`)", shown(&claimed.iss)))?;
         issuer.prove(token, header.alg, header.kid.as_deref(), now)
     }
 }
@@ -132,7 +131,8 @@ impl Issuer {
                     format!("is signed with a key that issuers.{name} does not have: `{key}` (`kid`)")
                 }
                 NoKey::Other => format!(
-                    "is signed with {algorithm:?}, for which the key `{key}` of issuers.{name} is not"
+                    "is signed with {algorithm:?}, but the key `{key}` of issuers.{name} is for another \
+                     algorithm"
                 ),
                 NoKey::Unnamed => {
                     format!("names no key (`kid`), and issuers.{name} has none or several for {algorithm:?}")
@@ -165,7 +165,7 @@ impl Issuer {
         let job = namespace.job();
         let (rules, engine) = self.served(job).ok_or_else(|| {
             let job = shown(&job.to_string());
-            format!("is of the job `{job}`, and no `[[serve]]` of wharfd's configuration serves it")
+            format!("proves the job `{job}`, which no `[[serve]]` of wharfd's configuration serves")
         })?;
         let caller = Caller::served(CallerId::Job(job.clone()), rules, engine);
         Ok(Caller { proven: Some(Proven { namespace, by: Proof::Token(at) }), ..caller })

@@ -1,7 +1,7 @@
 //! Finds out who makes a call, or refuses it. A [`Caller`] is made here and nowhere else.
 //!
-//! Each scheme of proof is a module of its own. It answers with an [`Answer`]: the first that proves a caller or
-//! fails to ends the search.
+//! Each scheme of proof is a module of its own. It answers with an [`Answer`]: the first scheme that proves a
+//! caller, or fails to, ends the search.
 
 mod certificates;
 mod explain;
@@ -41,7 +41,8 @@ pub struct Caller {
     id: CallerId,
     rules: Arc<Rules>,
     engine: EngineName,
-    /// The only namespace that the proof is good for; `None` if the caller names its namespace, within its rules.
+    /// The only namespace for which the proof is valid; `None` if the caller names its namespace, within its
+    /// rules.
     proven: Option<Proven>,
     is_operator: bool,
 }
@@ -82,7 +83,7 @@ impl Caller {
             let is_issued = named.job().issuer().is_some();
             if is_issued && !matches!(self.id, CallerId::Operator(_)) {
                 let text = format!(
-                    "namespace `{}` is not yours: it takes a token of its issuer",
+                    "namespace `{}` is not yours: it needs a token of its issuer",
                     printable(&named.to_string())
                 );
                 return Err(Fault::new(Reason::NamespaceDenied, text));
@@ -100,7 +101,7 @@ impl Caller {
                     printable(&named.to_string()),
                     printable(&proven.namespace.to_string())
                 );
-                let hint = format!("leave the namespace to the {proof}");
+                let hint = format!("omit the namespace: the {proof} decides it");
                 Err(Fault::new(Reason::NamespaceDenied, text).hint(hint))
             }
             _ => self.rules.namespace(&self.id, proven.namespace.clone()),
@@ -165,7 +166,7 @@ pub struct Presented<'a> {
     pub is_alone: bool,
 }
 
-/// What a call has presented, so that its caller can be identified again.
+/// The proof that a call has presented, so that its caller can be identified again.
 #[derive(Clone, Debug)]
 pub struct Kept {
     peer: Peer,
@@ -232,7 +233,7 @@ impl Identities {
         if let Peer::Pod(presence) = presented.peer
             && presence.has_ended()
         {
-            // Its namespace is being removed. Whoever holds a token lost the connection a moment ago.
+            // Its namespace is being removed. A client that shows a token lost the connection a moment ago.
             return Err(pods::ended(presence.pod()));
         }
         let answer = match presented.authorization {
@@ -254,7 +255,7 @@ impl Identities {
             Answer::Failed(fault) => Err(fault),
             Answer::NotPresented if presented.authorization.is_none() => {
                 let text = "nothing proves who calls: there is no client certificate, and no token";
-                let hint = "give a certificate of an authority that wharfd's operator trusts, or a token";
+                let hint = "give a certificate from an authority that wharfd's operator trusts, or a token";
                 Err(Fault::new(Reason::UnknownCaller, text).hint(hint))
             }
             Answer::NotPresented => {
@@ -298,14 +299,14 @@ impl Identities {
         }
     }
 
-    /// Those who are served, in a fixed order, a line for each: the callers, the rules and the engine.
+    /// The served callers, in a fixed order, each with its rules and its engine.
     pub fn served(&self) -> impl Iterator<Item = (String, &Arc<Rules>, &EngineName)> {
         let callers = self.users.iter().chain(self.tokens.iter()).chain(self.certificates.iter());
         let callers = callers.map(|caller| (caller.to_string(), &caller.rules, &caller.engine));
         callers.chain(self.jobs.served()).chain(self.pods.served())
     }
 
-    /// What jobs may do, except for the node's operator.
+    /// The policies of jobs, which do not apply to the node's operator.
     pub fn policies(&self) -> &Policies {
         &self.policies
     }
@@ -332,7 +333,7 @@ impl Served {
         Arc::new(Self(RwLock::new(Arc::new(identities))))
     }
 
-    /// Those in use now.
+    /// The identities in use now.
     pub fn now(&self) -> Arc<Identities> {
         Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
     }

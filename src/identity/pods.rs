@@ -1,5 +1,5 @@
-//! Pods, which the kubelet has proven when it asked for their sockets (`csi`): whoever connects to such a socket is the
-//! pod.
+//! Pods, which the kubelet has proven when it requested their sockets (`csi`): every connection to such a
+//! socket is the pod.
 
 use std::sync::Arc;
 
@@ -15,7 +15,8 @@ use crate::{
 /// The pods that are served.
 #[derive(Debug)]
 pub(super) struct Pods {
-    /// Those of `[[serve]]`, in the file's order: the first whose pattern matches the Kubernetes namespace applies.
+    /// The entries of `[[serve]]`, in the file's order: the first whose pattern matches the Kubernetes
+    /// namespace applies.
     served: Vec<(Arc<Rules>, EngineName)>,
     /// The Kubernetes namespaces whose pods have to present a token.
     tokens_only: Vec<Pattern>,
@@ -88,9 +89,12 @@ impl Pods {
     }
 }
 
-/// The refusal of whoever calls for a pod whose volume is gone.
+/// The refusal of a call for a pod whose volume is gone.
 pub(super) fn ended(pod: &Pod) -> Fault {
-    Fault::new(Reason::UnknownCaller, format!("pod {pod} has ended, and its socket proves nothing any more"))
+    Fault::new(
+        Reason::UnknownCaller,
+        format!("pod {pod} has ended, and its socket no longer proves anything"),
+    )
 }
 
 fn unserved(pod: &Pod) -> Fault {

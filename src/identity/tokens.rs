@@ -46,7 +46,7 @@ impl Tokens {
     pub(super) fn identify(&self, bearer: &str) -> Answer {
         let hash = Sha256::digest(bearer.as_bytes());
         let mut found = None;
-        // Every hash is compared, in constant time: how long it takes tells nothing about any of them.
+        // Every hash is compared, in constant time: the time reveals nothing about any of them.
         for (known, caller) in &self.callers {
             if bool::from(known.0.ct_eq(&hash)) {
                 found = Some(caller);
@@ -56,7 +56,7 @@ impl Tokens {
             None => Answer::NotPresented,
             Some(caller) if bearer.len() < TOKEN_BYTES_MIN => {
                 let text =
-                    format!("{caller} is too short: {TOKEN_BYTES_MIN} random characters are the least");
+                    format!("{caller} is too short: it needs at least {TOKEN_BYTES_MIN} random characters");
                 let hint =
                     "make one with `openssl rand -hex 32`, and put its hash into wharfd's configuration";
                 Answer::Failed(Fault::new(Reason::UnknownCaller, text).hint(hint))

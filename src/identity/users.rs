@@ -50,7 +50,7 @@ impl Users {
         };
         let own = [0, own_uid]
             .into_iter()
-            // If wharfd runs as `nobody`, whoever has no uid here would be wharfd itself.
+            // If wharfd runs as `nobody`, every user without a uid here would be wharfd itself.
             .filter(|uid| {
                 *uid != overflow_uid && !config.serve.iter().any(|serve| serve.who == Who::Uid(*uid))
             })

@@ -26,7 +26,7 @@ fn no_signer(_: &Algorithm, _: &EncodingKey) -> Result<Box<dyn JwtSigner>, Error
 }
 
 fn verifier(algorithm: &Algorithm, key: &DecodingKey) -> Result<Box<dyn JwtVerifier>, Error> {
-    // A key of another family never checks a signature: a public key is no shared secret.
+    // A key of another family never checks a signature: a public key is not a shared secret.
     if !key.family().algorithms().contains(algorithm) {
         return Err(ErrorKind::InvalidAlgorithm.into());
     }

@@ -1,5 +1,5 @@
-//! Makes space on the disk of an engine before it is full: what was not used for longest goes first, and nothing that a
-//! running build needs.
+//! Makes space on the disk of an engine before it is full. It removes whatever was unused longest first, and
+//! nothing that a running build needs.
 
 use std::{
     pin::pin,
@@ -44,7 +44,7 @@ const AGES: [Duration; 5] = [
     Duration::from_secs(600),
     AGE_MIN,
 ];
-/// A build may need what is younger than the others, so this is for an engine without builds.
+/// A build may need younger data, so this is for an engine without builds.
 const AGE_MIN: Duration = Duration::from_secs(60);
 /// A namespace may be between two steps of its pipeline.
 const NAMESPACE_AGE_MIN: Duration = Duration::from_secs(3600);
@@ -97,11 +97,11 @@ async fn measure(gauge: &Gauge, images: &Images, said: &Mutex<Said>, trail: &Tra
     }
 }
 
-/// What the logs know.
+/// The state that the logs have reported.
 struct Said {
     /// The level that the audit log knows.
     level: Level,
-    /// When the log was told last that the disk is low.
+    /// When the log last said that the disk is low.
     at: Option<Instant>,
 }
 
@@ -162,7 +162,7 @@ struct Guard {
 }
 
 impl Guard {
-    /// Removes what is unused while the disk is low.
+    /// Removes unused data while the disk is low.
     async fn make_space(&self, images: Images) {
         // As `measure` has it, a moment ago.
         if !self.engine.disk().borrow().level.is_low() {
@@ -184,7 +184,8 @@ impl Guard {
         let _ = tokio::time::timeout(pause, disk.wait_for(|disk| !disk.level.is_low())).await;
     }
 
-    /// Removes what was not used for longest, until there is space. Returns whether everything was tried without a fault.
+    /// Removes the data that was unused longest, until there is space. Returns whether everything was tried
+    /// without a fault.
     async fn remove(&self, images: &Images, need: &Arc<Need>) -> bool {
         let engine = self.engine.name();
         let (mut is_whole, mut namespaces_of) = (true, None);
@@ -241,8 +242,9 @@ impl Guard {
         is_whole
     }
 
-    /// Removes build cache. BuildKit takes its time for what is large, and forgets what it was about to remove if it is
-    /// stopped (`cacheManager.prune`, BuildKit 0.13 and 0.33), so it goes on even if nobody waits for it any more.
+    /// Removes build cache. BuildKit takes its time for large records, and forgets what it was about to
+    /// remove if it is stopped (`cacheManager.prune`, BuildKit 0.13 and 0.33), so it continues even if nobody
+    /// waits for it any longer.
     async fn prune(&self, images: &Images, age: Duration, need: &Arc<Need>) -> Result<(), Fault> {
         let Ok(pruning) = Arc::clone(&self.pruning).try_lock_owned() else {
             return Err(Fault::new(Reason::EngineUnavailable, "the engine still removes build cache"));

@@ -1,4 +1,4 @@
-//! Measures the disk of an engine, and tells when enough is removed from it.
+//! Measures the disk of an engine, and reports when enough is removed from it.
 
 use std::{
     path::PathBuf,
@@ -22,7 +22,7 @@ use crate::{
 
 /// How long a disk may take to say how full it is.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
-/// How long the space of what is removed may take to be free, over all of one step: Btrfs and ZFS free it later.
+/// How long removed space may take to become free, over all of one step: Btrfs and ZFS free it later.
 const SETTLE_MAX: Duration = Duration::from_secs(30);
 /// How often it looks for that.
 const SETTLE_INTERVAL: Duration = Duration::from_secs(1);
@@ -79,7 +79,7 @@ impl Gauge {
     }
 }
 
-/// Questions to a disk that may hang: one at a time, so that one that hangs has one thread.
+/// Questions to a disk that may hang: one at a time, so that a hanging one takes a single thread.
 struct Asking {
     tasks: Group,
     one: Arc<tokio::sync::Mutex<()>>,
@@ -99,12 +99,12 @@ impl Asking {
             });
             asked.await.unwrap_or_else(|panicked| Err(causes(&Fault::from(panicked))))
         };
-        let silent = || format!("it has not said for {} s how full it is", max.as_secs());
+        let silent = || format!("it has not reported its free space for {} s", max.as_secs());
         timeout(max, asked).await.unwrap_or_else(|_| Err(silent()))
     }
 }
 
-/// The need of space, of one pass over what is unused.
+/// The need of space in one pass over unused data.
 pub(super) struct Need {
     gauge: Arc<Gauge>,
     images: Images,
@@ -115,7 +115,7 @@ pub(super) struct Need {
 struct Step {
     /// The free space when it began.
     free: u64,
-    /// What it has removed since, in bytes.
+    /// The bytes that it has removed since.
     removed: u64,
     /// How much longer it may wait for that to be free.
     patience: Duration,
@@ -124,7 +124,7 @@ struct Step {
 }
 
 impl Step {
-    /// Whether what is removed is free. The sizes are rough: images share layers, and files blocks.
+    /// Whether the removed space is free. The sizes are rough: images share layers, and files blocks.
     fn is_settled(&self, free: u64) -> bool {
         free >= self.free.saturating_add(self.removed / 2)
     }
@@ -142,7 +142,7 @@ impl Need {
         self.with(|step| *step = Step { free, removed: 0, patience: SETTLE_MAX, ..*step });
     }
 
-    /// Notes that so many bytes are removed.
+    /// Notes the number of removed bytes.
     pub(super) fn removed(&self, bytes: i64) {
         let bytes = u64::try_from(bytes).unwrap_or_default();
         self.with(|step| {
@@ -156,7 +156,7 @@ impl Need {
         self.with(|step| step.has_removed)
     }
 
-    /// Whether there is space. Waits a while until what is removed is free.
+    /// Whether there is space. Waits a while until the removed space is free.
     pub(super) async fn is_met(&self) -> bool {
         loop {
             let disk = self.gauge.disk(&self.images).await;
@@ -190,7 +190,7 @@ mod tests {
         let (release, released) = mpsc::channel::<()>();
         let max = Duration::from_millis(50);
         let hung = asking.ask(max, move || released.recv().map_err(|error| error.to_string())).await;
-        assert_eq!(hung, Err("it has not said for 0 s how full it is".to_owned()));
+        assert_eq!(hung, Err("it has not reported its free space for 0 s".to_owned()));
         let asked = Arc::new(AtomicU32::new(0));
         for _ in 0..3 {
             let asked = Arc::clone(&asked);

@@ -23,8 +23,8 @@ use crate::{
 
 /// How often it looks at the store, which is cheap.
 const INTERVAL: Duration = Duration::from_secs(10);
-/// The first of so many looks asks the engine for cache mounts that the store does not know: a day. For that the engine
-/// finds out the sizes of all, and a step that needs one meanwhile may get an empty one.
+/// Every this-many-th look (once a day) also asks the engine for cache mounts that the store does not know.
+/// For that the engine measures all mounts, and a step that needs one meanwhile may get an empty one.
 const FIND_EVERY: u32 = 8640;
 /// How many jobs of a caller may have cache mounts in an engine: beyond that the longest unused one is retired.
 const JOBS_MAX: u32 = 10_000;
@@ -70,7 +70,7 @@ pub(super) struct Look {
     pub(super) rule: &'static str,
     /// With one, the look ends once it is met.
     pub(super) need: Option<Arc<Need>>,
-    /// The jobs of which something stays: one can cost the engine 37 listings, every time.
+    /// The jobs that leave something behind: each can cost the engine 37 listings, every time.
     pub(super) waits: Arc<Waits>,
     pub(super) trail: Trail,
 }
@@ -82,7 +82,7 @@ impl Look {
         if finds {
             let found = store.find_jobs(engine, self.images.jobs_with_mounts().await).await?;
             if found > 0 {
-                tracing::info!(engine, found, "jobs with cache mounts from before are found");
+                tracing::info!(engine, found, "found cache mounts of jobs that the store did not know");
             }
         }
         for job in store.unused_jobs(engine, self.after, JOBS_MAX).await? {
@@ -95,7 +95,7 @@ impl Look {
                 break;
             }
             if let Err(fault) = self.end(&job).await {
-                // One that fails again and again keeps no other from its end.
+                // A job that fails again and again does not keep others from their end.
                 each_second!(
                     warn,
                     engine,

@@ -47,7 +47,7 @@ pub(super) struct Look {
     pub(super) ttl: Duration,
     /// The setting that says so.
     pub(super) rule: &'static str,
-    /// With one, the look ends once it is met, and leaves namespaces of which a container uses an image.
+    /// With a goal, the look ends once it is met, and leaves namespaces with an image that a container uses.
     pub(super) need: Option<Arc<Need>>,
     pub(super) trail: Trail,
 }
@@ -81,7 +81,7 @@ impl Look {
                 continue;
             }
             if let Err(fault) = self.end(&opaque, owned).await {
-                // One that fails again and again keeps no other from its end.
+                // A namespace that fails again and again does not keep others from their end.
                 let cause = causes(&fault);
                 each_second!(warn, engine = %self.engine, cause, "an unused namespace cannot be ended");
                 self.images.engine().check().await?;

@@ -13,14 +13,14 @@ pub enum CallerId {
     Uid(u32),
     /// The same for a process outside any container. Only root and wharfd's own user can have this identity.
     Operator(u32),
-    /// Whoever presents the static token of this name.
+    /// The holder of the static token of this name.
     Token(IssuerName),
-    /// Whoever has the key of a certificate of this name.
+    /// The holder of the key of a certificate of this name.
     Certificate(CertificateName),
     /// A job, whose issuer is known: all runs of the job together. So are the pods of a Kubernetes namespace, whose author
     /// chooses how many there are.
     Job(Job),
-    /// Whoever calls from the network and has proven nothing: only calls that need no caller are counted for it.
+    /// A caller from the network that has proven nothing: only calls that need no caller are counted for it.
     Address(Source),
 }
 

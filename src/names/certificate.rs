@@ -23,7 +23,7 @@ impl CertificateName {
         name.parse().ok().filter(|Self(name)| !name.contains(':'))
     }
 
-    /// The name of a SAN's entry of the kind URI; `None` if it is no URI.
+    /// The name of a SAN's entry of the kind URI; `None` if it is not a URI.
     pub fn of_uri(uri: &str) -> Option<Self> {
         uri.parse().ok().filter(|Self(name)| name.contains(':'))
     }

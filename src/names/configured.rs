@@ -77,7 +77,8 @@ impl TryFrom<String> for PolicyName {
     fn try_from(name: String) -> Result<Self, Self::Error> {
         if [Self::BUILT_IN, Self::MISSING].contains(&name.as_str()) {
             return Err(format!(
-                "`{name}` is no name for a policy: `wharf info` and the audit log use it for none"
+                "`{name}` is reserved: `built-in` stands for the built-in rules, and `none` for a job \
+                 without a policy"
             ));
         }
         checked("a policy's name", name).map(Self)

@@ -18,7 +18,7 @@ pub struct ImagePattern {
 enum Repositories {
     Any,
     One(String),
-    /// Those whose names begin so; it ends in `/`.
+    /// All repositories whose names begin with this text; it ends in `/`.
     Below(String),
 }
 
@@ -58,7 +58,7 @@ impl TryFrom<String> for ImagePattern {
         };
         let tags = tags.map(|tags| {
             let shown = tags.strip_suffix('*').unwrap_or(tags);
-            // A tag of which only the beginning is given.
+            // Only the beginning of a tag is given.
             let is_tag = shown.is_empty() || Reference::parse(&format!("x:{shown}")).is_ok();
             let pattern = tags.parse().ok().filter(|_| is_tag);
             pattern

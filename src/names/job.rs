@@ -74,7 +74,7 @@ impl Namespace {
         Ok(Self { job: Job { issuer: None, name: job }, run })
     }
 
-    /// The namespace of the run `run` of the job `job`, both of which are checked names of a pod.
+    /// The namespace of the run `run` of the job `job`, both are checked names of a pod.
     pub(super) fn of_pod(job: &str, run: &str) -> Self {
         Self { job: Job { issuer: None, name: job.to_owned() }, run: run.to_owned() }
     }

@@ -4,8 +4,8 @@ use std::fmt;
 
 use super::{IssuerName, Job, Pattern, pattern::PatternError, printable};
 
-/// A pattern of jobs: `ISSUER:PATTERN` for those whose names an issuer proves, `PATTERN` for those whose names a caller
-/// claims, with a colon before it if it has one of its own; `*` alone is every job.
+/// A pattern of jobs: `ISSUER:PATTERN` matches names that the issuer proves, and `PATTERN` matches claimed
+/// names; write a leading colon if the pattern itself contains one. `*` alone is every job.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
 #[serde(try_from = "String")]
 pub struct JobPattern(Jobs);

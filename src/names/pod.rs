@@ -4,15 +4,15 @@ use std::fmt;
 
 use super::{IssuerName, Job, Namespace, printable, shortened};
 
-/// Real ones have 36.
+/// Real uids have 36.
 const UID_BYTES_MAX: usize = 64;
-/// Of a label of DNS (RFC 1123).
+/// The limit on a label of DNS (RFC 1123).
 const LABEL_BYTES_MAX: usize = 63;
-/// Whoever writes a pod may choose what is refused.
+/// The pod's author chooses these values, so they are shortened in errors.
 const SHOWN_BYTES_MAX: usize = 100;
 
-/// A pod: its Kubernetes namespace, and its uid. No other pod has it, but a static one that is made again from the same
-/// manifest.
+/// A pod: its Kubernetes namespace, and its uid. No other pod has the same, except a static pod that is made
+/// again from the same manifest.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Pod {
     namespace: String,
@@ -20,7 +20,7 @@ pub struct Pod {
 }
 
 impl Pod {
-    /// The pod `uid` of the Kubernetes namespace `namespace`; the error says which of the two is no such name.
+    /// The pod `uid` of the Kubernetes namespace `namespace`; the error says which of the two is not valid.
     pub fn new(namespace: &str, uid: &str) -> Result<Self, String> {
         if !is_label(namespace) {
             return Err(format!("`{}` is not a Kubernetes namespace", shown(namespace)));

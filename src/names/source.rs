@@ -8,7 +8,8 @@ use std::{
 /// The bits of an IPv6 address that its owner cannot choose: a network of one host has 64 bits for hosts.
 const OWNED: u128 = !(u64::MAX as u128);
 
-/// The part of an address that tells one owner from another: an IPv4 address, or the first 64 bits of an IPv6 address.
+/// The part of an address that distinguishes one owner from another: an IPv4 address, or the first 64 bits of
+/// an IPv6 address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Source(IpAddr);
 

@@ -23,7 +23,7 @@ enum Scheme {
     Https,
 }
 
-/// A URL in the only form in which a pattern takes it: whoever reads it finds the same host, port and path.
+/// A URL in the only form in which a pattern takes it: every reader finds the same host, port and path.
 struct Plain<'a> {
     scheme: Scheme,
     host: String,
@@ -133,7 +133,7 @@ impl TryFrom<String> for UrlPattern {
     fn try_from(text: String) -> Result<Self, Self::Error> {
         let wrong = || {
             format!(
-                "`{}` is neither a host, as in `files.example.com`, nor all below a path, as in \
+                "`{}` is neither a host, as in `files.example.com`, nor a URL with a path, as in \
                  `https://files.example.com/team/*`, nor `*`",
                 printable(&text)
             )

@@ -24,7 +24,7 @@ pub struct Because {
     pub key: &'static str,
     /// The pattern that matches.
     pub pattern: String,
-    /// What a build looks at, too.
+    /// Conditions that the build itself also checks.
     pub unless: Option<&'static str>,
 }
 

@@ -231,7 +231,7 @@ impl Entry {
         }
     }
 
-    /// What it allows: each key, and its values.
+    /// The allowed values of each key.
     pub fn keys(&self) -> Vec<(&'static str, Vec<String>)> {
         let has_none = self.networks.contains(&StepNetwork::None);
         let networks = self.networks.iter().chain((!has_none).then_some(&StepNetwork::None));

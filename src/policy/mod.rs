@@ -17,8 +17,8 @@ pub use check::{Because, Explained};
 pub use entry::{Entry, Policies};
 pub use rules::Rules;
 
-/// A subject that is allowed, with the caller and the rules that allow it. It holds as long as it is kept: work that
-/// runs goes on under the rules under which it began.
+/// A subject that is allowed, with the caller and the rules that allow it. It holds as long as it is kept:
+/// work that runs continues under the rules under which it began.
 #[derive(Clone, Debug)]
 pub struct Permit<T> {
     subject: T,

@@ -136,7 +136,7 @@ impl Build {
             Some(session)
         };
         if spec.has_streams() && session.is_none() {
-            let text = "an output for the client comes on a stream of its session, and the build has none";
+            let text = "an output for the client needs a session, and the build has none";
             return Err(
                 Fault::invalid("start.spec.outputs", text).hint("open a session, and name it in the start")
             );

@@ -48,7 +48,7 @@ where
         match tokio::time::timeout(OPEN_TO_ALL_WITHIN, answering).await {
             Ok(response) => response?,
             Err(_) => {
-                let text = "the request has not come in time";
+                let text = "the request did not arrive in time";
                 return Ok(status::refuse(&Fault::new(Reason::Cancelled, text)));
             }
         }

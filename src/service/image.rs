@@ -317,7 +317,7 @@ fn saving(piece: Bytes) -> v1::SaveImagesResponse {
     v1::SaveImagesResponse { response: Some(save_images_response::Response::Piece(piece)) }
 }
 
-/// The engine keeps the archive, or what it is made of, for as long as a client reads it.
+/// The engine keeps the archive, or its parts, for as long as a client reads it.
 fn too_slow() -> Fault {
     Fault::new(Reason::StreamBroken, "the client takes the archive too slowly")
         .hint("save to a local file, and send that on")

@@ -70,7 +70,7 @@ impl PolicyService for Policy {
     }
 }
 
-/// The answer to the question at `index`; an error if it is no question.
+/// The answer to the question at `index`; an error if it is not a question.
 fn answered(explained: &Explained, index: usize, question: PolicyQuestion) -> Result<PolicyAnswer, Fault> {
     let field = format!("questions[{index}]");
     let reference = |text: &str| {

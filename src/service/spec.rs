@@ -85,14 +85,14 @@ fn outputs(outputs: &[v1::Output]) -> Result<Vec<Output>, Fault> {
             Some(output::Output::Docker(v1::DockerOutput { names })) => {
                 Output::Archive(Layout::Docker, tags(&format!("spec.outputs[{index}].docker.names"), names)?)
             }
-            None => return Err(invalid("it is of no kind that this wharfd knows")),
+            None => return Err(invalid("it is of a kind that this wharfd does not know")),
         };
         checked.push(output);
     }
     Ok(checked)
 }
 
-/// The platforms of a build, of which an older client names only one.
+/// The platforms of a build; an older client names only one.
 fn platforms(first: String, more: Vec<String>) -> Result<Vec<String>, Fault> {
     if more.len() > MORE_PLATFORMS_MAX {
         let text = format!("{} more platforms; at most {MORE_PLATFORMS_MAX} are allowed", more.len());
@@ -182,8 +182,11 @@ pub(super) fn network(network: &str) -> Result<Network, Fault> {
     match network {
         "" | "default" => Ok(Network::Default),
         "none" => Ok(Network::None),
-        "host" => Err(Fault::new(Reason::GraphDenied, "the network `host` is not allowed: it is the node's")
-            .hint("use `default` or `none`")),
+        "host" => Err(Fault::new(
+            Reason::GraphDenied,
+            "the network `host` is not allowed: steps must not use the node's network",
+        )
+        .hint("use `default` or `none`")),
         other => {
             Err(Fault::invalid("spec.network", format!("`{}` is not a network for builds", printable(other)))
                 .hint("use `default` or `none`"))
@@ -206,7 +209,7 @@ fn ulimits(ulimits: Vec<v1::Ulimit>) -> Result<Vec<(String, i64, i64)>, Fault> {
             return Err(invalid("is not a limit's name"));
         }
         if NOT_OF_STEPS.contains(&name.as_str()) {
-            return Err(invalid("a step's share of the processors is the engine's to give"));
+            return Err(invalid("the engine decides a step's share of the processors"));
         }
         if soft < -1 || hard < -1 || (hard != -1 && (soft == -1 || soft > hard)) {
             return Err(invalid("the soft limit exceeds the hard one"));

@@ -1,5 +1,5 @@
-//! Work of many callers, none of which waits behind another's: places of which each caller has a part, a fair order of
-//! turns, and locks by name.
+//! Work of many callers, where no caller's work waits behind another's: places with a part for each caller, a
+//! fair order of turns, and locks by name.
 
 mod places;
 mod table;

@@ -45,7 +45,7 @@ impl<K: Clone + Eq + Hash> Own<K> {
     }
 }
 
-/// A number of places for all callers, of which one caller has a part at most.
+/// A number of places for all callers; one caller has at most a part of them.
 #[derive(Debug)]
 pub struct Places {
     all: Arc<Semaphore>,

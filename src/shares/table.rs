@@ -43,7 +43,7 @@ impl<K: Hash + Eq, V> Table<K, V> {
 }
 
 impl<K: Hash + Eq> Locks<K> {
-    /// Waits for the lock `name`. Whoever waits gets it in order of arrival.
+    /// Waits for the lock `name`. Waiting calls get it in order of arrival.
     pub async fn lock<Q>(&self, name: &Q) -> OwnedMutexGuard<()>
     where
         K: Borrow<Q>,

@@ -6,9 +6,9 @@ use std::{
     hash::Hash,
 };
 
-/// Work of callers `C` and their jobs `J`: the work that waits, each piece with a `T`, and the number of pieces that
-/// run. Whoever runs least is next; of those who run as much, the one who has waited longest since its last turn. So
-/// somebody who runs nothing waits for one turn of each other at most, whatever the others have waiting.
+/// A queue of the work of callers `C` and their jobs `J`; each waiting piece carries a `T`. The caller with
+/// the least running work is next; among equals, the one that has waited longest since its last turn. So a
+/// caller without running work waits for at most one turn of each other, however much of theirs waits.
 #[derive(Debug)]
 pub struct Turns<C, J, T> {
     callers: HashMap<C, Caller<J, T>>,
@@ -50,9 +50,9 @@ struct Rank {
 /// The most that may run at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Of one caller.
+    /// The limit for one caller.
     pub of_caller: usize,
-    /// Of one job of a caller.
+    /// The limit for one job of a caller.
     pub of_job: usize,
 }
 
@@ -205,7 +205,7 @@ impl<C: Clone + Eq + Hash, J: Clone + Eq + Hash, T> Turns<C, J, T> {
 fn before(own: Rank, turn: usize, others: impl Iterator<Item = (Rank, usize)>) -> usize {
     let level = own.running + turn;
     let turns = others.filter(|(other, _)| other.since != own.since).map(|(other, waiting)| {
-        // Of two that run as much, the one goes first whose turn is longer ago: the one that ran more at first.
+        // Among equals, the one whose turn is longer ago is first: the one that ran more at first.
         let is_first =
             other.running > own.running || (other.running == own.running && other.since < own.since);
         (level + usize::from(is_first)).saturating_sub(other.running).min(waiting)

@@ -1,5 +1,5 @@
-//! The ends of namespaces whose job an issuer has proven. A token may outlive its namespace, and a job that is made
-//! anew counts its runs from one again: an earlier token is not good for the new run.
+//! The ends of namespaces whose job an issuer has proven. A token may outlive its namespace, and a job that
+//! is recreated counts its runs from one again: an earlier token is not valid for the new run.
 
 use rusqlite::{OptionalExtension as _, params};
 

@@ -12,13 +12,14 @@ use crate::{
 
 /// The precision of a job's last use, in seconds: most builds need not wait for the disk.
 const EXACT_SECONDS: i64 = 60;
-/// The `ended` of a job whose mounts are to go. That of one whose mounts are gone is the time since when.
+/// The value of `ended` for a job whose mounts are to be removed. Once they are gone, `ended` is the time of
+/// the removal.
 const TO_BE_REMOVED: i64 = 1;
-/// How long after their removal a job's mounts are looked for once more: BuildKit neither removes nor lists one while it
-/// finds out its size (the doubles in `DiskUsage` and `pruneOnce`).
+/// How long after their removal a job's mounts are looked for once more: BuildKit neither removes nor lists a
+/// mount while it measures the mount (the doubles in `DiskUsage` and `pruneOnce`).
 const AGAIN_SECONDS: i64 = 300;
 
-/// A job whose cache mounts are to go.
+/// A job whose cache mounts are to be removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnusedJob {
     /// The name of its cache mounts.
@@ -32,8 +33,8 @@ pub struct UnusedJob {
 }
 
 impl Access {
-    /// Notes that `caller` builds `job`, whose cache mounts have this name. It counts for the caller who has built it
-    /// last. If its mounts are to go, they still do; if they are gone, it begins with new ones.
+    /// Notes that `caller` builds `job`, whose cache mounts have this name. It counts for the caller that has
+    /// built it last. If its mounts are to go, they still do; if they are gone, it begins with new ones.
     pub async fn use_job(
         &self,
         engine: &str,
@@ -116,8 +117,8 @@ impl Access {
         .await
     }
 
-    /// The jobs whose cache mounts are to go, or to be looked for once more: those that are ended, that nobody has used for
-    /// `seconds`, and the least recently used ones of a caller that has more than `max`.
+    /// The jobs whose cache mounts are to be removed, or looked for once more: those that are ended, that
+    /// nobody has used for `seconds`, and the least recently used ones of a caller that has more than `max`.
     pub async fn unused_jobs(&self, engine: &str, seconds: i64, max: u32) -> Result<Vec<UnusedJob>, Fault> {
         let engine = engine.to_owned();
         self.call(move |connection| {
@@ -156,8 +157,8 @@ impl Access {
         .await
     }
 
-    /// Notes that the cache mounts of a job are removed, of which it `had` some. If it had none, also when they were looked
-    /// for once more, the job is forgotten.
+    /// Notes that the cache mounts of a job are removed; `had` says whether it had some. If it had none, also
+    /// when they were looked for once more, the job is forgotten.
     pub async fn job_removed(&self, engine: &str, mounts: &str, had: bool) -> Result<(), Fault> {
         let [engine, mounts] = [engine, mounts].map(str::to_owned);
         self.call(move |connection| {
@@ -262,7 +263,7 @@ mod tests {
             store.job_removed("main", "a", false).await.unwrap();
             assert_eq!(row().await, 0);
         }
-        // One that is built again begins anew.
+        // A job that is built again starts afresh.
         store.use_job("main", "a", &job("a"), &caller).await.unwrap();
         store.end_job("main", "a").await.unwrap();
         store.job_removed("main", "a", true).await.unwrap();

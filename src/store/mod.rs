@@ -1,8 +1,7 @@
 //! wharfd's memory, one SQLite file: facts about layers, pins, the names that wharfd uses in engines, the
-//! builds that may have crashed one, the namespaces that own something, the ends of namespaces, and the volumes of pods.
-//! Losing the file costs time, the tokens of ended namespaces are good again until they expire, and the pods that are
-//! there have no socket any more. It contains no
-//! secrets.
+//! builds that may have crashed one, the namespaces that own something, the ends of namespaces, and the
+//! volumes of pods. Losing the file costs time, the tokens of ended namespaces are valid again until they
+//! expire, and the running pods lose their sockets. It contains no secrets.
 
 mod ends;
 mod exports;
@@ -40,7 +39,7 @@ use crate::{fault::Fault, names::CallerId, shares::Own};
 
 type Call = Box<dyn FnOnce(&mut Connection) + Send>;
 
-/// Who uses the store: a caller, or wharfd itself.
+/// A user of the store: a caller, or wharfd itself.
 type User = Option<CallerId>;
 
 /// The store. It is cheap to clone; the file closes with the last clone.

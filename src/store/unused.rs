@@ -1,8 +1,9 @@
-//! Removal of unused rows. Jobs choose the keys of every table but `exports` and `volumes`, whose rows end with their
-//! builds and pods, and `namespaces` and `jobs`, whose rows end with what they own and of which a caller has a limited
-//! number: unused rows are removed, and their number is limited. Whatever is lost so is found out anew: an image whose pin or hold
-//! is forgotten is admitted again, and a long name shows its hash. A token as old as a forgotten end would be good
-//! again, if it has not expired. Rows about an engine are removed when the configuration no longer names that engine.
+//! Removal of unused rows. Jobs choose the keys of every table but `exports` and `volumes`, whose rows end
+//! with their builds and pods, and `namespaces` and `jobs`, whose rows end with the things that they own and
+//! which are limited for each caller: unused rows are removed, and their number is limited. Everything that
+//! is lost in this way is found out again: an image whose pin or hold is forgotten is admitted again, and a
+//! long name shows its hash. A token as old as a forgotten end would be valid again, if it has not expired.
+//! Rows about an engine are removed when the configuration no longer names that engine.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -1,4 +1,4 @@
-//! The volumes of pods. The kubelet tells once who a pod is: a restarted wharfd has it from here.
+//! The volumes of pods. The kubelet identifies a pod only once: a restarted wharfd reads it here.
 
 use super::Access;
 use crate::{fault::Fault, names::Pod};

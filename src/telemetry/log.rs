@@ -115,8 +115,8 @@ impl<W: Write> Write for Lines<W> {
     }
 }
 
-/// `text` made printable, with colour sequences kept: they are harmless, and the log's own cannot be told
-/// from others.
+/// `text` made printable, with colour sequences kept: they are harmless, and the log's own cannot be
+/// distinguished from others.
 fn colored(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     let mut parts = text.split("\x1b[");

@@ -1,4 +1,4 @@
-//! Accepts connections of any protocol: finds out whose each is and whether there is room for it.
+//! Accepts connections of any protocol: determines the owner of each, and whether there is room for it.
 
 use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -27,7 +27,7 @@ use crate::{
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
-/// Tells how far a peer is served by what the kernel, or TLS, says about it.
+/// Decides how far a peer is served, from the facts that the kernel or TLS reports about it.
 pub type Who = Arc<dyn Fn(&Peer) -> Standing + Send + Sync>;
 
 /// How far a peer is served.
@@ -89,7 +89,7 @@ impl<P: Protocol> Server<P> {
             })
             .collect();
         for accepting in loops {
-            // A panic is already in the log; the other loops go on.
+            // A panic is already in the log; the other loops continue.
             let _ = accepting.await;
         }
     }
@@ -173,7 +173,7 @@ async fn accept(listener: Listener, gate: Gate, connections: Group, protocol: im
 /// Whether an error of accept(2) concerns the incoming connection and not the socket.
 fn is_of_one_connection(error: &io::Error) -> bool {
     let errno = Errno::from_io_error(error);
-    // Those of the network, too: accept(2) reports them for TCP.
+    // Errors of the network, too: accept(2) reports them for TCP.
     matches!(
         errno,
         Some(
@@ -198,7 +198,7 @@ struct Gate {
     who: Who,
     callers: Arc<Own<CallerId>>,
     unproven: Unproven,
-    /// Connections from the network, of which the other end has proven nothing yet, not even that it speaks TLS.
+    /// Connections from the network whose other end has proven nothing yet, not even that it speaks TLS.
     remote: Unproven,
     handshake: Duration,
     each_stranger: Arc<Own<Whose>>,
@@ -219,7 +219,7 @@ impl Gate {
             Err(error) => {
                 if let Some(said) = self.strangers_lines.may_say(()) {
                     let unlogged = said.unsaid();
-                    tracing::warn!(%error, unlogged, "closed a connection: the kernel does not tell its peer");
+                    tracing::warn!(%error, unlogged, "closed a connection: the kernel does not identify its peer");
                 }
                 return None;
             }
@@ -313,17 +313,17 @@ impl Gate {
     /// Logs that a connection of `whose` was closed, since there are too many.
     fn say_closed(&self, whose: Whose, standing: Standing) {
         let (said, owner) = match standing {
-            Standing::Served(caller) => (self.lines.may_say(caller), "its caller"),
+            Standing::Served(caller) => (self.lines.may_say(caller), "a caller"),
             Standing::Unproven => {
                 let said = self.unproven_lines.may_say(whose);
                 let owner = match whose {
-                    Whose::User(_) => "its user has proven nothing and",
-                    Whose::Pod(_) => "its pod has proven nothing and",
-                    Whose::Source(_) => "its source has proven nothing and",
+                    Whose::User(_) => "a user who has proven nothing",
+                    Whose::Pod(_) => "a pod that has proven nothing",
+                    Whose::Source(_) => "a source that has proven nothing",
                 };
                 (said.filter(|_| self.all_lines.may_say(()).is_some()), owner)
             }
-            Standing::Stranger => (self.strangers_lines.may_say(()), "whoever is not served"),
+            Standing::Stranger => (self.strangers_lines.may_say(()), "a user who is not served"),
         };
         let (uid, source) = match whose {
             Whose::User(uid) => (Some(uid), None),
@@ -334,8 +334,9 @@ impl Gate {
             tracing::warn!(
                 uid,
                 source,
+                owner,
                 unlogged = said.unsaid(),
-                "closed a connection: {owner} has too many"
+                "closed a connection: its owner has too many"
             );
         }
     }

@@ -211,7 +211,7 @@ impl Fields {
         }
     }
 
-    /// A name in Huffman code is none that has to be known: both send the authority's by its index.
+    /// A name in Huffman code does not have to be known: both send the authority's by its index.
     fn of_length(text: Text, is_huffman: bool, length: usize) -> Self {
         let text = match text {
             _ if !is_huffman => text,

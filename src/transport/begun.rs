@@ -1,4 +1,5 @@
-//! A connection's bytes before h2 reads them. They are counted, which tells a silent client from a slow one.
+//! A connection's bytes before h2 reads them. They are counted, which distinguishes a silent client from a
+//! slow one.
 
 use std::{
     io,

@@ -9,9 +9,9 @@ use std::{
 use nix::sys::socket::{getsockopt, sockopt::PeerPidfd};
 use tokio::net::UnixStream;
 
-/// Whether the process that connected `stream` is in wharfd's own PID and user namespaces and sees the
-/// same files as wharfd or as the node's first process. False if the kernel does not tell: before Linux
-/// 6.5, for a process of another PID namespace, and if wharfd lacks the permission to look.
+/// Whether the process that connected `stream` is in wharfd's own PID and user namespaces and sees the same
+/// files as wharfd or as the node's first process. False if the kernel does not say: before Linux 6.5, for a
+/// process of another PID namespace, and if wharfd lacks the permission to look.
 pub(super) fn is_beside(stream: &UnixStream) -> bool {
     look(stream).unwrap_or(false)
 }

@@ -75,7 +75,7 @@ impl Bounds {
 #[derive(Clone)]
 pub struct Http2<S> {
     service: S,
-    /// How long a client may take to send its preface, and to prove who it is.
+    /// How long a client may take to send its preface, and to prove its identity.
     handshake: Duration,
 }
 
@@ -157,7 +157,7 @@ where
             return;
         }
         () = never_proves(&own_seat, &standing, handshake) => {
-            tracing::debug!("closed a connection: no call has proven who calls in time");
+            tracing::debug!("closed a connection: no call has proven its caller in time");
             return;
         }
         () = over(&group, bounds.life) => {

@@ -1,10 +1,11 @@
 //! An authority in Huffman code (RFC 7541, appendix B), as Go's clients send it, the kubelet among them.
 //!
-//! The code is canonical: the first bits of a symbol tell its length, so no table is needed to find the symbols. A `%` is
-//! `010101`, and a `.` is `010111`: one bit, and the length stays the same. The bit is known to be that of a `%` or of a
-//! space, which no authority may have either, as soon as it is read. So no byte has to be held back.
+//! The code is canonical: the first bits of a symbol determine its length, so no table is needed to find the
+//! symbols. A `%` is `010101`, and a `.` is `010111`: one bit, and the length stays the same. The bit is
+//! known to be that of a `%` or of a space, which no authority may have either, as soon as it is read. So no
+//! byte has to be held back.
 
-/// The number of bits of the shorter symbols; with so many bits, a symbol of that length is below the second number.
+/// For each code length of the shorter symbols: the number of bits, and the first code that is longer.
 const LENGTHS: [(u32, u16); 4] = [(5, 0b01010), (6, 0b10_1110), (7, 0b111_1100), (8, 0b1111_1110)];
 /// The first five bits of a `%` and of a space, and those of `.` and `-`.
 const FORBIDDEN: u16 = 0b01010;

@@ -1,4 +1,4 @@
-//! Limits on open connections and calls of one caller.
+//! Limits on the open connections and the calls of one caller.
 
 use std::time::Duration;
 

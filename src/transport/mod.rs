@@ -40,14 +40,14 @@ pub enum Peer {
         /// root and wharfd's own user.
         beside: bool,
     },
-    /// The pod for which the socket was made, or whoever has got the socket from it.
+    /// The pod for which the socket was made, or a process that has got the socket from it.
     Pod(Presence),
     /// Somebody in the network.
     Remote {
         /// Where the connection comes from; another host may stand behind it. It proves nothing.
         address: SocketAddr,
-        /// The names in the certificate whose key it has shown, which the clients' authorities vouch for; `None` without
-        /// a certificate. A name may be that of nobody whom wharfd knows.
+        /// The names in the certificate whose key it has shown, which the clients' authorities vouch for;
+        /// `None` without a certificate. A name may belong to nobody whom wharfd knows.
         certificate: Option<Arc<[CertificateName]>>,
     },
 }

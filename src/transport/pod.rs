@@ -69,7 +69,7 @@ impl PartialEq for Presence {
 
 impl Eq for Presence {}
 
-/// A listening socket in a pod's directory. Its file stays: whoever removes the directory removes it.
+/// A listening socket in a pod's directory. Its file stays until the directory is removed.
 pub struct Listener {
     inner: UnixListener,
     pod: Presence,

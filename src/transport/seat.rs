@@ -90,7 +90,7 @@ impl fmt::Debug for Seat {
     }
 }
 
-/// Those who share the places of connections on which nothing is proven yet.
+/// The owners that share the places of connections on which nothing is proven yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Whose {
     /// A user of the node.
@@ -101,8 +101,8 @@ pub(super) enum Whose {
     Source(Source),
 }
 
-/// The connections on which nothing is proven yet. A new one is never refused: the oldest of its own user or source
-/// goes, or of whoever has the most, since an honest client proves who it is at once.
+/// The connections on which nothing is proven yet. A new one is never refused: it ends the oldest of its own
+/// user or source, or of the owner with the most, since an honest client proves who it is at once.
 #[derive(Clone)]
 pub(super) struct Unproven {
     by: Arc<Mutex<Order>>,
@@ -118,7 +118,8 @@ struct Order {
 }
 
 impl Order {
-    /// The oldest connection of whoever has the most: the many of a few end nobody else's.
+    /// The oldest connection of the owner with the most: the many connections of a few owners end nobody
+    /// else's.
     fn oldest_of_most(&self) -> Option<u64> {
         let mut counts = HashMap::<Whose, usize>::new();
         for (whose, _) in self.waiting.values() {

@@ -52,7 +52,7 @@ impl Tls {
     /// Reads the files.
     ///
     /// # Errors
-    /// If one is missing or is not what it should be, or the key is not that of the certificate.
+    /// If a file is missing or is not of the right kind, or the key does not belong to the certificate.
     pub fn new(files: &Files) -> Result<Self, TlsError> {
         let texts = Texts::read(files)?;
         let state = State { config: Arc::new(texts.config(files)?), hashes: texts.hashes(), said: None };
@@ -72,7 +72,7 @@ impl Tls {
         drop(group.spawn("certificates", following));
     }
 
-    /// Takes changed files, if they are good; else it logs once why not.
+    /// Uses changed files if they are valid; otherwise it logs once why not.
     fn look(&self) {
         let read = Texts::read(&self.files);
         if let Ok(texts) = &read
@@ -91,8 +91,9 @@ impl Tls {
                 let said = self.lock().said.replace(format!("{error}: {cause}"));
                 if said != self.lock().said {
                     tracing::error!(
+                        %error,
                         cause,
-                        "the files of [tls] have changed, and the old ones stay in use: {error}"
+                        "the files of [tls] have changed, and the old ones stay in use"
                     );
                 }
             }
@@ -117,7 +118,7 @@ impl Tls {
     }
 }
 
-/// The names in a certificate's SAN. A common name is none: it is a text for people.
+/// The names in a certificate's SAN. A common name does not count: it is a text for people.
 fn names(leaf: &CertificateDer<'_>) -> Arc<[CertificateName]> {
     let Ok(leaf) = EndEntityCert::try_from(leaf) else { return Arc::default() };
     let hosts = leaf.valid_dns_names().filter_map(CertificateName::of_dns);

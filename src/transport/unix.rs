@@ -130,9 +130,9 @@ fn lock_name(path: &Path) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// Takes the lock that is needed to bind or remove a socket. Without it, another daemon could bind its
-/// socket between the check of a dead socket and its removal. The lock is a file that nobody else can
-/// open: whoever can open a file can lock it, and everybody can open the socket's directory. It is never
+/// Takes the lock that is needed to bind or remove a socket. Without it, another daemon could bind its socket
+/// between the check of a dead socket and its removal. The lock is a file that nobody else can open: every
+/// process that can open a file can lock it, and everybody can open the socket's directory. It is never
 /// removed: otherwise two daemons could each lock a file of that name.
 async fn lock(path: &Path) -> Result<OwnedFd, BindError> {
     let deadline = Instant::now() + LOCK_WAIT;

@@ -132,7 +132,7 @@ impl Queued {
     }
 }
 
-/// What the client sends after the start.
+/// The messages that the client sends after the start.
 pub(super) struct Sent {
     pub(super) requests: Streaming<v1::BuildRequest>,
     pub(super) patience: Patience,

@@ -39,6 +39,6 @@ async fn a_client_that_is_silent_in_a_tar_ends_it() {
     soon(feed(sent, passage, Arc::new(Judging::alone()), hear, pieces, Group::root())).await;
     let silent = passed.recv().await.unwrap().unwrap_err();
     assert_eq!(silent.code(), tonic::Code::DeadlineExceeded, "{silent}");
-    assert!(silent.message().contains("said nothing"), "{silent}");
+    assert!(silent.message().contains("sent nothing"), "{silent}");
     assert!(passed.recv().await.is_none());
 }

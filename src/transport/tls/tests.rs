@@ -197,7 +197,7 @@ async fn half_open(limits: Limits, count: usize) -> usize {
         stream.write_all(&[22, 3, 1, 2, 0]).await.unwrap();
         held.push(stream);
     }
-    // Whoever does finish is served meanwhile, although the handshakes of the others go on.
+    // A client that does finish is served meanwhile, although the handshakes of the others go on.
     let stream = TcpStream::connect(&address).await.unwrap();
     let connector = TlsConnector::from(client(&authority, None));
     let mut served = connector.connect("localhost".try_into().unwrap(), stream).await.unwrap();
