@@ -222,7 +222,7 @@ class Deployed(unittest.TestCase):
 
     def test_the_log_names_who_is_served(self):
         said = docker("logs", self.container)
-        self.assertIn("serving uid 1000 on engine `default`: namespaces `*`", said)
+        self.assertIn('serving a caller caller="uid 1000" engine=default namespaces=*', said)
         self.assertIn("the client for agents client=/run/wharf/bin/wharf", said)
         self.assertIn("Dockerfiles are read in a container", said)
 

@@ -300,7 +300,12 @@ async fn half_open_connections_hold_up_nobody(test: Arc<Test>) {
     let open = || held.iter().take(2000).filter(|stream| is_open(stream)).count();
     wait_for("the others to be closed", async || (open() <= 64).then_some(())).await;
     let log = network.wharfd.log().join("\n");
-    assert!(log.contains("has proven nothing and has too many") && log.contains("127.0.0.9"), "{log}");
+    assert!(
+        log.contains("has too many")
+            && log.contains("owner=\"a source that has proven nothing\"")
+            && log.contains("127.0.0.9"),
+        "{log}"
+    );
 }
 
 /// Whether the other end has not closed.

@@ -56,7 +56,7 @@ async fn each_call_is_logged_with_its_end(test: Arc<Test>) {
         ("ImageService/PushImage", "ended"),
         ("ImageService/PullImage", "ended"),
         ("ImageService/TagImage", "ended"),
-        ("ImageService/InspectImage", "ended: no such image"),
+        ("ImageService/InspectImage", "text=\"no such image"),
         ("ImageService/InspectImage", "reason=ImageNotFound"),
         ("NamespaceService/DeleteNamespace", "ended"),
     ] {

@@ -128,7 +128,7 @@ async fn a_tar_goes_to_a_file_or_to_standard_output(test: Arc<Test>) {
     let ended = child.wait_with_output().await.unwrap();
     let said = String::from_utf8_lossy(&ended.stderr);
     assert_eq!(ended.status.code(), Some(1), "{said}");
-    assert!(said.contains("\nERROR: standard output was closed before the output was whole"), "{said}");
+    assert!(said.contains("\nERROR: standard output was closed before the output was complete"), "{said}");
     let mut full = job.command(["build", "-o", "-"]);
     full.arg(&large).stdout(fs::OpenOptions::new().write(true).open("/dev/full").unwrap());
     full.stderr(Stdio::piped());
@@ -196,9 +196,9 @@ async fn flags_that_do_not_go_together(test: Arc<Test>) {
     for (flags, why) in [
         (&["-o", "out", "--iidfile", "id"][..], "`--iidfile` needs an image"),
         (&["-o", "out", "--push"], "`--push` needs a name to push"),
-        (&["-o", "type=registry"], "an output needs a name to push"),
+        (&["-o", "type=registry"], "an output pushes the image, but the image has no name"),
         (&["-o", "-", "-o", "type=tar"], "several outputs go to standard output"),
-        (&["-o", "type=image,name=a", "-o", "type=registry,name=b"], "push single names by `wharf push`"),
+        (&["-o", "type=image,name=a", "-o", "type=registry,name=b"], "push single names with `wharf push`"),
         (&["-o", "type=local"], "the directory is missing"),
         (&["-o", "type=oci,tar=false,dest=x"], "tar -xf"),
         (&["-o", "file"], "`file` is not a directory"),
@@ -305,7 +305,7 @@ async fn outputs_of_the_api(test: Arc<Test>) {
         (vec![local()], &[][..], false, "the build has none"),
         (vec![tar()], &[], false, "the build has none"),
         (vec![image(), image()], &[], false, "one image"),
-        (vec![Output { output: None }], &[], false, "of no kind"),
+        (vec![Output { output: None }], &[], false, "of a kind that this wharfd does not know"),
         (vec![local()], &["app:1"], false, "no output is an image"),
         (vec![local()], &[], true, "no tag"),
         (vec![local(); 17], &[], false, "at most 16"),

@@ -77,7 +77,7 @@ async fn a_base_that_is_not_named_is_refused_however_it_is_used(test: Arc<Test>)
     let config = policy("acme", "acme/*", &format!("pull = [\"{host}/allowed/*\"]"));
     let wharfd = test.wharfd_with(Some(&config), &[]).await;
     let log = wharfd.log().join("\n");
-    assert!(log.contains(&format!("policy acme, for the jobs acme/*: pull: {host}/allowed/*;")), "{log}");
+    assert!(log.contains(&format!("policy=acme jobs=acme/* keys=\"pull: {host}/allowed/*;")), "{log}");
     let job = Wharf::new(&test, &wharfd, "acme/app#1");
     let allowed =
         dockerfile(&test, "allowed", &format!("FROM {}\nRUN cat /mark\n", registry.name("allowed/base:1")));

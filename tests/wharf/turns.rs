@@ -303,7 +303,7 @@ async fn a_build_is_authorized_again_at_its_turn(test: Arc<Test>) {
     let ended = build.wait(PATIENCE).await.unwrap();
     let said = build.lines().join("\n");
     assert_eq!(shell_status(ended), 3, "{said}");
-    assert!(said.contains("has expired") && said.contains("its turn came later"), "{said}");
+    assert!(said.contains("has expired") && said.contains("not at its turn"), "{said}");
     // With a token that is good at the turn, the same build runs.
     let long = agent.with_token(&issuer.token("app", 1));
     builds.runs(&root, "held#2").await;

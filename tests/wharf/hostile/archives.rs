@@ -105,7 +105,7 @@ async fn windows_of_archives(test: Arc<Test>) {
     let why = if test.engine.is_containerd() {
         "has a Zstandard window of 128 MiB, and may have one of 8 MiB"
     } else {
-        "compress it by gzip"
+        "compress it with gzip"
     };
     job.build(&several, &[]).await.ended(1).says(&["archive `a.tar.zst`", why]);
     let copied = "FROM scratch\nADD Dockerfile /\nCOPY a.tar.zst /\n";

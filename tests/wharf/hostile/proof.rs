@@ -140,7 +140,7 @@ async fn an_index_with_anothers_image_is_no_proof(test: Arc<Test>) {
         let name = format!("{}/x:{tag}", evil.host());
         let dockerfile = format!("FROM {name}\nRUN cat /mark\n");
         let context = test.context(tag, &[("Dockerfile", &dockerfile)]);
-        let listed = format!("lists {stolen} in x:{tag} and does not show it");
+        let listed = format!("lists {stolen} in x:{tag} but does not serve it");
         let text = if tag == "odd" { "has no image for" } else { &listed };
         let shown = thief.build(&context, &["--no-cache"]).await.ended(6).says(&[text]);
         assert!(!shown.to_string().contains(&content), "{shown}");
@@ -293,7 +293,8 @@ async fn a_registry_that_only_wharfd_or_the_engine_reaches(test: Arc<Test>) {
     let wharfd = test.wharfd_on(&engine).await;
     let job = Wharf::new(&test, &wharfd, "job#1");
     // The engine could reach the registry, and would read without limit from it.
-    let says = ["the registry", there.host(), "is not available", "wharfd asks registries, not the engine"];
+    let says =
+        ["the registry", there.host(), "is not available", "wharfd, not the engine, contacts registries"];
     job.run(["pull", &there.name("base:1")]).await.ended(5).says(&says);
     assert_eq!(there.all_requests(), Vec::<String>::new());
     // And the engine, in another network than wharfd, does not reach what wharfd brings it.

@@ -156,7 +156,7 @@ async fn compressed_tars(test: Arc<Test>) {
     for (begin, kind) in [(&b"BZh91AY&SY"[..], "bzip2"), (b"\xfd7zXZ\0\0\x04", "xz")] {
         let message = refused(&channel, "", begin.to_vec()).await;
         assert!(
-            message.contains(&format!("compressed by {kind}: send it plain, as `{kind} -dc`")),
+            message.contains(&format!("compressed with {kind}: unpack it with `{kind} -dc`")),
             "{message}"
         );
     }
@@ -198,7 +198,7 @@ async fn oversized_dockerfiles(test: Arc<Test>) {
     let wharfd = test.wharfd().await;
     let channel = rpc::connect(&wharfd.socket()).await;
     assert!(refused(&channel, "", small).await.contains("line 14"));
-    assert!(refused(&channel, "", behind).await.contains("lies behind the link `again`"));
+    assert!(refused(&channel, "", behind).await.contains("is below the link `again`"));
     let large = "#".repeat((1 << 20) + 1);
     for (text, why) in [
         (&text, "line 14: the value of a variable would have more than 1 MiB"),

@@ -52,7 +52,7 @@ async fn pipes_block_few_threads_of_the_engine(test: Arc<Test>) {
 
     // The graph is refused before any step has run.
     let refused = job.build(&hostile, &[]).await.ended(3);
-    let refused = refused.says(&["/etc/passwd", &STAGES.to_string(), "build fewer stages at once"]);
+    let refused = refused.says(&["/etc/passwd", &STAGES.to_string(), "build single stages"]);
     assert!(!refused.stderr.contains("mkfifo"), "{refused}");
     assert!(threads(&engine).await < STAGES / 2);
 
