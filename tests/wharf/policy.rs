@@ -346,7 +346,7 @@ async fn a_hangup_reads_the_policies_again(test: Arc<Test>) {
     let agent = Wharf::new(&test, &wharfd, "acme/app#1").as_uid(1000);
     agent.run(["images"]).await.ended(3).says(&["uid 1000 is not served"]);
     let served = format!("frontend = \"builtin\"\n{wide}[[serve]]\nuid = 1000\nnamespaces = \"acme/*\"\n");
-    reload(&wharfd, &served, "serving uid 1000").await;
+    reload(&wharfd, &served, "serving a caller caller=\"uid 1000\"").await;
     agent.run(["images"]).await.ok();
     agent.build(&goes, &["-t", &registry.name("app:2"), "--push"]).await.ok();
 }
