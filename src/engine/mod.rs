@@ -23,7 +23,7 @@ use crate::{
         probe,
     },
     fault::{Fault, Reason},
-    names::printable,
+    names::{NormalPlatform, printable},
     tasks::Group,
 };
 
@@ -75,6 +75,13 @@ pub struct Platform {
     pub architecture: String,
     /// `v7` of `linux/arm/v7`.
     pub variant: Option<String>,
+}
+
+impl Platform {
+    /// The platform in containerd's words.
+    pub(crate) fn normal(&self) -> NormalPlatform {
+        NormalPlatform::of(&self.os, &self.architecture, self.variant.as_deref().unwrap_or_default())
+    }
 }
 
 impl Engine {

@@ -219,7 +219,10 @@ impl Fetch {
     async fn pull_and_hold(&self, transfer: &Transfer, name: &ImageName, step: &Step) -> Result<(), Fault> {
         let fault = |error: Error| error.fault(&self.reference, self.logged_in);
         transfer.carry(self.engine_pulls(transfer, name, step), fault).await?;
-        self.images.engine().image_store().tag(name, &self.hold).await
+        match self.images.engine().image_store().tag_if_there(name, &self.hold).await? {
+            true => Ok(()),
+            false => Err(fault::unreadable(&self.reference)),
+        }
     }
 
     async fn engine_pulls(&self, transfer: &Transfer, name: &ImageName, step: &Step) -> Result<(), Fault> {

@@ -36,11 +36,7 @@ impl Document {
 
 /// The best entry for `platform`: of equal ones the first, and one without a platform only if there is no other.
 fn choose(listed: &[Entry], platform: &Platform) -> Result<Option<Digest>, Problem> {
-    let own = NormalPlatform::of(
-        &platform.os,
-        &platform.architecture,
-        platform.variant.as_deref().unwrap_or_default(),
-    );
+    let own = platform.normal();
     let ranked = listed.iter().filter_map(|entry| {
         let rank = entry.platform.as_ref().map_or(Some(u32::MAX), |platform| platform.rank(&own))?;
         Some((rank, entry))
@@ -75,22 +71,10 @@ struct EntryPlatform {
 }
 
 impl EntryPlatform {
-    /// The place of this platform among those that run on `own`, the best first; `None` if it does not. containerd
-    /// would also take an image of an older architecture (`386` on `amd64`), which no build could use here.
+    /// As [`NormalPlatform::rank_on`]; `None` if it wants more of the system.
     fn rank(&self, own: &NormalPlatform) -> Option<u32> {
         let normal = NormalPlatform::of(&self.os, &self.architecture, &self.variant);
-        if normal.os != own.os || normal.architecture != own.architecture || !self.features.is_empty() {
-            return None;
-        }
-        if normal.variant == own.variant {
-            return Some(0);
-        }
-        // Of 32-bit ARM each version runs the older ones, down to 5.
-        let version = |normal: &NormalPlatform| match normal.architecture.as_str() {
-            "arm" => normal.variant.strip_prefix('v')?.parse::<u32>().ok().filter(|version| *version >= 5),
-            _ => None,
-        };
-        version(own)?.checked_sub(version(&normal)?)
+        if self.features.is_empty() { normal.rank_on(own) } else { None }
     }
 }
 

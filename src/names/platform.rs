@@ -36,6 +36,23 @@ impl NormalPlatform {
         };
         Self { os, architecture: architecture.to_owned(), variant: variant.to_owned() }
     }
+
+    /// The place of this platform among those that run on `own`, the best first; `None` if it does not. containerd
+    /// would also take an image of an older architecture (`386` on `amd64`), which no build could use here.
+    pub fn rank_on(&self, own: &Self) -> Option<u32> {
+        if self.os != own.os || self.architecture != own.architecture {
+            return None;
+        }
+        if self.variant == own.variant {
+            return Some(0);
+        }
+        // Of 32-bit ARM each version runs the older ones, down to 5.
+        let version = |platform: &Self| match platform.architecture.as_str() {
+            "arm" => platform.variant.strip_prefix('v')?.parse::<u32>().ok().filter(|version| *version >= 5),
+            _ => None,
+        };
+        version(own)?.checked_sub(version(self)?)
+    }
 }
 
 impl fmt::Display for NormalPlatform {

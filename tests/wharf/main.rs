@@ -23,6 +23,7 @@ mod caches;
 mod cancel;
 mod commands;
 mod concurrency;
+mod configs;
 mod disk;
 mod empty;
 mod engines;
@@ -86,6 +87,7 @@ fn cases() -> Vec<Case> {
         disk::CASES,
         export::CASES,
         empty::CASES,
+        configs::CASES,
         memory::CASES,
         concurrency::CASES,
         turns::CASES,

@@ -7,7 +7,7 @@ use crate::{
     engine::Engine,
     fault::{Fault, Reason},
     go_json::zero,
-    names::printable,
+    names::{NormalPlatform, printable},
     registry::CONFIG_BYTES_MAX,
 };
 
@@ -61,17 +61,20 @@ impl Gate<'_> {
 
     pub(super) fn on_platform(&self, platform: Option<&Platform>) -> Result<(), Refusal> {
         let Some(platform) = platform else { return Ok(()) };
-        let mut name = format!("{}/{}", platform.os, platform.architecture);
-        // The variant may be the engine's own or omitted; any other variant is another platform.
-        if !platform.variant.is_empty() && !self.platform.ends_with(&format!("/{name}/{}", platform.variant))
-        {
-            name = format!("{name}/{}", platform.variant);
-        }
-        let same = self.platform == name
-            || self.platform.strip_prefix(&name).is_some_and(|rest| rest.starts_with('/'));
-        if same {
+        let mut own = self.platform.split('/');
+        let mut next = || own.next().unwrap_or_default();
+        let own = NormalPlatform::of(next(), next(), next());
+        let (os, variant) = (platform.os.as_str(), platform.variant.as_str());
+        // An image that names no processor is for each.
+        let architecture = Some(platform.architecture.as_str()).filter(|name| !name.is_empty());
+        let asked = NormalPlatform::of(os, architecture.unwrap_or(&own.architecture), variant);
+        // The variant may be omitted.
+        let is_any =
+            platform.variant.is_empty() && asked.os == own.os && asked.architecture == own.architecture;
+        if is_any || asked.rank_on(&own).is_some() {
             return Ok(());
         }
+        let name = asked.to_string();
         Err(foreign_platform(&name, self.platform).into())
     }
 }
@@ -110,7 +113,10 @@ mod tests {
             };
             judge(&[Op { platform: Some(platform), ..op(op::Op::Exec(exec())) }])
         };
-        assert!(on("linux", "amd64", "").is_ok());
+        for same in [("linux", "amd64", ""), ("Linux", "x86_64", ""), ("", "amd64", "v1"), ("linux", "", "")]
+        {
+            assert!(on(same.0, same.1, same.2).is_ok(), "{same:?}");
+        }
         assert!(on("linux", "arm64", "").is_err());
         assert!(on("linux", "amd", "").is_err());
         assert!(on("linux", "amd64", "v3").is_err());

@@ -77,6 +77,14 @@ const FORGED: [&str; 5] = [
     "mismatched image rootfs",
     "filesystem layer verification failed",
 ];
+/// Of a config whose fields Go cannot read, or whose history has more layers than the image.
+const UNREADABLE: [&str; 5] = [
+    "cannot unmarshal",
+    "parsing time",
+    "invalid character",
+    "unexpected end of json",
+    "too many non-empty layers in history",
+];
 const DISK_FULL: &str = "no space left on device";
 
 /// The fault when the engine itself fails to pull or push `reference`.
@@ -93,6 +101,8 @@ pub(crate) fn transfer(reference: &Reference, platform: &Platform, error: Error)
         forged(reference)
     } else if says(&OTHER_PLATFORM) {
         wrong_platform(reference, platform)
+    } else if says(&UNREADABLE) {
+        unreadable(reference)
     } else if says(&[DISK_FULL]) {
         Fault::new(Reason::EngineFailed, format!("cannot store {name}: the engine's disk is full"))
     } else {
@@ -160,6 +170,15 @@ pub(crate) fn forged(reference: &Reference) -> Fault {
         .hint("build and push the image again with the usual tools; their images have no such fault")
 }
 
+/// The engine cannot read the image's config. With the containerd store it pulls such an image, and then does not find
+/// it.
+pub(crate) fn unreadable(reference: &Reference) -> Fault {
+    let text = format!("the engine cannot use {}: it cannot read the image's config", reference.familiar());
+    Fault::new(Reason::ImageUnsupported, text).hint(
+        "a field of the config may have the wrong type: build and push the image again with the usual tools",
+    )
+}
+
 /// The image has layers of a media type that engines cannot unpack.
 pub(crate) fn unknown_layers(reference: &Reference) -> Fault {
     let text = format!("{} has layers of an unknown media type", reference.familiar());
@@ -191,6 +210,13 @@ mod tests {
         assert_eq!(reason(other), Reason::BaseImageNotFound);
         assert_eq!(reason("layers from manifest don't match image configuration"), Reason::ImageForged);
         assert_eq!(reason("number of layers and diffIDs don't match: 2 != 1"), Reason::ImageForged);
+        for unreadable in [
+            "parsing time \"\" as \"2006-01-02T15:04:05Z07:00\": cannot parse \"\" as \"2006\"",
+            "json: cannot unmarshal number into Go struct field Config.V1Image.config.Labels of type string",
+            "too many non-empty layers in History section",
+        ] {
+            assert_eq!(reason(unreadable), Reason::ImageUnsupported, "{unreadable}");
+        }
         assert_eq!(reason("write /x: no space left on device"), Reason::EngineFailed);
         assert_eq!(reason("dial tcp 127.0.0.1:5000: connect: connection refused"), Reason::EngineFailed);
         assert_eq!(reason("something new"), Reason::EngineFailed);

@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     fault::{Fault, Reason},
-    names::{Secret, reference::Digest},
+    names::{NormalPlatform, Secret, reference::Digest},
     naming::ImageName,
     policy::{FromNode, Permit},
     tasks::Group,
@@ -161,10 +161,13 @@ impl ImageStore {
         }
     }
 
-    /// Whether an image is for the platform that the engine builds for.
+    /// Whether an image is for the system and the processor that the engine builds for. An image that does not name
+    /// them is for each, as BuildKit takes it.
     pub(crate) fn is_for_platform(&self, image: &ImageInspect) -> bool {
-        image.os.as_deref() == Some(&self.platform.os)
-            && image.architecture.as_deref() == Some(&self.platform.architecture)
+        let of = |name: &Option<String>| name.as_deref().unwrap_or_default().to_owned();
+        let (own, architecture) = (self.platform.normal(), of(&image.architecture));
+        let image = NormalPlatform::of(&of(&image.os), &architecture, "");
+        image.os == own.os && (architecture.is_empty() || image.architecture == own.architecture)
     }
 
     /// All images of the engine, of all owners.
