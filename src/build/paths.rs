@@ -26,6 +26,7 @@ static OF_A_JOB: LazyLock<Option<Regex>> = LazyLock::new(|| {
         /[^\x20\t\r\n'`:]*?
         (?: /[a-z0-9-]+/[a-z0-9]{20,64}(?:-init)?/(?:diff|merged|work)
           | /snapshots/[0-9]+/(?:fs|work)
+          | /cachemounts/buildkit[0-9]+
           | /?(?:buildkit|containerd)-mount[0-9]+ )
         (?P<inside>/)?",
     )
@@ -86,6 +87,10 @@ mod tests {
             ("open /mnt/d/overlay2/r91qu68pkjufhmpket0mo1a3f/merged: no", "open : no"),
             ("lstat /var/lib/docker/tmp/buildkit-mount123/a: no", "lstat /a: no"),
             ("lstat /tmp/containerd-mount7/a/b", "lstat /a/b"),
+            (
+                "cannot copy to non-directory: /var/lib/docker/buildkit/containerd-overlayfs/cachemounts/buildkit658379140/bin",
+                "cannot copy to non-directory: /bin",
+            ),
             ("open /x/io.containerd.snapshotter.v1.overlayfs/snapshots/12/fs/etc/passwd", "open /etc/passwd"),
             (
                 "failed to symlink /var/lib/docker/overlay2/r91qu68pkjufhmpket0mo1a3f/diff/.tmp.807615533: x",

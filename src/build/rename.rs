@@ -6,6 +6,7 @@ use bollard_buildkit_proto::moby::buildkit::v1 as control;
 
 use super::{gate::Names, paths};
 use crate::{
+    buildkit::failure,
     names::{RESERVED_HOST, Reference, reference::Digest},
     naming::{ImageName, NamespaceNames, Owner},
 };
@@ -114,7 +115,7 @@ impl Renaming {
         for vertex in &mut facts.vertexes {
             let own = steps.and_then(|steps| steps.get(&vertex.digest));
             vertex.name = self.vertex_name(own.unwrap_or(&vertex.name));
-            vertex.error = self.error(vertex.error.lines().next().unwrap_or_default());
+            vertex.error = self.error(&failure::sentence(&vertex.error));
         }
         for status in &mut facts.statuses {
             status.id = self.text(&status.id);

@@ -125,11 +125,16 @@ fn message(status: &Status) -> String {
         return "the builder failed and gave no reason, which happens when the Dockerfile is not UTF-8 text"
             .to_owned();
     }
-    let line = status.message().lines().next().unwrap_or_default();
+    sentence(status.message())
+}
+
+/// The first line of an error of BuildKit's or of a step's, worded for a reader.
+pub fn sentence(text: &str) -> String {
+    let line = text.lines().next().unwrap_or_default();
     if NOT_UTF8.iter().any(|phrase| line.ends_with(phrase)) {
         return "the Dockerfile is not UTF-8 text".to_owned();
     }
-    too_large(line).unwrap_or_else(|| without_codes(line))
+    too_large(line).or_else(|| unsendable(line)).unwrap_or_else(|| without_codes(line))
 }
 
 /// A message without the words that Go's gRPC puts before the text of the other end. It may be wharfd itself.
@@ -168,6 +173,24 @@ fn too_large(line: &str) -> Option<String> {
         mib(size)?,
         mib(limit)?,
     ))
+}
+
+/// The message for a request of BuildKit's that grpc-go does not send. BuildKit asks for the files of a context in
+/// headers, and encodes a header's values only if one of them is not ASCII (`encodeStringForHeader`, 0.13 to 0.34).
+fn unsendable(line: &str) -> Option<String> {
+    let (before, _) = line.split_once("\" contains value with non-printable ASCII characters")?;
+    let what = match before.rsplit_once("header key \"")?.1 {
+        "exclude-patterns" => {
+            "a pattern of the ignore file contains a control character, such as a tab or a carriage return that does \
+             not end the line"
+        }
+        "followpaths" | "include-patterns" => {
+            "a path that the Dockerfile copies contains a control character; copy its directory, or match the \
+             character with `?`"
+        }
+        _ => return None,
+    };
+    Some(format!("{what}: BuildKit cannot ask for it"))
 }
 
 /// The messages with which BuildKit and wharfd's own decoder refuse a graph whose text is not UTF-8.
@@ -296,6 +319,18 @@ mod tests {
         }
         let other = "grpc: received message larger than max (x vs. y)";
         assert_eq!(Failure::read(&Status::unknown(other)).message, other);
+    }
+
+    #[test]
+    fn a_request_that_cannot_be_sent_is_told_by_its_kind() {
+        let said = |key: &str| {
+            sentence(&format!(
+                "rpc error: code = Internal desc = header key \"{key}\" contains value with non-printable ASCII characters"
+            ))
+        };
+        assert!(said("exclude-patterns").starts_with("a pattern of the ignore file "));
+        assert!(said("followpaths").starts_with("a path that the Dockerfile copies "));
+        assert_eq!(said("x"), "header key \"x\" contains value with non-printable ASCII characters");
     }
 
     #[test]

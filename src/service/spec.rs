@@ -130,7 +130,11 @@ fn dockerfile(path: String) -> Result<String, Fault> {
         return Ok("Dockerfile".to_owned());
     }
     let leaves = path.split('/').any(|component| component == "..");
-    if path.len() > PATH_BYTES_MAX || path.starts_with('/') || leaves || path.chars().any(char::is_control) {
+    if path.chars().any(char::is_control) {
+        let text = format!("the Dockerfile's name `{}` contains a control character", printable(&path));
+        return Err(Fault::invalid("spec.dockerfile", text).hint("rename the file"));
+    }
+    if path.len() > PATH_BYTES_MAX || path.starts_with('/') || leaves {
         let text = format!("`{}` is not a path inside the Dockerfile's directory", printable(&path));
         return Err(Fault::invalid("spec.dockerfile", text));
     }

@@ -21,6 +21,8 @@ cases![
     the_dockerfile,
     the_context,
     an_invalid_context,
+    names_that_the_builder_cannot_ask_for,
+    a_copy_over_a_link,
     a_failed_step,
     an_unknown_base,
     a_registry_that_does_not_work,
@@ -137,6 +139,51 @@ async fn an_invalid_context(test: Arc<Test>) {
     job.build(&context, &[]).await.ended(1).says(&["the Dockerfile contains NUL bytes: it must be UTF-8"]);
     std::fs::write(context.join("Dockerfile"), b"FROM scratch\nCOPY file /\nRUN echo caf\xe9\n").unwrap();
     job.build(&context, &[]).await.ended(1).says(&["the Dockerfile is not UTF-8 text"]);
+}
+
+/// BuildKit asks for a context's files in headers, without control characters.
+async fn names_that_the_builder_cannot_ask_for(test: Arc<Test>) {
+    let wharfd = test.wharfd().await;
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    for (at, pattern) in ["a\tb\n", "*.log\rkept\n", "x\u{7f}y\n"].into_iter().enumerate() {
+        let files = [("Dockerfile", "FROM scratch\nCOPY . /\n"), ("file", "x"), (".dockerignore", pattern)];
+        let context = test.context(&format!("ignore-{at}"), &files);
+        let shown = job.build(&context, &[]).await.ended(1);
+        let shown = shown.says(&["a pattern of the ignore file contains a control character"]);
+        assert!(!shown.stderr.contains("rpc error"), "{shown}");
+    }
+    // At the end of a line, in a comment, and beside what is not ASCII, they do no harm.
+    let ignored = "\tfile \r\n# a\tb\n\u{e9}\tx\n";
+    let files = [("Dockerfile", "FROM scratch\nCOPY . /\n"), ("file", "x"), (".dockerignore", ignored)];
+    job.build(test.context("ignored", &files), &[]).await.ok();
+
+    let named = |copy: &str| {
+        let dockerfile = format!("FROM scratch\nCOPY {copy} /x\n");
+        test.context("named", &[("Dockerfile", &dockerfile), ("a\nb", "x"), ("a\u{1}b", "x")])
+    };
+    for copy in [r#"["a\nb","#, r#"["a\u0001b","#] {
+        let context = named("?");
+        let dockerfile = format!("FROM scratch\nCOPY {copy} \"/x\"]\n");
+        std::fs::write(context.join("Dockerfile"), dockerfile).unwrap();
+        let shown = job.build(&context, &[]).await.ended(1);
+        shown.says(&["a path that the Dockerfile copies contains a control character", "`?`"]);
+    }
+    job.build(named("a?b"), &[]).await.ok();
+    let context = test.context("dockerfile", &[("Docker\tfile", "FROM scratch\nCOPY . /\n")]);
+    let file = context.join("Docker\tfile");
+    let shown = job.build(&context, &["-f", file.to_str().unwrap()]).await.ended(2);
+    shown.says(&["`Docker\\tfile` contains a control character", "rename the file"]);
+}
+
+/// A copy to where the base has a link fails, and the job sees at which of its own paths.
+async fn a_copy_over_a_link(test: Arc<Test>) {
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    let base = test.base(&registry).await;
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    let dockerfile = format!("FROM {base}\nRUN mkdir /usr && ln -s usr /linked\nCOPY tree /\n");
+    let context = test.context("context", &[("Dockerfile", &dockerfile), ("tree/linked/file", "x")]);
+    let shown = job.build(&context, &[]).await.ended(1);
+    shown.says(&["Dockerfile:3", "cannot copy to non-directory: /linked\n"]);
 }
 
 async fn a_failed_step(test: Arc<Test>) {
