@@ -97,7 +97,7 @@ pub async fn run(images: &Images, order: &Order, reporter: &Reporter) -> Result<
     };
     let Some(export) = export else {
         return match passed {
-            Ok(Passed::Exported(facts)) => Ok(Outcome::Built(build.built(&facts))),
+            Ok(Passed::Exported(facts)) => Ok(Outcome::Built(build.built(&facts, None))),
             Ok(Passed::Failed { failure, .. }) => Ok(Outcome::Failed(failure)),
             Err(Unmade { fault, .. }) => Err(fault),
         };
@@ -223,6 +223,7 @@ impl<'a> Build<'a> {
             let mut facts = PassFacts::new(self.reporter, &client.used, self.sources.renaming(), &steps);
             let (ended, used) =
                 Box::pin(self.pass(connection, session, name, &steps, &mut facts, stop.as_mut())).await?;
+            let is_stopped = matches!(ended, Ended::Stopped { .. });
             match self.next(ended) {
                 Next::Admit(sources, line) => {
                     for source in &sources {
@@ -230,9 +231,9 @@ impl<'a> Build<'a> {
                     }
                 }
                 Next::End(end) => {
-                    // The end of a stopped build is not shown.
-                    if end.is_ok() || self.order.client.tasks.cancelled_by().is_none() {
-                        facts.runs().await;
+                    // The end of a stopped build is not shown. A client that does not read what is shown stops it.
+                    if !is_stopped && (end.is_ok() || self.order.client.tasks.cancelled_by().is_none()) {
+                        unless_stopped(stop.as_mut(), facts.runs()).await?;
                     }
                     if matches!(end, Ok(Passed::Exported(_))) {
                         self.sources.remember_bases(&used).await?;
@@ -288,7 +289,7 @@ impl<'a> Build<'a> {
         if let Ended::Frontend(status) | Ended::Failed(status) = &ended
             && failure::is_broken_off(status)
             // BuildKit may report the end of its session before the session has given the reason.
-            && let Ok(fault) = timeout(TELLING_TIMEOUT, stop).await
+            && let Ok(fault) = timeout(TELLING_TIMEOUT, stop.as_mut()).await
         {
             ended = Ended::Stopped { fault, is_over: false };
         }
@@ -297,7 +298,7 @@ impl<'a> Build<'a> {
         if let Some(syntax) = syntax.filter(|_| matches!(ended, Ended::Exported(_) | Ended::Failed(_))) {
             let short =
                 format!("`# syntax={}` is ignored: the builder's own frontend is used", printable(&syntax));
-            self.reporter.warn(short, Vec::new()).await;
+            unless_stopped(stop, self.reporter.warn(short, Vec::new())).await?;
         }
         Ok((ended, used))
     }

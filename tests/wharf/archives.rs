@@ -167,7 +167,8 @@ async fn an_archive_comes_beside_other_outputs(test: Arc<Test>) {
         format!("type=tar,dest={}", path(&out.join("files.tar"))),
         format!("type=registry,name={name}"),
     ];
-    let flags: Vec<_> = outputs.iter().flat_map(|output| ["-o", output]).collect();
+    let mut flags: Vec<_> = outputs.iter().flat_map(|output| ["-o", output]).collect();
+    flags.extend(["--iidfile", "id", "--metadata-file", "facts"]);
     job.build(&context, &flags).await.ok();
     let [oci, docker] =
         ["oci.tar", "docker.tar"].map(|file| image(&files(&fs::read(out.join(file)).unwrap())));
@@ -178,6 +179,16 @@ async fn an_archive_comes_beside_other_outputs(test: Arc<Test>) {
     assert_eq!(registry.stored_manifests("app").len(), 1);
     let images = job.images().await;
     assert_eq!(images.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), [&name]);
+    // Each exporter of an image states facts about its own.
+    let id = |job: &Wharf| fs::read_to_string(job.home().join("id")).unwrap();
+    assert_eq!(images[0].1, id(&job));
+    let facts: Value = serde_json::from_slice(&fs::read(job.home().join("facts")).unwrap()).unwrap();
+    let descriptor = facts.get("containerimage.descriptor").map(|descriptor| &descriptor["digest"]);
+    assert!(descriptor.is_none_or(|digest| *digest == id(&job)), "{facts}");
+    // Of archives alone the id is the config's digest, as with buildx.
+    job.build(&context, &["-o", &outputs[0], "-o", &outputs[2], "--iidfile", "id"]).await.ok();
+    let archived = files(&fs::read(out.join("docker.tar")).unwrap());
+    assert_eq!(blob(&archived, &Value::from(id(&job))), docker.1);
 }
 
 async fn an_archive_that_nobody_takes_leaves_nothing(test: Arc<Test>) {

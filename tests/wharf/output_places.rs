@@ -1,6 +1,10 @@
 //! Where the files of `wharf build --output` and its like are written, and what is left of them.
 
-use std::{fs, sync::Arc};
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt as _, chown},
+    sync::Arc,
+};
 
 use rustix::process::Signal;
 
@@ -13,6 +17,7 @@ cases![
     links_of_an_earlier_build_are_not_followed,
     links_of_a_repository_are_not_followed,
     a_signal_leaves_no_half_file,
+    shut_directories_of_an_earlier_build_are_written_again,
 ];
 
 async fn links_of_an_earlier_build_are_not_followed(test: Arc<Test>) {
@@ -122,4 +127,32 @@ async fn a_signal_leaves_no_half_file(test: Arc<Test>) {
         let _ = build.wait(PATIENCE).await;
         assert_eq!(halves(), 0, "{signal:?} {:?}", build.lines());
     }
+}
+
+/// As a user who is not root: a directory's mode shuts root out of nothing.
+async fn shut_directories_of_an_earlier_build_are_written_again(test: Arc<Test>) {
+    let serve = "[[serve]]\nuid = 1234\nnamespaces = \"*\"\n[[serve]]\nuid = 0\nnamespaces = \"*\"\n";
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd_with(Some(serve), &[]));
+    let base = test.base(&registry).await;
+    let out = test.new_dir("out");
+    chown(&out, Some(1234), Some(1234)).unwrap();
+    let job = Wharf::new(&test, &wharfd, "job#1").as_uid(1234);
+    let build = async |name: &str, step: &str| {
+        let dockerfile = format!(
+            "FROM {base} AS made\nRUN mkdir /out && cd /out && {step}\nFROM scratch\nCOPY --from=made /out /\n"
+        );
+        let context = test.context(name, &[("Dockerfile", &dockerfile)]);
+        job.build(&context, &["-o", path(&out)]).await.ok();
+    };
+    let shut = "mkdir -p none/d read gone/d/e && echo a > none/d/f && echo a > read/f && echo a > gone/d/e/f && \
+                chmod 0 none/d none gone/d/e gone/d gone && chmod 555 read";
+    build("first", shut).await;
+    assert_eq!(fs::metadata(out.join("none")).unwrap().permissions().mode() & 0o7777, 0);
+    build("again", &format!("{shut} && : again")).await;
+    // A file takes the place of a directory that nobody can enter.
+    build("second", "mkdir -p none/d read && echo b > none/d/g && echo b > read/f && echo b > gone").await;
+    for (file, content) in [("none/d/f", "a\n"), ("none/d/g", "b\n"), ("read/f", "b\n"), ("gone", "b\n")] {
+        assert_eq!(fs::read_to_string(out.join(file)).unwrap(), content, "{file}");
+    }
+    assert_eq!(fs::metadata(out.join("none")).unwrap().permissions().mode() & 0o7777, 0o755);
 }

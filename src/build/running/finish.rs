@@ -34,16 +34,23 @@ impl Build<'_> {
         Err(Fault::new(Reason::EngineFailed, text).hint("try the build again").into())
     }
 
-    /// The image that BuildKit has made, by its facts; nothing if there is none.
-    pub(super) fn built(&self, facts: &HashMap<String, String>) -> Built {
-        let Some(id) = facts.get("containerimage.digest") else { return Built::default() };
-        let digest = self.images.engine().image_store().manifest_digest(id).map(str::to_owned);
-        self.order.client.details.image(id, digest.as_ref());
+    /// The image that BuildKit has made; nothing if there is none. Each exporter of an image states facts, and the last
+    /// one's count: only the engine knows which image is the engine's.
+    pub(super) fn built(&self, facts: &HashMap<String, String>, image: Option<&OwnedImage>) -> Built {
+        let fact = |key: &str| facts.get(key).cloned();
+        let Some(stated) = fact("containerimage.digest") else { return Built::default() };
+        let config_digest = fact("containerimage.config.digest").unwrap_or_else(|| stated.clone());
+        // An image in archives alone has no id in the engine.
+        let id = image.map_or_else(|| config_digest.clone(), |image| image.id().to_string());
+        let store = self.images.engine().image_store();
+        let digest = image.map_or(Some(stated.as_str()), |_| store.manifest_digest(&id)).map(str::to_owned);
+        let descriptor = descriptor(facts).filter(|_| digest.as_ref().is_none_or(|digest| *digest == stated));
+        self.order.client.details.image(&id, digest.as_ref());
         Built {
-            image_id: id.clone(),
-            config_digest: facts.get("containerimage.config.digest").unwrap_or(id).clone(),
+            image_id: id,
+            config_digest,
             digest,
-            descriptor: descriptor(facts),
+            descriptor,
             references: self.order.references().cloned().collect(),
             pushed: Vec::new(),
         }
@@ -56,7 +63,7 @@ impl Build<'_> {
         facts: &HashMap<String, String>,
         image: &OwnedImage,
     ) -> Result<Built, Fault> {
-        let mut built = self.built(facts);
+        let mut built = self.built(facts, Some(image));
         let client: &BuildClient = &self.order.client;
         if !self.images.engine().image_store().exports_archives() {
             for (position, layout, names) in self.order.spec.archives() {

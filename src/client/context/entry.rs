@@ -70,7 +70,7 @@ impl Entry {
 
 /// `st_mode` in Go's encoding. A socket is announced as an empty file, since a tar cannot contain one.
 fn go_mode(st_mode: u32) -> u32 {
-    use rustix::fs::{FileType, Mode};
+    use rustix::fs::FileType;
     let kind = match FileType::from_raw_mode(st_mode) {
         FileType::Directory => mode::DIR,
         FileType::Symlink => mode::SYMLINK,
@@ -79,9 +79,7 @@ fn go_mode(st_mode: u32) -> u32 {
         FileType::Fifo => mode::NAMED_PIPE,
         FileType::RegularFile | FileType::Socket | FileType::Unknown => 0,
     };
-    let bits = [(Mode::SUID, mode::SETUID), (Mode::SGID, mode::SETGID), (Mode::SVTX, mode::STICKY)];
-    let special = bits.iter().filter(|(bit, _)| st_mode & bit.bits() != 0).map(|(_, go)| go);
-    special.fold(kind | (st_mode & 0o777), |all, bit| all | bit)
+    kind | mode::from_permissions(st_mode)
 }
 
 /// Buffers for attributes, reused from file to file.

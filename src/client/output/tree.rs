@@ -11,6 +11,7 @@ mod root;
 use std::{
     collections::{HashSet, VecDeque},
     fs::File,
+    hash::{BuildHasher as _, RandomState},
     io::{self, Write as _},
     os::fd::OwnedFd,
     sync::Arc,
@@ -18,7 +19,7 @@ use std::{
 
 use rustix::{
     fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid, fchmod, fchown, fsetxattr, mknodat, openat, symlinkat},
-    fs::{Timespec, Timestamps, XattrFlags, chmodat, chownat, futimens, linkat, makedev, utimensat},
+    fs::{Timespec, Timestamps, XattrFlags, chownat, futimens, linkat, makedev, utimensat},
     process::{getgid, getuid},
 };
 
@@ -36,12 +37,20 @@ use crate::{
     names::printable,
 };
 use order::Order;
-use place::{make_directory, open_directory, place};
+use place::{make_directory, open_directory, place, set_mode};
 pub(super) use root::Destination;
 use root::Root;
 
 /// How many directories stay open: BuildKit sends four files at a time, while it announces others.
 const OPEN_MAX: usize = 8;
+
+/// The limit on the memory for a tree's entries: some 700,000 files that wait for their content, and ten times as many
+/// that have it. `type=tar` has no such limit.
+const HELD_BYTES_MAX: usize = 256 << 20;
+/// What is held for a file that is complete: its hash, and the room that a set keeps.
+const HASH_BYTES: usize = 32;
+/// What is held for any other entry, beside its texts.
+const ENTRY_BYTES: usize = 256;
 
 /// A tree that is being written.
 pub(super) struct Tree {
@@ -51,8 +60,11 @@ pub(super) struct Tree {
     order: Order,
     /// Directories that were used last, by their paths.
     open: VecDeque<(Vec<u8>, Arc<OwnedFd>)>,
-    /// The entries to which a hard link may lead: those of this tree, and no file that was there before.
-    files: HashSet<Vec<u8>>,
+    /// Hashes of the entries to which a hard link may lead: those of this tree, and no file that was there before.
+    files: HashSet<u64>,
+    hasher: RandomState,
+    /// How many bytes are held for entries, whether they wait for their content or for the end.
+    held: usize,
     /// Their targets are complete only at the end.
     links: Vec<(Vec<u8>, Vec<u8>)>,
     /// A directory gets its mode and its time at the end: what comes into it changes its time, and needs its mode.
@@ -75,6 +87,8 @@ impl Tree {
             order: Order::default(),
             open: VecDeque::new(),
             files: HashSet::new(),
+            hasher: RandomState::new(),
+            held: 0,
             links: Vec::new(),
             directories: Vec::new(),
         })
@@ -87,6 +101,11 @@ impl Tree {
             let text =
                 format!("cannot receive the output: `{path}` is not a path that may come next in a tree");
             return Err(Failure::new(Exit::Failed, text).into());
+        }
+        self.held += weight(&stat);
+        if self.held > HELD_BYTES_MAX {
+            let text = "cannot receive the output: it has too many files for a directory";
+            return Err(Failure::new(Exit::Failed, text).hint("use `type=tar`, and unpack that").into());
         }
         match self.make(&stat) {
             Ok(true) => Ok(Some(Pending { stat, open: None })),
@@ -111,7 +130,7 @@ impl Tree {
         }
         let is_regular = kind == 0;
         if is_regular && !stat.linkname.is_empty() {
-            if !self.files.contains(&stat.linkname) {
+            if !self.files.contains(&self.hasher.hash_one(&stat.linkname)) {
                 return Err(io::Error::other("it is a hard link to a file that is not in the output"));
             }
             self.links.push((stat.path.clone(), stat.linkname.clone()));
@@ -126,7 +145,7 @@ impl Tree {
             };
             self.make_special(stat, special)?;
         }
-        self.files.insert(stat.path.clone());
+        self.files.insert(self.hasher.hash_one(&stat.path));
         Ok(is_regular)
     }
 
@@ -160,7 +179,7 @@ impl Tree {
         let (user, group) = self.owner;
         chownat(parent, name, Some(user), Some(group), AtFlags::SYMLINK_NOFOLLOW)?;
         if let Some(mode) = mode {
-            chmodat(parent, name, mode, AtFlags::empty())?;
+            set_mode(parent, name, |_| mode)?;
         }
         utimensat(parent, name, &times(stat.mod_time), AtFlags::SYMLINK_NOFOLLOW)?;
         Ok(())
@@ -194,6 +213,7 @@ impl Tree {
             futimens(&open, &times(file.stat.mod_time))?;
             place(entry, base(&file.stat.path))
         });
+        self.held = self.held.saturating_sub(weight(&file.stat) - HASH_BYTES);
         completed.map_err(|error| self.failed(&file.stat.path, &error))
     }
 
@@ -274,6 +294,12 @@ fn base(path: &[u8]) -> &[u8] {
     path.rsplit(|byte| *byte == b'/').next().unwrap_or_default()
 }
 
+/// How many bytes are held for an entry until it is complete.
+fn weight(stat: &Stat) -> usize {
+    let attributes = stat.xattrs.iter().map(|Xattr { key, value }| key.len() + value.len() + ENTRY_BYTES);
+    ENTRY_BYTES + stat.path.len() + stat.linkname.len() + attributes.sum::<usize>()
+}
+
 /// Sets extended attributes. Like buildx, it leaves out those that the file system or the caller's rights do not allow.
 fn set_attributes(file: impl std::os::fd::AsFd, attributes: &[Xattr]) {
     for Xattr { key, value } in attributes {
@@ -283,13 +309,7 @@ fn set_attributes(file: impl std::os::fd::AsFd, attributes: &[Xattr]) {
 
 /// The permissions in Go's mode, with the set-id bits and the sticky one, as buildx has it.
 fn permissions(go: u32) -> Mode {
-    let mut mode = Mode::from_raw_mode(go & 0o777);
-    for (bit, own) in [(mode::SETUID, Mode::SUID), (mode::SETGID, Mode::SGID), (mode::STICKY, Mode::SVTX)] {
-        if go & bit != 0 {
-            mode |= own;
-        }
-    }
-    mode
+    Mode::from_raw_mode(mode::permissions(go))
 }
 
 /// Both times of a file.
@@ -298,4 +318,29 @@ fn times(nanoseconds: i64) -> Timestamps {
     let (tv_sec, tv_nsec) = (nanoseconds.div_euclid(SECOND), nanoseconds.rem_euclid(SECOND));
     let time = Timespec { tv_sec, tv_nsec };
     Timestamps { last_access: time, last_modification: time }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::{checkouts::Checkouts, exit::Stop};
+
+    #[test]
+    fn what_is_held_for_entries_is_limited() {
+        let path = std::env::temp_dir().join(format!("wharf-held-{}", std::process::id()));
+        let mut tree = Tree::open(&Destination::new(path.clone(), &Checkouts::default())).unwrap();
+        let file = |path: &str| Stat { path: path.into(), mode: 0o644, ..Stat::default() };
+        let pending = tree.enter(file("a")).unwrap().unwrap();
+        assert!(tree.held > ENTRY_BYTES);
+        tree.complete(pending).unwrap();
+        assert_eq!(tree.held, HASH_BYTES);
+        tree.held = HELD_BYTES_MAX - ENTRY_BYTES;
+        match tree.enter(file("b")) {
+            Err(Unwritten::Here(Stop::Failed(failure))) => {
+                assert!(failure.text.contains("too many files"), "{failure}");
+            }
+            _ => panic!("the entry is held"),
+        }
+        std::fs::remove_dir_all(&path).unwrap();
+    }
 }
