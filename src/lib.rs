@@ -1,8 +1,9 @@
 //! Wharf builds container images for Jenkins jobs, each in a namespace of its own.
 //!
-//! A module uses only those listed above it: first the words that all of them share, last the service and the
-//! daemon. The daemon never uses `client`; `client` uses `names`, `fault`, `go_json`, `go_mode`, `network`
-//! and `wire` only.
+//! A module uses only those listed above it, and `tests/layout.rs` enforces this. The client uses only `names`,
+//! `go_json`, `go_mode`, `network` and `wire`; wharfd never uses the client.
+
+// Words and tools that all share.
 
 pub mod names;
 
@@ -27,13 +28,16 @@ pub mod config;
 
 pub mod wire;
 
+// All of `wharf`.
+
 pub mod client;
+
+// wharfd, in the order of a build: the connection, its caller, the engine and its images, the call, the build, and the
+// clean-up.
 
 pub mod transport;
 
 pub mod policy;
-
-pub mod firewall;
 
 pub mod identity;
 
@@ -51,14 +55,18 @@ pub mod images;
 
 pub mod engines;
 
-pub mod build;
-
 pub mod front;
 
+pub mod build;
+
 pub mod janitor;
+
+// wharfd's doors, and its life.
 
 pub mod service;
 
 pub mod csi;
+
+pub mod firewall;
 
 pub mod daemon;

@@ -15,7 +15,7 @@ use std::{
 use bollard::{BollardRequest, Docker, models::SystemInfo};
 use builder::Builder;
 use docker::{fault, lines::Lines, presence::Presence};
-use image_store::{ImageStore, StoreKind};
+use image_store::{ImageStore, Traits};
 
 use crate::{
     buildkit::{
@@ -124,13 +124,13 @@ impl Engine {
             let text = format!("the engine `{name}` runs on {platform}: wharfd serves Linux engines");
             return Err(Fault::new(Reason::EngineLacks, text));
         }
-        let kind = StoreKind::of(&info, api_version);
+        let traits = Traits::of(&info, api_version);
         let lines = Lines::new(socket.to_owned(), tasks.clone());
         let engine = Self {
             inner: Arc::new(Inner {
                 name: name.to_owned(),
                 socket: socket.to_owned(),
-                image_store: ImageStore::new(kind, docker.clone(), lines, platform.clone()),
+                image_store: ImageStore::new(traits, docker.clone(), lines, platform.clone()),
                 builder: Builder::new(Dialler::new(socket.to_owned(), buildkit.dialling)),
                 docker,
                 version: shown,
@@ -286,7 +286,7 @@ impl fmt::Debug for Engine {
             .field("version", &self.inner.version)
             .field("api", &format_args!("{major}.{minor}"))
             .field("platform", &format_args!("{}", self.inner.platform))
-            .field("store", &format_args!("{}", self.inner.image_store.kind()))
+            .field("store", &format_args!("{}", self.inner.image_store.name()))
             .finish_non_exhaustive()
     }
 }

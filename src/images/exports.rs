@@ -99,10 +99,11 @@ impl Export {
     /// Gives the finished image its references, and finds it. The images that the references named before
     /// still belong to the namespace.
     pub async fn tag(&self, references: &[Permit<TagAs>]) -> Result<OwnedImage, Fault> {
+        let image = self.images.find_by_name(&self.namespace, &self.name, self.name.as_str()).await?;
         for reference in references {
-            self.images.give_reference(&self.namespace, &self.name, reference).await?;
+            self.images.tag_image(&image, reference).await?;
         }
-        self.images.find_by_name(&self.namespace, &self.name, self.name.as_str()).await
+        Ok(image)
     }
 
     /// Ends the export of a finished image. The image keeps this name if it has no other name.

@@ -11,21 +11,11 @@ use crate::{
 impl Images {
     /// Gives an image another reference in its namespace. A reference of another image moves.
     pub async fn tag_image(&self, image: &OwnedImage, target: &Permit<TagAs>) -> Result<(), Fault> {
-        self.give_reference(image.namespace(), image.id(), target).await
-    }
-
-    /// Gives `source`, an image of the namespace, a reference.
-    pub(super) async fn give_reference(
-        &self,
-        namespace: &Permit<Namespace>,
-        source: impl Into<NameOrId<'_>>,
-        target: &Permit<TagAs>,
-    ) -> Result<(), Fault> {
-        let target = target.subject();
+        let (namespace, target) = (image.namespace(), target.subject());
         if target.namespace() != namespace.subject() {
             return Err(Fault::internal("the permission to tag is for another namespace"));
         }
-        self.move_name(namespace, source, target.reference()).await
+        self.move_name(namespace, image.id(), target.reference()).await
     }
 
     /// Gives `source` a reference in the namespace. If the reference belonged to another image, that image still
@@ -47,7 +37,11 @@ impl Images {
             store.remember_long_name(self.engine().name(), names.opaque(), hash, &reference).await?;
         }
         let target = name.name();
-        let before = images.inspect(target).await?.and_then(|image| Digest::parse(image.id.as_deref()?));
+        let (source, before) = (source.into(), images.inspect(target).await?);
+        let before = before.and_then(|image| Digest::parse(image.id.as_deref()?));
+        if before.as_ref().is_some_and(|before| source.is_id(before)) {
+            return Ok(());
+        }
         let kept = before.as_ref().map(|id| names.untagged(id));
         if let Some((id, kept)) = before.as_ref().zip(kept.as_ref()) {
             // If a prune was faster, there is nothing to keep.

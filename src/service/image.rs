@@ -18,7 +18,6 @@ use crate::{
     audit::By,
     build::patience::Patience,
     buildkit::solve::Layout,
-    engine::image_store::StoreKind,
     fault::{Fault, Reason},
     front::{End, Front, Kind, Look},
     images::owned::OwnedImage,
@@ -137,8 +136,7 @@ impl ImageService for Images {
             }
             request.images.iter().for_each(|image| call.details().reference(image));
             let images = call.images().await?;
-            // The classic store writes an archive to its disk first.
-            let fills = images.engine().image_store().kind() == StoreKind::Classic;
+            let fills = images.engine().image_store().saves_by_disk();
             if fills {
                 call.engine().has_room()?;
             }

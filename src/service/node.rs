@@ -90,7 +90,7 @@ async fn told(handle: &Handle, builds: Option<Builds>) -> v1::EngineInfo {
                 version: engine.version().to_owned(),
                 api_version: format!("{major}.{minor}"),
                 platform: engine.platform().to_string(),
-                image_store: engine.image_store().kind().to_string(),
+                image_store: engine.image_store().name().to_owned(),
                 builds,
                 disk,
                 refuses_builds,

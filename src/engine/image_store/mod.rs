@@ -7,7 +7,7 @@
 mod classic;
 mod containerd;
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 use bollard::{
     Docker,
@@ -44,22 +44,36 @@ const LISTING_PAUSE: Duration = Duration::from_millis(5);
 
 /// The place where an engine keeps images.
 pub struct ImageStore {
-    kind: StoreKind,
+    traits: Traits,
     docker: Docker,
     lines: Lines,
     platform: Platform,
 }
 
-/// Docker's two image stores.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StoreKind {
-    /// The engine's own: an image's id is its config's digest.
-    Classic,
-    /// containerd's: an image's id is its manifest's or index's digest.
-    Containerd {
-        /// Whether it reports the repositories that an image was pulled from or pushed to.
-        tells_origins: bool,
-    },
+/// The differences between Docker's two image stores. Each store's file states its own.
+pub(super) struct Traits {
+    /// The store's name, for people.
+    name: &'static str,
+    /// Whether a pull checks each layer against the image's config, since it unpacks them in the engine's own process.
+    checks_layers: bool,
+    /// Whether the builder exports images as archives, without naming them in the store.
+    exports_archives: bool,
+    /// Whether the store writes an archive of an image to its disk before it sends the first byte.
+    saves_by_disk: bool,
+    /// Whether a build may ask for a list of platforms. buildx refuses one for the classic store, even of equal ones.
+    takes_platform_lists: bool,
+    /// Whether an image's id is the digest of its manifest or index; else it is that of its config.
+    ids_are_manifests: bool,
+    /// Reads the repositories that an image was pulled from; `None` if the engine does not report them.
+    origins: Option<Origins>,
+}
+
+type Origins = for<'a> fn(&'a ImageInspect) -> Vec<&'a str>;
+
+impl Traits {
+    pub(super) fn of(info: &SystemInfo, api_version: (u16, u16)) -> Self {
+        if containerd::is_used(info) { containerd::traits(api_version) } else { classic::TRAITS }
+    }
 }
 
 /// An image, by a name or by its id.
@@ -96,69 +110,47 @@ pub(crate) enum Removal {
     InUse(Error),
 }
 
-impl StoreKind {
-    pub(super) fn of(info: &SystemInfo, api_version: (u16, u16)) -> Self {
-        if containerd::is_used(info) {
-            Self::Containerd { tells_origins: api_version >= containerd::API_WITH_ORIGINS }
-        } else {
-            Self::Classic
-        }
-    }
-}
-
 impl ImageStore {
     /// The store of an engine that builds for `platform`.
-    pub(super) fn new(kind: StoreKind, docker: Docker, lines: Lines, platform: Platform) -> Self {
-        Self { kind, docker, lines, platform }
+    pub(super) fn new(traits: Traits, docker: Docker, lines: Lines, platform: Platform) -> Self {
+        Self { traits, docker, lines, platform }
     }
 
-    /// Which of the two it is.
-    pub fn kind(&self) -> StoreKind {
-        self.kind
+    /// The store's name, for people.
+    pub fn name(&self) -> &'static str {
+        self.traits.name
     }
 
-    /// Whether a pull checks each layer against the image's config.
+    /// Whether a pull checks each layer against the image's config, since it unpacks them in the engine's own process.
     pub(crate) fn checks_layers(&self) -> bool {
-        match self.kind {
-            StoreKind::Classic => true,
-            StoreKind::Containerd { .. } => false,
-        }
+        self.traits.checks_layers
     }
 
     /// Whether the builder exports images as archives, without naming them in the store.
     pub(crate) fn exports_archives(&self) -> bool {
-        match self.kind {
-            StoreKind::Classic => false,
-            StoreKind::Containerd { .. } => true,
-        }
+        self.traits.exports_archives
     }
 
-    /// Whether a build may ask for a list of platforms. buildx refuses one for the classic store, even of equal ones.
+    /// Whether the store writes an archive of an image to its disk before it sends the first byte.
+    pub(crate) fn saves_by_disk(&self) -> bool {
+        self.traits.saves_by_disk
+    }
+
+    /// Whether a build may ask for a list of platforms.
     pub(crate) fn takes_platform_lists(&self) -> bool {
-        match self.kind {
-            StoreKind::Classic => false,
-            StoreKind::Containerd { .. } => true,
-        }
+        self.traits.takes_platform_lists
     }
 
     /// The digest of an image's manifest, if the store uses it as the image's id.
     pub(crate) fn manifest_digest<'a>(&self, id: &'a str) -> Option<&'a str> {
-        match self.kind {
-            StoreKind::Classic => None,
-            StoreKind::Containerd { .. } => Some(id),
-        }
+        self.traits.ids_are_manifests.then_some(id)
     }
 
     /// Whether an image came from a registry; `None` if the store cannot tell. `is_excused` selects the
     /// repositories whose record proves nothing.
     pub(crate) fn is_pulled(&self, image: &ImageInspect, is_excused: impl Fn(&str) -> bool) -> Option<bool> {
-        match self.kind {
-            StoreKind::Classic => Some(classic::origins(image).any(|origin| !is_excused(origin))),
-            StoreKind::Containerd { tells_origins: false } => None,
-            StoreKind::Containerd { tells_origins: true } => {
-                Some(containerd::origins(image).any(|origin| !is_excused(origin)))
-            }
-        }
+        let origins = self.traits.origins?(image);
+        Some(origins.into_iter().any(|origin| !is_excused(origin)))
     }
 
     /// Whether an image is for the system and the processor that the engine builds for. An image that does not name
@@ -327,6 +319,11 @@ fn credentials(host: String, (user, password): (&str, &Secret<String>)) -> Docke
 }
 
 impl NameOrId<'_> {
+    /// Whether it is this id, and not a name of it.
+    pub(crate) fn is_id(&self, other: &Digest) -> bool {
+        matches!(self, Self::Id(id) if *id == other)
+    }
+
     fn as_str(&self) -> &str {
         match self {
             Self::Name(name) => name.as_str(),
@@ -351,14 +348,5 @@ impl<'a> From<&'a Digest> for NameOrId<'a> {
 impl<'a> From<&'a IdPrefix> for NameOrId<'a> {
     fn from(prefix: &'a IdPrefix) -> Self {
         Self::Prefix(prefix)
-    }
-}
-
-impl fmt::Display for StoreKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Classic => "classic",
-            Self::Containerd { .. } => "containerd",
-        })
     }
 }
