@@ -122,7 +122,7 @@ pub fn tar(data: &[u8]) {
 pub fn archive(data: &[u8]) {
     let Some((size, data)) = data.split_first() else { return };
     let judged = |size: usize| {
-        let mut archive = Archive::new(Limits::of(16, true));
+        let mut archive = Archive::new(Limits::of(16, true), Arc::default());
         data.chunks(size).try_for_each(|piece| archive.pass(piece)).and_then(|()| archive.end())
     };
     let is_refused = |size: usize| judged(size).is_err_and(|why| !why.starts_with("cannot be unpacked"));

@@ -4,15 +4,19 @@
 //! to its end as BuildKit does, and refuses everything that the two could read in different ways. BuildKit
 //! unpacks only after a sync, so no byte is unpacked before the archive is judged.
 
+mod blocks;
+mod extensions;
 mod frames;
 mod scan;
 mod sources;
+mod spent;
 mod synced;
 
 use std::{
     fmt,
     io::{self, Write},
     mem,
+    sync::Arc,
 };
 
 use bzip2::write::BzDecoder;
@@ -22,12 +26,15 @@ use liblzma::{
     write::XzDecoder,
 };
 
+use blocks::Blocks;
+pub(super) use blocks::too_large;
 use frames::Frames;
 use scan::Scan;
 pub use sources::Unpacked;
+pub use spent::Spent;
 pub(super) use synced::{Synced, refused};
 
-use super::tar::entry;
+use super::{packets::ENTRIES_BYTES_MAX, tar::entry};
 
 /// The number of bytes by which BuildKit recognises a compression (`DecompressStream` in moby's `archive` and
 /// `go-archive`).
@@ -43,12 +50,25 @@ const ZSTD_WINDOW_BYTES_MAX: u64 = 8 << 20;
 const ZSTD_SHARE: u64 = 4;
 /// The memory that xz takes beside its window.
 const XZ_BYTES: u64 = 2 << 20;
+/// The limit on the blocks of xz that all copies of one build hold, if `xz` unpacks them in threads.
+const BLOCKS_BYTES: u64 = 2 << 30;
+/// The limit on what all copies of one build keep of archives' headers while they unpack.
+const HEADERS_BYTES: u64 = 1 << 30;
+/// The limit on the names of paths that all copies of one build open, some microseconds each: the engine opens each
+/// path name by name, and no cancel ends it.
+const STEPS_MAX: u64 = 16 << 20;
 
 /// The limits on an archive on an engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// The largest window.
     pub window: u64,
+    /// The most bytes of blocks that `xz` holds.
+    pub blocks: u64,
+    /// The most bytes of its headers.
+    pub headers: u64,
+    /// The most names of paths to open.
+    pub steps: u64,
     /// Whether Zstandard is unpacked at all: BuildKit up to 0.21 never frees its decoder.
     pub zstd: bool,
 }
@@ -57,13 +77,20 @@ impl Limits {
     /// For this many copies that unpack.
     pub fn of(copies: usize, zstd: bool) -> Self {
         let copies = u64::try_from(copies).unwrap_or(u64::MAX).max(1);
-        Self { window: (WINDOWS_BYTES / copies).min(WINDOW_BYTES_MAX), zstd }
+        Self {
+            window: (WINDOWS_BYTES / copies).min(WINDOW_BYTES_MAX),
+            blocks: BLOCKS_BYTES / copies,
+            headers: (HEADERS_BYTES / copies).min(ENTRIES_BYTES_MAX as u64),
+            steps: STEPS_MAX / copies,
+            zstd,
+        }
     }
 }
 
 /// The judge of one file, which may be an archive. Its errors say what is wrong with it, without its name.
 pub struct Archive {
     limits: Limits,
+    spent: Arc<Spent>,
     state: State,
 }
 
@@ -73,7 +100,7 @@ enum State {
     Plain(Box<Scan>),
     Gzip(Box<MultiGzDecoder<Scan>>),
     Bzip2(Box<BzDecoder<Scan>>),
-    Xz(Box<XzDecoder<Scan>>),
+    Xz(Box<(XzDecoder<Scan>, Blocks)>),
     Zstd(Box<(zstd::stream::write::Decoder<'static, Scan>, Frames)>),
     /// It contains no tar, but BuildKit begins to unpack it to see that, and its decoder reads ahead.
     Frames(Frames),
@@ -88,9 +115,9 @@ impl fmt::Debug for Archive {
 }
 
 impl Archive {
-    /// A file that begins.
-    pub fn new(limits: Limits) -> Self {
-        Self { limits, state: State::Begin(Vec::new()) }
+    /// A file that begins, in a context whose archives have `spent` this much together.
+    pub fn new(limits: Limits, spent: Arc<Spent>) -> Self {
+        Self { limits, spent, state: State::Begin(Vec::new()) }
     }
 
     /// Whether the next bytes may take long to judge.
@@ -101,6 +128,24 @@ impl Archive {
     /// Whether it takes a window to unpack it.
     pub fn has_window(&self) -> bool {
         matches!(self.state, State::Bzip2(_) | State::Xz(_) | State::Zstd(_) | State::Frames(_))
+    }
+
+    /// How many names of paths the engine opens to unpack it, as far as it has come.
+    pub fn steps(&self) -> u64 {
+        self.scan().map_or(0, Scan::steps)
+    }
+
+    /// How many bytes the engine keeps of its headers to unpack it, as far as it has come.
+    pub fn headers(&self) -> u64 {
+        self.scan().map_or(0, Scan::headers)
+    }
+
+    /// How many bytes of blocks `xz` holds to unpack it, as far as it has come.
+    pub fn blocks(&self) -> u64 {
+        match &self.state {
+            State::Xz(xz) => xz.1.held(),
+            _ => 0,
+        }
     }
 
     /// Judges the next bytes.
@@ -127,11 +172,15 @@ impl Archive {
             State::Plain(_) | State::Frames(_) | State::Other | State::Begin(_) => return Ok(()),
             State::Gzip(decoder) => decoder.try_finish(),
             State::Bzip2(decoder) => decoder.try_finish(),
-            State::Xz(decoder) => decoder.try_finish(),
+            State::Xz(xz) => xz.0.try_finish(),
             State::Zstd(zstd) => zstd.0.flush(),
         };
         match (self.scan().and_then(Scan::refused), ended) {
             (Some(why), _) => Err(why),
+            // `xz` would read on where the blocks could not be followed.
+            (None, Ok(())) if matches!(&self.state, State::Xz(xz) if xz.1.is_broken()) => {
+                Err("has blocks that cannot be followed: compress it by `xz -T1`".to_owned())
+            }
             (None, Err(error)) if is_limit(&error) => Err(self.broken(&error)),
             (None, _) => Ok(()),
         }
@@ -139,9 +188,9 @@ impl Archive {
 
     /// The kind of a file with this beginning, as BuildKit determines it.
     fn begun(&self, begin: &[u8]) -> Result<State, String> {
-        let scan = Scan::new();
+        let scan = Scan::new(self.limits, Arc::clone(&self.spent));
         let magic = begin.get(..MAGIC_BYTES).unwrap_or(begin);
-        Ok(match magic {
+        let state = match magic {
             // A block, or the end of an empty stream.
             [b'B', b'Z', b'h', b'1'..=b'9', 0x31, 0x41, 0x59, 0x26, 0x53, 0x59]
             | [b'B', b'Z', b'h', b'1'..=b'9', 0x17, 0x72, 0x45, 0x38, 0x50, 0x90] => {
@@ -153,7 +202,7 @@ impl Archive {
             [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => {
                 let stream = Stream::new_stream_decoder(self.limits.window + XZ_BYTES, CONCATENATED);
                 let stream = stream.map_err(|error| format!("cannot be unpacked: {error}"))?;
-                State::Xz(Box::new(XzDecoder::new_stream(scan, stream)))
+                State::Xz(Box::new((XzDecoder::new_stream(scan, stream), Blocks::new(self.limits.blocks))))
             }
             [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, _, _, _, _, ..] => {
                 if !self.limits.zstd {
@@ -169,12 +218,19 @@ impl Archive {
             }
             _ if entry::is_header(begin) => State::Plain(Box::new(scan)),
             _ => State::Other,
-        })
+        };
+        match state {
+            State::Plain(_) | State::Other => {}
+            _ => self.spent.archive()?,
+        }
+        Ok(state)
     }
 
     fn more(&mut self, bytes: &[u8]) -> Result<(), String> {
-        if let State::Zstd(zstd) = &mut self.state {
-            zstd.1.pass(bytes)?;
+        match &mut self.state {
+            State::Zstd(zstd) => zstd.1.pass(bytes)?,
+            State::Xz(xz) => xz.1.pass(bytes)?,
+            _ => {}
         }
         if let Some(scan) = self.scan_mut() {
             scan.packed(bytes.len());
@@ -184,7 +240,7 @@ impl Archive {
             State::Plain(scan) => scan.write_all(bytes),
             State::Gzip(decoder) => decoder.write_all(bytes),
             State::Bzip2(decoder) => bunzip(decoder, bytes),
-            State::Xz(decoder) => decoder.write_all(bytes),
+            State::Xz(xz) => xz.0.write_all(bytes),
             State::Zstd(zstd) => zstd.0.write_all(bytes),
             State::Frames(frames) => return frames.pass(bytes),
         };
@@ -226,7 +282,7 @@ impl Archive {
             State::Plain(scan) => Some(scan),
             State::Gzip(decoder) => Some(decoder.get_ref()),
             State::Bzip2(decoder) => Some(decoder.get_ref()),
-            State::Xz(decoder) => Some(decoder.get_ref()),
+            State::Xz(xz) => Some(xz.0.get_ref()),
             State::Zstd(zstd) => Some(zstd.0.get_ref()),
             State::Begin(_) | State::Frames(_) | State::Other => None,
         }
@@ -237,11 +293,28 @@ impl Archive {
             State::Plain(scan) => Some(scan),
             State::Gzip(decoder) => Some(decoder.get_mut()),
             State::Bzip2(decoder) => Some(decoder.get_mut()),
-            State::Xz(decoder) => Some(decoder.get_mut()),
+            State::Xz(xz) => Some(xz.0.get_mut()),
             State::Zstd(zstd) => Some(zstd.0.get_mut()),
             State::Begin(_) | State::Frames(_) | State::Other => None,
         }
     }
+}
+
+/// Why archives are refused of whose headers the engine would keep too much.
+pub(super) fn too_much(limits: Limits) -> String {
+    let max = limits.headers >> 20;
+    format!(
+        "has paths, links and attributes of more than the {max} MiB that it may have in this build, where a hard link \
+         counts as the longest link that it may lead to, and a directory or an attribute as some hundred bytes"
+    )
+}
+
+/// Why archives are refused that the engine would unpack for too long.
+pub(super) fn too_deep(limits: Limits) -> String {
+    let max = limits.steps;
+    format!(
+        "has too many or too deep paths: the engine would open more than {max} names for an `ADD` of this build"
+    )
 }
 
 /// The names on the way to a path below the root, as `filepath.Join("/", …)` cleans it.

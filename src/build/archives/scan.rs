@@ -3,25 +3,32 @@
 
 use std::{
     collections::HashSet,
-    hash::{BuildHasher as _, RandomState},
+    hash::{BuildHasher as _, Hash as _, Hasher as _, RandomState},
     io::{self, Write},
+    sync::Arc,
 };
 
-use super::clean;
+use super::{
+    Limits, Spent, clean,
+    extensions::{Extensions, sparse},
+};
 use crate::{
     build::{
-        packets::{ENTRIES_BYTES_MAX, ENTRIES_MAX},
+        packets::ENTRIES_MAX,
         spec::PATH_BYTES_MAX,
-        tar::{
-            entry::{self, BLOCK_BYTES, is_header, padding},
-            unpack::{RATIO_MAX, UNPACKED_BYTES},
-        },
+        tar::entry::{self, BLOCK_BYTES, is_header, padding},
     },
     names::printable,
 };
 
 /// The limit of Go's reader on an extended header.
 const EXTENSION_BYTES_MAX: u64 = 1 << 20;
+/// What a record of an extended header takes beside its bytes: Go keeps them in a map.
+const RECORD_BYTES: usize = 256;
+/// What a directory's header takes: the engine keeps it until it has unpacked the whole archive.
+const DIRECTORY_BYTES: usize = 512;
+/// How often a path is opened to make a directory that has no entry of its own.
+const STEPS_OF_IMPLIED: usize = 3;
 
 /// The next part of the tar.
 #[derive(Debug, Clone, Copy)]
@@ -37,58 +44,61 @@ enum State {
     Not,
 }
 
-/// Values from extensions for the entry that follows them.
-#[derive(Debug, Default)]
-struct Extensions {
-    records: bool,
-    /// Of PAX.
-    path: Option<Vec<u8>>,
-    target: Option<Vec<u8>>,
-    size: Option<u64>,
-    /// GNU's, which takes precedence over PAX.
-    long_path: Option<Vec<u8>>,
-    long_target: Option<Vec<u8>>,
-}
-
 /// The judge of a tar that passes.
 #[derive(Debug)]
 pub(super) struct Scan {
     state: State,
     gathered: Vec<u8>,
     extensions: Extensions,
+    limits: Limits,
+    spent: Arc<Spent>,
     entries: usize,
     /// Bytes of paths, links and extensions.
     said: usize,
     /// The hashes of paths with files.
     files: HashSet<u64>,
+    /// How many names of paths the engine opens.
+    steps: u64,
+    /// The hashes of the directories that are there, with or without an entry.
+    directories: HashSet<u64>,
     hasher: RandomState,
     /// The longest target that a hard link can lead to.
     longest: usize,
-    packed: u64,
-    unpacked: u64,
     refused: Option<String>,
 }
 
 impl Scan {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(limits: Limits, spent: Arc<Spent>) -> Self {
         Self {
+            limits,
+            spent,
             state: State::Header,
             gathered: Vec::new(),
             extensions: Extensions::default(),
             entries: 0,
             said: 0,
             files: HashSet::new(),
+            steps: 0,
+            directories: HashSet::new(),
             hasher: RandomState::new(),
             longest: 0,
-            packed: 0,
-            unpacked: 0,
             refused: None,
         }
     }
 
     /// Counts bytes of the archive, before they are unpacked.
     pub(super) fn packed(&mut self, bytes: usize) {
-        self.packed += bytes as u64;
+        self.spent.packed(bytes);
+    }
+
+    /// How many names of paths the engine opens to unpack it.
+    pub(super) fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// How many bytes the engine keeps of its headers.
+    pub(super) fn headers(&self) -> u64 {
+        self.said as u64
     }
 
     /// Why it is refused.
@@ -105,12 +115,7 @@ impl Scan {
     }
 
     fn pass(&mut self, mut bytes: &[u8]) -> Result<(), String> {
-        self.unpacked += bytes.len() as u64;
-        if self.unpacked > UNPACKED_BYTES && self.unpacked / RATIO_MAX > self.packed {
-            return Err(format!(
-                "is more than {RATIO_MAX} times as large unpacked: leave out empty files, or unpack it in the context"
-            ));
-        }
+        self.spent.unpacked(bytes.len())?;
         while !bytes.is_empty() {
             let wanted = match &mut self.state {
                 // BuildKit reads the rest, if anything, only to have read it.
@@ -213,7 +218,10 @@ impl Scan {
         match kind {
             b'L' => self.extensions.long_path = Some(text()),
             b'K' => self.extensions.long_target = Some(text()),
-            _ => self.extensions.read(body)?,
+            _ => {
+                let records = self.extensions.read(body)?;
+                self.say(records * RECORD_BYTES)?;
+            }
         }
         Ok(())
     }
@@ -233,7 +241,11 @@ impl Scan {
         }
         self.say(path.len())?;
         let mut size = 0;
-        let hash = self.hash(&path);
+        let hash = self.reach(&path)?;
+        if kind == b'5' || path.ends_with(b"/") {
+            self.directories.insert(hash);
+            self.say(DIRECTORY_BYTES)?;
+        }
         match kind {
             b'0' | 0 => {
                 // The oldest tars have no type for directories.
@@ -278,19 +290,39 @@ impl Scan {
         Ok(())
     }
 
+    /// Counts the work of reaching a path below the archive's root, with the directories on the way that no entry has
+    /// made. Returns the path's hash.
+    fn reach(&mut self, path: &[u8]) -> Result<u64, String> {
+        let names = clean(path.split(|byte| *byte == b'/'));
+        let mut hasher = self.hasher.build_hasher();
+        let (mut steps, mut depth) = (0, 0);
+        for name in &names {
+            let hash = hasher.finish();
+            if depth > 0 && self.directories.insert(hash) {
+                steps += STEPS_OF_IMPLIED * depth;
+                self.entries += 1;
+            }
+            name.hash(&mut hasher);
+            depth += 1;
+        }
+        self.steps += (steps + depth) as u64;
+        if self.steps > self.limits.steps {
+            return Err(super::too_deep(self.limits));
+        }
+        Ok(hasher.finish())
+    }
+
     /// The hash of a path below the archive's root.
     fn hash(&self, path: &[u8]) -> u64 {
-        self.hasher.hash_one(clean(path.split(|byte| *byte == b'/')))
+        let mut hasher = self.hasher.build_hasher();
+        clean(path.split(|byte| *byte == b'/')).iter().for_each(|name| name.hash(&mut hasher));
+        hasher.finish()
     }
 
     fn say(&mut self, bytes: usize) -> Result<(), String> {
         self.said += bytes;
-        if self.said > ENTRIES_BYTES_MAX {
-            let limit = ENTRIES_BYTES_MAX >> 20;
-            return Err(format!(
-                "has paths, links and attributes of more than {limit} MiB, where a hard link counts as the longest \
-                 link that it may lead to"
-            ));
+        if self.said as u64 > self.limits.headers {
+            return Err(super::too_much(self.limits));
         }
         Ok(())
     }
@@ -310,39 +342,6 @@ impl Write for Scan {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-impl Extensions {
-    /// Reads PAX's records. The last record with a key counts, and a record without a value does not.
-    fn read(&mut self, mut body: &[u8]) -> Result<(), String> {
-        self.records = true;
-        while !body.is_empty() {
-            let (key, value) =
-                entry::record(&mut body).ok_or("has an extended header that cannot be read")?;
-            let set = (!value.is_empty()).then(|| value.to_vec());
-            match key {
-                "path" => self.path = set,
-                "linkpath" => self.target = set,
-                "size" => {
-                    let size = |value: Vec<u8>| {
-                        let size = std::str::from_utf8(&value).ok()?.parse().ok()?;
-                        i64::try_from(size).is_ok().then_some(size)
-                    };
-                    self.size = match set {
-                        Some(value) => Some(size(value).ok_or("has a size that cannot be read")?),
-                        None => None,
-                    };
-                }
-                _ if key.starts_with("GNU.sparse.") => return Err(sparse()),
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-}
-
-fn sparse() -> String {
-    "has a file with holes: make it without `--sparse`".to_owned()
 }
 
 /// The name in a header, and whether all read it in the same way.

@@ -8,7 +8,7 @@ use super::{Limits, clean};
 use crate::names::reference::Digest;
 
 /// Counts up with each change of what an archive may do: the files of an older wharfd were judged by older rules.
-const RULES: u32 = 1;
+const RULES: u32 = 2;
 
 /// The sources of a build's copies that unpack, in its context, and what these archives may do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub struct Unpacked {
 impl Unpacked {
     /// The sources of copies that unpack, on an engine that may unpack Zstandard; `None` if none of them can be a file.
     pub fn of<'a>(sources: impl IntoIterator<Item = &'a str>, zstd: bool) -> Option<Self> {
-        let names = |path: &str| clean(path.split('/')).into_iter().map(str::to_owned).collect();
+        let names = |path: &str| clean(path.split('/')).into_iter().map(joined).collect();
         let patterns: Vec<Vec<_>> =
             sources.into_iter().map(names).filter(|names: &Vec<_>| !names.is_empty()).collect();
         let limits = Limits::of(patterns.len(), zstd);
@@ -38,7 +38,8 @@ impl Unpacked {
     /// count as judged.
     pub fn key(&self) -> String {
         let mut hash = Sha256::new();
-        hash.update(format!("{RULES} {} {}\n", self.limits.window, self.limits.zstd));
+        let Limits { window, blocks, headers, steps, zstd } = self.limits;
+        hash.update(format!("{RULES} {window} {blocks} {headers} {steps} {zstd}\n"));
         for pattern in &self.patterns {
             hash.update(pattern.join("/"));
             hash.update([0]);
@@ -61,6 +62,20 @@ impl Unpacked {
     }
 }
 
+/// A name of a pattern, with a single `*` for each run of `*` and `?`: a pattern may have thousands of them, and is compared
+/// with each file of a context.
+fn joined(name: &str) -> String {
+    let mut joined = String::with_capacity(name.len());
+    for c in name.chars() {
+        match c {
+            '*' | '?' if joined.ends_with('*') => {}
+            '*' | '?' => joined.push('*'),
+            c => joined.push(c),
+        }
+    }
+    joined
+}
+
 /// Whether the pattern has classes, whose match may contain a `/` (`filepath.Match`), or escapes.
 fn is_wild(pattern: &[String]) -> bool {
     pattern.iter().any(|name| name.contains(['[', '\\']))
@@ -71,9 +86,9 @@ fn fits(pattern: &[String], path: &[&str]) -> bool {
     path.len() <= pattern.len() && pattern.iter().zip(path).all(|(pattern, name)| fits_name(pattern, name))
 }
 
-/// Whether a name fits; a `?` is taken for a `*`.
+/// Whether a name fits.
 fn fits_name(pattern: &str, name: &str) -> bool {
-    let mut parts = pattern.split(['*', '?']);
+    let mut parts = pattern.split('*');
     let Some(mut rest) = parts.next().and_then(|first| name.strip_prefix(first)) else { return false };
     let Some(last) = parts.next_back() else { return rest.is_empty() };
     for part in parts {

@@ -7,25 +7,28 @@ use bytes::Bytes;
 use prost::Message as _;
 use tonic::Status;
 
-use super::{Archive, Unpacked};
+use super::{Archive, Spent, Unpacked, spent::ARCHIVES_MAX, too_deep};
 use crate::{go_mode as mode, names::printable};
 
 /// How many files may come at once, as `wharf` sends them: each may need the memory of its decoder.
 const AT_ONCE: usize = 4;
 
 /// How many files of a context may be unpacked: a cancel does not stop the engine while it unpacks.
-const FILES_MAX: usize = 256;
+const FILES_MAX: usize = ARCHIVES_MAX;
 
 /// Judges the archives of one sync, by the packets that have passed.
 #[derive(Debug)]
 pub(in crate::build) struct Synced {
     unpacked: Arc<Unpacked>,
+    spent: Arc<Spent>,
     announced: u32,
     /// The files to judge that have not come yet.
     files: HashMap<u32, File>,
     open: HashMap<u32, (File, Archive)>,
     /// How many of them have come.
     judged: usize,
+    /// How many names of paths the engine opens to unpack these.
+    steps: u64,
 }
 
 #[derive(Debug)]
@@ -36,7 +39,15 @@ struct File {
 
 impl Synced {
     pub(in crate::build) fn new(unpacked: Arc<Unpacked>) -> Self {
-        Self { unpacked, announced: 0, files: HashMap::new(), open: HashMap::new(), judged: 0 }
+        Self {
+            unpacked,
+            spent: Arc::default(),
+            announced: 0,
+            files: HashMap::new(),
+            open: HashMap::new(),
+            judged: 0,
+            steps: 0,
+        }
     }
 
     /// The bytes of a packet that may take long to judge, with the id of their file; of other packets it takes note.
@@ -90,16 +101,23 @@ impl Synced {
                     "more than {AT_ONCE} archives are sent at once"
                 )));
             }
-            self.open.insert(id, (file, Archive::new(self.unpacked.limits())));
+            self.open.insert(id, (file, Archive::new(self.unpacked.limits(), Arc::clone(&self.spent))));
         }
         let Some((file, archive)) = self.open.get_mut(&id) else { return Ok(()) };
         file.left = file.left.saturating_sub(bytes.len() as u64);
         let is_whole = file.left == 0;
         let judged = archive.pass(bytes).and_then(|()| if is_whole { archive.end() } else { Ok(()) });
+        let steps = self.steps + archive.steps();
+        let limits = self.unpacked.limits();
+        let judged = match judged {
+            Ok(()) if steps > limits.steps => Err(too_deep(limits)),
+            judged => judged,
+        };
         let judged = judged.map_err(|why| refused(&file.path, &why));
         if is_whole || judged.is_err() {
             self.open.remove(&id);
             self.judged += 1;
+            self.steps = steps;
         }
         judged
     }

@@ -5,7 +5,10 @@ use tar::{Builder, EntryType, Header};
 
 use super::*;
 
-const LIMITS: Limits = Limits { window: 32 << 20, zstd: true };
+mod costs;
+
+const LIMITS: Limits =
+    Limits { window: 32 << 20, blocks: 64 << 20, headers: 256 << 20, steps: 1 << 20, zstd: true };
 
 fn header(kind: EntryType, size: u64) -> Header {
     let mut header = Header::new_gnu();
@@ -72,7 +75,7 @@ fn zstd(bytes: &[u8], window_log: u32) -> Vec<u8> {
 }
 
 fn judged_in(bytes: &[u8], size: usize, limits: Limits) -> Result<(), String> {
-    let mut archive = Archive::new(limits);
+    let mut archive = Archive::new(limits, Arc::default());
     bytes.chunks(size).try_for_each(|piece| archive.pass(piece))?;
     archive.end()
 }
@@ -169,7 +172,7 @@ fn windows_are_bounded() {
     for before in [&tar[..], b"no tar", &of_file(b"small")] {
         refused_with(&[zstd(before, 17), zstd(&tar, 25)].concat(), "has a Zstandard window of 32 MiB");
     }
-    let small = Limits { window: 4 << 20, zstd: true };
+    let small = Limits { window: 4 << 20, ..LIMITS };
     assert!(judged_in(&zstd(&tar, 21), 4096, small).unwrap_err().contains("may have one of 1 MiB"));
     let none = Limits { zstd: false, ..LIMITS };
     for archive in [zstd(&tar, 17), zstd(b"no tar", 17)] {
@@ -180,7 +183,7 @@ fn windows_are_bounded() {
     assert_eq!(judged(&xz(&tar, 6)), Ok(()));
     refused_with(&xz(&tar, 9), "needs a larger dictionary than the 32 MiB");
     refused_with(&[xz(b"no tar", 1), xz(&tar, 9)].concat(), "needs a larger dictionary than the 32 MiB");
-    assert_eq!(judged_in(&xz(&tar, 9), 4096, Limits { window: WINDOW_BYTES_MAX, zstd: true }), Ok(()));
+    assert_eq!(judged_in(&xz(&tar, 9), 4096, Limits { window: WINDOW_BYTES_MAX, ..LIMITS }), Ok(()));
     assert_eq!(Limits::of(16, true).window, WINDOW_BYTES_MAX);
     assert_eq!(Limits::of(256, true).window, 4 << 20);
 }
@@ -227,7 +230,7 @@ fn names_and_links_are_bounded() {
         // Each with the same name: they count all the same.
         let link = tar(|tar| links(tar, EntryType::Link, &[("n", target)]));
         let link = &link[..link.len() - 2 * 512];
-        let mut scan = Archive::new(LIMITS);
+        let mut scan = Archive::new(LIMITS, Arc::default());
         scan.pass(&out)?;
         (0..count / 100).try_for_each(|_| scan.pass(&link.repeat(100)))?;
         scan.end()
@@ -247,7 +250,7 @@ fn names_and_links_are_bounded() {
         ],
         &[(EntryType::Symlink, "file", &long), (EntryType::Link, "x", "./file")],
     ] {
-        assert!(of(before, 70_000).unwrap_err().contains("of more than 256 MiB"), "{before:?}");
+        assert!(of(before, 70_000).unwrap_err().contains("of more than the 256 MiB"), "{before:?}");
     }
     let deep = tar(|tar| links(tar, EntryType::Symlink, &[("s", &"y/".repeat(2050))]));
     refused_with(&deep, "more than 4096 bytes");
@@ -354,7 +357,7 @@ fn a_broken_file_that_holds_no_tar_is_judged_alike_in_pieces_and_whole() {
         broken[end..].fill(0x55);
         for file in [packed, broken] {
             let judged = |size: usize| {
-                let mut archive = Archive::new(LIMITS);
+                let mut archive = Archive::new(LIMITS, Arc::default());
                 file.chunks(size).try_for_each(|piece| archive.pass(piece)).and_then(|()| archive.end())
             };
             assert_eq!(judged(17), Ok(()), "{:?}", &file[..4]);

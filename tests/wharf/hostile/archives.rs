@@ -141,7 +141,7 @@ async fn links_of_archives(test: Arc<Test>) {
     let job = Wharf::new(&test, &wharfd, "job#1");
     let many = context(&test, "many", dockerfile, "a.tar.gz", &linked(33_000));
     let refused = job.build(&many, &[]).await.ended(1);
-    refused.says(&["archive `a.tar.gz`", "paths, links and attributes of more than 256 MiB"]);
+    refused.says(&["archive `a.tar.gz`", "paths, links and attributes of more than the 256 MiB"]);
 }
 
 /// A tar of some hundred bytes with a file of 128 MiB.

@@ -1,0 +1,46 @@
+//! The work that the archives of one context are together, for wharfd and the engine.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use crate::build::tar::unpack::{RATIO_MAX, UNPACKED_BYTES};
+
+/// How many compressed archives of one context are judged.
+pub(super) const ARCHIVES_MAX: usize = 256;
+
+/// What the archives of one context have spent together. A small archive may unpack to so much that each alone would be
+/// allowed, and a thousand of them would keep wharfd busy for long.
+#[derive(Debug, Default)]
+pub struct Spent {
+    archives: AtomicUsize,
+    packed: AtomicU64,
+    unpacked: AtomicU64,
+}
+
+impl Spent {
+    /// Counts a compressed archive.
+    pub(super) fn archive(&self) -> Result<(), String> {
+        match self.archives.fetch_add(1, Ordering::Relaxed) < ARCHIVES_MAX {
+            true => Ok(()),
+            false => {
+                Err(format!("comes after {ARCHIVES_MAX} other archives, which are all that wharfd judges"))
+            }
+        }
+    }
+
+    /// Counts bytes of an archive, before they are unpacked.
+    pub(super) fn packed(&self, bytes: usize) {
+        self.packed.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Counts unpacked bytes.
+    pub(super) fn unpacked(&self, bytes: usize) -> Result<(), String> {
+        let unpacked = self.unpacked.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64;
+        if unpacked > UNPACKED_BYTES && unpacked / RATIO_MAX > self.packed.load(Ordering::Relaxed) {
+            return Err(format!(
+                "is more than {RATIO_MAX} times as large unpacked, with the archives before it: leave out empty files, \
+                 or unpack it in the context"
+            ));
+        }
+        Ok(())
+    }
+}

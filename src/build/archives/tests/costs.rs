@@ -1,0 +1,153 @@
+//! What archives may cost an engine.
+
+use super::*;
+
+/// A number of variable length, as xz writes it.
+fn number(mut number: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while number >= 0x80 {
+        bytes.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    bytes.push(number as u8);
+    bytes
+}
+
+fn checked(mut bytes: Vec<u8>) -> Vec<u8> {
+    let mut crc = flate2::Crc::new();
+    crc.update(&bytes);
+    bytes.extend(crc.sum().to_le_bytes());
+    bytes
+}
+
+/// As `xz -T2` compresses: a block for so many bytes, each of which tells its sizes.
+fn xz_in_threads(bytes: &[u8], block: usize) -> Vec<u8> {
+    const CHECK_BYTES: usize = 8;
+    let (mut out, mut footer, mut sizes) = (Vec::new(), Vec::new(), Vec::new());
+    for piece in bytes.chunks(block) {
+        let one = xz(piece, 1);
+        let (rest, end) = one.split_at(one.len() - 12);
+        let index = 4 * (u32::from_le_bytes(end[4..8].try_into().unwrap()) as usize + 1);
+        let (rest, index) = rest.split_at(rest.len() - index);
+        let (start, block) = rest.split_at(12);
+        let (header, data) = block.split_at(4 * (usize::from(block[0]) + 1));
+        // The size without padding: a header's, the data's and the check's.
+        let mut at = &index[2..];
+        let length = blocks::number(&mut at).unwrap() as usize - header.len() - CHECK_BYTES;
+        // The id of LZMA2, and its window.
+        let mut body = [&[0xc0][..], &number(length), &number(piece.len()), &header[2..5]].concat();
+        body.resize((body.len() + 1).next_multiple_of(4) - 1, 0);
+        let header = checked([&[(body.len().div_ceil(4)) as u8][..], &body].concat());
+        sizes.extend([number(header.len() + length + CHECK_BYTES), number(piece.len())].concat());
+        if out.is_empty() {
+            (out, footer) = (start.to_vec(), end.to_vec());
+        }
+        out.extend([&header, data].concat());
+    }
+    let mut index = [&[0][..], &number(bytes.len().div_ceil(block)), &sizes].concat();
+    index.resize(index.len().next_multiple_of(4), 0);
+    let index = checked(index);
+    let back = [&(index.len() as u32 / 4 - 1).to_le_bytes()[..], &footer[8..10]].concat();
+    let mut crc = flate2::Crc::new();
+    crc.update(&back);
+    [out, index, crc.sum().to_le_bytes().to_vec(), back, b"YZ".to_vec()].concat()
+}
+
+#[test]
+fn blocks_that_xz_holds_are_bounded() {
+    let random: Vec<u8> =
+        (0_u32..2 << 20).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    let tar = of_file(&random);
+    let held = |bytes: &[u8]| {
+        let mut archive = Archive::new(LIMITS, Arc::default());
+        bytes.chunks(1000).try_for_each(|piece| archive.pass(piece)).unwrap();
+        archive.end().unwrap();
+        archive.blocks() >> 20
+    };
+    // One of 8 MiB, beside the window of 1 MiB; and as many as are held at once.
+    assert_eq!(held(&xz(&tar, 1)), 0);
+    assert!(
+        (9..=18).contains(&held(&xz_in_threads(&tar, 16 << 20))),
+        "{}",
+        held(&xz_in_threads(&tar, 16 << 20))
+    );
+    assert!((16..=64).contains(&held(&xz_in_threads(&tar, 64 << 10))));
+    let (one, many) = (xz(&tar, 1), xz_in_threads(&tar, 1 << 20));
+    // Streams that follow one another, with padding between them.
+    assert_eq!(judged(&[&one[..], &[0; 8], &many].concat()), Ok(()));
+    let zeros = xz_in_threads(&of_file(&vec![0; 100 << 20]), 200 << 20);
+    refused_with(&zeros, "has blocks that `xz` holds in memory, more than the 64 MiB");
+    for before in [&xz(b"no tar", 1)[..], &xz(&of_file(b"small"), 1), &many] {
+        refused_with(&[before, &zeros].concat(), "has blocks that `xz` holds in memory");
+    }
+    let small = Limits { blocks: 4 << 20, ..LIMITS };
+    assert!(judged_in(&many, 4096, small).unwrap_err().contains("more than the 4 MiB"));
+}
+
+#[test]
+fn records_and_directories_count() {
+    let (many, value) = (vec![("a", "b"); 100_000], "c".repeat(1 << 19));
+    let of = |records: &[(&str, &str)], count: usize| {
+        tar(|tar| {
+            for number in 0..count {
+                pax(tar, records);
+                let mut directory = header(EntryType::Directory, 0);
+                tar.append_data(&mut directory, format!("d{number}/"), &[][..]).unwrap();
+            }
+        })
+    };
+    // The engine keeps each record of a directory for some ninety bytes, and a long one for its length.
+    refused_with(&gzip(&of(&many, 11)), "has paths, links and attributes of more than the 256 MiB");
+    assert_eq!(judged_in(&of(&many[..1000], 11), 4096, LIMITS), Ok(()));
+    assert_eq!(judged_in(&gzip(&of(&[("a", &value)], 100)), 4096, LIMITS), Ok(()));
+    let few = Limits { headers: 1 << 20, ..LIMITS };
+    let directories = |count| judged_in(&gzip(&of(&[("a", "b")], count)), 4096, few);
+    assert_eq!(directories(500), Ok(()));
+    assert!(directories(2000).unwrap_err().contains("more than the 1 MiB"));
+}
+
+#[test]
+fn deep_paths_are_bounded() {
+    let deep = |names: usize, count: usize, implied: bool| {
+        tar(|tar| {
+            for number in 0..count {
+                let first = if implied { number } else { 0 };
+                let path = format!("{first}/{}f{number}", "y/".repeat(names));
+                tar.append_data(&mut header(EntryType::Regular, 0), path, &[][..]).unwrap();
+            }
+        })
+    };
+    // Each makes its own directories, each of which is reached by name after name.
+    refused_with(&deep(1900, 1, true), "would open more than 1048576 names");
+    assert_eq!(judged(&deep(500, 2, true)), Ok(()));
+    refused_with(&deep(500, 4, true), "has too many or too deep paths");
+    // The directories are made only once.
+    assert_eq!(judged(&deep(500, 200, false)), Ok(()));
+    refused_with(&deep(500, 1400, false), "has too many or too deep paths");
+    assert_eq!(judged(&deep(10, 4000, true)), Ok(()));
+}
+
+#[test]
+fn the_archives_of_a_context_share_what_they_may_unpack_to() {
+    let zeros = bzip2(&of_file(&vec![0; 100 << 20]));
+    let spent = Arc::<Spent>::default();
+    let judged = |bytes: &[u8]| {
+        let mut archive = Archive::new(LIMITS, Arc::clone(&spent));
+        archive.pass(bytes)?;
+        archive.end()
+    };
+    assert_eq!(judged(&zeros), Ok(()));
+    assert_eq!(judged(&zeros), Ok(()));
+    let third = judged(&zeros).unwrap_err();
+    assert!(third.contains("with the archives before it"), "{third}");
+    // And their number.
+    let small = gzip(&of_file(b"small"));
+    let spent = Arc::<Spent>::default();
+    let judged = || {
+        let mut archive = Archive::new(LIMITS, Arc::clone(&spent));
+        archive.pass(&small)?;
+        archive.end()
+    };
+    assert!((0..256).all(|_| judged().is_ok()));
+    assert!(judged().unwrap_err().contains("comes after 256 other archives"));
+}
