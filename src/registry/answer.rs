@@ -14,7 +14,8 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::time::{Instant, timeout};
 
-use super::{connect::Io, error::Error};
+use super::{auth, connect::Io, error::Error};
+use crate::names::{Login, Secret};
 
 /// How long a server may take to begin its answer.
 const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -50,6 +51,8 @@ pub(super) struct Answer {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
     body: Incoming,
+    /// The secrets in the request. A server, or a proxy before it, may repeat them when it refuses the request.
+    secrets: Vec<Secret<String>>,
     /// The connection; `None` once it has ended.
     driver: Option<Driver>,
     pace: Pace,
@@ -61,7 +64,9 @@ pub(super) async fn exchange(
     link: Box<dyn Io>,
     request: Request<Body>,
     moving: Option<&Moving>,
+    login: Option<&Login>,
 ) -> Result<Answer, Error> {
+    let secrets = auth::secrets(login, request.headers());
     let exchanging = async {
         let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
             .max_buf_size(HEAD_BYTES_MAX)
@@ -91,7 +96,7 @@ pub(super) async fn exchange(
     };
     let (answer, driver) = exchanged.map_err(Error::broken)?;
     let (head, body) = answer.into_parts();
-    Ok(Answer { status: head.status, headers: head.headers, body, driver, pace: Pace::default() })
+    Ok(Answer { status: head.status, headers: head.headers, body, secrets, driver, pace: Pace::default() })
 }
 
 /// The time at which the body of a request last moved.
@@ -180,7 +185,7 @@ impl Answer {
         };
         // If the body does not come in time, the status is enough.
         let _ = timeout(REFUSAL_TIMEOUT, reading).await;
-        Error::of_status(self.status, &said)
+        Error::of_status(self.status, &said, &self.secrets)
     }
 }
 

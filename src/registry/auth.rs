@@ -1,7 +1,7 @@
 //! Logins: the credentials shown to a registry or its token server, and requests for tokens.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use http::{HeaderValue, Method, Request, header};
+use http::{HeaderMap, HeaderValue, Method, Request, header};
 use serde::Deserialize;
 
 use super::{
@@ -80,6 +80,16 @@ pub(super) fn bearer(answer: &[u8]) -> Result<HeaderValue, Error> {
     let token = token.map(Secret::new);
     let value = token.and_then(|token| sensitive(&format!("Bearer {}", token.expose())));
     value.ok_or_else(|| Error::new(Kind::Unavailable, "its token server gives no token"))
+}
+
+/// The secrets in a request with this login and these headers.
+pub(super) fn secrets(login: Option<&Login>, headers: &HeaderMap) -> Vec<Secret<String>> {
+    let of_login = login.into_iter().flat_map(|login| [&login.password, &login.identity_token]).cloned();
+    let values = [header::AUTHORIZATION, header::PROXY_AUTHORIZATION].into_iter().filter_map(|name| {
+        let (_, value) = headers.get(name)?.to_str().ok()?.split_once(' ')?;
+        Some(Secret::new(value.to_owned()))
+    });
+    of_login.chain(values).filter(|secret| !secret.expose().is_empty()).collect()
 }
 
 fn sensitive(value: &str) -> Option<HeaderValue> {

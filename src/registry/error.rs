@@ -8,7 +8,7 @@ use super::lookups::LookupError;
 use crate::{
     engine::docker::fault,
     fault::{Fault, Reason},
-    names::{Reference, printable, shortened},
+    names::{Reference, Secret, printable, shortened},
 };
 
 /// How much of the registry's own message is shown.
@@ -105,8 +105,8 @@ impl Error {
         Self::new(Kind::Unreachable, text).caused_by(cause)
     }
 
-    /// The error for a status, with the registry's own message.
-    pub(super) fn of_status(status: StatusCode, body: &[u8]) -> Self {
+    /// The error for a status, with the registry's own message, unless that repeats a secret of the request.
+    pub(super) fn of_status(status: StatusCode, body: &[u8], secrets: &[Secret<String>]) -> Self {
         let (kind, text) = match status {
             StatusCode::UNAUTHORIZED => (Kind::Unauthorized, "it requires credentials".to_owned()),
             StatusCode::FORBIDDEN => (Kind::Denied, "it refuses".to_owned()),
@@ -119,7 +119,7 @@ impl Error {
             }
             _ => (Kind::Other, format!("it answers {}", status.as_u16())),
         };
-        let (code, says) = said(body);
+        let (code, says) = said(body, secrets);
         // Some registries send these codes with 401 or 400.
         let kind = match (kind, code.as_deref()) {
             (_, Some("TOOMANYREQUESTS")) => Kind::Busy,
@@ -228,7 +228,7 @@ impl std::error::Error for Error {
 
 /// The first error in a body, in the form of the distribution specification: its code, and its message on one
 /// line, without markup and URLs.
-fn said(body: &[u8]) -> (Option<String>, Option<String>) {
+fn said(body: &[u8], secrets: &[Secret<String>]) -> (Option<String>, Option<String>) {
     let Ok(document) = serde_json::from_slice::<serde_json::Value>(body) else { return (None, None) };
     let first = document.pointer("/errors/0");
     let of = |name: &str| Some(first?.get(name)?.as_str()?.to_owned());
@@ -237,7 +237,8 @@ fn said(body: &[u8]) -> (Option<String>, Option<String>) {
         let text = document.get("details").or_else(|| document.get("error_description"))?;
         Some(text.as_str()?.to_owned())
     });
-    let sentence = message.and_then(|message| {
+    let repeats = |message: &String| secrets.iter().any(|secret| message.contains(secret.expose().as_str()));
+    let sentence = message.filter(|message| !repeats(message)).and_then(|message| {
         let words = message.split_whitespace().filter(|word| !word.contains("://"));
         let sentence = words.collect::<Vec<_>>().join(" ");
         let plain = !sentence.is_empty() && !sentence.contains(['<', '>']);
@@ -252,7 +253,8 @@ mod unit {
 
     fn fault(status: u16, body: &str, logged_in: bool) -> Fault {
         let reference = Reference::parse("reg.example/denied/app:1").unwrap();
-        Error::of_status(StatusCode::from_u16(status).unwrap(), body.as_bytes()).fault(&reference, logged_in)
+        Error::of_status(StatusCode::from_u16(status).unwrap(), body.as_bytes(), &[])
+            .fault(&reference, logged_in)
     }
 
     #[test]

@@ -16,7 +16,7 @@ pub fn refusal(body: &[u8]) {
     let reference = Reference::parse("reg.example/app:1").unwrap();
     for status in [400, 401, 403, 404, 429, 500] {
         let status = StatusCode::from_u16(status).unwrap();
-        let fault = Error::of_status(status, body).fault(&reference, true);
+        let fault = Error::of_status(status, body, &[]).fault(&reference, true);
         assert!(fault.text() == printable(fault.text()) && fault.text().len() < 1 << 10, "{fault}");
     }
 }

@@ -24,7 +24,7 @@ use super::{
     reach::{Endpoint, Origin, Reach},
 };
 use crate::{
-    names::{Login, printable, shortened},
+    names::{Login, printable},
     policy,
 };
 pub(super) use {place::Place, send::At};
@@ -246,7 +246,7 @@ impl Server {
                 request.headers_mut().insert(header::PROXY_AUTHORIZATION, authorization.clone());
             }
         }
-        exchange(link, request, moving).await
+        exchange(link, request, moving, self.login.as_ref()).await
     }
 
     /// The authorization for a 401: the login itself, or a token for the login; `None` if there is no login.
@@ -270,7 +270,7 @@ impl Server {
                 let scope = format!("repository:{}:{actions}", self.path);
                 let hop = Place::to(reached, "", &realm)?;
                 if !self.may_see_login(reached, &hop.origin) {
-                    let shown = shortened(printable(&realm), 200);
+                    let shown = printable(&hop.origin.authority());
                     let text = format!("wharfd does not use its token server {shown}, which has no TLS");
                     return Err(Error::new(Kind::Misled, text));
                 }

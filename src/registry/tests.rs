@@ -332,3 +332,33 @@ async fn nobody_there_is_no_refusal() {
         assert_eq!(kind, Kind::Unreachable, "{name}: {text}");
     }
 }
+
+#[tokio::test]
+async fn a_registry_that_repeats_a_secret_is_not_quoted() {
+    let says = |repeated: fn(&str) -> String| async move {
+        let registry = Server::start(None, move |head| {
+            let sent = recorder::shown(head);
+            let Some((_, sent)) = sent.split_once(" Basic ") else { return wants("Basic realm=x") };
+            let body =
+                serde_json::json!({"errors": [{"code": "DENIED", "message": repeated(sent)}]}).to_string();
+            format!("HTTP/1.1 403 Forbidden\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+        });
+        let registry = registry.await;
+        let client = Client::new(directory(), lookups());
+        let name = format!("{}/app", registry.host());
+        let reference = Reference::parse(&name).unwrap().tagged();
+        let login = login();
+        let mut repository =
+            client.repository(&CallerId::Uid(1), &insecure(), &reference, Some(&login)).unwrap();
+        let refused = repository.manifest(&reference).await.unwrap_err();
+        assert_eq!(refused.kind(), Kind::Denied);
+        refused.fault(&reference, true).text().to_owned()
+    };
+    assert!(says(|_| "not you".to_owned()).await.contains("the registry says: not you"));
+    for repeated in
+        [|sent: &str| format!("no: Basic {sent}"), |_: &str| "the password pass is wrong".to_owned()]
+    {
+        let text = says(repeated).await;
+        assert!(!text.contains("the registry says"), "{text}");
+    }
+}
