@@ -233,7 +233,11 @@ impl<'a> Build<'a> {
                 Next::End(end) => {
                     // The end of a stopped build is not shown. A client that does not read what is shown stops it.
                     if !is_stopped && (end.is_ok() || self.order.client.tasks.cancelled_by().is_none()) {
-                        unless_stopped(stop.as_mut(), facts.runs()).await?;
+                        let shown = unless_stopped(stop.as_mut(), facts.runs()).await;
+                        // A build that has ended by itself keeps its result.
+                        if end.is_err() {
+                            shown?;
+                        }
                     }
                     if matches!(end, Ok(Passed::Exported(_))) {
                         self.sources.remember_bases(&used).await?;

@@ -4,12 +4,17 @@ use std::{
     collections::BTreeMap,
     fmt, io,
     os::fd::OwnedFd,
-    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, mpsc},
+    thread,
+    time::Duration,
 };
 
 use rustix::fs::{AtFlags, renameat, unlinkat};
 
 use crate::names::{self, NoRandomness};
+
+/// How long the client waits for its temporary entries to be removed.
+const END_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Those of this process.
 static OWN: LazyLock<Temporaries> = LazyLock::new(Temporaries::default);
@@ -45,7 +50,16 @@ impl fmt::Debug for Temporary {
 /// Removes the entries that are not complete, and lets nobody make another one. A signal ends the client while threads
 /// still write.
 pub(super) fn end() {
-    OWN.end();
+    let (ended, wait) = mpsc::channel();
+    let end = move || {
+        OWN.end();
+        // If nobody waits any more, the client ends all the same.
+        let _ = ended.send(());
+    };
+    if thread::Builder::new().spawn(end).is_ok() {
+        // A mount that does not answer must not keep the client.
+        let _ = wait.recv_timeout(END_TIMEOUT);
+    }
 }
 
 impl Temporary {

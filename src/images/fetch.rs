@@ -235,7 +235,7 @@ impl Fetch {
             match line.map_err(|_| fault::stalled(&self.reference))? {
                 Some(Ok(line)) => report(line, &mut sizes, step),
                 Some(Err(error)) => {
-                    return Err(fault::transfer(&self.reference, engine.platform(), error));
+                    return Err(fault::pull(&self.reference, engine.platform(), error));
                 }
                 None => return Ok(()),
             }

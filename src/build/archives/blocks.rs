@@ -1,8 +1,8 @@
 //! The blocks of an xz file (The .xz File Format, 1.2.1). From 5.6 on, `xz` unpacks each block whose header tells its
 //! sizes in a thread of its own, and keeps the whole block in memory. The blocks are followed without unpacking them.
 
-/// How many blocks are counted as held at once: the largest ones.
-const THREADS: usize = 16;
+/// How many blocks are counted as held at once, the largest ones: two for each of sixteen threads.
+const THREADS: usize = 32;
 
 /// The sizes of the checks, by their type.
 const CHECK_BYTES: [u64; 16] = [0, 4, 4, 4, 8, 8, 8, 16, 16, 16, 32, 32, 32, 64, 64, 64];
@@ -237,7 +237,7 @@ fn window(bytes: &mut &[u8], before: u8) -> Option<u64> {
 }
 
 /// Why blocks are refused.
-pub(in crate::build) fn too_large(max: u64) -> String {
+pub(super) fn too_large(max: u64) -> String {
     format!(
         "has blocks that `xz` holds in memory, more than the {} MiB that it may take in this build: compress it by \
          `xz -T1`",

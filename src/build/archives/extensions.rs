@@ -5,7 +5,8 @@ use crate::{build::tar::entry, names::printable};
 /// Values from extensions for the entry that follows them.
 #[derive(Debug, Default)]
 pub(super) struct Extensions {
-    pub(super) records: bool,
+    /// The number of PAX's records.
+    pub(super) records: usize,
     /// Of PAX.
     pub(super) path: Option<Vec<u8>>,
     pub(super) target: Option<Vec<u8>>,
@@ -16,13 +17,11 @@ pub(super) struct Extensions {
 }
 
 impl Extensions {
-    /// Reads PAX's records, and returns their number. The last record with a key counts, and a record without a value
+    /// Reads PAX's records. The last record with a key counts, and a record without a value
     /// does not.
-    pub(super) fn read(&mut self, mut body: &[u8]) -> Result<usize, String> {
-        self.records = true;
-        let mut records = 0;
+    pub(super) fn read(&mut self, mut body: &[u8]) -> Result<(), String> {
         while !body.is_empty() {
-            records += 1;
+            self.records += 1;
             let (key, value) =
                 entry::record(&mut body).ok_or("has an extended header that cannot be read")?;
             let set = (!value.is_empty()).then(|| value.to_vec());
@@ -41,7 +40,10 @@ impl Extensions {
                 }
                 _ if key.starts_with("GNU.sparse.") => return Err(sparse()),
                 // With those of overlayfs a directory would show another one of its mount.
-                _ if key.starts_with("SCHILY.xattr.trusted.") => {
+                _ if ["trusted.", "user.overlay."].iter().any(|space| {
+                    key.strip_prefix("SCHILY.xattr.").is_some_and(|name| name.starts_with(space))
+                }) =>
+                {
                     let attribute = printable(key.trim_start_matches("SCHILY.xattr."));
                     return Err(format!(
                         "has the attribute `{attribute}`, which belongs to the node's file systems: make it without \
@@ -51,7 +53,7 @@ impl Extensions {
                 _ => {}
             }
         }
-        Ok(records)
+        Ok(())
     }
 }
 

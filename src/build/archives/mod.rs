@@ -5,6 +5,7 @@
 //! unpacks only after a sync, so no byte is unpacked before the archive is judged.
 
 mod blocks;
+mod costs;
 mod extensions;
 mod frames;
 mod scan;
@@ -27,7 +28,7 @@ use liblzma::{
 };
 
 use blocks::Blocks;
-pub(super) use blocks::too_large;
+pub use costs::Costs;
 use frames::Frames;
 use scan::Scan;
 pub use sources::Unpacked;
@@ -51,12 +52,12 @@ const ZSTD_SHARE: u64 = 4;
 /// The memory that xz takes beside its window.
 const XZ_BYTES: u64 = 2 << 20;
 /// The limit on the blocks of xz that all copies of one build hold, if `xz` unpacks them in threads.
-const BLOCKS_BYTES: u64 = 2 << 30;
+const BLOCKS_BYTES: u64 = 4 << 30;
 /// The limit on what all copies of one build keep of archives' headers while they unpack.
 const HEADERS_BYTES: u64 = 1 << 30;
 /// The limit on the names of paths that all copies of one build open, some microseconds each: the engine opens each
 /// path name by name, and no cancel ends it.
-const STEPS_MAX: u64 = 16 << 20;
+const STEPS_MAX: u64 = 64 << 20;
 
 /// The limits on an archive on an engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,22 +131,16 @@ impl Archive {
         matches!(self.state, State::Bzip2(_) | State::Xz(_) | State::Zstd(_) | State::Frames(_))
     }
 
-    /// How many names of paths the engine opens to unpack it, as far as it has come.
-    pub fn steps(&self) -> u64 {
-        self.scan().map_or(0, Scan::steps)
+    /// Whether it is a tar, as far as that is known.
+    pub fn is_tar(&self) -> bool {
+        self.scan().and_then(Scan::is_tar) == Some(true)
     }
 
-    /// How many bytes the engine keeps of its headers to unpack it, as far as it has come.
-    pub fn headers(&self) -> u64 {
-        self.scan().map_or(0, Scan::headers)
-    }
-
-    /// How many bytes of blocks `xz` holds to unpack it, as far as it has come.
-    pub fn blocks(&self) -> u64 {
-        match &self.state {
-            State::Xz(xz) => xz.1.held(),
-            _ => 0,
-        }
+    /// What it takes of the engine to unpack it, as far as it has come.
+    pub fn costs(&self) -> Costs {
+        let blocks = if let State::Xz(xz) = &self.state { xz.1.held() } else { 0 };
+        let (steps, headers) = self.scan().map_or((0, 0), |scan| (scan.steps(), scan.headers()));
+        Costs { archives: 1, steps, blocks, headers }
     }
 
     /// Judges the next bytes.
@@ -188,9 +183,10 @@ impl Archive {
 
     /// The kind of a file with this beginning, as BuildKit determines it.
     fn begun(&self, begin: &[u8]) -> Result<State, String> {
-        let scan = Scan::new(self.limits, Arc::clone(&self.spent));
+        let is_packed = !entry::is_header(begin);
+        let scan = Scan::new(self.limits, is_packed.then(|| Arc::clone(&self.spent)));
         let magic = begin.get(..MAGIC_BYTES).unwrap_or(begin);
-        let state = match magic {
+        Ok(match magic {
             // A block, or the end of an empty stream.
             [b'B', b'Z', b'h', b'1'..=b'9', 0x31, 0x41, 0x59, 0x26, 0x53, 0x59]
             | [b'B', b'Z', b'h', b'1'..=b'9', 0x17, 0x72, 0x45, 0x38, 0x50, 0x90] => {
@@ -218,12 +214,7 @@ impl Archive {
             }
             _ if entry::is_header(begin) => State::Plain(Box::new(scan)),
             _ => State::Other,
-        };
-        match state {
-            State::Plain(_) | State::Other => {}
-            _ => self.spent.archive()?,
-        }
-        Ok(state)
+        })
     }
 
     fn more(&mut self, bytes: &[u8]) -> Result<(), String> {
@@ -298,23 +289,6 @@ impl Archive {
             State::Begin(_) | State::Frames(_) | State::Other => None,
         }
     }
-}
-
-/// Why archives are refused of whose headers the engine would keep too much.
-pub(super) fn too_much(limits: Limits) -> String {
-    let max = limits.headers >> 20;
-    format!(
-        "has paths, links and attributes of more than the {max} MiB that it may have in this build, where a hard link \
-         counts as the longest link that it may lead to, and a directory or an attribute as some hundred bytes"
-    )
-}
-
-/// Why archives are refused that the engine would unpack for too long.
-pub(super) fn too_deep(limits: Limits) -> String {
-    let max = limits.steps;
-    format!(
-        "has too many or too deep paths: the engine would open more than {max} names for an `ADD` of this build"
-    )
 }
 
 /// The names on the way to a path below the root, as `filepath.Join("/", …)` cleans it.

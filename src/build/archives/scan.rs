@@ -27,8 +27,11 @@ const EXTENSION_BYTES_MAX: u64 = 1 << 20;
 const RECORD_BYTES: usize = 256;
 /// What a directory's header takes: the engine keeps it until it has unpacked the whole archive.
 const DIRECTORY_BYTES: usize = 512;
-/// How often a path is opened to make a directory that has no entry of its own.
-const STEPS_OF_IMPLIED: usize = 3;
+/// The most names of a path or a link: each is opened name by name, and so is each directory on the way.
+const NAMES_MAX: usize = 256;
+/// What an entry costs beside its path, and how often its path is walked: to look, make, own, and set modes and times.
+const STEPS_OF_ENTRY: usize = 16;
+const WALKS: usize = 8;
 
 /// The next part of the tar.
 #[derive(Debug, Clone, Copy)]
@@ -51,7 +54,8 @@ pub(super) struct Scan {
     gathered: Vec<u8>,
     extensions: Extensions,
     limits: Limits,
-    spent: Arc<Spent>,
+    /// For a compressed archive.
+    spent: Option<Arc<Spent>>,
     entries: usize,
     /// Bytes of paths, links and extensions.
     said: usize,
@@ -61,6 +65,8 @@ pub(super) struct Scan {
     steps: u64,
     /// The hashes of the directories that are there, with or without an entry.
     directories: HashSet<u64>,
+    /// The hashes of symlinks.
+    links: HashSet<u64>,
     hasher: RandomState,
     /// The longest target that a hard link can lead to.
     longest: usize,
@@ -68,7 +74,8 @@ pub(super) struct Scan {
 }
 
 impl Scan {
-    pub(super) fn new(limits: Limits, spent: Arc<Spent>) -> Self {
+    /// A tar that begins. A compressed one has a part in what all of a context have `spent`.
+    pub(super) fn new(limits: Limits, spent: Option<Arc<Spent>>) -> Self {
         Self {
             limits,
             spent,
@@ -80,6 +87,7 @@ impl Scan {
             files: HashSet::new(),
             steps: 0,
             directories: HashSet::new(),
+            links: HashSet::new(),
             hasher: RandomState::new(),
             longest: 0,
             refused: None,
@@ -88,7 +96,9 @@ impl Scan {
 
     /// Counts bytes of the archive, before they are unpacked.
     pub(super) fn packed(&mut self, bytes: usize) {
-        self.spent.packed(bytes);
+        if let Some(spent) = &self.spent {
+            spent.packed(bytes);
+        }
     }
 
     /// How many names of paths the engine opens to unpack it.
@@ -115,7 +125,9 @@ impl Scan {
     }
 
     fn pass(&mut self, mut bytes: &[u8]) -> Result<(), String> {
-        self.spent.unpacked(bytes.len())?;
+        if let Some(spent) = &self.spent {
+            spent.unpacked(bytes.len())?;
+        }
         while !bytes.is_empty() {
             let wanted = match &mut self.state {
                 // BuildKit reads the rest, if anything, only to have read it.
@@ -168,6 +180,11 @@ impl Scan {
             }
             return Err(format!("is broken after {} entries", self.entries));
         }
+        if self.entries == 0
+            && let Some(spent) = &self.spent
+        {
+            spent.archive()?;
+        }
         self.entries += 1;
         if self.entries > ENTRIES_MAX {
             return Err(format!("has more than {ENTRIES_MAX} entries"));
@@ -185,10 +202,10 @@ impl Scan {
         let size = size.ok_or("has an extended header of more than 1 MiB")?;
         let had = &self.extensions;
         let is_second = match kind {
-            b'x' => had.records,
+            b'x' => had.records > 0,
             b'L' => had.long_path.is_some(),
             b'K' => had.long_target.is_some(),
-            _ => had.records || had.long_path.is_some() || had.long_target.is_some(),
+            _ => had.records > 0 || had.long_path.is_some() || had.long_target.is_some(),
         };
         if is_second {
             return Err(
@@ -196,6 +213,7 @@ impl Scan {
             );
         }
         let length = usize::try_from(size).unwrap_or_default();
+        self.say(length)?;
         // A global one is forgotten at once.
         if kind == b'g' {
             self.state = match size + padding(size) as u64 {
@@ -204,7 +222,6 @@ impl Scan {
             };
             return Ok(());
         }
-        self.say(length)?;
         if length == 0 {
             return self.extension(kind, &[]);
         }
@@ -218,10 +235,7 @@ impl Scan {
         match kind {
             b'L' => self.extensions.long_path = Some(text()),
             b'K' => self.extensions.long_target = Some(text()),
-            _ => {
-                let records = self.extensions.read(body)?;
-                self.say(records * RECORD_BYTES)?;
-            }
+            _ => self.extensions.read(body)?,
         }
         Ok(())
     }
@@ -229,7 +243,7 @@ impl Scan {
     fn entry(&mut self, kind: u8, block: &[u8]) -> Result<(), String> {
         let extensions = std::mem::take(&mut self.extensions);
         let set = |value: Option<Vec<u8>>| value.filter(|value| !value.is_empty());
-        let (name, is_sure) = name(block);
+        let (name, is_sure) = entry::whole_name(block);
         let given = set(extensions.long_path).or(set(extensions.path));
         let is_sure = is_sure || given.is_some();
         let path = given.unwrap_or(name);
@@ -242,14 +256,23 @@ impl Scan {
         self.say(path.len())?;
         let mut size = 0;
         let hash = self.reach(&path)?;
-        if kind == b'5' || path.ends_with(b"/") {
+        // The oldest tars have no type for directories.
+        let is_directory = kind == b'5' || kind == 0 && path.ends_with(b"/");
+        if is_directory {
             self.directories.insert(hash);
-            self.say(DIRECTORY_BYTES)?;
+            self.links.remove(&hash);
+            self.say(DIRECTORY_BYTES + extensions.records * RECORD_BYTES)?;
+        } else if self.directories.contains(&hash) {
+            // The engine removes it, with all that is below: whatever is made there again costs as much again.
+            self.directories = HashSet::new();
+        }
+        if kind == b'2' {
+            self.links.insert(hash);
+        } else if kind != b'1' {
+            self.links.remove(&hash);
         }
         match kind {
             b'0' | 0 => {
-                // The oldest tars have no type for directories.
-                let is_directory = kind == 0 && path.ends_with(b"/");
                 if kind == 0 && !is_sure {
                     return Err(format!("has a header for `{}` that programs read differently", shown()));
                 }
@@ -264,9 +287,16 @@ impl Scan {
                 }
             }
             b'1' => {
+                self.reach(&target)?;
+                let leads = self.hash(&target);
+                if self.links.contains(&leads) {
+                    self.links.insert(hash);
+                } else {
+                    self.links.remove(&hash);
+                }
                 // BuildKit keeps the target of a symlink for each of its names (`cache/contenthash`). A file of this
                 // archive has none, unless a symlink has taken its place by another path.
-                if self.files.contains(&self.hash(&target)) {
+                if self.files.contains(&leads) {
                     self.files.insert(hash);
                 } else {
                     self.files.remove(&hash);
@@ -275,6 +305,9 @@ impl Scan {
                 self.say(target.len() + self.longest)?;
             }
             b'2' => {
+                if clean(target.split(|byte| *byte == b'/')).len() > NAMES_MAX {
+                    return Err(format!("has a path or a link of more than {NAMES_MAX} names"));
+                }
                 self.files.remove(&hash);
                 self.longest = self.longest.max(target.len());
                 self.say(target.len())?;
@@ -294,20 +327,29 @@ impl Scan {
     /// made. Returns the path's hash.
     fn reach(&mut self, path: &[u8]) -> Result<u64, String> {
         let names = clean(path.split(|byte| *byte == b'/'));
+        if names.len() > NAMES_MAX {
+            return Err(format!("has a path or a link of more than {NAMES_MAX} names"));
+        }
         let mut hasher = self.hasher.build_hasher();
-        let (mut steps, mut depth) = (0, 0);
+        let (mut depth, mut length) = (0, 0);
+        let mut steps = STEPS_OF_ENTRY + WALKS * names.len();
         for name in &names {
             let hash = hasher.finish();
-            if depth > 0 && self.directories.insert(hash) {
-                steps += STEPS_OF_IMPLIED * depth;
+            if depth > 0 && self.links.contains(&hash) {
+                // Each walk goes by the link, which may lead by others.
+                steps += WALKS * NAMES_MAX;
+            } else if depth > 0 && self.directories.insert(hash) {
+                steps += STEPS_OF_ENTRY + WALKS * depth;
                 self.entries += 1;
+                self.say(length)?;
             }
             name.hash(&mut hasher);
             depth += 1;
+            length += name.len() + 1;
         }
-        self.steps += (steps + depth) as u64;
+        self.steps += steps as u64;
         if self.steps > self.limits.steps {
-            return Err(super::too_deep(self.limits));
+            return Err(super::costs::too_deep(self.limits.steps));
         }
         Ok(hasher.finish())
     }
@@ -322,7 +364,7 @@ impl Scan {
     fn say(&mut self, bytes: usize) -> Result<(), String> {
         self.said += bytes;
         if self.said as u64 > self.limits.headers {
-            return Err(super::too_much(self.limits));
+            return Err(super::costs::too_much(self.limits.headers));
         }
         Ok(())
     }
@@ -341,23 +383,5 @@ impl Write for Scan {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-/// The name in a header, and whether all read it in the same way.
-fn name(block: &[u8]) -> (Vec<u8>, bool) {
-    let name = entry::name(block);
-    let magic = block.get(257..265).unwrap_or_default();
-    let is_star = block.get(508..512) == Some(b"tar\0");
-    let (prefix, is_sure) = match magic {
-        [b'u', b's', b't', b'a', b'r', 0, ..] if is_star => (entry::field(block, 345, 131), true),
-        [b'u', b's', b't', b'a', b'r', 0, ..] => (entry::field(block, 345, 155), true),
-        // Go takes times that it cannot read for a prefix.
-        b"ustar  \0" => (&[][..], block.get(345..500).is_some_and(|part| part.iter().all(|byte| *byte == 0))),
-        _ => (&[][..], true),
-    };
-    match prefix {
-        [] => (name.to_vec(), is_sure),
-        prefix => ([prefix, b"/", name].concat(), is_sure),
     }
 }

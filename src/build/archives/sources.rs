@@ -1,7 +1,5 @@
 //! The files that a graph's copies may unpack.
 
-use std::collections::BTreeSet;
-
 use sha2::{Digest as _, Sha256};
 
 use super::{Limits, clean};
@@ -13,8 +11,8 @@ const RULES: u32 = 2;
 /// The sources of a build's copies that unpack, in its context, and what these archives may do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unpacked {
-    /// Patterns, by their names.
-    patterns: BTreeSet<Vec<String>>,
+    /// Patterns, by their names, in order. Several copies may have the same.
+    patterns: Vec<Vec<String>>,
     limits: Limits,
 }
 
@@ -22,10 +20,11 @@ impl Unpacked {
     /// The sources of copies that unpack, on an engine that may unpack Zstandard; `None` if none of them can be a file.
     pub fn of<'a>(sources: impl IntoIterator<Item = &'a str>, zstd: bool) -> Option<Self> {
         let names = |path: &str| clean(path.split('/')).into_iter().map(joined).collect();
-        let patterns: Vec<Vec<_>> =
+        let mut patterns: Vec<Vec<_>> =
             sources.into_iter().map(names).filter(|names: &Vec<_>| !names.is_empty()).collect();
+        patterns.sort_unstable();
         let limits = Limits::of(patterns.len(), zstd);
-        (!patterns.is_empty()).then(|| Self { patterns: patterns.into_iter().collect(), limits })
+        (!patterns.is_empty()).then_some(Self { patterns, limits })
     }
 
     /// The limits on each archive.
@@ -47,12 +46,22 @@ impl Unpacked {
         Digest::from_sha256(hash.finalize().into()).as_str().replace(':', "-")
     }
 
+    /// The number of copies.
+    pub fn all(&self) -> usize {
+        self.patterns.len()
+    }
+
+    /// How many copies may unpack the file at this path.
+    pub fn copies(&self, path: &str) -> usize {
+        let path: Vec<&str> = path.split('/').collect();
+        let unpacks =
+            |pattern: &&Vec<String>| is_wild(pattern) || fits(pattern, &path) && pattern.len() == path.len();
+        self.patterns.iter().filter(unpacks).count()
+    }
+
     /// Whether a copy may unpack the file at this path.
     pub fn contains(&self, path: &str) -> bool {
-        let path: Vec<&str> = path.split('/').collect();
-        self.patterns
-            .iter()
-            .any(|pattern| is_wild(pattern) || fits(pattern, &path) && pattern.len() == path.len())
+        self.copies(path) > 0
     }
 
     /// Whether a copy may find its file by way of this path.
@@ -61,6 +70,9 @@ impl Unpacked {
         self.patterns.iter().any(|pattern| is_wild(pattern) || fits(pattern, &path))
     }
 }
+
+/// How many parts a name of a pattern has at most.
+const PARTS_MAX: usize = 8;
 
 /// A name of a pattern, with a single `*` for each run of `*` and `?`: a pattern may have thousands of them, and is compared
 /// with each file of a context.
@@ -72,6 +84,13 @@ fn joined(name: &str) -> String {
             '*' | '?' => joined.push('*'),
             c => joined.push(c),
         }
+    }
+    if joined.split('*').count() > PARTS_MAX
+        && let Some((first, rest)) = joined.split_once('*')
+        && let Some((_, last)) = rest.rsplit_once('*')
+    {
+        // What fits the pattern fits this, too.
+        return format!("{first}*{last}");
     }
     joined
 }

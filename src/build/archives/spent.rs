@@ -13,10 +13,24 @@ pub(super) const ARCHIVES_MAX: usize = 256;
 pub struct Spent {
     archives: AtomicUsize,
     packed: AtomicU64,
+    /// The bytes of a context that came as a tar, which may itself be compressed.
+    sent: Option<AtomicU64>,
     unpacked: AtomicU64,
 }
 
 impl Spent {
+    /// For a context that comes as a tar.
+    pub fn of_a_tar() -> Self {
+        Self { sent: Some(AtomicU64::new(0)), ..Self::default() }
+    }
+
+    /// Counts bytes of the tar as it was sent.
+    pub fn sent(&self, bytes: usize) {
+        if let Some(sent) = &self.sent {
+            sent.fetch_add(bytes as u64, Ordering::Relaxed);
+        }
+    }
+
     /// Counts a compressed archive.
     pub(super) fn archive(&self) -> Result<(), String> {
         match self.archives.fetch_add(1, Ordering::Relaxed) < ARCHIVES_MAX {
@@ -35,7 +49,9 @@ impl Spent {
     /// Counts unpacked bytes.
     pub(super) fn unpacked(&self, bytes: usize) -> Result<(), String> {
         let unpacked = self.unpacked.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64;
-        if unpacked > UNPACKED_BYTES && unpacked / RATIO_MAX > self.packed.load(Ordering::Relaxed) {
+        let packed = self.packed.load(Ordering::Relaxed);
+        let packed = self.sent.as_ref().map_or(packed, |sent| packed.min(sent.load(Ordering::Relaxed)));
+        if unpacked > UNPACKED_BYTES && unpacked / RATIO_MAX > packed {
             return Err(format!(
                 "is more than {RATIO_MAX} times as large unpacked, with the archives before it: leave out empty files, \
                  or unpack it in the context"

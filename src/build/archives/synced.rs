@@ -7,7 +7,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use tonic::Status;
 
-use super::{Archive, Spent, Unpacked, spent::ARCHIVES_MAX, too_deep};
+use super::{Archive, Costs, Spent, Unpacked, spent::ARCHIVES_MAX};
 use crate::{go_mode as mode, names::printable};
 
 /// How many files may come at once, as `wharf` sends them: each may need the memory of its decoder.
@@ -27,8 +27,8 @@ pub(in crate::build) struct Synced {
     open: HashMap<u32, (File, Archive)>,
     /// How many of them have come.
     judged: usize,
-    /// How many names of paths the engine opens to unpack these.
-    steps: u64,
+    /// What these take of the engine.
+    costs: Costs,
 }
 
 #[derive(Debug)]
@@ -46,7 +46,7 @@ impl Synced {
             files: HashMap::new(),
             open: HashMap::new(),
             judged: 0,
-            steps: 0,
+            costs: Costs::default(),
         }
     }
 
@@ -107,17 +107,14 @@ impl Synced {
         file.left = file.left.saturating_sub(bytes.len() as u64);
         let is_whole = file.left == 0;
         let judged = archive.pass(bytes).and_then(|()| if is_whole { archive.end() } else { Ok(()) });
-        let steps = self.steps + archive.steps();
-        let limits = self.unpacked.limits();
-        let judged = match judged {
-            Ok(()) if steps > limits.steps => Err(too_deep(limits)),
-            judged => judged,
-        };
+        let judged = judged.and_then(|()| match is_whole {
+            true => self.costs.add(archive.costs(), self.unpacked.copies(&file.path)),
+            false => Ok(()),
+        });
         let judged = judged.map_err(|why| refused(&file.path, &why));
         if is_whole || judged.is_err() {
             self.open.remove(&id);
             self.judged += 1;
-            self.steps = steps;
         }
         judged
     }

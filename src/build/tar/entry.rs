@@ -354,3 +354,21 @@ fn push_record(records: &mut Vec<u8>, key: &str, value: &[u8]) {
     records.extend_from_slice(value);
     records.push(b'\n');
 }
+
+/// The name in a header, and whether all read it in the same way.
+pub(in crate::build) fn whole_name(block: &[u8]) -> (Vec<u8>, bool) {
+    let name = name(block);
+    let magic = block.get(257..265).unwrap_or_default();
+    let is_star = block.get(508..512) == Some(b"tar\0");
+    let (prefix, is_sure) = match magic {
+        [b'u', b's', b't', b'a', b'r', 0, ..] if is_star => (field(block, 345, 131), true),
+        [b'u', b's', b't', b'a', b'r', 0, ..] => (field(block, 345, 155), true),
+        // Go takes times that it cannot read for a prefix.
+        b"ustar  \0" => (&[][..], block.get(345..500).is_some_and(|part| part.iter().all(|byte| *byte == 0))),
+        _ => (&[][..], true),
+    };
+    match prefix {
+        [] => (name.to_vec(), is_sure),
+        prefix => ([prefix, b"/", name].concat(), is_sure),
+    }
+}

@@ -1,15 +1,15 @@
-//! The archives in a tar that BuildKit may not unpack. Only the graph says whether it would.
+//! The archives in a tar that BuildKit may unpack. Only the graph says which ones it does.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::build::archives::{Archive, Limits, Spent, Unpacked, too_deep, too_large, too_much};
+use crate::build::archives::{Archive, Costs, Limits, Spent, Unpacked};
 
-/// The copies for which the archives of a tar are judged. With more of them, an archive may need too much.
+/// The copies for which the windows of a tar's archives are judged. With more of them, a window may need too much.
 const COPIES: usize = 16;
-/// The most archives that are remembered.
-const ARCHIVES_MAX: usize = 64;
-/// What any number of copies may take of one archive, which need not be remembered.
-const CHEAP: Costly = Costly { path: String::new(), steps: 1 << 10, blocks: 8 << 20, headers: 4 << 20 };
+/// The most bytes that are remembered of archives and links.
+const REMEMBERED_BYTES: usize = 4 << 20;
+/// What an archive or a link takes beside its texts.
+const EACH_BYTES: usize = 96;
 
 /// The findings in a tar.
 #[derive(Debug)]
@@ -21,25 +21,23 @@ pub struct Found {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Each with the reason.
-    refused: Vec<(String, String)>,
-    /// Whether one of them may have another name: there are links, or more of them than are remembered.
-    others: bool,
-    /// An archive that takes memory to unpack.
-    compressed: Option<String>,
-    /// The archives that take much of the engine.
-    costly: Vec<Costly>,
-    /// More of them, under no name.
-    further: Costly,
+    archives: Vec<Seen>,
+    /// The paths of links.
+    links: Vec<String>,
+    /// The bytes of these.
+    bytes: usize,
+    /// There are more of them than are remembered.
+    is_full: bool,
 }
 
-/// What an archive takes of the engine to unpack it.
-#[derive(Debug, Default)]
-struct Costly {
+/// An archive that has passed.
+#[derive(Debug)]
+struct Seen {
     path: String,
-    steps: u64,
-    blocks: u64,
-    headers: u64,
+    /// Whether it takes a window to unpack it.
+    has_window: bool,
+    /// What it takes of the engine, or why it may not be unpacked.
+    judged: Result<Costs, String>,
 }
 
 impl Found {
@@ -47,7 +45,12 @@ impl Found {
     pub fn new(zstd: bool) -> Self {
         // The rest is known only with the graph.
         let limits = Limits { window: Limits::of(COPIES, zstd).window, ..Limits::of(1, zstd) };
-        Self { limits, spent: Arc::default(), state: Mutex::default() }
+        Self { limits, spent: Arc::new(Spent::of_a_tar()), state: Mutex::default() }
+    }
+
+    /// Bytes of the tar have come, as they were sent.
+    pub(super) fn sent(&self, bytes: usize) {
+        self.spent.sent(bytes);
     }
 
     /// A file that begins.
@@ -55,55 +58,55 @@ impl Found {
         Archive::new(self.limits, Arc::clone(&self.spent))
     }
 
-    /// There is a link.
-    pub(super) fn link(&self) {
-        self.lock().others = true;
+    /// There is a link at this path.
+    pub(super) fn link(&self, path: &str) {
+        let mut state = self.lock();
+        if state.has_room(path.len()) {
+            state.links.push(path.to_owned());
+        }
     }
 
-    /// An archive has passed.
+    /// A file has passed.
     pub(super) fn pass(&self, path: &str, archive: &Archive) {
-        let mut state = self.lock();
-        if archive.has_window() {
-            state.compressed.get_or_insert_with(|| path.to_owned());
-        }
-        let (steps, blocks, headers) = (archive.steps(), archive.blocks(), archive.headers());
-        if steps <= CHEAP.steps && blocks <= CHEAP.blocks && headers <= CHEAP.headers {
-            return;
-        }
-        if state.costly.len() < ARCHIVES_MAX {
-            state.costly.push(Costly { path: path.to_owned(), steps, blocks, headers });
-        } else {
-            let further = &mut state.further;
-            further.steps = further.steps.saturating_add(steps);
-            further.blocks = further.blocks.max(blocks);
-            further.headers = further.headers.max(headers);
-            path.clone_into(&mut further.path);
+        let has_window = archive.has_window();
+        if has_window || archive.is_tar() {
+            self.lock().see(path, has_window, Ok(archive.costs()));
         }
     }
 
     /// An archive may not be unpacked.
     pub(super) fn refuse(&self, path: &str, why: String) {
-        let mut state = self.lock();
-        if state.refused.len() < ARCHIVES_MAX {
-            state.refused.push((path.to_owned(), why));
-        } else {
-            state.others = true;
-        }
+        self.lock().see(path, false, Err(why));
     }
 
     /// An archive that the copies may unpack, but BuildKit may not, and why.
     pub fn refused(&self, unpacked: &Unpacked) -> Option<(String, String)> {
         let state = self.lock();
-        let mut refused = state.refused.iter();
-        let found = refused.find(|(path, _)| state.others || unpacked.contains(path)).cloned();
-        let too_many = || {
-            let path = state.compressed.clone().filter(|_| unpacked.limits().window < self.limits.window)?;
-            Some((
-                path,
-                format!("needs memory, beside more than {COPIES} `ADD`s: use `COPY` for plain files"),
-            ))
-        };
-        found.or_else(too_many).or_else(|| state.costs(unpacked))
+        if state.is_full {
+            let why =
+                "has links and archives of more names than wharfd remembers: use `COPY`, which never unpacks";
+            return Some(("the context".to_owned(), why.to_owned()));
+        }
+        // Behind a link may be any of them.
+        let others = state.links.iter().any(|link| unpacked.leads(link));
+        let mut all = Costs::default();
+        for seen in &state.archives {
+            let copies = if others { unpacked.all() } else { unpacked.copies(&seen.path) };
+            if copies == 0 {
+                continue;
+            }
+            let judged = match &seen.judged {
+                Err(why) => Err(why.clone()),
+                Ok(_) if seen.has_window && unpacked.limits().window < self.limits.window => {
+                    Err(format!("needs memory, beside more than {COPIES} `ADD`s: use `COPY` for plain files"))
+                }
+                Ok(costs) => all.add(*costs, copies),
+            };
+            if let Err(why) = judged {
+                return Some((seen.path.clone(), why));
+            }
+        }
+        None
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -113,21 +116,16 @@ impl Found {
 }
 
 impl State {
-    /// An archive with which the copies take too much of the engine, and why.
-    fn costs(&self, unpacked: &Unpacked) -> Option<(String, String)> {
-        let (limits, mut steps) = (unpacked.limits(), 0_u64);
-        let unpacks = |path: &str| self.others || unpacked.contains(path);
-        let costly = self.costly.iter().filter(|costly| unpacks(&costly.path)).chain([&self.further]);
-        for costly in costly {
-            steps = steps.saturating_add(costly.steps);
-            let why = match costly {
-                _ if steps > limits.steps => too_deep(limits),
-                _ if costly.blocks > limits.blocks => too_large(limits.blocks),
-                _ if costly.headers > limits.headers => too_much(limits),
-                _ => continue,
-            };
-            return Some((costly.path.clone(), why));
+    /// Whether so many more bytes can be remembered.
+    fn has_room(&mut self, bytes: usize) -> bool {
+        self.bytes += bytes + EACH_BYTES;
+        self.is_full |= self.bytes > REMEMBERED_BYTES;
+        !self.is_full
+    }
+
+    fn see(&mut self, path: &str, has_window: bool, judged: Result<Costs, String>) {
+        if self.has_room(path.len() + judged.as_ref().err().map_or(0, String::len)) {
+            self.archives.push(Seen { path: path.to_owned(), has_window, judged });
         }
-        None
     }
 }

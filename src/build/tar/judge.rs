@@ -285,7 +285,7 @@ impl Judge {
             self.judge_read(read, entry)?;
         }
         if matches!(entry.kind, Kind::Symlink | Kind::Link) {
-            self.found.link();
+            self.found.link(&entry.path);
         }
         let path = self.hash(&entry.path);
         // A hard link to a symlink is a symlink, too.

@@ -73,6 +73,7 @@ impl Passage {
 
     /// Adds the next piece, once [`Self::passed`] has returned everything of the last one.
     pub fn take(&mut self, piece: Bytes) {
+        self.found.sent(piece.len());
         self.input = piece;
     }
 

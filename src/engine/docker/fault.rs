@@ -87,6 +87,23 @@ const UNREADABLE: [&str; 5] = [
 ];
 const DISK_FULL: &str = "no space left on device";
 
+/// The fault when the engine itself fails to pull `reference`.
+pub(crate) fn pull(reference: &Reference, platform: &Platform, error: Error) -> Fault {
+    let is_unreadable = match &error {
+        Error::DockerResponseServerError { message, .. } | Error::DockerStreamError { error: message } => {
+            let message = message.to_lowercase();
+            UNREADABLE.iter().any(|words| message.contains(words))
+        }
+        _ => false,
+    };
+    let fault = transfer(reference, platform, error);
+    // The words may stand in an error that is known.
+    match fault.reason() {
+        Reason::EngineFailed if is_unreadable => unreadable(reference).caused_by(fault),
+        _ => fault,
+    }
+}
+
 /// The fault when the engine itself fails to pull or push `reference`.
 pub(crate) fn transfer(reference: &Reference, platform: &Platform, error: Error) -> Fault {
     let (Error::DockerResponseServerError { message, .. } | Error::DockerStreamError { error: message }) =
@@ -101,8 +118,6 @@ pub(crate) fn transfer(reference: &Reference, platform: &Platform, error: Error)
         forged(reference)
     } else if says(&OTHER_PLATFORM) {
         wrong_platform(reference, platform)
-    } else if says(&UNREADABLE) {
-        unreadable(reference)
     } else if says(&[DISK_FULL]) {
         Fault::new(Reason::EngineFailed, format!("cannot store {name}: the engine's disk is full"))
     } else {
@@ -136,7 +151,8 @@ pub(crate) fn hub_named(reference: &Reference, fault: Fault) -> Fault {
         return fault;
     }
     let hub = format!(
-        "without a registry a name means Docker Hub; for another one, write `registry.example.com/{}`",
+        "without a registry a name means Docker Hub, here {reference}; for another one, write \
+         `registry.example.com/{}`",
         reference.familiar()
     );
     let hint = fault.hint_text().map_or_else(|| hub.clone(), |said| format!("{said}; {hub}"));
@@ -198,7 +214,7 @@ mod tests {
     fn reason(message: &str) -> Reason {
         let reference = Reference::parse("127.0.0.1:5000/app:1").unwrap();
         let platform = Platform { os: "linux".into(), architecture: "amd64".into(), variant: None };
-        let fault = transfer(&reference, &platform, Error::DockerStreamError { error: message.into() });
+        let fault = pull(&reference, &platform, Error::DockerStreamError { error: message.into() });
         assert!(fault.text().contains("127.0.0.1:5000"), "{fault}");
         fault.reason()
     }

@@ -17,6 +17,8 @@ pub(crate) const LEFT_STEP: &str = "exec sleep 15";
 const OF_NAMESPACES: [&str; 6] = ["namespaces", "pins", "holds", "long_names", "exports", "volumes"];
 /// Remembers for 90 days which tokens are of no use any more.
 const TOMBSTONES: &str = "ends";
+/// The rows of the bases that a Dockerfile needed last time.
+const BASES: &str = "bases";
 /// Pages by which equal rows may differ in the shape of their trees.
 const PAGES: u64 = 8;
 
@@ -104,9 +106,10 @@ impl Traces {
 
     /// Fails if there is more than there was when all jobs had been built already. wharfd was killed `kills` times since: each
     /// may have cut off all builds of that moment, of which BuildKit keeps a few records for good. 0.13 keeps some
-    /// copies of directories, 0.33 all that a cancelled step has written (`ExecOp.Exec`; 0.34 does not). `directories` may be
-    /// new to BuildKit.
-    pub(crate) fn are_no_more_than(&self, middle: &Self, kills: u64, directories: u64) {
+    /// copies of directories, 0.33 all that a cancelled step has written (`ExecOp.Exec`; 0.34 does not). So many `jobs` may
+    /// have ended no build before: the directories of each are new to BuildKit, and its bases to wharfd.
+    pub(crate) fn are_no_more_than(&self, middle: &Self, kills: u64, jobs: u64) {
+        let directories = 2 * jobs;
         let mut more = Vec::new();
         let mut further = Vec::new();
         for (what, number) in self.cache.iter().filter(|(what, _)| !what.ends_with(LEFT_STEP)) {
@@ -120,7 +123,7 @@ impl Traces {
             more.push(format!("build cache: {further:?} after {kills} kills"));
         }
         for (table, rows) in self.rows.iter().filter(|(table, _)| *table != TOMBSTONES) {
-            let then = middle.rows(table);
+            let then = middle.rows(table) + if *table == BASES { jobs } else { 0 };
             if *rows > then {
                 more.push(format!("rows of {table}: {rows} and not {then}"));
             }

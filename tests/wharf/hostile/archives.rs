@@ -21,6 +21,7 @@ use crate::harness::{
 cases![
     windows_of_archives,
     links_of_archives,
+    attributes_of_archives,
     holes_in_archives,
     an_archive_that_came_before,
     archives_in_a_tar,
@@ -114,7 +115,7 @@ async fn windows_of_archives(test: Arc<Test>) {
 
 /// An archive of links to two links, with so many names each.
 fn linked(names: usize) -> Vec<u8> {
-    let long = "y/".repeat(2000);
+    let long = format!("{}/", "y".repeat(249)).repeat(16);
     let mut builder = Builder::new(Vec::new());
     // A file system has at most 65,000 links to one.
     for target in 0..2 {
@@ -141,6 +142,37 @@ async fn links_of_archives(test: Arc<Test>) {
     let job = Wharf::new(&test, &wharfd, "job#1");
     let many = context(&test, "many", dockerfile, "a.tar.gz", &linked(33_000));
     let refused = job.build(&many, &[]).await.ended(1);
+    refused.says(&["archive `a.tar.gz`", "paths, links and attributes of more than the 256 MiB"]);
+}
+
+/// Directories with 100,000 attributes each.
+fn attributed(directories: usize) -> Vec<u8> {
+    let mut builder = Builder::new(Vec::new());
+    let records = "8 aaa=1\n".repeat(100_000);
+    for number in 0..directories {
+        let mut attributes = header(EntryType::XHeader, records.len() as u64);
+        attributes.set_cksum();
+        builder.append(&attributes, records.as_bytes()).unwrap();
+        let mut directory = header(EntryType::Directory, 0);
+        builder.append_data(&mut directory, format!("d{number}/"), &[][..]).unwrap();
+    }
+    gzip(&builder.into_inner().unwrap())
+}
+
+/// The engine keeps the headers of all directories until it has unpacked the archive.
+async fn attributes_of_archives(test: Arc<Test>) {
+    let dockerfile = "FROM scratch\nADD a.tar.gz /\n";
+    let (_, engine) = test.throw_away_engine().await;
+    let bytes = attributed(24);
+    assert!(bytes.len() < 1 << 20, "{}", bytes.len());
+    let context = context(&test, "attributes", dockerfile, "a.tar.gz", &bytes);
+    let before = peak(&engine);
+    engine.buildx_build(&test.new_dir("bare"), &context, &[]).await.ok();
+    let after = peak(&engine);
+    assert!(after > before + (100 << 20), "{before} {after}");
+
+    let wharfd = test.wharfd().await;
+    let refused = Wharf::new(&test, &wharfd, "job#1").build(&context, &[]).await.ended(1);
     refused.says(&["archive `a.tar.gz`", "paths, links and attributes of more than the 256 MiB"]);
 }
 

@@ -62,7 +62,7 @@ fn blocks_that_xz_holds_are_bounded() {
         let mut archive = Archive::new(LIMITS, Arc::default());
         bytes.chunks(1000).try_for_each(|piece| archive.pass(piece)).unwrap();
         archive.end().unwrap();
-        archive.blocks() >> 20
+        archive.costs().blocks >> 20
     };
     // One of 8 MiB, beside the window of 1 MiB; and as many as are held at once.
     assert_eq!(held(&xz(&tar, 1)), 0);
@@ -108,23 +108,57 @@ fn records_and_directories_count() {
 
 #[test]
 fn deep_paths_are_bounded() {
+    let limits = Limits { steps: 1 << 20, ..LIMITS };
+    let judged = |bytes: &[u8]| judged_in(bytes, 4096, limits);
+    let refused_with = |bytes: &[u8], why: &str| {
+        let refused = judged(bytes).unwrap_err();
+        assert!(refused.contains(why), "{refused}");
+    };
+    let file = |tar: &mut Builder<Vec<u8>>, path: &str| {
+        tar.append_data(&mut header(EntryType::Regular, 0), path, &[][..]).unwrap();
+    };
     let deep = |names: usize, count: usize, implied: bool| {
         tar(|tar| {
             for number in 0..count {
                 let first = if implied { number } else { 0 };
-                let path = format!("{first}/{}f{number}", "y/".repeat(names));
-                tar.append_data(&mut header(EntryType::Regular, 0), path, &[][..]).unwrap();
+                file(tar, &format!("{first}/{}f{number}", "y/".repeat(names)));
             }
         })
     };
+    refused_with(&deep(255, 1, true), "has a path or a link of more than 256 names");
+    refused_with(&tar(|tar| links(tar, EntryType::Symlink, &[("s", &"y/".repeat(257))])), "256 names");
     // Each makes its own directories, each of which is reached by name after name.
-    refused_with(&deep(1900, 1, true), "would open more than 1048576 names");
-    assert_eq!(judged(&deep(500, 2, true)), Ok(()));
-    refused_with(&deep(500, 4, true), "has too many or too deep paths");
+    assert_eq!(judged(&deep(250, 3, true)), Ok(()));
+    refused_with(&deep(250, 5, true), "takes more than 1048576 steps");
     // The directories are made only once.
-    assert_eq!(judged(&deep(500, 200, false)), Ok(()));
-    refused_with(&deep(500, 1400, false), "has too many or too deep paths");
-    assert_eq!(judged(&deep(10, 4000, true)), Ok(()));
+    assert_eq!(judged(&deep(250, 300, false)), Ok(()));
+    refused_with(&deep(250, 500, false), "has too many or too deep paths");
+    assert_eq!(judged(&deep(10, 1000, true)), Ok(()));
+    // What is removed is made again.
+    let again = |count| {
+        tar(|tar| {
+            for _ in 0..count {
+                file(tar, &format!("{}f", "y/".repeat(250)));
+                file(tar, "y");
+            }
+        })
+    };
+    assert_eq!(judged(&again(3)), Ok(()));
+    refused_with(&again(5), "has too many or too deep paths");
+    // Behind a link, and behind a name of one.
+    for link in [
+        &[(EntryType::Symlink, "s", "y")][..],
+        &[(EntryType::Symlink, "t", "y"), (EntryType::Link, "s", "t")],
+    ] {
+        let behind = |count| {
+            tar(|tar| {
+                link.iter().for_each(|(kind, path, target)| links(tar, *kind, &[(path, target)]));
+                (0..count).for_each(|number| file(tar, &format!("s/{number}")));
+            })
+        };
+        assert_eq!(judged(&behind(400)), Ok(()));
+        refused_with(&behind(600), "has too many or too deep paths");
+    }
 }
 
 #[test]
@@ -140,14 +174,39 @@ fn the_archives_of_a_context_share_what_they_may_unpack_to() {
     assert_eq!(judged(&zeros), Ok(()));
     let third = judged(&zeros).unwrap_err();
     assert!(third.contains("with the archives before it"), "{third}");
-    // And their number.
-    let small = gzip(&of_file(b"small"));
+    // And their number, without files that are no tars.
     let spent = Arc::<Spent>::default();
-    let judged = || {
+    let judged = |bytes: &[u8]| {
         let mut archive = Archive::new(LIMITS, Arc::clone(&spent));
-        archive.pass(&small)?;
+        archive.pass(bytes)?;
         archive.end()
     };
-    assert!((0..256).all(|_| judged().is_ok()));
-    assert!(judged().unwrap_err().contains("comes after 256 other archives"));
+    let (text, small) = (gzip(&[b'x'; 2000]), gzip(&of_file(b"small")));
+    assert!((0..300).all(|_| judged(&text).is_ok()));
+    assert!((0..256).all(|_| judged(&small).is_ok()));
+    assert!(judged(&small).unwrap_err().contains("comes after 256 other archives"));
+    assert_eq!(judged(&of_file(b"small")), Ok(()));
+    // Of a tar, the bytes that were sent count: it may itself be compressed.
+    let spent = Arc::new(Spent::of_a_tar());
+    spent.sent(1000);
+    let mut archive = Archive::new(LIMITS, Arc::clone(&spent));
+    let packed = bzip2(&of_file(&vec![0; 300 << 20]));
+    assert!(archive.pass(&packed).and_then(|()| archive.end()).unwrap_err().contains("200 times"));
+}
+
+#[test]
+fn what_the_copies_of_a_build_unpack_together() {
+    let costs = |steps| Costs { archives: 1, steps, ..Costs::default() };
+    let mut all = Costs::default();
+    assert_eq!(all.add(costs(STEPS_MAX / 4), 3), Ok(()));
+    assert!(all.add(costs(STEPS_MAX / 4), 2).unwrap_err().contains("too deep paths"));
+    let mut all = Costs::default();
+    assert_eq!(all.add(costs(1), 256), Ok(()));
+    assert!(all.add(costs(1), 1).unwrap_err().contains("one of more than 256 archives"));
+    let unpacked = Unpacked::of(["a.tar", "/a.tar", "*.tar", "b/*"], true).unwrap();
+    let copies = |path| unpacked.copies(path);
+    assert_eq!((copies("a.tar"), copies("c.tar"), copies("b/c"), copies("b")), (3, 1, 1, 0));
+    // A long pattern is taken for one that fits more.
+    let long = Unpacked::of([format!("x{}y", "*a".repeat(20)).as_str()], true).unwrap();
+    assert_eq!((long.copies("x-ay"), long.copies("x-az")), (1, 0));
 }

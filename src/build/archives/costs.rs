@@ -1,0 +1,58 @@
+//! What archives take of the engine to unpack them.
+
+use super::{BLOCKS_BYTES, HEADERS_BYTES, STEPS_MAX, blocks::too_large, spent::ARCHIVES_MAX};
+
+/// What archives take of the engine.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Costs {
+    pub(super) archives: usize,
+    /// How many names of paths it opens.
+    pub(super) steps: u64,
+    /// How many bytes of blocks `xz` holds.
+    pub(super) blocks: u64,
+    /// How many bytes of headers it keeps.
+    pub(super) headers: u64,
+}
+
+impl Costs {
+    /// Adds those of an archive that so many copies of the build unpack.
+    ///
+    /// # Errors
+    /// Why it may not be unpacked beside the others.
+    pub fn add(&mut self, costs: Self, copies: usize) -> Result<(), String> {
+        let times = copies as u64;
+        self.archives = self.archives.saturating_add(copies);
+        self.steps = self.steps.saturating_add(costs.steps.saturating_mul(times));
+        self.blocks = self.blocks.saturating_add(costs.blocks.saturating_mul(times));
+        self.headers = self.headers.saturating_add(costs.headers.saturating_mul(times));
+        if self.archives > ARCHIVES_MAX {
+            return Err(format!("is one of more than {ARCHIVES_MAX} archives that `ADD` would unpack"));
+        }
+        if self.steps > STEPS_MAX {
+            return Err(too_deep(STEPS_MAX));
+        }
+        if self.blocks > BLOCKS_BYTES {
+            return Err(too_large(BLOCKS_BYTES));
+        }
+        if self.headers > HEADERS_BYTES {
+            return Err(too_much(HEADERS_BYTES));
+        }
+        Ok(())
+    }
+}
+
+/// Why archives are refused of which the engine would keep too many headers.
+pub(super) fn too_much(max: u64) -> String {
+    format!(
+        "has paths, links and attributes of more than the {} MiB that it may have in this build, where a hard link \
+         counts as the longest link that it may lead to, and a directory or an attribute of one as some hundred bytes",
+        max >> 20
+    )
+}
+
+/// Why archives are refused that the engine would unpack for too long.
+pub(super) fn too_deep(max: u64) -> String {
+    format!(
+        "has too many or too deep paths: unpacking it takes more than {max} steps, some eight for each name of each path"
+    )
+}
