@@ -101,12 +101,18 @@ impl Background {
     }
 
     /// Waits for `condition`, which cannot come any more once the process has ended.
-    pub(crate) async fn while_running<T>(
+    pub(crate) async fn while_running<T>(&self, what: &str, condition: impl AsyncFnMut() -> Option<T>) -> T {
+        self.while_running_at_most(super::PATIENCE, what, condition).await
+    }
+
+    /// Like [`Self::while_running`], for what may have to wait for other tests on the same engine.
+    pub(crate) async fn while_running_at_most<T>(
         &self,
+        patience: Duration,
         what: &str,
         mut condition: impl AsyncFnMut() -> Option<T>,
     ) -> T {
-        wait_for_at_most(super::PATIENCE, what, async || {
+        wait_for_at_most(patience, what, async || {
             if let Some(status) = self.ended().await {
                 let lines = self.lines().join("\n");
                 panic!("it ended with {} while the test waited for {what}:\n{lines}", shell_status(status));

@@ -21,6 +21,8 @@ cases![
 /// Two callers beside root.
 const SERVE: &str = "[[serve]]\nuid = 1000\nnamespaces = \"*\"\n[[serve]]\nuid = 1001\nnamespaces = \"*\"\n";
 const PULL_TIME: Duration = Duration::from_secs(120);
+/// How long the other tests here, with a wharfd each, may take all of the engine's places for downloads.
+const SLOT_TIME: Duration = Duration::from_secs(300);
 
 /// A registry that serves `image`, each of its layers that `drips` in pieces of `kib` KiB, ten a second.
 async fn dripping(
@@ -98,7 +100,7 @@ async fn images_that_are_hardly_slow_delay_no_other_for_long(test: Arc<Test>) {
         drips.iter().zip(thieves.iter().cycle()).map(|(drip, thief)| pull(thief, drip)).collect();
     let sent = || drips.iter().map(ScriptedRegistry::sent).sum::<usize>();
     let begun = async || (sent() > 256 << 10).then_some(());
-    pulls[0].while_running("the layers to drip", begun).await;
+    pulls[0].while_running_at_most(SLOT_TIME, "the layers to drip", begun).await;
     let base = test.base(&registry).await;
     let victim = Wharf::new(&test, &wharfd, "victim#1").start(["pull", &base]);
     assert!(victim.wait(PULL_TIME).await.unwrap().success(), "{:?}", victim.lines());
@@ -124,7 +126,8 @@ async fn an_image_that_is_hardly_slow_delays_no_other_by_a_layer(test: Arc<Test>
     let drip = dripping(&Image::of(vec![shared, own("thief")]), 16, drips).await;
     let thief = Wharf::new(&test, &wharfd, "thief#1").as_uid(1000);
     let slow = pull(&thief, &drip);
-    slow.while_running("the layer to drip", async || (drip.sent() > 256 << 10).then_some(())).await;
+    let drips = async || (drip.sent() > 256 << 10).then_some(());
+    slow.while_running_at_most(SLOT_TIME, "the layer to drip", drips).await;
     let victim = Wharf::new(&test, &wharfd, "victim#1").start(["pull", &registry.name("victims:1")]);
     assert!(victim.wait(PULL_TIME).await.unwrap().success(), "{:?}", victim.lines());
     assert!(drip.sent() < 12 << 20, "{} bytes came", drip.sent());
