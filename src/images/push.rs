@@ -110,7 +110,7 @@ impl Push {
         step: &Step,
     ) -> Result<Digest, Fault> {
         let engine = self.images.engine();
-        let failed = |error| fault::transfer(&self.target, engine.platform(), error);
+        let failed = |error| fault::push(&self.target, engine.platform(), error);
         let stalled = |_| fault::stalled(&self.target);
         let pushing = engine.image_store().push(name, transfer.host(), transfer.login());
         let answer = timeout(STALL_TIMEOUT, pushing).await;

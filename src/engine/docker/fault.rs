@@ -89,23 +89,16 @@ const DISK_FULL: &str = "no space left on device";
 
 /// The fault when the engine itself fails to pull `reference`.
 pub(crate) fn pull(reference: &Reference, platform: &Platform, error: Error) -> Fault {
-    let is_unreadable = match &error {
-        Error::DockerResponseServerError { message, .. } | Error::DockerStreamError { error: message } => {
-            let message = message.to_lowercase();
-            UNREADABLE.iter().any(|words| message.contains(words))
-        }
-        _ => false,
-    };
-    let fault = transfer(reference, platform, error);
-    // The words may stand in an error that is known.
-    match fault.reason() {
-        Reason::EngineFailed if is_unreadable => unreadable(reference).caused_by(fault),
-        _ => fault,
-    }
+    transfer(reference, platform, error, &UNREADABLE)
 }
 
-/// The fault when the engine itself fails to pull or push `reference`.
-pub(crate) fn transfer(reference: &Reference, platform: &Platform, error: Error) -> Fault {
+/// The fault when the engine itself fails to push `reference`.
+pub(crate) fn push(reference: &Reference, platform: &Platform, error: Error) -> Fault {
+    transfer(reference, platform, error, &[])
+}
+
+/// The fault of a transfer. `unreadable` are the words by which the engine says that it cannot read the image's config.
+fn transfer(reference: &Reference, platform: &Platform, error: Error, unreadable: &[&str]) -> Fault {
     let (Error::DockerResponseServerError { message, .. } | Error::DockerStreamError { error: message }) =
         &error
     else {
@@ -118,6 +111,8 @@ pub(crate) fn transfer(reference: &Reference, platform: &Platform, error: Error)
         forged(reference)
     } else if says(&OTHER_PLATFORM) {
         wrong_platform(reference, platform)
+    } else if says(unreadable) {
+        self::unreadable(reference)
     } else if says(&[DISK_FULL]) {
         Fault::new(Reason::EngineFailed, format!("cannot store {name}: the engine's disk is full"))
     } else {
@@ -244,6 +239,6 @@ mod tests {
         assert_eq!(unexpected("list images", gone()).reason(), Reason::EngineUnavailable);
         let reference = Reference::parse("app").unwrap();
         let platform = Platform { os: "linux".into(), architecture: "amd64".into(), variant: None };
-        assert_eq!(transfer(&reference, &platform, gone()).reason(), Reason::EngineUnavailable);
+        assert_eq!(pull(&reference, &platform, gone()).reason(), Reason::EngineUnavailable);
     }
 }
