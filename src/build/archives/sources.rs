@@ -54,14 +54,13 @@ impl Unpacked {
     /// How many copies may unpack the file at this path.
     pub fn copies(&self, path: &str) -> usize {
         let path: Vec<&str> = path.split('/').collect();
-        let unpacks =
-            |pattern: &&Vec<String>| is_wild(pattern) || fits(pattern, &path) && pattern.len() == path.len();
-        self.patterns.iter().filter(unpacks).count()
+        self.patterns.iter().filter(|pattern| unpacks(pattern, &path)).count()
     }
 
     /// Whether a copy may unpack the file at this path.
     pub fn contains(&self, path: &str) -> bool {
-        self.copies(path) > 0
+        let path: Vec<&str> = path.split('/').collect();
+        self.patterns.iter().any(|pattern| unpacks(pattern, &path))
     }
 
     /// Whether a copy may find its file by way of this path.
@@ -70,6 +69,9 @@ impl Unpacked {
         self.patterns.iter().any(|pattern| is_wild(pattern) || fits(pattern, &path))
     }
 }
+
+/// The beginnings of classes and of escapes.
+const WILD: [char; 2] = ['[', '\\'];
 
 /// How many parts a name of a pattern has at most.
 const PARTS_MAX: usize = 8;
@@ -85,7 +87,9 @@ fn joined(name: &str) -> String {
             c => joined.push(c),
         }
     }
-    if joined.split('*').count() > PARTS_MAX
+    // What is left out must not hide a class.
+    if !joined.contains(WILD)
+        && joined.split('*').count() > PARTS_MAX
         && let Some((first, rest)) = joined.split_once('*')
         && let Some((_, last)) = rest.rsplit_once('*')
     {
@@ -97,7 +101,12 @@ fn joined(name: &str) -> String {
 
 /// Whether the pattern has classes, whose match may contain a `/` (`filepath.Match`), or escapes.
 fn is_wild(pattern: &[String]) -> bool {
-    pattern.iter().any(|name| name.contains(['[', '\\']))
+    pattern.iter().any(|name| name.contains(WILD))
+}
+
+/// Whether a copy with this pattern may unpack the file at this path.
+fn unpacks(pattern: &[String], path: &[&str]) -> bool {
+    is_wild(pattern) || fits(pattern, path) && pattern.len() == path.len()
 }
 
 /// Whether the path's names fit the pattern's first ones.

@@ -209,4 +209,8 @@ fn what_the_copies_of_a_build_unpack_together() {
     // A long pattern is taken for one that fits more.
     let long = Unpacked::of([format!("x{}y", "*a".repeat(20)).as_str()], true).unwrap();
     assert_eq!((long.copies("x-ay"), long.copies("x-az")), (1, 0));
+    // But one with a class, which may match more than a name, stays that.
+    let class =
+        Unpacked::of([format!("x{}[^b]{}y", "*a".repeat(10), "*a".repeat(10)).as_str()], true).unwrap();
+    assert!(class.contains("any/path"));
 }
