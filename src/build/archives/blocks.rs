@@ -1,6 +1,9 @@
 //! The blocks of an xz file (The .xz File Format, 1.2.1). From 5.6 on, `xz` unpacks each block whose header tells its
 //! sizes in a thread of its own, and keeps the whole block in memory. The blocks are followed without unpacking them.
 
+use super::costs::too_large;
+use crate::build::tar::entry::at_most;
+
 /// How many blocks are counted as held at once, the largest ones: two for each of sixteen threads.
 const THREADS: usize = 32;
 
@@ -85,7 +88,7 @@ impl Blocks {
             let wanted = match &mut self.state {
                 State::Broken => return Ok(()),
                 State::Skip(left, next) => {
-                    let now = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
+                    let now = at_most(*left, bytes.len());
                     bytes = bytes.get(now..).unwrap_or_default();
                     *left -= now as u64;
                     if *left == 0 {
@@ -234,15 +237,6 @@ fn window(bytes: &mut &[u8], before: u8) -> Option<u64> {
         (LZMA2, [40]) => Some(u64::from(u32::MAX)),
         _ => None,
     }
-}
-
-/// Why blocks are refused.
-pub(super) fn too_large(max: u64) -> String {
-    format!(
-        "has blocks that `xz` holds in memory, more than the {} MiB that it may take in this build: compress it by \
-         `xz -T1`",
-        max >> 20
-    )
 }
 
 impl From<Next> for State {

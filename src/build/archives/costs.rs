@@ -1,6 +1,6 @@
 //! What archives take of the engine to unpack them.
 
-use super::{BLOCKS_BYTES, HEADERS_BYTES, STEPS_MAX, blocks::too_large, spent::ARCHIVES_MAX};
+use super::{BLOCKS_BYTES, HEADERS_BYTES, STEPS_MAX, spent::ARCHIVES_MAX};
 
 /// What archives take of the engine.
 #[derive(Clone, Copy, Debug, Default)]
@@ -54,5 +54,14 @@ pub(super) fn too_much(max: u64) -> String {
 pub(super) fn too_deep(max: u64) -> String {
     format!(
         "has too many or too deep paths: unpacking it takes more than {max} steps, some eight for each name of each path"
+    )
+}
+
+/// Why blocks are refused.
+pub(super) fn too_large(max: u64) -> String {
+    format!(
+        "has blocks that `xz` holds in memory, more than the {} MiB that it may take in this build: compress it by \
+         `xz -T1`",
+        max >> 20
     )
 }

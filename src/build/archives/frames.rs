@@ -1,6 +1,8 @@
 //! The frames of a Zstandard file, and the window that each needs (RFC 8878). wharfd follows them without
 //! unpacking: a decoder reads ahead, and allocates the window of a frame that a reader never reaches.
 
+use crate::build::tar::entry::at_most;
+
 /// The numbers with which frames begin; of those to skip, the last four bits are free.
 const MAGIC: u32 = 0xfd2f_b528;
 const SKIPPABLE: u32 = 0x184d_2a50;
@@ -44,7 +46,7 @@ impl Frames {
             let wanted = match &mut self.state {
                 State::Broken => return Ok(()),
                 State::Skip(left, ends) => {
-                    let now = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
+                    let now = at_most(*left, bytes.len());
                     bytes = bytes.get(now..).unwrap_or_default();
                     *left -= now as u64;
                     if *left == 0 {

@@ -16,7 +16,7 @@ use crate::{
     build::{
         packets::ENTRIES_MAX,
         spec::PATH_BYTES_MAX,
-        tar::entry::{self, BLOCK_BYTES, is_header, padding},
+        tar::entry::{self, BLOCK_BYTES, at_most, is_header, padding},
     },
     names::printable,
 };
@@ -133,7 +133,7 @@ impl Scan {
                 // BuildKit reads the rest, if anything, only to have read it.
                 State::End | State::Not => return Ok(()),
                 State::Skip(left) => {
-                    let now = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
+                    let now = at_most(*left, bytes.len());
                     bytes = bytes.get(now..).unwrap_or_default();
                     *left -= now as u64;
                     if *left == 0 {

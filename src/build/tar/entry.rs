@@ -355,6 +355,11 @@ fn push_record(records: &mut Vec<u8>, key: &str, value: &[u8]) {
     records.push(b'\n');
 }
 
+/// How many of `length` bytes belong to a part of which so many are `left`.
+pub(in crate::build) fn at_most(left: u64, length: usize) -> usize {
+    usize::try_from(left).unwrap_or(usize::MAX).min(length)
+}
+
 /// The name in a header, and whether all read it in the same way.
 pub(in crate::build) fn whole_name(block: &[u8]) -> (Vec<u8>, bool) {
     let name = name(block);

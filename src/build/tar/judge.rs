@@ -10,7 +10,7 @@ use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use tonic::Status;
 
 use super::{
-    entry::{self, BLOCK_BYTES, Entry, Extensions, Kind, is_header, padding},
+    entry::{self, BLOCK_BYTES, Entry, Extensions, Kind, at_most, is_header, padding},
     found::Found,
     refused,
 };
@@ -353,8 +353,4 @@ impl Judge {
 /// The error for a file that the builder reads whole.
 pub(super) fn too_large(path: &str) -> Status {
     refused(format!("`{}` has more than {} MiB", printable(path), read_max(path) >> 20))
-}
-
-fn at_most(left: u64, length: usize) -> usize {
-    usize::try_from(left).unwrap_or(usize::MAX).min(length)
 }
