@@ -34,6 +34,50 @@ pub enum Reason {
     Internal,
 }
 
+/// The kinds of reasons, by who has to do something about them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// A rule, a policy, a limit or a registry does not allow it.
+    Refused,
+    /// It was ended: by its client, or since wharfd ends.
+    Cancelled,
+    /// The client asks for something wrong, or breaks off.
+    Client,
+    /// A registry cannot be asked.
+    Registry,
+    /// The engine is not there, or fails.
+    Engine,
+    /// wharfd itself is wrong.
+    Internal,
+}
+
+impl Reason {
+    /// Its class.
+    pub fn class(self) -> Class {
+        match self {
+            Self::UnknownCaller
+            | Self::NamespaceDenied
+            | Self::SourceDenied
+            | Self::GraphDenied
+            | Self::PolicyDenied
+            | Self::RegistryDenied
+            | Self::ImageForged
+            | Self::ImageUnsupported
+            | Self::BuildStopsEngine
+            | Self::LimitReached => Class::Refused,
+            Self::Cancelled | Self::ShuttingDown => Class::Cancelled,
+            Self::InvalidInput
+            | Self::ImageNotFound
+            | Self::BaseImageNotFound
+            | Self::SessionNotFound
+            | Self::StreamBroken => Class::Client,
+            Self::RegistryUnavailable => Class::Registry,
+            Self::EngineUnavailable | Self::EngineFailed | Self::EngineLacks => Class::Engine,
+            Self::Internal => Class::Internal,
+        }
+    }
+}
+
 /// A failed call. `text` and `hint` go to the caller. `Display` is the same text for the operator's log;
 /// `source` is the cause, which never leaves the daemon.
 #[derive(Debug)]

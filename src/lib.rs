@@ -24,6 +24,8 @@ pub mod progress;
 
 pub mod audit;
 
+pub mod metrics;
+
 pub mod config;
 
 pub mod wire;
@@ -66,6 +68,8 @@ pub mod janitor;
 pub mod service;
 
 pub mod csi;
+
+pub mod scrape;
 
 pub mod firewall;
 

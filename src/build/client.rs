@@ -276,7 +276,7 @@ impl SessionClient for BuildClient {
         Box::pin(async move {
             let expected = self.outputs.begin(exporter)?;
             let stream = self.session()?.stream(expected.subject()).await?;
-            Ok(expected.relay(messages, stream, &self.tasks, &self.refused))
+            Ok(expected.relay(messages, stream, &self.tasks, &self.refused, self.used.metrics()))
         })
     }
 }

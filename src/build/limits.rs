@@ -17,6 +17,7 @@ use crate::{
     config::Limits,
     engines::{Disk, full},
     fault::Fault,
+    metrics::EngineMetrics,
     names::Namespace,
     policy::Permit,
 };
@@ -33,6 +34,7 @@ pub struct Used {
     changed: Notify,
     /// The disk of the build's engine.
     disk: watch::Receiver<Disk>,
+    metrics: EngineMetrics,
 }
 
 impl Used {
@@ -47,16 +49,23 @@ impl Used {
             exceeded: Mutex::default(),
             changed: Notify::new(),
             disk: watch::Sender::default().subscribe(),
+            metrics: EngineMetrics::default(),
         }
     }
 
-    /// The same for a build on an engine with this disk.
-    pub fn on(self, disk: watch::Receiver<Disk>) -> Self {
-        Self { disk, ..self }
+    /// The same for a build on an engine with this disk, whose `metrics` count what the build uses.
+    pub fn on(self, disk: watch::Receiver<Disk>, metrics: EngineMetrics) -> Self {
+        Self { disk, metrics, ..self }
+    }
+
+    /// The metrics of the build's engine.
+    pub fn metrics(&self) -> &EngineMetrics {
+        &self.metrics
     }
 
     /// Counts bytes that the client has sent of its directories or its tar; false if they are too many.
     pub fn context(&self, bytes: usize) -> bool {
+        self.metrics.context(bytes);
         self.count(&self.context, bytes, self.limits.context_size, "context_size")
     }
 
@@ -145,7 +154,7 @@ mod tests {
         let rules = Arc::new(Rules::built_in("test", Pattern::any()));
         let namespace = rules.namespace(&CallerId::Uid(1), Namespace::new("a", "1").unwrap()).unwrap();
         let disks = watch::Sender::default();
-        let used = Used::nothing(&namespace).on(disks.subscribe());
+        let used = Used::nothing(&namespace).on(disks.subscribe(), EngineMetrics::default());
         let marks = DiskMarks { low: Mark::Percent(10), full: Mark::Percent(5) };
         let space = Space { free: 4, total: 100 };
         disks.send_replace(Disk::new(EngineName::default(), space, marks, Level::Ample, false));

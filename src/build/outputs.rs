@@ -23,6 +23,7 @@ use crate::{
         solve::{Export, Form},
     },
     engine::Engine,
+    metrics::EngineMetrics,
     naming::ImageName,
     tasks::Group,
 };
@@ -118,15 +119,17 @@ impl Expected {
     }
 
     /// Connects BuildKit's messages with the client's stream; returns the messages for BuildKit. `tasks` are the
-    /// build's, and `refused` ends it.
+    /// build's, `refused` ends it, and `metrics` count the bytes.
     pub fn relay(
         &self,
         sent: Messages,
         stream: Attached,
         tasks: &Group,
         refused: &Arc<SetOnce<Status>>,
+        metrics: &EngineMetrics,
     ) -> Messages {
-        let told = Told { is_whole: Arc::clone(&self.is_whole), refused: Arc::clone(refused) };
+        let (is_whole, refused) = (Arc::clone(&self.is_whole), Arc::clone(refused));
+        let told = Told { is_whole, refused, metrics: metrics.clone() };
         relay::begin(self.form, sent, stream, tasks, relay::LIMITS, told)
     }
 }

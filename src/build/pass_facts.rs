@@ -14,6 +14,7 @@ use tonic::{Code, Status};
 use super::{convert, gate::Names, limits::Used, rename::Renaming};
 use crate::{
     buildkit::solve::PassListener,
+    metrics::EngineMetrics,
     progress::{Progress, Reporter},
     telemetry::each_second,
 };
@@ -36,6 +37,7 @@ pub(super) struct PassFacts<'a> {
     /// The digests of this pass's steps that do not concern the job.
     hidden: BTreeSet<String>,
     runs: bool,
+    ended: Ended,
     /// The reason why no more facts come, until it has been reported.
     broken: Option<Status>,
 }
@@ -56,7 +58,20 @@ impl<'a> PassFacts<'a> {
             held: Vec::new(),
             hidden: BTreeSet::new(),
             runs: false,
+            ended: Ended { cached: HashMap::new(), metrics: used.metrics().clone() },
             broken: None,
+        }
+    }
+
+    /// Notes the steps that have ended. Only those of the graph count, and not the transfer of the context: a pass
+    /// that is denied, and the export, have others. BuildKit reports a step more than once.
+    fn count(&mut self, facts: &StatusResponse) {
+        let Some(steps) = self.steps.get() else { return };
+        let is_step = |digest: &str| steps.get(digest).is_some_and(|name| !name.starts_with("[internal]"));
+        for vertex in facts.vertexes.iter().filter(|vertex| vertex.completed.is_some()) {
+            if is_step(&vertex.digest) {
+                self.ended.cached.insert(vertex.digest.clone(), vertex.cached);
+            }
         }
     }
 
@@ -95,6 +110,7 @@ impl<'a> PassFacts<'a> {
 
 impl PassListener for PassFacts<'_> {
     async fn report(&mut self, facts: StatusResponse) {
+        self.count(&facts);
         self.used.log(facts.logs.iter().map(|log| log.msg.len()).sum());
         if self.held.len() < FACTS_HELD_MAX {
             let facts = self.renaming.facts(facts, self.steps.get(), &mut self.hidden);
@@ -116,6 +132,19 @@ impl PassListener for PassFacts<'_> {
     async fn runs(&mut self) {
         self.runs = true;
         self.release().await;
+    }
+}
+
+/// The steps of the graph that have ended, and whether each was in the cache. They are counted when it is dropped.
+struct Ended {
+    cached: HashMap<String, bool>,
+    metrics: EngineMetrics,
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let cached = self.cached.values().filter(|cached| **cached).count();
+        self.metrics.steps(cached as u64, self.cached.len().saturating_sub(cached) as u64);
     }
 }
 

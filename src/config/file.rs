@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    net::SocketAddr,
     num::{NonZeroU32, NonZeroUsize},
     path::{Path, PathBuf},
     time::Duration,
@@ -30,6 +31,7 @@ pub(super) struct File {
     pub(super) listen_group: Option<Group>,
     pub(super) dangerous_plain_tcp: bool,
     pub(super) tls: Option<Spanned<Tls>>,
+    pub(super) metrics: Metrics,
     pub(super) csi: Option<Spanned<Csi>>,
     pub(super) state_dir: Option<PathBuf>,
     pub(super) client_dir: Option<PathBuf>,
@@ -80,6 +82,13 @@ pub(super) struct Tls {
     pub(super) certificate: PathBuf,
     pub(super) key: PathBuf,
     pub(super) client_ca: Option<PathBuf>,
+}
+
+/// `[metrics]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Metrics {
+    pub(super) listen: Option<SocketAddr>,
 }
 
 /// `[csi]`.

@@ -1,6 +1,6 @@
 //! The flags of wharfd and their variables `WHARFD_*`.
 
-use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use clap::Parser;
 
@@ -33,6 +33,10 @@ pub struct Flags {
     /// Group of the sockets, by name or number [default: wharfd's own]
     #[arg(long, env = env::WHARFD_LISTEN_GROUP, value_name = "GROUP")]
     pub listen_group: Option<String>,
+
+    /// Address for the metrics, IP:PORT: GET /metrics, for anyone who reaches it [default: none]
+    #[arg(long, env = env::WHARFD_METRICS_LISTEN, value_name = "IP:PORT")]
+    pub metrics_listen: Option<SocketAddr>,
 
     /// Socket of the default engine, unix:///PATH [default: DOCKER_HOST, else unix:///var/run/docker.sock]
     #[arg(long, env = env::WHARFD_ENGINE, value_name = "ADDR")]

@@ -15,6 +15,7 @@ mod template;
 use std::{
     collections::BTreeMap,
     fs, io,
+    net::SocketAddr,
     num::NonZeroUsize,
     ops::Range,
     path::{Path, PathBuf},
@@ -62,6 +63,8 @@ pub struct Config {
     pub listen_group: Option<u32>,
     /// TLS for the others; `None` serves them without it, which the operator has then allowed.
     pub tls: Option<Tls>,
+    /// The port for metrics; `None` serves none.
+    pub metrics: Option<SocketAddr>,
     /// Sockets for the pods of a Kubernetes node; `None` serves none.
     pub csi: Option<Csi>,
     /// The engines.
@@ -208,6 +211,7 @@ impl Config {
             listen_mode,
             listen_group,
             tls,
+            metrics,
             csi,
             engines: _,
             issuers: _,
@@ -231,6 +235,7 @@ impl Config {
             ("listen_mode", *listen_mode != new.listen_mode),
             ("listen_group", *listen_group != new.listen_group),
             ("tls", *tls != new.tls),
+            ("metrics", *metrics != new.metrics),
             ("csi", csi.as_ref().map(|csi| &csi.kubelet_dir) != new.csi.as_ref().map(|csi| &csi.kubelet_dir)),
             ("state_dir", *state_dir != new.state_dir),
             ("client_dir", *client_dir != new.client_dir),
@@ -322,6 +327,7 @@ impl Config {
             listen_mode: flags.listen_mode.or(written.listen_mode).unwrap_or_default(),
             listen_group,
             tls,
+            metrics: flags.metrics_listen.or(written.metrics.listen),
             csi,
             engines,
             issuers,

@@ -30,6 +30,8 @@ pub enum StartError {
     Relay(#[source] io::Error),
     #[error("cannot listen: {}{}", .0, bind_remedy(.0))]
     Bind(#[from] BindError),
+    #[error("cannot listen for scrapes of metrics: {}{}", .0, bind_remedy(.0))]
+    Metrics(#[source] BindError),
     #[error("cannot listen for the kubelet: {0}")]
     Kubelet(#[source] BindError),
     #[error(transparent)]

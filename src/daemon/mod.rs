@@ -22,8 +22,10 @@ use crate::{
     identity::{Identities, Served},
     images::frontend,
     janitor,
+    metrics::Metrics,
     naming::Keys,
     registry::{Lookups, Relay},
+    scrape,
     service::{self, Health},
     store::Store,
     tasks::{Cause, Group, Task},
@@ -107,8 +109,10 @@ async fn start(config: &Config, process: &Group) -> Result<Started, StartError> 
     let tls = tls(config, process).await?;
     janitor::tidy(&store, config.engines.iter().map(|(name, _)| name.clone()).collect(), process);
     let relay = Relay::bind(process).await.map_err(StartError::Relay)?;
-    let (kept, pods, hashes) = (store.clone(), store.clone(), keys.clone());
-    let means = Means { keys, store, relay, lookups: Lookups::new(process), frontend: frontend(config)? };
+    let metrics = Metrics::new(config.engines.iter().map(|(name, _)| name));
+    let (kept, pods, counted, hashes) = (store.clone(), store.clone(), store.clone(), keys.clone());
+    let (lookups, frontend) = (Lookups::new(process), frontend(config)?);
+    let means = Means { keys, store, relay, lookups, frontend, metrics: metrics.clone() };
     let engines: BTreeMap<_, _> = config
         .engines
         .iter()
@@ -133,8 +137,9 @@ async fn start(config: &Config, process: &Group) -> Result<Started, StartError> 
     for engine in engines.values() {
         janitor::end_unused(engine, &work, config, &trail, process);
     }
-    let (calls, queues) = (limits.calls_per_caller, Queues::new(config));
-    let front = Front::new(Arc::clone(&served), engines, work, kept, queues, calls, trail.clone());
+    let (calls, queues) = (limits.calls_per_caller, Queues::new(config, &metrics));
+    let (asked, told) = (Arc::clone(&served), trail.clone());
+    let front = Front::new(asked, engines, work, kept, queues, calls, told, metrics.clone());
     let (services, health) =
         service::services(Arc::clone(&front), config.engines.default_name(), process).await?;
     // Install the client before the socket exists: an agent that finds the socket finds the client too.
@@ -143,7 +148,11 @@ async fn start(config: &Config, process: &Group) -> Result<Started, StartError> 
         tracing::info!(client = %client.display(), "the client for agents");
     }
     let connections = process.child("connections");
-    let server = Server::new(who, limits, Http2::new(services, limits));
+    let server = Server::new(who, limits, Http2::new(services, limits)).counted_by(metrics.connections());
+    if let Some(address) = config.metrics {
+        let scraped = scrape::serve(address, metrics, Arc::clone(&front), counted, &connections);
+        scraped.await.map_err(StartError::Metrics)?;
+    }
     // The pods first: when a socket of wharfd exists, its pods are served.
     if let Some(csi) = &config.csi {
         let parts = kubelet::Parts { served: &served, front: &front, store: pods, trail: &trail, limits };

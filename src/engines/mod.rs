@@ -26,6 +26,7 @@ use crate::{
     engine::Engine,
     fault::{Fault, Reason, causes},
     images::Images,
+    metrics::{EngineMetrics, Metrics},
     names::EngineName,
     naming::Keys,
     registry::{Lookups, Relay},
@@ -54,6 +55,8 @@ pub struct Means {
     pub lookups: Lookups,
     /// The program that reads Dockerfiles in a container; with `None`, BuildKit reads them itself.
     pub frontend: Option<PathBuf>,
+    /// Counts what the engines do.
+    pub metrics: Metrics,
 }
 
 /// An engine of the configuration, in whatever state. It is cheap to clone.
@@ -68,6 +71,7 @@ struct Inner {
     state: watch::Sender<State>,
     disk: watch::Sender<Disk>,
     firewall: Option<PathBuf>,
+    metrics: EngineMetrics,
     /// Notified by a call that needs the engine, so that the next attempt starts at once.
     wanted: Notify,
 }
@@ -100,9 +104,10 @@ impl Handle {
         means: Means,
         tasks: &Group,
     ) -> Self {
-        let state = watch::Sender::new(State::Starting);
+        let (state, metrics) = (watch::Sender::new(State::Starting), means.metrics.of(&name));
         let handle = Self {
             inner: Arc::new(Inner {
+                metrics,
                 name,
                 socket,
                 state,
@@ -121,6 +126,11 @@ impl Handle {
     /// Its name in the configuration.
     pub fn name(&self) -> &EngineName {
         &self.inner.name
+    }
+
+    /// Its metrics.
+    pub fn metrics(&self) -> &EngineMetrics {
+        &self.inner.metrics
     }
 
     /// Whether it is known that the rules of `wharfd firewall` are set in its network.
@@ -218,7 +228,7 @@ impl Handle {
                 Ok(images) => {
                     pause = PAUSE_MIN;
                     self.inner.state.send_replace(State::Up(images.clone()));
-                    let fault = lost(images.engine()).await;
+                    let fault = lost(images.engine(), &self.inner.metrics).await;
                     last = Some(images);
                     fault
                 }
@@ -252,6 +262,7 @@ impl Handle {
                 means.store.clone(),
                 means.relay.clone(),
                 means.lookups.clone(),
+                self.inner.metrics.clone(),
             ),
             Some(last) => last.found_again(engine),
         };
@@ -291,11 +302,14 @@ impl fmt::Debug for Handle {
 }
 
 /// Waits until a running engine is no longer usable, and returns the reason.
-async fn lost(engine: &Engine) -> Fault {
+async fn lost(engine: &Engine, metrics: &EngineMetrics) -> Fault {
     let looking = async {
         loop {
             sleep(LOOK_EVERY).await;
-            if let Err(fault) = engine.check().await {
+            let asked = Instant::now();
+            let checked = engine.check().await;
+            metrics.answered(asked.elapsed());
+            if let Err(fault) = checked {
                 return fault;
             }
         }

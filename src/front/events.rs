@@ -1,7 +1,5 @@
 //! The events of calls, for the audit log.
 
-#![deny(clippy::wildcard_enum_match_arm, reason = "a new reason must be given its result")]
-
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
@@ -13,7 +11,7 @@ use std::{
 use super::{End, Kind};
 use crate::{
     audit::{self, Budgets, Details, Event, LeftOut, Trail},
-    fault::{Fault, Reason},
+    fault::{Class, Fault},
     identity::Caller,
     names::{CallerId, EngineName, Namespace},
     policy::Permit,
@@ -177,28 +175,10 @@ fn counted(event: Event, left_out: &Mutex<LeftOut>) -> Event {
 
 /// The result of a call that could not be carried out. The text is the caller's, which contains no secret.
 fn failed(event: Event, fault: &Fault) -> Event {
-    let result = match fault.reason() {
-        Reason::UnknownCaller
-        | Reason::NamespaceDenied
-        | Reason::SourceDenied
-        | Reason::GraphDenied
-        | Reason::PolicyDenied
-        | Reason::RegistryDenied
-        | Reason::ImageForged
-        | Reason::ImageUnsupported
-        | Reason::BuildStopsEngine
-        | Reason::LimitReached => "refused",
-        Reason::Cancelled | Reason::ShuttingDown => "cancelled",
-        Reason::InvalidInput
-        | Reason::ImageNotFound
-        | Reason::BaseImageNotFound
-        | Reason::RegistryUnavailable
-        | Reason::EngineUnavailable
-        | Reason::EngineFailed
-        | Reason::SessionNotFound
-        | Reason::StreamBroken
-        | Reason::EngineLacks
-        | Reason::Internal => "error",
+    let result = match fault.reason().class() {
+        Class::Refused => "refused",
+        Class::Cancelled => "cancelled",
+        Class::Client | Class::Registry | Class::Engine | Class::Internal => "error",
     };
     event
         .text("result", result)

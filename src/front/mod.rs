@@ -24,6 +24,7 @@ use crate::{
     engines::Handle,
     fault::{Fault, Reason},
     identity::{self, Caller, Kept, Presented, Served},
+    metrics::Metrics,
     names::{CallerId, EngineName, Namespace},
     policy::{Explained, Permit},
     store::{Lease, Store},
@@ -58,7 +59,8 @@ pub struct Front {
 
 impl Front {
     /// Makes a front for the callers that are `served`; `engines` contains every engine that they name. A
-    /// caller may have `calls_per_caller` calls at once. The events of calls go to `trail`.
+    /// caller may have `calls_per_caller` calls at once. The events of calls go to `trail`, and `metrics` count them.
+    #[expect(clippy::too_many_arguments, reason = "each is a thing of its own")]
     pub fn new(
         served: Arc<Served>,
         engines: BTreeMap<EngineName, Handle>,
@@ -67,9 +69,10 @@ impl Front {
         queues: Queues,
         calls_per_caller: usize,
         trail: Trail,
+        metrics: Metrics,
     ) -> Arc<Self> {
         let (quotas, looks) = (Arc::default(), Looks::default());
-        let lines = Arc::new(Lines::new(Events::new(trail)));
+        let lines = Arc::new(Lines::new(Events::new(trail), metrics));
         let (calls, ends) = (Calls::new(calls_per_caller), Ends::new(store.clone()));
         let leases = Leases::new(store);
         Arc::new(Self { served, engines, work, lines, quotas, queues, looks, calls, ends, leases })

@@ -1,5 +1,5 @@
-//! The outcome of each call: one record, one line of the log, one event of the audit log. This is the place to count
-//! calls or to keep their history.
+//! The outcome of each call: one record, one line of the log, one event of the audit log. This is the place to keep
+//! the history of calls.
 
 #![deny(clippy::wildcard_enum_match_arm, reason = "a new reason must be given its level")]
 
@@ -22,6 +22,7 @@ use crate::{
     audit::Details,
     fault::{Fault, Reason, causes},
     identity::Caller,
+    metrics::{EngineMetrics, Metrics, Outcome},
     names::{CallerId, Namespace, printable, shortened},
     policy::Permit,
     telemetry::{Repeats, Said},
@@ -55,11 +56,19 @@ impl End<'_> {
             Self::ClientGone => Some(Reason::Cancelled),
         }
     }
+
+    fn outcome(&self) -> Outcome {
+        match self {
+            Self::Failed(_) => Outcome::Failed,
+            Self::Done | Self::Fault(_) | Self::ClientGone => Outcome::of(self.reason()),
+        }
+    }
 }
 
-/// The limits that keep the log readable: how often the ends of similar calls are logged.
+/// The limits that keep the log readable: how often the ends of similar calls are logged. All are counted.
 #[derive(Debug)]
 pub(super) struct Lines {
+    metrics: Metrics,
     callers: Repeats<(CallerId, &'static str, Option<Reason>)>,
     limited: Repeats<CallerId>,
     strangers: Repeats<CallerId>,
@@ -69,8 +78,9 @@ pub(super) struct Lines {
 }
 
 impl Lines {
-    pub(super) fn new(events: Events) -> Self {
+    pub(super) fn new(events: Events, metrics: Metrics) -> Self {
         Self {
+            metrics,
             callers: Repeats::every(LINE_EVERY),
             limited: Repeats::every(LINE_EVERY),
             strangers: Repeats::every(STRANGERS_LINE_EVERY),
@@ -82,6 +92,7 @@ impl Lines {
 
     /// Logs a call of `stranger` that proves nothing; `path` is the method, as the stranger wrote it.
     pub(super) fn stranger(&self, fault: &Fault, stranger: CallerId, path: &str) {
+        self.metrics.fault(fault.reason());
         // One person can be many users.
         let said = self.strangers.may_say(stranger.clone());
         if let Some(said) = said.filter(|_| self.all_strangers.may_say(()).is_some()) {
@@ -91,6 +102,7 @@ impl Lines {
 
     /// Logs a call that `caller` has too many of.
     pub(super) fn limited(&self, fault: &Fault, caller: &CallerId, path: &str) {
+        self.metrics.fault(fault.reason());
         if let Some(said) = self.limited.may_say(caller.clone()) {
             self.refused(fault, caller, path, said.unsaid());
         }
@@ -104,6 +116,7 @@ impl Lines {
 
     /// Logs a call that was refused before its caller was identified.
     pub(super) fn unseen(&self, fault: &Fault) {
+        self.metrics.fault(fault.reason());
         if let Some(said) = self.unseen.may_say(fault.reason()) {
             self.events.refused(fault, None, None, said.unsaid());
             log_fault(fault, None, said.unsaid());
@@ -125,11 +138,13 @@ pub(super) struct Record {
     ended: AtomicBool,
     lines: Arc<Lines>,
     events: CallEvents,
+    engine: EngineMetrics,
 }
 
 impl Record {
     pub(super) fn begin(caller: &Caller, method: &'static str, lines: &Arc<Lines>) -> Self {
         let events = CallEvents::new(caller, method, &lines.events);
+        let engine = lines.metrics.of(caller.engine());
         let caller = caller.id().clone();
         // The error level keeps the span under every filter, so that every line names its caller and
         // namespace.
@@ -144,6 +159,7 @@ impl Record {
             ended: AtomicBool::new(false),
             lines: Arc::clone(lines),
             events,
+            engine,
         }
     }
 
@@ -202,6 +218,8 @@ impl Record {
             said.map(Said::unsaid)
         };
         let elapsed = whole_milliseconds(self.begun.elapsed());
+        let worked = elapsed.saturating_sub(self.waited.get().copied().unwrap_or_default()).as_secs_f64();
+        self.lines.metrics.call(&self.engine, self.method, end.outcome(), reason, worked);
         self.events.end(end, elapsed, unlogged);
         let Some(unlogged) = unlogged else { return };
         let waited = self.waited.get().map(tracing::field::debug);

@@ -15,6 +15,7 @@ use tokio::{
 use crate::{
     config::{BuildLimits, Config},
     fault::{Fault, Reason},
+    metrics::{EngineMetrics, Metrics},
     names::{CallerId, EngineName, Job, Namespace},
     policy::Permit,
     shares::{Limits, Ticket, Turns},
@@ -56,9 +57,12 @@ struct Own {
 }
 
 impl Queues {
-    /// The queues of the configuration's engines.
-    pub fn new(config: &Config) -> Self {
-        let own = |name: &EngineName| Own { queue: Arc::default(), is_shared: config.is_shared(name) };
+    /// The queues of the configuration's engines; `metrics` count what waits in them.
+    pub fn new(config: &Config, metrics: &Metrics) -> Self {
+        let own = |name: &EngineName| {
+            let queue = Queue { metrics: metrics.of(name), ..Queue::default() };
+            Own { queue: Arc::new(queue), is_shared: config.is_shared(name) }
+        };
         let by_engine = config.engines.iter().map(|(name, _)| (name.clone(), own(name))).collect();
         Self { limits: config.builds, by_engine }
     }
@@ -113,11 +117,14 @@ impl Places {
 #[derive(Debug, Default)]
 struct Queue {
     state: Mutex<State>,
+    metrics: EngineMetrics,
 }
 
 #[derive(Debug, Default)]
 struct State {
     turns: Turns<CallerId, Job, oneshot::Sender<Turn>>,
+    /// Since when each of the builds waits that wait.
+    since: BTreeMap<Ticket, Instant>,
     /// How many builds run at once, as the newest of them said.
     places: usize,
     /// wharfd ends: no build begins any more.
@@ -133,13 +140,15 @@ pub struct Builds {
     pub waiting: usize,
     /// How many may run at once; 0 before the first build.
     pub places: usize,
+    /// How long the first of the waiting builds waits.
+    pub oldest: Duration,
 }
 
 impl Queue {
     /// Puts a build into the queue; an error if the queue is full.
     fn wait(self: &Arc<Self>, namespace: &Permit<Namespace>, places: Places) -> Result<Waiting, Fault> {
         let (caller, job) = (namespace.caller(), namespace.subject().job());
-        let (sender, turn) = oneshot::channel();
+        let ((sender, turn), since) = (oneshot::channel(), Instant::now());
         let (ticket, is_full) = {
             let mut state = self.state();
             if state.is_closed {
@@ -149,12 +158,15 @@ impl Queue {
             let waiting = state.turns.waiting();
             let room = WAITING_MAX.saturating_sub(waiting).max(WAITING_OF_EACH);
             let is_full = waiting >= WAITING_IN_ALL || state.turns.waiting_of(caller) >= room;
-            (state.turns.wait(caller, job, places.own, sender), is_full)
+            let ticket = state.turns.wait(caller, job, places.own, sender);
+            state.since.insert(ticket, since);
+            (ticket, is_full)
         };
         let (caller, job) = (caller.clone(), job.clone());
-        let waiting = Waiting { queue: Arc::clone(self), caller, job, ticket, turn };
+        let waiting = Waiting { queue: Arc::clone(self), caller, job, ticket, since, turn };
         self.give();
         if is_full && waiting.turn.is_empty() {
+            self.metrics.queue_is_full();
             let text = format!("too many builds wait for their turn, {} of them yours", waiting.of_caller());
             let fault = Fault::new(Reason::LimitReached, text);
             return Err(fault.hint("try again when some of them have run").retry_after(RETRY_AFTER));
@@ -191,7 +203,11 @@ impl Queue {
     /// How many builds there are.
     fn builds(&self) -> Builds {
         let state = self.state();
-        Builds { running: state.turns.running(), waiting: state.turns.waiting(), places: state.places }
+        let (running, waiting) = (state.turns.running(), state.turns.waiting());
+        // A build that has its turn may not have noticed yet.
+        let oldest = state.since.values().next().filter(|_| waiting > 0);
+        let oldest = oldest.map(Instant::elapsed).unwrap_or_default();
+        Builds { running, waiting, places: state.places, oldest }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -206,6 +222,7 @@ pub struct Waiting {
     caller: CallerId,
     job: Job,
     ticket: Ticket,
+    since: Instant,
     turn: oneshot::Receiver<Turn>,
 }
 
@@ -219,7 +236,11 @@ impl Waiting {
         loop {
             tokio::select! {
                 biased;
-                turn = &mut self.turn => return turn.map_err(|_| Cause::ShuttingDown.into()),
+                turn = &mut self.turn => {
+                    let turn = turn.map_err(|_| Fault::from(Cause::ShuttingDown))?;
+                    self.queue.metrics.waited(self.since.elapsed());
+                    return Ok(turn);
+                }
                 _ = looks.tick() => {
                     let ahead = self.queue.state().turns.ahead(&self.caller, &self.job, self.ticket);
                     if let Some(ahead) = ahead.filter(|ahead| shown != Some(*ahead)) {
@@ -238,7 +259,11 @@ impl Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        let left = self.queue.state().turns.leave(&self.caller, &self.job, self.ticket);
+        let left = {
+            let mut state = self.queue.state();
+            state.since.remove(&self.ticket);
+            state.turns.leave(&self.caller, &self.job, self.ticket)
+        };
         drop(left);
     }
 }

@@ -218,7 +218,9 @@ impl Images {
         };
         let admitted =
             self.admit_registry(names.opaque(), &from, pinned_digest.as_ref(), credentials, reporter, tasks);
-        match (admitted.await, on_node) {
+        let admitted = admitted.await;
+        self.inner.metrics.pulled(&admitted);
+        match (admitted, on_node) {
             (Ok((digest, Fetched { manifest, hold, inherited })), _) => {
                 let pin = Pinned { source: PinSource::Registry, digest: digest.clone(), held: manifest };
                 store.set_pin(self.engine().name(), names.opaque(), &reference, &pin).await?;

@@ -31,6 +31,7 @@ use std::{
 
 use crate::{
     engine::{Engine, docker::listing::Listed},
+    metrics::EngineMetrics,
     names::CallerId,
     naming::Keys,
     registry,
@@ -100,16 +101,18 @@ struct Inner {
     registries: registry::Client,
     /// The registry from which the engine pulls and to which it pushes.
     relay: registry::Relay,
+    metrics: EngineMetrics,
 }
 
 impl Images {
-    /// The images of `engine`, which pulls and pushes through `relay`.
+    /// The images of `engine`, which pulls and pushes through `relay`; `metrics` count that.
     pub fn new(
         engine: Engine,
         keys: Keys,
         store: Store,
         relay: registry::Relay,
         lookups: registry::Lookups,
+        metrics: EngineMetrics,
     ) -> Self {
         let inner = Inner {
             keys,
@@ -125,6 +128,7 @@ impl Images {
             hashes: Locks::default(),
             registries: registry::Client::new(CERTS_DIRECTORY.into(), lookups),
             relay,
+            metrics,
         };
         Self { found: Arc::new(Found::new(engine)), inner: Arc::new(inner) }
     }

@@ -68,7 +68,9 @@ struct Push {
 
 impl Push {
     async fn run(self, mut step: Step) -> Result<Digest, Fault> {
-        match self.push(&step).await {
+        let pushed = self.push(&step).await;
+        self.images.inner.metrics.pushed(&pushed);
+        match pushed {
             Ok(digest) => {
                 step.rename(format!("push {}@{digest}", self.target.familiar()));
                 step.done(false);

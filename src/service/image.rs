@@ -143,6 +143,7 @@ impl ImageService for Images {
             let member = self.front.begin(&call, &permit, Kind::Save).await?;
             let tasks = member.tasks().child("save");
             let (front, looking) = (Arc::clone(&self.front), call.clone());
+            let metrics = call.engine().metrics().clone();
             let (sender, pieces) = mpsc::channel(1);
             let work = move |reporter| async move {
                 let look = front.look(&looking, Look::Work).await;
@@ -154,11 +155,13 @@ impl ImageService for Images {
                 let taken = async {
                     let patience = Patience::begin();
                     while let Some(piece) = made.recv().await {
+                        let bytes = piece.len();
                         patience
                             .wait(sender.send(piece))
                             .await
                             .map_err(|_| too_slow())?
                             .map_err(|_| Cause::ClientGone)?;
+                        metrics.saved(bytes);
                     }
                     Ok(())
                 };

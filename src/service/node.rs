@@ -76,7 +76,7 @@ async fn told(handle: &Handle, builds: Option<Builds>) -> v1::EngineInfo {
     });
     let is_operator = builds.is_some();
     let firewall = handle.has_firewall().await;
-    let builds = builds.map(|Builds { running, waiting, places }| {
+    let builds = builds.map(|Builds { running, waiting, places, .. }| {
         let count = |count| u32::try_from(count).unwrap_or(u32::MAX);
         v1::EngineBuilds { running: count(running), waiting: count(waiting), max: count(places) }
     });

@@ -22,6 +22,7 @@ use crate::{
     config::{Config, Flags},
     front::{Queues, Work},
     identity::{Identities, Served},
+    metrics::Metrics,
     names::{ListenAddress, SocketPath},
     naming::Keys,
     store::Store,
@@ -52,8 +53,9 @@ impl Door {
         let asked = Arc::clone(&served);
         let who: Who = Arc::new(move |peer| asked.now().standing(peer));
         let store = Store::open(&directory).unwrap();
-        let (queues, calls) = (Queues::new(&config), limits.calls_per_caller);
-        let front = Front::new(served, BTreeMap::new(), work, store, queues, calls, Trail::off());
+        let (metrics, trail, calls) = (Metrics::default(), Trail::off(), limits.calls_per_caller);
+        let queues = Queues::new(&config, &metrics);
+        let front = Front::new(served, BTreeMap::new(), work, store, queues, calls, trail, metrics);
         let (services, health) = services(front, &EngineName::default(), &process).await.unwrap();
         let connections = process.child("connections");
         let protocol = Http2::new(services, limits);

@@ -56,8 +56,8 @@ pub struct Limits {
     pub of_job: usize,
 }
 
-/// A piece of work that waits, in its job.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A piece of work that waits, in its job; an earlier one is less.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticket(u64);
 
 impl<C, J, T> Default for Turns<C, J, T> {

@@ -29,7 +29,7 @@ pub use exports::Export;
 pub use file::StoreError;
 pub use jobs::UnusedJob;
 pub use layers::{LayerClaim, LayerFact, Packing};
-pub use namespaces::Lease;
+pub use namespaces::{Counted, Lease};
 pub use pins::{Pin, PinSource};
 pub use suspects::{Blame, Suspect};
 pub use unused::Forgotten;

@@ -1,5 +1,7 @@
 //! The namespaces that may own something in an engine, and when each was last used.
 
+use std::collections::BTreeMap;
+
 use rusqlite::{OptionalExtension as _, Row, params};
 
 use super::{Access, unused::now};
@@ -22,6 +24,15 @@ pub struct Lease {
     pub begun: i64,
     /// When it was used last.
     pub used: i64,
+}
+
+/// Numbers about the store.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// The namespaces of each engine that has some.
+    pub namespaces: BTreeMap<String, u64>,
+    /// The size of the store's file in bytes.
+    pub bytes: u64,
 }
 
 impl Access {
@@ -110,6 +121,20 @@ impl Access {
             }
             transaction.commit()?;
             Ok(added)
+        })
+        .await
+    }
+
+    /// Counts the namespaces of each engine, and the bytes of the store.
+    pub async fn count(&self) -> Result<Counted, Fault> {
+        self.call(|connection| {
+            let namespaces = connection
+                .prepare_cached("SELECT engine, count(*) FROM namespaces GROUP BY engine")?
+                .query_map([], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?.unsigned_abs())))?
+                .collect::<rusqlite::Result<_>>()?;
+            let size = "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()";
+            let bytes: i64 = connection.prepare_cached(size)?.query_row([], |row| row.get(0))?;
+            Ok(Counted { namespaces, bytes: bytes.unsigned_abs() })
         })
         .await
     }
@@ -238,6 +263,9 @@ mod tests {
         let used = store.namespaces("main").await.unwrap();
         let of: Vec<_> = used.iter().map(|lease| (&*lease.opaque, lease.used - lease.begun >= 100)).collect();
         assert_eq!(of, [("c", true), ("i", true), ("h", false), ("x", false)]);
+        let counted = store.count().await.unwrap();
+        assert_eq!(counted.namespaces, BTreeMap::from([("main".to_owned(), 4)]));
+        assert!(counted.bytes > 4096, "{counted:?}");
         for opaque in ["c", "i", "h", "x"] {
             store.forget_namespace("main", opaque).await.unwrap();
         }

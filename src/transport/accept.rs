@@ -17,6 +17,7 @@ use super::{
     tls::Tls,
 };
 use crate::{
+    metrics::{Connections, Open, Refused, Socket},
     names::{CallerId, CertificateName, Source, printable},
     shares::Own,
     tasks::Group,
@@ -76,6 +77,12 @@ impl<P: Protocol> Server<P> {
         Self { gate: Gate::new(who, limits), protocol }
     }
 
+    /// The same, and counts its connections there.
+    pub fn counted_by(mut self, metrics: &Connections) -> Self {
+        self.gate.metrics = metrics.clone();
+        self
+    }
+
     /// Serves every connection to `listeners` until `connections` is cancelled. A stranger gets a few connections on
     /// which it is refused. Returns when it has stopped accepting; wait for `connections` to wait for the open
     /// connections too.
@@ -110,6 +117,7 @@ impl Gate {
             strangers_lines: Arc::new(Repeats::every(STRANGERS_LINE_EVERY)),
             handshake_lines: Arc::new(Repeats::every(STRANGERS_LINE_EVERY)),
             all_lines: Arc::new(Repeats::every(LINE_EVERY)),
+            metrics: Connections::default(),
         }
     }
 }
@@ -141,20 +149,22 @@ async fn accept(listener: Listener, gate: Gate, connections: Group, protocol: im
                     Peer::Pod(_) | Peer::Remote { .. } => (None, None),
                 };
                 let span = tracing::error_span!(parent: None, "connection", uid, pid);
-                let serving = protocol.clone().serve(connection, group);
+                let serving =
+                    counted(gate.metrics.open(Socket::Unix), protocol.clone().serve(connection, group));
                 drop(connections.spawn("connection", serving.instrument(span)));
             }
             Arrived::Pod(stream, pod) => {
                 let span = tracing::error_span!(parent: None, "connection", pod = %pod.pod());
                 let admitted = span.in_scope(|| gate.admit_pod(stream, pod, &group));
                 let Some(connection) = admitted else { continue };
-                let serving = protocol.clone().serve(connection, group);
+                let serving =
+                    counted(gate.metrics.open(Socket::Pod), protocol.clone().serve(connection, group));
                 drop(connections.spawn("connection", serving.instrument(span)));
             }
             Arrived::Tcp(stream, address, tls) => {
                 let place = gate.place(address, &group);
                 let span = tracing::error_span!(parent: None, "connection", %address);
-                let (gate, protocol) = (gate.clone(), protocol.clone());
+                let (open, gate, protocol) = (gate.metrics.open(Socket::Tcp), gate.clone(), protocol.clone());
                 // The next connection does not wait for this one's handshake.
                 let serving = async move {
                     let opened = gate.open(stream, address, tls.as_deref(), &group).await;
@@ -164,10 +174,16 @@ async fn accept(listener: Listener, gate: Gate, connections: Group, protocol: im
                         protocol.serve(connection, group).await;
                     }
                 };
-                drop(connections.spawn("connection", serving.instrument(span)));
+                drop(connections.spawn("connection", counted(open, serving).instrument(span)));
             }
         }
     }
+}
+
+/// Serves a connection that is counted as open.
+async fn counted(open: Open, serving: impl Future<Output = ()>) {
+    serving.await;
+    drop(open);
 }
 
 /// Whether an error of accept(2) concerns the incoming connection and not the socket.
@@ -209,6 +225,7 @@ struct Gate {
     handshake_lines: Arc<Repeats<Source>>,
     /// Of those two together: one person can be many users, and have many addresses.
     all_lines: Arc<Repeats<()>>,
+    metrics: Connections,
 }
 
 impl Gate {
@@ -283,6 +300,7 @@ impl Gate {
         match group.unless_cancelled(opening).await {
             Ok(Ok(Ok((stream, certificate)))) => Some((Box::new(stream), certificate)),
             Ok(Ok(Err(error))) => {
+                self.metrics.refused(Socket::Tcp, Refused::Tls);
                 let said = self.handshake_lines.may_say(Source::of(address.ip()));
                 if let Some(said) = said.filter(|_| self.all_lines.may_say(()).is_some()) {
                     let (cause, unlogged) = (printable(&error.to_string()), said.unsaid());
@@ -291,6 +309,7 @@ impl Gate {
                 None
             }
             Ok(Err(_)) => {
+                self.metrics.refused(Socket::Tcp, Refused::Tls);
                 tracing::debug!("closed a connection: no TLS in time");
                 None
             }
@@ -310,8 +329,14 @@ impl Gate {
         Some(Accepted { stream, peer, standing, seat })
     }
 
-    /// Logs that a connection of `whose` was closed, since there are too many.
+    /// Logs and counts that a connection of `whose` was closed, since there are too many.
     fn say_closed(&self, whose: Whose, standing: Standing) {
+        let socket = match whose {
+            Whose::User(_) => Socket::Unix,
+            Whose::Pod(_) => Socket::Pod,
+            Whose::Source(_) => Socket::Tcp,
+        };
+        self.metrics.refused(socket, Refused::TooMany);
         let (said, owner) = match standing {
             Standing::Served(caller) => (self.lines.may_say(caller), "a caller"),
             Standing::Unproven => {

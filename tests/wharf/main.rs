@@ -38,6 +38,7 @@ mod leases;
 mod logs;
 mod memory;
 mod messages;
+mod metrics;
 mod names;
 mod network;
 mod outcomes;
@@ -102,6 +103,7 @@ fn cases() -> Vec<Case> {
         commands::CASES,
         pasted::CASES,
         logs::CASES,
+        metrics::CASES,
         outcomes::CASES,
         output_places::CASES,
         outputs::CASES,

@@ -76,7 +76,7 @@ impl Builds {
     }
 
     /// Lets a build go to its end.
-    fn release(&mut self, namespace: &str) {
+    pub(crate) fn release(&mut self, namespace: &str) {
         self.held.remove(namespace).unwrap().0.send(()).unwrap();
     }
 
@@ -139,7 +139,7 @@ impl Builds {
     }
 
     /// The end of a build, which must be the next event.
-    async fn end(&mut self, namespace: &str) -> Result<(), Status> {
+    pub(crate) async fn end(&mut self, namespace: &str) -> Result<(), Status> {
         match self.next().await {
             (name, Event::Ended(end)) if name == namespace => end,
             other => panic!("{namespace} should end: {other:?}"),

@@ -30,6 +30,7 @@ use crate::{
         session::{Attached, FromClient, Outgoing},
     },
     buildkit::{session::Messages, solve::Form},
+    metrics::EngineMetrics,
     tasks::Group,
 };
 
@@ -57,6 +58,8 @@ pub(in crate::build) struct Told {
     pub(in crate::build) is_whole: Arc<AtomicBool>,
     /// Why the build has to end: BuildKit does not end it while it waits for a client that does not read.
     pub(in crate::build) refused: Arc<SetOnce<Status>>,
+    /// Counts the bytes that the client takes.
+    pub(in crate::build) metrics: EngineMetrics,
 }
 
 /// Passes BuildKit's messages on to the client, and returns the client's.
@@ -199,6 +202,7 @@ impl Down {
                 false => message,
             };
             self.line.note(|state| state.is_offered = true);
+            let bytes = message.len();
             let sent = outgoing.send(Ok(message)).await;
             if is(PacketType::PacketFin) {
                 self.line.is_known.cancel();
@@ -206,6 +210,7 @@ impl Down {
             if sent.is_err() {
                 return;
             }
+            self.line.told.metrics.output(bytes);
             self.line.note(|state| {
                 state.is_offered = false;
                 state.is_listed |=

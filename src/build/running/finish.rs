@@ -123,7 +123,8 @@ impl Build<'_> {
             });
             let pieces = stream::once(async { first }).chain(ReceiverStream::new(made));
             let sent = pieces.map(|piece| Ok(message(&piece))).chain(ended).boxed();
-            let told = Told { refused: Arc::clone(&client.refused), ..Told::default() };
+            let (refused, metrics) = (Arc::clone(&client.refused), client.used.metrics().clone());
+            let told = Told { refused, metrics, ..Told::default() };
             let mut heard = relay::begin(Form::File, sent, stream, &client.tasks, relay::LIMITS, told);
             while let Some(said) = heard.next().await {
                 said.map_err(broken)?;

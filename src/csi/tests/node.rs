@@ -27,6 +27,7 @@ use crate::{
     config::{Config, Flags},
     front::{Front, Queues, Work},
     identity::{Identities, Presented, Served},
+    metrics::Metrics,
     naming::Keys,
     store::Store,
     tasks::{Cause, Group},
@@ -79,9 +80,10 @@ impl Node {
         }
         let store = opened.unwrap();
         let work = Work::new(process.child("work"), Keys::load(&state).unwrap());
-        let queues = Queues::new(&self.config);
-        let front =
-            Front::new(Arc::clone(&served), BTreeMap::new(), work, store.clone(), queues, 9, Trail::off());
+        let (metrics, trail) = (Metrics::default(), Trail::off());
+        let queues = Queues::new(&self.config, &metrics);
+        let (asked, none, kept) = (Arc::clone(&served), BTreeMap::new(), store.clone());
+        let front = Front::new(asked, none, work, kept, queues, 9, trail, metrics);
         let asked = Arc::clone(&served);
         let who: Who = Arc::new(move |peer| asked.now().standing(peer));
         let identities = Arc::clone(&served);

@@ -13,6 +13,11 @@ fn permit(uid: u32, job: &str) -> Permit<Namespace> {
     rules.namespace(&CallerId::Uid(uid), Namespace::new(job, "1").unwrap()).unwrap()
 }
 
+/// The numbers of builds.
+fn counts(queue: &Queue) -> Builds {
+    Builds { oldest: Duration::ZERO, ..queue.builds() }
+}
+
 /// The turn, if it has come.
 fn turn(waiting: Waiting) -> Option<Turn> {
     waiting.turn(|_| {}).now_or_never().map(Result::unwrap)
@@ -23,16 +28,16 @@ async fn a_turn_ends_when_it_is_dropped_in_whatever_state() {
     let queue = Arc::<Queue>::default();
     let first = queue.wait(&permit(1, "a"), ONE).unwrap();
     let [gone, unread, last] = ["b", "c", "d"].map(|job| queue.wait(&permit(1, job), ONE).unwrap());
-    assert_eq!(queue.builds(), Builds { running: 1, waiting: 3, places: 1 });
+    assert_eq!(counts(&queue), Builds { running: 1, waiting: 3, places: 1, oldest: Duration::ZERO });
     let first = turn(first).unwrap();
     // One leaves before its turn, and one that has its turn before it has noticed.
     drop(gone);
     drop(first);
-    assert_eq!(queue.builds(), Builds { running: 1, waiting: 1, places: 1 });
+    assert_eq!(counts(&queue), Builds { running: 1, waiting: 1, places: 1, oldest: Duration::ZERO });
     drop(unread);
-    assert_eq!(queue.builds(), Builds { running: 1, waiting: 0, places: 1 });
+    assert_eq!(counts(&queue), Builds { running: 1, waiting: 0, places: 1, oldest: Duration::ZERO });
     drop(turn(last).unwrap());
-    assert_eq!(queue.builds(), Builds { running: 0, waiting: 0, places: 1 });
+    assert_eq!(counts(&queue), Builds { running: 0, waiting: 0, places: 1, oldest: Duration::ZERO });
 }
 
 #[tokio::test]
@@ -86,7 +91,7 @@ async fn a_full_queue_has_room_for_others() {
         waiting.push(own);
     }
     drop((running, waiting));
-    assert_eq!(queue.builds(), Builds { running: 0, waiting: 0, places: 1 });
+    assert_eq!(counts(&queue), Builds { running: 0, waiting: 0, places: 1, oldest: Duration::ZERO });
     assert!(turn(queue.wait(&permit(1, "a"), ONE).unwrap()).is_some());
 }
 

@@ -85,7 +85,8 @@ impl Queued {
         let dockerfile = Judging::new(Arc::clone(&judge), judged, caller.clone(), tasks.clone());
         let dockerfile = Arc::new(dockerfile);
         let input = Arc::new(Input::new(&images, caller, &spec));
-        let used = Arc::new(Used::nothing(&namespace).on(call.engine().disk()));
+        let used =
+            Arc::new(Used::nothing(&namespace).on(call.engine().disk(), call.engine().metrics().clone()));
         let tar = if synced {
             None
         } else {
