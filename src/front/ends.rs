@@ -14,7 +14,7 @@ pub fn too_old(namespace: &Namespace) -> Fault {
         "namespace `{}` has ended, and your token is older than that",
         printable(&namespace.to_string())
     );
-    let hint = "get a new token: `wharf namespace rm` revokes the tokens that were issued before it";
+    let hint = "get a new token: the end of a namespace revokes the tokens that were issued before it";
     Fault::new(Reason::NamespaceDenied, text).hint(hint)
 }
 

@@ -34,7 +34,7 @@ impl Leases {
             return Ok(());
         }
         let text = format!("{caller} has {NAMESPACES_MAX} namespaces on this node, which is the limit");
-        let hint = "end some with `wharf namespace rm`; those that nobody uses end by themselves";
+        let hint = "end some; those that nobody uses end by themselves";
         Err(Fault::new(Reason::LimitReached, text).hint(hint))
     }
 

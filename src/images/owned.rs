@@ -103,7 +103,7 @@ impl Images {
         if self.list(namespace).await?.len() < max as usize {
             return Ok(());
         }
-        Err(namespace.over("images").hint("remove images that the job does not need: `wharf rmi`"))
+        Err(namespace.over("images").hint("remove images that the job does not need"))
     }
 
     /// Finds an image of a namespace by reference, by id, or by the beginning of an id, as `docker` does.

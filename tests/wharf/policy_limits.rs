@@ -54,7 +54,7 @@ async fn each_limit_ends_its_own_build(test: Arc<Test>) {
     }
 
     images.build(&small, &["-t", "app:1"]).await.ok();
-    let says = ["over a limit of policy `images`: `images` is 1", "wharf rmi"];
+    let says = ["over a limit of policy `images`: `images` is 1", "remove images"];
     images.build(&noisy, &["-t", "app:2"]).await.ended(3).says(&says);
     images.run(["pull", &base]).await.ended(3).says(&says);
     images.run(["rmi", "app:1"]).await.ok();
