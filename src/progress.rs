@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures_util::{Stream, stream};
 use tokio::sync::{Notify, mpsc};
 
-/// Facts about steps. A later fact about the same step or part replaces the earlier one.
+/// News of steps. Later news of the same step or part replaces the earlier.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Progress {
     /// Steps that began, ended or changed.
@@ -139,7 +139,7 @@ pub struct Receiver {
     steps: Arc<Steps>,
 }
 
-/// The newest unread facts about wharfd's own steps. A running step holds locks that other jobs wait for,
+/// The newest unread progress of wharfd's own steps. A running step holds locks that other jobs wait for,
 /// so a client that does not read must not delay it.
 #[derive(Debug, Default)]
 struct Steps {
@@ -156,7 +156,7 @@ impl Reporter {
         (Self { sender, steps: Arc::clone(&steps) }, Receiver { receiver, steps })
     }
 
-    /// Reports facts; none of them is skipped.
+    /// Reports progress; none of it is skipped.
     pub async fn report(&self, progress: Progress) {
         // If the reader is gone, its call is over, and this work ends in a moment.
         let _ = self.sender.send(progress).await;
@@ -181,7 +181,7 @@ impl Reporter {
 }
 
 impl Receiver {
-    /// The next facts; `None` once every reporter is dropped and all facts are read.
+    /// The next progress; `None` once every reporter is dropped and everything is read.
     pub async fn next(&mut self) -> Option<Progress> {
         loop {
             if let Some(progress) = self.steps.take() {
@@ -194,9 +194,9 @@ impl Receiver {
         }
     }
 
-    /// All facts.
+    /// All progress.
     pub fn into_stream(self) -> impl Stream<Item = Progress> + Send {
-        stream::unfold(self, |mut facts| async move { Some((facts.next().await?, facts)) })
+        stream::unfold(self, |mut receiver| async move { Some((receiver.next().await?, receiver)) })
     }
 }
 
@@ -205,23 +205,23 @@ impl Steps {
         self.unread.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    fn add(&self, facts: Progress) {
+    fn add(&self, progress: Progress) {
         let mut unread = self.unread.lock().unwrap_or_else(PoisonError::into_inner);
         let unread = unread.get_or_insert_default();
-        for vertex in facts.vertexes {
+        for vertex in progress.vertexes {
             match unread.vertexes.iter_mut().find(|known| known.digest == vertex.digest) {
                 Some(known) => *known = vertex,
                 None => unread.vertexes.push(vertex),
             }
         }
-        for status in facts.statuses {
+        for status in progress.statuses {
             let same = |known: &&mut VertexStatus| known.vertex == status.vertex && known.id == status.id;
             match unread.statuses.iter_mut().find(same) {
                 Some(known) => *known = status,
                 None => unread.statuses.push(status),
             }
         }
-        unread.queue = facts.queue.or_else(|| unread.queue.take());
+        unread.queue = progress.queue.or_else(|| unread.queue.take());
         self.news.notify_one();
     }
 }
@@ -285,7 +285,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_reader_that_does_not_read_gets_the_newest_of_a_step() {
-        let (reporter, mut facts) = Reporter::channel(1);
+        let (reporter, mut receiver) = Reporter::channel(1);
         let mut step = reporter.step("pull app:1");
         for current in 0..1000 {
             step.moves(if current % 2 == 0 { "a" } else { "b" }, current, 1000, false);
@@ -293,18 +293,18 @@ mod tests {
         step.rename("pull app:1@sha256:…");
         step.done(false);
         drop(reporter);
-        let progress = facts.next().await.unwrap();
+        let progress = receiver.next().await.unwrap();
         let newest: Vec<_> =
             progress.statuses.iter().map(|status| (status.id.as_str(), status.current)).collect();
         assert_eq!(newest, [("a", 998), ("b", 999)]);
         let [vertex] = progress.vertexes.as_slice() else { panic!("{progress:?}") };
         assert!(vertex.name.contains('@') && vertex.completed.is_some());
-        assert_eq!(facts.next().await, None);
+        assert_eq!(receiver.next().await, None);
     }
 
     #[tokio::test]
     async fn what_is_reported_waits_for_its_reader_and_is_all_read() {
-        let (reporter, mut facts) = Reporter::channel(1);
+        let (reporter, mut receiver) = Reporter::channel(1);
         let warned = async move {
             for number in 0..10 {
                 reporter.warn(number.to_string(), Vec::new()).await;
@@ -312,7 +312,7 @@ mod tests {
         };
         let read = async {
             let mut texts = Vec::new();
-            while let Some(progress) = facts.next().await {
+            while let Some(progress) = receiver.next().await {
                 texts.extend(progress.warnings.into_iter().map(|warning| warning.short));
             }
             texts

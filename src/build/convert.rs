@@ -1,4 +1,4 @@
-//! Converts BuildKit's facts into wharfd's own form.
+//! Converts BuildKit's status into wharfd's own form.
 
 use std::time::SystemTime;
 
@@ -9,13 +9,13 @@ use crate::{
     progress::{LogStream, Progress, Vertex, VertexLog, VertexStatus, VertexWarning},
 };
 
-/// BuildKit's facts in wharfd's own form.
-pub(super) fn progress(facts: control::StatusResponse) -> Progress {
+/// BuildKit's status in wharfd's own form.
+pub(super) fn progress(response: control::StatusResponse) -> Progress {
     Progress {
-        vertexes: facts.vertexes.into_iter().map(vertex).collect(),
-        statuses: facts.statuses.into_iter().map(status).collect(),
-        logs: facts.logs.into_iter().map(log).collect(),
-        warnings: facts.warnings.into_iter().map(warning).collect(),
+        vertexes: response.vertexes.into_iter().map(vertex).collect(),
+        statuses: response.statuses.into_iter().map(status).collect(),
+        logs: response.logs.into_iter().map(log).collect(),
+        warnings: response.warnings.into_iter().map(warning).collect(),
         queue: None,
     }
 }

@@ -16,7 +16,7 @@ pub mod limits;
 pub mod outcome;
 pub mod outputs;
 mod packets;
-mod pass_facts;
+mod pass_progress;
 mod paths;
 pub mod patience;
 mod rename;

@@ -96,36 +96,37 @@ impl Renaming {
         }
     }
 
-    /// BuildKit's facts with the job's names. A step that other builds have too has the name that the first of them
+    /// BuildKit's status with the job's names. A step that other builds have too has the name that the first of them
     /// gave it, so the names of this build's `steps` come from its own graph. `hidden` collects the digests of this
     /// pass's hidden steps.
-    pub(super) fn facts(
+    pub(super) fn status(
         &self,
-        mut facts: control::StatusResponse,
+        mut status: control::StatusResponse,
         steps: Option<&Names>,
         hidden: &mut BTreeSet<String>,
     ) -> control::StatusResponse {
         if let Some(frontend) = &self.frontend {
-            let of_frontend = facts.vertexes.extract_if(.., |vertex| vertex.name.contains(frontend.as_str()));
+            let of_frontend =
+                status.vertexes.extract_if(.., |vertex| vertex.name.contains(frontend.as_str()));
             hidden.extend(of_frontend.map(|vertex| vertex.digest));
-            facts
+            status
                 .statuses
-                .retain(|status| !hidden.contains(&status.vertex) && !status.id.contains(frontend.as_str()));
+                .retain(|part| !hidden.contains(&part.vertex) && !part.id.contains(frontend.as_str()));
         }
-        for vertex in &mut facts.vertexes {
+        for vertex in &mut status.vertexes {
             let own = steps.and_then(|steps| steps.get(&vertex.digest));
             vertex.name = self.vertex_name(own.unwrap_or(&vertex.name));
             vertex.error = self.error(&failure::sentence(&vertex.error));
         }
-        for status in &mut facts.statuses {
-            status.id = self.text(&status.id);
+        for part in &mut status.statuses {
+            part.id = self.text(&part.id);
         }
-        for warning in &mut facts.warnings {
+        for warning in &mut status.warnings {
             for text in std::iter::once(&mut warning.short).chain(&mut warning.detail) {
                 *text = self.text(&String::from_utf8_lossy(text)).into();
             }
         }
-        facts
+        status
     }
 
     fn vertex_name(&self, name: &str) -> String {
@@ -195,7 +196,7 @@ mod tests {
             ..control::VertexStatus::default()
         };
         let mut hidden = BTreeSet::new();
-        let facts = shown.facts(
+        let renamed = shown.status(
             control::StatusResponse {
                 vertexes: vec![
                     vertex("a", "docker-image://wharf.invalid/i/frontend/f:1"),
@@ -207,19 +208,19 @@ mod tests {
             None,
             &mut hidden,
         );
-        assert_eq!(facts.vertexes.len(), 1);
-        assert_eq!(facts.statuses.len(), 1);
+        assert_eq!(renamed.vertexes.len(), 1);
+        assert_eq!(renamed.statuses.len(), 1);
         let later = control::StatusResponse {
             statuses: vec![status("a", "extracted")],
             ..control::StatusResponse::default()
         };
-        assert!(shown.facts(later, None, &mut hidden).statuses.is_empty());
+        assert!(shown.status(later, None, &mut hidden).statuses.is_empty());
 
         // Another build has named the step.
         let steps = [("c".to_owned(), "[mine 1/2] FROM wharf.invalid/i/hold/h:1".to_owned())].into();
         let vertexes = vec![vertex("c", "[secret 1/3] FROM wharf.invalid/i/hold/h:1"), vertex("d", "other")];
         let shared = control::StatusResponse { vertexes, ..control::StatusResponse::default() };
-        let names = shown.facts(shared, Some(&steps), &mut hidden).vertexes;
+        let names = shown.status(shared, Some(&steps), &mut hidden).vertexes;
         let names: Vec<&str> = names.iter().map(|vertex| vertex.name.as_str()).collect();
         assert_eq!(names, ["[mine 1/2] FROM docker.io/library/busybox:1", "other"]);
     }

@@ -20,7 +20,7 @@ use super::{
     isolation::{self, JobKeys},
     outcome::{Failed, FailureKind, Outcome},
     outputs,
-    pass_facts::PassFacts,
+    pass_progress::PassProgress,
     sources::Sources,
     spec::BuildSpec,
     stop::unless_stopped,
@@ -97,17 +97,17 @@ pub async fn run(images: &Images, order: &Order, reporter: &Reporter) -> Result<
     };
     let Some(export) = export else {
         return match passed {
-            Ok(Passed::Exported(facts)) => Ok(Outcome::Built(build.built(&facts, None))),
+            Ok(Passed::Exported(response)) => Ok(Outcome::Built(build.built(&response, None))),
             Ok(Passed::Failed { failure, .. }) => Ok(Outcome::Failed(failure)),
             Err(Unmade { fault, .. }) => Err(fault),
         };
     };
     match passed {
-        Ok(Passed::Exported(facts)) => {
+        Ok(Passed::Exported(response)) => {
             // Must not be cancelled: a name and the image that it replaces change together.
             let image = export.tag(&order.tags).await;
             let finished = match image {
-                Ok(image) => tasks.unless_cancelled(build.finish(&facts, &image)).await,
+                Ok(image) => tasks.unless_cancelled(build.finish(&response, &image)).await,
                 Err(fault) => Ok(Err(fault)),
             };
             match order.spec.makes_image() {
@@ -220,9 +220,10 @@ impl<'a> Build<'a> {
             let begun = client.input.begin(self.sources.bases(), client.dockerfile.judge().texts());
             unless_stopped(stop.as_mut(), begun).await??;
             let steps = OnceLock::new();
-            let mut facts = PassFacts::new(self.reporter, &client.used, self.sources.renaming(), &steps);
+            let mut progress =
+                PassProgress::new(self.reporter, &client.used, self.sources.renaming(), &steps);
             let (ended, used) =
-                Box::pin(self.pass(connection, session, name, &steps, &mut facts, stop.as_mut())).await?;
+                Box::pin(self.pass(connection, session, name, &steps, &mut progress, stop.as_mut())).await?;
             let is_stopped = matches!(ended, Ended::Stopped { .. });
             match self.next(ended) {
                 Next::Admit(sources, line) => {
@@ -233,7 +234,7 @@ impl<'a> Build<'a> {
                 Next::End(end) => {
                     // The end of a stopped build is not shown. A client that does not read what is shown stops it.
                     if !is_stopped && (end.is_ok() || self.order.client.tasks.cancelled_by().is_none()) {
-                        let shown = unless_stopped(stop.as_mut(), facts.runs()).await;
+                        let shown = unless_stopped(stop.as_mut(), progress.runs()).await;
                         // A build that has ended by itself keeps its result.
                         if end.is_err() {
                             shown?;
@@ -257,7 +258,7 @@ impl<'a> Build<'a> {
         session: &Session,
         name: Option<&ImageName>,
         steps: &OnceLock<Names>,
-        facts: &mut PassFacts<'_>,
+        progress: &mut PassProgress<'_>,
         mut stop: Pin<&mut (impl Future<Output = Fault> + Send)>,
     ) -> Result<(Ended<Refusal>, BTreeSet<String>), Fault> {
         let (tar, sources) = (self.order.client.tar.as_ref().map(Tar::url), self.sources.list());
@@ -284,7 +285,7 @@ impl<'a> Build<'a> {
             let _ = steps.set(judged.names().clone());
             Ok(judged)
         };
-        let mut ended = solve::pass(connection, order, judge, facts, stop.as_mut()).await;
+        let mut ended = solve::pass(connection, order, judge, progress, stop.as_mut()).await;
         let end = PassEnd::of(&ended);
         self.order.client.input.end(end).await;
         if let Some(fault) = self.order.client.input.refused() {

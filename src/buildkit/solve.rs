@@ -2,7 +2,7 @@
 //! client: it calls the frontend, lets the gate judge the graph, and returns the graph if it may run.
 
 mod begun;
-mod facts;
+mod status;
 
 use std::{
     collections::HashMap,
@@ -28,15 +28,15 @@ use super::{
 };
 use crate::fault::Fault;
 use begun::Begun;
-use facts::{facts_of, last_facts, tell};
+use status::{last_status, status_of, tell};
 
 /// The metadata key by which a call of the gateway names its build.
 const BUILD: &str = "buildkit-controlapi-buildid";
 /// How many times BuildKit is asked about a build that it does not know yet. It waits 3 to 10 seconds each
 /// time.
 const ATTEMPTS: usize = 20;
-/// How long BuildKit may take for its next facts after the build is over; it already has them.
-const LAST_FACTS: Duration = Duration::from_secs(10);
+/// How long BuildKit may take for its next status after the build is over; it already has it.
+const LAST_STATUS: Duration = Duration::from_secs(10);
 /// How long a stop waits for the processes of steps. A job with steps that begin again and again does not
 /// delay its own end.
 const PROCESSES: Duration = Duration::from_secs(30);
@@ -137,7 +137,7 @@ pub trait Judged {
 /// The end of a pass; `R` is the judge's refusal.
 #[derive(Debug)]
 pub enum Ended<R> {
-    /// The results were made and taken; BuildKit's facts about the image, if there is one.
+    /// The results were made and taken; the exporters' response, which describes the image, if there is one.
     Exported(HashMap<String, String>),
     /// The frontend failed, or a source was denied. No step has run.
     Frontend(Status),
@@ -165,16 +165,16 @@ impl<R> Ended<R> {
     }
 }
 
-/// Receives the facts of a pass.
+/// Receives the status of a pass.
 pub trait PassListener: Send {
-    /// Takes facts as BuildKit reports them. It is awaited, so a slow reader slows BuildKit down.
-    fn report(&mut self, facts: StatusResponse) -> impl Future<Output = ()> + Send;
+    /// Takes status as BuildKit reports it. It is awaited, so a slow reader slows BuildKit down.
+    fn report(&mut self, status: StatusResponse) -> impl Future<Output = ()> + Send;
 
-    /// Called when BuildKit's report broke off with `why`: no more facts arrive, although the build
+    /// Called when BuildKit's status broke off with `why`: no more of it arrives, although the build
     /// continues.
     fn broke_off(&mut self, why: Status) -> impl Future<Output = ()> + Send;
 
-    /// Called when the graph begins to run: the facts so far, and all later ones, are final.
+    /// Called when the graph begins to run: the status so far, and all that follows, is final.
     fn runs(&mut self) -> impl Future<Output = ()> + Send;
 }
 
@@ -185,7 +185,7 @@ pub async fn pass<F: PassListener, J: Judged, R, G: Future<Output = Result<J, R>
     connection: &Connection,
     order: PassRequest,
     judge: impl FnOnce(Answer) -> G + Send,
-    facts: &mut F,
+    listener: &mut F,
     stop: Pin<&mut (impl Future<Output = Fault> + Send)>,
 ) -> Ended<R> {
     let build = match AsciiMetadataValue::try_from(order.reference.as_str()) {
@@ -195,16 +195,16 @@ pub async fn pass<F: PassListener, J: Judged, R, G: Future<Output = Result<J, R>
     let reference = order.reference.clone();
     let reference = reference.as_str();
     let stopped = AtomicBool::new(false);
-    let status = once_known(reference, &stopped, || {
+    let opening = once_known(reference, &stopped, || {
         let request = StatusRequest { r#ref: reference.to_owned() };
         let mut control = connection.control();
         async move { control.status(request).await.map(Response::into_inner) }
     });
     let begun = Begun::default();
-    let told = facts_of(status).inspect_ok(|facts| begun.note(facts));
+    let told = status_of(opening).inspect_ok(|status| begun.note(status));
     let told = told.inspect_err(|status| begun.status_broke_off(is_unknown(status, reference)));
     let mut told = std::pin::pin!(told);
-    let mut driven = Box::pin(drive(connection, order, &build, judge, facts, told.as_mut(), &begun));
+    let mut driven = Box::pin(drive(connection, order, &build, judge, listener, told.as_mut(), &begun));
     let fault = tokio::select! {
         biased;
         fault = stop => fault,
@@ -231,7 +231,7 @@ async fn drive<F: PassListener, J: Judged, R, G: Future<Output = Result<J, R>> +
     order: PassRequest,
     build: &AsciiMetadataValue,
     judge: impl FnOnce(Answer) -> G + Send,
-    facts: &mut F,
+    listener: &mut F,
     mut told: Pin<&mut (impl Stream<Item = Result<StatusResponse, Status>> + Send)>,
     begun: &Begun,
 ) -> Ended<R> {
@@ -260,14 +260,14 @@ async fn drive<F: PassListener, J: Judged, R, G: Future<Output = Result<J, R>> +
                 Ok(answer) => break answer,
                 Err(status) => return Ended::Frontend(status),
             },
-            Some(answer) = told.next() => tell(facts, answer, &begun.stopping).await,
+            Some(answer) = told.next() => tell(listener, answer, &begun.stopping).await,
         }
     };
     let judged = match judge(answer).await {
         Ok(judged) => judged,
         Err(refusal) => return Ended::Refused(refusal),
     };
-    facts.runs().await;
+    listener.runs().await;
     begun.runs();
     let returned = hand_back(connection, build, judged.into_result());
     tokio::pin!(returned);
@@ -279,10 +279,10 @@ async fn drive<F: PassListener, J: Judged, R, G: Future<Output = Result<J, R>> +
                 Ok(()) => waiting = false,
                 Err(status) => return Ended::Failed(status),
             },
-            Some(answer) = told.next() => tell(facts, answer, &begun.stopping).await,
+            Some(answer) = told.next() => tell(listener, answer, &begun.stopping).await,
         }
     };
-    last_facts(facts, told, LAST_FACTS, &begun.stopping).await;
+    last_status(listener, told, LAST_STATUS, &begun.stopping).await;
     match ended {
         Ok(response) => Ended::Exported(response.into_inner().exporter_response),
         Err(status) => Ended::Failed(status),

@@ -67,7 +67,7 @@ fn write_warnings(text: &mut String, model: &Model) -> std::fmt::Result {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::progress::facts::{Facts, dockerfile, model_of};
+    use crate::client::progress::updates::{Update, dockerfile, model_of};
 
     const ERROR: &str = r#"process "/bin/sh -c false" did not complete successfully: exit code: 1"#;
 
@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn a_failed_step_looks_as_buildx_shows_it() {
-        let model = model_of(&[Facts::new()
+        let model = model_of(&[Update::new()
             .failed("a", "[1/2] RUN sleep", 0, 900, "context canceled")
             .log("b", 512, "one\ntwo")
             .failed("b", "[2/2] RUN false", 0, 900, ERROR)]);
@@ -111,7 +111,7 @@ ERROR: failed to solve: process "/bin/sh -c false" did not complete successfully
     fn only_the_end_of_a_long_output_is_repeated() {
         let output: String = (0..1000).map(|line| format!("line {line}\n")).collect();
         let model =
-            model_of(&[Facts::new().log("b", 0, output).failed("b", "[2/2] RUN false", 0, 900, ERROR)]);
+            model_of(&[Update::new().log("b", 0, output).failed("b", "[2/2] RUN false", 0, 900, ERROR)]);
         let text = failure(&failed_step(), &model);
         assert!(text.contains(":\n[800 earlier lines are not repeated]\n0.000 line 800\n"), "{text}");
         assert!(text.contains("\n0.000 line 999\n------\n"), "{text}");
@@ -137,9 +137,9 @@ ERROR: failed to solve: process "/bin/sh -c false" did not complete successfully
 
     #[test]
     fn warnings_say_where_and_what_more() {
-        let mut facts = Facts::new().warning("", "a tag moved", 0).warning("a", "old style", 2);
-        facts.0.warnings[1].details = vec!["Write it anew.".to_owned()];
-        facts.0.warnings[1].url = "https://docs.docker.com/go/x/".to_owned();
+        let mut update = Update::new().warning("", "a tag moved", 0).warning("a", "old style", 2);
+        update.0.warnings[1].details = vec!["Write it anew.".to_owned()];
+        update.0.warnings[1].url = "https://docs.docker.com/go/x/".to_owned();
         let expected = "
  2 warnings found:
  - a tag moved
@@ -147,10 +147,10 @@ ERROR: failed to solve: process "/bin/sh -c false" did not complete successfully
    Write it anew.
    More info: https://docs.docker.com/go/x/
 ";
-        assert_eq!(warnings(&model_of(&[facts])), format!("{expected}\n"));
+        assert_eq!(warnings(&model_of(&[update])), format!("{expected}\n"));
         assert_eq!(warnings(&Model::default()), "");
         assert!(
-            warnings(&model_of(&[Facts::new().warning("", "x", 0)])).starts_with("\n 1 warning found:\n")
+            warnings(&model_of(&[Update::new().warning("", "x", 0)])).starts_with("\n 1 warning found:\n")
         );
     }
 
@@ -158,7 +158,7 @@ ERROR: failed to solve: process "/bin/sh -c false" did not complete successfully
     fn hostile_text_stays_text() {
         let hostile = "\u{1b}[2J\u{9b}2Ja\u{202e}b\rc\u{7}\nERROR: forged";
         let name = format!("RUN {hostile}");
-        let model = model_of(&[Facts::new()
+        let model = model_of(&[Update::new()
             .failed("b", &name, 0, 1, hostile)
             .log("b", 1, hostile)
             .warning("b", hostile, 0)]);

@@ -8,7 +8,7 @@ use std::{
 
 use super::Network;
 
-/// The facts about it that the rules need.
+/// The addresses, routes and interfaces that the rules need.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Place {
     /// The interfaces with a default route: everything else is an engine's, or a step's.

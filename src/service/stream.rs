@@ -56,7 +56,7 @@ where
     T: Send + 'static,
     F: Future<Output = Result<R, Fault>> + Send + 'static,
 {
-    let (reporter, facts) = Reporter::channel(PROGRESS_MESSAGES);
+    let (reporter, receiver) = Reporter::channel(PROGRESS_MESSAGES);
     let (sender, outcome) = oneshot::channel();
     let guard = tasks.cancel_on_drop(Cause::ClientGone);
     let work = Box::pin(work(reporter));
@@ -91,7 +91,7 @@ where
         let panicked = |_| Err(status::from_fault(&Fault::internal("the task of a call has panicked")));
         outcome.await.unwrap_or_else(panicked).transpose()
     });
-    let shown = stream::select(facts.into_stream().map(progress), beside);
+    let shown = stream::select(receiver.into_stream().map(progress), beside);
     guarded(shown.map(Ok).chain(ended.filter_map(std::future::ready)), guard)
 }
 

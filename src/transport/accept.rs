@@ -28,7 +28,7 @@ use crate::{
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
-/// Decides how far a peer is served, from the facts that the kernel or TLS reports about it.
+/// Decides how far a peer is served, from the report of the kernel or TLS about it.
 pub type Who = Arc<dyn Fn(&Peer) -> Standing + Send + Sync>;
 
 /// How far a peer is served.

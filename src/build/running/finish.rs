@@ -16,7 +16,7 @@ use crate::{
         client::BuildClient,
         outcome::Built,
         outputs::relay::{self, Told},
-        pass_facts::descriptor,
+        pass_progress::descriptor,
         session::Subject,
     },
     buildkit::solve::{Form, Layout},
@@ -28,23 +28,26 @@ use crate::{
 impl Build<'_> {
     /// The end of a build whose exporters have ended well. Its client must have every output that BuildKit sends: a
     /// build that is green without one of its files would be taken for whole.
-    pub(super) fn made(&self, facts: HashMap<String, String>) -> Result<Passed, Unmade> {
-        let Some(missing) = self.order.client.outputs.missing() else { return Ok(Passed::Exported(facts)) };
+    pub(super) fn made(&self, response: HashMap<String, String>) -> Result<Passed, Unmade> {
+        let Some(missing) = self.order.client.outputs.missing() else {
+            return Ok(Passed::Exported(response));
+        };
         let text = format!("the engine's builder has ended the build without its output {}", missing + 1);
         Err(Fault::new(Reason::EngineFailed, text).hint("try the build again").into())
     }
 
-    /// The image that BuildKit has made; nothing if there is none. Each exporter of an image states facts, and the last
-    /// one's count: only the engine knows which image is the engine's.
-    pub(super) fn built(&self, facts: &HashMap<String, String>, image: Option<&OwnedImage>) -> Built {
-        let fact = |key: &str| facts.get(key).cloned();
-        let Some(stated) = fact("containerimage.digest") else { return Built::default() };
-        let config_digest = fact("containerimage.config.digest").unwrap_or_else(|| stated.clone());
+    /// The image that BuildKit has made; nothing if there is none. Each exporter of an image adds to the
+    /// response, and the last one counts: only the engine knows which image is the engine's.
+    pub(super) fn built(&self, response: &HashMap<String, String>, image: Option<&OwnedImage>) -> Built {
+        let stated_as = |key: &str| response.get(key).cloned();
+        let Some(stated) = stated_as("containerimage.digest") else { return Built::default() };
+        let config_digest = stated_as("containerimage.config.digest").unwrap_or_else(|| stated.clone());
         // An image in archives alone has no id in the engine.
         let id = image.map_or_else(|| config_digest.clone(), |image| image.id().to_string());
         let store = self.images.engine().image_store();
         let digest = image.map_or(Some(stated.as_str()), |_| store.manifest_digest(&id)).map(str::to_owned);
-        let descriptor = descriptor(facts).filter(|_| digest.as_ref().is_none_or(|digest| *digest == stated));
+        let descriptor =
+            descriptor(response).filter(|_| digest.as_ref().is_none_or(|digest| *digest == stated));
         self.order.client.details.image(&id, digest.as_ref());
         Built {
             image_id: id,
@@ -60,10 +63,10 @@ impl Build<'_> {
     /// image if the client asked for that.
     pub(super) async fn finish(
         &self,
-        facts: &HashMap<String, String>,
+        response: &HashMap<String, String>,
         image: &OwnedImage,
     ) -> Result<Built, Fault> {
-        let mut built = self.built(facts, Some(image));
+        let mut built = self.built(response, Some(image));
         let client: &BuildClient = &self.order.client;
         if !self.images.engine().image_store().exports_archives() {
             for (position, layout, names) in self.order.spec.archives() {

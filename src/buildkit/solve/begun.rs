@@ -35,7 +35,7 @@ pub(super) struct Begun {
     steps: Mutex<HashMap<String, Option<Instant>>>,
     /// Whether BuildKit's status of the pass broke off: then it is not known whether the pass is over.
     lost: AtomicBool,
-    /// Whether the pass is being stopped: nobody needs its facts any more.
+    /// Whether the pass is being stopped: nobody needs its status any more.
     pub(super) stopping: CancellationToken,
 }
 
@@ -61,20 +61,20 @@ impl Begun {
         self.lost.load(Ordering::Relaxed)
     }
 
-    /// Notes BuildKit's facts as they come.
-    pub(super) fn note(&self, facts: &StatusResponse) {
+    /// Notes BuildKit's status as it comes.
+    pub(super) fn note(&self, status: &StatusResponse) {
         if !self.runs.load(Ordering::Relaxed) {
             return;
         }
         let mut steps = self.steps();
-        for vertex in &facts.vertexes {
+        for vertex in &status.vertexes {
             if vertex.completed.is_some() {
                 steps.remove(&vertex.digest);
             } else if vertex.started.is_some() {
                 steps.entry(vertex.digest.clone()).or_insert_with(|| Some(Instant::now()));
             }
         }
-        for log in &facts.logs {
+        for log in &status.logs {
             steps.entry(log.vertex.clone()).and_modify(|since| *since = None);
         }
     }

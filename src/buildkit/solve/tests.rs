@@ -87,13 +87,13 @@ impl PassListener for Slow {
 const WITHIN: Duration = Duration::from_millis(50);
 
 #[tokio::test]
-async fn a_reader_that_takes_its_time_misses_no_last_facts() {
-    let facts = || stream::iter((0..3).map(|_| Ok(StatusResponse::default())));
+async fn a_reader_that_takes_its_time_misses_no_last_status() {
+    let messages = || stream::iter((0..3).map(|_| Ok(StatusResponse::default())));
     let mut reader = Slow::default();
-    last_facts(&mut reader, std::pin::pin!(facts()), WITHIN, &CancellationToken::new()).await;
+    last_status(&mut reader, std::pin::pin!(messages()), WITHIN, &CancellationToken::new()).await;
     assert_eq!(reader.0, 3);
     // It is BuildKit that may not take its time.
-    let pending = facts().chain(stream::pending());
-    last_facts(&mut reader, std::pin::pin!(pending), WITHIN, &CancellationToken::new()).await;
+    let pending = messages().chain(stream::pending());
+    last_status(&mut reader, std::pin::pin!(pending), WITHIN, &CancellationToken::new()).await;
     assert_eq!(reader.0, 6);
 }

@@ -209,7 +209,7 @@ async fn receive(
         let responses = display.during(client.build(sent)).await?.into_inner();
         let read = |message: BuildResponse| {
             Some(match message.response? {
-                Response::Progress(facts) => Message::Progress(facts),
+                Response::Progress(update) => Message::Progress(update),
                 Response::Result(result) => Message::Result(Ended::Built(result)),
                 Response::Failure(failure) => Message::Result(Ended::Failed(failure)),
             })

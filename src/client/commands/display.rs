@@ -62,15 +62,15 @@ impl Display {
     ) -> Result<R, Failure> {
         loop {
             match self.during(messages.message()).await?.and_then(&read) {
-                Some(Message::Progress(facts)) => self.update(&facts),
+                Some(Message::Progress(update)) => self.update(&update),
                 Some(Message::Result(result)) => return Ok(result),
                 None => return Err(Failure::lost()),
             }
         }
     }
 
-    pub(super) fn update(&mut self, facts: &v1::Progress) {
-        self.progress.update(facts);
+    pub(super) fn update(&mut self, update: &v1::Progress) {
+        self.progress.update(update);
     }
 
     pub(super) fn finish(&mut self, outcome: Outcome<'_>) {

@@ -1,4 +1,4 @@
-//! `--metadata-file`: facts about the built or pushed image, under buildx's keys and one key of Wharf's own.
+//! `--metadata-file`: the metadata of the built or pushed image, under buildx's keys and one key of Wharf's own.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,7 @@ use crate::{
     names::{Reference, reference::Digest},
 };
 
-/// The files of a build for facts about its image.
+/// The files of a build for the metadata of its image.
 pub(super) struct Reports {
     pub(super) id: Option<Target>,
     pub(super) metadata: Option<Target>,
@@ -26,7 +26,7 @@ impl Reports {
     }
 }
 
-/// Known facts about an image; empty fields are left out.
+/// Metadata of an image; empty fields are left out.
 #[derive(Debug, Default)]
 pub(super) struct Metadata<'a> {
     pub(super) config_digest: &'a str,

@@ -33,7 +33,7 @@ pub(super) async fn run(mut call: Call, args: PullArgs) -> Result<(), Stop> {
         let responses = images.pull_image(request).await?.into_inner();
         let read = |message: PullImageResponse| {
             Some(match message.response? {
-                Response::Progress(facts) => Message::Progress(facts),
+                Response::Progress(update) => Message::Progress(update),
                 Response::Result(result) => Message::Result(result),
             })
         };

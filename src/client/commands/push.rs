@@ -38,7 +38,7 @@ pub(super) async fn run(mut call: Call, args: PushArgs) -> Result<(), Stop> {
         let responses = images.push_image(request).await?.into_inner();
         let read = |message: PushImageResponse| {
             Some(match message.response? {
-                Response::Progress(facts) => Message::Progress(facts),
+                Response::Progress(update) => Message::Progress(update),
                 Response::Result(result) => Message::Result(result),
             })
         };

@@ -27,7 +27,7 @@ pub(super) async fn run(mut call: Call, args: SaveArgs) -> Result<(), Stop> {
         let mut responses = images.save_images(request).await?.into_inner();
         while let Some(message) = display.during(responses.message()).await? {
             match message.response {
-                Some(Response::Progress(facts)) => display.update(&facts),
+                Some(Response::Progress(update)) => display.update(&update),
                 Some(Response::Piece(piece)) => display.during(output.write(&piece)).await?,
                 None => return Err(Failure::lost().into()),
             }

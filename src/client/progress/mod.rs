@@ -1,7 +1,5 @@
 //! Shows a running build, push or pull. Owns the console while it runs.
 
-#[cfg(test)]
-pub(super) mod facts;
 mod lines;
 mod model;
 mod plain;
@@ -11,6 +9,8 @@ mod step;
 mod tests;
 mod text;
 mod tty;
+#[cfg(test)]
+pub(super) mod updates;
 
 use std::{
     io::{IsTerminal as _, Write},
@@ -101,8 +101,8 @@ impl<W: Write + Send> Progress<W> {
     }
 
     /// Takes in a message of progress.
-    pub fn update(&mut self, facts: &v1::Progress) {
-        let changes = self.model.apply(facts);
+    pub fn update(&mut self, update: &v1::Progress) {
+        let changes = self.model.apply(update);
         if let View::Plain(plain) = &mut self.view {
             let text = plain.update(&self.model, changes);
             self.write(&text);

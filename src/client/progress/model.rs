@@ -58,23 +58,23 @@ pub struct Changes {
 }
 
 impl Model {
-    /// Takes in a message; the order of facts does not matter.
-    pub fn apply(&mut self, facts: &v1::Progress) -> Changes {
+    /// Takes in an update; the order of what it holds does not matter.
+    pub fn apply(&mut self, update: &v1::Progress) -> Changes {
         let mut changes = Changes::default();
-        for fact in &facts.vertexes {
-            self.apply_vertex(fact, &mut changes);
+        for vertex in &update.vertexes {
+            self.apply_vertex(vertex, &mut changes);
         }
-        if let Some(fact) = &facts.queue {
-            self.apply_queue(fact, &mut changes);
+        if let Some(place) = &update.queue {
+            self.apply_queue(place, &mut changes);
         }
-        for fact in &facts.statuses {
-            self.apply_status(fact, &mut changes);
+        for status in &update.statuses {
+            self.apply_status(status, &mut changes);
         }
-        for fact in &facts.logs {
-            self.apply_log(fact, &mut changes);
+        for log in &update.logs {
+            self.apply_log(log, &mut changes);
         }
-        for fact in &facts.warnings {
-            self.apply_warning(fact, &mut changes);
+        for warning in &update.warnings {
+            self.apply_warning(warning, &mut changes);
         }
         // A step's output and its end may come in one message or in two: only now are both known.
         for id in changes.vertexes.clone() {
@@ -190,9 +190,9 @@ impl Model {
         Some(moment)
     }
 
-    fn apply_vertex(&mut self, fact: &v1::Vertex, changes: &mut Changes) {
-        let (begin, end) = (self.at(fact.started.as_ref()), self.at(fact.completed.as_ref()));
-        let Some(id) = self.enter(&fact.digest) else { return };
+    fn apply_vertex(&mut self, update: &v1::Vertex, changes: &mut Changes) {
+        let (begin, end) = (self.at(update.started.as_ref()), self.at(update.completed.as_ref()));
+        let Some(id) = self.enter(&update.digest) else { return };
         let Some(vertex) = self.vertex_mut(id) else { return };
         let begin = begin.or(end);
         // BuildKit announces a step again in each pass, which does not undo its start.
@@ -200,8 +200,8 @@ impl Model {
             return;
         }
         let mut changed = false;
-        if !fact.name.is_empty() {
-            changed |= replace(&mut vertex.name, one_line(&fact.name));
+        if !update.name.is_empty() {
+            changed |= replace(&mut vertex.name, one_line(&update.name));
         }
         if let Some(begin) = begin {
             if let Some(known) = vertex.begin.filter(|known| *known != begin) {
@@ -210,8 +210,8 @@ impl Model {
             }
             changed |= replace(&mut vertex.begin, Some(begin));
             changed |= replace(&mut vertex.end, end);
-            changed |= replace(&mut vertex.cached, fact.cached);
-            changed |= replace(&mut vertex.error, one_line(&fact.error));
+            changed |= replace(&mut vertex.cached, update.cached);
+            changed |= replace(&mut vertex.error, one_line(&update.error));
             self.start(id);
         }
         if changed {
@@ -219,30 +219,30 @@ impl Model {
         }
     }
 
-    fn apply_queue(&mut self, fact: &v1::QueuePosition, changes: &mut Changes) {
-        let Some(id) = self.enter(&fact.vertex) else { return };
+    fn apply_queue(&mut self, update: &v1::QueuePosition, changes: &mut Changes) {
+        let Some(id) = self.enter(&update.vertex) else { return };
         self.start(id);
         if let Some(vertex) = self.vertex_mut(id)
-            && replace(&mut vertex.ahead, Some(fact.ahead))
+            && replace(&mut vertex.ahead, Some(update.ahead))
         {
             changes.vertexes.insert(id);
         }
     }
 
-    fn apply_status(&mut self, fact: &v1::VertexStatus, changes: &mut Changes) {
-        let (begin, end) = (self.at(fact.started.as_ref()), self.at(fact.completed.as_ref()));
+    fn apply_status(&mut self, update: &v1::VertexStatus, changes: &mut Changes) {
+        let (begin, end) = (self.at(update.started.as_ref()), self.at(update.completed.as_ref()));
         let full = self.status_count >= STATUSES_MAX;
-        let Some(id) = self.enter(&fact.vertex) else { return };
+        let Some(id) = self.enter(&update.vertex) else { return };
         self.start(id);
         let Some(vertex) = self.vertexes.get_mut(id.0) else { return };
         let status = Status {
-            name: one_line(if fact.name.is_empty() { &fact.id } else { &fact.name }),
-            current: u64::try_from(fact.current).unwrap_or(0),
-            total: u64::try_from(fact.total).unwrap_or(0),
+            name: one_line(if update.name.is_empty() { &update.id } else { &update.name }),
+            current: u64::try_from(update.current).unwrap_or(0),
+            total: u64::try_from(update.total).unwrap_or(0),
             begin: begin.or(end),
             end,
         };
-        let place = match vertex.status_ids.entry(fact.id.clone()) {
+        let place = match vertex.status_ids.entry(update.id.clone()) {
             Entry::Occupied(known) => *known.get(),
             Entry::Vacant(_) if full => return,
             Entry::Vacant(new) => {
@@ -259,14 +259,14 @@ impl Model {
         }
     }
 
-    fn apply_log(&mut self, fact: &v1::VertexLog, changes: &mut Changes) {
-        let at = self.at(fact.timestamp.as_ref());
-        let Some(id) = self.enter(&fact.vertex) else { return };
+    fn apply_log(&mut self, update: &v1::VertexLog, changes: &mut Changes) {
+        let at = self.at(update.timestamp.as_ref());
+        let Some(id) = self.enter(&update.vertex) else { return };
         self.start(id);
         let Some(vertex) = self.vertexes.get_mut(id.0) else { return };
         let at = at.or(vertex.begin);
         self.unfinished_bytes -= vertex.unfinished_bytes();
-        let lines = vertex.write(fact.stream(), at, &fact.data);
+        let lines = vertex.write(update.stream(), at, &update.data);
         self.unfinished_bytes += vertex.unfinished_bytes();
         for (since, text) in lines {
             self.write(id, since, text, changes);
@@ -308,14 +308,14 @@ impl Model {
         }
     }
 
-    fn apply_warning(&mut self, fact: &v1::VertexWarning, changes: &mut Changes) {
-        let vertex = if fact.vertex.is_empty() { None } else { self.ids.get(&fact.vertex).copied() };
+    fn apply_warning(&mut self, update: &v1::VertexWarning, changes: &mut Changes) {
+        let vertex = if update.vertex.is_empty() { None } else { self.ids.get(&update.vertex).copied() };
         let warning = Warning {
             vertex: vertex.filter(|id| self.vertex(*id).is_some_and(|vertex| vertex.number > 0)),
-            short: one_line(&fact.short),
-            details: fact.details.iter().take(DETAILS_MAX).map(|line| one_line(line)).collect(),
-            url: one_line(&fact.url),
-            line: fact.source.as_ref().map_or(0, |source| source.start),
+            short: one_line(&update.short),
+            details: update.details.iter().take(DETAILS_MAX).map(|line| one_line(line)).collect(),
+            url: one_line(&update.url),
+            line: update.source.as_ref().map_or(0, |source| source.start),
         };
         // Each pass of the frontend repeats its warnings.
         let known =

@@ -4,8 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::client::progress::{
-    facts::{Clock, Facts, dockerfile},
     tty::Size,
+    updates::{Clock, Update, dockerfile},
 };
 
 /// Sequences that drive a terminal, text that hides other text, and bytes that are not text.
@@ -14,9 +14,9 @@ const HOSTILE: &str = "a\x1b[2J\x1b[1;1H\x1b]0;title\x07\x1b]52;c;eA==\x1b\\\x1b
 
 const CONSOLE: Console = Console { is_dumb: false, colors: true };
 
-/// A message with one fact of each kind, all of them hostile.
-fn hostile() -> Facts {
-    let mut facts = Facts::new()
+/// A message with one entry of each kind, all of them hostile.
+fn hostile() -> Update {
+    let mut update = Update::new()
         .started("a", HOSTILE, 0)
         .status("a", HOSTILE, (i64::MIN, i64::MAX), (1, None))
         .status(HOSTILE, "", (i64::MAX, i64::MIN), (9, Some(1)))
@@ -27,11 +27,11 @@ fn hostile() -> Facts {
         .warning("", HOSTILE, 0)
         .waits("a", u32::MAX)
         .failed("b", HOSTILE, 0, 1, HOSTILE);
-    for warning in &mut facts.0.warnings {
+    for warning in &mut update.0.warnings {
         warning.details = vec![HOSTILE.to_owned()];
         warning.url = HOSTILE.to_owned();
     }
-    facts
+    update
 }
 
 fn hostile_failure() -> v1::BuildFailure {
@@ -49,8 +49,8 @@ fn written(mode: Mode, messages: &[v1::Progress]) -> String {
     let clock = Clock::start();
     let mut out = Vec::new();
     let mut progress = Progress::new(mode, &mut out, CONSOLE);
-    for (place, facts) in (1..).zip(messages) {
-        progress.update(facts);
+    for (place, update) in (1..).zip(messages) {
+        progress.update(update);
         progress.tick(clock.at(place * 100));
     }
     progress.finish(Outcome::Failed(&hostile_failure()));
@@ -103,7 +103,8 @@ fn quiet_says_only_why_it_failed() {
     let clock = Clock::start();
     let mut out = Vec::new();
     let mut progress = Progress::new(Mode::Quiet, &mut out, CONSOLE);
-    progress.update(&Facts::new().log("b", 0, "why\n").warning("", "w", 0).failed("b", "RUN x", 0, 1, "e").0);
+    progress
+        .update(&Update::new().log("b", 0, "why\n").warning("", "w", 0).failed("b", "RUN x", 0, 1, "e").0);
     progress.tick(clock.at(100));
     progress.finish(Outcome::Done);
     progress.finish(Outcome::Failed(&v1::BuildFailure {
@@ -121,7 +122,7 @@ fn what_was_stopped_says_so() {
     let shown = |mode| {
         let mut out = Vec::new();
         let mut progress = Progress::new(mode, &mut out, CONSOLE);
-        progress.update(&Facts::new().started("a", "A", 0).log("a", 0, "half a line").0);
+        progress.update(&Update::new().started("a", "A", 0).log("a", 0, "half a line").0);
         progress.finish(Outcome::Stopped);
         String::from_utf8(out).unwrap()
     };
@@ -165,7 +166,7 @@ fn number() -> impl Strategy<Value = i64> {
     prop_oneof![0..100_i64, any::<i64>()]
 }
 
-fn facts() -> impl Strategy<Value = v1::Progress> {
+fn any_update() -> impl Strategy<Value = v1::Progress> {
     let digest = || prop_oneof![4 => "[a-f]", 1 => text()];
     let vertex =
         (digest(), text(), any::<bool>(), time(), time(), prop_oneof![3 => Just(String::new()), 1 => text()])
@@ -229,7 +230,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(48) })]
 
     #[test]
-    fn any_facts_become_text(messages in proptest::collection::vec(facts(), 1..12)) {
+    fn any_update_becomes_text(messages in proptest::collection::vec(any_update(), 1..12)) {
         assert_is_text(&written(Mode::Plain, &messages));
         assert_is_text(&written(Mode::Quiet, &messages));
         assert_is_text(&without_ours(&written(Mode::Tty, &messages)));
@@ -237,15 +238,15 @@ proptest! {
 
     #[test]
     fn a_picture_fits_any_terminal(
-        messages in proptest::collection::vec(facts(), 1..6),
+        messages in proptest::collection::vec(any_update(), 1..6),
         columns in 1..120_usize,
         rows in 1..40_usize,
     ) {
         let clock = Clock::start();
         let mut model = Model::default();
         let mut tty = Tty::new(clock.at(0), true);
-        for facts in &messages {
-            model.apply(facts);
+        for update in &messages {
+            model.apply(update);
             model.tick(clock.at(100));
             let picture = without_ours(&tty.draw(&model, Size { columns, rows }));
             prop_assert!(picture.lines().count() <= rows.saturating_sub(1).max(1));

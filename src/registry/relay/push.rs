@@ -247,7 +247,7 @@ impl Push {
         Ok(located(reply(answer.status, &answer.headers), path, id))
     }
 
-    /// Keeps the facts learnt about the server, such as a token.
+    /// Keeps the state learnt about the server, such as a token.
     async fn learn(&self, target: &Target) {
         *self.target.lock().await = target.clone();
     }

@@ -1,7 +1,7 @@
 //! The pictures, on a terminal of a known size.
 
 use super::*;
-use crate::client::progress::facts::{Clock, Facts};
+use crate::client::progress::updates::{Clock, Update};
 
 /// A terminal on which a command was typed, with the picture below.
 struct Terminal {
@@ -26,9 +26,9 @@ impl Terminal {
         self.parser.screen_mut().set_size(cells(rows), cells(columns));
     }
 
-    /// Applies these facts, and draws the picture for this time.
-    fn see(&mut self, millis: u64, facts: Facts) {
-        self.model.apply(&facts.0);
+    /// Applies the update, and draws the picture for this time.
+    fn see(&mut self, millis: u64, update: Update) {
+        self.model.apply(&update.0);
         self.model.tick(self.clock.at(millis));
         self.tty.now = self.clock.at(millis);
         let picture = self.tty.draw(&self.model, self.size);
@@ -55,9 +55,9 @@ fn cells(count: usize) -> std::num::NonZeroU16 {
     u16::try_from(count).unwrap().try_into().unwrap()
 }
 
-fn layers() -> Facts {
+fn layers() -> Update {
     let digest = format!("sha256:{}", "3f".repeat(32));
-    Facts::new()
+    Update::new()
         .started("wharf:1", "pull docker.io/library/busybox:1", 100)
         .status("wharf:1", &digest, (12_345_678, 50_000_000), (100, None))
         .status("wharf:1", "config", (2_000, 2_000), (100, Some(300)))
@@ -69,7 +69,7 @@ fn a_running_build_looks_as_buildx_draws_it() {
     let load = "[internal] load build context";
     terminal.see(
         50,
-        Facts::new().announced("b", "[1/2] FROM busybox").done("a", load, 0, 40).status(
+        Update::new().announced("b", "[1/2] FROM busybox").done("a", load, 0, 40).status(
             "a",
             "transferring context:",
             (12_300_000, 0),
@@ -79,7 +79,7 @@ fn a_running_build_looks_as_buildx_draws_it() {
     terminal.see(1200, layers());
     terminal.see(
         1300,
-        Facts::new().cached("b", "[1/2] FROM busybox", 1200).started("c", "[2/2] RUN make", 1250).log(
+        Update::new().cached("b", "[1/2] FROM busybox", 1200).started("c", "[2/2] RUN make", 1250).log(
             "c",
             1300,
             "1\n2\n3\n4\n5\n\n\tsix\n\x1b[31mseven\x1b[0m\nlinking",
@@ -103,9 +103,9 @@ $ wharf build .
  => => # linking
 ";
     assert_eq!(terminal.screen(), expected.trim_end());
-    terminal.see(1400, Facts::new());
-    terminal.see(1500, Facts::new().failed("c", "[2/2] RUN make", 1250, 1450, "exit code: 1"));
-    terminal.see(1600, Facts::new().done("wharf:1", "pull docker.io/library/busybox:1", 100, 1600));
+    terminal.see(1400, Update::new());
+    terminal.see(1500, Update::new().failed("c", "[2/2] RUN make", 1250, 1450, "exit code: 1"));
+    terminal.see(1600, Update::new().done("wharf:1", "pull docker.io/library/busybox:1", 100, 1600));
     terminal.finish();
     let expected = "\
 $ wharf build .
@@ -128,9 +128,11 @@ fn many_steps_fit_the_height_and_all_stand_at_the_end() {
     for step in 0..100 {
         let (digest, name) = (format!("d{step}"), format!("step {step}"));
         // The first two steps keep running.
-        let facts = Facts::new().started(&digest, &name, step * 10);
-        terminal
-            .see(step * 10, if step < 2 { facts } else { facts.done(&digest, &name, step * 10, step * 10) });
+        let update = Update::new().started(&digest, &name, step * 10);
+        terminal.see(
+            step * 10,
+            if step < 2 { update } else { update.done(&digest, &name, step * 10, step * 10) },
+        );
         let screen = terminal.screen();
         assert!(screen.contains("=> step 0 ") && (step < 1 || screen.contains("=> step 1 ")), "{screen}");
         assert_eq!(screen.matches("[+] Building").count(), 1, "{screen}");
@@ -150,19 +152,19 @@ fn many_steps_fit_the_height_and_all_stand_at_the_end() {
 #[test]
 fn output_yields_to_steps_and_steps_to_the_height() {
     let mut terminal = Terminal::new(60, 8);
-    let mut facts = Facts::new();
+    let mut update = Update::new();
     for step in 0..4 {
         let digest = format!("d{step}");
-        facts = facts.started(&digest, &format!("step {step}"), 0).log(&digest, 0, "1\n2\n3\n4\n");
+        update = update.started(&digest, &format!("step {step}"), 0).log(&digest, 0, "1\n2\n3\n4\n");
     }
-    terminal.see(0, facts);
+    terminal.see(0, update);
     let screen = terminal.screen();
     // Two rows are free for output, and the last step gets them.
     assert!(screen.ends_with("=> # 3\n => => # 4"), "{screen}");
     assert_eq!(screen.matches("=> #").count(), 2, "{screen}");
     for rows in 1..6 {
         terminal.resize(60, rows);
-        terminal.see(0, Facts::new());
+        terminal.see(0, Update::new());
         assert!(terminal.tty.rows.len() < rows.max(2), "{rows}: {:?}", terminal.tty.rows);
     }
 }
@@ -173,7 +175,7 @@ fn a_resized_terminal_is_drawn_anew() {
     terminal.see(0, layers());
     for columns in [40, 100, 12, 5, 1, 30, 80] {
         terminal.resize(columns, 24);
-        terminal.see(100, Facts::new());
+        terminal.see(100, Update::new());
         let screen = terminal.screen();
         if columns >= 12 {
             assert_eq!(screen.matches("[+] Buildi").count(), 1, "{columns}: {screen}");
@@ -196,7 +198,7 @@ fn a_narrow_terminals_wrapped_rows_are_all_taken_back() {
 #[test]
 fn wide_characters_count_twice() {
     let mut terminal = Terminal::new(40, 10);
-    terminal.see(0, Facts::new().started("a", &"日本".repeat(20), 0).started("b", "e\u{301}te\u{301}", 0));
+    terminal.see(0, Update::new().started("a", &"日本".repeat(20), 0).started("b", "e\u{301}te\u{301}", 0));
     let rows: Vec<String> = terminal.parser.screen().rows(0, 40).collect();
     assert!(rows[2].starts_with(" => 日本日本") && rows[2].ends_with("...  0.0s"), "{rows:?}");
     assert_eq!(terminal.tty.rows, [23, 39, 39]);
@@ -223,10 +225,10 @@ fn bars_fill() {
 #[test]
 fn a_build_that_waits_for_its_turn_shows_its_place() {
     let mut terminal = Terminal::new(60, 10);
-    terminal.see(0, Facts::new().started("wharf:1", "wait for a turn", 0).waits("wharf:1", 12));
+    terminal.see(0, Update::new().started("wharf:1", "wait for a turn", 0).waits("wharf:1", 12));
     assert!(terminal.screen().contains(" => wait for a turn: 12 builds are ahead"), "{}", terminal.screen());
-    terminal.see(1000, Facts::new().waits("wharf:1", 11));
+    terminal.see(1000, Update::new().waits("wharf:1", 11));
     assert!(terminal.screen().contains(" => wait for a turn: 11 builds are ahead"), "{}", terminal.screen());
-    terminal.see(2000, Facts::new().done("wharf:1", "wait for a turn", 0, 2000));
+    terminal.see(2000, Update::new().done("wharf:1", "wait for a turn", 0, 2000));
     assert!(!terminal.screen().contains("ahead"), "{}", terminal.screen());
 }

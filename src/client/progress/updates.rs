@@ -7,7 +7,7 @@ use crate::wire::v1;
 
 /// A progress message. Times are milliseconds after the build's start.
 #[derive(Clone, Debug, Default)]
-pub(in crate::client) struct Facts(pub(in crate::client) v1::Progress);
+pub(in crate::client) struct Update(pub(in crate::client) v1::Progress);
 
 /// A time of the engine's clock, which differs from the client's.
 pub(in crate::client) fn at(millis: u64) -> Option<prost_types::Timestamp> {
@@ -28,15 +28,15 @@ impl Clock {
     }
 }
 
-pub(in crate::client) fn model_of(facts: &[Facts]) -> Model {
+pub(in crate::client) fn model_of(updates: &[Update]) -> Model {
     let mut model = Model::default();
-    for facts in facts {
-        model.apply(&facts.0);
+    for update in updates {
+        model.apply(&update.0);
     }
     model
 }
 
-impl Facts {
+impl Update {
     pub(in crate::client) fn new() -> Self {
         Self::default()
     }

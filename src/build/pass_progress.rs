@@ -1,4 +1,4 @@
-//! Decides which facts of a pass the client sees, and when: a denied pass is repeated and should not be
+//! Decides which progress of a pass the client sees, and when: a denied pass is repeated and should not be
 //! shown.
 
 use std::{
@@ -19,14 +19,14 @@ use crate::{
     telemetry::each_second,
 };
 
-/// The limit on facts of a pass that may still be denied; a real pass has a few dozen.
-const FACTS_HELD_MAX: usize = 1024;
+/// The limit on messages of a pass that may still be denied; a real pass has a few dozen.
+const MESSAGES_HELD_MAX: usize = 1024;
 /// How long a pass is held back: a denied pass takes about 20 ms.
 const HOLD: Duration = Duration::from_millis(500);
 
-/// The facts of a pass. They are held back for a moment, since a denied pass is repeated. If the pass takes
-/// longer, its facts are shown as they come, except errors, which may be the denial itself.
-pub(super) struct PassFacts<'a> {
+/// The progress of a pass. It is held back for a moment, since a denied pass is repeated. If the pass takes longer,
+/// its progress is shown as it comes, except errors, which may be the denial itself.
+pub(super) struct PassProgress<'a> {
     reporter: &'a Reporter,
     used: &'a Used,
     renaming: &'a Renaming,
@@ -38,11 +38,11 @@ pub(super) struct PassFacts<'a> {
     hidden: BTreeSet<String>,
     runs: bool,
     ended: Ended,
-    /// The reason why no more facts come, until it has been reported.
+    /// The reason why no more progress comes, until it has been reported.
     broken: Option<Status>,
 }
 
-impl<'a> PassFacts<'a> {
+impl<'a> PassProgress<'a> {
     pub(super) fn new(
         reporter: &'a Reporter,
         used: &'a Used,
@@ -65,10 +65,10 @@ impl<'a> PassFacts<'a> {
 
     /// Notes the steps that have ended. Only those of the graph count, and not the transfer of the context: a pass
     /// that is denied, and the export, have others. BuildKit reports a step more than once.
-    fn count(&mut self, facts: &StatusResponse) {
+    fn count(&mut self, status: &StatusResponse) {
         let Some(steps) = self.steps.get() else { return };
         let is_step = |digest: &str| steps.get(digest).is_some_and(|name| !name.starts_with("[internal]"));
-        for vertex in facts.vertexes.iter().filter(|vertex| vertex.completed.is_some()) {
+        for vertex in status.vertexes.iter().filter(|vertex| vertex.completed.is_some()) {
             if is_step(&vertex.digest) {
                 self.ended.cached.insert(vertex.digest.clone(), vertex.cached);
             }
@@ -108,13 +108,13 @@ impl<'a> PassFacts<'a> {
     }
 }
 
-impl PassListener for PassFacts<'_> {
-    async fn report(&mut self, facts: StatusResponse) {
-        self.count(&facts);
-        self.used.log(facts.logs.iter().map(|log| log.msg.len()).sum());
-        if self.held.len() < FACTS_HELD_MAX {
-            let facts = self.renaming.facts(facts, self.steps.get(), &mut self.hidden);
-            self.held.push(convert::progress(facts));
+impl PassListener for PassProgress<'_> {
+    async fn report(&mut self, status: StatusResponse) {
+        self.count(&status);
+        self.used.log(status.logs.iter().map(|log| log.msg.len()).sum());
+        if self.held.len() < MESSAGES_HELD_MAX {
+            let status = self.renaming.status(status, self.steps.get(), &mut self.hidden);
+            self.held.push(convert::progress(status));
         }
         if self.runs || self.begun.elapsed() > HOLD {
             self.release().await;
@@ -148,8 +148,8 @@ impl Drop for Ended {
     }
 }
 
-/// The manifest's descriptor, which BuildKit returns as JSON in base64.
-pub(super) fn descriptor(facts: &HashMap<String, String>) -> Option<String> {
-    let bytes = BASE64_STANDARD.decode(facts.get("containerimage.descriptor")?).ok()?;
+/// The manifest's descriptor, which is JSON in base64 in the exporters' response.
+pub(super) fn descriptor(response: &HashMap<String, String>) -> Option<String> {
+    let bytes = BASE64_STANDARD.decode(response.get("containerimage.descriptor")?).ok()?;
     String::from_utf8(bytes).ok()
 }
