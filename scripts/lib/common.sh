@@ -33,6 +33,7 @@ GRPC_VERSION=1.85.1
 HELM_VERSION=v3.22.0
 KUBERNETES_VALIDATE_VERSION=1.37.0
 KUBERNETES_VERSION=v1.34.4  # for tests/kubernetes
+PROMETHEUS_VERSION=v0.316.0  # whose rules and queries the monitoring's tests check
 OLDEST_API=1.45            # Engine 26.1, the oldest that Wharf drives
 
 DEBS_DIR=$CACHE/debs-1
@@ -44,6 +45,7 @@ BUILDX_BIN=$CACHE/buildx-$BUILDX_VERSION/buildx
 BUF_BIN=$CACHE/buf-$BUF_VERSION/buf
 DENY_BIN=$CACHE/cargo-deny-$DENY_VERSION/bin/cargo-deny
 FRONTEND_BIN=$CACHE/frontend-2-$FRONTEND_VERSION/frontend
+PROMCHECK_BIN=$CACHE/promcheck-1-$PROMETHEUS_VERSION/promcheck
 HELM_BIN=$CACHE/helm-$HELM_VERSION/helm
 KUBERNETES_DIR=$CACHE/kubernetes-1-$KUBERNETES_VERSION
 CNI_DIR=$CACHE/cni-1

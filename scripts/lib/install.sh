@@ -39,6 +39,7 @@ setup() {
     ensure_helm
     ensure_deny
     ensure_frontend
+    ensure_promcheck
     ensure_jars
     ensure_python
 }
@@ -323,6 +324,25 @@ ensure_frontend() {
     )
     rm -rf "$(dirname "$FRONTEND_BIN")"
     mv "$new/out" "$(dirname "$FRONTEND_BIN")"
+}
+
+# Builds the checks of Prometheus' rules and queries.
+ensure_promcheck() {
+    [ ! -x "$PROMCHECK_BIN" ] || return 0
+    ensure_go
+    say "building the checks of Prometheus $PROMETHEUS_VERSION (a minute)"
+    scratch
+    local new=$SCRATCH
+    cp "$scripts/lib/promcheck/main.go" "$new/"
+    (
+        cd "$new" || exit
+        static_go go-promcheck mod init wharf.invalid/promcheck
+        static_go go-promcheck get "github.com/prometheus/prometheus/model/rulefmt@$PROMETHEUS_VERSION" \
+            "github.com/prometheus/prometheus/promql/parser@$PROMETHEUS_VERSION"
+        static_go go-promcheck build -trimpath -ldflags='-s -w' -o out/promcheck .
+    )
+    rm -rf "$(dirname "$PROMCHECK_BIN")"
+    mv "$new/out" "$(dirname "$PROMCHECK_BIN")"
 }
 
 # --- Maven, Python ---------------------------------------------------------------

@@ -7,13 +7,19 @@ use std::{
 };
 
 use http::Method;
+use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpSocket, TcpStream},
 };
 
 use crate::{
-    harness::{Test, Wharf, Wharfd, cases, http::Server, rpc, wait_for},
+    harness::{
+        PATIENCE, Test, Wharf, Wharfd, cases, engine,
+        http::Server,
+        process::{Output, command},
+        rpc, wait_for,
+    },
     turns::Builds,
 };
 
@@ -170,6 +176,7 @@ async fn builds_and_transfers_are_counted(test: Arc<Test>) {
     let looked = |now: &Scrape| now.of("engine_ping_seconds_count", "") >= 1.0;
     let all = scrape_with(port, "a look at the engine", looked).await;
     is_documented(&all);
+    is_watched(&all).await;
     // Nothing that a job chooses is in it.
     for own in ["a-name", "base", registry.host(), "file", "uid"] {
         let lines = all.text.lines().filter(|line| !line.starts_with('#'));
@@ -188,6 +195,46 @@ fn is_documented(scrape: &Scrape) {
         })
         .collect();
     assert_eq!(told, scrape.families(), "docs/metrics.md, and a scrape");
+}
+
+/// Fails unless the rules pass Prometheus' own checks, and all that the rules and the dashboard ask for is in a scrape:
+/// each metric, its labels, and their values.
+async fn is_watched(scrape: &Scrape) {
+    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/monitoring");
+    let mut check = command(engine::tool("WHARF_PROMCHECK"));
+    check.args(["rules.yaml", "dashboard.json"].map(|file| format!("{directory}/{file}")));
+    let checked = Output::of(check, b"", PATIENCE).await.ok();
+    let mut asked = BTreeMap::<String, usize>::new();
+    for line in checked.stdout.lines() {
+        let query: Value = serde_json::from_str(line).unwrap();
+        *asked.entry(query["file"].as_str().unwrap().to_owned()).or_default() += 1;
+        // Prometheus' own.
+        let mut known: BTreeSet<&str> = ["job", "instance"].into();
+        for series in query["series"].as_array().unwrap() {
+            let metric = format!("{}{{", series["metric"].as_str().unwrap());
+            let written =
+                |name: &&String| name.starts_with(&metric) || Some(name.as_str()) == metric.strip_suffix('{');
+            let written: Vec<&String> = scrape.values.keys().filter(written).collect();
+            assert!(!written.is_empty(), "no {metric} in a scrape: {query}");
+            let labels = written.iter().flat_map(|name| name.split(['{', ',']).skip(1));
+            known.extend(labels.filter_map(|label| Some(label.split_once('=')?.0)));
+            for (label, values) in series["labels"].as_object().unwrap() {
+                assert!(known.contains(label.as_str()), "{metric} has no label {label}: {query}");
+                for value in values.as_array().unwrap() {
+                    let label = format!("{label}=\"{}\"", value.as_str().unwrap());
+                    assert!(
+                        written.iter().any(|name| name.contains(&label)),
+                        "{metric} with {label}: {query}"
+                    );
+                }
+            }
+        }
+        for label in query["groups"].as_array().unwrap() {
+            assert!(known.contains(label.as_str().unwrap()), "no label {label}: {query}");
+        }
+    }
+    let [rules, dashboard] = ["rules.yaml", "dashboard.json"].map(|file| asked[file]);
+    assert!(rules >= 8 && dashboard >= 25, "{asked:?}");
 }
 
 async fn waiting_builds_are_counted(test: Arc<Test>) {
@@ -271,7 +318,7 @@ async fn only_metrics_are_served(test: Arc<Test>) {
         // It may be closed before all of it is sent.
         let _ = stream.write_all(sent.as_bytes()).await;
         let mut read = Vec::new();
-        let closed = tokio::time::timeout(crate::harness::PATIENCE, stream.read_to_end(&mut read)).await;
+        let closed = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut read)).await;
         assert!(closed.is_ok(), "it stays open: {}", &sent[..20]);
         let read = String::from_utf8_lossy(&read);
         assert_eq!(read.matches("HTTP/1.1 200 OK").count(), answers, "{read}");
@@ -322,7 +369,7 @@ async fn a_flood_of_scrapers_keeps_nobody_out(test: Arc<Test>) {
     silent[1].write_all(b"GET /metr").await.unwrap();
     for mut stream in silent {
         let mut read = Vec::new();
-        let closed = tokio::time::timeout(crate::harness::PATIENCE, stream.read_to_end(&mut read)).await;
+        let closed = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut read)).await;
         assert!(closed.is_ok(), "it stays open");
     }
 }

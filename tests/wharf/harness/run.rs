@@ -197,9 +197,8 @@ fn start(kinds: &[(Kind, usize)], arguments: &[OsString], quiet: bool) -> Result
     let mut children = Vec::new();
     for (kind, expected) in kinds {
         paths.get(&format!("WHARF_ENGINE_{}", kind.name))?;
-        for tool in ["WHARF_REGISTRY_BIN", "WHARF_BUSYBOX", "WHARF_HTPASSWD", "WHARF_BUILDX", "WHARF_DOCKER"]
-        {
-            paths.get(tool)?;
+        for tool in ["REGISTRY_BIN", "BUSYBOX", "HTPASSWD", "BUILDX", "DOCKER", "PROMCHECK"] {
+            paths.get(&format!("WHARF_{tool}"))?;
         }
         let network = paths.get(&format!("WHARF_NETNS_{}", kind.name))?;
         let child = Command::new("nsenter")
