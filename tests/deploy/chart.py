@@ -53,6 +53,7 @@ affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeS
 podAnnotations: {example.org/a: b}
 podLabels: {example.org/c: d}
 maxUnavailable: 10%
+metrics: {enabled: true, address: "[::]", port: 9999, annotations: true, from: [{podSelector: {matchLabels: {app: prometheus}}}]}
 networkPolicy: {ingress: [{from: [{podSelector: {}}], ports: [{port: 2376}]}]}
 """
 SETS = {
@@ -223,6 +224,41 @@ class Chart(Case):
         self.assertEqual(len(set(sums)), len(sums))
         self.assertEqual(checksum("{}"), checksum("tolerations: [{operator: Exists}]"))
 
+    def test_metrics_are_off_unless_asked_for(self):
+        documents = self.documents()
+        template = documents["DaemonSet", "wharfd"]["spec"]["template"]
+        self.assertNotIn("metrics", documents["ConfigMap", "wharfd"]["data"]["wharfd.toml"])
+        self.assertNotIn("ports", template["spec"]["containers"][0])
+        self.assertEqual(documents["NetworkPolicy", "wharfd"]["spec"]["ingress"], [])
+        # Neither of these turns them on.
+        documents = self.documents("metrics: {annotations: true, podMonitor: {enabled: true}}")
+        self.assertNotIn(("PodMonitor", "wharfd"), documents)
+        self.assertNotIn("prometheus.io/scrape", documents["DaemonSet", "wharfd"]["spec"]["template"]["metadata"]["annotations"])
+
+    def test_metrics_have_one_port_for_the_scraper_alone(self):
+        for mode in "bundled", "host":
+            values = f"engine: {{mode: {mode}}}\nmetrics: {{enabled: true, port: 9999, annotations: true, podMonitor: {{enabled: true, labels: {{release: p}}}}}}"
+            documents = self.documents(values)
+            template = documents["DaemonSet", "wharfd"]["spec"]["template"]
+            config = tomllib.loads(documents["ConfigMap", "wharfd"]["data"]["wharfd.toml"])
+            self.assertEqual(config["metrics"], {"listen": "0.0.0.0:9999"})
+            (port,) = template["spec"]["containers"][0]["ports"]
+            self.assertEqual((port["name"], port["containerPort"]), ("metrics", 9999))
+            annotations = template["metadata"]["annotations"]
+            self.assertEqual((annotations["prometheus.io/port"], annotations["prometheus.io/path"]), ("9999", "/metrics"))
+            monitor = documents["PodMonitor", "wharfd"]
+            self.assertEqual(monitor["metadata"]["labels"]["release"], "p")
+            (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+            self.assertEqual((endpoint["port"], endpoint["path"]), (port["name"], "/metrics"))
+            labels = monitor["spec"]["selector"]["matchLabels"]
+            self.assertEqual(labels, {key: template["metadata"]["labels"][key] for key in labels})
+            if mode == "bundled":
+                (rule,) = documents["NetworkPolicy", "wharfd"]["spec"]["ingress"]
+                self.assertEqual(rule["ports"], [{"protocol": "TCP", "port": 9999}])
+                self.assertEqual(rule["from"], [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}])
+        # Beside the operator's own rules.
+        self.assertEqual(len(self.documents(EVERYTHING)["NetworkPolicy", "wharfd"]["spec"]["ingress"]), 2)
+
     def test_values_that_are_wrong_are_refused(self):
         for text, said in (
                 ("engin: {}", "engin"),
@@ -253,6 +289,9 @@ class Chart(Case):
                     ("live-restore", "true"), ("containerd", "/x"), ("group", "docker"), ("default-gateway", "10.0.0.1"),
                     ("firewall-backend", "nftables"), ("mtu", "'1400'"), ("log-level", "loud"))),
                 ("kubeletDir: kubelet", "kubeletDir"),
+                *((f"metrics: {{{key}: {value}}}", key) for key, value in (
+                    ("address", "localhost"), ("address", "'::'"), ("port", "80"), ("port", "'9464'"), ("from", "[]"), ("enabled", "1"),
+                    ("podMonitor", "{interval: soon}"))),
                 ("gracePeriodSeconds: 25s", "gracePeriodSeconds")):
             with self.subTest(text):
                 self.assertIn(said, self.helm("template", text, status=1))
@@ -274,7 +313,7 @@ class Chart(Case):
         """Each value that docs/kubernetes.md names is one."""
         known = yaml.safe_load((CHART / "values.yaml").read_text())
         page = (ROOT / "docs/kubernetes.md").read_text()
-        named = set(re.findall(r"`((?:engine|firewall|networkPolicy|image|test)\.[a-zA-Z]+)`", page))
+        named = set(re.findall(r"`((?:engine|firewall|networkPolicy|metrics|image|test)\.[a-zA-Z]+)`", page))
         self.assertGreaterEqual(len(named), 5)
         for name in named:
             first, second = name.split(".")
