@@ -25,7 +25,7 @@ use tonic::Status;
 use crate::{
     build::{
         client::client_error,
-        packets::told,
+        packets::{ENTRIES_BYTES_MAX, ENTRIES_MAX, told},
         patience::minutes,
         session::{Attached, FromClient, Outgoing},
     },
@@ -41,11 +41,19 @@ pub(in crate::build) struct Limits {
     idle: Duration,
     /// How long all of it may last, for a client that takes a little now and then.
     whole: Duration,
+    /// How many entries a tree may have: BuildKit keeps the paths of all files until the client has them.
+    entries: usize,
+    /// How many bytes may be said of them.
+    bytes: usize,
 }
 
 /// Those of a sync: a client on a slow disk still takes something now and then.
-pub(in crate::build) const LIMITS: Limits =
-    Limits { idle: Duration::from_secs(300), whole: Duration::from_secs(2 * 3600) };
+pub(in crate::build) const LIMITS: Limits = Limits {
+    idle: Duration::from_secs(300),
+    whole: Duration::from_secs(2 * 3600),
+    entries: ENTRIES_MAX,
+    bytes: ENTRIES_BYTES_MAX,
+};
 
 /// How many files of a tree a client may have asked for that BuildKit has not sent yet. BuildKit takes 128 and four more,
 /// and then waits for room without an end, even when the build is over (fsutil, `send.go`). `wharf` asks for 32.
@@ -82,7 +90,7 @@ pub(in crate::build) fn begin(
     tasks.spawn("output's clock", async move {
         clocked.run_until_cancelled(clock.watch(limits)).await;
     });
-    let (down, watched) = (Down { line, last: Some(last) }, tasks.clone());
+    let (down, watched) = (Down { line, last: Some(last), listed: Listed::new(limits) }, tasks.clone());
     tasks.spawn("output", async move {
         let passed = ended.run_until_cancelled(down.pass(sent, outgoing));
         let _ = watched.unless_cancelled(passed).await;
@@ -187,15 +195,53 @@ struct Down {
     /// A reserved slot for the error that marks the output as incomplete: a plain end would mean success, and
     /// a client that does not read must not block it.
     last: Option<OwnedPermit<Result<Bytes, Status>>>,
+    listed: Listed,
+}
+
+/// What has been said of a tree's entries.
+struct Listed {
+    limits: Limits,
+    entries: usize,
+    bytes: usize,
+}
+
+impl Listed {
+    fn new(limits: Limits) -> Self {
+        Self { limits, entries: 0, bytes: 0 }
+    }
+
+    /// Counts an entry, of which so many bytes are said.
+    fn add(&mut self, bytes: usize) -> Result<(), Status> {
+        let Limits { entries, bytes: most, .. } = self.limits;
+        self.entries += 1;
+        self.bytes += bytes;
+        let what = if self.entries > entries {
+            format!("more than {entries} entries")
+        } else if self.bytes > most {
+            format!("entries with paths, links and attributes of more than {} MiB", most >> 20)
+        } else {
+            return Ok(());
+        };
+        let text = format!("the tree of an output has {what}: leave some out, or use `--output type=tar`");
+        Err(Status::resource_exhausted(text))
+    }
 }
 
 impl Down {
-    async fn pass(self, mut sent: Messages, outgoing: Outgoing) {
+    async fn pass(mut self, mut sent: Messages, outgoing: Outgoing) {
         while let Some(message) = sent.next().await {
             let Ok(message) = message else { return };
             let packet = self.packet(&message);
             let kind = packet.as_ref().map(|packet| packet.kind);
             let is = |other: PacketType| kind == Some(other as i32);
+            let stat = packet.as_ref().and_then(|packet| packet.stat.as_ref());
+            if let Some(stat) = stat.filter(|_| is(PacketType::PacketStat))
+                && let Err(refused) = self.listed.add(stat.len())
+            {
+                // The first reason counts.
+                let _ = self.line.told.refused.set(refused);
+                return;
+            }
             // BuildKit's error may contain paths of the engine; the build's failure has it without them.
             let message = match is(PacketType::PacketErr) {
                 true => error("the builder cannot read the files"),

@@ -40,7 +40,7 @@ fn ends(form: Form, limits: Limits) -> Ends {
 }
 
 fn patient() -> Limits {
-    Limits { idle: LONG, whole: LONG }
+    Limits { idle: LONG, whole: LONG, ..LIMITS }
 }
 
 fn packet(kind: PacketType, id: u32) -> Bytes {
@@ -196,11 +196,38 @@ async fn a_builders_error_is_said_in_other_words() {
     );
 }
 
+/// BuildKit keeps the path of each file until the client has it.
+#[tokio::test]
+async fn a_tree_has_few_entries() {
+    let entry = |path: &str| {
+        let stat = bollard_buildkit_proto::fsutil::types::Stat { path: path.to_owned(), ..fsutil_stat() };
+        Packet { stat: Some(stat), ..Packet::default() }.encode_to_vec().into()
+    };
+    let long = "x".repeat(1 << 20);
+    let limits = Limits { entries: 3, bytes: 2 << 20, ..patient() };
+    for (paths, why) in [
+        (&["a", "b", "c", "d"][..], "has more than 3 entries: leave some out"),
+        (&["a", &long, &long], "links and attributes of more than 2 MiB"),
+    ] {
+        let mut ends = ends(Form::Tree, limits);
+        let (last, paths) = paths.split_last().unwrap();
+        for path in paths {
+            ends.sends.send(Ok(entry(path))).await.unwrap();
+            soon(ends.takes.recv()).await.unwrap().unwrap();
+        }
+        ends.sends.send(Ok(entry(last))).await.unwrap();
+        let refused = soon(ends.hears.next()).await.unwrap().unwrap_err();
+        assert!(refused.message().contains(why), "{refused}");
+        assert_eq!(ends.told.refused.get().map(Status::message), Some(refused.message()));
+        assert!(soon(ends.takes.recv()).await.unwrap().is_err() && !ends.is_whole());
+    }
+}
+
 /// Otherwise a client that does not read holds a place of the engine for as long as it likes.
 #[tokio::test]
 async fn a_client_that_does_not_go_on_ends_the_build() {
     for form in [Form::Tree, Form::File] {
-        let mut ends = ends(form, Limits { idle: SHORT, whole: LONG });
+        let mut ends = ends(form, Limits { idle: SHORT, whole: LONG, ..LIMITS });
         for _ in 0..50 {
             ends.sends.send(Ok(Bytes::from_static(b"\x10\x01"))).await.unwrap();
         }
@@ -221,7 +248,7 @@ async fn a_client_that_does_not_go_on_ends_the_build() {
 async fn a_client_is_waited_for_only_when_it_is_its_turn() {
     let stat = |stat| Packet { stat, ..Packet::default() }.encode_to_vec().into();
     let (file, end): (Bytes, Bytes) = (stat(Some(fsutil_stat())), stat(None));
-    let limits = Limits { idle: SHORT, whole: LONG };
+    let limits = Limits { idle: SHORT, whole: LONG, ..LIMITS };
     // Neither while BuildKit gathers what it sends, nor while it owes a file or its last word.
     for (form, sent, said) in [
         (Form::File, vec![], vec![]),
@@ -266,7 +293,7 @@ fn fsutil_stat() -> bollard_buildkit_proto::fsutil::types::Stat {
 #[tokio::test]
 async fn an_output_that_never_ends_ends() {
     let Ends { sends, mut hears, says: _says, mut takes, told: _told, tasks: _tasks } =
-        ends(Form::File, Limits { idle: LONG, whole: SHORT });
+        ends(Form::File, Limits { idle: LONG, whole: SHORT, ..LIMITS });
     let trickling = async {
         loop {
             tokio::time::sleep(SHORT / 4).await;
