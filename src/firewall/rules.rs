@@ -2,6 +2,7 @@
 
 use std::{
     cmp::Reverse,
+    collections::BTreeSet,
     net::{Ipv4Addr, Ipv6Addr},
 };
 
@@ -10,6 +11,7 @@ use super::{
     chain::{Chain, Hook, Match, Otherwise, Rule, State, Verdict},
     place::Place,
 };
+use crate::policy;
 
 /// The networks whose addresses are not public: those of `policy::is_public`.
 const PRIVATE_V4: [([u8; 4], u8); 16] = [
@@ -44,23 +46,6 @@ const PRIVATE_V6: [([u16; 2], u8); 7] = [
     ([0x3fff, 0], 20),
 ];
 
-/// The networks from which clouds tell a machine's secrets to whoever asks there, and which lead nowhere else.
-const METADATA_V4: [([u8; 4], u8); 4] = [
-    ([169, 254, 0, 0], 16),
-    // Alibaba's, Azure's and Oracle's.
-    ([100, 100, 100, 200], 32),
-    ([168, 63, 129, 16], 32),
-    ([192, 0, 0, 192], 32),
-];
-
-/// Likewise: all link-local ones, those of AWS and Google, and the first of those above as a translator to IPv4 has it.
-const METADATA_V6: [([u16; 8], u8); 4] = [
-    ([0xfe80, 0, 0, 0, 0, 0, 0, 0], 10),
-    ([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254], 128),
-    ([0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254], 128),
-    ([0x64, 0xff9b, 0, 0, 0, 0, 0xa9fe, 0], 112),
-];
-
 /// A grant of a network of private addresses that is larger than these may hold anything of a cluster.
 const SITE_V4: u8 = 24;
 const SITE_V6: u8 = 64;
@@ -82,9 +67,7 @@ fn private() -> impl Iterator<Item = Network> {
 }
 
 fn metadata() -> impl Iterator<Item = Network> {
-    let v4 = METADATA_V4.map(|(address, length)| Network::new(Ipv4Addr::from(address).into(), length));
-    let v6 = METADATA_V6.map(|(address, length)| Network::new(Ipv6Addr::from(address).into(), length));
-    v4.into_iter().chain(v6)
+    policy::metadata().map(|(address, length)| Network::new(address, length))
 }
 
 /// Whether a grant opens so many private addresses that the cluster's may be among them. Of a network that is not within
@@ -113,7 +96,8 @@ pub(super) fn chains(place: &Place, words: &Words<'_>) -> [Chain; 4] {
     let icmp6 = |kind: &u8| Rule(vec![Match::Icmp6(*kind)], Verdict::Accept);
     let refused = || words.refuse.iter().copied();
     let networks = place.networks.iter().chain(words.cluster).copied();
-    let of_steps = destinations(place, words.allow, private().chain(networks).chain(refused()));
+    let of_steps =
+        destinations(place, words.allow, private().chain(metadata()).chain(networks).chain(refused()));
 
     let mut forward = Vec::new();
     for uplink in &place.uplinks {
@@ -165,7 +149,8 @@ fn destinations(place: &Place, allow: &[Grant], refused: impl Iterator<Item = Ne
         place.resolvers.iter().map(|address| Grant { network: (*address).into(), ports: Some(DNS..=DNS) });
     let mut entries: Vec<_> =
         dns.chain(allow.iter().cloned()).map(|grant| (grant, Verdict::Accept)).collect();
-    entries.extend(refused.map(|network| (Grant { network, ports: None }, Verdict::Reject)));
+    let refused: BTreeSet<_> = refused.collect();
+    entries.extend(refused.into_iter().map(|network| (Grant { network, ports: None }, Verdict::Reject)));
     // Stable: grants stay before refusals.
     entries.sort_by_key(|(entry, _)| Reverse(entry.network.length()));
     let mut rules = Vec::new();
@@ -189,7 +174,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::policy;
 
     fn is_private(address: IpAddr) -> bool {
         private().any(|network| network.contains(address))
@@ -245,7 +229,8 @@ mod tests {
             networks: ["10.214.0.0/24".parse().unwrap()].into(),
             resolvers: ["10.96.0.10", "169.254.20.10"].map(|text| text.parse().unwrap()).into(),
         };
-        let allow = ["10.1.2.3:5000", "10.0.0.0/8", "10.0.0.7:80", "10.96.0.77:443"];
+        let allow =
+            ["10.1.2.3:5000", "10.0.0.0/8", "10.0.0.7:80", "10.96.0.77:443", "fd00::/16", "100.64.0.0/10"];
         let allow = allow.map(|text| text.parse().unwrap());
         let refuse = ["10.0.0.7", "8.8.8.0/24"].map(|text| text.parse().unwrap());
         let cluster = ["10.96.0.0/12".parse().unwrap()];
@@ -255,10 +240,15 @@ mod tests {
         for (to, port, of_steps, of_wharfd) in [
             ("1.1.1.1", 443, yes, yes),
             ("2606:4700::1111", 443, yes, yes),
-            ("fd00::1", 443, no, yes),
+            ("fd01::1", 443, no, yes),
             ("fd00:ec2::254", 80, no, no),
             ("fe80::1", 80, no, no),
             ("64:ff9b::a9fe:a9fe", 80, no, no),
+            ("fd00:42::42", 80, no, no),
+            // In a network that is granted.
+            ("fd00:1::1", 443, yes, yes),
+            ("100.64.0.1", 443, yes, yes),
+            ("100.100.100.200", 80, no, no),
             ("169.254.169.254", 80, no, no),
             ("169.254.20.10", 80, no, no),
             ("169.254.20.10", 53, yes, yes),

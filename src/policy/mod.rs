@@ -12,7 +12,7 @@ use crate::{
     fault::Fault,
     names::{Allowed, CallerId, Namespace, Reference},
 };
-pub(crate) use addresses::{is_no_server, is_public};
+pub(crate) use addresses::{is_no_server, is_public, is_within, metadata};
 pub use check::{Because, Explained};
 pub use entry::{Entry, Policies};
 pub use rules::Rules;

@@ -2,8 +2,9 @@
 
 use std::net::IpAddr;
 
-use super::reach::{Origin, is_within};
+use super::reach::Origin;
 use crate::config::env;
+use crate::policy::is_within;
 
 /// The proxies for each scheme.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

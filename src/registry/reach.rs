@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use bollard::models::SystemInfo;
 
 use super::{error::Error, proxy::Proxies};
+use crate::policy::is_within;
 
 /// Docker Hub's name in references, and the host that serves it.
 const HUB: &str = "docker.io";
@@ -177,16 +178,6 @@ impl Network {
     fn contains(self, address: IpAddr) -> bool {
         is_within(address, self.address, self.bits)
     }
-}
-
-/// Whether the first `bits` of `address` and `network` are equal.
-pub(super) fn is_within(address: IpAddr, network: IpAddr, bits: u8) -> bool {
-    let shared = match (address.to_canonical(), network.to_canonical()) {
-        (IpAddr::V4(one), IpAddr::V4(other)) => (one.to_bits() ^ other.to_bits()).leading_zeros(),
-        (IpAddr::V6(one), IpAddr::V6(other)) => (one.to_bits() ^ other.to_bits()).leading_zeros(),
-        _ => return false,
-    };
-    shared >= u32::from(bits)
 }
 
 #[cfg(test)]

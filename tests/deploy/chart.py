@@ -277,7 +277,8 @@ class Chart(Case):
                 ("settings: {listen: unix:///run/wharf/wharf.sock}", "listen"),
                 ("firewall: {allow: [registry.example.org]}", "allow"),
                 *((f"firewall: {{allow: ['{grant}']}}", "name their networks in firewall.clusterNetworks") for grant in (
-                    "10.0.0.0/8", "10.20.0.0/16:443", "172.16.0.0/12", "192.168.0.0/23:80-90", "100.64.0.0/10")),
+                    "10.0.0.0/8", "10.0.0.0/9", "10.20.0.0/16:443", "172.16.0.0/12", "192.168.0.0/16", "192.168.0.0/23:80-90",
+                    "100.64.0.0/10")),
                 ("firewall: {clusterNetworks: ['10.0.0.0/8:80']}", "clusterNetworks"),
                 *((f"firewall: {{{key}: ['{entry}']}}", key) for key in ("allow", "refuse", "clusterNetworks") for entry in (
                     "10.0.0.256", "10.0.0", "10.0.0.0/33", "010.0.0.1", "10.0.0.5:0", "10.0.0.5:65536", "10.0.0.5:-80",
@@ -299,6 +300,8 @@ class Chart(Case):
     def test_values_that_are_right_are_taken(self):
         for text in (
                 "firewall: {allow: [10.20.0.5, 172.32.0.0/12, 192.169.0.0/16, 10.20.0.5:1, '10.20.0.0/24:8000-8080', '[fd00::/64]:1-65535', 'fd00::5', '::/0', 0.0.0.0/0]}",
+                # They open no private address.
+                "firewall: {allow: [10.0.0.0/7, '8.0.0.0/6:443', 192.168.0.0/15]}",
                 "firewall: {refuse: [203.0.113.0/24, '2001:db8::1', '::ffff:10.0.0.1']}",
                 "engine: {groups: [{name: a, bridge: 192.168.250.1/24}]}"):
             with self.subTest(text):

@@ -4,10 +4,15 @@ when the one before it has ended or runs, whether that engine answers or not, an
 */}}
 {{- define "wharf.engineContainers" -}}
 {{- if .Values.firewall.enabled }}
-{{- /* wharfd judges all grants in the pod: these are told before there is one. */}}
-{{- $private := "^(10|172\\.(1[6-9]|2[0-9]|3[01])|192\\.168|100\\.(6[4-9]|[7-9][0-9]|1[01][0-9]|12[0-7]))\\." }}
+{{- /* wharfd judges all grants in the pod: these are told before there is one. A network that is not within a private one opens
+none of its addresses. */}}
+{{- $ten := "10\\.[0-9.]*/([89]|1[0-9]|2[0-3])" }}
+{{- $many := "172\\.(1[6-9]|2[0-9]|3[01])\\.[0-9.]*/(1[2-9]|2[0-3])" }}
+{{- $few := "192\\.168\\.[0-9.]*/(1[6-9]|2[0-3])" }}
+{{- $shared := "100\\.(6[4-9]|[7-9][0-9]|1[01][0-9]|12[0-7])\\.[0-9.]*/(1[0-9]|2[0-3])" }}
+{{- $wide := printf "^(%s|%s|%s|%s)(:|$)" $ten $many $few $shared }}
 {{- range .Values.firewall.allow }}
-{{- if and (not $.Values.firewall.clusterNetworks) (regexMatch (print $private "[0-9.]*/(1?[0-9]|2[0-3])(:|$)") .) }}
+{{- if and (not $.Values.firewall.clusterNetworks) (regexMatch $wide .) }}
 {{- fail (printf "firewall.allow: the nodes, pods and Services of the cluster may be among the addresses of `%s`: name their networks in firewall.clusterNetworks, or allow single addresses" .) }}
 {{- end }}
 {{- end }}
