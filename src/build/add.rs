@@ -22,6 +22,9 @@ pub fn is_git(source: &str) -> bool {
     host.and_then(|(_, rest)| rest.split_once(':')).is_some_and(|(host, _)| is_of(host, b"-."))
 }
 
+/// The host that means the session of a build, in any URL (`source/http` in BuildKit).
+pub const SESSION_HOST: &str = "buildkit-session";
+
 /// The host of a URL that `ADD` fetches, an IPv6 address without its brackets; `None` if it is not such a
 /// URL.
 pub fn host(url: &str) -> Option<String> {

@@ -19,7 +19,7 @@ use tokio::sync::{SetOnce, watch};
 use tonic::{Code, Status};
 
 use super::{
-    archives::{Synced, Unpacked},
+    archives::{Awaited, Synced, Trees},
     dockerfile::judging::Judging,
     ignored::IgnoreFiles,
     input::{Hear, Input},
@@ -69,7 +69,9 @@ pub struct BuildClient {
     /// 0.13 reports either the sync's error or the cancel that follows.
     pub refused: Arc<SetOnce<Status>>,
     /// The archives that its graph unpacks from the context's directory.
-    pub unpacked: watch::Sender<Option<Arc<Unpacked>>>,
+    pub awaited: watch::Sender<Option<Arc<Awaited>>>,
+    /// The trees that engines keep.
+    pub trees: Arc<Trees>,
     /// The outputs that its client receives.
     pub outputs: Outputs,
 }
@@ -221,8 +223,8 @@ impl SessionClient for BuildClient {
             let hear =
                 judge.takes_texts().then(|| Input::hearing(&self.input, self.dockerfile.judge().texts()));
             let (judge, ignored) = (Arc::new(Mutex::new(judge)), IgnoreFiles::of(&request));
-            let unpacked = self.unpacked.borrow().clone().filter(|_| request.name == "context");
-            let archives = unpacked.map(Synced::new);
+            let awaited = self.awaited.borrow().clone().filter(|_| request.name == "context");
+            let archives = awaited.map(Synced::new);
             let Attached { incoming, outgoing } = session.stream(Subject::Sync(request)).await?;
             let tasks = self.tasks.clone();
             let of_both = Arc::clone(&judge);

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use super::{
-    archives::{Archive, Limits},
+    archives::{Archive, Limits, Trees, TreesOf},
     dockerfile,
     gate::{Gate, Judged},
     isolation::{JobKeys, Source},
@@ -145,7 +145,9 @@ pub fn graph(data: &[u8]) {
     let sources = [Source::Image { named: "busybox", image: &image }];
     let rules = Arc::new(Rules::built_in("fuzz", Pattern::any()));
     let namespace = rules.namespace(&CallerId::Uid(1), Namespace::new("job", "1").unwrap()).unwrap();
-    let gate = Gate::new("s1", &namespace, &keys, "linux/amd64", true, &sources);
+    let caller = CallerId::Uid(1);
+    let trees = TreesOf { trees: &Trees::default(), caller: &caller, context: String::new() };
+    let gate = Gate::new("s1", &namespace, &keys, "linux/amd64", true, &trees, &sources);
     let judge = |result: frontend::Result| -> Option<Judged> {
         let answer = frontend::SolveResponse { result: Some(result), ..frontend::SolveResponse::default() };
         gate.judge(Answer::read(answer.encode_to_vec().into()).ok()?).ok()

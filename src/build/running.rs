@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use tonic::Status;
 
 use super::{
+    archives::TreesOf,
     client::BuildClient,
     gate::{self, Gate, Names, Refusal},
     input::PassEnd,
@@ -264,7 +265,11 @@ impl<'a> Build<'a> {
         let (tar, sources) = (self.order.client.tar.as_ref().map(Tar::url), self.sources.list());
         let platform = self.images.engine().platform().to_string();
         let zstd = self.images.engine().frees_decoders();
-        let gate = Gate::new(session.id(), &self.order.namespace, &self.keys, &platform, zstd, &sources);
+        let context = format!("{} {}", self.images.engine().name(), self.shared_key());
+        let (trees, caller) = (&self.order.client.trees, self.order.namespace.caller());
+        let trees = TreesOf { trees, caller, context };
+        let gate =
+            Gate::new(session.id(), &self.order.namespace, &self.keys, &platform, zstd, &trees, &sources);
         let frontend = self.images.hold_frontend().await?;
         let order = solve::PassRequest {
             reference: random_id().map_err(Fault::internal)?,
@@ -278,7 +283,7 @@ impl<'a> Build<'a> {
         let judge = async |answer: solve::Answer| {
             let judged = self.order.client.dockerfile.here(|| gate.judge(answer)).await?;
             self.order.client.input.handed();
-            self.order.client.unpacked.send_replace(judged.unpacked().cloned());
+            self.order.client.awaited.send_replace(judged.awaited().cloned());
             syntax = judged.syntax().map(str::to_owned);
             used = judged.images().clone();
             // Set only once, since a pass has one answer.

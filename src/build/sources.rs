@@ -274,6 +274,11 @@ impl<'a> Sources<'a> {
             let text = format!("`ADD {}` is not allowed: it is not a URL with a host", printable_url(url));
             Fault::new(Reason::SourceDenied, text).hint("copy the file into the build context instead")
         })?;
+        if host.eq_ignore_ascii_case(add::SESSION_HOST) {
+            let text =
+                format!("`ADD {}` is not allowed: it names the builder's own session", printable_url(url));
+            return Err(Fault::new(Reason::SourceDenied, text));
+        }
         let names = self.images.names(self.order.namespace.caller());
         let addresses = names.lookup(&host).await.map_err(|error| unknown_host(&host, error))?;
         self.urls.insert(url.to_owned(), from.at(&addresses)?);

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     build::{
+        archives::Trees,
         dockerfile::judging,
         outcome::Outcome,
         patience::minutes,
@@ -45,11 +46,13 @@ pub(super) struct Build {
     sessions: Sessions,
     /// Places for judgements of Dockerfiles.
     judged: Arc<Places>,
+    /// The trees that engines keep.
+    trees: Arc<Trees>,
 }
 
 impl Build {
     pub(super) fn new(front: Arc<Front>) -> Self {
-        Self { front, sessions: Sessions::default(), judged: judging::places() }
+        Self { front, sessions: Sessions::default(), judged: judging::places(), trees: Arc::default() }
     }
 
     async fn open(
@@ -154,6 +157,7 @@ impl Build {
         let queued = Queued {
             front: Arc::clone(&self.front),
             judged: Arc::clone(&self.judged),
+            trees: Arc::clone(&self.trees),
             call: call.clone(),
             kept,
             namespace,

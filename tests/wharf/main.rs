@@ -112,6 +112,7 @@ fn cases() -> Vec<Case> {
         hostile::graph::CASES,
         hostile::sources::CASES,
         hostile::archives::CASES,
+        hostile::unpacked::CASES,
         hostile::cache::CASES,
         hostile::streams::CASES,
         hostile::forged::CASES,

@@ -1,6 +1,7 @@
 //! What archives take of the engine to unpack them.
 
 use super::{BLOCKS_BYTES, HEADERS_BYTES, STEPS_MAX, spent::ARCHIVES_MAX};
+use crate::build::tar::unpack::{RATIO_MAX, UNPACKED_BYTES};
 
 /// What archives take of the engine.
 #[derive(Clone, Copy, Debug, Default)]
@@ -12,6 +13,10 @@ pub struct Costs {
     pub(super) blocks: u64,
     /// How many bytes of headers it keeps.
     pub(super) headers: u64,
+    /// How many bytes the compressed ones have.
+    pub(super) packed: u64,
+    /// How many bytes these unpack to.
+    pub(super) unpacked: u64,
 }
 
 impl Costs {
@@ -21,10 +26,13 @@ impl Costs {
     /// Why it may not be unpacked beside the others.
     pub fn add(&mut self, costs: Self, copies: usize) -> Result<(), String> {
         let times = copies as u64;
-        self.archives = self.archives.saturating_add(copies);
-        self.steps = self.steps.saturating_add(costs.steps.saturating_mul(times));
-        self.blocks = self.blocks.saturating_add(costs.blocks.saturating_mul(times));
-        self.headers = self.headers.saturating_add(costs.headers.saturating_mul(times));
+        let add = |sum: &mut u64, one: u64| *sum = sum.saturating_add(one.saturating_mul(times));
+        self.archives = self.archives.saturating_add(costs.archives.saturating_mul(copies));
+        add(&mut self.steps, costs.steps);
+        add(&mut self.blocks, costs.blocks);
+        add(&mut self.headers, costs.headers);
+        add(&mut self.packed, costs.packed);
+        add(&mut self.unpacked, costs.unpacked);
         if self.archives > ARCHIVES_MAX {
             return Err(format!("is one of more than {ARCHIVES_MAX} archives that `ADD` would unpack"));
         }
@@ -37,8 +45,37 @@ impl Costs {
         if self.headers > HEADERS_BYTES {
             return Err(too_much(HEADERS_BYTES));
         }
+        if is_too_dense(self.packed, self.unpacked) {
+            return Err(too_dense());
+        }
         Ok(())
     }
+
+    /// The worst of both.
+    pub(super) fn most(self, other: Self) -> Self {
+        Self {
+            archives: self.archives.max(other.archives),
+            steps: self.steps.max(other.steps),
+            blocks: self.blocks.max(other.blocks),
+            headers: self.headers.max(other.headers),
+            // Fewer of these allow less.
+            packed: self.packed.min(other.packed),
+            unpacked: self.unpacked.max(other.unpacked),
+        }
+    }
+}
+
+/// Whether so many bytes unpack to too many.
+pub(super) fn is_too_dense(packed: u64, unpacked: u64) -> bool {
+    unpacked > UNPACKED_BYTES && unpacked / RATIO_MAX > packed
+}
+
+/// Why archives are refused that grow too much.
+pub(super) fn too_dense() -> String {
+    format!(
+        "is more than {RATIO_MAX} times as large unpacked, with the archives before it: leave out empty files, or \
+         unpack it in the context"
+    )
 }
 
 /// Why archives are refused of which the engine would keep too many headers.

@@ -12,6 +12,7 @@ mod scan;
 mod sources;
 mod spent;
 mod synced;
+mod trees;
 
 use std::{
     fmt,
@@ -34,6 +35,7 @@ use scan::Scan;
 pub use sources::Unpacked;
 pub use spent::Spent;
 pub(super) use synced::{Synced, refused};
+pub use trees::{Awaited, Tree, Trees, TreesOf};
 
 use super::{packets::ENTRIES_BYTES_MAX, tar::entry};
 
@@ -139,8 +141,10 @@ impl Archive {
     /// What it takes of the engine to unpack it, as far as it has come.
     pub fn costs(&self) -> Costs {
         let blocks = if let State::Xz(xz) = &self.state { xz.1.held() } else { 0 };
+        let archives = usize::from(self.is_tar() || self.has_window());
         let (steps, headers) = self.scan().map_or((0, 0), |scan| (scan.steps(), scan.headers()));
-        Costs { archives: 1, steps, blocks, headers }
+        let (packed, unpacked) = self.scan().map_or((0, 0), Scan::sizes);
+        Costs { archives, steps, blocks, headers, packed, unpacked }
     }
 
     /// Judges the next bytes.

@@ -56,6 +56,8 @@ pub(super) struct Scan {
     limits: Limits,
     /// For a compressed archive.
     spent: Option<Arc<Spent>>,
+    /// The bytes of a compressed archive, and those that have come of it.
+    sizes: (u64, u64),
     entries: usize,
     /// Bytes of paths, links and extensions.
     said: usize,
@@ -79,6 +81,7 @@ impl Scan {
         Self {
             limits,
             spent,
+            sizes: (0, 0),
             state: State::Header,
             gathered: Vec::new(),
             extensions: Extensions::default(),
@@ -98,6 +101,7 @@ impl Scan {
     pub(super) fn packed(&mut self, bytes: usize) {
         if let Some(spent) = &self.spent {
             spent.packed(bytes);
+            self.sizes.0 += bytes as u64;
         }
     }
 
@@ -109,6 +113,11 @@ impl Scan {
     /// How many bytes the engine keeps of its headers.
     pub(super) fn headers(&self) -> u64 {
         self.said as u64
+    }
+
+    /// How many bytes a compressed archive has, and how many it unpacks to.
+    pub(super) fn sizes(&self) -> (u64, u64) {
+        self.sizes
     }
 
     /// Why it is refused.
@@ -126,6 +135,7 @@ impl Scan {
 
     fn pass(&mut self, mut bytes: &[u8]) -> Result<(), String> {
         if let Some(spent) = &self.spent {
+            self.sizes.1 += bytes.len() as u64;
             spent.unpacked(bytes.len())?;
         }
         while !bytes.is_empty() {

@@ -5,23 +5,19 @@ use sha2::{Digest as _, Sha256};
 use super::{Limits, clean};
 use crate::names::reference::Digest;
 
-/// Counts up with each change of what an archive may do: the files of an older wharfd were judged by older rules.
-const RULES: u32 = 2;
-
 /// The sources of a build's copies that unpack, in its context, and what these archives may do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unpacked {
-    /// Patterns, by their names, in order. Several copies may have the same.
-    patterns: Vec<Vec<String>>,
+    /// In order. Several copies may have the same.
+    patterns: Vec<Pattern>,
     limits: Limits,
 }
 
 impl Unpacked {
     /// The sources of copies that unpack, on an engine that may unpack Zstandard; `None` if none of them can be a file.
     pub fn of<'a>(sources: impl IntoIterator<Item = &'a str>, zstd: bool) -> Option<Self> {
-        let names = |path: &str| clean(path.split('/')).into_iter().map(joined).collect();
-        let mut patterns: Vec<Vec<_>> =
-            sources.into_iter().map(names).filter(|names: &Vec<_>| !names.is_empty()).collect();
+        let patterns = sources.into_iter().map(Pattern::of).filter(|pattern| !pattern.names.is_empty());
+        let mut patterns: Vec<_> = patterns.collect();
         patterns.sort_unstable();
         let limits = Limits::of(patterns.len(), zstd);
         (!patterns.is_empty()).then_some(Self { patterns, limits })
@@ -38,12 +34,12 @@ impl Unpacked {
     pub fn key(&self) -> String {
         let mut hash = Sha256::new();
         let Limits { window, blocks, headers, steps, zstd } = self.limits;
-        hash.update(format!("{RULES} {window} {blocks} {headers} {steps} {zstd}\n"));
+        hash.update(format!("{window} {blocks} {headers} {steps} {zstd}\n"));
         for pattern in &self.patterns {
-            hash.update(pattern.join("/"));
+            hash.update(pattern.names.join("/"));
             hash.update([0]);
         }
-        Digest::from_sha256(hash.finalize().into()).as_str().replace(':', "-")
+        Digest::from_sha256(hash.finalize().into()).to_string()
     }
 
     /// The number of copies.
@@ -54,19 +50,54 @@ impl Unpacked {
     /// How many copies may unpack the file at this path.
     pub fn copies(&self, path: &str) -> usize {
         let path: Vec<&str> = path.split('/').collect();
-        self.patterns.iter().filter(|pattern| unpacks(pattern, &path)).count()
+        self.patterns.iter().filter(|pattern| pattern.unpacks(&path)).count()
     }
 
     /// Whether a copy may unpack the file at this path.
     pub fn contains(&self, path: &str) -> bool {
         let path: Vec<&str> = path.split('/').collect();
-        self.patterns.iter().any(|pattern| unpacks(pattern, &path))
+        self.patterns.iter().any(|pattern| pattern.unpacks(&path))
     }
 
-    /// Whether a copy may find its file by way of this path.
+    /// Whether a copy may find its file by way of a link at this path.
     pub fn leads(&self, path: &str) -> bool {
         let path: Vec<&str> = path.split('/').collect();
-        self.patterns.iter().any(|pattern| is_wild(pattern) || fits(pattern, &path))
+        self.patterns.iter().any(|pattern| pattern.unpacks(&path) || pattern.is_way(&path))
+    }
+}
+
+/// The source of a copy that unpacks.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Pattern {
+    names: Vec<String>,
+    /// How many of the first names have no wildcards. BuildKit follows links in these, and in what it has found; between
+    /// them it looks into directories alone (fsutil, `ResolveWildcards`).
+    literal: usize,
+    /// Whether it has classes, whose match may contain a `/` (`filepath.Match`), or escapes.
+    is_wild: bool,
+}
+
+impl Pattern {
+    fn of(source: &str) -> Self {
+        let names: Vec<_> = clean(source.split('/')).into_iter().map(joined).collect();
+        let has = |wild: &[char]| names.iter().position(|name| name.contains(wild));
+        let literal = has(&['*', '[', '\\']).unwrap_or(names.len());
+        let is_wild = has(&WILD).is_some();
+        Self { names, literal, is_wild }
+    }
+
+    /// Whether a copy with it may unpack the file at this path.
+    fn unpacks(&self, path: &[&str]) -> bool {
+        let (names, literal) = (&self.names, self.literal);
+        if self.is_wild {
+            return path.len() > literal && names.iter().zip(path).take(literal).all(|(name, of)| name == of);
+        }
+        path.len() == names.len() && names.iter().zip(path).all(|(name, of)| fits(name, of))
+    }
+
+    /// Whether a link at this path would be followed on the way to the files.
+    fn is_way(&self, path: &[&str]) -> bool {
+        path.len() <= self.literal && self.names.iter().zip(path).all(|(name, of)| name == of)
     }
 }
 
@@ -99,23 +130,8 @@ fn joined(name: &str) -> String {
     joined
 }
 
-/// Whether the pattern has classes, whose match may contain a `/` (`filepath.Match`), or escapes.
-fn is_wild(pattern: &[String]) -> bool {
-    pattern.iter().any(|name| name.contains(WILD))
-}
-
-/// Whether a copy with this pattern may unpack the file at this path.
-fn unpacks(pattern: &[String], path: &[&str]) -> bool {
-    is_wild(pattern) || fits(pattern, path) && pattern.len() == path.len()
-}
-
-/// Whether the path's names fit the pattern's first ones.
-fn fits(pattern: &[String], path: &[&str]) -> bool {
-    path.len() <= pattern.len() && pattern.iter().zip(path).all(|(pattern, name)| fits_name(pattern, name))
-}
-
-/// Whether a name fits.
-fn fits_name(pattern: &str, name: &str) -> bool {
+/// Whether a name fits one of a pattern.
+fn fits(pattern: &str, name: &str) -> bool {
     let mut parts = pattern.split('*');
     let Some(mut rest) = parts.next().and_then(|first| name.strip_prefix(first)) else { return false };
     let Some(last) = parts.next_back() else { return rest.is_empty() };

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use crate::build::tar::unpack::{RATIO_MAX, UNPACKED_BYTES};
+use super::costs::{is_too_dense, too_dense};
 
 /// How many compressed archives of one context are judged.
 pub(super) const ARCHIVES_MAX: usize = 256;
@@ -51,12 +51,6 @@ impl Spent {
         let unpacked = self.unpacked.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64;
         let packed = self.packed.load(Ordering::Relaxed);
         let packed = self.sent.as_ref().map_or(packed, |sent| packed.min(sent.load(Ordering::Relaxed)));
-        if unpacked > UNPACKED_BYTES && unpacked / RATIO_MAX > packed {
-            return Err(format!(
-                "is more than {RATIO_MAX} times as large unpacked, with the archives before it: leave out empty files, \
-                 or unpack it in the context"
-            ));
-        }
-        Ok(())
+        if is_too_dense(packed, unpacked) { Err(too_dense()) } else { Ok(()) }
     }
 }

@@ -1,13 +1,16 @@
 //! The archives in a sync.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use bollard_buildkit_proto::fsutil::types::{Packet, Stat, packet::PacketType};
 use bytes::Bytes;
 use prost::Message as _;
 use tonic::Status;
 
-use super::{Archive, Costs, Spent, Unpacked, spent::ARCHIVES_MAX};
+use super::{Archive, Awaited, Costs, Spent, spent::ARCHIVES_MAX};
 use crate::{go_mode as mode, names::printable};
 
 /// How many files may come at once, as `wharf` sends them: each may need the memory of its decoder.
@@ -19,34 +22,41 @@ const FILES_MAX: usize = ARCHIVES_MAX;
 /// Judges the archives of one sync, by the packets that have passed.
 #[derive(Debug)]
 pub(in crate::build) struct Synced {
-    unpacked: Arc<Unpacked>,
+    awaited: Arc<Awaited>,
     spent: Arc<Spent>,
     announced: u32,
-    /// The files to judge that have not come yet.
+    /// The files to judge that have not come, and need not come if the engine has them.
     files: HashMap<u32, File>,
     open: HashMap<u32, (File, Archive)>,
-    /// How many of them have come.
-    judged: usize,
-    /// What these take of the engine.
-    costs: Costs,
+    /// All files that a copy may unpack, by their paths.
+    all: BTreeMap<String, Announced>,
 }
 
 #[derive(Debug)]
 struct File {
     path: String,
     left: u64,
+    /// The file in the tree.
+    id: u64,
+}
+
+#[derive(Debug)]
+struct Announced {
+    /// The file in the tree.
+    id: u64,
+    /// Of a hard link, the path of its file.
+    of: Option<String>,
 }
 
 impl Synced {
-    pub(in crate::build) fn new(unpacked: Arc<Unpacked>) -> Self {
+    pub(in crate::build) fn new(awaited: Arc<Awaited>) -> Self {
         Self {
-            unpacked,
+            awaited,
             spent: Arc::default(),
             announced: 0,
             files: HashMap::new(),
             open: HashMap::new(),
-            judged: 0,
-            costs: Costs::default(),
+            all: BTreeMap::new(),
         }
     }
 
@@ -60,6 +70,8 @@ impl Synced {
                 let is_judged = self.files.contains_key(&packet.id) || self.open.contains_key(&packet.id);
                 Ok(is_judged.then_some((packet.id, packet.data)))
             }
+            // BuildKit has all that it wants, and unpacks what it has once this has gone on.
+            (PacketType::PacketFin, _) => self.judge_all().map(|()| None),
             _ => Ok(None),
         }
     }
@@ -68,27 +80,58 @@ impl Synced {
         let id = self.announced;
         self.announced = self.announced.saturating_add(1);
         let kind = stat.mode & mode::TYPE;
+        let unpacked = &self.awaited.unpacked;
+        let is_unpacked = kind == 0 && unpacked.contains(&stat.path);
+        let is_name = is_unpacked && !stat.linkname.is_empty();
         // The file that a link leads to may have come in an earlier sync, when nothing unpacked it.
-        let is_link = kind == mode::SYMLINK && self.unpacked.leads(&stat.path);
-        let is_name = kind == 0
-            && !stat.linkname.is_empty()
-            && self.unpacked.contains(&stat.path)
-            && !self.unpacked.contains(&stat.linkname);
-        if is_link || is_name {
+        let is_link = kind == mode::SYMLINK && unpacked.leads(&stat.path);
+        if is_link || is_name && !unpacked.contains(&stat.linkname) {
             let (path, target) = (printable(&stat.path), printable(&stat.linkname));
             return Err(Status::invalid_argument(format!(
                 "`{path}` is a link to `{target}`, and `ADD` would unpack an archive behind it: name the file itself, \
                  or use `COPY`, which never unpacks"
             )));
         }
-        if kind == 0 && stat.linkname.is_empty() && self.unpacked.contains(&stat.path) {
-            if self.files.len() + self.open.len() + self.judged >= FILES_MAX {
+        if is_unpacked {
+            if self.all.len() >= FILES_MAX {
                 return Err(Status::invalid_argument(format!(
                     "`ADD` names more than {FILES_MAX} files, and would unpack each: use `COPY`, which never unpacks"
                 )));
             }
-            let left = u64::try_from(stat.size).unwrap_or_default();
-            self.files.insert(id, File { path: stat.path.clone(), left });
+            let file = self.awaited.tree.file(stat);
+            let announced = Announced { id: file, of: is_name.then(|| stat.linkname.clone()) };
+            self.all.insert(stat.path.clone(), announced);
+            if !is_name {
+                let left = u64::try_from(stat.size).unwrap_or_default();
+                self.files.insert(id, File { path: stat.path.clone(), left, id: file });
+            }
+        }
+        Ok(())
+    }
+
+    /// Judges all files together, those from earlier syncs as well: each sync might bring as much as a build may unpack.
+    fn judge_all(&self) -> Result<(), Status> {
+        let Awaited { unpacked, tree } = &*self.awaited;
+        let mut all = Costs::default();
+        for (path, announced) in &self.all {
+            let file = match &announced.of {
+                Some(of) => self.all.get(of).map(|file| file.id),
+                None => Some(announced.id),
+            };
+            let Some(costs) = file.and_then(|file| tree.costs(file)) else {
+                // The next build brings it again.
+                tree.end();
+                return Err(Status::aborted(format!(
+                    "`ADD` would unpack `{}`, which the engine has from an earlier build, and wharfd has not judged: \
+                     build again",
+                    printable(path)
+                )));
+            };
+            if announced.of.is_some() {
+                // Once its first name is gone, it is a file of its own.
+                tree.remember(announced.id, costs);
+            }
+            all.add(costs, unpacked.copies(path)).map_err(|why| refused(path, &why))?;
         }
         Ok(())
     }
@@ -101,20 +144,19 @@ impl Synced {
                     "more than {AT_ONCE} archives are sent at once"
                 )));
             }
-            self.open.insert(id, (file, Archive::new(self.unpacked.limits(), Arc::clone(&self.spent))));
+            let limits = self.awaited.unpacked.limits();
+            self.open.insert(id, (file, Archive::new(limits, Arc::clone(&self.spent))));
         }
         let Some((file, archive)) = self.open.get_mut(&id) else { return Ok(()) };
         file.left = file.left.saturating_sub(bytes.len() as u64);
         let is_whole = file.left == 0;
         let judged = archive.pass(bytes).and_then(|()| if is_whole { archive.end() } else { Ok(()) });
-        let judged = judged.and_then(|()| match is_whole {
-            true => self.costs.add(archive.costs(), self.unpacked.copies(&file.path)),
-            false => Ok(()),
-        });
+        if is_whole && judged.is_ok() {
+            self.awaited.tree.remember(file.id, archive.costs());
+        }
         let judged = judged.map_err(|why| refused(&file.path, &why));
         if is_whole || judged.is_err() {
             self.open.remove(&id);
-            self.judged += 1;
         }
         judged
     }

@@ -22,8 +22,6 @@ use crate::names::reference::Digest;
 /// Attributes, by the identifier of their source.
 pub type Attributes = BTreeMap<String, BTreeMap<String, String>>;
 
-/// How the URL of an uploaded tar begins (`session/upload` in BuildKit).
-pub(super) const UPLOADED: &str = "http://buildkit-session/";
 /// The attribute by which BuildKit distinguishes trees of earlier syncs (`source/local`). It is in no cache
 /// key.
 const HINT: &str = "local.sharedkeyhint";
@@ -35,8 +33,10 @@ pub struct Salts<'a> {
     pub fetched: &'a Attributes,
     /// The path of a file that never exists; contains the job's salt.
     pub copied: &'a str,
-    /// The key of trees whose archives are judged in the same way, if the build unpacks some.
-    pub unpacked: Option<&'a str>,
+    /// The URL of the build's own tar, if it has one.
+    pub uploaded: Option<&'a str>,
+    /// The key of the tree with the archives that the build unpacks, if it does.
+    pub tree: Option<&'a str>,
 }
 
 /// The graph with the salts in its operations; `None` if no operation needs one.
@@ -135,10 +135,10 @@ impl Seen {
         let mut changes = false;
         match &mut op.op {
             Some(op::Op::Source(source)) => {
-                if source.identifier.starts_with(UPLOADED) {
+                if salts.uploaded == Some(source.identifier.as_str()) {
                     self.uploaded.insert(digest(bytes));
                 }
-                if let Some(key) = salts.unpacked.filter(|_| source.identifier == "local://context") {
+                if let Some(key) = salts.tree.filter(|_| source.identifier == "local://context") {
                     source.attrs.entry(HINT.to_owned()).or_default().push_str(&format!(" {key}"));
                     changes = true;
                 }
@@ -288,7 +288,7 @@ mod tests {
     const NO_FILE: &str = "/5a17.salt.wharf.invalid";
 
     fn salts(fetched: &Attributes) -> Salts<'_> {
-        Salts { fetched, copied: NO_FILE, unpacked: None }
+        Salts { fetched, copied: NO_FILE, uploaded: Some("http://buildkit-session/t"), tree: None }
     }
 
     fn salted(graph: &Definition, own: &[(&str, &str)]) -> Option<Definition> {
@@ -365,6 +365,9 @@ mod tests {
         for op in [file(&[&base], vec![made]), file(&[&base, &tar], copied.clone())] {
             assert_eq!(salted(&graph(&[&base, &tar, &op]), &[("http.perm", "1")]), None);
         }
+        let other = source("http://buildkit-session/other", &[]);
+        let of_other = graph(&[&base, &other, &file(&[&base, &other], copied.clone())]);
+        assert!(salted(&of_other, &[]).is_some());
         let fetched = graph(&[&base, &url, &file(&[&base, &url], copied)]);
         assert!(salted(&fetched, &[("http.perm", "1")]).is_some());
     }

@@ -32,7 +32,7 @@ use unpack::Unpacks;
 use width::Width;
 
 use super::{
-    archives::Unpacked,
+    archives::{Awaited, TreesOf},
     isolation::{self, JobKeys, Source},
     tar::Found,
 };
@@ -60,7 +60,7 @@ pub struct Judged {
     images: BTreeSet<String>,
     syntax: Option<String>,
     names: Names,
-    unpacked: Option<Arc<Unpacked>>,
+    awaited: Option<Arc<Awaited>>,
 }
 
 /// The names of steps, by their digests.
@@ -73,8 +73,8 @@ impl Judged {
     }
 
     /// The archives that the graph unpacks from the context's directory: its sync is to be judged for them.
-    pub fn unpacked(&self) -> Option<&Arc<Unpacked>> {
-        self.unpacked.as_ref()
+    pub fn awaited(&self) -> Option<&Arc<Awaited>> {
+        self.awaited.as_ref()
     }
 
     /// The image in the Dockerfile's `# syntax=`.
@@ -139,22 +139,26 @@ pub struct Gate<'a> {
     images: BTreeSet<&'a str>,
     /// Admitted URLs, including the uploaded tar's, and the attributes that each gets.
     fetched: Attributes,
-    /// The findings in the uploaded tar.
-    found: Option<&'a Found>,
+    /// The URL of the uploaded tar, and the findings in it.
+    tar: Option<(String, &'a Found)>,
     /// Whether the engine may unpack Zstandard.
     zstd: bool,
+    /// The trees of the context.
+    trees: &'a TreesOf<'a>,
 }
 
 impl<'a> Gate<'a> {
     /// The rules for a graph that may use `sources`, and nothing else. The gate takes no names but only what
     /// admission and policy have made: `session` is the engine's session, `namespace` is the build's, `keys` are the job's
-    /// own, `platform` is the engine's (`linux/amd64`, with a variant if it has one), which may unpack Zstandard or not.
+    /// own, `platform` is the engine's (`linux/amd64`, with a variant if it has one), which may unpack Zstandard or not;
+    /// `trees` are the context's.
     pub fn new(
         session: &'a str,
         namespace: &'a Permit<Namespace>,
         keys: &'a JobKeys,
         platform: &'a str,
         zstd: bool,
+        trees: &'a TreesOf<'a>,
         sources: &[Source<'a>],
     ) -> Self {
         let images = sources.iter().filter_map(|source| match source {
@@ -162,11 +166,11 @@ impl<'a> Gate<'a> {
             Source::Url(_) | Source::Tar(_) => None,
         });
         let fetched = isolation::fetched(sources, keys);
-        let found = sources.iter().find_map(|source| match source {
-            Source::Tar(tar) => Some(tar.found()),
+        let tar = sources.iter().find_map(|source| match source {
+            Source::Tar(tar) => Some((tar.url(), tar.found())),
             Source::Image { .. } | Source::Url(_) => None,
         });
-        Self { session, namespace, keys, platform, images: images.collect(), fetched, found, zstd }
+        Self { session, namespace, keys, platform, images: images.collect(), fetched, tar, zstd, trees }
     }
 }
 
@@ -224,18 +228,18 @@ impl Gate<'_> {
             return Err(Refusal::NeedsUrls(seen.urls));
         }
         // All graphs of a result share a sync.
-        let unpacked = seen.unpacks.judge(self.found, self.zstd)?;
+        let unpacked = seen.unpacks.judge(self.tar.as_ref().map(|(_, found)| *found), self.zstd)?;
+        let awaited = unpacked.map(|unpacked| self.trees.await_these(unpacked)).transpose()?.map(Arc::new);
+        let tree = awaited.as_ref().map(|awaited| awaited.tree.key());
         match &mut judged {
-            Some(result::Result::Ref(reference)) => self.salt(reference, unpacked.as_deref(), &mut seen),
+            Some(result::Result::Ref(reference)) => self.salt(reference, tree, &mut seen),
             Some(result::Result::Refs(map)) => {
-                map.refs
-                    .values_mut()
-                    .for_each(|reference| self.salt(reference, unpacked.as_deref(), &mut seen));
+                map.refs.values_mut().for_each(|reference| self.salt(reference, tree, &mut seen));
             }
             _ => {}
         }
         let result = frontend::Result { result: judged, ..result };
-        Ok(Judged { result, images: seen.images, syntax, names: seen.names, unpacked })
+        Ok(Judged { result, images: seen.images, syntax, names: seen.names, awaited })
     }
 
     fn reference(&self, reference: frontend::Ref, seen: &mut Seen) -> Result<frontend::Ref, Refusal> {
@@ -249,14 +253,19 @@ impl Gate<'_> {
     }
 
     /// Keeps the job's results apart from others'. A graph that needs nothing for that is left out: BuildKit has it.
-    fn salt(&self, reference: &mut frontend::Ref, unpacked: Option<&Unpacked>, seen: &mut Seen) {
+    fn salt(&self, reference: &mut frontend::Ref, tree: Option<&str>, seen: &mut Seen) {
         let Some(definition) = reference.def.take() else { return };
-        let (copied, unpacked) = (self.keys.copied_path(), unpacked.map(Unpacked::key));
-        let salts = Salts { fetched: &self.fetched, copied: &copied, unpacked: unpacked.as_deref() };
+        let copied = self.keys.copied_path();
+        let salts = Salts { fetched: &self.fetched, copied: &copied, uploaded: self.uploaded(), tree };
         let mut salted = definition::with_salts(&definition, salts);
         seen.names.extend(definition::names(salted.as_ref().unwrap_or(&definition)));
         salted.iter_mut().for_each(definition::cut_text);
         reference.def = salted;
+    }
+
+    /// The URL of the uploaded tar.
+    fn uploaded(&self) -> Option<&str> {
+        self.tar.as_ref().map(|(url, _)| url.as_str())
     }
 
     fn definition(&self, definition: &Definition, seen: &mut Seen) -> Result<(), Refusal> {
@@ -269,7 +278,7 @@ impl Gate<'_> {
             let line = || definition::line(definition, &digest);
             self.op(&op, &line, seen)?;
             seen.chains.add(&digest, &op)?;
-            seen.unpacks.add(&digest, &op, &line)?;
+            seen.unpacks.add(&digest, &op, self.uploaded(), &line)?;
             seen.width.add(digest, &op);
         }
         Ok(())

@@ -1,9 +1,9 @@
 use bollard_buildkit_proto::pb::{self, ExecOp, HostIp, Input, Meta, SourceOp};
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use super::{
-    super::{isolation::SALT_ADDRESS, tar::Tar},
+    super::{archives::Trees, isolation::SALT_ADDRESS, tar::Tar},
     *,
 };
 use crate::{images::admission::Admitted, names::Pattern, policy::Rules};
@@ -32,7 +32,11 @@ pub(super) fn judge_result(result: frontend::Result) -> Result<Judged, Refusal> 
     let url = url.at(&["8.8.8.8".parse().unwrap()]).unwrap();
     let (image, tar) = (Admitted::any("wharf.invalid/h/1:1"), Tar::at("/t"));
     let sources = [Source::Image { named: "busybox", image: &image }, Source::Url(&url), Source::Tar(&tar)];
-    Gate::new("s1", &namespace, &keys(), "linux/amd64", true, &sources).result(result)
+    let caller = crate::names::CallerId::Uid(1);
+    // Those of one wharfd, for all tests.
+    static TREES: LazyLock<Trees> = LazyLock::new(Trees::default);
+    let trees = TreesOf { trees: &TREES, caller: &caller, context: "context".to_owned() };
+    Gate::new("s1", &namespace, &keys(), "linux/amd64", true, &trees, &sources).result(result)
 }
 
 impl Judged {

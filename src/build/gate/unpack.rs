@@ -1,10 +1,10 @@
 //! The copies of a graph that unpack archives: an `ADD` of the context's files.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use bollard_buildkit_proto::pb::{Op, file_action::Action, op};
 
-use super::{Refusal, definition::UPLOADED, refuse};
+use super::{Refusal, refuse};
 use crate::{
     build::{
         archives::{Unpacked, refused},
@@ -38,18 +38,19 @@ pub(super) struct Unpacks {
 }
 
 impl Unpacks {
-    /// Adds an operation, whose inputs were added earlier.
+    /// Adds an operation, whose inputs were added earlier; `uploaded` is the URL of the build's own tar.
     pub(super) fn add(
         &mut self,
         digest: &str,
         op: &Op,
+        uploaded: Option<&str>,
         line: &dyn Fn() -> Option<u32>,
     ) -> Result<(), Refusal> {
         match &op.op {
             Some(op::Op::Source(source)) if source.identifier == "local://context" => {
                 self.kinds.insert(digest.to_owned(), Kind::Context);
             }
-            Some(op::Op::Source(source)) if source.identifier.starts_with(UPLOADED) => {
+            Some(op::Op::Source(source)) if uploaded == Some(source.identifier.as_str()) => {
                 self.kinds.insert(digest.to_owned(), Kind::Uploaded);
             }
             Some(op::Op::File(file)) => {
@@ -59,6 +60,10 @@ impl Unpacks {
                     let is_root = copy.src.split('/').all(|name| matches!(name, "" | "."));
                     if !copy.attempt_unpack_docker_compatibility || is_root {
                         continue;
+                    }
+                    // `*` would be the name of a file.
+                    if !copy.allow_wildcard && copy.src.contains(['*', '?', '[', '\\']) {
+                        return Err(refuse("it unpacks a file whose name has wildcards"));
                     }
                     let input = usize::try_from(action.secondary_input).ok();
                     let input = input.and_then(|input| op.inputs.get(input));
@@ -82,7 +87,7 @@ impl Unpacks {
 
     /// The archives that the graph unpacks from the context's directory, which are to be judged as they come. Those in
     /// an uploaded tar have been judged: `found` is what was found.
-    pub(super) fn judge(&self, found: Option<&Found>, zstd: bool) -> Result<Option<Arc<Unpacked>>, Refusal> {
+    pub(super) fn judge(&self, found: Option<&Found>, zstd: bool) -> Result<Option<Unpacked>, Refusal> {
         let of = |sources: &[String]| Unpacked::of(sources.iter().map(String::as_str), zstd);
         if let Some(unpacked) = of(&self.uploaded) {
             let found = found.ok_or_else(|| refuse("it unpacks archives of a tar that was not uploaded"))?;
@@ -91,7 +96,7 @@ impl Unpacks {
                 return Err(fault.into());
             }
         }
-        Ok(of(&self.synced).map(Arc::new))
+        Ok(of(&self.synced))
     }
 }
 
@@ -130,6 +135,7 @@ mod tests {
             action: Some(Action::Copy(FileActionCopy {
                 src: (*src).to_owned(),
                 attempt_unpack_docker_compatibility: unpacks,
+                allow_wildcard: true,
                 ..FileActionCopy::default()
             })),
         };
@@ -154,11 +160,11 @@ mod tests {
             |sources: &[&str], unpacks| judge(&[context.clone(), add(&context, sources, unpacks)]).unwrap();
         for (sources, unpacks) in [(&["/a.tar"][..], false), (&["/"], true), (&["/./"], true)] {
             let judged = judged(sources, unpacks);
-            assert!(judged.unpacked().is_none(), "{sources:?}");
+            assert!(judged.awaited().is_none(), "{sources:?}");
             assert_eq!(hints(&judged), [None], "{sources:?}");
         }
         let one = judged(&["/a.tar"], true);
-        assert!(one.unpacked().unwrap().contains("a.tar"));
+        assert!(one.awaited().unwrap().unpacked.contains("a.tar"));
         let hint = hints(&one).remove(0).unwrap();
         assert_eq!(hints(&judged(&["/a.tar"], true)), [Some(hint.clone())]);
         // A file that only an `ADD` of the other graph unpacks was not judged for this one.
@@ -186,7 +192,7 @@ mod tests {
         let tar = source("http://buildkit-session/t");
         let context = add(&tar, &["/context"], true);
         let graph = |src| judge(&[tar.clone(), context.clone(), add(&context, &[src], true)]);
-        assert!(graph("/good.tar").unwrap().unpacked().is_none(), "it is in no sync");
+        assert!(graph("/good.tar").unwrap().awaited().is_none(), "it is in no sync");
         assert!(graph("/").is_ok());
         for bad in ["/bad.tar", "/b*"] {
             let Err(Refusal::Refused(why)) = graph(bad) else { panic!("it is let through") };

@@ -1,6 +1,9 @@
 //! The archives in a tar that BuildKit may unpack. Only the graph says which ones it does.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use crate::build::archives::{Archive, Costs, Limits, Spent, Unpacked};
 
@@ -22,12 +25,19 @@ pub struct Found {
 #[derive(Debug, Default)]
 struct State {
     archives: Vec<Seen>,
-    /// The paths of links.
-    links: Vec<String>,
+    links: Vec<Link>,
     /// The bytes of these.
     bytes: usize,
     /// There are more of them than are remembered.
     is_full: bool,
+}
+
+/// A link.
+#[derive(Debug)]
+struct Link {
+    path: String,
+    /// Of a hard link, the path of its file.
+    of: Option<String>,
 }
 
 /// An archive that has passed.
@@ -58,11 +68,11 @@ impl Found {
         Archive::new(self.limits, Arc::clone(&self.spent))
     }
 
-    /// There is a link at this path.
-    pub(super) fn link(&self, path: &str) {
+    /// There is a link at this path; `of` is the path of a hard link's file.
+    pub(super) fn link(&self, path: &str, of: Option<&str>) {
         let mut state = self.lock();
-        if state.has_room(path.len()) {
-            state.links.push(path.to_owned());
+        if state.has_room(path.len() + of.map_or(0, str::len)) {
+            state.links.push(Link { path: path.to_owned(), of: of.map(str::to_owned) });
         }
     }
 
@@ -88,7 +98,7 @@ impl Found {
             return Some(("the context".to_owned(), why.to_owned()));
         }
         // Behind a link may be any of them.
-        let others = state.links.iter().any(|link| unpacked.leads(link));
+        let others = state.links.iter().any(|link| unpacked.leads(&link.path));
         let mut all = Costs::default();
         for seen in &state.archives {
             let copies = if others { unpacked.all() } else { unpacked.copies(&seen.path) };
@@ -106,7 +116,7 @@ impl Found {
                 return Some((seen.path.clone(), why));
             }
         }
-        None
+        state.add_links(unpacked, &mut all).err()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -116,6 +126,29 @@ impl Found {
 }
 
 impl State {
+    /// Adds what is unpacked by the names of links, each of which is unpacked once more.
+    fn add_links(&self, unpacked: &Unpacked, all: &mut Costs) -> Result<(), (String, String)> {
+        let mut archives: HashMap<&str, Vec<Costs>> = HashMap::new();
+        for seen in &self.archives {
+            archives.entry(&seen.path).or_default().extend(seen.judged.as_ref().ok());
+        }
+        let links: HashSet<&str> = self.links.iter().map(|link| link.path.as_str()).collect();
+        for link in &self.links {
+            let copies = unpacked.copies(&link.path);
+            if copies == 0 {
+                continue;
+            }
+            let add = |of: &Vec<Costs>| of.iter().try_for_each(|costs| all.add(*costs, copies));
+            // Behind a symlink, or behind the name of another link, may be any of them.
+            let added = match link.of.as_deref().filter(|of| !links.contains(of)) {
+                Some(of) => archives.get(of).map_or(Ok(()), add),
+                None => archives.values().try_for_each(add),
+            };
+            added.map_err(|why| (link.path.clone(), why))?;
+        }
+        Ok(())
+    }
+
     /// Whether so many more bytes can be remembered.
     fn has_room(&mut self, bytes: usize) -> bool {
         self.bytes += bytes + EACH_BYTES;

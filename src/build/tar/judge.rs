@@ -285,7 +285,8 @@ impl Judge {
             self.judge_read(read, entry)?;
         }
         if matches!(entry.kind, Kind::Symlink | Kind::Link) {
-            self.found.link(&entry.path);
+            let of = (entry.kind == Kind::Link).then_some(entry.target.as_str());
+            self.found.link(&entry.path, of);
         }
         let path = self.hash(&entry.path);
         // A hard link to a symlink is a symlink, too.

@@ -20,7 +20,7 @@ pub use found::Found;
 use judge::Judge;
 use unpack::Unpack;
 
-use super::{dockerfile, packets::READ_BYTES_MAX};
+use super::{add::SESSION_HOST, dockerfile, packets::READ_BYTES_MAX};
 use crate::{
     buildkit::session::Messages,
     fault::Fault,
@@ -205,7 +205,7 @@ impl Tar {
 
     /// The URL that BuildKit requests from the session (`session/upload` in BuildKit).
     pub fn url(&self) -> String {
-        format!("http://buildkit-session{}", self.path)
+        format!("http://{SESSION_HOST}{}", self.path)
     }
 
     /// The findings in it, once it has been read.

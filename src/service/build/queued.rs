@@ -8,6 +8,7 @@ use tonic::{Status, Streaming};
 use super::TAR_PIECE_BYTES_MAX;
 use crate::{
     build::{
+        archives::Trees,
         client::BuildClient,
         dockerfile::{Frontend, Judge, Rules, judging::Judging},
         input::{Hear, Input},
@@ -50,6 +51,8 @@ pub(super) struct Queued {
     pub(super) front: Arc<Front>,
     /// The places for judgements of Dockerfiles.
     pub(super) judged: Arc<Places>,
+    /// The trees that engines keep.
+    pub(super) trees: Arc<Trees>,
     pub(super) call: Call,
     pub(super) kept: Kept,
     pub(super) namespace: Permit<Namespace>,
@@ -71,7 +74,7 @@ impl Queued {
         };
         let (namespace, images) = tasks.unless_cancelled(again).await??;
         self.call.engine().has_room()?;
-        let Self { judged, call, mut spec, logins, session, requests, .. } = self;
+        let Self { judged, trees, call, mut spec, logins, session, requests, .. } = self;
         let (tags, pushes) = permits(&namespace, &spec)?;
         spec.tags.clear();
 
@@ -109,7 +112,8 @@ impl Queued {
             used,
             tasks,
             details,
-            unpacked: watch::Sender::default(),
+            awaited: watch::Sender::default(),
+            trees,
             outputs,
             refused: Arc::default(),
         };

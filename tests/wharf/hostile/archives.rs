@@ -28,7 +28,7 @@ cases![
     archives_are_unpacked,
 ];
 
-fn header(kind: EntryType, size: u64) -> Header {
+pub(super) fn header(kind: EntryType, size: u64) -> Header {
     let mut header = Header::new_gnu();
     header.set_entry_type(kind);
     header.set_size(size);
@@ -37,7 +37,7 @@ fn header(kind: EntryType, size: u64) -> Header {
     header
 }
 
-fn gzip(bytes: &[u8]) -> Vec<u8> {
+pub(super) fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut out = GzEncoder::new(Vec::new(), Compression::fast());
     out.write_all(bytes).unwrap();
     out.finish().unwrap()
@@ -178,7 +178,7 @@ async fn attributes_of_archives(test: Arc<Test>) {
 }
 
 /// A tar of some hundred bytes with a file of 128 MiB.
-fn sparse() -> Vec<u8> {
+pub(super) fn sparse() -> Vec<u8> {
     let records =
         [("GNU.sparse.major", "1"), ("GNU.sparse.minor", "0"), ("GNU.sparse.realsize", "134217728")];
     let mut builder = Builder::new(Vec::new());

@@ -19,4 +19,5 @@ pub(crate) mod slow;
 pub(crate) mod sources;
 pub(crate) mod streams;
 pub(crate) mod tar;
+pub(crate) mod unpacked;
 pub(crate) mod users;

@@ -33,6 +33,11 @@ async fn urls_of_the_node(test: Arc<Test>) {
         add(&format!("http://user:password@127.0.0.1:{port}/v2/")),
         add("http://169.254.169.254/latest/meta-data/"),
         add("http://10.0.0.1/"),
+        add("http://[64:ff9b::169.254.169.254]/latest/meta-data/"),
+        add("http://[fd00:ec2::23]/"),
+        // The session of the build, by which an uploaded tar comes.
+        add("http://buildkit-session/tar"),
+        add("https://user@BuildKit-Session/tar"),
         format!("FROM scratch\nARG H=127.0.0.\nADD http://${{H}}1:{port}/v2/ /stolen\n"),
         format!("FROM scratch AS a\nADD http://127.0.0.1:{port}/v2/ /stolen\nFROM scratch\nCOPY --from=a /stolen /\n"),
         format!("FROM scratch\nADD --checksum=sha256:{} http://127.0.0.1:{port}/v2/ /stolen\n", "0".repeat(64)),

@@ -1,4 +1,5 @@
 use super::*;
+use crate::build::archives::{STEPS_MAX, Tree, Unpacked};
 
 /// A tar of a file with holes, as far as that is read.
 fn sparse() -> Vec<u8> {
@@ -11,6 +12,15 @@ fn sparse() -> Vec<u8> {
     [header.as_bytes().as_slice(), &body].concat()
 }
 
+/// A tar of a file.
+fn plain() -> Vec<u8> {
+    let mut header = tar::Header::new_gnu();
+    header.set_path("f").unwrap();
+    header.set_size(0);
+    header.set_cksum();
+    header.as_bytes().to_vec()
+}
+
 fn unpacked(sources: &[&str]) -> Unpacked {
     Unpacked::of(sources.iter().copied(), true).unwrap()
 }
@@ -21,9 +31,11 @@ fn the_files_of_a_copy_are_found() {
         ("/a.tar", "a.tar", "b.tar", "a.tar"),
         ("d/../a/./b.tar", "a/b.tar", "b.tar", "a"),
         ("a/*.t?r", "a/x.tar", "a/b/x.tar", "a/.tar"),
-        ("*/x*y*z", "b/x1y2z", "b/xz", "b"),
+        ("a/b/*/x", "a/b/c/x", "a/c/x", "a/b"),
+        ("*/x*y*z", "b/x1y2z", "b/xz", "b/xyz"),
         // A class may match a `/`.
         ("a[^b]c", "a/c", "", "else"),
+        ("a/[^b]c", "a/d/c", "b/c", "a"),
         ("a\\*b", "a*b", "", "else"),
     ] {
         let unpacked = unpacked(&[pattern]);
@@ -31,6 +43,12 @@ fn the_files_of_a_copy_are_found() {
         assert!(no.is_empty() || !unpacked.contains(no), "{pattern}");
     }
     assert!(!unpacked(&["a/b"]).leads("b"));
+    // BuildKit looks into no linked directory for a wildcard.
+    for (pattern, link) in
+        [("*/x", "a"), ("a/b*/x", "a/b"), ("a/b*/x", "c"), ("a/[b]*/x", "b"), ("*.tar", "a/x.tar")]
+    {
+        assert!(!unpacked(&[pattern]).leads(link), "{pattern} {link}");
+    }
     assert!(Unpacked::of(["/", ".", "a/.."], true).is_none());
     // What was judged for others, or by other limits, does not count.
     let key = |sources: &[&str], zstd| Unpacked::of(sources.iter().copied(), zstd).unwrap().key();
@@ -60,8 +78,17 @@ fn data(id: u32, data: &[u8]) -> Bytes {
         .into()
 }
 
+fn fin() -> Bytes {
+    Packet { r#type: PacketType::PacketFin.into(), ..Packet::default() }.encode_to_vec().into()
+}
+
 fn sync(sources: &[&str], packets: &[Bytes]) -> Result<(), String> {
-    let mut synced = Synced::new(std::sync::Arc::new(unpacked(sources)));
+    sync_to(&Arc::new(Tree::new().unwrap()), sources, packets)
+}
+
+fn sync_to(tree: &Arc<Tree>, sources: &[&str], packets: &[Bytes]) -> Result<(), String> {
+    let awaited = Awaited { unpacked: unpacked(sources), tree: Arc::clone(tree) };
+    let mut synced = Synced::new(Arc::new(awaited));
     for packet in packets {
         if let Some((id, bytes)) = synced.note(packet).map_err(|status| status.message().to_owned())? {
             synced.pass(id, &bytes).map_err(|status| status.message().to_owned())?;
@@ -115,4 +142,63 @@ fn few_archives_come_at_once() {
     let many: Vec<Bytes> = (0..=256).map(|n| stat(&format!("{n}.tar"), 0o644, "", 10)).collect();
     assert!(sync(&["*.tar"], &many).unwrap_err().contains("more than 256 files"));
     assert_eq!(sync(&["*.tar"], &many[1..]), Ok(()));
+}
+
+/// BuildKit asks only for what it does not have.
+#[test]
+fn what_came_before_counts() {
+    let tree = || Arc::new(Tree::new().unwrap());
+    let archive = plain();
+    let (tar, of_it) = (|path: &str| stat(path, 0o644, "", archive.len()), |id| data(id, &archive));
+    let names: Vec<String> = (0..200).map(|number| format!("{number:03}.tar")).collect();
+    let stats = |count: usize| names.iter().take(count).map(|name| tar(name));
+    let (twice, known) = (["*.tar", "0*"], tree());
+    let first: Vec<_> = stats(100).chain((0..100).map(of_it)).chain([fin()]).collect();
+    assert_eq!(sync_to(&known, &twice, &first), Ok(()));
+    // The next sync brings nothing, or as many again.
+    let again: Vec<_> = stats(100).chain([fin()]).collect();
+    assert_eq!(sync_to(&known, &twice, &again), Ok(()));
+    let more: Vec<_> = stats(200).chain((100..200).map(of_it)).chain([fin()]).collect();
+    let refused = sync_to(&known, &twice, &more).unwrap_err();
+    assert!(refused.contains("is one of more than 256 archives"), "{refused}");
+    assert_eq!(sync_to(&known, &["*.tar"], &more), Ok(()));
+    // What is not known is not unpacked, and comes again the next time.
+    assert!(sync_to(&known, &twice, &[tar("other.tar"), fin()]).unwrap_err().contains("build again"));
+    let changed = [stat("000.tar", 0o644, "", archive.len() + 1), fin()];
+    assert!(sync_to(&known, &twice, &changed).unwrap_err().contains("build again"));
+    assert!(sync_to(&tree(), &twice, &again).unwrap_err().contains("build again"));
+    assert!(known.is_over());
+}
+
+/// Not 256 times 256 MiB of some kB each.
+#[test]
+fn what_came_before_counts_with_what_it_grows_to() {
+    let known = Arc::new(Tree::new().unwrap());
+    let file = known.file(&Stat { path: "a.tar".to_owned(), size: 1, ..Stat::default() });
+    let costs = Costs { archives: 1, packed: 1, unpacked: 200 << 20, ..Costs::default() };
+    known.remember(file, costs);
+    assert_eq!(sync_to(&known, &["*.tar"], &[stat("a.tar", 0o644, "", 1), fin()]), Ok(()));
+    let both = [stat("a.tar", 0o644, "", 1), stat("b.tar", 0o644, "a.tar", 1), fin()];
+    assert!(sync_to(&known, &["*.tar"], &both).unwrap_err().contains("200 times as large unpacked"));
+    // Two builds may have brought different bytes.
+    known.remember(file, Costs { archives: 1, steps: STEPS_MAX, packed: 9, ..Costs::default() });
+    let twice = [stat("a.tar", 0o644, "", 1), fin()];
+    assert!(sync_to(&known, &["a.tar", "*.tar"], &twice).unwrap_err().contains("too deep paths"));
+}
+
+#[test]
+fn each_name_of_an_archive_counts() {
+    let known = Arc::new(Tree::new().unwrap());
+    let archive = plain();
+    let first = [stat("000.tar", 0o644, "", archive.len())];
+    let link = |number: usize| stat(&format!("{number:03}.tar"), 0o644, "000.tar", archive.len());
+    let names = |count| first.iter().cloned().chain((1..count).map(link));
+    let sent = |count| names(count).chain([data(0, &archive), fin()]).collect::<Vec<_>>();
+    assert_eq!(sync_to(&known, &["*.tar", "*"], &sent(128)), Ok(()));
+    assert_eq!(sync_to(&known, &["*.tar"], &sent(256)), Ok(()));
+    let refused = sync_to(&known, &["*.tar", "*"], &sent(129)).unwrap_err();
+    assert!(refused.contains("is one of more than 256 archives"), "{refused}");
+    assert!(sync_to(&known, &["*.tar"], &sent(257)).unwrap_err().contains("more than 256 files"));
+    // The second name is left when the first is gone.
+    assert_eq!(sync_to(&known, &["*.tar"], &[stat("001.tar", 0o644, "", archive.len()), fin()]), Ok(()));
 }

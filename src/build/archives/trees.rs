@@ -1,0 +1,205 @@
+//! The trees of contexts with archives, which an engine keeps from sync to sync.
+//!
+//! BuildKit asks only for files that it does not have from an earlier sync with the same key. wharfd remembers what
+//! the archives take that have come with a key, and makes another key as soon as it has forgotten any of them: so an
+//! engine unpacks nothing that wharfd does not count. A wharfd that starts again makes other keys, too.
+
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher as _, RandomState},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use bollard_buildkit_proto::fsutil::types::Stat;
+
+use super::{Costs, Unpacked};
+use crate::{
+    fault::Fault,
+    names::{CallerId, random_id},
+};
+
+/// How many trees are remembered: each may take some 40 kB.
+const TREES_MAX: usize = 512;
+/// With how many files a tree is forgotten, and sent anew by the next build. A sync has 256 at most.
+const FILES_MAX: usize = 512;
+
+/// The remembered trees of all engines.
+#[derive(Debug, Default)]
+pub struct Trees(Mutex<Table>);
+
+#[derive(Debug, Default)]
+struct Table {
+    /// By all that decides which files come with a tree, and how they are judged.
+    trees: HashMap<String, Kept>,
+    /// Counts the uses.
+    uses: u64,
+}
+
+#[derive(Debug)]
+struct Kept {
+    caller: CallerId,
+    used: u64,
+    tree: Arc<Tree>,
+}
+
+/// The files that have come with one key.
+#[derive(Debug)]
+pub struct Tree {
+    key: String,
+    hasher: RandomState,
+    files: Mutex<HashMap<u64, Costs>>,
+    /// Whether the next build makes another key.
+    is_over: AtomicBool,
+}
+
+/// The trees of the context of one build.
+#[derive(Clone, Debug)]
+pub struct TreesOf<'a> {
+    /// All trees.
+    pub trees: &'a Trees,
+    /// Who builds.
+    pub caller: &'a CallerId,
+    /// The context's directory, and the engine.
+    pub context: String,
+}
+
+/// The archives that a build unpacks from its context's directory, and the tree with which they come.
+#[derive(Debug)]
+pub struct Awaited {
+    /// The archives.
+    pub unpacked: Unpacked,
+    /// The tree.
+    pub tree: Arc<Tree>,
+}
+
+impl TreesOf<'_> {
+    /// The tree with which the archives come.
+    pub fn await_these(&self, unpacked: Unpacked) -> Result<Awaited, Fault> {
+        let name = format!("{} {}", self.context, unpacked.key());
+        Ok(Awaited { tree: self.trees.tree(self.caller, name)?, unpacked })
+    }
+}
+
+impl Trees {
+    /// The tree of this name.
+    fn tree(&self, caller: &CallerId, name: String) -> Result<Arc<Tree>, Fault> {
+        let mut table = lock(&self.0);
+        table.uses += 1;
+        let used = table.uses;
+        if let Some(kept) = table.trees.get_mut(&name).filter(|kept| !kept.tree.is_over()) {
+            kept.used = used;
+            return Ok(Arc::clone(&kept.tree));
+        }
+        let tree = Arc::new(Tree::new()?);
+        table.trees.insert(name, Kept { caller: caller.clone(), used, tree: Arc::clone(&tree) });
+        if table.trees.len() > TREES_MAX {
+            table.forget();
+        }
+        Ok(tree)
+    }
+}
+
+impl Table {
+    /// Forgets the tree that was used least recently, of the caller with the most.
+    fn forget(&mut self) {
+        let mut callers: HashMap<&CallerId, usize> = HashMap::new();
+        self.trees.values().for_each(|kept| *callers.entry(&kept.caller).or_default() += 1);
+        let oldest = self.trees.iter().max_by_key(|(_, kept)| {
+            (callers.get(&kept.caller).copied().unwrap_or_default(), u64::MAX - kept.used)
+        });
+        if let Some(name) = oldest.map(|(name, _)| name.clone()) {
+            self.trees.remove(&name);
+        }
+    }
+}
+
+impl Tree {
+    /// An empty tree.
+    pub fn new() -> Result<Self, Fault> {
+        Ok(Self {
+            key: random_id()?,
+            hasher: RandomState::new(),
+            files: Mutex::default(),
+            is_over: AtomicBool::new(false),
+        })
+    }
+
+    /// Distinguishes it from all other trees.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// What BuildKit compares to decide whether it has a file (fsutil, `sameFile`).
+    pub(super) fn file(&self, stat: &Stat) -> u64 {
+        self.hasher.hash_one((&stat.path, stat.size, stat.mod_time))
+    }
+
+    /// Remembers what a file takes that has come. It may have come with other bytes, too, for another build at the same
+    /// time.
+    pub(super) fn remember(&self, file: u64, costs: Costs) {
+        let mut files = lock(&self.files);
+        files.entry(file).and_modify(|kept| *kept = kept.most(costs)).or_insert(costs);
+        if files.len() > FILES_MAX {
+            self.end();
+        }
+    }
+
+    /// What a file takes; `None` if it is not known.
+    pub(super) fn costs(&self, file: u64) -> Option<Costs> {
+        lock(&self.files).get(&file).copied()
+    }
+
+    /// The next build makes another key.
+    pub(super) fn end(&self) {
+        self.is_over.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Relaxed)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics while it holds the lock.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_caller_with_the_most_trees_loses_one() {
+        let trees = Trees::default();
+        let key = |uid, name: &str| trees.tree(&CallerId::Uid(uid), name.to_owned()).unwrap().key.clone();
+        let (one, other) = (key(1, "one"), key(2, "other 0"));
+        for number in 1..TREES_MAX - 1 {
+            key(2, &format!("other {number}"));
+        }
+        assert_eq!((key(1, "one"), key(2, "other 0")), (one.clone(), other.clone()));
+        // The oldest is now another one.
+        key(3, "third");
+        assert_eq!((key(1, "one"), key(2, "other 0")), (one, other));
+        assert_eq!(lock(&trees.0).trees.len(), TREES_MAX);
+        assert!(!lock(&trees.0).trees.contains_key("other 1"));
+    }
+
+    #[test]
+    fn a_tree_with_too_many_files_ends() {
+        let trees = Trees::default();
+        let tree = || trees.tree(&CallerId::Uid(1), "name".to_owned()).unwrap();
+        let first = tree();
+        for file in 0..FILES_MAX as u64 {
+            first.remember(file, Costs::default());
+        }
+        assert_eq!(tree().key, first.key);
+        first.remember(u64::MAX, Costs::default());
+        assert_ne!(tree().key, first.key);
+        // A build that has begun still knows all.
+        assert!(first.costs(0).is_some() && first.costs(u64::MAX).is_some());
+        assert!(tree().costs(0).is_none());
+    }
+}
