@@ -266,10 +266,9 @@ impl<'a> Build<'a> {
         let platform = self.images.engine().platform().to_string();
         let zstd = self.images.engine().frees_decoders();
         let context = format!("{} {}", self.images.engine().name(), self.shared_key());
-        let (trees, caller) = (&self.order.client.trees, self.order.namespace.caller());
-        let trees = TreesOf { trees, caller, context };
-        let gate =
-            Gate::new(session.id(), &self.order.namespace, &self.keys, &platform, zstd, &trees, &sources);
+        let (namespace, trees) = (&self.order.namespace, &self.order.client.trees);
+        let trees = TreesOf { trees, caller: namespace.caller(), context };
+        let gate = Gate::new(session.id(), namespace, &self.keys, &platform, zstd, &trees, &sources);
         let frontend = self.images.hold_frontend().await?;
         let order = solve::PassRequest {
             reference: random_id().map_err(Fault::internal)?,
