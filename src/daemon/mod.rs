@@ -150,7 +150,7 @@ async fn start(config: &Config, process: &Group) -> Result<Started, StartError> 
     let connections = process.child("connections");
     let server = Server::new(who, limits, Http2::new(services, limits)).counted_by(metrics.connections());
     if let Some(address) = config.metrics {
-        let scraped = scrape::serve(address, metrics, Arc::clone(&front), counted, &connections);
+        let scraped = scrape::serve(address, metrics, Arc::clone(&front), counted, tls.clone(), &connections);
         scraped.await.map_err(StartError::Metrics)?;
     }
     // The pods first: when a socket of wharfd exists, its pods are served.

@@ -63,6 +63,8 @@ struct State {
     disk_size: Family<Labels, Level>,
     disk_low: Family<Labels, Level>,
     store: Level,
+    /// Without labels; a family, since without TLS there is none.
+    expires: Family<Labels, Gauge>,
 }
 
 /// The state of an engine at the moment of a scrape. `None` is what is not known: its series is left out.
@@ -176,6 +178,19 @@ impl Metrics {
     /// Sets the size of the store's file in bytes.
     pub fn set_store(&self, bytes: u64) {
         self.0.state.store.set(bytes);
+    }
+
+    /// Sets when the certificates of TLS expire, in seconds since 1970.
+    pub fn set_expires(&self, expires: Option<i64>) {
+        let (family, none) = (&self.0.state.expires, Labels::new());
+        match expires {
+            Some(expires) => {
+                family.get_or_create(&none).set(expires);
+            }
+            None => {
+                family.remove(&none);
+            }
+        }
     }
 
     /// All metrics in this form.
@@ -308,6 +323,8 @@ impl State {
         registry.register_with_unit("engine_disk_low", text, Unit::Bytes, own.disk_low.clone());
         let text = "Size of wharfd's own store";
         registry.register_with_unit("store_size", text, Unit::Bytes, own.store.clone());
+        let text = "When the first of the certificates expires that wharfd shows, in seconds since 1970";
+        registry.register_with_unit("certificate_expiry_timestamp", text, Unit::Seconds, own.expires.clone());
         own
     }
 }

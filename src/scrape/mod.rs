@@ -21,7 +21,7 @@ use crate::{
     names::ListenAddress,
     store::Store,
     tasks::Group,
-    transport::{Accepted, BindError, Limits, Listener, Protocol, Server, Standing},
+    transport::{Accepted, BindError, Limits, Listener, Protocol, Server, Standing, Tls},
 };
 
 /// How long a connection may last: its head, the answer, and the time to take it.
@@ -39,12 +39,14 @@ const FRESH: Duration = Duration::from_secs(1);
 /// How long the store may take to count. It may be busy; then the numbers of before stay.
 const COUNTING: Duration = Duration::from_secs(2);
 
-/// Serves `metrics` at `address` until `connections` is cancelled; the state of wharfd comes from `front` and `store`.
+/// Serves `metrics` at `address` until `connections` is cancelled; the state of wharfd comes from `front`, `store`
+/// and `tls`.
 pub async fn serve(
     address: SocketAddr,
     metrics: Metrics,
     front: Arc<Front>,
     store: Store,
+    tls: Option<Arc<Tls>>,
     connections: &Group,
 ) -> Result<(), BindError> {
     let listener = Listener::bind(&ListenAddress::Tcp(address), 0, None, None).await?;
@@ -54,7 +56,7 @@ pub async fn serve(
         connections_of_unproven: CONNECTIONS,
         ..Limits::default()
     };
-    let scrape = Scrape(Arc::new(State { metrics, front, store, last: Mutex::default() }));
+    let scrape = Scrape(Arc::new(State { metrics, front, store, tls, last: Mutex::default() }));
     let server = Server::new(Arc::new(|_| Standing::Unproven), limits, scrape);
     let group = connections.clone();
     drop(connections.spawn("metrics", async move { server.serve(vec![listener], group).await }));
@@ -69,6 +71,7 @@ struct State {
     metrics: Metrics,
     front: Arc<Front>,
     store: Store,
+    tls: Option<Arc<Tls>>,
     /// The last answer, and when it was made.
     last: Mutex<Option<(Instant, Texts)>>,
 }
@@ -138,6 +141,7 @@ impl State {
 
     /// Reads the state.
     async fn look(&self) {
+        self.metrics.set_expires(self.tls.as_ref().and_then(|tls| tls.expires()));
         for engine in self.front.engines() {
             let builds = self.front.builds(engine.name());
             let (up, disk) = (engine.states().borrow().is_up(), engine.disk().borrow().clone());

@@ -9,6 +9,7 @@ mod http2;
 mod huffman;
 mod limits;
 mod listener;
+mod not_after;
 pub mod pod;
 mod seat;
 mod tls;

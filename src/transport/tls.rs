@@ -18,6 +18,7 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use webpki::EndEntityCert;
 use zeroize::Zeroizing;
 
+use super::not_after::not_after;
 use crate::{config::Tls as Files, names::CertificateName, network, tasks::Group};
 
 /// How often the files are looked at. A certificate is renewed days before it expires.
@@ -33,6 +34,8 @@ pub struct Tls {
 #[derive(Debug)]
 struct State {
     config: Arc<ServerConfig>,
+    /// When the first of the certificates expires that it shows.
+    expires: Option<i64>,
     /// Of the texts that `config` was made from.
     hashes: Hashes,
     /// Why the files cannot replace it, as it was logged.
@@ -55,8 +58,12 @@ impl Tls {
     /// If a file is missing or is not of the right kind, or the key does not belong to the certificate.
     pub fn new(files: &Files) -> Result<Self, TlsError> {
         let texts = Texts::read(files)?;
-        let state = State { config: Arc::new(texts.config(files)?), hashes: texts.hashes(), said: None };
-        Ok(Self { files: files.clone(), state: Mutex::new(state) })
+        Ok(Self { files: files.clone(), state: Mutex::new(texts.state(files)?) })
+    }
+
+    /// When the first of the certificates expires that it shows, in seconds since 1970; `None` if they do not say.
+    pub fn expires(&self) -> Option<i64> {
+        self.lock().expires
     }
 
     /// Follows the files until `group` is cancelled.
@@ -81,9 +88,9 @@ impl Tls {
             self.lock().said = None;
             return;
         }
-        match read.and_then(|texts| Ok((texts.config(&self.files)?, texts.hashes()))) {
-            Ok((config, hashes)) => {
-                *self.lock() = State { config: Arc::new(config), hashes, said: None };
+        match read.and_then(|texts| texts.state(&self.files)) {
+            Ok(state) => {
+                *self.lock() = state;
                 tracing::info!("the files of [tls] have changed: new connections use them");
             }
             Err(error) => {
@@ -150,10 +157,16 @@ impl Texts {
         [Some(hash(&self.certificate)), Some(hash(&self.key)), self.client_ca.as_ref().map(hash)]
     }
 
-    fn config(&self, files: &Files) -> Result<ServerConfig, TlsError> {
+    fn state(&self, files: &Files) -> Result<State, TlsError> {
+        let chain = network::some_certificates(&self.certificate);
+        let chain = chain.map_err(failed("certificate", &files.certificate))?;
+        let expires = chain.iter().filter_map(|certificate| not_after(certificate)).min();
+        Ok(State { config: Arc::new(self.config(files, chain)?), expires, hashes: self.hashes(), said: None })
+    }
+
+    fn config(&self, files: &Files, chain: Vec<CertificateDer<'static>>) -> Result<ServerConfig, TlsError> {
         let of_certificate = || failed("certificate", &files.certificate);
         let of_key = || failed("key", &files.key);
-        let chain = network::some_certificates(&self.certificate).map_err(of_certificate())?;
         let key = network::key(&self.key).map_err(of_key())?;
         let builder = ServerConfig::builder_with_provider(network::provider())
             .with_safe_default_protocol_versions()

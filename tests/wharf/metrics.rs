@@ -15,7 +15,9 @@ use tokio::{
 
 use crate::{
     harness::{
-        PATIENCE, Test, Wharf, Wharfd, cases, engine,
+        PATIENCE, Test, Wharf, Wharfd,
+        authority::Authority,
+        cases, engine,
         http::Server,
         process::{Output, command},
         rpc, wait_for,
@@ -107,10 +109,13 @@ async fn scrape_with(port: SocketAddr, what: &str, is: impl Fn(&Scrape) -> bool)
 
 async fn builds_and_transfers_are_counted(test: Arc<Test>) {
     // The disk of the tests' engines is not watched by itself: their root is elsewhere. This one is never low.
+    let server = Authority::new(&test.new_dir("tls")).issue_expired("server", &["localhost"]);
     let config = format!(
-        "[disk]\nlow = \"2MiB\"\n[engines.default]\nsocket = \"{}\"\ndisk = {:?}\n",
+        "[tls]\ncertificate = {:?}\nkey = {:?}\n[disk]\nlow = \"2MiB\"\n[engines.default]\nsocket = \"{}\"\ndisk = {:?}\n",
+        server.certificate,
+        server.key,
         test.engine.address(),
-        test.dir().display().to_string()
+        test.dir()
     );
     let wharfd = test.wharfd_with(Some(&config), &PORT).await;
     let port = port(&wharfd).await;
@@ -171,6 +176,8 @@ async fn builds_and_transfers_are_counted(test: Arc<Test>) {
     assert_eq!(last.of("namespaces", ""), 1.0);
     assert!(last.of("engine_disk_size_bytes", "") >= last.of("engine_disk_free_bytes", ""));
     assert!(last.value("wharf_store_size_bytes") > 4096.0);
+    // 2021-01-01.
+    assert_eq!(last.value("wharf_certificate_expiry_timestamp_seconds"), 1_609_459_200.0);
     let own = last.value("wharf_connections_total{socket=\"unix\"}");
     assert!(own >= 10.0, "one of each command: {own}");
     let looked = |now: &Scrape| now.of("engine_ping_seconds_count", "") >= 1.0;
