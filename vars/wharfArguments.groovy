@@ -14,13 +14,13 @@ class WharfUsage extends Exception {
  * The plan of a call: `problem` if it is invalid, else
  * `globals`, `words`, `operand`: the client's words, before and after its command;
  * `secretFiles`: `--secret` flags whose file is known only once the credential is bound;
- * `bindings`: the credentials to bind; `warnings`: likely mistakes; `hasResult`: whether the client writes a
+ * `registry`: that of a block's login; `bindings`: the credentials to bind; `warnings`: likely mistakes; `hasResult`: whether the client writes a
  * metadata file; `metadataFile`, `label`.
  */
 @NonCPS
 Map planOf(Map request) {
     Map plan = [problem: null, command: request.command, globals: [], words: [], operand: [],
-                secretFiles: [], bindings: [], warnings: [], hasResult: false, metadataFile: null, label: null]
+                secretFiles: [], registry: null, bindings: [], warnings: [], hasResult: false, metadataFile: null, label: null]
     try {
         plan.hasResult = request.arguments.any { argument -> argument.name == 'metadataFile' }
         fill(plan, request.arguments, request.given)
@@ -31,6 +31,17 @@ Map planOf(Map request) {
         plan.problem = request.step + ': ' + usage.message + end + 'Its arguments are: ' + all
     }
     return plan
+}
+
+/** The login of a block whose plan this is: its binding, and `all`, the value of WHARF_LOGIN with those of `around`. */
+@NonCPS
+Map loginOf(Map plan, String around) {
+    List logins = around.tokenize(' ')
+    // Blocks inside each other have different variables.
+    Map binding = [kind: 'login', id: plan.bindings[0].id, user: 'WHARF_LOGIN_USER_' + logins.size(),
+                   password: 'WHARF_LOGIN_PASSWORD_' + logins.size()]
+    logins.add(plan.registry + '=' + binding.user + ':' + binding.password)
+    return [binding: binding, all: logins.join(' ')]
 }
 
 /** The client's whole command line; see `shown` in wharfCli for words that are not texts. */
@@ -71,8 +82,9 @@ void fill(Map plan, List arguments, Map given) {
         }
     }
     for (Map argument in arguments) {
-        if (values.get(argument.name) != null) {
-            take(plan, argument, values.get(argument.name))
+        Object value = values.get(argument.name)
+        if (value != null && !(argument.required && listOf(value).isEmpty())) {
+            take(plan, argument, value)
         } else if (argument.otherwise != null) {
             take(plan, argument, argument.otherwise)
         } else if (argument.required) {
@@ -154,6 +166,18 @@ void take(Map plan, Map argument, Object value) {
         case 'token':
             // A file of it would be one more thing to remove.
             plan.bindings.add([kind: 'text', id: textOf(name, value), variable: 'WHARF_TOKEN'])
+            break
+        case 'login':
+            plan.bindings.add([kind: 'login', id: textOf(name, value)])
+            break
+        case 'registry':
+            // A space would begin another login, and what stands before an `@` is a password.
+            String address = textOf(name, value)
+            if (!address.matches('(https?://)?([A-Za-z0-9.-]+|\\[[0-9A-Fa-f:]+\\])(:[0-9]+)?(/[^\\s@]*)?')) {
+                throw new WharfUsage("`" + name + "` must be a registry's address, such as "
+                    + "'https://registry.example.com' or 'registry.example.com:5000'")
+            }
+            plan.registry = address
             break
         case 'secrets':
             for (entry in mapOf(name, value).entrySet()) {

@@ -72,10 +72,9 @@ int runIn(String directory, String scratch, Map plan, List words, boolean prints
 }
 
 /** Runs the body with the credentials in the call bound. */
-void withBindings(List bindings, Closure body) {
+Object withBindings(List bindings, Closure body) {
     if (bindings.isEmpty()) {
-        body()
-        return
+        return body()
     }
     List bound = []
     for (int i = 0; i < bindings.size(); i++) {
@@ -89,7 +88,7 @@ void withBindings(List bindings, Closure body) {
                 usernameVariable: one.user, passwordVariable: one.password))
         }
     }
-    withCredentials(bound) {
+    return withCredentials(bound) {
         body()
     }
 }
@@ -153,10 +152,16 @@ String failureOf(String label, int status, String said) {
     return label + ': ' + (meaning == null ? 'see the log above' : meaning) + ' (exit status ' + status + ')'
 }
 
-/** The step's result, a plain map of texts, which can be kept across steps. */
+/** The step's result: what the client says of an image, or a list of that, for several. */
 @NonCPS
-Map resultOf(String json, boolean pushes) {
-    Map metadata = new JsonSlurper().parseText(json)
+Object resultOf(String json, boolean pushes) {
+    Object metadata = new JsonSlurper().parseText(json)
+    return metadata instanceof List ? metadata.collect { one -> imageOf(one, pushes) } : imageOf(metadata, pushes)
+}
+
+/** An image, as a plain map of texts, which can be kept across steps. */
+@NonCPS
+Map imageOf(Map metadata, boolean pushes) {
     String names = metadata.get('image.name')
     List tags = []
     if (names != null) {
@@ -165,7 +170,7 @@ Map resultOf(String json, boolean pushes) {
     String ref = metadata.get('wharf.image.ref')
     // Only a name at a registry has a digest.
     boolean pushed = pushes || (ref != null && ref.contains('@'))
-    return [ref: ref, id: metadata.get('containerimage.config.digest'),
+    return [ref: ref, id: metadata.get('wharf.image.id'),
             digest: pushed ? metadata.get('containerimage.digest') : null, tags: tags]
 }
 

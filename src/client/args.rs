@@ -205,7 +205,8 @@ pub(crate) struct BuildArgs {
 #[derive(Args, Clone, Debug)]
 pub(crate) struct LoginsArgs {
     /// Log in to a registry with the username and password in two environment variables; takes precedence
-    /// over docker's config; without HOST, the registry is that of the image's name; repeatable
+    /// over WHARF_LOGIN and docker's config; without HOST, the registry is that of the image's name;
+    /// repeatable
     #[arg(long = "login", value_name = "[HOST=]USER_VAR:PASSWORD_VAR")]
     pub(crate) flags: Vec<LoginFlag>,
 }
@@ -219,16 +220,19 @@ pub(crate) struct ProgressArgs {
     pub(crate) progress: Option<Mode>,
 }
 
-/// Push an image of the namespace to its registry
+/// Push images of the namespace to their registries
+///
+/// Several names are pushed one after the other. The first push that fails ends the command; the names before
+/// it stay in their registries.
 #[derive(Args, Debug)]
 pub(crate) struct PushArgs {
-    /// The image's name, `[HOST/]NAME[:TAG]`
-    #[arg(value_name = "NAME", value_parser = options::tag)]
-    pub(crate) reference: Reference,
-    /// Print the name and nothing else
+    /// The image's name, `[HOST/]NAME[:TAG]`; several are pushed in this order
+    #[arg(value_name = "NAME", required = true, value_parser = options::tag)]
+    pub(crate) references: Vec<Reference>,
+    /// Print the names and nothing else
     #[arg(short, long)]
     pub(crate) quiet: bool,
-    /// Write the push's result to a file, as JSON with buildx's keys
+    /// Write the push's result to a file, as JSON with buildx's keys; for several names, a list
     #[arg(long, value_name = "FILE", value_parser = options::path())]
     pub(crate) metadata_file: Option<PathBuf>,
     #[command(flatten)]

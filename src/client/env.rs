@@ -42,6 +42,8 @@ variables! {
     WHARF_TLSCERT;
     /// The certificate's key, unless --tlskey says so
     WHARF_TLSKEY;
+    /// Logins as --login has them, each with its HOST, with spaces between
+    WHARF_LOGIN;
     /// Authorities instead of the system's, for tcp://; likewise SSL_CERT_DIR
     SSL_CERT_FILE;
     /// How progress is shown, unless --progress says so

@@ -75,7 +75,11 @@ impl ImageService for Images {
                 looking.details().image(image.id(), None::<&str>);
                 let digest = images.push(&image, &target, login, &reporter, &tasks).await?;
                 looking.details().pushed(target.subject().reference(), &digest);
-                Ok(v1::PushImageResult { reference: reference.to_string(), digest: digest.to_string() })
+                Ok(v1::PushImageResult {
+                    reference: reference.to_string(),
+                    digest: digest.to_string(),
+                    image_id: image.id().to_string(),
+                })
             };
             Ok(stream::run(&call, member.tasks().clone(), member, work, pushing, |result| {
                 (End::Done, pushed(result))

@@ -12,6 +12,7 @@ use crate::harness::{
 cases![
     push_and_pull,
     a_push_needs_credentials,
+    several_names_are_pushed,
     a_private_base_needs_credentials,
     a_tag_stays_what_it_was,
     an_operators_tag_survives,
@@ -108,6 +109,51 @@ async fn a_push_needs_credentials(test: Arc<Test>) {
     assert_eq!(third.images().await, []);
     assert!(!wharfd.log().join("\n").contains(PASSWORD), "the log has the password");
     assert_eq!(test.engine.id(&id).await, id);
+}
+
+async fn several_names_are_pushed(test: Arc<Test>) {
+    let (open, private, wharfd) =
+        tokio::join!(test.registry(), test.private_registry("user", "hunter2"), test.wharfd());
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    let context = from_scratch(&test, "several");
+    let names = [open.name("a:1"), private.name("b:1"), open.name("c:1")];
+    let tags: Vec<_> = names.iter().flat_map(|name| ["-t", name]).collect();
+    let id = job.build_id(&context, &tags).await;
+    let file = job.home().join("metadata");
+    let push =
+        [&["push", "-q", "--metadata-file", "metadata"], &names.each_ref().map(String::as_str)[..]].concat();
+    // A name that is refused ends the push: the name before it stays, and the next one is not pushed.
+    let ended = job.run(&push).await.ended(3);
+    assert_eq!(ended.stdout.trim(), names[0]);
+    assert!(open.digest("a", "1").await.is_some() && open.digest("c", "1").await.is_none());
+    assert!(!file.exists());
+
+    // The login of a block is for its registry, and a flag goes before it.
+    let block = format!("other.example=NAME:WORD {}=NAME:WORD", private.host());
+    let block = job
+        .with_variable("WHARF_LOGIN", &block)
+        .with_variable("NAME", "user")
+        .with_variable("WORD", "hunter2");
+    let flag = format!("{}=NAME:HOME", private.host());
+    block.run(["push", "--login", &flag, &names[1]]).await.ended(3);
+    block.with_variable("WORD", "").run(&push).await.ended(2).says(&["WHARF_LOGIN", "WORD is not set"]);
+    let pushed = block.run(&push).await.ok();
+    assert_eq!(pushed.stdout.lines().collect::<Vec<_>>(), names);
+    let told = metadata(&block);
+    for ((told, name), registry) in told.as_array().unwrap().iter().zip(&names).zip([&open, &private, &open])
+    {
+        let (repository, _) = name.split_once('/').unwrap().1.split_once(':').unwrap();
+        let digest = registry.digest(repository, "1").await.unwrap();
+        assert_eq!(told["wharf.image.id"], *id);
+        assert_eq!(told["image.name"], **name);
+        assert_eq!(told["wharf.image.ref"], format!("{}/{repository}@{digest}", registry.host()));
+        assert_eq!(told["containerimage.digest"], digest);
+    }
+    let shown = block.run(["push", &names[0], &names[1]]).await.ok();
+    assert!(shown.stdout.lines().all(|line| line.contains(":1: digest: sha256:")), "{shown}");
+    for output in [&ended, &pushed, &shown] {
+        assert!(![&output.stdout, &output.stderr].iter().any(|text| text.contains("hunter2")), "{output}");
+    }
 }
 
 async fn a_private_base_needs_credentials(test: Arc<Test>) {

@@ -356,6 +356,7 @@ fn done(reports: &Reports, mode: Mode, prints_id: bool, result: &BuildResult) ->
         let digest =
             if result.digest.is_empty() { pushed.map_or("", |(_, digest)| digest) } else { &result.digest };
         Metadata {
+            id: &result.image_id,
             config_digest: &result.config_digest,
             descriptor: &result.descriptor,
             digest,

@@ -1,4 +1,4 @@
-//! `--metadata-file`: the metadata of the built or pushed image, under buildx's keys and one key of Wharf's own.
+//! `--metadata-file`: the metadata of the built or pushed image, under buildx's keys and two keys of Wharf's own.
 
 use std::path::PathBuf;
 
@@ -29,6 +29,8 @@ impl Reports {
 /// Metadata of an image; empty fields are left out.
 #[derive(Debug, Default)]
 pub(super) struct Metadata<'a> {
+    /// The id by which other commands find the image.
+    pub(super) id: &'a str,
     pub(super) config_digest: &'a str,
     pub(super) descriptor: &'a str,
     pub(super) digest: &'a str,
@@ -39,9 +41,7 @@ pub(super) struct Metadata<'a> {
 
 impl Metadata<'_> {
     pub(super) fn write(&self, target: &Target) -> Result<(), Failure> {
-        let mut text = json::indented(&self.to_json().to_string(), "  ")?;
-        text.push('\n');
-        target.write(text.as_bytes())
+        write(&self.to_json(), target)
     }
 
     fn to_json(&self) -> Value {
@@ -51,6 +51,7 @@ impl Metadata<'_> {
             ("containerimage.descriptor", serde_json::from_str(self.descriptor).ok()),
             ("containerimage.digest", text(self.digest)),
             ("image.name", text(&self.names.join(","))),
+            ("wharf.image.id", text(self.id)),
             ("wharf.image.ref", text(&self.reference())),
         ];
         fields
@@ -73,14 +74,26 @@ impl Metadata<'_> {
     }
 }
 
+/// Writes the metadata of several images, as a list.
+pub(super) fn write_list(images: &[Metadata<'_>], target: &Target) -> Result<(), Failure> {
+    write(&images.iter().map(Metadata::to_json).collect(), target)
+}
+
+fn write(metadata: &Value, target: &Target) -> Result<(), Failure> {
+    let mut text = json::indented(&metadata.to_string(), "  ")?;
+    text.push('\n');
+    target.write(text.as_bytes())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_keys_are_buildxs_and_one_of_ours() {
+    fn the_keys_are_buildxs_and_two_of_ours() {
         let names = ["docker.io/library/app:1".to_owned(), "reg.example/app:1".to_owned()];
         let metadata = Metadata {
+            id: "sha256:i",
             config_digest: "sha256:c",
             descriptor: r#"{"digest":"sha256:d","size":1}"#,
             digest: "sha256:d",
@@ -89,7 +102,7 @@ mod tests {
         };
         assert_eq!(
             metadata.to_json().to_string(),
-            r#"{"containerimage.config.digest":"sha256:c","containerimage.descriptor":{"digest":"sha256:d","size":1},"containerimage.digest":"sha256:d","image.name":"docker.io/library/app:1,reg.example/app:1","wharf.image.ref":"docker.io/library/app:1"}"#
+            r#"{"containerimage.config.digest":"sha256:c","containerimage.descriptor":{"digest":"sha256:d","size":1},"containerimage.digest":"sha256:d","image.name":"docker.io/library/app:1,reg.example/app:1","wharf.image.id":"sha256:i","wharf.image.ref":"docker.io/library/app:1"}"#
         );
         let digest = format!("sha256:{}", "d".repeat(64));
         let pushed = Metadata { pushed: Some(("reg.example:5000/app:1", &digest)), ..metadata };

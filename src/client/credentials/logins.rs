@@ -1,11 +1,14 @@
-//! `--login`: logins for one call, from environment variables. The command line contains only the variables'
-//! names.
+//! `--login` and WHARF_LOGIN: logins for one call, or for the calls of a block, from environment variables. The flag
+//! and WHARF_LOGIN contain only the variables' names.
 
 use std::collections::BTreeMap;
 
 use super::{Credentials, config::hostname, hub};
 use crate::{
-    client::{env::Env, exit::Failure},
+    client::{
+        env::{self, Env},
+        exit::Failure,
+    },
     names::Secret,
 };
 
@@ -31,29 +34,24 @@ impl From<&str> for LoginFlag {
 pub(super) struct Logins(BTreeMap<String, Credentials>);
 
 impl Logins {
-    /// Reads the variables. A flag without a registry applies to the registry in `named`, the hosts of the
-    /// images that the call names.
+    /// Reads the logins of WHARF_LOGIN, and those of the flags, which take precedence. A flag without a registry
+    /// applies to the registry in `named`, the hosts of the images that the call names.
     pub(super) fn read(flags: &[LoginFlag], named: &[&str], env: &Env) -> Result<Self, Failure> {
         let mut logins = BTreeMap::new();
-        for LoginFlag(flag) in flags {
-            let (host, variables) = match flag.rsplit_once('=') {
-                Some((host, variables)) => (hostname(host), variables),
-                None => (only(named)?, flag.as_str()),
+        for text in env.get(env::WHARF_LOGIN)?.unwrap_or_default().split_ascii_whitespace() {
+            let host = text.rsplit_once('=').map(|(host, _)| hostname(host));
+            let host = host.ok_or_else(|| {
+                Failure::usage("WHARF_LOGIN has a login without a registry")
+                    .hint("write each login as `HOST=USER_VAR:PASSWORD_VAR`")
+            })?;
+            logins.insert(hub(host).to_owned(), login(env::WHARF_LOGIN.name, host, text, env)?);
+        }
+        for LoginFlag(text) in flags {
+            let host = match text.rsplit_once('=') {
+                Some((host, _)) => hostname(host),
+                None => only(named)?,
             };
-            let names = variables
-                .split_once(':')
-                .filter(|(user, password)| is_host(host) && is_variable(user) && is_variable(password));
-            let Some((user, password)) = names else {
-                return Err(Failure::usage("`--login` is not `[HOST=]USER_VAR:PASSWORD_VAR`").hint(
-                    "name the variables that hold the user's name and the password, not their values: \
-                     `--login reg.example=REG_USER:REG_PASSWORD`",
-                ));
-            };
-            let credentials = Credentials::Password {
-                username: value(env, host, user)?,
-                password: Secret::new(value(env, host, password)?),
-            };
-            logins.insert(hub(host).to_owned(), credentials);
+            logins.insert(hub(host).to_owned(), login("`--login`", host, text, env)?);
         }
         Ok(Self(logins))
     }
@@ -62,6 +60,24 @@ impl Logins {
     pub(super) fn of(&self, host: &str) -> Option<&Credentials> {
         self.0.get(hub(host))
     }
+}
+
+/// The login for `host` whose variables `text`, a value of `from`, names at its end.
+fn login(from: &str, host: &str, text: &str, env: &Env) -> Result<Credentials, Failure> {
+    let variables = text.rsplit_once('=').map_or(text, |(_, variables)| variables);
+    let names = variables
+        .split_once(':')
+        .filter(|(user, password)| is_host(host) && is_variable(user) && is_variable(password));
+    let Some((user, password)) = names else {
+        return Err(Failure::usage(format!("{from} is not `[HOST=]USER_VAR:PASSWORD_VAR`")).hint(
+            "name the variables that hold the user's name and the password, not their values: \
+             `--login reg.example=REG_USER:REG_PASSWORD`",
+        ));
+    };
+    Ok(Credentials::Password {
+        username: value(env, from, host, user)?,
+        password: Secret::new(value(env, from, host, password)?),
+    })
 }
 
 fn only<'a>(named: &[&'a str]) -> Result<&'a str, Failure> {
@@ -76,9 +92,9 @@ fn only<'a>(named: &[&'a str]) -> Result<&'a str, Failure> {
     }
 }
 
-fn value(env: &Env, host: &str, name: &str) -> Result<String, Failure> {
+fn value(env: &Env, from: &str, host: &str, name: &str) -> Result<String, Failure> {
     env.named(name)?.filter(|value| !value.is_empty()).ok_or_else(|| {
-        Failure::usage(format!("`--login` for {host}: the environment variable {name} is not set"))
+        Failure::usage(format!("{from} for {host}: the environment variable {name} is not set"))
             .hint("set and export it, or name another variable")
     })
 }
@@ -96,13 +112,11 @@ fn is_host(host: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn env() -> Env {
-        Env::of(&[("U", "bob"), ("P", "pass:word="), ("EMPTY", "")])
-    }
+    const VARIABLES: [(&str, &str); 3] = [("U", "bob"), ("P", "pass:word="), ("EMPTY", "")];
 
     fn read(flags: &[&str], named: &[&str]) -> Result<Logins, Failure> {
         let flags: Vec<_> = flags.iter().map(|flag| LoginFlag::from(*flag)).collect();
-        Logins::read(&flags, named, &env())
+        Logins::read(&flags, named, &Env::of(&VARIABLES))
     }
 
     #[test]
@@ -120,6 +134,39 @@ mod tests {
             let logins = read(&[flag], named).unwrap();
             assert_eq!(logins.of(host), Some(&bob), "{flag}");
             assert_eq!(logins.of("elsewhere.example"), None, "{flag}");
+        }
+    }
+
+    #[test]
+    fn the_logins_of_a_block_come_after_those_of_the_flags() {
+        let read = |around: &str, flags: &[&str]| {
+            let env = [&VARIABLES[..], &[("V", "eve"), ("WHARF_LOGIN", around)]].concat();
+            let flags: Vec<_> = flags.iter().map(|flag| LoginFlag::from(*flag)).collect();
+            Logins::read(&flags, &["flag.example"], &Env::of(&env))
+        };
+        let user = |logins: &Logins, host: &str| match logins.of(host) {
+            Some(Credentials::Password { username, .. }) => username.clone(),
+            other => panic!("{host}: {other:?}"),
+        };
+        let logins = read(
+            " a.example:5000=U:P\thttps://index.docker.io/v1/=U:P  b.example=U:P b.example=V:P",
+            &["V:P"],
+        );
+        let logins = logins.unwrap();
+        for (host, name) in
+            [("a.example:5000", "bob"), ("docker.io", "bob"), ("b.example", "eve"), ("flag.example", "eve")]
+        {
+            assert_eq!(user(&logins, host), name, "{host}");
+        }
+        assert_eq!(user(&read("a.example=U:P", &["a.example=V:P"]).unwrap(), "a.example"), "eve");
+        assert!(read("", &[]).unwrap().0.is_empty());
+        for (around, said) in [
+            ("U:P", "WHARF_LOGIN has a login without a registry"),
+            ("a.example=bob:hunter2!", "WHARF_LOGIN is not `[HOST=]"),
+            ("a.example=U:GONE", "WHARF_LOGIN for a.example: the environment variable GONE is not set"),
+        ] {
+            let failure = read(around, &[]).unwrap_err();
+            assert!(failure.text.contains(said) && !failure.text.contains("hunter2"), "{around}: {failure}");
         }
     }
 

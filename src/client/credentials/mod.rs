@@ -1,4 +1,4 @@
-//! Registry credentials, from `--login` and the docker config of the user who runs the command.
+//! Registry credentials, from `--login`, WHARF_LOGIN and the docker config of the user who runs the command.
 
 mod config;
 mod helper;
@@ -69,7 +69,7 @@ impl DockerConfig {
         Ok(Self { config, logins: Logins::default() })
     }
 
-    /// Adds the logins of `--login` for this call. A flag without a registry applies to the registry in
+    /// Adds the logins of `--login` and WHARF_LOGIN for this call. A flag without a registry applies to the registry in
     /// `named`, the hosts of the images that the call names.
     pub(crate) fn with_logins(
         mut self,

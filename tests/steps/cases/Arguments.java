@@ -55,6 +55,7 @@ final class Arguments {
         });
         suite.test("dockerPush: its arguments", () -> {
             argumentsAre("dockerPush(tag: 'reg.example.com/app:1')", "push", "--", "reg.example.com/app:1");
+            argumentsAre("dockerPush(tag: ['a', 'b'])", "push", "--", "a", "b");
             argumentsAre("dockerPush(tag: 'a', quiet: true, progress: 'plain', namespace: 'n', addr: 'unix:///w')",
                 "--addr=unix:///w", "--namespace=n", "push", "--progress=plain", "--quiet", "--", "a");
         });
@@ -142,7 +143,18 @@ final class Arguments {
             Map.entry("dockerBuild('a', tag: 'b')", NAMED),
             Map.entry("dockerBuild(tag: 'b') { echo 'x' }", NAMED),
             Map.entry("dockerPush()", "dockerPush: `tag` is missing. Its arguments are: addr (text), credentials (credentials), "),
-            Map.entry("dockerPush(tag: ['a', 'b'])", "`tag` must be text, not a list"),
+            Map.entry("dockerPush(tag: [])", "dockerPush: `tag` is missing. "),
+            Map.entry("dockerPush(tag: [null, env.NOPE])", "dockerPush: `tag` is missing. "),
+            Map.entry("dockerSave(image: [], output: 'a')", "dockerSave: `image` is missing. "),
+            Map.entry("dockerRegistry { }", "dockerRegistry: `credentialsId` is missing. Its arguments are: credentialsId (login), url (registry)"),
+            Map.entry("dockerRegistry(credentialsId: env.NOPE) { }", "dockerRegistry: `credentialsId` is missing"),
+            Map.entry("dockerRegistry(credentialsId: 'reg')", "dockerRegistry takes a block, and before it named arguments"),
+            Map.entry("wharfRegistry('https://r.example', 'reg') { }", "wharfRegistry takes a block, and before it named arguments"),
+            Map.entry("dockerRegistry(credentials: 'reg') { }", "there is no argument `credentials`; is `credentialsId` meant?"),
+            Map.entry("dockerRegistry(credentialsId: 'reg', url: 'a b') { }", "`url` must be a registry's address, such as"),
+            Map.entry("dockerRegistry(credentialsId: 'reg', url: '') { }", "`url` must be a registry's address, such as"),
+            Map.entry("dockerRegistry(credentialsId: 'reg', url: 'tcp://r.example') { }", "`url` must be a registry's address, such as"),
+            Map.entry("dockerRegistry(credentialsId: 'reg', url: 'https://r.example/a\\n=B:C') { }", "`url` must be a registry's address, such as"),
             Map.entry("dockerSave(image: 'a')", "dockerSave: `output` is missing. Its arguments are: addr (text), image (list), "),
             Map.entry("dockerSave(tag: 'a', output: 'b')", "dockerSave: there is no argument `tag`"),
             Map.entry("dockerPull()", "dockerPull: `image` is missing"),

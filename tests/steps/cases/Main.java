@@ -15,10 +15,12 @@ public final class Main {
             Arguments.addTo(suite);
             Results.addTo(suite);
             Secrets.addTo(suite);
+            Logins.addTo(suite);
             Rules.addTo(suite);
             Docs.addTo(suite);
         } else {
             Pipelines.addTo(suite, engine);
+            RegistryBlocks.addTo(suite, "engine " + engine + ": ");
         }
         boolean passed = suite.run(arguments.length > 0 ? arguments[0] : "");
         // A hung shell's thread must not keep the run from ending.

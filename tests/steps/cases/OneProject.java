@@ -16,6 +16,8 @@ public final class OneProject {
             project.job()
                 .credential("private-registry", new Credential.UsernamePassword(
                     System.getenv("REGISTRY_USER"), System.getenv("REGISTRY_PASSWORD")))
+                .credential("second-registry", new Credential.UsernamePassword(
+                    System.getenv("SECOND_USER"), System.getenv("SECOND_PASSWORD")))
                 .credential("api-token", new Credential.SecretText("a secret text"))
                 .credential("settings-file", new Credential.SecretFile("settings.ini", "a secret file\n"));
             finished = Run.of(project.job());

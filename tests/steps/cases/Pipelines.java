@@ -29,7 +29,7 @@ final class Pipelines {
     private static final long START_SECONDS = 60;
 
     /** The end of a build whose registry refuses it. */
-    private static final Pattern REFUSED =
+    static final Pattern REFUSED =
         Pattern.compile("ERROR: dockerBuild [^ ]+: .*(credentials|log in|unauthorized).* \\(exit status 3\\)");
 
     private static final Registry REGISTRY = Registry.open();
@@ -253,7 +253,7 @@ final class Pipelines {
     }
 
     /** An argument for sleep that no other process of the machine has. */
-    private static String mark() {
+    static String mark() {
         return Long.toString(ThreadLocalRandom.current().nextLong(1_000_000_000L, 9_000_000_000L));
     }
 
@@ -273,12 +273,12 @@ final class Pipelines {
     }
 
     /** Waits until the step's process runs, so that an abort has something to stop. */
-    private static void runsOnTheEngine(String mark) {
+    static void runsOnTheEngine(String mark) {
         await(START_SECONDS, () -> running(mark), "the step `sleep " + mark + "` does not run on the engine");
     }
 
     /** Waits until the step's process has ended by itself. */
-    private static void goneFromTheEngine(String mark) {
+    static void goneFromTheEngine(String mark) {
         await(GONE_SECONDS, () -> !running(mark), "the step `sleep " + mark + "` runs on, on the engine");
     }
 

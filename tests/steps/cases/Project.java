@@ -36,6 +36,7 @@ final class Project implements AutoCloseable {
             .agent("WHARF_ADDR", System.getenv("WHARF_ADDR"))
             .variable("REGISTRY", System.getenv("REGISTRY"))
             .variable("PRIVATE_REGISTRY", System.getenv("PRIVATE_REGISTRY"))
+            .variable("SECOND_REGISTRY", System.getenv("SECOND_REGISTRY"))
             .variable("BRANCH_NAME", "main");
     }
 

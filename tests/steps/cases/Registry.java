@@ -33,8 +33,16 @@ final class Registry {
     }
 
     static Registry ofPassword() {
-        String login = System.getenv("REGISTRY_USER") + ":" + System.getenv("REGISTRY_PASSWORD");
-        return new Registry(System.getenv("PRIVATE_REGISTRY"),
+        return ofPassword("PRIVATE_REGISTRY", "REGISTRY_USER", "REGISTRY_PASSWORD");
+    }
+
+    static Registry second() {
+        return ofPassword("SECOND_REGISTRY", "SECOND_USER", "SECOND_PASSWORD");
+    }
+
+    private static Registry ofPassword(String address, String user, String password) {
+        String login = System.getenv(user) + ":" + System.getenv(password);
+        return new Registry(System.getenv(address),
             "Basic " + Base64.getEncoder().encodeToString(login.getBytes(StandardCharsets.UTF_8)));
     }
 

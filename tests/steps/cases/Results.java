@@ -38,6 +38,14 @@ final class Results {
             def image = dockerPush(tag: 'reg.example.com/app:1')
             echo "ref=${image.ref} digest=${image.digest}"
             """, "ref=" + REF + " digest=" + DIGEST));
+        suite.test("the answer of a push of several names", () -> {
+            for (String call : List.of("['r/a:1', null, \"r/b:${2}\"]", "'r/a:1 r/b:2'.split(' ')")) {
+                logs("def all = dockerPush(tag: " + call + ")\nsh 'true'\n"
+                    + "echo \"${all.size()} ${all[0].tags} ${all[1].tags} ${all[1].ref} ${all[1].id} ${all[1].digest}\"",
+                    "+ exec wharf push --metadata-file=", "2 [r/a:1] [r/b:2] " + REF + " " + ID + " " + DIGEST);
+            }
+            logs("def all = wharfPush(tag: ['r/a:1'])\necho \"${all.size()} ${all[0].tags}\"", "1 [r/a:1]");
+        });
         suite.test("the answer of an inspect can be kept", () -> {
             try (Fake fake = Fake.onNode("""
                 def one = dockerInspect(image: 'app:1')

@@ -14,10 +14,11 @@ use std::{
 use super::{Cli, is_up_to_date};
 use others::OTHERS;
 
-/// A step, which runs one of the client's commands.
+/// A step, which runs one of the client's commands, or a block.
 struct Step {
     /// The step's name that no other library uses: `wharfBuild` for `dockerBuild`.
     name: &'static str,
+    /// The client's command; empty if it only changes what the steps of its block do.
     command: &'static str,
     /// Its purpose, to follow its name and a colon.
     does: &'static str,
@@ -173,8 +174,8 @@ const STEPS: [Step; 3] = [
             ),
             ("The node", &[ADDR, NAMESPACE, TOKEN]),
         ],
-        end: "The result is a map of texts: ref (the image's name from here on; with its digest if it was pushed),
-id, digest (null if it was not pushed) and tags (a list). Without an image all of them are null, and tags is empty.
+        end: "The result is a map of texts: ref (the image's name for deployments; with its digest if it was pushed),
+id (which other steps take), digest (null if it was not pushed) and tags (a list). Without an image all of them are null, and tags is empty.
 
 A failed build fails the step. An abort of the run stops the build on the node.
 ",
@@ -182,14 +183,18 @@ A failed build fails the step. An abort of the run stops the build on the node.
     Step {
         name: "wharfPush",
         command: "push",
-        does: "pushes an image that this run has built.",
+        does: "pushes images that this run has built, pulled or tagged.",
         example: &["wharfPush(tag: 'registry.example.com/app:1', credentials: 'registry')"],
         needs: "All arguments are named.",
         groups: &[(
             "",
             &[
-                operand("tag", "text", "the name of the image, under which it is pushed; required")
-                    .with("required: true"),
+                operand(
+                    "tag",
+                    "list",
+                    "the name of the image, under which it is pushed: `'registry.example.com/app:1'`, or several; required",
+                )
+                .with("required: true"),
                 argument(
                     "credentials",
                     "credentials",
@@ -203,16 +208,17 @@ A failed build fails the step. An abort of the run stops the build on the node.
                     "metadataFile",
                     "text",
                     "--metadata-file",
-                    "write the pushed image's metadata to this file, as JSON with buildx's keys",
+                    "write the pushed image's metadata to this file, as JSON with buildx's keys; of several, a list",
                 ),
                 ADDR,
                 NAMESPACE,
                 TOKEN,
             ],
         )],
-        end: "The result is a map of texts: ref (the name with its digest), id, digest and tags (a list).
+        end: "The result is a map of texts: ref (the name with its digest), id, digest and tags (a list). For a list of names
+it is a list of maps, in the same order.
 
-A failed push fails the step. An abort of the run stops the push.
+A failed push fails the step; the names before it stay pushed. An abort of the run stops the push.
 ",
     },
     Step {
@@ -280,7 +286,8 @@ impl Step {
         for line in self.example {
             writeln!(text, "    {}", line.replace(self.name, name)).unwrap();
         }
-        write!(text, "\nIt needs an agent (node) with the wharf client on its PATH. {needs}\n").unwrap();
+        let who = if self.command.is_empty() { "The steps in the block need" } else { "It needs" };
+        write!(text, "\n{who} an agent (node) with the wharf client on its PATH. {needs}\n").unwrap();
         for (title, arguments) in self.groups {
             text.push('\n');
             if !title.is_empty() {
@@ -354,7 +361,7 @@ const OF_THE_AGENT: [&str; 5] = ["tlscacert", "tlscert", "tlskey", "dangerous-pl
 fn the_steps_have_every_flag_of_their_commands() {
     let mut cli = Cli::definition();
     cli.build();
-    for step in steps() {
+    for step in steps().filter(|step| !step.command.is_empty()) {
         let command = step.command.split(' ').fold(&cli, |cli, word| cli.find_subcommand(word).unwrap());
         let flags: BTreeSet<String> = command
             .get_arguments()

@@ -2,7 +2,7 @@
 
 use super::{ADDR, NAMESPACE, PROGRESS, Step, TOKEN, argument, operand};
 
-pub(super) const OTHERS: [Step; 4] = [
+pub(super) const OTHERS: [Step; 5] = [
     Step {
         name: "wharfPull",
         command: "pull",
@@ -36,12 +36,12 @@ A failed pull fails the step. An abort of the run stops the pull.
         name: "wharfTag",
         command: "tag",
         does: "gives an image of this run another name, as docker tag does.",
-        example: &["wharfTag(image: image.ref, tag: 'registry.example.com/app:stable')"],
+        example: &["wharfTag(image: image.id, tag: 'registry.example.com/app:stable')"],
         needs: "All arguments are named.",
         groups: &[(
             "",
             &[
-                operand("image", "text", "the image: a name, or the `ref` or `id` of a build; required")
+                operand("image", "text", "the image: a name, or the `id` of a build or a push; required")
                     .with("required: true"),
                 operand("tag", "text", "the new name; required").with("required: true"),
                 ADDR,
@@ -66,7 +66,7 @@ If the run has no such image, the step fails.
         groups: &[(
             "",
             &[
-                operand("image", "list", "the image: a name, or the `ref` or `id` of a build; or several; required")
+                operand("image", "list", "the image: a name, or the `id` of a build or a push; or several; required")
                     .with("required: true"),
                 ADDR,
                 NAMESPACE,
@@ -99,6 +99,33 @@ has pushed stay in the registry. Steps in the block act in namespace and at addr
 the block's.
 
 A block that fails fails the step with its own error; an end that fails is then only a warning.
+",
+    },
+    Step {
+        name: "wharfRegistry",
+        command: "",
+        does: "runs a block in which every step uses a login for a registry.",
+        example: &[
+            "wharfRegistry(credentialsId: 'registry', url: 'https://registry.example.com') {",
+            "    wharfBuild(tag: 'registry.example.com/app:1', push: true)",
+            "}",
+        ],
+        needs: "All arguments are named.",
+        groups: &[(
+            "",
+            &[
+                operand("credentialsId", "login", "the id of a username and password; required").with("required: true"),
+                operand(
+                    "url",
+                    "registry",
+                    "the registry: `'https://registry.example.com'` or `'registry.example.com:5000'`; Docker Hub by default",
+                )
+                .with("otherwise: 'docker.io'"),
+            ],
+        )],
+        end: "The login is added to those of the agent's own docker configuration, and to those of the blocks around this one;
+credentials of a step go before it. Commands such as sh 'wharf push ...' in the block have it, too. It is in variables
+while the block runs, and in no file. The result is the block's.
 ",
     },
 ];
