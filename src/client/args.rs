@@ -1,5 +1,6 @@
 //! The command line, in the words of `docker` and `docker buildx`.
 
+mod doctor;
 mod format;
 mod login;
 mod namespace;
@@ -21,6 +22,7 @@ use super::{
     unused::UnusedArgs,
 };
 use crate::{names::Reference, wire::v1::Ulimit};
+pub(crate) use doctor::DoctorArgs;
 pub(crate) use format::{TableFormat, TextFormat};
 pub(crate) use login::{LoginArgs, LogoutArgs};
 pub(crate) use namespace::{
@@ -114,6 +116,7 @@ pub(crate) enum Command {
     Policy(PolicyArgs),
     Version(VersionArgs),
     Info(InfoArgs),
+    Doctor(DoctorArgs),
     Completion(CompletionArgs),
     Man(ManArgs),
     Login(LoginArgs),
@@ -372,6 +375,7 @@ impl Command {
             Self::Policy(_) => "policy",
             Self::Version(_) => "version",
             Self::Info(_) => "info",
+            Self::Doctor(_) => "doctor",
             Self::Completion(_) => "completion",
             Self::Man(_) => "man",
             Self::Login(_) => "login",

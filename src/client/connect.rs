@@ -151,6 +151,11 @@ impl Address {
 }
 
 impl Socket {
+    /// Its path.
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
     /// Connects to the socket, and waits while its backlog is full (unix(7): EAGAIN): many jobs may start
     /// together, and wharfd accepts their connections shortly.
     async fn connected(&self) -> io::Result<UnixStream> {
@@ -219,7 +224,8 @@ fn is_socket(path: &Path) -> bool {
     path.metadata().is_ok_and(|metadata| metadata.file_type().is_socket())
 }
 
-fn whoami() -> String {
+/// This user, as the kernel shows it to wharfd.
+pub(crate) fn whoami() -> String {
     format!("uid {}, gid {}", rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw())
 }
 

@@ -9,6 +9,8 @@ use std::{
     path::PathBuf,
 };
 
+use rustix::fs::{Access, access};
+
 use super::{exit::Failure, progress::Console};
 
 /// A variable that wharf itself reads.
@@ -131,6 +133,14 @@ impl Env {
 
     fn set(&self, variable: Variable) -> Option<&OsString> {
         self.variables.get(OsStr::new(variable.name)).filter(|value| !value.is_empty())
+    }
+
+    /// The program that `name` runs, as execvp(3) looks for it.
+    pub(crate) fn program(&self, name: &str) -> Option<PathBuf> {
+        let path =
+            self.variables.get(OsStr::new("PATH")).map_or(OsStr::new("/bin:/usr/bin"), OsString::as_os_str);
+        let is_program = |file: &PathBuf| file.is_file() && access(file, Access::EXEC_OK).is_ok();
+        env::split_paths(path).map(|directory| directory.join(name)).find(is_program)
     }
 
     /// The user's home.

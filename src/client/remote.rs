@@ -241,7 +241,13 @@ impl Remote {
         }
     }
 
-    fn shows_certificate(&self) -> bool {
+    /// Whether it speaks without TLS.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.tls.is_none()
+    }
+
+    /// Whether it shows a certificate.
+    pub(crate) fn shows_certificate(&self) -> bool {
         self.tls.as_ref().is_some_and(|tls| tls.shows_certificate)
     }
 }

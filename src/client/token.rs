@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::header::AUTHORIZATION;
 use tonic::{
     Request, Status,
@@ -42,6 +43,25 @@ impl Token {
     /// Whether there is one, without reading it.
     pub(crate) fn is_given(flag: Option<&Path>, env: &Env) -> Result<bool, Failure> {
         Ok(flag.is_some() || env.get(env::WHARF_TOKEN)?.is_some())
+    }
+}
+
+/// When a signed token is valid, in seconds since 1970.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Expiry {
+    pub(crate) issued: Option<f64>,
+    pub(crate) expires: f64,
+}
+
+impl Token {
+    /// What the token itself says; nobody has checked its signature. `None` if it is no JSON Web Token that expires.
+    pub(crate) fn expiry(&self) -> Option<Expiry> {
+        let text = self.value.as_ref()?.to_str().ok()?;
+        let payload = text.split('.').nth(1)?;
+        let payload = URL_SAFE_NO_PAD.decode(payload.trim_end_matches('=')).ok()?;
+        let claims: serde_json::Value = serde_json::from_slice(&payload).ok()?;
+        let time = |name: &str| claims.get(name)?.as_f64();
+        Some(Expiry { issued: time("iat"), expires: time("exp")? })
     }
 }
 
@@ -99,6 +119,19 @@ mod tests {
     fn sent(mut token: Token) -> Option<String> {
         let request = token.call(Request::new(())).unwrap();
         request.metadata().get("authorization").map(|value| value.to_str().unwrap().to_owned())
+    }
+
+    #[test]
+    fn a_signed_token_says_when_it_expires() {
+        let of = |text: &str| Token::resolve(None, &Env::of(&[("WHARF_TOKEN", text)])).unwrap().expiry();
+        let token = |claims: &str| format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(claims));
+        let expiry = Expiry { issued: Some(5.0), expires: 1e10 };
+        assert_eq!(of(&token(r#"{"exp": 1e10, "iat": 5, "sub": "x"}"#)), Some(expiry));
+        assert_eq!(of(&token(r#"{"exp": 7}"#)), Some(Expiry { issued: None, expires: 7.0 }));
+        for none in ["static-token", "a.b.c", "..", &token("[]"), &token(r#"{"exp": "1"}"#), &token("{}")] {
+            assert_eq!(of(none), None, "{none}");
+        }
+        assert_eq!(Token::default().expiry(), None);
     }
 
     #[test]

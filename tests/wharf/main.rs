@@ -25,6 +25,7 @@ mod commands;
 mod concurrency;
 mod configs;
 mod disk;
+mod doctor;
 mod empty;
 mod engines;
 mod errors;
@@ -86,6 +87,7 @@ fn cases() -> Vec<Case> {
         soak::CASES,
         caches::CASES,
         disk::CASES,
+        doctor::CASES,
         export::CASES,
         empty::CASES,
         configs::CASES,

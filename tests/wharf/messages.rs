@@ -105,6 +105,10 @@ const SCENES: &[Scene] = &[
     build("FROM REGISTRY/base:1\nRUN --mount=type=ssh,required=true true\n", "build -q CONTEXT"),
     run("tag app:1 app@sha256:0000000000000000000000000000000000000000000000000000000000000000"),
     run("login --username me REGISTRY"),
+    // The doctor's result is what it says.
+    run("--addr unix:///nowhere/wharf.sock doctor"),
+    run("--addr unix:///dev/null doctor"),
+    run("--addr tcp://127.0.0.1:1 --dangerous-plain-tcp doctor"),
 ];
 
 /// Starts of wharfd that end at once: the configuration, and flags with `FILE`, the configuration's file, and `DIR`, an
@@ -215,6 +219,10 @@ async fn the_page_is_up_to_date(test: Arc<Test>) {
             writeln!(page, "    {line}").unwrap();
         }
         let mut said = ended.stderr;
+        if command.ends_with(" doctor") {
+            names.push(("HOME", job.home().display().to_string()));
+            said.insert_str(0, &ended.stdout);
+        }
         for (name, value) in &names {
             said = said.replace(value, name);
         }

@@ -69,7 +69,7 @@ pub(super) async fn run(mut call: Call, args: InfoArgs) -> Result<(), Stop> {
 }
 
 /// The exit status tells a node's health probe that the engine is down.
-fn down(engine: &EngineInfo) -> Failure {
+pub(super) fn down(engine: &EngineInfo) -> Failure {
     let text = format!("your engine, `{}`, is down: {}", engine.name, engine.cause);
     Failure::new(Exit::Unavailable, text).hint(
         "wharfd reconnects as soon as the engine answers; wharfd's log has the details for the node's operator",
@@ -133,7 +133,7 @@ fn engine_text(engine: &EngineInfo) -> String {
     listing(&known)
 }
 
-fn disk(disk: &EngineDisk) -> String {
+pub(super) fn disk(disk: &EngineDisk) -> String {
     if !disk.cause.is_empty() {
         return format!("not watched: {}", disk.cause);
     }

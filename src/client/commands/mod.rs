@@ -2,6 +2,7 @@
 
 mod build;
 mod display;
+mod doctor;
 mod images;
 mod info;
 mod inspect;
@@ -101,6 +102,7 @@ pub(super) async fn run(cli: Cli) -> Result<(), Stop> {
         },
         Command::Version(args) => version::run(call, args).await,
         Command::Info(args) => info::run(call, args).await,
+        Command::Doctor(args) => Box::pin(doctor::run(call, args)).await,
         Command::Completion(args) => pages::completion(&args),
         Command::Man(args) => pages::man(&args),
         Command::Login(args) => login::login(call, args).await,

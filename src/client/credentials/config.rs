@@ -137,6 +137,19 @@ impl Config {
         of_host.or(Some(&self.content.creds_store)).filter(|name| !name.is_empty()).map(String::as_str)
     }
 
+    /// The registries that the file itself has an entry for.
+    pub(super) fn hosts(&self) -> impl Iterator<Item = &str> {
+        self.content.auths.keys().map(String::as_str)
+    }
+
+    /// The helpers, each with a registry; that of all other registries without one.
+    pub(super) fn helpers(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
+        let of_hosts =
+            self.content.cred_helpers.iter().map(|(host, name)| (name.as_str(), Some(host.as_str())));
+        let all = of_hosts.chain([(self.content.creds_store.as_str(), None)]);
+        all.filter(|(name, _)| !name.is_empty())
+    }
+
     /// The proxies for builds, as the variables that hold them.
     pub(super) fn proxies(&self) -> impl Iterator<Item = (&'static str, &str)> {
         // Docker also has proxies per daemon address; wharf ignores those, since there is only one wharfd.

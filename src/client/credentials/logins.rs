@@ -56,6 +56,11 @@ impl Logins {
         Ok(Self(logins))
     }
 
+    /// Their registries.
+    pub(super) fn hosts(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
     /// The login for `host`, as in an image reference.
     pub(super) fn of(&self, host: &str) -> Option<&Credentials> {
         self.0.get(hub(host))

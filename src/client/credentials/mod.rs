@@ -4,6 +4,7 @@ mod config;
 mod helper;
 mod keeper;
 mod logins;
+mod look;
 
 use std::{collections::HashMap, path::PathBuf};
 
@@ -20,6 +21,7 @@ use config::Config;
 pub(crate) use keeper::Keeper;
 pub(crate) use logins::LoginFlag;
 use logins::Logins;
+pub(crate) use look::{Helper, Look, of_blocks};
 
 /// Docker Hub's key in docker's config.
 const HUB_KEY: &str = "https://index.docker.io/v1/";
