@@ -23,7 +23,7 @@ const LINKS_MAX: usize = 40;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Checkouts(Vec<Identity>);
 
-/// What tells a directory from others, by whatever path it is reached.
+/// Identifies a directory, whichever path leads to it.
 type Identity = (u64, u64);
 
 /// What the end of a path may be.

@@ -194,7 +194,7 @@ impl Socket {
             ),
             io::ErrorKind::TimedOut => failure(
                 format!("cannot connect to wharfd at {at}: it does not answer"),
-                "is wharfd stopped or overloaded? its log may say",
+                "wharfd may be stopped or overloaded: its log may say",
             ),
             _ => failure(
                 format!("cannot connect to wharfd at {at}: {error}"),

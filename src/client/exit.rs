@@ -225,7 +225,7 @@ fn without_info(status: &Status) -> Failure {
             "the server at this address does not know the command",
         )
         .hint(
-            "is it wharfd's socket, and is wharfd as new as this client? `wharf version` shows both versions",
+            "check that the address is wharfd's, and that wharfd is as new as this client: `wharf version` shows both versions",
         ),
         Code::OutOfRange | Code::ResourceExhausted => {
             Failure::new(Exit::Failed, format!("a message is too large: {}", status.message()))

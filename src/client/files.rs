@@ -205,7 +205,7 @@ mod tests {
         }
     }
 
-    /// A link is replaced: its target may belong to someone else. What a device gets is not a repository's to say.
+    /// A link is replaced: its target may belong to someone else. A repository must not decide what is written to a device.
     #[test]
     fn no_link_is_followed_but_the_systems() {
         let dir = Dir::new("links");

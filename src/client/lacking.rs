@@ -23,7 +23,7 @@ const FLAGS: &[(&str, &[Hint])] = &[
         &[
             (
                 &["--cache-from", "--cache-to"],
-                "omit it: builds always use the node's own cache, and only that",
+                "leave it out: builds always use the node's own cache, and only that",
             ),
             (
                 &["--ssh"],

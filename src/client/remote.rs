@@ -165,7 +165,7 @@ impl Remote {
             None => match error.kind() {
                 io::ErrorKind::ConnectionRefused => (
                     "nothing is listening there".to_owned(),
-                    "is wharfd running, with `tcp://` among its `listen`? a firewall may refuse the port as well",
+                    "check that wharfd runs with this address in its `listen`; a firewall may refuse the port as well",
                 ),
                 kind @ (io::ErrorKind::TimedOut
                 | io::ErrorKind::UnexpectedEof
@@ -173,7 +173,7 @@ impl Remote {
                     let (why, hint) = if kind == io::ErrorKind::TimedOut {
                         (
                             "it does not answer",
-                            "is wharfd stopped or overloaded? a firewall may drop packets, too",
+                            "wharfd may be stopped or overloaded, or a firewall may drop packets",
                         )
                     } else {
                         (
@@ -216,11 +216,11 @@ impl Remote {
             }
             TlsError::InvalidMessage(_) => (
                 "it does not speak TLS".to_owned(),
-                "is it wharfd's port? if wharfd serves without TLS there, that is not safe",
+                "check that wharfd listens there with TLS: without it the connection is not safe",
             ),
             TlsError::AlertReceived(AlertDescription::NoApplicationProtocol)
             | TlsError::NoApplicationProtocol => {
-                ("it does not speak HTTP/2".to_owned(), "is it wharfd's port?")
+                ("it does not speak HTTP/2".to_owned(), "check that wharfd listens there")
             }
             TlsError::AlertReceived(
                 alert @ (AlertDescription::BadCertificate

@@ -146,8 +146,8 @@ pub(super) fn entries(
         {
             let name = &entry.name;
             return refused(format!(
-                "policy `{name}`: there is no [issuers.{issuer}]; for claimed names that begin like this, \
-                 write `:{issuer}:…`"
+                "policy `{name}`: there is no [issuers.{issuer}]; to match names that users claim and that begin with \
+                 `{issuer}:`, write `:{issuer}:…`"
             ));
         }
         let is_covered = |pattern: &JobPattern| {

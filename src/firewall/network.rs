@@ -39,7 +39,7 @@ pub enum Parse {
     Port(String),
     /// The address of a bridge is not one that a host can have.
     #[error(
-        "`{}` is no address of a bridge; write one within its network and the network's length: 198.18.0.1/22",
+        "`{}` is not a bridge's address; write the address and the prefix length of its network, such as 198.18.0.1/22",
         printable(.0)
     )]
     Bridge(String),

@@ -48,7 +48,7 @@ impl Pods {
                 "the pods of the Kubernetes namespace `{}` have to present a job's token",
                 pod.namespace()
             );
-            let hint = "bind the token of this run to WHARF_TOKEN, or give --token-file";
+            let hint = "make the call with the token of this run";
             return Answer::Failed(Fault::new(Reason::UnknownCaller, text).hint(hint));
         }
         match self.rules(pod) {

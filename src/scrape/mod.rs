@@ -31,7 +31,7 @@ const HEAD: Duration = Duration::from_secs(5);
 /// The limits on a request's head. Prometheus' own has a dozen headers and less than 1 KiB.
 const HEADERS_MAX: usize = 32;
 const HEAD_BYTES_MAX: usize = 8 << 10;
-/// The open connections of one source, and of all: a newcomer ends the oldest of whoever has the most.
+/// The open connections of one source, and of all: a new connection closes the oldest one of the source that has the most.
 const CONNECTIONS_OF_SOURCE: usize = 4;
 const CONNECTIONS: usize = 32;
 /// How old an answer may be: however often it is asked for, it is made this often.

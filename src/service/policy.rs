@@ -116,7 +116,7 @@ fn answered(explained: &Explained, index: usize, question: PolicyQuestion) -> Re
             message: unless.unwrap_or_default().to_owned(),
             hint: String::new(),
         },
-        // What the question is about would be refused as bad usage, too.
+        // A build with this value would be refused as bad usage, too.
         Err(fault) if fault.reason() == Reason::InvalidInput => return Err(fault),
         Err(fault) => PolicyAnswer {
             allowed: false,

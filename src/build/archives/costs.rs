@@ -70,7 +70,7 @@ pub(super) fn is_too_dense(packed: u64, unpacked: u64) -> bool {
     unpacked > UNPACKED_BYTES && unpacked / RATIO_MAX > packed
 }
 
-/// Why archives are refused that grow too much.
+/// The refusal of an archive that grows too much.
 pub(super) fn too_dense() -> String {
     format!(
         "is more than {RATIO_MAX} times as large unpacked, with the archives before it: leave out empty files, or \
@@ -78,16 +78,16 @@ pub(super) fn too_dense() -> String {
     )
 }
 
-/// Why archives are refused of which the engine would keep too many headers.
+/// The refusal of an archive whose headers would fill the engine's memory.
 pub(super) fn too_much(max: u64) -> String {
     format!(
-        "has paths, links and attributes of more than the {} MiB that it may have in this build, where a hard link \
-         counts as the longest link that it may lead to, and a directory or an attribute of one as some hundred bytes",
+        "has more than {} MiB of paths, links and attributes, which is the limit in this build; a hard link counts as \
+         the longest link that it may lead to, and a directory or an attribute as some hundred bytes",
         max >> 20
     )
 }
 
-/// Why archives are refused that the engine would unpack for too long.
+/// The refusal of an archive that would keep the engine busy for too long.
 pub(super) fn too_deep(max: u64) -> String {
     format!(
         "has too many or too deep paths: unpacking it takes more than {max} steps, some eight for each name of each path"

@@ -23,13 +23,14 @@ use crate::{
 
 /// The limit of Go's reader on an extended header.
 const EXTENSION_BYTES_MAX: u64 = 1 << 20;
-/// What a record of an extended header takes beside its bytes: Go keeps them in a map.
+/// The memory for a record of an extended header, apart from its bytes: Go keeps records in a map.
 const RECORD_BYTES: usize = 256;
-/// What a directory's header takes: the engine keeps it until it has unpacked the whole archive.
+/// The memory for a directory's header: the engine keeps it until it has unpacked the whole archive.
 const DIRECTORY_BYTES: usize = 512;
 /// The most names of a path or a link: each is opened name by name, and so is each directory on the way.
 const NAMES_MAX: usize = 256;
-/// What an entry costs beside its path, and how often its path is walked: to look, make, own, and set modes and times.
+/// The steps for an entry, apart from its path, and how often its path is walked: to look, make, own, and set modes
+/// and times.
 const STEPS_OF_ENTRY: usize = 16;
 const WALKS: usize = 8;
 

@@ -148,8 +148,8 @@ pub struct Gate<'a> {
 }
 
 impl<'a> Gate<'a> {
-    /// The rules for a graph that may use `sources`, and nothing else. The gate takes no names but only what
-    /// admission and policy have made: `session` is the engine's session, `namespace` is the build's, `keys` are the job's
+    /// The rules for a graph that may use `sources`, and nothing else. The gate accepts images and URLs only as
+    /// admission and policy have made them, never as names: `session` is the engine's session, `namespace` is the build's, `keys` are the job's
     /// own, `platform` is the engine's (`linux/amd64`, with a variant if it has one), which may unpack Zstandard or not;
     /// `trees` are the context's.
     pub fn new(

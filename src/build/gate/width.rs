@@ -68,8 +68,8 @@ impl Width {
             return Ok(());
         }
         let text = format!(
-            "the build graph is refused: {} of its steps run, or look up a user in `/etc/passwd`, without waiting for one \
-             another; {CHAINS_MAX} may",
+            "the build graph is refused: {} of its steps could run, or look up a user in `/etc/passwd`, at the same time; \
+             at most {CHAINS_MAX} may",
             self.chains.len()
         );
         let hint = "build single stages, or let stages build on one another";

@@ -107,9 +107,9 @@ impl Found {
             }
             let judged = match &seen.judged {
                 Err(why) => Err(why.clone()),
-                Ok(_) if seen.has_window && unpacked.limits().window < self.limits.window => {
-                    Err(format!("needs memory, beside more than {COPIES} `ADD`s: use `COPY` for plain files"))
-                }
+                Ok(_) if seen.has_window && unpacked.limits().window < self.limits.window => Err(format!(
+                    "needs too much memory in a build with more than {COPIES} `ADD`s: use `COPY` for plain files"
+                )),
                 Ok(costs) => all.add(*costs, copies),
             };
             if let Err(why) = judged {

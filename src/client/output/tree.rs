@@ -47,9 +47,9 @@ const OPEN_MAX: usize = 8;
 /// The limit on the memory for a tree's entries: some 700,000 files that wait for their content, and ten times as many
 /// that have it. `type=tar` has no such limit.
 const HELD_BYTES_MAX: usize = 256 << 20;
-/// What is held for a file that is complete: its hash, and the room that a set keeps.
+/// The memory for a complete file: its hash, with the overhead of the set.
 const HASH_BYTES: usize = 32;
-/// What is held for any other entry, beside its texts.
+/// The memory for any other entry, apart from its texts.
 const ENTRY_BYTES: usize = 256;
 
 /// A tree that is being written.

@@ -26,7 +26,7 @@ impl Place {
 
     /// Reads a URL, or a path on the server that names it.
     pub(super) fn to(from: &Reached, path: &str, url: &str) -> Result<Self, Error> {
-        let bad = || Error::new(Kind::Misled, "it names an address that is no URL of a server");
+        let bad = || Error::new(Kind::Misled, "its answer names an address that is not the URL of a server");
         let uri: Uri = url.split('#').next().unwrap_or_default().parse().map_err(|_| bad())?;
         let target = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
         let Some(authority) = uri.authority() else {

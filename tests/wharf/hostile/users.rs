@@ -64,7 +64,7 @@ async fn pipes_block_few_threads_of_the_engine(test: Arc<Test>) {
         format!("{text}COPY --from=s{stage} /stage /{stage}\n")
     });
     let running = test.context("running", &[("Dockerfile", &(running + &gathered))]);
-    job.build(&running, &[]).await.ended(3).says(&[&STAGES.to_string(), "without waiting for one another"]);
+    job.build(&running, &[]).await.ended(3).says(&[&STAGES.to_string(), "at the same time"]);
 
     let before = threads(&engine).await;
     let _bare = Background::start({
