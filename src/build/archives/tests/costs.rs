@@ -97,7 +97,7 @@ fn records_and_directories_count() {
         })
     };
     // The engine keeps each record of a directory for some ninety bytes, and a long one for its length.
-    refused_with(&gzip(&of(&many, 11)), "has paths, links and attributes of more than the 256 MiB");
+    refused_with(&gzip(&of(&many, 11)), "has more than 256 MiB of paths, links and attributes");
     assert_eq!(judged_in(&of(&many[..1000], 11), 4096, LIMITS), Ok(()));
     assert_eq!(judged_in(&gzip(&of(&[("a", &value)], 100)), 4096, LIMITS), Ok(()));
     let few = Limits { headers: 1 << 20, ..LIMITS };
