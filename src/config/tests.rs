@@ -370,7 +370,10 @@ fn a_pattern_of_jobs_names_an_issuer_that_there_is() {
     for jobs in ["ci:acme/*", "ci*", ":ci:acme/*", "a/b:c"] {
         assert!(load(&[], &(policy(jobs) + issuer)).is_ok(), "{jobs}");
     }
-    assert!(error(&policy("ci:acme/*")).contains("policy `p`: there is no [issuers.ci]; to match names that users claim"));
+    assert!(
+        error(&policy("ci:acme/*"))
+            .contains("policy `p`: there is no [issuers.ci]; to match names that users claim")
+    );
     assert!(error(&policy("pods:build")).contains("no [issuers.pods]"));
     assert!(error(&(policy("ci:") + issuer)).contains("`ci:` names no job; `ci:*` is every job"));
 }
