@@ -7,7 +7,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::{BUILD_SECONDS, Labels, PING_SECONDS, WAIT_SECONDS};
+use super::families::{BUILD_SECONDS, Labels, PING_SECONDS, WAIT_SECONDS, metric};
 use crate::fault::{Class, Fault, Reason};
 
 /// How something ended, as a label's value.
@@ -211,15 +211,12 @@ impl Drop for Open {
 
 impl Connections {
     pub(super) fn register(registry: &mut Registry) -> Self {
-        let (open, accepted, refused) = (
-            Family::<Labels, Gauge>::default(),
-            Family::<Labels, Counter>::default(),
-            Family::<Labels, Counter>::default(),
-        );
-        registry.register("connections_open", "Open connections of callers", open.clone());
-        registry.register("connections", "Connections that were accepted", accepted.clone());
+        let open: Family<Labels, Gauge> =
+            metric(registry, "connections_open", None, "Open connections of callers");
+        let accepted: Family<Labels, Counter> =
+            metric(registry, "connections", None, "Connections that were accepted");
         let text = "Connections that were closed before they proved a caller";
-        registry.register("connections_refused", text, refused.clone());
+        let refused: Family<Labels, Counter> = metric(registry, "connections_refused", None, text);
         let of = |socket: &'static str| {
             let labels = || vec![("socket", socket.into())];
             let why = |reason: &'static str| {

@@ -4,37 +4,24 @@
 //! No label has a value that a job chooses: an engine is one of the configuration's, and every other label is one of a
 //! fixed set.
 
+mod families;
 mod handles;
 
-use std::{borrow::Cow, collections::BTreeMap, fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use prometheus_client::{
     encoding::{prometheus_text, text},
-    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
-    registry::{Registry, Unit},
+    metrics::{counter::Counter, family::Family, info::Info},
+    registry::Registry,
 };
 
-use handles::Handles;
+use families::{Families, Labels, Level, State, metric};
 pub use handles::{Connections, EngineMetrics, Open, Outcome, Refused, Socket};
 
 use crate::{fault::Reason, names::EngineName};
 
-/// The labels of one series. The keys are in the order of docs/metrics.md.
-type Labels = Vec<(&'static str, Cow<'static, str>)>;
-
-/// A bytes' or seconds' gauge may be larger than what `i64` has exactly in a float, and is never negative.
-type Level = Gauge<u64, std::sync::atomic::AtomicU64>;
-/// A gauge of seconds.
-type Seconds = Gauge<f64, std::sync::atomic::AtomicU64>;
-
 /// The call that is a build, as its door names it.
 const BUILD: &str = "BuildService/Build";
-
-/// From a build that is all in the cache to one of a day's end.
-const BUILD_SECONDS: [f64; 12] = [0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0];
-const WAIT_SECONDS: [f64; 10] = [0.1, 1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 900.0, 1800.0];
-/// Up to the time after which an engine counts as one that does not answer.
-const PING_SECONDS: [f64; 9] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0];
 
 /// All metrics. It is cheap to clone; all clones are of the same wharfd.
 #[derive(Clone)]
@@ -47,24 +34,6 @@ struct Inner {
     calls: Family<Labels, Counter>,
     faults: Family<Labels, Counter>,
     state: State,
-}
-
-/// The metrics that are read at the moment of a scrape.
-#[derive(Debug, Default)]
-struct State {
-    up: Family<Labels, Level>,
-    takes_builds: Family<Labels, Level>,
-    running: Family<Labels, Level>,
-    waiting: Family<Labels, Level>,
-    places: Family<Labels, Level>,
-    oldest: Family<Labels, Seconds>,
-    namespaces: Family<Labels, Level>,
-    disk_free: Family<Labels, Level>,
-    disk_size: Family<Labels, Level>,
-    disk_low: Family<Labels, Level>,
-    store: Level,
-    /// Without labels; a family, since without TLS there is none.
-    expires: Family<Labels, Gauge>,
 }
 
 /// The state of an engine at the moment of a scrape. `None` is what is not known: its series is left out.
@@ -105,11 +74,9 @@ impl Metrics {
 
         let own = Families::register(&mut registry);
         let engines = engines.into_iter().map(|name| (name.clone(), own.of(name))).collect();
-        let (calls, faults) = (Family::default(), Family::default());
-        let text = "Calls of the API that have ended, by method";
-        registry.register("calls", text, Family::clone(&calls));
+        let calls = metric(&mut registry, "calls", None, "Calls of the API that have ended, by method");
         let text = "Calls that could not be carried out, those included that were refused before their method was read";
-        registry.register("call_faults", text, Family::clone(&faults));
+        let faults = metric(&mut registry, "call_faults", None, text);
         let connections = Connections::register(&mut registry);
         let state = State::register(&mut registry);
         Self(Arc::new(Inner { registry, engines, connections, calls, faults, state }))
@@ -214,118 +181,6 @@ impl Default for Metrics {
 impl fmt::Debug for Metrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Metrics").finish_non_exhaustive()
-    }
-}
-
-type Histograms = Family<Labels, Histogram, fn() -> Histogram>;
-
-/// The families of the engines' handles.
-struct Families {
-    builds: Family<Labels, Counter>,
-    build_seconds: Histograms,
-    wait_seconds: Histograms,
-    queue_refusals: Family<Labels, Counter>,
-    steps: Family<Labels, Counter>,
-    pulls: Family<Labels, Counter>,
-    pushes: Family<Labels, Counter>,
-    context_bytes: Family<Labels, Counter>,
-    sent_bytes: Family<Labels, Counter>,
-    ping_seconds: Histograms,
-}
-
-impl Families {
-    fn register(registry: &mut Registry) -> Self {
-        let own = Self {
-            builds: Family::default(),
-            build_seconds: Family::new_with_constructor(|| Histogram::new(BUILD_SECONDS)),
-            wait_seconds: Family::new_with_constructor(|| Histogram::new(WAIT_SECONDS)),
-            queue_refusals: Family::default(),
-            steps: Family::default(),
-            pulls: Family::default(),
-            pushes: Family::default(),
-            context_bytes: Family::default(),
-            sent_bytes: Family::default(),
-            ping_seconds: Family::new_with_constructor(|| Histogram::new(PING_SECONDS)),
-        };
-        registry.register("builds", "Builds that have ended", own.builds.clone());
-        let text = "How long builds took that ended by themselves, without the wait for their turn";
-        registry.register_with_unit("build_duration", text, Unit::Seconds, own.build_seconds.clone());
-        let text = "How long builds waited for their turn";
-        registry.register_with_unit("build_wait", text, Unit::Seconds, own.wait_seconds.clone());
-        let text = "Builds that were refused since too many waited for their turn";
-        registry.register("queue_refusals", text, own.queue_refusals.clone());
-        registry.register("build_steps", "Steps of builds that have ended", own.steps.clone());
-        let text = "Images that a registry was asked for, by pulls and by builds";
-        registry.register("pulls", text, own.pulls.clone());
-        registry.register("pushes", "Pushes of images, also those of builds", own.pushes.clone());
-        let text = "Bytes of contexts that clients have sent, by sync or as a tar";
-        registry.register_with_unit("context", text, Unit::Bytes, own.context_bytes.clone());
-        let text = "Bytes of builds' outputs and of saved archives that were sent to clients";
-        registry.register_with_unit("sent", text, Unit::Bytes, own.sent_bytes.clone());
-        let text = "How long the engine took to answer wharfd's look at it, every 5 s";
-        registry.register_with_unit("engine_ping", text, Unit::Seconds, own.ping_seconds.clone());
-        own
-    }
-
-    /// The handles of one engine.
-    fn of(&self, name: &EngineName) -> EngineMetrics {
-        let of = |more: Option<(&'static str, &'static str)>| -> Labels {
-            let own = ("engine", name.to_string().into());
-            std::iter::once(own).chain(more.map(|(key, value)| (key, value.into()))).collect()
-        };
-        let by_result = |family: &Family<Labels, Counter>| {
-            Outcome::ALL.map(|outcome| family.get_or_create_owned(&of(Some(("result", outcome.as_str())))))
-        };
-        let by = |family: &Family<Labels, Counter>, key, values: [&'static str; 2]| {
-            values.map(|value| family.get_or_create_owned(&of(Some((key, value)))))
-        };
-        let [built, failed] = [Outcome::Done, Outcome::Failed]
-            .map(|outcome| self.build_seconds.get_or_create_owned(&of(Some(("result", outcome.as_str())))));
-        let [cached, ran] = by(&self.steps, "result", ["cached", "ran"]);
-        let [outputs, saved] = by(&self.sent_bytes, "kind", ["output", "save"]);
-        EngineMetrics(Arc::new(Handles {
-            builds: by_result(&self.builds),
-            built,
-            failed,
-            waits: self.wait_seconds.get_or_create_owned(&of(None)),
-            queue_refusals: self.queue_refusals.get_or_create_owned(&of(None)),
-            cached,
-            ran,
-            pulls: by_result(&self.pulls),
-            pushes: by_result(&self.pushes),
-            context: self.context_bytes.get_or_create_owned(&of(None)),
-            outputs,
-            saved,
-            pings: self.ping_seconds.get_or_create_owned(&of(None)),
-        }))
-    }
-}
-
-impl State {
-    fn register(registry: &mut Registry) -> Self {
-        let own = Self::default();
-        registry.register("engine_up", "Whether the engine is usable", own.up.clone());
-        let text = "Whether the engine is usable and its disk has space for builds";
-        registry.register("engine_takes_builds", text, own.takes_builds.clone());
-        registry.register("builds_running", "Builds that run", own.running.clone());
-        registry.register("builds_waiting", "Builds that wait for their turn", own.waiting.clone());
-        let text = "How many builds may run at once, once the first has come";
-        registry.register("build_places", text, own.places.clone());
-        let text = "How long the first of the waiting builds has waited";
-        registry.register_with_unit("queue_oldest", text, Unit::Seconds, own.oldest.clone());
-        let text = "Namespaces that may own something in the engine";
-        registry.register("namespaces", text, own.namespaces.clone());
-        let text = "Free space on the engine's disk, if it is watched";
-        registry.register_with_unit("engine_disk_free", text, Unit::Bytes, own.disk_free.clone());
-        let text = "Size of the engine's disk, if it is watched";
-        registry.register_with_unit("engine_disk_size", text, Unit::Bytes, own.disk_size.clone());
-        let text = "Free space below which the engine's disk is low, if it is watched";
-        registry.register_with_unit("engine_disk_low", text, Unit::Bytes, own.disk_low.clone());
-        let text = "Size of wharfd's own store";
-        registry.register_with_unit("store_size", text, Unit::Bytes, own.store.clone());
-        let text = "When the first of the certificates expires that wharfd shows, in seconds since 1970";
-        registry.register_with_unit("certificate_expiry_timestamp", text, Unit::Seconds, own.expires.clone());
-        own
     }
 }
 
