@@ -308,22 +308,30 @@ ensure_deny() {
     mv "$new/out" "${DENY_BIN%/bin/*}"
 }
 
+# Builds $1 from the program of that name beside this file, with the modules that follow.
+go_program() {
+    local binary=$1 name new
+    name=$(basename "$binary")
+    shift
+    scratch
+    new=$SCRATCH
+    cp "$scripts/lib/$name/main.go" "$new/"
+    (
+        cd "$new" || exit
+        static_go "go-$name" mod init "wharf.invalid/$name"
+        static_go "go-$name" get "$@"
+        static_go "go-$name" build -trimpath -ldflags='-s -w' -o "out/$name" .
+    )
+    rm -rf "$(dirname "$binary")"
+    mv "$new/out" "$(dirname "$binary")"
+}
+
 # Builds BuildKit's Dockerfile frontend inside Wharf's program that limits it.
 ensure_frontend() {
     [ ! -x "$FRONTEND_BIN" ] || return 0
     ensure_go
     say "building BuildKit's Dockerfile frontend $FRONTEND_VERSION (half a minute)"
-    scratch
-    local new=$SCRATCH
-    cp "$scripts/lib/frontend/main.go" "$new/"
-    (
-        cd "$new" || exit
-        static_go go-frontend mod init wharf.invalid/frontend
-        static_go go-frontend get "github.com/moby/buildkit/frontend/dockerfile/builder@$FRONTEND_VERSION"
-        static_go go-frontend build -trimpath -ldflags='-s -w' -o out/frontend .
-    )
-    rm -rf "$(dirname "$FRONTEND_BIN")"
-    mv "$new/out" "$(dirname "$FRONTEND_BIN")"
+    go_program "$FRONTEND_BIN" "github.com/moby/buildkit/frontend/dockerfile/builder@$FRONTEND_VERSION"
 }
 
 # Builds the checks of Prometheus' rules and queries.
@@ -331,18 +339,8 @@ ensure_promcheck() {
     [ ! -x "$PROMCHECK_BIN" ] || return 0
     ensure_go
     say "building the checks of Prometheus $PROMETHEUS_VERSION (a minute)"
-    scratch
-    local new=$SCRATCH
-    cp "$scripts/lib/promcheck/main.go" "$new/"
-    (
-        cd "$new" || exit
-        static_go go-promcheck mod init wharf.invalid/promcheck
-        static_go go-promcheck get "github.com/prometheus/prometheus/model/rulefmt@$PROMETHEUS_VERSION" \
-            "github.com/prometheus/prometheus/promql/parser@$PROMETHEUS_VERSION"
-        static_go go-promcheck build -trimpath -ldflags='-s -w' -o out/promcheck .
-    )
-    rm -rf "$(dirname "$PROMCHECK_BIN")"
-    mv "$new/out" "$(dirname "$PROMCHECK_BIN")"
+    go_program "$PROMCHECK_BIN" "github.com/prometheus/prometheus/model/rulefmt@$PROMETHEUS_VERSION" \
+        "github.com/prometheus/prometheus/promql/parser@$PROMETHEUS_VERSION"
 }
 
 # --- Maven, Python ---------------------------------------------------------------
