@@ -16,6 +16,16 @@ use crate::{
     names::Secret,
 };
 
+/// A look for the docker config.
+pub(super) enum Found {
+    /// There is no file.
+    Absent,
+    /// The file may not be read, and nobody has named it.
+    Closed(io::Error),
+    /// The file.
+    Read(Config),
+}
+
 /// The parts of the docker config that wharf uses.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Config {
@@ -103,25 +113,32 @@ impl Config {
     /// it may belong to another user (an agent's `HOME` may be root's), unless the user names it
     /// (`is_named`).
     pub(super) fn read(path: &Path, is_named: bool) -> Result<Self, Failure> {
-        let text = match fs::read(path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && !is_named => {
+        match Self::find(path, is_named)? {
+            Found::Absent => Ok(Self::default()),
+            Found::Closed(error) => {
                 print::note(format_args!(
                     "WARNING: no credentials: cannot read the docker config {}: {error}",
                     path.display()
                 ));
-                return Ok(Self::default());
+                Ok(Self::default())
+            }
+            Found::Read(config) => Ok(config),
+        }
+    }
+
+    /// The same, without a word about a file that counts as empty.
+    pub(super) fn find(path: &Path, is_named: bool) -> Result<Found, Failure> {
+        match fs::read(path) {
+            Ok(text) => Self::parse(path, &text).map(Found::Read),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Found::Absent),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && !is_named => {
+                Ok(Found::Closed(error))
             }
             Err(error) => {
-                return Err(Failure::usage(format!(
-                    "cannot read the docker config {}: {error}",
-                    path.display()
-                ))
-                .hint("make it readable, or set DOCKER_CONFIG to a directory with another"));
+                Err(Failure::usage(format!("cannot read the docker config {}: {error}", path.display()))
+                    .hint("make it readable, or set DOCKER_CONFIG to a directory with another"))
             }
-        };
-        Self::parse(path, &text)
+        }
     }
 
     /// Reads the text of the file at `path`.

@@ -39,19 +39,19 @@ impl Logins {
     pub(super) fn read(flags: &[LoginFlag], named: &[&str], env: &Env) -> Result<Self, Failure> {
         let mut logins = BTreeMap::new();
         for text in env.get(env::WHARF_LOGIN)?.unwrap_or_default().split_ascii_whitespace() {
-            let host = text.rsplit_once('=').map(|(host, _)| hostname(host));
-            let host = host.ok_or_else(|| {
+            let (host, variables) = text.rsplit_once('=').ok_or_else(|| {
                 Failure::usage("WHARF_LOGIN has a login without a registry")
                     .hint("write each login as `HOST=USER_VAR:PASSWORD_VAR`")
             })?;
-            logins.insert(hub(host).to_owned(), login(env::WHARF_LOGIN.name, host, text, env)?);
+            let host = hostname(host);
+            logins.insert(hub(host).to_owned(), login(env::WHARF_LOGIN.name, host, variables, env)?);
         }
         for LoginFlag(text) in flags {
-            let host = match text.rsplit_once('=') {
-                Some((host, _)) => hostname(host),
-                None => only(named)?,
+            let (host, variables) = match text.rsplit_once('=') {
+                Some((host, variables)) => (hostname(host), variables),
+                None => (only(named)?, text.as_str()),
             };
-            logins.insert(hub(host).to_owned(), login("`--login`", host, text, env)?);
+            logins.insert(hub(host).to_owned(), login("`--login`", host, variables, env)?);
         }
         Ok(Self(logins))
     }
@@ -67,9 +67,8 @@ impl Logins {
     }
 }
 
-/// The login for `host` whose variables `text`, a value of `from`, names at its end.
-fn login(from: &str, host: &str, text: &str, env: &Env) -> Result<Credentials, Failure> {
-    let variables = text.rsplit_once('=').map_or(text, |(_, variables)| variables);
+/// The login for `host` from `variables`, `USER_VAR:PASSWORD_VAR`, which `from` names.
+fn login(from: &str, host: &str, variables: &str, env: &Env) -> Result<Credentials, Failure> {
     let names = variables
         .split_once(':')
         .filter(|(user, password)| is_host(host) && is_variable(user) && is_variable(password));

@@ -1,8 +1,12 @@
 //! A look at docker's config that asks nobody for a login.
 
-use std::{collections::BTreeMap, fs, io, path::PathBuf};
+use std::{collections::BTreeMap, io, path::PathBuf};
 
-use super::{Config, HUB_KEY, Logins, config::hostname, helper, hub};
+use super::{
+    Config, HUB_KEY, Logins,
+    config::{Found, hostname},
+    helper, hub,
+};
 use crate::client::{env::Env, exit::Failure};
 
 /// What there is of docker's config.
@@ -51,17 +55,11 @@ impl Look {
         let Some(path) = directory.map(|directory| directory.join("config.json")) else {
             return Ok(Self::Homeless);
         };
-        match fs::File::open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Ok(Self::Absent { path, is_named });
-            }
-            Err(why) if why.kind() == io::ErrorKind::PermissionDenied && !is_named => {
-                return Ok(Self::Closed { path, why });
-            }
-            // `read` says what is wrong.
-            Ok(_) | Err(_) => {}
-        }
-        let config = Config::read(&path, true)?;
+        let config = match Config::find(&path, is_named)? {
+            Found::Absent => return Ok(Self::Absent { path, is_named }),
+            Found::Closed(why) => return Ok(Self::Closed { path, why }),
+            Found::Read(config) => config,
+        };
         let mut helpers: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         for (name, host) in config.helpers() {
             helpers.entry(name).or_default().extend(host.map(|host| shown(host).to_owned()));
