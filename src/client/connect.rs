@@ -32,6 +32,9 @@ pub(crate) type Connection = InterceptedService<Channel, Token>;
 /// Where wharfd listens by default.
 const DEFAULT_ADDRESS: &str = "unix:///run/wharf/wharf.sock";
 
+/// The hint for a wharfd that does not answer.
+pub(crate) const NO_ANSWER: &str = "wharfd may be stopped or overloaded: its log may say";
+
 /// The largest message that either side may send. Context sync messages and answers are smaller.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 16 << 20;
 
@@ -192,10 +195,9 @@ impl Socket {
                 format!("cannot connect to wharfd at {at}: permission denied for {}", whoami()),
                 "wharfd's --listen-mode and --listen-group decide who may open its socket",
             ),
-            io::ErrorKind::TimedOut => failure(
-                format!("cannot connect to wharfd at {at}: it does not answer"),
-                "wharfd may be stopped or overloaded: its log may say",
-            ),
+            io::ErrorKind::TimedOut => {
+                failure(format!("cannot connect to wharfd at {at}: it does not answer"), NO_ANSWER)
+            }
             _ => failure(
                 format!("cannot connect to wharfd at {at}: {error}"),
                 "name wharfd's socket with --addr or WHARF_ADDR",

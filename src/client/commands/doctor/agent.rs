@@ -4,12 +4,12 @@ use std::{
     fs, io,
     os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
     path::Path,
-    time::{SystemTime, UNIX_EPOCH},
+    time::SystemTime,
 };
 
 use rustix::fs::{Access, access};
 
-use super::{Call, check::Check};
+use super::{Call, check::Check, seconds};
 use crate::{
     client::{
         connect::{Address, whoami},
@@ -133,7 +133,7 @@ fn expiry(expiry: Option<Expiry>, from: &str) -> Check {
     let Some(Expiry { issued, expires }) = expiry else {
         return Check::ok(TOKEN, format!("{from}; it does not tell when it expires"));
     };
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    let now = seconds(SystemTime::now());
     let ago = |seconds: f64| format!("{} s", seconds.round());
     if expires <= now {
         let text = format!("{from}; it has expired {} ago, by the clock of this machine", ago(now - expires));

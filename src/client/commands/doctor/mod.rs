@@ -4,6 +4,8 @@ mod agent;
 mod check;
 mod node;
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use super::Call;
 use crate::client::{
     args::{DoctorArgs, TableFormat},
@@ -40,4 +42,9 @@ pub(super) async fn run(mut call: Call, args: DoctorArgs) -> Result<(), Stop> {
             Err(Failure::new(Exit::Failed, text).into())
         }
     }
+}
+
+/// Seconds since 1970, as tokens and HTTP tell times.
+fn seconds(time: SystemTime) -> f64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }

@@ -1,16 +1,15 @@
 //! The checks that wharfd answers.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
-use prost_types::Timestamp;
 use tokio::time::timeout;
 use tonic::{Status, metadata::MetadataMap};
 
-use super::check::Check;
+use super::{check::Check, seconds};
 use crate::{
     client::{
         commands::info,
-        connect::{Address, Connection},
+        connect::{Address, Connection, NO_ANSWER},
         exit::{Exit, Failure},
         namespace::{Named, listed_as},
         token::Token,
@@ -57,10 +56,10 @@ pub(super) async fn examine(address: Address, token: Token, namespace: Result<Na
         Ok(connection) => connection,
         Err(failure) => return unreachable(failure),
     };
-    let begun = now();
+    let begun = seconds(SystemTime::now());
     let mut nodes = NodeServiceClient::new(connection.clone());
     let asked = timeout(PATIENCE, nodes.get_info(GetInfoRequest { namespace: None })).await;
-    let ended = now();
+    let ended = seconds(SystemTime::now());
     let clock = |told: &MetadataMap| clock(told, begun, ended);
     match asked {
         Ok(Ok(response)) => {
@@ -92,7 +91,7 @@ pub(super) async fn examine(address: Address, token: Token, namespace: Result<Na
                 Exit::NoDaemon,
                 format!("wharfd at {address} has not answered for {} s", PATIENCE.as_secs()),
             )
-            .hint("is wharfd stopped or overloaded? its log may say"),
+            .hint(NO_ANSWER),
         ),
     }
 }
@@ -203,20 +202,9 @@ fn clock(told: &MetadataMap, begun: f64, ended: f64) -> Check {
     )
 }
 
-/// The seconds since 1970 of an HTTP date, `Sun, 06 Nov 1994 08:49:37 GMT` (RFC 9110, section 5.6.7).
+/// The seconds since 1970 of an HTTP date (RFC 9110, section 5.6.7).
 fn http_date(text: &str) -> Option<f64> {
-    const MONTHS: [&str; 12] =
-        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-    let mut words = text.split(' ').skip(1);
-    let (day, month, year, time) = (words.next()?, words.next()?, words.next()?, words.next()?);
-    let month = MONTHS.iter().position(|name| *name == month)? + 1;
-    let time: Timestamp = format!("{year}-{month:02}-{day}T{time}Z").parse().ok()?;
-    #[expect(clippy::cast_precision_loss, reason = "seconds of this era are exact")]
-    Some(time.seconds as f64)
-}
-
-fn now() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+    httpdate::parse_http_date(text).ok().map(seconds)
 }
 
 #[cfg(test)]
