@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bollard_buildkit_proto::moby::buildkit::v1 as control;
 
-use super::{gate::Names, paths};
+use super::{add::SESSION_HOST, gate::Names, paths};
 use crate::{
     buildkit::failure,
     names::{RESERVED_HOST, Reference, reference::Digest},
@@ -130,8 +130,9 @@ impl Renaming {
     }
 
     fn vertex_name(&self, name: &str) -> String {
-        // BuildKit fetches a client's tar from this URL.
-        if name.starts_with("http://buildkit-session/") {
+        // BuildKit fetches a client's tar from such a URL.
+        let path = name.strip_prefix("http://").and_then(|rest| rest.strip_prefix(SESSION_HOST));
+        if path.is_some_and(|path| path.starts_with('/')) {
             "[internal] load remote build context".to_owned()
         } else {
             self.text(name)

@@ -160,6 +160,7 @@ mod tests {
             assert!(is_public(address.parse().unwrap()), "{address}");
         }
     }
+
     #[test]
     fn metadata_services_are_no_servers_by_any_of_their_addresses() {
         for address in [

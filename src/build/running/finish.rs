@@ -39,9 +39,9 @@ impl Build<'_> {
     /// The image that BuildKit has made; nothing if there is none. Each exporter of an image adds to the
     /// response, and the last one counts: only the engine knows which image is the engine's.
     pub(super) fn built(&self, response: &HashMap<String, String>, image: Option<&OwnedImage>) -> Built {
-        let stated_as = |key: &str| response.get(key).cloned();
-        let Some(stated) = stated_as("containerimage.digest") else { return Built::default() };
-        let config_digest = stated_as("containerimage.config.digest").unwrap_or_else(|| stated.clone());
+        let value = |key: &str| response.get(key).cloned();
+        let Some(stated) = value("containerimage.digest") else { return Built::default() };
+        let config_digest = value("containerimage.config.digest").unwrap_or_else(|| stated.clone());
         // An image in archives alone has no id in the engine.
         let id = image.map_or_else(|| config_digest.clone(), |image| image.id().to_string());
         let store = self.images.engine().image_store();
