@@ -56,7 +56,7 @@ impl<'a> Sources<'a> {
             admitted: BTreeMap::new(),
             urls: BTreeMap::new(),
             asked: BTreeSet::new(),
-            holds: PassingHolds::default(),
+            holds: PassingHolds::new(&order.client.tasks),
         }
     }
 

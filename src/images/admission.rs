@@ -208,10 +208,10 @@ impl Images {
             _ => OnNode::No,
         };
         let from = match (from, &on_node) {
-            (_, OnNode::Operators(found)) => return self.admit_node(names.opaque(), found).await,
+            (_, OnNode::Operators(found)) => return self.admit_node(names.opaque(), found, tasks).await,
             // The registry may not be asked, and policy names the image as one on the node.
             (Err(_), OnNode::Unsure(found) | OnNode::Pulled(found)) => {
-                return self.admit_node(names.opaque(), found).await;
+                return self.admit_node(names.opaque(), found, tasks).await;
             }
             (Err(denied), OnNode::No) => return Err(denied),
             (Ok(from), _) => from,
@@ -231,7 +231,7 @@ impl Images {
                     && self.serves_nobody(from.caller(), &reference).await =>
             {
                 each_second!(info, %reference, %fault, "the node's image is used");
-                self.admit_node(names.opaque(), &found).await
+                self.admit_node(names.opaque(), &found, tasks).await
             }
             (Err(fault), _) => Err(fault),
         }
@@ -274,14 +274,24 @@ impl Images {
     }
 
     /// Holds an image of the node.
-    async fn admit_node(&self, namespace: &str, found: &NodeImage<'_>) -> Result<Admitted, Fault> {
+    async fn admit_node(
+        &self,
+        namespace: &str,
+        found: &NodeImage<'_>,
+        tasks: &Group,
+    ) -> Result<Admitted, Fault> {
         let NodeImage { from, id, inherited } = found;
         let (hold, store) = (self.keys().node_hold(id), self.store().of(from.caller()));
-        {
-            let _lock = self.inner.holds.lock(hold.as_str()).await;
-            let tagging = Box::pin(self.engine().image_store().tag(id, &hold));
-            self.holding(&store, &hold, namespace, tagging).await?;
-        }
+        let (images, of, to, named) = (self.clone(), store.clone(), hold.clone(), id.clone());
+        let (opaque, ended) = (namespace.to_owned(), tasks.clone());
+        // A task of its own, which the namespace's end waits for: the engine names the image even if nobody waits for
+        // its answer any more.
+        let holding = async move {
+            let _lock = ended.unless_cancelled(images.inner.holds.lock(to.as_str())).await?;
+            let tagging = Box::pin(images.engine().image_store().tag(&named, &to));
+            images.holding(&of, &to, &opaque, tagging).await
+        };
+        tasks.spawn("hold", holding).await??;
         let pin = Pinned { source: PinSource::Node, digest: id.clone(), held: id.clone() };
         store.set_pin(self.engine().name(), namespace, from.subject().reference(), &pin).await?;
         Ok(Admitted::held(from, Origin::Node(id.clone()), hold, Arc::clone(inherited)))

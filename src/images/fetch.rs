@@ -206,7 +206,11 @@ impl Fetch {
         let transfer = transfer.map_err(Fault::internal)?;
         let name = format!("{}@{}", transfer.repository(), self.manifest.digest());
         let name = images.transfer_name(&name)?;
-        let held = self.unless_stopped(turn, self.pull_and_hold(&transfer, &name, step)).await;
+        let held = match self.unless_stopped(turn, self.pull_as(&transfer, &name, step)).await {
+            // Never dropped: the engine would name the image even if nobody waited for its answer.
+            Ok(Ok(())) => Ok(self.hold_pulled(&name).await),
+            not_pulled => not_pulled,
+        };
         // Even after a failure: the name may have appeared too late.
         images.remove_transfer(&name).await;
         let held = held?;
@@ -216,9 +220,13 @@ impl Fetch {
         Ok((held, transfer.is_let_down()))
     }
 
-    async fn pull_and_hold(&self, transfer: &Transfer, name: &ImageName, step: &Step) -> Result<(), Fault> {
+    async fn pull_as(&self, transfer: &Transfer, name: &ImageName, step: &Step) -> Result<(), Fault> {
         let fault = |error: Error| error.fault(&self.reference, self.logged_in);
-        transfer.carry(self.engine_pulls(transfer, name, step), fault).await?;
+        transfer.carry(self.engine_pulls(transfer, name, step), fault).await
+    }
+
+    /// Gives the image that was pulled as `name` its hold.
+    async fn hold_pulled(&self, name: &ImageName) -> Result<(), Fault> {
         match self.images.engine().image_store().tag_if_there(name, &self.hold).await? {
             true => Ok(()),
             false => Err(fault::unreadable(&self.reference)),

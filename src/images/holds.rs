@@ -3,7 +3,7 @@
 
 use std::{
     future::Future,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -17,6 +17,7 @@ use crate::{
     names::{random_id, reference::Digest},
     naming::{ImageName, Room},
     store::Access,
+    tasks::Group,
     telemetry::each_second,
 };
 
@@ -25,8 +26,24 @@ const LOCK_LOOK: Duration = Duration::from_secs(1);
 
 /// Holds that end with the build that needs them. The store does not know them: after a crash they are lost
 /// holds.
-#[derive(Debug, Default)]
-pub struct PassingHolds(Mutex<Vec<ImageName>>);
+#[derive(Debug)]
+pub struct PassingHolds {
+    names: Mutex<Vec<ImageName>>,
+    /// Gives the names to the images. An engine names an image even if nobody waits for its answer any more, so
+    /// each of these calls runs to its end, and the name is removed after that.
+    tasks: Group,
+}
+
+impl PassingHolds {
+    /// Holds of a build with these tasks.
+    pub fn new(tasks: &Group) -> Self {
+        Self { names: Mutex::default(), tasks: tasks.child("holds") }
+    }
+
+    fn names(&self) -> MutexGuard<'_, Vec<ImageName>> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl Images {
     /// Holds an image that has been inspected, until [`Self::release`].
@@ -38,15 +55,18 @@ impl Images {
         let id = image.id.as_deref().and_then(Digest::parse);
         let id = id.ok_or_else(|| Fault::internal("the engine gives an image no id"))?;
         let hold = self.keys().passing_hold(&random_id().map_err(Fault::internal)?);
-        holds.0.lock().unwrap_or_else(PoisonError::into_inner).push(hold.clone());
-        self.engine().image_store().tag(&id, &hold).await?;
+        holds.names().push(hold.clone());
+        let (images, name) = (self.clone(), hold.clone());
+        let tagging = async move { images.engine().image_store().tag(&id, &name).await };
+        holds.tasks.spawn("hold", tagging).await??;
         Ok(hold)
     }
 
     /// Removes the holds of a build that has ended.
     pub async fn release(&self, holds: &PassingHolds) {
-        let holds = std::mem::take(&mut *holds.0.lock().unwrap_or_else(PoisonError::into_inner));
-        for hold in holds {
+        holds.tasks.close_and_wait().await;
+        let names = std::mem::take(&mut *holds.names());
+        for hold in names {
             self.remove_hold(&hold).await;
         }
     }
@@ -71,7 +91,7 @@ impl Images {
     }
 
     /// Does `work`, from which on `namespace` needs `hold`, whose lock the caller has. If it fails, the namespace needs
-    /// the hold only if it did before. `store` is its caller's.
+    /// the hold only if it did before. `store` is its caller's. Must not be dropped: the engine may be naming the image.
     pub(super) async fn holding<T, E: From<Fault>>(
         &self,
         store: &Access,

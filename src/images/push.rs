@@ -92,9 +92,12 @@ impl Push {
         ));
         let transfer = transfer.await??;
         let name = images.transfer_name(&format!("{}:{}", transfer.repository(), transfer.tag()))?;
-        engine.image_store().tag(self.image.id(), &name).await?;
-        let pushed = self.tasks.unless_cancelled(self.stream(&transfer, &name, step)).await;
-        // This also removes the name's digest, which the classic store would keep.
+        let pushed = match engine.image_store().tag(self.image.id(), &name).await {
+            Ok(()) => self.tasks.unless_cancelled(self.stream(&transfer, &name, step)).await,
+            Err(fault) => Ok(Err(fault)),
+        };
+        // Even if the engine did not answer in time: it may have given the name. This also removes the name's digest,
+        // which the classic store would keep.
         images.remove_transfer(&name).await;
         pushed?
     }

@@ -12,7 +12,6 @@ use crate::harness::{
     image::{File, context_tar, tar},
     process::{Background, shell_status},
     registry::{Broken, BrokenRegistry},
-    relay::Relay,
     rpc, wait_for, wait_for_at_most,
 };
 
@@ -25,7 +24,6 @@ cases![
     as_its_steps_begin,
     the_daemon_is_killed_during_a_build,
     the_daemon_is_killed_during_a_push,
-    the_daemon_is_killed_between_two_tags,
     the_daemon_drains,
     the_grace_period_ends,
 ];
@@ -243,49 +241,6 @@ async fn the_daemon_is_killed_during_a_push(test: Arc<Test>) {
     test.engine.remove_image(&name).await;
     let left = test.engine.names_with_prefix(mute.host()).await;
     assert_eq!(left, Vec::<String>::new());
-}
-
-/// A build takes two names from two earlier images. Wherever wharfd is killed in between, both images still
-/// belong to the namespace, and end with it.
-async fn the_daemon_is_killed_between_two_tags(test: Arc<Test>) {
-    let relay = Relay::start(&test);
-    let wharfd = test.wharfd_with(None, &["--engine", &relay.address()]).await;
-    let context = |name: &str| {
-        let content = test.unique(name);
-        test.context(&content, &[("Dockerfile", "FROM scratch\nCOPY file /\n"), ("file", &content)])
-    };
-    for others in 0.. {
-        let job = Wharf::new(&test, &wharfd, &format!("job#{others}"));
-        let first = job.build_id(&context("first"), &["-t", "app:1"]).await;
-        let second = job.build_id(&context("second"), &["-t", "app:2"]).await;
-        relay.hold(&["POST ", "/tag?"], others);
-        let both = context("both");
-        let build = job.start(["build", "-q", "-t", "app:1", "-t", "app:2", both.to_str().unwrap()]);
-        wait_for("a tag, or the build's end", async || {
-            (relay.holds() || build.ended().await.is_some()).then_some(())
-        })
-        .await;
-        if !relay.holds() {
-            assert!(others >= 4, "each name has two tags: its own, and that of the earlier image");
-            break;
-        }
-        wharfd.kill().await;
-        build.wait(GONE).await.unwrap();
-        relay.hold(&["nothing more"], 0);
-        wharfd.start().await;
-        let left = job.images().await;
-        for id in [&first, &second] {
-            assert!(
-                left.iter().any(|(_, left)| left == id),
-                "killed at tag {others}: {id} is not in {left:?}"
-            );
-        }
-        job.run(["namespace", "rm"]).await.ok();
-        assert_eq!(test.engine.names_with_prefix(&wharfd.prefix()).await, Vec::<String>::new());
-        for id in [&first, &second] {
-            assert!(test.engine.inspect(id).await.is_none(), "killed at tag {others}: {id} stays for ever");
-        }
-    }
 }
 
 /// A build that waits for its context, so that the test decides when it continues.

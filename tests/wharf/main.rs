@@ -58,6 +58,7 @@ mod soak;
 mod store;
 mod suspects;
 mod sync;
+mod tags;
 mod transfers;
 mod turns;
 
@@ -77,6 +78,7 @@ fn cases() -> Vec<Case> {
         indexes::CASES,
         sync::CASES,
         cancel::CASES,
+        tags::CASES,
         transfers::CASES,
         errors::CASES,
         messages::CASES,

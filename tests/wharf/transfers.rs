@@ -20,14 +20,15 @@ use crate::{
 
 cases![a_push, a_push_after_a_build, a_push_needs_no_builder, a_pull];
 
+/// The way in which work ends before its end.
 #[derive(Clone, Copy, Debug)]
-enum End {
+pub(crate) enum End {
     Client,
     Namespace,
     Daemon,
 }
 
-const ENDS: [End; 3] = [End::Client, End::Namespace, End::Daemon];
+pub(crate) const ENDS: [End; 3] = [End::Client, End::Namespace, End::Daemon];
 
 /// Ends the work, and looks at what is left: of the namespace's own images, as many as `kept`, unless it ended too.
 async fn ends(test: &Test, wharfd: &Wharfd, job: &Wharf, work: Background, end: End, kept: usize) {
