@@ -5,6 +5,7 @@ mod call;
 mod calls;
 mod ends;
 mod events;
+mod jobs;
 mod leases;
 mod looks;
 mod outcome;
@@ -15,6 +16,7 @@ mod work;
 use std::{collections::BTreeMap, sync::Arc};
 
 pub use call::Call;
+pub use jobs::{Jobs, Retirement};
 pub use looks::{Look, Looking};
 pub use outcome::End;
 pub use work::{Kind, Member, Work};
@@ -220,17 +222,22 @@ impl Front {
         member: Member,
     ) -> Result<Member, Fault> {
         let (engine, mounts) = (call.engine_name(), self.work.mounts_of(namespace));
-        let used = member.tasks().unless_cancelled(self.work.use_job(engine, &mounts)).await?;
+        let used = member.tasks().unless_cancelled(self.work.jobs().build(engine, &mounts)).await?;
         self.leases.use_job(engine, namespace, &mounts).await?;
         Ok(member.with_job(used))
     }
 
-    /// Notes that a job is ended, so that its cache mounts go even if wharfd ends before. Returns their name; `None` if it
-    /// has none.
-    pub async fn end_job(&self, call: &Call, namespace: &Permit<Namespace>) -> Result<Option<String>, Fault> {
-        let mounts = self.work.mounts_of(namespace);
-        let has_any = self.leases.end_job(call.engine_name(), namespace, &mounts).await?;
-        Ok(has_any.then_some(mounts))
+    /// Notes that a job is ended, so that its cache mounts go even if wharfd ends before. Returns their name and the right
+    /// to remove them; `None` if it has none.
+    pub async fn end_job(
+        &self,
+        call: &Call,
+        namespace: &Permit<Namespace>,
+    ) -> Result<Option<(String, Retirement)>, Fault> {
+        let (engine, mounts) = (call.engine_name(), self.work.mounts_of(namespace));
+        let retirement = self.work.jobs().retirement(engine, &mounts).await;
+        let has_any = self.leases.end_job(engine, namespace, &mounts).await?;
+        Ok(has_any.then_some((mounts, retirement)))
     }
 
     /// Begins the end of a namespace: `Work::end` needs the share until it is over. `None` if the namespace has

@@ -7,15 +7,14 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
+use tokio::sync::OwnedRwLockReadGuard;
 
-use super::{call::Call, quotas::Share};
+use super::{call::Call, jobs::Jobs, quotas::Share};
 use crate::{
     fault::Fault,
     names::{EngineName, Namespace},
     naming::Keys,
     policy::Permit,
-    shares::Table,
     tasks::{Cause, Group, Hold},
 };
 
@@ -54,13 +53,8 @@ pub struct Work {
     group: Group,
     keys: Keys,
     namespaces: Mutex<HashMap<Key, Entry>>,
-    /// Builds share the lock of their job in their engine; a call that removes the job's cache mounts holds
-    /// it alone.
-    jobs: Table<JobKey, RwLock<()>>,
+    jobs: Jobs,
 }
-
-/// An engine, and the name of a job's cache mounts there.
-type JobKey = (EngineName, String);
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Key {
@@ -78,7 +72,7 @@ struct Entry {
 impl Work {
     /// Starts without work; `group` will own all work.
     pub fn new(group: Group, keys: Keys) -> Arc<Self> {
-        Arc::new(Self { group, keys, namespaces: Mutex::default(), jobs: Table::default() })
+        Arc::new(Self { group, keys, namespaces: Mutex::default(), jobs: Jobs::default() })
     }
 
     fn key(&self, engine: &EngineName, namespace: &Permit<Namespace>) -> Key {
@@ -162,18 +156,9 @@ impl Work {
         self.keys.mounts_of(namespace.subject().job())
     }
 
-    /// Notes that a build uses a job's cache mounts; waits while they are being removed.
-    pub(super) async fn use_job(&self, engine: &EngineName, mounts: &str) -> OwnedRwLockReadGuard<()> {
-        self.job(engine, mounts).read_owned().await
-    }
-
-    /// Keeps builds of a job from beginning, for as long as the value lives; `None` if one runs or waits.
-    pub fn retire_job(&self, engine: &EngineName, mounts: &str) -> Option<OwnedRwLockWriteGuard<()>> {
-        self.job(engine, mounts).try_write_owned().ok()
-    }
-
-    fn job(&self, engine: &EngineName, mounts: &str) -> Arc<RwLock<()>> {
-        self.jobs.get(&(engine.clone(), mounts.to_owned()), RwLock::default)
+    /// Who uses the cache mounts of jobs.
+    pub fn jobs(&self) -> &Jobs {
+        &self.jobs
     }
 
     /// The opaque names of the namespaces in which something runs.

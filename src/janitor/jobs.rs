@@ -112,7 +112,11 @@ impl Look {
     async fn end(&self, unused: &UnusedJob) -> Result<(), Fault> {
         let (engine, store) = (self.engine.as_str(), self.images.store().own());
         let UnusedJob { mounts, job, is_ended, .. } = unused;
-        let Some(_retiring) = self.work.retire_job(&self.engine, mounts) else {
+        let Some(retirement) = self.work.jobs().try_retirement(&self.engine, mounts) else {
+            // Whoever ends it removes them right now.
+            return Ok(());
+        };
+        let Some(_no_builds) = retirement.without_builds() else {
             // A build of it is running.
             return store.touch_job(engine, mounts).await;
         };

@@ -9,12 +9,12 @@ use super::{accept, answer, look, named};
 use crate::{
     buildkit::cache::CacheMount,
     fault::{Fault, causes},
-    front::{Front, Look, Work, too_old},
+    front::{Front, Look, Retirement, too_old},
     images::{
         Images,
         caches::{Mounts, RemovedMounts},
     },
-    names::{EngineName, Namespace},
+    names::Namespace,
     policy::Permit,
     telemetry::each_second,
     wire::v1::{
@@ -121,7 +121,7 @@ impl NamespaceService for Namespaces {
                         front.has_ended(&permit).await?;
                         drop(look);
                         let removed = match &mounts {
-                            Some(mounts) => retire(&engine, &work, &permit, &name, mounts).await,
+                            Some((mounts, retirement)) => retire(&engine, retirement, &permit, mounts).await,
                             None => RemovedMounts::default(),
                         };
                         if job {
@@ -151,18 +151,17 @@ impl NamespaceService for Namespaces {
 /// Removes the cache mounts of a job that is ended. What is left goes later: the janitor looks for it.
 async fn retire(
     images: &Images,
-    work: &Arc<Work>,
+    retirement: &Retirement,
     permit: &Permit<Namespace>,
-    engine: &EngineName,
     mounts: &str,
 ) -> RemovedMounts {
-    let Some(_retiring) = work.retire_job(engine, mounts) else {
+    let Some(_no_builds) = retirement.without_builds() else {
         // Another run of the job builds.
         return RemovedMounts { is_left: true, ..RemovedMounts::default() };
     };
     let (removed, fault) = images.retire_job(&images.store().of(permit.caller()), mounts).await;
     if let Some(fault) = fault {
-        each_second!(warn, %engine, cause = causes(&fault), "the cache mounts of a job cannot be removed");
+        each_second!(warn, engine = %images.engine().name(), cause = causes(&fault), "the cache mounts of a job cannot be removed");
     }
     removed
 }
