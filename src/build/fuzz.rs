@@ -117,16 +117,19 @@ pub fn tar(data: &[u8]) {
     assert!(again.get(added..) == Some(once.as_slice()), "another at the second time");
 }
 
-/// A file that BuildKit may unpack is judged alike however it is cut into pieces, with one exception: given
-/// all of a broken Zstandard frame at once, the decoder fails before it shows that the content is not a tar.
+/// A file that BuildKit may unpack is judged alike however it is cut into pieces: what passes in one way is not refused
+/// in another. With one exception: given much of a broken file at once, a decoder fails before it shows what came before
+/// the break, which may have been a reason to refuse the file, or to copy it as no tar.
 pub fn archive(data: &[u8]) {
     let Some((size, data)) = data.split_first() else { return };
     let judged = |size: usize| {
         let mut archive = Archive::new(Limits::of(16, true), Arc::default());
         data.chunks(size).try_for_each(|piece| archive.pass(piece)).and_then(|()| archive.end())
     };
-    let is_refused = |size: usize| judged(size).is_err_and(|why| !why.starts_with("cannot be unpacked"));
-    assert_eq!(is_refused(usize::from(*size) + 1), is_refused(1 << 20), "in pieces and whole");
+    match (judged(usize::from(*size) + 1), judged(1 << 20)) {
+        (Ok(()), Err(why)) | (Err(why), Ok(())) => assert!(why.starts_with("cannot be unpacked"), "{why}"),
+        (Ok(()), Ok(())) | (Err(_), Err(_)) => {}
+    }
 }
 
 /// A Dockerfile's text.
