@@ -3,7 +3,6 @@
 //! It fails open: a disk that is full or slow ends no build. Events that cannot be written are counted, the log says
 //! so, and their numbers are missing in the file.
 
-mod budgets;
 mod details;
 mod event;
 mod writer;
@@ -17,7 +16,6 @@ use std::{
 
 use tokio::sync::oneshot;
 
-pub use budgets::{Budgets, LeftOut};
 pub use details::{By, Details};
 pub use event::{Event, Kind};
 pub use writer::OpenError;

@@ -10,13 +10,18 @@ use std::{
 
 use super::{End, Kind};
 use crate::{
-    audit::{self, Budgets, Details, Event, LeftOut, Trail},
+    audit::{self, Details, Event, Trail},
     fault::{Class, Fault},
     identity::Caller,
     names::{CallerId, EngineName, Namespace},
     policy::Permit,
-    telemetry::each_second,
+    telemetry::{Budgets, LeftOut, each_second},
 };
+
+/// How many events of a kind a caller may have at once. No node begins so much work in a minute.
+const AT_ONCE: u32 = 1000;
+/// How often one more may follow: this is five a second, for as long as the caller likes.
+const EVERY: Duration = Duration::from_millis(200);
 
 /// The events of all calls.
 #[derive(Debug)]
@@ -30,7 +35,7 @@ pub(super) struct Events {
 
 impl Events {
     pub(super) fn new(trail: Trail) -> Self {
-        Self { trail, budgets: Budgets::default(), calls: AtomicU64::new(0) }
+        Self { trail, budgets: Budgets::new(AT_ONCE, EVERY), calls: AtomicU64::new(0) }
     }
 
     /// Records a call that was refused before it was accepted; `similar` are those that were left out.

@@ -25,11 +25,14 @@ use crate::{
     metrics::{EngineMetrics, Metrics, Outcome},
     names::{CallerId, Namespace, printable, shortened},
     policy::Permit,
-    telemetry::{Repeats, Said},
+    telemetry::{Budgets, Repeats, Said},
 };
 
 /// How often a line that a caller can cause at will is logged.
 const LINE_EVERY: Duration = Duration::from_secs(1);
+/// How many lines of work that was carried out a caller has for each method after a pause; then it has one in
+/// `LINE_EVERY`. No job builds so much in ten seconds, unless it repeats what fails, or is done, at once.
+const LINES_OF_WORK: u32 = 10;
 /// How often such a line is logged for one user, or one source in the network, that proves nothing.
 const STRANGERS_LINE_EVERY: Duration = Duration::from_secs(60);
 /// Longer methods are not the API's.
@@ -69,6 +72,7 @@ impl End<'_> {
 #[derive(Debug)]
 pub(super) struct Lines {
     metrics: Metrics,
+    work: Budgets<(CallerId, &'static str)>,
     callers: Repeats<(CallerId, &'static str, Option<Reason>)>,
     limited: Repeats<CallerId>,
     strangers: Repeats<CallerId>,
@@ -81,6 +85,7 @@ impl Lines {
     pub(super) fn new(events: Events, metrics: Metrics) -> Self {
         Self {
             metrics,
+            work: Budgets::new(LINES_OF_WORK, LINE_EVERY),
             callers: Repeats::every(LINE_EVERY),
             limited: Repeats::every(LINE_EVERY),
             strangers: Repeats::every(STRANGERS_LINE_EVERY),
@@ -133,7 +138,7 @@ pub(super) struct Record {
     /// How long it waited for its turn, if it did.
     waited: OnceLock<Duration>,
     caller: CallerId,
-    /// Whether it did work that deserves a line every time.
+    /// Whether it did work of the engine.
     worked: AtomicBool,
     ended: AtomicBool,
     lines: Arc<Lines>,
@@ -208,11 +213,11 @@ impl Record {
             return;
         }
         let reason = end.reason();
-        // Work of the engine is always logged. Calls that are refused or quick are limited, since a job
-        // can make as many as it likes.
-        let always = reason.is_none() && self.worked.load(Ordering::Relaxed);
-        let unlogged = if always {
-            Some(None)
+        // A job can make as many calls as it likes that are refused, or quick: a build that fails at once, a pull of an
+        // image that is there.
+        let unlogged = if reason.is_none() && self.worked.load(Ordering::Relaxed) {
+            let left_out = self.lines.work.take(&(self.caller.clone(), self.method));
+            left_out.map(|left_out| (left_out.own > 0).then_some(left_out.own))
         } else {
             let said = self.lines.callers.may_say((self.caller.clone(), self.method, reason));
             said.map(Said::unsaid)

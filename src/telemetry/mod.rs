@@ -1,8 +1,10 @@
-//! wharfd's log, and a limit on lines that repeat.
+//! wharfd's log, and limits on lines that repeat.
 
+mod budgets;
 mod log;
 mod repeats;
 
+pub use budgets::{Budgets, LeftOut};
 pub use log::{Filter, FilterError, Format, init};
 pub(crate) use repeats::{Line, each_second};
 pub use repeats::{Repeats, Said};

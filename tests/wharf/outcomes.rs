@@ -2,20 +2,25 @@
 
 use std::{sync::Arc, time::Instant};
 
+use futures_util::future::join_all;
 use rustix::process::Signal;
 use tonic::Code;
 use wharf::wire::v1::{
-    GetInfoRequest, InspectImageRequest, image_service_client::ImageServiceClient,
+    BuildSpec, GetInfoRequest, InspectImageRequest, image_service_client::ImageServiceClient,
     node_service_client::NodeServiceClient,
 };
 
-use crate::harness::{Test, Wharf, Wharfd, cases, rpc};
+use crate::{
+    audit::events,
+    harness::{Test, Wharf, Wharfd, cases, image::context_tar, rpc, wait_for},
+};
 
 cases![
     a_hangup_does_not_end_builds,
     each_call_is_logged_with_its_end,
     every_level_shows_the_caller,
-    a_job_does_not_fill_the_log
+    a_job_does_not_fill_the_log,
+    builds_that_fail_do_not_fill_the_log
 ];
 
 /// Waits for a line that contains all of `texts`.
@@ -102,4 +107,32 @@ async fn a_job_does_not_fill_the_log(test: Arc<Test>) {
     assert!(inspects <= seconds + 2, "{calls} calls, {inspects} lines in {seconds} s");
     let strangers = log.iter().filter(|line| line.contains("uid 1001 is not served")).count();
     assert_eq!(strangers, 1 + seconds / 60, "{calls} calls in {seconds} s");
+}
+
+async fn builds_that_fail_do_not_fill_the_log(test: Arc<Test>) {
+    let path = test.dir().join("audit.jsonl");
+    let wharfd = test.wharfd_with(Some(&format!("audit_log = {path:?}\n")), &[]).await;
+    let channel = rpc::connect(&wharfd.socket()).await;
+    let context = context_tar(&[("Dockerfile", "FROM scratch\nNOTHING\n")]);
+    let begun = Instant::now();
+    for _ in 0..10 {
+        let start = || rpc::start("job#1", BuildSpec::default());
+        for built in join_all((0..20).map(|_| rpc::build_tar(&channel, start(), context.clone()))).await {
+            assert!(built.failure.is_some(), "{built:?}");
+        }
+    }
+    let seconds = usize::try_from(begun.elapsed().as_secs()).unwrap();
+    let of_a_build = |line: &&String| line.contains("BuildService/Build") && line.contains("failed=");
+    let log = wharfd.log();
+    let lines: Vec<_> = log.iter().filter(of_a_build).collect();
+    assert!((10..=11 + seconds).contains(&lines.len()), "{} lines in {seconds} s", lines.len());
+    let unlogged = lines.iter().filter_map(|line| {
+        let (_, number) = line.split_once(" unlogged=")?;
+        number.split(' ').next()?.parse::<usize>().ok()
+    });
+    assert!(lines.len() + unlogged.sum::<usize>() <= 200, "{lines:?}");
+    // The audit log has them all.
+    let ended = |event: &serde_json::Value| event["event"] == "ended" && event["result"] == "failed";
+    let all = async || (events(&path).into_iter().filter(ended).count() == 200).then_some(());
+    wait_for("an event of each build", all).await;
 }
