@@ -37,7 +37,8 @@ pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(300);
 /// answers.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
 /// A pull or push without progress for this long is stuck at its registry, as is every call that waits for
-/// the same image or name. Long, since the engine reports nothing while it unpacks a large layer.
+/// the same image or name. Long, since the engine reports nothing while it unpacks a large layer. An image that is saved
+/// has as long, too: the classic store copies it to its disk before it sends the first byte.
 pub(crate) const STALL_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// An engine as it was found; the value never changes. A restarted engine is found again, as another

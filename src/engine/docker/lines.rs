@@ -1,10 +1,10 @@
 //! Calls whose answers are lines of JSON; bollard's types drop too much of them.
 
-use std::{fmt, path::PathBuf};
+use std::{fmt, path::PathBuf, time::Duration};
 
 use bollard::{auth::DockerCredentials, errors::Error};
 use bytes::Bytes;
-use futures_util::TryStreamExt as _;
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use http::{Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::body::Incoming;
@@ -13,6 +13,7 @@ use serde::Deserialize;
 use tokio::{
     io::{self, AsyncBufReadExt as _, BufReader},
     net::UnixStream,
+    time::timeout,
 };
 use tokio_util::io::StreamReader;
 
@@ -52,6 +53,19 @@ pub(crate) type Body =
 fn body(response: Response<Incoming>) -> Body {
     let body = response.into_body().into_data_stream().map_err(std::io::Error::other);
     StreamReader::new(Box::pin(body))
+}
+
+/// A body that fails if a piece does not come for `silence_max`. The time in which nobody reads does not count.
+pub(crate) fn never_silent(
+    pieces: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static,
+    silence_max: Duration,
+) -> Body {
+    let pieces = stream::unfold(Box::pin(pieces), move |mut pieces| async move {
+        let piece = timeout(silence_max, pieces.next()).await;
+        let silent = |_| Some(Err(std::io::Error::other("the engine stopped in the middle of its answer")));
+        Some((piece.unwrap_or_else(silent)?, pieces))
+    });
+    StreamReader::new(Box::pin(pieces))
 }
 
 /// The lines of an answer. Dropping it ends the call.
@@ -111,10 +125,19 @@ impl Lines {
         Ok(Answer { lines: BufReader::new(body(self.ask(request).await?)).lines() })
     }
 
-    /// Gets the body at `path` in this version of the API.
-    pub(crate) async fn get(&self, version: impl fmt::Display, path: &str) -> Result<Body, Error> {
+    /// Gets the body at `path` in this version of the API. An engine that is silent for `silence_max` has failed: before
+    /// the body, or in the middle of it.
+    pub(crate) async fn get(
+        &self,
+        version: impl fmt::Display,
+        path: &str,
+        silence_max: Duration,
+    ) -> Result<Body, Error> {
         let request = Request::get(format!("/v{version}{path}")).body(Empty::new())?;
-        Ok(body(self.ask(request).await?))
+        let response = timeout(silence_max, self.ask(request)).await;
+        let response = response.map_err(|_| Error::RequestTimeoutError)??;
+        let pieces = response.into_body().into_data_stream().map_err(std::io::Error::other);
+        Ok(never_silent(pieces, silence_max))
     }
 
     /// Sends a request on a connection of its own, and waits for the head of a successful answer.
@@ -138,5 +161,49 @@ impl Lines {
             return Err(Error::DockerResponseServerError { status_code: status.as_u16(), message });
         }
         Ok(response)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, process};
+
+    use tokio::{
+        io::AsyncReadExt as _,
+        net::UnixListener,
+        time::{Instant, sleep},
+    };
+
+    use super::*;
+
+    const SILENCE_MAX: Duration = Duration::from_millis(50);
+
+    #[tokio::test]
+    async fn an_engine_that_never_answers_has_failed() {
+        let socket = std::env::temp_dir().join(format!("wharf-lines-{}.sock", process::id()));
+        let _ = fs::remove_file(&socket);
+        let _listener = UnixListener::bind(&socket).unwrap();
+        let begun = Instant::now();
+        let lines = Lines::new(socket.clone(), Group::root());
+        let got = lines.get("1.45", "/images/x/get", SILENCE_MAX).await;
+        fs::remove_file(&socket).unwrap();
+        assert!(matches!(got, Err(Error::RequestTimeoutError)));
+        assert!(begun.elapsed() >= SILENCE_MAX);
+    }
+
+    #[tokio::test]
+    async fn the_engines_silence_counts_and_not_the_readers() {
+        let pieces = ["first", "last"].map(|text| Ok(Bytes::from_static(text.as_bytes())));
+        let mut body = never_silent(stream::iter(pieces).chain(stream::pending()), SILENCE_MAX);
+        let mut read = [0; 64];
+        for expected in ["first", "last"] {
+            sleep(SILENCE_MAX * 2).await;
+            let bytes = body.read(&mut read).await.unwrap();
+            assert_eq!(&read[..bytes], expected.as_bytes());
+        }
+        let begun = Instant::now();
+        let error = body.read(&mut read).await.unwrap_err();
+        assert_eq!(error.to_string(), "the engine stopped in the middle of its answer");
+        assert!(begun.elapsed() >= SILENCE_MAX);
     }
 }

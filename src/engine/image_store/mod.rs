@@ -21,7 +21,7 @@ use bytes::Bytes;
 use futures_util::{Stream, TryStreamExt as _};
 
 use super::{
-    Platform,
+    Platform, STALL_TIMEOUT,
     docker::{
         fault::{self, Kind},
         lines::{Answer, Body, Lines},
@@ -294,7 +294,8 @@ impl ImageStore {
     /// The archive of the image with this id, as `docker save` makes it; `None` if there is no such image. Its answer
     /// begins once the engine has gathered the image, which takes as long as the image is large.
     pub(crate) async fn export(&self, id: &Digest) -> Result<Option<Body>, Fault> {
-        match self.lines.get(self.docker.client_version(), &format!("/images/{id}/get")).await {
+        let path = format!("/images/{id}/get");
+        match self.lines.get(self.docker.client_version(), &path, STALL_TIMEOUT).await {
             Ok(archive) => Ok(Some(archive)),
             Err(error) if fault::kind(&error) == Kind::NotFound => Ok(None),
             Err(error) => Err(fault::unexpected("save an image", error)),

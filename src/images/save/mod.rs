@@ -104,7 +104,8 @@ impl Images {
     async fn export(&self, chosen: &Chosen) -> Result<(Option<Body>, OwnedSemaphorePermit), Fault> {
         let place = self.inner.saving.take(chosen.image.namespace().caller()).await;
         let (images, id) = (self.clone(), chosen.image.id().clone());
-        // An engine gathers an image to its end, even if nobody waits for it any more: until then the place is taken.
+        // An engine gathers an image to its end, even if nobody waits for it any more: until then the place is taken, but
+        // not for ever by an engine that hangs.
         let gathered = async move { Ok((images.engine().image_store().export(&id).await?, place)) };
         self.engine().image_store().tasks().spawn("export", gathered).await?
     }

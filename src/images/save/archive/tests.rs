@@ -1,9 +1,11 @@
 //! Tests of the archive, from exports as engines make them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
+
+use futures_util::stream;
 
 use super::*;
-use crate::progress::Reporter;
+use crate::{engine::docker::lines::never_silent, progress::Reporter};
 
 const CLASSIC_INDEX: &str = r#"{"schemaVersion":2,"manifests":[{"mediaType":"application/vnd.oci.image.manifest.v1+json",
     "digest":"sha256:aa","size":3,"annotations":{"io.containerd.image.name":"wharf.invalid/secret/app:1"}}]}"#;
@@ -130,5 +132,20 @@ async fn an_export_that_breaks_off_is_no_image() {
     }
     for (index, manifest) in [("{}", CLASSIC_MANIFEST), (CLASSIC_INDEX, "[]"), ("x", CLASSIC_MANIFEST)] {
         assert!(archive(&[(export(&[], index, manifest), Vec::new())]).await.is_err(), "{index} {manifest}");
+    }
+}
+
+#[tokio::test]
+async fn an_engine_that_stops_in_the_middle_is_an_error() {
+    let whole = export(&[("aa", "the manifest")], CLASSIC_INDEX, CLASSIC_MANIFEST);
+    for bytes in [0, 100, whole.len() - 3000] {
+        let begun = stream::iter([Ok(Bytes::copy_from_slice(&whole[..bytes]))]);
+        let (sender, mut pieces) = mpsc::channel(1000);
+        let (reporter, _facts) = Reporter::channel(1);
+        let mut archive = Archive::new(sender, Layout::Docker);
+        let export = never_silent(begun.chain(stream::pending()), Duration::from_millis(10));
+        let added = archive.add(export, &[], &reporter.step("save")).await;
+        assert!(matches!(&added, Err(Problem::Unreadable(_))), "after {bytes} bytes: {added:?}");
+        pieces.close();
     }
 }
