@@ -1,12 +1,13 @@
 //! Ownership of running tasks: a tree of groups, each cancelled with a cause. Tasks are spawned only here.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     future::Future,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
@@ -25,6 +26,9 @@ use crate::{
     fault::{Fault, Reason},
     telemetry::each_second,
 };
+
+/// How many tasks a line of the log names.
+const NAMED_MAX: usize = 32;
 
 /// The reason for cancelling a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -86,38 +90,61 @@ pub struct Group {
 
 struct Node {
     name: &'static str,
+    /// Whose work it is, printable, for the log.
+    whose: Option<String>,
     parent: Option<Group>,
+    /// Of the whole process.
+    live: Arc<Mutex<Live>>,
     tracker: TaskTracker,
     token: CancellationToken,
     cause: OnceLock<Cause>,
     draining: AtomicBool,
 }
 
+/// Everything that runs: what [`Group::running`] names.
+#[derive(Default)]
+struct Live {
+    next: u64,
+    /// The group of each task, and the task's name; a [`Hold`] has none.
+    all: BTreeMap<u64, (Group, Option<&'static str>)>,
+}
+
 impl Group {
     /// The group of the whole process.
     pub fn root() -> Self {
-        Self::new("process", None, CancellationToken::new())
+        Self::new("process", None, None, CancellationToken::new())
     }
 
     /// A new child group.
     pub fn child(&self, name: &'static str) -> Self {
-        Self::new(name, Some(self.clone()), self.node.token.child_token())
+        Self::new(name, None, Some(self.clone()), self.node.token.child_token())
     }
 
-    fn new(name: &'static str, parent: Option<Self>, token: CancellationToken) -> Self {
+    fn new(
+        name: &'static str,
+        whose: Option<String>,
+        parent: Option<Self>,
+        token: CancellationToken,
+    ) -> Self {
         let (tracker, cause, draining) = (TaskTracker::new(), OnceLock::new(), AtomicBool::new(false));
-        Self { node: Arc::new(Node { name, parent, tracker, token, cause, draining }) }
+        let live = parent.as_ref().map(|parent| Arc::clone(&parent.node.live)).unwrap_or_default();
+        Self { node: Arc::new(Node { name, whose, parent, live, tracker, token, cause, draining }) }
     }
 
     /// A child group for new work; an error if this group or one of its ancestors is cancelled or draining.
     pub fn enter(&self, name: &'static str) -> Result<Self, Cause> {
+        self.enter_for(name, None)
+    }
+
+    /// The same for work that is somebody's: a printable name for the log.
+    pub fn enter_for(&self, name: &'static str, whose: Option<String>) -> Result<Self, Cause> {
         if let Some(cause) = self.cancelled_by() {
             return Err(cause);
         }
         if self.upwards().any(|group| group.node.draining.load(Ordering::Acquire)) {
             return Err(Cause::ShuttingDown);
         }
-        Ok(self.child(name))
+        Ok(Self::new(name, whose, Some(self.clone()), self.node.token.child_token()))
     }
 
     /// Refuses new work ([`enter`](Self::enter)); running work continues.
@@ -136,7 +163,7 @@ impl Group {
     where
         F: Future<Output: Send> + Send + 'static,
     {
-        let held = self.hold();
+        let held = self.held(Some(name));
         let tracked = async move {
             let outcome = told(name, AssertUnwindSafe(future).catch_unwind().await);
             drop(held);
@@ -154,7 +181,7 @@ impl Group {
         name: &'static str,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Task<T> {
-        let (held, span) = (self.hold(), span_of(name));
+        let (held, span) = (self.held(Some(name)), span_of(name));
         let tracked = move || {
             let outcome = span.in_scope(|| told(name, catch_unwind(AssertUnwindSafe(work))));
             drop(held);
@@ -209,7 +236,13 @@ impl Group {
 
     /// A guard that keeps [`close_and_wait`](Self::close_and_wait) waiting until it is dropped.
     pub fn hold(&self) -> Hold {
-        Hold { _tokens: self.upwards().map(|group| group.node.tracker.token()).collect() }
+        self.held(None)
+    }
+
+    fn held(&self, task: Option<&'static str>) -> Hold {
+        let live = Arc::clone(&self.node.live);
+        let id = lock(&live).add(self.clone(), task);
+        Hold { _tokens: self.upwards().map(|group| group.node.tracker.token()).collect(), id, live }
     }
 
     /// Waits until no task runs in the group or in a group below it. Does not cancel.
@@ -221,6 +254,35 @@ impl Group {
     /// The number of tasks that run in the group and in the groups below it.
     pub fn running(&self) -> usize {
         self.node.tracker.len()
+    }
+
+    /// The tasks that run in the group and in the groups below it, for the log: each as the groups that lead to it from
+    /// this one, and its own name, such as `namespace of acme/app#42, build: pull`. Names the oldest ones.
+    pub fn names(&self) -> Vec<String> {
+        let live = lock(&self.node.live);
+        let named = live.all.values().filter_map(|(group, task)| group.name_below(self, *task));
+        named.take(NAMED_MAX).collect()
+    }
+
+    /// The name of one of the group's tasks; `None` if the group is not `above`, or below it.
+    fn name_below(&self, above: &Self, task: Option<&'static str>) -> Option<String> {
+        let mut groups = Vec::new();
+        for group in self.upwards() {
+            if Arc::ptr_eq(&group.node, &above.node) {
+                groups.reverse();
+                let groups = groups.join(", ");
+                return Some(match task {
+                    Some(task) if groups.is_empty() => task.to_owned(),
+                    Some(task) => format!("{groups}: {task}"),
+                    None => groups,
+                });
+            }
+            let Node { name, whose, .. } = &*group.node;
+            groups.push(
+                whose.as_ref().map_or_else(|| (*name).to_owned(), |whose| format!("{name} of {whose}")),
+            );
+        }
+        None
     }
 }
 
@@ -257,9 +319,36 @@ where
 }
 
 /// Work that is not a task but must be waited for; see [`Group::hold`].
-#[derive(Debug)]
 pub struct Hold {
     _tokens: Vec<TaskTrackerToken>,
+    id: u64,
+    live: Arc<Mutex<Live>>,
+}
+
+impl fmt::Debug for Hold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hold").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        // Dropped after the lock: it may be the last of its group.
+        let _ended = lock(&self.live).all.remove(&self.id);
+    }
+}
+
+impl Live {
+    fn add(&mut self, group: Group, task: Option<&'static str>) -> u64 {
+        let id = self.next;
+        self.next += 1;
+        self.all.insert(id, (group, task));
+        id
+    }
+}
+
+fn lock(live: &Mutex<Live>) -> MutexGuard<'_, Live> {
+    live.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// See [`Group::cancel_on_drop`].

@@ -79,7 +79,9 @@ pub async fn run(config: Config, flags: Flags) -> Result<Ended, StartError> {
     }
     process.cancel(Cause::ShuttingDown);
     // Interrupted pushes and pulls still remove their names.
-    let _ = tokio::time::timeout(CLEANUP, process.close_and_wait()).await;
+    if tokio::time::timeout(CLEANUP, process.close_and_wait()).await.is_err() {
+        tracing::error!(running = ?process.names(), "some tasks have not ended");
+    }
     trail.record(Event::new(Kind::Stopped));
     if tokio::time::timeout(LAST_EVENTS, trail.close()).await.is_err() {
         tracing::error!("the audit log's disk has not taken the last events");
@@ -227,7 +229,7 @@ impl Started {
             tracing::warn!(builds = running.builds(), "the grace period is over: cancelling running work");
             work.cancel(Cause::ShuttingDown);
             if tokio::time::timeout(CLEANUP, work.close_and_wait()).await.is_err() {
-                tracing::error!(tasks = work.running(), "not everything could be cleaned up");
+                tracing::error!(running = ?work.names(), "not everything could be cleaned up");
             }
         }
         self.connections.cancel(Cause::ShuttingDown);

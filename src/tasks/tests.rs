@@ -1,7 +1,5 @@
 //! Groups and the end of their tasks.
 
-use std::sync::Mutex;
-
 use tokio::sync::oneshot;
 
 use super::*;
@@ -111,6 +109,29 @@ async fn a_group_waits_for_what_blocks() {
     assert_eq!(task.await, Ok(true));
     let broken = group.spawn_blocking("broken", || panic!("on purpose"));
     assert_eq!(broken.await.map(|()| "fine"), Err(Panicked("broken")));
+}
+
+#[tokio::test]
+async fn who_keeps_a_group_open_is_named() {
+    let root = Group::root();
+    let work = root.child("work");
+    let namespace = work.enter_for("namespace", Some("acme/app#42".to_owned())).unwrap();
+    let (finish, finished) = oneshot::channel::<()>();
+    let _other = root.child("other").hold();
+    let build = namespace.enter("build").unwrap();
+    let held = build.hold();
+    let pull = build.child("pull").spawn("pull", async move { finished.await.is_ok() });
+    let blocking = work.spawn_blocking("blocks", || ()).await;
+    assert_eq!(blocking, Ok(()));
+    let build = "namespace of acme/app#42, build";
+    assert_eq!(work.names(), [build.to_owned(), format!("{build}, pull: pull")]);
+    assert_eq!(namespace.names(), ["build", "build, pull: pull"]);
+    drop(held);
+    finish.send(()).unwrap();
+    assert_eq!(pull.await, Ok(true));
+    work.close_and_wait().await;
+    assert_eq!(work.names(), Vec::<String>::new());
+    assert_eq!(root.names(), ["other"]);
 }
 
 struct Written(Arc<Mutex<Vec<u8>>>);
