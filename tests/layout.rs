@@ -142,11 +142,14 @@ fn no_file_is_too_long() {
     assert!(longer.is_empty(), "exceptions for files that are gone: {longer:?}");
 }
 
-/// Cargo compiles a file only if another declares it, and does not mention a file that nobody declares.
+/// Cargo compiles a file only if another declares it, and does not mention a file that nobody declares. Go compiles all
+/// files of a directory.
 #[test]
 fn no_file_is_forgotten() {
     let mut files = rust_files("src");
-    files.extend(rust_files("tests/wharf"));
+    for tests in ["tests/wharf", "tests/patterns"] {
+        files.extend(rust_files(tests));
+    }
     let mut seen = 0;
     for path in files.keys() {
         let stem = path.file_stem().unwrap().to_str().unwrap();
@@ -175,7 +178,22 @@ fn no_file_is_forgotten() {
         seen += 1;
     }
     assert!(seen > 100, "{seen} files were seen");
+
+    let targets = rust_files("fuzz/fuzz_targets");
+    let manifest = fs::read_to_string(root().join("fuzz/Cargo.toml")).unwrap();
+    for path in targets.keys() {
+        let line = format!("path = \"{}\"", path.strip_prefix("fuzz").unwrap().display());
+        assert!(
+            manifest.lines().any(|other| other == line),
+            "fuzz/Cargo.toml does not list {}",
+            path.display()
+        );
+    }
+    assert!(targets.len() > 10, "{} fuzzers were seen", targets.len());
 }
+
+/// How a case begins, behind its name.
+const CASE: &str = "(test: Arc<Test>) {";
 
 /// The cases of a file run only if `main.rs` lists the file, and a case runs only if its file's `cases!`
 /// lists it.
@@ -183,7 +201,7 @@ fn no_file_is_forgotten() {
 fn no_test_is_forgotten() {
     let files = rust_files("tests/wharf");
     let listed = &files[Path::new("tests/wharf/main.rs")];
-    let mut seen = 0;
+    let (mut seen, mut cases) = (0, 0);
     for (path, text) in &files {
         let inside = path.strip_prefix("tests/wharf").unwrap();
         let stem = inside.file_stem().unwrap().to_str().unwrap();
@@ -194,10 +212,15 @@ fn no_test_is_forgotten() {
         let path = path.display();
         let list = text.split_once("cases![").and_then(|(_, rest)| rest.split_once(']'));
         assert!(list.is_some(), "{path} has no `cases!`");
+        let listed_here: Vec<&str> = list.unwrap().0.split(',').map(str::trim).collect();
+        for case in text.lines().filter_map(|line| line.strip_prefix("async fn ")?.strip_suffix(CASE)) {
+            assert!(listed_here.contains(&case), "`cases!` of {path} does not list {case}");
+            cases += 1;
+        }
         let module = inside.with_extension("").to_str().unwrap().replace('/', "::");
         let line = format!("        {module}::CASES,");
         assert!(listed.lines().any(|other| other == line), "main.rs does not list {module}::CASES");
         seen += 1;
     }
-    assert!(seen > 15, "{seen} files were seen");
+    assert!(seen > 15 && cases > 250, "{seen} files with {cases} cases were seen");
 }
