@@ -2,29 +2,38 @@
 //! Dockerfile.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a fuzzer ends at what must not be")]
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, LazyLock},
+};
 
 use bollard_buildkit_proto::{
     fsutil::types::{Packet, packet::PacketType},
-    moby::buildkit::v1::frontend::{self, result},
+    moby::buildkit::v1::{
+        self as control,
+        frontend::{self, result},
+    },
     pb::Definition,
 };
 use bytes::Bytes;
 use prost::Message as _;
+use tonic::{Code, Status};
 
 use super::{
     archives::{Archive, Limits, Trees, TreesOf},
-    dockerfile,
+    convert, dockerfile,
     gate::{Gate, Judged},
     isolation::{JobKeys, Source},
     packets::Judge,
+    rename::Renaming,
     tar::{Found, Passage},
 };
 use crate::{
-    buildkit::{filesync::DirectoryRequest, solve::Answer},
+    buildkit::{failure::Failure, filesync::DirectoryRequest, solve::Answer},
     go_mode as mode,
     images::{admission::Admitted, inherited::Inherited},
-    names::{CallerId, Namespace, Pattern},
+    names::{CallerId, Namespace, Pattern, RESERVED_HOST},
+    naming::{ImageName, Keys},
     policy::Rules,
 };
 
@@ -162,5 +171,36 @@ pub fn graph(data: &[u8]) {
     let _ = judge(frontend::Result { result, ..frontend::Result::default() });
     if let Ok(result) = frontend::Result::decode(data) {
         let _ = judge(result);
+    }
+}
+
+static SHOWN: LazyLock<Renaming> = LazyLock::new(|| {
+    let names = Keys::known().names(&Namespace::new("job", "1").unwrap());
+    let mut shown = Renaming::new(names, "/mnt/docker");
+    shown.admit(&ImageName::any("wharf.invalid/i/hold/h:1"), "reg.example/busybox:1", None);
+    shown.hide_frontend(&ImageName::any("wharf.invalid/i/frontend/f:1"));
+    shown
+});
+
+/// A failure of BuildKit's, with a job's texts in it, behind the length of its message in two bytes; and a report about
+/// steps. A client sees none of the engine's names.
+pub fn failure(data: &[u8]) {
+    let Some((length, rest)) = data.split_first_chunk() else { return };
+    let length = usize::from(u16::from_le_bytes(*length));
+    let (message, details) = rest.split_at_checked(length).unwrap_or((rest, &[]));
+    let message = String::from_utf8_lossy(message).into_owned();
+    let status = Status::with_details(Code::Unknown, message, Bytes::copy_from_slice(details));
+    let failure = Failure::read(&status);
+    let _ = (failure.line(), failure.denied_source());
+    assert!(!failure.message.contains('\n'), "{:?}", failure.message);
+    let hidden = |text: &str| assert!(!text.contains(RESERVED_HOST), "{text:?}");
+    hidden(&SHOWN.error(&failure.message));
+    if let Ok(report) = control::StatusResponse::decode(details) {
+        let progress = convert::progress(SHOWN.status(report, None, &mut BTreeSet::new()));
+        for vertex in &progress.vertexes {
+            hidden(&vertex.name);
+            hidden(&vertex.error);
+        }
+        progress.statuses.iter().for_each(|status| hidden(&status.id));
     }
 }

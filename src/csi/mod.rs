@@ -6,6 +6,8 @@
 //! which it finds the driver.
 
 mod ends;
+#[cfg(feature = "fuzzing")]
+pub mod fuzz;
 mod place;
 mod request;
 mod rpc;

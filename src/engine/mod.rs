@@ -5,6 +5,9 @@ pub mod disk;
 pub(crate) mod docker;
 pub mod image_store;
 
+#[cfg(feature = "fuzzing")]
+pub use docker::fuzz;
+
 use std::{
     fmt,
     path::{Path, PathBuf},

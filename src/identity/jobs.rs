@@ -228,5 +228,7 @@ fn refused(text: String) -> Fault {
     Fault::new(Reason::UnknownCaller, format!("the call's token {text}"))
 }
 
+#[cfg(feature = "fuzzing")]
+pub mod fuzz;
 #[cfg(test)]
 mod tests;

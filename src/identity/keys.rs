@@ -84,6 +84,13 @@ impl Keyring {
         Ok(Self { name: name.clone(), path: path.to_owned(), loaded: Mutex::new(loaded) })
     }
 
+    /// For `fuzz/`: the keys of a set that is in no file, and stays as it is.
+    #[cfg(feature = "fuzzing")]
+    pub(super) fn of(name: &IssuerName, set: &[u8]) -> Result<Self, String> {
+        let loaded = Loaded { keys: Arc::new(parse(set)?), state: None, looked: Instant::now() };
+        Ok(Self { name: name.clone(), path: PathBuf::new(), loaded: Mutex::new(loaded) })
+    }
+
     /// The key for a token that names `id` and is signed by `algorithm`. A token that names no key needs an issuer
     /// that has one for its algorithm.
     pub(super) fn find(&self, id: Option<&str>, algorithm: Algorithm) -> Result<DecodingKey, NoKey> {

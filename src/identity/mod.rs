@@ -30,6 +30,8 @@ use crate::{
 };
 use certificates::Certificates;
 use jobs::Jobs;
+#[cfg(feature = "fuzzing")]
+pub use jobs::fuzz;
 pub use keys::IssuerError;
 use pods::Pods;
 use tokens::Tokens;

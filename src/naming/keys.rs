@@ -67,6 +67,12 @@ impl Keys {
         }
     }
 
+    /// For `fuzz/`: keys of a secret that everyone knows.
+    #[cfg(feature = "fuzzing")]
+    pub(crate) fn known() -> Self {
+        Self::new([7; KEY_BYTES])
+    }
+
     fn new(secret: [u8; KEY_BYTES]) -> Self {
         let mut keys = Self { secret: Arc::new(Secret::new(secret)), instance: Arc::from("") };
         let mut instance = keys.hash("instance", []);

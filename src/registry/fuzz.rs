@@ -21,7 +21,7 @@ pub fn refusal(body: &[u8]) {
     }
 }
 
-/// Where a registry sends wharfd. What is read is written as it was read.
+/// Where a registry sends wharfd. An address that is read and written reads the same again.
 pub fn origin(text: &str) {
     if let Some(origin) = Origin::parse("https", text) {
         assert_eq!(Origin::parse("https", &origin.authority()).unwrap(), origin);

@@ -78,8 +78,8 @@ impl Authorities {
         Self { frame: Frame::Skipped { left: preface }, fields: Fields::Next }
     }
 
-    /// Mends the authorities in the next bytes of the connection.
-    pub(super) fn mend(&mut self, bytes: &mut [u8]) {
+    /// Fixes the authorities in the next bytes of the connection.
+    pub(super) fn fix(&mut self, bytes: &mut [u8]) {
         let mut at = 0;
         while let Some(byte) = bytes.get_mut(at) {
             if let Frame::Skipped { left } = self.frame {
@@ -248,10 +248,10 @@ mod tests {
     }
 
     /// `bytes` after the preface, in pieces of `size` bytes.
-    fn mended(bytes: &[u8], size: usize) -> Vec<u8> {
+    fn fixed(bytes: &[u8], size: usize) -> Vec<u8> {
         let mut bytes = [b"PRI".as_slice(), bytes].concat();
         let mut authorities = Authorities::new(3);
-        bytes.chunks_mut(size).for_each(|piece| authorities.mend(piece));
+        bytes.chunks_mut(size).for_each(|piece| authorities.fix(piece));
         bytes.split_off(3)
     }
 
@@ -294,13 +294,13 @@ mod tests {
             frame(HEADERS, 4, &fields),
         ]
         .concat();
-        let whole = mended(&frames, frames.len() + 3);
+        let whole = fixed(&frames, frames.len() + 3);
         let count = |text: &str, part: &str| text.matches(part).count();
         let text = String::from_utf8_lossy(&whole);
         assert!(text.contains(&expected));
         assert_eq!((count(&expected, "-2F"), count(&text, "-2F")), (7, 20), "one is in two frames");
         for size in 1..40 {
-            assert_eq!(mended(&frames, size), whole, "{size}");
+            assert_eq!(fixed(&frames, size), whole, "{size}");
         }
     }
 
@@ -314,7 +314,7 @@ mod tests {
         ] {
             let bytes = [begin, frame(HEADERS, 4, &authority)].concat();
             for size in [1, 7, 100] {
-                assert_eq!(mended(&bytes, size), bytes);
+                assert_eq!(fixed(&bytes, size), bytes);
             }
         }
     }

@@ -40,7 +40,7 @@ impl AsyncRead for Begun {
         let polled = Pin::new(&mut *self.stream).poll_read(context, buffer);
         let new = buffer.filled_mut().get_mut(before..).unwrap_or_default();
         self.read.fetch_add(new.len(), Ordering::Relaxed);
-        self.authorities.mend(new);
+        self.authorities.fix(new);
         polled
     }
 }

@@ -80,7 +80,7 @@ mod tests {
             .collect()
     }
 
-    fn mended(text: &str) -> Vec<u8> {
+    fn fixed(text: &str) -> Vec<u8> {
         let (mut bytes, mut at) = (coded(text), Coded::default());
         for byte in &mut bytes {
             at = at.after(byte);
@@ -93,13 +93,13 @@ mod tests {
         for before in ["", "2", "a", "b", "k", "X", "2b", "2k", "kk", "bk", "XX", "2X", "vww", "cows"] {
             for text in ["%2Fv", "%2Fa%2Fb.sock", "%%%%", "a-b.c"] {
                 let text = format!("{before}{text}");
-                assert_eq!(mended(&text), coded(&text.replace('%', ".")), "{text}");
+                assert_eq!(fixed(&text), coded(&text.replace('%', ".")), "{text}");
             }
         }
     }
 
     #[test]
     fn behind_a_long_symbol_everything_stays() {
-        assert_eq!(mended("a%2F~%2F"), coded("a.2F~%2F"));
+        assert_eq!(fixed("a%2F~%2F"), coded("a.2F~%2F"));
     }
 }

@@ -5,6 +5,8 @@ mod accept;
 mod authority;
 mod begun;
 mod beside;
+#[cfg(feature = "fuzzing")]
+pub mod fuzz;
 mod http2;
 mod huffman;
 mod limits;

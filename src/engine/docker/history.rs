@@ -59,6 +59,14 @@ impl Lines {
     }
 }
 
+/// For `fuzz/`: the number of bytes of a history that comes in these pieces.
+#[cfg(feature = "fuzzing")]
+pub(super) fn bytes_of<'a>(mut pieces: impl Iterator<Item = &'a [u8]>) -> serde_json::Result<u64> {
+    let (mut elements, mut entries) = (Elements::default(), Vec::<Entry>::new());
+    pieces.try_for_each(|piece| elements.read(piece, &mut entries))?;
+    Ok(entries.iter().map(Entry::bytes).sum())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
