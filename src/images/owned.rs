@@ -17,6 +17,8 @@ use crate::{
     tasks::Group,
 };
 
+const OWN_IMAGES: &str = "a job sees only the images of its own namespace";
+
 /// An image of a namespace. Only a lookup in that namespace makes one.
 #[derive(Clone, Debug)]
 pub struct OwnedImage {
@@ -120,27 +122,28 @@ impl Images {
             let image = image.ok_or_else(|| no_such_image(namespace.subject(), text))?;
             return self.owned_by(namespace, image, text).await;
         }
-        if hex.is_empty() || !hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
-            return Err(no_such_image(namespace.subject(), text));
-        }
-        if let Some(prefix) = IdPrefix::parse(hex)
-            && let Some(image) = self.engine().image_store().inspect(&prefix).await?
-            && let Some(image) = self.owned(namespace, image.into()).await?
-            && hex_of(&image.id).starts_with(hex)
-        {
-            return Ok(image);
-        }
-        // Ids of other namespaces' images may begin so, too, which is no reason to refuse this one.
-        let mut images = self.list(namespace).await?;
-        images.retain(|image| hex_of(&image.id).starts_with(hex));
-        match (images.pop(), images.is_empty()) {
-            (Some(image), true) => Ok(image),
-            (Some(_), false) => {
-                let text = format!("several images have an id that begins with `{}`", printable(text));
-                Err(Fault::invalid("reference", text).hint("give more of the id"))
+        // The engine finds an image by the beginning of its id if no other image's begins so, whoever owns the others. A
+        // listing of all images would find it among them; but a listing takes the engine's memory, and fails while
+        // images disappear. So the caller gives more of the id.
+        let found = match IdPrefix::parse(hex) {
+            Some(prefix) => self.engine().image_store().inspect(&prefix).await?,
+            None => None,
+        };
+        let owned = match found {
+            Some(image) => self.owned(namespace, image.into()).await?,
+            None => None,
+        };
+        // The engine may have taken the text for a name.
+        let owned = owned.filter(|image| hex_of(&image.id).starts_with(hex));
+        owned.ok_or_else(|| {
+            let fault = no_such_image(namespace.subject(), text);
+            match !hex.is_empty() && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
+                true => fault.hint(format!(
+                    "{OWN_IMAGES}; of an id, give 4 digits or more, until no other image's begins so"
+                )),
+                false => fault,
             }
-            (None, _) => Err(no_such_image(namespace.subject(), text)),
-        }
+        })
     }
 
     /// Finds an image by its name in the engine; errors call it `text`, the caller's name for it.
@@ -267,7 +270,7 @@ impl Images {
 fn no_such_image(namespace: &Namespace, text: &str) -> Fault {
     let name = Reference::parse(text).map_or_else(|_| printable(text), |reference| reference.familiar());
     let text = format!("no such image in the namespace {}: {name}", printable(&namespace.to_string()));
-    Fault::new(Reason::ImageNotFound, text).hint("a job sees only the images of its own namespace")
+    Fault::new(Reason::ImageNotFound, text).hint(OWN_IMAGES)
 }
 
 fn hex_of(digest: &Digest) -> &str {

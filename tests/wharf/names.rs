@@ -185,11 +185,21 @@ async fn images_are_listed_while_others_disappear(test: Arc<Test>) {
         let listed = job.run(["images"]).await.ended(status);
         assert_eq!(listed.stdout.contains("app"), status == 0, "{}", listed.stdout);
         // A look-up by name, or by a whole id, lists nothing.
-        for command in
-            [&["inspect", "app:1"][..], &["inspect", &id], &["tag", "app:1", &pushed], &["push", &pushed]]
-        {
+        let short = id.strip_prefix("sha256:").unwrap().split_at(12).0;
+        for command in [
+            &["inspect", "app:1"][..],
+            &["inspect", &id],
+            &["inspect", short],
+            &["tag", "app:1", &pushed],
+            &["push", &pushed],
+        ] {
             job.run(command).await.ok();
         }
+        // Nor does one by what may be the beginning of an id.
+        for wrong in ["c", "caf", "sha256:caf", "cafe", "0123456789ab"] {
+            job.run(["inspect", wrong]).await.ended(6).says(&["no such image", "4 digits or more"]);
+        }
+        job.in_namespace("job#2").run(["inspect", short]).await.ended(6).says(&["no such image"]);
         job.build_id(&context, &["--push", "-t", &pushed]).await;
         job.run(["rmi", &pushed]).await.ok();
         relay.lose_listings(0);
