@@ -31,6 +31,7 @@ pub enum Reason {
     EngineLacks,
     BuildStopsEngine,
     LimitReached,
+    SourceUnavailable,
     Internal,
 }
 
@@ -41,7 +42,7 @@ pub enum Class {
     Refused,
     /// It was ended: by its client, or since wharfd ends.
     Cancelled,
-    /// The client asks for something wrong, or breaks off.
+    /// The client asks for something wrong, or that is not there, or breaks off.
     Client,
     /// A registry cannot be asked.
     Registry,
@@ -70,7 +71,8 @@ impl Reason {
             | Self::ImageNotFound
             | Self::BaseImageNotFound
             | Self::SessionNotFound
-            | Self::StreamBroken => Class::Client,
+            | Self::StreamBroken
+            | Self::SourceUnavailable => Class::Client,
             Self::RegistryUnavailable => Class::Registry,
             Self::EngineUnavailable | Self::EngineFailed | Self::EngineLacks => Class::Engine,
             Self::Internal => Class::Internal,

@@ -10,7 +10,7 @@ use futures_util::future::join_all;
 use super::{add, circles, client::BuildClient, gate, isolation::Source, rename::Renaming, running::Order};
 use crate::{
     audit::By,
-    fault::{Fault, Reason, causes},
+    fault::{Fault, Reason},
     images::{
         Images,
         admission::{Admitted, Origin},
@@ -286,10 +286,36 @@ impl<'a> Sources<'a> {
     }
 }
 
-/// The fault of a host without an address for now: a failing name server says nothing about the policy.
+/// The fault of a host without an address for now. It says nothing about the policy, and nothing about the engine: the job
+/// chose the name. The resolver's own words are for the log.
 fn unknown_host(host: &str, error: LookupError) -> Fault {
-    let text = format!("the address of `{}` cannot be looked up: {}", printable(host), causes(&error));
-    Fault::new(Reason::EngineUnavailable, text)
+    let text = format!("cannot fetch from `{}`: {error}", printable(host));
+    Fault::new(Reason::SourceUnavailable, text)
         .hint("check the name; if it is right, try again")
         .caused_by(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+    use crate::fault::{Class, causes};
+
+    #[test]
+    fn a_host_without_an_address_is_not_the_engines_fault() {
+        let failed = || io::Error::other("the resolver's own words");
+        for (error, why) in [
+            (LookupError::Unknown(Some(failed())), "its name does not resolve"),
+            (LookupError::Unknown(None), "its name does not resolve"),
+            (LookupError::Slow, "its name cannot be looked up in time"),
+        ] {
+            let fault = unknown_host("nobody.invalid", error);
+            assert_eq!(fault.text(), format!("cannot fetch from `nobody.invalid`: {why}"));
+            assert_eq!((fault.reason(), fault.reason().class()), (Reason::SourceUnavailable, Class::Client));
+        }
+        // Whatever a libc says is for the log.
+        let fault = unknown_host("nobody.invalid", LookupError::Unknown(Some(failed())));
+        assert!(causes(&fault).contains("the resolver's own words"), "{fault:?}");
+    }
 }

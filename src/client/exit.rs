@@ -264,9 +264,10 @@ fn of_reason(reason: ErrorReason, code: Code) -> Exit {
         | ErrorReason::RegistryDenied
         | ErrorReason::ImageForged => Exit::Denied,
         ErrorReason::ImageNotFound | ErrorReason::BaseImageNotFound => Exit::NotFound,
-        ErrorReason::RegistryUnavailable | ErrorReason::EngineUnavailable | ErrorReason::LimitReached => {
-            Exit::Unavailable
-        }
+        ErrorReason::RegistryUnavailable
+        | ErrorReason::SourceUnavailable
+        | ErrorReason::EngineUnavailable
+        | ErrorReason::LimitReached => Exit::Unavailable,
         ErrorReason::ShuttingDown => Exit::NoDaemon,
         ErrorReason::EngineFailed
         | ErrorReason::SessionNotFound

@@ -276,6 +276,7 @@ fn log_fault(fault: &Fault, elapsed: Option<Duration>, unlogged: Option<u64>) {
         | Reason::RegistryDenied
         | Reason::SessionNotFound
         | Reason::StreamBroken
+        | Reason::SourceUnavailable
         | Reason::Cancelled
         | Reason::ShuttingDown => tracing::info!(elapsed, unlogged, ?reason, text, cause, "ended"),
     }

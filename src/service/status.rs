@@ -52,7 +52,7 @@ fn details(reason: Reason, metadata: Vec<(String, String)>) -> ErrorDetails {
     )
 }
 
-/// The code and the proto's reason for each reason, as `proto/wharf/v1/error.proto` documents them.
+/// The gRPC code and the API's reason for each of wharfd's reasons, as `proto/wharf/v1/error.proto` documents them.
 fn describe(reason: Reason) -> (Code, ErrorReason) {
     match reason {
         Reason::InvalidInput => (Code::InvalidArgument, ErrorReason::InvalidInput),
@@ -76,6 +76,7 @@ fn describe(reason: Reason) -> (Code, ErrorReason) {
         Reason::EngineLacks => (Code::FailedPrecondition, ErrorReason::EngineLacks),
         Reason::BuildStopsEngine => (Code::FailedPrecondition, ErrorReason::BuildStopsEngine),
         Reason::LimitReached => (Code::ResourceExhausted, ErrorReason::LimitReached),
+        Reason::SourceUnavailable => (Code::Unavailable, ErrorReason::SourceUnavailable),
         Reason::Internal => (Code::Internal, ErrorReason::Internal),
     }
 }
@@ -147,7 +148,7 @@ fn cut(text: &str, max: usize) -> String {
 mod tests {
     use super::*;
 
-    const ALL: [Reason; 22] = [
+    const ALL: [Reason; 23] = [
         Reason::InvalidInput,
         Reason::UnknownCaller,
         Reason::NamespaceDenied,
@@ -169,6 +170,7 @@ mod tests {
         Reason::EngineLacks,
         Reason::BuildStopsEngine,
         Reason::LimitReached,
+        Reason::SourceUnavailable,
         Reason::Internal,
     ];
 
