@@ -1,6 +1,9 @@
 //! Tests of the source tree: which modules use which, how long a file is, and that no test is forgotten.
 #![expect(clippy::unwrap_used, reason = "a test may fail")]
 
+#[path = "layout/messages.rs"]
+mod messages;
+
 use std::{
     collections::BTreeMap,
     fs,

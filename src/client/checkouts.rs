@@ -130,7 +130,7 @@ impl Problem {
                 .hint("remove the link, or name the directory to which it leads"),
             Self::NoDirectory(part) => usage(&format!("`{}` is not a directory", part.display()))
                 .hint("name another directory, or remove the file"),
-            Self::Absent => cannot_write(path, &io::ErrorKind::NotFound.into()),
+            Self::Absent => cannot_write(path, &Errno::NOENT.into()),
             Self::Io(error) => cannot_write(path, &error),
         }
     }

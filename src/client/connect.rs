@@ -179,12 +179,12 @@ impl Socket {
         let failure = |text: String, hint: &str| Failure::new(Exit::NoDaemon, text).hint(hint);
         match error.kind() {
             io::ErrorKind::NotFound => failure(
-                format!("cannot connect to wharfd at {at}: there is no such socket; is wharfd running?"),
+                format!("cannot connect to wharfd at {at}: there is no such socket"),
                 "start wharfd, mount its socket's directory into this container, or name the socket with \
                  --addr or WHARF_ADDR",
             ),
             io::ErrorKind::ConnectionRefused if is_socket(&self.0) => failure(
-                format!("cannot connect to wharfd at {at}: nothing is listening; is wharfd running?"),
+                format!("cannot connect to wharfd at {at}: nothing is listening"),
                 "start wharfd; if the socket itself is mounted, it goes stale when wharfd restarts: mount its directory instead",
             ),
             io::ErrorKind::ConnectionRefused => failure(

@@ -57,7 +57,7 @@ impl Target {
         let directory = checkouts.open(above, End::MayBeLink).map_err(|problem| match problem {
             Problem::Link(_) => problem.failure(path),
             Problem::NoDirectory(part) => wrong(&format_args!("{} is not a directory", part.display())),
-            Problem::Absent => wrong(&io::Error::from(io::ErrorKind::NotFound)),
+            Problem::Absent => wrong(&io::Error::from(Errno::NOENT)),
             Problem::Io(error) => wrong(&error),
         })?;
         let target = Self { path: path.to_owned(), directory: Arc::new(directory), name: name.to_owned() };

@@ -86,9 +86,8 @@ fn value(place: &str, text: &str) -> Result<MetadataValue<Ascii>, Failure> {
     let text = text.trim();
     let wrong = |why: &str| Failure::usage(format!("{place}: {why}"));
     if text.is_empty() {
-        return Err(
-            wrong("the token is empty").hint("has the credential been bound, and the file been written?")
-        );
+        return Err(wrong("the token is empty")
+            .hint("check that the credential is bound, and that the file was written"));
     }
     if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(wrong("this is not one token: it has spaces, several lines or other odd characters"));

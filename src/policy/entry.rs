@@ -270,7 +270,7 @@ pub(super) fn new_name(
 ) -> Result<Reference, Fault> {
     if reference.digest().is_some() {
         let text = format!(
-            "`{}` has a digest: a new name cannot choose the image's digest; omit it",
+            "`{}` has a digest: a new name cannot choose the image's digest; leave it out",
             reference.familiar()
         );
         return Err(Fault::invalid(field, text));

@@ -1,5 +1,6 @@
 //! The messages that users and operators see, collected in `messages.txt`, so that a changed message is read beside the
-//! others. `WHARF_DOCS=write` regenerates the file.
+//! others. `WHARF_DOCS=write` regenerates the file. The messages without a scene are in `messages_not_shown.txt`:
+//! `tests/layout/messages.rs` finds them.
 
 use std::{env, fmt::Write as _, fs, sync::Arc};
 
@@ -65,8 +66,24 @@ const SCENES: &[Scene] = &[
     run("--addr unix:///nowhere/wharf.sock images"),
     run("--namespace #1 images"),
     run("push a:b:c"),
+    run("push app:a/b"),
+    run("--token-file /nowhere/token images"),
+    run("--namespace a#1 namespace rm b#1"),
+    run("namespace inspect none#1"),
+    run("man /nowhere/man"),
+    run("build -q --progress plain ."),
+    run("build --progress fancy ."),
+    run("build /dev/null"),
+    run("build -f - -"),
+    run("build . --output type=image,push=true"),
+    run("build . --secret id=s,src=/nowhere/s"),
+    run("build . --secret id=s,src=/"),
+    run("save -o /nowhere/app.tar app:1"),
+    run("login --username me --password-stdin REGISTRY"),
     // Images of the namespace.
     run("inspect app:1"),
+    run("inspect cafe"),
+    run("save app:1"),
     run("tag app:1 app:2"),
     run("rmi app:1"),
     run("push REGISTRY/app:1"),
@@ -100,6 +117,8 @@ const SCENES: &[Scene] = &[
     build("FROM REGISTRY/base:1\nRUN --security=insecure true\n", "build -q CONTEXT"),
     build("FROM REGISTRY/base:1\nRUN --mount=type=secret,id=s,required=true true\n", "build -q CONTEXT"),
     build(FINE, "build -q --network host CONTEXT"),
+    build(FINE, "build -q --network other CONTEXT"),
+    build(FINE, "build -q --add-host db=host-gateway CONTEXT"),
     // Seldom.
     build("FROM wharf.invalid/x\n", "build -q CONTEXT"),
     build("FROM REGISTRY/base:1\nRUN --mount=type=ssh,required=true true\n", "build -q CONTEXT"),
@@ -110,6 +129,19 @@ const SCENES: &[Scene] = &[
     run("--addr unix:///dev/null doctor"),
     run("--addr tcp://127.0.0.1:1 --dangerous-plain-tcp doctor"),
 ];
+
+/// Under [`POLICY`], in the namespace `acme/app#1`.
+const DENIED: &[Scene] = &[
+    run("pull REGISTRY/denied:1"),
+    run("--namespace other#1 pull REGISTRY/base:1"),
+    build("FROM REGISTRY/denied:1\n", "build -q CONTEXT"),
+    build("FROM scratch\nADD https://files.example/x /\n", "build -q CONTEXT"),
+    build(FINE, "build -q --push -t REGISTRY/app:1 CONTEXT"),
+    build("FROM REGISTRY/base:1\nRUN true\n", "build -q CONTEXT"),
+];
+
+const POLICY: &str =
+    "[[policy]]\nname = \"acme\"\njobs = [\"acme/*\"]\npull = [\"REGISTRY/base\"]\nnetworks = [\"none\"]\n";
 
 /// Starts of wharfd that end at once: the configuration, and flags with `FILE`, the configuration's file, and `DIR`, an
 /// empty directory. `STATE` and `SOCKET` belong to a wharfd that runs.
@@ -127,6 +159,14 @@ const STARTS: &[(&str, &str)] = &[
     ("[tls]\ncertificate = \"/c.pem\"\nkey = \"/k.pem\"\n", "--dangerous-plain-tcp --config FILE"),
     ("[[serve]]\ncertificate = \"agent\"\nnamespaces = \"*\"\n", "--config FILE"),
     ("", "--listen-mode 999"),
+    ("", "--listen unix://relative"),
+    ("", "--listen unix:///"),
+    ("", "--listen unix:///run/w --listen unix:///run/w"),
+    ("", "--state-dir relative"),
+    ("", "--client-dir relative"),
+    ("", "--frontend-file relative"),
+    ("", "--metrics-listen nonsense"),
+    ("[metrics]\nnonsense = 1\n", "--config FILE"),
     ("", "--listen-group no-such-group"),
     ("", "--engine tcp://127.0.0.1:2375"),
     ("", "--grace-period soon"),
@@ -139,6 +179,11 @@ const STARTS: &[(&str, &str)] = &[
     ("[[serve]]\nuid = 0\n", "--config FILE"),
     ("[[serve]]\nuid = 0\nnamespaces = \"a*b\"\n", "--config FILE"),
     ("[[serve]]\nuid = 0\nnamespaces = \"*\"\nengine = \"none\"\n", "--config FILE"),
+    ("[[serve]]\nnamespaces = \"*\"\n", "--config FILE"),
+    ("[[serve]]\ntoken = \"ci\"\nsha256 = \"x\"\nnamespaces = \"*\"\n", "--config FILE"),
+    ("[[serve]]\nissuer = \"none\"\nnamespaces = \"*\"\n", "--config FILE"),
+    ("[[serve]]\nissuer = \"pods\"\nnamespaces = \"*\"\n", "--config FILE"),
+    ("[[serve]]\nuid = 0\nnamespaces = \"\"\n", "--config FILE"),
     ("[engines.\"a/b\"]\nsocket = \"unix:///x\"\n", "--config FILE"),
     ("", "--listen unix://DIR/w --state-dir STATE"),
     ("", "--listen unix://DIR/w --state-dir FILE"),
@@ -149,6 +194,13 @@ const STARTS: &[(&str, &str)] = &[
     ),
     ("", "--listen unix://DIR/w --state-dir DIR --engine unix://DIR/none --client-dir FILE"),
     ("", "--listen unix://SOCKET --state-dir DIR --engine unix://DIR/none"),
+    ("", "--listen unix://FILE --state-dir DIR --engine unix://DIR/none"),
+    // None of these gets as far as the rules of this machine.
+    ("", "firewall --help"),
+    ("", "firewall --allow somewhere"),
+    ("", "firewall --allow 10.0.0.1/8"),
+    ("", "firewall --allow 10.0.0.5:https"),
+    ("", "firewall --bridge 198.18.0.0/22"),
 ];
 
 /// The messages of wharfd when it does not start.
@@ -196,22 +248,43 @@ async fn the_page_is_up_to_date(test: Arc<Test>) {
     assert_eq!(base, registry.name("base:1"));
     down.end().await;
     let failing = BrokenRegistry::start(Broken::Unavailable).await;
-    let job = Wharf::new(&test, &wharfd, "job#1");
+    let names = [
+        ("REGISTRY", registry.host().to_owned()),
+        ("PRIVATE", private.host().to_owned()),
+        ("DOWN", down.host().to_owned()),
+        ("FAILING", failing.host().to_owned()),
+    ];
+    let mut page = scenes(&test, &Wharf::new(&test, &wharfd, "job#1"), SCENES, &names).await;
+    let denying = test.wharfd_with(Some(&filled(POLICY, &names)), &[]).await;
+    page.push_str(&scenes(&test, &Wharf::new(&test, &denying, "acme/app#1"), DENIED, &names).await);
+    let stranger = Wharf::new(&test, &denying, "acme/app#1").as_uid(1000);
+    page.push_str(&scenes(&test, &stranger, &[run("images")], &names).await);
+    page.push_str(&starts(&test, &wharfd).await);
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/wharf/messages.txt");
+    if env::var_os("WHARF_DOCS").is_some_and(|what| what == "write") {
+        fs::write(path, &page).unwrap();
+    }
+    let written = fs::read_to_string(path).unwrap_or_default();
+    let differs = page.lines().zip(written.lines()).find(|(now, then)| now != then);
+    assert!(
+        page == written,
+        "messages.txt is out of date, {differs:?}: run `WHARF_DOCS=write WHARF_TEST_ENGINE=26 cargo test --test wharf -- \
+         the_page`"
+    );
+}
+
+fn filled(text: &str, names: &[(&str, String)]) -> String {
+    names.iter().fold(text.to_owned(), |text, (name, value)| text.replace(name, value))
+}
+
+/// The messages of the scenes of a job.
+async fn scenes(test: &Test, job: &Wharf, scenes: &[Scene], names: &[(&str, String)]) -> String {
     let mut page = String::new();
-    for (number, scene) in SCENES.iter().enumerate() {
-        let mut names = vec![
-            ("REGISTRY", registry.host().to_owned()),
-            ("PRIVATE", private.host().to_owned()),
-            ("DOWN", down.host().to_owned()),
-            ("FAILING", failing.host().to_owned()),
-        ];
-        let filled = |text: &str, names: &[(&str, String)]| {
-            names.iter().fold(text.to_owned(), |text, (name, value)| text.replace(name, value))
-        };
+    for scene in scenes {
+        let mut names = names.to_vec();
         let dockerfile = filled(scene.dockerfile, &names);
         let files = [("Dockerfile", dockerfile.as_str())];
-        let context =
-            test.context(&format!("scene{number}"), if dockerfile.is_empty() { &[] } else { &files });
+        let context = test.context(&test.unique("scene"), if dockerfile.is_empty() { &[] } else { &files });
         names.push(("CONTEXT", context.display().to_string()));
         let command = filled(scene.command, &names);
         let ended = job.run(command.split(' ').filter(|word| !word.is_empty())).await;
@@ -229,18 +302,7 @@ async fn the_page_is_up_to_date(test: Arc<Test>) {
         let said: Vec<String> = said.trim().lines().map(without_chance).collect();
         writeln!(page, "$ wharf {}\n{}\n[{}]\n", scene.command, said.join("\n"), ended.status).unwrap();
     }
-    page.push_str(&starts(&test, &wharfd).await);
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/wharf/messages.txt");
-    if env::var_os("WHARF_DOCS").is_some_and(|what| what == "write") {
-        fs::write(path, &page).unwrap();
-    }
-    let written = fs::read_to_string(path).unwrap_or_default();
-    let differs = page.lines().zip(written.lines()).find(|(now, then)| now != then);
-    assert!(
-        page == written,
-        "messages.txt is out of date, {differs:?}: run `WHARF_DOCS=write WHARF_TEST_ENGINE=26 cargo test --test wharf -- \
-         the_page`"
-    );
+    page
 }
 
 /// The line without BuildKit's ids, and without the time before a step's output.

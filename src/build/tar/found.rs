@@ -108,7 +108,7 @@ impl Found {
             let judged = match &seen.judged {
                 Err(why) => Err(why.clone()),
                 Ok(_) if seen.has_window && unpacked.limits().window < self.limits.window => Err(format!(
-                    "needs too much memory in a build with more than {COPIES} `ADD`s: use `COPY` for plain files"
+                    "needs too much memory in a build with more than {COPIES} `ADD`s: use `COPY` for files that need not be unpacked"
                 )),
                 Ok(costs) => all.add(*costs, copies),
             };
