@@ -42,10 +42,9 @@ pub(super) fn volume_id(id: &str) -> Result<&str, String> {
     }
 }
 
-/// Judges a request. The author of a pod chooses `volumeAttributes`, and the kubelet puts its own values over those of
-/// the same key: it does so only with `podInfoOnMount` in the CSIDriver object. If that is missing, the author chooses
-/// all of them; but nobody can know the uid that the API server will give to a pod, and the kubelet says the uid a second
-/// time, in the path.
+/// Judges a request. The author of a pod chooses `volumeAttributes`. With `podInfoOnMount` in the CSIDriver object the
+/// kubelet replaces those of its own keys; without it the author chooses all of them. But an author cannot know the uid
+/// that the API server will give to the pod, and the kubelet states the uid in the path, too.
 pub(super) fn judge(pods: &Path, request: &NodePublishVolumeRequest) -> Result<Wanted, String> {
     let said = &request.volume_context;
     let id = volume_id(&request.volume_id)?;

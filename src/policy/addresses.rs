@@ -43,7 +43,8 @@ pub(crate) fn is_public(address: IpAddr) -> bool {
     }
 }
 
-/// The networks from which clouds tell a machine's secrets to whoever asks there, and which lead nowhere else.
+/// The addresses of the clouds' metadata services, which give a machine's secrets to everyone who asks. Nothing else has
+/// these addresses.
 const METADATA_V4: [(Ipv4Addr, u8); 4] = [
     // All link-local ones: most clouds'.
     (Ipv4Addr::new(169, 254, 0, 0), 16),

@@ -87,8 +87,8 @@ pub struct Judge {
 #[derive(Debug, Default)]
 struct Known {
     bases: Bases,
-    /// The files of the last sync or of the tar, any of which may be the Dockerfile. Of several with one name only
-    /// the last one stays.
+    /// The files of the last sync or of the tar, any of which may be the Dockerfile. A later file replaces one of the same
+    /// name.
     texts: HashMap<String, Text>,
     /// The texts that passed with these images: BuildKit requests the Dockerfile in every pass.
     judged: HashSet<Digest>,

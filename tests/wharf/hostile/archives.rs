@@ -204,8 +204,8 @@ async fn holes_in_archives(test: Arc<Test>) {
     job.build(&holes, &[]).await.ended(1).says(&["archive `a.tar.gz`", "a file with holes"]);
 }
 
-/// BuildKit asks only for files that it has not from an earlier build: a `COPY` brings an archive, an `ADD` of something
-/// else brings it, and then one unpacks it.
+/// BuildKit asks only for files that it does not have from an earlier build: a `COPY` brings an archive, or an `ADD` of
+/// something else does, and a later `ADD` unpacks it.
 async fn an_archive_that_came_before(test: Arc<Test>) {
     let wharfd = test.wharfd().await;
     let job = Wharf::new(&test, &wharfd, "job#1");
