@@ -1,5 +1,5 @@
 //! JSON as Go's `encoding/json` reads it into a struct: docker's config, the answers of credential
-//! helpers, the documents of images and BuildKit's facts are written by Go, or for that reader.
+//! helpers, the documents of images and BuildKit's messages are written by Go, or for that reader.
 //!
 //! Go writes an empty list as `null`, and reads `null` as nothing: [`zero`]. Documents that no attacker writes are
 //! read by all of Go's rules ([`first_value`]): names match in any case, the last of several members with one

@@ -126,6 +126,36 @@ fn a_module_uses_what_stands_above_it() {
     }
 }
 
+/// The names of the public types in a text.
+fn public_types(code: &str) -> impl Iterator<Item = &str> {
+    let kinds = ["struct ", "enum ", "trait ", "type ", "union "];
+    code.lines().filter_map(move |line| {
+        let item = line.trim_start().strip_prefix("pub ")?;
+        let name = kinds.iter().find_map(|kind| item.strip_prefix(kind))?;
+        name.split(|c: char| !c.is_ascii_alphanumeric()).next()
+    })
+}
+
+/// A name means one thing in a program. `Error` alone is its module's own, as in Rust's library: `registry::Error`.
+#[test]
+fn no_two_public_types_have_one_name() {
+    let modules = modules();
+    let wharfd = modules.iter().map(String::as_str).filter(|module| *module != CLIENT);
+    let programs: [Vec<&str>; 2] = [CLIENTS_OWN.to_vec(), wharfd.collect()];
+    for program in programs {
+        let mut seen = BTreeMap::new();
+        for (path, code) in program.iter().flat_map(|module| sources(module)) {
+            for name in public_types(&code).filter(|name| *name != "Error") {
+                let path = path.display().to_string();
+                if let Some(other) = seen.insert(name.to_owned(), path.clone()) {
+                    panic!("{path} and {other} both have a public type `{name}`: rename one");
+                }
+            }
+        }
+        assert!(seen.len() > 50, "{} types were seen", seen.len());
+    }
+}
+
 #[test]
 fn no_file_is_too_long() {
     let mut longer: BTreeMap<PathBuf, usize> =

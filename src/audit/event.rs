@@ -14,7 +14,7 @@ const TEXT_BYTES_MAX: usize = 1024;
 
 /// The kinds of events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum EventKind {
     /// wharfd has started.
     Started,
     /// A configuration is in use, or was refused.
@@ -41,7 +41,7 @@ pub enum Kind {
     Lost,
 }
 
-impl Kind {
+impl EventKind {
     /// The name in the field `event`.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -67,7 +67,7 @@ pub struct Event(Vec<(&'static str, Value)>);
 
 impl Event {
     /// An event of now.
-    pub fn new(kind: Kind) -> Self {
+    pub fn new(kind: EventKind) -> Self {
         let time = Timestamp::from(SystemTime::now());
         // Milliseconds: nobody compares more of two machines' clocks.
         let time = Timestamp { nanos: time.nanos / 1_000_000 * 1_000_000, ..time };

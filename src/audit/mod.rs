@@ -17,7 +17,7 @@ use std::{
 use tokio::sync::oneshot;
 
 pub use details::{By, Details};
-pub use event::{Event, Kind};
+pub use event::{Event, EventKind};
 pub use writer::OpenError;
 
 use crate::names::printable;

@@ -13,7 +13,7 @@ fn directory(name: &str) -> PathBuf {
 }
 
 fn event(number: u64) -> Event {
-    Event::new(Kind::Ended).number("call", number)
+    Event::new(EventKind::Ended).number("call", number)
 }
 
 fn read(path: &Path) -> Vec<Value> {
@@ -61,7 +61,7 @@ fn an_event_is_one_printable_line_of_bounded_length() {
         details.untagged(&reference);
     }
     let engine = EngineName::try_from("main".to_owned()).unwrap();
-    let event = Event::new(Kind::Ended).by(&CallerId::Uid(1), &engine).namespace(Some(&namespace));
+    let event = Event::new(EventKind::Ended).by(&CallerId::Uid(1), &engine).namespace(Some(&namespace));
     let line = details.add_to(event.text("message", hostile.repeat(10_000))).line(7);
     // One call has three lists at most, as a build; this has four.
     assert!(line.len() < 48 << 10, "{}", line.len());
@@ -77,7 +77,7 @@ fn an_event_is_one_printable_line_of_bounded_length() {
     assert_eq!(more["more"], 1000 - listed.len());
     let few = Details::default();
     (0..100).for_each(|number| few.reference(number));
-    let few: Value = serde_json::from_str(&few.add_to(Event::new(Kind::Ended)).line(1)).unwrap();
+    let few: Value = serde_json::from_str(&few.add_to(Event::new(EventKind::Ended)).line(1)).unwrap();
     assert_eq!(
         (few["references"].as_array().unwrap().len(), &few["references"][64]["more"]),
         (65, &Value::from(36))

@@ -15,7 +15,7 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use super::{Destination, Event, Kind};
+use super::{Destination, Event, EventKind};
 use crate::telemetry::each_second;
 
 /// The limit on the lines that wait for the disk: some ten thousand.
@@ -93,7 +93,7 @@ pub(super) fn start_with(
 fn append(out: &mut dyn Out, backlog: &Backlog, line: &str) -> io::Result<()> {
     let lost = backlog.lost();
     if lost > 0 {
-        out.line(&Event::new(Kind::Lost).number("events", lost).line(None))?;
+        out.line(&Event::new(EventKind::Lost).number("events", lost).line(None))?;
         backlog.lost.fetch_sub(lost, Ordering::Relaxed);
     }
     out.line(line)

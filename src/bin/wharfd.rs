@@ -9,7 +9,7 @@ use std::{
 use clap::Parser as _;
 use wharf::{
     config::{Config, Flags},
-    daemon::{self, Ended},
+    daemon::{self, Shutdown},
     fault::causes,
     firewall,
     names::print_usage,
@@ -43,8 +43,8 @@ fn main() -> ExitCode {
     // Do not wait for threads, such as one that still reads the store: their work is no longer needed.
     runtime.shutdown_background();
     match ended {
-        Ok(Ended::Asked) => ExitCode::SUCCESS,
-        Ok(Ended::Aborted(signal)) => {
+        Ok(Shutdown::Asked) => ExitCode::SUCCESS,
+        Ok(Shutdown::Aborted(signal)) => {
             tracing::warn!(signal, "a second signal: ended at once");
             // Do not wait for running work: the second signal asks for exactly that.
             std::process::exit(128 + signal);

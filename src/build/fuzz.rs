@@ -20,16 +20,16 @@ use prost::Message as _;
 use tonic::{Code, Status};
 
 use super::{
-    archives::{Archive, Limits, Trees, TreesOf},
+    archives::{Archive, ArchiveLimits, Trees, TreesOf},
     convert, dockerfile,
     gate::{Gate, Judged},
     isolation::{JobKeys, Source},
     packets::Judge,
     rename::Renaming,
-    tar::{Found, Passage},
+    tar::{Findings, Passage},
 };
 use crate::{
-    buildkit::{failure::Failure, filesync::DirectoryRequest, solve::Answer},
+    buildkit::{failure::SolveFailure, filesync::DirectoryRequest, solve::Answer},
     go_mode as mode,
     images::{admission::Admitted, inherited::Inherited},
     names::{CallerId, Namespace, Pattern, RESERVED_HOST},
@@ -109,7 +109,7 @@ pub fn packets(data: &[u8]) {
 pub fn tar(data: &[u8]) {
     let Some((size, data)) = data.split_first() else { return };
     let passed = |data: &[u8], size: usize| {
-        let mut passage = Passage::new("Dockerfile", judge(), Arc::new(Found::new(true)));
+        let mut passage = Passage::new("Dockerfile", judge(), Arc::new(Findings::new(true)));
         let mut out = Vec::new();
         for piece in data.chunks(size) {
             passage.take(Bytes::copy_from_slice(piece));
@@ -132,7 +132,7 @@ pub fn tar(data: &[u8]) {
 pub fn archive(data: &[u8]) {
     let Some((size, data)) = data.split_first() else { return };
     let judged = |size: usize| {
-        let mut archive = Archive::new(Limits::of(16, true), Arc::default());
+        let mut archive = Archive::new(ArchiveLimits::of(16, true), Arc::default());
         data.chunks(size).try_for_each(|piece| archive.pass(piece)).and_then(|()| archive.end())
     };
     match (judged(usize::from(*size) + 1), judged(1 << 20)) {
@@ -190,7 +190,7 @@ pub fn failure(data: &[u8]) {
     let (message, details) = rest.split_at_checked(length).unwrap_or((rest, &[]));
     let message = String::from_utf8_lossy(message).into_owned();
     let status = Status::with_details(Code::Unknown, message, Bytes::copy_from_slice(details));
-    let failure = Failure::read(&status);
+    let failure = SolveFailure::read(&status);
     let _ = (failure.line(), failure.denied_source());
     assert!(!failure.message.contains('\n'), "{:?}", failure.message);
     let hidden = |text: &str| assert!(!text.contains(RESERVED_HOST), "{text:?}");

@@ -7,12 +7,9 @@ use bollard_buildkit_proto::moby::buildkit::v1::sourcepolicy::{
     MatchType, Policy, PolicyAction, Rule, Selector, Update,
 };
 
-use super::{
-    gate::definition::Attributes,
-    spec::{BuildSpec, Network},
-    tar::Tar,
-};
+use super::{gate::definition::Attributes, spec::BuildSpec, tar::Tar};
 use crate::{
+    config::StepNetwork,
     images::admission::Admitted,
     names::RESERVED_HOST,
     naming::ImageName,
@@ -105,7 +102,7 @@ pub fn attributes(spec: &BuildSpec, keys: &JobKeys, tar: Option<&str>) -> HashMa
     if spec.no_cache {
         set("no-cache", String::new());
     }
-    if spec.network == Network::None {
+    if spec.network == StepNetwork::None {
         set("force-network-mode", "none".to_owned());
     }
     if spec.shm_size > 0 {

@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use crate::{
-    config::Limits,
+    config::PolicyLimits,
     engines::{Disk, full},
     fault::Fault,
     metrics::EngineMetrics,
@@ -26,7 +26,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Used {
     namespace: Permit<Namespace>,
-    limits: Limits,
+    limits: PolicyLimits,
     begun: Instant,
     context: AtomicU64,
     log: AtomicU64,

@@ -7,7 +7,7 @@ use crate::{
 
 /// The end of a build. A failed step is an outcome, not a fault.
 #[derive(Debug)]
-pub enum Outcome {
+pub enum BuildOutcome {
     /// Everything that was asked for is made.
     Built(Built),
     /// The Dockerfile or a step failed.

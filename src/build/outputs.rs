@@ -20,7 +20,7 @@ use super::{
 use crate::{
     buildkit::{
         session::Messages,
-        solve::{Export, Form},
+        solve::{ExporterRequest, Form},
     },
     engine::Engine,
     metrics::EngineMetrics,
@@ -45,7 +45,7 @@ fn exported<'a>(spec: &'a BuildSpec, engine: &Engine) -> impl Iterator<Item = (u
 }
 
 /// The exporters of a build, in the order in which BuildKit gets them. `name` is the image's, if the store gets one.
-pub(super) fn exports(spec: &BuildSpec, engine: &Engine, name: Option<&ImageName>) -> Vec<Export> {
+pub(super) fn exports(spec: &BuildSpec, engine: &Engine, name: Option<&ImageName>) -> Vec<ExporterRequest> {
     let epoch = spec.build_args.get("SOURCE_DATE_EPOCH").map(String::as_str);
     let epoch = epoch.filter(|epoch| epoch.parse::<i64>().is_ok());
     let exports = exported(spec, engine).filter_map(|(_, output)| match output {

@@ -19,7 +19,7 @@ use super::{
     gate::{self, Gate, Names, Refusal},
     input::PassEnd,
     isolation::{self, JobKeys},
-    outcome::{Failed, FailureKind, Outcome},
+    outcome::{BuildOutcome, Failed, FailureKind},
     outputs,
     pass_progress::PassProgress,
     sources::Sources,
@@ -30,7 +30,7 @@ use super::{
 use crate::{
     buildkit::{
         connection::Connection,
-        failure::{self, Failure},
+        failure::{self, SolveFailure},
         session::Session,
         solve::{self, Ended, PassListener},
     },
@@ -78,7 +78,7 @@ impl Order {
 
 /// Runs a build to its end. Watches its client's tasks itself, and must not be dropped: a cancelled build
 /// waits until BuildKit has ended it, and removes its results.
-pub async fn run(images: &Images, order: &Order, reporter: &Reporter) -> Result<Outcome, Fault> {
+pub async fn run(images: &Images, order: &Order, reporter: &Reporter) -> Result<BuildOutcome, Fault> {
     let mut build = Build::new(images, order, reporter)?;
     let tasks = &order.client.tasks;
     let export = match outputs::make_image(&order.spec, images.engine()) {
@@ -98,8 +98,8 @@ pub async fn run(images: &Images, order: &Order, reporter: &Reporter) -> Result<
     };
     let Some(export) = export else {
         return match passed {
-            Ok(Passed::Exported(response)) => Ok(Outcome::Built(build.built(&response, None))),
-            Ok(Passed::Failed { failure, .. }) => Ok(Outcome::Failed(failure)),
+            Ok(Passed::Exported(response)) => Ok(BuildOutcome::Built(build.built(&response, None))),
+            Ok(Passed::Failed { failure, .. }) => Ok(BuildOutcome::Failed(failure)),
             Err(Unmade { fault, .. }) => Err(fault),
         };
     };
@@ -115,11 +115,11 @@ pub async fn run(images: &Images, order: &Order, reporter: &Reporter) -> Result<
                 true => export.release().await?,
                 false => export.discard(true).await,
             }
-            finished?.map(Outcome::Built)
+            finished?.map(BuildOutcome::Built)
         }
         Ok(Passed::Failed { failure, is_over }) => {
             export.discard(is_over).await;
-            Ok(Outcome::Failed(failure))
+            Ok(BuildOutcome::Failed(failure))
         }
         Err(Unmade { fault, is_over }) => {
             export.discard(is_over).await;
@@ -332,7 +332,7 @@ impl<'a> Build<'a> {
                 let may_end =
                     self.images.frontend().is_some() && self.order.client.tasks.cancelled_by().is_none();
                 let status = may_end.then(|| frontend::own_end(&status)).flatten().unwrap_or(status);
-                let failure = Failure::read(&status);
+                let failure = SolveFailure::read(&status);
                 match failure.denied_source() {
                     Some(source) => Next::Admit(vec![source.to_owned()], failure.line()),
                     // An image is held only for the engine's platform. For another platform BuildKit asks the
@@ -344,7 +344,7 @@ impl<'a> Build<'a> {
                 }
             }
             Ended::Failed(status) => {
-                let failure = Failure::read(&status);
+                let failure = SolveFailure::read(&status);
                 match failure.denied_source() {
                     Some(source) if !self.sources.has_been_asked_for(source) => {
                         Next::Admit(vec![source.to_owned()], failure.line())
@@ -355,7 +355,7 @@ impl<'a> Build<'a> {
         }
     }
 
-    fn foreign_platform(&self, failure: &Failure) -> Fault {
+    fn foreign_platform(&self, failure: &SolveFailure) -> Fault {
         let own = self.images.engine().platform();
         let text = format!("the stage asks for another platform than the engine's, which is `{own}`");
         Fault::new(Reason::GraphDenied, text).hint(gate::PLATFORM_HINT).at_line(failure.line())
@@ -366,18 +366,18 @@ impl<'a> Build<'a> {
         if let Some(cause) = self.order.client.tasks.cancelled_by() {
             return Err(Unmade { fault: cause.into(), is_over });
         }
-        let message = self.told(&Failure::read(refused));
+        let message = self.told(&SolveFailure::read(refused));
         let kind = FailureKind::Dockerfile;
         let failure = Failed { kind, message, vertex: None, exit_code: None, source: None };
         Ok(Passed::Failed { failure, is_over })
     }
 
     /// The message of a failure for the client.
-    fn told(&self, failure: &Failure) -> String {
+    fn told(&self, failure: &SolveFailure) -> String {
         shortened(self.sources.renaming().error(&failure.message), MESSAGE_BYTES_MAX)
     }
 
-    fn failed(&self, kind: FailureKind, status: &Status, failure: Failure) -> Result<Passed, Unmade> {
+    fn failed(&self, kind: FailureKind, status: &Status, failure: SolveFailure) -> Result<Passed, Unmade> {
         // Either BuildKit has answered, or the build's state is unknown.
         let is_over = !failure::is_broken_off(status);
         if let Some(cause) = self.order.client.tasks.cancelled_by() {
@@ -393,7 +393,7 @@ impl<'a> Build<'a> {
         if failure::is_untold(status) && self.order.client.tar.is_some() {
             message.push_str(", or the context not a tar archive");
         }
-        let Failure { vertex, exit_code, source, .. } = failure;
+        let SolveFailure { vertex, exit_code, source, .. } = failure;
         let failure = Failed { kind, message, vertex, exit_code, source };
         Ok(Passed::Failed { failure, is_over })
     }

@@ -279,7 +279,7 @@ impl<'a> Sources<'a> {
                 format!("`ADD {}` is not allowed: it names the builder's own session", printable_url(url));
             return Err(Fault::new(Reason::SourceDenied, text));
         }
-        let names = self.images.names(self.order.namespace.caller());
+        let names = self.images.resolver(self.order.namespace.caller());
         let addresses = names.lookup(&host).await.map_err(|error| unknown_host(&host, error))?;
         self.urls.insert(url.to_owned(), from.at(&addresses)?);
         Ok(())

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use crate::{
     buildkit::solve::{Form, Layout},
+    config::StepNetwork,
     names::Reference,
 };
 
@@ -32,7 +33,7 @@ pub struct BuildSpec {
     /// Further lines for /etc/hosts.
     pub add_hosts: Vec<(String, IpAddr)>,
     /// The network of RUN steps.
-    pub network: Network,
+    pub network: StepNetwork,
     /// Size of /dev/shm in bytes; 0 means the engine's default.
     pub shm_size: u64,
     /// Limits of RUN steps: name, soft, hard.
@@ -74,14 +75,4 @@ impl BuildSpec {
             Output::Image | Output::Files(_) | Output::CacheOnly => None,
         })
     }
-}
-
-/// The network of RUN steps.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Network {
-    /// The engine's default network.
-    #[default]
-    Default,
-    /// No network.
-    None,
 }

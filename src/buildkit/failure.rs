@@ -21,7 +21,7 @@ const EXCERPT_BYTES_MAX: usize = 32 << 10;
 
 /// The failure of a pass.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Failure {
+pub struct SolveFailure {
     /// BuildKit's message; names in it are the engine's.
     pub message: String,
     /// The vertex that failed.
@@ -70,7 +70,7 @@ struct PositionDetail {
     line: i32,
 }
 
-impl Failure {
+impl SolveFailure {
     /// Reads the status of a failed call. The details of BuildKit's statuses are `Any`s with JSON in them;
     /// some failures BuildKit cannot send at all ([`is_untold`]).
     pub fn read(status: &Status) -> Self {
@@ -274,7 +274,7 @@ mod tests {
         };
         let status =
             Status::with_details(tonic::Code::Unknown, "failed\nstack", details.encode_to_vec().into());
-        let failure = Failure::read(&status);
+        let failure = SolveFailure::read(&status);
         assert_eq!(failure.message, "failed");
         assert_eq!(failure.vertex.as_deref(), Some("sha256:v"));
         assert_eq!(failure.exit_code, Some(3));
@@ -298,7 +298,7 @@ mod tests {
             "failed to marshal LLB definition: string field contains invalid UTF-8",
             "failed to decode Protobuf message: Ref.def: invalid string value: data is not UTF-8 encoded",
         ] {
-            let failure = Failure::read(&Status::internal(message));
+            let failure = SolveFailure::read(&Status::internal(message));
             assert_eq!(failure.message, "the Dockerfile is not UTF-8 text");
         }
         let reset = |reason: h2::Reason| Status::from_error(Box::new(h2::Error::from(reason)));
@@ -314,11 +314,11 @@ mod tests {
             "rpc error: code = ResourceExhausted desc = grpc: trying to send message larger than max (6044754 vs. 4194304)",
             "Error, decoded message length too large: found 6044754 bytes, the limit is: 4194304 bytes",
         ] {
-            let said = Failure::read(&Status::resource_exhausted(message)).message;
+            let said = SolveFailure::read(&Status::resource_exhausted(message)).message;
             assert!(said.contains("a build graph of 6 MiB") && said.contains("at most 4 MiB"), "{said}");
         }
         let other = "grpc: received message larger than max (x vs. y)";
-        assert_eq!(Failure::read(&Status::unknown(other)).message, other);
+        assert_eq!(SolveFailure::read(&Status::unknown(other)).message, other);
     }
 
     #[test]
@@ -335,7 +335,7 @@ mod tests {
 
     #[test]
     fn what_the_other_end_says_stands_alone() {
-        let message = |text: &str| Failure::read(&Status::unknown(text)).message;
+        let message = |text: &str| SolveFailure::read(&Status::unknown(text)).message;
         assert_eq!(
             message("a: rpc error: code = InvalidArgument desc = b: rpc error: code = X desc = c"),
             "a: b: c"

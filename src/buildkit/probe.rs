@@ -22,7 +22,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A BuildKit as it was found.
 #[derive(Clone, Copy, Debug)]
-pub struct Found {
+pub struct Probed {
     /// How to reach it.
     pub dialling: Dialling,
     /// Its version, major and minor, unless it was built without one.
@@ -31,7 +31,7 @@ pub struct Found {
 
 /// Determines how to reach BuildKit at `socket`, which belongs to an engine of `version`, and checks that it has
 /// the capabilities wharfd needs, and no fault that every build of wharfd's would meet.
-pub async fn probe(engine: &str, version: &str, socket: &Path, tasks: &Group) -> Result<Found, Fault> {
+pub async fn probe(engine: &str, version: &str, socket: &Path, tasks: &Group) -> Result<Probed, Fault> {
     let dialling = dialling(engine, socket, tasks).await?;
     let connection = Connection::dial(socket, dialling, tasks).await?;
     let own = answer(async { connection.control().info(InfoRequest {}).await }).await;
@@ -56,7 +56,7 @@ pub async fn probe(engine: &str, version: &str, socket: &Path, tasks: &Group) ->
                 .hint(format!("Docker Engine {since} and newer have it: upgrade the engine")));
         }
     }
-    Ok(Found { dialling, version: own })
+    Ok(Probed { dialling, version: own })
 }
 
 /// BuildKit's version, major and minor; `v0.0.0` means that it was built without one.

@@ -58,12 +58,12 @@ pub struct PassRequest {
     /// The source policy.
     pub policy: Policy,
     /// Where the results go; BuildKit names each exporter by its position here.
-    pub exports: Vec<Export>,
+    pub exports: Vec<ExporterRequest>,
 }
 
 /// One export of a pass's result.
 #[derive(Clone, Debug)]
-pub struct Export {
+pub struct ExporterRequest {
     /// The name of BuildKit's exporter.
     pub kind: &'static str,
     /// The exporter's attributes.
@@ -129,7 +129,7 @@ static ATTESTATION: Shape = Shape(&[(2, Field::Map(&PLAIN)), (3, Field::Message(
 
 /// A result of the frontend whose graph may run. Only a judge makes such a value, so that no result
 /// reaches BuildKit unjudged.
-pub trait Judged {
+pub trait JudgedResult {
     /// The result to return to BuildKit.
     fn into_result(self) -> frontend::Result;
 }
@@ -181,7 +181,7 @@ pub trait PassListener: Send {
 /// Runs a pass to its end, or until `stop` ends. Stopping takes two steps: it drops the call that keeps
 /// BuildKit's steps running, as soon as BuildKit ends them all with it, and then waits for BuildKit, which may be in
 /// the middle of an export. Dropping the future does only the first, and at once.
-pub async fn pass<F: PassListener, J: Judged, R, G: Future<Output = Result<J, R>> + Send>(
+pub async fn pass<F: PassListener, J: JudgedResult, R, G: Future<Output = Result<J, R>> + Send>(
     connection: &Connection,
     order: PassRequest,
     judge: impl FnOnce(Answer) -> G + Send,
@@ -226,7 +226,7 @@ pub async fn pass<F: PassListener, J: Judged, R, G: Future<Output = Result<J, R>
 }
 
 /// The calls of a pass, from the solve to its end.
-async fn drive<F: PassListener, J: Judged, R, G: Future<Output = Result<J, R>> + Send>(
+async fn drive<F: PassListener, J: JudgedResult, R, G: Future<Output = Result<J, R>> + Send>(
     connection: &Connection,
     order: PassRequest,
     build: &AsciiMetadataValue,
@@ -291,7 +291,8 @@ async fn drive<F: PassListener, J: Judged, R, G: Future<Output = Result<J, R>> +
 
 /// The requests to BuildKit and to its frontend.
 fn requests(order: PassRequest) -> (SolveRequest, frontend::SolveRequest) {
-    let exporter = |Export { kind, attributes }| Exporter { r#type: kind.to_owned(), attrs: attributes };
+    let exporter =
+        |ExporterRequest { kind, attributes }| Exporter { r#type: kind.to_owned(), attrs: attributes };
     let solve = SolveRequest {
         r#ref: order.reference,
         session: order.session,

@@ -16,7 +16,7 @@ use tonic::{Code, Status, Streaming};
 
 use super::{
     connect::{Connection, MESSAGE_BYTES_MAX, STREAMS_MAX},
-    context::{Source, Tree},
+    context::{BuildFiles, Tree},
     credentials::{Credentials, DockerConfig},
     exit::{Exit, Failure},
     output::{SAID_MAX, Sinks},
@@ -56,7 +56,12 @@ pub(crate) struct Answers {
 
 impl Answers {
     /// Answers from these.
-    pub(crate) fn new(credentials: DockerConfig, secrets: Secrets, source: &Source, sinks: Sinks) -> Self {
+    pub(crate) fn new(
+        credentials: DockerConfig,
+        secrets: Secrets,
+        source: &BuildFiles,
+        sinks: Sinks,
+    ) -> Self {
         let directories = source.directories();
         let names = directories.iter().map(|directory| directory.name.clone());
         let trees = names.filter_map(|name| source.tree(&name).map(|tree| (name, tree))).collect();
@@ -93,14 +98,14 @@ impl Answers {
 
 /// An open session. Ending or dropping it cancels its builds.
 #[derive(Debug)]
-pub(crate) struct Session {
+pub(crate) struct OpenSession {
     id: String,
     // The request side, held open for as long as the session is.
     requests: mpsc::Sender<SessionRequest>,
     announced: Streaming<SessionResponse>,
 }
 
-impl Session {
+impl OpenSession {
     /// Opens a session.
     pub(crate) async fn open(client: &mut Client, open: SessionOpen) -> Result<Self, Failure> {
         let (requests, sent) = mpsc::channel(1);

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::progress::{Model, Source, State, Tail, Vertex, one_line};
+use super::progress::{Excerpt, Model, State, Tail, Vertex, one_line};
 use crate::wire::v1;
 
 /// The reason for a failure, in buildx's form: the failed step's output, the Dockerfile's lines around it,
@@ -15,7 +15,7 @@ pub fn failure(failure: &v1::BuildFailure, model: &Model) -> String {
         let _ = write_output(&mut text, &vertex.name, &vertex.tail);
     }
     if let Some(source) = &failure.source {
-        let _ = write!(text, "{}", Source::new(source));
+        let _ = write!(text, "{}", Excerpt::new(source));
     }
     let _ = writeln!(text, "ERROR: {}", message(failure));
     text

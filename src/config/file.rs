@@ -11,11 +11,11 @@ use std::{
 use serde::{Deserialize, Deserializer, de::Error as _};
 use toml::Spanned;
 
-use super::{ConfigError, Frontend, Policy, SocketMode, disk, issuers, parse_seconds, place};
+use super::{ConfigError, FrontendPlace, Policy, SocketMode, disk, issuers, parse_seconds, place};
 use crate::{
     audit::Destination,
     names::{CertificateName, EngineName, IssuerName, ListenAddress, Pattern, SocketPath},
-    telemetry::{Filter, Format},
+    telemetry::{Filter, LogFormat},
 };
 
 /// A job that builds once a month keeps its cache mounts.
@@ -35,7 +35,7 @@ pub(super) struct File {
     pub(super) csi: Option<Spanned<Csi>>,
     pub(super) state_dir: Option<PathBuf>,
     pub(super) client_dir: Option<PathBuf>,
-    pub(super) frontend: Option<Frontend>,
+    pub(super) frontend: Option<FrontendPlace>,
     pub(super) frontend_file: Option<PathBuf>,
     pub(super) grace_period: Option<Seconds>,
     pub(super) namespace_ttl: Option<Seconds>,
@@ -43,7 +43,7 @@ pub(super) struct File {
     pub(super) disk: Option<Spanned<disk::Written>>,
     pub(super) max_builds: Option<NonZeroUsize>,
     pub(super) max_builds_per_job: Option<NonZeroUsize>,
-    pub(super) log_format: Option<Format>,
+    pub(super) log_format: Option<LogFormat>,
     pub(super) log_level: Option<Filter>,
     pub(super) audit_log: Option<Destination>,
     pub(super) default_engine: Option<Spanned<EngineName>>,

@@ -8,7 +8,7 @@ use super::{SocketMode, env, parse_seconds};
 use crate::{
     audit::Destination,
     names::ListenAddress,
-    telemetry::{Filter, Format},
+    telemetry::{Filter, LogFormat},
 };
 
 /// The only holder of a container engine's socket: builds and pushes images for jobs, each in a
@@ -76,7 +76,7 @@ pub struct Flags {
 
     /// Format of the log [default: text]
     #[arg(long, env = env::WHARFD_LOG_FORMAT, value_name = "FORMAT")]
-    pub log_format: Option<Format>,
+    pub log_format: Option<LogFormat>,
 
     /// The log's level: error, warn, info, debug, trace, or directives such as info,wharf=debug
     /// [default: info]

@@ -12,7 +12,7 @@ const LISTEN: &str = "unix:///run/wharf/wharf.sock";
 
 /// The files for TLS, all with absolute paths.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tls {
+pub struct TlsFiles {
     /// The certificate of this wharfd, and those that lead to its authority.
     pub certificate: PathBuf,
     /// The certificate's key.
@@ -41,7 +41,7 @@ pub(super) fn tls(
     is_plain: bool,
     written: &File,
     (path, text): (&Path, &str),
-) -> Result<Option<Tls>, ConfigError> {
+) -> Result<Option<TlsFiles>, ConfigError> {
     let tcp = listen.iter().find(|address| matches!(address, ListenAddress::Tcp(_)));
     match (&written.tls, tcp) {
         (None, Some(address)) if !is_plain => Err(ConfigError::PlainTcp(address.clone())),
@@ -62,7 +62,7 @@ pub(super) fn tls(
             }
             let (certificate, key, client_ca) =
                 (said.certificate.clone(), said.key.clone(), said.client_ca.clone());
-            Ok(Some(Tls { certificate, key, client_ca }))
+            Ok(Some(TlsFiles { certificate, key, client_ca }))
         }
     }
 }

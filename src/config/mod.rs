@@ -28,7 +28,7 @@ use serde::Deserialize;
 use crate::{
     audit::Destination,
     names::{EngineName, IssuerName, ListenAddress, printable, socket::SocketPathError},
-    telemetry::{Filter, Format},
+    telemetry::{Filter, LogFormat},
 };
 pub use csi::{Csi, DRIVER};
 pub use disk::{DiskMarks, Mark};
@@ -36,8 +36,8 @@ pub use engines::Engines;
 use file::File;
 pub use flags::Flags;
 pub use issuers::{Algorithm, Issuer, Jenkins, JobName};
-pub use listen::Tls;
-pub use policy::{Limits, Policy, StepNetwork};
+pub use listen::TlsFiles;
+pub use policy::{Policy, PolicyLimits, StepNetwork};
 pub use serve::{Serve, TokenHash, Who};
 pub use template::{ClaimError, Template};
 
@@ -62,7 +62,7 @@ pub struct Config {
     /// Their group; `None` is wharfd's own.
     pub listen_group: Option<u32>,
     /// TLS for the others; `None` serves them without it, which the operator has then allowed.
-    pub tls: Option<Tls>,
+    pub tls: Option<TlsFiles>,
     /// The port for metrics; `None` serves none.
     pub metrics: Option<SocketAddr>,
     /// Sockets for the pods of a Kubernetes node; `None` serves none.
@@ -80,7 +80,7 @@ pub struct Config {
     /// The directory to install the client in for agents; `None` installs it nowhere.
     pub client_dir: Option<PathBuf>,
     /// Where Dockerfiles are read; `None` leaves it to [`Config::frontend`].
-    said_frontend: Option<Frontend>,
+    said_frontend: Option<FrontendPlace>,
     /// The frontend's program; `None` is `frontend` beside wharfd.
     pub frontend_file: Option<PathBuf>,
     /// How long running builds may continue after SIGTERM.
@@ -94,7 +94,7 @@ pub struct Config {
     /// How many builds run at once.
     pub builds: BuildLimits,
     /// How the log looks.
-    pub log_format: Format,
+    pub log_format: LogFormat,
     /// Which lines are logged.
     pub log_level: Filter,
     /// Where the audit log goes; `None` keeps none.
@@ -113,7 +113,7 @@ pub struct BuildLimits {
 /// Where BuildKit's Dockerfile frontend runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Frontend {
+pub enum FrontendPlace {
     /// In the engine's own process: fast, but a Dockerfile that crashes the frontend crashes the engine.
     Builtin,
     /// In a container of its own: a Dockerfile can crash nothing else.
@@ -195,11 +195,11 @@ pub enum ConfigError {
 impl Config {
     /// Where Dockerfiles are read: in a container as soon as anyone but root and wharfd's own uid is
     /// served, unless the operator configured it.
-    pub fn frontend(&self) -> Frontend {
+    pub fn frontend(&self) -> FrontendPlace {
         match self.said_frontend {
             Some(said) => said,
-            None if self.serve.is_empty() => Frontend::Builtin,
-            None => Frontend::Container,
+            None if self.serve.is_empty() => FrontendPlace::Builtin,
+            None => FrontendPlace::Container,
         }
     }
 

@@ -45,8 +45,8 @@ pub struct Policy {
 
 impl Policy {
     /// Its limits on builds.
-    pub fn limits(&self) -> Limits {
-        Limits {
+    pub fn limits(&self) -> PolicyLimits {
+        PolicyLimits {
             build_time: self.build_time,
             context_size: self.context_size,
             log_size: self.log_size,
@@ -57,7 +57,7 @@ impl Policy {
 
 /// A policy's limits on builds; a key that is missing limits nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Limits {
+pub struct PolicyLimits {
     /// How long a build may take, without its pushes.
     pub build_time: Option<Duration>,
     /// The bytes that a client may send of its directories or its tar for a build.
@@ -68,13 +68,14 @@ pub struct Limits {
     pub images: Option<u32>,
 }
 
-/// A network that a step of a build can have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+/// The network of a step of a build.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StepNetwork {
     /// The engine's network for builds.
+    #[default]
     Default,
-    /// None.
+    /// No network.
     None,
 }
 

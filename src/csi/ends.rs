@@ -1,7 +1,7 @@
 //! The end of a pod's namespace, in every engine.
 
 use crate::{
-    audit::{Event, Kind, Trail},
+    audit::{Event, EventKind, Trail},
     fault::Fault,
     front::Front,
     names::{Pod, printable},
@@ -25,7 +25,7 @@ pub(super) async fn end(front: &Front, store: &Access, trail: &Trail, pod: &Pod)
         let engine = engine.name();
         let removed = images.remove_namespace(&opaque, &owned).await?;
         if removed.is_gone || removed.images > 0 {
-            let event = Event::new(Kind::NamespaceEnded).text("engine", engine).text("rule", "pod");
+            let event = Event::new(EventKind::NamespaceEnded).text("engine", engine).text("rule", "pod");
             trail.record(event.namespace(Some(&namespace)).number("images", removed.images as u64));
         }
         if removed.is_gone {

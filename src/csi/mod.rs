@@ -16,7 +16,7 @@ mod volumes;
 use std::sync::Arc;
 
 pub use rpc::serve;
-pub use volumes::{Driver, Means, Open};
+pub use volumes::{Driver, Resources, ServeSocket};
 
 use crate::fault::Fault;
 

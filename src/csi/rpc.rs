@@ -30,7 +30,7 @@ use crate::{
     names::{CallerId, ListenAddress, printable, shortened},
     tasks::Group,
     telemetry::each_second,
-    transport::{BindError, Http2, Limits, Listener, Peer, Server, Standing},
+    transport::{BindError, ConnectionLimits, Http2, Listener, Peer, Server, Standing},
 };
 
 /// Only the kubelet's user may open the sockets.
@@ -42,7 +42,12 @@ const SHOWN_BYTES_MAX: usize = 500;
 const VERSIONS: [&str; 1] = ["1.0.0"];
 
 /// Serves `driver` on its socket, and makes it known to the kubelet, until `connections` is cancelled.
-pub async fn serve(driver: Shared, csi: &Csi, limits: Limits, connections: &Group) -> Result<(), BindError> {
+pub async fn serve(
+    driver: Shared,
+    csi: &Csi,
+    limits: ConnectionLimits,
+    connections: &Group,
+) -> Result<(), BindError> {
     let routes = Routes::new(IdentityServer::new(Plugin).max_decoding_message_size(MESSAGE_BYTES_MAX))
         .add_service(
             NodeServer::new(Volumes { driver: Arc::clone(&driver) })
@@ -60,7 +65,7 @@ pub async fn serve(driver: Shared, csi: &Csi, limits: Limits, connections: &Grou
 async fn open(
     address: &ListenAddress,
     routes: Routes,
-    limits: Limits,
+    limits: ConnectionLimits,
     connections: &Group,
 ) -> Result<(), BindError> {
     let listener = Listener::bind(address, MODE, None, None).await?;

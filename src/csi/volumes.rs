@@ -44,10 +44,10 @@ const CLOSE: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 
 /// Serves a listener as wharfd's other sockets until the group is cancelled.
-pub type Open = Arc<dyn Fn(Listener, Group) + Send + Sync>;
+pub type ServeSocket = Arc<dyn Fn(Listener, Group) + Send + Sync>;
 
 /// The driver's resources.
-pub struct Means {
+pub struct Resources {
     /// The kubelet's directory of pods, under the path that the kubelet uses.
     pub pods_dir: PathBuf,
     /// The client, which each volume gets.
@@ -61,7 +61,7 @@ pub struct Means {
     /// The audit log.
     pub trail: Trail,
     /// Serves pods' sockets.
-    pub open: Open,
+    pub open: ServeSocket,
     /// The owner of pods' connections.
     pub connections: Group,
     /// The owner of the driver's own tasks.
@@ -70,7 +70,7 @@ pub struct Means {
 
 /// The driver.
 pub struct Driver {
-    means: Means,
+    means: Resources,
     store: Access,
     /// One request of a pod, by its uid, after the other.
     turns: Locks,
@@ -96,7 +96,7 @@ impl fmt::Debug for Driver {
 
 impl Driver {
     /// Takes up the volumes from before: their sockets listen again when this returns.
-    pub async fn start(means: Means) -> Result<Arc<Self>, Fault> {
+    pub async fn start(means: Resources) -> Result<Arc<Self>, Fault> {
         let store = means.store.own();
         let (known, mut is_known) = watch::channel(false);
         let driver =
@@ -198,7 +198,7 @@ impl Driver {
                 place::put_program(directory.as_fd(), CLIENT, &client)?;
                 let namespace = presence.pod().own_namespace();
                 place::put_text(directory.as_fd(), NAMESPACE, &format!("{namespace}\n"))?;
-                pod::Listener::bind(directory.as_fd(), presence)
+                pod::PodListener::bind(directory.as_fd(), presence)
             })
             .await?;
         let socket = self.means.connections.child("pod");

@@ -55,10 +55,12 @@ fn store_remedy(error: &StoreError) -> &'static str {
 /// The same for a socket.
 fn bind_remedy(error: &BindError) -> &'static str {
     match error {
-        BindError::Unix(unix::BindError::InUse(_)) => "; stop it, or choose another --listen",
-        BindError::Unix(unix::BindError::NotASocket(_)) => "; remove it, or choose another --listen",
+        BindError::Unix(unix::UnixBindError::InUse(_)) => "; stop it, or choose another --listen",
+        BindError::Unix(unix::UnixBindError::NotASocket(_)) => "; remove it, or choose another --listen",
         BindError::Unix(
-            unix::BindError::Locked(_) | unix::BindError::ForeignLock(_) | unix::BindError::Io { .. },
+            unix::UnixBindError::Locked(_)
+            | unix::UnixBindError::ForeignLock(_)
+            | unix::UnixBindError::Io { .. },
         ) => "",
         BindError::Tcp { source, .. } => match source.kind() {
             io::ErrorKind::AddrInUse => {

@@ -7,12 +7,12 @@ use super::{client_dir, error::StartError};
 use crate::{
     audit::Trail,
     config::Csi,
-    csi::{self, Driver, Means},
+    csi::{self, Driver, Resources},
     front::Front,
     identity::Served,
     store::Store,
     tasks::Group,
-    transport::{Limits, Protocol, Server},
+    transport::{ConnectionLimits, Protocol, Server},
 };
 
 /// The parts of wharfd that the driver works with.
@@ -21,7 +21,7 @@ pub(super) struct Parts<'a> {
     pub(super) front: &'a Arc<Front>,
     pub(super) store: Store,
     pub(super) trail: &'a Trail,
-    pub(super) limits: Limits,
+    pub(super) limits: ConnectionLimits,
 }
 
 /// Takes up the pods of before, whose sockets `server` serves, and serves the kubelet.
@@ -33,7 +33,7 @@ pub(super) async fn serve<P: Protocol + Sync>(
     process: &Group,
 ) -> Result<(), StartError> {
     let server = server.clone();
-    let means = Means {
+    let means = Resources {
         pods_dir: csi.pods_dir(),
         client: client_dir::program()?,
         served: Arc::clone(parts.served),

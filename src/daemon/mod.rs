@@ -14,8 +14,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
-    audit::{Destination, Event, Kind, Trail},
-    config::{Config, Flags, Frontend},
+    audit::{Destination, Event, EventKind, Trail},
+    config::{Config, Flags, FrontendPlace},
     engines::{Handle, Means},
     fault::Fault,
     front::{Front, Queues, Work},
@@ -29,7 +29,7 @@ use crate::{
     service::{self, Health},
     store::Store,
     tasks::{Cause, Group, Task},
-    transport::{BindError, Http2, Limits, Listener, Server, Tls, Who},
+    transport::{BindError, ConnectionLimits, Http2, Listener, Server, StandingOf, Tls},
 };
 pub use error::StartError;
 use notify::{State, notify};
@@ -47,7 +47,7 @@ const LAST_EVENTS: Duration = Duration::from_secs(5);
 
 /// How wharfd ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
+pub enum Shutdown {
     /// As requested.
     Asked,
     /// At once, on a second signal with this number.
@@ -55,14 +55,14 @@ pub enum Ended {
 }
 
 /// Serves as `config` says, which `flags` have given, until SIGTERM or SIGINT.
-pub async fn run(config: Config, flags: Flags) -> Result<Ended, StartError> {
+pub async fn run(config: Config, flags: Flags) -> Result<Shutdown, StartError> {
     let mut signals = Signals::new().map_err(StartError::Signals)?;
     let process = Group::root();
     // From now on a hangup ends nothing.
     let hangups = signal(SignalKind::hangup()).map_err(StartError::Signals)?;
     let started = tokio::select! {
         started = start(&config, &process) => started?,
-        _ = signals.next() => return Ok(Ended::Asked),
+        _ = signals.next() => return Ok(Shutdown::Asked),
     };
     let grace_period = config.grace_period;
     let (served, trail) = (Arc::clone(&started.served), started.trail.clone());
@@ -75,19 +75,19 @@ pub async fn run(config: Config, flags: Flags) -> Result<Ended, StartError> {
     let trail = started.trail.clone();
     tokio::select! {
         () = started.end(grace_period) => {}
-        signal = signals.next() => return Ok(Ended::Aborted(signal)),
+        signal = signals.next() => return Ok(Shutdown::Aborted(signal)),
     }
     process.cancel(Cause::ShuttingDown);
     // Interrupted pushes and pulls still remove their names.
     if tokio::time::timeout(CLEANUP, process.close_and_wait()).await.is_err() {
         tracing::error!(running = ?process.names(), "some tasks have not ended");
     }
-    trail.record(Event::new(Kind::Stopped));
+    trail.record(Event::new(EventKind::Stopped));
     if tokio::time::timeout(LAST_EVENTS, trail.close()).await.is_err() {
         tracing::error!("the audit log's disk has not taken the last events");
     }
     tracing::info!("ended");
-    Ok(Ended::Asked)
+    Ok(Shutdown::Asked)
 }
 
 /// A running wharfd.
@@ -104,7 +104,7 @@ async fn start(config: &Config, process: &Group) -> Result<Started, StartError> 
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "wharfd starts");
     raise_open_files();
     let trail = trail(config.audit_log.clone(), process).await?;
-    let event = Event::new(Kind::Started).text("version", env!("CARGO_PKG_VERSION"));
+    let event = Event::new(EventKind::Started).text("version", env!("CARGO_PKG_VERSION"));
     trail.record(event.number("pid", u64::from(std::process::id())));
     let (store, keys) = state(config.state_dir.clone(), process).await?;
     // A mistake in its files is reported before wharfd waits for the engines.
@@ -134,8 +134,8 @@ async fn start(config: &Config, process: &Group) -> Result<Started, StartError> 
     say_who_is_served(&identities, &trail);
     let served = Served::new(identities);
     let (work, asked) = (Work::new(process.child("work"), hashes), Arc::clone(&served));
-    let who: Who = Arc::new(move |peer| asked.now().standing(peer));
-    let limits = Limits::default();
+    let who: StandingOf = Arc::new(move |peer| asked.now().standing(peer));
+    let limits = ConnectionLimits::default();
     for engine in engines.values() {
         janitor::end_unused(engine, &work, config, &trail, process);
     }
@@ -224,7 +224,7 @@ impl Started {
         self.health.draining().await;
         let builds = running.builds();
         tracing::info!(builds, ?grace, "shutting down: waiting for running work");
-        self.trail.record(Event::new(Kind::Stopping).number("builds", u64::from(builds)));
+        self.trail.record(Event::new(EventKind::Stopping).number("builds", u64::from(builds)));
         if tokio::time::timeout(grace, work.close_and_wait()).await.is_err() {
             tracing::warn!(builds = running.builds(), "the grace period is over: cancelling running work");
             work.cancel(Cause::ShuttingDown);
@@ -245,7 +245,7 @@ fn frontend(config: &Config) -> Result<Option<PathBuf>, Fault> {
     let program =
         config.frontend_file.clone().or_else(beside_wharfd).unwrap_or_else(|| "wharf-frontend".into());
     match config.frontend() {
-        Frontend::Container => {
+        FrontendPlace::Container => {
             // Fail now rather than for each engine that connects. Without the program each served job could end
             // the engine: that is for the operator to choose, not for a file that was forgotten.
             File::open(&program).map_err(|error| {
@@ -256,10 +256,10 @@ fn frontend(config: &Config) -> Result<Option<PathBuf>, Fault> {
             })?;
             return Ok(Some(program));
         }
-        Frontend::Builtin if !config.serve.is_empty() => tracing::warn!(
+        FrontendPlace::Builtin if !config.serve.is_empty() => tracing::warn!(
             "Dockerfiles are read inside the engine, and a Dockerfile can crash it: `frontend = \"builtin\"`"
         ),
-        Frontend::Builtin => tracing::info!(
+        FrontendPlace::Builtin => tracing::info!(
             "Dockerfiles are read inside the engine, since only root and wharfd's own uid are served"
         ),
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use crate::{
-    audit::{Event, Kind, Trail},
+    audit::{Event, EventKind, Trail},
     config::Config,
     identity::Identities,
     policy::Policies,
@@ -28,7 +28,7 @@ pub(super) fn say_configured(
     let policies = |config: &Config| -> Vec<_> {
         config.policy.iter().flatten().map(|entry| (entry.name.to_string(), entry.clone())).collect()
     };
-    let event = Event::new(Kind::Configured).text("result", "done");
+    let event = Event::new(EventKind::Configured).text("result", "done");
     let event = event.value("serve", counts(earlier.map(serve).as_deref(), &serve(config)));
     let event = event.value("issuers", counts(earlier.map(issuers).as_deref(), &issuers(config)));
     let event = event.value("policies", counts(earlier.map(policies).as_deref(), &policies(config)));
@@ -38,7 +38,7 @@ pub(super) fn say_configured(
 
 /// Records that a configuration is refused, and why: the old one stays in use.
 pub(super) fn say_not_configured(cause: &str, trail: &Trail) {
-    trail.record(Event::new(Kind::Configured).text("result", "refused").text("message", cause));
+    trail.record(Event::new(EventKind::Configured).text("result", "refused").text("message", cause));
 }
 
 /// The number of entries, and how many differ from `earlier` ones of the same name. An entry whose place
@@ -71,7 +71,7 @@ pub(super) fn say_who_is_served(identities: &Identities, trail: &Trail) {
             rules = rules.name(),
             "serving a caller"
         );
-        let event = Event::new(Kind::Serves).text("caller", &caller).text("engine", engine);
+        let event = Event::new(EventKind::Serves).text("caller", &caller).text("engine", engine);
         let event = event.text("rule", rules.name()).text("namespaces", rules.namespaces());
         trail.record(event.number("at_once", u64::from(rules.at_once())));
         if !said.contains(&rules.name()) {

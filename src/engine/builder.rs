@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use crate::{
     buildkit::{
         connection::{Connection, Dialler},
-        solve::{Export, Form, Layout},
+        solve::{ExporterRequest, Form, Layout},
     },
     fault::Fault,
     names::Reference,
@@ -33,31 +33,31 @@ impl Builder {
     }
 
     /// The export of an image into the engine's image store, as `name`.
-    pub(crate) fn export(&self, name: &ImageName) -> Export {
+    pub(crate) fn export(&self, name: &ImageName) -> ExporterRequest {
         let attributes = HashMap::from([("name".to_owned(), name.to_string())]);
-        Export { kind: EXPORTER, attributes }
+        ExporterRequest { kind: EXPORTER, attributes }
     }
 
     /// The export of the result's files to the session. `epoch` is the time that they all get; BuildKit takes it from
     /// the build's arguments only if it calls the frontend itself (`control.Solve`).
-    pub(crate) fn export_files(&self, form: Form, epoch: Option<&str>) -> Export {
+    pub(crate) fn export_files(&self, form: Form, epoch: Option<&str>) -> ExporterRequest {
         let epoch = epoch.map(|epoch| ("source-date-epoch".to_owned(), epoch.to_owned()));
         let kind = match form {
             Form::Tree => "local",
             Form::File => "tar",
         };
-        Export { kind, attributes: epoch.into_iter().collect() }
+        ExporterRequest { kind, attributes: epoch.into_iter().collect() }
     }
 
     /// The export of an image to the session, as an archive with these names. Only a builder with containerd's store has
     /// it ([`exports_archives`](super::image_store::ImageStore::exports_archives)).
-    pub(crate) fn export_archive(&self, layout: Layout, names: &[Reference]) -> Export {
+    pub(crate) fn export_archive(&self, layout: Layout, names: &[Reference]) -> ExporterRequest {
         let kind = match layout {
             Layout::Oci => "oci",
             Layout::Docker => "docker",
         };
         let names: Vec<_> = names.iter().map(Reference::to_string).collect();
         let attributes = HashMap::from([("name".to_owned(), names.join(","))]);
-        Export { kind, attributes }
+        ExporterRequest { kind, attributes }
     }
 }

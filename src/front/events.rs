@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::{End, Kind};
+use super::{End, WorkKind};
 use crate::{
     audit::{self, Details, Event, Trail},
     fault::{Class, Fault},
@@ -28,7 +28,7 @@ const EVERY: Duration = Duration::from_millis(200);
 pub(super) struct Events {
     trail: Trail,
     /// `None` is the end of a namespace.
-    budgets: Budgets<(CallerId, Option<Kind>)>,
+    budgets: Budgets<(CallerId, Option<WorkKind>)>,
     /// The number of calls so far.
     calls: AtomicU64,
 }
@@ -47,7 +47,7 @@ impl Events {
         similar: Option<u64>,
     ) {
         if self.trail.is_on() {
-            let event = Event::new(audit::Kind::Refused).some_text("method", method);
+            let event = Event::new(audit::EventKind::Refused).some_text("method", method);
             let event = failed(event.some_text("caller", caller), fault);
             self.trail.record(event.number("unrecorded", similar));
         }
@@ -115,7 +115,7 @@ impl CallEvents {
 
     /// The call begins its work, of `kind`, or the end of a namespace. From now on it is not a call that a
     /// job can make at no cost, but one that may change something.
-    pub(super) fn works(&self, kind: Option<Kind>) {
+    pub(super) fn works(&self, kind: Option<WorkKind>) {
         if !self.events.trail.is_on() || self.work.get().is_some() {
             return;
         }
@@ -126,12 +126,14 @@ impl CallEvents {
         }
         let work = self.work.get_or_init(|| left_out.map(Mutex::new));
         let is_long = match kind {
-            Some(Kind::Session | Kind::Build | Kind::Push | Kind::Pull | Kind::Save) => true,
+            Some(WorkKind::Session | WorkKind::Build | WorkKind::Push | WorkKind::Pull | WorkKind::Save) => {
+                true
+            }
             // Its end follows at once.
-            Some(Kind::Change) | None => false,
+            Some(WorkKind::Change) | None => false,
         };
         if let Some(left_out) = work.as_ref().filter(|_| is_long) {
-            self.events.trail.record(counted(self.event(audit::Kind::Begun), left_out));
+            self.events.trail.record(counted(self.event(audit::EventKind::Begun), left_out));
         }
     }
 
@@ -141,7 +143,7 @@ impl CallEvents {
         if !self.events.trail.is_on() {
             return;
         }
-        let event = self.event(audit::Kind::Ended);
+        let event = self.event(audit::EventKind::Ended);
         let event = match end {
             End::Done => event.text("result", "done"),
             End::Failed(kind) => event.text("result", "failed").text("failure", kind),
@@ -158,7 +160,7 @@ impl CallEvents {
     }
 
     /// An event of the call, with all that is known of it.
-    fn event(&self, kind: audit::Kind) -> Event {
+    fn event(&self, kind: audit::EventKind) -> Event {
         let scope = self.scope();
         let event = Event::new(kind).number("call", self.number).text("method", self.method);
         let event = event.by(&self.caller, &self.engine).text("rule", &scope.rule);

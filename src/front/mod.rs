@@ -19,7 +19,7 @@ pub use call::Call;
 pub use jobs::{Jobs, Retirement};
 pub use looks::{Look, Looking};
 pub use outcome::End;
-pub use work::{Kind, Member, Work};
+pub use work::{Member, Work, WorkKind};
 
 use crate::{
     audit::Trail,
@@ -198,18 +198,18 @@ impl Front {
         &self,
         call: &Call,
         namespace: &Permit<Namespace>,
-        kind: Kind,
+        kind: WorkKind,
     ) -> Result<Member, Fault> {
         let share = self.quotas.take(call.caller(), kind)?;
         let member = self.work.begin(call.engine_name(), namespace, kind)?.with_share(share);
         // Once more, since an end lets work begin again only after it is known here.
         self.ends.check(call.caller(), namespace.subject()).await?;
         // A session makes nothing itself.
-        if kind != Kind::Session {
+        if kind != WorkKind::Session {
             self.leases.renew(call.engine_name(), namespace, member.namespace()).await?;
         }
         let member =
-            if kind == Kind::Build { self.begin_job(call, namespace, member).await? } else { member };
+            if kind == WorkKind::Build { self.begin_job(call, namespace, member).await? } else { member };
         call.record().works(Some(kind));
         Ok(member)
     }

@@ -15,7 +15,7 @@ use std::{
 use tracing::Span;
 
 use super::{
-    Kind,
+    WorkKind,
     events::{CallEvents, Events},
 };
 use crate::{
@@ -194,10 +194,10 @@ impl Record {
     }
 
     /// The call begins its work; `None` is the end of a namespace.
-    pub(super) fn works(&self, kind: Option<Kind>) {
+    pub(super) fn works(&self, kind: Option<WorkKind>) {
         let worked = match kind {
-            Some(Kind::Build | Kind::Push | Kind::Pull | Kind::Save) => true,
-            Some(Kind::Session | Kind::Change) | None => false,
+            Some(WorkKind::Build | WorkKind::Push | WorkKind::Pull | WorkKind::Save) => true,
+            Some(WorkKind::Session | WorkKind::Change) | None => false,
         };
         self.worked.fetch_or(worked, Ordering::Relaxed);
         self.events.works(kind);

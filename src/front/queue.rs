@@ -18,7 +18,7 @@ use crate::{
     metrics::{EngineMetrics, Metrics},
     names::{CallerId, EngineName, Job, Namespace},
     policy::Permit,
-    shares::{Limits, Ticket, Turns},
+    shares::{Ticket, TurnLimits, Turns},
     tasks::Cause,
 };
 
@@ -98,7 +98,7 @@ struct Places {
     /// How many run at once.
     all: usize,
     /// How many of one caller, and of one job.
-    own: Limits,
+    own: TurnLimits,
 }
 
 impl Places {
@@ -109,7 +109,7 @@ impl Places {
         let left = if is_shared { (all / 4).max(1) } else { 0 };
         let of_caller = at_once.min(all.saturating_sub(left)).max(1);
         let of_job = limits.max_per_job.map_or(all.div_ceil(2), NonZeroUsize::get);
-        Self { all, own: Limits { of_caller, of_job } }
+        Self { all, own: TurnLimits { of_caller, of_job } }
     }
 }
 

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::Kind;
+use super::WorkKind;
 use crate::{
     fault::{Fault, Reason},
     identity::Caller,
@@ -32,11 +32,11 @@ pub(super) struct Quotas {
 impl Quotas {
     /// Takes a share for a piece of `caller`'s work; an error if the caller is at the limit of its rules. Builds have a
     /// queue instead, and a session only waits for builds.
-    pub(super) fn take(self: &Arc<Self>, caller: &Caller, kind: Kind) -> Result<Option<Share>, Fault> {
+    pub(super) fn take(self: &Arc<Self>, caller: &Caller, kind: WorkKind) -> Result<Option<Share>, Fault> {
         let (load, what) = match kind {
-            Kind::Session | Kind::Build => return Ok(None),
-            Kind::Push | Kind::Pull | Kind::Save => (Load::Transfer, "pushes, pulls and saves"),
-            Kind::Change => (Load::Store, "tags and removals"),
+            WorkKind::Session | WorkKind::Build => return Ok(None),
+            WorkKind::Push | WorkKind::Pull | WorkKind::Save => (Load::Transfer, "pushes, pulls and saves"),
+            WorkKind::Change => (Load::Store, "tags and removals"),
         };
         self.take_of(caller, load, what).map(Some)
     }
@@ -109,16 +109,16 @@ mod tests {
             identities.identify(&Presented { peer: &peer, authorization: None, is_alone: true }).unwrap()
         });
         let quotas = Arc::new(Quotas::default());
-        let pull = quotas.take(&one, Kind::Pull).unwrap();
-        let push = quotas.take(&one, Kind::Push).unwrap();
-        let fault = quotas.take(&one, Kind::Pull).unwrap_err();
+        let pull = quotas.take(&one, WorkKind::Pull).unwrap();
+        let push = quotas.take(&one, WorkKind::Push).unwrap();
+        let fault = quotas.take(&one, WorkKind::Pull).unwrap_err();
         assert_eq!(fault.reason(), Reason::LimitReached);
-        let change = quotas.take(&one, Kind::Change).unwrap();
-        assert!(change.is_some() && quotas.take(&one, Kind::Session).unwrap().is_none());
-        assert!(quotas.take(&one, Kind::Build).unwrap().is_none(), "builds wait in a queue");
-        let others: Vec<_> = (0..10).map(|_| quotas.take(&two, Kind::Pull).unwrap()).collect();
+        let change = quotas.take(&one, WorkKind::Change).unwrap();
+        assert!(change.is_some() && quotas.take(&one, WorkKind::Session).unwrap().is_none());
+        assert!(quotas.take(&one, WorkKind::Build).unwrap().is_none(), "builds wait in a queue");
+        let others: Vec<_> = (0..10).map(|_| quotas.take(&two, WorkKind::Pull).unwrap()).collect();
         drop(pull);
-        let pull = quotas.take(&one, Kind::Pull).unwrap();
+        let pull = quotas.take(&one, WorkKind::Pull).unwrap();
         let ends = [quotas.take_end(&one).unwrap(), quotas.take_end(&one).unwrap()];
         assert_eq!(quotas.take_end(&one).unwrap_err().reason(), Reason::LimitReached);
         drop((push, pull, change, others, ends));

@@ -20,7 +20,7 @@ use crate::{
 
 /// The kinds of work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum WorkKind {
     /// A build.
     Build,
     /// The session that builds belong to.
@@ -35,7 +35,7 @@ pub enum Kind {
     Change,
 }
 
-impl Kind {
+impl WorkKind {
     fn as_str(self) -> &'static str {
         match self {
             Self::Build => "build",
@@ -85,7 +85,7 @@ impl Work {
         self: &Arc<Self>,
         engine: &EngineName,
         namespace: &Permit<Namespace>,
-        kind: Kind,
+        kind: WorkKind,
     ) -> Result<Member, Fault> {
         let key = self.key(engine, namespace);
         let mut namespaces = self.namespaces();
@@ -99,7 +99,7 @@ impl Work {
         };
         let group = entry.group.enter(kind.as_str())?;
         entry.members += 1;
-        entry.builds += u32::from(kind == Kind::Build);
+        entry.builds += u32::from(kind == WorkKind::Build);
         let hold = group.hold();
         let place = Place { kind: Some(kind), key, work: Arc::clone(self) };
         Ok(Member { group, _share: None, _job: None, place, _hold: hold })
@@ -107,12 +107,12 @@ impl Work {
 
     /// Cancels all work in a namespace and waits for its end. No work can begin there until the returned
     /// value is dropped.
-    pub async fn end(self: &Arc<Self>, engine: &EngineName, namespace: &Permit<Namespace>) -> End {
+    pub async fn end(self: &Arc<Self>, engine: &EngineName, namespace: &Permit<Namespace>) -> Ending {
         self.end_known(self.key(engine, namespace)).await
     }
 
     /// The same for a namespace whose owner is gone: nobody's rules matter.
-    pub async fn end_abandoned(self: &Arc<Self>, engine: &EngineName, namespace: &Namespace) -> End {
+    pub async fn end_abandoned(self: &Arc<Self>, engine: &EngineName, namespace: &Namespace) -> Ending {
         self.end_known(Key { engine: engine.clone(), namespace: self.opaque(namespace) }).await
     }
 
@@ -121,7 +121,7 @@ impl Work {
         self.keys.namespace(namespace)
     }
 
-    async fn end_known(self: &Arc<Self>, key: Key) -> End {
+    async fn end_known(self: &Arc<Self>, key: Key) -> Ending {
         let (group, builds) = {
             let mut namespaces = self.namespaces();
             let entry = namespaces.entry(key.clone()).or_insert_with(|| Entry {
@@ -135,11 +135,11 @@ impl Work {
         let place = Place { kind: None, key, work: Arc::clone(self) };
         group.cancel(Cause::NamespaceDeleted);
         group.close_and_wait().await;
-        End { builds, _place: place }
+        Ending { builds, _place: place }
     }
 
     /// Begins the end of a namespace, an opaque name, in which nothing runs; `None` if something does.
-    pub fn end_idle(self: &Arc<Self>, engine: &EngineName, namespace: &str) -> Option<End> {
+    pub fn end_idle(self: &Arc<Self>, engine: &EngineName, namespace: &str) -> Option<Ending> {
         let key = Key { engine: engine.clone(), namespace: namespace.to_owned() };
         let mut namespaces = self.namespaces();
         if namespaces.contains_key(&key) {
@@ -149,7 +149,7 @@ impl Work {
         group.cancel(Cause::NamespaceDeleted);
         namespaces.insert(key.clone(), Entry { group, members: 1, builds: 0 });
         drop(namespaces);
-        Some(End { builds: 0, _place: Place { kind: None, key, work: Arc::clone(self) } })
+        Some(Ending { builds: 0, _place: Place { kind: None, key, work: Arc::clone(self) } })
     }
 
     /// The name of the cache mounts of a namespace's job.
@@ -209,12 +209,12 @@ pub struct Member {
 /// The end of a namespace: no work begins in it until this is dropped.
 #[derive(Debug)]
 #[must_use = "dropping it opens the namespace again"]
-pub struct End {
+pub struct Ending {
     builds: u32,
     _place: Place,
 }
 
-impl End {
+impl Ending {
     /// The number of builds that were cancelled.
     pub fn builds(&self) -> u32 {
         self.builds
@@ -224,7 +224,7 @@ impl End {
 /// Keeps a namespace's entry, for a piece of work or for the end of the namespace.
 #[derive(Debug)]
 struct Place {
-    kind: Option<Kind>,
+    kind: Option<WorkKind>,
     key: Key,
     work: Arc<Work>,
 }
@@ -279,7 +279,7 @@ impl Drop for Place {
         let mut namespaces = self.work.namespaces();
         let Some(entry) = namespaces.get_mut(&self.key) else { return };
         entry.members -= 1;
-        entry.builds -= u32::from(self.kind == Some(Kind::Build));
+        entry.builds -= u32::from(self.kind == Some(WorkKind::Build));
         if entry.members == 0 {
             namespaces.remove(&self.key);
         }
@@ -313,9 +313,9 @@ mod tests {
     async fn the_end_of_a_namespace_cancels_its_work_and_waits() {
         let work = Work::new(Group::root(), keys());
         let (ours, theirs) = (permit("a"), permit("b"));
-        let build = work.begin(&engine(), &ours, Kind::Build).unwrap();
-        let push = work.begin(&engine(), &ours, Kind::Push).unwrap();
-        let other = work.begin(&engine(), &theirs, Kind::Build).unwrap();
+        let build = work.begin(&engine(), &ours, WorkKind::Build).unwrap();
+        let push = work.begin(&engine(), &ours, WorkKind::Push).unwrap();
+        let other = work.begin(&engine(), &theirs, WorkKind::Build).unwrap();
         assert_eq!(work.builds(), 2);
         for member in [build, push] {
             let group = member.tasks().clone();
@@ -327,34 +327,34 @@ mod tests {
         assert_eq!(end.builds(), 1);
         assert_eq!(other.tasks().cancelled_by(), None);
         assert_eq!(work.builds(), 1);
-        assert!(work.begin(&engine(), &ours, Kind::Build).is_err(), "what it had is being removed");
+        assert!(work.begin(&engine(), &ours, WorkKind::Build).is_err(), "what it had is being removed");
         assert_eq!(work.end(&engine(), &ours).await.builds(), 0, "nothing runs any more");
         drop(end);
-        assert!(work.begin(&engine(), &ours, Kind::Build).is_ok(), "its name can be used again");
+        assert!(work.begin(&engine(), &ours, WorkKind::Build).is_ok(), "its name can be used again");
     }
 
     #[tokio::test]
     async fn a_namespace_in_use_is_not_idle() {
         let (work, permit) = (Work::new(Group::root(), keys()), permit("a"));
         let opaque = keys().namespace(permit.subject());
-        let session = work.begin(&engine(), &permit, Kind::Session).unwrap();
+        let session = work.begin(&engine(), &permit, WorkKind::Session).unwrap();
         assert_eq!(work.namespaces_of(&engine()), std::slice::from_ref(&opaque));
         assert!(work.end_idle(&engine(), &opaque).is_none());
         drop(session);
         let end = work.end_idle(&engine(), &opaque).unwrap();
         assert!(work.end_idle(&engine(), &opaque).is_none(), "it is ending already");
-        assert!(work.begin(&engine(), &permit, Kind::Build).is_err(), "what it had is being removed");
+        assert!(work.begin(&engine(), &permit, WorkKind::Build).is_err(), "what it had is being removed");
         drop(end);
-        assert!(work.begin(&engine(), &permit, Kind::Build).is_ok());
+        assert!(work.begin(&engine(), &permit, WorkKind::Build).is_ok());
     }
 
     #[tokio::test]
     async fn nothing_begins_once_wharfd_drains() {
         let work = Work::new(Group::root(), keys());
-        let running = work.begin(&engine(), &permit("a"), Kind::Build).unwrap();
+        let running = work.begin(&engine(), &permit("a"), WorkKind::Build).unwrap();
         work.group().drain();
         for job in ["a", "b"] {
-            let fault = work.begin(&engine(), &permit(job), Kind::Build).unwrap_err();
+            let fault = work.begin(&engine(), &permit(job), WorkKind::Build).unwrap_err();
             assert_eq!(fault.reason(), Reason::ShuttingDown);
         }
         assert_eq!(running.tasks().cancelled_by(), None);

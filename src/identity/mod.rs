@@ -24,7 +24,7 @@ use http::HeaderValue;
 use crate::{
     config::{Config, Serve},
     fault::{Fault, Reason},
-    names::{CallerId, EngineName, Namespace, Pod, Source, printable},
+    names::{AddressBlock, CallerId, EngineName, Namespace, Pod, printable},
     policy::{Permit, Policies, Rules},
     transport::{Peer, Presence, Standing},
 };
@@ -351,7 +351,7 @@ pub fn anyone(peer: &Peer) -> CallerId {
     match peer {
         Peer::User { uid, .. } => CallerId::Uid(*uid),
         Peer::Pod(presence) => CallerId::Job(presence.pod().job()),
-        Peer::Remote { address, .. } => CallerId::Address(Source::of(address.ip())),
+        Peer::Remote { address, .. } => CallerId::Address(AddressBlock::of(address.ip())),
     }
 }
 

@@ -140,7 +140,7 @@ impl Images {
     }
 
     /// The look-ups of names for `caller`.
-    pub(crate) fn names(&self, caller: &CallerId) -> registry::Resolver {
+    pub(crate) fn resolver(&self, caller: &CallerId) -> registry::Resolver {
         self.inner.registries.lookups().of(caller)
     }
 

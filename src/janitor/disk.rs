@@ -16,7 +16,7 @@ use super::{
     waits::Waits,
 };
 use crate::{
-    audit::{Event, Kind, Trail},
+    audit::{Event, EventKind, Trail},
     config::Config,
     engine::disk::Space,
     engines::{Disk, Handle, Level},
@@ -141,7 +141,7 @@ impl Said {
         }
         if disk.level != Level::Unknown && disk.level != self.level {
             self.level = disk.level;
-            let event = Event::new(Kind::Disk).text("engine", engine).text("level", level);
+            let event = Event::new(EventKind::Disk).text("engine", engine).text("level", level);
             trail.record(event.number("free", free).number("total", total));
         }
     }

@@ -10,7 +10,7 @@ use std::{
 
 use super::{every_while_up, gauge::Need, seconds, waits::Waits};
 use crate::{
-    audit::{Event, Kind, Trail},
+    audit::{Event, EventKind, Trail},
     engines::Handle,
     fault::{Fault, causes},
     front::Work,
@@ -141,7 +141,7 @@ impl Look {
         }
         tracing::info!(engine, job = shown, count, size, "the cache mounts of a job are removed");
         let rule = if is_ended { "ended" } else { self.rule };
-        let event = Event::new(Kind::JobRetired).text("engine", engine).text("rule", rule).job(job);
+        let event = Event::new(EventKind::JobRetired).text("engine", engine).text("rule", rule).job(job);
         let event = event.number("cache_mounts", count as u64);
         self.trail.record(event.number("cache_mounts_size", u64::try_from(size).unwrap_or_default()));
     }

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{every_while_up, gauge::Need, seconds};
 use crate::{
-    audit::{Event, Kind, Trail},
+    audit::{Event, EventKind, Trail},
     engines::Handle,
     fault::{Fault, causes},
     front::Work,
@@ -105,7 +105,7 @@ impl Look {
             need.removed(owned.size());
         }
         if removed.is_gone || removed.images > 0 {
-            let event = Event::new(Kind::NamespaceEnded).text("engine", engine).text("rule", self.rule);
+            let event = Event::new(EventKind::NamespaceEnded).text("engine", engine).text("rule", self.rule);
             let event = event.namespace(lease.namespace.as_ref()).number("images", removed.images as u64);
             self.trail.record(event);
         }

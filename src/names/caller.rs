@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{CertificateName, IssuerName, Job, Source, printable};
+use super::{AddressBlock, CertificateName, IssuerName, Job, printable};
 
 /// A caller's identity. Each identity scheme has a variant of its own, so that callers of two schemes are
 /// never equal, whatever their names are. Compare the value, never its text. It proves nothing: the proof
@@ -21,7 +21,7 @@ pub enum CallerId {
     /// chooses how many there are.
     Job(Job),
     /// A caller from the network that has proven nothing: only calls that need no caller are counted for it.
-    Address(Source),
+    Address(AddressBlock),
 }
 
 impl CallerId {

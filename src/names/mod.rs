@@ -1,5 +1,6 @@
 //! Names and values. Each has one constructor, which checks it.
 
+mod address_block;
 mod caller;
 mod certificate;
 mod configured;
@@ -18,11 +19,11 @@ pub mod reference;
 mod reserved;
 pub mod secret;
 pub mod socket;
-mod source;
 mod url_pattern;
 mod usage;
 mod user;
 
+pub use address_block::AddressBlock;
 pub use caller::CallerId;
 pub use certificate::CertificateName;
 pub use configured::{EngineName, IssuerName, PolicyName};
@@ -41,7 +42,6 @@ pub use reference::Reference;
 pub use reserved::{RESERVED_HOST, is_reserved_host};
 pub use secret::Secret;
 pub use socket::SocketPath;
-pub use source::Source;
 pub use url_pattern::{Allowed, UrlPattern};
 pub use usage::print_usage;
 pub use user::own_job;

@@ -4,7 +4,7 @@ use std::{borrow::Cow, fmt, net::IpAddr, sync::Arc};
 
 use super::addresses::{is_no_server, is_public};
 use crate::{
-    config::{Config, Limits, Policy, StepNetwork},
+    config::{Config, Policy, PolicyLimits, StepNetwork},
     fault::{Fault, Reason},
     names::{
         Allowed, ImagePattern, Job, JobPattern, PolicyName, RESERVED_HOST, Reference, UrlPattern, printable,
@@ -33,7 +33,7 @@ pub struct Entry {
     node_images: Vec<ImagePattern>,
     add: Vec<UrlPattern>,
     networks: Vec<StepNetwork>,
-    limits: Limits,
+    limits: PolicyLimits,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -104,7 +104,7 @@ impl Entry {
             node_images: vec![ImagePattern::any()],
             add: vec![UrlPattern::any()],
             networks: StepNetwork::ALL.to_vec(),
-            limits: Limits::default(),
+            limits: PolicyLimits::default(),
         }
     }
 
@@ -117,7 +117,7 @@ impl Entry {
             node_images: Vec::new(),
             add: Vec::new(),
             networks: vec![StepNetwork::None],
-            limits: Limits::default(),
+            limits: PolicyLimits::default(),
         }
     }
 
@@ -174,7 +174,7 @@ impl Entry {
         Err(self.denied(job, "networks", format_args!("{action}")))
     }
 
-    pub(super) fn limits(&self) -> Limits {
+    pub(super) fn limits(&self) -> PolicyLimits {
         self.limits
     }
 
@@ -187,7 +187,7 @@ impl Entry {
     }
 
     fn limits_by_key(&self) -> Vec<(&'static str, String)> {
-        let Limits { build_time, context_size, log_size, images } = self.limits;
+        let PolicyLimits { build_time, context_size, log_size, images } = self.limits;
         let size = |size: u64| format!("{} KiB", size >> 10);
         let limits = [
             ("build_time", build_time.map(|time| format!("{} s", time.as_secs()))),

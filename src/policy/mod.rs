@@ -8,7 +8,7 @@ mod rules;
 use std::{borrow::Cow, net::IpAddr, sync::Arc};
 
 use crate::{
-    config::{Limits, StepNetwork},
+    config::{PolicyLimits, StepNetwork},
     fault::Fault,
     names::{Allowed, CallerId, Namespace, Reference},
 };
@@ -177,7 +177,7 @@ impl Permit<Namespace> {
     }
 
     /// The limits on builds in the namespace.
-    pub fn limits(&self) -> Limits {
+    pub fn limits(&self) -> PolicyLimits {
         self.entry.limits()
     }
 

@@ -21,7 +21,7 @@ use crate::{
     names::ListenAddress,
     store::Store,
     tasks::Group,
-    transport::{Accepted, BindError, Limits, Listener, Protocol, Server, Standing, Tls},
+    transport::{Accepted, BindError, ConnectionLimits, Listener, Protocol, Server, Standing, Tls},
 };
 
 /// How long a connection may last: its head, the answer, and the time to take it.
@@ -51,10 +51,10 @@ pub async fn serve(
 ) -> Result<(), BindError> {
     let listener = Listener::bind(&ListenAddress::Tcp(address), 0, None, None).await?;
     tracing::info!(address = %listener, "listening for scrapes of metrics");
-    let limits = Limits {
+    let limits = ConnectionLimits {
         connections_of_unproven_user: CONNECTIONS_OF_SOURCE,
         connections_of_unproven: CONNECTIONS,
-        ..Limits::default()
+        ..ConnectionLimits::default()
     };
     let scrape = Scrape(Arc::new(State { metrics, front, store, tls, last: Mutex::default() }));
     let server = Server::new(Arc::new(|_| Standing::Unproven), limits, scrape);

@@ -18,12 +18,12 @@ use crate::{
     build::{
         archives::Trees,
         dockerfile::judging,
-        outcome::Outcome,
+        outcome::BuildOutcome,
         patience::minutes,
         session::{self, Attached, Sessions},
     },
     fault::{Fault, Reason},
-    front::{Call, End, Front, Kind},
+    front::{Call, End, Front, WorkKind},
     identity::Kept,
     progress::{Progress, Reporter},
     shares::Places,
@@ -66,7 +66,7 @@ impl Build {
         };
         let permit = authorize(&self.front, call, open.namespace.clone()).await?;
         let offer = attach::offer(open)?;
-        let member = self.front.begin(call, &permit, Kind::Session).await?;
+        let member = self.front.begin(call, &permit, WorkKind::Session).await?;
         let tasks = member.tasks().clone();
         let (session, announcements) = self.sessions.open(permit, offer, tasks.clone())?;
         let opened = v1::SessionOpened { session_id: session.id().to_owned() };
@@ -148,7 +148,7 @@ impl Build {
         // Once here for an engine that is down, and again when the build has its turn.
         let processors = call.images().await?.engine().processors();
         let waiting = self.front.queue(call, &namespace, processors)?;
-        let member = self.front.begin(call, &namespace, Kind::Build).await?;
+        let member = self.front.begin(call, &namespace, WorkKind::Build).await?;
         // A build in a session ends with it.
         let tasks = match &session {
             Some(session) => session.tasks().enter("build")?,
@@ -171,8 +171,10 @@ impl Build {
         let progress = |progress: Progress| response(build_response::Response::Progress(progress.into()));
         Ok(super::stream::run(call, tasks, member, work, progress, |outcome| {
             let (end, outcome) = match outcome {
-                Outcome::Built(built) => (End::Done, build_response::Response::Result(outcome::built(built))),
-                Outcome::Failed(failed) => {
+                BuildOutcome::Built(built) => {
+                    (End::Done, build_response::Response::Result(outcome::built(built)))
+                }
+                BuildOutcome::Failed(failed) => {
                     let failure = outcome::failed(failed);
                     (End::Failed(kind_of(&failure)), build_response::Response::Failure(failure))
                 }

@@ -19,7 +19,7 @@ use crate::{
     build::patience::Patience,
     buildkit::solve::Layout,
     fault::{Fault, Reason},
-    front::{End, Front, Kind, Look},
+    front::{End, Front, Look, WorkKind},
     images::owned::OwnedImage,
     names::Reference,
     progress::Progress,
@@ -64,7 +64,7 @@ impl ImageService for Images {
             let target = permit.push_to("reference", reference.clone())?;
             let credentials = logins("credentials", request.credentials)?;
             let images = call.images().await?;
-            let member = self.front.begin(&call, &permit, Kind::Push).await?;
+            let member = self.front.begin(&call, &permit, WorkKind::Push).await?;
             let tasks = member.tasks().clone();
             let (front, looking) = (Arc::clone(&self.front), call.clone());
             let work = move |reporter| async move {
@@ -101,7 +101,7 @@ impl ImageService for Images {
             let credentials = logins("credentials", request.credentials)?;
             let images = call.images().await?;
             call.engine().has_room()?;
-            let member = self.front.begin(&call, &permit, Kind::Pull).await?;
+            let member = self.front.begin(&call, &permit, WorkKind::Pull).await?;
             let (tasks, details) = (member.tasks().child("pull"), call.details().clone());
             let engine = call.engine().clone();
             let work = move |reporter| async move {
@@ -144,7 +144,7 @@ impl ImageService for Images {
             if fills {
                 call.engine().has_room()?;
             }
-            let member = self.front.begin(&call, &permit, Kind::Save).await?;
+            let member = self.front.begin(&call, &permit, WorkKind::Save).await?;
             let tasks = member.tasks().child("save");
             let (front, looking) = (Arc::clone(&self.front), call.clone());
             let metrics = call.engine().metrics().clone();
@@ -198,7 +198,7 @@ impl ImageService for Images {
             call.details().reference(&request.target);
             let target = permit.tag_as("target", reference("target", &request.target)?)?;
             let images = call.images().await?;
-            let member = self.front.begin(&call, &permit, Kind::Change).await?;
+            let member = self.front.begin(&call, &permit, WorkKind::Change).await?;
             let (front, changing, call) = (Arc::clone(&self.front), call.clone(), call.clone());
             member
                 .to_its_end(&changing, async move {
@@ -258,7 +258,7 @@ impl ImageService for Images {
             let permit = authorize(&self.front, &call, request.namespace).await?;
             call.details().reference(&request.reference);
             let images = call.images().await?;
-            let member = self.front.begin(&call, &permit, Kind::Change).await?;
+            let member = self.front.begin(&call, &permit, WorkKind::Change).await?;
             let (front, changing, call) = (Arc::clone(&self.front), call.clone(), call.clone());
             member
                 .to_its_end(&changing, async move {

@@ -6,8 +6,7 @@ use tonic::{Request, Response, Status};
 
 use super::{accept, look, named, spec};
 use crate::{
-    build::{add, gate, spec::Network},
-    config::StepNetwork,
+    build::{add, gate},
     fault::{Fault, Reason},
     front::Front,
     names::{Reference, printable, printable_url},
@@ -100,8 +99,7 @@ fn answered(explained: &Explained, index: usize, question: PolicyQuestion) -> Re
             explained.add(url, &host)
         }
         Question::Network(network) => match spec::network(network) {
-            Ok(Network::Default) => explained.network(StepNetwork::Default),
-            Ok(Network::None) => explained.network(StepNetwork::None),
+            Ok(network) => explained.network(network),
             Err(fault) if fault.reason() == Reason::InvalidInput => {
                 Err(Fault::invalid(field, fault.text().to_owned()))
             }

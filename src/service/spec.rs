@@ -3,8 +3,9 @@
 use std::{collections::BTreeMap, iter, net::IpAddr};
 
 use crate::{
-    build::spec::{BuildSpec, Network, Output, PATH_BYTES_MAX},
+    build::spec::{BuildSpec, Output, PATH_BYTES_MAX},
     buildkit::solve::{Form, Layout},
+    config::StepNetwork,
     fault::{Fault, Reason},
     names::{RESERVED_HOST, Reference, is_reserved_host, printable},
     wire::v1::{self, output},
@@ -182,10 +183,10 @@ fn add_host(entry: &str) -> Result<(String, IpAddr), Fault> {
     Ok((host.to_owned(), address))
 }
 
-pub(super) fn network(network: &str) -> Result<Network, Fault> {
+pub(super) fn network(network: &str) -> Result<StepNetwork, Fault> {
     match network {
-        "" | "default" => Ok(Network::Default),
-        "none" => Ok(Network::None),
+        "" | "default" => Ok(StepNetwork::Default),
+        "none" => Ok(StepNetwork::None),
         "host" => Err(Fault::new(
             Reason::GraphDenied,
             "the network `host` is not allowed: steps must not use the node's network",
@@ -240,7 +241,7 @@ mod tests {
     fn an_empty_spec_is_a_build() {
         let spec = check(|_| {}).unwrap();
         assert_eq!(spec.dockerfile, "Dockerfile");
-        assert_eq!(spec.network, Network::Default);
+        assert_eq!(spec.network, StepNetwork::Default);
     }
 
     #[test]

@@ -27,7 +27,7 @@ use crate::{
     naming::Keys,
     store::Store,
     tasks::Group,
-    transport::{Http2, Limits, Listener, Server, Who},
+    transport::{ConnectionLimits, Http2, Listener, Server, StandingOf},
     wire::v1::{namespace_service_client::NamespaceServiceClient, node_service_client::NodeServiceClient},
 };
 
@@ -39,10 +39,10 @@ struct Door {
 
 impl Door {
     async fn new(name: &str) -> Self {
-        Self::with(name, Limits::default()).await
+        Self::with(name, ConnectionLimits::default()).await
     }
 
-    async fn with(name: &str, limits: Limits) -> Self {
+    async fn with(name: &str, limits: ConnectionLimits) -> Self {
         let directory = std::env::temp_dir().join(format!("wharf-service-{}-{name}", std::process::id()));
         let socket: SocketPath = format!("unix://{}/w.sock", directory.display()).parse().unwrap();
         let listener = Listener::bind(&ListenAddress::Unix(socket.clone()), 0o600, None, None).await.unwrap();
@@ -51,7 +51,7 @@ impl Door {
         let config = Config::with_file(Flags::default(), "");
         let served = Served::new(Identities::new(&config).unwrap());
         let asked = Arc::clone(&served);
-        let who: Who = Arc::new(move |peer| asked.now().standing(peer));
+        let who: StandingOf = Arc::new(move |peer| asked.now().standing(peer));
         let store = Store::open(&directory).unwrap();
         let (metrics, trail, calls) = (Metrics::default(), Trail::off(), limits.calls_per_caller);
         let queues = Queues::new(&config, &metrics);
@@ -125,7 +125,8 @@ async fn a_message_that_is_too_large_is_a_limit_with_a_reason() {
 
 #[tokio::test]
 async fn a_call_too_many_is_a_limit_with_a_reason() {
-    let door = Door::with("many", Limits { calls_per_caller: 0, ..Limits::default() }).await;
+    let door =
+        Door::with("many", ConnectionLimits { calls_per_caller: 0, ..ConnectionLimits::default() }).await;
     let status =
         NodeServiceClient::new(door.channel()).get_info(v1::GetInfoRequest::default()).await.unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");

@@ -7,4 +7,4 @@ mod turns;
 
 pub use places::{Own, Place, Places};
 pub use table::{Locks, Table};
-pub use turns::{Limits, Ticket, Turns};
+pub use turns::{Ticket, TurnLimits, Turns};

@@ -49,7 +49,7 @@ struct Rank {
 
 /// The most that may run at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct TurnLimits {
     /// The limit for one caller.
     pub of_caller: usize,
     /// The limit for one job of a caller.
@@ -68,7 +68,7 @@ impl<C, J, T> Default for Turns<C, J, T> {
 
 impl<C: Clone + Eq + Hash, J: Clone + Eq + Hash, T> Turns<C, J, T> {
     /// Adds work of a job. The newest limits count for all work of the caller and of the job.
-    pub fn wait(&mut self, caller: &C, job: &J, limits: Limits, work: T) -> Ticket {
+    pub fn wait(&mut self, caller: &C, job: &J, limits: TurnLimits, work: T) -> Ticket {
         self.clock += 1;
         let now = self.clock;
         self.waiting += 1;

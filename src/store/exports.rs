@@ -10,7 +10,7 @@ use crate::fault::Fault;
 
 /// The name under which a build exports or exported its image.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Export {
+pub struct RecordedExport {
     /// The name in the engine.
     pub name: String,
     /// How long ago the build began.
@@ -39,7 +39,7 @@ impl Access {
     }
 
     /// The recorded names.
-    pub async fn exports(&self, engine: &str) -> Result<Vec<Export>, Fault> {
+    pub async fn exports(&self, engine: &str) -> Result<Vec<RecordedExport>, Fault> {
         let (engine, now) = (engine.to_owned(), now());
         self.call(move |connection| {
             connection
@@ -47,7 +47,7 @@ impl Access {
                 .query_map([engine], |row| {
                     let since: i64 = row.get(1)?;
                     let age = u64::try_from(now.saturating_sub(since)).unwrap_or(0);
-                    Ok(Export { name: row.get(0)?, age: Duration::from_secs(age) })
+                    Ok(RecordedExport { name: row.get(0)?, age: Duration::from_secs(age) })
                 })?
                 .collect()
         })

@@ -25,7 +25,7 @@ use std::{
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
-pub use exports::Export;
+pub use exports::RecordedExport;
 pub use file::StoreError;
 pub use jobs::UnusedJob;
 pub use layers::{LayerClaim, LayerFact, Packing};

@@ -16,7 +16,7 @@ use crate::names::{printable, printable_json};
 /// The format of the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Format {
+pub enum LogFormat {
     /// One line for each event, for people.
     #[default]
     Text,
@@ -68,14 +68,14 @@ impl TryFrom<String> for Filter {
 }
 
 /// Sends events and panics to standard error. Call it once.
-pub fn init(format: Format, filter: &Filter) {
+pub fn init(format: LogFormat, filter: &Filter) {
     let filter = EnvFilter::builder().parse_lossy(&filter.0);
-    let colored = stderr().is_terminal() && matches!(format, Format::Text);
+    let colored = stderr().is_terminal() && matches!(format, LogFormat::Text);
     let layer =
         tracing_subscriber::fmt::layer().with_writer(move || Lines { out: stderr(), format, colored });
     let layer = match format {
-        Format::Text => layer.with_ansi(colored).boxed(),
-        Format::Json => layer.json().flatten_event(true).boxed(),
+        LogFormat::Text => layer.with_ansi(colored).boxed(),
+        LogFormat::Json => layer.json().flatten_event(true).boxed(),
     };
     let layer = layer.with_filter(filter_fn(may_be_logged));
     // This fails only if a subscriber is already set; then that subscriber gets the events.
@@ -91,7 +91,7 @@ pub fn init(format: Format, filter: &Filter) {
 /// text must not begin a line of its own or drive the reader's terminal.
 struct Lines<W> {
     out: W,
-    format: Format,
+    format: LogFormat,
     colored: bool,
 }
 
@@ -101,9 +101,9 @@ impl<W: Write> Write for Lines<W> {
         let text = String::from_utf8_lossy(event);
         let text = text.strip_suffix('\n').unwrap_or(&text);
         let mut line = match self.format {
-            Format::Json => printable_json(text),
-            Format::Text if self.colored => colored(text),
-            Format::Text => printable(text),
+            LogFormat::Json => printable_json(text),
+            LogFormat::Text if self.colored => colored(text),
+            LogFormat::Text => printable(text),
         };
         line.push('\n');
         self.out.write_all(line.as_bytes())?;
@@ -152,11 +152,11 @@ mod tests {
             String::from_utf8(lines.out).unwrap()
         };
         let text = "denied\\n2026-01-01T00:00:00Z  INFO forged\\r\\u{1b}[2J\\u{9b}6n\\u{202e}x\n";
-        assert_eq!(written(Format::Text, false, &format!("{hostile}\n")), text);
+        assert_eq!(written(LogFormat::Text, false, &format!("{hostile}\n")), text);
         let event = format!("\x1b[2m\x1b[32m INFO\x1b[0m {hostile}\n");
-        assert_eq!(written(Format::Text, true, &event), format!("\x1b[2m\x1b[32m INFO\x1b[0m {text}"));
+        assert_eq!(written(LogFormat::Text, true, &event), format!("\x1b[2m\x1b[32m INFO\x1b[0m {text}"));
         let event = format!("{{\"message\":{}}}\n", serde_json::json!(hostile));
-        let written = written(Format::Json, false, &event);
+        let written = written(LogFormat::Json, false, &event);
         assert_eq!(written.matches('\n').count(), 1);
         assert!(!written.contains(['\u{9b}', '\u{202e}']), "{written}");
         let read = |json: &str| serde_json::from_str::<serde_json::Value>(json).unwrap();

@@ -5,6 +5,6 @@ mod log;
 mod repeats;
 
 pub use budgets::{Budgets, LeftOut};
-pub use log::{Filter, FilterError, Format, init};
+pub use log::{Filter, FilterError, LogFormat, init};
 pub(crate) use repeats::{Line, each_second};
 pub use repeats::{Repeats, Said};

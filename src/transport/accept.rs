@@ -11,14 +11,14 @@ use tracing::Instrument as _;
 
 use super::{
     Peer, Presence, beside,
-    limits::{LINE_EVERY, Limits, STRANGERS_LINE_EVERY},
+    limits::{ConnectionLimits, LINE_EVERY, STRANGERS_LINE_EVERY},
     listener::{Arrived, Listener},
     seat::{Seat, Unproven, Waiting, Whose},
     tls::Tls,
 };
 use crate::{
     metrics::{Connections, Open, Refused, Socket},
-    names::{CallerId, CertificateName, Source, printable},
+    names::{AddressBlock, CallerId, CertificateName, printable},
     shares::Own,
     tasks::Group,
     telemetry::{Repeats, each_second},
@@ -29,7 +29,7 @@ const BACKOFF_MIN: Duration = Duration::from_millis(10);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
 /// Decides how far a peer is served, from the report of the kernel or TLS about it.
-pub type Who = Arc<dyn Fn(&Peer) -> Standing + Send + Sync>;
+pub type StandingOf = Arc<dyn Fn(&Peer) -> Standing + Send + Sync>;
 
 /// How far a peer is served.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,7 +73,7 @@ pub struct Server<P> {
 
 impl<P: Protocol> Server<P> {
     /// Speaks `protocol` with those whom `who` serves, within `limits`.
-    pub fn new(who: Who, limits: Limits, protocol: P) -> Self {
+    pub fn new(who: StandingOf, limits: ConnectionLimits, protocol: P) -> Self {
         Self { gate: Gate::new(who, limits), protocol }
     }
 
@@ -103,7 +103,7 @@ impl<P: Protocol> Server<P> {
 }
 
 impl Gate {
-    fn new(who: Who, limits: Limits) -> Self {
+    fn new(who: StandingOf, limits: ConnectionLimits) -> Self {
         Self {
             who,
             callers: Arc::new(Own::new(limits.connections_per_caller)),
@@ -211,7 +211,7 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 /// Decides which connections are served, within which limits.
 #[derive(Clone)]
 struct Gate {
-    who: Who,
+    who: StandingOf,
     callers: Arc<Own<CallerId>>,
     unproven: Unproven,
     /// Connections from the network whose other end has proven nothing yet, not even that it speaks TLS.
@@ -222,7 +222,7 @@ struct Gate {
     lines: Arc<Repeats<CallerId>>,
     strangers_lines: Arc<Repeats<()>>,
     unproven_lines: Arc<Repeats<Whose>>,
-    handshake_lines: Arc<Repeats<Source>>,
+    handshake_lines: Arc<Repeats<AddressBlock>>,
     /// Of those two together: one person can be many users, and have many addresses.
     all_lines: Arc<Repeats<()>>,
     metrics: Connections,
@@ -279,7 +279,7 @@ impl Gate {
 
     /// A place for a connection from the network, `group`, until it has proven something.
     fn place(&self, address: SocketAddr, group: &Group) -> Waiting {
-        let whose = Whose::Source(Source::of(address.ip()));
+        let whose = Whose::Network(AddressBlock::of(address.ip()));
         let (place, ends_another) = self.remote.take(whose, group);
         if ends_another {
             self.say_closed(whose, Standing::Unproven);
@@ -301,7 +301,7 @@ impl Gate {
             Ok(Ok(Ok((stream, certificate)))) => Some((Box::new(stream), certificate)),
             Ok(Ok(Err(error))) => {
                 self.metrics.refused(Socket::Tcp, Refused::Tls);
-                let said = self.handshake_lines.may_say(Source::of(address.ip()));
+                let said = self.handshake_lines.may_say(AddressBlock::of(address.ip()));
                 if let Some(said) = said.filter(|_| self.all_lines.may_say(()).is_some()) {
                     let (cause, unlogged) = (printable(&error.to_string()), said.unsaid());
                     tracing::info!(cause, unlogged, "closed a connection: TLS failed");
@@ -323,7 +323,7 @@ impl Gate {
         if let (Standing::Served(caller), Peer::Remote { address, .. }) = (&standing, &peer)
             && !seat.prove(caller)
         {
-            self.say_closed(Whose::Source(Source::of(address.ip())), standing);
+            self.say_closed(Whose::Network(AddressBlock::of(address.ip())), standing);
             return None;
         }
         Some(Accepted { stream, peer, standing, seat })
@@ -334,7 +334,7 @@ impl Gate {
         let socket = match whose {
             Whose::User(_) => Socket::Unix,
             Whose::Pod(_) => Socket::Pod,
-            Whose::Source(_) => Socket::Tcp,
+            Whose::Network(_) => Socket::Tcp,
         };
         self.metrics.refused(socket, Refused::TooMany);
         let (said, owner) = match standing {
@@ -344,7 +344,7 @@ impl Gate {
                 let owner = match whose {
                     Whose::User(_) => "a user who has proven nothing",
                     Whose::Pod(_) => "a pod that has proven nothing",
-                    Whose::Source(_) => "a source that has proven nothing",
+                    Whose::Network(_) => "a source that has proven nothing",
                 };
                 (said.filter(|_| self.all_lines.may_say(()).is_some()), owner)
             }
@@ -353,7 +353,7 @@ impl Gate {
         let (uid, source) = match whose {
             Whose::User(uid) => (Some(uid), None),
             Whose::Pod(_) => (None, None),
-            Whose::Source(source) => (None, Some(tracing::field::display(source))),
+            Whose::Network(source) => (None, Some(tracing::field::display(source))),
         };
         if let Some(said) = said {
             tracing::warn!(

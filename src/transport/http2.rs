@@ -22,7 +22,7 @@ use tower::{Service, ServiceExt as _};
 use super::{
     accept::{Accepted, Protocol, Standing},
     begun::Begun,
-    limits::Limits,
+    limits::ConnectionLimits,
     seat::Seat,
 };
 use crate::tasks::{Cause, Group};
@@ -81,7 +81,7 @@ pub struct Http2<S> {
 
 impl<S> Http2<S> {
     /// Serves `service`. A stranger's connection has narrow bounds.
-    pub fn new(service: S, limits: Limits) -> Self {
+    pub fn new(service: S, limits: ConnectionLimits) -> Self {
         Self { service, handshake: limits.handshake }
     }
 }

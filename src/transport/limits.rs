@@ -9,7 +9,7 @@ pub(super) const STRANGERS_LINE_EVERY: Duration = Duration::from_secs(60);
 
 /// The limits of one caller.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct ConnectionLimits {
     /// Connections of one caller, over all sockets.
     pub connections_per_caller: usize,
     /// Calls of one caller that run at once, over all its connections. Each may cost a stream's window
@@ -29,7 +29,7 @@ pub struct Limits {
     pub handshake: Duration,
 }
 
-impl Default for Limits {
+impl Default for ConnectionLimits {
     fn default() -> Self {
         // Six calls for each of 150 builds, and some to spare.
         Self {

@@ -7,7 +7,7 @@ use tokio::net::{TcpListener, TcpStream, UnixStream};
 use super::{
     pod::{self, Presence},
     tls::Tls,
-    unix::{self, BindError as UnixBindError},
+    unix::{self, UnixBindError},
 };
 use crate::{names::ListenAddress, network};
 
@@ -15,9 +15,9 @@ use crate::{names::ListenAddress, network};
 #[derive(Debug)]
 pub enum Listener {
     /// A Unix socket; its file goes with it.
-    Unix(unix::Listener),
+    Unix(unix::UnixSocket),
     /// The socket of a pod.
-    Pod(pod::Listener),
+    Pod(pod::PodListener),
     /// A port of the network.
     Tcp {
         /// The socket.
@@ -58,7 +58,7 @@ impl Listener {
         tls: Option<&Arc<Tls>>,
     ) -> Result<Self, BindError> {
         match address {
-            ListenAddress::Unix(socket) => Ok(Self::Unix(unix::Listener::bind(socket, mode, group).await?)),
+            ListenAddress::Unix(socket) => Ok(Self::Unix(unix::UnixSocket::bind(socket, mode, group).await?)),
             ListenAddress::Tcp(address) => {
                 let failed = |source| BindError::Tcp { address: *address, source };
                 let inner = TcpListener::bind(address).await.map_err(failed)?;

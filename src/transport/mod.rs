@@ -19,9 +19,9 @@ pub mod unix;
 
 use std::{net::SocketAddr, sync::Arc};
 
-pub use accept::{Accepted, Protocol, Server, Standing, Who};
+pub use accept::{Accepted, Protocol, Server, Standing, StandingOf};
 pub use http2::{Http2, UntilTaken};
-pub use limits::Limits;
+pub use limits::ConnectionLimits;
 pub use listener::{BindError, Listener};
 pub use pod::Presence;
 pub use seat::Seat;

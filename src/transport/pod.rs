@@ -70,12 +70,12 @@ impl PartialEq for Presence {
 impl Eq for Presence {}
 
 /// A listening socket in a pod's directory. Its file stays until the directory is removed.
-pub struct Listener {
+pub struct PodListener {
     inner: UnixListener,
     pod: Presence,
 }
 
-impl Listener {
+impl PodListener {
     /// Binds the socket of `pod` in `directory`, in the place of one that is there, and listens.
     ///
     /// # Errors
@@ -108,9 +108,9 @@ impl Listener {
     }
 }
 
-impl fmt::Debug for Listener {
+impl fmt::Debug for PodListener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Listener").field("pod", &self.pod).finish_non_exhaustive()
+        f.debug_struct("PodListener").field("pod", &self.pod).finish_non_exhaustive()
     }
 }
 
@@ -150,14 +150,14 @@ mod tests {
         let directory = fs::File::open(&path).unwrap();
         let pod = || Presence::new(Pod::new("a", "1").unwrap());
         let connect = || UnixStream::connect(within(directory.as_fd(), SOCKET));
-        let first = Listener::bind(directory.as_fd(), pod()).unwrap();
+        let first = PodListener::bind(directory.as_fd(), pod()).unwrap();
         assert_eq!(fs::metadata(path.join(SOCKET)).unwrap().permissions().mode() & 0o777, MODE);
         connect().unwrap();
         drop(first);
         assert_eq!(connect().unwrap_err().kind(), io::ErrorKind::ConnectionRefused, "it stays, dead");
         // A leftover of a start that was killed.
         fs::write(path.join(FRESH), "").unwrap();
-        let _second = Listener::bind(directory.as_fd(), pod()).unwrap();
+        let _second = PodListener::bind(directory.as_fd(), pod()).unwrap();
         connect().unwrap();
         assert_eq!(fs::read_dir(&path).unwrap().count(), 1);
         fs::remove_dir_all(path).unwrap();

@@ -10,7 +10,7 @@ use std::{
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 
 use crate::{
-    names::{CallerId, Source},
+    names::{AddressBlock, CallerId},
     shares::Own,
     tasks::{Cause, Group},
 };
@@ -98,26 +98,26 @@ pub(super) enum Whose {
     /// A pod, by its number.
     Pod(usize),
     /// A part of the network.
-    Source(Source),
+    Network(AddressBlock),
 }
 
 /// The connections on which nothing is proven yet. A new one is never refused: it ends the oldest of its own
 /// user or source, or of the owner with the most, since an honest client proves who it is at once.
 #[derive(Clone)]
 pub(super) struct Unproven {
-    by: Arc<Mutex<Order>>,
+    by: Arc<Mutex<Arrivals>>,
     each: usize,
     all: usize,
 }
 
 /// In order of arrival: whose connection it is, and its group.
 #[derive(Default)]
-struct Order {
+struct Arrivals {
     next: u64,
     waiting: BTreeMap<u64, (Whose, Group)>,
 }
 
-impl Order {
+impl Arrivals {
     /// The oldest connection of the owner with the most: the many connections of a few owners end nobody
     /// else's.
     fn oldest_of_most(&self) -> Option<u64> {
@@ -134,7 +134,7 @@ impl Order {
 /// The place of such a connection; dropping it frees it.
 pub(super) struct Waiting {
     number: u64,
-    by: Arc<Mutex<Order>>,
+    by: Arc<Mutex<Arrivals>>,
 }
 
 impl Unproven {

@@ -19,7 +19,7 @@ use webpki::EndEntityCert;
 use zeroize::Zeroizing;
 
 use super::not_after::not_after;
-use crate::{config::Tls as Files, names::CertificateName, network, tasks::Group};
+use crate::{config::TlsFiles, names::CertificateName, network, tasks::Group};
 
 /// How often the files are looked at. A certificate is renewed days before it expires.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -27,7 +27,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// TLS by the files of the configuration.
 #[derive(Debug)]
 pub struct Tls {
-    files: Files,
+    files: TlsFiles,
     state: Mutex<State>,
 }
 
@@ -56,7 +56,7 @@ impl Tls {
     ///
     /// # Errors
     /// If a file is missing or is not of the right kind, or the key does not belong to the certificate.
-    pub fn new(files: &Files) -> Result<Self, TlsError> {
+    pub fn new(files: &TlsFiles) -> Result<Self, TlsError> {
         let texts = Texts::read(files)?;
         Ok(Self { files: files.clone(), state: Mutex::new(texts.state(files)?) })
     }
@@ -143,7 +143,7 @@ struct Texts {
 }
 
 impl Texts {
-    fn read(files: &Files) -> Result<Self, TlsError> {
+    fn read(files: &TlsFiles) -> Result<Self, TlsError> {
         let text = |key, path: &Path| network::read(path).map_err(failed(key, path));
         Ok(Self {
             certificate: text("certificate", &files.certificate)?,
@@ -157,14 +157,18 @@ impl Texts {
         [Some(hash(&self.certificate)), Some(hash(&self.key)), self.client_ca.as_ref().map(hash)]
     }
 
-    fn state(&self, files: &Files) -> Result<State, TlsError> {
+    fn state(&self, files: &TlsFiles) -> Result<State, TlsError> {
         let chain = network::some_certificates(&self.certificate);
         let chain = chain.map_err(failed("certificate", &files.certificate))?;
         let expires = chain.iter().filter_map(|certificate| not_after(certificate)).min();
         Ok(State { config: Arc::new(self.config(files, chain)?), expires, hashes: self.hashes(), said: None })
     }
 
-    fn config(&self, files: &Files, chain: Vec<CertificateDer<'static>>) -> Result<ServerConfig, TlsError> {
+    fn config(
+        &self,
+        files: &TlsFiles,
+        chain: Vec<CertificateDer<'static>>,
+    ) -> Result<ServerConfig, TlsError> {
         let of_certificate = || failed("certificate", &files.certificate);
         let of_key = || failed("key", &files.key);
         let key = network::key(&self.key).map_err(of_key())?;

@@ -27,7 +27,7 @@ const LOCK_WAIT: Duration = Duration::from_secs(5);
 
 /// A listening socket. Dropping it removes its file, unless another socket has taken its place.
 #[derive(Debug)]
-pub struct Listener {
+pub struct UnixSocket {
     inner: UnixListener,
     path: PathBuf,
     /// The device and inode of this listener's file.
@@ -37,7 +37,7 @@ pub struct Listener {
 /// Why a socket cannot be bound.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
-pub enum BindError {
+pub enum UnixBindError {
     #[error("{}: another process answers on this socket", .0.display())]
     InUse(PathBuf),
     #[error("{}: this file is not a socket", .0.display())]
@@ -50,12 +50,13 @@ pub enum BindError {
     Io { path: PathBuf, what: &'static str, source: io::Error },
 }
 
-impl Listener {
+impl UnixSocket {
     /// Binds `socket` with `mode` and, if given, `group`. Makes its directory if it is missing, and
     /// replaces the socket of a dead daemon; the socket of a live daemon is an error.
-    pub async fn bind(socket: &SocketPath, mode: u32, group: Option<u32>) -> Result<Self, BindError> {
+    pub async fn bind(socket: &SocketPath, mode: u32, group: Option<u32>) -> Result<Self, UnixBindError> {
         let path = socket.as_path();
-        let failed = |what| move |source: io::Error| BindError::Io { path: path.to_owned(), what, source };
+        let failed =
+            |what| move |source: io::Error| UnixBindError::Io { path: path.to_owned(), what, source };
         let errno = |what| move |error: Errno| failed(what)(error.into());
 
         let directory = path.parent().unwrap_or(Path::new("/"));
@@ -96,7 +97,7 @@ impl Listener {
     }
 }
 
-impl Drop for Listener {
+impl Drop for UnixSocket {
     fn drop(&mut self) {
         // Without the lock, another wharfd is binding: it replaces the file or finds that nobody answers there.
         let Ok(Some(_lock)) = open_lock(&self.path).and_then(|fd| try_lock(fd, &self.path)) else { return };
@@ -134,23 +135,23 @@ fn lock_name(path: &Path) -> PathBuf {
 /// between the check of a dead socket and its removal. The lock is a file that nobody else can open: every
 /// process that can open a file can lock it, and everybody can open the socket's directory. It is never
 /// removed: otherwise two daemons could each lock a file of that name.
-async fn lock(path: &Path) -> Result<OwnedFd, BindError> {
+async fn lock(path: &Path) -> Result<OwnedFd, UnixBindError> {
     let deadline = Instant::now() + LOCK_WAIT;
     loop {
         if let Some(held) = try_lock(open_lock(path)?, path)? {
             return Ok(held);
         }
         if Instant::now() >= deadline {
-            return Err(BindError::Locked(lock_name(path)));
+            return Err(UnixBindError::Locked(lock_name(path)));
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
-fn open_lock(path: &Path) -> Result<OwnedFd, BindError> {
+fn open_lock(path: &Path) -> Result<OwnedFd, UnixBindError> {
     let name = lock_name(path);
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let failed = |error: Errno| BindError::Io {
+    let failed = |error: Errno| UnixBindError::Io {
         path: name.clone(),
         what: "open this lock file",
         source: error.into(),
@@ -160,35 +161,35 @@ fn open_lock(path: &Path) -> Result<OwnedFd, BindError> {
     let own = file.st_uid == rustix::process::geteuid().as_raw()
         && FileType::from_raw_mode(file.st_mode).is_file()
         && file.st_mode & 0o077 == 0;
-    if own { Ok(fd) } else { Err(BindError::ForeignLock(name)) }
+    if own { Ok(fd) } else { Err(UnixBindError::ForeignLock(name)) }
 }
 
 /// Locks the file; `None` while another process has the lock.
-fn try_lock(fd: OwnedFd, path: &Path) -> Result<Option<OwnedFd>, BindError> {
+fn try_lock(fd: OwnedFd, path: &Path) -> Result<Option<OwnedFd>, UnixBindError> {
     match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(Some(fd)),
         Err(Errno::WOULDBLOCK) => Ok(None),
         Err(error) => {
-            Err(BindError::Io { path: lock_name(path), what: "lock this file", source: error.into() })
+            Err(UnixBindError::Io { path: lock_name(path), what: "lock this file", source: error.into() })
         }
     }
 }
 
 /// Removes the socket of a dead daemon: nobody answers on it.
-fn remove_dead(path: &Path) -> Result<(), BindError> {
-    let failed = |what| move |source| BindError::Io { path: path.to_owned(), what, source };
+fn remove_dead(path: &Path) -> Result<(), UnixBindError> {
+    let failed = |what| move |source| UnixBindError::Io { path: path.to_owned(), what, source };
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(failed("look at it")(error)),
         Ok(metadata) if !metadata.file_type().is_socket() => {
-            return Err(BindError::NotASocket(path.to_owned()));
+            return Err(UnixBindError::NotASocket(path.to_owned()));
         }
         Ok(_) => {}
     }
     match connect(path) {
         Err(Errno::CONNREFUSED) => fs::remove_file(path).map_err(failed("remove a dead daemon's socket")),
         // Any other outcome, such as a full backlog or a lack of permission: somebody may be there.
-        Ok(_) | Err(_) => Err(BindError::InUse(path.to_owned())),
+        Ok(_) | Err(_) => Err(UnixBindError::InUse(path.to_owned())),
     }
 }
 
@@ -239,7 +240,7 @@ mod tests {
     #[tokio::test]
     async fn a_socket_has_its_mode_and_goes_when_it_ends() {
         let dir = Dir::new("mode");
-        let listener = Listener::bind(&dir.socket(), 0o606, None).await.unwrap();
+        let listener = UnixSocket::bind(&dir.socket(), 0o606, None).await.unwrap();
         let mode = fs::metadata(listener.path()).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o606);
         UnixStream::connect(listener.path()).unwrap();
@@ -250,8 +251,8 @@ mod tests {
     #[tokio::test]
     async fn a_live_daemon_keeps_its_socket() {
         let dir = Dir::new("live");
-        let _listener = Listener::bind(&dir.socket(), 0o600, None).await.unwrap();
-        assert!(matches!(Listener::bind(&dir.socket(), 0o600, None).await, Err(BindError::InUse(_))));
+        let _listener = UnixSocket::bind(&dir.socket(), 0o600, None).await.unwrap();
+        assert!(matches!(UnixSocket::bind(&dir.socket(), 0o600, None).await, Err(UnixBindError::InUse(_))));
         assert_eq!(dir.entries(), 1);
     }
 
@@ -271,7 +272,7 @@ mod tests {
             }
         };
         assert_eq!(full, Errno::AGAIN);
-        assert!(matches!(Listener::bind(&socket, 0o600, None).await, Err(BindError::InUse(_))));
+        assert!(matches!(UnixSocket::bind(&socket, 0o600, None).await, Err(UnixBindError::InUse(_))));
     }
 
     #[tokio::test]
@@ -280,7 +281,7 @@ mod tests {
         fs::create_dir_all(&dir.0).unwrap();
         drop(std::os::unix::net::UnixListener::bind(dir.socket().as_path()).unwrap());
         assert_eq!(dir.entries(), 1, "std leaves the file behind");
-        let listener = Listener::bind(&dir.socket(), 0o600, None).await.unwrap();
+        let listener = UnixSocket::bind(&dir.socket(), 0o600, None).await.unwrap();
         UnixStream::connect(listener.path()).unwrap();
     }
 
@@ -289,7 +290,10 @@ mod tests {
         let dir = Dir::new("file");
         fs::create_dir_all(&dir.0).unwrap();
         fs::write(dir.socket().as_path(), "mine").unwrap();
-        assert!(matches!(Listener::bind(&dir.socket(), 0o600, None).await, Err(BindError::NotASocket(_))));
+        assert!(matches!(
+            UnixSocket::bind(&dir.socket(), 0o600, None).await,
+            Err(UnixBindError::NotASocket(_))
+        ));
         assert_eq!(fs::read_to_string(dir.socket().as_path()).unwrap(), "mine");
     }
 
@@ -299,7 +303,7 @@ mod tests {
         fs::create_dir_all(&dir.0).unwrap();
         drop(std::os::unix::net::UnixListener::bind(dir.socket().as_path()).unwrap());
         let socket = dir.socket();
-        let binding = (0..8).map(|_| Listener::bind(&socket, 0o600, None));
+        let binding = (0..8).map(|_| UnixSocket::bind(&socket, 0o600, None));
         let bound = futures_util::future::join_all(binding).await;
         let bound: Vec<_> = bound.into_iter().filter_map(Result::ok).collect();
         assert_eq!(bound.len(), 1);
@@ -310,9 +314,9 @@ mod tests {
     #[tokio::test]
     async fn another_ones_socket_is_not_removed() {
         let dir = Dir::new("other");
-        let first = Listener::bind(&dir.socket(), 0o600, None).await.unwrap();
+        let first = UnixSocket::bind(&dir.socket(), 0o600, None).await.unwrap();
         fs::remove_file(first.path()).unwrap();
-        let second = Listener::bind(&dir.socket(), 0o600, None).await.unwrap();
+        let second = UnixSocket::bind(&dir.socket(), 0o600, None).await.unwrap();
         drop(first);
         UnixStream::connect(second.path()).unwrap();
     }
@@ -323,7 +327,7 @@ mod tests {
         fs::create_dir_all(&dir.0).unwrap();
         let directory = fs::File::open(&dir.0).unwrap();
         rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive).unwrap();
-        let listener = Listener::bind(&dir.socket(), 0o606, None).await.unwrap();
+        let listener = UnixSocket::bind(&dir.socket(), 0o606, None).await.unwrap();
         let lock = fs::metadata(lock_name(listener.path())).unwrap().permissions().mode();
         assert_eq!(lock & 0o777, 0o600);
     }
@@ -335,8 +339,8 @@ mod tests {
         let lock = lock_name(dir.socket().as_path());
         fs::write(&lock, "").unwrap();
         fs::set_permissions(&lock, fs::Permissions::from_mode(0o644)).unwrap();
-        let refused = Listener::bind(&dir.socket(), 0o600, None).await.unwrap_err();
-        assert!(matches!(refused, BindError::ForeignLock(named) if named == lock));
+        let refused = UnixSocket::bind(&dir.socket(), 0o600, None).await.unwrap_err();
+        assert!(matches!(refused, UnixBindError::ForeignLock(named) if named == lock));
     }
 
     #[tokio::test]
@@ -345,7 +349,7 @@ mod tests {
         fs::create_dir_all(&dir.0).unwrap();
         let held = try_lock(open_lock(dir.socket().as_path()).unwrap(), dir.socket().as_path()).unwrap();
         let socket = dir.socket();
-        let mut binding = std::pin::pin!(Listener::bind(&socket, 0o600, None));
+        let mut binding = std::pin::pin!(UnixSocket::bind(&socket, 0o600, None));
         assert!(futures_util::poll!(binding.as_mut()).is_pending(), "the runtime is not held up");
         drop(held);
         binding.await.unwrap();

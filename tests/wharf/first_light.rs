@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use wharf::build::tar::{Found, Passage};
+use wharf::build::tar::{Findings, Passage};
 use wharf::wire::v1::BuildSpec;
 
 use crate::harness::{
@@ -101,7 +101,7 @@ async fn steps_on_fetched_sources(test: Arc<Test>) {
 
 /// The tar that BuildKit gets for a client's tar.
 fn written_anew(tar: &[u8]) -> Vec<u8> {
-    let mut passage = Passage::new("Dockerfile", Arc::default(), Arc::new(Found::new(true)));
+    let mut passage = Passage::new("Dockerfile", Arc::default(), Arc::new(Findings::new(true)));
     passage.take(tar.to_vec().into());
     let mut written = Vec::new();
     while let Some(piece) = passage.passed().unwrap() {

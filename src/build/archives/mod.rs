@@ -63,7 +63,7 @@ const STEPS_MAX: u64 = 64 << 20;
 
 /// The limits on an archive on an engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct ArchiveLimits {
     /// The largest window.
     pub window: u64,
     /// The most bytes of blocks that `xz` holds.
@@ -76,7 +76,7 @@ pub struct Limits {
     pub zstd: bool,
 }
 
-impl Limits {
+impl ArchiveLimits {
     /// For this many copies that unpack.
     pub fn of(copies: usize, zstd: bool) -> Self {
         let copies = u64::try_from(copies).unwrap_or(u64::MAX).max(1);
@@ -92,7 +92,7 @@ impl Limits {
 
 /// The judge of one file, which may be an archive. Its errors say what is wrong with it, without its name.
 pub struct Archive {
-    limits: Limits,
+    limits: ArchiveLimits,
     spent: Arc<Spent>,
     state: State,
 }
@@ -119,7 +119,7 @@ impl fmt::Debug for Archive {
 
 impl Archive {
     /// A file that begins, in a context whose archives have `spent` this much together.
-    pub fn new(limits: Limits, spent: Arc<Spent>) -> Self {
+    pub fn new(limits: ArchiveLimits, spent: Arc<Spent>) -> Self {
         Self { limits, spent, state: State::Begin(Vec::new()) }
     }
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    Limits, Spent, clean,
+    ArchiveLimits, Spent, clean,
     extensions::{Extensions, sparse},
 };
 use crate::{
@@ -54,7 +54,7 @@ pub(super) struct Scan {
     state: State,
     gathered: Vec<u8>,
     extensions: Extensions,
-    limits: Limits,
+    limits: ArchiveLimits,
     /// For a compressed archive.
     spent: Option<Arc<Spent>>,
     /// The bytes of a compressed archive, and those that have come of it.
@@ -78,7 +78,7 @@ pub(super) struct Scan {
 
 impl Scan {
     /// A tar that begins. A compressed one has a part in what all of a context have `spent`.
-    pub(super) fn new(limits: Limits, spent: Option<Arc<Spent>>) -> Self {
+    pub(super) fn new(limits: ArchiveLimits, spent: Option<Arc<Spent>>) -> Self {
         Self {
             limits,
             spent,

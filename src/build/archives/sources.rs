@@ -2,7 +2,7 @@
 
 use sha2::{Digest as _, Sha256};
 
-use super::{Limits, clean};
+use super::{ArchiveLimits, clean};
 use crate::names::reference::Digest;
 
 /// The sources of a build's copies that unpack, in its context, and what these archives may do.
@@ -10,7 +10,7 @@ use crate::names::reference::Digest;
 pub struct Unpacked {
     /// In order. Several copies may have the same.
     patterns: Vec<Pattern>,
-    limits: Limits,
+    limits: ArchiveLimits,
 }
 
 impl Unpacked {
@@ -19,12 +19,12 @@ impl Unpacked {
         let patterns = sources.into_iter().map(Pattern::of).filter(|pattern| !pattern.names.is_empty());
         let mut patterns: Vec<_> = patterns.collect();
         patterns.sort_unstable();
-        let limits = Limits::of(patterns.len(), zstd);
+        let limits = ArchiveLimits::of(patterns.len(), zstd);
         (!patterns.is_empty()).then_some(Self { patterns, limits })
     }
 
     /// The limits on each archive.
-    pub fn limits(&self) -> Limits {
+    pub fn limits(&self) -> ArchiveLimits {
         self.limits
     }
 
@@ -33,7 +33,7 @@ impl Unpacked {
     /// count as judged.
     pub fn key(&self) -> String {
         let mut hash = Sha256::new();
-        let Limits { window, blocks, headers, steps, zstd } = self.limits;
+        let ArchiveLimits { window, blocks, headers, steps, zstd } = self.limits;
         hash.update(format!("{window} {blocks} {headers} {steps} {zstd}\n"));
         for pattern in &self.patterns {
             hash.update(pattern.names.join("/"));

@@ -7,8 +7,8 @@ use super::*;
 
 mod costs;
 
-const LIMITS: Limits =
-    Limits { window: 32 << 20, blocks: 64 << 20, headers: 256 << 20, steps: 8 << 20, zstd: true };
+const LIMITS: ArchiveLimits =
+    ArchiveLimits { window: 32 << 20, blocks: 64 << 20, headers: 256 << 20, steps: 8 << 20, zstd: true };
 
 fn header(kind: EntryType, size: u64) -> Header {
     let mut header = Header::new_gnu();
@@ -74,7 +74,7 @@ fn zstd(bytes: &[u8], window_log: u32) -> Vec<u8> {
     out.finish().unwrap()
 }
 
-fn judged_in(bytes: &[u8], size: usize, limits: Limits) -> Result<(), String> {
+fn judged_in(bytes: &[u8], size: usize, limits: ArchiveLimits) -> Result<(), String> {
     let mut archive = Archive::new(limits, Arc::default());
     bytes.chunks(size).try_for_each(|piece| archive.pass(piece))?;
     archive.end()
@@ -172,9 +172,9 @@ fn windows_are_bounded() {
     for before in [&tar[..], b"no tar", &of_file(b"small")] {
         refused_with(&[zstd(before, 17), zstd(&tar, 25)].concat(), "has a Zstandard window of 32 MiB");
     }
-    let small = Limits { window: 4 << 20, ..LIMITS };
+    let small = ArchiveLimits { window: 4 << 20, ..LIMITS };
     assert!(judged_in(&zstd(&tar, 21), 4096, small).unwrap_err().contains("may have one of 1 MiB"));
-    let none = Limits { zstd: false, ..LIMITS };
+    let none = ArchiveLimits { zstd: false, ..LIMITS };
     for archive in [zstd(&tar, 17), zstd(b"no tar", 17)] {
         assert!(judged_in(&archive, 4096, none).unwrap_err().contains("compress it with gzip"));
     }
@@ -183,9 +183,9 @@ fn windows_are_bounded() {
     assert_eq!(judged(&xz(&tar, 6)), Ok(()));
     refused_with(&xz(&tar, 9), "needs a larger dictionary than the 32 MiB");
     refused_with(&[xz(b"no tar", 1), xz(&tar, 9)].concat(), "needs a larger dictionary than the 32 MiB");
-    assert_eq!(judged_in(&xz(&tar, 9), 4096, Limits { window: WINDOW_BYTES_MAX, ..LIMITS }), Ok(()));
-    assert_eq!(Limits::of(16, true).window, WINDOW_BYTES_MAX);
-    assert_eq!(Limits::of(256, true).window, 4 << 20);
+    assert_eq!(judged_in(&xz(&tar, 9), 4096, ArchiveLimits { window: WINDOW_BYTES_MAX, ..LIMITS }), Ok(()));
+    assert_eq!(ArchiveLimits::of(16, true).window, WINDOW_BYTES_MAX);
+    assert_eq!(ArchiveLimits::of(256, true).window, 4 << 20);
 }
 
 #[test]

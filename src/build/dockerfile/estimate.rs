@@ -6,7 +6,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use super::{
-    Rules,
+    ReadingRules,
     lines::{self, Heredoc, Instruction, Version},
     parts, patterns,
     variables::{UNKNOWN, Variables},
@@ -46,7 +46,7 @@ const PORT_BYTES: u64 = 16;
 /// The estimate for a text, as far as it has been read.
 #[derive(Clone, Debug)]
 pub(super) struct Estimate {
-    rules: Arc<Rules>,
+    rules: Arc<ReadingRules>,
     escape: u8,
     variables: Variables,
     expanded: u64,
@@ -100,7 +100,7 @@ impl Stage {
 }
 
 impl Estimate {
-    pub(super) fn new(rules: &Arc<Rules>) -> Self {
+    pub(super) fn new(rules: &Arc<ReadingRules>) -> Self {
         Self {
             rules: Arc::clone(rules),
             escape: b'\\',

@@ -47,8 +47,11 @@ fn verdict(input: &Path) -> Result<(), String> {
     if circles::may_never_end([("docker.io/library/base:latest", base.triggers.as_slice())].into_iter()) {
         return Err("without end".to_owned());
     }
-    let rules =
-        Rules { arguments: arguments.collect(), frontend: Frontend::Builtin(None), ..Rules::default() };
+    let rules = ReadingRules {
+        arguments: arguments.collect(),
+        frontend: Frontend::Builtin(None),
+        ..ReadingRules::default()
+    };
     let judge = Judge::new(rules);
     judge.admit(&base)?;
     judge.read("Dockerfile", fs::read(input.join("Dockerfile")).unwrap_or_default())

@@ -48,7 +48,7 @@ mod tests {
         super::tests::{builtin, judge},
         *,
     };
-    use crate::build::dockerfile::Rules;
+    use crate::build::dockerfile::ReadingRules;
 
     #[test]
     fn an_engine_of_a_known_version_is_asked_for_that_version_alone() {
@@ -64,13 +64,14 @@ mod tests {
                 Frontend::Builtin(Some((0, last))),
                 Frontend::Builtin(None),
             ] {
-                let refused = judge(text.as_bytes(), Rules { frontend, ..Rules::default() }).unwrap_err();
+                let refused =
+                    judge(text.as_bytes(), ReadingRules { frontend, ..ReadingRules::default() }).unwrap_err();
                 assert!(refused.contains(why), "{frontend:?}: {refused}");
             }
             for version in [(0, last + 1), (0, 33), (1, 0)] {
                 assert_eq!(judge(text.as_bytes(), builtin(version)), Ok(()), "{why}: {version:?}");
             }
-            assert_eq!(judge(text.as_bytes(), Rules::default()), Ok(()), "{why}");
+            assert_eq!(judge(text.as_bytes(), ReadingRules::default()), Ok(()), "{why}");
         }
     }
 }

@@ -44,7 +44,7 @@ const TRIGGERS_BYTES_MAX: usize = 64 << 10;
 
 /// How a build's Dockerfile is judged.
 #[derive(Clone, Debug, Default)]
-pub struct Rules {
+pub struct ReadingRules {
     /// The size of each build argument.
     arguments: HashMap<String, Size>,
     /// The number of bytes that each step carries for the build's options.
@@ -54,7 +54,7 @@ pub struct Rules {
     has_checks: bool,
 }
 
-impl Rules {
+impl ReadingRules {
     /// The rules for a build whose Dockerfile this frontend reads.
     pub fn new(spec: &BuildSpec, frontend: Frontend) -> Self {
         let length = |text: &str| text.len() as u64;
@@ -78,7 +78,7 @@ impl Rules {
 /// triggers count as well.
 #[derive(Debug, Default)]
 pub struct Judge {
-    rules: Arc<Rules>,
+    rules: Arc<ReadingRules>,
     /// The texts that were judged and may pass.
     passed: Arc<Texts>,
     known: Mutex<Known>,
@@ -122,14 +122,14 @@ const AGAIN: &[State] = &[State::Earlier];
 
 impl Judge {
     /// A judge that knows nothing yet.
-    pub fn new(rules: Rules) -> Self {
+    pub fn new(rules: ReadingRules) -> Self {
         Self { rules: rules.into(), passed: Arc::default(), known: Mutex::default() }
     }
 
     /// A judge for a Dockerfile that the frontend of an unknown engine reads.
     #[cfg(any(test, feature = "fuzzing"))]
     pub(super) fn builtin() -> Self {
-        Self::new(Rules { frontend: Frontend::Builtin(None), ..Rules::default() })
+        Self::new(ReadingRules { frontend: Frontend::Builtin(None), ..ReadingRules::default() })
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {

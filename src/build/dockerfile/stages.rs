@@ -206,11 +206,14 @@ fn done(seen: &HashMap<Place, Seen>, place: Place) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Rules, tests::judge};
+    use super::super::{ReadingRules, tests::judge};
     use crate::build::dockerfile::Frontend;
 
     fn judged(text: &str, version: Option<(u32, u32)>) -> Result<(), String> {
-        judge(text.as_bytes(), Rules { frontend: Frontend::Builtin(version), ..Rules::default() })
+        judge(
+            text.as_bytes(),
+            ReadingRules { frontend: Frontend::Builtin(version), ..ReadingRules::default() },
+        )
     }
 
     #[test]

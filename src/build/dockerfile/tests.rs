@@ -4,21 +4,21 @@ pub(super) fn bytes(bytes: u64) -> Size {
     Size { bytes, dashes: 0 }
 }
 
-fn given(argument: u64) -> Rules {
-    Rules { arguments: HashMap::from([("a".to_owned(), bytes(argument))]), ..Rules::default() }
+fn given(argument: u64) -> ReadingRules {
+    ReadingRules { arguments: HashMap::from([("a".to_owned(), bytes(argument))]), ..ReadingRules::default() }
 }
 
-pub(super) fn builtin(version: (u32, u32)) -> Rules {
-    Rules { frontend: Frontend::Builtin(Some(version)), ..Rules::default() }
+pub(super) fn builtin(version: (u32, u32)) -> ReadingRules {
+    ReadingRules { frontend: Frontend::Builtin(Some(version)), ..ReadingRules::default() }
 }
 
-pub(super) fn judge(text: &[u8], rules: Rules) -> Result<(), String> {
+pub(super) fn judge(text: &[u8], rules: ReadingRules) -> Result<(), String> {
     Judge::new(rules).read("", text.to_vec())
 }
 
 #[test]
 fn arguments_alone_are_nothing_for_the_engines_own_frontend() {
-    let builtin = Rules { frontend: Frontend::Builtin(None), ..Rules::default() };
+    let builtin = ReadingRules { frontend: Frontend::Builtin(None), ..ReadingRules::default() };
     for text in [
         "ARG A=1",
         "\u{feff}# word\r\n\targ A\r\n",
@@ -203,7 +203,7 @@ fn base(triggers: &[&str], environment: &[(&str, u64)]) -> Arc<Inherited> {
 fn the_variables_of_a_base_count() {
     let text = format!("FROM x\nLABEL {}", "x=$LONG ".repeat(1000)).into_bytes();
     for text_first in [true, false] {
-        let judge = Judge::new(Rules::default());
+        let judge = Judge::new(ReadingRules::default());
         if text_first {
             judge.read("", text.clone()).unwrap();
         }
@@ -215,7 +215,7 @@ fn the_variables_of_a_base_count() {
         judge.read("", b"FROM x".to_vec()).unwrap();
         judge.judge_all().unwrap();
     }
-    let judge = Judge::new(Rules::default());
+    let judge = Judge::new(ReadingRules::default());
     judge.admit(&base(&["ENV a=$LONG$LONG"], &[("LONG", 100_000)])).unwrap();
     assert!(judge.read("", format!("FROM x\nLABEL {}", "x=$a ".repeat(500)).into_bytes()).is_err());
 }
@@ -255,7 +255,7 @@ fn a_pattern_that_may_be_empty_is_refused_for_old_engines_alone() {
 
 #[test]
 fn a_large_one_is_read_only_without_checks() {
-    let checked = Rules { has_checks: true, ..Rules::default() };
+    let checked = ReadingRules { has_checks: true, ..ReadingRules::default() };
     let text = |mib: usize| format!("{}\n", "#".repeat(1023)).repeat(mib << 10);
     assert_eq!(judge(text(1).as_bytes(), checked.clone()), Ok(()));
     let refused = judge(format!("{}#", text(1)).as_bytes(), checked.clone()).unwrap_err();
@@ -272,7 +272,7 @@ fn a_large_one_is_read_only_without_checks() {
 fn what_takes_the_frontend_minutes_is_refused() {
     let many = "CMD a\n".repeat(INSTRUCTIONS_MAX + 1);
     assert!(judge(many.as_bytes(), builtin((0, 33))).unwrap_err().contains("more than 200000 instructions"));
-    assert_eq!(judge(many.as_bytes(), Rules::default()), Ok(()));
+    assert_eq!(judge(many.as_bytes(), ReadingRules::default()), Ok(()));
     let variables = |count: usize| (0..count).map(|n| format!("ENV a{n}=b\n")).collect::<String>();
     assert_eq!(judge(variables(7_000).as_bytes(), given(0)), Ok(()));
     refused(&variables(8_000), "the Dockerfile has too many variables");
@@ -301,7 +301,7 @@ fn short_lines_are_let_through() {
         format!("FROM x\n{}", lines("#a\n")),
         format!("FROM x\n{}", lines("\n")),
     ] {
-        for rules in [builtin((0, 33)), Rules::default()] {
+        for rules in [builtin((0, 33)), ReadingRules::default()] {
             assert_eq!(judge(text.as_bytes(), rules), Ok(()), "{}", &text[..30]);
         }
     }
@@ -321,7 +321,7 @@ fn what_takes_old_engines_minutes_to_join_is_refused() {
             let refused = judge(text.as_bytes(), builtin((0, version))).unwrap_err();
             assert!(refused.starts_with("line 2: the instruction has too many lines"), "{refused}");
         }
-        for rules in [builtin((0, last + 1)), Rules::default()] {
+        for rules in [builtin((0, last + 1)), ReadingRules::default()] {
             assert_eq!(judge(text.as_bytes(), rules), Ok(()));
         }
     }
@@ -350,7 +350,7 @@ fn triggers_are_short() {
 fn dockerfiles_that_people_write_are_let_through() {
     for (shape, text) in shapes::IMAGES.iter().chain(shapes::LINES).chain(shapes::NEWER) {
         for frontend in [Frontend::Builtin(None), Frontend::Contained] {
-            let rules = Rules { frontend, has_checks: true, ..given(1000) };
+            let rules = ReadingRules { frontend, has_checks: true, ..given(1000) };
             let judge = Judge::new(rules);
             judge.admit(&base(&["COPY . /app"], &[("PATH", 200), ("HOME", 5)])).unwrap();
             assert_eq!(judge.read("Dockerfile", text.as_bytes().to_vec()), Ok(()), "{shape}");
@@ -362,13 +362,13 @@ fn dockerfiles_that_people_write_are_let_through() {
 /// The time of the engine's own frontend grows with the square of these.
 #[test]
 fn the_engine_itself_reads_no_endless_chains() {
-    let builtin = || Rules { frontend: Frontend::Builtin(None), ..Rules::default() };
+    let builtin = || ReadingRules { frontend: Frontend::Builtin(None), ..ReadingRules::default() };
     for line in ["RUN x\n", "COPY a /\n", "ADD a /\n", "WORKDIR a\n", "FROM a AS a\n"] {
         let chain = |count: usize| format!("FROM x AS a\n{}", line.repeat(count));
         assert_eq!(judge(chain(500).as_bytes(), builtin()), Ok(()), "{line}");
         let why = judge(chain(700).as_bytes(), builtin()).unwrap_err();
         assert!(why.contains("steps follow one another"), "{why}");
-        assert_eq!(judge(chain(700).as_bytes(), Rules::default()), Ok(()), "{line}");
+        assert_eq!(judge(chain(700).as_bytes(), ReadingRules::default()), Ok(()), "{line}");
     }
     let stages = |count: usize| "FROM x\nRUN x\n".repeat(count);
     assert_eq!(judge(stages(2500).as_bytes(), builtin()), Ok(()));

@@ -127,7 +127,7 @@ mod tests {
 
     use super::{
         super::{
-            Judge, Rules,
+            Judge, ReadingRules,
             tests::{bytes, judge},
         },
         *,
@@ -139,7 +139,7 @@ mod tests {
         let rules = || {
             let arguments = [("port", "8080"), ("ranges", "1-65535 1-65535")];
             let arguments = arguments.map(|(name, value)| (name.to_owned(), Size::of(value)));
-            Rules { arguments: HashMap::from(arguments), ..Rules::default() }
+            ReadingRules { arguments: HashMap::from(arguments), ..ReadingRules::default() }
         };
         for line in [
             "EXPOSE 8080 8443/tcp",
@@ -179,7 +179,7 @@ mod tests {
 
     #[test]
     fn the_history_of_an_image_counts_for_each_stage() {
-        let judge = Judge::new(Rules::default());
+        let judge = Judge::new(ReadingRules::default());
         judge.admit(&Inherited { history: 1 << 20, ..Inherited::default() }).unwrap();
         judge.read("", "FROM x\nRUN true\n".repeat(50).into_bytes()).unwrap();
         let refused = judge.read("", "FROM x\nRUN true\n".repeat(100).into_bytes()).unwrap_err();
@@ -192,7 +192,7 @@ mod tests {
             let environment = (from..from + 12_000).map(|n| (format!("a{n}"), bytes(1))).collect();
             Inherited { environment, ..Inherited::default() }
         };
-        let judge = Judge::new(Rules::default());
+        let judge = Judge::new(ReadingRules::default());
         judge.admit(&image(0)).unwrap();
         judge.admit(&image(0)).unwrap();
         let refused = judge.admit(&image(12_000)).unwrap_err();

@@ -34,7 +34,7 @@ use width::Width;
 use super::{
     archives::{Awaited, TreesOf},
     isolation::{self, JobKeys, Source},
-    tar::Found,
+    tar::Findings,
 };
 use crate::{
     buildkit::{
@@ -88,7 +88,7 @@ impl Judged {
     }
 }
 
-impl solve::Judged for Judged {
+impl solve::JudgedResult for Judged {
     /// References to the graphs, which BuildKit keeps. A result that contains a graph has no reference that
     /// BuildKit knows yet.
     fn into_result(self) -> frontend::Result {
@@ -140,7 +140,7 @@ pub struct Gate<'a> {
     /// Admitted URLs, including the uploaded tar's, and the attributes that each gets.
     fetched: Attributes,
     /// The URL of the uploaded tar, and the findings in it.
-    tar: Option<(String, &'a Found)>,
+    tar: Option<(String, &'a Findings)>,
     /// Whether the engine may unpack Zstandard.
     zstd: bool,
     /// The trees of the context.

@@ -8,7 +8,7 @@ use super::{Refusal, refuse};
 use crate::{
     build::{
         archives::{Unpacked, refused},
-        tar::Found,
+        tar::Findings,
     },
     fault::{Fault, Reason},
 };
@@ -87,7 +87,7 @@ impl Unpacks {
 
     /// The archives that the graph unpacks from the context's directory, which are to be judged as they come. Those in
     /// an uploaded tar have been judged: `found` is what was found.
-    pub(super) fn judge(&self, found: Option<&Found>, zstd: bool) -> Result<Option<Unpacked>, Refusal> {
+    pub(super) fn judge(&self, found: Option<&Findings>, zstd: bool) -> Result<Option<Unpacked>, Refusal> {
         let of = |sources: &[String]| Unpacked::of(sources.iter().map(String::as_str), zstd);
         if let Some(unpacked) = of(&self.uploaded) {
             let found = found.ok_or_else(|| refuse("it unpacks archives of a tar that was not uploaded"))?;

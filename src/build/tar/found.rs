@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use crate::build::archives::{Archive, Costs, Limits, Spent, Unpacked};
+use crate::build::archives::{Archive, ArchiveLimits, Costs, Spent, Unpacked};
 
 /// The copies for which the windows of a tar's archives are judged. With more of them, a window may need too much.
 const COPIES: usize = 16;
@@ -16,8 +16,8 @@ const EACH_BYTES: usize = 96;
 
 /// The findings in a tar.
 #[derive(Debug)]
-pub struct Found {
-    limits: Limits,
+pub struct Findings {
+    limits: ArchiveLimits,
     spent: Arc<Spent>,
     state: Mutex<State>,
 }
@@ -50,11 +50,12 @@ struct Seen {
     judged: Result<Costs, String>,
 }
 
-impl Found {
+impl Findings {
     /// Nothing yet, of a tar for an engine that may unpack Zstandard, or not.
     pub fn new(zstd: bool) -> Self {
         // The rest is known only with the graph.
-        let limits = Limits { window: Limits::of(COPIES, zstd).window, ..Limits::of(1, zstd) };
+        let limits =
+            ArchiveLimits { window: ArchiveLimits::of(COPIES, zstd).window, ..ArchiveLimits::of(1, zstd) };
         Self { limits, spent: Arc::new(Spent::of_a_tar()), state: Mutex::default() }
     }
 

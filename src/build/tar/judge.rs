@@ -11,7 +11,7 @@ use tonic::Status;
 
 use super::{
     entry::{self, BLOCK_BYTES, Entry, Extensions, Kind, at_most, is_header, padding},
-    found::Found,
+    found::Findings,
     refused,
 };
 use crate::{
@@ -69,7 +69,7 @@ pub(super) struct Judge {
     /// The Dockerfile's text, while it comes.
     text: Option<Vec<u8>>,
     texts: Arc<dockerfile::Judge>,
-    found: Arc<Found>,
+    found: Arc<Findings>,
 }
 
 impl Judge {
@@ -79,7 +79,7 @@ impl Judge {
     pub(super) fn new(
         dockerfile: &str,
         texts: Arc<dockerfile::Judge>,
-        found: Arc<Found>,
+        found: Arc<Findings>,
         out: &mut BytesMut,
     ) -> Self {
         Entry::root().write(out);

@@ -16,7 +16,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 use tonic::Status;
 
-pub use found::Found;
+pub use found::Findings;
 use judge::Judge;
 use unpack::Unpack;
 
@@ -43,7 +43,7 @@ const BEGIN_BYTES: usize = entry::BLOCK_BYTES;
 pub struct Passage {
     dockerfile: String,
     texts: Arc<dockerfile::Judge>,
-    found: Arc<Found>,
+    found: Arc<Findings>,
     /// Received bytes that have not been judged yet.
     input: Bytes,
     state: State,
@@ -66,7 +66,7 @@ impl fmt::Debug for Passage {
 impl Passage {
     /// For a context with this path of its Dockerfile, which `texts` takes, to judge it before the bytes that have
     /// passed go on. The archives in it that cannot be unpacked go into `found`.
-    pub fn new(dockerfile: &str, texts: Arc<dockerfile::Judge>, found: Arc<Found>) -> Self {
+    pub fn new(dockerfile: &str, texts: Arc<dockerfile::Judge>, found: Arc<Findings>) -> Self {
         let dockerfile = dockerfile.to_owned();
         Self { dockerfile, texts, found, input: Bytes::new(), state: State::Begin(BytesMut::new()) }
     }
@@ -182,13 +182,13 @@ pub struct Tar {
     path: String,
     pieces: Mutex<Option<mpsc::Receiver<Result<Bytes, Status>>>>,
     digest: Arc<OnceLock<Digest>>,
-    found: Arc<Found>,
+    found: Arc<Findings>,
 }
 
 impl Tar {
     /// A tar with what is found in it, and the sender for its pieces. Dropping the sender ends the tar, so send an error first to
     /// break it off.
-    pub fn new(found: Arc<Found>) -> Result<(Self, mpsc::Sender<Result<Bytes, Status>>), Fault> {
+    pub fn new(found: Arc<Findings>) -> Result<(Self, mpsc::Sender<Result<Bytes, Status>>), Fault> {
         let (sender, receiver) = mpsc::channel(PIECES);
         let path = format!("/{}", random_id()?);
         let (pieces, digest) = (Mutex::new(Some(receiver)), Arc::default());
@@ -198,7 +198,7 @@ impl Tar {
     /// A tar at this path, which has no pieces.
     #[cfg(test)]
     pub(super) fn at(path: &str) -> Self {
-        let found = Arc::new(Found::new(true));
+        let found = Arc::new(Findings::new(true));
         found.refuse("bad.tar", "is bad".to_owned());
         Self { path: path.to_owned(), pieces: Mutex::default(), digest: Arc::default(), found }
     }
@@ -209,7 +209,7 @@ impl Tar {
     }
 
     /// The findings in it, once it has been read.
-    pub fn found(&self) -> &Found {
+    pub fn found(&self) -> &Findings {
         &self.found
     }
 

@@ -43,8 +43,8 @@ fn of_entry(kind: EntryType, path: &str, target: &str) -> Vec<u8> {
     tar(|tar| tar.append(&header, &[][..]).unwrap())
 }
 
-fn found() -> Arc<Found> {
-    Arc::new(Found::new(true))
+fn found() -> Arc<Findings> {
+    Arc::new(Findings::new(true))
 }
 
 /// The result of `sent`, in pieces of `size`.

@@ -18,9 +18,9 @@ use super::{
 };
 use crate::{
     client::{
-        answers::{self, Answers, Client, Session},
+        answers::{self, Answers, Client, OpenSession},
         args::BuildArgs,
-        context::{Areas, Source, Tar},
+        context::{Areas, BuildFiles, Tar},
         credentials::DockerConfig,
         env::{self, Env, SOURCE_DATE_EPOCH},
         exit::{Exit, Failure, Stop},
@@ -81,9 +81,10 @@ pub(super) async fn run(mut call: Call, args: BuildArgs) -> Result<(), Stop> {
         print::note(format_args!("WARN: `{flag}` has no effect: {why}"));
     }
     let prepare = async {
-        let source = Source::open(&args.context, given(args.file.as_deref()), workspace.as_deref(), stdin())
-            .await
-            .map_err(|error| Failure::usage(error.to_string()))?;
+        let source =
+            BuildFiles::open(&args.context, given(args.file.as_deref()), workspace.as_deref(), stdin())
+                .await
+                .map_err(|error| Failure::usage(error.to_string()))?;
         Ok((source, address.connect(token).await?))
     };
     let (mut source, connection) = call.signals.guard(prepare).await?;
@@ -150,7 +151,7 @@ async fn build(
         secrets: true,
         credentials: true,
     };
-    let opening = async { Ok(Session::open(&mut client, open).await?) };
+    let opening = async { Ok(OpenSession::open(&mut client, open).await?) };
     let session = call.signals.guard(opening).await?;
     let start = BuildStart {
         namespace: namespace.to_wire(),

@@ -22,8 +22,8 @@ use std::{io, path::PathBuf};
 pub(crate) use areas::Areas;
 pub use entry::Entry;
 pub use filter::Filter;
-pub use patterns::{Matched, PatternError, Patterns};
-pub use source::{Source, SourceError, Tar};
+pub use patterns::{IgnoreError, Matched, Patterns};
+pub use source::{BuildFiles, SourceError, Tar};
 pub use tree::{Entries, Tree};
 pub use walk::Walk;
 
@@ -49,7 +49,7 @@ pub enum Error {
     Changed(PathBuf),
     /// A pattern of .dockerignore, or a path of the Dockerfile, is malformed.
     #[error(transparent)]
-    Pattern(PatternError),
+    Pattern(IgnoreError),
 }
 
 impl Error {

@@ -6,7 +6,7 @@ use super::{glob, path, regexp};
 
 /// The reason why a pattern cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PatternError {
+pub enum IgnoreError {
     /// The pattern consists of a `!` only.
     #[error("illegal exclusion pattern: \"!\"")]
     Bare,
@@ -49,7 +49,7 @@ impl Patterns {
     ///
     /// # Errors
     /// When a pattern is malformed.
-    pub fn new<S: AsRef<str>>(lines: impl IntoIterator<Item = S>) -> Result<Self, PatternError> {
+    pub fn new<S: AsRef<str>>(lines: impl IntoIterator<Item = S>) -> Result<Self, IgnoreError> {
         let patterns = lines
             .into_iter()
             .map(|line| line.as_ref().trim().to_owned())
@@ -64,7 +64,7 @@ impl Patterns {
     ///
     /// # Errors
     /// When a pattern that would decide is invalid.
-    pub fn matches(&self, path: &str, above: &Matched) -> Result<(bool, Matched), PatternError> {
+    pub fn matches(&self, path: &str, above: &Matched) -> Result<(bool, Matched), IgnoreError> {
         let mut matched = false;
         let mut each = vec![false; self.patterns.len()].into_boxed_slice();
         for (at, (pattern, own)) in self.patterns.iter().zip(&mut each).enumerate() {
@@ -98,20 +98,20 @@ impl Patterns {
 }
 
 impl Pattern {
-    fn new(line: &str) -> Result<Self, PatternError> {
+    fn new(line: &str) -> Result<Self, IgnoreError> {
         // Docker cleans the pattern before it removes the `!`: `!./a` stays `./a` and matches nothing.
         let cleaned = path::clean(line);
         let (exception, text) = match cleaned.strip_prefix('!') {
-            Some("") => return Err(PatternError::Bare),
+            Some("") => return Err(IgnoreError::Bare),
             Some(text) => (true, text.to_owned()),
             None => (false, cleaned),
         };
-        glob::check(&text).map_err(|_| PatternError::Syntax(line.to_owned()))?;
+        glob::check(&text).map_err(|_| IgnoreError::Syntax(line.to_owned()))?;
         let kind = Kind::of(&text);
         Ok(Self { exception, text, kind })
     }
 
-    fn matches(&self, path: &str) -> Result<bool, PatternError> {
+    fn matches(&self, path: &str) -> Result<bool, IgnoreError> {
         match &self.kind {
             Kind::Exact => Ok(path == self.text),
             Kind::Prefix(length) => {
@@ -122,7 +122,7 @@ impl Pattern {
                 Ok(path.ends_with(suffix) || suffix.strip_prefix('/') == Some(path))
             }
             Kind::Regex(regex) => Ok(regex.is_match(path)),
-            Kind::Invalid => Err(PatternError::Syntax(self.text.clone())),
+            Kind::Invalid => Err(IgnoreError::Syntax(self.text.clone())),
         }
     }
 }

@@ -36,7 +36,7 @@ pub(super) const DOCKERFILE: &str = "Dockerfile";
 pub(super) const STDIN: &str = "-";
 
 /// A build's files. Only the Dockerfile and the ignore file have been read.
-pub struct Source {
+pub struct BuildFiles {
     dockerfile: String,
     text: Bytes,
     directories: Vec<Directory>,
@@ -138,7 +138,7 @@ pub enum SourceError {
     StdinTooLarge,
 }
 
-impl Source {
+impl BuildFiles {
     /// Finds the files to build from. Paths inside the job's `workspace` are sent relative to it, so that a
     /// later run in another workspace counts as the same build.
     ///
@@ -260,9 +260,9 @@ impl Source {
     }
 }
 
-impl fmt::Debug for Source {
+impl fmt::Debug for BuildFiles {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Source")
+        f.debug_struct("BuildFiles")
             .field("dockerfile", &self.dockerfile)
             .field("directories", &self.directories())
             .field("tar", &self.tar.is_some())

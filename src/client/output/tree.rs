@@ -36,7 +36,7 @@ use crate::{
     go_mode as mode,
     names::printable,
 };
-use order::Order;
+use order::WalkOrder;
 use place::{make_directory, open_directory, place, set_mode};
 pub(super) use root::Destination;
 use root::Root;
@@ -57,7 +57,7 @@ pub(super) struct Tree {
     root: Root,
     /// The owner of everything in it, as with buildx: the user who calls.
     owner: (Uid, Gid),
-    order: Order,
+    order: WalkOrder,
     /// Directories that were used last, by their paths.
     open: VecDeque<(Vec<u8>, Arc<OwnedFd>)>,
     /// Hashes of the entries to which a hard link may lead: those of this tree, and no file that was there before.
@@ -84,7 +84,7 @@ impl Tree {
         Ok(Self {
             root,
             owner: (getuid(), getgid()),
-            order: Order::default(),
+            order: WalkOrder::default(),
             open: VecDeque::new(),
             files: HashSet::new(),
             hasher: RandomState::new(),

@@ -18,7 +18,7 @@ use std::{
 };
 
 pub use model::{Changes, Id, Model};
-pub use source::Source;
+pub use source::Excerpt;
 pub use step::{Line, State, Status, Tail, Vertex, Warning};
 pub(in crate::client) use text::one_line;
 

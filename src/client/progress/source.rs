@@ -9,7 +9,7 @@ const LINES_MAX: usize = 100;
 
 /// Lines of a file, some of them marked. Safe for a console.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Source {
+pub struct Excerpt {
     file: String,
     start: i64,
     end: i64,
@@ -17,7 +17,7 @@ pub struct Source {
     lines: Vec<String>,
 }
 
-impl Source {
+impl Excerpt {
     /// Reads the lines from their wire form.
     pub fn new(source: &v1::SourceLines) -> Self {
         Self {
@@ -31,7 +31,7 @@ impl Source {
 }
 
 /// Printed as in buildx.
-impl fmt::Display for Source {
+impl fmt::Display for Excerpt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}:{}", self.file, self.start)?;
         if self.lines.is_empty() {

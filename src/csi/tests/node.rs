@@ -31,7 +31,7 @@ use crate::{
     naming::Keys,
     store::Store,
     tasks::{Cause, Group},
-    transport::{Http2, Limits, Peer, Server, Who},
+    transport::{ConnectionLimits, Http2, Peer, Server, StandingOf},
 };
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -85,7 +85,7 @@ impl Node {
         let (asked, none, kept) = (Arc::clone(&served), BTreeMap::new(), store.clone());
         let front = Front::new(asked, none, work, kept, queues, 9, trail, metrics);
         let asked = Arc::clone(&served);
-        let who: Who = Arc::new(move |peer| asked.now().standing(peer));
+        let who: StandingOf = Arc::new(move |peer| asked.now().standing(peer));
         let identities = Arc::clone(&served);
         // Answers who calls, and in which namespace.
         let service = tower::service_fn(move |request: http::Request<hyper::body::Incoming>| {
@@ -100,9 +100,9 @@ impl Node {
                 Ok(http::Response::new(Body::new(text)))
             }
         });
-        let (connections, limits) = (process.child("connections"), Limits::default());
+        let (connections, limits) = (process.child("connections"), ConnectionLimits::default());
         let server = Server::new(who, limits, Http2::new(service, limits));
-        let means = Means {
+        let means = Resources {
             pods_dir: self.pods(),
             client: self.dir.join("wharf"),
             served,

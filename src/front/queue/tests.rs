@@ -6,7 +6,7 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::{config::Flags, names::Pattern, policy::Rules};
 
-const ONE: Places = Places { all: 1, own: Limits { of_caller: 1, of_job: 1 } };
+const ONE: Places = Places { all: 1, own: TurnLimits { of_caller: 1, of_job: 1 } };
 
 fn permit(uid: u32, job: &str) -> Permit<Namespace> {
     let rules = Arc::new(Rules::built_in("test", Pattern::any()));

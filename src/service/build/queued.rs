@@ -10,16 +10,16 @@ use crate::{
     build::{
         archives::Trees,
         client::BuildClient,
-        dockerfile::{Frontend, Judge, Rules, judging::Judging},
+        dockerfile::{Frontend, Judge, ReadingRules, judging::Judging},
         input::{Hear, Input},
         limits::Used,
-        outcome::Outcome,
+        outcome::BuildOutcome,
         outputs::Outputs,
         patience::Patience,
         running::{self, Order},
         session::ClientSession,
         spec::BuildSpec,
-        tar::{Found, Passage, Tar},
+        tar::{Findings, Passage, Tar},
     },
     fault::Fault,
     front::{Call, Front, Turn, Waiting},
@@ -65,7 +65,7 @@ pub(super) struct Queued {
 
 impl Queued {
     /// Waits for the build's turn, and builds. Like [`running::run`] it watches its tasks itself.
-    pub(super) async fn run(mut self, waiting: Waiting, reporter: &Reporter) -> Result<Outcome, Fault> {
+    pub(super) async fn run(mut self, waiting: Waiting, reporter: &Reporter) -> Result<BuildOutcome, Fault> {
         let tasks = self.tasks.clone();
         let _turn = tasks.unless_cancelled(self.turn(waiting, reporter)).await??;
         let again = async {
@@ -84,7 +84,7 @@ impl Queued {
             None => Frontend::Builtin(images.engine().buildkit()),
         };
         let caller = call.caller().id();
-        let judge = Arc::new(Judge::new(Rules::new(&spec, frontend)));
+        let judge = Arc::new(Judge::new(ReadingRules::new(&spec, frontend)));
         let dockerfile = Judging::new(Arc::clone(&judge), judged, caller.clone(), tasks.clone());
         let dockerfile = Arc::new(dockerfile);
         let input = Arc::new(Input::new(&images, caller, &spec));
@@ -93,7 +93,7 @@ impl Queued {
         let tar = if synced {
             None
         } else {
-            let found = Arc::new(Found::new(images.engine().frees_decoders()));
+            let found = Arc::new(Findings::new(images.engine().frees_decoders()));
             let (tar, pieces) = Tar::new(Arc::clone(&found))?;
             let passage = Passage::new(&spec.dockerfile, Arc::clone(&judge), found);
             let hear = dockerfile.before(Input::hearing(&input, judge.texts()));

@@ -13,7 +13,7 @@ use crate::{
             Patience,
             tests::{LONG, SHORT, silent_after, soon},
         },
-        tar::{Found, Passage},
+        tar::{Findings, Passage},
     },
     names::{CallerId, Namespace, Pattern},
     policy,
@@ -29,7 +29,7 @@ async fn a_client_that_opens_a_call_and_is_silent_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_is_silent_in_a_tar_ends_it() {
     let (pieces, mut passed) = mpsc::channel(1);
-    let passage = Passage::new("Dockerfile", Arc::default(), Arc::new(Found::new(true)));
+    let passage = Passage::new("Dockerfile", Arc::default(), Arc::new(Findings::new(true)));
     let piece = v1::BuildRequest { request: Some(build_request::Request::Tar(vec![0; 100].into())) };
     let patience = Patience::with(SHORT, LONG);
     let hear: Hear = Arc::new(|| Box::pin(std::future::ready(Ok(()))));

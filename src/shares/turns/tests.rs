@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-const FREE: Limits = Limits { of_caller: usize::MAX, of_job: usize::MAX };
+const FREE: TurnLimits = TurnLimits { of_caller: usize::MAX, of_job: usize::MAX };
 
 type Named = Turns<&'static str, &'static str, u32>;
 
@@ -66,7 +66,7 @@ fn who_runs_least_is_next() {
 #[test]
 fn a_limit_stops_nobody_behind_it() {
     let mut turns = Named::default();
-    let limits = Limits { of_caller: 2, of_job: 1 };
+    let limits = TurnLimits { of_caller: 2, of_job: 1 };
     for (caller, job, work) in
         [("one", "a", 0), ("one", "a", 1), ("one", "b", 2), ("one", "c", 3), ("two", "a", 4)]
     {
@@ -122,7 +122,7 @@ fn step() -> impl Strategy<Value = Step> {
 struct Model {
     turns: Turns<u8, u8, u32>,
     places: usize,
-    limits: Limits,
+    limits: TurnLimits,
     waiting: Vec<(u8, u8, Ticket, u32)>,
     running: Vec<(u8, u8)>,
     work: u32,
@@ -215,7 +215,7 @@ impl Model {
     }
 }
 
-fn model(places: usize, limits: Limits) -> Model {
+fn model(places: usize, limits: TurnLimits) -> Model {
     Model {
         turns: Turns::default(),
         places,
@@ -235,7 +235,7 @@ proptest! {
         of_caller in 1..6_usize,
         of_job in 1..4_usize,
     ) {
-        let mut model = model(places, Limits { of_caller, of_job });
+        let mut model = model(places, TurnLimits { of_caller, of_job });
         for step in &steps {
             model.take(step);
         }

@@ -17,11 +17,11 @@ use super::*;
 use crate::{
     names::{CallerId, ListenAddress, SocketPath},
     tasks::Cause,
-    transport::{Listener, Peer, Server, Standing, Who},
+    transport::{Listener, Peer, Server, Standing, StandingOf},
 };
 
 /// Serves the user with this uid, and nobody else.
-fn serves(uid: u32) -> Who {
+fn serves(uid: u32) -> StandingOf {
     Arc::new(move |peer| {
         if matches!(*peer, Peer::User { uid: peer, .. } if peer == uid) {
             Standing::Served(CallerId::Uid(uid))
@@ -42,7 +42,11 @@ struct Served {
 }
 
 impl Served {
-    fn new<F>(name: &str, limits: Limits, answer: impl Fn(Peer) -> F + Clone + Send + 'static) -> Self
+    fn new<F>(
+        name: &str,
+        limits: ConnectionLimits,
+        answer: impl Fn(Peer) -> F + Clone + Send + 'static,
+    ) -> Self
     where
         F: Future<Output = String> + Send + 'static,
     {
@@ -51,7 +55,7 @@ impl Served {
 
     fn with<F>(
         name: &str,
-        limits: Limits,
+        limits: ConnectionLimits,
         answer: impl Fn(Request<Incoming>) -> F + Clone + Send + 'static,
     ) -> Self
     where
@@ -62,8 +66,8 @@ impl Served {
 
     fn of<F>(
         name: &str,
-        limits: Limits,
-        who: Who,
+        limits: ConnectionLimits,
+        who: StandingOf,
         answer: impl Fn(Request<Incoming>) -> F + Clone + Send + 'static,
     ) -> Self
     where
@@ -116,7 +120,7 @@ async fn text(response: Response<Incoming>) -> String {
 
 #[tokio::test]
 async fn a_request_carries_its_peer() {
-    let served = Served::new("peer", Limits::default(), |peer| async move { format!("{peer:?}") });
+    let served = Served::new("peer", ConnectionLimits::default(), |peer| async move { format!("{peer:?}") });
     let response = served.client().await.send_request(request()).await.unwrap();
     let peer = Peer::User { uid: own_uid(), pid: Some(std::process::id().try_into().unwrap()), beside: true };
     assert_eq!(text(response).await, format!("{peer:?}"));
@@ -124,9 +128,11 @@ async fn a_request_carries_its_peer() {
 
 #[tokio::test]
 async fn a_user_with_too_many_connections_is_closed() {
-    let served = Served::new("many", Limits { connections_per_caller: 1, ..Limits::default() }, |_| async {
-        "answer".to_owned()
-    });
+    let served = Served::new(
+        "many",
+        ConnectionLimits { connections_per_caller: 1, ..ConnectionLimits::default() },
+        |_| async { "answer".to_owned() },
+    );
     let mut first = served.client().await;
     text(first.send_request(request()).await.unwrap()).await;
     assert_eq!(served.connect().await.read(&mut [0; 1]).await.unwrap(), 0, "closed");
@@ -135,7 +141,7 @@ async fn a_user_with_too_many_connections_is_closed() {
 
 #[tokio::test]
 async fn who_does_not_begin_loses_its_place() {
-    let limits = Limits { handshake: Duration::from_millis(50), ..Limits::default() };
+    let limits = ConnectionLimits { handshake: Duration::from_millis(50), ..ConnectionLimits::default() };
     let served = Served::new("handshake", limits, |_| async { "answer".to_owned() });
     let mut client = served.client().await;
     // One byte of the preface, and all but one.
@@ -153,7 +159,7 @@ async fn who_does_not_begin_loses_its_place() {
 
 #[tokio::test]
 async fn who_is_not_served_gets_little() {
-    let limits = Limits { connections_per_stranger: 2, ..Limits::default() };
+    let limits = ConnectionLimits { connections_per_stranger: 2, ..ConnectionLimits::default() };
     // Each call is answered when its whole request has arrived.
     let served = Served::of("stranger", limits, serves(own_uid() + 1), |request| async move {
         let body = http_body_util::BodyExt::collect(request.into_body()).await;
@@ -185,7 +191,7 @@ async fn who_is_not_served_gets_little() {
 
 #[tokio::test]
 async fn who_proves_nothing_loses_its_place() {
-    let limits = Limits { handshake: Duration::from_millis(50), ..Limits::default() };
+    let limits = ConnectionLimits { handshake: Duration::from_millis(50), ..ConnectionLimits::default() };
     let served = Served::of("unproven", limits, Arc::new(|_| Standing::Unproven), |request| async move {
         if request.uri().path() == "/proven" {
             request.extensions().get::<Seat>().unwrap().prove(&CallerId::Uid(7));
@@ -209,7 +215,7 @@ async fn a_client_that_goes_ends_its_request() {
         }
     }
     let (starts, drops) = (Arc::clone(&started), Arc::clone(&dropped));
-    let served = Served::new("gone", Limits::default(), move |_| {
+    let served = Served::new("gone", ConnectionLimits::default(), move |_| {
         let (starts, told) = (Arc::clone(&starts), Told(Arc::clone(&drops)));
         async move {
             starts.notify_one();
@@ -235,7 +241,7 @@ async fn the_end_lets_a_request_finish_and_takes_no_more() {
     let (started, finish) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let asked = Arc::new(AtomicUsize::new(0));
     let (starts, finishes, counts) = (Arc::clone(&started), Arc::clone(&finish), Arc::clone(&asked));
-    let served = Served::new("end", Limits::default(), move |_| {
+    let served = Served::new("end", ConnectionLimits::default(), move |_| {
         let (starts, finishes) = (Arc::clone(&starts), Arc::clone(&finishes));
         counts.fetch_add(1, Ordering::SeqCst);
         async move {
@@ -264,7 +270,7 @@ async fn a_stream_that_is_not_read_stops_no_other() {
     let piece = bytes::Bytes::from(vec![0; 64 << 10]);
     let stuck = Arc::new(Notify::new());
     let reached = Arc::clone(&stuck);
-    let served = Served::with("stalled", Limits::default(), move |request: Request<Incoming>| {
+    let served = Served::with("stalled", ConnectionLimits::default(), move |request: Request<Incoming>| {
         let reached = Arc::clone(&reached);
         async move {
             if request.uri().path() == "/stalled" {

@@ -18,12 +18,12 @@ use crate::{
         authority::{Authority, Issued},
         tests::Dir,
     },
-    transport::{Http2, Limits, Listener, Server, Standing, Who},
+    transport::{ConnectionLimits, Http2, Listener, Server, Standing, StandingOf},
 };
 
-fn files(server: &Issued, authority: &Authority) -> Files {
+fn files(server: &Issued, authority: &Authority) -> TlsFiles {
     let (certificate, key) = (server.certificate.clone(), server.key.clone());
-    Files { certificate, key, client_ca: Some(authority.file()) }
+    TlsFiles { certificate, key, client_ca: Some(authority.file()) }
 }
 
 /// A client that trusts `authority`.
@@ -163,7 +163,7 @@ fn files_that_cannot_be_used_are_named_and_a_key_is_not_quoted() {
     let dir = Dir::new("tls-wrong");
     let authority = Authority::new(&dir.0);
     let (one, other) = (authority.issue("one", &["localhost"]), authority.issue("other", &["localhost"]));
-    let said = |change: &dyn Fn(&mut Files)| {
+    let said = |change: &dyn Fn(&mut TlsFiles)| {
         let mut files = files(&one, &authority);
         change(&mut files);
         let error = Tls::new(&files).unwrap_err();
@@ -179,7 +179,7 @@ fn files_that_cannot_be_used_are_named_and_a_key_is_not_quoted() {
 }
 
 /// Serves nobody; how many of `count` connections that never finish their handshake are left with these limits.
-async fn half_open(limits: Limits, count: usize) -> usize {
+async fn half_open(limits: ConnectionLimits, count: usize) -> usize {
     let dir = Dir::new(&format!("half-{}", limits.connections_of_unproven_user));
     let authority = Authority::new(&dir.0);
     let tls = Arc::new(Tls::new(&files(&authority.issue("server", &["localhost"]), &authority)).unwrap());
@@ -187,7 +187,7 @@ async fn half_open(limits: Limits, count: usize) -> usize {
     let listener = Listener::bind(&address, 0, None, Some(&tls)).await.unwrap();
     let address = listener.to_string().replace("tcp://", "");
     let connections = Group::root().child("connections");
-    let who: Who = Arc::new(|_| Standing::Unproven);
+    let who: StandingOf = Arc::new(|_| Standing::Unproven);
     let service = tower::service_fn(|_: Request<Incoming>| async { Ok(Response::new(Body::empty())) });
     let protocol = Http2::new(service, limits);
     drop(Group::root().spawn("serve", Server::new(who, limits, protocol).serve(vec![listener], connections)));
@@ -215,7 +215,11 @@ async fn half_open(limits: Limits, count: usize) -> usize {
 #[tokio::test]
 async fn connections_that_do_not_finish_their_handshake_are_few() {
     let handshake = Duration::from_secs(600);
-    let limits = |each| Limits { connections_of_unproven_user: each, handshake, ..Limits::default() };
+    let limits = |each| ConnectionLimits {
+        connections_of_unproven_user: each,
+        handshake,
+        ..ConnectionLimits::default()
+    };
     assert_eq!(half_open(limits(200), 100).await, 100, "without a limit all of them stay");
     assert_eq!(half_open(limits(4), 100).await, 3, "and the one that is served");
 }

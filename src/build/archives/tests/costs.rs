@@ -80,7 +80,7 @@ fn blocks_that_xz_holds_are_bounded() {
     for before in [&xz(b"no tar", 1)[..], &xz(&of_file(b"small"), 1), &many] {
         refused_with(&[before, &zeros].concat(), "has blocks that `xz` holds in memory");
     }
-    let small = Limits { blocks: 4 << 20, ..LIMITS };
+    let small = ArchiveLimits { blocks: 4 << 20, ..LIMITS };
     assert!(judged_in(&many, 4096, small).unwrap_err().contains("more than the 4 MiB"));
 }
 
@@ -100,7 +100,7 @@ fn records_and_directories_count() {
     refused_with(&gzip(&of(&many, 11)), "has more than 256 MiB of paths, links and attributes");
     assert_eq!(judged_in(&of(&many[..1000], 11), 4096, LIMITS), Ok(()));
     assert_eq!(judged_in(&gzip(&of(&[("a", &value)], 100)), 4096, LIMITS), Ok(()));
-    let few = Limits { headers: 1 << 20, ..LIMITS };
+    let few = ArchiveLimits { headers: 1 << 20, ..LIMITS };
     let directories = |count| judged_in(&gzip(&of(&[("a", "b")], count)), 4096, few);
     assert_eq!(directories(500), Ok(()));
     assert!(directories(2000).unwrap_err().contains("more than 1 MiB"));
@@ -108,7 +108,7 @@ fn records_and_directories_count() {
 
 #[test]
 fn deep_paths_are_bounded() {
-    let limits = Limits { steps: 1 << 20, ..LIMITS };
+    let limits = ArchiveLimits { steps: 1 << 20, ..LIMITS };
     let judged = |bytes: &[u8]| judged_in(bytes, 4096, limits);
     let refused_with = |bytes: &[u8], why: &str| {
         let refused = judged(bytes).unwrap_err();

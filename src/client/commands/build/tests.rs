@@ -134,7 +134,8 @@ impl Trial {
             let sources = [options::secret("id=s,env=S").unwrap()];
             let secrets = Secrets::find(&sources, &call.env, &Areas::default()).unwrap();
             let context = std::env::temp_dir();
-            let source = Source::open(&context, Some(std::path::Path::new("-")), None, &b"FROM scratch"[..]);
+            let source =
+                BuildFiles::open(&context, Some(std::path::Path::new("-")), None, &b"FROM scratch"[..]);
             let answers = Arc::new(Answers::new(docker, secrets, &source.await.unwrap(), Sinks::default()));
             let mut display = Display::new(Env::of(&[]).console(), Mode::Quiet, "Building");
             let (client, namespace) = (answers::client(channel), call.namespace().unwrap());

@@ -5,11 +5,11 @@ use std::os::{fd::AsRawFd as _, unix::fs::symlink};
 use super::*;
 use crate::{client::sync::tests::Scratch, wire::v1::FileSync};
 
-async fn open(context: &Path, file: Option<&Path>, stdin: &[u8]) -> Result<Source, SourceError> {
-    Source::open(context, file, None, io::Cursor::new(stdin.to_vec())).await
+async fn open(context: &Path, file: Option<&Path>, stdin: &[u8]) -> Result<BuildFiles, SourceError> {
+    BuildFiles::open(context, file, None, io::Cursor::new(stdin.to_vec())).await
 }
 
-fn paths(source: &Source, directory: &str, follow: &[&str]) -> Vec<String> {
+fn paths(source: &BuildFiles, directory: &str, follow: &[&str]) -> Vec<String> {
     let follow_paths = follow.iter().map(|path| (*path).to_owned()).collect();
     let request = FileSync { directory: directory.into(), follow_paths, ..FileSync::default() };
     let tree = source.tree(directory).unwrap();
@@ -17,7 +17,7 @@ fn paths(source: &Source, directory: &str, follow: &[&str]) -> Vec<String> {
 }
 
 /// The content that BuildKit would get for this file.
-fn content(source: &Source, directory: &str, name: &str) -> String {
+fn content(source: &BuildFiles, directory: &str, name: &str) -> String {
     let follow_paths = vec![name.to_owned()];
     let tree = source.tree(directory).unwrap().answering(&FileSync { follow_paths, ..FileSync::default() });
     let mut text = String::new();
@@ -79,7 +79,7 @@ async fn the_path_is_relative_to_the_workspace() {
         let (dockerfile, workspace) = (dockerfile.clone(), workspace.clone());
         async move {
             let source =
-                Source::open(&context, Some(&dockerfile), Some(&workspace), tokio::io::empty()).await;
+                BuildFiles::open(&context, Some(&dockerfile), Some(&workspace), tokio::io::empty()).await;
             source.unwrap().directories().into_iter().map(|dir| dir.path).collect::<Vec<_>>()
         }
     };
@@ -172,7 +172,7 @@ async fn no_link_of_a_repository_is_followed_out_of_it() {
         let (context, file) = (at(context), at(file));
         open(&context, Some(&file), b"").await.unwrap();
         let workspace = at("repo");
-        let opened = Source::open(&context, Some(&file), Some(&workspace), tokio::io::empty()).await;
+        let opened = BuildFiles::open(&context, Some(&file), Some(&workspace), tokio::io::empty()).await;
         let error = opened.unwrap_err().to_string();
         assert!(error.contains("/repo/directory\" is a link that leads out of the workspace"), "{error}");
     }

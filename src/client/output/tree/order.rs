@@ -3,7 +3,7 @@
 /// Checks that entries come as a walk finds them: below directories that have come, each later than the one before. So
 /// no path comes twice, and none leads out of the tree.
 #[derive(Debug)]
-pub(super) struct Order {
+pub(super) struct WalkOrder {
     /// The directories from the root to the entry that came last; each with the name that came last in it.
     levels: Vec<Level>,
 }
@@ -14,13 +14,13 @@ struct Level {
     last: Vec<u8>,
 }
 
-impl Default for Order {
+impl Default for WalkOrder {
     fn default() -> Self {
         Self { levels: vec![Level::default()] }
     }
 }
 
-impl Order {
+impl WalkOrder {
     /// Whether this entry may come next; if so, it has come.
     pub(super) fn is_next(&mut self, path: &[u8], is_directory: bool) -> bool {
         let is_name = |name: &[u8]| !matches!(name, b"" | b"." | b"..") && !name.contains(&0);
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     fn all(paths: &[&str]) -> bool {
-        let mut order = Order::default();
+        let mut order = WalkOrder::default();
         paths.iter().all(|path| {
             let (path, is_directory) = path.strip_suffix('/').map_or((*path, false), |path| (path, true));
             order.is_next(path.as_bytes(), is_directory)

@@ -29,7 +29,7 @@ fn steps_are_numbered_as_they_start() {
 }
 
 #[test]
-fn later_facts_replace_earlier_ones_and_stale_ones_do_not() {
+fn later_changes_replace_earlier_ones_and_stale_ones_do_not() {
     let mut model = model_of(&[
         Update::new().started("a", "pull x", 0),
         Update::new().failed("a", "pull x@sha256:1", 0, 50, "denied"),

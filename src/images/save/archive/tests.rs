@@ -43,7 +43,7 @@ fn references(texts: &[&str]) -> Vec<Reference> {
 
 async fn archive(images: &[(Vec<u8>, Vec<Reference>)]) -> Result<Vec<u8>, Problem> {
     let (sender, mut pieces) = mpsc::channel(1000);
-    let (reporter, _facts) = Reporter::channel(1);
+    let (reporter, _changes) = Reporter::channel(1);
     let step = reporter.step("save");
     let mut archive = Archive::new(sender, Layout::Docker);
     for (export, references) in images {

@@ -1,4 +1,4 @@
-//! The source of a connection from the network.
+//! The part of the network that a connection comes from.
 
 use std::{
     fmt,
@@ -11,10 +11,10 @@ const OWNED: u128 = !(u64::MAX as u128);
 /// The part of an address that distinguishes one owner from another: an IPv4 address, or the first 64 bits of
 /// an IPv6 address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Source(IpAddr);
+pub struct AddressBlock(IpAddr);
 
-impl Source {
-    /// The source that `address` belongs to. An IPv4 address within IPv6 is one of IPv4.
+impl AddressBlock {
+    /// The block that `address` belongs to. An IPv4 address within IPv6 is one of IPv4.
     pub fn of(address: IpAddr) -> Self {
         Self(match address.to_canonical() {
             IpAddr::V4(address) => address.into(),
@@ -23,7 +23,7 @@ impl Source {
     }
 }
 
-impl fmt::Display for Source {
+impl fmt::Display for AddressBlock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             IpAddr::V4(address) => address.fmt(f),
@@ -37,8 +37,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hosts_of_one_network_are_one_source() {
-        let shown = |address: &str| Source::of(address.parse().unwrap()).to_string();
+    fn hosts_of_one_network_are_one_block() {
+        let shown = |address: &str| AddressBlock::of(address.parse().unwrap()).to_string();
         assert_eq!(shown("10.0.0.1"), "10.0.0.1");
         assert_eq!(shown("::ffff:10.0.0.1"), "10.0.0.1");
         for host in ["2001:db8:1:2::1", "2001:db8:1:2:ffff:ffff:ffff:ffff"] {
