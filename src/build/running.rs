@@ -38,7 +38,7 @@ use crate::{
     images::{Images, exports::Export, frontend},
     names::{Job, Namespace, RESERVED_HOST, Reference, printable, random_id, shortened},
     naming::ImageName,
-    policy::{Permit, PushTo, TagAs},
+    policy::Permit,
     progress::Reporter,
 };
 
@@ -54,10 +54,8 @@ const MESSAGE_BYTES_MAX: usize = 16 << 10;
 pub struct Order {
     /// The namespace in which it runs.
     pub namespace: Permit<Namespace>,
-    /// The references that the image gets.
-    pub tags: Vec<Permit<TagAs>>,
-    /// The references to which it is pushed.
-    pub pushes: Vec<Permit<PushTo>>,
+    /// The references that the image gets, each with a tag, and to which it is pushed if the build says so.
+    pub tags: Vec<Reference>,
     /// The build itself.
     pub spec: BuildSpec,
     /// The client behind it.
@@ -68,11 +66,6 @@ impl Order {
     /// The job of the build.
     pub(super) fn job(&self) -> &Job {
         self.namespace.subject().job()
-    }
-
-    /// The references that the image gets.
-    pub(super) fn references(&self) -> impl Iterator<Item = &Reference> {
-        self.tags.iter().map(|tag| tag.subject().reference())
     }
 }
 

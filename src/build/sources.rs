@@ -67,7 +67,7 @@ impl<'a> Sources<'a> {
 
     /// Shows the image's temporary name in the engine as its references.
     pub(super) fn show_export(&mut self, name: &ImageName) {
-        let tags: Vec<String> = self.order.references().map(ToString::to_string).collect();
+        let tags: Vec<String> = self.order.tags.iter().map(ToString::to_string).collect();
         if !tags.is_empty() {
             self.renaming.show(name, &tags.join(", "));
         }

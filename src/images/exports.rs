@@ -13,9 +13,9 @@ use std::{
 use super::{Images, owned::OwnedImage};
 use crate::{
     fault::{Fault, causes},
-    names::Namespace,
+    names::{Namespace, Reference},
     naming::{ImageName, NamespaceNames},
-    policy::{Permit, TagAs},
+    policy::Permit,
     store::Access,
     telemetry::each_second,
 };
@@ -98,10 +98,10 @@ impl Export {
 
     /// Gives the finished image its references, and finds it. The images that the references named before
     /// still belong to the namespace.
-    pub async fn tag(&self, references: &[Permit<TagAs>]) -> Result<OwnedImage, Fault> {
+    pub async fn tag(&self, references: &[Reference]) -> Result<OwnedImage, Fault> {
         let image = self.images.find_by_name(&self.namespace, &self.name, self.name.as_str()).await?;
         for reference in references {
-            self.images.tag_image(&image, reference).await?;
+            self.images.tag_image(&image.tag_as("tags", reference.clone())?).await?;
         }
         Ok(image)
     }

@@ -12,7 +12,7 @@ use crate::{
     fault::{Fault, Reason},
     names::{Namespace, Reference, printable, reference::Digest},
     naming::{ImageName, Owner},
-    policy::Permit,
+    policy::{Permit, PushTo, TagAs},
     progress::Reporter,
     tasks::Group,
 };
@@ -30,6 +30,21 @@ pub struct OwnedImage {
     pub(super) untagged: Vec<ImageName>,
     created: i64,
     size: i64,
+}
+
+/// An image with a reference that it may get. Only the image itself makes one, so the reference is permitted for its
+/// namespace, and for no other's.
+#[derive(Debug)]
+pub struct Taggable<'a> {
+    pub(super) image: &'a OwnedImage,
+    pub(super) target: Permit<TagAs>,
+}
+
+/// The same with a reference to which the image may be pushed.
+#[derive(Debug)]
+pub struct Pushable<'a> {
+    pub(super) image: &'a OwnedImage,
+    pub(super) target: Permit<PushTo>,
 }
 
 /// The engine's description of an image.
@@ -56,6 +71,16 @@ impl OwnedImage {
     /// The namespace in which the image was found, for the caller who looked.
     pub(super) fn namespace(&self) -> &Permit<Namespace> {
         &self.namespace
+    }
+
+    /// Whether the image may get `reference`, which comes from `field` of a request.
+    pub fn tag_as(&self, field: &'static str, reference: Reference) -> Result<Taggable<'_>, Fault> {
+        Ok(Taggable { image: self, target: self.namespace.tag_as(field, reference)? })
+    }
+
+    /// Whether the image may be pushed to `reference`, which comes from `field` of a request.
+    pub fn push_to(&self, field: &'static str, reference: Reference) -> Result<Pushable<'_>, Fault> {
+        Ok(Pushable { image: self, target: self.namespace.push_to(field, reference)? })
     }
 
     /// The image's id in the engine.

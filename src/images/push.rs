@@ -3,7 +3,7 @@
 
 use tokio::time::timeout;
 
-use super::{Images, owned::OwnedImage};
+use super::{Images, owned::Pushable};
 use crate::{
     engine::{
         STALL_TIMEOUT,
@@ -15,28 +15,22 @@ use crate::{
     fault::{Fault, Reason},
     names::{CallerId, Login, Reference, reference::Digest},
     naming::ImageName,
-    policy::{Permit, PushTo},
     progress::{Reporter, Step},
     registry::{Error, Transfer},
     tasks::{Cause, Group},
 };
 
 impl Images {
-    /// Pushes an image of a namespace to `target`. Returns the digest of the
+    /// Pushes an image of a namespace. Returns the digest of the
     /// manifest at the registry. Work that must not be interrupted runs in a group below `tasks`.
     pub async fn push(
         &self,
-        image: &OwnedImage,
-        target: &Permit<PushTo>,
+        Pushable { image, target }: &Pushable<'_>,
         login: Option<&Login>,
         reporter: &Reporter,
         tasks: &Group,
     ) -> Result<Digest, Fault> {
-        let (caller, target) = (target.caller().clone(), target.subject());
-        if target.namespace() != image.namespace().subject() {
-            return Err(Fault::internal("the permission to push is for another namespace"));
-        }
-        let target = target.reference().clone();
+        let (caller, target) = (target.caller().clone(), target.subject().reference().clone());
         let step = reporter.step(format!("push {}", target.familiar()));
         // Below the caller's group: the namespace must not end before the engine has forgotten the transfer's
         // name.
@@ -44,7 +38,7 @@ impl Images {
         let _cancel = tasks.cancel_on_drop(Cause::ClientGone);
         let push = Push {
             images: self.clone(),
-            image: image.clone(),
+            image: image.id().clone(),
             caller,
             target,
             login: login.cloned(),
@@ -59,7 +53,7 @@ impl Images {
 
 struct Push {
     images: Images,
-    image: OwnedImage,
+    image: Digest,
     caller: CallerId,
     target: Reference,
     login: Option<Login>,
@@ -92,7 +86,7 @@ impl Push {
         ));
         let transfer = transfer.await??;
         let name = images.transfer_name(&format!("{}:{}", transfer.repository(), transfer.tag()))?;
-        let pushed = match engine.image_store().tag(self.image.id(), &name).await {
+        let pushed = match engine.image_store().tag(&self.image, &name).await {
             Ok(()) => self.tasks.unless_cancelled(self.stream(&transfer, &name, step)).await,
             Err(fault) => Ok(Err(fault)),
         };

@@ -1,21 +1,17 @@
 //! The references of a namespace's images, and how one moves from image to image.
 
-use super::{Images, owned::OwnedImage};
+use super::{Images, owned::Taggable};
 use crate::{
     engine::image_store::NameOrId,
     fault::Fault,
     names::{Namespace, Reference, reference::Digest},
-    policy::{Permit, TagAs},
+    policy::Permit,
 };
 
 impl Images {
     /// Gives an image another reference in its namespace. A reference of another image moves.
-    pub async fn tag_image(&self, image: &OwnedImage, target: &Permit<TagAs>) -> Result<(), Fault> {
-        let (namespace, target) = (image.namespace(), target.subject());
-        if target.namespace() != namespace.subject() {
-            return Err(Fault::internal("the permission to tag is for another namespace"));
-        }
-        self.move_name(namespace, image.id(), target.reference()).await
+    pub async fn tag_image(&self, Taggable { image, target }: &Taggable<'_>) -> Result<(), Fault> {
+        self.move_name(image.namespace(), image.id(), target.subject().reference()).await
     }
 
     /// Gives `source` a reference in the namespace. If the reference belonged to another image, that image still

@@ -55,17 +55,11 @@ pub struct FromNode(Reference);
 
 /// A reference that an image of a namespace may get.
 #[derive(Debug)]
-pub struct TagAs {
-    namespace: Namespace,
-    reference: Reference,
-}
+pub struct TagAs(Reference);
 
 /// A reference that an image of a namespace may be pushed to.
 #[derive(Debug)]
-pub struct PushTo {
-    namespace: Namespace,
-    reference: Reference,
-}
+pub struct PushTo(Reference);
 
 /// A URL that a build may fetch from, if its host has addresses that are allowed.
 #[derive(Debug)]
@@ -93,26 +87,16 @@ impl FromNode {
 }
 
 impl TagAs {
-    /// The namespace whose images may get it.
-    pub fn namespace(&self) -> &Namespace {
-        &self.namespace
-    }
-
     /// The reference, with a tag.
     pub fn reference(&self) -> &Reference {
-        &self.reference
+        &self.0
     }
 }
 
 impl PushTo {
-    /// The namespace whose images may be pushed there.
-    pub fn namespace(&self) -> &Namespace {
-        &self.namespace
-    }
-
-    /// The reference that they may be pushed to, with a tag.
+    /// The reference, with a tag.
     pub fn reference(&self) -> &Reference {
-        &self.reference
+        &self.0
     }
 }
 
@@ -150,8 +134,7 @@ impl Permit<Namespace> {
         field: impl Into<Cow<'static, str>>,
         reference: Reference,
     ) -> Result<Permit<TagAs>, Fault> {
-        let reference = entry::new_name(field, reference)?;
-        Ok(self.permit(TagAs { namespace: self.subject.clone(), reference }))
+        Ok(self.permit(TagAs(entry::new_name(field, reference)?)))
     }
 
     /// Whether an image of the namespace may be pushed to `reference` (`:latest` if it has no tag), which comes
@@ -162,7 +145,7 @@ impl Permit<Namespace> {
         reference: Reference,
     ) -> Result<Permit<PushTo>, Fault> {
         let (reference, _) = self.entry.push(self.subject.job(), field, reference)?;
-        Ok(self.permit(PushTo { namespace: self.subject.clone(), reference }))
+        Ok(self.permit(PushTo(reference)))
     }
 
     /// Whether a build in the namespace may fetch from `url`, wherever its host is.
@@ -351,7 +334,6 @@ mod tests {
         let namespace = rules.namespace(&CallerId::Uid(1), Namespace::new("acme/app", "1").unwrap()).unwrap();
         let tag = namespace.tag_as("target", reference("app")).unwrap();
         assert_eq!(tag.subject().reference(), &reference("app:latest"));
-        assert_eq!(tag.subject().namespace(), namespace.subject());
         let digest = format!("app@sha256:{}", "a".repeat(64));
         for denied in ["wharf.invalid/i/hold/h:1", "x.WHARF.invalid/app:1", &digest] {
             let fault = namespace.tag_as("target", reference(denied)).unwrap_err();

@@ -33,7 +33,7 @@ use crate::{
         session_response,
     },
 };
-use queued::{Queued, permits};
+use queued::{Queued, check_references};
 
 /// How long a client may take to send the first message of a call. Until then the call does nothing.
 pub(super) const FIRST_MESSAGE: Duration = Duration::from_secs(30);
@@ -126,7 +126,7 @@ impl Build {
         let spec = spec::spec(spec)?;
         spec.tags.iter().for_each(|tag| call.details().reference(tag));
         call.details().target(&spec.target);
-        permits(&namespace, &spec)?;
+        check_references(&namespace, &spec)?;
         let logins = logins("start.credentials", start.credentials)?;
         let session = if start.session_id.is_empty() {
             None

@@ -61,7 +61,8 @@ impl ImageService for Images {
             let permit = authorize(&self.front, &call, request.namespace).await?;
             let reference = reference("reference", &request.reference)?.tagged();
             call.details().reference(&reference);
-            let target = permit.push_to("reference", reference.clone())?;
+            // An image that may not be pushed is not looked for.
+            permit.push_to("reference", reference.clone())?;
             let credentials = logins("credentials", request.credentials)?;
             let images = call.images().await?;
             let member = self.front.begin(&call, &permit, WorkKind::Push).await?;
@@ -73,8 +74,9 @@ impl ImageService for Images {
                 drop(look);
                 let login = credentials.of(reference.host());
                 looking.details().image(image.id(), None::<&str>);
-                let digest = images.push(&image, &target, login, &reporter, &tasks).await?;
-                looking.details().pushed(target.subject().reference(), &digest);
+                let target = image.push_to("reference", reference.clone())?;
+                let digest = images.push(&target, login, &reporter, &tasks).await?;
+                looking.details().pushed(&reference, &digest);
                 Ok(v1::PushImageResult {
                     reference: reference.to_string(),
                     digest: digest.to_string(),
@@ -196,7 +198,8 @@ impl ImageService for Images {
             let permit = authorize(&self.front, &call, request.namespace).await?;
             call.details().source(&request.source);
             call.details().reference(&request.target);
-            let target = permit.tag_as("target", reference("target", &request.target)?)?;
+            let target = reference("target", &request.target)?;
+            permit.tag_as("target", target.clone())?;
             let images = call.images().await?;
             let member = self.front.begin(&call, &permit, WorkKind::Change).await?;
             let (front, changing, call) = (Arc::clone(&self.front), call.clone(), call.clone());
@@ -205,7 +208,7 @@ impl ImageService for Images {
                     let _look = front.look(&call, Look::Work).await;
                     let image = images.find_image(&permit, &request.source).await?;
                     call.details().image(image.id(), None::<&str>);
-                    images.tag_image(&image, &target).await?;
+                    images.tag_image(&image.tag_as("target", target)?).await?;
                     Ok(v1::TagImageResponse {})
                 })
                 .await

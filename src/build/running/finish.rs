@@ -54,7 +54,7 @@ impl Build<'_> {
             config_digest,
             digest,
             descriptor,
-            references: self.order.references().cloned().collect(),
+            references: self.order.tags.clone(),
             pushed: Vec::new(),
         }
     }
@@ -77,10 +77,10 @@ impl Build<'_> {
                 }
             }
         }
-        for target in &self.order.pushes {
-            let reference = target.subject().reference();
+        for reference in self.order.tags.iter().filter(|_| self.order.spec.push) {
+            let target = image.push_to("tags", reference.clone())?;
             let login = CredentialSource::credentials(client, reference.host()).await?;
-            let pushing = self.images.push(image, target, login.as_ref(), self.reporter, &client.tasks);
+            let pushing = self.images.push(&target, login.as_ref(), self.reporter, &client.tasks);
             let digest = pushing.await?;
             client.details.pushed(reference, &digest);
             built.digest = Some(digest.to_string());

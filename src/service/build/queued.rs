@@ -1,6 +1,6 @@
 //! A build from its place in the queue to its end.
 
-use std::{sync::Arc, time::Instant};
+use std::{mem, sync::Arc, time::Instant};
 
 use tokio::sync::{mpsc, watch};
 use tonic::{Status, Streaming};
@@ -25,25 +25,24 @@ use crate::{
     front::{Call, Front, Turn, Waiting},
     identity::Kept,
     names::{Logins, Namespace},
-    policy::{Permit, PushTo, TagAs},
+    policy::Permit,
     progress::Reporter,
     shares::Places,
     tasks::Group,
     wire::v1::{self, build_request},
 };
 
-/// The permits of [`permits`].
-type Permits = (Vec<Permit<TagAs>>, Vec<Permit<PushTo>>);
-
-/// The references that the image of a build gets, and those to which it is pushed. A build whose image may not be pushed
-/// does not run.
-pub(super) fn permits(namespace: &Permit<Namespace>, spec: &BuildSpec) -> Result<Permits, Fault> {
-    let field = |index| format!("start.spec.tags[{index}]");
-    let tags = || spec.tags.iter().cloned().enumerate();
-    let pushes = tags().filter(|_| spec.push).map(|(index, tag)| namespace.push_to(field(index), tag));
-    let pushes = pushes.collect::<Result<_, _>>()?;
-    let tags = tags().map(|(index, tag)| namespace.tag_as(field(index), tag));
-    Ok((tags.collect::<Result<_, _>>()?, pushes))
+/// Whether the image of a build may get its references, and be pushed to them: a build whose image may not be pushed does
+/// not run. The image itself is judged once more when it is there.
+pub(super) fn check_references(namespace: &Permit<Namespace>, spec: &BuildSpec) -> Result<(), Fault> {
+    for (index, tag) in spec.tags.iter().enumerate() {
+        let field = format!("start.spec.tags[{index}]");
+        match spec.push {
+            true => namespace.push_to(field, tag.clone()).map(drop)?,
+            false => namespace.tag_as(field, tag.clone()).map(drop)?,
+        }
+    }
+    Ok(())
 }
 
 /// A build whose call has been checked. Until its turn it has nothing of the engine, and nothing of its context is read.
@@ -75,8 +74,8 @@ impl Queued {
         let (namespace, images) = tasks.unless_cancelled(again).await??;
         self.call.engine().has_room()?;
         let Self { judged, trees, call, mut spec, logins, session, requests, .. } = self;
-        let (tags, pushes) = permits(&namespace, &spec)?;
-        spec.tags.clear();
+        check_references(&namespace, &spec)?;
+        let tags = mem::take(&mut spec.tags);
 
         let synced = session.as_ref().is_some_and(|session| session.offer().directory("context").is_some());
         let frontend = match images.frontend() {
@@ -117,7 +116,7 @@ impl Queued {
             outputs,
             refused: Arc::default(),
         };
-        let order = Order { namespace, tags, pushes, spec, client: Arc::new(client) };
+        let order = Order { namespace, tags, spec, client: Arc::new(client) };
         running::run(&images, &order, reporter).await
     }
 
