@@ -8,6 +8,7 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
+    sync::LazyLock,
 };
 
 /// The daemon never uses the client, and the client uses only these modules.
@@ -16,6 +17,29 @@ const CLIENTS_OWN: [&str; 6] = [CLIENT, "names", "go_json", "go_mode", "network"
 
 /// The modules that know the messages of the gRPC API: its door, and its client.
 const WIRES_OWN: [&str; 3] = ["wire", CLIENT, "service"];
+
+/// BuildKit's protocol alone: nothing of Docker, of a namespace or of the store.
+const BUILDKIT: &str = "buildkit";
+const BUILDKITS_OWN: [&str; 7] = [BUILDKIT, "names", "fault", "go_json", "telemetry", "tasks", "progress"];
+/// Of `names`, it uses only these.
+const BUILDKITS_NAMES: [&str; 3] = ["Secret", "percent_decoded", "shortened"];
+
+/// The files that read the environment: each program's table of its variables.
+const ENVIRONMENT: [&str; 2] = ["src/client/env.rs", "src/config/env.rs"];
+
+/// The makers of permits' origins, each with the places outside of tests where it stands. A caller is what an identity
+/// scheme has proven, and the rules are those of a proven caller; `policy` makes permits of both.
+const PROOFS: [(&str, &[&str]); 8] = [
+    ("Rules::new(", &["src/identity/"]),
+    ("Rules::built_in(", &["src/identity/"]),
+    ("CallerId::Operator(", &["src/identity/"]),
+    ("CallerId::Token(", &["src/identity/"]),
+    ("CallerId::Certificate(", &["src/identity/"]),
+    ("CallerId::Job(", &["src/identity/"]),
+    ("CallerId::Address(", &["src/identity/"]),
+    // The kubelet's driver serves wharfd's own user alone, and has no namespace.
+    ("CallerId::Uid(", &["src/identity/", "src/csi/rpc.rs"]),
+];
 
 /// A longer file must be split.
 const LINES_MAX: usize = 400;
@@ -50,21 +74,71 @@ fn modules() -> Vec<String> {
     lines.filter_map(|line| Some(line.strip_prefix("pub mod ")?.strip_suffix(';')?.to_owned())).collect()
 }
 
-/// Every source file of a module, without its tests.
-fn sources(module: &str) -> Vec<(PathBuf, String)> {
-    let src = root().join("src");
-    let (mut left, mut found) = (vec![src.join(module), src.join(format!("{module}.rs"))], Vec::new());
-    while let Some(path) = left.pop() {
-        if path.is_dir() {
-            left.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
-        } else if path.is_file() && !path.ends_with("tests.rs") {
-            let text = fs::read_to_string(&path).unwrap();
-            // Tests in the file itself stand at its end, those in a file of their own are declared anywhere.
-            let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap().to_owned();
-            found.push((path, code));
+/// Whether a line makes an item that only tests and fuzzers compile.
+fn is_for_tests(line: &str) -> bool {
+    ["#[cfg(test)]", "#[cfg(any(test", "#[cfg(feature = \"fuzzing\")]"]
+        .iter()
+        .any(|attribute| line.trim_start().starts_with(attribute))
+}
+
+/// A text without its comments, and without the items that only tests and fuzzers compile.
+fn code(text: &str) -> String {
+    let indent = |line: &str| line.len() - line.trim_start().len();
+    let mut code = String::new();
+    let mut lines = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+    while let Some(line) = lines.next() {
+        if !is_for_tests(line) {
+            code.push_str(line);
+            code.push('\n');
+            continue;
+        }
+        let Some(first) = lines.find(|line| !line.trim_start().starts_with("#[")) else { break };
+        if !first.ends_with(';') && !first.ends_with('}') {
+            lines.find(|next| indent(next) == indent(line) && next.trim_start().starts_with('}'));
+        }
+    }
+    code
+}
+
+/// The modules that a text declares for tests alone.
+fn test_modules(text: &str) -> Vec<&str> {
+    let lines: Vec<&str> = text.lines().collect();
+    let mut found = Vec::new();
+    for (at, line) in lines.iter().enumerate() {
+        let item = lines.iter().skip(at + 1).find(|line| !line.trim_start().starts_with("#["));
+        if let (true, Some(item)) = (is_for_tests(line), item)
+            && let Some((_, name)) = item.split_once("mod ")
+            && let Some(name) = name.strip_suffix(';')
+        {
+            found.push(name);
         }
     }
     found
+}
+
+/// Every source file, without its tests.
+static SOURCES: LazyLock<Vec<(PathBuf, String)>> = LazyLock::new(|| {
+    let files = rust_files("src");
+    let tests: Vec<PathBuf> = files
+        .iter()
+        .flat_map(|(path, text)| {
+            let below = match path.file_stem().unwrap().to_str().unwrap() {
+                "mod" | "lib" => path.parent().unwrap().to_owned(),
+                _ => path.with_extension(""),
+            };
+            test_modules(text).into_iter().map(move |name| below.join(name)).collect::<Vec<_>>()
+        })
+        .collect();
+    let is_test = |path: &PathBuf| {
+        tests.iter().any(|test| path.starts_with(test) || *path == test.with_extension("rs"))
+    };
+    files.into_iter().filter(|(path, _)| !is_test(path)).map(|(path, text)| (path, code(&text))).collect()
+});
+
+/// Every source file of a module, without its tests.
+fn sources(module: &str) -> impl Iterator<Item = &'static (PathBuf, String)> {
+    let own = Path::new("src").join(module);
+    SOURCES.iter().filter(move |(path, _)| path.starts_with(&own) || *path == own.with_extension("rs"))
 }
 
 /// The modules in `crate::…` and `crate::{…}`.
@@ -108,14 +182,19 @@ fn a_module_uses_what_stands_above_it() {
     let place = |name: &str| modules.iter().position(|module| module == name);
     assert!(place("names") < place("engine") && place("engine") < place("daemon"), "{modules:?}");
     for (own, module) in modules.iter().enumerate() {
-        let sources = sources(module);
-        assert!(!sources.is_empty(), "{module} has no sources");
-        for (path, code) in sources {
-            for name in used(&code) {
+        assert!(sources(module).next().is_some(), "{module} has no sources");
+        for (path, code) in sources(module) {
+            for name in used(code) {
                 let Some(other) = place(&name) else { continue };
                 let path = path.display();
                 assert!(name != "wire" || WIRES_OWN.contains(&module.as_str()), "{path} uses the gRPC API");
                 assert!(other <= own, "{path} uses `{name}`, which stands below `{module}` in lib.rs");
+                if module == BUILDKIT {
+                    assert!(
+                        BUILDKITS_OWN.contains(&name.as_str()),
+                        "{path}: BuildKit's protocol uses `{name}`"
+                    );
+                }
                 if module == CLIENT {
                     assert!(CLIENTS_OWN.contains(&name.as_str()), "{path}: the client uses `{name}`");
                 } else {
@@ -124,6 +203,57 @@ fn a_module_uses_what_stands_above_it() {
             }
         }
     }
+}
+
+/// The texts between the quotes of a file.
+fn quoted(code: &str) -> impl Iterator<Item = String> {
+    let code = code.replace("\\\"", "").replace("'\"'", "");
+    code.split('"').map(str::to_owned).collect::<Vec<_>>().into_iter().skip(1).step_by(2)
+}
+
+#[test]
+fn the_protocol_of_buildkit_knows_no_docker_and_no_namespace() {
+    for (path, code) in sources(BUILDKIT) {
+        let path = path.display();
+        for said in quoted(code) {
+            assert!(!said.replace("Dockerfile", "").contains("Docker"), "{path} says Docker's name: {said}");
+        }
+        for used in code.split("names::").skip(1) {
+            let (list, end) = used.strip_prefix('{').map_or((used, ','), |list| (list, '}'));
+            let is_end = |c: char| c == end || !(c.is_alphanumeric() || "_, \n".contains(c));
+            for name in list.split(is_end).next().unwrap().split(',').map(str::trim) {
+                assert!(name.is_empty() || BUILDKITS_NAMES.contains(&name), "{path} uses `names::{name}`");
+            }
+        }
+    }
+}
+
+/// The help of a program shows its table of variables, and would lack one that is read elsewhere.
+#[test]
+fn the_environment_is_read_in_its_tables_alone() {
+    let files = SOURCES.iter().filter(|(_, code)| code.contains("env::var"));
+    let reads: Vec<_> = files.map(|(path, _)| path.to_str().unwrap()).collect();
+    assert_eq!(reads, ENVIRONMENT);
+}
+
+/// A permit proves that policy was asked about a caller whom an identity scheme has proven.
+#[test]
+fn only_identity_says_who_calls_and_by_which_rules() {
+    for (path, code) in SOURCES.iter() {
+        for (maker, places) in PROOFS {
+            let is_there = code.lines().any(|line| makes(line, maker));
+            let may = places.iter().any(|place| path.to_str().unwrap().starts_with(place));
+            assert!(may || !is_there, "{} has `{maker}…)`, outside of {places:?}", path.display());
+        }
+    }
+}
+
+/// Whether a line makes the value, and does not only match it.
+fn makes(line: &str, maker: &str) -> bool {
+    let Some((before, after)) = line.split_once(maker) else { return false };
+    let is_longer_name = before.ends_with(|c: char| c.is_ascii_alphanumeric());
+    let is_pattern = before.contains("matches!(") || after.contains("=>");
+    !is_longer_name && !is_pattern
 }
 
 /// The names of the public types in a text.
@@ -145,7 +275,7 @@ fn no_two_public_types_have_one_name() {
     for program in programs {
         let mut seen = BTreeMap::new();
         for (path, code) in program.iter().flat_map(|module| sources(module)) {
-            for name in public_types(&code).filter(|name| *name != "Error") {
+            for name in public_types(code).filter(|name| *name != "Error") {
                 let path = path.display().to_string();
                 if let Some(other) = seen.insert(name.to_owned(), path.clone()) {
                     panic!("{path} and {other} both have a public type `{name}`: rename one");

@@ -1,6 +1,6 @@
 //! The environment variables that wharfd reads, in one table.
 
-use std::{env, fmt::Write as _};
+use std::{env, ffi::OsString, fmt::Write as _};
 
 /// The variables of the flags; `--help` shows each with its flag.
 macro_rules! of_flags {
@@ -63,6 +63,11 @@ pub(super) fn help() -> String {
 }
 
 /// A variable's value, unless it is empty.
+pub(crate) fn value_os(name: &str) -> Option<OsString> {
+    env::var_os(name).filter(|value| !value.is_empty())
+}
+
+/// The same of a text; `None` for one that is not UTF-8.
 pub(crate) fn value(name: &str) -> Option<String> {
-    env::var(name).ok().filter(|value| !value.is_empty())
+    value_os(name)?.into_string().ok()
 }

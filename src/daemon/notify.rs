@@ -1,7 +1,6 @@
 //! Notifications for systemd: sd_notify(3), for a unit of `Type=notify`.
 
 use std::{
-    env,
     ffi::OsStr,
     io,
     os::{
@@ -13,7 +12,7 @@ use std::{
     },
 };
 
-use crate::config::env::NOTIFY_SOCKET;
+use crate::config::env::{self, NOTIFY_SOCKET};
 
 /// A state of the service.
 #[derive(Clone, Copy, Debug)]
@@ -26,7 +25,7 @@ pub(super) enum State {
 
 /// Notifies the service manager, if there is one.
 pub(super) fn notify(state: State) {
-    let Some(socket) = env::var_os(NOTIFY_SOCKET) else { return };
+    let Some(socket) = env::value_os(NOTIFY_SOCKET) else { return };
     let text = match state {
         State::Ready => "READY=1",
         State::Stopping => "STOPPING=1",

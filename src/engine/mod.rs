@@ -21,10 +21,7 @@ use docker::{fault, lines::Lines, presence::Presence};
 use image_store::{ImageStore, Traits};
 
 use crate::{
-    buildkit::{
-        connection::{Connection, Dialler},
-        probe,
-    },
+    buildkit::connection::Connection,
     fault::{Fault, Reason},
     names::{NormalPlatform, printable},
     tasks::Group,
@@ -67,7 +64,6 @@ struct Inner {
     image_store: ImageStore,
     builder: Builder,
     tasks: Group,
-    buildkit: Option<(u32, u32)>,
 }
 
 /// An operating system and a processor.
@@ -117,7 +113,7 @@ impl Engine {
         let shown = version.version.unwrap_or_default();
         let api_version = check_version(name, &shown, version.api_version.as_deref().unwrap_or_default())?;
         let info = docker.info().await.map_err(unreachable)?;
-        let buildkit = probe::probe(name, &shown, socket, &tasks).await?;
+        let builder = Builder::find(name, &shown, socket, &tasks).await?;
 
         let platform = Platform {
             os: version.os.unwrap_or_else(|| "linux".to_owned()),
@@ -135,7 +131,7 @@ impl Engine {
                 name: name.to_owned(),
                 socket: socket.to_owned(),
                 image_store: ImageStore::new(traits, docker.clone(), lines, platform.clone()),
-                builder: Builder::new(Dialler::new(socket.to_owned(), buildkit.dialling)),
+                builder,
                 docker,
                 version: shown,
                 api_version,
@@ -145,7 +141,6 @@ impl Engine {
                 id: info.id.unwrap_or_default(),
                 processors: info.ncpu.and_then(|count| usize::try_from(count).ok()).unwrap_or(1),
                 tasks,
-                buildkit: buildkit.version,
             }),
         };
         engine.ensure_there()?;
@@ -195,13 +190,13 @@ impl Engine {
 
     /// Its BuildKit's version, major and minor, if that is known.
     pub fn buildkit(&self) -> Option<(u32, u32)> {
-        self.inner.buildkit
+        self.inner.builder.version()
     }
 
     /// Whether its BuildKit frees the memory in which it has unpacked an archive of Zstandard: 0.13 does not (Engine
     /// 26.1), 0.22 does (`DecompressStream`).
     pub fn frees_decoders(&self) -> bool {
-        self.inner.buildkit.is_some_and(|version| version >= (0, 22))
+        self.buildkit().is_some_and(|version| version >= (0, 22))
     }
 
     /// Where it keeps images.

@@ -135,7 +135,7 @@ impl Caller {
     }
 
     /// The rules that apply to the caller.
-    pub fn rules(&self) -> &Arc<Rules> {
+    pub fn rules(&self) -> &Rules {
         &self.rules
     }
 

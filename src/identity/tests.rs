@@ -260,7 +260,7 @@ fn who_is_explained_is_served_and_by_these_rules() {
         let explained = identities.explain(&name, namespace);
         assert_eq!((caller.is_ok(), explained.is_ok()), (is_served, is_served), "{name}");
         if let (Ok(caller), Ok(explained)) = (caller, explained) {
-            assert_eq!((caller.to_string(), &**caller.rules()), (name, explained.rules()));
+            assert_eq!((caller.to_string(), caller.rules()), (name, explained.rules()));
         }
     }
 }

@@ -39,8 +39,8 @@ impl<T> Permit<T> {
         &self.caller
     }
 
-    /// The rules that allow it.
-    pub fn rules(&self) -> &Arc<Rules> {
+    /// The rules that allow it. Only who holds their `Arc`, as an identity does, can ask them for another permit.
+    pub fn rules(&self) -> &Rules {
         &self.rules
     }
 }
