@@ -63,6 +63,9 @@ impl Renaming {
             let in_name =
                 |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '/' | ':' | '@' | '-');
             let end = from.find(|c| !in_name(c)).unwrap_or(from.len());
+            // No name contains another: a second host begins a name of its own.
+            let inside = from.get(RESERVED_HOST.len()..end).and_then(|inside| inside.find(RESERVED_HOST));
+            let end = inside.map_or(end, |at| RESERVED_HOST.len() + at);
             let (name, after) = from.split_at(end);
             // A name may be followed by a sentence's punctuation.
             let bare = name.trim_end_matches([':', '.', '/', '@', '-']);
@@ -184,6 +187,10 @@ mod tests {
         let foreign = text(&format!("{} and wharf.invalid", other.name(&app).name()));
         assert_eq!(foreign, "(private image) and (private image)");
         assert_eq!(text("nothing of ours"), "nothing of ours");
+        let behind = |name: &str| text(&format!("wharf.invalid/i/hold/h:1@{name}/wharf.invalid"));
+        assert_eq!(behind("wharf.invalid/x"), "docker.io/library/busybox:1@(private image)/(private image)");
+        let prefix = own.prefix();
+        assert!(!text(&format!("{prefix}wharf.invalid/h:1")).contains("wharf.invalid"), "{prefix}");
 
         shown.hide_frontend(&ImageName::any("wharf.invalid/i/frontend/f:1"));
         let vertex = |digest: &str, name: &str| control::Vertex {
