@@ -27,7 +27,7 @@ const EXTENSION_BYTES_MAX: u64 = 1 << 20;
 const RECORD_BYTES: usize = 256;
 /// The memory for a directory's header: the engine keeps it until it has unpacked the whole archive.
 const DIRECTORY_BYTES: usize = 512;
-/// The most names of a path or a link: each is opened name by name, and so is each directory on the way.
+/// The most names of a path or a link's target: each is opened name by name, and so is each directory on the way.
 const NAMES_MAX: usize = 256;
 /// The steps for an entry, apart from its path, and how often its path is walked: to look, make, own, and set modes
 /// and times.
@@ -298,8 +298,7 @@ impl Scan {
                 }
             }
             b'1' => {
-                self.reach(&target)?;
-                let leads = self.hash(&target);
+                let leads = self.reach(&target)?;
                 if self.links.contains(&leads) {
                     self.links.insert(hash);
                 } else {
@@ -316,7 +315,8 @@ impl Scan {
                 self.say(target.len() + self.longest)?;
             }
             b'2' => {
-                if clean(target.split(|byte| *byte == b'/')).len() > NAMES_MAX {
+                // The kernel walks them one by one, `..` as well.
+                if target.split(|byte| *byte == b'/').filter(|name| !name.is_empty()).count() > NAMES_MAX {
                     return Err(format!("has a path or a link of more than {NAMES_MAX} names"));
                 }
                 self.files.remove(&hash);
@@ -336,6 +336,9 @@ impl Scan {
 
     /// Counts the work of reaching a path below the archive's root, with the directories on the way that no entry has
     /// made. Returns the path's hash.
+    ///
+    /// No path may lead through a symlink of the same archive, as none does that a program finds in a file system: links
+    /// lead from one to the next, and behind one nobody knows by its path what is there already.
     fn reach(&mut self, path: &[u8]) -> Result<u64, String> {
         let names = clean(path.split(|byte| *byte == b'/'));
         if names.len() > NAMES_MAX {
@@ -346,10 +349,14 @@ impl Scan {
         let mut steps = STEPS_OF_ENTRY + WALKS * names.len();
         for name in &names {
             let hash = hasher.finish();
-            if depth > 0 && self.links.contains(&hash) {
-                // Each walk goes by the link, which may lead by others.
-                steps += WALKS * NAMES_MAX;
-            } else if depth > 0 && self.directories.insert(hash) {
+            if self.links.contains(&hash) {
+                let shown = printable(&String::from_utf8_lossy(path.get(..200).unwrap_or(path)));
+                return Err(format!(
+                    "has an entry `{shown}` behind a symlink of its own: make the archive from the files as they are \
+                     in a directory"
+                ));
+            }
+            if depth > 0 && self.directories.insert(hash) {
                 steps += STEPS_OF_ENTRY + WALKS * depth;
                 self.entries += 1;
                 self.say(length)?;
@@ -363,13 +370,6 @@ impl Scan {
             return Err(super::costs::too_deep(self.limits.steps));
         }
         Ok(hasher.finish())
-    }
-
-    /// The hash of a path below the archive's root.
-    fn hash(&self, path: &[u8]) -> u64 {
-        let mut hasher = self.hasher.build_hasher();
-        clean(path.split(|byte| *byte == b'/')).iter().for_each(|name| name.hash(&mut hasher));
-        hasher.finish()
     }
 
     fn say(&mut self, bytes: usize) -> Result<(), String> {

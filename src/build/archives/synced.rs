@@ -28,29 +28,22 @@ pub(in crate::build) struct Synced {
     /// The files to judge that have not come, and need not come if the engine has them.
     files: HashMap<u32, File>,
     open: HashMap<u32, (File, Archive)>,
-    /// All files that a copy may unpack, by their paths.
-    all: BTreeMap<String, Announced>,
+    /// All files that a copy may unpack, by their paths; of a hard link, the path of its file.
+    all: BTreeMap<String, Option<String>>,
+    /// Whether files of earlier syncs count.
+    is_known: bool,
 }
 
 #[derive(Debug)]
 struct File {
     path: String,
     left: u64,
-    /// The file in the tree.
-    id: u64,
-}
-
-#[derive(Debug)]
-struct Announced {
-    /// The file in the tree.
-    id: u64,
-    /// Of a hard link, the path of its file.
-    of: Option<String>,
 }
 
 impl Synced {
     pub(in crate::build) fn new(awaited: Arc<Awaited>) -> Self {
         Self {
+            is_known: !awaited.tree.is_empty(),
             awaited,
             spent: Arc::default(),
             announced: 0,
@@ -98,12 +91,10 @@ impl Synced {
                     "`ADD` names more than {FILES_MAX} files, and would unpack each: use `COPY`, which never unpacks"
                 )));
             }
-            let file = self.awaited.tree.file(stat);
-            let announced = Announced { id: file, of: is_name.then(|| stat.linkname.clone()) };
-            self.all.insert(stat.path.clone(), announced);
+            self.all.insert(stat.path.clone(), is_name.then(|| stat.linkname.clone()));
             if !is_name {
                 let left = u64::try_from(stat.size).unwrap_or_default();
-                self.files.insert(id, File { path: stat.path.clone(), left, id: file });
+                self.files.insert(id, File { path: stat.path.clone(), left });
             }
         }
         Ok(())
@@ -113,12 +104,12 @@ impl Synced {
     fn judge_all(&self) -> Result<(), Status> {
         let Awaited { unpacked, tree } = &*self.awaited;
         let mut all = Costs::default();
-        for (path, announced) in &self.all {
-            let file = match &announced.of {
-                Some(of) => self.all.get(of).map(|file| file.id),
-                None => Some(announced.id),
-            };
-            let Some(costs) = file.and_then(|file| tree.costs(file)) else {
+        for (path, of) in &self.all {
+            if let Some(costs) = of.as_ref().and_then(|of| tree.costs(of)) {
+                // BuildKit may keep the file that the path had, or has now the other one's, which stays when that is gone.
+                tree.remember(path, costs);
+            }
+            let Some(costs) = tree.costs(path) else {
                 // The next build brings it again.
                 tree.end();
                 return Err(Status::aborted(format!(
@@ -127,11 +118,13 @@ impl Synced {
                     printable(path)
                 )));
             };
-            if announced.of.is_some() {
-                // Once its first name is gone, it is a file of its own.
-                tree.remember(announced.id, costs);
+            if let Err(why) = all.add(costs, unpacked.copies(path)) {
+                // The next build brings all of them anew, and those that were there before count no more.
+                tree.end();
+                let again =
+                    "; larger archives that earlier builds had at these paths count as well: build again";
+                return Err(refused(path, &if self.is_known { why + again } else { why }));
             }
-            all.add(costs, unpacked.copies(path)).map_err(|why| refused(path, &why))?;
         }
         Ok(())
     }
@@ -152,7 +145,7 @@ impl Synced {
         let is_whole = file.left == 0;
         let judged = archive.pass(bytes).and_then(|()| if is_whole { archive.end() } else { Ok(()) });
         if is_whole && judged.is_ok() {
-            self.awaited.tree.remember(file.id, archive.costs());
+            self.awaited.tree.remember(&file.path, archive.costs());
         }
         let judged = judged.map_err(|why| refused(&file.path, &why));
         if is_whole || judged.is_err() {

@@ -1,8 +1,10 @@
 //! The trees of contexts with archives, which an engine keeps from sync to sync.
 //!
-//! BuildKit asks only for files that it does not have from an earlier sync with the same key. wharfd remembers what
-//! the archives take that have come with a key, and makes another key as soon as it has forgotten any of them: so an
-//! engine unpacks nothing that wharfd does not count. A wharfd that starts again makes other keys, too.
+//! BuildKit asks only for files that it does not have from an earlier sync with the same key, by what its disk says of
+//! them: and that need not be what was announced, since a file system may not keep a time, and a hard link sets the times
+//! of all names of its file. So wharfd remembers, for each path, the worst of all that has ever come there with a key,
+//! whatever was announced. It makes another key as soon as it has forgotten a path: so an engine unpacks nothing that
+//! wharfd does not count. A wharfd that starts again makes other keys, too.
 
 use std::{
     collections::HashMap,
@@ -13,8 +15,6 @@ use std::{
     },
 };
 
-use bollard_buildkit_proto::fsutil::types::Stat;
-
 use super::{Costs, Unpacked};
 use crate::{
     fault::Fault,
@@ -23,7 +23,7 @@ use crate::{
 
 /// How many trees are remembered: each may take some 40 kB.
 const TREES_MAX: usize = 512;
-/// With how many files a tree is forgotten, and sent anew by the next build. A sync has 256 at most.
+/// With how many paths a tree is forgotten, and sent anew by the next build. A sync has 256 at most.
 const FILES_MAX: usize = 512;
 
 /// The remembered trees of all engines.
@@ -50,6 +50,7 @@ struct Kept {
 pub struct Tree {
     key: String,
     hasher: RandomState,
+    /// By the hashes of paths.
     files: Mutex<HashMap<u64, Costs>>,
     /// Whether the next build makes another key.
     is_over: AtomicBool,
@@ -132,24 +133,24 @@ impl Tree {
         &self.key
     }
 
-    /// What BuildKit compares to decide whether it has a file (fsutil, `sameFile`).
-    pub(super) fn file(&self, stat: &Stat) -> u64 {
-        self.hasher.hash_one((&stat.path, stat.size, stat.mod_time))
-    }
-
-    /// Remembers what a file takes that has come. It may have come with other bytes, too, for another build at the same
-    /// time.
-    pub(super) fn remember(&self, file: u64, costs: Costs) {
+    /// Remembers what a file takes that has come to a path, beside those that have come there before: BuildKit may have
+    /// any of them there, or build another of them at the same time.
+    pub(super) fn remember(&self, path: &str, costs: Costs) {
         let mut files = lock(&self.files);
-        files.entry(file).and_modify(|kept| *kept = kept.most(costs)).or_insert(costs);
+        files.entry(self.hasher.hash_one(path)).and_modify(|kept| *kept = kept.most(costs)).or_insert(costs);
         if files.len() > FILES_MAX {
             self.end();
         }
     }
 
-    /// What a file takes; `None` if it is not known.
-    pub(super) fn costs(&self, file: u64) -> Option<Costs> {
-        lock(&self.files).get(&file).copied()
+    /// What a file at a path takes at most; `None` if none is known.
+    pub(super) fn costs(&self, path: &str) -> Option<Costs> {
+        lock(&self.files).get(&self.hasher.hash_one(path)).copied()
+    }
+
+    /// Whether nothing has come yet.
+    pub(super) fn is_empty(&self) -> bool {
+        lock(&self.files).is_empty()
     }
 
     /// The next build makes another key.
@@ -192,14 +193,14 @@ mod tests {
         let trees = Trees::default();
         let tree = || trees.tree(&CallerId::Uid(1), "name".to_owned()).unwrap();
         let first = tree();
-        for file in 0..FILES_MAX as u64 {
-            first.remember(file, Costs::default());
+        for file in 0..FILES_MAX {
+            first.remember(&file.to_string(), Costs::default());
         }
         assert_eq!(tree().key, first.key);
-        first.remember(u64::MAX, Costs::default());
+        first.remember("last", Costs::default());
         assert_ne!(tree().key, first.key);
         // A build that has begun still knows all.
-        assert!(first.costs(0).is_some() && first.costs(u64::MAX).is_some());
-        assert!(tree().costs(0).is_none());
+        assert!(first.costs("0").is_some() && first.costs("last").is_some());
+        assert!(tree().costs("0").is_none());
     }
 }

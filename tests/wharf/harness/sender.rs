@@ -43,6 +43,8 @@ pub(crate) struct Sender {
     pub(crate) context: Vec<Packet>,
     /// The bytes of each packet that answers a request for a file of the context.
     pub(crate) bytes: &'static [&'static [u8]],
+    /// The bytes of single files instead, by their paths.
+    pub(crate) contents: HashMap<String, Vec<u8>>,
     /// Whether it stays when the receiver has failed, which then waits for it.
     pub(crate) stays: bool,
     /// The packets received about the context.
@@ -83,6 +85,7 @@ pub(crate) fn sender(context: Vec<Packet>) -> Sender {
         text: "FROM scratch\nCOPY . /\n",
         context,
         bytes: NO_BYTES,
+        contents: HashMap::new(),
         stays: false,
         heard: Arc::default(),
     }
@@ -108,6 +111,8 @@ impl Sender {
             };
             (self.context.iter().filter(|packet| asked(packet)).cloned().collect(), self.bytes.to_vec())
         };
+        let content = |packet: &Packet| self.contents.get(&packet.stat.as_ref()?.path).cloned();
+        let contents: Vec<_> = packets.iter().map(content).collect();
         let log = (directory != "dockerfile").then(|| Arc::clone(&self.heard));
         let stays = self.stays;
         let answers = heard.flat_map(move |message| {
@@ -122,7 +127,10 @@ impl Sender {
                 ..Packet::default()
             };
             stream::iter(match heard.r#type() {
-                PacketType::PacketReq => bytes.iter().map(|bytes| Some(data(bytes))).collect(),
+                PacketType::PacketReq => match contents.get(heard.id as usize) {
+                    Some(Some(content)) => [&content[..], b""].map(|bytes| Some(data(bytes))).into(),
+                    _ => bytes.iter().map(|bytes| Some(data(bytes))).collect(),
+                },
                 // BuildKit waits for the end of the stream.
                 PacketType::PacketFin => vec![Some(heard), None],
                 PacketType::PacketErr if !stays => vec![None],

@@ -1,7 +1,8 @@
 //! Which archives an `ADD` unpacks, and how many: those of earlier builds, behind links, and by several names.
 
-use std::{fs, os::unix::fs::symlink, path::Path, sync::Arc};
+use std::{fs, ops::Range, os::unix::fs::symlink, path::Path, sync::Arc};
 
+use bollard_buildkit_proto::fsutil::types::{Stat, packet::PacketType};
 use tar::{Builder, EntryType};
 use wharf::wire::v1::BuildSpec;
 
@@ -9,12 +10,15 @@ use super::archives::{gzip, header, sparse};
 use crate::harness::{
     Test, Wharf, cases,
     image::{File, tar as tar_of},
-    rpc,
+    lock, rpc,
+    sender::{Bare, Sender, announced, end_of_list, file, sender},
     tree::{same, tree},
 };
 
 cases![
     archives_of_several_builds,
+    archives_that_the_engine_takes_for_other_files,
+    paths_behind_links_of_one_archive,
     names_of_one_archive,
     names_of_one_archive_in_a_tar,
     archives_behind_a_directory_that_is_a_link,
@@ -23,7 +27,7 @@ cases![
 /// Each archive twice: at most 256 are unpacked in one build.
 const TWICE: &str = "FROM scratch\nADD *.tar /a/\nADD *.tar /b/\n";
 
-fn archives(context: &Path, numbers: std::ops::Range<usize>) {
+fn archives(context: &Path, numbers: Range<usize>) {
     for number in numbers {
         let name = format!("f{number}");
         let file = (name.as_str(), File::Content(b"x", 0o644));
@@ -65,6 +69,73 @@ async fn archives_of_several_builds(test: Arc<Test>) {
     job.build(&context, &["--no-cache"]).await.ok();
     archives(&context, 100..200);
     job.build(&context, &[]).await.ended(1).says(&too_many);
+}
+
+/// A disk keeps no time before 1901 (ext4), so BuildKit finds another time there than was announced, and asks for nothing:
+/// archives pass for the plain files whose time they have got.
+async fn archives_that_the_engine_takes_for_other_files(test: Arc<Test>) {
+    const FIRST: i64 = -(1 << 31) * 1_000_000_000;
+    const BEFORE: i64 = FIRST - 1_000_000_000_000_000;
+    let wharfd = test.wharfd().await;
+    let channel = rpc::connect(&wharfd.socket()).await;
+    // Each four times: at most 64 may be unpacked. The last line asks for the whole context.
+    const OFTEN: &str =
+        "FROM scratch\nADD *.tar /a/\nADD *.tar /b/\nADD *.tar /c/\nADD *.tar /d/\nCOPY . /e/\n";
+    const HALF: usize = 33;
+    let archive = tar_of([("f", File::Content(b"x", 0o644))]);
+    let size = i64::try_from(archive.len()).unwrap();
+    let context = |archives: Range<usize>| {
+        let mut names: Vec<_> = (0..2 * HALF).map(|number| format!("{number}.tar")).collect();
+        names.sort();
+        let stats = names.iter().enumerate().map(|(index, name)| {
+            let mod_time = if archives.contains(&index) { BEFORE } else { FIRST };
+            announced(Stat { size, mod_time, ..file(name) })
+        });
+        let packets = stats.chain([end_of_list()]).collect();
+        let content = |(index, name): (usize, &String)| {
+            let plain = vec![b'x'; archive.len()];
+            (name.clone(), if archives.contains(&index) { archive.clone() } else { plain })
+        };
+        let contents = names.iter().enumerate().map(content).collect();
+        Sender { text: OFTEN, contents, ..sender(packets) }
+    };
+    let bare = Bare { key: test.unique("key"), name: None };
+    for archives in [0..0, 0..2, 2..4] {
+        context(archives).build_bare(&test, &test.engine, &bare).await.unwrap();
+    }
+    let last = context(0..0);
+    last.build_bare(&test, &test.engine, &bare).await.unwrap();
+    let asked = lock(&last.heard).iter().filter(|packet| packet.r#type() == PacketType::PacketReq).count();
+    assert_eq!(asked, 0, "the engine unpacks archives of which it asks for none");
+    assert!(lock(&last.heard).iter().any(|packet| packet.r#type() == PacketType::PacketFin));
+
+    let build = async |archives| context(archives).build(&test, &channel, "job#1").await;
+    build(0..0).await.ok();
+    build(0..HALF).await.ok();
+    let refused = format!("{:?}", build(HALF..2 * HALF).await);
+    assert!(refused.contains("which is one of more than 256 archives"), "{refused}");
+    // The engine has none of them for the next build.
+    build(0..HALF).await.ok();
+}
+
+/// What is there behind a link is not known by its path: the engine removes and makes the same directories again and again.
+async fn paths_behind_links_of_one_archive(test: Arc<Test>) {
+    let mut builder = Builder::new(Vec::new());
+    builder.append_data(&mut header(EntryType::Regular, 0), "b/x/y/f", &[][..]).unwrap();
+    builder.append_link(&mut header(EntryType::Symlink, 0), "l", "b").unwrap();
+    builder.append_data(&mut header(EntryType::Regular, 0), "l/x", &[][..]).unwrap();
+    let context = test.context("behind", &[("Dockerfile", "FROM scratch\nADD a.tar.gz /\n")]);
+    fs::write(context.join("a.tar.gz"), gzip(&builder.into_inner().unwrap())).unwrap();
+    let out = test.new_dir("out");
+    let output = format!("type=local,dest={}", out.display());
+    test.engine.buildx_build(&test.new_dir("bare"), &context, &["-o", &output]).await.ok();
+    assert!(out.join("b/x").is_file(), "the directory was removed by another path");
+    let wharfd = test.wharfd().await;
+    let refused = Wharf::new(&test, &wharfd, "job#1").build(&context, &[]).await.ended(1);
+    refused.says(&[
+        "`ADD` would unpack the archive `a.tar.gz`",
+        "has an entry `l/x` behind a symlink of its own",
+    ]);
 }
 
 /// Each name of an archive is unpacked.

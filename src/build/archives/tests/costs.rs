@@ -145,20 +145,41 @@ fn deep_paths_are_bounded() {
     };
     assert_eq!(judged(&again(3)), Ok(()));
     refused_with(&again(5), "has too many or too deep paths");
-    // Behind a link, and behind a name of one.
-    for link in [
-        &[(EntryType::Symlink, "s", "y")][..],
-        &[(EntryType::Symlink, "t", "y"), (EntryType::Link, "s", "t")],
+}
+
+/// Whatever is behind a link has another path, too.
+#[test]
+fn nothing_is_behind_a_link_of_the_archive() {
+    use EntryType::{Directory, Link, Regular, Symlink};
+    let of = |entries: &[(EntryType, &str, &str)]| {
+        tar(|tar| {
+            for (kind, path, target) in entries {
+                match target.is_empty() {
+                    true => tar.append_data(&mut header(*kind, 0), path, &[][..]).unwrap(),
+                    false => links(tar, *kind, &[(path, target)]),
+                }
+            }
+        })
+    };
+    for entries in [
+        &[(Symlink, "s", "y"), (Regular, "s/a", "")][..],
+        &[(Symlink, "s", "y"), (Directory, "./s/a/", "")],
+        &[(Symlink, "s", "y"), (Symlink, "s/a", "b")],
+        &[(Symlink, "s", "y"), (Link, "a", "s/b")],
+        &[(Symlink, "d/s", "y"), (Regular, "d/s/a/b", "")],
+        // Behind another name of a link.
+        &[(Symlink, "t", "y"), (Link, "s", "t"), (Regular, "s/a", "")],
     ] {
-        let behind = |count| {
-            tar(|tar| {
-                link.iter().for_each(|(kind, path, target)| links(tar, *kind, &[(path, target)]));
-                (0..count).for_each(|number| file(tar, &format!("s/{number}")));
-            })
-        };
-        assert_eq!(judged(&behind(400)), Ok(()));
-        refused_with(&behind(600), "has too many or too deep paths");
+        refused_with(&of(entries), "behind a symlink of its own");
     }
+    for entries in [
+        &[(Symlink, "s", "y"), (Regular, "./s", ""), (Regular, "y/a", "")][..],
+        &[(Symlink, "s", "y"), (Link, "a", "s")],
+        &[(Symlink, "s", "y"), (Directory, "s", ""), (Regular, "s/a", "")],
+    ] {
+        assert_eq!(judged(&of(entries)), Ok(()), "{entries:?}");
+    }
+    refused_with(&of(&[(Symlink, "s", &"x/../".repeat(129))]), "256 names");
 }
 
 #[test]
