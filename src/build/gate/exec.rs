@@ -9,23 +9,37 @@ use crate::{
     fault::{Fault, Reason},
 };
 
-/// A Dockerfile has some ten cache mounts in all.
-const CACHES_MAX: usize = 1000;
+/// The most mounts of a step, and of a graph. BuildKit makes two mounts of the engine's own for each, for all steps of the
+/// node: tens of thousands of them keep the kernel busy for many minutes, also after a cancel, and no step can begin.
+const OF_STEP_MAX: usize = 64;
+const MOUNTS_MAX: usize = 512;
 const CACHE_ID_BYTES_MAX: usize = 1024;
 /// BuildKit keeps the step's whole text with each of its cache mounts, and shows it to every client that
 /// lists them, in at most 16 MiB.
 const CACHE_TEXT_BYTES_MAX: usize = 8 << 20;
 
-/// The cache mounts of a graph.
+/// The mounts of a graph.
 #[derive(Default)]
-pub(super) struct Caches {
+pub(super) struct Mounts {
     count: usize,
+    /// The bytes of the texts that BuildKit keeps with cache mounts.
     text: usize,
 }
 
-impl Caches {
-    /// Counts the cache mounts of a step.
-    fn add(&mut self, exec: &ExecOp) -> Result<(), Refusal> {
+impl Mounts {
+    /// Counts the mounts of a step.
+    fn add(&mut self, exec: &ExecOp, line: &dyn Fn() -> Option<u32>) -> Result<(), Refusal> {
+        let has_root = exec.mounts.iter().any(|mount| mount.dest == "/");
+        let count = exec.mounts.len() - usize::from(has_root);
+        self.count += count;
+        for (count, max, of) in [(count, OF_STEP_MAX, "a step"), (self.count, MOUNTS_MAX, "a build")] {
+            if count > max {
+                let text =
+                    format!("the build graph is refused: {of} may have at most {max} mounts (`RUN --mount`)");
+                let hint = "mount a directory instead of single files";
+                return Err(Fault::new(Reason::GraphDenied, text).hint(hint).at_line(line()).into());
+            }
+        }
         let command = exec.meta.iter().flat_map(|meta| &meta.args).map(|arg| arg.len() + 1).sum::<usize>();
         for mount in exec.mounts.iter().filter(|mount| mount.mount_type == i32::from(MountType::Cache)) {
             let id = mount.cache_opt.as_ref().map_or(0, |cache| cache.id.len());
@@ -33,10 +47,6 @@ impl Caches {
                 return Err(refuse(format!(
                     "the id of a cache mount has more than {CACHE_ID_BYTES_MAX} bytes: give it a short `id`"
                 )));
-            }
-            self.count += 1;
-            if self.count > CACHES_MAX {
-                return Err(refuse(format!("it has more than {CACHES_MAX} cache mounts: leave some out")));
             }
             self.text += command + id + mount.dest.len();
             if self.text > CACHE_TEXT_BYTES_MAX {
@@ -56,7 +66,7 @@ impl Gate<'_> {
         &self,
         exec: &ExecOp,
         line: &dyn Fn() -> Option<u32>,
-        caches: &mut Caches,
+        mounts: &mut Mounts,
     ) -> Result<(), Refusal> {
         let network = match NetMode::try_from(exec.network) {
             Ok(NetMode::Unset) => StepNetwork::Default,
@@ -90,7 +100,7 @@ impl Gate<'_> {
             return Err(refuse("a step may not choose its control group"));
         }
         exec.mounts.iter().try_for_each(|mount| self.mount(mount))?;
-        caches.add(exec)
+        mounts.add(exec, line)
     }
 
     fn mount(&self, mount: &Mount) -> Result<(), Refusal> {
@@ -157,12 +167,33 @@ mod tests {
             exec.mounts = vec![mount; number];
             op(pb::op::Op::Exec(exec))
         };
-        assert!(judge(&[step(1000, "a", 8000)]).is_ok());
+        let of =
+            |steps: usize, text| (0..steps).map(|id| step(64, &id.to_string(), text)).collect::<Vec<_>>();
+        assert!(judge(&of(8, 8000)).is_ok());
         assert!(judge(&[step(1, &"a".repeat(1024 - 5), 1)]).is_ok());
         assert!(judge(&[step(1, &"a".repeat(1025 - 5), 1)]).is_err());
-        assert!(judge(&[step(1001, "a", 1)]).is_err());
-        assert!(judge(&[step(500, "a", 1), step(501, "b", 1)]).is_err(), "those of all steps count");
+        assert!(judge(&of(8, 20_000)).is_err(), "those of all steps count");
         assert!(judge(&[step(20, "a", 1 << 20)]).is_err(), "BuildKit would write 20 MiB");
+    }
+
+    #[test]
+    fn mounts_are_few() {
+        for kind in [MountType::Bind, MountType::Secret, MountType::Tmpfs] {
+            let step = |number: usize, name: &str| {
+                let mut exec = exec();
+                exec.meta.as_mut().unwrap().args = vec![name.to_owned()];
+                let mount = Mount { mount_type: kind.into(), dest: "/m".to_owned(), ..Mount::default() };
+                exec.mounts = vec![mount; number];
+                exec.mounts.push(Mount { dest: "/".to_owned(), ..Mount::default() });
+                op(pb::op::Op::Exec(exec))
+            };
+            assert!(judge(&[step(64, "a")]).is_ok());
+            assert!(judge(&[step(65, "a")]).is_err(), "{kind:?}");
+            let mut steps: Vec<_> = (0..8).map(|name| step(64, &name.to_string())).collect();
+            assert!(judge(&steps).is_ok());
+            steps.push(step(1, "last"));
+            assert!(judge(&steps).is_err(), "{kind:?}");
+        }
     }
 
     #[test]

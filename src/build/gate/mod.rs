@@ -7,6 +7,7 @@
 mod chain;
 pub mod definition;
 mod exec;
+mod patterns;
 mod platform;
 mod source;
 mod unpack;
@@ -28,6 +29,7 @@ use prost::Message as _;
 
 use chain::Chains;
 use definition::{Attributes, Salts};
+use patterns::Patterns;
 use unpack::Unpacks;
 use width::Width;
 
@@ -118,9 +120,10 @@ struct Seen {
     /// URLs that have not been admitted.
     urls: BTreeSet<String>,
     chains: Chains,
-    caches: exec::Caches,
+    mounts: exec::Mounts,
     width: Width,
     unpacks: Unpacks,
+    patterns: Patterns,
     names: Names,
 }
 
@@ -279,6 +282,7 @@ impl Gate<'_> {
             self.op(&op, &line, seen)?;
             seen.chains.add(&digest, &op)?;
             seen.unpacks.add(&digest, &op, self.uploaded(), &line)?;
+            seen.patterns.add(&digest, &op, &line)?;
             seen.width.add(digest, &op);
         }
         Ok(())
@@ -296,7 +300,7 @@ impl Gate<'_> {
             None if op.inputs.len() == 1 => Ok(()),
             None => Err(refuse("an operation has no kind")),
             Some(op::Op::Exec(exec)) => {
-                self.on_platform(op.platform.as_ref()).and_then(|()| self.exec(exec, line, &mut seen.caches))
+                self.on_platform(op.platform.as_ref()).and_then(|()| self.exec(exec, line, &mut seen.mounts))
             }
             Some(op::Op::Source(source)) => {
                 self.source(source, seen)?;

@@ -21,7 +21,7 @@ impl Gate<'_> {
                         printable(rest)
                     )));
                 }
-                if source.attrs.get("local.session").is_some_and(|session| session != self.session) {
+                if source.attrs.get("local.session").is_none_or(|session| session != self.session) {
                     return Err(refuse("a directory comes from another session"));
                 }
                 attributes(

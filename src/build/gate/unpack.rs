@@ -124,7 +124,9 @@ mod tests {
     };
 
     fn source(identifier: &str) -> Op {
-        op(op::Op::Source(SourceOp { identifier: identifier.to_owned(), ..SourceOp::default() }))
+        let session = ("local.session".to_owned(), "s1".to_owned());
+        let attrs = identifier.starts_with("local://").then_some(session).into_iter().collect();
+        op(op::Op::Source(SourceOp { identifier: identifier.to_owned(), attrs }))
     }
 
     fn add(of: &Op, sources: &[&str], unpacks: bool) -> Op {

@@ -15,6 +15,8 @@ cases![
     a_frontend_of_the_jobs_own,
     names_of_other_namespaces,
     an_empty_result_for_a_list_of_platforms,
+    wildcards_over_the_files_of_an_image,
+    mounts_without_number,
 ];
 
 async fn host_networking(test: Arc<Test>) {
@@ -163,4 +165,47 @@ async fn an_empty_result_for_a_list_of_platforms(test: Arc<Test>) {
     job.build(&context, &platforms).await.ended(3).says(&["BUILDKIT_MULTI_PLATFORM"]);
     job.build(&context, &[]).await.ok();
     job.build(context.join("file"), &platforms).await.ok();
+}
+
+/// BuildKit walks all files of the image for each wildcard, even after a cancel, and everyone else who copies from the image
+/// waits: with 4000 wildcards over 16,000 files, two minutes.
+async fn wildcards_over_the_files_of_an_image(test: Arc<Test>) {
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    let base = test.base(&registry).await;
+    let context = |name: &str, count: usize| {
+        let wildcards: Vec<_> =
+            (0..count).map(|number| format!("/bin/busybo{number}* /bin/busybox*")).collect();
+        let dockerfile = format!("FROM scratch\nCOPY --from={base} {} /\n", wildcards.join(" "));
+        test.context(name, &[("Dockerfile", &dockerfile)])
+    };
+    let hostile = context("hostile", 200);
+    let walked = test.engine.buildx_build(&test.new_dir("bare"), &hostile, &[]).await;
+    assert!(!walked.stderr.contains("wildcards and patterns"), "{walked}");
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    let refused = job.build(&hostile, &[]).await.ended(3);
+    refused.says(&["Dockerfile:2", "more than 32 wildcards and patterns for the files of one image"]);
+    let plain = test.context(
+        "plain",
+        &[("Dockerfile", &format!("FROM scratch\nCOPY --from={base} /bin/busybo* /bin/\n"))],
+    );
+    job.build(&plain, &[]).await.ok();
+}
+
+/// BuildKit makes two mounts in its own namespace for each mount of a step. With 16,000, no other step of the node began for
+/// five minutes after the cancel.
+async fn mounts_without_number(test: Arc<Test>) {
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    let base = test.base(&registry).await;
+    let context = |name: &str, steps: usize, mounts: usize| {
+        let mount = |number: usize| format!("--mount=type=tmpfs,target=/m/{number}");
+        let mounts = (0..mounts).map(mount).collect::<Vec<_>>().join(" ");
+        let steps: String = (0..steps).map(|step| format!("RUN {mounts} : {step}\n")).collect();
+        test.context(name, &[("Dockerfile", &format!("FROM {base}\n{steps}"))])
+    };
+    let hostile = context("hostile", 1, 65);
+    test.engine.buildx_build(&test.new_dir("bare"), &hostile, &[]).await.ok();
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    job.build(&hostile, &[]).await.ended(3).says(&["Dockerfile:2", "a step may have at most 64 mounts"]);
+    job.build(&context("many", 9, 60), &[]).await.ended(3).says(&["a build may have at most 512 mounts"]);
+    job.build(&context("plain", 1, 64), &[]).await.ok();
 }
