@@ -28,6 +28,11 @@ impl Possessions {
         self.images.len()
     }
 
+    /// The number of their names in the engine.
+    pub(super) fn names(&self) -> usize {
+        self.names.len()
+    }
+
     /// The sum of the images' sizes in bytes. Layers that images share count for each of them.
     pub fn size(&self) -> i64 {
         self.size
@@ -76,7 +81,9 @@ impl Images {
     /// Tells the store of namespaces that it does not know, because it was lost or is older than they are. Called
     /// before the engine is used.
     pub(super) async fn find_namespaces(&self, listed: &[Listed]) -> Result<(), Fault> {
-        let opaque = self.possessions_among(listed).into_keys().collect();
+        let owned = self.possessions_among(listed);
+        self.inner.named.count(owned.iter().map(|(opaque, owned)| (opaque.clone(), owned.names())));
+        let opaque = owned.into_keys().collect();
         let found = self.store().own().find_namespaces(self.engine().name(), opaque).await?;
         if found > 0 {
             tracing::info!(
@@ -118,6 +125,7 @@ impl Images {
         store.forget_pins(engine, opaque).await?;
         self.release_holds(store, opaque).await?;
         if is_gone {
+            self.inner.named.forget(opaque);
             store.forget_long_names(engine, opaque).await?;
             store.forget_namespace(engine, opaque).await?;
         }

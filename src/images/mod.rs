@@ -13,6 +13,7 @@ pub mod inherited;
 mod layers;
 pub mod leases;
 mod listing;
+mod named;
 pub mod owned;
 mod proof;
 pub mod push;
@@ -41,6 +42,7 @@ use crate::{
 use exports::Exporting;
 use frontend::Frontend;
 use listing::LastAnswer;
+use named::Named;
 use suspects::Inside;
 use told::Told;
 use turns::Turns;
@@ -96,6 +98,8 @@ struct Inner {
     saving: Own<CallerId>,
     /// A place of each caller whose images are counted: the engine lists all images for that.
     counting: Own<CallerId>,
+    /// How many names namespaces have.
+    named: Named,
     /// A lock for each namespace that fetches layers to hash them, by its opaque name.
     hashes: Locks,
     registries: registry::Client,
@@ -125,6 +129,7 @@ impl Images {
             fetching: Places::new(HASHED_AT_ONCE, HASHED_OF_CALLER),
             saving: Own::new(SAVED_OF_CALLER),
             counting: Own::new(1),
+            named: Named::default(),
             hashes: Locks::default(),
             registries: registry::Client::new(CERTS_DIRECTORY.into(), lookups),
             relay,

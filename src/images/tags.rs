@@ -26,18 +26,19 @@ impl Images {
         let (images, names) = (self.engine().image_store(), self.keys().names(namespace.subject()));
         // Nobody else may take names from the image meanwhile.
         let _lock = self.inner.moves.lock(names.opaque()).await;
-        let name = names.name(target);
+        let (name, source) = (names.name(target), source.into());
+        let before = images.inspect(name.name()).await?;
+        let before = before.and_then(|image| Digest::parse(image.id.as_deref()?));
+        if before.as_ref().is_some_and(|before| source.is_id(before)) {
+            return Ok(());
+        }
+        self.count_name(namespace, names.opaque()).await?;
         if let Some(hash) = name.long() {
             let reference = target.clone().tagged().to_string();
             let store = self.store().of(namespace.caller());
             store.remember_long_name(self.engine().name(), names.opaque(), hash, &reference).await?;
         }
         let target = name.name();
-        let (source, before) = (source.into(), images.inspect(target).await?);
-        let before = before.and_then(|image| Digest::parse(image.id.as_deref()?));
-        if before.as_ref().is_some_and(|before| source.is_id(before)) {
-            return Ok(());
-        }
         let kept = before.as_ref().map(|id| names.untagged(id));
         if let Some((id, kept)) = before.as_ref().zip(kept.as_ref()) {
             // If a prune was faster, there is nothing to keep.
