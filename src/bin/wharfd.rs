@@ -7,14 +7,19 @@ use std::{
 };
 
 use clap::Parser as _;
+use tokio::runtime::Builder;
 use wharf::{
     config::{Config, Flags},
     daemon::{self, Shutdown},
     fault::causes,
     firewall,
     names::print_usage,
+    registry::LOOKUPS_MAX,
     telemetry,
 };
+
+/// The threads for everything that blocks but look-ups of names, which a job's name server can make slow.
+const BLOCKING_THREADS: usize = 512;
 
 fn main() -> ExitCode {
     if env::args_os().nth(1).is_some_and(|word| word == firewall::COMMAND) {
@@ -32,7 +37,8 @@ fn main() -> ExitCode {
         }
     };
     telemetry::init(config.log_format, &config.log_level);
-    let runtime = match tokio::runtime::Runtime::new() {
+    let threads = BLOCKING_THREADS + LOOKUPS_MAX;
+    let runtime = match Builder::new_multi_thread().enable_all().max_blocking_threads(threads).build() {
         Ok(runtime) => runtime,
         Err(error) => {
             tracing::error!("cannot start: {error}");

@@ -1,8 +1,9 @@
 //! Looks up the addresses of servers.
 //!
 //! The system's resolver blocks a thread until a name server answers or the resolver gives up; nothing ends it before,
-//! and tokio has 512 such threads for everybody. The name server may be the job's, and silent: so each caller has only
-//! a few look-ups at once, and each of them counts until its thread is free.
+//! and everything that blocks shares a number of threads. The name server may be the job's, and silent: so each caller
+//! has only a few look-ups at once, all of them together leave threads to other work, and each counts until its thread
+//! is free.
 
 use std::{
     io,
@@ -13,18 +14,20 @@ use std::{
 
 use tokio::time::timeout;
 
-use crate::{names::CallerId, shares::Own, tasks::Group};
+use crate::{names::CallerId, shares::Places, tasks::Group};
 
 /// How long a look-up may take.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
 /// How many look-ups a caller may have at once; the others wait for these.
 const OF_CALLER: usize = 8;
+/// How many threads all callers' look-ups may take: wharfd has as many more for everything else.
+pub const LOOKUPS_MAX: usize = 512;
 
 /// The look-ups of all callers. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Lookups {
     tasks: Group,
-    places: Arc<Own<CallerId>>,
+    places: Arc<Places>,
 }
 
 /// The look-ups of one caller.
@@ -47,7 +50,7 @@ pub enum LookupError {
 impl Lookups {
     /// Look-ups that run in `tasks`.
     pub fn new(tasks: &Group) -> Self {
-        Self { tasks: tasks.child("lookups"), places: Arc::new(Own::new(OF_CALLER)) }
+        Self { tasks: tasks.child("lookups"), places: Arc::new(Places::new(LOOKUPS_MAX, OF_CALLER)) }
     }
 
     /// The look-ups of `caller`.
@@ -57,7 +60,8 @@ impl Lookups {
 }
 
 impl Resolver {
-    /// The addresses of `host`, at least one. Waits for the caller's own look-ups, but for nobody else's.
+    /// The addresses of `host`, at least one. Waits for the caller's own look-ups, and for others' only when very many
+    /// callers have silent name servers.
     pub async fn lookup(&self, host: &str) -> Result<Vec<IpAddr>, LookupError> {
         if let Ok(address) = host.parse() {
             return Ok(vec![address]);

@@ -25,7 +25,7 @@ mod tests;
 
 pub use client::{Blob, CONFIG_BYTES_MAX, Client, Manifest, Repository, Target};
 pub use error::{Error, Kind};
-pub use lookups::{LookupError, Lookups, Resolver};
+pub use lookups::{LOOKUPS_MAX, LookupError, Lookups, Resolver};
 pub use meter::{FASTER_BYTES, LOOK, Meter, Reading, SLOW_BYTES};
 pub use reach::Reach;
 pub use relay::{Layers, Puller, Relay, Transfer, Watch, Watcher};
