@@ -157,7 +157,8 @@ impl Front {
         namespace: &Permit<Namespace>,
         processors: usize,
     ) -> Result<Waiting, Fault> {
-        self.queues.wait(call.engine_name(), processors, namespace)
+        let (engine, served) = (call.engine_name(), self.served.now());
+        self.queues.wait(engine, processors, served.is_shared(engine), namespace)
     }
 
     /// How many builds an engine has.

@@ -45,50 +45,40 @@ const DEFAULT_MAX: usize = 150;
 #[derive(Debug)]
 pub struct Queues {
     limits: BuildLimits,
-    by_engine: BTreeMap<EngineName, Own>,
-}
-
-/// An engine's queue.
-#[derive(Debug)]
-struct Own {
-    queue: Arc<Queue>,
-    /// Whether it may have callers who do not trust one another.
-    is_shared: bool,
+    by_engine: BTreeMap<EngineName, Arc<Queue>>,
 }
 
 impl Queues {
     /// The queues of the configuration's engines; `metrics` count what waits in them.
     pub fn new(config: &Config, metrics: &Metrics) -> Self {
-        let own = |name: &EngineName| {
-            let queue = Queue { metrics: metrics.of(name), ..Queue::default() };
-            Own { queue: Arc::new(queue), is_shared: config.is_shared(name) }
-        };
-        let by_engine = config.engines.iter().map(|(name, _)| (name.clone(), own(name))).collect();
+        let queue = |name: &EngineName| Arc::new(Queue { metrics: metrics.of(name), ..Queue::default() });
+        let by_engine = config.engines.iter().map(|(name, _)| (name.clone(), queue(name))).collect();
         Self { limits: config.builds, by_engine }
     }
 
-    /// Puts a build into the queue of an engine with this number of processors; an error if the queue is
-    /// full.
+    /// Puts a build into the queue of an engine with this number of processors, which callers who do not trust one another
+    /// may share; an error if the queue is full.
     pub(super) fn wait(
         &self,
         engine: &EngineName,
         processors: usize,
+        is_shared: bool,
         namespace: &Permit<Namespace>,
     ) -> Result<Waiting, Fault> {
-        let own = self.by_engine.get(engine);
-        let own = own.ok_or_else(|| Fault::internal(format!("no engine `{engine}`")))?;
+        let queue = self.by_engine.get(engine);
+        let queue = queue.ok_or_else(|| Fault::internal(format!("no engine `{engine}`")))?;
         let at_once = usize::try_from(namespace.rules().at_once()).unwrap_or(usize::MAX);
-        own.queue.wait(namespace, Places::new(self.limits, processors, at_once, own.is_shared))
+        queue.wait(namespace, Places::new(self.limits, processors, at_once, is_shared))
     }
 
     /// How many builds an engine has.
     pub fn builds(&self, engine: &EngineName) -> Builds {
-        self.by_engine.get(engine).map(|own| own.queue.builds()).unwrap_or_default()
+        self.by_engine.get(engine).map(|queue| queue.builds()).unwrap_or_default()
     }
 
     /// Ends the wait of all builds: wharfd is shutting down.
     pub(super) fn close(&self) {
-        self.by_engine.values().for_each(|own| own.queue.close());
+        self.by_engine.values().for_each(|queue| queue.close());
     }
 }
 

@@ -14,6 +14,7 @@ mod users;
 mod verify;
 
 use std::{
+    collections::BTreeSet,
     fmt,
     sync::{Arc, PoisonError, RwLock},
     time::SystemTime,
@@ -214,6 +215,8 @@ pub struct Identities {
     certificates: Certificates,
     pods: Pods,
     policies: Arc<Policies>,
+    /// The engines that several callers may use.
+    shared: BTreeSet<EngineName>,
 }
 
 impl Identities {
@@ -227,7 +230,19 @@ impl Identities {
             certificates: Certificates::new(config, &policies),
             pods: Pods::new(config, &policies),
             policies,
+            shared: config
+                .engines
+                .iter()
+                .map(|(name, _)| name)
+                .filter(|name| config.is_shared(name))
+                .cloned()
+                .collect(),
         })
+    }
+
+    /// Whether several callers may use an engine.
+    pub fn is_shared(&self, engine: &EngineName) -> bool {
+        self.shared.contains(engine)
     }
 
     /// Identifies the caller of a call.

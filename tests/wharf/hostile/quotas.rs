@@ -1,6 +1,6 @@
 //! A caller that tries to use all of an engine.
 
-use std::{sync::Arc, time::Duration};
+use std::{fs, sync::Arc, time::Duration};
 
 use rustix::process::Signal;
 use tonic::Code;
@@ -16,7 +16,11 @@ use crate::{
     turns::Builds,
 };
 
-cases![a_caller_at_its_limit_stops_no_other, removals_of_namespaces_are_limited];
+cases![
+    a_caller_at_its_limit_stops_no_other,
+    a_reload_leaves_places_to_new_callers,
+    removals_of_namespaces_are_limited,
+];
 
 const BOUND: usize = 2;
 const CONFIG: &str = "[[serve]]\nuid = 1000\nnamespaces = \"*\"\nat_once = 2\n";
@@ -54,6 +58,28 @@ async fn a_caller_at_its_limit_stops_no_other(test: Arc<Test>) {
 
     builds.runs(&other, "another#1").await;
     builds.after("greedy0#1", "new#1").await;
+}
+
+/// The last quarter of an engine's places is left to others, as soon as there may be others.
+async fn a_reload_leaves_places_to_new_callers(test: Arc<Test>) {
+    let serve = |uid: u32| format!("[[serve]]\nuid = {uid}\nnamespaces = \"*\"\n");
+    let one = format!("max_builds = 4\n{}", serve(1000));
+    let wharfd = test.wharfd_as_it_ships(Some(&one)).await;
+    let greedy = rpc::connect_as(&wharfd.socket(), 1000).await;
+    let mut builds = Builds::new(&wharfd).await;
+    builds.runs(&greedy, "greedy0#1").await;
+    // Root is not served: it is the operator, who sees the engine's builds.
+    let file = wharfd.socket().with_file_name("wharfd.toml");
+    fs::write(file, format!("frontend = \"builtin\"\n{one}{}", serve(1001))).unwrap();
+    wharfd.process().signal(Signal::HUP);
+    let reloaded = |line: &str| line.contains("the configuration is reloaded").then_some(());
+    wharfd.process().says("a reload", reloaded).await;
+    for number in 1..3 {
+        builds.runs(&greedy, &format!("greedy{number}#1")).await;
+    }
+    builds.waits(&greedy, "greedy3#1", 0).await;
+    let new = rpc::connect_as(&wharfd.socket(), 1001).await;
+    builds.runs(&new, "new#1").await;
 }
 
 /// The removal of a namespace runs to its end without its client, who could begin any number of them.
