@@ -99,7 +99,7 @@ impl Fault {
     pub fn new(reason: Reason, text: impl Into<Cow<'static, str>>) -> Self {
         Self {
             reason,
-            text: text.into(),
+            text: bounded(text.into()),
             hint: None,
             login: None,
             field: None,
@@ -204,6 +204,16 @@ impl From<NoRandomness> for Fault {
     }
 }
 
+/// A text repeats names that a job chose, and a name may have megabytes: each of them would be a line of the log.
+fn bounded(text: Cow<'static, str>) -> Cow<'static, str> {
+    match text {
+        Cow::Owned(text) if text.len() > TEXT_BYTES_MAX => shortened(text, TEXT_BYTES_MAX).into(),
+        text => text,
+    }
+}
+
+/// Longer texts of a fault are cut.
+const TEXT_BYTES_MAX: usize = 8 << 10;
 /// Longer texts of a single cause are cut.
 const CAUSE_BYTES_MAX: usize = 4 << 10;
 

@@ -122,7 +122,7 @@ impl PassListener for PassProgress<'_> {
     }
 
     async fn broke_off(&mut self, why: Status) {
-        each_second!(warn, error = %why, "BuildKit broke off the build's status");
+        each_second!(warn, error = why.to_string(), "BuildKit broke off the build's status");
         self.broken = Some(why);
         if self.runs {
             self.release().await;

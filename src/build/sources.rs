@@ -10,6 +10,7 @@ use futures_util::future::join_all;
 use super::{add, circles, client::BuildClient, gate, isolation::Source, rename::Renaming, running::Order};
 use crate::{
     audit::By,
+    fault::causes,
     fault::{Fault, Reason},
     images::{
         Images,
@@ -114,7 +115,8 @@ impl<'a> Sources<'a> {
                 }
                 // If the Dockerfile still names it, BuildKit denies it and it is tried again.
                 Err(fault) => {
-                    tracing::debug!(%reference, %fault, "a base from the last build is not admitted")
+                    let cause = causes(&fault);
+                    tracing::debug!(%reference, cause, "a base from the last build is not admitted")
                 }
             }
         }

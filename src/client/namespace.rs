@@ -68,8 +68,8 @@ pub(crate) enum Proof {
     Socket,
 }
 
-/// A namespace's name with its issuer, `ISSUER:JOB#RUN`, as [`parse_listed`] reads it. A job without an issuer has
-/// nothing before the colon if its own name has one.
+/// A namespace's name with its issuer, `ISSUER:JOB#RUN`, as [`parse_listed`] reads it and wharfd's log has it. A job without
+/// an issuer has nothing before the colon if its own name has one.
 pub(crate) fn listed_as(namespace: &v1::Namespace) -> String {
     let v1::Namespace { job, run, issuer } = namespace;
     let colon = if issuer.is_empty() && !job.contains(':') { "" } else { ":" };
@@ -151,6 +151,7 @@ mod tests {
             (of(":"), "::#1"),
         ] {
             assert_eq!(listed_as(&(&namespace).into()), shown);
+            assert_eq!(namespace.to_string(), shown);
             assert_eq!(parse_listed(shown).unwrap(), namespace);
         }
         assert_eq!(parse_listed("acme/app:x#1").unwrap(), of("acme/app:x"));

@@ -122,7 +122,11 @@ impl CallEvents {
         let left_out = self.events.budgets.take(&(self.caller.clone(), kind));
         if left_out.is_none() {
             let caller = &self.caller;
-            each_second!(warn, %caller, "a caller has too many events for the audit log: some are left out");
+            each_second!(
+                warn,
+                caller = caller.to_string(),
+                "a caller has too many events for the audit log: some are left out"
+            );
         }
         let work = self.work.get_or_init(|| left_out.map(Mutex::new));
         let is_long = match kind {

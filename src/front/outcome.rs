@@ -153,7 +153,12 @@ impl Record {
         let caller = caller.id().clone();
         // The error level keeps the span under every filter, so that every line names its caller and
         // namespace.
-        let span = tracing::error_span!("call", method, %caller, namespace = tracing::field::Empty);
+        let span = tracing::error_span!(
+            "call",
+            method,
+            caller = caller.to_string(),
+            namespace = tracing::field::Empty
+        );
         Self {
             method,
             span,

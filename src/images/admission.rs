@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     engine::docker::fault,
-    fault::{Fault, Reason},
+    fault::{Fault, Reason, causes},
     names::{Login, Logins, Namespace, Reference, reference::Digest},
     naming::{self, ImageName, Room},
     policy::{FromNode, Permit, PullFrom},
@@ -230,7 +230,7 @@ impl Images {
                 if fault.reason() == Reason::RegistryUnavailable
                     && self.serves_nobody(from.caller(), &reference).await =>
             {
-                each_second!(info, %reference, %fault, "the node's image is used");
+                each_second!(info, %reference, cause = causes(&fault), "the node's image is used");
                 self.admit_node(names.opaque(), &found, tasks).await
             }
             (Err(fault), _) => Err(fault),

@@ -307,7 +307,8 @@ impl Guard {
                 let lease = images.store().own().lease(engine.as_str(), opaque).await?;
                 let name = lease.and_then(|lease| lease.namespace).map(|name| name.to_string());
                 let name = name.as_deref().map_or_else(|| "?".into(), printable);
-                named.push(format!("{name}: {} MiB", size >> 20));
+                // A job's name may look like an entry of this list.
+                named.push(format!("{name:?}: {} MiB", size >> 20));
             }
             Ok::<_, Fault>(named.join(", "))
         };

@@ -33,6 +33,8 @@ pub enum NamespaceError {
     TooLong(&'static str, usize, usize),
     #[error("the namespace's {0} has a control character")]
     Control(&'static str),
+    #[error("the namespace's run has a `#`, which separates it from the job")]
+    Hash,
 }
 
 impl Job {
@@ -56,9 +58,11 @@ impl Job {
     }
 }
 
+/// `ISSUER:NAME`, or the claimed name alone, with a colon before it if it has one: no other job is written so.
 impl fmt::Display for Job {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.issuer {
+            None if self.name.contains(':') => write!(f, ":{}", self.name),
             None => f.write_str(&self.name),
             Some(issuer) => write!(f, "{issuer}:{}", self.name),
         }
@@ -66,11 +70,15 @@ impl fmt::Display for Job {
 }
 
 impl Namespace {
-    /// The namespace of `run` of `job`. A job's name has 1 to 1024 bytes, a run 1 to 255, without control characters.
+    /// The namespace of `run` of `job`. A job's name has 1 to 1024 bytes, a run 1 to 255, without control characters, and
+    /// the run without a `#`.
     pub fn new(job: impl Into<String>, run: impl Into<String>) -> Result<Self, NamespaceError> {
         let (job, run) = (job.into(), run.into());
         check("job", &job, JOB_BYTES_MAX)?;
         check("run", &run, RUN_BYTES_MAX)?;
+        if run.contains('#') {
+            return Err(NamespaceError::Hash);
+        }
         Ok(Self { job: Job { issuer: None, name: job }, run })
     }
 
@@ -127,6 +135,7 @@ fn check(what: &'static str, value: &str, max: usize) -> Result<(), NamespaceErr
     }
 }
 
+/// `JOB#RUN`: no other namespace is written so.
 impl fmt::Display for Namespace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}#{}", self.job, self.run)
@@ -160,6 +169,7 @@ mod tests {
         assert_eq!(Namespace::parse("#1"), Err(NamespaceError::Empty("job")));
         assert_eq!(Namespace::parse("a#"), Err(NamespaceError::Empty("run")));
         assert_eq!(Namespace::new("a\n", "1"), Err(NamespaceError::Control("job")));
+        assert_eq!(Namespace::new("a", "5#7"), Err(NamespaceError::Hash));
         assert_eq!(Namespace::new("a", "r".repeat(256)), Err(NamespaceError::TooLong("run", 256, 255)));
     }
 }

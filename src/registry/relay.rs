@@ -243,7 +243,7 @@ impl Relay {
                 answer
             }
             Err(error) => {
-                tracing::debug!(%error, "the registry refuses the engine");
+                tracing::debug!(error = error.to_string(), "the registry refuses the engine");
                 shared.failure.note(what, error)
             }
         }

@@ -20,7 +20,8 @@ cases![
     each_call_is_logged_with_its_end,
     every_level_shows_the_caller,
     a_job_does_not_fill_the_log,
-    builds_that_fail_do_not_fill_the_log
+    builds_that_fail_do_not_fill_the_log,
+    no_line_of_the_log_is_long,
 ];
 
 /// Waits for a line that contains all of `texts`.
@@ -65,7 +66,7 @@ async fn each_call_is_logged_with_its_end(test: Arc<Test>) {
         ("ImageService/InspectImage", "reason=ImageNotFound"),
         ("NamespaceService/DeleteNamespace", "ended"),
     ] {
-        let call = format!("call{{method=\"{method}\" caller=uid 0 namespace=\"job#1\"}}: ");
+        let call = format!("call{{method=\"{method}\" caller=\"uid 0\" namespace=\"job#1\"}}: ");
         let line = line(&wharfd, &[&call, how]).await;
         assert!(line.contains(" elapsed="), "{line}");
     }
@@ -76,7 +77,7 @@ async fn every_level_shows_the_caller(test: Arc<Test>) {
     let wharfd = test.wharfd_with(None, &["--log-level", "warn"]).await;
     registry.end().await;
     Wharf::new(&test, &wharfd, "job#7").run(["pull", &registry.name("app:1")]).await.ended(5);
-    let whose = "call{method=\"ImageService/PullImage\" caller=uid 0 namespace=\"job#7\"}: ";
+    let whose = "call{method=\"ImageService/PullImage\" caller=\"uid 0\" namespace=\"job#7\"}: ";
     line(&wharfd, &[" WARN ", whose, "reason=RegistryUnavailable"]).await;
 }
 
@@ -135,4 +136,24 @@ async fn builds_that_fail_do_not_fill_the_log(test: Arc<Test>) {
     let ended = |event: &serde_json::Value| event["event"] == "ended" && event["result"] == "failed";
     let all = async || (events(&path).into_iter().filter(ended).count() == 200).then_some(());
     wait_for("an event of each build", all).await;
+}
+
+/// Errors repeat the names that a job has chosen, and a control character is shown by six or more.
+async fn no_line_of_the_log_is_long(test: Arc<Test>) {
+    let wharfd = test.wharfd().await;
+    let channel = rpc::connect(&wharfd.socket()).await;
+    let control = |bytes| "\u{1}".repeat(bytes);
+    let spec = BuildSpec { dockerfile: control(1_000_000), ..BuildSpec::default() };
+    let built = rpc::build_tar(&channel, rpc::start("job#1", spec), Vec::new()).await;
+    assert_eq!(built.status.unwrap().code(), Code::InvalidArgument);
+    let mut images = ImageServiceClient::new(channel);
+    for reference in [control(60_000), "a".repeat(60_000), format!("reg.example/{}", "b/".repeat(30_000))] {
+        let request = InspectImageRequest { namespace: Some(rpc::namespace("job#1")), reference };
+        let refused = images.inspect_image(request).await.unwrap_err();
+        assert!(matches!(refused.code(), Code::InvalidArgument | Code::NotFound), "{refused:?}");
+    }
+    line(&wharfd, &["BuildService/Build", "reason=InvalidInput"]).await;
+    line(&wharfd, &["ImageService/InspectImage"]).await;
+    let longest = wharfd.log().iter().map(String::len).max().unwrap();
+    assert!(longest < 64 << 10, "a line of {longest} bytes");
 }
