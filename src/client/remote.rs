@@ -26,7 +26,7 @@ use super::{
     env::{self, Env, Variable},
     exit::{Exit, Failure},
 };
-use crate::network;
+use crate::{names::printable_url, network};
 
 /// How long to wait for one of several addresses of a host: a network may swallow what goes to some of them.
 const ADDRESS_TIMEOUT: Duration = Duration::from_secs(3);
@@ -87,7 +87,8 @@ impl Remote {
     /// The address `tcp://AUTHORITY`.
     pub(crate) fn new(authority: &str, args: &TlsArgs, env: &Env) -> Result<Self, Failure> {
         let wrong = || {
-            Failure::usage(format!("`tcp://{authority}` is not a host and a port"))
+            let shown = printable_url(&format!("tcp://{authority}"));
+            Failure::usage(format!("`{shown}` is not a host and a port"))
                 .hint("write it as `tcp://HOST:PORT`")
         };
         let authority: Authority = authority.parse().map_err(|_| wrong())?;

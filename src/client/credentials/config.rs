@@ -236,8 +236,9 @@ impl Entry {
     }
 }
 
-/// The host of a key: `https://reg.example/v2/` gives `reg.example`.
+/// The host of a key: `https://reg.example/v2/` gives `reg.example`. A user and a password before it are not of the host.
 pub(super) fn hostname(name: &str) -> &str {
     let name = name.strip_prefix("https://").or_else(|| name.strip_prefix("http://")).unwrap_or(name);
-    name.split('/').next().unwrap_or_default()
+    let authority = name.split(['/', '?', '#']).next().unwrap_or_default();
+    authority.rsplit_once('@').map_or(authority, |(_, host)| host)
 }

@@ -79,8 +79,8 @@ fn login(from: &str, host: &str, variables: &str, env: &Env) -> Result<Credentia
         ));
     };
     Ok(Credentials::Password {
-        username: value(env, from, host, user)?,
-        password: Secret::new(value(env, from, host, password)?),
+        username: value(env, from, host, user, "first")?,
+        password: Secret::new(value(env, from, host, password, "second")?),
     })
 }
 
@@ -96,9 +96,16 @@ fn only<'a>(named: &[&'a str]) -> Result<&'a str, Failure> {
     }
 }
 
-fn value(env: &Env, from: &str, host: &str, name: &str) -> Result<String, Failure> {
+fn value(env: &Env, from: &str, host: &str, name: &str, which: &str) -> Result<String, Failure> {
     env.named(name)?.filter(|value| !value.is_empty()).ok_or_else(|| {
-        Failure::usage(format!("{from} for {host}: the environment variable {name} is not set"))
+        // A word in lower case may be the password itself.
+        let is_shown = !name.bytes().any(|byte| byte.is_ascii_lowercase());
+        let variable = if is_shown {
+            format!("the environment variable {name}")
+        } else {
+            format!("the {which} variable")
+        };
+        Failure::usage(format!("{from} for {host}: {variable} is not set"))
             .hint("set and export it, or name another variable")
     })
 }
