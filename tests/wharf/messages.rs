@@ -54,6 +54,7 @@ const SCENES: &[Scene] = &[
     run("build . -t Foo/Bar"),
     run("build . -t app@sha256:aa"),
     run("build . --login reg=USER"),
+    run("build . --login reg.example=NOT_SET:NOT_SET"),
     run("build https://example.com/x.git"),
     run("build no/such/directory"),
     run("build -f nope ."),
