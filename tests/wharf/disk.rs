@@ -169,7 +169,7 @@ async fn a_low_disk_takes_no_new_builds(test: Arc<Test>) {
     is_documented(&ended);
     assert_eq!((&ended["namespace"]["job"], &ended["rule"]), (&"gone".into(), &"disk.low".into()));
     assert_eq!((gone.images().await.len(), big.images().await.len()), (0, 2));
-    let named = |line: &String| line.contains("have the largest images") && line.contains("big#1: ");
+    let named = |line: &String| line.contains("have the largest images") && line.contains("big#1\\\": ");
     assert!(wharfd.log().iter().any(named), "the operator sees whose images fill the disk");
 
     engine.remove_container(&container).await;

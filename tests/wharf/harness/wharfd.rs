@@ -215,13 +215,25 @@ impl Wharfd {
     /// The namespaces that the test's jobs have acted in.
     fn named(&self) -> BTreeSet<String> {
         let mut namespaces = lock(&self.namespaces).clone();
-        // Those of the direct clients, too: every build that has ended is a line; most of them are one of this job.
+        // Those of the direct clients, too; most of them are one of this job. Not every build is a line of the log.
         namespaces.insert("job#1".to_owned());
+        namespaces.extend(self.stored());
         for line in self.log() {
             let named = line.split("namespace=\"").skip(1).filter_map(|rest| rest.split('"').next());
             namespaces.extend(named.map(str::to_owned));
         }
         namespaces
+    }
+
+    /// The claimed namespaces that the store knows.
+    fn stored(&self) -> Vec<String> {
+        let path = self.state_dir().join("wharf.sqlite");
+        let store = path.exists().then(|| Connection::open(path).unwrap());
+        let names = "SELECT job || '#' || run FROM namespaces WHERE issuer = '' AND job <> ''";
+        // A wharfd that has just begun has no tables yet.
+        let Some(Ok(mut known)) = store.as_ref().map(|store| store.prepare(names)) else { return Vec::new() };
+        let known = known.query_map([], |row| row.get(0)).unwrap();
+        known.collect::<Result<_, _>>().unwrap()
     }
 
     /// wharfd's own names in the engine, but the frontend's.
