@@ -11,7 +11,7 @@ use std::sync::{
 use tokio::sync::SetOnce;
 use tonic::Status;
 
-use relay::Told;
+use relay::{Listed, Told};
 
 use super::{
     session::{Attached, Subject},
@@ -74,18 +74,22 @@ pub struct Expected {
     begun: AtomicBool,
     /// Whether the client has all of it.
     is_whole: Arc<AtomicBool>,
+    /// Counts the entries of all trees of the build.
+    listed: Arc<Listed>,
 }
 
 impl Outputs {
     /// The outputs of a build.
     pub fn of(spec: &BuildSpec, engine: &Engine) -> Self {
+        let listed = Arc::<Listed>::default();
         let expected = exported(spec, engine).enumerate().filter_map(|(exporter, (output, kind))| {
             let form = match kind {
                 Output::Files(form) => *form,
                 Output::Archive(..) => Form::File,
                 Output::Image | Output::CacheOnly => return None,
             };
-            Some(Expected { exporter, output, form, begun: AtomicBool::new(false), is_whole: Arc::default() })
+            let (begun, listed) = (AtomicBool::new(false), Arc::clone(&listed));
+            Some(Expected { exporter, output, form, begun, is_whole: Arc::default(), listed })
         });
         Self(expected.collect())
     }
@@ -129,7 +133,7 @@ impl Expected {
         metrics: &EngineMetrics,
     ) -> Messages {
         let (is_whole, refused) = (Arc::clone(&self.is_whole), Arc::clone(refused));
-        let told = Told { is_whole, refused, metrics: metrics.clone() };
+        let told = Told { is_whole, refused, listed: Arc::clone(&self.listed), metrics: metrics.clone() };
         relay::begin(self.form, sent, stream, tasks, relay::LIMITS, told)
     }
 }
@@ -146,6 +150,7 @@ mod tests {
             form: Form::File,
             begun: AtomicBool::new(false),
             is_whole: Arc::default(),
+            listed: Arc::default(),
         };
         let outputs = Outputs(vec![expected(0, 1), expected(1, 3)]);
         assert_eq!(outputs.missing(), Some(1));

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -41,7 +41,7 @@ pub(in crate::build) struct Limits {
     idle: Duration,
     /// How long all of it may last, for a client that takes a little now and then.
     whole: Duration,
-    /// How many entries a tree may have: BuildKit keeps the paths of all files until the client has them.
+    /// How many entries all trees of a build may have: BuildKit keeps the paths of all files until the client has them.
     entries: usize,
     /// How many bytes may be said of them.
     bytes: usize,
@@ -66,6 +66,8 @@ pub(in crate::build) struct Told {
     pub(in crate::build) is_whole: Arc<AtomicBool>,
     /// Why the build has to end: BuildKit does not end it while it waits for a client that does not read.
     pub(in crate::build) refused: Arc<SetOnce<Status>>,
+    /// Counts the entries of all trees of the build.
+    pub(in crate::build) listed: Arc<Listed>,
     /// Counts the bytes that the client takes.
     pub(in crate::build) metrics: EngineMetrics,
 }
@@ -90,7 +92,7 @@ pub(in crate::build) fn begin(
     tasks.spawn("output's clock", async move {
         clocked.run_until_cancelled(clock.watch(limits)).await;
     });
-    let (down, watched) = (Down { line, last: Some(last), listed: Listed::new(limits) }, tasks.clone());
+    let (down, watched) = (Down { line, last: Some(last), limits }, tasks.clone());
     tasks.spawn("output", async move {
         let passed = ended.run_until_cancelled(down.pass(sent, outgoing));
         let _ = watched.unless_cancelled(passed).await;
@@ -195,40 +197,37 @@ struct Down {
     /// A reserved slot for the error that marks the output as incomplete: a plain end would mean success, and
     /// a client that does not read must not block it.
     last: Option<OwnedPermit<Result<Bytes, Status>>>,
-    listed: Listed,
+    limits: Limits,
 }
 
-/// What has been said of a tree's entries.
-struct Listed {
-    limits: Limits,
-    entries: usize,
-    bytes: usize,
+/// What has been said of the entries of all trees of a build.
+#[derive(Debug, Default)]
+pub(in crate::build) struct Listed {
+    entries: AtomicUsize,
+    bytes: AtomicUsize,
 }
 
 impl Listed {
-    fn new(limits: Limits) -> Self {
-        Self { limits, entries: 0, bytes: 0 }
-    }
-
     /// Counts an entry, of which so many bytes are said.
-    fn add(&mut self, bytes: usize) -> Result<(), Status> {
-        let Limits { entries, bytes: most, .. } = self.limits;
-        self.entries += 1;
-        self.bytes += bytes;
-        let what = if self.entries > entries {
+    fn add(&self, bytes: usize, limits: Limits) -> Result<(), Status> {
+        let Limits { entries, bytes: most, .. } = limits;
+        let count = self.entries.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        let said = self.bytes.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
+        let what = if count > entries {
             format!("more than {entries} entries")
-        } else if self.bytes > most {
+        } else if said > most {
             format!("entries with paths, links and attributes of more than {} MiB", most >> 20)
         } else {
             return Ok(());
         };
-        let text = format!("the tree of an output has {what}: leave some out, or use `--output type=tar`");
+        let text =
+            format!("the trees of the outputs have {what}: leave some out, or use `--output type=tar`");
         Err(Status::resource_exhausted(text))
     }
 }
 
 impl Down {
-    async fn pass(mut self, mut sent: Messages, outgoing: Outgoing) {
+    async fn pass(self, mut sent: Messages, outgoing: Outgoing) {
         while let Some(message) = sent.next().await {
             let Ok(message) = message else { return };
             let packet = self.packet(&message);
@@ -236,7 +235,7 @@ impl Down {
             let is = |other: PacketType| kind == Some(other as i32);
             let stat = packet.as_ref().and_then(|packet| packet.stat.as_ref());
             if let Some(stat) = stat.filter(|_| is(PacketType::PacketStat))
-                && let Err(refused) = self.listed.add(stat.len())
+                && let Err(refused) = self.line.told.listed.add(stat.len(), self.limits)
             {
                 // The first reason counts.
                 let _ = self.line.told.refused.set(refused);

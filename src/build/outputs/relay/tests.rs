@@ -206,7 +206,7 @@ async fn a_tree_has_few_entries() {
     let long = "x".repeat(1 << 20);
     let limits = Limits { entries: 3, bytes: 2 << 20, ..patient() };
     for (paths, why) in [
-        (&["a", "b", "c", "d"][..], "has more than 3 entries: leave some out"),
+        (&["a", "b", "c", "d"][..], "have more than 3 entries: leave some out"),
         (&["a", &long, &long], "links and attributes of more than 2 MiB"),
     ] {
         let mut ends = ends(Form::Tree, limits);
@@ -221,6 +221,17 @@ async fn a_tree_has_few_entries() {
         assert_eq!(ends.told.refused.get().map(Status::message), Some(refused.message()));
         assert!(soon(ends.takes.recv()).await.unwrap().is_err() && !ends.is_whole());
     }
+}
+
+#[test]
+fn the_trees_of_a_build_count_together() {
+    let (limits, told) = (Limits { entries: 3, bytes: 100, ..LIMITS }, Told::default());
+    let other = told.clone();
+    assert!(told.listed.add(40, limits).is_ok() && other.listed.add(40, limits).is_ok());
+    assert!(told.listed.add(40, limits).is_err());
+    let told = Told::default();
+    assert!((0..3).all(|_| told.clone().listed.add(1, limits).is_ok()));
+    assert!(told.listed.add(1, limits).is_err());
 }
 
 /// Otherwise a client that does not read holds a place of the engine for as long as it likes.
