@@ -20,8 +20,8 @@ final class Docs {
             suite.test("the first Jenkinsfile of " + page + " runs", () -> runs(firstJenkinsfile(page)));
         }
         suite.test("the Jenkinsfile of deploy/examples runs", () -> runs(Library.read(ROOT.resolve("deploy/examples/Jenkinsfile"))));
-        suite.test("the Groovy of docs/jenkins.md and docs/steps.md compiles", () -> {
-            for (String page : List.of("jenkins.md", "steps.md")) {
+        suite.test("the Groovy of docs/jenkins.md, docs/migration.md and docs/steps.md compiles", () -> {
+            for (String page : List.of("jenkins.md", "migration.md", "steps.md")) {
                 Matcher blocks = Pattern.compile("(?s)```groovy\n(.*?)```").matcher(Library.read(ROOT.resolve("docs/" + page)));
                 int count = 0;
                 while (blocks.find()) {
