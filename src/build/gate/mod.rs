@@ -5,6 +5,7 @@
 //! graph again and compares (`buildkit::wire_form`).
 
 mod chain;
+mod copies;
 pub mod definition;
 mod exec;
 mod patterns;

@@ -7,9 +7,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bollard_buildkit_proto::pb::{FileActionCopy, Op, file_action::Action, op};
+use bollard_buildkit_proto::pb::{FileActionCopy, Op, op};
 
-use super::Refusal;
+use super::{
+    Refusal,
+    copies::{copies, has_wildcards},
+};
 use crate::fault::{Fault, Reason};
 
 /// The most of one image. Each takes some microseconds for each file of the image.
@@ -38,34 +41,26 @@ impl Patterns {
         if !self.seen.insert(digest.to_owned()) {
             return Ok(());
         }
-        match &op.op {
-            Some(op::Op::Source(source)) if source.identifier.starts_with("docker-image://") => {
-                self.images.insert(digest.to_owned(), 0);
+        if let Some(op::Op::Source(source)) = &op.op
+            && source.identifier.starts_with("docker-image://")
+        {
+            self.images.insert(digest.to_owned(), 0);
+        }
+        for (copy, from) in copies(op) {
+            let count = count(copy);
+            if count == 0 {
+                continue;
             }
-            Some(op::Op::File(file)) => {
-                for action in &file.actions {
-                    let Some(Action::Copy(copy)) = &action.action else { continue };
-                    let count = count(copy);
-                    if count == 0 {
-                        continue;
-                    }
-                    self.all = self.all.saturating_add(count);
-                    if self.all > ALL_MAX {
-                        return Err(too_many(ALL_MAX, "in all").at_line(line()).into());
-                    }
-                    let input = usize::try_from(action.secondary_input).ok();
-                    let input = input.and_then(|input| op.inputs.get(input));
-                    if let Some(of_image) = input.and_then(|input| self.images.get_mut(&input.digest)) {
-                        *of_image += count;
-                        if *of_image > OF_IMAGE_MAX {
-                            return Err(too_many(OF_IMAGE_MAX, "for the files of one image")
-                                .at_line(line())
-                                .into());
-                        }
-                    }
+            self.all += count;
+            if self.all > ALL_MAX {
+                return Err(too_many(ALL_MAX, "in all").at_line(line()).into());
+            }
+            if let Some(of_image) = from.and_then(|from| self.images.get_mut(from)) {
+                *of_image += count;
+                if *of_image > OF_IMAGE_MAX {
+                    return Err(too_many(OF_IMAGE_MAX, "for the files of one image").at_line(line()).into());
                 }
             }
-            _ => {}
         }
         Ok(())
     }
@@ -73,7 +68,7 @@ impl Patterns {
 
 fn count(copy: &FileActionCopy) -> usize {
     // BuildKit looks up a plain path without a walk.
-    let is_wild = copy.allow_wildcard && copy.src.contains(['*', '?', '[', '\\']);
+    let is_wild = copy.allow_wildcard && has_wildcards(copy);
     usize::from(is_wild) + copy.include_patterns.len() + copy.exclude_patterns.len()
 }
 
@@ -87,7 +82,7 @@ fn too_many(max: usize, of: &str) -> Fault {
 
 #[cfg(test)]
 mod tests {
-    use bollard_buildkit_proto::pb::{FileAction, FileOp, Input, SourceOp};
+    use bollard_buildkit_proto::pb::{FileAction, FileOp, Input, SourceOp, file_action::Action};
 
     use super::*;
 

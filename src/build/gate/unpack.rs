@@ -2,9 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use bollard_buildkit_proto::pb::{Op, file_action::Action, op};
+use bollard_buildkit_proto::pb::{Op, op};
 
-use super::{Refusal, refuse};
+use super::{
+    Refusal,
+    copies::{copies, has_wildcards},
+    refuse,
+};
 use crate::{
     build::{
         archives::{Unpacked, refused},
@@ -53,34 +57,29 @@ impl Unpacks {
             Some(op::Op::Source(source)) if uploaded == Some(source.identifier.as_str()) => {
                 self.kinds.insert(digest.to_owned(), Kind::Uploaded);
             }
-            Some(op::Op::File(file)) => {
-                for action in &file.actions {
-                    let Some(Action::Copy(copy)) = &action.action else { continue };
-                    // A directory is copied, with the archives in it.
-                    let is_root = copy.src.split('/').all(|name| matches!(name, "" | "."));
-                    if !copy.attempt_unpack_docker_compatibility || is_root {
-                        continue;
-                    }
-                    // `*` would be the name of a file.
-                    if !copy.allow_wildcard && copy.src.contains(['*', '?', '[', '\\']) {
-                        return Err(refuse("it unpacks a file whose name has wildcards"));
-                    }
-                    let input = usize::try_from(action.secondary_input).ok();
-                    let input = input.and_then(|input| op.inputs.get(input));
-                    match input.and_then(|input| self.kinds.get(&input.digest)) {
-                        Some(Kind::Context) => self.synced.push(copy.src.clone()),
-                        Some(Kind::Tar) => self.uploaded.push(copy.src.clone()),
-                        Some(Kind::Uploaded) => {
-                            self.kinds.insert(digest.to_owned(), Kind::Tar);
-                        }
-                        None => return Err(not_seen().at_line(line()).into()),
-                    }
-                    if self.synced.len() + self.uploaded.len() > COPIES_MAX {
-                        return Err(too_many().at_line(line()).into());
-                    }
-                }
-            }
             _ => {}
+        }
+        for (copy, from) in copies(op) {
+            // A directory is copied, with the archives in it.
+            let is_root = copy.src.split('/').all(|name| matches!(name, "" | "."));
+            if !copy.attempt_unpack_docker_compatibility || is_root {
+                continue;
+            }
+            // `*` would be the name of a file.
+            if !copy.allow_wildcard && has_wildcards(copy) {
+                return Err(refuse("it unpacks a file whose name has wildcards"));
+            }
+            match from.and_then(|from| self.kinds.get(from)) {
+                Some(Kind::Context) => self.synced.push(copy.src.clone()),
+                Some(Kind::Tar) => self.uploaded.push(copy.src.clone()),
+                Some(Kind::Uploaded) => {
+                    self.kinds.insert(digest.to_owned(), Kind::Tar);
+                }
+                None => return Err(not_seen().at_line(line()).into()),
+            }
+            if self.synced.len() + self.uploaded.len() > COPIES_MAX {
+                return Err(too_many().at_line(line()).into());
+            }
         }
         Ok(())
     }
@@ -112,7 +111,9 @@ fn too_many() -> Fault {
 
 #[cfg(test)]
 mod tests {
-    use bollard_buildkit_proto::pb::{FileAction, FileActionCopy, FileOp, Input, SourceOp};
+    use bollard_buildkit_proto::pb::{
+        FileAction, FileActionCopy, FileOp, Input, SourceOp, file_action::Action,
+    };
     use prost::Message as _;
 
     use super::{

@@ -1,0 +1,22 @@
+//! The copies of an operation.
+
+use bollard_buildkit_proto::pb::{FileActionCopy, Op, file_action::Action, op};
+
+/// Each copy of an operation, and the digest of the operation from which it copies; `None` if that is this one.
+pub(super) fn copies(op: &Op) -> impl Iterator<Item = (&FileActionCopy, Option<&str>)> {
+    let actions = match &op.op {
+        Some(op::Op::File(file)) => file.actions.as_slice(),
+        _ => &[],
+    };
+    actions.iter().filter_map(|action| {
+        let Some(Action::Copy(copy)) = &action.action else { return None };
+        let input = usize::try_from(action.secondary_input).ok();
+        let input = input.and_then(|input| op.inputs.get(input));
+        Some((copy, input.map(|input| input.digest.as_str())))
+    })
+}
+
+/// Whether the source of a copy has characters that are wildcards (`filepath.Match`), if it may have some.
+pub(super) fn has_wildcards(copy: &FileActionCopy) -> bool {
+    copy.src.contains(['*', '?', '[', '\\'])
+}
