@@ -7,7 +7,7 @@ use super::{
     exit::Failure,
 };
 use crate::{
-    names::{IssuerName, Namespace, own_job},
+    names::{IssuerName, Namespace, own_job, shown_job},
     wire::v1,
 };
 
@@ -72,8 +72,7 @@ pub(crate) enum Proof {
 /// an issuer has nothing before the colon if its own name has one.
 pub(crate) fn listed_as(namespace: &v1::Namespace) -> String {
     let v1::Namespace { job, run, issuer } = namespace;
-    let colon = if issuer.is_empty() && !job.contains(':') { "" } else { ":" };
-    format!("{issuer}{colon}{job}#{run}")
+    format!("{}#{run}", shown_job(issuer, job))
 }
 
 /// The namespace that is listed as `name`.

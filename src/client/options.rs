@@ -7,7 +7,10 @@ use std::{
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 
-use crate::{names::Reference, wire::v1::Ulimit};
+use crate::{
+    names::{Reference, reference::are_hex_digits},
+    wire::v1::Ulimit,
+};
 
 /// The limits that `docker build --ulimit` knows.
 const ULIMITS: [&str; 15] = [
@@ -90,8 +93,7 @@ pub(crate) fn repository(text: &str) -> Result<Reference, String> {
 /// An image of the namespace: a name, or an id that may be shortened.
 pub(crate) fn image(text: &str) -> Result<String, String> {
     let hex = text.strip_prefix("sha256:").unwrap_or(text);
-    let id = (4..=64).contains(&hex.len())
-        && hex.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
+    let id = (4..=64).contains(&hex.len()) && are_hex_digits(hex);
     if id { Ok(text.to_owned()) } else { repository(text).map(|_| text.to_owned()) }
 }
 

@@ -10,7 +10,10 @@ use super::{Images, admission::CredentialSource};
 use crate::{
     engine::{docker::listing::Listed, image_store::IdPrefix},
     fault::{Fault, Reason},
-    names::{Namespace, Reference, printable, reference::Digest},
+    names::{
+        Namespace, Reference, printable,
+        reference::{Digest, are_hex_digits},
+    },
     naming::{ImageName, Owner},
     policy::{Permit, PushTo, TagAs},
     progress::Reporter,
@@ -162,12 +165,12 @@ impl Images {
         let owned = owned.filter(|image| hex_of(&image.id).starts_with(hex));
         owned.ok_or_else(|| {
             let fault = no_such_image(namespace.subject(), text);
-            match !hex.is_empty() && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
-                true => fault.hint(format!(
-                    "{OWN_IMAGES}; of an id, give 4 digits or more, until no other image's begins so"
-                )),
-                false => fault,
+            if !are_hex_digits(hex) {
+                return fault;
             }
+            fault.hint(format!(
+                "{OWN_IMAGES}; of an id, give 4 digits or more, until no other image's begins so"
+            ))
         })
     }
 

@@ -58,14 +58,17 @@ impl Job {
     }
 }
 
-/// `ISSUER:NAME`, or the claimed name alone, with a colon before it if it has one: no other job is written so.
+/// The text of a job that no other job has: `ISSUER:NAME`, or the claimed name alone, with a colon before it if it has
+/// one. A claimed job has an empty issuer.
+pub fn shown_job(issuer: &str, name: &str) -> String {
+    let colon = if issuer.is_empty() && !name.contains(':') { "" } else { ":" };
+    format!("{issuer}{colon}{name}")
+}
+
+/// As [`shown_job`] has it.
 impl fmt::Display for Job {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.issuer {
-            None if self.name.contains(':') => write!(f, ":{}", self.name),
-            None => f.write_str(&self.name),
-            Some(issuer) => write!(f, "{issuer}:{}", self.name),
-        }
+        f.write_str(&shown_job(self.issuer.as_ref().map_or("", IssuerName::as_str), &self.name))
     }
 }
 

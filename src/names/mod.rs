@@ -29,7 +29,7 @@ pub use certificate::CertificateName;
 pub use configured::{EngineName, IssuerName, PolicyName};
 pub use id::{NoRandomness, random_id};
 pub use image_pattern::ImagePattern;
-pub use job::{Job, Namespace};
+pub use job::{Job, Namespace, shown_job};
 pub use job_pattern::JobPattern;
 pub use listen::{ListenAddress, ListenError};
 pub use login::{Login, Logins};

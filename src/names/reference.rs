@@ -157,11 +157,16 @@ impl fmt::Display for Reference {
     }
 }
 
+/// Whether a text is one or more lower-case hexadecimal digits, as a digest and the beginning of an id are.
+pub fn are_hex_digits(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
 impl Digest {
     /// Reads `sha256:` and 64 lower-case hexadecimal digits.
     pub fn parse(text: &str) -> Option<Self> {
         let hex = text.strip_prefix("sha256:")?;
-        let valid = hex.len() == 64 && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        let valid = hex.len() == 64 && are_hex_digits(hex);
         valid.then(|| Self(text.to_owned()))
     }
 

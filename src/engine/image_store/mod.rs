@@ -30,7 +30,10 @@ use super::{
 };
 use crate::{
     fault::{Fault, Reason},
-    names::{NormalPlatform, Secret, reference::Digest},
+    names::{
+        NormalPlatform, Secret,
+        reference::{Digest, are_hex_digits},
+    },
     naming::ImageName,
     policy::{FromNode, Permit},
     tasks::Group,
@@ -94,8 +97,7 @@ pub(crate) struct IdPrefix(String);
 impl IdPrefix {
     /// Reads 4 to 63 digits (`checkTruncatedID` in moby's `daemon/containerd`).
     pub(crate) fn parse(digits: &str) -> Option<Self> {
-        let valid = (4..64).contains(&digits.len())
-            && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        let valid = (4..64).contains(&digits.len()) && are_hex_digits(digits);
         valid.then(|| Self(format!("sha256:{digits}")))
     }
 }
