@@ -10,8 +10,7 @@ use futures_util::future::join_all;
 use super::{add, circles, client::BuildClient, gate, isolation::Source, rename::Renaming, running::Order};
 use crate::{
     audit::By,
-    fault::causes,
-    fault::{Fault, Reason},
+    fault::{Fault, Reason, causes},
     images::{
         Images,
         admission::{Admitted, Origin},
@@ -302,7 +301,7 @@ mod tests {
     use std::io;
 
     use super::*;
-    use crate::fault::{Class, causes};
+    use crate::fault::Class;
 
     #[test]
     fn a_host_without_an_address_is_not_the_engines_fault() {

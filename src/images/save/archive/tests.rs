@@ -141,7 +141,7 @@ async fn an_engine_that_stops_in_the_middle_is_an_error() {
     for bytes in [0, 100, whole.len() - 3000] {
         let begun = stream::iter([Ok(Bytes::copy_from_slice(&whole[..bytes]))]);
         let (sender, mut pieces) = mpsc::channel(1000);
-        let (reporter, _facts) = Reporter::channel(1);
+        let (reporter, _changes) = Reporter::channel(1);
         let mut archive = Archive::new(sender, Layout::Docker);
         let export = never_silent(begun.chain(stream::pending()), Duration::from_millis(10));
         let added = archive.add(export, &[], &reporter.step("save")).await;
