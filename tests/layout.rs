@@ -228,6 +228,17 @@ fn the_protocol_of_buildkit_knows_no_docker_and_no_namespace() {
     }
 }
 
+/// Docker's two image stores differ in `engine/image_store` alone, by the trait that both implement.
+#[test]
+fn only_the_image_stores_know_their_kinds() {
+    for (path, code) in sources("engine").filter(|(path, _)| !path.starts_with("src/engine/image_store")) {
+        let code = code.to_ascii_lowercase();
+        for kind in ["containerd", "classic"] {
+            assert!(!code.contains(kind), "{} says `{kind}`", path.display());
+        }
+    }
+}
+
 /// The help of a program shows its table of variables, and would lack one that is read elsewhere.
 #[test]
 fn the_environment_is_read_in_its_tables_alone() {

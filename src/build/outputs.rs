@@ -20,26 +20,35 @@ use super::{
 use crate::{
     buildkit::{
         session::Messages,
-        solve::{ExporterRequest, Form},
+        solve::{ExporterRequest, Form, Layout},
     },
     engine::Engine,
     metrics::EngineMetrics,
+    names::Reference,
     naming::ImageName,
     tasks::Group,
 };
 
 /// Whether the engine's store gets an image: one that stays, or one from which the store makes an archive.
 pub(super) fn make_image(spec: &BuildSpec, engine: &Engine) -> bool {
-    let archives = spec.archives().next().is_some() && !engine.image_store().exports_archives();
-    spec.makes_image() || archives
+    spec.makes_image() || stores_archives(spec, engine).next().is_some()
+}
+
+/// The archives that the engine's store makes of the image, each with its position among the build's outputs.
+pub(super) fn stores_archives<'a>(
+    spec: &'a BuildSpec,
+    engine: &Engine,
+) -> impl Iterator<Item = (usize, Layout, &'a [Reference])> {
+    let store = engine.image_store();
+    spec.archives().filter(move |(_, layout, _)| store.archive_exporter(*layout).is_none())
 }
 
 /// The outputs that BuildKit exports, each with its position among the build's.
 fn exported<'a>(spec: &'a BuildSpec, engine: &Engine) -> impl Iterator<Item = (usize, &'a Output)> {
-    let exports_archives = engine.image_store().exports_archives();
+    let store = engine.image_store();
     spec.outputs.iter().enumerate().filter(move |(_, output)| match output {
         Output::Image | Output::Files(_) => true,
-        Output::Archive(..) => exports_archives,
+        Output::Archive(layout, _) => store.archive_exporter(*layout).is_some(),
         Output::CacheOnly => false,
     })
 }
@@ -51,7 +60,10 @@ pub(super) fn exports(spec: &BuildSpec, engine: &Engine, name: Option<&ImageName
     let exports = exported(spec, engine).filter_map(|(_, output)| match output {
         Output::Image => name.map(|name| engine.builder().export(name)),
         Output::Files(form) => Some(engine.builder().export_files(*form, epoch)),
-        Output::Archive(layout, names) => Some(engine.builder().export_archive(*layout, names)),
+        Output::Archive(layout, names) => {
+            let exporter = engine.image_store().archive_exporter(*layout);
+            exporter.map(|exporter| engine.builder().export_archive(exporter, names))
+        }
         Output::CacheOnly => None,
     });
     // Behind all others, so that those keep their positions.

@@ -7,7 +7,7 @@ use crate::{
     buildkit::{
         connection::{Connection, Dialler},
         probe::{self, Unanswered, probe},
-        solve::{ExporterRequest, Form, Layout},
+        solve::{ExporterRequest, Form},
     },
     fault::{Fault, Reason},
     names::Reference,
@@ -92,13 +92,9 @@ impl Builder {
         ExporterRequest { kind, attributes: epoch.into_iter().collect() }
     }
 
-    /// The export of an image to the session, as an archive with these names. Only a builder with containerd's store has
-    /// it ([`exports_archives`](super::image_store::ImageStore::exports_archives)).
-    pub(crate) fn export_archive(&self, layout: Layout, names: &[Reference]) -> ExporterRequest {
-        let kind = match layout {
-            Layout::Oci => "oci",
-            Layout::Docker => "docker",
-        };
+    /// The export of an image to the session, as an archive with these names, by an exporter that the image store names
+    /// ([`archive_exporter`](super::image_store::ImageStore::archive_exporter)).
+    pub(crate) fn export_archive(&self, kind: &'static str, names: &[Reference]) -> ExporterRequest {
         let names: Vec<_> = names.iter().map(Reference::to_string).collect();
         let attributes = HashMap::from([("name".to_owned(), names.join(","))]);
         ExporterRequest { kind, attributes }

@@ -18,7 +18,7 @@ use std::{
 use bollard::{BollardRequest, Docker, models::SystemInfo};
 use builder::Builder;
 use docker::{fault, lines::Lines, presence::Presence};
-use image_store::{ImageStore, Traits};
+use image_store::ImageStore;
 
 use crate::{
     buildkit::connection::Connection,
@@ -124,13 +124,13 @@ impl Engine {
             let text = format!("the engine `{name}` runs on {platform}: wharfd serves Linux engines");
             return Err(Fault::new(Reason::EngineLacks, text));
         }
-        let traits = Traits::of(&info, api_version);
+        let kind = image_store::kind(&info, api_version);
         let lines = Lines::new(socket.to_owned(), tasks.clone());
         let engine = Self {
             inner: Arc::new(Inner {
                 name: name.to_owned(),
                 socket: socket.to_owned(),
-                image_store: ImageStore::new(traits, docker.clone(), lines, platform.clone()),
+                image_store: ImageStore::new(kind, docker.clone(), lines, platform.clone()),
                 builder,
                 docker,
                 version: shown,

@@ -94,6 +94,23 @@ impl State {
     }
 }
 
+/// The room for an archive: on the disk of this engine, if one makes it there.
+pub struct RoomToSave(Option<Handle>);
+
+impl RoomToSave {
+    /// Runs `work`, which saves and watches `tasks`, and ends early if the disk is full.
+    pub async fn while_it_lasts<T>(
+        &self,
+        tasks: &Group,
+        work: impl Future<Output = Result<T, Fault>>,
+    ) -> Result<T, Fault> {
+        match &self.0 {
+            Some(engine) => engine.while_it_has_room(tasks, work).await,
+            None => work.await,
+        }
+    }
+}
+
 impl Handle {
     /// Connects to the engine at `socket`, and again whenever it comes back, until `tasks` are
     /// cancelled. `firewall` is the file that is there while the rules of `wharfd firewall` are set.
@@ -179,6 +196,15 @@ impl Handle {
         };
         tasks.cancel(Cause::Failed);
         work.await.map_err(|_| fault)
+    }
+
+    /// The room for an archive of its images. It is refused if the image store makes the archive on a disk that has none.
+    pub fn room_to_save(&self, images: &Images) -> Result<RoomToSave, Fault> {
+        if !images.engine().image_store().saves_by_disk() {
+            return Ok(RoomToSave(None));
+        }
+        self.has_room()?;
+        Ok(RoomToSave(Some(self.clone())))
     }
 
     /// Its images, if it is usable. For an engine that is down, this triggers one more attempt; for an

@@ -122,11 +122,7 @@ impl Fetch {
         let (images, engine) = (&self.images, self.images.engine());
         let held = engine.image_store().inspect(&self.hold).await?;
         let is_cached = held.is_some();
-        let claims = if engine.image_store().checks_layers() {
-            None
-        } else {
-            Some(self.unless_stopped(turn, Box::pin(images.layer_claims(self))).await??)
-        };
+        let claims = self.unless_stopped(turn, Box::pin(images.layer_claims(self))).await??;
         let image = match held {
             Some(image) => image,
             None => Box::pin(self.pull(claims.as_ref(), turn, step)).await?,

@@ -142,10 +142,7 @@ impl ImageService for Images {
             }
             request.images.iter().for_each(|image| call.details().reference(image));
             let images = call.images().await?;
-            let fills = images.engine().image_store().saves_by_disk();
-            if fills {
-                call.engine().has_room()?;
-            }
+            let room = call.engine().room_to_save(&images)?;
             let member = self.front.begin(&call, &permit, WorkKind::Save).await?;
             let tasks = member.tasks().child("save");
             let (front, looking) = (Arc::clone(&self.front), call.clone());
@@ -173,12 +170,7 @@ impl ImageService for Images {
                 };
                 let whole = Box::pin(async { tokio::try_join!(saved, taken) });
                 let whole = async { tasks.unless_cancelled(whole).await? };
-                if fills {
-                    looking.engine().while_it_has_room(&tasks, whole).await?;
-                } else {
-                    whole.await?;
-                }
-                Ok(())
+                room.while_it_lasts(&tasks, whole).await.map(drop)
             };
             let pieces = ReceiverStream::new(pieces).map(saving);
             Ok(stream::run_beside(&call, member.tasks().clone(), member, work, reported, pieces, |()| {

@@ -27,11 +27,7 @@ pub fn own_platforms(engine: &Engine, asked: &[String]) -> Result<(), Fault> {
     if let Some(foreign) = asked.iter().find(|platform| !platform.is_empty() && **platform != own) {
         return Err(foreign_platform(foreign, &own));
     }
-    if asked.len() > 1 && !engine.image_store().takes_platform_lists() {
-        let text = "the build asks for a list of platforms, and this engine's image store takes one platform";
-        return Err(Fault::new(Reason::GraphDenied, text).hint("name the platform once"));
-    }
-    Ok(())
+    engine.image_store().take_platforms(asked)
 }
 
 impl Gate<'_> {

@@ -15,7 +15,10 @@ use crate::{
     build::{
         client::BuildClient,
         outcome::Built,
-        outputs::relay::{self, Told},
+        outputs::{
+            self,
+            relay::{self, Told},
+        },
         pass_progress::descriptor,
         session::Subject,
     },
@@ -68,13 +71,11 @@ impl Build<'_> {
     ) -> Result<Built, Fault> {
         let mut built = self.built(response, Some(image));
         let client: &BuildClient = &self.order.client;
-        if !self.images.engine().image_store().exports_archives() {
-            for (position, layout, names) in self.order.spec.archives() {
-                tokio::select! {
-                    saved = self.save(image, position, layout, names) => saved?,
-                    // The build's time, and the disk on which the store makes the archive.
-                    fault = client.used.watch() => return Err(fault),
-                }
+        for (position, layout, names) in outputs::stores_archives(&self.order.spec, self.images.engine()) {
+            tokio::select! {
+                saved = self.save(image, position, layout, names) => saved?,
+                // The build's time, and the disk on which the store makes the archive.
+                fault = client.used.watch() => return Err(fault),
             }
         }
         for reference in self.order.tags.iter().filter(|_| self.order.spec.push) {

@@ -2,21 +2,48 @@
 
 use bollard::models::ImageInspect;
 
-use super::Traits;
-
-pub(super) const TRAITS: Traits = Traits {
-    name: "classic",
-    checks_layers: true,
-    exports_archives: false,
-    saves_by_disk: true,
-    takes_platform_lists: false,
-    ids_are_manifests: false,
-    origins: Some(origins),
+use super::StoreKind;
+use crate::{
+    buildkit::solve::Layout,
+    fault::{Fault, Reason},
 };
 
-/// The repositories from which the image was pulled. A pull leaves the registry's digest; `docker load`,
-/// `import` and `build` leave none.
-fn origins(image: &ImageInspect) -> Vec<&str> {
-    let digests = image.repo_digests.iter().flatten();
-    digests.map(|name| name.split_once('@').map_or(name.as_str(), |(name, _)| name)).collect()
+pub(super) struct Classic;
+
+impl StoreKind for Classic {
+    fn name(&self) -> &'static str {
+        "classic"
+    }
+
+    fn checks_layers(&self) -> bool {
+        true
+    }
+
+    fn archive_exporter(&self, _layout: Layout) -> Option<&'static str> {
+        None
+    }
+
+    fn saves_by_disk(&self) -> bool {
+        true
+    }
+
+    /// buildx, too, refuses a list of platforms for this store, even of equal ones.
+    fn take_platforms(&self, asked: &[String]) -> Result<(), Fault> {
+        if asked.len() < 2 {
+            return Ok(());
+        }
+        let text = "the build asks for a list of platforms, and this engine's image store takes one platform";
+        Err(Fault::new(Reason::GraphDenied, text).hint("name the platform once"))
+    }
+
+    fn manifest_digest<'a>(&self, _id: &'a str) -> Option<&'a str> {
+        None
+    }
+
+    /// A pull leaves the registry's digest; `docker load`, `import` and `build` leave none.
+    fn origins<'a>(&self, image: &'a ImageInspect) -> Option<Vec<&'a str>> {
+        let digests = image.repo_digests.iter().flatten();
+        let repositories = digests.map(|name| name.split_once('@').map_or(name.as_str(), |(name, _)| name));
+        Some(repositories.collect())
+    }
 }

@@ -29,6 +29,7 @@ use super::{
     },
 };
 use crate::{
+    buildkit::solve::Layout,
     fault::{Fault, Reason},
     names::{
         NormalPlatform, Secret,
@@ -47,35 +48,44 @@ const LISTING_PAUSE: Duration = Duration::from_millis(5);
 
 /// The place where an engine keeps images.
 pub struct ImageStore {
-    traits: Traits,
+    kind: Box<dyn StoreKind>,
     docker: Docker,
     lines: Lines,
     platform: Platform,
 }
 
-/// The differences between Docker's two image stores. Each store's file states its own.
-pub(super) struct Traits {
+/// The part in which Docker's two image stores differ.
+pub(super) trait StoreKind: Send + Sync {
     /// The store's name, for people.
-    name: &'static str,
+    fn name(&self) -> &'static str;
+
     /// Whether a pull checks each layer against the image's config, since it unpacks them in the engine's own process.
-    checks_layers: bool,
-    /// Whether the builder exports images as archives, without naming them in the store.
-    exports_archives: bool,
+    fn checks_layers(&self) -> bool;
+
+    /// The exporter of the engine's builder that makes an archive of this layout; `None` if only the store makes it, from
+    /// an image that it has.
+    fn archive_exporter(&self, layout: Layout) -> Option<&'static str>;
+
     /// Whether the store writes an archive of an image to its disk before it sends the first byte.
-    saves_by_disk: bool,
-    /// Whether a build may ask for a list of platforms. buildx refuses one for the classic store, even of equal ones.
-    takes_platform_lists: bool,
-    /// Whether an image's id is the digest of its manifest or index; else it is that of its config.
-    ids_are_manifests: bool,
-    /// Reads the repositories that an image was pulled from; `None` if the engine does not report them.
-    origins: Option<Origins>,
+    fn saves_by_disk(&self) -> bool;
+
+    /// Refuses a build that asks for these platforms, if the store does not take so many, be they equal.
+    fn take_platforms(&self, asked: &[String]) -> Result<(), Fault>;
+
+    /// The digest of an image's manifest or index, if the store uses it as the image's id; else the id is that of the
+    /// image's config.
+    fn manifest_digest<'a>(&self, id: &'a str) -> Option<&'a str>;
+
+    /// The repositories that an image was pulled from; `None` if the engine does not report them.
+    fn origins<'a>(&self, image: &'a ImageInspect) -> Option<Vec<&'a str>>;
 }
 
-type Origins = for<'a> fn(&'a ImageInspect) -> Vec<&'a str>;
-
-impl Traits {
-    pub(super) fn of(info: &SystemInfo, api_version: (u16, u16)) -> Self {
-        if containerd::is_used(info) { containerd::traits(api_version) } else { classic::TRAITS }
+/// The kind of the store of an engine that describes itself so.
+pub(super) fn kind(info: &SystemInfo, api_version: (u16, u16)) -> Box<dyn StoreKind> {
+    if containerd::is_used(info) {
+        Box::new(containerd::Containerd::new(api_version))
+    } else {
+        Box::new(classic::Classic)
     }
 }
 
@@ -114,44 +124,45 @@ pub(crate) enum Removal {
 
 impl ImageStore {
     /// The store of an engine that builds for `platform`.
-    pub(super) fn new(traits: Traits, docker: Docker, lines: Lines, platform: Platform) -> Self {
-        Self { traits, docker, lines, platform }
+    pub(super) fn new(kind: Box<dyn StoreKind>, docker: Docker, lines: Lines, platform: Platform) -> Self {
+        Self { kind, docker, lines, platform }
     }
 
     /// The store's name, for people.
     pub fn name(&self) -> &'static str {
-        self.traits.name
+        self.kind.name()
     }
 
-    /// Whether a pull checks each layer against the image's config, since it unpacks them in the engine's own process.
+    /// Whether a pull checks each layer against the image's config.
     pub(crate) fn checks_layers(&self) -> bool {
-        self.traits.checks_layers
+        self.kind.checks_layers()
     }
 
-    /// Whether the builder exports images as archives, without naming them in the store.
-    pub(crate) fn exports_archives(&self) -> bool {
-        self.traits.exports_archives
+    /// The exporter of the engine's builder that makes an archive of this layout; `None` if only the store makes it, from
+    /// an image that it has.
+    pub(crate) fn archive_exporter(&self, layout: Layout) -> Option<&'static str> {
+        self.kind.archive_exporter(layout)
     }
 
     /// Whether the store writes an archive of an image to its disk before it sends the first byte.
     pub(crate) fn saves_by_disk(&self) -> bool {
-        self.traits.saves_by_disk
+        self.kind.saves_by_disk()
     }
 
-    /// Whether a build may ask for a list of platforms.
-    pub(crate) fn takes_platform_lists(&self) -> bool {
-        self.traits.takes_platform_lists
+    /// Refuses a build that asks for these platforms, if the store does not take so many.
+    pub(crate) fn take_platforms(&self, asked: &[String]) -> Result<(), Fault> {
+        self.kind.take_platforms(asked)
     }
 
     /// The digest of an image's manifest, if the store uses it as the image's id.
     pub(crate) fn manifest_digest<'a>(&self, id: &'a str) -> Option<&'a str> {
-        self.traits.ids_are_manifests.then_some(id)
+        self.kind.manifest_digest(id)
     }
 
     /// Whether an image came from a registry; `None` if the store cannot tell. `is_excused` selects the
     /// repositories whose record proves nothing.
     pub(crate) fn is_pulled(&self, image: &ImageInspect, is_excused: impl Fn(&str) -> bool) -> Option<bool> {
-        let origins = self.traits.origins?(image);
+        let origins = self.kind.origins(image)?;
         Some(origins.into_iter().any(|origin| !is_excused(origin)))
     }
 

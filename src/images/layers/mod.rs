@@ -39,9 +39,12 @@ impl Claims {
 }
 
 impl Images {
-    /// The claims of the image that `fetch` fetches, read before the engine has any of its layers. Claims
-    /// known to be false are refused.
-    pub(super) async fn layer_claims(&self, fetch: &Fetch) -> Result<Claims, Fault> {
+    /// The claims of the image that `fetch` fetches, read before the engine has any of its layers; `None` if the engine
+    /// checks them itself. Claims known to be false are refused.
+    pub(super) async fn layer_claims(&self, fetch: &Fetch) -> Result<Option<Claims>, Fault> {
+        if self.engine().image_store().checks_layers() {
+            return Ok(None);
+        }
         let store = self.store().of(&fetch.caller);
         let known = store.layer_claims(fetch.manifest.digest()).await?;
         let claims = if known.is_empty() {
@@ -55,7 +58,7 @@ impl Images {
                 return Err(fault::forged(&fetch.reference));
             }
         }
-        Ok(claims)
+        Ok(Some(claims))
     }
 
     /// Checks each layer of the image that `fetch` has fetched. Known facts are not computed again.
