@@ -27,7 +27,7 @@ pub fn own_platforms(engine: &Engine, asked: &[String]) -> Result<(), Fault> {
     if let Some(foreign) = asked.iter().find(|platform| !platform.is_empty() && **platform != own) {
         return Err(foreign_platform(foreign, &own));
     }
-    engine.image_store().take_platforms(asked)
+    engine.image_store().check_platforms(asked)
 }
 
 impl Gate<'_> {

@@ -27,8 +27,8 @@ impl StoreKind for Classic {
         true
     }
 
-    /// buildx, too, refuses a list of platforms for this store, even of equal ones.
-    fn take_platforms(&self, asked: &[String]) -> Result<(), Fault> {
+    /// buildx, too, refuses such a list for this store.
+    fn check_platforms(&self, asked: &[String]) -> Result<(), Fault> {
         if asked.len() < 2 {
             return Ok(());
         }

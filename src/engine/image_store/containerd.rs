@@ -46,7 +46,7 @@ impl StoreKind for Containerd {
         false
     }
 
-    fn take_platforms(&self, _asked: &[String]) -> Result<(), Fault> {
+    fn check_platforms(&self, _asked: &[String]) -> Result<(), Fault> {
         Ok(())
     }
 

@@ -69,8 +69,8 @@ pub(super) trait StoreKind: Send + Sync {
     /// Whether the store writes an archive of an image to its disk before it sends the first byte.
     fn saves_by_disk(&self) -> bool;
 
-    /// Refuses a build that asks for these platforms, if the store does not take so many, be they equal.
-    fn take_platforms(&self, asked: &[String]) -> Result<(), Fault>;
+    /// Refuses a build that asks for a list of platforms, even of equal ones, if the store takes one platform.
+    fn check_platforms(&self, asked: &[String]) -> Result<(), Fault>;
 
     /// The digest of an image's manifest or index, if the store uses it as the image's id; else the id is that of the
     /// image's config.
@@ -80,7 +80,7 @@ pub(super) trait StoreKind: Send + Sync {
     fn origins<'a>(&self, image: &'a ImageInspect) -> Option<Vec<&'a str>>;
 }
 
-/// The kind of the store of an engine that describes itself so.
+/// The kind of image store that an engine has, by the engine's description of itself.
 pub(super) fn kind(info: &SystemInfo, api_version: (u16, u16)) -> Box<dyn StoreKind> {
     if containerd::is_used(info) {
         Box::new(containerd::Containerd::new(api_version))
@@ -149,9 +149,9 @@ impl ImageStore {
         self.kind.saves_by_disk()
     }
 
-    /// Refuses a build that asks for these platforms, if the store does not take so many.
-    pub(crate) fn take_platforms(&self, asked: &[String]) -> Result<(), Fault> {
-        self.kind.take_platforms(asked)
+    /// Refuses a build that asks for a list of platforms, if the store takes one platform.
+    pub(crate) fn check_platforms(&self, asked: &[String]) -> Result<(), Fault> {
+        self.kind.check_platforms(asked)
     }
 
     /// The digest of an image's manifest, if the store uses it as the image's id.
