@@ -22,6 +22,7 @@ cases![
     sessions_and_streams_of_others,
     a_stream_is_attached_once,
     a_stalled_stream_stops_no_other,
+    silent_clients_are_not_waited_for,
     an_answer_that_forges_a_line_of_the_log,
 ];
 
@@ -148,6 +149,42 @@ async fn a_stalled_stream_stops_no_other(test: Arc<Test>) {
     assert!(!build.is_finished());
     drop((session, attached, hold));
     assert!(build.await.unwrap().result.is_none());
+}
+
+/// Each is silent where wharfd waits for half a minute. All wait at the same time.
+async fn silent_clients_are_not_waited_for(test: Arc<Test>) {
+    let wharfd = test.wharfd().await;
+    let context = test.context("context", &[("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")]);
+    let channel = rpc::connect(&wharfd.socket()).await;
+    let service = BuildServiceClient::new(channel.clone());
+    let [mut opens, mut attaches, mut builds] = [service.clone(), service.clone(), service];
+    let client = Client::of(&channel, "silent#1", &context);
+    let mut session = client.open().await;
+    // The client never attaches to this build's stream; its session stays open.
+    let (unattended, _) = first_stream(&client, &mut session).await;
+    let (opened, attached, built, unattended, ()) = tokio::join!(
+        opens.session(stream::pending()),
+        attaches.attach(stream::pending()),
+        builds.build(stream::pending()),
+        unattended,
+        async {
+            let tar = context_tar(&[("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")]);
+            rpc::build_tar(&channel, rpc::start("other#1", BuildSpec::default()), tar).await.ok();
+        }
+    );
+    let refused =
+        [opened.map(drop).unwrap_err(), attached.map(drop).unwrap_err(), built.map(drop).unwrap_err()];
+    for status in refused {
+        let info = status.get_error_details();
+        assert_eq!(info.error_info().unwrap().reason, "STREAM_BROKEN", "{status:?}");
+        assert_eq!(status.message(), "the client sent no message for 30 seconds");
+    }
+    let unattended = unattended.unwrap();
+    assert!(format!("{unattended:?}").contains("did not attach within 30 seconds"), "{unattended:?}");
+    assert!(unattended.result.is_none());
+    // The session has not ended with it.
+    let (build, _) = first_stream(&client, &mut session).await;
+    build.abort();
 }
 
 /// The log contains a client's own text on why it has no credentials, which may be anything.
