@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::harness::{Test, Wharf, cases, process::Output};
+use crate::harness::{Test, Wharf, cases, process::Output, wait_for};
 
 cases![output_of_steps, a_log_that_breaks_off];
 
@@ -68,8 +68,25 @@ async fn a_log_that_breaks_off(test: Arc<Test>) {
 
     // A user who asks for the warnings is told what they cost.
     let all = [&flags[..], &["--build-arg=BUILDKIT_DOCKERFILE_CHECK=skip=none"]].concat();
-    let built = job.build(&context, &all).await.ok();
-    assert!(!built.stderr.contains("are left out"), "{built}");
-    let broken = built.stderr.contains("the rest of the build's log is missing");
-    assert!(broken || written(&built) == ["said by 1"], "{built}");
+    let missing = "the rest of the build's log is missing";
+    if !test.engine.is_containerd() {
+        // The frontend of the oldest engine has no such checks.
+        let built = job.build(&context, &all).await.ok();
+        assert!(!built.stderr.contains("are left out") && !built.stderr.contains(missing), "{built}");
+        assert_eq!(written(&built), ["said by 1"]);
+        return;
+    }
+    // BuildKit sends all warnings of a moment in one message. On a slow machine none of these may be too large, and then
+    // the log is whole.
+    for _ in 0..5 {
+        let built = job.build(&context, &all).await.ok();
+        assert!(!built.stderr.contains("are left out"), "{built}");
+        if built.stderr.contains(missing) {
+            let said = async || wharfd.log().iter().any(|line| line.contains("broke off")).then_some(());
+            wait_for("the cause in the log", said).await;
+            return;
+        }
+        assert_eq!(written(&built), ["said by 1"]);
+    }
+    panic!("BuildKit has broken off no log");
 }
