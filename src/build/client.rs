@@ -1,5 +1,7 @@
 //! The client of a build: a session, a tar, or both.
 
+mod secrets;
+
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -42,6 +44,11 @@ use crate::{
     tasks::Group,
 };
 
+pub use secrets::Asked;
+
+/// The limit on a client's username or password for a registry; the tokens of some have 16 KiB.
+const LOGIN_BYTES_MAX: usize = 64 << 10;
+
 /// How long an attached client may take to answer one request.
 pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(300);
 
@@ -74,6 +81,8 @@ pub struct BuildClient {
     pub trees: Arc<Trees>,
     /// The outputs that its client receives.
     pub outputs: Outputs,
+    /// The questions to its client.
+    pub asked: Asked,
 }
 
 impl BuildClient {
@@ -84,6 +93,7 @@ impl BuildClient {
     /// Asks the client one question, and returns its one message. The time is limited, since a silent client
     /// takes up a build's place; it is long, since a credential helper may ask a person.
     async fn ask<M: Message + Default>(&self, subject: Subject) -> Result<M, Status> {
+        let _turn = self.asked.turn().await?;
         let Attached { incoming, outgoing: _outgoing } = self.session()?.stream(subject).await?;
         answer(incoming, ANSWER_TIMEOUT).await
     }
@@ -104,6 +114,15 @@ async fn answer<M: Message + Default>(
         Some(FromClient::Empty) | None => return Err(Status::aborted("the client gave no answer")),
     };
     M::decode(message).map_err(|_| Status::aborted("the client's answer cannot be read"))
+}
+
+/// Refuses a login that is too large.
+fn small(login: CredentialsResponse) -> Result<CredentialsResponse, Status> {
+    if login.username.len().max(login.secret.len()) > LOGIN_BYTES_MAX {
+        let kib = LOGIN_BYTES_MAX >> 10;
+        return Err(Status::invalid_argument(format!("a username or password has more than {kib} KiB")));
+    }
+    Ok(login)
 }
 
 /// The client's side of a sync.
@@ -262,7 +281,12 @@ impl SessionClient for BuildClient {
                 return Err(Status::not_found(format!("secret {id}: not found")));
             }
             let answer: GetSecretResponse = self.ask(Subject::Secret(id.to_owned())).await?;
-            Ok(Secret::new(answer.data))
+            let secret = Secret::new(answer.data);
+            self.asked.add(id, secret.expose().len()).inspect_err(|status| {
+                // The first reason counts.
+                let _ = self.refused.set(status.clone());
+            })?;
+            Ok(secret)
         })
     }
 
@@ -293,7 +317,8 @@ impl CredentialSource for BuildClient {
             if !asks {
                 return Ok(None);
             }
-            match self.ask::<CredentialsResponse>(Subject::Credentials(host.to_owned())).await {
+            let answer = self.ask::<CredentialsResponse>(Subject::Credentials(host.to_owned())).await;
+            match answer.and_then(small) {
                 Ok(answer) if answer.secret.is_empty() => Ok(None),
                 // As in BuildKit: a secret without a username is an identity token.
                 Ok(answer) if answer.username.is_empty() => Ok(Some(Login {

@@ -14,10 +14,9 @@ use super::{
     exit::{Exit, Failure},
     options::{SecretFrom, SecretSource},
 };
-use crate::names::Secret;
+use crate::names::{Secret, secret::SECRET_BYTES_MAX};
 
-/// BuildKit's limit (`session/secrets/secretsprovider`).
-const BYTES_MAX: u64 = 500 * 1024;
+const BYTES_MAX: u64 = SECRET_BYTES_MAX as u64;
 
 /// The place of each secret's value. A file is read when the build asks for it.
 #[derive(Debug, Default)]

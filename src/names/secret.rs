@@ -4,6 +4,9 @@ use std::{fmt, hint::black_box};
 
 use zeroize::Zeroize;
 
+/// The limit on a secret for a build: BuildKit's own (`session/secrets/secretsprovider`).
+pub const SECRET_BYTES_MAX: usize = 500 * 1024;
+
 /// A secret. Its `Debug` shows nothing, and it has no `Display`. Dropping it wipes its memory. The caller
 /// must wipe copies made before or after wrapping.
 #[derive(Clone)]

@@ -74,3 +74,12 @@ async fn a_client_that_is_asked_and_silent_is_waited_for_so_long() {
     let answered = silent_after(vec![secret.encode_to_vec()]);
     assert_eq!(answer::<GetSecretResponse>(answered, LONG).await.unwrap(), secret);
 }
+
+#[test]
+fn a_login_is_small() {
+    let login = |bytes: usize| CredentialsResponse { username: "u".to_owned(), secret: "x".repeat(bytes) };
+    assert!(small(login(LOGIN_BYTES_MAX)).is_ok());
+    assert!(small(login(LOGIN_BYTES_MAX + 1)).is_err());
+    let login = CredentialsResponse { username: "x".repeat(LOGIN_BYTES_MAX + 1), secret: "x".to_owned() };
+    assert!(small(login).is_err());
+}

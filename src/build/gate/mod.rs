@@ -8,6 +8,8 @@ mod chain;
 mod copies;
 pub mod definition;
 mod exec;
+mod fetches;
+mod file;
 mod patterns;
 mod platform;
 mod source;
@@ -24,12 +26,13 @@ use std::{
 
 use bollard_buildkit_proto::{
     moby::buildkit::v1::frontend::{self, result},
-    pb::{Definition, Op, WorkerConstraints, op},
+    pb::{Definition, DiffOp, MergeOp, Op, WorkerConstraints, op},
 };
 use prost::Message as _;
 
 use chain::Chains;
 use definition::{Attributes, Salts};
+use fetches::Fetches;
 use patterns::Patterns;
 use unpack::Unpacks;
 use width::Width;
@@ -125,6 +128,8 @@ struct Seen {
     width: Width,
     unpacks: Unpacks,
     patterns: Patterns,
+    fetches: Fetches,
+    actions: file::Actions,
     names: Names,
 }
 
@@ -229,6 +234,8 @@ impl Gate<'_> {
         };
         seen.width.judge()?;
         if !seen.urls.is_empty() {
+            let admitted = self.fetched.keys().filter(|url| self.uploaded() != Some(url.as_str()));
+            fetches::judge(admitted.count(), seen.urls.len())?;
             return Err(Refusal::NeedsUrls(seen.urls));
         }
         // All graphs of a result share a sync.
@@ -282,6 +289,7 @@ impl Gate<'_> {
             let line = || definition::line(definition, &digest);
             self.op(&op, &line, seen)?;
             seen.chains.add(&digest, &op)?;
+            seen.fetches.add(&digest, &op, self.uploaded())?;
             seen.unpacks.add(&digest, &op, self.uploaded(), &line)?;
             seen.patterns.add(&digest, &op, &line)?;
             seen.width.add(digest, &op);
@@ -291,27 +299,35 @@ impl Gate<'_> {
 
     /// Judges an operation; `line` returns its line of the Dockerfile, if it is known.
     fn op(&self, op: &Op, line: &dyn Fn() -> Option<u32>, seen: &mut Seen) -> Result<(), Refusal> {
-        if let Some(WorkerConstraints { filter }) = &op.constraints
+        let Op { inputs, platform, constraints, op: kind } = op;
+        if let Some(WorkerConstraints { filter }) = constraints
             && !filter.is_empty()
         {
             return Err(refuse("an operation may not choose its worker"));
         }
-        match &op.op {
+        match kind {
             // The last operation of a graph only points at its result.
-            None if op.inputs.len() == 1 => Ok(()),
+            None if inputs.len() == 1 => Ok(()),
             None => Err(refuse("an operation has no kind")),
             Some(op::Op::Exec(exec)) => {
-                self.on_platform(op.platform.as_ref()).and_then(|()| self.exec(exec, line, &mut seen.mounts))
+                self.on_platform(platform.as_ref()).and_then(|()| self.exec(exec, line, &mut seen.mounts))
             }
             Some(op::Op::Source(source)) => {
                 self.source(source, seen)?;
                 if source.identifier.starts_with("docker-image://") {
-                    self.on_platform(op.platform.as_ref())
+                    self.on_platform(platform.as_ref())
                 } else {
                     Ok(())
                 }
             }
-            Some(op::Op::File(_) | op::Op::Merge(_) | op::Op::Diff(_)) => Ok(()),
+            Some(op::Op::File(file)) => {
+                seen.actions.judge(file, inputs.len()).map_err(|refusal| refusal.at(line()))
+            }
+            // Of `COPY --link`: the graph's own results, one above the other.
+            Some(op::Op::Merge(MergeOp { inputs: _ })) => Ok(()),
+            Some(op::Op::Diff(DiffOp { lower: _, upper: _ })) => {
+                Err(refuse("it takes the difference of two results, which no Dockerfile can ask for"))
+            }
             Some(op::Op::Build(_)) => Err(refuse("a nested build hides what it would run")),
         }
     }
@@ -330,6 +346,16 @@ fn syntax_directive(result: &frontend::Result) -> Option<String> {
 fn refuse(why: impl Into<std::borrow::Cow<'static, str>>) -> Refusal {
     let why = why.into();
     Fault::new(Reason::GraphDenied, format!("the build graph is refused: {why}")).into()
+}
+
+impl Refusal {
+    /// With the line of the Dockerfile, if it is known.
+    fn at(self, line: Option<u32>) -> Self {
+        match self {
+            Self::Refused(fault) => Self::Refused(fault.at_line(line)),
+            Self::NeedsUrls(urls) => Self::NeedsUrls(urls),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use super::TAR_PIECE_BYTES_MAX;
 use crate::{
     build::{
         archives::Trees,
-        client::BuildClient,
+        client::{Asked, BuildClient},
         dockerfile::{Frontend, Judge, ReadingRules, judging::Judging},
         input::{Hear, Input},
         limits::Used,
@@ -115,6 +115,7 @@ impl Queued {
             trees,
             outputs,
             refused: Arc::default(),
+            asked: Asked::default(),
         };
         let order = Order { namespace, tags, spec, client: Arc::new(client) };
         running::run(&images, &order, reporter).await

@@ -7,8 +7,11 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use bollard_buildkit_proto::fsutil::types::{Packet, packet::PacketType};
-use futures_util::{StreamExt as _, stream};
+use bollard_buildkit_proto::{
+    fsutil::types::{Packet, packet::PacketType},
+    moby::buildkit::secrets::v1::GetSecretResponse,
+};
+use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream};
 use prost::Message as _;
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_stream::wrappers::ReceiverStream;
@@ -31,6 +34,8 @@ pub(crate) struct Client {
     pub(crate) namespace: String,
     /// Name, path in the workspace, content.
     pub(crate) directories: Vec<(String, String, Arc<Tree>)>,
+    /// The answer for each secret, if it offers any.
+    pub(crate) secret: Option<Vec<u8>>,
 }
 
 /// The record of one sync of a directory.
@@ -62,6 +67,7 @@ impl Client {
             channel: channel.clone(),
             namespace: namespace.to_owned(),
             directories: vec![named("context"), named("dockerfile")],
+            secret: None,
         }
     }
 
@@ -78,6 +84,7 @@ impl Client {
                     state: "the same".to_owned(),
                 })
                 .collect(),
+            secrets: self.secret.is_some(),
             ..SessionOpen::default()
         };
         let (requests, sent) = mpsc::channel(1);
@@ -120,17 +127,28 @@ impl Client {
         (build, syncs)
     }
 
-    fn answer(
-        &self,
-        opened: StreamOpened,
-        syncs: Arc<Mutex<Vec<Synced>>>,
-    ) -> impl Future<Output = ()> + use<> {
-        let Some(Subject::FileSync(request)) = opened.subject else {
-            panic!("only directories were offered: {opened:?}")
-        };
-        let directory = self.directories.iter().find(|(name, ..)| *name == request.directory);
-        let tree = Arc::clone(&directory.expect("a directory that was offered").2);
-        sync(self.channel.clone(), opened.stream_id, request, tree, syncs)
+    fn answer(&self, opened: StreamOpened, syncs: Arc<Mutex<Vec<Synced>>>) -> BoxFuture<'static, ()> {
+        let (channel, id) = (self.channel.clone(), opened.stream_id);
+        match (opened.subject, &self.secret) {
+            (Some(Subject::FileSync(request)), _) => {
+                let directory = self.directories.iter().find(|(name, ..)| *name == request.directory);
+                let tree = Arc::clone(&directory.expect("a directory that was offered").2);
+                sync(channel, id, request, tree, syncs).boxed()
+            }
+            (Some(Subject::Secret(_)), Some(secret)) => give(channel, id, secret.clone()).boxed(),
+            (other, _) => panic!("that was not offered: {other:?}"),
+        }
+    }
+}
+
+/// Gives a secret on a stream.
+async fn give(channel: Channel, id: String, secret: Vec<u8>) {
+    let answer = GetSecretResponse { data: secret }.encode_to_vec();
+    let said = [attach_request::Request::StreamId(id), attach_request::Request::Message(answer.into())];
+    let requests = said.map(|request| AttachRequest { request: Some(request) });
+    if let Ok(responses) = BuildServiceClient::new(channel).attach(stream::iter(requests)).await {
+        let mut responses = responses.into_inner();
+        while let Ok(Some(_)) = responses.message().await {}
     }
 }
 

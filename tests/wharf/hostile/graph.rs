@@ -7,7 +7,7 @@ use wharf::{
     wire::v1::BuildSpec,
 };
 
-use crate::harness::{Test, Wharf, cases, engine::tool, image::context_tar, rpc};
+use crate::harness::{Test, Wharf, cases, engine::tool, image::context_tar, rpc, session::Client};
 
 cases![
     host_networking,
@@ -17,6 +17,8 @@ cases![
     an_empty_result_for_a_list_of_platforms,
     wildcards_over_the_files_of_an_image,
     mounts_without_number,
+    secrets_without_number,
+    sources_without_number,
 ];
 
 async fn host_networking(test: Arc<Test>) {
@@ -208,4 +210,52 @@ async fn mounts_without_number(test: Arc<Test>) {
     job.build(&hostile, &[]).await.ended(3).says(&["Dockerfile:2", "a step may have at most 64 mounts"]);
     job.build(&context("many", 9, 60), &[]).await.ended(3).says(&["a build may have at most 512 mounts"]);
     job.build(&context("plain", 1, 64), &[]).await.ok();
+}
+
+/// BuildKit holds each secret in the engine's memory, and one for a variable several times: 150 of 2 MB in one step took more
+/// than a GB. Docker's own client gives none of more than 500 KiB.
+async fn secrets_without_number(test: Arc<Test>) {
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    let base = test.base(&registry).await;
+    let context = |name: &str, secrets: usize, of: &dyn Fn(usize) -> String| {
+        let mounts: Vec<_> =
+            (0..secrets).map(|number| format!("--mount=type=secret,id=s,{}", of(number))).collect();
+        test.context(name, &[("Dockerfile", &format!("FROM {base}\nRUN {} true\n", mounts.join(" ")))])
+    };
+    // Engine 26's own frontend does not know these.
+    if test.engine.is_containerd() {
+        let hostile = context("variables", 65, &|number| format!("env=E{number}"));
+        let home = test.new_dir("bare");
+        std::fs::write(home.join("s"), "s").unwrap();
+        let secret = format!("--secret=id=s,src={}", home.join("s").display());
+        test.engine.buildx_build(&home, &hostile, &[&secret]).await.ok();
+        let job = Wharf::new(&test, &wharfd, "job#1");
+        job.build(&hostile, &[]).await.ended(3).says(&["Dockerfile:2", "a step may have at most 64 mounts"]);
+    }
+    let channel = rpc::connect(&wharfd.socket()).await;
+    let gives = async |name: &str, secrets: usize, bytes: usize| {
+        let context = context(name, secrets, &|number| format!("target=/s/{number}"));
+        let client = Client { secret: Some(vec![b'x'; bytes]), ..Client::of(&channel, "job#1", &context) };
+        client.build(BuildSpec::default()).await.0
+    };
+    let message = |build: &rpc::Build| build.failure.as_ref().expect("it fails").message.clone();
+    gives("largest", 2, 500 << 10).await.ok();
+    let large = message(&gives("large", 1, (500 << 10) + 1).await);
+    assert!(large.contains("the secret `s` is too large: the limit is 500 KiB"), "{large}");
+    let many = message(&gives("many", 40, 500 << 10).await);
+    assert!(many.contains("the secrets of the build's steps have more than 16 MiB"), "{many}");
+}
+
+/// BuildKit begins the copies of all sources at once, with some goroutines for each.
+async fn sources_without_number(test: Arc<Test>) {
+    let wharfd = test.wharfd().await;
+    let context = |name: &str, sources: usize| {
+        let dockerfile = format!("FROM scratch\nCOPY {} /d/\n", "a ".repeat(sources));
+        test.context(name, &[("Dockerfile", &dockerfile), ("a", "")])
+    };
+    let hostile = context("hostile", 1001);
+    test.engine.buildx_build(&test.new_dir("bare"), &hostile, &[]).await.ok();
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    job.build(&hostile, &[]).await.ended(3).says(&["Dockerfile:2", "at most 1000 sources"]);
+    job.build(&context("plain", 20), &[]).await.ok();
 }
