@@ -190,9 +190,12 @@ impl ClientSide {
             self.dockerfile.texts().await?;
         }
         if let Some(archives) = &mut self.archives
-            && let Some((id, bytes)) = archives.note(&message)?
+            && let Some(heavy) = archives.note(&message)?
         {
-            self.dockerfile.here(|| archives.pass(id, &bytes)).await?;
+            // Others may have the place between two parts.
+            for part in heavy.parts() {
+                self.dockerfile.here(|| archives.judge(part)).await?;
+            }
         }
         self.ignored.pass(message)
     }

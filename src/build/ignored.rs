@@ -19,6 +19,9 @@ const ENTRIES_MAX: usize = 1000;
 /// Linux's own limit on symlinks in the resolution of a path.
 const HOPS_MAX: usize = 40;
 
+/// How many names are followed. Each may be a path of 4 KiB to look up.
+const NAMES_MAX: usize = 512;
+
 /// The ignore files that are requested in one sync.
 #[derive(Debug)]
 pub(super) struct IgnoreFiles {
@@ -98,9 +101,13 @@ impl IgnoreFiles {
         }
         let mut at: Vec<&str> = Vec::new();
         let mut left: Vec<&str> = path.split('/').rev().collect();
-        let mut hops = 0;
+        let (mut hops, mut names) = (0, 0);
         let mut is_file = false;
         while let Some(name) = left.pop() {
+            names += 1;
+            if names > NAMES_MAX {
+                return false;
+            }
             match name {
                 "" | "." => continue,
                 ".." => {
@@ -173,6 +180,8 @@ mod tests {
         ] {
             judged(".dockerignore", entries).unwrap();
         }
+        // Each link may say as much.
+        let long = format!("{}x", "./".repeat(NAMES_MAX));
         for entries in [
             &[(".dockerignore", dir, "")][..],
             &[(".dockerignore", mode::SOCKET, "")],
@@ -180,6 +189,7 @@ mod tests {
             &[(".dockerignore", link, ".dockerignore")],
             &[(".dockerignore", link, "d"), ("d", dir, "")],
             &[(".dockerignore", link, "")],
+            &[(".dockerignore", link, long.as_str()), ("x", file, "")],
         ] {
             let refused = judged(".dockerignore", entries).unwrap_err();
             assert!(refused.message().contains("`.dockerignore` exists but cannot be read"), "{refused}");

@@ -60,6 +60,8 @@ pub(super) struct Judge {
     open: HashMap<u32, u64>,
     /// Whether BuildKit has everything that it wants.
     finished: bool,
+    /// Whether the client has said that it knows.
+    ended: bool,
     /// Whether BuildKit has given up.
     given_up: bool,
     /// Whether BuildKit parses some of the files itself: the Dockerfile, `.dockerignore`.
@@ -121,6 +123,10 @@ impl Judge {
 
     /// Judges a client's packet; returns the packet for BuildKit.
     pub(super) fn client_says(&mut self, message: Bytes) -> Result<Bytes, Status> {
+        // What all of a sync is judged for is judged with its end, once.
+        if self.ended {
+            return Err(refused("a packet was sent after the end of the sync"));
+        }
         let mut packet =
             Packet::decode(message).map_err(|_| refused("a packet of the sync cannot be read"))?;
         let kind = PacketType::try_from(packet.r#type);
@@ -138,7 +144,10 @@ impl Judge {
                 packet.data.clear();
             }
             (Ok(PacketType::PacketData), None) => self.data(packet.id, &packet.data)?,
-            (Ok(PacketType::PacketFin), None) if self.finished => packet.data.clear(),
+            (Ok(PacketType::PacketFin), None) if self.finished => {
+                self.ended = true;
+                packet.data.clear();
+            }
             // BuildKit's own log has it, whole, and so has the failure.
             (Ok(PacketType::PacketErr), None) => {
                 let text = told(&String::from_utf8_lossy(&packet.data));

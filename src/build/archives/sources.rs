@@ -1,26 +1,46 @@
 //! The files that a graph's copies may unpack.
 
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
+};
+
 use sha2::{Digest as _, Sha256};
 
 use super::{ArchiveLimits, clean};
 use crate::names::reference::Digest;
 
-/// The sources of a build's copies that unpack, in its context, and what these archives may do.
+/// The sources of a build's copies that unpack, in its context, and what these archives may do. It is asked about each
+/// entry of a context.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unpacked {
-    /// In order. Several copies may have the same.
-    patterns: Vec<Pattern>,
+    /// The sources without wildcards, and how many copies have each.
+    files: BTreeMap<String, usize>,
+    /// Those with wildcards, which the gate lets be few (`gate/unpack`), and how many copies have each.
+    wild: BTreeMap<Pattern, usize>,
+    /// The beginning of each source, up to its first name with wildcards.
+    ways: BTreeSet<String>,
+    copies: usize,
     limits: ArchiveLimits,
 }
 
 impl Unpacked {
     /// The sources of copies that unpack, on an engine that may unpack Zstandard; `None` if none of them can be a file.
     pub fn of<'a>(sources: impl IntoIterator<Item = &'a str>, zstd: bool) -> Option<Self> {
-        let patterns = sources.into_iter().map(Pattern::of).filter(|pattern| !pattern.names.is_empty());
-        let mut patterns: Vec<_> = patterns.collect();
-        patterns.sort_unstable();
-        let limits = ArchiveLimits::of(patterns.len(), zstd);
-        (!patterns.is_empty()).then_some(Self { patterns, limits })
+        let (mut files, mut wild, mut ways) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+        let mut copies = 0;
+        for pattern in sources.into_iter().map(Pattern::of).filter(|pattern| !pattern.names.is_empty()) {
+            copies += 1;
+            let way = pattern.names.get(..pattern.literal).unwrap_or_default().join("/");
+            match pattern.literal < pattern.names.len() {
+                true => *wild.entry(pattern).or_default() += 1,
+                false => *files.entry(way.clone()).or_default() += 1,
+            }
+            if !way.is_empty() {
+                ways.insert(way);
+            }
+        }
+        (copies > 0).then(|| Self { files, wild, ways, copies, limits: ArchiveLimits::of(copies, zstd) })
     }
 
     /// The limits on each archive.
@@ -35,34 +55,45 @@ impl Unpacked {
         let mut hash = Sha256::new();
         let ArchiveLimits { window, blocks, headers, steps, zstd } = self.limits;
         hash.update(format!("{window} {blocks} {headers} {steps} {zstd}\n"));
-        for pattern in &self.patterns {
-            hash.update(pattern.names.join("/"));
-            hash.update([0]);
+        let files = self.files.iter().map(|(path, copies)| (path.clone(), copies));
+        let wild = self.wild.iter().map(|(pattern, copies)| (pattern.names.join("/"), copies));
+        for (source, copies) in files.chain(wild) {
+            hash.update(format!("{copies} {} {source}\n", source.len()));
         }
         Digest::from_sha256(hash.finalize().into()).to_string()
     }
 
     /// The number of copies.
     pub fn all(&self) -> usize {
-        self.patterns.len()
+        self.copies
     }
 
     /// How many copies may unpack the file at this path.
     pub fn copies(&self, path: &str) -> usize {
+        let files = self.files.get(path).copied().unwrap_or_default();
+        if self.wild.is_empty() {
+            return files;
+        }
         let path: Vec<&str> = path.split('/').collect();
-        self.patterns.iter().filter(|pattern| pattern.unpacks(&path)).count()
+        let fitting = self.wild.iter().filter(|(pattern, _)| pattern.unpacks(&path));
+        files + fitting.map(|(_, copies)| copies).sum::<usize>()
     }
 
     /// Whether a copy may unpack the file at this path.
     pub fn contains(&self, path: &str) -> bool {
-        let path: Vec<&str> = path.split('/').collect();
-        self.patterns.iter().any(|pattern| pattern.unpacks(&path))
+        self.copies(path) > 0
     }
 
     /// Whether a copy may find its file by way of a link at this path.
     pub fn leads(&self, path: &str) -> bool {
-        let path: Vec<&str> = path.split('/').collect();
-        self.patterns.iter().any(|pattern| pattern.unpacks(&path) || pattern.is_way(&path))
+        self.is_way(path) || self.contains(path)
+    }
+
+    /// Whether a link at this path would be followed on the way to the files.
+    fn is_way(&self, path: &str) -> bool {
+        let inside = format!("{path}/");
+        let mut behind = self.ways.range::<str, _>((Bound::Included(inside.as_str()), Bound::Unbounded));
+        self.ways.contains(path) || behind.next().is_some_and(|way| way.starts_with(&inside))
     }
 }
 
@@ -92,12 +123,8 @@ impl Pattern {
         if self.is_wild {
             return path.len() > literal && names.iter().zip(path).take(literal).all(|(name, of)| name == of);
         }
-        path.len() == names.len() && names.iter().zip(path).all(|(name, of)| fits(name, of))
-    }
-
-    /// Whether a link at this path would be followed on the way to the files.
-    fn is_way(&self, path: &[&str]) -> bool {
-        path.len() <= self.literal && self.names.iter().zip(path).all(|(name, of)| name == of)
+        // The last name is most often another.
+        path.len() == names.len() && names.iter().zip(path).rev().all(|(name, of)| fits(name, of))
     }
 }
 

@@ -34,6 +34,37 @@ pub(in crate::build) struct Synced {
     is_known: bool,
 }
 
+/// How many bytes of an archive are judged at once. Some hundred times as many may come of them.
+const PART_BYTES: usize = 64 << 10;
+
+/// What may take long to judge.
+#[derive(Debug)]
+pub(in crate::build) enum Heavy {
+    /// Bytes of the file with this id.
+    Bytes(u32, Vec<u8>),
+    /// All files together.
+    All,
+}
+
+/// A part of it that is judged at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::build) enum Part<'a> {
+    Bytes(u32, &'a [u8]),
+    All,
+}
+
+impl Heavy {
+    /// Its parts, in order.
+    pub(in crate::build) fn parts(&self) -> Vec<Part<'_>> {
+        match self {
+            // The end of a file.
+            Self::Bytes(id, bytes) if bytes.is_empty() => vec![Part::Bytes(*id, &[])],
+            Self::Bytes(id, bytes) => bytes.chunks(PART_BYTES).map(|part| Part::Bytes(*id, part)).collect(),
+            Self::All => vec![Part::All],
+        }
+    }
+}
+
 #[derive(Debug)]
 struct File {
     path: String,
@@ -53,19 +84,28 @@ impl Synced {
         }
     }
 
-    /// The bytes of a packet that may take long to judge, with the id of their file; of other packets it takes note.
-    pub(in crate::build) fn note(&mut self, message: &Bytes) -> Result<Option<(u32, Vec<u8>)>, Status> {
+    /// The part of a packet that may take long to judge; of other packets it takes note, in a time that grows with their
+    /// length alone.
+    pub(in crate::build) fn note(&mut self, message: &Bytes) -> Result<Option<Heavy>, Status> {
         let packet = Packet::decode(message.clone())
             .map_err(|_| Status::invalid_argument("a packet of the sync cannot be read"))?;
         match (packet.r#type(), packet.stat) {
             (PacketType::PacketStat, Some(stat)) => self.announce(&stat).map(|()| None),
             (PacketType::PacketData, _) => {
                 let is_judged = self.files.contains_key(&packet.id) || self.open.contains_key(&packet.id);
-                Ok(is_judged.then_some((packet.id, packet.data)))
+                Ok(is_judged.then_some(Heavy::Bytes(packet.id, packet.data)))
             }
             // BuildKit has all that it wants, and unpacks what it has once this has gone on.
-            (PacketType::PacketFin, _) => self.judge_all().map(|()| None),
+            (PacketType::PacketFin, _) => Ok(Some(Heavy::All)),
             _ => Ok(None),
+        }
+    }
+
+    /// Judges a part that may take long.
+    pub(in crate::build) fn judge(&mut self, part: Part<'_>) -> Result<(), Status> {
+        match part {
+            Part::Bytes(id, bytes) => self.pass(id, bytes),
+            Part::All => self.judge_all(),
         }
     }
 
@@ -130,7 +170,7 @@ impl Synced {
     }
 
     /// Judges the bytes of a file. The last bytes are judged with the file's end, before they are passed on.
-    pub(in crate::build) fn pass(&mut self, id: u32, bytes: &[u8]) -> Result<(), Status> {
+    fn pass(&mut self, id: u32, bytes: &[u8]) -> Result<(), Status> {
         if let Some(file) = self.files.remove(&id) {
             if self.open.len() >= AT_ONCE {
                 return Err(Status::invalid_argument(format!(

@@ -1,6 +1,9 @@
 //! The copies of a graph that unpack archives: an `ADD` of the context's files.
+//!
+//! wharfd compares each entry of a context with the sources that unpack (`archives/sources`), so that few of them have
+//! wildcards.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bollard_buildkit_proto::pb::{Op, op};
 
@@ -12,6 +15,7 @@ use super::{
 use crate::{
     build::{
         archives::{Unpacked, refused},
+        spec::PATH_BYTES_MAX,
         tar::Findings,
     },
     fault::{Fault, Reason},
@@ -19,6 +23,10 @@ use crate::{
 
 /// The most copies that unpack. BuildKit begins all of them at once.
 const COPIES_MAX: usize = 256;
+
+/// The most sources with wildcards, each counted once, and the most names in them.
+const WILD_MAX: usize = 32;
+const WILD_NAMES_MAX: usize = 256;
 
 /// The input that an operation gives to copies.
 #[derive(Clone, Copy, Debug)]
@@ -39,6 +47,10 @@ pub(super) struct Unpacks {
     synced: Vec<String>,
     /// The sources from a context that came as a tar.
     uploaded: Vec<String>,
+    /// Those of both with wildcards.
+    wild: BTreeSet<String>,
+    /// How many names they have.
+    wild_names: usize,
 }
 
 impl Unpacks {
@@ -68,6 +80,21 @@ impl Unpacks {
             // `*` would be the name of a file.
             if !copy.allow_wildcard && has_wildcards(copy) {
                 return Err(refuse("it unpacks a file whose name has wildcards"));
+            }
+            if copy.src.len() > PATH_BYTES_MAX {
+                let why =
+                    format!("`ADD` names a file by more than the {PATH_BYTES_MAX} bytes that a path has");
+                return Err(refuse(why).at(line()));
+            }
+            if has_wildcards(copy) && self.wild.insert(copy.src.clone()) {
+                self.wild_names += copy.src.split('/').count();
+                if self.wild.len() > WILD_MAX || self.wild_names > WILD_NAMES_MAX {
+                    let why = format!(
+                        "`ADD` names files by more than {WILD_MAX} paths with wildcards, or these have more than \
+                         {WILD_NAMES_MAX} names: use `COPY`, which never unpacks, or name the files"
+                    );
+                    return Err(refuse(why).at(line()));
+                }
             }
             match from.and_then(|from| self.kinds.get(from)) {
                 Some(Kind::Context) => self.synced.push(copy.src.clone()),
@@ -188,6 +215,28 @@ mod tests {
         let many: Vec<&str> = vec!["/f"; COPIES_MAX + 1];
         assert!(judge(&[context.clone(), add(&context, &many[1..], true)]).is_ok());
         assert!(judge(&[context.clone(), add(&context, &many, true)]).is_err());
+    }
+
+    /// Otherwise wharfd compares each entry of a context with all of them for milliseconds.
+    #[test]
+    fn what_an_entry_is_compared_with_is_little() {
+        let context = source("local://context");
+        let adds = |sources: &[String], unpacks| {
+            let sources: Vec<&str> = sources.iter().map(String::as_str).collect();
+            judge(&[context.clone(), add(&context, &sources, unpacks)]).is_ok()
+        };
+        let wild = |count: usize, names: usize| -> Vec<String> {
+            (0..count).map(|number| format!("{}{number}*", "a*/".repeat(names - 1))).collect()
+        };
+        assert!(adds(&wild(WILD_MAX, WILD_NAMES_MAX / WILD_MAX), true));
+        assert!(!adds(&wild(WILD_MAX + 1, 1), true));
+        assert!(!adds(&wild(2, WILD_NAMES_MAX / 2 + 1), true));
+        assert!(adds(&wild(WILD_MAX + 1, 1), false), "a `COPY` unpacks nothing");
+        let same = vec!["*.tar".to_owned(); COPIES_MAX];
+        assert!(adds(&same, true), "the same counts once");
+        let long = |bytes| vec!["a".repeat(bytes)];
+        assert!(adds(&long(PATH_BYTES_MAX), true));
+        assert!(!adds(&long(PATH_BYTES_MAX + 1), true));
     }
 
     #[test]

@@ -60,6 +60,10 @@ fn an_honest_sync_passes() {
     let fin = other(PacketType::PacketFin);
     assert_eq!(heard(&mut sync, &fin).unwrap(), fin);
     assert_eq!(said(&mut sync, &fin).unwrap(), fin);
+    // The end has a judgement of all of the sync.
+    for packet in [fin, other(PacketType::PacketErr)] {
+        assert!(said(&mut sync, &packet).unwrap_err().message().contains("after the end of the sync"));
+    }
 }
 
 #[test]

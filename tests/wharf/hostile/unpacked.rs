@@ -22,6 +22,7 @@ cases![
     names_of_one_archive,
     names_of_one_archive_in_a_tar,
     archives_behind_a_directory_that_is_a_link,
+    wildcards_that_each_entry_is_compared_with,
 ];
 
 /// Each archive twice: at most 256 are unpacked in one build.
@@ -223,4 +224,20 @@ async fn archives_behind_a_directory_that_is_a_link(test: Arc<Test>) {
         let refused = job.build(&context, &[]).await.ended(1);
         refused.says(&[&format!("`{link}` is a link to"), "`ADD` would unpack an archive behind it"]);
     }
+}
+
+/// wharfd compares each entry of a context with all of them.
+async fn wildcards_that_each_entry_is_compared_with(test: Arc<Test>) {
+    let wharfd = test.wharfd().await;
+    let context = |name: &str, sources: usize| {
+        let sources: String = (0..sources).map(|number| format!("*{number}*a ")).collect();
+        let context = test.context(name, &[("Dockerfile", &format!("FROM scratch\nADD f {sources}/d/\n"))]);
+        fs::write(context.join("f"), "f").unwrap();
+        context
+    };
+    let hostile = context("hostile", 33);
+    test.engine.buildx_build(&test.new_dir("bare"), &hostile, &[]).await.ok();
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    job.build(&hostile, &[]).await.ended(3).says(&["Dockerfile:2", "more than 32 paths with wildcards"]);
+    job.build(&context("plain", 32), &[]).await.ok();
 }

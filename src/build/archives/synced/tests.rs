@@ -26,6 +26,41 @@ fn unpacked(sources: &[&str]) -> Unpacked {
 }
 
 #[test]
+fn a_packet_is_judged_part_by_part() {
+    let bytes = vec![7; 2 * PART_BYTES + 1];
+    let heavy = Heavy::Bytes(3, bytes.clone());
+    let parts = heavy.parts();
+    assert_eq!(parts.len(), 3);
+    let joined = parts.into_iter().flat_map(|part| match part {
+        Part::Bytes(3, bytes) => bytes.to_vec(),
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(joined.collect::<Vec<u8>>(), bytes);
+    assert_eq!(Heavy::Bytes(1, Vec::new()).parts(), [Part::Bytes(1, &[])]);
+    assert_eq!(Heavy::All.parts(), [Part::All]);
+}
+
+/// However they are sorted.
+#[test]
+fn the_files_of_many_copies_are_those_of_each() {
+    let names = ["a", "b.tar", "*", "*.tar", "a?", "[ab]", "a*b"];
+    let sources: Vec<String> = names
+        .iter()
+        .flat_map(|first| names.iter().map(move |second| format!("{first}/{second}")))
+        .chain(names.map(str::to_owned))
+        .collect();
+    let all = Unpacked::of(sources.iter().map(String::as_str), true).unwrap();
+    let each: Vec<_> = sources.iter().map(|source| unpacked(&[source])).collect();
+    assert_eq!(all.all(), sources.len());
+    for path in ["a", "b", "ab", "b.tar", "a/b.tar", "a/a", "ab/ab", "a/b/c", "c", "c/d", "a-", "a.tar/x"] {
+        assert_eq!(all.copies(path), each.iter().map(|one| one.copies(path)).sum::<usize>(), "{path}");
+        assert_eq!(all.leads(path), each.iter().any(|one| one.leads(path)), "{path}");
+    }
+    let twice = unpacked(&["a", "a", "*", "*"]);
+    assert_eq!((twice.all(), twice.copies("a"), twice.copies("b")), (4, 4, 2));
+}
+
+#[test]
 fn the_files_of_a_copy_are_found() {
     for (pattern, is, no, leads) in [
         ("/a.tar", "a.tar", "b.tar", "a.tar"),
@@ -90,8 +125,10 @@ fn sync_to(tree: &Arc<Tree>, sources: &[&str], packets: &[Bytes]) -> Result<(), 
     let awaited = Awaited { unpacked: unpacked(sources), tree: Arc::clone(tree) };
     let mut synced = Synced::new(Arc::new(awaited));
     for packet in packets {
-        if let Some((id, bytes)) = synced.note(packet).map_err(|status| status.message().to_owned())? {
-            synced.pass(id, &bytes).map_err(|status| status.message().to_owned())?;
+        if let Some(heavy) = synced.note(packet).map_err(|status| status.message().to_owned())? {
+            for part in heavy.parts() {
+                synced.judge(part).map_err(|status| status.message().to_owned())?;
+            }
         }
     }
     Ok(())
