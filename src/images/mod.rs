@@ -22,7 +22,6 @@ pub mod removal;
 pub mod save;
 pub(crate) mod suspects;
 mod tags;
-mod told;
 mod turns;
 
 use std::{
@@ -36,15 +35,13 @@ use crate::{
     names::CallerId,
     naming::Keys,
     registry,
-    shares::{Locks, Own, Places},
+    shares::{Locks, Own, Places, Told},
     store::Store,
 };
 use exports::Exporting;
 use frontend::Frontend;
-use listing::LastAnswer;
 use named::Named;
 use suspects::Inside;
-use told::Told;
 use turns::Turns;
 
 /// The engine's directory of certificates for single registries; wharfd trusts the same ones.
@@ -73,7 +70,7 @@ struct Found {
     /// How the engine reaches registries.
     reach: Told<registry::Reach>,
     /// The engine's images.
-    listing: LastAnswer<Vec<Listed>>,
+    listing: Told<Arc<Vec<Listed>>>,
     /// The image that reads Dockerfiles in a container, if there is one.
     frontend: OnceLock<Frontend>,
 }
@@ -172,7 +169,7 @@ impl Images {
 
 impl Found {
     fn new(engine: Engine) -> Self {
-        Self { engine, reach: Told::default(), listing: LastAnswer::default(), frontend: OnceLock::new() }
+        Self { engine, reach: Told::default(), listing: Told::default(), frontend: OnceLock::new() }
     }
 }
 

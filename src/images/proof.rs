@@ -147,7 +147,7 @@ impl Images {
                 Err(_) => Err(engine.silent()),
             }
         };
-        self.found.reach.get(REACH_TTL, &tasks, question).await
+        self.found.reach.recent(REACH_TTL, &tasks, question).await
     }
 }
 

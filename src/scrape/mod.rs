@@ -10,15 +10,14 @@ use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{
-    sync::Mutex,
-    time::{Instant, timeout},
-};
+use tokio::time::timeout;
 
 use crate::{
+    fault::Fault,
     front::Front,
     metrics::{EngineState, Format, Metrics},
     names::ListenAddress,
+    shares::Told,
     store::Store,
     tasks::Group,
     transport::{Accepted, BindError, ConnectionLimits, Listener, Protocol, Server, Standing, Tls},
@@ -56,7 +55,14 @@ pub async fn serve(
         connections_of_unproven: CONNECTIONS,
         ..ConnectionLimits::default()
     };
-    let scrape = Scrape(Arc::new(State { metrics, front, store, tls, last: Mutex::default() }));
+    let scrape = Scrape(Arc::new(State {
+        metrics,
+        front,
+        store,
+        tls,
+        tasks: connections.clone(),
+        told: Told::default(),
+    }));
     let server = Server::new(Arc::new(|_| Standing::Unproven), limits, scrape);
     let group = connections.clone();
     drop(connections.spawn("metrics", async move { server.serve(vec![listener], group).await }));
@@ -72,8 +78,9 @@ struct State {
     front: Arc<Front>,
     store: Store,
     tls: Option<Arc<Tls>>,
-    /// The last answer, and when it was made.
-    last: Mutex<Option<(Instant, Texts)>>,
+    tasks: Group,
+    /// The last answer.
+    told: Told<Texts>,
 }
 
 /// The metrics in both forms.
@@ -88,8 +95,8 @@ impl Protocol for Scrape {
         // The seat is the connection's place.
         let Accepted { stream, seat: _seat, .. } = connection;
         let answering = service_fn(move |request| {
-            let scrape = self.clone();
-            async move { Ok::<_, Infallible>(scrape.0.answer(&request).await) }
+            let state = Arc::clone(&self.0);
+            async move { Ok::<_, Infallible>(state.answer(&request).await) }
         });
         let serving = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -104,7 +111,7 @@ impl Protocol for Scrape {
 }
 
 impl State {
-    async fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
+    async fn answer<B>(self: Arc<Self>, request: &Request<B>) -> Response<Full<Bytes>> {
         if request.uri().path() != "/metrics" {
             return refuse(StatusCode::NOT_FOUND, "only /metrics is served here\n");
         }
@@ -113,7 +120,7 @@ impl State {
             refused.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static("GET"));
             return refused;
         }
-        let Some(texts) = self.texts().await else {
+        let Ok(texts) = self.texts().await else {
             return refuse(StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be written\n");
         };
         let accept = request.headers().get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
@@ -127,16 +134,14 @@ impl State {
     }
 
     /// The metrics as they are now, or were a moment ago.
-    async fn texts(&self) -> Option<Texts> {
-        let mut last = self.last.lock().await;
-        if let Some((_, texts)) = last.as_ref().filter(|(made, _)| made.elapsed() < FRESH) {
-            return Some(texts.clone());
-        }
-        self.look().await;
-        let write = |format| self.metrics.write(format).ok().map(Bytes::from);
-        let texts = Texts { text: write(Format::Text)?, open: write(Format::OpenMetrics)? };
-        *last = Some((Instant::now(), texts.clone()));
-        Some(texts)
+    async fn texts(self: Arc<Self>) -> Result<Texts, Fault> {
+        let (state, tasks) = (Arc::clone(&self), self.tasks.clone());
+        let question = async move {
+            state.look().await;
+            let write = |format| state.metrics.write(format).map(Bytes::from).map_err(Fault::internal);
+            Ok(Texts { text: write(Format::Text)?, open: write(Format::OpenMetrics)? })
+        };
+        self.told.recent(FRESH, &tasks, question).await
     }
 
     /// Reads the state.
