@@ -8,6 +8,7 @@
 mod answers;
 mod failure;
 mod format;
+mod passwords;
 mod pull;
 mod puller;
 mod push;
@@ -29,8 +30,7 @@ use std::{
     time::Duration,
 };
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
-use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http::{Method, Request, Response, StatusCode};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
@@ -50,6 +50,7 @@ use crate::{
     telemetry::each_second,
 };
 use failure::LastFailure;
+use passwords::Passwords;
 use pull::Pull;
 pub use pull::{Layers, Watch, Watcher};
 pub use puller::Puller;
@@ -69,6 +70,7 @@ pub struct Relay {
 
 struct Inner {
     address: SocketAddr,
+    passwords: Passwords,
     transfers: Mutex<HashMap<String, Arc<Shared>>>,
     strangers: Strangers,
 }
@@ -106,6 +108,7 @@ impl Relay {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let inner = Inner {
             address: listener.local_addr()?,
+            passwords: Passwords::new()?,
             transfers: Mutex::default(),
             strangers: Strangers::default(),
         };
@@ -139,8 +142,8 @@ impl Relay {
     }
 
     fn begin(&self, path: &str, work: Work) -> io::Result<Transfer> {
-        let random = || random_id().map_err(io::Error::other);
-        let (id, password) = (random()?, Secret::new(random()?));
+        let id = random_id().map_err(io::Error::other)?;
+        let password = self.inner.passwords.of(&id)?;
         let failure = LastFailure::default();
         let mut transfers = self.transfers();
         let is_push = matches!(work, Work::Push(_));
@@ -208,11 +211,16 @@ impl Relay {
     /// Answers a request. Until a request shows a password, its connection is the connection of `stranger`.
     async fn answer(&self, request: Request<Incoming>, stranger: u64) -> Response<Body> {
         let path = request.uri().path();
-        let Some(shared) = self.transfer_of(request.headers()) else {
-            // The engine may be asking by a transfer that has ended, for others too.
+        let Some(id) = self.inner.passwords.shown_in(request.headers()) else {
+            return answers::unauthorized();
+        };
+        let shared = self.transfers().get(&id).cloned();
+        let Some(shared) = shared else {
+            // The engine asks by a transfer that has ended, and may do so for others, too.
             pull::let_down(self, path);
             return answers::unauthorized();
         };
+        shared.has_come.store(true, Ordering::Relaxed);
         self.inner.strangers.remove(stranger);
         if matches!(path, "/v2/" | "/v2") && request.method().is_safe() {
             return answers::plain(StatusCode::OK);
@@ -247,21 +255,6 @@ impl Relay {
                 shared.failure.note(what, error)
             }
         }
-    }
-
-    /// The transfer whose password a request shows.
-    fn transfer_of(&self, headers: &HeaderMap) -> Option<Arc<Shared>> {
-        let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
-        let (scheme, encoded) = value.split_once(' ')?;
-        let decoded =
-            STANDARD.decode(encoded.trim()).ok().filter(|_| scheme.eq_ignore_ascii_case("basic"))?;
-        let decoded = String::from_utf8(decoded).ok()?;
-        let (id, password) = decoded.split_once(':')?;
-        let shared = self.transfers().get(id).cloned()?;
-        // An attacker learns nothing useful from the time: both are random and valid for one image only.
-        let shared = Some(shared).filter(|shared| shared.password.expose() == password)?;
-        shared.has_come.store(true, Ordering::Relaxed);
-        Some(shared)
     }
 }
 

@@ -1,5 +1,6 @@
 //! The client against servers that record their requests.
 
+mod let_down;
 pub(super) mod recorder;
 mod relay;
 

@@ -25,11 +25,11 @@ use crate::{
 
 const PATH: &str = "wharf/instance/repository";
 
-fn repository(reference: &Reference) -> Repository {
+pub(super) fn repository(reference: &Reference) -> Repository {
     Client::new(directory(), lookups()).repository(&CallerId::Uid(1), &insecure(), reference, None).unwrap()
 }
 
-fn puller() -> Arc<Puller> {
+pub(super) fn puller() -> Arc<Puller> {
     Arc::new(Puller::new(CallerId::Uid(1)))
 }
 
@@ -40,7 +40,7 @@ async fn ask(transfer: &Transfer, method: &str, path: &str, body: &str) -> Strin
     ask_as(&transfer.host(), &format!("authorization: Basic {shown}\r\n"), method, path, body).await
 }
 
-async fn ask_as(host: &str, authorization: &str, method: &str, path: &str, body: &str) -> String {
+pub(super) async fn ask_as(host: &str, authorization: &str, method: &str, path: &str, body: &str) -> String {
     let mut stream = TcpStream::connect(host).await.unwrap();
     let length = body.len();
     let request = format!(
@@ -57,7 +57,7 @@ fn header<'a>(answer: &'a str, name: &str) -> &'a str {
     line.unwrap_or_else(|| panic!("no {name}: {answer}"))
 }
 
-fn digest(bytes: &[u8]) -> Digest {
+pub(super) fn digest(bytes: &[u8]) -> Digest {
     Digest::from_sha256(Sha256::digest(bytes).into())
 }
 
