@@ -38,18 +38,18 @@ impl Events {
         Self { trail, budgets: Budgets::new(AT_ONCE, EVERY), calls: AtomicU64::new(0) }
     }
 
-    /// Records a call that was refused before it was accepted; `similar` are those that were left out.
+    /// Records a call that was refused before it was accepted.
     pub(super) fn refused(
         &self,
         fault: &Fault,
         caller: Option<&CallerId>,
         method: Option<&str>,
-        similar: Option<u64>,
+        left_out: LeftOut,
     ) {
         if self.trail.is_on() {
             let event = Event::new(audit::EventKind::Refused).some_text("method", method);
             let event = failed(event.some_text("caller", caller), fault);
-            self.trail.record(event.number("unrecorded", similar));
+            self.trail.record(counted(event, left_out));
         }
     }
 }
@@ -137,13 +137,13 @@ impl CallEvents {
             Some(WorkKind::Change) | None => false,
         };
         if let Some(left_out) = work.as_ref().filter(|_| is_long) {
-            self.events.trail.record(counted(self.event(audit::EventKind::Begun), left_out));
+            self.events.trail.record(counted_once(self.event(audit::EventKind::Begun), left_out));
         }
     }
 
-    /// Records the end. `similar` is `None` if the line of a call that has done no work is left out, else the number
-    /// of those before it.
-    pub(super) fn end(&self, end: &End<'_>, elapsed: Duration, similar: Option<Option<u64>>) {
+    /// Records the end. `similar` is `None` if the line of a call that has done no work is left out, else those that were
+    /// left out before it.
+    pub(super) fn end(&self, end: &End<'_>, elapsed: Duration, similar: Option<LeftOut>) {
         if !self.events.trail.is_on() {
             return;
         }
@@ -156,8 +156,8 @@ impl CallEvents {
         };
         let event = event.number("milliseconds", u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX));
         let event = match (self.work.get(), similar) {
-            (Some(Some(left_out)), _) => counted(event, left_out),
-            (None, Some(similar)) => event.number("unrecorded", similar),
+            (Some(Some(left_out)), _) => counted_once(event, left_out),
+            (None, Some(similar)) => counted(event, similar),
             (Some(None), _) | (None, None) => return,
         };
         self.events.trail.record(event);
@@ -178,10 +178,12 @@ impl CallEvents {
 }
 
 /// Adds the numbers of the events that were left out, the first time.
-fn counted(event: Event, left_out: &Mutex<LeftOut>) -> Event {
-    let left_out = std::mem::take(&mut *left_out.lock().unwrap_or_else(PoisonError::into_inner));
-    let some = |number: u64| Some(number).filter(|number| *number > 0);
-    event.number("unrecorded", some(left_out.own)).number("unrecorded_of_others", some(left_out.of_others))
+fn counted_once(event: Event, left_out: &Mutex<LeftOut>) -> Event {
+    counted(event, std::mem::take(&mut *left_out.lock().unwrap_or_else(PoisonError::into_inner)))
+}
+
+fn counted(event: Event, left_out: LeftOut) -> Event {
+    event.number("unrecorded", left_out.own()).number("unrecorded_of_others", left_out.of_others())
 }
 
 /// The result of a call that could not be carried out. The text is the caller's, which contains no secret.

@@ -25,7 +25,7 @@ use crate::{
     metrics::{EngineMetrics, Metrics, Outcome},
     names::{CallerId, Namespace, printable, shortened},
     policy::Permit,
-    telemetry::{Budgets, Repeats, Said},
+    telemetry::{Budgets, LeftOut, Repeats},
 };
 
 /// How often a line that a caller can cause at will is logged.
@@ -76,7 +76,6 @@ pub(super) struct Lines {
     callers: Repeats<(CallerId, &'static str, Option<Reason>)>,
     limited: Repeats<CallerId>,
     strangers: Repeats<CallerId>,
-    all_strangers: Repeats<()>,
     unseen: Repeats<Reason>,
     events: Arc<Events>,
 }
@@ -88,8 +87,8 @@ impl Lines {
             work: Budgets::new(LINES_OF_WORK, LINE_EVERY),
             callers: Repeats::every(LINE_EVERY),
             limited: Repeats::every(LINE_EVERY),
-            strangers: Repeats::every(STRANGERS_LINE_EVERY),
-            all_strangers: Repeats::every(LINE_EVERY),
+            // One person can be many users.
+            strangers: Repeats::every(STRANGERS_LINE_EVERY).and_all_every(LINE_EVERY),
             unseen: Repeats::every(LINE_EVERY),
             events: Arc::new(events),
         }
@@ -98,33 +97,31 @@ impl Lines {
     /// Logs a call of `stranger` that proves nothing; `path` is the method, as the stranger wrote it.
     pub(super) fn stranger(&self, fault: &Fault, stranger: CallerId, path: &str) {
         self.metrics.fault(fault.reason());
-        // One person can be many users.
-        let said = self.strangers.may_say(stranger.clone());
-        if let Some(said) = said.filter(|_| self.all_strangers.may_say(()).is_some()) {
-            self.refused(fault, &stranger, path, said.unsaid());
+        if let Some(left_out) = self.strangers.may_say(stranger.clone()) {
+            self.refused(fault, &stranger, path, left_out);
         }
     }
 
     /// Logs a call that `caller` has too many of.
     pub(super) fn limited(&self, fault: &Fault, caller: &CallerId, path: &str) {
         self.metrics.fault(fault.reason());
-        if let Some(said) = self.limited.may_say(caller.clone()) {
-            self.refused(fault, caller, path, said.unsaid());
+        if let Some(left_out) = self.limited.may_say(caller.clone()) {
+            self.refused(fault, caller, path, left_out);
         }
     }
 
-    fn refused(&self, fault: &Fault, caller: &CallerId, path: &str, unlogged: Option<u64>) {
+    fn refused(&self, fault: &Fault, caller: &CallerId, path: &str, left_out: LeftOut) {
         let method = printable(&shortened(path.trim_start_matches('/').to_owned(), METHOD_BYTES_MAX));
-        self.events.refused(fault, Some(caller), Some(&method), unlogged);
-        tracing::error_span!("call", method).in_scope(|| log_fault(fault, None, unlogged));
+        self.events.refused(fault, Some(caller), Some(&method), left_out);
+        tracing::error_span!("call", method).in_scope(|| log_fault(fault, None, left_out));
     }
 
     /// Logs a call that was refused before its caller was identified.
     pub(super) fn unseen(&self, fault: &Fault) {
         self.metrics.fault(fault.reason());
-        if let Some(said) = self.unseen.may_say(fault.reason()) {
-            self.events.refused(fault, None, None, said.unsaid());
-            log_fault(fault, None, said.unsaid());
+        if let Some(left_out) = self.unseen.may_say(fault.reason()) {
+            self.events.refused(fault, None, None, left_out);
+            log_fault(fault, None, left_out);
         }
     }
 }
@@ -220,26 +217,25 @@ impl Record {
         let reason = end.reason();
         // A job can make as many calls as it likes that are refused, or quick: a build that fails at once, a pull of an
         // image that is there.
-        let unlogged = if reason.is_none() && self.worked.load(Ordering::Relaxed) {
-            let left_out = self.lines.work.take(&(self.caller.clone(), self.method));
-            left_out.map(|left_out| (left_out.own > 0).then_some(left_out.own))
+        let left_out = if reason.is_none() && self.worked.load(Ordering::Relaxed) {
+            self.lines.work.take(&(self.caller.clone(), self.method))
         } else {
-            let said = self.lines.callers.may_say((self.caller.clone(), self.method, reason));
-            said.map(Said::unsaid)
+            self.lines.callers.may_say((self.caller.clone(), self.method, reason))
         };
         let elapsed = whole_milliseconds(self.begun.elapsed());
         let worked = elapsed.saturating_sub(self.waited.get().copied().unwrap_or_default()).as_secs_f64();
         self.lines.metrics.call(&self.engine, self.method, end.outcome(), reason, worked);
-        self.events.end(end, elapsed, unlogged);
-        let Some(unlogged) = unlogged else { return };
+        self.events.end(end, elapsed, left_out);
+        let Some(left_out) = left_out else { return };
         let waited = self.waited.get().map(tracing::field::debug);
+        let (unlogged, unlogged_of_others) = (left_out.own(), left_out.of_others());
         self.span.in_scope(|| match end {
-            End::Done => tracing::info!(?elapsed, waited, unlogged, "ended"),
-            End::Failed(failed) => tracing::info!(?elapsed, waited, unlogged, failed, "ended"),
+            End::Done => tracing::info!(?elapsed, waited, unlogged, unlogged_of_others, "ended"),
+            End::Failed(failed) => tracing::info!(?elapsed, waited, unlogged, unlogged_of_others, failed, "ended"),
             End::ClientGone => {
-                tracing::info!(?elapsed, waited, unlogged, reason = ?Reason::Cancelled, "ended: the client disconnected");
+                tracing::info!(?elapsed, waited, unlogged, unlogged_of_others, reason = ?Reason::Cancelled, "ended: the client disconnected");
             }
-            End::Fault(fault) => log_fault(fault, Some(elapsed), unlogged),
+            End::Fault(fault) => log_fault(fault, Some(elapsed), left_out),
         });
     }
 }
@@ -255,13 +251,14 @@ fn whole_milliseconds(time: Duration) -> Duration {
 }
 
 /// Logs a fault with its cause, for the operator.
-fn log_fault(fault: &Fault, elapsed: Option<Duration>, unlogged: Option<u64>) {
+fn log_fault(fault: &Fault, elapsed: Option<Duration>, left_out: LeftOut) {
     let elapsed = elapsed.map(tracing::field::debug);
     let cause = fault.source().map(causes);
     let (reason, text) = (fault.reason(), fault.text());
+    let (unlogged, unlogged_of_others) = (left_out.own(), left_out.of_others());
     match reason {
         Reason::Internal | Reason::EngineFailed => {
-            tracing::error!(elapsed, unlogged, ?reason, text, cause, "ended");
+            tracing::error!(elapsed, unlogged, unlogged_of_others, ?reason, text, cause, "ended");
         }
         Reason::EngineUnavailable
         | Reason::EngineLacks
@@ -269,7 +266,9 @@ fn log_fault(fault: &Fault, elapsed: Option<Duration>, unlogged: Option<u64>) {
         | Reason::RegistryUnavailable
         | Reason::ImageForged
         | Reason::UnknownCaller
-        | Reason::LimitReached => tracing::warn!(elapsed, unlogged, ?reason, text, cause, "ended"),
+        | Reason::LimitReached => {
+            tracing::warn!(elapsed, unlogged, unlogged_of_others, ?reason, text, cause, "ended")
+        }
         Reason::InvalidInput
         | Reason::NamespaceDenied
         | Reason::SourceDenied
@@ -283,6 +282,8 @@ fn log_fault(fault: &Fault, elapsed: Option<Duration>, unlogged: Option<u64>) {
         | Reason::StreamBroken
         | Reason::SourceUnavailable
         | Reason::Cancelled
-        | Reason::ShuttingDown => tracing::info!(elapsed, unlogged, ?reason, text, cause, "ended"),
+        | Reason::ShuttingDown => {
+            tracing::info!(elapsed, unlogged, unlogged_of_others, ?reason, text, cause, "ended")
+        }
     }
 }

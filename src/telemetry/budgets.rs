@@ -8,6 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::LeftOut;
+
 /// The number of callers and kinds that are remembered.
 const CALLERS_MAX: usize = 4096;
 
@@ -41,15 +43,6 @@ struct Budget {
     /// When `left` was right.
     at: Instant,
     unrecorded: u64,
-}
-
-/// How many lines were left out before one that is written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LeftOut {
-    /// The caller's own of this kind.
-    pub own: u64,
-    /// The lines of callers that were forgotten since.
-    pub of_others: u64,
 }
 
 impl<K: Clone + Eq + Hash> Budgets<K> {

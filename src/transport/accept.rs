@@ -90,8 +90,8 @@ impl<P: Protocol> Server<P> {
         let loops: Vec<_> = listeners
             .into_iter()
             .map(|listener| {
-                let accepting =
-                    accept(listener, self.gate.clone(), connections.clone(), self.protocol.clone());
+                let gate = Gate { listener: listener.to_string().into(), ..self.gate.clone() };
+                let accepting = accept(listener, gate, connections.clone(), self.protocol.clone());
                 connections.spawn("accept", accepting)
             })
             .collect();
@@ -113,11 +113,12 @@ impl Gate {
             each_stranger: Arc::new(Own::new(limits.connections_per_stranger)),
             all_strangers: Arc::new(Own::new(limits.connections_of_strangers)),
             lines: Arc::new(Repeats::every(LINE_EVERY)),
-            unproven_lines: Arc::new(Repeats::every(STRANGERS_LINE_EVERY)),
+            // One person can be many users, and have many addresses.
+            unproven_lines: Arc::new(Repeats::every(STRANGERS_LINE_EVERY).and_all_every(LINE_EVERY)),
             strangers_lines: Arc::new(Repeats::every(STRANGERS_LINE_EVERY)),
-            handshake_lines: Arc::new(Repeats::every(STRANGERS_LINE_EVERY)),
-            all_lines: Arc::new(Repeats::every(LINE_EVERY)),
+            handshake_lines: Arc::new(Repeats::every(STRANGERS_LINE_EVERY).and_all_every(LINE_EVERY)),
             metrics: Connections::default(),
+            listener: Arc::default(),
         }
     }
 }
@@ -129,7 +130,7 @@ async fn accept(listener: Listener, gate: Gate, connections: Group, protocol: im
             Ok(Ok(arrived)) => arrived,
             Ok(Err(error)) if is_of_one_connection(&error) => continue,
             Ok(Err(error)) => {
-                each_second!(warn, %error, "cannot accept connections; trying again");
+                each_second!(warn, %error, listener = &*gate.listener, "cannot accept connections; trying again");
                 if connections.unless_cancelled(tokio::time::sleep(backoff)).await.is_err() {
                     return;
                 }
@@ -223,9 +224,9 @@ struct Gate {
     strangers_lines: Arc<Repeats<()>>,
     unproven_lines: Arc<Repeats<Whose>>,
     handshake_lines: Arc<Repeats<AddressBlock>>,
-    /// Of those two together: one person can be many users, and have many addresses.
-    all_lines: Arc<Repeats<()>>,
     metrics: Connections,
+    /// The address that it guards, for the log: wharfd has several.
+    listener: Arc<str>,
 }
 
 impl Gate {
@@ -234,9 +235,9 @@ impl Gate {
         let (uid, pid) = match stream.peer_cred() {
             Ok(peer) => (peer.uid(), peer.pid()),
             Err(error) => {
-                if let Some(said) = self.strangers_lines.may_say(()) {
-                    let unlogged = said.unsaid();
-                    tracing::warn!(%error, unlogged, "closed a connection: the kernel does not identify its peer");
+                if let Some(left_out) = self.strangers_lines.may_say(()) {
+                    let (unlogged, listener) = (left_out.own(), &*self.listener);
+                    tracing::warn!(%error, listener, unlogged, "closed a connection: the kernel does not identify its peer");
                 }
                 return None;
             }
@@ -301,16 +302,20 @@ impl Gate {
             Ok(Ok(Ok((stream, certificate)))) => Some((Box::new(stream), certificate)),
             Ok(Ok(Err(error))) => {
                 self.metrics.refused(Socket::Tcp, Refused::Tls);
-                let said = self.handshake_lines.may_say(AddressBlock::of(address.ip()));
-                if let Some(said) = said.filter(|_| self.all_lines.may_say(()).is_some()) {
-                    let (cause, unlogged) = (printable(&error.to_string()), said.unsaid());
-                    tracing::info!(cause, unlogged, "closed a connection: TLS failed");
+                if let Some(left_out) = self.handshake_lines.may_say(AddressBlock::of(address.ip())) {
+                    tracing::info!(
+                        listener = &*self.listener,
+                        cause = printable(&error.to_string()),
+                        unlogged = left_out.own(),
+                        unlogged_of_others = left_out.of_others(),
+                        "closed a connection: TLS failed"
+                    );
                 }
                 None
             }
             Ok(Err(_)) => {
                 self.metrics.refused(Socket::Tcp, Refused::Tls);
-                tracing::debug!("closed a connection: no TLS in time");
+                tracing::debug!(listener = &*self.listener, "closed a connection: no TLS in time");
                 None
             }
             Err(_) => None,
@@ -337,16 +342,15 @@ impl Gate {
             Whose::Network(_) => Socket::Tcp,
         };
         self.metrics.refused(socket, Refused::TooMany);
-        let (said, owner) = match standing {
+        let (left_out, owner) = match standing {
             Standing::Served(caller) => (self.lines.may_say(caller), "a caller"),
             Standing::Unproven => {
-                let said = self.unproven_lines.may_say(whose);
                 let owner = match whose {
                     Whose::User(_) => "a user who has proven nothing",
                     Whose::Pod(_) => "a pod that has proven nothing",
                     Whose::Network(_) => "a source that has proven nothing",
                 };
-                (said.filter(|_| self.all_lines.may_say(()).is_some()), owner)
+                (self.unproven_lines.may_say(whose), owner)
             }
             Standing::Stranger => (self.strangers_lines.may_say(()), "a user who is not served"),
         };
@@ -355,12 +359,14 @@ impl Gate {
             Whose::Pod(_) => (None, None),
             Whose::Network(source) => (None, Some(tracing::field::display(source))),
         };
-        if let Some(said) = said {
+        if let Some(left_out) = left_out {
             tracing::warn!(
+                listener = &*self.listener,
                 uid,
                 source,
                 owner,
-                unlogged = said.unsaid(),
+                unlogged = left_out.own(),
+                unlogged_of_others = left_out.of_others(),
                 "closed a connection: its owner has too many"
             );
         }

@@ -303,6 +303,7 @@ async fn half_open_connections_hold_up_nobody(test: Arc<Test>) {
     assert!(
         log.contains("has too many")
             && log.contains("owner=\"a source that has proven nothing\"")
+            && log.contains(&format!("listener=\"tcp://{}\"", network.address))
             && log.contains("127.0.0.9"),
         "{log}"
     );
