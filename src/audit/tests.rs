@@ -48,7 +48,8 @@ fn a_destination_is_an_absolute_path_or_stderr() {
 fn an_event_is_one_printable_line_of_bounded_length() {
     let hostile = "acme\u{202e}\u{2028}\"\\,\u{e0041}";
     let issuer = IssuerName::try_from("ci".to_owned()).unwrap();
-    let namespace = Namespace::new(hostile, "j".repeat(255)).unwrap().issued_by(issuer);
+    let job = "acme\"\\,{}";
+    let namespace = Namespace::new(job, "j".repeat(255)).unwrap().issued_by(issuer);
     let details = Details::default();
     details.source(&format!("{hostile}\u{9b}2J\n{{\"event\":\"started\"}}\r{}", "x".repeat(100_000)));
     details.asked_about(&format!("job {hostile}{}", "\u{1f600}".repeat(20_000)));
@@ -69,7 +70,7 @@ fn an_event_is_one_printable_line_of_bounded_length() {
     let shown = line.trim_end_matches('\n');
     assert!(!shown.contains(|c: char| c.is_control() || "\u{202e}\u{2028}\u{e0041}".contains(c)), "{shown}");
     let read: Value = serde_json::from_str(&line).unwrap();
-    assert_eq!(read["namespace"]["job"], hostile, "a machine reads the name as it is");
+    assert_eq!(read["namespace"]["job"], job, "a machine reads the name as it is");
     assert_eq!((read["namespace"]["issuer"].as_str(), read["number"].as_u64()), (Some("ci"), Some(7)));
     let references = read["references"].as_array().unwrap();
     let (more, listed) = references.split_last().unwrap();

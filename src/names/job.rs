@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, fmt};
 
-use super::IssuerName;
+use super::{IssuerName, printable::is_hidden};
 
 /// Jenkins' own limit on a folder path is lower, so no real job is refused.
 const JOB_BYTES_MAX: usize = 1024;
@@ -31,8 +31,8 @@ pub enum NamespaceError {
     Empty(&'static str),
     #[error("the namespace's {0} has {1} bytes; {2} are allowed")]
     TooLong(&'static str, usize, usize),
-    #[error("the namespace's {0} has a control character")]
-    Control(&'static str),
+    #[error("the namespace's {0} has a control or format character, `{1}`")]
+    Hidden(&'static str, String),
     #[error("the namespace's run has a `#`, which separates it from the job")]
     Hash,
 }
@@ -73,8 +73,8 @@ impl fmt::Display for Job {
 }
 
 impl Namespace {
-    /// The namespace of `run` of `job`. A job's name has 1 to 1024 bytes, a run 1 to 255, without control characters, and
-    /// the run without a `#`.
+    /// The namespace of `run` of `job`. A job's name has 1 to 1024 bytes, a run 1 to 255, and the run no `#`. Neither has a
+    /// character that is not shown as itself: a name is read as it is listed.
     pub fn new(job: impl Into<String>, run: impl Into<String>) -> Result<Self, NamespaceError> {
         let (job, run) = (job.into(), run.into());
         check("job", &job, JOB_BYTES_MAX)?;
@@ -115,6 +115,11 @@ impl Namespace {
         issuer && self.job.name == proven.job.name && self.run == proven.run
     }
 
+    /// Whether tokens prove it: several over time, which may outlive it. A pod has no older proof than itself.
+    pub fn is_of_tokens(&self) -> bool {
+        self.job.issuer().is_some_and(|issuer| *issuer != IssuerName::of_pods())
+    }
+
     /// The job.
     pub fn job(&self) -> &Job {
         &self.job
@@ -131,8 +136,8 @@ fn check(what: &'static str, value: &str, max: usize) -> Result<(), NamespaceErr
         Err(NamespaceError::Empty(what))
     } else if value.len() > max {
         Err(NamespaceError::TooLong(what, value.len(), max))
-    } else if value.chars().any(char::is_control) {
-        Err(NamespaceError::Control(what))
+    } else if let Some(hidden) = value.chars().find(|c| is_hidden(*c)) {
+        Err(NamespaceError::Hidden(what, hidden.escape_default().to_string()))
     } else {
         Ok(())
     }
@@ -148,6 +153,7 @@ impl fmt::Display for Namespace {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::names::printable;
 
     #[test]
     fn a_name_splits_at_its_last_hash() {
@@ -171,8 +177,22 @@ mod tests {
     fn what_is_not_a_name_says_why() {
         assert_eq!(Namespace::parse("#1"), Err(NamespaceError::Empty("job")));
         assert_eq!(Namespace::parse("a#"), Err(NamespaceError::Empty("run")));
-        assert_eq!(Namespace::new("a\n", "1"), Err(NamespaceError::Control("job")));
+        assert_eq!(Namespace::new("a\n", "1"), Err(NamespaceError::Hidden("job", "\\n".to_owned())));
+        let turned = Namespace::new("a", "1\u{202e}2").unwrap_err().to_string();
+        assert_eq!(turned, "the namespace's run has a control or format character, `\\u{202e}`");
         assert_eq!(Namespace::new("a", "5#7"), Err(NamespaceError::Hash));
         assert_eq!(Namespace::new("a", "r".repeat(256)), Err(NamespaceError::TooLong("run", 256, 255)));
+    }
+
+    /// What lists a namespace prints it, and what ends one reads what was printed.
+    #[test]
+    fn every_character_of_a_name_is_shown_as_itself() {
+        for c in ('\0'..=char::MAX).filter(|c| *c != '#') {
+            let [job, run] = [format!("a{c}b"), format!("1{c}2")];
+            let shown = [&job, &run].map(|name| printable(name));
+            let is_plain = [&job, &run] == [&shown[0], &shown[1]];
+            assert_eq!(Namespace::new(job, "1").is_ok(), is_plain, "{c:?}");
+            assert_eq!(Namespace::new("a", run).is_ok(), is_plain, "{c:?}");
+        }
     }
 }

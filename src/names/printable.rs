@@ -74,11 +74,14 @@ pub fn printable_url(url: &str) -> String {
     printable(hidden.as_deref().unwrap_or(url))
 }
 
-/// Bidi controls, joiners, tag characters and zero-width characters can hide text.
-fn is_hidden(c: char) -> bool {
+/// Control characters, and all that Unicode 16 calls format characters (Cf) or separators of lines and paragraphs:
+/// bidi controls, joiners, tags and zero-width characters can hide or turn text.
+pub(super) fn is_hidden(c: char) -> bool {
     c.is_control()
-        || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+        || matches!(c, '\u{ad}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}' | '\u{890}'..='\u{891}'
+            | '\u{8e2}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+            | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{110bd}' | '\u{110cd}' | '\u{13430}'..='\u{1343f}'
+            | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e007f}')
 }
 
 fn escape(c: char) -> impl Iterator<Item = char> {
@@ -131,5 +134,38 @@ mod tests {
     fn escape_sequences_lose_their_power() {
         assert_eq!(printable("a\x1b[2Jb\nc\u{202e}d é"), "a\\u{1b}[2Jb\\nc\\u{202e}d é");
         assert_eq!(printable("a\u{61c}b\u{2063}c\u{e0041}"), "a\\u{61c}b\\u{2063}c\\u{e0041}");
+    }
+
+    #[test]
+    fn every_format_character_is_escaped() {
+        // UnicodeData.txt of Unicode 16: the category Cf, and Zl and Zp.
+        let ranges: [(u32, u32); 23] = [
+            (0xad, 0xad),
+            (0x600, 0x605),
+            (0x61c, 0x61c),
+            (0x6dd, 0x6dd),
+            (0x70f, 0x70f),
+            (0x890, 0x891),
+            (0x8e2, 0x8e2),
+            (0x180e, 0x180e),
+            (0x200b, 0x200f),
+            (0x2028, 0x2029),
+            (0x202a, 0x202e),
+            (0x2060, 0x2064),
+            (0x2066, 0x206f),
+            (0xfeff, 0xfeff),
+            (0xfff9, 0xfffb),
+            (0x110bd, 0x110bd),
+            (0x110cd, 0x110cd),
+            (0x13430, 0x1343f),
+            (0x1bca0, 0x1bca3),
+            (0x1d173, 0x1d17a),
+            (0xe0001, 0xe0001),
+            (0xe0020, 0xe007f),
+            (0, 0x1f),
+        ];
+        for c in ranges.into_iter().flat_map(|(first, last)| first..=last).filter_map(char::from_u32) {
+            assert_ne!(printable(&c.to_string()), c.to_string(), "{c:?}");
+        }
     }
 }
