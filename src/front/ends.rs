@@ -3,7 +3,7 @@
 use crate::{
     fault::{Fault, Reason},
     identity::Caller,
-    names::{IssuerName, Namespace, printable},
+    names::{Namespace, printable},
     policy::Permit,
     store::Store,
 };
@@ -14,12 +14,14 @@ pub fn too_old(namespace: &Namespace) -> Fault {
         "namespace `{}` has ended, and your token is older than that",
         printable(&namespace.to_string())
     );
-    let hint = "get a new token: the end of a namespace revokes the tokens that were issued before it";
+    let hint = "get a new token: a namespace ends when it is deleted, or when nobody has used it for long, and the \
+                tokens from before end with it";
     Fault::new(Reason::NamespaceDenied, text).hint(hint)
 }
 
-/// The ends of namespaces. A namespace that a caller names without a proof has no end: another run of the same name
-/// is the caller's own doing.
+/// The ends of namespaces: that by a call, which counts from the moment it is done; the store notes that of a namespace
+/// that nobody uses. A namespace that a caller names without a proof has no end: another run of the same name is the
+/// caller's own doing.
 #[derive(Debug)]
 pub(super) struct Ends {
     store: Store,
@@ -46,8 +48,7 @@ impl Ends {
     /// Ends a namespace for the proofs so far.
     pub(super) async fn end(&self, namespace: &Permit<Namespace>) -> Result<(), Fault> {
         let (caller, namespace) = (namespace.caller(), namespace.subject());
-        // A pod has no older token: only the pod's own end is final.
-        if namespace.job().issuer().is_none_or(|issuer| *issuer == IssuerName::of_pods()) {
+        if !namespace.is_of_tokens() {
             return Ok(());
         }
         self.store.of(caller).end_namespace(namespace.key()).await

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use rusqlite::{OptionalExtension as _, Row, params};
 
-use super::{Access, unused::now};
+use super::{Access, ends, unused::now};
 use crate::{
     fault::Fault,
     names::{CallerId, Namespace},
@@ -12,6 +12,9 @@ use crate::{
 
 /// The precision of a namespace's last use, in seconds: most calls need not wait for the disk.
 const EXACT_SECONDS: i64 = 60;
+/// How long after its noted last use a namespace may have been used by a token that was new then: `used` may be that
+/// much too early, and the issuer's clock ahead.
+const LATE_SECONDS: i64 = 2 * EXACT_SECONDS;
 
 /// A namespace that may own something in an engine. Times are in seconds since 1970.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -205,11 +208,24 @@ impl Access {
         .await
     }
 
-    /// Forgets a namespace that owns nothing any more.
+    /// Forgets a namespace that owns nothing any more: it has ended. The tokens that have proven it so far are not valid
+    /// for a later run of the same name. One that was issued after its last use is: the run may go on.
     pub async fn forget_namespace(&self, engine: &str, opaque: &str) -> Result<(), Fault> {
-        let key = [engine, opaque].map(str::to_owned);
+        let [engine, opaque] = [engine, opaque].map(str::to_owned);
         self.call(move |connection| {
-            connection.execute("DELETE FROM namespaces WHERE engine = ? AND opaque = ?", key).map(drop)
+            let transaction = connection.transaction()?;
+            let lease = transaction
+                .prepare_cached(
+                    "DELETE FROM namespaces WHERE engine = ? AND opaque = ? RETURNING opaque, issuer, job, run, begun, used",
+                )?
+                .query_row([engine, opaque], lease)
+                .optional()?;
+            if let Some(Lease { namespace: Some(namespace), used, .. }) = lease
+                && namespace.is_of_tokens()
+            {
+                ends::end(&transaction, &namespace.key(), now().min(used.saturating_add(LATE_SECONDS)))?;
+            }
+            transaction.commit()
         })
         .await
     }
@@ -270,6 +286,38 @@ mod tests {
             store.forget_namespace("main", opaque).await.unwrap();
         }
         assert!(store.namespaces("main").await.unwrap().is_empty());
+        std::fs::remove_dir_all(path).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_namespace_ends_for_the_tokens_of_its_last_use() {
+        let path = crate::store::tests::directory("ended-namespaces");
+        let (store, caller) = (Store::open(&path).unwrap().own(), CallerId::Uid(1));
+        let (claimed, issued) = (Namespace::new("a", "1").unwrap(), of_issuer("a"));
+        let of_pod = Namespace::new("a", "1").unwrap().issued_by(crate::names::IssuerName::of_pods());
+        let ended = |namespace: &Namespace| store.namespace_ended(namespace.key());
+        let ends = async |namespace: &Namespace, idle: i64| {
+            assert!(store.use_namespace("main", "x", namespace, &caller, 9).await.unwrap());
+            let age = format!("UPDATE namespaces SET used = used - {idle}");
+            store.call(move |connection| connection.execute(&age, [])).await.unwrap();
+            let used = store.lease("main", "x").await.unwrap().unwrap().used;
+            store.forget_namespace("main", "x").await.unwrap();
+            assert_eq!(store.lease("main", "x").await.unwrap(), None);
+            used
+        };
+        for namespace in [&claimed, &of_pod] {
+            ends(namespace, 1000).await;
+            assert_eq!(ended(namespace).await.unwrap(), None, "{namespace}");
+        }
+        let used = ends(&issued, 1000).await;
+        assert_eq!(ended(&issued).await.unwrap(), Some(used + LATE_SECONDS));
+        // A later end counts, and an earlier one does not take it back.
+        let used = ends(&issued, 0).await;
+        let at = ended(&issued).await.unwrap().unwrap();
+        assert!((used..used + LATE_SECONDS).contains(&at), "{used} {at}");
+        ends(&issued, 1000).await;
+        assert_eq!(ended(&issued).await.unwrap(), Some(at));
+        store.forget_namespace("main", "nobody's").await.unwrap();
         std::fs::remove_dir_all(path).unwrap();
     }
 

@@ -5,16 +5,18 @@ use std::{path::PathBuf, sync::Arc};
 use rusqlite::Connection;
 use rustix::process::Signal;
 use serde_json::Value;
+use wharf::names::Namespace;
 
 use crate::{
     audit::{events, is_documented},
     cancel::Endless,
-    harness::{Issuer, Test, Wharf, Wharfd, cases, wait_for},
+    harness::{Issuer, Test, Wharf, Wharfd, cases, issuer::seconds, wait_for},
 };
 
 cases![
     a_namespace_that_nobody_uses_ends,
     a_namespace_ends_even_if_its_name_is_lost,
+    a_token_does_not_reach_what_comes_after_an_unused_namespace,
     a_caller_lists_its_own_namespaces,
 ];
 
@@ -38,7 +40,7 @@ fn age(wharfd: &Wharfd) {
 
 /// How many of the namespace's names the engine has.
 async fn names(test: &Test, wharfd: &Wharfd, namespace: &str) -> usize {
-    let namespace = wharf::names::Namespace::parse(namespace).unwrap();
+    let namespace = Namespace::parse(namespace).unwrap();
     test.engine.names_with_prefix(wharfd.keys().names(&namespace).prefix()).await.len()
 }
 
@@ -112,6 +114,45 @@ async fn a_namespace_ends_even_if_its_name_is_lost(test: Arc<Test>) {
     };
     wait_for("the list to have the other one alone", alone).await;
     used.run(["namespace", "rm"]).await.ok();
+}
+
+/// A job that is recreated counts its runs from one again.
+async fn a_token_does_not_reach_what_comes_after_an_unused_namespace(test: Arc<Test>) {
+    const TWO_DAYS: u64 = 2 * 24 * 3600;
+    let issuer = Issuer::new(&test, "ci");
+    let wharfd = test.wharfd_as_it_ships(Some(&issuer.config("*"))).await;
+    let (context, agent) = (context(&test), Wharf::new(&test, &wharfd, "app#1").as_uid(AGENT));
+    let issued = |at: u64| agent.with_token(&issuer.token_with("app", 1, serde_json::json!({"iat": at})));
+    let used = seconds() - TWO_DAYS;
+    let (old, later) = (issued(used - 60), issued(used + 3600));
+    old.build_id(&context, &["-t", "app:1"]).await;
+    age(&wharfd);
+    let namespace = Namespace::new("app", "1").unwrap().issued_by("ci".to_owned().try_into().unwrap());
+    let names = wharfd.keys().names(&namespace);
+    let gone = async || test.engine.names_with_prefix(names.prefix()).await.is_empty().then_some(());
+    wait_for("the end of the namespace", gone).await;
+    // Its row goes last.
+    let none = async || {
+        Wharf::new(&test, &wharfd, "x#1")
+            .run(["namespace", "ls", "-q"])
+            .await
+            .ok()
+            .stdout
+            .is_empty()
+            .then_some(())
+    };
+    wait_for("the list to be empty", none).await;
+    let over = ["namespace `ci:app#1` has ended, and your token is older"];
+    for arguments in [&["images"][..], &["tag", "app:1", "app:2"]] {
+        old.run(arguments).await.ended(3).says(&over);
+    }
+    old.build(&context, &[]).await.ended(3).says(&over);
+    // A run that goes on gets a token for that.
+    let id = later.build_id(&context, &["-t", "app:1"]).await;
+    old.run(["inspect", &id]).await.ended(3).says(&over);
+    old.run(["namespace", "rm"]).await.ok();
+    assert_eq!(later.images().await, [("app:1".to_owned(), id)]);
+    later.run(["namespace", "rm"]).await.ok();
 }
 
 async fn a_caller_lists_its_own_namespaces(test: Arc<Test>) {
