@@ -1,6 +1,6 @@
 //! What archives take of the engine to unpack them.
 
-use super::{BLOCKS_BYTES, HEADERS_BYTES, STEPS_MAX, spent::ARCHIVES_MAX};
+use super::{BLOCKS_BYTES, HEADERS_BYTES, STEPS_MAX, STRAYS_MAX, spent::ARCHIVES_MAX};
 use crate::build::tar::unpack::{RATIO_MAX, UNPACKED_BYTES};
 
 /// What archives take of the engine.
@@ -9,6 +9,8 @@ pub struct Costs {
     pub(super) archives: usize,
     /// How many names of paths it opens.
     pub(super) steps: u64,
+    /// How many entries lie behind directories without an entry.
+    pub(super) strays: u64,
     /// How many bytes of blocks `xz` holds.
     pub(super) blocks: u64,
     /// How many bytes of headers it keeps.
@@ -29,6 +31,7 @@ impl Costs {
         let add = |sum: &mut u64, one: u64| *sum = sum.saturating_add(one.saturating_mul(times));
         self.archives = self.archives.saturating_add(costs.archives.saturating_mul(copies));
         add(&mut self.steps, costs.steps);
+        add(&mut self.strays, costs.strays);
         add(&mut self.blocks, costs.blocks);
         add(&mut self.headers, costs.headers);
         add(&mut self.packed, costs.packed);
@@ -38,6 +41,9 @@ impl Costs {
         }
         if self.steps > STEPS_MAX {
             return Err(too_deep(STEPS_MAX));
+        }
+        if self.strays > STRAYS_MAX {
+            return Err(too_stray());
         }
         if self.blocks > BLOCKS_BYTES {
             return Err(too_large(BLOCKS_BYTES));
@@ -56,6 +62,7 @@ impl Costs {
         Self {
             archives: self.archives.max(other.archives),
             steps: self.steps.max(other.steps),
+            strays: self.strays.max(other.strays),
             blocks: self.blocks.max(other.blocks),
             headers: self.headers.max(other.headers),
             // Fewer of these allow less.
@@ -91,6 +98,14 @@ pub(super) fn too_much(max: u64) -> String {
 pub(super) fn too_deep(max: u64) -> String {
     format!(
         "has too many or too deep paths: unpacking it takes more than {max} steps, some eight for each name of each path"
+    )
+}
+
+/// The refusal of an archive that would have the engine follow links of earlier steps too often.
+pub(super) fn too_stray() -> String {
+    format!(
+        "has more than {STRAYS_MAX} entries, with the archives before it, in directories that have no entry of their own: \
+         make it from a directory, as `tar -C DIRECTORY -c .` does"
     )
 }
 

@@ -60,6 +60,11 @@ const HEADERS_BYTES: u64 = 1 << 30;
 /// The limit on the names of paths that all copies of one build open, some microseconds each: the engine opens each
 /// path name by name, and no cancel ends it.
 const STEPS_MAX: u64 = 64 << 20;
+/// The limit on the entries of all copies of one build that lie behind a directory without an entry of its own. An earlier
+/// step may have made a symlink in its place, which the engine then follows: up to 40 one after the other, each with 2000
+/// names, some milliseconds each time. It replaces a symlink by the directory of an entry (`createTarFile`'s callers in
+/// moby's `go-archive` 0.2).
+const STRAYS_MAX: u64 = 100_000;
 
 /// The limits on an archive on an engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,8 +148,9 @@ impl Archive {
         let blocks = if let State::Xz(xz) = &self.state { xz.1.held() } else { 0 };
         let archives = usize::from(self.is_tar() || self.has_window());
         let (steps, headers) = self.scan().map_or((0, 0), |scan| (scan.steps(), scan.headers()));
+        let strays = self.scan().map_or(0, Scan::strays);
         let (packed, unpacked) = self.scan().map_or((0, 0), Scan::sizes);
-        Costs { archives, steps, blocks, headers, packed, unpacked }
+        Costs { archives, steps, strays, blocks, headers, packed, unpacked }
     }
 
     /// Judges the next bytes.

@@ -1,15 +1,17 @@
 //! Reads a tar as Go's `archive/tar` does, which BuildKit uses, and refuses everything that BuildKit should
 //! not unpack.
 
+mod reach;
+
 use std::{
     collections::HashSet,
-    hash::{BuildHasher as _, Hash as _, Hasher as _, RandomState},
+    hash::RandomState,
     io::{self, Write},
     sync::Arc,
 };
 
 use super::{
-    ArchiveLimits, Spent, clean,
+    ArchiveLimits, Spent,
     extensions::{Extensions, sparse},
 };
 use crate::{
@@ -29,10 +31,6 @@ const RECORD_BYTES: usize = 256;
 const DIRECTORY_BYTES: usize = 512;
 /// The most names of a path or a link's target: each is opened name by name, and so is each directory on the way.
 const NAMES_MAX: usize = 256;
-/// The steps for an entry, apart from its path, and how often its path is walked: to look, make, own, and set modes
-/// and times.
-const STEPS_OF_ENTRY: usize = 16;
-const WALKS: usize = 8;
 
 /// The next part of the tar.
 #[derive(Debug, Clone, Copy)]
@@ -68,6 +66,10 @@ pub(super) struct Scan {
     steps: u64,
     /// The hashes of the directories that are there, with or without an entry.
     directories: HashSet<u64>,
+    /// Those without: the engine leaves what is there.
+    implied: HashSet<u64>,
+    /// How many entries lie behind one of these.
+    strays: u64,
     /// The hashes of symlinks.
     links: HashSet<u64>,
     hasher: RandomState,
@@ -91,6 +93,8 @@ impl Scan {
             files: HashSet::new(),
             steps: 0,
             directories: HashSet::new(),
+            implied: HashSet::new(),
+            strays: 0,
             links: HashSet::new(),
             hasher: RandomState::new(),
             longest: 0,
@@ -109,6 +113,11 @@ impl Scan {
     /// How many names of paths the engine opens to unpack it.
     pub(super) fn steps(&self) -> u64 {
         self.steps
+    }
+
+    /// How many entries lie behind a directory that the archive does not make itself.
+    pub(super) fn strays(&self) -> u64 {
+        self.strays
     }
 
     /// How many bytes the engine keeps of its headers.
@@ -271,6 +280,7 @@ impl Scan {
         let is_directory = kind == b'5' || kind == 0 && path.ends_with(b"/");
         if is_directory {
             self.directories.insert(hash);
+            self.implied.remove(&hash);
             self.links.remove(&hash);
             self.say(DIRECTORY_BYTES + extensions.records * RECORD_BYTES)?;
         } else if self.directories.contains(&hash) {
@@ -332,44 +342,6 @@ impl Scan {
             left => State::Skip(left),
         };
         Ok(())
-    }
-
-    /// Counts the work of reaching a path below the archive's root, with the directories on the way that no entry has
-    /// made. Returns the path's hash.
-    ///
-    /// No path may lead through a symlink of the same archive, as none does that a program finds in a file system: links
-    /// lead from one to the next, and behind one nobody knows by its path what is there already.
-    fn reach(&mut self, path: &[u8]) -> Result<u64, String> {
-        let names = clean(path.split(|byte| *byte == b'/'));
-        if names.len() > NAMES_MAX {
-            return Err(format!("has a path or a link of more than {NAMES_MAX} names"));
-        }
-        let mut hasher = self.hasher.build_hasher();
-        let (mut depth, mut length) = (0, 0);
-        let mut steps = STEPS_OF_ENTRY + WALKS * names.len();
-        for name in &names {
-            let hash = hasher.finish();
-            if self.links.contains(&hash) {
-                let shown = printable(&String::from_utf8_lossy(path.get(..200).unwrap_or(path)));
-                return Err(format!(
-                    "has an entry `{shown}` behind a symlink of its own: make the archive from the files as they are \
-                     in a directory"
-                ));
-            }
-            if depth > 0 && self.directories.insert(hash) {
-                steps += STEPS_OF_ENTRY + WALKS * depth;
-                self.entries += 1;
-                self.say(length)?;
-            }
-            name.hash(&mut hasher);
-            depth += 1;
-            length += name.len() + 1;
-        }
-        self.steps += steps as u64;
-        if self.steps > self.limits.steps {
-            return Err(super::costs::too_deep(self.limits.steps));
-        }
-        Ok(hasher.finish())
     }
 
     fn say(&mut self, bytes: usize) -> Result<(), String> {

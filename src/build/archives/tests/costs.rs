@@ -147,6 +147,41 @@ fn deep_paths_are_bounded() {
     refused_with(&again(5), "has too many or too deep paths");
 }
 
+#[test]
+fn entries_in_directories_that_an_archive_does_not_make_are_bounded() {
+    let archive = |directories: &[&str], path: &str, count: u64| {
+        tar(|tar| {
+            for directory in directories {
+                tar.append_data(&mut header(EntryType::Directory, 0), directory, &[][..]).unwrap();
+            }
+            for number in 0..count {
+                let mut header = header(EntryType::Regular, 0);
+                tar.append_data(&mut header, format!("{path}f{number}"), &[][..]).unwrap();
+            }
+        })
+    };
+    // An earlier step may have made a symlink of each directory without an entry.
+    for (directories, path, strays) in [
+        (&[][..], "", 0),
+        (&[], "a/", 3),
+        (&["a"], "a/", 0),
+        (&["a", "a/b"], "a/b/", 0),
+        (&["a"], "a/b/", 3),
+        // The entry of `a/b` is behind `a`.
+        (&["a/b"], "a/b/", 4),
+    ] {
+        let mut judge = Archive::new(LIMITS, Arc::default());
+        judge.pass(&archive(directories, path, 3)).and_then(|()| judge.end()).unwrap();
+        assert_eq!(judge.costs().strays, strays, "{directories:?} {path}");
+    }
+    let refused = judged_in(&archive(&[], "a/", STRAYS_MAX + 1), 64 << 10, LIMITS).unwrap_err();
+    assert!(refused.contains("directories that have no entry of their own"), "{refused}");
+    let costs = Costs { archives: 1, strays: STRAYS_MAX / 4, ..Costs::default() };
+    let mut all = Costs::default();
+    assert_eq!(all.add(costs, 4), Ok(()));
+    assert!(all.add(costs, 1).unwrap_err().contains("with the archives before it"));
+}
+
 /// Whatever is behind a link has another path, too.
 #[test]
 fn nothing_is_behind_a_link_of_the_archive() {
