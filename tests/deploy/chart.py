@@ -3,6 +3,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -78,14 +79,22 @@ class Case(unittest.TestCase):
         path.write_text(text)
         return path
 
-    def helm(self, command, text="{}", status=0):
-        done = run(HELM, command, *(["wharf"] if command == "template" else []), CHART, "--namespace", "wharf",
+    def helm(self, command, text="{}", status=0, chart=CHART):
+        done = run(HELM, command, *(["wharf"] if command == "template" else []), chart, "--namespace", "wharf",
                    "--kube-version", ".".join(map(str, OLDEST_CHART)), "--values", self.values(text))
         self.assertEqual(done.returncode, status, done.stdout)
         return done.stdout
 
-    def documents(self, text="{}"):
-        documents = [document for document in yaml.safe_load_all(self.helm("template", text)) if document]
+    def notes(self, text):
+        """The chart's notes, which helm shows at an installation alone: here as a document of a copy."""
+        chart = self.dir / "chart"
+        shutil.copytree(CHART, chart, dirs_exist_ok=True)
+        shutil.copy(CHART / "templates/NOTES.txt", chart / "notes.txt")
+        (chart / "templates/notes.yaml").write_text('kind: Notes\nmetadata: {name: notes}\ntext: {{ tpl (.Files.Get "notes.txt") . | toJson }}\n')
+        return self.documents(text, chart=chart)["Notes", "notes"]["text"]
+
+    def documents(self, text="{}", **options):
+        documents = [document for document in yaml.safe_load_all(self.helm("template", text, **options)) if document]
         return {(document["kind"], document["metadata"]["name"]): document for document in documents}
 
     def spec(self, text="{}"):
@@ -237,11 +246,13 @@ class Chart(Case):
 
     def test_metrics_have_one_port_for_the_scraper_alone(self):
         for mode in "bundled", "host":
-            values = f"engine: {{mode: {mode}}}\nmetrics: {{enabled: true, port: 9999, annotations: true, podMonitor: {{enabled: true, labels: {{release: p}}}}}}"
+            address = "0.0.0.0" if mode == "bundled" else "127.0.0.1"
+            named = "" if mode == "bundled" else f"address: {address}, "
+            values = f"engine: {{mode: {mode}}}\nmetrics: {{enabled: true, {named}port: 9999, annotations: true, podMonitor: {{enabled: true, labels: {{release: p}}}}}}"
             documents = self.documents(values)
             template = documents["DaemonSet", "wharfd"]["spec"]["template"]
             config = tomllib.loads(documents["ConfigMap", "wharfd"]["data"]["wharfd.toml"])
-            self.assertEqual(config["metrics"], {"listen": "0.0.0.0:9999"})
+            self.assertEqual(config["metrics"], {"listen": f"{address}:9999"})
             (port,) = template["spec"]["containers"][0]["ports"]
             self.assertEqual((port["name"], port["containerPort"]), ("metrics", 9999))
             annotations = template["metadata"]["annotations"]
@@ -258,6 +269,15 @@ class Chart(Case):
                 self.assertEqual(rule["from"], [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}])
         # Beside the operator's own rules.
         self.assertEqual(len(self.documents(EVERYTHING)["NetworkPolicy", "wharfd"]["spec"]["ingress"]), 2)
+
+    def test_the_notes_say_who_reads_the_metrics(self):
+        for text, said in (
+                ("metrics: {enabled: true}", "admits the peers of metrics.from"),
+                ("metrics: {enabled: true}\nnetworkPolicy: {enabled: false}", "there is no NetworkPolicy"),
+                ("engine: {mode: host}\nmetrics: {enabled: true, address: 0.0.0.0}", "0.0.0.0:9464 is a port of each node")):
+            with self.subTest(text):
+                self.assertIn(said, self.notes(text).partition("METRICS: ")[2])
+        self.assertNotIn("METRICS", self.notes("{}"))
 
     def test_values_that_are_wrong_are_refused(self):
         for text, said in (
@@ -293,6 +313,8 @@ class Chart(Case):
                 *((f"metrics: {{{key}: {value}}}", key) for key, value in (
                     ("address", "localhost"), ("address", "'::'"), ("port", "80"), ("port", "'9464'"), ("from", "[]"), ("enabled", "1"),
                     ("podMonitor", "{interval: soon}"))),
+                # Nothing says who may reach a port of the node.
+                ("engine: {mode: host}\nmetrics: {enabled: true}", "metrics.address: with engine.mode host the port is the node's"),
                 ("gracePeriodSeconds: 25s", "gracePeriodSeconds")):
             with self.subTest(text):
                 self.assertIn(said, self.helm("template", text, status=1))

@@ -49,3 +49,11 @@ seccompProfile:
 {{- if include "wharf.bundled" . }}{{ $engines = include (print $.Template.BasePath "/engines.yaml") . }}{{ end }}
 {{- print (include (print $.Template.BasePath "/configmap.yaml") .) $engines | sha256sum }}
 {{- end }}
+
+{{/* The address of the metrics' port. */}}
+{{- define "wharf.metricsAddress" -}}
+{{- if .Values.metrics.address }}{{ .Values.metrics.address }}
+{{- else if include "wharf.bundled" . }}0.0.0.0
+{{- else }}{{ fail "metrics.address: with engine.mode host the port is the node's, and no NetworkPolicy applies to it: name the address, such as 127.0.0.1, or 0.0.0.0 where a firewall of the nodes admits the scraper alone" }}
+{{- end }}
+{{- end }}
