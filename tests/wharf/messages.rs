@@ -5,7 +5,7 @@
 use std::{env, fmt::Write as _, fs, sync::Arc};
 
 use crate::harness::{
-    PATIENCE, Test, Wharf, Wharfd, cases,
+    Issuer, PATIENCE, Test, Wharf, Wharfd, cases,
     process::{Output, command},
     registry::{Broken, BrokenRegistry},
 };
@@ -66,6 +66,7 @@ const SCENES: &[Scene] = &[
     run("--dangerous-plain-tcp images"),
     run("--addr unix:///nowhere/wharf.sock images"),
     run("--namespace #1 images"),
+    run("--namespace a\u{202e}b#1 images"),
     run("push a:b:c"),
     run("push app:a/b"),
     run("--token-file /nowhere/token images"),
@@ -260,6 +261,11 @@ async fn the_page_is_up_to_date(test: Arc<Test>) {
     page.push_str(&scenes(&test, &Wharf::new(&test, &denying, "acme/app#1"), DENIED, &names).await);
     let stranger = Wharf::new(&test, &denying, "acme/app#1").as_uid(1000);
     page.push_str(&scenes(&test, &stranger, &[run("images")], &names).await);
+    let issuer = Issuer::new(&test, "ci");
+    let proving = test.wharfd_with(Some(&issuer.config("*")), &[]).await;
+    let over = Wharf::new(&test, &proving, "app#1").as_uid(1000).with_token(&issuer.token("app", 1));
+    over.run(["namespace", "rm"]).await.ok();
+    page.push_str(&scenes(&test, &over, &[run("images")], &names).await);
     page.push_str(&starts(&test, &wharfd).await);
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/wharf/messages.txt");
     if env::var_os("WHARF_DOCS").is_some_and(|what| what == "write") {
@@ -301,7 +307,8 @@ async fn scenes(test: &Test, job: &Wharf, scenes: &[Scene], names: &[(&str, Stri
             said = said.replace(value, name);
         }
         let said: Vec<String> = said.trim().lines().map(without_chance).collect();
-        writeln!(page, "$ wharf {}\n{}\n[{}]\n", scene.command, said.join("\n"), ended.status).unwrap();
+        let command = wharf::names::printable(scene.command);
+        writeln!(page, "$ wharf {command}\n{}\n[{}]\n", said.join("\n"), ended.status).unwrap();
     }
     page
 }
