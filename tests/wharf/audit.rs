@@ -273,11 +273,11 @@ async fn hostile_names_break_no_line(test: Arc<Test>) {
     let path = test.dir().join("audit.jsonl");
     let wharfd = test.wharfd_with(Some(&config(&path)), &[]).await;
     let mut images = ImageServiceClient::new(rpc::connect(&wharfd.socket()).await);
-    let job = "\u{202e}\u{2028}',{event:started}\\".to_owned() + &"\u{1f600}".repeat(200);
+    let job = "',{event:started}\\".to_owned() + &"\u{1f600}".repeat(200);
     let namespace = Some(Namespace { job: job.clone(), run: "1".to_owned(), issuer: String::new() });
     let request = ListImagesRequest { namespace: namespace.clone(), ..ListImagesRequest::default() };
     images.list_images(request).await.unwrap();
-    let source = format!("x\n{{\"event\":\"stopped\"}}\n\u{1b}[2J{}", "y".repeat(60_000));
+    let source = format!("\u{202e}\u{2028}x\n{{\"event\":\"stopped\"}}\n\u{1b}[2J{}", "y".repeat(60_000));
     let request = TagImageRequest { namespace, source: source.clone(), target: "app:1".to_owned() };
     images.tag_image(request).await.unwrap_err();
     let tagged = async || events(&path).into_iter().find(|event| text(event, "method").contains("Tag"));
