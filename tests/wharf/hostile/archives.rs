@@ -117,6 +117,7 @@ async fn windows_of_archives(test: Arc<Test>) {
 fn linked(names: usize) -> Vec<u8> {
     let long = format!("{}/", "y".repeat(249)).repeat(16);
     let mut builder = Builder::new(Vec::new());
+    builder.append_data(&mut header(EntryType::Directory, 0), "d/", &[][..]).unwrap();
     // A file system has at most 65,000 links to one.
     for target in 0..2 {
         builder.append_link(&mut header(EntryType::Symlink, 0), format!("d/s{target}"), &long).unwrap();
