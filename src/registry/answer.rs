@@ -56,6 +56,8 @@ pub(super) struct Answer {
     /// The connection; `None` once it has ended.
     driver: Option<Driver>,
     pace: Pace,
+    /// Whether the connection broke before the body's end.
+    is_broken: bool,
 }
 
 /// Sends `request`, and waits for the head of the answer until the time limit, or while `moving` says that
@@ -96,7 +98,8 @@ pub(super) async fn exchange(
     };
     let (answer, driver) = exchanged.map_err(Error::broken)?;
     let (head, body) = answer.into_parts();
-    Ok(Answer { status: head.status, headers: head.headers, body, secrets, driver, pace: Pace::default() })
+    let (status, headers, pace) = (head.status, head.headers, Pace::default());
+    Ok(Answer { status, headers, body, secrets, driver, pace, is_broken: false })
 }
 
 /// The time at which the body of a request last moved.
@@ -133,7 +136,8 @@ impl Answer {
             let begun = Instant::now();
             let frame = timeout(self.pace.left(), self.frame());
             let Some(frame) = frame.await.map_err(|_| Error::stalled())? else { return Ok(None) };
-            let Ok(data) = frame.map_err(Error::broken)?.into_data() else { continue };
+            let frame = frame.inspect_err(|_| self.is_broken = true).map_err(Error::broken)?;
+            let Ok(data) = frame.into_data() else { continue };
             if !self.pace.passed(data.len(), begun.elapsed()) {
                 return Err(Error::stalled());
             }
@@ -141,6 +145,11 @@ impl Answer {
                 return Ok(Some(data));
             }
         }
+    }
+
+    /// Whether the connection broke before the body's end.
+    pub(super) fn is_broken(&self) -> bool {
+        self.is_broken
     }
 
     async fn frame(&mut self) -> Option<hyper::Result<hyper::body::Frame<Bytes>>> {
@@ -167,9 +176,10 @@ impl Answer {
         Ok(bytes.freeze())
     }
 
-    /// The answer if its status is 200, else an error.
+    /// The answer if its status is 200, or 203 from a proxy that has changed its headers, else an error.
     pub(super) async fn ok(self) -> Result<Self, Error> {
-        if self.status == StatusCode::OK { Ok(self) } else { Err(self.refusal().await) }
+        let is_ok = matches!(self.status, StatusCode::OK | StatusCode::NON_AUTHORITATIVE_INFORMATION);
+        if is_ok { Ok(self) } else { Err(self.refusal().await) }
     }
 
     /// The error for an answer that is not a success.

@@ -8,6 +8,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     answer::Answer,
+    blob::Blob,
     certs::Certs,
     error::{Error, Kind},
     lookups::Lookups,
@@ -50,14 +51,6 @@ pub struct Manifest {
     digest: Digest,
     media_type: String,
     bytes: Bytes,
-}
-
-/// A blob that is being fetched.
-pub struct Blob {
-    answer: Answer,
-    expected: Digest,
-    hasher: Sha256,
-    meter: Arc<Meter>,
 }
 
 impl Client {
@@ -176,8 +169,8 @@ impl Repository {
         for server in &mut self.servers {
             match server.get(&path, None).await {
                 Ok(answer) => {
-                    let (hasher, meter) = (Sha256::new(), Arc::clone(&self.meter));
-                    return Ok(Blob { answer, expected: digest.clone(), hasher, meter });
+                    let meter = Arc::clone(&self.meter);
+                    return Ok(Blob::new(server.clone(), path, answer, digest.clone(), meter));
                 }
                 Err(error) => last = Some(error),
             }
@@ -204,7 +197,7 @@ impl Manifest {
         let bytes = answer.read("its manifest", MANIFEST_BYTES_MAX).await?;
         let digest = Digest::from_sha256(Sha256::digest(&bytes).into());
         if expected.is_some_and(|expected| *expected != digest) {
-            return Err(wrong_digest("manifest"));
+            return Err(Error::wrong_digest("manifest"));
         }
         if !bytes.trim_ascii_start().starts_with(b"{") {
             let text = format!("it answers {} instead of a manifest", shortened(printable(&kind), 100));
@@ -229,35 +222,6 @@ impl Manifest {
     }
 }
 
-impl Blob {
-    /// The requested digest.
-    pub(super) fn digest(&self) -> &Digest {
-        &self.expected
-    }
-
-    /// The blob's length, if the registry states it.
-    pub(super) fn length(&self) -> Option<u64> {
-        self.answer.headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
-    }
-
-    /// The next piece; `None` at the end, once the bytes have matched the digest.
-    pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
-        let wait = self.meter.wait();
-        if let Some(piece) = self.answer.next().await? {
-            drop(wait);
-            self.meter.moved(piece.len());
-            self.hasher.update(&piece);
-            return Ok(Some(piece));
-        }
-        let digest = Digest::from_sha256(std::mem::take(&mut self.hasher).finalize().into());
-        if digest == self.expected { Ok(None) } else { Err(wrong_digest("blob")) }
-    }
-}
-
-fn wrong_digest(what: &str) -> Error {
-    Error::new(Kind::Unavailable, format!("the bytes of its {what} do not match the digest"))
-}
-
 impl std::fmt::Debug for Repository {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Repository").field("servers", &self.servers.len()).finish_non_exhaustive()
@@ -267,11 +231,5 @@ impl std::fmt::Debug for Repository {
 impl std::fmt::Debug for Target {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Target").field("tag", &self.tag).finish_non_exhaustive()
-    }
-}
-
-impl std::fmt::Debug for Blob {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Blob").field("digest", &self.expected).finish_non_exhaustive()
     }
 }

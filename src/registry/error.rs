@@ -88,6 +88,10 @@ impl Error {
         Self::new(Kind::Unsupported, format!("{what} is larger than {} MiB", max >> 20))
     }
 
+    pub(super) fn wrong_digest(what: &str) -> Self {
+        Self::new(Kind::Unavailable, format!("the bytes of its {what} do not match the digest"))
+    }
+
     pub(super) fn refused_address(host: &str, address: IpAddr) -> Self {
         let text = format!("it sends wharfd to {} ({address}), on the node's own network", printable(host));
         Self::new(Kind::Misled, text)

@@ -7,6 +7,7 @@
 
 mod answer;
 mod auth;
+mod blob;
 mod certs;
 mod challenge;
 mod client;
@@ -23,7 +24,8 @@ mod server;
 #[cfg(test)]
 mod tests;
 
-pub use client::{Blob, CONFIG_BYTES_MAX, Client, Manifest, Repository, Target};
+pub use blob::Blob;
+pub use client::{CONFIG_BYTES_MAX, Client, Manifest, Repository, Target};
 pub use error::{Error, Kind};
 pub use lookups::{LOOKUPS_MAX, LookupError, Lookups, Resolver};
 pub use meter::{FASTER_BYTES, LOOK, Meter, Reading, SLOW_BYTES};

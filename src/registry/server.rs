@@ -4,20 +4,24 @@
 //! the token server that the server names, over verified TLS or by the same rule. A redirect to another
 //! server carries no login, and no redirect leads further inwards than the registry itself is.
 
+mod authorize;
 mod place;
 mod send;
 #[cfg(test)]
 mod tests;
 
-use std::{net::IpAddr, sync::Arc, time::Instant};
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
 
 use super::{
     answer::{Answer, Body, Moving, empty, exchange},
-    auth::{self, TokenRequest},
     certs::{Certs, Verify},
-    challenge::{Challenge, challenges},
+    challenge::Challenge,
     connect::{self, Inwards, Io},
     error::{Error, Kind},
     lookups::Resolver,
@@ -31,8 +35,11 @@ pub(super) use {place::Place, send::At};
 
 /// The engine follows as many, and no registry needs more.
 const REDIRECTS_MAX: usize = 5;
-/// A real token has some kilobytes.
-const TOKEN_BYTES_MAX: usize = 1 << 20;
+/// How often a manifest or a blob is asked for.
+const TRIES_MAX: u32 = 3;
+const TRY_AGAIN_AFTER: Duration = Duration::from_millis(200);
+/// A server that takes longer to fail is not asked again: somebody waits.
+const AT_ONCE: Duration = Duration::from_secs(5);
 const USER_AGENT: &str = concat!("wharfd/", env!("CARGO_PKG_VERSION"));
 
 /// The access to a repository, in the words of token servers.
@@ -82,8 +89,23 @@ impl Server {
         Self { certs, names, reach, endpoint, path: path.to_owned(), access, login, reached: None }
     }
 
-    /// Gets a manifest or a blob: `manifests/latest`.
+    /// Gets a manifest or a blob: `manifests/latest`. Asks again if the server fails at once, as behind a load balancer
+    /// that has just lost one of its servers.
     pub(super) async fn get(&mut self, what: &str, accept: Option<&'static str>) -> Result<Answer, Error> {
+        let mut tries = 1;
+        loop {
+            let begun = Instant::now();
+            let got = self.get_once(what, accept).await;
+            let failed = got.as_ref().is_err_and(|error| error.kind() == Kind::Unavailable);
+            if !failed || tries >= TRIES_MAX || begun.elapsed() > AT_ONCE {
+                return got;
+            }
+            tokio::time::sleep(TRY_AGAIN_AFTER * tries).await;
+            tries += 1;
+        }
+    }
+
+    async fn get_once(&mut self, what: &str, accept: Option<&'static str>) -> Result<Answer, Error> {
         let path = format!("{}/v2/{}/{what}", self.endpoint.prefix, self.path);
         let mut headers = HeaderMap::new();
         if let Some(accept) = accept {
@@ -91,6 +113,16 @@ impl Server {
         }
         let (reached, answer) = self.ask(&Method::GET, &path, &headers).await?;
         self.redirected(&reached, answer, &Method::GET, &path, &headers).await?.ok().await
+    }
+
+    /// The rest of a blob, from byte `start` on. Any answer: not every server knows ranges.
+    pub(super) async fn get_from(&mut self, what: &str, start: u64) -> Result<Answer, Error> {
+        let path = format!("{}/v2/{}/{what}", self.endpoint.prefix, self.path);
+        let range =
+            HeaderValue::from_str(&format!("bytes={start}-")).map_err(|_| Error::bad_address(&path))?;
+        let headers = HeaderMap::from_iter([(header::RANGE, range)]);
+        let (reached, answer) = self.ask(&Method::GET, &path, &headers).await?;
+        self.redirected(&reached, answer, &Method::GET, &path, &headers).await
     }
 
     async fn reached(&mut self) -> Result<Reached, Error> {
@@ -121,14 +153,10 @@ impl Server {
         let asked =
             |reached: &Reached| request(method, path, headers, reached.authorization.as_ref(), empty());
         let mut answer = self.call(&reached, link, asked(&reached)?, None).await?;
-        if answer.status == StatusCode::UNAUTHORIZED {
-            let challenge = wanted(&answer);
-            if let Some(authorization) = self.authorize(&reached, challenge.clone()).await? {
-                reached.authorization = Some(authorization);
-                reached.challenge = challenge.map(|challenge| (challenge, Instant::now()));
-                self.reached = Some(reached.clone());
-                answer = self.call(&reached, None, asked(&reached)?, None).await?;
-            }
+        if answer.status == StatusCode::UNAUTHORIZED
+            && self.authorize_for(&mut reached, &answer.headers).await?
+        {
+            answer = self.call(&reached, None, asked(&reached)?, None).await?;
         }
         Ok((reached, answer))
     }
@@ -249,48 +277,6 @@ impl Server {
         exchange(link, request, moving, self.login.as_ref()).await
     }
 
-    /// The authorization for a 401: the login itself, or a token for the login; `None` if there is no login.
-    async fn authorize(
-        &self,
-        reached: &Reached,
-        challenge: Option<Challenge>,
-    ) -> Result<Option<HeaderValue>, Error> {
-        let Some(challenge) = challenge else { return Ok(None) };
-        match challenge {
-            Challenge::Basic => {
-                let may_see = reached.origin.secure || reached.insecure;
-                let login = self.login.as_ref().filter(|login| may_see && !login.username.is_empty());
-                Ok(login.and_then(|login| auth::basic(&login.username, login.password.expose())))
-            }
-            Challenge::Bearer { realm, service } => {
-                let actions = match self.access {
-                    Access::Pull => "pull",
-                    Access::Push => "pull,push",
-                };
-                let scope = format!("repository:{}:{actions}", self.path);
-                let hop = Place::to(reached, "", &realm)?;
-                if !self.may_see_login(reached, &hop.origin) {
-                    let shown = printable(&hop.origin.authority());
-                    let text = format!("wharfd does not use its token server {shown}, which has no TLS");
-                    return Err(Error::new(Kind::Misled, text));
-                }
-                let login = self.login.as_ref();
-                let token = TokenRequest { service: service.as_deref(), scope: &scope, login };
-                let answer = self.hop(reached, &hop.origin, token.request(&hop.path)?, None).await?;
-                if answer.status.is_redirection() {
-                    return Err(Error::new(Kind::Misled, "its token server sends wharfd elsewhere"));
-                }
-                let answer = answer.ok().await.map_err(denied)?;
-                Ok(Some(auth::bearer(&answer.read("its token", TOKEN_BYTES_MAX).await?)?))
-            }
-        }
-    }
-
-    /// Whether wharfd may use a token server: it sees the login, and returns the token that stands for it.
-    fn may_see_login(&self, reached: &Reached, realm: &Origin) -> bool {
-        realm.secure || (reached.insecure && self.is_insecure_hop(reached, realm))
-    }
-
     /// Whether the engine would accept this server without a valid certificate: it is the registry's own
     /// host, or is itself configured as insecure.
     fn is_insecure_hop(&self, reached: &Reached, origin: &Origin) -> bool {
@@ -366,20 +352,6 @@ impl Server {
             Error::new(error.kind(), text).caused_by(error)
         })?;
         self.exchange(link, origin, request, moving).await
-    }
-}
-
-/// The challenge in a 401.
-fn wanted(answer: &Answer) -> Option<Challenge> {
-    let values = answer.headers.get_all(header::WWW_AUTHENTICATE);
-    challenges(values.iter().filter_map(|value| value.to_str().ok())).into_iter().next()
-}
-
-/// If a token server gives no token, it refuses the login, whatever status it uses.
-fn denied(error: Error) -> Error {
-    match error.kind() {
-        Kind::Denied | Kind::NotFound | Kind::Other => error.of_kind(Kind::Unauthorized),
-        _ => error,
     }
 }
 

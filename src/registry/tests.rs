@@ -1,6 +1,7 @@
 //! The client against servers that record their requests.
 
 mod let_down;
+mod odd;
 pub(super) mod recorder;
 mod relay;
 

@@ -19,7 +19,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     super::{
-        client::{Blob, CONFIG_BYTES_MAX, Manifest, Repository},
+        blob::Blob,
+        client::{CONFIG_BYTES_MAX, Manifest, Repository},
         error::Kind,
     },
     Body, Error, Puller, Relay, Shared, Work, answers, digest_in,

@@ -53,7 +53,9 @@ const ANSWERED: [HeaderName; 6] = [
 /// A running push.
 pub(super) struct Push {
     target: tokio::sync::Mutex<Target>,
-    uploads: Mutex<HashMap<u64, Place>>,
+    uploads: Mutex<HashMap<u64, Upload>>,
+    /// The blobs that the registry has taken in this push, with their sizes.
+    done: Mutex<HashMap<Digest, u64>>,
     next: AtomicU64,
     pub(super) meter: Arc<Meter>,
     /// How many requests the engine has sent.
@@ -62,12 +64,21 @@ pub(super) struct Push {
     open: Arc<()>,
 }
 
+/// A blob on its way to the registry.
+#[derive(Clone)]
+struct Upload {
+    place: Place,
+    /// How many bytes have been sent.
+    sent: Arc<AtomicU64>,
+}
+
 impl Push {
     pub(super) fn new(target: Target) -> Self {
         let target = tokio::sync::Mutex::new(target);
         Self {
             target,
             uploads: Mutex::default(),
+            done: Mutex::default(),
             next: AtomicU64::new(0),
             meter: Arc::default(),
             requests: AtomicU64::new(0),
@@ -133,7 +144,7 @@ impl Push {
         let wait = self.meter.wait();
         let answer = loop {
             let answer = target.server.send(method, &at, &headers).await?;
-            if !tries.again(answer.status).await {
+            if !tries.again(answer.status, false).await {
                 break answer;
             }
         };
@@ -151,8 +162,22 @@ impl Push {
                 }
                 Ok(told)
             }
+            // A login may be for writing alone, and a HEAD gives no reason: the upload itself succeeds, or says why not.
+            status if is_head(method) && is_refused(status) => Ok(self.unseen(what)),
             _ => Err(answer.refusal().await),
         }
+    }
+
+    /// The answer to a look at something that the registry does not show: it has only what it took in this push.
+    fn unseen(&self, what: &str) -> Response<Body> {
+        let digest = digest_in(what, "blobs");
+        let done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(size) = digest.and_then(|digest| done.get(&digest).copied()) else {
+            return answers::plain(StatusCode::NOT_FOUND);
+        };
+        let mut answer = answers::plain(StatusCode::OK);
+        answer.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(size));
+        answer
     }
 
     async fn put_manifest(&self, at: &str, request: Request<Incoming>) -> Result<Response<Body>, Error> {
@@ -167,10 +192,14 @@ impl Push {
         let answer = loop {
             let body = full(body.clone());
             let answer = target.server.send_body(&Method::PUT, &at, &headers, body, &moving).await?;
-            if !tries.again(answer.status).await {
+            // A registry may ask for a login only now: it shows everybody that it has the blobs.
+            let asks = answer.status == StatusCode::UNAUTHORIZED && !tries.is_authorized();
+            let is_authorized = asks && target.server.authorize_again(&answer.headers).await?;
+            if !tries.again(answer.status, is_authorized).await {
                 break answer;
             }
         };
+        self.learn(&target).await;
         success(answer).await.map(|answer| reply(answer.status, &answer.headers))
     }
 
@@ -192,7 +221,7 @@ impl Push {
         if uploads.len() >= UPLOADS_MAX {
             return Err(Error::new(Kind::Other, "the engine uploads too much at once"));
         }
-        uploads.insert(id, place);
+        uploads.insert(id, Upload { place, sent: Arc::default() });
         drop(uploads);
         Ok(located(reply(StatusCode::ACCEPTED, &answer.headers), path, id))
     }
@@ -203,28 +232,29 @@ impl Push {
             let uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
             Some((id, uploads.get(&id)?.clone()))
         };
-        let Some((id, mut place)) = id.parse().ok().and_then(known) else {
+        let Some((id, Upload { mut place, sent: count })) = id.parse().ok().and_then(known) else {
             return Ok(answers::plain(StatusCode::NOT_FOUND));
         };
         let method = request.method().clone();
-        let ends = match method {
+        let mut whole = None;
+        match method {
             Method::PUT => match digest_of(request.uri().query()) {
                 Some(digest) => {
                     place.add_query(&format!("digest={digest}"));
-                    true
+                    whole = Some(digest);
                 }
                 None => return Ok(answers::plain(StatusCode::BAD_REQUEST)),
             },
-            Method::DELETE => true,
-            Method::PATCH | Method::GET => false,
+            Method::DELETE | Method::PATCH | Method::GET => {}
             _ => return Ok(answers::plain(StatusCode::METHOD_NOT_ALLOWED)),
-        };
+        }
         let headers = chosen(request.headers(), &ASKED);
         let at = At::Place(place);
         let mut target = self.target.lock().await.clone();
         let answer = if matches!(method, Method::PUT | Method::PATCH) {
             let moving = Moving::new();
-            let (body, waiting) = Sent::new(request.into_body(), moving.clone(), Arc::clone(&self.meter));
+            let (moved, meter) = (moving.clone(), Arc::clone(&self.meter));
+            let (body, waiting) = Sent::new(request.into_body(), moved, meter, Arc::clone(&count));
             let body = body.map_err(Into::into).boxed_unsync();
             let sent = target.server.send_body(&method, &at, &headers, body, &moving).await;
             waiting.clear();
@@ -235,13 +265,15 @@ impl Push {
         };
         let answer = success(answer).await?;
         let mut uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
-        if ends {
+        if whole.is_some() || method == Method::DELETE {
             uploads.remove(&id);
+            let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+            done.extend(whole.map(|digest| (digest, count.load(Ordering::Relaxed))));
             return Ok(reply(answer.status, &answer.headers));
         }
         // An answer to a status request may have no location.
         if answer.headers.contains_key(header::LOCATION) {
-            uploads.insert(id, target.server.place(&at, &answer)?);
+            uploads.insert(id, Upload { place: target.server.place(&at, &answer)?, sent: count });
         }
         drop(uploads);
         Ok(located(reply(answer.status, &answer.headers), path, id))
@@ -255,18 +287,35 @@ impl Push {
 
 /// Counts attempts of a request.
 #[derive(Default)]
-struct Tries(u32);
+struct Tries {
+    failed: u32,
+    is_authorized: bool,
+}
 
 impl Tries {
-    /// Whether the request failed and must be repeated now. Waits before that.
-    async fn again(&mut self, status: StatusCode) -> bool {
-        self.0 += 1;
-        let again = status.is_server_error() && self.0 < TRIES_MAX;
+    /// Whether the request must be repeated now: it failed, or `is_authorized` after it was refused. Waits before that.
+    async fn again(&mut self, status: StatusCode, is_authorized: bool) -> bool {
+        self.is_authorized |= is_authorized;
+        if is_authorized || !status.is_server_error() {
+            return is_authorized;
+        }
+        self.failed += 1;
+        let again = self.failed < TRIES_MAX;
         if again {
-            sleep(TRY_AGAIN_AFTER * self.0).await;
+            sleep(TRY_AGAIN_AFTER * self.failed).await;
         }
         again
     }
+
+    /// Whether an authorization came after a refusal: another refusal stands.
+    fn is_authorized(&self) -> bool {
+        self.is_authorized
+    }
+}
+
+/// Whether a registry does not let the caller look at something. 401 and 429 are for the whole push.
+fn is_refused(status: StatusCode) -> bool {
+    status.is_client_error() && !matches!(status, StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS)
 }
 
 async fn success(answer: Answer) -> Result<Answer, Error> {

@@ -2,7 +2,10 @@
 
 use std::{
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll, ready},
 };
 
@@ -24,6 +27,8 @@ pub(super) struct Sent {
     body: Incoming,
     moving: Moving,
     meter: Arc<Meter>,
+    /// How many bytes of the blob have been sent.
+    sent: Arc<AtomicU64>,
     waiting: Waiting,
 }
 
@@ -38,9 +43,14 @@ impl Waiting {
 }
 
 impl Sent {
-    pub(super) fn new(body: Incoming, moving: Moving, meter: Arc<Meter>) -> (Self, Waiting) {
+    pub(super) fn new(
+        body: Incoming,
+        moving: Moving,
+        meter: Arc<Meter>,
+        sent: Arc<AtomicU64>,
+    ) -> (Self, Waiting) {
         let waiting = Waiting::default();
-        (Self { body, moving, meter, waiting: waiting.clone() }, waiting)
+        (Self { body, moving, meter, sent, waiting: waiting.clone() }, waiting)
     }
 }
 
@@ -56,8 +66,10 @@ impl Body for Sent {
         self.waiting.clear();
         let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
         if let Some(Ok(frame)) = &frame {
+            let bytes = frame.data_ref().map_or(0, Bytes::len);
             self.moving.moved();
-            self.meter.moved(frame.data_ref().map_or(0, Bytes::len));
+            self.meter.moved(bytes);
+            self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
         }
         self.waiting.set(Some(self.meter.wait()));
         Poll::Ready(frame)

@@ -74,7 +74,7 @@ impl Server {
             && given.elapsed() > TOKEN_AGE_MAX
             && matches!(challenge, Challenge::Bearer { .. })
         {
-            reached.authorization = self.authorize(&reached, Some(challenge.clone())).await?;
+            reached.authorization = self.authorize(&reached, &challenge).await?;
             reached.challenge = Some((challenge, Instant::now()));
             self.reached = Some(reached.clone());
         }
@@ -86,6 +86,13 @@ impl Server {
             }
             Err(place) => self.send_to(&reached, method, place, headers, body, Some(moving)).await,
         }
+    }
+
+    /// Gets the authorization that the headers of a 401 to a request with a body ask for. Whether the body may be sent
+    /// again.
+    pub(in crate::registry) async fn authorize_again(&mut self, refused: &HeaderMap) -> Result<bool, Error> {
+        let mut reached = self.reached().await?;
+        self.authorize_for(&mut reached, refused).await
     }
 
     /// The path of a request to the server itself, or the place elsewhere.
