@@ -58,13 +58,17 @@ variables! {
     BUILD_NUMBER;
     /// Jenkins' workspace: no link that the build needs may lead out of it
     WORKSPACE;
-    /// The directory of docker's config.json: logins, credential helpers, proxies
+    /// The directory of docker's config.json: logins, their helpers, proxies
     DOCKER_CONFIG;
+    /// Logins in the form of config.json's `auths`; they precede the file's
+    DOCKER_AUTH_CONFIG;
+    /// The platform to build for and to pull, unless --platform says so
+    DOCKER_DEFAULT_PLATFORM;
     /// The home directory, where .docker is without DOCKER_CONFIG
     HOME;
     /// The time of reproducible images, passed on as a build argument
     SOURCE_DATE_EPOCH;
-    /// A file for the message of a failure, on one line; the Jenkins steps end with it
+    /// A file for a failure's message on one line, with which Jenkins' steps end
     WHARF_ERROR_FILE;
     /// The kind of terminal: progress is plain if it is unset or `dumb`
     TERM;

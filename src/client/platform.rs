@@ -3,7 +3,11 @@
 
 use std::env::consts;
 
-use crate::names::NormalPlatform;
+use super::{
+    env::{DOCKER_DEFAULT_PLATFORM, Env},
+    exit::Failure,
+};
+use crate::names::{NormalPlatform, printable};
 
 const SYSTEMS: [&str; 9] =
     ["linux", "windows", "darwin", "freebsd", "netbsd", "openbsd", "dragonfly", "solaris", "illumos"];
@@ -48,6 +52,16 @@ pub(crate) fn platform(text: &str) -> Result<Platform, String> {
     }
 }
 
+/// The platforms in DOCKER_DEFAULT_PLATFORM, by which docker's own commands choose.
+pub(crate) fn of_environment(env: &Env) -> Result<Vec<Platform>, Failure> {
+    let Some(text) = env.get(DOCKER_DEFAULT_PLATFORM)? else { return Ok(Vec::new()) };
+    let read: Result<Vec<_>, _> = text.split(',').map(platform).collect();
+    read.map_err(|wrong| {
+        let text = format!("DOCKER_DEFAULT_PLATFORM is `{}`, which is not a platform", printable(&text));
+        Failure::usage(text).hint(format!("{wrong}; or leave it out: the node's own platform is built"))
+    })
+}
+
 /// `uname` and people also say `x86`.
 fn normal(os: &str, architecture: &str, variant: &str) -> NormalPlatform {
     let architecture = if architecture.eq_ignore_ascii_case("x86") { "386" } else { architecture };
@@ -57,6 +71,15 @@ fn normal(os: &str, architecture: &str, variant: &str) -> NormalPlatform {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn dockers_variable_is_a_list_of_platforms() {
+        let of = |text| of_environment(&Env::of(&[("DOCKER_DEFAULT_PLATFORM", text)]));
+        assert_eq!(of("").unwrap(), []);
+        assert_eq!(of("Linux/x86_64, local").unwrap(), [platform("amd64").unwrap(), Platform::Local]);
+        let failure = of("linux/amd64,pdp11").unwrap_err();
+        assert!(failure.text.contains("DOCKER_DEFAULT_PLATFORM is `linux/amd64,pdp11`"), "{failure}");
+    }
 
     #[test]
     fn platforms_are_read_as_containerd_reads_them() {

@@ -22,12 +22,12 @@ use crate::{
         args::BuildArgs,
         context::{Areas, BuildFiles, Tar},
         credentials::DockerConfig,
-        env::{self, Env, SOURCE_DATE_EPOCH},
+        env::{self, DOCKER_DEFAULT_PLATFORM, Env, SOURCE_DATE_EPOCH},
         exit::{Exit, Failure, Stop},
         namespace::Named,
         options::given,
         output::Plan,
-        platform::Platform,
+        platform::{self, Platform},
         print,
         progress::{Mode, Outcome},
         secrets::Secrets,
@@ -296,7 +296,7 @@ fn spec(args: &BuildArgs, plan: &Plan, env: &Env, docker: &DockerConfig) -> Resu
         ulimits.retain(|other| other.name != limit.name);
         ulimits.push(limit.clone());
     }
-    let mut platforms = platforms(&args.platforms)?;
+    let mut platforms = platforms(&args.platforms, env)?;
     Ok(BuildSpec {
         tags: plan.names().iter().map(ToString::to_string).collect(),
         dockerfile: String::new(),
@@ -338,12 +338,16 @@ fn leave_checks_out(dockerfile: &[u8], build_args: &mut HashMap<String, String>)
 }
 
 /// The platforms to build for; empty ones mean the node's own.
-fn platforms(asked: &[Platform]) -> Result<impl Iterator<Item = String>, Failure> {
+fn platforms(given: &[Platform], env: &Env) -> Result<impl Iterator<Item = String>, Failure> {
+    let (from, asked) = match given {
+        [] => (DOCKER_DEFAULT_PLATFORM.name, platform::of_environment(env)?),
+        given => ("--platform", given.to_vec()),
+    };
     if asked.iter().any(|platform| Some(platform) != asked.first()) {
-        return Err(Failure::usage("`--platform` names several platforms, but a build has only one")
+        return Err(Failure::usage(format!("`{from}` names several platforms, but a build has only one"))
             .hint("build for each on a node of that platform"));
     }
-    Ok(asked.iter().map(|platform| match platform {
+    Ok(asked.into_iter().map(|platform| match platform {
         Platform::Local => String::new(),
         Platform::Named(named) => named.to_string(),
     }))

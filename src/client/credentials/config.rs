@@ -11,7 +11,7 @@ use serde::de::MapAccess;
 
 use super::Credentials;
 use crate::{
-    client::{exit::Failure, print},
+    client::{env::DOCKER_AUTH_CONFIG, exit::Failure, print},
     go_json::{self, Fields},
     names::Secret,
 };
@@ -145,6 +145,16 @@ impl Config {
     pub(super) fn parse(path: &Path, text: &[u8]) -> Result<Self, Failure> {
         let content = go_json::first_value(text).map_err(|error| malformed(path, &error))?;
         Ok(Self { path: path.to_owned(), content })
+    }
+
+    /// Reads the logins of DOCKER_AUTH_CONFIG, which has the form of a docker config; only `auths` counts. Docker
+    /// ignores the whole text if a part of it is wrong.
+    pub(super) fn of_variable(text: &str) -> Result<Self, Failure> {
+        let config = Self::parse(Path::new(DOCKER_AUTH_CONFIG.name), text.as_bytes())?;
+        if let Some(broken) = config.hosts().find_map(|host| config.stored(host).err()) {
+            return Err(broken);
+        }
+        Ok(Self { content: Content { auths: config.content.auths, ..Content::default() }, ..config })
     }
 
     /// The name of the helper that keeps the credentials of `host`, whose key is `key`. If a host's own entry

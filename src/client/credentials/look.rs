@@ -83,6 +83,12 @@ pub(crate) fn of_blocks(env: &Env) -> Result<Vec<String>, Failure> {
     Ok(Logins::read(&[], &[], env)?.hosts().map(str::to_owned).collect())
 }
 
+/// The registries that DOCKER_AUTH_CONFIG has logins for.
+pub(crate) fn of_variable(env: &Env) -> Result<Vec<String>, Failure> {
+    let config = super::of_variable(env)?.unwrap_or_default();
+    Ok(config.hosts().map(|host| shown(host).to_owned()).collect())
+}
+
 /// The registry of a key of docker's config.
 fn shown(key: &str) -> &str {
     if key == HUB_KEY { hub(hostname(key)) } else { hostname(key) }

@@ -12,6 +12,7 @@ use crate::{
     client::{
         env::{self, Env},
         exit::Failure,
+        print,
     },
     names::{Reference, Secret},
     wire::v1,
@@ -21,7 +22,7 @@ use config::Config;
 pub(crate) use keeper::Keeper;
 pub(crate) use logins::LoginFlag;
 use logins::Logins;
-pub(crate) use look::{Helper, Look, of_blocks};
+pub(crate) use look::{Helper, Look, of_blocks, of_variable as of_docker_variable};
 
 /// Docker Hub's key in docker's config.
 const HUB_KEY: &str = "https://index.docker.io/v1/";
@@ -56,19 +57,26 @@ pub(super) fn fuzz(text: &[u8]) {
 #[derive(Clone, Debug)]
 pub(crate) struct DockerConfig {
     config: Config,
+    /// The logins of DOCKER_AUTH_CONFIG.
+    variable: Config,
     logins: Logins,
 }
 
 impl DockerConfig {
-    /// Reads `$DOCKER_CONFIG/config.json`, else `~/.docker/config.json`; without a file there are no
-    /// credentials.
+    /// Reads `$DOCKER_CONFIG/config.json`, else `~/.docker/config.json`, and DOCKER_AUTH_CONFIG; without them there
+    /// are no credentials.
     pub(crate) fn read(env: &Env) -> Result<Self, Failure> {
         let (directory, is_named) = directory(env);
         let config = match directory {
             Some(directory) => Config::read(&directory.join("config.json"), is_named)?,
             None => Config::default(),
         };
-        Ok(Self { config, logins: Logins::default() })
+        let variable = of_variable(env).unwrap_or_else(|failure| {
+            // Like docker.
+            print::note(format_args!("WARNING: DOCKER_AUTH_CONFIG is not used: {}", failure.text));
+            None
+        });
+        Ok(Self { config, variable: variable.unwrap_or_default(), logins: Logins::default() })
     }
 
     /// Adds the logins of `--login` and WHARF_LOGIN for this call. A flag without a registry applies to the registry in
@@ -99,24 +107,33 @@ impl DockerConfig {
         }
         let hub = HUB_HOSTS.contains(&host);
         let key = if hub { HUB_KEY } else { host };
+        if let Some(credentials) = stored(&self.variable, key, hub)? {
+            return Ok(Some(credentials));
+        }
         if let Some(helper) = self.config.helper(key, host)
             && let Some(credentials) = helper::get(helper, key).await?
         {
             return Ok(Some(credentials));
         }
         // `docker login` leaves an empty entry here for credentials that a helper keeps.
-        if let Some(credentials) = self.config.stored(key)? {
+        stored(&self.config, key, hub)
+    }
+}
+
+/// The credentials in `config` itself under `key`, or under another name of Docker Hub.
+fn stored(config: &Config, key: &str, hub: bool) -> Result<Option<Credentials>, Failure> {
+    let others = if hub { &HUB_HOSTS[..] } else { &[] };
+    for key in [key].iter().chain(others) {
+        if let Some(credentials) = config.stored(key)? {
             return Ok(Some(credentials));
         }
-        if hub {
-            for host in HUB_HOSTS {
-                if let Some(credentials) = self.config.stored(host)? {
-                    return Ok(Some(credentials));
-                }
-            }
-        }
-        Ok(None)
     }
+    Ok(None)
+}
+
+/// The logins of DOCKER_AUTH_CONFIG, if it is set.
+fn of_variable(env: &Env) -> Result<Option<Config>, Failure> {
+    env.get(env::DOCKER_AUTH_CONFIG)?.map(|text| Config::of_variable(&text)).transpose()
 }
 
 /// The directory of docker's config, and whether a variable names it.
@@ -251,6 +268,40 @@ mod tests {
             let home = Home::of(name, text);
             assert_eq!(home.read().unwrap().of("r.example").await.unwrap(), None, "{name}");
         }
+    }
+
+    #[tokio::test]
+    async fn dockers_variable_precedes_its_config() {
+        let file = r#"{"auths": {"r.example": {"auth": "YTpi"}}, "credHelpers": {"h.example": "absent"}}"#;
+        let home = Home::of("variable", file);
+        let of = async |text: &str, host: &str| {
+            let variables = [("DOCKER_CONFIG", home.0.to_str().unwrap()), ("DOCKER_AUTH_CONFIG", text)];
+            DockerConfig::read(&Env::of(&variables)).unwrap().of(host).await.unwrap()
+        };
+        // YzpkOmU= is `c:d:e`.
+        let entry = |host: &str| format!(r#"{{"auths": {{"{host}": {{"auth": "YzpkOmU="}}}}}}"#);
+        for (text, host, expected) in [
+            (entry("r.example"), "r.example", password("c", "d:e")),
+            (entry("h.example"), "h.example", password("c", "d:e")),
+            (entry("https://r.example/v1/"), "r.example", password("c", "d:e")),
+            (entry(HUB_KEY), "docker.io", password("c", "d:e")),
+            (entry("docker.io"), "docker.io", password("c", "d:e")),
+            (entry("o.example"), "r.example", password("a", "b")),
+            ("{}".to_owned(), "r.example", password("a", "b")),
+            (
+                r#"{"auths": {"r.example": {}}, "credsStore": "absent"}"#.to_owned(),
+                "r.example",
+                password("a", "b"),
+            ),
+            // Docker says so, and goes on without it.
+            ("no JSON".to_owned(), "r.example", password("a", "b")),
+            (r#"{"auths": {"o.example": {"auth": "hunter2!"}}}"#.to_owned(), "r.example", password("a", "b")),
+        ] {
+            assert_eq!(of(&text, host).await, expected, "{text}");
+        }
+        let failure = Config::of_variable(r#"{"auths": {"o.example": {"auth": "hunter2!"}}}"#).unwrap_err();
+        assert!(failure.text.contains("DOCKER_AUTH_CONFIG: `auth` of `o.example`"), "{failure}");
+        assert!(!failure.to_string().contains("hunter2"), "{failure}");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::{Call, check::Check, seconds};
 use crate::{
     client::{
         connect::{Address, whoami},
-        credentials::{Helper, Look, of_blocks},
+        credentials::{Helper, Look, of_blocks, of_docker_variable},
         env::{self, Env},
         exit::{Exit, Failure},
         token::{Expiry, Token},
@@ -187,6 +187,16 @@ pub(super) fn registries(env: &Env) -> Vec<Check> {
         }
         Err(failure) => vec![Check::failed(CONFIG, failure).otherwise("correct it")],
     };
+    match of_docker_variable(env) {
+        Ok(hosts) if hosts.is_empty() => {}
+        Ok(hosts) => {
+            checks.push(Check::ok(CONFIG, format!("DOCKER_AUTH_CONFIG has logins for {}", list(&hosts))));
+        }
+        Err(failure) => {
+            let text = format!("DOCKER_AUTH_CONFIG is not used: {}", failure.text);
+            checks.push(Check::warning(CONFIG, text, "correct it, or unset it".to_owned()));
+        }
+    }
     match of_blocks(env) {
         Ok(hosts) if hosts.is_empty() => {}
         Ok(hosts) => checks.push(Check::ok(LOGIN, format!("WHARF_LOGIN has logins for {}", list(&hosts)))),
