@@ -134,7 +134,17 @@ pub fn sentence(text: &str) -> String {
     if NOT_UTF8.iter().any(|phrase| line.ends_with(phrase)) {
         return "the Dockerfile is not UTF-8 text".to_owned();
     }
-    too_large(line).or_else(|| unsendable(line)).unwrap_or_else(|| without_codes(line))
+    let told = too_large(line).or_else(|| unsendable(line)).or_else(|| too_deep(line));
+    told.unwrap_or_else(|| without_codes(line))
+}
+
+/// The message for an image of too many layers, which the drivers of the classic store refuse (overlay2: 128).
+fn too_deep(line: &str) -> Option<String> {
+    line.ends_with(": max depth exceeded").then(|| {
+        "the image has more layers than the engine's storage takes, some 125: write several RUN or COPY as one, or copy \
+         the result to a further stage"
+            .to_owned()
+    })
 }
 
 /// A message without the words that Go's gRPC puts before the text of the other end. It may be wharfd itself.
@@ -331,6 +341,15 @@ mod tests {
         assert!(said("exclude-patterns").starts_with("a pattern of the ignore file "));
         assert!(said("followpaths").starts_with("a path that the Dockerfile copies "));
         assert_eq!(said("x"), "header key \"x\" contains value with non-printable ASCII characters");
+    }
+
+    #[test]
+    fn an_image_of_too_many_layers_is_told() {
+        let said = sentence("failed to prepare xq12nit74mkh as saoz48k491hz: max depth exceeded");
+        assert!(said.starts_with("the image has more layers") && !said.contains("xq12"), "{said}");
+        let other =
+            "process \"/bin/sh -c echo : max depth exceeded\" did not complete successfully: exit code: 1";
+        assert_eq!(sentence(other), other);
     }
 
     #[test]

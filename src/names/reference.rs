@@ -38,6 +38,8 @@ pub enum ReferenceError {
     SlashInTag(String, String),
     #[error("`{0}` is not an image reference: its digest must be `sha256:` and 64 hexadecimal digits")]
     Digest(String),
+    #[error("`{0}` is not an image reference: 64 hexadecimal digits are an image's id")]
+    Id(String),
     #[error("`{0}` is not an image reference: a repository's name has at most {max} bytes", max = NAME_BYTES_MAX)]
     TooLong(String),
     #[error("`{0}` is not an image reference: write it as `[host[:port]/]name[:tag]`")]
@@ -52,6 +54,10 @@ impl Reference {
             return Err(ReferenceError::Empty);
         }
         let shown = || crate::names::printable(text);
+        // Docker refuses it, too: who means the image with this id would get the one of this name.
+        if text.len() == 64 && are_hex_digits(text) {
+            return Err(ReferenceError::Id(shown()));
+        }
         let (rest, digest) = match text.split_once('@') {
             Some((rest, digest)) => {
                 (rest, Some(Digest::parse(digest).ok_or_else(|| ReferenceError::Digest(shown()))?))
@@ -295,5 +301,9 @@ mod tests {
             assert!(matches!(error(shape), ReferenceError::Shape(_)), "{shape:?}: {:?}", error(shape));
         }
         assert!(matches!(error(&format!("x.y/{}", "a".repeat(255))), ReferenceError::TooLong(_)));
+        assert!(matches!(error(&"0a".repeat(32)), ReferenceError::Id(_)));
+        for name in [format!("{}:1", "a".repeat(64)), "a".repeat(63), "A".repeat(63).to_lowercase() + "x"] {
+            assert!(Reference::parse(&name).is_ok(), "{name}");
+        }
     }
 }

@@ -85,6 +85,8 @@ const UNREADABLE: [&str; 5] = [
     "unexpected end of json",
     "too many non-empty layers in history",
 ];
+/// Of the classic store's drivers; overlay2 has 128 layers at most.
+const TOO_DEEP: &str = "max depth exceeded";
 const DISK_FULL: &str = "no space left on device";
 
 /// The fault when the engine itself fails to pull `reference`.
@@ -113,6 +115,9 @@ fn transfer(reference: &Reference, platform: &Platform, error: Error, unreadable
         wrong_platform(reference, platform)
     } else if says(unreadable) {
         self::unreadable(reference)
+    } else if says(&[TOO_DEEP]) {
+        let text = format!("{name} has more layers than the engine's storage takes");
+        Fault::new(Reason::ImageUnsupported, text).hint("join its layers: copy its files to a further stage")
     } else if says(&[DISK_FULL]) {
         Fault::new(Reason::EngineFailed, format!("cannot store {name}: the engine's disk is full"))
     } else {
@@ -228,6 +233,7 @@ mod tests {
         ] {
             assert_eq!(reason(unreadable), Reason::ImageUnsupported, "{unreadable}");
         }
+        assert_eq!(reason("failed to register layer: max depth exceeded"), Reason::ImageUnsupported);
         assert_eq!(reason("write /x: no space left on device"), Reason::EngineFailed);
         assert_eq!(reason("dial tcp 127.0.0.1:5000: connect: connection refused"), Reason::EngineFailed);
         assert_eq!(reason("something new"), Reason::EngineFailed);
