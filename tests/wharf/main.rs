@@ -52,6 +52,7 @@ mod policy_check;
 mod policy_files;
 mod policy_limits;
 mod registries;
+mod reported;
 mod save;
 mod shapes;
 mod soak;
@@ -106,6 +107,7 @@ fn cases() -> Vec<Case> {
         network::CASES,
         commands::CASES,
         pasted::CASES,
+        reported::CASES,
         logs::CASES,
         metrics::CASES,
         outcomes::CASES,

@@ -16,7 +16,8 @@ cases![the_page_is_up_to_date];
 struct Scene {
     /// Empty if the build has no Dockerfile, or the command is not a build.
     dockerfile: &'static str,
-    /// `CONTEXT`, `REGISTRY`, `PRIVATE`, `DOWN` and `FAILING` stand for paths and addresses of the test.
+    /// `CONTEXT`, `REGISTRY`, `PRIVATE`, `DOWN` and `FAILING` stand for paths and addresses of the test. Variables may
+    /// stand before it: `NAME=VALUE`.
     command: &'static str,
 }
 
@@ -37,6 +38,8 @@ const SCENES: &[Scene] = &[
     run("build . --no-cache=yes"),
     run("build . --platform pdp11"),
     run("build . --platform linux/amd64,linux/arm64"),
+    run("DOCKER_DEFAULT_PLATFORM=pdp11 build ."),
+    run("DOCKER_DEFAULT_PLATFORM=linux/amd64,linux/arm64 build ."),
     run("build . --shm-size big"),
     run("build . --ulimit nofiles=1"),
     run("build . --add-host db"),
@@ -53,6 +56,7 @@ const SCENES: &[Scene] = &[
     run("build . --ssh default"),
     run("build . -t Foo/Bar"),
     run("build . -t app@sha256:aa"),
+    run("build . -t 0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"),
     run("build . --login reg=USER"),
     run("build . --login reg.example=NOT_SET:NOT_SET"),
     run("build https://example.com/x.git"),
@@ -93,6 +97,9 @@ const SCENES: &[Scene] = &[
     // Registries.
     run("pull REGISTRY/none:1"),
     run("pull PRIVATE/none:1"),
+    run("DOCKER_DEFAULT_PLATFORM=linux/s390x pull REGISTRY/base:1"),
+    run("DOCKER_AUTH_CONFIG=nonsense pull REGISTRY/none:1"),
+    run("WHARF_LOGIN=USER:PASSWORD pull REGISTRY/none:1"),
     run("pull DOWN/app:1"),
     run("pull wharf.invalid/x"),
     run("pull FAILING/app:1"),
@@ -294,7 +301,10 @@ async fn scenes(test: &Test, job: &Wharf, scenes: &[Scene], names: &[(&str, Stri
         let context = test.context(&test.unique("scene"), if dockerfile.is_empty() { &[] } else { &files });
         names.push(("CONTEXT", context.display().to_string()));
         let command = filled(scene.command, &names);
-        let ended = job.run(command.split(' ').filter(|word| !word.is_empty())).await;
+        let (variables, words) = parts(&command);
+        let mut start = job.command(words);
+        start.envs(variables.iter().filter_map(|variable| variable.split_once('=')));
+        let ended = Output::of(start, b"", PATIENCE).await;
         for line in scene.dockerfile.lines() {
             writeln!(page, "    {line}").unwrap();
         }
@@ -307,10 +317,19 @@ async fn scenes(test: &Test, job: &Wharf, scenes: &[Scene], names: &[(&str, Stri
             said = said.replace(value, name);
         }
         let said: Vec<String> = said.trim().lines().map(without_chance).collect();
-        let command = wharf::names::printable(scene.command);
-        writeln!(page, "$ wharf {command}\n{}\n[{}]\n", said.join("\n"), ended.status).unwrap();
+        let (variables, words) = parts(scene.command);
+        let shown = [&variables[..], &["wharf"], &words[..]].concat().join(" ");
+        writeln!(page, "$ {}\n{}\n[{}]\n", wharf::names::printable(&shown), said.join("\n"), ended.status).unwrap();
     }
     page
+}
+
+/// The variables before a command, and its words.
+fn parts(command: &str) -> (Vec<&str>, Vec<&str>) {
+    let is_variable = |word: &&str| word.starts_with(|c: char| c.is_ascii_uppercase()) && word.contains('=');
+    let words: Vec<&str> = command.split(' ').filter(|word| !word.is_empty()).collect();
+    let (variables, words) = words.split_at(words.iter().copied().take_while(is_variable).count());
+    (variables.to_vec(), words.to_vec())
 }
 
 /// The line without BuildKit's ids, and without the time before a step's output.
