@@ -68,7 +68,7 @@ variables! {
     HOME;
     /// The time of reproducible images, passed on as a build argument
     SOURCE_DATE_EPOCH;
-    /// A file for a failure's message on one line, with which Jenkins' steps end
+    /// A file for a failure's message, on one line, for the Jenkins steps
     WHARF_ERROR_FILE;
     /// The kind of terminal: progress is plain if it is unset or `dumb`
     TERM;
