@@ -66,6 +66,11 @@ impl Images {
             if self.inner.exporting.names().contains(&name) {
                 continue;
             }
+            // A build that has ended since the rows were read keeps its image. It has removed its row before it left
+            // the names above.
+            if !store.is_export(engine.name(), &export.name).await? {
+                continue;
+            }
             let made = engine.image_store().inspect(&name).await?.is_some();
             if made {
                 each_second!(

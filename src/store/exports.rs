@@ -53,6 +53,16 @@ impl Access {
         })
         .await
     }
+
+    /// Whether the name is recorded.
+    pub async fn is_export(&self, engine: &str, name: &str) -> Result<bool, Fault> {
+        let (engine, name) = (engine.to_owned(), name.to_owned());
+        self.call(move |connection| {
+            let select = "SELECT 1 FROM exports WHERE engine = ? AND name = ?";
+            connection.prepare_cached(select)?.exists([engine, name])
+        })
+        .await
+    }
 }
 
 #[cfg(test)]
@@ -72,6 +82,7 @@ mod tests {
             store.exports("main").await.unwrap().into_iter().map(|export| export.name).collect();
         assert_eq!(names, ["b"]);
         assert!(store.exports("main").await.unwrap()[0].age < Duration::from_secs(60));
+        assert!(store.is_export("main", "b").await.unwrap() && !store.is_export("main", "c").await.unwrap());
         std::fs::remove_dir_all(directory).unwrap();
     }
 }

@@ -3,19 +3,26 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use rusqlite::Connection;
 use rustix::process::Signal;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use wharf::wire::v1::BuildSpec;
 
 use crate::harness::{
     Test, Wharf, Wharfd, cases,
+    image::context_tar,
     process::{Background, shell_status},
-    wait_for,
+    relay::Relay,
+    rpc, wait_for,
 };
 
 cases![
     the_client_is_interrupted,
     the_namespace_ends,
     the_daemon_is_killed,
-    builds_of_one_tag_keep_their_images
+    builds_of_one_tag_keep_their_images,
+    the_janitor_leaves_an_image_that_is_just_finished,
 ];
 
 /// A build of an image whose export takes seconds.
@@ -159,4 +166,39 @@ async fn builds_of_one_tag_keep_their_images(test: Arc<Test>) {
     let images = job.images().await;
     assert_eq!((images.len(), images.iter().filter(|(name, _)| *name == tag).count()), (6, 1), "{images:?}");
     nothing_is_left(&test, &wharfd, &job).await;
+}
+
+/// An image without a reference has only the name under which it was exported. The janitor, which removes such names if
+/// their builds have been cut off, looks at another one while the build runs, and at this one when it has ended.
+async fn the_janitor_leaves_an_image_that_is_just_finished(test: Arc<Test>) {
+    let relay = Relay::start(&test);
+    let wharfd = test.wharfd_with(None, &["--engine", &relay.address()]).await;
+    let (pieces, sent) = mpsc::channel(1);
+    let channel = rpc::connect(&wharfd.socket()).await;
+    let start = rpc::start("job#1", BuildSpec::default());
+    let build = tokio::spawn(async move { rpc::build(&channel, start, ReceiverStream::new(sent)).await });
+    let tar = context_tar(&[("Dockerfile", "FROM scratch\nCOPY . /\n"), ("mark", &test.unique("mark"))]);
+    let (first, rest) = tar.split_at(700);
+    pieces.send(first.to_vec().into()).await.unwrap();
+
+    // Before and behind the build's own name, from so long ago that the janitor forgets them.
+    let store = Connection::open(wharfd.state_dir().join("wharf.sqlite")).unwrap();
+    let count = |like: &str| {
+        let select = "SELECT count(*) FROM exports WHERE name LIKE ?";
+        store.query_row(select, [like], |row| row.get::<_, u32>(0)).unwrap()
+    };
+    wait_for("the build's own name", async || (count("%") == 1).then_some(())).await;
+    relay.hold(&["/images/", "0-first"], 0);
+    for name in ["0-first/untagged/0-first:1", "z-last/untagged/z-last:1"] {
+        let name = format!("{}{name}", wharfd.prefix());
+        store.execute("INSERT INTO exports SELECT engine, ?, 0 FROM exports LIMIT 1", [name]).unwrap();
+    }
+    wait_for("the janitor's look", async || relay.holds().then_some(())).await;
+    pieces.send(rest.to_vec().into()).await.unwrap();
+    drop(pieces);
+    let built = build.await.unwrap();
+    let id = &built.ok().image_id;
+    relay.let_go();
+    wait_for("the end of the look", async || (count("%z-last%") == 0).then_some(())).await;
+    assert!(test.engine.inspect(id).await.is_some(), "{id} is gone");
 }
