@@ -50,6 +50,9 @@ async fn each_limit_ends_its_own_build(test: Arc<Test>) {
     log.build(&noisy, &[]).await.ended(3).says(&["over a limit of policy `log`: `log_size` is 100 KiB"]);
     for job in [&time, &sent, &log] {
         assert_eq!(job.images().await, [], "an image of a build that was ended");
+    }
+    // Not by `time`: on a loaded machine any build may be over its limit.
+    for job in [&sent, &log] {
         job.build(&small, &[]).await.ok();
     }
 

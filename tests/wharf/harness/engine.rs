@@ -79,10 +79,12 @@ impl Engine {
     /// Ends it without notice, as a panic does.
     pub(crate) async fn crash(&self) {
         let pid = self.pid();
-        // It is the first process of its pid namespace, and all others end with it.
+        // It is the first process of its pid namespace, and all others end with it. While it is still there, it does not
+        // start again.
         kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
-        let ended = async || tokio::net::UnixStream::connect(&self.socket).await.is_err().then_some(());
-        wait_for("the engine to end", ended).await;
+        let is_there = || PathBuf::from(format!("/proc/{pid}")).exists();
+        let is_gone = async || tokio::net::UnixStream::connect(&self.socket).await.is_err() && !is_there();
+        wait_for("the engine to end", async || is_gone().await.then_some(())).await;
     }
 
     /// The address of its socket.
