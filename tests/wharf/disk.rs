@@ -4,6 +4,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use rusqlite::Connection;
@@ -16,7 +17,9 @@ use wharf::wire::v1::BuildSpec;
 use crate::{
     audit::{events, is_documented},
     caches::{prefix, records},
-    harness::{Engine, Test, Wharf, Wharfd, cases, engine::tool, image::context_tar, rpc, wait_for},
+    harness::{
+        Engine, Test, Wharf, Wharfd, cases, engine::tool, image::context_tar, rpc, wait_for, wait_for_at_most,
+    },
 };
 
 cases![a_low_disk_is_cleaned_first, a_low_disk_takes_no_new_builds, a_full_disk_ends_builds];
@@ -57,12 +60,15 @@ fn writes(mount: &str, file: &str, mebibytes: u32) -> String {
     )
 }
 
+/// Waits for the disk to be at this level. It is `ample` again only when build cache of the last minute may go, and wharfd
+/// looks at growing intervals.
 async fn event(audit: &Path, level: &str) -> Value {
     let found = async || {
         let is_wanted = |event: &Value| event["event"] == "disk" && event["level"] == level;
         events(audit).into_iter().find(is_wanted)
     };
-    let event = wait_for(&format!("the event that the disk is {level}"), found).await;
+    let what = format!("the event that the disk is {level}");
+    let event = wait_for_at_most(Duration::from_secs(240), &what, found).await;
     is_documented(&event);
     event
 }
