@@ -6,7 +6,12 @@ use bollard::models::{CreateImageInfo, ImageInspect};
 use futures_util::StreamExt as _;
 use tokio::time::timeout;
 
-use super::{Images, inherited::Inherited, layers::Claims, turns::Turn};
+use super::{
+    Images,
+    inherited::Inherited,
+    layers::{Claims, claims::parts_of},
+    turns::Turn,
+};
 use crate::{
     engine::{STALL_TIMEOUT, docker::fault},
     fault::{Fault, Reason, causes},
@@ -197,8 +202,10 @@ impl Fetch {
             Some(claims) => Layers::Watched(images.hash_passing(&self.caller, claims, &hashes)),
             None => Layers::WithoutZstd,
         };
+        let parts = parts_of(self.manifest.bytes()).map_err(|problem| problem.fault(&self.reference))?;
         let (repository, manifest) = (self.repository.clone(), self.manifest.clone());
-        let transfer = images.relay().pull(&path, repository, manifest, checks, Arc::clone(&self.puller));
+        let transfer =
+            images.relay().pull(&path, repository, manifest, parts, checks, Arc::clone(&self.puller));
         let transfer = transfer.map_err(Fault::internal)?;
         let name = format!("{}@{}", transfer.repository(), self.manifest.digest());
         let name = images.transfer_name(&name)?;

@@ -30,4 +30,4 @@ pub use error::{Error, Kind};
 pub use lookups::{LOOKUPS_MAX, LookupError, Lookups, Resolver};
 pub use meter::{FASTER_BYTES, LOOK, Meter, Reading, SLOW_BYTES};
 pub use reach::Reach;
-pub use relay::{Layers, Puller, Relay, Transfer, Watch, Watcher};
+pub use relay::{Layers, Parts, Puller, Relay, Transfer, Watch, Watcher};

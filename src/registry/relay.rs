@@ -52,7 +52,7 @@ use crate::{
 use failure::LastFailure;
 use passwords::Passwords;
 use pull::Pull;
-pub use pull::{Layers, Watch, Watcher};
+pub use pull::{Layers, Parts, Watch, Watcher};
 pub use puller::Puller;
 use push::Push;
 use strangers::Strangers;
@@ -121,16 +121,17 @@ impl Relay {
     }
 
     /// Starts a try of `puller` to pull from `repository`, which is called `path` at the relay, the image with the
-    /// known `manifest`, which is not an index.
+    /// known `manifest`, which is not an index and names these `parts`.
     pub fn pull(
         &self,
         path: &str,
         repository: Repository,
         manifest: Manifest,
+        parts: Parts,
         checks: Layers,
         puller: Arc<Puller>,
     ) -> io::Result<Transfer> {
-        self.begin(path, Work::Pull(Box::new(Pull::new(repository, manifest, checks, puller))))
+        self.begin(path, Work::Pull(Box::new(Pull::new(repository, manifest, parts, checks, puller))))
     }
 
     /// Starts a push to `target`. At the relay its repository is called `path`, or a path below that, so that

@@ -2,6 +2,7 @@
 
 mod let_down;
 mod odd;
+mod pulled;
 pub(super) mod recorder;
 mod relay;
 

@@ -10,6 +10,7 @@ use super::{Problem, strict::Strict};
 use crate::{
     go_json::zero,
     names::reference::Digest,
+    registry::Parts,
     store::{LayerClaim, LayerFact, Packing},
 };
 
@@ -17,6 +18,14 @@ use crate::{
 pub(super) fn config_of(manifest: &[u8]) -> Result<Digest, Problem> {
     let Manifest { config: Strict(config), .. } = read(manifest)?;
     config.config()
+}
+
+/// The blobs that an image's manifest names.
+pub(in crate::images) fn parts_of(manifest: &[u8]) -> Result<Parts, Problem> {
+    let Manifest { config: Strict(config), layers } = read(manifest)?;
+    let digest = |descriptor: &Descriptor| Digest::parse(&descriptor.digest).ok_or(Problem::Forged);
+    let layers = layers.iter().map(|Strict(layer)| digest(layer)).collect::<Result<_, _>>()?;
+    Ok(Parts { config: digest(&config)?, layers })
 }
 
 /// The claims of an image about its layers.

@@ -14,7 +14,7 @@ use futures_util::stream;
 use http::{HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Frame;
-use serde_json::Value;
+use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
@@ -54,17 +54,25 @@ pub struct Watcher {
     pub whole: oneshot::Sender<()>,
 }
 
+/// The blobs that a manifest names. The engine gets no others: it must have read the same names in the manifest as
+/// wharfd, whose limits and checks go by them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parts {
+    /// The image's config.
+    pub config: Digest,
+    /// The image's layers.
+    pub layers: HashSet<Digest>,
+}
+
 /// The manifest and the blobs that a pull may see.
 pub(super) struct Pull {
     pub(super) repository: Repository,
     manifest: Manifest,
     /// The manifest's media type, as the engine gets it.
-    media_type: String,
+    media_type: &'static str,
     checks: Layers,
     pub(super) puller: Arc<Puller>,
-    /// The config that the manifest names.
-    config: Option<Digest>,
-    layers: HashSet<Digest>,
+    parts: Parts,
     blobs: Mutex<Blobs>,
     /// Whether the engine may have had a layer on its way by another transfer that did not bring it.
     is_let_down: AtomicBool,
@@ -105,16 +113,13 @@ impl Pull {
     pub(super) fn new(
         repository: Repository,
         manifest: Manifest,
+        parts: Parts,
         checks: Layers,
         puller: Arc<Puller>,
     ) -> Self {
-        let document: Value = serde_json::from_slice(manifest.bytes()).unwrap_or_default();
-        let config = document.pointer("/config/digest").and_then(Value::as_str).and_then(Digest::parse);
-        let media_type = media_type(&manifest, &document).to_owned();
-        let layers = document.get("layers").and_then(Value::as_array).into_iter().flatten();
-        let layers = layers.filter_map(|layer| Digest::parse(layer.get("digest")?.as_str()?)).collect();
+        let media_type = media_type(&manifest);
         let (blobs, is_let_down) = (Mutex::default(), AtomicBool::new(false));
-        Self { repository, manifest, media_type, checks, puller, config, layers, blobs, is_let_down }
+        Self { repository, manifest, media_type, checks, puller, parts, blobs, is_let_down }
     }
 
     fn blobs(&self) -> MutexGuard<'_, Blobs> {
@@ -140,7 +145,7 @@ impl Pull {
     }
 
     fn misses(&self, layer: &Digest, blobs: &Blobs) -> bool {
-        self.layers.contains(layer) && !blobs.asked.contains(layer)
+        self.parts.layers.contains(layer) && !blobs.asked.contains(layer)
     }
 
     /// Whether the engine may have failed because of another transfer.
@@ -161,11 +166,12 @@ impl Pull {
         if let Some(digest) = digest_in(what, "manifests") {
             return Ok(self.manifest(method, &digest));
         }
-        match digest_in(what, "blobs") {
+        let is_config = |digest: &Digest| self.parts.config == *digest;
+        let is_part = |digest: &Digest| is_config(digest) || self.parts.layers.contains(digest);
+        match digest_in(what, "blobs").filter(is_part) {
             Some(digest) => {
                 let way = self.begin(&digest, is_head(method), transfer, relay);
-                let max =
-                    if self.config.as_ref() == Some(&digest) { CONFIG_BYTES_MAX as u64 } else { u64::MAX };
+                let max = if is_config(&digest) { CONFIG_BYTES_MAX as u64 } else { u64::MAX };
                 let blob = self.repository.clone().blob(&digest).await?;
                 if blob.length().is_some_and(|length| length > max) {
                     return Err(config_too_large());
@@ -184,7 +190,7 @@ impl Pull {
 
     fn begin(&self, digest: &Digest, is_head: bool, transfer: &Arc<Shared>, relay: &Relay) -> OnItsWay {
         let mut blobs = self.blobs();
-        if self.layers.contains(digest) && blobs.asked.insert(digest.clone()) {
+        if self.parts.layers.contains(digest) && blobs.asked.insert(digest.clone()) {
             self.puller.asks();
         }
         blobs.passing.push(digest.clone());
@@ -200,7 +206,7 @@ impl Pull {
         let bytes = self.manifest.bytes();
         let length = bytes.len();
         let body = if is_head(method) { Bytes::new() } else { bytes.clone() };
-        let mut answer = answers::with(StatusCode::OK, &self.media_type, body);
+        let mut answer = answers::with(StatusCode::OK, self.media_type, body);
         answer.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
         tell_digest(&mut answer, digest);
         answer
@@ -209,13 +215,19 @@ impl Pull {
 
 /// The type of an image's manifest: the registry's, or the one in the document. The engine would read the document as
 /// an index if a registry called it one.
-fn media_type<'a>(manifest: &'a Manifest, document: &'a Value) -> &'a str {
+fn media_type(manifest: &Manifest) -> &'static str {
     const TYPES: [&str; 2] = [
         "application/vnd.docker.distribution.manifest.v2+json",
         "application/vnd.oci.image.manifest.v1+json",
     ];
-    let told = [manifest.media_type(), document.get("mediaType").and_then(Value::as_str).unwrap_or_default()];
-    told.into_iter().find(|told| TYPES.contains(told)).unwrap_or(TYPES[1])
+    #[derive(Default, Deserialize)]
+    struct Typed {
+        #[serde(default, rename = "mediaType")]
+        media_type: String,
+    }
+    let Typed { media_type } = serde_json::from_slice(manifest.bytes()).unwrap_or_default();
+    let told = [manifest.media_type(), &media_type];
+    told.iter().find_map(|told| TYPES.into_iter().find(|known| known == told)).unwrap_or(TYPES[1])
 }
 
 impl Drop for OnItsWay {

@@ -5,7 +5,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use super::{
     Server,
     recorder::ok,
-    relay::{ask_as, digest, puller, repository},
+    relay::{ask_as, digest, parts, puller, repository},
 };
 use crate::{
     names::Reference,
@@ -15,13 +15,11 @@ use crate::{
 
 /// A pull of an image with the layer `layer`.
 async fn pull(relay: &Relay, path: &str, layer: &[u8]) -> Transfer {
-    let layer = digest(layer);
-    let image = format!(r#"{{"schemaVersion":2,"layers":[{{"digest":"{layer}"}}]}}"#);
-    let registry = Server::start(None, move |_| ok(&image)).await;
+    let registry = Server::start(None, |_| ok("{}")).await;
     let reference = Reference::parse(&format!("{}/team/app:1", registry.host())).unwrap();
     let mut repository = repository(&reference);
     let manifest = repository.manifest(&reference).await.unwrap();
-    relay.pull(path, repository, manifest, Layers::WithoutZstd, puller()).unwrap()
+    relay.pull(path, repository, manifest, parts(b"config", &[layer]), Layers::WithoutZstd, puller()).unwrap()
 }
 
 #[tokio::test]

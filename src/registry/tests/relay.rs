@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
+    atomic::{AtomicUsize, Ordering},
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -19,7 +19,7 @@ use super::{
 use crate::{
     fault::{Fault, Reason},
     names::{CallerId, Reference, reference::Digest},
-    registry::{CONFIG_BYTES_MAX, Client, Layers, Puller, Relay, Repository, Transfer},
+    registry::{Client, Layers, Parts, Puller, Relay, Repository, Transfer},
     tasks::Group,
 };
 
@@ -59,6 +59,11 @@ pub(super) fn header<'a>(answer: &'a str, name: &str) -> &'a str {
 
 pub(super) fn digest(bytes: &[u8]) -> Digest {
     Digest::from_sha256(Sha256::digest(bytes).into())
+}
+
+/// A manifest's parts, by their content.
+pub(super) fn parts(config: &[u8], layers: &[&[u8]]) -> Parts {
+    Parts { config: digest(config), layers: layers.iter().map(|layer| digest(layer)).collect() }
 }
 
 pub(super) async fn push_to(registry: &Server, relay: &Relay) -> Result<Transfer, Fault> {
@@ -239,101 +244,6 @@ async fn a_refusal_ends_a_push_and_says_why() {
     assert!(fault.text().contains("the repository is read-only"), "{fault}");
 }
 
-#[tokio::test]
-async fn the_engine_gets_what_was_hashed_and_no_other_bytes() {
-    let relay = Relay::bind(&Group::root()).await.unwrap();
-    let registry =
-        Server::start(None, |head| ok(if head.contains("manifests") { MANIFEST } else { "blob" })).await;
-    let reference = Reference::parse(&format!("{}/team/app:1", registry.host())).unwrap();
-    let mut repository = repository(&reference);
-    let manifest = repository.manifest(&reference).await.unwrap();
-    let heard = registry.heard().len();
-    let by_digest = format!("/v2/{PATH}/manifests/{}", manifest.digest());
-    let transfer = relay.pull(PATH, repository, manifest, Layers::WithoutZstd, puller()).unwrap();
-    assert!(ask(&transfer, "GET", &by_digest, "").await.ends_with(MANIFEST));
-    assert!(ask(&transfer, "HEAD", &by_digest, "").await.ends_with("\r\n\r\n"));
-    assert_eq!(registry.heard().len(), heard, "the registry may say something else the second time");
-
-    // No other manifest exists for the engine.
-    let other = format!("/v2/{PATH}/manifests/{}", digest(b"other"));
-    assert!(ask(&transfer, "GET", &other, "").await.starts_with("HTTP/1.1 404"));
-    assert_eq!(registry.heard().len(), heard);
-
-    let blob = |of: &[u8]| format!("/v2/{PATH}/blobs/{}", digest(of));
-    assert!(ask(&transfer, "GET", &blob(b"blob"), "").await.ends_with("blob"));
-    assert!(transfer.failure(Fault::internal).is_none());
-    ask(&transfer, "GET", &blob(b"another"), "").await;
-    let fault = transfer.failure(|error| error.fault(&reference, false)).unwrap();
-    assert!(fault.text().contains("do not match the digest"), "{fault}");
-    for (method, path) in [("POST", "blobs/uploads/"), ("PUT", "manifests/1"), ("GET", "manifests/1")] {
-        let answer = ask(&transfer, method, &format!("/v2/{PATH}/{path}"), "").await;
-        assert!(answer.starts_with("HTTP/1.1 40"), "{answer}");
-    }
-}
-
-#[tokio::test]
-async fn the_engine_gets_no_config_that_is_too_large() {
-    let relay = Relay::bind(&Group::root()).await.unwrap();
-    let large = "x".repeat(CONFIG_BYTES_MAX + 1);
-    let of = digest(large.as_bytes());
-    let manifest = format!("{{\"config\":{{\"digest\":\"{of}\",\"size\":1}}}}");
-    let served = large.clone();
-    let tells = Arc::new(AtomicBool::new(true));
-    let tells_length = Arc::clone(&tells);
-    let registry = Server::start(None, move |head| match head {
-        head if head.contains("manifests/1 ") => ok(&manifest),
-        head if head.contains("manifests/2 ") => ok(MANIFEST),
-        _ if tells_length.load(Ordering::Relaxed) => ok(&served),
-        _ => format!("HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n{served}"),
-    })
-    .await;
-    let reference = Reference::parse(&format!("{}/team/app:1", registry.host())).unwrap();
-    let mut repository = repository(&reference);
-    let blob = format!("/v2/{PATH}/blobs/{of}");
-    for tells_it in [true, false] {
-        tells.store(tells_it, Ordering::Relaxed);
-        let proven = repository.manifest(&reference).await.unwrap();
-        let transfer = relay.pull(PATH, repository.clone(), proven, Layers::WithoutZstd, puller()).unwrap();
-        let answer = ask(&transfer, "GET", &blob, "").await;
-        assert!(!answer.ends_with(&large), "{}", answer.len());
-        let fault = transfer.failure(|error| error.fault(&reference, false)).unwrap();
-        assert!(fault.text().contains("its config is larger than 1 MiB"), "{fault}");
-    }
-    // A layer may be as large.
-    tells.store(true, Ordering::Relaxed);
-    let other = Reference::parse(&format!("{}/team/app:2", registry.host())).unwrap();
-    let other = repository.manifest(&other).await.unwrap();
-    let transfer = relay.pull(PATH, repository, other, Layers::WithoutZstd, puller()).unwrap();
-    assert!(ask(&transfer, "GET", &blob, "").await.ends_with(&large));
-}
-
-/// An engine reads a document by its type: what an index lists it may have already, of another's.
-#[tokio::test]
-async fn the_engine_never_hears_of_an_index() {
-    const OCI: &str = "application/vnd.oci.image.manifest.v1+json";
-    const DOCKER: &str = "application/vnd.docker.distribution.manifest.v2+json";
-    let relay = Relay::bind(&Group::root()).await.unwrap();
-    for (told, written, expected) in [
-        ("application/vnd.oci.image.index.v1+json", DOCKER, DOCKER),
-        ("text/plain", "application/vnd.oci.image.index.v1+json", OCI),
-        (DOCKER, OCI, DOCKER),
-        ("", "", OCI),
-    ] {
-        let document = format!(r#"{{"mediaType":"{written}","config":{{}},"layers":[]}}"#);
-        let registry = Server::start(None, move |_| {
-            let length = document.len();
-            format!("HTTP/1.1 200 OK\r\ncontent-type: {told}\r\ncontent-length: {length}\r\n\r\n{document}")
-        })
-        .await;
-        let reference = Reference::parse(&format!("{}/team/app:1", registry.host())).unwrap();
-        let mut repository = repository(&reference);
-        let manifest = repository.manifest(&reference).await.unwrap();
-        let path = format!("/v2/{PATH}/manifests/{}", manifest.digest());
-        let transfer = relay.pull(PATH, repository, manifest, Layers::WithoutZstd, puller()).unwrap();
-        assert_eq!(header(&ask(&transfer, "GET", &path, "").await, "content-type"), expected, "{told}");
-    }
-}
-
 /// The fault that `transfer` reports if the engine's work ends with `reason`.
 async fn told(transfer: &Transfer, reason: Reason) -> Fault {
     let work = async { Err::<(), _>(Fault::new(reason, "the engine's own words")) };
@@ -355,7 +265,16 @@ async fn what_went_well_at_last_is_no_reason() {
     let reference = Reference::parse(&format!("{}/team/app:1", registry.host())).unwrap();
     let mut repository = repository(&reference);
     let manifest = repository.manifest(&reference).await.unwrap();
-    let transfer = relay.pull(PATH, repository, manifest, Layers::WithoutZstd, puller()).unwrap();
+    let transfer = relay
+        .pull(
+            PATH,
+            repository,
+            manifest,
+            parts(b"config", &[b"blob", b"lost"]),
+            Layers::WithoutZstd,
+            puller(),
+        )
+        .unwrap();
     let unreached = told(&transfer, Reason::EngineFailed).await;
     assert!(unreached.text().contains("did not reach wharfd"), "{unreached}");
     assert_eq!(told(&transfer, Reason::EngineUnavailable).await.text(), "the engine's own words");
@@ -387,7 +306,8 @@ async fn an_image_whose_config_drips_does_not_wait_for_the_engine() {
     let reference = Reference::parse(&format!("{}/team/app:1", registry.host())).unwrap();
     let mut repository = repository(&reference);
     let manifest = repository.manifest(&reference).await.unwrap();
-    let transfer = relay.pull(PATH, repository, manifest, Layers::WithoutZstd, puller()).unwrap();
+    let transfer =
+        relay.pull(PATH, repository, manifest, parts(b"config", &[]), Layers::WithoutZstd, puller()).unwrap();
     assert!(transfer.waits_for_the_engine());
     let mut engine = TcpStream::connect(transfer.host()).await.unwrap();
     let (user, password) = transfer.login();

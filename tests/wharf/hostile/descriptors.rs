@@ -12,6 +12,7 @@ use crate::harness::{
 
 cases![
     false_descriptions_of_layers_are_not_used,
+    a_config_has_one_name,
     a_layer_is_fetched_only_from_its_registry,
     layers_in_zstandard_reach_no_engine_that_fails_to_unpack_them,
 ];
@@ -40,9 +41,17 @@ async fn serve(image: &Image, edit: impl Fn(&mut Value)) -> ScriptedRegistry {
         "config": {"mediaType": CONFIG, "size": config.len(), "digest": digest(config.as_bytes())},
     })
     .to_string();
-    let mut blobs: Vec<(String, Vec<u8>)> =
-        image.layers.iter().map(|layer| (layer.digest.clone(), layer.blob.to_vec())).collect();
+    let mut blobs = blobs_of(&image.layers);
     blobs.push((digest(config.as_bytes()), config.into_bytes()));
+    serve_manifest(manifest, blobs).await
+}
+
+fn blobs_of(layers: &[Layer]) -> Vec<(String, Vec<u8>)> {
+    layers.iter().map(|layer| (layer.digest.clone(), layer.blob.to_vec())).collect()
+}
+
+/// A registry that serves a manifest under every tag, and blobs by their digests.
+async fn serve_manifest(manifest: String, blobs: Vec<(String, Vec<u8>)>) -> ScriptedRegistry {
     ScriptedRegistry::start(move |_, path| {
         let blob = blobs.iter().find(|(digest, _)| path.ends_with(digest.as_str()));
         match (path, blob) {
@@ -56,6 +65,34 @@ async fn serve(image: &Image, edit: impl Fn(&mut Value)) -> ScriptedRegistry {
         }
     })
     .await
+}
+
+/// Go takes the last of two names that differ in their case, and wharfd's limit on a config would hold for the other one.
+async fn a_config_has_one_name(test: Arc<Test>) {
+    let wharfd = test.wharfd().await;
+    let small = Image::of(vec![Layer::busybox()]);
+    let large = Image { label: "x".repeat(2 << 20), ..small.clone() };
+    let [small, large] = [small, large].map(|image| (image.config().to_string(), image.layers));
+    let config = digest(small.0.as_bytes());
+    let other = digest(large.0.as_bytes());
+    let layer = Layer::busybox();
+    let manifest = json!({
+        "schemaVersion": 2, "mediaType": MANIFEST,
+        "layers": [{"mediaType": LAYER, "size": layer.blob.len(), "digest": layer.digest}],
+        "config": {"mediaType": CONFIG, "size": large.0.len(), "digest": config},
+    });
+    let named = format!(r#""digest":"{config}""#);
+    let twice = manifest.to_string().replace(&named, &format!(r#"{named},"Digest":"{other}""#));
+    let mut blobs = blobs_of(&large.1);
+    blobs.extend([(config, small.0.into_bytes()), (other, large.0.into_bytes())]);
+    let registry = serve_manifest(twice, blobs).await;
+    let name = format!("{}/x:1", registry.host());
+    test.engine.pull(&name, None).await.ok();
+    let listed = test.engine.inspect(&name).await.unwrap().to_string();
+    assert!(listed.len() > 2 << 20, "the bare engine takes the other config");
+    test.engine.remove_image(&name).await;
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    job.run(["pull", &name]).await.ended(3).says(&["is refused: its config does not match its layers"]);
 }
 
 /// BuildKit remembers the first description of a layer, and uses it in everything that it pushes.

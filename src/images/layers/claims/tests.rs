@@ -131,3 +131,20 @@ fn what_go_reads_otherwise_is_refused() {
     }
     assert!(!reads::<Config>(r#"[{"diff_ids":[]}]"#), "a list is no object");
 }
+
+#[test]
+fn the_parts_are_those_that_the_engine_reads() {
+    let [config, layer] = [digest(b"config"), digest(b"layer")];
+    let manifest = |config: &str, layers: &str| format!(r#"{{"config":{{{config}}},"layers":[{layers}]}}"#);
+    let named = |digest: &Digest| format!(r#""digest":"{digest}""#);
+    let read = |manifest: String| parts_of(manifest.as_bytes());
+    let expected = Parts { config: config.clone(), layers: [layer.clone()].into() };
+    let layers = format!("{{{}}}", named(&layer));
+    assert_eq!(read(manifest(&named(&config), &layers)), Ok(expected));
+    for twice in ["Digest", "DIGEST", "dige\u{17f}t", "digest"] {
+        let both = format!(r#"{},"{twice}":"{layer}""#, named(&config));
+        assert_eq!(read(manifest(&both, &layers)), Err(Problem::Forged), "{twice}");
+        assert_eq!(read(manifest(&named(&config), &format!("{{{both}}}"))), Err(Problem::Forged), "{twice}");
+    }
+    assert_eq!(read(manifest(r#""digest":"sha256:1""#, "")), Err(Problem::Forged));
+}
