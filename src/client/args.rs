@@ -230,7 +230,7 @@ pub(crate) struct ProgressArgs {
 #[derive(Args, Debug)]
 pub(crate) struct PushArgs {
     /// The image's name, `[HOST/]NAME[:TAG]`; several are pushed in this order
-    #[arg(value_name = "NAME", required = true, value_parser = options::tag)]
+    #[arg(value_name = "NAME", required = true, value_parser = options::reference)]
     pub(crate) references: Vec<Reference>,
     /// Print the names and nothing else
     #[arg(short, long)]

@@ -13,16 +13,17 @@ use crate::{
         },
     },
     fault::{Fault, Reason},
-    names::{CallerId, Login, Reference, reference::Digest},
+    names::{CallerId, Login, Namespace, Reference, reference::Digest},
     naming::ImageName,
+    policy::Permit,
     progress::{Reporter, Step},
     registry::{Error, Transfer},
     tasks::{Cause, Group},
 };
 
 impl Images {
-    /// Pushes an image of a namespace. Returns the digest of the
-    /// manifest at the registry. Work that must not be interrupted runs in a group below `tasks`.
+    /// Pushes an image of a namespace. Returns the digest of the manifest at the registry, by which the namespace then
+    /// finds the image. Work that must not be interrupted runs in a group below `tasks`.
     pub async fn push(
         &self,
         Pushable { image, target }: &Pushable<'_>,
@@ -38,6 +39,7 @@ impl Images {
         let _cancel = tasks.cancel_on_drop(Cause::ClientGone);
         let push = Push {
             images: self.clone(),
+            namespace: image.namespace().clone(),
             image: image.id().clone(),
             caller,
             target,
@@ -53,6 +55,7 @@ impl Images {
 
 struct Push {
     images: Images,
+    namespace: Permit<Namespace>,
     image: Digest,
     caller: CallerId,
     target: Reference,
@@ -66,6 +69,7 @@ impl Push {
         self.images.inner.metrics.pushed(&pushed);
         match pushed {
             Ok(digest) => {
+                self.name(&digest).await;
                 step.rename(format!("push {}@{digest}", self.target.familiar()));
                 step.done(false);
                 Ok(digest)
@@ -74,6 +78,15 @@ impl Push {
                 step.failed(fault.text());
                 Err(fault)
             }
+        }
+    }
+
+    /// Names the image `repository@digest`, as `docker push` does, so that the job finds it by what it has pushed, though
+    /// another build takes the tag. The registry has the image: a name that cannot be given does not change that.
+    async fn name(&self, digest: &Digest) {
+        let pinned = self.target.at(digest);
+        if let Err(fault) = self.images.move_name(&self.namespace, &self.image, &pinned).await {
+            tracing::debug!(%fault, reference = %pinned, "a pushed image has no name by its digest");
         }
     }
 

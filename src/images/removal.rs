@@ -1,5 +1,7 @@
 //! Removes images from a namespace, and whole namespaces.
 
+use std::collections::BTreeSet;
+
 use bollard::errors::Error;
 
 use super::{Images, owned::OwnedImage};
@@ -31,8 +33,9 @@ pub struct Removed {
 }
 
 impl Images {
-    /// Removes a reference from the namespace, and the image with its last reference. If `text` is the id of
-    /// an image with several references, `force` is required.
+    /// Removes a reference from the namespace, and the image with its last reference. If `text` is the id of an image with
+    /// several references, `force` is required. As with docker, the digests by which an image was pushed go with the last
+    /// tag of their repository.
     pub async fn remove_image(
         &self,
         namespace: &Permit<Namespace>,
@@ -41,13 +44,12 @@ impl Images {
     ) -> Result<Removed, Fault> {
         let image = self.find_image(namespace, text).await?;
         let named = Reference::parse(text).ok().map(Reference::tagged);
-        let named = named.and_then(|reference| image.names.get_key_value(&reference));
+        let named = named.filter(|reference| image.names.contains_key(reference));
         let mut removed = Removed::default();
-        match named {
-            Some((reference, name)) if image.names.len() > 1 => {
-                self.remove_or_fail(&image, Some(reference), name, &mut removed).await?;
-            }
-            None if image.names.len() > 1 && !force => {
+        let going = match &named {
+            Some(reference) => going_with(reference, &image),
+            None if force || has_one_name(&image) => image.references().collect(),
+            None => {
                 let text = format!(
                     "image {} has {} references: remove them one by one, or force the removal of all",
                     printable(text),
@@ -55,8 +57,14 @@ impl Images {
                 );
                 return Err(Fault::invalid("force", text));
             }
+        };
+        if going.len() == image.names.len() {
             // The image is removed with its last reference.
-            Some(_) | None => self.remove_all(&image, &mut removed).await?,
+            self.remove_all(&image, &mut removed).await?;
+        } else {
+            for (reference, name) in image.names.iter().filter(|(reference, _)| going.contains(reference)) {
+                self.remove_or_fail(&image, Some(reference), name, &mut removed).await?;
+            }
         }
         Ok(removed)
     }
@@ -147,6 +155,24 @@ impl Images {
         }
         Ok(None)
     }
+}
+
+/// The references of an image that are removed with this one.
+fn going_with<'a>(reference: &Reference, image: &'a OwnedImage) -> Vec<&'a Reference> {
+    let repository = reference.repository();
+    let here: Vec<_> = image.references().filter(|one| one.repository() == repository).collect();
+    let tags = here.iter().filter(|one| one.digest().is_none()).count();
+    if reference.digest().is_none() && tags == 1 {
+        return here;
+    }
+    here.into_iter().filter(|&one| one == reference).collect()
+}
+
+/// Whether an image has no more than one tag, and no digests but of that tag's repository.
+fn has_one_name(image: &OwnedImage) -> bool {
+    let tags = image.references().filter(|one| one.digest().is_none()).count();
+    let repositories: BTreeSet<_> = image.references().map(Reference::repository).collect();
+    tags <= 1 && repositories.len() <= 1
 }
 
 fn in_use(text: String, error: Error) -> Fault {

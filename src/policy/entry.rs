@@ -140,7 +140,11 @@ impl Entry {
         field: impl Into<Cow<'static, str>>,
         reference: Reference,
     ) -> Result<(Reference, &ImagePattern), Fault> {
-        let reference = new_name(field, reference)?;
+        let reference = match (reference.tag(), reference.digest()) {
+            // An image that was pushed before has this name.
+            (None, Some(_)) => outside(field, reference)?,
+            _ => new_name(field, reference)?,
+        };
         match self.push.iter().find(|pattern| pattern.matches(&reference)) {
             Some(pattern) => Ok((reference, pattern)),
             None => Err(self.denied(job, "push", format_args!("push to `{}`", reference.familiar()))),
@@ -275,11 +279,16 @@ pub(super) fn new_name(
         );
         return Err(Fault::invalid(field, text));
     }
+    Ok(outside(field, reference)?.tagged())
+}
+
+/// Refuses a name of wharfd's own.
+fn outside(field: impl Into<Cow<'static, str>>, reference: Reference) -> Result<Reference, Fault> {
     if reference.is_reserved() {
         let text = format!("names under `{RESERVED_HOST}` are wharfd's own: choose another host");
         return Err(Fault::invalid(field, text));
     }
-    Ok(reference.tagged())
+    Ok(reference)
 }
 
 /// Whether a build may fetch from `address`, which the host of `url` has.

@@ -335,7 +335,13 @@ mod tests {
         let tag = namespace.tag_as("target", reference("app")).unwrap();
         assert_eq!(tag.subject().reference(), &reference("app:latest"));
         let digest = format!("app@sha256:{}", "a".repeat(64));
-        for denied in ["wharf.invalid/i/hold/h:1", "x.WHARF.invalid/app:1", &digest] {
+        let tagged = digest.replace('@', ":1@");
+        let own = digest.replace("app", "wharf.invalid/app");
+        assert!(namespace.tag_as("target", reference(&digest)).is_err());
+        // An image that was pushed has this name, and can be pushed again.
+        let push = namespace.push_to("reference", reference(&digest)).unwrap();
+        assert_eq!(push.subject().reference(), &reference(&digest));
+        for denied in ["wharf.invalid/i/hold/h:1", "x.WHARF.invalid/app:1", &tagged, &own] {
             let fault = namespace.tag_as("target", reference(denied)).unwrap_err();
             assert_eq!(fault.field(), Some("target"), "{denied}");
             assert!(namespace.push_to("reference", reference(denied)).is_err(), "{denied}");

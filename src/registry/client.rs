@@ -102,15 +102,16 @@ impl Client {
         let mut server =
             Server::new(certs, names, reach, endpoint, reference.path(), Access::Push, login.cloned());
         server.greet().await?;
-        Ok(Target { server, tag: reference.tag().unwrap_or("latest").to_owned() })
+        let digest = reference.digest().map(Digest::as_str);
+        Ok(Target { server, at: reference.tag().or(digest).unwrap_or("latest").to_owned() })
     }
 }
 
-/// A tag in a repository, as the target of a push.
+/// A tag or a digest in a repository, as the target of a push.
 #[derive(Clone)]
 pub struct Target {
     pub(super) server: Server,
-    pub(super) tag: String,
+    pub(super) at: String,
 }
 
 impl Repository {
@@ -230,6 +231,6 @@ impl std::fmt::Debug for Repository {
 
 impl std::fmt::Debug for Target {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Target").field("tag", &self.tag).finish_non_exhaustive()
+        f.debug_struct("Target").field("at", &self.at).finish_non_exhaustive()
     }
 }

@@ -159,7 +159,7 @@ mod tests {
         let digest = format!("app@sha256:{}", "a".repeat(64));
         let long = |byte: char| format!("https://a/{}", byte.to_string().repeat(QUESTION_BYTES_MAX));
         for (question, why) in [
-            (Question::Push(digest.clone()), "has a digest"),
+            (Question::Push(digest.replace('@', ":1@")), "has a digest"),
             (Question::Push("wharf.invalid/x".to_owned()), "wharfd's own"),
             (Question::Add("a.example".to_owned()), "is not a URL that `ADD` fetches"),
             (Question::Network("bridge".to_owned()), "is not a network"),
@@ -171,6 +171,7 @@ mod tests {
         }
         for (question, is_allowed) in [
             (Question::Pull(digest.clone()), true),
+            (Question::Push(digest.clone()), true),
             (Question::NodeImage(digest), true),
             (Question::Pull("wharf.invalid/x".to_owned()), false),
             (Question::NodeImage("wharf.invalid/x".to_owned()), false),

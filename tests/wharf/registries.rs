@@ -13,6 +13,7 @@ cases![
     push_and_pull,
     a_push_needs_credentials,
     several_names_are_pushed,
+    a_pushed_image_is_found_by_its_digest,
     a_private_base_needs_credentials,
     a_tag_stays_what_it_was,
     an_operators_tag_survives,
@@ -27,6 +28,11 @@ const PASSWORD: &str = "correct horse";
 
 fn metadata(job: &Wharf) -> Value {
     serde_json::from_slice(&std::fs::read(job.home().join("metadata")).unwrap()).unwrap()
+}
+
+async fn inspected(job: &Wharf, name: &str) -> Value {
+    let described = job.run(["inspect", name]).await.ok().stdout;
+    serde_json::from_str::<Value>(&described).unwrap()[0].take()
 }
 
 /// A context whose image is unique to the test, and needs no base.
@@ -154,6 +160,56 @@ async fn several_names_are_pushed(test: Arc<Test>) {
     for output in [&ended, &pushed, &shown] {
         assert!(![&output.stdout, &output.stderr].iter().any(|text| text.contains("hunter2")), "{output}");
     }
+}
+
+async fn a_pushed_image_is_found_by_its_digest(test: Arc<Test>) {
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    let (app, by_build) = (registry.name("team/app:1"), registry.name("team/by-build:1"));
+    let first = job.build_id(&from_scratch(&test, "first"), &["-t", &app]).await;
+    let pushed = job.run(["push", &app, "--metadata-file", "metadata"]).await.ok();
+    assert!(pushed.stdout.contains("digest: sha256:"), "{}", pushed.stdout);
+    let pinned = metadata(&job)["wharf.image.ref"].as_str().unwrap().to_owned();
+    let flags = ["-t", &by_build, "--push", "--metadata-file", "metadata"];
+    let other = job.build_id(&from_scratch(&test, "other"), &flags).await;
+    let pinned_by_build = metadata(&job)["wharf.image.ref"].as_str().unwrap().to_owned();
+
+    // Later builds take the tags.
+    let later = job.build_id(&from_scratch(&test, "later"), &["-t", &app, "-t", &by_build]).await;
+    for (pinned, id, promoted) in [(&pinned, &first, "app:good"), (&pinned_by_build, &other, "other:good")] {
+        assert_eq!(&inspected(&job, pinned).await["Id"], id, "{pinned}");
+        assert_eq!(inspected(&job, pinned).await["RepoDigests"], serde_json::json!([pinned]));
+        let promoted = registry.name(promoted);
+        job.run(["tag", pinned, &promoted]).await.ok();
+        job.run(["push", &promoted]).await.ok();
+        let (_, digest) = pinned.split_once('@').unwrap();
+        let (repository, tag) = promoted.strip_prefix(registry.host()).unwrap()[1..].split_once(':').unwrap();
+        assert_eq!(registry.digest(repository, tag).await.as_deref(), Some(digest), "{promoted}");
+        // It is there already: the push changes nothing, and moves no tag.
+        assert!(job.run(["push", pinned]).await.ok().stdout.contains(digest), "{pinned}");
+        job.run(["save", "-o", "saved.tar", pinned]).await.ok();
+        let dockerfile = format!("FROM {pinned}\nLABEL on=pinned\n");
+        let on_it = test.context(&format!("on-{tag}"), &[("Dockerfile", &dockerfile)]);
+        job.build_id(&on_it, &["-t", "on:1"]).await;
+        assert_eq!(inspected(&job, "on:1").await["RootFS"], inspected(&job, pinned).await["RootFS"]);
+    }
+    assert_eq!(&inspected(&job, &app).await["Id"], &later);
+    let stranger = job.in_namespace("other#1");
+    stranger.run(["inspect", &pinned]).await.ended(6);
+
+    // As with docker, the digest goes with the last tag of its repository.
+    job.run(["push", &app]).await.ok();
+    let rows = job.run(["images", &app]).await.ok().stdout;
+    assert_eq!(rows.lines().count(), 2, "a digest is no row beside a tag: {rows}");
+    let removed = job.run(["rmi", &app]).await.ok().stdout;
+    assert!(removed.contains(&format!("Untagged: {app}")) && removed.contains("@sha256:"), "{removed}");
+    assert!(!removed.contains("Deleted"), "it has another tag: {removed}");
+    let removed = job.run(["rmi", &by_build]).await.ok().stdout;
+    assert!(removed.contains(&format!("Deleted: {later}")), "{removed}");
+    job.run(["rmi", &first]).await.ended(2).says(&["references"]);
+    job.run(["rmi", &pinned]).await.ok();
+    job.run(["rmi", &registry.name("app:good")]).await.ok();
+    job.run(["inspect", &first]).await.ended(6);
 }
 
 async fn a_private_base_needs_credentials(test: Arc<Test>) {

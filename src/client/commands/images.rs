@@ -61,7 +61,8 @@ pub(super) async fn run(mut call: Call, args: ImagesArgs) -> Result<(), Stop> {
     }
 }
 
-/// A row for each reference; one row for an image without references.
+/// A row for each tag, and one for each repository of which only digests are known; one row for an image without
+/// references.
 fn rows(image: &Image, no_trunc: bool) -> Vec<Row> {
     let row = |repository: String, tag: &str| Row {
         repository,
@@ -81,7 +82,19 @@ fn rows(image: &Image, no_trunc: bool) -> Vec<Row> {
         }
         Err(_) => row(printable(reference), NONE),
     };
-    image.references.iter().map(named).collect()
+    let (tagged, pinned): (Vec<_>, Vec<_>) =
+        image.references.iter().partition(|reference| !is_pinned(reference));
+    let mut rows: Vec<Row> = tagged.into_iter().map(named).collect();
+    for row in pinned.into_iter().map(named) {
+        if rows.iter().all(|other| other.repository != row.repository) {
+            rows.push(row);
+        }
+    }
+    rows
+}
+
+fn is_pinned(reference: &str) -> bool {
+    Reference::parse(reference).is_ok_and(|reference| reference.digest().is_some())
 }
 
 fn table(rows: &[Row], now: Duration) -> String {
@@ -111,10 +124,11 @@ mod tests {
             created: Some(prost_types::Timestamp { seconds: 1_000_000, nanos: 0 }),
             size,
         };
-        let images = [
-            image(&["docker.io/library/app:1", "127.0.0.1:5000/acme/app:latest"], 77_800_000),
-            image(&[], 12),
-        ];
+        let digest = "0".repeat(64);
+        let pinned =
+            ["docker.io/library/app", "reg.example/pinned"].map(|name| format!("{name}@sha256:{digest}"));
+        let names = ["docker.io/library/app:1", &pinned[0], "127.0.0.1:5000/acme/app:latest", &pinned[1]];
+        let images = [image(&names, 77_800_000), image(&[], 12)];
         let rows: Vec<Row> = images.iter().flat_map(|image| rows(image, false)).collect();
         assert_eq!(
             table(&rows, Duration::from_secs(1_000_000 + 600)),
@@ -122,6 +136,7 @@ mod tests {
 REPOSITORY                TAG      IMAGE ID       CREATED          SIZE
 app                       1        0123456789ab   10 minutes ago   77.8MB
 127.0.0.1:5000/acme/app   latest   0123456789ab   10 minutes ago   77.8MB
+reg.example/pinned        <none>   0123456789ab   10 minutes ago   77.8MB
 <none>                    <none>   0123456789ab   10 minutes ago   12B
 "
         );

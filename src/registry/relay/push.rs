@@ -122,11 +122,11 @@ impl Push {
         }
     }
 
-    /// The registry's path for a manifest that the engine names: any tag means the target's tag.
+    /// The registry's path for a manifest that the engine names: any tag means the target's tag or digest.
     async fn manifest(&self, at: &str) -> String {
         match Digest::parse(at) {
             Some(digest) => format!("manifests/{digest}"),
-            None => format!("manifests/{}", self.target.lock().await.tag),
+            None => format!("manifests/{}", self.target.lock().await.at),
         }
     }
 
