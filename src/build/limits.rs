@@ -71,7 +71,7 @@ impl Used {
 
     /// Counts bytes that the steps have written.
     pub fn log(&self, bytes: usize) {
-        self.count(&self.log, bytes, self.limits.log_size, "log_size");
+        self.count(&self.log, bytes, Some(self.limits.log_size), "log_size");
     }
 
     fn count(&self, sum: &AtomicU64, bytes: usize, max: Option<u64>, key: &'static str) -> bool {

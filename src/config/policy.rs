@@ -49,23 +49,33 @@ impl Policy {
         PolicyLimits {
             build_time: self.build_time,
             context_size: self.context_size,
-            log_size: self.log_size,
+            log_size: self.log_size.unwrap_or(LOG_SIZE),
             images: self.images.map(NonZeroU32::get),
         }
     }
 }
 
-/// A policy's limits on builds; a key that is missing limits nothing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// How much the steps of a build may write without the key `log_size`: BuildKit keeps all of it in memory until the
+/// build ends (`util/progress`).
+const LOG_SIZE: u64 = 256 << 20;
+
+/// A policy's limits on builds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PolicyLimits {
     /// How long a build may take, without its pushes.
     pub build_time: Option<Duration>,
     /// The bytes that a client may send of its directories or its tar for a build.
     pub context_size: Option<u64>,
     /// The bytes that the steps of a build may write.
-    pub log_size: Option<u64>,
+    pub log_size: u64,
     /// How many images a namespace may have for another build or pull to begin.
     pub images: Option<u32>,
+}
+
+impl Default for PolicyLimits {
+    fn default() -> Self {
+        Self { build_time: None, context_size: None, log_size: LOG_SIZE, images: None }
+    }
 }
 
 /// The network of a step of a build.

@@ -196,7 +196,7 @@ impl Entry {
         let limits = [
             ("build_time", build_time.map(|time| format!("{} s", time.as_secs()))),
             ("context_size", context_size.map(size)),
-            ("log_size", log_size.map(size)),
+            ("log_size", Some(size(log_size))),
             ("images", images.map(|images| images.to_string())),
         ];
         limits.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()
