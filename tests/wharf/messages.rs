@@ -319,7 +319,8 @@ async fn scenes(test: &Test, job: &Wharf, scenes: &[Scene], names: &[(&str, Stri
         let said: Vec<String> = said.trim().lines().map(without_chance).collect();
         let (variables, words) = parts(scene.command);
         let shown = [&variables[..], &["wharf"], &words[..]].concat().join(" ");
-        writeln!(page, "$ {}\n{}\n[{}]\n", wharf::names::printable(&shown), said.join("\n"), ended.status).unwrap();
+        writeln!(page, "$ {}\n{}\n[{}]\n", wharf::names::printable(&shown), said.join("\n"), ended.status)
+            .unwrap();
     }
     page
 }
