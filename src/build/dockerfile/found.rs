@@ -35,11 +35,15 @@ fn verdict(input: &Path) -> Result<(), String> {
         let (name, value) = variable.split_once('=').unwrap_or((&variable, ""));
         (name.to_owned(), Size::of(value))
     });
-    let base = Inherited {
-        triggers: texts(&image["config"]["OnBuild"]),
-        environment: environment.collect(),
-        ..Inherited::default()
-    };
+    let mut triggers = texts(&image["config"]["OnBuild"]);
+    let dockerfile = fs::read(input.join("Dockerfile")).unwrap_or_default();
+    if fs::read_to_string(input.join("target")).is_ok_and(|target| target.trim() == "parse") {
+        // BuildKit reads only triggers as this target reads each instruction, with the comment before it.
+        let text = String::from_utf8_lossy(&dockerfile);
+        let lines: Vec<_> = text.lines().collect();
+        triggers.extend(lines.windows(2).map(|lines| lines.join("\n")));
+    }
+    let base = Inherited { triggers, environment: environment.collect(), ..Inherited::default() };
     let arguments = options.as_object().into_iter().flatten().filter_map(|(key, value)| {
         Some((key.strip_prefix("build-arg:")?.to_owned(), Size::of(value.as_str()?)))
     });
@@ -54,7 +58,7 @@ fn verdict(input: &Path) -> Result<(), String> {
     };
     let judge = Judge::new(rules);
     judge.admit(&base)?;
-    judge.read("Dockerfile", fs::read(input.join("Dockerfile")).unwrap_or_default())
+    judge.read("Dockerfile", dockerfile)
 }
 
 #[test]
