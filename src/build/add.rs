@@ -25,11 +25,15 @@ pub fn is_git(source: &str) -> bool {
 /// The host that means the session of a build, in any URL (`source/http` in BuildKit).
 pub const SESSION_HOST: &str = "buildkit-session";
 
+/// Whether a URL has one of the schemes that BuildKit fetches.
+pub fn is_http(url: &str) -> bool {
+    ["http://", "https://"].iter().any(|scheme| url.starts_with(scheme))
+}
+
 /// The host of a URL that `ADD` fetches, an IPv6 address without its brackets; `None` if it is not such a
 /// URL.
 pub fn host(url: &str) -> Option<String> {
-    let is_http = ["http://", "https://"].iter().any(|scheme| url.starts_with(scheme));
-    let uri = url.parse::<http::Uri>().ok().filter(|_| is_http)?;
+    let uri = url.parse::<http::Uri>().ok().filter(|_| is_http(url))?;
     let host = uri.host().filter(|host| !host.is_empty())?;
     let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
     Some(bare.unwrap_or(host).to_owned())

@@ -10,10 +10,14 @@ pub(super) fn copies(op: &Op) -> impl Iterator<Item = (&FileActionCopy, Option<&
     };
     actions.iter().filter_map(|action| {
         let Some(Action::Copy(copy)) = &action.action else { return None };
-        let input = usize::try_from(action.secondary_input).ok();
-        let input = input.and_then(|input| op.inputs.get(input));
-        Some((copy, input.map(|input| input.digest.as_str())))
+        Some((copy, input(op, action.secondary_input)))
     })
+}
+
+/// The digest of an operation's input; `None` for a number that is none.
+pub(super) fn input(op: &Op, number: i64) -> Option<&str> {
+    let input = usize::try_from(number).ok().and_then(|number| op.inputs.get(number));
+    input.map(|input| input.digest.as_str())
 }
 
 /// Whether the source of a copy has characters that are wildcards (`filepath.Match`), if it may have some.

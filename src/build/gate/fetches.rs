@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use bollard_buildkit_proto::pb::{Op, op};
 
 use super::{Refusal, refuse};
+use crate::build::add::is_http;
 
 /// No real Dockerfile fetches more.
 const FETCHES_MAX: usize = 64;
@@ -22,8 +23,7 @@ impl Fetches {
     pub(super) fn add(&mut self, digest: &str, op: &Op, uploaded: Option<&str>) -> Result<(), Refusal> {
         let Some(op::Op::Source(source)) = &op.op else { return Ok(()) };
         let identifier = source.identifier.as_str();
-        let is_fetched = ["http://", "https://"].iter().any(|scheme| identifier.starts_with(scheme));
-        if !is_fetched || uploaded == Some(identifier) {
+        if !is_http(identifier) || uploaded == Some(identifier) {
             return Ok(());
         }
         self.0.insert(digest.to_owned());

@@ -12,7 +12,7 @@ use bollard_buildkit_proto::pb::{FileActionCopy, Op, op};
 
 use super::{
     Refusal,
-    copies::{copies, has_wildcards},
+    copies::{copies, has_wildcards, input},
 };
 use crate::fault::{Fault, Reason};
 
@@ -101,10 +101,8 @@ fn sources(op: &Op) -> impl Iterator<Item = Option<&str>> {
         Some(op::Op::Exec(exec)) => exec.mounts.as_slice(),
         _ => &[],
     };
-    let mounted = mounts.iter().filter(|mount| !mount.selector.is_empty()).map(|mount| {
-        let input = usize::try_from(mount.input).ok().and_then(|input| op.inputs.get(input));
-        input.map(|input| input.digest.as_str())
-    });
+    let mounted = mounts.iter().filter(|mount| !mount.selector.is_empty());
+    let mounted = mounted.map(|mount| input(op, mount.input));
     copied.chain(mounted)
 }
 
