@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
 
 use super::{
     answer::{Answer, Body, Moving, empty, exchange},
@@ -106,21 +106,24 @@ impl Server {
     }
 
     async fn get_once(&mut self, what: &str, accept: Option<&'static str>) -> Result<Answer, Error> {
-        let path = format!("{}/v2/{}/{what}", self.endpoint.prefix, self.path);
-        let mut headers = HeaderMap::new();
-        if let Some(accept) = accept {
-            headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
-        }
-        let (reached, answer) = self.ask(&Method::GET, &path, &headers).await?;
-        self.redirected(&reached, answer, &Method::GET, &path, &headers).await?.ok().await
+        let accept = accept.map(|accept| (header::ACCEPT, HeaderValue::from_static(accept)));
+        self.fetch(what, accept).await?.ok().await
     }
 
     /// The rest of a blob, from byte `start` on. Any answer: not every server knows ranges.
     pub(super) async fn get_from(&mut self, what: &str, start: u64) -> Result<Answer, Error> {
+        let range = HeaderValue::from_str(&format!("bytes={start}-"));
+        let range = range.map_err(|_| Error::bad_address(what))?;
+        self.fetch(what, Some((header::RANGE, range))).await
+    }
+
+    async fn fetch(
+        &mut self,
+        what: &str,
+        header: Option<(HeaderName, HeaderValue)>,
+    ) -> Result<Answer, Error> {
         let path = format!("{}/v2/{}/{what}", self.endpoint.prefix, self.path);
-        let range =
-            HeaderValue::from_str(&format!("bytes={start}-")).map_err(|_| Error::bad_address(&path))?;
-        let headers = HeaderMap::from_iter([(header::RANGE, range)]);
+        let headers = HeaderMap::from_iter(header);
         let (reached, answer) = self.ask(&Method::GET, &path, &headers).await?;
         self.redirected(&reached, answer, &Method::GET, &path, &headers).await
     }
