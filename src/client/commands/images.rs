@@ -78,23 +78,21 @@ fn rows(image: &Image, no_trunc: bool) -> Vec<Row> {
         Ok(reference) => {
             let tag = reference.tag().unwrap_or(NONE).to_owned();
             let repository = Reference::parse(&reference.repository());
-            row(repository.map_or_else(|_| reference.repository(), |repository| repository.familiar()), &tag)
+            let repository =
+                repository.map_or_else(|_| reference.repository(), |repository| repository.familiar());
+            (reference.digest().is_some(), row(repository, &tag))
         }
-        Err(_) => row(printable(reference), NONE),
+        Err(_) => (false, row(printable(reference), NONE)),
     };
-    let (tagged, pinned): (Vec<_>, Vec<_>) =
-        image.references.iter().partition(|reference| !is_pinned(reference));
-    let mut rows: Vec<Row> = tagged.into_iter().map(named).collect();
-    for row in pinned.into_iter().map(named) {
-        if rows.iter().all(|other| other.repository != row.repository) {
+    let (pinned, tagged): (Vec<_>, Vec<_>) =
+        image.references.iter().map(named).partition(|(is_pinned, _)| *is_pinned);
+    let mut rows: Vec<Row> = Vec::new();
+    for (is_pinned, row) in tagged.into_iter().chain(pinned) {
+        if !is_pinned || rows.iter().all(|other| other.repository != row.repository) {
             rows.push(row);
         }
     }
     rows
-}
-
-fn is_pinned(reference: &str) -> bool {
-    Reference::parse(reference).is_ok_and(|reference| reference.digest().is_some())
 }
 
 fn table(rows: &[Row], now: Duration) -> String {
