@@ -114,17 +114,22 @@ mod tests {
 
     const TTL: Duration = Duration::from_secs(60);
 
+    /// A question that is counted when it is asked, and has this answer.
+    fn question(
+        questions: &Arc<AtomicUsize>,
+        answered: oneshot::Receiver<Result<u32, Fault>>,
+    ) -> impl Future<Output = Result<u32, Fault>> + Send + use<> {
+        let questions = Arc::clone(questions);
+        async move {
+            questions.fetch_add(1, Ordering::Relaxed);
+            answered.await.map_err(Fault::internal)?
+        }
+    }
+
     #[tokio::test]
     async fn all_wait_for_one_question_which_is_nobodys() {
         let (told, tasks, questions) = (Told::default(), Group::root(), Arc::new(AtomicUsize::new(0)));
-        let get = |answered: oneshot::Receiver<Result<u32, Fault>>| {
-            let questions = Arc::clone(&questions);
-            let question = async move {
-                questions.fetch_add(1, Ordering::Relaxed);
-                answered.await.map_err(Fault::internal)?
-            };
-            Box::pin(told.recent(TTL, &tasks, question))
-        };
+        let get = |answered| Box::pin(told.recent(TTL, &tasks, question(&questions, answered)));
         let (fails, failed) = oneshot::channel();
         let (answers, answered) = oneshot::channel();
         let (_keep, never) = oneshot::channel();
@@ -169,14 +174,7 @@ mod tests {
     #[tokio::test]
     async fn who_asks_meanwhile_shares_the_next_answer_whoever_leaves() {
         let (told, tasks, questions) = (Told::default(), Group::root(), Arc::new(AtomicUsize::new(0)));
-        let get = |answered: oneshot::Receiver<Result<u32, Fault>>| {
-            let questions = Arc::clone(&questions);
-            let question = async move {
-                questions.fetch_add(1, Ordering::Relaxed);
-                answered.await.map_err(Fault::internal)?
-            };
-            Box::pin(told.fresh(&tasks, question))
-        };
+        let get = |answered| Box::pin(told.fresh(&tasks, question(&questions, answered)));
         let ((first, answered), (second, fails)) = (oneshot::channel(), oneshot::channel());
         let mut asks = get(answered);
         assert!(asks.as_mut().now_or_never().is_none());

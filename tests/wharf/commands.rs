@@ -86,8 +86,8 @@ async fn flags_of_a_build(test: Arc<Test>) {
     assert_eq!(text("/shm").await.split_whitespace().nth(1), Some("32768"));
     assert_eq!(text("/nofile").await, "123\n");
     assert!(test.engine.file(id, "/last").await.is_none(), "the target was passed by");
-    let described: Value = serde_json::from_str(&job.run(["inspect", id]).await.ok().stdout).unwrap();
-    let labels = &described[0]["Config"]["Labels"];
+    let described = job.inspect(id).await;
+    let labels = &described["Config"]["Labels"];
     assert_eq!((&labels["one"], &labels["bare"]), (&"1=2".into(), &"".into()));
 
     // `--no-cache` runs steps whose results are known.

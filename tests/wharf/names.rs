@@ -57,9 +57,8 @@ async fn two_namespaces_never_meet(test: Arc<Test>) {
     }
     for (index, job) in jobs.iter().enumerate() {
         assert_eq!(job.images().await, [("app:1".to_owned(), ids[index].clone())]);
-        let described = job.run(["inspect", "app:1"]).await.ok().stdout;
-        let described: serde_json::Value = serde_json::from_str(&described).unwrap();
-        assert_eq!(described[0]["Id"], ids[index].as_str(), "{described}");
+        let described = job.inspect("app:1").await;
+        assert_eq!(described["Id"], ids[index].as_str(), "{described}");
         let text = described.to_string();
         assert!(!text.contains("wharf.invalid"), "a private name leaks: {text}");
         assert_eq!(test.engine.text(&ids[index], "/whose").await, format!("{index}\n"));

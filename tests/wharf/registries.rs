@@ -30,11 +30,6 @@ fn metadata(job: &Wharf) -> Value {
     serde_json::from_slice(&std::fs::read(job.home().join("metadata")).unwrap()).unwrap()
 }
 
-async fn inspected(job: &Wharf, name: &str) -> Value {
-    let described = job.run(["inspect", name]).await.ok().stdout;
-    serde_json::from_str::<Value>(&described).unwrap()[0].take()
-}
-
 /// A context whose image is unique to the test, and needs no base.
 fn from_scratch(test: &Test, name: &str) -> std::path::PathBuf {
     let content = test.unique(name);
@@ -177,8 +172,8 @@ async fn a_pushed_image_is_found_by_its_digest(test: Arc<Test>) {
     // Later builds take the tags.
     let later = job.build_id(&from_scratch(&test, "later"), &["-t", &app, "-t", &by_build]).await;
     for (pinned, id, promoted) in [(&pinned, &first, "app:good"), (&pinned_by_build, &other, "other:good")] {
-        assert_eq!(&inspected(&job, pinned).await["Id"], id, "{pinned}");
-        assert_eq!(inspected(&job, pinned).await["RepoDigests"], serde_json::json!([pinned]));
+        assert_eq!(&job.inspect(pinned).await["Id"], id, "{pinned}");
+        assert_eq!(job.inspect(pinned).await["RepoDigests"], serde_json::json!([pinned]));
         let promoted = registry.name(promoted);
         job.run(["tag", pinned, &promoted]).await.ok();
         job.run(["push", &promoted]).await.ok();
@@ -191,9 +186,9 @@ async fn a_pushed_image_is_found_by_its_digest(test: Arc<Test>) {
         let dockerfile = format!("FROM {pinned}\nLABEL on=pinned\n");
         let on_it = test.context(&format!("on-{tag}"), &[("Dockerfile", &dockerfile)]);
         job.build_id(&on_it, &["-t", "on:1"]).await;
-        assert_eq!(inspected(&job, "on:1").await["RootFS"], inspected(&job, pinned).await["RootFS"]);
+        assert_eq!(job.inspect("on:1").await["RootFS"], job.inspect(pinned).await["RootFS"]);
     }
-    assert_eq!(&inspected(&job, &app).await["Id"], &later);
+    assert_eq!(&job.inspect(&app).await["Id"], &later);
     let stranger = job.in_namespace("other#1");
     stranger.run(["inspect", &pinned]).await.ended(6);
 

@@ -126,8 +126,8 @@ async fn an_archive_is_whole_and_docker_loads_it(test: Arc<Test>) {
     let said = String::from_utf8_lossy(&loaded.body).into_owned();
     for (name, here) in [("app:1", "app:1"), ("reg.example/team/app:2", "app:1"), ("other:1", "other:1")] {
         assert_eq!(empty.text(name, "/made").await, format!("{mark}\n"), "{said}");
-        let described: Value = serde_json::from_str(&job.run(["inspect", here]).await.ok().stdout).unwrap();
-        assert_eq!(empty.id(name).await, described[0]["Id"].as_str().unwrap(), "{name}");
+        let described = job.inspect(here).await;
+        assert_eq!(empty.id(name).await, described["Id"].as_str().unwrap(), "{name}");
     }
 }
 

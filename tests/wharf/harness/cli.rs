@@ -183,6 +183,12 @@ impl Wharf {
         .collect()
     }
 
+    /// The description of one image.
+    pub(crate) async fn inspect(&self, image: &str) -> serde_json::Value {
+        let described = self.run(["inspect", image]).await.ok().stdout;
+        serde_json::from_str::<serde_json::Value>(&described).unwrap()[0].take()
+    }
+
     /// Builds a directory and returns the image's id.
     pub(crate) async fn build_id(&self, context: impl AsRef<OsStr>, flags: &[&str]) -> String {
         let mut args: Vec<&OsStr> = vec!["build".as_ref(), "--quiet".as_ref()];
