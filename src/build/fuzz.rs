@@ -152,7 +152,7 @@ pub fn dockerfile(data: &[u8]) {
 
 /// The answer of a frontend.
 pub fn graph(data: &[u8]) {
-    let keys = JobKeys { salt: "5a17".into(), cache_mounts: "cafe".into() };
+    let keys = JobKeys { salt: "5a17".into(), cache_mounts: "cafe".into(), layers: None };
     let image = Admitted::any("wharf.invalid/h/1:1");
     let sources = [Source::Image { named: "busybox", image: &image }];
     let rules = Arc::new(Rules::built_in("fuzz", Pattern::any()));

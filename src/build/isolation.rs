@@ -25,6 +25,8 @@ pub struct JobKeys {
     pub salt: String,
     /// The prefix of cache mounts' ids.
     pub cache_mounts: String,
+    /// The path of the file in the layers of the job's own, if its images have such layers. Images show it.
+    pub layers: Option<String>,
 }
 
 impl JobKeys {

@@ -4,7 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bollard_buildkit_proto::moby::buildkit::v1 as control;
 
-use super::{add::SESSION_HOST, gate::Names, paths};
+use super::{
+    add::SESSION_HOST,
+    gate::{Names, OWN_LAYER},
+    paths,
+};
 use crate::{
     buildkit::failure,
     names::{RESERVED_HOST, Reference, reference::Digest},
@@ -112,10 +116,13 @@ impl Renaming {
             let of_frontend =
                 status.vertexes.extract_if(.., |vertex| vertex.name.contains(frontend.as_str()));
             hidden.extend(of_frontend.map(|vertex| vertex.digest));
-            status
-                .statuses
-                .retain(|part| !hidden.contains(&part.vertex) && !part.id.contains(frontend.as_str()));
+            status.statuses.retain(|part| !part.id.contains(frontend.as_str()));
         }
+        let is_own_layer =
+            |digest: &str| steps.and_then(|steps| steps.get(digest)).is_some_and(|name| name == OWN_LAYER);
+        let of_own_layers = status.vertexes.extract_if(.., |vertex| is_own_layer(&vertex.digest));
+        hidden.extend(of_own_layers.map(|vertex| vertex.digest));
+        status.statuses.retain(|part| !hidden.contains(&part.vertex));
         for vertex in &mut status.vertexes {
             let own = steps.and_then(|steps| steps.get(&vertex.digest));
             vertex.name = self.vertex_name(own.unwrap_or(&vertex.name));

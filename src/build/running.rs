@@ -165,6 +165,7 @@ impl<'a> Build<'a> {
         let keys = JobKeys {
             salt: images.keys().salt(job),
             cache_mounts: images.keys().cache_mounts(job, divided.as_deref()),
+            layers: images.own_layers(job),
         };
         Ok(Self { images, order, spec, reporter, keys, sources: Sources::new(images, order, reporter) })
     }

@@ -11,7 +11,9 @@ use std::{
 use serde::{Deserialize, Deserializer, de::Error as _};
 use toml::Spanned;
 
-use super::{ConfigError, FrontendPlace, Policy, SocketMode, disk, issuers, parse_seconds, place};
+use super::{
+    BuiltLayers, ConfigError, FrontendPlace, Policy, SocketMode, disk, issuers, parse_seconds, place,
+};
 use crate::{
     audit::Destination,
     names::{CertificateName, EngineName, IssuerName, ListenAddress, Pattern, SocketPath},
@@ -37,6 +39,7 @@ pub(super) struct File {
     pub(super) client_dir: Option<PathBuf>,
     pub(super) frontend: Option<FrontendPlace>,
     pub(super) frontend_file: Option<PathBuf>,
+    pub(super) layers: Option<BuiltLayers>,
     pub(super) grace_period: Option<Seconds>,
     pub(super) namespace_ttl: Option<Seconds>,
     pub(super) job: Job,

@@ -1,5 +1,6 @@
 //! wharfd's configuration: flags, `WHARFD_*` and the configuration file, merged and checked.
 
+mod apart;
 mod csi;
 mod disk;
 mod engines;
@@ -30,6 +31,7 @@ use crate::{
     names::{EngineName, IssuerName, ListenAddress, printable, socket::SocketPathError},
     telemetry::{Filter, LogFormat},
 };
+pub use apart::{BuiltLayers, FrontendPlace};
 pub use csi::{Csi, DRIVER};
 pub use disk::{DiskMarks, Mark};
 pub use engines::Engines;
@@ -81,6 +83,8 @@ pub struct Config {
     pub client_dir: Option<PathBuf>,
     /// Where Dockerfiles are read; `None` leaves it to [`Config::frontend`].
     said_frontend: Option<FrontendPlace>,
+    /// Whose layers builds make; `None` leaves it to [`Config::layers`].
+    said_layers: Option<BuiltLayers>,
     /// The frontend's program; `None` is `frontend` beside wharfd.
     pub frontend_file: Option<PathBuf>,
     /// How long running builds may continue after SIGTERM.
@@ -108,16 +112,6 @@ pub struct BuildLimits {
     pub max: Option<NonZeroUsize>,
     /// How many of one job; `None` is half of all.
     pub max_per_job: Option<NonZeroUsize>,
-}
-
-/// Where BuildKit's Dockerfile frontend runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum FrontendPlace {
-    /// In the engine's own process: fast, but a Dockerfile that crashes the frontend crashes the engine.
-    Builtin,
-    /// In a container of its own: a Dockerfile can crash nothing else.
-    Container,
 }
 
 /// The permission bits of a socket. Written in octal: `0660`.
@@ -193,17 +187,7 @@ pub enum ConfigError {
 }
 
 impl Config {
-    /// Where Dockerfiles are read: in a container as soon as anyone but root and wharfd's own uid is
-    /// served, unless the operator configured it.
-    pub fn frontend(&self) -> FrontendPlace {
-        match self.said_frontend {
-            Some(said) => said,
-            None if self.serve.is_empty() => FrontendPlace::Builtin,
-            None => FrontendPlace::Container,
-        }
-    }
-
-    /// The keys that `new` changes and that only a start reads. The engines and the frontend are not among them.
+    /// The keys that `new` changes and that only a start reads. The engines, the frontend and the layers are not among them.
     pub fn kept(&self, new: &Self) -> Vec<&'static str> {
         // A new key does not compile until it is decided here whether a running wharfd takes it up.
         let Self {
@@ -220,6 +204,7 @@ impl Config {
             state_dir,
             client_dir,
             said_frontend: _,
+            said_layers: _,
             frontend_file,
             grace_period,
             namespace_ttl,
@@ -336,6 +321,7 @@ impl Config {
             state_dir,
             client_dir,
             said_frontend: written.frontend,
+            said_layers: written.layers,
             frontend_file,
             grace_period: flags
                 .grace_period

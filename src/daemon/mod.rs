@@ -15,7 +15,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     audit::{Destination, Event, EventKind, Trail},
-    config::{Config, Flags, FrontendPlace},
+    config::{BuiltLayers, Config, Flags, FrontendPlace},
     engines::{Handle, Means},
     fault::Fault,
     front::{Front, Queues, Work},
@@ -114,7 +114,8 @@ async fn start(config: &Config, process: &Group) -> Result<Started, StartError> 
     let metrics = Metrics::new(config.engines.iter().map(|(name, _)| name));
     let (kept, pods, counted, hashes) = (store.clone(), store.clone(), store.clone(), keys.clone());
     let (lookups, frontend) = (Lookups::new(process), frontend(config)?);
-    let means = Means { keys, store, relay, lookups, frontend, metrics: metrics.clone() };
+    let own_layers = own_layers(config);
+    let means = Means { keys, store, relay, lookups, frontend, own_layers, metrics: metrics.clone() };
     let engines: BTreeMap<_, _> = config
         .engines
         .iter()
@@ -264,6 +265,17 @@ fn frontend(config: &Config) -> Result<Option<PathBuf>, Fault> {
         ),
     }
     Ok(None)
+}
+
+/// Whether each job's layers are its own. It is logged if they are not, but should be.
+fn own_layers(config: &Config) -> bool {
+    let own = config.layers() == BuiltLayers::Own;
+    if !own && !config.serve.is_empty() {
+        tracing::warn!(
+            "the engine may use a layer that one job has built for another job's images: `layers = \"shared\"`"
+        );
+    }
+    own
 }
 
 fn beside_wharfd() -> Option<PathBuf> {

@@ -55,10 +55,14 @@ impl Reload {
             Ok::<_, String>((config, identities))
         });
         let (config, identities) = reading.await.map_err(|error| causes(&error))??;
-        // Callers could be sent to an engine that is not there, or strangers' Dockerfiles be read inside an engine.
-        if config.engines != self.config.engines || config.frontend() != self.config.frontend() {
-            return Err("the engines, or the place where Dockerfiles are read, have changed: restart wharfd"
-                .to_owned());
+        // Callers could be sent to an engine that is not there, or strangers' builds be kept apart less than the file says.
+        let apart = |config: &Config| (config.frontend(), config.layers());
+        if config.engines != self.config.engines || apart(&config) != apart(&self.config) {
+            return Err(
+                "the engines, the place where Dockerfiles are read, or the kind of layers have changed: \
+                        restart wharfd"
+                    .to_owned(),
+            );
         }
         let keys = self.config.kept(&config);
         if !keys.is_empty() {

@@ -55,6 +55,8 @@ pub struct Means {
     pub lookups: Lookups,
     /// The program that reads Dockerfiles in a container; with `None`, BuildKit reads them itself.
     pub frontend: Option<PathBuf>,
+    /// Whether each job's layers are its own.
+    pub own_layers: bool,
     /// Counts what the engines do.
     pub metrics: Metrics,
 }
@@ -288,6 +290,7 @@ impl Handle {
                 means.store.clone(),
                 means.relay.clone(),
                 means.lookups.clone(),
+                means.own_layers,
                 self.inner.metrics.clone(),
             ),
             Some(last) => last.found_again(engine),

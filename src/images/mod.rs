@@ -32,7 +32,7 @@ use std::{
 use crate::{
     engine::{Engine, docker::listing::Listed},
     metrics::EngineMetrics,
-    names::CallerId,
+    names::{CallerId, Job},
     naming::Keys,
     registry,
     shares::{Locks, Own, Places, Told},
@@ -102,17 +102,21 @@ struct Inner {
     registries: registry::Client,
     /// The registry from which the engine pulls and to which it pushes.
     relay: registry::Relay,
+    /// Whether each job's layers are its own.
+    own_layers: bool,
     metrics: EngineMetrics,
 }
 
 impl Images {
-    /// The images of `engine`, which pulls and pushes through `relay`; `metrics` count that.
+    /// The images of `engine`, which pulls and pushes through `relay`; `own_layers` keeps what each job builds apart
+    /// from others' layers; `metrics` count.
     pub fn new(
         engine: Engine,
         keys: Keys,
         store: Store,
         relay: registry::Relay,
         lookups: registry::Lookups,
+        own_layers: bool,
         metrics: EngineMetrics,
     ) -> Self {
         let inner = Inner {
@@ -130,6 +134,7 @@ impl Images {
             hashes: Locks::default(),
             registries: registry::Client::new(CERTS_DIRECTORY.into(), lookups),
             relay,
+            own_layers,
             metrics,
         };
         Self { found: Arc::new(Found::new(engine)), inner: Arc::new(inner) }
@@ -154,6 +159,11 @@ impl Images {
     /// The node's keyed hashes.
     pub fn keys(&self) -> &Keys {
         &self.inner.keys
+    }
+
+    /// The path of the file in the layers that a job's builds have below their own, if they have such layers.
+    pub(crate) fn own_layers(&self, job: &Job) -> Option<String> {
+        self.inner.own_layers.then(|| self.keys().own_layers(job))
     }
 
     /// The registry from which the engine pulls and to which it pushes.

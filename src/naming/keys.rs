@@ -106,6 +106,12 @@ impl Keys {
         self.hash("salt", [&*job.key()])
     }
 
+    /// The path of the file in the layers of a job's own. Everybody who pulls the job's images can read it there, so it
+    /// must not be the salt.
+    pub fn own_layers(&self, job: &Job) -> String {
+        format!("/.wharf-{}", self.hash("layers", [&*job.key()]))
+    }
+
     /// The name of all cache mounts of a job, as [`Keys::job_of_mount`] finds it in a mount's id.
     pub fn mounts_of(&self, job: &Job) -> String {
         self.hash("cache-mounts", [&*job.key()])

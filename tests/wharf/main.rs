@@ -122,6 +122,7 @@ fn cases() -> Vec<Case> {
         hostile::cache::CASES,
         hostile::streams::CASES,
         hostile::forged::CASES,
+        hostile::layers::CASES,
         hostile::descriptors::CASES,
         hostile::slow::CASES,
         hostile::metadata::CASES,

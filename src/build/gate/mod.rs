@@ -10,12 +10,14 @@ pub mod definition;
 mod exec;
 mod fetches;
 mod file;
+mod layers;
 mod patterns;
 mod platform;
 mod source;
 mod unpack;
 mod width;
 
+pub use layers::OWN_LAYER;
 pub use platform::{PLATFORM_HINT, own_platforms};
 pub use source::git_denied;
 
@@ -242,14 +244,20 @@ impl Gate<'_> {
         let unpacked = seen.unpacks.judge(self.tar.as_ref().map(|(_, found)| *found), self.zstd)?;
         let awaited = unpacked.map(|unpacked| self.trees.await_these(unpacked)).transpose()?.map(Arc::new);
         let tree = awaited.as_ref().map(|awaited| awaited.tree.key());
+        let mut metadata = result.metadata;
         match &mut judged {
-            Some(result::Result::Ref(reference)) => self.salt(reference, tree, &mut seen),
+            Some(result::Result::Ref(reference)) => {
+                self.salt(reference, metadata.get_mut(IMAGE_CONFIG), tree, &mut seen);
+            }
             Some(result::Result::Refs(map)) => {
-                map.refs.values_mut().for_each(|reference| self.salt(reference, tree, &mut seen));
+                for (platform, reference) in &mut map.refs {
+                    let config = metadata.get_mut(&format!("{IMAGE_CONFIG}/{platform}"));
+                    self.salt(reference, config, tree, &mut seen);
+                }
             }
             _ => {}
         }
-        let result = frontend::Result { result: judged, ..result };
+        let result = frontend::Result { result: judged, metadata, ..result };
         Ok(Judged { result, images: seen.images, syntax, names: seen.names, awaited })
     }
 
@@ -264,10 +272,23 @@ impl Gate<'_> {
     }
 
     /// Keeps the job's results apart from others'. A graph that needs nothing for that is left out: BuildKit has it.
-    fn salt(&self, reference: &mut frontend::Ref, tree: Option<&str>, seen: &mut Seen) {
+    /// `config` is that of the graph's image.
+    fn salt(
+        &self,
+        reference: &mut frontend::Ref,
+        config: Option<&mut Vec<u8>>,
+        tree: Option<&str>,
+        seen: &mut Seen,
+    ) {
         let Some(definition) = reference.def.take() else { return };
-        let copied = self.keys.copied_path();
-        let salts = Salts { fetched: &self.fetched, copied: &copied, uploaded: self.uploaded(), tree };
+        let (copied, layers) = (self.keys.copied_path(), self.keys.layers.as_deref());
+        if let Some(config) = config.filter(|_| layers.is_some())
+            && let Some(now) = layers::with_history(config, &definition)
+        {
+            *config = now;
+        }
+        let salts =
+            Salts { fetched: &self.fetched, copied: &copied, uploaded: self.uploaded(), tree, layers };
         let mut salted = definition::with_salts(&definition, salts);
         seen.names.extend(definition::names(salted.as_ref().unwrap_or(&definition)));
         salted.iter_mut().for_each(definition::cut_text);

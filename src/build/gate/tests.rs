@@ -9,7 +9,7 @@ use super::{
 use crate::{images::admission::Admitted, names::Pattern, policy::Rules};
 
 fn keys() -> JobKeys {
-    JobKeys { salt: "5a17".into(), cache_mounts: "cafe".into() }
+    JobKeys { salt: "5a17".into(), cache_mounts: "cafe".into(), layers: None }
 }
 
 pub(super) fn judge(ops: &[Op]) -> Result<Judged, Refusal> {

@@ -187,7 +187,8 @@ pub(crate) async fn push_texts(
     push_manifest_text(registry, name.0, name.1, kind, manifest).await
 }
 
-async fn push_manifest(
+/// Puts a manifest into a registry and returns its digest there.
+pub(crate) async fn push_manifest(
     registry: &Registry,
     repository: &str,
     tag: &str,
@@ -209,7 +210,8 @@ async fn push_manifest_text(
     answer.header("docker-content-digest").unwrap()
 }
 
-async fn push_blob(registry: &Registry, repository: &str, blob: &Bytes) {
+/// Puts a blob into a registry, if it is not there.
+pub(crate) async fn push_blob(registry: &Registry, repository: &str, blob: &Bytes) {
     let digest = digest(blob);
     let head = registry.call(Method::HEAD, &format!("/v2/{repository}/blobs/{digest}")).send().await;
     if head.status.is_success() {

@@ -8,6 +8,7 @@ pub(crate) mod files;
 pub(crate) mod forged;
 pub(crate) mod frontend;
 pub(crate) mod graph;
+pub(crate) mod layers;
 pub(crate) mod listings;
 pub(crate) mod metadata;
 pub(crate) mod proof;
