@@ -4,7 +4,7 @@
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::SystemTime,
 };
@@ -12,6 +12,9 @@ use std::{
 use bytes::Bytes;
 use futures_util::{Stream, stream};
 use tokio::sync::{Notify, mpsc};
+
+/// How many bytes of a call's progress may wait for its reader. BuildKit takes 2 MiB of one step's output.
+const UNREAD_BYTES_MAX: usize = 8 << 20;
 
 /// News of steps. Later news of the same step or part replaces the earlier.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -128,15 +131,25 @@ pub struct SourceLines {
 /// The sending end for the progress of one call. It is cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Reporter {
-    sender: mpsc::Sender<Progress>,
+    sender: mpsc::UnboundedSender<(usize, Progress)>,
+    unread: Arc<Unread>,
     steps: Arc<Steps>,
 }
 
 /// The receiving end of a [`Reporter`].
 #[derive(Debug)]
 pub struct Receiver {
-    receiver: mpsc::Receiver<Progress>,
+    receiver: mpsc::UnboundedReceiver<(usize, Progress)>,
+    unread: Arc<Unread>,
     steps: Arc<Steps>,
+}
+
+/// The progress that waits for its reader.
+#[derive(Debug, Default)]
+struct Unread {
+    bytes: AtomicUsize,
+    /// The bytes of output and warnings that did not fit, since the reader was last told.
+    left_out: AtomicUsize,
 }
 
 /// The newest unread progress of wharfd's own steps. A running step holds locks that other jobs wait for,
@@ -148,18 +161,35 @@ struct Steps {
 }
 
 impl Reporter {
-    /// A reporter and its receiving end. A slow reader delays [`report`](Self::report), never wharfd's own
-    /// steps. A closed reader stops nothing; its owner must cancel the work.
-    pub fn channel(capacity: usize) -> (Self, Receiver) {
-        let (sender, receiver) = mpsc::channel(capacity);
-        let steps = Arc::new(Steps::default());
-        (Self { sender, steps: Arc::clone(&steps) }, Receiver { receiver, steps })
+    /// A reporter and its receiving end. A slow reader delays nothing: it does not get all of the steps' output, and is
+    /// told so. A closed reader stops nothing; its owner must cancel the work.
+    pub fn channel() -> (Self, Receiver) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let (unread, steps) = (Arc::<Unread>::default(), Arc::<Steps>::default());
+        let reporter = Self { sender, unread: Arc::clone(&unread), steps: Arc::clone(&steps) };
+        (reporter, Receiver { receiver, unread, steps })
     }
 
-    /// Reports progress; none of it is skipped.
-    pub async fn report(&self, progress: Progress) {
+    /// Reports progress. Output and warnings for which a reader is too slow are left out, never a step's end.
+    pub fn report(&self, mut progress: Progress) {
+        let unread = self.unread.bytes.load(Ordering::Relaxed);
+        if unread.saturating_add(progress.bytes()) > UNREAD_BYTES_MAX {
+            let all = progress.bytes();
+            progress.logs.clear();
+            progress.warnings.clear();
+            progress.statuses.clear();
+            self.unread.left_out.fetch_add(all.saturating_sub(progress.bytes()), Ordering::Relaxed);
+        }
+        if progress != Progress::default() {
+            self.send(progress);
+        }
+    }
+
+    fn send(&self, progress: Progress) {
+        let bytes = progress.bytes();
+        self.unread.bytes.fetch_add(bytes, Ordering::Relaxed);
         // If the reader is gone, its call is over, and this work ends in a moment.
-        let _ = self.sender.send(progress).await;
+        let _ = self.sender.send((bytes, progress));
     }
 
     /// Starts a step of wharfd's own: `pull reg/app:1`.
@@ -174,9 +204,9 @@ impl Reporter {
     }
 
     /// Warns about the build as a whole.
-    pub async fn warn(&self, short: impl Into<String>, details: Vec<String>) {
+    pub fn warn(&self, short: impl Into<String>, details: Vec<String>) {
         let warning = VertexWarning { short: short.into(), details, ..VertexWarning::default() };
-        self.report(Progress { warnings: vec![warning], ..Progress::default() }).await;
+        self.send(Progress { warnings: vec![warning], ..Progress::default() });
     }
 }
 
@@ -188,7 +218,9 @@ impl Receiver {
                 return Some(progress);
             }
             tokio::select! {
-                reported = self.receiver.recv() => return reported.or_else(|| self.steps.take()),
+                reported = self.receiver.recv() => {
+                    return reported.map(|reported| self.unread.read(reported)).or_else(|| self.steps.take());
+                }
                 () = self.steps.news.notified() => {}
             }
         }
@@ -197,6 +229,38 @@ impl Receiver {
     /// All progress.
     pub fn into_stream(self) -> impl Stream<Item = Progress> + Send {
         stream::unfold(self, |mut receiver| async move { Some((receiver.next().await?, receiver)) })
+    }
+}
+
+impl Unread {
+    /// Progress that is read now, with a warning if some of it was left out before.
+    fn read(&self, (bytes, mut progress): (usize, Progress)) -> Progress {
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        let left_out = self.left_out.swap(0, Ordering::Relaxed);
+        if left_out > 0 {
+            let short = format!(
+                "{left_out} bytes of the log are left out: it was not read as fast as the steps wrote it"
+            );
+            progress.warnings.push(VertexWarning { short, ..VertexWarning::default() });
+        }
+        progress
+    }
+}
+
+impl Progress {
+    /// Roughly the memory that it takes.
+    fn bytes(&self) -> usize {
+        let vertexes = self.vertexes.iter().map(|vertex| {
+            let inputs: usize = vertex.inputs.iter().map(String::len).sum();
+            size_of::<Vertex>() + vertex.name.len() + vertex.error.len() + inputs
+        });
+        let statuses = self.statuses.iter().map(|status| size_of::<VertexStatus>() + status.id.len());
+        let logs = self.logs.iter().map(|log| size_of::<VertexLog>() + log.data.len());
+        let warnings = self.warnings.iter().map(|warning| {
+            let lines = warning.source.iter().flat_map(|source| &source.text).chain(&warning.details);
+            size_of::<VertexWarning>() + warning.short.len() + lines.map(String::len).sum::<usize>()
+        });
+        vertexes.chain(statuses).chain(logs).chain(warnings).sum()
     }
 }
 
@@ -280,44 +344,4 @@ impl Step {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_reader_that_does_not_read_gets_the_newest_of_a_step() {
-        let (reporter, mut receiver) = Reporter::channel(1);
-        let mut step = reporter.step("pull app:1");
-        for current in 0..1000 {
-            step.moves(if current % 2 == 0 { "a" } else { "b" }, current, 1000, false);
-        }
-        step.rename("pull app:1@sha256:…");
-        step.done(false);
-        drop(reporter);
-        let progress = receiver.next().await.unwrap();
-        let newest: Vec<_> =
-            progress.statuses.iter().map(|status| (status.id.as_str(), status.current)).collect();
-        assert_eq!(newest, [("a", 998), ("b", 999)]);
-        let [vertex] = progress.vertexes.as_slice() else { panic!("{progress:?}") };
-        assert!(vertex.name.contains('@') && vertex.completed.is_some());
-        assert_eq!(receiver.next().await, None);
-    }
-
-    #[tokio::test]
-    async fn what_is_reported_waits_for_its_reader_and_is_all_read() {
-        let (reporter, mut receiver) = Reporter::channel(1);
-        let warned = async move {
-            for number in 0..10 {
-                reporter.warn(number.to_string(), Vec::new()).await;
-            }
-        };
-        let read = async {
-            let mut texts = Vec::new();
-            while let Some(progress) = receiver.next().await {
-                texts.extend(progress.warnings.into_iter().map(|warning| warning.short));
-            }
-            texts
-        };
-        let ((), texts) = tokio::join!(warned, read);
-        assert_eq!(texts.len(), 10);
-    }
-}
+mod tests;

@@ -75,26 +75,26 @@ impl<'a> PassProgress<'a> {
         }
     }
 
-    async fn release(&mut self) {
+    fn release(&mut self) {
         let mut rest = Vec::new();
         for mut progress in self.held.drain(..) {
             if !self.runs {
                 let errors = progress.vertexes.extract_if(.., |vertex| !vertex.error.is_empty()).collect();
                 rest.push(Progress { vertexes: errors, ..Progress::default() });
             }
-            self.reporter.report(progress).await;
+            self.reporter.report(progress);
         }
         rest.retain(|progress| !progress.vertexes.is_empty());
         self.held = rest;
         if self.runs
             && let Some(why) = self.broken.take()
         {
-            self.warn(&why).await;
+            self.warn(&why);
         }
     }
 
     /// Tells the client that the log ends although the build continues.
-    async fn warn(&self, why: &Status) {
+    fn warn(&self, why: &Status) {
         let details = match why.code() {
             Code::ResourceExhausted | Code::OutOfRange => vec![
                 "one message about the build was too large: each warning about a Dockerfile contains all of its text"
@@ -104,34 +104,36 @@ impl<'a> PassProgress<'a> {
             _ => Vec::new(),
         };
         let short = "the rest of the build's log is missing: BuildKit broke it off";
-        self.reporter.warn(short, details).await;
+        self.reporter.warn(short, details);
     }
 }
 
 impl PassListener for PassProgress<'_> {
-    async fn report(&mut self, status: StatusResponse) {
+    fn report(&mut self, status: StatusResponse) {
         self.count(&status);
-        self.used.log(status.logs.iter().map(|log| log.msg.len()).sum());
+        // A warning contains the whole Dockerfile, and BuildKit keeps all of them as it keeps the steps' output.
+        let warnings = status.warnings.iter().map(prost::Message::encoded_len);
+        self.used.log(status.logs.iter().map(|log| log.msg.len()).chain(warnings).sum());
         if self.held.len() < MESSAGES_HELD_MAX {
             let status = self.renaming.status(status, self.steps.get(), &mut self.hidden);
             self.held.push(convert::progress(status));
         }
         if self.runs || self.begun.elapsed() > HOLD {
-            self.release().await;
+            self.release();
         }
     }
 
-    async fn broke_off(&mut self, why: Status) {
+    fn broke_off(&mut self, why: Status) {
         each_second!(warn, error = why.to_string(), "BuildKit broke off the build's status");
         self.broken = Some(why);
         if self.runs {
-            self.release().await;
+            self.release();
         }
     }
 
-    async fn runs(&mut self) {
+    fn runs(&mut self) {
         self.runs = true;
-        self.release().await;
+        self.release();
     }
 }
 

@@ -227,13 +227,9 @@ impl<'a> Build<'a> {
                     }
                 }
                 Next::End(end) => {
-                    // The end of a stopped build is not shown. A client that does not read what is shown stops it.
+                    // The end of a stopped build is not shown.
                     if !is_stopped && (end.is_ok() || self.order.client.tasks.cancelled_by().is_none()) {
-                        let shown = unless_stopped(stop.as_mut(), progress.runs()).await;
-                        // A build that has ended by itself keeps its result.
-                        if end.is_err() {
-                            shown?;
-                        }
+                        progress.runs();
                     }
                     if matches!(end, Ok(Passed::Exported(_))) {
                         self.sources.remember_bases(&used).await?;
@@ -301,7 +297,7 @@ impl<'a> Build<'a> {
         if let Some(syntax) = syntax.filter(|_| matches!(ended, Ended::Exported(_) | Ended::Failed(_))) {
             let short =
                 format!("`# syntax={}` is ignored: the builder's own frontend is used", printable(&syntax));
-            unless_stopped(stop, self.reporter.warn(short, Vec::new())).await?;
+            self.reporter.warn(short, Vec::new());
         }
         Ok((ended, used))
     }

@@ -167,15 +167,16 @@ impl<R> Ended<R> {
 
 /// Receives the status of a pass.
 pub trait PassListener: Send {
-    /// Takes status as BuildKit reports it. It is awaited, so a slow reader slows BuildKit down.
-    fn report(&mut self, status: StatusResponse) -> impl Future<Output = ()> + Send;
+    /// Takes status as BuildKit reports it. It waits for nobody: BuildKit would keep all that is not taken, without a
+    /// limit, and continue.
+    fn report(&mut self, status: StatusResponse);
 
     /// Called when BuildKit's status broke off with `why`: no more of it arrives, although the build
     /// continues.
-    fn broke_off(&mut self, why: Status) -> impl Future<Output = ()> + Send;
+    fn broke_off(&mut self, why: Status);
 
     /// Called when the graph begins to run: the status so far, and all that follows, is final.
-    fn runs(&mut self) -> impl Future<Output = ()> + Send;
+    fn runs(&mut self);
 }
 
 /// Runs a pass to its end, or until `stop` ends. Stopping takes two steps: it drops the call that keeps
@@ -211,7 +212,6 @@ pub async fn pass<F: PassListener, J: JudgedResult, R, G: Future<Output = Result
         ended = &mut driven => return ended,
     };
     stopped.store(true, Ordering::Relaxed);
-    begun.stopping.cancel();
     tokio::select! {
         _ = tokio::time::timeout(PROCESSES, begun.have_processes()) => {}
         _ = &mut driven => {}
@@ -260,14 +260,14 @@ async fn drive<F: PassListener, J: JudgedResult, R, G: Future<Output = Result<J,
                 Ok(answer) => break answer,
                 Err(status) => return Ended::Frontend(status),
             },
-            Some(answer) = told.next() => tell(listener, answer, &begun.stopping).await,
+            Some(answer) = told.next() => tell(listener, answer),
         }
     };
     let judged = match judge(answer).await {
         Ok(judged) => judged,
         Err(refusal) => return Ended::Refused(refusal),
     };
-    listener.runs().await;
+    listener.runs();
     begun.runs();
     let returned = hand_back(connection, build, judged.into_result());
     tokio::pin!(returned);
@@ -279,10 +279,10 @@ async fn drive<F: PassListener, J: JudgedResult, R, G: Future<Output = Result<J,
                 Ok(()) => waiting = false,
                 Err(status) => return Ended::Failed(status),
             },
-            Some(answer) = told.next() => tell(listener, answer, &begun.stopping).await,
+            Some(answer) = told.next() => tell(listener, answer),
         }
     };
-    last_status(listener, told, LAST_STATUS, &begun.stopping).await;
+    last_status(listener, told, LAST_STATUS).await;
     match ended {
         Ok(response) => Ended::Exported(response.into_inner().exporter_response),
         Err(status) => Ended::Failed(status),

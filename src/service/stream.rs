@@ -12,9 +12,6 @@ use crate::{
     tasks::{CancelOnDrop, Cause, Group},
 };
 
-/// Progress messages that may wait for the client.
-const PROGRESS_MESSAGES: usize = 64;
-
 /// A stream of responses.
 pub(super) type Responses<T> = BoxStream<'static, Result<T, Status>>;
 
@@ -56,7 +53,7 @@ where
     T: Send + 'static,
     F: Future<Output = Result<R, Fault>> + Send + 'static,
 {
-    let (reporter, receiver) = Reporter::channel(PROGRESS_MESSAGES);
+    let (reporter, receiver) = Reporter::channel();
     let (sender, outcome) = oneshot::channel();
     let guard = tasks.cancel_on_drop(Cause::ClientGone);
     let work = Box::pin(work(reporter));

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use crate::harness::{Test, Wharf, cases, image::context_tar};
+use rustix::process::Signal;
 
-cases![each_limit_ends_its_own_build];
+use crate::harness::{PATIENCE, Test, Wharf, cases, image::context_tar, wait_for};
+
+cases![each_limit_ends_its_own_build, a_client_that_does_not_read_its_log_is_under_its_limit];
 
 async fn each_limit_ends_its_own_build(test: Arc<Test>) {
     let registry = test.registry().await;
@@ -64,6 +66,26 @@ async fn each_limit_ends_its_own_build(test: Arc<Test>) {
     images.build(&noisy, &["-t", "app:2"]).await.ok();
 
     assert!(beside.ended().await.is_none(), "another job's build has ended, too: {:?}", beside.lines());
-    beside.signal(rustix::process::Signal::TERM);
-    let _ = beside.wait(crate::harness::PATIENCE).await;
+    beside.signal(Signal::TERM);
+    let _ = beside.wait(PATIENCE).await;
+}
+
+/// BuildKit keeps whatever nobody takes, and its steps go on.
+async fn a_client_that_does_not_read_its_log_is_under_its_limit(test: Arc<Test>) {
+    let registry = test.registry().await;
+    let base = test.base(&registry).await;
+    let policy = "[[policy]]\nname = \"log\"\njobs = [\"*\"]\npull = [\"*\"]\nlog_size = \"12MiB\"\n";
+    let wharfd = test.wharfd_with(Some(policy), &[]).await;
+    let job = Wharf::new(&test, &wharfd, "silent#1");
+    // BuildKit takes 2 MiB from each step: together they are over the limit, and far over anything that waits on the way.
+    let steps = "RUN echo begun; yes $(seq 200) | head -c 2000000\n".repeat(12);
+    let context = test.context("silent", &[("Dockerfile", &format!("FROM {base}\n{steps}"))]);
+    let build = job.start(["build", "--no-cache", "--progress=plain", context.to_str().unwrap()]);
+    build.says("the first step", |line| line.ends_with(" begun").then_some(())).await;
+    build.signal(Signal::STOP);
+    let is_over = |line: &String| line.contains("BuildService/Build") && line.contains("log_size");
+    wait_for("the end of the build", async || wharfd.log().iter().any(is_over).then_some(())).await;
+    build.signal(Signal::CONT);
+    let ended = build.wait(PATIENCE).await.unwrap();
+    assert_eq!(ended.code(), Some(3), "{:?}", build.lines());
 }

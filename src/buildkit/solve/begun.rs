@@ -16,7 +16,6 @@ use std::{
 
 use bollard_buildkit_proto::moby::buildkit::v1::StatusResponse;
 use tokio::time::{Instant, sleep_until};
-use tokio_util::sync::CancellationToken;
 
 /// After this time a step has its process: it takes milliseconds, on a busy machine a second.
 const PROCESS: Duration = Duration::from_secs(2);
@@ -35,8 +34,6 @@ pub(super) struct Begun {
     steps: Mutex<HashMap<String, Option<Instant>>>,
     /// Whether BuildKit's status of the pass broke off: then it is not known whether the pass is over.
     lost: AtomicBool,
-    /// Whether the pass is being stopped: nobody needs its status any more.
-    pub(super) stopping: CancellationToken,
 }
 
 impl Begun {

@@ -43,7 +43,7 @@ fn references(texts: &[&str]) -> Vec<Reference> {
 
 async fn archive(images: &[(Vec<u8>, Vec<Reference>)]) -> Result<Vec<u8>, Problem> {
     let (sender, mut pieces) = mpsc::channel(1000);
-    let (reporter, _changes) = Reporter::channel(1);
+    let (reporter, _changes) = Reporter::channel();
     let step = reporter.step("save");
     let mut archive = Archive::new(sender, Layout::Docker);
     for (export, references) in images {
@@ -141,7 +141,7 @@ async fn an_engine_that_stops_in_the_middle_is_an_error() {
     for bytes in [0, 100, whole.len() - 3000] {
         let begun = stream::iter([Ok(Bytes::copy_from_slice(&whole[..bytes]))]);
         let (sender, mut pieces) = mpsc::channel(1000);
-        let (reporter, _changes) = Reporter::channel(1);
+        let (reporter, _changes) = Reporter::channel();
         let mut archive = Archive::new(sender, Layout::Docker);
         let export = never_silent(begun.chain(stream::pending()), Duration::from_millis(10));
         let added = archive.add(export, &[], &reporter.step("save")).await;
