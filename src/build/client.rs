@@ -23,6 +23,7 @@ use tonic::{Code, Status};
 use super::{
     archives::{Awaited, Synced, Trees},
     dockerfile::judging::Judging,
+    gate::Matching,
     ignored::IgnoreFiles,
     input::{Hear, Input},
     limits::Used,
@@ -77,6 +78,8 @@ pub struct BuildClient {
     pub refused: Arc<SetOnce<Status>>,
     /// The archives that its graph unpacks from the context's directory.
     pub awaited: watch::Sender<Option<Arc<Awaited>>>,
+    /// What its graph's copies make BuildKit do with the context.
+    pub matching: watch::Sender<Matching>,
     /// The trees that engines keep.
     pub trees: Arc<Trees>,
     /// The outputs that its client receives.
@@ -240,7 +243,10 @@ impl SessionClient for BuildClient {
             if session.offer().directory(&request.name).is_none() {
                 return Err(Status::not_found(format!("the client offers no directory `{}`", request.name)));
             }
-            let judge = Judge::of(&request, self.dockerfile.judge());
+            let mut judge = Judge::of(&request, self.dockerfile.judge());
+            if request.name == "context" {
+                judge.limit(*self.matching.borrow());
+            }
             // A context has many messages.
             let hear =
                 judge.takes_texts().then(|| Input::hearing(&self.input, self.dockerfile.judge().texts()));

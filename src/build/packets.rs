@@ -15,7 +15,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use tonic::Status;
 
-use super::{dockerfile, spec::PATH_BYTES_MAX};
+use super::{dockerfile, gate::Matching, spec::PATH_BYTES_MAX};
 use crate::{
     buildkit::filesync::DirectoryRequest,
     go_mode as mode,
@@ -78,6 +78,8 @@ pub(super) struct Judge {
     texts: Option<HashMap<u32, Vec<u8>>>,
     /// Takes the build's Dockerfile.
     dockerfile: Arc<dockerfile::Judge>,
+    /// What BuildKit does with the entries.
+    matching: Matching,
 }
 
 /// The size of a file that BuildKit has not requested yet; other entries have no bytes.
@@ -109,6 +111,11 @@ impl Judge {
             dockerfile: Arc::clone(dockerfile),
             ..Self::default()
         }
+    }
+
+    /// Limits the entries by what BuildKit does with them.
+    pub(super) fn limit(&mut self, matching: Matching) {
+        self.matching = matching;
     }
 
     /// Whether the sync may bring the build's Dockerfile.
@@ -206,6 +213,9 @@ impl Judge {
         self.entries_bytes += stat.path.len() + stat.linkname.len() + xattrs;
         if self.entries_bytes > ENTRIES_BYTES_MAX {
             return Err(too_much());
+        }
+        if let Some(why) = self.matching.refuses(self.entries.len() + 1, self.entries_bytes) {
+            return Err(refused(why));
         }
         entry(stat, self.is_read)?;
         let is_file = stat.mode & mode::TYPE == 0;

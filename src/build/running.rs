@@ -273,6 +273,7 @@ impl<'a> Build<'a> {
             let judged = self.order.client.dockerfile.here(|| gate.judge(answer)).await?;
             self.order.client.input.handed();
             self.order.client.awaited.send_replace(judged.awaited().cloned());
+            self.order.client.matching.send_replace(judged.matching());
             syntax = judged.syntax().map(str::to_owned);
             used = judged.images().clone();
             // Set only once, since a pass has one answer.

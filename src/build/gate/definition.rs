@@ -1,4 +1,4 @@
-//! Adds wharfd's attributes to the sources of a frontend's graph, a salt to its copies, and layers of the job's own.
+//! Adds wharfd's attributes to the sources of a frontend's graph, a salt to its file operations, and layers of the job's own.
 //!
 //! The source policy also adds the attributes to a URL, but then BuildKit loses the names of the steps after
 //! the URL, and a failed step's lines of the Dockerfile: both are stored under the operations' old digests.
@@ -8,8 +8,10 @@
 //! BuildKit finds the result of a copy by the checksums of the copied files, whichever job copied them first.
 //! A checksum may belong to another file: up to BuildKit 0.33 the checksum is found by one way of following
 //! symlinks (`cache/contenthash`, `getFollowLinks`) and the file by another (continuity's `fs.RootPath`), so
-//! a job can choose both. So no job may reuse the results of another's copies: each copy also removes a file
-//! that never exists, whose name contains the job's salt.
+//! a job can choose both. And a file that a Dockerfile contains (`COPY <<EOF`), or a directory that it makes (`WORKDIR`),
+//! would be found by everyone who guesses it; all jobs would wait for one another where they copy from it. So no job may
+//! reuse the results of another's file operations: each also removes a file that never exists, whose name contains the
+//! job's salt.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -166,10 +168,10 @@ impl Seen<'_> {
                 };
                 // The frontend has already unpacked the tar under this digest: a salt would unpack it again. The tar
                 // is a single file and not a link, so its checksum is its own.
-                let copies = file.actions.iter().any(|action| {
-                    matches!(action.action, Some(Action::Copy(_))) && !uploaded(action.secondary_input)
+                let unpacks = file.actions.iter().all(|action| {
+                    matches!(action.action, Some(Action::Copy(_))) && uploaded(action.secondary_input)
                 });
-                if copies {
+                if !unpacks {
                     salt(file, op.inputs.len(), salts.copied);
                     changes = true;
                 }
@@ -190,7 +192,7 @@ impl Seen<'_> {
 
 /// Adds to each result the removal of the file that never exists. An action's result is named by the action's
 /// position after the operation's inputs.
-fn salt(file: &mut FileOp, inputs: usize, path: &str) {
+pub(super) fn salt(file: &mut FileOp, inputs: usize, path: &str) {
     for index in 0..file.actions.len() {
         let Some(action) = file.actions.get_mut(index) else { return };
         if action.output < 0 {

@@ -11,6 +11,7 @@ mod exec;
 mod fetches;
 mod file;
 mod layers;
+mod matching;
 mod patterns;
 mod platform;
 mod source;
@@ -18,6 +19,7 @@ mod unpack;
 mod width;
 
 pub use layers::OWN_LAYER;
+pub use matching::Matching;
 pub use platform::{PLATFORM_HINT, own_platforms};
 pub use source::git_denied;
 
@@ -69,6 +71,7 @@ pub struct Judged {
     syntax: Option<String>,
     names: Names,
     awaited: Option<Arc<Awaited>>,
+    matching: Matching,
 }
 
 /// The names of steps, by their digests.
@@ -83,6 +86,11 @@ impl Judged {
     /// The archives that the graph unpacks from the context's directory: its sync is to be judged for them.
     pub fn awaited(&self) -> Option<&Arc<Awaited>> {
         self.awaited.as_ref()
+    }
+
+    /// What the graph's copies make BuildKit do with the context.
+    pub fn matching(&self) -> Matching {
+        self.matching
     }
 
     /// The image in the Dockerfile's `# syntax=`.
@@ -240,6 +248,11 @@ impl Gate<'_> {
             fetches::judge(admitted.count(), seen.urls.len())?;
             return Err(Refusal::NeedsUrls(seen.urls));
         }
+        if let Some((_, found)) = &self.tar
+            && let Some(why) = found.too_many_for(seen.patterns.own)
+        {
+            return Err(refuse(why));
+        }
         // All graphs of a result share a sync.
         let unpacked = seen.unpacks.judge(self.tar.as_ref().map(|(_, found)| *found), self.zstd)?;
         let awaited = unpacked.map(|unpacked| self.trees.await_these(unpacked)).transpose()?.map(Arc::new);
@@ -258,7 +271,8 @@ impl Gate<'_> {
             _ => {}
         }
         let result = frontend::Result { result: judged, metadata, ..result };
-        Ok(Judged { result, images: seen.images, syntax, names: seen.names, awaited })
+        let matching = seen.patterns.own;
+        Ok(Judged { result, images: seen.images, syntax, names: seen.names, awaited, matching })
     }
 
     fn reference(&self, reference: frontend::Ref, seen: &mut Seen) -> Result<frontend::Ref, Refusal> {

@@ -13,6 +13,7 @@ use bollard_buildkit_proto::pb::{FileActionCopy, Op, op};
 use super::{
     Refusal,
     copies::{copies, has_wildcards, input},
+    matching::Matching,
 };
 use crate::fault::{Fault, Reason};
 
@@ -40,6 +41,8 @@ pub(super) struct Patterns {
     all: Sum,
     /// How many sources of copies and mounts are in images.
     names_of_images: usize,
+    /// The copies that are not from images.
+    pub(super) own: Matching,
 }
 
 /// Wildcards and patterns together.
@@ -76,6 +79,9 @@ impl Patterns {
             return Err(fault.at_line(line()).into());
         }
         for (copy, from) in copies(op) {
+            if from.is_some_and(|from| !self.images.contains(from)) {
+                self.own.add(copy);
+            }
             let sum = Sum::of(copy);
             if sum == Sum::default() {
                 continue;

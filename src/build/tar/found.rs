@@ -5,7 +5,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use crate::build::archives::{Archive, ArchiveLimits, Costs, Spent, Unpacked};
+use crate::build::{
+    archives::{Archive, ArchiveLimits, Costs, Spent, Unpacked},
+    gate::Matching,
+};
 
 /// The copies for which the windows of a tar's archives are judged. With more of them, a window may need too much.
 const COPIES: usize = 16;
@@ -30,6 +33,10 @@ struct State {
     bytes: usize,
     /// There are more of them than are remembered.
     is_full: bool,
+    /// All entries.
+    entries: usize,
+    /// The bytes of their paths.
+    paths: usize,
 }
 
 /// A link.
@@ -62,6 +69,19 @@ impl Findings {
     /// Bytes of the tar have come, as they were sent.
     pub(super) fn sent(&self, bytes: usize) {
         self.spent.sent(bytes);
+    }
+
+    /// An entry with this path has come.
+    pub(super) fn entry(&self, path: &str) {
+        let mut state = self.lock();
+        state.entries += 1;
+        state.paths += path.len();
+    }
+
+    /// Why the tar has too many entries for the copies from it, if it does.
+    pub fn too_many_for(&self, matching: Matching) -> Option<&'static str> {
+        let state = self.lock();
+        matching.refuses(state.entries, state.paths)
     }
 
     /// A file that begins.

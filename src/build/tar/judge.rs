@@ -252,6 +252,7 @@ impl Judge {
             return Err(too_much());
         }
         self.judge(&entry)?;
+        self.found.entry(&entry.path);
         entry.write(out);
         // At most as large as the builder may read.
         self.text = (entry.size > 0 && self.dockerfiles.contains(&entry.path)).then(Vec::new);

@@ -112,6 +112,7 @@ impl Queued {
             tasks,
             details,
             awaited: watch::Sender::default(),
+            matching: watch::Sender::default(),
             trees,
             outputs,
             refused: Arc::default(),

@@ -1,6 +1,6 @@
 use bollard_buildkit_proto::pb::{
-    ExecOp, FileActionCopy, FileActionMkDir, Input, Location, Locations, Meta, OpMetadata, Platform, Source,
-    SourceInfo, SourceOp, WorkerConstraints,
+    ExecOp, FileActionCopy, FileActionMkDir, FileActionMkFile, Input, Location, Locations, Meta, OpMetadata,
+    Platform, Source, SourceInfo, SourceOp, WorkerConstraints,
 };
 
 use super::*;
@@ -142,13 +142,16 @@ fn what_is_copied_is_the_jobs_own() {
 }
 
 #[test]
-fn what_copies_no_files_of_a_job_has_no_salt() {
+fn everything_but_the_unpacking_of_the_tar_has_a_salt() {
     let base = source("docker-image://x", &[]);
     let (url, tar) = (source(URL, &[("http.perm", "1")]), source("http://buildkit-session/t", &[]));
-    let made = action(0, -1, 0, Action::Mkdir(FileActionMkDir::default()));
     let copied = vec![action(0, 1, 0, copy("f"))];
-    for op in [file(&[&base], vec![made]), file(&[&base, &tar], copied.clone())] {
-        assert_eq!(salted(&graph(&[&base, &tar, &op]), &[("http.perm", "1")]), None);
+    let unpacked = file(&[&base, &tar], copied.clone());
+    assert_eq!(salted(&graph(&[&base, &tar, &unpacked]), &[("http.perm", "1")]), None);
+    let directory = action(0, -1, 0, Action::Mkdir(FileActionMkDir::default()));
+    let text = action(0, -1, 0, Action::Mkfile(FileActionMkFile::default()));
+    for made in [directory, text] {
+        assert!(salted(&graph(&[&base, &file(&[&base], vec![made])]), &[]).is_some());
     }
     let other = source("http://buildkit-session/other", &[]);
     let of_other = graph(&[&base, &other, &file(&[&base, &other], copied.clone())]);
