@@ -172,7 +172,7 @@ async fn answer(mut client: Client, answers: Arc<Answers>, announced: StreamOpen
             tell(&mut client, &answers, first, credentials(&answers, &query.host)).await
         }
         Some(stream_opened::Subject::Secret(query)) => {
-            tell(&mut client, &answers, first, secret(&answers, &query.id)).await
+            tell(&mut client, &answers, first, async { secret(&answers, &query.id) }).await
         }
         Some(stream_opened::Subject::Output(stream)) => output(&mut client, &answers, first, stream).await,
         None => tell(&mut client, &answers, first, async { Err(NoAnswer::unknown()) }).await,
@@ -300,13 +300,12 @@ async fn credentials(answers: &Answers, host: &str) -> Result<Vec<u8>, NoAnswer>
     Ok(CredentialsResponse { username, secret }.encode_to_vec())
 }
 
-async fn secret(answers: &Answers, id: &str) -> Result<Vec<u8>, NoAnswer> {
-    match answers.secrets.get(id).await {
-        Ok(Some(value)) => Ok(GetSecretResponse { data: value.expose().clone() }.encode_to_vec()),
-        Ok(None) => {
+fn secret(answers: &Answers, id: &str) -> Result<Vec<u8>, NoAnswer> {
+    match answers.secrets.get(id) {
+        Some(value) => Ok(GetSecretResponse { data: value.expose().clone() }.encode_to_vec()),
+        None => {
             *answers.missing.lock().unwrap_or_else(PoisonError::into_inner) = Some(id.to_owned());
             Err(NoAnswer::NotFound(format!("there is no secret `{id}`")))
         }
-        Err(failure) => Err(NoAnswer::Failed(failure)),
     }
 }

@@ -1,38 +1,26 @@
 //! The secrets that a build may request by id.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
-};
-
-use tokio::io::AsyncReadExt as _;
+use std::{collections::BTreeMap, fs, io::Read as _, os::fd::AsRawFd as _, path::Path};
 
 use super::{
     context::Areas,
     env::Env,
-    exit::{Exit, Failure},
+    exit::Failure,
     options::{SecretFrom, SecretSource},
 };
 use crate::names::{Secret, secret::SECRET_BYTES_MAX};
 
 const BYTES_MAX: u64 = SECRET_BYTES_MAX as u64;
 
-/// The place of each secret's value. A file is read when the build asks for it.
+/// The value of each secret.
 #[derive(Debug, Default)]
 pub(crate) struct Secrets {
-    values: BTreeMap<String, Value>,
-}
-
-#[derive(Debug)]
-enum Value {
-    File(PathBuf),
-    Known(Secret<Vec<u8>>),
+    values: BTreeMap<String, Secret<Vec<u8>>>,
 }
 
 impl Secrets {
-    /// Checks that every source exists, so that a missing one is reported before the build starts. No link in one of
-    /// the `areas` may lead out of it.
+    /// Reads every source, so that a missing one is reported before the build starts, and nobody can replace it later.
+    /// No link in one of the `areas` may lead out of it.
     pub(crate) fn find(sources: &[SecretSource], env: &Env, areas: &Areas) -> Result<Self, Failure> {
         let mut values = BTreeMap::new();
         for source in sources {
@@ -58,39 +46,35 @@ impl Secrets {
     }
 
     /// The secret `id`; `None` if the command line does not name it.
-    pub(crate) async fn get(&self, id: &str) -> Result<Option<Secret<Vec<u8>>>, Failure> {
-        let path = match self.values.get(id) {
-            None => return Ok(None),
-            Some(Value::Known(value)) => return Ok(Some(value.clone())),
-            Some(Value::File(path)) => path,
-        };
-        let read = async {
-            let mut value = Vec::new();
-            tokio::fs::File::open(path).await?.take(BYTES_MAX + 1).read_to_end(&mut value).await?;
-            Ok::<_, std::io::Error>(value)
-        };
-        let value = read.await.map_err(|error| {
-            Failure::new(Exit::Failed, format!("secret `{id}`: cannot read {}: {error}", path.display()))
-        })?;
-        check_size(id, value.len() as u64)?;
-        Ok(Some(Secret::new(value)))
+    pub(crate) fn get(&self, id: &str) -> Option<&Secret<Vec<u8>>> {
+        self.values.get(id)
     }
 }
 
-fn file(id: &str, path: &Path, areas: &Areas) -> Result<Value, Failure> {
-    let found = areas.file(path).and_then(|real| Ok((fs::metadata(&real)?, real)));
-    let (metadata, real) = found
-        .map_err(|error| Failure::usage(format!("secret `{id}`: cannot read {}: {error}", path.display())))?;
+fn file(id: &str, path: &Path, areas: &Areas) -> Result<Secret<Vec<u8>>, Failure> {
+    let failed = |error: &dyn std::fmt::Display| {
+        Failure::usage(format!("secret `{id}`: cannot read {}: {error}", path.display()))
+    };
+    let real = areas.file(path).map_err(|error| failed(&error))?;
+    let file = fs::File::open(&real).map_err(|error| failed(&error))?;
+    let metadata = file.metadata().map_err(|error| failed(&error))?;
     if metadata.is_dir() {
         return Err(Failure::usage(format!("secret `{id}`: {} is a directory", path.display())));
     }
-    check_size(id, metadata.len())?;
-    Ok(Value::File(real))
+    // A process of the repository's may have put a link into the path meanwhile.
+    let opened = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    if metadata.is_file() && opened.is_ok_and(|opened| opened != real) {
+        return Err(failed(&"it was replaced at this moment"));
+    }
+    let mut value = Vec::new();
+    file.take(BYTES_MAX + 1).read_to_end(&mut value).map_err(|error| failed(&error))?;
+    check_size(id, value.len() as u64)?;
+    Ok(Secret::new(value))
 }
 
-fn known(id: &str, value: String) -> Result<Value, Failure> {
+fn known(id: &str, value: String) -> Result<Secret<Vec<u8>>, Failure> {
     check_size(id, value.len() as u64)?;
-    Ok(Value::Known(Secret::new(value.into_bytes())))
+    Ok(Secret::new(value.into_bytes()))
 }
 
 fn check_size(id: &str, bytes: u64) -> Result<(), Failure> {
@@ -113,27 +97,25 @@ mod tests {
         Secrets::find(&sources, &Env::of(env), &Areas::default())
     }
 
-    #[tokio::test]
-    async fn secrets_come_from_where_they_are_said_to_be() {
+    #[test]
+    fn secrets_come_from_where_they_are_said_to_be() {
         let path = std::env::temp_dir().join(format!("wharf-secret-{}", std::process::id()));
         fs::write(&path, "of a file").unwrap();
         let flag = format!("id=a,src={}", path.display());
         let secrets = find(&[&flag, "id=b,env=V", "id=c"], &[("V", ""), ("c", "of c")]).unwrap();
-        let value = async |id| secrets.get(id).await.unwrap().map(|value| value.expose().clone());
-        assert_eq!(value("a").await.unwrap(), b"of a file");
-        assert_eq!(value("b").await.unwrap(), b"");
-        assert_eq!(value("c").await.unwrap(), b"of c");
-        assert_eq!(value("d").await, None);
-
-        // The file grew after the check.
+        // Another file in its place, such as a link that leads to the agent's own, comes too late.
         fs::write(&path, vec![b'x'; 512_001]).unwrap();
-        assert!(secrets.get("a").await.unwrap_err().text.contains("too large"));
+        let value = |id| secrets.get(id).map(|value| value.expose().clone());
+        assert_eq!(value("a").unwrap(), b"of a file");
+        assert_eq!(value("b").unwrap(), b"");
+        assert_eq!(value("c").unwrap(), b"of c");
+        assert_eq!(value("d"), None);
         assert!(find(&[&flag], &[]).unwrap_err().text.contains("too large"));
         fs::remove_file(&path).unwrap();
     }
 
-    #[tokio::test]
-    async fn a_link_in_the_repository_leads_to_no_file_of_the_agent() {
+    #[test]
+    fn a_link_in_the_repository_leads_to_no_file_of_the_agent() {
         let dir = std::env::temp_dir().join(format!("wharf-secret-link-{}", std::process::id()));
         let repository = dir.join("repository");
         fs::create_dir_all(&repository).unwrap();
@@ -153,8 +135,8 @@ mod tests {
             let refused = find("repository/out").unwrap_err().text;
             assert!(refused.contains("is a link that leads out of the "), "{refused}");
             for (path, text) in [("repository/in", "own"), ("link", "agent's"), ("agents", "agent's")] {
-                let value = find(path).unwrap().get("a").await.unwrap().unwrap();
-                assert_eq!(value.expose(), text.as_bytes(), "{path}");
+                let found = find(path).unwrap();
+                assert_eq!(found.get("a").unwrap().expose(), text.as_bytes(), "{path}");
             }
         }
         fs::remove_dir_all(&dir).unwrap();

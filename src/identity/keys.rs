@@ -6,7 +6,8 @@ use std::{
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    thread,
+    time::Duration,
 };
 
 use jsonwebtoken::{
@@ -20,8 +21,8 @@ use crate::{fault::causes, names::IssuerName};
 
 /// Real sets have some ten keys of some 2 KiB.
 const FILE_BYTES_MAX: u64 = 1 << 20;
-/// How often the file is looked at. A stranger's call can make wharfd look.
-const LOOK_EVERY: Duration = if cfg!(test) { Duration::ZERO } else { Duration::from_secs(1) };
+/// How often the file is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// The reason why an issuer's keys cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -41,21 +42,20 @@ struct Key {
     key: DecodingKey,
 }
 
-/// An issuer's keys. A look-up sees whether the file has changed, once a second: an issuer can replace its keys, and
-/// take one back, at any time.
+/// An issuer's keys. A thread of its own looks each second whether the file has changed: an issuer can replace its keys,
+/// and take one back, at any time. A look-up never waits for the file, which may be on a file system that hangs.
 #[derive(Debug)]
 pub(super) struct Keyring {
-    name: IssuerName,
-    path: PathBuf,
-    loaded: Mutex<Loaded>,
+    loaded: Arc<Loaded>,
 }
 
 #[derive(Debug)]
 struct Loaded {
-    keys: Arc<Vec<Key>>,
+    name: IssuerName,
+    path: PathBuf,
+    keys: Mutex<Arc<Vec<Key>>>,
     /// The file's state when it was read, or when reading failed.
-    state: Option<State>,
-    looked: Instant,
+    state: Mutex<Option<State>>,
 }
 
 /// The properties that change when a file is written or replaced: times of modification and status, inode, length.
@@ -74,27 +74,41 @@ pub(super) enum NoKey {
 
 impl Keyring {
     pub(super) fn new(name: &IssuerName, path: &Path) -> Result<Self, IssuerError> {
-        let state = state(path);
+        let state = state_of(path);
         let keys = read(name, path)?;
         if keys.is_empty() {
             let what = "it has no public key of RSA, P-256, P-384 or Ed25519".to_owned();
             return Err(IssuerError::Set { name: name.clone(), path: path.to_owned(), what });
         }
-        let loaded = Loaded { keys: Arc::new(keys), state, looked: Instant::now() };
-        Ok(Self { name: name.clone(), path: path.to_owned(), loaded: Mutex::new(loaded) })
+        let ring = Self::with(name, path, keys, state);
+        let watched = Arc::downgrade(&ring.loaded);
+        let look = move || {
+            loop {
+                thread::sleep(LOOK_EVERY);
+                let Some(loaded) = watched.upgrade() else { break };
+                loaded.look();
+            }
+        };
+        let failed = |source| IssuerError::Read { name: name.clone(), path: path.to_owned(), source };
+        thread::Builder::new().name("issuer-keys".to_owned()).spawn(look).map_err(failed)?;
+        Ok(ring)
+    }
+
+    fn with(name: &IssuerName, path: &Path, keys: Vec<Key>, state: Option<State>) -> Self {
+        let (keys, state) = (Mutex::new(Arc::new(keys)), Mutex::new(state));
+        Self { loaded: Arc::new(Loaded { name: name.clone(), path: path.to_owned(), keys, state }) }
     }
 
     /// For `fuzz/`: the keys of a set that is in no file, and stays as it is.
     #[cfg(feature = "fuzzing")]
     pub(super) fn of(name: &IssuerName, set: &[u8]) -> Result<Self, String> {
-        let loaded = Loaded { keys: Arc::new(parse(set)?), state: None, looked: Instant::now() };
-        Ok(Self { name: name.clone(), path: PathBuf::new(), loaded: Mutex::new(loaded) })
+        Ok(Self::with(name, Path::new(""), parse(set)?, None))
     }
 
     /// The key for a token that names `id` and is signed by `algorithm`. A token that names no key needs an issuer
     /// that has one for its algorithm.
     pub(super) fn find(&self, id: Option<&str>, algorithm: Algorithm) -> Result<DecodingKey, NoKey> {
-        let keys = self.keys();
+        let keys = self.loaded.keys();
         let fits = |key: &Key| {
             key.algorithm.is_none_or(|own| own == algorithm)
                 && key.key.family().algorithms().contains(&algorithm)
@@ -108,34 +122,36 @@ impl Keyring {
             (Some(_), None, _) => Err(NoKey::Other),
         }
     }
+}
 
-    /// The keys as the file has them. After an error the old ones stay.
+impl Loaded {
     fn keys(&self) -> Arc<Vec<Key>> {
-        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        if loaded.looked.elapsed() < LOOK_EVERY {
-            return Arc::clone(&loaded.keys);
+        Arc::clone(&self.keys.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Reads the file again if it has changed. After an error the old keys stay.
+    fn look(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = state_of(&self.path);
+        if now == *state {
+            return;
         }
-        loaded.looked = Instant::now();
-        let now = state(&self.path);
-        if now != loaded.state {
-            loaded.state = now;
-            match read(&self.name, &self.path) {
-                Ok(keys) => {
-                    let count = keys.len();
-                    loaded.keys = Arc::new(keys);
-                    tracing::info!(issuer = %self.name, keys = count, "the issuer's keys have changed");
-                }
-                Err(error) => {
-                    let error = causes(&error);
-                    tracing::warn!(issuer = %self.name, error, "an issuer's keys have changed; the old ones stay");
-                }
+        *state = now;
+        match read(&self.name, &self.path) {
+            Ok(keys) => {
+                let count = keys.len();
+                *self.keys.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
+                tracing::info!(issuer = %self.name, keys = count, "the issuer's keys have changed");
+            }
+            Err(error) => {
+                let error = causes(&error);
+                tracing::warn!(issuer = %self.name, error, "an issuer's keys have changed; the old ones stay");
             }
         }
-        Arc::clone(&loaded.keys)
     }
 }
 
-fn state(path: &Path) -> Option<State> {
+fn state_of(path: &Path) -> Option<State> {
     let file = fs::metadata(path).ok()?;
     Some((file.mtime(), file.mtime_nsec(), file.ctime(), file.ctime_nsec(), file.ino(), file.len()))
 }
@@ -229,9 +245,11 @@ mod tests {
         assert_eq!(find(None, Algorithm::RS512), Ok(()), "it has one for that");
         assert_eq!(find(None, Algorithm::ES256), Err(NoKey::Unnamed));
         write(json!([rsa("one", "RS256"), rsa("two", "RS512"), rsa("three", "RS512")]));
+        ring.loaded.look();
         assert_eq!(find(None, Algorithm::RS512), Err(NoKey::Unnamed), "it has two");
         // The last key can be taken back; a start without keys is a mistake.
         write(json!([]));
+        ring.loaded.look();
         assert_eq!(find(Some("one"), Algorithm::RS256), Err(NoKey::Unknown));
         let none = Keyring::new(&"ci".to_owned().try_into().unwrap(), &file).unwrap_err();
         assert!(none.to_string().contains("no public key"), "{none}");

@@ -349,7 +349,9 @@ impl Server {
             return Err(Error::refused_address(&origin.host, far));
         }
         let verify = self.verify(self.is_insecure_hop(reached, origin));
-        let (link, _) = self.connect(origin, &addresses, verify, own).await.map_err(|error| {
+        // The engine's certificates in `certs.d` are for a host with its port.
+        let with_key = own && origin.port == reached.origin.port;
+        let (link, _) = self.connect(origin, &addresses, verify, with_key).await.map_err(|error| {
             let text =
                 format!("{}, to which it sends wharfd: {}", printable(&origin.authority()), error.text());
             Error::new(error.kind(), text).caused_by(error)
