@@ -94,6 +94,12 @@ impl Keyring {
         Ok(ring)
     }
 
+    /// Looks now, as the thread does each second.
+    #[cfg(test)]
+    pub(super) fn look(&self) {
+        self.loaded.look();
+    }
+
     fn with(name: &IssuerName, path: &Path, keys: Vec<Key>, state: Option<State>) -> Self {
         let (keys, state) = (Mutex::new(Arc::new(keys)), Mutex::new(state));
         Self { loaded: Arc::new(Loaded { name: name.clone(), path: path.to_owned(), keys, state }) }
@@ -245,11 +251,11 @@ mod tests {
         assert_eq!(find(None, Algorithm::RS512), Ok(()), "it has one for that");
         assert_eq!(find(None, Algorithm::ES256), Err(NoKey::Unnamed));
         write(json!([rsa("one", "RS256"), rsa("two", "RS512"), rsa("three", "RS512")]));
-        ring.loaded.look();
+        ring.look();
         assert_eq!(find(None, Algorithm::RS512), Err(NoKey::Unnamed), "it has two");
         // The last key can be taken back; a start without keys is a mistake.
         write(json!([]));
-        ring.loaded.look();
+        ring.look();
         assert_eq!(find(Some("one"), Algorithm::RS256), Err(NoKey::Unknown));
         let none = Keyring::new(&"ci".to_owned().try_into().unwrap(), &file).unwrap_err();
         assert!(none.to_string().contains("no public key"), "{none}");

@@ -200,6 +200,7 @@ fn keys_are_read_again_when_they_change_and_stay_when_they_are_broken() {
     let changes = |seconds| {
         let file = std::fs::File::options().write(true).open(&ci.file).unwrap();
         file.set_modified(SystemTime::now() + Duration::from_secs(seconds)).unwrap();
+        jobs.issuers.iter().for_each(|issuer| issuer.keys.look());
     };
     assert!(proven(&jobs, &rotated).unwrap_err().contains("`two`"));
     ci.publish("two");
