@@ -77,6 +77,11 @@ enum Failed {
          pods and Services with --cluster (the chart's `firewall.clusterNetworks`), or allow single addresses"
     )]
     Wide(Grant),
+    #[error(
+        "{0} of the pod's own network has public addresses, as other pods may have, which steps would reach: name the \
+         networks of the cluster's nodes, pods and Services with --cluster (the chart's `firewall.clusterNetworks`)"
+    )]
+    Public(Network),
     #[error("--bridge {0} meets {1}: give the engine another network (the chart's `engine.groups[].bridge`)")]
     Bridge(Bridge, String),
     #[error("cannot change `{}`, which is to tell of the rules", printable(&.0.to_string_lossy()))]
@@ -131,6 +136,16 @@ fn check_bridges(bridges: &[Bridge], place: &Place) -> Result<(), Failed> {
     Ok(())
 }
 
+/// Pods with public addresses are reached by steps unless the operator names their network: it cannot be seen from here.
+fn check_own(place: &Place, cluster: &[Network]) -> Result<(), Failed> {
+    let is_known =
+        |network: &&Network| rules::is_private(network) || cluster.iter().any(|known| known.holds(network));
+    match place.networks.iter().find(|network| !is_known(network)) {
+        Some(public) => Err(Failed::Public(*public)),
+        None => Ok(()),
+    }
+}
+
 fn set(flags: &Flags) -> Result<String, Failed> {
     if let Some(wide) = flags.allow.iter().find(|grant| flags.cluster.is_empty() && rules::is_wide(grant)) {
         return Err(Failed::Wide(wide.clone()));
@@ -145,6 +160,7 @@ fn set(flags: &Flags) -> Result<String, Failed> {
     }
     let place = Place::look()?;
     check_bridges(&flags.bridge, &place)?;
+    check_own(&place, &flags.cluster)?;
     let words =
         Words { allow: &flags.allow, refuse: &flags.refuse, cluster: &flags.cluster, group: flags.group };
     nftables::set(&rules::chains(&place, &words))?;
@@ -167,4 +183,32 @@ fn set(flags: &Flags) -> Result<String, Failed> {
                 .collect()
         ),
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn public_addresses_of_pods_have_to_be_named() {
+        let network = |text: &str| text.parse::<Network>().unwrap();
+        let place = |networks: &[&str]| Place {
+            networks: networks.iter().map(|text| network(text)).collect(),
+            ..Place::default()
+        };
+        let judged = |networks: &[&str], cluster: &[&str]| {
+            let cluster: Vec<_> = cluster.iter().map(|text| network(text)).collect();
+            check_own(&place(networks), &cluster).map_err(|error| error.to_string())
+        };
+        for private in ["10.1.2.0/24", "100.64.0.0/16", "169.254.1.1/32", "fd00::/64", "fe80::1/128"] {
+            assert_eq!(judged(&["192.168.0.0/16", private], &[]), Ok(()), "{private}");
+        }
+        for (public, of_cluster) in
+            [("2600:1f14:1::7/128", "2600:1f14:1::/56"), ("34.90.1.0/24", "34.90.0.0/16")]
+        {
+            let refused = judged(&["10.0.0.0/8", public], &["10.0.0.0/8"]).unwrap_err();
+            assert!(refused.contains("--cluster") && refused.contains("public addresses"), "{refused}");
+            assert_eq!(judged(&["10.0.0.0/8", public], &[of_cluster]), Ok(()), "{public}");
+        }
+    }
 }

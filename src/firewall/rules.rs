@@ -74,7 +74,12 @@ fn metadata() -> impl Iterator<Item = Network> {
 /// a private one it opens none of these: the narrower decides.
 pub(super) fn is_wide(Grant { network, .. }: &Grant) -> bool {
     let most = if network.address().is_ipv4() { SITE_V4 } else { SITE_V6 };
-    network.length() < most && private().any(|private| private.holds(network))
+    network.length() < most && is_private(network)
+}
+
+/// Whether steps reach no address of a network, whatever the operator says of it.
+pub(super) fn is_private(network: &Network) -> bool {
+    private().any(|private| private.holds(network))
 }
 
 /// What the operator says.
