@@ -49,8 +49,10 @@ pub struct Salts<'a> {
 /// An operation names its inputs by their digests, so everything that depends on a changed operation changes
 /// too. The graph must have been judged: operations that cannot be read stay unchanged.
 pub fn with_salts(definition: &Definition, salts: Salts<'_>) -> Option<Definition> {
-    let mut seen =
-        Seen { layers: salts.layers.map(|path| Beginnings::of(definition, path)), ..Seen::default() };
+    let mut seen = Seen {
+        layers: salts.layers.map(|path| Beginnings::of(definition, path, salts.uploaded)),
+        ..Seen::default()
+    };
     let mut graph = Definition::default();
     seen.begin(None, &mut graph);
     // Inputs come before the operations that use them (`client/llb` in BuildKit, `marshal`).
@@ -147,7 +149,10 @@ impl Seen<'_> {
     fn salted(&mut self, bytes: &[u8], salts: Salts<'_>) -> Option<Vec<u8>> {
         let mut op = Op::decode(bytes).ok()?;
         let encode = encoding_of(&op, bytes);
-        let mut changes = self.layers.as_ref().is_some_and(|layers| layers.put_under(&mut op));
+        // The frontend has already unpacked the tar under this digest: a change would unpack it again. The tar is a single
+        // file and not a link, so its checksum is its own, and its files are in no image.
+        let unpacks = unpacks(&op, &self.uploaded);
+        let mut changes = !unpacks && self.layers.as_ref().is_some_and(|layers| layers.put_under(&mut op));
         match &mut op.op {
             Some(op::Op::Source(source)) => {
                 if salts.uploaded == Some(source.identifier.as_str()) {
@@ -161,20 +166,9 @@ impl Seen<'_> {
                     changes |= source.attrs.insert(key.clone(), value.clone()).as_ref() != Some(value);
                 }
             }
-            Some(op::Op::File(file)) => {
-                let uploaded = |input: i64| {
-                    let input = usize::try_from(input).ok().and_then(|input| op.inputs.get(input));
-                    input.is_some_and(|input| self.uploaded.contains(&input.digest))
-                };
-                // The frontend has already unpacked the tar under this digest: a salt would unpack it again. The tar
-                // is a single file and not a link, so its checksum is its own.
-                let unpacks = file.actions.iter().all(|action| {
-                    matches!(action.action, Some(Action::Copy(_))) && uploaded(action.secondary_input)
-                });
-                if !unpacks {
-                    salt(file, op.inputs.len(), salts.copied);
-                    changes = true;
-                }
+            Some(op::Op::File(file)) if !unpacks => {
+                salt(file, op.inputs.len(), salts.copied);
+                changes = true;
             }
             _ => {}
         }
@@ -188,6 +182,17 @@ impl Seen<'_> {
         self.changed.insert(digest(bytes), digest(&now));
         Some(now)
     }
+}
+
+/// Whether an operation only unpacks the build's own tar, to nothing; one of these operations fetches it.
+pub(super) fn unpacks(op: &Op, uploaded: &BTreeSet<String>) -> bool {
+    let of_tar = |action: &FileAction| {
+        let from = usize::try_from(action.secondary_input).ok().and_then(|input| op.inputs.get(input));
+        matches!(action.action, Some(Action::Copy(_)))
+            && action.input < 0
+            && from.is_some_and(|input| uploaded.contains(&input.digest))
+    };
+    matches!(&op.op, Some(op::Op::File(file)) if file.actions.iter().all(of_tar))
 }
 
 /// Adds to each result the removal of the file that never exists. An action's result is named by the action's

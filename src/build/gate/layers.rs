@@ -19,7 +19,7 @@ use bollard_buildkit_proto::pb::{
 use prost::Message as _;
 use serde_json::value::RawValue;
 
-use super::definition::{digest, encoding_of};
+use super::definition::{digest, encoding_of, unpacks};
 
 /// The name of the operations that make the layers. No step of a Dockerfile can have it.
 pub const OWN_LAYER: &str = "[internal] layer of the job's own";
@@ -40,13 +40,20 @@ pub(super) struct Beginnings<'a> {
 }
 
 impl<'a> Beginnings<'a> {
-    /// Finds them in a graph that has been judged.
-    pub(super) fn of(graph: &Definition, path: &'a str) -> Self {
+    /// Finds them in a graph that has been judged; `uploaded` is the URL of the build's own tar.
+    pub(super) fn of(graph: &Definition, path: &'a str, uploaded: Option<&str>) -> Self {
         let (mut sources, mut used, mut scratch) = (BTreeSet::new(), BTreeSet::new(), false);
+        let mut tars = BTreeSet::new();
         for bytes in &graph.def {
             let Ok(op) = Op::decode(bytes.as_slice()) else { continue };
-            if let Some(op::Op::Source(_)) = op.op {
+            if let Some(op::Op::Source(source)) = &op.op {
                 sources.insert(digest(bytes));
+                if uploaded == Some(source.identifier.as_str()) {
+                    tars.insert(digest(bytes));
+                }
+            }
+            if unpacks(&op, &tars) {
+                continue;
             }
             for root in roots(&op) {
                 match root.and_then(|index| op.inputs.get(index)) {

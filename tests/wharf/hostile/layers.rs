@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{
     Image, Registry, Test, Wharf, Wharfd, cases,
-    image::{digest, push_blob, push_manifest},
+    image::{context_tar, digest, push_blob, push_manifest},
     tree::tree,
 };
 
@@ -94,6 +94,10 @@ async fn own_layers_change_nothing_else(test: Arc<Test>) {
         let flags = ["--progress", "plain", "-o", to.to_str().unwrap()];
         let shown = job.build(&context, &flags).await.ok().to_string();
         assert!(!shown.contains("of the job's own") && shown.contains("[a 2/3] RUN echo one"), "{shown}");
+        let tar = context_tar(&[("Dockerfile", &dockerfile), ("f", "f")]);
+        let of_tar = test.dir().join(format!("tar-{layers}"));
+        job.run_with(["build", "-o", of_tar.to_str().unwrap(), "-"], &tar).await.ok();
+        assert_eq!(tree(&of_tar), tree(&to));
         results.push((count, lines, tree(&to)));
     }
     let [(shared, lines, files), (own, own_lines, own_files)] = results.try_into().unwrap();

@@ -146,8 +146,10 @@ fn everything_but_the_unpacking_of_the_tar_has_a_salt() {
     let base = source("docker-image://x", &[]);
     let (url, tar) = (source(URL, &[("http.perm", "1")]), source("http://buildkit-session/t", &[]));
     let copied = vec![action(0, 1, 0, copy("f"))];
-    let unpacked = file(&[&base, &tar], copied.clone());
-    assert_eq!(salted(&graph(&[&base, &tar, &unpacked]), &[("http.perm", "1")]), None);
+    let unpacked = file(&[&tar], vec![action(-1, 0, 0, copy("f"))]);
+    assert_eq!(salted(&graph(&[&tar, &unpacked]), &[("http.perm", "1")]), None);
+    let on_image = graph(&[&base, &tar, &file(&[&base, &tar], copied.clone())]);
+    assert!(salted(&on_image, &[("http.perm", "1")]).is_some());
     let directory = action(0, -1, 0, Action::Mkdir(FileActionMkDir::default()));
     let text = action(0, -1, 0, Action::Mkfile(FileActionMkFile::default()));
     for made in [directory, text] {

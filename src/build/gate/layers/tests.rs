@@ -6,6 +6,7 @@ use crate::build::gate::definition::{Attributes, Salts, names, salt, with_salts}
 
 const FILE: &str = "/.wharf-0";
 const NO_FILE: &str = "/no";
+const TAR: &str = "http://buildkit-session/t";
 
 fn source(identifier: &str) -> Op {
     let source = SourceOp { identifier: identifier.to_owned(), ..SourceOp::default() };
@@ -75,7 +76,7 @@ fn on_own(graph: &Definition) -> Option<Definition> {
     let fetched = Attributes::new();
     with_salts(
         graph,
-        Salts { fetched: &fetched, copied: NO_FILE, uploaded: None, tree: None, layers: Some(FILE) },
+        Salts { fetched: &fetched, copied: NO_FILE, uploaded: Some(TAR), tree: None, layers: Some(FILE) },
     )
 }
 
@@ -133,6 +134,20 @@ fn a_chain_on_nothing_has_them_too() {
 fn a_graph_without_layers_of_its_own_stays() {
     let base = source("docker-image://base");
     assert_eq!(on_own(&graph(&[&base])), None);
+}
+
+#[test]
+fn a_tar_is_unpacked_once() {
+    let tar = source(TAR);
+    let copy = || Action::Copy(FileActionCopy { src: "a".into(), ..FileActionCopy::default() });
+    let unpacked = file(&[&tar], vec![action(-1, 0, 0, copy())]);
+    assert_eq!(on_own(&graph(&[&tar, &unpacked])), None);
+    // Its files are copied to a chain of their own.
+    let copied = file(&[&unpacked], vec![action(-1, 0, 0, copy())]);
+    let [lower, upper] = own(None);
+    let after = salted(file(&[&unpacked, &upper], vec![action(1, 0, 0, copy())]));
+    let expected = graph(&[&lower, &upper, &tar, &unpacked, &after]);
+    assert_eq!(on_own(&graph(&[&tar, &unpacked, &copied])).unwrap().def, expected.def);
 }
 
 fn config(layers: usize, history: &Value) -> Vec<u8> {
