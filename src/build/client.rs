@@ -21,8 +21,10 @@ use tokio::sync::{SetOnce, watch};
 use tonic::{Code, Status};
 
 use super::{
+    add,
     archives::{Awaited, Synced, Trees},
     dockerfile::judging::Judging,
+    downloads::Downloads,
     gate::Matching,
     ignored::IgnoreFiles,
     input::{Hear, Input},
@@ -86,6 +88,8 @@ pub struct BuildClient {
     pub outputs: Outputs,
     /// The questions to its client.
     pub asked: Asked,
+    /// The files that it fetches by URL.
+    pub downloads: Downloads,
 }
 
 impl BuildClient {
@@ -286,7 +290,9 @@ impl SessionClient for BuildClient {
     fn secret<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Secret<Vec<u8>>, Status>> {
         Box::pin(async move {
             let offers = self.session.as_ref().is_some_and(|session| session.offer().secrets);
-            if !offers {
+            // BuildKit asks for a login for each URL, by its host: the session takes none.
+            let is_of_url = id.starts_with("HTTP_AUTH_") && id.ends_with(add::SESSION_HOST);
+            if !offers || is_of_url {
                 return Err(Status::not_found(format!("secret {id}: not found")));
             }
             let answer: GetSecretResponse = self.ask(Subject::Secret(id.to_owned())).await?;
@@ -300,7 +306,10 @@ impl SessionClient for BuildClient {
     }
 
     fn upload(&self, path: &str) -> Result<Messages, Status> {
-        self.tar.as_ref().ok_or_else(|| Status::not_found("the build has no upload"))?.read(path)
+        match self.tar.as_ref().filter(|tar| tar.is_at(path)) {
+            Some(tar) => tar.read(path),
+            None => self.downloads.read(path),
+        }
     }
 
     fn takes_exports(&self) -> bool {

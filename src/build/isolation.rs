@@ -7,14 +7,13 @@ use bollard_buildkit_proto::moby::buildkit::v1::sourcepolicy::{
     MatchType, Policy, PolicyAction, Rule, Selector, Update,
 };
 
-use super::{gate::definition::Attributes, spec::BuildSpec, tar::Tar};
-use crate::{
-    config::StepNetwork,
-    images::admission::Admitted,
-    names::RESERVED_HOST,
-    naming::ImageName,
-    policy::{Fetch, Permit},
+use super::{
+    downloads::Download,
+    gate::definition::{Fetched, Fetches},
+    spec::BuildSpec,
+    tar::Tar,
 };
+use crate::{config::StepNetwork, images::admission::Admitted, names::RESERVED_HOST, naming::ImageName};
 
 /// Keyed hashes for one job, never the job's name: BuildKit joins such keys with `/`, so one job's name could
 /// be a prefix of another's.
@@ -59,6 +58,8 @@ impl JobKeys {
 
 /// The attribute that contains [`JobKeys::http_perm`].
 pub const HTTP_PERM: &str = "http.perm";
+/// The attribute with the digest of the content, with which BuildKit finds what it has without asking for it.
+pub const CHECKSUM: &str = "http.checksum";
 
 /// The address of the salt's name. It is never used.
 pub const SALT_ADDRESS: &str = "127.0.0.1";
@@ -73,8 +74,8 @@ pub enum Source<'a> {
         /// The image itself.
         image: &'a Admitted,
     },
-    /// A URL.
-    Url(&'a Permit<Fetch>),
+    /// A file at a URL, which wharfd fetches.
+    Url(&'a Download),
     /// The uploaded tar.
     Tar(&'a Tar),
 }
@@ -123,7 +124,7 @@ pub fn attributes(spec: &BuildSpec, keys: &JobKeys, tar: Option<&str>) -> HashMa
 /// The allow-list that BuildKit enforces while the frontend runs: it denies everything, then allows the
 /// admitted sources. The last rule that matches a source decides. `fetched` is the result of [`fetched`] for
 /// the sources, `frontend` the image that reads the Dockerfile; the gate does not let a graph use that image.
-pub fn policy(sources: &[Source<'_>], fetched: &Attributes, frontend: Option<&ImageName>) -> Policy {
+pub fn policy(sources: &[Source<'_>], fetched: &Fetches, frontend: Option<&ImageName>) -> Policy {
     let mut rules = vec![rule(PolicyAction::Deny, "*", None), rule(PolicyAction::Allow, "local://*", None)];
     if let Some(frontend) = frontend {
         let target = format!("docker-image://{frontend}");
@@ -141,10 +142,13 @@ pub fn policy(sources: &[Source<'_>], fetched: &Attributes, frontend: Option<&Im
         // `:1`.
         rules.push(rule(PolicyAction::Allow, &format!("{target}@*"), None));
     }
-    for (url, attributes) in fetched {
-        let attrs = attributes.clone().into_iter().collect();
-        let update = Update { identifier: url.clone(), attrs };
-        rules.push(exact(rule(PolicyAction::Convert, url, Some(update))));
+    for (named, Fetched { url, attributes, .. }) in fetched {
+        // The frontend itself fetches the tar, and nothing else.
+        if named == url {
+            let attrs = attributes.clone().into_iter().collect();
+            let update = Update { identifier: url.clone(), attrs };
+            rules.push(exact(rule(PolicyAction::Convert, url, Some(update))));
+        }
         rules.push(exact(rule(PolicyAction::Allow, url, None)));
     }
     Policy { version: 1, rules }
@@ -158,20 +162,21 @@ fn exact(mut rule: Rule) -> Rule {
     rule
 }
 
-/// The URLs among the sources, and wharfd's attributes for each: the source policy adds them for the
-/// frontend, [`super::gate::definition`] adds them to the frontend's graph.
-pub fn fetched(sources: &[Source<'_>], keys: &JobKeys) -> Attributes {
-    let attributes = sources.iter().filter_map(|source| {
-        let (url, digest) = match source {
+/// The URLs among the sources, and what becomes of each in the graph ([`super::gate::definition`]): BuildKit gets
+/// everything from the session. For the tar, which the frontend fetches, the source policy adds the attributes as well.
+pub fn fetched(sources: &[Source<'_>], keys: &JobKeys) -> Fetches {
+    let fetched = sources.iter().filter_map(|source| {
+        let (named, url, digest, modified) = match source {
             Source::Image { .. } => return None,
-            Source::Url(permit) => (permit.subject().url().to_owned(), None),
-            Source::Tar(tar) => (tar.url(), tar.digest()),
+            Source::Url(file) => (file.url().to_owned(), file.session_url(), file.digest(), file.modified()),
+            Source::Tar(tar) => (tar.url(), tar.url(), tar.digest(), None),
         };
-        let checksum = digest.map(|digest| ("http.checksum".to_owned(), digest.to_owned()));
+        let checksum = digest.map(|digest| (CHECKSUM.to_owned(), digest.to_owned()));
         let perm = (HTTP_PERM.to_owned(), keys.http_perm());
-        Some((url, [perm].into_iter().chain(checksum).collect()))
+        let attributes = [perm].into_iter().chain(checksum).collect();
+        Some((named, Fetched { url, attributes, modified }))
     });
-    attributes.collect()
+    fetched.collect()
 }
 
 fn rule(action: PolicyAction, identifier: &str, updates: Option<Update>) -> Rule {

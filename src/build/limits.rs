@@ -69,6 +69,11 @@ impl Used {
         self.count(&self.context, bytes, self.limits.context_size, "context_size")
     }
 
+    /// Counts bytes that have come from URLs, together with those of the context; false if they are too many.
+    pub fn fetched(&self, bytes: usize) -> bool {
+        self.count(&self.context, bytes, self.limits.context_size, "context_size")
+    }
+
     /// Counts bytes that the steps have written.
     pub fn log(&self, bytes: usize) {
         self.count(&self.log, bytes, Some(self.limits.log_size), "log_size");

@@ -6,6 +6,7 @@ mod circles;
 pub mod client;
 mod convert;
 pub mod dockerfile;
+pub mod downloads;
 #[cfg(feature = "fuzzing")]
 pub mod fuzz;
 pub mod gate;

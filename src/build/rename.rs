@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     buildkit::failure,
-    names::{RESERVED_HOST, Reference, reference::Digest},
+    names::{RESERVED_HOST, Reference, printable_url, reference::Digest},
     naming::{ImageName, NamespaceNames, Owner},
 };
 
@@ -23,6 +23,8 @@ pub(super) struct Renaming {
     admitted: BTreeMap<String, String>,
     /// The digests of admitted images at their registries: the engine knows only the platform's manifest.
     digests: BTreeMap<String, Digest>,
+    /// The URLs that the Dockerfile has, by those that BuildKit gets the files from.
+    urls: BTreeMap<String, String>,
     /// The image of the frontend: BuildKit's work with it does not concern the job.
     frontend: Option<ImageName>,
 }
@@ -35,6 +37,7 @@ impl Renaming {
             root: root.to_owned(),
             admitted: BTreeMap::new(),
             digests: BTreeMap::new(),
+            urls: BTreeMap::new(),
             frontend: None,
         }
     }
@@ -57,8 +60,21 @@ impl Renaming {
         self.admitted.insert(target.to_string(), shown.to_owned());
     }
 
+    /// Shows a URL of the session as the Dockerfile's.
+    pub(super) fn show_url(&mut self, url: &str, named: &str) {
+        self.urls.insert(url.to_owned(), printable_url(named));
+    }
+
     /// `text` without any of the engine's own names.
     pub(super) fn text(&self, text: &str) -> String {
+        if !text.contains(SESSION_HOST) {
+            return self.without_names(text);
+        }
+        let text = self.urls.iter().fold(text.to_owned(), |text, (url, named)| text.replace(url, named));
+        self.without_names(&text)
+    }
+
+    fn without_names(&self, text: &str) -> String {
         let mut shown = String::with_capacity(text.len());
         let mut rest = text;
         while let Some(at) = rest.find(RESERVED_HOST) {
@@ -140,6 +156,9 @@ impl Renaming {
     }
 
     fn vertex_name(&self, name: &str) -> String {
+        if let Some(named) = self.urls.get(name) {
+            return named.clone();
+        }
         // BuildKit fetches a client's tar from such a URL.
         let path = name.strip_prefix("http://").and_then(|rest| rest.strip_prefix(SESSION_HOST));
         if path.is_some_and(|path| path.starts_with('/')) {
@@ -194,6 +213,12 @@ mod tests {
         let foreign = text(&format!("{} and wharf.invalid", other.name(&app).name()));
         assert_eq!(foreign, "(private image) and (private image)");
         assert_eq!(text("nothing of ours"), "nothing of ours");
+        shown.show_url("http://buildkit-session/5a17", "https://user:secret@files.example/f");
+        let text = |text: &str| shown.text(text);
+        assert_eq!(
+            text("digest mismatch for http://buildkit-session/5a17: x"),
+            "digest mismatch for https://xxxxx:xxxxx@files.example/f: x"
+        );
         let behind = |name: &str| text(&format!("wharf.invalid/i/hold/h:1@{name}/wharf.invalid"));
         assert_eq!(behind("wharf.invalid/x"), "docker.io/library/busybox:1@(private image)/(private image)");
         let prefix = own.prefix();

@@ -5,12 +5,13 @@ mod finish;
 
 use std::{
     collections::{BTreeSet, HashMap},
+    convert::Infallible,
     pin::{Pin, pin},
     sync::{Arc, OnceLock},
     time::Duration,
 };
 
-use tokio::time::timeout;
+use tokio::{sync::oneshot, time::timeout};
 use tonic::Status;
 
 use super::{
@@ -141,8 +142,10 @@ impl From<Fault> for Unmade {
 
 /// The step after a pass.
 enum Next {
-    /// Another pass, after these sources are admitted, which the Dockerfile names in this line, if it is known.
-    Admit(Vec<String>, Option<u32>),
+    /// Another pass, after this image is admitted, which the Dockerfile names in this line, if it is known.
+    Admit(String, Option<u32>),
+    /// Another pass, after these URLs are admitted.
+    Fetch(gate::Urls),
     End(Result<Passed, Unmade>),
 }
 
@@ -186,17 +189,28 @@ impl<'a> Build<'a> {
         let connection = connection.map_err(Fault::from)??;
         let session = Session::new(random_id().map_err(Fault::internal)?);
         let shared_key = self.shared_key();
-        let mut serving = pin!(session.serve(&connection, &shared_key, client.clone(), &client.tasks));
+        let (told, mut ended) = oneshot::channel();
+        // Served to the end of the pass, even after a stop: BuildKit waits for some streams, whatever it cancels.
+        let serving = async {
+            let Err(fault) = session.serve(&connection, &shared_key, client.clone(), &client.tasks).await;
+            let _ = told.send(fault);
+            std::future::pending::<Infallible>().await
+        };
         let stop = pin!(async {
-            tokio::select! {
+            let fault = tokio::select! {
                 biased;
                 cause = client.tasks.cancelled() => cause.into(),
                 fault = client.used.watch() => fault,
                 refused = client.refused.wait() => Fault::new(Reason::StreamBroken, refused.message().to_owned()),
-                Err(fault) = &mut serving => fault,
-            }
+                Ok(fault) = &mut ended => fault,
+            };
+            client.downloads.end();
+            fault
         });
-        self.passes(&connection, &session, name, stop).await
+        tokio::select! {
+            passed = Box::pin(self.passes(&connection, &session, name, stop)) => passed,
+            never = serving => match never {},
+        }
     }
 
     /// Runs passes until one is allowed to run. Sources that the job's Dockerfile used last time are admitted
@@ -221,9 +235,12 @@ impl<'a> Build<'a> {
                 Box::pin(self.pass(connection, session, name, &steps, &mut progress, stop.as_mut())).await?;
             let is_stopped = matches!(ended, Ended::Stopped { .. });
             match self.next(ended) {
-                Next::Admit(sources, line) => {
-                    for source in &sources {
-                        unless_stopped(stop.as_mut(), self.sources.admit(source, line)).await??;
+                Next::Admit(source, line) => {
+                    unless_stopped(stop.as_mut(), self.sources.admit(&source, line)).await??;
+                }
+                Next::Fetch(urls) => {
+                    if let Err(not) = unless_stopped(stop.as_mut(), self.sources.fetch(urls)).await? {
+                        return self.not_fetched(not, true);
                     }
                 }
                 Next::End(end) => {
@@ -311,6 +328,9 @@ impl<'a> Build<'a> {
         if let Some(panicked) = self.order.client.dockerfile.panicked() {
             return Next::End(Err(Unmade { fault: panicked.into(), is_over: ended.is_over() }));
         }
+        if let Some(not) = self.order.client.downloads.failed() {
+            return Next::End(self.not_fetched(not, ended.is_over()));
+        }
         if let Some(refused) = self.order.client.refused.get() {
             return Next::End(self.refused(refused, ended.is_over()));
         }
@@ -318,14 +338,14 @@ impl<'a> Build<'a> {
             Ended::Exported(exported) => Next::End(self.made(exported)),
             Ended::Refused(Refusal::Refused(fault)) => Next::End(Err(fault.into())),
             Ended::Stopped { fault, is_over } => Next::End(Err(Unmade { fault, is_over })),
-            Ended::Refused(Refusal::NeedsUrls(urls)) => Next::Admit(urls.into_iter().collect(), None),
+            Ended::Refused(Refusal::NeedsUrls(urls)) => Next::Fetch(urls),
             Ended::Frontend(status) => {
                 let may_end =
                     self.images.frontend().is_some() && self.order.client.tasks.cancelled_by().is_none();
                 let status = may_end.then(|| frontend::own_end(&status)).flatten().unwrap_or(status);
                 let failure = SolveFailure::read(&status);
                 match failure.denied_source() {
-                    Some(source) => Next::Admit(vec![source.to_owned()], failure.line()),
+                    Some(source) => Next::Admit(source.to_owned(), failure.line()),
                     // An image is held only for the engine's platform. For another platform BuildKit asks the
                     // network for the hold's name, which cannot be resolved.
                     None if failure.message.contains(RESERVED_HOST) => {
@@ -338,29 +358,12 @@ impl<'a> Build<'a> {
                 let failure = SolveFailure::read(&status);
                 match failure.denied_source() {
                     Some(source) if !self.sources.has_been_asked_for(source) => {
-                        Next::Admit(vec![source.to_owned()], failure.line())
+                        Next::Admit(source.to_owned(), failure.line())
                     }
                     _ => Next::End(self.failed(FailureKind::Step, &status, failure)),
                 }
             }
         }
-    }
-
-    fn foreign_platform(&self, failure: &SolveFailure) -> Fault {
-        let own = self.images.engine().platform();
-        let text = format!("the stage asks for another platform than the engine's, which is `{own}`");
-        Fault::new(Reason::GraphDenied, text).hint(gate::PLATFORM_HINT).at_line(failure.line())
-    }
-
-    /// The end of a build whose sync was refused, whatever BuildKit has made of it.
-    fn refused(&self, refused: &Status, is_over: bool) -> Result<Passed, Unmade> {
-        if let Some(cause) = self.order.client.tasks.cancelled_by() {
-            return Err(Unmade { fault: cause.into(), is_over });
-        }
-        let message = self.told(&SolveFailure::read(refused));
-        let kind = FailureKind::Dockerfile;
-        let failure = Failed { kind, message, vertex: None, exit_code: None, source: None };
-        Ok(Passed::Failed { failure, is_over })
     }
 
     /// The message of a failure for the client.

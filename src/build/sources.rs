@@ -5,9 +5,17 @@ use std::{
     sync::Arc,
 };
 
-use futures_util::future::join_all;
+use futures_util::future::{join_all, try_join_all};
 
-use super::{add, circles, client::BuildClient, gate, isolation::Source, rename::Renaming, running::Order};
+use super::{
+    circles,
+    client::BuildClient,
+    downloads::{Download, NotFetched},
+    gate,
+    isolation::Source,
+    rename::Renaming,
+    running::Order,
+};
 use crate::{
     audit::By,
     fault::{Fault, Reason, causes},
@@ -17,11 +25,10 @@ use crate::{
         holds::PassingHolds,
         inherited::Inherited,
     },
-    names::{Reference, printable, printable_url},
+    names::{Reference, printable_url},
     naming::ImageName,
-    policy::{Fetch, Permit},
     progress::Reporter,
-    registry::{CONFIG_BYTES_MAX, LookupError},
+    registry::CONFIG_BYTES_MAX,
 };
 
 /// The sources of one build.
@@ -32,8 +39,8 @@ pub(super) struct Sources<'a> {
     renaming: Renaming,
     /// Admitted images, by the name that BuildKit uses: `docker.io/library/busybox:latest`.
     admitted: BTreeMap<String, Admitted>,
-    /// Admitted URLs, as they appear in the graph.
-    urls: BTreeMap<String, Permit<Fetch>>,
+    /// The files at admitted URLs, as these appear in the graph.
+    urls: BTreeMap<String, Arc<Download>>,
     /// Sources that were admitted after a denial: a second denial ends the build.
     asked: BTreeSet<String>,
     /// The holds of the namespace's own images among the admitted ones.
@@ -90,7 +97,7 @@ impl<'a> Sources<'a> {
     /// All sources.
     pub(super) fn list(&self) -> Vec<Source<'_>> {
         let images = self.admitted.iter().map(|(named, image)| Source::Image { named, image });
-        let urls = self.urls.values().map(Source::Url);
+        let urls = self.urls.values().map(|download| Source::Url(download));
         images.chain(urls).chain(self.order.client.tar.as_ref().map(Source::Tar)).collect()
     }
 
@@ -262,61 +269,23 @@ impl<'a> Sources<'a> {
                 let admitted = self.admission(&reference).await?;
                 self.take(named, &reference, admitted).await
             }
-            Some(("http" | "https", _)) => self.admit_url(source).await,
             Some(("git", _)) => Err(gate::git_denied(&self.renaming.text(source))),
             _ => Err(denied("sources of this kind are not allowed")),
         }
     }
 
-    /// Admits a URL in an `ADD`: policy judges every address of its host.
-    async fn admit_url(&mut self, url: &str) -> Result<(), Fault> {
-        let from = self.order.namespace.fetch_from(url)?;
-        let host = add::host(url).ok_or_else(|| {
-            let text = format!("`ADD {}` is not allowed: it is not a URL with a host", printable_url(url));
-            Fault::new(Reason::SourceDenied, text).hint("copy the file into the build context instead")
-        })?;
-        if host.eq_ignore_ascii_case(add::SESSION_HOST) {
-            let text =
-                format!("`ADD {}` is not allowed: it names the builder's own session", printable_url(url));
-            return Err(Fault::new(Reason::SourceDenied, text));
+    /// Admits the URLs of a graph: policy judges them, and their servers are asked for the files.
+    pub(super) async fn fetch(&mut self, urls: gate::Urls) -> Result<(), NotFetched> {
+        let client: &BuildClient = &self.order.client;
+        let (images, namespace) = (self.images, &self.order.namespace);
+        let begun = urls.into_iter().map(async |(url, needed)| {
+            let download = client.downloads.begin(images, namespace, &url, needed).await?;
+            Ok::<_, NotFetched>((url, download))
+        });
+        for (url, download) in try_join_all(begun).await? {
+            self.renaming.show_url(&download.session_url(), &url);
+            self.urls.insert(url, download);
         }
-        let names = self.images.resolver(self.order.namespace.caller());
-        let addresses = names.lookup(&host).await.map_err(|error| unknown_host(&host, error))?;
-        self.urls.insert(url.to_owned(), from.at(&addresses)?);
         Ok(())
-    }
-}
-
-/// The fault of a host without an address for now. It says nothing about the policy, and nothing about the engine: the job
-/// chose the name. The resolver's own words are for the log.
-fn unknown_host(host: &str, error: LookupError) -> Fault {
-    let text = format!("cannot fetch from `{}`: {error}", printable(host));
-    Fault::new(Reason::SourceUnavailable, text)
-        .hint("check the name; if it is right, try again")
-        .caused_by(error)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::io;
-
-    use super::*;
-    use crate::fault::Class;
-
-    #[test]
-    fn a_host_without_an_address_is_not_the_engines_fault() {
-        let failed = || io::Error::other("the resolver's own words");
-        for (error, why) in [
-            (LookupError::Unknown(Some(failed())), "its name does not resolve"),
-            (LookupError::Unknown(None), "its name does not resolve"),
-            (LookupError::Slow, "its name cannot be looked up in time"),
-        ] {
-            let fault = unknown_host("nobody.invalid", error);
-            assert_eq!(fault.text(), format!("cannot fetch from `nobody.invalid`: {why}"));
-            assert_eq!((fault.reason(), fault.reason().class()), (Reason::SourceUnavailable, Class::Client));
-        }
-        // Whatever a libc says is for the log.
-        let fault = unknown_host("nobody.invalid", LookupError::Unknown(Some(failed())));
-        assert!(causes(&fault).contains("the resolver's own words"), "{fault:?}");
     }
 }

@@ -146,11 +146,6 @@ impl Images {
         Self { found: Arc::new(Found::new(engine)), inner: Arc::clone(&self.inner) }
     }
 
-    /// The look-ups of names for `caller`.
-    pub(crate) fn resolver(&self, caller: &CallerId) -> registry::Resolver {
-        self.inner.registries.lookups().of(caller)
-    }
-
     /// The engine that contains the images.
     pub fn engine(&self) -> &Engine {
         &self.found.engine

@@ -13,8 +13,9 @@ use super::{Images, index::Document};
 use crate::{
     engine::docker::fault,
     fault::{Fault, Reason},
-    names::{CallerId, Login, Reference, reference::Digest},
-    registry::{Error, Kind, Manifest, Reach, Repository, Transfer},
+    names::{CallerId, Login, Namespace, Reference, reference::Digest},
+    policy::Permit,
+    registry::{Error, Files, Kind, Manifest, Reach, Repository, Transfer},
 };
 
 /// A registry that does not show an image in this time counts as unavailable.
@@ -136,6 +137,11 @@ impl Images {
         let opened = opened.map_err(|error| error.push_fault(target, login.is_some()))?;
         let path = self.keys().relay(&target.repository());
         self.inner.relay.push(&path, opened).map_err(Fault::internal)
+    }
+
+    /// The client for the files that builds in the namespace fetch by URL, reached as the engine reaches registries.
+    pub(crate) async fn files(&self, namespace: &Permit<Namespace>) -> Result<Files, Fault> {
+        Ok(self.inner.registries.files(self.reach().await?, namespace))
     }
 
     async fn reach(&self) -> Result<Reach, Fault> {

@@ -68,9 +68,12 @@ pub struct FetchFrom {
     allowed: Allowed,
 }
 
-/// A URL that a build may fetch from.
+/// A URL that a build may fetch from, at these addresses of its host and at no others.
 #[derive(Debug)]
-pub struct Fetch(String);
+pub struct Fetch {
+    url: String,
+    addresses: Vec<IpAddr>,
+}
 
 impl PullFrom {
     /// The image.
@@ -101,9 +104,14 @@ impl PushTo {
 }
 
 impl Fetch {
-    /// The URL, as it stands in the graph.
+    /// The URL.
     pub fn url(&self) -> &str {
-        &self.0
+        &self.url
+    }
+
+    /// The addresses of its host, each of which is allowed.
+    pub fn addresses(&self) -> &[IpAddr] {
+        &self.addresses
     }
 }
 
@@ -182,7 +190,7 @@ impl Permit<FetchFrom> {
         for address in addresses {
             entry::address(url, *allowed, *address)?;
         }
-        Ok(self.permit(Fetch(url.clone())))
+        Ok(self.permit(Fetch { url: url.clone(), addresses: addresses.to_vec() }))
     }
 }
 

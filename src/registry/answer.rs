@@ -14,7 +14,11 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::time::{Instant, timeout};
 
-use super::{auth, connect::Io, error::Error};
+use super::{
+    auth,
+    connect::Io,
+    error::{Error, Kind},
+};
 use crate::names::{Login, Secret};
 
 /// How long a server may take to begin its answer.
@@ -96,10 +100,19 @@ pub(super) async fn exchange(
             () = moving.stopped() => return Err(Error::stalled()),
         },
     };
-    let (answer, driver) = exchanged.map_err(Error::broken)?;
+    let (answer, driver) = exchanged.map_err(unread)?;
     let (head, body) = answer.into_parts();
     let (status, headers, pace) = (head.status, head.headers, Pace::default());
     Ok(Answer { status, headers, body, secrets, driver, pace, is_broken: false })
+}
+
+/// The error of an answer without a head that can be read.
+fn unread(cause: hyper::Error) -> Error {
+    if cause.is_parse_too_large() {
+        let text = format!("the head of its answer is larger than {} KiB", HEAD_BYTES_MAX >> 10);
+        return Error::new(Kind::Unsupported, text).caused_by(cause);
+    }
+    Error::broken(cause)
 }
 
 /// The time at which the body of a request last moved.

@@ -34,8 +34,8 @@ const OLD: &str = "application/vnd.docker.distribution.manifest.v1+";
 /// A client of registries. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Client {
-    certs: Arc<Certs>,
-    lookups: Lookups,
+    pub(super) certs: Arc<Certs>,
+    pub(super) lookups: Lookups,
 }
 
 /// One repository, as one caller sees it.

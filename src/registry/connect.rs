@@ -27,6 +27,8 @@ use crate::policy;
 const ADDRESS_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const TLS_TIMEOUT: Duration = Duration::from_secs(10);
+/// Of a server that answers TLS with something else.
+const NOT_HTTPS: &str = "it does not speak HTTPS";
 /// The largest answer of a proxy to CONNECT.
 const PROXY_BYTES_MAX: usize = 16 << 10;
 
@@ -115,13 +117,20 @@ pub(super) async fn tls(
     }
 }
 
+/// The error of a registry that could have been reached without TLS.
+pub(super) fn of_registry(error: Error) -> Error {
+    if error.text() != NOT_HTTPS {
+        return error;
+    }
+    let text = format!("{NOT_HTTPS}, and is not one of the engine's insecure registries");
+    Error::new(error.kind(), text).caused_by(error)
+}
+
 fn tls_error(cause: io::Error) -> Error {
     let tls = cause.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     let text = match tls {
         Some(rustls::Error::InvalidCertificate(_)) => "its certificate is not trusted",
-        Some(rustls::Error::InvalidMessage(_)) => {
-            "it does not speak HTTPS, and is not one of the engine's insecure registries"
-        }
+        Some(rustls::Error::InvalidMessage(_)) => NOT_HTTPS,
         Some(_) => "the TLS handshake failed",
         None => "it closed the connection",
     };

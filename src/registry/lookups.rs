@@ -28,6 +28,9 @@ pub const LOOKUPS_MAX: usize = 512;
 pub struct Lookups {
     tasks: Group,
     places: Arc<Places>,
+    /// The next answers, in the place of the system's.
+    #[cfg(test)]
+    script: Arc<std::sync::Mutex<std::collections::VecDeque<Vec<IpAddr>>>>,
 }
 
 /// The look-ups of one caller.
@@ -50,12 +53,33 @@ pub enum LookupError {
 impl Lookups {
     /// Look-ups that run in `tasks`.
     pub fn new(tasks: &Group) -> Self {
-        Self { tasks: tasks.child("lookups"), places: Arc::new(Places::new(LOOKUPS_MAX, OF_CALLER)) }
+        Self {
+            tasks: tasks.child("lookups"),
+            places: Arc::new(Places::new(LOOKUPS_MAX, OF_CALLER)),
+            #[cfg(test)]
+            script: Arc::default(),
+        }
     }
 
     /// The look-ups of `caller`.
     pub fn of(&self, caller: &CallerId) -> Resolver {
         Resolver { lookups: self.clone(), caller: caller.clone() }
+    }
+}
+
+#[cfg(test)]
+impl Lookups {
+    /// Look-ups that give these answers first, one after the other.
+    pub(super) fn scripted(answers: &[&str]) -> Self {
+        let lookups = Self::new(&Group::root());
+        let answers = answers.iter().map(|address| vec![address.parse().unwrap()]);
+        lookups.script.lock().unwrap().extend(answers);
+        lookups
+    }
+
+    /// How many of them nobody has asked for.
+    pub(super) fn left(&self) -> usize {
+        self.script.lock().unwrap().len()
     }
 }
 
@@ -66,7 +90,11 @@ impl Resolver {
         if let Ok(address) = host.parse() {
             return Ok(vec![address]);
         }
-        let Lookups { tasks, places } = &self.lookups;
+        #[cfg(test)]
+        if let Some(scripted) = self.lookups.script.lock().unwrap().pop_front() {
+            return Ok(scripted);
+        }
+        let Lookups { tasks, places, .. } = &self.lookups;
         let place = places.take(&self.caller).await;
         let name = host.to_owned();
         let looking = tasks.spawn_blocking("lookup", move || {

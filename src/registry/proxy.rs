@@ -120,7 +120,7 @@ impl std::fmt::Debug for Proxy {
 }
 
 /// Decodes `%41` and the like in a URL.
-fn unescaped(text: &str) -> String {
+pub(super) fn unescaped(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut left = text.bytes();
     while let Some(byte) = left.next() {

@@ -40,7 +40,7 @@ const TRIES_MAX: u32 = 3;
 const TRY_AGAIN_AFTER: Duration = Duration::from_millis(200);
 /// A server that takes longer to fail is not asked again: somebody waits.
 const AT_ONCE: Duration = Duration::from_secs(5);
-const USER_AGENT: &str = concat!("wharfd/", env!("CARGO_PKG_VERSION"));
+pub(super) const USER_AGENT: &str = concat!("wharfd/", env!("CARGO_PKG_VERSION"));
 
 /// The access to a repository, in the words of token servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -230,7 +230,8 @@ impl Server {
             return Ok((stream, address));
         }
         let config = self.certs.config(&self.endpoint.name, verify, with_key)?;
-        Ok((connect::tls(stream, &origin.host, config).await?, address))
+        let speaking = connect::tls(stream, &origin.host, config).await;
+        Ok((speaking.map_err(connect::of_registry)?, address))
     }
 
     /// Sends a request to the server itself.

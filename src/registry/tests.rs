@@ -296,7 +296,7 @@ async fn what_is_read_is_bounded_and_is_what_was_asked_for() {
     };
     for (tag, expected) in [
         (":endless", Kind::Unsupported),
-        (":head", Kind::Unavailable),
+        (":head", Kind::Unsupported),
         (":html", Kind::Unsupported),
         (":old", Kind::Unsupported),
         (":short", Kind::Unavailable),

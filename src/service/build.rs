@@ -18,6 +18,7 @@ use crate::{
     build::{
         archives::Trees,
         dockerfile::judging,
+        downloads,
         outcome::BuildOutcome,
         patience::minutes,
         session::{self, Attached, Sessions},
@@ -48,11 +49,19 @@ pub(super) struct Build {
     judged: Arc<Places>,
     /// The trees that engines keep.
     trees: Arc<Trees>,
+    /// What the downloads of all builds share.
+    downloads: Arc<downloads::Shared>,
 }
 
 impl Build {
     pub(super) fn new(front: Arc<Front>) -> Self {
-        Self { front, sessions: Sessions::default(), judged: judging::places(), trees: Arc::default() }
+        Self {
+            front,
+            sessions: Sessions::default(),
+            judged: judging::places(),
+            trees: Arc::default(),
+            downloads: Arc::default(),
+        }
     }
 
     async fn open(
@@ -158,6 +167,7 @@ impl Build {
             front: Arc::clone(&self.front),
             judged: Arc::clone(&self.judged),
             trees: Arc::clone(&self.trees),
+            downloads: Arc::clone(&self.downloads),
             call: call.clone(),
             kept,
             namespace,

@@ -62,6 +62,7 @@ mod sync;
 mod tags;
 mod transfers;
 mod turns;
+mod urls;
 
 use std::process::ExitCode;
 
@@ -97,6 +98,7 @@ fn cases() -> Vec<Case> {
         memory::CASES,
         concurrency::CASES,
         turns::CASES,
+        urls::CASES,
         authorization::CASES,
         identity::CASES,
         pods::CASES,

@@ -1,9 +1,11 @@
-//! Adds wharfd's attributes to the sources of a frontend's graph, a salt to its file operations, and layers of the job's own.
+//! Adds wharfd's attributes to the sources of a frontend's graph, a salt to its file operations, and layers of the job's own;
+//! and lets BuildKit fetch what an `ADD` names by URL from the build's session, since no server of a job's choice may
+//! speak with it.
 //!
-//! The source policy also adds the attributes to a URL, but then BuildKit loses the names of the steps after
-//! the URL, and a failed step's lines of the Dockerfile: both are stored under the operations' old digests.
-//! Up to BuildKit 0.13 (Engine 26) it also loses the flag to ignore the cache. So the graph that is returned
-//! already has the attributes, and BuildKit finds nothing to change.
+//! The source policy could convert a URL, too, but then BuildKit loses the names of the steps after the URL, and a failed
+//! step's lines of the Dockerfile: both are stored under the operations' old digests. Up to BuildKit 0.13 (Engine 26) it
+//! also loses the flag to ignore the cache. So the graph that is returned is already converted, and the policy allows no
+//! URL but the session's.
 //!
 //! BuildKit finds the result of a copy by the checksums of the copied files, whichever job copied them first.
 //! A checksum may belong to another file: up to BuildKit 0.33 the checksum is found by one way of following
@@ -15,15 +17,34 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bollard_buildkit_proto::pb::{Definition, FileAction, FileActionRm, FileOp, Op, file_action::Action, op};
+use bollard_buildkit_proto::pb::{
+    Definition, FileAction, FileActionRm, FileOp, Op, SourceOp, file_action::Action, op,
+};
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 
 use super::layers::{self, Beginnings};
-use crate::names::reference::Digest;
+use crate::{
+    build::{add::is_http, isolation::CHECKSUM},
+    names::reference::Digest,
+};
 
-/// Attributes, by the identifier of their source.
-pub type Attributes = BTreeMap<String, BTreeMap<String, String>>;
+/// What becomes of the sources that are fetched by URL, by the identifiers that the frontend gives them.
+pub type Fetches = BTreeMap<String, Fetched>;
+
+/// What becomes of a source that is fetched by URL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fetched {
+    /// The URL that BuildKit fetches: of the build's own session.
+    pub url: String,
+    /// wharfd's attributes for it.
+    pub attributes: BTreeMap<String, String>,
+    /// When the file was modified, in nanoseconds. The session cannot tell BuildKit, so the copies of the file say it.
+    pub modified: Option<i64>,
+}
+
+/// The time of a copy that keeps the file's own (`marshalTime` in `client/llb`).
+const OWN_TIME: i64 = -1;
 
 /// The attribute by which BuildKit distinguishes trees of earlier syncs (`source/local`). It is in no cache
 /// key.
@@ -32,8 +53,8 @@ const HINT: &str = "local.sharedkeyhint";
 /// The salts that keep a job's results apart from another's.
 #[derive(Clone, Copy, Debug)]
 pub struct Salts<'a> {
-    /// The attributes of sources fetched by URL.
-    pub fetched: &'a Attributes,
+    /// The sources fetched by URL.
+    pub fetched: &'a Fetches,
     /// The path of a file that never exists; contains the job's salt.
     pub copied: &'a str,
     /// The URL of the build's own tar, if it has one.
@@ -133,6 +154,8 @@ struct Seen<'a> {
     changed: BTreeMap<String, String>,
     /// The operations that fetch the uploaded tar.
     uploaded: BTreeSet<String>,
+    /// Those that fetch another file, and when that was modified.
+    modified: BTreeMap<String, i64>,
     /// The layers of the job's own, if there are any.
     layers: Option<Beginnings<'a>>,
 }
@@ -162,11 +185,24 @@ impl Seen<'_> {
                     source.attrs.entry(HINT.to_owned()).or_default().push_str(&format!(" {key}"));
                     changes = true;
                 }
-                for (key, value) in salts.fetched.get(&source.identifier).into_iter().flatten() {
-                    changes |= source.attrs.insert(key.clone(), value.clone()).as_ref() != Some(value);
+                if let Some(fetched) = salts.fetched.get(&source.identifier) {
+                    self.modified.extend(fetched.modified.map(|modified| (digest(bytes), modified)));
+                    changes |= fetch(source, fetched);
                 }
             }
             Some(op::Op::File(file)) if !unpacks => {
+                let modified = |input: i64| {
+                    let input = op.inputs.get(usize::try_from(input).ok()?)?;
+                    self.modified.get(&input.digest).copied()
+                };
+                for FileAction { secondary_input, action, .. } in &mut file.actions {
+                    if let Some(Action::Copy(copy)) = action
+                        && copy.timestamp == OWN_TIME
+                        && let Some(modified) = modified(*secondary_input)
+                    {
+                        copy.timestamp = modified;
+                    }
+                }
                 salt(file, op.inputs.len(), salts.copied);
                 changes = true;
             }
@@ -193,6 +229,32 @@ pub(super) fn unpacks(op: &Op, uploaded: &BTreeSet<String>) -> bool {
             && from.is_some_and(|input| uploaded.contains(&input.digest))
     };
     matches!(&op.op, Some(op::Op::File(file)) if file.actions.iter().all(of_tar))
+}
+
+/// Has a file fetched from the session. Whether anything changes.
+fn fetch(source: &mut SourceOp, fetched: &Fetched) -> bool {
+    let mut changes = source.identifier != fetched.url;
+    source.identifier.clone_from(&fetched.url);
+    for (key, value) in &fetched.attributes {
+        // The Dockerfile's own checksum counts.
+        if key == CHECKSUM && source.attrs.contains_key(key) {
+            continue;
+        }
+        changes |= source.attrs.insert(key.clone(), value.clone()).as_ref() != Some(value);
+    }
+    changes
+}
+
+/// Whether a graph fetches from nothing but these URLs, which are the session's.
+pub fn fetches_only(definition: &Definition, fetched: &Fetches) -> bool {
+    definition.def.iter().all(|bytes| match Op::decode(bytes.as_slice()).map(|op| op.op) {
+        Ok(Some(op::Op::Source(source))) => {
+            let is_own = || fetched.values().any(|fetched| fetched.url == source.identifier);
+            !is_http(&source.identifier) || is_own()
+        }
+        Ok(_) => true,
+        Err(_) => false,
+    })
 }
 
 /// Adds to each result the removal of the file that never exists. An action's result is named by the action's

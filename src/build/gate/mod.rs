@@ -18,6 +18,7 @@ mod source;
 mod unpack;
 mod width;
 
+pub use fetches::{Needed, Urls};
 pub use layers::OWN_LAYER;
 pub use matching::Matching;
 pub use platform::{PLATFORM_HINT, own_platforms};
@@ -35,8 +36,8 @@ use bollard_buildkit_proto::{
 use prost::Message as _;
 
 use chain::Chains;
-use definition::{Attributes, Salts};
-use fetches::Fetches;
+use definition::{Fetches, Salts};
+use fetches::Fetching;
 use patterns::Patterns;
 use unpack::Unpacks;
 use width::Width;
@@ -116,7 +117,7 @@ impl solve::JudgedResult for Judged {
 #[derive(Debug)]
 pub enum Refusal {
     /// The graph needs these URLs, which have not been judged yet.
-    NeedsUrls(BTreeSet<String>),
+    NeedsUrls(Urls),
     /// The graph is refused.
     Refused(Fault),
 }
@@ -131,14 +132,12 @@ impl From<Fault> for Refusal {
 #[derive(Default)]
 struct Seen {
     images: BTreeSet<String>,
-    /// URLs that have not been admitted.
-    urls: BTreeSet<String>,
     chains: Chains,
     mounts: exec::Mounts,
     width: Width,
     unpacks: Unpacks,
     patterns: Patterns,
-    fetches: Fetches,
+    fetches: Fetching,
     actions: file::Actions,
     names: Names,
 }
@@ -156,8 +155,8 @@ pub struct Gate<'a> {
     platform: &'a str,
     /// The names of admitted images in the engine.
     images: BTreeSet<&'a str>,
-    /// Admitted URLs, including the uploaded tar's, and the attributes that each gets.
-    fetched: Attributes,
+    /// Admitted URLs, including the uploaded tar's, and what becomes of each.
+    fetched: Fetches,
     /// The URL of the uploaded tar, and the findings in it.
     tar: Option<(String, &'a Findings)>,
     /// Whether the engine may unpack Zstandard.
@@ -194,8 +193,8 @@ impl<'a> Gate<'a> {
 }
 
 impl Gate<'_> {
-    /// The URLs that the graph may use, and the attributes that each gets.
-    pub fn fetched(&self) -> &Attributes {
+    /// The URLs that the graph may use, and what becomes of each.
+    pub fn fetched(&self) -> &Fetches {
         &self.fetched
     }
 
@@ -243,10 +242,9 @@ impl Gate<'_> {
             }
         };
         seen.width.judge()?;
-        if !seen.urls.is_empty() {
-            let admitted = self.fetched.keys().filter(|url| self.uploaded() != Some(url.as_str()));
-            fetches::judge(admitted.count(), seen.urls.len())?;
-            return Err(Refusal::NeedsUrls(seen.urls));
+        let urls = std::mem::take(&mut seen.fetches).new_urls(&self.fetched, self.uploaded())?;
+        if !urls.is_empty() {
+            return Err(Refusal::NeedsUrls(urls));
         }
         if let Some((_, found)) = &self.tar
             && let Some(why) = found.too_many_for(seen.patterns.own)
@@ -260,12 +258,12 @@ impl Gate<'_> {
         let mut metadata = result.metadata;
         match &mut judged {
             Some(result::Result::Ref(reference)) => {
-                self.salt(reference, metadata.get_mut(IMAGE_CONFIG), tree, &mut seen);
+                self.salt(reference, metadata.get_mut(IMAGE_CONFIG), tree, &mut seen)?;
             }
             Some(result::Result::Refs(map)) => {
                 for (platform, reference) in &mut map.refs {
                     let config = metadata.get_mut(&format!("{IMAGE_CONFIG}/{platform}"));
-                    self.salt(reference, config, tree, &mut seen);
+                    self.salt(reference, config, tree, &mut seen)?;
                 }
             }
             _ => {}
@@ -293,8 +291,8 @@ impl Gate<'_> {
         config: Option<&mut Vec<u8>>,
         tree: Option<&str>,
         seen: &mut Seen,
-    ) {
-        let Some(definition) = reference.def.take() else { return };
+    ) -> Result<(), Refusal> {
+        let Some(definition) = reference.def.take() else { return Ok(()) };
         let (copied, layers) = (self.keys.copied_path(), self.keys.layers.as_deref());
         if let Some(config) = config.filter(|_| layers.is_some())
             && let Some(now) = layers::with_history(config, &definition)
@@ -304,9 +302,14 @@ impl Gate<'_> {
         let salts =
             Salts { fetched: &self.fetched, copied: &copied, uploaded: self.uploaded(), tree, layers };
         let mut salted = definition::with_salts(&definition, salts);
-        seen.names.extend(definition::names(salted.as_ref().unwrap_or(&definition)));
+        let runs = salted.as_ref().unwrap_or(&definition);
+        if !definition::fetches_only(runs, &self.fetched) {
+            return Err(refuse("it fetches from a URL that is not of the build's own session"));
+        }
+        seen.names.extend(definition::names(runs));
         salted.iter_mut().for_each(definition::cut_text);
         reference.def = salted;
+        Ok(())
     }
 
     /// The URL of the uploaded tar.
@@ -324,7 +327,7 @@ impl Gate<'_> {
             let line = || definition::line(definition, &digest);
             self.op(&op, &line, seen)?;
             seen.chains.add(&digest, &op)?;
-            seen.fetches.add(&digest, &op, self.uploaded())?;
+            seen.fetches.add(&digest, &op, self.uploaded(), &line)?;
             seen.unpacks.add(&digest, &op, self.uploaded(), &line)?;
             seen.patterns.add(&digest, &op, &line)?;
             seen.width.add(digest, &op);

@@ -4,7 +4,7 @@ use bollard_buildkit_proto::pb::SourceOp;
 
 use super::{Gate, Refusal, Seen, refuse};
 use crate::{
-    build::isolation::HTTP_PERM,
+    build::isolation::{CHECKSUM, HTTP_PERM},
     fault::{Fault, Reason},
     names::{printable, printable_url},
 };
@@ -53,11 +53,11 @@ impl Gate<'_> {
                 if source.attrs.get(HTTP_PERM).is_some_and(|perm| *perm != self.keys.http_perm()) {
                     return Err(refuse("the content of a URL would not be kept apart from other jobs'"));
                 }
-                attributes(source, &["http.checksum", "http.filename", HTTP_PERM])?;
-                if !self.fetched.contains_key(identifier) {
-                    seen.urls.insert(identifier.to_owned());
+                // Else BuildKit makes it of the URL, which is then the session's.
+                if self.uploaded() != Some(identifier) && !source.attrs.contains_key("http.filename") {
+                    return Err(refuse("the content of a URL would have no name"));
                 }
-                Ok(())
+                attributes(source, &[CHECKSUM, "http.filename", HTTP_PERM])
             }
             "git" => Err(git_denied(identifier).into()),
             _ => Err(refuse(format!(
@@ -103,14 +103,17 @@ mod tests {
             ("git://example.com/x.git", vec![]),
             ("oci-layout://x", vec![]),
             ("docker-image+blob://x", vec![]),
-            ("https://admitted.example/f", vec![("http.header.authorization", "x")]),
-            ("https://admitted.example/f", vec![("http.perm", "384")]),
-            ("https://admitted.example/f", vec![("http.uid", "1")]),
+            ("https://admitted.example/f", vec![("http.filename", "f"), ("http.header.authorization", "x")]),
+            ("https://admitted.example/f", vec![("http.filename", "f"), ("http.perm", "384")]),
+            ("https://admitted.example/f", vec![("http.filename", "f"), ("http.uid", "1")]),
+            ("https://admitted.example/f", vec![]),
             ("nonsense", vec![]),
         ] {
             assert!(matches!(source(identifier, &attrs), Err(Refusal::Refused(_))), "{identifier} {attrs:?}");
         }
-        let learnt = source("https://other.example/f", &[]).unwrap_err();
-        assert!(matches!(learnt, Refusal::NeedsUrls(urls) if urls.contains("https://other.example/f")));
+        let learnt = |url| matches!(source(url, &[("http.filename", "f")]), Err(Refusal::NeedsUrls(urls)) if urls.contains_key(url));
+        assert!(learnt("https://other.example/f"));
+        // Even the URL in the session that stands for an admitted one, or a tar of another build.
+        assert!(learnt("http://buildkit-session/u") && learnt("http://buildkit-session/other"));
     }
 }

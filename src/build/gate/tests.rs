@@ -3,7 +3,7 @@ use bollard_buildkit_proto::pb::{self, ExecOp, HostIp, Input, Meta, SourceOp};
 use std::sync::{Arc, LazyLock};
 
 use super::{
-    super::{archives::Trees, isolation::SALT_ADDRESS, tar::Tar},
+    super::{archives::Trees, downloads::Download, isolation::SALT_ADDRESS, tar::Tar},
     *,
 };
 use crate::{images::admission::Admitted, names::Pattern, policy::Rules};
@@ -28,8 +28,7 @@ pub(super) fn judge_result(result: frontend::Result) -> Result<Judged, Refusal> 
     let rules = Arc::new(Rules::built_in("test", Pattern::any()));
     let namespace =
         rules.namespace(&crate::names::CallerId::Uid(1), Namespace::new("job", "1").unwrap()).unwrap();
-    let url = namespace.fetch_from("https://admitted.example/f").unwrap();
-    let url = url.at(&["8.8.8.8".parse().unwrap()]).unwrap();
+    let url = Download::any("https://admitted.example/f", "/u", Some(5));
     let (image, tar) = (Admitted::any("wharf.invalid/h/1:1"), Tar::at("/t"));
     let sources = [Source::Image { named: "busybox", image: &image }, Source::Url(&url), Source::Tar(&tar)];
     let caller = crate::names::CallerId::Uid(1);
@@ -76,7 +75,8 @@ fn an_ordinary_graph_runs() {
     let digest = "a".repeat(64);
     let with_digest = format!("docker-image://wharf.invalid/h/1:1@sha256:{digest}");
     assert!(source(&with_digest, &[("image.resolvemode", "local")]).is_ok());
-    assert!(source("https://admitted.example/f", &[("http.checksum", "sha256:1")]).is_ok());
+    let with_checksum = [("http.filename", "f"), ("http.checksum", "sha256:1")];
+    assert!(source("https://admitted.example/f", &with_checksum).is_ok());
     assert!(source("http://buildkit-session/t", &[]).is_ok());
     let first = op(op::Op::Exec(exec()));
     let inputs = vec![Input { digest: definition::digest(&first.encode_to_vec()), index: 0 }];

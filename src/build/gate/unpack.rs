@@ -152,8 +152,11 @@ mod tests {
     };
 
     fn source(identifier: &str) -> Op {
-        let session = ("local.session".to_owned(), "s1".to_owned());
-        let attrs = identifier.starts_with("local://").then_some(session).into_iter().collect();
+        let (name, value) = match identifier.starts_with("local://") {
+            true => ("local.session", "s1"),
+            false => ("http.filename", "f"),
+        };
+        let attrs = [(name.to_owned(), value.to_owned())].into();
         op(op::Op::Source(SourceOp { identifier: identifier.to_owned(), attrs }))
     }
 

@@ -14,7 +14,9 @@ use super::{Build, Passed, Unmade};
 use crate::{
     build::{
         client::BuildClient,
-        outcome::Built,
+        downloads::NotFetched,
+        gate,
+        outcome::{Built, Failed, FailureKind},
         outputs::{
             self,
             relay::{self, Told},
@@ -22,13 +24,49 @@ use crate::{
         pass_progress::descriptor,
         session::Subject,
     },
-    buildkit::solve::{Form, Layout},
+    buildkit::{
+        failure::SolveFailure,
+        solve::{Form, Layout},
+    },
     fault::{Fault, Reason},
     images::{admission::CredentialSource, owned::OwnedImage, save::Chosen},
     names::Reference,
 };
 
 impl Build<'_> {
+    /// The end of a build with a stage for another platform.
+    pub(super) fn foreign_platform(&self, failure: &SolveFailure) -> Fault {
+        let own = self.images.engine().platform();
+        let text = format!("the stage asks for another platform than the engine's, which is `{own}`");
+        Fault::new(Reason::GraphDenied, text).hint(gate::PLATFORM_HINT).at_line(failure.line())
+    }
+
+    /// The end of a build whose sync was refused, whatever BuildKit has made of it.
+    pub(super) fn refused(&self, refused: &Status, is_over: bool) -> Result<Passed, Unmade> {
+        if let Some(cause) = self.order.client.tasks.cancelled_by() {
+            return Err(Unmade { fault: cause.into(), is_over });
+        }
+        let message = self.told(&SolveFailure::read(refused));
+        let kind = FailureKind::Dockerfile;
+        let failure = Failed { kind, message, vertex: None, exit_code: None, source: None };
+        Ok(Passed::Failed { failure, is_over })
+    }
+
+    /// The end of a build that lacks a file of a URL.
+    pub(super) fn not_fetched(&self, not: NotFetched, is_over: bool) -> Result<Passed, Unmade> {
+        if let Some(cause) = self.order.client.tasks.cancelled_by() {
+            return Err(Unmade { fault: cause.into(), is_over });
+        }
+        match not {
+            NotFetched::Fault(fault) => Err(Unmade { fault, is_over }),
+            NotFetched::Failed(message) => {
+                let kind = FailureKind::Step;
+                let failure = Failed { kind, message, vertex: None, exit_code: None, source: None };
+                Ok(Passed::Failed { failure, is_over })
+            }
+        }
+    }
+
     /// The end of a build whose exporters have ended well. Its client must have every output that BuildKit sends: a
     /// build that is green without one of its files would be taken for whole.
     pub(super) fn made(&self, response: HashMap<String, String>) -> Result<Passed, Unmade> {

@@ -208,6 +208,11 @@ impl Tar {
         format!("http://{SESSION_HOST}{}", self.path)
     }
 
+    /// Whether this is the path of its URL.
+    pub(super) fn is_at(&self, path: &str) -> bool {
+        self.path == path
+    }
+
     /// The findings in it, once it has been read.
     pub fn found(&self) -> &Findings {
         &self.found

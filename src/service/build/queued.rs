@@ -11,6 +11,7 @@ use crate::{
         archives::Trees,
         client::{Asked, BuildClient},
         dockerfile::{Frontend, Judge, ReadingRules, judging::Judging},
+        downloads::{self, Downloads},
         input::{Hear, Input},
         limits::Used,
         outcome::BuildOutcome,
@@ -52,6 +53,8 @@ pub(super) struct Queued {
     pub(super) judged: Arc<Places>,
     /// The trees that engines keep.
     pub(super) trees: Arc<Trees>,
+    /// What the downloads of all builds share.
+    pub(super) downloads: Arc<downloads::Shared>,
     pub(super) call: Call,
     pub(super) kept: Kept,
     pub(super) namespace: Permit<Namespace>,
@@ -73,7 +76,7 @@ impl Queued {
         };
         let (namespace, images) = tasks.unless_cancelled(again).await??;
         self.call.engine().has_room()?;
-        let Self { judged, trees, call, mut spec, logins, session, requests, .. } = self;
+        let Self { judged, trees, downloads, call, mut spec, logins, session, requests, .. } = self;
         check_references(&namespace, &spec)?;
         let tags = mem::take(&mut spec.tags);
 
@@ -102,6 +105,7 @@ impl Queued {
         };
         let details = call.details().clone();
         let outputs = Outputs::of(&spec, images.engine());
+        let downloads = Downloads::new(downloads, Arc::clone(&used));
         let client = BuildClient {
             session,
             tar,
@@ -117,6 +121,7 @@ impl Queued {
             outputs,
             refused: Arc::default(),
             asked: Asked::default(),
+            downloads,
         };
         let order = Order { namespace, tags, spec, client: Arc::new(client) };
         running::run(&images, &order, reporter).await

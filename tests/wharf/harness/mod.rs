@@ -3,6 +3,7 @@
 pub(crate) mod authority;
 pub(crate) mod cli;
 pub(crate) mod engine;
+pub(crate) mod files;
 pub(crate) mod http;
 pub(crate) mod image;
 pub(crate) mod issuer;

@@ -65,19 +65,22 @@ fn the_text_of_a_large_graph_is_cut_and_nothing_else() {
     assert_eq!(line, with(Vec::new()));
 }
 
-fn attributes(own: &[(&str, &str)]) -> Attributes {
-    let own = own.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-    [(URL.to_owned(), own)].into()
+/// Where BuildKit gets the file from.
+const OWN_URL: &str = "http://buildkit-session/u";
+
+fn fetches(own: &[(&str, &str)]) -> Fetches {
+    let attributes = own.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    [(URL.to_owned(), Fetched { url: OWN_URL.to_owned(), attributes, modified: Some(5) })].into()
 }
 
 const NO_FILE: &str = "/5a17.salt.wharf.invalid";
 
-fn salts(fetched: &Attributes) -> Salts<'_> {
+fn salts(fetched: &Fetches) -> Salts<'_> {
     Salts { fetched, copied: NO_FILE, uploaded: Some("http://buildkit-session/t"), tree: None, layers: None }
 }
 
 fn salted(graph: &Definition, own: &[(&str, &str)]) -> Option<Definition> {
-    with_salts(graph, salts(&attributes(own)))
+    with_salts(graph, salts(&fetches(own)))
 }
 
 fn action(input: i64, secondary_input: i64, output: i64, action: Action) -> FileAction {
@@ -105,7 +108,7 @@ fn what_comes_of_a_changed_source_keeps_its_name_and_its_lines() {
     let last = run("last", &[&aside, &run("first", &[&url])]);
     let before = graph(&[&url, &run("first", &[&url]), &other, &aside, &last]);
 
-    let url = source(URL, &[("http.filename", "f"), ("http.perm", "1")]);
+    let url = source(OWN_URL, &[("http.filename", "f"), ("http.perm", "1")]);
     let first = run("first", &[&url]);
     let last = run("last", &[&aside, &first]);
     let after = graph(&[&url, &first, &other, &aside, &last]);
@@ -115,12 +118,13 @@ fn what_comes_of_a_changed_source_keeps_its_name_and_its_lines() {
 
 #[test]
 fn a_graph_that_has_them_is_left_alone() {
-    let url = source(URL, &[("http.filename", "f"), ("http.perm", "1")]);
+    let url = source(OWN_URL, &[("http.filename", "f"), ("http.perm", "1")]);
     let other = source("https://example.com/other", &[]);
     let graph = graph(&[&url, &other, &run("true", &[&url, &other])]);
     assert_eq!(salted(&graph, &[("http.perm", "1")]), None);
-    assert_eq!(with_salts(&graph, salts(&Attributes::new())), None);
-    assert!(salted(&graph, &[("http.perm", "2")]).is_some());
+    assert_eq!(with_salts(&graph, salts(&Fetches::new())), None);
+    let own = fetches(&[("http.perm", "2")]);
+    assert!(with_salts(&graph, salts(&[(OWN_URL.to_owned(), own[URL].clone())].into())).is_some());
 }
 
 #[test]
@@ -169,10 +173,11 @@ fn an_operation_is_encoded_as_it_came() {
         constraints: Some(WorkerConstraints::default()),
         ..source(URL, attrs)
     };
-    let own = attributes(&[("http.perm", "1")]);
+    let own = fetches(&[("http.perm", "1")]);
     for encode in [by_number, kind_last] {
         let now = Seen::default().salted(&encode(&op(&[])), salts(&own)).unwrap();
-        assert_eq!(now, encode(&op(&[("http.perm", "1")])));
+        let expected = Op { op: source(OWN_URL, &[("http.perm", "1")]).op, ..op(&[]) };
+        assert_eq!(now, encode(&expected));
     }
     assert_eq!(kind_last(&Op { ..op(&[]) }).get(..11), Some(&b"\x52\x07\x12\x05linux\x5a\x00"[..]));
 }
@@ -186,4 +191,58 @@ fn a_step_without_lines_has_no_entry_for_them() {
     }
     let now = salted(&graph, &[("http.perm", "1")]).unwrap();
     assert!(now.source.unwrap().locations.is_empty());
+}
+
+/// The session has no headers, so BuildKit gives the file no time.
+#[test]
+fn the_copy_of_a_url_has_its_time() {
+    let (url, other) = (source(URL, &[]), source("local://context", &[]));
+    let copy = |timestamp| {
+        let copy = FileActionCopy { src: "f".to_owned(), timestamp, ..FileActionCopy::default() };
+        Action::Copy(copy)
+    };
+    let times = |graph: &Definition| -> Vec<i64> {
+        let op = Op::decode(graph.def.last().unwrap().as_slice()).unwrap();
+        let Some(op::Op::File(file)) = op.op else { panic!("{op:?}") };
+        let copies = file.actions.into_iter().filter_map(|action| match action.action {
+            Some(Action::Copy(copy)) => Some(copy.timestamp),
+            _ => None,
+        });
+        copies.collect()
+    };
+    // One that says its time itself (`SOURCE_DATE_EPOCH`), and one of another file.
+    let actions = vec![action(-1, 0, -1, copy(-1)), action(2, 0, -1, copy(7)), action(3, 1, 0, copy(-1))];
+    let copied = graph(&[&url, &other, &file(&[&url, &other], actions)]);
+    assert_eq!(times(&salted(&copied, &[]).unwrap()), [5, 7, -1]);
+    let mut unknown = fetches(&[]);
+    unknown.get_mut(URL).unwrap().modified = None;
+    assert_eq!(times(&with_salts(&copied, salts(&unknown)).unwrap()), [-1, 7, -1]);
+}
+
+#[test]
+fn the_checksum_of_a_dockerfile_counts() {
+    let own = [("http.checksum", "sha256:known")];
+    let of = |attrs: &[(&str, &str)]| {
+        let graph = salted(&graph(&[&source(URL, attrs)]), &own).unwrap();
+        let op = Op::decode(graph.def[0].as_slice()).unwrap();
+        let Some(op::Op::Source(source)) = op.op else { panic!("{op:?}") };
+        assert_eq!(source.identifier, OWN_URL);
+        source.attrs["http.checksum"].clone()
+    };
+    assert_eq!(of(&[]), "sha256:known");
+    assert_eq!(of(&[("http.checksum", "sha256:given")]), "sha256:given");
+}
+
+#[test]
+fn a_graph_that_runs_fetches_from_the_session_alone() {
+    let own = fetches(&[]);
+    let only = |urls: &[&str]| {
+        let sources: Vec<Op> = urls.iter().map(|url| source(url, &[])).collect();
+        fetches_only(&graph(&sources.iter().collect::<Vec<_>>()), &own)
+    };
+    assert!(only(&[OWN_URL, "local://context"]));
+    for bad in [URL, "http://buildkit-session/other", "https://other.example/"] {
+        assert!(!only(&[OWN_URL, bad]), "{bad}");
+    }
+    assert!(!fetches_only(&Definition { def: vec![vec![0xff]], ..Definition::default() }, &own));
 }

@@ -2,7 +2,7 @@ use bollard_buildkit_proto::pb::{ExecOp, FileActionCopy, FileActionMkDir, MergeO
 use serde_json::{Value, json};
 
 use super::*;
-use crate::build::gate::definition::{Attributes, Salts, names, salt, with_salts};
+use crate::build::gate::definition::{Fetches, Salts, names, salt, with_salts};
 
 const FILE: &str = "/.wharf-0";
 const NO_FILE: &str = "/no";
@@ -73,7 +73,7 @@ fn graph(ops: &[&Op]) -> Definition {
 }
 
 fn on_own(graph: &Definition) -> Option<Definition> {
-    let fetched = Attributes::new();
+    let fetched = Fetches::new();
     with_salts(
         graph,
         Salts { fetched: &fetched, copied: NO_FILE, uploaded: Some(TAR), tree: None, layers: Some(FILE) },
