@@ -57,8 +57,8 @@ async fn a_log_that_breaks_off(test: Arc<Test>) {
     let base = test.base(&registry).await;
     let job = Wharf::new(&test, &wharfd, "job#1");
     let stage = |number: usize| {
-        let label = format!("LABEL generated.{number}=\"{}\"\n", "x".repeat(60));
-        format!("FROM {base} as stage{number}\n{}RUN echo said by {number}\n", label.repeat(50))
+        let comment = format!("# generated {number} {}\n", "x".repeat(60));
+        format!("FROM {base} as stage{number}\n{}RUN echo said by {number}\n", comment.repeat(50))
     };
     let dockerfile: String = (0..100).map(stage).collect();
     let context = test.context("context", &[("Dockerfile", &dockerfile)]);

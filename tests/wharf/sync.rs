@@ -259,9 +259,13 @@ async fn a_dockerfile_of_four_megabytes(test: Arc<Test>) {
     assert!(stages.len() > 7 << 19, "{}", stages.len());
     let context = test.context("stages", &[("Dockerfile", &stages), ("file", "x")]);
     job.build(&context, &["--target", "stage7", "-t", "app:1"]).await.ok();
-    // The checks that `wharf` leaves out would make a message of hundreds of MiB.
+    // The checks that `wharf` leaves out would make a message of hundreds of MiB. The oldest engine has none.
     let with_checks = ["--target", "stage7", "--build-arg", "BUILDKIT_DOCKERFILE_CHECK=skip=none"];
-    job.build(&context, &with_checks).await.ended(1).says(&["only without its checks"]);
+    let built = job.build(&context, &with_checks).await;
+    match test.engine.is_containerd() {
+        true => built.ended(1).says(&["only without its checks"]),
+        false => built.ok(),
+    };
 }
 
 /// BuildKit 0.13 reads messages of at most 4 MiB, and the graph of such a Dockerfile holds the here-document twice.

@@ -10,6 +10,7 @@ use super::{
     lines::{self, Heredoc, Instruction, Version},
     parts, patterns,
     variables::{UNKNOWN, Variables},
+    warnings,
 };
 use crate::{
     images::inherited::{Inherited, Size},
@@ -58,6 +59,8 @@ pub(super) struct Estimate {
     arguments: u64,
     /// The number of steps and stages.
     steps: u64,
+    /// How many warnings there may be.
+    warnings: u64,
     /// The bytes that a stage gets from an image.
     image: Stage,
     stage: Stage,
@@ -82,6 +85,8 @@ struct Stage {
     settings: u64,
     /// The number of its steps and of those below it.
     steps: u64,
+    /// How many warnings there may be about its triggers, in each stage that is built on it.
+    warnings: u64,
 }
 
 impl Stage {
@@ -95,6 +100,7 @@ impl Stage {
             directory: self.directory.max(other.directory),
             settings: self.settings.max(other.settings),
             steps: self.steps.max(other.steps),
+            warnings: self.warnings.max(other.warnings),
         }
     }
 }
@@ -110,6 +116,7 @@ impl Estimate {
             seen: 0,
             arguments: 0,
             steps: 0,
+            warnings: 0,
             image: Stage::default(),
             stage: Stage::default(),
             name: Vec::new(),
@@ -141,7 +148,8 @@ impl Estimate {
             })
         });
         image.triggers = std::mem::take(&mut self.expanded);
-        self.image = self.image.or(image).or(Stage { triggers: 0, ..self.stage });
+        image.warnings = std::mem::take(&mut self.warnings);
+        self.image = self.image.or(image).or(Stage { triggers: 0, warnings: 0, ..self.stage });
         (self.stage, self.arguments) = (Stage::default(), 0);
         triggers.map_err(|why| format!("its ONBUILD triggers cost the builder too much ({why})"))
     }
@@ -156,6 +164,8 @@ impl Estimate {
         while keyword == b"onbuild" {
             (keyword, arguments) = parts::command(arguments, self.escape);
         }
+        let warned = warnings::about(instruction, (&keyword, arguments), (&self.rules, version));
+        self.warnings = self.warnings.saturating_add(warned);
         self.judge_operators(text)?;
         self.see()?;
         let mut cost = self.variables.length(text);
@@ -220,6 +230,7 @@ impl Estimate {
         self.stage.history = self.stage.history.saturating_add(grown);
         if is_trigger {
             self.stage.triggers = self.stage.triggers.saturating_add(cost);
+            self.stage.warnings = self.stage.warnings.saturating_add(warned);
         }
         self.expanded = self.expanded.saturating_add(cost);
         if self.expanded > EXPANDED_BYTES_MAX {
@@ -227,6 +238,11 @@ impl Estimate {
             return Err(format!("with its variables replaced, the Dockerfile has more than {limit} MiB"));
         }
         Ok(())
+    }
+
+    /// How many warnings there may be about the text.
+    pub(super) fn warnings(&self) -> u64 {
+        self.warnings
     }
 
     /// Counts what joining the lines costs.
@@ -348,8 +364,9 @@ impl Estimate {
             None if is_plain => self.image,
             _ => self.stages.values().fold(self.image, |worst, stage| worst.or(*stage)),
         };
-        let Stage { history, triggers, environment, .. } = self.stage;
-        self.stage.triggers = 0;
+        let Stage { history, triggers, environment, warnings, .. } = self.stage;
+        (self.stage.triggers, self.stage.warnings) = (0, 0);
+        self.warnings = self.warnings.saturating_add(warnings);
         let copied = self.arguments.saturating_mul(ARGUMENT_BYTES);
         history.saturating_add(triggers).saturating_add(environment).saturating_add(copied)
     }

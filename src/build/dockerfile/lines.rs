@@ -66,6 +66,8 @@ pub(super) struct Instruction {
     pub escape: u8,
     /// How many bytes a parser copies that makes a new text of each line that it joins to the ones before.
     pub copied: u64,
+    /// Whether there are empty lines among those that are joined.
+    pub has_empty_lines: bool,
 }
 
 /// A here-document.
@@ -240,13 +242,15 @@ impl<'t, L: Iterator<Item = (&'t [u8], usize)>> Reader<L> {
         let Directives { version, escape, .. } = self.directives;
         let mut continues = joined(line, escape);
         let mut text = continues.unwrap_or(line).to_vec();
-        let mut copied = 0;
+        let (mut copied, mut has_empty_lines) = (0, false);
         while continues.is_some()
             && let Some((line, _)) = self.lines.next()
         {
             let line = trim_newline(line);
             // Comments and empty lines do not end an instruction.
-            if !is_comment(line) && !trim_start(line).is_empty() {
+            if trim_start(line).is_empty() {
+                has_empty_lines = true;
+            } else if !is_comment(line) {
                 continues = joined(line, escape);
                 text.extend_from_slice(continues.unwrap_or(line));
                 copied += text.len() as u64;
@@ -278,7 +282,17 @@ impl<'t, L: Iterator<Item = (&'t [u8], usize)>> Reader<L> {
             heredocs.push(Heredoc { content, is_expanded, copied });
         }
         let arguments = arguments.to_vec();
-        Ok(Instruction { line: number, text, keyword, arguments, heredocs, is_commented, escape, copied })
+        Ok(Instruction {
+            line: number,
+            text,
+            keyword,
+            arguments,
+            heredocs,
+            is_commented,
+            escape,
+            copied,
+            has_empty_lines,
+        })
     }
 }
 

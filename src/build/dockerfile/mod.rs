@@ -10,6 +10,7 @@ mod patterns;
 mod shell;
 mod stages;
 mod variables;
+mod warnings;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -28,9 +29,6 @@ use crate::{
     names::reference::Digest,
 };
 
-/// The limit on a Dockerfile that BuildKit checks: each of its warnings carries all of the text, and there may be one
-/// for each line.
-const CHECKED_BYTES_MAX: u64 = 1 << 20;
 /// The build argument, and its value, without which BuildKit checks.
 const CHECK: (&str, &str) = ("BUILDKIT_DOCKERFILE_CHECK", "skip=all");
 /// The limit on instructions, each of which takes about a kilobyte of the engine's memory: 690,000 `CMD`s of 4 MiB took
@@ -219,13 +217,6 @@ impl Judge {
         if text.len() as u64 > READ_BYTES_MAX {
             return Err(format!("the Dockerfile has more than {} MiB", READ_BYTES_MAX >> 20));
         }
-        if self.rules.has_checks && text.len() as u64 > CHECKED_BYTES_MAX {
-            let ((name, value), limit) = (CHECK, CHECKED_BYTES_MAX >> 20);
-            return Err(format!(
-                "the Dockerfile has more than {limit} MiB: the builder reads it only without its checks, with the \
-                 build argument `{name}={value}`"
-            ));
-        }
         let frontend = self.rules.frontend;
         // BuildKit repeats a line in its messages, and the engine escapes each such byte in its log.
         if frontend.is_builtin() && text.contains(&0) {
@@ -246,6 +237,7 @@ impl Judge {
                     .instruction(&instruction, version)
                     .map_err(|why| format!("line {}: {why}", instruction.line))?;
             }
+            warnings::judge(estimate.warnings(), text.len(), version)?;
             // BuildKit before 0.15 looks for the stage before the first one, and ends the engine.
             if frontend.is_builtin_before(15) && keywords.are_arguments() {
                 return Err("the Dockerfile has no `FROM`".to_owned());

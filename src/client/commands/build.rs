@@ -51,8 +51,9 @@ const PIECES_MAX: usize = 2;
 
 /// The build argument that selects warnings about a Dockerfile, like its `# check=` directive.
 const CHECK: &str = "BUILDKIT_DOCKERFILE_CHECK";
-/// With a Dockerfile of this size, a hundred warnings fit into one message of at most 16 MiB.
-const CHECKED_BYTES_MAX: usize = 128 * 1024;
+/// With a Dockerfile of this size, two hundred warnings fit into one message of at most 16 MiB, and wharfd refuses the
+/// checks only if it has an instruction or a variable for every 32 bytes.
+const CHECKED_BYTES_MAX: usize = 64 * 1024;
 
 /// The end of a build.
 enum Ended {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 use tokio::net::UnixStream;
+use wharf::wire::v1::BuildSpec;
 
 use crate::{
     cancel::fresh_digits,
@@ -11,12 +12,13 @@ use crate::{
         Engine, Image, PATIENCE, Test, Wharf, cases,
         image::{File, context_tar, tar},
         process::Output,
-        wait_for,
+        rpc, wait_for,
     },
 };
 
 cases![
     a_dockerfile_cannot_crash_the_engine,
+    warnings_do_not_fill_the_engine,
     what_ends_the_engines_own_frontend_is_refused,
     stages_in_a_circle_do_not_end_the_engine,
     triggers_of_any_base_are_judged,
@@ -74,6 +76,51 @@ async fn a_dockerfile_cannot_crash_the_engine(test: Arc<Test>) {
             UnixStream::connect(engine.socket()).await.is_err().then_some(())
         })
         .await;
+    }
+}
+
+/// BuildKit's own frontend sends all of the text with each warning: here 300 MB, which the engine keeps.
+async fn warnings_do_not_fill_the_engine(test: Arc<Test>) {
+    let padding = format!("#{}\n", "x".repeat(998)).repeat(1000);
+    let text = |lines: &str| format!("{padding}FROM scratch\n{lines}");
+    let checked = text(&"ENV a b\n".repeat(300));
+    let empty_lines = text(&"ENV a=b\\\n\n c=d\n".repeat(300));
+
+    let wharfd = test.wharfd_with_frontend_on(&test.engine).await;
+    let channel = rpc::connect(&wharfd.socket()).await;
+    for dockerfile in [&checked, &empty_lines] {
+        let start = rpc::start("job#1", BuildSpec::default());
+        let built = rpc::build_tar(&channel, start, context_tar(&[("Dockerfile", dockerfile)])).await;
+        built.ok();
+        let warnings: Vec<_> = built.progress.iter().flat_map(|progress| &progress.warnings).collect();
+        let (last, shown) = warnings.split_last().unwrap();
+        assert_eq!(last.short, "200 more warnings about the Dockerfile are not shown");
+        assert_eq!(shown.len(), 100);
+        // Each has its own lines, and their numbers.
+        for warning in shown {
+            let source = warning.source.as_ref().unwrap();
+            assert!(warning.short.ends_with(&format!(" (line {})", source.start)), "{warning:?}");
+            let lines = (source.first_text_line..).zip(&source.text);
+            let about: Vec<_> = lines.filter(|(number, _)| *number == source.start).collect();
+            let line = dockerfile.lines().nth(source.start as usize - 1).unwrap();
+            assert_eq!(about, [(source.start, &line.to_owned())], "{warning:?}");
+            assert!(source.text.len() > 8, "there are lines around it: {warning:?}");
+        }
+    }
+
+    // The engine's own frontend gets no text about which there may be so many. That of the oldest has no checks.
+    let wharfd = test.wharfd().await;
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    let checked = test.context("checked", &[("Dockerfile", &checked)]);
+    let empty_lines = test.context("empty-lines", &[("Dockerfile", &empty_lines)]);
+    let checks = ["--build-arg=BUILDKIT_DOCKERFILE_CHECK=skip=none"];
+    let (checked, empty_lines) = (job.build(&checked, &checks).await, job.build(&empty_lines, &[]).await);
+    if test.engine.is_containerd() {
+        checked.ended(1).says(&["301 warnings", "only without its checks"]);
+        empty_lines.ok();
+    } else {
+        checked.ok();
+        empty_lines.ended(1).says(&["300 instructions have empty lines"]);
     }
 }
 
