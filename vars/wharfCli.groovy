@@ -112,7 +112,8 @@ Map secretFilesOf(List bindings) {
 @NonCPS
 String scriptOf(List words, boolean prints) {
     List lines = ['{ set +x; } 2>/dev/null']
-    // Like `dir` itself, this makes the directory.
+    // Like `dir` itself, this makes the directory. It follows a link that the repository may have put there: the client
+    // learns that from PWD, which only a shell's own `cd` sets, and refuses the directory.
     lines.add('mkdir -p -- "$WHARF_STEP_DIRECTORY"')
     lines.add('cd -- "$WHARF_STEP_DIRECTORY"')
     // Where an agent's mount of the node's directory, and a pod's volume, have the client.

@@ -58,6 +58,8 @@ variables! {
     BUILD_NUMBER;
     /// Jenkins' workspace: no link that the build needs may lead out of it
     WORKSPACE;
+    /// The shell's path of the current directory: the same holds of its links
+    PWD;
     /// The directory of docker's config.json: logins, their helpers, proxies
     DOCKER_CONFIG;
     /// Logins in the form of config.json's `auths`; they precede the file's

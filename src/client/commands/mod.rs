@@ -19,12 +19,13 @@ mod save;
 mod tag;
 mod version;
 
-use std::path::Path;
+use std::{env as process, path::Path};
 
 use super::{
     args::{Cli, Command, Global, NamespaceCommand, PolicyCommand},
     checkouts::Checkouts,
     connect::{Address, Connection, MESSAGE_BYTES_MAX},
+    context::stay_with,
     env::{self, Env},
     exit::{Failure, Stop},
     namespace::{self as names, Named, Proof},
@@ -48,6 +49,15 @@ impl Call {
     /// The directories in which a link may be anyone's, that of a build's context among them.
     fn checkouts(&self, context: Option<&Path>) -> Checkouts {
         Checkouts::of(self.env.path(env::WORKSPACE).as_deref().into_iter().chain(context))
+    }
+
+    /// Refuses a current directory to which a link of the workspace's has led: all relative paths begin there.
+    fn stay_in_workspace(&self) -> Result<(), Failure> {
+        let (pwd, workspace) = (self.env.path(env::PWD), self.env.path(env::WORKSPACE));
+        let (Some(pwd), Some(workspace), Ok(current)) = (pwd, workspace, process::current_dir()) else {
+            return Ok(());
+        };
+        stay_with(&pwd, &current, &workspace).map_err(|error| Failure::usage(error.to_string()))
     }
 
     fn namespace(&self) -> Result<Named, Failure> {
@@ -83,6 +93,17 @@ impl Call {
 /// Runs the command.
 pub(super) async fn run(cli: Cli) -> Result<(), Stop> {
     let call = Call { env: Env::of_process(), global: cli.global, signals: Signals::take()? };
+    let names_no_file = matches!(
+        cli.command,
+        Command::Version(_)
+            | Command::Info(_)
+            | Command::Doctor(_)
+            | Command::Completion(_)
+            | Command::Man(_)
+    );
+    if !names_no_file {
+        call.stay_in_workspace()?;
+    }
     match cli.command {
         Command::Build(args) => Box::pin(build::run(call, *args)).await,
         Command::Push(args) => push::run(call, args).await,

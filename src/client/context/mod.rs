@@ -19,7 +19,7 @@ mod walk;
 
 use std::{io, path::PathBuf};
 
-pub(crate) use areas::Areas;
+pub(crate) use areas::{Areas, stay_with};
 pub use entry::Entry;
 pub use filter::Filter;
 pub use patterns::{IgnoreError, Matched, Patterns};

@@ -52,6 +52,7 @@ final class Pipelines {
         suite.test(on + "tagged with the Git commit", Pipelines::gitCommit);
         suite.test(on + "build, test, then push", Pipelines::buildTestPush);
         suite.test(on + "saved and looked at before the push", Pipelines::savedAndPushed);
+        suite.test(on + "a link of the repository's in place of a directory", Pipelines::linkedDirectory);
         suite.test(on + "test reports from a stage", Pipelines::testReports);
         suite.test(on + "build and push, with a controller that restarts at every step", Pipelines::restarts);
     }
@@ -93,6 +94,26 @@ final class Pipelines {
                 String digest = digest(log, "digest " + service + " ");
                 equal(digest, REGISTRY.digest("monorepo/" + service, "7"), "the digest of " + service);
                 equal("serves " + service + "\n", REGISTRY.file("monorepo/" + service, digest, "says"), "its file");
+            }
+        }
+    }
+
+    /** {@code dir} and {@code cd} follow a link before the client begins. */
+    private static void linkedDirectory() throws Exception {
+        try (Project project = new Project("linked-directory")) {
+            String log = project.log("SUCCESS");
+            check(!Pattern.compile("(?m)^#\\d+ .*of the agent's").matcher(log).find(), "the agent's file was sent:\n" + log);
+            check(Pattern.compile("(?m)^#\\d+ .*of the repository's").matcher(log).find(), "its own file must be:\n" + log);
+            containsNot(log, "must be refused");
+            for (String link : List.of("cart", "my cart")) {
+                check(Pattern.compile("refused: dockerBuild.*/workspace/" + link + "\" is a link that leads out of the "
+                    + "workspace.* \\(exit status 2\\)").matcher(log).find(), link + " must be refused:\n" + log);
+            }
+            check(Pattern.compile("refused: dockerSave.* \\(exit status 2\\)").matcher(log).find(), "save:\n" + log);
+            contains(log, "\nstatus 2\n");
+            contains(log, "\nbuilt in pay\n");
+            try (Stream<Path> files = Files.list(project.directory().resolve("agent"))) {
+                equal(1L, files.count(), "the agent's files");
             }
         }
     }

@@ -6,11 +6,18 @@ use std::{fs, os::unix::fs::symlink, sync::Arc};
 use bollard_buildkit_proto::fsutil::types::{Packet, Stat, packet::PacketType};
 
 use crate::harness::{
-    Test, Wharf, cases, rpc,
+    PATIENCE, Test, Wharf, cases,
+    process::Output,
+    rpc,
     sender::{Sender, announced, end_of_list, file, sender},
 };
 
-cases![links_out_of_a_repository, ignore_files_that_cannot_be_used, ignore_files_that_builds_go_on_without,];
+cases![
+    links_out_of_a_repository,
+    a_link_in_place_of_the_current_directory,
+    ignore_files_that_cannot_be_used,
+    ignore_files_that_builds_go_on_without,
+];
 
 const SYMLINK: u32 = 1 << 27;
 
@@ -46,6 +53,50 @@ async fn links_out_of_a_repository(test: Arc<Test>) {
     fs::remove_file(context.join("good.dockerignore")).unwrap();
     let file = context.join("good");
     job.build(&context, &["-f", file.to_str().unwrap()]).await.ok();
+}
+
+/// `cd cart`, or `dir('cart')` in a Jenkinsfile, has followed the link before `wharf` begins.
+async fn a_link_in_place_of_the_current_directory(test: Arc<Test>) {
+    let (registry, wharfd) = tokio::join!(test.registry(), test.wharfd());
+    let base = test.base(&registry).await;
+    let secret = test.unique("secret");
+    let dockerfile = format!("FROM {base}\nCOPY . /c\nRUN cat /c/config.json\n");
+    let files = [("Dockerfile", dockerfile.as_str()), ("services/pay/config.json", "the repository's own\n")];
+    let workspace = test.context("workspace", &files);
+    let job = Wharf::new(&test, &wharfd, "job#1").with_variable("WORKSPACE", workspace.to_str().unwrap());
+    let home = job.home().join("agent");
+    fs::create_dir(&home).unwrap();
+    fs::write(home.join("config.json"), format!("{secret}\n")).unwrap();
+    symlink(&home, workspace.join("cart")).unwrap();
+    symlink("services/pay", workspace.join("pay")).unwrap();
+    let run = async |link: &str, told: bool, args: &[&str]| {
+        let mut run = job.command(args);
+        run.current_dir(workspace.join(link));
+        if told {
+            // As a shell does.
+            run.env("PWD", workspace.join(link));
+        }
+        Output::of(run, b"", PATIENCE).await
+    };
+    let file = format!("--file={}", workspace.join("Dockerfile").display());
+    let build = ["build", "--progress=plain", "--no-cache", &file, "."];
+    // The attack works if nobody says how the directory was reached.
+    run("cart", false, &build).await.ok().says(&[&secret]);
+
+    let (link, all) = (workspace.join("cart"), workspace.to_str().unwrap());
+    for args in [
+        &build[..],
+        &["build", "--iidfile=id", all],
+        &["build", "--metadata-file=metadata", all],
+        &["build", "--output=out", all],
+        &["save", "--output=app.tar", "app:1"],
+    ] {
+        let refused = run("cart", true, args).await.ended(2);
+        let refused = refused.says(&[link.to_str().unwrap(), "is a link that leads out of the workspace"]);
+        assert!(!format!("{refused}").contains(&secret), "{refused}");
+    }
+    assert_eq!(fs::read_dir(&home).unwrap().count(), 1, "nothing was written there");
+    run("pay", true, &build).await.ok().says(&["the repository's own"]);
 }
 
 async fn ignore_files_that_cannot_be_used(test: Arc<Test>) {
