@@ -28,7 +28,7 @@ cases![a_low_disk_is_cleaned_first, a_low_disk_takes_no_new_builds, a_full_disk_
 const SIZE: &str = "1000m";
 
 /// A wharfd on an engine with a small disk, which is low and full below these marks.
-async fn small(test: &Test, low: &str, full: &str) -> (Arc<Wharfd>, Engine, PathBuf) {
+async fn small(test: &Test, low: &str, full: &str) -> (Arc<Wharfd>, Arc<Engine>, PathBuf) {
     let (_, engine) = test.small_engine(SIZE).await;
     let audit = test.dir().join("audit.jsonl");
     let disk = format!("/proc/{}/root/var/lib/docker", engine.pid());

@@ -200,6 +200,7 @@ async fn another_engine_at_the_same_socket(test: Arc<Test>) {
     assert!(names.iter().any(|name| name.ends_with("/app:2")), "{names:?}");
 
     // Back to the first engine.
+    job.run(["namespace", "rm"]).await.ok();
     relay.stop().await;
     let _relay = Relay::start(&test);
     job.build_id(&context, &["-t", "app:3"]).await;
@@ -219,7 +220,7 @@ async fn another_engine_while_the_old_one_runs(test: Arc<Test>) {
 
     let (_, other) = test.throw_away_engine_of(test.engine.kind().other()).await;
     fs::rename(&socket, test.dir().join("old.sock")).unwrap();
-    let _new = Relay::to(&socket, &other);
+    let new = Relay::to(&socket, &other);
     // Facts about the old engine are not used for the other one.
     job.build(&context, &["-t", "app:2"]).await.ended(5).says(&["engine"]);
     assert_eq!(other.names_with_prefix(&wharfd.prefix()).await, Vec::<String>::new());
@@ -230,6 +231,16 @@ async fn another_engine_while_the_old_one_runs(test: Arc<Test>) {
     .await;
     job.build_id(&context, &["-t", "app:2"]).await;
     assert_eq!(job.images().await.len(), 1);
+
+    // Back to the first engine, which still has the first image.
+    job.run(["namespace", "rm"]).await.ok();
+    new.stop().await;
+    let _first = Relay::to(&socket, &test.engine);
+    wait_for("the first engine", async || {
+        let images = job.run(["images"]).await;
+        (images.status == 0 && images.stdout.contains("app")).then_some(())
+    })
+    .await;
 }
 
 async fn leftovers_are_removed_before_the_first_answer(test: Arc<Test>) {

@@ -50,6 +50,7 @@ async fn no_daemon(test: Arc<Test>) {
 async fn no_engine(test: Arc<Test>) {
     let nowhere = format!("unix://{}/no-engine.sock", test.dir().display());
     let wharfd = test.wharfd_with(None, &["--engine", &nowhere]).await;
+    wharfd.leaves_an_engine_down();
     let job = Wharf::new(&test, &wharfd, "job#1");
     job.run(["images"]).await.ended(5).says(&["no-engine.sock", "try again later"]);
     let log = wharfd.log().join("\n");

@@ -96,7 +96,7 @@ async fn strangers_on_an_engine_of_their_own(test: Arc<Test>) {
         wharfd.keys().names(&namespace.issued_by("ci".to_owned().try_into().unwrap())).prefix().to_owned()
     });
     for (engine, id, there, elsewhere) in
-        [(&strangers, &theirs, &of_request, &of_branch), (&*test.engine, &ours, &of_branch, &of_request)]
+        [(&strangers, &theirs, &of_request, &of_branch), (&test.engine, &ours, &of_branch, &of_request)]
     {
         let names = engine.names_with_prefix(there).await;
         assert_eq!(names.iter().filter(|name| name.ends_with("/app:1")).count(), 1, "{names:?}");

@@ -129,6 +129,8 @@ async fn an_archive_is_whole_and_docker_loads_it(test: Arc<Test>) {
         let described = job.inspect(here).await;
         assert_eq!(empty.id(name).await, described["Id"].as_str().unwrap(), "{name}");
     }
+    // Docker has loaded it without a name, too.
+    empty.remove_image(&unnamed).await;
 }
 
 async fn only_a_namespaces_own_images_are_saved(test: Arc<Test>) {

@@ -93,7 +93,7 @@ impl Drop for Chance {
 /// All that the namespaces share.
 struct Soak {
     test: Arc<Test>,
-    engine: Engine,
+    engine: Arc<Engine>,
     wharfd: Arc<Wharfd>,
     issuer: Issuer,
     agent: Wharf,

@@ -13,7 +13,8 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
-use tokio::process::Command;
+use tokio::{net::UnixStream, process::Command};
+use wharf::naming::{self, Room};
 
 use super::{
     PATIENCE,
@@ -83,7 +84,7 @@ impl Engine {
         // start again.
         kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
         let is_there = || PathBuf::from(format!("/proc/{pid}")).exists();
-        let is_gone = async || tokio::net::UnixStream::connect(&self.socket).await.is_err() && !is_there();
+        let is_gone = async || UnixStream::connect(&self.socket).await.is_err() && !is_there();
         wait_for("the engine to end", async || is_gone().await.then_some(())).await;
     }
 
@@ -145,6 +146,21 @@ impl Engine {
         within(PATIENCE, gone).await;
         lock(&self.known).extend(left.iter().cloned());
         left.into_iter().collect()
+    }
+
+    /// What wharfds have left on a throw-away engine, where nothing runs any more. An engine that the test has ended has
+    /// nothing.
+    pub(super) async fn left_of_wharfds(&self) -> Vec<String> {
+        if UnixStream::connect(&self.socket).await.is_err() {
+            return Vec::new();
+        }
+        let is_left = |name: &String| match naming::room(name) {
+            Some((_, room)) => room != Room::Frontend,
+            None => naming::relay_instance(name).is_some(),
+        };
+        let names = self.names().await.into_iter().filter(is_left).map(|name| format!("{name} is left"));
+        let nameless = self.nameless_left().await.into_iter().map(|id| format!("{id} has no name"));
+        names.chain(nameless).collect()
     }
 
     /// Removes the nameless images of builds on the bare socket.

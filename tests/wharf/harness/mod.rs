@@ -7,6 +7,7 @@ pub(crate) mod files;
 pub(crate) mod http;
 pub(crate) mod image;
 pub(crate) mod issuer;
+mod left;
 pub(crate) mod process;
 pub(crate) mod registry;
 pub(crate) mod relay;
@@ -21,6 +22,7 @@ pub(crate) mod tree;
 pub(crate) mod wharfd;
 
 use std::{
+    collections::BTreeMap,
     fs,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
@@ -84,8 +86,8 @@ pub(crate) struct Test {
     number: usize,
     registries: Mutex<Vec<Arc<Registry>>>,
     daemons: Mutex<Vec<Arc<Wharfd>>>,
-    /// Throw-away engines, by name.
-    engines: Mutex<Vec<String>>,
+    /// Throw-away engines, by name; `None` for one that is stopped.
+    engines: Mutex<BTreeMap<String, Option<Arc<Engine>>>>,
 }
 
 impl Test {
@@ -228,23 +230,22 @@ impl Test {
     }
 
     /// A new, empty engine of the same kind, and its name.
-    pub(crate) async fn throw_away_engine(&self) -> (String, Engine) {
+    pub(crate) async fn throw_away_engine(&self) -> (String, Arc<Engine>) {
         self.throw_away_engine_of(self.engine.kind()).await
     }
 
     /// A new, empty engine of this kind, and its name.
-    pub(crate) async fn throw_away_engine_of(&self, kind: Kind) -> (String, Engine) {
+    pub(crate) async fn throw_away_engine_of(&self, kind: Kind) -> (String, Arc<Engine>) {
         let name = format!("test-{}-{}-{}", kind.name, std::process::id(), self.number);
-        lock(&self.engines).push(name.clone());
         let engine = self.start_engine(kind, &name).await;
         (name, engine)
     }
 
     /// A new, empty engine of the same kind, whose disk is small, and its name.
-    pub(crate) async fn small_engine(&self, size: &str) -> (String, Engine) {
+    pub(crate) async fn small_engine(&self, size: &str) -> (String, Arc<Engine>) {
         let kind = self.engine.kind();
         let name = format!("test-{}-{}-{}", kind.name, std::process::id(), self.number);
-        lock(&self.engines).push(name.clone());
+        lock(&self.engines).insert(name.clone(), None);
         let mut up = engine::env_script(&["up", kind.name, &name]);
         up.env("WHARF_ENGINE_SIZE", size);
         Output::of(up, b"", ENGINE_PATIENCE).await.ok();
@@ -253,16 +254,20 @@ impl Test {
     }
 
     /// Starts a throw-away engine, even one that was stopped; it is empty, and its socket has the same path.
-    pub(crate) async fn start_engine(&self, kind: Kind, name: &str) -> Engine {
+    pub(crate) async fn start_engine(&self, kind: Kind, name: &str) -> Arc<Engine> {
+        lock(&self.engines).insert(name.to_owned(), None);
         Output::of(engine::env_script(&["up", kind.name, name]), b"", ENGINE_PATIENCE).await.ok();
         let paths = Output::of(engine::env_script(&["paths"]), b"", ENGINE_PATIENCE).await.ok().stdout;
         let variable = format!("WHARF_ENGINE_{}=", name.to_uppercase().replace('-', "_"));
         let socket = paths.lines().find_map(|line| line.strip_prefix(&variable)).unwrap();
-        Engine::at(kind, socket)
+        let engine = Arc::new(Engine::at(kind, socket));
+        lock(&self.engines).insert(name.to_owned(), Some(Arc::clone(&engine)));
+        engine
     }
 
     /// Stops a throw-away engine.
     pub(crate) async fn stop_engine(&self, name: &str) {
+        lock(&self.engines).insert(name.to_owned(), None);
         Output::of(engine::env_script(&["down", name]), b"", ENGINE_PATIENCE).await.ok();
     }
 
@@ -302,7 +307,10 @@ impl Test {
             left.push(format!("images without a name that are left in the engine: {nameless:?}"));
         }
         let engines = std::mem::take(&mut *lock(&self.engines));
-        for name in engines {
+        for (name, engine) in engines {
+            if let Some(engine) = engine {
+                left.extend(engine.left_of_wharfds().await.into_iter().map(|left| format!("{name}: {left}")));
+            }
             let down =
                 Output::of(engine::env_script(&["down", "--purge", &name]), b"", ENGINE_PATIENCE).await;
             if down.status != 0 {

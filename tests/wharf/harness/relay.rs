@@ -1,6 +1,7 @@
 //! An engine that can be cut off or paused: a socket that passes everything on to the real one.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     sync::{
@@ -18,11 +19,26 @@ use tokio::{
 
 use super::{Engine, Test, lock};
 
+/// The relays that have ended, and the engine that each led to.
+static ENDED: Mutex<BTreeMap<PathBuf, PathBuf>> = Mutex::new(BTreeMap::new());
+
+/// Starts those relays at `paths` again that have ended with their test.
+pub(super) fn restore(paths: &[PathBuf]) -> Vec<Relay> {
+    let restored = paths.iter().filter_map(|path| {
+        let engine = lock(&ENDED).remove(path)?;
+        // The listener of the old one may be open for another moment.
+        let _ = fs::remove_file(path);
+        Some(Relay::start_with(path, &engine, None))
+    });
+    restored.collect()
+}
+
 /// The relay. Dropping it ends it.
 #[derive(Debug)]
 pub(crate) struct Relay {
     tasks: JoinSet<()>,
     path: PathBuf,
+    engine: PathBuf,
     paused: Arc<watch::Sender<bool>>,
     passed: Arc<AtomicUsize>,
     accepted: Arc<AtomicUsize>,
@@ -50,7 +66,7 @@ impl Relay {
 
     /// Starts a relay at `path` to an engine.
     pub(crate) fn to(path: &Path, engine: &Engine) -> Self {
-        Self::start_with(path, engine, None)
+        Self::start_with(path, engine.socket(), None)
     }
 
     /// Starts a relay to the test's engine that claims an API before 1.53, in which an engine with
@@ -61,11 +77,11 @@ impl Relay {
         let api = version["ApiVersion"].as_str().unwrap();
         let newer = api.len() == 4 && api > "1.52";
         let replaced = newer.then(|| Replaced::times(usize::MAX, &said(api), &said("1.52")));
-        Self::start_with(&test.dir().join("engine.sock"), &test.engine, replaced)
+        Self::start_with(&test.dir().join("engine.sock"), test.engine.socket(), replaced)
     }
 
     /// Replaces a text in the engine's answers.
-    fn start_with(path: &Path, engine: &Engine, answered: Option<Replaced>) -> Self {
+    fn start_with(path: &Path, engine: &Path, answered: Option<Replaced>) -> Self {
         let asked = Arc::new(Asked {
             lost: Replaced::times(0, b"/images/json", b"/images/none"),
             held: Mutex::default(),
@@ -76,7 +92,9 @@ impl Relay {
         let answered = Arc::new(answered);
         let path = path.to_owned();
         let listener = UnixListener::bind(&path).unwrap();
-        let engine = engine.socket().to_owned();
+        let engine = engine.to_owned();
+        lock(&ENDED).remove(&path);
+        let to = engine.clone();
         let paused = Arc::new(watch::Sender::new(false));
         let (passed, accepted) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
         let number = Arc::clone(&accepted);
@@ -100,7 +118,7 @@ impl Relay {
                 });
             }
         });
-        Self { tasks, path, paused, passed, accepted, asked }
+        Self { tasks, path, engine: to, paused, passed, accepted, asked }
     }
 
     /// Its address.
@@ -163,6 +181,12 @@ impl Relay {
     pub(crate) async fn stop(mut self) {
         self.tasks.shutdown().await;
         fs::remove_file(&self.path).unwrap();
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        lock(&ENDED).insert(self.path.clone(), self.engine.clone());
     }
 }
 

@@ -9,12 +9,10 @@ use std::{
 use rusqlite::Connection;
 use serde_json::Value;
 
-use super::{Engine, Wharfd};
+use super::{Engine, Wharfd, left::OF_NAMESPACES};
 
 /// The step of a build whose client goes away. It ends by itself: Engine 26.1 may leave one behind that is cut off as it begins.
 pub(crate) const LEFT_STEP: &str = "exec sleep 15";
-/// Tables whose rows are about namespaces alone: nothing of them may stay.
-const OF_NAMESPACES: [&str; 6] = ["namespaces", "pins", "holds", "long_names", "exports", "volumes"];
 /// Remembers for 90 days which tokens are of no use any more.
 const TOMBSTONES: &str = "ends";
 /// The rows of the bases that a Dockerfile needed last time.

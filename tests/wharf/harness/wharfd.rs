@@ -4,29 +4,27 @@ use std::{
     collections::BTreeSet,
     env, fs,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
-use rusqlite::Connection;
 use rustix::process::Signal;
 use tokio::net::UnixStream;
 use wharf::{
     names::RESERVED_HOST,
     naming::{self, Keys, Room},
-    wire::v1::{DeleteNamespaceRequest, namespace_service_client::NamespaceServiceClient},
 };
 
 use super::{
     Engine, PATIENCE, lock,
     process::{Background, command, shell_status},
-    rpc, within,
 };
 
 /// How many lines of its log a failure shows.
 const LOG_LINES: usize = 60;
-/// How long a line of its log may be on its way.
-const LOG: Duration = Duration::from_secs(10);
 /// wharfd ends within its grace period and a little more.
 const END: Duration = Duration::from_secs(60);
 
@@ -43,6 +41,9 @@ pub(crate) struct Wharfd {
     process: Mutex<Option<Arc<Background>>>,
     earlier: Mutex<Vec<String>>,
     namespaces: Arc<Mutex<BTreeSet<String>>>,
+    killed: AtomicBool,
+    /// Whether an engine is down at the test's end.
+    abandoned: AtomicBool,
 }
 
 impl Wharfd {
@@ -67,6 +68,8 @@ impl Wharfd {
             process: Mutex::default(),
             earlier: Mutex::default(),
             namespaces: Arc::default(),
+            killed: AtomicBool::new(false),
+            abandoned: AtomicBool::new(false),
         }
     }
 
@@ -164,6 +167,7 @@ impl Wharfd {
     /// Sends SIGKILL and waits for its end.
     pub(crate) async fn kill(&self) {
         let process = self.process();
+        self.killed.store(true, Ordering::Relaxed);
         process.signal(Signal::KILL);
         process.wait(PATIENCE).await.unwrap();
     }
@@ -175,65 +179,17 @@ impl Wharfd {
         shell_status(process.wait(END).await.unwrap())
     }
 
-    /// Removes all namespaces. Returns the names of wharfd's that the engine has all the same; `None` if a namespace
-    /// cannot be removed.
-    async fn remove_namespaces(&self) -> Option<Vec<String>> {
-        let channel = rpc::connect(&self.socket()).await;
-        let mut removed = BTreeSet::new();
-        loop {
-            let named: Vec<String> = self.named().difference(&removed).cloned().collect();
-            for namespace in &named {
-                let request =
-                    DeleteNamespaceRequest { namespace: Some(rpc::namespace(namespace)), job: true };
-                // A test's configuration may not serve root there, or the test has ended the engine.
-                if NamespaceServiceClient::new(channel.clone()).delete_namespace(request).await.is_err() {
-                    return None;
-                }
-            }
-            removed.extend(named);
-            let left = self.own_names().await;
-            // The last lines of the log may still be on their way.
-            let further = async || (!self.named().is_subset(&removed)).then_some(());
-            if left.is_empty() || within(LOG, further).await.is_none() {
-                return Some(left);
-            }
-        }
-    }
-
-    /// The tables of the store that still have rows of namespaces. The rows of exports are not among them: after a
-    /// crash they stay for as long as the engine may still make an image.
-    fn rows(&self) -> Vec<String> {
-        let store = Connection::open(self.state_dir().join("wharf.sqlite")).unwrap();
-        let count = |table: &str| {
-            store.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get::<_, u32>(0)).unwrap()
-        };
-        let tables = ["pins", "holds", "long_names"].map(|table| (table, count(table)));
-        let left = tables.into_iter().filter(|(_, rows)| *rows > 0);
-        left.map(|(table, rows)| format!("{table}: {rows}")).collect()
-    }
-
     /// The namespaces that the test's jobs have acted in.
-    fn named(&self) -> BTreeSet<String> {
+    pub(super) fn named(&self) -> BTreeSet<String> {
         let mut namespaces = lock(&self.namespaces).clone();
         // Those of the direct clients, too; most of them are one of this job. Not every build is a line of the log.
         namespaces.insert("job#1".to_owned());
-        namespaces.extend(self.stored());
+        namespaces.extend(self.claimed());
         for line in self.log() {
             let named = line.split("namespace=\"").skip(1).filter_map(|rest| rest.split('"').next());
             namespaces.extend(named.map(str::to_owned));
         }
         namespaces
-    }
-
-    /// The claimed namespaces that the store knows.
-    fn stored(&self) -> Vec<String> {
-        let path = self.state_dir().join("wharf.sqlite");
-        let store = path.exists().then(|| Connection::open(path).unwrap());
-        let names = "SELECT job || '#' || run FROM namespaces WHERE issuer = '' AND job <> ''";
-        // A wharfd that has just begun has no tables yet.
-        let Some(Ok(mut known)) = store.as_ref().map(|store| store.prepare(names)) else { return Vec::new() };
-        let known = known.query_map([], |row| row.get(0)).unwrap();
-        known.collect::<Result<_, _>>().unwrap()
     }
 
     /// wharfd's own names in the engine, but the frontend's.
@@ -248,23 +204,38 @@ impl Wharfd {
         names
     }
 
-    /// Ends it and removes its images from the engine; returns everything that went wrong.
+    /// Says that the test leaves an engine down, so that nothing of wharfd's can be removed there.
+    pub(crate) fn leaves_an_engine_down(&self) {
+        self.abandoned.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it was ever killed.
+    pub(super) fn was_killed(&self) -> bool {
+        self.killed.load(Ordering::Relaxed)
+    }
+
+    /// The sockets of the engines that it was given by name.
+    pub(super) fn engines(&self) -> Vec<PathBuf> {
+        let config = fs::read_to_string(self.dir.join("wharfd.toml")).unwrap_or_default();
+        let text = format!("{} {config}", self.flags.join(" "));
+        let sockets = text.split("unix://").skip(1).filter_map(|rest| rest.split(['"', ' ', '\n']).next());
+        sockets.map(PathBuf::from).collect()
+    }
+
+    /// Ends it after its namespaces; returns everything that went wrong, and all that is left of them.
     pub(super) async fn end(&self) -> Vec<String> {
         let mut wrong = Vec::new();
         let Some(process) = lock(&self.process).clone() else { return wrong };
+        // Without a key it has never come as far as to an engine.
+        let has_key = Keys::load(&self.state_dir()).is_ok();
+        if has_key && !self.abandoned.load(Ordering::Relaxed) {
+            wrong.extend(self.leave(&process).await);
+        }
+        let process = self.process();
         if process.ended().await.is_none() {
-            let left = self.remove_namespaces().await;
-            if let Some(names) = left.as_ref().filter(|names| !names.is_empty()) {
-                wrong.push(format!("names that are left in the engine: {names:?}"));
-            }
             process.signal(Signal::TERM);
             match process.wait(END).await {
-                Ok(status) if shell_status(status) == 0 => {
-                    let rows = if left.is_some() { self.rows() } else { Vec::new() };
-                    if !rows.is_empty() {
-                        wrong.push(format!("rows that are left in the store: {rows:?}"));
-                    }
-                }
+                Ok(status) if shell_status(status) == 0 => {}
                 Ok(status) => wrong.push(format!("wharfd ended with {}", shell_status(status))),
                 Err(error) => {
                     wrong.push(format!("wharfd: {error}"));
@@ -273,15 +244,10 @@ impl Wharfd {
                 }
             }
         }
-        if self.state_dir().is_dir() {
-            match Keys::load(&self.state_dir()) {
-                Err(error) => wrong.push(format!("{error}")),
-                Ok(keys) => {
-                    let prefix = format!("{RESERVED_HOST}/{}/", keys.instance());
-                    let engine = super::http::Server::Unix(self.engine_socket.clone());
-                    remove_all(&engine, &prefix).await;
-                }
-            }
+        if has_key {
+            // The next tests do not suffer from what is left.
+            let engine = super::http::Server::Unix(self.engine_socket.clone());
+            remove_all(&engine, &self.prefix()).await;
         }
         wrong
     }
