@@ -100,11 +100,15 @@ pub async fn run(images: &Images, order: &Order, reporter: &Reporter) -> Result<
     match passed {
         Ok(Passed::Exported(response)) => {
             // Must not be cancelled: a name and the image that it replaces change together.
-            let image = export.tag(&order.tags).await;
-            let finished = match image {
-                Ok(image) => tasks.unless_cancelled(build.finish(&response, &image)).await,
-                Err(fault) => Ok(Err(fault)),
+            let image = match export.tag(&order.tags).await {
+                Ok(image) => image,
+                Err(fault) => {
+                    // The image keeps the references that it has got; without one it goes.
+                    export.discard(true).await;
+                    return Err(fault);
+                }
             };
+            let finished = tasks.unless_cancelled(build.finish(&response, &image)).await;
             match order.spec.makes_image() {
                 true => export.release().await?,
                 false => export.discard(true).await,

@@ -44,13 +44,18 @@ impl Images {
             // If a prune was faster, there is nothing to keep.
             images.tag_if_there(id, kept).await?;
         }
-        images.tag(source, target).await?;
-        let Some(kept) = kept else { return Ok(()) };
-        let image = images.inspect(&kept).await?;
-        let others = image.iter().flat_map(|image| image.repo_tags.iter().flatten());
-        if others.into_iter().any(|name| name != kept.as_str() && names.read(name).is_some()) {
-            images.remove(&kept).await?;
-        }
-        Ok(())
+        let tagged = images.tag(source, target).await;
+        let Some(kept) = kept else { return tagged };
+        let spare = async {
+            let image = images.inspect(&kept).await?;
+            let others = image.iter().flat_map(|image| image.repo_tags.iter().flatten());
+            match others.into_iter().any(|name| name != kept.as_str() && names.read(name).is_some()) {
+                true => images.remove(&kept).await,
+                false => Ok(()),
+            }
+        };
+        // The new name may be spare because the reference has not moved.
+        let spared = spare.await;
+        tagged.and(spared)
     }
 }

@@ -17,7 +17,13 @@ use crate::{
     transfers::{ENDS, End},
 };
 
-cases![a_build_that_replaces_images, a_build_on_images_of_each_kind, a_pull, a_push];
+cases![
+    a_build_that_replaces_images,
+    a_build_on_images_of_each_kind,
+    a_pull,
+    a_push,
+    a_build_whose_image_does_not_get_its_names,
+];
 
 /// How long the removal of a namespace is watched: it must not end before the engine has answered.
 const HASTE: Duration = Duration::from_millis(300);
@@ -140,4 +146,44 @@ async fn a_push(test: Arc<Test>) {
     let name = registry.name("app:1");
     let before = async |job: &Wharf| vec![image(&test, job, &name).await];
     at_each_name(&test, 1, before, async |job| job.start(["push", &name])).await;
+}
+
+/// A build that fails while its image gets its names leaves the names that the image has got, and nothing else.
+async fn a_build_whose_image_does_not_get_its_names(test: Arc<Test>) {
+    let relay = Relay::start(&test);
+    let wharfd = test.wharfd_with(None, &["--engine", &relay.address()]).await;
+    let job = Wharf::new(&test, &wharfd, "job#1");
+    let build = async |names: &[&str]| {
+        let content = test.unique("image");
+        let files = [("Dockerfile", "FROM scratch\nCOPY file /\n"), ("file", content.as_str())];
+        let context = test.context(&content, &files);
+        let tags = names.iter().flat_map(|name| ["-t", name]);
+        let args: Vec<_> = ["build"].into_iter().chain(tags).chain([context.to_str().unwrap()]).collect();
+        job.run(args).await
+    };
+    let is_left = async |names: &[&str]| {
+        let images = job.images().await;
+        assert_eq!(images.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), names);
+        let mut left = test.engine.names_with_prefix(&wharfd.prefix()).await;
+        // The containerd store shows each name's digest, too.
+        left.retain(|name| !name.contains('@'));
+        assert_eq!(left.len(), names.len(), "{left:?}");
+    };
+
+    relay.lose_tag(0);
+    build(&["app:1"]).await.ended(1).says(&["disappeared"]);
+    is_left(&[]).await;
+
+    relay.lose_tag(1);
+    build(&["app:1", "app:2"]).await.ended(1).says(&["disappeared"]);
+    is_left(&["app:1"]).await;
+
+    // What the name meant before has another name meanwhile, and the name again.
+    let before = job.images().await;
+    relay.lose_tag(1);
+    build(&["app:1"]).await.ended(1).says(&["disappeared"]);
+    assert_eq!(job.images().await, before);
+    is_left(&["app:1"]).await;
+    job.run(["rmi", "app:1"]).await.ok();
+    is_left(&[]).await;
 }

@@ -48,7 +48,8 @@ pub(crate) struct Relay {
 /// The requests to the engine.
 #[derive(Debug)]
 struct Asked {
-    lost: Replaced,
+    /// A text of requests that the engine does not know by another.
+    lost: Mutex<Option<Replaced>>,
     /// The texts of a request that is held, and how many such requests pass before.
     held: Mutex<Option<(Vec<&'static str>, usize)>>,
     /// Whether a request is held.
@@ -83,7 +84,7 @@ impl Relay {
     /// Replaces a text in the engine's answers.
     fn start_with(path: &Path, engine: &Path, answered: Option<Replaced>) -> Self {
         let asked = Arc::new(Asked {
-            lost: Replaced::times(0, b"/images/json", b"/images/none"),
+            lost: Mutex::default(),
             held: Mutex::default(),
             holds: AtomicBool::new(false),
             go: Notify::new(),
@@ -139,7 +140,13 @@ impl Relay {
     /// The engine answers so many listings of images with 404 from now on, as one with the containerd store does
     /// if an image goes while it lists them.
     pub(crate) fn lose_listings(&self, times: usize) {
-        self.asked.lost.left.store(times, Ordering::Relaxed);
+        *lock(&self.asked.lost) = Some(Replaced::times(times, b"/images/json", b"/images/none"));
+    }
+
+    /// The engine answers a request to name an image with 404, after `others` that it hears.
+    pub(crate) fn lose_tag(&self, others: usize) {
+        let lost = Replaced { others: AtomicUsize::new(others), ..Replaced::times(1, b"/tag?", b"/gat?") };
+        *lock(&self.asked.lost) = Some(lost);
     }
 
     /// Holds the next request that has all of these texts, after `others` that pass. A request that was held
@@ -223,7 +230,9 @@ impl Drop for Builder<'_> {
 impl Asked {
     /// Looks at a request, and returns once it may pass.
     async fn pass(&self, bytes: &mut [u8]) {
-        self.lost.replace(bytes);
+        if let Some(lost) = &*lock(&self.lost) {
+            lost.replace(bytes);
+        }
         let is_held = {
             let mut held = lock(&self.held);
             match &mut *held {
@@ -248,23 +257,27 @@ fn contains(bytes: &[u8], text: &[u8]) -> bool {
     bytes.windows(text.len()).any(|window| window == text)
 }
 
-/// A text that is replaced by another of the same length, so many times.
+/// A text that is replaced by another of the same length, so many times, after others that stay.
 #[derive(Debug)]
 struct Replaced {
     text: Vec<u8>,
     by: Vec<u8>,
+    others: AtomicUsize,
     left: AtomicUsize,
 }
 
 impl Replaced {
     fn times(times: usize, text: &[u8], by: &[u8]) -> Self {
-        Self { text: text.to_vec(), by: by.to_vec(), left: AtomicUsize::new(times) }
+        let (text, by) = (text.to_vec(), by.to_vec());
+        Self { text, by, others: AtomicUsize::new(0), left: AtomicUsize::new(times) }
     }
 
     fn replace(&self, bytes: &mut [u8]) {
         let Some(at) = bytes.windows(self.text.len()).position(|window| window == self.text) else { return };
-        let one_less = |left: usize| left.checked_sub(1);
-        if self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok() {
+        let takes = |count: &AtomicUsize| {
+            count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
+        };
+        if !takes(&self.others) && takes(&self.left) {
             bytes[at..at + self.by.len()].copy_from_slice(&self.by);
         }
     }
