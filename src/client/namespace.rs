@@ -7,7 +7,7 @@ use super::{
     exit::Failure,
 };
 use crate::{
-    names::{IssuerName, Namespace, own_job, shown_job},
+    names::{IssuerName, Namespace, own_job, printable, shown_job, shown_name},
     wire::v1,
 };
 
@@ -72,7 +72,7 @@ pub(crate) enum Proof {
 /// an issuer has nothing before the colon if its own name has one.
 pub(crate) fn listed_as(namespace: &v1::Namespace) -> String {
     let v1::Namespace { job, run, issuer } = namespace;
-    format!("{}#{run}", shown_job(issuer, job))
+    format!("{}#{}", shown_job(&printable(issuer), job), shown_name(run))
 }
 
 /// The namespace that is listed as `name`.
@@ -148,6 +148,9 @@ mod tests {
             (issued("a:b#c"), "ci:a:b#c#1"),
             (of("ci:acme/app"), ":ci:acme/app#1"),
             (of(":"), "::#1"),
+            (of("acme/👩\u{200d}💻"), "acme/👩\\u{200d}💻#1"),
+            (issued("a:\u{202e}"), "ci:a:\\u{202e}#1"),
+            (of("\u{200c}:"), ":\\u{200c}:#1"),
         ] {
             assert_eq!(listed_as(&(&namespace).into()), shown);
             assert_eq!(namespace.to_string(), shown);

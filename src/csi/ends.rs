@@ -4,7 +4,7 @@ use crate::{
     audit::{Event, EventKind, Trail},
     fault::Fault,
     front::Front,
-    names::{Pod, printable},
+    names::Pod,
     store::Access,
 };
 
@@ -13,7 +13,7 @@ use crate::{
 pub(super) async fn end(front: &Front, store: &Access, trail: &Trail, pod: &Pod) -> Result<(), Fault> {
     let namespace = pod.own_namespace();
     let opaque = front.work().opaque(&namespace);
-    let name = printable(&namespace.to_string());
+    let name = namespace.to_string();
     for engine in front.engines() {
         // Nothing begins there until this is dropped, and then nobody is left who could begin.
         let end = front.work().end_abandoned(engine.name(), &namespace).await;

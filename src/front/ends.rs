@@ -3,17 +3,14 @@
 use crate::{
     fault::{Fault, Reason},
     identity::Caller,
-    names::{Namespace, printable},
+    names::Namespace,
     policy::Permit,
     store::Store,
 };
 
 /// The fault of a token that is older than the end of its namespace.
 pub fn too_old(namespace: &Namespace) -> Fault {
-    let text = format!(
-        "namespace `{}` has ended, and your token is older than that",
-        printable(&namespace.to_string())
-    );
+    let text = format!("namespace `{namespace}` has ended, and your token is older than that");
     let hint = "get a new token: a namespace ends when it is deleted, or when nobody has used it for long, and the \
                 tokens from before end with it";
     Fault::new(Reason::NamespaceDenied, text).hint(hint)

@@ -180,13 +180,13 @@ impl Record {
 
     /// The call asks for this namespace.
     pub(super) fn asks_for(&self, namespace: &Namespace) {
-        self.span.record("namespace", printable(&namespace.to_string()));
+        self.span.record("namespace", namespace.to_string());
         self.events.asks_for(namespace);
     }
 
     /// The call may act in this namespace.
     pub(super) fn acts_in(&self, permit: &Permit<Namespace>) {
-        self.span.record("namespace", printable(&permit.subject().to_string()));
+        self.span.record("namespace", permit.subject().to_string());
         self.events.acts_in(permit);
     }
 

@@ -12,7 +12,7 @@ use tokio::sync::OwnedRwLockReadGuard;
 use super::{call::Call, jobs::Jobs, quotas::Share};
 use crate::{
     fault::Fault,
-    names::{EngineName, Namespace, printable},
+    names::{EngineName, Namespace},
     naming::Keys,
     policy::Permit,
     tasks::{Cause, Group, Hold},
@@ -92,7 +92,7 @@ impl Work {
         let entry = match namespaces.get_mut(&key) {
             Some(entry) => entry,
             None => {
-                let whose = printable(&namespace.subject().to_string());
+                let whose = namespace.subject().to_string();
                 let group = self.group.enter_for("namespace", Some(whose))?;
                 namespaces.entry(key.clone()).or_insert(Entry { group, members: 0, builds: 0 })
             }

@@ -3,7 +3,7 @@
 use super::Identities;
 use crate::{
     fault::{Fault, Reason},
-    names::{CallerId, IssuerName, Namespace, printable, shortened},
+    names::{CallerId, IssuerName, Namespace, printable, read_name, shortened},
     policy::Explained,
 };
 
@@ -25,8 +25,8 @@ impl Identities {
             let (issuer, name) = job.split_once(':').ok_or_else(unknown)?;
             let issuer = IssuerName::try_from(issuer.to_owned()).map_err(|_| unknown())?;
             let run = namespace.as_ref().map_or("local", Namespace::run);
-            let own =
-                Namespace::new(name, run).map_err(|error| Fault::invalid("caller", error.to_string()))?;
+            let own = Namespace::new(read_name(name), run)
+                .map_err(|error| Fault::invalid("caller", error.to_string()))?;
             let own = own.issued_by(issuer);
             if namespace.is_some_and(|named| !named.means(&own)) {
                 let text = format!("`{}` may act only in namespaces of its own job", printable(caller));

@@ -25,7 +25,7 @@ use http::HeaderValue;
 use crate::{
     config::{Config, Serve},
     fault::{Fault, Reason},
-    names::{AddressBlock, CallerId, EngineName, Namespace, Pod, printable},
+    names::{AddressBlock, CallerId, EngineName, Namespace, Pod},
     policy::{Permit, Policies, Rules},
     transport::{Peer, Presence, Standing},
 };
@@ -85,10 +85,7 @@ impl Caller {
             })?;
             let is_issued = named.job().issuer().is_some();
             if is_issued && !matches!(self.id, CallerId::Operator(_)) {
-                let text = format!(
-                    "namespace `{}` is not yours: it needs a token of its issuer",
-                    printable(&named.to_string())
-                );
+                let text = format!("namespace `{named}` is not yours: it needs a token of its issuer");
                 return Err(Fault::new(Reason::NamespaceDenied, text));
             }
             return self.rules.namespace(&self.id, named);
@@ -99,11 +96,8 @@ impl Caller {
                     Proof::Token(_) => "token",
                     Proof::Pod(_) => "socket",
                 };
-                let text = format!(
-                    "namespace `{}` is not yours: your {proof} is for `{}`",
-                    printable(&named.to_string()),
-                    printable(&proven.namespace.to_string())
-                );
+                let own = &proven.namespace;
+                let text = format!("namespace `{named}` is not yours: your {proof} is for `{own}`");
                 let hint = format!("omit the namespace: the {proof} decides it");
                 Err(Fault::new(Reason::NamespaceDenied, text).hint(hint))
             }
@@ -115,7 +109,7 @@ impl Caller {
     pub fn namespaces(&self) -> String {
         match &self.proven {
             None => self.rules.namespaces().to_string(),
-            Some(proven) => printable(&proven.namespace.to_string()),
+            Some(proven) => proven.namespace.to_string(),
         }
     }
 

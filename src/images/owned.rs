@@ -297,7 +297,7 @@ impl Images {
 
 fn no_such_image(namespace: &Namespace, text: &str) -> Fault {
     let name = Reference::parse(text).map_or_else(|_| printable(text), |reference| reference.familiar());
-    let text = format!("no such image in the namespace {}: {name}", printable(&namespace.to_string()));
+    let text = format!("no such image in the namespace {namespace}: {name}");
     Fault::new(Reason::ImageNotFound, text).hint(OWN_IMAGES)
 }
 

@@ -15,7 +15,7 @@ use crate::{
     fault::{Fault, causes},
     front::Work,
     images::{Images, caches::RemovedMounts},
-    names::{EngineName, Job, printable},
+    names::{EngineName, Job},
     store::UnusedJob,
     tasks::Group,
     telemetry::each_second,
@@ -134,7 +134,7 @@ impl Look {
 
     fn removed(&self, job: Option<&Job>, is_ended: bool, removed: RemovedMounts) {
         let engine = self.engine.as_str();
-        let shown = job.map(|job| printable(&job.to_string()));
+        let shown = job.map(Job::to_string);
         let (count, size) = (removed.count, removed.size);
         if let Some(need) = &self.need {
             need.removed(size);

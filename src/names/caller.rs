@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{AddressBlock, CertificateName, IssuerName, Job, printable};
+use super::{AddressBlock, CertificateName, IssuerName, Job};
 
 /// A caller's identity. Each identity scheme has a variant of its own, so that callers of two schemes are
 /// never equal, whatever their names are. Compare the value, never its text. It proves nothing: the proof
@@ -45,7 +45,7 @@ impl fmt::Display for CallerId {
             Self::Operator(uid) => write!(f, "uid {uid} of the node"),
             Self::Token(name) => write!(f, "token {name}"),
             Self::Certificate(name) => write!(f, "certificate {name}"),
-            Self::Job(job) => write!(f, "job {}", printable(&job.to_string())),
+            Self::Job(job) => write!(f, "job {job}"),
             Self::Address(source) => write!(f, "address {source}"),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, fmt};
 
-use super::{IssuerName, printable::is_hidden};
+use super::{IssuerName, read_name, shown::ESCAPE, shown_name};
 
 /// Jenkins' own limit on a folder path is lower, so no real job is refused.
 const JOB_BYTES_MAX: usize = 1024;
@@ -31,8 +31,10 @@ pub enum NamespaceError {
     Empty(&'static str),
     #[error("the namespace's {0} has {1} bytes; {2} are allowed")]
     TooLong(&'static str, usize, usize),
-    #[error("the namespace's {0} has a control or format character, `{1}`")]
-    Hidden(&'static str, String),
+    #[error("the namespace's {0} has a control character, `{1}`")]
+    Control(&'static str, String),
+    #[error("the namespace's {0} has `\\u{{` where no character follows that is shown so")]
+    Escape(&'static str),
     #[error("the namespace's run has a `#`, which separates it from the job")]
     Hash,
 }
@@ -59,10 +61,10 @@ impl Job {
 }
 
 /// The text of a job that no other job has: `ISSUER:NAME`, or the claimed name alone, with a colon before it if it has
-/// one. A claimed job has an empty issuer.
+/// one. A claimed job has an empty issuer. The name is a [`shown_name`].
 pub fn shown_job(issuer: &str, name: &str) -> String {
     let colon = if issuer.is_empty() && !name.contains(':') { "" } else { ":" };
-    format!("{issuer}{colon}{name}")
+    format!("{issuer}{colon}{}", shown_name(name))
 }
 
 /// As [`shown_job`] has it.
@@ -74,7 +76,7 @@ impl fmt::Display for Job {
 
 impl Namespace {
     /// The namespace of `run` of `job`. A job's name has 1 to 1024 bytes, a run 1 to 255, and the run no `#`. Neither has a
-    /// character that is not shown as itself: a name is read as it is listed.
+    /// control character, or the beginning of an escape: a name is read as it is shown.
     pub fn new(job: impl Into<String>, run: impl Into<String>) -> Result<Self, NamespaceError> {
         let (job, run) = (job.into(), run.into());
         check("job", &job, JOB_BYTES_MAX)?;
@@ -101,12 +103,10 @@ impl Namespace {
         Self { job: Job { issuer: Some(issuer), ..self.job }, ..self }
     }
 
-    /// Reads `JOB#RUN`, split at the last `#`; without a `#` the run is `local`.
+    /// Reads `JOB#RUN`, split at the last `#`, of names as they are or as they are shown; without a `#` the run is `local`.
     pub fn parse(name: &str) -> Result<Self, NamespaceError> {
-        match name.rsplit_once('#') {
-            Some((job, run)) => Self::new(job, run),
-            None => Self::new(name, "local"),
-        }
+        let (job, run) = name.rsplit_once('#').unwrap_or((name, "local"));
+        Self::new(read_name(job), read_name(run))
     }
 
     /// Whether a caller that names this namespace can mean `proven`: it need not name the issuer.
@@ -136,24 +136,31 @@ fn check(what: &'static str, value: &str, max: usize) -> Result<(), NamespaceErr
         Err(NamespaceError::Empty(what))
     } else if value.len() > max {
         Err(NamespaceError::TooLong(what, value.len(), max))
-    } else if let Some(hidden) = value.chars().find(|c| is_hidden(*c)) {
-        Err(NamespaceError::Hidden(what, hidden.escape_default().to_string()))
+    } else if let Some(control) = value.chars().find(|c| is_control(*c)) {
+        Err(NamespaceError::Control(what, control.escape_default().to_string()))
+    } else if value.contains(ESCAPE) {
+        Err(NamespaceError::Escape(what))
     } else {
         Ok(())
     }
 }
 
-/// `JOB#RUN`: no other namespace is written so.
+/// Keys separate their parts by control characters. Those that end a line are in no text that names a job.
+fn is_control(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')
+}
+
+/// `JOB#RUN`: no other namespace is written so, and each character is seen.
 impl fmt::Display for Namespace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}#{}", self.job, self.run)
+        write!(f, "{}#{}", self.job, shown_name(&self.run))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::names::printable;
+    use crate::names::{printable, shown::is_unseen};
 
     #[test]
     fn a_name_splits_at_its_last_hash() {
@@ -177,22 +184,31 @@ mod tests {
     fn what_is_not_a_name_says_why() {
         assert_eq!(Namespace::parse("#1"), Err(NamespaceError::Empty("job")));
         assert_eq!(Namespace::parse("a#"), Err(NamespaceError::Empty("run")));
-        assert_eq!(Namespace::new("a\n", "1"), Err(NamespaceError::Hidden("job", "\\n".to_owned())));
-        let turned = Namespace::new("a", "1\u{202e}2").unwrap_err().to_string();
-        assert_eq!(turned, "the namespace's run has a control or format character, `\\u{202e}`");
+        assert_eq!(Namespace::new("a\n", "1"), Err(NamespaceError::Control("job", "\\n".to_owned())));
+        let line = Namespace::new("a", "1\u{2028}2").unwrap_err().to_string();
+        assert_eq!(line, "the namespace's run has a control character, `\\u{2028}`");
+        assert_eq!(Namespace::new("a\\u{200d}", "1"), Err(NamespaceError::Escape("job")));
+        let escape = Namespace::parse("a#\\u{61}").unwrap_err().to_string();
+        assert_eq!(escape, "the namespace's run has `\\u{` where no character follows that is shown so");
         assert_eq!(Namespace::new("a", "5#7"), Err(NamespaceError::Hash));
         assert_eq!(Namespace::new("a", "r".repeat(256)), Err(NamespaceError::TooLong("run", 256, 255)));
     }
 
-    /// What lists a namespace prints it, and what ends one reads what was printed.
+    /// What lists a namespace prints it, and what ends one reads what was printed. No two are printed alike.
     #[test]
-    fn every_character_of_a_name_is_shown_as_itself() {
-        for c in ('\0'..=char::MAX).filter(|c| *c != '#') {
-            let [job, run] = [format!("a{c}b"), format!("1{c}2")];
-            let shown = [&job, &run].map(|name| printable(name));
-            let is_plain = [&job, &run] == [&shown[0], &shown[1]];
-            assert_eq!(Namespace::new(job, "1").is_ok(), is_plain, "{c:?}");
-            assert_eq!(Namespace::new("a", run).is_ok(), is_plain, "{c:?}");
+    fn a_name_is_read_as_it_is_shown() {
+        for c in ('\0'..=char::MAX).filter(|c| *c != ':') {
+            for (job, run) in [(format!("a{c}b"), "1".to_owned()), ("a".to_owned(), format!("1{c}2"))] {
+                let Ok(namespace) = Namespace::new(job, run) else {
+                    assert!(is_control(c) || c == '#', "{c:?}");
+                    continue;
+                };
+                let shown = namespace.to_string();
+                assert!(!shown.chars().any(is_unseen), "{c:?}");
+                assert_eq!(printable(&shown), shown, "{c:?}");
+                assert_eq!(shown.contains(c), !is_unseen(c), "{c:?}");
+                assert_eq!(Namespace::parse(&shown).unwrap(), namespace, "{c:?}");
+            }
         }
     }
 }

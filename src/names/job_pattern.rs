@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{IssuerName, Job, Pattern, pattern::PatternError, printable};
+use super::{IssuerName, Job, Pattern, pattern::PatternError};
 
 /// A pattern of jobs: `ISSUER:PATTERN` matches names that the issuer proves, and `PATTERN` matches claimed
 /// names; write a leading colon if the pattern itself contains one. `*` alone is every job.
@@ -75,7 +75,7 @@ impl fmt::Display for JobPattern {
             Jobs::Any => f.write_str("*"),
             Jobs::Of { issuer: Some(issuer), names } => write!(f, "{issuer}:{names}"),
             Jobs::Of { issuer: None, names } if names.is_any() || names.as_str().contains(':') => {
-                write!(f, ":{}", printable(names.as_str()))
+                write!(f, ":{}", names)
             }
             Jobs::Of { issuer: None, names } => names.fmt(f),
         }

@@ -18,6 +18,7 @@ mod printable;
 pub mod reference;
 mod reserved;
 pub mod secret;
+mod shown;
 pub mod socket;
 mod url_pattern;
 mod usage;
@@ -41,6 +42,7 @@ pub use printable::{printable, printable_json, printable_url, printable_words, s
 pub use reference::Reference;
 pub use reserved::{RESERVED_HOST, is_reserved_host};
 pub use secret::Secret;
+pub use shown::{read_name, shown_name};
 pub use socket::SocketPath;
 pub use url_pattern::{Allowed, UrlPattern};
 pub use usage::print_usage;

@@ -2,9 +2,10 @@
 
 use std::{fmt, str::FromStr};
 
-use super::printable;
+use super::{printable, read_name, shown_name};
 
-/// A pattern of job names: exact, or a prefix that ends in `*`.
+/// A pattern of job names: exact, or a prefix that ends in `*`. It is written with the names' own characters, or as they are
+/// shown.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
 #[serde(try_from = "String")]
 pub struct Pattern(String);
@@ -52,7 +53,7 @@ impl Pattern {
         }
     }
 
-    /// The pattern as it was written.
+    /// The pattern, in the names' own characters.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -65,7 +66,7 @@ impl FromStr for Pattern {
         match text.strip_suffix('*').unwrap_or(text) {
             "" if text.is_empty() => Err(PatternError::Empty),
             prefix if prefix.contains('*') => Err(PatternError::Star(printable(text))),
-            _ => Ok(Self(text.to_owned())),
+            _ => Ok(Self(read_name(text))),
         }
     }
 }
@@ -80,7 +81,7 @@ impl TryFrom<String> for Pattern {
 
 impl fmt::Display for Pattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&printable(&self.0))
+        f.write_str(&shown_name(&self.0))
     }
 }
 
@@ -100,6 +101,16 @@ mod tests {
         let any = Pattern::any();
         assert!(any.covers(&pattern) && any.covers(&exact) && pattern.covers(&exact) && exact.covers(&exact));
         assert!(!pattern.covers(&any) && !exact.covers(&pattern) && !exact.covers(&any));
+    }
+
+    #[test]
+    fn a_pattern_is_written_as_names_are_or_as_they_are_shown() {
+        let [own, shown] = ["acme/می\u{200c}رود", "acme/می\\u{200c}رود"];
+        for text in [own, shown] {
+            let pattern: Pattern = text.parse().unwrap();
+            assert!(pattern.matches(own) && !pattern.matches("acme/میرود"));
+            assert_eq!(pattern.to_string(), shown);
+        }
     }
 
     #[test]

@@ -40,8 +40,8 @@ impl Rules {
     /// Explains what the job of `namespace` may do if a caller, named `who` in messages, acts by these rules.
     pub fn explain(self: &Arc<Self>, who: &str, namespace: Namespace) -> Result<Explained, Fault> {
         if !self.namespaces().matches(namespace.job().name()) {
-            let (who, named, own) = (printable(who), printable(&namespace.to_string()), self.namespaces());
-            let text = format!("namespace `{named}` is not that of `{who}`, which may use `{own}`");
+            let (who, own) = (printable(who), self.namespaces());
+            let text = format!("namespace `{namespace}` is not that of `{who}`, which may use `{own}`");
             return Err(Fault::new(Reason::NamespaceDenied, text));
         }
         let entry = self.policies().entry(namespace.job());

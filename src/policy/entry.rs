@@ -7,7 +7,7 @@ use crate::{
     config::{Config, Policy, PolicyLimits, StepNetwork},
     fault::{Fault, Reason},
     names::{
-        Allowed, ImagePattern, Job, JobPattern, PolicyName, RESERVED_HOST, Reference, UrlPattern, printable,
+        Allowed, ImagePattern, Job, JobPattern, PolicyName, RESERVED_HOST, Reference, UrlPattern,
         printable_url, shortened,
     },
 };
@@ -214,7 +214,7 @@ impl Entry {
             Origin::Missing => (
                 format!(
                     "no policy is for the job `{}`, so it may not {action}",
-                    shortened(printable(&job.to_string()), JOB_BYTES_MAX)
+                    shortened(job.to_string(), JOB_BYTES_MAX)
                 ),
                 format!("the node's operator can add a `[[policy]]` for it, with `{key}`"),
             ),

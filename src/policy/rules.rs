@@ -6,7 +6,7 @@ use super::{Permit, Policies};
 use crate::{
     config::AT_ONCE,
     fault::{Fault, Reason},
-    names::{CallerId, Namespace, Pattern, printable},
+    names::{CallerId, Namespace, Pattern},
 };
 
 /// The rules for one set of callers.
@@ -74,11 +74,7 @@ impl Rules {
             let entry = self.policies.entry(namespace.job());
             return Ok(Permit { subject: namespace, caller: caller.clone(), rules: Arc::clone(self), entry });
         }
-        let text = format!(
-            "namespace `{}` is not yours: you may use `{}`",
-            printable(&namespace.to_string()),
-            self.namespaces
-        );
+        let text = format!("namespace `{namespace}` is not yours: you may use `{}`", self.namespaces);
         Err(Fault::new(Reason::NamespaceDenied, text)
             .hint("name one of yours, or ask the node's operator for a `[[serve]]` rule"))
     }

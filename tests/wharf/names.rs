@@ -21,7 +21,8 @@ cases![
     namespaces_that_end_leave_others_their_base,
     an_image_that_a_container_uses_stays,
     images_are_listed_while_others_disappear,
-    callers_stay_in_their_namespaces
+    callers_stay_in_their_namespaces,
+    a_namespace_is_ended_by_the_name_that_is_listed,
 ];
 
 async fn an_earlier_image_is_a_base(test: Arc<Test>) {
@@ -312,4 +313,39 @@ async fn callers_stay_in_their_namespaces(test: Arc<Test>) {
         stranger.run(command).await.ended(3).says(&["uid 1001"]);
     }
     assert_eq!(root.images().await.len(), 1);
+}
+
+/// Names of jobs with characters that nobody sees: as the scripts and emoji of people need them, and as an attacker may.
+async fn a_namespace_is_ended_by_the_name_that_is_listed(test: Arc<Test>) {
+    let wharfd = test.wharfd().await;
+    let context = test.context("context", &[("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")]);
+    let names = [
+        "acme/👩\u{200d}💻#1",
+        "acme/👩💻#1",
+        "می\u{200c}رود#1",
+        "میرود#1",
+        "a\u{202e}b#1",
+        "ab#1",
+        "ab#1\u{fe0f}",
+        "ab #1",
+        "ab\u{a0}#1",
+    ];
+    let jobs = names.map(|name| Wharf::new(&test, &wharfd, name));
+    for job in &jobs {
+        job.build_id(&context, &["-t", "app:1"]).await;
+    }
+    let listed = jobs[0].run(["namespace", "ls", "-q"]).await.ok().stdout;
+    let shown: BTreeSet<&str> = listed.lines().collect();
+    assert_eq!(shown.len(), names.len(), "{listed}");
+    let of_these = |c: char| "\u{200c}\u{200d}\u{202e}\u{a0}\u{fe0f}".contains(c);
+    assert!(!listed.contains(of_these), "{listed:?}");
+    for (left, name) in shown.iter().enumerate() {
+        let described = jobs[0].without_namespace().run(["namespace", "inspect", name]).await.ok();
+        assert!(described.stdout.contains("app:1"), "{described}");
+        let removed = jobs[0].without_namespace().run(["namespace", "rm", name]).await.ok();
+        assert!(removed.stdout.contains(&format!("Deleted: {name}\n")), "{removed}");
+        let images = test.engine.names_with_prefix(&wharfd.prefix()).await;
+        let tags = images.iter().filter(|name| !name.contains('@'));
+        assert_eq!(tags.count(), names.len() - left - 1, "{images:?}");
+    }
 }

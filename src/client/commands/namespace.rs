@@ -12,7 +12,7 @@ use crate::{
         namespace::{Named, listed_as, parse_listed},
         print, units,
     },
-    names::{Namespace, printable, printable_json},
+    names::{Namespace, printable_json},
     wire::v1::{
         self, DeleteNamespaceRequest, ListImagesRequest, ListNamespacesRequest, NamespaceInfo,
         namespace_service_client::NamespaceServiceClient,
@@ -27,7 +27,7 @@ pub(super) async fn ls(mut call: Call, args: NamespaceLsArgs) -> Result<(), Stop
     let listed = list(&mut call, ListNamespacesRequest::default()).await?;
     if args.quiet {
         let named = listed.iter().filter_map(|info| info.namespace.as_ref());
-        return named.into_iter().try_for_each(|namespace| print::line(printable(&listed_as(namespace))));
+        return named.into_iter().try_for_each(|namespace| print::line(listed_as(namespace)));
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     match args.format {
@@ -37,7 +37,7 @@ pub(super) async fn ls(mut call: Call, args: NamespaceLsArgs) -> Result<(), Stop
                 let namespace = info.namespace.as_ref();
                 [
                     // As `namespace rm` reads it: a part of it could be another's.
-                    namespace.map_or_else(|| NONE.to_owned(), |name| printable(&listed_as(name))),
+                    namespace.map_or_else(|| NONE.to_owned(), listed_as),
                     units::since(seconds(info.created), now),
                     units::since(seconds(info.last_used), now),
                     info.images.to_string(),

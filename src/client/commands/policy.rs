@@ -71,7 +71,7 @@ fn allowed(checked: &CheckPolicyResponse) -> String {
         "Caller: {}\nRule: {}\nNamespace: {}\n\n{}",
         printable(&checked.caller),
         printable(&checked.rule),
-        printable(&namespace),
+        namespace,
         print::table(KEYS, rows)
     )
 }
