@@ -33,7 +33,9 @@ pub enum NamespaceError {
     TooLong(&'static str, usize, usize),
     #[error("the namespace's {0} has a control character, `{1}`")]
     Control(&'static str, String),
-    #[error("the namespace's {0} has `\\u{{` where no character follows that is shown so")]
+    #[error(
+        "the namespace's {0} has `\\u{{`, which is kept for characters that nobody sees, such as `\\u{{200d}}`"
+    )]
     Escape(&'static str),
     #[error("the namespace's run has a `#`, which separates it from the job")]
     Hash,
@@ -189,7 +191,10 @@ mod tests {
         assert_eq!(line, "the namespace's run has a control character, `\\u{2028}`");
         assert_eq!(Namespace::new("a\\u{200d}", "1"), Err(NamespaceError::Escape("job")));
         let escape = Namespace::parse("a#\\u{61}").unwrap_err().to_string();
-        assert_eq!(escape, "the namespace's run has `\\u{` where no character follows that is shown so");
+        assert_eq!(
+            escape,
+            "the namespace's run has `\\u{`, which is kept for characters that nobody sees, such as `\\u{200d}`"
+        );
         assert_eq!(Namespace::new("a", "5#7"), Err(NamespaceError::Hash));
         assert_eq!(Namespace::new("a", "r".repeat(256)), Err(NamespaceError::TooLong("run", 256, 255)));
     }
