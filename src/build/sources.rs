@@ -26,7 +26,7 @@ use crate::{
         inherited::Inherited,
     },
     names::{Reference, printable_url},
-    naming::ImageName,
+    naming::{BuildKey, ImageName},
     progress::Reporter,
     registry::CONFIG_BYTES_MAX,
 };
@@ -86,7 +86,7 @@ impl<'a> Sources<'a> {
     }
 
     /// The key under which this build's bases are remembered: another target or Dockerfile has other bases.
-    fn build_key(&self) -> String {
+    fn build_key(&self) -> BuildKey {
         let session = self.order.client.session.as_ref();
         let path = session.and_then(|session| session.offer().directory("dockerfile"));
         let spec = &self.order.spec;

@@ -17,7 +17,7 @@ pub(super) async fn end(front: &Front, store: &Access, trail: &Trail, pod: &Pod)
     for engine in front.engines() {
         // Nothing begins there until this is dropped, and then nobody is left who could begin.
         let end = front.work().end_abandoned(engine.name(), &namespace).await;
-        if store.lease(engine.name().as_str(), &opaque).await?.is_none() {
+        if store.lease(engine.name(), &opaque).await?.is_none() {
             continue;
         }
         let images = engine.images().await?;

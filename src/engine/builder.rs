@@ -10,7 +10,7 @@ use crate::{
         solve::{ExporterRequest, Form},
     },
     fault::{Fault, Reason},
-    names::Reference,
+    names::{EngineName, Reference},
     naming::ImageName,
     tasks::Group,
 };
@@ -30,7 +30,7 @@ impl Builder {
     /// The builder at the socket of the engine called `engine`, which is of `version`. Refuses one that lacks a capability
     /// which wharfd needs, or has a fault that every build of wharfd's would meet.
     pub(super) async fn find(
-        engine: &str,
+        engine: &EngineName,
         version: &str,
         socket: &Path,
         tasks: &Group,

@@ -23,7 +23,7 @@ use image_store::ImageStore;
 use crate::{
     buildkit::connection::Connection,
     fault::{Fault, Reason},
-    names::{NormalPlatform, printable},
+    names::{EngineName, NormalPlatform, printable},
     tasks::Group,
 };
 
@@ -49,7 +49,7 @@ pub struct Engine {
 }
 
 struct Inner {
-    name: String,
+    name: EngineName,
     socket: PathBuf,
     docker: Docker,
     version: String,
@@ -88,12 +88,12 @@ impl Engine {
     /// Connects to the engine at `socket`, called `name` in the configuration, and determines its version,
     /// platform and image store. Refuses an engine that is too old. Work that must not stop half-way runs
     /// in a group below `tasks`.
-    pub async fn connect(name: &str, socket: &Path, tasks: &Group) -> Result<Self, Fault> {
+    pub async fn connect(name: &EngineName, socket: &Path, tasks: &Group) -> Result<Self, Fault> {
         let connected = tokio::time::timeout(CONNECT_TIMEOUT, Self::find(name, socket, tasks)).await;
         connected.unwrap_or_else(|elapsed| Err(unreachable(name, socket).caused_by(elapsed)))
     }
 
-    async fn find(name: &str, socket: &Path, tasks: &Group) -> Result<Self, Fault> {
+    async fn find(name: &EngineName, socket: &Path, tasks: &Group) -> Result<Self, Fault> {
         let unreachable = |cause| unreachable(name, socket).caused_by(fault::no_answer(cause));
         let path = socket.to_str().ok_or_else(|| {
             let text = format!("the path of the engine's socket is not UTF-8: {}", socket.display());
@@ -128,7 +128,7 @@ impl Engine {
         let lines = Lines::new(socket.to_owned(), tasks.clone());
         let engine = Self {
             inner: Arc::new(Inner {
-                name: name.to_owned(),
+                name: name.clone(),
                 socket: socket.to_owned(),
                 image_store: ImageStore::new(kind, docker.clone(), lines, platform.clone()),
                 builder,
@@ -154,7 +154,7 @@ impl Engine {
     }
 
     /// Its name in the configuration.
-    pub fn name(&self) -> &str {
+    pub fn name(&self) -> &EngineName {
         &self.inner.name
     }
 
@@ -270,7 +270,7 @@ impl Engine {
     }
 }
 
-fn unreachable(name: &str, socket: &Path) -> Fault {
+fn unreachable(name: &EngineName, socket: &Path) -> Fault {
     let text = format!("cannot reach the engine `{name}` at unix://{}", socket.display());
     Fault::new(Reason::EngineUnavailable, text)
         .hint("check that it is running, and that wharfd's user may open the socket")
@@ -321,7 +321,7 @@ fn url_safe_login(mut request: BollardRequest) -> BollardRequest {
     request
 }
 
-fn check_version(name: &str, version: &str, api: &str) -> Result<(u16, u16), Fault> {
+fn check_version(name: &EngineName, version: &str, api: &str) -> Result<(u16, u16), Fault> {
     let parsed =
         api.split_once('.').and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
     match parsed {
@@ -350,9 +350,9 @@ mod tests {
 
     #[test]
     fn an_engine_that_is_too_old_is_told_what_is_needed() {
-        assert_eq!(check_version("main", "26.1.5", "1.45").unwrap(), (1, 45));
+        assert_eq!(check_version(&"main".into(), "26.1.5", "1.45").unwrap(), (1, 45));
         for api in ["1.41", "1.9", "", "x"] {
-            let fault = check_version("main", "20.10.24", api).unwrap_err();
+            let fault = check_version(&"main".into(), "20.10.24", api).unwrap_err();
             assert_eq!(fault.reason(), Reason::EngineLacks);
             assert!(fault.text().contains("20.10.24") && fault.text().contains("26.1"), "{fault}");
         }

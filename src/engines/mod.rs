@@ -281,7 +281,7 @@ impl Handle {
             images.remember_crash().await;
         }
         let begun = Instant::now();
-        let engine = Engine::connect(self.inner.name.as_str(), &self.inner.socket, tasks).await?;
+        let engine = Engine::connect(&self.inner.name, &self.inner.socket, tasks).await?;
         self.inner.state.send_replace(State::Starting);
         let images = match last {
             None => Images::new(

@@ -6,11 +6,12 @@ use tokio::sync::{OwnedMutexGuard, OwnedRwLockReadGuard, OwnedRwLockWriteGuard, 
 
 use crate::{
     names::EngineName,
+    naming::MountsKey,
     shares::{Locks, Table},
 };
 
-/// An engine, and the name of a job's cache mounts there.
-type Key = (EngineName, String);
+/// An engine, and a job's cache mounts there.
+type Key = (EngineName, MountsKey);
 
 /// The uses of the cache mounts of jobs.
 #[derive(Default)]
@@ -30,20 +31,20 @@ pub struct Retirement {
 
 impl Jobs {
     /// Notes that a build uses a job's cache mounts; waits while they are being removed.
-    pub(super) async fn build(&self, engine: &EngineName, mounts: &str) -> OwnedRwLockReadGuard<()> {
+    pub(super) async fn build(&self, engine: &EngineName, mounts: &MountsKey) -> OwnedRwLockReadGuard<()> {
         self.builds(&key(engine, mounts)).read_owned().await
     }
 
     /// Waits until nobody else removes a job's cache mounts. Whoever ends a job asks before it notes the end in the store:
     /// otherwise the janitor could remove them first, and the call could not tell how many there were.
-    pub(super) async fn retirement(&self, engine: &EngineName, mounts: &str) -> Retirement {
+    pub(super) async fn retirement(&self, engine: &EngineName, mounts: &MountsKey) -> Retirement {
         let key = key(engine, mounts);
         let turn = self.retirements.lock(&key).await;
         Retirement { builds: self.builds(&key), _turn: turn }
     }
 
     /// The same without waiting; `None` if somebody else removes them.
-    pub fn try_retirement(&self, engine: &EngineName, mounts: &str) -> Option<Retirement> {
+    pub fn try_retirement(&self, engine: &EngineName, mounts: &MountsKey) -> Option<Retirement> {
         let key = key(engine, mounts);
         let turn = self.retirements.try_lock(&key)?;
         Some(Retirement { builds: self.builds(&key), _turn: turn })
@@ -61,8 +62,8 @@ impl Retirement {
     }
 }
 
-fn key(engine: &EngineName, mounts: &str) -> Key {
-    (engine.clone(), mounts.to_owned())
+fn key(engine: &EngineName, mounts: &MountsKey) -> Key {
+    (engine.clone(), mounts.clone())
 }
 
 #[cfg(test)]
@@ -74,22 +75,23 @@ mod tests {
     #[tokio::test]
     async fn who_ends_a_job_removes_its_mounts() {
         let (jobs, engine) = (Jobs::default(), EngineName::try_from("main".to_owned()).unwrap());
-        let ending = jobs.retirement(&engine, "a").await;
-        assert!(jobs.try_retirement(&engine, "a").is_none(), "the janitor leaves them alone");
-        assert!(jobs.try_retirement(&engine, "b").is_some());
+        let ending = jobs.retirement(&engine, &"a".into()).await;
+        assert!(jobs.try_retirement(&engine, &"a".into()).is_none(), "the janitor leaves them alone");
+        assert!(jobs.try_retirement(&engine, &"b".into()).is_some());
         drop(ending);
-        assert!(jobs.try_retirement(&engine, "a").is_some());
+        assert!(jobs.try_retirement(&engine, &"a".into()).is_some());
     }
 
     #[tokio::test]
     async fn builds_of_a_job_keep_its_mounts() {
         let (jobs, engine) = (Jobs::default(), EngineName::try_from("main".to_owned()).unwrap());
-        let build = jobs.build(&engine, "a").await;
-        let ending = jobs.retirement(&engine, "a").await;
+        let build = jobs.build(&engine, &"a".into()).await;
+        let ending = jobs.retirement(&engine, &"a".into()).await;
         assert!(ending.without_builds().is_none());
         drop(build);
         let removing = ending.without_builds().unwrap();
-        let mut build = Box::pin(jobs.build(&engine, "a"));
+        let mounts = "a".into();
+        let mut build = Box::pin(jobs.build(&engine, &mounts));
         assert!(build.as_mut().now_or_never().is_none(), "it waits");
         drop(removing);
         build.await;

@@ -3,6 +3,7 @@
 use crate::{
     fault::{Fault, Reason},
     names::{CallerId, EngineName, Namespace},
+    naming::{MountsKey, NamespaceKey},
     policy::Permit,
     store::{Lease, Store},
 };
@@ -26,11 +27,11 @@ impl Leases {
         &self,
         engine: &EngineName,
         namespace: &Permit<Namespace>,
-        opaque: &str,
+        opaque: &NamespaceKey,
     ) -> Result<(), Fault> {
         let (caller, namespace) = (namespace.caller(), namespace.subject());
         let store = self.store.of(caller);
-        if store.use_namespace(engine.as_str(), opaque, namespace, caller, NAMESPACES_MAX).await? {
+        if store.use_namespace(engine, opaque, namespace, caller, NAMESPACES_MAX).await? {
             return Ok(());
         }
         let text = format!("{caller} has {NAMESPACES_MAX} namespaces on this node, which is the limit");
@@ -43,10 +44,10 @@ impl Leases {
         &self,
         engine: &EngineName,
         namespace: &Permit<Namespace>,
-        mounts: &str,
+        mounts: &MountsKey,
     ) -> Result<(), Fault> {
         let (caller, job) = (namespace.caller(), namespace.subject().job());
-        self.store.of(caller).use_job(engine.as_str(), mounts, job, caller).await
+        self.store.of(caller).use_job(engine, mounts, job, caller).await
     }
 
     /// Notes that the job of a namespace is ended, whose cache mounts have this name. Returns whether it can have any.
@@ -54,13 +55,13 @@ impl Leases {
         &self,
         engine: &EngineName,
         namespace: &Permit<Namespace>,
-        mounts: &str,
+        mounts: &MountsKey,
     ) -> Result<bool, Fault> {
-        self.store.of(namespace.caller()).end_job(engine.as_str(), mounts).await
+        self.store.of(namespace.caller()).end_job(engine, mounts).await
     }
 
     /// The namespaces that may own something in an engine, for `caller`.
     pub(super) async fn list(&self, caller: &CallerId, engine: &EngineName) -> Result<Vec<Lease>, Fault> {
-        self.store.of(caller).namespaces(engine.as_str()).await
+        self.store.of(caller).namespaces(engine).await
     }
 }

@@ -28,6 +28,7 @@ use crate::{
     identity::{self, Caller, Kept, Presented, Served},
     metrics::Metrics,
     names::{CallerId, EngineName, Namespace},
+    naming::MountsKey,
     policy::{Explained, Permit},
     store::{Lease, Store},
     transport::Peer,
@@ -234,7 +235,7 @@ impl Front {
         &self,
         call: &Call,
         namespace: &Permit<Namespace>,
-    ) -> Result<Option<(String, Retirement)>, Fault> {
+    ) -> Result<Option<(MountsKey, Retirement)>, Fault> {
         let (engine, mounts) = (call.engine_name(), self.work.mounts_of(namespace));
         let retirement = self.work.jobs().retirement(engine, &mounts).await;
         let has_any = self.leases.end_job(engine, namespace, &mounts).await?;

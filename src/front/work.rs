@@ -13,7 +13,7 @@ use super::{call::Call, jobs::Jobs, quotas::Share};
 use crate::{
     fault::Fault,
     names::{EngineName, Namespace},
-    naming::Keys,
+    naming::{Keys, MountsKey, NamespaceKey},
     policy::Permit,
     tasks::{Cause, Group, Hold},
 };
@@ -59,8 +59,8 @@ pub struct Work {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Key {
     engine: EngineName,
-    /// The namespace's opaque name: of some namespaces nobody knows another.
-    namespace: String,
+    /// Of some namespaces nobody knows another name.
+    namespace: NamespaceKey,
 }
 
 struct Entry {
@@ -117,7 +117,7 @@ impl Work {
     }
 
     /// The opaque name of a namespace.
-    pub fn opaque(&self, namespace: &Namespace) -> String {
+    pub fn opaque(&self, namespace: &Namespace) -> NamespaceKey {
         self.keys.namespace(namespace)
     }
 
@@ -138,9 +138,9 @@ impl Work {
         Ending { builds, _place: place }
     }
 
-    /// Begins the end of a namespace, an opaque name, in which nothing runs; `None` if something does.
-    pub fn end_idle(self: &Arc<Self>, engine: &EngineName, namespace: &str) -> Option<Ending> {
-        let key = Key { engine: engine.clone(), namespace: namespace.to_owned() };
+    /// Begins the end of a namespace in which nothing runs; `None` if something does.
+    pub fn end_idle(self: &Arc<Self>, engine: &EngineName, namespace: &NamespaceKey) -> Option<Ending> {
+        let key = Key { engine: engine.clone(), namespace: namespace.clone() };
         let mut namespaces = self.namespaces();
         if namespaces.contains_key(&key) {
             return None;
@@ -153,7 +153,7 @@ impl Work {
     }
 
     /// The name of the cache mounts of a namespace's job.
-    pub(super) fn mounts_of(&self, namespace: &Permit<Namespace>) -> String {
+    pub(super) fn mounts_of(&self, namespace: &Permit<Namespace>) -> MountsKey {
         self.keys.mounts_of(namespace.subject().job())
     }
 
@@ -162,8 +162,8 @@ impl Work {
         &self.jobs
     }
 
-    /// The opaque names of the namespaces in which something runs.
-    pub fn namespaces_of(&self, engine: &EngineName) -> Vec<String> {
+    /// The namespaces in which something runs.
+    pub fn namespaces_of(&self, engine: &EngineName) -> Vec<NamespaceKey> {
         let namespaces = self.namespaces();
         namespaces.keys().filter(|key| key.engine == *engine).map(|key| key.namespace.clone()).collect()
     }
@@ -241,7 +241,7 @@ impl Member {
     }
 
     /// The opaque name of its namespace.
-    pub(super) fn namespace(&self) -> &str {
+    pub(super) fn namespace(&self) -> &NamespaceKey {
         &self.place.key.namespace
     }
 

@@ -17,7 +17,7 @@ use crate::{
     engine::docker::fault,
     fault::{Fault, Reason, causes},
     names::{Login, Logins, Namespace, Reference, reference::Digest},
-    naming::{self, ImageName, Room},
+    naming::{self, ImageName, NamespaceKey, Room},
     policy::{FromNode, Permit, PullFrom},
     progress::Reporter,
     registry::Puller,
@@ -276,18 +276,18 @@ impl Images {
     /// Holds an image of the node.
     async fn admit_node(
         &self,
-        namespace: &str,
+        namespace: &NamespaceKey,
         found: &NodeImage<'_>,
         tasks: &Group,
     ) -> Result<Admitted, Fault> {
         let NodeImage { from, id, inherited } = found;
         let (hold, store) = (self.keys().node_hold(id), self.store().of(from.caller()));
         let (images, of, to, named) = (self.clone(), store.clone(), hold.clone(), id.clone());
-        let (opaque, ended) = (namespace.to_owned(), tasks.clone());
+        let (opaque, ended) = (namespace.clone(), tasks.clone());
         // A task of its own, which the namespace's end waits for: the engine names the image even if nobody waits for
         // its answer any more.
         let holding = async move {
-            let _lock = ended.unless_cancelled(images.inner.holds.lock(to.as_str())).await?;
+            let _lock = ended.unless_cancelled(images.inner.holds.lock(&to)).await?;
             let tagging = Box::pin(images.engine().image_store().tag(&named, &to));
             images.holding(&of, &to, &opaque, tagging).await
         };
@@ -301,7 +301,7 @@ impl Images {
     /// hold.
     async fn admit_registry(
         &self,
-        namespace: &str,
+        namespace: &NamespaceKey,
         from: &Permit<PullFrom>,
         pinned: Option<&Digest>,
         credentials: &dyn CredentialSource,

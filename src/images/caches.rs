@@ -11,6 +11,7 @@ use crate::{
     engine::ANSWER_TIMEOUT,
     fault::{Fault, Reason, causes},
     names::shortened,
+    naming::MountsKey,
     store::Access,
     telemetry::each_second,
 };
@@ -46,7 +47,7 @@ pub struct RemovedMounts {
 impl Images {
     /// The cache mounts of a job by the name of its mounts. The engine may take long to measure them, or fail
     /// to.
-    pub async fn cache_mounts(&self, name: &str) -> Mounts {
+    pub async fn cache_mounts(&self, name: &MountsKey) -> Mounts {
         let mut mounts = Vec::new();
         let listing = timeout(ANSWER_TIMEOUT, async {
             for pause in MEASURED_PAUSES {
@@ -72,10 +73,10 @@ impl Images {
     }
 
     /// Lists the cache mounts of a job as far as possible, with their whole ids. Returns why some are missing.
-    async fn list_mounts(&self, name: &str, listed: &mut Vec<CacheMount>) -> Option<Fault> {
+    async fn list_mounts(&self, name: &MountsKey, listed: &mut Vec<CacheMount>) -> Option<Fault> {
         let prefix = self.keys().mounts_prefix(name);
         let is_own =
-            |mount: &CacheMount| self.keys().job_of_mount(&mount.id).is_some_and(|(job, _)| job == name);
+            |mount: &CacheMount| self.keys().job_of_mount(&mount.id).is_some_and(|(job, _)| job == *name);
         let mut add = |mounts: Vec<CacheMount>| listed.extend(mounts.into_iter().filter(is_own));
         match self.page(&prefix, None).await {
             Ok(mounts) => {
@@ -100,7 +101,7 @@ impl Images {
                 Ok(mounts) => add(mounts),
                 Err(fault) => {
                     let (engine, cause) = (self.engine().name(), shortened(causes(&fault), CAUSE_BYTES_MAX));
-                    each_second!(warn, engine, cause, "some cache mounts cannot be listed");
+                    each_second!(warn, %engine, cause, "some cache mounts cannot be listed");
                     failed = Some(fault);
                 }
             }
@@ -109,9 +110,9 @@ impl Images {
     }
 
     /// The names of the mounts of all jobs that have cache mounts of this wharfd's.
-    pub async fn jobs_with_mounts(&self) -> BTreeSet<String> {
+    pub async fn jobs_with_mounts(&self) -> BTreeSet<MountsKey> {
         let mut jobs = BTreeSet::new();
-        let name = |mount: CacheMount| Some(self.keys().job_of_mount(&mount.id)?.0.to_owned());
+        let name = |mount: CacheMount| self.keys().job_of_mount(&mount.id).map(|(job, _)| job);
         let add = |mounts: Vec<CacheMount>| jobs.extend(mounts.into_iter().filter_map(name));
         self.in_pages(self.keys().instance(), add).await;
         jobs
@@ -119,7 +120,7 @@ impl Images {
 
     /// Removes the cache mounts of a job by the name of its mounts, as far as no step uses them. No build of
     /// it may run. Also returns why some are left, if that is a fault.
-    pub async fn retire_job(&self, store: &Access, name: &str) -> (RemovedMounts, Option<Fault>) {
+    pub async fn retire_job(&self, store: &Access, name: &MountsKey) -> (RemovedMounts, Option<Fault>) {
         let mut gone = Vec::new();
         let (mut removed, mut is_left) = (Ok(()), true);
         // The janitor looks again, and finds all of them gone.
@@ -158,7 +159,7 @@ impl Images {
         Ok(())
     }
 
-    async fn remove_unlisted(&self, name: &str, gone: &mut Vec<Gone>) -> Result<(), Fault> {
+    async fn remove_unlisted(&self, name: &MountsKey, gone: &mut Vec<Gone>) -> Result<(), Fault> {
         let connection = self.engine().dial(self.engine().tasks()).await?;
         let prefix = self.keys().mounts_prefix(name);
         self.answer(cache::remove_unlisted(&connection, &prefix, gone)).await

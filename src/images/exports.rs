@@ -49,7 +49,7 @@ impl Images {
         self.room_for_another(namespace).await?;
         let names = self.keys().names(namespace.subject());
         let name = names.fresh()?;
-        self.store().of(namespace.caller()).export_begin(self.engine().name(), name.as_str()).await?;
+        self.store().of(namespace.caller()).export_begin(self.engine().name(), &name).await?;
         self.inner.exporting.names().insert(name.clone());
         Ok(Export { images: self.clone(), namespace: namespace.clone(), names, name })
     }
@@ -60,7 +60,7 @@ impl Images {
         for export in store.exports(engine.name()).await? {
             let Some((name, _)) = self.keys().own(&export.name) else {
                 // The node's secret was lost: nothing finds an image of that name any more.
-                store.export_end(engine.name(), &export.name).await?;
+                store.forget_export(engine.name(), export).await?;
                 continue;
             };
             if self.inner.exporting.names().contains(&name) {
@@ -68,14 +68,14 @@ impl Images {
             }
             // A build that has ended since the rows were read keeps its image. It has removed its row before it left
             // the names above.
-            if !store.is_export(engine.name(), &export.name).await? {
+            if !store.is_export(engine.name(), &name).await? {
                 continue;
             }
             let made = engine.image_store().inspect(&name).await?.is_some();
             if made {
                 each_second!(
                     info,
-                    engine = engine.name(),
+                    engine = %engine.name(),
                     %name,
                     "removing an image that came too late"
                 );
@@ -83,7 +83,7 @@ impl Images {
             }
             // A build makes its image only once.
             if made || export.age > LATE_MAX {
-                store.export_end(engine.name(), &export.name).await?;
+                store.export_end(engine.name(), &name).await?;
             }
         }
         Ok(())
@@ -120,7 +120,7 @@ impl Export {
         if names.into_iter().any(|name| name != self.name.as_str() && self.names.read(name).is_some()) {
             engine.image_store().remove(&self.name).await?;
         }
-        self.store().export_end(engine.name(), self.name.as_str()).await
+        self.store().export_end(engine.name(), &self.name).await
     }
 
     /// Removes the image. `is_over` means that BuildKit has ended the build, so no image can appear later.
@@ -129,7 +129,7 @@ impl Export {
         let discarded = async {
             engine.image_store().remove(&self.name).await?;
             if is_over {
-                self.store().export_end(engine.name(), self.name.as_str()).await?;
+                self.store().export_end(engine.name(), &self.name).await?;
             }
             Ok::<(), Fault>(())
         };

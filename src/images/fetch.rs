@@ -16,7 +16,7 @@ use crate::{
     engine::{STALL_TIMEOUT, docker::fault},
     fault::{Fault, Reason, causes},
     names::{CallerId, Reference, reference::Digest},
-    naming::ImageName,
+    naming::{ImageName, NamespaceKey},
     progress::Step,
     registry::{Error, Layers, Manifest, Puller, Repository, Transfer},
     tasks::Group,
@@ -29,8 +29,8 @@ const TRIES_MAX: u32 = 10;
 /// The fetch of one image.
 pub(super) struct Fetch {
     pub(super) images: Images,
-    /// The opaque name of the namespace.
-    pub(super) namespace: String,
+    /// The namespace.
+    pub(super) namespace: NamespaceKey,
     /// The caller that asked for it.
     pub(super) caller: CallerId,
     pub(super) reference: Reference,
@@ -91,7 +91,7 @@ impl Fetch {
 
     /// Makes sure that the hold exists; returns whether it existed before.
     async fn ensure(&self, step: &Step) -> Result<Brought, Fault> {
-        let (turns, hold) = (&self.images.inner.holds, self.hold.as_str());
+        let (turns, hold) = (&self.images.inner.holds, &self.hold);
         let (repository, meter) = (self.reference.repository(), self.repository.meter());
         let lost = turns.lost(hold, &self.caller, &repository);
         loop {
@@ -138,7 +138,7 @@ impl Fetch {
             if let Err(fault) = self.unless_stopped(turn, verifying).await? {
                 if fault.reason() == Reason::ImageForged {
                     engine.image_store().remove(&self.hold).await?;
-                    images.store().of(&self.caller).forget_hold(engine.name(), self.hold.as_str()).await?;
+                    images.store().of(&self.caller).forget_hold(engine.name(), &self.hold).await?;
                 }
                 return Err(fault.into());
             }

@@ -103,7 +103,7 @@ impl Images {
             self.load_frontend(&frontend.name, &image).await?;
         }
         tracing::info!(
-            engine = self.engine().name(),
+            engine = %self.engine().name(),
             image = %frontend.name,
             program = %frontend.program.display(),
             "Dockerfiles are read in a container"
@@ -122,7 +122,7 @@ impl Images {
                 && let Err(fault) = self.engine().image_store().remove(&name).await
             {
                 let cause = causes(&fault);
-                tracing::warn!(engine = self.engine().name(), %name, cause, "an old frontend stays");
+                tracing::warn!(engine = %self.engine().name(), %name, cause, "an old frontend stays");
             }
         }
         Ok(())
@@ -147,10 +147,10 @@ impl Images {
     pub(crate) async fn hold_frontend(&self) -> Result<Option<ImageName>, Fault> {
         let Some(frontend) = self.found.frontend.get() else { return Ok(None) };
         if self.engine().image_store().inspect(&frontend.name).await?.is_none() {
-            let _lock = self.inner.holds.lock(frontend.name.as_str()).await;
+            let _lock = self.inner.holds.lock(&frontend.name).await;
             if self.engine().image_store().inspect(&frontend.name).await?.is_none() {
                 let engine = self.engine().name();
-                each_second!(warn, engine, "the frontend's image is gone: loading it again");
+                each_second!(warn, %engine, "the frontend's image is gone: loading it again");
                 let image = self.read_frontend(frontend.program.clone()).await?;
                 if self.keys().frontend(&image.content) != frontend.name {
                     let text = format!("{} has changed since the start", frontend.program.display());

@@ -15,7 +15,7 @@ use crate::{
     engine::docker::listing::Listed,
     fault::{Fault, causes},
     names::{random_id, reference::Digest},
-    naming::{ImageName, Room},
+    naming::{ImageName, NamespaceKey, Room},
     store::Access,
     tasks::Group,
     telemetry::each_second,
@@ -71,18 +71,19 @@ impl Images {
         }
     }
 
-    /// Removes the holds that exist only for `namespace`, an opaque name. `store` is its caller's.
-    pub(super) async fn release_holds(&self, store: &Access, namespace: &str) -> Result<(), Fault> {
+    /// Removes the holds that exist only for `namespace`. `store` is its caller's.
+    pub(super) async fn release_holds(&self, store: &Access, namespace: &NamespaceKey) -> Result<(), Fault> {
         for hold in store.holds_of(self.engine().name(), namespace).await? {
+            // With the node's secret, the names of holds and those of namespaces change together.
+            let Some((hold, _)) = self.keys().own(&hold) else { continue };
             let mut is_held = store.let_go(self.engine().name(), &hold, namespace).await?;
-            let Some((name, _)) = self.keys().own(&hold) else { continue };
             // A fetch has the lock for as long as its registry likes, and its namespace needs the hold. So this
             // waits for a lock only while no namespace needs the hold.
             while !is_held {
                 let lock = timeout(LOCK_LOOK, self.inner.holds.lock(&hold)).await;
                 is_held = store.is_held(self.engine().name(), &hold).await?;
                 if let (Ok(_lock), false) = (lock, is_held) {
-                    self.remove_hold(&name).await;
+                    self.remove_hold(&hold).await;
                     break;
                 }
             }
@@ -96,10 +97,10 @@ impl Images {
         &self,
         store: &Access,
         hold: &ImageName,
-        namespace: &str,
+        namespace: &NamespaceKey,
         work: impl Future<Output = Result<T, E>>,
     ) -> Result<T, E> {
-        let is_new = store.hold(self.engine().name(), hold.as_str(), namespace).await?;
+        let is_new = store.hold(self.engine().name(), hold, namespace).await?;
         let done = work.await;
         if done.is_err() && is_new {
             self.take_back(store, hold, namespace).await;
@@ -108,13 +109,13 @@ impl Images {
     }
 
     /// Takes back that `namespace` needs `hold`, and removes a hold that nobody else needs.
-    async fn take_back(&self, store: &Access, hold: &ImageName, namespace: &str) {
-        match store.let_go(self.engine().name(), hold.as_str(), namespace).await {
+    async fn take_back(&self, store: &Access, hold: &ImageName, namespace: &NamespaceKey) {
+        match store.let_go(self.engine().name(), hold, namespace).await {
             Ok(true) => {}
             Ok(false) => self.remove_hold(hold).await,
             Err(fault) => {
                 let engine = self.engine().name();
-                each_second!(warn, engine, %hold, cause = causes(&fault), "a hold stays with its namespace");
+                each_second!(warn, %engine, %hold, cause = causes(&fault), "a hold stays with its namespace");
             }
         }
     }
@@ -128,10 +129,10 @@ impl Images {
             let Some((hold, Room::Hold | Room::Node)) = self.keys().own(name) else { continue };
             // The holder of the lock removes unneeded holds: a call that began before the engine's end may
             // still wait for a registry, and the engine's other callers must not wait for that.
-            let Some(_lock) = self.inner.holds.try_lock(name) else { continue };
-            if !store.is_held(self.engine().name(), name).await? {
+            let Some(_lock) = self.inner.holds.try_lock(&hold) else { continue };
+            if !store.is_held(self.engine().name(), &hold).await? {
                 tracing::info!(
-                    engine = self.engine().name(),
+                    engine = %self.engine().name(),
                     name,
                     "removing an image that is held for nobody"
                 );
@@ -143,7 +144,7 @@ impl Images {
         let forgotten = store.forget_holds_but(self.engine().name(), kept).await?;
         if forgotten > 0 {
             tracing::info!(
-                engine = self.engine().name(),
+                engine = %self.engine().name(),
                 forgotten,
                 "forgot holds whose images are gone from the engine"
             );
@@ -157,7 +158,7 @@ impl Images {
         if let Err(fault) = self.engine().image_store().remove(hold).await {
             let cause = causes(&fault);
             let engine = self.engine().name();
-            each_second!(warn, engine, %hold, cause, "a hold stays until the next start");
+            each_second!(warn, %engine, %hold, cause, "a hold stays until the next start");
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::{
         image_store::Removal,
     },
     fault::Fault,
-    naming::{self, ImageName},
+    naming::{self, ImageName, NamespaceKey},
     store::Access,
 };
 
@@ -58,17 +58,17 @@ pub struct RemovedNamespace {
 
 impl Images {
     /// The images of every namespace, by its opaque name.
-    pub async fn possessions(&self) -> Result<HashMap<String, Possessions>, Fault> {
+    pub async fn possessions(&self) -> Result<HashMap<NamespaceKey, Possessions>, Fault> {
         Ok(self.possessions_among(&self.listed().await?))
     }
 
-    fn possessions_among(&self, listed: &[Listed]) -> HashMap<String, Possessions> {
+    fn possessions_among(&self, listed: &[Listed]) -> HashMap<NamespaceKey, Possessions> {
         let mut all = HashMap::<_, Possessions>::new();
         for image in listed {
             for name in &image.repo_tags {
                 let Some(opaque) = naming::namespace(self.keys().instance(), name) else { continue };
                 let Some((own, _)) = self.keys().own(name) else { continue };
-                let of = all.entry(opaque.to_owned()).or_default();
+                let of = all.entry(opaque).or_default();
                 of.names.push(own);
                 if of.images.insert(image.id.clone()) {
                     of.size = of.size.saturating_add(image.size);
@@ -87,7 +87,7 @@ impl Images {
         let found = self.store().own().find_namespaces(self.engine().name(), opaque).await?;
         if found > 0 {
             tracing::info!(
-                engine = self.engine().name(),
+                engine = %self.engine().name(),
                 found,
                 "found namespaces in the engine that the store did not know"
             );
@@ -98,7 +98,7 @@ impl Images {
     /// Removes everything that a namespace owns; nothing of it may be in use: these are its images.
     pub async fn remove_namespace(
         &self,
-        opaque: &str,
+        opaque: &NamespaceKey,
         owned: &Possessions,
     ) -> Result<RemovedNamespace, Fault> {
         let mut used = 0;
@@ -120,7 +120,12 @@ impl Images {
 
     /// Forgets all that `store` knows of a namespace, and removes the images that are held only for it. If its own
     /// images are not all gone, it is still known.
-    pub(super) async fn forget(&self, store: &Access, opaque: &str, is_gone: bool) -> Result<(), Fault> {
+    pub(super) async fn forget(
+        &self,
+        store: &Access,
+        opaque: &NamespaceKey,
+        is_gone: bool,
+    ) -> Result<(), Fault> {
         let engine = self.engine().name();
         store.forget_pins(engine, opaque).await?;
         self.release_holds(store, opaque).await?;

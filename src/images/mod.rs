@@ -33,7 +33,7 @@ use crate::{
     engine::{Engine, docker::listing::Listed},
     metrics::EngineMetrics,
     names::{CallerId, Job},
-    naming::Keys,
+    naming::{Keys, NamespaceKey},
     registry,
     shares::{Locks, Own, Places, Told},
     store::Store,
@@ -81,8 +81,8 @@ struct Inner {
     store: Store,
     /// Locks holds while their images are fetched or removed.
     holds: Turns,
-    /// A lock for the names of each namespace, by its opaque name.
-    moves: Locks,
+    /// A lock for the names of each namespace.
+    moves: Locks<NamespaceKey>,
     /// Names under which builds are making images.
     exporting: Exporting,
     /// The inputs of builds that are in the engine's BuildKit.
@@ -97,8 +97,8 @@ struct Inner {
     counting: Own<CallerId>,
     /// How many names namespaces have.
     named: Named,
-    /// A lock for each namespace that fetches layers to hash them, by its opaque name.
-    hashes: Locks,
+    /// A lock for each namespace that fetches layers to hash them.
+    hashes: Locks<NamespaceKey>,
     registries: registry::Client,
     /// The registry from which the engine pulls and to which it pushes.
     relay: registry::Relay,

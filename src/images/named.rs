@@ -12,6 +12,7 @@ use super::Images;
 use crate::{
     fault::{Fault, Reason},
     names::{CallerId, Namespace},
+    naming::NamespaceKey,
     policy::Permit,
 };
 
@@ -20,10 +21,10 @@ const OF_NAMESPACE: usize = 2000;
 /// The most names of a caller's namespaces together.
 const OF_CALLER: usize = 20_000;
 
-/// The numbers of names, by the opaque names of namespaces: those that were found when the engine was taken up, and all
+/// The numbers of names by namespace: those that were found when the engine was taken up, and all
 /// that were given since, even if they were removed.
 #[derive(Debug, Default)]
-pub(super) struct Named(Mutex<HashMap<String, Count>>);
+pub(super) struct Named(Mutex<HashMap<NamespaceKey, Count>>);
 
 #[derive(Debug, Default)]
 struct Count {
@@ -41,7 +42,7 @@ enum Full {
 
 impl Named {
     /// Counts another name, unless that is one too many.
-    fn add(&self, caller: &CallerId, opaque: &str) -> Result<(), Full> {
+    fn add(&self, caller: &CallerId, opaque: &NamespaceKey) -> Result<(), Full> {
         let mut counts = self.lock();
         let of_caller = |count: &&Count| count.caller.as_ref() == Some(caller);
         if counts.get(opaque).is_some_and(|count| count.names >= OF_NAMESPACE) {
@@ -57,7 +58,7 @@ impl Named {
     }
 
     /// Takes these numbers: there are no others.
-    pub(super) fn count(&self, found: impl IntoIterator<Item = (String, usize)>) {
+    pub(super) fn count(&self, found: impl IntoIterator<Item = (NamespaceKey, usize)>) {
         let mut counts = self.lock();
         let mut before = std::mem::take(&mut *counts);
         let kept = found.into_iter().map(|(opaque, names)| {
@@ -68,11 +69,11 @@ impl Named {
     }
 
     /// Forgets a namespace that has ended.
-    pub(super) fn forget(&self, opaque: &str) {
+    pub(super) fn forget(&self, opaque: &NamespaceKey) {
         self.lock().remove(opaque);
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Count>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<NamespaceKey, Count>> {
         // Nothing panics while it holds the lock.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -80,7 +81,11 @@ impl Named {
 
 impl Images {
     /// Counts another name in a namespace, or refuses it.
-    pub(super) async fn count_name(&self, namespace: &Permit<Namespace>, opaque: &str) -> Result<(), Fault> {
+    pub(super) async fn count_name(
+        &self,
+        namespace: &Permit<Namespace>,
+        opaque: &NamespaceKey,
+    ) -> Result<(), Fault> {
         let (named, caller) = (&self.inner.named, namespace.caller());
         if named.add(caller, opaque).is_ok() {
             return Ok(());
@@ -112,18 +117,18 @@ mod tests {
     fn names_are_limited_for_a_namespace_and_for_a_caller() {
         let named = Named::default();
         let (one, other) = (CallerId::Uid(1), CallerId::Uid(2));
-        assert!((0..OF_NAMESPACE).all(|_| named.add(&one, "a").is_ok()));
-        assert_eq!(named.add(&one, "a"), Err(Full::Namespace));
-        assert_eq!(named.add(&other, "a"), Err(Full::Namespace));
+        assert!((0..OF_NAMESPACE).all(|_| named.add(&one, &"a".into()).is_ok()));
+        assert_eq!(named.add(&one, &"a".into()), Err(Full::Namespace));
+        assert_eq!(named.add(&other, &"a".into()), Err(Full::Namespace));
         for number in 1..OF_CALLER / OF_NAMESPACE {
-            assert!((0..OF_NAMESPACE).all(|_| named.add(&one, &number.to_string()).is_ok()));
+            assert!((0..OF_NAMESPACE).all(|_| named.add(&one, &number.to_string().as_str().into()).is_ok()));
         }
-        assert_eq!(named.add(&one, "b"), Err(Full::Caller));
-        assert_eq!(named.add(&other, "b"), Ok(()));
+        assert_eq!(named.add(&one, &"b".into()), Err(Full::Caller));
+        assert_eq!(named.add(&other, &"b".into()), Ok(()));
         // The engine has fewer than were given, and the caller is still known.
-        named.count([("a".to_owned(), OF_NAMESPACE), ("1".to_owned(), 5)]);
-        assert_eq!(named.add(&one, "a"), Err(Full::Namespace));
-        assert!((0..OF_NAMESPACE - 5).all(|_| named.add(&one, "1").is_ok()));
-        assert_eq!(named.add(&one, "1"), Err(Full::Namespace));
+        named.count([("a".into(), OF_NAMESPACE), ("1".into(), 5)]);
+        assert_eq!(named.add(&one, &"a".into()), Err(Full::Namespace));
+        assert!((0..OF_NAMESPACE - 5).all(|_| named.add(&one, &"1".into()).is_ok()));
+        assert_eq!(named.add(&one, &"1".into()), Err(Full::Namespace));
     }
 }

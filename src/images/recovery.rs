@@ -23,11 +23,11 @@ impl Images {
     async fn forget_long_names(&self, images: &[Listed]) -> Result<(), Fault> {
         let names = images.iter().flat_map(|image| &image.repo_tags);
         let long = names.filter_map(|name| naming::long_name(self.keys().instance(), name));
-        let kept = long.map(|(namespace, hash)| (namespace.to_owned(), hash.to_owned())).collect();
+        let kept = long.collect();
         let forgotten = self.store().own().forget_long_names_but(self.engine().name(), kept).await?;
         if forgotten > 0 {
             tracing::info!(
-                engine = self.engine().name(),
+                engine = %self.engine().name(),
                 forgotten,
                 "forgot long references that no image has"
             );
@@ -41,7 +41,7 @@ impl Images {
         let names = images.iter().flat_map(|image| image.repo_tags.iter().chain(&image.repo_digests));
         let lost: Vec<_> = names.filter_map(|name| self.keys().own_transfer(name)).collect();
         for name in &lost {
-            tracing::info!(engine = self.engine().name(), %name, "removing the name of a broken transfer");
+            tracing::info!(engine = %self.engine().name(), %name, "removing the name of a broken transfer");
             self.remove_transfer(name).await;
         }
     }
@@ -57,7 +57,7 @@ impl Images {
         if let Err(fault) = self.engine().image_store().remove(name).await {
             let cause = causes(&fault);
             let engine = self.engine().name();
-            each_second!(warn, engine, %name, cause, "a name stays until the next start");
+            each_second!(warn, %engine, %name, cause, "a name stays until the next start");
         }
     }
 }

@@ -17,6 +17,7 @@ use super::Images;
 use crate::{
     fault::{Fault, Reason, causes},
     names::CallerId,
+    naming::InputKey,
     store::{Access, Blame, Suspect},
     telemetry::each_second,
 };
@@ -50,7 +51,7 @@ struct State {
 /// An input in BuildKit.
 #[derive(Clone, Debug)]
 struct Entry {
-    input: String,
+    input: InputKey,
     caller: CallerId,
     /// When BuildKit got it, or the graph that came of it.
     handed: Instant,
@@ -108,7 +109,7 @@ pub(crate) struct Entered {
     /// The store, for the input's caller.
     store: Access,
     id: u64,
-    input: String,
+    input: InputKey,
     is_suspect: bool,
 }
 
@@ -154,9 +155,9 @@ impl Drop for Entered {
 }
 
 impl Images {
-    /// Lets an input, a keyed hash, into BuildKit; `caller` brings it. Fails if the input is refused. A suspect may
+    /// Lets an input into BuildKit; `caller` brings it. Fails if the input is refused. A suspect may
     /// have to wait a while.
-    pub(crate) async fn enter(&self, caller: &CallerId, input: String) -> Result<Entered, Fault> {
+    pub(crate) async fn enter(&self, caller: &CallerId, input: InputKey) -> Result<Entered, Fault> {
         let engine = self.engine();
         let store = self.store().of(caller);
         let suspect = store.suspect(engine.name(), engine.version(), &input).await?;
@@ -191,7 +192,7 @@ impl Images {
         let blames = blames(&inside, crashed);
         each_second!(
             warn,
-            engine = engine.name(),
+            engine = %engine.name(),
             builds = inside.len(),
             suspects = blames.len(),
             refused = blames.iter().any(|blame| blame.weight >= REFUSED),
@@ -257,7 +258,7 @@ mod tests {
 
     fn entry(input: &str, uid: u32, age: u64, now: Instant) -> Entry {
         let handed = now.checked_sub(Duration::from_secs(age)).unwrap();
-        Entry { input: input.to_owned(), caller: CallerId::Uid(uid), handed, is_suspect: false, left: None }
+        Entry { input: input.into(), caller: CallerId::Uid(uid), handed, is_suspect: false, left: None }
     }
 
     /// The weight of each input after a crash with these inputs: name, uid and age in seconds.
@@ -265,7 +266,7 @@ mod tests {
         let now = Instant::now();
         let inside: Vec<Entry> =
             inside.iter().map(|(input, uid, age)| entry(input, *uid, *age, now)).collect();
-        blames(&inside, now).into_iter().map(|blame| (blame.input, blame.weight)).collect()
+        blames(&inside, now).into_iter().map(|blame| (blame.input.to_string(), blame.weight)).collect()
     }
 
     #[track_caller]

@@ -22,6 +22,7 @@ use tokio::{
 
 use crate::{
     names::CallerId,
+    naming::ImageName,
     registry::{FASTER_BYTES, LOOK, Meter, Reading, SLOW_BYTES},
     shares::{Locks, Table},
 };
@@ -35,11 +36,11 @@ const GRACE: Duration = Duration::from_secs(60);
 pub(super) struct Turns {
     /// Each caller's place in the line for a hold. It has one, whatever it fetches: the lines of other callers
     /// are no longer for it.
-    lines: Locks<(String, CallerId)>,
-    locks: Locks,
+    lines: Locks<(ImageName, CallerId)>,
+    locks: Locks<ImageName>,
     /// The turns that a caller's fetches of a repository have lost, as long as there is one of them.
-    lost: Table<(String, CallerId, String), Lost>,
-    now: Mutex<HashMap<String, Arc<Now>>>,
+    lost: Table<(ImageName, CallerId, String), Lost>,
+    now: Mutex<HashMap<ImageName, Arc<Now>>>,
 }
 
 /// The fetch whose turn it is.
@@ -93,7 +94,7 @@ impl Lost {
 /// A turn. It ends when this is dropped.
 pub(super) struct Turn<'a> {
     turns: &'a Turns,
-    hold: String,
+    hold: ImageName,
     now: Arc<Now>,
     // Freed before the place in the line, behind which the same caller's next fetch waits.
     _lock: OwnedMutexGuard<()>,
@@ -102,31 +103,31 @@ pub(super) struct Turn<'a> {
 
 impl Turns {
     /// Waits for the lock of a hold, in order to remove the hold.
-    pub(super) async fn lock(&self, hold: &str) -> OwnedMutexGuard<()> {
+    pub(super) async fn lock(&self, hold: &ImageName) -> OwnedMutexGuard<()> {
         self.locks.lock(hold).await
     }
 
     /// The lock of a hold, if nobody has it.
-    pub(super) fn try_lock(&self, hold: &str) -> Option<OwnedMutexGuard<()>> {
+    pub(super) fn try_lock(&self, hold: &ImageName) -> Option<OwnedMutexGuard<()>> {
         self.locks.try_lock(hold)
     }
 
     /// The memory of turns that `caller`'s fetches of `repository` lose, to be kept as long as the fetch needs turns.
-    pub(super) fn lost(&self, hold: &str, caller: &CallerId, repository: &str) -> Arc<Lost> {
-        self.lost.get(&(hold.to_owned(), caller.clone(), repository.to_owned()), Lost::default)
+    pub(super) fn lost(&self, hold: &ImageName, caller: &CallerId, repository: &str) -> Arc<Lost> {
+        self.lost.get(&(hold.clone(), caller.clone(), repository.to_owned()), Lost::default)
     }
 
     /// Waits for `caller`'s turn to fetch the image of `hold` from `repository`, whose memory is `lost`. Takes the
     /// turn from a fetch that reads another repository and is not fast enough.
     pub(super) async fn begin(
         &self,
-        hold: &str,
+        hold: &ImageName,
         caller: &CallerId,
         repository: &str,
         meter: &Arc<Meter>,
         lost: &Arc<Lost>,
     ) -> Turn<'_> {
-        let line = (hold.to_owned(), caller.clone());
+        let line = (hold.clone(), caller.clone());
         let mut locking = std::pin::pin!(async {
             let place = self.lines.lock(&line).await;
             (self.locks.lock(hold).await, place)
@@ -157,11 +158,11 @@ impl Turns {
             lost: Arc::clone(lost),
             displaced: watch::Sender::new(false),
         });
-        self.map().insert(hold.to_owned(), Arc::clone(&now));
-        Turn { turns: self, hold: hold.to_owned(), now, _lock: lock, _place: place }
+        self.map().insert(hold.clone(), Arc::clone(&now));
+        Turn { turns: self, hold: hold.clone(), now, _lock: lock, _place: place }
     }
 
-    fn map(&self) -> MutexGuard<'_, HashMap<String, Arc<Now>>> {
+    fn map(&self) -> MutexGuard<'_, HashMap<ImageName, Arc<Now>>> {
         self.now.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -223,13 +224,13 @@ mod tests {
     #[test]
     fn all_fetches_of_a_caller_from_one_repository_share_their_losses() {
         let (turns, [one, two]) = (Turns::default(), [1, 2].map(CallerId::Uid));
-        let first = turns.lost("hold", &one, "reg/app");
+        let first = turns.lost(&"hold".into(), &one, "reg/app");
         first.add(&two, 0);
-        assert!(Arc::ptr_eq(&first, &turns.lost("hold", &one, "reg/app")));
+        assert!(Arc::ptr_eq(&first, &turns.lost(&"hold".into(), &one, "reg/app")));
         for (hold, caller, repository) in
             [("other", &one, "reg/app"), ("hold", &two, "reg/app"), ("hold", &one, "evil/app")]
         {
-            assert!(turns.lost(hold, caller, repository).turns().to.is_empty());
+            assert!(turns.lost(&hold.into(), caller, repository).turns().to.is_empty());
         }
         drop(first);
         assert_eq!(turns.lost.len(), 0);
@@ -240,7 +241,8 @@ mod tests {
         let (turns, meter) = (Turns::default(), Arc::new(Meter::default()));
         let (many, one) = (CallerId::Uid(1), CallerId::Uid(2));
         let lost = Arc::default();
-        let begin = |caller| Box::pin(turns.begin("hold", caller, "reg/app", &meter, &lost));
+        let hold = "hold".into();
+        let begin = |caller| Box::pin(turns.begin(&hold, caller, "reg/app", &meter, &lost));
         let first = begin(&many).await;
         let mut waiting: Vec<_> = (0..16).map(|_| begin(&many)).collect();
         for turn in &mut waiting {

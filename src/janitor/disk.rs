@@ -304,7 +304,7 @@ impl Guard {
             largest.sort_unstable_by(|one, other| other.cmp(one));
             let mut named = Vec::new();
             for (size, opaque) in largest.into_iter().take(LARGEST) {
-                let lease = images.store().own().lease(engine.as_str(), opaque).await?;
+                let lease = images.store().own().lease(engine, opaque).await?;
                 let name = lease.and_then(|lease| lease.namespace).map(|name| name.to_string());
                 let name = name.as_deref().map_or_else(|| "?".into(), printable);
                 // A job's name may look like an entry of this list.

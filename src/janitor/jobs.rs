@@ -78,11 +78,11 @@ pub(super) struct Look {
 impl Look {
     pub(super) async fn look(&self, finds: bool) -> Result<(), Fault> {
         let store = self.images.store().own();
-        let engine = self.engine.as_str();
+        let engine = &self.engine;
         if finds {
             let found = store.find_jobs(engine, self.images.jobs_with_mounts().await).await?;
             if found > 0 {
-                tracing::info!(engine, found, "found cache mounts of jobs that the store did not know");
+                tracing::info!(%engine, found, "found cache mounts of jobs that the store did not know");
             }
         }
         for job in store.unused_jobs(engine, self.after, JOBS_MAX).await? {
@@ -98,7 +98,7 @@ impl Look {
                 // A job that fails again and again does not keep others from their end.
                 each_second!(
                     warn,
-                    engine,
+                    %engine,
                     cause = causes(&fault),
                     "the cache mounts of a job cannot be removed"
                 );
@@ -110,7 +110,7 @@ impl Look {
 
     /// Removes the cache mounts of a job, unless it has been used since.
     async fn end(&self, unused: &UnusedJob) -> Result<(), Fault> {
-        let (engine, store) = (self.engine.as_str(), self.images.store().own());
+        let (engine, store) = (&self.engine, self.images.store().own());
         let UnusedJob { mounts, job, is_ended, .. } = unused;
         let Some(retirement) = self.work.jobs().try_retirement(&self.engine, mounts) else {
             // Whoever ends it removes them right now.

@@ -9,7 +9,8 @@ use crate::{
     fault::{Fault, causes},
     front::Work,
     images::{Images, leases::Possessions},
-    names::{EngineName, printable},
+    names::{EngineName, Namespace},
+    naming::NamespaceKey,
     tasks::Group,
     telemetry::each_second,
 };
@@ -58,9 +59,9 @@ impl Look {
         // A namespace is used for as long as something runs there.
         let running = self.work.namespaces_of(engine);
         if !running.is_empty() {
-            store.touch_namespaces(engine.as_str(), running).await?;
+            store.touch_namespaces(engine, running).await?;
         }
-        let unused = store.unused_namespaces(engine.as_str(), seconds(self.ttl)).await?;
+        let unused = store.unused_namespaces(engine, seconds(self.ttl)).await?;
         if unused.is_empty() {
             return Ok(());
         }
@@ -91,13 +92,13 @@ impl Look {
     }
 
     /// Ends a namespace, unless it has been used since.
-    async fn end(&self, opaque: &str, owned: Possessions) -> Result<(), Fault> {
+    async fn end(&self, opaque: &NamespaceKey, owned: Possessions) -> Result<(), Fault> {
         let (engine, store) = (&self.engine, self.images.store().own());
         let Some(_end) = self.work.end_idle(engine, opaque) else { return Ok(()) };
         // Nothing can begin there now.
-        let unused = store.unused_namespace(engine.as_str(), opaque, seconds(self.ttl)).await?;
+        let unused = store.unused_namespace(engine, opaque, seconds(self.ttl)).await?;
         let Some(lease) = unused else { return Ok(()) };
-        let name = lease.namespace.as_ref().map(|name| printable(&name.to_string()));
+        let name = lease.namespace.as_ref().map(Namespace::to_string);
         let removed = self.images.remove_namespace(opaque, &owned).await?;
         if let Some(need) = &self.need
             && removed.images > 0
@@ -118,7 +119,7 @@ impl Look {
                 images = removed.images,
                 "a namespace that nobody uses has an image that a container uses: it ends later"
             );
-            store.touch_namespaces(engine.as_str(), vec![opaque.to_owned()]).await?;
+            store.touch_namespaces(engine, vec![opaque.clone()]).await?;
         }
         Ok(())
     }

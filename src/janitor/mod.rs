@@ -120,6 +120,6 @@ fn forgotten(forgotten: Result<Forgotten, Fault>) {
 async fn look(images: Images) {
     if let Err(fault) = images.remove_late_exports().await {
         let engine = images.engine().name();
-        tracing::warn!(engine, cause = causes(&fault), "cannot look for late exports");
+        tracing::warn!(%engine, cause = causes(&fault), "cannot look for late exports");
     }
 }

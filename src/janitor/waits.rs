@@ -6,15 +6,17 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::naming::MountsKey;
+
 /// The first wait after a failure; each further one is twice as long.
 const FIRST: Duration = Duration::from_secs(30);
 /// The longest wait.
 const MAX: Duration = Duration::from_secs(3600);
 
-/// The things that have failed, by name, and when each is due again. One that nobody tries for [`MAX`] after that is forgotten
-/// when the next one is tried.
+/// The jobs whose cache mounts could not be removed, and when each is due again. One that nobody tries for [`MAX`] after
+/// that is forgotten when the next one is tried.
 #[derive(Debug, Default)]
-pub(super) struct Waits(Mutex<HashMap<String, Wait>>);
+pub(super) struct Waits(Mutex<HashMap<MountsKey, Wait>>);
 
 #[derive(Clone, Copy, Debug)]
 struct Wait {
@@ -24,12 +26,12 @@ struct Wait {
 
 impl Waits {
     /// Whether it may be tried at the time `now`.
-    pub(super) fn is_due(&self, name: &str, now: Instant) -> bool {
+    pub(super) fn is_due(&self, name: &MountsKey, now: Instant) -> bool {
         self.lock().get(name).is_none_or(|wait| wait.until <= now)
     }
 
     /// Notes how it went.
-    pub(super) fn tried(&self, name: &str, is_done: bool, now: Instant) {
+    pub(super) fn tried(&self, name: &MountsKey, is_done: bool, now: Instant) {
         let mut waits = self.lock();
         waits.retain(|_, wait| wait.until + MAX > now);
         if is_done {
@@ -37,10 +39,10 @@ impl Waits {
             return;
         }
         let next = waits.get(name).map_or(FIRST, |wait| (wait.last * 2).min(MAX));
-        waits.insert(name.to_owned(), Wait { last: next, until: now + next });
+        waits.insert(name.clone(), Wait { last: next, until: now + next });
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Wait>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<MountsKey, Wait>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -57,11 +59,11 @@ mod tests {
         // As the janitor does, for ten hours.
         for seconds in (0..36_000).step_by(10) {
             let now = begun + Duration::from_secs(seconds);
-            assert!(waits.is_due("fine", now));
-            waits.tried("fine", true, now);
-            if waits.is_due("broken", now) {
+            assert!(waits.is_due(&"fine".into(), now));
+            waits.tried(&"fine".into(), true, now);
+            if waits.is_due(&"broken".into(), now) {
                 tries.push(seconds);
-                waits.tried("broken", false, now);
+                waits.tried(&"broken".into(), false, now);
             }
         }
         assert_eq!(tries[..9], [0, 30, 90, 210, 450, 930, 1890, 3810, 7410]);
@@ -74,16 +76,16 @@ mod tests {
         let waits = Waits::default();
         let now = Instant::now();
         for _ in 0..3 {
-            waits.tried("a", false, now);
-            waits.tried("b", false, now);
+            waits.tried(&"a".into(), false, now);
+            waits.tried(&"b".into(), false, now);
         }
-        waits.tried("a", true, now);
-        assert!(waits.is_due("a", now) && !waits.is_due("b", now));
-        waits.tried("a", false, now);
-        assert!(!waits.is_due("a", now));
+        waits.tried(&"a".into(), true, now);
+        assert!(waits.is_due(&"a".into(), now) && !waits.is_due(&"b".into(), now));
+        waits.tried(&"a".into(), false, now);
+        assert!(!waits.is_due(&"a".into(), now));
         let later = now + FIRST;
-        assert!(waits.is_due("a", later) && !waits.is_due("b", later), "each for itself");
-        waits.tried("c", true, later + FIRST * 3 + MAX);
+        assert!(waits.is_due(&"a".into(), later) && !waits.is_due(&"b".into(), later), "each for itself");
+        waits.tried(&"c".into(), true, later + FIRST * 3 + MAX);
         assert!(waits.lock().is_empty());
     }
 }

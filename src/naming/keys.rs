@@ -13,7 +13,8 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
 use super::{
-    FRONTEND_ROOM, HOLD_ROOM, ImageName, NODE_ROOM, NamespaceNames, RELAY_PATH, Room, relay_instance, room,
+    BuildKey, FRONTEND_ROOM, HOLD_ROOM, ImageName, InputKey, JobKey, LongName, MountsKey, NODE_ROOM,
+    NamespaceKey, NamespaceNames, RELAY_PATH, Room, relay_instance, room,
 };
 use crate::names::{Job, Namespace, RESERVED_HOST, Secret, reference::Digest};
 
@@ -87,8 +88,8 @@ impl Keys {
     }
 
     /// The opaque name of a namespace.
-    pub fn namespace(&self, namespace: &Namespace) -> String {
-        self.hash("namespace", [&*namespace.job().key(), namespace.run()])
+    pub fn namespace(&self, namespace: &Namespace) -> NamespaceKey {
+        NamespaceKey::new(self.hash("namespace", [&*namespace.job().key(), namespace.run()]))
     }
 
     /// Makes and reads the names of a namespace's images.
@@ -97,8 +98,8 @@ impl Keys {
     }
 
     /// The opaque name of a job.
-    pub fn job(&self, job: &Job) -> String {
-        self.hash("job", [&*job.key()])
+    pub fn job(&self, job: &Job) -> JobKey {
+        JobKey::new(self.hash("job", [&*job.key()]))
     }
 
     /// Keeps a job's step results apart from other jobs'. Steps can print it.
@@ -113,12 +114,12 @@ impl Keys {
     }
 
     /// The name of all cache mounts of a job, as [`Keys::job_of_mount`] finds it in a mount's id.
-    pub fn mounts_of(&self, job: &Job) -> String {
-        self.hash("cache-mounts", [&*job.key()])
+    pub fn mounts_of(&self, job: &Job) -> MountsKey {
+        MountsKey::new(self.hash("cache-mounts", [&*job.key()]))
     }
 
     /// The prefix of all cache mounts of a job, before a `.` or `/`, by their name.
-    pub fn mounts_prefix(&self, name: &str) -> String {
+    pub fn mounts_prefix(&self, name: &MountsKey) -> String {
         format!("{}{PARTS}{name}", self.instance)
     }
 
@@ -135,13 +136,13 @@ impl Keys {
 
     /// The job that has the cache mount with this id, and the id that the job gave it; `None` if it is none of this
     /// wharfd's.
-    pub fn job_of_mount<'a>(&self, id: &'a str) -> Option<(&'a str, &'a str)> {
+    pub fn job_of_mount<'a>(&self, id: &'a str) -> Option<(MountsKey, &'a str)> {
         let (prefix, given) = id.split_once('/')?;
         let mut parts = prefix.split(PARTS);
         let (instance, job) = (parts.next()?, parts.next()?);
         let is_hash = |part: &str| part.len() == HASH_DIGITS && part.bytes().all(|b| b.is_ascii_hexdigit());
         let is_own = instance == self.instance() && is_hash(job) && parts.next().is_none_or(is_hash);
-        (is_own && parts.next().is_none()).then_some((job, given))
+        (is_own && parts.next().is_none()).then(|| (MountsKey::new(job.to_owned()), given))
     }
 
     /// The key of the directories that a session of a job sends: of each, its kind (`context`,
@@ -153,13 +154,13 @@ impl Keys {
 
     /// Distinguishes builds of a job that use different bases. The parts are a Dockerfile's path, a target,
     /// and the like.
-    pub fn build(&self, job: &Job, parts: &[&str]) -> String {
-        self.hash("build", std::iter::once(&*job.key()).chain(parts.iter().copied()))
+    pub fn build(&self, job: &Job, parts: &[&str]) -> BuildKey {
+        BuildKey::new(self.hash("build", std::iter::once(&*job.key()).chain(parts.iter().copied())))
     }
 
     /// The input of a build.
-    pub fn input<'a>(&self, parts: impl IntoIterator<Item = &'a str>) -> String {
-        self.hash("input", parts)
+    pub fn input<'a>(&self, parts: impl IntoIterator<Item = &'a str>) -> InputKey {
+        InputKey::new(self.hash("input", parts))
     }
 
     /// The hold of an admitted image, by the digest of its manifest.
@@ -205,8 +206,8 @@ impl Keys {
         ImageName::new(format!("{RESERVED_HOST}/{}/{room}/{hash}:1", self.instance))
     }
 
-    pub(super) fn reference(&self, reference: &str) -> String {
-        self.hash("reference", [reference])
+    pub(super) fn reference(&self, reference: &str) -> LongName {
+        LongName::new(self.hash("reference", [reference]))
     }
 
     /// HMAC-SHA256 of `domain` and `parts`, each preceded by its length.
@@ -314,21 +315,21 @@ pub(super) mod tests {
         let (one, two) = (keys(1), keys(2));
         let namespace = |job: &str, run: &str| Namespace::new(job, run).unwrap();
         let hashes = [
-            one.namespace(&namespace("a", "bc")),
-            one.namespace(&namespace("ab", "c")),
-            two.namespace(&namespace("a", "bc")),
-            one.job(&job("a")),
-            one.job(namespace("a", "1").issued_by("b".to_owned().try_into().unwrap()).job()),
+            one.namespace(&namespace("a", "bc")).to_string(),
+            one.namespace(&namespace("ab", "c")).to_string(),
+            two.namespace(&namespace("a", "bc")).to_string(),
+            one.job(&job("a")).to_string(),
+            one.job(namespace("a", "1").issued_by("b".to_owned().try_into().unwrap()).job()).to_string(),
             one.salt(&job("a")),
-            one.mounts_of(&job("a")),
+            one.mounts_of(&job("a")).to_string(),
             one.cache_mounts(&job("a"), Some("")).split_off(INSTANCE_DIGITS + HASH_DIGITS + 2),
             one.cache_mounts(&job("a"), Some("x")).split_off(INSTANCE_DIGITS + HASH_DIGITS + 2),
             one.shared_key(&job("a"), &[["context", "x", ""], ["dockerfile", "y", ""]]),
             one.shared_key(&job("a"), &[["context", "x", ""]]),
             one.shared_key(&job("a"), &[["context", "x", "1"]]),
             one.shared_key(&job("a"), &[["context", "xdockerfile", ""]]),
-            one.build(&job("a"), &["x"]),
-            one.input(["a", "x"]),
+            one.build(&job("a"), &["x"]).to_string(),
+            one.input(["a", "x"]).to_string(),
         ];
         for (index, hash) in hashes.iter().enumerate() {
             assert!(hash.len() == HASH_DIGITS && hash.bytes().all(|b| b.is_ascii_hexdigit()), "{hash}");
@@ -345,7 +346,7 @@ pub(super) mod tests {
             let prefix = one.cache_mounts(&job, part);
             for given in ["/root/.cache", "npm", "", "a/b"] {
                 let id = format!("{prefix}/{given}");
-                assert_eq!(one.job_of_mount(&id), Some((&*name, given)));
+                assert_eq!(one.job_of_mount(&id), Some((name.clone(), given)));
                 assert_eq!(two.job_of_mount(&id), None);
             }
             assert_eq!(one.job_of_mount(&prefix), None);

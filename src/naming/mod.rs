@@ -4,10 +4,12 @@
 //! transfers at the relay, which begin with its address. An engine takes only an [`ImageName`], and only this
 //! module makes one.
 
+mod hashes;
 mod image_name;
 mod keys;
 mod private;
 
+pub use hashes::{BuildKey, InputKey, JobKey, LongName, MountsKey, NamespaceKey};
 pub use image_name::ImageName;
 #[cfg(test)]
 pub(crate) use keys::tests::keys as keys_of;
@@ -81,7 +83,7 @@ mod tests {
             assert_eq!(keys::tests::keys(2).own(text), None);
             let owner =
                 (expected == Room::Namespace).then(|| keys.namespace(&Namespace::new("a", "1").unwrap()));
-            assert_eq!(namespace(keys.instance(), text), owner.as_deref());
+            assert_eq!(namespace(keys.instance(), text), owner);
             assert_eq!(namespace(keys::tests::keys(2).instance(), text), None);
         }
         assert_eq!(keys.own("docker.io/library/app:1"), None);

@@ -5,7 +5,7 @@
 //! `…/long/<hash>:1`, and the store knows the hash's meaning. `digest` and `long` cannot be hosts, which have
 //! a dot or a port, or are `localhost`.
 
-use super::{ImageName, Keys, Room, room};
+use super::{ImageName, Keys, LongName, NamespaceKey, Room, room};
 use crate::names::{
     Namespace, NoRandomness, RESERVED_HOST, Reference, random_id,
     reference::{Digest, NAME_BYTES_MAX},
@@ -19,7 +19,7 @@ const UNTAGGED_ROOM: &str = "untagged";
 #[derive(Clone, Debug)]
 pub struct NamespaceNames {
     keys: Keys,
-    opaque: String,
+    opaque: NamespaceKey,
     prefix: String,
 }
 
@@ -28,7 +28,7 @@ pub struct NamespaceNames {
 pub struct PrivateName {
     name: ImageName,
     /// The hash, if the name is too long: the store must know its meaning.
-    long: Option<String>,
+    long: Option<LongName>,
 }
 
 /// The meaning of a private name of a namespace.
@@ -37,7 +37,7 @@ pub enum Owner {
     /// The reference that the job uses.
     Reference(Reference),
     /// The hash of a reference that the store knows.
-    Long(String),
+    Long(LongName),
     /// No reference: the image was built without a tag.
     Untagged,
 }
@@ -55,7 +55,7 @@ impl NamespaceNames {
     }
 
     /// The namespace's opaque name, by which the store knows the namespace.
-    pub fn opaque(&self) -> &str {
+    pub fn opaque(&self) -> &NamespaceKey {
         &self.opaque
     }
 
@@ -100,7 +100,7 @@ impl NamespaceNames {
         let (repository, tag) = name.strip_prefix(&self.prefix)?.rsplit_once(':')?;
         let (room, rest) = repository.split_once('/')?;
         let text = match room {
-            LONG_ROOM => return Some(Owner::Long(rest.to_owned())),
+            LONG_ROOM => return Some(Owner::Long(LongName::new(rest.to_owned()))),
             UNTAGGED_ROOM => return Some(Owner::Untagged),
             DIGEST_ROOM => {
                 let (host, path) = rest.split_once('/')?;
@@ -132,21 +132,22 @@ impl NamespaceNames {
 }
 
 /// The opaque name of the namespace whose image has this private name of the instance; `None` for other names.
-pub fn namespace<'a>(instance: &str, name: &'a str) -> Option<&'a str> {
+pub fn namespace(instance: &str, name: &str) -> Option<NamespaceKey> {
     if room(name)? != (instance, Room::Namespace) {
         return None;
     }
-    name.strip_prefix(RESERVED_HOST)?.split('/').nth(2)
+    let opaque = name.strip_prefix(RESERVED_HOST)?.split('/').nth(2)?;
+    Some(NamespaceKey::new(opaque.to_owned()))
 }
 
 /// The opaque name of the namespace and the hash, if `name` is a hashed private name of the instance; `None`
 /// for other names.
-pub fn long_name<'a>(instance: &str, name: &'a str) -> Option<(&'a str, &'a str)> {
+pub fn long_name(instance: &str, name: &str) -> Option<(NamespaceKey, LongName)> {
     let rest =
         name.strip_prefix(RESERVED_HOST)?.strip_prefix('/')?.strip_prefix(instance)?.strip_prefix('/')?;
     let (namespace, rest) = rest.split_once('/')?;
     let (hash, _) = rest.strip_prefix(LONG_ROOM)?.strip_prefix('/')?.rsplit_once(':')?;
-    Some((namespace, hash))
+    Some((NamespaceKey::new(namespace.to_owned()), LongName::new(hash.to_owned())))
 }
 
 impl PrivateName {
@@ -156,8 +157,8 @@ impl PrivateName {
     }
 
     /// The hash that stands for a reference that is too long.
-    pub fn long(&self) -> Option<&str> {
-        self.long.as_deref()
+    pub fn long(&self) -> Option<&LongName> {
+        self.long.as_ref()
     }
 }
 
@@ -242,7 +243,7 @@ mod tests {
                     prop_assert_eq!(name.long(), None);
                     prop_assert_eq!(read, reference.tagged());
                 }
-                Some(Owner::Long(hash)) => prop_assert_eq!(name.long(), Some(hash.as_str())),
+                Some(Owner::Long(hash)) => prop_assert_eq!(name.long(), Some(&hash)),
                 Some(Owner::Untagged) | None => prop_assert!(false, "not read: {text}"),
             }
         }

@@ -15,6 +15,7 @@ use crate::{
         caches::{Mounts, RemovedMounts},
     },
     names::Namespace,
+    naming::MountsKey,
     policy::Permit,
     telemetry::each_second,
     wire::v1::{
@@ -153,7 +154,7 @@ async fn retire(
     images: &Images,
     retirement: &Retirement,
     permit: &Permit<Namespace>,
-    mounts: &str,
+    mounts: &MountsKey,
 ) -> RemovedMounts {
     let Some(_no_builds) = retirement.without_builds() else {
         // Another run of the job builds.

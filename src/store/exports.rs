@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use rusqlite::params;
+use rusqlite::{Connection, ToSql, params};
 
 use super::{Access, unused::now};
-use crate::fault::Fault;
+use crate::{fault::Fault, names::EngineName, naming::ImageName};
 
 /// The name under which a build exports or exported its image.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,8 +19,8 @@ pub struct RecordedExport {
 
 impl Access {
     /// Records that a build is about to export an image as `name`.
-    pub async fn export_begin(&self, engine: &str, name: &str) -> Result<(), Fault> {
-        let (engine, name, now) = (engine.to_owned(), name.to_owned(), now());
+    pub async fn export_begin(&self, engine: &EngineName, name: &ImageName) -> Result<(), Fault> {
+        let (engine, name, now) = (engine.clone(), name.clone(), now());
         self.call(move |connection| {
             connection
                 .execute("INSERT OR REPLACE INTO exports VALUES (?, ?, ?)", params![engine, name, now])
@@ -30,17 +30,20 @@ impl Access {
     }
 
     /// Removes a recorded name: nothing is exported under it any more.
-    pub async fn export_end(&self, engine: &str, name: &str) -> Result<(), Fault> {
-        let (engine, name) = (engine.to_owned(), name.to_owned());
-        self.call(move |connection| {
-            connection.execute("DELETE FROM exports WHERE engine = ? AND name = ?", [engine, name]).map(drop)
-        })
-        .await
+    pub async fn export_end(&self, engine: &EngineName, name: &ImageName) -> Result<(), Fault> {
+        let (engine, name) = (engine.clone(), name.clone());
+        self.call(move |connection| end(connection, &engine, &name)).await
+    }
+
+    /// Removes a name that is not wharfd's any more, since the node's secret was lost.
+    pub async fn forget_export(&self, engine: &EngineName, export: RecordedExport) -> Result<(), Fault> {
+        let engine = engine.clone();
+        self.call(move |connection| end(connection, &engine, &export.name)).await
     }
 
     /// The recorded names.
-    pub async fn exports(&self, engine: &str) -> Result<Vec<RecordedExport>, Fault> {
-        let (engine, now) = (engine.to_owned(), now());
+    pub async fn exports(&self, engine: &EngineName) -> Result<Vec<RecordedExport>, Fault> {
+        let (engine, now) = (engine.clone(), now());
         self.call(move |connection| {
             connection
                 .prepare_cached("SELECT name, since FROM exports WHERE engine = ? ORDER BY name")?
@@ -55,14 +58,19 @@ impl Access {
     }
 
     /// Whether the name is recorded.
-    pub async fn is_export(&self, engine: &str, name: &str) -> Result<bool, Fault> {
-        let (engine, name) = (engine.to_owned(), name.to_owned());
+    pub async fn is_export(&self, engine: &EngineName, name: &ImageName) -> Result<bool, Fault> {
+        let (engine, name) = (engine.clone(), name.clone());
         self.call(move |connection| {
             let select = "SELECT 1 FROM exports WHERE engine = ? AND name = ?";
-            connection.prepare_cached(select)?.exists([engine, name])
+            connection.prepare_cached(select)?.exists(params![engine, name])
         })
         .await
     }
+}
+
+fn end(connection: &Connection, engine: &EngineName, name: &dyn ToSql) -> rusqlite::Result<()> {
+    let delete = "DELETE FROM exports WHERE engine = ? AND name = ?";
+    connection.execute(delete, params![engine, name]).map(drop)
 }
 
 #[cfg(test)]
@@ -74,15 +82,18 @@ mod tests {
     async fn a_name_is_there_until_it_is_struck_out() {
         let directory = crate::store::tests::directory("exports");
         let store = Store::open(&directory).unwrap().own();
-        store.export_begin("main", "a").await.unwrap();
-        store.export_begin("main", "b").await.unwrap();
-        store.export_begin("other", "c").await.unwrap();
-        store.export_end("main", "a").await.unwrap();
+        store.export_begin(&"main".into(), &"a".into()).await.unwrap();
+        store.export_begin(&"main".into(), &"b".into()).await.unwrap();
+        store.export_begin(&"other".into(), &"c".into()).await.unwrap();
+        store.export_end(&"main".into(), &"a".into()).await.unwrap();
         let names: Vec<String> =
-            store.exports("main").await.unwrap().into_iter().map(|export| export.name).collect();
+            store.exports(&"main".into()).await.unwrap().into_iter().map(|export| export.name).collect();
         assert_eq!(names, ["b"]);
-        assert!(store.exports("main").await.unwrap()[0].age < Duration::from_secs(60));
-        assert!(store.is_export("main", "b").await.unwrap() && !store.is_export("main", "c").await.unwrap());
+        assert!(store.exports(&"main".into()).await.unwrap()[0].age < Duration::from_secs(60));
+        assert!(
+            store.is_export(&"main".into(), &"b".into()).await.unwrap()
+                && !store.is_export(&"main".into(), &"c".into()).await.unwrap()
+        );
         std::fs::remove_dir_all(directory).unwrap();
     }
 }

@@ -7,7 +7,8 @@ use rusqlite::{OptionalExtension as _, Row, params};
 use super::{Access, unused::now};
 use crate::{
     fault::Fault,
-    names::{CallerId, Job, Namespace},
+    names::{CallerId, EngineName, Job, Namespace},
+    naming::MountsKey,
 };
 
 /// The precision of a job's last use, in seconds: most builds need not wait for the disk.
@@ -23,7 +24,7 @@ const AGAIN_SECONDS: i64 = 300;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnusedJob {
     /// The name of its cache mounts.
-    pub mounts: String,
+    pub mounts: MountsKey,
     /// The job; `None` if wharfd has only found its cache mounts.
     pub job: Option<Job>,
     /// Whether somebody has ended it: otherwise nobody has used it for long, or its caller has too many jobs.
@@ -37,17 +38,17 @@ impl Access {
     /// built it last. If its mounts are to go, they still do; if they are gone, it begins with new ones.
     pub async fn use_job(
         &self,
-        engine: &str,
-        mounts: &str,
+        engine: &EngineName,
+        mounts: &MountsKey,
         job: &Job,
         caller: &CallerId,
     ) -> Result<(), Fault> {
-        let [engine, mounts, caller] = [engine, mounts, &caller.key()].map(str::to_owned);
+        let (engine, mounts, caller) = (engine.clone(), mounts.clone(), caller.key());
         let (issuer, name) = (job.issuer().map(ToString::to_string), job.name().to_owned());
         self.call(move |connection| {
             let known: Option<(String, i64, i64)> = connection
                 .prepare_cached("SELECT caller, used, ended FROM jobs WHERE engine = ? AND mounts = ?")?
-                .query_row([&engine, &mounts], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+                .query_row(params![engine, mounts], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
                 .optional()?;
             let now = now();
             if let Some((of, used, ended)) = &known
@@ -72,8 +73,8 @@ impl Access {
     }
 
     /// Notes that a job is used now, to the minute.
-    pub async fn touch_job(&self, engine: &str, mounts: &str) -> Result<(), Fault> {
-        let [engine, mounts] = [engine, mounts].map(str::to_owned);
+    pub async fn touch_job(&self, engine: &EngineName, mounts: &MountsKey) -> Result<(), Fault> {
+        let (engine, mounts) = (engine.clone(), mounts.clone());
         self.call(move |connection| {
             let now = now();
             connection
@@ -86,8 +87,8 @@ impl Access {
 
     /// Adds the jobs of cache mounts that were found in the engine, unless they are known. They count as used now. Returns
     /// how many were added.
-    pub async fn find_jobs(&self, engine: &str, mounts: BTreeSet<String>) -> Result<usize, Fault> {
-        let engine = engine.to_owned();
+    pub async fn find_jobs(&self, engine: &EngineName, mounts: BTreeSet<MountsKey>) -> Result<usize, Fault> {
+        let engine = engine.clone();
         self.call(move |connection| {
             let (transaction, now) = (connection.transaction()?, now());
             let mut added = 0;
@@ -104,8 +105,8 @@ impl Access {
 
     /// Notes that a job is ended: its cache mounts are to go, even if wharfd ends before they are gone. Returns whether it
     /// can have any.
-    pub async fn end_job(&self, engine: &str, mounts: &str) -> Result<bool, Fault> {
-        let [engine, mounts] = [engine, mounts].map(str::to_owned);
+    pub async fn end_job(&self, engine: &EngineName, mounts: &MountsKey) -> Result<bool, Fault> {
+        let (engine, mounts) = (engine.clone(), mounts.clone());
         self.call(move |connection| {
             connection
                 .prepare_cached(
@@ -119,8 +120,13 @@ impl Access {
 
     /// The jobs whose cache mounts are to be removed, or looked for once more: those that are ended, that
     /// nobody has used for `seconds`, and the least recently used ones of a caller that has more than `max`.
-    pub async fn unused_jobs(&self, engine: &str, seconds: i64, max: u32) -> Result<Vec<UnusedJob>, Fault> {
-        let engine = engine.to_owned();
+    pub async fn unused_jobs(
+        &self,
+        engine: &EngineName,
+        seconds: i64,
+        max: u32,
+    ) -> Result<Vec<UnusedJob>, Fault> {
+        let engine = engine.clone();
         self.call(move |connection| {
             let now = now();
             // A clock may have been set back.
@@ -145,8 +151,8 @@ impl Access {
     }
 
     /// Whether a job is as it was, or somebody has ended it since.
-    pub async fn is_still_unused(&self, engine: &str, job: &UnusedJob) -> Result<bool, Fault> {
-        let (engine, mounts, used, ended) = (engine.to_owned(), job.mounts.clone(), job.used, job.ended);
+    pub async fn is_still_unused(&self, engine: &EngineName, job: &UnusedJob) -> Result<bool, Fault> {
+        let (engine, mounts, used, ended) = (engine.clone(), job.mounts.clone(), job.used, job.ended);
         self.call(move |connection| {
             connection
                 .prepare_cached(
@@ -159,8 +165,8 @@ impl Access {
 
     /// Notes that the cache mounts of a job are removed; `had` says whether it had some. If it had none, also
     /// when they were looked for once more, the job is forgotten.
-    pub async fn job_removed(&self, engine: &str, mounts: &str, had: bool) -> Result<(), Fault> {
-        let [engine, mounts] = [engine, mounts].map(str::to_owned);
+    pub async fn job_removed(&self, engine: &EngineName, mounts: &MountsKey, had: bool) -> Result<(), Fault> {
+        let (engine, mounts) = (engine.clone(), mounts.clone());
         self.call(move |connection| {
             let transaction = connection.transaction()?;
             if !had {
@@ -204,8 +210,8 @@ mod tests {
         Namespace::new(name, "1").unwrap().job().clone()
     }
 
-    async fn unused(store: &Access, seconds: i64) -> Vec<(String, bool)> {
-        let unused = store.unused_jobs("main", seconds, 2).await.unwrap();
+    async fn unused(store: &Access, seconds: i64) -> Vec<(MountsKey, bool)> {
+        let unused = store.unused_jobs(&"main".into(), seconds, 2).await.unwrap();
         unused.into_iter().map(|job| (job.mounts, job.is_ended)).collect()
     }
 
@@ -223,19 +229,19 @@ mod tests {
     async fn a_job_is_unused_by_age_or_once_ended() {
         let path = directory("jobs");
         let (store, caller) = (Store::open(&path).unwrap().own(), CallerId::Uid(1));
-        store.use_job("main", "old", &job("old"), &caller).await.unwrap();
+        store.use_job(&"main".into(), &"old".into(), &job("old"), &caller).await.unwrap();
         age(&store, 1000).await;
-        store.use_job("main", "new", &job("new"), &caller).await.unwrap();
-        assert_eq!(unused(&store, 900).await, [("old".to_owned(), false)]);
-        assert_eq!(store.unused_jobs("main", 900, 2).await.unwrap()[0].job, Some(job("old")));
-        store.touch_job("main", "old").await.unwrap();
+        store.use_job(&"main".into(), &"new".into(), &job("new"), &caller).await.unwrap();
+        assert_eq!(unused(&store, 900).await, [("old".into(), false)]);
+        assert_eq!(store.unused_jobs(&"main".into(), 900, 2).await.unwrap()[0].job, Some(job("old")));
+        store.touch_job(&"main".into(), &"old".into()).await.unwrap();
         assert_eq!(unused(&store, 900).await, []);
-        assert!(store.end_job("main", "new").await.unwrap());
+        assert!(store.end_job(&"main".into(), &"new".into()).await.unwrap());
         // A build of it meanwhile changes nothing.
         age(&store, 100).await;
-        store.use_job("main", "new", &job("new"), &caller).await.unwrap();
-        assert_eq!(unused(&store, 900).await, [("new".to_owned(), true)]);
-        assert!(!store.end_job("main", "other").await.unwrap(), "it has never been built");
+        store.use_job(&"main".into(), &"new".into(), &job("new"), &caller).await.unwrap();
+        assert_eq!(unused(&store, 900).await, [("new".into(), true)]);
+        assert!(!store.end_job(&"main".into(), &"other".into()).await.unwrap(), "it has never been built");
         std::fs::remove_dir_all(path).unwrap();
     }
 
@@ -248,29 +254,29 @@ mod tests {
             store.call(|connection| connection.query_row(row, [], |row| row.get::<_, u32>(0))).await.unwrap()
         };
         for had in [false, true] {
-            store.use_job("main", "a", &job("a"), &caller).await.unwrap();
-            assert!(store.end_job("main", "a").await.unwrap());
+            store.use_job(&"main".into(), &"a".into(), &job("a"), &caller).await.unwrap();
+            assert!(store.end_job(&"main".into(), &"a".into()).await.unwrap());
             // BuildKit may just be finding out their sizes: then it has none.
-            store.job_removed("main", "a", had).await.unwrap();
-            assert!(!store.end_job("main", "a").await.unwrap(), "they are gone");
+            store.job_removed(&"main".into(), &"a".into(), had).await.unwrap();
+            assert!(!store.end_job(&"main".into(), &"a".into()).await.unwrap(), "they are gone");
             assert_eq!(unused(&store, 900).await, [], "not at once");
             age(&store, 400).await;
-            assert_eq!(unused(&store, 900).await, [("a".to_owned(), true)]);
-            store.job_removed("main", "a", true).await.unwrap();
+            assert_eq!(unused(&store, 900).await, [("a".into(), true)]);
+            store.job_removed(&"main".into(), &"a".into(), true).await.unwrap();
             age(&store, 400).await;
-            let again = store.unused_jobs("main", 900, 2).await.unwrap();
-            assert!(store.is_still_unused("main", &again[0]).await.unwrap());
-            store.job_removed("main", "a", false).await.unwrap();
+            let again = store.unused_jobs(&"main".into(), 900, 2).await.unwrap();
+            assert!(store.is_still_unused(&"main".into(), &again[0]).await.unwrap());
+            store.job_removed(&"main".into(), &"a".into(), false).await.unwrap();
             assert_eq!(row().await, 0);
         }
         // A job that is built again starts afresh.
-        store.use_job("main", "a", &job("a"), &caller).await.unwrap();
-        store.end_job("main", "a").await.unwrap();
-        store.job_removed("main", "a", true).await.unwrap();
+        store.use_job(&"main".into(), &"a".into(), &job("a"), &caller).await.unwrap();
+        store.end_job(&"main".into(), &"a".into()).await.unwrap();
+        store.job_removed(&"main".into(), &"a".into(), true).await.unwrap();
         age(&store, 400).await;
-        let again = store.unused_jobs("main", 900, 2).await.unwrap();
-        store.use_job("main", "a", &job("a"), &caller).await.unwrap();
-        assert!(!store.is_still_unused("main", &again[0]).await.unwrap());
+        let again = store.unused_jobs(&"main".into(), 900, 2).await.unwrap();
+        store.use_job(&"main".into(), &"a".into(), &job("a"), &caller).await.unwrap();
+        assert!(!store.is_still_unused(&"main".into(), &again[0]).await.unwrap());
         assert_eq!(unused(&store, 900).await, []);
         std::fs::remove_dir_all(path).unwrap();
     }
@@ -279,18 +285,18 @@ mod tests {
     async fn a_caller_has_a_limited_number() {
         let path = directory("jobs-limit");
         let (store, one, two) = (Store::open(&path).unwrap().own(), CallerId::Uid(1), CallerId::Uid(2));
-        store.use_job("main", "other", &job("other"), &two).await.unwrap();
+        store.use_job(&"main".into(), &"other".into(), &job("other"), &two).await.unwrap();
         for name in ["a", "b", "c"] {
             age(&store, 100).await;
-            store.use_job("main", name, &job(name), &one).await.unwrap();
+            store.use_job(&"main".into(), &name.into(), &job(name), &one).await.unwrap();
         }
-        assert_eq!(unused(&store, 9000).await, [("a".to_owned(), false)]);
+        assert_eq!(unused(&store, 9000).await, [("a".into(), false)]);
         // The longest unused one goes, and that is another once it is built again.
         age(&store, 100).await;
-        let chosen = store.unused_jobs("main", 9000, 2).await.unwrap();
-        store.use_job("main", "a", &job("a"), &one).await.unwrap();
-        assert!(!store.is_still_unused("main", &chosen[0]).await.unwrap());
-        assert_eq!(unused(&store, 9000).await, [("b".to_owned(), false)]);
+        let chosen = store.unused_jobs(&"main".into(), 9000, 2).await.unwrap();
+        store.use_job(&"main".into(), &"a".into(), &job("a"), &one).await.unwrap();
+        assert!(!store.is_still_unused(&"main".into(), &chosen[0]).await.unwrap());
+        assert_eq!(unused(&store, 9000).await, [("b".into(), false)]);
         std::fs::remove_dir_all(path).unwrap();
     }
 
@@ -298,12 +304,12 @@ mod tests {
     async fn jobs_that_are_found_are_used_now_and_have_no_name() {
         let path = directory("jobs-found");
         let store = Store::open(&path).unwrap().own();
-        store.use_job("main", "a", &job("a"), &CallerId::Uid(1)).await.unwrap();
-        let found = ["a", "b"].map(str::to_owned).into();
-        assert_eq!(store.find_jobs("main", found).await.unwrap(), 1);
+        store.use_job(&"main".into(), &"a".into(), &job("a"), &CallerId::Uid(1)).await.unwrap();
+        let found = ["a", "b"].map(MountsKey::from).into();
+        assert_eq!(store.find_jobs(&"main".into(), found).await.unwrap(), 1);
         assert_eq!(unused(&store, 10).await, []);
         age(&store, 20).await;
-        let jobs = store.unused_jobs("main", 10, 2).await.unwrap();
+        let jobs = store.unused_jobs(&"main".into(), 10, 2).await.unwrap();
         assert!(jobs[0].job == Some(job("a")) && jobs[1].job.is_none(), "{jobs:?}");
         std::fs::remove_dir_all(path).unwrap();
     }

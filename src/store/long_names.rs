@@ -9,12 +9,16 @@ use super::{
     Access,
     unused::{now, touch},
 };
-use crate::fault::Fault;
+use crate::{
+    fault::Fault,
+    names::EngineName,
+    naming::{LongName, NamespaceKey},
+};
 
 impl Access {
     /// The reference behind the hash in a private name.
-    pub async fn long_name(&self, hash: &str) -> Result<Option<String>, Fault> {
-        let hash = hash.to_owned();
+    pub async fn long_name(&self, hash: &LongName) -> Result<Option<String>, Fault> {
+        let hash = hash.clone();
         self.call(move |connection| {
             touch(connection, "long_names", "hash = ?", [&hash])?;
             connection
@@ -28,12 +32,13 @@ impl Access {
     /// Remembers the reference behind the hash in one of the private names of `namespace` (an opaque key).
     pub async fn remember_long_name(
         &self,
-        engine: &str,
-        namespace: &str,
-        hash: &str,
+        engine: &EngineName,
+        namespace: &NamespaceKey,
+        hash: &LongName,
         reference: &str,
     ) -> Result<(), Fault> {
-        let [engine, namespace, hash, reference] = [engine, namespace, hash, reference].map(str::to_owned);
+        let (engine, namespace) = (engine.clone(), namespace.clone());
+        let (hash, reference) = (hash.clone(), reference.to_owned());
         self.call(move |connection| {
             let row = params![engine, namespace, hash, reference, now()];
             connection.execute("INSERT OR REPLACE INTO long_names VALUES (?, ?, ?, ?, ?)", row).map(drop)
@@ -42,20 +47,30 @@ impl Access {
     }
 
     /// Forgets the reference behind the hash in a private name of `namespace` that the engine no longer has.
-    pub async fn forget_long_name(&self, engine: &str, namespace: &str, hash: &str) -> Result<(), Fault> {
-        let key = [engine, namespace, hash].map(str::to_owned);
+    pub async fn forget_long_name(
+        &self,
+        engine: &EngineName,
+        namespace: &NamespaceKey,
+        hash: &LongName,
+    ) -> Result<(), Fault> {
+        let (engine, namespace, hash) = (engine.clone(), namespace.clone(), hash.clone());
         self.call(move |connection| {
             let delete = "DELETE FROM long_names WHERE engine = ? AND namespace = ? AND hash = ?";
-            connection.execute(delete, key).map(drop)
+            connection.execute(delete, params![engine, namespace, hash]).map(drop)
         })
         .await
     }
 
     /// Forgets the references of a namespace that has ended.
-    pub async fn forget_long_names(&self, engine: &str, namespace: &str) -> Result<(), Fault> {
-        let key = [engine, namespace].map(str::to_owned);
+    pub async fn forget_long_names(
+        &self,
+        engine: &EngineName,
+        namespace: &NamespaceKey,
+    ) -> Result<(), Fault> {
+        let (engine, namespace) = (engine.clone(), namespace.clone());
         self.call(move |connection| {
-            connection.execute("DELETE FROM long_names WHERE engine = ? AND namespace = ?", key).map(drop)
+            let delete = "DELETE FROM long_names WHERE engine = ? AND namespace = ?";
+            connection.execute(delete, params![engine, namespace]).map(drop)
         })
         .await
     }
@@ -64,13 +79,13 @@ impl Access {
     /// Returns the number of forgotten ones.
     pub async fn forget_long_names_but(
         &self,
-        engine: &str,
-        kept: HashSet<(String, String)>,
+        engine: &EngineName,
+        kept: HashSet<(NamespaceKey, LongName)>,
     ) -> Result<usize, Fault> {
-        let engine = engine.to_owned();
+        let engine = engine.clone();
         self.call(move |connection| {
             let transaction = connection.transaction()?;
-            let known: Vec<(String, String)> = transaction
+            let known: Vec<(NamespaceKey, LongName)> = transaction
                 .prepare("SELECT namespace, hash FROM long_names WHERE engine = ?")?
                 .query_map([&engine], |row| Ok((row.get(0)?, row.get(1)?)))?
                 .collect::<rusqlite::Result<_>>()?;
@@ -100,15 +115,22 @@ mod tests {
         for (engine, namespace, hash) in
             [("main", "a", "1"), ("main", "b", "1"), ("main", "b", "2"), ("other", "b", "3")]
         {
-            store.remember_long_name(engine, namespace, hash, &format!("app:{hash}")).await.unwrap();
+            store
+                .remember_long_name(&engine.into(), &namespace.into(), &hash.into(), &format!("app:{hash}"))
+                .await
+                .unwrap();
         }
-        store.forget_long_names("main", "a").await.unwrap();
-        assert_eq!(store.long_name("1").await.unwrap().as_deref(), Some("app:1"), "another namespace has it");
-        let kept = HashSet::from([("b".to_owned(), "2".to_owned())]);
-        assert_eq!(store.forget_long_names_but("main", kept).await.unwrap(), 1);
-        assert_eq!(store.long_name("1").await.unwrap(), None);
-        assert!(store.long_name("2").await.unwrap().is_some());
-        assert!(store.long_name("3").await.unwrap().is_some(), "it is another engine's");
+        store.forget_long_names(&"main".into(), &"a".into()).await.unwrap();
+        assert_eq!(
+            store.long_name(&"1".into()).await.unwrap().as_deref(),
+            Some("app:1"),
+            "another namespace has it"
+        );
+        let kept = HashSet::from([("b".into(), "2".into())]);
+        assert_eq!(store.forget_long_names_but(&"main".into(), kept).await.unwrap(), 1);
+        assert_eq!(store.long_name(&"1".into()).await.unwrap(), None);
+        assert!(store.long_name(&"2".into()).await.unwrap().is_some());
+        assert!(store.long_name(&"3".into()).await.unwrap().is_some(), "it is another engine's");
         std::fs::remove_dir_all(path).unwrap();
     }
 }

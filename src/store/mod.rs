@@ -8,6 +8,7 @@ mod exports;
 mod file;
 mod holds;
 mod jobs;
+mod keys;
 mod layers;
 mod long_names;
 mod namespaces;
@@ -132,14 +133,17 @@ mod tests {
         let second = Store::open(&path).unwrap_err();
         assert!(matches!(second, StoreError::Locked { .. }), "{second}");
         assert!(second.to_string().contains(path.to_str().unwrap()), "{second}");
-        store.remember_long_name("main", "a", "h", "docker.io/library/app:1").await.unwrap();
+        store
+            .remember_long_name(&"main".into(), &"a".into(), &"h".into(), "docker.io/library/app:1")
+            .await
+            .unwrap();
         drop(store);
         // The thread ends a moment after the last clone is dropped.
         let lock = std::fs::File::open(path.join(file::LOCK_NAME)).unwrap();
         rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
         drop(lock);
         let again = Store::open(&path).unwrap().own();
-        assert_eq!(again.long_name("h").await.unwrap().as_deref(), Some("docker.io/library/app:1"));
+        assert_eq!(again.long_name(&"h".into()).await.unwrap().as_deref(), Some("docker.io/library/app:1"));
         std::fs::remove_dir_all(path).unwrap();
     }
 
@@ -153,7 +157,7 @@ mod tests {
             if transaction.is_autocommit() { Ok(()) } else { panic!("on purpose") }
         });
         assert_eq!(broken.await.unwrap_err().reason(), crate::fault::Reason::Internal);
-        assert_eq!(store.long_name("h").await.unwrap(), None, "it is rolled back");
+        assert_eq!(store.long_name(&"h".into()).await.unwrap(), None, "it is rolled back");
         std::fs::remove_dir_all(path).unwrap();
     }
 
@@ -192,7 +196,10 @@ mod tests {
         let path = directory("modes");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         let store = Store::open(&path).unwrap().own();
-        store.remember_long_name("main", "a", "h", "docker.io/library/app:1").await.unwrap();
+        store
+            .remember_long_name(&"main".into(), &"a".into(), &"h".into(), "docker.io/library/app:1")
+            .await
+            .unwrap();
         for entry in fs::read_dir(&path).unwrap() {
             let entry = entry.unwrap();
             assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{entry:?}");
@@ -213,7 +220,7 @@ mod tests {
                 newer.pragma_update(None, "user_version", 9999).unwrap();
             }
             let store = Store::open(&path).unwrap().own();
-            assert_eq!(store.long_name("h").await.unwrap(), None);
+            assert_eq!(store.long_name(&"h".into()).await.unwrap(), None);
             let aside = std::fs::read_dir(&path)
                 .unwrap()
                 .filter(|entry| entry.as_ref().unwrap().file_name().to_str().unwrap().contains(".aside-"))
@@ -245,8 +252,8 @@ mod tests {
         let app = crate::names::Reference::parse("app:1").unwrap();
         let pin = Pin { source: PinSource::Registry, digest: digest.clone(), held: digest };
         for engine in ["main", "other"] {
-            assert_eq!(store.pin(engine, "known", &app).await.unwrap().as_ref(), Some(&pin));
-            assert_eq!(store.pin(engine, "unknown", &app).await.unwrap(), None);
+            assert_eq!(store.pin(&engine.into(), &"known".into(), &app).await.unwrap().as_ref(), Some(&pin));
+            assert_eq!(store.pin(&engine.into(), &"unknown".into(), &app).await.unwrap(), None);
         }
         std::fs::remove_dir_all(path).unwrap();
     }
@@ -264,10 +271,10 @@ mod tests {
         older.pragma_update(None, "user_version", 1).unwrap();
         drop(older);
         let store = Store::open(&path).unwrap().own();
-        assert_eq!(store.long_name("h").await.unwrap().as_deref(), Some("docker.io/library/app:1"));
-        assert!(!store.is_held("main", "hold").await.unwrap());
-        store.hold("main", "hold", "namespace").await.unwrap();
-        assert!(store.is_held("main", "hold").await.unwrap());
+        assert_eq!(store.long_name(&"h".into()).await.unwrap().as_deref(), Some("docker.io/library/app:1"));
+        assert!(!store.is_held(&"main".into(), &"hold".into()).await.unwrap());
+        store.hold(&"main".into(), &"hold".into(), &"namespace".into()).await.unwrap();
+        assert!(store.is_held(&"main".into(), &"hold".into()).await.unwrap());
         assert_eq!(store.layer_claims(&digest).await.unwrap(), []);
         let layer = LayerFact { diff_id: digest.clone(), packing: Packing::Gzip, size: 7 };
         let claims = vec![LayerClaim { blob: digest.clone(), layer }];

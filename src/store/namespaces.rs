@@ -7,7 +7,8 @@ use rusqlite::{OptionalExtension as _, Row, params};
 use super::{Access, ends, unused::now};
 use crate::{
     fault::Fault,
-    names::{CallerId, Namespace},
+    names::{CallerId, EngineName, Namespace},
+    naming::NamespaceKey,
 };
 
 /// The precision of a namespace's last use, in seconds: most calls need not wait for the disk.
@@ -20,7 +21,7 @@ const LATE_SECONDS: i64 = 2 * EXACT_SECONDS;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {
     /// Its opaque name.
-    pub opaque: String,
+    pub opaque: NamespaceKey,
     /// The namespace; `None` if wharfd has only found images with its opaque name.
     pub namespace: Option<Namespace>,
     /// When it was used first, or found.
@@ -43,19 +44,19 @@ impl Access {
     /// far as that one has fewer than `max` in the engine. `false` if it is new and the caller has `max` others.
     pub async fn use_namespace(
         &self,
-        engine: &str,
-        opaque: &str,
+        engine: &EngineName,
+        opaque: &NamespaceKey,
         namespace: &Namespace,
         caller: &CallerId,
         max: u32,
     ) -> Result<bool, Fault> {
-        let [engine, opaque, caller] = [engine, opaque, &caller.key()].map(str::to_owned);
+        let (engine, opaque, caller) = (engine.clone(), opaque.clone(), caller.key());
         let namespace = namespace.clone();
         self.call(move |connection| {
             let transaction = connection.transaction()?;
             let known: Option<(String, i64)> = transaction
                 .prepare_cached("SELECT caller, used FROM namespaces WHERE engine = ? AND opaque = ?")?
-                .query_row([&engine, &opaque], |row| Ok((row.get(0)?, row.get(1)?)))
+                .query_row(params![engine, opaque], |row| Ok((row.get(0)?, row.get(1)?)))
                 .optional()?;
             let now = now();
             if let Some((of, used)) = &known
@@ -67,7 +68,7 @@ impl Access {
             }
             let count: u32 = transaction
                 .prepare_cached("SELECT count(*) FROM namespaces WHERE engine = ? AND caller = ?")?
-                .query_row([&engine, &caller], |row| row.get(0))?;
+                .query_row(params![engine, caller], |row| row.get(0))?;
             let of = match known {
                 Some((of, _)) if count >= max => of,
                 None if count >= max => return Ok(false),
@@ -87,8 +88,12 @@ impl Access {
     }
 
     /// Notes that these namespaces are used now, to the minute.
-    pub async fn touch_namespaces(&self, engine: &str, opaque: Vec<String>) -> Result<(), Fault> {
-        let engine = engine.to_owned();
+    pub async fn touch_namespaces(
+        &self,
+        engine: &EngineName,
+        opaque: Vec<NamespaceKey>,
+    ) -> Result<(), Fault> {
+        let engine = engine.clone();
         self.call(move |connection| {
             let (transaction, now) = (connection.transaction()?, now());
             for opaque in opaque {
@@ -105,8 +110,12 @@ impl Access {
 
     /// Adds the namespaces of images that were found in the engine, and of what the store knows of it, unless they are
     /// known. They count as used now. Returns how many were added.
-    pub async fn find_namespaces(&self, engine: &str, opaque: Vec<String>) -> Result<usize, Fault> {
-        let engine = engine.to_owned();
+    pub async fn find_namespaces(
+        &self,
+        engine: &EngineName,
+        opaque: Vec<NamespaceKey>,
+    ) -> Result<usize, Fault> {
+        let engine = engine.clone();
         self.call(move |connection| {
             let (transaction, now) = (connection.transaction()?, now());
             let mut added = transaction.execute(
@@ -143,8 +152,8 @@ impl Access {
     }
 
     /// The namespaces that may own something in the engine, the one that was used last first.
-    pub async fn namespaces(&self, engine: &str) -> Result<Vec<Lease>, Fault> {
-        let engine = engine.to_owned();
+    pub async fn namespaces(&self, engine: &EngineName) -> Result<Vec<Lease>, Fault> {
+        let engine = engine.clone();
         self.call(move |connection| {
             connection
                 .prepare_cached(
@@ -158,14 +167,14 @@ impl Access {
     }
 
     /// The namespace, if it may own something.
-    pub async fn lease(&self, engine: &str, opaque: &str) -> Result<Option<Lease>, Fault> {
-        let [engine, opaque] = [engine, opaque].map(str::to_owned);
+    pub async fn lease(&self, engine: &EngineName, opaque: &NamespaceKey) -> Result<Option<Lease>, Fault> {
+        let (engine, opaque) = (engine.clone(), opaque.clone());
         self.call(move |connection| {
             connection
                 .prepare_cached(
                     "SELECT opaque, issuer, job, run, begun, used FROM namespaces WHERE engine = ? AND opaque = ?",
                 )?
-                .query_row([engine, opaque], lease)
+                .query_row(params![engine, opaque], lease)
                 .optional()
         })
         .await
@@ -174,11 +183,11 @@ impl Access {
     /// The namespace, if nobody has used it for `seconds`.
     pub async fn unused_namespace(
         &self,
-        engine: &str,
-        opaque: &str,
+        engine: &EngineName,
+        opaque: &NamespaceKey,
         seconds: i64,
     ) -> Result<Option<Lease>, Fault> {
-        let [engine, opaque] = [engine, opaque].map(str::to_owned);
+        let (engine, opaque) = (engine.clone(), opaque.clone());
         self.call(move |connection| {
             connection
                 .prepare_cached(
@@ -193,8 +202,12 @@ impl Access {
 
     /// The opaque names of namespaces that nobody has used for `seconds`. Those whose last use is yet to come, since a
     /// clock was set back, count as used now.
-    pub async fn unused_namespaces(&self, engine: &str, seconds: i64) -> Result<Vec<String>, Fault> {
-        let engine = engine.to_owned();
+    pub async fn unused_namespaces(
+        &self,
+        engine: &EngineName,
+        seconds: i64,
+    ) -> Result<Vec<NamespaceKey>, Fault> {
+        let engine = engine.clone();
         self.call(move |connection| {
             let now = now();
             connection
@@ -210,15 +223,15 @@ impl Access {
 
     /// Forgets a namespace that owns nothing any more: it has ended. The tokens that have proven it so far are not valid
     /// for a later run of the same name. One that was issued after its last use is: the run may go on.
-    pub async fn forget_namespace(&self, engine: &str, opaque: &str) -> Result<(), Fault> {
-        let [engine, opaque] = [engine, opaque].map(str::to_owned);
+    pub async fn forget_namespace(&self, engine: &EngineName, opaque: &NamespaceKey) -> Result<(), Fault> {
+        let (engine, opaque) = (engine.clone(), opaque.clone());
         self.call(move |connection| {
             let transaction = connection.transaction()?;
             let lease = transaction
                 .prepare_cached(
                     "DELETE FROM namespaces WHERE engine = ? AND opaque = ? RETURNING opaque, issuer, job, run, begun, used",
                 )?
-                .query_row([engine, opaque], lease)
+                .query_row(params![engine, opaque], lease)
                 .optional()?;
             if let Some(Lease { namespace: Some(namespace), used, .. }) = lease
                 && namespace.is_of_tokens()
@@ -254,38 +267,46 @@ mod tests {
         let (store, caller) = (Store::open(&path).unwrap().own(), CallerId::Uid(1));
         let (claimed, issued) = (Namespace::new("a", "1").unwrap(), of_issuer("a"));
         for (opaque, namespace) in [("c", &claimed), ("i", &issued)] {
-            assert!(store.use_namespace("main", opaque, namespace, &caller, 2).await.unwrap());
-            assert!(store.use_namespace("main", opaque, namespace, &caller, 2).await.unwrap());
+            assert!(
+                store.use_namespace(&"main".into(), &opaque.into(), namespace, &caller, 2).await.unwrap()
+            );
+            assert!(
+                store.use_namespace(&"main".into(), &opaque.into(), namespace, &caller, 2).await.unwrap()
+            );
         }
-        store.hold("main", "hold", "h").await.unwrap();
-        assert_eq!(store.find_namespaces("main", vec!["c".to_owned(), "x".to_owned()]).await.unwrap(), 2);
+        store.hold(&"main".into(), &"hold".into(), &"h".into()).await.unwrap();
+        assert_eq!(store.find_namespaces(&"main".into(), vec!["c".into(), "x".into()]).await.unwrap(), 2);
         let age = |seconds: i64| {
             let update = format!("UPDATE namespaces SET used = used - {seconds}, begun = begun - {seconds}");
             store.call(move |connection| connection.execute(&update, []))
         };
         age(100).await.unwrap();
-        let unused = store.unused_namespaces("main", 100).await.unwrap();
+        let unused = store.unused_namespaces(&"main".into(), 100).await.unwrap();
         assert_eq!(unused.len(), 4, "{unused:?}");
-        assert!(store.unused_namespaces("main", 1000).await.unwrap().is_empty());
-        assert!(store.unused_namespaces("other", 0).await.unwrap().is_empty());
-        assert!(store.use_namespace("main", "c", &claimed, &caller, 2).await.unwrap());
-        assert_eq!(store.unused_namespace("main", "c", 100).await.unwrap(), None);
-        let found = store.unused_namespace("main", "x", 100).await.unwrap().unwrap();
+        assert!(store.unused_namespaces(&"main".into(), 1000).await.unwrap().is_empty());
+        assert!(store.unused_namespaces(&"other".into(), 0).await.unwrap().is_empty());
+        assert!(store.use_namespace(&"main".into(), &"c".into(), &claimed, &caller, 2).await.unwrap());
+        assert_eq!(store.unused_namespace(&"main".into(), &"c".into(), 100).await.unwrap(), None);
+        let found = store.unused_namespace(&"main".into(), &"x".into(), 100).await.unwrap().unwrap();
         assert_eq!(found.namespace, None);
-        let lease = store.unused_namespace("main", "i", 100).await.unwrap().unwrap();
+        let lease = store.unused_namespace(&"main".into(), &"i".into(), 100).await.unwrap().unwrap();
         assert_eq!(lease.namespace, Some(issued));
-        store.touch_namespaces("main", vec!["i".to_owned(), "nobody's".to_owned()]).await.unwrap();
-        assert_eq!(store.unused_namespaces("main", 100).await.unwrap(), ["h", "x"]);
-        let used = store.namespaces("main").await.unwrap();
-        let of: Vec<_> = used.iter().map(|lease| (&*lease.opaque, lease.used - lease.begun >= 100)).collect();
+        store.touch_namespaces(&"main".into(), vec!["i".into(), "nobody's".into()]).await.unwrap();
+        assert_eq!(
+            store.unused_namespaces(&"main".into(), 100).await.unwrap(),
+            ["h", "x"].map(NamespaceKey::from)
+        );
+        let used = store.namespaces(&"main".into()).await.unwrap();
+        let of: Vec<_> =
+            used.iter().map(|lease| (lease.opaque.as_str(), lease.used - lease.begun >= 100)).collect();
         assert_eq!(of, [("c", true), ("i", true), ("h", false), ("x", false)]);
         let counted = store.count().await.unwrap();
         assert_eq!(counted.namespaces, BTreeMap::from([("main".to_owned(), 4)]));
         assert!(counted.bytes > 4096, "{counted:?}");
         for opaque in ["c", "i", "h", "x"] {
-            store.forget_namespace("main", opaque).await.unwrap();
+            store.forget_namespace(&"main".into(), &opaque.into()).await.unwrap();
         }
-        assert!(store.namespaces("main").await.unwrap().is_empty());
+        assert!(store.namespaces(&"main".into()).await.unwrap().is_empty());
         std::fs::remove_dir_all(path).unwrap();
     }
 
@@ -297,12 +318,12 @@ mod tests {
         let of_pod = Namespace::new("a", "1").unwrap().issued_by(crate::names::IssuerName::of_pods());
         let ended = |namespace: &Namespace| store.namespace_ended(namespace.key());
         let ends = async |namespace: &Namespace, idle: i64| {
-            assert!(store.use_namespace("main", "x", namespace, &caller, 9).await.unwrap());
+            assert!(store.use_namespace(&"main".into(), &"x".into(), namespace, &caller, 9).await.unwrap());
             let age = format!("UPDATE namespaces SET used = used - {idle}");
             store.call(move |connection| connection.execute(&age, [])).await.unwrap();
-            let used = store.lease("main", "x").await.unwrap().unwrap().used;
-            store.forget_namespace("main", "x").await.unwrap();
-            assert_eq!(store.lease("main", "x").await.unwrap(), None);
+            let used = store.lease(&"main".into(), &"x".into()).await.unwrap().unwrap().used;
+            store.forget_namespace(&"main".into(), &"x".into()).await.unwrap();
+            assert_eq!(store.lease(&"main".into(), &"x".into()).await.unwrap(), None);
             used
         };
         for namespace in [&claimed, &of_pod] {
@@ -317,7 +338,7 @@ mod tests {
         assert!((used..used + LATE_SECONDS).contains(&at), "{used} {at}");
         ends(&issued, 1000).await;
         assert_eq!(ended(&issued).await.unwrap(), Some(at));
-        store.forget_namespace("main", "nobody's").await.unwrap();
+        store.forget_namespace(&"main".into(), &"nobody's".into()).await.unwrap();
         std::fs::remove_dir_all(path).unwrap();
     }
 
@@ -330,14 +351,14 @@ mod tests {
             let (store, caller) = (store.clone(), caller.clone());
             async move {
                 let namespace = Namespace::new(opaque, "1").unwrap();
-                store.use_namespace("main", opaque, &namespace, &caller, 2).await.unwrap()
+                store.use_namespace(&"main".into(), &opaque.into(), &namespace, &caller, 2).await.unwrap()
             }
         };
         assert!(begin("a", &one).await && begin("b", &one).await);
         assert!(!begin("c", &one).await);
         assert!(begin("c", &other).await, "another caller has namespaces of its own");
         assert!(begin("a", &one).await, "and those that are there can be used");
-        store.forget_namespace("main", "b").await.unwrap();
+        store.forget_namespace(&"main".into(), &"b".into()).await.unwrap();
         assert!(begin("d", &one).await);
         // Callers that may act in the same namespaces: each counts for the one that has used it last, up to the limit.
         assert!(begin("a", &other).await && begin("e", &one).await);

@@ -8,7 +8,8 @@ use super::{
 };
 use crate::{
     fault::Fault,
-    names::{Reference, reference::Digest},
+    names::{EngineName, Reference, reference::Digest},
+    naming::{BuildKey, JobKey, NamespaceKey},
 };
 
 /// The image as which a reference was admitted in a namespace.
@@ -35,18 +36,20 @@ impl Access {
     /// The pin of `reference` in `namespace` (an opaque key) on `engine`.
     pub async fn pin(
         &self,
-        engine: &str,
-        namespace: &str,
+        engine: &EngineName,
+        namespace: &NamespaceKey,
         reference: &Reference,
     ) -> Result<Option<Pin>, Fault> {
         const WHICH: &str = "engine = ? AND namespace = ? AND reference = ?";
-        let key = [engine.to_owned(), namespace.to_owned(), reference.to_string()];
+        let (engine, namespace, reference) = (engine.clone(), namespace.clone(), reference.to_string());
         let found: Option<(String, String, String)> = self
             .call(move |connection| {
-                touch(connection, "pins", WHICH, key.each_ref())?;
+                touch(connection, "pins", WHICH, params![engine, namespace, reference])?;
                 connection
                     .prepare_cached(&format!("SELECT source, digest, held FROM pins WHERE {WHICH}"))?
-                    .query_row(key, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+                    .query_row(params![engine, namespace, reference], |row| {
+                        Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+                    })
                     .optional()
             })
             .await?;
@@ -63,12 +66,12 @@ impl Access {
     /// Pins `reference` in `namespace` on `engine`.
     pub async fn set_pin(
         &self,
-        engine: &str,
-        namespace: &str,
+        engine: &EngineName,
+        namespace: &NamespaceKey,
         reference: &Reference,
         pin: &Pin,
     ) -> Result<(), Fault> {
-        let (engine, namespace, reference) = (engine.to_owned(), namespace.to_owned(), reference.to_string());
+        let (engine, namespace, reference) = (engine.clone(), namespace.clone(), reference.to_string());
         let (digest, held) = (pin.digest.to_string(), pin.held.to_string());
         let source = match pin.source {
             PinSource::Registry => "registry",
@@ -87,25 +90,26 @@ impl Access {
     }
 
     /// Forgets the pins of `namespace` on `engine`.
-    pub async fn forget_pins(&self, engine: &str, namespace: &str) -> Result<(), Fault> {
-        let key = [engine.to_owned(), namespace.to_owned()];
+    pub async fn forget_pins(&self, engine: &EngineName, namespace: &NamespaceKey) -> Result<(), Fault> {
+        let (engine, namespace) = (engine.clone(), namespace.clone());
         self.call(move |connection| {
-            connection.execute("DELETE FROM pins WHERE engine = ? AND namespace = ?", key).map(drop)
+            let delete = "DELETE FROM pins WHERE engine = ? AND namespace = ?";
+            connection.execute(delete, params![engine, namespace]).map(drop)
         })
         .await
     }
 
-    /// The references that `build` of `job` used last time; both are keys, not names.
-    pub async fn bases(&self, job: &str, build: &str) -> Result<Vec<Reference>, Fault> {
-        let (job, build) = (job.to_owned(), build.to_owned());
+    /// The references that `build` of `job` used last time; both are keyed hashes.
+    pub async fn bases(&self, job: &JobKey, build: &BuildKey) -> Result<Vec<Reference>, Fault> {
+        let (job, build) = (job.clone(), build.clone());
         let rows: Vec<String> = self
             .call(move |connection| {
-                touch(connection, "bases", "job = ? AND build = ?", [&job, &build])?;
+                touch(connection, "bases", "job = ? AND build = ?", params![job, build])?;
                 connection
                     .prepare_cached(
                         "SELECT reference FROM bases WHERE job = ? AND build = ? ORDER BY reference",
                     )?
-                    .query_map([job, build], |row| row.get(0))?
+                    .query_map(params![job, build], |row| row.get(0))?
                     .collect()
             })
             .await?;
@@ -113,22 +117,27 @@ impl Access {
     }
 
     /// Remembers the references that `build` of `job` used.
-    pub async fn set_bases(&self, job: &str, build: &str, references: &[Reference]) -> Result<(), Fault> {
+    pub async fn set_bases(
+        &self,
+        job: &JobKey,
+        build: &BuildKey,
+        references: &[Reference],
+    ) -> Result<(), Fault> {
         let mut references: Vec<String> = references.iter().map(ToString::to_string).collect();
         references.sort();
         references.dedup();
-        let (job, build) = (job.to_owned(), build.to_owned());
+        let (job, build) = (job.clone(), build.clone());
         self.call(move |connection| {
             let transaction = connection.transaction()?;
             let known: Vec<String> = transaction
                 .prepare_cached("SELECT reference FROM bases WHERE job = ? AND build = ? ORDER BY reference")?
-                .query_map([&job, &build], |row| row.get(0))?
+                .query_map(params![job, build], |row| row.get(0))?
                 .collect::<rusqlite::Result<_>>()?;
             // Spare an unchanged rebuild, the usual case, the wait for the disk.
             if known == references {
                 return Ok(());
             }
-            transaction.execute("DELETE FROM bases WHERE job = ? AND build = ?", [&job, &build])?;
+            transaction.execute("DELETE FROM bases WHERE job = ? AND build = ?", params![job, build])?;
             for reference in &references {
                 transaction.execute(
                     "INSERT INTO bases VALUES (?, ?, ?, ?)",
@@ -158,20 +167,29 @@ mod tests {
             ("main", "b", pin(PinSource::Node, "2")),
             ("other", "a", pin(PinSource::Node, "3")),
         ] {
-            store.set_pin(engine, namespace, &app, &pin).await.unwrap();
-            assert_eq!(store.pin(engine, namespace, &app).await.unwrap(), Some(pin));
+            store.set_pin(&engine.into(), &namespace.into(), &app, &pin).await.unwrap();
+            assert_eq!(store.pin(&engine.into(), &namespace.into(), &app).await.unwrap(), Some(pin));
         }
-        store.forget_pins("main", "a").await.unwrap();
-        assert_eq!(store.pin("main", "a", &app).await.unwrap(), None);
-        assert_eq!(store.pin("main", "b", &app).await.unwrap(), Some(pin(PinSource::Node, "2")));
-        assert_eq!(store.pin("other", "a", &app).await.unwrap(), Some(pin(PinSource::Node, "3")));
+        store.forget_pins(&"main".into(), &"a".into()).await.unwrap();
+        assert_eq!(store.pin(&"main".into(), &"a".into(), &app).await.unwrap(), None);
+        assert_eq!(
+            store.pin(&"main".into(), &"b".into(), &app).await.unwrap(),
+            Some(pin(PinSource::Node, "2"))
+        );
+        assert_eq!(
+            store.pin(&"other".into(), &"a".into(), &app).await.unwrap(),
+            Some(pin(PinSource::Node, "3"))
+        );
 
         let base = Reference::parse("base:1").unwrap();
-        store.set_bases("job", "build", &[base.clone(), app.clone(), base.clone()]).await.unwrap();
-        assert_eq!(store.bases("job", "build").await.unwrap(), [app, base.clone()]);
-        store.set_bases("job", "build", std::slice::from_ref(&base)).await.unwrap();
-        assert_eq!(store.bases("job", "build").await.unwrap(), [base]);
-        assert!(store.bases("job", "other").await.unwrap().is_empty());
+        store
+            .set_bases(&"job".into(), &"build".into(), &[base.clone(), app.clone(), base.clone()])
+            .await
+            .unwrap();
+        assert_eq!(store.bases(&"job".into(), &"build".into()).await.unwrap(), [app, base.clone()]);
+        store.set_bases(&"job".into(), &"build".into(), std::slice::from_ref(&base)).await.unwrap();
+        assert_eq!(store.bases(&"job".into(), &"build".into()).await.unwrap(), [base]);
+        assert!(store.bases(&"job".into(), &"other".into()).await.unwrap().is_empty());
         std::fs::remove_dir_all(path).unwrap();
     }
 }

@@ -6,7 +6,7 @@ use super::{
     Access,
     unused::{now, touch},
 };
-use crate::fault::Fault;
+use crate::{fault::Fault, names::EngineName, naming::InputKey};
 
 /// The memory of an input that was in an engine when it crashed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,37 +20,43 @@ pub struct Suspect {
 /// The part of an input in one crash.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Blame {
-    /// The input, a keyed hash.
-    pub input: String,
+    /// The input.
+    pub input: InputKey,
     /// 0 if another input may have caused the crash as well.
     pub weight: u32,
 }
 
 impl Access {
     /// The memory of `input` on the engine in this version.
-    pub async fn suspect(&self, engine: &str, version: &str, input: &str) -> Result<Option<Suspect>, Fault> {
-        let key = [engine, version, input].map(str::to_owned);
+    pub async fn suspect(
+        &self,
+        engine: &EngineName,
+        version: &str,
+        input: &InputKey,
+    ) -> Result<Option<Suspect>, Fault> {
+        let (engine, version, input) = (engine.clone(), version.to_owned(), input.clone());
         self.call(move |connection| {
-            let [engine, version, input] = &key;
             touch(
                 connection,
                 "suspects",
                 "engine = ? AND version = ? AND input = ?",
-                [engine, version, input],
+                params![engine, version, input],
             )?;
             connection
                 .prepare_cached(
                     "SELECT crashes, weight FROM suspects WHERE engine = ? AND version = ? AND input = ?",
                 )?
-                .query_row(key.each_ref(), |row| Ok(Suspect { crashes: row.get(0)?, weight: row.get(1)? }))
+                .query_row(params![engine, version, input], |row| {
+                    Ok(Suspect { crashes: row.get(0)?, weight: row.get(1)? })
+                })
                 .optional()
         })
         .await
     }
 
     /// Remembers a crash of the engine in this version.
-    pub async fn blame(&self, engine: &str, version: &str, blames: Vec<Blame>) -> Result<(), Fault> {
-        let (engine, version, now) = (engine.to_owned(), version.to_owned(), now());
+    pub async fn blame(&self, engine: &EngineName, version: &str, blames: Vec<Blame>) -> Result<(), Fault> {
+        let (engine, version, now) = (engine.clone(), version.to_owned(), now());
         self.call(move |connection| {
             let transaction = connection.transaction()?;
             for Blame { input, weight } in blames {
@@ -66,11 +72,11 @@ impl Access {
     }
 
     /// Forgets `input`: a build with it has ended well.
-    pub async fn acquit(&self, engine: &str, version: &str, input: &str) -> Result<(), Fault> {
-        let key = [engine, version, input].map(str::to_owned);
+    pub async fn acquit(&self, engine: &EngineName, version: &str, input: &InputKey) -> Result<(), Fault> {
+        let (engine, version, input) = (engine.clone(), version.to_owned(), input.clone());
         self.call(move |connection| {
             let delete = "DELETE FROM suspects WHERE engine = ? AND version = ? AND input = ?";
-            connection.execute(delete, key).map(drop)
+            connection.execute(delete, params![engine, version, input]).map(drop)
         })
         .await
     }
@@ -85,15 +91,17 @@ mod tests {
     async fn crashes_add_up_for_one_engine_in_one_version() {
         let path = crate::store::tests::directory("suspects");
         let store = Store::open(&path).unwrap().own();
-        let blame = |input: &str, weight| Blame { input: input.to_owned(), weight };
-        store.blame("main", "26.1", vec![blame("a", 1), blame("b", 0)]).await.unwrap();
-        store.blame("main", "26.1", vec![blame("a", 2)]).await.unwrap();
-        let found = async |engine, version, input| store.suspect(engine, version, input).await.unwrap();
+        let blame = |input: &str, weight| Blame { input: input.into(), weight };
+        store.blame(&"main".into(), "26.1", vec![blame("a", 1), blame("b", 0)]).await.unwrap();
+        store.blame(&"main".into(), "26.1", vec![blame("a", 2)]).await.unwrap();
+        let found = async |engine: &str, version, input: &str| {
+            store.suspect(&engine.into(), version, &input.into()).await.unwrap()
+        };
         assert_eq!(found("main", "26.1", "a").await, Some(Suspect { crashes: 2, weight: 3 }));
         assert_eq!(found("main", "26.1", "b").await, Some(Suspect { crashes: 0, weight: 0 }));
         assert_eq!(found("main", "26.2", "a").await, None);
         assert_eq!(found("other", "26.1", "a").await, None);
-        store.acquit("main", "26.1", "a").await.unwrap();
+        store.acquit(&"main".into(), "26.1", &"a".into()).await.unwrap();
         assert_eq!(found("main", "26.1", "a").await, None);
         std::fs::remove_dir_all(path).unwrap();
     }

@@ -7,7 +7,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rusqlite::{Connection, params_from_iter};
+use rusqlite::{Connection, Params, params_from_iter};
 
 use super::Access;
 use crate::fault::Fault;
@@ -79,15 +79,15 @@ fn forget_unused(connection: &Connection, now: i64, rows_max: i64) -> rusqlite::
 }
 
 /// Marks rows of `table` as used; `which` is the SQL condition that selects them, with its parameters.
-pub(super) fn touch<const N: usize>(
+pub(super) fn touch(
     connection: &Connection,
     table: &str,
     which: &str,
-    key: [&String; N],
+    key: impl Params,
 ) -> rusqlite::Result<()> {
     let now = now();
     let update = format!("UPDATE {table} SET used = {now} WHERE {which} AND used < {}", now - EXACT_SECONDS);
-    connection.execute(&update, params_from_iter(key)).map(drop)
+    connection.execute(&update, key).map(drop)
 }
 
 /// Seconds since 1970.
@@ -131,18 +131,18 @@ mod tests {
         for used in ["1", "2"] {
             store.learn_layer(&digest(used), &layer()).await.unwrap();
             store.learn_claims(&digest(used), claims.clone()).await.unwrap();
-            store.set_bases(used, "build", &base).await.unwrap();
+            store.set_bases(&used.into(), &"build".into(), &base).await.unwrap();
         }
         age(&store, 89).await;
         assert_eq!(store.forget_unused().await.unwrap().unused, 0);
         store.layer_fact(&digest("1")).await.unwrap();
         store.layer_claims(&digest("1")).await.unwrap();
-        store.bases("1", "build").await.unwrap();
+        store.bases(&"1".into(), &"build".into()).await.unwrap();
         age(&store, 2).await;
         assert_eq!(store.forget_unused().await.unwrap().unused, 5);
         assert_eq!(store.layer_fact(&digest("1")).await.unwrap(), Some(layer()));
         assert_eq!(store.layer_claims(&digest("1")).await.unwrap(), claims);
-        assert_eq!(store.bases("1", "build").await.unwrap(), base);
+        assert_eq!(store.bases(&"1".into(), &"build".into()).await.unwrap(), base);
         assert_eq!(store.layer_fact(&digest("2")).await.unwrap(), None);
         std::fs::remove_dir_all(path).unwrap();
     }
@@ -181,17 +181,23 @@ mod tests {
         let digest = digest("a");
         let pin = Pin { source: PinSource::Registry, digest: digest.clone(), held: digest };
         for used in ["1", "2"] {
-            store.hold("main", used, "a").await.unwrap();
-            store.set_pin("main", used, &Reference::parse("base:1").unwrap(), &pin).await.unwrap();
-            store.remember_long_name("main", "a", used, "app:1").await.unwrap();
+            store.hold(&"main".into(), &used.into(), &"a".into()).await.unwrap();
+            store
+                .set_pin(&"main".into(), &used.into(), &Reference::parse("base:1").unwrap(), &pin)
+                .await
+                .unwrap();
+            store.remember_long_name(&"main".into(), &"a".into(), &used.into(), "app:1").await.unwrap();
         }
         age(&store, 89).await;
-        store.hold("main", "1", "a").await.unwrap();
-        store.pin("main", "1", &Reference::parse("base:1").unwrap()).await.unwrap();
-        store.long_name("1").await.unwrap();
+        store.hold(&"main".into(), &"1".into(), &"a".into()).await.unwrap();
+        store.pin(&"main".into(), &"1".into(), &Reference::parse("base:1").unwrap()).await.unwrap();
+        store.long_name(&"1".into()).await.unwrap();
         age(&store, 2).await;
         assert_eq!(store.forget_unused().await.unwrap().unused, 3);
-        assert!(store.is_held("main", "1").await.unwrap() && !store.is_held("main", "2").await.unwrap());
+        assert!(
+            store.is_held(&"main".into(), &"1".into()).await.unwrap()
+                && !store.is_held(&"main".into(), &"2".into()).await.unwrap()
+        );
         std::fs::remove_dir_all(path).unwrap();
     }
 
@@ -202,20 +208,21 @@ mod tests {
         let (reference, digest) = (Reference::parse("base:1").unwrap(), digest("a"));
         let pin = Pin { source: PinSource::Registry, digest: digest.clone(), held: digest };
         for engine in ["kept", "gone"] {
-            store.hold(engine, "hold", "a").await.unwrap();
-            store.export_begin(engine, "export").await.unwrap();
-            store.remember_long_name(engine, "a", engine, "app:1").await.unwrap();
-            store.set_pin(engine, "a", &reference, &pin).await.unwrap();
+            store.hold(&engine.into(), &"hold".into(), &"a".into()).await.unwrap();
+            store.export_begin(&engine.into(), &"export".into()).await.unwrap();
+            store.remember_long_name(&engine.into(), &"a".into(), &engine.into(), "app:1").await.unwrap();
+            store.set_pin(&engine.into(), &"a".into(), &reference, &pin).await.unwrap();
         }
         let forgotten = store.forget_engines_but(vec!["kept".to_owned()]).await.unwrap();
         assert_eq!(forgotten.of_engines, 4);
-        assert_eq!(store.pin("kept", "a", &reference).await.unwrap(), Some(pin));
+        assert_eq!(store.pin(&"kept".into(), &"a".into(), &reference).await.unwrap(), Some(pin));
         assert!(
-            store.is_held("kept", "hold").await.unwrap() && !store.is_held("gone", "hold").await.unwrap()
+            store.is_held(&"kept".into(), &"hold".into()).await.unwrap()
+                && !store.is_held(&"gone".into(), &"hold".into()).await.unwrap()
         );
-        assert_eq!(store.exports("kept").await.unwrap().len(), 1);
-        assert!(store.long_name("kept").await.unwrap().is_some());
-        assert_eq!(store.long_name("gone").await.unwrap(), None);
+        assert_eq!(store.exports(&"kept".into()).await.unwrap().len(), 1);
+        assert!(store.long_name(&"kept".into()).await.unwrap().is_some());
+        assert_eq!(store.long_name(&"gone".into()).await.unwrap(), None);
         std::fs::remove_dir_all(path).unwrap();
     }
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::task::JoinHandle;
 use wharf::{
     buildkit::cache::{CacheMount, cache_mounts},
-    names::Namespace,
+    names::{EngineName, Namespace},
     tasks::Group,
 };
 
@@ -71,7 +71,8 @@ async fn forgotten(wharfd: &Wharfd, left: u32) {
 /// for this: while it does, it neither lists nor removes them.
 pub(crate) async fn records(engine: &Engine, prefix: &str) -> usize {
     let tasks = Group::root();
-    let connected = wharf::engine::Engine::connect("main", engine.socket(), &tasks).await.unwrap();
+    let connected =
+        wharf::engine::Engine::connect(&EngineName::default(), engine.socket(), &tasks).await.unwrap();
     let connection = connected.dial(&tasks).await.unwrap();
     cache_mounts(&connection, prefix, None).await.unwrap().len()
 }
@@ -291,7 +292,8 @@ async fn measured(test: &Test, wharfd: &Wharfd, base: &str) -> (Wharf, String, J
     let dockerfile = format!("FROM {base}\nRUN --mount=type=cache,target=/c {files}\n");
     let context = test.context("many", &[("Dockerfile", &dockerfile)]);
     let tasks = Group::root();
-    let connected = wharf::engine::Engine::connect("main", test.engine.socket(), &tasks).await.unwrap();
+    let connected =
+        wharf::engine::Engine::connect(&EngineName::default(), test.engine.socket(), &tasks).await.unwrap();
     let (measuring, looking) = tokio::join!(connected.dial(&tasks), connected.dial(&tasks));
     let (measuring, looking) = (Arc::new(measuring.unwrap()), looking.unwrap());
     for _ in 0..10 {

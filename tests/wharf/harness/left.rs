@@ -72,7 +72,7 @@ impl Wharfd {
         let keys = self.keys();
         let is_known = |name: &String| match naming::room(name) {
             Some((_, Room::Namespace)) => {
-                naming::namespace(keys.instance(), name).is_some_and(|opaque| known.contains(opaque))
+                naming::namespace(keys.instance(), name).is_some_and(|opaque| known.contains(opaque.as_str()))
             }
             Some((_, Room::Hold | Room::Node)) => held.contains(name),
             Some((_, Room::Frontend)) => true,
