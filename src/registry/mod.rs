@@ -5,6 +5,7 @@
 //! the engine. It sends a login only to the login's registry and to the token server that this registry
 //! names.
 
+mod again;
 mod answer;
 mod auth;
 mod blob;

@@ -19,6 +19,7 @@ use std::{
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
 
 use super::{
+    again::Tries,
     answer::{Answer, Body, Moving, empty, exchange},
     certs::{Certs, Verify},
     challenge::Challenge,
@@ -35,9 +36,6 @@ pub(super) use {place::Place, send::At};
 
 /// The engine follows as many, and no registry needs more.
 const REDIRECTS_MAX: usize = 5;
-/// How often a manifest or a blob is asked for.
-const TRIES_MAX: u32 = 3;
-const TRY_AGAIN_AFTER: Duration = Duration::from_millis(200);
 /// A server that takes longer to fail is not asked again: somebody waits.
 const AT_ONCE: Duration = Duration::from_secs(5);
 pub(super) const USER_AGENT: &str = concat!("wharfd/", env!("CARGO_PKG_VERSION"));
@@ -92,16 +90,14 @@ impl Server {
     /// Gets a manifest or a blob: `manifests/latest`. Asks again if the server fails at once, as behind a load balancer
     /// that has just lost one of its servers.
     pub(super) async fn get(&mut self, what: &str, accept: Option<&'static str>) -> Result<Answer, Error> {
-        let mut tries = 1;
+        let mut tries = Tries::default();
         loop {
             let begun = Instant::now();
             let got = self.get_once(what, accept).await;
             let failed = got.as_ref().is_err_and(|error| error.kind() == Kind::Unavailable);
-            if !failed || tries >= TRIES_MAX || begun.elapsed() > AT_ONCE {
+            if !failed || begun.elapsed() > AT_ONCE || !tries.again().await {
                 return got;
             }
-            tokio::time::sleep(TRY_AGAIN_AFTER * tries).await;
-            tries += 1;
         }
     }
 

@@ -7,17 +7,16 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
 };
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
-use tokio::time::sleep;
 
 use super::{
     super::{
+        again::Tries,
         answer::{Answer, Moving, full},
         client::Target,
         error::Kind,
@@ -33,10 +32,6 @@ use crate::names::reference::Digest;
 const MANIFEST_BYTES_MAX: usize = 4 << 20;
 /// The most unfinished uploads of a push. An engine has about five at once.
 const UPLOADS_MAX: usize = 256;
-/// How often a request without a body, or a manifest, is sent if the registry fails. Some registries fail
-/// when two pushes of one tag meet, and succeed a moment later. The engine itself does not retry.
-const TRIES_MAX: u32 = 3;
-const TRY_AGAIN_AFTER: Duration = Duration::from_millis(200);
 /// Headers of the engine's requests that are forwarded.
 const ASKED: [HeaderName; 4] =
     [header::ACCEPT, header::CONTENT_TYPE, header::CONTENT_LENGTH, header::CONTENT_RANGE];
@@ -140,7 +135,7 @@ impl Push {
         let headers = chosen(request.headers(), &[header::ACCEPT]);
         let at = At::Repository(what.to_owned());
         let mut target = self.target.lock().await.clone();
-        let mut tries = Tries::default();
+        let mut tries = Attempts::default();
         let wait = self.meter.wait();
         let answer = loop {
             let answer = target.server.send(method, &at, &headers).await?;
@@ -187,7 +182,7 @@ impl Push {
         let body = read.map_err(Error::broken)?.to_bytes();
         let (mut target, moving) = (self.target.lock().await.clone(), Moving::new());
         let at = At::Repository(what);
-        let mut tries = Tries::default();
+        let mut tries = Attempts::default();
         let _wait = self.meter.wait();
         let answer = loop {
             let body = full(body.clone());
@@ -285,26 +280,22 @@ impl Push {
     }
 }
 
-/// Counts attempts of a request.
+/// The attempts of a request without a body, or of a manifest. Some registries fail when two pushes of one tag meet, and
+/// succeed a moment later. The engine itself does not retry.
 #[derive(Default)]
-struct Tries {
-    failed: u32,
+struct Attempts {
+    tries: Tries,
     is_authorized: bool,
 }
 
-impl Tries {
+impl Attempts {
     /// Whether the request must be repeated now: it failed, or `is_authorized` after it was refused. Waits before that.
     async fn again(&mut self, status: StatusCode, is_authorized: bool) -> bool {
         self.is_authorized |= is_authorized;
         if is_authorized || !status.is_server_error() {
             return is_authorized;
         }
-        self.failed += 1;
-        let again = self.failed < TRIES_MAX;
-        if again {
-            sleep(TRY_AGAIN_AFTER * self.failed).await;
-        }
-        again
+        self.tries.again().await
     }
 
     /// Whether an authorization came after a refusal: another refusal stands.
