@@ -131,6 +131,8 @@ impl From<Fault> for Refusal {
 /// The findings in a graph.
 #[derive(Default)]
 struct Seen {
+    /// The digests of its operations: one that appears again is the same for BuildKit.
+    operations: BTreeSet<String>,
     images: BTreeSet<String>,
     chains: Chains,
     mounts: exec::Mounts,
@@ -324,6 +326,9 @@ impl Gate<'_> {
                 return Err(refuse("an operation has fields that this wharfd does not know"));
             }
             let digest = definition::digest(bytes);
+            if !seen.operations.insert(digest.clone()) {
+                continue;
+            }
             let line = || definition::line(definition, &digest);
             self.op(&op, &line, seen)?;
             seen.chains.add(&digest, &op)?;

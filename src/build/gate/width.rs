@@ -40,9 +40,6 @@ struct Place {
 impl Width {
     /// Adds an operation with this digest; its inputs were added earlier (`client/llb` in BuildKit, `marshal`).
     pub(super) fn add(&mut self, digest: String, op: &Op) {
-        if self.last.contains_key(&digest) {
-            return;
-        }
         let before: Vec<Place> =
             op.inputs.iter().filter_map(|input| *self.last.get(&input.digest)?).collect();
         // Prefer the end of a chain; elsewhere another step has already continued the chain.
@@ -136,8 +133,7 @@ mod tests {
             ops.push(next);
         }
         assert_eq!(chains(&ops), 1);
-        // An operation that appears twice counts once, and one that does not count does not break a chain.
-        ops.extend(ops.clone());
+        // An operation that does not count does not break a chain.
         let between = of(op::Op::File(FileOp::default()), &[&ops[999]]);
         let behind = step("behind", "app", &[&between]);
         ops.extend([between, behind]);
