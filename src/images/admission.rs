@@ -314,7 +314,7 @@ impl Images {
             Some(digest) => reference.at(digest),
             None => reference.clone(),
         };
-        let Proven { digest, repository, manifest } =
+        let Proven { digest, repository, manifest, image } =
             self.readable(from.caller(), &asked, login.as_ref()).await?;
         let step = reporter.step(step_name(reference, &digest));
         // Below the caller's group: the namespace must not end before the engine has forgotten the transfer's
@@ -329,6 +329,7 @@ impl Images {
             hold: self.keys().hold(manifest.digest()),
             repository,
             manifest,
+            image,
             puller: Arc::new(Puller::new(from.caller().clone())),
             logged_in: login.is_some(),
             tasks: tasks.clone(),

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use super::{
     Images,
     inherited::Inherited,
-    layers::{Claims, claims::parts_of},
+    layers::{Claims, claims::ImageManifest},
     turns::Turn,
 };
 use crate::{
@@ -37,6 +37,8 @@ pub(super) struct Fetch {
     pub(super) hold: ImageName,
     pub(super) repository: Repository,
     pub(super) manifest: Manifest,
+    /// The manifest as it was read.
+    pub(super) image: ImageManifest,
     pub(super) puller: Arc<Puller>,
     pub(super) logged_in: bool,
     pub(super) tasks: Group,
@@ -202,8 +204,8 @@ impl Fetch {
             Some(claims) => Layers::Watched(images.hash_passing(&self.caller, claims, &hashes)),
             None => Layers::WithoutZstd,
         };
-        let parts = parts_of(self.manifest.bytes()).map_err(|problem| problem.fault(&self.reference))?;
-        let (repository, manifest) = (self.repository.clone(), self.manifest.clone());
+        let (repository, manifest, parts) =
+            (self.repository.clone(), self.manifest.clone(), self.image.parts());
         let transfer =
             images.relay().pull(&path, repository, manifest, parts, checks, Arc::clone(&self.puller));
         let transfer = transfer.map_err(Fault::internal)?;

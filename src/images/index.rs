@@ -4,7 +4,11 @@
 
 use serde::{Deserialize, de::IgnoredAny};
 
-use super::layers::{Problem, strict::Strict};
+use super::layers::{
+    Problem,
+    claims::{ImageManifest, Written},
+    strict::Strict,
+};
 use crate::{
     engine::Platform,
     go_json::zero,
@@ -15,7 +19,7 @@ use crate::{
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Document {
     /// The manifest of an image.
-    Image,
+    Image(ImageManifest),
     /// An index, and its entry for the platform, which may be an index again.
     Index(Option<Digest>),
 }
@@ -29,7 +33,7 @@ impl Document {
             (None, None) => Err(Problem::NoImage),
             (None, Some(listed)) => Ok(Self::Index(choose(&listed, platform)?)),
             (Some(_), Some(listed)) if !listed.is_empty() => Err(Problem::Forged),
-            (Some(_), _) => Ok(Self::Image),
+            (Some(config), _) => ImageManifest::new(config, fields.layers).map(Self::Image),
         }
     }
 }
@@ -45,10 +49,12 @@ fn choose(listed: &[Entry], platform: &Platform) -> Result<Option<Digest>, Probl
     best.map(|(_, entry)| Digest::parse(&entry.digest).ok_or(Problem::Forged)).transpose()
 }
 
-/// The fields by which an image's manifest (`config`) and an index (`manifests`) differ.
+/// The fields of an image's manifest (`config`, `layers`) and of an index (`manifests`).
 #[derive(Deserialize)]
 struct Fields {
-    config: Option<IgnoredAny>,
+    config: Option<Strict<Written>>,
+    #[serde(default, deserialize_with = "zero")]
+    layers: Vec<Strict<Written>>,
     manifests: Option<Vec<Entry>>,
 }
 
@@ -142,10 +148,10 @@ mod tests {
     fn a_document_is_an_image_or_an_index() {
         let platform = Platform { os: "linux".into(), architecture: "amd64".into(), variant: None };
         let read = |text: &str| Document::read(text.as_bytes(), &platform);
-        for image in
-            [r#"{"config":{}}"#, r#"{"config":{},"manifests":null}"#, r#"{"config":{},"manifests":[]}"#]
-        {
-            assert_eq!(read(image), Ok(Document::Image), "{image}");
+        let config = format!(r#""config":{{"digest":"{}"}}"#, digest("config"));
+        for more in ["", r#","manifests":null"#, r#","manifests":[]"#, r#","layers":null"#] {
+            let image = format!("{{{config}{more}}}");
+            assert!(matches!(read(&image), Ok(Document::Image(_))), "{image}");
         }
         for index in [r#"{"manifests":[]}"#, r#"{"config":null,"manifests":[]}"#] {
             assert_eq!(read(index), Ok(Document::Index(None)), "{index}");
@@ -155,9 +161,12 @@ mod tests {
         }
         // Go would read another one of the two.
         for odd in [
-            r#"{"config":{},"manifests":[{"digest":"x"}]}"#,
-            r#"{"config":{},"Manifests":[{"digest":"x"}]}"#,
-            r#"{"config":{},"manifests":[],"manifests":[{"digest":"x"}]}"#,
+            &format!(r#"{{{config},"manifests":[{{"digest":"x"}}]}}"#),
+            &format!(r#"{{{config},"Manifests":[{{"digest":"x"}}]}}"#),
+            &format!(r#"{{{config},"manifests":[],"manifests":[{{"digest":"x"}}]}}"#),
+            r#"{"config":{}}"#,
+            r#"{"config":{"digest":"sha256:1"}}"#,
+            &format!(r#"{{{config},"layers":[{{}}]}}"#),
             r#"{"manifests":[],"Config":{}}"#,
             r#"{"manifests":[{"digest":"x"}]}"#,
             r#"{"manifests":[{}]}"#,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::{Images, index::Document};
+use super::{Images, index::Document, layers::claims::ImageManifest};
 use crate::{
     engine::docker::fault,
     fault::{Fault, Reason},
@@ -36,6 +36,8 @@ pub(super) struct Proven {
     pub(super) repository: Repository,
     /// The manifest, of an index the one for the engine's platform.
     pub(super) manifest: Manifest,
+    /// The same as it was read.
+    pub(super) image: ImageManifest,
 }
 
 /// The reason why an image is not proven.
@@ -100,7 +102,7 @@ impl Images {
         for _ in 0..=INDEXES_MAX {
             let read = Document::read(manifest.bytes(), platform);
             let chosen = match read.map_err(|problem| Unproven::Image(problem.fault(reference)))? {
-                Document::Image => return Ok(Proven { digest, repository, manifest }),
+                Document::Image(image) => return Ok(Proven { digest, repository, manifest, image }),
                 Document::Index(chosen) => chosen,
             };
             let none = || Unproven::Image(fault::wrong_platform(reference, platform));

@@ -11,7 +11,7 @@ pub(super) mod strict;
 
 use bollard::models::ImageInspect;
 
-use claims::{claims_of, config_of, is_read};
+use claims::is_read;
 
 use super::{Images, fetch::Fetch};
 use crate::{
@@ -92,11 +92,10 @@ impl Images {
     /// Reads the claims in the image's own documents.
     async fn read_claims(&self, fetch: &Fetch) -> Result<Vec<LayerClaim>, Fault> {
         let told = |problem: Problem| problem.fault(&fetch.reference);
-        let manifest = fetch.manifest.bytes();
-        let config = config_of(manifest).map_err(told)?;
-        let config = fetch.repository.clone().small_blob(&config, "its config", CONFIG_BYTES_MAX).await;
+        let config = fetch.image.config().map_err(told)?;
+        let config = fetch.repository.clone().small_blob(config, "its config", CONFIG_BYTES_MAX).await;
         let config = config.map_err(|error| error.fault(&fetch.reference, fetch.logged_in))?;
-        claims_of(manifest, &config).map_err(told)
+        fetch.image.claims(&config).map_err(told)
     }
 }
 

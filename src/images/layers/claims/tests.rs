@@ -1,6 +1,7 @@
 use sha2::{Digest as _, Sha256};
 
 use super::*;
+use crate::{engine::Platform, images::index::Document};
 
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
@@ -9,8 +10,16 @@ fn digest(bytes: &[u8]) -> Digest {
     Digest::from_sha256(Sha256::digest(bytes).into())
 }
 
+fn image(manifest: &str) -> Result<ImageManifest, Problem> {
+    let platform = Platform { os: "linux".into(), architecture: "amd64".into(), variant: None };
+    match Document::read(manifest.as_bytes(), &platform)? {
+        Document::Image(image) => Ok(image),
+        Document::Index(_) => panic!("an index: {manifest}"),
+    }
+}
+
 fn claims(manifest: &str, config: &str) -> Result<Vec<LayerClaim>, Problem> {
-    claims_of(manifest.as_bytes(), config.as_bytes())
+    image(manifest)?.claims(config.as_bytes())
 }
 
 #[test]
@@ -22,7 +31,7 @@ fn claims_are_read_from_the_manifest_and_its_config() {
     );
     let layer = LayerFact { diff_id: diff_id.clone(), packing: Packing::Gzip, size: 7 };
     let expected = vec![LayerClaim { blob, layer }];
-    assert_eq!(config_of(manifest.as_bytes()), Ok(own.clone()));
+    assert_eq!(image(&manifest).unwrap().config(), Ok(&own));
     assert_eq!(claims(&manifest, &config), Ok(expected.clone()));
     // The layers that the engine shows.
     let read = |layers: &[&Digest]| ImageInspect {
@@ -43,7 +52,7 @@ fn parts_have_the_types_of_their_places() {
     let own = digest(b"own");
     let config = |kind: &str, more: &str| {
         let manifest = format!(r#"{{"config":{{"mediaType":"{kind}","digest":"{own}"{more}}},"layers":[]}}"#);
-        config_of(manifest.as_bytes())
+        image(&manifest)?.config().cloned()
     };
     let layer = |kind: &str, more: &str| {
         let layer = format!(r#"{{"mediaType":"{kind}","digest":"{own}"{more}}}"#);
@@ -112,22 +121,25 @@ fn what_go_reads_otherwise_is_refused() {
     assert!(!reads::<Config>(r#"{"rootfs":{"type":"","diff_ids":[]},"rootfs":{"diff_ids":["x"]}}"#));
     assert!(!reads::<Config>(r#"{"rootfs":{"type":"","diff_ids":[],"diff_id\u017f":["x"]}}"#));
     // A manifest with these fields before its closing brace.
-    let manifest = |fields: &str| format!(r#"{{"config":{{"digest":"c"}},{fields}}}"#);
-    assert!(reads::<Manifest>(&manifest(r#""layers":[{"digest":"a","size":1}],"mediaType":"m""#)));
+    let named = |digest: &Digest| format!(r#"{{"digest":"{digest}"}}"#);
+    let (config, layer) = (named(&digest(b"config")), digest(b"layer"));
+    let manifest =
+        |fields: &str| format!(r#"{{"config":{config},{}}}"#, fields.replace("LAYER", layer.as_str()));
+    assert!(image(&manifest(r#""layers":[{"digest":"LAYER","size":1}],"mediaType":"m""#)).is_ok());
     for fields in [
-        r#""layers":[],"Layers":[{"digest":"a"}]"#,
-        r#""layers":[{"digest":"a"}],"layers":null"#,
-        r#""layers":null,"layers":[{"digest":"a"}]"#,
-        r#""layers":[{"digest":"a","Digest":"b"}]"#,
-        r#""layers":[{"digest":"a","URLs":["http://x/"]}]"#,
-        r#""layers":[{"digest":"a","mediatype":"b"}]"#,
-        r#""layers":[{"digest":"a","mediaType":"b","MediaType":"c"}]"#,
-        r#""layers":[{"digest":"a","\u017fize":1}]"#,
+        r#""layers":[],"Layers":[{"digest":"LAYER"}]"#,
+        r#""layers":[{"digest":"LAYER"}],"layers":null"#,
+        r#""layers":null,"layers":[{"digest":"LAYER"}]"#,
+        r#""layers":[{"digest":"LAYER","Digest":"b"}]"#,
+        r#""layers":[{"digest":"LAYER","URLs":["http://x/"]}]"#,
+        r#""layers":[{"digest":"LAYER","mediatype":"b"}]"#,
+        r#""layers":[{"digest":"LAYER","mediaType":"b","MediaType":"c"}]"#,
+        r#""layers":[{"digest":"LAYER","\u017fize":1}]"#,
         r#""Config":{"digest":"d"}"#,
         r#""config":{"digest":"d"}"#,
         r#""Manifests":[]"#,
     ] {
-        assert!(!reads::<Manifest>(&manifest(fields)), "{fields}");
+        assert_eq!(image(&manifest(fields)), Err(Problem::Forged), "{fields}");
     }
     assert!(!reads::<Config>(r#"[{"diff_ids":[]}]"#), "a list is no object");
 }
@@ -137,7 +149,7 @@ fn the_parts_are_those_that_the_engine_reads() {
     let [config, layer] = [digest(b"config"), digest(b"layer")];
     let manifest = |config: &str, layers: &str| format!(r#"{{"config":{{{config}}},"layers":[{layers}]}}"#);
     let named = |digest: &Digest| format!(r#""digest":"{digest}""#);
-    let read = |manifest: String| parts_of(manifest.as_bytes());
+    let read = |manifest: String| image(&manifest).map(|image| image.parts());
     let expected = Parts { config: config.clone(), layers: [layer.clone()].into() };
     let layers = format!("{{{}}}", named(&layer));
     assert_eq!(read(manifest(&named(&config), &layers)), Ok(expected));
