@@ -14,6 +14,7 @@ mod layers;
 mod matching;
 mod patterns;
 mod platform;
+mod refusal;
 mod source;
 mod unpack;
 mod width;
@@ -22,6 +23,7 @@ pub use fetches::{Needed, Urls};
 pub use layers::OWN_LAYER;
 pub use matching::Matching;
 pub use platform::{PLATFORM_HINT, own_platforms};
+pub use refusal::Refusal;
 pub use source::git_denied;
 
 use std::{
@@ -39,6 +41,7 @@ use chain::Chains;
 use definition::{Fetches, Salts};
 use fetches::Fetching;
 use patterns::Patterns;
+use refusal::refuse;
 use unpack::Unpacks;
 use width::Width;
 
@@ -52,7 +55,6 @@ use crate::{
         solve,
         wire_form::{Field, PLAIN, Shape, is_understood},
     },
-    fault::{Fault, Reason},
     names::Namespace,
     policy::Permit,
 };
@@ -110,21 +112,6 @@ impl solve::JudgedResult for Judged {
     /// BuildKit knows yet.
     fn into_result(self) -> frontend::Result {
         self.result
-    }
-}
-
-/// The reason why a graph does not run, for now or at all.
-#[derive(Debug)]
-pub enum Refusal {
-    /// The graph needs these URLs, which have not been judged yet.
-    NeedsUrls(Urls),
-    /// The graph is refused.
-    Refused(Fault),
-}
-
-impl From<Fault> for Refusal {
-    fn from(fault: Fault) -> Self {
-        Self::Refused(fault)
     }
 }
 
@@ -384,21 +371,6 @@ fn syntax_directive(result: &frontend::Result) -> Option<String> {
         result::Result::RefDeprecated(_) | result::Result::RefsDeprecated(_) => return None,
     };
     definition::syntax(reference.def.as_ref()?)
-}
-
-fn refuse(why: impl Into<std::borrow::Cow<'static, str>>) -> Refusal {
-    let why = why.into();
-    Fault::new(Reason::GraphDenied, format!("the build graph is refused: {why}")).into()
-}
-
-impl Refusal {
-    /// With the line of the Dockerfile, if it is known.
-    fn at(self, line: Option<u32>) -> Self {
-        match self {
-            Self::Refused(fault) => Self::Refused(fault.at_line(line)),
-            Self::NeedsUrls(urls) => Self::NeedsUrls(urls),
-        }
-    }
 }
 
 #[cfg(test)]
