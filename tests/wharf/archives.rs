@@ -113,7 +113,7 @@ async fn archives_are_whole_and_docker_loads_them(test: Arc<Test>) {
 
 /// The classic store's builder has no such exporters: there buildx says so, and Wharf's archive holds the same image.
 async fn archives_have_what_buildx_writes(test: Arc<Test>) {
-    let wharfd = test.wharfd().await;
+    let wharfd = test.wharfd_with(Some("layers = \"shared\"\n"), &[]).await;
     let job = Wharf::new(&test, &wharfd, "job#1");
     let context = test.context(
         "context",

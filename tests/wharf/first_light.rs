@@ -3,13 +3,16 @@
 
 use std::sync::Arc;
 
-use wharf::build::tar::{Findings, Passage};
 use wharf::wire::v1::BuildSpec;
 
-use crate::harness::{
-    Image, Test, Wharf, cases,
-    image::{context_tar, digest},
-    rpc,
+use crate::{
+    harness::{
+        Image, Test, Wharf, cases,
+        files::{Answer, FileServer},
+        image::{context_tar, digest},
+        rpc,
+    },
+    urls::may_add,
 };
 
 cases![sync, tar, steps_on_fetched_sources];
@@ -88,25 +91,14 @@ async fn steps_on_fetched_sources(test: Arc<Test>) {
     assert_eq!(random(false).await, first);
     assert_ne!(random(true).await, first);
 
-    // The content of the job's tar is also used for a URL with the same checksum: the engine cannot reach the
-    // URL.
-    let url = format!("--checksum={} http://1.1.1.1/context /t", digest(&written_anew(&context)));
+    let content = mark.clone();
+    let server = FileServer::start(move |_, _| Answer::file("", content.clone())).await;
+    let url = format!("--checksum={} {} /t", digest(mark.as_bytes()), server.url("/t"));
     let dockerfile = format!("FROM {base}\nADD {url}\nRUN grep -q {mark} /t && exit 4\n");
     let context = test.context("add", &[("Dockerfile", &dockerfile)]);
-    let job = Wharf::new(&test, &wharfd, "acme/app#1");
+    let may_add = test.wharfd_with(Some(&may_add(&[server.host()])), &[]).await;
+    let job = Wharf::new(&test, &may_add, "acme/app#1");
     let add = format!("[2/3] ADD {url}");
     let run = format!("[3/3] RUN grep -q {mark} /t && exit 4");
     job.build(&context, &[]).await.ended(1).says(&[&add, &run, "Dockerfile:3", ">>> RUN grep"]);
-}
-
-/// The tar that BuildKit gets for a client's tar.
-fn written_anew(tar: &[u8]) -> Vec<u8> {
-    let mut passage = Passage::new("Dockerfile", Arc::default(), Arc::new(Findings::new(true)));
-    passage.take(tar.to_vec().into());
-    let mut written = Vec::new();
-    while let Some(piece) = passage.passed().unwrap() {
-        written.extend_from_slice(&piece);
-    }
-    written.extend_from_slice(&passage.end().unwrap());
-    written
 }

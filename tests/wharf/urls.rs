@@ -39,7 +39,8 @@ const ENDED: Duration = Duration::from_secs(30);
 
 const MODIFIED: &str = "last-modified: Wed, 01 May 2024 10:00:00 GMT\r\n";
 
-fn may_add(hosts: &[&str]) -> String {
+/// A policy for every job, which may fetch from these hosts.
+pub(crate) fn may_add(hosts: &[&str]) -> String {
     policy(
         "p",
         "*",
