@@ -1,4 +1,4 @@
-//! How far builds are kept apart inside an engine. The defaults depend on who is served.
+//! How far builds are kept apart inside an engine.
 
 use serde::Deserialize;
 
@@ -35,13 +35,9 @@ impl Config {
         }
     }
 
-    /// Whose layers builds make: each job its own as soon as anyone but root and wharfd's own uid is served,
-    /// unless the operator configured it.
+    /// Whose layers builds make. Shared unless the operator configured it: up to BuildKit 0.33 a build that ends while
+    /// the own layers are made can leave them unusable for its job.
     pub fn layers(&self) -> BuiltLayers {
-        match self.said_layers {
-            Some(said) => said,
-            None if self.serve.is_empty() => BuiltLayers::Shared,
-            None => BuiltLayers::Own,
-        }
+        self.said_layers.unwrap_or(BuiltLayers::Shared)
     }
 }

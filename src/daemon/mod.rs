@@ -272,7 +272,8 @@ fn own_layers(config: &Config) -> bool {
     let own = config.layers() == BuiltLayers::Own;
     if !own && !config.serve.is_empty() {
         tracing::warn!(
-            "the engine may use a layer that one job has built for another job's images: `layers = \"shared\"`"
+            "the engine may use a layer that one job has built for another job's images: `layers = \"own\"` keeps \
+             them apart"
         );
     }
     own

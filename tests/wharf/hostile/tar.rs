@@ -200,10 +200,16 @@ async fn oversized_dockerfiles(test: Arc<Test>) {
     assert!(refused(&channel, "", small).await.contains("line 14"));
     assert!(refused(&channel, "", behind).await.contains("is below the link `again`"));
     let large = "#".repeat((1 << 20) + 1);
+    // BuildKit 0.13 has no checks.
+    let (line, why) = match test.engine.is_containerd() {
+        true => ("ENV a b\n", "warnings about it, each of which contains all of it"),
+        false => ("LABEL a=b \\\n\n c=d\n", "instructions have empty lines in them"),
+    };
+    let warned = format!("FROM scratch\n{}", line.repeat(5000));
     for (text, why) in [
         (&text, "line 14: the value of a variable would have more than 1 MiB"),
         (&format!("FROM scratch\nLABEL a={}\n", "${a:-".repeat(1100)), "line 2: more than 1024"),
-        (&large, "has more than 1 MiB: the builder reads it only without its checks"),
+        (&warned, why),
     ] {
         let message = refused(&channel, "", context_tar(&[("Dockerfile", text), ("file", "")])).await;
         assert!(message.contains(why), "{message}");
