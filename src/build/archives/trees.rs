@@ -19,6 +19,7 @@ use super::{Costs, Unpacked};
 use crate::{
     fault::Fault,
     names::{CallerId, random_id},
+    shares::Recent,
 };
 
 /// How many trees are remembered: each may take some 40 kB.
@@ -26,24 +27,9 @@ const TREES_MAX: usize = 512;
 /// With how many paths a tree is forgotten, and sent anew by the next build. A sync has 256 at most.
 const FILES_MAX: usize = 512;
 
-/// The remembered trees of all engines.
+/// The remembered trees of all engines, by all that decides which files come with a tree, and how they are judged.
 #[derive(Debug, Default)]
-pub struct Trees(Mutex<Table>);
-
-#[derive(Debug, Default)]
-struct Table {
-    /// By all that decides which files come with a tree, and how they are judged.
-    trees: HashMap<String, Kept>,
-    /// Counts the uses.
-    uses: u64,
-}
-
-#[derive(Debug)]
-struct Kept {
-    caller: CallerId,
-    used: u64,
-    tree: Arc<Tree>,
-}
+pub struct Trees(Mutex<Recent<String, Arc<Tree>>>);
 
 /// The files that have come with one key.
 #[derive(Debug)]
@@ -87,33 +73,13 @@ impl TreesOf<'_> {
 impl Trees {
     /// The tree of this name.
     fn tree(&self, caller: &CallerId, name: String) -> Result<Arc<Tree>, Fault> {
-        let mut table = lock(&self.0);
-        table.uses += 1;
-        let used = table.uses;
-        if let Some(kept) = table.trees.get_mut(&name).filter(|kept| !kept.tree.is_over()) {
-            kept.used = used;
-            return Ok(Arc::clone(&kept.tree));
+        let mut trees = lock(&self.0);
+        if let Some(tree) = trees.get(&name).filter(|tree| !tree.is_over()) {
+            return Ok(tree);
         }
         let tree = Arc::new(Tree::new()?);
-        table.trees.insert(name, Kept { caller: caller.clone(), used, tree: Arc::clone(&tree) });
-        if table.trees.len() > TREES_MAX {
-            table.forget();
-        }
+        trees.insert(caller, name, Arc::clone(&tree), TREES_MAX);
         Ok(tree)
-    }
-}
-
-impl Table {
-    /// Forgets the tree that was used least recently, of the caller with the most.
-    fn forget(&mut self) {
-        let mut callers: HashMap<&CallerId, usize> = HashMap::new();
-        self.trees.values().for_each(|kept| *callers.entry(&kept.caller).or_default() += 1);
-        let oldest = self.trees.iter().max_by_key(|(_, kept)| {
-            (callers.get(&kept.caller).copied().unwrap_or_default(), u64::MAX - kept.used)
-        });
-        if let Some(name) = oldest.map(|(name, _)| name.clone()) {
-            self.trees.remove(&name);
-        }
     }
 }
 
@@ -184,8 +150,8 @@ mod tests {
         // The oldest is now another one.
         key(3, "third");
         assert_eq!((key(1, "one"), key(2, "other 0")), (one, other));
-        assert_eq!(lock(&trees.0).trees.len(), TREES_MAX);
-        assert!(!lock(&trees.0).trees.contains_key("other 1"));
+        assert_eq!(lock(&trees.0).len(), TREES_MAX);
+        assert!(lock(&trees.0).get("other 1").is_none());
     }
 
     #[test]
