@@ -118,6 +118,12 @@ impl Fault {
         Self::new(Reason::Internal, "wharfd failed; its log says why").caused_by(source)
     }
 
+    /// The same failure with another text, without the cause.
+    #[must_use]
+    pub fn reworded(&self, text: impl Into<Cow<'static, str>>) -> Self {
+        Self { hint: self.hint.clone(), ..Self::new(self.reason, text) }
+    }
+
     /// Adds advice for the caller.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<Cow<'static, str>>) -> Self {

@@ -164,13 +164,7 @@ impl Downloads {
     pub(super) fn failed(&self) -> Option<NotFetched> {
         Some(match self.failed.get()? {
             NotFetched::Failed(text) => NotFetched::Failed(text.clone()),
-            NotFetched::Fault(fault) => {
-                let told = Fault::new(fault.reason(), fault.text().to_owned());
-                NotFetched::Fault(match fault.hint_text().map(str::to_owned) {
-                    Some(hint) => told.hint(hint),
-                    None => told,
-                })
-            }
+            NotFetched::Fault(fault) => NotFetched::Fault(fault.reworded(fault.text().to_owned())),
         })
     }
 

@@ -66,7 +66,7 @@ impl Used {
     /// Counts bytes that the client has sent of its directories or its tar; false if they are too many.
     pub fn context(&self, bytes: usize) -> bool {
         self.metrics.context(bytes);
-        self.count(&self.context, bytes, self.limits.context_size, "context_size")
+        self.fetched(bytes)
     }
 
     /// Counts bytes that have come from URLs, together with those of the context; false if they are too many.

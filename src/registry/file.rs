@@ -213,11 +213,7 @@ impl NotGot {
         match self {
             Self::Denied(fault) => {
                 let text = format!("`ADD {}` is redirected: {}", printable_url(url), fault.text());
-                let denied = Fault::new(fault.reason(), text);
-                Self::Denied(match fault.hint_text().map(str::to_owned) {
-                    Some(hint) => denied.hint(hint),
-                    None => denied,
-                })
+                Self::Denied(fault.reworded(text))
             }
             Self::Error(error) => {
                 let host = printable(&place.origin.authority());

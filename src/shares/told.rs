@@ -96,11 +96,7 @@ where
 
 /// The fault of a question, for one more caller.
 fn again(fault: &Fault) -> Fault {
-    let again = Fault::new(fault.reason(), fault.text().to_owned()).caused_by(causes(fault));
-    match fault.hint_text() {
-        Some(hint) => again.hint(hint.to_owned()),
-        None => again,
-    }
+    fault.reworded(fault.text().to_owned()).caused_by(causes(fault))
 }
 
 #[cfg(test)]

@@ -20,7 +20,26 @@ pub(super) fn input(op: &Op, number: i64) -> Option<&str> {
     input.map(|input| input.digest.as_str())
 }
 
-/// Whether the source of a copy has characters that are wildcards (`filepath.Match`), if it may have some.
+/// The characters of wildcards (`filepath.Match`).
+pub(super) const WILDCARDS: [char; 4] = ['*', '?', '[', '\\'];
+
+/// Whether the source of a copy has wildcards, if it may have some.
 pub(super) fn has_wildcards(copy: &FileActionCopy) -> bool {
-    copy.src.contains(['*', '?', '[', '\\'])
+    copy.src.contains(WILDCARDS)
+}
+
+/// The wildcards and patterns of a copy. BuildKit looks up a plain path without a walk.
+pub(super) fn patterns(copy: &FileActionCopy) -> impl Iterator<Item = &str> {
+    let wild = (copy.allow_wildcard && has_wildcards(copy)).then_some(&copy.src);
+    let patterns = wild.into_iter().chain(&copy.include_patterns).chain(&copy.exclude_patterns);
+    patterns.map(String::as_str)
+}
+
+/// The cost of a `**`, in bytes of other text: a regular expression's `(.*/)?`.
+pub(super) const ANY_DIRECTORIES: usize = 8;
+
+/// What it costs to match a path: BuildKit goes through a class (`[…]`) for each byte of a name, and through all of a
+/// pattern's regular expression for each byte of a path.
+pub(super) fn cost(pattern: &str) -> usize {
+    pattern.len().saturating_add(pattern.matches("**").count().saturating_mul(ANY_DIRECTORIES))
 }

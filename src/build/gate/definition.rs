@@ -23,7 +23,10 @@ use bollard_buildkit_proto::pb::{
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 
-use super::layers::{self, Beginnings};
+use super::{
+    copies::input,
+    layers::{self, Beginnings},
+};
 use crate::{
     build::{add::is_http, isolation::CHECKSUM},
     names::reference::Digest,
@@ -78,9 +81,9 @@ pub fn with_salts(definition: &Definition, salts: Salts<'_>) -> Option<Definitio
     seen.begin(None, &mut graph);
     // Inputs come before the operations that use them (`client/llb` in BuildKit, `marshal`).
     for bytes in &definition.def {
-        let now = seen.salted(bytes, salts).unwrap_or_else(|| bytes.clone());
-        graph.def.push(now.clone());
-        seen.begin(Some((&digest(bytes), &now)), &mut graph);
+        let now = seen.salted(bytes, salts);
+        graph.def.push(now.unwrap_or_else(|| bytes.clone()));
+        seen.begin(Some(bytes), &mut graph);
     }
     let changed = seen.changed;
     if changed.is_empty() {
@@ -122,12 +125,15 @@ pub fn cut_text(graph: &mut Definition) {
     }
 }
 
+/// The key of a step's name in its metadata (`WithCustomName` in `client/llb`).
+pub(super) const NAME: &str = "llb.customname";
+
 /// The names of a graph's steps, by their digests.
 pub fn names(definition: &Definition) -> impl Iterator<Item = (String, String)> {
-    definition.metadata.iter().filter_map(|(digest, metadata)| {
-        // `WithCustomName` in `client/llb`.
-        Some((digest.clone(), metadata.description.get("llb.customname")?.clone()))
-    })
+    definition
+        .metadata
+        .iter()
+        .filter_map(|(digest, metadata)| Some((digest.clone(), metadata.description.get(NAME)?.clone())))
 }
 
 /// The first line of the Dockerfile from which the operation with this digest comes, if the graph says it.
@@ -161,9 +167,12 @@ struct Seen<'a> {
 }
 
 impl Seen<'_> {
-    /// Adds the layers of the job's own on `source`, or on nothing, if a chain begins there.
-    fn begin(&mut self, source: Option<(&str, &[u8])>, graph: &mut Definition) {
-        let own = self.layers.as_mut().map(|layers| layers.layers_on(source)).unwrap_or_default();
+    /// Adds the layers of the job's own on the graph's last operation, which was `source` before, or on nothing, if a
+    /// chain begins there.
+    fn begin(&mut self, source: Option<&[u8]>, graph: &mut Definition) {
+        let Some(layers) = &mut self.layers else { return };
+        let source = source.map(digest).zip(graph.def.last().map(Vec::as_slice));
+        let own = layers.layers_on(source.as_ref().map(|(digest, now)| (digest.as_str(), *now)));
         graph.metadata.extend(layers::metadata(&own));
         graph.def.extend(own);
     }
@@ -223,10 +232,9 @@ impl Seen<'_> {
 /// Whether an operation only unpacks the build's own tar, to nothing; one of these operations fetches it.
 pub(super) fn unpacks(op: &Op, uploaded: &BTreeSet<String>) -> bool {
     let of_tar = |action: &FileAction| {
-        let from = usize::try_from(action.secondary_input).ok().and_then(|input| op.inputs.get(input));
         matches!(action.action, Some(Action::Copy(_)))
             && action.input < 0
-            && from.is_some_and(|input| uploaded.contains(&input.digest))
+            && input(op, action.secondary_input).is_some_and(|from| uploaded.contains(from))
     };
     matches!(&op.op, Some(op::Op::File(file)) if file.actions.iter().all(of_tar))
 }
@@ -301,4 +309,4 @@ pub(super) fn digest(bytes: &[u8]) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -19,7 +19,7 @@ use bollard_buildkit_proto::pb::{
 use prost::Message as _;
 use serde_json::value::RawValue;
 
-use super::definition::{digest, encoding_of, unpacks};
+use super::definition::{NAME, digest, encoding_of, unpacks};
 
 /// The name of the operations that make the layers. No step of a Dockerfile can have it.
 pub const OWN_LAYER: &str = "[internal] layer of the job's own";
@@ -47,10 +47,11 @@ impl<'a> Beginnings<'a> {
         for bytes in &graph.def {
             let Ok(op) = Op::decode(bytes.as_slice()) else { continue };
             if let Some(op::Op::Source(source)) = &op.op {
-                sources.insert(digest(bytes));
+                let digest = digest(bytes);
                 if uploaded == Some(source.identifier.as_str()) {
-                    tars.insert(digest(bytes));
+                    tars.insert(digest.clone());
                 }
+                sources.insert(digest);
             }
             if unpacks(&op, &tars) {
                 continue;
@@ -121,7 +122,7 @@ impl<'a> Beginnings<'a> {
 /// The metadata of the own layers' operations.
 pub(super) fn metadata(operations: &[Vec<u8>]) -> impl Iterator<Item = (String, OpMetadata)> {
     operations.iter().map(|bytes| {
-        let description = [("llb.customname".to_owned(), OWN_LAYER.to_owned())].into();
+        let description = [(NAME.to_owned(), OWN_LAYER.to_owned())].into();
         (digest(bytes), OpMetadata { description, ..OpMetadata::default() })
     })
 }

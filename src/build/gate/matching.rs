@@ -4,15 +4,12 @@
 
 use bollard_buildkit_proto::pb::FileActionCopy;
 
-use super::copies::has_wildcards;
+use super::copies::{WILDCARDS, cost, patterns};
 
 /// The most names times entries: a minute of a processor, and some gigabytes of writes.
 const NAMED_MAX: usize = 1 << 25;
 /// The most bytes of wildcards times bytes of paths: a minute of a processor.
 const MATCHED_MAX: usize = 1 << 34;
-/// The cost of a `**`, in bytes of other text: a regular expression's `(.*/)?`.
-const ANY_DIRECTORIES: usize = 8;
-
 /// The copies of a graph from the build's own context and stages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Matching {
@@ -26,10 +23,7 @@ impl Matching {
     /// Adds the source of a copy.
     pub(super) fn add(&mut self, copy: &FileActionCopy) {
         self.names = self.names.saturating_add(usize::from(copy.src != "/"));
-        let wild = (copy.allow_wildcard && has_wildcards(copy)).then_some(&copy.src);
-        for pattern in wild.into_iter().chain(&copy.include_patterns).chain(&copy.exclude_patterns) {
-            self.bytes = self.bytes.saturating_add(compared(pattern));
-        }
+        self.bytes = patterns(copy).map(compared).fold(self.bytes, usize::saturating_add);
     }
 
     /// Whether a context of so many entries, with so many bytes in their paths, is too much for the copies; the reason.
@@ -47,10 +41,9 @@ impl Matching {
     }
 }
 
-/// The bytes of a pattern that are compared with a path again and again: a plain beginning is compared once.
+/// The cost of a pattern for each byte of a path: a plain beginning is compared once.
 fn compared(pattern: &str) -> usize {
-    let wild = pattern.find(['*', '?', '[', '\\']).and_then(|at| pattern.get(at..)).unwrap_or_default();
-    wild.len().saturating_add(wild.matches("**").count().saturating_mul(ANY_DIRECTORIES))
+    pattern.find(WILDCARDS).and_then(|at| pattern.get(at..)).map_or(0, cost)
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use bollard_buildkit_proto::pb::{FileActionCopy, Op, op};
 
 use super::{
     Refusal,
-    copies::{copies, has_wildcards, input},
+    copies::{ANY_DIRECTORIES, copies, cost, input, patterns},
     matching::Matching,
 };
 use crate::fault::{Fault, Reason};
@@ -27,9 +27,6 @@ const ALL_MAX: usize = 512;
 const OF_IMAGES_COST_MAX: usize = 512;
 /// The same of a graph.
 const ALL_COST_MAX: usize = 16 * 1024;
-/// The cost of a `**`, in bytes of other text: a regular expression's `(.*/)?`.
-const ANY_DIRECTORIES: usize = 8;
-
 /// The wildcards and patterns in a graph.
 #[derive(Debug, Default)]
 pub(super) struct Patterns {
@@ -110,12 +107,8 @@ fn sources(op: &Op) -> impl Iterator<Item = Option<&str>> {
 impl Sum {
     /// The wildcards and patterns of a copy.
     fn of(copy: &FileActionCopy) -> Self {
-        // BuildKit looks up a plain path without a walk.
-        let wild = (copy.allow_wildcard && has_wildcards(copy)).then_some(&copy.src);
         let mut sum = Self::default();
-        for pattern in wild.into_iter().chain(&copy.include_patterns).chain(&copy.exclude_patterns) {
-            sum.add(Self { count: 1, cost: cost(pattern) });
-        }
+        patterns(copy).for_each(|pattern| sum.add(Self { count: 1, cost: cost(pattern) }));
         sum
     }
 
@@ -135,12 +128,6 @@ impl Sum {
         }
         Ok(())
     }
-}
-
-/// What it costs to match a path: BuildKit goes through a class (`[…]`) for each byte of a name, and through all of a
-/// pattern's regular expression for each byte of a path.
-fn cost(pattern: &str) -> usize {
-    pattern.len().saturating_add(pattern.matches("**").count().saturating_mul(ANY_DIRECTORIES))
 }
 
 #[cfg(test)]

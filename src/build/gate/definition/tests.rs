@@ -7,7 +7,7 @@ use super::*;
 
 const URL: &str = "https://example.com/f";
 
-fn source(identifier: &str, attrs: &[(&str, &str)]) -> Op {
+pub(in crate::build::gate) fn source(identifier: &str, attrs: &[(&str, &str)]) -> Op {
     let attrs = attrs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
     let source = SourceOp { identifier: identifier.to_owned(), attrs };
     Op { op: Some(op::Op::Source(source)), ..Op::default() }
@@ -83,11 +83,16 @@ fn salted(graph: &Definition, own: &[(&str, &str)]) -> Option<Definition> {
     with_salts(graph, salts(&fetches(own)))
 }
 
-fn action(input: i64, secondary_input: i64, output: i64, action: Action) -> FileAction {
+pub(in crate::build::gate) fn action(
+    input: i64,
+    secondary_input: i64,
+    output: i64,
+    action: Action,
+) -> FileAction {
     FileAction { input, secondary_input, output, action: Some(action) }
 }
 
-fn copy(source: &str) -> Action {
+pub(in crate::build::gate) fn copy(source: &str) -> Action {
     Action::Copy(FileActionCopy { src: source.to_owned(), ..FileActionCopy::default() })
 }
 
@@ -95,7 +100,7 @@ fn no_file() -> Action {
     Action::Rm(FileActionRm { path: NO_FILE.into(), allow_not_found: true, ..FileActionRm::default() })
 }
 
-fn file(inputs: &[&Op], actions: Vec<FileAction>) -> Op {
+pub(in crate::build::gate) fn file(inputs: &[&Op], actions: Vec<FileAction>) -> Op {
     let inputs = inputs.iter().map(|op| Input { digest: digest_of(op), index: 0 }).collect();
     Op { inputs, op: Some(op::Op::File(FileOp { actions })), ..Op::default() }
 }

@@ -1,29 +1,23 @@
-use bollard_buildkit_proto::pb::{ExecOp, FileActionCopy, FileActionMkDir, MergeOp, SourceOp};
+use bollard_buildkit_proto::pb::{ExecOp, FileActionMkDir, MergeOp};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::build::gate::definition::{Fetches, Salts, names, salt, with_salts};
+use crate::build::gate::definition::{
+    Fetches, Salts, names, salt,
+    tests::{self as definition, action, copy, file},
+    with_salts,
+};
 
 const FILE: &str = "/.wharf-0";
 const NO_FILE: &str = "/no";
 const TAR: &str = "http://buildkit-session/t";
 
 fn source(identifier: &str) -> Op {
-    let source = SourceOp { identifier: identifier.to_owned(), ..SourceOp::default() };
-    Op { op: Some(op::Op::Source(source)), ..Op::default() }
+    definition::source(identifier, &[])
 }
 
 fn input(op: &Op) -> Input {
     Input { digest: digest(&op.encode_to_vec()), index: 0 }
-}
-
-fn file(inputs: &[&Op], actions: Vec<FileAction>) -> Op {
-    let inputs = inputs.iter().map(|op| input(op)).collect();
-    Op { inputs, op: Some(op::Op::File(FileOp { actions })), ..Op::default() }
-}
-
-fn action(input: i64, secondary_input: i64, output: i64, action: Action) -> FileAction {
-    FileAction { input, secondary_input, output, action: Some(action) }
 }
 
 fn made(path: &str) -> Action {
@@ -112,7 +106,7 @@ fn every_chain_begins_with_the_own_layers() {
 #[test]
 fn a_chain_on_nothing_has_them_too() {
     let context = source("local://context");
-    let copy = || Action::Copy(FileActionCopy { src: "a".into(), ..FileActionCopy::default() });
+    let copy = || copy("a");
     // Each result of the operation, and its own actions' numbers, which follow the inputs'.
     let before = file(&[&context], vec![action(-1, 0, -1, made("/a")), action(1, 0, 0, copy())]);
     let [lower, upper] = own(None);
@@ -139,7 +133,7 @@ fn a_graph_without_layers_of_its_own_stays() {
 #[test]
 fn a_tar_is_unpacked_once() {
     let tar = source(TAR);
-    let copy = || Action::Copy(FileActionCopy { src: "a".into(), ..FileActionCopy::default() });
+    let copy = || copy("a");
     let unpacked = file(&[&tar], vec![action(-1, 0, 0, copy())]);
     assert_eq!(on_own(&graph(&[&tar, &unpacked])), None);
     // Its files are copied to a chain of their own.
