@@ -172,21 +172,19 @@ impl Reporter {
 
     /// Reports progress. Output and warnings for which a reader is too slow are left out, never a step's end.
     pub fn report(&self, mut progress: Progress) {
-        let unread = self.unread.bytes.load(Ordering::Relaxed);
-        if unread.saturating_add(progress.bytes()) > UNREAD_BYTES_MAX {
-            let all = progress.bytes();
-            progress.logs.clear();
-            progress.warnings.clear();
-            progress.statuses.clear();
-            self.unread.left_out.fetch_add(all.saturating_sub(progress.bytes()), Ordering::Relaxed);
+        let mut bytes = progress.bytes();
+        if self.unread.bytes.load(Ordering::Relaxed).saturating_add(bytes) > UNREAD_BYTES_MAX {
+            progress = Progress { vertexes: progress.vertexes, queue: progress.queue, ..Progress::default() };
+            let kept = progress.bytes();
+            self.unread.left_out.fetch_add(bytes - kept, Ordering::Relaxed);
+            bytes = kept;
         }
         if progress != Progress::default() {
-            self.send(progress);
+            self.send(progress, bytes);
         }
     }
 
-    fn send(&self, progress: Progress) {
-        let bytes = progress.bytes();
+    fn send(&self, progress: Progress, bytes: usize) {
         self.unread.bytes.fetch_add(bytes, Ordering::Relaxed);
         // If the reader is gone, its call is over, and this work ends in a moment.
         let _ = self.sender.send((bytes, progress));
@@ -206,7 +204,9 @@ impl Reporter {
     /// Warns about the build as a whole.
     pub fn warn(&self, short: impl Into<String>, details: Vec<String>) {
         let warning = VertexWarning { short: short.into(), details, ..VertexWarning::default() };
-        self.send(Progress { warnings: vec![warning], ..Progress::default() });
+        let progress = Progress { warnings: vec![warning], ..Progress::default() };
+        let bytes = progress.bytes();
+        self.send(progress, bytes);
     }
 }
 

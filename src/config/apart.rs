@@ -14,11 +14,13 @@ pub enum FrontendPlace {
     Container,
 }
 
-/// The layers above a base image's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+/// The layers above a base image's. Shared by default: up to BuildKit 0.33 a build that ends while the own layers are
+/// made can leave them unusable for its job.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BuiltLayers {
     /// As the Dockerfile makes them. The engine uses a job's layer for any image that has a layer with the same hash.
+    #[default]
     Shared,
     /// They begin with two that no other job has, so that the engine uses them for the job's images alone.
     Own,
@@ -33,11 +35,5 @@ impl Config {
             None if self.serve.is_empty() => FrontendPlace::Builtin,
             None => FrontendPlace::Container,
         }
-    }
-
-    /// Whose layers builds make. Shared unless the operator configured it: up to BuildKit 0.33 a build that ends while
-    /// the own layers are made can leave them unusable for its job.
-    pub fn layers(&self) -> BuiltLayers {
-        self.said_layers.unwrap_or(BuiltLayers::Shared)
     }
 }

@@ -39,7 +39,7 @@ pub(super) struct File {
     pub(super) client_dir: Option<PathBuf>,
     pub(super) frontend: Option<FrontendPlace>,
     pub(super) frontend_file: Option<PathBuf>,
-    pub(super) layers: Option<BuiltLayers>,
+    pub(super) layers: BuiltLayers,
     pub(super) grace_period: Option<Seconds>,
     pub(super) namespace_ttl: Option<Seconds>,
     pub(super) job: Job,

@@ -83,8 +83,8 @@ pub struct Config {
     pub client_dir: Option<PathBuf>,
     /// Where Dockerfiles are read; `None` leaves it to [`Config::frontend`].
     said_frontend: Option<FrontendPlace>,
-    /// Whose layers builds make; `None` leaves it to [`Config::layers`].
-    said_layers: Option<BuiltLayers>,
+    /// Whose layers builds make.
+    pub layers: BuiltLayers,
     /// The frontend's program; `None` is `frontend` beside wharfd.
     pub frontend_file: Option<PathBuf>,
     /// How long running builds may continue after SIGTERM.
@@ -204,7 +204,7 @@ impl Config {
             state_dir,
             client_dir,
             said_frontend: _,
-            said_layers: _,
+            layers: _,
             frontend_file,
             grace_period,
             namespace_ttl,
@@ -321,7 +321,7 @@ impl Config {
             state_dir,
             client_dir,
             said_frontend: written.frontend,
-            said_layers: written.layers,
+            layers: written.layers,
             frontend_file,
             grace_period: flags
                 .grace_period

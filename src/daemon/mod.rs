@@ -269,7 +269,7 @@ fn frontend(config: &Config) -> Result<Option<PathBuf>, Fault> {
 
 /// Whether each job's layers are its own. It is logged if they are not, but should be.
 fn own_layers(config: &Config) -> bool {
-    let own = config.layers() == BuiltLayers::Own;
+    let own = config.layers == BuiltLayers::Own;
     if !own && !config.serve.is_empty() {
         tracing::warn!(
             "the engine may use a layer that one job has built for another job's images: `layers = \"own\"` keeps \

@@ -56,7 +56,7 @@ impl Reload {
         });
         let (config, identities) = reading.await.map_err(|error| causes(&error))??;
         // Callers could be sent to an engine that is not there, or strangers' builds be kept apart less than the file says.
-        let apart = |config: &Config| (config.frontend(), config.layers());
+        let apart = |config: &Config| (config.frontend(), config.layers);
         if config.engines != self.config.engines || apart(&config) != apart(&self.config) {
             return Err(
                 "the engines, the place where Dockerfiles are read, or the kind of layers have changed: \

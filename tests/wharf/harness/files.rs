@@ -7,7 +7,7 @@ use tokio::{
     net::TcpListener,
 };
 
-use super::lock;
+use super::{lock, script::head};
 
 /// An answer.
 #[derive(Clone, Debug)]
@@ -60,19 +60,8 @@ impl FileServer {
                 let (script, heard, left) =
                     (Arc::clone(&script), Arc::clone(&heard_there), Arc::clone(&left_there));
                 open.spawn(async move {
-                    let mut head = Vec::new();
-                    while !head.ends_with(b"\r\n\r\n") {
-                        match stream.read_u8().await {
-                            // TLS, which it does not speak.
-                            Ok(0x16) if head.is_empty() => {
-                                let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
-                                return;
-                            }
-                            Ok(byte) => head.push(byte),
-                            Err(_) => return,
-                        }
-                    }
-                    let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
+                    let Ok(Some(head)) = head(&mut stream).await else { return };
+                    let head = head.to_ascii_lowercase();
                     let path = head.split_whitespace().nth(1).unwrap_or_default().to_owned();
                     lock(&heard).push(head.clone());
                     let (bytes, stays) = match script(&path, &head) {

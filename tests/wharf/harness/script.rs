@@ -119,15 +119,7 @@ async fn serve(
     requests: &Mutex<Vec<String>>,
     sent: &AtomicUsize,
 ) -> std::io::Result<()> {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        match stream.read_u8().await? {
-            // TLS, which it does not support.
-            0x16 if head.is_empty() => return stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await,
-            byte => head.push(byte),
-        }
-    }
-    let head = String::from_utf8_lossy(&head).into_owned();
+    let Some(head) = head(&mut stream).await? else { return Ok(()) };
     let mut words = head.split_whitespace();
     let (method, path) = (words.next().unwrap(), words.next().unwrap());
     let login = head.lines().find_map(|line| {
@@ -194,6 +186,20 @@ async fn serve(
         }
     }
     stream.shutdown().await
+}
+
+/// Reads the head of a request. TLS, which no such server speaks, is refused.
+pub(super) async fn head(stream: &mut TcpStream) -> std::io::Result<Option<String>> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        match stream.read_u8().await? {
+            0x16 if head.is_empty() => {
+                return stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.map(|()| None);
+            }
+            byte => head.push(byte),
+        }
+    }
+    Ok(Some(String::from_utf8_lossy(&head).into_owned()))
 }
 
 /// Reads the body of a request, as it comes. A request that is answered earlier is never read to its end.
